@@ -1,0 +1,96 @@
+//! Compiles the contract in `proto/` without protoc: messages, clients and servers, and the descriptors for reflection.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+use tonic_build::manual;
+
+const CONTRACT: [&str; 4] = [
+    "callboard/v1/registry.proto",
+    "callboard/v1/discovery.proto",
+    "callboard/v1/admin.proto",
+    "grpc/health/v1/health.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(CONTRACT, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
+
+    let health = "::tonic_health::pb";
+    let servers = env::var_os("CARGO_FEATURE_SERVER").is_some();
+    let mut messages = tonic_prost_build::configure()
+        .build_server(false)
+        .codec_path("crate::pb::codec::SmallBuffers")
+        .bytes(".callboard.v1")
+        .bytes(".grpc");
+    if servers {
+        // The two messages that tonic-health has; its generated code lacks List.
+        for message in ["HealthCheckRequest", "HealthCheckResponse"] {
+            messages = messages.extern_path(format!(".grpc.health.v1.{message}"), format!("{health}::{message}"));
+        }
+    }
+    messages.compile_fds(files.clone())?;
+    if servers {
+        manual::Builder::new().build_client(false).compile(&services(&files));
+    }
+    Ok(())
+}
+
+/// Every service of the contract as the manual builder wants it. That builder, unlike the one for descriptors, takes a
+/// codec for each method: so `Watch` can send bytes that were encoded before, and all others keep prost.
+fn services(files: &prost_types::FileDescriptorSet) -> Vec<manual::Service> {
+    let mut services = Vec::new();
+    for file in &files.file {
+        for service in &file.service {
+            let mut builder = manual::Service::builder().name(service.name()).package(file.package());
+            for method in &service.method {
+                builder = builder.method(self::method(file.package(), method));
+            }
+            services.push(builder.build());
+        }
+    }
+    services
+}
+
+fn method(package: &str, method: &prost_types::MethodDescriptorProto) -> manual::Method {
+    let encoded = package == "callboard.v1" && method.name() == "Watch";
+    let (output, codec) = if encoded {
+        (
+            "crate::pb::codec::Encoded".to_owned(),
+            "crate::pb::codec::EncodedAnswers",
+        )
+    } else {
+        (rust_type(method.output_type()), "crate::pb::codec::SmallBuffers")
+    };
+    let mut builder = manual::Method::builder()
+        .name(snake_case(method.name()))
+        .route_name(method.name())
+        .input_type(rust_type(method.input_type()))
+        .output_type(output)
+        .codec_path(codec);
+    if method.client_streaming() {
+        builder = builder.client_streaming();
+    }
+    if method.server_streaming() {
+        builder = builder.server_streaming();
+    }
+    builder.build()
+}
+
+/// `.callboard.v1.WatchRequest` lives in `crate::pb::callboard::v1`.
+fn rust_type(proto: &str) -> String {
+    format!("crate::pb{}", proto.replace('.', "::"))
+}
+
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for (at, letter) in name.char_indices() {
+        if letter.is_ascii_uppercase() && at > 0 {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
+}
