@@ -1,0 +1,179 @@
+//! What `callboard serve` is told: first as it was written, then as it is valid.
+//!
+//! Every setting has one name, and three places where it may be written. For `max_message_size`:
+//!
+//! | place | spelling |
+//! |---|---|
+//! | file (`--config FILE`, TOML) | `max_message_size = "256KiB"` |
+//! | environment | `CALLBOARD_MAX_MESSAGE_SIZE=256KiB` |
+//! | flag | `--max-message-size 256KiB` |
+//!
+//! A flag wins over the environment, the environment over the file, the file over the default. A variable that is set
+//! to nothing counts as not set. Whichever place a value came from, it is read by the same function and refused in the
+//! same words, and the refusal names the place.
+//!
+//! clap therefore only collects the flags: it would read variables too, but could not say afterwards which of the two
+//! a bad value was.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+use std::{env, fs, thread};
+
+pub use self::args::{ReadyFormat, ServeArgs};
+pub use self::error::ConfigError;
+use self::key::Key;
+pub use self::key::Origin;
+pub use self::value::Refusal;
+use self::written::Written;
+use crate::telemetry::{LogFilter, LogFormat};
+
+mod args;
+mod error;
+mod file;
+mod key;
+#[cfg(test)]
+mod tests;
+mod value;
+mod written;
+
+/// What the registry runs with. Every value in it is usable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where gRPC listens. Port 0 takes any free one.
+    pub grpc: SocketAddr,
+    /// Where HTTP listens: metrics, readiness, Prometheus service discovery. Port 0 takes any free one.
+    pub http: SocketAddr,
+    /// How many threads serve gRPC connections.
+    pub workers: NonZeroUsize,
+    /// The largest message that a client may send, in bytes.
+    pub max_message_size: usize,
+    /// How many calls and streams one connection may have open at once.
+    pub max_streams_per_connection: NonZeroU32,
+    /// How often a watch that had nothing to say is told the newest revision.
+    pub bookmark_interval: Duration,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    pub log: LogFilter,
+}
+
+impl Default for Config {
+    /// What `callboard serve` alone runs with.
+    fn default() -> Self {
+        Self {
+            grpc: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8502),
+            http: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500),
+            workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            max_message_size: 256 * 1024,
+            max_streams_per_connection: NonZeroU32::MIN.saturating_add(1023),
+            bookmark_interval: Duration::from_secs(15),
+            log_format: LogFormat::Auto,
+            log: LogFilter::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file and the environment, and puts the flags over both.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot be used, with the place where it is written and what to write instead.
+    pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
+        let environment = environment(|name| env::var(name))?;
+        let path = match (&args.config, environment.get(Key::Config)) {
+            (Some(path), _) => Some(path.clone()),
+            (None, Some((path, _))) => Some(path.into()),
+            (None, None) => None,
+        };
+        let file = match path {
+            Some(path) => {
+                let text = fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable {
+                    path: path.clone(),
+                    source,
+                })?;
+                file::parse(&path, &text)?
+            }
+            None => Written::default(),
+        };
+        Self::resolve(&[args.written(), environment, file])
+    }
+
+    /// The valid configuration of what is written in `layers`, of which the first wins.
+    fn resolve(layers: &[Written]) -> Result<Self, ConfigError> {
+        let default = Self::default();
+        let insecure = read(layers, Key::InsecureIUnderstand, value::switch)?.is_some_and(|(on, _)| on);
+        let listener = |key, otherwise| match read(layers, key, value::address)? {
+            Some((address, origin)) if !insecure && !address.ip().to_canonical().is_loopback() => {
+                Err(ConfigError::NotLoopback { origin, address })
+            }
+            Some((address, _)) => Ok(address),
+            None => Ok(otherwise),
+        };
+        let config = Self {
+            grpc: listener(Key::Grpc, default.grpc)?,
+            http: listener(Key::Http, default.http)?,
+            workers: set(layers, Key::Workers, value::workers, default.workers)?,
+            max_message_size: set(
+                layers,
+                Key::MaxMessageSize,
+                value::message_size,
+                default.max_message_size,
+            )?,
+            max_streams_per_connection: set(
+                layers,
+                Key::MaxStreamsPerConnection,
+                value::streams,
+                default.max_streams_per_connection,
+            )?,
+            bookmark_interval: set(
+                layers,
+                Key::BookmarkInterval,
+                value::interval,
+                default.bookmark_interval,
+            )?,
+            log_format: set(layers, Key::LogFormat, value::log_format, default.log_format)?,
+            log: set(layers, Key::Log, value::log_filter, default.log)?,
+        };
+        if config.grpc == config.http && config.grpc.port() != 0 {
+            return Err(ConfigError::SameAddress { address: config.grpc });
+        }
+        Ok(config)
+    }
+}
+
+/// The variables of `callboard serve` that are set.
+fn environment(variable: impl Fn(&str) -> Result<String, env::VarError>) -> Result<Written, ConfigError> {
+    let mut written = Written::default();
+    for key in Key::ALL {
+        let name = key.variable();
+        match variable(&name) {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => written.put(key, text, Origin::Variable(name)),
+            Err(env::VarError::NotPresent) => {}
+            Err(env::VarError::NotUnicode(value)) => return Err(ConfigError::NotUnicode { name, value }),
+        }
+    }
+    Ok(written)
+}
+
+/// Reads the value of `key` from the first layer that has it.
+fn read<T>(layers: &[Written], key: Key, parse: value::Parse<T>) -> Result<Option<(T, Origin)>, ConfigError> {
+    let Some((text, origin)) = layers.iter().find_map(|layer| layer.get(key)) else {
+        return Ok(None);
+    };
+    match parse(text) {
+        Ok(value) => Ok(Some((value, origin.clone()))),
+        Err(refusal) => Err(ConfigError::Value {
+            origin: origin.clone(),
+            value: text.to_owned(),
+            refusal,
+        }),
+    }
+}
+
+/// As [`read`], with what holds where no layer has the key.
+fn set<T>(layers: &[Written], key: Key, parse: value::Parse<T>, default: T) -> Result<T, ConfigError> {
+    Ok(read(layers, key, parse)?.map_or(default, |(value, _)| value))
+}

@@ -1,0 +1,92 @@
+//! The flags of `callboard serve`, as they were typed.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
+
+use super::key::{Key, Origin};
+use super::written::Written;
+
+// The doc comments are what `callboard serve --help` prints. Values stay text: `Config::load` reads them.
+/// Run a registry: gRPC for services and whoever watches them, HTTP for operators
+#[derive(Args, Clone, Debug, Default)]
+#[command(
+    after_help = "Each setting is also read from the environment (--max-message-size is CALLBOARD_MAX_MESSAGE_SIZE) \
+                  and from the file of --config (as max_message_size = \"256KiB\"). Flags win over the environment, \
+                  the environment wins over the file."
+)]
+pub struct ServeArgs {
+    /// Where gRPC listens; port 0 takes any free one [default: 127.0.0.1:8502]
+    #[arg(long, value_name = "ADDR")]
+    pub grpc: Option<String>,
+    /// Where HTTP listens; port 0 takes any free one [default: 127.0.0.1:8500]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// A TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How the line on standard output that tells the addresses looks
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub output: ReadyFormat,
+    /// Threads that serve gRPC connections [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<String>,
+    /// Listen on an address that other machines reach, though there is no TLS yet
+    #[arg(long)]
+    pub insecure_i_understand: bool,
+    /// The largest message that a client may send [default: 256KiB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_message_size: Option<String>,
+    /// Calls and streams that one connection may have open at once [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub max_streams_per_connection: Option<String>,
+    /// How often a quiet watch is told the newest revision [default: 15s]
+    #[arg(long, value_name = "TIME")]
+    pub bookmark_interval: Option<String>,
+    /// How log lines look; auto is pretty on a terminal and json elsewhere [default: auto]
+    #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(["auto", "pretty", "json"]))]
+    pub log_format: Option<String>,
+    /// Which log lines are written, as `info,callboard::registry=debug` [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// How `callboard serve` says that it is ready, and where.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadyFormat {
+    /// A line for people.
+    #[default]
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+impl ServeArgs {
+    /// The settings among the flags that were given.
+    pub(super) fn written(&self) -> Written {
+        let mut written = Written::default();
+        for key in Key::ALL {
+            if let Some(text) = self.text(key) {
+                written.put(key, text, Origin::Flag(key.flag()));
+            }
+        }
+        written
+    }
+
+    fn text(&self, key: Key) -> Option<String> {
+        match key {
+            // A path is no setting that could be valid or not: whoever opens it finds out.
+            Key::Config => None,
+            Key::Grpc => self.grpc.clone(),
+            Key::Http => self.http.clone(),
+            Key::Workers => self.workers.clone(),
+            Key::InsecureIUnderstand => self.insecure_i_understand.then(|| true.to_string()),
+            Key::MaxMessageSize => self.max_message_size.clone(),
+            Key::MaxStreamsPerConnection => self.max_streams_per_connection.clone(),
+            Key::BookmarkInterval => self.bookmark_interval.clone(),
+            Key::LogFormat => self.log_format.clone(),
+            Key::Log => self.log.clone(),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The names of the settings and of the places they come from.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// A setting of `callboard serve`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    /// The file with the other settings. Cannot itself be set in a file.
+    Config,
+    /// Where gRPC listens.
+    Grpc,
+    /// Where HTTP listens.
+    Http,
+    /// Threads that serve gRPC connections.
+    Workers,
+    /// Consent to listen beyond this machine without TLS.
+    InsecureIUnderstand,
+    /// The largest message that a client may send.
+    MaxMessageSize,
+    /// Calls and streams open at once on one connection.
+    MaxStreamsPerConnection,
+    /// The time between two bookmarks of a quiet watch.
+    BookmarkInterval,
+    /// How log lines look.
+    LogFormat,
+    /// Which log lines are written.
+    Log,
+}
+
+impl Key {
+    /// All of them.
+    pub(super) const ALL: [Self; 10] = [
+        Self::Config,
+        Self::Grpc,
+        Self::Http,
+        Self::Workers,
+        Self::InsecureIUnderstand,
+        Self::MaxMessageSize,
+        Self::MaxStreamsPerConnection,
+        Self::BookmarkInterval,
+        Self::LogFormat,
+        Self::Log,
+    ];
+
+    /// Its name in a file.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+            Self::Workers => "workers",
+            Self::InsecureIUnderstand => "insecure_i_understand",
+            Self::MaxMessageSize => "max_message_size",
+            Self::MaxStreamsPerConnection => "max_streams_per_connection",
+            Self::BookmarkInterval => "bookmark_interval",
+            Self::LogFormat => "log_format",
+            Self::Log => "log",
+        }
+    }
+
+    /// Its name among the flags.
+    pub(super) fn flag(self) -> String {
+        format!("--{}", self.name().replace('_', "-"))
+    }
+
+    /// Its name in the environment.
+    pub(super) fn variable(self) -> String {
+        format!("CALLBOARD_{}", self.name().to_ascii_uppercase())
+    }
+
+    /// The keys that a file may have.
+    pub(super) fn in_file() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|key| *key != Self::Config)
+    }
+}
+
+/// Where a value was written, in words that lead a reader there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// On the command line.
+    Flag(String),
+    /// In the environment.
+    Variable(String),
+    /// In a file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// As it is written there.
+        key: String,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) | Self::Variable(name) => out.write_str(name),
+            Self::File { path, line, key } => write!(out, "{}:{line}: {key}", path.display()),
+        }
+    }
+}

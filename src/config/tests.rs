@@ -1,0 +1,312 @@
+//! Which place wins, and what is said of what cannot be used.
+
+use std::collections::BTreeMap;
+use std::env::VarError;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser};
+
+use super::{Config, ConfigError, Key, ReadyFormat, ServeArgs, environment, file};
+use crate::telemetry::LogFormat;
+
+#[derive(Parser, Debug)]
+struct Command {
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// The configuration of these flags, variables and file.
+fn config(flags: &[&str], variables: &[(&str, &str)], text: &str) -> Result<Config, ConfigError> {
+    let args = Command::try_parse_from([&["serve"], flags].concat()).unwrap().serve;
+    let variables: BTreeMap<_, _> = variables.iter().copied().collect();
+    let environment = environment(|name| {
+        variables
+            .get(name)
+            .map(|text| (*text).to_owned())
+            .ok_or(VarError::NotPresent)
+    })?;
+    let file = file::parse(Path::new("callboard.toml"), text)?;
+    Config::resolve(&[args.written(), environment, file])
+}
+
+/// Why they are refused.
+fn refusal(flags: &[&str], variables: &[(&str, &str)], text: &str) -> String {
+    config(flags, variables, text).unwrap_err().to_string()
+}
+
+#[test]
+fn nothing_written_is_the_default() {
+    let config = config(&[], &[], "").unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(config.grpc.to_string(), "127.0.0.1:8502");
+    assert_eq!(config.http.to_string(), "127.0.0.1:8500");
+    assert_eq!(config.max_message_size, 262_144);
+    assert_eq!(config.max_streams_per_connection.get(), 1024);
+    assert_eq!(config.bookmark_interval, Duration::from_secs(15));
+}
+
+#[test]
+fn flags_win_over_environment_over_file() {
+    let text = "workers = 2\nbookmark_interval = \"2s\"\nlog_format = \"json\"";
+    let variables = [("CALLBOARD_WORKERS", "3"), ("CALLBOARD_BOOKMARK_INTERVAL", "3s")];
+    let config = config(&["--workers", "4"], &variables, text).unwrap();
+    assert_eq!(config.workers.get(), 4);
+    assert_eq!(config.bookmark_interval, Duration::from_secs(3));
+    assert_eq!(config.log_format, LogFormat::Json);
+}
+
+#[test]
+fn every_key_can_be_written_in_every_place() {
+    let values = [
+        (Key::Grpc, "127.0.0.1:1"),
+        (Key::Http, "[::1]:2"),
+        (Key::Workers, "3"),
+        (Key::MaxMessageSize, "1MiB"),
+        (Key::MaxStreamsPerConnection, "5"),
+        (Key::BookmarkInterval, "6s"),
+        (Key::LogFormat, "pretty"),
+        (Key::Log, "debug"),
+    ];
+    let flags: Vec<_> = values
+        .iter()
+        .flat_map(|(key, value)| [key.flag(), (*value).to_owned()])
+        .collect();
+    let flags = config(&flags.iter().map(String::as_str).collect::<Vec<_>>(), &[], "").unwrap();
+
+    let variables: Vec<_> = values.iter().map(|(key, value)| (key.variable(), *value)).collect();
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let variables = config(&[], &variables, "").unwrap();
+
+    let text: Vec<_> = values
+        .iter()
+        .map(|(key, value)| format!("{} = {value:?}", key.name()))
+        .collect();
+    let file = config(&[], &[], &text.join("\n")).unwrap();
+
+    assert_eq!(flags, variables);
+    assert_eq!(flags, file);
+    let default = Config::default();
+    assert!(flags.grpc != default.grpc && flags.http != default.http);
+    assert!(flags.max_message_size == 1 << 20 && flags.max_streams_per_connection.get() == 5);
+    assert!(flags.log_format == LogFormat::Pretty && flags.log != default.log);
+}
+
+#[test]
+fn every_key_is_a_flag() {
+    let command = Command::command();
+    for key in Key::ALL {
+        let flag = key.flag();
+        let found = command
+            .get_arguments()
+            .find(|arg| arg.get_long() == flag.strip_prefix("--"));
+        assert!(found.is_some(), "{flag} is missing");
+    }
+    command.debug_assert();
+}
+
+#[test]
+fn the_ready_line_is_for_people_unless_asked() {
+    let output = |flags: &[&str]| {
+        Command::try_parse_from([&["serve"], flags].concat())
+            .unwrap()
+            .serve
+            .output
+    };
+    assert_eq!(output(&[]), ReadyFormat::Table);
+    assert_eq!(output(&["-o", "json"]), ReadyFormat::Json);
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    assert_eq!(
+        config(&[], &[("CALLBOARD_WORKERS", "")], "").unwrap(),
+        Config::default()
+    );
+}
+
+#[test]
+fn numbers_and_booleans_need_no_quotes_in_the_file() {
+    let config = config(
+        &[],
+        &[],
+        "workers = 3\nmax_message_size = 1_048_576\ninsecure_i_understand = true\ngrpc = '0.0.0.0:1'",
+    );
+    let config = config.unwrap();
+    assert_eq!((config.workers.get(), config.max_message_size), (3, 1 << 20));
+    assert_eq!(config.grpc.to_string(), "0.0.0.0:1");
+}
+
+#[test]
+fn a_bad_value_is_refused_with_a_remedy() {
+    let number = "is not a whole number; write 1 to 1024";
+    let size = "is not a size; write 64KiB to 64MiB, or as many bytes without a unit";
+    let size_range = "is out of range; write 64KiB to 64MiB, or as many bytes without a unit";
+    let time = "is not a length of time; write 10ms to 1h, with a unit, as 15s";
+    let time_range = "is out of range; write 10ms to 1h, with a unit, as 15s";
+    let address = "is not an address; write IP:PORT, as 127.0.0.1:8502 or [::1]:8502, with port 0 for any free one";
+    let cases = [
+        ("workers", "many", number),
+        ("workers", "1.5", number),
+        ("workers", "-", number),
+        ("workers", "0", "is out of range; write 1 to 1024"),
+        ("workers", "-1", "is out of range; write 1 to 1024"),
+        (
+            "max_streams_per_connection",
+            "99999999999999999999",
+            "is out of range; write 1 to 1000000",
+        ),
+        ("max_message_size", "300 KB", size),
+        ("max_message_size", "KiB", size),
+        ("max_message_size", "1KiB", size_range),
+        ("max_message_size", "99999999999999999999MiB", size_range),
+        ("bookmark_interval", "15", time),
+        ("bookmark_interval", "1ms", time_range),
+        ("bookmark_interval", "2days", time_range),
+        ("grpc", ":8502", address),
+        ("http", "localhost", address),
+        (
+            "insecure_i_understand",
+            "yes",
+            "is neither true nor false; write true or false",
+        ),
+        ("log_format", "xml", "is not a log format; write auto, pretty or json"),
+    ];
+    for (name, value, refused) in cases {
+        let message = refusal(&[], &[], &format!("\n{name} = {value:?}"));
+        assert_eq!(message, format!("callboard.toml:2: {name}: {value:?} {refused}"));
+    }
+}
+
+#[test]
+fn a_refusal_names_the_place_of_the_value() {
+    let refused = r#""x" is not a whole number; write 1 to 1024"#;
+    assert_eq!(
+        refusal(&["--workers", "x"], &[("CALLBOARD_WORKERS", "1")], ""),
+        format!("--workers: {refused}")
+    );
+    assert_eq!(
+        refusal(&[], &[("CALLBOARD_WORKERS", "x")], "workers = 1"),
+        format!("CALLBOARD_WORKERS: {refused}")
+    );
+    assert_eq!(
+        refusal(&[], &[], "# here\nworkers = 'x'"),
+        format!("callboard.toml:2: workers: {refused}")
+    );
+}
+
+#[test]
+fn a_wrong_type_in_the_file_is_quoted_as_it_is_written() {
+    let said = |text| refusal(&[], &[], text);
+    assert_eq!(
+        said("workers = [1, 2]"),
+        r#"callboard.toml:1: workers: "[1, 2]" is not a whole number; write 1 to 1024"#
+    );
+    assert!(said("workers = 0x10").contains(r#""0x10" is not a whole number"#));
+    assert!(said("bookmark_interval = 15").contains(r#""15" is not a length of time"#));
+    assert!(said("grpc = { port = 1 }").contains(r#""{ port = 1 }" is not an address"#));
+}
+
+#[test]
+fn a_bad_log_filter_is_refused() {
+    let message = refusal(&["--log", "inof"], &[], "");
+    assert!(
+        message.starts_with(r#"--log: "inof" is not a log filter ("inof" is no level); write a level"#),
+        "{message}"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_one() {
+    let cases = [
+        (
+            "workers = 1\nwokers = 2",
+            "callboard.toml:2: wokers: unknown key; write workers",
+        ),
+        (
+            "max-message-size = 1",
+            "callboard.toml:1: max-message-size: unknown key; write max_message_size",
+        ),
+        (
+            "bookmark_intervall = '1s'\nzzz = 1",
+            "callboard.toml:1: bookmark_intervall: unknown key; write bookmark_interval",
+        ),
+    ];
+    for (text, message) in cases {
+        assert_eq!(refusal(&[], &[], text), message);
+    }
+    let message = refusal(&[], &[], "[tls]\ncert = 'a'");
+    assert!(
+        message.starts_with("callboard.toml:1: tls: unknown key; known are grpc, http, "),
+        "{message}"
+    );
+    assert!(refusal(&[], &[], "config = 'other.toml'").contains("config: unknown key"));
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_refused_with_its_line() {
+    let message = refusal(&[], &[], "workers = 1\ngrpc = 127.0.0.1:8502");
+    assert!(message.starts_with("callboard.toml:2: "), "{message}");
+    assert!(!message.contains('\n'), "{message}");
+}
+
+#[test]
+fn other_machines_are_let_in_only_by_consent() {
+    for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
+        for (flag, text) in [("--grpc", "CALLBOARD_GRPC"), ("--http", "CALLBOARD_HTTP")] {
+            let message = refusal(&[flag, address], &[], "");
+            assert!(
+                message.starts_with(&format!("{flag}: {address} can be reached from other machines")),
+                "{message}"
+            );
+            assert!(
+                message.contains("TLS") && message.contains("--insecure-i-understand"),
+                "{message}"
+            );
+            let message = refusal(&[], &[(text, address)], "");
+            assert!(message.starts_with(text), "{message}");
+            assert!(config(&[flag, address, "--insecure-i-understand"], &[], "").is_ok());
+            assert!(config(&[flag, address], &[], "insecure_i_understand = true").is_ok());
+        }
+    }
+    for address in [
+        "127.0.0.1:0",
+        "127.9.9.9:1",
+        "[::1]:1",
+        "[::ffff:127.0.0.1]:1",
+        "localhost:1",
+    ] {
+        assert!(config(&["--grpc", address], &[], "").is_ok(), "{address}");
+    }
+}
+
+#[test]
+fn two_listeners_need_two_addresses() {
+    let message = refusal(&["--grpc", "127.0.0.1:8500"], &[], "");
+    assert!(
+        message.starts_with("grpc and http both listen on 127.0.0.1:8500; give"),
+        "{message}"
+    );
+    assert!(config(&["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"], &[], "").is_ok());
+}
+
+#[test]
+fn a_file_is_read_from_the_flag() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("callboard.toml");
+    std::fs::write(&path, "workers = 7").unwrap();
+    let load = |path: &Path| {
+        Config::load(&ServeArgs {
+            config: Some(path.to_owned()),
+            ..ServeArgs::default()
+        })
+    };
+    assert_eq!(load(&path).unwrap().workers.get(), 7);
+
+    let absent = load(&directory.path().join("absent.toml")).unwrap_err();
+    assert!(matches!(&absent, ConfigError::Unreadable { .. }), "{absent:?}");
+    assert!(
+        absent.to_string().contains("absent.toml; check that the file exists"),
+        "{absent}"
+    );
+}

@@ -1,0 +1,131 @@
+//! From text to a value of the right kind: one function a kind, whichever place the text came from.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::telemetry::{LogFilter, LogFormat};
+
+/// Reads one kind of value.
+pub(super) type Parse<T> = fn(&str) -> Result<T, Refusal>;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// What is wrong with a value, and what to write: `is not a number; write …`. Displayed after the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(String);
+
+impl Refusal {
+    fn new(problem: impl fmt::Display, remedy: impl fmt::Display) -> Self {
+        Self(format!("{problem}; {remedy}"))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// `IP:PORT`. Names other than `localhost` are refused: which of its addresses a name means is not ours to guess.
+pub(super) fn address(text: &str) -> Result<SocketAddr, Refusal> {
+    if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    text.parse().map_err(|_| {
+        Refusal::new(
+            "is not an address",
+            "write IP:PORT, as 127.0.0.1:8502 or [::1]:8502, with port 0 for any free one",
+        )
+    })
+}
+
+/// `true` or `false`.
+pub(super) fn switch(text: &str) -> Result<bool, Refusal> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(Refusal::new("is neither true nor false", "write true or false")),
+    }
+}
+
+/// 1 to 1024 threads.
+pub(super) fn workers(text: &str) -> Result<NonZeroUsize, Refusal> {
+    number(text, NonZeroUsize::MIN..=NonZeroUsize::MIN.saturating_add(1023))
+}
+
+/// 1 to 1,000,000 streams.
+pub(super) fn streams(text: &str) -> Result<NonZeroU32, Refusal> {
+    number(text, NonZeroU32::MIN..=NonZeroU32::MIN.saturating_add(999_999))
+}
+
+fn number<T: FromStr + PartialOrd + fmt::Display>(text: &str, range: RangeInclusive<T>) -> Result<T, Refusal> {
+    let (least, most) = range.into_inner();
+    match text.parse::<T>() {
+        Ok(number) if least <= number && number <= most => Ok(number),
+        _ => {
+            // A number that does not even fit its type is out of range as well.
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            let problem = if is_number {
+                "is out of range"
+            } else {
+                "is not a whole number"
+            };
+            Err(Refusal::new(problem, format!("write {least} to {most}")))
+        }
+    }
+}
+
+/// Bytes, or a number with `KiB` or `MiB`; 64 KiB to 64 MiB. The largest registration that the limits on its fields
+/// allow must fit, and one message must not fill the memory.
+pub(super) fn message_size(text: &str) -> Result<usize, Refusal> {
+    let remedy = "write 64KiB to 64MiB, or as many bytes without a unit";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim_start() {
+        "" | "B" => 1,
+        "KiB" => KIB,
+        "MiB" => MIB,
+        _ => return Err(Refusal::new("is not a size", remedy)),
+    };
+    if number.is_empty() {
+        return Err(Refusal::new("is not a size", remedy));
+    }
+    // Digits that do not fit are too many, not a wrong kind.
+    match number.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)) {
+        Some(bytes) if (64 * KIB..=64 * MIB).contains(&bytes) => Ok(bytes),
+        _ => Err(Refusal::new("is out of range", remedy)),
+    }
+}
+
+/// A length of time from 10 ms to 1 h.
+pub(super) fn interval(text: &str) -> Result<Duration, Refusal> {
+    let remedy = "write 10ms to 1h, with a unit, as 15s";
+    match humantime::parse_duration(text) {
+        Ok(length) if (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&length) => Ok(length),
+        Ok(_) => Err(Refusal::new("is out of range", remedy)),
+        Err(_) => Err(Refusal::new("is not a length of time", remedy)),
+    }
+}
+
+/// One of the looks of a log line.
+pub(super) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
+    text.parse()
+        .map_err(|()| Refusal::new("is not a log format", "write auto, pretty or json"))
+}
+
+/// Directives of [`LogFilter`].
+pub(super) fn log_filter(text: &str) -> Result<LogFilter, Refusal> {
+    text.parse().map_err(|problem| {
+        Refusal::new(
+            format!("is not a log filter ({problem})"),
+            "write a level (error, warn, info, debug, trace, off) or target=level, with commas between them, as \
+             info,callboard::registry=debug",
+        )
+    })
+}

@@ -1,0 +1,84 @@
+//! The engine without a store: one node, and a restart forgets everything.
+
+use std::sync::Arc;
+
+use crate::{
+    model::{Incarnation, Revision, WallTime},
+    registry::{Audience, Command, Decision, Draft, Event, Now, Outcome, Refusal, Registry},
+};
+
+/// Orders commands in memory.
+#[derive(Debug)]
+pub struct Memory {
+    registry: Registry,
+}
+
+impl Memory {
+    /// An empty registry that begins its life now.
+    ///
+    /// Revisions start at the seconds since 1970, times 2^20, so that they rise through restarts unless there were more
+    /// than a million writes a second. The incarnation is what tells readers that all was forgotten.
+    #[must_use]
+    pub fn new(incarnation: Incarnation, now: Now, audience: Arc<dyn Audience>) -> Self {
+        let WallTime(millis) = now.wall;
+        Self { registry: Registry::new(incarnation, Revision((millis / 1_000) << 20), now, audience) }
+    }
+
+    /// What readers read.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Does what is asked. When it returns, every read sees it.
+    ///
+    /// # Errors
+    ///
+    /// When the command cannot be done as things are.
+    pub fn submit(&self, command: &Command, now: Now) -> Result<Outcome, Refusal> {
+        let (outcome, event) = self.order(command, now)?;
+        if let Some(event) = event {
+            self.registry.announce(&event);
+        }
+        Ok(outcome)
+    }
+
+    /// Removes what ran out by now, at most one lock's time each, and returns how many that were.
+    pub fn expire(&self, now: Now) -> usize {
+        let passed = self.registry.leases().expire(now.lease);
+        let removed = passed.into_iter().map(|lease| self.submit(&Command::Expire(lease), now));
+        removed.filter(|outcome| outcome.as_ref().is_ok_and(|outcome| outcome.changed)).count()
+    }
+
+    fn order(&self, command: &Command, now: Now) -> Result<(Outcome, Option<Arc<Event>>), Refusal> {
+        let mut order = self.registry.order();
+        loop {
+            let (decision, present) = order.decide(command, now)?;
+            let draft = match decision {
+                Decision::Keep => None,
+                Decision::Apply(draft) => Some(draft),
+                Decision::Renew(lease, terms, draft) => {
+                    if self.registry.leases().renew(&lease, terms, now.lease).is_err() {
+                        continue; // it ran out this very moment, so the decision is another
+                    }
+                    draft
+                }
+            };
+            let revision = self.registry.applied();
+            return Ok(match draft {
+                None => (Outcome { entry: present, revision, changed: false }, None),
+                Some(draft) => apply(&mut order, draft, revision.next(), now),
+            });
+        }
+    }
+}
+
+fn apply(
+    order: &mut crate::registry::Order<'_>,
+    draft: Draft,
+    revision: Revision,
+    now: Now,
+) -> (Outcome, Option<Arc<Event>>) {
+    let (entry, event) = order.apply(draft, revision, now);
+    (Outcome { entry, revision, changed: true }, event)
+}

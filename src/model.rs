@@ -1,0 +1,23 @@
+//! What the registry speaks of: names, instances, revisions, selections. Validated types, no IO, no clock.
+//!
+//! A value of these types is right by construction: every parser refuses with an [`Invalid`] that names the field,
+//! the value and the remedy. What a refusal becomes on the wire is a door's business.
+
+pub mod filter;
+mod instance;
+mod instance_filter;
+mod invalid;
+mod label;
+mod lease;
+mod name;
+mod revision;
+mod selection;
+
+pub use instance::{Address, Instance, Locality, Marks, Status, Weight};
+pub use instance_filter::{InstanceField, InstanceFilter};
+pub use invalid::Invalid;
+pub use label::{Metadata, Tags};
+pub use lease::{LeaseId, LoadReport, Terms};
+pub use name::{BootId, InstanceId, ServiceName};
+pub use revision::{Incarnation, Revision, Token, WallTime};
+pub use selection::Selection;

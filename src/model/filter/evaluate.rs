@@ -1,0 +1,144 @@
+//! Asking an expression about a record, without allocating.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hash};
+
+use regex::Regex;
+
+/// What a filter can be asked about.
+pub trait Record {
+    /// Names the fields, as in the [`Schema`](super::Schema) that filters over this kind of record are parsed with.
+    type Field: Copy;
+
+    /// Whether `test` says yes to the value of a field, or to any one where the path leads through a list of records.
+    ///
+    /// `key` is what the filter has for the `*` of the selector's path. A field without a value passes
+    /// [`Value::Missing`] to the test, not nothing: negated tests say yes to it.
+    fn any(&self, field: Self::Field, key: Option<&str>, test: impl Fn(Value<'_>) -> bool) -> bool;
+}
+
+/// The value of a field, lent to a test. One that is not of the selector's kind counts as missing.
+#[derive(Clone, Copy)]
+pub enum Value<'a> {
+    /// There is none: a map key that is absent.
+    Missing,
+    /// For [`Kind::Text`](super::Kind::Text).
+    Text(&'a str),
+    /// For [`Kind::Number`](super::Kind::Number).
+    Number(i64),
+    /// For [`Kind::Boolean`](super::Kind::Boolean).
+    Boolean(bool),
+    /// For [`Kind::List`](super::Kind::List) and [`Kind::Map`](super::Kind::Map).
+    Members(&'a dyn Members),
+}
+
+/// The elements of a list, or the keys of a map.
+pub trait Members {
+    /// Whether there are none.
+    fn is_empty(&self) -> bool;
+    /// Whether this is one of them.
+    fn contains(&self, member: &str) -> bool;
+}
+
+impl<S: AsRef<str>> Members for &[S] {
+    fn is_empty(&self) -> bool {
+        <[S]>::is_empty(self)
+    }
+
+    fn contains(&self, member: &str) -> bool {
+        self.iter().any(|element| element.as_ref() == member)
+    }
+}
+
+impl<S: AsRef<str>> Members for Vec<S> {
+    fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+
+    fn contains(&self, member: &str) -> bool {
+        Members::contains(&self.as_slice(), member)
+    }
+}
+
+impl<K: Borrow<str> + Ord, V> Members for BTreeMap<K, V> {
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn contains(&self, member: &str) -> bool {
+        self.contains_key(member)
+    }
+}
+
+impl<K: Borrow<str> + Eq + Hash, V, H: BuildHasher> Members for HashMap<K, V, H> {
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn contains(&self, member: &str) -> bool {
+        self.contains_key(member)
+    }
+}
+
+/// An expression whose selectors are resolved and whose values are converted.
+#[derive(Debug, Clone)]
+pub(super) enum Expression<F> {
+    Any(Box<[Expression<F>]>),
+    All(Box<[Expression<F>]>),
+    Not(Box<Expression<F>>),
+    Clause(Clause<F>),
+}
+
+/// A test of one field.
+#[derive(Debug, Clone)]
+pub(super) struct Clause<F> {
+    pub(super) field: F,
+    pub(super) key: Option<Box<str>>,
+    pub(super) test: Test,
+    /// `!=` and its like. Through a list of records this is not the same as `not`: it asks for any that differs.
+    pub(super) negated: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Test {
+    Text(Box<str>),
+    Number(i64),
+    Boolean(bool),
+    Contains(Box<str>),
+    Empty,
+    Matches(Regex),
+}
+
+impl<F: Copy> Expression<F> {
+    pub(super) fn matches<R: Record<Field = F>>(&self, record: &R) -> bool {
+        match self {
+            Self::Any(parts) => parts.iter().any(|part| part.matches(record)),
+            Self::All(parts) => parts.iter().all(|part| part.matches(record)),
+            Self::Not(inner) => !inner.matches(record),
+            Self::Clause(Clause {
+                field,
+                key,
+                test,
+                negated,
+            }) => record.any(*field, key.as_deref(), |value| test.accepts(value) != *negated),
+        }
+    }
+}
+
+impl Test {
+    fn accepts(&self, value: Value<'_>) -> bool {
+        match (self, value) {
+            (Self::Text(wanted), Value::Text(text)) => **wanted == *text,
+            (Self::Number(wanted), Value::Number(number)) => *wanted == number,
+            (Self::Boolean(wanted), Value::Boolean(boolean)) => *wanted == boolean,
+            (Self::Contains(part), Value::Text(text)) => text.contains(&**part),
+            (Self::Contains(member), Value::Members(members)) => members.contains(member),
+            (Self::Empty, Value::Text(text)) => text.is_empty(),
+            (Self::Empty, Value::Members(members)) => members.is_empty(),
+            (Self::Empty, Value::Missing) => true,
+            (Self::Matches(pattern), Value::Text(text)) => pattern.is_match(text),
+            _ => false,
+        }
+    }
+}

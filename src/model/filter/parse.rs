@@ -1,0 +1,312 @@
+//! From tokens to an expression over the fields of a schema.
+
+use std::borrow::Cow;
+
+use regex::{Regex, RegexBuilder};
+
+use super::error::{Fault, Problem, excerpt};
+use super::evaluate::{Clause, Expression, Test};
+use super::schema::{Kind, Resolved, Schema};
+use super::token::{Lexeme, Token};
+use super::{MAX_DEPTH, MAX_PATTERN_SIZE, MAX_PATTERNS};
+
+/// Reads all of `tokens` as one expression. `text` is what they were made from.
+pub(super) fn expression<F: Copy>(text: &str, tokens: &[Token], schema: &Schema<F>) -> Result<Expression<F>, Fault> {
+    let mut parser = Parser {
+        text,
+        tokens,
+        next: 0,
+        schema,
+        patterns: 0,
+    };
+    let root = parser.any(0)?;
+    match parser.peek() {
+        None => Ok(root),
+        Some(_) => Err(parser.unexpected("`and`, `or` or the end of the filter")),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    Equal,
+    In,
+    Contains,
+    Empty,
+    Matches,
+}
+
+impl Operator {
+    fn fits(self, kind: Kind) -> bool {
+        match self {
+            Self::Equal => matches!(kind, Kind::Text | Kind::Number | Kind::Boolean),
+            Self::In | Self::Contains | Self::Empty => matches!(kind, Kind::Text | Kind::List | Kind::Map),
+            Self::Matches => kind == Kind::Text,
+        }
+    }
+}
+
+struct Parser<'a, F: 'static> {
+    text: &'a str,
+    tokens: &'a [Token],
+    next: usize,
+    schema: &'a Schema<F>,
+    patterns: usize,
+}
+
+/// One recursive function for each level of precedence. Only parentheses recurse, and their depth is bounded.
+impl<'a, F: Copy> Parser<'a, F> {
+    /// `all or all or …`
+    fn any(&mut self, depth: usize) -> Result<Expression<F>, Fault> {
+        let mut parts = vec![self.all(depth)?];
+        while self.take("or") {
+            parts.push(self.all(depth)?);
+        }
+        Ok(if parts.len() == 1 {
+            parts.swap_remove(0)
+        } else {
+            Expression::Any(parts.into())
+        })
+    }
+
+    /// `negation and negation and …`
+    fn all(&mut self, depth: usize) -> Result<Expression<F>, Fault> {
+        let mut parts = vec![self.negation(depth)?];
+        while self.take("and") {
+            parts.push(self.negation(depth)?);
+        }
+        Ok(if parts.len() == 1 {
+            parts.swap_remove(0)
+        } else {
+            Expression::All(parts.into())
+        })
+    }
+
+    /// `not not … group`: only whether their number is odd matters.
+    fn negation(&mut self, depth: usize) -> Result<Expression<F>, Fault> {
+        let mut negated = false;
+        while self.take("not") {
+            negated = !negated;
+        }
+        let inner = self.group(depth)?;
+        Ok(if negated {
+            Expression::Not(Box::new(inner))
+        } else {
+            inner
+        })
+    }
+
+    /// `( any )`, or a clause
+    fn group(&mut self, depth: usize) -> Result<Expression<F>, Fault> {
+        let at = self.offset();
+        if !self.take("(") {
+            return self.clause();
+        }
+        if depth == MAX_DEPTH {
+            return Err(Fault::new(at, Problem::TooDeep));
+        }
+        let inner = self.any(depth + 1)?;
+        if self.take(")") {
+            Ok(inner)
+        } else {
+            Err(self.unexpected("`and`, `or` or `)`"))
+        }
+    }
+
+    /// `selector operator value`, `value operator selector` or `selector operator`
+    fn clause(&mut self) -> Result<Expression<F>, Fault> {
+        let left = self.operand("a clause such as `name == value`")?;
+        let at = self.offset();
+        let (operator, negated) = self.operator()?;
+        let written = &self.text[at..self.tokens[self.next - 1].span.end];
+        let (selector, value) = match operator {
+            Operator::Empty => (left, None),
+            Operator::In => (self.operand("a selector")?, Some(left)),
+            Operator::Equal | Operator::Contains | Operator::Matches => (left, Some(self.operand("a value")?)),
+        };
+
+        let Resolved { kind, field, key } = self.selector(selector)?;
+        if !operator.fits(kind) {
+            let (operator, selector) = (excerpt(written), excerpt(self.source(selector)));
+            return Err(Fault::new(
+                at,
+                Problem::Operator {
+                    operator,
+                    selector,
+                    kind,
+                },
+            ));
+        }
+        let test = match value {
+            None => Test::Empty,
+            Some(value) => self.test(operator, kind, selector, value)?,
+        };
+        Ok(Expression::Clause(Clause {
+            field,
+            key,
+            test,
+            negated,
+        }))
+    }
+
+    /// The operator, and whether it is its negation.
+    fn operator(&mut self) -> Result<(Operator, bool), Fault> {
+        if self.take("==") {
+            return Ok((Operator::Equal, false));
+        }
+        if self.take("!=") {
+            return Ok((Operator::Equal, true));
+        }
+        if self.take("is") {
+            let negated = self.take("not");
+            let empty = self.take("empty");
+            return if empty {
+                Ok((Operator::Empty, negated))
+            } else {
+                Err(self.unexpected("`empty` or `not empty`"))
+            };
+        }
+        let negated = self.take("not");
+        for (word, operator) in [
+            ("in", Operator::In),
+            ("contains", Operator::Contains),
+            ("matches", Operator::Matches),
+        ] {
+            if self.take(word) {
+                return Ok((operator, negated));
+            }
+        }
+        Err(self.unexpected(if negated {
+            "`in`, `contains` or `matches`"
+        } else {
+            "`==`, `!=`, `is [not] empty`, `[not] in`, `[not] contains` or `[not] matches`"
+        }))
+    }
+
+    /// What comes next, where it can be a selector or a value.
+    fn operand(&mut self, expected: &'static str) -> Result<&'a Token, Fault> {
+        match self.peek() {
+            Some(token) if !matches!(token.lexeme, Lexeme::Symbol) => {
+                self.next += 1;
+                Ok(token)
+            }
+            _ => Err(self.unexpected(expected)),
+        }
+    }
+
+    fn selector(&self, token: &'a Token) -> Result<Resolved<F>, Fault> {
+        let path: Cow<'a, [String]> = match &token.lexeme {
+            Lexeme::Path(path) => path.into(),
+            Lexeme::Text(text) if text.starts_with('/') => pointer(text).into(),
+            _ => {
+                let found = format!("`{}`", excerpt(self.source(token)));
+                return Err(Fault::syntax(
+                    token.span.start,
+                    found,
+                    "a selector, which is a name without quotes",
+                ));
+            }
+        };
+        let unknown = || Fault::new(token.span.start, self.schema.unknown(&path, self.source(token)));
+        self.schema.resolve(&path).ok_or_else(unknown)
+    }
+
+    /// Reads the value as what the selector can have.
+    fn test(&mut self, operator: Operator, kind: Kind, selector: &Token, token: &Token) -> Result<Test, Fault> {
+        let value = match &token.lexeme {
+            Lexeme::Path(path) => path.join("."),
+            Lexeme::Text(text) => text.clone(),
+            Lexeme::Number | Lexeme::Symbol => self.source(token).to_owned(),
+        };
+        let refused = || {
+            let (value, selector) = (excerpt(&value), excerpt(self.source(selector)));
+            Fault::new(token.span.start, Problem::Value { value, selector, kind })
+        };
+        match (operator, kind) {
+            (Operator::Matches, _) => self.pattern(&value, token.span.start),
+            (Operator::In | Operator::Contains | Operator::Empty, _) => Ok(Test::Contains(value.into())),
+            (Operator::Equal, Kind::Number) => value.parse().map(Test::Number).map_err(|_| refused()),
+            (Operator::Equal, Kind::Boolean) => boolean(&value).map(Test::Boolean).ok_or_else(refused),
+            (Operator::Equal, Kind::Text | Kind::List | Kind::Map) => Ok(Test::Text(value.into())),
+        }
+    }
+
+    fn pattern(&mut self, pattern: &str, at: usize) -> Result<Test, Fault> {
+        if self.patterns == MAX_PATTERNS {
+            return Err(Fault::new(at, Problem::TooManyPatterns));
+        }
+        self.patterns += 1;
+        compile(pattern)
+            .map(Test::Matches)
+            .map_err(|problem| Fault::new(at, problem))
+    }
+
+    fn peek(&self) -> Option<&'a Token> {
+        self.tokens.get(self.next)
+    }
+
+    /// Where the next token begins.
+    fn offset(&self) -> usize {
+        self.peek().map_or(self.text.len(), |token| token.span.start)
+    }
+
+    /// How a token was written.
+    fn source(&self, token: &Token) -> &'a str {
+        &self.text[token.span.clone()]
+    }
+
+    /// Passes over the next token if it is this word or sign, bare.
+    fn take(&mut self, word: &str) -> bool {
+        let found = self.peek().is_some_and(|token| self.source(token) == word);
+        self.next += usize::from(found);
+        found
+    }
+
+    fn unexpected(&self, expected: &'static str) -> Fault {
+        let found = self.peek().map(|token| format!("`{}`", excerpt(self.source(token))));
+        Fault::syntax(
+            self.offset(),
+            found.unwrap_or_else(|| "the end of the filter".to_owned()),
+            expected,
+        )
+    }
+}
+
+/// The parts of a JSON pointer (RFC 6901).
+fn pointer(text: &str) -> Vec<String> {
+    text.split('/')
+        .skip(1)
+        .map(|part| part.replace("~1", "/").replace("~0", "~"))
+        .collect()
+}
+
+/// The spellings that Go takes for a boolean.
+fn boolean(value: &str) -> Option<bool> {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+fn compile(pattern: &str) -> Result<Regex, Problem> {
+    let mut builder = RegexBuilder::new(pattern);
+    // The second limit is that of a cache: past it, matching goes on without one.
+    let built = builder
+        .size_limit(MAX_PATTERN_SIZE)
+        .dfa_size_limit(MAX_PATTERN_SIZE)
+        .build();
+    built.map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => Problem::PatternTooLarge {
+            pattern: excerpt(pattern),
+        },
+        error => {
+            // A syntax error draws the pattern with a pointer into it, and says in the last line what is wrong.
+            let drawn = error.to_string();
+            let reason = drawn.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            Problem::Pattern {
+                pattern: excerpt(pattern),
+                reason: reason.to_owned(),
+            }
+        }
+    })
+}

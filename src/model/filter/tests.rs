@@ -1,0 +1,289 @@
+//! The language in tables: what holds for one record.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// A record with a field of every kind, shaped like a service of Consul.
+pub(super) struct Sample {
+    pub(super) id: &'static str,
+    pub(super) weight: i64,
+    pub(super) enabled: bool,
+    pub(super) tags: Vec<&'static str>,
+    pub(super) metadata: BTreeMap<&'static str, &'static str>,
+    pub(super) checks: Vec<&'static str>,
+    pub(super) ports: BTreeMap<&'static str, i64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Field {
+    Id,
+    Weight,
+    Enabled,
+    Tags,
+    Metadata,
+    CheckStatus,
+    Ports,
+}
+
+pub(super) const SCHEMA: Schema<Field> = {
+    const fn selector(path: &'static str, kind: Kind, field: Field) -> Selector<Field> {
+        Selector { path, kind, field }
+    }
+    Schema::new(&[
+        selector("id", Kind::Text, Field::Id),
+        selector("weight", Kind::Number, Field::Weight),
+        selector("enabled", Kind::Boolean, Field::Enabled),
+        selector("tags", Kind::List, Field::Tags),
+        selector("metadata", Kind::Map, Field::Metadata),
+        selector("metadata.*", Kind::Text, Field::Metadata),
+        selector("Checks.Status", Kind::Text, Field::CheckStatus),
+        selector("Ports", Kind::Map, Field::Ports),
+        selector("Ports.*.Number", Kind::Number, Field::Ports),
+    ])
+};
+
+impl Record for Sample {
+    type Field = Field;
+
+    fn any(&self, field: Field, key: Option<&str>, test: impl Fn(Value<'_>) -> bool) -> bool {
+        match (field, key) {
+            (Field::Id, _) => test(Value::Text(self.id)),
+            (Field::Weight, _) => test(Value::Number(self.weight)),
+            (Field::Enabled, _) => test(Value::Boolean(self.enabled)),
+            (Field::Tags, _) => test(Value::Members(&self.tags)),
+            (Field::Metadata, None) => test(Value::Members(&self.metadata)),
+            (Field::Metadata, Some(key)) => {
+                test(self.metadata.get(key).map_or(Value::Missing, |text| Value::Text(text)))
+            }
+            (Field::CheckStatus, _) => self.checks.iter().any(|status| test(Value::Text(status))),
+            (Field::Ports, None) => test(Value::Members(&self.ports)),
+            (Field::Ports, Some(key)) => test(self.ports.get(key).map_or(Value::Missing, |port| Value::Number(*port))),
+        }
+    }
+}
+
+pub(super) fn sample() -> Sample {
+    Sample {
+        id: "web-1",
+        weight: 80,
+        enabled: true,
+        tags: vec!["v2", "canary", "not", "a b"],
+        metadata: BTreeMap::from([
+            ("team", "checkout"),
+            ("none", ""),
+            ("path", "/api"),
+            ("version", "v1.2.3"),
+            ("app.kubernetes.io/name", "shop"),
+            ("a~1b", "tilde"),
+            ("control", "\u{7}\u{8}\u{c}\u{b}\r\t"),
+            ("quote", "say \"hi\"\n\u{e9}\\"),
+        ]),
+        checks: vec!["passing", "critical"],
+        ports: BTreeMap::from([("lan", 8080)]),
+    }
+}
+
+#[track_caller]
+fn assert_selects(expected: bool, text: &str) {
+    let filter = Filter::parse(text, &SCHEMA).unwrap_or_else(|error| panic!("{text}: {error}"));
+    assert_eq!(filter.matches(&sample()), expected, "{text}");
+    assert_eq!(filter.to_string(), text);
+}
+
+/// One expression a line.
+#[track_caller]
+fn assert_each_selects(expected: bool, lines: &str) {
+    for line in lines.trim().lines() {
+        assert_selects(expected, line.trim());
+    }
+}
+
+#[test]
+fn nothing_said_selects_everything() {
+    assert_selects(true, "");
+    assert!(Filter::default().matches(&sample()));
+}
+
+#[test]
+fn clauses_that_hold() {
+    assert_each_selects(
+        true,
+        r#"
+        id == "web-1"
+        id != web
+        web in id
+        id contains `eb-`
+        db not in id
+        id not contains db
+        id is not empty
+        id matches `^web-\d$`
+        id matches "^web-\\d$"
+        id not matches `^\d`
+        weight == 80
+        weight==80
+        weight == "80"
+        weight != -80
+        enabled == true
+        enabled == T
+        enabled != 0
+        v2 in tags
+        "v2" in tags
+        "v2"in tags
+        "a b" in tags
+        tags contains canary
+        v not in tags
+        V2 not in tags
+        tags not contains v3
+        tags is not empty
+        team in metadata
+        metadata contains `app.kubernetes.io/name`
+        region not in metadata
+        metadata is not empty
+        metadata.team == checkout
+        metadata["team"] == checkout
+        metadata[ `team` ] == checkout
+        "/metadata/team" == checkout
+        "/metadata/app.kubernetes.io~1name" == shop
+        "/metadata/a~01b" == tilde
+        metadata["app.kubernetes.io/name"] == "shop"
+        metadata.control == "\a\b\f\v\r\t"
+        metadata.none is empty
+        metadata.version == v1.2.3
+        metadata.path == "/api"
+        metadata.quote == "say \"hi\"\n\u00e9\\"
+        metadata.quote == "\x73ay \U00000022hi\"\u000aé\\"
+        Ports.lan.Number == 8080
+        Ports["lan"].Number != 80
+        lan in Ports
+        "#,
+    );
+}
+
+#[test]
+fn clauses_that_do_not_hold() {
+    assert_each_selects(
+        false,
+        r#"
+        id == WEB
+        id is empty
+        id matches `^eb`
+        id == `web\x2d1`
+        weight == 81
+        enabled == false
+        canar in tags
+        tags is empty
+        checkout in metadata
+        metadata is empty
+        metadata.none is not empty
+        metadata.path == "api"
+        Ports is empty
+        "#,
+    );
+}
+
+#[test]
+fn an_absent_key_equals_nothing_and_is_empty() {
+    assert_each_selects(
+        true,
+        "
+        metadata.region != eu
+        eu not in metadata.region
+        metadata.region is empty
+        metadata.region not matches `.*`
+        Ports.wan.Number != 8080
+        ",
+    );
+    assert_each_selects(
+        false,
+        r#"
+        metadata.region == eu
+        metadata.region == ""
+        eu in metadata.region
+        "" in metadata.region
+        metadata.region is not empty
+        metadata.region matches `.*`
+        Ports.wan.Number == 8080
+        "#,
+    );
+}
+
+#[test]
+fn a_clause_over_a_list_of_records_asks_for_any() {
+    assert_each_selects(
+        true,
+        "
+        Checks.Status == critical
+        Checks.Status != critical
+        not Checks.Status == warning
+        pass in Checks.Status
+        ",
+    );
+    assert_each_selects(
+        false,
+        "
+        Checks.Status == warning
+        not Checks.Status == critical
+        not Checks.Status != critical
+        ",
+    );
+    let unchecked = Sample {
+        checks: vec![],
+        ..sample()
+    };
+    for text in [
+        "Checks.Status == passing",
+        "Checks.Status != passing",
+        "Checks.Status is empty",
+    ] {
+        let filter = Filter::parse(text, &SCHEMA);
+        assert!(filter.is_ok_and(|filter| !filter.matches(&unchecked)), "{text}");
+    }
+}
+
+#[test]
+fn or_binds_loosest_then_and_then_not() {
+    // `t` and `f` stand for a clause that is true and one that is false.
+    let table = [
+        ("t or t and f", true),
+        ("(t or t) and f", false),
+        ("f and f or t", true),
+        ("f and (f or t)", false),
+        ("not f and f", false),
+        ("not (f and f)", true),
+        ("not t or t", true),
+        ("not (t or t)", false),
+        ("not not t", true),
+        ("not not not t", false),
+        ("f or f or t", true),
+        ("t and t and f", false),
+        ("not(f)and(t)", true),
+        (" \t\r\n( \nt ) ", true),
+    ];
+    for (shape, expected) in table {
+        let words = shape
+            .split_inclusive(|letter: char| !letter.is_alphanumeric())
+            .map(
+                |word| match word.trim_end_matches(|letter: char| !letter.is_alphanumeric()) {
+                    "t" => word.replacen('t', "weight == 80", 1),
+                    "f" => word.replacen('f', "weight == 1", 1),
+                    _ => word.to_owned(),
+                },
+            );
+        assert_selects(expected, &words.collect::<String>());
+    }
+}
+
+#[test]
+fn operator_words_are_values_where_a_value_stands() {
+    assert_each_selects(
+        true,
+        "
+        tags contains not
+        `not` in tags
+        id != and
+        or not in tags
+        not in in tags
+        ",
+    );
+}

@@ -1,0 +1,133 @@
+//! What filters can ask of an instance.
+
+use super::{
+    Instance, Metadata, Status,
+    filter::{Filter, FilterError, Kind, Members, Record, Schema, Selector, Value},
+};
+
+/// A filter over instances.
+#[derive(Debug, Clone)]
+pub struct InstanceFilter(Filter<InstanceField>);
+
+/// A field of an instance that filters can name.
+#[derive(Debug, Clone, Copy)]
+pub enum InstanceField {
+    /// `id`
+    Id,
+    /// `tags`
+    Tags,
+    /// `metadata`, its keys
+    Metadata,
+    /// `metadata.key`
+    MetadataValue,
+    /// `status`: `SERVING` and so on
+    Status,
+    /// `zone`
+    Zone,
+    /// `weight`
+    Weight,
+}
+
+const SCHEMA: Schema<InstanceField> = Schema::new(&[
+    Selector { path: "id", kind: Kind::Text, field: InstanceField::Id },
+    Selector { path: "tags", kind: Kind::List, field: InstanceField::Tags },
+    Selector { path: "metadata", kind: Kind::Map, field: InstanceField::Metadata },
+    Selector { path: "metadata.*", kind: Kind::Text, field: InstanceField::MetadataValue },
+    Selector { path: "status", kind: Kind::Text, field: InstanceField::Status },
+    Selector { path: "zone", kind: Kind::Text, field: InstanceField::Zone },
+    Selector { path: "weight", kind: Kind::Number, field: InstanceField::Weight },
+]);
+
+impl InstanceFilter {
+    /// Takes a filter as written; `None` when it is blank.
+    ///
+    /// # Errors
+    ///
+    /// When it is no expression over the fields of an instance.
+    pub fn parse(text: &str) -> Result<Option<Self>, FilterError> {
+        let text = text.trim();
+        if text.is_empty() { Ok(None) } else { Filter::parse(text, &SCHEMA).map(|filter| Some(Self(filter))) }
+    }
+
+    /// As written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Whether the instance is selected.
+    #[must_use]
+    pub fn matches(&self, instance: &Instance) -> bool {
+        self.0.matches(instance)
+    }
+}
+
+impl Record for Instance {
+    type Field = InstanceField;
+
+    fn any(&self, field: InstanceField, key: Option<&str>, test: impl Fn(Value<'_>) -> bool) -> bool {
+        match field {
+            InstanceField::Id => test(Value::Text(self.id.as_str())),
+            InstanceField::Tags => test(Value::Members(&self.tags.as_slice())),
+            InstanceField::Metadata => test(Value::Members(&self.metadata)),
+            InstanceField::MetadataValue => {
+                test(key.and_then(|key| self.metadata.get(key)).map_or(Value::Missing, Value::Text))
+            }
+            InstanceField::Status => test(Value::Text(Status::as_str(self.status()))),
+            InstanceField::Zone => test(Value::Text(self.locality.as_ref().map_or("", |locality| &locality.zone))),
+            InstanceField::Weight => test(Value::Number(self.weight.get().into())),
+        }
+    }
+}
+
+impl Members for Metadata {
+    fn is_empty(&self) -> bool {
+        self.iter().len() == 0
+    }
+
+    fn contains(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::*;
+    use crate::{model::Locality, registry::test_support::entry};
+
+    fn matches(filter: &str) -> bool {
+        let mut instance = entry("web", "a-1", 3).instance.clone();
+        instance.tags = crate::model::Tags::parse(&["v2".into(), "blue".into()]).unwrap();
+        instance.metadata = Metadata::parse(BTreeMap::from([("team".into(), "checkout".into())]).iter()).unwrap();
+        instance.locality = Some(Arc::new(Locality { zone: "eu-1a".into(), ..Locality::default() }));
+        InstanceFilter::parse(filter).unwrap().is_none_or(|filter| filter.matches(&instance))
+    }
+
+    #[test]
+    fn every_field_can_be_asked_for() {
+        for yes in [
+            "",
+            "  ",
+            "id == `a-1`",
+            "\"v2\" in tags",
+            "tags contains blue",
+            "team in metadata",
+            "metadata.team == checkout",
+            "metadata[\"team\"] matches `^check`",
+            "status == SERVING",
+            "zone == `eu-1a`",
+            "weight == 3",
+            "metadata.none != x",
+        ] {
+            assert!(matches(yes), "{yes}");
+        }
+        for no in ["id == a", "v3 in tags", "tags is empty", "metadata is empty", "status != SERVING", "weight != 3"] {
+            assert!(!matches(no), "{no}");
+        }
+        for bad in ["port == 1", "weight == heavy", "tags == v2", "and"] {
+            assert!(InstanceFilter::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

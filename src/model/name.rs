@@ -1,0 +1,152 @@
+//! The names that identify things: services, instances, boots.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use super::Invalid;
+
+/// Longest name of a service or an instance, in bytes: that of a DNS name.
+const LONGEST: usize = 253;
+/// Longest boot id, in bytes.
+const LONGEST_BOOT: usize = 64;
+
+/// The name of a service: 1 to 253 of `[A-Za-z0-9._-]`, starting alphanumeric, case-sensitive. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName(Arc<str>);
+
+impl ServiceName {
+    /// Takes a name as given.
+    ///
+    /// # Errors
+    ///
+    /// When it is empty, too long, starts with punctuation, or has any other character.
+    pub fn parse(name: &str) -> Result<Self, Invalid> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let problem = if name.is_empty() {
+            "is empty"
+        } else if name.len() > LONGEST {
+            "is longer than 253 bytes"
+        } else if !name.bytes().all(allowed) {
+            "has a character that names may not have"
+        } else if !name.as_bytes()[0].is_ascii_alphanumeric() {
+            "does not start with a letter or a digit"
+        } else {
+            return Ok(Self(name.into()));
+        };
+        Err(Invalid::new("service", name, problem, "use 1 to 253 letters, digits, '.', '_' or '-', starting with a letter or digit"))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What identifies an instance within its service: 1 to 253 visible ASCII characters. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceId(Arc<str>);
+
+impl InstanceId {
+    /// Takes an id as given.
+    ///
+    /// # Errors
+    ///
+    /// When it is empty, too long, or has a space, a control character or anything beyond ASCII.
+    pub fn parse(id: &str) -> Result<Self, Invalid> {
+        visible("id", id, LONGEST, "use 1 to 253 visible ASCII characters, unique within the service").map(Self)
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What tells one start of a program from the next: 1 to 64 visible ASCII characters, made at random by the program.
+/// It is never shown to readers: whoever repeats it speaks for the registration.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BootId(Arc<str>);
+
+impl BootId {
+    /// Takes a boot id as given.
+    ///
+    /// # Errors
+    ///
+    /// When it is empty, too long, or has a space, a control character or anything beyond ASCII.
+    pub fn parse(id: &str) -> Result<Self, Invalid> {
+        let remedy = "send a random string of 1 to 64 visible ASCII characters, made once by each start of the program";
+        visible("boot_id", id, LONGEST_BOOT, remedy).map(Self)
+    }
+}
+
+fn visible(field: &'static str, text: &str, longest: usize, remedy: &'static str) -> Result<Arc<str>, Invalid> {
+    let problem = if text.is_empty() {
+        "is empty".into()
+    } else if text.len() > longest {
+        format!("is longer than {longest} bytes")
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "has a character that is not visible ASCII".into()
+    } else {
+        return Ok(text.into());
+    };
+    Err(Invalid::new(field, text, problem, remedy))
+}
+
+macro_rules! as_text {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+as_text!(ServiceName);
+as_text!(InstanceId);
+
+impl fmt::Debug for BootId {
+    /// A boot id is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BootId(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_names() {
+        for good in ["a", "web", "Web.v2_x-1", "0", &"a".repeat(253)] {
+            assert_eq!(ServiceName::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "-web", ".web", "_x", "we b", "wéb", "web/1", "web\n", &"a".repeat(254)] {
+            let refusal = ServiceName::parse(bad).unwrap_err();
+            assert_eq!(refusal.field, "service", "{bad}");
+        }
+    }
+
+    #[test]
+    fn instance_and_boot_ids() {
+        assert!(InstanceId::parse("10.0.0.1:80/x?").is_ok());
+        for bad in ["", "a b", "a\u{7f}", "ü", &"a".repeat(254)] {
+            assert!(InstanceId::parse(bad).is_err(), "{bad}");
+        }
+        assert!(BootId::parse(&"b".repeat(64)).is_ok());
+        assert!(BootId::parse(&"b".repeat(65)).is_err());
+    }
+}

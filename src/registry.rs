@@ -1,0 +1,206 @@
+//! Who is present: a sharded map of services, the one order of all changes to it, and views for readers.
+//!
+//! Pure: no clock, no IO, no runtime. Whoever calls hands in a reading of the clocks ([`Now`]).
+//!
+//! * A writer takes the order lock ([`Registry::order`]), has its command decided against what is there, and applies the
+//!   draft under the next revision. An engine does this.
+//! * A reader has a cursor ([`Subscription`]): what came after the cursor is taken from a ring of recent events, or, where
+//!   the ring no longer reaches back, from a new snapshot. Nothing is queued for a reader.
+//! * A heartbeat touches its lease and nothing else ([`Leases`]).
+//!
+//! Locks, in the order in which they may be taken: order → a service, or the history, or the names, or the wheel. None of
+//! the latter is held while another is taken, and no guard of a map outlives its statement.
+//!
+//! What is not here: numbering and durability (engines), encoding (doors), waking (`net`).
+
+mod clock;
+mod command;
+mod cut;
+mod decide;
+mod event;
+mod lease;
+mod leases;
+mod ring;
+mod roster;
+mod service;
+mod subscription;
+mod wheel;
+mod write;
+
+#[cfg(test)]
+pub(crate) mod test_support;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeSet,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use dashmap::DashMap;
+use parking_lot::{Mutex, RwLock};
+
+pub use clock::LeaseClock;
+pub use command::{Command, Description, Holder, Outcome, Patch, Refusal, Register};
+pub use decide::{Decision, Draft};
+pub use event::{After, Entry, Event, Now, RemovalReason};
+pub use lease::{Carrier, Ending, Lease, LeaseTime};
+pub use leases::Leases;
+pub use roster::{Block, Blocks};
+pub use cut::Pending;
+pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
+pub use write::Order;
+
+use crate::model::{Incarnation, Revision, ServiceName};
+use ring::Ring;
+use service::{Service, State};
+
+/// Events that the registry remembers over all services.
+pub const HISTORY: usize = 65_536;
+
+/// Hears which services changed, after the change is there for every reader.
+pub trait Audience: Send + Sync + std::fmt::Debug {
+    /// These happened. Called by the writer, without a lock: it must be quick and must not block.
+    fn changed(&self, event: &Event);
+}
+
+/// A service in a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Its name.
+    pub name: ServiceName,
+    /// How many instances are registered.
+    pub instances: usize,
+    /// How many of them should be called.
+    pub available: usize,
+    /// The revision of its last change.
+    pub revision: Revision,
+}
+
+/// The registry.
+#[derive(Debug)]
+pub struct Registry {
+    incarnation: Incarnation,
+    /// Services that have instances.
+    services: DashMap<ServiceName, Arc<Service>>,
+    /// Their names in order, for pages and prefixes. Changes with the map, under the order lock.
+    names: RwLock<BTreeSet<ServiceName>>,
+    /// The recent events of all services.
+    history: RwLock<Ring>,
+    /// The newest revision whose changes are all there for readers.
+    applied: AtomicU64,
+    /// Held while a command is decided and applied: there is one order. A plain mutex: it is held for half a microsecond.
+    order: Mutex<()>,
+    leases: Leases,
+    audience: Arc<dyn Audience>,
+}
+
+impl Registry {
+    /// An empty registry whose next change comes after `start`.
+    #[must_use]
+    pub fn new(incarnation: Incarnation, start: Revision, now: Now, audience: Arc<dyn Audience>) -> Self {
+        Self {
+            incarnation,
+            services: DashMap::new(),
+            names: RwLock::default(),
+            history: RwLock::new(Ring::new(start)),
+            applied: AtomicU64::new(start.0),
+            order: Mutex::new(()),
+            leases: Leases::new(now.lease),
+            audience,
+        }
+    }
+
+    /// The life of this registry.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The newest revision: whoever reads now sees all changes up to it.
+    #[must_use]
+    pub fn applied(&self) -> Revision {
+        Revision(self.applied.load(Ordering::Acquire))
+    }
+
+    /// The leases of all registrations.
+    #[must_use]
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// One instance.
+    #[must_use]
+    pub fn get(&self, service: &ServiceName, id: &str) -> Option<Arc<Entry>> {
+        self.read(service, |state| state.roster().get(id).cloned()).flatten()
+    }
+
+    /// Up to `limit` instances of a service whose ids come after this one, by id.
+    #[must_use]
+    pub fn page(&self, service: &ServiceName, after: &str, limit: usize) -> Vec<Arc<Entry>> {
+        self.read(service, |state| state.roster().page(after, limit)).unwrap_or_default()
+    }
+
+    /// A service in a line. `None`: it has no instances.
+    #[must_use]
+    pub fn summary(&self, service: &ServiceName) -> Option<Summary> {
+        self.read(service, |state| Summary {
+            name: service.clone(),
+            instances: state.roster().len(),
+            available: state.roster().available(),
+            revision: state.revision(),
+        })
+    }
+
+    /// Up to `limit` services whose names start with `prefix` and come after this one, by name. Fewer where one lost its last
+    /// instance in that moment.
+    #[must_use]
+    pub fn services(&self, prefix: &str, after: &str, limit: usize) -> Vec<Summary> {
+        self.names_from(prefix, after, limit).iter().filter_map(|name| self.summary(name)).collect()
+    }
+
+    /// How many services have instances.
+    #[must_use]
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Up to `limit` remembered events before `before`, the newest first, of one service or of all.
+    #[must_use]
+    pub fn events(&self, service: Option<&ServiceName>, before: Revision, limit: usize) -> Vec<Arc<Event>> {
+        let until = Revision(before.0.saturating_sub(1)).min(self.applied());
+        if let Some(service) = service {
+            // Its own ring reaches further back than that of all, unless it is a new entry under an old name.
+            let own = self.read(service, |state| newest(state.ring(), until, limit, |_| true)).unwrap_or_default();
+            let all = newest(&self.history.read(), until, limit, |event| event.service == *service);
+            return if own.len() > all.len() { own } else { all };
+        }
+        newest(&self.history.read(), until, limit, |_| true)
+    }
+
+    /// The names that start with `prefix` and come after `after`. Copied: no lock is held while services are read.
+    fn names_from(&self, prefix: &str, after: &str, limit: usize) -> Vec<ServiceName> {
+        let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
+        let names = self.names.read();
+        let names = names.range::<str, _>((from, Bound::Unbounded));
+        names.take_while(|name| name.as_str().starts_with(prefix)).take(limit).cloned().collect()
+    }
+
+    fn find(&self, service: &ServiceName) -> Option<Arc<Service>> {
+        self.services.get(service).map(|found| Arc::clone(found.value()))
+    }
+
+    /// Reads a service, if it has instances.
+    fn read<T>(&self, service: &ServiceName, read: impl FnOnce(&State) -> T) -> Option<T> {
+        self.find(service)?.state().map(|state| read(&state))
+    }
+}
+
+fn newest(ring: &Ring, until: Revision, limit: usize, wanted: impl Fn(&Event) -> bool) -> Vec<Arc<Event>> {
+    let events = ring.between(Revision(0), until).rev();
+    events.filter(|event| wanted(event)).take(limit).cloned().collect()
+}

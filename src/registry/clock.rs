@@ -1,0 +1,94 @@
+//! The clock that leases run on: it stands still while the process does.
+//!
+//! A monotonic clock runs on while the process is stopped, swapped out or starved; heartbeats that came meanwhile are
+//! still unread. So a gap between two readings of more than a second is taken out of the time that leases see.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::lease::LeaseTime;
+
+/// A longer gap between two readings, in milliseconds, counts as a pause. Somebody has to read the clock more often.
+const PAUSE: u64 = 1_000;
+
+/// Turns a monotonic clock into the time of leases. Both in milliseconds.
+#[derive(Debug, Default)]
+pub struct LeaseClock {
+    /// The last reading of the monotonic clock.
+    last: AtomicU64,
+    /// Milliseconds of pauses so far.
+    paused: AtomicU64,
+    /// Held by whoever accounts for a pause: one does, the others wait and see.
+    accounting: Mutex<()>,
+}
+
+impl LeaseClock {
+    /// The time of leases at this reading of the monotonic clock.
+    pub fn read(&self, monotonic: u64) -> LeaseTime {
+        let last = self.last.load(Ordering::Acquire);
+        if monotonic.saturating_sub(last) > PAUSE {
+            self.account(monotonic);
+        }
+        monotonic.saturating_sub(self.paused.load(Ordering::Acquire))
+    }
+
+    /// The same, by the one who reads it regularly and so tells a pause from a quiet time.
+    pub fn tick(&self, monotonic: u64) -> LeaseTime {
+        let time = self.read(monotonic);
+        self.last.fetch_max(monotonic, Ordering::AcqRel);
+        time
+    }
+
+    fn account(&self, monotonic: u64) {
+        let _one = self.accounting.lock();
+        let gap = monotonic.saturating_sub(self.last.load(Ordering::Acquire));
+        if gap > PAUSE {
+            self.paused.fetch_add(gap, Ordering::AcqRel);
+            self.last.fetch_max(monotonic, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_with_the_monotonic_clock() {
+        let clock = LeaseClock::default();
+        for now in (0..10_000).step_by(100) {
+            assert_eq!(clock.tick(now), now);
+            assert_eq!(clock.read(now + 99), now + 99);
+        }
+    }
+
+    #[test]
+    fn stands_still_in_a_pause_whoever_reads_first() {
+        let clock = LeaseClock::default();
+        clock.tick(500);
+        assert_eq!(clock.read(60_500), 500, "a heartbeat is read before the regular reader comes round");
+        assert_eq!(clock.tick(60_600), 600);
+        assert_eq!(clock.tick(61_500), 1_500);
+        assert_eq!(clock.tick(90_000), 1_500);
+    }
+
+    #[test]
+    fn a_second_is_no_pause() {
+        let clock = LeaseClock::default();
+        clock.tick(1_000);
+        assert_eq!(clock.tick(2_000), 2_000);
+    }
+
+    #[test]
+    fn one_pause_is_accounted_once() {
+        let clock = LeaseClock::default();
+        clock.tick(1_000);
+        std::thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| assert_eq!(clock.read(100_000), 1_000));
+            }
+        });
+        assert_eq!(clock.tick(100_500), 1_500);
+    }
+}

@@ -1,0 +1,147 @@
+//! What writers ask for, and what the registry answers.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{event::Entry, lease::Lease};
+use crate::model::{
+    Address, BootId, InstanceId, LeaseId, Locality, Metadata, Revision, ServiceName, Tags, Terms, Weight,
+};
+
+/// A wish to change one instance.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Sign in, or renew and update what this boot has.
+    Register(Register),
+    /// Sign out, or remove.
+    Deregister {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+        /// For which registration this is meant.
+        of: Holder,
+    },
+    /// Change some fields.
+    Update {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+        /// The lease of the instance that updates itself; `None`: an operator does.
+        lease: Option<LeaseId>,
+        /// What to change.
+        patch: Patch,
+    },
+    /// Remove what a lease kept, after it ran out.
+    Expire(Arc<Lease>),
+}
+
+/// A registration as asked for.
+#[derive(Debug, Clone)]
+pub struct Register {
+    /// The service.
+    pub service: ServiceName,
+    /// The instance.
+    pub id: InstanceId,
+    /// Who asks.
+    pub boot: BootId,
+    /// What readers will see.
+    pub description: Description,
+    /// The terms of its lease.
+    pub terms: Terms,
+    /// It is not ready yet.
+    pub starting: bool,
+    /// Take over even from a boot that is alive.
+    pub replace: bool,
+    /// The name of its lease, should it need a new one. Fresh and random.
+    pub lease: LeaseId,
+}
+
+/// What an instance says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Where it listens; at least one.
+    pub addresses: Box<[Address]>,
+    /// Labels without a value.
+    pub tags: Tags,
+    /// Labels with a value.
+    pub metadata: Metadata,
+    /// Its share of the load.
+    pub weight: Weight,
+    /// Where it runs.
+    pub locality: Option<Arc<Locality>>,
+}
+
+/// Which registration a goodbye is meant for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// Whatever is there: an operator asks.
+    Anyone,
+    /// The one that holds this lease and is this boot, as far as given. At least one is.
+    This {
+        /// Its lease.
+        lease: Option<LeaseId>,
+        /// Its boot.
+        boot: Option<BootId>,
+    },
+}
+
+/// Fields to change; the others stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Patch {
+    /// Its share of the load.
+    pub weight: Option<Weight>,
+    /// Whether to send it no new calls.
+    pub draining: Option<bool>,
+    /// Whether it is not ready yet.
+    pub starting: Option<bool>,
+    /// All tags.
+    pub tags: Option<Tags>,
+    /// All metadata.
+    pub metadata: Option<Metadata>,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The entry as it is now. `None`: it is not there.
+    pub entry: Option<Arc<Entry>>,
+    /// The revision of the change; where nothing changed, the newest revision.
+    pub revision: Revision,
+    /// Whether anything changed.
+    pub changed: bool,
+}
+
+/// Why the registry does not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such instance.
+    #[error("instance \"{service}/{id}\" is not registered: list the service to see who is")]
+    NoSuchInstance {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+    },
+    /// Another boot holds the id and is alive.
+    #[error(
+        "instance \"{service}/{id}\" is held by another boot that is alive: use another id, retry in {}, or set replace",
+        humantime::format_duration(*retry)
+    )]
+    HeldByOther {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+        /// When a missing heartbeat would let another boot in.
+        retry: Duration,
+    },
+    /// The lease that was named no longer holds the instance.
+    #[error("the lease no longer holds instance \"{service}/{id}\": another registration does; register again or stop")]
+    LeaseLost {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+    },
+}

@@ -1,0 +1,276 @@
+//! A lease: until when a registration lives, and which stream speaks for it.
+//!
+//! A heartbeat is one compare-and-swap on one word: no lock, no search, no revision. The word holds the deadline and the
+//! carrier together, because they must change together: a stream that breaks shortens the deadline only if no other
+//! stream has carried a heartbeat since.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::model::{BootId, InstanceId, LeaseId, LoadReport, ServiceName, Terms};
+
+/// Milliseconds of the lease clock ([`super::LeaseClock`]).
+pub type LeaseTime = u64;
+
+/// Identifies an open heartbeat stream among all that are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carrier(u64);
+
+impl Carrier {
+    /// No stream has carried a heartbeat yet, or the one that did was closed by us.
+    const NONE: u64 = 0;
+    /// The stream that carried the last heartbeat broke.
+    const BROKEN: u64 = 1;
+
+    /// The `n`th stream. Numbers come round after 67 million streams.
+    #[must_use]
+    pub fn numbered(n: u64) -> Self {
+        Self(n % (State::CARRIERS - 2) + 2)
+    }
+}
+
+/// How a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It ran out.
+    Expired,
+    /// Another boot took its instance over.
+    Superseded,
+    /// An operator removed its instance.
+    Removed,
+    /// Its holder said goodbye.
+    Deregistered,
+}
+
+/// One registration's lease.
+#[derive(Debug)]
+pub struct Lease {
+    /// Its name.
+    pub id: LeaseId,
+    /// The service of its instance.
+    pub service: ServiceName,
+    /// Its instance.
+    pub instance: InstanceId,
+    /// The start of the program that holds it.
+    pub boot: BootId,
+    /// [`Terms`], packed.
+    terms: AtomicU64,
+    /// [`State`], packed.
+    state: AtomicU64,
+    /// The tick at which the wheel looks at it next. An entry of the wheel for any other tick is stale.
+    pub(super) due: AtomicU64,
+    /// What its holder last said of its load. Boxed: most say nothing.
+    load: Mutex<Option<Box<LoadReport>>>,
+}
+
+/// Deadline and carrier of a living lease; or, of one that ended, how, and until when that is remembered.
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Alive { deadline: LeaseTime, carrier: u64 },
+    Ended { forget: LeaseTime, ending: Ending },
+}
+
+impl State {
+    /// Bits of the carrier, and of the time: 2^37 ms are four years of uptime.
+    const CARRIER_BITS: u32 = 26;
+    const CARRIERS: u64 = 1 << Self::CARRIER_BITS;
+    const TIME_MASK: u64 = (1 << 37) - 1;
+    const ENDED: u64 = 1 << 63;
+
+    fn pack(self) -> u64 {
+        let word = |time: LeaseTime, low: u64| time.min(Self::TIME_MASK) << Self::CARRIER_BITS | low;
+        match self {
+            Self::Alive { deadline, carrier } => word(deadline, carrier),
+            Self::Ended { forget, ending } => Self::ENDED | word(forget, ending as u64),
+        }
+    }
+
+    fn unpack(word: u64) -> Self {
+        let time = word >> Self::CARRIER_BITS & Self::TIME_MASK;
+        let low = word & (Self::CARRIERS - 1);
+        if word & Self::ENDED == 0 {
+            return Self::Alive { deadline: time, carrier: low };
+        }
+        let ending = [Ending::Expired, Ending::Superseded, Ending::Removed]
+            .into_iter()
+            .find(|ending| *ending as u64 == low)
+            .unwrap_or(Ending::Deregistered);
+        Self::Ended { forget: time, ending }
+    }
+}
+
+impl Lease {
+    /// A lease that begins now.
+    #[must_use]
+    pub fn new(
+        id: LeaseId,
+        service: ServiceName,
+        instance: InstanceId,
+        boot: BootId,
+        terms: Terms,
+        now: LeaseTime,
+    ) -> Self {
+        let state = State::Alive { deadline: now + millis(terms.ttl()), carrier: Carrier::NONE };
+        Self {
+            id,
+            service,
+            instance,
+            boot,
+            terms: AtomicU64::new(terms.pack()),
+            state: AtomicU64::new(state.pack()),
+            due: AtomicU64::new(super::wheel::NOWHERE),
+            load: Mutex::new(None),
+        }
+    }
+
+    /// A sign of life: a full time to live from now, which is returned. `None` as carrier leaves the carrier as it is
+    /// (the sign was a call, not a stream).
+    ///
+    /// # Errors
+    ///
+    /// When the lease has ended; it stays ended.
+    pub fn renew(&self, now: LeaseTime, by: Option<Carrier>) -> Result<Duration, Ending> {
+        let ttl = self.terms().ttl();
+        self.change(|state| match state {
+            State::Alive { carrier, .. } => {
+                let carrier = by.map_or(carrier, |by| by.0);
+                Ok(State::Alive { deadline: now + millis(ttl), carrier })
+            }
+            State::Ended { ending, .. } => Err(ending),
+        })?;
+        Ok(ttl)
+    }
+
+    /// The stream broke. If it carried the last heartbeat, only the disconnect grace is left, where there is one;
+    /// returns the deadline if it came nearer.
+    pub fn broken(&self, by: Carrier, now: LeaseTime) -> Option<LeaseTime> {
+        let grace = self.terms().disconnect_grace().map(millis);
+        let mut nearer = None;
+        let change = self.change(|state| match state {
+            State::Alive { deadline, carrier } if carrier == by.0 => {
+                let left = grace.map_or(deadline, |grace| deadline.min(now + grace));
+                nearer = (left < deadline).then_some(left);
+                Ok(State::Alive { deadline: left, carrier: Carrier::BROKEN })
+            }
+            _ => Err(()),
+        });
+        change.ok().and(nearer)
+    }
+
+    /// We closed the stream ourselves: its holder did nothing wrong, so only the lease's own clock runs on.
+    pub fn released(&self, by: Carrier) {
+        let _ = self.change(|state| match state {
+            State::Alive { deadline, carrier } if carrier == by.0 => {
+                Ok(State::Alive { deadline, carrier: Carrier::NONE })
+            }
+            _ => Err(()),
+        });
+    }
+
+    /// Ends it if it is overdue: from then on every heartbeat is told so. Returns whether this call ended it.
+    pub fn expire(&self, now: LeaseTime) -> bool {
+        self.change(|state| match state {
+            State::Alive { deadline, .. } if now > deadline => Ok(State::Ended { forget: now, ending: Ending::Expired }),
+            _ => Err(()),
+        })
+        .is_ok()
+    }
+
+    /// Ends it. Its holder can ask how for `memory` from now on.
+    pub fn end(&self, ending: Ending, now: LeaseTime, memory: Duration) {
+        let _ = self.change(|state| match state {
+            State::Alive { .. } => Ok(State::Ended { forget: now + millis(memory), ending }),
+            State::Ended { .. } => Err(()),
+        });
+    }
+
+    /// Whether another boot may take the instance over: the lease ended, its stream broke, or a heartbeat is missing.
+    ///
+    /// Heartbeats come every third of the time to live; after half of it without one, one is missing.
+    ///
+    /// # Errors
+    ///
+    /// When its holder is alive: how long until a missing heartbeat would tell otherwise.
+    pub fn yields(&self, now: LeaseTime) -> Result<(), Duration> {
+        match self.state() {
+            State::Ended { .. } | State::Alive { carrier: Carrier::BROKEN, .. } => Ok(()),
+            State::Alive { deadline, .. } => {
+                let missing_from = deadline.saturating_sub(millis(self.terms().ttl() / 2));
+                match missing_from.saturating_sub(now) {
+                    0 => Ok(()),
+                    wait => Err(Duration::from_millis(wait)),
+                }
+            }
+        }
+    }
+
+    /// Whether it still holds.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        matches!(self.state(), State::Alive { .. })
+    }
+
+    /// Whether the stream that carried its last heartbeat is open.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        matches!(self.state(), State::Alive { carrier, .. } if carrier != Carrier::NONE && carrier != Carrier::BROKEN)
+    }
+
+    /// When it wants to be looked at: at its deadline, or, once ended, when it can be forgotten.
+    #[must_use]
+    pub fn deadline(&self) -> LeaseTime {
+        match self.state() {
+            State::Alive { deadline, .. } => deadline,
+            State::Ended { forget, .. } => forget,
+        }
+    }
+
+    /// Its terms.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms::unpack(self.terms.load(Ordering::Relaxed))
+    }
+
+    /// Grants other terms, from the next sign of life on.
+    pub fn set_terms(&self, terms: Terms) {
+        self.terms.store(terms.pack(), Ordering::Relaxed);
+    }
+
+    /// What its holder last said of its load.
+    #[must_use]
+    pub fn load(&self) -> Option<LoadReport> {
+        self.load.lock().as_deref().copied()
+    }
+
+    /// Its holder says how busy it is.
+    pub fn report(&self, load: LoadReport) {
+        *self.load.lock() = Some(Box::new(load));
+    }
+
+    fn state(&self) -> State {
+        State::unpack(self.state.load(Ordering::Acquire))
+    }
+
+    fn change<E>(&self, mut change: impl FnMut(State) -> Result<State, E>) -> Result<(), E> {
+        let mut word = self.state.load(Ordering::Acquire);
+        loop {
+            let next = change(State::unpack(word))?.pack();
+            match self.state.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(()),
+                Err(now) => word = now,
+            }
+        }
+    }
+}
+
+pub(super) fn millis(span: Duration) -> LeaseTime {
+    LeaseTime::try_from(span.as_millis()).unwrap_or(LeaseTime::MAX)
+}
+
+#[cfg(test)]
+#[path = "lease/tests.rs"]
+mod tests;

@@ -1,0 +1,117 @@
+//! All leases: found by their names, looked at when their time comes.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64, atomic::Ordering},
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use super::{
+    lease::{Carrier, Ending, Lease, LeaseTime},
+    wheel::Wheel,
+};
+use crate::model::{LeaseId, Terms};
+
+/// How long the holder of a lease that was ended by others can ask how: two times to live, within these bounds.
+const SHORTEST_MEMORY: Duration = Duration::from_mins(1);
+const LONGEST_MEMORY: Duration = Duration::from_mins(10);
+
+/// The leases of all registrations, and for a while those that others ended.
+#[derive(Debug)]
+pub struct Leases {
+    by_id: DashMap<LeaseId, Arc<Lease>>,
+    /// Touched when a lease begins, ends or comes nearer to its end; never by a heartbeat.
+    wheel: Mutex<Wheel>,
+    streams: AtomicU64,
+}
+
+impl Leases {
+    pub(super) fn new(now: LeaseTime) -> Self {
+        Self { by_id: DashMap::new(), wheel: Mutex::new(Wheel::new(now)), streams: AtomicU64::new(0) }
+    }
+
+    /// A number for a new heartbeat stream.
+    #[must_use]
+    pub fn new_carrier(&self) -> Carrier {
+        Carrier::numbered(self.streams.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Finds a lease.
+    #[must_use]
+    pub fn get(&self, id: LeaseId) -> Option<Arc<Lease>> {
+        self.by_id.get(&id).map(|found| Arc::clone(found.value()))
+    }
+
+    /// How many leases are known, with those that are only remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether no lease is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// The stream broke that carried these heartbeats.
+    pub fn broken(&self, lease: &Arc<Lease>, carrier: Carrier, now: LeaseTime) {
+        if lease.broken(carrier, now).is_some() {
+            self.wheel.lock().put(lease);
+        }
+    }
+
+    /// A repeated registration: a sign of life, on terms that may be others.
+    ///
+    /// # Errors
+    ///
+    /// When the lease has ended meanwhile.
+    pub fn renew(&self, lease: &Arc<Lease>, terms: Terms, now: LeaseTime) -> Result<(), Ending> {
+        let shorter = terms.ttl() < lease.terms().ttl();
+        lease.set_terms(terms);
+        lease.renew(now, None)?;
+        if shorter {
+            self.wheel.lock().put(lease);
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin(&self, lease: &Arc<Lease>) {
+        self.by_id.insert(lease.id, Arc::clone(lease));
+        self.wheel.lock().put(lease);
+    }
+
+    pub(super) fn end(&self, lease: &Arc<Lease>, ending: Ending, now: LeaseTime) {
+        match ending {
+            // Who was taken over or removed by others must hear of it with its next heartbeat.
+            Ending::Superseded | Ending::Removed => {
+                let memory = (lease.terms().ttl() * 2).clamp(SHORTEST_MEMORY, LONGEST_MEMORY);
+                lease.end(ending, now, memory);
+                self.wheel.lock().put(lease);
+            }
+            Ending::Expired | Ending::Deregistered => {
+                lease.end(ending, now, Duration::ZERO);
+                self.by_id.remove(&lease.id);
+            }
+        }
+    }
+
+    /// Ends the leases that ran out by `now` and returns them: their instances are to be removed.
+    #[must_use]
+    pub fn expire(&self, now: LeaseTime) -> Vec<Arc<Lease>> {
+        let mut passed = self.wheel.lock().turn(now);
+        passed.retain(|lease| {
+            let expired = lease.expire(now);
+            if !expired && lease.is_alive() {
+                // A heartbeat came between the wheel's look and ours.
+                self.wheel.lock().put(lease);
+            } else {
+                self.by_id.remove(&lease.id);
+            }
+            expired
+        });
+        passed
+    }
+}

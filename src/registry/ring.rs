@@ -1,0 +1,95 @@
+//! The recent events of a service, or of all, in order and bounded.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::event::Event;
+use crate::model::Revision;
+
+/// Events in the order of their revisions; the oldest fall out.
+#[derive(Debug)]
+pub struct Ring {
+    events: VecDeque<Arc<Event>>,
+    /// Every event after this is here. Events up to it may have fallen out.
+    floor: Revision,
+}
+
+impl Ring {
+    /// An empty ring that knows all that happens after `floor`.
+    #[must_use]
+    pub fn new(floor: Revision) -> Self {
+        Self { events: VecDeque::new(), floor }
+    }
+
+    /// Appends an event, not older than the last, and lets the oldest fall out beyond `limit`.
+    pub fn push(&mut self, event: Arc<Event>, limit: usize) {
+        self.events.push_back(event);
+        while self.events.len() > limit {
+            if let Some(oldest) = self.events.pop_front() {
+                self.floor = oldest.revision;
+            }
+        }
+    }
+
+    /// Whether nothing after `cursor` has fallen out.
+    #[must_use]
+    pub fn reaches(&self, cursor: Revision) -> bool {
+        cursor >= self.floor
+    }
+
+    /// The events after `cursor` up to and including `until`, the oldest first.
+    pub fn between(&self, cursor: Revision, until: Revision) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        let from = self.events.partition_point(|event| event.revision <= cursor);
+        let to = self.events.partition_point(|event| event.revision <= until);
+        self.events.range(from..to.max(from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::model::{InstanceId, ServiceName};
+    use crate::registry::event::{After, Now, RemovalReason};
+
+    fn event(revision: u64) -> Arc<Event> {
+        Arc::new(Event {
+            revision: Revision(revision),
+            at: Now::default(),
+            service: ServiceName::parse("web").unwrap(),
+            id: InstanceId::parse("a").unwrap(),
+            before: None,
+            after: After::Gone(RemovalReason::Expired),
+            native: OnceLock::new(),
+        })
+    }
+
+    fn between(ring: &Ring, cursor: u64, until: u64) -> Vec<u64> {
+        ring.between(Revision(cursor), Revision(until)).map(|event| event.revision.0).collect()
+    }
+
+    #[test]
+    fn gives_what_is_after_the_cursor() {
+        let mut ring = Ring::new(Revision(4));
+        for revision in [5, 7, 7, 9] {
+            ring.push(event(revision), 10);
+        }
+        assert_eq!(between(&ring, 4, 99), [5, 7, 7, 9]);
+        assert_eq!(between(&ring, 5, 8), [7, 7]);
+        assert_eq!(between(&ring, 9, 9), [0; 0]);
+        assert_eq!(between(&ring, 9, 3), [0; 0]);
+        assert!(ring.reaches(Revision(4)));
+        assert!(!ring.reaches(Revision(3)));
+    }
+
+    #[test]
+    fn knows_what_fell_out() {
+        let mut ring = Ring::new(Revision(0));
+        for revision in 1..=10 {
+            ring.push(event(revision), 3);
+        }
+        assert!(ring.reaches(Revision(7)));
+        assert!(!ring.reaches(Revision(6)));
+        assert_eq!(between(&ring, 7, 10), [8, 9, 10]);
+    }
+}

@@ -1,0 +1,102 @@
+//! One service: its instances and what recently happened to them.
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{
+    event::{Entry, Event},
+    ring::Ring,
+    roster::{Blocks, Roster},
+};
+use crate::model::{Revision, ServiceName};
+
+/// Fewest events that a service remembers.
+const SHORT_MEMORY: usize = 1_024;
+/// Most events that a service remembers.
+const LONG_MEMORY: usize = 16_384;
+
+/// One service that has instances.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// A mutex, as what is done under it takes less than a microsecond; never held together with that of another service.
+    state: Mutex<State>,
+}
+
+/// What the lock of a service guards.
+#[derive(Debug)]
+pub struct State {
+    roster: Roster,
+    ring: Ring,
+    /// The revision of the last change, visible or not.
+    revision: Revision,
+    /// It lost its last instance and is about to leave the map: whoever finds it so looks again.
+    retired: bool,
+}
+
+impl Service {
+    /// A service without instances that knows all that happens to it after `floor`.
+    #[must_use]
+    pub fn new(name: ServiceName, floor: Revision) -> Self {
+        let state = State { roster: Roster::default(), ring: Ring::new(floor), revision: floor, retired: false };
+        Self { name, state: Mutex::new(state) }
+    }
+
+    /// Its state, unless it is retired.
+    pub fn state(&self) -> Option<MutexGuard<'_, State>> {
+        let state = self.state.lock();
+        (!state.retired).then_some(state)
+    }
+}
+
+impl State {
+    /// Its instances.
+    #[must_use]
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Its recent events.
+    #[must_use]
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Its instances, to hold on to, and the revision at which they are so.
+    #[must_use]
+    pub fn snapshot(&self) -> (Blocks, Revision) {
+        (self.roster.blocks(), self.revision)
+    }
+
+    /// The revision of its last change.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Puts an entry in the place of what was there.
+    pub fn put(&mut self, entry: Arc<Entry>, revision: Revision) {
+        self.roster.put(entry);
+        self.revision = revision;
+    }
+
+    /// Removes an entry.
+    pub fn remove(&mut self, id: &str, revision: Revision) {
+        self.roster.remove(id);
+        self.revision = revision;
+    }
+
+    /// Remembers an event: as many as a new snapshot would cost, within bounds.
+    pub fn remember(&mut self, event: Arc<Event>) {
+        let limit = self.roster.len().clamp(SHORT_MEMORY, LONG_MEMORY);
+        self.ring.push(event, limit);
+    }
+
+    /// Marks it as retired if nothing is left of it.
+    pub fn retire_if_empty(&mut self) -> bool {
+        self.retired = self.roster.len() == 0;
+        self.retired
+    }
+}

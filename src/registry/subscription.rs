@@ -1,0 +1,265 @@
+//! A reader's place in the order of changes, and what it is to be told next.
+//!
+//! A subscription is a cursor: it holds nothing of what it has not been told yet, however far behind it is.
+//!
+//! ```text
+//!   no token ──────────────► Snapshot* ─► Synced ─► (Changes | Idle)*
+//!   token that fits ───────► Changes* ──► Synced ─► (Changes | Idle)*
+//!   token that does not ───► Reset ─► Snapshot* ─► Synced ─► …
+//!   history fell out ──────► Reset ─► Snapshot* ─► Synced ─► …      (at any time later)
+//! ```
+//!
+//! What is not here: when to look (the reader is woken from elsewhere), encoding, and bookmarks, which depend on time.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    Registry,
+    cut::Cut,
+    event::{After, Entry, Event},
+    roster::Block,
+};
+use crate::model::{InstanceFilter, InstanceId, Revision, Selection, ServiceName, Token};
+
+/// What a reader is told next.
+#[derive(Debug)]
+pub enum Step {
+    /// The reader's place is lost: a snapshot follows.
+    Reset(ResetReason),
+    /// A part of the snapshot.
+    Snapshot(Part),
+    /// The snapshot, or what was missed, is complete: the reader stands at this revision.
+    Synced(Revision),
+    /// The difference between where the reader stood and this revision. Not empty; each instance at most once.
+    Changes(Vec<Delta>, Revision),
+    /// Nothing, for now.
+    Idle,
+}
+
+/// A part of a snapshot.
+#[derive(Debug)]
+pub enum Part {
+    /// A whole block.
+    Block(Arc<Block>),
+    /// Those of a block that match the filter.
+    Matching(Vec<Arc<Entry>>),
+}
+
+/// One instance's difference.
+#[derive(Debug)]
+pub struct Delta {
+    /// The last event of the instance in the step.
+    pub event: Arc<Event>,
+    /// What it means to this reader.
+    pub effect: Effect,
+}
+
+/// What an event means to a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The instance is new to the reader, or different.
+    Updated,
+    /// It is gone.
+    Removed,
+    /// It no longer matches the reader's filter.
+    NoLongerMatches,
+}
+
+/// Why a reader's place is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetReason {
+    /// The token is of another life of the registry.
+    OtherIncarnation,
+    /// The token was made for another selection or filter.
+    OtherSelection,
+    /// The history since then is no longer remembered.
+    HistoryLost,
+    /// The token is from a revision that has not been reached.
+    FutureRevision,
+}
+
+/// A reader's place.
+#[derive(Debug)]
+pub struct Subscription {
+    selection: Arc<Selection>,
+    filter: Option<Arc<InstanceFilter>>,
+    /// The digest of both, for tokens.
+    digest: u64,
+    /// The revision up to which the reader has been told everything.
+    cursor: Revision,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nothing was told yet.
+    Fresh(Option<Token>),
+    /// A snapshot is to be taken.
+    Starting,
+    /// In the middle of a snapshot.
+    Snapshot(Walk),
+    /// What the token missed is being told.
+    CatchingUp,
+    /// Complete.
+    Live,
+}
+
+impl Subscription {
+    /// A reader that has been told nothing, or everything up to the token.
+    #[must_use]
+    pub fn new(selection: Arc<Selection>, filter: Option<Arc<InstanceFilter>>, token: Option<Token>) -> Self {
+        let digest = selection.digest(filter.as_ref().map_or("", |filter| filter.as_str()));
+        Self { selection, filter, digest, cursor: Revision::default(), phase: Phase::Fresh(token) }
+    }
+
+    /// What it selects.
+    #[must_use]
+    pub fn selection(&self) -> &Arc<Selection> {
+        &self.selection
+    }
+
+    /// Its filter.
+    #[must_use]
+    pub fn filter(&self) -> Option<&Arc<InstanceFilter>> {
+        self.filter.as_ref()
+    }
+
+    /// The revision up to which it has been told everything.
+    #[must_use]
+    pub fn cursor(&self) -> Revision {
+        self.cursor
+    }
+
+    /// The token with which another stream can go on from a revision of this one.
+    #[must_use]
+    pub fn token(&self, registry: &Registry, revision: Revision) -> Token {
+        Token { incarnation: registry.incarnation(), revision, selection: self.digest }
+    }
+
+    /// What the reader is told next.
+    pub fn next(&mut self, registry: &Registry) -> Step {
+        loop {
+            match &mut self.phase {
+                Phase::Fresh(None) => self.phase = Phase::Starting,
+                Phase::Fresh(Some(token)) => match misfit(*token, self.digest, registry) {
+                    Some(reason) => return self.reset(reason),
+                    None => {
+                        self.cursor = token.revision;
+                        self.phase = Phase::CatchingUp;
+                    }
+                },
+                Phase::Starting => self.phase = Phase::Snapshot(Walk::new(registry.cut(&self.selection))),
+                Phase::Snapshot(walk) => match walk.next() {
+                    Some(block) => match part(block, self.filter.as_deref()) {
+                        Some(part) => return Step::Snapshot(part),
+                        None => continue,
+                    },
+                    None => {
+                        self.cursor = walk.cut.revision;
+                        self.phase = Phase::Live;
+                        return Step::Synced(self.cursor);
+                    }
+                },
+                Phase::CatchingUp | Phase::Live => {
+                    let newest = registry.applied();
+                    let Some((events, until)) = registry.since(&self.selection, self.cursor) else {
+                        return self.reset(ResetReason::HistoryLost);
+                    };
+                    self.cursor = until;
+                    let changes = fold(events, self.filter.as_deref());
+                    if !changes.is_empty() {
+                        return Step::Changes(changes, until);
+                    }
+                    if until < newest {
+                        continue;
+                    }
+                    if matches!(self.phase, Phase::CatchingUp) {
+                        self.phase = Phase::Live;
+                        return Step::Synced(until);
+                    }
+                    return Step::Idle;
+                }
+            }
+        }
+    }
+
+    fn reset(&mut self, reason: ResetReason) -> Step {
+        self.phase = Phase::Starting;
+        Step::Reset(reason)
+    }
+}
+
+/// Why a token cannot be gone on from, apart from history.
+fn misfit(token: Token, digest: u64, registry: &Registry) -> Option<ResetReason> {
+    if token.incarnation != registry.incarnation() {
+        Some(ResetReason::OtherIncarnation)
+    } else if token.selection != digest {
+        Some(ResetReason::OtherSelection)
+    } else if token.revision > registry.applied() {
+        Some(ResetReason::FutureRevision)
+    } else {
+        None
+    }
+}
+
+/// The blocks of a cut, one after the other. What was told is let go of.
+#[derive(Debug)]
+struct Walk {
+    cut: Cut,
+    block: usize,
+}
+
+impl Walk {
+    fn new(mut cut: Cut) -> Self {
+        cut.services.reverse();
+        Self { cut, block: 0 }
+    }
+
+    fn next(&mut self) -> Option<Arc<Block>> {
+        while let Some(blocks) = self.cut.services.last() {
+            if let Some(block) = blocks.get(self.block) {
+                self.block += 1;
+                return Some(Arc::clone(block));
+            }
+            self.cut.services.pop();
+            self.block = 0;
+        }
+        None
+    }
+}
+
+fn part(block: Arc<Block>, filter: Option<&InstanceFilter>) -> Option<Part> {
+    let Some(filter) = filter else { return Some(Part::Block(block)) };
+    let matching: Vec<_> = block.entries().iter().filter(|entry| filter.matches(&entry.instance)).cloned().collect();
+    (!matching.is_empty()).then_some(Part::Matching(matching))
+}
+
+/// Makes one difference an instance of many events: what it was before the first, and what it is after the last.
+fn fold(events: Vec<Arc<Event>>, filter: Option<&InstanceFilter>) -> Vec<Delta> {
+    let matches = |entry: &Arc<Entry>| filter.is_none_or(|filter| filter.matches(&entry.instance));
+    let delta = |before: Option<&Arc<Entry>>, last: Arc<Event>| {
+        let knew = before.is_some_and(matches);
+        let effect = match &last.after {
+            After::Present(entry) if matches(entry) => Effect::Updated,
+            After::Present(_) if knew => Effect::NoLongerMatches,
+            After::Gone(_) if knew => Effect::Removed,
+            After::Present(_) | After::Gone(_) => return None,
+        };
+        Some(Delta { event: last, effect })
+    };
+    if let [_] = &*events {
+        return events.into_iter().filter_map(|event| delta(event.before.clone().as_ref(), event)).collect();
+    }
+    let mut folded: HashMap<(ServiceName, InstanceId), (Option<Arc<Entry>>, Arc<Event>)> = HashMap::new();
+    for event in events {
+        let instance = (event.service.clone(), event.id.clone());
+        folded
+            .entry(instance)
+            .and_modify(|(_, last)| *last = Arc::clone(&event))
+            .or_insert_with(|| (event.before.clone(), event));
+    }
+    let mut deltas: Vec<Delta> =
+        folded.into_values().filter_map(|(before, last)| delta(before.as_ref(), last)).collect();
+    deltas.sort_unstable_by_key(|delta| delta.event.revision);
+    deltas
+}

@@ -1,0 +1,179 @@
+//! The one place that changes the map.
+
+use std::sync::{Arc, OnceLock, atomic::Ordering};
+
+use parking_lot::MutexGuard;
+
+use super::{
+    Registry,
+    command::{Command, Refusal},
+    decide::{Decision, Draft, decide},
+    event::{After, Entry, Event, Now, RemovalReason},
+    lease::{Ending, Lease},
+    service::Service,
+};
+use crate::model::{Instance, InstanceId, Revision, ServiceName};
+
+impl Command {
+    /// The instance that it is about.
+    #[must_use]
+    pub fn target(&self) -> (&ServiceName, &InstanceId) {
+        match self {
+            Self::Register(register) => (&register.service, &register.id),
+            Self::Deregister { service, id, .. } | Self::Update { service, id, .. } => (service, id),
+            Self::Expire(lease) => (&lease.service, &lease.instance),
+        }
+    }
+}
+
+impl Registry {
+    /// Takes the order lock. While it is held, nothing changes but through it.
+    pub fn order(&self) -> Order<'_> {
+        Order { registry: self, _lock: self.order.lock() }
+    }
+}
+
+/// The right to change the registry.
+#[derive(Debug)]
+pub struct Order<'a> {
+    registry: &'a Registry,
+    _lock: MutexGuard<'a, ()>,
+}
+
+impl Order<'_> {
+    /// Says what a command means now.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be done.
+    pub fn decide(&self, command: &Command, now: Now) -> Result<(Decision, Option<Arc<Entry>>), Refusal> {
+        let (service, id) = command.target();
+        let present = self.registry.get(service, id.as_str());
+        decide(present.as_ref(), command, now).map(|decision| (decision, present))
+    }
+
+    /// Applies a draft under this revision, which must be newer than any before, and publishes it: from here on every reader
+    /// sees it. The event, if readers can see one, is to be passed to [`Registry::announce`] once the lock is released.
+    pub fn apply(&mut self, draft: Draft, revision: Revision, now: Now) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
+        let applied = match draft {
+            Draft::Put { instance, lease, born, ending } => {
+                let (entry, event) = self.put(instance, lease, born, ending, revision, now);
+                (Some(entry), event)
+            }
+            Draft::Remove { service, id, reason, ending } => (None, self.remove(&service, &id, reason, ending, revision, now)),
+        };
+        self.registry.applied.store(revision.0, Ordering::Release);
+        if let (None, Some(event)) = &applied {
+            self.retire(&event.service);
+        }
+        applied
+    }
+
+    fn put(
+        &self,
+        mut instance: Instance,
+        lease: Option<Arc<Lease>>,
+        born: bool,
+        ending: Ending,
+        revision: Revision,
+        now: Now,
+    ) -> (Arc<Entry>, Option<Arc<Event>>) {
+        let before = self.registry.get(&instance.service, instance.id.as_str());
+        if born {
+            instance.registered_revision = revision;
+        }
+        let visible = before.as_ref().is_none_or(|before| !before.instance.looks_like(&instance));
+        if visible {
+            instance.revision = revision;
+        }
+        let entry = Arc::new(Entry { instance, lease });
+        self.hand_over(before.as_ref(), entry.lease.as_ref(), ending, now);
+        let service = self.service(&entry.instance.service, revision);
+        let event = visible.then(|| event(&entry.instance, before, After::Present(Arc::clone(&entry)), revision, now));
+        if let Some(mut state) = service.state() {
+            state.put(Arc::clone(&entry), revision);
+            if let Some(event) = &event {
+                state.remember(Arc::clone(event));
+            }
+        }
+        self.record(event.as_ref());
+        (entry, event)
+    }
+
+    fn remove(
+        &self,
+        service: &ServiceName,
+        id: &InstanceId,
+        reason: RemovalReason,
+        ending: Ending,
+        revision: Revision,
+        now: Now,
+    ) -> Option<Arc<Event>> {
+        let before = self.registry.get(service, id.as_str())?;
+        self.hand_over(Some(&before), None, ending, now);
+        let event = event(&before.instance, Some(Arc::clone(&before)), After::Gone(reason), revision, now);
+        if let Some(mut state) = self.registry.find(service)?.state() {
+            state.remove(id.as_str(), revision);
+            state.remember(Arc::clone(&event));
+        }
+        self.record(Some(&event));
+        Some(event)
+    }
+
+    /// Ends the lease that no longer counts and begins the one that does.
+    fn hand_over(&self, before: Option<&Arc<Entry>>, lease: Option<&Arc<Lease>>, ending: Ending, now: Now) {
+        let old = before.and_then(|entry| entry.lease.as_ref());
+        if let (Some(old), Some(new)) = (old, lease)
+            && Arc::ptr_eq(old, new)
+        {
+            return;
+        }
+        if let Some(old) = old {
+            self.registry.leases.end(old, ending, now.lease);
+        }
+        if let Some(new) = lease {
+            self.registry.leases.begin(new);
+        }
+    }
+
+    /// The service of that name, made if need be. Only here, under the order lock: so a new one knows exactly from which
+    /// revision on it has seen everything.
+    fn service(&self, name: &ServiceName, revision: Revision) -> Arc<Service> {
+        if let Some(service) = self.registry.find(name) {
+            return service;
+        }
+        let service = Arc::new(Service::new(name.clone(), Revision(revision.0 - 1)));
+        self.registry.names.write().insert(name.clone());
+        self.registry.services.insert(name.clone(), Arc::clone(&service));
+        service
+    }
+
+    fn record(&self, event: Option<&Arc<Event>>) {
+        if let Some(event) = event {
+            self.registry.history.write().push(Arc::clone(event), super::HISTORY);
+        }
+    }
+
+    /// Drops a service that lost its last instance. After publishing: so a reader who misses it in the map finds the
+    /// removal among the events up to the newest revision.
+    fn retire(&self, name: &ServiceName) {
+        let Some(service) = self.registry.find(name) else { return };
+        let retired = service.state().is_some_and(|mut state| state.retire_if_empty());
+        if retired {
+            self.registry.services.remove(name);
+            self.registry.names.write().remove(name);
+        }
+    }
+}
+
+impl Registry {
+    /// Tells the audience. Without any lock: wake-ups take longer than changes.
+    pub fn announce(&self, event: &Event) {
+        self.audience.changed(event);
+    }
+}
+
+fn event(instance: &Instance, before: Option<Arc<Entry>>, after: After, revision: Revision, now: Now) -> Arc<Event> {
+    let (service, id) = (instance.service.clone(), instance.id.clone());
+    Arc::new(Event { revision, at: now, service, id, before, after, native: OnceLock::new() })
+}

@@ -1,0 +1,110 @@
+//! Lines as a reader would get them.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tracing::{debug, info, info_span};
+
+use super::{LogFilter, Look, subscriber};
+
+/// Standard error, for the length of a test.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What `log` writes with this filter, look and colour.
+fn written(filter: &str, look: Look, colour: bool, log: impl FnOnce()) -> String {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = subscriber(&filter.parse().unwrap(), look, colour, move || writer.clone());
+    tracing::subscriber::with_default(subscriber, log);
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+/// What a client may have sent: a line of its own, and orders to the terminal.
+const HOSTILE: &str = "web\nFAKE line\r\u{1b}[31m\u{7}\u{9b}2J\0";
+
+fn hostile() {
+    let _span = info_span!("call", peer = %HOSTILE).entered();
+    info!(displayed = %HOSTILE, debugged = ?HOSTILE, text = HOSTILE, "registered {HOSTILE}");
+}
+
+#[test]
+fn a_line_has_no_control_characters_but_its_end() {
+    let line = written("info", Look::Lines, false, hostile);
+    let line = line.strip_suffix('\n').unwrap();
+    assert!(!line.contains(char::is_control), "{line:?}");
+    for part in [
+        "registered web\\nFAKE",
+        "displayed=web\\nFAKE",
+        "debugged=\"web\\nFAKE",
+        "text=\"web\\nFAKE",
+        "peer=web\\nFAKE",
+    ] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+}
+
+#[test]
+fn a_json_line_is_one_line() {
+    let line = written("info", Look::Json, false, hostile);
+    assert_eq!(line.matches('\n').count(), 1, "{line:?}");
+    assert!(
+        !line.trim_end().contains(|letter: char| letter.is_ascii_control()),
+        "{line:?}"
+    );
+    assert!(
+        line.contains(r#""level":"INFO""#) && line.contains(r#""displayed":"web\nFAKE"#),
+        "{line}"
+    );
+}
+
+#[test]
+fn colour_is_left_out_where_it_is_off() {
+    let coloured = written("info", Look::Lines, true, || info!(id = 1, "hello"));
+    let plain = written("info", Look::Lines, false, || info!(id = 1, "hello"));
+    assert!(coloured.contains('\u{1b}'), "{coloured:?}");
+    assert!(
+        plain.ends_with("hello id=1\n") && !plain.contains('\u{1b}'),
+        "{plain:?}"
+    );
+}
+
+#[test]
+fn the_filter_decides() {
+    let log = || {
+        debug!(target: "callboard::registry", "quiet");
+        debug!(target: "callboard::api", "loud");
+    };
+    let lines = written("info,callboard::api=debug", Look::Lines, false, log);
+    assert!(lines.contains("loud") && !lines.contains("quiet"), "{lines}");
+}
+
+#[test]
+fn a_filter_that_means_nothing_is_refused() {
+    for bad in ["inof", "info,debgu", "callboard=loud", ""] {
+        let refused = bad.parse::<LogFilter>();
+        assert!(refused.is_err(), "{bad:?} was taken");
+    }
+    for good in [
+        "info",
+        "OFF",
+        "warn,callboard=debug",
+        "callboard::registry",
+        "info,[call{peer}]=trace",
+    ] {
+        let taken = good.parse::<LogFilter>();
+        assert!(taken.is_ok(), "{good:?} was refused: {taken:?}");
+    }
+}
