@@ -1,8 +1,52 @@
-//! wip
-pub mod pb;
+//! Callboard: a gRPC-native service discovery control plane.
+//!
+//! Instances sign in and keep signing; whoever watches is told of a change within milliseconds.
+//!
+//! ```text
+//!   cli ─► config ─► server ─► api, web (doors) ─► engine ─► registry ─► model
+//!                       └────► net (connections, hubs) ────────┘
+//!   cli ─► client ─► pb (the contract)
+//! ```
+//!
+//! | room | what it does | what it may not know |
+//! |---|---|---|
+//! | [`model`] | validated types | IO, time, everything else here |
+//! | [`registry`] | the sharded map: decisions, rings, leases, cursors | IO, time, runtime, wire formats |
+//! | [`engine`] | puts commands in order | doors |
+//! | [`api`] | the native gRPC door, health, reflection | other doors |
+//! | [`web`] | metrics, readiness, targets for Prometheus | |
+//! | [`net`] | acceptor, workers, hubs, shutdown | doors |
+//! | [`client`] | registers and watches, through reconnects | the server |
+//! | [`cli`] | one file a verb | |
+//!
+//! ARCHITECTURE.md has the rules and the reasons.
+
+#[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "server")]
+pub mod clock;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod engine;
+#[cfg(feature = "server")]
+pub mod metrics;
 #[cfg(feature = "server")]
 pub mod model;
 #[cfg(feature = "server")]
+pub mod net;
+pub mod pb;
+#[cfg(feature = "server")]
+pub mod random;
+#[cfg(feature = "server")]
 pub mod registry;
 #[cfg(feature = "server")]
-pub mod engine;
+pub mod server;
+#[cfg(feature = "server")]
+pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod web;

@@ -7,14 +7,24 @@ pub mod codec;
 /// The contract's packages, nested as their names are.
 pub mod callboard {
     /// Messages and clients of `callboard.v1`.
-    #[allow(missing_docs, clippy::pedantic, reason = "generated code")]
+    #[allow(
+        missing_docs,
+        missing_debug_implementations,
+        clippy::pedantic,
+        reason = "generated code"
+    )]
     pub mod v1 {
         tonic::include_proto!("callboard.v1");
     }
 }
 
 #[cfg(feature = "server")]
-#[allow(missing_docs, clippy::pedantic, reason = "generated code")]
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::pedantic,
+    reason = "generated code"
+)]
 pub(crate) mod grpc {
     pub mod health {
         pub mod v1 {
@@ -26,7 +36,12 @@ pub(crate) mod grpc {
 
 /// The servers of the contract, one module a service.
 #[cfg(feature = "server")]
-#[allow(missing_docs, clippy::pedantic, reason = "generated code")]
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::pedantic,
+    reason = "generated code"
+)]
 pub(crate) mod server {
     include!(concat!(env!("OUT_DIR"), "/callboard.v1.RegistryService.rs"));
     include!(concat!(env!("OUT_DIR"), "/callboard.v1.DiscoveryService.rs"));

@@ -37,7 +37,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -46,12 +46,12 @@ use parking_lot::{Mutex, RwLock};
 
 pub use clock::LeaseClock;
 pub use command::{Command, Description, Holder, Outcome, Patch, Refusal, Register};
+pub use cut::Pending;
 pub use decide::{Decision, Draft};
 pub use event::{After, Entry, Event, Now, RemovalReason};
 pub use lease::{Carrier, Ending, Lease, LeaseTime};
 pub use leases::Leases;
 pub use roster::{Block, Blocks};
-pub use cut::Pending;
 pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
 pub use write::Order;
 
@@ -95,6 +95,8 @@ pub struct Registry {
     applied: AtomicU64,
     /// Held while a command is decided and applied: there is one order. A plain mutex: it is held for half a microsecond.
     order: Mutex<()>,
+    /// How many instances are registered. Changes under the order lock.
+    instances: AtomicUsize,
     leases: Leases,
     audience: Arc<dyn Audience>,
 }
@@ -110,6 +112,7 @@ impl Registry {
             history: RwLock::new(Ring::new(start)),
             applied: AtomicU64::new(start.0),
             order: Mutex::new(()),
+            instances: AtomicUsize::new(0),
             leases: Leases::new(now.lease),
             audience,
         }
@@ -142,7 +145,8 @@ impl Registry {
     /// Up to `limit` instances of a service whose ids come after this one, by id.
     #[must_use]
     pub fn page(&self, service: &ServiceName, after: &str, limit: usize) -> Vec<Arc<Entry>> {
-        self.read(service, |state| state.roster().page(after, limit)).unwrap_or_default()
+        self.read(service, |state| state.roster().page(after, limit))
+            .unwrap_or_default()
     }
 
     /// A service in a line. `None`: it has no instances.
@@ -156,11 +160,19 @@ impl Registry {
         })
     }
 
-    /// Up to `limit` services whose names start with `prefix` and come after this one, by name. Fewer where one lost its last
-    /// instance in that moment.
+    /// Up to `limit` services whose names start with `prefix` and come after this one, by name; and the name after which to
+    /// go on, if there may be more.
     #[must_use]
-    pub fn services(&self, prefix: &str, after: &str, limit: usize) -> Vec<Summary> {
-        self.names_from(prefix, after, limit).iter().filter_map(|name| self.summary(name)).collect()
+    pub fn services(&self, prefix: &str, after: &str, limit: usize) -> (Vec<Summary>, Option<ServiceName>) {
+        let mut names = self.names_from(prefix, after, limit);
+        let summaries = names.iter().filter_map(|name| self.summary(name)).collect();
+        (summaries, names.pop().filter(|_| names.len() + 1 == limit))
+    }
+
+    /// How many instances are registered.
+    #[must_use]
+    pub fn instance_count(&self) -> usize {
+        self.instances.load(Ordering::Relaxed)
     }
 
     /// How many services have instances.
@@ -175,7 +187,9 @@ impl Registry {
         let until = Revision(before.0.saturating_sub(1)).min(self.applied());
         if let Some(service) = service {
             // Its own ring reaches further back than that of all, unless it is a new entry under an old name.
-            let own = self.read(service, |state| newest(state.ring(), until, limit, |_| true)).unwrap_or_default();
+            let own = self
+                .read(service, |state| newest(state.ring(), until, limit, |_| true))
+                .unwrap_or_default();
             let all = newest(&self.history.read(), until, limit, |event| event.service == *service);
             return if own.len() > all.len() { own } else { all };
         }
@@ -184,10 +198,18 @@ impl Registry {
 
     /// The names that start with `prefix` and come after `after`. Copied: no lock is held while services are read.
     fn names_from(&self, prefix: &str, after: &str, limit: usize) -> Vec<ServiceName> {
-        let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
+        let from = if after < prefix {
+            Bound::Included(prefix)
+        } else {
+            Bound::Excluded(after)
+        };
         let names = self.names.read();
         let names = names.range::<str, _>((from, Bound::Unbounded));
-        names.take_while(|name| name.as_str().starts_with(prefix)).take(limit).cloned().collect()
+        names
+            .take_while(|name| name.as_str().starts_with(prefix))
+            .take(limit)
+            .cloned()
+            .collect()
     }
 
     fn find(&self, service: &ServiceName) -> Option<Arc<Service>> {

@@ -27,7 +27,11 @@ impl Tags {
             text(&format!("tags[{at}]"), tag, LONGEST_TAG)?;
             if !tags.iter().any(|known| **known == **tag) {
                 if tags.len() == MOST {
-                    return Err(Invalid::unshown("tags", format!("are {}", given.len()), "give at most 64"));
+                    return Err(Invalid::unshown(
+                        "tags",
+                        format!("are {}", given.len()),
+                        "give at most 64",
+                    ));
                 }
                 tags.push(tag.as_str().into());
             }
@@ -60,7 +64,11 @@ impl Metadata {
     /// or a value has a NUL.
     pub fn parse<'a>(given: impl ExactSizeIterator<Item = (&'a String, &'a String)>) -> Result<Self, Invalid> {
         if given.len() > MOST {
-            return Err(Invalid::unshown("metadata", format!("has {} entries", given.len()), "give at most 64"));
+            return Err(Invalid::unshown(
+                "metadata",
+                format!("has {} entries", given.len()),
+                "give at most 64",
+            ));
         }
         let mut entries: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(given.len());
         let mut bytes = 0;
@@ -105,7 +113,12 @@ pub(super) fn text(field: &str, text: &str, longest: usize) -> Result<(), Invali
     } else {
         return Ok(());
     };
-    Err(Invalid::new(field.to_owned(), text, problem, format!("use 1 to {longest} bytes of printable text")))
+    Err(Invalid::new(
+        field.to_owned(),
+        text,
+        problem,
+        format!("use 1 to {longest} bytes of printable text"),
+    ))
 }
 
 #[cfg(test)]
@@ -120,7 +133,10 @@ mod tests {
 
     #[test]
     fn tags_keep_their_order_and_count_once() {
-        assert_eq!(tags(&["v2", "blue", "v2"]).unwrap().iter().collect::<Vec<_>>(), ["v2", "blue"]);
+        assert_eq!(
+            tags(&["v2", "blue", "v2"]).unwrap().iter().collect::<Vec<_>>(),
+            ["v2", "blue"]
+        );
         assert_eq!(tags(&["ok", ""]).unwrap_err().field, "tags[1]");
         assert!(tags(&["a\nb"]).is_err());
         let many: Vec<String> = (0..65).map(|n| n.to_string()).collect();

@@ -9,7 +9,7 @@ use super::{
     ring::Ring,
     roster::{Blocks, Roster},
 };
-use crate::model::{Revision, ServiceName};
+use crate::model::Revision;
 
 /// Fewest events that a service remembers.
 const SHORT_MEMORY: usize = 1_024;
@@ -19,8 +19,6 @@ const LONG_MEMORY: usize = 16_384;
 /// One service that has instances.
 #[derive(Debug)]
 pub struct Service {
-    /// Its name.
-    pub name: ServiceName,
     /// A mutex, as what is done under it takes less than a microsecond; never held together with that of another service.
     state: Mutex<State>,
 }
@@ -39,9 +37,16 @@ pub struct State {
 impl Service {
     /// A service without instances that knows all that happens to it after `floor`.
     #[must_use]
-    pub fn new(name: ServiceName, floor: Revision) -> Self {
-        let state = State { roster: Roster::default(), ring: Ring::new(floor), revision: floor, retired: false };
-        Self { name, state: Mutex::new(state) }
+    pub fn new(floor: Revision) -> Self {
+        let state = State {
+            roster: Roster::default(),
+            ring: Ring::new(floor),
+            revision: floor,
+            retired: false,
+        };
+        Self {
+            state: Mutex::new(state),
+        }
     }
 
     /// Its state, unless it is retired.

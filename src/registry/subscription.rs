@@ -109,7 +109,13 @@ impl Subscription {
     #[must_use]
     pub fn new(selection: Arc<Selection>, filter: Option<Arc<InstanceFilter>>, token: Option<Token>) -> Self {
         let digest = selection.digest(filter.as_ref().map_or("", |filter| filter.as_str()));
-        Self { selection, filter, digest, cursor: Revision::default(), phase: Phase::Fresh(token) }
+        Self {
+            selection,
+            filter,
+            digest,
+            cursor: Revision::default(),
+            phase: Phase::Fresh(token),
+        }
     }
 
     /// What it selects.
@@ -133,7 +139,11 @@ impl Subscription {
     /// The token with which another stream can go on from a revision of this one.
     #[must_use]
     pub fn token(&self, registry: &Registry, revision: Revision) -> Token {
-        Token { incarnation: registry.incarnation(), revision, selection: self.digest }
+        Token {
+            incarnation: registry.incarnation(),
+            revision,
+            selection: self.digest,
+        }
     }
 
     /// What the reader is told next.
@@ -229,8 +239,15 @@ impl Walk {
 }
 
 fn part(block: Arc<Block>, filter: Option<&InstanceFilter>) -> Option<Part> {
-    let Some(filter) = filter else { return Some(Part::Block(block)) };
-    let matching: Vec<_> = block.entries().iter().filter(|entry| filter.matches(&entry.instance)).cloned().collect();
+    let Some(filter) = filter else {
+        return Some(Part::Block(block));
+    };
+    let matching: Vec<_> = block
+        .entries()
+        .iter()
+        .filter(|entry| filter.matches(&entry.instance))
+        .cloned()
+        .collect();
     (!matching.is_empty()).then_some(Part::Matching(matching))
 }
 
@@ -248,7 +265,10 @@ fn fold(events: Vec<Arc<Event>>, filter: Option<&InstanceFilter>) -> Vec<Delta> 
         Some(Delta { event: last, effect })
     };
     if let [_] = &*events {
-        return events.into_iter().filter_map(|event| delta(event.before.clone().as_ref(), event)).collect();
+        return events
+            .into_iter()
+            .filter_map(|event| delta(event.before.clone().as_ref(), event))
+            .collect();
     }
     let mut folded: HashMap<(ServiceName, InstanceId), (Option<Arc<Entry>>, Arc<Event>)> = HashMap::new();
     for event in events {
@@ -258,8 +278,10 @@ fn fold(events: Vec<Arc<Event>>, filter: Option<&InstanceFilter>) -> Vec<Delta> 
             .and_modify(|(_, last)| *last = Arc::clone(&event))
             .or_insert_with(|| (event.before.clone(), event));
     }
-    let mut deltas: Vec<Delta> =
-        folded.into_values().filter_map(|(before, last)| delta(before.as_ref(), last)).collect();
+    let mut deltas: Vec<Delta> = folded
+        .into_values()
+        .filter_map(|(before, last)| delta(before.as_ref(), last))
+        .collect();
     deltas.sort_unstable_by_key(|delta| delta.event.revision);
     deltas
 }

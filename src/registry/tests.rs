@@ -21,15 +21,34 @@ const SERVICES: [&str; 3] = ["web", "web-api", "db"];
 /// One line of a script.
 #[derive(Debug, Clone)]
 enum Operation {
-    Register { service: usize, instance: u8, boot: u8, weight: u16, replace: bool },
-    Deregister { service: usize, instance: u8 },
-    Drain { service: usize, instance: u8, draining: bool },
+    Register {
+        service: usize,
+        instance: u8,
+        boot: u8,
+        weight: u16,
+        replace: bool,
+    },
+    Deregister {
+        service: usize,
+        instance: u8,
+    },
+    Drain {
+        service: usize,
+        instance: u8,
+        draining: bool,
+    },
     /// So many half seconds pass: deadlines are on them, so that the wheel's ticks do not blur who is dead.
-    Wait { halves: u64 },
+    Wait {
+        halves: u64,
+    },
     /// The reader with this number takes what there is for it.
-    Read { reader: usize },
+    Read {
+        reader: usize,
+    },
     /// It comes back on a new stream with its token.
-    Resume { reader: usize },
+    Resume {
+        reader: usize,
+    },
 }
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
@@ -74,7 +93,15 @@ impl Naive {
             return false;
         }
         let drained = self.present.get(&key).is_some_and(|held| held.drained);
-        self.present.insert(key, NaiveEntry { boot, weight, drained, renewed: now });
+        self.present.insert(
+            key,
+            NaiveEntry {
+                boot,
+                weight,
+                drained,
+                renewed: now,
+            },
+        );
         true
     }
 
@@ -84,8 +111,13 @@ impl Naive {
 
     /// What a reader should see: weight and whether it drains.
     fn seen(&self, wanted: impl Fn(&str, &NaiveEntry) -> bool) -> BTreeMap<(String, String), (u16, bool)> {
-        let entries = self.present.iter().filter(|((service, _), entry)| wanted(service, entry));
-        entries.map(|(key, entry)| (key.clone(), (entry.weight, entry.drained))).collect()
+        let entries = self
+            .present
+            .iter()
+            .filter(|((service, _), entry)| wanted(service, entry));
+        entries
+            .map(|(key, entry)| (key.clone(), (entry.weight, entry.drained)))
+            .collect()
     }
 }
 
@@ -102,7 +134,14 @@ struct Reader {
 impl Reader {
     fn new(selection: Selection, filter: &'static str) -> Self {
         let subscription = Self::subscribe(&selection, filter, None);
-        Self { selection, filter, subscription, believes: BTreeMap::new(), stands_at: Revision(0), resets: 0 }
+        Self {
+            selection,
+            filter,
+            subscription,
+            believes: BTreeMap::new(),
+            stands_at: Revision(0),
+            resets: 0,
+        }
     }
 
     fn subscribe(selection: &Selection, filter: &str, token: Option<Token>) -> Subscription {
@@ -132,7 +171,10 @@ impl Reader {
                         Part::Matching(entries) => entries,
                     };
                     for entry in entries {
-                        assert!(self.believes.insert(key(entry), value(entry)).is_none(), "told twice in a snapshot");
+                        assert!(
+                            self.believes.insert(key(entry), value(entry)).is_none(),
+                            "told twice in a snapshot"
+                        );
                     }
                 }
                 Step::Synced(revision) => {
@@ -156,7 +198,8 @@ impl Reader {
         let instance = (delta.event.service.to_string(), delta.event.id.to_string());
         match delta.effect {
             Effect::Updated => {
-                self.believes.insert(instance, value(delta.event.entry_after().unwrap()));
+                self.believes
+                    .insert(instance, value(delta.event.entry_after().unwrap()));
             }
             Effect::Removed | Effect::NoLongerMatches => {
                 assert!(self.believes.remove(&instance).is_some(), "removed what was never told");
@@ -174,7 +217,8 @@ fn value(entry: &Entry) -> (u16, bool) {
 }
 
 fn readers() -> Vec<Reader> {
-    let names = |names: &[&str]| Selection::parse(&names.iter().map(ToString::to_string).collect::<Vec<_>>(), "", false);
+    let names =
+        |names: &[&str]| Selection::parse(&names.iter().map(ToString::to_string).collect::<Vec<_>>(), "", false);
     vec![
         Reader::new(names(&["web"]).unwrap(), ""),
         Reader::new(names(&["web", "db", "none"]).unwrap(), ""),
@@ -206,12 +250,24 @@ struct Play {
 impl Play {
     fn new() -> Self {
         let engine = Memory::new(Incarnation(7), at(0), Arc::new(test_support::Nobody));
-        Self { engine, naive: Naive::default(), readers: readers(), now: 0, leases: 0 }
+        Self {
+            engine,
+            naive: Naive::default(),
+            readers: readers(),
+            now: 0,
+            leases: 0,
+        }
     }
 
     fn act(&mut self, operation: &Operation) {
         match *operation {
-            Operation::Register { service, instance, boot, weight, replace } => {
+            Operation::Register {
+                service,
+                instance,
+                boot,
+                weight,
+                replace,
+            } => {
                 self.leases += 1;
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
                 let asked = Register {
@@ -225,13 +281,29 @@ impl Play {
             }
             Operation::Deregister { service, instance } => {
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
-                let done = self.engine.submit(&deregister(service, &instance, None), at(self.now)).is_ok();
-                assert_eq!(done, self.naive.present.remove(&(service.to_owned(), instance)).is_some());
+                let done = self
+                    .engine
+                    .submit(&deregister(service, &instance, None), at(self.now))
+                    .is_ok();
+                assert_eq!(
+                    done,
+                    self.naive.present.remove(&(service.to_owned(), instance)).is_some()
+                );
             }
-            Operation::Drain { service, instance, draining } => {
+            Operation::Drain {
+                service,
+                instance,
+                draining,
+            } => {
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
-                let patch = Patch { draining: Some(draining), ..Patch::default() };
-                let done = self.engine.submit(&update(service, &instance, patch), at(self.now)).is_ok();
+                let patch = Patch {
+                    draining: Some(draining),
+                    ..Patch::default()
+                };
+                let done = self
+                    .engine
+                    .submit(&update(service, &instance, patch), at(self.now))
+                    .is_ok();
                 let held = self.naive.present.get_mut(&(service.to_owned(), instance));
                 assert_eq!(done, held.is_some());
                 if let Some(held) = held {
@@ -250,7 +322,11 @@ impl Play {
 
     fn read(&mut self, reader: usize) {
         self.readers[reader].read(self.engine.registry());
-        assert_eq!(self.readers[reader].believes, expected(&self.naive, reader), "reader {reader}");
+        assert_eq!(
+            self.readers[reader].believes,
+            expected(&self.naive, reader),
+            "reader {reader}"
+        );
     }
 }
 
@@ -270,7 +346,8 @@ proptest! {
         }
         let listed: usize = SERVICES.iter().map(|service| play.engine.registry().page(&name(service), "", 99).len()).sum();
         prop_assert_eq!(listed, play.naive.present.len());
-        let summaries = play.engine.registry().services("", "", 99);
+        let (summaries, _) = play.engine.registry().services("", "", 99);
+        prop_assert_eq!(play.engine.registry().instance_count(), listed);
         prop_assert_eq!(summaries.iter().map(|summary| summary.instances).sum::<usize>(), listed);
         prop_assert!(summaries.iter().all(|summary| summary.instances > 0), "an empty service is dropped");
     }
@@ -291,11 +368,39 @@ fn equal_means_quiet() {
     let audience = Arc::new(Listening::default());
     let engine = Memory::new(Incarnation(1), at(0), Arc::clone(&audience) as Arc<dyn Audience>);
     let revision = || engine.registry().applied();
-    engine.submit(&Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
+    engine
+        .submit(&Command::Register(register("web", "a", "boot", 1)), at(0))
+        .unwrap();
     let first = revision();
-    engine.submit(&Command::Register(register("web", "a", "boot", 2)), at(10)).unwrap();
-    engine.submit(&update("web", "a", Patch { draining: Some(false), ..Patch::default() }), at(20)).unwrap();
-    engine.submit(&update("web", "a", Patch { weight: Some(Weight::USUAL), ..Patch::default() }), at(30)).unwrap();
+    engine
+        .submit(&Command::Register(register("web", "a", "boot", 2)), at(10))
+        .unwrap();
+    engine
+        .submit(
+            &update(
+                "web",
+                "a",
+                Patch {
+                    draining: Some(false),
+                    ..Patch::default()
+                },
+            ),
+            at(20),
+        )
+        .unwrap();
+    engine
+        .submit(
+            &update(
+                "web",
+                "a",
+                Patch {
+                    weight: Some(Weight::USUAL),
+                    ..Patch::default()
+                },
+            ),
+            at(30),
+        )
+        .unwrap();
     assert_eq!(revision(), first);
     assert_eq!(*audience.0.lock().unwrap(), ["web/a"]);
 }
@@ -306,7 +411,10 @@ fn a_reader_that_fell_behind_gets_the_newest_state() {
     let mut reader = readers().remove(0);
     reader.read(engine.registry());
     for n in 0..HISTORY + 2_000 {
-        let asked = Register { description: description(&[], (n % 9 + 1) as u32), ..register("web", "a", "b", n as u128) };
+        let asked = Register {
+            description: description(&[], (n % 9 + 1) as u32),
+            ..register("web", "a", "b", n as u128)
+        };
         engine.submit(&Command::Register(asked), at(0)).unwrap();
     }
     reader.read(engine.registry());
@@ -319,18 +427,29 @@ fn a_reader_that_fell_behind_gets_the_newest_state() {
 fn tokens_that_do_not_fit_are_answered_with_the_reason() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::Nobody));
     let registry = engine.registry();
-    engine.submit(&Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
+    engine
+        .submit(&Command::Register(register("web", "a", "boot", 1)), at(0))
+        .unwrap();
     let selection = Arc::new(Selection::parse(&["web".into()], "", false).unwrap());
     let good = Subscription::new(Arc::clone(&selection), None, None).token(registry, registry.applied());
     let first = |token| Subscription::new(Arc::clone(&selection), None, Some(token)).next(registry);
     assert!(matches!(first(good), Step::Synced(revision) if revision == registry.applied()));
-    let other = Token { incarnation: Incarnation(2), ..good };
+    let other = Token {
+        incarnation: Incarnation(2),
+        ..good
+    };
     assert!(matches!(first(other), Step::Reset(ResetReason::OtherIncarnation)));
     let other = Token { selection: 1, ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::OtherSelection)));
-    let other = Token { revision: good.revision.next(), ..good };
+    let other = Token {
+        revision: good.revision.next(),
+        ..good
+    };
     assert!(matches!(first(other), Step::Reset(ResetReason::FutureRevision)));
-    let other = Token { revision: Revision(3), ..good };
+    let other = Token {
+        revision: Revision(3),
+        ..good
+    };
     assert!(matches!(first(other), Step::Reset(ResetReason::HistoryLost)));
 }
 
@@ -340,7 +459,9 @@ fn a_service_that_comes_back_is_heard_of_without_a_reset() {
     let mut reader = readers().remove(0);
     reader.read(engine.registry());
     for lease in 0..20 {
-        engine.submit(&Command::Register(register("web", "a", "boot", lease)), at(0)).unwrap();
+        engine
+            .submit(&Command::Register(register("web", "a", "boot", lease)), at(0))
+            .unwrap();
         if lease % 3 == 0 {
             reader.read(engine.registry());
         }
@@ -385,7 +506,10 @@ fn cuts_are_consistent_under_concurrent_writers() {
     });
     let mut all = readers().remove(3);
     all.read(engine.registry());
-    let listed: usize = SERVICES.iter().map(|service| engine.registry().page(&name(service), "", 99).len()).sum();
+    let listed: usize = SERVICES
+        .iter()
+        .map(|service| engine.registry().page(&name(service), "", 99).len())
+        .sum();
     assert_eq!(all.believes.len(), listed);
     assert!(engine.registry().get(&name("web"), id("w9").as_str()).is_none());
 }

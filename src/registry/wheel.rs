@@ -28,7 +28,10 @@ impl Wheel {
     /// An empty wheel.
     #[must_use]
     pub fn new(now: LeaseTime) -> Self {
-        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now: now / TICK }
+        Self {
+            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
+            now: now / TICK,
+        }
     }
 
     /// Has the lease looked at once its deadline has passed. An earlier appointment is void.
@@ -79,12 +82,22 @@ mod tests {
     fn lease(n: u128, ttl_ms: u64, now: LeaseTime) -> Arc<Lease> {
         let terms = Terms::grant(Some(Duration::from_millis(ttl_ms)), Some(Duration::from_millis(200)));
         let (service, id) = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap());
-        Arc::new(Lease::new(LeaseId(n), service, id, BootId::parse("b").unwrap(), terms, now))
+        Arc::new(Lease::new(
+            LeaseId(n),
+            service,
+            id,
+            BootId::parse("b").unwrap(),
+            terms,
+            now,
+        ))
     }
 
     /// Turns the wheel every 100 ms until something passes, and says when.
     fn passes(wheel: &mut Wheel, from: LeaseTime) -> LeaseTime {
-        (from..from + 200_000_000).step_by(100).find(|now| !wheel.turn(*now).is_empty()).unwrap()
+        (from..from + 200_000_000)
+            .step_by(100)
+            .find(|now| !wheel.turn(*now).is_empty())
+            .unwrap()
     }
 
     #[test]
@@ -93,7 +106,10 @@ mod tests {
             let mut wheel = Wheel::new(start);
             wheel.put(&lease(1, ttl, start));
             let passed = passes(&mut wheel, start);
-            assert!(passed > start + ttl && passed <= start + ttl + 2 * TICK, "{start} {ttl}: {passed}");
+            assert!(
+                passed > start + ttl && passed <= start + ttl + 2 * TICK,
+                "{start} {ttl}: {passed}"
+            );
         }
     }
 
@@ -119,7 +135,10 @@ mod tests {
         lease.broken(carrier, 1_000).unwrap();
         wheel.put(&lease);
         assert!((1_200..=1_400).contains(&passes(&mut wheel, 1_000)));
-        assert!((1_400..90_000).step_by(100).all(|now| wheel.turn(now).is_empty()), "looked at twice");
+        assert!(
+            (1_400..90_000).step_by(100).all(|now| wheel.turn(now).is_empty()),
+            "looked at twice"
+        );
     }
 
     #[test]

@@ -29,7 +29,10 @@ impl Command {
 impl Registry {
     /// Takes the order lock. While it is held, nothing changes but through it.
     pub fn order(&self) -> Order<'_> {
-        Order { registry: self, _lock: self.order.lock() }
+        Order {
+            registry: self,
+            _lock: self.order.lock(),
+        }
     }
 }
 
@@ -56,11 +59,21 @@ impl Order<'_> {
     /// sees it. The event, if readers can see one, is to be passed to [`Registry::announce`] once the lock is released.
     pub fn apply(&mut self, draft: Draft, revision: Revision, now: Now) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
         let applied = match draft {
-            Draft::Put { instance, lease, born, ending } => {
+            Draft::Put {
+                instance,
+                lease,
+                born,
+                ending,
+            } => {
                 let (entry, event) = self.put(instance, lease, born, ending, revision, now);
                 (Some(entry), event)
             }
-            Draft::Remove { service, id, reason, ending } => (None, self.remove(&service, &id, reason, ending, revision, now)),
+            Draft::Remove {
+                service,
+                id,
+                reason,
+                ending,
+            } => (None, self.remove(&service, &id, reason, ending, revision, now)),
         };
         self.registry.applied.store(revision.0, Ordering::Release);
         if let (None, Some(event)) = &applied {
@@ -82,14 +95,27 @@ impl Order<'_> {
         if born {
             instance.registered_revision = revision;
         }
-        let visible = before.as_ref().is_none_or(|before| !before.instance.looks_like(&instance));
+        let visible = before
+            .as_ref()
+            .is_none_or(|before| !before.instance.looks_like(&instance));
         if visible {
             instance.revision = revision;
         }
         let entry = Arc::new(Entry { instance, lease });
         self.hand_over(before.as_ref(), entry.lease.as_ref(), ending, now);
         let service = self.service(&entry.instance.service, revision);
-        let event = visible.then(|| event(&entry.instance, before, After::Present(Arc::clone(&entry)), revision, now));
+        if before.is_none() {
+            self.registry.instances.fetch_add(1, Ordering::Relaxed);
+        }
+        let event = visible.then(|| {
+            event(
+                &entry.instance,
+                before,
+                After::Present(Arc::clone(&entry)),
+                revision,
+                now,
+            )
+        });
         if let Some(mut state) = service.state() {
             state.put(Arc::clone(&entry), revision);
             if let Some(event) = &event {
@@ -111,7 +137,14 @@ impl Order<'_> {
     ) -> Option<Arc<Event>> {
         let before = self.registry.get(service, id.as_str())?;
         self.hand_over(Some(&before), None, ending, now);
-        let event = event(&before.instance, Some(Arc::clone(&before)), After::Gone(reason), revision, now);
+        self.registry.instances.fetch_sub(1, Ordering::Relaxed);
+        let event = event(
+            &before.instance,
+            Some(Arc::clone(&before)),
+            After::Gone(reason),
+            revision,
+            now,
+        );
         if let Some(mut state) = self.registry.find(service)?.state() {
             state.remove(id.as_str(), revision);
             state.remember(Arc::clone(&event));
@@ -142,7 +175,7 @@ impl Order<'_> {
         if let Some(service) = self.registry.find(name) {
             return service;
         }
-        let service = Arc::new(Service::new(name.clone(), Revision(revision.0 - 1)));
+        let service = Arc::new(Service::new(Revision(revision.0 - 1)));
         self.registry.names.write().insert(name.clone());
         self.registry.services.insert(name.clone(), Arc::clone(&service));
         service
@@ -157,7 +190,9 @@ impl Order<'_> {
     /// Drops a service that lost its last instance. After publishing: so a reader who misses it in the map finds the
     /// removal among the events up to the newest revision.
     fn retire(&self, name: &ServiceName) {
-        let Some(service) = self.registry.find(name) else { return };
+        let Some(service) = self.registry.find(name) else {
+            return;
+        };
         let retired = service.state().is_some_and(|mut state| state.retire_if_empty());
         if retired {
             self.registry.services.remove(name);
@@ -175,5 +210,13 @@ impl Registry {
 
 fn event(instance: &Instance, before: Option<Arc<Entry>>, after: After, revision: Revision, now: Now) -> Arc<Event> {
     let (service, id) = (instance.service.clone(), instance.id.clone());
-    Arc::new(Event { revision, at: now, service, id, before, after, native: OnceLock::new() })
+    Arc::new(Event {
+        revision,
+        at: now,
+        service,
+        id,
+        before,
+        after,
+        native: OnceLock::new(),
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 use std::hash::{BuildHasher, Hash};
 
 use regex::Regex;
@@ -19,7 +20,7 @@ pub trait Record {
 }
 
 /// The value of a field, lent to a test. One that is not of the selector's kind counts as missing.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub enum Value<'a> {
     /// There is none: a map key that is absent.
     Missing,
@@ -34,14 +35,14 @@ pub enum Value<'a> {
 }
 
 /// The elements of a list, or the keys of a map.
-pub trait Members {
+pub trait Members: Debug {
     /// Whether there are none.
     fn is_empty(&self) -> bool;
     /// Whether this is one of them.
     fn contains(&self, member: &str) -> bool;
 }
 
-impl<S: AsRef<str>> Members for &[S] {
+impl<S: AsRef<str> + Debug> Members for &[S] {
     fn is_empty(&self) -> bool {
         <[S]>::is_empty(self)
     }
@@ -51,7 +52,7 @@ impl<S: AsRef<str>> Members for &[S] {
     }
 }
 
-impl<S: AsRef<str>> Members for Vec<S> {
+impl<S: AsRef<str> + Debug> Members for Vec<S> {
     fn is_empty(&self) -> bool {
         self.as_slice().is_empty()
     }
@@ -61,7 +62,7 @@ impl<S: AsRef<str>> Members for Vec<S> {
     }
 }
 
-impl<K: Borrow<str> + Ord, V> Members for BTreeMap<K, V> {
+impl<K: Borrow<str> + Ord + Debug, V: Debug> Members for BTreeMap<K, V> {
     fn is_empty(&self) -> bool {
         self.is_empty()
     }
@@ -71,7 +72,7 @@ impl<K: Borrow<str> + Ord, V> Members for BTreeMap<K, V> {
     }
 }
 
-impl<K: Borrow<str> + Eq + Hash, V, H: BuildHasher> Members for HashMap<K, V, H> {
+impl<K: Borrow<str> + Eq + Hash + Debug, V: Debug, H: BuildHasher> Members for HashMap<K, V, H> {
     fn is_empty(&self) -> bool {
         self.is_empty()
     }

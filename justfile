@@ -1,0 +1,52 @@
+# What people and CI do here. `just` lists it; CONTRIBUTING.md tells more.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+tools := justfile_directory() / "target" / "tools"
+export PATH := tools / "python" / "bin" + ":" + tools / "node" / "node_modules" / ".bin" + ":" + env("PATH")
+
+_list:
+    @just --list --unsorted
+
+# Everything that a change has to pass, as CI runs it
+ci:
+    bash .ci/run
+
+# Install the tools that other recipes call (just, cargo-deny, buf) into target/tools
+tools:
+    bash .ci/tools
+
+# All Rust tests
+test *args:
+    cargo test {{ args }}
+
+# The rules of the house: which room may know which
+layers:
+    cargo test --test main layers
+
+# Format the sources (--check: only look)
+fmt *args:
+    cargo fmt {{ args }}
+
+# Lints, for the whole and for the light client alone
+clippy:
+    cargo clippy --locked --all-targets -- --deny warnings
+    cargo clippy --locked --lib --no-default-features --features client -- --deny warnings
+
+# The documentation, private items too: a link that leads nowhere is an error
+docs $RUSTDOCFLAGS="--deny warnings":
+    cargo doc --locked --no-deps --document-private-items
+
+# Licences, bans and sources of the dependencies
+deny: tools
+    cargo deny --locked check bans licenses sources
+
+# Lint the contract, and refuse a change that breaks programs built against it
+buf: tools
+    buf lint
+    bash .ci/contract
+
+# Clients that nobody here wrote, against a debug build: all, or some of go python java node tools
+interop *suites:
+    cargo build --locked
+    tests/interop/run {{ suites }}

@@ -1,0 +1,100 @@
+//! The native gRPC door: parse, ask, convert.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `registry`, `keep_alive` | `RegistryService` |
+//! | `discovery`, `watch` | `DiscoveryService` |
+//! | `admin`, `subscriber` | `AdminService` |
+//! | `health` | `grpc.health.v1` |
+//! | `decode`, `encode` | the contract's messages from and to the model |
+//! | `error` | every refusal as a status |
+//!
+//! What is not here: who may do what, connections, time.
+
+mod admin;
+mod decode;
+mod discovery;
+mod encode;
+mod error;
+mod health;
+mod keep_alive;
+mod registry;
+mod subscriber;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use tonic::{Request, service::Routes};
+
+use crate::{
+    clock::Clock,
+    engine::Memory,
+    metrics::Metrics,
+    net::{Connection, Hubs},
+    pb::{
+        DESCRIPTORS,
+        server::{
+            admin_service_server::AdminServiceServer, discovery_service_server::DiscoveryServiceServer,
+            health_server::HealthServer, registry_service_server::RegistryServiceServer,
+        },
+    },
+};
+use error::Problem;
+pub use subscriber::Subscribers;
+
+/// What the doors share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Orders commands, and has the registry.
+    pub engine: Memory,
+    /// Wakes streams.
+    pub hubs: Arc<Hubs>,
+    /// What time it is.
+    pub clock: Arc<Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Who watches.
+    pub subscribers: Subscribers,
+    /// The largest request, in bytes.
+    pub max_message_size: usize,
+    /// How often an idle watch gets a bookmark.
+    pub bookmarks: Duration,
+}
+
+/// The native door, on one registry.
+#[derive(Debug, Clone)]
+pub struct Api(Arc<Shared>);
+
+impl Api {
+    /// All gRPC services, with health and reflection.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptors that were compiled in cannot be read.
+    pub fn routes(shared: &Arc<Shared>) -> Result<Routes, tonic_reflection::server::Error> {
+        let api = Self(Arc::clone(shared));
+        let limit = shared.max_message_size;
+        let reflection = || {
+            let builder = tonic_reflection::server::Builder::configure();
+            builder.register_encoded_file_descriptor_set(DESCRIPTORS)
+        };
+        Ok(
+            Routes::new(RegistryServiceServer::new(api.clone()).max_decoding_message_size(limit))
+                .add_service(DiscoveryServiceServer::new(api.clone()).max_decoding_message_size(limit))
+                .add_service(AdminServiceServer::new(api.clone()).max_decoding_message_size(limit))
+                .add_service(HealthServer::new(api).max_decoding_message_size(limit))
+                .add_service(reflection().build_v1()?)
+                .add_service(reflection().build_v1alpha()?)
+                .prepare(),
+        )
+    }
+}
+
+/// The connection that a request came on.
+fn connection<T>(request: &Request<T>) -> Result<Arc<Connection>, Problem> {
+    request
+        .extensions()
+        .get::<Arc<Connection>>()
+        .cloned()
+        .ok_or(Problem::NoConnection)
+}

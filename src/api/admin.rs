@@ -1,0 +1,72 @@
+//! `AdminService`: who listens, and what happened.
+
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::{Api, Problem, decode, encode};
+use crate::{
+    model::{Invalid, Selection, ServiceName},
+    pb::{callboard::v1 as pb, server::admin_service_server::AdminService},
+};
+
+/// Events of a page of who asks for no size.
+const EVENTS: u32 = 100;
+/// Watches of a page of who asks for no size.
+const WATCHES: u32 = 1_000;
+/// Encoded bytes after which a page ends: a watch may name 10,000 services.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+#[tonic::async_trait]
+impl AdminService for Api {
+    async fn list_subscribers(
+        &self,
+        request: Request<pb::ListSubscribersRequest>,
+    ) -> Result<Response<pb::ListSubscribersResponse>, Status> {
+        let asked = request.get_ref();
+        let service = optional_service(&asked.service)?;
+        let after = decode::numbered_page(&asked.page_token)?.unwrap_or(0);
+        let size = decode::page_size(asked.page_size, WATCHES);
+        let wanted = |selection: &Selection| service.as_ref().is_none_or(|service| selection.includes(service));
+        let page = self.0.subscribers.page(after, size, wanted);
+        let (registry, now) = (self.0.engine.registry(), self.0.clock.now());
+        let (full, mut bytes) = (page.len() == size, 0);
+        let mut answer = pb::ListSubscribersResponse {
+            revision: registry.applied().0,
+            ..Default::default()
+        };
+        for (at, (id, watch)) in page.iter().enumerate() {
+            let line = watch.to_proto(*id, registry, now);
+            bytes += line.encoded_len();
+            answer.subscribers.push(line);
+            if bytes >= PAGE_BYTES || full && at + 1 == page.len() {
+                answer.next_page_token = id.to_string();
+                break;
+            }
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<pb::ListEventsRequest>,
+    ) -> Result<Response<pb::ListEventsResponse>, Status> {
+        let asked = request.get_ref();
+        let service = optional_service(&asked.service)?;
+        let before = decode::events_before(&asked.page_token)?;
+        let size = decode::page_size(asked.page_size, EVENTS);
+        let events = self.0.engine.registry().events(service.as_ref(), before, size);
+        let last = events.last().filter(|_| events.len() == size);
+        Ok(Response::new(pb::ListEventsResponse {
+            next_page_token: last.map(|event| event.revision.to_string()).unwrap_or_default(),
+            events: events.iter().map(|event| encode::event(event)).collect(),
+        }))
+    }
+}
+
+fn optional_service(name: &str) -> Result<Option<ServiceName>, Problem> {
+    if name.is_empty() {
+        Ok(None)
+    } else {
+        Ok(Some(ServiceName::parse(name).map_err(Invalid::from)?))
+    }
+}

@@ -1,0 +1,104 @@
+//! `DiscoveryService`: watch, list, get.
+
+use tonic::{Request, Response, Status};
+
+use super::{Api, Problem, connection, decode, encode, watch::WatchStream};
+use crate::{
+    model::{InstanceFilter, InstanceId, ServiceName},
+    pb::{callboard::v1 as pb, server::discovery_service_server::DiscoveryService},
+    registry::Refusal,
+};
+
+/// Entries of a page of who asks for no size.
+const PAGE: u32 = 1_000;
+/// Encoded bytes after which a page ends: well within the 4 MiB that clients take unless told otherwise.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+#[tonic::async_trait]
+impl DiscoveryService for Api {
+    type WatchStream = WatchStream;
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<WatchStream>, Status> {
+        let connection = connection(&request)?;
+        let agent = request
+            .metadata()
+            .get("user-agent")
+            .and_then(|agent| agent.to_str().ok())
+            .unwrap_or_default();
+        let asked = decode::watch(request.get_ref())?;
+        Ok(Response::new(WatchStream::new(&self.0, &connection, agent, asked)))
+    }
+
+    async fn list_instances(
+        &self,
+        request: Request<pb::ListInstancesRequest>,
+    ) -> Result<Response<pb::ListInstancesResponse>, Status> {
+        let asked = request.get_ref();
+        let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
+        let filter = InstanceFilter::parse(&asked.filter).map_err(Problem::from)?;
+        let size = decode::page_size(asked.page_size, PAGE);
+        let registry = self.0.engine.registry();
+        let revision = registry.applied().0;
+        let page = registry.page(&service, &asked.page_token, size);
+        let mut next_page_token = String::new();
+        let mut instances = Vec::with_capacity(page.len());
+        let (full, mut bytes) = (page.len() == size, 0);
+        for (at, entry) in page.iter().enumerate() {
+            if filter.as_ref().is_none_or(|filter| filter.matches(&entry.instance)) {
+                let instance = encode::instance(&entry.instance);
+                bytes += prost::Message::encoded_len(&instance);
+                instances.push(instance);
+            }
+            if bytes >= PAGE_BYTES || full && at + 1 == page.len() {
+                next_page_token = entry.instance.id.to_string();
+                break;
+            }
+        }
+        Ok(Response::new(pb::ListInstancesResponse {
+            instances,
+            next_page_token,
+            revision,
+        }))
+    }
+
+    async fn get_instance(
+        &self,
+        request: Request<pb::GetInstanceRequest>,
+    ) -> Result<Response<pb::GetInstanceResponse>, Status> {
+        let asked = request.get_ref();
+        let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
+        let id = InstanceId::parse(&asked.id).map_err(Problem::from)?;
+        let entry = self.0.engine.registry().get(&service, id.as_str());
+        let entry = entry.ok_or_else(|| Problem::from(Refusal::NoSuchInstance { service, id }))?;
+        let now = self.0.clock.now().lease;
+        Ok(Response::new(pb::GetInstanceResponse {
+            instance: Some(encode::instance(&entry.instance)),
+            lease: entry.lease.as_ref().map(|lease| encode::lease(lease, now)),
+            load: entry.lease.as_ref().and_then(|lease| lease.load()).map(encode::load),
+        }))
+    }
+
+    async fn list_services(
+        &self,
+        request: Request<pb::ListServicesRequest>,
+    ) -> Result<Response<pb::ListServicesResponse>, Status> {
+        let asked = request.get_ref();
+        let size = decode::page_size(asked.page_size, PAGE);
+        let registry = self.0.engine.registry();
+        let revision = registry.applied().0;
+        let (summaries, next) = registry.services(&asked.prefix, &asked.page_token, size);
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let services = summaries.into_iter().map(|summary| pb::ServiceSummary {
+            name: summary.name.to_string(),
+            instances: count(summary.instances),
+            available: count(summary.available),
+            revision: summary.revision.0,
+        });
+        let next_page_token = next.map(|name| name.to_string()).unwrap_or_default();
+        Ok(Response::new(pb::ListServicesResponse {
+            services: services.collect(),
+            next_page_token,
+            revision,
+        }))
+    }
+}

@@ -1,0 +1,130 @@
+//! Every refusal as a gRPC status with its details: the one place where codes are chosen.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    model::{Invalid, filter::FilterError},
+    registry::Refusal,
+};
+
+/// Who says so, in `ErrorInfo`.
+const DOMAIN: &str = "callboard.dev";
+/// When to come back after a replica has left.
+const SOON: Duration = Duration::from_millis(500);
+
+/// Why this door does not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    /// A value is refused.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// A filter is refused.
+    #[error("filter: {0}")]
+    Filter(#[from] FilterError),
+    /// The registry refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// This process is going away.
+    #[error("this replica is shutting down: open the stream again, here in a moment or on another replica")]
+    Leaving,
+    /// A heartbeat stream carried nothing for too long.
+    #[error(
+        "no heartbeat came on this stream for {}: send one every third of the lease's time to live, or close the stream",
+        humantime::format_duration(*.0)
+    )]
+    Silent(Duration),
+    /// A health check of a service that nobody registered.
+    #[error("service \"{0}\" is not registered: Watch it to hear when it is")]
+    UnknownService(String),
+    /// More services than one answer can hold.
+    #[error(
+        "{0} services are too many for one answer: use callboard.v1.DiscoveryService/ListServices, which has pages"
+    )]
+    TooManyServices(usize),
+    /// The request did not come through our own listener: a defect.
+    #[error("the request carries no connection: report this as a defect")]
+    NoConnection,
+}
+
+impl From<Problem> for Status {
+    fn from(problem: Problem) -> Self {
+        let (code, reason) = classify(&problem);
+        let mut details =
+            ErrorDetails::with_error_info(reason, DOMAIN, [("version".into(), env!("CARGO_PKG_VERSION").into())]);
+        match &problem {
+            Problem::Invalid(invalid) => {
+                details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
+            }
+            Problem::Filter(error) => {
+                details.add_bad_request_violation("filter", error.to_string());
+            }
+            Problem::Refused(refusal) => describe(refusal, &mut details),
+            Problem::UnknownService(service) => {
+                details.set_resource_info("service", service, "", "not registered");
+            }
+            Problem::Leaving => {
+                details.set_retry_info(Some(SOON));
+            }
+            Problem::Silent(_) | Problem::TooManyServices(_) | Problem::NoConnection => {}
+        }
+        Self::with_error_details(code, problem.to_string(), details)
+    }
+}
+
+fn classify(problem: &Problem) -> (Code, &'static str) {
+    match problem {
+        Problem::Invalid(_) => (Code::InvalidArgument, "INVALID_FIELD"),
+        Problem::Filter(_) => (Code::InvalidArgument, "INVALID_FILTER"),
+        Problem::Refused(Refusal::NoSuchInstance { .. }) => (Code::NotFound, "NO_SUCH_INSTANCE"),
+        Problem::Refused(Refusal::HeldByOther { .. }) => (Code::AlreadyExists, "HELD_BY_OTHER_BOOT"),
+        Problem::Refused(Refusal::LeaseLost { .. }) => (Code::Aborted, "LEASE_LOST"),
+        Problem::Leaving => (Code::Unavailable, "SHUTTING_DOWN"),
+        Problem::Silent(_) => (Code::DeadlineExceeded, "NO_HEARTBEAT"),
+        Problem::UnknownService(_) => (Code::NotFound, "NO_SUCH_SERVICE"),
+        Problem::TooManyServices(_) => (Code::ResourceExhausted, "TOO_MANY_SERVICES"),
+        Problem::NoConnection => (Code::Internal, "NO_CONNECTION"),
+    }
+}
+
+fn describe(refusal: &Refusal, details: &mut ErrorDetails) {
+    let (service, id, text) = match refusal {
+        Refusal::NoSuchInstance { service, id } => (service, id, "not registered"),
+        Refusal::HeldByOther { service, id, retry } => {
+            details.set_retry_info(Some(*retry));
+            (service, id, "held by another boot")
+        }
+        Refusal::LeaseLost { service, id } => (service, id, "held by another registration"),
+    };
+    details.set_resource_info("instance", format!("{service}/{id}"), "", text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::test_support::{id, name};
+
+    #[test]
+    fn statuses_carry_their_details() {
+        let held = Refusal::HeldByOther {
+            service: name("web"),
+            id: id("a"),
+            retry: Duration::from_secs(2),
+        };
+        let status = Status::from(Problem::Refused(held));
+        assert_eq!(status.code(), Code::AlreadyExists);
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "HELD_BY_OTHER_BOOT");
+        assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(2)));
+        assert_eq!(details.resource_info().unwrap().resource_name, "web/a");
+
+        let invalid = crate::model::ServiceName::parse("").unwrap_err();
+        let status = Status::from(Problem::from(invalid));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "service");
+        assert!(status.message().contains("is empty"), "{}", status.message());
+    }
+}

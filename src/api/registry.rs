@@ -1,0 +1,68 @@
+//! `RegistryService`: sign in, sign out, update.
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Api, Problem, connection, decode, encode, keep_alive::KeepAliveStream};
+use crate::{
+    model::LeaseId,
+    pb::{callboard::v1 as pb, server::registry_service_server::RegistryService},
+    random,
+    registry::{Command, Outcome},
+};
+
+impl Api {
+    fn submit(&self, command: &Command) -> Result<Outcome, Problem> {
+        Ok(self.0.engine.submit(command, self.0.clock.now())?)
+    }
+}
+
+#[tonic::async_trait]
+impl RegistryService for Api {
+    async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
+        let asked = decode::register(request.get_ref(), LeaseId(random::u128()))?;
+        let outcome = self.submit(&Command::Register(asked))?;
+        let entry = outcome.entry.as_deref();
+        let lease = entry.and_then(|entry| entry.lease.as_deref());
+        Ok(Response::new(pb::RegisterResponse {
+            lease_id: lease
+                .map(|lease| lease.id.to_bytes().to_vec().into())
+                .unwrap_or_default(),
+            ttl: lease.and_then(|lease| encode::span(lease.terms().ttl())),
+            revision: entry.map_or(outcome.revision, |entry| entry.instance.revision).0,
+        }))
+    }
+
+    async fn deregister(
+        &self,
+        request: Request<pb::DeregisterRequest>,
+    ) -> Result<Response<pb::DeregisterResponse>, Status> {
+        let outcome = self.submit(&decode::deregister(request.get_ref())?)?;
+        Ok(Response::new(pb::DeregisterResponse {
+            removed: outcome.changed,
+            revision: outcome.revision.0,
+        }))
+    }
+
+    type KeepAliveStream = KeepAliveStream;
+
+    async fn keep_alive(
+        &self,
+        request: Request<Streaming<pb::KeepAliveRequest>>,
+    ) -> Result<Response<KeepAliveStream>, Status> {
+        let connection = connection(&request)?;
+        Ok(Response::new(KeepAliveStream::new(
+            &self.0,
+            connection,
+            request.into_inner(),
+        )))
+    }
+
+    async fn update_instance(
+        &self,
+        request: Request<pb::UpdateInstanceRequest>,
+    ) -> Result<Response<pb::UpdateInstanceResponse>, Status> {
+        let outcome = self.submit(&decode::update(request.get_ref())?)?;
+        let instance = outcome.entry.as_ref().map(|entry| encode::instance(&entry.instance));
+        Ok(Response::new(pb::UpdateInstanceResponse { instance }))
+    }
+}

@@ -1,0 +1,246 @@
+//! The watch stream: turns the steps of a subscription into messages, whenever its hub wakes it.
+//!
+//! It is polled when the peer's window has room. So a peer that does not read costs a cursor and what was ready for it;
+//! what happens meanwhile waits in the registry's rings, or is replaced by the newest state.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
+use tokio_stream::Stream;
+use tonic::Status;
+
+use super::{Problem, Shared, encode, subscriber::Listed};
+use crate::{
+    metrics::WorkerLabel,
+    model::{InstanceFilter, Revision, Selection, Token},
+    net::{Connection, Interest, Seat},
+    pb::codec::Encoded,
+    registry::{Delta, Now, Part, Step, Subscription},
+};
+
+/// One watch.
+#[derive(Debug)]
+pub struct WatchStream {
+    shared: Arc<Shared>,
+    seat: Seat,
+    subscription: Subscription,
+    listed: Listed,
+    propagation: Histogram,
+    outgoing: Outgoing,
+    /// A step that was met while a message of the snapshot was filled.
+    held: Option<Step>,
+    /// The revision that the peer was last told.
+    told: Revision,
+    /// When it was last told anything.
+    last: Now,
+    end: End,
+}
+
+/// What is taken from the subscription and not yet sent.
+#[derive(Debug)]
+enum Outgoing {
+    /// Nothing.
+    Nothing,
+    /// Pieces of the snapshot.
+    Pieces(VecDeque<Bytes>),
+    /// The differences of a step to this revision.
+    Deltas(std::vec::IntoIter<Delta>, Revision),
+}
+
+#[derive(Debug)]
+enum End {
+    Open,
+    Told,
+    Ended,
+}
+
+impl WatchStream {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        connection: &Arc<Connection>,
+        user_agent: &str,
+        (selection, filter, token): (Selection, Option<InstanceFilter>, Option<Token>),
+    ) -> Self {
+        let (selection, filter) = (Arc::new(selection), filter.map(Arc::new));
+        // The seat first: what changes after it rings, what changed before it is read.
+        let seat = shared.hubs.seat(connection, Interest::Changes(Arc::clone(&selection)));
+        let listed = shared
+            .subscribers
+            .enter(connection, user_agent, &selection, filter.as_ref(), shared.clock.now());
+        let worker = WorkerLabel {
+            worker: connection.worker() as u64,
+        };
+        Self {
+            seat,
+            subscription: Subscription::new(selection, filter, token),
+            listed,
+            propagation: shared.metrics.propagation.get_or_create(&worker).clone(),
+            outgoing: Outgoing::Nothing,
+            held: None,
+            told: Revision(0),
+            last: shared.clock.now(),
+            end: End::Open,
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// The next message, if there is anything to tell.
+    fn message(&mut self, now: Now) -> Option<(Encoded, &Counter)> {
+        loop {
+            match mem::replace(&mut self.outgoing, Outgoing::Nothing) {
+                Outgoing::Deltas(deltas, revision) => {
+                    let message = self.changes(deltas, revision, now);
+                    return Some((message, &self.shared.metrics.watch.changes));
+                }
+                Outgoing::Pieces(pieces) if !pieces.is_empty() => {
+                    let message = self.snapshot(pieces);
+                    return Some((message, &self.shared.metrics.watch.snapshot));
+                }
+                Outgoing::Pieces(_) | Outgoing::Nothing => {}
+            }
+            match self.next_step() {
+                Step::Reset(reason) => {
+                    self.listed.line.resets.fetch_add(1, Ordering::Relaxed);
+                    return Some((encode::reset(reason), &self.shared.metrics.watch.reset));
+                }
+                Step::Snapshot(part) => self.outgoing = Outgoing::Pieces(pieces(&part)),
+                Step::Changes(deltas, revision) => self.outgoing = Outgoing::Deltas(deltas.into_iter(), revision),
+                Step::Synced(revision) => {
+                    let message = encode::synced(self.arrive(revision));
+                    return Some((message, &self.shared.metrics.watch.synced));
+                }
+                Step::Idle => return self.bookmark(now),
+            }
+        }
+    }
+
+    fn next_step(&mut self) -> Step {
+        self.held
+            .take()
+            .unwrap_or_else(|| self.subscription.next(self.shared.engine.registry()))
+    }
+
+    /// A message of at least one piece. Small services share one.
+    fn snapshot(&mut self, mut pieces: VecDeque<Bytes>) -> Encoded {
+        let mut message = Vec::new();
+        let mut size = 0;
+        while size < encode::PIECE {
+            if let Some(piece) = pieces.pop_front() {
+                size += piece.len();
+                message.push(piece);
+                continue;
+            }
+            match self.next_step() {
+                Step::Snapshot(part) => pieces = self::pieces(&part),
+                other => {
+                    self.held = Some(other);
+                    break;
+                }
+            }
+        }
+        self.outgoing = Outgoing::Pieces(pieces);
+        encode::snapshot(message)
+    }
+
+    /// As many differences as fit a message; the last of them ends the step.
+    fn changes(&mut self, mut deltas: std::vec::IntoIter<Delta>, revision: Revision, now: Now) -> Encoded {
+        let mut parts = Vec::with_capacity(deltas.len().min(64) + 2);
+        let mut size = 0;
+        let oldest = deltas
+            .as_slice()
+            .iter()
+            .map(|delta| delta.event.at)
+            .min_by_key(|at| at.monotonic_us);
+        while size < encode::PIECE
+            && let Some(delta) = deltas.next()
+        {
+            let part = encode::change(&delta);
+            size += part.len();
+            parts.push(part);
+        }
+        if let Some(oldest) = oldest {
+            self.propagation.observe(encode::since(oldest, now).as_secs_f64());
+        }
+        if deltas.len() > 0 {
+            self.outgoing = Outgoing::Deltas(deltas, revision);
+            return encode::changes(parts, None);
+        }
+        let token = self.arrive(revision);
+        encode::changes(parts, Some(token))
+    }
+
+    /// In quiet times, tells the peer that it stands at a newer revision, so that its token stays young.
+    fn bookmark(&mut self, now: Now) -> Option<(Encoded, &Counter)> {
+        let cursor = self.subscription.cursor();
+        let quiet = encode::since(self.last, now);
+        if cursor <= self.told || quiet < self.shared.bookmarks {
+            return None;
+        }
+        let message = encode::bookmark(self.arrive(cursor));
+        Some((message, &self.shared.metrics.watch.bookmark))
+    }
+
+    /// The peer will stand at this revision.
+    fn arrive(&mut self, revision: Revision) -> Token {
+        self.told = revision;
+        self.listed.line.sent.store(revision.0, Ordering::Relaxed);
+        self.subscription.token(self.shared.engine.registry(), revision)
+    }
+
+    /// The peer has been told everything there is. What it was not told is none of its business, so the operators' list
+    /// shows it at its cursor.
+    fn settle(&mut self, now: Now) {
+        self.seat.settled();
+        self.listed
+            .line
+            .sent
+            .store(self.subscription.cursor().0, Ordering::Relaxed);
+        self.listed.line.synced_at.store(now.wall.0, Ordering::Relaxed);
+    }
+}
+
+fn pieces(part: &Part) -> VecDeque<Bytes> {
+    match part {
+        Part::Block(block) => encode::block(block).iter().cloned().collect(),
+        Part::Matching(entries) => encode::pieces(entries.iter().map(|entry| &**entry)).into(),
+    }
+}
+
+impl Stream for WatchStream {
+    type Item = Result<Encoded, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match self.end {
+                End::Ended => return Poll::Ready(None),
+                End::Told => {
+                    self.end = End::Ended;
+                    return Poll::Ready(Some(Err(Problem::Leaving.into())));
+                }
+                End::Open => {}
+            }
+            let now = self.shared.clock.now();
+            let next = if self.seat.is_leaving() {
+                self.end = End::Told;
+                Some((encode::reconnect(), &self.shared.metrics.watch.notice))
+            } else {
+                self.message(now)
+            };
+            if let Some((message, counter)) = next {
+                counter.inc();
+                self.seat.owes();
+                self.last = now;
+                return Poll::Ready(Some(Ok(message)));
+            }
+            self.settle(now);
+            ready!(self.seat.poll_rung(context));
+        }
+    }
+}

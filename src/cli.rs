@@ -1,0 +1,119 @@
+//! The command line: one file a verb.
+//!
+//! Data goes to stdout, all else to stderr; the exit code says what kind of failure it was (`failure.rs`).
+
+mod announce;
+mod clients;
+mod completion;
+mod connection;
+mod deregister;
+mod drain;
+mod events;
+mod failure;
+mod health;
+mod instances;
+mod output;
+mod register;
+mod run;
+mod serve;
+mod services;
+mod stop;
+mod view;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// Service discovery: instances sign in and keep signing, and whoever watches is told within milliseconds.
+#[derive(Debug, Parser)]
+#[command(name = "callboard", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 registry unreachable, 5 denied, 6 findings.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a registry
+    Serve(crate::config::ServeArgs),
+    /// Register an instance and keep it alive until interrupted, then deregister it
+    Register(register::RegisterArgs),
+    /// Remove an instance
+    Deregister(deregister::DeregisterArgs),
+    /// Run a program as an instance: registered while it runs, drained when it is told to stop
+    Run(run::RunArgs),
+    /// List services
+    Services(services::ServicesArgs),
+    /// List the instances of a service
+    Instances(instances::InstancesArgs),
+    /// Print the instances of services, then each change as it happens
+    Watch(watch::WatchArgs),
+    /// List what happened recently, the newest last
+    Events(events::EventsArgs),
+    /// Send an instance no new calls
+    Drain(drain::DrainArgs),
+    /// List who watches, and how far behind each is
+    Clients(clients::ClientsArgs),
+    /// Check the health of the registry or of a service (exit code 6 when it is not serving)
+    Health(health::HealthArgs),
+    /// Print a completion script for a shell
+    Completion(completion::CompletionArgs),
+}
+
+/// Does what the arguments say; failures are printed to stderr.
+#[must_use]
+pub fn run() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Serve(args) => serve::run(&args).map_err(Failure::from),
+        Verb::Completion(args) => completion::run(&args),
+        Verb::Register(args) => block_on(register::run(args)),
+        Verb::Deregister(args) => block_on(deregister::run(args)),
+        Verb::Run(args) => block_on(run::run(args)),
+        Verb::Services(args) => block_on(services::run(args)),
+        Verb::Instances(args) => block_on(instances::run(args)),
+        Verb::Watch(args) => block_on(watch::run(args)),
+        Verb::Events(args) => block_on(events::run(args)),
+        Verb::Drain(args) => block_on(drain::run(args)),
+        Verb::Clients(args) => block_on(clients::run(args)),
+        Verb::Health(args) => block_on(health::run(args)),
+    };
+    done.unwrap_or_else(|failure| failure.report())
+}
+
+/// A client needs no more than this thread.
+fn block_on(verb: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(anyhow::Error::from)?.block_on(verb)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_every_verb_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_for_clients_takes_a_server_and_a_format() {
+        for verb in Cli::command().get_subcommands() {
+            let name = verb.get_name();
+            if matches!(name, "serve" | "completion") {
+                continue;
+            }
+            for option in ["server", "output"] {
+                let has = verb.get_arguments().any(|argument| argument.get_long() == Some(option));
+                assert!(has, "`{name}` lacks --{option}");
+            }
+        }
+    }
+}

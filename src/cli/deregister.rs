@@ -1,0 +1,90 @@
+//! `callboard deregister`: removes an instance, whoever registered it.
+
+use std::{process::ExitCode, str::FromStr};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    connection::{ServerArgs, ask},
+    failure::Failure,
+    output::{self, OutputArgs, escape},
+};
+use crate::pb::callboard::v1::DeregisterRequest;
+
+/// An instance, as `SERVICE/ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) service: String,
+    pub(crate) id: String,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            // An id may hold slashes; the name of a service does not.
+            Some((service, id)) if !service.is_empty() && !id.is_empty() => Ok(Self {
+                service: service.to_owned(),
+                id: id.to_owned(),
+            }),
+            _ => Err(
+                "it names no instance; write SERVICE/ID, as `callboard instances SERVICE -o name` prints it".to_owned(),
+            ),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeregisterArgs {
+    /// The instance
+    #[arg(value_name = "SERVICE/ID")]
+    target: Target,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct DeregisteredView {
+    service: String,
+    id: String,
+    removed: bool,
+    revision: u64,
+}
+
+pub(crate) async fn run(args: DeregisterArgs) -> Result<ExitCode, Failure> {
+    let connection = args.server.connect();
+    let request = ask(DeregisterRequest {
+        service: args.target.service.clone(),
+        id: args.target.id.clone(),
+        ..DeregisterRequest::default()
+    });
+    let answer = connection.answer(connection.registry().deregister(request)).await?;
+    let name = format!("{}/{}", args.target.service, args.target.id);
+    let line = format!("deregistered {} (revision {})", escape(&name), answer.revision);
+    let view = DeregisteredView {
+        service: args.target.service,
+        id: args.target.id,
+        removed: answer.removed,
+        revision: answer.revision,
+    };
+    output::one(args.output.format, &view, Some(&name), Some(&line))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_is_a_service_and_an_id() {
+        let target: Target = "web/rack/7".parse().unwrap();
+        assert_eq!((target.service.as_str(), target.id.as_str()), ("web", "rack/7"));
+        for wrong in ["", "web", "web/", "/a"] {
+            assert!(wrong.parse::<Target>().unwrap_err().contains("SERVICE/ID"), "{wrong}");
+        }
+    }
+}

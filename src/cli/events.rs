@@ -1,0 +1,145 @@
+//! `callboard events`: what happened, and why.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    connection::{ServerArgs, ask, pages},
+    failure::Failure,
+    output::{self, OutputArgs, Shown},
+    view::{known_status, or_dash, removal, time},
+};
+use crate::pb::callboard::v1::{Event, EventKind, ListEventsRequest, RemovalReason};
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Only those of this service
+    #[arg(long)]
+    service: Option<String>,
+    /// At most as many, the newest
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct EventView {
+    revision: u64,
+    time: Option<String>,
+    service: String,
+    instance_id: String,
+    kind: &'static str,
+    reason: Option<&'static str>,
+    status_before: Option<&'static str>,
+    status_after: Option<&'static str>,
+}
+
+impl From<Event> for EventView {
+    fn from(event: Event) -> Self {
+        let reason = event.reason();
+        Self {
+            kind: match event.kind() {
+                EventKind::Registered => "registered",
+                EventKind::TakenOver => "taken_over",
+                EventKind::Updated => "updated",
+                EventKind::Removed => "removed",
+                EventKind::Unspecified => "unspecified",
+            },
+            reason: (reason != RemovalReason::Unspecified).then(|| removal(reason)),
+            status_before: known_status(event.status_before()),
+            status_after: known_status(event.status_after()),
+            revision: event.revision,
+            time: time(event.time),
+            service: event.service,
+            instance_id: event.instance_id,
+        }
+    }
+}
+
+impl Shown for EventView {
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
+        (&["TIME", "SERVICE", "INSTANCE", "EVENT", "STATUS"], &["REVISION"]);
+
+    fn cells(&self) -> Vec<String> {
+        let event = match self.reason {
+            Some(reason) => format!("{} ({reason})", self.kind),
+            None => self.kind.to_owned(),
+        };
+        let status = match (self.status_before, self.status_after) {
+            (Some(before), Some(after)) if before != after => format!("{before} -> {after}"),
+            (_, after) => or_dash(after),
+        };
+        vec![
+            or_dash(self.time.as_deref()),
+            self.service.clone(),
+            self.instance_id.clone(),
+            event,
+            status,
+            self.revision.to_string(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.service, self.instance_id)
+    }
+}
+
+pub(crate) async fn run(args: EventsArgs) -> Result<ExitCode, Failure> {
+    let connection = args.server.connect();
+    let service = args.service.unwrap_or_default();
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let events = pages(limit, async |page_token| {
+        let request = ask(ListEventsRequest {
+            service: service.clone(),
+            page_size: args.limit.min(1_000),
+            page_token,
+        });
+        let page = connection.answer(connection.admin().list_events(request)).await?;
+        Ok((page.events, page.next_page_token))
+    });
+    let mut events: Vec<EventView> = events.await?.into_iter().map(EventView::from).collect();
+    events.reverse();
+    output::list(args.output.format, &events, "no events")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::callboard::v1::InstanceStatus;
+
+    fn event(kind: EventKind, reason: RemovalReason, before: InstanceStatus, after: InstanceStatus) -> EventView {
+        EventView::from(Event {
+            revision: 7,
+            time: None,
+            service: "web".to_owned(),
+            instance_id: "a".to_owned(),
+            kind: kind.into(),
+            reason: reason.into(),
+            status_before: before.into(),
+            status_after: after.into(),
+        })
+    }
+
+    #[test]
+    fn a_removal_says_why() {
+        use InstanceStatus::{Serving, Unspecified};
+        let removed = event(EventKind::Removed, RemovalReason::Expired, Serving, Unspecified);
+        assert_eq!(removed.cells(), ["-", "web", "a", "removed (expired)", "-", "7"]);
+        assert_eq!((removed.reason, removed.status_after), (Some("expired"), None));
+    }
+
+    #[test]
+    fn a_change_of_status_shows_both() {
+        use InstanceStatus::{Draining, Serving};
+        let drained = event(EventKind::Updated, RemovalReason::Unspecified, Serving, Draining);
+        assert_eq!(drained.cells()[3..5], ["updated", "SERVING -> DRAINING"]);
+        let same = event(EventKind::Updated, RemovalReason::Unspecified, Serving, Serving);
+        assert_eq!(same.cells()[4], "SERVING");
+    }
+}

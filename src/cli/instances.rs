@@ -1,0 +1,49 @@
+//! `callboard instances`: who is present in a service.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{
+    connection::{ServerArgs, ask, pages},
+    failure::Failure,
+    output::{self, OutputArgs, escape},
+    view::InstanceView,
+};
+use crate::pb::callboard::v1::ListInstancesRequest;
+
+#[derive(Debug, Args)]
+pub(crate) struct InstancesArgs {
+    /// The service
+    #[arg(value_name = "NAME")]
+    service: String,
+    /// Only instances that match, as in '"v2" in tags and status == SERVING'
+    #[arg(long)]
+    filter: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, Failure> {
+    let connection = args.server.connect();
+    let filter = args.filter.unwrap_or_default();
+    let instances = pages(usize::MAX, async |page_token| {
+        let request = ask(ListInstancesRequest {
+            service: args.service.clone(),
+            filter: filter.clone(),
+            page_size: 0,
+            page_token,
+        });
+        let page = connection
+            .answer(connection.discovery().list_instances(request))
+            .await?;
+        Ok((page.instances, page.next_page_token))
+    });
+    let instances: Vec<InstanceView> = instances.await?.into_iter().map(InstanceView::from).collect();
+    let which = if filter.is_empty() { "" } else { " matching" };
+    let none = format!("no{which} instances of {}", escape(&args.service));
+    output::list(args.output.format, &instances, &none)?;
+    Ok(ExitCode::SUCCESS)
+}

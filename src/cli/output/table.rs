@@ -1,0 +1,52 @@
+//! Tables: a header, a line a row, statuses in colour.
+
+use std::io::{self, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::{Shown, escape, style};
+
+/// Where it is a column, it is in colour.
+const STATUS: &str = "STATUS";
+const GAP: (u16, u16) = (0, 3);
+
+/// Writes one line a row: nothing wraps, so that `grep` and `cut` see whole rows.
+pub(super) fn write<T: Shown>(out: &mut impl Write, items: &[T], wide: bool) -> io::Result<()> {
+    let (narrow, more) = T::COLUMNS;
+    let columns: Vec<&str> = narrow.iter().chain(more.iter().filter(|_| wide)).copied().collect();
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(&columns);
+    let status_column = columns.iter().position(|column| *column == STATUS);
+    let mut statuses = vec![String::new()];
+    for item in items {
+        let cells: Vec<String> = item
+            .cells()
+            .iter()
+            .take(columns.len())
+            .map(|cell| escape(cell).into_owned())
+            .collect();
+        statuses.push(status_column.and_then(|at| cells.get(at)).cloned().unwrap_or_default());
+        table.add_row(cells);
+    }
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding(GAP);
+    });
+    let mut at = None;
+    for (line, status) in table.lines().zip(statuses) {
+        let line = line.trim_end();
+        // Columns before the status hold ASCII only, so that it begins in every row where its header does.
+        let at = *at.get_or_insert_with(|| line.find(STATUS));
+        match at.and_then(|at| line.split_at_checked(at)) {
+            Some((before, rest)) if !status.is_empty() && rest.starts_with(&status) => {
+                let style = style(&status);
+                let after = &rest[status.len()..];
+                writeln!(out, "{before}{style}{status}{style:#}{after}")?;
+            }
+            _ => writeln!(out, "{line}")?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+use super::*;
+use crate::cli::view::{InstanceView, tests::full};
+
+fn table(wide: bool, change: impl Fn(&mut crate::pb::callboard::v1::Instance)) -> String {
+    let mut instance = full();
+    change(&mut instance);
+    let mut out = anstream::StripStream::new(Vec::new());
+    table::write(&mut out, &[InstanceView::from(instance)], wide).unwrap();
+    String::from_utf8(out.into_inner()).unwrap()
+}
+
+fn stream(format: Format) -> String {
+    let mut out = Vec::new();
+    let view = serde_json::json!({"status": "SERVING"});
+    write_one(&mut out, format, &view, Some("web/a"), Some("web/a is SERVING")).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_table_is_a_header_and_a_line_a_row() {
+    let table = table(false, |_| {});
+    let expected = "ID   ADDRESS      STATUS     WEIGHT   ZONE    TAGS\n\
+                    a    [::1]:9001   DRAINING   3        eu-1a   v2,blue\n";
+    assert_eq!(table, expected);
+}
+
+#[test]
+fn a_wide_table_has_more_columns() {
+    let table = table(true, |_| {});
+    assert!(
+        table
+            .lines()
+            .next()
+            .unwrap()
+            .ends_with("REGISTERED                 REVISION"),
+        "{table}"
+    );
+    assert!(table.contains("build=7,team=checkout"), "{table}");
+}
+
+#[test]
+fn a_status_is_in_colour_and_nothing_else_is() {
+    let mut out = Vec::new();
+    let mut instance = full();
+    instance.id = "DRAINING".to_owned();
+    table::write(&mut out, &[InstanceView::from(instance)], false).unwrap();
+    let row = String::from_utf8(out).unwrap();
+    assert!(
+        row.contains("\nDRAINING   [::1]:9001   \u{1b}[33mDRAINING\u{1b}[0m   3"),
+        "{row:?}"
+    );
+}
+
+#[test]
+fn what_the_server_says_cannot_command_the_terminal() {
+    let table = table(true, |instance| {
+        instance.tags = vec!["\u{1b}]0;owned\u{7}".to_owned(), "a\nb".to_owned()];
+        instance.metadata.insert("rtl".to_owned(), "\u{202e}abc".to_owned());
+    });
+    assert_eq!(table.lines().count(), 2, "{table:?}");
+    assert!(table.contains(r"\u{1b}]0;owned\u{7},a\nb"), "{table:?}");
+    assert!(table.contains(r"rtl=\u{202e}abc"), "{table:?}");
+    assert!(!table.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{table:?}");
+}
+
+#[test]
+fn text_without_danger_is_left_alone() {
+    assert!(matches!(escape("Zürich ✓"), Cow::Borrowed("Zürich ✓")));
+}
+
+#[test]
+fn a_stream_has_a_line_or_a_document_each() {
+    assert_eq!(stream(Format::Json), "{\"status\":\"SERVING\"}\n");
+    assert_eq!(stream(Format::Yaml), "---\nstatus: SERVING\n");
+    assert_eq!(stream(Format::Name), "web/a\n");
+    assert_eq!(stream(Format::Table), "web/a is SERVING\n");
+}
+
+#[test]
+fn a_listing_is_one_array() {
+    let items = [InstanceView::from(full()), InstanceView::from(full())];
+    let listed: serde_json::Value = serde_json::from_str(&json(&items, true).unwrap()).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    assert_eq!(json::<[InstanceView]>(&[], true).unwrap(), "[]");
+    assert_eq!(yaml::<[InstanceView]>(&[]).unwrap(), "[]\n");
+}

@@ -1,0 +1,85 @@
+//! `callboard serve`: runs a registry until it is told to stop.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    config::{Config, ReadyFormat, ServeArgs},
+    server::Server,
+    telemetry,
+};
+
+/// The line that says where the doors are, once they are open.
+#[derive(Debug, Serialize)]
+struct Ready {
+    grpc: String,
+    http: String,
+}
+
+pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(args) {
+        Ok(config) => config,
+        Err(error) => {
+            anstream::eprintln!("error: {:#}", anyhow::Error::from(error));
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    telemetry::init(&config.log, config.log_format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(&config, args.output))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The exit code for a configuration that cannot be used.
+const USAGE: u8 = 2;
+
+async fn serve(config: &Config, output: ReadyFormat) -> anyhow::Result<()> {
+    // Before the doors open: whoever reads that they are open may send a signal at once.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let server = Server::start(config)?;
+    announce(&server, output)?;
+    tracing::info!(
+        grpc = %server.grpc(), http = %server.http(),
+        "the registry is kept in memory: a restart forgets it, and instances register again by themselves"
+    );
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("leaving: telling every stream to reconnect");
+    tokio::select! {
+        () = server.shutdown() => tracing::info!("left"),
+        _ = interrupt.recv() => anyhow::bail!("interrupted twice: streams were dropped"),
+    }
+    Ok(())
+}
+
+fn announce(server: &Server, output: ReadyFormat) -> anyhow::Result<()> {
+    let ready = Ready {
+        grpc: server.grpc().to_string(),
+        http: server.http().to_string(),
+    };
+    let mut out = io::stdout().lock();
+    match output {
+        ReadyFormat::Json => writeln!(out, "{}", serde_json::to_string(&ready)?)?,
+        ReadyFormat::Table => {
+            writeln!(
+                out,
+                "gRPC  {}  register, keep alive, watch, health, reflection",
+                ready.grpc
+            )?;
+            writeln!(out, "HTTP  {}  /metrics /healthz /readyz /prometheus/sd", ready.http)?;
+        }
+    }
+    out.flush()?;
+    Ok(())
+}

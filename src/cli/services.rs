@@ -1,0 +1,78 @@
+//! `callboard services`: what there is.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    connection::{ServerArgs, ask, pages},
+    failure::Failure,
+    output::{self, OutputArgs, Shown},
+};
+use crate::pb::callboard::v1::{ListServicesRequest, ServiceSummary};
+
+#[derive(Debug, Args)]
+pub(crate) struct ServicesArgs {
+    /// Only names that start with this
+    #[arg(long)]
+    prefix: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct ServiceView {
+    name: String,
+    instances: u32,
+    available: u32,
+    revision: u64,
+}
+
+impl From<ServiceSummary> for ServiceView {
+    fn from(service: ServiceSummary) -> Self {
+        Self {
+            name: service.name,
+            instances: service.instances,
+            available: service.available,
+            revision: service.revision,
+        }
+    }
+}
+
+impl Shown for ServiceView {
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
+        (&["NAME", "INSTANCES", "AVAILABLE"], &["REVISION"]);
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.instances.to_string(),
+            self.available.to_string(),
+            self.revision.to_string(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+pub(crate) async fn run(args: ServicesArgs) -> Result<ExitCode, Failure> {
+    let connection = args.server.connect();
+    let prefix = args.prefix.unwrap_or_default();
+    let services = pages(usize::MAX, async |page_token| {
+        let request = ask(ListServicesRequest {
+            prefix: prefix.clone(),
+            page_size: 0,
+            page_token,
+        });
+        let page = connection.answer(connection.discovery().list_services(request)).await?;
+        Ok((page.services, page.next_page_token))
+    });
+    let services: Vec<ServiceView> = services.await?.into_iter().map(ServiceView::from).collect();
+    output::list(args.output.format, &services, "no services")?;
+    Ok(ExitCode::SUCCESS)
+}

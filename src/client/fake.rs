@@ -1,0 +1,234 @@
+//! A registry that does what the test says: every call arrives as a value, and the test answers it. In memory, so that
+//! tokio's clock can be paused.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use tokio::{
+    io::DuplexStream,
+    sync::{mpsc, oneshot},
+};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{
+    Request, Response, Status, Streaming,
+    codegen::async_trait,
+    transport::{Endpoint, Server, Uri},
+};
+
+use super::Connect;
+use crate::pb::{
+    callboard::v1::{
+        DeregisterRequest, DeregisterResponse, GetInstanceRequest, GetInstanceResponse, KeepAliveRequest,
+        KeepAliveResponse, ListInstancesRequest, ListInstancesResponse, ListServicesRequest, ListServicesResponse,
+        RegisterRequest, RegisterResponse, UpdateInstanceRequest, UpdateInstanceResponse, WatchRequest, WatchResponse,
+    },
+    codec::Encoded,
+    server::{
+        discovery_service_server::{DiscoveryService, DiscoveryServiceServer},
+        registry_service_server::{RegistryService, RegistryServiceServer},
+    },
+};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Reply<T> = oneshot::Sender<Result<T, Status>>;
+
+/// A call that waits for its answer.
+pub(super) enum Call {
+    Register(RegisterRequest, Reply<RegisterResponse>),
+    Deregister(DeregisterRequest, Reply<DeregisterResponse>),
+    Update(UpdateInstanceRequest, Reply<UpdateInstanceResponse>),
+    KeepAlive(KeepAlive),
+    Watch(WatchRequest, mpsc::Sender<Result<WatchResponse, Status>>),
+}
+
+/// The server's side of a heartbeat stream. Dropping it ends the stream.
+pub(super) struct KeepAlive {
+    heartbeats: Streaming<KeepAliveRequest>,
+    pub(super) answers: mpsc::Sender<Result<KeepAliveResponse, Status>>,
+}
+
+impl KeepAlive {
+    /// The lease of the next heartbeat.
+    pub(super) async fn lease(&mut self) -> bytes::Bytes {
+        let request = self.heartbeats.message().await.unwrap().unwrap();
+        request.heartbeats[0].lease_id.clone()
+    }
+}
+
+/// The test's end.
+pub(super) struct Fake {
+    calls: mpsc::Receiver<Call>,
+    connections: mpsc::Sender<io::Result<DuplexStream>>,
+    down: Arc<AtomicBool>,
+}
+
+impl Fake {
+    pub(super) fn start() -> Self {
+        let (told, calls) = mpsc::channel(16);
+        let (connections, incoming) = mpsc::channel(16);
+        let desk = Desk { calls: told };
+        let server = Server::builder()
+            .add_service(RegistryServiceServer::new(desk.clone()))
+            .add_service(DiscoveryServiceServer::new(desk));
+        tokio::spawn(server.serve_with_incoming(ReceiverStream::new(incoming)));
+        Self {
+            calls,
+            connections,
+            down: Arc::default(),
+        }
+    }
+
+    /// What a client connects with.
+    pub(super) fn connect(&self) -> Connect {
+        let (connections, down) = (self.connections.clone(), Arc::clone(&self.down));
+        Box::new(move || {
+            let (connections, down) = (connections.clone(), Arc::clone(&down));
+            Endpoint::from_static("http://fake").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let (connections, down) = (connections.clone(), Arc::clone(&down));
+                async move {
+                    let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+                    if down.load(Ordering::Relaxed) {
+                        return Err(refused());
+                    }
+                    let (near, far) = tokio::io::duplex(64 * 1024);
+                    connections.send(Ok(far)).await.map_err(|_| refused())?;
+                    Ok(TokioIo::new(near))
+                }
+            }))
+        })
+    }
+
+    /// New connections are refused from now on, or no longer.
+    pub(super) fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+    }
+
+    pub(super) async fn register(&mut self) -> (RegisterRequest, Reply<RegisterResponse>) {
+        match self.calls.recv().await {
+            Some(Call::Register(request, reply)) => (request, reply),
+            other => panic!("not Register: {}", name(other.as_ref())),
+        }
+    }
+
+    pub(super) async fn deregister(&mut self) -> (DeregisterRequest, Reply<DeregisterResponse>) {
+        match self.calls.recv().await {
+            Some(Call::Deregister(request, reply)) => (request, reply),
+            other => panic!("not Deregister: {}", name(other.as_ref())),
+        }
+    }
+
+    pub(super) async fn update(&mut self) -> (UpdateInstanceRequest, Reply<UpdateInstanceResponse>) {
+        match self.calls.recv().await {
+            Some(Call::Update(request, reply)) => (request, reply),
+            other => panic!("not UpdateInstance: {}", name(other.as_ref())),
+        }
+    }
+
+    pub(super) async fn keep_alive(&mut self) -> KeepAlive {
+        match self.calls.recv().await {
+            Some(Call::KeepAlive(stream)) => stream,
+            other => panic!("not KeepAlive: {}", name(other.as_ref())),
+        }
+    }
+
+    pub(super) async fn watch(&mut self) -> (WatchRequest, mpsc::Sender<Result<WatchResponse, Status>>) {
+        match self.calls.recv().await {
+            Some(Call::Watch(request, answers)) => (request, answers),
+            other => panic!("not Watch: {}", name(other.as_ref())),
+        }
+    }
+}
+
+fn name(call: Option<&Call>) -> &'static str {
+    match call {
+        Some(Call::Register(..)) => "Register",
+        Some(Call::Deregister(..)) => "Deregister",
+        Some(Call::Update(..)) => "UpdateInstance",
+        Some(Call::KeepAlive(_)) => "KeepAlive",
+        Some(Call::Watch(..)) => "Watch",
+        None => "nothing",
+    }
+}
+
+/// The server's end: hands every call to the test.
+#[derive(Clone)]
+struct Desk {
+    calls: mpsc::Sender<Call>,
+}
+
+impl Desk {
+    async fn hand<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Result<Response<T>, Status> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Status::unavailable("the test is over");
+        self.calls.send(call(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.map(Response::new)
+    }
+}
+
+#[async_trait]
+impl RegistryService for Desk {
+    type KeepAliveStream = Answers<KeepAliveResponse>;
+
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
+        self.hand(|reply| Call::Register(request.into_inner(), reply)).await
+    }
+
+    async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterResponse>, Status> {
+        self.hand(|reply| Call::Deregister(request.into_inner(), reply)).await
+    }
+
+    async fn update_instance(
+        &self,
+        request: Request<UpdateInstanceRequest>,
+    ) -> Result<Response<UpdateInstanceResponse>, Status> {
+        self.hand(|reply| Call::Update(request.into_inner(), reply)).await
+    }
+
+    async fn keep_alive(
+        &self,
+        request: Request<Streaming<KeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        let (answers, told) = mpsc::channel(16);
+        let stream = KeepAlive {
+            heartbeats: request.into_inner(),
+            answers,
+        };
+        let _over = self.calls.send(Call::KeepAlive(stream)).await;
+        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
+    }
+}
+
+#[async_trait]
+impl DiscoveryService for Desk {
+    type WatchStream = Answers<Encoded>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let (answers, told) = mpsc::channel(16);
+        let _over = self.calls.send(Call::Watch(request.into_inner(), answers)).await;
+        let encoded = |answer: Result<WatchResponse, Status>| Ok(Encoded(vec![answer?.encode_to_vec().into()]));
+        Ok(Response::new(Box::pin(ReceiverStream::new(told).map(encoded))))
+    }
+
+    async fn list_instances(
+        &self,
+        _: Request<ListInstancesRequest>,
+    ) -> Result<Response<ListInstancesResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn get_instance(&self, _: Request<GetInstanceRequest>) -> Result<Response<GetInstanceResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn list_services(&self, _: Request<ListServicesRequest>) -> Result<Response<ListServicesResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+}

@@ -1,0 +1,252 @@
+//! A watch that keeps its place through reconnects.
+
+use std::{collections::VecDeque, fmt, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
+use tonic::{Streaming, transport::Channel};
+
+use super::{Backoff, ClientError, Connect, Endpoint};
+use crate::pb::callboard::v1::{
+    Change, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
+    discovery_service_client::DiscoveryServiceClient, watch_response::Message,
+};
+
+/// What a watch tells.
+#[derive(Debug, Clone)]
+pub enum WatchEvent {
+    /// What is known can no longer be brought up to date. Serve from it until [`WatchEvent::Synced`], then replace it by
+    /// what was snapshotted in between.
+    Reset(ResetCause),
+    /// A part of the snapshot that the next [`WatchEvent::Synced`] completes.
+    Snapshot(Vec<Instance>),
+    /// The snapshot is complete, or a resumed stream needs none.
+    Synced {
+        /// The revision that the reader now stands at.
+        revision: u64,
+    },
+    /// Everything that became different up to a revision: to be applied as one.
+    Changes {
+        /// Each instance at most once.
+        changes: Vec<change::Change>,
+        /// The revision that the reader now stands at.
+        revision: u64,
+    },
+    /// Nothing changed here up to a revision.
+    Bookmark {
+        /// The revision that the reader now stands at.
+        revision: u64,
+    },
+    /// The registry answers, but cannot reach its store: changes may be late.
+    Degraded,
+    /// The stream broke, or could not be opened. What is known stays good as far as it goes.
+    Disconnected {
+        /// Why.
+        error: ClientError,
+        /// When it is tried again.
+        retry_in: Duration,
+    },
+    /// After a disconnection, the stream is open again.
+    Reconnected,
+}
+
+/// Why a watch starts over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetCause {
+    /// The registry started anew.
+    OtherIncarnation,
+    /// The token was made for another selection or filter.
+    OtherSelection,
+    /// The history since then is no longer kept.
+    HistoryLost,
+    /// The token is from a revision that has not been reached there.
+    FutureRevision,
+    /// The stream broke within a snapshot: its parts are void. Said by the client, not by the registry.
+    Interrupted,
+    /// A reason that this client does not know.
+    Unspecified,
+}
+
+impl From<ResetReason> for ResetCause {
+    fn from(reason: ResetReason) -> Self {
+        match reason {
+            ResetReason::OtherIncarnation => Self::OtherIncarnation,
+            ResetReason::OtherSelection => Self::OtherSelection,
+            ResetReason::HistoryLost => Self::HistoryLost,
+            ResetReason::FutureRevision => Self::FutureRevision,
+            ResetReason::Unspecified => Self::Unspecified,
+        }
+    }
+}
+
+/// Watches services for as long as it is asked for the next event.
+pub struct Watch {
+    connect: Connect,
+    request: WatchRequest,
+    reader: Reader,
+    stream: Option<Streaming<WatchResponse>>,
+    ready: VecDeque<WatchEvent>,
+    retry_at: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Watch {
+    /// Watches what the request selects; a resume token in it is used to begin with. The stream is opened by the first
+    /// [`Watch::next`].
+    #[must_use]
+    pub fn new(endpoint: &Endpoint, request: WatchRequest) -> Self {
+        let endpoint = endpoint.clone();
+        Self::over(Box::new(move || endpoint.channel()), request)
+    }
+
+    /// The same over connections of the caller's making.
+    pub(crate) fn over(connect: Connect, mut request: WatchRequest) -> Self {
+        let token = std::mem::take(&mut request.resume_token);
+        Self {
+            connect,
+            request,
+            reader: Reader {
+                token,
+                ..Reader::default()
+            },
+            stream: None,
+            ready: VecDeque::new(),
+            retry_at: None,
+            backoff: Backoff::new(),
+        }
+    }
+
+    /// To resume from what has been told so far, in another [`Watch`] of the same selection. Empty before the first
+    /// [`WatchEvent::Synced`].
+    #[must_use]
+    pub fn token(&self) -> &Bytes {
+        &self.reader.token
+    }
+
+    /// The next event, however long it takes. Nothing is lost when it is dropped meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Only where trying again is in vain: the selection or the filter is refused, or access is.
+    pub async fn next(&mut self) -> Result<WatchEvent, ClientError> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            if let Err(error) = self.advance().await {
+                if error.is_final() {
+                    return Err(error);
+                }
+                let retry_in = self.backoff.delay(error.retry_after());
+                self.stream = None;
+                self.retry_at = Some(super::now() + retry_in);
+                return Ok(WatchEvent::Disconnected { error, retry_in });
+            }
+        }
+    }
+
+    /// One message further, or one step towards a stream.
+    async fn advance(&mut self) -> Result<(), ClientError> {
+        let Some(stream) = &mut self.stream else {
+            return self.open().await;
+        };
+        let message = stream.message().await?.ok_or(ClientError::Ended)?;
+        self.backoff.reset();
+        let notice = matches!(&message.message, Some(Message::Notice(notice)) if *notice == Notice::Reconnect as i32);
+        if notice {
+            return Err(ClientError::GoingAway);
+        }
+        self.ready.extend(self.reader.read(message));
+        Ok(())
+    }
+
+    async fn open(&mut self) -> Result<(), ClientError> {
+        if let Some(at) = self.retry_at {
+            sleep_until(at).await;
+        }
+        let mut client: DiscoveryServiceClient<Channel> = DiscoveryServiceClient::new((self.connect)());
+        let request = WatchRequest {
+            resume_token: self.reader.token.clone(),
+            ..self.request.clone()
+        };
+        self.stream = Some(client.watch(request).await?.into_inner());
+        if self.retry_at.take().is_some() {
+            self.ready.push_back(WatchEvent::Reconnected);
+        }
+        self.ready.extend(self.reader.begin());
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("request", &self.request)
+            .field("reader", &self.reader)
+            .field("open", &self.stream.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads messages in order and knows where the reader stands.
+#[derive(Debug, Default)]
+struct Reader {
+    token: Bytes,
+    /// Changes of a step whose last message has not come yet.
+    step: Vec<change::Change>,
+    /// Parts of a snapshot were told that was not completed.
+    partial: bool,
+}
+
+impl Reader {
+    /// A stream begins: what the one before left unfinished will not be finished.
+    fn begin(&mut self) -> Option<WatchEvent> {
+        self.step.clear();
+        std::mem::take(&mut self.partial).then_some(WatchEvent::Reset(ResetCause::Interrupted))
+    }
+
+    fn read(&mut self, message: WatchResponse) -> Option<WatchEvent> {
+        match message.message? {
+            Message::Reset(reset) => {
+                // From here on the old place is given up: whoever resumed from it would mix two sets.
+                self.token = Bytes::new();
+                self.step.clear();
+                self.partial = false;
+                Some(WatchEvent::Reset(reset.reason().into()))
+            }
+            Message::Snapshot(snapshot) => {
+                self.partial = true;
+                Some(WatchEvent::Snapshot(snapshot.instances))
+            }
+            Message::Synced(synced) => {
+                self.partial = false;
+                self.token = synced.resume_token;
+                Some(WatchEvent::Synced {
+                    revision: synced.revision,
+                })
+            }
+            Message::Changes(part) => {
+                let changes = part.changes.into_iter();
+                self.step.extend(changes.filter_map(|Change { change }| change));
+                if part.revision == 0 {
+                    return None;
+                }
+                self.token = part.resume_token;
+                Some(WatchEvent::Changes {
+                    changes: std::mem::take(&mut self.step),
+                    revision: part.revision,
+                })
+            }
+            Message::Bookmark(bookmark) => {
+                self.token = bookmark.resume_token;
+                Some(WatchEvent::Bookmark {
+                    revision: bookmark.revision,
+                })
+            }
+            Message::Notice(notice) => (notice == Notice::Degraded as i32).then_some(WatchEvent::Degraded),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! The one place that looks at clocks.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    model::WallTime,
+    registry::{LeaseClock, LeaseTime, Now},
+};
+
+/// All clocks of the process. tokio's instants, so that tests can pause them.
+#[derive(Debug)]
+pub struct Clock {
+    origin: Instant,
+    lease: LeaseClock,
+    /// For each worker, the lease time up to which it has done all that was waiting for it.
+    turns: Box<[AtomicU64]>,
+}
+
+impl Clock {
+    /// A clock that starts now, and waits for this many workers.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self {
+            origin: now(),
+            lease: LeaseClock::default(),
+            turns: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// A reading of all clocks.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        let since = self.since_start();
+        self.reading(since, self.lease.read(millis(since)))
+    }
+
+    /// The reading by which leases are expired: held back by pauses of the process, and by the slowest worker, which may
+    /// have heartbeats that it has not read. To be taken several times a second, by one task.
+    pub fn expiry(&self) -> Now {
+        let since = self.since_start();
+        let slowest = self.turns.iter().map(|turn| turn.load(Ordering::Acquire)).min();
+        let time = self.lease.tick(millis(since));
+        self.reading(since, slowest.map_or(time, |slowest| time.min(slowest)))
+    }
+
+    /// A worker has done all that waited for it at this lease time.
+    pub fn turned(&self, worker: usize, time: LeaseTime) {
+        if let Some(turn) = self.turns.get(worker) {
+            turn.store(time, Ordering::Release);
+        }
+    }
+
+    /// Time since the process started, on the monotonic clock.
+    #[must_use]
+    pub fn since_start(&self) -> Duration {
+        now().duration_since(self.origin)
+    }
+
+    fn reading(&self, since: Duration, lease: LeaseTime) -> Now {
+        let wall = wall();
+        Now {
+            monotonic_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
+            lease,
+            wall,
+        }
+    }
+}
+
+/// The wall clock.
+#[expect(clippy::disallowed_methods, reason = "the one place")]
+fn wall() -> WallTime {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    WallTime(millis(since))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn expiry_waits_for_the_slowest_worker() {
+        let clock = Clock::new(2);
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            clock.expiry();
+        }
+        clock.turned(0, 900);
+        clock.turned(1, 400);
+        assert_eq!(clock.expiry().lease, 400);
+        assert_eq!(clock.now().lease, 1_000);
+        clock.turned(1, 5_000);
+        assert_eq!(clock.expiry().lease, 900);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_no_time() {
+        let clock = Clock::new(0);
+        clock.expiry();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(clock.now().lease, 0);
+        assert_eq!(clock.expiry().lease, 0);
+        assert_eq!(clock.since_start(), Duration::from_secs(60));
+    }
+}

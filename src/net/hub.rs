@@ -1,0 +1,377 @@
+//! Hubs wake streams.
+//!
+//! A writer that woke every watcher itself would pay for all of them: 8 to 20 ms a change with 10,000 watchers. So it only
+//! leaves the name of the service with the hub of each worker that has a watcher of it, and rings that hub's bell if
+//! nobody has. The hub wakes the streams on its own thread; what changes meanwhile is in its next round.
+//!
+//! The first change rings at once. No timer delays it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use atomic_waker::AtomicWaker;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, task::yield_now, time::interval};
+
+use super::Connection;
+use crate::{
+    clock::Clock,
+    model::{Selection, ServiceName},
+    registry::{Audience, Event, HISTORY},
+};
+
+/// How often a hub looks after its seats.
+const ROUND: Duration = Duration::from_secs(1);
+/// A stream that has something to take but has not taken it for so many rounds is cut off: within 30 s in all.
+const STALLED: u64 = 28;
+
+/// What a seat wants to be woken for.
+#[derive(Debug, Clone)]
+pub enum Interest {
+    /// Changes of these services.
+    Changes(Arc<Selection>),
+    /// Nothing but what all seats are told: rounds and goodbye.
+    Nothing,
+}
+
+/// The hubs of all workers; at most 64.
+#[derive(Debug)]
+pub struct Hubs {
+    hubs: Box<[Hub]>,
+    /// For each service that is watched by name: how many seats each hub has for it.
+    interest: DashMap<ServiceName, Box<[u32]>>,
+    /// How many events there were, to wake everybody before history moves on without them.
+    events: AtomicU64,
+    leaving: AtomicBool,
+}
+
+/// One worker's hub.
+#[derive(Debug, Default)]
+struct Hub {
+    /// The services that changed since the last round.
+    inbox: Mutex<HashSet<ServiceName>>,
+    /// Somebody has rung and the hub has not looked yet.
+    rung: AtomicBool,
+    bell: Notify,
+    /// All seats are to be woken.
+    all: AtomicBool,
+    /// Touched by the hub's own thread, except when streams are torn down elsewhere: so hardly ever contended.
+    seats: Mutex<Seats>,
+    /// Seats that want to hear of services that they did not name.
+    wide: AtomicU32,
+    /// Rounds so far: a clock that is good enough to tell a stalled reader.
+    rounds: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Seats {
+    next: u64,
+    all: HashMap<u64, Arc<State>>,
+    by_service: HashMap<ServiceName, HashMap<u64, Arc<State>>>,
+    wide: HashMap<u64, (Arc<Selection>, Arc<State>)>,
+}
+
+#[derive(Debug)]
+struct State {
+    rung: AtomicBool,
+    waker: AtomicWaker,
+    /// The round since which the stream has had something to take; 0: it has taken everything.
+    owed: AtomicU64,
+    connection: Arc<Connection>,
+}
+
+impl State {
+    fn ring(&self, round: u64) {
+        self.rung.store(true, Ordering::Release);
+        let _ = self
+            .owed
+            .compare_exchange(0, round, Ordering::Relaxed, Ordering::Relaxed);
+        self.waker.wake();
+    }
+}
+
+impl Hubs {
+    /// One hub for each worker.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self {
+            hubs: (0..workers)
+                .map(|_| Hub {
+                    rounds: AtomicU64::new(1),
+                    ..Hub::default()
+                })
+                .collect(),
+            interest: DashMap::new(),
+            events: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes a seat for a stream of this connection, on its worker's hub.
+    #[must_use]
+    pub fn seat(self: &Arc<Self>, connection: &Arc<Connection>, interest: Interest) -> Seat {
+        let worker = connection.worker();
+        let state = Arc::new(State {
+            rung: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            owed: AtomicU64::new(0),
+            connection: Arc::clone(connection),
+        });
+        let hub = &self.hubs[worker];
+        // Interest first: a change between the two rings a hub that finds nobody, and the stream reads after both.
+        match &interest {
+            Interest::Changes(selection) => match &**selection {
+                Selection::Names(names) => names.iter().for_each(|name| self.count(name, worker)),
+                Selection::Prefix(_) | Selection::Everything => {
+                    hub.wide.fetch_add(1, Ordering::AcqRel);
+                }
+            },
+            Interest::Nothing => {}
+        }
+        let id = hub.seats.lock().take(&state, &interest);
+        Seat {
+            hubs: Arc::clone(self),
+            id,
+            interest,
+            state,
+        }
+    }
+
+    /// Serves the hub of this worker, for as long as it is polled. On the worker's own thread.
+    pub async fn run(&self, worker: usize, clock: &Clock, bookmarks: Duration) {
+        let hub = &self.hubs[worker];
+        let mut rounds = interval(ROUND);
+        let mut last_sweep = clock.since_start();
+        loop {
+            tokio::select! {
+                () = hub.bell.notified() => hub.deliver(),
+                _ = rounds.tick() => {
+                    hub.rounds.fetch_add(1, Ordering::Relaxed);
+                    hub.cut_off_stalled();
+                    if clock.since_start().saturating_sub(last_sweep) >= bookmarks {
+                        last_sweep = clock.since_start();
+                        hub.wake_all();
+                    }
+                }
+            }
+            // The streams run before the next round: what changes meanwhile is told together.
+            yield_now().await;
+        }
+    }
+
+    /// Wakes all streams to tell their peers that this process is going.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.ring_all();
+    }
+
+    /// Whether this process is going away.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// How many streams have a seat.
+    #[must_use]
+    pub fn seat_count(&self) -> usize {
+        self.hubs.iter().map(|hub| hub.seats.lock().all.len()).sum()
+    }
+
+    fn ring_all(&self) {
+        for hub in &self.hubs {
+            hub.all.store(true, Ordering::Release);
+            hub.ring();
+        }
+    }
+
+    fn count(&self, name: &ServiceName, worker: usize) {
+        let mut counts = self
+            .interest
+            .entry(name.clone())
+            .or_insert_with(|| vec![0; self.hubs.len()].into());
+        counts[worker] += 1;
+    }
+
+    /// A bit for each hub that has a seat for this service by name.
+    fn watched_by(&self, name: &ServiceName) -> u64 {
+        let bit = |(worker, count): (usize, &u32)| u64::from(*count > 0) << worker;
+        self.interest
+            .get(name)
+            .map_or(0, |counts| counts.iter().enumerate().map(bit).sum())
+    }
+
+    fn discount(&self, name: &ServiceName, worker: usize) {
+        if let Some(mut counts) = self.interest.get_mut(name) {
+            counts[worker] -= 1;
+        }
+        self.interest
+            .remove_if(name, |_, counts| counts.iter().all(|count| *count == 0));
+    }
+}
+
+impl Audience for Hubs {
+    fn changed(&self, event: &Event) {
+        let watched = self.watched_by(&event.service);
+        for (worker, hub) in self.hubs.iter().enumerate() {
+            if watched & 1 << worker != 0 || hub.wide.load(Ordering::Acquire) > 0 {
+                hub.inbox.lock().insert(event.service.clone());
+                hub.ring();
+            }
+        }
+        // Readers that heard of nothing stand where they were. Before what they would have to look through falls out of
+        // history, they look once, and stand at the newest revision.
+        if (self.events.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(HISTORY as u64 / 4) {
+            self.ring_all();
+        }
+    }
+}
+
+impl Hub {
+    fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.bell.notify_one();
+        }
+    }
+
+    fn deliver(&self) {
+        self.rung.store(false, Ordering::Release);
+        if self.all.swap(false, Ordering::AcqRel) {
+            self.inbox.lock().clear();
+            self.wake_all();
+            return;
+        }
+        let changed = mem::take(&mut *self.inbox.lock());
+        let round = self.rounds.load(Ordering::Relaxed);
+        let seats = self.seats.lock();
+        for service in &changed {
+            if let Some(named) = seats.by_service.get(service) {
+                named.values().for_each(|seat| seat.ring(round));
+            }
+            let wide = seats.wide.values().filter(|(selection, _)| selection.includes(service));
+            wide.for_each(|(_, seat)| seat.ring(round));
+        }
+    }
+
+    fn wake_all(&self) {
+        let round = self.rounds.load(Ordering::Relaxed);
+        self.seats.lock().all.values().for_each(|seat| seat.ring(round));
+    }
+
+    /// Only the application can tell a reader that answers pings but takes nothing.
+    fn cut_off_stalled(&self) {
+        let round = self.rounds.load(Ordering::Relaxed);
+        for seat in self.seats.lock().all.values() {
+            let owed = seat.owed.load(Ordering::Relaxed);
+            if owed != 0 && round - owed >= STALLED {
+                seat.connection
+                    .evict("a stream has not taken what it was sent for 28 s");
+            }
+        }
+    }
+}
+
+impl Seats {
+    fn take(&mut self, state: &Arc<State>, interest: &Interest) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.all.insert(id, Arc::clone(state));
+        if let Interest::Changes(selection) = interest {
+            if let Selection::Names(names) = &**selection {
+                for name in names {
+                    self.by_service
+                        .entry(name.clone())
+                        .or_default()
+                        .insert(id, Arc::clone(state));
+                }
+            } else {
+                self.wide.insert(id, (Arc::clone(selection), Arc::clone(state)));
+            }
+        }
+        id
+    }
+
+    fn leave(&mut self, id: u64, interest: &Interest) {
+        self.all.remove(&id);
+        self.wide.remove(&id);
+        if let Interest::Changes(selection) = interest
+            && let Selection::Names(names) = &**selection
+        {
+            for name in names {
+                if let Some(seats) = self.by_service.get_mut(name) {
+                    seats.remove(&id);
+                    if seats.is_empty() {
+                        self.by_service.remove(name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A stream's place at its worker's hub. Dropping it leaves the hub.
+#[derive(Debug)]
+pub struct Seat {
+    hubs: Arc<Hubs>,
+    id: u64,
+    interest: Interest,
+    state: Arc<State>,
+}
+
+impl Seat {
+    /// Ready once for each time, or several, that the seat was woken.
+    pub fn poll_rung(&self, context: &Context<'_>) -> Poll<()> {
+        if self.state.rung.swap(false, Ordering::AcqRel) {
+            return Poll::Ready(());
+        }
+        self.state.waker.register(context.waker());
+        if self.state.rung.swap(false, Ordering::AcqRel) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// The stream has taken all there is.
+    pub fn settled(&self) {
+        self.state.owed.store(0, Ordering::Relaxed);
+    }
+
+    /// The stream was given something to send: it should be asked for more before long.
+    pub fn owes(&self) {
+        let round = self.hubs.hubs[self.state.connection.worker()]
+            .rounds
+            .load(Ordering::Relaxed);
+        self.state.owed.store(round, Ordering::Relaxed);
+    }
+
+    /// Whether this process is going away.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.hubs.is_leaving()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let worker = self.state.connection.worker();
+        let hub = &self.hubs.hubs[worker];
+        hub.seats.lock().leave(self.id, &self.interest);
+        if let Interest::Changes(selection) = &self.interest {
+            match &**selection {
+                Selection::Names(names) => names.iter().for_each(|name| self.hubs.discount(name, worker)),
+                Selection::Prefix(_) | Selection::Everything => {
+                    hub.wide.fetch_sub(1, Ordering::AcqRel);
+                }
+            }
+        }
+    }
+}

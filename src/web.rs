@@ -1,0 +1,90 @@
+//! The HTTP listener: metrics, readiness, and targets for Prometheus.
+//!
+//! | path | answers |
+//! |---|---|
+//! | `/healthz` | 200 while the process runs |
+//! | `/readyz` | 200 while it takes calls, 503 once it leaves |
+//! | `/metrics` | what the process counts, for Prometheus |
+//! | `/prometheus/sd` | registered instances as targets, for Prometheus' `http_sd_configs` |
+
+mod prometheus;
+
+use std::{future::Future, io, sync::Arc};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+};
+use tokio::net::TcpListener;
+
+use crate::{api::Shared, metrics::WorkerLabel, net::Workers};
+
+/// The media type of OpenMetrics.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the pages show.
+#[derive(Debug, Clone)]
+pub struct Web {
+    /// What the doors share.
+    pub shared: Arc<Shared>,
+    /// Who serves gRPC.
+    pub workers: Arc<Workers>,
+}
+
+impl Web {
+    /// Serves until the server leaves, and for as long as it takes to answer what was asked until then.
+    ///
+    /// # Errors
+    ///
+    /// When the listener fails for good.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        leaving: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let routes = Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(metrics))
+            .route("/prometheus/sd", get(prometheus::targets))
+            .with_state(self);
+        axum::serve(listener, routes).with_graceful_shutdown(leaving).await
+    }
+}
+
+async fn ready(State(web): State<Web>) -> (StatusCode, &'static str) {
+    if web.shared.hubs.is_leaving() {
+        (StatusCode::SERVICE_UNAVAILABLE, "leaving\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}
+
+async fn metrics(State(web): State<Web>) -> impl IntoResponse {
+    let Shared {
+        metrics,
+        engine,
+        subscribers,
+        ..
+    } = &*web.shared;
+    let registry = engine.registry();
+    let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    metrics.services.set(gauge(registry.service_count()));
+    metrics.instances.set(gauge(registry.instance_count()));
+    metrics.leases.set(gauge(registry.leases().len()));
+    metrics.watches.set(gauge(subscribers.len()));
+    metrics
+        .revision
+        .set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
+    for worker in 0..web.workers.count() {
+        let label = WorkerLabel { worker: worker as u64 };
+        metrics
+            .streams
+            .get_or_create(&label)
+            .set(gauge(web.workers.open_streams(worker)));
+    }
+    ([(CONTENT_TYPE, OPEN_METRICS)], metrics.to_text())
+}

@@ -1,0 +1,13 @@
+package dev.callboard.interop;
+
+import io.grpc.Grpc;
+import io.grpc.InsecureChannelCredentials;
+import io.grpc.ManagedChannel;
+
+/** Opens connections to one server. */
+record Connections(String address) {
+    /** A channel is one HTTP/2 connection here: there is one address. */
+    ManagedChannel open() {
+        return Grpc.newChannelBuilder(address, InsecureChannelCredentials.create()).build();
+    }
+}

@@ -1,0 +1,38 @@
+// Child processes: the server under test, and the victim.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import readline from 'node:readline';
+
+/** Starts a child, and returns it with the first line that it prints. */
+export async function launch(program, args) {
+  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+  // Whatever becomes of this program, its children do not outlive it.
+  process.once('exit', () => child.kill('SIGKILL'));
+  const ended = once(child, 'exit').then(([code, signal]) => code ?? signal);
+  const lines = readline.createInterface({ input: child.stdout });
+  const first = once(lines, 'line', { signal: AbortSignal.timeout(20_000) });
+  const early = ended.then((code) => assert.fail(`${program} ended with ${code} and printed nothing`));
+  early.catch(() => {});
+  const [line] = await Promise.race([first, early]);
+  return { child, line, ended };
+}
+
+export class Server {
+  static async start(program) {
+    const started = await launch(program, ['serve', '--grpc', '127.0.0.1:0', '--http', '127.0.0.1:0', '-o', 'json']);
+    return Object.assign(new Server(), started, JSON.parse(started.line));
+  }
+
+  terminate() {
+    this.child.kill('SIGTERM');
+  }
+
+  async exitCode(limit) {
+    let timer;
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`still running ${limit} ms after SIGTERM`)), limit);
+    });
+    return Promise.race([this.ended, late]).finally(() => clearTimeout(timer));
+  }
+}

@@ -1,0 +1,47 @@
+"""The process under test, at addresses of its own choice."""
+
+import json
+import queue
+import subprocess
+import tempfile
+import threading
+import time
+
+
+class Server:
+    def __init__(self, program: str) -> None:
+        self._log = tempfile.TemporaryFile("w+")
+        command = [program, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=(lines,), daemon=True).start()
+        try:
+            ready = json.loads(lines.get(timeout=10))
+            self.grpc, self.http = ready["grpc"], ready["http"]
+        except (queue.Empty, ValueError, KeyError) as wrong:
+            self.kill()
+            raise SystemExit(f"the server did not say its addresses ({wrong!r}); it said:\n{self.log()}") from wrong
+
+    def _read(self, lines: "queue.SimpleQueue[str]") -> None:
+        for line in self._process.stdout:
+            lines.put(line)
+        lines.put("")
+
+    def terminate(self, within: float) -> tuple[int, float]:
+        """Asks it to end; tells the exit code, and how long it took."""
+        asked = time.monotonic()
+        self._process.terminate()
+        try:
+            code = self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = -1
+        return code, time.monotonic() - asked
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
