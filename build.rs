@@ -57,10 +57,7 @@ fn services(files: &prost_types::FileDescriptorSet) -> Vec<manual::Service> {
 fn method(package: &str, method: &prost_types::MethodDescriptorProto) -> manual::Method {
     let encoded = package == "callboard.v1" && method.name() == "Watch";
     let (output, codec) = if encoded {
-        (
-            "crate::pb::codec::Encoded".to_owned(),
-            "crate::pb::codec::EncodedAnswers",
-        )
+        ("crate::pb::codec::Encoded".to_owned(), "crate::pb::codec::EncodedAnswers")
     } else {
         (rust_type(method.output_type()), "crate::pb::codec::SmallBuffers")
     };

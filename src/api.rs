@@ -75,26 +75,27 @@ impl Api {
         let api = Self(Arc::clone(shared));
         let limit = shared.max_message_size;
         let reflection = || {
-            let builder = tonic_reflection::server::Builder::configure();
-            builder.register_encoded_file_descriptor_set(DESCRIPTORS)
+            // Everything that is served, in both versions; and the types of error details, which no service names.
+            let sets = [
+                DESCRIPTORS,
+                tonic_types::pb::FILE_DESCRIPTOR_SET,
+                tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+                tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+            ];
+            let builder = tonic_reflection::server::Builder::configure().include_reflection_service(false);
+            sets.into_iter().fold(builder, tonic_reflection::server::Builder::register_encoded_file_descriptor_set)
         };
-        Ok(
-            Routes::new(RegistryServiceServer::new(api.clone()).max_decoding_message_size(limit))
-                .add_service(DiscoveryServiceServer::new(api.clone()).max_decoding_message_size(limit))
-                .add_service(AdminServiceServer::new(api.clone()).max_decoding_message_size(limit))
-                .add_service(HealthServer::new(api).max_decoding_message_size(limit))
-                .add_service(reflection().build_v1()?)
-                .add_service(reflection().build_v1alpha()?)
-                .prepare(),
-        )
+        Ok(Routes::new(RegistryServiceServer::new(api.clone()).max_decoding_message_size(limit))
+            .add_service(DiscoveryServiceServer::new(api.clone()).max_decoding_message_size(limit))
+            .add_service(AdminServiceServer::new(api.clone()).max_decoding_message_size(limit))
+            .add_service(HealthServer::new(api).max_decoding_message_size(limit))
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .prepare())
     }
 }
 
 /// The connection that a request came on.
 fn connection<T>(request: &Request<T>) -> Result<Arc<Connection>, Problem> {
-    request
-        .extensions()
-        .get::<Arc<Connection>>()
-        .cloned()
-        .ok_or(Problem::NoConnection)
+    request.extensions().get::<Arc<Connection>>().cloned().ok_or(Problem::NoConnection)
 }

@@ -25,18 +25,14 @@ impl Clock {
     /// A clock that starts now, and waits for this many workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        Self {
-            origin: now(),
-            lease: LeaseClock::default(),
-            turns: (0..workers).map(|_| AtomicU64::new(0)).collect(),
-        }
+        Self { origin: now(), lease: LeaseClock::default(), turns: (0..workers).map(|_| AtomicU64::new(0)).collect() }
     }
 
     /// A reading of all clocks.
     #[must_use]
     pub fn now(&self) -> Now {
         let since = self.since_start();
-        self.reading(since, self.lease.read(millis(since)))
+        reading(since, self.lease.read(millis(since)))
     }
 
     /// The reading by which leases are expired: held back by pauses of the process, and by the slowest worker, which may
@@ -45,7 +41,7 @@ impl Clock {
         let since = self.since_start();
         let slowest = self.turns.iter().map(|turn| turn.load(Ordering::Acquire)).min();
         let time = self.lease.tick(millis(since));
-        self.reading(since, slowest.map_or(time, |slowest| time.min(slowest)))
+        reading(since, slowest.map_or(time, |slowest| time.min(slowest)))
     }
 
     /// A worker has done all that waited for it at this lease time.
@@ -60,23 +56,16 @@ impl Clock {
     pub fn since_start(&self) -> Duration {
         now().duration_since(self.origin)
     }
+}
 
-    fn reading(&self, since: Duration, lease: LeaseTime) -> Now {
-        let wall = wall();
-        Now {
-            monotonic_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
-            lease,
-            wall,
-        }
-    }
+fn reading(since: Duration, lease: LeaseTime) -> Now {
+    Now { monotonic_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX), lease, wall: wall() }
 }
 
 /// The wall clock.
 #[expect(clippy::disallowed_methods, reason = "the one place")]
 fn wall() -> WallTime {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     WallTime(millis(since))
 }
 
@@ -112,9 +101,9 @@ mod tests {
     async fn a_pause_is_no_time() {
         let clock = Clock::new(0);
         clock.expiry();
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(clock.now().lease, 0);
         assert_eq!(clock.expiry().lease, 0);
-        assert_eq!(clock.since_start(), Duration::from_secs(60));
+        assert_eq!(clock.since_start(), Duration::from_mins(1));
     }
 }

@@ -37,6 +37,9 @@ mod tests;
 mod value;
 mod written;
 
+/// Most workers: a writer keeps a bit for each to know whom to wake.
+const MOST_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+
 /// What the registry runs with. Every value in it is usable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -64,7 +67,7 @@ impl Default for Config {
         Self {
             grpc: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8502),
             http: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500),
-            workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(MOST_WORKERS),
             max_message_size: 256 * 1024,
             max_streams_per_connection: NonZeroU32::MIN.saturating_add(1023),
             bookmark_interval: Duration::from_secs(15),
@@ -89,10 +92,8 @@ impl Config {
         };
         let file = match path {
             Some(path) => {
-                let text = fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable {
-                    path: path.clone(),
-                    source,
-                })?;
+                let text = fs::read_to_string(&path)
+                    .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
                 file::parse(&path, &text)?
             }
             None => Written::default(),
@@ -115,24 +116,14 @@ impl Config {
             grpc: listener(Key::Grpc, default.grpc)?,
             http: listener(Key::Http, default.http)?,
             workers: set(layers, Key::Workers, value::workers, default.workers)?,
-            max_message_size: set(
-                layers,
-                Key::MaxMessageSize,
-                value::message_size,
-                default.max_message_size,
-            )?,
+            max_message_size: set(layers, Key::MaxMessageSize, value::message_size, default.max_message_size)?,
             max_streams_per_connection: set(
                 layers,
                 Key::MaxStreamsPerConnection,
                 value::streams,
                 default.max_streams_per_connection,
             )?,
-            bookmark_interval: set(
-                layers,
-                Key::BookmarkInterval,
-                value::interval,
-                default.bookmark_interval,
-            )?,
+            bookmark_interval: set(layers, Key::BookmarkInterval, value::interval, default.bookmark_interval)?,
             log_format: set(layers, Key::LogFormat, value::log_format, default.log_format)?,
             log: set(layers, Key::Log, value::log_filter, default.log)?,
         };
@@ -165,11 +156,7 @@ fn read<T>(layers: &[Written], key: Key, parse: value::Parse<T>) -> Result<Optio
     };
     match parse(text) {
         Ok(value) => Ok(Some((value, origin.clone()))),
-        Err(refusal) => Err(ConfigError::Value {
-            origin: origin.clone(),
-            value: text.to_owned(),
-            refusal,
-        }),
+        Err(refusal) => Err(ConfigError::Value { origin: origin.clone(), value: text.to_owned(), refusal }),
     }
 }
 

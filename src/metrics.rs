@@ -10,9 +10,8 @@ use prometheus_client::{
 };
 
 /// Seconds from 100 µs to 10 s.
-const DELAYS: [f64; 16] = [
-    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
-];
+const DELAYS: [f64; 16] =
+    [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 /// All metrics.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ pub struct WorkerLabel {
 }
 
 /// Heartbeats, by what they were answered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[expect(missing_docs, reason = "as in the contract")]
 pub struct Heartbeats {
     pub held: Counter,
@@ -57,8 +56,22 @@ pub struct Heartbeats {
     pub removed: Counter,
 }
 
+impl Heartbeats {
+    fn new(registry: &mut Registry) -> Self {
+        let family = Family::<StateLabel, Counter>::default();
+        registry.register("heartbeats", "Heartbeats, by what they were answered", family.clone());
+        let counter = |state| family.get_or_create_owned(&StateLabel { state });
+        Self {
+            held: counter("held"),
+            unknown: counter("unknown"),
+            superseded: counter("superseded"),
+            removed: counter("removed"),
+        }
+    }
+}
+
 /// Messages of watches, by kind.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[expect(missing_docs, reason = "as in the contract")]
 pub struct WatchMessages {
     pub reset: Counter,
@@ -69,93 +82,54 @@ pub struct WatchMessages {
     pub notice: Counter,
 }
 
+impl WatchMessages {
+    fn new(registry: &mut Registry) -> Self {
+        let family = Family::<KindLabel, Counter>::default();
+        registry.register("watch_messages", "Messages written to watches", family.clone());
+        let counter = |kind| family.get_or_create_owned(&KindLabel { kind });
+        Self {
+            reset: counter("reset"),
+            snapshot: counter("snapshot"),
+            synced: counter("synced"),
+            changes: counter("changes"),
+            bookmark: counter("bookmark"),
+            notice: counter("notice"),
+        }
+    }
+}
+
 impl Metrics {
     /// All at zero.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let metrics = Self {
-            registry: Mutex::new(Registry::with_prefix("callboard")),
-            heartbeats: Heartbeats::default(),
-            watch: WatchMessages::default(),
-            propagation: Family::new_with_constructor(|| Histogram::new(DELAYS)),
-            expired: Counter::default(),
-            services: Gauge::default(),
-            instances: Gauge::default(),
-            leases: Gauge::default(),
-            watches: Gauge::default(),
-            streams: Family::default(),
-            revision: Gauge::default(),
-        };
-        metrics.register();
-        Arc::new(metrics)
-    }
-
-    fn register(&self) {
-        let mut registry = self.registry.lock();
+        let mut registry = Registry::with_prefix("callboard");
         let build = Family::<VersionLabel, Gauge>::default();
-        build
-            .get_or_create(&VersionLabel {
-                version: env!("CARGO_PKG_VERSION").into(),
-            })
-            .set(1);
+        build.get_or_create(&VersionLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register("build_info", "Which version runs", build);
-        let Heartbeats {
-            held,
-            unknown,
-            superseded,
-            removed,
-        } = &self.heartbeats;
-        for (state, counter) in [
-            ("held", held),
-            ("unknown", unknown),
-            ("superseded", superseded),
-            ("removed", removed),
-        ] {
-            let label = [("state".into(), state.into())].into_iter();
-            let help = "Heartbeats, by what they were answered";
-            registry
-                .sub_registry_with_labels(label)
-                .register("heartbeats", help, counter.clone());
-        }
-        let WatchMessages {
-            reset,
-            snapshot,
-            synced,
-            changes,
-            bookmark,
-            notice,
-        } = &self.watch;
-        for (kind, counter) in [
-            ("reset", reset),
-            ("snapshot", snapshot),
-            ("synced", synced),
-            ("changes", changes),
-            ("bookmark", bookmark),
-            ("notice", notice),
-        ] {
-            let label = [("kind".into(), kind.into())].into_iter();
-            let help = "Messages written to watches";
-            registry
-                .sub_registry_with_labels(label)
-                .register("watch_messages", help, counter.clone());
-        }
+        let propagation = Family::new_with_constructor((|| Histogram::new(DELAYS)) as fn() -> Histogram);
         let help = "Seconds from a change's commit to its being written to a stream";
-        registry.register("propagation_delay_seconds", help, self.propagation.clone());
-        registry.register(
-            "expired_instances",
-            "Instances whose leases ran out",
-            self.expired.clone(),
-        );
-        registry.register("services", "Services that have instances", self.services.clone());
-        registry.register("instances", "Registered instances", self.instances.clone());
-        registry.register(
-            "leases",
-            "Known leases, with those only remembered",
-            self.leases.clone(),
-        );
-        registry.register("watches", "Open watches", self.watches.clone());
-        registry.register("open_streams", "Open gRPC streams", self.streams.clone());
-        registry.register("revision", "The newest revision", self.revision.clone());
+        registry.register("propagation_delay_seconds", help, propagation.clone());
+        let (expired, streams) = (Counter::default(), Family::default());
+        registry.register("expired_instances", "Instances whose leases ran out", expired.clone());
+        registry.register("open_streams", "Open gRPC streams, by worker", streams.clone());
+        let mut gauge = |name, help| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        Arc::new(Self {
+            services: gauge("services", "Services that have instances"),
+            instances: gauge("instances", "Registered instances"),
+            leases: gauge("leases", "Known leases, with those only remembered"),
+            watches: gauge("watches", "Open watches"),
+            revision: gauge("revision", "The newest revision"),
+            heartbeats: Heartbeats::new(&mut registry),
+            watch: WatchMessages::new(&mut registry),
+            propagation,
+            expired,
+            streams,
+            registry: Mutex::new(registry),
+        })
     }
 
     /// All of it in the text format of OpenMetrics, which Prometheus reads.
@@ -170,5 +144,15 @@ impl Metrics {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VersionLabel {
-    version: String,
+    version: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }

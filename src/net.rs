@@ -6,7 +6,7 @@
 //! ```
 //!
 //! tokio's multi-thread scheduler runs a connection's task after nearly every stream's task, which costs a system call per
-//! message; on a current_thread runtime the streams run first and the connection writes once for all of them.
+//! message; on a `current_thread` runtime the streams run first and the connection writes once for all of them.
 
 mod acceptor;
 mod connection;

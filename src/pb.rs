@@ -10,6 +10,7 @@ pub mod callboard {
     #[allow(
         missing_docs,
         missing_debug_implementations,
+        clippy::allow_attributes_without_reason,
         clippy::pedantic,
         reason = "generated code"
     )]
@@ -22,6 +23,7 @@ pub mod callboard {
 #[allow(
     missing_docs,
     missing_debug_implementations,
+    clippy::allow_attributes_without_reason,
     clippy::pedantic,
     reason = "generated code"
 )]
@@ -39,6 +41,7 @@ pub(crate) mod grpc {
 #[allow(
     missing_docs,
     missing_debug_implementations,
+    clippy::allow_attributes_without_reason,
     clippy::pedantic,
     reason = "generated code"
 )]

@@ -145,8 +145,7 @@ impl Registry {
     /// Up to `limit` instances of a service whose ids come after this one, by id.
     #[must_use]
     pub fn page(&self, service: &ServiceName, after: &str, limit: usize) -> Vec<Arc<Entry>> {
-        self.read(service, |state| state.roster().page(after, limit))
-            .unwrap_or_default()
+        self.read(service, |state| state.roster().page(after, limit)).unwrap_or_default()
     }
 
     /// A service in a line. `None`: it has no instances.
@@ -187,9 +186,7 @@ impl Registry {
         let until = Revision(before.0.saturating_sub(1)).min(self.applied());
         if let Some(service) = service {
             // Its own ring reaches further back than that of all, unless it is a new entry under an old name.
-            let own = self
-                .read(service, |state| newest(state.ring(), until, limit, |_| true))
-                .unwrap_or_default();
+            let own = self.read(service, |state| newest(state.ring(), until, limit, |_| true)).unwrap_or_default();
             let all = newest(&self.history.read(), until, limit, |event| event.service == *service);
             return if own.len() > all.len() { own } else { all };
         }
@@ -198,18 +195,10 @@ impl Registry {
 
     /// The names that start with `prefix` and come after `after`. Copied: no lock is held while services are read.
     fn names_from(&self, prefix: &str, after: &str, limit: usize) -> Vec<ServiceName> {
-        let from = if after < prefix {
-            Bound::Included(prefix)
-        } else {
-            Bound::Excluded(after)
-        };
+        let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
         let names = self.names.read();
         let names = names.range::<str, _>((from, Bound::Unbounded));
-        names
-            .take_while(|name| name.as_str().starts_with(prefix))
-            .take(limit)
-            .cloned()
-            .collect()
+        names.take_while(|name| name.as_str().starts_with(prefix)).take(limit).cloned().collect()
     }
 
     fn find(&self, service: &ServiceName) -> Option<Arc<Service>> {

@@ -2,7 +2,7 @@
 //!
 //! Starting: bind every address, make the registry, start the workers, then accept.
 //!
-//! Leaving: health says NOT_SERVING and every stream is told to reconnect, connections get GOAWAY, and what is left is
+//! Leaving: health says `NOT_SERVING` and every stream is told to reconnect, connections get GOAWAY, and what is left is
 //! dropped at the deadline.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -33,11 +33,7 @@ const EXPIRY: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be listened on.
-    #[error(
-        "cannot listen on {address} for {door}: {}: {}",
-        reason(source),
-        remedy(source, flag)
-    )]
+    #[error("cannot listen on {address} for {door}: {}: {}", reason(source), remedy(source, flag))]
     Listen {
         /// Which door.
         door: &'static str,
@@ -93,12 +89,7 @@ impl Server {
     /// When an address cannot be listened on, or the system gives no threads.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let listen = |door, flag, address| {
-            Listener::bind(address).map_err(|source| StartError::Listen {
-                door,
-                flag,
-                address,
-                source,
-            })
+            Listener::bind(address).map_err(|source| StartError::Listen { door, flag, address, source })
         };
         let grpc = listen("gRPC", "--grpc", config.grpc)?;
         let http = listen("HTTP", "--http", config.http)?;
@@ -111,9 +102,7 @@ impl Server {
             routes: Api::routes(&shared)?,
             hubs: Arc::clone(&shared.hubs),
             clock: Arc::clone(&shared.clock),
-            limits: Limits {
-                streams: config.max_streams_per_connection.get(),
-            },
+            limits: Limits { streams: config.max_streams_per_connection.get() },
             bookmarks: config.bookmark_interval,
             leaving: left.clone(),
         };
@@ -122,30 +111,15 @@ impl Server {
         let mut tasks = JoinSet::new();
         tasks.spawn(expire(Arc::clone(&shared)));
         let grpc = grpc.into_tokio().map_err(StartError::Worker)?;
-        tasks.spawn(accept(
-            grpc,
-            Arc::clone(&workers),
-            Arc::clone(&shared.clock),
-            left.clone(),
-        ));
+        tasks.spawn(accept(grpc, Arc::clone(&workers), Arc::clone(&shared.clock), left.clone()));
         let http = http.into_tokio().map_err(StartError::Worker)?;
-        let web = Web {
-            shared: Arc::clone(&shared),
-            workers: Arc::clone(&workers),
-        };
+        let web = Web { shared: Arc::clone(&shared), workers: Arc::clone(&workers) };
         tasks.spawn(async move {
             if let Err(error) = web.serve(http, gone(left)).await {
                 tracing::error!(%error, "the HTTP listener failed");
             }
         });
-        Ok(Self {
-            grpc: grpc_address,
-            http: http_address,
-            leaving,
-            shared,
-            workers,
-            tasks,
-        })
+        Ok(Self { grpc: grpc_address, http: http_address, leaving, shared, workers, tasks })
     }
 
     /// Where gRPC listens.
@@ -162,13 +136,7 @@ impl Server {
 
     /// Leaves: tells every stream, lets connections finish, drops what is left after some seconds.
     pub async fn shutdown(self) {
-        let Self {
-            leaving,
-            shared,
-            workers,
-            mut tasks,
-            ..
-        } = self;
+        let Self { leaving, shared, workers, mut tasks, .. } = self;
         shared.hubs.leave();
         // A worker hears of it after its hub was rung: so streams are told before their connections say GOAWAY.
         leaving.send_replace(true);

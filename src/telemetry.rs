@@ -73,10 +73,7 @@ impl FromStr for LogFilter {
 
     fn from_str(text: &str) -> Result<Self, BadFilter> {
         // To the filter language a word alone is a target, so a misspelt level would be taken and hide every line.
-        let alone = text
-            .split(',')
-            .map(str::trim)
-            .filter(|directive| !directive.contains(['=', ':', '[']));
+        let alone = text.split(',').map(str::trim).filter(|directive| !directive.contains(['=', ':', '[']));
         for directive in alone {
             if directive.is_empty() || directive.parse::<LevelFilter>().is_err() {
                 return Err(BadFilter::NoLevel(directive.to_owned()));

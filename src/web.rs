@@ -64,27 +64,17 @@ async fn ready(State(web): State<Web>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(web): State<Web>) -> impl IntoResponse {
-    let Shared {
-        metrics,
-        engine,
-        subscribers,
-        ..
-    } = &*web.shared;
+    let Shared { metrics, engine, subscribers, .. } = &*web.shared;
     let registry = engine.registry();
     let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.services.set(gauge(registry.service_count()));
     metrics.instances.set(gauge(registry.instance_count()));
     metrics.leases.set(gauge(registry.leases().len()));
     metrics.watches.set(gauge(subscribers.len()));
-    metrics
-        .revision
-        .set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
+    metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
     for worker in 0..web.workers.count() {
         let label = WorkerLabel { worker: worker as u64 };
-        metrics
-            .streams
-            .get_or_create(&label)
-            .set(gauge(web.workers.open_streams(worker)));
+        metrics.streams.get_or_create(&label).set(gauge(web.workers.open_streams(worker)));
     }
     ([(CONTENT_TYPE, OPEN_METRICS)], metrics.to_text())
 }

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, Problem, decode, encode};
 use crate::{
-    model::{Invalid, Selection, ServiceName},
+    model::{Selection, ServiceName},
     pb::{callboard::v1 as pb, server::admin_service_server::AdminService},
 };
 
@@ -30,10 +30,7 @@ impl AdminService for Api {
         let page = self.0.subscribers.page(after, size, wanted);
         let (registry, now) = (self.0.engine.registry(), self.0.clock.now());
         let (full, mut bytes) = (page.len() == size, 0);
-        let mut answer = pb::ListSubscribersResponse {
-            revision: registry.applied().0,
-            ..Default::default()
-        };
+        let mut answer = pb::ListSubscribersResponse { revision: registry.applied().0, ..Default::default() };
         for (at, (id, watch)) in page.iter().enumerate() {
             let line = watch.to_proto(*id, registry, now);
             bytes += line.encoded_len();
@@ -64,9 +61,5 @@ impl AdminService for Api {
 }
 
 fn optional_service(name: &str) -> Result<Option<ServiceName>, Problem> {
-    if name.is_empty() {
-        Ok(None)
-    } else {
-        Ok(Some(ServiceName::parse(name).map_err(Invalid::from)?))
-    }
+    if name.is_empty() { Ok(None) } else { Ok(Some(ServiceName::parse(name)?)) }
 }

@@ -17,10 +17,7 @@ const PAGE: u32 = 1_000;
 
 /// A registration. `fresh` names its lease, should it need a new one.
 pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Register, Problem> {
-    let addresses = asked
-        .addresses
-        .iter()
-        .map(|address| (address.host.as_str(), address.port, address.name.as_str()));
+    let addresses = asked.addresses.iter().map(|address| (address.host.as_str(), address.port, address.name.as_str()));
     let none = pb::Locality::default();
     let locality = asked.locality.as_ref().unwrap_or(&none);
     Ok(Register {
@@ -46,29 +43,13 @@ pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Re
 
 pub(super) fn deregister(asked: &pb::DeregisterRequest) -> Result<Command, Problem> {
     let lease = optional_lease(&asked.lease_id)?;
-    let boot = if asked.boot_id.is_empty() {
-        None
-    } else {
-        Some(BootId::parse(&asked.boot_id)?)
-    };
-    let of = if lease.is_none() && boot.is_none() {
-        Holder::Anyone
-    } else {
-        Holder::This { lease, boot }
-    };
-    Ok(Command::Deregister {
-        service: ServiceName::parse(&asked.service)?,
-        id: InstanceId::parse(&asked.id)?,
-        of,
-    })
+    let boot = if asked.boot_id.is_empty() { None } else { Some(BootId::parse(&asked.boot_id)?) };
+    let of = if lease.is_none() && boot.is_none() { Holder::Anyone } else { Holder::This { lease, boot } };
+    Ok(Command::Deregister { service: ServiceName::parse(&asked.service)?, id: InstanceId::parse(&asked.id)?, of })
 }
 
 pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, Problem> {
-    let paths = asked
-        .update_mask
-        .as_ref()
-        .map(|mask| mask.paths.as_slice())
-        .unwrap_or_default();
+    let paths = asked.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
     let known = "name at least one of weight, draining, tags, metadata, starting";
     if paths.is_empty() {
         return Err(Invalid::unshown("update_mask", "is empty", known).into());
@@ -95,11 +76,7 @@ pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, Probl
 /// What a watch selects, its filter, and where it goes on from.
 pub(super) fn watch(asked: &pb::WatchRequest) -> Result<(Selection, Option<InstanceFilter>, Option<Token>), Problem> {
     let selection = Selection::parse(&asked.services, &asked.prefix, asked.everything)?;
-    let token = if asked.resume_token.is_empty() {
-        None
-    } else {
-        Some(Token::parse(&asked.resume_token)?)
-    };
+    let token = if asked.resume_token.is_empty() { None } else { Some(Token::parse(&asked.resume_token)?) };
     Ok((selection, InstanceFilter::parse(&asked.filter)?, token))
 }
 
@@ -142,12 +119,7 @@ fn optional_lease(bytes: &[u8]) -> Result<Option<LeaseId>, Problem> {
     }
     LeaseId::from_bytes(bytes).map(Some).ok_or_else(|| {
         let remedy = "send the lease_id that Register answered, byte for byte";
-        Invalid::unshown(
-            "lease_id",
-            format!("has {} bytes where a lease has 16", bytes.len()),
-            remedy,
-        )
-        .into()
+        Invalid::unshown("lease_id", format!("has {} bytes where a lease has 16", bytes.len()), remedy).into()
     })
 }
 
@@ -156,13 +128,7 @@ fn span(field: &'static str, given: Option<&prost_types::Duration>) -> Result<Op
         .map(|span| {
             Duration::try_from(*span).map_err(|_| {
                 let value = format!("{}.{:09}s", span.seconds, span.nanos);
-                Invalid::new(
-                    field,
-                    &value,
-                    "is no length of time",
-                    "give seconds and nanos, neither negative",
-                )
-                .into()
+                Invalid::new(field, &value, "is no length of time", "give seconds and nanos, neither negative").into()
             })
         })
         .transpose()
@@ -184,11 +150,7 @@ mod tests {
             service: "web".into(),
             id: "a".into(),
             boot_id: "b".into(),
-            addresses: vec![pb::Address {
-                host: "10.0.0.1".into(),
-                port: 80,
-                name: String::new(),
-            }],
+            addresses: vec![pb::Address { host: "10.0.0.1".into(), port: 80, name: String::new() }],
             ..Default::default()
         }
     }
@@ -199,101 +161,32 @@ mod tests {
         assert!(register(&good(), fresh).is_ok());
         let negative = Some(prost_types::Duration { seconds: -1, nanos: 0 });
         let cases = [
-            (
-                "service",
-                pb::RegisterRequest {
-                    service: String::new(),
-                    ..good()
-                },
-            ),
-            (
-                "id",
-                pb::RegisterRequest {
-                    id: String::new(),
-                    ..good()
-                },
-            ),
-            (
-                "boot_id",
-                pb::RegisterRequest {
-                    boot_id: String::new(),
-                    ..good()
-                },
-            ),
-            (
-                "addresses",
-                pb::RegisterRequest {
-                    addresses: vec![],
-                    ..good()
-                },
-            ),
-            (
-                "weight",
-                pb::RegisterRequest {
-                    weight: Some(0),
-                    ..good()
-                },
-            ),
-            (
-                "ttl",
-                pb::RegisterRequest {
-                    ttl: negative,
-                    ..good()
-                },
-            ),
-            (
-                "disconnect_grace",
-                pb::RegisterRequest {
-                    disconnect_grace: negative,
-                    ..good()
-                },
-            ),
+            ("service", pb::RegisterRequest { service: String::new(), ..good() }),
+            ("id", pb::RegisterRequest { id: String::new(), ..good() }),
+            ("boot_id", pb::RegisterRequest { boot_id: String::new(), ..good() }),
+            ("addresses", pb::RegisterRequest { addresses: vec![], ..good() }),
+            ("weight", pb::RegisterRequest { weight: Some(0), ..good() }),
+            ("ttl", pb::RegisterRequest { ttl: negative, ..good() }),
+            ("disconnect_grace", pb::RegisterRequest { disconnect_grace: negative, ..good() }),
         ];
         for (field, asked) in cases {
             assert_eq!(refused(register(&asked, fresh)), field);
         }
         assert_eq!(
-            refused(deregister(&pb::DeregisterRequest {
-                lease_id: vec![1].into(),
-                ..Default::default()
-            })),
+            refused(deregister(&pb::DeregisterRequest { lease_id: vec![1].into(), ..Default::default() })),
             "lease_id"
         );
     }
 
     #[test]
     fn an_update_needs_a_mask_of_known_fields() {
-        let mask = |path: &str| {
-            Some(prost_types::FieldMask {
-                paths: vec![path.into()],
-            })
-        };
-        let asked = pb::UpdateInstanceRequest {
-            service: "web".into(),
-            id: "a".into(),
-            ..Default::default()
-        };
+        let mask = |path: &str| Some(prost_types::FieldMask { paths: vec![path.into()] });
+        let asked = pb::UpdateInstanceRequest { service: "web".into(), id: "a".into(), ..Default::default() };
         assert_eq!(refused(update(&asked)), "update_mask");
-        let other = pb::UpdateInstanceRequest {
-            update_mask: mask("addresses"),
-            ..asked.clone()
-        };
+        let other = pb::UpdateInstanceRequest { update_mask: mask("addresses"), ..asked.clone() };
         assert_eq!(refused(update(&other)), "update_mask");
-        let good = pb::UpdateInstanceRequest {
-            update_mask: mask("draining"),
-            draining: true,
-            ..asked
-        };
-        assert!(matches!(
-            update(&good),
-            Ok(Command::Update {
-                patch: Patch {
-                    draining: Some(true),
-                    ..
-                },
-                ..
-            })
-        ));
+        let good = pb::UpdateInstanceRequest { update_mask: mask("draining"), draining: true, ..asked };
+        assert!(matches!(update(&good), Ok(Command::Update { patch: Patch { draining: Some(true), .. }, .. })));
     }
 
     #[test]

@@ -20,11 +20,7 @@ impl DiscoveryService for Api {
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<WatchStream>, Status> {
         let connection = connection(&request)?;
-        let agent = request
-            .metadata()
-            .get("user-agent")
-            .and_then(|agent| agent.to_str().ok())
-            .unwrap_or_default();
+        let agent = request.metadata().get("user-agent").and_then(|agent| agent.to_str().ok()).unwrap_or_default();
         let asked = decode::watch(request.get_ref())?;
         Ok(Response::new(WatchStream::new(&self.0, &connection, agent, asked)))
     }
@@ -54,11 +50,7 @@ impl DiscoveryService for Api {
                 break;
             }
         }
-        Ok(Response::new(pb::ListInstancesResponse {
-            instances,
-            next_page_token,
-            revision,
-        }))
+        Ok(Response::new(pb::ListInstancesResponse { instances, next_page_token, revision }))
     }
 
     async fn get_instance(
@@ -95,10 +87,6 @@ impl DiscoveryService for Api {
             revision: summary.revision.0,
         });
         let next_page_token = next.map(|name| name.to_string()).unwrap_or_default();
-        Ok(Response::new(pb::ListServicesResponse {
-            services: services.collect(),
-            next_page_token,
-            revision,
-        }))
+        Ok(Response::new(pb::ListServicesResponse { services: services.collect(), next_page_token, revision }))
     }
 }

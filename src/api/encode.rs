@@ -38,11 +38,7 @@ pub(super) fn instance(instance: &Instance) -> pb::Instance {
         id: instance.id.to_string(),
         addresses: addresses.collect(),
         tags: instance.tags.iter().map(str::to_owned).collect(),
-        metadata: instance
-            .metadata
-            .iter()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect(),
+        metadata: instance.metadata.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         weight: instance.weight.get().into(),
         locality: instance.locality.as_ref().map(|locality| pb::Locality {
             region: locality.region.to_string(),
@@ -137,9 +133,7 @@ fn reason(reason: RemovalReason) -> pb::RemovalReason {
 
 /// A block's instances as pieces of a snapshot, encoded by the first who asks.
 pub(super) fn block(block: &Block) -> &[Bytes] {
-    block
-        .native
-        .get_or_init(|| pieces(block.entries().iter().map(|entry| &**entry)).into())
+    block.native.get_or_init(|| pieces(block.entries().iter().map(|entry| &**entry)).into())
 }
 
 /// Instances as pieces of a snapshot.
@@ -167,10 +161,9 @@ pub(super) fn change(delta: &Delta) -> Bytes {
             let updated = || pb::change::Change::Updated(instance(&entry.instance));
             event.native.get_or_init(|| change_bytes(updated())).clone()
         }
-        (Effect::Updated | Effect::Removed, After::Gone(why)) => event
-            .native
-            .get_or_init(|| change_bytes(removed(event, reason(*why))))
-            .clone(),
+        (Effect::Updated | Effect::Removed, After::Gone(why)) => {
+            event.native.get_or_init(|| change_bytes(removed(event, reason(*why)))).clone()
+        }
     }
 }
 
@@ -197,11 +190,7 @@ pub(super) fn snapshot(pieces: Vec<Bytes>) -> Encoded {
 /// A message of a step, from its parts. `token` ends the step.
 pub(super) fn changes(mut parts: Vec<Bytes>, token: Option<Token>) -> Encoded {
     if let Some(token) = token {
-        let end = pb::Changes {
-            changes: vec![],
-            revision: token.revision.0,
-            resume_token: token_bytes(token),
-        };
+        let end = pb::Changes { changes: vec![], revision: token.revision.0, resume_token: token_bytes(token) };
         parts.push(end.encode_to_vec().into());
     }
     wrap(field::CHANGES, parts)
@@ -209,18 +198,12 @@ pub(super) fn changes(mut parts: Vec<Bytes>, token: Option<Token>) -> Encoded {
 
 pub(super) fn synced(token: Token) -> Encoded {
     let (revision, resume_token) = (token.revision.0, token_bytes(token));
-    whole(pb::watch_response::Message::Synced(pb::Synced {
-        revision,
-        resume_token,
-    }))
+    whole(pb::watch_response::Message::Synced(pb::Synced { revision, resume_token }))
 }
 
 pub(super) fn bookmark(token: Token) -> Encoded {
     let (revision, resume_token) = (token.revision.0, token_bytes(token));
-    whole(pb::watch_response::Message::Bookmark(pb::Bookmark {
-        revision,
-        resume_token,
-    }))
+    whole(pb::watch_response::Message::Bookmark(pb::Bookmark { revision, resume_token }))
 }
 
 pub(super) fn reset(why: ResetReason) -> Encoded {
@@ -242,9 +225,7 @@ fn token_bytes(token: Token) -> Bytes {
 }
 
 fn whole(message: pb::watch_response::Message) -> Encoded {
-    Encoded(vec![
-        pb::WatchResponse { message: Some(message) }.encode_to_vec().into(),
-    ])
+    Encoded(vec![pb::WatchResponse { message: Some(message) }.encode_to_vec().into()])
 }
 
 /// Parts as the content of one field of a `WatchResponse`: messages with a repeated field concatenate.
@@ -270,7 +251,7 @@ mod tests {
     use super::*;
     use crate::registry::test_support::entry;
 
-    fn decode(encoded: Encoded) -> pb::watch_response::Message {
+    fn decode(encoded: &Encoded) -> pb::watch_response::Message {
         let bytes: Vec<u8> = encoded.0.concat();
         pb::WatchResponse::decode(&*bytes).unwrap().message.unwrap()
     }
@@ -278,14 +259,8 @@ mod tests {
     #[test]
     fn concatenated_parts_are_the_message() {
         let entries = [entry("web", "a", 1), entry("web", "b", 2)];
-        let twice = [
-            pieces(entries[..1].iter().map(|e| &**e)),
-            pieces(entries[1..].iter().map(|e| &**e)),
-        ]
-        .concat();
-        let pb::watch_response::Message::Snapshot(snapshot) = decode(snapshot(twice)) else {
-            panic!()
-        };
+        let twice = [pieces(entries[..1].iter().map(|e| &**e)), pieces(entries[1..].iter().map(|e| &**e))].concat();
+        let pb::watch_response::Message::Snapshot(snapshot) = decode(&snapshot(twice)) else { panic!() };
         let expected: Vec<_> = entries.iter().map(|entry| instance(&entry.instance)).collect();
         assert_eq!(snapshot.instances, expected);
     }
@@ -293,19 +268,11 @@ mod tests {
     #[test]
     fn a_step_ends_with_revision_and_token() {
         use crate::model::{Incarnation, Revision};
-        let token = Token {
-            incarnation: Incarnation(1),
-            revision: Revision(9),
-            selection: 2,
-        };
+        let token = Token { incarnation: Incarnation(1), revision: Revision(9), selection: 2 };
         let part = change_bytes(pb::change::Change::Updated(instance(&entry("web", "a", 1).instance)));
-        let pb::watch_response::Message::Changes(open) = decode(changes(vec![part.clone()], None)) else {
-            panic!()
-        };
+        let pb::watch_response::Message::Changes(open) = decode(&changes(vec![part.clone()], None)) else { panic!() };
         assert_eq!((open.changes.len(), open.revision), (1, 0));
-        let pb::watch_response::Message::Changes(end) = decode(changes(vec![part], Some(token))) else {
-            panic!()
-        };
+        let pb::watch_response::Message::Changes(end) = decode(&changes(vec![part], Some(token))) else { panic!() };
         assert_eq!((end.changes.len(), end.revision), (1, 9));
         assert_eq!(Token::parse(&end.resume_token), Ok(token));
     }

@@ -108,11 +108,7 @@ mod tests {
 
     #[test]
     fn statuses_carry_their_details() {
-        let held = Refusal::HeldByOther {
-            service: name("web"),
-            id: id("a"),
-            retry: Duration::from_secs(2),
-        };
+        let held = Refusal::HeldByOther { service: name("web"), id: id("a"), retry: Duration::from_secs(2) };
         let status = Status::from(Problem::Refused(held));
         assert_eq!(status.code(), Code::AlreadyExists);
         let details = status.get_error_details();

@@ -55,9 +55,7 @@ impl Subject {
             Self::Own => serving(!leaving),
             Self::Registered(name) => {
                 let summary = shared.engine.registry().summary(name);
-                summary.map_or(ServingStatus::ServiceUnknown, |summary| {
-                    serving(!leaving && summary.available > 0)
-                })
+                summary.map_or(ServingStatus::ServiceUnknown, |summary| serving(!leaving && summary.available > 0))
             }
             Self::Impossible => ServingStatus::ServiceUnknown,
         }
@@ -65,11 +63,7 @@ impl Subject {
 }
 
 fn serving(is: bool) -> ServingStatus {
-    if is {
-        ServingStatus::Serving
-    } else {
-        ServingStatus::NotServing
-    }
+    if is { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
 fn answer(status: ServingStatus) -> HealthCheckResponse {
@@ -95,15 +89,10 @@ impl Health for Api {
         let leaving = self.0.hubs.is_leaving();
         let own = OWN.iter().map(|name| ((*name).to_owned(), answer(serving(!leaving))));
         let (services, _) = registry.services("", "", MOST);
-        let registered = services.iter().map(|service| {
-            (
-                service.name.to_string(),
-                answer(serving(!leaving && service.available > 0)),
-            )
-        });
-        Ok(Response::new(HealthListResponse {
-            statuses: registered.chain(own).collect(),
-        }))
+        let registered = services
+            .iter()
+            .map(|service| (service.name.to_string(), answer(serving(!leaving && service.available > 0))));
+        Ok(Response::new(HealthListResponse { statuses: registered.chain(own).collect() }))
     }
 
     type WatchStream = HealthStream;
@@ -116,13 +105,7 @@ impl Health for Api {
             Subject::Own | Subject::Impossible => Interest::Nothing,
         };
         let seat = self.0.hubs.seat(&connection, interest);
-        Ok(Response::new(HealthStream {
-            shared: Arc::clone(&self.0),
-            seat,
-            subject,
-            told: None,
-            ended: false,
-        }))
+        Ok(Response::new(HealthStream { shared: Arc::clone(&self.0), seat, subject, told: None, ended: false }))
     }
 }
 

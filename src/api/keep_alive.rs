@@ -91,10 +91,7 @@ impl KeepAliveStream {
             }
             leases.push(self.renew(heartbeat.lease_id, now));
         }
-        Ok(pb::KeepAliveResponse {
-            leases,
-            notice: pb::Notice::Unspecified.into(),
-        })
+        Ok(pb::KeepAliveResponse { leases, notice: pb::Notice::Unspecified.into() })
     }
 
     fn renew(&mut self, lease_id: bytes::Bytes, now: Now) -> pb::LeaseReport {
@@ -116,11 +113,7 @@ impl KeepAliveStream {
             }
         };
         counter.inc();
-        pb::LeaseReport {
-            lease_id,
-            state: state.into(),
-            time_left,
-        }
+        pb::LeaseReport { lease_id, state: state.into(), time_left }
     }
 
     fn report(&mut self, lease_id: &[u8], load: &pb::LoadReport) -> Result<(), Problem> {
@@ -142,12 +135,7 @@ impl KeepAliveStream {
 
     /// Whether it has been silent for longer than any lease would need.
     fn silence(&self) -> Option<Problem> {
-        let longest = self
-            .carried
-            .values()
-            .filter(|lease| lease.is_alive())
-            .map(|lease| lease.terms().ttl())
-            .max();
+        let longest = self.carried.values().filter(|lease| lease.is_alive()).map(|lease| lease.terms().ttl()).max();
         let allowed = longest.map_or(SILENCE, |ttl| (ttl * SILENT_TTLS).max(SILENCE));
         (self.shared.clock.since_start().saturating_sub(self.heard) > allowed).then_some(Problem::Silent(allowed))
     }

@@ -24,9 +24,7 @@ impl RegistryService for Api {
         let entry = outcome.entry.as_deref();
         let lease = entry.and_then(|entry| entry.lease.as_deref());
         Ok(Response::new(pb::RegisterResponse {
-            lease_id: lease
-                .map(|lease| lease.id.to_bytes().to_vec().into())
-                .unwrap_or_default(),
+            lease_id: lease.map(|lease| lease.id.to_bytes().to_vec().into()).unwrap_or_default(),
             ttl: lease.and_then(|lease| encode::span(lease.terms().ttl())),
             revision: entry.map_or(outcome.revision, |entry| entry.instance.revision).0,
         }))
@@ -37,10 +35,7 @@ impl RegistryService for Api {
         request: Request<pb::DeregisterRequest>,
     ) -> Result<Response<pb::DeregisterResponse>, Status> {
         let outcome = self.submit(&decode::deregister(request.get_ref())?)?;
-        Ok(Response::new(pb::DeregisterResponse {
-            removed: outcome.changed,
-            revision: outcome.revision.0,
-        }))
+        Ok(Response::new(pb::DeregisterResponse { removed: outcome.changed, revision: outcome.revision.0 }))
     }
 
     type KeepAliveStream = KeepAliveStream;
@@ -50,11 +45,7 @@ impl RegistryService for Api {
         request: Request<Streaming<pb::KeepAliveRequest>>,
     ) -> Result<Response<KeepAliveStream>, Status> {
         let connection = connection(&request)?;
-        Ok(Response::new(KeepAliveStream::new(
-            &self.0,
-            connection,
-            request.into_inner(),
-        )))
+        Ok(Response::new(KeepAliveStream::new(&self.0, connection, request.into_inner())))
     }
 
     async fn update_instance(

@@ -78,11 +78,7 @@ impl Subscribers {
             resets: AtomicU32::new(0),
         });
         self.open.insert(id, Arc::clone(&line));
-        Listed {
-            open: Arc::clone(&self.open),
-            id,
-            line,
-        }
+        Listed { open: Arc::clone(&self.open), id, line }
     }
 
     /// How many are open.
@@ -134,18 +130,12 @@ impl Subscriber {
             services,
             prefix,
             everything,
-            filter: self
-                .filter
-                .as_ref()
-                .map(|filter| filter.as_str().to_owned())
-                .unwrap_or_default(),
+            filter: self.filter.as_ref().map(|filter| filter.as_str().to_owned()).unwrap_or_default(),
             connected_at: Some(encode::timestamp(self.connected_at)),
             synced_at: (synced > WallTime(0)).then(|| encode::timestamp(synced)),
             sent_revision: sent.0,
             pending_changes: u32::try_from(pending.changes).unwrap_or(u32::MAX),
-            lag: pending
-                .oldest
-                .and_then(|oldest| encode::span(encode::since(oldest, now))),
+            lag: pending.oldest.and_then(|oldest| encode::span(encode::since(oldest, now))),
             resets: self.resets.load(Ordering::Relaxed),
         }
     }

@@ -71,12 +71,8 @@ impl WatchStream {
         let (selection, filter) = (Arc::new(selection), filter.map(Arc::new));
         // The seat first: what changes after it rings, what changed before it is read.
         let seat = shared.hubs.seat(connection, Interest::Changes(Arc::clone(&selection)));
-        let listed = shared
-            .subscribers
-            .enter(connection, user_agent, &selection, filter.as_ref(), shared.clock.now());
-        let worker = WorkerLabel {
-            worker: connection.worker() as u64,
-        };
+        let listed = shared.subscribers.enter(connection, user_agent, &selection, filter.as_ref(), shared.clock.now());
+        let worker = WorkerLabel { worker: connection.worker() as u64 };
         Self {
             seat,
             subscription: Subscription::new(selection, filter, token),
@@ -122,9 +118,7 @@ impl WatchStream {
     }
 
     fn next_step(&mut self) -> Step {
-        self.held
-            .take()
-            .unwrap_or_else(|| self.subscription.next(self.shared.engine.registry()))
+        self.held.take().unwrap_or_else(|| self.subscription.next(self.shared.engine.registry()))
     }
 
     /// A message of at least one piece. Small services share one.
@@ -153,11 +147,7 @@ impl WatchStream {
     fn changes(&mut self, mut deltas: std::vec::IntoIter<Delta>, revision: Revision, now: Now) -> Encoded {
         let mut parts = Vec::with_capacity(deltas.len().min(64) + 2);
         let mut size = 0;
-        let oldest = deltas
-            .as_slice()
-            .iter()
-            .map(|delta| delta.event.at)
-            .min_by_key(|at| at.monotonic_us);
+        let oldest = deltas.as_slice().iter().map(|delta| delta.event.at).min_by_key(|at| at.monotonic_us);
         while size < encode::PIECE
             && let Some(delta) = deltas.next()
         {
@@ -198,10 +188,7 @@ impl WatchStream {
     /// shows it at its cursor.
     fn settle(&mut self, now: Now) {
         self.seat.settled();
-        self.listed
-            .line
-            .sent
-            .store(self.subscription.cursor().0, Ordering::Relaxed);
+        self.listed.line.sent.store(self.subscription.cursor().0, Ordering::Relaxed);
         self.listed.line.synced_at.store(now.wall.0, Ordering::Relaxed);
     }
 }

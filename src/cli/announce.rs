@@ -79,9 +79,7 @@ impl AnnounceArgs {
 
 /// `HOST:PORT`, an IPv6 address in brackets.
 pub(crate) fn address(text: &str) -> Result<Address, String> {
-    let (host, port) = text
-        .rsplit_once(':')
-        .ok_or("the port is missing; write HOST:PORT, as in 127.0.0.1:9001")?;
+    let (host, port) = text.rsplit_once(':').ok_or("the port is missing; write HOST:PORT, as in 127.0.0.1:9001")?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     if bare.is_none() && host.contains(':') {
         return Err("an IPv6 address needs brackets, as in [::1]:9001".to_owned());
@@ -91,11 +89,7 @@ pub(crate) fn address(text: &str) -> Result<Address, String> {
         return Err("the host is missing; write HOST:PORT, as in 127.0.0.1:9001".to_owned());
     }
     match port.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(Address {
-            host: host.to_owned(),
-            port: u32::from(port),
-            name: String::new(),
-        }),
+        Ok(port) if port > 0 => Ok(Address { host: host.to_owned(), port: u32::from(port), name: String::new() }),
         _ => Err(format!("`{port}` is not a port; write a number from 1 to 65535")),
     }
 }
@@ -123,6 +117,10 @@ pub(crate) struct Announcement {
     #[serde(skip_serializing_if = "Option::is_none")]
     again: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    starting: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draining: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -149,9 +147,7 @@ impl Announcer {
             server,
             service: request.service.clone(),
             id: request.id.clone(),
-            address: address
-                .map(|address| host_port(&address.host, address.port))
-                .unwrap_or_default(),
+            address: address.map(|address| host_port(&address.host, address.port)).unwrap_or_default(),
             told: None,
         }
     }
@@ -194,14 +190,19 @@ impl Announcer {
     pub(crate) fn success(&self, event: &RegistrationEvent) -> Option<String> {
         let (name, address) = (self.name(), &self.address);
         let text = match event {
-            RegistrationEvent::Registered {
-                ttl, revision, again, ..
-            } => {
+            RegistrationEvent::Registered { ttl, revision, again, .. } => {
                 let again = if *again { " again" } else { "" };
                 let ttl = humantime::format_duration(*ttl);
                 format!("registered {name} at {address}{again} (ttl {ttl}, revision {revision})")
             }
-            RegistrationEvent::Updated { revision } => format!("updated {name} (revision {revision})"),
+            RegistrationEvent::Updated { revision, starting, draining } => {
+                let now = match (*draining, *starting) {
+                    (true, _) => "draining",
+                    (false, true) => "starting",
+                    (false, false) => "ready",
+                };
+                format!("{name} is {now} (revision {revision})")
+            }
             RegistrationEvent::Resumed { .. } => format!("resumed {name}: the registry still holds it"),
             RegistrationEvent::Ended(Departure::Deregistered { removed: true }) => format!("deregistered {name}"),
             RegistrationEvent::Ended(Departure::Deregistered { removed: false }) => {
@@ -216,27 +217,20 @@ impl Announcer {
 
     /// The event for programs.
     pub(crate) fn announcement(&self, event: &RegistrationEvent) -> Announcement {
-        let mut said = Announcement {
-            service: self.service.clone(),
-            id: self.id.clone(),
-            ..Announcement::default()
-        };
+        let mut said = Announcement { service: self.service.clone(), id: self.id.clone(), ..Announcement::default() };
         match event {
-            RegistrationEvent::Registered {
-                lease_id,
-                ttl,
-                revision,
-                again,
-            } => {
+            RegistrationEvent::Registered { lease_id, ttl, revision, again } => {
                 said.kind = "registered";
                 said.lease_id = Some(hexadecimal(lease_id));
                 said.ttl_seconds = Some(ttl.as_secs_f64());
                 said.revision = Some(*revision);
                 said.again = Some(*again);
             }
-            RegistrationEvent::Updated { revision } => {
+            RegistrationEvent::Updated { revision, starting, draining } => {
                 said.kind = "updated";
                 said.revision = Some(*revision);
+                said.starting = Some(*starting);
+                said.draining = Some(*draining);
             }
             RegistrationEvent::Interrupted { error, retry_in } => {
                 said.kind = "interrupted";

@@ -107,11 +107,7 @@ pub(crate) async fn run(args: ClientsArgs) -> Result<ExitCode, Failure> {
     let connection = args.server.connect();
     let service = args.service.unwrap_or_default();
     let clients = pages(usize::MAX, async |page_token| {
-        let request = ask(ListSubscribersRequest {
-            service: service.clone(),
-            page_size: 0,
-            page_token,
-        });
+        let request = ask(ListSubscribersRequest { service: service.clone(), page_size: 0, page_token });
         let page = connection.answer(connection.admin().list_subscribers(request)).await?;
         Ok((page.subscribers, page.next_page_token))
     });
@@ -128,12 +124,7 @@ mod tests {
     fn what_is_watched_fits_a_column() {
         let watched = |services: &[&str], prefix: &str, everything| {
             let services = services.iter().map(ToString::to_string).collect();
-            let subscriber = Subscriber {
-                services,
-                prefix: prefix.to_owned(),
-                everything,
-                ..Subscriber::default()
-            };
+            let subscriber = Subscriber { services, prefix: prefix.to_owned(), everything, ..Subscriber::default() };
             ClientView::from(subscriber).watched()
         };
         assert_eq!(watched(&["a", "b", "c"], "", false), "a,b,c");

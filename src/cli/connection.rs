@@ -24,22 +24,14 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
     /// The registry's gRPC address
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "CALLBOARD_SERVER",
-        default_value = "127.0.0.1:8502"
-    )]
+    #[arg(long, value_name = "ADDR", env = "CALLBOARD_SERVER", default_value = "127.0.0.1:8502")]
     pub(crate) server: Endpoint,
 }
 
 impl ServerArgs {
     /// A connection, made when the first call needs it.
     pub(crate) fn connect(&self) -> Connection {
-        Connection {
-            address: self.server.to_string(),
-            channel: self.server.channel(),
-        }
+        Connection { address: self.server.to_string(), channel: self.server.channel() }
     }
 }
 
@@ -80,10 +72,7 @@ impl Connection {
     }
 
     pub(crate) fn failure(&self, error: ClientError) -> Failure {
-        Failure::Call {
-            address: self.address.clone(),
-            error,
-        }
+        Failure::Call { address: self.address.clone(), error }
     }
 }
 

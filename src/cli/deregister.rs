@@ -25,13 +25,13 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('/') {
             // An id may hold slashes; the name of a service does not.
-            Some((service, id)) if !service.is_empty() && !id.is_empty() => Ok(Self {
-                service: service.to_owned(),
-                id: id.to_owned(),
-            }),
-            _ => Err(
-                "it names no instance; write SERVICE/ID, as `callboard instances SERVICE -o name` prints it".to_owned(),
-            ),
+            Some((service, id)) if !service.is_empty() && !id.is_empty() => {
+                Ok(Self { service: service.to_owned(), id: id.to_owned() })
+            }
+            _ => {
+                Err("it names no instance; write SERVICE/ID, as `callboard instances SERVICE -o name` prints it"
+                    .to_owned())
+            }
         }
     }
 }

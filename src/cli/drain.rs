@@ -33,15 +33,11 @@ pub(crate) async fn run(args: DrainArgs) -> Result<ExitCode, Failure> {
     let request = ask(UpdateInstanceRequest {
         service: args.target.service,
         id: args.target.id,
-        update_mask: Some(FieldMask {
-            paths: vec!["draining".to_owned()],
-        }),
+        update_mask: Some(FieldMask { paths: vec!["draining".to_owned()] }),
         draining: !args.undo,
         ..UpdateInstanceRequest::default()
     });
-    let answer = connection
-        .answer(connection.registry().update_instance(request))
-        .await?;
+    let answer = connection.answer(connection.registry().update_instance(request)).await?;
     let instance = InstanceView::from(answer.instance.unwrap_or_default());
     let name = instance.name();
     let line = format!("{} is {}", escape(&name), coloured(instance.status));

@@ -94,11 +94,7 @@ pub(crate) async fn run(args: EventsArgs) -> Result<ExitCode, Failure> {
     let service = args.service.unwrap_or_default();
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let events = pages(limit, async |page_token| {
-        let request = ask(ListEventsRequest {
-            service: service.clone(),
-            page_size: args.limit.min(1_000),
-            page_token,
-        });
+        let request = ask(ListEventsRequest { service: service.clone(), page_size: args.limit.min(1_000), page_token });
         let page = connection.answer(connection.admin().list_events(request)).await?;
         Ok((page.events, page.next_page_token))
     });

@@ -139,10 +139,7 @@ mod tests {
         };
         let said = failure.to_string();
         assert!(said.contains("127.0.0.1:1: connection refused"), "{said}");
-        assert!(
-            said.contains("`callboard serve`") && said.contains("--server"),
-            "{said}"
-        );
+        assert!(said.contains("`callboard serve`") && said.contains("--server"), "{said}");
         assert_eq!(failure.exit_code(), 4);
     }
 

@@ -43,9 +43,7 @@ pub(crate) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
     if args.watch {
         return watch(&args.server, &service, format).await;
     }
-    let request = ask(HealthCheckRequest {
-        service: service.clone(),
-    });
+    let request = ask(HealthCheckRequest { service: service.clone() });
     let answer = connection.answer(connection.health().check(request)).await?;
     let status = print(format, &service, answer)?;
     Ok(ExitCode::from(if status == "SERVING" { 0 } else { FINDINGS }))
@@ -78,9 +76,7 @@ async fn follow(
     backoff: &mut Backoff,
     told: &mut Option<String>,
 ) -> Result<ClientError, Failure> {
-    let request = HealthCheckRequest {
-        service: service.to_owned(),
-    };
+    let request = HealthCheckRequest { service: service.to_owned() };
     let mut answers = match connection.health().watch(request).await {
         Ok(answers) => answers.into_inner(),
         Err(status) => return Ok(status.into()),
@@ -100,10 +96,7 @@ async fn follow(
 
 fn print(format: Format, service: &str, answer: HealthCheckResponse) -> Result<&'static str, Failure> {
     let status = answer.status().as_str_name();
-    let view = HealthView {
-        service: set(service.to_owned()),
-        status,
-    };
+    let view = HealthView { service: set(service.to_owned()), status };
     output::one(format, &view, Some(service), Some(&coloured(status)))?;
     Ok(status)
 }

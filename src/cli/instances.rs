@@ -36,9 +36,7 @@ pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, Failure> {
             page_size: 0,
             page_token,
         });
-        let page = connection
-            .answer(connection.discovery().list_instances(request))
-            .await?;
+        let page = connection.answer(connection.discovery().list_instances(request)).await?;
         Ok((page.instances, page.next_page_token))
     });
     let instances: Vec<InstanceView> = instances.await?.into_iter().map(InstanceView::from).collect();

@@ -28,13 +28,7 @@ pub(crate) enum Format {
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
     /// How to print
-    #[arg(
-        short = 'o',
-        long = "output",
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "table"
-    )]
+    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", default_value = "table")]
     pub(crate) format: Format,
 }
 
@@ -58,9 +52,7 @@ pub(crate) fn list<T: Shown>(format: Format, items: &[T], empty: &str) -> Result
         Format::Table | Format::Wide => table::write(&mut out, items, format == Format::Wide)?,
         Format::Json => writeln!(out, "{}", json(items, true)?)?,
         Format::Yaml => write!(out, "{}", yaml(items)?)?,
-        Format::Name => items
-            .iter()
-            .try_for_each(|item| writeln!(out, "{}", escape(&item.name())))?,
+        Format::Name => items.iter().try_for_each(|item| writeln!(out, "{}", escape(&item.name())))?,
     }
     Ok(out.flush()?)
 }
@@ -100,11 +92,7 @@ pub(crate) fn complain(line: &str) {
 
 /// A thing as JSON, on one line or several.
 pub(crate) fn json<T: Serialize + ?Sized>(item: &T, pretty: bool) -> Result<String, Failure> {
-    let text = if pretty {
-        serde_json::to_string_pretty(item)
-    } else {
-        serde_json::to_string(item)
-    };
+    let text = if pretty { serde_json::to_string_pretty(item) } else { serde_json::to_string(item) };
     Ok(text.map_err(anyhow::Error::from)?)
 }
 

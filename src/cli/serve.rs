@@ -30,10 +30,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
     telemetry::init(&config.log, config.log_format)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(serve(&config, args.output))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -64,19 +61,12 @@ async fn serve(config: &Config, output: ReadyFormat) -> anyhow::Result<()> {
 }
 
 fn announce(server: &Server, output: ReadyFormat) -> anyhow::Result<()> {
-    let ready = Ready {
-        grpc: server.grpc().to_string(),
-        http: server.http().to_string(),
-    };
+    let ready = Ready { grpc: server.grpc().to_string(), http: server.http().to_string() };
     let mut out = io::stdout().lock();
     match output {
         ReadyFormat::Json => writeln!(out, "{}", serde_json::to_string(&ready)?)?,
         ReadyFormat::Table => {
-            writeln!(
-                out,
-                "gRPC  {}  register, keep alive, watch, health, reflection",
-                ready.grpc
-            )?;
+            writeln!(out, "gRPC  {}  register, keep alive, watch, health, reflection", ready.grpc)?;
             writeln!(out, "HTTP  {}  /metrics /healthz /readyz /prometheus/sd", ready.http)?;
         }
     }

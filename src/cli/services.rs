@@ -47,12 +47,7 @@ impl Shown for ServiceView {
         (&["NAME", "INSTANCES", "AVAILABLE"], &["REVISION"]);
 
     fn cells(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            self.instances.to_string(),
-            self.available.to_string(),
-            self.revision.to_string(),
-        ]
+        vec![self.name.clone(), self.instances.to_string(), self.available.to_string(), self.revision.to_string()]
     }
 
     fn name(&self) -> String {
@@ -64,11 +59,7 @@ pub(crate) async fn run(args: ServicesArgs) -> Result<ExitCode, Failure> {
     let connection = args.server.connect();
     let prefix = args.prefix.unwrap_or_default();
     let services = pages(usize::MAX, async |page_token| {
-        let request = ask(ListServicesRequest {
-            prefix: prefix.clone(),
-            page_size: 0,
-            page_token,
-        });
+        let request = ask(ListServicesRequest { prefix: prefix.clone(), page_size: 0, page_token });
         let page = connection.answer(connection.discovery().list_services(request)).await?;
         Ok((page.services, page.next_page_token))
     });

@@ -65,30 +65,21 @@ impl From<Instance> for InstanceView {
 
 impl From<Address> for AddressView {
     fn from(address: Address) -> Self {
-        Self {
-            host: address.host,
-            port: address.port,
-            name: set(address.name),
-        }
+        Self { host: address.host, port: address.port, name: set(address.name) }
     }
 }
 
 impl AddressView {
     fn text(&self) -> String {
         let at = host_port(&self.host, self.port);
-        self.name
-            .as_ref()
-            .map_or_else(|| at.clone(), |name| format!("{name}={at}"))
+        self.name.as_ref().map_or_else(|| at.clone(), |name| format!("{name}={at}"))
     }
 }
 
 impl InstanceView {
     /// The primary address.
     pub(crate) fn address(&self) -> String {
-        self.addresses
-            .first()
-            .map(|first| host_port(&first.host, first.port))
-            .unwrap_or_default()
+        self.addresses.first().map(|first| host_port(&first.host, first.port)).unwrap_or_default()
     }
 
     /// What tells it from its peers, in words: nothing where everything is usual.
@@ -114,14 +105,7 @@ impl InstanceView {
 impl Shown for InstanceView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (
         &["ID", "ADDRESS", "STATUS", "WEIGHT", "ZONE", "TAGS"],
-        &[
-            "METADATA",
-            "REGION",
-            "SUB-ZONE",
-            "OTHER ADDRESSES",
-            "REGISTERED",
-            "REVISION",
-        ],
+        &["METADATA", "REGION", "SUB-ZONE", "OTHER ADDRESSES", "REGISTERED", "REVISION"],
     );
 
     fn cells(&self) -> Vec<String> {
@@ -190,11 +174,7 @@ pub(crate) fn duration(duration: Option<prost_types::Duration>) -> Option<Durati
 
 /// `host:port`, with brackets around an IPv6 address.
 pub(crate) fn host_port(host: &str, port: u32) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// The text, unless it is empty.

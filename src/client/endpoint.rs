@@ -37,10 +37,7 @@ impl FromStr for Endpoint {
     type Err = ClientError;
 
     fn from_str(text: &str) -> Result<Self, ClientError> {
-        let refuse = |reason: &'static str| ClientError::Address {
-            address: text.to_owned(),
-            reason,
-        };
+        let refuse = |reason: &'static str| ClientError::Address { address: text.to_owned(), reason };
         let address = text.strip_prefix("http://").unwrap_or(text);
         let address = address.strip_suffix('/').unwrap_or(address);
         if address.contains("://") {
@@ -65,10 +62,7 @@ impl FromStr for Endpoint {
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
-        Ok(Self {
-            address: address.to_owned(),
-            transport,
-        })
+        Ok(Self { address: address.to_owned(), transport })
     }
 }
 

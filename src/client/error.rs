@@ -84,11 +84,7 @@ impl From<Status> for ClientError {
 
 /// What the server said, or at least which code it gave.
 fn message(status: &Status) -> String {
-    if status.message().is_empty() {
-        status.code().description().to_lowercase()
-    } else {
-        status.message().to_owned()
-    }
+    if status.message().is_empty() { status.code().description().to_lowercase() } else { status.message().to_owned() }
 }
 
 #[cfg(test)]
@@ -105,13 +101,7 @@ mod tests {
         for code in [Code::InvalidArgument, Code::PermissionDenied, Code::Unauthenticated] {
             assert!(refused(code).is_final(), "{code:?}");
         }
-        for code in [
-            Code::Unavailable,
-            Code::DeadlineExceeded,
-            Code::Aborted,
-            Code::AlreadyExists,
-            Code::Internal,
-        ] {
+        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Aborted, Code::AlreadyExists, Code::Internal] {
             assert!(!refused(code).is_final(), "{code:?}");
         }
         assert!(!ClientError::Ended.is_final());
@@ -123,10 +113,7 @@ mod tests {
         let mut status = Status::unavailable("transport error");
         status.set_source(broken);
         let error = ClientError::from(status);
-        assert!(
-            matches!(&error, ClientError::Transport(reason) if reason == "connection refused"),
-            "{error:?}"
-        );
+        assert!(matches!(&error, ClientError::Transport(reason) if reason == "connection refused"), "{error:?}");
     }
 
     #[test]
@@ -139,10 +126,6 @@ mod tests {
 
     #[test]
     fn a_status_without_a_message_still_says_something() {
-        assert!(
-            !ClientError::from(Status::new(Code::Internal, ""))
-                .to_string()
-                .is_empty()
-        );
+        assert!(!ClientError::from(Status::new(Code::Internal, "")).to_string().is_empty());
     }
 }

@@ -79,11 +79,7 @@ impl Fake {
             .add_service(RegistryServiceServer::new(desk.clone()))
             .add_service(DiscoveryServiceServer::new(desk));
         tokio::spawn(server.serve_with_incoming(ReceiverStream::new(incoming)));
-        Self {
-            calls,
-            connections,
-            down: Arc::default(),
-        }
+        Self { calls, connections, down: Arc::default() }
     }
 
     /// What a client connects with.
@@ -197,10 +193,7 @@ impl RegistryService for Desk {
         request: Request<Streaming<KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
         let (answers, told) = mpsc::channel(16);
-        let stream = KeepAlive {
-            heartbeats: request.into_inner(),
-            answers,
-        };
+        let stream = KeepAlive { heartbeats: request.into_inner(), answers };
         let _over = self.calls.send(Call::KeepAlive(stream)).await;
         Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }

@@ -115,12 +115,7 @@ impl Heartbeats {
 }
 
 fn beat(lease: &Lease) -> KeepAliveRequest {
-    KeepAliveRequest {
-        heartbeats: vec![Heartbeat {
-            lease_id: lease.id.clone(),
-            load: None,
-        }],
-    }
+    KeepAliveRequest { heartbeats: vec![Heartbeat { lease_id: lease.id.clone(), load: None }] }
 }
 
 #[cfg(test)]
@@ -130,10 +125,7 @@ mod tests {
     #[test]
     fn patience_is_an_interval_within_bounds() {
         let patience = |ttl| {
-            let lease = Lease {
-                id: Bytes::new(),
-                ttl: Duration::from_secs(ttl),
-            };
+            let lease = Lease { id: Bytes::new(), ttl: Duration::from_secs(ttl) };
             lease.patience().as_secs()
         };
         assert_eq!((patience(1), patience(15), patience(3_600)), (2, 5, 10));

@@ -35,11 +35,7 @@ enum Break {
 
 impl From<ClientError> for Break {
     fn from(error: ClientError) -> Self {
-        if error.is_final() {
-            Self::Over(Departure::Refused(error))
-        } else {
-            Self::Lost(error)
-        }
+        if error.is_final() { Self::Over(Departure::Refused(error)) } else { Self::Lost(error) }
     }
 }
 
@@ -99,8 +95,7 @@ impl Keeper {
             None => self.say_goodbye().await,
         };
         (self.on_event)(RegistrationEvent::Ended(departure.clone()));
-        self.standing
-            .send_modify(|standing| standing.departure = Some(departure));
+        self.standing.send_modify(|standing| standing.departure = Some(departure));
     }
 
     /// One connection after another.
@@ -156,10 +151,7 @@ impl Keeper {
     /// What became of the lease, if the answer is about it and leaves something to do.
     fn hear(&mut self, answer: &KeepAliveResponse) -> Result<Option<LeaseState>, Break> {
         let held = self.lease.as_ref().map(|lease| lease.id.clone());
-        let report = answer
-            .leases
-            .iter()
-            .find(|report| Some(&report.lease_id) == held.as_ref());
+        let report = answer.leases.iter().find(|report| Some(&report.lease_id) == held.as_ref());
         let state = report.map(LeaseReport::state);
         match state {
             Some(LeaseState::Superseded) => return Err(Break::Over(Departure::Superseded)),
@@ -188,10 +180,7 @@ impl Keeper {
         self.request.starting = starting;
         let answer = within(patience, client.register(self.request.clone())).await?;
         let ttl = answer.ttl.and_then(|ttl| ttl.try_into().ok()).unwrap_or(DEFAULT_TTL);
-        let lease = Lease {
-            id: answer.lease_id,
-            ttl,
-        };
+        let lease = Lease { id: answer.lease_id, ttl };
         self.told.starting = starting;
         // Taking the id over is for the first time only: who comes back late must not oust a living successor.
         self.request.replace = false;
@@ -199,7 +188,7 @@ impl Keeper {
         self.interrupted = false;
         let revision = answer.revision;
         if self.lease.as_ref() == Some(&lease) {
-            (self.on_event)(RegistrationEvent::Updated { revision });
+            self.tell_update(revision);
         } else {
             self.set_told_draining(false);
             (self.on_event)(RegistrationEvent::Registered {
@@ -226,18 +215,21 @@ impl Keeper {
                 service: self.request.service.clone(),
                 id: self.request.id.clone(),
                 lease_id: lease.id,
-                update_mask: Some(FieldMask {
-                    paths: vec!["draining".to_owned()],
-                }),
+                update_mask: Some(FieldMask { paths: vec!["draining".to_owned()] }),
                 draining: wish.draining,
                 ..UpdateInstanceRequest::default()
             };
             let answer = within(patience, client.update_instance(request)).await?;
             let revision = answer.instance.map(|instance| instance.revision).unwrap_or_default();
             self.set_told_draining(wish.draining);
-            (self.on_event)(RegistrationEvent::Updated { revision });
+            self.tell_update(revision);
         }
         Ok(())
+    }
+
+    fn tell_update(&mut self, revision: u64) {
+        let Told { starting, draining } = self.told;
+        (self.on_event)(RegistrationEvent::Updated { revision, starting, draining });
     }
 
     fn set_told_draining(&mut self, draining: bool) {
@@ -254,15 +246,11 @@ impl Keeper {
         let request = DeregisterRequest {
             service: self.request.service.clone(),
             id: self.request.id.clone(),
-            boot_id: lease
-                .as_ref()
-                .map_or_else(|| self.request.boot_id.clone(), |_| String::new()),
+            boot_id: lease.as_ref().map_or_else(|| self.request.boot_id.clone(), |_| String::new()),
             lease_id: lease.unwrap_or_default(),
         };
         match within(GOODBYE_TIMEOUT, client.deregister(request)).await {
-            Ok(answer) => Departure::Deregistered {
-                removed: answer.removed,
-            },
+            Ok(answer) => Departure::Deregistered { removed: answer.removed },
             Err(error) => Departure::Unanswered(error),
         }
     }
@@ -272,8 +260,6 @@ async fn within<T>(
     patience: Duration,
     answer: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, ClientError> {
-    let answer = timeout(patience, answer)
-        .await
-        .map_err(|_| ClientError::Silent(patience))?;
+    let answer = timeout(patience, answer).await.map_err(|_| ClientError::Silent(patience))?;
     Ok(answer?.into_inner())
 }

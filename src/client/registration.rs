@@ -26,6 +26,10 @@ pub enum RegistrationEvent {
     Updated {
         /// The revision of the instance's last change.
         revision: u64,
+        /// It is listed as not ready yet.
+        starting: bool,
+        /// It is listed as one that wants no new calls.
+        draining: bool,
     },
     /// The registry cannot be reached, or does not take the registration for now: another boot may hold the id.
     Interrupted {
@@ -115,11 +119,7 @@ impl Registration {
         if request.boot_id.is_empty() {
             boot_id()?.clone_into(&mut request.boot_id);
         }
-        let wish = Wish {
-            starting: request.starting,
-            draining: false,
-            leave: false,
-        };
+        let wish = Wish { starting: request.starting, draining: false, leave: false };
         let (wish, wishes) = watch::channel(wish);
         let (standings, standing) = watch::channel(Standing::default());
         let keeper = Keeper::new(connect, request, standings, Box::new(on_event));

@@ -105,10 +105,7 @@ impl Watch {
         Self {
             connect,
             request,
-            reader: Reader {
-                token,
-                ..Reader::default()
-            },
+            reader: Reader { token, ..Reader::default() },
             stream: None,
             ready: VecDeque::new(),
             retry_at: None,
@@ -165,10 +162,7 @@ impl Watch {
             sleep_until(at).await;
         }
         let mut client: DiscoveryServiceClient<Channel> = DiscoveryServiceClient::new((self.connect)());
-        let request = WatchRequest {
-            resume_token: self.reader.token.clone(),
-            ..self.request.clone()
-        };
+        let request = WatchRequest { resume_token: self.reader.token.clone(), ..self.request.clone() };
         self.stream = Some(client.watch(request).await?.into_inner());
         if self.retry_at.take().is_some() {
             self.ready.push_back(WatchEvent::Reconnected);
@@ -221,9 +215,7 @@ impl Reader {
             Message::Synced(synced) => {
                 self.partial = false;
                 self.token = synced.resume_token;
-                Some(WatchEvent::Synced {
-                    revision: synced.revision,
-                })
+                Some(WatchEvent::Synced { revision: synced.revision })
             }
             Message::Changes(part) => {
                 let changes = part.changes.into_iter();
@@ -232,16 +224,11 @@ impl Reader {
                     return None;
                 }
                 self.token = part.resume_token;
-                Some(WatchEvent::Changes {
-                    changes: std::mem::take(&mut self.step),
-                    revision: part.revision,
-                })
+                Some(WatchEvent::Changes { changes: std::mem::take(&mut self.step), revision: part.revision })
             }
             Message::Bookmark(bookmark) => {
                 self.token = bookmark.resume_token;
-                Some(WatchEvent::Bookmark {
-                    revision: bookmark.revision,
-                })
+                Some(WatchEvent::Bookmark { revision: bookmark.revision })
             }
             Message::Notice(notice) => (notice == Notice::Degraded as i32).then_some(WatchEvent::Degraded),
         }

@@ -29,10 +29,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Written, ConfigError> {
             key: name.get_ref().to_string(),
         };
         let Some(key) = Key::in_file().find(|key| key.name() == name.get_ref()) else {
-            return Err(ConfigError::UnknownKey {
-                origin,
-                remedy: remedy(name.get_ref()),
-            });
+            return Err(ConfigError::UnknownKey { origin, remedy: remedy(name.get_ref()) });
         };
         // As it stands in the file, so that whoever refuses it quotes what its author wrote.
         let text = match value.get_ref() {
@@ -63,9 +60,6 @@ fn remedy(unknown: &str) -> String {
         .max_by(|one, other| one.0.total_cmp(&other.0));
     match nearest {
         Some((_, key)) => format!("write {key}"),
-        None => format!(
-            "known are {}",
-            Key::in_file().map(Key::name).collect::<Vec<_>>().join(", ")
-        ),
+        None => format!("known are {}", Key::in_file().map(Key::name).collect::<Vec<_>>().join(", ")),
     }
 }

@@ -20,12 +20,8 @@ struct Command {
 fn config(flags: &[&str], variables: &[(&str, &str)], text: &str) -> Result<Config, ConfigError> {
     let args = Command::try_parse_from([&["serve"], flags].concat()).unwrap().serve;
     let variables: BTreeMap<_, _> = variables.iter().copied().collect();
-    let environment = environment(|name| {
-        variables
-            .get(name)
-            .map(|text| (*text).to_owned())
-            .ok_or(VarError::NotPresent)
-    })?;
+    let environment =
+        environment(|name| variables.get(name).map(|text| (*text).to_owned()).ok_or(VarError::NotPresent))?;
     let file = file::parse(Path::new("callboard.toml"), text)?;
     Config::resolve(&[args.written(), environment, file])
 }
@@ -68,20 +64,14 @@ fn every_key_can_be_written_in_every_place() {
         (Key::LogFormat, "pretty"),
         (Key::Log, "debug"),
     ];
-    let flags: Vec<_> = values
-        .iter()
-        .flat_map(|(key, value)| [key.flag(), (*value).to_owned()])
-        .collect();
+    let flags: Vec<_> = values.iter().flat_map(|(key, value)| [key.flag(), (*value).to_owned()]).collect();
     let flags = config(&flags.iter().map(String::as_str).collect::<Vec<_>>(), &[], "").unwrap();
 
     let variables: Vec<_> = values.iter().map(|(key, value)| (key.variable(), *value)).collect();
     let variables: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let variables = config(&[], &variables, "").unwrap();
 
-    let text: Vec<_> = values
-        .iter()
-        .map(|(key, value)| format!("{} = {value:?}", key.name()))
-        .collect();
+    let text: Vec<_> = values.iter().map(|(key, value)| format!("{} = {value:?}", key.name())).collect();
     let file = config(&[], &[], &text.join("\n")).unwrap();
 
     assert_eq!(flags, variables);
@@ -97,9 +87,7 @@ fn every_key_is_a_flag() {
     let command = Command::command();
     for key in Key::ALL {
         let flag = key.flag();
-        let found = command
-            .get_arguments()
-            .find(|arg| arg.get_long() == flag.strip_prefix("--"));
+        let found = command.get_arguments().find(|arg| arg.get_long() == flag.strip_prefix("--"));
         assert!(found.is_some(), "{flag} is missing");
     }
     command.debug_assert();
@@ -107,31 +95,20 @@ fn every_key_is_a_flag() {
 
 #[test]
 fn the_ready_line_is_for_people_unless_asked() {
-    let output = |flags: &[&str]| {
-        Command::try_parse_from([&["serve"], flags].concat())
-            .unwrap()
-            .serve
-            .output
-    };
+    let output = |flags: &[&str]| Command::try_parse_from([&["serve"], flags].concat()).unwrap().serve.output;
     assert_eq!(output(&[]), ReadyFormat::Table);
     assert_eq!(output(&["-o", "json"]), ReadyFormat::Json);
 }
 
 #[test]
 fn an_empty_variable_is_not_set() {
-    assert_eq!(
-        config(&[], &[("CALLBOARD_WORKERS", "")], "").unwrap(),
-        Config::default()
-    );
+    assert_eq!(config(&[], &[("CALLBOARD_WORKERS", "")], "").unwrap(), Config::default());
 }
 
 #[test]
 fn numbers_and_booleans_need_no_quotes_in_the_file() {
-    let config = config(
-        &[],
-        &[],
-        "workers = 3\nmax_message_size = 1_048_576\ninsecure_i_understand = true\ngrpc = '0.0.0.0:1'",
-    );
+    let config =
+        config(&[], &[], "workers = 3\nmax_message_size = 1_048_576\ninsecure_i_understand = true\ngrpc = '0.0.0.0:1'");
     let config = config.unwrap();
     assert_eq!((config.workers.get(), config.max_message_size), (3, 1 << 20));
     assert_eq!(config.grpc.to_string(), "0.0.0.0:1");
@@ -139,7 +116,7 @@ fn numbers_and_booleans_need_no_quotes_in_the_file() {
 
 #[test]
 fn a_bad_value_is_refused_with_a_remedy() {
-    let number = "is not a whole number; write 1 to 1024";
+    let number = "is not a whole number; write 1 to 64";
     let size = "is not a size; write 64KiB to 64MiB, or as many bytes without a unit";
     let size_range = "is out of range; write 64KiB to 64MiB, or as many bytes without a unit";
     let time = "is not a length of time; write 10ms to 1h, with a unit, as 15s";
@@ -149,13 +126,9 @@ fn a_bad_value_is_refused_with_a_remedy() {
         ("workers", "many", number),
         ("workers", "1.5", number),
         ("workers", "-", number),
-        ("workers", "0", "is out of range; write 1 to 1024"),
-        ("workers", "-1", "is out of range; write 1 to 1024"),
-        (
-            "max_streams_per_connection",
-            "99999999999999999999",
-            "is out of range; write 1 to 1000000",
-        ),
+        ("workers", "0", "is out of range; write 1 to 64"),
+        ("workers", "-1", "is out of range; write 1 to 64"),
+        ("max_streams_per_connection", "99999999999999999999", "is out of range; write 1 to 1000000"),
         ("max_message_size", "300 KB", size),
         ("max_message_size", "KiB", size),
         ("max_message_size", "1KiB", size_range),
@@ -165,11 +138,7 @@ fn a_bad_value_is_refused_with_a_remedy() {
         ("bookmark_interval", "2days", time_range),
         ("grpc", ":8502", address),
         ("http", "localhost", address),
-        (
-            "insecure_i_understand",
-            "yes",
-            "is neither true nor false; write true or false",
-        ),
+        ("insecure_i_understand", "yes", "is neither true nor false; write true or false"),
         ("log_format", "xml", "is not a log format; write auto, pretty or json"),
     ];
     for (name, value, refused) in cases {
@@ -180,28 +149,16 @@ fn a_bad_value_is_refused_with_a_remedy() {
 
 #[test]
 fn a_refusal_names_the_place_of_the_value() {
-    let refused = r#""x" is not a whole number; write 1 to 1024"#;
-    assert_eq!(
-        refusal(&["--workers", "x"], &[("CALLBOARD_WORKERS", "1")], ""),
-        format!("--workers: {refused}")
-    );
-    assert_eq!(
-        refusal(&[], &[("CALLBOARD_WORKERS", "x")], "workers = 1"),
-        format!("CALLBOARD_WORKERS: {refused}")
-    );
-    assert_eq!(
-        refusal(&[], &[], "# here\nworkers = 'x'"),
-        format!("callboard.toml:2: workers: {refused}")
-    );
+    let refused = r#""x" is not a whole number; write 1 to 64"#;
+    assert_eq!(refusal(&["--workers", "x"], &[("CALLBOARD_WORKERS", "1")], ""), format!("--workers: {refused}"));
+    assert_eq!(refusal(&[], &[("CALLBOARD_WORKERS", "x")], "workers = 1"), format!("CALLBOARD_WORKERS: {refused}"));
+    assert_eq!(refusal(&[], &[], "# here\nworkers = 'x'"), format!("callboard.toml:2: workers: {refused}"));
 }
 
 #[test]
 fn a_wrong_type_in_the_file_is_quoted_as_it_is_written() {
     let said = |text| refusal(&[], &[], text);
-    assert_eq!(
-        said("workers = [1, 2]"),
-        r#"callboard.toml:1: workers: "[1, 2]" is not a whole number; write 1 to 1024"#
-    );
+    assert_eq!(said("workers = [1, 2]"), r#"callboard.toml:1: workers: "[1, 2]" is not a whole number; write 1 to 64"#);
     assert!(said("workers = 0x10").contains(r#""0x10" is not a whole number"#));
     assert!(said("bookmark_interval = 15").contains(r#""15" is not a length of time"#));
     assert!(said("grpc = { port = 1 }").contains(r#""{ port = 1 }" is not an address"#));
@@ -219,14 +176,8 @@ fn a_bad_log_filter_is_refused() {
 #[test]
 fn an_unknown_key_is_refused_with_the_nearest_one() {
     let cases = [
-        (
-            "workers = 1\nwokers = 2",
-            "callboard.toml:2: wokers: unknown key; write workers",
-        ),
-        (
-            "max-message-size = 1",
-            "callboard.toml:1: max-message-size: unknown key; write max_message_size",
-        ),
+        ("workers = 1\nwokers = 2", "callboard.toml:2: wokers: unknown key; write workers"),
+        ("max-message-size = 1", "callboard.toml:1: max-message-size: unknown key; write max_message_size"),
         (
             "bookmark_intervall = '1s'\nzzz = 1",
             "callboard.toml:1: bookmark_intervall: unknown key; write bookmark_interval",
@@ -236,10 +187,7 @@ fn an_unknown_key_is_refused_with_the_nearest_one() {
         assert_eq!(refusal(&[], &[], text), message);
     }
     let message = refusal(&[], &[], "[tls]\ncert = 'a'");
-    assert!(
-        message.starts_with("callboard.toml:1: tls: unknown key; known are grpc, http, "),
-        "{message}"
-    );
+    assert!(message.starts_with("callboard.toml:1: tls: unknown key; known are grpc, http, "), "{message}");
     assert!(refusal(&[], &[], "config = 'other.toml'").contains("config: unknown key"));
 }
 
@@ -255,27 +203,15 @@ fn other_machines_are_let_in_only_by_consent() {
     for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
         for (flag, text) in [("--grpc", "CALLBOARD_GRPC"), ("--http", "CALLBOARD_HTTP")] {
             let message = refusal(&[flag, address], &[], "");
-            assert!(
-                message.starts_with(&format!("{flag}: {address} can be reached from other machines")),
-                "{message}"
-            );
-            assert!(
-                message.contains("TLS") && message.contains("--insecure-i-understand"),
-                "{message}"
-            );
+            assert!(message.starts_with(&format!("{flag}: {address} can be reached from other machines")), "{message}");
+            assert!(message.contains("TLS") && message.contains("--insecure-i-understand"), "{message}");
             let message = refusal(&[], &[(text, address)], "");
             assert!(message.starts_with(text), "{message}");
             assert!(config(&[flag, address, "--insecure-i-understand"], &[], "").is_ok());
             assert!(config(&[flag, address], &[], "insecure_i_understand = true").is_ok());
         }
     }
-    for address in [
-        "127.0.0.1:0",
-        "127.9.9.9:1",
-        "[::1]:1",
-        "[::ffff:127.0.0.1]:1",
-        "localhost:1",
-    ] {
+    for address in ["127.0.0.1:0", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"] {
         assert!(config(&["--grpc", address], &[], "").is_ok(), "{address}");
     }
 }
@@ -283,10 +219,7 @@ fn other_machines_are_let_in_only_by_consent() {
 #[test]
 fn two_listeners_need_two_addresses() {
     let message = refusal(&["--grpc", "127.0.0.1:8500"], &[], "");
-    assert!(
-        message.starts_with("grpc and http both listen on 127.0.0.1:8500; give"),
-        "{message}"
-    );
+    assert!(message.starts_with("grpc and http both listen on 127.0.0.1:8500; give"), "{message}");
     assert!(config(&["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"], &[], "").is_ok());
 }
 
@@ -295,18 +228,10 @@ fn a_file_is_read_from_the_flag() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("callboard.toml");
     std::fs::write(&path, "workers = 7").unwrap();
-    let load = |path: &Path| {
-        Config::load(&ServeArgs {
-            config: Some(path.to_owned()),
-            ..ServeArgs::default()
-        })
-    };
+    let load = |path: &Path| Config::load(&ServeArgs { config: Some(path.to_owned()), ..ServeArgs::default() });
     assert_eq!(load(&path).unwrap().workers.get(), 7);
 
     let absent = load(&directory.path().join("absent.toml")).unwrap_err();
     assert!(matches!(&absent, ConfigError::Unreadable { .. }), "{absent:?}");
-    assert!(
-        absent.to_string().contains("absent.toml; check that the file exists"),
-        "{absent}"
-    );
+    assert!(absent.to_string().contains("absent.toml; check that the file exists"), "{absent}");
 }

@@ -53,9 +53,9 @@ pub(super) fn switch(text: &str) -> Result<bool, Refusal> {
     }
 }
 
-/// 1 to 1024 threads.
+/// 1 to 64 threads.
 pub(super) fn workers(text: &str) -> Result<NonZeroUsize, Refusal> {
-    number(text, NonZeroUsize::MIN..=NonZeroUsize::MIN.saturating_add(1023))
+    number(text, NonZeroUsize::MIN..=super::MOST_WORKERS)
 }
 
 /// 1 to 1,000,000 streams.
@@ -71,11 +71,7 @@ fn number<T: FromStr + PartialOrd + fmt::Display>(text: &str, range: RangeInclus
             // A number that does not even fit its type is out of range as well.
             let digits = text.strip_prefix('-').unwrap_or(text);
             let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            let problem = if is_number {
-                "is out of range"
-            } else {
-                "is not a whole number"
-            };
+            let problem = if is_number { "is out of range" } else { "is not a whole number" };
             Err(Refusal::new(problem, format!("write {least} to {most}")))
         }
     }
@@ -107,7 +103,7 @@ pub(super) fn message_size(text: &str) -> Result<usize, Refusal> {
 pub(super) fn interval(text: &str) -> Result<Duration, Refusal> {
     let remedy = "write 10ms to 1h, with a unit, as 15s";
     match humantime::parse_duration(text) {
-        Ok(length) if (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&length) => Ok(length),
+        Ok(length) if (Duration::from_millis(10)..=Duration::from_hours(1)).contains(&length) => Ok(length),
         Ok(_) => Err(Refusal::new("is out of range", remedy)),
         Err(_) => Err(Refusal::new("is not a length of time", remedy)),
     }
@@ -115,8 +111,7 @@ pub(super) fn interval(text: &str) -> Result<Duration, Refusal> {
 
 /// One of the looks of a log line.
 pub(super) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
-    text.parse()
-        .map_err(|()| Refusal::new("is not a log format", "write auto, pretty or json"))
+    text.parse().map_err(|()| Refusal::new("is not a log format", "write auto, pretty or json"))
 }
 
 /// Directives of [`LogFilter`].

@@ -21,9 +21,7 @@ impl Memory {
     #[must_use]
     pub fn new(incarnation: Incarnation, now: Now, audience: Arc<dyn Audience>) -> Self {
         let WallTime(millis) = now.wall;
-        Self {
-            registry: Registry::new(incarnation, Revision((millis / 1_000) << 20), now, audience),
-        }
+        Self { registry: Registry::new(incarnation, Revision((millis / 1_000) << 20), now, audience) }
     }
 
     /// What readers read.
@@ -48,12 +46,8 @@ impl Memory {
     /// Removes what ran out by now, at most one lock's time each, and returns how many that were.
     pub fn expire(&self, now: Now) -> usize {
         let passed = self.registry.leases().expire(now.lease);
-        let removed = passed
-            .into_iter()
-            .map(|lease| self.submit(&Command::Expire(lease), now));
-        removed
-            .filter(|outcome| outcome.as_ref().is_ok_and(|outcome| outcome.changed))
-            .count()
+        let removed = passed.into_iter().map(|lease| self.submit(&Command::Expire(lease), now));
+        removed.filter(|outcome| outcome.as_ref().is_ok_and(|outcome| outcome.changed)).count()
     }
 
     fn order(&self, command: &Command, now: Now) -> Result<(Outcome, Option<Arc<Event>>), Refusal> {
@@ -72,14 +66,7 @@ impl Memory {
             };
             let revision = self.registry.applied();
             return Ok(match draft {
-                None => (
-                    Outcome {
-                        entry: present,
-                        revision,
-                        changed: false,
-                    },
-                    None,
-                ),
+                None => (Outcome { entry: present, revision, changed: false }, None),
                 Some(draft) => apply(&mut order, draft, revision.next(), now),
             });
         }
@@ -93,12 +80,5 @@ fn apply(
     now: Now,
 ) -> (Outcome, Option<Arc<Event>>) {
     let (entry, event) = order.apply(draft, revision, now);
-    (
-        Outcome {
-            entry,
-            revision,
-            changed: true,
-        },
-        event,
-    )
+    (Outcome { entry, revision, changed: true }, event)
 }

@@ -88,10 +88,7 @@ impl<F: Copy + 'static> Filter<F> {
             return Ok(Self::default());
         }
         let root = Self::expression(text, schema).map_err(|fault| fault.in_text(text))?;
-        Ok(Self {
-            text: text.into(),
-            root: Some(root),
-        })
+        Ok(Self { text: text.into(), root: Some(root) })
     }
 
     fn expression(text: &str, schema: &Schema<F>) -> Result<Expression<F>, Fault> {
@@ -119,10 +116,7 @@ impl<F> Filter<F> {
 /// Selects everything.
 impl<F> Default for Filter<F> {
     fn default() -> Self {
-        Self {
-            text: Box::default(),
-            root: None,
-        }
+        Self { text: Box::default(), root: None }
     }
 }
 

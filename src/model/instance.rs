@@ -138,14 +138,10 @@ impl Weight {
     ///
     /// When it is 0 or beyond 65535.
     pub fn parse(weight: u32) -> Result<Self, Invalid> {
-        u16::try_from(weight)
-            .ok()
-            .filter(|weight| *weight > 0)
-            .map(Self)
-            .ok_or_else(|| {
-                let remedy = "give 1 to 65535; to send an instance no calls, drain it";
-                Invalid::new("weight", &weight.to_string(), "is out of range", remedy)
-            })
+        u16::try_from(weight).ok().filter(|weight| *weight > 0).map(Self).ok_or_else(|| {
+            let remedy = "give 1 to 65535; to send an instance no calls, drain it";
+            Invalid::new("weight", &weight.to_string(), "is out of range", remedy)
+        })
     }
 
     /// The weight.
@@ -182,11 +178,7 @@ impl Address {
         if !name.is_empty() {
             label::text("name", name, LONGEST_LABEL)?;
         }
-        Ok(Self {
-            host: host.into(),
-            port,
-            name: name.into(),
-        })
+        Ok(Self { host: host.into(), port, name: name.into() })
     }
 
     /// All addresses of an instance, from their parts: host, port, name.
@@ -198,11 +190,7 @@ impl Address {
         given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>,
     ) -> Result<Box<[Self]>, Invalid> {
         match given.len() {
-            0 => Err(Invalid::unshown(
-                "addresses",
-                "are empty",
-                "give at least one host and port",
-            )),
+            0 => Err(Invalid::unshown("addresses", "are empty", "give at least one host and port")),
             1..=MOST_ADDRESSES => given
                 .enumerate()
                 .map(|(at, (host, port, name))| {
@@ -218,11 +206,7 @@ fn check_host(host: &str) -> Result<(), Invalid> {
     let remedy = "give an IP address without brackets, or a host name, that others can reach";
     let refused = |problem: &'static str| Err(Invalid::new("host", host, problem, remedy));
     if let Ok(address) = host.parse::<IpAddr>() {
-        return if address.is_unspecified() {
-            refused("is no address that can be called")
-        } else {
-            Ok(())
-        };
+        return if address.is_unspecified() { refused("is no address that can be called") } else { Ok(()) };
     }
     if host.is_empty() {
         return refused("is empty");
@@ -253,11 +237,7 @@ impl Locality {
     ///
     /// When a part is longer than 128 bytes or has a control character.
     pub fn parse(region: &str, zone: &str, sub_zone: &str) -> Result<Option<Arc<Self>>, Invalid> {
-        let parts = [
-            ("locality.region", region),
-            ("locality.zone", zone),
-            ("locality.sub_zone", sub_zone),
-        ];
+        let parts = [("locality.region", region), ("locality.zone", zone), ("locality.sub_zone", sub_zone)];
         if parts.iter().all(|(_, part)| part.is_empty()) {
             return Ok(None);
         }
@@ -266,11 +246,7 @@ impl Locality {
                 label::text(field, part, LONGEST_LABEL)?;
             }
         }
-        Ok(Some(Arc::new(Self {
-            region: region.into(),
-            zone: zone.into(),
-            sub_zone: sub_zone.into(),
-        })))
+        Ok(Some(Arc::new(Self { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() })))
     }
 }
 
@@ -286,14 +262,7 @@ mod tests {
         assert_eq!(marks.status(), Status::Starting);
         marks.leaving = true;
         assert_eq!(marks.status(), Status::Draining);
-        assert_eq!(
-            Marks {
-                drained: true,
-                ..Marks::default()
-            }
-            .status(),
-            Status::Draining
-        );
+        assert_eq!(Marks { drained: true, ..Marks::default() }.status(), Status::Draining);
     }
 
     #[test]
@@ -301,18 +270,7 @@ mod tests {
         for good in ["10.0.0.1", "::1", "fe80::1", "web-1.internal", "localhost", "my_host"] {
             assert!(Address::parse(good, 80, "").is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "0.0.0.0",
-            "::",
-            "[::1]",
-            "a b",
-            "300.1.1.1",
-            "1.2.3",
-            "-x",
-            "http://x",
-            "x\n",
-        ] {
+        for bad in ["", "0.0.0.0", "::", "[::1]", "a b", "300.1.1.1", "1.2.3", "-x", "http://x", "x\n"] {
             assert_eq!(Address::parse(bad, 80, "").unwrap_err().field, "host", "{bad}");
         }
         for port in [0, 65_536, u32::MAX] {

@@ -29,41 +29,13 @@ pub enum InstanceField {
 }
 
 const SCHEMA: Schema<InstanceField> = Schema::new(&[
-    Selector {
-        path: "id",
-        kind: Kind::Text,
-        field: InstanceField::Id,
-    },
-    Selector {
-        path: "tags",
-        kind: Kind::List,
-        field: InstanceField::Tags,
-    },
-    Selector {
-        path: "metadata",
-        kind: Kind::Map,
-        field: InstanceField::Metadata,
-    },
-    Selector {
-        path: "metadata.*",
-        kind: Kind::Text,
-        field: InstanceField::MetadataValue,
-    },
-    Selector {
-        path: "status",
-        kind: Kind::Text,
-        field: InstanceField::Status,
-    },
-    Selector {
-        path: "zone",
-        kind: Kind::Text,
-        field: InstanceField::Zone,
-    },
-    Selector {
-        path: "weight",
-        kind: Kind::Number,
-        field: InstanceField::Weight,
-    },
+    Selector { path: "id", kind: Kind::Text, field: InstanceField::Id },
+    Selector { path: "tags", kind: Kind::List, field: InstanceField::Tags },
+    Selector { path: "metadata", kind: Kind::Map, field: InstanceField::Metadata },
+    Selector { path: "metadata.*", kind: Kind::Text, field: InstanceField::MetadataValue },
+    Selector { path: "status", kind: Kind::Text, field: InstanceField::Status },
+    Selector { path: "zone", kind: Kind::Text, field: InstanceField::Zone },
+    Selector { path: "weight", kind: Kind::Number, field: InstanceField::Weight },
 ]);
 
 impl InstanceFilter {
@@ -74,11 +46,7 @@ impl InstanceFilter {
     /// When it is no expression over the fields of an instance.
     pub fn parse(text: &str) -> Result<Option<Self>, FilterError> {
         let text = text.trim();
-        if text.is_empty() {
-            Ok(None)
-        } else {
-            Filter::parse(text, &SCHEMA).map(|filter| Some(Self(filter)))
-        }
+        if text.is_empty() { Ok(None) } else { Filter::parse(text, &SCHEMA).map(|filter| Some(Self(filter))) }
     }
 
     /// As written.
@@ -102,14 +70,11 @@ impl Record for Instance {
             InstanceField::Id => test(Value::Text(self.id.as_str())),
             InstanceField::Tags => test(Value::Members(&self.tags.as_slice())),
             InstanceField::Metadata => test(Value::Members(&self.metadata)),
-            InstanceField::MetadataValue => test(
-                key.and_then(|key| self.metadata.get(key))
-                    .map_or(Value::Missing, Value::Text),
-            ),
+            InstanceField::MetadataValue => {
+                test(key.and_then(|key| self.metadata.get(key)).map_or(Value::Missing, Value::Text))
+            }
             InstanceField::Status => test(Value::Text(Status::as_str(self.status()))),
-            InstanceField::Zone => test(Value::Text(
-                self.locality.as_ref().map_or("", |locality| &locality.zone),
-            )),
+            InstanceField::Zone => test(Value::Text(self.locality.as_ref().map_or("", |locality| &locality.zone))),
             InstanceField::Weight => test(Value::Number(self.weight.get().into())),
         }
     }
@@ -136,13 +101,8 @@ mod tests {
         let mut instance = entry("web", "a-1", 3).instance.clone();
         instance.tags = crate::model::Tags::parse(&["v2".into(), "blue".into()]).unwrap();
         instance.metadata = Metadata::parse(BTreeMap::from([("team".into(), "checkout".into())]).iter()).unwrap();
-        instance.locality = Some(Arc::new(Locality {
-            zone: "eu-1a".into(),
-            ..Locality::default()
-        }));
-        InstanceFilter::parse(filter)
-            .unwrap()
-            .is_none_or(|filter| filter.matches(&instance))
+        instance.locality = Some(Arc::new(Locality { zone: "eu-1a".into(), ..Locality::default() }));
+        InstanceFilter::parse(filter).unwrap().is_none_or(|filter| filter.matches(&instance))
     }
 
     #[test]
@@ -163,14 +123,7 @@ mod tests {
         ] {
             assert!(matches(yes), "{yes}");
         }
-        for no in [
-            "id == a",
-            "v3 in tags",
-            "tags is empty",
-            "metadata is empty",
-            "status != SERVING",
-            "weight != 3",
-        ] {
+        for no in ["id == a", "v3 in tags", "tags is empty", "metadata is empty", "status != SERVING", "weight != 3"] {
             assert!(!matches(no), "{no}");
         }
         for bad in ["port == 1", "weight == heavy", "tags == v2", "and"] {

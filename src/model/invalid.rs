@@ -31,10 +31,7 @@ impl Invalid {
         if value.chars().nth(SHOWN).is_some() {
             shown.push('…');
         }
-        Self {
-            value: format!("\"{shown}\" "),
-            ..Self::unshown(field, problem, remedy)
-        }
+        Self { value: format!("\"{shown}\" "), ..Self::unshown(field, problem, remedy) }
     }
 
     /// A refusal of something that has no value worth showing: it is missing, too many, too long.
@@ -43,30 +40,19 @@ impl Invalid {
         problem: impl Into<Cow<'static, str>>,
         remedy: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self {
-            field: field.into(),
-            value: String::new(),
-            problem: problem.into(),
-            remedy: remedy.into(),
-        }
+        Self { field: field.into(), value: String::new(), problem: problem.into(), remedy: remedy.into() }
     }
 
     /// The same refusal, of a field that has another name where it was given.
     #[must_use]
     pub fn of(self, field: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            field: field.into(),
-            ..self
-        }
+        Self { field: field.into(), ..self }
     }
 
     /// The same refusal, of a field further out: `port` in `addresses[2]` is `addresses[2].port`.
     #[must_use]
     pub fn within(self, outer: &str) -> Self {
-        Self {
-            field: format!("{outer}.{}", self.field).into(),
-            ..self
-        }
+        Self { field: format!("{outer}.{}", self.field).into(), ..self }
     }
 }
 
@@ -77,14 +63,8 @@ mod tests {
     #[test]
     fn says_field_value_reason_and_remedy() {
         let refusal = Invalid::new("port", "0", "is not a port", "give 1 to 65535").within("addresses[1]");
-        assert_eq!(
-            refusal.to_string(),
-            "addresses[1].port \"0\" is not a port: give 1 to 65535"
-        );
-        assert_eq!(
-            Invalid::unshown("id", "is empty", "give one").to_string(),
-            "id is empty: give one"
-        );
+        assert_eq!(refusal.to_string(), "addresses[1].port \"0\" is not a port: give 1 to 65535");
+        assert_eq!(Invalid::unshown("id", "is empty", "give one").to_string(), "id is empty: give one");
     }
 
     #[test]

@@ -27,11 +27,7 @@ impl Tags {
             text(&format!("tags[{at}]"), tag, LONGEST_TAG)?;
             if !tags.iter().any(|known| **known == **tag) {
                 if tags.len() == MOST {
-                    return Err(Invalid::unshown(
-                        "tags",
-                        format!("are {}", given.len()),
-                        "give at most 64",
-                    ));
+                    return Err(Invalid::unshown("tags", format!("are {}", given.len()), "give at most 64"));
                 }
                 tags.push(tag.as_str().into());
             }
@@ -40,6 +36,7 @@ impl Tags {
     }
 
     /// The tags.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
         self.0.iter().map(|tag| &**tag)
     }
@@ -64,11 +61,7 @@ impl Metadata {
     /// or a value has a NUL.
     pub fn parse<'a>(given: impl ExactSizeIterator<Item = (&'a String, &'a String)>) -> Result<Self, Invalid> {
         if given.len() > MOST {
-            return Err(Invalid::unshown(
-                "metadata",
-                format!("has {} entries", given.len()),
-                "give at most 64",
-            ));
+            return Err(Invalid::unshown("metadata", format!("has {} entries", given.len()), "give at most 64"));
         }
         let mut entries: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(given.len());
         let mut bytes = 0;
@@ -97,6 +90,7 @@ impl Metadata {
     }
 
     /// All entries, by key.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (&**key, &**value))
     }
@@ -113,12 +107,7 @@ pub(super) fn text(field: &str, text: &str, longest: usize) -> Result<(), Invali
     } else {
         return Ok(());
     };
-    Err(Invalid::new(
-        field.to_owned(),
-        text,
-        problem,
-        format!("use 1 to {longest} bytes of printable text"),
-    ))
+    Err(Invalid::new(field.to_owned(), text, problem, format!("use 1 to {longest} bytes of printable text")))
 }
 
 #[cfg(test)]
@@ -133,10 +122,7 @@ mod tests {
 
     #[test]
     fn tags_keep_their_order_and_count_once() {
-        assert_eq!(
-            tags(&["v2", "blue", "v2"]).unwrap().iter().collect::<Vec<_>>(),
-            ["v2", "blue"]
-        );
+        assert_eq!(tags(&["v2", "blue", "v2"]).unwrap().iter().collect::<Vec<_>>(), ["v2", "blue"]);
         assert_eq!(tags(&["ok", ""]).unwrap_err().field, "tags[1]");
         assert!(tags(&["a\nb"]).is_err());
         let many: Vec<String> = (0..65).map(|n| n.to_string()).collect();

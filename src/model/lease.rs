@@ -49,10 +49,7 @@ impl Terms {
     pub fn grant(ttl: Option<Duration>, disconnect_grace: Option<Duration>) -> Self {
         let ttl = ttl.unwrap_or(Self::USUAL).clamp(Self::SHORTEST, Self::LONGEST);
         let ms = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
-        Self {
-            ttl_ms: ms(ttl),
-            grace_ms: disconnect_grace.map(|grace| ms(grace.min(ttl))),
-        }
+        Self { ttl_ms: ms(ttl), grace_ms: disconnect_grace.map(|grace| ms(grace.min(ttl))) }
     }
 
     /// The time to live.
@@ -76,10 +73,7 @@ impl Terms {
     #[expect(clippy::cast_possible_truncation, reason = "takes the two halves apart")]
     pub(crate) fn unpack(packed: u64) -> Self {
         let grace_ms = packed as u32;
-        Self {
-            ttl_ms: (packed >> 32) as u32,
-            grace_ms: (grace_ms != u32::MAX).then_some(grace_ms),
-        }
+        Self { ttl_ms: (packed >> 32) as u32, grace_ms: (grace_ms != u32::MAX).then_some(grace_ms) }
     }
 }
 
@@ -109,12 +103,7 @@ impl LoadReport {
             return Ok(self);
         }
         let value = self.utilization.to_string();
-        Err(Invalid::new(
-            "load.utilization",
-            &value,
-            "is no share of a capacity",
-            "use 0 for idle, 1 for full",
-        ))
+        Err(Invalid::new("load.utilization", &value, "is no share of a capacity", "use 0 for idle, 1 for full"))
     }
 }
 
@@ -142,29 +131,8 @@ mod tests {
 
     #[test]
     fn a_load_is_a_number() {
-        assert!(
-            LoadReport {
-                utilization: 1.5,
-                ..Default::default()
-            }
-            .check()
-            .is_ok()
-        );
-        assert!(
-            LoadReport {
-                utilization: f64::NAN,
-                ..Default::default()
-            }
-            .check()
-            .is_err()
-        );
-        assert!(
-            LoadReport {
-                utilization: -0.1,
-                ..Default::default()
-            }
-            .check()
-            .is_err()
-        );
+        assert!(LoadReport { utilization: 1.5, ..Default::default() }.check().is_ok());
+        assert!(LoadReport { utilization: f64::NAN, ..Default::default() }.check().is_err());
+        assert!(LoadReport { utilization: -0.1, ..Default::default() }.check().is_err());
     }
 }

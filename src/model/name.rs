@@ -58,13 +58,7 @@ impl InstanceId {
     ///
     /// When it is empty, too long, or has a space, a control character or anything beyond ASCII.
     pub fn parse(id: &str) -> Result<Self, Invalid> {
-        visible(
-            "id",
-            id,
-            LONGEST,
-            "use 1 to 253 visible ASCII characters, unique within the service",
-        )
-        .map(Self)
+        visible("id", id, LONGEST, "use 1 to 253 visible ASCII characters, unique within the service").map(Self)
     }
 
     /// The id.
@@ -145,17 +139,7 @@ mod tests {
         for good in ["a", "web", "Web.v2_x-1", "0", &"a".repeat(253)] {
             assert_eq!(ServiceName::parse(good).unwrap().as_str(), good);
         }
-        for bad in [
-            "",
-            "-web",
-            ".web",
-            "_x",
-            "we b",
-            "wéb",
-            "web/1",
-            "web\n",
-            &"a".repeat(254),
-        ] {
+        for bad in ["", "-web", ".web", "_x", "we b", "wéb", "web/1", "web\n", &"a".repeat(254)] {
             let refusal = ServiceName::parse(bad).unwrap_err();
             assert_eq!(refusal.field, "service", "{bad}");
         }

@@ -72,21 +72,10 @@ impl Token {
             .try_into()
             .map_err(|_| refused(format!("has {} bytes where a token has {}", bytes.len(), Self::LENGTH)))?;
         if bytes[0] != Self::VERSION {
-            return Err(refused(format!(
-                "has version {}, which this registry never made",
-                bytes[0]
-            )));
+            return Err(refused(format!("has version {}, which this registry never made", bytes[0])));
         }
-        let number = |at: usize| {
-            bytes[at..at + 8]
-                .iter()
-                .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-        };
-        Ok(Self {
-            incarnation: Incarnation(number(1)),
-            revision: Revision(number(9)),
-            selection: number(17),
-        })
+        let number = |at: usize| bytes[at..at + 8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        Ok(Self { incarnation: Incarnation(number(1)), revision: Revision(number(9)), selection: number(17) })
     }
 }
 
@@ -96,11 +85,7 @@ mod tests {
 
     #[test]
     fn a_token_survives_the_wire() {
-        let token = Token {
-            incarnation: Incarnation(u64::MAX - 3),
-            revision: Revision(77),
-            selection: 1 << 63,
-        };
+        let token = Token { incarnation: Incarnation(u64::MAX - 3), revision: Revision(77), selection: 1 << 63 };
         assert_eq!(Token::parse(&token.to_bytes()), Ok(token));
     }
 

@@ -31,21 +31,13 @@ impl Selection {
     pub fn parse(names: &[String], prefix: &str, everything: bool) -> Result<Self, Invalid> {
         let ways = [!names.is_empty(), !prefix.is_empty(), everything];
         match ways.iter().filter(|used| **used).count() {
-            0 => Err(Invalid::unshown(
-                "services",
-                "are not given",
-                "give services, a prefix, or everything: true",
-            )),
+            0 => Err(Invalid::unshown("services", "are not given", "give services, a prefix, or everything: true")),
             1 if everything => Ok(Self::Everything),
             1 if names.is_empty() => Self::prefix(prefix),
             1 => Self::names(names),
             _ => {
                 let problem = "are given together with prefix or everything";
-                Err(Invalid::unshown(
-                    "services",
-                    problem,
-                    "use exactly one of services, prefix and everything",
-                ))
+                Err(Invalid::unshown("services", problem, "use exactly one of services, prefix and everything"))
             }
         }
     }
@@ -135,10 +127,7 @@ mod tests {
         assert_eq!(one.digest(" x "), names(&["a", "b"]).unwrap().digest("x"));
         assert_ne!(one.digest(""), names(&["ab"]).unwrap().digest(""));
         assert_ne!(one.digest(""), one.digest("x"));
-        assert_ne!(
-            Selection::Prefix("a".into()).digest(""),
-            names(&["a"]).unwrap().digest("")
-        );
+        assert_ne!(Selection::Prefix("a".into()).digest(""), names(&["a"]).unwrap().digest(""));
     }
 
     #[test]

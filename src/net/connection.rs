@@ -54,13 +54,7 @@ impl Connection {
     /// A connection from this peer, served by this worker, whose open streams are counted here.
     #[must_use]
     pub fn new(peer: SocketAddr, worker: usize, streams: Arc<AtomicUsize>) -> Arc<Self> {
-        Arc::new(Self {
-            peer,
-            worker,
-            streams,
-            evicted: AtomicBool::new(false),
-            evict: Notify::new(),
-        })
+        Arc::new(Self { peer, worker, streams, evicted: AtomicBool::new(false), evict: Notify::new() })
     }
 
     /// Who is at the other end.
@@ -101,10 +95,7 @@ pub async fn serve<I>(
 ) where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let door = Door {
-        routes,
-        connection: Arc::clone(&connection),
-    };
+    let door = Door { routes, connection: Arc::clone(&connection) };
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)

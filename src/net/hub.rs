@@ -46,7 +46,7 @@ pub enum Interest {
 /// The hubs of all workers; at most 64.
 #[derive(Debug)]
 pub struct Hubs {
-    hubs: Box<[Hub]>,
+    workers: Box<[Hub]>,
     /// For each service that is watched by name: how many seats each hub has for it.
     interest: DashMap<ServiceName, Box<[u32]>>,
     /// How many events there were, to wake everybody before history moves on without them.
@@ -92,9 +92,7 @@ struct State {
 impl State {
     fn ring(&self, round: u64) {
         self.rung.store(true, Ordering::Release);
-        let _ = self
-            .owed
-            .compare_exchange(0, round, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.owed.compare_exchange(0, round, Ordering::Relaxed, Ordering::Relaxed);
         self.waker.wake();
     }
 }
@@ -104,12 +102,7 @@ impl Hubs {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
-            hubs: (0..workers)
-                .map(|_| Hub {
-                    rounds: AtomicU64::new(1),
-                    ..Hub::default()
-                })
-                .collect(),
+            workers: (0..workers).map(|_| Hub { rounds: AtomicU64::new(1), ..Hub::default() }).collect(),
             interest: DashMap::new(),
             events: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
@@ -126,7 +119,7 @@ impl Hubs {
             owed: AtomicU64::new(0),
             connection: Arc::clone(connection),
         });
-        let hub = &self.hubs[worker];
+        let hub = &self.workers[worker];
         // Interest first: a change between the two rings a hub that finds nobody, and the stream reads after both.
         match &interest {
             Interest::Changes(selection) => match &**selection {
@@ -138,17 +131,12 @@ impl Hubs {
             Interest::Nothing => {}
         }
         let id = hub.seats.lock().take(&state, &interest);
-        Seat {
-            hubs: Arc::clone(self),
-            id,
-            interest,
-            state,
-        }
+        Seat { hubs: Arc::clone(self), id, interest, state }
     }
 
     /// Serves the hub of this worker, for as long as it is polled. On the worker's own thread.
     pub async fn run(&self, worker: usize, clock: &Clock, bookmarks: Duration) {
-        let hub = &self.hubs[worker];
+        let hub = &self.workers[worker];
         let mut rounds = interval(ROUND);
         let mut last_sweep = clock.since_start();
         loop {
@@ -183,45 +171,39 @@ impl Hubs {
     /// How many streams have a seat.
     #[must_use]
     pub fn seat_count(&self) -> usize {
-        self.hubs.iter().map(|hub| hub.seats.lock().all.len()).sum()
+        self.workers.iter().map(|hub| hub.seats.lock().all.len()).sum()
     }
 
     fn ring_all(&self) {
-        for hub in &self.hubs {
+        for hub in &self.workers {
             hub.all.store(true, Ordering::Release);
             hub.ring();
         }
     }
 
     fn count(&self, name: &ServiceName, worker: usize) {
-        let mut counts = self
-            .interest
-            .entry(name.clone())
-            .or_insert_with(|| vec![0; self.hubs.len()].into());
+        let mut counts = self.interest.entry(name.clone()).or_insert_with(|| vec![0; self.workers.len()].into());
         counts[worker] += 1;
     }
 
     /// A bit for each hub that has a seat for this service by name.
     fn watched_by(&self, name: &ServiceName) -> u64 {
         let bit = |(worker, count): (usize, &u32)| u64::from(*count > 0) << worker;
-        self.interest
-            .get(name)
-            .map_or(0, |counts| counts.iter().enumerate().map(bit).sum())
+        self.interest.get(name).map_or(0, |counts| counts.iter().enumerate().map(bit).sum())
     }
 
     fn discount(&self, name: &ServiceName, worker: usize) {
         if let Some(mut counts) = self.interest.get_mut(name) {
             counts[worker] -= 1;
         }
-        self.interest
-            .remove_if(name, |_, counts| counts.iter().all(|count| *count == 0));
+        self.interest.remove_if(name, |_, counts| counts.iter().all(|count| *count == 0));
     }
 }
 
 impl Audience for Hubs {
     fn changed(&self, event: &Event) {
         let watched = self.watched_by(&event.service);
-        for (worker, hub) in self.hubs.iter().enumerate() {
+        for (worker, hub) in self.workers.iter().enumerate() {
             if watched & 1 << worker != 0 || hub.wide.load(Ordering::Acquire) > 0 {
                 hub.inbox.lock().insert(event.service.clone());
                 hub.ring();
@@ -254,7 +236,9 @@ impl Hub {
         let seats = self.seats.lock();
         for service in &changed {
             if let Some(named) = seats.by_service.get(service) {
-                named.values().for_each(|seat| seat.ring(round));
+                for seat in named.values() {
+                    seat.ring(round);
+                }
             }
             let wide = seats.wide.values().filter(|(selection, _)| selection.includes(service));
             wide.for_each(|(_, seat)| seat.ring(round));
@@ -272,8 +256,7 @@ impl Hub {
         for seat in self.seats.lock().all.values() {
             let owed = seat.owed.load(Ordering::Relaxed);
             if owed != 0 && round - owed >= STALLED {
-                seat.connection
-                    .evict("a stream has not taken what it was sent for 28 s");
+                seat.connection.evict("a stream has not taken what it was sent for 28 s");
             }
         }
     }
@@ -287,10 +270,7 @@ impl Seats {
         if let Interest::Changes(selection) = interest {
             if let Selection::Names(names) = &**selection {
                 for name in names {
-                    self.by_service
-                        .entry(name.clone())
-                        .or_default()
-                        .insert(id, Arc::clone(state));
+                    self.by_service.entry(name.clone()).or_default().insert(id, Arc::clone(state));
                 }
             } else {
                 self.wide.insert(id, (Arc::clone(selection), Arc::clone(state)));
@@ -333,11 +313,7 @@ impl Seat {
             return Poll::Ready(());
         }
         self.state.waker.register(context.waker());
-        if self.state.rung.swap(false, Ordering::AcqRel) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        if self.state.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// The stream has taken all there is.
@@ -347,9 +323,7 @@ impl Seat {
 
     /// The stream was given something to send: it should be asked for more before long.
     pub fn owes(&self) {
-        let round = self.hubs.hubs[self.state.connection.worker()]
-            .rounds
-            .load(Ordering::Relaxed);
+        let round = self.hubs.workers[self.state.connection.worker()].rounds.load(Ordering::Relaxed);
         self.state.owed.store(round, Ordering::Relaxed);
     }
 
@@ -363,7 +337,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let worker = self.state.connection.worker();
-        let hub = &self.hubs.hubs[worker];
+        let hub = &self.hubs.workers[worker];
         hub.seats.lock().leave(self.id, &self.interest);
         if let Interest::Changes(selection) = &self.interest {
             match &**selection {

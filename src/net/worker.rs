@@ -1,4 +1,4 @@
-//! Workers: one thread and one current_thread runtime each, on which connections live and die.
+//! Workers: one thread and one `current_thread` runtime each, on which connections live and die.
 
 use std::{
     io,
@@ -65,10 +65,7 @@ impl Workers {
     ///
     /// When the system gives no thread or no poller.
     pub fn start(count: usize, worker: &Worker) -> io::Result<Self> {
-        let mut workers = Self {
-            doors: Vec::new(),
-            threads: Mutex::default(),
-        };
+        let mut workers = Self { doors: Vec::new(), threads: Mutex::default() };
         for index in 0..count {
             let (connections, arrivals) = mpsc::unbounded_channel();
             let streams = Arc::new(AtomicUsize::new(0));

@@ -67,11 +67,7 @@ mod tests {
     fn stands_still_in_a_pause_whoever_reads_first() {
         let clock = LeaseClock::default();
         clock.tick(500);
-        assert_eq!(
-            clock.read(60_500),
-            500,
-            "a heartbeat is read before the regular reader comes round"
-        );
+        assert_eq!(clock.read(60_500), 500, "a heartbeat is read before the regular reader comes round");
         assert_eq!(clock.tick(60_600), 600);
         assert_eq!(clock.tick(61_500), 1_500);
         assert_eq!(clock.tick(90_000), 1_500);

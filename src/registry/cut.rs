@@ -46,10 +46,7 @@ impl Registry {
             }
         }
         let _nobody_writes = self.order.lock();
-        Cut {
-            services: self.visit(selection).0,
-            revision: self.applied(),
-        }
+        Cut { services: self.visit(selection).0, revision: self.applied() }
     }
 
     /// The events of a selection after `cursor`, the oldest first, and the revision up to which these are all. `None`: they
@@ -73,14 +70,8 @@ impl Registry {
     /// How much of a selection happened after `cursor`.
     #[must_use]
     pub fn pending(&self, selection: &Selection, cursor: Revision) -> Pending {
-        let events = self
-            .since(selection, cursor)
-            .map(|(events, _)| events)
-            .unwrap_or_default();
-        Pending {
-            changes: events.len(),
-            oldest: events.first().map(|event| event.at),
-        }
+        let events = self.since(selection, cursor).map(|(events, _)| events).unwrap_or_default();
+        Pending { changes: events.len(), oldest: events.first().map(|event| event.at) }
     }
 
     /// The blocks of every selected service, and the newest revision among them.
@@ -111,10 +102,7 @@ impl Registry {
 
     fn is_quiet(&self, selection: &Selection, from: Revision, until: Revision) -> bool {
         let history = self.history.read();
-        history.reaches(from)
-            && !history
-                .between(from, until)
-                .any(|event| selection.includes(&event.service))
+        history.reaches(from) && !history.between(from, until).any(|event| selection.includes(&event.service))
     }
 }
 

@@ -56,12 +56,7 @@ pub fn decide(present: Option<&Arc<Entry>>, command: &Command, now: Now) -> Resu
     match command {
         Command::Register(register) => decide_register(present, register, now),
         Command::Deregister { service, id, of } => decide_deregister(present, service, id, of),
-        Command::Update {
-            service,
-            id,
-            lease,
-            patch,
-        } => decide_update(present, service, id, *lease, patch),
+        Command::Update { service, id, lease, patch } => decide_update(present, service, id, *lease, patch),
         Command::Expire(lease) => Ok(decide_expire(present, lease)),
     }
 }
@@ -94,14 +89,8 @@ fn decide_register(present: Option<&Arc<Entry>>, asked: &Register, now: Now) -> 
 /// The entry that a registration makes. `over`: what the same boot has, and the lease that goes on.
 fn put(over: Option<(&Arc<Entry>, Option<&Arc<Lease>>)>, asked: &Register, now: Now) -> Draft {
     let before = over.map(|(entry, _)| &entry.instance);
-    let marks = Marks {
-        starting: asked.starting,
-        ..before.map(|instance| instance.marks).unwrap_or_default()
-    };
-    let lease = over
-        .and_then(|(_, lease)| lease)
-        .cloned()
-        .unwrap_or_else(|| Arc::new(new_lease(asked, now)));
+    let marks = Marks { starting: asked.starting, ..before.map(|instance| instance.marks).unwrap_or_default() };
+    let lease = over.and_then(|(_, lease)| lease).cloned().unwrap_or_else(|| Arc::new(new_lease(asked, now)));
     Draft::Put {
         instance: instance(asked, marks, before, now),
         lease: Some(lease),
@@ -112,11 +101,7 @@ fn put(over: Option<(&Arc<Entry>, Option<&Arc<Lease>>)>, asked: &Register, now: 
 
 /// A new life under an old id. What an operator said of the old one holds for the new one.
 fn take_over(entry: &Arc<Entry>, asked: &Register, now: Now) -> Draft {
-    let marks = Marks {
-        starting: asked.starting,
-        leaving: false,
-        drained: entry.instance.marks.drained,
-    };
+    let marks = Marks { starting: asked.starting, leaving: false, drained: entry.instance.marks.drained };
     Draft::Put {
         instance: instance(asked, marks, None, now),
         lease: Some(Arc::new(new_lease(asked, now))),
@@ -131,13 +116,7 @@ fn new_lease(asked: &Register, now: Now) -> Lease {
 }
 
 fn instance(asked: &Register, marks: Marks, before: Option<&Instance>, now: Now) -> Instance {
-    let Description {
-        addresses,
-        tags,
-        metadata,
-        weight,
-        locality,
-    } = asked.description.clone();
+    let Description { addresses, tags, metadata, weight, locality } = asked.description.clone();
     Instance {
         service: asked.service.clone(),
         id: asked.id.clone(),
@@ -171,20 +150,13 @@ fn decide_deregister(
     };
     match (of, present) {
         (Holder::Anyone, Some(_)) => Ok(Decision::Apply(remove(Ending::Removed))),
-        (Holder::Anyone, None) => Err(Refusal::NoSuchInstance {
-            service: service.clone(),
-            id: id.clone(),
-        }),
+        (Holder::Anyone, None) => Err(Refusal::NoSuchInstance { service: service.clone(), id: id.clone() }),
         (Holder::This { lease, boot }, Some(entry)) => {
             let holds = entry.lease.as_ref().is_some_and(|held| {
                 lease.is_none_or(|lease| lease == held.id) && boot.as_ref().is_none_or(|boot| *boot == held.boot)
             });
             // A late goodbye must not remove the successor.
-            Ok(if holds {
-                Decision::Apply(remove(Ending::Deregistered))
-            } else {
-                Decision::Keep
-            })
+            Ok(if holds { Decision::Apply(remove(Ending::Deregistered)) } else { Decision::Keep })
         }
         (Holder::This { .. }, None) => Ok(Decision::Keep),
     }
@@ -198,16 +170,10 @@ fn decide_update(
     patch: &Patch,
 ) -> Result<Decision, Refusal> {
     let Some(entry) = present else {
-        return Err(Refusal::NoSuchInstance {
-            service: service.clone(),
-            id: id.clone(),
-        });
+        return Err(Refusal::NoSuchInstance { service: service.clone(), id: id.clone() });
     };
     if lease.is_some() && lease != entry.lease.as_ref().map(|held| held.id) {
-        return Err(Refusal::LeaseLost {
-            service: service.clone(),
-            id: id.clone(),
-        });
+        return Err(Refusal::LeaseLost { service: service.clone(), id: id.clone() });
     }
     let mut instance = entry.instance.clone();
     if let Some(weight) = patch.weight {
@@ -225,29 +191,18 @@ fn decide_update(
     match (patch.draining, lease) {
         (Some(leaving), Some(_)) => instance.marks.leaving = leaving,
         // An operator who wants it back overrules what it said itself.
-        (Some(drained), None) => {
-            instance.marks = Marks {
-                drained,
-                leaving: false,
-                ..instance.marks
-            }
-        }
+        (Some(drained), None) => instance.marks = Marks { drained, leaving: false, ..instance.marks },
         (None, _) => {}
     }
     if instance == entry.instance {
         return Ok(Decision::Keep);
     }
-    Ok(Decision::Apply(Draft::Put {
-        instance,
-        lease: entry.lease.clone(),
-        born: false,
-        ending: Ending::Superseded,
-    }))
+    Ok(Decision::Apply(Draft::Put { instance, lease: entry.lease.clone(), born: false, ending: Ending::Superseded }))
 }
 
 fn decide_expire(present: Option<&Arc<Entry>>, lease: &Arc<Lease>) -> Decision {
-    let holds = |entry: &&Arc<Entry>| entry.lease.as_ref().is_some_and(|held| Arc::ptr_eq(held, lease));
-    if present.filter(holds).is_none() {
+    let holds = |entry: &Arc<Entry>| entry.lease.as_ref().is_some_and(|held| Arc::ptr_eq(held, lease));
+    if !present.is_some_and(holds) {
         return Decision::Keep;
     }
     Decision::Apply(Draft::Remove {

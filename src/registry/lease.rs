@@ -93,10 +93,7 @@ impl State {
         let time = word >> Self::CARRIER_BITS & Self::TIME_MASK;
         let low = word & (Self::CARRIERS - 1);
         if word & Self::ENDED == 0 {
-            return Self::Alive {
-                deadline: time,
-                carrier: low,
-            };
+            return Self::Alive { deadline: time, carrier: low };
         }
         let ending = [Ending::Expired, Ending::Superseded, Ending::Removed]
             .into_iter()
@@ -117,10 +114,7 @@ impl Lease {
         terms: Terms,
         now: LeaseTime,
     ) -> Self {
-        let state = State::Alive {
-            deadline: now + millis(terms.ttl()),
-            carrier: Carrier::NONE,
-        };
+        let state = State::Alive { deadline: now + millis(terms.ttl()), carrier: Carrier::NONE };
         Self {
             id,
             service,
@@ -144,10 +138,7 @@ impl Lease {
         self.change(|state| match state {
             State::Alive { carrier, .. } => {
                 let carrier = by.map_or(carrier, |by| by.0);
-                Ok(State::Alive {
-                    deadline: now + millis(ttl),
-                    carrier,
-                })
+                Ok(State::Alive { deadline: now + millis(ttl), carrier })
             }
             State::Ended { ending, .. } => Err(ending),
         })?;
@@ -163,10 +154,7 @@ impl Lease {
             State::Alive { deadline, carrier } if carrier == by.0 => {
                 let left = grace.map_or(deadline, |grace| deadline.min(now + grace));
                 nearer = (left < deadline).then_some(left);
-                Ok(State::Alive {
-                    deadline: left,
-                    carrier: Carrier::BROKEN,
-                })
+                Ok(State::Alive { deadline: left, carrier: Carrier::BROKEN })
             }
             _ => Err(()),
         });
@@ -176,10 +164,9 @@ impl Lease {
     /// We closed the stream ourselves: its holder did nothing wrong, so only the lease's own clock runs on.
     pub fn released(&self, by: Carrier) {
         let _ = self.change(|state| match state {
-            State::Alive { deadline, carrier } if carrier == by.0 => Ok(State::Alive {
-                deadline,
-                carrier: Carrier::NONE,
-            }),
+            State::Alive { deadline, carrier } if carrier == by.0 => {
+                Ok(State::Alive { deadline, carrier: Carrier::NONE })
+            }
             _ => Err(()),
         });
     }
@@ -187,10 +174,9 @@ impl Lease {
     /// Ends it if it is overdue: from then on every heartbeat is told so. Returns whether this call ended it.
     pub fn expire(&self, now: LeaseTime) -> bool {
         self.change(|state| match state {
-            State::Alive { deadline, .. } if now > deadline => Ok(State::Ended {
-                forget: now,
-                ending: Ending::Expired,
-            }),
+            State::Alive { deadline, .. } if now > deadline => {
+                Ok(State::Ended { forget: now, ending: Ending::Expired })
+            }
             _ => Err(()),
         })
         .is_ok()
@@ -199,10 +185,7 @@ impl Lease {
     /// Ends it. Its holder can ask how for `memory` from now on.
     pub fn end(&self, ending: Ending, now: LeaseTime, memory: Duration) {
         let _ = self.change(|state| match state {
-            State::Alive { .. } => Ok(State::Ended {
-                forget: now + millis(memory),
-                ending,
-            }),
+            State::Alive { .. } => Ok(State::Ended { forget: now + millis(memory), ending }),
             State::Ended { .. } => Err(()),
         });
     }
@@ -216,11 +199,7 @@ impl Lease {
     /// When its holder is alive: how long until a missing heartbeat would tell otherwise.
     pub fn yields(&self, now: LeaseTime) -> Result<(), Duration> {
         match self.state() {
-            State::Ended { .. }
-            | State::Alive {
-                carrier: Carrier::BROKEN,
-                ..
-            } => Ok(()),
+            State::Ended { .. } | State::Alive { carrier: Carrier::BROKEN, .. } => Ok(()),
             State::Alive { deadline, .. } => {
                 let missing_from = deadline.saturating_sub(millis(self.terms().ttl() / 2));
                 match missing_from.saturating_sub(now) {
@@ -282,10 +261,7 @@ impl Lease {
         let mut word = self.state.load(Ordering::Acquire);
         loop {
             let next = change(State::unpack(word))?.pack();
-            match self
-                .state
-                .compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire)
-            {
+            match self.state.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(now) => word = now,
             }

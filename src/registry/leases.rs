@@ -29,11 +29,7 @@ pub struct Leases {
 
 impl Leases {
     pub(super) fn new(now: LeaseTime) -> Self {
-        Self {
-            by_id: DashMap::new(),
-            wheel: Mutex::new(Wheel::new(now)),
-            streams: AtomicU64::new(0),
-        }
+        Self { by_id: DashMap::new(), wheel: Mutex::new(Wheel::new(now)), streams: AtomicU64::new(0) }
     }
 
     /// A number for a new heartbeat stream.

@@ -17,10 +17,7 @@ impl Ring {
     /// An empty ring that knows all that happens after `floor`.
     #[must_use]
     pub fn new(floor: Revision) -> Self {
-        Self {
-            events: VecDeque::new(),
-            floor,
-        }
+        Self { events: VecDeque::new(), floor }
     }
 
     /// Appends an event, not older than the last, and lets the oldest fall out beyond `limit`.
@@ -68,9 +65,7 @@ mod tests {
     }
 
     fn between(ring: &Ring, cursor: u64, until: u64) -> Vec<u64> {
-        ring.between(Revision(cursor), Revision(until))
-            .map(|event| event.revision.0)
-            .collect()
+        ring.between(Revision(cursor), Revision(until)).map(|event| event.revision.0).collect()
     }
 
     #[test]

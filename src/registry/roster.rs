@@ -30,10 +30,7 @@ pub struct Block {
 impl Clone for Block {
     /// The same entries, about to be changed: nothing of them is encoded.
     fn clone(&self) -> Self {
-        Self {
-            entries: self.entries.clone(),
-            native: OnceLock::new(),
-        }
+        Self { entries: self.entries.clone(), native: OnceLock::new() }
     }
 }
 
@@ -45,15 +42,11 @@ impl Block {
     }
 
     fn new(entries: Vec<Arc<Entry>>) -> Arc<Self> {
-        Arc::new(Self {
-            entries,
-            native: OnceLock::new(),
-        })
+        Arc::new(Self { entries, native: OnceLock::new() })
     }
 
     fn find(&self, id: &str) -> Result<usize, usize> {
-        self.entries
-            .binary_search_by(|entry| entry.instance.id.as_str().cmp(id))
+        self.entries.binary_search_by(|entry| entry.instance.id.as_str().cmp(id))
     }
 }
 
@@ -97,11 +90,7 @@ impl Roster {
     pub fn page(&self, after: &str, limit: usize) -> Vec<Arc<Entry>> {
         let first = self.block_of(after);
         let entries = self.blocks.iter().skip(first).flat_map(|block| &block.entries);
-        entries
-            .filter(|entry| entry.instance.id.as_str() > after)
-            .take(limit)
-            .cloned()
-            .collect()
+        entries.filter(|entry| entry.instance.id.as_str() > after).take(limit).cloned().collect()
     }
 
     /// Puts an entry in the place of what was there under its id, and returns that.

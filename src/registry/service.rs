@@ -38,15 +38,8 @@ impl Service {
     /// A service without instances that knows all that happens to it after `floor`.
     #[must_use]
     pub fn new(floor: Revision) -> Self {
-        let state = State {
-            roster: Roster::default(),
-            ring: Ring::new(floor),
-            revision: floor,
-            retired: false,
-        };
-        Self {
-            state: Mutex::new(state),
-        }
+        let state = State { roster: Roster::default(), ring: Ring::new(floor), revision: floor, retired: false };
+        Self { state: Mutex::new(state) }
     }
 
     /// Its state, unless it is retired.

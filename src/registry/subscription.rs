@@ -19,7 +19,7 @@ use super::{
     event::{After, Entry, Event},
     roster::Block,
 };
-use crate::model::{InstanceFilter, InstanceId, Revision, Selection, ServiceName, Token};
+use crate::model::{InstanceFilter, Revision, Selection, Token};
 
 /// What a reader is told next.
 #[derive(Debug)]
@@ -109,13 +109,7 @@ impl Subscription {
     #[must_use]
     pub fn new(selection: Arc<Selection>, filter: Option<Arc<InstanceFilter>>, token: Option<Token>) -> Self {
         let digest = selection.digest(filter.as_ref().map_or("", |filter| filter.as_str()));
-        Self {
-            selection,
-            filter,
-            digest,
-            cursor: Revision::default(),
-            phase: Phase::Fresh(token),
-        }
+        Self { selection, filter, digest, cursor: Revision::default(), phase: Phase::Fresh(token) }
     }
 
     /// What it selects.
@@ -139,58 +133,68 @@ impl Subscription {
     /// The token with which another stream can go on from a revision of this one.
     #[must_use]
     pub fn token(&self, registry: &Registry, revision: Revision) -> Token {
-        Token {
-            incarnation: registry.incarnation(),
-            revision,
-            selection: self.digest,
-        }
+        Token { incarnation: registry.incarnation(), revision, selection: self.digest }
     }
 
     /// What the reader is told next.
     pub fn next(&mut self, registry: &Registry) -> Step {
         loop {
-            match &mut self.phase {
-                Phase::Fresh(None) => self.phase = Phase::Starting,
-                Phase::Fresh(Some(token)) => match misfit(*token, self.digest, registry) {
-                    Some(reason) => return self.reset(reason),
-                    None => {
-                        self.cursor = token.revision;
-                        self.phase = Phase::CatchingUp;
-                    }
-                },
-                Phase::Starting => self.phase = Phase::Snapshot(Walk::new(registry.cut(&self.selection))),
-                Phase::Snapshot(walk) => match walk.next() {
-                    Some(block) => match part(block, self.filter.as_deref()) {
-                        Some(part) => return Step::Snapshot(part),
-                        None => continue,
-                    },
-                    None => {
+            let step = match &mut self.phase {
+                Phase::Fresh(token) => {
+                    let token = token.take();
+                    self.phase = Phase::Starting;
+                    token.and_then(|token| self.begin(token, registry))
+                }
+                Phase::Starting => {
+                    self.phase = Phase::Snapshot(Walk::new(registry.cut(&self.selection)));
+                    None
+                }
+                Phase::Snapshot(walk) => {
+                    if let Some(block) = walk.next() {
+                        part(block, self.filter.as_deref()).map(Step::Snapshot)
+                    } else {
                         self.cursor = walk.cut.revision;
                         self.phase = Phase::Live;
-                        return Step::Synced(self.cursor);
+                        Some(Step::Synced(self.cursor))
                     }
-                },
-                Phase::CatchingUp | Phase::Live => {
-                    let newest = registry.applied();
-                    let Some((events, until)) = registry.since(&self.selection, self.cursor) else {
-                        return self.reset(ResetReason::HistoryLost);
-                    };
-                    self.cursor = until;
-                    let changes = fold(events, self.filter.as_deref());
-                    if !changes.is_empty() {
-                        return Step::Changes(changes, until);
-                    }
-                    if until < newest {
-                        continue;
-                    }
-                    if matches!(self.phase, Phase::CatchingUp) {
-                        self.phase = Phase::Live;
-                        return Step::Synced(until);
-                    }
-                    return Step::Idle;
                 }
+                Phase::CatchingUp | Phase::Live => self.follow(registry),
+            };
+            if let Some(step) = step {
+                return step;
             }
         }
+    }
+
+    /// Where a new reader begins: at its token, if that fits.
+    fn begin(&mut self, token: Token, registry: &Registry) -> Option<Step> {
+        if let Some(reason) = misfit(token, self.digest, registry) {
+            return Some(self.reset(reason));
+        }
+        self.cursor = token.revision;
+        self.phase = Phase::CatchingUp;
+        None
+    }
+
+    /// What came after the cursor. `None`: so far nothing for this reader, but there is more to look at.
+    fn follow(&mut self, registry: &Registry) -> Option<Step> {
+        let newest = registry.applied();
+        let Some((events, until)) = registry.since(&self.selection, self.cursor) else {
+            return Some(self.reset(ResetReason::HistoryLost));
+        };
+        self.cursor = until;
+        let changes = fold(events, self.filter.as_deref());
+        if !changes.is_empty() {
+            return Some(Step::Changes(changes, until));
+        }
+        if until < newest {
+            return None;
+        }
+        if matches!(self.phase, Phase::CatchingUp) {
+            self.phase = Phase::Live;
+            return Some(Step::Synced(until));
+        }
+        Some(Step::Idle)
     }
 
     fn reset(&mut self, reason: ResetReason) -> Step {
@@ -242,12 +246,7 @@ fn part(block: Arc<Block>, filter: Option<&InstanceFilter>) -> Option<Part> {
     let Some(filter) = filter else {
         return Some(Part::Block(block));
     };
-    let matching: Vec<_> = block
-        .entries()
-        .iter()
-        .filter(|entry| filter.matches(&entry.instance))
-        .cloned()
-        .collect();
+    let matching: Vec<_> = block.entries().iter().filter(|entry| filter.matches(&entry.instance)).cloned().collect();
     (!matching.is_empty()).then_some(Part::Matching(matching))
 }
 
@@ -265,12 +264,10 @@ fn fold(events: Vec<Arc<Event>>, filter: Option<&InstanceFilter>) -> Vec<Delta> 
         Some(Delta { event: last, effect })
     };
     if let [_] = &*events {
-        return events
-            .into_iter()
-            .filter_map(|event| delta(event.before.clone().as_ref(), event))
-            .collect();
+        return events.into_iter().filter_map(|event| delta(event.before.clone().as_ref(), event)).collect();
     }
-    let mut folded: HashMap<(ServiceName, InstanceId), (Option<Arc<Entry>>, Arc<Event>)> = HashMap::new();
+    // By instance: the entry before the first event, and the last event.
+    let mut folded: HashMap<_, (Option<Arc<Entry>>, Arc<Event>)> = HashMap::new();
     for event in events {
         let instance = (event.service.clone(), event.id.clone());
         folded
@@ -278,10 +275,8 @@ fn fold(events: Vec<Arc<Event>>, filter: Option<&InstanceFilter>) -> Vec<Delta> 
             .and_modify(|(_, last)| *last = Arc::clone(&event))
             .or_insert_with(|| (event.before.clone(), event));
     }
-    let mut deltas: Vec<Delta> = folded
-        .into_values()
-        .filter_map(|(before, last)| delta(before.as_ref(), last))
-        .collect();
+    let mut deltas: Vec<Delta> =
+        folded.into_values().filter_map(|(before, last)| delta(before.as_ref(), last)).collect();
     deltas.sort_unstable_by_key(|delta| delta.event.revision);
     deltas
 }

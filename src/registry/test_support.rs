@@ -18,11 +18,7 @@ impl Audience for Nobody {
 
 /// All clocks at so many milliseconds.
 pub fn at(ms: u64) -> Now {
-    Now {
-        monotonic_us: ms * 1_000,
-        lease: ms,
-        wall: WallTime(1_700_000_000_000 + ms),
-    }
+    Now { monotonic_us: ms * 1_000, lease: ms, wall: WallTime(1_700_000_000_000 + ms) }
 }
 
 pub fn name(service: &str) -> ServiceName {
@@ -34,13 +30,7 @@ pub fn id(id: &str) -> InstanceId {
 }
 
 pub fn entry(service: &str, instance: &str, weight: u16) -> Arc<Entry> {
-    let Description {
-        addresses,
-        tags,
-        metadata,
-        locality,
-        ..
-    } = description(&[], 1);
+    let Description { addresses, tags, metadata, locality, .. } = description(&[], 1);
     let instance = Instance {
         service: name(service),
         id: id(instance),
@@ -82,22 +72,10 @@ pub fn register(service: &str, instance: &str, boot: &str, lease: u128) -> Regis
 }
 
 pub fn deregister(service: &str, instance: &str, lease: Option<u128>) -> Command {
-    let of = lease.map_or(Holder::Anyone, |lease| Holder::This {
-        lease: Some(LeaseId(lease)),
-        boot: None,
-    });
-    Command::Deregister {
-        service: name(service),
-        id: id(instance),
-        of,
-    }
+    let of = lease.map_or(Holder::Anyone, |lease| Holder::This { lease: Some(LeaseId(lease)), boot: None });
+    Command::Deregister { service: name(service), id: id(instance), of }
 }
 
 pub fn update(service: &str, instance: &str, patch: Patch) -> Command {
-    Command::Update {
-        service: name(service),
-        id: id(instance),
-        lease: None,
-        patch,
-    }
+    Command::Update { service: name(service), id: id(instance), lease: None, patch }
 }

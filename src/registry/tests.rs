@@ -93,15 +93,7 @@ impl Naive {
             return false;
         }
         let drained = self.present.get(&key).is_some_and(|held| held.drained);
-        self.present.insert(
-            key,
-            NaiveEntry {
-                boot,
-                weight,
-                drained,
-                renewed: now,
-            },
-        );
+        self.present.insert(key, NaiveEntry { boot, weight, drained, renewed: now });
         true
     }
 
@@ -111,13 +103,8 @@ impl Naive {
 
     /// What a reader should see: weight and whether it drains.
     fn seen(&self, wanted: impl Fn(&str, &NaiveEntry) -> bool) -> BTreeMap<(String, String), (u16, bool)> {
-        let entries = self
-            .present
-            .iter()
-            .filter(|((service, _), entry)| wanted(service, entry));
-        entries
-            .map(|(key, entry)| (key.clone(), (entry.weight, entry.drained)))
-            .collect()
+        let entries = self.present.iter().filter(|((service, _), entry)| wanted(service, entry));
+        entries.map(|(key, entry)| (key.clone(), (entry.weight, entry.drained))).collect()
     }
 }
 
@@ -134,14 +121,7 @@ struct Reader {
 impl Reader {
     fn new(selection: Selection, filter: &'static str) -> Self {
         let subscription = Self::subscribe(&selection, filter, None);
-        Self {
-            selection,
-            filter,
-            subscription,
-            believes: BTreeMap::new(),
-            stands_at: Revision(0),
-            resets: 0,
-        }
+        Self { selection, filter, subscription, believes: BTreeMap::new(), stands_at: Revision(0), resets: 0 }
     }
 
     fn subscribe(selection: &Selection, filter: &str, token: Option<Token>) -> Subscription {
@@ -171,10 +151,7 @@ impl Reader {
                         Part::Matching(entries) => entries,
                     };
                     for entry in entries {
-                        assert!(
-                            self.believes.insert(key(entry), value(entry)).is_none(),
-                            "told twice in a snapshot"
-                        );
+                        assert!(self.believes.insert(key(entry), value(entry)).is_none(), "told twice in a snapshot");
                     }
                 }
                 Step::Synced(revision) => {
@@ -198,8 +175,7 @@ impl Reader {
         let instance = (delta.event.service.to_string(), delta.event.id.to_string());
         match delta.effect {
             Effect::Updated => {
-                self.believes
-                    .insert(instance, value(delta.event.entry_after().unwrap()));
+                self.believes.insert(instance, value(delta.event.entry_after().unwrap()));
             }
             Effect::Removed | Effect::NoLongerMatches => {
                 assert!(self.believes.remove(&instance).is_some(), "removed what was never told");
@@ -250,24 +226,12 @@ struct Play {
 impl Play {
     fn new() -> Self {
         let engine = Memory::new(Incarnation(7), at(0), Arc::new(test_support::Nobody));
-        Self {
-            engine,
-            naive: Naive::default(),
-            readers: readers(),
-            now: 0,
-            leases: 0,
-        }
+        Self { engine, naive: Naive::default(), readers: readers(), now: 0, leases: 0 }
     }
 
     fn act(&mut self, operation: &Operation) {
         match *operation {
-            Operation::Register {
-                service,
-                instance,
-                boot,
-                weight,
-                replace,
-            } => {
+            Operation::Register { service, instance, boot, weight, replace } => {
                 self.leases += 1;
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
                 let asked = Register {
@@ -281,29 +245,13 @@ impl Play {
             }
             Operation::Deregister { service, instance } => {
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
-                let done = self
-                    .engine
-                    .submit(&deregister(service, &instance, None), at(self.now))
-                    .is_ok();
-                assert_eq!(
-                    done,
-                    self.naive.present.remove(&(service.to_owned(), instance)).is_some()
-                );
+                let done = self.engine.submit(&deregister(service, &instance, None), at(self.now)).is_ok();
+                assert_eq!(done, self.naive.present.remove(&(service.to_owned(), instance)).is_some());
             }
-            Operation::Drain {
-                service,
-                instance,
-                draining,
-            } => {
+            Operation::Drain { service, instance, draining } => {
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
-                let patch = Patch {
-                    draining: Some(draining),
-                    ..Patch::default()
-                };
-                let done = self
-                    .engine
-                    .submit(&update(service, &instance, patch), at(self.now))
-                    .is_ok();
+                let patch = Patch { draining: Some(draining), ..Patch::default() };
+                let done = self.engine.submit(&update(service, &instance, patch), at(self.now)).is_ok();
                 let held = self.naive.present.get_mut(&(service.to_owned(), instance));
                 assert_eq!(done, held.is_some());
                 if let Some(held) = held {
@@ -322,11 +270,7 @@ impl Play {
 
     fn read(&mut self, reader: usize) {
         self.readers[reader].read(self.engine.registry());
-        assert_eq!(
-            self.readers[reader].believes,
-            expected(&self.naive, reader),
-            "reader {reader}"
-        );
+        assert_eq!(self.readers[reader].believes, expected(&self.naive, reader), "reader {reader}");
     }
 }
 
@@ -368,39 +312,11 @@ fn equal_means_quiet() {
     let audience = Arc::new(Listening::default());
     let engine = Memory::new(Incarnation(1), at(0), Arc::clone(&audience) as Arc<dyn Audience>);
     let revision = || engine.registry().applied();
-    engine
-        .submit(&Command::Register(register("web", "a", "boot", 1)), at(0))
-        .unwrap();
+    engine.submit(&Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
     let first = revision();
-    engine
-        .submit(&Command::Register(register("web", "a", "boot", 2)), at(10))
-        .unwrap();
-    engine
-        .submit(
-            &update(
-                "web",
-                "a",
-                Patch {
-                    draining: Some(false),
-                    ..Patch::default()
-                },
-            ),
-            at(20),
-        )
-        .unwrap();
-    engine
-        .submit(
-            &update(
-                "web",
-                "a",
-                Patch {
-                    weight: Some(Weight::USUAL),
-                    ..Patch::default()
-                },
-            ),
-            at(30),
-        )
-        .unwrap();
+    engine.submit(&Command::Register(register("web", "a", "boot", 2)), at(10)).unwrap();
+    engine.submit(&update("web", "a", Patch { draining: Some(false), ..Patch::default() }), at(20)).unwrap();
+    engine.submit(&update("web", "a", Patch { weight: Some(Weight::USUAL), ..Patch::default() }), at(30)).unwrap();
     assert_eq!(revision(), first);
     assert_eq!(*audience.0.lock().unwrap(), ["web/a"]);
 }
@@ -410,11 +326,9 @@ fn a_reader_that_fell_behind_gets_the_newest_state() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::Nobody));
     let mut reader = readers().remove(0);
     reader.read(engine.registry());
-    for n in 0..HISTORY + 2_000 {
-        let asked = Register {
-            description: description(&[], (n % 9 + 1) as u32),
-            ..register("web", "a", "b", n as u128)
-        };
+    for n in 0..HISTORY as u128 + 2_000 {
+        let asked =
+            Register { description: description(&[], if n % 2 == 0 { 1 } else { 2 }), ..register("web", "a", "b", n) };
         engine.submit(&Command::Register(asked), at(0)).unwrap();
     }
     reader.read(engine.registry());
@@ -427,29 +341,18 @@ fn a_reader_that_fell_behind_gets_the_newest_state() {
 fn tokens_that_do_not_fit_are_answered_with_the_reason() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::Nobody));
     let registry = engine.registry();
-    engine
-        .submit(&Command::Register(register("web", "a", "boot", 1)), at(0))
-        .unwrap();
+    engine.submit(&Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
     let selection = Arc::new(Selection::parse(&["web".into()], "", false).unwrap());
     let good = Subscription::new(Arc::clone(&selection), None, None).token(registry, registry.applied());
     let first = |token| Subscription::new(Arc::clone(&selection), None, Some(token)).next(registry);
     assert!(matches!(first(good), Step::Synced(revision) if revision == registry.applied()));
-    let other = Token {
-        incarnation: Incarnation(2),
-        ..good
-    };
+    let other = Token { incarnation: Incarnation(2), ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::OtherIncarnation)));
     let other = Token { selection: 1, ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::OtherSelection)));
-    let other = Token {
-        revision: good.revision.next(),
-        ..good
-    };
+    let other = Token { revision: good.revision.next(), ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::FutureRevision)));
-    let other = Token {
-        revision: Revision(3),
-        ..good
-    };
+    let other = Token { revision: Revision(3), ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::HistoryLost)));
 }
 
@@ -459,9 +362,7 @@ fn a_service_that_comes_back_is_heard_of_without_a_reset() {
     let mut reader = readers().remove(0);
     reader.read(engine.registry());
     for lease in 0..20 {
-        engine
-            .submit(&Command::Register(register("web", "a", "boot", lease)), at(0))
-            .unwrap();
+        engine.submit(&Command::Register(register("web", "a", "boot", lease)), at(0)).unwrap();
         if lease % 3 == 0 {
             reader.read(engine.registry());
         }
@@ -506,10 +407,7 @@ fn cuts_are_consistent_under_concurrent_writers() {
     });
     let mut all = readers().remove(3);
     all.read(engine.registry());
-    let listed: usize = SERVICES
-        .iter()
-        .map(|service| engine.registry().page(&name(service), "", 99).len())
-        .sum();
+    let listed: usize = SERVICES.iter().map(|service| engine.registry().page(&name(service), "", 99).len()).sum();
     assert_eq!(all.believes.len(), listed);
     assert!(engine.registry().get(&name("web"), id("w9").as_str()).is_none());
 }

@@ -28,10 +28,7 @@ impl Wheel {
     /// An empty wheel.
     #[must_use]
     pub fn new(now: LeaseTime) -> Self {
-        Self {
-            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
-            now: now / TICK,
-        }
+        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now: now / TICK }
     }
 
     /// Has the lease looked at once its deadline has passed. An earlier appointment is void.
@@ -67,7 +64,6 @@ impl Wheel {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "below 1024")]
 fn slot(tick: u64) -> usize {
     (tick % SLOTS) as usize
 }
@@ -82,22 +78,12 @@ mod tests {
     fn lease(n: u128, ttl_ms: u64, now: LeaseTime) -> Arc<Lease> {
         let terms = Terms::grant(Some(Duration::from_millis(ttl_ms)), Some(Duration::from_millis(200)));
         let (service, id) = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap());
-        Arc::new(Lease::new(
-            LeaseId(n),
-            service,
-            id,
-            BootId::parse("b").unwrap(),
-            terms,
-            now,
-        ))
+        Arc::new(Lease::new(LeaseId(n), service, id, BootId::parse("b").unwrap(), terms, now))
     }
 
     /// Turns the wheel every 100 ms until something passes, and says when.
     fn passes(wheel: &mut Wheel, from: LeaseTime) -> LeaseTime {
-        (from..from + 200_000_000)
-            .step_by(100)
-            .find(|now| !wheel.turn(*now).is_empty())
-            .unwrap()
+        (from..from + 200_000_000).step_by(100).find(|now| !wheel.turn(*now).is_empty()).unwrap()
     }
 
     #[test]
@@ -106,10 +92,7 @@ mod tests {
             let mut wheel = Wheel::new(start);
             wheel.put(&lease(1, ttl, start));
             let passed = passes(&mut wheel, start);
-            assert!(
-                passed > start + ttl && passed <= start + ttl + 2 * TICK,
-                "{start} {ttl}: {passed}"
-            );
+            assert!(passed > start + ttl && passed <= start + ttl + 2 * TICK, "{start} {ttl}: {passed}");
         }
     }
 
@@ -135,17 +118,14 @@ mod tests {
         lease.broken(carrier, 1_000).unwrap();
         wheel.put(&lease);
         assert!((1_200..=1_400).contains(&passes(&mut wheel, 1_000)));
-        assert!(
-            (1_400..90_000).step_by(100).all(|now| wheel.turn(now).is_empty()),
-            "looked at twice"
-        );
+        assert!((1_400..90_000).step_by(100).all(|now| wheel.turn(now).is_empty()), "looked at twice");
     }
 
     #[test]
     fn a_silence_longer_than_the_wheel_loses_nobody() {
         let mut wheel = Wheel::new(0);
-        for n in 0..1_000 {
-            wheel.put(&lease(n, 1_000 + n as u64 * 150, 0));
+        for n in 0..1_000_u64 {
+            wheel.put(&lease(n.into(), 1_000 + n * 150, 0));
         }
         assert_eq!(wheel.turn(10_000_000).len(), 1_000);
     }

@@ -29,10 +29,7 @@ impl Command {
 impl Registry {
     /// Takes the order lock. While it is held, nothing changes but through it.
     pub fn order(&self) -> Order<'_> {
-        Order {
-            registry: self,
-            _lock: self.order.lock(),
-        }
+        Order { registry: self, _lock: self.order.lock() }
     }
 }
 
@@ -59,21 +56,13 @@ impl Order<'_> {
     /// sees it. The event, if readers can see one, is to be passed to [`Registry::announce`] once the lock is released.
     pub fn apply(&mut self, draft: Draft, revision: Revision, now: Now) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
         let applied = match draft {
-            Draft::Put {
-                instance,
-                lease,
-                born,
-                ending,
-            } => {
+            Draft::Put { instance, lease, born, ending } => {
                 let (entry, event) = self.put(instance, lease, born, ending, revision, now);
                 (Some(entry), event)
             }
-            Draft::Remove {
-                service,
-                id,
-                reason,
-                ending,
-            } => (None, self.remove(&service, &id, reason, ending, revision, now)),
+            Draft::Remove { service, id, reason, ending } => {
+                (None, self.remove(&service, &id, reason, ending, revision, now))
+            }
         };
         self.registry.applied.store(revision.0, Ordering::Release);
         if let (None, Some(event)) = &applied {
@@ -95,9 +84,7 @@ impl Order<'_> {
         if born {
             instance.registered_revision = revision;
         }
-        let visible = before
-            .as_ref()
-            .is_none_or(|before| !before.instance.looks_like(&instance));
+        let visible = before.as_ref().is_none_or(|before| !before.instance.looks_like(&instance));
         if visible {
             instance.revision = revision;
         }
@@ -107,15 +94,7 @@ impl Order<'_> {
         if before.is_none() {
             self.registry.instances.fetch_add(1, Ordering::Relaxed);
         }
-        let event = visible.then(|| {
-            event(
-                &entry.instance,
-                before,
-                After::Present(Arc::clone(&entry)),
-                revision,
-                now,
-            )
-        });
+        let event = visible.then(|| event(&entry.instance, before, After::Present(Arc::clone(&entry)), revision, now));
         if let Some(mut state) = service.state() {
             state.put(Arc::clone(&entry), revision);
             if let Some(event) = &event {
@@ -138,13 +117,7 @@ impl Order<'_> {
         let before = self.registry.get(service, id.as_str())?;
         self.hand_over(Some(&before), None, ending, now);
         self.registry.instances.fetch_sub(1, Ordering::Relaxed);
-        let event = event(
-            &before.instance,
-            Some(Arc::clone(&before)),
-            After::Gone(reason),
-            revision,
-            now,
-        );
+        let event = event(&before.instance, Some(Arc::clone(&before)), After::Gone(reason), revision, now);
         if let Some(mut state) = self.registry.find(service)?.state() {
             state.remove(id.as_str(), revision);
             state.remember(Arc::clone(&event));
@@ -210,13 +183,5 @@ impl Registry {
 
 fn event(instance: &Instance, before: Option<Arc<Entry>>, after: After, revision: Revision, now: Now) -> Arc<Event> {
     let (service, id) = (instance.service.clone(), instance.id.clone());
-    Arc::new(Event {
-        revision,
-        at: now,
-        service,
-        id,
-        before,
-        after,
-        native: OnceLock::new(),
-    })
+    Arc::new(Event { revision, at: now, service, id, before, after, native: OnceLock::new() })
 }

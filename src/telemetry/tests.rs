@@ -60,14 +60,8 @@ fn a_line_has_no_control_characters_but_its_end() {
 fn a_json_line_is_one_line() {
     let line = written("info", Look::Json, false, hostile);
     assert_eq!(line.matches('\n').count(), 1, "{line:?}");
-    assert!(
-        !line.trim_end().contains(|letter: char| letter.is_ascii_control()),
-        "{line:?}"
-    );
-    assert!(
-        line.contains(r#""level":"INFO""#) && line.contains(r#""displayed":"web\nFAKE"#),
-        "{line}"
-    );
+    assert!(!line.trim_end().contains(|letter: char| letter.is_ascii_control()), "{line:?}");
+    assert!(line.contains(r#""level":"INFO""#) && line.contains(r#""displayed":"web\nFAKE"#), "{line}");
 }
 
 #[test]
@@ -75,10 +69,7 @@ fn colour_is_left_out_where_it_is_off() {
     let coloured = written("info", Look::Lines, true, || info!(id = 1, "hello"));
     let plain = written("info", Look::Lines, false, || info!(id = 1, "hello"));
     assert!(coloured.contains('\u{1b}'), "{coloured:?}");
-    assert!(
-        plain.ends_with("hello id=1\n") && !plain.contains('\u{1b}'),
-        "{plain:?}"
-    );
+    assert!(plain.ends_with("hello id=1\n") && !plain.contains('\u{1b}'), "{plain:?}");
 }
 
 #[test]
@@ -97,13 +88,7 @@ fn a_filter_that_means_nothing_is_refused() {
         let refused = bad.parse::<LogFilter>();
         assert!(refused.is_err(), "{bad:?} was taken");
     }
-    for good in [
-        "info",
-        "OFF",
-        "warn,callboard=debug",
-        "callboard::registry",
-        "info,[call{peer}]=trace",
-    ] {
+    for good in ["info", "OFF", "warn,callboard=debug", "callboard::registry", "info,[call{peer}]=trace"] {
         let taken = good.parse::<LogFilter>();
         assert!(taken.is_ok(), "{good:?} was refused: {taken:?}");
     }

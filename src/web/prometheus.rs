@@ -84,13 +84,7 @@ fn target(instance: &Instance, address: Option<&str>) -> Option<Target> {
     label("status", instance.status().to_string());
     label("weight", instance.weight.get().to_string());
     // Commas around each, as in Prometheus' own lists: so that a pattern can match one whole.
-    label(
-        "tags",
-        instance
-            .tags
-            .iter()
-            .fold(String::from(","), |list, tag| list + tag + ","),
-    );
+    label("tags", instance.tags.iter().fold(String::from(","), |list, tag| list + tag + ","));
     if let Some(locality) = &instance.locality {
         label("region", locality.region.to_string());
         label("zone", locality.zone.to_string());
@@ -99,10 +93,7 @@ fn target(instance: &Instance, address: Option<&str>) -> Option<Target> {
     for (key, value) in instance.metadata.iter() {
         label(&format!("metadata_{}", label_name(key)), value.to_owned());
     }
-    Some(Target {
-        targets: [host_and_port(address)],
-        labels,
-    })
+    Some(Target { targets: [host_and_port(address)], labels })
 }
 
 fn host_and_port(address: &Address) -> String {
@@ -115,9 +106,7 @@ fn host_and_port(address: &Address) -> String {
 
 /// Prometheus allows letters, digits and `_` in names of labels.
 fn label_name(key: &str) -> String {
-    key.chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' })
-        .collect()
+    key.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect()
 }
 
 #[cfg(test)]
@@ -133,12 +122,7 @@ mod tests {
         assert_eq!(found.labels["__meta_callboard_service"], "web");
         assert_eq!(found.labels["__meta_callboard_tags"], ",");
         assert!(target(&instance, Some("metrics")).is_none());
-        instance.addresses = [Address {
-            host: "::1".into(),
-            port: 9,
-            name: "metrics".into(),
-        }]
-        .into();
+        instance.addresses = [Address { host: "::1".into(), port: 9, name: "metrics".into() }].into();
         assert_eq!(target(&instance, Some("metrics")).unwrap().targets, ["[::1]:9"]);
         assert_eq!(label_name("app.kubernetes.io/name"), "app_kubernetes_io_name");
     }

@@ -13,9 +13,7 @@ struct Line {
 
 fn parse(arguments: &str) -> Result<RegisterRequest, clap::Error> {
     let line = Line::try_parse_from(format!("register {arguments}").split_whitespace())?;
-    Ok(line
-        .announce
-        .request("web".to_owned(), address("127.0.0.1:9001").unwrap(), false))
+    Ok(line.announce.request("web".to_owned(), address("127.0.0.1:9001").unwrap(), false))
 }
 
 fn announcer() -> Announcer {
@@ -26,10 +24,7 @@ fn announcer() -> Announcer {
 fn what_is_not_said_is_left_to_the_registry() {
     let request = parse("").unwrap();
     assert_eq!(request.id, "127.0.0.1-9001");
-    assert_eq!(
-        (request.weight, request.ttl, request.disconnect_grace),
-        (None, None, None)
-    );
+    assert_eq!((request.weight, request.ttl, request.disconnect_grace), (None, None, None));
     assert!(request.locality.is_none() && request.tags.is_empty() && !request.replace && !request.starting);
 }
 
@@ -41,26 +36,13 @@ fn every_option_reaches_the_request() {
     );
     let request = request.unwrap();
     let seconds = |duration: prost_types::Duration| duration.seconds;
-    assert_eq!(
-        (request.ttl.map(seconds), request.disconnect_grace.map(seconds)),
-        (Some(5), Some(1))
-    );
+    assert_eq!((request.ttl.map(seconds), request.disconnect_grace.map(seconds)), (Some(5), Some(1)));
     assert_eq!(request.tags, ["v2", "blue"]);
     assert_eq!(request.metadata["team"], "checkout");
     assert_eq!(request.metadata["eq"], "a=b");
     let locality = request.locality.unwrap();
-    assert_eq!(
-        (
-            locality.region.as_str(),
-            locality.zone.as_str(),
-            locality.sub_zone.as_str()
-        ),
-        ("eu", "eu-1a", "rack")
-    );
-    assert_eq!(
-        (request.id.as_str(), request.weight, request.replace),
-        ("a", Some(3), true)
-    );
+    assert_eq!((locality.region.as_str(), locality.zone.as_str(), locality.sub_zone.as_str()), ("eu", "eu-1a", "rack"));
+    assert_eq!((request.id.as_str(), request.weight, request.replace), ("a", Some(3), true));
 }
 
 #[test]
@@ -80,11 +62,9 @@ fn bad_values_are_usage_errors_that_say_what_to_write() {
 
 #[test]
 fn addresses_are_host_and_port() {
-    for (text, host, port) in [
-        ("127.0.0.1:80", "127.0.0.1", 80),
-        ("[::1]:80", "::1", 80),
-        ("web-1.internal:65535", "web-1.internal", 65_535),
-    ] {
+    for (text, host, port) in
+        [("127.0.0.1:80", "127.0.0.1", 80), ("[::1]:80", "::1", 80), ("web-1.internal:65535", "web-1.internal", 65_535)]
+    {
         let parsed = address(text).unwrap();
         assert_eq!((parsed.host.as_str(), parsed.port), (host, port), "{text}");
     }
@@ -132,9 +112,7 @@ fn the_same_trouble_is_told_once_until_it_ends() {
     assert!(told.contains("127.0.0.1:1: connection refused"), "{told}");
     announcer.trouble(&down);
     assert_eq!(announcer.told.as_ref(), Some(&told));
-    announcer.trouble(&RegistrationEvent::Resumed {
-        time_left: Duration::ZERO,
-    });
+    announcer.trouble(&RegistrationEvent::Resumed { time_left: Duration::ZERO });
     assert_eq!(announcer.told, None);
 }
 

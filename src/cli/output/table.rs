@@ -15,19 +15,12 @@ pub(super) fn write<T: Shown>(out: &mut impl Write, items: &[T], wide: bool) -> 
     let (narrow, more) = T::COLUMNS;
     let columns: Vec<&str> = narrow.iter().chain(more.iter().filter(|_| wide)).copied().collect();
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(&columns);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(&columns);
     let status_column = columns.iter().position(|column| *column == STATUS);
     let mut statuses = vec![String::new()];
     for item in items {
-        let cells: Vec<String> = item
-            .cells()
-            .iter()
-            .take(columns.len())
-            .map(|cell| escape(cell).into_owned())
-            .collect();
+        let cells: Vec<String> =
+            item.cells().iter().take(columns.len()).map(|cell| escape(cell).into_owned()).collect();
         statuses.push(status_column.and_then(|at| cells.get(at)).cloned().unwrap_or_default());
         table.add_row(cells);
     }

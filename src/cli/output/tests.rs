@@ -27,14 +27,7 @@ fn a_table_is_a_header_and_a_line_a_row() {
 #[test]
 fn a_wide_table_has_more_columns() {
     let table = table(true, |_| {});
-    assert!(
-        table
-            .lines()
-            .next()
-            .unwrap()
-            .ends_with("REGISTERED                 REVISION"),
-        "{table}"
-    );
+    assert!(table.lines().next().unwrap().ends_with("REGISTERED                 REVISION"), "{table}");
     assert!(table.contains("build=7,team=checkout"), "{table}");
 }
 
@@ -45,10 +38,7 @@ fn a_status_is_in_colour_and_nothing_else_is() {
     instance.id = "DRAINING".to_owned();
     table::write(&mut out, &[InstanceView::from(instance)], false).unwrap();
     let row = String::from_utf8(out).unwrap();
-    assert!(
-        row.contains("\nDRAINING   [::1]:9001   \u{1b}[33mDRAINING\u{1b}[0m   3"),
-        "{row:?}"
-    );
+    assert!(row.contains("\nDRAINING   [::1]:9001   \u{1b}[33mDRAINING\u{1b}[0m   3"), "{row:?}");
 }
 
 #[test]

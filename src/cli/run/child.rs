@@ -22,15 +22,11 @@ impl Child {
     /// Starts it. `command` is the program and its arguments.
     pub(crate) fn spawn(command: &[OsString]) -> Result<Self, Failure> {
         let Some((program, arguments)) = command.split_first() else {
-            return Err(Failure::Other(anyhow::anyhow!(
-                "no program to run; name one after `--`"
-            )));
+            return Err(Failure::Other(anyhow::anyhow!("no program to run; name one after `--`")));
         };
         let spawned = process::Command::new(program).args(arguments).spawn();
-        let process = spawned.map_err(|error| Failure::Spawn {
-            program: program.to_string_lossy().into_owned(),
-            error,
-        })?;
+        let process =
+            spawned.map_err(|error| Failure::Spawn { program: program.to_string_lossy().into_owned(), error })?;
         Ok(Self { process })
     }
 
@@ -90,9 +86,6 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_not_there_is_named() {
         let failure = Child::spawn(&[OsString::from("no-such-program-here")]).unwrap_err();
-        assert!(
-            failure.to_string().starts_with("cannot start `no-such-program-here`"),
-            "{failure}"
-        );
+        assert!(failure.to_string().starts_with("cannot start `no-such-program-here`"), "{failure}");
     }
 }

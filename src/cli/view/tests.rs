@@ -9,33 +9,15 @@ pub(crate) fn full() -> Instance {
         service: "web".to_owned(),
         id: "a".to_owned(),
         addresses: vec![
-            Address {
-                host: "::1".to_owned(),
-                port: 9001,
-                name: String::new(),
-            },
-            Address {
-                host: "10.0.0.1".to_owned(),
-                port: 9100,
-                name: "metrics".to_owned(),
-            },
+            Address { host: "::1".to_owned(), port: 9001, name: String::new() },
+            Address { host: "10.0.0.1".to_owned(), port: 9100, name: "metrics".to_owned() },
         ],
         tags: vec!["v2".to_owned(), "blue".to_owned()],
-        metadata: HashMap::from([
-            ("team".to_owned(), "checkout".to_owned()),
-            ("build".to_owned(), "7".to_owned()),
-        ]),
+        metadata: HashMap::from([("team".to_owned(), "checkout".to_owned()), ("build".to_owned(), "7".to_owned())]),
         weight: 3,
-        locality: Some(Locality {
-            region: String::new(),
-            zone: "eu-1a".to_owned(),
-            sub_zone: String::new(),
-        }),
+        locality: Some(Locality { region: String::new(), zone: "eu-1a".to_owned(), sub_zone: String::new() }),
         status: InstanceStatus::Draining.into(),
-        registered_at: Some(prost_types::Timestamp {
-            seconds: 1_700_000_000,
-            nanos: 5_000_000,
-        }),
+        registered_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5_000_000 }),
         registered_revision: 40,
         revision: 42,
     }
@@ -96,10 +78,7 @@ fn names_of_the_contract_lose_their_prefixes() {
 
 #[test]
 fn a_time_out_of_range_is_none() {
-    let never = prost_types::Timestamp {
-        seconds: i64::MAX,
-        nanos: 0,
-    };
+    let never = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
     assert_eq!(time(Some(never)), None);
     let negative = prost_types::Duration { seconds: -1, nanos: 0 };
     assert_eq!(duration(Some(negative)), None);

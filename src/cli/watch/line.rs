@@ -93,10 +93,9 @@ impl Lines {
                 let text = format!("{clock} = synced: {count} {instances} at revision {revision}");
                 vec![self.line("synced", None, Some(revision), text)]
             }
-            WatchEvent::Changes { changes, revision } => changes
-                .into_iter()
-                .map(|change| self.changed(change, revision, &clock))
-                .collect(),
+            WatchEvent::Changes { changes, revision } => {
+                changes.into_iter().map(|change| self.changed(change, revision, &clock)).collect()
+            }
             WatchEvent::Bookmark { revision } => {
                 let mut line = self.line("bookmark", None, Some(revision), String::new());
                 line.text = None;
@@ -108,14 +107,7 @@ impl Lines {
 
     /// A line about no instance.
     fn line(&self, kind: &'static str, reason: Option<&'static str>, revision: Option<u64>, text: String) -> Line {
-        Line {
-            kind,
-            service: self.watched.clone(),
-            instance: None,
-            reason,
-            revision,
-            text: Some(text),
-        }
+        Line { kind, service: self.watched.clone(), instance: None, reason, revision, text: Some(text) }
     }
 
     fn snapshotted(&mut self, instance: Instance, clock: &str) -> Line {
@@ -153,8 +145,7 @@ impl Lines {
 
     /// Notes the status; gives the one before.
     fn remember(&mut self, view: &InstanceView) -> Option<&'static str> {
-        self.present
-            .insert((view.service.clone(), view.id.clone()), view.status)
+        self.present.insert((view.service.clone(), view.id.clone()), view.status)
     }
 
     fn describe(&self, view: &InstanceView, before: Option<&'static str>) -> String {
@@ -170,11 +161,7 @@ impl Lines {
         let words = [view.name(), view.address()].map(|word| escape(&word).into_owned());
         let mut words = words.to_vec();
         words.push(status);
-        words.extend(
-            more.iter()
-                .filter(|word| !word.is_empty())
-                .map(|word| escape(word).into_owned()),
-        );
+        words.extend(more.iter().filter(|word| !word.is_empty()).map(|word| escape(word).into_owned()));
         words.join("   ")
     }
 }
@@ -204,9 +191,7 @@ fn reset(cause: ResetCause) -> &'static str {
 /// The time of day, in UTC.
 fn clock(now: SystemTime) -> String {
     let time = rfc3339(now).unwrap_or_default();
-    time.split_once('T')
-        .map(|(_, clock)| clock.to_owned())
-        .unwrap_or_default()
+    time.split_once('T').map(|(_, clock)| clock.to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

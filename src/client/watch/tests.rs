@@ -6,33 +6,19 @@ fn message(message: Message) -> WatchResponse {
 }
 
 fn snapshot(ids: &[&str]) -> WatchResponse {
-    let instances = ids.iter().map(|id| Instance {
-        service: "web".to_owned(),
-        id: (*id).to_owned(),
-        ..Instance::default()
-    });
-    message(Message::Snapshot(Snapshot {
-        instances: instances.collect(),
-    }))
+    let instances =
+        ids.iter().map(|id| Instance { service: "web".to_owned(), id: (*id).to_owned(), ..Instance::default() });
+    message(Message::Snapshot(Snapshot { instances: instances.collect() }))
 }
 
 fn synced(revision: u64) -> WatchResponse {
-    message(Message::Synced(Synced {
-        revision,
-        resume_token: token(revision),
-    }))
+    message(Message::Synced(Synced { revision, resume_token: token(revision) }))
 }
 
 fn gone(id: &str, revision: u64) -> WatchResponse {
-    let removal = Removal {
-        service: "web".to_owned(),
-        id: id.to_owned(),
-        ..Removal::default()
-    };
+    let removal = Removal { service: "web".to_owned(), id: id.to_owned(), ..Removal::default() };
     message(Message::Changes(Changes {
-        changes: vec![Change {
-            change: Some(change::Change::Removed(removal)),
-        }],
+        changes: vec![Change { change: Some(change::Change::Removed(removal)) }],
         revision,
         resume_token: if revision == 0 { Bytes::new() } else { token(revision) },
     }))
@@ -63,10 +49,7 @@ fn half_a_step_is_forgotten_when_the_stream_breaks() {
     let mut reader = Reader::default();
     reader.read(synced(7));
     reader.read(gone("a", 0));
-    assert!(
-        reader.begin().is_none(),
-        "the token still fits: nothing was told that has to be taken back"
-    );
+    assert!(reader.begin().is_none(), "the token still fits: nothing was told that has to be taken back");
     let Some(WatchEvent::Changes { changes, .. }) = reader.read(gone("b", 9)) else {
         panic!("no step");
     };
@@ -77,10 +60,7 @@ fn half_a_step_is_forgotten_when_the_stream_breaks() {
 fn half_a_snapshot_is_taken_back_when_the_stream_breaks() {
     let mut reader = Reader::default();
     reader.read(snapshot(&["a"]));
-    assert!(matches!(
-        reader.begin(),
-        Some(WatchEvent::Reset(ResetCause::Interrupted))
-    ));
+    assert!(matches!(reader.begin(), Some(WatchEvent::Reset(ResetCause::Interrupted))));
     reader.read(snapshot(&["a"]));
     reader.read(synced(7));
     assert!(reader.begin().is_none());
@@ -98,10 +78,7 @@ fn after_a_reset_the_old_token_is_of_no_use() {
 #[test]
 fn a_bookmark_moves_the_token() {
     let mut reader = Reader::default();
-    let bookmark = Bookmark {
-        revision: 8,
-        resume_token: token(8),
-    };
+    let bookmark = Bookmark { revision: 8, resume_token: token(8) };
     let told = reader.read(message(Message::Bookmark(bookmark)));
     assert!(matches!(told, Some(WatchEvent::Bookmark { revision: 8 })));
     assert_eq!(reader.token, token(8));
@@ -115,10 +92,7 @@ mod over_a_connection {
     use crate::client::{fake::Fake, now};
 
     fn request() -> WatchRequest {
-        WatchRequest {
-            services: vec!["web".to_owned()],
-            ..WatchRequest::default()
-        }
+        WatchRequest { services: vec!["web".to_owned()], ..WatchRequest::default() }
     }
 
     #[tokio::test(start_paused = true)]
@@ -127,23 +101,14 @@ mod over_a_connection {
         let mut watch = Watch::over(fake.connect(), request());
         let first = async {
             let (asked, answers) = fake.watch().await;
-            assert_eq!(
-                (asked.services.as_slice(), asked.resume_token.len()),
-                (["web".to_owned()].as_slice(), 0)
-            );
+            assert_eq!((asked.services.as_slice(), asked.resume_token.len()), (["web".to_owned()].as_slice(), 0));
             answers.send(Ok(snapshot(&["a"]))).await.unwrap();
             answers.send(Ok(synced(7))).await.unwrap();
         };
         let (event, ()) = tokio::join!(watch.next(), first);
         assert!(matches!(event, Ok(WatchEvent::Snapshot(instances)) if instances.len() == 1));
         assert!(matches!(watch.next().await, Ok(WatchEvent::Synced { revision: 7 })));
-        assert!(matches!(
-            watch.next().await,
-            Ok(WatchEvent::Disconnected {
-                error: ClientError::Ended,
-                ..
-            })
-        ));
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Disconnected { error: ClientError::Ended, .. })));
         let second = async {
             let (asked, answers) = fake.watch().await;
             assert_eq!(asked.resume_token, token(7));
@@ -164,13 +129,7 @@ mod over_a_connection {
             let before = now();
             let event = watch.next().await;
             assert!(
-                matches!(
-                    event,
-                    Ok(WatchEvent::Disconnected {
-                        error: ClientError::Transport(_),
-                        ..
-                    })
-                ),
+                matches!(event, Ok(WatchEvent::Disconnected { error: ClientError::Transport(_), .. })),
                 "{event:?}"
             );
             assert!(before.elapsed() <= Backoff::LONGEST, "{:?}", before.elapsed());
@@ -186,10 +145,7 @@ mod over_a_connection {
         let mut watch = Watch::over(fake.connect(), request());
         let refuse = async {
             let (_, answers) = fake.watch().await;
-            answers
-                .send(Err(Status::invalid_argument("no such field")))
-                .await
-                .unwrap();
+            answers.send(Err(Status::invalid_argument("no such field"))).await.unwrap();
         };
         let (event, ()) = tokio::join!(watch.next(), refuse);
         assert!(matches!(event, Err(ClientError::Refused(_))), "{event:?}");
@@ -202,20 +158,11 @@ mod over_a_connection {
         let first = async {
             let (_, answers) = fake.watch().await;
             answers.send(Ok(synced(7))).await.unwrap();
-            answers
-                .send(Ok(message(Message::Notice(Notice::Reconnect.into()))))
-                .await
-                .unwrap();
+            answers.send(Ok(message(Message::Notice(Notice::Reconnect.into())))).await.unwrap();
             answers
         };
         let (_, _still_open) = tokio::join!(watch.next(), first);
-        assert!(matches!(
-            watch.next().await,
-            Ok(WatchEvent::Disconnected {
-                error: ClientError::GoingAway,
-                ..
-            })
-        ));
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Disconnected { error: ClientError::GoingAway, .. })));
         let (event, (asked, _)) = tokio::join!(watch.next(), fake.watch());
         assert!(matches!(event, Ok(WatchEvent::Reconnected)));
         assert_eq!(asked.resume_token, token(7));
@@ -226,19 +173,12 @@ mod over_a_connection {
         let mut fake = Fake::start();
         let mut watch = Watch::over(fake.connect(), request());
         let (_, (_, answers)) = tokio::join!(
-            async {
-                tokio::time::timeout(Duration::from_secs(1), watch.next())
-                    .await
-                    .unwrap_err()
-            },
+            async { tokio::time::timeout(Duration::from_secs(1), watch.next()).await.unwrap_err() },
             fake.watch()
         );
         answers.send(Ok(synced(7))).await.unwrap();
         answers.send(Ok(gone("a", 9))).await.unwrap();
         assert!(matches!(watch.next().await, Ok(WatchEvent::Synced { revision: 7 })));
-        assert!(matches!(
-            watch.next().await,
-            Ok(WatchEvent::Changes { revision: 9, .. })
-        ));
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Changes { revision: 9, .. })));
     }
 }

@@ -102,22 +102,13 @@ impl Fault {
     }
 
     pub(super) fn syntax(at: usize, found: impl Into<String>, expected: &'static str) -> Self {
-        Self::new(
-            at,
-            Problem::Syntax {
-                found: found.into(),
-                expected,
-            },
-        )
+        Self::new(at, Problem::Syntax { found: found.into(), expected })
     }
 
     /// The public error: people count characters, from 1.
     pub(super) fn in_text(self, text: &str) -> FilterError {
         let before = text.char_indices().take_while(|&(at, _)| at < self.at).count();
-        FilterError {
-            column: before + 1,
-            problem: self.problem,
-        }
+        FilterError { column: before + 1, problem: self.problem }
     }
 }
 

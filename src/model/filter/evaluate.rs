@@ -117,12 +117,9 @@ impl<F: Copy> Expression<F> {
             Self::Any(parts) => parts.iter().any(|part| part.matches(record)),
             Self::All(parts) => parts.iter().all(|part| part.matches(record)),
             Self::Not(inner) => !inner.matches(record),
-            Self::Clause(Clause {
-                field,
-                key,
-                test,
-                negated,
-            }) => record.any(*field, key.as_deref(), |value| test.accepts(value) != *negated),
+            Self::Clause(Clause { field, key, test, negated }) => {
+                record.any(*field, key.as_deref(), |value| test.accepts(value) != *negated)
+            }
         }
     }
 }

@@ -12,13 +12,7 @@ use super::{MAX_DEPTH, MAX_PATTERN_SIZE, MAX_PATTERNS};
 
 /// Reads all of `tokens` as one expression. `text` is what they were made from.
 pub(super) fn expression<F: Copy>(text: &str, tokens: &[Token], schema: &Schema<F>) -> Result<Expression<F>, Fault> {
-    let mut parser = Parser {
-        text,
-        tokens,
-        next: 0,
-        schema,
-        patterns: 0,
-    };
+    let mut parser = Parser { text, tokens, next: 0, schema, patterns: 0 };
     let root = parser.any(0)?;
     match parser.peek() {
         None => Ok(root),
@@ -61,11 +55,7 @@ impl<'a, F: Copy> Parser<'a, F> {
         while self.take("or") {
             parts.push(self.all(depth)?);
         }
-        Ok(if parts.len() == 1 {
-            parts.swap_remove(0)
-        } else {
-            Expression::Any(parts.into())
-        })
+        Ok(if parts.len() == 1 { parts.swap_remove(0) } else { Expression::Any(parts.into()) })
     }
 
     /// `negation and negation and …`
@@ -74,11 +64,7 @@ impl<'a, F: Copy> Parser<'a, F> {
         while self.take("and") {
             parts.push(self.negation(depth)?);
         }
-        Ok(if parts.len() == 1 {
-            parts.swap_remove(0)
-        } else {
-            Expression::All(parts.into())
-        })
+        Ok(if parts.len() == 1 { parts.swap_remove(0) } else { Expression::All(parts.into()) })
     }
 
     /// `not not … group`: only whether their number is odd matters.
@@ -88,11 +74,7 @@ impl<'a, F: Copy> Parser<'a, F> {
             negated = !negated;
         }
         let inner = self.group(depth)?;
-        Ok(if negated {
-            Expression::Not(Box::new(inner))
-        } else {
-            inner
-        })
+        Ok(if negated { Expression::Not(Box::new(inner)) } else { inner })
     }
 
     /// `( any )`, or a clause
@@ -105,11 +87,7 @@ impl<'a, F: Copy> Parser<'a, F> {
             return Err(Fault::new(at, Problem::TooDeep));
         }
         let inner = self.any(depth + 1)?;
-        if self.take(")") {
-            Ok(inner)
-        } else {
-            Err(self.unexpected("`and`, `or` or `)`"))
-        }
+        if self.take(")") { Ok(inner) } else { Err(self.unexpected("`and`, `or` or `)`")) }
     }
 
     /// `selector operator value`, `value operator selector` or `selector operator`
@@ -127,25 +105,13 @@ impl<'a, F: Copy> Parser<'a, F> {
         let Resolved { kind, field, key } = self.selector(selector)?;
         if !operator.fits(kind) {
             let (operator, selector) = (excerpt(written), excerpt(self.source(selector)));
-            return Err(Fault::new(
-                at,
-                Problem::Operator {
-                    operator,
-                    selector,
-                    kind,
-                },
-            ));
+            return Err(Fault::new(at, Problem::Operator { operator, selector, kind }));
         }
         let test = match value {
             None => Test::Empty,
             Some(value) => self.test(operator, kind, selector, value)?,
         };
-        Ok(Expression::Clause(Clause {
-            field,
-            key,
-            test,
-            negated,
-        }))
+        Ok(Expression::Clause(Clause { field, key, test, negated }))
     }
 
     /// The operator, and whether it is its negation.
@@ -159,18 +125,11 @@ impl<'a, F: Copy> Parser<'a, F> {
         if self.take("is") {
             let negated = self.take("not");
             let empty = self.take("empty");
-            return if empty {
-                Ok((Operator::Empty, negated))
-            } else {
-                Err(self.unexpected("`empty` or `not empty`"))
-            };
+            return if empty { Ok((Operator::Empty, negated)) } else { Err(self.unexpected("`empty` or `not empty`")) };
         }
         let negated = self.take("not");
-        for (word, operator) in [
-            ("in", Operator::In),
-            ("contains", Operator::Contains),
-            ("matches", Operator::Matches),
-        ] {
+        for (word, operator) in [("in", Operator::In), ("contains", Operator::Contains), ("matches", Operator::Matches)]
+        {
             if self.take(word) {
                 return Ok((operator, negated));
             }
@@ -199,11 +158,7 @@ impl<'a, F: Copy> Parser<'a, F> {
             Lexeme::Text(text) if text.starts_with('/') => pointer(text).into(),
             _ => {
                 let found = format!("`{}`", excerpt(self.source(token)));
-                return Err(Fault::syntax(
-                    token.span.start,
-                    found,
-                    "a selector, which is a name without quotes",
-                ));
+                return Err(Fault::syntax(token.span.start, found, "a selector, which is a name without quotes"));
             }
         };
         let unknown = || Fault::new(token.span.start, self.schema.unknown(&path, self.source(token)));
@@ -235,9 +190,7 @@ impl<'a, F: Copy> Parser<'a, F> {
             return Err(Fault::new(at, Problem::TooManyPatterns));
         }
         self.patterns += 1;
-        compile(pattern)
-            .map(Test::Matches)
-            .map_err(|problem| Fault::new(at, problem))
+        compile(pattern).map(Test::Matches).map_err(|problem| Fault::new(at, problem))
     }
 
     fn peek(&self) -> Option<&'a Token> {
@@ -263,20 +216,13 @@ impl<'a, F: Copy> Parser<'a, F> {
 
     fn unexpected(&self, expected: &'static str) -> Fault {
         let found = self.peek().map(|token| format!("`{}`", excerpt(self.source(token))));
-        Fault::syntax(
-            self.offset(),
-            found.unwrap_or_else(|| "the end of the filter".to_owned()),
-            expected,
-        )
+        Fault::syntax(self.offset(), found.unwrap_or_else(|| "the end of the filter".to_owned()), expected)
     }
 }
 
 /// The parts of a JSON pointer (RFC 6901).
 fn pointer(text: &str) -> Vec<String> {
-    text.split('/')
-        .skip(1)
-        .map(|part| part.replace("~1", "/").replace("~0", "~"))
-        .collect()
+    text.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~")).collect()
 }
 
 /// The spellings that Go takes for a boolean.
@@ -291,22 +237,14 @@ fn boolean(value: &str) -> Option<bool> {
 fn compile(pattern: &str) -> Result<Regex, Problem> {
     let mut builder = RegexBuilder::new(pattern);
     // The second limit is that of a cache: past it, matching goes on without one.
-    let built = builder
-        .size_limit(MAX_PATTERN_SIZE)
-        .dfa_size_limit(MAX_PATTERN_SIZE)
-        .build();
+    let built = builder.size_limit(MAX_PATTERN_SIZE).dfa_size_limit(MAX_PATTERN_SIZE).build();
     built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => Problem::PatternTooLarge {
-            pattern: excerpt(pattern),
-        },
+        regex::Error::CompiledTooBig(_) => Problem::PatternTooLarge { pattern: excerpt(pattern) },
         error => {
             // A syntax error draws the pattern with a pointer into it, and says in the last line what is wrong.
             let drawn = error.to_string();
             let reason = drawn.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            Problem::Pattern {
-                pattern: excerpt(pattern),
-                reason: reason.to_owned(),
-            }
+            Problem::Pattern { pattern: excerpt(pattern), reason: reason.to_owned() }
         }
     })
 }

@@ -11,10 +11,7 @@ use super::*;
 fn survives(text: &str) -> Result<(), TestCaseError> {
     match Filter::<Field>::parse(text, &SCHEMA) {
         Ok(filter) => prop_assert_eq!(filter.as_str(), text),
-        Err(error) => prop_assert!(
-            (1..=text.chars().count() + 1).contains(&error.column),
-            "{text:?}: {error}"
-        ),
+        Err(error) => prop_assert!((1..=text.chars().count() + 1).contains(&error.column), "{text:?}: {error}"),
     }
     Ok(())
 }
@@ -115,11 +112,7 @@ impl Tree {
             Self::Team(team) => format!("metadata.team == {team:?}"),
             Self::NotTeam(team) => format!("metadata[\"team\"] != {team:?}"),
         };
-        if self.level() < level {
-            format!("({text})")
-        } else {
-            text
-        }
+        if self.level() < level { format!("({text})") } else { text }
     }
 
     fn holds(&self, record: &Sample) -> bool {
@@ -150,11 +143,7 @@ fn record() -> impl Strategy<Value = Sample> {
 
 impl std::fmt::Debug for Sample {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "weight {}, tags {:?}, metadata {:?}",
-            self.weight, self.tags, self.metadata
-        )
+        write!(f, "weight {}, tags {:?}, metadata {:?}", self.weight, self.tags, self.metadata)
     }
 }
 

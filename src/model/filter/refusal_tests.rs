@@ -18,14 +18,9 @@ fn assert_accepted(text: &str) {
 /// A filter, an arrow, and how its refusal begins, on every line.
 fn assert_refusals(table: &str) {
     for line in table.trim().lines() {
-        let Some((text, expected)) = line.trim().split_once(" -> ") else {
-            panic!("no arrow in {line}")
-        };
+        let Some((text, expected)) = line.trim().split_once(" -> ") else { panic!("no arrow in {line}") };
         let refusal = refusal(text);
-        assert!(
-            refusal.starts_with(expected),
-            "{text}\n  expected {expected}\n  found    {refusal}"
-        );
+        assert!(refusal.starts_with(expected), "{text}\n  expected {expected}\n  found    {refusal}");
     }
 }
 
@@ -129,10 +124,7 @@ fn an_unknown_selector_is_named_with_what_was_probably_meant() {
 fn limits_are_named_and_met_exactly() {
     let padded = |length: usize| format!("{:length$}", "weight == 80");
     assert_accepted(&padded(MAX_LENGTH));
-    assert_eq!(
-        refusal(&padded(MAX_LENGTH + 1)),
-        "column 4097: the filter has 4097 bytes; shorten it to 4096"
-    );
+    assert_eq!(refusal(&padded(MAX_LENGTH + 1)), "column 4097: the filter has 4097 bytes; shorten it to 4096");
 
     let nested = |depth: usize| format!("{}weight == 80{}", "(".repeat(depth), ")".repeat(depth));
     assert_accepted(&nested(MAX_DEPTH));

@@ -96,21 +96,13 @@ impl<F: Copy> Schema<F> {
                     _ => return None,
                 }
             }
-            written.next().is_none().then_some(Resolved {
-                kind: selector.kind,
-                field: selector.field,
-                key,
-            })
+            written.next().is_none().then_some(Resolved { kind: selector.kind, field: selector.field, key })
         })
     }
 
     /// The problem to report where [`Self::resolve`] found nothing.
     pub(super) fn unknown(&self, path: &[String], written: &str) -> Problem {
-        let known: Vec<_> = self
-            .selectors
-            .iter()
-            .map(|selector| selector.path.replace('*', "<key>"))
-            .collect();
+        let known: Vec<_> = self.selectors.iter().map(|selector| selector.path.replace('*', "<key>")).collect();
         Problem::UnknownSelector {
             selector: excerpt(written),
             suggestion: self.unquoted_key(path).or_else(|| self.nearest(path)),
@@ -120,29 +112,20 @@ impl<F: Copy> Schema<F> {
 
     /// `metadata.app.kubernetes.io` means the key with dots in it.
     fn unquoted_key(&self, path: &[String]) -> Option<String> {
-        self.selectors
-            .iter()
-            .filter_map(|selector| selector.path.strip_suffix(".*"))
-            .find_map(|map| {
-                let depth = map.split('.').count();
-                let fits = path.len() > depth && map.split('.').eq(path.iter().take(depth).map(String::as_str));
-                fits.then(|| excerpt(&format!("{map}[{:?}]", path[depth..].join("."))))
-            })
+        self.selectors.iter().filter_map(|selector| selector.path.strip_suffix(".*")).find_map(|map| {
+            let depth = map.split('.').count();
+            let fits = path.len() > depth && map.split('.').eq(path.iter().take(depth).map(String::as_str));
+            fits.then(|| excerpt(&format!("{map}[{:?}]", path[depth..].join("."))))
+        })
     }
 
     /// The selector that is only a slip of the pen away.
     fn nearest(&self, path: &[String]) -> Option<String> {
         let written = path.join(".");
-        let candidates = self
-            .selectors
-            .iter()
-            .filter(|selector| selector.path.split('.').count() == path.len());
+        let candidates = self.selectors.iter().filter(|selector| selector.path.split('.').count() == path.len());
         let named = candidates.map(|selector| {
             let filled = selector.path.split('.').zip(path);
-            filled
-                .map(|(name, key)| if name == "*" { key } else { name })
-                .collect::<Vec<_>>()
-                .join(".")
+            filled.map(|(name, key)| if name == "*" { key } else { name }).collect::<Vec<_>>().join(".")
         });
         let (distance, name) = named.map(|name| (distance(&name, &written), name)).min()?;
         (distance <= 1 + written.len() / 4).then(|| excerpt(&name))

@@ -227,15 +227,8 @@ fn a_clause_over_a_list_of_records_asks_for_any() {
         not Checks.Status != critical
         ",
     );
-    let unchecked = Sample {
-        checks: vec![],
-        ..sample()
-    };
-    for text in [
-        "Checks.Status == passing",
-        "Checks.Status != passing",
-        "Checks.Status is empty",
-    ] {
+    let unchecked = Sample { checks: vec![], ..sample() };
+    for text in ["Checks.Status == passing", "Checks.Status != passing", "Checks.Status is empty"] {
         let filter = Filter::parse(text, &SCHEMA);
         assert!(filter.is_ok_and(|filter| !filter.matches(&unchecked)), "{text}");
     }
@@ -261,15 +254,13 @@ fn or_binds_loosest_then_and_then_not() {
         (" \t\r\n( \nt ) ", true),
     ];
     for (shape, expected) in table {
-        let words = shape
-            .split_inclusive(|letter: char| !letter.is_alphanumeric())
-            .map(
-                |word| match word.trim_end_matches(|letter: char| !letter.is_alphanumeric()) {
-                    "t" => word.replacen('t', "weight == 80", 1),
-                    "f" => word.replacen('f', "weight == 1", 1),
-                    _ => word.to_owned(),
-                },
-            );
+        let words = shape.split_inclusive(|letter: char| !letter.is_alphanumeric()).map(|word| {
+            match word.trim_end_matches(|letter: char| !letter.is_alphanumeric()) {
+                "t" => word.replacen('t', "weight == 80", 1),
+                "f" => word.replacen('f', "weight == 1", 1),
+                _ => word.to_owned(),
+            }
+        });
         assert_selects(expected, &words.collect::<String>());
     }
 }

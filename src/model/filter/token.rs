@@ -37,18 +37,12 @@ type Lexed<T> = ModalResult<T, Fault>;
 /// Splits the whole text.
 pub(super) fn tokens(text: &str) -> Result<Vec<Token>, Fault> {
     let token = lexeme.with_span().map(|(lexeme, span)| Token { lexeme, span });
-    let mut tokens = delimited(
-        multispace0,
-        repeat(0.., (token, multispace0).map(|(token, _)| token)),
-        end,
-    );
-    tokens
-        .parse_next(&mut LocatingSlice::new(text))
-        .map_err(|error| match error {
-            ErrMode::Backtrack(fault) | ErrMode::Cut(fault) => fault,
-            // The whole text is there, so winnow never asks for more of it.
-            ErrMode::Incomplete(_) => Fault::syntax(text.len(), "the end of the filter", "more"),
-        })
+    let mut tokens = delimited(multispace0, repeat(0.., (token, multispace0).map(|(token, _)| token)), end);
+    tokens.parse_next(&mut LocatingSlice::new(text)).map_err(|error| match error {
+        ErrMode::Backtrack(fault) | ErrMode::Cut(fault) => fault,
+        // The whole text is there, so winnow never asks for more of it.
+        ErrMode::Incomplete(_) => Fault::syntax(text.len(), "the end of the filter", "more"),
+    })
 }
 
 /// The end, or the lexeme's own complaint about what is there instead.
@@ -109,12 +103,7 @@ fn path(input: &mut Input<'_>) -> Lexed<Vec<String>> {
 }
 
 fn name<'a>(input: &mut Input<'a>) -> Lexed<&'a str> {
-    (
-        one_of(AsChar::is_alpha),
-        take_while(0.., (AsChar::is_alphanum, '_', '/')),
-    )
-        .take()
-        .parse_next(input)
+    (one_of(AsChar::is_alpha), take_while(0.., (AsChar::is_alphanum, '_', '/'))).take().parse_next(input)
 }
 
 /// `["key"]`
@@ -122,11 +111,9 @@ fn key(input: &mut Input<'_>) -> Lexed<String> {
     let at = input.current_token_start();
     '['.parse_next(input)?;
     match delimited(multispace0, text, (multispace0, ']')).parse_next(input) {
-        Err(ErrMode::Backtrack(_)) => Err(ErrMode::Cut(Fault::syntax(
-            at,
-            "`[`",
-            "a key in quotes and `]` after it, as in name[\"key\"]",
-        ))),
+        Err(ErrMode::Backtrack(_)) => {
+            Err(ErrMode::Cut(Fault::syntax(at, "`[`", "a key in quotes and `]` after it, as in name[\"key\"]")))
+        }
         parsed => parsed,
     }
 }
@@ -143,14 +130,8 @@ fn text(input: &mut Input<'_>) -> Lexed<String> {
         take_till(0.., '`').parse_next(input)?.to_owned()
     };
     let closed: Lexed<char> = one_of(quote).parse_next(input);
-    let expected = if quote == '"' {
-        "a closing `\"` after it"
-    } else {
-        "a closing backtick after it"
-    };
-    closed
-        .map(|_| text)
-        .map_err(|_| ErrMode::Cut(Fault::syntax(at, "a text without an end", expected)))
+    let expected = if quote == '"' { "a closing `\"` after it" } else { "a closing backtick after it" };
+    closed.map(|_| text).map_err(|_| ErrMode::Cut(Fault::syntax(at, "a text without an end", expected)))
 }
 
 /// A character of Go's escapes. Those for single bytes are out of place in UTF-8.

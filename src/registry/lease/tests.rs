@@ -3,14 +3,7 @@ use super::*;
 fn lease(ttl_ms: u64, grace_ms: Option<u64>) -> Lease {
     let terms = Terms::grant(Some(Duration::from_millis(ttl_ms)), grace_ms.map(Duration::from_millis));
     let service = ServiceName::parse("web").unwrap();
-    Lease::new(
-        LeaseId(1),
-        service,
-        InstanceId::parse("a").unwrap(),
-        BootId::parse("b").unwrap(),
-        terms,
-        1_000,
-    )
+    Lease::new(LeaseId(1), service, InstanceId::parse("a").unwrap(), BootId::parse("b").unwrap(), terms, 1_000)
 }
 
 #[test]
@@ -82,14 +75,9 @@ fn yields_once_a_heartbeat_is_missing() {
 
 #[test]
 fn remembers_how_it_ended() {
-    for ending in [
-        Ending::Expired,
-        Ending::Superseded,
-        Ending::Removed,
-        Ending::Deregistered,
-    ] {
+    for ending in [Ending::Expired, Ending::Superseded, Ending::Removed, Ending::Deregistered] {
         let lease = lease(6_000, None);
-        lease.end(ending, 2_000, Duration::from_secs(60));
+        lease.end(ending, 2_000, Duration::from_mins(1));
         assert_eq!(lease.renew(2_001, Some(Carrier::numbered(1))), Err(ending));
         assert_eq!(lease.deadline(), 62_000);
         assert!(!lease.is_alive());

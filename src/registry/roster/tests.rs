@@ -25,9 +25,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn contents(blocks: &Blocks) -> Vec<(String, u16)> {
     let entries = blocks.iter().flat_map(|block| block.entries());
-    entries
-        .map(|entry| (entry.instance.id.to_string(), entry.instance.weight.get()))
-        .collect()
+    entries.map(|entry| (entry.instance.id.to_string(), entry.instance.weight.get())).collect()
 }
 
 proptest! {
@@ -82,11 +80,7 @@ fn pages_in_order() {
     loop {
         let page = roster.page(&after, 77);
         let Some(last) = page.last() else { break };
-        assert!(
-            page.iter()
-                .enumerate()
-                .all(|(at, entry)| entry.instance.id.as_str() == format!("{:04}", seen + at))
-        );
+        assert!(page.iter().enumerate().all(|(at, entry)| entry.instance.id.as_str() == format!("{:04}", seen + at)));
         seen += page.len();
         after = last.instance.id.to_string();
     }
@@ -104,10 +98,6 @@ fn one_change_touches_one_block() {
         block.native.get_or_init(Box::default);
     }
     roster.put(entry("web", "0500", 9));
-    let kept = roster
-        .blocks()
-        .iter()
-        .filter(|block| block.native.get().is_some())
-        .count();
+    let kept = roster.blocks().iter().filter(|block| block.native.get().is_some()).count();
     assert_eq!(kept, before.len() - 1);
 }

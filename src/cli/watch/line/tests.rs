@@ -7,11 +7,7 @@ fn instance(id: &str, status: InstanceStatus) -> Instance {
     Instance {
         service: "web".to_owned(),
         id: id.to_owned(),
-        addresses: vec![Address {
-            host: "127.0.0.1".to_owned(),
-            port: 9001,
-            name: String::new(),
-        }],
+        addresses: vec![Address { host: "127.0.0.1".to_owned(), port: 9001, name: String::new() }],
         weight: 1,
         status: status.into(),
         revision: 5,
@@ -20,12 +16,7 @@ fn instance(id: &str, status: InstanceStatus) -> Instance {
 }
 
 fn removal_of(id: &str, reason: RemovalReason) -> Change {
-    Change::Removed(Removal {
-        service: "web".to_owned(),
-        id: id.to_owned(),
-        reason: reason.into(),
-        revision: 9,
-    })
+    Change::Removed(Removal { service: "web".to_owned(), id: id.to_owned(), reason: reason.into(), revision: 9 })
 }
 
 fn changes(changes: Vec<Change>) -> WatchEvent {
@@ -35,12 +26,8 @@ fn changes(changes: Vec<Change>) -> WatchEvent {
 /// The texts of the lines, without the time and without colour.
 fn texts(lines: &mut Lines, event: WatchEvent) -> Vec<String> {
     let lines = lines.read(event, UNIX_EPOCH + Duration::from_millis(1_234));
-    let texts = lines
-        .iter()
-        .filter_map(|line| line.text().map(|text| anstream::adapter::strip_str(text).to_string()));
-    texts
-        .map(|text| text.strip_prefix("00:00:01.234Z ").unwrap().to_owned())
-        .collect()
+    let texts = lines.iter().filter_map(|line| line.text().map(|text| anstream::adapter::strip_str(text).to_string()));
+    texts.map(|text| text.strip_prefix("00:00:01.234Z ").unwrap().to_owned()).collect()
 }
 
 fn objects(lines: &mut Lines, event: WatchEvent) -> Vec<serde_json::Value> {
@@ -61,26 +48,17 @@ fn people_can_tell_an_arrival_from_a_change() {
         Change::Updated(instance("b", Serving)),
         removal_of("c", RemovalReason::Expired),
     ]);
-    let expected = [
-        "~ web/a   127.0.0.1:9001   SERVING -> DRAINING",
-        "+ web/b   127.0.0.1:9001   SERVING",
-        "- web/c   expired",
-    ];
+    let expected =
+        ["~ web/a   127.0.0.1:9001   SERVING -> DRAINING", "+ web/b   127.0.0.1:9001   SERVING", "- web/c   expired"];
     assert_eq!(texts(&mut lines, step), expected);
 }
 
 #[test]
 fn a_reset_forgets_who_was_present() {
     let mut lines = Lines::new(&["web".to_owned()], false);
-    texts(
-        &mut lines,
-        WatchEvent::Snapshot(vec![instance("a", InstanceStatus::Serving)]),
-    );
+    texts(&mut lines, WatchEvent::Snapshot(vec![instance("a", InstanceStatus::Serving)]));
     let reset = WatchEvent::Reset(ResetCause::OtherIncarnation);
-    assert_eq!(
-        texts(&mut lines, reset),
-        ["! reset: other incarnation; a new snapshot follows"]
-    );
+    assert_eq!(texts(&mut lines, reset), ["! reset: other incarnation; a new snapshot follows"]);
     let synced = WatchEvent::Synced { revision: 8 };
     assert_eq!(texts(&mut lines, synced), ["= synced: 0 instances at revision 8"]);
 }
@@ -88,10 +66,7 @@ fn a_reset_forgets_who_was_present() {
 #[test]
 fn objects_carry_what_scripts_rely_on() {
     let mut lines = Lines::new(&["web".to_owned()], false);
-    let snapshot = objects(
-        &mut lines,
-        WatchEvent::Snapshot(vec![instance("a", InstanceStatus::Serving)]),
-    );
+    let snapshot = objects(&mut lines, WatchEvent::Snapshot(vec![instance("a", InstanceStatus::Serving)]));
     assert_eq!(snapshot[0]["type"], "snapshot");
     assert_eq!(snapshot[0]["instance"]["status"], "SERVING");
     assert_eq!(snapshot[0]["revision"], 5);
@@ -100,19 +75,13 @@ fn objects_carry_what_scripts_rely_on() {
         removal_of("a", RemovalReason::NoLongerMatches),
     ]);
     let step = objects(&mut lines, step);
-    assert_eq!(
-        (&step[0]["type"], &step[0]["instance"]["id"]),
-        (&"changed".into(), &"b".into())
-    );
+    assert_eq!((&step[0]["type"], &step[0]["instance"]["id"]), (&"changed".into(), &"b".into()));
     let removed = serde_json::json!({
         "type": "removed", "service": "web", "instance": {"id": "a"}, "reason": "no_longer_matches", "revision": 9,
     });
     assert_eq!(step[1], removed);
     let rest = [
-        (
-            WatchEvent::Synced { revision: 8 },
-            serde_json::json!({"type": "synced", "service": "web", "revision": 8}),
-        ),
+        (WatchEvent::Synced { revision: 8 }, serde_json::json!({"type": "synced", "service": "web", "revision": 8})),
         (
             WatchEvent::Bookmark { revision: 8 },
             serde_json::json!({"type": "bookmark", "service": "web", "revision": 8}),
@@ -131,10 +100,7 @@ fn objects_carry_what_scripts_rely_on() {
 fn of_several_services_no_line_names_all() {
     let mut lines = Lines::new(&["web".to_owned(), "pay".to_owned()], false);
     assert!(objects(&mut lines, WatchEvent::Synced { revision: 8 })[0]["service"].is_null());
-    let one = objects(
-        &mut lines,
-        changes(vec![Change::Updated(instance("b", InstanceStatus::Serving))]),
-    );
+    let one = objects(&mut lines, changes(vec![Change::Updated(instance("b", InstanceStatus::Serving))]));
     assert_eq!(one[0]["service"], "web");
 }
 
@@ -143,10 +109,7 @@ fn names_are_of_instances_only() {
     let mut lines = Lines::new(&["web".to_owned()], false);
     let gone = lines.read(changes(vec![removal_of("a", RemovalReason::Expired)]), UNIX_EPOCH);
     assert_eq!(gone[0].name().as_deref(), Some("web/a"));
-    assert_eq!(
-        lines.read(WatchEvent::Synced { revision: 8 }, UNIX_EPOCH)[0].name(),
-        None
-    );
+    assert_eq!(lines.read(WatchEvent::Synced { revision: 8 }, UNIX_EPOCH)[0].name(), None);
 }
 
 #[test]
