@@ -1,0 +1,27 @@
+//! What tests stand on: servers, connections, watches, deadlines.
+
+mod beats;
+mod clock;
+mod house;
+mod memory;
+mod peer;
+mod process;
+mod random;
+mod reader;
+mod record;
+mod script;
+mod stall;
+mod view;
+
+pub use beats::Beats;
+pub use clock::{Span, Wall, wall, within};
+pub use house::House;
+pub use memory::InMemory;
+pub use peer::{Peer, address, instance, seconds};
+pub use process::{Child, Serve, free_port};
+pub use random::{Random, Seed};
+pub use reader::Reader;
+pub use record::{Filter, Heard, Record, Scope, What};
+pub use script::message;
+pub use stall::Stalls;
+pub use view::{Key, View, key};

@@ -1,0 +1,27 @@
+//! Callboard from outside: one program over real gRPC.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `harness` | servers in this process and as processes, connections, watches that keep a record |
+//! | `promise` | what Callboard promises, a file for each: a checker over what was recorded |
+//! | `history` | concurrent writers and readers of every kind, and all checkers over what came of it |
+//! | `lease` | who stays and who goes, and when |
+//! | `stalled` | readers that take nothing |
+//! | `bad_input` | what nobody should send |
+//! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
+//! | `process` | kills, stops and restarts of real processes |
+//! | `command_line` | the verbs and their exit codes |
+//! | `layers` | which room may know which |
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+
+mod bad_input;
+mod command_line;
+mod harness;
+mod history;
+mod layers;
+mod lease;
+mod process;
+mod promise;
+mod shutdown;
+mod snapshot;
+mod stalled;
