@@ -7,7 +7,7 @@
 //! | `admin`, `subscriber` | `AdminService` |
 //! | `health` | `grpc.health.v1` |
 //! | `decode`, `encode` | the contract's messages from and to the model |
-//! | `error` | every refusal as a status |
+//! | `error`, `explain` | every refusal as a status, those of the stack below us too |
 //!
 //! What is not here: who may do what, connections, time.
 
@@ -16,6 +16,7 @@ mod decode;
 mod discovery;
 mod encode;
 mod error;
+mod explain;
 mod health;
 mod keep_alive;
 mod registry;
@@ -41,6 +42,9 @@ use crate::{
 };
 use error::Problem;
 pub use subscriber::Subscribers;
+
+/// Bytes that the longest selection needs: 10,000 of the longest names.
+const SELECTION: usize = 3 * 1024 * 1024;
 
 /// What the doors share.
 #[derive(Debug)]
@@ -85,13 +89,13 @@ impl Api {
             let builder = tonic_reflection::server::Builder::configure().include_reflection_service(false);
             sets.into_iter().fold(builder, tonic_reflection::server::Builder::register_encoded_file_descriptor_set)
         };
-        Ok(Routes::new(RegistryServiceServer::new(api.clone()).max_decoding_message_size(limit))
-            .add_service(DiscoveryServiceServer::new(api.clone()).max_decoding_message_size(limit))
+        let routes = Routes::new(RegistryServiceServer::new(api.clone()).max_decoding_message_size(limit))
+            .add_service(DiscoveryServiceServer::new(api.clone()).max_decoding_message_size(limit.max(SELECTION)))
             .add_service(AdminServiceServer::new(api.clone()).max_decoding_message_size(limit))
             .add_service(HealthServer::new(api).max_decoding_message_size(limit))
             .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
-            .prepare())
+            .add_service(reflection().build_v1alpha()?);
+        Ok(explain::layer(routes, limit).prepare())
     }
 }
 

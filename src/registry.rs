@@ -163,9 +163,10 @@ impl Registry {
     /// go on, if there may be more.
     #[must_use]
     pub fn services(&self, prefix: &str, after: &str, limit: usize) -> (Vec<Summary>, Option<ServiceName>) {
-        let mut names = self.names_from(prefix, after, limit);
-        let summaries = names.iter().filter_map(|name| self.summary(name)).collect();
-        (summaries, names.pop().filter(|_| names.len() + 1 == limit))
+        let mut names = self.names_from(prefix, after, limit.saturating_add(1));
+        let more = names.len() > limit;
+        names.truncate(limit);
+        (names.iter().filter_map(|name| self.summary(name)).collect(), names.pop().filter(|_| more))
     }
 
     /// How many instances are registered.

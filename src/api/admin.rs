@@ -24,18 +24,18 @@ impl AdminService for Api {
     ) -> Result<Response<pb::ListSubscribersResponse>, Status> {
         let asked = request.get_ref();
         let service = optional_service(&asked.service)?;
-        let after = decode::numbered_page(&asked.page_token)?.unwrap_or(0);
+        let after = decode::page_after(&asked.page_token, |token| token.parse().ok())?.unwrap_or(0);
         let size = decode::page_size(asked.page_size, WATCHES);
         let wanted = |selection: &Selection| service.as_ref().is_none_or(|service| selection.includes(service));
-        let page = self.0.subscribers.page(after, size, wanted);
+        let page = self.0.subscribers.page(after, size + 1, wanted);
         let (registry, now) = (self.0.engine.registry(), self.0.clock.now());
-        let (full, mut bytes) = (page.len() == size, 0);
+        let mut bytes = 0;
         let mut answer = pb::ListSubscribersResponse { revision: registry.applied().0, ..Default::default() };
-        for (at, (id, watch)) in page.iter().enumerate() {
+        for (at, (id, watch)) in page.iter().take(size).enumerate() {
             let line = watch.to_proto(*id, registry, now);
             bytes += line.encoded_len();
             answer.subscribers.push(line);
-            if bytes >= PAGE_BYTES || full && at + 1 == page.len() {
+            if (bytes >= PAGE_BYTES || at + 1 == size) && at + 1 < page.len() {
                 answer.next_page_token = id.to_string();
                 break;
             }
@@ -51,8 +51,10 @@ impl AdminService for Api {
         let service = optional_service(&asked.service)?;
         let before = decode::events_before(&asked.page_token)?;
         let size = decode::page_size(asked.page_size, EVENTS);
-        let events = self.0.engine.registry().events(service.as_ref(), before, size);
-        let last = events.last().filter(|_| events.len() == size);
+        let mut events = self.0.engine.registry().events(service.as_ref(), before, size + 1);
+        let more = events.len() > size;
+        events.truncate(size);
+        let last = events.last().filter(|_| more);
         Ok(Response::new(pb::ListEventsResponse {
             next_page_token: last.map(|event| event.revision.to_string()).unwrap_or_default(),
             events: events.iter().map(|event| encode::event(event)).collect(),

@@ -1,6 +1,6 @@
 //! The contract's messages as the model's types: everything a peer says is checked here.
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use super::Problem;
 use crate::{
@@ -97,20 +97,30 @@ pub(super) fn page_size(asked: u32, usual: u32) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }
 
-/// A place in a list that is ordered by number.
-pub(super) fn numbered_page<N: FromStr>(token: &str) -> Result<Option<N>, Problem> {
+/// A place in a list: where the page before ended. `None`: at the beginning.
+pub(super) fn page_after<P>(token: &str, parse: impl FnOnce(&str) -> Option<P>) -> Result<Option<P>, Problem> {
     if token.is_empty() {
         return Ok(None);
     }
-    token.parse().map(Some).map_err(|_| {
+    parse(token).map(Some).ok_or_else(|| {
         let remedy = "send next_page_token as it was answered, or nothing for the first page";
         Invalid::new("page_token", token, "is none that this list makes", remedy).into()
     })
 }
 
+/// A place in a list of instances.
+pub(super) fn instances_after(token: &str) -> Result<Option<InstanceId>, Problem> {
+    page_after(token, |token| InstanceId::parse(token).ok())
+}
+
+/// A place in a list of services.
+pub(super) fn services_after(token: &str) -> Result<Option<ServiceName>, Problem> {
+    page_after(token, |token| ServiceName::parse(token).ok())
+}
+
 /// A place in the log of events: the revision before which to go on.
 pub(super) fn events_before(token: &str) -> Result<Revision, Problem> {
-    Ok(numbered_page(token)?.map_or(Revision(u64::MAX), Revision))
+    Ok(page_after(token, |token| token.parse().ok())?.map_or(Revision(u64::MAX), Revision))
 }
 
 fn optional_lease(bytes: &[u8]) -> Result<Option<LeaseId>, Problem> {
@@ -126,9 +136,18 @@ fn optional_lease(bytes: &[u8]) -> Result<Option<LeaseId>, Problem> {
 fn span(field: &'static str, given: Option<&prost_types::Duration>) -> Result<Option<Duration>, Problem> {
     given
         .map(|span| {
-            Duration::try_from(*span).map_err(|_| {
+            // The contract's type could also say minus a second and two nanoseconds; no length of time needs to.
+            let plain = u64::try_from(span.seconds).ok().zip(u32::try_from(span.nanos).ok());
+            let plain = plain.filter(|(_, nanos)| *nanos < 1_000_000_000);
+            plain.map(|(seconds, nanos)| Duration::new(seconds, nanos)).ok_or_else(|| {
                 let value = format!("{}.{:09}s", span.seconds, span.nanos);
-                Invalid::new(field, &value, "is no length of time", "give seconds and nanos, neither negative").into()
+                Invalid::new(
+                    field,
+                    &value,
+                    "is no length of time",
+                    "give seconds and nanos, neither negative, nanos below 1000000000",
+                )
+                .into()
             })
         })
         .transpose()

@@ -1,5 +1,6 @@
 //! `DiscoveryService`: watch, list, get.
 
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{Api, Problem, connection, decode, encode, watch::WatchStream};
@@ -32,25 +33,25 @@ impl DiscoveryService for Api {
         let asked = request.get_ref();
         let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
         let filter = InstanceFilter::parse(&asked.filter).map_err(Problem::from)?;
+        let after = decode::instances_after(&asked.page_token)?;
         let size = decode::page_size(asked.page_size, PAGE);
         let registry = self.0.engine.registry();
-        let revision = registry.applied().0;
-        let page = registry.page(&service, &asked.page_token, size);
-        let mut next_page_token = String::new();
-        let mut instances = Vec::with_capacity(page.len());
-        let (full, mut bytes) = (page.len() == size, 0);
-        for (at, entry) in page.iter().enumerate() {
+        let mut answer = pb::ListInstancesResponse { revision: registry.applied().0, ..Default::default() };
+        // One more than the page holds tells whether there is a next one.
+        let page = registry.page(&service, after.as_ref().map_or("", InstanceId::as_str), size + 1);
+        let mut bytes = 0;
+        for (at, entry) in page.iter().take(size).enumerate() {
             if filter.as_ref().is_none_or(|filter| filter.matches(&entry.instance)) {
                 let instance = encode::instance(&entry.instance);
-                bytes += prost::Message::encoded_len(&instance);
-                instances.push(instance);
+                bytes += instance.encoded_len();
+                answer.instances.push(instance);
             }
-            if bytes >= PAGE_BYTES || full && at + 1 == page.len() {
-                next_page_token = entry.instance.id.to_string();
+            if (bytes >= PAGE_BYTES || at + 1 == size) && at + 1 < page.len() {
+                answer.next_page_token = entry.instance.id.to_string();
                 break;
             }
         }
-        Ok(Response::new(pb::ListInstancesResponse { instances, next_page_token, revision }))
+        Ok(Response::new(answer))
     }
 
     async fn get_instance(
@@ -78,7 +79,8 @@ impl DiscoveryService for Api {
         let size = decode::page_size(asked.page_size, PAGE);
         let registry = self.0.engine.registry();
         let revision = registry.applied().0;
-        let (summaries, next) = registry.services(&asked.prefix, &asked.page_token, size);
+        let after = decode::services_after(&asked.page_token)?;
+        let (summaries, next) = registry.services(&asked.prefix, after.as_ref().map_or("", ServiceName::as_str), size);
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let services = summaries.into_iter().map(|summary| pb::ServiceSummary {
             name: summary.name.to_string(),

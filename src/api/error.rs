@@ -36,6 +36,17 @@ pub(super) enum Problem {
         humantime::format_duration(*.0)
     )]
     Silent(Duration),
+    /// A request is larger than this many bytes.
+    #[error(
+        "the request is larger than {0} bytes: send less at a time, or raise --max-message-size where the registry runs"
+    )]
+    TooLarge(usize),
+    /// A request is no message of the contract.
+    #[error("the request is no message of the contract ({0}): generate the client from the registry's proto files")]
+    Malformed(String),
+    /// There is no such method.
+    #[error("no such method here: see `grpcurl -plaintext ADDRESS list`, or the registry's proto files")]
+    UnknownMethod,
     /// A health check of a service that nobody registered.
     #[error("service \"{0}\" is not registered: Watch it to hear when it is")]
     UnknownService(String),
@@ -68,7 +79,12 @@ impl From<Problem> for Status {
             Problem::Leaving => {
                 details.set_retry_info(Some(SOON));
             }
-            Problem::Silent(_) | Problem::TooManyServices(_) | Problem::NoConnection => {}
+            Problem::Silent(_)
+            | Problem::TooLarge(_)
+            | Problem::Malformed(_)
+            | Problem::UnknownMethod
+            | Problem::TooManyServices(_)
+            | Problem::NoConnection => {}
         }
         Self::with_error_details(code, problem.to_string(), details)
     }
@@ -83,6 +99,9 @@ fn classify(problem: &Problem) -> (Code, &'static str) {
         Problem::Refused(Refusal::LeaseLost { .. }) => (Code::Aborted, "LEASE_LOST"),
         Problem::Leaving => (Code::Unavailable, "SHUTTING_DOWN"),
         Problem::Silent(_) => (Code::DeadlineExceeded, "NO_HEARTBEAT"),
+        Problem::TooLarge(_) => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+        Problem::Malformed(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
+        Problem::UnknownMethod => (Code::Unimplemented, "UNKNOWN_METHOD"),
         Problem::UnknownService(_) => (Code::NotFound, "NO_SUCH_SERVICE"),
         Problem::TooManyServices(_) => (Code::ResourceExhausted, "TOO_MANY_SERVICES"),
         Problem::NoConnection => (Code::Internal, "NO_CONNECTION"),

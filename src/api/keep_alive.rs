@@ -14,7 +14,7 @@ use std::{
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{Problem, Shared, decode, encode};
+use super::{Problem, Shared, decode, encode, explain};
 use crate::{
     model::{Invalid, LeaseId},
     net::{Connection, Interest, Seat},
@@ -193,8 +193,13 @@ impl Stream for KeepAliveStream {
                     }
                 }
                 Poll::Ready(Some(Err(status))) => {
-                    self.end = End::Ended;
-                    return Poll::Ready(Some(Err(status)));
+                    return match explain::problem(&status, self.shared.max_message_size) {
+                        Some(problem) => self.finish(problem),
+                        None => {
+                            self.end = End::Ended;
+                            Poll::Ready(Some(Err(status)))
+                        }
+                    };
                 }
                 Poll::Ready(None) => {
                     self.end = End::Ended;

@@ -66,7 +66,7 @@ impl Metadata {
         let mut entries: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(given.len());
         let mut bytes = 0;
         for (key, value) in given {
-            text("metadata key", key, LONGEST_KEY)?;
+            text("metadata", key, LONGEST_KEY)?;
             if value.contains('\0') {
                 let field = format!("metadata[{:?}]", key.as_str());
                 return Err(Invalid::new(field, value, "has a NUL", "use text"));

@@ -84,7 +84,8 @@ fn target(instance: &Instance, address: Option<&str>) -> Option<Target> {
     label("status", instance.status().to_string());
     label("weight", instance.weight.get().to_string());
     // Commas around each, as in Prometheus' own lists: so that a pattern can match one whole.
-    label("tags", instance.tags.iter().fold(String::from(","), |list, tag| list + tag + ","));
+    let tags = instance.tags.iter().fold(String::new(), |list, tag| list + "," + tag);
+    label("tags", if tags.is_empty() { tags } else { tags + "," });
     if let Some(locality) = &instance.locality {
         label("region", locality.region.to_string());
         label("zone", locality.zone.to_string());
@@ -120,7 +121,7 @@ mod tests {
         let found = target(&instance, None).unwrap();
         assert_eq!(found.targets, ["10.0.0.1:80"]);
         assert_eq!(found.labels["__meta_callboard_service"], "web");
-        assert_eq!(found.labels["__meta_callboard_tags"], ",");
+        assert_eq!(found.labels["__meta_callboard_tags"], "");
         assert!(target(&instance, Some("metrics")).is_none());
         instance.addresses = [Address { host: "::1".into(), port: 9, name: "metrics".into() }].into();
         assert_eq!(target(&instance, Some("metrics")).unwrap().targets, ["[::1]:9"]);
