@@ -10,7 +10,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     task::{JoinSet, spawn_blocking},
-    time::interval,
+    time::{MissedTickBehavior, interval},
 };
 
 use crate::{
@@ -164,6 +164,7 @@ fn share(config: &Config, workers: usize) -> Arc<Shared> {
 
 async fn expire(shared: Arc<Shared>) {
     let mut ticks = interval(EXPIRY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let expired = shared.engine.expire(shared.clock.expiry());

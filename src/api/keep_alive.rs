@@ -133,9 +133,10 @@ impl KeepAliveStream {
         Some(lease)
     }
 
-    /// Whether it has been silent for longer than any lease would need.
-    fn silence(&self) -> Option<Problem> {
-        let longest = self.carried.values().filter(|lease| lease.is_alive()).map(|lease| lease.terms().ttl()).max();
+    /// Whether it has been silent for longer than any lease would need. Forgets the leases that have ended.
+    fn silence(&mut self) -> Option<Problem> {
+        self.carried.retain(|_, lease| lease.is_alive());
+        let longest = self.carried.values().map(|lease| lease.terms().ttl()).max();
         let allowed = longest.map_or(SILENCE, |ttl| (ttl * SILENT_TTLS).max(SILENCE));
         (self.shared.clock.since_start().saturating_sub(self.heard) > allowed).then_some(Problem::Silent(allowed))
     }

@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Notify, watch},
+    time::sleep,
 };
 use tonic::{body::Body, service::Routes};
 use tower::Service;
@@ -27,6 +28,8 @@ use tower::Service;
 /// A peer that does not answer a ping is gone.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(10);
+/// How long streams have to tell their peers that we leave, before the connection says it.
+const NOTICE: Duration = Duration::from_millis(50);
 /// What one stream may have in our buffers beyond the peer's window. The default of 400 KiB is for downloads.
 const SEND_BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -109,7 +112,11 @@ pub async fn serve<I>(
     tokio::select! {
         ended = &mut served => return log_end(&connection, ended),
         () = connection.evict.notified() => return,
-        _ = leaving.wait_for(|leaving| *leaving) => served.as_mut().graceful_shutdown(),
+        _ = leaving.wait_for(|leaving| *leaving) => {}
+    }
+    tokio::select! {
+        ended = &mut served => return log_end(&connection, ended),
+        () = sleep(NOTICE) => served.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         ended = served => log_end(&connection, ended),

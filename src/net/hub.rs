@@ -20,7 +20,11 @@ use std::{
 use atomic_waker::AtomicWaker;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use tokio::{sync::Notify, task::yield_now, time::interval};
+use tokio::{
+    sync::Notify,
+    task::yield_now,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::Connection;
 use crate::{
@@ -138,6 +142,8 @@ impl Hubs {
     pub async fn run(&self, worker: usize, clock: &Clock, bookmarks: Duration) {
         let hub = &self.workers[worker];
         let mut rounds = interval(ROUND);
+        // Rounds tell how long a reader has stalled: those that this process was stopped for do not count.
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_sweep = clock.since_start();
         loop {
             tokio::select! {

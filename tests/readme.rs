@@ -1,0 +1,65 @@
+//! The tour of the README, played: what it says to type is run, and what it shows is what comes.
+
+use std::{collections::HashMap, fs, path::Path, process::Stdio};
+
+use callboard::pb::callboard::v1::{InstanceStatus, WatchRequest, change::Change, watch_response::Message};
+use tokio::process::{Child, Command};
+
+use crate::harness::{House, Peer, within};
+
+/// The README's commands that stay in the foreground: the lines of its blocks of shell that sign an instance in.
+fn foreground(readme: &str) -> Vec<Vec<String>> {
+    let lines = readme.lines().filter(|line| line.starts_with("callboard register") || line.starts_with("callboard run"));
+    lines.map(|line| line.split(' ').skip(1).map(str::to_owned).collect()).collect()
+}
+
+fn start(words: &[String], server: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_callboard"))
+        .args(words)
+        .env("CALLBOARD_SERVER", server)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// Returns once so many instances of `web` serve.
+async fn serving(peer: &Peer, many: usize) {
+    let request = WatchRequest { services: vec!["web".into()], ..WatchRequest::default() };
+    let mut watch = peer.discovery.clone().watch(request).await.unwrap().into_inner();
+    let mut seen = HashMap::new();
+    while seen.values().filter(|status| **status == InstanceStatus::Serving).count() < many {
+        match watch.message().await.unwrap().unwrap().message {
+            Some(Message::Snapshot(part)) => seen.extend(part.instances.iter().map(|one| (one.id.clone(), one.status()))),
+            Some(Message::Changes(step)) => {
+                for change in step.changes {
+                    if let Some(Change::Updated(one)) = change.change {
+                        seen.insert(one.id.clone(), one.status());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_tour_is_true() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let house = House::open();
+    let server = house.grpc().to_string();
+    let signed_in: Vec<Child> =
+        foreground(&fs::read_to_string(&path).unwrap()).iter().map(|words| start(words, &server)).collect();
+    assert_eq!(signed_in.len(), 2, "the tour signs two instances in");
+
+    within("both instances of the tour to serve", serving(&house.peer().await, 2)).await;
+
+    let played = tokio::task::spawn_blocking(move || {
+        trycmd::TestCases::new().env("CALLBOARD_SERVER", server).env("NO_COLOR", "1").case(path).run();
+    });
+    played.await.unwrap();
+    drop(signed_in);
+    house.leave().await;
+}
