@@ -12,6 +12,9 @@ const CONTRACT: [&str; 4] = [
     "grpc/health/v1/health.proto",
 ];
 
+/// How messages become bytes.
+const CODEC: &str = "crate::pb::codec::SmallBuffers";
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(CONTRACT, ["proto"])?;
@@ -20,11 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let health = "::tonic_health::pb";
     let servers = env::var_os("CARGO_FEATURE_SERVER").is_some();
-    let mut messages = tonic_prost_build::configure()
-        .build_server(false)
-        .codec_path("crate::pb::codec::SmallBuffers")
-        .bytes(".callboard.v1")
-        .bytes(".grpc");
+    let mut messages =
+        tonic_prost_build::configure().build_server(false).codec_path(CODEC).bytes(".callboard.v1").bytes(".grpc");
     if servers {
         // The two messages that tonic-health has; its generated code lacks List.
         for message in ["HealthCheckRequest", "HealthCheckResponse"] {
@@ -38,15 +38,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Every service of the contract as the manual builder wants it. That builder, unlike the one for descriptors, takes a
-/// codec for each method: so `Watch` can send bytes that were encoded before, and all others keep prost.
+/// Every service of the contract as the manual builder wants it. That builder, unlike the one for descriptors, can leave
+/// a method out: Watch of ours is answered by a body of its own (`src/api/watch/body.rs`).
 fn services(files: &prost_types::FileDescriptorSet) -> Vec<manual::Service> {
     let mut services = Vec::new();
     for file in &files.file {
         for service in &file.service {
             let mut builder = manual::Service::builder().name(service.name()).package(file.package());
             for method in &service.method {
-                builder = builder.method(self::method(file.package(), method));
+                if service.name() != "DiscoveryService" || method.name() != "Watch" {
+                    builder = builder.method(self::method(method));
+                }
             }
             services.push(builder.build());
         }
@@ -54,19 +56,13 @@ fn services(files: &prost_types::FileDescriptorSet) -> Vec<manual::Service> {
     services
 }
 
-fn method(package: &str, method: &prost_types::MethodDescriptorProto) -> manual::Method {
-    let encoded = package == "callboard.v1" && method.name() == "Watch";
-    let (output, codec) = if encoded {
-        ("crate::pb::codec::Encoded".to_owned(), "crate::pb::codec::EncodedAnswers")
-    } else {
-        (rust_type(method.output_type()), "crate::pb::codec::SmallBuffers")
-    };
+fn method(method: &prost_types::MethodDescriptorProto) -> manual::Method {
     let mut builder = manual::Method::builder()
         .name(snake_case(method.name()))
         .route_name(method.name())
         .input_type(rust_type(method.input_type()))
-        .output_type(output)
-        .codec_path(codec);
+        .output_type(rust_type(method.output_type()))
+        .codec_path(CODEC);
     if method.client_streaming() {
         builder = builder.client_streaming();
     }

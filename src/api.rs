@@ -25,6 +25,7 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
+use axum::routing::post;
 use tonic::{Request, service::Routes};
 
 use crate::{
@@ -43,6 +44,8 @@ use crate::{
 use error::Problem;
 pub use subscriber::Subscribers;
 
+/// The one method that the generated servers leave to us.
+const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
 /// Bytes that the longest selection needs: 10,000 of the longest names.
 const SELECTION: usize = 3 * 1024 * 1024;
 
@@ -95,6 +98,8 @@ impl Api {
             .add_service(HealthServer::new(api).max_decoding_message_size(limit))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
+        let watch = post(watch::answer).with_state(Arc::clone(shared));
+        let routes = routes.into_axum_router().route(WATCH, watch).into();
         Ok(explain::layer(routes, limit).prepare())
     }
 }

@@ -1,9 +1,9 @@
-//! `DiscoveryService`: watch, list, get.
+//! `DiscoveryService`, but for Watch: list and get.
 
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Problem, connection, decode, encode, watch::WatchStream};
+use super::{Api, Problem, decode, encode};
 use crate::{
     model::{InstanceFilter, InstanceId, ServiceName},
     pb::{callboard::v1 as pb, server::discovery_service_server::DiscoveryService},
@@ -17,15 +17,6 @@ const PAGE_BYTES: usize = 1024 * 1024;
 
 #[tonic::async_trait]
 impl DiscoveryService for Api {
-    type WatchStream = WatchStream;
-
-    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<WatchStream>, Status> {
-        let connection = connection(&request)?;
-        let agent = request.metadata().get("user-agent").and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-        let asked = decode::watch(request.get_ref())?;
-        Ok(Response::new(WatchStream::new(&self.0, &connection, agent, asked)))
-    }
-
     async fn list_instances(
         &self,
         request: Request<pb::ListInstancesRequest>,

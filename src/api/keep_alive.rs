@@ -194,13 +194,11 @@ impl Stream for KeepAliveStream {
                     }
                 }
                 Poll::Ready(Some(Err(status))) => {
-                    return match explain::problem(&status, self.shared.max_message_size) {
-                        Some(problem) => self.finish(problem),
-                        None => {
-                            self.end = End::Ended;
-                            Poll::Ready(Some(Err(status)))
-                        }
-                    };
+                    if let Some(problem) = explain::problem(&status, self.shared.max_message_size) {
+                        return self.finish(problem);
+                    }
+                    self.end = End::Ended;
+                    return Poll::Ready(Some(Err(status)));
                 }
                 Poll::Ready(None) => {
                     self.end = End::Ended;

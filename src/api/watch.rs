@@ -3,31 +3,32 @@
 //! It is polled when the peer's window has room. So a peer that does not read costs a cursor and what was ready for it;
 //! what happens meanwhile waits in the registry's rings, or is replaced by the newest state.
 
+mod body;
+mod frame;
+
 use std::{
     collections::VecDeque,
     mem,
-    pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
-use tokio_stream::Stream;
-use tonic::Status;
 
 use super::{Problem, Shared, encode, subscriber::Listed};
 use crate::{
     metrics::WorkerLabel,
     model::{InstanceFilter, Revision, Selection, Token},
     net::{Connection, Interest, Seat},
-    pb::codec::Encoded,
     registry::{Delta, Now, Part, Step, Subscription},
 };
+pub(super) use body::answer;
+use frame::Framed;
 
 /// One watch.
 #[derive(Debug)]
-pub struct WatchStream {
+struct WatchStream {
     shared: Arc<Shared>,
     seat: Seat,
     subscription: Subscription,
@@ -62,7 +63,7 @@ enum End {
 }
 
 impl WatchStream {
-    pub(super) fn new(
+    fn new(
         shared: &Arc<Shared>,
         connection: &Arc<Connection>,
         user_agent: &str,
@@ -88,7 +89,7 @@ impl WatchStream {
     }
 
     /// The next message, if there is anything to tell.
-    fn message(&mut self, now: Now) -> Option<(Encoded, &Counter)> {
+    fn message(&mut self, now: Now) -> Option<(Framed, &Counter)> {
         loop {
             match mem::replace(&mut self.outgoing, Outgoing::Nothing) {
                 Outgoing::Deltas(deltas, revision) => {
@@ -104,12 +105,12 @@ impl WatchStream {
             match self.next_step() {
                 Step::Reset(reason) => {
                     self.listed.line.resets.fetch_add(1, Ordering::Relaxed);
-                    return Some((encode::reset(reason), &self.shared.metrics.watch.reset));
+                    return Some((frame::reset(reason), &self.shared.metrics.watch.reset));
                 }
                 Step::Snapshot(part) => self.outgoing = Outgoing::Pieces(pieces(&part)),
                 Step::Changes(deltas, revision) => self.outgoing = Outgoing::Deltas(deltas.into_iter(), revision),
                 Step::Synced(revision) => {
-                    let message = encode::synced(self.arrive(revision));
+                    let message = frame::synced(self.arrive(revision));
                     return Some((message, &self.shared.metrics.watch.synced));
                 }
                 Step::Idle => return self.bookmark(now),
@@ -122,10 +123,10 @@ impl WatchStream {
     }
 
     /// A message of at least one piece. Small services share one.
-    fn snapshot(&mut self, mut pieces: VecDeque<Bytes>) -> Encoded {
+    fn snapshot(&mut self, mut pieces: VecDeque<Bytes>) -> Framed {
         let mut message = Vec::new();
         let mut size = 0;
-        while size < encode::PIECE {
+        while size < frame::PIECE {
             if let Some(piece) = pieces.pop_front() {
                 size += piece.len();
                 message.push(piece);
@@ -140,40 +141,45 @@ impl WatchStream {
             }
         }
         self.outgoing = Outgoing::Pieces(pieces);
-        encode::snapshot(message)
+        frame::snapshot(message)
     }
 
     /// As many differences as fit a message; the last of them ends the step.
-    fn changes(&mut self, mut deltas: std::vec::IntoIter<Delta>, revision: Revision, now: Now) -> Encoded {
-        let mut parts = Vec::with_capacity(deltas.len().min(64) + 2);
-        let mut size = 0;
+    fn changes(&mut self, mut deltas: std::vec::IntoIter<Delta>, revision: Revision, now: Now) -> Framed {
         let oldest = deltas.as_slice().iter().map(|delta| delta.event.at).min_by_key(|at| at.monotonic_us);
-        while size < encode::PIECE
-            && let Some(delta) = deltas.next()
-        {
-            let part = encode::change(&delta);
-            size += part.len();
-            parts.push(part);
-        }
         if let Some(oldest) = oldest {
             self.propagation.observe(encode::since(oldest, now).as_secs_f64());
         }
+        if let [only] = deltas.as_slice() {
+            // Told as of its own revision, so that all who watch the same are told the same; the cursor is where it is.
+            let token = self.arrive(only.event.revision);
+            return frame::step(only, token);
+        }
+        let mut parts = Vec::with_capacity(deltas.len().min(64) + 2);
+        let mut size = 0;
+        while size < frame::PIECE
+            && let Some(delta) = deltas.next()
+        {
+            let part = frame::change(&delta);
+            size += part.len();
+            parts.push(part);
+        }
         if deltas.len() > 0 {
             self.outgoing = Outgoing::Deltas(deltas, revision);
-            return encode::changes(parts, None);
+            return frame::changes(parts, None);
         }
         let token = self.arrive(revision);
-        encode::changes(parts, Some(token))
+        frame::changes(parts, Some(token))
     }
 
     /// In quiet times, tells the peer that it stands at a newer revision, so that its token stays young.
-    fn bookmark(&mut self, now: Now) -> Option<(Encoded, &Counter)> {
+    fn bookmark(&mut self, now: Now) -> Option<(Framed, &Counter)> {
         let cursor = self.subscription.cursor();
         let quiet = encode::since(self.last, now);
         if cursor <= self.told || quiet < self.shared.bookmarks {
             return None;
         }
-        let message = encode::bookmark(self.arrive(cursor));
+        let message = frame::bookmark(self.arrive(cursor));
         Some((message, &self.shared.metrics.watch.bookmark))
     }
 
@@ -195,36 +201,41 @@ impl WatchStream {
 
 fn pieces(part: &Part) -> VecDeque<Bytes> {
     match part {
-        Part::Block(block) => encode::block(block).iter().cloned().collect(),
-        Part::Matching(entries) => encode::pieces(entries.iter().map(|entry| &**entry)).into(),
+        Part::Block(block) => frame::block(block).iter().cloned().collect(),
+        Part::Matching(entries) => frame::pieces(entries.iter().map(|entry| &**entry)).into(),
     }
 }
 
-impl Stream for WatchStream {
-    type Item = Result<Encoded, Status>;
+/// What a watch has for its peer.
+#[derive(Debug)]
+enum Next {
+    Message(Framed),
+    /// The end of the stream, and why.
+    End(Problem),
+}
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+impl WatchStream {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Next>> {
         loop {
             match self.end {
                 End::Ended => return Poll::Ready(None),
                 End::Told => {
                     self.end = End::Ended;
-                    return Poll::Ready(Some(Err(Problem::Leaving.into())));
+                    return Poll::Ready(Some(Next::End(Problem::Leaving)));
                 }
                 End::Open => {}
             }
             let now = self.shared.clock.now();
             let next = if self.seat.is_leaving() {
                 self.end = End::Told;
-                Some((encode::reconnect(), &self.shared.metrics.watch.notice))
+                Some((frame::reconnect(), &self.shared.metrics.watch.notice))
             } else {
                 self.message(now)
             };
             if let Some((message, counter)) = next {
                 counter.inc();
-                self.seat.owes();
                 self.last = now;
-                return Poll::Ready(Some(Ok(message)));
+                return Poll::Ready(Some(Next::Message(message)));
             }
             self.settle(now);
             ready!(self.seat.poll_rung(context));

@@ -11,30 +11,28 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use prost::Message;
 use tokio::{
     io::DuplexStream,
     sync::{mpsc, oneshot},
 };
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{
     Request, Response, Status, Streaming,
-    codegen::async_trait,
+    body::Body,
+    codegen::{BoxFuture, async_trait},
+    server::{Grpc, ServerStreamingService},
+    service::Routes,
     transport::{Endpoint, Server, Uri},
 };
 
 use super::Connect;
 use crate::pb::{
     callboard::v1::{
-        DeregisterRequest, DeregisterResponse, GetInstanceRequest, GetInstanceResponse, KeepAliveRequest,
-        KeepAliveResponse, ListInstancesRequest, ListInstancesResponse, ListServicesRequest, ListServicesResponse,
-        RegisterRequest, RegisterResponse, UpdateInstanceRequest, UpdateInstanceResponse, WatchRequest, WatchResponse,
+        DeregisterRequest, DeregisterResponse, KeepAliveRequest, KeepAliveResponse, RegisterRequest, RegisterResponse,
+        UpdateInstanceRequest, UpdateInstanceResponse, WatchRequest, WatchResponse,
     },
-    codec::Encoded,
-    server::{
-        discovery_service_server::{DiscoveryService, DiscoveryServiceServer},
-        registry_service_server::{RegistryService, RegistryServiceServer},
-    },
+    codec::SmallBuffers,
+    server::registry_service_server::{RegistryService, RegistryServiceServer},
 };
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -75,9 +73,10 @@ impl Fake {
         let (told, calls) = mpsc::channel(16);
         let (connections, incoming) = mpsc::channel(16);
         let desk = Desk { calls: told };
-        let server = Server::builder()
-            .add_service(RegistryServiceServer::new(desk.clone()))
-            .add_service(DiscoveryServiceServer::new(desk));
+        let registry = Routes::new(RegistryServiceServer::new(desk.clone())).into_axum_router();
+        let watches = axum::routing::post(move |request| watch(desk.clone(), request));
+        let routes = registry.route("/callboard.v1.DiscoveryService/Watch", watches);
+        let server = Server::builder().add_routes(routes.into());
         tokio::spawn(server.serve_with_incoming(ReceiverStream::new(incoming)));
         Self { calls, connections, down: Arc::default() }
     }
@@ -199,29 +198,22 @@ impl RegistryService for Desk {
     }
 }
 
-#[async_trait]
-impl DiscoveryService for Desk {
-    type WatchStream = Answers<Encoded>;
+/// Watch, which the generated servers leave out.
+impl ServerStreamingService<WatchRequest> for Desk {
+    type Response = WatchResponse;
+    type ResponseStream = Answers<WatchResponse>;
+    type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
 
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let (answers, told) = mpsc::channel(16);
-        let _over = self.calls.send(Call::Watch(request.into_inner(), answers)).await;
-        let encoded = |answer: Result<WatchResponse, Status>| Ok(Encoded(vec![answer?.encode_to_vec().into()]));
-        Ok(Response::new(Box::pin(ReceiverStream::new(told).map(encoded))))
+    fn call(&mut self, request: Request<WatchRequest>) -> Self::Future {
+        let calls = self.calls.clone();
+        Box::pin(async move {
+            let (answers, told) = mpsc::channel(16);
+            let _over = calls.send(Call::Watch(request.into_inner(), answers)).await;
+            Ok(Response::new(Box::pin(ReceiverStream::new(told)) as Answers<WatchResponse>))
+        })
     }
+}
 
-    async fn list_instances(
-        &self,
-        _: Request<ListInstancesRequest>,
-    ) -> Result<Response<ListInstancesResponse>, Status> {
-        Err(Status::unimplemented("not faked"))
-    }
-
-    async fn get_instance(&self, _: Request<GetInstanceRequest>) -> Result<Response<GetInstanceResponse>, Status> {
-        Err(Status::unimplemented("not faked"))
-    }
-
-    async fn list_services(&self, _: Request<ListServicesRequest>) -> Result<Response<ListServicesResponse>, Status> {
-        Err(Status::unimplemented("not faked"))
-    }
+async fn watch(desk: Desk, request: axum::extract::Request) -> axum::http::Response<Body> {
+    Grpc::new(SmallBuffers::default()).server_streaming(desk, request).await
 }

@@ -1,4 +1,4 @@
-//! How messages become bytes: prost with small buffers, and a way to send what was encoded before.
+//! How messages become bytes: prost with small buffers.
 //!
 //! tonic reserves its buffers when a call opens and keeps them while it lasts. For a stream that is idle nearly
 //! always, the 8 KiB of its default are most of what the stream costs; 256 B grow when they must.
@@ -6,7 +6,6 @@
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::Status;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
@@ -41,64 +40,5 @@ where
 
     fn decoder(&mut self) -> Self::Decoder {
         ProstCodec::<T, U>::raw_decoder(buffers())
-    }
-}
-
-#[cfg(feature = "server")]
-pub use encoded::{Encoded, EncodedAnswers};
-
-#[cfg(feature = "server")]
-mod encoded {
-    use super::{BufferSettings, Codec, Message, PhantomData, ProstCodec, Status, buffers};
-    use bytes::{BufMut, Bytes};
-    use tonic::codec::{EncodeBuf, Encoder};
-
-    /// One message whose parts were encoded before: they are sent one after the other.
-    #[derive(Debug, Default)]
-    pub struct Encoded(pub Vec<Bytes>);
-
-    /// Reads requests with prost, and answers with [`Encoded`] messages. On the wire nothing is different.
-    #[derive(Debug)]
-    pub struct EncodedAnswers<T, U>(PhantomData<(T, U)>);
-
-    impl<T, U> Default for EncodedAnswers<T, U> {
-        fn default() -> Self {
-            Self(PhantomData)
-        }
-    }
-
-    impl<U: Message + Default + Send + 'static> Codec for EncodedAnswers<Encoded, U> {
-        type Encode = Encoded;
-        type Decode = U;
-        type Encoder = Parts;
-        type Decoder = <ProstCodec<U, U> as Codec>::Decoder;
-
-        fn encoder(&mut self) -> Self::Encoder {
-            Parts
-        }
-
-        fn decoder(&mut self) -> Self::Decoder {
-            ProstCodec::<U, U>::raw_decoder(buffers())
-        }
-    }
-
-    /// Puts ready parts on the wire.
-    #[derive(Debug)]
-    pub struct Parts;
-
-    impl Encoder for Parts {
-        type Item = Encoded;
-        type Error = Status;
-
-        fn encode(&mut self, message: Encoded, wire: &mut EncodeBuf<'_>) -> Result<(), Status> {
-            for part in message.0 {
-                wire.put(part);
-            }
-            Ok(())
-        }
-
-        fn buffer_settings(&self) -> BufferSettings {
-            buffers()
-        }
     }
 }

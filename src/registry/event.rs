@@ -55,8 +55,17 @@ pub struct Event {
     pub before: Option<Arc<Entry>>,
     /// What came of it.
     pub after: After,
-    /// The event as the native door sends it, encoded by the first who sends it.
-    pub native: OnceLock<Bytes>,
+    /// What the native door has encoded of it.
+    pub native: Encoded,
+}
+
+/// What a door has encoded of an event, once for all who are sent it.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    /// The change.
+    pub change: OnceLock<Bytes>,
+    /// A whole message that tells only this change, and the digest of the selection that it is for.
+    pub step: OnceLock<(u64, Bytes)>,
 }
 
 /// What came of an event.

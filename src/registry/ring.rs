@@ -46,11 +46,9 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
     use super::*;
     use crate::model::{InstanceId, ServiceName};
-    use crate::registry::event::{After, Now, RemovalReason};
+    use crate::registry::event::{After, Encoded, Now, RemovalReason};
 
     fn event(revision: u64) -> Arc<Event> {
         Arc::new(Event {
@@ -60,7 +58,7 @@ mod tests {
             id: InstanceId::parse("a").unwrap(),
             before: None,
             after: After::Gone(RemovalReason::Expired),
-            native: OnceLock::new(),
+            native: Encoded::default(),
         })
     }
 

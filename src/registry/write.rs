@@ -1,6 +1,6 @@
 //! The one place that changes the map.
 
-use std::sync::{Arc, OnceLock, atomic::Ordering};
+use std::sync::{Arc, atomic::Ordering};
 
 use parking_lot::MutexGuard;
 
@@ -8,7 +8,7 @@ use super::{
     Registry,
     command::{Command, Refusal},
     decide::{Decision, Draft, decide},
-    event::{After, Entry, Event, Now, RemovalReason},
+    event::{After, Encoded, Entry, Event, Now, RemovalReason},
     lease::{Ending, Lease},
     service::Service,
 };
@@ -183,5 +183,5 @@ impl Registry {
 
 fn event(instance: &Instance, before: Option<Arc<Entry>>, after: After, revision: Revision, now: Now) -> Arc<Event> {
     let (service, id) = (instance.service.clone(), instance.id.clone());
-    Arc::new(Event { revision, at: now, service, id, before, after, native: OnceLock::new() })
+    Arc::new(Event { revision, at: now, service, id, before, after, native: Encoded::default() })
 }

@@ -1,0 +1,87 @@
+//! A watch as the body of a gRPC answer.
+//!
+//! tonic's own body copies each message into a buffer that it keeps while the stream lasts: a watch that once sent a large
+//! snapshot would hold those hundreds of KiB for good. This one sends the shared parts as they are, and holds nothing
+//! between two messages.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    vec,
+};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Response, header},
+};
+use bytes::Bytes;
+use http_body::Frame;
+use tonic::{Status, Streaming, body::Body, codec::Codec};
+
+use super::{Next, Problem, WatchStream};
+use crate::{
+    api::{SELECTION, Shared, decode},
+    net::Connection,
+    pb::{callboard::v1 as pb, codec::SmallBuffers},
+};
+
+/// The media type of gRPC.
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Answers `DiscoveryService/Watch`.
+pub(in crate::api) async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response<axum::body::Body> {
+    match open(&shared, request).await {
+        Ok(body) => {
+            let mut response = Response::new(axum::body::Body::new(body));
+            response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+            response
+        }
+        Err(status) => status.into_http::<Body>().map(axum::body::Body::new),
+    }
+}
+
+async fn open(shared: &Arc<Shared>, request: Request) -> Result<WatchBody, Status> {
+    let (head, body) = request.into_parts();
+    let connection = head.extensions.get::<Arc<Connection>>().ok_or(Problem::NoConnection)?;
+    let agent = head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let decoder = SmallBuffers::<pb::WatchResponse, pb::WatchRequest>::default().decoder();
+    let limit = shared.max_message_size.max(SELECTION);
+    let asked = Streaming::new_request(decoder, body, None, Some(limit)).message().await?;
+    let asked = asked.ok_or_else(|| Problem::Malformed("there is none".into()))?;
+    let stream = WatchStream::new(shared, connection, agent, decode::watch(&asked)?);
+    Ok(WatchBody { stream, parts: Vec::new().into_iter() })
+}
+
+/// The body: messages while the watch lasts, then its status as trailers.
+#[derive(Debug)]
+struct WatchBody {
+    stream: WatchStream,
+    /// What is left of the message that is being sent.
+    parts: vec::IntoIter<Bytes>,
+}
+
+impl http_body::Body for WatchBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            if let Some(part) = self.parts.next() {
+                self.stream.seat.owes();
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
+            match ready!(self.stream.poll_next(context)) {
+                Some(Next::Message(parts)) => self.parts = parts.into_iter(),
+                Some(Next::End(problem)) => return Poll::Ready(Some(trailers(problem))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+fn trailers(problem: Problem) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    Status::from(problem).add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
+}
