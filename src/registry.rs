@@ -148,6 +148,12 @@ impl Registry {
         self.read(service, |state| state.roster().page(after, limit)).unwrap_or_default()
     }
 
+    /// All instances of a service, to hold on to.
+    #[must_use]
+    pub fn blocks(&self, service: &ServiceName) -> Blocks {
+        self.read(service, |state| state.snapshot().0).unwrap_or_default()
+    }
+
     /// A service in a line. `None`: it has no instances.
     #[must_use]
     pub fn summary(&self, service: &ServiceName) -> Option<Summary> {
@@ -188,6 +194,9 @@ impl Registry {
         if let Some(service) = service {
             // Its own ring reaches further back than that of all, unless it is a new entry under an old name.
             let own = self.read(service, |state| newest(state.ring(), until, limit, |_| true)).unwrap_or_default();
+            if own.len() >= limit {
+                return own;
+            }
             let all = newest(&self.history.read(), until, limit, |event| event.service == *service);
             return if own.len() > all.len() { own } else { all };
         }

@@ -37,6 +37,8 @@ struct WatchStream {
     outgoing: Outgoing,
     /// A step that was met while a message of the snapshot was filled.
     held: Option<Step>,
+    /// When the oldest change in the message at hand happened.
+    oldest: Option<Now>,
     /// The revision that the peer was last told.
     told: Revision,
     /// When it was last told anything.
@@ -81,6 +83,7 @@ impl WatchStream {
             propagation: shared.metrics.propagation.get_or_create(&worker).clone(),
             outgoing: Outgoing::Nothing,
             held: None,
+            oldest: None,
             told: Revision(0),
             last: shared.clock.now(),
             end: End::Open,
@@ -89,11 +92,11 @@ impl WatchStream {
     }
 
     /// The next message, if there is anything to tell.
-    fn message(&mut self, now: Now) -> Option<(Framed, &Counter)> {
+    fn message(&mut self) -> Option<(Framed, &Counter)> {
         loop {
             match mem::replace(&mut self.outgoing, Outgoing::Nothing) {
                 Outgoing::Deltas(deltas, revision) => {
-                    let message = self.changes(deltas, revision, now);
+                    let message = self.changes(deltas, revision);
                     return Some((message, &self.shared.metrics.watch.changes));
                 }
                 Outgoing::Pieces(pieces) if !pieces.is_empty() => {
@@ -113,7 +116,7 @@ impl WatchStream {
                     let message = frame::synced(self.arrive(revision));
                     return Some((message, &self.shared.metrics.watch.synced));
                 }
-                Step::Idle => return self.bookmark(now),
+                Step::Idle => return self.bookmark(),
             }
         }
     }
@@ -145,14 +148,18 @@ impl WatchStream {
     }
 
     /// As many differences as fit a message; the last of them ends the step.
-    fn changes(&mut self, mut deltas: std::vec::IntoIter<Delta>, revision: Revision, now: Now) -> Framed {
-        let oldest = deltas.as_slice().iter().map(|delta| delta.event.at).min_by_key(|at| at.monotonic_us);
-        if let Some(oldest) = oldest {
-            self.propagation.observe(encode::since(oldest, now).as_secs_f64());
-        }
-        if let [only] = deltas.as_slice() {
-            // Told as of its own revision, so that all who watch the same are told the same; the cursor is where it is.
-            let token = self.arrive(only.event.revision);
+    fn changes(&mut self, mut deltas: std::vec::IntoIter<Delta>, revision: Revision) -> Framed {
+        // What a reader missed while it was away did not take that long to arrive.
+        self.oldest = deltas
+            .as_slice()
+            .iter()
+            .map(|delta| delta.event.at)
+            .min_by_key(|at| at.monotonic_us)
+            .filter(|_| self.subscription.is_live());
+        if let [only] = deltas.as_slice()
+            && only.event.revision == revision
+        {
+            let token = self.arrive(revision);
             return frame::step(only, token);
         }
         let mut parts = Vec::with_capacity(deltas.len().min(64) + 2);
@@ -173,10 +180,9 @@ impl WatchStream {
     }
 
     /// In quiet times, tells the peer that it stands at a newer revision, so that its token stays young.
-    fn bookmark(&mut self, now: Now) -> Option<(Framed, &Counter)> {
+    fn bookmark(&mut self) -> Option<(Framed, &Counter)> {
         let cursor = self.subscription.cursor();
-        let quiet = encode::since(self.last, now);
-        if cursor <= self.told || quiet < self.shared.bookmarks {
+        if cursor <= self.told || encode::since(self.last, self.shared.clock.now()) < self.shared.bookmarks {
             return None;
         }
         let message = frame::bookmark(self.arrive(cursor));
@@ -186,16 +192,15 @@ impl WatchStream {
     /// The peer will stand at this revision.
     fn arrive(&mut self, revision: Revision) -> Token {
         self.told = revision;
-        self.listed.line.sent.store(revision.0, Ordering::Relaxed);
         self.subscription.token(self.shared.engine.registry(), revision)
     }
 
     /// The peer has been told everything there is. What it was not told is none of its business, so the operators' list
     /// shows it at its cursor.
-    fn settle(&mut self, now: Now) {
+    fn settle(&mut self) {
         self.seat.settled();
         self.listed.line.sent.store(self.subscription.cursor().0, Ordering::Relaxed);
-        self.listed.line.synced_at.store(now.wall.0, Ordering::Relaxed);
+        self.listed.line.synced_at.store(self.last.wall.0, Ordering::Relaxed);
     }
 }
 
@@ -225,19 +230,21 @@ impl WatchStream {
                 }
                 End::Open => {}
             }
-            let now = self.shared.clock.now();
             let next = if self.seat.is_leaving() {
                 self.end = End::Told;
                 Some((frame::reconnect(), &self.shared.metrics.watch.notice))
             } else {
-                self.message(now)
+                self.message()
             };
             if let Some((message, counter)) = next {
                 counter.inc();
-                self.last = now;
+                self.last = self.shared.clock.now();
+                if let Some(oldest) = self.oldest.take() {
+                    self.propagation.observe(encode::since(oldest, self.last).as_secs_f64());
+                }
                 return Poll::Ready(Some(Next::Message(message)));
             }
-            self.settle(now);
+            self.settle();
             ready!(self.seat.poll_rung(context));
         }
     }

@@ -49,6 +49,8 @@ pub struct Connection {
     worker: usize,
     /// Open streams of the whole worker.
     streams: Arc<AtomicUsize>,
+    /// Some request came.
+    used: AtomicBool,
     evicted: AtomicBool,
     evict: Notify,
 }
@@ -57,7 +59,14 @@ impl Connection {
     /// A connection from this peer, served by this worker, whose open streams are counted here.
     #[must_use]
     pub fn new(peer: SocketAddr, worker: usize, streams: Arc<AtomicUsize>) -> Arc<Self> {
-        Arc::new(Self { peer, worker, streams, evicted: AtomicBool::new(false), evict: Notify::new() })
+        Arc::new(Self {
+            peer,
+            worker,
+            streams,
+            used: AtomicBool::new(false),
+            evicted: AtomicBool::new(false),
+            evict: Notify::new(),
+        })
     }
 
     /// Who is at the other end.
@@ -104,6 +113,9 @@ pub async fn serve<I>(
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_ANSWER)
         .max_concurrent_streams(limits.streams)
+        // Calls whose deadlines pass while we are busy arrive with their cancellation: the default of 20 would end the
+        // connection of an honest client, and with it the heartbeats on it.
+        .max_pending_accept_reset_streams(Some(limits.streams as usize))
         .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -113,6 +125,10 @@ pub async fn serve<I>(
         ended = &mut served => return log_end(&connection, ended),
         () = connection.evict.notified() => return,
         _ = leaving.wait_for(|leaving| *leaving) => {}
+    }
+    if !connection.used.load(Ordering::Relaxed) {
+        // Nobody to be told; and a peer that has not even shaken hands would make us wait until the deadline.
+        return;
     }
     tokio::select! {
         ended = &mut served => return log_end(&connection, ended),
@@ -143,6 +159,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.connection.used.store(true, Ordering::Relaxed);
         let open = Open::new(&self.connection);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&self.connection));

@@ -231,7 +231,7 @@ impl Hub {
     }
 
     fn deliver(&self) {
-        self.rung.store(false, Ordering::Release);
+        self.rung.swap(false, Ordering::AcqRel);
         if self.all.swap(false, Ordering::AcqRel) {
             self.inbox.lock().clear();
             self.wake_all();

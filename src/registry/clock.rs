@@ -19,6 +19,9 @@ pub struct LeaseClock {
     last: AtomicU64,
     /// Milliseconds of pauses so far.
     paused: AtomicU64,
+    /// The lease time of the last pause: it does not run backwards, whoever read the monotonic clock before the pause and comes
+    /// here after it was accounted for.
+    floor: AtomicU64,
     /// Held by whoever accounts for a pause: one does, the others wait and see.
     accounting: Mutex<()>,
 }
@@ -30,7 +33,8 @@ impl LeaseClock {
         if monotonic.saturating_sub(last) > PAUSE {
             self.account(monotonic);
         }
-        monotonic.saturating_sub(self.paused.load(Ordering::Acquire))
+        let time = monotonic.saturating_sub(self.paused.load(Ordering::Acquire));
+        time.max(self.floor.load(Ordering::Acquire))
     }
 
     /// The same, by the one who reads it regularly and so tells a pause from a quiet time.
@@ -42,8 +46,11 @@ impl LeaseClock {
 
     fn account(&self, monotonic: u64) {
         let _one = self.accounting.lock();
-        let gap = monotonic.saturating_sub(self.last.load(Ordering::Acquire));
+        let last = self.last.load(Ordering::Acquire);
+        let gap = monotonic.saturating_sub(last);
         if gap > PAUSE {
+            let paused = self.paused.load(Ordering::Acquire);
+            self.floor.fetch_max(last.saturating_sub(paused), Ordering::AcqRel);
             self.paused.fetch_add(gap, Ordering::AcqRel);
             self.last.fetch_max(monotonic, Ordering::AcqRel);
         }
@@ -71,6 +78,16 @@ mod tests {
         assert_eq!(clock.tick(60_600), 600);
         assert_eq!(clock.tick(61_500), 1_500);
         assert_eq!(clock.tick(90_000), 1_500);
+    }
+
+    #[test]
+    fn a_reading_from_before_the_pause_is_not_in_the_past() {
+        let clock = LeaseClock::default();
+        clock.tick(1_000);
+        clock.tick(1_900);
+        clock.tick(60_000);
+        assert_eq!(clock.read(1_950), 1_900, "read before, asked after");
+        assert_eq!(clock.read(60_010), 1_910);
     }
 
     #[test]

@@ -1,19 +1,25 @@
 //! What readers take: all of a selection at one revision, or what happened to it since another.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use super::{
     Registry,
     event::{Event, Now},
     ring::Ring,
     roster::Blocks,
+    service::State,
 };
-use crate::model::{Revision, Selection};
+use crate::model::{Revision, Selection, ServiceName};
 
-/// How often a cut is tried before writers are made to wait for it.
-const TRIES: usize = 3;
+/// How often a cut is mended before writers are made to wait for it.
+const TRIES: usize = 8;
 /// Most events that a reader looks at while it holds a lock that writers want.
 const GLANCE: usize = 4_096;
+/// Up to so many services a selection's events are taken from their own rings, rather than searched for among all.
+const FEW: usize = 64;
 
 /// All instances of a selection as they are at one revision.
 #[derive(Debug)]
@@ -27,26 +33,34 @@ pub(super) struct Cut {
 /// What a reader has yet to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pending {
-    /// Changes in its selection after its cursor; counted up to some thousands. Its filter may hide some.
+    /// Instances in its selection that changed after its cursor, counted up to some thousands; where history no longer
+    /// tells, all there are. Its filter may hide some.
     pub changes: usize,
-    /// When the oldest of them happened.
+    /// When the oldest of these changes happened; where history no longer tells, at the latest.
     pub oldest: Option<Now>,
 }
 
 impl Registry {
-    /// Takes a consistent cut without stopping writers: services are visited one by one, and the visit counts if nothing
-    /// happened to any of them meanwhile. After a few tries writers wait for one visit.
+    /// Takes a consistent cut without stopping writers: services are visited one by one; those that changed meanwhile are
+    /// visited again, until none did. Each round is shorter than the one before; the last resort is to have writers wait for
+    /// one of them.
     pub(super) fn cut(&self, selection: &Selection) -> Cut {
+        let mut visited = BTreeMap::new();
+        let mut from = self.applied();
+        let mut newest = self.visit(self.selected(selection), &mut visited);
         for _ in 0..TRIES {
-            let before = self.applied();
-            let (services, newest) = self.visit(selection);
-            let revision = self.applied_from(newest);
-            if self.is_quiet(selection, before, revision) {
-                return Cut { revision, services };
+            let until = self.applied_from(newest);
+            let changed = self.changed(selection, from, until, &visited);
+            if changed.is_empty() {
+                return Cut { revision: until, services: visited.into_values().collect() };
             }
+            newest = self.visit(changed, &mut visited);
+            from = until;
         }
         let _nobody_writes = self.order.lock();
-        Cut { services: self.visit(selection).0, revision: self.applied() }
+        let until = self.applied();
+        self.visit(self.changed(selection, from, until, &visited), &mut visited);
+        Cut { revision: until, services: visited.into_values().collect() }
     }
 
     /// The events of a selection after `cursor`, the oldest first, and the revision up to which these are all. `None`: they
@@ -57,39 +71,67 @@ impl Registry {
             return Some((Vec::new(), cursor));
         }
         if let Selection::Names(names) = selection
-            && let [name] = &**names
+            && names.len() <= FEW
+            && let Some(own) = self.since_of(names, cursor, until)
         {
-            let own = self.read(name, |state| glance(state.ring(), selection, cursor, until));
-            if let Some(own) = own.flatten() {
-                return Some(own);
-            }
+            return Some(own);
         }
-        glance(&self.history.read(), selection, cursor, until)
+        glance(&self.history.read(), cursor, until, |service| selection.includes(service))
     }
 
     /// How much of a selection happened after `cursor`.
     #[must_use]
     pub fn pending(&self, selection: &Selection, cursor: Revision) -> Pending {
-        let events = self.since(selection, cursor).map(|(events, _)| events).unwrap_or_default();
-        Pending { changes: events.len(), oldest: events.first().map(|event| event.at) }
+        let Some((events, _)) = self.since(selection, cursor) else {
+            let instances = |name: &ServiceName| self.summary(name).map_or(0, |summary| summary.instances);
+            let changes = self.selected(selection).iter().map(instances).sum();
+            return Pending { changes, oldest: self.history.read().oldest().map(|event| event.at) };
+        };
+        let changed: HashSet<_> = events.iter().map(|event| (&event.service, &event.id)).collect();
+        Pending { changes: changed.len(), oldest: events.first().map(|event| event.at) }
     }
 
-    /// The blocks of every selected service, and the newest revision among them.
-    fn visit(&self, selection: &Selection) -> (Vec<Blocks>, Revision) {
-        let names = match selection {
+    /// The same as [`Registry::since`], from the rings of these services. `None`: one of them does not reach back, or is
+    /// not there to ask.
+    fn since_of(
+        &self,
+        names: &[ServiceName],
+        cursor: Revision,
+        until: Revision,
+    ) -> Option<(Vec<Arc<Event>>, Revision)> {
+        let (mut merged, mut until) = (Vec::new(), until);
+        for name in names {
+            let (events, end) = self.read(name, |state| glance(state.ring(), cursor, until, |_| true))??;
+            until = until.min(end);
+            merged.extend(events);
+        }
+        if names.len() > 1 {
+            merged.retain(|event| event.revision <= until);
+            merged.sort_by_key(|event| event.revision);
+        }
+        Some((merged, until))
+    }
+
+    fn selected(&self, selection: &Selection) -> Vec<ServiceName> {
+        match selection {
             Selection::Names(names) => names.to_vec(),
             Selection::Prefix(prefix) => self.names_from(prefix, "", usize::MAX),
             Selection::Everything => self.names_from("", "", usize::MAX),
-        };
+        }
+    }
+
+    /// Takes the blocks of these services as they are now, and returns the newest revision among them.
+    fn visit(&self, names: Vec<ServiceName>, visited: &mut BTreeMap<ServiceName, Blocks>) -> Revision {
         let mut newest = Revision::default();
-        let mut services = Vec::with_capacity(names.len());
-        for name in &names {
-            if let Some((blocks, revision)) = self.read(name, super::service::State::snapshot) {
+        for name in names {
+            if let Some((blocks, revision)) = self.read(&name, State::snapshot) {
                 newest = newest.max(revision);
-                services.push(blocks);
+                visited.insert(name, blocks);
+            } else {
+                visited.remove(&name);
             }
         }
-        (services, newest)
+        newest
     }
 
     /// The newest revision, after a change that was seen half-way has been published.
@@ -100,18 +142,31 @@ impl Registry {
         self.applied()
     }
 
-    fn is_quiet(&self, selection: &Selection, from: Revision, until: Revision) -> bool {
+    /// The selected services to which something happened; where history no longer tells, all that are or were there.
+    fn changed(
+        &self,
+        selection: &Selection,
+        from: Revision,
+        until: Revision,
+        visited: &BTreeMap<ServiceName, Blocks>,
+    ) -> Vec<ServiceName> {
         let history = self.history.read();
-        history.reaches(from) && !history.between(from, until).any(|event| selection.includes(&event.service))
+        if !history.reaches(from) {
+            drop(history);
+            return self.selected(selection).into_iter().chain(visited.keys().cloned()).collect();
+        }
+        let services = history.between(from, until).map(|event| &event.service);
+        let changed: BTreeSet<_> = services.filter(|service| selection.includes(service)).collect();
+        changed.into_iter().cloned().collect()
     }
 }
 
-/// The selected events in a part of a ring that can be looked at in one go, and where that part ends.
+/// The wanted events in a part of a ring that can be looked at in one go, and where that part ends.
 fn glance(
     ring: &Ring,
-    selection: &Selection,
     cursor: Revision,
     until: Revision,
+    wanted: impl Fn(&ServiceName) -> bool,
 ) -> Option<(Vec<Arc<Event>>, Revision)> {
     if !ring.reaches(cursor) {
         return None;
@@ -124,7 +179,7 @@ fn glance(
             return Some((selected, last));
         }
         last = event.revision;
-        if selection.includes(&event.service) {
+        if wanted(&event.service) {
             selected.push(Arc::clone(event));
         }
     }

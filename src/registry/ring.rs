@@ -36,6 +36,12 @@ impl Ring {
         cursor >= self.floor
     }
 
+    /// The oldest event that is remembered.
+    #[must_use]
+    pub fn oldest(&self) -> Option<&Arc<Event>> {
+        self.events.front()
+    }
+
     /// The events after `cursor` up to and including `until`, the oldest first.
     pub fn between(&self, cursor: Revision, until: Revision) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
         let from = self.events.partition_point(|event| event.revision <= cursor);

@@ -98,8 +98,8 @@ enum Phase {
     Starting,
     /// In the middle of a snapshot.
     Snapshot(Walk),
-    /// What the token missed is being told.
-    CatchingUp,
+    /// What the token missed, up to this revision at least, is being told.
+    CatchingUp(Revision),
     /// Complete.
     Live,
 }
@@ -130,6 +130,12 @@ impl Subscription {
         self.cursor
     }
 
+    /// Whether it has been told everything once: from then on, what it is told has just happened.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live)
+    }
+
     /// The token with which another stream can go on from a revision of this one.
     #[must_use]
     pub fn token(&self, registry: &Registry, revision: Revision) -> Token {
@@ -158,7 +164,7 @@ impl Subscription {
                         Some(Step::Synced(self.cursor))
                     }
                 }
-                Phase::CatchingUp | Phase::Live => self.follow(registry),
+                Phase::CatchingUp(_) | Phase::Live => self.follow(registry),
             };
             if let Some(step) = step {
                 return step;
@@ -172,29 +178,34 @@ impl Subscription {
             return Some(self.reset(reason));
         }
         self.cursor = token.revision;
-        self.phase = Phase::CatchingUp;
+        self.phase = Phase::CatchingUp(registry.applied());
         None
     }
 
     /// What came after the cursor. `None`: so far nothing for this reader, but there is more to look at.
     fn follow(&mut self, registry: &Registry) -> Option<Step> {
+        if let Phase::CatchingUp(goal) = self.phase
+            && self.cursor >= goal
+        {
+            self.phase = Phase::Live;
+            return Some(Step::Synced(self.cursor));
+        }
         let newest = registry.applied();
+        if newest <= self.cursor {
+            return Some(Step::Idle);
+        }
         let Some((events, until)) = registry.since(&self.selection, self.cursor) else {
             return Some(self.reset(ResetReason::HistoryLost));
         };
         self.cursor = until;
+        // As of the last event that went into it, not a later revision: so all who watch the same are told the same. Nor an
+        // earlier one, even where folding left only an earlier event to tell: the step holds what came after it, too.
+        let last = events.last().map_or(until, |event| event.revision);
         let changes = fold(events, self.filter.as_deref());
         if !changes.is_empty() {
-            return Some(Step::Changes(changes, until));
+            return Some(Step::Changes(changes, last));
         }
-        if until < newest {
-            return None;
-        }
-        if matches!(self.phase, Phase::CatchingUp) {
-            self.phase = Phase::Live;
-            return Some(Step::Synced(until));
-        }
-        Some(Step::Idle)
+        (until >= newest && self.is_live()).then_some(Step::Idle)
     }
 
     fn reset(&mut self, reason: ResetReason) -> Step {
@@ -263,7 +274,7 @@ fn fold(events: Vec<Arc<Event>>, filter: Option<&InstanceFilter>) -> Vec<Delta> 
         };
         Some(Delta { event: last, effect })
     };
-    if let [_] = &*events {
+    if events.len() <= 1 {
         return events.into_iter().filter_map(|event| delta(event.before.clone().as_ref(), event)).collect();
     }
     // By instance: the entry before the first event, and the last event.

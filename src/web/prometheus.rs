@@ -52,7 +52,7 @@ pub(super) async fn targets(
     };
     let mut targets = Vec::new();
     for service in services {
-        for entry in registry.page(&service, "", usize::MAX) {
+        for entry in registry.blocks(&service).iter().flat_map(|block| block.entries()) {
             if filter.as_ref().is_none_or(|filter| filter.matches(&entry.instance)) {
                 targets.extend(target(&entry.instance, wanted.address.as_deref()));
             }
