@@ -191,16 +191,24 @@ impl Registry {
     #[must_use]
     pub fn events(&self, service: Option<&ServiceName>, before: Revision, limit: usize) -> Vec<Arc<Event>> {
         let until = Revision(before.0.saturating_sub(1)).min(self.applied());
-        if let Some(service) = service {
-            // Its own ring reaches further back than that of all, unless it is a new entry under an old name.
-            let own = self.read(service, |state| newest(state.ring(), until, limit, |_| true)).unwrap_or_default();
-            if own.len() >= limit {
-                return own;
-            }
-            let all = newest(&self.history.read(), until, limit, |event| event.service == *service);
-            return if own.len() > all.len() { own } else { all };
+        let Some(service) = service else {
+            return self.history.read().newest(until, limit, |_| true).0;
+        };
+        // Its own ring reaches further back than that of all, unless it is a new entry under an old name.
+        let own = self.read(service, |state| state.ring().newest(until, limit, |_| true).0).unwrap_or_default();
+        if own.len() == limit {
+            return own;
         }
-        newest(&self.history.read(), until, limit, |_| true)
+        let (mut found, mut place) = (Vec::new(), Some(until));
+        while let Some(until) = place
+            && found.len() < limit
+        {
+            // A glance at a time: writers want the lock.
+            let (some, next) = self.history.read().newest(until, limit - found.len(), |event| event.service == *service);
+            found.extend(some);
+            place = next;
+        }
+        if own.len() > found.len() { own } else { found }
     }
 
     /// The names that start with `prefix` and come after `after`. Copied: no lock is held while services are read.
@@ -219,9 +227,4 @@ impl Registry {
     fn read<T>(&self, service: &ServiceName, read: impl FnOnce(&State) -> T) -> Option<T> {
         self.find(service)?.state().map(|state| read(&state))
     }
-}
-
-fn newest(ring: &Ring, until: Revision, limit: usize, wanted: impl Fn(&Event) -> bool) -> Vec<Arc<Event>> {
-    let events = ring.between(Revision(0), until).rev();
-    events.filter(|event| wanted(event)).take(limit).cloned().collect()
 }

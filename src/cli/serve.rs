@@ -30,11 +30,13 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
     telemetry::init(&config.log, config.log_format)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     runtime.block_on(serve(&config, args.output))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Threads beside the workers: for accepting, expiry and HTTP, so that a large page of the one does not hold up the others.
+const THREADS: usize = 2;
 /// The exit code for a configuration that cannot be used.
 const USAGE: u8 = 2;
 

@@ -8,7 +8,7 @@ use std::{
 use super::{
     Registry,
     event::{Event, Now},
-    ring::Ring,
+    ring::{GLANCE, Ring},
     roster::Blocks,
     service::State,
 };
@@ -16,8 +16,6 @@ use crate::model::{Revision, Selection, ServiceName};
 
 /// How often a cut is mended before writers are made to wait for it.
 const TRIES: usize = 8;
-/// Most events that a reader looks at while it holds a lock that writers want.
-const GLANCE: usize = 4_096;
 /// Up to so many services a selection's events are taken from their own rings, rather than searched for among all.
 const FEW: usize = 64;
 

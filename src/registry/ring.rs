@@ -5,6 +5,9 @@ use std::{collections::VecDeque, sync::Arc};
 use super::event::Event;
 use crate::model::Revision;
 
+/// Most events that a reader looks at while it holds a lock that writers want.
+pub const GLANCE: usize = 4_096;
+
 /// Events in the order of their revisions; the oldest fall out.
 #[derive(Debug)]
 pub struct Ring {
@@ -40,6 +43,29 @@ impl Ring {
     #[must_use]
     pub fn oldest(&self) -> Option<&Arc<Event>> {
         self.events.front()
+    }
+
+    /// Up to `limit` wanted events up to `until`, the newest first, as far as one glance goes; and where to look on, if there is
+    /// more.
+    #[must_use]
+    pub fn newest(
+        &self,
+        until: Revision,
+        limit: usize,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> (Vec<Arc<Event>>, Option<Revision>) {
+        let (mut found, mut last) = (Vec::new(), until);
+        for (seen, event) in self.between(Revision(0), until).rev().enumerate() {
+            // What belongs to one revision stays together.
+            if event.revision < last && (seen >= GLANCE || found.len() >= limit) {
+                return (found, Some(event.revision));
+            }
+            last = event.revision;
+            if wanted(event) && found.len() < limit {
+                found.push(Arc::clone(event));
+            }
+        }
+        (found, None)
     }
 
     /// The events after `cursor` up to and including `until`, the oldest first.
