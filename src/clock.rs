@@ -17,6 +17,8 @@ use crate::{
 pub struct Clock {
     origin: Instant,
     lease: LeaseClock,
+    /// Milliseconds from 1970 to the origin, by the wall clock as it was lately: one clock is read for both.
+    epoch: AtomicU64,
     /// For each worker, the lease time up to which it has done all that was waiting for it.
     turns: Box<[AtomicU64]>,
 }
@@ -25,23 +27,29 @@ impl Clock {
     /// A clock that starts now, and waits for this many workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        Self { origin: now(), lease: LeaseClock::default(), turns: (0..workers).map(|_| AtomicU64::new(0)).collect() }
+        Self {
+            origin: now(),
+            lease: LeaseClock::default(),
+            epoch: AtomicU64::new(wall()),
+            turns: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 
     /// A reading of all clocks.
     #[must_use]
     pub fn now(&self) -> Now {
         let since = self.since_start();
-        reading(since, self.lease.read(millis(since)))
+        self.reading(since, self.lease.read(millis(since)))
     }
 
     /// The reading by which leases are expired: held back by pauses of the process, and by the slowest worker, which may
     /// have heartbeats that it has not read. To be taken several times a second, by one task.
     pub fn expiry(&self) -> Now {
         let since = self.since_start();
+        self.epoch.store(wall().saturating_sub(millis(since)), Ordering::Relaxed);
         let slowest = self.turns.iter().map(|turn| turn.load(Ordering::Acquire)).min();
         let time = self.lease.tick(millis(since));
-        reading(since, slowest.map_or(time, |slowest| time.min(slowest)))
+        self.reading(since, slowest.map_or(time, |slowest| time.min(slowest)))
     }
 
     /// A worker has done all that waited for it at this lease time.
@@ -56,17 +64,17 @@ impl Clock {
     pub fn since_start(&self) -> Duration {
         now().duration_since(self.origin)
     }
+
+    fn reading(&self, since: Duration, lease: LeaseTime) -> Now {
+        let monotonic_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        Now { monotonic_us, lease, wall: WallTime(self.epoch.load(Ordering::Relaxed) + millis(since)) }
+    }
 }
 
-fn reading(since: Duration, lease: LeaseTime) -> Now {
-    Now { monotonic_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX), lease, wall: wall() }
-}
-
-/// The wall clock.
+/// Milliseconds since 1970, by the wall clock.
 #[expect(clippy::disallowed_methods, reason = "the one place")]
-fn wall() -> WallTime {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    WallTime(millis(since))
+fn wall() -> u64 {
+    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place")]

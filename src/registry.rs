@@ -50,7 +50,7 @@ pub use cut::Pending;
 pub use decide::{Decision, Draft};
 pub use event::{After, Entry, Event, Now, RemovalReason};
 pub use lease::{Carrier, Ending, Lease, LeaseTime};
-pub use leases::Leases;
+pub use leases::{HashLease, Leases};
 pub use roster::{Block, Blocks};
 pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
 pub use write::Order;
@@ -204,7 +204,8 @@ impl Registry {
             && found.len() < limit
         {
             // A glance at a time: writers want the lock.
-            let (some, next) = self.history.read().newest(until, limit - found.len(), |event| event.service == *service);
+            let (some, next) =
+                self.history.read().newest(until, limit - found.len(), |event| event.service == *service);
             found.extend(some);
             place = next;
         }

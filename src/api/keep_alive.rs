@@ -4,7 +4,7 @@
 //! when the peer goes away, whatever way, the stream is dropped and with it everything it held.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -19,7 +19,7 @@ use crate::{
     model::{Invalid, LeaseId},
     net::{Connection, Interest, Seat},
     pb::callboard::v1 as pb,
-    registry::{Carrier, Ending, Lease, Now},
+    registry::{Carrier, Ending, HashLease, Lease, Now},
 };
 
 /// Most heartbeats of a message.
@@ -38,7 +38,7 @@ pub struct KeepAliveStream {
     inbound: Streaming<pb::KeepAliveRequest>,
     carrier: Carrier,
     /// The leases whose heartbeats it carries: found once, then by this stream alone.
-    carried: HashMap<LeaseId, Arc<Lease>>,
+    carried: HashMap<LeaseId, Arc<Lease>, HashLease>,
     /// When it last carried a message.
     heard: Duration,
     end: End,
@@ -66,7 +66,7 @@ impl KeepAliveStream {
             connection,
             inbound,
             carrier: shared.engine.registry().leases().new_carrier(),
-            carried: HashMap::new(),
+            carried: HashMap::default(),
             heard: shared.clock.since_start(),
             end: End::Open,
             shared: Arc::clone(shared),
@@ -96,8 +96,8 @@ impl KeepAliveStream {
 
     fn renew(&mut self, lease_id: bytes::Bytes, now: Now) -> pb::LeaseReport {
         let renewed = LeaseId::from_bytes(&lease_id).and_then(|id| {
-            let lease = self.lease(id)?;
-            let renewed = lease.renew(now.lease, Some(self.carrier));
+            let by = Some(self.carrier);
+            let renewed = self.lease(id)?.renew(now.lease, by);
             if renewed.is_err() {
                 self.carried.remove(&id);
             }
@@ -124,13 +124,14 @@ impl KeepAliveStream {
         Ok(())
     }
 
-    fn lease(&mut self, id: LeaseId) -> Option<Arc<Lease>> {
-        if let Some(lease) = self.carried.get(&id) {
-            return Some(Arc::clone(lease));
+    fn lease(&mut self, id: LeaseId) -> Option<&Arc<Lease>> {
+        match self.carried.entry(id) {
+            Entry::Occupied(carried) => Some(carried.into_mut()),
+            Entry::Vacant(vacant) => {
+                let lease = self.shared.engine.registry().leases().get(id)?;
+                Some(vacant.insert(lease))
+            }
         }
-        let lease = self.shared.engine.registry().leases().get(id)?;
-        self.carried.insert(id, Arc::clone(&lease));
-        Some(lease)
     }
 
     /// Whether it has been silent for longer than any lease would need. Forgets the leases that have ended.

@@ -1,6 +1,7 @@
 //! All leases: found by their names, looked at when their time comes.
 
 use std::{
+    hash::{BuildHasherDefault, Hasher},
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
     time::Duration,
 };
@@ -18,10 +19,35 @@ use crate::model::{LeaseId, Terms};
 const SHORTEST_MEMORY: Duration = Duration::from_mins(1);
 const LONGEST_MEMORY: Duration = Duration::from_mins(10);
 
+/// Hashes lease ids, which are random already: a part of one is as good as a digest. Only our own are ever inserted, so that
+/// nobody can choose them to collide.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct LeaseHasher(u64);
+
+impl Hasher for LeaseHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "a part is enough")]
+    fn write_u128(&mut self, id: u128) {
+        self.0 = id as u64;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+}
+
+/// For maps of leases.
+pub type HashLease = BuildHasherDefault<LeaseHasher>;
+
 /// The leases of all registrations, and for a while those that others ended.
 #[derive(Debug)]
 pub struct Leases {
-    by_id: DashMap<LeaseId, Arc<Lease>>,
+    by_id: DashMap<LeaseId, Arc<Lease>, HashLease>,
     /// Touched when a lease begins, ends or comes nearer to its end; never by a heartbeat.
     wheel: Mutex<Wheel>,
     streams: AtomicU64,
@@ -29,7 +55,7 @@ pub struct Leases {
 
 impl Leases {
     pub(super) fn new(now: LeaseTime) -> Self {
-        Self { by_id: DashMap::new(), wheel: Mutex::new(Wheel::new(now)), streams: AtomicU64::new(0) }
+        Self { by_id: DashMap::default(), wheel: Mutex::new(Wheel::new(now)), streams: AtomicU64::new(0) }
     }
 
     /// A number for a new heartbeat stream.

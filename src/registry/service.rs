@@ -11,10 +11,10 @@ use super::{
 };
 use crate::model::Revision;
 
-/// Fewest events that a service remembers.
-const SHORT_MEMORY: usize = 1_024;
-/// Most events that a service remembers.
-const LONG_MEMORY: usize = 16_384;
+/// Fewest events that a service remembers by itself: the history of all services reaches further back.
+const SHORT_MEMORY: usize = 64;
+/// Most events that a service remembers by itself.
+const LONG_MEMORY: usize = 4_096;
 
 /// One service that has instances.
 #[derive(Debug)]
@@ -86,9 +86,9 @@ impl State {
         self.revision = revision;
     }
 
-    /// Remembers an event: as many as a new snapshot would cost, within bounds.
+    /// Remembers an event: so many that they cost a fraction of what the instances do, within bounds.
     pub fn remember(&mut self, event: Arc<Event>) {
-        let limit = self.roster.len().clamp(SHORT_MEMORY, LONG_MEMORY);
+        let limit = (self.roster.len() / 4).clamp(SHORT_MEMORY, LONG_MEMORY);
         self.ring.push(event, limit);
     }
 

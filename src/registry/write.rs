@@ -88,9 +88,10 @@ impl Order<'_> {
         if visible {
             instance.revision = revision;
         }
+        let (name, service) = self.service(&instance.service, revision);
+        instance.service = name;
         let entry = Arc::new(Entry { instance, lease });
         self.hand_over(before.as_ref(), entry.lease.as_ref(), ending, now);
-        let service = self.service(&entry.instance.service, revision);
         if before.is_none() {
             self.registry.instances.fetch_add(1, Ordering::Relaxed);
         }
@@ -142,16 +143,16 @@ impl Order<'_> {
         }
     }
 
-    /// The service of that name, made if need be. Only here, under the order lock: so a new one knows exactly from which
-    /// revision on it has seen everything.
-    fn service(&self, name: &ServiceName, revision: Revision) -> Arc<Service> {
-        if let Some(service) = self.registry.find(name) {
-            return service;
+    /// The service of that name, made if need be, and its own copy of the name, for all its instances to share. Made only
+    /// here, under the order lock: so a new one knows exactly from which revision on it has seen everything.
+    fn service(&self, name: &ServiceName, revision: Revision) -> (ServiceName, Arc<Service>) {
+        if let Some(found) = self.registry.services.get(name) {
+            return (found.key().clone(), Arc::clone(found.value()));
         }
         let service = Arc::new(Service::new(Revision(revision.0 - 1)));
         self.registry.names.write().insert(name.clone());
         self.registry.services.insert(name.clone(), Arc::clone(&service));
-        service
+        (name.clone(), service)
     }
 
     fn record(&self, event: Option<&Arc<Event>>) {
