@@ -9,11 +9,13 @@
 //! message; on a `current_thread` runtime the streams run first and the connection writes once for all of them.
 
 mod acceptor;
+mod alarm;
 mod connection;
 mod hub;
 mod worker;
 
 pub use acceptor::{Listener, accept};
+pub use alarm::{Alarm, Alarmed};
 pub use connection::{Connection, Limits, serve};
 pub use hub::{Hubs, Interest, Seat};
 pub use worker::{Worker, Workers};

@@ -20,7 +20,7 @@ use crate::{
     engine::Memory,
     metrics::Metrics,
     model::Incarnation,
-    net::{Hubs, Limits, Listener, Worker, Workers, accept},
+    net::{Alarm, Alarmed, Hubs, Limits, Listener, Worker, Workers, accept},
     random,
     registry::Audience,
     web::Web,
@@ -79,6 +79,7 @@ pub struct Server {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     tasks: JoinSet<()>,
+    alarmed: Alarmed,
 }
 
 impl Server {
@@ -98,6 +99,7 @@ impl Server {
         let count = config.workers.get();
         let shared = share(config, count);
         let (leaving, left) = watch::channel(false);
+        let (alarm, alarmed) = Alarm::new();
         let worker = Worker {
             routes: Api::routes(&shared)?,
             hubs: Arc::clone(&shared.hubs),
@@ -105,21 +107,24 @@ impl Server {
             limits: Limits { streams: config.max_streams_per_connection.get() },
             bookmarks: config.bookmark_interval,
             leaving: left.clone(),
+            alarm: alarm.clone(),
         };
         let workers = Arc::new(Workers::start(count, &worker).map_err(StartError::Worker)?);
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(expire(Arc::clone(&shared)));
+        tasks.spawn(alarm.clone().guard("expiry", expire(Arc::clone(&shared))));
         let grpc = grpc.into_tokio().map_err(StartError::Worker)?;
-        tasks.spawn(accept(grpc, Arc::clone(&workers), Arc::clone(&shared.clock), left.clone()));
+        let accepting = accept(grpc, Arc::clone(&workers), Arc::clone(&shared.clock), left.clone());
+        tasks.spawn(alarm.clone().guard("the acceptor", accepting));
         let http = http.into_tokio().map_err(StartError::Worker)?;
         let web = Web { shared: Arc::clone(&shared), workers: Arc::clone(&workers) };
-        tasks.spawn(async move {
+        let serving = async move {
             if let Err(error) = web.serve(http, gone(left)).await {
                 tracing::error!(%error, "the HTTP listener failed");
             }
-        });
-        Ok(Self { grpc: grpc_address, http: http_address, leaving, shared, workers, tasks })
+        };
+        tasks.spawn(alarm.guard("the HTTP listener", serving));
+        Ok(Self { grpc: grpc_address, http: http_address, leaving, shared, workers, tasks, alarmed })
     }
 
     /// Where gRPC listens.
@@ -132,6 +137,11 @@ impl Server {
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Which part of the server ended though it must not. Never, while all run.
+    pub async fn failed(&mut self) -> &'static str {
+        self.alarmed.heard().await
     }
 
     /// Leaves: tells every stream, lets connections finish, drops what is left after some seconds.

@@ -44,7 +44,7 @@ async fn serve(config: &Config, output: ReadyFormat) -> anyhow::Result<()> {
     // Before the doors open: whoever reads that they are open may send a signal at once.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let server = Server::start(config)?;
+    let mut server = Server::start(config)?;
     announce(&server, output)?;
     tracing::info!(
         grpc = %server.grpc(), http = %server.http(),
@@ -53,6 +53,7 @@ async fn serve(config: &Config, output: ReadyFormat) -> anyhow::Result<()> {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        part = server.failed() => anyhow::bail!("{part} has ended, which is a defect: start the registry again and report it"),
     }
     tracing::info!("leaving: telling every stream to reconnect");
     tokio::select! {

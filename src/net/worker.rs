@@ -20,7 +20,7 @@ use tokio::{
 };
 use tonic::service::Routes;
 
-use super::{Connection, Hubs, Limits, connection::serve};
+use super::{Alarm, Connection, Hubs, Limits, connection::serve};
 use crate::clock::Clock;
 
 /// How often a worker says that it has done all that waited for it. Expiry lags behind by up to twice that.
@@ -45,6 +45,8 @@ pub struct Worker {
     pub bookmarks: Duration,
     /// Becomes true when the server leaves.
     pub leaving: watch::Receiver<bool>,
+    /// Told when what wakes streams has ended.
+    pub alarm: Alarm,
 }
 
 /// All workers.
@@ -120,8 +122,9 @@ impl Worker {
         mut arrivals: mpsc::UnboundedReceiver<(TcpStream, SocketAddr)>,
     ) {
         let (hubs, clock, bookmarks) = (Arc::clone(&self.hubs), Arc::clone(&self.clock), self.bookmarks);
-        tokio::spawn(async move { hubs.run(index, &clock, bookmarks).await });
-        tokio::spawn(turns(Arc::clone(&self.clock), index));
+        let hub = async move { hubs.run(index, &clock, bookmarks).await };
+        tokio::spawn(self.alarm.clone().guard("a hub", hub));
+        tokio::spawn(self.alarm.clone().guard("a worker's clock", turns(Arc::clone(&self.clock), index)));
         let mut leaving = self.leaving.clone();
         // Every connection holds a copy of this; when the last is dropped, all have ended.
         let (open, mut all_closed) = mpsc::channel::<()>(1);

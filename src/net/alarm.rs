@@ -1,0 +1,56 @@
+//! What must not end while the server runs.
+//!
+//! A defect in one stream ends that stream. One in a hub, in expiry or in the acceptor would leave a registry that looks alive
+//! and is not: better to stop, so that whoever supervises the process starts another.
+
+use tokio::{sync::mpsc, task::JoinSet};
+
+/// Rung when a task ended that must not.
+#[derive(Debug, Clone)]
+pub struct Alarm(mpsc::Sender<&'static str>);
+
+/// Hears the alarm.
+#[derive(Debug)]
+pub struct Alarmed(mpsc::Receiver<&'static str>);
+
+impl Alarm {
+    /// An alarm, and who hears it.
+    #[must_use]
+    pub fn new() -> (Self, Alarmed) {
+        let (alarm, alarmed) = mpsc::channel(1);
+        (Self(alarm), Alarmed(alarmed))
+    }
+
+    /// Runs a task that must not end, and rings when it does, also by a panic. Dropping this ends the task.
+    pub async fn guard(self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let mut one = JoinSet::new();
+        one.spawn(task);
+        one.join_next().await;
+        // One alarm is enough.
+        let _ = self.0.try_send(name);
+    }
+}
+
+impl Alarmed {
+    /// Which task ended. Never, while all run.
+    pub async fn heard(&mut self) -> &'static str {
+        match self.0.recv().await {
+            Some(name) => name,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_heard() {
+        let (alarm, mut alarmed) = Alarm::new();
+        let quiet = tokio::spawn(alarm.clone().guard("quiet", std::future::pending()));
+        tokio::spawn(alarm.guard("loud", async { panic!("a defect") }));
+        assert_eq!(alarmed.heard().await, "loud");
+        quiet.abort();
+    }
+}
