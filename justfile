@@ -50,3 +50,7 @@ buf: tools
 interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}
+
+# Callboard's own figures: memory, delays, lines of code; `just figures load` compares it with a bare tonic server
+figures *args:
+    cargo bench --locked --bench figures -- {{ args }}

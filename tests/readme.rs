@@ -9,7 +9,8 @@ use crate::harness::{House, Peer, within};
 
 /// The README's commands that stay in the foreground: the lines of its blocks of shell that sign an instance in.
 fn foreground(readme: &str) -> Vec<Vec<String>> {
-    let lines = readme.lines().filter(|line| line.starts_with("callboard register") || line.starts_with("callboard run"));
+    let lines =
+        readme.lines().filter(|line| line.starts_with("callboard register") || line.starts_with("callboard run"));
     lines.map(|line| line.split(' ').skip(1).map(str::to_owned).collect()).collect()
 }
 
@@ -32,7 +33,9 @@ async fn serving(peer: &Peer, many: usize) {
     let mut seen = HashMap::new();
     while seen.values().filter(|status| **status == InstanceStatus::Serving).count() < many {
         match watch.message().await.unwrap().unwrap().message {
-            Some(Message::Snapshot(part)) => seen.extend(part.instances.iter().map(|one| (one.id.clone(), one.status()))),
+            Some(Message::Snapshot(part)) => {
+                seen.extend(part.instances.iter().map(|one| (one.id.clone(), one.status())));
+            }
             Some(Message::Changes(step)) => {
                 for change in step.changes {
                     if let Some(Change::Updated(one)) = change.change {

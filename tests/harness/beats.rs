@@ -1,7 +1,7 @@
 //! A heartbeat stream.
 
 use bytes::Bytes;
-use callboard::pb::callboard::v1::{Heartbeat, KeepAliveRequest, KeepAliveResponse, LeaseState};
+use callboard::pb::callboard::v1::{Heartbeat, KeepAliveRequest, KeepAliveResponse, LeaseReport, LeaseState};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -29,7 +29,7 @@ impl Beats {
         let from = wall();
         let answer = self.ask(KeepAliveRequest { heartbeats }).await?;
         assert!(answer.leases.iter().map(|report| &report.lease_id).eq(leases.iter().copied()), "in the same order");
-        Ok((answer.leases.iter().map(|report| report.state()).collect(), Span { from, to: wall() }))
+        Ok((answer.leases.iter().map(LeaseReport::state).collect(), Span { from, to: wall() }))
     }
 
     /// The answer to this message.

@@ -9,7 +9,7 @@ use callboard::pb::callboard::v1::{
     discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
 };
 use tonic::{
-    Code, Request, Status,
+    Code, Status,
     transport::{Channel, Endpoint},
 };
 use tonic_health::pb::health_client::HealthClient;
@@ -63,8 +63,7 @@ impl Peer {
     /// Changes the fields that `paths` names.
     pub async fn update(&self, paths: &[&str], request: UpdateInstanceRequest) -> Result<Instance, Status> {
         let paths = paths.iter().map(ToString::to_string).collect();
-        let request =
-            UpdateInstanceRequest { update_mask: Some(prost_types::FieldMask { paths }), ..request };
+        let request = UpdateInstanceRequest { update_mask: Some(prost_types::FieldMask { paths }), ..request };
         let answer = within("UpdateInstance", self.registry.clone().update_instance(request)).await?;
         Ok(answer.into_inner().instance.unwrap())
     }
@@ -108,21 +107,14 @@ impl Peer {
             request.page_token = page.next_page_token;
         }
     }
-
-    /// A request with a deadline, which the peer sends along.
-    pub fn timed<T>(request: T, timeout: Duration) -> Request<T> {
-        let mut request = Request::new(request);
-        request.set_timeout(timeout);
-        request
-    }
 }
 
-/// A registration that lacks nothing: one address, a boot of its own, the usual terms.
+/// A registration that lacks nothing: one address, a boot, the usual terms.
 pub fn instance(service: &str, id: &str) -> RegisterRequest {
     RegisterRequest {
         service: service.to_owned(),
         id: id.to_owned(),
-        boot_id: format!("boot-of-{id}"),
+        boot_id: "boot".to_owned(),
         addresses: vec![address("10.0.0.1", 80)],
         ..RegisterRequest::default()
     }

@@ -85,7 +85,7 @@ impl Reader {
     }
 
     /// Reads until the stream ends, and says with what.
-    pub async fn to_the_end(&mut self) -> Status {
+    pub async fn read_to_the_end(&mut self) -> Status {
         within("the end of the stream", async {
             loop {
                 if let Err(status) = self.message().await {

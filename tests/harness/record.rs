@@ -71,7 +71,9 @@ pub struct Heard {
 #[derive(Debug, Clone)]
 pub enum What {
     /// It opened a stream, with the token of the place where it stood if it did.
-    Opened { resumes: bool },
+    Opened {
+        resumes: bool,
+    },
     Message(WatchResponse),
     /// The stream ended; `None`: the reader dropped it.
     Ended(Option<Code>),

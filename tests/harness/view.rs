@@ -74,10 +74,6 @@ impl View {
         }
     }
 
-    pub fn ids(&self, service: &str) -> Vec<&str> {
-        self.set.keys().filter(|(of, _)| of == service).map(|(_, id)| &**id).collect()
-    }
-
     pub fn get(&self, service: &str, id: &str) -> Option<&Instance> {
         self.set.get(&key(service, id))
     }
