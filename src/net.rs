@@ -12,6 +12,7 @@ mod acceptor;
 mod alarm;
 mod connection;
 mod hub;
+mod socket;
 mod worker;
 
 pub use acceptor::{Listener, accept};

@@ -25,6 +25,8 @@ use tokio::{
 use tonic::{body::Body, service::Routes};
 use tower::Service;
 
+use super::socket::Gathering;
+
 /// A peer that does not answer a ping is gone.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(10);
@@ -119,7 +121,7 @@ pub async fn serve<I>(
         .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .serve_connection(TokioIo::new(io), door);
+        .serve_connection(TokioIo::new(Gathering::new(io)), door);
     let mut served = pin!(served);
     tokio::select! {
         ended = &mut served => return log_end(&connection, ended),
