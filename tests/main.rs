@@ -13,12 +13,15 @@
 //! | `process` | kills, stops and restarts of real processes |
 //! | `command_line` | the verbs and their exit codes |
 //! | `layers` | which room may know which |
+//! | `readme` | the README's tour |
+//! | `interop` | names the suites that need other languages, and are not run here |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
 
 mod bad_input;
 mod command_line;
 mod harness;
 mod history;
+mod interop;
 mod layers;
 mod lease;
 mod process;

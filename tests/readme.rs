@@ -1,6 +1,6 @@
 //! The tour of the README, played: what it says to type is run, and what it shows is what comes.
 
-use std::{collections::HashMap, fs, path::Path, process::Stdio};
+use std::{collections::HashMap, fs, net::TcpListener, path::Path, process::Stdio};
 
 use callboard::pb::callboard::v1::{InstanceStatus, WatchRequest, change::Change, watch_response::Message};
 use tokio::process::{Child, Command};
@@ -11,8 +11,21 @@ use crate::harness::{House, Peer, within};
 fn foreground(readme: &str) -> Vec<Vec<String>> {
     let lines =
         readme.lines().filter(|line| line.starts_with("callboard register") || line.starts_with("callboard run"));
-    lines.map(|line| line.split(' ').skip(1).map(str::to_owned).collect()).collect()
+    lines.map(|line| ours(line.split(' ').skip(1).map(str::to_owned).collect())).collect()
 }
+
+/// The program that the README's `run` starts may not be on this machine. Ours is: any that stays will do, for the test
+/// itself listens on the port.
+fn ours(mut words: Vec<String>) -> Vec<String> {
+    if let Some(end) = words.iter().position(|word| word == "--") {
+        words.truncate(end + 1);
+        words.extend([env!("CARGO_BIN_EXE_callboard"), "watch", "web"].map(str::to_owned));
+    }
+    words
+}
+
+/// The port of the program that the README runs.
+const PROGRAM: &str = "127.0.0.1:9002";
 
 fn start(words: &[String], server: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_callboard"))
@@ -51,6 +64,8 @@ async fn serving(peer: &Peer, many: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_tour_is_true() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    // Where it is taken, somebody listens, which is all that `run` looks for.
+    let _program = TcpListener::bind(PROGRAM);
     let house = House::open();
     let server = house.grpc().to_string();
     let signed_in: Vec<Child> =

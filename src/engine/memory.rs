@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     model::{Incarnation, Revision, WallTime},
-    registry::{Audience, Command, Decision, Draft, Event, Now, Outcome, Refusal, Registry},
+    registry::{Audience, Command, Decision, Event, Now, Outcome, Refusal, Registry},
 };
 
 /// Orders commands in memory.
@@ -35,7 +35,7 @@ impl Memory {
     /// # Errors
     ///
     /// When the command cannot be done as things are.
-    pub fn submit(&self, command: &Command, now: Now) -> Result<Outcome, Refusal> {
+    pub fn submit(&self, command: Command, now: Now) -> Result<Outcome, Refusal> {
         let (outcome, event) = self.order(command, now)?;
         if let Some(event) = event {
             self.registry.announce(&event);
@@ -46,39 +46,21 @@ impl Memory {
     /// Removes what ran out by now, at most one lock's time each, and returns how many that were.
     pub fn expire(&self, now: Now) -> usize {
         let passed = self.registry.leases().expire(now.lease);
-        let removed = passed.into_iter().map(|lease| self.submit(&Command::Expire(lease), now));
+        let removed = passed.into_iter().map(|lease| self.submit(Command::Expire(lease), now));
         removed.filter(|outcome| outcome.as_ref().is_ok_and(|outcome| outcome.changed)).count()
     }
 
-    fn order(&self, command: &Command, now: Now) -> Result<(Outcome, Option<Arc<Event>>), Refusal> {
+    fn order(&self, command: Command, now: Now) -> Result<(Outcome, Option<Arc<Event>>), Refusal> {
         let mut order = self.registry.order();
-        loop {
-            let (decision, present) = order.decide(command, now)?;
-            let draft = match decision {
-                Decision::Keep => None,
-                Decision::Apply(draft) => Some(draft),
-                Decision::Renew(lease, terms, draft) => {
-                    if self.registry.leases().renew(&lease, terms, now.lease).is_err() {
-                        continue; // it ran out this very moment, so the decision is another
-                    }
-                    draft
-                }
-            };
-            let revision = self.registry.applied();
-            return Ok(match draft {
-                None => (Outcome { entry: present, revision, changed: false }, None),
-                Some(draft) => apply(&mut order, draft, revision.next(), now),
-            });
-        }
+        let (decision, present) = order.decide(command, now)?;
+        let newest = self.registry.applied();
+        Ok(match decision {
+            Decision::Keep => (Outcome { entry: present, revision: newest, changed: false }, None),
+            Decision::Apply(draft) => {
+                let revision = newest.next();
+                let (entry, event) = order.apply(draft, present, revision, now);
+                (Outcome { entry, revision, changed: true }, event)
+            }
+        })
     }
-}
-
-fn apply(
-    order: &mut crate::registry::Order<'_>,
-    draft: Draft,
-    revision: Revision,
-    now: Now,
-) -> (Outcome, Option<Arc<Event>>) {
-    let (entry, event) = order.apply(draft, revision, now);
-    (Outcome { entry, revision, changed: true }, event)
 }

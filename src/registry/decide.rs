@@ -7,15 +7,13 @@ use super::{
     event::{Entry, Now, RemovalReason},
     lease::{Ending, Lease},
 };
-use crate::model::{Instance, InstanceId, LeaseId, Marks, Revision, ServiceName, Terms};
+use crate::model::{Instance, InstanceId, LeaseId, Marks, Revision, ServiceName};
 
 /// What to do.
 #[derive(Debug)]
 pub enum Decision {
     /// Nothing: what is there is what was asked for.
     Keep,
-    /// Renew the lease on these terms, and apply the draft, if any.
-    Renew(Arc<Lease>, Terms, Option<Draft>),
     /// Apply the draft.
     Apply(Draft),
 }
@@ -36,10 +34,6 @@ pub enum Draft {
     },
     /// Remove what is there.
     Remove {
-        /// The service.
-        service: ServiceName,
-        /// The instance.
-        id: InstanceId,
         /// Why, for readers.
         reason: RemovalReason,
         /// How, for the lease.
@@ -47,50 +41,46 @@ pub enum Draft {
     },
 }
 
-/// Says what to do, given what is there under the command's service and id.
+/// Says what to do, given what is there under the command's service and id. A lease that the same boot holds was renewed
+/// before, if it could be.
 ///
 /// # Errors
 ///
 /// When it cannot be done; nothing changes then.
-pub fn decide(present: Option<&Arc<Entry>>, command: &Command, now: Now) -> Result<Decision, Refusal> {
+pub fn decide(present: Option<&Arc<Entry>>, command: Command, now: Now) -> Result<Decision, Refusal> {
     match command {
         Command::Register(register) => decide_register(present, register, now),
-        Command::Deregister { service, id, of } => decide_deregister(present, service, id, of),
-        Command::Update { service, id, lease, patch } => decide_update(present, service, id, *lease, patch),
-        Command::Expire(lease) => Ok(decide_expire(present, lease)),
+        Command::Deregister { service, id, of } => decide_deregister(present, service, id, &of),
+        Command::Update { service, id, lease, patch } => decide_update(present, service, id, lease, patch),
+        Command::Expire(lease) => Ok(decide_expire(present, &lease)),
     }
 }
 
-fn decide_register(present: Option<&Arc<Entry>>, asked: &Register, now: Now) -> Result<Decision, Refusal> {
+fn decide_register(present: Option<&Arc<Entry>>, asked: Register, now: Now) -> Result<Decision, Refusal> {
     let Some(entry) = present else {
-        return Ok(Decision::Apply(put(None, asked, now)));
+        return Ok(Decision::Apply(put(None, None, asked, now)));
     };
     match &entry.lease {
         Some(lease) if lease.boot == asked.boot => {
-            let draft = put(Some((entry, Some(lease))), asked, now);
-            if !lease.is_alive() {
-                // It ran out a moment ago and its removal is under way: the same life goes on under a new lease.
-                return Ok(Decision::Apply(put(Some((entry, None)), asked, now)));
-            }
-            let draft = (!same(&draft, entry)).then_some(draft);
-            Ok(Decision::Renew(Arc::clone(lease), asked.terms, draft))
+            // If the lease ran out a moment ago, its removal is under way: the same life goes on under a new one.
+            let goes_on = lease.is_alive().then_some(lease);
+            let draft = put(Some(&entry.instance), goes_on, asked, now);
+            let same =
+                goes_on.is_some() && matches!(&draft, Draft::Put { instance, .. } if *instance == entry.instance);
+            Ok(if same { Decision::Keep } else { Decision::Apply(draft) })
         }
         Some(lease) => match lease.yields(now.lease) {
-            Err(retry) if !asked.replace => {
-                let (service, id) = (asked.service.clone(), asked.id.clone());
-                Err(Refusal::HeldByOther { service, id, retry })
-            }
+            Err(retry) if !asked.replace => Err(Refusal::HeldByOther { service: asked.service, id: asked.id, retry }),
             _ => Ok(Decision::Apply(take_over(entry, asked, now))),
         },
         None => Ok(Decision::Apply(take_over(entry, asked, now))),
     }
 }
 
-/// The entry that a registration makes. `over`: what the same boot has, and the lease that goes on.
-fn put(over: Option<(&Arc<Entry>, Option<&Arc<Lease>>)>, asked: &Register, now: Now) -> Draft {
-    let before = over.map(|(entry, _)| &entry.instance);
+/// The entry that a registration makes, where there was none or the same boot's. `lease`: the one that goes on.
+fn put(before: Option<&Instance>, lease: Option<&Arc<Lease>>, asked: Register, now: Now) -> Draft {
     let marks = Marks { starting: asked.starting, ..before.map(|instance| instance.marks).unwrap_or_default() };
-    let lease = over.and_then(|(_, lease)| lease).cloned().unwrap_or_else(|| Arc::new(new_lease(asked, now)));
+    let lease = lease.cloned().unwrap_or_else(|| new_lease(&asked, now));
     Draft::Put {
         instance: instance(asked, marks, before, now),
         lease: Some(lease),
@@ -100,26 +90,22 @@ fn put(over: Option<(&Arc<Entry>, Option<&Arc<Lease>>)>, asked: &Register, now: 
 }
 
 /// A new life under an old id. What an operator said of the old one holds for the new one.
-fn take_over(entry: &Arc<Entry>, asked: &Register, now: Now) -> Draft {
+fn take_over(entry: &Arc<Entry>, asked: Register, now: Now) -> Draft {
     let marks = Marks { starting: asked.starting, leaving: false, drained: entry.instance.marks.drained };
-    Draft::Put {
-        instance: instance(asked, marks, None, now),
-        lease: Some(Arc::new(new_lease(asked, now))),
-        born: true,
-        ending: Ending::Superseded,
-    }
+    let lease = Some(new_lease(&asked, now));
+    Draft::Put { instance: instance(asked, marks, None, now), lease, born: true, ending: Ending::Superseded }
 }
 
-fn new_lease(asked: &Register, now: Now) -> Lease {
+fn new_lease(asked: &Register, now: Now) -> Arc<Lease> {
     let (service, id, boot) = (asked.service.clone(), asked.id.clone(), asked.boot.clone());
-    Lease::new(asked.lease, service, id, boot, asked.terms, now.lease)
+    Arc::new(Lease::new(asked.lease, service, id, boot, asked.terms, now.lease))
 }
 
-fn instance(asked: &Register, marks: Marks, before: Option<&Instance>, now: Now) -> Instance {
-    let Description { addresses, tags, metadata, weight, locality } = asked.description.clone();
+fn instance(asked: Register, marks: Marks, before: Option<&Instance>, now: Now) -> Instance {
+    let Description { addresses, tags, metadata, weight, locality } = asked.description;
     Instance {
-        service: asked.service.clone(),
-        id: asked.id.clone(),
+        service: asked.service,
+        id: asked.id,
         addresses,
         tags,
         metadata,
@@ -132,63 +118,49 @@ fn instance(asked: &Register, marks: Marks, before: Option<&Instance>, now: Now)
     }
 }
 
-fn same(draft: &Draft, entry: &Entry) -> bool {
-    matches!(draft, Draft::Put { instance, .. } if *instance == entry.instance)
-}
-
 fn decide_deregister(
     present: Option<&Arc<Entry>>,
-    service: &ServiceName,
-    id: &InstanceId,
+    service: ServiceName,
+    id: InstanceId,
     of: &Holder,
 ) -> Result<Decision, Refusal> {
-    let remove = |ending| Draft::Remove {
-        service: service.clone(),
-        id: id.clone(),
-        reason: RemovalReason::Deregistered,
-        ending,
-    };
-    match (of, present) {
-        (Holder::Anyone, Some(_)) => Ok(Decision::Apply(remove(Ending::Removed))),
-        (Holder::Anyone, None) => Err(Refusal::NoSuchInstance { service: service.clone(), id: id.clone() }),
+    let ending = match (of, present) {
+        (Holder::Anyone, Some(_)) => Ending::Removed,
+        (Holder::Anyone, None) => return Err(Refusal::NoSuchInstance { service, id }),
         (Holder::This { lease, boot }, Some(entry)) => {
             let holds = entry.lease.as_ref().is_some_and(|held| {
                 lease.is_none_or(|lease| lease == held.id) && boot.as_ref().is_none_or(|boot| *boot == held.boot)
             });
-            // A late goodbye must not remove the successor.
-            Ok(if holds { Decision::Apply(remove(Ending::Deregistered)) } else { Decision::Keep })
+            if !holds {
+                return Ok(Decision::Keep); // a late goodbye must not remove the successor
+            }
+            Ending::Deregistered
         }
-        (Holder::This { .. }, None) => Ok(Decision::Keep),
-    }
+        (Holder::This { .. }, None) => return Ok(Decision::Keep),
+    };
+    Ok(Decision::Apply(Draft::Remove { reason: RemovalReason::Deregistered, ending }))
 }
 
 fn decide_update(
     present: Option<&Arc<Entry>>,
-    service: &ServiceName,
-    id: &InstanceId,
+    service: ServiceName,
+    id: InstanceId,
     lease: Option<LeaseId>,
-    patch: &Patch,
+    patch: Patch,
 ) -> Result<Decision, Refusal> {
     let Some(entry) = present else {
-        return Err(Refusal::NoSuchInstance { service: service.clone(), id: id.clone() });
+        return Err(Refusal::NoSuchInstance { service, id });
     };
     if lease.is_some() && lease != entry.lease.as_ref().map(|held| held.id) {
-        return Err(Refusal::LeaseLost { service: service.clone(), id: id.clone() });
+        return Err(Refusal::LeaseLost { service, id });
     }
     let mut instance = entry.instance.clone();
-    if let Some(weight) = patch.weight {
-        instance.weight = weight;
-    }
-    if let Some(tags) = &patch.tags {
-        instance.tags = tags.clone();
-    }
-    if let Some(metadata) = &patch.metadata {
-        instance.metadata = metadata.clone();
-    }
-    if let Some(starting) = patch.starting {
-        instance.marks.starting = starting;
-    }
-    match (patch.draining, lease) {
+    let Patch { weight, draining, starting, tags, metadata } = patch;
+    instance.weight = weight.unwrap_or(instance.weight);
+    instance.tags = tags.unwrap_or(instance.tags);
+    instance.metadata = metadata.unwrap_or(instance.metadata);
+    instance.marks.starting = starting.unwrap_or(instance.marks.starting);
+    match (draining, lease) {
         (Some(leaving), Some(_)) => instance.marks.leaving = leaving,
         // An operator who wants it back overrules what it said itself.
         (Some(drained), None) => instance.marks = Marks { drained, leaving: false, ..instance.marks },
@@ -205,12 +177,7 @@ fn decide_expire(present: Option<&Arc<Entry>>, lease: &Arc<Lease>) -> Decision {
     if !present.is_some_and(holds) {
         return Decision::Keep;
     }
-    Decision::Apply(Draft::Remove {
-        service: lease.service.clone(),
-        id: lease.instance.clone(),
-        reason: RemovalReason::Expired,
-        ending: Ending::Expired,
-    })
+    Decision::Apply(Draft::Remove { reason: RemovalReason::Expired, ending: Ending::Expired })
 }
 
 #[cfg(test)]

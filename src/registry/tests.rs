@@ -239,19 +239,19 @@ impl Play {
                     replace,
                     ..register(service, &instance, &format!("boot{boot}"), self.leases)
                 };
-                let done = self.engine.submit(&Command::Register(asked), at(self.now)).is_ok();
+                let done = self.engine.submit(Command::Register(asked), at(self.now)).is_ok();
                 let key = (service.to_owned(), instance);
                 assert_eq!(done, self.naive.register(key, boot, weight, replace, self.now));
             }
             Operation::Deregister { service, instance } => {
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
-                let done = self.engine.submit(&deregister(service, &instance, None), at(self.now)).is_ok();
+                let done = self.engine.submit(deregister(service, &instance, None), at(self.now)).is_ok();
                 assert_eq!(done, self.naive.present.remove(&(service.to_owned(), instance)).is_some());
             }
             Operation::Drain { service, instance, draining } => {
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
                 let patch = Patch { draining: Some(draining), ..Patch::default() };
-                let done = self.engine.submit(&update(service, &instance, patch), at(self.now)).is_ok();
+                let done = self.engine.submit(update(service, &instance, patch), at(self.now)).is_ok();
                 let held = self.naive.present.get_mut(&(service.to_owned(), instance));
                 assert_eq!(done, held.is_some());
                 if let Some(held) = held {
@@ -312,11 +312,11 @@ fn equal_means_quiet() {
     let audience = Arc::new(Listening::default());
     let engine = Memory::new(Incarnation(1), at(0), Arc::clone(&audience) as Arc<dyn Audience>);
     let revision = || engine.registry().applied();
-    engine.submit(&Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
+    engine.submit(Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
     let first = revision();
-    engine.submit(&Command::Register(register("web", "a", "boot", 2)), at(10)).unwrap();
-    engine.submit(&update("web", "a", Patch { draining: Some(false), ..Patch::default() }), at(20)).unwrap();
-    engine.submit(&update("web", "a", Patch { weight: Some(Weight::USUAL), ..Patch::default() }), at(30)).unwrap();
+    engine.submit(Command::Register(register("web", "a", "boot", 2)), at(10)).unwrap();
+    engine.submit(update("web", "a", Patch { draining: Some(false), ..Patch::default() }), at(20)).unwrap();
+    engine.submit(update("web", "a", Patch { weight: Some(Weight::USUAL), ..Patch::default() }), at(30)).unwrap();
     assert_eq!(revision(), first);
     assert_eq!(*audience.0.lock().unwrap(), ["web/a"]);
 }
@@ -329,7 +329,7 @@ fn a_reader_that_fell_behind_gets_the_newest_state() {
     for n in 0..HISTORY as u128 + 2_000 {
         let asked =
             Register { description: description(&[], if n % 2 == 0 { 1 } else { 2 }), ..register("web", "a", "b", n) };
-        engine.submit(&Command::Register(asked), at(0)).unwrap();
+        engine.submit(Command::Register(asked), at(0)).unwrap();
     }
     reader.read(engine.registry());
     assert_eq!(reader.resets, 1);
@@ -341,7 +341,7 @@ fn a_reader_that_fell_behind_gets_the_newest_state() {
 fn tokens_that_do_not_fit_are_answered_with_the_reason() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::Nobody));
     let registry = engine.registry();
-    engine.submit(&Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
+    engine.submit(Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
     let selection = Arc::new(Selection::parse(&["web".into()], "", false).unwrap());
     let good = Subscription::new(Arc::clone(&selection), None, None).token(registry, registry.applied());
     let first = |token| Subscription::new(Arc::clone(&selection), None, Some(token)).next(registry);
@@ -362,11 +362,11 @@ fn a_service_that_comes_back_is_heard_of_without_a_reset() {
     let mut reader = readers().remove(0);
     reader.read(engine.registry());
     for lease in 0..20 {
-        engine.submit(&Command::Register(register("web", "a", "boot", lease)), at(0)).unwrap();
+        engine.submit(Command::Register(register("web", "a", "boot", lease)), at(0)).unwrap();
         if lease % 3 == 0 {
             reader.read(engine.registry());
         }
-        engine.submit(&deregister("web", "a", None), at(0)).unwrap();
+        engine.submit(deregister("web", "a", None), at(0)).unwrap();
         if lease % 2 == 0 {
             reader.read(engine.registry());
             assert!(reader.believes.is_empty());
@@ -388,9 +388,9 @@ fn cuts_are_consistent_under_concurrent_writers() {
                     let service = SERVICES[(n % 3) as usize];
                     let instance = format!("w{writer}-{}", n % 5);
                     let asked = register(service, &instance, "boot", writer << 64 | n);
-                    let _ = engine.submit(&Command::Register(asked), at(0));
+                    let _ = engine.submit(Command::Register(asked), at(0));
                     if n % 4 == 0 {
-                        let _ = engine.submit(&deregister(service, &instance, None), at(0));
+                        let _ = engine.submit(deregister(service, &instance, None), at(0));
                     }
                 }
             });

@@ -41,27 +41,42 @@ pub struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Says what a command means now.
+    /// Says what a command means now, and what is there. Registering again is a sign of life: the lease is renewed here.
     ///
     /// # Errors
     ///
     /// When it cannot be done.
-    pub fn decide(&self, command: &Command, now: Now) -> Result<(Decision, Option<Arc<Entry>>), Refusal> {
+    pub fn decide(&self, command: Command, now: Now) -> Result<(Decision, Option<Arc<Entry>>), Refusal> {
         let (service, id) = command.target();
         let present = self.registry.get(service, id.as_str());
+        if let Command::Register(asked) = &command
+            && let Some(lease) = present.as_ref().and_then(|entry| entry.lease.as_ref())
+            && lease.boot == asked.boot
+        {
+            // If it ran out this very moment, the decision finds it ended.
+            let _ = self.registry.leases.renew(lease, asked.terms, now.lease);
+        }
         decide(present.as_ref(), command, now).map(|decision| (decision, present))
     }
 
     /// Applies a draft under this revision, which must be newer than any before, and publishes it: from here on every reader
-    /// sees it. The event, if readers can see one, is to be passed to [`Registry::announce`] once the lock is released.
-    pub fn apply(&mut self, draft: Draft, revision: Revision, now: Now) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
+    /// sees it. `present` is what was there when it was decided. The event, if readers can see one, is to be passed to
+    /// [`Registry::announce`] once the lock is released.
+    pub fn apply(
+        &mut self,
+        draft: Draft,
+        present: Option<Arc<Entry>>,
+        revision: Revision,
+        now: Now,
+    ) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
         let applied = match draft {
             Draft::Put { instance, lease, born, ending } => {
-                let (entry, event) = self.put(instance, lease, born, ending, revision, now);
+                let entry = (instance, lease, born);
+                let (entry, event) = self.put(present, entry, ending, revision, now);
                 (Some(entry), event)
             }
-            Draft::Remove { service, id, reason, ending } => {
-                (None, self.remove(&service, &id, reason, ending, revision, now))
+            Draft::Remove { reason, ending } => {
+                (None, present.and_then(|present| self.remove(&present, reason, ending, revision, now)))
             }
         };
         self.registry.applied.store(revision.0, Ordering::Release);
@@ -73,14 +88,12 @@ impl Order<'_> {
 
     fn put(
         &self,
-        mut instance: Instance,
-        lease: Option<Arc<Lease>>,
-        born: bool,
+        before: Option<Arc<Entry>>,
+        (mut instance, lease, born): (Instance, Option<Arc<Lease>>, bool),
         ending: Ending,
         revision: Revision,
         now: Now,
     ) -> (Arc<Entry>, Option<Arc<Event>>) {
-        let before = self.registry.get(&instance.service, instance.id.as_str());
         if born {
             instance.registered_revision = revision;
         }
@@ -108,19 +121,17 @@ impl Order<'_> {
 
     fn remove(
         &self,
-        service: &ServiceName,
-        id: &InstanceId,
+        before: &Arc<Entry>,
         reason: RemovalReason,
         ending: Ending,
         revision: Revision,
         now: Now,
     ) -> Option<Arc<Event>> {
-        let before = self.registry.get(service, id.as_str())?;
-        self.hand_over(Some(&before), None, ending, now);
+        self.hand_over(Some(before), None, ending, now);
         self.registry.instances.fetch_sub(1, Ordering::Relaxed);
-        let event = event(&before.instance, Some(Arc::clone(&before)), After::Gone(reason), revision, now);
-        if let Some(mut state) = self.registry.find(service)?.state() {
-            state.remove(id.as_str(), revision);
+        let event = event(&before.instance, Some(Arc::clone(before)), After::Gone(reason), revision, now);
+        if let Some(mut state) = self.registry.find(&event.service)?.state() {
+            state.remove(event.id.as_str(), revision);
             state.remember(Arc::clone(&event));
         }
         self.record(Some(&event));

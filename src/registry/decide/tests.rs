@@ -20,7 +20,7 @@ fn held(outcome: &Outcome) -> &Arc<Lease> {
 }
 
 fn sign_in(engine: &crate::engine::Memory, asked: Register, ms: u64) -> Result<Outcome, Refusal> {
-    engine.submit(&Command::Register(asked), at(ms))
+    engine.submit(Command::Register(asked), at(ms))
 }
 
 #[test]
@@ -79,21 +79,21 @@ fn a_stale_goodbye_removes_nothing() {
     sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
     let forced = Register { replace: true, ..register("web", "a", "two", 2) };
     sign_in(&engine, forced, 10).unwrap();
-    assert!(!engine.submit(&deregister("web", "a", Some(1)), at(20)).unwrap().changed);
+    assert!(!engine.submit(deregister("web", "a", Some(1)), at(20)).unwrap().changed);
     let boot = Holder::This { lease: None, boot: Some(BootId::parse("one").unwrap()) };
     let (service, id) = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap());
     let goodbye = Command::Deregister { service, id, of: boot };
-    assert!(!engine.submit(&goodbye, at(20)).unwrap().changed);
-    assert!(engine.submit(&deregister("web", "a", Some(2)), at(30)).unwrap().changed);
-    assert!(!engine.submit(&deregister("web", "a", Some(2)), at(40)).unwrap().changed, "once more is no error");
-    assert!(matches!(engine.submit(&deregister("web", "a", None), at(50)), Err(Refusal::NoSuchInstance { .. })));
+    assert!(!engine.submit(goodbye, at(20)).unwrap().changed);
+    assert!(engine.submit(deregister("web", "a", Some(2)), at(30)).unwrap().changed);
+    assert!(!engine.submit(deregister("web", "a", Some(2)), at(40)).unwrap().changed, "once more is no error");
+    assert!(matches!(engine.submit(deregister("web", "a", None), at(50)), Err(Refusal::NoSuchInstance { .. })));
 }
 
 #[test]
 fn an_operators_removal_is_told_to_the_holder() {
     let engine = engine();
     let first = sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
-    engine.submit(&deregister("web", "a", None), at(10)).unwrap();
+    engine.submit(deregister("web", "a", None), at(10)).unwrap();
     assert_eq!(held(&first).renew(20, None), Err(Ending::Removed));
     assert!(engine.registry().leases().get(LeaseId(1)).is_some(), "remembered for its next heartbeat");
     engine.expire(at(70_000));
@@ -106,19 +106,19 @@ fn drains_by_operator_and_by_itself() {
     sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
     let drain = |draining| Patch { draining: Some(draining), ..Patch::default() };
     let status = |outcome: Outcome| outcome.entry.unwrap().instance.status();
-    assert_eq!(status(engine.submit(&update("web", "a", drain(true)), at(10)).unwrap()), Status::Draining);
-    assert!(!engine.submit(&update("web", "a", drain(true)), at(10)).unwrap().changed);
+    assert_eq!(status(engine.submit(update("web", "a", drain(true)), at(10)).unwrap()), Status::Draining);
+    assert!(!engine.submit(update("web", "a", drain(true)), at(10)).unwrap().changed);
     assert_eq!(status(sign_in(&engine, register("web", "a", "one", 2), 20).unwrap()), Status::Draining);
     let forced = Register { replace: true, ..register("web", "a", "two", 3) };
     assert_eq!(status(sign_in(&engine, forced, 30).unwrap()), Status::Draining, "outlives the boot");
-    assert_eq!(status(engine.submit(&update("web", "a", drain(false)), at(40)).unwrap()), Status::Serving);
+    assert_eq!(status(engine.submit(update("web", "a", drain(false)), at(40)).unwrap()), Status::Serving);
 
     let (service, id) = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap());
     let leaving = Command::Update { service, id, lease: Some(LeaseId(3)), patch: drain(true) };
-    assert_eq!(status(engine.submit(&leaving, at(50)).unwrap()), Status::Draining);
+    assert_eq!(status(engine.submit(leaving.clone(), at(50)).unwrap()), Status::Draining);
     let forced = Register { replace: true, ..register("web", "a", "three", 4) };
     assert_eq!(status(sign_in(&engine, forced, 60).unwrap()), Status::Serving, "ended with the boot");
-    assert!(matches!(engine.submit(&leaving, at(70)), Err(Refusal::LeaseLost { .. })));
+    assert!(matches!(engine.submit(leaving, at(70)), Err(Refusal::LeaseLost { .. })));
 }
 
 #[test]
@@ -127,11 +127,11 @@ fn updates_change_only_what_they_name() {
     let asked = Register { description: description(&["v1"], 5), starting: true, ..register("web", "a", "one", 1) };
     sign_in(&engine, asked, 0).unwrap();
     let patch = Patch { starting: Some(false), weight: Some(Weight::parse(7).unwrap()), ..Patch::default() };
-    let instance = &engine.submit(&update("web", "a", patch), at(10)).unwrap().entry.unwrap().instance;
+    let instance = &engine.submit(update("web", "a", patch), at(10)).unwrap().entry.unwrap().instance;
     assert_eq!(instance.status(), Status::Serving);
     assert_eq!(instance.weight.get(), 7);
     assert_eq!(instance.tags.iter().collect::<Vec<_>>(), ["v1"]);
-    assert!(engine.submit(&update("web", "zz", Patch::default()), at(20)).is_err());
+    assert!(engine.submit(update("web", "zz", Patch::default()), at(20)).is_err());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_register_that_meets_its_own_expiry_goes_on_with_a_new_lease() {
     assert_eq!(passed.len(), 1);
     let again = sign_in(&engine, register("web", "a", "one", 2), 10_000).unwrap();
     assert_eq!(held(&again).id, LeaseId(2));
-    let late = engine.submit(&Command::Expire(Arc::clone(held(&first))), at(10_000)).unwrap();
+    let late = engine.submit(Command::Expire(Arc::clone(held(&first))), at(10_000)).unwrap();
     assert!(!late.changed, "the removal under way no longer fits");
     assert_eq!(again.entry.unwrap().instance.revision, first.entry.unwrap().instance.revision, "readers saw nothing");
 }

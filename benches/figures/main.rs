@@ -1,0 +1,110 @@
+//! Callboard's own figures, measured on the real binary over loopback.
+//!
+//! ```text
+//! cargo bench --bench figures                 memory, delays, lines of code
+//! cargo bench --bench figures -- load         Callboard beside a bare tonic server, in pairs
+//! cargo bench --bench figures -- … -o json    the same as one JSON object
+//! ```
+//!
+//! Every figure is taken on a server of its own, which is a child of this process and ends with it.
+
+mod children;
+mod client;
+mod compare;
+mod delay;
+mod limit;
+mod lines;
+mod load;
+mod memory;
+mod removal;
+mod report;
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use tokio::runtime;
+
+use report::Report;
+
+/// Callboard's own figures
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What to measure
+    #[arg(value_enum, default_value_t)]
+    what: What,
+    /// Only work whose name contains this (load only)
+    #[arg(long, default_value = "")]
+    only: String,
+    /// How many pairs of runs the medians are of (load only)
+    #[arg(long, default_value_t = 3)]
+    pairs: usize,
+    /// How figures are printed
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// What `cargo bench` adds
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum What {
+    /// Memory, delays and lines of code
+    #[default]
+    Figures,
+    /// Callboard beside the limit
+    Load,
+    /// Be the limit: a bare tonic server, until killed
+    #[value(hide = true)]
+    Limit,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// One object
+    Json,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let report = match arguments.what {
+        What::Figures => {
+            runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(figures())?
+        }
+        What::Load => {
+            // Before any thread is started: all of them inherit it.
+            children::pin_this_process()?;
+            one_thread()?.block_on(compare::run(&arguments.only, arguments.pairs.max(1)))?
+        }
+        What::Limit => return one_thread()?.block_on(limit::serve()),
+    };
+    match arguments.output {
+        Output::Table => print!("{}", report.to_table()),
+        Output::Json => println!("{}", report.to_json()),
+    }
+    Ok(())
+}
+
+async fn figures() -> Result<Report> {
+    let mut report = Report::default();
+    memory::instances(&mut report).await?;
+    memory::watches(&mut report).await?;
+    memory::keep_alives(&mut report).await?;
+    delay::run(&mut report).await?;
+    removal::run(&mut report).await?;
+    lines::count(&mut report)?;
+    Ok(report)
+}
+
+fn one_thread() -> std::io::Result<runtime::Runtime> {
+    runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// The stopwatch.
+#[expect(clippy::disallowed_methods, reason = "measuring is what this program is for")]
+fn now() -> Instant {
+    Instant::now()
+}

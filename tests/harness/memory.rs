@@ -1,0 +1,142 @@
+//! The gRPC door without sockets and threads, so that tokio's clock can be paused.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use callboard::{
+    api::{Api, Shared, Subscribers},
+    clock::Clock,
+    engine::Memory,
+    metrics::Metrics,
+    model::{Address, BootId, Incarnation, InstanceId, LeaseId, Metadata, ServiceName, Tags, Terms, Weight},
+    net::{Connection, Hubs, Limits, serve},
+    registry::{Audience, Command, Description, Patch, Register},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{sync::watch, task::JoinSet, time::interval};
+use tonic::{
+    service::Routes,
+    transport::{Endpoint, Uri},
+};
+
+use super::Peer;
+
+const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+/// As the server does it.
+const EXPIRY: Duration = Duration::from_millis(100);
+
+/// A registry behind pipes.
+#[derive(Debug)]
+pub struct InMemory {
+    shared: Arc<Shared>,
+    routes: Routes,
+    leaving: watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+}
+
+impl InMemory {
+    /// To be called where the clock is paused.
+    pub fn open() -> Self {
+        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)));
+        let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
+        let shared = Arc::new(Shared {
+            engine: Memory::new(Incarnation(7), clock.now(), audience),
+            hubs,
+            clock,
+            metrics: Metrics::new(),
+            subscribers: Subscribers::default(),
+            max_message_size: 256 * 1024,
+            bookmarks: Duration::from_secs(15),
+        });
+        let mut tasks = JoinSet::new();
+        let hub = Arc::clone(&shared);
+        tasks.spawn(async move { hub.hubs.run(0, &hub.clock, hub.bookmarks).await });
+        let leases = Arc::clone(&shared);
+        tasks.spawn(async move {
+            let mut ticks = interval(EXPIRY);
+            loop {
+                ticks.tick().await;
+                leases.engine.expire(leases.clock.expiry());
+            }
+        });
+        let (leaving, _) = watch::channel(false);
+        Self { routes: Api::routes(&shared).unwrap(), shared, leaving, _tasks: tasks }
+    }
+
+    /// A connection of its own.
+    pub async fn peer(&self) -> Peer {
+        let (routes, leaving) = (self.routes.clone(), self.leaving.clone());
+        let connector = tower::service_fn(move |_: Uri| {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let connection = Connection::new(PEER, 0, Arc::new(AtomicUsize::new(0)));
+            tokio::spawn(serve(far, connection, routes.clone(), Limits { streams: 64 }, leaving.subscribe()));
+            async move { Ok::<_, std::io::Error>(TokioIo::new(near)) }
+        });
+        let endpoint = Endpoint::from_static("http://in.memory");
+        Peer::over(endpoint.connect_with_connector(connector).await.unwrap())
+    }
+
+    /// The paused clock, in milliseconds since the start.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.shared.clock.since_start().as_millis()).unwrap()
+    }
+
+    /// Who has a seat: open streams, as the server counts them.
+    pub fn seats(&self) -> usize {
+        self.shared.hubs.seat_count()
+    }
+
+    /// Known leases, with those that are only remembered.
+    pub fn leases(&self) -> usize {
+        self.shared.engine.registry().leases().len()
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> u64 {
+        self.shared.engine.registry().applied().0
+    }
+
+    /// Changes an instance so many times, without a pause.
+    pub fn flood(&self, service: &str, id: &str, times: usize) {
+        let (service, id) = (ServiceName::parse(service).unwrap(), InstanceId::parse(id).unwrap());
+        for weight in (2..60_000).cycle().take(times) {
+            let patch = Patch { weight: Some(Weight::parse(weight).unwrap()), ..Patch::default() };
+            let command = Command::Update { service: service.clone(), id: id.clone(), lease: None, patch };
+            self.shared.engine.submit(command, self.shared.clock.now()).unwrap();
+        }
+    }
+
+    /// Registers so many instances, without a pause.
+    pub fn crowd(&self, service: &str, count: usize) {
+        let service = ServiceName::parse(service).unwrap();
+        let description = Description {
+            addresses: Address::parse_all([("10.0.0.1", 80, "")].into_iter()).unwrap(),
+            tags: Tags::parse(&["v2".to_owned()]).unwrap(),
+            metadata: Metadata::parse(std::iter::empty::<(&String, &String)>()).unwrap(),
+            weight: Weight::parse(1).unwrap(),
+            locality: None,
+        };
+        for number in 0..count {
+            let command = Command::Register(Register {
+                service: service.clone(),
+                id: InstanceId::parse(&format!("i{number}")).unwrap(),
+                boot: BootId::parse("boot").unwrap(),
+                description: description.clone(),
+                terms: Terms::grant(Some(Duration::from_hours(1)), None),
+                starting: false,
+                replace: false,
+                lease: LeaseId(number as u128),
+            });
+            self.shared.engine.submit(command, self.shared.clock.now()).unwrap();
+        }
+    }
+
+    /// The server starts to leave.
+    pub fn leave(&self) {
+        self.shared.hubs.leave();
+        self.leaving.send_replace(true);
+    }
+}

@@ -1,0 +1,173 @@
+//! The program itself, as people and scripts start it.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::{ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines},
+    process::{ChildStdout, Command},
+    task::JoinHandle,
+};
+
+use super::{Peer, within};
+
+/// A program that runs. Dropping it kills it.
+#[derive(Debug)]
+pub struct Child {
+    process: tokio::process::Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    complaints: JoinHandle<String>,
+}
+
+/// What a program that has ended leaves behind.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+}
+
+impl Child {
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    pub fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callboard"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CALLBOARD_")) {
+            command.env_remove(name);
+        }
+        command.args(arguments).envs(variables.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut stderr = process.stderr.take().unwrap();
+        let complaints = tokio::spawn(async move {
+            let mut all = String::new();
+            // What is no text is no complaint that a test looks for.
+            let _ = stderr.read_to_string(&mut all).await;
+            all
+        });
+        Self { process, lines, complaints }
+    }
+
+    /// Runs a program that ends by itself.
+    pub async fn run(arguments: &[&str]) -> Ended {
+        Self::start(arguments).ended().await
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub fn pid(&self) -> Pid {
+        let pid = self.process.id().expect("it runs");
+        Pid::from_raw(pid.try_into().unwrap()).unwrap()
+    }
+
+    /// The next line of its standard output, as JSON.
+    pub async fn line(&mut self) -> Value {
+        let line = within("a line", self.lines.next_line()).await.unwrap();
+        let Some(line) = line else { panic!("no more lines: {}", (&mut self.complaints).await.unwrap()) };
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// The next line that is wanted; those before it are passed over.
+    pub async fn line_where(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        within(what, async {
+            loop {
+                let line = self.line().await;
+                if wanted(&line) {
+                    return line;
+                }
+            }
+        })
+        .await
+    }
+
+    /// The next line of this type.
+    pub async fn of_type(&mut self, kind: &str) -> Value {
+        self.line_where(kind, |line| line["type"] == kind).await
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> Ended {
+        let mut stdout = String::new();
+        let reading = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                stdout.push_str(&line);
+                stdout.push('\n');
+            }
+        };
+        within("the end of its output", reading).await;
+        let status = within("its end", self.process.wait()).await.unwrap();
+        Ended { status, stdout, stderr: self.complaints.await.unwrap() }
+    }
+
+    /// Ends it without a word.
+    pub async fn kill(mut self) {
+        within("its end", self.process.kill()).await.unwrap();
+    }
+}
+
+/// `callboard serve`.
+#[derive(Debug)]
+pub struct Serve {
+    pub child: Child,
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+}
+
+impl Serve {
+    /// On ports that the system chooses.
+    pub async fn start(more: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", more).await
+    }
+
+    pub async fn start_at(grpc: &str, more: &[&str]) -> Self {
+        let usual = ["serve", "--grpc", grpc, "--http", "127.0.0.1:0", "-o", "json", "--log", "warn"];
+        let mut child = Child::start(&[&usual, more].concat());
+        let ready = child.line().await;
+        let at = |door: &str| ready[door].as_str().unwrap().parse().unwrap();
+        Self { grpc: at("grpc"), http: at("http"), child }
+    }
+
+    /// For `--server`.
+    pub fn address(&self) -> String {
+        self.grpc.to_string()
+    }
+
+    pub async fn peer(&self) -> Peer {
+        Peer::connect(self.grpc).await
+    }
+
+    /// Kills it and starts another in its place.
+    pub async fn restart(self, more: &[&str]) -> Self {
+        let grpc = self.address();
+        self.child.kill().await;
+        Self::start_at(&grpc, more).await
+    }
+
+    /// Its memory, in KiB.
+    pub fn resident(&self) -> u64 {
+        let pid = self.child.pid().as_raw_nonzero();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+/// A port that nobody listens on, as far as one can know.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

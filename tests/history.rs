@@ -1,0 +1,173 @@
+//! Concurrent writers and readers of every kind over real gRPC, and every promise checked over what came of it.
+
+mod doors;
+mod follow;
+mod writer;
+
+use std::time::Duration;
+
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    harness::{Filter, House, Key, Reader, Scope, Seed, Stalls, wall},
+    promise::{self, Truth},
+};
+use follow::{Habit, Plan};
+use writer::{Told, Writer};
+
+/// Where writers register. Nobody ever registers with `nobody`, and with `late` only in the second half.
+const SERVICES: [&str; 4] = ["pay-card", "pay-cash", "web", "late"];
+const WRITERS: u64 = 4;
+/// Readers that read whatever there is, at once, from the beginning.
+const STEADY: [&str; 3] = ["one", "several", "prefix"];
+/// Half of the time for which writers write.
+const HALF: Duration = Duration::from_secs(2);
+
+const HEAVY_V2: Filter = Filter {
+    text: r#""v2" in tags and weight != 1"#,
+    matches: |instance| instance.tags.iter().any(|tag| tag == "v2") && instance.weight != 1,
+};
+const SERVING: Filter = Filter {
+    text: "status == SERVING",
+    matches: |instance| instance.status() == callboard::pb::callboard::v1::InstanceStatus::Serving,
+};
+
+fn plans() -> Vec<Plan> {
+    let plan = |name, scope, filter, habit| Plan { name, scope, filter, habit, late: false };
+    let one = || Scope::names(&["web"]);
+    let several = || Scope::names(&["web", "late", "nobody"]);
+    let prefix = || Scope::Prefix("pay-".to_owned());
+    vec![
+        plan("one", one(), Filter::NONE, Habit::Steady),
+        plan("several", several(), Filter::NONE, Habit::Steady),
+        plan("waits for late", Scope::names(&["late"]), Filter::NONE, Habit::Steady),
+        plan("nobody", Scope::names(&["nobody"]), Filter::NONE, Habit::Steady),
+        plan("prefix", prefix(), Filter::NONE, Habit::Steady),
+        plan("one, filtered", one(), HEAVY_V2, Habit::Steady),
+        plan("everything, filtered", Scope::Everything, SERVING, Habit::Steady),
+        plan("one, slow", one(), Filter::NONE, Habit::Slow),
+        plan("everything, slow", Scope::Everything, Filter::NONE, Habit::Slow),
+        plan("prefix, filtered, slow", prefix(), SERVING, Habit::Slow),
+        plan("one, comes back", one(), Filter::NONE, Habit::ComesBack),
+        plan("several, comes back", several(), Filter::NONE, Habit::ComesBack),
+        plan("everything, filtered, comes back", Scope::Everything, HEAVY_V2, Habit::ComesBack),
+        Plan { late: true, ..plan("one, late", one(), Filter::NONE, Habit::Steady) },
+        Plan { late: true, ..plan("everything, late", Scope::Everything, Filter::NONE, Habit::ComesBack) },
+    ]
+}
+
+/// All that was told and heard.
+struct History {
+    told: Told,
+    readers: Vec<Reader>,
+    truth: Truth,
+    /// Who is left in the end.
+    left: Vec<Key>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_promise_holds_whatever_is_done() {
+    let seed = Seed::from_environment();
+    let stalls = Stalls::of_this_machine();
+    let house = House::open();
+    let history = play(&house, &seed).await;
+    for reader in &history.readers {
+        promise::check_record(&reader.record, &history.truth).unwrap();
+    }
+    let Told { lives, reads, .. } = &history.told;
+    promise::read_your_writes::check(reads, &history.truth).unwrap();
+    promise::live_stays::check(lives, &history.truth).unwrap();
+    promise::dead_goes::check(lives, &history.truth, wall(), |from| stalls.since(from)).unwrap();
+    for reader in history.readers.iter().filter(|reader| STEADY.contains(&&*reader.record.reader)) {
+        promise::dead_goes::check_heard(&reader.record, lives, &history.truth, |from| stalls.since(from)).unwrap();
+    }
+    let shown = doors::shown(&house, &history.readers, &history.left).await;
+    promise::converges::check(&shown).unwrap();
+    something_was_checked(&history);
+}
+
+async fn play(house: &House, seed: &Seed) -> History {
+    let (goal, goals) = watch::channel(None);
+    let mut reading = JoinSet::new();
+    for (number, plan) in (1_000..).zip(plans()) {
+        let open = plan.open(house.grpc(), seed.random(number), goals.clone());
+        reading.spawn(open);
+    }
+    let mut everything = Reader::open(&house.peer().await, "everything", Scope::Everything, Filter::NONE).await;
+    let mut writing = JoinSet::new();
+    for number in 0..WRITERS {
+        let writer = Writer::new(house.peer().await, number, seed.random(number)).await;
+        writing.spawn(writer.write(HALF));
+    }
+    let mut told = Told::default();
+    let mut left: Vec<Key> = Vec::new();
+    while let Some(writer) = writing.join_next().await {
+        let (writer_told, writer_left) = writer.unwrap();
+        told.extend(writer_told);
+        left.extend(writer_left);
+    }
+    left.sort();
+    // Those who fell silent go by themselves; then it is quiet.
+    everything.until("who fell silent is gone", |view| view.set.keys().eq(&left)).await;
+    let events = house.peer().await.events().await;
+    let newest = events.last().unwrap().revision;
+    goal.send_replace(Some(newest));
+    let mut readers = reading.join_all().await;
+    everything.until("the newest revision", |view| view.revision >= newest).await;
+    readers.push(everything);
+    let answered = std::mem::take(&mut told.seen);
+    let truth = Truth::gather(events, readers.iter().map(|reader| &reader.record), answered).unwrap();
+    History { told, readers, truth, left }
+}
+
+/// A history in which nothing happened would pass every check.
+fn something_was_checked(history: &History) {
+    use callboard::pb::callboard::v1::{EventKind, RemovalReason, change::Change, watch_response::Message};
+    let events = &history.truth.events;
+    let count = |kind, reason: Option<RemovalReason>| {
+        let like = |event: &&callboard::pb::callboard::v1::Event| {
+            event.kind() == kind && reason.is_none_or(|reason| event.reason() == reason)
+        };
+        events.iter().filter(like).count()
+    };
+    let kinds = [
+        ("registered", count(EventKind::Registered, None)),
+        ("taken over", count(EventKind::TakenOver, None)),
+        ("updated", count(EventKind::Updated, None)),
+        ("deregistered", count(EventKind::Removed, Some(RemovalReason::Deregistered))),
+        ("expired", count(EventKind::Removed, Some(RemovalReason::Expired))),
+        ("graces", history.told.lives.iter().filter(|life| life.broke.is_some()).count()),
+        ("reads", history.told.reads.len()),
+    ];
+    let messages = |reader: &Reader, is: fn(&Message) -> bool| {
+        let said = reader.record.heard.iter().filter_map(|heard| match &heard.what {
+            crate::harness::What::Message(message) => message.message.as_ref(),
+            _ => None,
+        });
+        said.filter(|message| is(message)).count()
+    };
+    let heard = |is: fn(&Message) -> bool| history.readers.iter().map(|reader| messages(reader, is)).sum::<usize>();
+    let resumed = history.readers.iter().flat_map(|reader| &reader.record.heard);
+    let resumed = resumed.filter(|heard| matches!(heard.what, crate::harness::What::Opened { resumes: true }));
+    let folded = |message: &Message| matches!(message, Message::Changes(changes) if changes.changes.len() > 1);
+    let left = |message: &Message| {
+        let Message::Changes(changes) = message else { return false };
+        changes.changes.iter().any(|change| {
+            let reason = RemovalReason::NoLongerMatches;
+            matches!(&change.change, Some(Change::Removed(gone)) if gone.reason() == reason)
+        })
+    };
+    let heard = [
+        ("resumed", resumed.count()),
+        ("folded", heard(folded)),
+        ("no longer matches", heard(left)),
+        ("bookmarks", heard(|message| matches!(message, Message::Bookmark(_)))),
+    ];
+    println!("{} events: {kinds:?}, {heard:?}", events.len());
+    for (what, count) in kinds.into_iter().chain(heard) {
+        assert!(count > 0, "there was no {what} in this history, so nothing was checked of it");
+    }
+    let waiting = history.readers.iter().find(|reader| reader.record.reader == "waits for late").unwrap();
+    assert!(!waiting.view.set.is_empty() && events[0].service != "late", "it waited, and heard");
+    assert!(history.readers.iter().all(|reader| reader.view.resets == 0), "short histories are never lost");
+}

@@ -1,0 +1,73 @@
+//! What every reader and every door shows in the end.
+
+use std::collections::BTreeSet;
+
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+
+use super::SERVICES;
+use crate::{
+    harness::{House, Key, Peer, Reader, get, key, within},
+    promise::converges::Shown,
+};
+
+/// Everything that is shown of who is `left`.
+pub async fn shown(house: &House, readers: &[Reader], left: &[Key]) -> Vec<Shown> {
+    let peer = house.peer().await;
+    let mut shown: Vec<Shown> =
+        readers.iter().map(|reader| watched(reader, &readers[readers.len() - 1], left)).collect();
+    for service in SERVICES {
+        let instances = peer.list(service).await;
+        let set = instances.into_iter().map(|instance| key(&instance.service, &instance.id)).collect();
+        let should = left.iter().filter(|(of, _)| of == service).cloned().collect();
+        shown.push(Shown { door: format!("ListInstances of {service}"), set, should });
+    }
+    shown.push(Shown {
+        door: "Prometheus".to_owned(),
+        set: targets(house).await,
+        should: left.iter().cloned().collect(),
+    });
+    shown.push(health(&peer, &readers[readers.len() - 1]).await);
+    shown
+}
+
+/// A filter is put to what the unfiltered reader of everything holds.
+fn watched(reader: &Reader, everything: &Reader, left: &[Key]) -> Shown {
+    let wanted = |instance: &&Key| {
+        let content = &everything.view.set[*instance];
+        reader.record.scope.includes(&instance.0) && (reader.record.filter.matches)(content)
+    };
+    Shown {
+        door: format!("Watch by \"{}\"", reader.record.reader),
+        set: reader.view.set.keys().cloned().collect(),
+        should: left.iter().filter(wanted).cloned().collect(),
+    }
+}
+
+async fn targets(house: &House) -> BTreeSet<Key> {
+    let (status, page) = get(house.http(), "/prometheus/sd").await;
+    assert_eq!(status, 200, "{page}");
+    let targets: Vec<serde_json::Value> = serde_json::from_str(&page).unwrap();
+    let label = |target: &serde_json::Value, name: &str| {
+        target["labels"][format!("__meta_callboard_{name}")].as_str().unwrap().to_owned()
+    };
+    targets.iter().map(|target| (label(target, "service"), label(target, "instance_id"))).collect()
+}
+
+/// Services that health calls SERVING are those of which somebody should be called.
+async fn health(peer: &Peer, everything: &Reader) -> Shown {
+    let mut set = BTreeSet::new();
+    for service in SERVICES {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        match within("Check", peer.health.clone().check(request)).await {
+            Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => {
+                set.insert(key(service, "any"));
+            }
+            Ok(_) => {}
+            Err(status) => assert_eq!(status.code(), Code::NotFound),
+        }
+    }
+    let counts = everything.view.set.values().filter(|instance| (super::SERVING.matches)(instance));
+    let should = counts.map(|instance| key(&instance.service, "any")).collect();
+    Shown { door: "health".to_owned(), set, should }
+}

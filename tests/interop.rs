@@ -1,0 +1,30 @@
+//! What `cargo test` alone does not run: clients in other languages, which need those languages. Named here, so that nobody
+//! takes a green run for more than it is. `just interop` runs them, as CI does; `cargo test -- --ignored` does, too.
+
+use std::{path::Path, process::Command};
+
+fn suite(name: &str) {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/run");
+    let status = Command::new(run).arg(name).env("CALLBOARD", env!("CARGO_BIN_EXE_callboard")).status().unwrap();
+    assert!(status.success(), "{name}: {status}");
+}
+
+macro_rules! suites {
+    ($($name:ident: $needs:literal,)*) => {
+        $(
+            #[test]
+            #[ignore = $needs]
+            fn $name() {
+                suite(stringify!($name));
+            }
+        )*
+    };
+}
+
+suites! {
+    go: "needs Go: just interop go",
+    java: "needs Java and Maven: just interop java",
+    node: "needs Node.js: just interop node",
+    python: "needs Python: just interop python",
+    tools: "needs Go and Python, for grpcurl, grpc-health-probe and Prometheus' parser: just interop tools",
+}

@@ -1,0 +1,55 @@
+//! Converges: after quiet, every reader of every door shows the same set.
+
+use std::collections::BTreeSet;
+
+use crate::harness::Key;
+
+/// What one reader or one door shows, of a part of the registry or of all.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    pub door: String,
+    pub set: BTreeSet<Key>,
+    /// What it would show, were it to agree.
+    pub should: BTreeSet<Key>,
+}
+
+/// How the promise is broken.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum Apart {
+    #[error("{door} does not show {instance:?}, which others do")]
+    Lacks { door: String, instance: Key },
+    #[error("{door} shows {instance:?}, which others do not")]
+    Has { door: String, instance: Key },
+}
+
+/// Checks what is shown once nothing changes any more.
+pub fn check(shown: &[Shown]) -> Result<(), Apart> {
+    for Shown { door, set, should } in shown {
+        if let Some(instance) = should.difference(set).next() {
+            return Err(Apart::Lacks { door: door.clone(), instance: instance.clone() });
+        }
+        if let Some(instance) = set.difference(should).next() {
+            return Err(Apart::Has { door: door.clone(), instance: instance.clone() });
+        }
+    }
+    Ok(())
+}
+
+mod tests {
+    use super::*;
+    use crate::harness::key;
+
+    fn checked(set: &[&str]) -> Result<(), Apart> {
+        let keys = |ids: &[&str]| ids.iter().map(|id| key("web", id)).collect();
+        let agrees = Shown { door: "list".to_owned(), set: keys(&["a", "b"]), should: keys(&["a", "b"]) };
+        check(&[agrees.clone(), Shown { door: "watch".to_owned(), set: keys(set), ..agrees }])
+    }
+
+    #[test]
+    fn the_same_passes_and_less_or_more_is_found() {
+        assert_eq!(checked(&["b", "a"]), Ok(()));
+        assert_eq!(checked(&["b"]), Err(Apart::Lacks { door: "watch".to_owned(), instance: key("web", "a") }));
+        let more = checked(&["a", "b", "c"]);
+        assert_eq!(more, Err(Apart::Has { door: "watch".to_owned(), instance: key("web", "c") }));
+    }
+}

@@ -1,0 +1,130 @@
+//! `FailStatic`: whatever the control plane loses, clients keep the last good set.
+
+use std::collections::BTreeMap;
+
+use callboard::{client::WatchEvent, pb::callboard::v1::change::Change};
+
+use crate::harness::{Key, key};
+
+/// What the client told its program.
+#[derive(Debug, Clone)]
+pub enum Told {
+    Event(WatchEvent),
+    /// It gave up.
+    GaveUp(String),
+}
+
+/// How the promise is broken.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum Lost {
+    #[error("the client gave up: {0}")]
+    GaveUp(String),
+    #[error("while no registry could be reached, the program was told {0}")]
+    OutOfThinAir(String),
+    #[error("the program was told to replace its set before the new one was complete")]
+    Incomplete,
+}
+
+/// The set that a program serves from, by the client's rules.
+#[derive(Debug, Default)]
+pub struct Served {
+    /// Each with the revision of its last change.
+    pub set: BTreeMap<Key, u64>,
+    coming: Option<BTreeMap<Key, u64>>,
+}
+
+impl Served {
+    pub fn hear(&mut self, event: &WatchEvent) -> Result<(), Lost> {
+        match event {
+            WatchEvent::Reset(_) => self.coming = Some(BTreeMap::new()),
+            WatchEvent::Snapshot(instances) => {
+                let coming = self.coming.get_or_insert_default();
+                coming.extend(instances.iter().map(|i| (key(&i.service, &i.id), i.revision)));
+            }
+            WatchEvent::Synced { .. } => self.set = self.coming.take().unwrap_or(std::mem::take(&mut self.set)),
+            WatchEvent::Changes { .. } if self.coming.is_some() => return Err(Lost::Incomplete),
+            WatchEvent::Changes { changes, .. } => {
+                for change in changes {
+                    match change {
+                        Change::Updated(i) => self.set.insert(key(&i.service, &i.id), i.revision),
+                        Change::Removed(gone) => self.set.remove(&key(&gone.service, &gone.id)),
+                    };
+                }
+            }
+            WatchEvent::Bookmark { .. }
+            | WatchEvent::Degraded
+            | WatchEvent::Disconnected { .. }
+            | WatchEvent::Reconnected => {}
+        }
+        Ok(())
+    }
+}
+
+/// Checks all that a client told: between a disconnection and the next stream, nothing that changes the set.
+pub fn check(told: &[Told]) -> Result<(), Lost> {
+    let (mut served, mut away) = (Served::default(), false);
+    for told in told {
+        let event = match told {
+            Told::Event(event) => event,
+            Told::GaveUp(why) => return Err(Lost::GaveUp(why.clone())),
+        };
+        match event {
+            WatchEvent::Disconnected { .. } => away = true,
+            WatchEvent::Reconnected => away = false,
+            other if away => return Err(Lost::OutOfThinAir(format!("{other:?}"))),
+            _ => {}
+        }
+        served.hear(event)?;
+    }
+    Ok(())
+}
+
+mod tests {
+    use std::time::Duration;
+
+    use callboard::client::{ClientError, ResetCause};
+
+    use super::*;
+    use crate::harness::message::{instance, removed};
+
+    fn disconnected() -> WatchEvent {
+        WatchEvent::Disconnected { error: ClientError::Ended, retry_in: Duration::ZERO }
+    }
+
+    fn checked(events: Vec<WatchEvent>) -> Result<(), Lost> {
+        check(&events.into_iter().map(Told::Event).collect::<Vec<_>>())
+    }
+
+    fn start() -> Vec<WatchEvent> {
+        vec![WatchEvent::Snapshot(vec![instance("a", 3)]), WatchEvent::Synced { revision: 3 }]
+    }
+
+    #[test]
+    fn an_outage_that_changes_nothing_passes() {
+        let outage = vec![disconnected(), disconnected(), WatchEvent::Reconnected];
+        let back = vec![WatchEvent::Reset(ResetCause::OtherIncarnation), WatchEvent::Synced { revision: 9 }];
+        assert_eq!(checked([start(), outage, back].concat()), Ok(()));
+    }
+
+    #[test]
+    fn a_set_holds_until_the_next_is_complete() {
+        let mut served = Served::default();
+        for event in start() {
+            served.hear(&event).unwrap();
+        }
+        served.hear(&WatchEvent::Reset(ResetCause::OtherIncarnation)).unwrap();
+        assert_eq!(served.set.len(), 1);
+        served.hear(&WatchEvent::Synced { revision: 9 }).unwrap();
+        assert!(served.set.is_empty());
+    }
+
+    #[test]
+    fn each_breach_is_found() {
+        let change = || WatchEvent::Changes { changes: vec![removed("a", 4)], revision: 4 };
+        let thin_air = checked([start(), vec![disconnected(), change()]].concat());
+        assert!(matches!(thin_air, Err(Lost::OutOfThinAir(_))), "{thin_air:?}");
+        let reset = vec![WatchEvent::Reset(ResetCause::HistoryLost), change()];
+        assert_eq!(checked([start(), reset].concat()), Err(Lost::Incomplete));
+        assert_eq!(check(&[Told::GaveUp("tired".to_owned())]), Err(Lost::GaveUp("tired".to_owned())));
+    }
+}

@@ -1,0 +1,68 @@
+//! `LiveStays`: an instance that heartbeats in time is never absent.
+
+use callboard::pb::callboard::v1::{EventKind, RemovalReason};
+
+use super::{Life, Stop, Truth, life::BLUR};
+use crate::harness::Wall;
+
+/// How the promise is broken.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum Gone {
+    #[error("{life} was declared dead at {at}, {early} ms before it could be")]
+    TooEarly { life: String, at: Wall, early: u64 },
+    #[error("{life} was taken away, though nobody asked for that")]
+    Unasked { life: String },
+    #[error("{life} was told HELD at {sign}, after it was removed at {at}")]
+    HeldInVain { life: String, at: Wall, sign: Wall },
+}
+
+/// Checks all lives of a history.
+pub fn check(lives: &[Life], truth: &Truth) -> Result<(), Gone> {
+    for life in lives {
+        let Some((end, at)) = life.end_event(truth) else { continue };
+        let name = || life.name();
+        let expired = end.kind() == EventKind::Removed && end.reason() == RemovalReason::Expired;
+        if expired && at + BLUR < life.due() {
+            return Err(Gone::TooEarly { life: name(), at, early: life.due() - at });
+        }
+        if !expired && life.stop == Stop::Silent {
+            return Err(Gone::Unasked { life: name() });
+        }
+        if let Some(sign) = life.signs.iter().find(|sign| sign.from > at + BLUR) {
+            return Err(Gone::HeldInVain { life: name(), at, sign: sign.from });
+        }
+    }
+    Ok(())
+}
+
+mod tests {
+    use super::*;
+    use crate::harness::Span;
+    use crate::promise::life::made_up::{gone, life};
+
+    #[test]
+    fn who_went_when_it_could_passes() {
+        let silent = life(&[10_000, 11_000], Stop::Silent);
+        assert_eq!(check(std::slice::from_ref(&silent), &gone(14_001, RemovalReason::Expired)), Ok(()));
+        let told = life(&[10_000], Stop::Told);
+        assert_eq!(check(&[told], &gone(10_500, RemovalReason::Deregistered)), Ok(()));
+        let broke = Life { grace: Some(200), broke: Some(Span { from: 11_500, to: 11_510 }), ..silent };
+        assert_eq!(check(&[broke], &gone(11_710, RemovalReason::Expired)), Ok(()));
+    }
+
+    #[test]
+    fn each_breach_is_found() {
+        let silent = || life(&[10_000, 11_000], Stop::Silent);
+        let name = silent().name();
+        let early = check(&[silent()], &gone(13_500, RemovalReason::Expired));
+        assert_eq!(early, Err(Gone::TooEarly { life: name.clone(), at: 13_500, early: 500 }));
+        let no_grace = Life { broke: Some(Span { from: 11_500, to: 11_510 }), ..silent() };
+        let early = check(&[no_grace], &gone(12_000, RemovalReason::Expired));
+        assert_eq!(early, Err(Gone::TooEarly { life: name.clone(), at: 12_000, early: 2_000 }));
+        let unasked = check(&[silent()], &gone(20_000, RemovalReason::Deregistered));
+        assert_eq!(unasked, Err(Gone::Unasked { life: name }));
+        let told = life(&[10_000, 12_000], Stop::Told);
+        let held = Gone::HeldInVain { life: told.name(), at: 11_000, sign: 12_000 };
+        assert_eq!(check(&[told], &gone(11_000, RemovalReason::Deregistered)), Err(held));
+    }
+}

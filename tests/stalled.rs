@@ -1,0 +1,86 @@
+//! Readers that answer pings and take nothing.
+
+use std::time::Duration;
+
+use callboard::pb::callboard::v1::{RegisterRequest, UpdateInstanceRequest};
+use tokio::task::JoinSet;
+
+use crate::{
+    harness::{Peer, Reader, Serve, Stalls, instance, seconds, wall},
+    promise::bounded_slow::{self, Stall},
+};
+
+const CONNECTIONS: usize = 10;
+/// Watches on each of them.
+const STREAMS: usize = 10;
+/// Changes while nobody takes them: were they kept for each of the watches, that would be 170 MiB.
+const CHANGES: u32 = 4_000;
+const SIZE: usize = 450;
+/// The changes themselves are kept once, for all: that and some more, in KiB.
+const MAY_GROW: u64 = 64 * 1024;
+
+async fn change(peer: &Peer, weight: u32) -> u64 {
+    let request = UpdateInstanceRequest {
+        service: "web".to_owned(),
+        id: "a".to_owned(),
+        weight,
+        ..UpdateInstanceRequest::default()
+    };
+    peer.update(&["weight"], request).await.unwrap().revision
+}
+
+/// A change, and how long it takes to who reads.
+async fn delay(peer: &Peer, reader: &mut Reader, weight: u32) -> u64 {
+    let start = wall();
+    let revision = change(peer, weight).await;
+    reader.until("the change", |view| view.revision >= revision).await;
+    wall() - start
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bounded_slow() {
+    let stalls = Stalls::of_this_machine();
+    let serve = Serve::start(&[]).await;
+    let peer = serve.peer().await;
+    let large = RegisterRequest {
+        ttl: seconds(600.0),
+        metadata: [("large".to_owned(), "x".repeat(SIZE))].into(),
+        ..instance("web", "a")
+    };
+    peer.register(large).await.unwrap();
+    let mut stalled = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let closed = Peer::connect_with(serve.grpc, |endpoint| endpoint.initial_stream_window_size(0)).await;
+        for _ in 0..STREAMS {
+            let mut reader = Reader::of(&closed, &["web"]).await;
+            stalled.spawn(async move {
+                reader.message().await.expect_err("there is no window for a message");
+                wall()
+            });
+        }
+    }
+    let mut reader = Reader::synced(&peer, &["web"]).await;
+    let (began, before) = (wall(), serve.resident());
+    for weight in 0..CHANGES {
+        change(&peer, 1 + weight % 60_000).await;
+    }
+    let grew = serve.resident().saturating_sub(before);
+    let (mut delays, mut cut_off, mut weight) = (Vec::new(), Vec::new(), CHANGES);
+    // A little longer than they may stay.
+    while !stalled.is_empty() && wall() < began + 35_000 + stalls.since(began) {
+        let mut pace = tokio::time::interval(Duration::from_millis(100));
+        pace.tick().await;
+        tokio::select! {
+            Some(ended) = stalled.join_next() => cut_off.push(Some(ended.unwrap())),
+            _ = pace.tick() => {
+                weight += 1;
+                delays.push(delay(&peer, &mut reader, weight).await);
+            }
+        }
+    }
+    cut_off.resize(CONNECTIONS * STREAMS, None);
+    println!("grew by {grew} KiB, {} delays of up to {:?} ms", delays.len(), delays.iter().max());
+    assert!(delays.len() > 50, "changes went on meanwhile");
+    let excused = stalls.since(began);
+    bounded_slow::check(&Stall { began, cut_off, delays, grew, may_grow: MAY_GROW, excused }).unwrap();
+}
