@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -82,24 +82,31 @@ pub async fn accept(
             accepted = listener.accept() => accepted,
             _ = leaving.wait_for(|leaving| *leaving) => return,
         };
-        let handed = accepted.and_then(|(stream, peer)| {
-            stream.set_nodelay(true)?;
-            forget_unread(&stream)?;
-            Ok((stream.into_std()?, peer))
-        });
-        match handed {
-            Ok((stream, peer)) => {
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "connection not accepted");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        // A peer that is gone already fails here, and that is its own affair.
+        match prepare(stream) {
+            Ok(stream) => {
                 let now = clock.since_start();
                 let worker = choose(&workers, &mut newcomers, now);
                 newcomers[worker].push_back(now);
                 workers.hand_over(worker, stream, peer);
             }
-            Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
-                sleep(PAUSE).await;
-            }
+            Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
         }
     }
+}
+
+fn prepare(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    forget_unread(&stream)?;
+    stream.into_std()
 }
 
 /// What a peer does not take must not stay in the kernel after we gave up on it.

@@ -1,5 +1,7 @@
 //! Scripts of operations against a naive model, and readers of every kind beside them.
 
+mod reader;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -7,13 +9,15 @@ use std::{
 
 use proptest::prelude::*;
 
+use reader::{Reader, readers};
+
 use super::{
     test_support::{at, deregister, description, id, name, register, update},
     *,
 };
 use crate::{
     engine::Memory,
-    model::{Incarnation, InstanceFilter, Selection, Token, Weight},
+    model::{Incarnation, Selection, Token, Weight},
 };
 
 const SERVICES: [&str; 3] = ["web", "web-api", "db"];
@@ -106,102 +110,6 @@ impl Naive {
         let entries = self.present.iter().filter(|((service, _), entry)| wanted(service, entry));
         entries.map(|(key, entry)| (key.clone(), (entry.weight, entry.drained))).collect()
     }
-}
-
-/// A reader, and what it believes.
-struct Reader {
-    selection: Selection,
-    filter: &'static str,
-    subscription: Subscription,
-    believes: BTreeMap<(String, String), (u16, bool)>,
-    stands_at: Revision,
-    resets: usize,
-}
-
-impl Reader {
-    fn new(selection: Selection, filter: &'static str) -> Self {
-        let subscription = Self::subscribe(&selection, filter, None);
-        Self { selection, filter, subscription, believes: BTreeMap::new(), stands_at: Revision(0), resets: 0 }
-    }
-
-    fn subscribe(selection: &Selection, filter: &str, token: Option<Token>) -> Subscription {
-        let filter = InstanceFilter::parse(filter).unwrap().map(Arc::new);
-        Subscription::new(Arc::new(selection.clone()), filter, token)
-    }
-
-    fn resume(&mut self, registry: &Registry) {
-        let token = (self.stands_at > Revision(0)).then(|| self.subscription.token(registry, self.stands_at));
-        self.subscription = Self::subscribe(&self.selection, self.filter, token);
-        if token.is_none() {
-            self.believes.clear();
-        }
-    }
-
-    /// Takes steps until there is nothing more, and checks each against what was told before.
-    fn read(&mut self, registry: &Registry) {
-        loop {
-            match self.subscription.next(registry) {
-                Step::Reset(_) => {
-                    self.resets += 1;
-                    self.believes.clear();
-                }
-                Step::Snapshot(part) => {
-                    let entries = match &part {
-                        Part::Block(block) => block.entries(),
-                        Part::Matching(entries) => entries,
-                    };
-                    for entry in entries {
-                        assert!(self.believes.insert(key(entry), value(entry)).is_none(), "told twice in a snapshot");
-                    }
-                }
-                Step::Synced(revision) => {
-                    assert!(revision >= self.stands_at);
-                    self.stands_at = revision;
-                }
-                Step::Changes(deltas, revision) => {
-                    assert!(revision > self.stands_at, "revisions rise");
-                    for delta in deltas {
-                        assert!(delta.event.revision > self.stands_at && delta.event.revision <= revision);
-                        self.apply(&delta);
-                    }
-                    self.stands_at = revision;
-                }
-                Step::Idle => return,
-            }
-        }
-    }
-
-    fn apply(&mut self, delta: &Delta) {
-        let instance = (delta.event.service.to_string(), delta.event.id.to_string());
-        match delta.effect {
-            Effect::Updated => {
-                self.believes.insert(instance, value(delta.event.entry_after().unwrap()));
-            }
-            Effect::Removed | Effect::NoLongerMatches => {
-                assert!(self.believes.remove(&instance).is_some(), "removed what was never told");
-            }
-        }
-    }
-}
-
-fn key(entry: &Entry) -> (String, String) {
-    (entry.instance.service.to_string(), entry.instance.id.to_string())
-}
-
-fn value(entry: &Entry) -> (u16, bool) {
-    (entry.instance.weight.get(), entry.instance.marks.drained)
-}
-
-fn readers() -> Vec<Reader> {
-    let names =
-        |names: &[&str]| Selection::parse(&names.iter().map(ToString::to_string).collect::<Vec<_>>(), "", false);
-    vec![
-        Reader::new(names(&["web"]).unwrap(), ""),
-        Reader::new(names(&["web", "db", "none"]).unwrap(), ""),
-        Reader::new(Selection::parse(&[], "web", false).unwrap(), ""),
-        Reader::new(Selection::Everything, ""),
-        Reader::new(Selection::Everything, "weight != 2 and status != DRAINING"),
-    ]
 }
 
 /// What the reader with this number should see.
