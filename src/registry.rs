@@ -48,7 +48,7 @@ pub use clock::LeaseClock;
 pub use command::{Command, Description, Holder, Outcome, Patch, Refusal, Register};
 pub use cut::Pending;
 pub use decide::{Decision, Draft};
-pub use event::{After, Entry, Event, Now, RemovalReason};
+pub use event::{Change, Entry, Event, Now, RemovalReason};
 pub use lease::{Carrier, Ending, Lease, LeaseTime};
 pub use leases::{HashLease, Leases};
 pub use roster::{Block, Blocks};
@@ -205,7 +205,7 @@ impl Registry {
         {
             // A glance at a time: writers want the lock.
             let (some, next) =
-                self.history.read().newest(until, limit - found.len(), |event| event.service == *service);
+                self.history.read().newest(until, limit - found.len(), |event| event.service() == service);
             found.extend(some);
             place = next;
         }

@@ -1,13 +1,13 @@
 //! The model's types as the contract's messages.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prost_types::Timestamp;
 
 use crate::{
     model::{Instance, LoadReport, Status, WallTime},
     pb::callboard::v1 as pb,
-    registry::{After, Event, Lease, LeaseTime, Now, RemovalReason},
+    registry::{Change, Entry, Event, Lease, LeaseTime, Now, RemovalReason},
 };
 
 pub(super) fn instance(instance: &Instance) -> pb::Instance {
@@ -56,25 +56,26 @@ pub(super) fn load(load: LoadReport) -> pb::LoadReport {
 }
 
 pub(super) fn event(event: &Event) -> pb::Event {
-    let (before, after) = event.statuses();
-    let numbered = |status: Option<Status>| status.map_or(pb::InstanceStatus::Unspecified, self::status).into();
-    let (kind, why) = match (&event.before, &event.after) {
-        (None, After::Present(_)) => (pb::EventKind::Registered, pb::RemovalReason::Unspecified),
-        (Some(old), After::Present(new)) if old.instance.registered_revision != new.instance.registered_revision => {
+    let status = |entry: Option<&Arc<Entry>>| {
+        entry.map_or(pb::InstanceStatus::Unspecified, |entry| self::status(entry.instance.status())).into()
+    };
+    let (kind, why) = match &event.change {
+        Change::Added(_) => (pb::EventKind::Registered, pb::RemovalReason::Unspecified),
+        Change::Changed(old, new) if old.instance.registered_revision != new.instance.registered_revision => {
             (pb::EventKind::TakenOver, pb::RemovalReason::Unspecified)
         }
-        (Some(_), After::Present(_)) => (pb::EventKind::Updated, pb::RemovalReason::Unspecified),
-        (_, After::Gone(why)) => (pb::EventKind::Removed, reason(*why)),
+        Change::Changed(..) => (pb::EventKind::Updated, pb::RemovalReason::Unspecified),
+        Change::Removed(_, why) => (pb::EventKind::Removed, reason(*why)),
     };
     pb::Event {
         revision: event.revision.0,
         time: Some(timestamp(event.at.wall)),
-        service: event.service.to_string(),
-        instance_id: event.id.to_string(),
+        service: event.service().to_string(),
+        instance_id: event.id().to_string(),
         kind: kind.into(),
         reason: why.into(),
-        status_before: numbered(before),
-        status_after: numbered(after),
+        status_before: status(event.before()),
+        status_after: status(event.after()),
     }
 }
 

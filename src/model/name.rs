@@ -1,6 +1,8 @@
 //! The names that identify things: services, instances, boots.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, hash::Hasher, sync::Arc};
+
+use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::Invalid;
 
@@ -58,7 +60,8 @@ impl InstanceId {
     ///
     /// When it is empty, too long, or has a space, a control character or anything beyond ASCII.
     pub fn parse(id: &str) -> Result<Self, Invalid> {
-        visible("id", id, LONGEST, "use 1 to 253 visible ASCII characters, unique within the service").map(Self)
+        visible("id", id, LONGEST, "use 1 to 253 visible ASCII characters, unique within the service")?;
+        Ok(Self(id.into()))
     }
 
     /// The id.
@@ -69,9 +72,9 @@ impl InstanceId {
 }
 
 /// What tells one start of a program from the next: 1 to 64 visible ASCII characters, made at random by the program.
-/// It is never shown to readers: whoever repeats it speaks for the registration.
-#[derive(Clone, PartialEq, Eq)]
-pub struct BootId(Arc<str>);
+/// It is never shown to readers: whoever repeats it speaks for the registration. Kept as a digest, which is smaller.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct BootId(u128);
 
 impl BootId {
     /// Takes a boot id as given.
@@ -81,11 +84,14 @@ impl BootId {
     /// When it is empty, too long, or has a space, a control character or anything beyond ASCII.
     pub fn parse(id: &str) -> Result<Self, Invalid> {
         let remedy = "send a random string of 1 to 64 visible ASCII characters, made once by each start of the program";
-        visible("boot_id", id, LONGEST_BOOT, remedy).map(Self)
+        visible("boot_id", id, LONGEST_BOOT, remedy)?;
+        let mut digest = SipHasher13::new();
+        digest.write(id.as_bytes());
+        Ok(Self(digest.finish128().as_u128()))
     }
 }
 
-fn visible(field: &'static str, text: &str, longest: usize, remedy: &'static str) -> Result<Arc<str>, Invalid> {
+fn visible(field: &'static str, text: &str, longest: usize, remedy: &'static str) -> Result<(), Invalid> {
     let problem = if text.is_empty() {
         "is empty".into()
     } else if text.len() > longest {
@@ -93,7 +99,7 @@ fn visible(field: &'static str, text: &str, longest: usize, remedy: &'static str
     } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         "has a character that is not visible ASCII".into()
     } else {
-        return Ok(text.into());
+        return Ok(());
     };
     Err(Invalid::new(field, text, problem, remedy))
 }
@@ -153,5 +159,6 @@ mod tests {
         }
         assert!(BootId::parse(&"b".repeat(64)).is_ok());
         assert!(BootId::parse(&"b".repeat(65)).is_err());
+        assert_ne!(BootId::parse("b"), BootId::parse("B"));
     }
 }

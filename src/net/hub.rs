@@ -208,10 +208,10 @@ impl Hubs {
 
 impl Audience for Hubs {
     fn changed(&self, event: &Event) {
-        let watched = self.watched_by(&event.service);
+        let watched = self.watched_by(event.service());
         for (worker, hub) in self.workers.iter().enumerate() {
             if watched & 1 << worker != 0 || hub.wide.load(Ordering::Acquire) > 0 {
-                hub.inbox.lock().insert(event.service.clone());
+                hub.inbox.lock().insert(event.service().clone());
                 hub.ring();
             }
         }

@@ -85,7 +85,7 @@ impl Registry {
             let changes = self.selected(selection).iter().map(instances).sum();
             return Pending { changes, oldest: self.history.read().oldest().map(|event| event.at) };
         };
-        let changed: HashSet<_> = events.iter().map(|event| (&event.service, &event.id)).collect();
+        let changed: HashSet<_> = events.iter().map(|event| (event.service(), event.id())).collect();
         Pending { changes: changed.len(), oldest: events.first().map(|event| event.at) }
     }
 
@@ -153,7 +153,7 @@ impl Registry {
             drop(history);
             return self.selected(selection).into_iter().chain(visited.keys().cloned()).collect();
         }
-        let services = history.between(from, until).map(|event| &event.service);
+        let services = history.between(from, until).map(|event| event.service());
         let changed: BTreeSet<_> = services.filter(|service| selection.includes(service)).collect();
         changed.into_iter().cloned().collect()
     }
@@ -177,7 +177,7 @@ fn glance(
             return Some((selected, last));
         }
         last = event.revision;
-        if wanted(&event.service) {
+        if wanted(event.service()) {
             selected.push(Arc::clone(event));
         }
     }

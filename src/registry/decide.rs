@@ -97,7 +97,7 @@ fn take_over(entry: &Arc<Entry>, asked: Register, now: Now) -> Draft {
 }
 
 fn new_lease(asked: &Register, now: Now) -> Arc<Lease> {
-    let (service, id, boot) = (asked.service.clone(), asked.id.clone(), asked.boot.clone());
+    let (service, id, boot) = (asked.service.clone(), asked.id.clone(), asked.boot);
     Arc::new(Lease::new(asked.lease, service, id, boot, asked.terms, now.lease))
 }
 

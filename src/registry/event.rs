@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::lease::{Lease, LeaseTime};
-use crate::model::{Instance, InstanceId, Revision, ServiceName, Status, WallTime};
+use crate::model::{Instance, InstanceId, Revision, ServiceName, WallTime};
 
 /// The reading of all clocks at which something happens. The registry never looks at a clock itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,16 +47,21 @@ pub struct Event {
     pub revision: Revision,
     /// When it was ordered.
     pub at: Now,
-    /// The service.
-    pub service: ServiceName,
-    /// The instance.
-    pub id: InstanceId,
-    /// The entry before. `None`: it was not there.
-    pub before: Option<Arc<Entry>>,
-    /// What came of it.
-    pub after: After,
-    /// What the native door has encoded of it.
-    pub native: Encoded,
+    /// What happened.
+    pub change: Change,
+    /// What the native door has encoded of it. Boxed: most events are never sent to anybody.
+    pub native: OnceLock<Box<Encoded>>,
+}
+
+/// What can happen to an instance.
+#[derive(Debug)]
+pub enum Change {
+    /// It is there.
+    Added(Arc<Entry>),
+    /// It is another: as it was before, and as it is now.
+    Changed(Arc<Entry>, Arc<Entry>),
+    /// It is gone: as it was, and why.
+    Removed(Arc<Entry>, RemovalReason),
 }
 
 /// What a door has encoded of an event, once for all who are sent it.
@@ -68,29 +73,45 @@ pub struct Encoded {
     pub step: OnceLock<(u64, Bytes)>,
 }
 
-/// What came of an event.
-#[derive(Debug, Clone)]
-pub enum After {
-    /// The entry as it is now.
-    Present(Arc<Entry>),
-    /// It is gone.
-    Gone(RemovalReason),
-}
-
 impl Event {
-    /// The entry after, where there is one.
+    /// The service.
     #[must_use]
-    pub fn entry_after(&self) -> Option<&Arc<Entry>> {
-        match &self.after {
-            After::Present(entry) => Some(entry),
-            After::Gone(_) => None,
+    pub fn service(&self) -> &ServiceName {
+        &self.entry().instance.service
+    }
+
+    /// The instance.
+    #[must_use]
+    pub fn id(&self) -> &InstanceId {
+        &self.entry().instance.id
+    }
+
+    /// The entry before, where there was one.
+    #[must_use]
+    pub fn before(&self) -> Option<&Arc<Entry>> {
+        match &self.change {
+            Change::Added(_) => None,
+            Change::Changed(before, _) | Change::Removed(before, _) => Some(before),
         }
     }
 
-    /// The status before and after; `None` where it was not there.
+    /// The entry after, where there is one.
     #[must_use]
-    pub fn statuses(&self) -> (Option<Status>, Option<Status>) {
-        let status = |entry: &Arc<Entry>| entry.instance.status();
-        (self.before.as_ref().map(status), self.entry_after().map(status))
+    pub fn after(&self) -> Option<&Arc<Entry>> {
+        match &self.change {
+            Change::Added(after) | Change::Changed(_, after) => Some(after),
+            Change::Removed(..) => None,
+        }
+    }
+
+    /// What the native door has encoded of it so far.
+    pub fn native(&self) -> &Encoded {
+        self.native.get_or_init(Box::default)
+    }
+
+    fn entry(&self) -> &Arc<Entry> {
+        match &self.change {
+            Change::Added(entry) | Change::Changed(_, entry) | Change::Removed(entry, _) => entry,
+        }
     }
 }

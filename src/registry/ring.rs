@@ -78,20 +78,17 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::*;
-    use crate::model::{InstanceId, ServiceName};
-    use crate::registry::event::{After, Encoded, Now, RemovalReason};
+    use crate::registry::{
+        event::{Change, Now},
+        test_support::entry,
+    };
 
     fn event(revision: u64) -> Arc<Event> {
-        Arc::new(Event {
-            revision: Revision(revision),
-            at: Now::default(),
-            service: ServiceName::parse("web").unwrap(),
-            id: InstanceId::parse("a").unwrap(),
-            before: None,
-            after: After::Gone(RemovalReason::Expired),
-            native: Encoded::default(),
-        })
+        let (revision, change) = (Revision(revision), Change::Added(entry("web", "a", 1)));
+        Arc::new(Event { revision, at: Now::default(), change, native: OnceLock::new() })
     }
 
     fn between(ring: &Ring, cursor: u64, until: u64) -> Vec<u64> {

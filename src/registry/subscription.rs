@@ -16,7 +16,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     Registry,
     cut::Cut,
-    event::{After, Entry, Event},
+    event::{Entry, Event},
     roster::Block,
 };
 use crate::model::{InstanceFilter, Revision, Selection, Token};
@@ -266,25 +266,25 @@ fn fold(events: Vec<Arc<Event>>, filter: Option<&InstanceFilter>) -> Vec<Delta> 
     let matches = |entry: &Arc<Entry>| filter.is_none_or(|filter| filter.matches(&entry.instance));
     let delta = |before: Option<&Arc<Entry>>, last: Arc<Event>| {
         let knew = before.is_some_and(matches);
-        let effect = match &last.after {
-            After::Present(entry) if matches(entry) => Effect::Updated,
-            After::Present(_) if knew => Effect::NoLongerMatches,
-            After::Gone(_) if knew => Effect::Removed,
-            After::Present(_) | After::Gone(_) => return None,
+        let effect = match last.after() {
+            Some(entry) if matches(entry) => Effect::Updated,
+            Some(_) if knew => Effect::NoLongerMatches,
+            None if knew => Effect::Removed,
+            Some(_) | None => return None,
         };
         Some(Delta { event: last, effect })
     };
     if events.len() <= 1 {
-        return events.into_iter().filter_map(|event| delta(event.before.clone().as_ref(), event)).collect();
+        return events.into_iter().filter_map(|event| delta(event.before().cloned().as_ref(), event)).collect();
     }
     // By instance: the entry before the first event, and the last event.
     let mut folded: HashMap<_, (Option<Arc<Entry>>, Arc<Event>)> = HashMap::new();
     for event in events {
-        let instance = (event.service.clone(), event.id.clone());
+        let instance = (event.service().clone(), event.id().clone());
         folded
             .entry(instance)
             .and_modify(|(_, last)| *last = Arc::clone(&event))
-            .or_insert_with(|| (event.before.clone(), event));
+            .or_insert_with(|| (event.before().cloned(), event));
     }
     let mut deltas: Vec<Delta> =
         folded.into_values().filter_map(|(before, last)| delta(before.as_ref(), last)).collect();

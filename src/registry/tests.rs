@@ -211,7 +211,7 @@ struct Listening(Mutex<Vec<String>>);
 
 impl Audience for Listening {
     fn changed(&self, event: &Event) {
-        self.0.lock().unwrap().push(format!("{}/{}", event.service, event.id));
+        self.0.lock().unwrap().push(format!("{}/{}", event.service(), event.id()));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one place that changes the map.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{Arc, OnceLock, atomic::Ordering};
 
 use parking_lot::MutexGuard;
 
@@ -8,7 +8,7 @@ use super::{
     Registry,
     command::{Command, Refusal},
     decide::{Decision, Draft, decide},
-    event::{After, Encoded, Entry, Event, Now, RemovalReason},
+    event::{Change, Entry, Event, Now, RemovalReason},
     lease::{Ending, Lease},
     service::Service,
 };
@@ -81,7 +81,7 @@ impl Order<'_> {
         };
         self.registry.applied.store(revision.0, Ordering::Release);
         if let (None, Some(event)) = &applied {
-            self.retire(&event.service);
+            self.retire(event.service());
         }
         applied
     }
@@ -108,7 +108,14 @@ impl Order<'_> {
         if before.is_none() {
             self.registry.instances.fetch_add(1, Ordering::Relaxed);
         }
-        let event = visible.then(|| event(&entry.instance, before, After::Present(Arc::clone(&entry)), revision, now));
+        let event = visible.then(|| {
+            let after = Arc::clone(&entry);
+            let change = match before {
+                Some(before) => Change::Changed(before, after),
+                None => Change::Added(after),
+            };
+            event(change, revision, now)
+        });
         if let Some(mut state) = service.state() {
             state.put(Arc::clone(&entry), revision);
             if let Some(event) = &event {
@@ -129,9 +136,9 @@ impl Order<'_> {
     ) -> Option<Arc<Event>> {
         self.hand_over(Some(before), None, ending, now);
         self.registry.instances.fetch_sub(1, Ordering::Relaxed);
-        let event = event(&before.instance, Some(Arc::clone(before)), After::Gone(reason), revision, now);
-        if let Some(mut state) = self.registry.find(&event.service)?.state() {
-            state.remove(event.id.as_str(), revision);
+        let event = event(Change::Removed(Arc::clone(before), reason), revision, now);
+        if let Some(mut state) = self.registry.find(event.service())?.state() {
+            state.remove(event.id().as_str(), revision);
             state.remember(Arc::clone(&event));
         }
         self.record(Some(&event));
@@ -193,7 +200,6 @@ impl Registry {
     }
 }
 
-fn event(instance: &Instance, before: Option<Arc<Entry>>, after: After, revision: Revision, now: Now) -> Arc<Event> {
-    let (service, id) = (instance.service.clone(), instance.id.clone());
-    Arc::new(Event { revision, at: now, service, id, before, after, native: Encoded::default() })
+fn event(change: Change, revision: Revision, now: Now) -> Arc<Event> {
+    Arc::new(Event { revision, at: now, change, native: OnceLock::new() })
 }

@@ -14,7 +14,7 @@ use crate::{
     api::encode,
     model::Token,
     pb::callboard::v1 as pb,
-    registry::{After, Block, Delta, Effect, Entry, Event, ResetReason},
+    registry::{Block, Change, Delta, Effect, Entry, Event, ResetReason},
 };
 
 /// Bytes of an encoded piece of a block, and about those of a message: enough that the rest costs nothing, and far
@@ -61,16 +61,17 @@ pub(super) fn pieces<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Bytes>
 /// One difference as a part of a step, encoded by the first who asks, save where it means something else to this reader.
 pub(super) fn change(delta: &Delta) -> Bytes {
     let event = &delta.event;
-    match (delta.effect, &event.after) {
-        (Effect::NoLongerMatches, _) => change_bytes(removed(event, pb::RemovalReason::NoLongerMatches)),
-        (Effect::Updated | Effect::Removed, After::Present(entry)) => {
-            let updated = || pb::change::Change::Updated(encode::instance(&entry.instance));
-            event.native.change.get_or_init(|| change_bytes(updated())).clone()
+    let change = match (delta.effect, &event.change) {
+        (Effect::NoLongerMatches, _) => return change_bytes(removed(event, pb::RemovalReason::NoLongerMatches)),
+        (Effect::Updated | Effect::Removed, change) => change,
+    };
+    let encode = || match change {
+        Change::Added(entry) | Change::Changed(_, entry) => {
+            change_bytes(pb::change::Change::Updated(encode::instance(&entry.instance)))
         }
-        (Effect::Updated | Effect::Removed, After::Gone(why)) => {
-            event.native.change.get_or_init(|| change_bytes(removed(event, encode::reason(*why)))).clone()
-        }
-    }
+        Change::Removed(_, why) => change_bytes(removed(event, encode::reason(*why))),
+    };
+    event.native().change.get_or_init(encode).clone()
 }
 
 /// A whole step of one difference, to the revision of its event. Whoever watches the same selection gets the same bytes.
@@ -79,14 +80,14 @@ pub(super) fn step(delta: &Delta, token: Token) -> Framed {
     if delta.effect == Effect::NoLongerMatches {
         return make();
     }
-    let (selection, whole) = delta.event.native.step.get_or_init(|| (token.selection, make().concat().into()));
+    let (selection, whole) = delta.event.native().step.get_or_init(|| (token.selection, make().concat().into()));
     if *selection == token.selection { vec![whole.clone()] } else { make() }
 }
 
 fn removed(event: &Event, reason: pb::RemovalReason) -> pb::change::Change {
     pb::change::Change::Removed(pb::Removal {
-        service: event.service.to_string(),
-        id: event.id.to_string(),
+        service: event.service().to_string(),
+        id: event.id().to_string(),
         reason: reason.into(),
         revision: event.revision.0,
     })

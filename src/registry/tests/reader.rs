@@ -71,10 +71,10 @@ impl Reader {
     }
 
     fn apply(&mut self, delta: &Delta) {
-        let instance = (delta.event.service.to_string(), delta.event.id.to_string());
+        let instance = (delta.event.service().to_string(), delta.event.id().to_string());
         match delta.effect {
             Effect::Updated => {
-                self.believes.insert(instance, value(delta.event.entry_after().unwrap()));
+                self.believes.insert(instance, value(delta.event.after().unwrap()));
             }
             Effect::Removed | Effect::NoLongerMatches => {
                 assert!(self.believes.remove(&instance).is_some(), "removed what was never told");
