@@ -35,7 +35,8 @@ pub(super) fn problem(status: &Status, limit: usize) -> Option<Problem> {
     match status.code() {
         Code::OutOfRange if status.message().contains(TOO_LARGE) => Some(Problem::TooLarge(limit)),
         Code::Internal if status.message().contains(NO_PROTOBUF) => Some(Problem::Malformed(status.message().into())),
-        Code::Unimplemented => Some(Problem::UnknownMethod),
+        // With a message it is something else that is not there: an encoding, say.
+        Code::Unimplemented if status.message().is_empty() => Some(Problem::UnknownMethod),
         _ => None,
     }
 }
@@ -55,6 +56,7 @@ mod tests {
         ));
         assert!(matches!(problem(&Status::unimplemented(""), 5), Some(Problem::UnknownMethod)));
         assert!(problem(&Status::internal("else"), 5).is_none());
+        assert!(problem(&Status::unimplemented("gzip is not supported"), 5).is_none());
         assert!(problem(&Status::from(Problem::UnknownMethod), 5).is_none(), "explained once");
     }
 }

@@ -5,11 +5,12 @@ use std::io;
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
-/// SIGINT and SIGTERM, from the moment it is made.
+/// SIGINT, SIGTERM and SIGHUP (the terminal is gone), from the moment it is made.
 #[derive(Debug)]
 pub(crate) struct Stop {
     interrupt: unix::Signal,
     terminate: unix::Signal,
+    hang_up: unix::Signal,
 }
 
 impl Stop {
@@ -17,6 +18,7 @@ impl Stop {
         Ok(Self {
             interrupt: unix::signal(SignalKind::interrupt())?,
             terminate: unix::signal(SignalKind::terminate())?,
+            hang_up: unix::signal(SignalKind::hangup())?,
         })
     }
 
@@ -25,6 +27,7 @@ impl Stop {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::INT,
             _ = self.terminate.recv() => Signal::TERM,
+            _ = self.hang_up.recv() => Signal::HUP,
         }
     }
 }

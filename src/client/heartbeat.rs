@@ -28,7 +28,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    fn interval(&self) -> Duration {
+    pub(super) fn interval(&self) -> Duration {
         self.ttl / 3
     }
 

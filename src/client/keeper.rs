@@ -106,7 +106,9 @@ impl Keeper {
                 Err(Break::Lost(error)) => error,
                 Ok(never) => match never {},
             };
-            let retry_in = self.backoff.delay(lost.retry_after());
+            // Whoever has a lease to lose does not wait longer than it lasts.
+            let longest = self.lease.as_ref().map_or(Backoff::LONGEST, Lease::interval);
+            let retry_in = self.backoff.delay(lost.retry_after()).min(longest);
             self.interrupted = true;
             (self.on_event)(RegistrationEvent::Interrupted { error: lost, retry_in });
             tokio::time::sleep(retry_in).await;

@@ -35,7 +35,7 @@ pub struct ServeArgs {
     /// Listen on an address that other machines reach, though there is no TLS yet
     #[arg(long)]
     pub insecure_i_understand: bool,
-    /// The largest message that a client may send [default: 256KiB]
+    /// The largest message that a client may send; for a Watch at least 3MiB [default: 256KiB]
     #[arg(long, value_name = "SIZE")]
     pub max_message_size: Option<String>,
     /// Calls and streams that one connection may have open at once [default: 1024]

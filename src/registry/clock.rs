@@ -2,6 +2,9 @@
 //!
 //! A monotonic clock runs on while the process is stopped, swapped out or starved; heartbeats that came meanwhile are
 //! still unread. So a gap between two readings of more than a second is taken out of the time that leases see.
+//!
+//! And it stands still for a while longer: holders that waited for an answer have closed their streams meanwhile, and wait
+//! before they try again. They get as long as the pause was, up to [`COMING_BACK`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +14,9 @@ use super::lease::LeaseTime;
 
 /// A longer gap between two readings, in milliseconds, counts as a pause. Somebody has to read the clock more often.
 const PAUSE: u64 = 1_000;
+
+/// How long a client may wait before it tries again, and a second for doing so, in milliseconds.
+const COMING_BACK: u64 = 6_000;
 
 /// Turns a monotonic clock into the time of leases. Both in milliseconds.
 #[derive(Debug, Default)]
@@ -51,7 +57,7 @@ impl LeaseClock {
         if gap > PAUSE {
             let paused = self.paused.load(Ordering::Acquire);
             self.floor.fetch_max(last.saturating_sub(paused), Ordering::AcqRel);
-            self.paused.fetch_add(gap, Ordering::AcqRel);
+            self.paused.fetch_add(gap + gap.min(COMING_BACK), Ordering::AcqRel);
             self.last.fetch_max(monotonic, Ordering::AcqRel);
         }
     }
@@ -71,13 +77,24 @@ mod tests {
     }
 
     #[test]
-    fn stands_still_in_a_pause_whoever_reads_first() {
+    fn stands_still_in_a_pause_and_while_clients_come_back() {
         let clock = LeaseClock::default();
         clock.tick(500);
         assert_eq!(clock.read(60_500), 500, "a heartbeat is read before the regular reader comes round");
-        assert_eq!(clock.tick(60_600), 600);
-        assert_eq!(clock.tick(61_500), 1_500);
-        assert_eq!(clock.tick(90_000), 1_500);
+        for now in (60_600..=66_500).step_by(100) {
+            assert_eq!(clock.tick(now), 500);
+        }
+        assert_eq!(clock.tick(66_600), 600);
+    }
+
+    #[test]
+    fn a_short_pause_gives_as_long_again() {
+        let clock = LeaseClock::default();
+        clock.tick(1_000);
+        assert_eq!(clock.tick(3_000), 1_000);
+        assert_eq!(clock.tick(4_000), 1_000);
+        assert_eq!(clock.tick(5_000), 1_000);
+        assert_eq!(clock.tick(5_500), 1_500);
     }
 
     #[test]
@@ -87,7 +104,6 @@ mod tests {
         clock.tick(1_900);
         clock.tick(60_000);
         assert_eq!(clock.read(1_950), 1_900, "read before, asked after");
-        assert_eq!(clock.read(60_010), 1_910);
     }
 
     #[test]
@@ -106,6 +122,9 @@ mod tests {
                 threads.spawn(|| assert_eq!(clock.read(100_000), 1_000));
             }
         });
-        assert_eq!(clock.tick(100_500), 1_500);
+        for now in (100_500..=106_000).step_by(500) {
+            assert_eq!(clock.tick(now), 1_000);
+        }
+        assert_eq!(clock.tick(106_500), 1_500);
     }
 }

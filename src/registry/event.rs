@@ -40,6 +40,9 @@ pub enum RemovalReason {
     Superseded,
 }
 
+/// Bytes of an event and its entry whose texts are empty.
+const OVERHEAD: usize = 512;
+
 /// One change of one instance that readers can see.
 #[derive(Debug)]
 pub struct Event {
@@ -102,6 +105,16 @@ impl Event {
             Change::Added(after) | Change::Changed(_, after) => Some(after),
             Change::Removed(..) => None,
         }
+    }
+
+    /// Bytes that it holds, by and large: itself, and what the instance says of itself, which is also what is encoded.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let Instance { tags, metadata, addresses, .. } = &self.entry().instance;
+        let tags: usize = tags.iter().map(str::len).sum();
+        let metadata: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let addresses: usize = addresses.iter().map(|address| address.host.len() + address.name.len()).sum();
+        OVERHEAD + 2 * (tags + metadata + addresses)
     }
 
     /// What the native door has encoded of it so far.

@@ -12,6 +12,8 @@ pub const GLANCE: usize = 4_096;
 #[derive(Debug)]
 pub struct Ring {
     events: VecDeque<Arc<Event>>,
+    /// What they hold in all, in bytes.
+    size: usize,
     /// Every event after this is here. Events up to it may have fallen out.
     floor: Revision,
 }
@@ -20,16 +22,17 @@ impl Ring {
     /// An empty ring that knows all that happens after `floor`.
     #[must_use]
     pub fn new(floor: Revision) -> Self {
-        Self { events: VecDeque::new(), floor }
+        Self { events: VecDeque::new(), size: 0, floor }
     }
 
-    /// Appends an event, not older than the last, and lets the oldest fall out beyond `limit`.
-    pub fn push(&mut self, event: Arc<Event>, limit: usize) {
+    /// Appends an event, not older than the last, and lets the oldest fall out beyond `most` events or `bytes`.
+    pub fn push(&mut self, event: Arc<Event>, most: usize, bytes: usize) {
+        self.size += event.size();
         self.events.push_back(event);
-        while self.events.len() > limit {
-            if let Some(oldest) = self.events.pop_front() {
-                self.floor = oldest.revision;
-            }
+        while self.events.len() > most || self.size > bytes {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.size -= oldest.size();
+            self.floor = oldest.revision;
         }
     }
 
@@ -99,7 +102,7 @@ mod tests {
     fn gives_what_is_after_the_cursor() {
         let mut ring = Ring::new(Revision(4));
         for revision in [5, 7, 7, 9] {
-            ring.push(event(revision), 10);
+            ring.push(event(revision), 10, usize::MAX);
         }
         assert_eq!(between(&ring, 4, 99), [5, 7, 7, 9]);
         assert_eq!(between(&ring, 5, 8), [7, 7]);
@@ -110,10 +113,23 @@ mod tests {
     }
 
     #[test]
+    fn large_events_push_out_more() {
+        let mut ring = Ring::new(Revision(0));
+        let size = event(1).size();
+        for revision in 1..=10 {
+            ring.push(event(revision), 100, 4 * size);
+        }
+        assert_eq!(between(&ring, 6, 10), [7, 8, 9, 10]);
+        assert!(ring.reaches(Revision(6)) && !ring.reaches(Revision(5)));
+        ring.push(event(11), 100, size - 1);
+        assert!(!ring.reaches(Revision(10)), "one that is too large by itself is not kept");
+    }
+
+    #[test]
     fn knows_what_fell_out() {
         let mut ring = Ring::new(Revision(0));
         for revision in 1..=10 {
-            ring.push(event(revision), 3);
+            ring.push(event(revision), 3, usize::MAX);
         }
         assert!(ring.reaches(Revision(7)));
         assert!(!ring.reaches(Revision(6)));

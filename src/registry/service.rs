@@ -16,6 +16,9 @@ const SHORT_MEMORY: usize = 64;
 /// Most events that a service remembers by itself.
 const LONG_MEMORY: usize = 4_096;
 
+/// Most bytes of them.
+const MEMORY_BYTES: usize = 256 * 1024;
+
 /// One service that has instances.
 #[derive(Debug)]
 pub struct Service {
@@ -89,7 +92,7 @@ impl State {
     /// Remembers an event: so many that they cost a fraction of what the instances do, within bounds.
     pub fn remember(&mut self, event: Arc<Event>) {
         let limit = (self.roster.len() / 4).clamp(SHORT_MEMORY, LONG_MEMORY);
-        self.ring.push(event, limit);
+        self.ring.push(event, limit, MEMORY_BYTES);
     }
 
     /// Marks it as retired if nothing is left of it.

@@ -175,7 +175,7 @@ impl Order<'_> {
 
     fn record(&self, event: Option<&Arc<Event>>) {
         if let Some(event) = event {
-            self.registry.history.write().push(Arc::clone(event), super::HISTORY);
+            self.registry.history.write().push(Arc::clone(event), super::HISTORY, super::HISTORY_BYTES);
         }
     }
 

@@ -21,7 +21,7 @@ use tonic::{Status, Streaming, body::Body, codec::Codec};
 
 use super::{Next, Problem, WatchStream};
 use crate::{
-    api::{SELECTION, Shared, decode},
+    api::{SELECTION, Shared, decode, explain},
     net::Connection,
     pb::{callboard::v1 as pb, codec::SmallBuffers},
 };
@@ -47,7 +47,8 @@ async fn open(shared: &Arc<Shared>, request: Request) -> Result<WatchBody, Statu
     let agent = head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let decoder = SmallBuffers::<pb::WatchResponse, pb::WatchRequest>::default().decoder();
     let limit = shared.max_message_size.max(SELECTION);
-    let asked = Streaming::new_request(decoder, body, None, Some(limit)).message().await?;
+    let asked = Streaming::new_request(decoder, body, None, Some(limit)).message().await;
+    let asked = asked.map_err(|status| explain::problem(&status, limit).map_or(status, Status::from))?;
     let asked = asked.ok_or_else(|| Problem::Malformed("there is none".into()))?;
     let stream = WatchStream::new(shared, connection, agent, decode::watch(&asked)?);
     Ok(WatchBody { stream, parts: Vec::new().into_iter() })
