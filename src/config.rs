@@ -40,6 +40,9 @@ mod written;
 /// Most workers: a writer keeps a bit for each to know whom to wake.
 const MOST_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 
+/// How alike two variables must be for the one to be the other misspelt; they share their first ten letters in any case.
+const MISSPELT: f64 = 0.95;
+
 /// What the registry runs with. Every value in it is usable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -147,6 +150,26 @@ fn environment(variable: impl Fn(&str) -> Result<String, env::VarError>) -> Resu
         }
     }
     Ok(written)
+}
+
+/// Variables that are set, are none of ours, and look like one of ours misspelt; each with the one that was probably meant.
+///
+/// They are not refused: where the registry is called `callboard`, Kubernetes itself sets variables such as
+/// `CALLBOARD_SERVICE_HOST` for every program beside it.
+#[must_use]
+pub fn misspelt_variables() -> Vec<(String, String)> {
+    misspelt(env::vars_os().filter_map(|(name, _)| name.into_string().ok()))
+}
+
+fn misspelt(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
+    let known = Key::ALL.map(Key::variable);
+    let meant = |name: &String| {
+        let near = known.iter().map(|key| (strsim::jaro_winkler(name, key), key));
+        let (likeness, key) = near.max_by(|one, other| one.0.total_cmp(&other.0))?;
+        (likeness >= MISSPELT && name != key).then(|| key.clone())
+    };
+    let ours = names.filter(|name| name.starts_with("CALLBOARD_") && name != "CALLBOARD_SERVER");
+    ours.filter_map(|name| meant(&name).map(|key| (name, key))).collect()
 }
 
 /// Reads the value of `key` from the first layer that has it.

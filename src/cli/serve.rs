@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    config::{Config, ReadyFormat, ServeArgs},
+    config::{self, Config, ReadyFormat, ServeArgs},
     server::Server,
     telemetry,
 };
@@ -30,6 +30,9 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
     telemetry::init(&config.log, config.log_format)?;
+    for (variable, meant) in config::misspelt_variables() {
+        tracing::warn!(variable, meant, "this variable is not read: perhaps it is misspelt");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     runtime.block_on(serve(&config, args.output))?;
     Ok(ExitCode::SUCCESS)

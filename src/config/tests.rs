@@ -235,3 +235,21 @@ fn a_file_is_read_from_the_flag() {
     assert!(matches!(&absent, ConfigError::Unreadable { .. }), "{absent:?}");
     assert!(absent.to_string().contains("absent.toml; check that the file exists"), "{absent}");
 }
+
+#[test]
+fn misspelt_variables_are_noticed_and_strangers_are_not() {
+    let names = [
+        "CALLBOARD_GRCP",
+        "CALLBOARD_LOG_FROMAT",
+        "CALLBOARD_GRPC",
+        "CALLBOARD_SERVER",
+        "CALLBOARD_SERVICE_HOST",
+        "CALLBOARD_SERVICE_PORT",
+        "CALLBOARD_PORT_8502_TCP",
+        "CALLBOARD_INTEROP_CACHE",
+        "PATH",
+    ];
+    let noticed = super::misspelt(names.into_iter().map(str::to_owned));
+    let meant: Vec<_> = noticed.iter().map(|(name, meant)| (name.as_str(), meant.as_str())).collect();
+    assert_eq!(meant, [("CALLBOARD_GRCP", "CALLBOARD_GRPC"), ("CALLBOARD_LOG_FROMAT", "CALLBOARD_LOG_FORMAT")]);
+}
