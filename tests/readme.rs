@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fs, net::TcpListener, path::Path, process::Stdio};
 
 use callboard::pb::callboard::v1::{InstanceStatus, WatchRequest, change::Change, watch_response::Message};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::harness::{House, Peer, within};
@@ -37,6 +38,13 @@ fn start(words: &[String], server: &str) -> Child {
         .kill_on_drop(true)
         .spawn()
         .unwrap()
+}
+
+/// Ends it as Ctrl-C does: `run` takes its program with it.
+async fn sign_out(mut child: Child) {
+    let id = child.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).unwrap();
+    kill_process(id, Signal::TERM).unwrap();
+    child.wait().await.unwrap();
 }
 
 /// Returns once so many instances of `web` serve.
@@ -78,6 +86,8 @@ async fn the_tour_is_true() {
         trycmd::TestCases::new().env("CALLBOARD_SERVER", server).env("NO_COLOR", "1").case(path).run();
     });
     played.await.unwrap();
-    drop(signed_in);
+    for child in signed_in {
+        within("an instance of the tour to sign out", sign_out(child)).await;
+    }
     house.leave().await;
 }
