@@ -62,7 +62,7 @@ use service::{Service, State};
 /// Events that the registry remembers over all services.
 pub const HISTORY: usize = 65_536;
 /// Most bytes of them: large instances that change often push each other out sooner.
-const HISTORY_BYTES: usize = 64 * 1024 * 1024;
+pub const HISTORY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Hears which services changed, after the change is there for every reader.
 pub trait Audience: Send + Sync + std::fmt::Debug {

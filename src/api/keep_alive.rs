@@ -151,9 +151,10 @@ impl KeepAliveStream {
     /// Lets go of the leases. `broken`: it was not we who ended the stream.
     fn let_go(&mut self, broken: bool) {
         let leases = self.shared.engine.registry().leases();
+        let now = self.shared.clock.now().lease;
         for (_, lease) in self.carried.drain() {
             if broken {
-                leases.broken(&lease, self.carrier, self.shared.clock.now().lease);
+                leases.broken(&lease, self.carrier, now);
             } else {
                 lease.released(self.carrier);
             }

@@ -30,13 +30,16 @@ use super::Connection;
 use crate::{
     clock::Clock,
     model::{Selection, ServiceName},
-    registry::{Audience, Event, HISTORY},
+    registry::{Audience, Event, HISTORY, HISTORY_BYTES},
 };
 
 /// How often a hub looks after its seats.
 const ROUND: Duration = Duration::from_secs(1);
 /// A stream that has something to take but has not taken it for so many rounds is cut off: within 30 s in all.
 const STALLED: u64 = 28;
+
+/// How far history may move, in bytes, before everybody is woken to keep up with it.
+const QUARTER: u64 = HISTORY_BYTES as u64 / 4;
 
 /// What a seat wants to be woken for.
 #[derive(Debug, Clone)]
@@ -53,8 +56,9 @@ pub struct Hubs {
     workers: Box<[Hub]>,
     /// For each service that is watched by name: how many seats each hub has for it.
     interest: DashMap<ServiceName, Box<[u32]>>,
-    /// How many events there were, to wake everybody before history moves on without them.
-    events: AtomicU64,
+    /// How far history has moved, to wake everybody before it moves on without them: in bytes, where an event counts for no
+    /// less than its share of a history that is full by number.
+    moved: AtomicU64,
     leaving: AtomicBool,
 }
 
@@ -108,7 +112,7 @@ impl Hubs {
         Self {
             workers: (0..workers).map(|_| Hub { rounds: AtomicU64::new(1), ..Hub::default() }).collect(),
             interest: DashMap::new(),
-            events: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
         }
     }
@@ -217,7 +221,9 @@ impl Audience for Hubs {
         }
         // Readers that heard of nothing stand where they were. Before what they would have to look through falls out of
         // history, they look once, and stand at the newest revision.
-        if (self.events.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(HISTORY as u64 / 4) {
+        let moved = event.size().max(HISTORY_BYTES / HISTORY) as u64;
+        let before = self.moved.fetch_add(moved, Ordering::Relaxed);
+        if before / QUARTER != (before + moved) / QUARTER {
             self.ring_all();
         }
     }
@@ -353,5 +359,37 @@ impl Drop for Seat {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::OnceLock};
+
+    use super::*;
+    use crate::{
+        model::{Metadata, Revision},
+        registry::{Change, Entry, Now, test_support::entry},
+    };
+
+    /// How many events with so many bytes of metadata it takes until everybody is woken.
+    fn until_all_are_woken(metadata: usize) -> usize {
+        let hubs = Hubs::new(1);
+        let mut instance = entry("web", "a", 1).instance.clone();
+        instance.metadata = Metadata::parse(BTreeMap::from([("k".into(), "v".repeat(metadata))]).iter()).unwrap();
+        let change = Change::Added(Arc::new(Entry { instance, lease: None }));
+        let event = Event { revision: Revision(1), at: Now::default(), change, native: OnceLock::new() };
+        let told = (1..=HISTORY).find(|_| {
+            hubs.changed(&event);
+            hubs.workers[0].all.load(Ordering::Relaxed)
+        });
+        told.unwrap()
+    }
+
+    #[test]
+    fn everybody_keeps_up_with_history_by_number_and_by_bytes() {
+        assert_eq!(until_all_are_woken(0), HISTORY / 4);
+        let large = until_all_are_woken(8_000);
+        assert!(large * 16_000 <= HISTORY_BYTES / 3, "history holds fewer large events: {large}");
     }
 }
