@@ -37,6 +37,26 @@ pub struct Metrics {
     pub streams: Family<WorkerLabel, Gauge>,
     /// The newest revision.
     pub revision: Gauge,
+    /// The disk engine's.
+    pub store: StoreMetrics,
+}
+
+/// What the writer of a store counts.
+#[derive(Debug, Clone)]
+pub struct StoreMetrics {
+    /// Seconds of a transaction, with its way to the disk where it waits for that.
+    pub commit: Histogram,
+    /// Changes written.
+    pub changes: Counter,
+}
+
+impl StoreMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let (commit, changes) = (Histogram::new(DELAYS), Counter::default());
+        registry.register("store_commit_seconds", "Seconds of a transaction of the store", commit.clone());
+        registry.register("store_changes", "Changes written to the store", changes.clone());
+        Self { commit, changes }
+    }
 }
 
 /// Which worker.
@@ -125,6 +145,7 @@ impl Metrics {
             revision: gauge("revision", "The newest revision"),
             heartbeats: Heartbeats::new(&mut registry),
             watch: WatchMessages::new(&mut registry),
+            store: StoreMetrics::new(&mut registry),
             propagation,
             expired,
             streams,

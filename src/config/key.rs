@@ -14,6 +14,10 @@ pub(super) enum Key {
     Http,
     /// Threads that serve gRPC connections.
     Workers,
+    /// Where the registry is kept.
+    DataDir,
+    /// When an acknowledged change is on the disk.
+    Durability,
     /// Consent to listen beyond this machine without TLS.
     InsecureIUnderstand,
     /// The largest message that a client may send.
@@ -30,11 +34,13 @@ pub(super) enum Key {
 
 impl Key {
     /// All of them.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Config,
         Self::Grpc,
         Self::Http,
         Self::Workers,
+        Self::DataDir,
+        Self::Durability,
         Self::InsecureIUnderstand,
         Self::MaxMessageSize,
         Self::MaxStreamsPerConnection,
@@ -50,6 +56,8 @@ impl Key {
             Self::Grpc => "grpc",
             Self::Http => "http",
             Self::Workers => "workers",
+            Self::DataDir => "data_dir",
+            Self::Durability => "durability",
             Self::InsecureIUnderstand => "insecure_i_understand",
             Self::MaxMessageSize => "max_message_size",
             Self::MaxStreamsPerConnection => "max_streams_per_connection",

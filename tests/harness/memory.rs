@@ -9,7 +9,7 @@ use std::{
 use callboard::{
     api::{Api, Shared, Subscribers},
     clock::Clock,
-    engine::Memory,
+    engine::{self, Engine, Memory},
     metrics::Metrics,
     model::{Address, BootId, Incarnation, InstanceId, LeaseId, Metadata, ServiceName, Tags, Terms, Weight},
     net::{Connection, Hubs, Limits, serve},
@@ -31,6 +31,7 @@ const EXPIRY: Duration = Duration::from_millis(100);
 /// A registry behind pipes.
 #[derive(Debug)]
 pub struct InMemory {
+    engine: Arc<Memory>,
     shared: Arc<Shared>,
     routes: Routes,
     leaving: watch::Sender<bool>,
@@ -42,8 +43,9 @@ impl InMemory {
     pub fn open() -> Self {
         let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
+        let engine = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
         let shared = Arc::new(Shared {
-            engine: Memory::new(Incarnation(7), clock.now(), audience),
+            engine: Arc::clone(&engine) as Arc<dyn Engine>,
             hubs,
             clock,
             metrics: Metrics::new(),
@@ -59,11 +61,11 @@ impl InMemory {
             let mut ticks = interval(EXPIRY);
             loop {
                 ticks.tick().await;
-                leases.engine.expire(leases.clock.expiry());
+                engine::expire(&*leases.engine, leases.clock.expiry()).await;
             }
         });
         let (leaving, _) = watch::channel(false);
-        Self { routes: Api::routes(&shared).unwrap(), shared, leaving, _tasks: tasks }
+        Self { engine, routes: Api::routes(&shared).unwrap(), shared, leaving, _tasks: tasks }
     }
 
     /// A connection of its own.
@@ -105,7 +107,7 @@ impl InMemory {
         for weight in (2..60_000).cycle().take(times) {
             let patch = Patch { weight: Some(Weight::parse(weight).unwrap()), ..Patch::default() };
             let command = Command::Update { service: service.clone(), id: id.clone(), lease: None, patch };
-            self.shared.engine.submit(command, self.shared.clock.now()).unwrap();
+            self.engine.submit(command, self.shared.clock.now()).unwrap();
         }
     }
 
@@ -130,7 +132,7 @@ impl InMemory {
                 replace: false,
                 lease: LeaseId(number as u128),
             });
-            self.shared.engine.submit(command, self.shared.clock.now()).unwrap();
+            self.engine.submit(command, self.shared.clock.now()).unwrap();
         }
     }
 
