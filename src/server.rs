@@ -18,7 +18,7 @@ use crate::{
     clock::Clock,
     config::Config,
     engine::{
-        self, Disk, Engine, Memory,
+        self, Beginning, Disk, Engine, Memory,
         disk::{StoreError, Surroundings},
     },
     metrics::Metrics,
@@ -179,12 +179,12 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
     let workers = config.workers.get();
     let (hubs, clock) = (Arc::new(Hubs::new(workers)), Arc::new(Clock::new(workers)));
     let metrics = Metrics::new();
-    let fresh = Incarnation(random::u64());
+    let life = Incarnation(random::u64());
     let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
     let engine: Arc<dyn Engine> = match &config.data_dir {
-        None => Arc::new(Memory::new(fresh, clock.now(), audience)),
+        None => Arc::new(Memory::new(life, clock.now(), audience)),
         Some(directory) => {
-            let metrics = metrics.store.clone();
+            let (metrics, fresh) = (metrics.store.clone(), Beginning::new(life, clock.now()));
             let surroundings = Surroundings { clock: Arc::clone(&clock), audience, metrics, fresh };
             let alarm = alarm.clone();
             let on_failure = Box::new(move |error: StoreError| alarm.ring(error.to_string()));

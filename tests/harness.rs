@@ -16,7 +16,7 @@ mod view;
 
 pub use beats::Beats;
 pub use clock::{Span, Wall, wall, within};
-pub use house::House;
+pub use house::{Engine, House};
 pub use http::get;
 pub use memory::InMemory;
 pub use peer::{Peer, address, instance, seconds};

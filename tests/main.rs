@@ -10,6 +10,7 @@
 //! | `stalled` | readers that take nothing |
 //! | `bad_input` | what nobody should send |
 //! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
+//! | `disk` | a registry that is kept: kills, exports |
 //! | `process` | kills, stops and restarts of real processes |
 //! | `command_line` | the verbs and their exit codes |
 //! | `layers` | which room may know which |
@@ -19,6 +20,7 @@
 
 mod bad_input;
 mod command_line;
+mod disk;
 mod harness;
 mod history;
 mod interop;
