@@ -1,5 +1,7 @@
 //! What the process counts. Made once, handed to whoever counts; there is no global.
 
+mod connections;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -8,6 +10,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+pub use connections::{Connections, Evicted, Refused};
 
 /// Seconds from 100 µs to 10 s.
 const DELAYS: [f64; 16] =
@@ -37,6 +41,8 @@ pub struct Metrics {
     pub streams: Family<WorkerLabel, Gauge>,
     /// The newest revision.
     pub revision: Gauge,
+    /// What becomes of connections.
+    pub connections: Connections,
 }
 
 /// Which worker.
@@ -125,6 +131,7 @@ impl Metrics {
             revision: gauge("revision", "The newest revision"),
             heartbeats: Heartbeats::new(&mut registry),
             watch: WatchMessages::new(&mut registry),
+            connections: Connections::new(&mut registry),
             propagation,
             expired,
             streams,

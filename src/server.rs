@@ -20,7 +20,7 @@ use crate::{
     engine::Memory,
     metrics::Metrics,
     model::Incarnation,
-    net::{Alarm, Alarmed, Hubs, Limits, Listener, Worker, Workers, accept},
+    net::{Alarm, Alarmed, Dealer, Gate, Hands, Hubs, Listener, Own, Port, Protocol, Rules, Worker, Workers, accept},
     random,
     registry::Audience,
     web::Web,
@@ -28,6 +28,9 @@ use crate::{
 
 /// How often leases are looked at.
 const EXPIRY: Duration = Duration::from_millis(100);
+
+/// How often the log is told what became of connections.
+const NEWS: Duration = Duration::from_secs(10);
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -101,29 +104,32 @@ impl Server {
         let (leaving, left) = watch::channel(false);
         let (alarm, alarmed) = Alarm::new();
         let worker = Worker {
-            routes: Api::routes(&shared)?,
             hubs: Arc::clone(&shared.hubs),
             clock: Arc::clone(&shared.clock),
-            limits: Limits { streams: config.max_streams_per_connection.get() },
             bookmarks: config.bookmark_interval,
             leaving: left.clone(),
             alarm: alarm.clone(),
         };
         let workers = Arc::new(Workers::start(count, &worker).map_err(StartError::Worker)?);
 
+        let gate = Gate::new(rules(config), Arc::clone(&shared.metrics));
+        let web = Web { shared: Arc::clone(&shared), workers: Arc::clone(&workers) };
+        let grpc_port = Port { name: "grpc", protocol: Protocol::Http2, routes: Api::routes(&shared)? };
+        let http_port = Port { name: "http", protocol: Protocol::Http1, routes: web.routes().into() };
+
         let mut tasks = JoinSet::new();
         tasks.spawn(alarm.clone().guard("expiry", expire(Arc::clone(&shared))));
-        let grpc = grpc.into_tokio().map_err(StartError::Worker)?;
-        let accepting = accept(grpc, Arc::clone(&workers), Arc::clone(&shared.clock), left.clone());
-        tasks.spawn(alarm.clone().guard("the acceptor", accepting));
-        let http = http.into_tokio().map_err(StartError::Worker)?;
-        let web = Web { shared: Arc::clone(&shared), workers: Arc::clone(&workers) };
-        let serving = async move {
-            if let Err(error) = web.serve(http, gone(left)).await {
-                tracing::error!(%error, "the HTTP listener failed");
-            }
-        };
-        tasks.spawn(alarm.guard("the HTTP listener", serving));
+        tasks.spawn(alarm.clone().guard("the log of connections", tell_news(Arc::clone(&shared.metrics))));
+        let dealer = Dealer::new(&workers, &shared.clock);
+        let ports = [
+            ("the acceptor", grpc, grpc_port, Hands::Workers(dealer)),
+            ("the HTTP listener", http, http_port, Hands::Own(Own::new(left.clone()))),
+        ];
+        for (name, listener, port, hands) in ports {
+            let accepting =
+                accept(listener, port, Arc::clone(&gate), hands, left.clone()).map_err(StartError::Worker)?;
+            tasks.spawn(alarm.clone().guard(name, accepting));
+        }
         Ok(Self { grpc: grpc_address, http: http_address, leaving, shared, workers, tasks, alarmed })
     }
 
@@ -182,7 +188,19 @@ async fn expire(shared: Arc<Shared>) {
     }
 }
 
-async fn gone(mut leaving: watch::Receiver<bool>) {
-    // An error means that the sender is gone, and with it the server.
-    let _ = leaving.wait_for(|leaving| *leaving).await;
+/// What connections are held to.
+fn rules(config: &Config) -> Rules {
+    Rules { streams_per_connection: config.max_streams_per_connection.get(), ..Rules::default() }
+}
+
+/// Tells the log what was refused and cut off: a line for each reason now and then, however many there were.
+async fn tell_news(metrics: Arc<Metrics>) {
+    let mut ticks = interval(NEWS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for (what, why, number) in metrics.connections.news() {
+            tracing::warn!(number, why, "{what}");
+        }
+    }
 }
