@@ -91,12 +91,14 @@ mod tests {
 
     #[test]
     fn who_takes_nothing_has_stalled_within_thirty_seconds() {
-        let once = |second, progress: &Progress| {
-            if second == 5 {
-                progress.gives(16 * 1024)
-            }
-        };
-        assert!((28 + 5..30 + 5).contains(&stalls(once).unwrap()));
+        for bytes in [0, 1, 16 * 1024, 100 * 1024] {
+            let once = |second, progress: &Progress| {
+                if second == 5 {
+                    progress.gives(bytes);
+                }
+            };
+            assert!((5 + 27..5 + 30).contains(&stalls(once).unwrap()), "{bytes}");
+        }
     }
 
     #[test]
