@@ -5,7 +5,7 @@
 //! Leaving: health says `NOT_SERVING` and every stream is told to reconnect, connections get GOAWAY, and what is left is
 //! dropped at the deadline.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -20,7 +20,10 @@ use crate::{
     engine::Memory,
     metrics::Metrics,
     model::Incarnation,
-    net::{Alarm, Alarmed, Dealer, Gate, Hands, Hubs, Listener, Own, Port, Protocol, Rules, Worker, Workers, accept},
+    net::{
+        Alarm, Alarmed, Dealer, Gate, Hands, Hubs, Listener, Own, PerAddress, Port, Protocol, Rules, Worker, Workers,
+        accept, raise_limit, room_for_connections,
+    },
     random,
     registry::Audience,
     web::Web,
@@ -87,11 +90,13 @@ pub struct Server {
 
 impl Server {
     /// Starts a registry in memory. Expiry, HTTP and the acceptor run where this is called; gRPC on threads of its own.
+    /// Raises the limit on this process's descriptors as far as the system lets it.
     ///
     /// # Errors
     ///
     /// When an address cannot be listened on, or the system gives no threads.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        raise_limit();
         let listen = |door, flag, address| {
             Listener::bind(address).map_err(|source| StartError::Listen { door, flag, address, source })
         };
@@ -190,7 +195,31 @@ async fn expire(shared: Arc<Shared>) {
 
 /// What connections are held to.
 fn rules(config: &Config) -> Rules {
-    Rules { streams_per_connection: config.max_streams_per_connection.get(), ..Rules::default() }
+    let number = |limit: NonZeroU32| limit.get() as usize;
+    let room = room_for_connections();
+    let connections = config.max_connections.map_or(room, number);
+    if connections > room {
+        tracing::warn!(
+            connections,
+            room,
+            "fewer connections than --max-connections: there are no descriptors for more"
+        );
+    }
+    // Whoever sets a limit means it for everybody.
+    let per_address = |limit: Option<NonZeroU32>, most| match limit {
+        Some(limit) => PerAddress { most: number(limit), loopback: true },
+        None => PerAddress { most, loopback: false },
+    };
+    Rules {
+        connections: connections.min(room),
+        connections_per_address: per_address(config.max_connections_per_address, 200),
+        streams: number(config.max_streams),
+        streams_per_address: per_address(config.max_streams_per_address, 20_000),
+        streams_per_connection: config.max_streams_per_connection.get(),
+        handshake: config.handshake_timeout,
+        age: config.max_connection_age,
+        grace: config.max_connection_age_grace,
+    }
 }
 
 /// Tells the log what was refused and cut off: a line for each reason now and then, however many there were.
