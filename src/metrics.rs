@@ -1,5 +1,7 @@
 //! What the process counts. Made once, handed to whoever counts; there is no global.
 
+mod connections;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -8,6 +10,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+pub use connections::{Connections, Evicted, Refused};
 
 /// Seconds from 100 µs to 10 s.
 const DELAYS: [f64; 16] =
@@ -39,6 +43,8 @@ pub struct Metrics {
     pub revision: Gauge,
     /// The disk engine's.
     pub store: StoreMetrics,
+    /// What becomes of connections.
+    pub connections: Connections,
 }
 
 /// What the writer of a store counts.
@@ -146,6 +152,7 @@ impl Metrics {
             heartbeats: Heartbeats::new(&mut registry),
             watch: WatchMessages::new(&mut registry),
             store: StoreMetrics::new(&mut registry),
+            connections: Connections::new(&mut registry),
             propagation,
             expired,
             streams,

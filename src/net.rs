@@ -10,13 +10,33 @@
 
 mod acceptor;
 mod alarm;
+mod busy;
 mod connection;
+mod descriptors;
+mod door;
+mod gate;
+mod greeting;
 mod hub;
+mod line;
+mod listener;
+mod place;
+mod port;
+mod progress;
+mod serve;
 mod socket;
 mod worker;
 
-pub use acceptor::{Listener, accept};
+pub use acceptor::{Dealer, Hands, Own, accept};
 pub use alarm::{Alarm, Alarmed};
-pub use connection::{Connection, Limits, serve};
+pub use busy::{Busy, Level};
+pub use connection::Connection;
+pub use descriptors::{raise_limit, room_for_connections};
+pub use door::Endless;
+pub use gate::{Gate, Identity, PerAddress, Rules, Ticket};
 pub use hub::{Hubs, Interest, Seat};
+pub use line::Line;
+pub use listener::Listener;
+pub use place::Place;
+pub use port::{Port, Protocol};
+pub use serve::serve;
 pub use worker::{Worker, Workers};

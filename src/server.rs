@@ -5,7 +5,7 @@
 //! Leaving: health says `NOT_SERVING` and every stream is told to reconnect, connections get GOAWAY, and what is left is
 //! dropped at the deadline. Then the store is closed.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -23,7 +23,10 @@ use crate::{
     },
     metrics::Metrics,
     model::Incarnation,
-    net::{Alarm, Alarmed, Hubs, Limits, Listener, Worker, Workers, accept},
+    net::{
+        Alarm, Alarmed, Dealer, Gate, Hands, Hubs, Listener, Own, PerAddress, Port, Protocol, Rules, Worker, Workers,
+        accept, raise_limit, room_for_connections,
+    },
     random,
     registry::Audience,
     web::Web,
@@ -33,6 +36,9 @@ use crate::{
 const EXPIRY: Duration = Duration::from_millis(100);
 /// How long the store may take to close.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// How often the log is told what became of connections.
+const NEWS: Duration = Duration::from_secs(10);
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -91,12 +97,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a registry, in memory or on the disk. Expiry, HTTP and the acceptor run where this is called; gRPC on threads of its own.
+    /// Starts a registry, in memory or on the disk. Expiry, HTTP and the acceptor run where this is called; gRPC on threads of
+    /// its own. Raises the limit on this process's descriptors as far as the system lets it.
     ///
     /// # Errors
     ///
     /// When an address cannot be listened on, the disk cannot be used, or the system gives no threads.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        raise_limit();
         let (alarm, alarmed) = Alarm::new();
         let shared = share(config, &alarm)?;
         let listen = |door, flag, address| {
@@ -108,29 +116,32 @@ impl Server {
 
         let (leaving, left) = watch::channel(false);
         let worker = Worker {
-            routes: Api::routes(&shared)?,
             hubs: Arc::clone(&shared.hubs),
             clock: Arc::clone(&shared.clock),
-            limits: Limits { streams: config.max_streams_per_connection.get() },
             bookmarks: config.bookmark_interval,
             leaving: left.clone(),
             alarm: alarm.clone(),
         };
         let workers = Arc::new(Workers::start(config.workers.get(), &worker).map_err(StartError::Worker)?);
 
+        let gate = Gate::new(rules(config), Arc::clone(&shared.metrics));
+        let web = Web { shared: Arc::clone(&shared), workers: Arc::clone(&workers) };
+        let grpc_port = Port { name: "grpc", protocol: Protocol::Http2, routes: Api::routes(&shared)? };
+        let http_port = Port { name: "http", protocol: Protocol::Http1, routes: web.routes().into() };
+
         let mut tasks = JoinSet::new();
         tasks.spawn(alarm.clone().guard("expiry", expire(Arc::clone(&shared))));
-        let grpc = grpc.into_tokio().map_err(StartError::Worker)?;
-        let accepting = accept(grpc, Arc::clone(&workers), Arc::clone(&shared.clock), left.clone());
-        tasks.spawn(alarm.clone().guard("the acceptor", accepting));
-        let http = http.into_tokio().map_err(StartError::Worker)?;
-        let web = Web { shared: Arc::clone(&shared), workers: Arc::clone(&workers) };
-        let serving = async move {
-            if let Err(error) = web.serve(http, gone(left)).await {
-                tracing::error!(%error, "the HTTP listener failed");
-            }
-        };
-        tasks.spawn(alarm.guard("the HTTP listener", serving));
+        tasks.spawn(alarm.clone().guard("the log of connections", tell_news(Arc::clone(&shared.metrics))));
+        let dealer = Dealer::new(&workers, &shared.clock);
+        let ports = [
+            ("the acceptor", grpc, grpc_port, Hands::Workers(dealer)),
+            ("the HTTP listener", http, http_port, Hands::Own(Own::new(left.clone()))),
+        ];
+        for (name, listener, port, hands) in ports {
+            let accepting =
+                accept(listener, port, Arc::clone(&gate), hands, left.clone()).map_err(StartError::Worker)?;
+            tasks.spawn(alarm.clone().guard(name, accepting));
+        }
         Ok(Self { grpc: grpc_address, http: http_address, leaving, shared, workers, tasks, alarmed })
     }
 
@@ -212,7 +223,43 @@ async fn expire(shared: Arc<Shared>) {
     }
 }
 
-async fn gone(mut leaving: watch::Receiver<bool>) {
-    // An error means that the sender is gone, and with it the server.
-    let _ = leaving.wait_for(|leaving| *leaving).await;
+/// What connections are held to.
+fn rules(config: &Config) -> Rules {
+    let number = |limit: NonZeroU32| limit.get() as usize;
+    let room = room_for_connections();
+    let connections = config.max_connections.map_or(room, number);
+    if connections > room {
+        tracing::warn!(
+            connections,
+            room,
+            "fewer connections than --max-connections: there are no descriptors for more"
+        );
+    }
+    // Whoever sets a limit means it for everybody.
+    let per_address = |limit: Option<NonZeroU32>, most| match limit {
+        Some(limit) => PerAddress { most: number(limit), loopback: true },
+        None => PerAddress { most, loopback: false },
+    };
+    Rules {
+        connections: connections.min(room),
+        connections_per_address: per_address(config.max_connections_per_address, 200),
+        streams: number(config.max_streams),
+        streams_per_address: per_address(config.max_streams_per_address, 20_000),
+        streams_per_connection: config.max_streams_per_connection.get(),
+        handshake: config.handshake_timeout,
+        age: config.max_connection_age,
+        grace: config.max_connection_age_grace,
+    }
+}
+
+/// Tells the log what was refused and cut off: a line for each reason now and then, however many there were.
+async fn tell_news(metrics: Arc<Metrics>) {
+    let mut ticks = interval(NEWS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for (what, why, number) in metrics.connections.news() {
+            tracing::warn!(number, why, "{what}");
+        }
+    }
 }

@@ -9,7 +9,7 @@
 
 mod prometheus;
 
-use std::{future::Future, io, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -18,7 +18,6 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use tokio::net::TcpListener;
 
 use crate::{api::Shared, metrics::WorkerLabel, net::Workers};
 
@@ -35,23 +34,15 @@ pub struct Web {
 }
 
 impl Web {
-    /// Serves until the server leaves, and for as long as it takes to answer what was asked until then.
-    ///
-    /// # Errors
-    ///
-    /// When the listener fails for good.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        leaving: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
-        let routes = Router::new()
+    /// The pages.
+    #[must_use]
+    pub fn routes(self) -> Router {
+        Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .route("/prometheus/sd", get(prometheus::targets))
-            .with_state(self);
-        axum::serve(listener, routes).with_graceful_shutdown(leaving).await
+            .with_state(self)
     }
 }
 

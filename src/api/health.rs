@@ -130,14 +130,12 @@ impl Stream for HealthStream {
             let leaving = self.seat.is_leaving();
             let status = self.subject.status(&self.shared, leaving);
             if self.told.replace(status) != Some(status) {
-                self.seat.owes();
                 return Poll::Ready(Some(Ok(answer(status))));
             }
             if leaving {
                 self.ended = true;
                 return Poll::Ready(Some(Err(Problem::Leaving.into())));
             }
-            self.seat.settled();
             ready!(self.seat.poll_rung(context));
         }
     }

@@ -188,13 +188,10 @@ impl Stream for KeepAliveStream {
                 return Poll::Ready(Some(Ok(pb::KeepAliveResponse { leases: vec![], notice })));
             }
             match Pin::new(&mut self.inbound).poll_next(context) {
-                Poll::Ready(Some(Ok(request))) => {
-                    self.seat.owes();
-                    match self.answer(request) {
-                        Ok(answer) => return Poll::Ready(Some(Ok(answer))),
-                        Err(problem) => return self.finish(problem),
-                    }
-                }
+                Poll::Ready(Some(Ok(request))) => match self.answer(request) {
+                    Ok(answer) => return Poll::Ready(Some(Ok(answer))),
+                    Err(problem) => return self.finish(problem),
+                },
                 Poll::Ready(Some(Err(status))) => {
                     if let Some(problem) = explain::problem(&status, self.shared.max_message_size) {
                         return self.finish(problem);
@@ -206,7 +203,7 @@ impl Stream for KeepAliveStream {
                     self.end = End::Ended;
                     return Poll::Ready(None);
                 }
-                Poll::Pending => self.seat.settled(),
+                Poll::Pending => {}
             }
             ready!(self.seat.poll_rung(context));
             if let Some(problem) = self.silence() {

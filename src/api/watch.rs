@@ -198,7 +198,6 @@ impl WatchStream {
     /// The peer has been told everything there is. What it was not told is none of its business, so the operators' list
     /// shows it at its cursor.
     fn settle(&mut self) {
-        self.seat.settled();
         self.listed.line.sent.store(self.subscription.cursor().0, Ordering::Relaxed);
         self.listed.line.synced_at.store(self.last.wall.0, Ordering::Relaxed);
     }

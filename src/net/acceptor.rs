@@ -1,133 +1,213 @@
-//! Takes connections and hands each to the least loaded worker.
+//! Takes connections: all listeners by the one function, with the same protections.
 //!
-//! `SO_REUSEPORT` would let the kernel choose, by a hash: with few long connections that is as bad as it gets.
+//! Connections of gRPC are handed to the least loaded worker. `SO_REUSEPORT` would let the kernel choose, by a hash: with
+//! few long connections that is as bad as it gets.
 
-use std::{
-    collections::VecDeque,
-    io,
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
-    time::Duration,
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{sync::watch, time::sleep};
+use super::{
+    Connection, Gate, Place, Port, Ticket, Workers,
+    descriptors::Spare,
+    listener::{self, Listener},
+    serve::receive,
+    worker::GOODBYE,
+};
+use crate::{clock::Clock, metrics::Refused};
 
-use super::Workers;
-use crate::clock::Clock;
-
-/// Connections that wait to be accepted; the kernel may allow fewer.
-const BACKLOG: i32 = 4_096;
 /// A new connection weighs as much as this many streams...
 const NEWCOMER: usize = 8;
 /// ...for so long: by then it has opened its own.
 const NEW: Duration = Duration::from_secs(1);
-/// How long to wait when the system gives no connection, mostly for want of descriptors.
+/// How long to wait when the system gives no connection, and none can be turned away either.
 const PAUSE: Duration = Duration::from_millis(100);
+/// So many connections are turned away in a row before others have a turn.
+const TURNED_AWAY: u32 = 64;
+const BREATH: Duration = Duration::from_millis(10);
 
-/// How long sent data may go unacknowledged.
-#[cfg(target_os = "linux")]
-const UNREAD: Duration = Duration::from_secs(30);
-
-/// A bound address.
+/// A connection that was let in.
 #[derive(Debug)]
-pub struct Listener {
-    listener: TcpListener,
-    address: SocketAddr,
+pub(super) struct Arrival {
+    pub(super) socket: std::net::TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) ticket: Ticket,
+    pub(super) port: Arc<Port>,
 }
 
-impl Listener {
-    /// Binds an address; port 0 lets the system choose.
-    ///
-    /// # Errors
-    ///
-    /// When it is taken, or not an address of this host.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from(socket);
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address })
-    }
+/// Who serves what is accepted.
+#[derive(Debug)]
+pub enum Hands {
+    /// The workers, each connection the one with the fewest open streams.
+    Workers(Dealer),
+    /// The runtime that accepts.
+    Own(Own),
+}
 
-    /// The address, with the port that the system chose.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
+/// Accepts on a port until the server leaves.
+///
+/// # Errors
+///
+/// When the poller does not take the listener, or no descriptor is left to keep in reserve.
+pub fn accept(
+    listener: Listener,
+    port: Port,
+    gate: Arc<Gate>,
+    mut hands: Hands,
+    mut leaving: watch::Receiver<bool>,
+) -> io::Result<impl Future<Output = ()> + Send> {
+    let listener = listener.into_tokio()?;
+    let mut spare = Spare::new()?;
+    let port = Arc::new(port);
+    Ok(async move {
+        let mut turned_away = 0_u32;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = hands.reap() => continue,
+                _ = leaving.wait_for(|leaving| *leaving) => break,
+            };
+            match accepted {
+                Ok((socket, peer)) => match gate.admit(peer, port.name, port.protocol) {
+                    Ok(ticket) => {
+                        admit(socket, peer, ticket, &port, &mut hands);
+                        continue;
+                    }
+                    Err(why) => gate.metrics().connections.refused(why),
+                },
+                Err(error) if Spare::is_wanted(&error) => {
+                    gate.metrics().connections.refused(Refused::Descriptors);
+                    if !turn_away(&listener, &mut spare).await {
+                        sleep(PAUSE).await;
+                    }
+                }
+                // Of a peer that is gone already, mostly, and then it is its own affair.
+                Err(error) => tracing::debug!(port = port.name, %error, "connection not accepted"),
+            }
+            turned_away = turned_away.wrapping_add(1);
+            if turned_away % TURNED_AWAY == 0 {
+                sleep(BREATH).await;
+            }
+        }
+        drop(listener);
+        hands.finish().await;
+    })
+}
 
-    /// For tokio.
-    ///
-    /// # Errors
-    ///
-    /// When the poller does not take it.
-    pub fn into_tokio(self) -> io::Result<tokio::net::TcpListener> {
-        tokio::net::TcpListener::from_std(self.listener)
+fn admit(socket: TcpStream, peer: SocketAddr, ticket: Ticket, port: &Arc<Port>, hands: &mut Hands) {
+    let prepared = listener::prepare(&socket).and_then(|()| socket.into_std());
+    match prepared {
+        Ok(socket) => hands.take(Arrival { socket, peer, ticket, port: Arc::clone(port) }),
+        Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
     }
 }
 
-/// Accepts until the server leaves.
-pub async fn accept(
-    listener: tokio::net::TcpListener,
+/// Closes one of the connections that wait, so that its peer knows, and this loop does not spin. Whether that was possible.
+async fn turn_away(listener: &TcpListener, spare: &mut Spare) -> bool {
+    if !spare.spend() {
+        return false;
+    }
+    // It is there: that is why there was an error. But somebody else may have taken the descriptor.
+    let closed = timeout(PAUSE, listener.accept()).await.is_ok_and(|accepted| accepted.is_ok());
+    spare.renew() && closed
+}
+
+impl Hands {
+    fn take(&mut self, arrival: Arrival) {
+        match self {
+            Self::Workers(dealer) => dealer.deal(arrival),
+            Self::Own(own) => own.serve(arrival),
+        }
+    }
+
+    /// Lets go of what has ended. Never ready where there is nothing to do.
+    async fn reap(&mut self) {
+        match self {
+            Self::Own(own) if !own.tasks.is_empty() => drop(own.tasks.join_next().await),
+            Self::Workers(_) | Self::Own(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits for what is served here, but not for long.
+    async fn finish(self) {
+        if let Self::Own(mut own) = self {
+            own.care.abort_all();
+            let all = async { while own.tasks.join_next().await.is_some() {} };
+            if timeout(GOODBYE, all).await.is_err() {
+                tracing::debug!("HTTP connections dropped at the deadline");
+            }
+        }
+    }
+}
+
+/// Deals connections out to the workers.
+#[derive(Debug)]
+pub struct Dealer {
     workers: Arc<Workers>,
     clock: Arc<Clock>,
-    mut leaving: watch::Receiver<bool>,
-) {
-    let mut newcomers: Vec<VecDeque<Duration>> = vec![VecDeque::new(); workers.count()];
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = leaving.wait_for(|leaving| *leaving) => return,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
-                sleep(PAUSE).await;
-                continue;
+    newcomers: Vec<VecDeque<Duration>>,
+}
+
+impl Dealer {
+    /// To these workers.
+    #[must_use]
+    pub fn new(workers: &Arc<Workers>, clock: &Arc<Clock>) -> Self {
+        let newcomers = vec![VecDeque::new(); workers.count()];
+        Self { workers: Arc::clone(workers), clock: Arc::clone(clock), newcomers }
+    }
+
+    fn deal(&mut self, arrival: Arrival) {
+        let now = self.clock.since_start();
+        for new in &mut self.newcomers {
+            while new.front().is_some_and(|since| now.saturating_sub(*since) > NEW) {
+                new.pop_front();
             }
-        };
-        // A peer that is gone already fails here, and that is its own affair.
-        match prepare(stream) {
-            Ok(stream) => {
-                let now = clock.since_start();
-                let worker = choose(&workers, &mut newcomers, now);
-                newcomers[worker].push_back(now);
-                workers.hand_over(worker, stream, peer);
-            }
-            Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
         }
+        let load = |worker: &usize| self.workers.open_streams(*worker) + NEWCOMER * self.newcomers[*worker].len();
+        let worker = (0..self.workers.count()).min_by_key(load).unwrap_or(0);
+        self.newcomers[worker].push_back(now);
+        self.workers.hand_over(worker, arrival);
     }
 }
 
-fn prepare(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
-    stream.set_nodelay(true)?;
-    forget_unread(&stream)?;
-    stream.into_std()
+/// Serves connections where they are accepted.
+#[derive(Debug)]
+pub struct Own {
+    place: Arc<Place>,
+    leaving: watch::Receiver<bool>,
+    care: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
-/// What a peer does not take must not stay in the kernel after we gave up on it.
-#[cfg(target_os = "linux")]
-fn forget_unread(stream: &tokio::net::TcpStream) -> io::Result<()> {
-    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD))
+impl Own {
+    /// On the runtime where this is called.
+    #[must_use]
+    pub fn new(leaving: watch::Receiver<bool>) -> Self {
+        let place = Place::new(0);
+        let mut care = JoinSet::new();
+        let watched = Arc::clone(&place);
+        care.spawn(async move { watched.watch_over().await });
+        Self { place, leaving, care, tasks: JoinSet::new() }
+    }
+
+    fn serve(&mut self, arrival: Arrival) {
+        let (place, leaving) = (Arc::clone(&self.place), self.leaving.clone());
+        self.tasks.spawn(arrival.serve(place, leaving));
+    }
 }
 
-/// Other systems give up by themselves, later.
-#[cfg(not(target_os = "linux"))]
-#[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
-fn forget_unread(_: &tokio::net::TcpStream) -> io::Result<()> {
-    Ok(())
-}
-
-fn choose(workers: &Workers, newcomers: &mut [VecDeque<Duration>], now: Duration) -> usize {
-    for new in newcomers.iter_mut() {
-        while new.front().is_some_and(|since| now.saturating_sub(*since) > NEW) {
-            new.pop_front();
+impl Arrival {
+    /// Serves it at this place, until it ends.
+    pub(super) async fn serve(self, place: Arc<Place>, leaving: watch::Receiver<bool>) {
+        let Self { socket, peer, ticket, port } = self;
+        match TcpStream::from_std(socket) {
+            Ok(socket) => receive(socket, Connection::new(peer, &place, ticket), &port, leaving).await,
+            Err(error) => tracing::warn!(%peer, %error, "connection refused: the poller does not take it"),
         }
     }
-    let load = |worker: &usize| workers.open_streams(*worker) + NEWCOMER * newcomers[*worker].len();
-    (0..workers.count()).min_by_key(load).unwrap_or(0)
 }

@@ -1,73 +1,68 @@
-//! One connection: HTTP/2 around the gRPC routes.
+//! One peer's connection, as its streams and those who look after it know it.
 
 use std::{
-    convert::Infallible,
-    future::Future,
+    io,
     net::SocketAddr,
-    pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
-    time::Duration,
+    task::Poll,
 };
 
-use http::{Request, Response};
-use http_body::{Frame, SizeHint};
-use hyper::{body::Incoming, server::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::{Notify, watch},
-    time::sleep,
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{
+    Busy, Place, Ticket,
+    gate::Identity,
+    progress::{Mark, Progress},
 };
-use tonic::{body::Body, service::Routes};
-use tower::Service;
+use crate::metrics::Evicted;
 
-use super::socket::Gathering;
-
-/// A peer that does not answer a ping is gone.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_ANSWER: Duration = Duration::from_secs(10);
-/// How long streams have to tell their peers that we leave, before the connection says it.
-const NOTICE: Duration = Duration::from_millis(50);
-/// What one stream may have in our buffers beyond the peer's window. The default of 400 KiB is for downloads.
-const SEND_BUFFER: usize = 64 * 1024;
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-
-/// What one connection may do.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Open streams at a time.
-    pub streams: u32,
-}
-
-/// One peer's connection, as its streams know it.
+/// One peer's connection.
 #[derive(Debug)]
 pub struct Connection {
     peer: SocketAddr,
-    worker: usize,
-    /// Open streams of the whole worker.
-    streams: Arc<AtomicUsize>,
+    place: Arc<Place>,
+    ticket: Ticket,
+    identity: OnceLock<Identity>,
     /// Some request came.
     used: AtomicBool,
+    /// It was asked to come back as another.
+    retiring: AtomicBool,
     evicted: AtomicBool,
     evict: Notify,
+    /// What its socket takes.
+    socket: (Progress, Mutex<Mark>),
+    /// Its open streams. Touched when one comes or goes, and once a second.
+    streams: Mutex<Streams>,
+    /// Bytes of answers that are made and not taken.
+    unread: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    next: usize,
+    open: Vec<(usize, Arc<Progress>, Mark)>,
 }
 
 impl Connection {
-    /// A connection from this peer, served by this worker, whose open streams are counted here.
+    /// A connection from this peer that was let in with this ticket and is served at this place.
     #[must_use]
-    pub fn new(peer: SocketAddr, worker: usize, streams: Arc<AtomicUsize>) -> Arc<Self> {
+    pub fn new(peer: SocketAddr, place: &Arc<Place>, ticket: Ticket) -> Arc<Self> {
         Arc::new(Self {
             peer,
-            worker,
-            streams,
+            place: Arc::clone(place),
+            ticket,
+            identity: OnceLock::new(),
             used: AtomicBool::new(false),
+            retiring: AtomicBool::new(false),
             evicted: AtomicBool::new(false),
             evict: Notify::new(),
+            socket: Default::default(),
+            streams: Mutex::default(),
+            unread: AtomicUsize::new(0),
         })
     }
 
@@ -80,13 +75,35 @@ impl Connection {
     /// Which worker serves it.
     #[must_use]
     pub fn worker(&self) -> usize {
-        self.worker
+        self.place.index()
+    }
+
+    /// Where it is served.
+    #[must_use]
+    pub fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    pub(super) fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// Who the peer has proved to be, if it was asked.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Arc<str>> {
+        self.identity.get().map(Identity::name)
+    }
+
+    /// The peer has proved who it is. To be said before its first stream, and once.
+    pub fn identify(&self, name: Arc<str>) {
+        self.identity.get_or_init(|| self.ticket.identify(name));
     }
 
     /// Cuts it off.
-    pub fn evict(&self, why: &str) {
+    pub fn evict(&self, why: Evicted) {
         if !self.evicted.swap(true, Ordering::AcqRel) {
-            tracing::warn!(peer = %self.peer, why, "connection cut off");
+            self.ticket.gate().metrics().connections.evicted(why);
+            tracing::debug!(peer = %self.peer, identity = self.identity().map(|name| &**name), why = why.text(), "connection cut off");
             self.evict.notify_one();
         }
     }
@@ -96,120 +113,87 @@ impl Connection {
     pub fn is_evicted(&self) -> bool {
         self.evicted.load(Ordering::Acquire)
     }
-}
 
-/// Serves one connection until it ends: by itself, by eviction, or, after GOAWAY, when the server leaves and its streams
-/// are done. Whoever calls sets the last deadline.
-pub async fn serve<I>(
-    io: I,
-    connection: Arc<Connection>,
-    routes: Routes,
-    limits: Limits,
-    mut leaving: watch::Receiver<bool>,
-) where
-    I: AsyncRead + AsyncWrite + Unpin,
-{
-    let door = Door { routes, connection: Arc::clone(&connection) };
-    let served = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_ANSWER)
-        .max_concurrent_streams(limits.streams)
-        // Calls whose deadlines pass while we are busy arrive with their cancellation: the default of 20 would end the
-        // connection of an honest client, and with it the heartbeats on it.
-        .max_pending_accept_reset_streams(Some(limits.streams as usize))
-        .max_send_buf_size(SEND_BUFFER)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .serve_connection(TokioIo::new(Gathering::new(io)), door);
-    let mut served = pin!(served);
-    tokio::select! {
-        ended = &mut served => return log_end(&connection, ended),
-        () = connection.evict.notified() => return,
-        _ = leaving.wait_for(|leaving| *leaving) => {}
-    }
-    if !connection.used.load(Ordering::Relaxed) {
-        // Nobody to be told; and a peer that has not even shaken hands would make us wait until the deadline.
-        return;
-    }
-    tokio::select! {
-        ended = &mut served => return log_end(&connection, ended),
-        () = sleep(NOTICE) => served.as_mut().graceful_shutdown(),
-    }
-    tokio::select! {
-        ended = served => log_end(&connection, ended),
-        () = connection.evict.notified() => {}
-    }
-}
-
-fn log_end(connection: &Connection, ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(peer = %connection.peer, %error, "connection ended");
-    }
-}
-
-/// hyper's view of the routes: tells each request which connection it came on, and counts it while it is open.
-#[derive(Debug, Clone)]
-struct Door {
-    routes: Routes,
-    connection: Arc<Connection>,
-}
-
-impl hyper::service::Service<Request<Incoming>> for Door {
-    type Response = Response<Counted>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.connection.used.store(true, Ordering::Relaxed);
-        let open = Open::new(&self.connection);
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Arc::clone(&self.connection));
-        let answer = self.routes.clone().call(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| Counted { body, _open: open })) })
-    }
-}
-
-/// One open stream, counted.
-#[derive(Debug)]
-struct Open(Arc<Connection>);
-
-impl Open {
-    fn new(connection: &Arc<Connection>) -> Self {
-        connection.streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(connection))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// An answer whose stream counts as open until all of it is sent.
-#[derive(Debug)]
-struct Counted {
-    body: Body,
-    _open: Open,
-}
-
-impl http_body::Body for Counted {
-    type Data = bytes::Bytes;
-    type Error = tonic::Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+    pub(super) async fn evicted(&self) {
+        self.evict.notified().await;
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    /// Asks its streams to come back on another connection.
+    pub(super) fn retire(&self) {
+        self.retiring.store(true, Ordering::Release);
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    /// Whether its streams were asked to come back on another connection.
+    #[must_use]
+    pub fn is_retiring(&self) -> bool {
+        self.retiring.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Which limit the open streams exceed, of which the one that asks is the last. `first`: the stream is one of those
+    /// that are taken when others are refused.
+    #[must_use]
+    pub fn busy(&self, first: bool) -> Option<Busy> {
+        self.ticket.busy(self.identity.get(), first)
+    }
+
+    /// Which limit is exceeded by answers that are made and that nobody takes.
+    #[must_use]
+    pub fn full(&self) -> Option<Busy> {
+        self.ticket.full(self.identity.get(), self.unread.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn stream_opens(&self) -> (usize, Arc<Progress>) {
+        self.used.store(true, Ordering::Relaxed);
+        self.place.stream_opens();
+        self.ticket.stream_opens(self.identity.get());
+        let progress = Arc::new(Progress::default());
+        let mut streams = self.streams.lock();
+        let id = streams.next;
+        streams.next += 1;
+        streams.open.push((id, Arc::clone(&progress), Mark::default()));
+        (id, progress)
+    }
+
+    pub(super) fn stream_ends(&self, id: usize) {
+        self.place.stream_ends();
+        self.ticket.stream_ends(self.identity.get());
+        let mut streams = self.streams.lock();
+        // Ids rise, and removing keeps the order.
+        if let Ok(at) = streams.open.binary_search_by_key(&id, |(id, ..)| *id) {
+            streams.open.remove(at);
+        }
+    }
+
+    pub(super) fn answer_made(&self, bytes: usize) {
+        self.unread.fetch_add(bytes, Ordering::Relaxed);
+        self.ticket.answer_made(self.identity.get(), bytes);
+    }
+
+    pub(super) fn answer_taken(&self, bytes: usize) {
+        self.unread.fetch_sub(bytes, Ordering::Relaxed);
+        self.ticket.answer_taken(self.identity.get(), bytes);
+    }
+
+    /// What came of writing to the socket.
+    pub(super) fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        match written {
+            Poll::Pending => self.socket.0.owes(),
+            Poll::Ready(_) => self.socket.0.settles(),
+        }
+    }
+
+    /// Looks at its readers, once a second, and cuts it off when one has stalled.
+    pub(super) fn look(&self) {
+        if self.socket.1.lock().look(&self.socket.0) {
+            return self.evict(Evicted::Socket);
+        }
+        let stalled = self.streams.lock().open.iter_mut().any(|(_, progress, mark)| mark.look(progress));
+        if stalled {
+            self.evict(Evicted::Stream);
+        }
     }
 }

@@ -33,11 +33,8 @@ use crate::{
     registry::{Audience, Event, HISTORY, HISTORY_BYTES},
 };
 
-/// How often a hub looks after its seats.
+/// How often a hub looks after its seats: bookmarks, and connections of age.
 const ROUND: Duration = Duration::from_secs(1);
-/// A stream that has something to take but has not taken it for so many rounds is cut off: within 30 s in all.
-const STALLED: u64 = 28;
-
 /// How far history may move, in bytes, before everybody is woken to keep up with it.
 const QUARTER: u64 = HISTORY_BYTES as u64 / 4;
 
@@ -76,8 +73,6 @@ struct Hub {
     seats: Mutex<Seats>,
     /// Seats that want to hear of services that they did not name.
     wide: AtomicU32,
-    /// Rounds so far: a clock that is good enough to tell a stalled reader.
-    rounds: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -92,15 +87,12 @@ struct Seats {
 struct State {
     rung: AtomicBool,
     waker: AtomicWaker,
-    /// The round since which the stream has had something to take; 0: it has taken everything.
-    owed: AtomicU64,
     connection: Arc<Connection>,
 }
 
 impl State {
-    fn ring(&self, round: u64) {
+    fn ring(&self) {
         self.rung.store(true, Ordering::Release);
-        let _ = self.owed.compare_exchange(0, round, Ordering::Relaxed, Ordering::Relaxed);
         self.waker.wake();
     }
 }
@@ -110,7 +102,7 @@ impl Hubs {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
-            workers: (0..workers).map(|_| Hub { rounds: AtomicU64::new(1), ..Hub::default() }).collect(),
+            workers: (0..workers).map(|_| Hub::default()).collect(),
             interest: DashMap::new(),
             moved: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
@@ -124,7 +116,6 @@ impl Hubs {
         let state = Arc::new(State {
             rung: AtomicBool::new(false),
             waker: AtomicWaker::new(),
-            owed: AtomicU64::new(0),
             connection: Arc::clone(connection),
         });
         let hub = &self.workers[worker];
@@ -146,15 +137,13 @@ impl Hubs {
     pub async fn run(&self, worker: usize, clock: &Clock, bookmarks: Duration) {
         let hub = &self.workers[worker];
         let mut rounds = interval(ROUND);
-        // Rounds tell how long a reader has stalled: those that this process was stopped for do not count.
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_sweep = clock.since_start();
         loop {
             tokio::select! {
                 () = hub.bell.notified() => hub.deliver(),
                 _ = rounds.tick() => {
-                    hub.rounds.fetch_add(1, Ordering::Relaxed);
-                    hub.cut_off_stalled();
+                    hub.wake_retiring();
                     if clock.since_start().saturating_sub(last_sweep) >= bookmarks {
                         last_sweep = clock.since_start();
                         hub.wake_all();
@@ -244,33 +233,26 @@ impl Hub {
             return;
         }
         let changed = mem::take(&mut *self.inbox.lock());
-        let round = self.rounds.load(Ordering::Relaxed);
         let seats = self.seats.lock();
         for service in &changed {
             if let Some(named) = seats.by_service.get(service) {
                 for seat in named.values() {
-                    seat.ring(round);
+                    seat.ring();
                 }
             }
             let wide = seats.wide.values().filter(|(selection, _)| selection.includes(service));
-            wide.for_each(|(_, seat)| seat.ring(round));
+            wide.for_each(|(_, seat)| seat.ring());
         }
     }
 
     fn wake_all(&self) {
-        let round = self.rounds.load(Ordering::Relaxed);
-        self.seats.lock().all.values().for_each(|seat| seat.ring(round));
+        self.seats.lock().all.values().for_each(|seat| seat.ring());
     }
 
-    /// Only the application can tell a reader that answers pings but takes nothing.
-    fn cut_off_stalled(&self) {
-        let round = self.rounds.load(Ordering::Relaxed);
-        for seat in self.seats.lock().all.values() {
-            let owed = seat.owed.load(Ordering::Relaxed);
-            if owed != 0 && round - owed >= STALLED {
-                seat.connection.evict("a stream has not taken what it was sent for 28 s");
-            }
-        }
+    /// Wakes the streams of connections that are asked to come back as others.
+    fn wake_retiring(&self) {
+        let seats = self.seats.lock();
+        seats.all.values().filter(|seat| seat.connection.is_retiring()).for_each(|seat| seat.ring());
     }
 }
 
@@ -328,21 +310,10 @@ impl Seat {
         if self.state.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// The stream has taken all there is.
-    pub fn settled(&self) {
-        self.state.owed.store(0, Ordering::Relaxed);
-    }
-
-    /// The stream was given something to send: it should be asked for more before long.
-    pub fn owes(&self) {
-        let round = self.hubs.workers[self.state.connection.worker()].rounds.load(Ordering::Relaxed);
-        self.state.owed.store(round, Ordering::Relaxed);
-    }
-
-    /// Whether this process is going away.
+    /// Whether the stream is to end, with a notice to its peer: the process is going away, or its connection is.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
-        self.hubs.is_leaving()
+        self.hubs.is_leaving() || self.state.connection.is_retiring()
     }
 }
 

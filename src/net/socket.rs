@@ -13,24 +13,33 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A socket that makes h2 gather small frames.
 #[derive(Debug)]
 pub struct Gathering<S> {
+    /// Read already, to be read again.
+    head: Bytes,
     socket: S,
     written: bool,
 }
 
 impl<S> Gathering<S> {
-    /// Wraps a socket to which nothing was written yet.
-    pub fn new(socket: S) -> Self {
-        Self { socket, written: false }
+    /// Wraps a socket to which nothing was written yet, and from which this was read.
+    pub fn new(head: Bytes, socket: S) -> Self {
+        Self { head, socket, written: false }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.head.has_remaining() {
+            let length = self.head.len().min(to.remaining());
+            let part = self.head.split_to(length);
+            to.put_slice(&part);
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.socket).poll_read(context, to)
     }
 }

@@ -2,11 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -18,9 +14,8 @@ use tokio::{
     task::yield_now,
     time::{sleep, timeout},
 };
-use tonic::service::Routes;
 
-use super::{Alarm, Connection, Hubs, Limits, connection::serve};
+use super::{Alarm, Hubs, Place, acceptor::Arrival};
 use crate::clock::Clock;
 
 /// How often a worker says that it has done all that waited for it. Expiry lags behind by up to twice that.
@@ -28,19 +23,15 @@ const TURN: Duration = Duration::from_millis(50);
 /// Tasks through which a heartbeat goes, and one more.
 const HOPS: usize = 3;
 /// How long streams have to end once their peers were told.
-const GOODBYE: Duration = Duration::from_secs(4);
+pub(super) const GOODBYE: Duration = Duration::from_secs(4);
 
 /// What every worker needs.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    /// What is served.
-    pub routes: Routes,
     /// Who wakes streams.
     pub hubs: Arc<Hubs>,
     /// What time it is.
     pub clock: Arc<Clock>,
-    /// What a connection may do.
-    pub limits: Limits,
     /// How often idle streams get a bookmark.
     pub bookmarks: Duration,
     /// Becomes true when the server leaves.
@@ -59,8 +50,8 @@ pub struct Workers {
 /// Where connections are handed to a worker.
 #[derive(Debug)]
 struct Entrance {
-    connections: mpsc::UnboundedSender<(TcpStream, SocketAddr)>,
-    streams: Arc<AtomicUsize>,
+    arrivals: mpsc::UnboundedSender<Arrival>,
+    place: Arc<Place>,
 }
 
 impl Workers {
@@ -72,14 +63,14 @@ impl Workers {
     pub fn start(count: usize, worker: &Worker) -> io::Result<Self> {
         let mut workers = Self { doors: Vec::new(), threads: Mutex::default() };
         for index in 0..count {
-            let (connections, arrivals) = mpsc::unbounded_channel();
-            let streams = Arc::new(AtomicUsize::new(0));
+            let (sender, arrivals) = mpsc::unbounded_channel();
+            let place = Place::new(index);
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-            let (worker, counted) = (worker.clone(), Arc::clone(&streams));
+            let (worker, own) = (worker.clone(), Arc::clone(&place));
             let thread = thread::Builder::new()
                 .name(format!("callboard-{index}"))
-                .spawn(move || runtime.block_on(worker.run(index, counted, arrivals)))?;
-            workers.doors.push(Entrance { connections, streams });
+                .spawn(move || runtime.block_on(worker.run(own, arrivals)))?;
+            workers.doors.push(Entrance { arrivals: sender, place });
             workers.threads.get_mut().push(thread);
         }
         Ok(workers)
@@ -94,13 +85,13 @@ impl Workers {
     /// How many streams are open on a worker.
     #[must_use]
     pub fn open_streams(&self, worker: usize) -> usize {
-        self.doors[worker].streams.load(Ordering::Relaxed)
+        self.doors[worker].place.open_streams()
     }
 
     /// Hands a connection to a worker.
-    pub fn hand_over(&self, worker: usize, stream: TcpStream, peer: SocketAddr) {
+    pub(super) fn hand_over(&self, worker: usize, arrival: Arrival) {
         // A worker ends only after the server leaves; then the connection is closed by being dropped.
-        let _ = self.doors[worker].connections.send((stream, peer));
+        let _ = self.doors[worker].arrivals.send(arrival);
     }
 
     /// Waits until all threads have ended, which they do once the server leaves. Blocks.
@@ -115,23 +106,28 @@ impl Workers {
 }
 
 impl Worker {
-    async fn run(
-        self,
-        index: usize,
-        streams: Arc<AtomicUsize>,
-        mut arrivals: mpsc::UnboundedReceiver<(TcpStream, SocketAddr)>,
-    ) {
+    async fn run(self, place: Arc<Place>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
+        let index = place.index();
         let (hubs, clock, bookmarks) = (Arc::clone(&self.hubs), Arc::clone(&self.clock), self.bookmarks);
         let hub = async move { hubs.run(index, &clock, bookmarks).await };
         tokio::spawn(self.alarm.clone().guard("a hub", hub));
         tokio::spawn(self.alarm.clone().guard("a worker's clock", turns(Arc::clone(&self.clock), index)));
+        let watched = Arc::clone(&place);
+        let care = async move { watched.watch_over().await };
+        tokio::spawn(self.alarm.clone().guard("the care of connections", care));
         let mut leaving = self.leaving.clone();
         // Every connection holds a copy of this; when the last is dropped, all have ended.
         let (open, mut all_closed) = mpsc::channel::<()>(1);
         loop {
             tokio::select! {
                 arrival = arrivals.recv() => match arrival {
-                    Some((stream, peer)) => self.admit(stream, peer, index, &streams, open.clone()),
+                    Some(arrival) => {
+                        let (place, leaving, open) = (Arc::clone(&place), self.leaving.clone(), open.clone());
+                        tokio::spawn(async move {
+                            arrival.serve(place, leaving).await;
+                            drop(open);
+                        });
+                    }
                     None => break,
                 },
                 _ = leaving.wait_for(|leaving| *leaving) => break,
@@ -139,32 +135,8 @@ impl Worker {
         }
         drop(open);
         if timeout(GOODBYE, all_closed.recv()).await.is_err() {
-            tracing::warn!(
-                worker = index,
-                streams = streams.load(Ordering::Relaxed),
-                "streams dropped at the deadline"
-            );
+            tracing::warn!(worker = index, streams = place.open_streams(), "streams dropped at the deadline");
         }
-    }
-
-    fn admit(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        index: usize,
-        streams: &Arc<AtomicUsize>,
-        open: mpsc::Sender<()>,
-    ) {
-        let stream = match tokio::net::TcpStream::from_std(stream) {
-            Ok(stream) => stream,
-            Err(error) => return tracing::warn!(%peer, %error, "connection refused: the poller does not take it"),
-        };
-        let connection = Connection::new(peer, index, Arc::clone(streams));
-        let (routes, limits, leaving) = (self.routes.clone(), self.limits, self.leaving.clone());
-        tokio::spawn(async move {
-            serve(stream, connection, routes, limits, leaving).await;
-            drop(open);
-        });
     }
 }
 

@@ -1,10 +1,6 @@
 //! The gRPC door without sockets and threads, so that tokio's clock can be paused.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use callboard::{
     api::{Api, Shared, Subscribers},
@@ -12,15 +8,12 @@ use callboard::{
     engine::{self, Engine, Memory},
     metrics::Metrics,
     model::{Address, BootId, Incarnation, InstanceId, LeaseId, Metadata, ServiceName, Tags, Terms, Weight},
-    net::{Connection, Hubs, Limits, serve},
+    net::{Connection, Gate, Hubs, Place, Port, Protocol, Rules, serve},
     registry::{Audience, Command, Description, Patch, Register},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{sync::watch, task::JoinSet, time::interval};
-use tonic::{
-    service::Routes,
-    transport::{Endpoint, Uri},
-};
+use tonic::transport::{Endpoint, Uri};
 
 use super::Peer;
 
@@ -33,7 +26,8 @@ const EXPIRY: Duration = Duration::from_millis(100);
 pub struct InMemory {
     engine: Arc<Memory>,
     shared: Arc<Shared>,
-    routes: Routes,
+    port: Port,
+    gate: Arc<Gate>,
     leaving: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
@@ -65,16 +59,20 @@ impl InMemory {
             }
         });
         let (leaving, _) = watch::channel(false);
-        Self { engine, routes: Api::routes(&shared).unwrap(), shared, leaving, _tasks: tasks }
+        let port = Port { name: "grpc", protocol: Protocol::Http2, routes: Api::routes(&shared).unwrap() };
+        let gate = Gate::new(Rules::default(), Arc::clone(&shared.metrics));
+        Self { engine, port, gate, shared, leaving, _tasks: tasks }
     }
 
     /// A connection of its own.
     pub async fn peer(&self) -> Peer {
-        let (routes, leaving) = (self.routes.clone(), self.leaving.clone());
+        let (port, gate, leaving) = (self.port.clone(), Arc::clone(&self.gate), self.leaving.clone());
         let connector = tower::service_fn(move |_: Uri| {
             let (near, far) = tokio::io::duplex(64 * 1024);
-            let connection = Connection::new(PEER, 0, Arc::new(AtomicUsize::new(0)));
-            tokio::spawn(serve(far, connection, routes.clone(), Limits { streams: 64 }, leaving.subscribe()));
+            let ticket = gate.admit(PEER, port.name, Protocol::Http2).unwrap();
+            let connection = Connection::new(PEER, &Place::new(0), ticket);
+            let (port, leaving) = (port.clone(), leaving.subscribe());
+            tokio::spawn(async move { serve(async { Ok(far) }, connection, &port, leaving).await });
             async move { Ok::<_, std::io::Error>(TokioIo::new(near)) }
         });
         let endpoint = Endpoint::from_static("http://in.memory");

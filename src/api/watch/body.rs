@@ -22,7 +22,7 @@ use tonic::{Status, Streaming, body::Body, codec::Codec};
 use super::{Next, Problem, WatchStream};
 use crate::{
     api::{SELECTION, Shared, decode, explain},
-    net::Connection,
+    net::{Connection, Endless},
     pb::{callboard::v1 as pb, codec::SmallBuffers},
 };
 
@@ -35,6 +35,7 @@ pub(in crate::api) async fn answer(State(shared): State<Arc<Shared>>, request: R
         Ok(body) => {
             let mut response = Response::new(axum::body::Body::new(body));
             response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+            response.extensions_mut().insert(Endless);
             response
         }
         Err(status) => status.into_http::<Body>().map(axum::body::Body::new),
@@ -69,7 +70,6 @@ impl http_body::Body for WatchBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         loop {
             if let Some(part) = self.parts.next() {
-                self.stream.seat.owes();
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
             match ready!(self.stream.poll_next(context)) {

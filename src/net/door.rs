@@ -1,0 +1,170 @@
+//! hyper's view of the routes: tells each request which connection it came on, counts it while it is open, and sees how
+//! fast its answer is taken.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tonic::{body::Body, service::Routes};
+use tower::Service;
+
+use super::{Connection, progress::Progress};
+
+/// hyper hands a frame on, however large, as soon as the peer has room for one byte; so what it gets is small.
+const FRAME: usize = 16 * 1024;
+/// Of an answer that is no smaller than this, the last byte goes alone.
+const LARGE: usize = 1024;
+
+/// Marks, among an answer's extensions, one that has no end and is made of parts that others share.
+#[derive(Debug, Clone, Copy)]
+pub struct Endless;
+
+/// Serves the requests of one connection.
+#[derive(Debug, Clone)]
+pub(super) struct Door {
+    pub(super) routes: Routes,
+    pub(super) connection: Arc<Connection>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Door {
+    type Response = Response<Taken>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let open = Open::new(&self.connection);
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Arc::clone(&self.connection));
+        let answer = self.routes.clone().call(request);
+        Box::pin(async move {
+            let answer = answer.await?;
+            let ends = answer.extensions().get::<Endless>().is_none();
+            Ok(answer.map(|body| Taken { body, rest: Bytes::new(), whole: 0, ends, open }))
+        })
+    }
+}
+
+/// One open stream, counted.
+#[derive(Debug)]
+struct Open {
+    connection: Arc<Connection>,
+    id: usize,
+    progress: Arc<Progress>,
+}
+
+impl Open {
+    fn new(connection: &Arc<Connection>) -> Self {
+        let (id, progress) = connection.stream_opens();
+        Self { connection: Arc::clone(connection), id, progress }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connection.stream_ends(self.id);
+    }
+}
+
+/// An answer, handed on in frames as fast as the peer takes them. Its stream counts as open until all of it is handed on.
+///
+/// hyper asks for the next frame once the peer has room for the last one. So there is at most one frame more than that in
+/// hyper's and h2's buffers; and who does not make room is seen here.
+#[derive(Debug)]
+pub(super) struct Taken {
+    body: Body,
+    /// What is left of the data that the body has given...
+    rest: Bytes,
+    /// ...and how much memory that holds.
+    whole: usize,
+    /// It has an end, and its memory is its own.
+    ends: bool,
+    open: Open,
+}
+
+impl Taken {
+    /// The next frame of what the body has given.
+    fn next(&mut self) -> Bytes {
+        let rest = self.rest.len();
+        // What ends an answer is handed on together with its last data. So the last byte waits alone until there is room for
+        // it, and with it all the rest: otherwise an answer would count as taken that lies in h2's buffers.
+        let length = if rest > FRAME {
+            FRAME
+        } else if rest >= LARGE && self.ends {
+            rest - 1
+        } else {
+            rest
+        };
+        let frame = self.rest.split_to(length);
+        if self.rest.is_empty() {
+            self.release();
+        }
+        self.open.progress.gives(frame.len());
+        frame
+    }
+
+    fn release(&mut self) {
+        self.open.connection.answer_taken(std::mem::take(&mut self.whole));
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl http_body::Body for Taken {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(self.next()))));
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let Poll::Ready(Some(Ok(frame))) = polled else {
+            self.open.progress.settles();
+            return polled;
+        };
+        match frame.into_data() {
+            Ok(data) if data.len() >= LARGE => {
+                if self.ends {
+                    self.whole = data.len();
+                    self.open.connection.answer_made(data.len());
+                }
+                self.rest = data;
+                Poll::Ready(Some(Ok(Frame::data(self.next()))))
+            }
+            Ok(data) => {
+                self.open.progress.gives(data.len());
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Err(trailers) => Poll::Ready(Some(Ok(trailers))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.body.size_hint();
+        let rest = self.rest.len() as u64;
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
+    }
+}

@@ -1,0 +1,303 @@
+//! How much may be open: in all, for each address, for each identity.
+//!
+//! Connections are counted where they are accepted, streams and unread answers where they are served. Whoever is over a
+//! limit is refused at once, and told so; nobody waits for room.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::{Busy, Level, Protocol};
+use crate::metrics::{Metrics, Refused};
+
+/// Of the limits on streams, what watches and lists may use, in percent: the rest is for heartbeats.
+const BULK: usize = 90;
+/// Answers that their readers have not taken, in bytes: of one connection, one address, and in all.
+const UNREAD: [usize; 3] = [4 << 20, 16 << 20, 64 << 20];
+/// Connections that HTTP may have, so that gRPC cannot be shut out by it...
+const HTTP: usize = 512;
+/// ...and that it has to itself, so that operators see what happens where gRPC is full.
+const KEPT_FOR_HTTP: usize = 64;
+
+/// A limit for each address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerAddress {
+    /// How many.
+    pub most: usize,
+    /// Whether it holds for this machine itself too.
+    pub loopback: bool,
+}
+
+/// What connections are held to.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections from one address.
+    pub connections_per_address: PerAddress,
+    /// Open streams in all.
+    pub streams: usize,
+    /// Open streams of one address, or of one identity.
+    pub streams_per_address: PerAddress,
+    /// Open streams of one connection.
+    pub streams_per_connection: u32,
+    /// How long a connection may take to its first request, or to its HTTP/2 SETTINGS.
+    pub handshake: Duration,
+    /// After how long, give or take a tenth, a connection is asked to come back as another. `None`: never.
+    pub age: Option<Duration>,
+    /// How long its streams have then.
+    pub grace: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_address: PerAddress { most: 200, loopback: false },
+            streams: 100_000,
+            streams_per_address: PerAddress { most: 20_000, loopback: false },
+            streams_per_connection: 1_024,
+            handshake: Duration::from_secs(5),
+            age: None,
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Whose account something is put on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Who {
+    /// An IPv4 address, or the first 64 bits of an IPv6 one: whoever has one of those has them all.
+    Address(IpAddr),
+    /// A name that a certificate proves.
+    Identity(Arc<str>),
+}
+
+impl Who {
+    fn at(address: IpAddr) -> Self {
+        Self::Address(match address.to_canonical() {
+            IpAddr::V6(address) if !address.is_loopback() => {
+                let [a, b, c, d, ..] = address.segments();
+                Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+            }
+            address => address,
+        })
+    }
+}
+
+/// What is open on somebody's account.
+#[derive(Debug, Default)]
+struct Account {
+    connections: AtomicUsize,
+    streams: AtomicUsize,
+    /// Bytes of answers that are made and not taken.
+    unread: AtomicUsize,
+}
+
+/// Lets connections in, and counts them and their streams.
+#[derive(Debug)]
+pub struct Gate {
+    rules: Rules,
+    metrics: Arc<Metrics>,
+    all: Account,
+    http: AtomicUsize,
+    accounts: DashMap<Who, Arc<Account>>,
+}
+
+impl Gate {
+    /// With nothing open.
+    #[must_use]
+    pub fn new(rules: Rules, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { rules, metrics, all: Account::default(), http: AtomicUsize::new(0), accounts: DashMap::new() })
+    }
+
+    /// What connections are held to.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Lets a connection in, on this port.
+    ///
+    /// # Errors
+    ///
+    /// Which limit it would exceed.
+    pub fn admit(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        port: &'static str,
+        protocol: Protocol,
+    ) -> Result<Ticket, Refused> {
+        // Counted first, asked then: two at once cannot both be the last one. Dropping the ticket takes it back.
+        let (address, of_address) = self.open(Who::at(peer.ip()));
+        let connections = self.all.connections.fetch_add(1, Relaxed) + 1;
+        let http = match protocol {
+            Protocol::Http1 => self.http.fetch_add(1, Relaxed) + 1,
+            Protocol::Http2 => 0,
+        };
+        let loopback = peer.ip().to_canonical().is_loopback();
+        let open = self.metrics.connections.open(port);
+        open.inc();
+        let ticket = Ticket { gate: Arc::clone(self), protocol, address, loopback, open };
+        let most = match protocol {
+            Protocol::Http1 => self.rules.connections,
+            Protocol::Http2 => self.rules.connections - KEPT_FOR_HTTP.min(self.rules.connections / 8),
+        };
+        if connections > most || http > HTTP {
+            return Err(Refused::All);
+        }
+        if ticket.exceeds(self.rules.connections_per_address, of_address) {
+            return Err(Refused::Address);
+        }
+        Ok(ticket)
+    }
+
+    /// Puts a connection on somebody's account, and tells how many those are.
+    fn open(&self, who: Who) -> ((Who, Arc<Account>), usize) {
+        let entry = self.accounts.entry(who.clone()).or_default();
+        let number = entry.connections.fetch_add(1, Relaxed) + 1;
+        ((who, Arc::clone(&entry)), number)
+    }
+
+    /// Takes a connection off, and forgets who has none. Within the entry's lock, as when one is put on.
+    fn close(&self, who: &Who) {
+        self.accounts.remove_if(who, |_, account| account.connections.fetch_sub(1, Relaxed) == 1);
+    }
+}
+
+/// A connection's place among those that are let in. Dropping it makes room.
+#[derive(Debug)]
+pub struct Ticket {
+    gate: Arc<Gate>,
+    protocol: Protocol,
+    address: (Who, Arc<Account>),
+    loopback: bool,
+    open: Gauge,
+}
+
+impl Ticket {
+    /// Who let it in.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// The account of a name that was proved, for as long as the caller has it.
+    #[must_use]
+    pub fn identify(&self, name: Arc<str>) -> Identity {
+        let (account, _) = self.gate.open(Who::Identity(Arc::clone(&name)));
+        Identity { account, gate: Arc::clone(&self.gate), name }
+    }
+
+    fn exceeds(&self, limit: PerAddress, number: usize) -> bool {
+        number > limit.most && (limit.loopback || !self.loopback)
+    }
+
+    fn accounts<'a>(&'a self, identity: Option<&'a Identity>) -> impl Iterator<Item = &'a Account> {
+        let identity = identity.map(|identity| &*identity.account.1);
+        [&self.gate.all, &*self.address.1].into_iter().chain(identity)
+    }
+
+    pub(super) fn stream_opens(&self, identity: Option<&Identity>) {
+        for account in self.accounts(identity) {
+            account.streams.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(super) fn stream_ends(&self, identity: Option<&Identity>) {
+        for account in self.accounts(identity) {
+            account.streams.fetch_sub(1, Relaxed);
+        }
+    }
+
+    pub(super) fn answer_made(&self, identity: Option<&Identity>, bytes: usize) {
+        for account in self.accounts(identity) {
+            account.unread.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    pub(super) fn answer_taken(&self, identity: Option<&Identity>, bytes: usize) {
+        for account in self.accounts(identity) {
+            account.unread.fetch_sub(bytes, Relaxed);
+        }
+    }
+
+    /// Which limit the open streams exceed, of which the one that asks is the last. `first`: it is one of those that go first.
+    pub(super) fn busy(&self, identity: Option<&Identity>, first: bool) -> Option<Busy> {
+        let Rules { streams, streams_per_address, .. } = self.gate.rules;
+        let share = |most: usize| if first { most } else { (most * BULK / 100).max(1) };
+        let per_address = PerAddress { most: share(streams_per_address.most), ..streams_per_address };
+        if self.gate.all.streams.load(Relaxed) > share(streams) {
+            return Some(Busy::Streams(Level::All, streams));
+        }
+        if self.exceeds(per_address, self.address.1.streams.load(Relaxed)) {
+            return Some(Busy::Streams(Level::Address, streams_per_address.most));
+        }
+        let of_identity = identity?.account.1.streams.load(Relaxed);
+        (of_identity > per_address.most).then_some(Busy::Streams(Level::Identity, streams_per_address.most))
+    }
+
+    /// Which limit the answers that nobody takes exceed. `connection`: those of the one connection.
+    pub(super) fn full(&self, identity: Option<&Identity>, connection: usize) -> Option<Busy> {
+        let [of_connection, of_address, of_all] = UNREAD;
+        let unread = |account: &Account| account.unread.load(Relaxed);
+        let identity = identity.map_or(0, |identity| unread(&identity.account.1));
+        let levels = [
+            (Level::Connection, connection, of_connection),
+            (Level::Address, unread(&self.address.1), of_address),
+            (Level::Identity, identity, of_address),
+            (Level::All, unread(&self.gate.all), of_all),
+        ];
+        levels.into_iter().find(|(_, is, most)| is > most).map(|(level, _, most)| Busy::Unread(level, most))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.open.dec();
+        self.gate.all.connections.fetch_sub(1, Relaxed);
+        if self.protocol == Protocol::Http1 {
+            self.gate.http.fetch_sub(1, Relaxed);
+        }
+        self.gate.close(&self.address.0);
+    }
+}
+
+/// Who a peer has proved to be.
+#[derive(Debug)]
+pub struct Identity {
+    gate: Arc<Gate>,
+    name: Arc<str>,
+    account: (Who, Arc<Account>),
+}
+
+impl Identity {
+    /// As the certificate says it.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        self.gate.close(&self.account.0);
+    }
+}
+
+#[cfg(test)]
+mod tests;

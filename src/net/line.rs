@@ -1,0 +1,82 @@
+//! The socket of a connection.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
+
+use super::Connection;
+
+/// A connection's socket, below everything that is spoken on it.
+#[derive(Debug)]
+pub struct Line {
+    socket: TcpStream,
+    connection: Arc<Connection>,
+}
+
+impl Line {
+    /// The socket of this connection.
+    #[must_use]
+    pub fn new(socket: TcpStream, connection: Arc<Connection>) -> Self {
+        Self { socket, connection }
+    }
+
+    /// Waits for the peer's first byte, or its end: until then a connection costs nothing but its socket and its task.
+    pub(super) async fn stirs(&self) -> io::Result<()> {
+        self.socket.ready(Interest::READABLE).await.map(|_| ())
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(context, to)
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(context, from);
+        self.connection.wrote(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        from: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(context, from);
+        self.connection.wrote(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+impl Drop for Line {
+    /// What a peer that was cut off has not taken is thrown away at once, in the kernel too.
+    fn drop(&mut self) {
+        if self.connection.is_evicted()
+            && let Err(error) = self.socket.set_zero_linger()
+        {
+            tracing::debug!(peer = %self.connection.peer(), %error, "the kernel keeps what the peer did not take");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! What is served on an address.
+
+use tonic::service::Routes;
+
+/// How a port's peers speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2 from the first byte on, as gRPC has it.
+    Http2,
+    /// HTTP/1.1.
+    Http1,
+}
+
+/// What is served on an address, and how.
+#[derive(Debug, Clone)]
+pub struct Port {
+    /// As logs and metrics name it.
+    pub name: &'static str,
+    /// How its peers speak.
+    pub protocol: Protocol,
+    /// What is served.
+    pub routes: Routes,
+}

@@ -1,0 +1,204 @@
+//! A connection's life, from its first byte to its last.
+//!
+//! ```text
+//!   handshake ──► served ──┬─► ended by the peer
+//!   (deadline)             ├─► evicted                    at once, unsent bytes and all
+//!                          ├─► too old: GOAWAY, notices ──► a grace ──► dropped
+//!                          └─► the server leaves: notices, GOAWAY ───► dropped by whoever waits for it
+//! ```
+
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::watch,
+    time::{Sleep, sleep},
+};
+
+use super::{Connection, Line, Place, Port, Protocol, door::Door, greeting::greet, socket::Gathering};
+use crate::{metrics::Evicted, random};
+
+/// A peer that does not answer a ping is gone.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_ANSWER: Duration = Duration::from_secs(10);
+/// How long streams have to tell their peers that we leave, before the connection says it.
+const NOTICE: Duration = Duration::from_millis(50);
+/// What one stream may have in our buffers beyond the peer's window. The default of 400 KiB is for downloads.
+const SEND_BUFFER: usize = 64 * 1024;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How long an HTTP/1.1 connection may be idle, or take to the end of a later request's head. Longer than the minute
+/// between two visits of Prometheus.
+const IDLE: Duration = Duration::from_secs(75);
+
+/// Serves what was accepted on a port, until it ends.
+pub(super) async fn receive(
+    socket: TcpStream,
+    connection: Arc<Connection>,
+    port: &Port,
+    leaving: watch::Receiver<bool>,
+) {
+    let line = Line::new(socket, Arc::clone(&connection));
+    serve(open(line), connection, port, leaving).await;
+}
+
+/// What is spoken over, made of a fresh socket. Runs where the connection is served, within its handshake's deadline.
+async fn open(line: Line) -> io::Result<Line> {
+    line.stirs().await?;
+    Ok(line)
+}
+
+/// Serves one connection until it ends: by itself, by eviction, of age, or, after GOAWAY, when the server leaves and its
+/// streams are done. Whoever calls sets the last deadline.
+pub async fn serve<I>(
+    opening: impl Future<Output = io::Result<I>>,
+    connection: Arc<Connection>,
+    port: &Port,
+    mut leaving: watch::Receiver<bool>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let _guest = Place::enter(&connection);
+    let metrics = &connection.ticket().gate().metrics().connections;
+    let mut deadline = pin!(sleep(connection.ticket().gate().rules().handshake));
+    let opening = async { greet(opening.await?, port.protocol).await };
+    let io = tokio::select! {
+        opened = opening => match opened {
+            Ok(io) => TokioIo::new(io),
+            Err(error) => {
+                metrics.handshake_failed(port.name);
+                return tracing::debug!(peer = %connection.peer(), port = port.name, %error, "no connection came of it");
+            }
+        },
+        () = &mut deadline => return connection.evict(Evicted::Handshake),
+        // There is nobody to be told.
+        _ = leaving.wait_for(|leaving| *leaving) => return,
+    };
+    let door = Door { routes: port.routes.clone(), connection: Arc::clone(&connection) };
+    match port.protocol {
+        Protocol::Http2 => {
+            let served = pin!(http2(&connection).serve_connection(io, door));
+            live(served, &connection, None, leaving).await;
+        }
+        Protocol::Http1 => {
+            let served = pin!(http1().serve_connection(io, door));
+            live(served, &connection, Some(deadline), leaving).await;
+        }
+    }
+}
+
+fn http2(connection: &Connection) -> http2::Builder<TokioExecutor> {
+    let streams = connection.ticket().gate().rules().streams_per_connection;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_ANSWER)
+        .max_concurrent_streams(streams)
+        // Calls whose deadlines pass while we are busy arrive with their cancellation: the default of 20 would end the
+        // connection of an honest client, and with it the heartbeats on it.
+        .max_pending_accept_reset_streams(Some(streams as usize))
+        .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    builder
+}
+
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(SEND_BUFFER);
+    builder
+}
+
+/// A connection that can be asked to end.
+trait Served: Future<Output = hyper::Result<()>> {
+    /// Takes nothing new, and ends with what is open.
+    fn wind_up(self: Pin<&mut Self>);
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Served for http2::Connection<TokioIo<Gathering<I>>, Door, TokioExecutor> {
+    fn wind_up(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Served for http1::Connection<TokioIo<Gathering<I>>, Door> {
+    fn wind_up(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// `first`: the deadline for the first request.
+async fn live(
+    mut served: Pin<&mut impl Served>,
+    connection: &Connection,
+    mut first: Option<Pin<&mut Sleep>>,
+    mut leaving: watch::Receiver<bool>,
+) {
+    let rules = connection.ticket().gate().rules();
+    let mut old = pin!(sleep(rules.age.map_or(Duration::MAX, jitter)));
+    let aged = loop {
+        tokio::select! {
+            ended = &mut served => return log_end(connection, ended),
+            () = connection.evicted() => return,
+            _ = leaving.wait_for(|leaving| *leaving) => break false,
+            () = wait(&mut first) => {
+                first = None;
+                if !connection.is_used() {
+                    return connection.evict(Evicted::Handshake);
+                }
+            }
+            () = &mut old, if rules.age.is_some() => break true,
+        }
+    };
+    if !connection.is_used() {
+        // Nobody to be told.
+        return;
+    }
+    let last = if aged {
+        // The streams' notices follow: who hears one and calls again at once does so on another connection.
+        connection.ticket().gate().metrics().connections.retired();
+        connection.retire();
+        served.as_mut().wind_up();
+        rules.grace
+    } else {
+        tokio::select! {
+            ended = &mut served => return log_end(connection, ended),
+            () = sleep(NOTICE) => served.as_mut().wind_up(),
+        }
+        Duration::MAX
+    };
+    tokio::select! {
+        ended = served => log_end(connection, ended),
+        () = connection.evicted() => {}
+        () = sleep(last) => connection.evict(Evicted::Age),
+    }
+}
+
+async fn wait(deadline: &mut Option<Pin<&mut Sleep>>) {
+    match deadline {
+        Some(deadline) => deadline.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Give or take a tenth, so that connections which came together do not leave together.
+fn jitter(age: Duration) -> Duration {
+    let share = u32::try_from(random::u64() >> 32).unwrap_or(u32::MAX);
+    age.mul_f64(0.9 + 0.2 * f64::from(share) / f64::from(u32::MAX))
+}
+
+fn log_end(connection: &Connection, ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(peer = %connection.peer(), %error, "connection ended");
+    }
+}
