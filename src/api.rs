@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `registry`, `keep_alive` | `RegistryService` |
 //! | `discovery`, `watch` | `DiscoveryService` |
-//! | `admin`, `subscriber` | `AdminService` |
+//! | `admin`, `subscriber`, `protection` | `AdminService` |
 //! | `health` | `grpc.health.v1` |
 //! | `decode`, `encode` | the contract's messages from and to the model |
 //! | `error`, `explain` | every refusal as a status, those of the stack below us too |
@@ -19,6 +19,7 @@ mod error;
 mod explain;
 mod health;
 mod keep_alive;
+mod protection;
 mod registry;
 mod subscriber;
 mod watch;

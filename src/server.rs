@@ -5,6 +5,8 @@
 //! Leaving: health says `NOT_SERVING` and every stream is told to reconnect, connections get GOAWAY, and what is left is
 //! dropped at the deadline.
 
+mod outcry;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
@@ -25,6 +27,7 @@ use crate::{
     registry::Audience,
     web::Web,
 };
+use outcry::Outcry;
 
 /// How often leases are looked at.
 const EXPIRY: Duration = Duration::from_millis(100);
@@ -175,10 +178,12 @@ fn share(config: &Config, workers: usize) -> Arc<Shared> {
 async fn expire(shared: Arc<Shared>) {
     let mut ticks = interval(EXPIRY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut outcry = Outcry::default();
     loop {
         ticks.tick().await;
         let expired = shared.engine.expire(shared.clock.expiry());
         shared.metrics.expired.inc_by(expired as u64);
+        outcry.hear(shared.engine.registry(), &shared.metrics);
     }
 }
 

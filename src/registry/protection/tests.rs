@@ -53,7 +53,7 @@ impl Stage {
     fn pass(&mut self, ms: u64) {
         for _ in 0..ms / 100 {
             self.now += 100;
-            if self.now % 1_000 == 0 {
+            if self.now.is_multiple_of(1_000) {
                 for (service, instance) in &self.alive {
                     let entry = self.engine.registry().get(&name(service), instance).unwrap();
                     entry.lease.as_ref().unwrap().renew(self.now, None).unwrap();
