@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,13 +37,23 @@ pub struct InMemory {
     shared: Arc<Shared>,
     routes: Routes,
     leaving: watch::Sender<bool>,
+    stalled: Arc<AtomicBool>,
     _tasks: JoinSet<()>,
 }
 
 impl InMemory {
     /// To be called where the clock is paused.
     pub fn open() -> Self {
-        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)));
+        Self::with_workers(0)
+    }
+
+    /// With a worker that expiry waits for, and that can be stalled.
+    pub fn with_worker() -> Self {
+        Self::with_workers(1)
+    }
+
+    fn with_workers(workers: usize) -> Self {
+        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(workers)));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
         let shared = Arc::new(Shared {
             engine: Memory::new(Incarnation(7), clock.now(), audience),
@@ -63,7 +76,23 @@ impl InMemory {
             }
         });
         let (leaving, _) = watch::channel(false);
-        Self { routes: Api::routes(&shared).unwrap(), shared, leaving, _tasks: tasks }
+        let stalled = Arc::new(AtomicBool::new(false));
+        let (clock, idle) = (Arc::clone(&shared.clock), Arc::clone(&stalled));
+        tasks.spawn(async move {
+            let mut turns = interval(EXPIRY);
+            loop {
+                turns.tick().await;
+                if !idle.load(Ordering::Relaxed) {
+                    clock.turned(0, clock.now().lease);
+                }
+            }
+        });
+        Self { routes: Api::routes(&shared).unwrap(), shared, leaving, stalled, _tasks: tasks }
+    }
+
+    /// The worker does nothing more, or goes on.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
     }
 
     /// A connection of its own.
