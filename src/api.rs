@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `registry`, `keep_alive` | `RegistryService` |
 //! | `discovery`, `watch` | `DiscoveryService` |
-//! | `admin`, `subscriber` | `AdminService` |
+//! | `admin`, `subscriber`, `protection` | `AdminService` |
 //! | `health` | `grpc.health.v1` |
 //! | `decode`, `encode` | the contract's messages from and to the model |
 //! | `admission` | who is served first when there is too much to do |
@@ -21,6 +21,7 @@ mod error;
 mod explain;
 mod health;
 mod keep_alive;
+mod protection;
 mod registry;
 mod subscriber;
 mod watch;

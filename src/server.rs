@@ -5,6 +5,8 @@
 //! Leaving: health says `NOT_SERVING` and every stream is told to reconnect, connections get GOAWAY, and what is left is
 //! dropped at the deadline. Then the store is closed.
 
+mod outcry;
+
 use std::{io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::{
@@ -31,6 +33,7 @@ use crate::{
     registry::Audience,
     web::Web,
 };
+use outcry::Outcry;
 
 /// How often leases are looked at.
 const EXPIRY: Duration = Duration::from_millis(100);
@@ -216,10 +219,12 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
 async fn expire(shared: Arc<Shared>) {
     let mut ticks = interval(EXPIRY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut outcry = Outcry::default();
     loop {
         ticks.tick().await;
         let expired = engine::expire(&*shared.engine, shared.clock.expiry()).await;
         shared.metrics.expired.inc_by(expired as u64);
+        outcry.hear(shared.engine.registry(), &shared.metrics);
     }
 }
 

@@ -1,6 +1,13 @@
 //! The gRPC door without sockets and threads, so that tokio's clock can be paused.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use callboard::{
     api::{Api, Shared, Subscribers},
@@ -29,13 +36,23 @@ pub struct InMemory {
     port: Port,
     gate: Arc<Gate>,
     leaving: watch::Sender<bool>,
+    stalled: Arc<AtomicBool>,
     _tasks: JoinSet<()>,
 }
 
 impl InMemory {
     /// To be called where the clock is paused.
     pub fn open() -> Self {
-        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)));
+        Self::with_workers(0)
+    }
+
+    /// With a worker that expiry waits for, and that can be stalled.
+    pub fn with_worker() -> Self {
+        Self::with_workers(1)
+    }
+
+    fn with_workers(workers: usize) -> Self {
+        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(workers)));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
         let engine = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
         let shared = Arc::new(Shared {
@@ -59,9 +76,25 @@ impl InMemory {
             }
         });
         let (leaving, _) = watch::channel(false);
+        let stalled = Arc::new(AtomicBool::new(false));
+        let (clock, idle) = (Arc::clone(&shared.clock), Arc::clone(&stalled));
+        tasks.spawn(async move {
+            let mut turns = interval(EXPIRY);
+            loop {
+                turns.tick().await;
+                if !idle.load(Ordering::Relaxed) {
+                    clock.turned(0, clock.now().lease);
+                }
+            }
+        });
         let port = Port { name: "grpc", protocol: Protocol::Http2, routes: Api::routes(&shared).unwrap() };
         let gate = Gate::new(Rules::default(), Arc::clone(&shared.metrics));
-        Self { engine, port, gate, shared, leaving, _tasks: tasks }
+        Self { engine, port, gate, shared, leaving, stalled, _tasks: tasks }
+    }
+
+    /// The worker does nothing more, or goes on.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
     }
 
     /// A connection of its own.
