@@ -25,6 +25,8 @@ mod error;
 mod heartbeat;
 mod keeper;
 mod registration;
+#[cfg(feature = "tls")]
+mod tls;
 mod watch;
 
 #[cfg(test)]
@@ -35,6 +37,8 @@ pub use backoff::Backoff;
 pub use endpoint::Endpoint;
 pub use error::ClientError;
 pub use registration::{Departure, Registration, RegistrationEvent, boot_id};
+#[cfg(feature = "tls")]
+pub use tls::{TlsConfig, TlsProblem};
 pub use watch::{ResetCause, Watch, WatchEvent};
 
 /// The one place in here that reads a clock: heartbeats and retries are due at tokio's instants.

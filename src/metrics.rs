@@ -1,6 +1,7 @@
 //! What the process counts. Made once, handed to whoever counts; there is no global.
 
 mod connections;
+mod tls;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use prometheus_client::{
 };
 
 pub use connections::{Connections, Evicted, Refused};
+pub use tls::{CertificateFile, Tls};
 
 /// Seconds from 100 µs to 10 s.
 const DELAYS: [f64; 16] =
@@ -27,6 +29,8 @@ pub struct Metrics {
     pub watch: WatchMessages,
     /// Seconds from a change's commit to its being written to a stream, for each worker: so no worker waits for another.
     pub propagation: Family<WorkerLabel, Histogram, fn() -> Histogram>,
+    /// TLS.
+    pub tls: Tls,
     /// Instances removed because their leases ran out.
     pub expired: Counter,
     /// Services that have instances.
@@ -153,6 +157,7 @@ impl Metrics {
             watch: WatchMessages::new(&mut registry),
             store: StoreMetrics::new(&mut registry),
             connections: Connections::new(&mut registry),
+            tls: Tls::new(&mut registry),
             propagation,
             expired,
             streams,

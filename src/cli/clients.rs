@@ -104,7 +104,7 @@ impl Shown for ClientView {
 }
 
 pub(crate) async fn run(args: ClientsArgs) -> Result<ExitCode, Failure> {
-    let connection = args.server.connect();
+    let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
     let clients = pages(usize::MAX, async |page_token| {
         let request = ask(ListSubscribersRequest { service: service.clone(), page_size: 0, page_token });
