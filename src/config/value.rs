@@ -46,6 +46,11 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Refusal> {
     })
 }
 
+/// A file. Whether it can be read shows when it is.
+pub(super) fn path(text: &str) -> Result<PathBuf, Refusal> {
+    if text.is_empty() { Err(Refusal::new("names no file", "write a path")) } else { Ok(text.into()) }
+}
+
 /// `true` or `false`.
 pub(super) fn switch(text: &str) -> Result<bool, Refusal> {
     match text {
