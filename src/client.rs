@@ -20,6 +20,8 @@
 //! ```
 
 mod backoff;
+#[cfg(feature = "tls")]
+mod connector;
 mod endpoint;
 mod error;
 mod heartbeat;
@@ -27,6 +29,7 @@ mod keeper;
 mod registration;
 #[cfg(feature = "tls")]
 mod tls;
+mod trouble;
 mod watch;
 
 #[cfg(test)]

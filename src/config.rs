@@ -53,10 +53,10 @@ const CLIENTS: [&str; 3] = ["CALLBOARD_SERVER", "CALLBOARD_TLS_CA", "CALLBOARD_T
 /// What the registry runs with. Every value in it is usable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where gRPC listens. Port 0 takes any free one.
-    pub grpc: SocketAddr,
+    /// Where gRPC listens without TLS. Port 0 takes any free one.
+    pub grpc: Option<SocketAddr>,
     /// Where HTTP listens: metrics, readiness, Prometheus service discovery. Port 0 takes any free one.
-    pub http: SocketAddr,
+    pub http: Option<SocketAddr>,
     /// Where the registry is kept. `None`: in memory.
     pub data_dir: Option<PathBuf>,
     /// When an acknowledged change is on the disk.
@@ -112,8 +112,8 @@ impl Default for Config {
     /// What `callboard serve` alone runs with.
     fn default() -> Self {
         Self {
-            grpc: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8502),
-            http: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500),
+            grpc: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8502)),
+            http: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500)),
             data_dir: None,
             durability: Durability::Durable,
             grpc_tls: None,
@@ -214,7 +214,7 @@ impl Config {
     #[must_use]
     pub fn exposed(&self) -> Vec<(&'static str, SocketAddr)> {
         let checked = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-        let mut open = vec![(Key::Grpc, Some(self.grpc)), (Key::Http, Some(self.http))];
+        let mut open = vec![(Key::Grpc, self.grpc), (Key::Http, self.http)];
         if !checked {
             open.extend([(Key::GrpcTls, self.grpc_tls), (Key::HttpTls, self.http_tls)]);
         }

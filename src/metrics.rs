@@ -31,6 +31,8 @@ pub struct Metrics {
     pub propagation: Family<WorkerLabel, Histogram, fn() -> Histogram>,
     /// TLS.
     pub tls: Tls,
+    /// Listeners that other machines reach and that check nobody.
+    pub insecure_listeners: Gauge,
     /// Instances removed because their leases ran out.
     pub expired: Counter,
     /// Services that have instances.
@@ -150,6 +152,7 @@ impl Metrics {
         Arc::new(Self {
             services: gauge("services", "Services that have instances"),
             instances: gauge("instances", "Registered instances"),
+            insecure_listeners: gauge("insecure_listeners", "Listeners open to other machines that check nobody"),
             leases: gauge("leases", "Known leases, with those only remembered"),
             watches: gauge("watches", "Open watches"),
             revision: gauge("revision", "The newest revision"),

@@ -89,14 +89,14 @@ impl ServerArgs {
 /// A connection to a registry.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    address: String,
+    endpoint: Endpoint,
     channel: Channel,
 }
 
 impl Connection {
     /// Made when the first call needs it.
     pub(crate) fn to(endpoint: &Endpoint) -> Self {
-        Self { address: endpoint.to_string(), channel: endpoint.channel() }
+        Self { endpoint: endpoint.clone(), channel: endpoint.channel() }
     }
 
     pub(crate) fn registry(&self) -> RegistryServiceClient<Channel> {
@@ -128,7 +128,7 @@ impl Connection {
     }
 
     pub(crate) fn failure(&self, error: ClientError) -> Failure {
-        Failure::Call { address: self.address.clone(), error }
+        Failure::Call { address: self.endpoint.to_string(), error: self.endpoint.explain(error) }
     }
 }
 

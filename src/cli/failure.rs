@@ -126,8 +126,11 @@ fn remedy(problem: &TlsProblem) -> &'static str {
         TlsProblem::CertificateRefused(_) => {
             "show one with --tls-cert that has not expired and is signed by an authority of the registry's --tls-client-ca"
         }
-        TlsProblem::NoTls => "use the address of the registry's --grpc-tls, or write http:// and leave --tls-… out",
+        TlsProblem::NoTls | TlsProblem::HungUp => {
+            "use the address of the registry's --grpc-tls, or write http:// and leave --tls-… out"
+        }
         TlsProblem::OnlyTls => "write https:// before the address, or name a --tls-ca",
+        TlsProblem::NoHttp2 => "use the address of the registry's --grpc-tls",
         TlsProblem::Other(_) => "the registry's log may tell more",
     }
 }

@@ -58,7 +58,7 @@ async fn watch(server: &Endpoint, service: &str, format: Format) -> Result<ExitC
         let connection = Connection::to(server);
         let error = match follow(&connection, service, format, &mut backoff, &mut told).await? {
             error if error.is_final() => return Err(connection.failure(error)),
-            error => error,
+            error => server.explain(error),
         };
         let trouble = call(&server.to_string(), &error);
         if told.as_ref() != Some(&trouble) {

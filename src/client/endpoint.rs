@@ -1,12 +1,16 @@
 //! Where a registry is, and connections to it.
 
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 use std::{fmt, str::FromStr, time::Duration};
 
+#[cfg(feature = "tls")]
+use rustls::{ClientConfig, pki_types::ServerName};
 use tonic::transport::{self, Channel};
 
-use super::ClientError;
+use super::{ClientError, trouble::Trouble};
 #[cfg(feature = "tls")]
-use super::TlsConfig;
+use super::{TlsConfig, connector::Connector};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A server that went away without a word is noticed after this and [`PING_TIMEOUT`], on an idle watch too.
@@ -19,8 +23,19 @@ const USER_AGENT: &str = concat!("callboard/", env!("CARGO_PKG_VERSION"));
 pub struct Endpoint {
     address: String,
     transport: transport::Endpoint,
+    trouble: Trouble,
     #[cfg(feature = "tls")]
-    tls: Option<TlsConfig>,
+    tls: Option<Tls>,
+}
+
+/// How TLS is spoken there.
+#[cfg(feature = "tls")]
+#[derive(Debug, Clone)]
+struct Tls {
+    config: TlsConfig,
+    name: ServerName<'static>,
+    /// As the files were at first.
+    read: Arc<ClientConfig>,
 }
 
 impl Endpoint {
@@ -35,9 +50,12 @@ impl Endpoint {
         if scheme == Some(Scheme::Http) {
             return Err(refuse(text, "http:// is without TLS, but TLS is asked for"));
         }
-        let transport =
-            tls.apply(transport(&format!("https://{authority}")).map_err(|reason| refuse(text, reason))?)?;
-        Ok(Self { address: format!("https://{authority}"), transport, tls: Some(tls) })
+        let address = format!("https://{authority}");
+        let transport = transport(&address).map_err(|reason| refuse(text, reason))?;
+        let host = transport.uri().host().unwrap_or_default();
+        let name = tls.name(host).ok_or_else(|| refuse(text, "no certificate can have the server's name"))?;
+        let tls = Tls { name, read: tls.read()?, config: tls };
+        Ok(Self { address, transport, trouble: Trouble::default(), tls: Some(tls) })
     }
 
     /// Whether this is the address of a registry, as far as one can see.
@@ -57,13 +75,29 @@ impl Endpoint {
     #[must_use]
     pub fn channel(&self) -> Channel {
         #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
-            match tls.apply(self.transport.clone()) {
-                Ok(transport) => return transport.connect_lazy(),
-                Err(error) => tracing::warn!(%error, "the files read at first are used instead"),
-            }
+        {
+            let tls = self.tls.as_ref().map(|Tls { config, name, read }| {
+                let config = config.read().unwrap_or_else(|error| {
+                    tracing::warn!(%error, "the files read at first are used instead");
+                    Arc::clone(read)
+                });
+                (config, name.clone())
+            });
+            self.transport.connect_with_connector_lazy(Connector::new(tls, self.trouble.clone()))
         }
+        #[cfg(not(feature = "tls"))]
         self.transport.connect_lazy()
+    }
+
+    /// The same failure, with its cause where that is known: a [`Channel`] tells that a connection was closed, and seldom that
+    /// it was for want of a certificate.
+    #[must_use]
+    pub fn explain(&self, error: ClientError) -> ClientError {
+        self.trouble.explain(error)
+    }
+
+    pub(super) fn trouble(&self) -> Trouble {
+        self.trouble.clone()
     }
 }
 
@@ -88,6 +122,7 @@ impl FromStr for Endpoint {
         Ok(Self {
             address: authority.to_owned(),
             transport: transport(&format!("http://{authority}")).map_err(|reason| refuse(text, reason))?,
+            trouble: Trouble::default(),
             #[cfg(feature = "tls")]
             tls: None,
         })

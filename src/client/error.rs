@@ -92,10 +92,6 @@ impl From<Status> for ClientError {
         let Some(source) = status.source() else {
             return Self::Refused(status);
         };
-        #[cfg(feature = "tls")]
-        if let Some(problem) = TlsProblem::find(source) {
-            return Self::Tls(problem);
-        }
         let mut innermost = source;
         while let Some(deeper) = innermost.source() {
             innermost = deeper;

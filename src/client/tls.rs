@@ -1,23 +1,21 @@
-//! How a client speaks TLS, and what is wrong when it cannot.
+//! How a client speaks TLS.
+
+mod problem;
 
 use std::{
-    error::Error,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustls::{
-    CertificateError, Error as RustlsError, InvalidMessage,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use super::ClientError;
-
-/// What rustls says before the alert that the other side sent; HTTP/2 passes on no more than these words.
-const ALERT: &str = "received fatal alert: ";
-/// What HTTP/2 says of the GOAWAY by which a registry turns away who comes without TLS.
-const INADEQUATE: &str = "do not meet minimum security requirements";
+pub use problem::TlsProblem;
 
 /// How a client speaks TLS 1.2 or 1.3: whom it trusts, and who it is. Files are in PEM.
 ///
@@ -48,55 +46,67 @@ impl TlsConfig {
         Self { server_name: Some(name.into()), ..self }
     }
 
-    /// Reads the files.
-    pub(super) fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, ClientError> {
-        let mut config = ClientTlsConfig::new();
-        config = match &self.ca {
-            Some(file) => config.ca_certificate(Certificate::from_pem(certificates(file)?)),
-            None => config.with_native_roots(),
-        };
-        if let Some((certificate, key)) = &self.identity {
-            config = config.identity(Identity::from_pem(certificates(certificate)?, private_key(key)?));
-        }
-        if let Some(name) = &self.server_name {
-            config = config.domain_name(name);
-        }
-        endpoint.tls_config(config).map_err(|error| self.explain(&error))
+    /// The name that the certificate of a registry at this host must have.
+    pub(super) fn name(&self, host: &str) -> Option<ServerName<'static>> {
+        let name = self.server_name.as_deref().unwrap_or_else(|| host.trim_matches(['[', ']']));
+        ServerName::try_from(name.to_owned()).ok()
     }
 
-    fn explain(&self, error: &tonic::transport::Error) -> ClientError {
-        let mut innermost: &dyn Error = error;
-        while let Some(deeper) = innermost.source() {
-            innermost = deeper;
-        }
-        let path = match (&self.identity, &self.ca) {
-            (Some((certificate, key)), _) => format!("{}, {}", certificate.display(), key.display()),
-            (None, Some(ca)) => ca.display().to_string(),
-            (None, None) => "certificates that this system trusts".to_owned(),
+    /// Reads the files.
+    pub(super) fn read(&self) -> Result<Arc<ClientConfig>, ClientError> {
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| ClientError::Tls(TlsProblem::from(&error)))?
+            .with_root_certificates(self.roots()?);
+        let mut config = match &self.identity {
+            Some((certificate, key)) => {
+                let config = config.with_client_auth_cert(certificates(certificate)?, private_key(key)?);
+                config.map_err(|error| {
+                    let pair = format!("{}, {}", certificate.display(), key.display());
+                    unusable(
+                        Path::new(&pair),
+                        format!("no pair of certificate and key: {error}; replace both together"),
+                    )
+                })?
+            }
+            None => config.with_no_client_auth(),
         };
-        ClientError::Credentials { path, reason: format!("cannot be used for TLS: {innermost}; replace them") }
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, ClientError> {
+        let mut roots = RootCertStore::empty();
+        if let Some(file) = &self.ca {
+            for certificate in certificates(file)? {
+                roots.add(certificate).map_err(|error| unusable(file, format!("{error}; replace it")))?;
+            }
+            return Ok(roots);
+        }
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let reason = "there are none; install them (Debian: ca-certificates), or name some as the CA";
+            return Err(unusable(Path::new("certificates that this system trusts"), reason));
+        }
+        Ok(roots)
     }
 }
 
-/// A file with a certificate at least.
-fn certificates(file: &Path) -> Result<Vec<u8>, ClientError> {
-    let text = read(file)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+/// The certificates of a file: at least one.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
     match found {
-        Ok(found) if !found.is_empty() => Ok(text),
+        Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(unusable(file, "has no certificate in PEM; put one there")),
         Err(error) => Err(unusable(file, format!("malformed PEM: {error}; write the file anew"))),
     }
 }
 
-fn private_key(file: &Path) -> Result<Vec<u8>, ClientError> {
-    let text = read(file)?;
-    match PrivateKeyDer::from_pem_slice(&text) {
-        Ok(_) => Ok(text),
-        Err(error) => {
-            Err(unusable(file, format!("no private key in PEM ({error}); put one there, without a passphrase")))
-        }
-    }
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ClientError> {
+    PrivateKeyDer::from_pem_slice(&read(file)?).map_err(|error| {
+        unusable(file, format!("no private key in PEM ({error}); put one there, without a passphrase"))
+    })
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, ClientError> {
@@ -107,97 +117,4 @@ fn read(file: &Path) -> Result<Vec<u8>, ClientError> {
 
 fn unusable(file: &Path, reason: impl Into<String>) -> ClientError {
     ClientError::Credentials { path: file.display().to_string(), reason: reason.into() }
-}
-
-/// Why two ends do not agree on TLS.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TlsProblem {
-    /// Nobody whom this client trusts has signed the registry's certificate.
-    #[error("the registry's certificate is signed by nobody who is trusted here")]
-    Untrusted,
-    /// The registry's certificate has ended, or this machine's clock is ahead.
-    #[error("the registry's certificate has expired")]
-    Expired,
-    /// The registry's certificate does not hold yet, or this machine's clock is behind.
-    #[error("the registry's certificate is not valid yet")]
-    NotYet,
-    /// The registry's certificate is for other names.
-    #[error("the registry's certificate is for another name: {0}")]
-    OtherName(String),
-    /// The registry wants a certificate of its clients.
-    #[error("the registry wants a client certificate")]
-    CertificateWanted,
-    /// The registry does not accept this client's certificate.
-    #[error("the registry does not accept the client certificate ({0})")]
-    CertificateRefused(String),
-    /// The other side speaks no TLS.
-    #[error("there is no TLS at that address")]
-    NoTls,
-    /// The other side speaks nothing but TLS.
-    #[error("there is nothing but TLS at that address")]
-    OnlyTls,
-    /// Anything else, in rustls' words.
-    #[error("no TLS connection: {0}")]
-    Other(String),
-}
-
-impl TlsProblem {
-    /// Whether a failure was one of TLS.
-    pub(super) fn find(failure: &(dyn Error + 'static)) -> Option<Self> {
-        let mut cause = Some(failure);
-        while let Some(error) = cause {
-            // What an `io::Error` holds is not among its sources.
-            let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<RustlsError>());
-            if let Some(found) = found {
-                return Some(found.into());
-            }
-            let said = error.to_string();
-            if said.contains(INADEQUATE) {
-                return Some(Self::OnlyTls);
-            }
-            if error.source().is_none()
-                && let Some((_, alert)) = said.split_once(ALERT)
-            {
-                return Some(Self::refused(alert));
-            }
-            cause = error.source();
-        }
-        None
-    }
-
-    /// What an alert of the other side means, by rustls' name for it.
-    fn refused(alert: &str) -> Self {
-        match alert {
-            "CertificateRequired" => Self::CertificateWanted,
-            "BadCertificate"
-            | "UnsupportedCertificate"
-            | "CertificateRevoked"
-            | "CertificateExpired"
-            | "CertificateUnknown"
-            | "UnknownCA"
-            | "AccessDenied"
-            | "DecryptError" => Self::CertificateRefused(alert.to_owned()),
-            _ => Self::Other(format!("{ALERT}{alert}")),
-        }
-    }
-}
-
-impl From<&RustlsError> for TlsProblem {
-    fn from(error: &RustlsError) -> Self {
-        match error {
-            RustlsError::InvalidCertificate(problem) => match problem {
-                CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::Untrusted,
-                CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYet,
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                    Self::OtherName(problem.to_string())
-                }
-                _ => Self::Other(error.to_string()),
-            },
-            RustlsError::AlertReceived(alert) => Self::refused(&format!("{alert:?}")),
-            RustlsError::InvalidMessage(InvalidMessage::InvalidContentType) => Self::NoTls,
-            _ => Self::Other(error.to_string()),
-        }
-    }
 }

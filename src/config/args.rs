@@ -17,10 +17,10 @@ use super::written::Written;
                   the environment wins over the file."
 )]
 pub struct ServeArgs {
-    /// Where gRPC listens; port 0 takes any free one [default: 127.0.0.1:8502]
+    /// Where gRPC listens without TLS; port 0 takes any free one, off is nowhere [default: 127.0.0.1:8502]
     #[arg(long, value_name = "ADDR")]
     pub grpc: Option<String>,
-    /// Where HTTP listens; port 0 takes any free one [default: 127.0.0.1:8500]
+    /// Where HTTP listens without TLS; port 0 takes any free one, off is nowhere [default: 127.0.0.1:8500]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
     /// Where gRPC listens with TLS; needs --tls-cert and --tls-key, and beyond loopback --tls-client-ca [default: nowhere]

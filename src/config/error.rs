@@ -63,6 +63,9 @@ pub enum ConfigError {
         /// Where it is written.
         origin: Origin,
     },
+    /// Nobody could register.
+    #[error("grpc is off, and grpc_tls is not set: nobody could register or watch; give one of them an address")]
+    NoGrpc,
     /// Two listeners on one address.
     #[error("{one} and {other} both listen on {address}; give one of them another port, or port 0 for any free one")]
     SameAddress {

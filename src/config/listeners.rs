@@ -16,8 +16,8 @@ use super::{Config, TlsFiles, read, value};
 /// The part of [`Config`] that is decided here.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    pub(super) grpc: SocketAddr,
-    pub(super) http: SocketAddr,
+    pub(super) grpc: Option<SocketAddr>,
+    pub(super) http: Option<SocketAddr>,
     pub(super) grpc_tls: Option<SocketAddr>,
     pub(super) http_tls: Option<SocketAddr>,
     pub(super) health: Option<SocketAddr>,
@@ -27,8 +27,8 @@ pub(super) struct Listeners {
 impl Listeners {
     pub(super) fn resolve(layers: &[Written], default: &Config) -> Result<Self, ConfigError> {
         let consent = read(layers, Key::InsecureIUnderstand, value::switch)?.is_some_and(|(on, _)| on);
-        let plain = |key, with_tls: Key, otherwise| match read(layers, key, value::address)? {
-            Some((address, origin)) if !consent && !is_loopback(address) => {
+        let plain = |key, with_tls: Key, otherwise| match read(layers, key, value::listener)? {
+            Some((Some(address), origin)) if !consent && !is_loopback(address) => {
                 Err(ConfigError::NotLoopback { origin, address, instead: with_tls.flag() })
             }
             found => Ok(found.map_or(otherwise, |(address, _)| address)),
@@ -41,6 +41,9 @@ impl Listeners {
         let address = |found: Option<(SocketAddr, Origin)>| found.map(|(address, _)| address);
         let (grpc_tls, http_tls) = (address(grpc_tls), address(http_tls));
         let health = address(read(layers, Key::Health, value::address)?);
+        if grpc.or(grpc_tls).is_none() {
+            return Err(ConfigError::NoGrpc);
+        }
         let found = Self { grpc, http, grpc_tls, http_tls, health, tls };
         found.apart()?;
         Ok(found)
@@ -49,8 +52,8 @@ impl Listeners {
     /// No two on one address.
     fn apart(&self) -> Result<(), ConfigError> {
         let all = [
-            (Key::Grpc, Some(self.grpc)),
-            (Key::Http, Some(self.http)),
+            (Key::Grpc, self.grpc),
+            (Key::Http, self.http),
             (Key::GrpcTls, self.grpc_tls),
             (Key::HttpTls, self.http_tls),
             (Key::Health, self.health),

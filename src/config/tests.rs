@@ -37,8 +37,8 @@ fn refusal(flags: &[&str], variables: &[(&str, &str)], text: &str) -> String {
 fn nothing_written_is_the_default() {
     let config = config(&[], &[], "").unwrap();
     assert_eq!(config, Config::default());
-    assert_eq!(config.grpc.to_string(), "127.0.0.1:8502");
-    assert_eq!(config.http.to_string(), "127.0.0.1:8500");
+    assert_eq!(config.grpc.unwrap().to_string(), "127.0.0.1:8502");
+    assert_eq!(config.http.unwrap().to_string(), "127.0.0.1:8500");
     assert_eq!(config.max_message_size, 262_144);
     assert_eq!(config.max_streams_per_connection.get(), 1024);
     assert_eq!(config.bookmark_interval, Duration::from_secs(15));
@@ -136,7 +136,7 @@ fn numbers_and_booleans_need_no_quotes_in_the_file() {
         config(&[], &[], "workers = 3\nmax_message_size = 1_048_576\ninsecure_i_understand = true\ngrpc = '0.0.0.0:1'");
     let config = config.unwrap();
     assert_eq!((config.workers.get(), config.max_message_size), (3, 1 << 20));
-    assert_eq!(config.grpc.to_string(), "0.0.0.0:1");
+    assert_eq!(config.grpc.unwrap().to_string(), "0.0.0.0:1");
 }
 
 #[test]

@@ -25,28 +25,17 @@ use parking_lot::RwLock;
 use rustls::ServerConfig;
 use tokio::sync::Notify;
 
+pub(super) use self::handshake::shake_hands;
 use self::{
     certificate::Description,
     load::{Loaded, Look},
 };
-pub use self::{
-    error::TlsError,
-    handshake::{HandshakeError, shake_hands},
-    load::Files,
-};
+pub use self::{error::TlsError, handshake::HandshakeError, load::Files};
+use super::Protocol;
 use crate::{
     clock::Clock,
     metrics::{CertificateFile, Metrics},
 };
-
-/// What a listener speaks inside TLS, offered by ALPN.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/2 alone: gRPC.
-    Http2,
-    /// HTTP/2 and HTTP/1.1.
-    Http,
-}
 
 /// Certificates and key as they are now. Those who shook hands before stay as they are; who comes later gets the newest.
 #[derive(Debug)]
@@ -86,7 +75,7 @@ impl Tls {
         let loaded = self.loaded.read();
         match protocol {
             Protocol::Http2 => Arc::clone(&loaded.grpc),
-            Protocol::Http => Arc::clone(&loaded.http),
+            Protocol::Http1 => Arc::clone(&loaded.http),
         }
     }
 

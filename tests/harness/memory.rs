@@ -59,7 +59,7 @@ impl InMemory {
             }
         });
         let (leaving, _) = watch::channel(false);
-        let port = Port { name: "grpc", protocol: Protocol::Http2, routes: Api::routes(&shared).unwrap() };
+        let port = Port { name: "grpc", protocol: Protocol::Http2, tls: None, routes: Api::routes(&shared).unwrap() };
         let gate = Gate::new(Rules::default(), Arc::clone(&shared.metrics));
         Self { engine, port, gate, shared, leaving, _tasks: tasks }
     }

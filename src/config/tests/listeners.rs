@@ -96,3 +96,13 @@ fn two_listeners_need_two_addresses() {
     assert!(message.starts_with("grpc and health both listen on 127.0.0.1:8502; give"), "{message}");
     assert!(config(&["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--health", "127.0.0.1:0"], &[], "").is_ok());
 }
+
+#[test]
+fn listeners_without_tls_can_be_off() {
+    let tls = [&["--grpc-tls", "127.0.0.1:1", "--grpc", "off", "--http", "off"][..], &FILES].concat();
+    let config = config(&tls, &[], "").unwrap();
+    assert_eq!((config.grpc, config.http), (None, None));
+    let message = refusal(&["--grpc", "off"], &[], "");
+    assert!(message.contains("nobody could register"), "{message}");
+    assert!(refusal(&["--grpc-tls", "off"], &[], "").contains("is not an address"));
+}

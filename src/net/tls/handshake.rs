@@ -1,13 +1,17 @@
 //! One peer's handshake, and what a peer that speaks no TLS is told.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use rustls::Error as RustlsError;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    Protocol, Tls,
+    super::Protocol,
+    Tls,
     identity::{Nameless, identity},
 };
 
@@ -17,6 +21,8 @@ const HANDSHAKE: u8 = 0x16;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// A peer that speaks no TLS may have said so much before it is answered.
 const SAID: usize = 4 * 1024;
+/// How long, and how many bytes, a peer may go on after it was turned away.
+const PATIENCE: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
 const WRONG_DOOR: &str = "this port speaks TLS only: connect with TLS, or to the port without it";
 /// `INADEQUATE_SECURITY`
 const INADEQUATE_SECURITY: u8 = 0xc;
@@ -56,7 +62,7 @@ impl From<io::Error> for HandshakeError {
 /// # Errors
 ///
 /// When there is no connection to serve. It is counted, and the peer has been told what can be told.
-pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+pub(in crate::net) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     first: u8,
     stream: S,
     tls: &Tls,
@@ -83,13 +89,24 @@ async fn attempt<S: AsyncRead + AsyncWrite + Unpin>(
         turn_away(&mut stream).await?;
         return Err(HandshakeError::Plaintext);
     }
-    let stream = TlsAcceptor::from(tls.config(protocol)).accept(stream).await?;
-    let (_, session) = stream.get_ref();
-    let identity = match session.peer_certificates() {
-        Some([certificate, ..]) => Some(identity(certificate)?),
-        Some([]) | None => None,
+    let mut stream = match TlsAcceptor::from(tls.config(protocol)).accept(stream).into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, mut stream)) => {
+            part(&mut stream).await;
+            return Err(error.into());
+        }
     };
-    Ok((stream, identity))
+    let named = match stream.get_ref().1.peer_certificates() {
+        Some([certificate, ..]) => identity(certificate).map(Some),
+        Some([]) | None => Ok(None),
+    };
+    match named {
+        Ok(identity) => Ok((stream, identity)),
+        Err(nameless) => {
+            part(&mut stream).await;
+            Err(nameless.into())
+        }
+    }
 }
 
 /// Tells a peer that speaks HTTP without TLS, in its own language, that this is the wrong door.
@@ -110,10 +127,20 @@ async fn turn_away(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Re
         return Ok(());
     };
     stream.write_all(&answer).await?;
-    stream.shutdown().await?;
-    // Closing while the peer has more to say would reset the connection, and take the answer from it.
-    let mut more = vec![0; SAID];
-    stream.read(&mut more).await.map(drop)
+    part(stream).await;
+    Ok(())
+}
+
+/// Says nothing more, and hears the peer out for a while: closing while it has more to say would reset the connection, and take
+/// from it what it was told last.
+async fn part(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let hearing = async {
+        stream.shutdown().await?;
+        let mut rest = stream.take(PATIENCE.1);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    // However it ends, it has ended.
+    let _ = timeout(PATIENCE.0, hearing).await;
 }
 
 /// Empty settings, with which HTTP/2 begins, and a GOAWAY that says why.

@@ -36,9 +36,9 @@ pub struct Files {
 /// Everything read from [`Files`] at one time.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    /// For HTTP/2 alone, which is what gRPC is.
+    /// For HTTP/2, as gRPC has it.
     pub(super) grpc: Arc<ServerConfig>,
-    /// For HTTP/2 and HTTP/1.1.
+    /// For HTTP/1.1.
     pub(super) http: Arc<ServerConfig>,
     /// Of the server's own certificate.
     pub(super) own: Description,
@@ -105,7 +105,7 @@ impl Files {
         }
         config.alpn_protocols = vec![b"h2".to_vec()];
         let mut http = config.clone();
-        http.alpn_protocols.push(b"http/1.1".to_vec());
+        http.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Loaded { grpc: Arc::new(config), http: Arc::new(http), own, client_ca_end, key_is_open })
     }
 

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, server::TlsStream};
 
-use super::{Description, Files, HandshakeError, Protocol, Tls, TlsError, reload::Stage, shake_hands};
+use super::{super::Protocol, Description, Files, HandshakeError, Tls, TlsError, reload::Stage, shake_hands};
 use crate::{clock::Clock, metrics::Metrics};
 
 const LONG: Duration = Duration::from_secs(30);
