@@ -62,6 +62,9 @@ pub enum StartError {
     /// The registry cannot be read from the disk, or not be kept there.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A listener with TLS has nothing to show.
+    #[error("{0} needs a certificate and its key: name their files with --tls-cert and --tls-key")]
+    NoCertificate(&'static str),
     /// A file for TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -9,6 +9,7 @@ use callboard::{
     client::{ClientError, Endpoint, TlsConfig, TlsProblem},
     config::Config,
     pb::callboard::v1::{ListServicesRequest, ListSubscribersRequest},
+    server::Server,
 };
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
@@ -52,9 +53,10 @@ async fn problem(endpoint: &Endpoint) -> TlsProblem {
     }
 }
 
-async fn metric(house: &House, line: &str) -> bool {
-    let (_, page) = get(house.http(), "/metrics").await;
-    page.lines().any(|shown| shown == line)
+/// Returns once the metrics have this line: what a peer is told comes before it is counted.
+async fn counted(house: &House, line: &str) {
+    let shown = async || get(house.http(), "/metrics").await.1.lines().any(|shown| shown == line);
+    within(line, async { while !shown().await {} }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +68,7 @@ async fn a_registry_shows_its_certificate() {
     plain.register(instance("web", "a")).await.unwrap();
     let over_tls = peer(&office.endpoint(grpc_tls(&house), None));
     assert_eq!(over_tls.list("web").await.len(), 1, "both listeners open on one registry");
-    assert!(metric(&house, "callboard_tls_handshakes_total{result=\"ok\"} 2").await);
+    counted(&house, "callboard_tls_handshakes_total{result=\"ok\"} 2").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,7 +99,7 @@ async fn who_comes_to_the_wrong_port_is_told() {
     assert_eq!(problem(&plain).await, TlsProblem::OnlyTls);
     let without = problem(&office.endpoint(house.grpc(), None)).await;
     assert!(matches!(without, TlsProblem::NoTls | TlsProblem::HungUp), "{without}");
-    assert!(metric(&house, "callboard_tls_handshakes_total{result=\"plaintext\"} 1").await);
+    counted(&house, "callboard_tls_handshakes_total{result=\"plaintext\"} 1").await;
     let (status, page) = get(house.addresses().http_tls.unwrap(), "/metrics").await;
     assert_eq!((status, page.contains("speaks TLS only")), (400, true), "{page}");
 }
@@ -117,7 +119,7 @@ async fn clients_have_to_show_a_certificate_that_is_accepted() {
     assert_eq!(refused(&stranger.workload(ID)).await, "UnknownCA");
     let expired = office.issue("expired", &["web"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     assert_eq!(refused(&expired).await, "CertificateExpired");
-    assert!(metric(&house, "callboard_tls_handshakes_total{result=\"client_certificate\"} 3").await);
+    counted(&house, "callboard_tls_handshakes_total{result=\"client_certificate\"} 3").await;
     house.peer().await.register(instance("web", "a")).await.unwrap();
 }
 
@@ -135,7 +137,7 @@ async fn a_certificate_gives_a_connection_its_name() {
 
     let nobody = office.issue("nobody", &[], |params| params.distinguished_name = rcgen::DistinguishedName::new());
     call(&office.endpoint(grpc_tls(&house), Some(&nobody))).await.unwrap_err();
-    assert!(metric(&house, "callboard_tls_handshakes_total{result=\"client_certificate\"} 1").await);
+    counted(&house, "callboard_tls_handshakes_total{result=\"client_certificate\"} 1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,7 +155,7 @@ async fn a_renewed_certificate_is_for_new_connections() {
     assert_eq!(problem(&office.endpoint(at, None)).await, TlsProblem::Untrusted);
     before.register(instance("web", "a")).await.unwrap();
     watching.until("a change on the stream of before", |view| view.get("web", "a").is_some()).await;
-    assert!(metric(&house, "callboard_tls_reloads_total{result=\"ok\"} 1").await);
+    counted(&house, "callboard_tls_reloads_total{result=\"ok\"} 1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,6 +192,14 @@ async fn a_client_renews_its_certificate_without_being_told() {
     call(&endpoint).await.unwrap();
     fs::write(&papers.key, "broken").unwrap();
     call(&endpoint).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn what_is_to_speak_tls_is_not_served_without() {
+    let any = Some("127.0.0.1:0".parse().unwrap());
+    let config = Config { grpc: any, http: any, grpc_tls: any, tls: None, ..Config::default() };
+    let refused = Server::start(&config).unwrap_err().to_string();
+    assert!(refused.contains("gRPC with TLS needs a certificate"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -76,8 +76,13 @@ async fn serve(config: &Config, output: ReadyFormat) -> anyhow::Result<()> {
         (Some(_), Durability::Durable) => "on the disk: a restart forgets nothing that was acknowledged",
         (Some(_), Durability::Relaxed) => "on the disk within a second: a restart after a crash may forget that second",
     };
+    let Addresses { grpc, http, grpc_tls, http_tls, health } = server.addresses();
     tracing::info!(
-        addresses = ?server.addresses(),
+        grpc = grpc.map(display),
+        http = http.map(display),
+        grpc_tls = grpc_tls.map(display),
+        http_tls = http_tls.map(display),
+        health = health.map(display),
         instances = server.instances(),
         "the registry is kept {kept}"
     );

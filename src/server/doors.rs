@@ -80,7 +80,12 @@ impl Door {
         tls: Option<&Arc<Tls>>,
         leaving: &watch::Receiver<bool>,
     ) -> Result<(Port, Hands), StartError> {
-        let tls = matches!(self, Self::GrpcTls | Self::HttpTls).then_some(tls).flatten().cloned();
+        let tls = match self {
+            Self::Grpc | Self::Http | Self::Health => None,
+            // What is meant to be behind TLS is not served without.
+            Self::GrpcTls | Self::HttpTls => Some(tls.ok_or(StartError::NoCertificate(self.names().0))?),
+        }
+        .cloned();
         let routes = match self {
             Self::Grpc | Self::GrpcTls => Api::routes(shared)?,
             Self::Http | Self::HttpTls => {
