@@ -14,6 +14,7 @@
 //! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
 //! | `disk` | a registry that is kept: kills, exports |
 //! | `process` | kills, stops and restarts of real processes |
+//! | `tls` | certificates on both sides, their renewal, and who comes without |
 //! | `command_line` | the verbs and their exit codes |
 //! | `layers` | which room may know which |
 //! | `readme` | the README's tour |
@@ -39,4 +40,5 @@ mod readme;
 mod shutdown;
 mod snapshot;
 mod stalled;
+mod tls;
 mod watch;
