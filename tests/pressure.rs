@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use callboard::pb::callboard::v1::{RegisterRequest, UpdateInstanceRequest};
+use callboard::pb::callboard::v1::{ListInstancesRequest, RegisterRequest, UpdateInstanceRequest};
 use tokio::{
     net::TcpStream,
     task::{AbortHandle, JoinSet},
@@ -16,6 +16,8 @@ use crate::harness::{Beats, Peer, Reader, Reads, Serve, Speaker, instance, metri
 const HONEST: usize = 20;
 /// How long each stage lasts, in milliseconds.
 const STAGE: u64 = 8_000;
+/// Watches of a hot service. A debug build cannot tell that many of them in time.
+const WATCHES: usize = if cfg!(debug_assertions) { 1_000 } else { 5_000 };
 const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
 
 /// Times in microseconds, sorted.
@@ -73,7 +75,7 @@ async fn beat(peer: Peer, lease: Bytes) -> Vec<u128> {
 
 /// Changes a service without a pause to speak of.
 async fn churn(peer: Peer, service: &'static str) {
-    let mut pace = interval(Duration::from_millis(20));
+    let mut pace = interval(Duration::from_millis(100));
     for weight in (1..60_000).cycle() {
         pace.tick().await;
         let (service, id) = (service.to_owned(), "i0".to_owned());
@@ -133,7 +135,7 @@ async fn fifteen_thousand_silent_connections() {
     during.say("heartbeats, beside 15,000 silent connections");
     println!("{} open at the end, {resident} KiB resident", metric(serve.http, open).await);
     silent.shutdown().await;
-    println!("p99 ratio {:.2}", during.at(99) as f64 / before.at(99) as f64);
+    println!("p99 is {} % of what it is alone", during.at(99) * 100 / before.at(99));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,15 +150,17 @@ async fn heartbeats_beside_hot_watches_and_lists() {
     for _ in 0..32 {
         let peer = serve.peer().await;
         pressing.spawn(async move {
+            let request = ListInstancesRequest { service: "large".to_owned(), ..ListInstancesRequest::default() };
             loop {
-                peer.list("large").await;
+                // Refusals are answers too.
+                let _page = peer.discovery.clone().list_instances(request.clone()).await;
             }
         });
     }
-    heartbeats(serve.grpc).await.say("heartbeats, beside 32 that list 3,000 instances again and again");
-    let reading = watches(serve.grpc, "hot", 5_000).await;
+    heartbeats(serve.grpc).await.say("heartbeats, beside 32 that ask for pages of 3,000 instances without a pause");
+    let reading = watches(serve.grpc, "hot", WATCHES).await;
     pressing.spawn(churn(peer.clone(), "hot"));
-    heartbeats(serve.grpc).await.say("heartbeats, beside these and 5,000 watches of what changes 50 times a second");
+    heartbeats(serve.grpc).await.say("heartbeats, beside these and watches of what changes 10 times a second");
     reading.iter().for_each(AbortHandle::abort);
 }
 
@@ -166,7 +170,7 @@ async fn one_in_a_hundred_readers_stalls() {
     let serve = Serve::start(&[]).await;
     let peer = serve.peer().await;
     service(&peer, "hot", 1).await;
-    let reading = watches(serve.grpc, "hot", 2_000).await;
+    let reading = watches(serve.grpc, "hot", WATCHES * 2 / 5).await;
     let changing = tokio::spawn(churn(peer.clone(), "hot"));
     let (beats, delays) = tokio::join!(heartbeats(serve.grpc), deliveries(&peer));
     beats.say("heartbeats, all read");
