@@ -60,3 +60,7 @@ interop *suites:
 # `just figures store` measures the disk engine
 figures *args:
     cargo bench --locked --bench figures -- {{ args }}
+
+# What others feel while the registry is pressed, and what answers cost that nobody takes
+pressure:
+    cargo test --release --locked --test main -- pressure unread --ignored --nocapture --test-threads 1

@@ -35,7 +35,6 @@ pub struct Web {
 
 impl Web {
     /// The pages.
-    #[must_use]
     pub fn routes(self) -> Router {
         Router::new()
             .route("/healthz", get(|| async { "ok\n" }))

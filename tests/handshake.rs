@@ -16,7 +16,7 @@ fn hasty(config: &mut Config) {
 /// Asserts that the server ends it, and not before it had the time to become honest.
 async fn is_cut_off(what: &str, mut raw: Raw) {
     let start = wall();
-    let said = raw.to_the_end().await;
+    let said = raw.hear_the_end().await;
     let took = wall() - start;
     assert!(took >= 200, "{what} was cut off after {took} ms, with {:?}", String::from_utf8_lossy(&said));
 }
@@ -64,7 +64,7 @@ async fn what_is_no_handshake_is_closed_at_once() {
     let noise: Vec<u8> = (0..5_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     for bytes in [&noise[..], b"GET / HTTP/1.1\r\n\r\n", &[&PREFACE[..24], &[0, 0, 0, 6, 0, 0, 0, 0, 0]].concat()] {
         let start = wall();
-        Raw::saying(house.grpc(), bytes).await.to_the_end().await;
+        Raw::saying(house.grpc(), bytes).await.hear_the_end().await;
         assert!(wall() - start < 4_000, "without the deadline of 5 s");
     }
     assert!(metric(house.http(), "callboard_failed_handshakes_total{port=\"grpc\"}").await >= 3.0);

@@ -14,6 +14,7 @@ mod raw;
 mod reader;
 mod record;
 mod script;
+mod speaker;
 mod stall;
 mod view;
 
@@ -31,5 +32,6 @@ pub use raw::{PREFACE, Raw};
 pub use reader::Reader;
 pub use record::{Filter, Heard, Record, Scope, What};
 pub use script::message;
+pub use speaker::{Reads, Speaker};
 pub use stall::Stalls;
 pub use view::{Key, View, key};

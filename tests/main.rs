@@ -8,7 +8,7 @@
 //! | `lease` | who stays and who goes, and when |
 //! | `protection` | many that fall silent at once |
 //! | `watch` | what one reader is told, case by case |
-//! | `stalled` | readers that take nothing, of every kind |
+//! | `stalled`, `unread` | readers that take nothing, of every kind |
 //! | `handshake`, `limits`, `age`, `descriptors` | connections: how they begin, how many there may be, how they end |
 //! | `bad_input` | what nobody should send |
 //! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
@@ -33,6 +33,7 @@ mod interop;
 mod layers;
 mod lease;
 mod limits;
+mod pressure;
 mod process;
 mod promise;
 mod protection;
@@ -41,4 +42,5 @@ mod shutdown;
 mod snapshot;
 mod stalled;
 mod tls;
+mod unread;
 mod watch;

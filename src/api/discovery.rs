@@ -16,7 +16,7 @@ const PAGE: u32 = 1_000;
 const SUMMARY: usize = 32;
 /// Encoded bytes after which a page ends: so that a page holds up what else its thread has to do for a fraction of a
 /// millisecond only, and that many pages which nobody reads are little to keep.
-pub(super) const PAGE_BYTES: usize = 48 * 1024;
+pub(super) const PAGE_BYTES: usize = 30 * 1024;
 
 #[tonic::async_trait]
 impl DiscoveryService for Api {

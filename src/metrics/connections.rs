@@ -50,10 +50,12 @@ pub enum Evicted {
     Stream,
     /// Streams that were asked to end did not.
     Age,
+    /// It does not answer pings.
+    Ping,
 }
 
 impl Evicted {
-    const ALL: [Self; 4] = [Self::Handshake, Self::Socket, Self::Stream, Self::Age];
+    const ALL: [Self; 5] = [Self::Handshake, Self::Socket, Self::Stream, Self::Age, Self::Ping];
 
     fn label(self) -> &'static str {
         match self {
@@ -61,6 +63,7 @@ impl Evicted {
             Self::Socket => "socket_stalled",
             Self::Stream => "stream_stalled",
             Self::Age => "max_connection_age",
+            Self::Ping => "ping_timeout",
         }
     }
 
@@ -72,6 +75,7 @@ impl Evicted {
             Self::Socket => "its socket took nothing for 28 s",
             Self::Stream => "a stream did not take what it was sent for 28 s",
             Self::Age => "streams did not end within the grace after its age",
+            Self::Ping => "it did not answer a ping for 10 s",
         }
     }
 }
@@ -82,7 +86,7 @@ pub struct Connections {
     open: Family<PortLabel, Gauge>,
     failed: Family<PortLabel, Counter>,
     refused: [Counted; 3],
-    evicted: [Counted; 4],
+    evicted: [Counted; 5],
     retired: Counter,
     /// Calls refused because too many streams were open or too many answers unread.
     pub streams_refused: Counter,

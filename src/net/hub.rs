@@ -7,7 +7,7 @@
 //! The first change rings at once. No timer delays it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     mem,
     sync::{
         Arc,
@@ -35,6 +35,9 @@ use crate::{
 
 /// How often a hub looks after its seats: bookmarks, and connections of age.
 const ROUND: Duration = Duration::from_secs(1);
+/// Streams that are woken together: enough that one write to a socket carries the messages of many.
+const AT_A_TIME: usize = 256;
+
 /// How far history may move, in bytes, before everybody is woken to keep up with it.
 const QUARTER: u64 = HISTORY_BYTES as u64 / 4;
 
@@ -75,12 +78,15 @@ struct Hub {
     wide: AtomicU32,
 }
 
+/// Which seat: its connection, by its address, and a number. So the seats of a connection are next to each other.
+type Id = (usize, u64);
+
 #[derive(Debug, Default)]
 struct Seats {
     next: u64,
-    all: HashMap<u64, Arc<State>>,
-    by_service: HashMap<ServiceName, HashMap<u64, Arc<State>>>,
-    wide: HashMap<u64, (Arc<Selection>, Arc<State>)>,
+    all: BTreeMap<Id, Arc<State>>,
+    by_service: HashMap<ServiceName, BTreeMap<Id, Arc<State>>>,
+    wide: BTreeMap<Id, (Arc<Selection>, Arc<State>)>,
 }
 
 #[derive(Debug)]
@@ -141,17 +147,15 @@ impl Hubs {
         let mut last_sweep = clock.since_start();
         loop {
             tokio::select! {
-                () = hub.bell.notified() => hub.deliver(),
+                () = hub.bell.notified() => ring(&hub.to_be_told()).await,
                 _ = rounds.tick() => {
-                    hub.wake_retiring();
+                    ring(&hub.retiring()).await;
                     if clock.since_start().saturating_sub(last_sweep) >= bookmarks {
                         last_sweep = clock.since_start();
-                        hub.wake_all();
+                        ring(&hub.everybody()).await;
                     }
                 }
             }
-            // The streams run before the next round: what changes meanwhile is told together.
-            yield_now().await;
         }
     }
 
@@ -225,40 +229,50 @@ impl Hub {
         }
     }
 
-    fn deliver(&self) {
+    /// Who is to hear of what has changed since it was last asked.
+    fn to_be_told(&self) -> Vec<Arc<State>> {
         self.rung.swap(false, Ordering::AcqRel);
         if self.all.swap(false, Ordering::AcqRel) {
             self.inbox.lock().clear();
-            self.wake_all();
-            return;
+            return self.everybody();
         }
         let changed = mem::take(&mut *self.inbox.lock());
         let seats = self.seats.lock();
+        let mut told = Vec::new();
         for service in &changed {
             if let Some(named) = seats.by_service.get(service) {
-                for seat in named.values() {
-                    seat.ring();
-                }
+                told.extend(named.values().cloned());
             }
             let wide = seats.wide.values().filter(|(selection, _)| selection.includes(service));
-            wide.for_each(|(_, seat)| seat.ring());
+            told.extend(wide.map(|(_, seat)| Arc::clone(seat)));
         }
+        told
     }
 
-    fn wake_all(&self) {
-        self.seats.lock().all.values().for_each(|seat| seat.ring());
+    fn everybody(&self) -> Vec<Arc<State>> {
+        self.seats.lock().all.values().cloned().collect()
     }
 
-    /// Wakes the streams of connections that are asked to come back as others.
-    fn wake_retiring(&self) {
-        let seats = self.seats.lock();
-        seats.all.values().filter(|seat| seat.connection.is_retiring()).for_each(|seat| seat.ring());
+    /// The streams of connections that are asked to come back as others.
+    fn retiring(&self) -> Vec<Arc<State>> {
+        self.seats.lock().all.values().filter(|seat| seat.connection.is_retiring()).cloned().collect()
+    }
+}
+
+/// Wakes streams, some at a time: those run, and then whatever came in meanwhile, before the next. So a heartbeat does not
+/// wait for thousands of watches to be told; and what changes meanwhile is told together.
+async fn ring(seats: &[Arc<State>]) {
+    for some in seats.chunks(AT_A_TIME) {
+        for seat in some {
+            seat.ring();
+        }
+        yield_now().await;
     }
 }
 
 impl Seats {
-    fn take(&mut self, state: &Arc<State>, interest: &Interest) -> u64 {
-        let id = self.next;
+    fn take(&mut self, state: &Arc<State>, interest: &Interest) -> Id {
+        let id = (Arc::as_ptr(&state.connection) as usize, self.next);
         self.next += 1;
         self.all.insert(id, Arc::clone(state));
         if let Interest::Changes(selection) = interest {
@@ -273,7 +287,7 @@ impl Seats {
         id
     }
 
-    fn leave(&mut self, id: u64, interest: &Interest) {
+    fn leave(&mut self, id: Id, interest: &Interest) {
         self.all.remove(&id);
         self.wide.remove(&id);
         if let Interest::Changes(selection) = interest
@@ -295,7 +309,7 @@ impl Seats {
 #[derive(Debug)]
 pub struct Seat {
     hubs: Arc<Hubs>,
-    id: u64,
+    id: Id,
     interest: Interest,
     state: Arc<State>,
 }

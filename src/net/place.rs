@@ -80,7 +80,9 @@ impl Place {
         loop {
             rounds.tick().await;
             let guests: Vec<_> = self.guests.lock().values().cloned().collect();
-            guests.iter().for_each(|connection| connection.look());
+            for connection in guests {
+                connection.look();
+            }
         }
     }
 }

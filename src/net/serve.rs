@@ -8,6 +8,7 @@
 //! ```
 
 use std::{
+    error::Error as _,
     future::Future,
     io,
     pin::{Pin, pin},
@@ -177,7 +178,7 @@ async fn live(
     let mut old = pin!(sleep(rules.age.map_or(Duration::MAX, jitter)));
     let aged = loop {
         tokio::select! {
-            ended = &mut served => return log_end(connection, ended),
+            ended = &mut served => return note_end(connection, ended),
             () = connection.evicted() => return,
             _ = leaving.wait_for(|leaving| *leaving) => break false,
             () = wait(&mut first) => {
@@ -201,13 +202,13 @@ async fn live(
         rules.grace
     } else {
         tokio::select! {
-            ended = &mut served => return log_end(connection, ended),
+            ended = &mut served => return note_end(connection, ended),
             () = sleep(NOTICE) => served.as_mut().wind_up(),
         }
         Duration::MAX
     };
     tokio::select! {
-        ended = served => log_end(connection, ended),
+        ended = served => note_end(connection, ended),
         () = connection.evicted() => {}
         () = sleep(last) => connection.evict(Evicted::Age),
     }
@@ -226,8 +227,12 @@ fn jitter(age: Duration) -> Duration {
     age.mul_f64(0.9 + 0.2 * f64::from(share) / f64::from(u32::MAX))
 }
 
-fn log_end(connection: &Connection, ended: hyper::Result<()>) {
+fn note_end(connection: &Connection, ended: hyper::Result<()>) {
     if let Err(error) = ended {
+        // HTTP/1.1's only timeout, of an idle connection, has no source.
+        if error.is_timeout() && error.source().is_some() {
+            connection.evict(Evicted::Ping);
+        }
         tracing::debug!(peer = %connection.peer(), %error, "connection ended");
     }
 }

@@ -34,7 +34,7 @@ impl Raw {
     }
 
     /// Reads until the server closes; a reset is a way to close.
-    pub async fn to_the_end(&mut self) -> Vec<u8> {
+    pub async fn hear_the_end(&mut self) -> Vec<u8> {
         let mut said = Vec::new();
         let _reset = within("the server closes", self.0.read_to_end(&mut said)).await;
         said

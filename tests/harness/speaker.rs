@@ -1,0 +1,139 @@
+//! HTTP/2 by hand, for peers that no client library would be.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use prost::Message;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::Mutex,
+    task::JoinSet,
+};
+
+use super::{Wall, wall, within};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const INITIAL_WINDOW: u16 = 4;
+
+/// What a peer does with what it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// It never reads its socket.
+    Nothing,
+    /// It reads frames and answers pings, and gives no more window than it began with.
+    Frames,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Speaker {
+    writer: Arc<Mutex<OwnedWriteHalf>>,
+    /// Of whoever reads nothing.
+    unread: Option<OwnedReadHalf>,
+    /// When the server ended it.
+    ended: JoinSet<Wall>,
+    next: u32,
+}
+
+impl Speaker {
+    /// Each stream may be sent `window` bytes.
+    pub async fn connect(address: SocketAddr, window: u32, reads: Reads) -> Self {
+        let socket = within("a connection", TcpStream::connect(address)).await.unwrap();
+        let (reader, mut writer) = socket.into_split();
+        let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let setting = [&INITIAL_WINDOW.to_be_bytes()[..], &window.to_be_bytes()].concat();
+        put(&mut hello, SETTINGS, 0, 0, &setting);
+        put(&mut hello, WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());
+        writer.write_all(&hello).await.unwrap();
+        let writer = Arc::new(Mutex::new(writer));
+        let mut ended = JoinSet::new();
+        let unread = match reads {
+            Reads::Nothing => Some(reader),
+            Reads::Frames => {
+                ended.spawn(read(reader, Arc::clone(&writer)));
+                None
+            }
+        };
+        Self { writer, unread, ended, next: 1 }
+    }
+
+    /// Calls a method with one message. `whole`: there are no more.
+    pub async fn call(&mut self, path: &str, message: &impl Message, whole: bool) {
+        let mut headers = Vec::new();
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", path),
+            (":authority", "callboard"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ];
+        for (name, value) in fields {
+            // Literal, not indexed, not compressed.
+            headers.push(0);
+            for text in [name, value] {
+                headers.push(u8::try_from(text.len()).unwrap());
+                headers.extend_from_slice(text.as_bytes());
+            }
+        }
+        let message = message.encode_to_vec();
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        let mut frames = Vec::new();
+        put(&mut frames, HEADERS, END_HEADERS, self.next, &headers);
+        put(&mut frames, DATA, if whole { END_STREAM } else { 0 }, self.next, &[&[0], &length[..], &message].concat());
+        self.next += 2;
+        within("a request", self.writer.lock().await.write_all(&frames)).await.unwrap();
+    }
+
+    /// Says that it says no more.
+    pub async fn half_close(&mut self) {
+        self.writer.lock().await.shutdown().await.unwrap();
+    }
+
+    /// When the server ended it. Whoever reads nothing begins to read now, to notice.
+    pub async fn ended(mut self) -> Wall {
+        if let Some(reader) = self.unread.take() {
+            self.ended.spawn(read(reader, self.writer));
+        }
+        within("the end", self.ended.join_next()).await.unwrap().unwrap()
+    }
+}
+
+/// Reads frames and answers pings, until the end.
+async fn read(mut reader: OwnedReadHalf, writer: Arc<Mutex<OwnedWriteHalf>>) -> Wall {
+    let mut head = [0; 9];
+    while reader.read_exact(&mut head).await.is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        if reader.read_exact(&mut payload).await.is_err() {
+            break;
+        }
+        let mut answer = Vec::new();
+        if head[3] == PING && head[4] & ACK == 0 {
+            put(&mut answer, PING, ACK, 0, &payload);
+        } else if head[3] == SETTINGS && head[4] & ACK == 0 {
+            put(&mut answer, SETTINGS, ACK, 0, &[]);
+        }
+        if writer.lock().await.write_all(&answer).await.is_err() {
+            break;
+        }
+    }
+    wall()
+}
+
+fn put(to: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    to.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes()[1..]);
+    to.extend_from_slice(&[kind, flags]);
+    to.extend_from_slice(&stream.to_be_bytes());
+    to.extend_from_slice(payload);
+}
