@@ -17,6 +17,7 @@ pub(crate) struct Trouble {
 
 impl Trouble {
     /// The same failure, with its cause where that is known.
+    #[cfg_attr(not(feature = "tls"), expect(clippy::unused_self, reason = "without TLS, nothing is found out"))]
     pub(crate) fn explain(&self, error: ClientError) -> ClientError {
         #[cfg(feature = "tls")]
         if let ClientError::Transport(_) = &error
