@@ -108,6 +108,17 @@ async fn change(peer: &Peer, weight: u32) {
     peer.update(&["weight"], UpdateInstanceRequest { service, id, weight, ..Default::default() }).await.unwrap();
 }
 
+/// Connections of every kind.
+async fn open_all(server: SocketAddr) -> Vec<Speaker> {
+    let mut speakers = Vec::new();
+    for kind in KINDS {
+        for _ in 0..CONNECTIONS {
+            speakers.push(kind.open(server).await);
+        }
+    }
+    speakers
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_takes_nothing_is_cut_off_in_time_whatever_the_answer() {
     let stalls = Stalls::of_this_machine();
@@ -116,13 +127,9 @@ async fn whoever_takes_nothing_is_cut_off_in_time_whatever_the_answer() {
     crowd(&peer).await;
     let lease = peer.register(instance("web", "honest")).await.unwrap().lease_id;
     let mut beats = Beats::open(&peer).await;
-    let (mut speakers, mut weight) = (Vec::new(), 0);
     let start = wall();
-    for kind in KINDS {
-        for _ in 0..CONNECTIONS {
-            speakers.push(kind.open(serve.grpc).await);
-        }
-    }
+    let _speakers = open_all(serve.grpc).await;
+    let mut weight = 0;
     // A page of 10,000 targets is more than the kernels of both sides take.
     let request = b"GET /prometheus/sd HTTP/1.1\r\nHost: callboard\r\n\r\n";
     let mut pages = Vec::new();
@@ -159,8 +166,8 @@ async fn whoever_takes_nothing_is_cut_off_in_time_whatever_the_answer() {
             break wall();
         }
         if wall() > opened + ALLOWED + excused {
-            let (_, page) = crate::harness::get(serve.http, "/metrics").await;
-            let counts = page.lines().filter(|line| line.contains("connections") && !line.starts_with('#'));
+            let (_, metrics) = crate::harness::get(serve.http, "/metrics").await;
+            let counts = metrics.lines().filter(|line| line.contains("connections") && !line.starts_with('#'));
             panic!("{grpc} and {http} connections are still there: {:?}", counts.collect::<Vec<_>>());
         }
     };
