@@ -54,3 +54,7 @@ interop *suites:
 # Callboard's own figures: memory, delays, lines of code; `just figures load` compares it with a bare tonic server
 figures *args:
     cargo bench --locked --bench figures -- {{ args }}
+
+# 10,000 watches and 50,000 instances through a kill and a restart; needs about 20,000 descriptors and 3 GB
+settle $CARGO_PROFILE_RELEASE_LTO="off" $CARGO_PROFILE_RELEASE_CODEGEN_UNITS="16":
+    cargo test --locked --release --test main settle::scale -- --ignored --nocapture

@@ -6,6 +6,7 @@
 //! | `discovery`, `watch` | `DiscoveryService` |
 //! | `admin`, `subscriber` | `AdminService` |
 //! | `health` | `grpc.health.v1` |
+//! | `settle` | who waits after a start that lost registrations, and until when |
 //! | `decode`, `encode` | the contract's messages from and to the model |
 //! | `error`, `explain` | every refusal as a status, those of the stack below us too |
 //!
@@ -20,6 +21,7 @@ mod explain;
 mod health;
 mod keep_alive;
 mod registry;
+mod settle;
 mod subscriber;
 mod watch;
 

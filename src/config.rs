@@ -58,6 +58,8 @@ pub struct Config {
     pub max_streams_per_connection: NonZeroU32,
     /// How often a watch that had nothing to say is told the newest revision.
     pub bookmark_interval: Duration,
+    /// For how long after a start that lost registrations readers that remember them wait for them to come back; zero: not.
+    pub settle: Duration,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which log lines are written.
@@ -74,6 +76,7 @@ impl Default for Config {
             max_message_size: 256 * 1024,
             max_streams_per_connection: NonZeroU32::MIN.saturating_add(1023),
             bookmark_interval: Duration::from_secs(15),
+            settle: Duration::from_secs(10),
             log_format: LogFormat::Auto,
             log: LogFilter::default(),
         }
@@ -127,6 +130,7 @@ impl Config {
                 default.max_streams_per_connection,
             )?,
             bookmark_interval: set(layers, Key::BookmarkInterval, value::interval, default.bookmark_interval)?,
+            settle: set(layers, Key::Settle, value::settle, default.settle)?,
             log_format: set(layers, Key::LogFormat, value::log_format, default.log_format)?,
             log: set(layers, Key::Log, value::log_filter, default.log)?,
         };

@@ -23,6 +23,7 @@ mod leases;
 mod ring;
 mod roster;
 mod service;
+mod settling;
 mod subscription;
 mod wheel;
 mod write;
@@ -58,6 +59,7 @@ pub use write::Order;
 use crate::model::{Incarnation, Revision, ServiceName};
 use ring::Ring;
 use service::{Service, State};
+use settling::Settling;
 
 /// Events that the registry remembers over all services.
 pub const HISTORY: usize = 65_536;
@@ -100,6 +102,7 @@ pub struct Registry {
     /// How many instances are registered. Changes under the order lock.
     instances: AtomicUsize,
     leases: Leases,
+    settling: Settling,
     audience: Arc<dyn Audience>,
 }
 
@@ -116,6 +119,7 @@ impl Registry {
             order: Mutex::new(()),
             instances: AtomicUsize::new(0),
             leases: Leases::new(now.lease),
+            settling: Settling::default(),
             audience,
         }
     }

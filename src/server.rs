@@ -101,6 +101,8 @@ impl Server {
 
         let count = config.workers.get();
         let shared = share(config, count);
+        // What lives in memory has lost whatever was registered before.
+        shared.settle(config.settle);
         let (leaving, left) = watch::channel(false);
         let (alarm, alarmed) = Alarm::new();
         let worker = Worker {
@@ -183,8 +185,10 @@ async fn expire(shared: Arc<Shared>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let expired = shared.engine.expire(shared.clock.expiry());
+        let now = shared.clock.expiry();
+        let expired = shared.engine.expire(now);
         shared.metrics.expired.inc_by(expired as u64);
+        shared.end_settling(now);
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `watch` | what one reader is told, case by case |
 //! | `stalled` | readers that take nothing |
 //! | `bad_input` | what nobody should send |
+//! | `settle` | restarts of a registry that forgets, and readers that remember |
 //! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
 //! | `process` | kills, stops and restarts of real processes |
 //! | `command_line` | the verbs and their exit codes |
@@ -27,6 +28,7 @@ mod lease;
 mod process;
 mod promise;
 mod readme;
+mod settle;
 mod shutdown;
 mod snapshot;
 mod stalled;

@@ -21,6 +21,7 @@ use crate::{
     metrics::WorkerLabel,
     model::{InstanceFilter, Revision, Selection, Token},
     net::{Connection, Interest, Seat},
+    pb::callboard::v1 as pb,
     registry::{Delta, Now, Part, Step, Subscription},
 };
 pub(super) use body::answer;
@@ -107,6 +108,7 @@ impl WatchStream {
             }
             match self.next_step() {
                 Step::Reset(reason) => {
+                    self.listed.line.waiting.store(false, Ordering::Relaxed);
                     self.listed.line.resets.fetch_add(1, Ordering::Relaxed);
                     return Some((frame::reset(reason), &self.shared.metrics.watch.reset));
                 }
@@ -117,6 +119,7 @@ impl WatchStream {
                     return Some((message, &self.shared.metrics.watch.synced));
                 }
                 Step::Idle => return self.bookmark(),
+                Step::Settling => return self.wait(),
             }
         }
     }
@@ -189,15 +192,24 @@ impl WatchStream {
         Some((message, &self.shared.metrics.watch.bookmark))
     }
 
+    /// The registry settles, and the peer has a set that may be better than ours: it is told why it hears nothing, once.
+    fn wait(&mut self) -> Option<(Framed, &Counter)> {
+        let told = self.listed.line.waiting.swap(true, Ordering::Relaxed);
+        (!told).then(|| (frame::notice(pb::Notice::Settling), &self.shared.metrics.watch.notice))
+    }
+
     /// The peer will stand at this revision.
     fn arrive(&mut self, revision: Revision) -> Token {
         self.told = revision;
         self.subscription.token(self.shared.engine.registry(), revision)
     }
 
-    /// The peer has been told everything there is. What it was not told is none of its business, so the operators' list
+    /// The peer has been told everything there is for it. What it was not told is none of its business, so the operators' list
     /// shows it at its cursor.
-    fn settle(&mut self) {
+    fn rest(&mut self) {
+        if self.listed.line.waiting.load(Ordering::Relaxed) {
+            return;
+        }
         self.listed.line.sent.store(self.subscription.cursor().0, Ordering::Relaxed);
         self.listed.line.synced_at.store(self.last.wall.0, Ordering::Relaxed);
     }
@@ -231,7 +243,7 @@ impl WatchStream {
             }
             let next = if self.seat.is_leaving() {
                 self.end = End::Told;
-                Some((frame::reconnect(), &self.shared.metrics.watch.notice))
+                Some((frame::notice(pb::Notice::Reconnect), &self.shared.metrics.watch.notice))
             } else {
                 self.message()
             };
@@ -243,7 +255,7 @@ impl WatchStream {
                 }
                 return Poll::Ready(Some(Next::Message(message)));
             }
-            self.settle();
+            self.rest();
             ready!(self.seat.poll_rung(context));
         }
     }

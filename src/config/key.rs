@@ -22,6 +22,8 @@ pub(super) enum Key {
     MaxStreamsPerConnection,
     /// The time between two bookmarks of a quiet watch.
     BookmarkInterval,
+    /// How long readers wait for those who were lost in a restart.
+    Settle,
     /// How log lines look.
     LogFormat,
     /// Which log lines are written.
@@ -30,7 +32,7 @@ pub(super) enum Key {
 
 impl Key {
     /// All of them.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Config,
         Self::Grpc,
         Self::Http,
@@ -39,6 +41,7 @@ impl Key {
         Self::MaxMessageSize,
         Self::MaxStreamsPerConnection,
         Self::BookmarkInterval,
+        Self::Settle,
         Self::LogFormat,
         Self::Log,
     ];
@@ -54,6 +57,7 @@ impl Key {
             Self::MaxMessageSize => "max_message_size",
             Self::MaxStreamsPerConnection => "max_streams_per_connection",
             Self::BookmarkInterval => "bookmark_interval",
+            Self::Settle => "settle",
             Self::LogFormat => "log_format",
             Self::Log => "log",
         }

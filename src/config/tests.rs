@@ -40,6 +40,7 @@ fn nothing_written_is_the_default() {
     assert_eq!(config.max_message_size, 262_144);
     assert_eq!(config.max_streams_per_connection.get(), 1024);
     assert_eq!(config.bookmark_interval, Duration::from_secs(15));
+    assert_eq!(config.settle, Duration::from_secs(10));
 }
 
 #[test]
@@ -61,6 +62,7 @@ fn every_key_can_be_written_in_every_place() {
         (Key::MaxMessageSize, "1MiB"),
         (Key::MaxStreamsPerConnection, "5"),
         (Key::BookmarkInterval, "6s"),
+        (Key::Settle, "0"),
         (Key::LogFormat, "pretty"),
         (Key::Log, "debug"),
     ];
@@ -79,6 +81,7 @@ fn every_key_can_be_written_in_every_place() {
     let default = Config::default();
     assert!(flags.grpc != default.grpc && flags.http != default.http);
     assert!(flags.max_message_size == 1 << 20 && flags.max_streams_per_connection.get() == 5);
+    assert!(flags.settle.is_zero());
     assert!(flags.log_format == LogFormat::Pretty && flags.log != default.log);
 }
 
@@ -136,6 +139,12 @@ fn a_bad_value_is_refused_with_a_remedy() {
         ("bookmark_interval", "15", time),
         ("bookmark_interval", "1ms", time_range),
         ("bookmark_interval", "2days", time_range),
+        (
+            "settle",
+            "10",
+            "is not a length of time; write 100ms to 10min, with a unit, as 10s, or 0 to have nobody wait",
+        ),
+        ("settle", "1h", "is out of range; write 100ms to 10min, with a unit, as 10s, or 0 to have nobody wait"),
         ("grpc", ":8502", address),
         ("http", "localhost", address),
         ("insecure_i_understand", "yes", "is neither true nor false; write true or false"),

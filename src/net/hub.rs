@@ -173,7 +173,8 @@ impl Hubs {
         self.workers.iter().map(|hub| hub.seats.lock().all.len()).sum()
     }
 
-    fn ring_all(&self) {
+    /// Wakes all streams: something has happened that is for each of them to look at.
+    pub fn ring_all(&self) {
         for hub in &self.workers {
             hub.all.store(true, Ordering::Release);
             hub.ring();

@@ -6,6 +6,7 @@
 //!   no token ──────────────► Snapshot* ─► Synced ─► (Changes | Idle)*
 //!   token that fits ───────► Changes* ──► Synced ─► (Changes | Idle)*
 //!   token that does not ───► Reset ─► Snapshot* ─► Synced ─► …
+//!     … of another life ───► Settling* ─► Reset ─► …            (while the registry settles)
 //!   history fell out ──────► Reset ─► Snapshot* ─► Synced ─► …      (at any time later)
 //! ```
 //!
@@ -34,6 +35,9 @@ pub enum Step {
     Changes(Vec<Delta>, Revision),
     /// Nothing, for now.
     Idle,
+    /// Nothing before the registry has settled: the reader's token is of an earlier life, from which more may come back than
+    /// is there yet.
+    Settling,
 }
 
 /// A part of a snapshot.
@@ -146,6 +150,9 @@ impl Subscription {
     pub fn next(&mut self, registry: &Registry) -> Step {
         loop {
             let step = match &mut self.phase {
+                Phase::Fresh(Some(token)) if registry.is_settling() && token.incarnation != registry.incarnation() => {
+                    Some(Step::Settling)
+                }
                 Phase::Fresh(token) => {
                     let token = token.take();
                     self.phase = Phase::Starting;

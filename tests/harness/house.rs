@@ -13,7 +13,7 @@ pub struct House {
 }
 
 impl House {
-    /// Two workers, and bookmarks often.
+    /// Two workers, bookmarks often, and no settling.
     pub fn open() -> Self {
         Self::with(|_| {})
     }
@@ -24,6 +24,7 @@ impl House {
             http: "127.0.0.1:0".parse().unwrap(),
             workers: NonZeroUsize::new(2).unwrap(),
             bookmark_interval: Duration::from_millis(100),
+            settle: Duration::ZERO,
             ..Config::default()
         };
         change(&mut config);

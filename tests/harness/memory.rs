@@ -34,6 +34,11 @@ pub struct InMemory {
 impl InMemory {
     /// To be called where the clock is paused.
     pub fn open() -> Self {
+        Self::settling(Duration::ZERO)
+    }
+
+    /// One that has just lost what it held, and settles for so long.
+    pub fn settling(length: Duration) -> Self {
         let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
         let shared = Arc::new(Shared {
@@ -45,6 +50,7 @@ impl InMemory {
             max_message_size: 256 * 1024,
             bookmarks: Duration::from_secs(15),
         });
+        shared.settle(length);
         let mut tasks = JoinSet::new();
         let hub = Arc::clone(&shared);
         tasks.spawn(async move { hub.hubs.run(0, &hub.clock, hub.bookmarks).await });
@@ -53,7 +59,9 @@ impl InMemory {
             let mut ticks = interval(EXPIRY);
             loop {
                 ticks.tick().await;
-                leases.engine.expire(leases.clock.expiry());
+                let now = leases.clock.expiry();
+                leases.engine.expire(now);
+                leases.end_settling(now);
             }
         });
         let (leaving, _) = watch::channel(false);

@@ -3,6 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -156,6 +157,15 @@ impl Serve {
         let grpc = self.address();
         self.child.kill().await;
         Self::start_at(&grpc, more).await
+    }
+
+    /// The CPU time of all its threads.
+    pub fn cpu(&self) -> Duration {
+        let pid = self.child.pid().as_raw_nonzero();
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let times = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("schedstat")).unwrap());
+        let nanoseconds = times.map(|times| times.split(' ').next().unwrap().parse::<u64>().unwrap());
+        Duration::from_nanos(nanoseconds.sum())
     }
 
     /// Its memory, in KiB.
