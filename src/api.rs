@@ -32,7 +32,7 @@ use tonic::{Request, service::Routes};
 
 use crate::{
     clock::Clock,
-    engine::Memory,
+    engine::Engine,
     metrics::Metrics,
     net::{Connection, Hubs},
     pb::{
@@ -55,7 +55,7 @@ const SELECTION: usize = 3 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Shared {
     /// Orders commands, and has the registry.
-    pub engine: Memory,
+    pub engine: Arc<dyn Engine>,
     /// Wakes streams.
     pub hubs: Arc<Hubs>,
     /// What time it is.

@@ -17,6 +17,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 use std::time::Duration;
 use std::{env, fs, thread};
 
@@ -26,6 +27,7 @@ use self::key::Key;
 pub use self::key::Origin;
 pub use self::value::Refusal;
 use self::written::Written;
+use crate::engine::Durability;
 use crate::telemetry::{LogFilter, LogFormat};
 
 mod args;
@@ -50,6 +52,10 @@ pub struct Config {
     pub grpc: SocketAddr,
     /// Where HTTP listens: metrics, readiness, Prometheus service discovery. Port 0 takes any free one.
     pub http: SocketAddr,
+    /// Where the registry is kept. `None`: in memory.
+    pub data_dir: Option<PathBuf>,
+    /// When an acknowledged change is on the disk.
+    pub durability: Durability,
     /// How many threads serve gRPC connections.
     pub workers: NonZeroUsize,
     /// The largest message that a client may send, in bytes.
@@ -72,6 +78,8 @@ impl Default for Config {
         Self {
             grpc: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8502),
             http: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500),
+            data_dir: None,
+            durability: Durability::Durable,
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(MOST_WORKERS),
             max_message_size: 256 * 1024,
             max_streams_per_connection: NonZeroU32::MIN.saturating_add(1023),
@@ -121,6 +129,8 @@ impl Config {
         let config = Self {
             grpc: listener(Key::Grpc, default.grpc)?,
             http: listener(Key::Http, default.http)?,
+            data_dir: read(layers, Key::DataDir, value::directory)?.map(|(directory, _)| directory),
+            durability: set(layers, Key::Durability, value::durability, default.durability)?,
             workers: set(layers, Key::Workers, value::workers, default.workers)?,
             max_message_size: set(layers, Key::MaxMessageSize, value::message_size, default.max_message_size)?,
             max_streams_per_connection: set(

@@ -2,7 +2,110 @@
 //!
 //! An engine decides a command against what is there, gives the event its revision, makes it as durable as it promises,
 //! and applies it. The registry sees the same from every engine: events with rising revisions.
+//!
+//! | engine | a restart |
+//! |---|---|
+//! | [`Memory`] | forgets everything |
+//! | [`Disk`] | forgets nothing that was acknowledged; with [`Durability::Relaxed`], after a crash, up to a second of it |
+//!
+//! What is not here: what a command means (`registry`), who may send one (doors).
 
+pub mod disk;
 mod memory;
 
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+pub use disk::{Disk, Durability};
 pub use memory::Memory;
+
+use crate::registry::{Command, Now, Outcome, Refusal, Registry};
+
+/// Orders commands.
+pub trait Engine: Send + Sync + fmt::Debug {
+    /// What readers read.
+    fn registry(&self) -> &Registry;
+
+    /// Has a command done, as of now or a later time. It is done also if nobody waits for the answer; once there is one, every
+    /// read sees it.
+    fn order(&self, command: Command, now: Now) -> Submission;
+
+    /// Takes no more commands, and returns when all is where a restart finds it. Blocks.
+    fn close(&self);
+}
+
+/// Why an engine did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// It cannot be done as things are.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// More commands wait than the disk can take in a reasonable time.
+    #[error("{waiting} writes wait for the disk already: try again in {}", humantime::format_duration(*retry))]
+    Overloaded {
+        /// How many wait.
+        waiting: usize,
+        /// When to try again.
+        retry: Duration,
+    },
+    /// The engine has stopped, or stopped before it could say what became of the command.
+    #[error("the registry is stopping, and whether this was done is not known: repeat it, here in a moment")]
+    Stopped,
+}
+
+/// A command on its way: a future of what became of it.
+#[derive(Debug)]
+pub struct Submission(State);
+
+/// Removes what ran out by now, at most one lock's time each, and returns how many that were.
+pub async fn expire(engine: &dyn Engine, now: Now) -> usize {
+    let passed = engine.registry().leases().expire(now.lease);
+    // All are sent before one is waited for: a disk takes them together.
+    let sent: Vec<_> = passed.into_iter().map(|lease| engine.order(Command::Expire(lease), now)).collect();
+    let mut removed = 0;
+    for outcome in sent {
+        removed += usize::from(outcome.await.is_ok_and(|outcome| outcome.changed));
+    }
+    removed
+}
+
+#[derive(Debug)]
+enum State {
+    Done(Option<Result<Outcome, EngineError>>),
+    Waiting(oneshot::Receiver<Result<Outcome, EngineError>>),
+}
+
+impl Submission {
+    /// What became of a command that did not have to wait.
+    #[must_use]
+    pub fn done(outcome: Result<Outcome, EngineError>) -> Self {
+        Self(State::Done(Some(outcome)))
+    }
+
+    /// A command that waits, and where its outcome is to be sent.
+    #[must_use]
+    pub fn waiting() -> (oneshot::Sender<Result<Outcome, EngineError>>, Self) {
+        let (answer, waiting) = oneshot::channel();
+        (answer, Self(State::Waiting(waiting)))
+    }
+}
+
+impl Future for Submission {
+    type Output = Result<Outcome, EngineError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Done(outcome) => Poll::Ready(outcome.take().unwrap_or(Err(EngineError::Stopped))),
+            State::Waiting(waiting) => {
+                Pin::new(waiting).poll(context).map(|outcome| outcome.unwrap_or(Err(EngineError::Stopped)))
+            }
+        }
+    }
+}

@@ -47,6 +47,26 @@ pub struct Metrics {
     pub revision: Gauge,
     /// What becomes of connections.
     pub connections: Connections,
+    /// The disk engine's.
+    pub store: StoreMetrics,
+}
+
+/// What the writer of a store counts.
+#[derive(Debug, Clone)]
+pub struct StoreMetrics {
+    /// Seconds of a transaction, with its way to the disk where it waits for that.
+    pub commit: Histogram,
+    /// Changes written.
+    pub changes: Counter,
+}
+
+impl StoreMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let (commit, changes) = (Histogram::new(DELAYS), Counter::default());
+        registry.register("store_commit_seconds", "Seconds of a transaction of the store", commit.clone());
+        registry.register("store_changes", "Changes written to the store", changes.clone());
+        Self { commit, changes }
+    }
 }
 
 /// Which worker.
@@ -138,6 +158,7 @@ impl Metrics {
             heartbeats: Heartbeats::new(&mut registry),
             watch: WatchMessages::new(&mut registry),
             connections: Connections::new(&mut registry),
+            store: StoreMetrics::new(&mut registry),
             propagation,
             expired,
             streams,

@@ -48,7 +48,7 @@ use parking_lot::{Mutex, RwLock};
 pub use clock::LeaseClock;
 pub use command::{Command, Description, Holder, Outcome, Patch, Refusal, Register};
 pub use cut::Pending;
-pub use decide::{Decision, Draft};
+pub use decide::{Decision, Draft, Planned};
 pub use event::{Change, Entry, Event, Now, RemovalReason};
 pub use lease::{Carrier, Ending, Lease, LeaseTime};
 pub use leases::{HashLease, Leases};

@@ -1,23 +1,26 @@
 //! Puts the house together, and takes it down in order.
 //!
-//! Starting: bind every address, make the registry, start the workers, then accept.
+//! Starting: make or load the registry, bind every address, start the workers, then accept.
 //!
 //! Leaving: health says `NOT_SERVING` and every stream is told to reconnect, connections get GOAWAY, and what is left is
-//! dropped at the deadline.
+//! dropped at the deadline. Then the store is closed.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
     task::{JoinSet, spawn_blocking},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
     api::{Api, Shared, Subscribers},
     clock::Clock,
     config::Config,
-    engine::Memory,
+    engine::{
+        self, Disk, Engine, Memory,
+        disk::{StoreError, Surroundings},
+    },
     metrics::Metrics,
     model::Incarnation,
     net::{Alarm, Alarmed, Dealer, Gate, Hands, Hubs, Listener, Own, Port, Protocol, Rules, Worker, Workers, accept},
@@ -28,6 +31,8 @@ use crate::{
 
 /// How often leases are looked at.
 const EXPIRY: Duration = Duration::from_millis(100);
+/// How long the store may take to close.
+const CLOSE: Duration = Duration::from_secs(5);
 
 /// How often the log is told what became of connections.
 const NEWS: Duration = Duration::from_secs(10);
@@ -47,6 +52,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The registry cannot be read from the disk, or not be kept there.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The system gives no thread or poller.
     #[error("cannot start a worker: {0}: allow more threads or descriptors, or set --workers lower")]
     Worker(#[source] io::Error),
@@ -86,12 +94,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a registry in memory. Expiry, HTTP and the acceptor run where this is called; gRPC on threads of its own.
+    /// Starts a registry, in memory or on the disk. Expiry, HTTP and the acceptor run where this is called; gRPC on threads of its own.
     ///
     /// # Errors
     ///
-    /// When an address cannot be listened on, or the system gives no threads.
+    /// When an address cannot be listened on, the disk cannot be used, or the system gives no threads.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        let (alarm, alarmed) = Alarm::new();
+        let shared = share(config, &alarm)?;
         let listen = |door, flag, address| {
             Listener::bind(address).map_err(|source| StartError::Listen { door, flag, address, source })
         };
@@ -99,12 +109,7 @@ impl Server {
         let http = listen("HTTP", "--http", config.http)?;
         let (grpc_address, http_address) = (grpc.address(), http.address());
 
-        let count = config.workers.get();
-        let shared = share(config, count);
-        // What lives in memory has lost whatever was registered before.
-        shared.settle(config.settle);
         let (leaving, left) = watch::channel(false);
-        let (alarm, alarmed) = Alarm::new();
         let worker = Worker {
             hubs: Arc::clone(&shared.hubs),
             clock: Arc::clone(&shared.clock),
@@ -112,7 +117,7 @@ impl Server {
             leaving: left.clone(),
             alarm: alarm.clone(),
         };
-        let workers = Arc::new(Workers::start(count, &worker).map_err(StartError::Worker)?);
+        let workers = Arc::new(Workers::start(config.workers.get(), &worker).map_err(StartError::Worker)?);
 
         let gate = Gate::new(rules(config), Arc::clone(&shared.metrics));
         let web = Web { shared: Arc::clone(&shared), workers: Arc::clone(&workers) };
@@ -147,8 +152,14 @@ impl Server {
         self.http
     }
 
-    /// Which part of the server ended though it must not. Never, while all run.
-    pub async fn failed(&mut self) -> &'static str {
+    /// How many instances are registered.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        self.shared.engine.registry().instance_count()
+    }
+
+    /// Why the server cannot go on: its disk failed, or a part of it ended. Never, while it can.
+    pub async fn failed(&mut self) -> String {
         self.alarmed.heard().await
     }
 
@@ -163,21 +174,45 @@ impl Server {
             tracing::error!("waiting for the workers panicked");
         }
         tasks.shutdown().await;
+        let closing = spawn_blocking(move || shared.engine.close());
+        if timeout(CLOSE, closing).await.is_err() {
+            tracing::error!("the store was not closed in time: what was acknowledged is in it all the same");
+        }
     }
 }
 
-fn share(config: &Config, workers: usize) -> Arc<Shared> {
+fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
+    let workers = config.workers.get();
     let (hubs, clock) = (Arc::new(Hubs::new(workers)), Arc::new(Clock::new(workers)));
+    let metrics = Metrics::new();
+    let fresh = Incarnation(random::u64());
     let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
-    Arc::new(Shared {
-        engine: Memory::new(Incarnation(random::u64()), clock.now(), audience),
+    let engine: Arc<dyn Engine> = match &config.data_dir {
+        None => Arc::new(Memory::new(fresh, clock.now(), audience)),
+        Some(directory) => {
+            let metrics = metrics.store.clone();
+            let surroundings = Surroundings { clock: Arc::clone(&clock), audience, metrics, fresh };
+            let alarm = alarm.clone();
+            let on_failure = Box::new(move |error: StoreError| alarm.ring(error.to_string()));
+            Arc::new(Disk::open(directory, config.durability, surroundings, on_failure)?)
+        }
+    };
+    // A life that begins has lost whatever readers remember of an earlier one: what was in memory, or in another file, or
+    // was acknowledged last before a crash.
+    let begins = engine.registry().incarnation() == fresh;
+    let shared = Shared {
+        engine,
         hubs,
         clock,
-        metrics: Metrics::new(),
+        metrics,
         subscribers: Subscribers::default(),
         max_message_size: config.max_message_size,
         bookmarks: config.bookmark_interval,
-    })
+    };
+    if begins {
+        shared.settle(config.settle);
+    }
+    Ok(Arc::new(shared))
 }
 
 async fn expire(shared: Arc<Shared>) {
@@ -186,7 +221,7 @@ async fn expire(shared: Arc<Shared>) {
     loop {
         ticks.tick().await;
         let now = shared.clock.expiry();
-        let expired = shared.engine.expire(now);
+        let expired = engine::expire(&*shared.engine, now).await;
         shared.metrics.expired.inc_by(expired as u64);
         shared.end_settling(now);
     }

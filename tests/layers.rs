@@ -52,7 +52,12 @@ const GROUND: &[&str] = &["clock", "engine", "metrics", "model", "random", "regi
 const RULES: &[Rule] = &[
     Rule { room: "model", knows: &[], tests_know: &["registry"], never: VALUES },
     Rule { room: "registry", knows: &["model"], tests_know: &["engine"], never: &[] },
-    Rule { room: "engine", knows: &["model", "registry"], tests_know: &[], never: &[] },
+    Rule {
+        room: "engine",
+        knows: &["clock", "metrics", "model", "random", "registry"],
+        tests_know: &[],
+        never: &["tonic", "axum"],
+    },
     Rule { room: "clock", knows: &["model", "registry"], tests_know: &[], never: &[] },
     Rule { room: "random", knows: &[], tests_know: &[], never: &[] },
     Rule { room: "metrics", knows: &[], tests_know: &[], never: &["tonic", "prost", "axum"] },
@@ -62,9 +67,19 @@ const RULES: &[Rule] = &[
     Rule { room: "web", knows: &["api", "net"], tests_know: &[], never: &["tonic", "prost"] },
     Rule { room: "client", knows: &["pb"], tests_know: &[], never: &["axum", "dashmap"] },
     Rule { room: "telemetry", knows: &[], tests_know: &[], never: &["tonic", "prost", "axum"] },
-    Rule { room: "config", knows: &["telemetry"], tests_know: &[], never: &["tokio", "tonic", "prost", "axum"] },
+    Rule {
+        room: "config",
+        knows: &["engine", "telemetry"],
+        tests_know: &[],
+        never: &["tokio", "tonic", "prost", "axum"],
+    },
     Rule { room: "server", knows: &["api", "config", "net", "web"], tests_know: &[], never: &["prost", "axum"] },
-    Rule { room: "cli", knows: &["client", "config", "pb", "server", "telemetry"], tests_know: &[], never: &["axum"] },
+    Rule {
+        room: "cli",
+        knows: &["client", "config", "engine", "pb", "server", "telemetry"],
+        tests_know: &[],
+        never: &["axum"],
+    },
 ];
 
 /// Rooms that stand on the ground.

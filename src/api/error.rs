@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
+    engine::EngineError,
     model::{Invalid, filter::FilterError},
     registry::Refusal,
 };
@@ -27,6 +28,17 @@ pub(super) enum Problem {
     /// The registry refuses.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// More writes wait than the engine can take.
+    #[error("{message}")]
+    Overloaded {
+        /// In its own words.
+        message: String,
+        /// When to try again.
+        retry: Duration,
+    },
+    /// The engine stopped meanwhile.
+    #[error("{0}")]
+    Stopped(String),
     /// This process is going away.
     #[error("this replica is shutting down: open the stream again, here in a moment or on another replica")]
     Leaving,
@@ -60,6 +72,17 @@ pub(super) enum Problem {
     NoConnection,
 }
 
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        let message = error.to_string();
+        match error {
+            EngineError::Refused(refusal) => Self::Refused(refusal),
+            EngineError::Overloaded { retry, .. } => Self::Overloaded { message, retry },
+            EngineError::Stopped => Self::Stopped(message),
+        }
+    }
+}
+
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Self {
         let (code, reason) = classify(&problem);
@@ -76,8 +99,11 @@ impl From<Problem> for Status {
             Problem::UnknownService(service) => {
                 details.set_resource_info("service", service, "", "not registered");
             }
-            Problem::Leaving => {
+            Problem::Leaving | Problem::Stopped(_) => {
                 details.set_retry_info(Some(SOON));
+            }
+            Problem::Overloaded { retry, .. } => {
+                details.set_retry_info(Some(*retry));
             }
             Problem::Silent(_)
             | Problem::TooLarge(_)
@@ -97,6 +123,8 @@ fn classify(problem: &Problem) -> (Code, &'static str) {
         Problem::Refused(Refusal::NoSuchInstance { .. }) => (Code::NotFound, "NO_SUCH_INSTANCE"),
         Problem::Refused(Refusal::HeldByOther { .. }) => (Code::AlreadyExists, "HELD_BY_OTHER_BOOT"),
         Problem::Refused(Refusal::LeaseLost { .. }) => (Code::Aborted, "LEASE_LOST"),
+        Problem::Overloaded { .. } => (Code::Unavailable, "OVERLOADED"),
+        Problem::Stopped(_) => (Code::Unavailable, "STOPPED"),
         Problem::Leaving => (Code::Unavailable, "SHUTTING_DOWN"),
         Problem::Silent(_) => (Code::DeadlineExceeded, "NO_HEARTBEAT"),
         Problem::TooLarge(_) => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),

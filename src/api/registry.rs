@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Api {
-    fn submit(&self, command: Command) -> Result<Outcome, Problem> {
-        Ok(self.0.engine.submit(command, self.0.clock.now())?)
+    async fn order(&self, command: Command) -> Result<Outcome, Problem> {
+        Ok(self.0.engine.order(command, self.0.clock.now()).await?)
     }
 }
 
@@ -20,7 +20,7 @@ impl Api {
 impl RegistryService for Api {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
         let asked = decode::register(request.get_ref(), LeaseId(random::u128()))?;
-        let outcome = self.submit(Command::Register(asked))?;
+        let outcome = self.order(Command::Register(asked)).await?;
         let entry = outcome.entry.as_deref();
         let lease = entry.and_then(|entry| entry.lease.as_deref());
         Ok(Response::new(pb::RegisterResponse {
@@ -34,7 +34,7 @@ impl RegistryService for Api {
         &self,
         request: Request<pb::DeregisterRequest>,
     ) -> Result<Response<pb::DeregisterResponse>, Status> {
-        let outcome = self.submit(decode::deregister(request.get_ref())?)?;
+        let outcome = self.order(decode::deregister(request.get_ref())?).await?;
         Ok(Response::new(pb::DeregisterResponse { removed: outcome.changed, revision: outcome.revision.0 }))
     }
 
@@ -52,7 +52,7 @@ impl RegistryService for Api {
         &self,
         request: Request<pb::UpdateInstanceRequest>,
     ) -> Result<Response<pb::UpdateInstanceResponse>, Status> {
-        let outcome = self.submit(decode::update(request.get_ref())?)?;
+        let outcome = self.order(decode::update(request.get_ref())?).await?;
         let instance = outcome.entry.as_ref().map(|entry| encode::instance(&entry.instance));
         Ok(Response::new(pb::UpdateInstanceResponse { instance }))
     }

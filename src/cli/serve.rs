@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{self, Config, ReadyFormat, ServeArgs},
+    engine::Durability,
     server::Server,
     telemetry,
 };
@@ -49,14 +50,16 @@ async fn serve(config: &Config, output: ReadyFormat) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut server = Server::start(config)?;
     announce(&server, output)?;
-    tracing::info!(
-        grpc = %server.grpc(), http = %server.http(),
-        "the registry is kept in memory: a restart forgets it, and instances register again by themselves"
-    );
+    let kept = match (&config.data_dir, config.durability) {
+        (None, _) => "in memory: a restart forgets it, and instances register again by themselves",
+        (Some(_), Durability::Durable) => "on the disk: a restart forgets nothing that was acknowledged",
+        (Some(_), Durability::Relaxed) => "on the disk within a second: a restart after a crash may forget that second",
+    };
+    tracing::info!(grpc = %server.grpc(), http = %server.http(), instances = server.instances(), "the registry is kept {kept}");
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
-        part = server.failed() => anyhow::bail!("{part} has ended, which is a defect: start the registry again and report it"),
+        why = server.failed() => anyhow::bail!(why),
     }
     tracing::info!("leaving: telling every stream to reconnect");
     tokio::select! {

@@ -32,6 +32,12 @@ pub struct ServeArgs {
     /// Threads that serve gRPC connections [default: one a core]
     #[arg(long, value_name = "N")]
     pub workers: Option<String>,
+    /// Keep the registry in this directory, which is made if need be; without it, a restart forgets everything
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// When an acknowledged change is on the disk: durable is before, relaxed is within a second [default: durable]
+    #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["durable", "relaxed"]))]
+    pub durability: Option<String>,
     /// Listen on an address that other machines reach, though there is no TLS yet
     #[arg(long)]
     pub insecure_i_understand: bool,
@@ -85,6 +91,8 @@ impl ServeArgs {
             Key::Grpc => self.grpc.clone(),
             Key::Http => self.http.clone(),
             Key::Workers => self.workers.clone(),
+            Key::DataDir => self.data_dir.clone(),
+            Key::Durability => self.durability.clone(),
             Key::InsecureIUnderstand => self.insecure_i_understand.then(|| true.to_string()),
             Key::MaxMessageSize => self.max_message_size.clone(),
             Key::MaxStreamsPerConnection => self.max_streams_per_connection.clone(),

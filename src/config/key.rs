@@ -14,6 +14,10 @@ pub(super) enum Key {
     Http,
     /// Threads that serve gRPC connections.
     Workers,
+    /// Where the registry is kept.
+    DataDir,
+    /// When an acknowledged change is on the disk.
+    Durability,
     /// Consent to listen beyond this machine without TLS.
     InsecureIUnderstand,
     /// The largest message that a client may send.
@@ -32,11 +36,13 @@ pub(super) enum Key {
 
 impl Key {
     /// All of them.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Config,
         Self::Grpc,
         Self::Http,
         Self::Workers,
+        Self::DataDir,
+        Self::Durability,
         Self::InsecureIUnderstand,
         Self::MaxMessageSize,
         Self::MaxStreamsPerConnection,
@@ -53,6 +59,8 @@ impl Key {
             Self::Grpc => "grpc",
             Self::Http => "http",
             Self::Workers => "workers",
+            Self::DataDir => "data_dir",
+            Self::Durability => "durability",
             Self::InsecureIUnderstand => "insecure_i_understand",
             Self::MaxMessageSize => "max_message_size",
             Self::MaxStreamsPerConnection => "max_streams_per_connection",

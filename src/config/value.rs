@@ -4,9 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::engine::Durability;
 use crate::telemetry::{LogFilter, LogFormat};
 
 /// Reads one kind of value.
@@ -50,6 +52,23 @@ pub(super) fn switch(text: &str) -> Result<bool, Refusal> {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
         _ => Err(Refusal::new("is neither true nor false", "write true or false")),
+    }
+}
+
+/// A directory. Whether it can be made and written is found out by whoever opens it.
+pub(super) fn directory(text: &str) -> Result<PathBuf, Refusal> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(Refusal::new("is no directory", "write the path of one, as /var/lib/callboard"));
+    }
+    Ok(text.into())
+}
+
+/// When an acknowledged change is on the disk.
+pub(super) fn durability(text: &str) -> Result<Durability, Refusal> {
+    match text {
+        "durable" => Ok(Durability::Durable),
+        "relaxed" => Ok(Durability::Relaxed),
+        _ => Err(Refusal::new("is no durability", "write durable or relaxed")),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::{Engine, Submission};
 use crate::{
     model::{Incarnation, Revision, WallTime},
     registry::{Audience, Command, Decision, Event, Now, Outcome, Refusal, Registry},
@@ -36,7 +37,7 @@ impl Memory {
     ///
     /// When the command cannot be done as things are.
     pub fn submit(&self, command: Command, now: Now) -> Result<Outcome, Refusal> {
-        let (outcome, event) = self.order(command, now)?;
+        let (outcome, event) = self.apply(command, now)?;
         if let Some(event) = event {
             self.registry.announce(&event);
         }
@@ -50,7 +51,7 @@ impl Memory {
         removed.filter(|outcome| outcome.as_ref().is_ok_and(|outcome| outcome.changed)).count()
     }
 
-    fn order(&self, command: Command, now: Now) -> Result<(Outcome, Option<Arc<Event>>), Refusal> {
+    fn apply(&self, command: Command, now: Now) -> Result<(Outcome, Option<Arc<Event>>), Refusal> {
         let mut order = self.registry.order();
         let (decision, present) = order.decide(command, now)?;
         let newest = self.registry.applied();
@@ -58,9 +59,22 @@ impl Memory {
             Decision::Keep => (Outcome { entry: present, revision: newest, changed: false }, None),
             Decision::Apply(draft) => {
                 let revision = newest.next();
-                let (entry, event) = order.apply(draft, present, revision, now);
+                let planned = draft.at(revision, present.as_ref());
+                let (entry, event) = order.apply(planned, present, revision, now);
                 (Outcome { entry, revision, changed: true }, event)
             }
         })
     }
+}
+
+impl Engine for Memory {
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn order(&self, command: Command, now: Now) -> Submission {
+        Submission::done(self.submit(command, now).map_err(Into::into))
+    }
+
+    fn close(&self) {}
 }

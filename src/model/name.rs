@@ -89,6 +89,18 @@ impl BootId {
         digest.write(id.as_bytes());
         Ok(Self(digest.finish128().as_u128()))
     }
+
+    /// The digest, as it was stored.
+    #[must_use]
+    pub fn from_digest(digest: u128) -> Self {
+        Self(digest)
+    }
+
+    /// The digest, to be stored. It is the same in every build.
+    #[must_use]
+    pub fn digest(self) -> u128 {
+        self.0
+    }
 }
 
 fn visible(field: &'static str, text: &str, longest: usize, remedy: &'static str) -> Result<(), Invalid> {

@@ -5,13 +5,13 @@
 
 use tokio::{sync::mpsc, task::JoinSet};
 
-/// Rung when a task ended that must not.
+/// Rung when the server cannot go on.
 #[derive(Debug, Clone)]
-pub struct Alarm(mpsc::Sender<&'static str>);
+pub struct Alarm(mpsc::Sender<String>);
 
 /// Hears the alarm.
 #[derive(Debug)]
-pub struct Alarmed(mpsc::Receiver<&'static str>);
+pub struct Alarmed(mpsc::Receiver<String>);
 
 impl Alarm {
     /// An alarm, and who hears it.
@@ -26,16 +26,21 @@ impl Alarm {
         let mut one = JoinSet::new();
         one.spawn(task);
         one.join_next().await;
+        self.ring(format!("{name} has ended, which is a defect: start the registry again and report it"));
+    }
+
+    /// Says why the server cannot go on.
+    pub fn ring(&self, why: String) {
         // One alarm is enough.
-        let _ = self.0.try_send(name);
+        let _ = self.0.try_send(why);
     }
 }
 
 impl Alarmed {
-    /// Which task ended. Never, while all run.
-    pub async fn heard(&mut self) -> &'static str {
+    /// Why the server cannot go on. Never, while it can.
+    pub async fn heard(&mut self) -> String {
         match self.0.recv().await {
-            Some(name) => name,
+            Some(why) => why,
             None => std::future::pending().await,
         }
     }
@@ -50,7 +55,7 @@ mod tests {
         let (alarm, mut alarmed) = Alarm::new();
         let quiet = tokio::spawn(alarm.clone().guard("quiet", std::future::pending()));
         tokio::spawn(alarm.guard("loud", async { panic!("a defect") }));
-        assert_eq!(alarmed.heard().await, "loud");
+        assert!(alarmed.heard().await.starts_with("loud has ended"));
         quiet.abort();
     }
 }

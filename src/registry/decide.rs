@@ -41,6 +41,49 @@ pub enum Draft {
     },
 }
 
+/// A draft that has its revision: exactly what will be there. An engine that keeps a store writes this before it is applied.
+#[derive(Debug)]
+pub enum Planned {
+    /// Put an entry in the place of what is there.
+    Put {
+        /// The instance, with its revisions.
+        instance: Instance,
+        /// What keeps it registered.
+        lease: Option<Arc<Lease>>,
+        /// How the lease of the entry before ends, when it is another one.
+        ending: Ending,
+        /// Whether readers see a difference.
+        visible: bool,
+    },
+    /// Remove what is there.
+    Remove {
+        /// Why, for readers.
+        reason: RemovalReason,
+        /// How, for the lease.
+        ending: Ending,
+    },
+}
+
+impl Draft {
+    /// What it comes to at this revision, in the place of what was there when it was decided.
+    #[must_use]
+    pub fn at(self, revision: Revision, present: Option<&Arc<Entry>>) -> Planned {
+        match self {
+            Self::Put { mut instance, lease, born, ending } => {
+                if born {
+                    instance.registered_revision = revision;
+                }
+                let visible = present.is_none_or(|present| !present.instance.looks_like(&instance));
+                if visible {
+                    instance.revision = revision;
+                }
+                Planned::Put { instance, lease, ending, visible }
+            }
+            Self::Remove { reason, ending } => Planned::Remove { reason, ending },
+        }
+    }
+}
+
 /// Says what to do, given what is there under the command's service and id. A lease that the same boot holds was renewed
 /// before, if it could be.
 ///

@@ -83,6 +83,12 @@ impl State {
         self.revision = revision;
     }
 
+    /// Puts an entry in its place that was there before this process was. The revision stays: that of the last change is not
+    /// known, but is not later.
+    pub fn restore(&mut self, entry: Arc<Entry>) {
+        self.roster.put(entry);
+    }
+
     /// Removes an entry.
     pub fn remove(&mut self, id: &str, revision: Revision) {
         self.roster.remove(id);

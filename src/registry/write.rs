@@ -7,7 +7,7 @@ use parking_lot::MutexGuard;
 use super::{
     Registry,
     command::{Command, Refusal},
-    decide::{Decision, Draft, decide},
+    decide::{Decision, Planned, decide},
     event::{Change, Entry, Event, Now, RemovalReason},
     lease::{Ending, Lease},
     service::Service,
@@ -59,23 +59,23 @@ impl Order<'_> {
         decide(present.as_ref(), command, now).map(|decision| (decision, present))
     }
 
-    /// Applies a draft under this revision, which must be newer than any before, and publishes it: from here on every reader
-    /// sees it. `present` is what was there when it was decided. The event, if readers can see one, is to be passed to
-    /// [`Registry::announce`] once the lock is released.
+    /// Applies what was planned at this revision, which must be newer than any before, and publishes it: from here on every
+    /// reader sees it. `present` is what was there when it was decided, and still is. The event, if readers can see one, is
+    /// to be passed to [`Registry::announce`] once the lock is released.
     pub fn apply(
         &mut self,
-        draft: Draft,
+        planned: Planned,
         present: Option<Arc<Entry>>,
         revision: Revision,
         now: Now,
     ) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
-        let applied = match draft {
-            Draft::Put { instance, lease, born, ending } => {
-                let entry = (instance, lease, born);
-                let (entry, event) = self.put(present, entry, ending, revision, now);
+        let applied = match planned {
+            Planned::Put { instance, lease, ending, visible } => {
+                self.hand_over(present.as_ref(), lease.as_ref(), ending, now);
+                let (entry, event) = self.put(present, (instance, lease), visible, revision, now);
                 (Some(entry), event)
             }
-            Draft::Remove { reason, ending } => {
+            Planned::Remove { reason, ending } => {
                 (None, present.and_then(|present| self.remove(&present, reason, ending, revision, now)))
             }
         };
@@ -86,25 +86,31 @@ impl Order<'_> {
         applied
     }
 
+    /// Puts an entry of an earlier life of this process in its place, as it was then. It is no event: whoever reads from here
+    /// on finds it there. For engines that load a store, before anybody reads.
+    pub fn restore(&mut self, instance: Instance, lease: Option<Arc<Lease>>) {
+        let (name, service) = self.service(&instance.service, self.registry.applied());
+        let instance = Instance { service: name, ..instance };
+        if let Some(lease) = &lease {
+            self.registry.leases.begin(lease);
+        }
+        self.registry.instances.fetch_add(1, Ordering::Relaxed);
+        if let Some(mut state) = service.state() {
+            state.restore(Arc::new(Entry { instance, lease }));
+        }
+    }
+
     fn put(
         &self,
         before: Option<Arc<Entry>>,
-        (mut instance, lease, born): (Instance, Option<Arc<Lease>>, bool),
-        ending: Ending,
+        (mut instance, lease): (Instance, Option<Arc<Lease>>),
+        visible: bool,
         revision: Revision,
         now: Now,
     ) -> (Arc<Entry>, Option<Arc<Event>>) {
-        if born {
-            instance.registered_revision = revision;
-        }
-        let visible = before.as_ref().is_none_or(|before| !before.instance.looks_like(&instance));
-        if visible {
-            instance.revision = revision;
-        }
-        let (name, service) = self.service(&instance.service, revision);
+        let (name, service) = self.service(&instance.service, Revision(revision.0 - 1));
         instance.service = name;
         let entry = Arc::new(Entry { instance, lease });
-        self.hand_over(before.as_ref(), entry.lease.as_ref(), ending, now);
         if before.is_none() {
             self.registry.instances.fetch_add(1, Ordering::Relaxed);
         }
@@ -157,17 +163,19 @@ impl Order<'_> {
             self.registry.leases.end(old, ending, now.lease);
         }
         if let Some(new) = lease {
+            // What was decided may have waited for a disk: the time to live begins when its holder can know.
+            let _ = new.renew(now.lease, None);
             self.registry.leases.begin(new);
         }
     }
 
     /// The service of that name, made if need be, and its own copy of the name, for all its instances to share. Made only
-    /// here, under the order lock: so a new one knows exactly from which revision on it has seen everything.
-    fn service(&self, name: &ServiceName, revision: Revision) -> (ServiceName, Arc<Service>) {
+    /// here, under the order lock: so a new one has seen everything after `floor`.
+    fn service(&self, name: &ServiceName, floor: Revision) -> (ServiceName, Arc<Service>) {
         if let Some(found) = self.registry.services.get(name) {
             return (found.key().clone(), Arc::clone(found.value()));
         }
-        let service = Arc::new(Service::new(Revision(revision.0 - 1)));
+        let service = Arc::new(Service::new(floor));
         self.registry.names.write().insert(name.clone());
         self.registry.services.insert(name.clone(), Arc::clone(&service));
         (name.clone(), service)

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use callboard::{
     api::{Api, Shared, Subscribers},
     clock::Clock,
-    engine::Memory,
+    engine::{self, Engine, Memory},
     metrics::Metrics,
     model::{Address, BootId, Incarnation, InstanceId, LeaseId, Metadata, ServiceName, Tags, Terms, Weight},
     net::{Connection, Gate, Hubs, Place, Port, Protocol, Rules, serve},
@@ -24,6 +24,7 @@ const EXPIRY: Duration = Duration::from_millis(100);
 /// A registry behind pipes.
 #[derive(Debug)]
 pub struct InMemory {
+    engine: Arc<Memory>,
     shared: Arc<Shared>,
     port: Port,
     gate: Arc<Gate>,
@@ -41,8 +42,9 @@ impl InMemory {
     pub fn settling(length: Duration) -> Self {
         let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
+        let engine = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
         let shared = Arc::new(Shared {
-            engine: Memory::new(Incarnation(7), clock.now(), audience),
+            engine: Arc::clone(&engine) as Arc<dyn Engine>,
             hubs,
             clock,
             metrics: Metrics::new(),
@@ -60,14 +62,14 @@ impl InMemory {
             loop {
                 ticks.tick().await;
                 let now = leases.clock.expiry();
-                leases.engine.expire(now);
+                engine::expire(&*leases.engine, now).await;
                 leases.end_settling(now);
             }
         });
         let (leaving, _) = watch::channel(false);
         let port = Port { name: "grpc", protocol: Protocol::Http2, routes: Api::routes(&shared).unwrap() };
         let gate = Gate::new(Rules::default(), Arc::clone(&shared.metrics));
-        Self { port, gate, shared, leaving, _tasks: tasks }
+        Self { engine, port, gate, shared, leaving, _tasks: tasks }
     }
 
     /// A connection of its own.
@@ -111,7 +113,7 @@ impl InMemory {
         for weight in (2..60_000).cycle().take(times) {
             let patch = Patch { weight: Some(Weight::parse(weight).unwrap()), ..Patch::default() };
             let command = Command::Update { service: service.clone(), id: id.clone(), lease: None, patch };
-            self.shared.engine.submit(command, self.shared.clock.now()).unwrap();
+            self.engine.submit(command, self.shared.clock.now()).unwrap();
         }
     }
 
@@ -136,7 +138,7 @@ impl InMemory {
                 replace: false,
                 lease: LeaseId(number as u128),
             });
-            self.shared.engine.submit(command, self.shared.clock.now()).unwrap();
+            self.engine.submit(command, self.shared.clock.now()).unwrap();
         }
     }
 

@@ -1,0 +1,184 @@
+//! The engine with a store: one node that finds everything again after kill -9.
+//!
+//! ```text
+//!   order() ─► queue ─► writer: decide ─► write, fsync ─► apply, announce ─► answer
+//!                       one thread, one transaction for all that waits
+//! ```
+//!
+//! The writer is the only one who changes the registry, so what it decided still holds when it is on the disk. Commands
+//! for an instance that has one in the transaction at hand wait for the next.
+//!
+//! Heartbeats are never written: whoever is loaded gets a full time to live.
+//!
+//! A disk that fails stops the engine, and with it the process: what is on it then is not known, and nothing that may not
+//! be there is acknowledged.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `record` | an instance as bytes |
+//! | `store` | the file |
+//! | `writer` | the thread |
+
+mod error;
+pub mod record;
+mod store;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{Engine, EngineError, Submission};
+use crate::{
+    clock::Clock,
+    metrics::StoreMetrics,
+    model::Incarnation,
+    registry::{Audience, Command, Now, Registry},
+};
+
+pub use error::StoreError;
+pub use record::{Stored, StoredLease};
+pub use store::{Found, Store, Write};
+
+use writer::{Request, Writer};
+
+/// Most commands that wait for the disk; more are refused. Seconds of work.
+const MOST_WAITING: usize = 32_768;
+/// When whoever was refused should try again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// When an acknowledged change is on the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Before it is acknowledged.
+    #[default]
+    Durable,
+    /// Within a second. After a crash of the machine or kill -9, what was acknowledged last may be lost, and all readers start over.
+    Relaxed,
+}
+
+/// Called once, when the disk has failed.
+pub type OnFailure = Box<dyn FnOnce(StoreError) + Send>;
+
+/// What a disk engine needs beside its directory.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// What time it is.
+    pub clock: Arc<Clock>,
+    /// Who hears of changes.
+    pub audience: Arc<dyn Audience>,
+    /// What it counts.
+    pub metrics: StoreMetrics,
+    /// The life that begins where none can be gone on with.
+    pub fresh: Incarnation,
+}
+
+/// Orders commands and keeps what comes of them in a file.
+#[derive(Debug)]
+pub struct Disk {
+    registry: Arc<Registry>,
+    /// `None` once it is closed.
+    inbox: Mutex<Option<mpsc::Sender<Request>>>,
+    /// Commands that wait.
+    waiting: Arc<AtomicUsize>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    lossy: bool,
+}
+
+impl Disk {
+    /// Opens or makes the store in a directory, loads it and starts the writer.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be used, or the system gives no thread.
+    pub fn open(
+        directory: &Path,
+        durability: Durability,
+        surroundings: Surroundings,
+        on_failure: OnFailure,
+    ) -> Result<Self, StoreError> {
+        let (store, found) = Store::open(directory, durability, surroundings.fresh)?;
+        Self::start(store, found, durability, surroundings, on_failure)
+    }
+
+    fn start(
+        store: Store,
+        found: Found,
+        durability: Durability,
+        surroundings: Surroundings,
+        on_failure: OnFailure,
+    ) -> Result<Self, StoreError> {
+        let Surroundings { clock, audience, metrics, .. } = surroundings;
+        let now = clock.now();
+        let registry = Arc::new(Registry::new(store.incarnation(), store.revision(), now, audience));
+        let mut order = registry.order();
+        for stored in found.instances {
+            let lease = stored.revive(now.lease);
+            order.restore(stored.instance, lease);
+        }
+        drop(order);
+        let (inbox, requests) = mpsc::channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let path = store.path().to_owned();
+        let writer = Writer::new(Arc::clone(&registry), store, durability, clock, metrics, Arc::clone(&waiting));
+        let writer = thread::Builder::new()
+            .name("callboard-store".to_owned())
+            .spawn(move || writer.run(&requests, on_failure))
+            .map_err(StoreError::io("start the writer of", &path))?;
+        let (inbox, writer) = (Mutex::new(Some(inbox)), Mutex::new(Some(writer)));
+        Ok(Self { registry, inbox, waiting, writer, lossy: found.lossy })
+    }
+
+    /// Whether some that was acknowledged before it was opened may be missing.
+    #[must_use]
+    pub fn is_lossy(&self) -> bool {
+        self.lossy
+    }
+}
+
+impl Engine for Disk {
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The time is that at which the writer comes to it.
+    fn order(&self, command: Command, _: Now) -> Submission {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        // What the registry itself has found out cannot be told to come back later.
+        if waiting >= MOST_WAITING && !matches!(command, Command::Expire(_)) {
+            return Submission::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
+        }
+        let (answer, submission) = Submission::waiting();
+        let inbox = self.inbox.lock();
+        let request = Request { command, answer };
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if inbox.as_ref().is_some_and(|inbox| inbox.send(request).is_ok()) {
+            return submission;
+        }
+        // The writer has ended.
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Submission::done(Err(EngineError::Stopped))
+    }
+
+    fn close(&self) {
+        // Without a sender, the writer ends once it has done what waits.
+        self.inbox.lock().take();
+        if let Some(writer) = self.writer.lock().take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the writer of the store panicked");
+        }
+    }
+}

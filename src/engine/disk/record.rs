@@ -1,0 +1,338 @@
+//! An instance as bytes on the disk.
+//!
+//! A record is a Protocol Buffers message, so that fields can be added without a new format, and behind it a tag of eight
+//! bytes: `SipHash`-2-4 of key and message under a key that each store makes up for itself. What was written for another
+//! instance, by another store or not at all does not pass for a record.
+
+use std::{hash::Hasher, sync::Arc, time::Duration};
+
+use prost::Message;
+use siphasher::sip::SipHasher24;
+
+use crate::{
+    model::{
+        Address, BootId, Instance, InstanceId, Invalid, LeaseId, Locality, Marks, Metadata, Revision, ServiceName,
+        Tags, Terms, WallTime, Weight,
+    },
+    registry::Lease,
+};
+
+/// Bytes of the tag.
+const TAG: usize = 8;
+
+/// What the store keeps of one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// What readers see.
+    pub instance: Instance,
+    /// What keeps it registered. `None`: it stays until somebody removes it.
+    pub lease: Option<StoredLease>,
+}
+
+/// A lease without its deadline: heartbeats are never written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredLease {
+    /// Its name.
+    pub id: LeaseId,
+    /// The start of the program that holds it.
+    pub boot: BootId,
+    /// Its terms.
+    pub terms: Terms,
+}
+
+impl StoredLease {
+    /// What is to be stored of a lease.
+    #[must_use]
+    pub fn of(lease: &Lease) -> Self {
+        Self { id: lease.id, boot: lease.boot, terms: lease.terms() }
+    }
+}
+
+/// Why bytes are no record.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// The tag is not that of these bytes under this key in this store.
+    #[error("its tag does not fit its bytes")]
+    Tag,
+    /// The bytes are no message.
+    #[error("it is no message")]
+    Message,
+    /// A field has a value that the registry never had.
+    #[error("{0}")]
+    Field(#[from] Invalid),
+    /// A lease or boot id that has another length than all have.
+    #[error("its lease is no lease")]
+    Lease,
+}
+
+/// Makes and checks the tags of one store.
+#[derive(Debug, Clone, Copy)]
+pub struct Seal {
+    key: (u64, u64),
+}
+
+impl Seal {
+    /// The seal of the store with this key.
+    #[must_use]
+    pub fn new(key: u128) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "takes the two halves apart")]
+        let low = key as u64;
+        Self { key: ((key >> 64) as u64, low) }
+    }
+
+    /// The tag of a message under a key. Lengths go in, so that nothing can move from one part to the other.
+    #[must_use]
+    pub fn tag(self, service: &str, id: &str, message: &[u8]) -> u64 {
+        let mut hasher = SipHasher24::new_with_keys(self.key.0, self.key.1);
+        for part in [service.as_bytes(), id.as_bytes(), message] {
+            hasher.write_u64(part.len() as u64);
+            hasher.write(part);
+        }
+        hasher.finish()
+    }
+
+    /// The bytes of a record, and their tag.
+    #[must_use]
+    pub fn encode(self, instance: &Instance, lease: Option<StoredLease>) -> (Vec<u8>, u64) {
+        let record = Record::new(instance, lease);
+        let mut bytes = Vec::with_capacity(record.encoded_len() + TAG);
+        record.encode_raw(&mut bytes);
+        let tag = self.tag(instance.service.as_str(), instance.id.as_str(), &bytes);
+        bytes.extend(tag.to_be_bytes());
+        (bytes, tag)
+    }
+
+    /// Takes the tag off a record, if it is the right one.
+    ///
+    /// # Errors
+    ///
+    /// When it is not.
+    pub fn open<'a>(self, service: &str, id: &str, bytes: &'a [u8]) -> Result<(&'a [u8], u64), Damage> {
+        let (message, tag) = bytes.split_last_chunk::<TAG>().ok_or(Damage::Tag)?;
+        let tag = u64::from_be_bytes(*tag);
+        if tag == self.tag(service, id, message) { Ok((message, tag)) } else { Err(Damage::Tag) }
+    }
+}
+
+/// The tag that a record carries, without checking it.
+#[must_use]
+pub fn tag_of(bytes: &[u8]) -> Option<u64> {
+    bytes.last_chunk::<TAG>().map(|tag| u64::from_be_bytes(*tag))
+}
+
+/// What a message says, for the instance under this key.
+///
+/// # Errors
+///
+/// When it is no message of an instance.
+pub fn decode(service: &str, id: &str, message: &[u8]) -> Result<Stored, Damage> {
+    Record::decode(message).map_err(|_| Damage::Message)?.into_stored(service, id)
+}
+
+// Field numbers are for good: a number that was once given out keeps its meaning, or is left alone.
+
+#[derive(Clone, PartialEq, Message)]
+struct Record {
+    #[prost(message, repeated, tag = "1")]
+    addresses: Vec<RecordAddress>,
+    #[prost(string, repeated, tag = "2")]
+    tags: Vec<String>,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: std::collections::BTreeMap<String, String>,
+    #[prost(uint32, tag = "4")]
+    weight: u32,
+    #[prost(message, optional, tag = "5")]
+    locality: Option<RecordLocality>,
+    #[prost(bool, tag = "6")]
+    starting: bool,
+    #[prost(bool, tag = "7")]
+    leaving: bool,
+    #[prost(bool, tag = "8")]
+    drained: bool,
+    #[prost(uint64, tag = "9")]
+    registered_at: u64,
+    #[prost(uint64, tag = "10")]
+    registered_revision: u64,
+    #[prost(uint64, tag = "11")]
+    revision: u64,
+    #[prost(message, optional, tag = "12")]
+    lease: Option<RecordLease>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RecordAddress {
+    #[prost(string, tag = "1")]
+    host: String,
+    #[prost(uint32, tag = "2")]
+    port: u32,
+    #[prost(string, tag = "3")]
+    name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RecordLocality {
+    #[prost(string, tag = "1")]
+    region: String,
+    #[prost(string, tag = "2")]
+    zone: String,
+    #[prost(string, tag = "3")]
+    sub_zone: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RecordLease {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    boot: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    ttl_ms: u64,
+    #[prost(uint64, optional, tag = "4")]
+    grace_ms: Option<u64>,
+}
+
+impl Record {
+    fn new(instance: &Instance, lease: Option<StoredLease>) -> Self {
+        let addresses = instance.addresses.iter().map(|address| RecordAddress {
+            host: address.host.to_string(),
+            port: address.port.into(),
+            name: address.name.to_string(),
+        });
+        let Marks { starting, leaving, drained } = instance.marks;
+        Self {
+            addresses: addresses.collect(),
+            tags: instance.tags.iter().map(str::to_owned).collect(),
+            metadata: instance.metadata.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            weight: instance.weight.get().into(),
+            locality: instance.locality.as_deref().map(|locality| RecordLocality {
+                region: locality.region.to_string(),
+                zone: locality.zone.to_string(),
+                sub_zone: locality.sub_zone.to_string(),
+            }),
+            starting,
+            leaving,
+            drained,
+            registered_at: instance.registered_at.0,
+            registered_revision: instance.registered_revision.0,
+            revision: instance.revision.0,
+            lease: lease.map(RecordLease::new),
+        }
+    }
+
+    fn into_stored(self, service: &str, id: &str) -> Result<Stored, Damage> {
+        let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
+        let locality = self.locality.unwrap_or_default();
+        let instance = Instance {
+            service: ServiceName::parse(service)?,
+            id: InstanceId::parse(id)?,
+            addresses: Address::parse_all(addresses)?,
+            tags: Tags::parse(&self.tags)?,
+            metadata: Metadata::parse(self.metadata.iter())?,
+            weight: Weight::parse(self.weight)?,
+            locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
+            marks: Marks { starting: self.starting, leaving: self.leaving, drained: self.drained },
+            registered_at: WallTime(self.registered_at),
+            registered_revision: Revision(self.registered_revision),
+            revision: Revision(self.revision),
+        };
+        Ok(Stored { instance, lease: self.lease.map(RecordLease::into_lease).transpose()? })
+    }
+}
+
+impl RecordLease {
+    fn new(lease: StoredLease) -> Self {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            id: lease.id.to_bytes().to_vec(),
+            boot: lease.boot.digest().to_be_bytes().to_vec(),
+            ttl_ms: millis(lease.terms.ttl()),
+            grace_ms: lease.terms.disconnect_grace().map(millis),
+        }
+    }
+
+    fn into_lease(self) -> Result<StoredLease, Damage> {
+        let boot = self.boot.as_slice().try_into().map_err(|_| Damage::Lease)?;
+        Ok(StoredLease {
+            id: LeaseId::from_bytes(&self.id).ok_or(Damage::Lease)?,
+            boot: BootId::from_digest(u128::from_be_bytes(boot)),
+            terms: Terms::grant(Some(Duration::from_millis(self.ttl_ms)), self.grace_ms.map(Duration::from_millis)),
+        })
+    }
+}
+
+impl Stored {
+    /// The lease as it goes on in a process that begins at this lease time: with its full time to live.
+    #[must_use]
+    pub fn revive(&self, now: crate::registry::LeaseTime) -> Option<Arc<Lease>> {
+        let Instance { service, id, .. } = &self.instance;
+        self.lease.map(|StoredLease { id: lease, boot, terms }| {
+            Arc::new(Lease::new(lease, service.clone(), id.clone(), boot, terms, now))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::test_support::entry;
+
+    const SEAL: Seal = Seal { key: (3, 4) };
+
+    fn stored() -> Stored {
+        let mut instance = entry("web", "a", 7).instance.clone();
+        instance.tags = Tags::parse(&["v1".into(), "canary".into()]).unwrap();
+        let metadata =
+            std::collections::BTreeMap::from([("k".to_owned(), "v".to_owned()), ("e".into(), String::new())]);
+        instance.metadata = Metadata::parse(metadata.iter()).unwrap();
+        instance.locality = Locality::parse("eu", "eu-1", "").unwrap();
+        instance.marks = Marks { drained: true, ..Marks::default() };
+        instance.registered_at = WallTime(1_700_000_000_123);
+        instance.registered_revision = Revision(u64::MAX - 1);
+        let terms = Terms::grant(Some(Duration::from_secs(9)), Some(Duration::ZERO));
+        let lease = StoredLease { id: LeaseId(u128::MAX - 5), boot: BootId::parse("boot").unwrap(), terms };
+        Stored { instance, lease: Some(lease) }
+    }
+
+    #[test]
+    fn a_record_survives_the_disk() {
+        for stored in [stored(), Stored { lease: None, ..stored() }] {
+            let (bytes, tag) = SEAL.encode(&stored.instance, stored.lease);
+            let (message, read) = SEAL.open("web", "a", &bytes).unwrap();
+            assert_eq!((read, tag_of(&bytes)), (tag, Some(tag)));
+            assert_eq!(decode("web", "a", message), Ok(stored));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let (bytes, _) = SEAL.encode(&stored().instance, stored().lease);
+        for bit in 0..bytes.len() * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(SEAL.open("web", "a", &bytes), Err(Damage::Tag));
+        }
+        for length in 0..bytes.len() {
+            assert_eq!(SEAL.open("web", "a", &bytes[..length]), Err(Damage::Tag));
+        }
+    }
+
+    #[test]
+    fn a_record_belongs_to_its_instance_and_its_store() {
+        let (bytes, _) = SEAL.encode(&stored().instance, None);
+        for (service, id) in [("web", "b"), ("we", "ba"), ("weba", "")] {
+            assert_eq!(SEAL.open(service, id, &bytes), Err(Damage::Tag));
+        }
+        assert_eq!(Seal::new(9).open("web", "a", &bytes), Err(Damage::Tag));
+    }
+
+    #[test]
+    fn what_the_registry_never_had_is_no_record() {
+        assert_eq!(decode("web", "a", &[0xff]), Err(Damage::Message));
+        assert!(matches!(decode("web", "a", &[]), Err(Damage::Field(_))), "no address");
+        let record = |lease| Record::new(&stored().instance, lease);
+        assert!(matches!(decode("", "a", &record(None).encode_to_vec()), Err(Damage::Field(_))));
+        let short = RecordLease { id: vec![1], ..RecordLease::new(stored().lease.unwrap()) };
+        let record = Record { lease: Some(short), ..record(None) };
+        assert_eq!(decode("web", "a", &record.encode_to_vec()), Err(Damage::Lease));
+    }
+}

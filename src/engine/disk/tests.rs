@@ -1,0 +1,257 @@
+//! The store through restarts, crashes, damage and failing disks.
+
+mod backend;
+mod damage;
+mod failing;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    engine::Memory,
+    metrics::Metrics,
+    model::{Instance, Revision, Terms},
+    registry::{
+        Command, Outcome, Patch, Refusal,
+        test_support::{Nobody, at, deregister, name, register, update},
+    },
+};
+
+const LIFE: Incarnation = Incarnation(7);
+
+fn surroundings() -> Surroundings {
+    Surroundings {
+        clock: Arc::new(Clock::new(0)),
+        audience: Arc::new(Nobody),
+        metrics: Metrics::new().store.clone(),
+        fresh: LIFE,
+    }
+}
+
+fn never_fails() -> OnFailure {
+    Box::new(|error| panic!("{error}"))
+}
+
+fn open(directory: &Path, durability: Durability) -> Disk {
+    Disk::open(directory, durability, surroundings(), never_fails()).unwrap()
+}
+
+fn wait(submission: Submission) -> Result<Outcome, EngineError> {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(submission)
+}
+
+fn order(engine: &dyn Engine, command: Command) -> Result<Outcome, EngineError> {
+    wait(engine.order(command, at(0)))
+}
+
+fn sign_in(engine: &dyn Engine, service: &str, instance: &str, lease: u128) -> Outcome {
+    order(engine, Command::Register(register(service, instance, "boot", lease))).unwrap()
+}
+
+type Contents = BTreeMap<(String, String), (Instance, Option<(u128, Terms)>)>;
+
+/// All instances with the ids of their leases, as readers find them. `registered_at` is left out: engines differ in it.
+fn contents(engine: &dyn Engine) -> Contents {
+    let registry = engine.registry();
+    let (services, _) = registry.services("", "", usize::MAX);
+    let entries = services.iter().flat_map(|service| registry.page(&service.name, "", usize::MAX));
+    let row = |entry: Arc<crate::registry::Entry>| {
+        let instance = Instance { registered_at: crate::model::WallTime(0), ..entry.instance.clone() };
+        let key = (instance.service.to_string(), instance.id.to_string());
+        (key, (instance, entry.lease.as_ref().map(|lease| (lease.id.0, lease.terms()))))
+    };
+    entries.map(row).collect()
+}
+
+#[test]
+fn a_restart_forgets_nothing() {
+    let directory = TempDir::new().unwrap();
+    let first = open(directory.path(), Durability::Durable);
+    sign_in(&first, "web", "a", 1);
+    sign_in(&first, "web", "b", 2);
+    sign_in(&first, "db", "a", 3);
+    order(&first, deregister("web", "b", None)).unwrap();
+    order(&first, update("db", "a", Patch { draining: Some(true), ..Patch::default() })).unwrap();
+    let (before, revision) = (contents(&first), first.registry().applied());
+    assert_eq!(before.len(), 2);
+    first.close();
+
+    let second = open(directory.path(), Durability::Durable);
+    assert_eq!(contents(&second), before);
+    assert_eq!((second.registry().applied(), second.registry().incarnation()), (revision, LIFE));
+    assert_eq!(second.registry().instance_count(), 2);
+    let entry = second.registry().get(&name("db"), "a").unwrap();
+    assert!(entry.instance.marks.drained);
+    let lease = second.registry().leases().get(crate::model::LeaseId(3)).unwrap();
+    assert_eq!(lease.renew(0, None), Ok(std::time::Duration::from_secs(3)), "its holder's heartbeats go on");
+    assert_eq!(sign_in(&second, "web", "c", 4).revision, revision.next());
+}
+
+#[test]
+fn loaded_leases_have_their_full_time() {
+    let directory = TempDir::new().unwrap();
+    let first = open(directory.path(), Durability::Durable);
+    sign_in(&first, "web", "a", 1);
+    drop(first);
+    wait_for_unlock(directory.path());
+    let second = open(directory.path(), Durability::Durable);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let expire = |lease| runtime.block_on(crate::engine::expire(&second, Now { lease, ..at(0) }));
+    assert_eq!(expire(2_900), 0);
+    assert_eq!(expire(3_300), 1);
+    second.close();
+    assert_eq!(contents(&open(directory.path(), Durability::Durable)).len(), 0, "an expiry is written, too");
+}
+
+/// A dropped engine closes its store on its own thread.
+fn wait_for_unlock(directory: &Path) {
+    while let Err(StoreError::InUse { .. }) = Store::read(directory) {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn commands_for_one_instance_stay_in_order() {
+    let directory = TempDir::new().unwrap();
+    let disk = open(directory.path(), Durability::Durable);
+    let weight = |weight| Patch { weight: Some(crate::model::Weight::parse(weight).unwrap()), ..Patch::default() };
+    let mut sent = vec![disk.order(Command::Register(register("web", "a", "boot", 1)), at(0))];
+    sent.extend((2..40).map(|n| disk.order(update("web", "a", weight(n)), at(0))));
+    sent.push(disk.order(deregister("web", "a", None), at(0)));
+    sent.push(disk.order(deregister("web", "a", None), at(0)));
+    let mut outcomes: Vec<_> = sent.into_iter().map(wait).collect();
+    let gone = outcomes.pop().unwrap();
+    assert!(matches!(gone, Err(EngineError::Refused(Refusal::NoSuchInstance { .. }))), "{gone:?}");
+    let revisions: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().unwrap().revision.0).collect();
+    assert_eq!(revisions, (1..=40).collect::<Vec<_>>());
+    assert!(outcomes.iter().all(|outcome| outcome.as_ref().unwrap().changed));
+}
+
+#[test]
+fn one_directory_one_registry() {
+    let directory = TempDir::new().unwrap();
+    let first = open(directory.path(), Durability::Durable);
+    let refused = Disk::open(directory.path(), Durability::Durable, surroundings(), never_fails()).unwrap_err();
+    let said = refused.to_string();
+    assert!(said.contains(&format!("in use by process {}", std::process::id())), "{said}");
+    first.close();
+    drop(first);
+    open(directory.path(), Durability::Durable);
+}
+
+#[test]
+fn a_relaxed_store_that_was_not_closed_begins_a_new_life() {
+    let directory = TempDir::new().unwrap();
+    let life = |fresh, durability| {
+        let surroundings = Surroundings { fresh: Incarnation(fresh), ..surroundings() };
+        Disk::open(directory.path(), durability, surroundings, never_fails()).unwrap()
+    };
+    let closed = life(1, Durability::Relaxed);
+    sign_in(&closed, "web", "a", 1);
+    closed.close();
+    drop(closed);
+    let copy = TempDir::new().unwrap();
+    let killed = life(2, Durability::Relaxed);
+    assert_eq!((killed.registry().incarnation(), killed.is_lossy()), (Incarnation(1), false));
+    let newest = sign_in(&killed, "web", "b", 2).revision;
+    // What a crash would leave: the file as it is.
+    std::fs::copy(directory.path().join("registry.redb"), copy.path().join("registry.redb")).unwrap();
+    drop(killed);
+    let surroundings = Surroundings { fresh: Incarnation(3), ..surroundings() };
+    let after = Disk::open(copy.path(), Durability::Durable, surroundings, never_fails()).unwrap();
+    assert_eq!((after.registry().incarnation(), after.is_lossy()), (Incarnation(3), true));
+    assert!(after.registry().applied() > newest);
+    assert!(contents(&after).contains_key(&("web".into(), "a".into())), "what was flushed is there");
+}
+
+#[test]
+fn what_was_relaxed_is_on_the_disk_within_a_second() {
+    let (backend, store) = backend::store();
+    let surroundings = surroundings();
+    let found = Found { instances: Vec::new(), lossy: false };
+    let disk = Disk::start(store, found, Durability::Relaxed, surroundings, never_fails()).unwrap();
+    sign_in(&disk, "web", "a", 1);
+    let unsynced = backend.clone();
+    let clock = Clock::new(0);
+    while backend::load(unsynced.synced()).is_ok_and(|(_, found)| found.instances.is_empty()) {
+        assert!(clock.since_start() < Duration::from_secs(5), "not flushed");
+        thread::yield_now();
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Register { service: usize, instance: u8, boot: u8, weight: u16, replace: bool },
+    Deregister { service: usize, instance: u8 },
+    Drain { service: usize, instance: u8, draining: bool },
+    Restart,
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let at = || (0..3_usize, 0..4_u8);
+    prop_oneof![
+        6 => (at(), 0..3_u8, 1..4_u16, any::<bool>()).prop_map(|((service, instance), boot, weight, replace)| {
+            Operation::Register { service, instance, boot, weight, replace }
+        }),
+        3 => at().prop_map(|(service, instance)| Operation::Deregister { service, instance }),
+        2 => (at(), any::<bool>()).prop_map(|((service, instance), draining)| {
+            Operation::Drain { service, instance, draining }
+        }),
+        1 => Just(Operation::Restart),
+    ]
+}
+
+fn command(operation: &Operation, lease: u128) -> Option<Command> {
+    const SERVICES: [&str; 3] = ["web", "web-api", "db"];
+    Some(match *operation {
+        Operation::Register { service, instance, boot, weight, replace } => {
+            let asked = register(SERVICES[service], &format!("i{instance}"), &format!("b{boot}"), lease);
+            let description = crate::registry::test_support::description(&[], weight.into());
+            Command::Register(crate::registry::Register { description, replace, ..asked })
+        }
+        Operation::Deregister { service, instance } => deregister(SERVICES[service], &format!("i{instance}"), None),
+        Operation::Drain { service, instance, draining } => {
+            let patch = Patch { draining: Some(draining), ..Patch::default() };
+            update(SERVICES[service], &format!("i{instance}"), patch)
+        }
+        Operation::Restart => return None,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// The same commands make the same registry, whatever engine orders them, and through restarts.
+    #[test]
+    fn both_engines_say_and_hold_the_same(script in prop::collection::vec(operation(), 1..60)) {
+        let directory = TempDir::new().unwrap();
+        // Revisions of both begin at 0.
+        let beginning = Now { wall: crate::model::WallTime(0), ..at(0) };
+        let memory = Memory::new(LIFE, beginning, Arc::new(Nobody));
+        let mut disk = open(directory.path(), Durability::Durable);
+        for (lease, operation) in script.iter().enumerate() {
+            let Some(wanted) = command(operation, lease as u128) else {
+                disk.close();
+                drop(disk);
+                disk = open(directory.path(), Durability::Durable);
+                prop_assert_eq!(contents(&disk), contents(&memory));
+                continue;
+            };
+            let summary = |outcome: Result<Outcome, EngineError>| outcome
+                .map(|outcome| (outcome.changed, outcome.revision))
+                .map_err(|error| match error {
+                    // When to retry depends on clocks that differ.
+                    EngineError::Refused(Refusal::HeldByOther { service, id, .. }) => format!("{service}/{id} is held"),
+                    other => other.to_string(),
+                });
+            let ours = summary(order(&disk, wanted.clone()));
+            let theirs = summary(memory.submit(wanted, at(0)).map_err(Into::into));
+            prop_assert_eq!(ours, theirs);
+        }
+        prop_assert_eq!(contents(&disk), contents(&memory));
+        prop_assert_eq!(disk.registry().applied(), memory.registry().applied());
+    }
+}

@@ -1,0 +1,149 @@
+//! Crashes at any moment, torn writes, flipped bits, cut files: what was acknowledged is there, or the store is refused.
+
+use std::collections::BTreeSet;
+
+use redb::{Database, TableDefinition};
+
+use super::{backend::load, *};
+
+/// Xorshift: the same numbers for the same seed.
+fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 20) as usize % below
+    }
+}
+
+fn keys(found: &Found) -> BTreeSet<(String, String)> {
+    let key = |stored: &Stored| (stored.instance.service.to_string(), stored.instance.id.to_string());
+    found.instances.iter().map(key).collect()
+}
+
+fn instance(n: usize) -> Instance {
+    let entry = crate::registry::test_support::entry("web", &format!("i{n}"), 1);
+    Instance { revision: Revision(n as u64), ..entry.instance.clone() }
+}
+
+#[test]
+fn a_crash_at_any_moment_loses_nothing_that_was_acknowledged() {
+    for seed in 0..400 {
+        let mut random = numbers(seed);
+        let (disk, mut store) = backend::store();
+        let mut acknowledged = BTreeSet::new();
+        for round in 0..=random(6) {
+            let some: Vec<_> = (0..=random(30)).map(|n| instance(round * 100 + n)).collect();
+            let writes = some.iter().map(|instance| Write::Put(instance, None));
+            store.write(writes, Revision(round as u64 + 1), true).unwrap();
+            acknowledged.extend(some.iter().map(|instance| ("web".to_owned(), instance.id.to_string())));
+        }
+        // A transaction that is on its way: all of it is there afterwards, or nothing.
+        let unsure: Vec<_> = (0..40).map(|n| instance(9_000 + n)).collect();
+        disk.fail_after(0);
+        assert!(store.write(unsure.iter().map(|instance| Write::Put(instance, None)), Revision(99), true).is_err());
+        let (_, found) = load(disk.torn(&mut random)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let keys = keys(&found);
+        assert!(keys.is_superset(&acknowledged), "seed {seed}");
+        let more = keys.len() - acknowledged.len();
+        assert!(more == 0 || more == unsure.len(), "seed {seed}: {more} of a transaction");
+    }
+}
+
+/// The bytes of a closed store of some hundred records, and their keys.
+fn closed() -> (Vec<u8>, BTreeSet<(String, String)>) {
+    let (disk, mut store) = backend::store();
+    let some: Vec<_> = (0..300).map(instance).collect();
+    store.write(some.iter().map(|instance| Write::Put(instance, None)), Revision(300), true).unwrap();
+    store.close().unwrap();
+    let bytes = disk.synced();
+    let keys = keys(&load(bytes.clone()).unwrap().1);
+    assert_eq!(keys.len(), 300);
+    (bytes, keys)
+}
+
+#[test]
+fn what_is_damaged_is_refused_or_whole_but_never_misread() {
+    let (bytes, keys) = closed();
+    let mut random = numbers(1);
+    let mut refused = 0;
+    for round in 0..600 {
+        let mut damaged = bytes.clone();
+        match round % 3 {
+            0 => damaged[random(bytes.len())] ^= 1 << random(8),
+            1 => damaged.truncate(random(bytes.len())),
+            _ => {
+                let (from, length) = (random(bytes.len()), random(4_096));
+                let end = bytes.len().min(from + length);
+                damaged[from..end].fill(0);
+            }
+        }
+        match load(damaged) {
+            Err(StoreError::Damaged { .. } | StoreError::Io { .. }) => refused += 1,
+            Ok((_, found)) => assert_eq!(self::keys(&found), keys, "round {round}"),
+            Err(other) => panic!("round {round}: {other}"),
+        }
+    }
+    assert!(refused > 200, "only {refused} were noticed");
+}
+
+#[test]
+fn records_that_were_put_back_or_taken_out_behind_our_back_are_noticed() {
+    const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
+    let (bytes, _) = closed();
+    for change in 0..2 {
+        let disk = backend::Disk::holding(bytes.clone());
+        let database = Database::builder().create_with_backend(disk.clone()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut table = transaction.open_table(INSTANCES).unwrap();
+            let taken = table.remove(("web", "i7")).unwrap().unwrap().value().to_vec();
+            if change == 1 {
+                table.insert(("web", "i7x"), taken.as_slice()).unwrap();
+            }
+        }
+        transaction.commit().unwrap();
+        drop(database);
+        let refused = load(disk.synced()).unwrap_err().to_string();
+        assert!(refused.contains("is damaged"), "{refused}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_store_is_refused_and_left_alone() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("registry.redb");
+    for text in ["", "hello", &"x".repeat(100_000)] {
+        std::fs::write(&file, text).unwrap();
+        let refused = Store::open(directory.path(), Durability::Durable, LIFE).unwrap_err().to_string();
+        assert!(refused.contains("registry.redb is damaged"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    }
+    std::fs::remove_file(&file).unwrap();
+    drop(Database::create(&file).unwrap());
+    let refused = Store::open(directory.path(), Durability::Durable, LIFE).unwrap_err().to_string();
+    assert!(refused.contains("another program's database"), "{refused}");
+}
+
+#[test]
+fn a_store_of_a_later_version_is_refused_and_left_alone() {
+    const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+    let directory = TempDir::new().unwrap();
+    let disk = open(directory.path(), Durability::Durable);
+    sign_in(&disk, "web", "a", 1);
+    disk.close();
+    drop(disk);
+    let file = directory.path().join("registry.redb");
+    let set = |format: u32| {
+        let database = Database::open(&file).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert("format", format.to_be_bytes().as_slice()).unwrap();
+        transaction.commit().unwrap();
+    };
+    set(99);
+    let refused = Store::open(directory.path(), Durability::Durable, LIFE).unwrap_err().to_string();
+    assert!(refused.contains("has format 99, and this version knows formats up to 1"), "{refused}");
+    set(1);
+    assert_eq!(contents(&open(directory.path(), Durability::Durable)).len(), 1);
+}
