@@ -34,6 +34,7 @@ mod args;
 mod error;
 mod file;
 mod key;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -92,12 +93,13 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file and the environment, and puts the flags over both.
+    /// Reads the file and the environment, and puts the flags over both. Over all of them go the names and addresses of
+    /// `sockets`, which were inherited.
     ///
     /// # Errors
     ///
     /// The first setting that cannot be used, with the place where it is written and what to write instead.
-    pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
+    pub fn load(args: &ServeArgs, sockets: &[(String, SocketAddr)]) -> Result<Self, ConfigError> {
         let environment = environment(|name| env::var(name))?;
         let path = match (&args.config, environment.get(Key::Config)) {
             (Some(path), _) => Some(path.clone()),
@@ -112,7 +114,7 @@ impl Config {
             }
             None => Written::default(),
         };
-        Self::resolve(&[args.written(), environment, file])
+        Self::resolve(&[socket::written(sockets)?, args.written(), environment, file])
     }
 
     /// The valid configuration of what is written in `layers`, of which the first wins.

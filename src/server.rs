@@ -5,6 +5,9 @@
 //! Leaving: health says `NOT_SERVING` and every stream is told to reconnect, connections get GOAWAY, and what is left is
 //! dropped at the deadline. Then the store is closed.
 
+mod inherited;
+mod pulse;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
@@ -29,6 +32,9 @@ use crate::{
     web::Web,
 };
 
+pub use inherited::{InheritError, Inherited};
+pub use pulse::Pulse;
+
 /// How often leases are looked at.
 const EXPIRY: Duration = Duration::from_millis(100);
 /// How long the store may take to close.
@@ -52,6 +58,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// A socket that was inherited cannot be used.
+    #[error(transparent)]
+    Inherited(#[from] InheritError),
     /// The registry cannot be read from the disk, or not be kept there.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,13 +109,23 @@ impl Server {
     ///
     /// When an address cannot be listened on, the disk cannot be used, or the system gives no threads.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_with(config, Inherited::default())
+    }
+
+    /// The same, with sockets that are open already: the configuration has their addresses.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::start`], and when an inherited socket does not listen.
+    pub fn start_with(config: &Config, mut inherited: Inherited) -> Result<Self, StartError> {
         let (alarm, alarmed) = Alarm::new();
         let shared = share(config, &alarm)?;
-        let listen = |door, flag, address| {
-            Listener::bind(address).map_err(|source| StartError::Listen { door, flag, address, source })
+        let mut listen = |name, door, flag, address| match inherited.take(name)? {
+            Some(listener) => Ok(listener),
+            None => Listener::bind(address).map_err(|source| StartError::Listen { door, flag, address, source }),
         };
-        let grpc = listen("gRPC", "--grpc", config.grpc)?;
-        let http = listen("HTTP", "--http", config.http)?;
+        let grpc = listen("grpc", "gRPC", "--grpc", config.grpc)?;
+        let http = listen("http", "HTTP", "--http", config.http)?;
         let (grpc_address, http_address) = (grpc.address(), http.address());
 
         let (leaving, left) = watch::channel(false);
@@ -150,6 +169,12 @@ impl Server {
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// How it is, for whoever supervises the process.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        Pulse::of(&self.shared)
     }
 
     /// How many instances are registered.

@@ -33,6 +33,8 @@ struct WatchStream {
     shared: Arc<Shared>,
     seat: Seat,
     subscription: Subscription,
+    /// It waits until the registry has settled, and while all come back nothing wakes it.
+    inattentive: bool,
     listed: Listed,
     propagation: Histogram,
     outgoing: Outgoing,
@@ -73,13 +75,17 @@ impl WatchStream {
         (selection, filter, token): (Selection, Option<InstanceFilter>, Option<Token>),
     ) -> Self {
         let (selection, filter) = (Arc::new(selection), filter.map(Arc::new));
+        let subscription = Subscription::new(Arc::clone(&selection), filter.clone(), token);
         // The seat first: what changes after it rings, what changed before it is read.
-        let seat = shared.hubs.seat(connection, Interest::Changes(Arc::clone(&selection)));
+        let waits = subscription.waits(shared.engine.registry());
+        let interest = if waits { Interest::Nothing } else { Interest::Changes(Arc::clone(&selection)) };
+        let seat = shared.hubs.seat(connection, interest);
         let listed = shared.subscribers.enter(connection, user_agent, &selection, filter.as_ref(), shared.clock.now());
         let worker = WorkerLabel { worker: connection.worker() as u64 };
         Self {
             seat,
-            subscription: Subscription::new(selection, filter, token),
+            subscription,
+            inattentive: waits,
             listed,
             propagation: shared.metrics.propagation.get_or_create(&worker).clone(),
             outgoing: Outgoing::Nothing,
@@ -125,6 +131,10 @@ impl WatchStream {
     }
 
     fn next_step(&mut self) -> Step {
+        if self.inattentive && !self.subscription.waits(self.shared.engine.registry()) {
+            self.inattentive = false;
+            self.seat.turn_to(Interest::Changes(Arc::clone(self.subscription.selection())));
+        }
         self.held.take().unwrap_or_else(|| self.subscription.next(self.shared.engine.registry()))
     }
 

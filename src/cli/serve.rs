@@ -1,5 +1,7 @@
 //! `callboard serve`: runs a registry until it is told to stop.
 
+mod supervisor;
+
 use std::{
     io::{self, Write},
     process::ExitCode,
@@ -11,9 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     config::{self, Config, ReadyFormat, ServeArgs},
     engine::Durability,
-    server::Server,
+    server::{Inherited, Server},
     telemetry,
 };
+use supervisor::Supervisor;
 
 /// The line that says where the doors are, once they are open.
 #[derive(Debug, Serialize)]
@@ -23,7 +26,15 @@ struct Ready {
 }
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let config = match Config::load(args) {
+    // First of all: it has to be while there is no other thread.
+    let inherited = match Inherited::from_environment() {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            anstream::eprintln!("error: {error}");
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    let config = match Config::load(args, &inherited.addresses()) {
         Ok(config) => config,
         Err(error) => {
             anstream::eprintln!("error: {:#}", anyhow::Error::from(error));
@@ -35,7 +46,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!(variable, meant, "this variable is not read: perhaps it is misspelt");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    runtime.block_on(serve(&config, args.output))?;
+    runtime.block_on(serve(&config, inherited, args.output))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -44,11 +55,13 @@ const THREADS: usize = 2;
 /// The exit code for a configuration that cannot be used.
 const USAGE: u8 = 2;
 
-async fn serve(config: &Config, output: ReadyFormat) -> anyhow::Result<()> {
+async fn serve(config: &Config, inherited: Inherited, output: ReadyFormat) -> anyhow::Result<()> {
     // Before the doors open: whoever reads that they are open may send a signal at once.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut server = Server::start(config)?;
+    let mut server = Server::start_with(config, inherited)?;
+    let supervisor = Supervisor::from_environment();
+    let company = supervisor.ready(server.pulse());
     announce(&server, output)?;
     let kept = match (&config.data_dir, config.durability) {
         (None, _) => "in memory: a restart forgets it, and instances register again by themselves",
@@ -61,6 +74,7 @@ async fn serve(config: &Config, output: ReadyFormat) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         why = server.failed() => anyhow::bail!(why),
     }
+    supervisor.leaving(company);
     tracing::info!("leaving: telling every stream to reconnect");
     tokio::select! {
         () = server.shutdown() => tracing::info!("left"),

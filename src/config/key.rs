@@ -52,6 +52,9 @@ impl Key {
         Self::Log,
     ];
 
+    /// Those that say where to listen.
+    pub(super) const LISTENERS: [Self; 2] = [Self::Grpc, Self::Http];
+
     /// Its name in a file.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -94,6 +97,8 @@ pub enum Origin {
     Flag(String),
     /// In the environment.
     Variable(String),
+    /// By a socket of this name, which whoever started the process has opened.
+    Socket(String),
     /// In a file.
     File {
         /// The file.
@@ -109,6 +114,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(name) | Self::Variable(name) => out.write_str(name),
+            Self::Socket(name) => write!(out, "the inherited socket {name}"),
             Self::File { path, line, key } => write!(out, "{}:{line}: {key}", path.display()),
         }
     }

@@ -226,6 +226,24 @@ fn other_machines_are_let_in_only_by_consent() {
 }
 
 #[test]
+fn an_inherited_socket_wins_and_is_held_to_the_same_rules() {
+    let load = |name: &str, address: &str, more: ServeArgs| {
+        let grpc = Some("127.0.0.1:1".to_owned());
+        Config::load(&ServeArgs { grpc, ..more }, &[(name.to_owned(), address.parse().unwrap())])
+    };
+    let config = load("grpc", "[::1]:7", ServeArgs::default()).unwrap();
+    assert_eq!((config.grpc.to_string(), config.http), ("[::1]:7".to_owned(), Config::default().http));
+    let message = load("http", "0.0.0.0:7", ServeArgs::default()).unwrap_err().to_string();
+    assert!(
+        message.starts_with("the inherited socket http: 0.0.0.0:7 can be reached from other machines"),
+        "{message}"
+    );
+    assert!(load("http", "0.0.0.0:7", ServeArgs { insecure_i_understand: true, ..ServeArgs::default() }).is_ok());
+    let message = load("callboard.socket", "127.0.0.1:7", ServeArgs::default()).unwrap_err().to_string();
+    assert!(message.ends_with("write FileDescriptorName= with one of grpc, http"), "{message}");
+}
+
+#[test]
 fn two_listeners_need_two_addresses() {
     let message = refusal(&["--grpc", "127.0.0.1:8500"], &[], "");
     assert!(message.starts_with("grpc and http both listen on 127.0.0.1:8500; give"), "{message}");
@@ -237,7 +255,10 @@ fn a_file_is_read_from_the_flag() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("callboard.toml");
     std::fs::write(&path, "workers = 7").unwrap();
-    let load = |path: &Path| Config::load(&ServeArgs { config: Some(path.to_owned()), ..ServeArgs::default() });
+    let load = |path: &Path| {
+        let args = ServeArgs { config: Some(path.to_owned()), ..ServeArgs::default() };
+        Config::load(&args, &[])
+    };
     assert_eq!(load(&path).unwrap().workers.get(), 7);
 
     let absent = load(&directory.path().join("absent.toml")).unwrap_err();

@@ -311,6 +311,12 @@ impl Seat {
         if self.state.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// From now on it is woken for this. What happened before is to be read after.
+    pub fn turn_to(&mut self, interest: Interest) {
+        let other = self.hubs.seat(&self.state.connection, interest);
+        *self = other;
+    }
+
     /// Whether the stream is to end, with a notice to its peer: the process is going away, or its connection is.
     #[must_use]
     pub fn is_leaving(&self) -> bool {

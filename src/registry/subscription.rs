@@ -146,13 +146,20 @@ impl Subscription {
         Token { incarnation: registry.incarnation(), revision, selection: self.digest }
     }
 
+    /// Whether it is told nothing before the registry has settled.
+    #[must_use]
+    pub fn waits(&self, registry: &Registry) -> bool {
+        matches!(self.phase, Phase::Fresh(Some(token)) if token.incarnation != registry.incarnation())
+            && registry.is_settling()
+    }
+
     /// What the reader is told next.
     pub fn next(&mut self, registry: &Registry) -> Step {
+        if self.waits(registry) {
+            return Step::Settling;
+        }
         loop {
             let step = match &mut self.phase {
-                Phase::Fresh(Some(token)) if registry.is_settling() && token.incarnation != registry.incarnation() => {
-                    Some(Step::Settling)
-                }
                 Phase::Fresh(token) => {
                     let token = token.take();
                     self.phase = Phase::Starting;

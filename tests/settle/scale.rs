@@ -27,7 +27,7 @@ async fn fifty_thousand_instances_come_back_and_ten_thousand_watches_see_no_remo
     let mut crowd = Crowd::gather(&serve.address(), SIZE).await;
     println!("gathered after {} ms; the registry has {} MiB", wall() - start, serve.resident() / 1024);
     let killed = wall();
-    let serve = serve.restart(&[]).await;
+    let serve = serve.restart(&["--settle", "60s"]).await;
     let restarted = wall();
     println!("killed and open again after {} ms", restarted - killed);
     let settled = async {

@@ -1,0 +1,99 @@
+//! Tells systemd that we are ready, alive and leaving. Where nobody wants to know, it does nothing.
+
+use std::time::Duration;
+
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::server::Pulse;
+
+/// How often the manager is told how we are; more often where its watchdog wants that.
+const NEWS: Duration = Duration::from_secs(10);
+
+/// Whoever started this process, if it wants to be told how it fares.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    listens: bool,
+    /// It ends us when it has heard nothing for so long.
+    watchdog: Option<Duration>,
+}
+
+/// What it is told until this is dropped.
+#[derive(Debug)]
+pub(super) struct Company(JoinSet<()>);
+
+impl Supervisor {
+    pub(super) fn from_environment() -> Self {
+        Self { listens: std::env::var_os("NOTIFY_SOCKET").is_some(), watchdog: watchdog() }
+    }
+
+    /// The doors are open. From now on it is told that we are alive, for as long as all parts of the server are.
+    pub(super) fn ready(&self, pulse: Pulse) -> Company {
+        let mut company = JoinSet::new();
+        if self.listens {
+            tell(&format!("READY=1\nSTATUS={}", pulse.summary()));
+            company.spawn(accompany(self.watchdog, pulse, send));
+        }
+        Company(company)
+    }
+
+    /// We are about to leave.
+    pub(super) fn leaving(&self, Company(mut company): Company) {
+        company.abort_all();
+        if self.listens {
+            tell("STOPPING=1\nSTATUS=leaving: telling every stream to reconnect");
+        }
+    }
+}
+
+/// Tells how we are, again and again; and that we are alive, if every part has shown it since the last time but one.
+async fn accompany<F>(watchdog: Option<Duration>, pulse: Pulse, send: impl Fn(String) -> F)
+where
+    F: Future<Output = ()>,
+{
+    // Four times in the time that it is patient, so that one that comes late is no death sentence.
+    let quarter = watchdog.map(|patience| patience / 4);
+    let mut ticks = interval(quarter.map_or(NEWS, |quarter| quarter.clamp(Duration::from_millis(1), NEWS)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let (silent, mut message) = (pulse.silent_for(), format!("STATUS={}", pulse.summary()));
+        if let Some(allowed) = quarter {
+            if silent <= allowed {
+                message.push_str("\nWATCHDOG=1");
+            } else {
+                message = format!("STATUS=a part of the server has stood still for {} s", silent.as_secs());
+                tracing::warn!(?silent, "a part of the server stands still: the watchdog is not told that it is alive");
+            }
+        }
+        send(message).await;
+    }
+}
+
+/// The manager takes messages at once, unless it hangs itself: then it shall not hold us up.
+async fn send(message: String) {
+    // It fails when the runtime ends.
+    let _ended = spawn_blocking(move || tell(&message)).await;
+}
+
+#[cfg(target_os = "linux")]
+fn tell(message: &str) {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Custom(message)]) {
+        tracing::warn!(%error, "the service manager cannot be told how we are: see NOTIFY_SOCKET");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tell(_: &str) {}
+
+#[cfg(target_os = "linux")]
+fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn watchdog() -> Option<Duration> {
+    None
+}
