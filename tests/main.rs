@@ -12,6 +12,7 @@
 //! | `settle` | restarts of a registry that forgets, and readers that remember |
 //! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
 //! | `process` | kills, stops and restarts of real processes |
+//! | `systemd` | who starts a registry: what it is told, and the sockets that it gives |
 //! | `command_line` | the verbs and their exit codes |
 //! | `layers` | which room may know which |
 //! | `readme` | the README's tour |
@@ -32,4 +33,6 @@ mod settle;
 mod shutdown;
 mod snapshot;
 mod stalled;
+#[cfg(target_os = "linux")]
+mod systemd;
 mod watch;

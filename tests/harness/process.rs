@@ -48,8 +48,13 @@ impl Child {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CALLBOARD_")) {
             command.env_remove(name);
         }
-        command.args(arguments).envs(variables.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.args(arguments).envs(variables.iter().copied()).stdin(Stdio::null());
+        Self::of(command)
+    }
+
+    /// A program that somebody else has prepared to be started.
+    pub fn of(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut stderr = process.stderr.take().unwrap();

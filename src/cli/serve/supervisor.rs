@@ -34,7 +34,8 @@ impl Supervisor {
         let mut company = JoinSet::new();
         if self.listens {
             tell(&format!("READY=1\nSTATUS={}", pulse.summary()));
-            company.spawn(accompany(self.watchdog, pulse, send));
+            let look = move || (pulse.silent_for(), pulse.summary());
+            company.spawn(accompany(self.watchdog, look, send));
         }
         Company(company)
     }
@@ -48,8 +49,9 @@ impl Supervisor {
     }
 }
 
-/// Tells how we are, again and again; and that we are alive, if every part has shown it since the last time but one.
-async fn accompany<F>(watchdog: Option<Duration>, pulse: Pulse, send: impl Fn(String) -> F)
+/// Tells how we are, again and again; and that we are alive, where every part of the server has shown it lately. `look` tells
+/// for how long one has not, and how we are.
+async fn accompany<F>(watchdog: Option<Duration>, look: impl Fn() -> (Duration, String), send: impl Fn(String) -> F)
 where
     F: Future<Output = ()>,
 {
@@ -59,15 +61,15 @@ where
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let (silent, mut message) = (pulse.silent_for(), format!("STATUS={}", pulse.summary()));
-        if let Some(allowed) = quarter {
-            if silent <= allowed {
-                message.push_str("\nWATCHDOG=1");
-            } else {
-                message = format!("STATUS=a part of the server has stood still for {} s", silent.as_secs());
+        let (silent, summary) = look();
+        let message = match quarter {
+            None => format!("STATUS={summary}"),
+            Some(allowed) if silent <= allowed => format!("WATCHDOG=1\nSTATUS={summary}"),
+            Some(_) => {
                 tracing::warn!(?silent, "a part of the server stands still: the watchdog is not told that it is alive");
+                format!("STATUS=a part of the server has stood still for {} s", silent.as_secs())
             }
-        }
+        };
         send(message).await;
     }
 }
@@ -96,4 +98,50 @@ fn watchdog() -> Option<Duration> {
 #[cfg(not(target_os = "linux"))]
 fn watchdog() -> Option<Duration> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::{Cell, RefCell},
+        future::ready,
+    };
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    /// What is told within ten seconds, when a part falls silent for good after five.
+    async fn told(watchdog: Option<Duration>) -> Vec<String> {
+        let (told, silent_for) = (RefCell::new(Vec::new()), Cell::new(Duration::ZERO));
+        let telling = accompany(
+            watchdog,
+            || (silent_for.get(), "fine".to_owned()),
+            |message| {
+                told.borrow_mut().push(message);
+                ready(())
+            },
+        );
+        let falling_silent = async {
+            sleep(Duration::from_millis(5_100)).await;
+            silent_for.set(Duration::from_mins(1));
+            std::future::pending::<()>().await;
+        };
+        let both = async { tokio::join!(telling, falling_silent) };
+        timeout(Duration::from_millis(9_900), both).await.unwrap_err();
+        told.into_inner()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_hears_nothing_more_when_a_part_stands_still() {
+        let told = told(Some(Duration::from_secs(4))).await;
+        let (alive, dead) = told.split_at(6);
+        assert!(alive.iter().all(|message| message == "WATCHDOG=1\nSTATUS=fine"), "{alive:?}");
+        assert!(dead.len() == 4 && dead.iter().all(|message| message.contains("stood still for 60 s")), "{dead:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_watchdog_only_how_we_are_is_told() {
+        assert_eq!(told(None).await, ["STATUS=fine"]);
+    }
 }
