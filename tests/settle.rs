@@ -115,6 +115,24 @@ async fn operators_see_that_it_settles() {
     house.leave().await;
 }
 
+/// Only a life of the registry that begins has lost anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_finds_everything_again_does_not_settle() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = ["--data-dir", directory.path().to_str().unwrap()];
+    let ready = async |serve: &Serve| get(serve.http, "/readyz").await.1;
+    let serve = Serve::start(&disk).await;
+    assert_eq!(ready(&serve).await, "ready, settling\n", "a new directory: perhaps the old one was lost");
+    let mut reader = Reader::synced(&serve.peer().await, &["web"]).await;
+    serve.peer().await.register(instance("web", "a")).await.unwrap();
+    let serve = serve.restart(&disk).await;
+    assert_eq!(ready(&serve).await, "ready\n");
+    reader.move_to(&serve.peer().await);
+    reader.reopen().await.unwrap();
+    reader.until("what it missed", |view| view.get("web", "a").is_some()).await;
+    assert_eq!(reader.view.resets, 0);
+}
+
 /// A pause right after the start, longer than settling: it is no time in which anybody could come back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_does_not_cut_it_short() {

@@ -13,6 +13,11 @@ const SIZE: Size =
 /// What is promised, in milliseconds after the end of settling.
 const ALLOWED: u64 = 10_000;
 
+/// How long it settles: as it does by itself, unless the environment says that this machine is slow. All clients run on it too.
+fn settle() -> String {
+    std::env::var("SETTLE").unwrap_or_else(|_| "10s".to_owned())
+}
+
 /// Whether the registry still settles, as its own metrics have it.
 async fn settles(serve: &Serve) -> bool {
     let (_, metrics) = get(serve.http, "/metrics").await;
@@ -27,12 +32,12 @@ async fn fifty_thousand_instances_come_back_and_ten_thousand_watches_see_no_remo
     let mut crowd = Crowd::gather(&serve.address(), SIZE).await;
     println!("gathered after {} ms; the registry has {} MiB", wall() - start, serve.resident() / 1024);
     let killed = wall();
-    let serve = serve.restart(&["--settle", "60s"]).await;
+    let serve = serve.restart(&["--settle", &settle()]).await;
     let restarted = wall();
     println!("killed and open again after {} ms", restarted - killed);
     let settled = async {
         while settles(&serve).await {
-            sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(50)).await;
         }
         (wall(), serve.cpu())
     };
