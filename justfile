@@ -20,6 +20,10 @@ tools:
 test *args:
     cargo test {{ args }}
 
+# The tests over sockets once more, with the registry on the disk
+test-disk *args:
+    CALLBOARD_TEST_ENGINE=disk cargo test --locked --test main {{ args }}
+
 # The rules of the house: which room may know which
 layers:
     cargo test --test main layers
@@ -51,7 +55,8 @@ interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}
 
-# Callboard's own figures: memory, delays, lines of code; `just figures load` compares it with a bare tonic server
+# Callboard's own figures: memory, delays, lines of code; `just figures load` compares it with a bare tonic server,
+# `just figures store` measures the disk engine
 figures *args:
     cargo bench --locked --bench figures -- {{ args }}
 

@@ -8,11 +8,13 @@
 //! | `health` | `grpc.health.v1` |
 //! | `settle` | who waits after a start that lost registrations, and until when |
 //! | `decode`, `encode` | the contract's messages from and to the model |
+//! | `admission` | who is served first when there is too much to do |
 //! | `error`, `explain` | every refusal as a status, those of the stack below us too |
 //!
 //! What is not here: who may do what, connections, time.
 
 mod admin;
+mod admission;
 mod decode;
 mod discovery;
 mod encode;
@@ -102,7 +104,7 @@ impl Api {
             .add_service(reflection().build_v1alpha()?);
         let watch = post(watch::answer).with_state(Arc::clone(shared));
         let routes = routes.into_axum_router().route(WATCH, watch).into();
-        Ok(explain::layer(routes, limit).prepare())
+        Ok(admission::layer(explain::layer(routes, limit), shared).prepare())
     }
 }
 

@@ -18,6 +18,7 @@ mod run;
 mod serve;
 mod services;
 mod stop;
+mod transfer;
 mod view;
 mod watch;
 
@@ -62,6 +63,10 @@ enum Verb {
     Clients(clients::ClientsArgs),
     /// Check the health of the registry or of a service (exit code 6 when it is not serving)
     Health(health::HealthArgs),
+    /// Write what is in a data directory as JSON Lines
+    Export(transfer::ExportArgs),
+    /// Make a data directory of what was exported
+    Import(transfer::ImportArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
 }
@@ -72,6 +77,8 @@ pub fn run() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Serve(args) => serve::run(&args).map_err(Failure::from),
         Verb::Completion(args) => completion::run(&args),
+        Verb::Export(args) => transfer::export(&args),
+        Verb::Import(args) => transfer::import(&args),
         Verb::Register(args) => block_on(register::run(args)),
         Verb::Deregister(args) => block_on(deregister::run(args)),
         Verb::Run(args) => block_on(run::run(args)),
@@ -107,7 +114,7 @@ mod tests {
     fn every_verb_for_clients_takes_a_server_and_a_format() {
         for verb in Cli::command().get_subcommands() {
             let name = verb.get_name();
-            if matches!(name, "serve" | "completion") {
+            if matches!(name, "serve" | "completion" | "export" | "import") {
                 continue;
             }
             for option in ["server", "output"] {

@@ -63,6 +63,20 @@ pub struct Config {
     pub max_message_size: usize,
     /// How many calls and streams one connection may have open at once.
     pub max_streams_per_connection: NonZeroU32,
+    /// How many connections may be open. `None`: as many as the descriptors leave room for.
+    pub max_connections: Option<NonZeroU32>,
+    /// How many of them from one address. `None`: 200, and any number from this machine.
+    pub max_connections_per_address: Option<NonZeroU32>,
+    /// How many calls and streams may be open at once in all.
+    pub max_streams: NonZeroU32,
+    /// How many of them from one address. `None`: 20,000, and any number from this machine.
+    pub max_streams_per_address: Option<NonZeroU32>,
+    /// When a connection is asked to come back as another, give or take a tenth. `None`: never.
+    pub max_connection_age: Option<Duration>,
+    /// How long its streams have then.
+    pub max_connection_age_grace: Duration,
+    /// How long a connection may take to begin.
+    pub handshake_timeout: Duration,
     /// How often a watch that had nothing to say is told the newest revision.
     pub bookmark_interval: Duration,
     /// For how long after a start that lost registrations readers that remember them wait for them to come back; zero: not.
@@ -84,6 +98,13 @@ impl Default for Config {
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(MOST_WORKERS),
             max_message_size: 256 * 1024,
             max_streams_per_connection: NonZeroU32::MIN.saturating_add(1023),
+            max_connections: None,
+            max_connections_per_address: None,
+            max_streams: NonZeroU32::MIN.saturating_add(99_999),
+            max_streams_per_address: None,
+            max_connection_age: Some(Duration::from_mins(30)),
+            max_connection_age_grace: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(5),
             bookmark_interval: Duration::from_secs(15),
             settle: Duration::from_secs(10),
             log_format: LogFormat::Auto,
@@ -138,9 +159,31 @@ impl Config {
             max_streams_per_connection: set(
                 layers,
                 Key::MaxStreamsPerConnection,
-                value::streams,
+                value::limit,
                 default.max_streams_per_connection,
             )?,
+            max_connections: set(layers, Key::MaxConnections, value::some_limit, default.max_connections)?,
+            max_connections_per_address: set(
+                layers,
+                Key::MaxConnectionsPerAddress,
+                value::some_limit,
+                default.max_connections_per_address,
+            )?,
+            max_streams: set(layers, Key::MaxStreams, value::limit, default.max_streams)?,
+            max_streams_per_address: set(
+                layers,
+                Key::MaxStreamsPerAddress,
+                value::some_limit,
+                default.max_streams_per_address,
+            )?,
+            max_connection_age: set(layers, Key::MaxConnectionAge, value::age, default.max_connection_age)?,
+            max_connection_age_grace: set(
+                layers,
+                Key::MaxConnectionAgeGrace,
+                value::interval,
+                default.max_connection_age_grace,
+            )?,
+            handshake_timeout: set(layers, Key::HandshakeTimeout, value::interval, default.handshake_timeout)?,
             bookmark_interval: set(layers, Key::BookmarkInterval, value::interval, default.bookmark_interval)?,
             settle: set(layers, Key::Settle, value::settle, default.settle)?,
             log_format: set(layers, Key::LogFormat, value::log_format, default.log_format)?,

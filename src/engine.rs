@@ -26,7 +26,10 @@ use tokio::sync::oneshot;
 pub use disk::{Disk, Durability};
 pub use memory::Memory;
 
-use crate::registry::{Command, Now, Outcome, Refusal, Registry};
+use crate::{
+    model::{Incarnation, Revision, WallTime},
+    registry::{Command, Now, Outcome, Refusal, Registry},
+};
 
 /// Orders commands.
 pub trait Engine: Send + Sync + fmt::Debug {
@@ -39,6 +42,25 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Takes no more commands, and returns when all is where a restart finds it. Blocks.
     fn close(&self);
+}
+
+/// Where a new life of a registry begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    /// What tells readers that what they knew of an earlier one is void.
+    pub incarnation: Incarnation,
+    /// The revision before its first.
+    pub revision: Revision,
+}
+
+impl Beginning {
+    /// Revisions begin at the seconds since 1970, times 2^20: so they rise through lives, unless one had more than a million
+    /// writes a second.
+    #[must_use]
+    pub fn new(incarnation: Incarnation, now: Now) -> Self {
+        let WallTime(millis) = now.wall;
+        Self { incarnation, revision: Revision((millis / 1_000) << 20) }
+    }
 }
 
 /// Why an engine did not do what it was asked.

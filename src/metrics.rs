@@ -45,10 +45,10 @@ pub struct Metrics {
     pub streams: Family<WorkerLabel, Gauge>,
     /// The newest revision.
     pub revision: Gauge,
-    /// What becomes of connections.
-    pub connections: Connections,
     /// The disk engine's.
     pub store: StoreMetrics,
+    /// What becomes of connections.
+    pub connections: Connections,
 }
 
 /// What the writer of a store counts.
@@ -157,8 +157,8 @@ impl Metrics {
             revision: gauge("revision", "The newest revision"),
             heartbeats: Heartbeats::new(&mut registry),
             watch: WatchMessages::new(&mut registry),
-            connections: Connections::new(&mut registry),
             store: StoreMetrics::new(&mut registry),
+            connections: Connections::new(&mut registry),
             propagation,
             expired,
             streams,

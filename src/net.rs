@@ -10,6 +10,7 @@
 
 mod acceptor;
 mod alarm;
+mod busy;
 mod connection;
 mod descriptors;
 mod door;
@@ -27,10 +28,11 @@ mod worker;
 
 pub use acceptor::{Dealer, Hands, Own, accept};
 pub use alarm::{Alarm, Alarmed};
+pub use busy::{Busy, Level};
 pub use connection::Connection;
 pub use descriptors::{raise_limit, room_for_connections};
 pub use door::Endless;
-pub use gate::{Busy, Gate, Identity, Level, PerAddress, Rules, Ticket};
+pub use gate::{Gate, Identity, PerAddress, Rules, Ticket};
 pub use hub::{Hubs, Interest, Seat};
 pub use line::Line;
 pub use listener::Listener;

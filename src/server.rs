@@ -8,7 +8,7 @@
 mod inherited;
 mod pulse;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -21,12 +21,15 @@ use crate::{
     clock::Clock,
     config::Config,
     engine::{
-        self, Disk, Engine, Memory,
+        self, Beginning, Disk, Engine, Memory,
         disk::{StoreError, Surroundings},
     },
     metrics::Metrics,
     model::Incarnation,
-    net::{Alarm, Alarmed, Dealer, Gate, Hands, Hubs, Listener, Own, Port, Protocol, Rules, Worker, Workers, accept},
+    net::{
+        Alarm, Alarmed, Dealer, Gate, Hands, Hubs, Listener, Own, PerAddress, Port, Protocol, Rules, Worker, Workers,
+        accept, raise_limit, room_for_connections,
+    },
     random,
     registry::Audience,
     web::Web,
@@ -103,7 +106,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a registry, in memory or on the disk. Expiry, HTTP and the acceptor run where this is called; gRPC on threads of its own.
+    /// Starts a registry, in memory or on the disk. Expiry, HTTP and the acceptor run where this is called; gRPC on threads of
+    /// its own. Raises the limit on this process's descriptors as far as the system lets it.
     ///
     /// # Errors
     ///
@@ -118,6 +122,7 @@ impl Server {
     ///
     /// As [`Server::start`], and when an inherited socket does not listen.
     pub fn start_with(config: &Config, mut inherited: Inherited) -> Result<Self, StartError> {
+        raise_limit();
         let (alarm, alarmed) = Alarm::new();
         let shared = share(config, &alarm)?;
         let mut listen = |name, door, flag, address| match inherited.take(name)? {
@@ -210,12 +215,12 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
     let workers = config.workers.get();
     let (hubs, clock) = (Arc::new(Hubs::new(workers)), Arc::new(Clock::new(workers)));
     let metrics = Metrics::new();
-    let fresh = Incarnation(random::u64());
+    let life = Incarnation(random::u64());
     let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
     let engine: Arc<dyn Engine> = match &config.data_dir {
-        None => Arc::new(Memory::new(fresh, clock.now(), audience)),
+        None => Arc::new(Memory::new(life, clock.now(), audience)),
         Some(directory) => {
-            let metrics = metrics.store.clone();
+            let (metrics, fresh) = (metrics.store.clone(), Beginning::new(life, clock.now()));
             let surroundings = Surroundings { clock: Arc::clone(&clock), audience, metrics, fresh };
             let alarm = alarm.clone();
             let on_failure = Box::new(move |error: StoreError| alarm.ring(error.to_string()));
@@ -254,7 +259,31 @@ async fn expire(shared: Arc<Shared>) {
 
 /// What connections are held to.
 fn rules(config: &Config) -> Rules {
-    Rules { streams_per_connection: config.max_streams_per_connection.get(), ..Rules::default() }
+    let number = |limit: NonZeroU32| limit.get() as usize;
+    let room = room_for_connections();
+    let connections = config.max_connections.map_or(room, number);
+    if connections > room {
+        tracing::warn!(
+            connections,
+            room,
+            "fewer connections than --max-connections: there are no descriptors for more"
+        );
+    }
+    // Whoever sets a limit means it for everybody.
+    let per_address = |limit: Option<NonZeroU32>, most| match limit {
+        Some(limit) => PerAddress { most: number(limit), loopback: true },
+        None => PerAddress { most, loopback: false },
+    };
+    Rules {
+        connections: connections.min(room),
+        connections_per_address: per_address(config.max_connections_per_address, 200),
+        streams: number(config.max_streams),
+        streams_per_address: per_address(config.max_streams_per_address, 20_000),
+        streams_per_connection: config.max_streams_per_connection.get(),
+        handshake: config.handshake_timeout,
+        age: config.max_connection_age,
+        grace: config.max_connection_age_grace,
+    }
 }
 
 /// Tells the log what was refused and cut off: a line for each reason now and then, however many there were.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
-    harness::{Filter, House, Key, Reader, Scope, Seed, Stalls, wall},
+    harness::{Engine, Filter, House, Key, Reader, Scope, Seed, Stalls, wall},
     promise::{self, Truth},
 };
 use follow::{Habit, Plan};
@@ -66,10 +66,19 @@ struct History {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_promise_holds_whatever_is_done() {
+async fn every_promise_holds_in_memory() {
+    every_promise_holds(Engine::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_promise_holds_on_the_disk() {
+    every_promise_holds(Engine::Disk).await;
+}
+
+async fn every_promise_holds(engine: Engine) {
     let seed = Seed::from_environment();
     let stalls = Stalls::of_this_machine();
-    let house = House::open();
+    let house = House::on(engine, |_| {});
     let history = play(&house, &seed).await;
     for reader in &history.readers {
         promise::check_record(&reader.record, &history.truth).unwrap();

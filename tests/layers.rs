@@ -76,7 +76,7 @@ const RULES: &[Rule] = &[
     Rule { room: "server", knows: &["api", "config", "net", "web"], tests_know: &[], never: &["prost", "axum"] },
     Rule {
         room: "cli",
-        knows: &["client", "config", "engine", "pb", "server", "telemetry"],
+        knows: &["client", "clock", "config", "engine", "pb", "server", "telemetry"],
         tests_know: &[],
         never: &["axum"],
     },

@@ -7,10 +7,12 @@
 //! | `history` | concurrent writers and readers of every kind, and all checkers over what came of it |
 //! | `lease` | who stays and who goes, and when |
 //! | `watch` | what one reader is told, case by case |
-//! | `stalled` | readers that take nothing |
+//! | `stalled` | readers that take nothing, of every kind |
+//! | `handshake`, `limits`, `age`, `descriptors` | connections: how they begin, how many there may be, how they end |
 //! | `bad_input` | what nobody should send |
 //! | `settle` | restarts of a registry that forgets, and readers that remember |
 //! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
+//! | `disk` | a registry that is kept: kills, exports |
 //! | `process` | kills, stops and restarts of real processes |
 //! | `systemd` | who starts a registry: what it is told, and the sockets that it gives |
 //! | `command_line` | the verbs and their exit codes |
@@ -19,13 +21,18 @@
 //! | `interop` | names the suites that need other languages, and are not run here |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
 
+mod age;
 mod bad_input;
 mod command_line;
+mod descriptors;
+mod disk;
+mod handshake;
 mod harness;
 mod history;
 mod interop;
 mod layers;
 mod lease;
+mod limits;
 mod process;
 mod promise;
 mod readme;

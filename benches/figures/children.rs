@@ -46,8 +46,13 @@ impl Drop for Ended {
 impl Server {
     /// Callboard as people run it.
     pub fn callboard() -> Result<Self> {
+        Self::callboard_with(&[])
+    }
+
+    /// Callboard with more arguments.
+    pub fn callboard_with(arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(CALLBOARD);
-        serve(&mut command);
+        serve(&mut command).args(arguments);
         Self::start(&mut command)
     }
 

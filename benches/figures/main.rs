@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench figures                 memory, delays, lines of code
 //! cargo bench --bench figures -- load         Callboard beside a bare tonic server, in pairs
+//! cargo bench --bench figures -- store        the disk engine: rates and recovery
 //! cargo bench --bench figures -- … -o json    the same as one JSON object
 //! ```
 //!
@@ -18,6 +19,7 @@ mod load;
 mod memory;
 mod removal;
 mod report;
+mod store;
 
 use std::time::Instant;
 
@@ -54,6 +56,8 @@ enum What {
     Figures,
     /// Callboard beside the limit
     Load,
+    /// The disk engine
+    Store,
     /// Be the limit: a bare tonic server, until killed
     #[value(hide = true)]
     Limit,
@@ -73,6 +77,12 @@ fn main() -> Result<()> {
     let report = match arguments.what {
         What::Figures => {
             runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(figures())?
+        }
+        What::Store => {
+            let mut report = Report::default();
+            let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(store::run(&mut report))?;
+            report
         }
         What::Load => {
             // Before any thread is started: all of them inherit it.

@@ -3,7 +3,11 @@
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Problem, decode, encode};
+use super::{
+    Api, Problem, decode,
+    discovery::{PAGE_BYTES, page_length},
+    encode,
+};
 use crate::{
     model::{Selection, ServiceName},
     pb::{callboard::v1 as pb, server::admin_service_server::AdminService},
@@ -13,8 +17,6 @@ use crate::{
 const EVENTS: u32 = 100;
 /// Watches of a page of who asks for no size.
 const WATCHES: u32 = 1_000;
-/// Encoded bytes after which a page ends: a watch may name 10,000 services.
-const PAGE_BYTES: usize = 1024 * 1024;
 
 #[tonic::async_trait]
 impl AdminService for Api {
@@ -52,13 +54,13 @@ impl AdminService for Api {
         let before = decode::events_before(&asked.page_token)?;
         let size = decode::page_size(asked.page_size, EVENTS);
         let mut events = self.0.engine.registry().events(service.as_ref(), before, size + 1);
-        let more = events.len() > size;
+        let found = events.len();
         events.truncate(size);
-        let last = events.last().filter(|_| more);
-        Ok(Response::new(pb::ListEventsResponse {
-            next_page_token: last.map(|event| event.revision.to_string()).unwrap_or_default(),
-            events: events.iter().map(|event| encode::event(event)).collect(),
-        }))
+        let mut lines: Vec<_> = events.iter().map(|event| encode::event(event)).collect();
+        lines.truncate(page_length(lines.iter().map(Message::encoded_len)));
+        let last = lines.len().checked_sub(1).filter(|_| lines.len() < found).map(|last| events[last].revision);
+        let next_page_token = last.map(|revision| revision.to_string()).unwrap_or_default();
+        Ok(Response::new(pb::ListEventsResponse { events: lines, next_page_token }))
     }
 }
 

@@ -12,8 +12,11 @@ use crate::{
 
 /// Entries of a page of who asks for no size.
 const PAGE: u32 = 1_000;
-/// Encoded bytes after which a page ends: well within the 4 MiB that clients take unless told otherwise.
-const PAGE_BYTES: usize = 1024 * 1024;
+/// Bytes of a service's line beside its name, about.
+const SUMMARY: usize = 32;
+/// Encoded bytes after which a page ends: so that a page holds up what else its thread has to do for a fraction of a
+/// millisecond only, and that many pages which nobody reads are little to keep.
+pub(super) const PAGE_BYTES: usize = 48 * 1024;
 
 #[tonic::async_trait]
 impl DiscoveryService for Api {
@@ -71,7 +74,13 @@ impl DiscoveryService for Api {
         let registry = self.0.engine.registry();
         let revision = registry.applied().0;
         let after = decode::services_after(&asked.page_token)?;
-        let (summaries, next) = registry.services(&asked.prefix, after.as_ref().map_or("", ServiceName::as_str), size);
+        let (mut summaries, mut next) =
+            registry.services(&asked.prefix, after.as_ref().map_or("", ServiceName::as_str), size);
+        let most = page_length(summaries.iter().map(|summary| summary.name.as_str().len() + SUMMARY));
+        if most < summaries.len() {
+            summaries.truncate(most);
+            next = summaries.last().map(|summary| summary.name.clone());
+        }
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let services = summaries.into_iter().map(|summary| pb::ServiceSummary {
             name: summary.name.to_string(),
@@ -82,4 +91,16 @@ impl DiscoveryService for Api {
         let next_page_token = next.map(|name| name.to_string()).unwrap_or_default();
         Ok(Response::new(pb::ListServicesResponse { services: services.collect(), next_page_token, revision }))
     }
+}
+
+/// How many entries of these sizes, in bytes, a page takes: the one that fills it is the last.
+pub(super) fn page_length(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0;
+    sizes
+        .take_while(|size| {
+            let fits = bytes < PAGE_BYTES;
+            bytes += size;
+            fits
+        })
+        .count()
 }

@@ -8,12 +8,13 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::{
     engine::EngineError,
     model::{Invalid, filter::FilterError},
+    net::Busy,
     registry::Refusal,
 };
 
 /// Who says so, in `ErrorInfo`.
 const DOMAIN: &str = "callboard.dev";
-/// When to come back after a replica has left.
+/// When to come back after a replica has left, or had no room.
 const SOON: Duration = Duration::from_millis(500);
 
 /// Why this door does not do what was asked.
@@ -67,6 +68,12 @@ pub(super) enum Problem {
         "{0} services are too many for one answer: use callboard.v1.DiscoveryService/ListServices, which has pages"
     )]
     TooManyServices(usize),
+    /// There is no room for another call.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// A call whose request did not come.
+    #[error("no whole request came within {}: send it at once, or cancel the call", humantime::format_duration(*.0))]
+    Unfinished(Duration),
     /// The request did not come through our own listener: a defect.
     #[error("the request carries no connection: report this as a defect")]
     NoConnection,
@@ -99,13 +106,14 @@ impl From<Problem> for Status {
             Problem::UnknownService(service) => {
                 details.set_resource_info("service", service, "", "not registered");
             }
-            Problem::Leaving | Problem::Stopped(_) => {
+            Problem::Leaving | Problem::Stopped(_) | Problem::Busy(_) => {
                 details.set_retry_info(Some(SOON));
             }
             Problem::Overloaded { retry, .. } => {
                 details.set_retry_info(Some(*retry));
             }
             Problem::Silent(_)
+            | Problem::Unfinished(_)
             | Problem::TooLarge(_)
             | Problem::Malformed(_)
             | Problem::UnknownMethod
@@ -132,6 +140,10 @@ fn classify(problem: &Problem) -> (Code, &'static str) {
         Problem::UnknownMethod => (Code::Unimplemented, "UNKNOWN_METHOD"),
         Problem::UnknownService(_) => (Code::NotFound, "NO_SUCH_SERVICE"),
         Problem::TooManyServices(_) => (Code::ResourceExhausted, "TOO_MANY_SERVICES"),
+        Problem::Busy(Busy::Streams(..)) => (Code::ResourceExhausted, "TOO_MANY_STREAMS"),
+        Problem::Busy(Busy::Unread(..)) => (Code::ResourceExhausted, "TOO_MUCH_UNREAD"),
+        Problem::Busy(Busy::Turn(_)) => (Code::ResourceExhausted, "TOO_MANY_LISTS"),
+        Problem::Unfinished(_) => (Code::DeadlineExceeded, "NO_REQUEST"),
         Problem::NoConnection => (Code::Internal, "NO_CONNECTION"),
     }
 }

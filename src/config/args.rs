@@ -47,6 +47,28 @@ pub struct ServeArgs {
     /// Calls and streams that one connection may have open at once [default: 1024]
     #[arg(long, value_name = "N")]
     pub max_streams_per_connection: Option<String>,
+    /// Connections in all, whichever the listener; at most four fifths of the descriptors that the process may have
+    /// [default: those four fifths]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<String>,
+    /// Connections from one address; this machine is exempt unless this is given [default: 200]
+    #[arg(long, value_name = "N")]
+    pub max_connections_per_address: Option<String>,
+    /// Calls and streams open at once in all; beyond nine tenths only heartbeats are taken [default: 100000]
+    #[arg(long, value_name = "N")]
+    pub max_streams: Option<String>,
+    /// The same from one address; this machine is exempt unless this is given [default: 20000]
+    #[arg(long, value_name = "N")]
+    pub max_streams_per_address: Option<String>,
+    /// After how long, give or take a tenth, a connection is asked to come back as another; or off [default: 30m]
+    #[arg(long, value_name = "TIME")]
+    pub max_connection_age: Option<String>,
+    /// How long its streams have then to end [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub max_connection_age_grace: Option<String>,
+    /// How long a connection may take to its first request, or to its HTTP/2 SETTINGS [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    pub handshake_timeout: Option<String>,
     /// How often a quiet watch is told the newest revision [default: 15s]
     #[arg(long, value_name = "TIME")]
     pub bookmark_interval: Option<String>,
@@ -96,6 +118,13 @@ impl ServeArgs {
             Key::InsecureIUnderstand => self.insecure_i_understand.then(|| true.to_string()),
             Key::MaxMessageSize => self.max_message_size.clone(),
             Key::MaxStreamsPerConnection => self.max_streams_per_connection.clone(),
+            Key::MaxConnections => self.max_connections.clone(),
+            Key::MaxConnectionsPerAddress => self.max_connections_per_address.clone(),
+            Key::MaxStreams => self.max_streams.clone(),
+            Key::MaxStreamsPerAddress => self.max_streams_per_address.clone(),
+            Key::MaxConnectionAge => self.max_connection_age.clone(),
+            Key::MaxConnectionAgeGrace => self.max_connection_age_grace.clone(),
+            Key::HandshakeTimeout => self.handshake_timeout.clone(),
             Key::BookmarkInterval => self.bookmark_interval.clone(),
             Key::Settle => self.settle.clone(),
             Key::LogFormat => self.log_format.clone(),

@@ -24,6 +24,20 @@ pub(super) enum Key {
     MaxMessageSize,
     /// Calls and streams open at once on one connection.
     MaxStreamsPerConnection,
+    /// Connections in all.
+    MaxConnections,
+    /// Connections from one address.
+    MaxConnectionsPerAddress,
+    /// Calls and streams open at once in all.
+    MaxStreams,
+    /// Calls and streams open at once from one address.
+    MaxStreamsPerAddress,
+    /// When a connection is asked to come back as another.
+    MaxConnectionAge,
+    /// How long its streams have then.
+    MaxConnectionAgeGrace,
+    /// How long a connection may take to begin.
+    HandshakeTimeout,
     /// The time between two bookmarks of a quiet watch.
     BookmarkInterval,
     /// How long readers wait for those who were lost in a restart.
@@ -36,7 +50,7 @@ pub(super) enum Key {
 
 impl Key {
     /// All of them.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Config,
         Self::Grpc,
         Self::Http,
@@ -46,6 +60,13 @@ impl Key {
         Self::InsecureIUnderstand,
         Self::MaxMessageSize,
         Self::MaxStreamsPerConnection,
+        Self::MaxConnections,
+        Self::MaxConnectionsPerAddress,
+        Self::MaxStreams,
+        Self::MaxStreamsPerAddress,
+        Self::MaxConnectionAge,
+        Self::MaxConnectionAgeGrace,
+        Self::HandshakeTimeout,
         Self::BookmarkInterval,
         Self::Settle,
         Self::LogFormat,
@@ -67,6 +88,13 @@ impl Key {
             Self::InsecureIUnderstand => "insecure_i_understand",
             Self::MaxMessageSize => "max_message_size",
             Self::MaxStreamsPerConnection => "max_streams_per_connection",
+            Self::MaxConnections => "max_connections",
+            Self::MaxConnectionsPerAddress => "max_connections_per_address",
+            Self::MaxStreams => "max_streams",
+            Self::MaxStreamsPerAddress => "max_streams_per_address",
+            Self::MaxConnectionAge => "max_connection_age",
+            Self::MaxConnectionAgeGrace => "max_connection_age_grace",
+            Self::HandshakeTimeout => "handshake_timeout",
             Self::BookmarkInterval => "bookmark_interval",
             Self::Settle => "settle",
             Self::LogFormat => "log_format",

@@ -61,6 +61,13 @@ fn every_key_can_be_written_in_every_place() {
         (Key::Workers, "3"),
         (Key::MaxMessageSize, "1MiB"),
         (Key::MaxStreamsPerConnection, "5"),
+        (Key::MaxConnections, "11"),
+        (Key::MaxConnectionsPerAddress, "12"),
+        (Key::MaxStreams, "13"),
+        (Key::MaxStreamsPerAddress, "14"),
+        (Key::MaxConnectionAge, "15m"),
+        (Key::MaxConnectionAgeGrace, "16s"),
+        (Key::HandshakeTimeout, "17s"),
         (Key::BookmarkInterval, "6s"),
         (Key::Settle, "0"),
         (Key::LogFormat, "pretty"),
@@ -83,6 +90,11 @@ fn every_key_can_be_written_in_every_place() {
     assert!(flags.max_message_size == 1 << 20 && flags.max_streams_per_connection.get() == 5);
     assert!(flags.settle.is_zero());
     assert!(flags.log_format == LogFormat::Pretty && flags.log != default.log);
+    let limits = [flags.max_connections, flags.max_connections_per_address, flags.max_streams_per_address];
+    assert_eq!(limits.map(|limit| limit.unwrap().get()), [11, 12, 14]);
+    assert_eq!(flags.max_streams.get(), 13);
+    let times = [flags.max_connection_age.unwrap(), flags.max_connection_age_grace, flags.handshake_timeout];
+    assert_eq!(times.map(|time| time.as_secs()), [15 * 60, 16, 17]);
 }
 
 #[test]
@@ -124,6 +136,7 @@ fn a_bad_value_is_refused_with_a_remedy() {
     let size_range = "is out of range; write 64KiB to 64MiB, or as many bytes without a unit";
     let time = "is not a length of time; write 10ms to 1h, with a unit, as 15s";
     let time_range = "is out of range; write 10ms to 1h, with a unit, as 15s";
+    let age = "is not a length of time; write 1s to 24h, with a unit, as 30m, or off";
     let address = "is not an address; write IP:PORT, as 127.0.0.1:8502 or [::1]:8502, with port 0 for any free one";
     let cases = [
         ("workers", "many", number),
@@ -132,6 +145,16 @@ fn a_bad_value_is_refused_with_a_remedy() {
         ("workers", "0", "is out of range; write 1 to 64"),
         ("workers", "-1", "is out of range; write 1 to 64"),
         ("max_streams_per_connection", "99999999999999999999", "is out of range; write 1 to 1000000"),
+        ("max_connections", "0", "is out of range; write 1 to 1000000"),
+        ("max_connections_per_address", "all", "is not a whole number; write 1 to 1000000"),
+        ("max_streams", "-5", "is out of range; write 1 to 1000000"),
+        ("max_streams_per_address", "1e6", "is not a whole number; write 1 to 1000000"),
+        ("max_connection_age", "30", age),
+        ("max_connection_age", "never", age),
+        ("max_connection_age", "10ms", "is out of range; write 1s to 24h, with a unit, as 30m, or off"),
+        ("max_connection_age_grace", "off", time),
+        ("handshake_timeout", "soon", time),
+        ("handshake_timeout", "0s", time_range),
         ("max_message_size", "300 KB", size),
         ("max_message_size", "KiB", size),
         ("max_message_size", "1KiB", size_range),
@@ -154,6 +177,14 @@ fn a_bad_value_is_refused_with_a_remedy() {
         let message = refusal(&[], &[], &format!("\n{name} = {value:?}"));
         assert_eq!(message, format!("callboard.toml:2: {name}: {value:?} {refused}"));
     }
+}
+
+#[test]
+fn age_can_be_turned_off() {
+    for off in ["off", "0"] {
+        assert_eq!(config(&["--max-connection-age", off], &[], "").unwrap().max_connection_age, None);
+    }
+    assert_eq!(config(&[], &[], "max_connection_age = 0").unwrap().max_connection_age, None);
 }
 
 #[test]

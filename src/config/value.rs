@@ -77,9 +77,14 @@ pub(super) fn workers(text: &str) -> Result<NonZeroUsize, Refusal> {
     number(text, NonZeroUsize::MIN..=super::MOST_WORKERS)
 }
 
-/// 1 to 1,000,000 streams.
-pub(super) fn streams(text: &str) -> Result<NonZeroU32, Refusal> {
+/// 1 to 1,000,000 streams or connections.
+pub(super) fn limit(text: &str) -> Result<NonZeroU32, Refusal> {
     number(text, NonZeroU32::MIN..=NonZeroU32::MIN.saturating_add(999_999))
+}
+
+/// As [`limit`], where nothing is another limit than any number.
+pub(super) fn some_limit(text: &str) -> Result<Option<NonZeroU32>, Refusal> {
+    limit(text).map(Some)
 }
 
 fn number<T: FromStr + PartialOrd + fmt::Display>(text: &str, range: RangeInclusive<T>) -> Result<T, Refusal> {
@@ -123,6 +128,19 @@ pub(super) fn interval(text: &str) -> Result<Duration, Refusal> {
     let remedy = "write 10ms to 1h, with a unit, as 15s";
     match humantime::parse_duration(text) {
         Ok(length) if (Duration::from_millis(10)..=Duration::from_hours(1)).contains(&length) => Ok(length),
+        Ok(_) => Err(Refusal::new("is out of range", remedy)),
+        Err(_) => Err(Refusal::new("is not a length of time", remedy)),
+    }
+}
+
+/// A length of time from 1 s to 24 h, or `off`.
+pub(super) fn age(text: &str) -> Result<Option<Duration>, Refusal> {
+    let remedy = "write 1s to 24h, with a unit, as 30m, or off";
+    if text == "off" || text == "0" {
+        return Ok(None);
+    }
+    match humantime::parse_duration(text) {
+        Ok(length) if (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&length) => Ok(Some(length)),
         Ok(_) => Err(Refusal::new("is out of range", remedy)),
         Err(_) => Err(Refusal::new("is not a length of time", remedy)),
     }

@@ -16,10 +16,12 @@
 //! | file | holds |
 //! |---|---|
 //! | `record` | an instance as bytes |
+//! | `export` | all of them as JSON Lines |
 //! | `store` | the file |
 //! | `writer` | the thread |
 
 mod error;
+pub mod export;
 pub mod record;
 mod store;
 mod writer;
@@ -40,11 +42,12 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Engine, EngineError, Submission};
+use super::{Beginning, Engine, EngineError, Submission};
 use crate::{
     clock::Clock,
     metrics::StoreMetrics,
-    model::Incarnation,
+    model::{Incarnation, Revision},
+    random,
     registry::{Audience, Command, Now, Registry},
 };
 
@@ -82,7 +85,7 @@ pub struct Surroundings {
     /// What it counts.
     pub metrics: StoreMetrics,
     /// The life that begins where none can be gone on with.
-    pub fresh: Incarnation,
+    pub fresh: Beginning,
 }
 
 /// Orders commands and keeps what comes of them in a file.
@@ -146,6 +149,16 @@ impl Disk {
     pub fn is_lossy(&self) -> bool {
         self.lossy
     }
+}
+
+/// Makes a store of these instances in a directory that has none. It begins a new life, in which no revision is one of theirs.
+///
+/// # Errors
+///
+/// When it cannot be written, or the directory holds a store.
+pub fn import(directory: &Path, instances: &[Stored], newest: Revision, now: Now) -> Result<(), StoreError> {
+    let fresh = Beginning::new(Incarnation(random::u64()), now);
+    Store::make(directory, Beginning { revision: fresh.revision.max(newest), ..fresh }, instances)
 }
 
 impl Engine for Disk {

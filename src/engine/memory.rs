@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Engine, Submission};
+use super::{Beginning, Engine, Submission};
 use crate::{
-    model::{Incarnation, Revision, WallTime},
+    model::Incarnation,
     registry::{Audience, Command, Decision, Event, Now, Outcome, Refusal, Registry},
 };
 
@@ -16,13 +16,10 @@ pub struct Memory {
 
 impl Memory {
     /// An empty registry that begins its life now.
-    ///
-    /// Revisions start at the seconds since 1970, times 2^20, so that they rise through restarts unless there were more
-    /// than a million writes a second. The incarnation is what tells readers that all was forgotten.
     #[must_use]
     pub fn new(incarnation: Incarnation, now: Now, audience: Arc<dyn Audience>) -> Self {
-        let WallTime(millis) = now.wall;
-        Self { registry: Registry::new(incarnation, Revision((millis / 1_000) << 20), now, audience) }
+        let Beginning { incarnation, revision } = Beginning::new(incarnation, now);
+        Self { registry: Registry::new(incarnation, revision, now, audience) }
     }
 
     /// What readers read.

@@ -4,7 +4,6 @@
 //! limit is refused at once, and told so; nobody waits for room.
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
@@ -16,7 +15,7 @@ use std::{
 use dashmap::DashMap;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::Protocol;
+use super::{Busy, Level, Protocol};
 use crate::metrics::{Metrics, Refused};
 
 /// Of the limits on streams, what watches and lists may use, in percent: the rest is for heartbeats.
@@ -101,36 +100,6 @@ struct Account {
     streams: AtomicUsize,
     /// Bytes of answers that are made and not taken.
     unread: AtomicUsize,
-}
-
-/// Why a stream is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Busy {
-    /// More streams are open than may be.
-    Streams(Level, usize),
-    /// More bytes of answers wait for their readers than may.
-    Unread(Level, usize),
-}
-
-/// Whose limit it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "they say it")]
-pub enum Level {
-    Connection,
-    Address,
-    Identity,
-    All,
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Connection => "this connection",
-            Self::Address => "this address",
-            Self::Identity => "this identity",
-            Self::All => "all clients together",
-        })
-    }
 }
 
 /// Lets connections in, and counts them and their streams.

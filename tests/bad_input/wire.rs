@@ -6,10 +6,7 @@ use tokio::{
 };
 
 use super::Bystander;
-use crate::harness::{House, within};
-
-/// The start of an HTTP/2 connection, and the empty SETTINGS that follow it.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+use crate::harness::{House, PREFACE, within};
 
 /// Sends bytes, and reads until the server closes. A reset is a way to close.
 async fn say(house: &House, bytes: &[u8]) -> Vec<u8> {

@@ -14,7 +14,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Peer, within};
+use tempfile::TempDir;
+
+use super::{Engine, Peer, within};
 
 /// A program that runs. Dropping it kills it.
 #[derive(Debug)]
@@ -132,6 +134,8 @@ pub struct Serve {
     pub child: Child,
     pub grpc: SocketAddr,
     pub http: SocketAddr,
+    /// Where it keeps the registry, if it was not told where.
+    _data: Option<TempDir>,
 }
 
 impl Serve {
@@ -142,10 +146,15 @@ impl Serve {
 
     pub async fn start_at(grpc: &str, more: &[&str]) -> Self {
         let usual = ["serve", "--grpc", grpc, "--http", "127.0.0.1:0", "-o", "json", "--log", "warn"];
-        let mut child = Child::start(&[&usual, more].concat());
+        let data = if more.contains(&"--data-dir") { None } else { Engine::usual().data() };
+        let mut arguments = [&usual, more].concat();
+        if let Some(data) = &data {
+            arguments.extend(["--data-dir", data.path().to_str().unwrap()]);
+        }
+        let mut child = Child::start(&arguments);
         let ready = child.line().await;
         let at = |door: &str| ready[door].as_str().unwrap().parse().unwrap();
-        Self { grpc: at("grpc"), http: at("http"), child }
+        Self { grpc: at("grpc"), http: at("http"), child, _data: data }
     }
 
     /// For `--server`.

@@ -17,9 +17,9 @@ use crate::{
     registry::{Block, Change, Delta, Effect, Entry, Event, ResetReason},
 };
 
-/// Bytes of an encoded piece of a block, and about those of a message: enough that the rest costs nothing, and far
-/// from the 1 MiB that a message may have even if the last instance in it is as large as they get.
-pub(super) const PIECE: usize = 256 * 1024;
+/// Bytes of an encoded piece of a block, and about those of a message: enough that the rest costs nothing, and no more than
+/// a reader with a filter of its own may hold while it does not read.
+pub(super) const PIECE: usize = 48 * 1024;
 /// Up to so many bytes are copied together rather than sent as several frames.
 const SMALL: usize = 4 * 1024;
 /// Bytes that gRPC puts before each message: not compressed, and the length.

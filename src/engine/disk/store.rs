@@ -28,6 +28,7 @@ use super::{
     record::{self, Seal, Stored, StoredLease},
 };
 use crate::{
+    engine::Beginning,
     model::{Incarnation, Instance, InstanceId, Revision, ServiceName},
     random,
 };
@@ -95,6 +96,8 @@ pub struct Store {
 pub struct Found {
     /// All instances, by service and id.
     pub instances: Vec<Stored>,
+    /// The newest revision.
+    pub revision: Revision,
     /// Some that was acknowledged may be missing: it was relaxed, and was not closed.
     pub lossy: bool,
 }
@@ -105,18 +108,18 @@ impl Store {
     /// # Errors
     ///
     /// When it cannot be read and written, another process has it, it is damaged, or a later version wrote it.
-    pub fn open(directory: &Path, durability: Durability, fresh: Incarnation) -> Result<(Self, Found), StoreError> {
+    pub fn open(directory: &Path, durability: Durability, fresh: Beginning) -> Result<(Self, Found), StoreError> {
         make_directory(directory)?;
         let lock = lock(directory)?;
         let path = directory.join(FILE);
         if !path.try_exists().map_err(StoreError::io("find", &path))? {
-            create(directory, fresh, Revision::default(), &[])?;
+            create(directory, fresh, &[])?;
         }
         let (mut store, found) = Self::load(path, lock)?;
         if found.lossy {
             // What readers were told after the last flush may be lost, and its revisions may be given out again.
-            store.state.incarnation = fresh.0;
-            store.state.revision += LOST;
+            store.state.incarnation = fresh.incarnation.0;
+            store.state.revision = fresh.revision.0.max(store.state.revision + LOST);
         }
         store.state.open = true;
         store.state.relaxed = durability == Durability::Relaxed;
@@ -138,24 +141,19 @@ impl Store {
         Self::load(path, lock).map(|(_, found)| found)
     }
 
-    /// Makes a store with these instances in a directory that has none. It begins a new life, at this revision.
+    /// Makes a store with these instances in a directory that has none.
     ///
     /// # Errors
     ///
     /// When it cannot be written, or there is one.
-    pub fn make(
-        directory: &Path,
-        fresh: Incarnation,
-        revision: Revision,
-        instances: &[Stored],
-    ) -> Result<(), StoreError> {
+    pub fn make(directory: &Path, fresh: Beginning, instances: &[Stored]) -> Result<(), StoreError> {
         make_directory(directory)?;
         let _lock = lock(directory)?;
         let path = directory.join(FILE);
         if path.try_exists().map_err(StoreError::io("find", &path))? {
             return Err(StoreError::Taken { path: directory.to_owned() });
         }
-        create(directory, fresh, revision, instances)
+        create(directory, fresh, instances)
     }
 
     fn load(path: PathBuf, lock: File) -> Result<(Self, Found), StoreError> {
@@ -199,9 +197,9 @@ impl Store {
             Problem::Database(error) => failed()(error),
             Problem::Damage(what) => damaged(&what),
         })?;
-        let lossy = state.open && state.relaxed;
         drop(transaction);
-        Ok((Self { path, database, seal, state, _lock: lock }, Found { instances, lossy }))
+        let found = Found { instances, revision: Revision(state.revision), lossy: state.open && state.relaxed };
+        Ok((Self { path, database, seal, state, _lock: lock }, found))
     }
 
     /// The file.
@@ -340,7 +338,7 @@ fn transact<'a>(
 }
 
 /// Makes a complete file and then gives it its name.
-fn create(directory: &Path, life: Incarnation, revision: Revision, instances: &[Stored]) -> Result<(), StoreError> {
+fn create(directory: &Path, fresh: Beginning, instances: &[Stored]) -> Result<(), StoreError> {
     let (path, unfinished) = (directory.join(FILE), directory.join(UNFINISHED));
     let making = || StoreError::database("make", &unfinished);
     // What a crash left of an earlier attempt. The directory is locked: it is nobody else's.
@@ -350,7 +348,7 @@ fn create(directory: &Path, life: Incarnation, revision: Revision, instances: &[
     let backend = FileBackend::new(file).map_err(|error| making()(error.into()))?;
     let database = Database::builder().set_cache_size(CACHE).create_with_backend(backend);
     let database = database.map_err(|error| making()(error.into()))?;
-    initialize(&database, life, revision, instances).map_err(making())?;
+    initialize(&database, fresh, instances).map_err(making())?;
     drop(database);
     fs::rename(&unfinished, &path).map_err(StoreError::io("make", &path))?;
     // The name, too, has to be on the disk.
@@ -358,12 +356,7 @@ fn create(directory: &Path, life: Incarnation, revision: Revision, instances: &[
     synced.map_err(StoreError::io("make", directory))
 }
 
-pub(super) fn initialize(
-    database: &Database,
-    life: Incarnation,
-    revision: Revision,
-    instances: &[Stored],
-) -> Result<(), redb::Error> {
+pub(super) fn initialize(database: &Database, fresh: Beginning, instances: &[Stored]) -> Result<(), redb::Error> {
     let key = random::u128();
     let transaction = database.begin_write()?;
     {
@@ -372,7 +365,7 @@ pub(super) fn initialize(
         meta.insert("key", key.to_be_bytes().as_slice())?;
     }
     transaction.commit()?;
-    let mut state = State { incarnation: life.0, revision: revision.0, ..State::default() };
+    let mut state = State { incarnation: fresh.incarnation.0, revision: fresh.revision.0, ..State::default() };
     let writes = instances.iter().map(|stored| Write::Put(&stored.instance, stored.lease));
     transact(database, Seal::new(key), &mut state, writes, true)
 }

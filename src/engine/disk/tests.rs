@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     engine::Memory,
     metrics::Metrics,
-    model::{Instance, Revision, Terms},
+    model::{Incarnation, Instance, Revision, Terms},
     registry::{
         Command, Outcome, Patch, Refusal,
         test_support::{Nobody, at, deregister, name, register, update},
@@ -21,13 +21,14 @@ use crate::{
 };
 
 const LIFE: Incarnation = Incarnation(7);
+const FRESH: Beginning = Beginning { incarnation: LIFE, revision: Revision(0) };
 
 fn surroundings() -> Surroundings {
     Surroundings {
         clock: Arc::new(Clock::new(0)),
         audience: Arc::new(Nobody),
         metrics: Metrics::new().store.clone(),
-        fresh: LIFE,
+        fresh: FRESH,
     }
 }
 
@@ -146,7 +147,8 @@ fn one_directory_one_registry() {
 fn a_relaxed_store_that_was_not_closed_begins_a_new_life() {
     let directory = TempDir::new().unwrap();
     let life = |fresh, durability| {
-        let surroundings = Surroundings { fresh: Incarnation(fresh), ..surroundings() };
+        let surroundings =
+            Surroundings { fresh: Beginning { incarnation: Incarnation(fresh), ..FRESH }, ..surroundings() };
         Disk::open(directory.path(), durability, surroundings, never_fails()).unwrap()
     };
     let closed = life(1, Durability::Relaxed);
@@ -160,7 +162,7 @@ fn a_relaxed_store_that_was_not_closed_begins_a_new_life() {
     // What a crash would leave: the file as it is.
     std::fs::copy(directory.path().join("registry.redb"), copy.path().join("registry.redb")).unwrap();
     drop(killed);
-    let surroundings = Surroundings { fresh: Incarnation(3), ..surroundings() };
+    let surroundings = Surroundings { fresh: Beginning { incarnation: Incarnation(3), ..FRESH }, ..surroundings() };
     let after = Disk::open(copy.path(), Durability::Durable, surroundings, never_fails()).unwrap();
     assert_eq!((after.registry().incarnation(), after.is_lossy()), (Incarnation(3), true));
     assert!(after.registry().applied() > newest);
@@ -171,7 +173,7 @@ fn a_relaxed_store_that_was_not_closed_begins_a_new_life() {
 fn what_was_relaxed_is_on_the_disk_within_a_second() {
     let (backend, store) = backend::store();
     let surroundings = surroundings();
-    let found = Found { instances: Vec::new(), lossy: false };
+    let found = Found { instances: Vec::new(), revision: Revision(0), lossy: false };
     let disk = Disk::start(store, found, Durability::Relaxed, surroundings, never_fails()).unwrap();
     sign_in(&disk, "web", "a", 1);
     let unsynced = backend.clone();

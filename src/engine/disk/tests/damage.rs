@@ -116,13 +116,13 @@ fn a_file_that_is_no_store_is_refused_and_left_alone() {
     let file = directory.path().join("registry.redb");
     for text in ["", "hello", &"x".repeat(100_000)] {
         std::fs::write(&file, text).unwrap();
-        let refused = Store::open(directory.path(), Durability::Durable, LIFE).unwrap_err().to_string();
+        let refused = Store::open(directory.path(), Durability::Durable, FRESH).unwrap_err().to_string();
         assert!(refused.contains("registry.redb is damaged"), "{refused}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
     }
     std::fs::remove_file(&file).unwrap();
     drop(Database::create(&file).unwrap());
-    let refused = Store::open(directory.path(), Durability::Durable, LIFE).unwrap_err().to_string();
+    let refused = Store::open(directory.path(), Durability::Durable, FRESH).unwrap_err().to_string();
     assert!(refused.contains("another program's database"), "{refused}");
 }
 
@@ -142,7 +142,7 @@ fn a_store_of_a_later_version_is_refused_and_left_alone() {
         transaction.commit().unwrap();
     };
     set(99);
-    let refused = Store::open(directory.path(), Durability::Durable, LIFE).unwrap_err().to_string();
+    let refused = Store::open(directory.path(), Durability::Durable, FRESH).unwrap_err().to_string();
     assert!(refused.contains("has format 99, and this version knows formats up to 1"), "{refused}");
     set(1);
     assert_eq!(contents(&open(directory.path(), Durability::Durable)).len(), 1);

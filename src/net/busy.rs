@@ -1,0 +1,53 @@
+//! Why there is no room for a call.
+
+use std::{fmt, time::Duration};
+
+/// Why a call is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Busy {
+    /// As many calls and streams are open as may be.
+    #[error(
+        "{0} may have {1} calls and streams open, a tenth of them heartbeats only, and has: try again later, close some, or \
+         raise {flag} where the registry runs",
+        flag = flag(*.0)
+    )]
+    Streams(Level, usize),
+    /// As many bytes of answers as may be wait for their readers.
+    #[error("{0} has answers of more than {1} bytes that were not read: read them before asking for more")]
+    Unread(Level, usize),
+    /// So many long answers are wanted that this one was not made in time.
+    #[error(
+        "so many lists were asked for that this one waited {}: try again later, or watch instead",
+        humantime::format_duration(*.0)
+    )]
+    Turn(Duration),
+}
+
+/// Whose limit it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they say it")]
+pub enum Level {
+    Connection,
+    Address,
+    Identity,
+    All,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Connection => "this connection",
+            Self::Address => "this address",
+            Self::Identity => "this identity",
+            Self::All => "the registry",
+        })
+    }
+}
+
+fn flag(level: Level) -> &'static str {
+    match level {
+        Level::All => "--max-streams",
+        Level::Connection => "--max-streams-per-connection",
+        Level::Address | Level::Identity => "--max-streams-per-address",
+    }
+}

@@ -1,0 +1,85 @@
+//! A registry that is kept: kills, exports, two servers on one directory.
+
+use callboard::pb::callboard::v1::{LeaseState, RegisterRequest};
+use tempfile::TempDir;
+
+use crate::harness::{Beats, Child, Peer, Serve, instance, seconds};
+
+async fn states(peer: &Peer, leases: &[bytes::Bytes]) -> Vec<LeaseState> {
+    let all: Vec<_> = leases.iter().collect();
+    Beats::open(peer).await.beat(&all).await.unwrap().0
+}
+
+async fn crowd(peer: &Peer, count: usize) -> Vec<bytes::Bytes> {
+    let mut leases = Vec::new();
+    for number in 0..count {
+        let request = RegisterRequest { ttl: seconds(60.0), ..instance("web", &format!("i{number}")) };
+        leases.push(peer.register(request).await.unwrap().lease_id);
+    }
+    leases
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_registry_finds_everything_again() {
+    let directory = TempDir::new().unwrap();
+    let data = ["--data-dir", directory.path().to_str().unwrap()];
+    let serve = Serve::start(&data).await;
+    let peer = serve.peer().await;
+    let leases = crowd(&peer, 20).await;
+    peer.deregister("web", "i0", &leases[0]).await.unwrap().unwrap();
+    let (before, events) = (peer.list("web").await, peer.events().await);
+    let serve = serve.restart(&data).await;
+    let peer = serve.peer().await;
+    assert_eq!(peer.list("web").await, before, "revisions and all");
+    let mut expected = vec![LeaseState::Held; 20];
+    expected[0] = LeaseState::Unknown;
+    assert_eq!(states(&peer, &leases).await, expected, "leases go on");
+    let next = peer.register(instance("web", "next")).await.unwrap();
+    assert!(next.revision > events.last().unwrap().revision, "revisions rise through the kill");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_has_one_registry() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let serve = Serve::start(&["--data-dir", data]).await;
+    let serving = ["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", data];
+    let pid = serve.child.pid().as_raw_nonzero();
+    for arguments in [&serving[..], &["export", "--data-dir", data], &["import", "--data-dir", data, "/dev/null"]] {
+        let ended = Child::run(arguments).await;
+        assert_eq!(ended.code(), Some(1));
+        let expected =
+            if arguments[0] == "import" { "no export".to_owned() } else { format!("in use by process {pid}") };
+        assert!(ended.stderr.contains(&expected), "{arguments:?}: {}", ended.stderr);
+    }
+    serve.peer().await.register(instance("web", "a")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_makes_the_same_registry_elsewhere() {
+    let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let file = old.path().join("export.jsonl");
+    let (from, to, file) = (old.path().to_str().unwrap(), new.path().to_str().unwrap(), file.to_str().unwrap());
+    let serve = Serve::start(&["--data-dir", from]).await;
+    let peer = serve.peer().await;
+    let leases = crowd(&peer, 20).await;
+    let before = peer.list("web").await;
+    serve.child.kill().await;
+    let ended = Child::run(&["export", "--data-dir", from, file]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("exported 20 instances"), "{}", ended.stderr);
+    let ended = Child::run(&["export", "--data-dir", from]).await;
+    assert_eq!(ended.stdout, std::fs::read_to_string(file).unwrap(), "data goes to standard output");
+    assert_eq!(ended.stdout.lines().count(), 21);
+    let ended = Child::run(&["import", "--data-dir", to, file]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    let again = Child::run(&["import", "--data-dir", to, file]).await;
+    assert_eq!(again.code(), Some(1));
+    assert!(again.stderr.contains("holds a registry already"), "{}", again.stderr);
+    let serve = Serve::start(&["--data-dir", to]).await;
+    let peer = serve.peer().await;
+    assert_eq!(peer.list("web").await, before);
+    assert!(states(&peer, &leases).await.iter().all(|state| *state == LeaseState::Held));
+    let nothing = Child::run(&["export", "--data-dir", "/nonexistent"]).await;
+    assert!(nothing.stderr.contains("holds no registry"), "{}", nothing.stderr);
+}
