@@ -229,7 +229,7 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
     };
     // A life that begins has lost whatever readers remember of an earlier one: what was in memory, or in another file, or
     // was acknowledged last before a crash.
-    let begins = engine.registry().incarnation() == fresh;
+    let begins = engine.registry().incarnation() == life;
     let shared = Shared {
         engine,
         hubs,
