@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `registry`, `keep_alive` | `RegistryService` |
 //! | `discovery`, `watch` | `DiscoveryService` |
-//! | `admin`, `subscriber` | `AdminService` |
+//! | `admin`, `subscriber`, `protection` | `AdminService` |
 //! | `health` | `grpc.health.v1` |
 //! | `settle` | who waits after a start that lost registrations, and until when |
 //! | `decode`, `encode` | the contract's messages from and to the model |
@@ -22,6 +22,7 @@ mod error;
 mod explain;
 mod health;
 mod keep_alive;
+mod protection;
 mod registry;
 mod settle;
 mod subscriber;

@@ -13,6 +13,7 @@ mod failure;
 mod health;
 mod instances;
 mod output;
+mod protection;
 mod register;
 mod run;
 mod serve;
@@ -63,6 +64,8 @@ enum Verb {
     Clients(clients::ClientsArgs),
     /// Check the health of the registry or of a service (exit code 6 when it is not serving)
     Health(health::HealthArgs),
+    /// List who is protected from mass expiry, or end that (exit code 6 when something is protected)
+    Protection(Box<protection::ProtectionArgs>),
     /// Write what is in a data directory as JSON Lines
     Export(transfer::ExportArgs),
     /// Make a data directory of what was exported
@@ -88,6 +91,7 @@ pub fn run() -> ExitCode {
         Verb::Events(args) => block_on(events::run(args)),
         Verb::Drain(args) => block_on(drain::run(args)),
         Verb::Clients(args) => block_on(clients::run(args)),
+        Verb::Protection(args) => block_on(protection::run(*args)),
         Verb::Health(args) => block_on(health::run(args)),
     };
     done.unwrap_or_else(|failure| failure.report())

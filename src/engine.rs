@@ -86,14 +86,15 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Submission(State);
 
-/// Removes what ran out by now, at most one lock's time each, and returns how many that were.
+/// Has done what the leases' time asks for, and returns how many instances were removed for it.
 pub async fn expire(engine: &dyn Engine, now: Now) -> usize {
-    let passed = engine.registry().leases().expire(now.lease);
+    let commands = engine.registry().sweep(now);
+    let is_removal = |command: &Command| matches!(command, Command::Expire(_));
     // All are sent before one is waited for: a disk takes them together.
-    let sent: Vec<_> = passed.into_iter().map(|lease| engine.order(Command::Expire(lease), now)).collect();
+    let sent: Vec<_> = commands.into_iter().map(|command| (is_removal(&command), engine.order(command, now))).collect();
     let mut removed = 0;
-    for outcome in sent {
-        removed += usize::from(outcome.await.is_ok_and(|outcome| outcome.changed));
+    for (removal, outcome) in sent {
+        removed += usize::from(outcome.await.is_ok_and(|outcome| outcome.changed) && removal);
     }
     removed
 }

@@ -29,6 +29,14 @@ pub struct Metrics {
     pub propagation: Family<WorkerLabel, Histogram, fn() -> Histogram>,
     /// Instances removed because their leases ran out.
     pub expired: Counter,
+    /// Times that protection from mass expiry began, of a service or of all.
+    pub protections: Counter,
+    /// Services that are protected.
+    pub protected_services: Gauge,
+    /// Whether the registry as a whole is.
+    pub protected_registry: Gauge,
+    /// Instances that are held though their leases ran out.
+    pub suspects: Gauge,
     /// Services that have instances.
     pub services: Gauge,
     /// Registered instances.
@@ -141,6 +149,9 @@ impl Metrics {
         registry.register("propagation_delay_seconds", help, propagation.clone());
         let (expired, streams) = (Counter::default(), Family::default());
         registry.register("expired_instances", "Instances whose leases ran out", expired.clone());
+        let protections = Counter::default();
+        let help = "Times that protection from mass expiry began, of a service or of the registry";
+        registry.register("protections", help, protections.clone());
         registry.register("open_streams", "Open gRPC streams, by worker", streams.clone());
         let mut gauge = |name, help| {
             let gauge = Gauge::default();
@@ -148,6 +159,9 @@ impl Metrics {
             gauge
         };
         Arc::new(Self {
+            protected_services: gauge("protected_services", "Services that are protected from mass expiry"),
+            protected_registry: gauge("protected_registry", "1 while the registry as a whole is protected"),
+            suspects: gauge("suspect_instances", "Instances that are held though their leases ran out"),
             services: gauge("services", "Services that have instances"),
             instances: gauge("instances", "Registered instances"),
             leases: gauge("leases", "Known leases, with those only remembered"),
@@ -161,6 +175,7 @@ impl Metrics {
             connections: Connections::new(&mut registry),
             propagation,
             expired,
+            protections,
             streams,
             registry: Mutex::new(registry),
         })

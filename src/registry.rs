@@ -8,7 +8,7 @@
 //!   the ring no longer reaches back, from a new snapshot. Nothing is queued for a reader.
 //! * A heartbeat touches its lease and nothing else ([`Leases`]).
 //!
-//! Locks, in the order in which they may be taken: order → a service, or the history, or the names, or the wheel. None of
+//! Locks, in the order in which they may be taken: order → a service, or the history, or the names, or the wheel, or protection. None of
 //! the latter is held while another is taken, and no guard of a map outlives its statement.
 //!
 //! What is not here: numbering and durability (engines), encoding (doors), waking (`net`).
@@ -20,6 +20,7 @@ mod decide;
 mod event;
 mod lease;
 mod leases;
+mod protection;
 mod ring;
 mod roster;
 mod service;
@@ -52,11 +53,13 @@ pub use decide::{Decision, Draft, Planned};
 pub use event::{Change, Entry, Event, Now, RemovalReason};
 pub use lease::{Carrier, Ending, Lease, LeaseTime};
 pub use leases::{HashLease, Leases};
+pub use protection::{Notice, Numbers, Protected, Turned};
 pub use roster::{Block, Blocks};
 pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
 pub use write::Order;
 
 use crate::model::{Incarnation, Revision, ServiceName};
+use protection::Protection;
 use ring::Ring;
 use service::{Service, State};
 use settling::Settling;
@@ -102,6 +105,7 @@ pub struct Registry {
     /// How many instances are registered. Changes under the order lock.
     instances: AtomicUsize,
     leases: Leases,
+    protection: Protection,
     settling: Settling,
     audience: Arc<dyn Audience>,
 }
@@ -119,6 +123,7 @@ impl Registry {
             order: Mutex::new(()),
             instances: AtomicUsize::new(0),
             leases: Leases::new(now.lease),
+            protection: Protection::new(),
             settling: Settling::default(),
             audience,
         }

@@ -6,6 +6,7 @@
 //! dropped at the deadline. Then the store is closed.
 
 mod inherited;
+mod outcry;
 mod pulse;
 
 use std::{io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
@@ -34,6 +35,7 @@ use crate::{
     registry::Audience,
     web::Web,
 };
+use outcry::Outcry;
 
 pub use inherited::{InheritError, Inherited};
 pub use pulse::Pulse;
@@ -248,11 +250,13 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
 async fn expire(shared: Arc<Shared>) {
     let mut ticks = interval(EXPIRY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut outcry = Outcry::default();
     loop {
         ticks.tick().await;
         let now = shared.clock.expiry();
         let expired = engine::expire(&*shared.engine, now).await;
         shared.metrics.expired.inc_by(expired as u64);
+        outcry.hear(shared.engine.registry(), &shared.metrics);
         shared.end_settling(now);
     }
 }

@@ -67,6 +67,10 @@ async fn metrics(State(web): State<Web>) -> impl IntoResponse {
     metrics.waiting.set(gauge(subscribers.waiting()));
     metrics.settling.set(registry.is_settling().into());
     metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
+    let (whole, protected) = registry.protection(web.shared.clock.now().lease);
+    metrics.protected_services.set(gauge(protected));
+    metrics.protected_registry.set(i64::from(whole.since.is_some()));
+    metrics.suspects.set(gauge(whole.numbers.suspects));
     for worker in 0..web.workers.count() {
         let label = WorkerLabel { worker: worker as u64 };
         metrics.streams.get_or_create(&label).set(gauge(web.workers.open_streams(worker)));

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
-    harness::{Engine, Filter, House, Key, Reader, Scope, Seed, Stalls, wall},
-    promise::{self, Truth},
+    harness::{Engine, Filter, House, Key, Reader, Scope, Seed, Stalls, Wall, wall, within},
+    promise::{self, Held, Truth},
 };
 use follow::{Habit, Plan};
 use writer::{Told, Writer};
@@ -61,8 +61,12 @@ struct History {
     told: Told,
     readers: Vec<Reader>,
     truth: Truth,
+    /// Whom protection held.
+    held: Held,
     /// Who is left in the end.
     left: Vec<Key>,
+    /// From when on an operator said who is dead.
+    quiet: Wall,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,9 +90,12 @@ async fn every_promise_holds(engine: Engine) {
     let Told { lives, reads, .. } = &history.told;
     promise::read_your_writes::check(reads, &history.truth).unwrap();
     promise::live_stays::check(lives, &history.truth).unwrap();
-    promise::dead_goes::check(lives, &history.truth, wall(), |from| stalls.since(from)).unwrap();
+    let held = &history.held;
+    promise::dead_goes::check(lives, &history.truth, held, wall(), |from| stalls.since(from)).unwrap();
+    promise::never_empty_by_inference::check(lives, &history.truth, history.quiet).unwrap();
     for reader in history.readers.iter().filter(|reader| STEADY.contains(&&*reader.record.reader)) {
-        promise::dead_goes::check_heard(&reader.record, lives, &history.truth, |from| stalls.since(from)).unwrap();
+        promise::dead_goes::check_heard(&reader.record, lives, &history.truth, held, |from| stalls.since(from))
+            .unwrap();
     }
     let shown = doors::shown(&house, &history.readers, &history.left).await;
     promise::converges::check(&shown).unwrap();
@@ -116,8 +123,9 @@ async fn play(house: &House, seed: &Seed) -> History {
         left.extend(writer_left);
     }
     left.sort();
-    // Those who fell silent go by themselves; then it is quiet.
-    everything.until("who fell silent is gone", |view| view.set.keys().eq(&left)).await;
+    let quiet = wall();
+    within("who fell silent is gone", all_gone(house, &mut everything, &left)).await;
+    let held = Held::by(&house.peer().await.protection_events().await);
     let events = house.peer().await.events().await;
     let newest = events.last().unwrap().revision;
     goal.send_replace(Some(newest));
@@ -126,7 +134,23 @@ async fn play(house: &House, seed: &Seed) -> History {
     readers.push(everything);
     let answered = std::mem::take(&mut told.seen);
     let truth = Truth::gather(events, readers.iter().map(|reader| &reader.record), answered).unwrap();
-    History { told, readers, truth, left }
+    History { told, readers, truth, held, left, quiet }
+}
+
+/// Those who fell silent go by themselves, or, as many do at once, when an operator says that they are dead; then it is quiet.
+async fn all_gone(house: &House, everything: &mut Reader, left: &[Key]) {
+    let peer = house.peer().await;
+    let mut pace = tokio::time::interval(Duration::from_millis(500));
+    while !everything.view.set.keys().eq(left) {
+        tokio::select! {
+            message = everything.message() => {
+                message.unwrap();
+            }
+            _ = pace.tick() => {
+                peer.reset_protection(None).await;
+            }
+        }
+    }
 }
 
 /// A history in which nothing happened would pass every check.

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use callboard::pb::callboard::v1::{LeaseState, RegisterRequest};
+use callboard::pb::callboard::v1::{InstanceStatus, LeaseState, RegisterRequest};
 use tokio::time::sleep;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::harness::{Beats, InMemory, Peer, Reader, instance, seconds};
+use crate::harness::{Beats, InMemory, Peer, Reader, View, instance, seconds};
 
 /// What is promised beyond the time to live, in milliseconds.
 const ALLOWED: u64 = 1_000;
@@ -151,10 +151,19 @@ async fn one_stream_and_one_message_carry_many_leases() {
         beats.beat(half).await.unwrap();
         sleep(Duration::from_millis(2_500)).await;
     }
+    // A fifth at once is believed to be dead; half of them, or all, when an operator says so.
+    let suspect = |view: &View| view.set.values().filter(|of| of.status() == InstanceStatus::Suspect).count();
+    reader.until("half of them", |view| suspect(view) == MANY / 2).await;
+    beats.beat(half).await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(peer.reset_protection(Some("web")).await, 500);
     reader.until("half of them", |view| view.set.len() == MANY / 2).await;
     assert!(half.len() == MANY / 2 && reader.view.get("web", "i0").is_some());
     let last = house.now();
-    assert!(gone(&house, &mut reader).await <= last + 3_000 + ALLOWED);
+    reader.until("the others", |view| suspect(view) == MANY / 2).await;
+    assert!(house.now() <= last + 3_000 + ALLOWED);
+    assert_eq!(peer.reset_protection(None).await, 500);
+    gone(&house, &mut reader).await;
     assert_eq!(house.leases(), 0, "nothing is remembered of who ran out");
 }
 

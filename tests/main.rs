@@ -6,6 +6,7 @@
 //! | `promise` | what Callboard promises, a file for each: a checker over what was recorded |
 //! | `history` | concurrent writers and readers of every kind, and all checkers over what came of it |
 //! | `lease` | who stays and who goes, and when |
+//! | `protection` | many that fall silent at once |
 //! | `watch` | what one reader is told, case by case |
 //! | `stalled` | readers that take nothing, of every kind |
 //! | `handshake`, `limits`, `age`, `descriptors` | connections: how they begin, how many there may be, how they end |
@@ -35,6 +36,7 @@ mod lease;
 mod limits;
 mod process;
 mod promise;
+mod protection;
 mod readme;
 mod settle;
 mod shutdown;

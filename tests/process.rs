@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use callboard::{
     client::{Endpoint, Watch, WatchEvent},
-    pb::callboard::v1::{EventKind, LeaseState, RegisterRequest, RemovalReason, WatchRequest},
+    pb::callboard::v1::{EventKind, InstanceStatus, LeaseState, RegisterRequest, RemovalReason, WatchRequest},
 };
 use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::{
-    harness::{Beats, Child, Peer, Reader, Serve, Stalls, instance, key, seconds, wall, within},
+    harness::{Beats, Child, Peer, Reader, Serve, Stalls, View, instance, key, seconds, wall, within},
     promise::fail_static::{self, Served, Told},
 };
 
@@ -126,9 +126,13 @@ async fn a_registry_that_stood_still_believes_nobody_dead() {
     sleep(TTL / 2).await;
     let (states, _) = beats.beat(&all).await.unwrap();
     assert!(states.iter().all(|state| *state == LeaseState::Held), "{states:?}");
-    assert!(peer.events().await.iter().all(|event| event.kind() != EventKind::Removed));
-    // Time goes on: who says nothing more goes.
+    assert!(peer.events().await.iter().all(|event| event.kind() == EventKind::Registered), "gone or suspected");
+    assert!(peer.protection_events().await.is_empty());
+    // Time goes on: who says nothing more is missed.
     let mut reader = Reader::synced(&peer, &["web"]).await;
+    let is_suspect = |view: &View| view.set.values().all(|of| of.status() == InstanceStatus::Suspect);
+    reader.until("all suspected", is_suspect).await;
+    assert_eq!(peer.reset_protection(Some("web")).await, 20);
     reader.until("all gone", |view| view.set.is_empty()).await;
 }
 

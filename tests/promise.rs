@@ -11,19 +11,22 @@
 //! | `ReadYourWrites` | [`read_your_writes`] | writes and the reads after them |
 //! | `LiveStays` | [`live_stays`] | lives and the truth |
 //! | `DeadGoes` | [`dead_goes`] | lives and the truth |
+//! | `NeverEmptyByInference` | [`never_empty_by_inference`] | lives and the truth |
 //! | `BoundedSlow` | [`bounded_slow`] | what happened while some took nothing |
 //! | `FailStatic` | [`fail_static`] | what a client told its program |
 //!
 //! Through restarts of a registry that forgets, [`live_stays::Kept`] and [`fail_static::Program`] check what a program serves
-//! from. Not yet checked, because it is not yet built: `NeverEmptyByInference` (protection from mass expiry).
+//! from.
 
 pub mod bounded_slow;
 pub mod converges;
 pub mod dead_goes;
 pub mod fail_static;
 pub mod gapless;
+mod held;
 mod life;
 pub mod live_stays;
+pub mod never_empty_by_inference;
 pub mod open_before_registration;
 pub mod ordered;
 pub mod read_your_writes;
@@ -31,6 +34,7 @@ pub mod resumable;
 mod truth;
 pub mod unique;
 
+pub use held::Held;
 pub use life::{Life, Stop};
 pub use truth::Truth;
 

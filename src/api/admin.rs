@@ -1,4 +1,4 @@
-//! `AdminService`: who listens, and what happened.
+//! `AdminService`: who listens, what happened, and who is protected.
 
 use prost::Message;
 use tonic::{Request, Response, Status};
@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api, Problem, decode,
     discovery::{PAGE_BYTES, page_length},
-    encode,
+    encode, protection,
 };
 use crate::{
     model::{Selection, ServiceName},
@@ -17,6 +17,8 @@ use crate::{
 const EVENTS: u32 = 100;
 /// Watches of a page of who asks for no size.
 const WATCHES: u32 = 1_000;
+/// Protected services of a page of who asks for no size.
+const PROTECTIONS: u32 = 1_000;
 
 #[tonic::async_trait]
 impl AdminService for Api {
@@ -61,6 +63,65 @@ impl AdminService for Api {
         let last = lines.len().checked_sub(1).filter(|_| lines.len() < found).map(|last| events[last].revision);
         let next_page_token = last.map(|revision| revision.to_string()).unwrap_or_default();
         Ok(Response::new(pb::ListEventsResponse { events: lines, next_page_token }))
+    }
+
+    async fn list_protections(
+        &self,
+        request: Request<pb::ListProtectionsRequest>,
+    ) -> Result<Response<pb::ListProtectionsResponse>, Status> {
+        let asked = request.get_ref();
+        let after = decode::services_after(&asked.page_token)?;
+        let size = decode::page_size(asked.page_size, PROTECTIONS);
+        let (registry, now) = (self.0.engine.registry(), self.0.clock.now());
+        let mut page = registry.protected(after.as_ref().map_or("", ServiceName::as_str), size + 1, now.lease);
+        let more = page.len() > size;
+        page.truncate(size);
+        let last = page.last().and_then(|last| last.service.as_ref()).filter(|_| more);
+        Ok(Response::new(pb::ListProtectionsResponse {
+            next_page_token: last.map(ToString::to_string).unwrap_or_default(),
+            protections: page.iter().map(|of| protection::protection(of, now)).collect(),
+            registry: Some(protection::protection(&registry.protection(now.lease).0, now)),
+        }))
+    }
+
+    async fn get_protection(
+        &self,
+        request: Request<pb::GetProtectionRequest>,
+    ) -> Result<Response<pb::GetProtectionResponse>, Status> {
+        let service = optional_service(&request.get_ref().service)?;
+        let (registry, now) = (self.0.engine.registry(), self.0.clock.now());
+        let found = match service {
+            Some(service) => registry.protection_of(&service, now.lease),
+            None => registry.protection(now.lease).0,
+        };
+        Ok(Response::new(pb::GetProtectionResponse { protection: Some(protection::protection(&found, now)) }))
+    }
+
+    async fn list_protection_events(
+        &self,
+        request: Request<pb::ListProtectionEventsRequest>,
+    ) -> Result<Response<pb::ListProtectionEventsResponse>, Status> {
+        let asked = request.get_ref();
+        let before = decode::page_after(&asked.page_token, |token| token.parse().ok())?.unwrap_or(u64::MAX);
+        let size = decode::page_size(asked.page_size, EVENTS);
+        let mut notices = self.0.engine.registry().notices_before(before, size + 1);
+        let more = notices.len() > size;
+        notices.truncate(size);
+        let last = notices.last().filter(|_| more);
+        Ok(Response::new(pb::ListProtectionEventsResponse {
+            next_page_token: last.map(|notice| notice.number.to_string()).unwrap_or_default(),
+            events: notices.iter().map(protection::event).collect(),
+        }))
+    }
+
+    async fn reset_protection(
+        &self,
+        request: Request<pb::ResetProtectionRequest>,
+    ) -> Result<Response<pb::ResetProtectionResponse>, Status> {
+        let service = protection::target(request.get_ref())?;
+        let condemned = self.0.engine.registry().reset_protection(service.as_ref(), self.0.clock.now());
+        let condemned = u32::try_from(condemned).unwrap_or(u32::MAX);
+        Ok(Response::new(pb::ResetProtectionResponse { condemned }))
     }
 }
 

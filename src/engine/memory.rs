@@ -41,11 +41,15 @@ impl Memory {
         Ok(outcome)
     }
 
-    /// Removes what ran out by now, at most one lock's time each, and returns how many that were.
+    /// Does what a sweep finds, at most one lock's time each, and returns how many instances ran out.
     pub fn expire(&self, now: Now) -> usize {
-        let passed = self.registry.leases().expire(now.lease);
-        let removed = passed.into_iter().map(|lease| self.submit(Command::Expire(lease), now));
-        removed.filter(|outcome| outcome.as_ref().is_ok_and(|outcome| outcome.changed)).count()
+        let commands = self.registry.sweep(now);
+        let expired = commands.iter().filter(|command| matches!(command, Command::Expire(_))).count();
+        for command in commands {
+            // None of them can be refused: what they are about may be gone, and then nothing changes.
+            let _ = self.submit(command, now);
+        }
+        expired
     }
 
     fn apply(&self, command: Command, now: Now) -> Result<(Outcome, Option<Arc<Event>>), Refusal> {

@@ -60,6 +60,10 @@ impl Instance {
 
 /// What the status of an instance is made of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is set and taken away by itself, by others, for another reason"
+)]
 pub struct Marks {
     /// It said that it is not ready yet.
     pub starting: bool,
@@ -67,16 +71,20 @@ pub struct Marks {
     pub leaving: bool,
     /// An operator wants it to go. Outlives this life of it.
     pub drained: bool,
+    /// Its lease is overdue, and protection does not believe it.
+    pub suspect: bool,
 }
 
 impl Marks {
-    /// The first that applies.
+    /// The first that applies. What is starting is not to be called, and being suspected does not make it so.
     #[must_use]
     pub fn status(self) -> Status {
         if self.leaving || self.drained {
             Status::Draining
         } else if self.starting {
             Status::Starting
+        } else if self.suspect {
+            Status::Suspect
         } else {
             Status::Serving
         }
@@ -258,6 +266,9 @@ mod tests {
     fn the_first_status_that_applies() {
         let mut marks = Marks::default();
         assert_eq!(marks.status(), Status::Serving);
+        marks.suspect = true;
+        assert_eq!(marks.status(), Status::Suspect);
+        assert!(marks.status().counts(), "still to be called");
         marks.starting = true;
         assert_eq!(marks.status(), Status::Starting);
         marks.leaving = true;

@@ -90,7 +90,7 @@ pub fn accept(
                 Err(error) => tracing::debug!(port = port.name, %error, "connection not accepted"),
             }
             turned_away = turned_away.wrapping_add(1);
-            if turned_away % TURNED_AWAY == 0 {
+            if turned_away.is_multiple_of(TURNED_AWAY) {
                 sleep(BREATH).await;
             }
         }

@@ -34,6 +34,10 @@ pub enum Command {
     },
     /// Remove what a lease kept, after it ran out.
     Expire(Arc<Lease>),
+    /// Mark what a lease keeps, though it ran out: protection does not believe it.
+    Suspect(Arc<Lease>),
+    /// Take that mark away: a heartbeat came.
+    Recover(Arc<Lease>),
 }
 
 /// A registration as asked for.

@@ -96,6 +96,8 @@ pub fn decide(present: Option<&Arc<Entry>>, command: Command, now: Now) -> Resul
         Command::Deregister { service, id, of } => decide_deregister(present, service, id, &of),
         Command::Update { service, id, lease, patch } => decide_update(present, service, id, lease, patch),
         Command::Expire(lease) => Ok(decide_expire(present, &lease)),
+        Command::Suspect(lease) => Ok(decide_suspicion(present, &lease, lease.is_overdue(now.lease))),
+        Command::Recover(lease) => Ok(decide_suspicion(present, &lease, false)),
     }
 }
 
@@ -122,7 +124,9 @@ fn decide_register(present: Option<&Arc<Entry>>, asked: Register, now: Now) -> R
 
 /// The entry that a registration makes, where there was none or the same boot's. `lease`: the one that goes on.
 fn put(before: Option<&Instance>, lease: Option<&Arc<Lease>>, asked: Register, now: Now) -> Draft {
-    let marks = Marks { starting: asked.starting, ..before.map(|instance| instance.marks).unwrap_or_default() };
+    // A sign of life: nobody suspects it any more.
+    let before_marks = before.map(|instance| instance.marks).unwrap_or_default();
+    let marks = Marks { starting: asked.starting, suspect: false, ..before_marks };
     let lease = lease.cloned().unwrap_or_else(|| new_lease(&asked, now));
     Draft::Put {
         instance: instance(asked, marks, before, now),
@@ -134,7 +138,7 @@ fn put(before: Option<&Instance>, lease: Option<&Arc<Lease>>, asked: Register, n
 
 /// A new life under an old id. What an operator said of the old one holds for the new one.
 fn take_over(entry: &Arc<Entry>, asked: Register, now: Now) -> Draft {
-    let marks = Marks { starting: asked.starting, leaving: false, drained: entry.instance.marks.drained };
+    let marks = Marks { starting: asked.starting, drained: entry.instance.marks.drained, ..Marks::default() };
     let lease = Some(new_lease(&asked, now));
     Draft::Put { instance: instance(asked, marks, None, now), lease, born: true, ending: Ending::Superseded }
 }
@@ -216,11 +220,26 @@ fn decide_update(
 }
 
 fn decide_expire(present: Option<&Arc<Entry>>, lease: &Arc<Lease>) -> Decision {
-    let holds = |entry: &Arc<Entry>| entry.lease.as_ref().is_some_and(|held| Arc::ptr_eq(held, lease));
-    if !present.is_some_and(holds) {
+    if held_by(present, lease).is_none() {
         return Decision::Keep;
     }
     Decision::Apply(Draft::Remove { reason: RemovalReason::Expired, ending: Ending::Expired })
+}
+
+/// A suspicion that a heartbeat has refuted meanwhile is none.
+fn decide_suspicion(present: Option<&Arc<Entry>>, lease: &Arc<Lease>, suspect: bool) -> Decision {
+    let Some(entry) = held_by(present, lease).filter(|entry| entry.instance.marks.suspect != suspect) else {
+        return Decision::Keep;
+    };
+    let mut instance = entry.instance.clone();
+    instance.marks.suspect = suspect;
+    let lease = Some(Arc::clone(lease));
+    Decision::Apply(Draft::Put { instance, lease, born: false, ending: Ending::Superseded })
+}
+
+/// The entry, if it is this lease that keeps it registered.
+fn held_by<'a>(present: Option<&'a Arc<Entry>>, lease: &Arc<Lease>) -> Option<&'a Arc<Entry>> {
+    present.filter(|entry| entry.lease.as_ref().is_some_and(|held| Arc::ptr_eq(held, lease)))
 }
 
 #[cfg(test)]

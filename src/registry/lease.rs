@@ -5,7 +5,7 @@
 //! stream has carried a heartbeat since.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -63,8 +63,38 @@ pub struct Lease {
     state: AtomicU64,
     /// The tick at which the wheel looks at it next. An entry of the wheel for any other tick is stale.
     pub(super) due: AtomicU64,
+    /// [`Standing`], as a number. Changes under the lock of protection.
+    standing: AtomicU8,
+    /// It counts among the leases of its service: from its beginning until it ends, whoever ends it.
+    pub(super) counted: AtomicBool,
     /// What its holder last said of its load. Boxed: most say nothing.
     load: Mutex<Option<Box<LoadReport>>>,
+}
+
+/// How near its end a lease is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pulse {
+    /// A third of its time to live is left, at least.
+    Steady,
+    /// Less than that is left: a heartbeat is missing.
+    Weak,
+    /// Nothing is left.
+    Overdue,
+    /// It has ended.
+    Ended,
+}
+
+/// What protection makes of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing: heartbeats come.
+    Trusted,
+    /// It counts as good as dead.
+    Doubted,
+    /// It would be dead, did protection not hold it.
+    Suspect,
+    /// An operator has said that it is dead if it is silent.
+    Condemned,
 }
 
 /// Deadline and carrier of a living lease; or, of one that ended, how, and until when that is remembered.
@@ -123,6 +153,8 @@ impl Lease {
             terms: AtomicU64::new(terms.pack()),
             state: AtomicU64::new(state.pack()),
             due: AtomicU64::new(super::wheel::NOWHERE),
+            standing: AtomicU8::new(Standing::Trusted as u8),
+            counted: AtomicBool::new(false),
             load: Mutex::new(None),
         }
     }
@@ -229,6 +261,47 @@ impl Lease {
             State::Alive { deadline, .. } => deadline,
             State::Ended { forget, .. } => forget,
         }
+    }
+
+    /// Whether it is alive, though its time is over.
+    #[must_use]
+    pub fn is_overdue(&self, now: LeaseTime) -> bool {
+        self.pulse(now) == Pulse::Overdue
+    }
+
+    /// How near its end it is.
+    pub(super) fn pulse(&self, now: LeaseTime) -> Pulse {
+        match self.state() {
+            State::Ended { .. } => Pulse::Ended,
+            State::Alive { deadline, .. } if now > deadline => Pulse::Overdue,
+            State::Alive { deadline, .. } if now > deadline.saturating_sub(self.ttl_ms() / 3) => Pulse::Weak,
+            State::Alive { .. } => Pulse::Steady,
+        }
+    }
+
+    /// After when it has to be looked at: when its pulse may be weak, or, once it has ended, when it can be forgotten.
+    pub(super) fn appointment(&self) -> LeaseTime {
+        match self.state() {
+            State::Alive { deadline, .. } => deadline.saturating_sub(self.ttl_ms() / 3),
+            State::Ended { forget, .. } => forget,
+        }
+    }
+
+    /// Its time to live in milliseconds.
+    pub(super) fn ttl_ms(&self) -> LeaseTime {
+        millis(self.terms().ttl())
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        let known = self.standing.load(Ordering::Relaxed);
+        [Standing::Trusted, Standing::Doubted, Standing::Suspect]
+            .into_iter()
+            .find(|standing| *standing as u8 == known)
+            .unwrap_or(Standing::Condemned)
+    }
+
+    pub(super) fn stand(&self, standing: Standing) {
+        self.standing.store(standing as u8, Ordering::Relaxed);
     }
 
     /// Its terms.

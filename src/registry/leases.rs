@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{
     lease::{Carrier, Ending, Lease, LeaseTime},
-    wheel::Wheel,
+    wheel::{Turn, Wheel},
 };
 use crate::model::{LeaseId, Terms};
 
@@ -124,20 +124,27 @@ impl Leases {
         }
     }
 
-    /// Ends the leases that ran out by `now` and returns them: their instances are to be removed.
-    #[must_use]
-    pub fn expire(&self, now: LeaseTime) -> Vec<Arc<Lease>> {
-        let mut passed = self.wheel.lock().turn(now);
-        passed.retain(|lease| {
-            let expired = lease.expire(now);
-            if !expired && lease.is_alive() {
-                // A heartbeat came between the wheel's look and ours.
-                self.wheel.lock().put(lease);
-            } else {
-                self.by_id.remove(&lease.id);
+    /// Looks at the leases whose time for that has come; those that can be forgotten are.
+    pub(super) fn turn(&self, now: LeaseTime) -> Turn {
+        let turn = self.wheel.lock().turn(now);
+        self.forget(&turn.forgotten);
+        turn
+    }
+
+    /// Their holders need not be told more than that nobody knows them.
+    pub(super) fn forget(&self, leases: &[Arc<Lease>]) {
+        for lease in leases {
+            self.by_id.remove(&lease.id);
+        }
+    }
+
+    /// Has them looked at again, as heartbeats came.
+    pub(super) fn put_back(&self, leases: &[Arc<Lease>]) {
+        if !leases.is_empty() {
+            let mut wheel = self.wheel.lock();
+            for lease in leases {
+                wheel.put(lease);
             }
-            expired
-        });
-        passed
+        }
     }
 }

@@ -6,6 +6,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     event::{Entry, Event},
+    protection::Headcount,
     ring::Ring,
     roster::{Blocks, Roster},
 };
@@ -24,6 +25,8 @@ const MEMORY_BYTES: usize = 256 * 1024;
 pub struct Service {
     /// A mutex, as what is done under it takes less than a microsecond; never held together with that of another service.
     state: Mutex<State>,
+    /// Its leases that hold, for protection.
+    headcount: Arc<Headcount>,
 }
 
 /// What the lock of a service guards.
@@ -42,7 +45,13 @@ impl Service {
     #[must_use]
     pub fn new(floor: Revision) -> Self {
         let state = State { roster: Roster::default(), ring: Ring::new(floor), revision: floor, retired: false };
-        Self { state: Mutex::new(state) }
+        Self { state: Mutex::new(state), headcount: Arc::default() }
+    }
+
+    /// How many of its leases hold.
+    #[must_use]
+    pub(super) fn headcount(&self) -> &Arc<Headcount> {
+        &self.headcount
     }
 
     /// Its state, unless it is retired.

@@ -169,6 +169,9 @@ impl Play {
             Operation::Wait { halves } => {
                 self.now += halves * 500;
                 self.naive.expire(self.now);
+                // That the dead go is what this is about; whom protection holds has tests of its own.
+                self.engine.expire(at(self.now));
+                self.engine.registry().reset_protection(None, at(self.now));
                 self.engine.expire(at(self.now));
             }
             Operation::Read { reader } => self.read(reader),

@@ -2,12 +2,14 @@
 //!
 //! After "Hashed and Hierarchical Timing Wheels" (Varghese and Lauck, 1987), scheme 6, with one difference: a renewal
 //! does not move the entry. The wheel looks at a lease in the slot where it was last put; if the deadline has moved on, it
-//! puts the lease into a later slot. So a heartbeat costs the wheel nothing, and a lease is looked at about once in its
-//! time to live.
+//! puts the lease into a later slot. So a heartbeat costs the wheel nothing.
+//!
+//! A lease is looked at when a third of its time to live would be left, and, if no heartbeat has come, once more at its
+//! deadline. Whose heartbeats come is looked at about twice in a time to live.
 
 use std::{mem, sync::Arc, sync::atomic::Ordering};
 
-use super::lease::{Lease, LeaseTime};
+use super::lease::{Lease, LeaseTime, Pulse};
 
 /// Milliseconds of a slot.
 const TICK: LeaseTime = 100;
@@ -15,6 +17,17 @@ const TICK: LeaseTime = 100;
 const SLOTS: u64 = 1024;
 /// The tick of a lease that is not in the wheel.
 pub(super) const NOWHERE: u64 = 0;
+
+/// What a turn of the wheel finds.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Less than a third of their time to live is left. Some were found so before.
+    pub weak: Vec<Arc<Lease>>,
+    /// Their time is over; the wheel has let go of them.
+    pub overdue: Vec<Arc<Lease>>,
+    /// They ended long enough ago to be forgotten; the wheel has let go of them.
+    pub forgotten: Vec<Arc<Lease>>,
+}
 
 /// Leases in the order in which they have to be looked at.
 #[derive(Debug)]
@@ -31,17 +44,21 @@ impl Wheel {
         Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now: now / TICK }
     }
 
-    /// Has the lease looked at once its deadline has passed. An earlier appointment is void.
+    /// Has the lease looked at when it wants to be. An earlier appointment is void.
     pub fn put(&mut self, lease: &Arc<Lease>) {
-        let due = (lease.deadline() / TICK + 1).clamp(self.now + 1, self.now + SLOTS - 1);
+        self.put_after(lease, lease.appointment());
+    }
+
+    fn put_after(&mut self, lease: &Arc<Lease>, time: LeaseTime) {
+        let due = (time / TICK + 1).clamp(self.now + 1, self.now + SLOTS - 1);
         if lease.due.swap(due, Ordering::Relaxed) != due {
             self.slots[slot(due)].push(Arc::clone(lease));
         }
     }
 
-    /// Takes the leases whose deadline has passed; each wants to be expired or forgotten by the caller.
-    pub fn turn(&mut self, now: LeaseTime) -> Vec<Arc<Lease>> {
-        let mut passed = Vec::new();
+    /// Looks at the leases whose time for that has come.
+    pub fn turn(&mut self, now: LeaseTime) -> Turn {
+        let mut turn = Turn::default();
         let until = now / TICK;
         // After a long silence one round looks at every slot.
         self.now = self.now.max(until.saturating_sub(SLOTS));
@@ -52,15 +69,25 @@ impl Wheel {
                 if due == NOWHERE || due > self.now {
                     continue; // put elsewhere, or taken out, since
                 }
-                if lease.deadline() < now {
-                    lease.due.store(NOWHERE, Ordering::Relaxed);
-                    passed.push(lease);
-                } else {
-                    self.put(&lease);
-                }
+                self.look(lease, now, &mut turn);
             }
         }
-        passed
+        turn
+    }
+
+    fn look(&mut self, lease: Arc<Lease>, now: LeaseTime, turn: &mut Turn) {
+        let found = match lease.pulse(now) {
+            Pulse::Weak => {
+                self.put_after(&lease, lease.deadline());
+                turn.weak.push(lease);
+                return;
+            }
+            Pulse::Overdue => &mut turn.overdue,
+            Pulse::Ended if lease.deadline() < now => &mut turn.forgotten,
+            Pulse::Steady | Pulse::Ended => return self.put(&lease),
+        };
+        lease.due.store(NOWHERE, Ordering::Relaxed);
+        found.push(lease);
     }
 }
 
@@ -83,7 +110,7 @@ mod tests {
 
     /// Turns the wheel every 100 ms until something passes, and says when.
     fn passes(wheel: &mut Wheel, from: LeaseTime) -> LeaseTime {
-        (from..from + 200_000_000).step_by(100).find(|now| !wheel.turn(*now).is_empty()).unwrap()
+        (from..from + 200_000_000).step_by(100).find(|now| !wheel.turn(*now).overdue.is_empty()).unwrap()
     }
 
     #[test]
@@ -102,7 +129,8 @@ mod tests {
         let lease = lease(1, 1_000, 0);
         wheel.put(&lease);
         for now in (0..60_000).step_by(300) {
-            assert!(wheel.turn(now).is_empty());
+            let turn = wheel.turn(now);
+            assert!(turn.weak.is_empty() && turn.overdue.is_empty());
             lease.renew(now, None).unwrap();
         }
         assert!((60_700..61_000).contains(&passes(&mut wheel, 60_000)));
@@ -118,7 +146,7 @@ mod tests {
         lease.broken(carrier, 1_000).unwrap();
         wheel.put(&lease);
         assert!((1_200..=1_400).contains(&passes(&mut wheel, 1_000)));
-        assert!((1_400..90_000).step_by(100).all(|now| wheel.turn(now).is_empty()), "looked at twice");
+        assert!((1_400..90_000).step_by(100).all(|now| wheel.turn(now).overdue.is_empty()), "looked at twice");
     }
 
     #[test]
@@ -127,7 +155,7 @@ mod tests {
         for n in 0..1_000_u64 {
             wheel.put(&lease(n.into(), 1_000 + n * 150, 0));
         }
-        assert_eq!(wheel.turn(10_000_000).len(), 1_000);
+        assert_eq!(wheel.turn(10_000_000).overdue.len(), 1_000);
     }
 
     #[test]
@@ -138,7 +166,7 @@ mod tests {
         }
         let mut seen = 0;
         for now in (0..=30_300).step_by(100) {
-            for lease in wheel.turn(now) {
+            for lease in wheel.turn(now).overdue {
                 let deadline = lease.deadline();
                 assert!(now > deadline && now <= deadline + 2 * TICK, "{deadline} at {now}");
                 seen += 1;

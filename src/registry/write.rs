@@ -9,7 +9,7 @@ use super::{
     command::{Command, Refusal},
     decide::{Decision, Planned, decide},
     event::{Change, Entry, Event, Now, RemovalReason},
-    lease::{Ending, Lease},
+    lease::{Ending, Lease, millis},
     service::Service,
 };
 use crate::model::{Instance, InstanceId, Revision, ServiceName};
@@ -21,7 +21,7 @@ impl Command {
         match self {
             Self::Register(register) => (&register.service, &register.id),
             Self::Deregister { service, id, .. } | Self::Update { service, id, .. } => (service, id),
-            Self::Expire(lease) => (&lease.service, &lease.instance),
+            Self::Expire(lease) | Self::Suspect(lease) | Self::Recover(lease) => (&lease.service, &lease.instance),
         }
     }
 }
@@ -53,6 +53,9 @@ impl Order<'_> {
             && let Some(lease) = present.as_ref().and_then(|entry| entry.lease.as_ref())
             && lease.boot == asked.boot
         {
+            if let Some(service) = self.registry.find(service) {
+                service.headcount().grant(millis(asked.terms.ttl()));
+            }
             // If it ran out this very moment, the decision finds it ended.
             let _ = self.registry.leases.renew(lease, asked.terms, now.lease);
         }
@@ -71,8 +74,7 @@ impl Order<'_> {
     ) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
         let applied = match planned {
             Planned::Put { instance, lease, ending, visible } => {
-                self.hand_over(present.as_ref(), lease.as_ref(), ending, now);
-                let (entry, event) = self.put(present, (instance, lease), visible, revision, now);
+                let (entry, event) = self.put(present, (instance, lease), (visible, ending), revision, now);
                 (Some(entry), event)
             }
             Planned::Remove { reason, ending } => {
@@ -93,6 +95,7 @@ impl Order<'_> {
         let instance = Instance { service: name, ..instance };
         if let Some(lease) = &lease {
             self.registry.leases.begin(lease);
+            self.registry.protection.begins(lease, service.headcount(), instance.marks.suspect);
         }
         self.registry.instances.fetch_add(1, Ordering::Relaxed);
         if let Some(mut state) = service.state() {
@@ -104,13 +107,14 @@ impl Order<'_> {
         &self,
         before: Option<Arc<Entry>>,
         (mut instance, lease): (Instance, Option<Arc<Lease>>),
-        visible: bool,
+        (visible, ending): (bool, Ending),
         revision: Revision,
         now: Now,
     ) -> (Arc<Entry>, Option<Arc<Event>>) {
         let (name, service) = self.service(&instance.service, Revision(revision.0 - 1));
         instance.service = name;
         let entry = Arc::new(Entry { instance, lease });
+        self.hand_over(&service, before.as_ref(), Some(&entry), ending, now);
         if before.is_none() {
             self.registry.instances.fetch_add(1, Ordering::Relaxed);
         }
@@ -140,10 +144,11 @@ impl Order<'_> {
         revision: Revision,
         now: Now,
     ) -> Option<Arc<Event>> {
-        self.hand_over(Some(before), None, ending, now);
+        let service = self.registry.find(&before.instance.service)?;
+        self.hand_over(&service, Some(before), None, ending, now);
         self.registry.instances.fetch_sub(1, Ordering::Relaxed);
         let event = event(Change::Removed(Arc::clone(before), reason), revision, now);
-        if let Some(mut state) = self.registry.find(event.service())?.state() {
+        if let Some(mut state) = service.state() {
             state.remove(event.id().as_str(), revision);
             state.remember(Arc::clone(&event));
         }
@@ -152,20 +157,31 @@ impl Order<'_> {
     }
 
     /// Ends the lease that no longer counts and begins the one that does.
-    fn hand_over(&self, before: Option<&Arc<Entry>>, lease: Option<&Arc<Lease>>, ending: Ending, now: Now) {
+    fn hand_over(
+        &self,
+        service: &Service,
+        before: Option<&Arc<Entry>>,
+        after: Option<&Arc<Entry>>,
+        ending: Ending,
+        now: Now,
+    ) {
+        let Registry { leases, protection, .. } = self.registry;
         let old = before.and_then(|entry| entry.lease.as_ref());
-        if let (Some(old), Some(new)) = (old, lease)
+        let new = after.and_then(|entry| entry.lease.as_ref());
+        if let (Some(old), Some(new)) = (old, new)
             && Arc::ptr_eq(old, new)
         {
             return;
         }
         if let Some(old) = old {
-            self.registry.leases.end(old, ending, now.lease);
+            leases.end(old, ending, now.lease);
+            protection.ends(old, service.headcount());
         }
-        if let Some(new) = lease {
+        if let (Some(new), Some(after)) = (new, after) {
             // What was decided may have waited for a disk: the time to live begins when its holder can know.
             let _ = new.renew(now.lease, None);
-            self.registry.leases.begin(new);
+            leases.begin(new);
+            protection.begins(new, service.headcount(), after.instance.marks.suspect);
         }
     }
 

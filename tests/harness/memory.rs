@@ -1,6 +1,13 @@
 //! The gRPC door without sockets and threads, so that tokio's clock can be paused.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use callboard::{
     api::{Api, Shared, Subscribers},
@@ -29,18 +36,28 @@ pub struct InMemory {
     port: Port,
     gate: Arc<Gate>,
     leaving: watch::Sender<bool>,
+    stalled: Arc<AtomicBool>,
     _tasks: JoinSet<()>,
 }
 
 impl InMemory {
     /// To be called where the clock is paused.
     pub fn open() -> Self {
-        Self::settling(Duration::ZERO)
+        Self::with(0, Duration::ZERO)
+    }
+
+    /// With a worker that expiry waits for, and that can be stalled.
+    pub fn with_worker() -> Self {
+        Self::with(1, Duration::ZERO)
     }
 
     /// One that has just lost what it held, and settles for so long.
     pub fn settling(length: Duration) -> Self {
-        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)));
+        Self::with(0, length)
+    }
+
+    fn with(workers: usize, settle: Duration) -> Self {
+        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(workers)));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
         let engine = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
         let shared = Arc::new(Shared {
@@ -52,7 +69,7 @@ impl InMemory {
             max_message_size: 256 * 1024,
             bookmarks: Duration::from_secs(15),
         });
-        shared.settle(length);
+        shared.settle(settle);
         let mut tasks = JoinSet::new();
         let hub = Arc::clone(&shared);
         tasks.spawn(async move { hub.hubs.run(0, &hub.clock, hub.bookmarks).await });
@@ -67,9 +84,25 @@ impl InMemory {
             }
         });
         let (leaving, _) = watch::channel(false);
+        let stalled = Arc::new(AtomicBool::new(false));
+        let (clock, idle) = (Arc::clone(&shared.clock), Arc::clone(&stalled));
+        tasks.spawn(async move {
+            let mut turns = interval(EXPIRY);
+            loop {
+                turns.tick().await;
+                if !idle.load(Ordering::Relaxed) {
+                    clock.turned(0, clock.now().lease);
+                }
+            }
+        });
         let port = Port { name: "grpc", protocol: Protocol::Http2, routes: Api::routes(&shared).unwrap() };
         let gate = Gate::new(Rules::default(), Arc::clone(&shared.metrics));
-        Self { engine, port, gate, shared, leaving, _tasks: tasks }
+        Self { engine, port, gate, shared, leaving, stalled, _tasks: tasks }
+    }
+
+    /// The worker does nothing more, or goes on.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
     }
 
     /// A connection of its own.

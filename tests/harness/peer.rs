@@ -4,8 +4,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use callboard::pb::callboard::v1::{
-    Address, DeregisterRequest, Event, GetInstanceRequest, Instance, ListEventsRequest, ListInstancesRequest,
-    RegisterRequest, RegisterResponse, UpdateInstanceRequest, admin_service_client::AdminServiceClient,
+    Address, DeregisterRequest, Event, GetInstanceRequest, GetProtectionRequest, Instance, ListEventsRequest,
+    ListInstancesRequest, ListProtectionEventsRequest, Protection, ProtectionEvent, RegisterRequest, RegisterResponse,
+    ResetProtectionRequest, UpdateInstanceRequest, admin_service_client::AdminServiceClient,
     discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
 };
 use tonic::{
@@ -87,6 +88,37 @@ impl Peer {
             instances.extend(page.instances);
             if page.next_page_token.is_empty() {
                 return instances;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// How a service, or the registry as a whole, stands.
+    pub async fn protection(&self, service: &str) -> Protection {
+        let request = GetProtectionRequest { service: service.to_owned() };
+        let answer = within("GetProtection", self.admin.clone().get_protection(request)).await;
+        answer.unwrap().into_inner().protection.unwrap()
+    }
+
+    /// Ends the protection of a service, or all; returns how many silent instances are meant.
+    pub async fn reset_protection(&self, service: Option<&str>) -> u32 {
+        let request =
+            ResetProtectionRequest { service: service.unwrap_or_default().to_owned(), all: service.is_none() };
+        let answer = within("ResetProtection", self.admin.clone().reset_protection(request)).await;
+        answer.unwrap().into_inner().condemned
+    }
+
+    /// When protection began and ended, the oldest first.
+    pub async fn protection_events(&self) -> Vec<ProtectionEvent> {
+        let mut events = Vec::new();
+        let mut request = ListProtectionEventsRequest { page_size: 1_000, ..ListProtectionEventsRequest::default() };
+        loop {
+            let page = within("ListProtectionEvents", self.admin.clone().list_protection_events(request.clone())).await;
+            let page = page.unwrap().into_inner();
+            events.extend(page.events);
+            if page.next_page_token.is_empty() {
+                events.reverse();
+                return events;
             }
             request.page_token = page.next_page_token;
         }

@@ -1,10 +1,11 @@
-//! `DeadGoes`: an instance that stopped is gone at most one second after its time to live, and never before it.
+//! `DeadGoes`: an instance that stopped is gone at most one second after its time to live, and never before it, unless
+//! protection holds it.
 
 use std::collections::HashMap;
 
 use callboard::pb::callboard::v1::{RemovalReason, WatchResponse, watch_response::Message};
 
-use super::{Life, Stop, Truth, life::BLUR, ordered::revision};
+use super::{Held, Life, Stop, Truth, life::BLUR, ordered::revision};
 use crate::harness::{Record, Wall, What};
 
 /// What the promise allows, in milliseconds.
@@ -27,11 +28,17 @@ pub enum Undead {
 
 /// Checks all lives that stopped silently, as things were at `until`. `stalled` tells for how many milliseconds since a
 /// time the whole machine stood still, which nobody's promise covers.
-pub fn check(lives: &[Life], truth: &Truth, until: Wall, stalled: impl Fn(Wall) -> u64) -> Result<(), Undead> {
+pub fn check(
+    lives: &[Life],
+    truth: &Truth,
+    held: &Held,
+    until: Wall,
+    stalled: impl Fn(Wall) -> u64,
+) -> Result<(), Undead> {
     for life in lives.iter().filter(|life| life.stop == Stop::Silent) {
         let (name, overdue) = (life.name(), life.overdue());
         let excused = stalled(life.due().saturating_sub(life.ttl));
-        let limit = overdue + ALLOWED + excused;
+        let limit = held.until(&life.service, life.due(), overdue + ALLOWED + excused, ALLOWED + excused);
         let Some((end, at)) = life.end_event(truth) else {
             if until > limit {
                 return Err(Undead::StillThere { life: name, late: until - overdue });
@@ -56,6 +63,7 @@ pub fn check_heard(
     record: &Record,
     lives: &[Life],
     truth: &Truth,
+    held: &Held,
     stalled: impl Fn(Wall) -> u64,
 ) -> Result<(), Undead> {
     let mut ends = HashMap::new();
@@ -68,7 +76,8 @@ pub fn check_heard(
             let Some(life) = ends.get(&revision(change)) else { continue };
             let late = heard.at.saturating_sub(life.overdue());
             let excused = stalled(life.due().saturating_sub(life.ttl));
-            if late > ALLOWED + excused {
+            let limit = life.overdue() + ALLOWED + excused;
+            if heard.at > held.until(&life.service, life.due(), limit, ALLOWED + excused) {
                 return Err(Undead::HeardLate { life: life.name(), late, excused });
             }
         }
@@ -82,7 +91,7 @@ mod tests {
     use crate::promise::life::made_up::{gone, life};
 
     fn checked(life: Life, at: Wall, reason: RemovalReason, stalled: u64) -> Result<(), Undead> {
-        check(&[life], &gone(at, reason), 99_000, |_| stalled)
+        check(&[life], &gone(at, reason), &Held::default(), 99_000, |_| stalled)
     }
 
     fn silent() -> Life {
@@ -96,7 +105,7 @@ mod tests {
         assert_eq!(checked(silent(), 15_000, RemovalReason::Expired, 1_000), Ok(()), "the machine stood still");
         assert_eq!(checked(life(&[10_000], Stop::Told), 10_001, RemovalReason::Deregistered, 0), Ok(()));
         let truth = crate::promise::truth::made_up::truth(&[(1, "a", true)]);
-        assert_eq!(check(&[silent()], &truth, 13_900, |_| 0), Ok(()), "it is not late yet");
+        assert_eq!(check(&[silent()], &truth, &Held::default(), 13_900, |_| 0), Ok(()), "it is not late yet");
     }
 
     #[test]
@@ -104,7 +113,7 @@ mod tests {
         let heard = |at| {
             let change = Heard { at, ..message::changes(&[message::removed("a", 2)], 2) };
             let record = Record { heard: vec![change], ..Record::new("r", Scope::Everything, Filter::NONE) };
-            check_heard(&record, &[silent()], &gone(13_001, RemovalReason::Expired), |_| 0)
+            check_heard(&record, &[silent()], &gone(13_001, RemovalReason::Expired), &Held::default(), |_| 0)
         };
         assert_eq!(heard(14_002), Ok(()));
         let late = Undead::HeardLate { life: silent().name(), late: 1_498, excused: 0 };
@@ -124,7 +133,7 @@ mod tests {
         let other = checked(silent(), 13_100, RemovalReason::Reaped, 0);
         assert_eq!(other, Err(Undead::OtherReason { life: life.clone(), reason: RemovalReason::Reaped }));
         let truth = crate::promise::truth::made_up::truth(&[(1, "a", true)]);
-        let there = check(&[silent()], &truth, 20_000, |_| 0);
+        let there = check(&[silent()], &truth, &Held::default(), 20_000, |_| 0);
         assert_eq!(there, Err(Undead::StillThere { life, late: 6_998 }));
     }
 }

@@ -1,13 +1,16 @@
-//! `LiveStays`: an instance that heartbeats in time is never absent.
+//! `LiveStays`: an instance that heartbeats in time is never absent, nor suspected.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use callboard::pb::callboard::v1::{EventKind, RemovalReason};
+use callboard::pb::callboard::v1::{EventKind, InstanceStatus, RemovalReason};
 
-use super::{Life, Stop, Truth, life::BLUR};
+use super::{
+    Life, Stop, Truth,
+    life::{BLUR, time},
+};
 use crate::harness::{Key, Wall};
 
 /// How the promise is broken.
@@ -15,6 +18,8 @@ use crate::harness::{Key, Wall};
 pub enum Gone {
     #[error("{life} was declared dead at {at}, {early} ms before it could be")]
     TooEarly { life: String, at: Wall, early: u64 },
+    #[error("{life} was suspected at {at}, {early} ms before it could be")]
+    Suspected { life: String, at: Wall, early: u64 },
     #[error("{life} was taken away, though nobody asked for that")]
     Unasked { life: String },
     #[error("{life} was told HELD at {sign}, after it was removed at {at}")]
@@ -53,6 +58,7 @@ impl Kept {
 /// Checks all lives of a history.
 pub fn check(lives: &[Life], truth: &Truth) -> Result<(), Gone> {
     for life in lives {
+        suspected_in_time(life, truth)?;
         let Some((end, at)) = life.end_event(truth) else { continue };
         let name = || life.name();
         let expired = end.kind() == EventKind::Removed && end.reason() == RemovalReason::Expired;
@@ -64,6 +70,23 @@ pub fn check(lives: &[Life], truth: &Truth) -> Result<(), Gone> {
         }
         if let Some(sign) = life.signs.iter().find(|sign| sign.from > at + BLUR) {
             return Err(Gone::HeldInVain { life: name(), at, sign: sign.from });
+        }
+    }
+    Ok(())
+}
+
+/// A suspicion comes no sooner than the end would.
+fn suspected_in_time(life: &Life, truth: &Truth) -> Result<(), Gone> {
+    let end = life.end_event(truth).map_or(u64::MAX, |(event, _)| event.revision);
+    let of_life = truth.of(&life.service, &life.id).filter(|event| (life.revision..end).contains(&event.revision));
+    for event in of_life.filter(|event| event.status_after() == InstanceStatus::Suspect) {
+        let at = time(event);
+        // A sign that had been answered by then.
+        let Some(sign) = life.signs.iter().filter(|sign| sign.to < at).map(|sign| sign.from).max() else { continue };
+        let grace = life.broke.zip(life.grace).map(|(broke, grace)| broke.from + grace);
+        let due = grace.map_or(sign + life.ttl, |grace| grace.min(sign + life.ttl));
+        if at + BLUR < due {
+            return Err(Gone::Suspected { life: life.name(), at, early: due - at });
         }
     }
     Ok(())
@@ -105,6 +128,15 @@ mod tests {
         assert_eq!(early, Err(Gone::TooEarly { life: name.clone(), at: 12_000, early: 2_000 }));
         let unasked = check(&[silent()], &gone(20_000, RemovalReason::Deregistered));
         assert_eq!(unasked, Err(Gone::Unasked { life: name }));
+        let mut suspected = gone(14_500, RemovalReason::Expired);
+        suspected.events.insert(1, suspected.events[1].clone());
+        suspected.events[1].kind = EventKind::Updated.into();
+        suspected.events[1].status_after = InstanceStatus::Suspect.into();
+        suspected.events[2].revision = 3;
+        assert_eq!(check(&[silent()], &suspected), Ok(()));
+        suspected.events[1].time.as_mut().unwrap().seconds = 12;
+        let early = Gone::Suspected { life: silent().name(), at: 12_500, early: 1_500 };
+        assert_eq!(check(&[silent()], &suspected), Err(early));
         let told = life(&[10_000, 12_000], Stop::Told);
         let held = Gone::HeldInVain { life: told.name(), at: 11_000, sign: 12_000 };
         assert_eq!(check(&[told], &gone(11_000, RemovalReason::Deregistered)), Err(held));

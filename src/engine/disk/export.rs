@@ -75,6 +75,7 @@ struct Header {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "marks, each of which may be set")]
 struct Line {
     service: String,
     id: String,
@@ -92,6 +93,8 @@ struct Line {
     leaving: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     drained: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    suspect: bool,
     registered_at: String,
     registered_revision: u64,
     revision: u64,
@@ -226,6 +229,7 @@ impl Line {
             starting: instance.marks.starting,
             leaving: instance.marks.leaving,
             drained: instance.marks.drained,
+            suspect: instance.marks.suspect,
             registered_at: humantime::format_rfc3339_millis(at).to_string(),
             registered_revision: instance.registered_revision.0,
             revision: instance.revision.0,
@@ -253,7 +257,12 @@ impl Line {
             metadata: Metadata::parse(self.metadata.iter())?,
             weight: Weight::parse(self.weight)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
-            marks: Marks { starting: self.starting, leaving: self.leaving, drained: self.drained },
+            marks: Marks {
+                starting: self.starting,
+                leaving: self.leaving,
+                drained: self.drained,
+                suspect: self.suspect,
+            },
             registered_at: WallTime(u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),

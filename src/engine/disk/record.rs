@@ -132,6 +132,7 @@ pub fn decode(service: &str, id: &str, message: &[u8]) -> Result<Stored, Damage>
 // Field numbers are for good: a number that was once given out keeps its meaning, or is left alone.
 
 #[derive(Clone, PartialEq, Message)]
+#[expect(clippy::struct_excessive_bools, reason = "marks, each of which may be set")]
 struct Record {
     #[prost(message, repeated, tag = "1")]
     addresses: Vec<RecordAddress>,
@@ -157,6 +158,8 @@ struct Record {
     revision: u64,
     #[prost(message, optional, tag = "12")]
     lease: Option<RecordLease>,
+    #[prost(bool, tag = "13")]
+    suspect: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -198,7 +201,7 @@ impl Record {
             port: address.port.into(),
             name: address.name.to_string(),
         });
-        let Marks { starting, leaving, drained } = instance.marks;
+        let Marks { starting, leaving, drained, suspect } = instance.marks;
         Self {
             addresses: addresses.collect(),
             tags: instance.tags.iter().map(str::to_owned).collect(),
@@ -212,6 +215,7 @@ impl Record {
             starting,
             leaving,
             drained,
+            suspect,
             registered_at: instance.registered_at.0,
             registered_revision: instance.registered_revision.0,
             revision: instance.revision.0,
@@ -230,7 +234,12 @@ impl Record {
             metadata: Metadata::parse(self.metadata.iter())?,
             weight: Weight::parse(self.weight)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
-            marks: Marks { starting: self.starting, leaving: self.leaving, drained: self.drained },
+            marks: Marks {
+                starting: self.starting,
+                leaving: self.leaving,
+                drained: self.drained,
+                suspect: self.suspect,
+            },
             registered_at: WallTime(self.registered_at),
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),
@@ -285,7 +294,7 @@ mod tests {
             std::collections::BTreeMap::from([("k".to_owned(), "v".to_owned()), ("e".into(), String::new())]);
         instance.metadata = Metadata::parse(metadata.iter()).unwrap();
         instance.locality = Locality::parse("eu", "eu-1", "").unwrap();
-        instance.marks = Marks { drained: true, ..Marks::default() };
+        instance.marks = Marks { drained: true, suspect: true, ..Marks::default() };
         instance.registered_at = WallTime(1_700_000_000_123);
         instance.registered_revision = Revision(u64::MAX - 1);
         let terms = Terms::grant(Some(Duration::from_secs(9)), Some(Duration::ZERO));

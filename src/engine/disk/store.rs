@@ -80,6 +80,17 @@ pub enum Write<'a> {
     Remove(&'a ServiceName, &'a InstanceId),
 }
 
+impl Write<'_> {
+    /// Where in the table it is.
+    #[must_use]
+    pub fn key(&self) -> (&str, &str) {
+        match self {
+            Self::Put(instance, _) => (instance.service.as_str(), instance.id.as_str()),
+            Self::Remove(service, id) => (service.as_str(), id.as_str()),
+        }
+    }
+}
+
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -313,15 +324,15 @@ fn transact<'a>(
     {
         let mut table = transaction.open_table(INSTANCES)?;
         for write in writes {
+            let key = write.key();
             let (before, after) = match write {
                 Write::Put(instance, lease) => {
                     let (bytes, tag) = seal.encode(instance, lease);
-                    let key = (instance.service.as_str(), instance.id.as_str());
                     let before = table.insert(key, bytes.as_slice())?;
                     (before.and_then(|bytes| record::tag_of(bytes.value())), Some(tag))
                 }
-                Write::Remove(service, id) => {
-                    let before = table.remove((service.as_str(), id.as_str()))?;
+                Write::Remove(..) => {
+                    let before = table.remove(key)?;
                     (before.and_then(|bytes| record::tag_of(bytes.value())), None)
                 }
             };

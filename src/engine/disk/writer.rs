@@ -149,7 +149,10 @@ impl Writer {
         let began = self.clock.since_start();
         let durable = self.durability == Durability::Durable;
         let newest = pending.last().map_or(self.registry.applied(), |last| last.revision);
-        if let Err(error) = self.store.write(pending.iter().filter_map(Pending::write), newest, durable) {
+        let mut writes: Vec<_> = pending.iter().filter_map(Pending::write).collect();
+        // Neighbours share pages: a tree is walked faster in its own order.
+        writes.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
+        if let Err(error) = self.store.write(writes.into_iter(), newest, durable) {
             // Whether they are on the disk is not known: who asked is told so.
             drop(pending);
             return Err(error);

@@ -1,0 +1,99 @@
+//! What is known of the services that have, or lately had, silent instances. The others cost nothing.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    headcount::Headcount,
+    ward::{SERVICE, Ward},
+};
+use crate::{model::ServiceName, registry::lease::LeaseTime};
+
+/// Records that a sweep looks over, at least, for those of no more use.
+const TIDIED: usize = 64;
+
+/// The place of a record. It stays while leases are tracked under it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place(usize);
+
+/// One service.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub name: ServiceName,
+    pub head: Arc<Headcount>,
+    pub ward: Ward,
+    /// How many tracked leases have this place.
+    pub tracked: usize,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    places: Vec<Option<Record>>,
+    by_name: HashMap<ServiceName, Place>,
+    free: Vec<Place>,
+    /// Where tidying goes on.
+    tidy: usize,
+}
+
+impl Records {
+    /// The record of a service, made if need be.
+    pub(super) fn open(&mut self, name: &ServiceName, head: &Arc<Headcount>) -> Place {
+        if let Some(place) = self.find(name) {
+            if let Some(record) = self.get_mut(place) {
+                // A service may have gone and come back since.
+                record.head = Arc::clone(head);
+            }
+            return place;
+        }
+        let record = Record { name: name.clone(), head: Arc::clone(head), ward: Ward::new(SERVICE), tracked: 0 };
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            Place(self.places.len() - 1)
+        });
+        self.places[place.0] = Some(record);
+        self.by_name.insert(name.clone(), place);
+        place
+    }
+
+    pub(super) fn find(&self, name: &ServiceName) -> Option<Place> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(super) fn get(&self, place: Place) -> Option<&Record> {
+        self.places.get(place.0)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, place: Place) -> Option<&mut Record> {
+        self.places.get_mut(place.0)?.as_mut()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.places.iter().flatten()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Record> {
+        self.places.iter_mut().flatten()
+    }
+
+    /// Forgets removals that no longer matter, and records that say nothing: some of them each time.
+    pub(super) fn tidy(&mut self, now: LeaseTime) {
+        let most = self.places.len().div_ceil(100).max(TIDIED).min(self.places.len());
+        for _ in 0..most {
+            self.tidy = (self.tidy + 1) % self.places.len();
+            let slot = &mut self.places[self.tidy];
+            let Some(record) = slot else { continue };
+            record.ward.removals.forget(now, record.head.longest());
+            if record.tracked == 0 && record.ward.guard.is_none() && record.ward.removals.is_empty() {
+                self.by_name.remove(&record.name);
+                *slot = None;
+                self.free.push(Place(self.tidy));
+            }
+        }
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+}

@@ -1,0 +1,286 @@
+//! One sweep: who goes, who is held, who is believed again.
+
+use std::{
+    mem,
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
+
+use super::{
+    State, Tracked,
+    headcount::{Headcount, Total},
+    notice::{Protected, Turned},
+    records::Place,
+    tally::Tally,
+    ward::{FEWEST_SERVICES, patience},
+};
+use crate::{
+    model::{ServiceName, Terms},
+    registry::{
+        command::Command,
+        event::Now,
+        lease::{Lease, LeaseTime, Pulse, Standing, millis},
+        wheel::Turn,
+    },
+};
+
+/// Tracked leases that a sweep looks at in any case.
+const AT_ONCE: usize = 4_096;
+/// And where there are more, one in so many: at ten sweeps a second each is looked at once a second.
+const PORTION: usize = 10;
+
+/// What comes of a sweep.
+#[derive(Debug, Default)]
+pub(super) struct Harvest {
+    /// To be submitted, in this order.
+    pub commands: Vec<Command>,
+    /// These were ended.
+    pub expired: Vec<Arc<Lease>>,
+    /// These are to be looked at by the wheel again: heartbeats came.
+    pub fresh: Vec<Arc<Lease>>,
+}
+
+/// What a sweep works with.
+#[derive(Debug)]
+struct Round<'a> {
+    now: Now,
+    total: &'a Total,
+    harvest: Harvest,
+}
+
+impl State {
+    /// Takes what the wheel found; `count` finds the count of a service that is there.
+    pub(super) fn sweep(
+        &mut self,
+        turn: &Turn,
+        total: &Total,
+        now: Now,
+        count: impl Fn(&ServiceName) -> Option<Arc<Headcount>>,
+    ) -> Harvest {
+        let mut round = Round { now, total, harvest: Harvest::default() };
+        for lease in &turn.weak {
+            self.take_in(lease, now.lease, &count);
+        }
+        // All that is weak counts before the first is judged; and who has come back does not.
+        let due: Vec<_> = turn.overdue.iter().filter_map(|lease| self.due(lease, &mut round, &count)).collect();
+        let (window, left) = self.look(&mut round);
+        for at in window.clone() {
+            let Tracked { lease, place } = &self.tracked[at];
+            if lease.standing() == Standing::Suspect {
+                let (ttl, place) = (lease.ttl_ms(), *place);
+                self.assess(place, ttl, &round);
+            }
+        }
+        for (lease, place) in &due {
+            self.assess(*place, lease.ttl_ms(), &round);
+        }
+        for at in window.clone() {
+            self.judge_held(at, &mut round);
+        }
+        for (lease, place) in &due {
+            self.judge_due(lease, *place, &mut round);
+        }
+        let kept: Vec<_> = self.tracked[window].iter().map(|tracked| tracked.place).collect();
+        let touched = kept.into_iter().chain(left).chain(due.into_iter().map(|(_, place)| place));
+        touched.for_each(|place| self.close(place, &round));
+        self.tidy(&round);
+        round.harvest
+    }
+
+    /// Tracks a lease whose heartbeat is missing. `None`: it has come, or the lease has ended.
+    fn take_in(
+        &mut self,
+        lease: &Arc<Lease>,
+        now: LeaseTime,
+        count: impl Fn(&ServiceName) -> Option<Arc<Headcount>>,
+    ) -> Option<Place> {
+        if !matches!(lease.pulse(now), Pulse::Weak | Pulse::Overdue) {
+            return None;
+        }
+        if lease.standing() != Standing::Trusted {
+            return self.records.find(&lease.service);
+        }
+        let place = self.records.open(&lease.service, &count(&lease.service)?);
+        self.track(lease, place, Standing::Doubted);
+        Some(place)
+    }
+
+    /// A lease that the wheel found overdue, if it is to be judged now. The wheel has let go of it.
+    fn due(
+        &mut self,
+        lease: &Arc<Lease>,
+        round: &mut Round<'_>,
+        count: impl Fn(&ServiceName) -> Option<Arc<Headcount>>,
+    ) -> Option<(Arc<Lease>, Place)> {
+        let place = if lease.is_overdue(round.now.lease) { self.take_in(lease, round.now.lease, count) } else { None };
+        let Some(place) = place else {
+            round.harvest.fresh.extend(lease.is_alive().then(|| Arc::clone(lease)));
+            return None;
+        };
+        // Suspects and condemned are judged when they are looked at.
+        (lease.standing() == Standing::Doubted).then(|| (Arc::clone(lease), place))
+    }
+
+    /// Looks at tracked leases and lets go of those that are no longer weak. Returns which it looked at and kept, and where the
+    /// others were.
+    fn look(&mut self, round: &mut Round<'_>) -> (Range<usize>, Vec<Place>) {
+        let most = AT_ONCE.max(self.tracked.len().div_ceil(PORTION));
+        let start = if self.tracked.len() <= most || self.cursor >= self.tracked.len() { 0 } else { self.cursor };
+        let (mut at, mut end, mut left) = (start, self.tracked.len().min(start + most), Vec::new());
+        while at < end {
+            let lease = &self.tracked[at].lease;
+            let (standing, pulse) = (lease.standing(), lease.pulse(round.now.lease));
+            let stays = match (standing, pulse) {
+                // A suspect that is only weak: a heartbeat came, and the stream that carried it broke.
+                (Standing::Trusted, _) | (_, Pulse::Steady | Pulse::Ended) | (Standing::Suspect, Pulse::Weak) => false,
+                (Standing::Doubted | Standing::Condemned, Pulse::Weak) | (_, Pulse::Overdue) => true,
+            };
+            if stays {
+                at += 1;
+                continue;
+            }
+            let Tracked { lease, place } = self.tracked.swap_remove(at);
+            end = end.min(self.tracked.len());
+            self.strike(&lease, place, Standing::Trusted);
+            if let Some(record) = self.records.get_mut(place) {
+                record.tracked -= 1;
+            }
+            left.push(place);
+            if pulse != Pulse::Ended && matches!(standing, Standing::Suspect | Standing::Condemned) {
+                round.harvest.commands.push(Command::Recover(Arc::clone(&lease)));
+                round.harvest.fresh.push(lease);
+            }
+        }
+        self.cursor = end;
+        (start..end, left)
+    }
+
+    /// Says whether too many are silent, by the time to live of one who is.
+    fn assess(&mut self, place: Place, ttl: LeaseTime, round: &Round<'_>) {
+        let Some(record) = self.records.get_mut(place) else { return };
+        let now = round.now;
+        let numbers = record.ward.numbers(record.head.leases(), now.lease, ttl);
+        if record.ward.is_exceeded(numbers) && record.ward.storm(now, ttl) {
+            let what = record.shown(now.lease);
+            self.notices.add(now, Turned::Began, what);
+        }
+        let numbers = self.all.numbers(round.total.leases.load(Ordering::Relaxed), now.lease, ttl);
+        let services = round.total.services.load(Ordering::Relaxed);
+        if self.all.is_exceeded(numbers) && services >= FEWEST_SERVICES && self.all.storm(now, ttl) {
+            self.notices.add(now, Turned::Began, Protected::of(None, &self.all, numbers));
+        }
+    }
+
+    /// A tracked lease that has been judged before.
+    fn judge_held(&mut self, at: usize, round: &mut Round<'_>) {
+        let Tracked { lease, place } = &self.tracked[at];
+        let (lease, place) = (Arc::clone(lease), *place);
+        match lease.standing() {
+            Standing::Suspect if self.goes(&lease, place, round) => self.expire(&lease, place, true, round),
+            Standing::Condemned if lease.is_overdue(round.now.lease) => self.expire(&lease, place, false, round),
+            Standing::Trusted | Standing::Doubted | Standing::Suspect | Standing::Condemned => {}
+        }
+    }
+
+    fn judge_due(&mut self, lease: &Arc<Lease>, place: Place, round: &mut Round<'_>) {
+        if lease.standing() != Standing::Doubted {
+            round.harvest.fresh.push(Arc::clone(lease)); // a heartbeat came this very moment
+            return;
+        }
+        if self.goes(lease, place, round) {
+            return self.expire(lease, place, true, round);
+        }
+        lease.stand(Standing::Suspect);
+        let until = patience(lease.deadline(), lease.ttl_ms());
+        let record = self.records.get_mut(place).map(|record| &mut record.ward);
+        record.into_iter().chain([&mut self.all]).for_each(|ward| ward.hold(until));
+        round.harvest.commands.push(Command::Suspect(Arc::clone(lease)));
+    }
+
+    /// Whether a silent lease whose time is over is believed to be dead.
+    fn goes(&self, lease: &Lease, place: Place, round: &Round<'_>) -> bool {
+        let Some(record) = self.records.get(place) else { return true };
+        let (ttl, now) = (lease.ttl_ms(), round.now.lease);
+        let all_hold = self.all.holds(now, ttl);
+        if !all_hold && !record.ward.holds(now, ttl) {
+            return true;
+        }
+        let leases = round.total.leases.load(Ordering::Relaxed);
+        patience(lease.deadline(), ttl) < now
+            && record.ward.releases(record.ward.numbers(record.head.leases(), now, ttl), now, ttl)
+            && (!all_hold || self.all.releases(self.all.numbers(leases, now, ttl), now, ttl))
+    }
+
+    fn expire(&mut self, lease: &Arc<Lease>, place: Place, inferred: bool, round: &mut Round<'_>) {
+        let now = round.now.lease;
+        if !lease.expire(now) {
+            round.harvest.fresh.push(Arc::clone(lease)); // a heartbeat came this very moment
+            return;
+        }
+        // Its line in the list is struck out with the next look.
+        self.strike(lease, place, Standing::Trusted);
+        if let Some(record) = self.records.get_mut(place) {
+            round.total.ends(lease, &record.head);
+            if inferred {
+                record.ward.removals.add(now);
+                self.all.removals.add(now);
+            }
+        }
+        round.harvest.expired.push(Arc::clone(lease));
+        round.harvest.commands.push(Command::Expire(Arc::clone(lease)));
+    }
+
+    fn close(&mut self, place: Place, round: &Round<'_>) {
+        let now = round.now;
+        if let Some(record) = self.records.get_mut(place)
+            && record.ward.is_over(now.lease)
+        {
+            let what = record.shown(now.lease);
+            record.ward.guard = None;
+            self.notices.add(now, Turned::Ended, what);
+        }
+    }
+
+    fn tidy(&mut self, round: &Round<'_>) {
+        let now = round.now;
+        if self.all.is_over(now.lease) {
+            let span = self.all.guard.take().map_or(0, |guard| guard.span);
+            let numbers = self.all.numbers(round.total.leases.load(Ordering::Relaxed), now.lease, span);
+            self.notices.add(now, Turned::Ended, Protected::of(None, &self.all, numbers));
+        }
+        self.all.removals.forget(now.lease, millis(Terms::LONGEST));
+        self.records.tidy(now.lease);
+    }
+
+    /// Condemns who is silent, in a service or everywhere, and forgets who was removed.
+    pub(super) fn reset(&mut self, service: Option<&ServiceName>, total: &Total, now: Now) -> usize {
+        let place = service.map(|service| self.records.find(service));
+        let meant = |of: Place| place.is_none_or(|place| place == Some(of));
+        let tracked = mem::take(&mut self.tracked);
+        let mut condemned = 0;
+        for Tracked { lease, place } in tracked.iter().filter(|tracked| meant(tracked.place)) {
+            let silent = matches!(lease.pulse(now.lease), Pulse::Weak | Pulse::Overdue);
+            if silent && matches!(lease.standing(), Standing::Doubted | Standing::Suspect) {
+                self.strike(lease, *place, Standing::Condemned);
+                condemned += 1;
+            }
+        }
+        self.tracked = tracked;
+        for record in self.records.iter_mut().filter(|record| service.is_none_or(|service| *service == record.name)) {
+            record.ward.removals = Tally::default();
+            let what = record.shown(now.lease);
+            if record.ward.guard.take().is_some() {
+                self.notices.add(now, Turned::Reset, what);
+            }
+        }
+        if service.is_none() {
+            self.all.removals = Tally::default();
+            let numbers = self.all.numbers(total.leases.load(Ordering::Relaxed), now.lease, 0);
+            let what = Protected::of(None, &self.all, numbers);
+            if self.all.guard.take().is_some() {
+                self.notices.add(now, Turned::Reset, what);
+            }
+        }
+        condemned
+    }
+}
