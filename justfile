@@ -32,10 +32,11 @@ layers:
 fmt *args:
     cargo fmt {{ args }}
 
-# Lints, for the whole and for the light client alone
+# Lints, for the whole and for the light client alone, without TLS and with it
 clippy:
     cargo clippy --locked --all-targets -- --deny warnings
     cargo clippy --locked --lib --no-default-features --features client -- --deny warnings
+    cargo clippy --locked --lib --no-default-features --features client,tls -- --deny warnings
 
 # The documentation, private items too: a link that leads nowhere is an error
 docs $RUSTDOCFLAGS="--deny warnings":

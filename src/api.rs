@@ -5,7 +5,7 @@
 //! | `registry`, `keep_alive` | `RegistryService` |
 //! | `discovery`, `watch` | `DiscoveryService` |
 //! | `admin`, `subscriber`, `protection` | `AdminService` |
-//! | `health` | `grpc.health.v1` |
+//! | `health`, `probe` | `grpc.health.v1`; for probes from anywhere |
 //! | `settle` | who waits after a start that lost registrations, and until when |
 //! | `decode`, `encode` | the contract's messages from and to the model |
 //! | `admission` | who is served first when there is too much to do |
@@ -22,6 +22,7 @@ mod error;
 mod explain;
 mod health;
 mod keep_alive;
+mod probe;
 mod protection;
 mod registry;
 mod settle;
@@ -47,6 +48,7 @@ use crate::{
     },
 };
 use error::Problem;
+use probe::Probe;
 pub use subscriber::Subscribers;
 
 /// The one method that the generated servers leave to us.
@@ -106,6 +108,15 @@ impl Api {
         let watch = post(watch::answer).with_state(Arc::clone(shared));
         let routes = routes.into_axum_router().route(WATCH, watch).into();
         Ok(admission::layer(explain::layer(routes, limit), shared).prepare())
+    }
+
+    /// Health alone, and only of this process.
+    #[must_use]
+    pub fn probes(shared: &Arc<Shared>) -> Routes {
+        let limit = shared.max_message_size;
+        let probe = Probe(Self(Arc::clone(shared)));
+        let routes = Routes::new(HealthServer::new(probe).max_decoding_message_size(limit));
+        explain::layer(routes, limit).prepare()
     }
 }
 

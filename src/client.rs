@@ -20,11 +20,16 @@
 //! ```
 
 mod backoff;
+#[cfg(feature = "tls")]
+mod connector;
 mod endpoint;
 mod error;
 mod heartbeat;
 mod keeper;
 mod registration;
+#[cfg(feature = "tls")]
+mod tls;
+mod trouble;
 mod watch;
 
 #[cfg(test)]
@@ -35,6 +40,8 @@ pub use backoff::Backoff;
 pub use endpoint::Endpoint;
 pub use error::ClientError;
 pub use registration::{Departure, Registration, RegistrationEvent, boot_id};
+#[cfg(feature = "tls")]
+pub use tls::{TlsConfig, TlsProblem};
 pub use watch::{ResetCause, Watch, WatchEvent};
 
 /// The one place in here that reads a clock: heartbeats and retries are due at tokio's instants.

@@ -25,6 +25,7 @@ pub use self::args::{ReadyFormat, ServeArgs};
 pub use self::error::ConfigError;
 use self::key::Key;
 pub use self::key::Origin;
+use self::listeners::Listeners;
 pub use self::value::Refusal;
 use self::written::Written;
 use crate::engine::Durability;
@@ -34,6 +35,7 @@ mod args;
 mod error;
 mod file;
 mod key;
+mod listeners;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -46,17 +48,28 @@ const MOST_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 /// How alike two variables must be for the one to be the other misspelt; they share their first ten letters in any case.
 const MISSPELT: f64 = 0.95;
 
+/// Variables of the verbs for clients. The other two for TLS are spelt as those of `serve`.
+const CLIENTS: [&str; 3] = ["CALLBOARD_SERVER", "CALLBOARD_TLS_CA", "CALLBOARD_TLS_SERVER_NAME"];
+
 /// What the registry runs with. Every value in it is usable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where gRPC listens. Port 0 takes any free one.
-    pub grpc: SocketAddr,
+    /// Where gRPC listens without TLS. Port 0 takes any free one.
+    pub grpc: Option<SocketAddr>,
     /// Where HTTP listens: metrics, readiness, Prometheus service discovery. Port 0 takes any free one.
-    pub http: SocketAddr,
+    pub http: Option<SocketAddr>,
     /// Where the registry is kept. `None`: in memory.
     pub data_dir: Option<PathBuf>,
     /// When an acknowledged change is on the disk.
     pub durability: Durability,
+    /// Where gRPC listens with TLS. Needs [`Config::tls`].
+    pub grpc_tls: Option<SocketAddr>,
+    /// Where HTTP listens with TLS. Needs [`Config::tls`].
+    pub http_tls: Option<SocketAddr>,
+    /// Where health checks alone are answered, without TLS.
+    pub health: Option<SocketAddr>,
+    /// What the listeners with TLS show, and what they ask for.
+    pub tls: Option<TlsFiles>,
     /// How many threads serve gRPC connections.
     pub workers: NonZeroUsize,
     /// The largest message that a client may send, in bytes.
@@ -87,14 +100,29 @@ pub struct Config {
     pub log: LogFilter,
 }
 
+/// Files for TLS, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, and those between it and what its clients trust.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// What clients' certificates are checked against. `None`: they need none.
+    pub client_ca: Option<PathBuf>,
+}
+
 impl Default for Config {
     /// What `callboard serve` alone runs with.
     fn default() -> Self {
         Self {
-            grpc: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8502),
-            http: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500),
+            grpc: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8502)),
+            http: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500)),
             data_dir: None,
             durability: Durability::Durable,
+            grpc_tls: None,
+            http_tls: None,
+            health: None,
+            tls: None,
             workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(MOST_WORKERS),
             max_message_size: 256 * 1024,
             max_streams_per_connection: NonZeroU32::MIN.saturating_add(1023),
@@ -141,17 +169,14 @@ impl Config {
     /// The valid configuration of what is written in `layers`, of which the first wins.
     fn resolve(layers: &[Written]) -> Result<Self, ConfigError> {
         let default = Self::default();
-        let insecure = read(layers, Key::InsecureIUnderstand, value::switch)?.is_some_and(|(on, _)| on);
-        let listener = |key, otherwise| match read(layers, key, value::address)? {
-            Some((address, origin)) if !insecure && !address.ip().to_canonical().is_loopback() => {
-                Err(ConfigError::NotLoopback { origin, address })
-            }
-            Some((address, _)) => Ok(address),
-            None => Ok(otherwise),
-        };
-        let config = Self {
-            grpc: listener(Key::Grpc, default.grpc)?,
-            http: listener(Key::Http, default.http)?,
+        let listeners = Listeners::resolve(layers, &default)?;
+        Ok(Self {
+            grpc: listeners.grpc,
+            http: listeners.http,
+            grpc_tls: listeners.grpc_tls,
+            http_tls: listeners.http_tls,
+            health: listeners.health,
+            tls: listeners.tls,
             data_dir: read(layers, Key::DataDir, value::directory)?.map(|(directory, _)| directory),
             durability: set(layers, Key::Durability, value::durability, default.durability)?,
             workers: set(layers, Key::Workers, value::workers, default.workers)?,
@@ -188,11 +213,19 @@ impl Config {
             settle: set(layers, Key::Settle, value::settle, default.settle)?,
             log_format: set(layers, Key::LogFormat, value::log_format, default.log_format)?,
             log: set(layers, Key::Log, value::log_filter, default.log)?,
-        };
-        if config.grpc == config.http && config.grpc.port() != 0 {
-            return Err(ConfigError::SameAddress { address: config.grpc });
+        })
+    }
+
+    /// Listeners that other machines reach and that check nobody, by their keys: what is there only by consent.
+    #[must_use]
+    pub fn exposed(&self) -> Vec<(&'static str, SocketAddr)> {
+        let checked = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let mut open = vec![(Key::Grpc, self.grpc), (Key::Http, self.http)];
+        if !checked {
+            open.extend([(Key::GrpcTls, self.grpc_tls), (Key::HttpTls, self.http_tls)]);
         }
-        Ok(config)
+        let open = open.into_iter().filter_map(|(key, address)| Some((key.name(), address?)));
+        open.filter(|(_, address)| !listeners::is_loopback(*address)).collect()
     }
 }
 
@@ -227,7 +260,7 @@ fn misspelt(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
         let (likeness, key) = near.max_by(|one, other| one.0.total_cmp(&other.0))?;
         (likeness >= MISSPELT && name != key).then(|| key.clone())
     };
-    let ours = names.filter(|name| name.starts_with("CALLBOARD_") && name != "CALLBOARD_SERVER");
+    let ours = names.filter(|name| name.starts_with("CALLBOARD_") && !CLIENTS.contains(&name.as_str()));
     ours.filter_map(|name| meant(&name).map(|key| (name, key))).collect()
 }
 

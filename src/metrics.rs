@@ -1,6 +1,7 @@
 //! What the process counts. Made once, handed to whoever counts; there is no global.
 
 mod connections;
+mod tls;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use prometheus_client::{
 };
 
 pub use connections::{Connections, Evicted, Refused};
+pub use tls::{CertificateFile, Tls};
 
 /// Seconds from 100 µs to 10 s.
 const DELAYS: [f64; 16] =
@@ -27,6 +29,10 @@ pub struct Metrics {
     pub watch: WatchMessages,
     /// Seconds from a change's commit to its being written to a stream, for each worker: so no worker waits for another.
     pub propagation: Family<WorkerLabel, Histogram, fn() -> Histogram>,
+    /// TLS.
+    pub tls: Tls,
+    /// Listeners that other machines reach and that check nobody.
+    pub insecure_listeners: Gauge,
     /// Instances removed because their leases ran out.
     pub expired: Counter,
     /// Times that protection from mass expiry began, of a service or of all.
@@ -164,6 +170,7 @@ impl Metrics {
             suspects: gauge("suspect_instances", "Instances that are held though their leases ran out"),
             services: gauge("services", "Services that have instances"),
             instances: gauge("instances", "Registered instances"),
+            insecure_listeners: gauge("insecure_listeners", "Listeners open to other machines that check nobody"),
             leases: gauge("leases", "Known leases, with those only remembered"),
             watches: gauge("watches", "Open watches"),
             waiting: gauge("waiting_watches", "Open watches that wait until the registry has settled"),
@@ -173,6 +180,7 @@ impl Metrics {
             watch: WatchMessages::new(&mut registry),
             store: StoreMetrics::new(&mut registry),
             connections: Connections::new(&mut registry),
+            tls: Tls::new(&mut registry),
             propagation,
             expired,
             protections,

@@ -24,6 +24,7 @@ mod port;
 mod progress;
 mod serve;
 mod socket;
+pub mod tls;
 mod worker;
 
 pub use acceptor::{Dealer, Hands, Own, accept};

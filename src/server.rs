@@ -5,6 +5,7 @@
 //! Leaving: health says `NOT_SERVING` and every stream is told to reconnect, connections get GOAWAY, and what is left is
 //! dropped at the deadline. Then the store is closed.
 
+mod doors;
 mod inherited;
 mod outcry;
 mod pulse;
@@ -17,8 +18,11 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
+pub use doors::Addresses;
+use doors::Doors;
+
 use crate::{
-    api::{Api, Shared, Subscribers},
+    api::{Shared, Subscribers},
     clock::Clock,
     config::Config,
     engine::{
@@ -28,12 +32,11 @@ use crate::{
     metrics::Metrics,
     model::Incarnation,
     net::{
-        Alarm, Alarmed, Dealer, Gate, Hands, Hubs, Listener, Own, PerAddress, Port, Protocol, Rules, Worker, Workers,
-        accept, raise_limit, room_for_connections,
+        Alarm, Alarmed, Gate, Hubs, PerAddress, Rules, Worker, Workers, accept, raise_limit, room_for_connections,
+        tls::{Files, Tls, TlsError},
     },
     random,
     registry::Audience,
-    web::Web,
 };
 use outcry::Outcry;
 
@@ -69,6 +72,12 @@ pub enum StartError {
     /// The registry cannot be read from the disk, or not be kept there.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A listener with TLS has nothing to show.
+    #[error("{0} needs a certificate and its key: name their files with --tls-cert and --tls-key")]
+    NoCertificate(&'static str),
+    /// A file for TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system gives no thread or poller.
     #[error("cannot start a worker: {0}: allow more threads or descriptors, or set --workers lower")]
     Worker(#[source] io::Error),
@@ -98,8 +107,8 @@ fn remedy(source: &io::Error, flag: &str) -> String {
 /// A server that runs.
 #[derive(Debug)]
 pub struct Server {
-    grpc: SocketAddr,
-    http: SocketAddr,
+    addresses: Addresses,
+    tls: Option<Arc<Tls>>,
     leaving: watch::Sender<bool>,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
@@ -123,18 +132,14 @@ impl Server {
     /// # Errors
     ///
     /// As [`Server::start`], and when an inherited socket does not listen.
-    pub fn start_with(config: &Config, mut inherited: Inherited) -> Result<Self, StartError> {
+    pub fn start_with(config: &Config, inherited: Inherited) -> Result<Self, StartError> {
         raise_limit();
         let (alarm, alarmed) = Alarm::new();
         let shared = share(config, &alarm)?;
-        let mut listen = |name, door, flag, address| match inherited.take(name)? {
-            Some(listener) => Ok(listener),
-            None => Listener::bind(address).map_err(|source| StartError::Listen { door, flag, address, source }),
-        };
-        let grpc = listen("grpc", "gRPC", "--grpc", config.grpc)?;
-        let http = listen("http", "HTTP", "--http", config.http)?;
-        let (grpc_address, http_address) = (grpc.address(), http.address());
-
+        let tls = tls(config, &shared)?;
+        let doors = Doors::bind(config, inherited)?;
+        let addresses = doors.addresses();
+        warn_of_exposure(config, &shared.metrics);
         let (leaving, left) = watch::channel(false);
         let worker = Worker {
             hubs: Arc::clone(&shared.hubs),
@@ -146,36 +151,32 @@ impl Server {
         let workers = Arc::new(Workers::start(config.workers.get(), &worker).map_err(StartError::Worker)?);
 
         let gate = Gate::new(rules(config), Arc::clone(&shared.metrics));
-        let web = Web { shared: Arc::clone(&shared), workers: Arc::clone(&workers) };
-        let grpc_port = Port { name: "grpc", protocol: Protocol::Http2, routes: Api::routes(&shared)? };
-        let http_port = Port { name: "http", protocol: Protocol::Http1, routes: web.routes().into() };
-
         let mut tasks = JoinSet::new();
         tasks.spawn(alarm.clone().guard("expiry", expire(Arc::clone(&shared))));
         tasks.spawn(alarm.clone().guard("the log of connections", tell_news(Arc::clone(&shared.metrics))));
-        let dealer = Dealer::new(&workers, &shared.clock);
-        let ports = [
-            ("the acceptor", grpc, grpc_port, Hands::Workers(dealer)),
-            ("the HTTP listener", http, http_port, Hands::Own(Own::new(left.clone()))),
-        ];
-        for (name, listener, port, hands) in ports {
+        for (door, listener) in doors.open() {
+            let (port, hands) = door.furnish(&shared, &workers, tls.as_ref(), &left)?;
             let accepting =
                 accept(listener, port, Arc::clone(&gate), hands, left.clone()).map_err(StartError::Worker)?;
-            tasks.spawn(alarm.clone().guard(name, accepting));
+            tasks.spawn(alarm.clone().guard(door.acceptor(), accepting));
         }
-        Ok(Self { grpc: grpc_address, http: http_address, leaving, shared, workers, tasks, alarmed })
+        if let Some(tls) = &tls {
+            tasks.spawn(alarm.guard("the care of certificates", Arc::clone(tls).watch()));
+        }
+        Ok(Self { addresses, tls, leaving, shared, workers, tasks, alarmed })
     }
 
-    /// Where gRPC listens.
+    /// Where it listens.
     #[must_use]
-    pub fn grpc(&self) -> SocketAddr {
-        self.grpc
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
     }
 
-    /// Where HTTP listens.
-    #[must_use]
-    pub fn http(&self) -> SocketAddr {
-        self.http
+    /// Reads the files for TLS again; new connections get what is in them, if it can be used.
+    pub fn reload(&self) {
+        if let Some(tls) = &self.tls {
+            tls.reload();
+        }
     }
 
     /// How it is, for whoever supervises the process.
@@ -210,6 +211,21 @@ impl Server {
         if timeout(CLOSE, closing).await.is_err() {
             tracing::error!("the store was not closed in time: what was acknowledged is in it all the same");
         }
+    }
+}
+
+fn tls(config: &Config, shared: &Shared) -> Result<Option<Arc<Tls>>, TlsError> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let files = Files { certificate: files.cert.clone(), key: files.key.clone(), client_ca: files.client_ca.clone() };
+    Tls::load(files, Arc::clone(&shared.clock), Arc::clone(&shared.metrics)).map(Some)
+}
+
+/// What is open only because somebody said that they understand is not forgotten.
+fn warn_of_exposure(config: &Config, metrics: &Metrics) {
+    let exposed = config.exposed();
+    metrics.insecure_listeners.set(i64::try_from(exposed.len()).unwrap_or(i64::MAX));
+    for (listener, address) in exposed {
+        tracing::warn!(listener, %address, "whoever reaches this listener can read and change every registration");
     }
 }
 

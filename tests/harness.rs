@@ -1,6 +1,7 @@
 //! What tests stand on: servers, connections, watches, deadlines.
 
 mod beats;
+mod certificates;
 mod clock;
 mod house;
 mod http;
@@ -17,6 +18,7 @@ mod stall;
 mod view;
 
 pub use beats::Beats;
+pub use certificates::{Office, Papers};
 pub use clock::{Span, Wall, wall, within};
 pub use house::{Engine, House};
 pub use http::get;

@@ -16,6 +16,7 @@
 //! | `disk` | a registry that is kept: kills, exports |
 //! | `process` | kills, stops and restarts of real processes |
 //! | `systemd` | who starts a registry: what it is told, and the sockets that it gives |
+//! | `tls` | certificates on both sides, their renewal, and who comes without |
 //! | `command_line` | the verbs and their exit codes |
 //! | `layers` | which room may know which |
 //! | `readme` | the README's tour |
@@ -44,4 +45,5 @@ mod snapshot;
 mod stalled;
 #[cfg(target_os = "linux")]
 mod systemd;
+mod tls;
 mod watch;

@@ -108,7 +108,8 @@ async fn a_taken_port_is_named_with_the_remedy() {
     let house = House::open();
     let free = "127.0.0.1:0".parse().unwrap();
     for (grpc, http, flag) in [(house.grpc(), free, "--grpc"), (free, house.http(), "--http")] {
-        let error = Server::start(&Config { grpc, http, ..Config::default() }).unwrap_err().to_string();
+        let error =
+            Server::start(&Config { grpc: Some(grpc), http: Some(http), ..Config::default() }).unwrap_err().to_string();
         let taken = if flag == "--grpc" { grpc } else { http };
         for part in [&*taken.to_string(), "the port is taken", flag] {
             assert!(error.contains(part), "{error}");

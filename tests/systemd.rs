@@ -67,6 +67,10 @@ async fn it_says_that_it_is_ready_alive_and_leaving() {
     let peer = Peer::connect(address(&serve.line().await, "grpc")).await;
     peer.register(instance("web", "a")).await.unwrap();
     while !manager.told("WATCHDOG=1").await.contains("STATUS=settling: 1 instances of 1 services, 0 watches") {}
+    serve.signal(Signal::HUP);
+    let reloading = manager.told("RELOADING=1").await;
+    assert!(reloading.contains("\nMONOTONIC_USEC="), "{reloading}");
+    manager.told("READY=1").await;
     // Who stands still says nothing.
     serve.signal(Signal::STOP);
     while let Ok(message) = timeout(Duration::from_millis(200), manager.message()).await {

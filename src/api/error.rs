@@ -63,6 +63,9 @@ pub(super) enum Problem {
     /// A health check of a service that nobody registered.
     #[error("service \"{0}\" is not registered: Watch it to hear when it is")]
     UnknownService(String),
+    /// A health check of anything but this process, where nothing else is told.
+    #[error("\"{0}\" is not told of here, but only whether the registry itself serves: ask its gRPC port")]
+    NotHere(String),
     /// More services than one answer can hold.
     #[error(
         "{0} services are too many for one answer: use callboard.v1.DiscoveryService/ListServices, which has pages"
@@ -106,6 +109,9 @@ impl From<Problem> for Status {
             Problem::UnknownService(service) => {
                 details.set_resource_info("service", service, "", "not registered");
             }
+            Problem::NotHere(service) => {
+                details.set_resource_info("service", service, "", "not told of here");
+            }
             Problem::Leaving | Problem::Stopped(_) | Problem::Busy(_) => {
                 details.set_retry_info(Some(SOON));
             }
@@ -139,6 +145,7 @@ fn classify(problem: &Problem) -> (Code, &'static str) {
         Problem::Malformed(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
         Problem::UnknownMethod => (Code::Unimplemented, "UNKNOWN_METHOD"),
         Problem::UnknownService(_) => (Code::NotFound, "NO_SUCH_SERVICE"),
+        Problem::NotHere(_) => (Code::NotFound, "NOT_TOLD_HERE"),
         Problem::TooManyServices(_) => (Code::ResourceExhausted, "TOO_MANY_SERVICES"),
         Problem::Busy(Busy::Streams(..)) => (Code::ResourceExhausted, "TOO_MANY_STREAMS"),
         Problem::Busy(Busy::Unread(..)) => (Code::ResourceExhausted, "TOO_MUCH_UNREAD"),

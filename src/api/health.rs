@@ -15,7 +15,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_res
 use super::{Api, Problem, Shared, connection};
 use crate::{
     model::{Selection, ServiceName},
-    net::{Interest, Seat},
+    net::{Connection, Interest, Seat},
     pb::{
         grpc::health::v1::{HealthListRequest, HealthListResponse},
         server::health_server::Health,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The process as a whole, and the services that it is itself.
-const OWN: [&str; 5] = [
+pub(super) const OWN: [&str; 5] = [
     "",
     "callboard.v1.RegistryService",
     "callboard.v1.DiscoveryService",
@@ -35,7 +35,7 @@ const MOST: usize = 5_000;
 
 /// Who is asked about.
 #[derive(Debug)]
-enum Subject {
+pub(super) enum Subject {
     Own,
     Registered(ServiceName),
     /// A name that no service can have.
@@ -50,7 +50,12 @@ impl Subject {
         ServiceName::parse(name).map_or(Self::Impossible, Self::Registered)
     }
 
-    fn status(&self, shared: &Shared, leaving: bool) -> ServingStatus {
+    /// As [`Subject::parse`], where registered services are not told of.
+    pub(super) fn own(name: &str) -> Self {
+        if OWN.contains(&name) { Self::Own } else { Self::Impossible }
+    }
+
+    pub(super) fn status(&self, shared: &Shared, leaving: bool) -> ServingStatus {
         match self {
             Self::Own => serving(!leaving),
             Self::Registered(name) => {
@@ -62,11 +67,11 @@ impl Subject {
     }
 }
 
-fn serving(is: bool) -> ServingStatus {
+pub(super) fn serving(is: bool) -> ServingStatus {
     if is { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
-fn answer(status: ServingStatus) -> HealthCheckResponse {
+pub(super) fn answer(status: ServingStatus) -> HealthCheckResponse {
     HealthCheckResponse { status: status.into() }
 }
 
@@ -100,12 +105,7 @@ impl Health for Api {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthStream>, Status> {
         let connection = connection(&request)?;
         let subject = Subject::parse(&request.get_ref().service);
-        let interest = match &subject {
-            Subject::Registered(name) => Interest::Changes(Arc::new(Selection::Names([name.clone()].into()))),
-            Subject::Own | Subject::Impossible => Interest::Nothing,
-        };
-        let seat = self.0.hubs.seat(&connection, interest);
-        Ok(Response::new(HealthStream { shared: Arc::clone(&self.0), seat, subject, told: None, ended: false }))
+        Ok(Response::new(HealthStream::open(&self.0, &connection, subject)))
     }
 }
 
@@ -117,6 +117,17 @@ pub struct HealthStream {
     subject: Subject,
     told: Option<ServingStatus>,
     ended: bool,
+}
+
+impl HealthStream {
+    pub(super) fn open(shared: &Arc<Shared>, connection: &Arc<Connection>, subject: Subject) -> Self {
+        let interest = match &subject {
+            Subject::Registered(name) => Interest::Changes(Arc::new(Selection::Names([name.clone()].into()))),
+            Subject::Own | Subject::Impossible => Interest::Nothing,
+        };
+        let seat = shared.hubs.seat(connection, interest);
+        Self { shared: Arc::clone(shared), seat, subject, told: None, ended: false }
+    }
 }
 
 impl Stream for HealthStream {

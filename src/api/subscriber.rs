@@ -147,6 +147,7 @@ impl Subscriber {
             sent_revision: sent.0,
             pending_changes: u32::try_from(pending.changes).unwrap_or(u32::MAX),
             lag: pending.oldest.and_then(|oldest| encode::span(encode::since(oldest, now))),
+            identity: self.connection.identity().map(ToString::to_string).unwrap_or_default(),
             resets: self.resets.load(Ordering::Relaxed),
             waiting,
         }

@@ -28,6 +28,7 @@ pub(crate) struct ClientsArgs {
 struct ClientView {
     id: u64,
     peer: String,
+    identity: Option<String>,
     user_agent: Option<String>,
     services: Vec<String>,
     prefix: Option<String>,
@@ -47,6 +48,7 @@ impl From<Subscriber> for ClientView {
         Self {
             id: subscriber.id,
             peer: subscriber.peer,
+            identity: set(subscriber.identity),
             user_agent: set(subscriber.user_agent),
             services: subscriber.services,
             prefix: set(subscriber.prefix),
@@ -81,7 +83,7 @@ impl ClientView {
 impl Shown for ClientView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (
         &["ID", "PEER", "WATCHES", "PENDING", "LAG", "RESETS", "CONNECTED"],
-        &["SYNCED", "SENT REVISION", "FILTER", "USER AGENT"],
+        &["IDENTITY", "SYNCED", "SENT REVISION", "FILTER", "USER AGENT"],
     );
 
     fn cells(&self) -> Vec<String> {
@@ -94,6 +96,7 @@ impl Shown for ClientView {
             if self.waiting { or_dash(None) } else { format!("{:.3}s", self.lag_seconds) },
             self.resets.to_string(),
             or_dash(self.connected_at.as_deref()),
+            or_dash(self.identity.as_deref()),
             or_dash(self.synced_at.as_deref()),
             self.sent_revision.to_string(),
             or_dash(self.filter.as_deref()),
@@ -107,7 +110,7 @@ impl Shown for ClientView {
 }
 
 pub(crate) async fn run(args: ClientsArgs) -> Result<ExitCode, Failure> {
-    let connection = args.server.connect();
+    let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
     let clients = pages(usize::MAX, async |page_token| {
         let request = ask(ListSubscribersRequest { service: service.clone(), page_size: 0, page_token });

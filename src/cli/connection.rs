@@ -1,6 +1,6 @@
 //! Calls to the registry: bounded, paged, and failing with its address.
 
-use std::time::Duration;
+use std::{env, path::PathBuf, time::Duration};
 
 use clap::Args;
 use tokio::time::timeout;
@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, transport::Channel};
 
 use super::failure::Failure;
 use crate::{
-    client::{ClientError, Endpoint},
+    client::{ClientError, Endpoint, TlsConfig},
     pb::{
         callboard::v1::{
             admin_service_client::AdminServiceClient, discovery_service_client::DiscoveryServiceClient,
@@ -24,25 +24,81 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
     /// The registry's gRPC address
-    #[arg(long, value_name = "ADDR", env = "CALLBOARD_SERVER", default_value = "127.0.0.1:8502")]
-    pub(crate) server: Endpoint,
+    #[arg(long, value_name = "ADDR", env = "CALLBOARD_SERVER", default_value = "127.0.0.1:8502", value_parser = server)]
+    server: String,
+    /// Speak TLS, and trust the certificates in this PEM file instead of those that this system trusts
+    #[arg(long, value_name = "FILE", env = "CALLBOARD_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// Speak TLS, and show this certificate [env: `CALLBOARD_TLS_CERT`, where TLS is spoken]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert [env: `CALLBOARD_TLS_KEY`]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Speak TLS, and want the server's certificate to have this name instead of the host in --server
+    #[arg(long, value_name = "NAME", env = "CALLBOARD_TLS_SERVER_NAME")]
+    tls_server_name: Option<String>,
+}
+
+fn server(text: &str) -> Result<String, ClientError> {
+    Endpoint::check(text).map(|()| text.to_owned())
 }
 
 impl ServerArgs {
+    /// Where the registry is. TLS is spoken where the address or a flag says so.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
+        let failed = |error| Failure::Call { address: self.server.clone(), error };
+        let asked = [&self.tls_ca, &self.tls_cert].iter().any(|file| file.is_some()) || self.tls_server_name.is_some();
+        if !asked && !self.server.starts_with("https://") {
+            return self.server.parse().map_err(failed);
+        }
+        let mut tls = TlsConfig::default();
+        if let Some(file) = &self.tls_ca {
+            tls = tls.with_ca(file);
+        }
+        if let Some(name) = &self.tls_server_name {
+            tls = tls.with_server_name(name);
+        }
+        if let Some((certificate, key)) = self.certificate()? {
+            tls = tls.with_certificate(certificate, key);
+        }
+        Endpoint::with_tls(&self.server, tls).map_err(failed)
+    }
+
+    /// The flags, else the variables. Those are `serve`'s as well, so that by themselves they do not mean that a client has to
+    /// speak TLS.
+    fn certificate(&self) -> Result<Option<(PathBuf, PathBuf)>, Failure> {
+        let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            return Ok(Some((certificate.clone(), key.clone())));
+        }
+        match (variable("CALLBOARD_TLS_CERT"), variable("CALLBOARD_TLS_KEY")) {
+            (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(Failure::Usage("CALLBOARD_TLS_CERT is set, but CALLBOARD_TLS_KEY is not; set both")),
+            (None, Some(_)) => Err(Failure::Usage("CALLBOARD_TLS_KEY is set, but CALLBOARD_TLS_CERT is not; set both")),
+        }
+    }
+
     /// A connection, made when the first call needs it.
-    pub(crate) fn connect(&self) -> Connection {
-        Connection { address: self.server.to_string(), channel: self.server.channel() }
+    pub(crate) fn connect(&self) -> Result<Connection, Failure> {
+        Ok(Connection::to(&self.endpoint()?))
     }
 }
 
 /// A connection to a registry.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    address: String,
+    endpoint: Endpoint,
     channel: Channel,
 }
 
 impl Connection {
+    /// Made when the first call needs it.
+    pub(crate) fn to(endpoint: &Endpoint) -> Self {
+        Self { endpoint: endpoint.clone(), channel: endpoint.channel() }
+    }
+
     pub(crate) fn registry(&self) -> RegistryServiceClient<Channel> {
         RegistryServiceClient::new(self.channel.clone())
     }
@@ -72,7 +128,7 @@ impl Connection {
     }
 
     pub(crate) fn failure(&self, error: ClientError) -> Failure {
-        Failure::Call { address: self.address.clone(), error }
+        Failure::Call { address: self.endpoint.to_string(), error: self.endpoint.explain(error) }
     }
 }
 

@@ -56,7 +56,7 @@ struct DeregisteredView {
 }
 
 pub(crate) async fn run(args: DeregisterArgs) -> Result<ExitCode, Failure> {
-    let connection = args.server.connect();
+    let connection = args.server.connect()?;
     let request = ask(DeregisterRequest {
         service: args.target.service.clone(),
         id: args.target.id.clone(),

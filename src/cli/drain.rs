@@ -29,7 +29,7 @@ pub(crate) struct DrainArgs {
 }
 
 pub(crate) async fn run(args: DrainArgs) -> Result<ExitCode, Failure> {
-    let connection = args.server.connect();
+    let connection = args.server.connect()?;
     let request = ask(UpdateInstanceRequest {
         service: args.target.service,
         id: args.target.id,

@@ -90,7 +90,7 @@ impl Shown for EventView {
 }
 
 pub(crate) async fn run(args: EventsArgs) -> Result<ExitCode, Failure> {
-    let connection = args.server.connect();
+    let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let events = pages(limit, async |page_token| {

@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use tonic::Code;
 
 use super::output::{complain, escape};
-use crate::client::ClientError;
+use crate::client::{ClientError, TlsProblem};
 
 /// A service is not serving, or whatever else a verb was asked to find.
 pub(crate) const FINDINGS: u8 = 6;
@@ -28,6 +28,9 @@ pub(crate) enum Failure {
     /// The program to run does not start.
     #[error("cannot start `{program}`: {error}")]
     Spawn { program: String, error: io::Error },
+    /// What was given makes no sense together.
+    #[error("{0}")]
+    Usage(&'static str),
     /// Anything that has no exit code of its own.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
@@ -51,6 +54,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Call { error, .. } => call_exit_code(error),
+            Self::Usage(_) => USAGE,
             Self::Output(_) | Self::Other(_) => ERROR,
             // As shells and `env` do.
             Self::Spawn { error, .. } if error.kind() == io::ErrorKind::NotFound => 127,
@@ -62,8 +66,13 @@ impl Failure {
 /// The exit code of a failed call.
 pub(crate) fn call_exit_code(error: &ClientError) -> u8 {
     match error {
-        ClientError::Address { .. } => USAGE,
-        ClientError::Transport(_) | ClientError::Silent(_) | ClientError::Ended | ClientError::GoingAway => UNREACHABLE,
+        ClientError::Address { .. } | ClientError::Credentials { .. } => USAGE,
+        ClientError::Tls(TlsProblem::CertificateWanted | TlsProblem::CertificateRefused(_)) => DENIED,
+        ClientError::Tls(_)
+        | ClientError::Transport(_)
+        | ClientError::Silent(_)
+        | ClientError::Ended
+        | ClientError::GoingAway => UNREACHABLE,
         ClientError::Random(_) | ClientError::Stopped => ERROR,
         ClientError::Refused(status) => match status.code() {
             Code::InvalidArgument => USAGE,
@@ -93,12 +102,36 @@ pub(crate) fn call(address: &str, error: &ClientError) -> String {
                 "cannot reach the registry at {address}: {error}; start one with `callboard serve`, or name another with --server"
             )
         }
+        ClientError::Tls(problem) => {
+            format!("no connection to the registry at {address}: {problem}; {}", remedy(problem))
+        }
         ClientError::Address { .. }
+        | ClientError::Credentials { .. }
         | ClientError::Ended
         | ClientError::GoingAway
         | ClientError::Refused(_)
         | ClientError::Random(_)
         | ClientError::Stopped => error.to_string(),
+    }
+}
+
+/// What to do where two ends do not agree on TLS.
+fn remedy(problem: &TlsProblem) -> &'static str {
+    match problem {
+        TlsProblem::Untrusted => "name the certificate of whoever signed it with --tls-ca",
+        TlsProblem::Expired => "renew it at the registry, or set this machine's clock",
+        TlsProblem::NotYet => "set this machine's clock, or wait",
+        TlsProblem::OtherName(_) => "use one of its names in --server, or name one with --tls-server-name",
+        TlsProblem::CertificateWanted => "show one with --tls-cert and --tls-key",
+        TlsProblem::CertificateRefused(_) => {
+            "show one with --tls-cert that has not expired and is signed by an authority of the registry's --tls-client-ca"
+        }
+        TlsProblem::NoTls | TlsProblem::HungUp => {
+            "use the address of the registry's --grpc-tls, or write http:// and leave --tls-… out"
+        }
+        TlsProblem::OnlyTls => "write https:// before the address, or name a --tls-ca",
+        TlsProblem::NoHttp2 => "use the address of the registry's --grpc-tls",
+        TlsProblem::Other(_) => "the registry's log may tell more",
     }
 }
 

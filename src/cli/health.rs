@@ -12,7 +12,7 @@ use super::{
     view::set,
 };
 use crate::{
-    client::{Backoff, ClientError},
+    client::{Backoff, ClientError, Endpoint},
     pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse},
 };
 
@@ -37,12 +37,13 @@ struct HealthView {
 }
 
 pub(crate) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
-    let connection = args.server.connect();
+    let server = args.server.endpoint()?;
     let service = args.service.unwrap_or_default();
     let format = args.output.format;
     if args.watch {
-        return watch(&args.server, &service, format).await;
+        return watch(&server, &service, format).await;
     }
+    let connection = Connection::to(&server);
     let request = ask(HealthCheckRequest { service: service.clone() });
     let answer = connection.answer(connection.health().check(request)).await?;
     let status = print(format, &service, answer)?;
@@ -50,16 +51,16 @@ pub(crate) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Asks on through the registry's restarts, as the health protocol has it.
-async fn watch(server: &ServerArgs, service: &str, format: Format) -> Result<ExitCode, Failure> {
+async fn watch(server: &Endpoint, service: &str, format: Format) -> Result<ExitCode, Failure> {
     let mut backoff = Backoff::new();
     let mut told = None;
     loop {
-        let connection = server.connect();
+        let connection = Connection::to(server);
         let error = match follow(&connection, service, format, &mut backoff, &mut told).await? {
             error if error.is_final() => return Err(connection.failure(error)),
-            error => error,
+            error => server.explain(error),
         };
-        let trouble = call(&server.server.to_string(), &error);
+        let trouble = call(&server.to_string(), &error);
         if told.as_ref() != Some(&trouble) {
             complain(&format!("{}; trying on", escape(&trouble)));
             told = Some(trouble);

@@ -27,7 +27,7 @@ pub(crate) struct InstancesArgs {
 }
 
 pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, Failure> {
-    let connection = args.server.connect();
+    let connection = args.server.connect()?;
     let filter = args.filter.unwrap_or_default();
     let instances = pages(usize::MAX, async |page_token| {
         let request = ask(ListInstancesRequest {

@@ -101,7 +101,7 @@ pub(crate) async fn run(args: ProtectionArgs) -> Result<ExitCode, Failure> {
 
 /// The registry as a whole comes first, where it is protected.
 async fn list(server: &ServerArgs, output: &OutputArgs) -> Result<ExitCode, Failure> {
-    let connection = server.connect();
+    let connection = server.connect()?;
     let mut whole = None;
     let services = pages(usize::MAX, async |page_token| {
         let request = ask(ListProtectionsRequest { page_size: 0, page_token });

@@ -38,7 +38,7 @@ pub(crate) struct RegisterArgs {
 pub(crate) async fn run(args: RegisterArgs) -> Result<ExitCode, Failure> {
     let mut stop = Stop::listen().map_err(anyhow::Error::from)?;
     let request = args.announce.request(args.service, args.address, args.starting);
-    let server = args.server.server;
+    let server = args.server.endpoint()?;
     let mut announcer = Announcer::new(server.to_string(), &request);
     let (told, mut events) = mpsc::unbounded_channel();
     let tell = move |event| {

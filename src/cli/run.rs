@@ -58,9 +58,9 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let mut stop = Stop::listen().map_err(anyhow::Error::from)?;
     let port = u32::from(args.port);
     let listening = address(&host_port(&args.host, port)).map_err(anyhow::Error::msg)?;
+    let server = args.server.endpoint()?;
     let mut child = Child::spawn(&args.command)?;
     let request = args.announce.request(args.service, listening, true);
-    let server = args.server.server;
     let mut announcer = Announcer::new(server.to_string(), &request);
     let format = args.output.format;
     let registration = Registration::start(&server, request, move |event| tell(&mut announcer, format, &event));

@@ -4,16 +4,17 @@ mod supervisor;
 
 use std::{
     io::{self, Write},
+    net::SocketAddr,
     process::ExitCode,
 };
 
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     config::{self, Config, ReadyFormat, ServeArgs},
     engine::Durability,
-    server::{Inherited, Server},
+    server::{Addresses, Inherited, Server},
     telemetry,
 };
 use supervisor::Supervisor;
@@ -21,9 +22,27 @@ use supervisor::Supervisor;
 /// The line that says where the doors are, once they are open.
 #[derive(Debug, Serialize)]
 struct Ready {
-    grpc: String,
-    http: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_tls: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_tls: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<SocketAddr>,
 }
+
+impl From<Addresses> for Ready {
+    fn from(Addresses { grpc, http, grpc_tls, http_tls, health }: Addresses) -> Self {
+        Self { grpc, http, grpc_tls, http_tls, health }
+    }
+}
+
+/// What is behind the doors.
+const GRPC: &str = "register, keep alive, watch, health, reflection";
+const HTTP: &str = "/metrics /healthz /readyz /prometheus/sd";
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // First of all: it has to be while there is no other thread.
@@ -59,8 +78,11 @@ async fn serve(config: &Config, inherited: Inherited, output: ReadyFormat) -> an
     // Before the doors open: whoever reads that they are open may send a signal at once.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut server = Server::start_with(config, inherited)?;
     let supervisor = Supervisor::from_environment();
+    // Where there is nothing to read again, it ends the process as it always does: the terminal is gone. A supervisor has none.
+    let reloads = config.tls.is_some() || supervisor.listens();
+    let mut reload = reloads.then(|| signal(SignalKind::hangup())).transpose()?;
+    let mut server = Server::start_with(config, inherited)?;
     let company = supervisor.ready(server.pulse());
     announce(&server, output)?;
     let kept = match (&config.data_dir, config.durability) {
@@ -68,11 +90,23 @@ async fn serve(config: &Config, inherited: Inherited, output: ReadyFormat) -> an
         (Some(_), Durability::Durable) => "on the disk: a restart forgets nothing that was acknowledged",
         (Some(_), Durability::Relaxed) => "on the disk within a second: a restart after a crash may forget that second",
     };
-    tracing::info!(grpc = %server.grpc(), http = %server.http(), instances = server.instances(), "the registry is kept {kept}");
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        why = server.failed() => anyhow::bail!(why),
+    let Addresses { grpc, http, grpc_tls, http_tls, health } = server.addresses();
+    tracing::info!(
+        grpc = grpc.map(display),
+        http = http.map(display),
+        grpc_tls = grpc_tls.map(display),
+        http_tls = http_tls.map(display),
+        health = health.map(display),
+        instances = server.instances(),
+        "the registry is kept {kept}"
+    );
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            () = hang_up(&mut reload) => supervisor.reloading(|| server.reload()),
+            why = server.failed() => anyhow::bail!(why),
+        }
     }
     supervisor.leaving(company);
     tracing::info!("leaving: telling every stream to reconnect");
@@ -83,14 +117,35 @@ async fn serve(config: &Config, inherited: Inherited, output: ReadyFormat) -> an
     Ok(())
 }
 
+/// The next time that somebody asks for the files to be read again.
+async fn hang_up(signal: &mut Option<Signal>) {
+    let heard = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
 fn announce(server: &Server, output: ReadyFormat) -> anyhow::Result<()> {
-    let ready = Ready { grpc: server.grpc().to_string(), http: server.http().to_string() };
+    let ready = Ready::from(server.addresses());
     let mut out = io::stdout().lock();
     match output {
         ReadyFormat::Json => writeln!(out, "{}", serde_json::to_string(&ready)?)?,
         ReadyFormat::Table => {
-            writeln!(out, "gRPC  {}  register, keep alive, watch, health, reflection", ready.grpc)?;
-            writeln!(out, "HTTP  {}  /metrics /healthz /readyz /prometheus/sd", ready.http)?;
+            let doors = [
+                ("gRPC", ready.grpc, GRPC),
+                ("HTTP", ready.http, HTTP),
+                ("gRPC, TLS", ready.grpc_tls, GRPC),
+                ("HTTP, TLS", ready.http_tls, HTTP),
+                ("health", ready.health, "grpc.health.v1 alone"),
+            ];
+            let open: Vec<_> = doors.iter().filter_map(|(name, at, what)| Some((name, (*at)?, what))).collect();
+            let wide = open.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+            for (name, at, what) in open {
+                writeln!(out, "{name:wide$}  {at}  {what}")?;
+            }
         }
     }
     out.flush()?;

@@ -56,7 +56,7 @@ impl Shown for ServiceView {
 }
 
 pub(crate) async fn run(args: ServicesArgs) -> Result<ExitCode, Failure> {
-    let connection = args.server.connect();
+    let connection = args.server.connect()?;
     let prefix = args.prefix.unwrap_or_default();
     let services = pages(usize::MAX, async |page_token| {
         let request = ask(ListServicesRequest { prefix: prefix.clone(), page_size: 0, page_token });

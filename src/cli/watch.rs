@@ -39,7 +39,8 @@ pub(crate) struct WatchArgs {
 
 pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, Failure> {
     let format = args.output.format;
-    let address = args.server.server.to_string();
+    let server = args.server.endpoint()?;
+    let address = server.to_string();
     let mut lines = Lines::new(&args.services, format == output::Format::Wide);
     let request = WatchRequest {
         services: args.services,
@@ -48,11 +49,11 @@ pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, Failure> {
         filter: args.filter.unwrap_or_default(),
         ..WatchRequest::default()
     };
-    let mut watch = Watch::new(&args.server.server, request);
+    let mut watch = Watch::new(&server, request);
     let mut trouble = None;
     loop {
         let event = watch.next().await;
-        let event = event.map_err(|error| args.server.connect().failure(error))?;
+        let event = event.map_err(|error| Failure::Call { address: address.clone(), error })?;
         match event {
             WatchEvent::Disconnected { error, .. } => {
                 let now = call(&address, &error);

@@ -1,10 +1,16 @@
 //! Where a registry is, and connections to it.
 
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 use std::{fmt, str::FromStr, time::Duration};
 
+#[cfg(feature = "tls")]
+use rustls::{ClientConfig, pki_types::ServerName};
 use tonic::transport::{self, Channel};
 
-use super::ClientError;
+use super::{ClientError, trouble::Trouble};
+#[cfg(feature = "tls")]
+use super::{TlsConfig, connector::Connector};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A server that went away without a word is noticed after this and [`PING_TIMEOUT`], on an idle watch too.
@@ -12,18 +18,86 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const USER_AGENT: &str = concat!("callboard/", env!("CARGO_PKG_VERSION"));
 
-/// The gRPC address of a registry, as `host:port` or `http://host:port`.
+/// The gRPC address of a registry: `host:port`, `http://host:port`, or `https://host:port` for one that speaks TLS.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     address: String,
     transport: transport::Endpoint,
+    trouble: Trouble,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
+}
+
+/// How TLS is spoken there.
+#[cfg(feature = "tls")]
+#[derive(Debug, Clone)]
+struct Tls {
+    config: TlsConfig,
+    name: ServerName<'static>,
+    /// As the files were at first.
+    read: Arc<ClientConfig>,
 }
 
 impl Endpoint {
+    /// The address of a registry that speaks TLS, with or without `https://` before it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Address`] when it is none, [`ClientError::Credentials`] when what the files hold cannot be used.
+    #[cfg(feature = "tls")]
+    pub fn with_tls(text: &str, tls: TlsConfig) -> Result<Self, ClientError> {
+        let Address { authority, scheme } = Address::parse(text)?;
+        if scheme == Some(Scheme::Http) {
+            return Err(refuse(text, "http:// is without TLS, but TLS is asked for"));
+        }
+        let address = format!("https://{authority}");
+        let transport = transport(&address).map_err(|reason| refuse(text, reason))?;
+        let host = transport.uri().host().unwrap_or_default();
+        let name = tls.name(host).ok_or_else(|| refuse(text, "no certificate can have the server's name"))?;
+        let tls = Tls { name, read: tls.read()?, config: tls };
+        Ok(Self { address, transport, trouble: Trouble::default(), tls: Some(tls) })
+    }
+
+    /// Whether this is the address of a registry, as far as one can see.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Address`].
+    pub fn check(text: &str) -> Result<(), ClientError> {
+        let Address { authority, .. } = Address::parse(text)?;
+        transport(&format!("http://{authority}")).map(drop).map_err(|reason| refuse(text, reason))
+    }
+
     /// A new connection, made when the first call needs it and remade when it breaks. Call it within a tokio runtime.
+    ///
+    /// Files for TLS are read anew, so that a certificate may be renewed while a registration or a watch lives on; where they
+    /// cannot be used, those that were read first are.
     #[must_use]
     pub fn channel(&self) -> Channel {
+        #[cfg(feature = "tls")]
+        {
+            let tls = self.tls.as_ref().map(|Tls { config, name, read }| {
+                let config = config.read().unwrap_or_else(|error| {
+                    tracing::warn!(%error, "the files read at first are used instead");
+                    Arc::clone(read)
+                });
+                (config, name.clone())
+            });
+            self.transport.connect_with_connector_lazy(Connector::new(tls, self.trouble.clone()))
+        }
+        #[cfg(not(feature = "tls"))]
         self.transport.connect_lazy()
+    }
+
+    /// The same failure, with its cause where that is known: a [`Channel`] tells that a connection was closed, and seldom that
+    /// it was for want of a certificate.
+    #[must_use]
+    pub fn explain(&self, error: ClientError) -> ClientError {
+        self.trouble.explain(error)
+    }
+
+    pub(super) fn trouble(&self) -> Trouble {
+        self.trouble.clone()
     }
 }
 
@@ -36,12 +110,47 @@ impl fmt::Display for Endpoint {
 impl FromStr for Endpoint {
     type Err = ClientError;
 
+    /// `https://` trusts what the system trusts.
     fn from_str(text: &str) -> Result<Self, ClientError> {
-        let refuse = |reason: &'static str| ClientError::Address { address: text.to_owned(), reason };
-        let address = text.strip_prefix("http://").unwrap_or(text);
+        let Address { authority, scheme } = Address::parse(text)?;
+        if scheme == Some(Scheme::Https) {
+            #[cfg(feature = "tls")]
+            return Self::with_tls(text, TlsConfig::default());
+            #[cfg(not(feature = "tls"))]
+            return Err(refuse(text, "this program was built without callboard's feature `tls`"));
+        }
+        Ok(Self {
+            address: authority.to_owned(),
+            transport: transport(&format!("http://{authority}")).map_err(|reason| refuse(text, reason))?,
+            trouble: Trouble::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+/// An address in its parts.
+#[derive(Debug)]
+struct Address<'text> {
+    scheme: Option<Scheme>,
+    authority: &'text str,
+}
+
+impl<'text> Address<'text> {
+    fn parse(text: &'text str) -> Result<Self, ClientError> {
+        let refuse = |reason| refuse(text, reason);
+        let schemes = [("http://", Scheme::Http), ("https://", Scheme::Https)];
+        let found = schemes.iter().find_map(|(start, scheme)| Some((text.strip_prefix(start)?, Some(*scheme))));
+        let (address, scheme) = found.unwrap_or((text, None));
         let address = address.strip_suffix('/').unwrap_or(address);
         if address.contains("://") {
-            return Err(refuse("only plain http is spoken"));
+            return Err(refuse("only http and https are spoken"));
         }
         let (host, port) = address.rsplit_once(':').ok_or_else(|| refuse("the port is missing"))?;
         if host.is_empty() {
@@ -56,14 +165,22 @@ impl FromStr for Endpoint {
         if address.contains(['/', '?', '#', '@']) {
             return Err(refuse("it has more than a host and a port"));
         }
-        let transport = transport::Endpoint::from_shared(format!("http://{address}"))
-            .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
-            .map_err(|_| refuse("the host is malformed"))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT);
-        Ok(Self { address: address.to_owned(), transport })
+        Ok(Self { scheme, authority: address })
     }
+}
+
+fn refuse(text: &str, reason: &'static str) -> ClientError {
+    ClientError::Address { address: text.to_owned(), reason }
+}
+
+fn transport(uri: &str) -> Result<transport::Endpoint, &'static str> {
+    let endpoint = transport::Endpoint::from_shared(uri.to_owned())
+        .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
+        .map_err(|_| "the host is malformed")?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT))
 }
 
 #[cfg(test)]
@@ -91,7 +208,8 @@ mod tests {
             ("host:0", "1 to 65535"),
             ("host:99999", "1 to 65535"),
             ("host:http", "1 to 65535"),
-            ("https://host:443", "plain http"),
+            ("ftp://host:21", "only http and https"),
+            ("https://host", "the port is missing"),
             ("user@host:80", "more than a host"),
             ("http://host/path:80", "more than a host"),
             ("ho st:80", "malformed"),

@@ -5,6 +5,9 @@ use std::{error::Error, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+#[cfg(feature = "tls")]
+use super::TlsProblem;
+
 /// Why a call or a stream failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ClientError {
@@ -16,6 +19,18 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A file for TLS that cannot be used.
+    #[error("{path}: {reason}")]
+    Credentials {
+        /// The file.
+        path: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// No connection, since the two ends do not agree on TLS.
+    #[cfg(feature = "tls")]
+    #[error("{0}")]
+    Tls(TlsProblem),
     /// No connection, or it broke.
     #[error("{0}")]
     Transport(String),
@@ -44,7 +59,10 @@ impl ClientError {
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Address { .. } | Self::Random(_) | Self::Stopped => true,
+            Self::Address { .. } | Self::Credentials { .. } | Self::Random(_) | Self::Stopped => true,
+            // Certificates are renewed on both sides.
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => false,
             Self::Transport(_) | Self::Silent(_) | Self::Ended | Self::GoingAway => false,
             Self::Refused(status) => matches!(
                 status.code(),

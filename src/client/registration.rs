@@ -105,10 +105,16 @@ impl Registration {
     pub fn start(
         endpoint: &Endpoint,
         request: RegisterRequest,
-        on_event: impl FnMut(RegistrationEvent) + Send + 'static,
+        mut on_event: impl FnMut(RegistrationEvent) + Send + 'static,
     ) -> Result<Self, ClientError> {
-        let endpoint = endpoint.clone();
-        Self::start_over(Box::new(move || endpoint.channel()), request, on_event)
+        let (endpoint, trouble) = (endpoint.clone(), endpoint.trouble());
+        let explained = move |event| match event {
+            RegistrationEvent::Interrupted { error, retry_in } => {
+                on_event(RegistrationEvent::Interrupted { error: trouble.explain(error), retry_in });
+            }
+            other => on_event(other),
+        };
+        Self::start_over(Box::new(move || endpoint.channel()), request, explained)
     }
 
     /// The same on a connection that others share, as [`Endpoint::channel`] makes them: one connection carries up to 1,024

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Streaming, transport::Channel};
 
-use super::{Backoff, ClientError, Connect, Endpoint};
+use super::{Backoff, ClientError, Connect, Endpoint, trouble::Trouble};
 use crate::pb::callboard::v1::{
     Change, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
     discovery_service_client::DiscoveryServiceClient, watch_response::Message,
@@ -85,6 +85,7 @@ impl From<ResetReason> for ResetCause {
 /// Watches services for as long as it is asked for the next event.
 pub struct Watch {
     connect: Connect,
+    trouble: Trouble,
     request: WatchRequest,
     reader: Reader,
     stream: Option<Streaming<WatchResponse>>,
@@ -98,8 +99,8 @@ impl Watch {
     /// [`Watch::next`].
     #[must_use]
     pub fn new(endpoint: &Endpoint, request: WatchRequest) -> Self {
-        let endpoint = endpoint.clone();
-        Self::over(Box::new(move || endpoint.channel()), request)
+        let (endpoint, trouble) = (endpoint.clone(), endpoint.trouble());
+        Self { trouble, ..Self::over(Box::new(move || endpoint.channel()), request) }
     }
 
     /// The same on a connection that others share, as [`Endpoint::channel`] makes them: one connection carries up to 1,024
@@ -115,6 +116,7 @@ impl Watch {
         let token = std::mem::take(&mut request.resume_token);
         Self {
             connect,
+            trouble: Trouble::default(),
             request,
             reader: Reader { token, ..Reader::default() },
             stream: None,
@@ -142,6 +144,7 @@ impl Watch {
                 return Ok(event);
             }
             if let Err(error) = self.advance().await {
+                let error = self.trouble.explain(error);
                 if error.is_final() {
                     return Err(error);
                 }

@@ -17,12 +17,30 @@ use super::written::Written;
                   the environment wins over the file."
 )]
 pub struct ServeArgs {
-    /// Where gRPC listens; port 0 takes any free one [default: 127.0.0.1:8502]
+    /// Where gRPC listens without TLS; port 0 takes any free one, off is nowhere [default: 127.0.0.1:8502]
     #[arg(long, value_name = "ADDR")]
     pub grpc: Option<String>,
-    /// Where HTTP listens; port 0 takes any free one [default: 127.0.0.1:8500]
+    /// Where HTTP listens without TLS; port 0 takes any free one, off is nowhere [default: 127.0.0.1:8500]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
+    /// Where gRPC listens with TLS; needs --tls-cert and --tls-key, and beyond loopback --tls-client-ca [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    pub grpc_tls: Option<String>,
+    /// Where HTTP listens with TLS; needs what --grpc-tls needs [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    pub http_tls: Option<String>,
+    /// Where grpc.health.v1 alone is answered, without TLS, for probes from any machine [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    pub health: Option<String>,
+    /// The server's certificate in PEM, then those between it and what clients trust; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// Its private key in PEM, without a passphrase; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// Certificates in PEM: with TLS, clients must show one that these have signed; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<String>,
     /// A TOML file with settings
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -38,7 +56,7 @@ pub struct ServeArgs {
     /// When an acknowledged change is on the disk: durable is before, relaxed is within a second [default: durable]
     #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["durable", "relaxed"]))]
     pub durability: Option<String>,
-    /// Listen on an address that other machines reach, though there is no TLS yet
+    /// Listen on addresses that other machines reach, though anybody there can change every registration
     #[arg(long)]
     pub insecure_i_understand: bool,
     /// The largest message that a client may send; for a Watch at least 3MiB [default: 256KiB]
@@ -112,6 +130,12 @@ impl ServeArgs {
             Key::Config => None,
             Key::Grpc => self.grpc.clone(),
             Key::Http => self.http.clone(),
+            Key::GrpcTls => self.grpc_tls.clone(),
+            Key::HttpTls => self.http_tls.clone(),
+            Key::Health => self.health.clone(),
+            Key::TlsCert => self.tls_cert.clone(),
+            Key::TlsKey => self.tls_key.clone(),
+            Key::TlsClientCa => self.tls_client_ca.clone(),
             Key::Workers => self.workers.clone(),
             Key::DataDir => self.data_dir.clone(),
             Key::Durability => self.durability.clone(),

@@ -21,20 +21,58 @@ pub enum ConfigError {
         /// What is wrong with it, and what to write.
         refusal: Refusal,
     },
-    /// A listener that other machines could reach, without consent.
+    /// A listener without TLS that other machines could reach, without consent.
     #[error(
-        "{origin}: {address} can be reached from other machines, and there is no TLS yet: whoever reaches it can read and \
-         change every registration; listen on 127.0.0.1, or pass --insecure-i-understand where the network itself is trusted"
+        "{origin}: {address} can be reached from other machines, and speaks no TLS: whoever reaches it can read and change \
+         every registration; listen there with {instead} and --tls-client-ca, or on 127.0.0.1, or pass \
+         --insecure-i-understand where the network itself is trusted"
     )]
     NotLoopback {
         /// Where it is written.
         origin: Origin,
         /// The address.
         address: SocketAddr,
+        /// The flag of the listener that may be there.
+        instead: String,
     },
+    /// A listener with TLS that other machines could reach, though it checks no client, without consent.
+    #[error(
+        "{origin}: {address} can be reached from other machines, and clients need no certificate: whoever reaches it can \
+         read and change every registration; name the authorities of the clients' certificates with --tls-client-ca, or \
+         listen on 127.0.0.1, or pass --insecure-i-understand where the network itself is trusted"
+    )]
+    NoClientCa {
+        /// Where it is written.
+        origin: Origin,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A listener with TLS, and nothing to show.
+    #[error("{origin}: {address} is to speak TLS, but {missing} is missing; name the file with it")]
+    NoCertificate {
+        /// Where it is written.
+        origin: Origin,
+        /// The address.
+        address: SocketAddr,
+        /// The flag that is missing.
+        missing: String,
+    },
+    /// Files for TLS that no listener would use.
+    #[error("{origin}: no listener speaks TLS; add --grpc-tls or --http-tls, or leave this out")]
+    NoTls {
+        /// Where it is written.
+        origin: Origin,
+    },
+    /// Nobody could register.
+    #[error("grpc is off, and grpc_tls is not set: nobody could register or watch; give one of them an address")]
+    NoGrpc,
     /// Two listeners on one address.
-    #[error("grpc and http both listen on {address}; give one of them another port, or port 0 for any free one")]
+    #[error("{one} and {other} both listen on {address}; give one of them another port, or port 0 for any free one")]
     SameAddress {
+        /// The key of the one.
+        one: &'static str,
+        /// The key of the other.
+        other: &'static str,
         /// The address.
         address: SocketAddr,
     },

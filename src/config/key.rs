@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 /// A setting of `callboard serve`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::enum_variant_names, reason = "`tls_key` is the name of a file's setting")]
 pub(super) enum Key {
     /// The file with the other settings. Cannot itself be set in a file.
     Config,
@@ -12,6 +13,18 @@ pub(super) enum Key {
     Grpc,
     /// Where HTTP listens.
     Http,
+    /// Where gRPC listens with TLS.
+    GrpcTls,
+    /// Where HTTP listens with TLS.
+    HttpTls,
+    /// Where health checks alone are answered.
+    Health,
+    /// The file of the server's certificate.
+    TlsCert,
+    /// The file of its private key.
+    TlsKey,
+    /// The file of the authorities that clients' certificates are checked against.
+    TlsClientCa,
     /// Threads that serve gRPC connections.
     Workers,
     /// Where the registry is kept.
@@ -50,10 +63,16 @@ pub(super) enum Key {
 
 impl Key {
     /// All of them.
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::Config,
         Self::Grpc,
         Self::Http,
+        Self::GrpcTls,
+        Self::HttpTls,
+        Self::Health,
+        Self::TlsCert,
+        Self::TlsKey,
+        Self::TlsClientCa,
         Self::Workers,
         Self::DataDir,
         Self::Durability,
@@ -74,7 +93,7 @@ impl Key {
     ];
 
     /// Those that say where to listen.
-    pub(super) const LISTENERS: [Self; 2] = [Self::Grpc, Self::Http];
+    pub(super) const LISTENERS: [Self; 5] = [Self::Grpc, Self::Http, Self::GrpcTls, Self::HttpTls, Self::Health];
 
     /// Its name in a file.
     pub(super) fn name(self) -> &'static str {
@@ -82,6 +101,12 @@ impl Key {
             Self::Config => "config",
             Self::Grpc => "grpc",
             Self::Http => "http",
+            Self::GrpcTls => "grpc_tls",
+            Self::HttpTls => "http_tls",
+            Self::Health => "health",
+            Self::TlsCert => "tls_cert",
+            Self::TlsKey => "tls_key",
+            Self::TlsClientCa => "tls_client_ca",
             Self::Workers => "workers",
             Self::DataDir => "data_dir",
             Self::Durability => "durability",

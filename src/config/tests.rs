@@ -5,9 +5,11 @@ use std::env::VarError;
 use std::path::Path;
 use std::time::Duration;
 
+mod listeners;
+
 use clap::{CommandFactory as _, Parser};
 
-use super::{Config, ConfigError, Key, ReadyFormat, ServeArgs, environment, file};
+use super::{Config, ConfigError, Key, ReadyFormat, ServeArgs, TlsFiles, environment, file};
 use crate::telemetry::LogFormat;
 
 #[derive(Parser, Debug)]
@@ -35,8 +37,8 @@ fn refusal(flags: &[&str], variables: &[(&str, &str)], text: &str) -> String {
 fn nothing_written_is_the_default() {
     let config = config(&[], &[], "").unwrap();
     assert_eq!(config, Config::default());
-    assert_eq!(config.grpc.to_string(), "127.0.0.1:8502");
-    assert_eq!(config.http.to_string(), "127.0.0.1:8500");
+    assert_eq!(config.grpc.unwrap().to_string(), "127.0.0.1:8502");
+    assert_eq!(config.http.unwrap().to_string(), "127.0.0.1:8500");
     assert_eq!(config.max_message_size, 262_144);
     assert_eq!(config.max_streams_per_connection.get(), 1024);
     assert_eq!(config.bookmark_interval, Duration::from_secs(15));
@@ -58,6 +60,12 @@ fn every_key_can_be_written_in_every_place() {
     let values = [
         (Key::Grpc, "127.0.0.1:1"),
         (Key::Http, "[::1]:2"),
+        (Key::GrpcTls, "192.0.2.1:3"),
+        (Key::HttpTls, "127.0.0.1:4"),
+        (Key::Health, "0.0.0.0:5"),
+        (Key::TlsCert, "/tls/cert.pem"),
+        (Key::TlsKey, "/tls/key.pem"),
+        (Key::TlsClientCa, "/tls/ca.pem"),
         (Key::Workers, "3"),
         (Key::MaxMessageSize, "1MiB"),
         (Key::MaxStreamsPerConnection, "5"),
@@ -87,6 +95,11 @@ fn every_key_can_be_written_in_every_place() {
     assert_eq!(flags, file);
     let default = Config::default();
     assert!(flags.grpc != default.grpc && flags.http != default.http);
+    assert_eq!(flags.grpc_tls.unwrap().to_string(), "192.0.2.1:3");
+    assert_eq!((flags.http_tls.unwrap().port(), flags.health.unwrap().port()), (4, 5));
+    let client_ca = Some("/tls/ca.pem".into());
+    let tls = TlsFiles { cert: "/tls/cert.pem".into(), key: "/tls/key.pem".into(), client_ca };
+    assert_eq!(flags.tls, Some(tls));
     assert!(flags.max_message_size == 1 << 20 && flags.max_streams_per_connection.get() == 5);
     assert!(flags.settle.is_zero());
     assert!(flags.log_format == LogFormat::Pretty && flags.log != default.log);
@@ -126,7 +139,7 @@ fn numbers_and_booleans_need_no_quotes_in_the_file() {
         config(&[], &[], "workers = 3\nmax_message_size = 1_048_576\ninsecure_i_understand = true\ngrpc = '0.0.0.0:1'");
     let config = config.unwrap();
     assert_eq!((config.workers.get(), config.max_message_size), (3, 1 << 20));
-    assert_eq!(config.grpc.to_string(), "0.0.0.0:1");
+    assert_eq!(config.grpc.unwrap().to_string(), "0.0.0.0:1");
 }
 
 #[test]
@@ -226,8 +239,8 @@ fn an_unknown_key_is_refused_with_the_nearest_one() {
     for (text, message) in cases {
         assert_eq!(refusal(&[], &[], text), message);
     }
-    let message = refusal(&[], &[], "[tls]\ncert = 'a'");
-    assert!(message.starts_with("callboard.toml:1: tls: unknown key; known are grpc, http, "), "{message}");
+    let message = refusal(&[], &[], "[garden]\nrose = 'a'");
+    assert!(message.starts_with("callboard.toml:1: garden: unknown key; known are grpc, http, "), "{message}");
     assert!(refusal(&[], &[], "config = 'other.toml'").contains("config: unknown key"));
 }
 
@@ -236,49 +249,6 @@ fn a_file_that_is_not_toml_is_refused_with_its_line() {
     let message = refusal(&[], &[], "workers = 1\ngrpc = 127.0.0.1:8502");
     assert!(message.starts_with("callboard.toml:2: "), "{message}");
     assert!(!message.contains('\n'), "{message}");
-}
-
-#[test]
-fn other_machines_are_let_in_only_by_consent() {
-    for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
-        for (flag, text) in [("--grpc", "CALLBOARD_GRPC"), ("--http", "CALLBOARD_HTTP")] {
-            let message = refusal(&[flag, address], &[], "");
-            assert!(message.starts_with(&format!("{flag}: {address} can be reached from other machines")), "{message}");
-            assert!(message.contains("TLS") && message.contains("--insecure-i-understand"), "{message}");
-            let message = refusal(&[], &[(text, address)], "");
-            assert!(message.starts_with(text), "{message}");
-            assert!(config(&[flag, address, "--insecure-i-understand"], &[], "").is_ok());
-            assert!(config(&[flag, address], &[], "insecure_i_understand = true").is_ok());
-        }
-    }
-    for address in ["127.0.0.1:0", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"] {
-        assert!(config(&["--grpc", address], &[], "").is_ok(), "{address}");
-    }
-}
-
-#[test]
-fn an_inherited_socket_wins_and_is_held_to_the_same_rules() {
-    let load = |name: &str, address: &str, more: ServeArgs| {
-        let grpc = Some("127.0.0.1:1".to_owned());
-        Config::load(&ServeArgs { grpc, ..more }, &[(name.to_owned(), address.parse().unwrap())])
-    };
-    let config = load("grpc", "[::1]:7", ServeArgs::default()).unwrap();
-    assert_eq!((config.grpc.to_string(), config.http), ("[::1]:7".to_owned(), Config::default().http));
-    let message = load("http", "0.0.0.0:7", ServeArgs::default()).unwrap_err().to_string();
-    assert!(
-        message.starts_with("the inherited socket http: 0.0.0.0:7 can be reached from other machines"),
-        "{message}"
-    );
-    assert!(load("http", "0.0.0.0:7", ServeArgs { insecure_i_understand: true, ..ServeArgs::default() }).is_ok());
-    let message = load("callboard.socket", "127.0.0.1:7", ServeArgs::default()).unwrap_err().to_string();
-    assert!(message.ends_with("write FileDescriptorName= with one of grpc, http"), "{message}");
-}
-
-#[test]
-fn two_listeners_need_two_addresses() {
-    let message = refusal(&["--grpc", "127.0.0.1:8500"], &[], "");
-    assert!(message.starts_with("grpc and http both listen on 127.0.0.1:8500; give"), "{message}");
-    assert!(config(&["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"], &[], "").is_ok());
 }
 
 #[test]
@@ -304,6 +274,8 @@ fn misspelt_variables_are_noticed_and_strangers_are_not() {
         "CALLBOARD_LOG_FROMAT",
         "CALLBOARD_GRPC",
         "CALLBOARD_SERVER",
+        "CALLBOARD_TLS_CA",
+        "CALLBOARD_TLS_SERVER_NAME",
         "CALLBOARD_SERVICE_HOST",
         "CALLBOARD_SERVICE_PORT",
         "CALLBOARD_PORT_8502_TCP",

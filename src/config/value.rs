@@ -46,6 +46,16 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Refusal> {
     })
 }
 
+/// As [`address`], or `off`: nowhere.
+pub(super) fn listener(text: &str) -> Result<Option<SocketAddr>, Refusal> {
+    if text == "off" { Ok(None) } else { address(text).map(Some) }
+}
+
+/// A file. Whether it can be read shows when it is.
+pub(super) fn path(text: &str) -> Result<PathBuf, Refusal> {
+    if text.is_empty() { Err(Refusal::new("names no file", "write a path")) } else { Ok(text.into()) }
+}
+
 /// `true` or `false`.
 pub(super) fn switch(text: &str) -> Result<bool, Refusal> {
     match text {

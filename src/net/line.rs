@@ -32,6 +32,15 @@ impl Line {
     pub(super) async fn stirs(&self) -> io::Result<()> {
         self.socket.ready(Interest::READABLE).await.map(|_| ())
     }
+
+    /// The peer's first byte, which stays to be read.
+    pub(super) async fn first_byte(&self) -> io::Result<u8> {
+        let mut first = [0];
+        match self.socket.peek(&mut first).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(first[0]),
+        }
+    }
 }
 
 impl AsyncRead for Line {

@@ -1,6 +1,10 @@
 //! What is served on an address.
 
+use std::sync::Arc;
+
 use tonic::service::Routes;
+
+use super::tls::Tls;
 
 /// How a port's peers speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub struct Port {
     pub name: &'static str,
     /// How its peers speak.
     pub protocol: Protocol,
+    /// What is spoken below that. `None`: TCP alone.
+    pub tls: Option<Arc<Tls>>,
     /// What is served.
     pub routes: Routes,
 }

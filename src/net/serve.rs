@@ -23,8 +23,15 @@ use tokio::{
     sync::watch,
     time::{Sleep, sleep},
 };
+use tokio_rustls::server::TlsStream;
 
-use super::{Connection, Line, Place, Port, Protocol, door::Door, greeting::greet, socket::Gathering};
+use super::{
+    Connection, Line, Place, Port, Protocol,
+    door::Door,
+    greeting::greet,
+    socket::Gathering,
+    tls::{Tls, shake_hands},
+};
 use crate::{metrics::Evicted, random};
 
 /// A peer that does not answer a ping is gone.
@@ -48,13 +55,35 @@ pub(super) async fn receive(
     leaving: watch::Receiver<bool>,
 ) {
     let line = Line::new(socket, Arc::clone(&connection));
-    serve(open(line), connection, port, leaving).await;
+    match &port.tls {
+        None => serve(open(line), connection, port, leaving).await,
+        Some(tls) => {
+            let opening = open_tls(line, Arc::clone(&connection), tls, port.protocol);
+            serve(opening, connection, port, leaving).await;
+        }
+    }
 }
 
 /// What is spoken over, made of a fresh socket. Runs where the connection is served, within its handshake's deadline.
 async fn open(line: Line) -> io::Result<Line> {
     line.stirs().await?;
     Ok(line)
+}
+
+/// The same with TLS. Whom the peer's certificate names is known from here on.
+async fn open_tls(
+    line: Line,
+    connection: Arc<Connection>,
+    tls: &Tls,
+    protocol: Protocol,
+) -> io::Result<TlsStream<Line>> {
+    let first = line.first_byte().await?;
+    let (stream, identity) = shake_hands(first, line, tls, protocol).await.map_err(io::Error::other)?;
+    if let Some(name) = identity {
+        tracing::debug!(peer = %connection.peer(), identity = &*name, "a client has shown its certificate");
+        connection.identify(name);
+    }
+    Ok(stream)
 }
 
 /// Serves one connection until it ends: by itself, by eviction, of age, or, after GOAWAY, when the server leaves and its

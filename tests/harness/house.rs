@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
-use callboard::{config::Config, server::Server};
+use callboard::{
+    config::Config,
+    server::{Addresses, Server},
+};
 
 use tempfile::TempDir;
 
@@ -52,8 +55,8 @@ impl House {
     pub fn on(engine: Engine, change: impl FnOnce(&mut Config)) -> Self {
         let data = engine.data();
         let mut config = Config {
-            grpc: "127.0.0.1:0".parse().unwrap(),
-            http: "127.0.0.1:0".parse().unwrap(),
+            grpc: Some("127.0.0.1:0".parse().unwrap()),
+            http: Some("127.0.0.1:0".parse().unwrap()),
             workers: NonZeroUsize::new(2).unwrap(),
             bookmark_interval: Duration::from_millis(100),
             data_dir: data.as_ref().map(|data| data.path().to_owned()),
@@ -65,11 +68,15 @@ impl House {
     }
 
     pub fn grpc(&self) -> SocketAddr {
-        self.server.grpc()
+        self.server.addresses().grpc.unwrap()
     }
 
     pub fn http(&self) -> SocketAddr {
-        self.server.http()
+        self.server.addresses().http.unwrap()
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.server.addresses()
     }
 
     /// A connection of its own.

@@ -95,7 +95,7 @@ impl InMemory {
                 }
             }
         });
-        let port = Port { name: "grpc", protocol: Protocol::Http2, routes: Api::routes(&shared).unwrap() };
+        let port = Port { name: "grpc", protocol: Protocol::Http2, tls: None, routes: Api::routes(&shared).unwrap() };
         let gate = Gate::new(Rules::default(), Arc::clone(&shared.metrics));
         Self { engine, port, gate, shared, leaving, stalled, _tasks: tasks }
     }

@@ -46,6 +46,10 @@ protoc() {
     (cd "$root" && "$venv/bin/python" -m grpc_tools.protoc --proto_path proto "$@")
 }
 
+certificates() { # DIRECTORY: certificates/main.go says which
+    go run "$interop/certificates/main.go" "$1" || fail "no certificates: Go's message is above"
+}
+
 CALLBOARD="${CALLBOARD:-${CARGO_TARGET_DIR:-$root/target}/debug/callboard}"
 [[ "$CALLBOARD" == /* ]] || CALLBOARD="$PWD/$CALLBOARD"
 [[ -x "$CALLBOARD" ]] || fail "no program at $CALLBOARD: build it with \`cargo build\`, or name one in CALLBOARD"

@@ -66,7 +66,7 @@ impl Shown for EventView {
 }
 
 pub(super) async fn run(args: EventsArgs) -> Result<ExitCode, Failure> {
-    let connection = args.server.connect();
+    let connection = args.server.connect()?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let events = pages(limit, async |page_token| {
         let request = ask(ListProtectionEventsRequest { page_size: args.limit.min(1_000), page_token });

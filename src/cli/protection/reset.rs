@@ -38,7 +38,7 @@ struct ResetView {
 }
 
 pub(super) async fn run(args: ResetArgs) -> Result<ExitCode, Failure> {
-    let connection = args.server.connect();
+    let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
     let request = ask(ResetProtectionRequest { service: service.clone(), all: args.all });
     let condemned = connection.answer(connection.admin().reset_protection(request)).await?.condemned;

@@ -40,6 +40,22 @@ impl Supervisor {
         Company(company)
     }
 
+    /// Whether there is one.
+    pub(super) fn listens(&self) -> bool {
+        self.listens
+    }
+
+    /// Reads settings again, and says when that begins and ends.
+    pub(super) fn reloading(&self, read: impl FnOnce()) {
+        if self.listens {
+            tell_reloading();
+        }
+        read();
+        if self.listens {
+            tell("READY=1");
+        }
+    }
+
     /// We are about to leave.
     pub(super) fn leaving(&self, Company(mut company): Company) {
         company.abort_all();
@@ -87,8 +103,18 @@ fn tell(message: &str) {
     }
 }
 
+/// With the time, by which newer versions of systemd tell which reload it was.
+#[cfg(target_os = "linux")]
+fn tell_reloading() {
+    let now = sd_notify::NotifyState::monotonic_usec_now();
+    tell(&now.map_or_else(|_| "RELOADING=1".to_owned(), |now| format!("RELOADING=1\n{now}")));
+}
+
 #[cfg(not(target_os = "linux"))]
 fn tell(_: &str) {}
+
+#[cfg(not(target_os = "linux"))]
+fn tell_reloading() {}
 
 #[cfg(target_os = "linux")]
 fn watchdog() -> Option<Duration> {

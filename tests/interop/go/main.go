@@ -71,6 +71,8 @@ var steps = []step{
 	{"asks health", health},
 	{"watches the health of a service that comes and goes", watchesHealth},
 	{"reads the contract by reflection", reflects},
+	{"speaks TLS on both sides, through a renewed certificate", speaksTLS},
+	{"is refused without a certificate, or with a stranger's", isRefusedWithoutCertificate},
 	{"is told of the shutdown, and the server ends well", shutsDown},
 }
 

@@ -12,16 +12,18 @@ import (
 
 // server is the process under test, at addresses of its own choice.
 type server struct {
-	grpc   string
-	http   string
-	log    bytes.Buffer // to be read once it has ended
-	cmd    *exec.Cmd
-	exited chan struct{} // closed once it has ended
+	grpc    string
+	grpcTLS string
+	http    string
+	log     bytes.Buffer // to be read once it has ended
+	cmd     *exec.Cmd
+	exited  chan struct{} // closed once it has ended
 }
 
 func startServer(program string) (*server, error) {
 	s := &server{exited: make(chan struct{})}
-	s.cmd = exec.Command(program, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json")
+	s.cmd = exec.Command(program, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json", "--grpc-tls", "127.0.0.1:0",
+		"--tls-cert", papers("server.pem"), "--tls-key", papers("server.key"), "--tls-client-ca", papers("ca.pem"))
 	s.cmd.Stderr = &s.log
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -43,12 +45,15 @@ func startServer(program string) (*server, error) {
 	}()
 	select {
 	case said := <-line:
-		var ready struct{ GRPC, HTTP string }
+		var ready struct {
+			GRPC, HTTP string
+			GRPCTLS    string `json:"grpc_tls"`
+		}
 		if err := json.Unmarshal(said, &ready); err != nil || ready.GRPC == "" || ready.HTTP == "" {
 			s.kill()
-			return nil, fmt.Errorf("it said %q, not its two addresses", said)
+			return nil, fmt.Errorf("it said %q, not its addresses", said)
 		}
-		s.grpc, s.http = ready.GRPC, ready.HTTP
+		s.grpc, s.grpcTLS, s.http = ready.GRPC, ready.GRPCTLS, ready.HTTP
 		return s, nil
 	case <-s.exited:
 		return nil, fmt.Errorf("it ended with %v: %s", s.cmd.ProcessState, s.log.String())

@@ -1,0 +1,120 @@
+//! How a client speaks TLS.
+
+mod problem;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+
+use super::ClientError;
+pub use problem::TlsProblem;
+
+/// How a client speaks TLS 1.2 or 1.3: whom it trusts, and who it is. Files are in PEM.
+///
+/// Unless told otherwise it trusts what this system trusts (`SSL_CERT_FILE` names another bundle), and has no certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    ca: Option<PathBuf>,
+    identity: Option<(PathBuf, PathBuf)>,
+    server_name: Option<String>,
+}
+
+impl TlsConfig {
+    /// Trusts the certificates of this file, and no others.
+    #[must_use]
+    pub fn with_ca(self, file: impl Into<PathBuf>) -> Self {
+        Self { ca: Some(file.into()), ..self }
+    }
+
+    /// Shows this certificate, of which this is the private key, to a registry that asks for one.
+    #[must_use]
+    pub fn with_certificate(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self { identity: Some((certificate.into(), key.into())), ..self }
+    }
+
+    /// Wants the registry's certificate to have this name, instead of the host in its address.
+    #[must_use]
+    pub fn with_server_name(self, name: impl Into<String>) -> Self {
+        Self { server_name: Some(name.into()), ..self }
+    }
+
+    /// The name that the certificate of a registry at this host must have.
+    pub(super) fn name(&self, host: &str) -> Option<ServerName<'static>> {
+        let name = self.server_name.as_deref().unwrap_or_else(|| host.trim_matches(['[', ']']));
+        ServerName::try_from(name.to_owned()).ok()
+    }
+
+    /// Reads the files.
+    pub(super) fn read(&self) -> Result<Arc<ClientConfig>, ClientError> {
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| ClientError::Tls(TlsProblem::from(&error)))?
+            .with_root_certificates(self.roots()?);
+        let mut config = match &self.identity {
+            Some((certificate, key)) => {
+                let config = config.with_client_auth_cert(certificates(certificate)?, private_key(key)?);
+                config.map_err(|error| {
+                    let pair = format!("{}, {}", certificate.display(), key.display());
+                    unusable(
+                        Path::new(&pair),
+                        format!("no pair of certificate and key: {error}; replace both together"),
+                    )
+                })?
+            }
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, ClientError> {
+        let mut roots = RootCertStore::empty();
+        if let Some(file) = &self.ca {
+            for certificate in certificates(file)? {
+                roots.add(certificate).map_err(|error| unusable(file, format!("{error}; replace it")))?;
+            }
+            return Ok(roots);
+        }
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let reason = "there are none; install them (Debian: ca-certificates), or name some as the CA";
+            return Err(unusable(Path::new("certificates that this system trusts"), reason));
+        }
+        Ok(roots)
+    }
+}
+
+/// The certificates of a file: at least one.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(unusable(file, "has no certificate in PEM; put one there")),
+        Err(error) => Err(unusable(file, format!("malformed PEM: {error}; write the file anew"))),
+    }
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ClientError> {
+    PrivateKeyDer::from_pem_slice(&read(file)?).map_err(|error| {
+        unusable(file, format!("no private key in PEM ({error}); put one there, without a passphrase"))
+    })
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, ClientError> {
+    fs::read(file).map_err(|error| {
+        unusable(file, format!("cannot be read: {error}; check that the file exists and that this user may read it"))
+    })
+}
+
+fn unusable(file: &Path, reason: impl Into<String>) -> ClientError {
+    ClientError::Credentials { path: file.display().to_string(), reason: reason.into() }
+}

@@ -1,0 +1,102 @@
+//! Where the registry listens, and who may be let in there.
+//!
+//! | listener | may be beyond loopback |
+//! |---|---|
+//! | `grpc`, `http` | by consent |
+//! | `grpc_tls`, `http_tls` | when clients have to show a certificate; else by consent |
+//! | `health` | yes: it tells whether this process serves, and nothing else |
+
+use std::net::SocketAddr;
+
+use super::error::ConfigError;
+use super::key::{Key, Origin};
+use super::written::Written;
+use super::{Config, TlsFiles, read, value};
+
+/// The part of [`Config`] that is decided here.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    pub(super) grpc: Option<SocketAddr>,
+    pub(super) http: Option<SocketAddr>,
+    pub(super) grpc_tls: Option<SocketAddr>,
+    pub(super) http_tls: Option<SocketAddr>,
+    pub(super) health: Option<SocketAddr>,
+    pub(super) tls: Option<TlsFiles>,
+}
+
+impl Listeners {
+    pub(super) fn resolve(layers: &[Written], default: &Config) -> Result<Self, ConfigError> {
+        let consent = read(layers, Key::InsecureIUnderstand, value::switch)?.is_some_and(|(on, _)| on);
+        let plain = |key, with_tls: Key, otherwise| match read(layers, key, value::listener)? {
+            Some((Some(address), origin)) if !consent && !is_loopback(address) => {
+                Err(ConfigError::NotLoopback { origin, address, instead: with_tls.flag() })
+            }
+            found => Ok(found.map_or(otherwise, |(address, _)| address)),
+        };
+        let (grpc, http) =
+            (plain(Key::Grpc, Key::GrpcTls, default.grpc)?, plain(Key::Http, Key::HttpTls, default.http)?);
+        let grpc_tls = read(layers, Key::GrpcTls, value::address)?;
+        let http_tls = read(layers, Key::HttpTls, value::address)?;
+        let tls = tls(layers, [grpc_tls.as_ref(), http_tls.as_ref()].into_iter().flatten(), consent)?;
+        let address = |found: Option<(SocketAddr, Origin)>| found.map(|(address, _)| address);
+        let (grpc_tls, http_tls) = (address(grpc_tls), address(http_tls));
+        let health = address(read(layers, Key::Health, value::address)?);
+        if grpc.or(grpc_tls).is_none() {
+            return Err(ConfigError::NoGrpc);
+        }
+        let found = Self { grpc, http, grpc_tls, http_tls, health, tls };
+        found.apart()?;
+        Ok(found)
+    }
+
+    /// No two on one address.
+    fn apart(&self) -> Result<(), ConfigError> {
+        let all = [
+            (Key::Grpc, self.grpc),
+            (Key::Http, self.http),
+            (Key::GrpcTls, self.grpc_tls),
+            (Key::HttpTls, self.http_tls),
+            (Key::Health, self.health),
+        ];
+        for (at, (one, address)) in all.iter().enumerate() {
+            let taken = address.filter(|address| address.port() != 0);
+            let Some(address) = taken else { continue };
+            if let Some((other, _)) = all[at + 1..].iter().find(|(_, other)| *other == Some(address)) {
+                return Err(ConfigError::SameAddress { one: one.name(), other: other.name(), address });
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// The files of the listeners that speak TLS.
+fn tls<'a>(
+    layers: &[Written],
+    mut listeners: impl Iterator<Item = &'a (SocketAddr, Origin)> + Clone,
+    consent: bool,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let file = |key| read(layers, key, value::path);
+    let (cert, key, client_ca) = (file(Key::TlsCert)?, file(Key::TlsKey)?, file(Key::TlsClientCa)?);
+    let Some((address, origin)) = listeners.clone().next().cloned() else {
+        // The variables are those of the clients' verbs as well, and may be meant for them.
+        let given = [cert, key, client_ca].into_iter().flatten().map(|(_, origin)| origin);
+        let mut meant = given.filter(|origin| !matches!(origin, Origin::Variable(_)));
+        return meant.next().map_or(Ok(None), |origin| Err(ConfigError::NoTls { origin }));
+    };
+    let missing = |key: Key| ConfigError::NoCertificate { origin, address, missing: key.flag() };
+    let (cert, key) = match (cert, key) {
+        (Some((cert, _)), Some((key, _))) => (cert, key),
+        (None, _) => return Err(missing(Key::TlsCert)),
+        (Some(_), None) => return Err(missing(Key::TlsKey)),
+    };
+    let client_ca = client_ca.map(|(path, _)| path);
+    let open = listeners.find(|(address, _)| client_ca.is_none() && !consent && !is_loopback(*address));
+    match open.cloned() {
+        Some((address, origin)) => Err(ConfigError::NoClientCa { origin, address }),
+        None => Ok(Some(TlsFiles { cert, key, client_ca })),
+    }
+}

@@ -1,0 +1,175 @@
+//! From files to what a handshake needs.
+
+use std::{
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    Error as RustlsError, InconsistentKeys, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, ring},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+
+use super::{TlsError, certificate::Description};
+
+/// Others than owner and group may read it.
+const OTHERS_READ: u32 = 0o004;
+
+/// Where certificates and key are. All in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// The server's certificate, and those between it and what its clients trust.
+    pub certificate: PathBuf,
+    /// Its private key: PKCS#8, PKCS#1 or SEC 1, without a passphrase.
+    pub key: PathBuf,
+    /// What clients' certificates are checked against. `None`: clients need none.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Everything read from [`Files`] at one time.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// For HTTP/2, as gRPC has it.
+    pub(super) grpc: Arc<ServerConfig>,
+    /// For HTTP/1.1.
+    pub(super) http: Arc<ServerConfig>,
+    /// Of the server's own certificate.
+    pub(super) own: Description,
+    /// When the first of the authorities for clients ends.
+    pub(super) client_ca_end: Option<u64>,
+    /// Anybody on this machine may read the key.
+    pub(super) key_is_open: bool,
+}
+
+/// How the files looked. What is equal has not been touched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Look([Option<Trace>; 3]);
+
+/// A file as the file system knows it, behind all links: a mounted secret is replaced by turning a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Trace {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl From<Metadata> for Trace {
+    fn from(file: Metadata) -> Self {
+        Self {
+            file: (file.dev(), file.ino()),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        }
+    }
+}
+
+impl Files {
+    /// How they look. A file that is not there looks like one.
+    pub(super) fn look(&self) -> Look {
+        let trace = |path: &Path| fs::metadata(path).ok().map(Trace::from);
+        Look([trace(&self.certificate), trace(&self.key), self.client_ca.as_deref().and_then(trace)])
+    }
+
+    /// Reads and checks all of them.
+    pub(super) fn load(&self) -> Result<Loaded, TlsError> {
+        let chain = certificates(&self.certificate)?;
+        let own = describe(&self.certificate, &chain[0])?;
+        let provider = Arc::new(ring::default_provider());
+        let (verifier, client_ca_end) = match &self.client_ca {
+            Some(path) => {
+                let (verifier, end) = authorities(path, &provider)?;
+                (verifier, Some(end))
+            }
+            None => (WebPkiClientVerifier::no_client_auth(), None),
+        };
+        let (key, key_is_open) = private_key(&self.key)?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map(|builder| builder.with_client_cert_verifier(verifier))
+            .and_then(|builder| builder.with_single_cert(chain, key))
+            .map_err(|error| self.explain(&error))?;
+        if self.client_ca.is_some() {
+            // A resumed session is not checked again: a client whose certificate has ended, or whose authority was
+            // taken out, would come back by it.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let mut http = config.clone();
+        http.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Loaded { grpc: Arc::new(config), http: Arc::new(http), own, client_ca_end, key_is_open })
+    }
+
+    fn explain(&self, error: &RustlsError) -> TlsError {
+        match error {
+            RustlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                TlsError::OtherKey { key: self.key.clone(), certificate: self.certificate.clone() }
+            }
+            RustlsError::InvalidCertificate(_) => {
+                TlsError::Malformed { path: self.certificate.clone(), reason: error.to_string() }
+            }
+            _ => TlsError::BadKey { path: self.key.clone(), reason: error.to_string() },
+        }
+    }
+}
+
+/// The certificates of a file: at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    let found = found.map_err(|error| malformed(path, &error))?;
+    if found.is_empty() {
+        let remedy = "put the certificate there, between BEGIN CERTIFICATE and END CERTIFICATE";
+        return Err(TlsError::Lacks { path: path.to_owned(), wanted: "certificate", remedy });
+    }
+    Ok(found)
+}
+
+fn describe(path: &Path, certificate: &CertificateDer<'_>) -> Result<Description, TlsError> {
+    Description::read(certificate).map_err(|error| TlsError::Malformed {
+        path: path.to_owned(),
+        reason: format!("no X.509 certificate: {error}"),
+    })
+}
+
+/// What checks clients' certificates, and when the first authority ends.
+fn authorities(path: &Path, provider: &Arc<CryptoProvider>) -> Result<(Arc<dyn ClientCertVerifier>, u64), TlsError> {
+    let malformed = |reason: String| TlsError::Malformed { path: path.to_owned(), reason };
+    let (mut roots, mut end) = (RootCertStore::empty(), u64::MAX);
+    for certificate in certificates(path)? {
+        end = end.min(describe(path, &certificate)?.not_after);
+        roots.add(certificate).map_err(|error| malformed(error.to_string()))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    Ok((verifier.map_err(|error| malformed(error.to_string()))?, end))
+}
+
+/// The key of a file, and whether anybody may read it.
+fn private_key(path: &Path) -> Result<(PrivateKeyDer<'static>, bool), TlsError> {
+    let key = PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::Lacks {
+            path: path.to_owned(),
+            wanted: "private key",
+            remedy: "put it there without a passphrase, between BEGIN PRIVATE KEY and END PRIVATE KEY",
+        },
+        error => malformed(path, &error),
+    })?;
+    let is_open = fs::metadata(path).is_ok_and(|file| file.mode() & OTHERS_READ != 0);
+    Ok((key, is_open))
+}
+
+fn malformed(path: &Path, error: &pem::Error) -> TlsError {
+    TlsError::Malformed { path: path.to_owned(), reason: format!("malformed PEM: {error}") }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })
+}

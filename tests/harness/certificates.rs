@@ -1,0 +1,116 @@
+//! Certificates made for a test.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use callboard::{
+    client::{Endpoint, TlsConfig},
+    config::TlsFiles,
+};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rustls::{RootCertStore, pki_types::CertificateDer};
+use tempfile::TempDir;
+
+/// No two have one name.
+static OFFICES: AtomicUsize = AtomicUsize::new(0);
+
+/// Who signs certificates, and where all of them are kept.
+#[derive(Debug)]
+pub struct Office {
+    issuer: Issuer<'static, KeyPair>,
+    der: CertificateDer<'static>,
+    directory: TempDir,
+}
+
+/// A certificate and its key, in files.
+#[derive(Debug, Clone)]
+pub struct Papers {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Papers {
+    pub fn certificate(&self) -> &str {
+        self.certificate.to_str().unwrap()
+    }
+
+    pub fn key(&self) -> &str {
+        self.key.to_str().unwrap()
+    }
+}
+
+impl Office {
+    pub fn open() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let number = OFFICES.fetch_add(1, Ordering::Relaxed);
+        params.distinguished_name.push(DnType::CommonName, format!("office {number}"));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self { der: certificate.der().clone(), issuer: Issuer::new(params, key), directory }
+    }
+
+    /// The file of its own certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn ca_path(&self) -> String {
+        self.ca().to_str().unwrap().to_owned()
+    }
+
+    pub fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        roots
+    }
+
+    /// Writes a certificate for a registry on this machine.
+    pub fn server(&self) -> Papers {
+        self.issue("server", &["localhost", "127.0.0.1"], |_| {})
+    }
+
+    /// Writes the certificate of a workload, by its SPIFFE id.
+    pub fn workload(&self, id: &str) -> Papers {
+        self.issue("workload", &[], |params| params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())])
+    }
+
+    /// Writes a certificate, in place of one that has been written to the same files.
+    pub fn issue(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Papers {
+        let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let papers = Papers { certificate: self.file(file, "crt"), key: self.file(file, "key") };
+        fs::write(&papers.certificate, certificate.pem()).unwrap();
+        fs::write(&papers.key, key.serialize_pem()).unwrap();
+        papers
+    }
+
+    fn file(&self, name: &str, kind: &str) -> PathBuf {
+        self.directory.path().join(Path::new(name).with_extension(kind))
+    }
+
+    /// What a registry needs that shows these papers, and asks clients for some of this office.
+    pub fn files(&self, server: &Papers, clients: bool) -> TlsFiles {
+        TlsFiles { cert: server.certificate.clone(), key: server.key.clone(), client_ca: clients.then(|| self.ca()) }
+    }
+
+    /// The address of a registry whose papers are of this office.
+    pub fn endpoint(&self, address: std::net::SocketAddr, client: Option<&Papers>) -> Endpoint {
+        let mut tls = TlsConfig::default().with_ca(self.ca());
+        if let Some(papers) = client {
+            tls = tls.with_certificate(&papers.certificate, &papers.key);
+        }
+        Endpoint::with_tls(&format!("localhost:{}", address.port()), tls).unwrap()
+    }
+}
