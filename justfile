@@ -64,3 +64,11 @@ figures *args:
 # What others feel while the registry is pressed, and what answers cost that nobody takes
 pressure:
     cargo test --release --locked --test main -- pressure unread --ignored --nocapture --test-threads 1
+
+# 10,000 watches and 50,000 instances through a kill and a restart; `just settle 30s` where two cores are busy with other things
+settle $SETTLE="10s" $CARGO_PROFILE_RELEASE_LTO="off" $CARGO_PROFILE_RELEASE_CODEGEN_UNITS="16":
+    cargo test --locked --release --test main settle::scale -- --ignored --nocapture
+
+# The units of deploy/systemd: understood by systemd, and how little of the system they leave open
+systemd:
+    bash .ci/systemd

@@ -6,6 +6,7 @@
 //! | `discovery`, `watch` | `DiscoveryService` |
 //! | `admin`, `subscriber`, `protection` | `AdminService` |
 //! | `health`, `probe` | `grpc.health.v1`; for probes from anywhere |
+//! | `settle` | who waits after a start that lost registrations, and until when |
 //! | `decode`, `encode` | the contract's messages from and to the model |
 //! | `admission` | who is served first when there is too much to do |
 //! | `error`, `explain` | every refusal as a status, those of the stack below us too |
@@ -24,6 +25,7 @@ mod keep_alive;
 mod probe;
 mod protection;
 mod registry;
+mod settle;
 mod subscriber;
 mod watch;
 

@@ -43,7 +43,7 @@ const EXIT_CODES: &str =
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a registry
-    Serve(crate::config::ServeArgs),
+    Serve(Box<crate::config::ServeArgs>),
     /// Register an instance and keep it alive until interrupted, then deregister it
     Register(register::RegisterArgs),
     /// Remove an instance

@@ -21,6 +21,8 @@ pub struct Clock {
     epoch: AtomicU64,
     /// For each worker, the lease time up to which it has done all that was waiting for it.
     turns: Box<[AtomicU64]>,
+    /// When each worker, and at last the one who expires leases, last gave a sign of life: milliseconds since the start.
+    signs: Box<[AtomicU64]>,
 }
 
 impl Clock {
@@ -32,6 +34,7 @@ impl Clock {
             lease: LeaseClock::default(),
             epoch: AtomicU64::new(wall()),
             turns: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            signs: (0..=workers).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -46,6 +49,7 @@ impl Clock {
     /// have heartbeats that it has not read. To be taken several times a second, by one task.
     pub fn expiry(&self) -> Now {
         let since = self.since_start();
+        self.sign(self.turns.len(), since);
         self.epoch.store(wall().saturating_sub(millis(since)), Ordering::Relaxed);
         let slowest = self.turns.iter().map(|turn| turn.load(Ordering::Acquire)).min();
         let time = self.lease.tick(millis(since));
@@ -56,7 +60,20 @@ impl Clock {
     pub fn turned(&self, worker: usize, time: LeaseTime) {
         if let Some(turn) = self.turns.get(worker) {
             turn.store(time, Ordering::Release);
+            self.sign(worker, self.since_start());
         }
+    }
+
+    /// For how long the one that has been silent the longest has given no sign of life: a worker, or who expires leases. Not
+    /// in the time of leases, which would stand still if nobody expired them.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        let oldest = self.signs.iter().map(|sign| sign.load(Ordering::Relaxed)).min().unwrap_or_default();
+        self.since_start().saturating_sub(Duration::from_millis(oldest))
+    }
+
+    fn sign(&self, of: usize, since: Duration) {
+        self.signs[of].store(millis(since), Ordering::Relaxed);
     }
 
     /// Time since the process started, on the monotonic clock.
@@ -103,6 +120,26 @@ mod tests {
         assert_eq!(clock.now().lease, 1_000);
         clock.turned(1, 5_000);
         assert_eq!(clock.expiry().lease, 900);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_silent_part_is_noticed() {
+        let clock = Clock::new(2);
+        let second = Duration::from_secs(1);
+        for _ in 0..5 {
+            tokio::time::advance(second).await;
+            clock.turned(0, 0);
+            clock.turned(1, 0);
+        }
+        assert_eq!(clock.silent_for(), 5 * second, "nobody expires leases");
+        clock.expiry();
+        assert_eq!(clock.silent_for(), Duration::ZERO);
+        for _ in 0..3 {
+            tokio::time::advance(second).await;
+            clock.expiry();
+            clock.turned(1, 0);
+        }
+        assert_eq!(clock.silent_for(), 3 * second, "a worker stands still");
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,6 +36,7 @@ mod error;
 mod file;
 mod key;
 mod listeners;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -91,6 +92,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// How often a watch that had nothing to say is told the newest revision.
     pub bookmark_interval: Duration,
+    /// For how long after a start that lost registrations readers that remember them wait for them to come back; zero: not.
+    pub settle: Duration,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which log lines are written.
@@ -131,6 +134,7 @@ impl Default for Config {
             max_connection_age_grace: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(5),
             bookmark_interval: Duration::from_secs(15),
+            settle: Duration::from_secs(10),
             log_format: LogFormat::Auto,
             log: LogFilter::default(),
         }
@@ -138,12 +142,13 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file and the environment, and puts the flags over both.
+    /// Reads the file and the environment, and puts the flags over both. Over all of them go the names and addresses of
+    /// `sockets`, which were inherited.
     ///
     /// # Errors
     ///
     /// The first setting that cannot be used, with the place where it is written and what to write instead.
-    pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
+    pub fn load(args: &ServeArgs, sockets: &[(String, SocketAddr)]) -> Result<Self, ConfigError> {
         let environment = environment(|name| env::var(name))?;
         let path = match (&args.config, environment.get(Key::Config)) {
             (Some(path), _) => Some(path.clone()),
@@ -158,7 +163,7 @@ impl Config {
             }
             None => Written::default(),
         };
-        Self::resolve(&[args.written(), environment, file])
+        Self::resolve(&[socket::written(sockets)?, args.written(), environment, file])
     }
 
     /// The valid configuration of what is written in `layers`, of which the first wins.
@@ -205,6 +210,7 @@ impl Config {
             )?,
             handshake_timeout: set(layers, Key::HandshakeTimeout, value::interval, default.handshake_timeout)?,
             bookmark_interval: set(layers, Key::BookmarkInterval, value::interval, default.bookmark_interval)?,
+            settle: set(layers, Key::Settle, value::settle, default.settle)?,
             log_format: set(layers, Key::LogFormat, value::log_format, default.log_format)?,
             log: set(layers, Key::Log, value::log_filter, default.log)?,
         })

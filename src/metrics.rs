@@ -51,6 +51,10 @@ pub struct Metrics {
     pub leases: Gauge,
     /// Open watches.
     pub watches: Gauge,
+    /// Those of them that wait until the registry has settled.
+    pub waiting: Gauge,
+    /// 1 while the registry settles.
+    pub settling: Gauge,
     /// Open streams by worker, of any kind.
     pub streams: Family<WorkerLabel, Gauge>,
     /// The newest revision.
@@ -169,6 +173,8 @@ impl Metrics {
             insecure_listeners: gauge("insecure_listeners", "Listeners open to other machines that check nobody"),
             leases: gauge("leases", "Known leases, with those only remembered"),
             watches: gauge("watches", "Open watches"),
+            waiting: gauge("waiting_watches", "Open watches that wait until the registry has settled"),
+            settling: gauge("settling", "1 while the registry settles after a start that lost registrations"),
             revision: gauge("revision", "The newest revision"),
             heartbeats: Heartbeats::new(&mut registry),
             watch: WatchMessages::new(&mut registry),

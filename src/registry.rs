@@ -24,6 +24,7 @@ mod protection;
 mod ring;
 mod roster;
 mod service;
+mod settling;
 mod subscription;
 mod wheel;
 mod write;
@@ -61,6 +62,7 @@ use crate::model::{Incarnation, Revision, ServiceName};
 use protection::Protection;
 use ring::Ring;
 use service::{Service, State};
+use settling::Settling;
 
 /// Events that the registry remembers over all services.
 pub const HISTORY: usize = 65_536;
@@ -104,6 +106,7 @@ pub struct Registry {
     instances: AtomicUsize,
     leases: Leases,
     protection: Protection,
+    settling: Settling,
     audience: Arc<dyn Audience>,
 }
 
@@ -121,6 +124,7 @@ impl Registry {
             instances: AtomicUsize::new(0),
             leases: Leases::new(now.lease),
             protection: Protection::new(),
+            settling: Settling::default(),
             audience,
         }
     }

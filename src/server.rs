@@ -6,7 +6,9 @@
 //! dropped at the deadline. Then the store is closed.
 
 mod doors;
+mod inherited;
 mod outcry;
+mod pulse;
 
 use std::{io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -38,6 +40,9 @@ use crate::{
 };
 use outcry::Outcry;
 
+pub use inherited::{InheritError, Inherited};
+pub use pulse::Pulse;
+
 /// How often leases are looked at.
 const EXPIRY: Duration = Duration::from_millis(100);
 /// How long the store may take to close.
@@ -61,6 +66,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// A socket that was inherited cannot be used.
+    #[error(transparent)]
+    Inherited(#[from] InheritError),
     /// The registry cannot be read from the disk, or not be kept there.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -116,11 +124,20 @@ impl Server {
     ///
     /// When an address cannot be listened on, the disk cannot be used, or the system gives no threads.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_with(config, Inherited::default())
+    }
+
+    /// The same, with sockets that are open already: the configuration has their addresses.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::start`], and when an inherited socket does not listen.
+    pub fn start_with(config: &Config, inherited: Inherited) -> Result<Self, StartError> {
         raise_limit();
         let (alarm, alarmed) = Alarm::new();
         let shared = share(config, &alarm)?;
         let tls = tls(config, &shared)?;
-        let doors = Doors::bind(config)?;
+        let doors = Doors::bind(config, inherited)?;
         let addresses = doors.addresses();
         warn_of_exposure(config, &shared.metrics);
         let (leaving, left) = watch::channel(false);
@@ -160,6 +177,12 @@ impl Server {
         if let Some(tls) = &self.tls {
             tls.reload();
         }
+    }
+
+    /// How it is, for whoever supervises the process.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        Pulse::of(&self.shared)
     }
 
     /// How many instances are registered.
@@ -222,7 +245,10 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
             Arc::new(Disk::open(directory, config.durability, surroundings, on_failure)?)
         }
     };
-    Ok(Arc::new(Shared {
+    // A life that begins has lost whatever readers remember of an earlier one: what was in memory, or in another file, or
+    // was acknowledged last before a crash.
+    let begins = engine.registry().incarnation() == life;
+    let shared = Shared {
         engine,
         hubs,
         clock,
@@ -230,7 +256,11 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
         subscribers: Subscribers::default(),
         max_message_size: config.max_message_size,
         bookmarks: config.bookmark_interval,
-    }))
+    };
+    if begins {
+        shared.settle(config.settle);
+    }
+    Ok(Arc::new(shared))
 }
 
 async fn expire(shared: Arc<Shared>) {
@@ -239,9 +269,11 @@ async fn expire(shared: Arc<Shared>) {
     let mut outcry = Outcry::default();
     loop {
         ticks.tick().await;
-        let expired = engine::expire(&*shared.engine, shared.clock.expiry()).await;
+        let now = shared.clock.expiry();
+        let expired = engine::expire(&*shared.engine, now).await;
         shared.metrics.expired.inc_by(expired as u64);
         outcry.hear(shared.engine.registry(), &shared.metrics);
+        shared.end_settling(now);
     }
 }
 

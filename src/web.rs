@@ -3,7 +3,7 @@
 //! | path | answers |
 //! |---|---|
 //! | `/healthz` | 200 while the process runs |
-//! | `/readyz` | 200 while it takes calls, 503 once it leaves |
+//! | `/readyz` | 200 while it takes calls, also while it settles: who is to register again must get here; 503 once it leaves |
 //! | `/metrics` | what the process counts, for Prometheus |
 //! | `/prometheus/sd` | registered instances as targets, for Prometheus' `http_sd_configs` |
 
@@ -48,6 +48,8 @@ impl Web {
 async fn ready(State(web): State<Web>) -> (StatusCode, &'static str) {
     if web.shared.hubs.is_leaving() {
         (StatusCode::SERVICE_UNAVAILABLE, "leaving\n")
+    } else if web.shared.engine.registry().is_settling() {
+        (StatusCode::OK, "ready, settling\n")
     } else {
         (StatusCode::OK, "ready\n")
     }
@@ -61,6 +63,8 @@ async fn metrics(State(web): State<Web>) -> impl IntoResponse {
     metrics.instances.set(gauge(registry.instance_count()));
     metrics.leases.set(gauge(registry.leases().len()));
     metrics.watches.set(gauge(subscribers.len()));
+    metrics.waiting.set(gauge(subscribers.waiting()));
+    metrics.settling.set(registry.is_settling().into());
     metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
     let (whole, protected) = registry.protection(web.shared.clock.now().lease);
     metrics.protected_services.set(gauge(protected));

@@ -7,7 +7,7 @@ use crate::harness::{Child, Ended, Serve, free_port, get, instance};
 
 /// A registry with two instances of `web`.
 async fn registry() -> Serve {
-    let serve = Serve::start(&[]).await;
+    let serve = Serve::start(&["--settle", "0"]).await;
     let peer = serve.peer().await;
     for id in ["a", "b"] {
         let mut request = instance("web", id);

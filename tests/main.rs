@@ -11,9 +11,11 @@
 //! | `stalled`, `unread` | readers that take nothing, of every kind |
 //! | `handshake`, `limits`, `age`, `descriptors` | connections: how they begin, how many there may be, how they end |
 //! | `bad_input` | what nobody should send |
+//! | `settle` | restarts of a registry that forgets, and readers that remember |
 //! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
 //! | `disk` | a registry that is kept: kills, exports |
 //! | `process` | kills, stops and restarts of real processes |
+//! | `systemd` | who starts a registry: what it is told, and the sockets that it gives |
 //! | `tls` | certificates on both sides, their renewal, and who comes without |
 //! | `command_line` | the verbs and their exit codes |
 //! | `layers` | which room may know which |
@@ -38,9 +40,12 @@ mod process;
 mod promise;
 mod protection;
 mod readme;
+mod settle;
 mod shutdown;
 mod snapshot;
 mod stalled;
+#[cfg(target_os = "linux")]
+mod systemd;
 mod tls;
 mod unread;
 mod watch;

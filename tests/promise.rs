@@ -15,8 +15,8 @@
 //! | `BoundedSlow` | [`bounded_slow`] | what happened while some took nothing |
 //! | `FailStatic` | [`fail_static`] | what a client told its program |
 //!
-//! Not yet checked, because it is not yet built: `LiveStays` and `FailStatic` through the restart of a registry in memory,
-//! which forgets (settling).
+//! Through restarts of a registry that forgets, [`live_stays::Kept`] and [`fail_static::Program`] check what a program serves
+//! from.
 
 pub mod bounded_slow;
 pub mod converges;

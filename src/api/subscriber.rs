@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use dashmap::DashMap;
@@ -12,7 +12,7 @@ use crate::{
     model::{InstanceFilter, Revision, Selection, WallTime},
     net::Connection,
     pb::callboard::v1 as pb,
-    registry::{Now, Registry},
+    registry::{Now, Pending, Registry},
 };
 
 /// Longest `user-agent` that is remembered, in characters.
@@ -39,6 +39,8 @@ pub(super) struct Subscriber {
     pub synced_at: AtomicU64,
     /// How often it had to start over.
     pub resets: AtomicU32,
+    /// It waits until the registry has settled.
+    pub waiting: AtomicBool,
 }
 
 /// A watch's line in the list. Dropping it strikes it out.
@@ -76,6 +78,7 @@ impl Subscribers {
             sent: AtomicU64::new(0),
             synced_at: AtomicU64::new(0),
             resets: AtomicU32::new(0),
+            waiting: AtomicBool::new(false),
         });
         self.open.insert(id, Arc::clone(&line));
         Listed { open: Arc::clone(&self.open), id, line }
@@ -91,6 +94,12 @@ impl Subscribers {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
+    }
+
+    /// How many wait until the registry has settled.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.open.iter().filter(|line| line.waiting.load(Ordering::Relaxed)).count()
     }
 
     /// Up to `limit` watches with ids after this one that would hear of a service, or all, by id.
@@ -117,7 +126,9 @@ impl Subscriber {
     pub(super) fn to_proto(&self, id: u64, registry: &Registry, now: Now) -> pb::Subscriber {
         let sent = Revision(self.sent.load(Ordering::Relaxed));
         let synced = WallTime(self.synced_at.load(Ordering::Relaxed));
-        let pending = registry.pending(&self.selection, sent);
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        // What it will be told is a new set, of which nobody knows yet how much differs from what it has.
+        let pending = if waiting { Pending::default() } else { registry.pending(&self.selection, sent) };
         let (services, prefix, everything) = match &*self.selection {
             Selection::Names(names) => (names.iter().map(ToString::to_string).collect(), String::new(), false),
             Selection::Prefix(prefix) => (vec![], prefix.to_string(), false),
@@ -138,6 +149,7 @@ impl Subscriber {
             lag: pending.oldest.and_then(|oldest| encode::span(encode::since(oldest, now))),
             identity: self.connection.identity().map(ToString::to_string).unwrap_or_default(),
             resets: self.resets.load(Ordering::Relaxed),
+            waiting,
         }
     }
 }

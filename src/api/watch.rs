@@ -21,6 +21,7 @@ use crate::{
     metrics::WorkerLabel,
     model::{InstanceFilter, Revision, Selection, Token},
     net::{Connection, Interest, Seat},
+    pb::callboard::v1 as pb,
     registry::{Delta, Now, Part, Step, Subscription},
 };
 pub(super) use body::answer;
@@ -32,6 +33,8 @@ struct WatchStream {
     shared: Arc<Shared>,
     seat: Seat,
     subscription: Subscription,
+    /// It waits until the registry has settled, and while all come back nothing wakes it.
+    inattentive: bool,
     listed: Listed,
     propagation: Histogram,
     outgoing: Outgoing,
@@ -72,13 +75,17 @@ impl WatchStream {
         (selection, filter, token): (Selection, Option<InstanceFilter>, Option<Token>),
     ) -> Self {
         let (selection, filter) = (Arc::new(selection), filter.map(Arc::new));
+        let subscription = Subscription::new(Arc::clone(&selection), filter.clone(), token);
         // The seat first: what changes after it rings, what changed before it is read.
-        let seat = shared.hubs.seat(connection, Interest::Changes(Arc::clone(&selection)));
+        let waits = subscription.waits(shared.engine.registry());
+        let interest = if waits { Interest::Nothing } else { Interest::Changes(Arc::clone(&selection)) };
+        let seat = shared.hubs.seat(connection, interest);
         let listed = shared.subscribers.enter(connection, user_agent, &selection, filter.as_ref(), shared.clock.now());
         let worker = WorkerLabel { worker: connection.worker() as u64 };
         Self {
             seat,
-            subscription: Subscription::new(selection, filter, token),
+            subscription,
+            inattentive: waits,
             listed,
             propagation: shared.metrics.propagation.get_or_create(&worker).clone(),
             outgoing: Outgoing::Nothing,
@@ -107,6 +114,7 @@ impl WatchStream {
             }
             match self.next_step() {
                 Step::Reset(reason) => {
+                    self.listed.line.waiting.store(false, Ordering::Relaxed);
                     self.listed.line.resets.fetch_add(1, Ordering::Relaxed);
                     return Some((frame::reset(reason), &self.shared.metrics.watch.reset));
                 }
@@ -117,11 +125,16 @@ impl WatchStream {
                     return Some((message, &self.shared.metrics.watch.synced));
                 }
                 Step::Idle => return self.bookmark(),
+                Step::Settling => return self.wait(),
             }
         }
     }
 
     fn next_step(&mut self) -> Step {
+        if self.inattentive && !self.subscription.waits(self.shared.engine.registry()) {
+            self.inattentive = false;
+            self.seat.turn_to(Interest::Changes(Arc::clone(self.subscription.selection())));
+        }
         self.held.take().unwrap_or_else(|| self.subscription.next(self.shared.engine.registry()))
     }
 
@@ -189,15 +202,24 @@ impl WatchStream {
         Some((message, &self.shared.metrics.watch.bookmark))
     }
 
+    /// The registry settles, and the peer has a set that may be better than ours: it is told why it hears nothing, once.
+    fn wait(&mut self) -> Option<(Framed, &Counter)> {
+        let told = self.listed.line.waiting.swap(true, Ordering::Relaxed);
+        (!told).then(|| (frame::notice(pb::Notice::Settling), &self.shared.metrics.watch.notice))
+    }
+
     /// The peer will stand at this revision.
     fn arrive(&mut self, revision: Revision) -> Token {
         self.told = revision;
         self.subscription.token(self.shared.engine.registry(), revision)
     }
 
-    /// The peer has been told everything there is. What it was not told is none of its business, so the operators' list
+    /// The peer has been told everything there is for it. What it was not told is none of its business, so the operators' list
     /// shows it at its cursor.
-    fn settle(&mut self) {
+    fn rest(&mut self) {
+        if self.listed.line.waiting.load(Ordering::Relaxed) {
+            return;
+        }
         self.listed.line.sent.store(self.subscription.cursor().0, Ordering::Relaxed);
         self.listed.line.synced_at.store(self.last.wall.0, Ordering::Relaxed);
     }
@@ -231,7 +253,7 @@ impl WatchStream {
             }
             let next = if self.seat.is_leaving() {
                 self.end = End::Told;
-                Some((frame::reconnect(), &self.shared.metrics.watch.notice))
+                Some((frame::notice(pb::Notice::Reconnect), &self.shared.metrics.watch.notice))
             } else {
                 self.message()
             };
@@ -243,7 +265,7 @@ impl WatchStream {
                 }
                 return Poll::Ready(Some(Next::Message(message)));
             }
-            self.settle();
+            self.rest();
             ready!(self.seat.poll_rung(context));
         }
     }

@@ -40,6 +40,7 @@ struct ClientView {
     pending_changes: u32,
     lag_seconds: f64,
     resets: u32,
+    waiting: bool,
 }
 
 impl From<Subscriber> for ClientView {
@@ -59,6 +60,7 @@ impl From<Subscriber> for ClientView {
             pending_changes: subscriber.pending_changes,
             lag_seconds: duration(subscriber.lag).unwrap_or_default().as_secs_f64(),
             resets: subscriber.resets,
+            waiting: subscriber.waiting,
         }
     }
 }
@@ -89,8 +91,9 @@ impl Shown for ClientView {
             self.id.to_string(),
             self.peer.clone(),
             self.watched(),
-            self.pending_changes.to_string(),
-            format!("{:.3}s", self.lag_seconds),
+            // Until the registry has settled, there is no telling what it lacks.
+            if self.waiting { "waiting".to_owned() } else { self.pending_changes.to_string() },
+            if self.waiting { or_dash(None) } else { format!("{:.3}s", self.lag_seconds) },
             self.resets.to_string(),
             or_dash(self.connected_at.as_deref()),
             or_dash(self.identity.as_deref()),

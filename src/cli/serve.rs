@@ -1,5 +1,7 @@
 //! `callboard serve`: runs a registry until it is told to stop.
 
+mod supervisor;
+
 use std::{
     io::{self, Write},
     net::SocketAddr,
@@ -12,9 +14,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     config::{self, Config, ReadyFormat, ServeArgs},
     engine::Durability,
-    server::{Addresses, Server},
+    server::{Addresses, Inherited, Server},
     telemetry,
 };
+use supervisor::Supervisor;
 
 /// The line that says where the doors are, once they are open.
 #[derive(Debug, Serialize)]
@@ -42,7 +45,15 @@ const GRPC: &str = "register, keep alive, watch, health, reflection";
 const HTTP: &str = "/metrics /healthz /readyz /prometheus/sd";
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let config = match Config::load(args) {
+    // First of all: it has to be while there is no other thread.
+    let inherited = match Inherited::from_environment() {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            anstream::eprintln!("error: {error}");
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    let config = match Config::load(args, &inherited.addresses()) {
         Ok(config) => config,
         Err(error) => {
             anstream::eprintln!("error: {:#}", anyhow::Error::from(error));
@@ -54,7 +65,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!(variable, meant, "this variable is not read: perhaps it is misspelt");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    runtime.block_on(serve(&config, args.output))?;
+    runtime.block_on(serve(&config, inherited, args.output))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,13 +74,16 @@ const THREADS: usize = 2;
 /// The exit code for a configuration that cannot be used.
 const USAGE: u8 = 2;
 
-async fn serve(config: &Config, output: ReadyFormat) -> anyhow::Result<()> {
+async fn serve(config: &Config, inherited: Inherited, output: ReadyFormat) -> anyhow::Result<()> {
     // Before the doors open: whoever reads that they are open may send a signal at once.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // Where there is nothing to read again, it ends the process as it always does: the terminal is gone.
-    let mut reload = config.tls.is_some().then(|| signal(SignalKind::hangup())).transpose()?;
-    let mut server = Server::start(config)?;
+    let supervisor = Supervisor::from_environment();
+    // Where there is nothing to read again, it ends the process as it always does: the terminal is gone. A supervisor has none.
+    let reloads = config.tls.is_some() || supervisor.listens();
+    let mut reload = reloads.then(|| signal(SignalKind::hangup())).transpose()?;
+    let mut server = Server::start_with(config, inherited)?;
+    let company = supervisor.ready(server.pulse());
     announce(&server, output)?;
     let kept = match (&config.data_dir, config.durability) {
         (None, _) => "in memory: a restart forgets it, and instances register again by themselves",
@@ -90,10 +104,11 @@ async fn serve(config: &Config, output: ReadyFormat) -> anyhow::Result<()> {
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
-            () = hang_up(&mut reload) => server.reload(),
+            () = hang_up(&mut reload) => supervisor.reloading(|| server.reload()),
             why = server.failed() => anyhow::bail!(why),
         }
     }
+    supervisor.leaving(company);
     tracing::info!("leaving: telling every stream to reconnect");
     tokio::select! {
         () = server.shutdown() => tracing::info!("left"),

@@ -68,6 +68,9 @@ pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, Failure> {
                 trouble = None;
             }
             WatchEvent::Degraded => complain("the registry cannot reach its store: changes may be late"),
+            WatchEvent::Settling => complain(
+                "the registry has started anew and waits for those who were registered: what is above stays until it has settled",
+            ),
             told => {
                 for line in lines.read(told, now()) {
                     output::one(format, &line, line.name().as_deref(), line.text())?;

@@ -174,7 +174,8 @@ impl Keeper {
                 (self.on_event)(RegistrationEvent::Degraded);
                 Ok(state)
             }
-            Notice::Unspecified => Ok(state),
+            // Settling is said to watches.
+            Notice::Unspecified | Notice::Settling => Ok(state),
         }
     }
 

@@ -4,6 +4,7 @@ use std::{sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tonic::transport::Channel;
 
 use super::{ClientError, Connect, Endpoint, keeper::Keeper};
 use crate::pb::callboard::v1::RegisterRequest;
@@ -114,6 +115,21 @@ impl Registration {
             other => on_event(other),
         };
         Self::start_over(Box::new(move || endpoint.channel()), request, explained)
+    }
+
+    /// The same on a connection that others share, as [`Endpoint::channel`] makes them: one connection carries up to 1,024
+    /// streams. One that hangs is noticed by its pings only, after 30 s: ask for a time to live well above that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registration::start`].
+    pub fn start_on(
+        channel: &Channel,
+        request: RegisterRequest,
+        on_event: impl FnMut(RegistrationEvent) + Send + 'static,
+    ) -> Result<Self, ClientError> {
+        let channel = channel.clone();
+        Self::start_over(Box::new(move || channel.clone()), request, on_event)
     }
 
     /// The same over connections of the caller's making.

@@ -39,6 +39,9 @@ pub enum WatchEvent {
     },
     /// The registry answers, but cannot reach its store: changes may be late.
     Degraded,
+    /// The registry has lost registrations in a restart, and waits for those who were registered to come back. What is known
+    /// stays good meanwhile; a [`WatchEvent::Reset`] follows.
+    Settling,
     /// The stream broke, or could not be opened. What is known stays good as far as it goes.
     Disconnected {
         /// Why.
@@ -100,6 +103,14 @@ impl Watch {
         Self { trouble, ..Self::over(Box::new(move || endpoint.channel()), request) }
     }
 
+    /// The same on a connection that others share, as [`Endpoint::channel`] makes them: one connection carries up to 1,024
+    /// streams. What it saves in connections it costs in haste: one that hangs is noticed by its pings only, after 30 s.
+    #[must_use]
+    pub fn on(channel: &Channel, request: WatchRequest) -> Self {
+        let channel = channel.clone();
+        Self::over(Box::new(move || channel.clone()), request)
+    }
+
     /// The same over connections of the caller's making.
     pub(crate) fn over(connect: Connect, mut request: WatchRequest) -> Self {
         let token = std::mem::take(&mut request.resume_token);
@@ -116,7 +127,7 @@ impl Watch {
     }
 
     /// To resume from what has been told so far, in another [`Watch`] of the same selection. Empty before the first
-    /// [`WatchEvent::Synced`].
+    /// [`WatchEvent::Synced`]; between a reset and the next one, that of the set that is still to be served from.
     #[must_use]
     pub fn token(&self) -> &Bytes {
         &self.reader.token
@@ -156,6 +167,12 @@ impl Watch {
         if notice {
             return Err(ClientError::GoingAway);
         }
+        if self.reader.fits_after_all(&message) {
+            // The program has been told to start over: so it needs a snapshot, which only a stream without a token begins with.
+            self.reader.token = Bytes::new();
+            self.stream = None;
+            return Ok(());
+        }
         self.ready.extend(self.reader.read(message));
         Ok(())
     }
@@ -193,22 +210,29 @@ struct Reader {
     step: Vec<change::Change>,
     /// Parts of a snapshot were told that was not completed.
     partial: bool,
+    /// The program was told to start over, and has had no complete snapshot since: it serves from the set of the token.
+    outdated: bool,
+    /// The snapshot that it needs is on this stream.
+    coming: bool,
 }
 
 impl Reader {
     /// A stream begins: what the one before left unfinished will not be finished.
     fn begin(&mut self) -> Option<WatchEvent> {
         self.step.clear();
+        self.coming = self.token.is_empty();
         std::mem::take(&mut self.partial).then_some(WatchEvent::Reset(ResetCause::Interrupted))
     }
 
     fn read(&mut self, message: WatchResponse) -> Option<WatchEvent> {
         match message.message? {
             Message::Reset(reset) => {
-                // From here on the old place is given up: whoever resumed from it would mix two sets.
-                self.token = Bytes::new();
+                // The token stays until there is a complete set in the place of its own. Another stream begins with it, so that
+                // a registry which has forgotten that set knows that there is something to lose.
                 self.step.clear();
                 self.partial = false;
+                self.outdated = true;
+                self.coming = true;
                 Some(WatchEvent::Reset(reset.reason().into()))
             }
             Message::Snapshot(snapshot) => {
@@ -217,6 +241,7 @@ impl Reader {
             }
             Message::Synced(synced) => {
                 self.partial = false;
+                self.outdated = false;
                 self.token = synced.resume_token;
                 Some(WatchEvent::Synced { revision: synced.revision })
             }
@@ -233,8 +258,18 @@ impl Reader {
                 self.token = bookmark.resume_token;
                 Some(WatchEvent::Bookmark { revision: bookmark.revision })
             }
-            Message::Notice(notice) => (notice == Notice::Degraded as i32).then_some(WatchEvent::Degraded),
+            Message::Notice(notice) => match Notice::try_from(notice) {
+                Ok(Notice::Degraded) => Some(WatchEvent::Degraded),
+                Ok(Notice::Settling) => Some(WatchEvent::Settling),
+                Ok(Notice::Unspecified | Notice::Reconnect) | Err(_) => None,
+            },
         }
+    }
+
+    /// Whether a token that was refused is taken now: by another replica, which remembers more.
+    fn fits_after_all(&self, message: &WatchResponse) -> bool {
+        let goes_on = matches!(&message.message, Some(Message::Changes(_) | Message::Synced(_) | Message::Bookmark(_)));
+        goes_on && self.outdated && !self.coming
     }
 }
 

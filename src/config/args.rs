@@ -90,6 +90,10 @@ pub struct ServeArgs {
     /// How often a quiet watch is told the newest revision [default: 15s]
     #[arg(long, value_name = "TIME")]
     pub bookmark_interval: Option<String>,
+    /// After a start that lost registrations, how long watches that remember them wait for them to come back; 0: not
+    /// [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    pub settle: Option<String>,
     /// How log lines look; auto is pretty on a terminal and json elsewhere [default: auto]
     #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(["auto", "pretty", "json"]))]
     pub log_format: Option<String>,
@@ -146,6 +150,7 @@ impl ServeArgs {
             Key::MaxConnectionAgeGrace => self.max_connection_age_grace.clone(),
             Key::HandshakeTimeout => self.handshake_timeout.clone(),
             Key::BookmarkInterval => self.bookmark_interval.clone(),
+            Key::Settle => self.settle.clone(),
             Key::LogFormat => self.log_format.clone(),
             Key::Log => self.log.clone(),
         }

@@ -84,6 +84,16 @@ pub enum ConfigError {
         /// The nearest key, or all of them.
         remedy: String,
     },
+    /// A socket was inherited that no listener is for.
+    #[error(
+        "{name:?} is the name of an inherited socket, and of no listener; write FileDescriptorName= with one of {known}"
+    )]
+    UnknownSocket {
+        /// As it was told.
+        name: String,
+        /// The listeners.
+        known: String,
+    },
     /// A file that is not TOML.
     #[error("{}:{line}: {problem}; write lines of `key = value`, with text in quotes", path.display())]
     Syntax {

@@ -53,6 +53,8 @@ pub(super) enum Key {
     HandshakeTimeout,
     /// The time between two bookmarks of a quiet watch.
     BookmarkInterval,
+    /// How long readers wait for those who were lost in a restart.
+    Settle,
     /// How log lines look.
     LogFormat,
     /// Which log lines are written.
@@ -61,7 +63,7 @@ pub(super) enum Key {
 
 impl Key {
     /// All of them.
-    pub(super) const ALL: [Self; 25] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::Config,
         Self::Grpc,
         Self::Http,
@@ -85,9 +87,13 @@ impl Key {
         Self::MaxConnectionAgeGrace,
         Self::HandshakeTimeout,
         Self::BookmarkInterval,
+        Self::Settle,
         Self::LogFormat,
         Self::Log,
     ];
+
+    /// Those that say where to listen.
+    pub(super) const LISTENERS: [Self; 5] = [Self::Grpc, Self::Http, Self::GrpcTls, Self::HttpTls, Self::Health];
 
     /// Its name in a file.
     pub(super) fn name(self) -> &'static str {
@@ -115,6 +121,7 @@ impl Key {
             Self::MaxConnectionAgeGrace => "max_connection_age_grace",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::BookmarkInterval => "bookmark_interval",
+            Self::Settle => "settle",
             Self::LogFormat => "log_format",
             Self::Log => "log",
         }
@@ -143,6 +150,8 @@ pub enum Origin {
     Flag(String),
     /// In the environment.
     Variable(String),
+    /// By a socket of this name, which whoever started the process has opened.
+    Socket(String),
     /// In a file.
     File {
         /// The file.
@@ -158,6 +167,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(name) | Self::Variable(name) => out.write_str(name),
+            Self::Socket(name) => write!(out, "the inherited socket {name}"),
             Self::File { path, line, key } => write!(out, "{}:{line}: {key}", path.display()),
         }
     }

@@ -42,6 +42,7 @@ fn nothing_written_is_the_default() {
     assert_eq!(config.max_message_size, 262_144);
     assert_eq!(config.max_streams_per_connection.get(), 1024);
     assert_eq!(config.bookmark_interval, Duration::from_secs(15));
+    assert_eq!(config.settle, Duration::from_secs(10));
 }
 
 #[test]
@@ -76,6 +77,7 @@ fn every_key_can_be_written_in_every_place() {
         (Key::MaxConnectionAgeGrace, "16s"),
         (Key::HandshakeTimeout, "17s"),
         (Key::BookmarkInterval, "6s"),
+        (Key::Settle, "0"),
         (Key::LogFormat, "pretty"),
         (Key::Log, "debug"),
     ];
@@ -99,6 +101,7 @@ fn every_key_can_be_written_in_every_place() {
     let tls = TlsFiles { cert: "/tls/cert.pem".into(), key: "/tls/key.pem".into(), client_ca };
     assert_eq!(flags.tls, Some(tls));
     assert!(flags.max_message_size == 1 << 20 && flags.max_streams_per_connection.get() == 5);
+    assert!(flags.settle.is_zero());
     assert!(flags.log_format == LogFormat::Pretty && flags.log != default.log);
     let limits = [flags.max_connections, flags.max_connections_per_address, flags.max_streams_per_address];
     assert_eq!(limits.map(|limit| limit.unwrap().get()), [11, 12, 14]);
@@ -172,6 +175,12 @@ fn a_bad_value_is_refused_with_a_remedy() {
         ("bookmark_interval", "15", time),
         ("bookmark_interval", "1ms", time_range),
         ("bookmark_interval", "2days", time_range),
+        (
+            "settle",
+            "10",
+            "is not a length of time; write 100ms to 10min, with a unit, as 10s, or 0 to have nobody wait",
+        ),
+        ("settle", "1h", "is out of range; write 100ms to 10min, with a unit, as 10s, or 0 to have nobody wait"),
         ("grpc", ":8502", address),
         ("http", "localhost", address),
         ("insecure_i_understand", "yes", "is neither true nor false; write true or false"),
@@ -247,7 +256,10 @@ fn a_file_is_read_from_the_flag() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("callboard.toml");
     std::fs::write(&path, "workers = 7").unwrap();
-    let load = |path: &Path| Config::load(&ServeArgs { config: Some(path.to_owned()), ..ServeArgs::default() });
+    let load = |path: &Path| {
+        let args = ServeArgs { config: Some(path.to_owned()), ..ServeArgs::default() };
+        Config::load(&args, &[])
+    };
     assert_eq!(load(&path).unwrap().workers.get(), 7);
 
     let absent = load(&directory.path().join("absent.toml")).unwrap_err();

@@ -156,6 +156,17 @@ pub(super) fn age(text: &str) -> Result<Option<Duration>, Refusal> {
     }
 }
 
+/// A length of time up to 10 min; `0` is none.
+pub(super) fn settle(text: &str) -> Result<Duration, Refusal> {
+    let remedy = "write 100ms to 10min, with a unit, as 10s, or 0 to have nobody wait";
+    match humantime::parse_duration(text) {
+        Ok(length) if length.is_zero() => Ok(length),
+        Ok(length) if (Duration::from_millis(100)..=Duration::from_mins(10)).contains(&length) => Ok(length),
+        Ok(_) => Err(Refusal::new("is out of range", remedy)),
+        Err(_) => Err(Refusal::new("is not a length of time", remedy)),
+    }
+}
+
 /// One of the looks of a log line.
 pub(super) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
     text.parse().map_err(|()| Refusal::new("is not a log format", "write auto, pretty or json"))

@@ -177,7 +177,8 @@ impl Hubs {
         self.workers.iter().map(|hub| hub.seats.lock().all.len()).sum()
     }
 
-    fn ring_all(&self) {
+    /// Wakes all streams: something has happened that is for each of them to look at.
+    pub fn ring_all(&self) {
         for hub in &self.workers {
             hub.all.store(true, Ordering::Release);
             hub.ring();
@@ -322,6 +323,12 @@ impl Seat {
         }
         self.state.waker.register(context.waker());
         if self.state.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// From now on it is woken for this. What happened before is to be read after.
+    pub fn turn_to(&mut self, interest: Interest) {
+        let other = self.hubs.seat(&self.state.connection, interest);
+        *self = other;
     }
 
     /// Whether the stream is to end, with a notice to its peer: the process is going away, or its connection is.

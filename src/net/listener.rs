@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 
 /// Connections that wait to be accepted; the kernel may allow fewer.
@@ -45,6 +45,24 @@ impl Listener {
         Ok(Self { listener, address })
     }
 
+    /// A socket that somebody else has opened, treated as one of our own.
+    ///
+    /// # Errors
+    ///
+    /// When it does not listen, or the system does not let it be set up.
+    pub fn adopt(listener: TcpListener) -> io::Result<Self> {
+        let socket = SockRef::from(&listener);
+        if !listens(&socket)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+        }
+        socket.set_nonblocking(true)?;
+        socket.set_send_buffer_size(SENT)?;
+        // Listening again changes nothing but how many may wait.
+        socket.listen(BACKLOG)?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
     /// The address, with the port that the system chose.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -55,6 +73,18 @@ impl Listener {
     pub(super) fn into_tokio(self) -> io::Result<tokio::net::TcpListener> {
         tokio::net::TcpListener::from_std(self.listener)
     }
+}
+
+#[cfg(target_os = "linux")]
+fn listens(socket: &SockRef<'_>) -> io::Result<bool> {
+    socket.is_listener()
+}
+
+/// Other systems say so when the first connection is to be accepted.
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
+fn listens(_: &SockRef<'_>) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Sets a new connection up: small messages go at once, and what a peer does not take does not stay in the kernel.

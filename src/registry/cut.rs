@@ -29,7 +29,7 @@ pub(super) struct Cut {
 }
 
 /// What a reader has yet to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pending {
     /// Instances in its selection that changed after its cursor, counted up to some thousands; where history no longer
     /// tells, all there are. Its filter may hide some.

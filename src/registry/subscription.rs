@@ -6,6 +6,7 @@
 //!   no token ──────────────► Snapshot* ─► Synced ─► (Changes | Idle)*
 //!   token that fits ───────► Changes* ──► Synced ─► (Changes | Idle)*
 //!   token that does not ───► Reset ─► Snapshot* ─► Synced ─► …
+//!     … of another life ───► Settling* ─► Reset ─► …            (while the registry settles)
 //!   history fell out ──────► Reset ─► Snapshot* ─► Synced ─► …      (at any time later)
 //! ```
 //!
@@ -34,6 +35,9 @@ pub enum Step {
     Changes(Vec<Delta>, Revision),
     /// Nothing, for now.
     Idle,
+    /// Nothing before the registry has settled: the reader's token is of an earlier life, from which more may come back than
+    /// is there yet.
+    Settling,
 }
 
 /// A part of a snapshot.
@@ -142,8 +146,18 @@ impl Subscription {
         Token { incarnation: registry.incarnation(), revision, selection: self.digest }
     }
 
+    /// Whether it is told nothing before the registry has settled.
+    #[must_use]
+    pub fn waits(&self, registry: &Registry) -> bool {
+        matches!(self.phase, Phase::Fresh(Some(token)) if token.incarnation != registry.incarnation())
+            && registry.is_settling()
+    }
+
     /// What the reader is told next.
     pub fn next(&mut self, registry: &Registry) -> Step {
+        if self.waits(registry) {
+            return Step::Settling;
+        }
         loop {
             let step = match &mut self.phase {
                 Phase::Fresh(token) => {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::StartError;
+use super::{Inherited, StartError};
 use crate::{
     api::{Api, Shared},
     config::Config,
@@ -108,17 +108,19 @@ impl Door {
 pub(super) struct Doors(Vec<(Door, Listener)>);
 
 impl Doors {
-    pub(super) fn bind(config: &Config) -> Result<Self, StartError> {
+    /// All that are configured. A socket that was inherited is used instead of one of our own.
+    pub(super) fn bind(config: &Config, mut inherited: Inherited) -> Result<Self, StartError> {
         let mut bound = Vec::new();
         for door in Door::ALL {
             if let Some(address) = door.address(config) {
-                let (name, _, flag) = door.names();
-                let listener = Listener::bind(address).map_err(|source| StartError::Listen {
-                    door: name,
-                    flag,
-                    address,
-                    source,
-                })?;
+                let (name, key, flag) = door.names();
+                let listener = match inherited.take(key)? {
+                    Some(listener) => listener,
+                    None => Listener::bind(address).map_err(|source| {
+                        let door = name;
+                        StartError::Listen { door, flag, address, source }
+                    })?,
+                };
                 bound.push((door, listener));
             }
         }

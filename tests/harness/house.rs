@@ -43,7 +43,7 @@ impl Engine {
 }
 
 impl House {
-    /// Two workers, and bookmarks often.
+    /// Two workers, bookmarks often, and no settling.
     pub fn open() -> Self {
         Self::with(|_| {})
     }
@@ -60,6 +60,7 @@ impl House {
             workers: NonZeroUsize::new(2).unwrap(),
             bookmark_interval: Duration::from_millis(100),
             data_dir: data.as_ref().map(|data| data.path().to_owned()),
+            settle: Duration::ZERO,
             ..Config::default()
         };
         change(&mut config);

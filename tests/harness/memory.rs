@@ -43,15 +43,20 @@ pub struct InMemory {
 impl InMemory {
     /// To be called where the clock is paused.
     pub fn open() -> Self {
-        Self::with_workers(0)
+        Self::with(0, Duration::ZERO)
     }
 
     /// With a worker that expiry waits for, and that can be stalled.
     pub fn with_worker() -> Self {
-        Self::with_workers(1)
+        Self::with(1, Duration::ZERO)
     }
 
-    fn with_workers(workers: usize) -> Self {
+    /// One that has just lost what it held, and settles for so long.
+    pub fn settling(length: Duration) -> Self {
+        Self::with(0, length)
+    }
+
+    fn with(workers: usize, settle: Duration) -> Self {
         let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(workers)));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
         let engine = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
@@ -64,6 +69,7 @@ impl InMemory {
             max_message_size: 256 * 1024,
             bookmarks: Duration::from_secs(15),
         });
+        shared.settle(settle);
         let mut tasks = JoinSet::new();
         let hub = Arc::clone(&shared);
         tasks.spawn(async move { hub.hubs.run(0, &hub.clock, hub.bookmarks).await });
@@ -72,7 +78,9 @@ impl InMemory {
             let mut ticks = interval(EXPIRY);
             loop {
                 ticks.tick().await;
-                engine::expire(&*leases.engine, leases.clock.expiry()).await;
+                let now = leases.clock.expiry();
+                engine::expire(&*leases.engine, now).await;
+                leases.end_settling(now);
             }
         });
         let (leaving, _) = watch::channel(false);

@@ -3,6 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -49,8 +50,13 @@ impl Child {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CALLBOARD_")) {
             command.env_remove(name);
         }
-        command.args(arguments).envs(variables.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.args(arguments).envs(variables.iter().copied()).stdin(Stdio::null());
+        Self::of(command)
+    }
+
+    /// A program that somebody else has prepared to be started.
+    pub fn of(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut stderr = process.stderr.take().unwrap();
@@ -165,6 +171,15 @@ impl Serve {
         let grpc = self.address();
         self.child.kill().await;
         Self::start_at(&grpc, more).await
+    }
+
+    /// The CPU time of all its threads.
+    pub fn cpu(&self) -> Duration {
+        let pid = self.child.pid().as_raw_nonzero();
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let times = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("schedstat")).unwrap());
+        let nanoseconds = times.map(|times| times.split(' ').next().unwrap().parse::<u64>().unwrap());
+        Duration::from_nanos(nanoseconds.sum())
     }
 
     /// Its memory, in KiB.

@@ -42,7 +42,6 @@ impl View {
             Message::Reset(_) => {
                 self.coming = Some(BTreeMap::new());
                 self.step.clear();
-                self.token = Bytes::new();
                 self.resets += 1;
                 false
             }

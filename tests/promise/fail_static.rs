@@ -53,6 +53,7 @@ impl Served {
             }
             WatchEvent::Bookmark { .. }
             | WatchEvent::Degraded
+            | WatchEvent::Settling
             | WatchEvent::Disconnected { .. }
             | WatchEvent::Reconnected => {}
         }
@@ -60,23 +61,34 @@ impl Served {
     }
 }
 
-/// Checks all that a client told: between a disconnection and the next stream, nothing that changes the set.
-pub fn check(told: &[Told]) -> Result<(), Lost> {
-    let (mut served, mut away) = (Served::default(), false);
-    for told in told {
+/// A program that checks what its client tells it: between a disconnection and the next stream, nothing that changes the
+/// set.
+#[derive(Debug, Default)]
+pub struct Program {
+    pub served: Served,
+    away: bool,
+}
+
+impl Program {
+    pub fn hear(&mut self, told: &Told) -> Result<(), Lost> {
         let event = match told {
             Told::Event(event) => event,
             Told::GaveUp(why) => return Err(Lost::GaveUp(why.clone())),
         };
         match event {
-            WatchEvent::Disconnected { .. } => away = true,
-            WatchEvent::Reconnected => away = false,
-            other if away => return Err(Lost::OutOfThinAir(format!("{other:?}"))),
+            WatchEvent::Disconnected { .. } => self.away = true,
+            WatchEvent::Reconnected => self.away = false,
+            other if self.away => return Err(Lost::OutOfThinAir(format!("{other:?}"))),
             _ => {}
         }
-        served.hear(event)?;
+        self.served.hear(event)
     }
-    Ok(())
+}
+
+/// Checks all that a client told.
+pub fn check(told: &[Told]) -> Result<(), Lost> {
+    let mut program = Program::default();
+    told.iter().try_for_each(|told| program.hear(told))
 }
 
 mod tests {

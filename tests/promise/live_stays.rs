@@ -1,12 +1,17 @@
 //! `LiveStays`: an instance that heartbeats in time is never absent, nor suspected.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
 use callboard::pb::callboard::v1::{EventKind, InstanceStatus, RemovalReason};
 
 use super::{
     Life, Stop, Truth,
     life::{BLUR, time},
 };
-use crate::harness::Wall;
+use crate::harness::{Key, Wall};
 
 /// How the promise is broken.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -19,6 +24,35 @@ pub enum Gone {
     Unasked { life: String },
     #[error("{life} was told HELD at {sign}, after it was removed at {at}")]
     HeldInVain { life: String, at: Wall, sign: Wall },
+    #[error("{instance:?} heartbeats, and a program that had it serves without it, from {left} of {of}")]
+    NotServed { instance: Key, left: usize, of: usize },
+}
+
+/// Checks what a program serves from, step by step, through whatever happens to the registry: these live all the time, and
+/// once it had them all it never lacks one.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    living: Arc<BTreeSet<Key>>,
+    had_all: bool,
+}
+
+impl Kept {
+    pub fn new(living: &Arc<BTreeSet<Key>>) -> Self {
+        Self { living: Arc::clone(living), had_all: false }
+    }
+
+    pub fn serves(&mut self, set: &BTreeMap<Key, u64>) -> Result<(), Gone> {
+        let lacking = self.living.iter().find(|instance| !set.contains_key(*instance));
+        match lacking {
+            None => self.had_all = true,
+            Some(instance) if self.had_all => {
+                let (left, of) = (set.len(), self.living.len());
+                return Err(Gone::NotServed { instance: instance.clone(), left, of });
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
 }
 
 /// Checks all lives of a history.
@@ -60,7 +94,7 @@ fn suspected_in_time(life: &Life, truth: &Truth) -> Result<(), Gone> {
 
 mod tests {
     use super::*;
-    use crate::harness::Span;
+    use crate::harness::{Span, key};
     use crate::promise::life::made_up::{gone, life};
 
     #[test]
@@ -71,6 +105,16 @@ mod tests {
         assert_eq!(check(&[told], &gone(10_500, RemovalReason::Deregistered)), Ok(()));
         let broke = Life { grace: Some(200), broke: Some(Span { from: 11_500, to: 11_510 }), ..silent };
         assert_eq!(check(&[broke], &gone(11_710, RemovalReason::Expired)), Ok(()));
+    }
+
+    #[test]
+    fn a_program_has_to_be_told_of_all_before_it_can_lack_one() {
+        let (a, b) = (key("web", "a"), key("web", "b"));
+        let mut kept = Kept::new(&Arc::new(BTreeSet::from([a.clone(), b.clone()])));
+        let one = BTreeMap::from([(a.clone(), 1)]);
+        assert_eq!(kept.serves(&one), Ok(()));
+        assert_eq!(kept.serves(&BTreeMap::from([(a, 1), (b.clone(), 2)])), Ok(()));
+        assert_eq!(kept.serves(&one), Err(Gone::NotServed { instance: b, left: 1, of: 2 }));
     }
 
     #[test]

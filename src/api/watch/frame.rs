@@ -133,8 +133,8 @@ pub(super) fn reset(why: ResetReason) -> Framed {
     whole(pb::watch_response::Message::Reset(pb::Reset { reason: reason.into() }))
 }
 
-pub(super) fn reconnect() -> Framed {
-    whole(pb::watch_response::Message::Notice(pb::Notice::Reconnect.into()))
+pub(super) fn notice(notice: pb::Notice) -> Framed {
+    whole(pb::watch_response::Message::Notice(notice.into()))
 }
 
 fn token_bytes(token: Token) -> Bytes {

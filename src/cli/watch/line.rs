@@ -101,7 +101,9 @@ impl Lines {
                 line.text = None;
                 vec![line]
             }
-            WatchEvent::Degraded | WatchEvent::Disconnected { .. } | WatchEvent::Reconnected => Vec::new(),
+            WatchEvent::Degraded | WatchEvent::Settling | WatchEvent::Disconnected { .. } | WatchEvent::Reconnected => {
+                Vec::new()
+            }
         }
     }
 

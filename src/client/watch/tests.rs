@@ -67,12 +67,22 @@ fn half_a_snapshot_is_taken_back_when_the_stream_breaks() {
 }
 
 #[test]
-fn after_a_reset_the_old_token_is_of_no_use() {
+fn after_a_reset_the_old_token_stays_until_there_is_another_set() {
     let mut reader = Reader::default();
     reader.read(synced(7));
     let told = reader.read(reset(ResetReason::HistoryLost));
     assert!(matches!(told, Some(WatchEvent::Reset(ResetCause::HistoryLost))));
-    assert!(reader.token.is_empty());
+    reader.read(snapshot(&["a"]));
+    assert_eq!(reader.token, token(7));
+    assert!(!reader.fits_after_all(&synced(9)), "the snapshot is coming");
+    assert!(matches!(reader.begin(), Some(WatchEvent::Reset(ResetCause::Interrupted))));
+    assert!(!reader.fits_after_all(&reset(ResetReason::HistoryLost)), "another snapshot is coming");
+    assert!(reader.fits_after_all(&synced(9)) && reader.fits_after_all(&gone("a", 9)));
+    reader.read(reset(ResetReason::HistoryLost));
+    reader.read(synced(9));
+    assert_eq!(reader.token, token(9));
+    reader.begin();
+    assert!(!reader.fits_after_all(&synced(9)), "as it should");
 }
 
 #[test]
@@ -166,6 +176,55 @@ mod over_a_connection {
         let (event, (asked, _)) = tokio::join!(watch.next(), fake.watch());
         assert!(matches!(event, Ok(WatchEvent::Reconnected)));
         assert_eq!(asked.resume_token, token(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_waits_for_a_registry_that_settles() {
+        let mut fake = Fake::start();
+        let resumes = WatchRequest { resume_token: token(7), ..request() };
+        let mut watch = Watch::over(fake.connect(), resumes);
+        let opens = async {
+            let (asked, answers) = fake.watch().await;
+            assert_eq!(asked.resume_token, token(7));
+            answers.send(Ok(message(Message::Notice(Notice::Settling.into())))).await.unwrap();
+            answers
+        };
+        let (event, answers) = tokio::join!(watch.next(), opens);
+        assert!(matches!(event, Ok(WatchEvent::Settling)), "{event:?}");
+        let silence = Duration::from_mins(10);
+        tokio::time::timeout(silence, watch.next()).await.expect_err("it does not give up, however long it takes");
+        assert_eq!(watch.token(), &token(7));
+        answers.send(Ok(reset(ResetReason::OtherIncarnation))).await.unwrap();
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Reset(ResetCause::OtherIncarnation))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_fits_after_all_is_not_gone_on_from_once_the_program_was_reset() {
+        let mut fake = Fake::start();
+        let mut watch = Watch::over(fake.connect(), WatchRequest { resume_token: token(7), ..request() });
+        let first = async {
+            let (_, answers) = fake.watch().await;
+            answers.send(Ok(reset(ResetReason::HistoryLost))).await.unwrap();
+        };
+        let (event, ()) = tokio::join!(watch.next(), first);
+        assert!(matches!(event, Ok(WatchEvent::Reset(ResetCause::HistoryLost))), "{event:?}");
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Disconnected { .. })));
+        let others = async {
+            let (asked, answers) = fake.watch().await;
+            assert_eq!(asked.resume_token, token(7), "it says that it remembers something");
+            answers.send(Ok(synced(8))).await.unwrap();
+            let (asked, answers) = fake.watch().await;
+            assert!(asked.resume_token.is_empty(), "and asks for the snapshot that the program waits for");
+            answers.send(Ok(snapshot(&["a"]))).await.unwrap();
+            answers.send(Ok(synced(9))).await.unwrap();
+            answers
+        };
+        let told = async {
+            assert!(matches!(watch.next().await, Ok(WatchEvent::Reconnected)));
+            assert!(matches!(watch.next().await, Ok(WatchEvent::Snapshot(_))));
+            assert!(matches!(watch.next().await, Ok(WatchEvent::Synced { revision: 9 })));
+        };
+        let (_open, ()) = tokio::join!(others, told);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Where it may listen, and who may be let in there.
 
 use super::{config, refusal};
+use crate::config::{Config, ServeArgs};
 
 const FILES: [&str; 4] = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"];
 const CLIENTS: [&str; 2] = ["--tls-client-ca", "ca.pem"];
@@ -105,4 +106,27 @@ fn listeners_without_tls_can_be_off() {
     let message = refusal(&["--grpc", "off"], &[], "");
     assert!(message.contains("nobody could register"), "{message}");
     assert!(refusal(&["--grpc-tls", "off"], &[], "").contains("is not an address"));
+}
+
+#[test]
+fn an_inherited_socket_wins_and_is_held_to_the_same_rules() {
+    let load = |name: &str, address: &str, more: ServeArgs| {
+        let grpc = Some("127.0.0.1:1".to_owned());
+        Config::load(&ServeArgs { grpc, ..more }, &[(name.to_owned(), address.parse().unwrap())])
+    };
+    let config = load("grpc", "[::1]:7", ServeArgs::default()).unwrap();
+    assert_eq!((config.grpc, config.http), (Some("[::1]:7".parse().unwrap()), Config::default().http));
+    let message = load("http", "0.0.0.0:7", ServeArgs::default()).unwrap_err().to_string();
+    assert!(
+        message.starts_with("the inherited socket http: 0.0.0.0:7 can be reached from other machines"),
+        "{message}"
+    );
+    assert!(load("http", "0.0.0.0:7", ServeArgs { insecure_i_understand: true, ..ServeArgs::default() }).is_ok());
+    let message = load("grpc_tls", "0.0.0.0:7", ServeArgs::default()).unwrap_err().to_string();
+    assert!(message.contains("--tls-cert"), "{message}");
+    let message = load("callboard.socket", "127.0.0.1:7", ServeArgs::default()).unwrap_err().to_string();
+    assert!(
+        message.ends_with("write FileDescriptorName= with one of grpc, http, grpc_tls, http_tls, health"),
+        "{message}"
+    );
 }

@@ -65,7 +65,7 @@ impl Reader {
                     }
                     self.stands_at = revision;
                 }
-                Step::Idle => return,
+                Step::Idle | Step::Settling => return,
             }
         }
     }

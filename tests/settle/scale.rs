@@ -1,0 +1,62 @@
+//! Ten thousand watches and fifty thousand instances, through a kill and a restart.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::crowd::{Crowd, Size};
+use crate::harness::{Serve, get, wall};
+
+/// Twenty watches of each service, a hundred instances in each.
+const SIZE: Size =
+    Size { services: 500, instances: 50_000, watches: 10_000, connections: 100, ttl: Duration::from_secs(30) };
+/// What is promised, in milliseconds after the end of settling.
+const ALLOWED: u64 = 10_000;
+
+/// How long it settles: as it does by itself, unless the environment says that this machine is slow. All clients run on it too.
+fn settle() -> String {
+    std::env::var("SETTLE").unwrap_or_else(|_| "10s".to_owned())
+}
+
+/// Whether the registry still settles, as its own metrics have it.
+async fn settles(serve: &Serve) -> bool {
+    let (_, metrics) = get(serve.http, "/metrics").await;
+    metrics.contains("callboard_settling 1\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a minute in a release build, and longer in others: `just settle` runs it"]
+async fn fifty_thousand_instances_come_back_and_ten_thousand_watches_see_no_removal() {
+    let serve = Serve::start(&[]).await;
+    let start = wall();
+    let mut crowd = Crowd::gather(&serve.address(), SIZE).await;
+    println!("gathered after {} ms; the registry has {} MiB", wall() - start, serve.resident() / 1024);
+    let killed = wall();
+    let serve = serve.restart(&["--settle", &settle()]).await;
+    let restarted = wall();
+    println!("killed and open again after {} ms", restarted - killed);
+    let settled = async {
+        while settles(&serve).await {
+            sleep(Duration::from_millis(50)).await;
+        }
+        (wall(), serve.cpu())
+    };
+    let ((back, synced), (settled, busy_before)) = tokio::join!(crowd.all_in_sync(killed), settled);
+    let busy = serve.cpu();
+    println!("the last instance was back {} ms after the doors opened", back.end - restarted);
+    println!("settled {} ms after the doors opened", settled - restarted);
+    println!(
+        "the first and the last watch were in sync {:?} ms after the doors opened",
+        [synced.start, synced.end].map(|at| at - restarted)
+    );
+    println!(
+        "the registry was busy for {busy_before:?} until it had settled, and for {:?} from then on",
+        busy.saturating_sub(busy_before)
+    );
+    println!("it has {} MiB", serve.resident() / 1024);
+    assert!(back.end < settled, "settling is long enough");
+    assert!(synced.end <= settled + ALLOWED);
+    // Nothing comes after it that takes anybody away.
+    sleep(SIZE.ttl).await;
+    crowd.disperse().await;
+}
