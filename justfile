@@ -55,6 +55,14 @@ interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}
 
+# Kills, stops, networks and disks that fail, storms: so many kills of the registry; about five minutes
+faults kills="40":
+    CALLBOARD_TEST_KILLS={{ kills }} cargo test --locked --test main faults:: -- --ignored --nocapture --test-threads 1 --skip soak
+
+# Churn, kills and watches for so many minutes: memory, streams and descriptors have to stay where they are
+soak minutes="10":
+    CALLBOARD_TEST_SOAK_MINUTES={{ minutes }} cargo test --locked --test main faults::soak -- --ignored --nocapture
+
 # Callboard's own figures: memory, delays, lines of code; `just figures load` compares it with a bare tonic server,
 # `just figures store` measures the disk engine
 figures *args:

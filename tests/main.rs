@@ -14,6 +14,7 @@
 //! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
 //! | `disk` | a registry that is kept: kills, exports |
 //! | `process` | kills, stops and restarts of real processes |
+//! | `faults` | kills, stops, networks and disks that fail, storms, clocks that jump: minutes, so `just faults` runs it |
 //! | `command_line` | the verbs and their exit codes |
 //! | `layers` | which room may know which |
 //! | `readme` | the README's tour |
@@ -25,6 +26,7 @@ mod bad_input;
 mod command_line;
 mod descriptors;
 mod disk;
+mod faults;
 mod handshake;
 mod harness;
 mod history;

@@ -15,6 +15,8 @@
 //! | `BoundedSlow` | [`bounded_slow`] | what happened while some took nothing |
 //! | `FailStatic` | [`fail_static`] | what a client told its program |
 //!
+//! [`kept`] is what the disk adds to them: writes, and what was found after a kill.
+//!
 //! Not yet checked, because it is not yet built: `LiveStays` and `FailStatic` through the restart of a registry in memory,
 //! which forgets (settling).
 
@@ -24,6 +26,7 @@ pub mod dead_goes;
 pub mod fail_static;
 pub mod gapless;
 mod held;
+pub mod kept;
 mod life;
 pub mod live_stays;
 pub mod never_empty_by_inference;

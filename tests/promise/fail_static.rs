@@ -60,6 +60,20 @@ impl Served {
     }
 }
 
+/// Where the reader stands after this.
+pub fn place(event: &WatchEvent) -> Option<u64> {
+    match event {
+        WatchEvent::Synced { revision } | WatchEvent::Changes { revision, .. } | WatchEvent::Bookmark { revision } => {
+            Some(*revision)
+        }
+        WatchEvent::Reset(_)
+        | WatchEvent::Snapshot(_)
+        | WatchEvent::Degraded
+        | WatchEvent::Disconnected { .. }
+        | WatchEvent::Reconnected => None,
+    }
+}
+
 /// Checks all that a client told: between a disconnection and the next stream, nothing that changes the set.
 pub fn check(told: &[Told]) -> Result<(), Lost> {
     let (mut served, mut away) = (Served::default(), false);
