@@ -15,6 +15,7 @@
 //! They take minutes, so that `cargo test` leaves them out: `just faults` runs them, one at a time.
 
 mod clients;
+mod disk;
 mod killed;
 mod network;
 mod stopped;
