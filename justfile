@@ -55,9 +55,9 @@ interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}
 
-# Kills, stops, networks and disks that fail, storms: so many kills of the registry; about five minutes
+# What breaks in the field: so many kills of the registry, stops, networks and disks that fail, storms; five minutes
 faults kills="40":
-    CALLBOARD_TEST_KILLS={{ kills }} cargo test --locked --test main faults:: -- --ignored --nocapture --test-threads 1 --skip soak
+    CALLBOARD_TEST_KILLS={{ kills }} cargo test --locked --test main faults:: -- --ignored --nocapture --test-threads 1
 
 # Churn, kills and watches for so many minutes: memory, streams and descriptors have to stay where they are
 soak minutes="10":

@@ -12,13 +12,16 @@
 //! | `storm` | 20,000 instances that register again at once |
 //! | `soak` | all of it for long, with memory, streams and descriptors back where they were |
 //!
-//! They take minutes, so that `cargo test` leaves them out: `just faults` runs them, one at a time.
+//! Most take minutes, so that `cargo test` leaves them out: `just faults` runs them, one at a time, and `just soak` the last.
 
 mod clients;
+mod clocks;
 mod disk;
 mod killed;
 mod network;
+mod soak;
 mod stopped;
+mod storm;
 
 use std::{env, time::Duration};
 

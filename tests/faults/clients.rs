@@ -8,7 +8,7 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 use super::{follow, last_sign, wanted};
 use crate::{
     harness::{Child, Filter, Peer, Random, Reader, Scope, Seed, Serve, Span, Stalls, key, wall, within},
-    promise::{self, Life, Stop, Truth, dead_goes, live_stays},
+    promise::{self, Held, Life, Stop, Truth, dead_goes, live_stays},
 };
 
 /// Services of two instances each: where more die together, the registry does not believe it.
@@ -97,8 +97,8 @@ async fn killed_instances_go_in_time_and_nobody_else_does() {
     }
     promise::check_record(&everything.record, &truth).unwrap();
     live_stays::check(&lives, &truth).unwrap();
-    dead_goes::check(&lives, &truth, wall(), |from| stalls.since(from)).unwrap();
-    dead_goes::check_heard(&everything.record, &lives, &truth, |from| stalls.since(from)).unwrap();
+    dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
+    dead_goes::check_heard(&everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from)).unwrap();
     println!("{killed} of {} programs were killed", lives.len());
 }
 

@@ -20,7 +20,7 @@ use crate::{
         wall, within,
     },
     promise::{
-        self, Life, Stop, Truth, dead_goes,
+        self, Held, Life, Stop, Truth, dead_goes,
         fail_static::{self, Told},
         gapless, live_stays,
     },
@@ -213,8 +213,8 @@ async fn whoever_is_cut_off_for_longer_goes_in_time_and_comes_back() {
         })
         .collect();
     let truth = Truth::gather(peer.events().await, [&everything.record], []).unwrap();
-    dead_goes::check(&lives, &truth, wall(), |from| stalls.since(from)).unwrap();
-    dead_goes::check_heard(&everything.record, &lives, &truth, |from| stalls.since(from)).unwrap();
+    dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
+    dead_goes::check_heard(&everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from)).unwrap();
     proxies.iter().for_each(Proxy::calm);
     everything.until("all back", |view| view.set.len() == SERVICES.len()).await;
     for registered in &registered {

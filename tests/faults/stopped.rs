@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::last_sign;
 use crate::{
     harness::{Child, Diary, Filter, Random, Reader, Scope, Seed, Serve, Span, Stalls, wall},
-    promise::{self, Life, Stop, Truth, dead_goes, live_stays},
+    promise::{self, Held, Life, Stop, Truth, dead_goes, live_stays},
 };
 
 const COUNT: usize = 4;
@@ -157,8 +157,9 @@ async fn an_instance_that_stood_still_for_longer_goes_and_comes_back() {
     let sign = |number| signs.get(&number).copied().unwrap_or(now);
     let lives: Vec<Life> = (0..COUNT).map(|number| life(&truth, number, TTL, sign(number))).collect();
     live_stays::check(&lives, &truth).unwrap();
-    dead_goes::check(&lives, &truth, wall(), |from| stalls.since(from)).unwrap();
-    dead_goes::check_heard(&cast.everything.record, &lives, &truth, |from| stalls.since(from)).unwrap();
+    dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
+    dead_goes::check_heard(&cast.everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from))
+        .unwrap();
     for number in stopped {
         cast.programs[number].signal(Signal::CONT);
         let again = cast.programs[number].of_type("registered").await;

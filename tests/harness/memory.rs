@@ -43,16 +43,17 @@ pub struct InMemory {
 impl InMemory {
     /// To be called where the clock is paused.
     pub fn open() -> Self {
-        Self::with_workers(0)
+        Self::with_clock(Clock::new(0))
     }
 
     /// With a worker that expiry waits for, and that can be stalled.
     pub fn with_worker() -> Self {
-        Self::with_workers(1)
+        Self::with_clock(Clock::new(1))
     }
 
-    fn with_workers(workers: usize) -> Self {
-        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(workers)));
+    /// By this clock.
+    pub fn with_clock(clock: Clock) -> Self {
+        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(clock));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
         let engine = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
         let shared = Arc::new(Shared {

@@ -155,7 +155,8 @@ impl Serve {
         if let Some(data) = &data {
             arguments.extend(["--data-dir", data.path().to_str().unwrap()]);
         }
-        Self { _data: data, ..Self::ready(Self::begin(grpc, &arguments)).await }
+        let serve = Self::ready(Self::begin(grpc, &arguments)).await;
+        Self { _data: data, ..serve }
     }
 
     /// Starts it as it is told, and does not wait until it listens.
