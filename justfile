@@ -56,6 +56,14 @@ interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}
 
+# What breaks in the field: so many kills of the registry, stops, networks and disks that fail, storms; five minutes
+faults kills="40":
+    CALLBOARD_TEST_KILLS={{ kills }} cargo test --locked --test main faults:: -- --ignored --nocapture --test-threads 1
+
+# Churn, kills and watches for so many minutes: memory, streams and descriptors have to stay where they are
+soak minutes="10":
+    CALLBOARD_TEST_SOAK_MINUTES={{ minutes }} cargo test --locked --test main faults::soak -- --ignored --nocapture
+
 # Callboard's own figures: memory, delays, lines of code; `just figures load` compares it with a bare tonic server,
 # `just figures store` measures the disk engine
 figures *args:

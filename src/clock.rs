@@ -17,6 +17,8 @@ use crate::{
 pub struct Clock {
     origin: Instant,
     lease: LeaseClock,
+    /// For display only: it may jump.
+    wall: fn() -> WallTime,
     /// Milliseconds from 1970 to the origin, by the wall clock as it was lately: one clock is read for both.
     epoch: AtomicU64,
     /// For each worker, the lease time up to which it has done all that was waiting for it.
@@ -29,10 +31,17 @@ impl Clock {
     /// A clock that starts now, and waits for this many workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
+        Self::with_wall(workers, wall)
+    }
+
+    /// The same by another wall clock.
+    #[must_use]
+    pub fn with_wall(workers: usize, wall: fn() -> WallTime) -> Self {
         Self {
             origin: now(),
             lease: LeaseClock::default(),
-            epoch: AtomicU64::new(wall()),
+            wall,
+            epoch: AtomicU64::new(wall().0),
             turns: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             signs: (0..=workers).map(|_| AtomicU64::new(0)).collect(),
         }
@@ -50,7 +59,7 @@ impl Clock {
     pub fn expiry(&self) -> Now {
         let since = self.since_start();
         self.sign(self.turns.len(), since);
-        self.epoch.store(wall().saturating_sub(millis(since)), Ordering::Relaxed);
+        self.epoch.store((self.wall)().0.saturating_sub(millis(since)), Ordering::Relaxed);
         let slowest = self.turns.iter().map(|turn| turn.load(Ordering::Acquire)).min();
         let time = self.lease.tick(millis(since));
         self.reading(since, slowest.map_or(time, |slowest| time.min(slowest)))
@@ -88,10 +97,9 @@ impl Clock {
     }
 }
 
-/// Milliseconds since 1970, by the wall clock.
 #[expect(clippy::disallowed_methods, reason = "the one place")]
-fn wall() -> u64 {
-    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+fn wall() -> WallTime {
+    WallTime(millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place")]

@@ -17,6 +17,7 @@
 //! | `process` | kills, stops and restarts of real processes |
 //! | `systemd` | who starts a registry: what it is told, and the sockets that it gives |
 //! | `tls` | certificates on both sides, their renewal, and who comes without |
+//! | `faults` | kills, stops, networks and disks that fail, storms, clocks that jump: minutes, so `just faults` runs it |
 //! | `command_line` | the verbs and their exit codes |
 //! | `layers` | which room may know which |
 //! | `readme` | the README's tour |
@@ -28,6 +29,7 @@ mod bad_input;
 mod command_line;
 mod descriptors;
 mod disk;
+mod faults;
 mod handshake;
 mod harness;
 mod history;

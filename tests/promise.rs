@@ -17,6 +17,7 @@
 //!
 //! Through restarts of a registry that forgets, [`live_stays::Kept`] and [`fail_static::Program`] check what a program serves
 //! from.
+//! [`kept`] is what the disk adds to them: writes, and what was found after a kill.
 
 pub mod bounded_slow;
 pub mod converges;
@@ -24,6 +25,7 @@ pub mod dead_goes;
 pub mod fail_static;
 pub mod gapless;
 mod held;
+pub mod kept;
 mod life;
 pub mod live_stays;
 pub mod never_empty_by_inference;

@@ -108,7 +108,7 @@ fn with_socket(socket: impl Into<OwnedFd>, pid: &str, name: Option<&str>) -> Chi
         None => command.env_remove("LISTEN_FDNAMES"),
     };
     command.stdin(Stdio::from(socket.into()));
-    Child::of(command)
+    Child::spawn(command)
 }
 
 const OWN_PID: &str = "$$";

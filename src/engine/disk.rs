@@ -18,10 +18,12 @@
 //! | `record` | an instance as bytes |
 //! | `export` | all of them as JSON Lines |
 //! | `store` | the file |
+//! | `presence` | whether a restart would find it |
 //! | `writer` | the thread |
 
 mod error;
 pub mod export;
+mod presence;
 pub mod record;
 mod store;
 mod writer;

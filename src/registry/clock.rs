@@ -56,8 +56,12 @@ impl LeaseClock {
         let gap = monotonic.saturating_sub(last);
         if gap > PAUSE {
             let paused = self.paused.load(Ordering::Acquire);
-            self.floor.fetch_max(last.saturating_sub(paused), Ordering::AcqRel);
-            self.paused.fetch_add(gap + gap.min(COMING_BACK), Ordering::AcqRel);
+            let time = last.saturating_sub(paused).max(self.floor.load(Ordering::Acquire));
+            self.floor.fetch_max(time, Ordering::AcqRel);
+            // For how long it was to stand still already: pauses in a row do not add up.
+            let before = (time + paused).saturating_sub(last);
+            let still = before.max(gap.min(COMING_BACK));
+            self.paused.store(monotonic + still - time, Ordering::Release);
             self.last.fetch_max(monotonic, Ordering::AcqRel);
         }
     }
@@ -95,6 +99,32 @@ mod tests {
         assert_eq!(clock.tick(4_000), 1_000);
         assert_eq!(clock.tick(5_000), 1_000);
         assert_eq!(clock.tick(5_500), 1_500);
+    }
+
+    #[test]
+    fn pauses_in_a_row_do_not_add_up() {
+        let clock = LeaseClock::default();
+        clock.tick(1_000);
+        for pause in 1..=20 {
+            assert_eq!(clock.tick(1_000 + 10_000 * pause), 1_000);
+        }
+        for now in (201_500..=207_000).step_by(500) {
+            assert_eq!(clock.tick(now), 1_000);
+        }
+        assert_eq!(clock.tick(207_500), 1_500);
+    }
+
+    #[test]
+    fn a_short_pause_takes_nothing_from_a_long_one() {
+        let clock = LeaseClock::default();
+        clock.tick(1_000);
+        assert_eq!(clock.tick(61_000), 1_000, "until 67,000");
+        assert_eq!(clock.tick(61_500), 1_000);
+        assert_eq!(clock.tick(63_500), 1_000, "and for the 2,000 of this pause longer");
+        for now in (64_000..=69_000).step_by(500) {
+            assert_eq!(clock.tick(now), 1_000, "{now}");
+        }
+        assert_eq!(clock.tick(69_500), 1_500);
     }
 
     #[test]

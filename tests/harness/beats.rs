@@ -1,7 +1,7 @@
 //! A heartbeat stream.
 
 use bytes::Bytes;
-use callboard::pb::callboard::v1::{Heartbeat, KeepAliveRequest, KeepAliveResponse, LeaseReport, LeaseState};
+use callboard::pb::callboard::v1::{Heartbeat, KeepAliveRequest, KeepAliveResponse, LeaseReport, LeaseState, Notice};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -17,10 +17,14 @@ pub struct Beats {
 
 impl Beats {
     pub async fn open(peer: &Peer) -> Self {
+        Self::try_open(peer).await.unwrap()
+    }
+
+    pub async fn try_open(peer: &Peer) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(4);
         let opening = peer.registry.clone();
-        let answers = within("KeepAlive", { opening }.keep_alive(ReceiverStream::new(outgoing))).await;
-        Self { requests, answers: answers.unwrap().into_inner() }
+        let answers = within("KeepAlive", { opening }.keep_alive(ReceiverStream::new(outgoing))).await?;
+        Ok(Self { requests, answers: answers.into_inner() })
     }
 
     /// A heartbeat for each of these leases in one message, and what became of each.
@@ -28,6 +32,9 @@ impl Beats {
         let heartbeats = leases.iter().map(|lease| Heartbeat { lease_id: (*lease).clone(), load: None }).collect();
         let from = wall();
         let answer = self.ask(KeepAliveRequest { heartbeats }).await?;
+        if answer.notice() == Notice::Reconnect {
+            return Err(Status::unavailable("the server leaves"));
+        }
         assert!(answer.leases.iter().map(|report| &report.lease_id).eq(leases.iter().copied()), "in the same order");
         Ok((answer.leases.iter().map(LeaseReport::state).collect(), Span { from, to: wall() }))
     }

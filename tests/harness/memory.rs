@@ -43,21 +43,26 @@ pub struct InMemory {
 impl InMemory {
     /// To be called where the clock is paused.
     pub fn open() -> Self {
-        Self::with(0, Duration::ZERO)
+        Self::with(Clock::new(0), Duration::ZERO)
     }
 
     /// With a worker that expiry waits for, and that can be stalled.
     pub fn with_worker() -> Self {
-        Self::with(1, Duration::ZERO)
+        Self::with(Clock::new(1), Duration::ZERO)
+    }
+
+    /// By this clock.
+    pub fn with_clock(clock: Clock) -> Self {
+        Self::with(clock, Duration::ZERO)
     }
 
     /// One that has just lost what it held, and settles for so long.
     pub fn settling(length: Duration) -> Self {
-        Self::with(0, length)
+        Self::with(Clock::new(0), length)
     }
 
-    fn with(workers: usize, settle: Duration) -> Self {
-        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(workers)));
+    fn with(clock: Clock, settle: Duration) -> Self {
+        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(clock));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
         let engine = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
         let shared = Arc::new(Shared {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use callboard::pb::callboard::v1::{
-    Address, DeregisterRequest, Event, GetInstanceRequest, GetProtectionRequest, Instance, ListEventsRequest,
+    Address, DeregisterRequest, Event, GetInstanceRequest, GetProtectionRequest, Instance, Lease, ListEventsRequest,
     ListInstancesRequest, ListProtectionEventsRequest, Protection, ProtectionEvent, RegisterRequest, RegisterResponse,
     ResetProtectionRequest, UpdateInstanceRequest, admin_service_client::AdminServiceClient,
     discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
@@ -67,6 +67,16 @@ impl Peer {
         let request = UpdateInstanceRequest { update_mask: Some(prost_types::FieldMask { paths }), ..request };
         let answer = within("UpdateInstance", self.registry.clone().update_instance(request)).await?;
         Ok(answer.into_inner().instance.unwrap())
+    }
+
+    /// An instance's lease, while it is registered.
+    pub async fn lease(&self, service: &str, id: &str) -> Option<Lease> {
+        let request = GetInstanceRequest { service: service.to_owned(), id: id.to_owned() };
+        match within("GetInstance", self.discovery.clone().get_instance(request)).await {
+            Ok(answer) => answer.into_inner().lease,
+            Err(status) if status.code() == Code::NotFound => None,
+            Err(status) => panic!("{status}"),
+        }
     }
 
     pub async fn get(&self, service: &str, id: &str) -> Option<Instance> {

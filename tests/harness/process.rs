@@ -46,16 +46,23 @@ impl Child {
     }
 
     pub fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Self::command(arguments);
+        command.envs(variables.iter().copied());
+        Self::spawn(command)
+    }
+
+    /// Callboard with these arguments, and without what this test's environment would tell it.
+    pub fn command(arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_callboard"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CALLBOARD_")) {
             command.env_remove(name);
         }
-        command.args(arguments).envs(variables.iter().copied()).stdin(Stdio::null());
-        Self::of(command)
+        command.args(arguments).stdin(Stdio::null());
+        command
     }
 
     /// A program that somebody else has prepared to be started.
-    pub fn of(mut command: Command) -> Self {
+    pub fn spawn(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -145,16 +152,26 @@ impl Serve {
     }
 
     pub async fn start_at(grpc: &str, more: &[&str]) -> Self {
-        let usual = ["serve", "--grpc", grpc, "--http", "127.0.0.1:0", "-o", "json", "--log", "warn"];
         let data = if more.contains(&"--data-dir") { None } else { Engine::usual().data() };
-        let mut arguments = [&usual, more].concat();
+        let mut arguments = more.to_vec();
         if let Some(data) = &data {
             arguments.extend(["--data-dir", data.path().to_str().unwrap()]);
         }
-        let mut child = Child::start(&arguments);
+        let serve = Self::ready(Self::begin(grpc, &arguments)).await;
+        Self { _data: data, ..serve }
+    }
+
+    /// Starts it as it is told, and does not wait until it listens.
+    pub fn begin(grpc: &str, more: &[&str]) -> Child {
+        let usual = ["serve", "--grpc", grpc, "--http", "127.0.0.1:0", "-o", "json", "--log", "warn"];
+        Child::start(&[&usual, more].concat())
+    }
+
+    /// Waits until it listens.
+    pub async fn ready(mut child: Child) -> Self {
         let ready = child.line().await;
         let at = |door: &str| ready[door].as_str().unwrap().parse().unwrap();
-        Self { grpc: at("grpc"), http: at("http"), child, _data: data }
+        Self { grpc: at("grpc"), http: at("http"), child, _data: None }
     }
 
     /// For `--server`.
@@ -184,14 +201,47 @@ impl Serve {
 
     /// Its memory, in KiB.
     pub fn resident(&self) -> u64 {
+        self.status("VmRSS:").trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> u64 {
+        self.status("Threads:").parse().unwrap()
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.pid().as_raw_nonzero())).unwrap().count()
+    }
+
+    /// The sum of a metric over its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (status, page) = super::get(self.http, "/metrics").await;
+        assert_eq!(status, 200, "{page}");
+        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+        page.lines().filter(of_name).map(value).sum()
+    }
+
+    fn status(&self, field: &str) -> String {
         let pid = self.child.pid().as_raw_nonzero();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        status.lines().find_map(|line| line.strip_prefix(field)).unwrap().trim().to_owned()
     }
 }
 
 /// A port that nobody listens on, as far as one can know.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A free port for a server that comes back to it: none of those that the system gives to connections, for one of them could take
+/// it meanwhile, and a client that tries again and again could even reach itself.
+pub fn steady_port() -> u16 {
+    loop {
+        let port = 61_100 + u16::try_from(callboard::random::u64() % 4_400).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

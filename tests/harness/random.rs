@@ -1,6 +1,6 @@
 //! Choices that can be made again.
 
-use std::{env, thread};
+use std::{env, thread, time::Duration};
 
 /// Where all choices of a test come from. `CALLBOARD_TEST_SEED` sets it; a test that fails prints it.
 #[derive(Debug)]
@@ -48,6 +48,11 @@ impl Random {
     /// One of 0 to `below` - 1.
     pub fn below(&mut self, below: u64) -> u64 {
         self.next() % below
+    }
+
+    /// A span of at least `from` and less than `to` milliseconds.
+    pub fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_micros(1_000 * from + self.below(1_000 * (to - from)))
     }
 
     pub fn one_in(&mut self, chances: u64) -> bool {

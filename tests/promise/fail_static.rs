@@ -61,6 +61,21 @@ impl Served {
     }
 }
 
+/// Where the reader stands after this.
+pub fn place(event: &WatchEvent) -> Option<u64> {
+    match event {
+        WatchEvent::Synced { revision } | WatchEvent::Changes { revision, .. } | WatchEvent::Bookmark { revision } => {
+            Some(*revision)
+        }
+        WatchEvent::Reset(_)
+        | WatchEvent::Snapshot(_)
+        | WatchEvent::Degraded
+        | WatchEvent::Settling
+        | WatchEvent::Disconnected { .. }
+        | WatchEvent::Reconnected => None,
+    }
+}
+
 /// A program that checks what its client tells it: between a disconnection and the next stream, nothing that changes the
 /// set.
 #[derive(Debug, Default)]

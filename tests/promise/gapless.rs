@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Truth, truth::Replay};
-use crate::harness::{Key, Record, View, What};
+use super::{
+    Truth,
+    fail_static::{self, Served, Told},
+    truth::Replay,
+};
+use crate::harness::{Filter, Key, Record, Scope, View, What};
 
 /// How the promise is broken.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -23,17 +27,39 @@ pub fn check(record: &Record, truth: &Truth) -> Result<(), Gap> {
     for heard in &record.heard {
         match &heard.what {
             What::Opened { .. } => view.open(),
-            What::Message(message) if view.hear(message) => compare(record, truth, &mut replay, &view)?,
+            What::Message(message) if view.hear(message) => {
+                let has = view.set.iter().map(|(key, instance)| (key, instance.revision)).collect();
+                compare(record, truth, &mut replay, view.revision, has)?;
+            }
             What::Message(_) | What::Ended(_) => {}
         }
     }
     Ok(())
 }
 
-fn compare(record: &Record, truth: &Truth, replay: &mut Replay<'_>, view: &View) -> Result<(), Gap> {
-    let at = view.revision;
+/// Checks what our own client told its program of all in a scope.
+pub fn check_told(told: &[Told], truth: &Truth, scope: Scope) -> Result<(), Gap> {
+    let record = Record::new("the client", scope, Filter::NONE);
+    let (mut served, mut replay) = (Served::default(), truth.replay(record.scope.clone()));
+    for told in told {
+        let Told::Event(event) = told else { continue };
+        served.hear(event).expect("FailStatic is another check");
+        if let Some(at) = fail_static::place(event) {
+            let has = served.set.iter().map(|(key, revision)| (key, *revision)).collect();
+            compare(&record, truth, &mut replay, at, has)?;
+        }
+    }
+    Ok(())
+}
+
+fn compare(
+    record: &Record,
+    truth: &Truth,
+    replay: &mut Replay<'_>,
+    at: u64,
+    has: BTreeMap<&Key, u64>,
+) -> Result<(), Gap> {
     let there = replay.at(at);
-    let has: BTreeMap<&Key, u64> = view.set.iter().map(|(key, instance)| (key, instance.revision)).collect();
     for (instance, since) in there {
         // What nobody saw cannot be put to the filter. It happens where an instance went as soon as it came.
         let content = truth.content(*since);
@@ -60,8 +86,10 @@ fn is_unfiltered(record: &Record) -> Option<bool> {
 }
 
 mod tests {
+    use callboard::client::WatchEvent;
+
     use super::*;
-    use crate::harness::{Filter, Heard, Scope, key, message::*};
+    use crate::harness::{Heard, key, message::*};
     use crate::promise::truth::made_up;
 
     const HEAVY: Filter = Filter { text: "weight == 9", matches: |instance| instance.weight == 9 };
@@ -100,5 +128,16 @@ mod tests {
         assert_eq!(all(vec![opened(), snapshot(&[("a", 6), ("b", 5)]), synced(9)]), Err(ghost));
         let unwanted = Gap::Ghost { at: 4, instance: key("web", "a") };
         assert_eq!(checked(HEAVY, vec![opened(), snapshot(&[("a", 3)]), synced(4)]), Err(unwanted));
+    }
+
+    #[test]
+    fn what_a_client_kept_from_its_program_is_found() {
+        let truth = made_up::truth(&[(3, "a", true), (5, "b", true)]);
+        let told = |at| {
+            let events = [WatchEvent::Snapshot(vec![instance("a", 3)]), WatchEvent::Synced { revision: at }];
+            check_told(&events.map(Told::Event), &truth, Scope::Everything)
+        };
+        assert_eq!(told(4), Ok(()));
+        assert_eq!(told(5), Err(Gap::Missing { at: 5, instance: key("web", "b"), since: 5 }));
     }
 }

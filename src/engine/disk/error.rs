@@ -64,6 +64,16 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
+    /// Its name leads to no file any more, or to another.
+    #[error(
+        "{} was removed or replaced while it was in use, and what is written to it would not be found again: leave the directory \
+         alone while a registry runs, put the file back if it was moved, and start the registry again",
+        path.display()
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// The thread that writes it ended without a word: a defect.
     #[error("the writer of {} has ended, which is a defect: start the registry again and report it", path.display())]
     Defect {

@@ -25,6 +25,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefin
 use super::{
     Durability,
     error::StoreError,
+    presence::Presence,
     record::{self, Seal, Stored, StoredLease},
 };
 use crate::{
@@ -98,6 +99,8 @@ pub struct Store {
     database: Database,
     seal: Seal,
     state: State,
+    /// `None` where it is no file.
+    presence: Option<Presence>,
     /// Dropping it unlocks the directory.
     _lock: File,
 }
@@ -172,8 +175,10 @@ impl Store {
         if file.metadata().map_err(StoreError::io("open", &path))?.len() == 0 {
             return Err(StoreError::Damaged { path, what: "it is empty".to_owned() });
         }
+        let presence = Presence::of(&path, &file).map_err(StoreError::io("open", &path))?;
         let backend = FileBackend::new(file).map_err(|error| StoreError::database("open", &path)(error.into()))?;
-        Self::over(backend, path, lock)
+        let (store, found) = Self::over(backend, path, lock)?;
+        Ok((Self { presence: Some(presence), ..store }, found))
     }
 
     /// The store on a backend that holds one.
@@ -210,7 +215,7 @@ impl Store {
         })?;
         drop(transaction);
         let found = Found { instances, revision: Revision(state.revision), lossy: state.open && state.relaxed };
-        Ok((Self { path, database, seal, state, _lock: lock }, found))
+        Ok((Self { path, database, seal, state, presence: None, _lock: lock }, found))
     }
 
     /// The file.
@@ -236,7 +241,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// When the disk fails. Then it is not known what is on it, and the store is of no more use.
+    /// When the disk fails, or the file is no longer where a restart looks for it. Then it is not known what is on it, and the store
+    /// is of no more use.
     pub fn write<'a>(
         &mut self,
         writes: impl Iterator<Item = Write<'a>>,
@@ -246,6 +252,7 @@ impl Store {
         let mut state = State { revision: revision.0, ..self.state.clone() };
         transact(&self.database, self.seal, &mut state, writes, durable)
             .map_err(StoreError::database("write", &self.path))?;
+        self.presence.iter().try_for_each(Presence::check)?;
         self.state = state;
         Ok(())
     }

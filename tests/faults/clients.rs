@@ -1,0 +1,127 @@
+//! kill -9 of instances: `callboard register` and `callboard run`, at random moments.
+
+use std::time::Duration;
+
+use callboard::pb::callboard::v1::EventKind;
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+
+use super::{follow, last_sign, wanted};
+use crate::{
+    harness::{Child, Filter, Peer, Random, Reader, Scope, Seed, Serve, Span, Stalls, key, wall, within},
+    promise::{self, Held, Life, Stop, Truth, dead_goes, live_stays},
+};
+
+/// Services of two instances each: where more die together, the registry does not believe it.
+const SERVICES: u64 = 3;
+const TTL: u64 = 2_000;
+const GRACE: u64 = 500;
+
+/// A program that is registered.
+struct Program {
+    child: Child,
+    service: String,
+    id: String,
+    has_grace: bool,
+}
+
+impl Program {
+    /// `register` and `run` in turns; with a grace and without.
+    async fn start(serve: &str, peer: &Peer, service: &str, number: u64) -> Self {
+        let (service, id, has_grace) = (service.to_owned(), format!("p{number}"), number % 4 > 1);
+        let mut options = vec!["--server", serve, "--ttl", "2s", "--id", &id];
+        if has_grace {
+            options.extend(["--disconnect-grace", "500ms"]);
+        }
+        let child = if number.is_multiple_of(2) {
+            Child::start(&[&["register", &service, "127.0.0.1:9001"], &options[..]].concat())
+        } else {
+            // It ends by itself, for nobody else ends it.
+            let program = ["--", "sleep", "20"];
+            Child::start(&[&["run", "--service", &service, "--port", "9002"], &options[..], &program].concat())
+        };
+        // The stream that carries the heartbeats is open once the registry says so.
+        while !peer.lease(&service, &id).await.is_some_and(|lease| lease.connected) {
+            sleep(Duration::from_millis(10)).await;
+        }
+        Self { child, service, id, has_grace }
+    }
+
+    async fn kill(self, peer: &Peer) -> Life {
+        let last = last_sign(peer, &self.service, &self.id).await;
+        let from = wall();
+        self.child.kill().await;
+        let signs = vec![Span { from: last, to: wall() }];
+        let broke = self.has_grace.then(|| Span { from, to: wall() });
+        life(self.service, self.id, self.has_grace, signs, broke)
+    }
+
+    fn lives(&self) -> Life {
+        let signs = vec![Span { from: wall(), to: wall() }];
+        life(self.service.clone(), self.id.clone(), self.has_grace, signs, None)
+    }
+}
+
+/// Its revision is not known yet.
+fn life(service: String, id: String, has_grace: bool, signs: Vec<Span>, broke: Option<Span>) -> Life {
+    Life { service, id, ttl: TTL, grace: has_grace.then_some(GRACE), revision: 0, signs, broke, stop: Stop::Silent }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: just faults"]
+async fn killed_instances_go_in_time_and_nobody_else_does() {
+    let (seed, stalls) = (Seed::from_environment(), Stalls::of_this_machine());
+    let serve = Serve::start(&[]).await;
+    let peer = serve.peer().await;
+    let everything = Reader::open(&peer, "everything", Scope::Everything, Filter::NONE).await;
+    let (goal, goals) = watch::channel(None);
+    let reading = tokio::spawn(follow(everything, goals));
+    let mut services = JoinSet::new();
+    for number in 0..SERVICES {
+        services.spawn(murders(serve.address(), peer.clone(), format!("s{number}"), seed.random(number)));
+    }
+    let (mut lives, mut running) = (Vec::new(), Vec::new());
+    while let Some(service) = services.join_next().await {
+        let (killed, left) = service.unwrap();
+        lives.extend(killed);
+        running.extend(left);
+    }
+    let killed = lives.len();
+    lives.extend(running.iter().map(Program::lives));
+    let events = peer.events().await;
+    goal.send_replace(events.last().map(|event| event.revision));
+    let everything = within("the reader", reading).await.unwrap();
+    let truth = Truth::gather(events, [&everything.record], []).unwrap();
+    for life in &mut lives {
+        let born = truth.of(&life.service, &life.id).find(|event| event.kind() == EventKind::Registered);
+        life.revision = born.unwrap().revision;
+    }
+    promise::check_record(&everything.record, &truth).unwrap();
+    live_stays::check(&lives, &truth).unwrap();
+    dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
+    dead_goes::check_heard(&everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from)).unwrap();
+    println!("{killed} of {} programs were killed", lives.len());
+}
+
+/// Keeps two programs of a service running, and kills one or both of them again and again.
+async fn murders(serve: String, peer: Peer, service: String, mut random: Random) -> (Vec<Life>, Vec<Program>) {
+    let mut reader = Reader::of(&peer, &[&service]).await;
+    let (mut lives, mut running, mut number) = (Vec::new(), Vec::new(), random.below(4));
+    for _ in 0..wanted("CALLBOARD_TEST_MURDERS", 4) {
+        while running.len() < 2 {
+            running.push(Program::start(&serve, &peer, &service, number).await);
+            number += 1;
+        }
+        sleep(random.millis(0, 1_500)).await;
+        for _ in 0..=random.below(2) {
+            let program = running.remove(usize::try_from(random.below(running.len() as u64)).unwrap());
+            lives.push(program.kill(&peer).await);
+        }
+        let left: Vec<_> = running.iter().map(|program| key(&program.service, &program.id)).collect();
+        reader.until("who was killed is gone", |view| view.set.keys().eq(left.iter())).await;
+    }
+    while running.len() < 2 {
+        running.push(Program::start(&serve, &peer, &service, number).await);
+        number += 1;
+    }
+    (lives, running)
+}

@@ -1,0 +1,202 @@
+//! Disks that are full, read-only or forbidden, and a file that is taken away. The registry stops and says why, or does not start;
+//! what it acknowledged is there when the disk is well again.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, ExitStatus},
+};
+
+use callboard::pb::callboard::v1::RegisterRequest;
+use tempfile::TempDir;
+
+use super::wanted;
+use crate::harness::{Child, Ended, Reader, Serve, instance};
+
+/// Where nothing can be mounted, this says that it is known. A check that is left out silently is none.
+const WITHOUT: &str = "CALLBOARD_TEST_WITHOUT_MOUNT";
+/// Somebody who owns nothing here.
+const NOBODY: u32 = 65_534;
+
+/// A small disk of our own, in memory. Dropping it unmounts it.
+struct Disk(TempDir);
+
+impl Disk {
+    /// `None` where it is said that none can be had.
+    fn mount(options: &str) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory.path()).status();
+        if status.as_ref().is_ok_and(ExitStatus::success) {
+            return Some(Self(directory));
+        }
+        let known = wanted(WITHOUT, 0) == 1;
+        assert!(known, "no tmpfs can be mounted ({status:?}): be root, or set {WITHOUT}=1 to leave out what needs one");
+        eprintln!("LEFT OUT, for {WITHOUT} is set: a disk of {options}");
+        None
+    }
+
+    fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        let status = Command::new("mount").args(["-o", &options]).arg(self.0.path()).status().unwrap();
+        assert!(status.success(), "{options}: {status}");
+    }
+
+    fn data(&self) -> String {
+        data(self.0.path())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        if !status.as_ref().is_ok_and(ExitStatus::success) {
+            eprintln!("{} stays mounted: {status:?}", self.0.path().display());
+        }
+    }
+}
+
+fn data(directory: &Path) -> String {
+    directory.join("data").to_str().unwrap().to_owned()
+}
+
+/// Registers one large instance after the other until that is refused, and returns who was acknowledged, and how the registry ended.
+async fn fill(serve: Serve) -> (Vec<String>, Ended) {
+    let (peer, mut acknowledged) = (serve.peer().await, Vec::new());
+    for number in 0..100_000 {
+        let id = format!("i{number}");
+        let metadata = [("k".to_owned(), "x".repeat(4_000))].into();
+        match peer.register(RegisterRequest { metadata, ..instance("web", &id) }).await {
+            Ok(_) => acknowledged.push(id),
+            Err(refused) => {
+                let codes = [tonic::Code::Unavailable, tonic::Code::Unknown];
+                assert!(codes.contains(&refused.code()), "{refused}");
+                return (acknowledged, serve.child.ended().await);
+            }
+        }
+    }
+    panic!("the disk took all");
+}
+
+/// It ended because it could not go on, and said why.
+fn assert_failed(ended: &Ended, said: &[&str]) {
+    assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
+    for word in said {
+        assert!(ended.stderr.contains(word), "`{word}` is not in: {}", ended.stderr);
+    }
+}
+
+/// All that was acknowledged is there; beside it, at most what was under way when the disk failed.
+async fn assert_kept(serve: &Serve, acknowledged: &[String]) {
+    let mut reader = Reader::of(&serve.peer().await, &["web"]).await;
+    reader.until("synced", |view| !view.token.is_empty()).await;
+    let there = &reader.view.set;
+    let lost: Vec<_> = acknowledged.iter().filter(|id| reader.view.get("web", id).is_none()).collect();
+    assert!(lost.is_empty(), "{lost:?} were acknowledged, and are lost");
+    assert!(
+        there.len() <= acknowledged.len() + 1,
+        "{} were acknowledged, {} are there",
+        acknowledged.len(),
+        there.len()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "mounts a disk, as root: just faults"]
+async fn a_full_disk_stops_it_and_costs_nothing_that_was_acknowledged() {
+    let Some(disk) = Disk::mount("size=8m") else { return };
+    let data = disk.data();
+    let (acknowledged, ended) = fill(Serve::start(&["--data-dir", &data]).await).await;
+    println!("{} registrations fill it, then: {}", acknowledged.len(), ended.stderr.trim());
+    assert!(acknowledged.len() > 100);
+    assert_failed(
+        &ended,
+        &["registry.redb", "No space left on device", "free some space and start the registry again"],
+    );
+    disk.remount("size=64m");
+    let serve = Serve::start(&["--data-dir", &data]).await;
+    assert_kept(&serve, &acknowledged).await;
+    serve.peer().await.register(instance("web", "one-more")).await.unwrap();
+}
+
+/// The same for a file that may not grow: it needs no disk of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs bash: just faults"]
+async fn a_file_that_may_not_grow_stops_it_and_costs_nothing_that_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = data(directory.path());
+    let mut command = tokio::process::Command::new("bash");
+    // In KiB. Without the trap, the signal would end it before the error is seen.
+    command.args(["-c", r#"trap "" XFSZ; ulimit -f 6144; exec "$@""#, "bash", env!("CARGO_BIN_EXE_callboard")]);
+    command.args(["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json", "--log", "warn"]);
+    command.args(["--data-dir", &data]);
+    let (acknowledged, ended) = fill(Serve::ready(Child::spawn(command)).await).await;
+    println!("{} registrations fill it, then: {}", acknowledged.len(), ended.stderr.trim());
+    assert_failed(&ended, &["registry.redb", "File too large", "start the registry again"]);
+    let serve = Serve::start(&["--data-dir", &data]).await;
+    assert_kept(&serve, &acknowledged).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "mounts a disk, as root: just faults"]
+async fn a_disk_that_is_read_only_is_refused() {
+    let Some(disk) = Disk::mount("size=8m") else { return };
+    let data = disk.data();
+    disk.remount("ro");
+    let fresh = Child::run(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data]).await;
+    assert_failed(&fresh, &[&data, "Read-only file system", "make it writable, or choose another with --data-dir"]);
+    disk.remount("rw");
+    let serve = Serve::start(&["--data-dir", &data]).await;
+    serve.peer().await.register(instance("web", "a")).await.unwrap();
+    serve.child.kill().await;
+    disk.remount("ro");
+    let again = Child::run(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data]).await;
+    assert_failed(&again, &[&data, "Read-only file system", "make it writable, or choose another with --data-dir"]);
+    disk.remount("rw");
+    assert_kept(&Serve::start(&["--data-dir", &data]).await, &["a".to_owned()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "runs it as another user where this one is root: just faults"]
+async fn a_directory_without_permission_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let closed = directory.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o500)).unwrap();
+    let data = data(&closed);
+    let mut command = Child::command(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data]);
+    if rustix::process::geteuid().is_root() {
+        // Nobody can keep root out.
+        command.uid(NOBODY);
+    }
+    let ended = Child::spawn(command).ended().await;
+    assert_failed(&ended, &[&data, "Permission denied", "choose another with --data-dir"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "with the other disks that fail: just faults"]
+async fn a_file_that_is_taken_away_stops_it_before_it_acknowledges_anything_more() {
+    for durability in ["durable", "relaxed"] {
+        let directory = tempfile::tempdir().unwrap();
+        let data = data(directory.path());
+        let arguments = ["--data-dir", &data, "--durability", durability];
+        let serve = Serve::start(&arguments).await;
+        let peer = serve.peer().await;
+        peer.register(instance("web", "a")).await.unwrap();
+        let moved = format!("{data}.moved");
+        fs::rename(&data, &moved).unwrap();
+        let refused = peer.register(instance("web", "b")).await.unwrap_err();
+        assert!(!refused.message().is_empty());
+        let ended = serve.child.ended().await;
+        assert_failed(
+            &ended,
+            &["registry.redb", "was removed or replaced while it was in use", "start the registry again"],
+        );
+        fs::rename(&moved, &data).unwrap();
+        let serve = Serve::start(&arguments).await;
+        if durability == "durable" {
+            assert_kept(&serve, &["a".to_owned()]).await;
+        }
+    }
+}

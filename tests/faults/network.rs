@@ -1,0 +1,271 @@
+//! Networks as they are: between our own client and the registry stands a proxy that holds up, trickles, resets and half closes.
+//!
+//! What is recorded behind it is judged by what a reader and the writers beside it know.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use callboard::{
+    client::{Endpoint, Registration, RegistrationEvent, Watch, WatchEvent},
+    pb::callboard::v1::{RegisterRequest, WatchRequest},
+};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+
+use super::{follow, last_sign, wanted};
+use crate::{
+    harness::{
+        Diary, Filter, Flow, House, Peer, Proxy, Random, Reader, Scope, Seed, Span, Stalls, Way, instance, seconds,
+        wall, within,
+    },
+    promise::{
+        self, Held, Life, Stop, Truth, dead_goes,
+        fail_static::{self, Told},
+        gapless, live_stays,
+    },
+};
+
+/// Registrations behind the proxy, two in a service: more would be protected when they go.
+const REGISTERED: usize = 6;
+const WATCHES: usize = 4;
+const TTL: Duration = Duration::from_secs(6);
+/// No outage is longer, so that whoever sends heartbeats every third of the time to live is back in time.
+const LONGEST: u64 = 2_500;
+/// Between two outages, heartbeats get through.
+const CALM: u64 = 2_500;
+const SERVICES: [&str; 3] = ["web", "db", "mail"];
+
+/// What the network does.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Flow(Way, Flow),
+    Reset,
+    HalfClose(Way),
+    Refuse,
+    /// So many resets, one soon after the other.
+    Storm(u64),
+}
+
+impl Fault {
+    fn any(random: &mut Random) -> Self {
+        let ways = [Way::Up, Way::Down, Way::Both];
+        let way = ways[usize::try_from(random.below(3)).unwrap()];
+        match random.below(7) {
+            0 => Self::Flow(way, Flow::Held),
+            1 => Self::Flow(way, Flow::Trickle),
+            2 => Self::Flow(way, Flow::Late(random.millis(50, 400))),
+            3 => Self::Reset,
+            4 => Self::HalfClose(if way == Way::Up { Way::Up } else { Way::Down }),
+            5 => Self::Refuse,
+            _ => Self::Storm(5 + random.below(20)),
+        }
+    }
+
+    async fn strike(self, proxy: &Proxy, lasts: Duration) {
+        match self {
+            Self::Flow(way, flow) => proxy.flow(way, flow),
+            Self::Reset => proxy.reset(),
+            Self::HalfClose(way) => proxy.half_close(way),
+            Self::Refuse => {
+                proxy.refuse(true);
+                proxy.reset();
+            }
+            Self::Storm(resets) => {
+                for _ in 0..resets {
+                    proxy.reset();
+                    sleep(lasts / u32::try_from(resets).unwrap()).await;
+                }
+                return;
+            }
+        }
+        sleep(lasts).await;
+        proxy.calm();
+    }
+}
+
+/// A registration of our own client, and what happened to it.
+struct Registered {
+    _registration: Registration,
+    service: &'static str,
+    id: String,
+    from: u64,
+    events: Arc<Mutex<Vec<RegistrationEvent>>>,
+}
+
+impl Registered {
+    fn start(endpoint: &Endpoint, number: usize, ttl: Duration) -> Self {
+        let (service, id) = (SERVICES[number % SERVICES.len()], format!("r{number}"));
+        let boot_id = format!("boot-{number}");
+        let request = RegisterRequest { ttl: seconds(ttl.as_secs_f64()), boot_id, ..instance(service, &id) };
+        let events: Arc<Mutex<Vec<RegistrationEvent>>> = Arc::default();
+        let (noted, from) = (Arc::clone(&events), wall());
+        let registration = Registration::start(endpoint, request, move |event| noted.lock().unwrap().push(event));
+        Self { _registration: registration.unwrap(), service, id, from, events }
+    }
+
+    /// With the revisions of those registrations that the registry did not know before.
+    fn registered(&self) -> Vec<u64> {
+        let events = self.events.lock().unwrap();
+        let registered = events.iter().filter_map(|event| match event {
+            RegistrationEvent::Registered { revision, .. } => Some(*revision),
+            _ => None,
+        });
+        registered.collect()
+    }
+
+    /// It gave signs of life from its start until now.
+    fn life(&self) -> Life {
+        let registered = self.registered();
+        assert_eq!(registered.len(), 1, "{}: it never had to register again: {:?}", self.id, self.events);
+        let (service, id) = (self.service.to_owned(), self.id.clone());
+        let ttl = u64::try_from(TTL.as_millis()).unwrap();
+        let signs = vec![Span { from: self.from, to: self.from }, Span { from: wall(), to: wall() }];
+        Life { service, id, ttl, grace: None, revision: registered[0], signs, broke: None, stop: Stop::Silent }
+    }
+
+    fn interruptions(&self) -> usize {
+        let events = self.events.lock().unwrap();
+        events.iter().filter(|event| matches!(event, RegistrationEvent::Interrupted { .. })).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute: just faults"]
+async fn outages_shorter_than_a_time_to_live_cost_nobody_anything() {
+    let (seed, diary) = (Seed::from_environment(), Diary::default());
+    let stalls = Stalls::of_this_machine();
+    let house = House::open();
+    let proxy = Proxy::before(house.grpc()).await;
+    let endpoint: Endpoint = proxy.address().to_string().parse().unwrap();
+    let peer = house.peer().await;
+    let mut everything = Reader::open(&peer, "everything", Scope::Everything, Filter::NONE).await;
+    let registered: Vec<_> = (0..REGISTERED).map(|number| Registered::start(&endpoint, number, TTL)).collect();
+    everything.until("all there", |view| view.set.len() == REGISTERED).await;
+    let (goal, goals) = watch::channel(None);
+    let watches = watches(&endpoint, &goals);
+    let writing = tokio::spawn(churn(house.peer().await, seed.random(2), goals.clone()));
+    let reading = tokio::spawn(follow(everything, goals));
+
+    let (mut random, began) = (seed.random(1), wall());
+    let faults = wanted("CALLBOARD_TEST_FAULTS", 10);
+    for _ in 0..faults {
+        let (fault, lasts) = (Fault::any(&mut random), random.millis(100, LONGEST));
+        diary.note(format!("{fault:?} for {lasts:?}"));
+        fault.strike(&proxy, lasts).await;
+        sleep(Duration::from_millis(CALM)).await;
+    }
+    let lives: Vec<Life> = registered.iter().map(Registered::life).collect();
+    writing.abort();
+    let _aborted = writing.await;
+    let events = peer.events().await;
+    let newest = events.last().unwrap().revision;
+    goal.send_replace(Some(newest));
+    let everything = within("the reader beside the proxy", reading).await.unwrap();
+    let truth = Truth::gather(events, [&everything.record], []).unwrap();
+    promise::check_record(&everything.record, &truth).unwrap();
+    live_stays::check(&lives, &truth).unwrap();
+    for told in within("all watches behind the proxy", watches.join_all()).await {
+        fail_static::check(&told).unwrap();
+        gapless::check_told(&told, &truth, Scope::names(&SERVICES)).unwrap();
+        let resumed = told.iter().filter(|told| matches!(told, Told::Event(WatchEvent::Reconnected))).count();
+        println!("a watch was told {} things, and reconnected {resumed} times", told.len());
+    }
+    let interruptions: usize = registered.iter().map(Registered::interruptions).sum();
+    println!("{faults} outages, {interruptions} interruptions of registrations, {} ms of stalls", stalls.since(began));
+    assert!(interruptions > 0, "the network did nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes ten seconds: just faults"]
+async fn whoever_is_cut_off_for_longer_goes_in_time_and_comes_back() {
+    const TTL: u64 = 2_000;
+    let stalls = Stalls::of_this_machine();
+    let house = House::open();
+    let peer = house.peer().await;
+    let mut everything = Reader::open(&peer, "everything", Scope::Everything, Filter::NONE).await;
+    let (mut proxies, mut registered) = (Vec::new(), Vec::new());
+    for number in 0..SERVICES.len() {
+        let proxy = Proxy::before(house.grpc()).await;
+        let endpoint = proxy.address().to_string().parse().unwrap();
+        registered.push(Registered::start(&endpoint, number, Duration::from_millis(TTL)));
+        proxies.push(proxy);
+    }
+    everything.until("all there", |view| view.set.len() == SERVICES.len()).await;
+    let mut from = Vec::new();
+    for registered in &registered {
+        from.push(last_sign(&peer, registered.service, &registered.id).await);
+    }
+    proxies[0].flow(Way::Up, Flow::Held);
+    proxies[1].flow(Way::Both, Flow::Held);
+    proxies[2].refuse(true);
+    proxies[2].reset();
+    let to = wall();
+    everything.until("all gone", |view| view.set.is_empty()).await;
+    let lives: Vec<Life> = registered
+        .iter()
+        .zip(from)
+        .map(|(registered, from)| {
+            let signs = vec![Span { from, to }];
+            let (service, id) = (registered.service.to_owned(), registered.id.clone());
+            let revision = registered.registered()[0];
+            Life { service, id, ttl: TTL, grace: None, revision, signs, broke: None, stop: Stop::Silent }
+        })
+        .collect();
+    let truth = Truth::gather(peer.events().await, [&everything.record], []).unwrap();
+    dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
+    dead_goes::check_heard(&everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from)).unwrap();
+    proxies.iter().for_each(Proxy::calm);
+    everything.until("all back", |view| view.set.len() == SERVICES.len()).await;
+    for registered in &registered {
+        within("it knows that it is back", async {
+            while registered.registered().len() < 2 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// Writes beside the proxy, so that those behind it have something to miss.
+async fn churn(peer: Peer, mut random: Random, goal: watch::Receiver<Option<u64>>) {
+    for number in 0.. {
+        if goal.borrow().is_some() {
+            return;
+        }
+        let (service, id) = (SERVICES[usize::try_from(random.below(2)).unwrap()], format!("c{}", random.below(5)));
+        if random.one_in(3) {
+            // It may not be there: then there is nothing to remove.
+            let _ = peer.deregister(service, &id, &bytes::Bytes::new()).await;
+        } else {
+            let tags = vec![format!("v{number}")];
+            let request = RegisterRequest { tags, ttl: seconds(3_600.0), ..instance(service, &id) };
+            peer.register(request).await.unwrap();
+        }
+        sleep(random.millis(1, 40)).await;
+    }
+}
+
+fn watches(endpoint: &Endpoint, goal: &watch::Receiver<Option<u64>>) -> JoinSet<Vec<Told>> {
+    let mut watches = JoinSet::new();
+    for _ in 0..WATCHES {
+        let services = SERVICES.map(ToOwned::to_owned).to_vec();
+        let watch = Watch::new(endpoint, WatchRequest { services, ..WatchRequest::default() });
+        watches.spawn(listen(watch, goal.clone()));
+    }
+    watches
+}
+
+/// All that a client tells its program, up to the goal.
+async fn listen(mut watch: Watch, mut goal: watch::Receiver<Option<u64>>) -> Vec<Told> {
+    let (mut told, mut stands) = (Vec::new(), 0);
+    while goal.borrow_and_update().is_none_or(|newest| stands < newest) {
+        let event = tokio::select! {
+            event = watch.next() => event.unwrap(),
+            Ok(()) = goal.changed() => continue,
+        };
+        stands = fail_static::place(&event).unwrap_or(stands);
+        told.push(Told::Event(event));
+    }
+    told
+}

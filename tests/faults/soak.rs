@@ -1,0 +1,237 @@
+//! All of it for long: writers whose services come and go, watches and instances behind a network that fails, programs that are
+//! killed. Memory stays where it is, and streams, threads and descriptors are back where they were once all have left.
+
+use std::time::Duration;
+
+use callboard::{
+    client::{Endpoint, Registration, Watch},
+    pb::callboard::v1::{RegisterRequest, WatchRequest},
+};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::wanted;
+use crate::harness::{Child, Peer, Proxy, Random, Seed, Serve, instance, seconds, wall, within};
+
+const WRITERS: u64 = 4;
+const WATCHES: u64 = 20;
+const INSTANCES: u64 = 10;
+const PROGRAMS: u64 = 2;
+/// Where it was not said for how long: long enough to see whether everything comes back.
+const SHORT: Duration = Duration::from_secs(30);
+/// Growth in KiB that is no leak: what allocators keep, and what one measurement differs from the next.
+const GROWTH: f64 = 4.0 * 1_024.0;
+const SAMPLE: Duration = Duration::from_secs(1);
+
+/// What the process has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Belongings {
+    streams: u64,
+    watches: u64,
+    instances: u64,
+    leases: u64,
+    threads: u64,
+    descriptors: usize,
+}
+
+impl Belongings {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the numbers are small")]
+    async fn of(serve: &Serve) -> Self {
+        let metric = async |name| serve.metric(name).await as u64;
+        Self {
+            streams: metric("callboard_open_streams").await,
+            watches: metric("callboard_watches").await,
+            instances: metric("callboard_instances").await,
+            leases: metric("callboard_leases").await,
+            threads: serve.threads(),
+            descriptors: serve.descriptors(),
+        }
+    }
+}
+
+impl Belongings {
+    /// The page that tells of the rest may have had a descriptor of its own.
+    fn is_back_at(&self, baseline: &Self) -> bool {
+        let Self { threads, descriptors, .. } = *baseline;
+        self.threads <= threads
+            && self.descriptors <= descriptors
+            && *self == Self { threads: self.threads, descriptors: self.descriptors, ..*baseline }
+    }
+}
+
+type Over = watch::Receiver<bool>;
+
+/// Seconds and KiB.
+type Sample = (f64, f64);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute, or as many minutes as CALLBOARD_TEST_SOAK_MINUTES says: just soak"]
+async fn soak() {
+    let seed = Seed::from_environment();
+    let minutes = wanted("CALLBOARD_TEST_SOAK_MINUTES", 0);
+    let lasts = if minutes == 0 { SHORT } else { Duration::from_secs(60 * minutes) };
+    let serve = Serve::start(&[]).await;
+    let baseline = Belongings::of(&serve).await;
+    let proxy = Proxy::before(serve.grpc).await;
+    let (over, is_over) = watch::channel(false);
+    let mut actors = JoinSet::new();
+    for number in 0..WRITERS {
+        actors.spawn(write(serve.peer().await, number, seed.random(number), is_over.clone()));
+    }
+    let (near, far): (Endpoint, Endpoint) =
+        (serve.address().parse().unwrap(), proxy.address().to_string().parse().unwrap());
+    for number in 0..WATCHES {
+        let endpoint = if number % 2 == 0 { near.clone() } else { far.clone() };
+        actors.spawn(listen(endpoint, seed.random(100 + number), is_over.clone()));
+    }
+    for number in 0..INSTANCES {
+        actors.spawn(come_and_go(far.clone(), number, seed.random(200 + number), is_over.clone()));
+    }
+    for number in 0..PROGRAMS {
+        actors.spawn(die(serve.address(), number, seed.random(300 + number), is_over.clone()));
+    }
+    actors.spawn(disturb(proxy, seed.random(400), is_over.clone()));
+
+    let samples = sample(&serve, lasts).await;
+    over.send_replace(true);
+    while let Some(actor) = within("an actor leaves", actors.join_next()).await {
+        actor.unwrap();
+    }
+    let mut left = Belongings::of(&serve).await;
+    within("everything is back where it was", async {
+        while !left.is_back_at(&baseline) {
+            println!("{left:?} is left, {baseline:?} was there");
+            sleep(SAMPLE).await;
+            left = Belongings::of(&serve).await;
+        }
+    })
+    .await;
+    judge(&samples, lasts);
+}
+
+/// Resident memory, once a second.
+async fn sample(serve: &Serve, lasts: Duration) -> Vec<Sample> {
+    let (from, mut samples) = (wall(), Vec::new());
+    let until = from + u64::try_from(lasts.as_millis()).unwrap();
+    while wall() < until {
+        let seconds = Duration::from_millis(wall() - from).as_secs_f64();
+        samples.push((seconds, f64::from(u32::try_from(serve.resident()).unwrap())));
+        if samples.len().is_multiple_of(60) {
+            let revision = serve.metric("callboard_revision").await;
+            println!(
+                "{seconds:.0} s: {} KiB, revision {revision}, {:?}",
+                serve.resident(),
+                Belongings::of(serve).await
+            );
+        }
+        sleep(SAMPLE).await;
+    }
+    samples
+}
+
+/// By the second half: in the first, histories fill up.
+fn judge(samples: &[Sample], lasts: Duration) {
+    let settled = &samples[samples.len() / 2..];
+    let slope = slope(settled);
+    let grown = slope * lasts.as_secs_f64() / 2.0;
+    println!(
+        "memory from {:.0} to {:.0} KiB in the second half of {lasts:?}: {:.3} MiB/h",
+        settled[0].1,
+        settled[settled.len() - 1].1,
+        slope * 3_600.0 / 1_024.0
+    );
+    if lasts > SHORT {
+        assert!(grown < GROWTH, "memory grew by {grown:.0} KiB in {:?}", lasts / 2);
+    }
+}
+
+/// By least squares, in KiB a second.
+fn slope(samples: &[Sample]) -> f64 {
+    let count = f64::from(u32::try_from(samples.len()).unwrap());
+    let mean = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / count;
+    let (x, y) = (mean(|sample| sample.0), mean(|sample| sample.1));
+    let spread: f64 = samples.iter().map(|sample| (sample.0 - x).powi(2)).sum();
+    samples.iter().map(|sample| (sample.0 - x) * (sample.1 - y)).sum::<f64>() / spread
+}
+
+/// Services that come and go, some of them never to come again.
+async fn write(peer: Peer, number: u64, mut random: Random, over: Over) {
+    let mut there = Vec::new();
+    for count in 0_u64.. {
+        if *over.borrow() {
+            break;
+        }
+        let service = if random.one_in(2) { format!("w{number}") } else { format!("w{number}-{}", count / 100) };
+        let id = format!("i{}", random.below(50));
+        let tags = vec![format!("v{count}")];
+        let request = RegisterRequest { tags, ..instance(&service, &id) };
+        peer.register(request).await.unwrap();
+        there.push((service, id));
+        if there.len() > 100 {
+            let (service, id) = there.swap_remove(usize::try_from(random.below(100)).unwrap());
+            // It may be there twice in the list.
+            let _ = peer.deregister(&service, &id, &bytes::Bytes::new()).await;
+        }
+        sleep(random.millis(2, 20)).await;
+    }
+    for (service, id) in there {
+        let _ = peer.deregister(&service, &id, &bytes::Bytes::new()).await;
+    }
+}
+
+/// One watch after the other.
+async fn listen(endpoint: Endpoint, mut random: Random, over: Over) {
+    while !*over.borrow() {
+        let mut watch = Watch::new(&endpoint, WatchRequest { everything: true, ..WatchRequest::default() });
+        let lasts = random.millis(100, 5_000);
+        let listening = async {
+            loop {
+                watch.next().await.unwrap();
+            }
+        };
+        let Err(_over) = timeout(lasts, listening).await;
+    }
+}
+
+/// Registrations that end: with a goodbye, or by their handles being dropped.
+async fn come_and_go(endpoint: Endpoint, number: u64, mut random: Random, over: Over) {
+    for life in 0_u64.. {
+        if *over.borrow() {
+            return;
+        }
+        let boot_id = format!("boot-{number}-{life}");
+        let request = RegisterRequest {
+            boot_id,
+            replace: true,
+            ttl: seconds(2.0),
+            ..instance(&format!("r{}", number / 2), &format!("i{number}"))
+        };
+        let registration = Registration::start(&endpoint, request, |_| {}).unwrap();
+        sleep(random.millis(100, 8_000)).await;
+        if random.one_in(2) {
+            registration.deregister().await;
+        }
+    }
+}
+
+/// Programs that are killed.
+async fn die(server: String, number: u64, mut random: Random, over: Over) {
+    let (service, id) = (format!("p{number}"), format!("i{number}"));
+    while !*over.borrow() {
+        let place = ["register", &service, "127.0.0.1:9001", "--id", &id, "--replace"];
+        let child = Child::start(&[&place[..], &["--ttl", "1s", "--server", &server]].concat());
+        sleep(random.millis(500, 8_000)).await;
+        child.kill().await;
+    }
+}
+
+/// Resets, a few seconds apart.
+async fn disturb(proxy: Proxy, mut random: Random, over: Over) {
+    while !*over.borrow() {
+        sleep(random.millis(500, 5_000)).await;
+        proxy.reset();
+    }
+}

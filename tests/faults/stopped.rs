@@ -1,0 +1,169 @@
+//! SIGSTOP: a process that stands still and does not know it. Of the registry, of instances, of both at once.
+
+use std::{collections::HashMap, time::Duration};
+
+use callboard::pb::callboard::v1::EventKind;
+use rustix::process::Signal;
+use tokio::time::sleep;
+
+use super::last_sign;
+use crate::{
+    harness::{Child, Diary, Filter, Random, Reader, Scope, Seed, Serve, Span, Stalls, wall},
+    promise::{self, Held, Life, Stop, Truth, dead_goes, live_stays},
+};
+
+const COUNT: usize = 4;
+
+/// The registry and programs that are registered.
+struct Cast {
+    serve: Serve,
+    programs: Vec<Child>,
+    everything: Reader,
+}
+
+impl Cast {
+    /// Two in a service: where more die together, the registry does not believe it.
+    async fn call(ttl: &str) -> Self {
+        let serve = Serve::start(&[]).await;
+        let address = serve.address();
+        let mut everything = Reader::open(&serve.peer().await, "everything", Scope::Everything, Filter::NONE).await;
+        let mut programs = Vec::new();
+        for number in 0..COUNT {
+            let (service, id) = (format!("s{}", number / 2), format!("p{number}"));
+            let place = ["register", &service, "127.0.0.1:9001", "--id", &id];
+            let options = ["--ttl", ttl, "-o", "json", "--server", &address];
+            let mut program = Child::start(&[&place[..], &options].concat());
+            program.of_type("registered").await;
+            programs.push(program);
+        }
+        everything.until("all there", |view| view.set.len() == COUNT).await;
+        Self { serve, programs, everything }
+    }
+
+    async fn truth(&mut self) -> Truth {
+        let events = self.serve.peer().await.events().await;
+        let newest = events.last().unwrap().revision;
+        self.everything.until("the newest revision", |view| view.revision >= newest).await;
+        let truth = Truth::gather(events, [&self.everything.record], []).unwrap();
+        promise::check_record(&self.everything.record, &truth).unwrap();
+        truth
+    }
+}
+
+/// From the first registration of a program; its last sign of life lies within this.
+fn life(truth: &Truth, number: usize, ttl: u64, sign: Span) -> Life {
+    let (service, id) = (format!("s{}", number / 2), format!("p{number}"));
+    let born = truth.of(&service, &id).find(|event| event.kind() == EventKind::Registered).unwrap();
+    let revision = born.revision;
+    Life { service, id, ttl, grace: None, revision, signs: vec![sign], broke: None, stop: Stop::Silent }
+}
+
+/// Who stands still, and for how long.
+#[derive(Debug)]
+enum Pause {
+    Registry(Duration),
+    /// Shorter than what a heartbeat leaves of the time to live.
+    Program(usize, Duration),
+    /// The registry goes on first, or the programs do, and the others so much later.
+    Both {
+        lasts: Duration,
+        registry_first: bool,
+        later: Duration,
+    },
+}
+
+impl Pause {
+    async fn take(&self, cast: &Cast) {
+        let registry = |signal| cast.serve.child.signal(signal);
+        let programs = |signal| cast.programs.iter().for_each(|program| program.signal(signal));
+        match self {
+            Self::Registry(lasts) => {
+                registry(Signal::STOP);
+                sleep(*lasts).await;
+                registry(Signal::CONT);
+            }
+            Self::Program(number, lasts) => {
+                cast.programs[*number].signal(Signal::STOP);
+                sleep(*lasts).await;
+                cast.programs[*number].signal(Signal::CONT);
+            }
+            Self::Both { lasts, registry_first, later } => {
+                programs(Signal::STOP);
+                registry(Signal::STOP);
+                sleep(*lasts).await;
+                if *registry_first {
+                    registry(Signal::CONT);
+                    sleep(*later).await;
+                    programs(Signal::CONT);
+                } else {
+                    programs(Signal::CONT);
+                    sleep(*later).await;
+                    registry(Signal::CONT);
+                }
+            }
+        }
+    }
+}
+
+/// Shorter and longer than a time to live of 3 s.
+fn pauses(random: &mut Random) -> Vec<Pause> {
+    let program = usize::try_from(random.below(COUNT as u64)).unwrap();
+    vec![
+        Pause::Registry(random.millis(200, 1_000)),
+        Pause::Program(program, random.millis(300, 1_000)),
+        Pause::Registry(random.millis(3_500, 6_000)),
+        Pause::Both { lasts: random.millis(300, 1_000), registry_first: true, later: random.millis(0, 500) },
+        Pause::Both { lasts: random.millis(3_500, 6_000), registry_first: true, later: random.millis(0, 1_000) },
+        Pause::Both { lasts: random.millis(3_500, 6_000), registry_first: false, later: random.millis(0, 2_000) },
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute: just faults"]
+async fn who_only_stood_still_stays() {
+    let (seed, diary) = (Seed::from_environment(), Diary::default());
+    let mut cast = Cast::call("3s").await;
+    for pause in pauses(&mut seed.random(0)) {
+        diary.note(format!("{pause:?}"));
+        pause.take(&cast).await;
+        // Longer than a time to live, with all that is allowed: whoever was given up is gone now.
+        sleep(Duration::from_secs(5)).await;
+        let now = Span { from: wall(), to: wall() };
+        let truth = cast.truth().await;
+        let lives: Vec<Life> = (0..COUNT).map(|number| life(&truth, number, 3_000, now)).collect();
+        live_stays::check(&lives, &truth).unwrap();
+        assert!(truth.events.iter().all(|event| event.kind() != EventKind::Removed), "nobody went");
+        assert_eq!(cast.everything.view.set.len(), COUNT);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes ten seconds: just faults"]
+async fn an_instance_that_stood_still_for_longer_goes_and_comes_back() {
+    const TTL: u64 = 2_000;
+    let stalls = Stalls::of_this_machine();
+    let mut cast = Cast::call("2s").await;
+    // One of each service.
+    let stopped = [0, 3];
+    let (peer, mut signs) = (cast.serve.peer().await, HashMap::new());
+    for number in stopped {
+        let from = last_sign(&peer, &format!("s{}", number / 2), &format!("p{number}")).await;
+        cast.programs[number].signal(Signal::STOP);
+        signs.insert(number, Span { from, to: wall() });
+    }
+    cast.everything.until("those are gone", |view| view.set.len() == COUNT - stopped.len()).await;
+    let truth = cast.truth().await;
+    let now = Span { from: wall(), to: wall() };
+    let sign = |number| signs.get(&number).copied().unwrap_or(now);
+    let lives: Vec<Life> = (0..COUNT).map(|number| life(&truth, number, TTL, sign(number))).collect();
+    live_stays::check(&lives, &truth).unwrap();
+    dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
+    dead_goes::check_heard(&cast.everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from))
+        .unwrap();
+    for number in stopped {
+        cast.programs[number].signal(Signal::CONT);
+        let again = cast.programs[number].of_type("registered").await;
+        assert_eq!(again["again"], true, "it was told that it is not known any more: {again}");
+    }
+    cast.everything.until("all back", |view| view.set.len() == COUNT).await;
+}

@@ -1,0 +1,154 @@
+//! 20,000 instances lose the registry at once and register again, all together.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use callboard::pb::callboard::v1::LeaseState;
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+
+use crate::{
+    harness::{Beats, Filter, Peer, Reader, Scope, Serve, instance, key, steady_port, wall, within},
+    promise::converges::{self, Shown},
+};
+
+const CONNECTIONS: usize = 20;
+const EACH: usize = 1_000;
+/// Registrations under way on a connection.
+const AT_ONCE: usize = 25;
+const BYSTANDERS: usize = 10;
+/// A third of the usual time to live.
+const BEAT: Duration = Duration::from_secs(5);
+/// The second storm may leave more in memory than the first fill by this factor, and by as much for what allocators keep.
+const MEMORY: (u64, u64) = (2, 64 * 1_024);
+
+/// A client with many instances.
+struct Holder {
+    server: SocketAddr,
+    service: String,
+    leases: Vec<Bytes>,
+    registered: Arc<AtomicU64>,
+    /// The longest that a heartbeat of all leases took, in milliseconds.
+    slowest: u64,
+}
+
+impl Holder {
+    /// Until it is over: registers whatever is not known, and sends heartbeats.
+    async fn hold(mut self, mut over: watch::Receiver<bool>) -> Self {
+        while !*over.borrow_and_update() {
+            let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.server)).unwrap();
+            let session = self.session(Peer::over(endpoint.connect_lazy()));
+            tokio::select! {
+                () = session => sleep(Duration::from_millis(50)).await,
+                Ok(()) = over.changed() => {}
+            }
+        }
+        self
+    }
+
+    /// Until the connection is lost.
+    async fn session(&mut self, peer: Peer) {
+        let Ok(mut beats) = Beats::try_open(&peer).await else { return };
+        loop {
+            let leases: Vec<&Bytes> = self.leases.iter().collect();
+            let from = wall();
+            let Ok((states, _)) = beats.beat(&leases).await else { return };
+            self.slowest = self.slowest.max(wall() - from);
+            let unknown = states.iter().enumerate().filter(|(_, state)| **state != LeaseState::Held);
+            let unknown: Vec<usize> = unknown.map(|(at, _)| at).collect();
+            if unknown.is_empty() {
+                sleep(BEAT).await;
+            } else if !self.register(&peer, unknown).await {
+                return;
+            }
+        }
+    }
+
+    async fn register(&mut self, peer: &Peer, places: Vec<usize>) -> bool {
+        let mut registering = JoinSet::new();
+        for some in places.chunks(places.len().div_ceil(AT_ONCE)) {
+            let (peer, service, some) = (peer.clone(), self.service.clone(), some.to_vec());
+            registering.spawn(async move {
+                let mut leases = Vec::new();
+                for at in some {
+                    leases.push((at, peer.register(instance(&service, &format!("i{at}"))).await?.lease_id));
+                }
+                Ok::<_, tonic::Status>(leases)
+            });
+        }
+        while let Some(registered) = registering.join_next().await {
+            let Ok(registered) = registered.unwrap() else { return false };
+            self.registered.fetch_add(registered.len() as u64, Ordering::Relaxed);
+            for (at, lease) in registered {
+                self.leases[at] = lease;
+            }
+        }
+        true
+    }
+}
+
+async fn complete(serve: &Serve, all: usize) -> Reader {
+    let mut fresh = Reader::open(&serve.peer().await, "fresh", Scope::Everything, Filter::NONE).await;
+    fresh.until("all there", |view| view.set.len() == all).await;
+    fresh
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: just faults"]
+async fn a_storm_of_registrations_is_weathered() {
+    let address = format!("127.0.0.1:{}", steady_port());
+    let serve = Serve::ready(Serve::begin(&address, &[])).await;
+    let (server, (over, is_over)) = (serve.grpc, watch::channel(false));
+    let registered = Arc::new(AtomicU64::new(0));
+    let mut holders = JoinSet::new();
+    for number in 0..=CONNECTIONS {
+        // The last holds those who are there first and watch the storm.
+        let (service, count) =
+            if number == CONNECTIONS { ("by".to_owned(), BYSTANDERS) } else { (format!("s{number}"), EACH) };
+        let leases = (0..count).map(|_| Bytes::from_static(&[0; 16])).collect();
+        let holder = Holder { server, service, leases, registered: Arc::clone(&registered), slowest: 0 };
+        holders.spawn(holder.hold(is_over.clone()));
+    }
+    let all = CONNECTIONS * EACH + BYSTANDERS;
+    let before = complete(&serve, all).await;
+    let filled = serve.resident();
+    let mut watching = Reader::open(&serve.peer().await, "watches on", Scope::Everything, Filter::NONE).await;
+    watching.until("all there", |view| view.set.len() == all).await;
+
+    let from = wall();
+    serve.child.kill().await;
+    let serve = Serve::ready(Serve::begin(&address, &[])).await;
+    let began = wall();
+    watching.move_to(&serve.peer().await);
+    watching.reopen().await.unwrap();
+    let after = complete(&serve, all).await;
+    let took = wall() - began;
+    watching.until("told to start over, and all there", |view| view.resets > 0 && view.set.len() == all).await;
+    let weathered = serve.resident();
+    // One more round of heartbeats.
+    sleep(BEAT).await;
+    over.send_replace(true);
+    let holders = within("all holders", holders.join_all()).await;
+    let slowest =
+        holders.iter().map(|holder| (holder.leases.len(), holder.slowest)).max_by_key(|(_, slowest)| *slowest);
+    println!(
+        "{all} instances back {took} ms after the registry was ({} ms after it was gone); {filled} KiB, then {weathered} KiB; \
+         slowest heartbeat (leases, ms): {slowest:?}",
+        began - from + took
+    );
+    let shown = [&before, &after, &watching].map(|reader| Shown {
+        door: format!("Watch by \"{}\"", reader.record.reader),
+        set: reader.view.set.keys().cloned().collect(),
+        should: before.view.set.keys().cloned().collect(),
+    });
+    converges::check(&shown).unwrap();
+    assert!(before.view.set.contains_key(&key("by", "i0")));
+    assert_eq!(registered.load(Ordering::Relaxed), 2 * all as u64, "nobody had to register a third time");
+    assert!(weathered <= MEMORY.0 * filled + MEMORY.1, "{filled} KiB before, {weathered} KiB after");
+}

@@ -1,0 +1,226 @@
+//! A proxy that is as bad as networks are.
+//!
+//! What it holds up comes later, as it does behind a partition that heals: TCP loses nothing in between. What is lost is lost with
+//! its connection.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::{broadcast, watch},
+    task::{JoinHandle, JoinSet},
+    time::sleep,
+};
+
+/// What bytes in one direction meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    Open,
+    /// Each piece comes so much later.
+    Late(Duration),
+    /// One byte at a time, with a pause of a millisecond after each.
+    Trickle,
+    /// Nothing gets through, and nobody is told.
+    Held,
+}
+
+/// A direction, or both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Up,
+    Down,
+    Both,
+}
+
+/// What connections meet now.
+#[derive(Debug, Clone, Copy)]
+struct Weather {
+    up: Flow,
+    down: Flow,
+    /// New connections are reset at once.
+    refuses: bool,
+}
+
+/// What happens to all connections that there are.
+#[derive(Debug, Clone, Copy)]
+enum Blow {
+    /// RST to both sides.
+    Reset,
+    /// No more bytes in this direction, and the receiver is told so. Never [`Way::Both`].
+    HalfClose(Way),
+}
+
+/// Stands before a server. Dropping it ends its connections.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    weather: watch::Sender<Weather>,
+    blows: broadcast::Sender<Blow>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    pub async fn before(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (weather, _) = watch::channel(Weather { up: Flow::Open, down: Flow::Open, refuses: false });
+        let (blows, _) = broadcast::channel(64);
+        let accepting = tokio::spawn(accept(listener, server, weather.clone(), blows.clone()));
+        Self { address, weather, blows, accepting }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on, for connections old and new.
+    pub fn flow(&self, way: Way, flow: Flow) {
+        self.weather.send_modify(|weather| {
+            if way != Way::Down {
+                weather.up = flow;
+            }
+            if way != Way::Up {
+                weather.down = flow;
+            }
+        });
+    }
+
+    /// Whether new connections are reset at once.
+    pub fn refuse(&self, refuses: bool) {
+        self.weather.send_modify(|weather| weather.refuses = refuses);
+    }
+
+    /// All is well again for new connections, and for those that are left.
+    pub fn calm(&self) {
+        self.flow(Way::Both, Flow::Open);
+        self.refuse(false);
+    }
+
+    /// Resets all connections.
+    pub fn reset(&self) {
+        // An error means that there are none.
+        let _ = self.blows.send(Blow::Reset);
+    }
+
+    /// Ends one direction of all connections: their receivers read an end, while the other direction stays open.
+    pub fn half_close(&self, way: Way) {
+        assert_ne!(way, Way::Both, "both directions closed are a connection closed");
+        let _ = self.blows.send(Blow::HalfClose(way));
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    server: SocketAddr,
+    weather: watch::Sender<Weather>,
+    blows: broadcast::Sender<Blow>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((near, _)) = listener.accept().await else { continue };
+        while connections.try_join_next().is_some() {}
+        let far = if weather.borrow().refuses { None } else { TcpStream::connect(server).await.ok() };
+        let Some(far) = far else {
+            near.set_zero_linger().unwrap();
+            continue;
+        };
+        // An error means that it is gone already.
+        let _ = (near.set_nodelay(true), far.set_nodelay(true));
+        connections.spawn(forward(near, far, weather.subscribe(), blows.subscribe()));
+    }
+}
+
+/// Until both directions have ended, one of them has broken, or the connection is reset.
+async fn forward(
+    mut near: TcpStream,
+    mut far: TcpStream,
+    weather: watch::Receiver<Weather>,
+    mut blows: broadcast::Receiver<Blow>,
+) {
+    let (up, down) = (watch::Sender::new(false), watch::Sender::new(false));
+    let broken = {
+        let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
+        let up_pump = Pump { weather: weather.clone(), of: |weather| weather.up, closed: up.subscribe() };
+        let down_pump = Pump { weather, of: |weather| weather.down, closed: down.subscribe() };
+        let both = async { tokio::try_join!(up_pump.run(near_in, far_out), down_pump.run(far_in, near_out)) };
+        let mut both = std::pin::pin!(both);
+        loop {
+            tokio::select! {
+                ended = &mut both => break ended.is_err(),
+                blow = blows.recv() => match blow {
+                    Ok(Blow::HalfClose(Way::Up)) => drop(up.send(true)),
+                    Ok(Blow::HalfClose(_)) => drop(down.send(true)),
+                    Ok(Blow::Reset) | Err(_) => break true,
+                },
+            }
+        }
+    };
+    if broken {
+        // An error means that it is gone already.
+        let _ = (near.set_zero_linger(), far.set_zero_linger());
+    }
+}
+
+/// One direction of a connection.
+struct Pump {
+    weather: watch::Receiver<Weather>,
+    of: fn(&Weather) -> Flow,
+    closed: watch::Receiver<bool>,
+}
+
+impl Pump {
+    async fn run(mut self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
+        let mut closed = self.closed.clone();
+        tokio::select! {
+            ended = self.forward(&mut from, &mut to) => ended?,
+            _ = closed.wait_for(|closed| *closed) => {}
+        }
+        to.shutdown().await
+    }
+
+    async fn forward(&mut self, from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
+        let mut piece = vec![0; 16 * 1024];
+        loop {
+            // What is held up is not even read: the sender's window fills, as it does before a partition.
+            self.released().await?;
+            let count = from.read(&mut piece).await?;
+            if count == 0 {
+                return Ok(());
+            }
+            self.deliver(&piece[..count], to).await?;
+        }
+    }
+
+    async fn deliver(&mut self, mut piece: &[u8], to: &mut WriteHalf<'_>) -> io::Result<()> {
+        if let Flow::Late(delay) = self.released().await? {
+            sleep(delay).await;
+        }
+        while !piece.is_empty() {
+            let trickles = self.released().await? == Flow::Trickle;
+            let (now, later) = piece.split_at(if trickles { 1 } else { piece.len() });
+            to.write_all(now).await?;
+            piece = later;
+            if trickles {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until something gets through, and says how.
+    async fn released(&mut self) -> io::Result<Flow> {
+        let of = self.of;
+        let weather = self.weather.wait_for(|weather| of(weather) != Flow::Held).await;
+        weather.map(|weather| of(&weather)).map_err(io::Error::other)
+    }
+}

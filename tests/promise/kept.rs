@@ -1,0 +1,116 @@
+//! Kept: what was acknowledged is there after the registry was killed; what was not acknowledged is there as a whole, or
+//! not at all. It stands behind `ReadYourWrites` and `LiveStays` where the registry is kept on a disk.
+
+use callboard::pb::callboard::v1::Instance;
+
+use crate::harness::{Key, Wall};
+
+/// One write to an instance. Whoever writes it sends the next when it knows what became of this one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    pub write: Write,
+    /// When, and with which revision. `None`: the registry was killed before it answered.
+    pub acknowledged: Option<(Wall, u64)>,
+}
+
+/// What a write leaves.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// The instance, with this as its first tag.
+    Put(String),
+    Remove,
+}
+
+/// How the promise is broken.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum NotKept {
+    #[error("{instance:?}: {write:?} was acknowledged at revision {revision} and is lost; found is {found:?}")]
+    Lost { instance: Key, write: Write, revision: u64, found: Write },
+    #[error("{instance:?}: found is {found:?}, which nobody wrote after what is known to have been there")]
+    OutOfThinAir { instance: Key, found: Write },
+    #[error("{instance:?}: {write:?} was acknowledged at revision {told}, and is there as of {found}")]
+    Renumbered { instance: Key, write: Write, told: u64, found: u64 },
+    #[error("the write of revision {lost} is lost, and that of {kept} is not: what is lost is not what came last")]
+    NotTheLast { lost: u64, kept: u64 },
+}
+
+/// Which of the writes to an instance was the last that was done, by what was found after a restart. The first of `asked` stands
+/// for what was there before. What was acknowledged later than `sure` may be lost.
+pub fn check(instance: &Key, asked: &[Asked], found: Option<&Instance>, sure: Wall) -> Result<usize, NotKept> {
+    let left = found.map_or(Write::Remove, |found| Write::Put(found.tags.first().cloned().unwrap_or_default()));
+    let is_sure = |asked: &Asked| asked.acknowledged.is_some_and(|(at, _)| at <= sure);
+    let must = asked.iter().rposition(is_sure).unwrap_or(0);
+    let instance = || instance.clone();
+    let Some(last) = asked.iter().rposition(|asked| asked.write == left).filter(|last| *last >= must) else {
+        return Err(match &asked[must] {
+            Asked { write, acknowledged: Some((_, revision)) } => {
+                NotKept::Lost { instance: instance(), write: write.clone(), revision: *revision, found: left }
+            }
+            Asked { acknowledged: None, .. } => NotKept::OutOfThinAir { instance: instance(), found: left },
+        });
+    };
+    match (asked[last].acknowledged, found) {
+        (Some((_, told)), Some(found)) if found.revision != told => {
+            Err(NotKept::Renumbered { instance: instance(), write: left, told, found: found.revision })
+        }
+        _ => Ok(last),
+    }
+}
+
+/// What is lost, by revisions, is what was written last.
+pub fn check_order(lost: &[u64], kept: &[u64]) -> Result<(), NotKept> {
+    match (lost.iter().min(), kept.iter().max()) {
+        (Some(&lost), Some(&kept)) if lost < kept => Err(NotKept::NotTheLast { lost, kept }),
+        _ => Ok(()),
+    }
+}
+
+mod tests {
+    use super::*;
+    use crate::harness::key;
+
+    fn put(mark: &str, acknowledged: Option<(Wall, u64)>) -> Asked {
+        Asked { write: Write::Put(mark.to_owned()), acknowledged }
+    }
+
+    fn gone(acknowledged: Option<(Wall, u64)>) -> Asked {
+        Asked { write: Write::Remove, acknowledged }
+    }
+
+    fn found(mark: &str, revision: u64) -> Instance {
+        Instance { tags: vec![mark.to_owned()], revision, ..Instance::default() }
+    }
+
+    fn checked(asked: &[Asked], found: Option<&Instance>) -> Result<usize, NotKept> {
+        check(&key("web", "a"), asked, found, 100)
+    }
+
+    #[test]
+    fn what_was_acknowledged_and_what_may_be_passes() {
+        let asked = [gone(Some((1, 0))), put("one", Some((2, 5))), put("two", None)];
+        assert_eq!(checked(&asked, Some(&found("one", 5))), Ok(1));
+        assert_eq!(checked(&asked, Some(&found("two", 6))), Ok(2), "done, and never answered");
+        let left = [put("one", Some((2, 5))), gone(None)];
+        assert_eq!(checked(&left, None), Ok(1));
+        let late = [put("one", Some((2, 5))), put("two", Some((101, 6)))];
+        assert_eq!(checked(&late, Some(&found("one", 5))), Ok(0), "too late to be sure");
+        assert_eq!(check_order(&[7, 8], &[5, 6]), Ok(()));
+    }
+
+    #[test]
+    fn each_breach_is_found() {
+        let instance = key("web", "a");
+        let asked = [gone(Some((1, 0))), put("one", Some((2, 5))), put("two", Some((3, 6)))];
+        let lost =
+            |found| NotKept::Lost { instance: instance.clone(), write: asked[2].write.clone(), revision: 6, found };
+        assert_eq!(checked(&asked, None), Err(lost(Write::Remove)));
+        assert_eq!(checked(&asked, Some(&found("one", 5))), Err(lost(Write::Put("one".to_owned()))));
+        let never = [put("zero", None), put("one", None)];
+        let ghost = NotKept::OutOfThinAir { instance: instance.clone(), found: Write::Put("ghost".to_owned()) };
+        assert_eq!(checked(&never, Some(&found("ghost", 9))), Err(ghost));
+        let write = asked[2].write.clone();
+        let renumbered = NotKept::Renumbered { instance: instance.clone(), write, told: 6, found: 7 };
+        assert_eq!(checked(&asked, Some(&found("two", 7))), Err(renumbered));
+        assert_eq!(check_order(&[5], &[6]), Err(NotKept::NotTheLast { lost: 5, kept: 6 }));
+    }
+}
