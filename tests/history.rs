@@ -155,15 +155,17 @@ async fn all_gone(house: &House, everything: &mut Reader, left: &[Key]) {
 
 /// A history in which nothing happened would pass every check.
 fn something_was_checked(history: &History) {
-    use callboard::pb::callboard::v1::{EventKind, RemovalReason, change::Change, watch_response::Message};
+    use callboard::pb::callboard::v1::{
+        Event, EventKind, InstanceStatus, RemovalReason, change::Change, watch_response::Message,
+    };
     let events = &history.truth.events;
     let count = |kind, reason: Option<RemovalReason>| {
-        let like = |event: &&callboard::pb::callboard::v1::Event| {
-            event.kind() == kind && reason.is_none_or(|reason| event.reason() == reason)
-        };
+        let like = |event: &&Event| event.kind() == kind && reason.is_none_or(|reason| event.reason() == reason);
         events.iter().filter(like).count()
     };
+    let suspected = |event: &&Event| event.status_after() == InstanceStatus::Suspect;
     let kinds = [
+        ("suspected", events.iter().filter(suspected).count()),
         ("registered", count(EventKind::Registered, None)),
         ("taken over", count(EventKind::TakenOver, None)),
         ("updated", count(EventKind::Updated, None)),

@@ -64,7 +64,7 @@ fn count(view: &View, status: InstanceStatus) -> usize {
 async fn check(cast: &Cast, reader: &Reader) {
     let truth = Truth::gather(cast.peer.events().await, [&reader.record], []).unwrap();
     promise::check_record(&reader.record, &truth).unwrap();
-    promise::never_empty_by_inference::check(&[], &truth, u64::MAX).unwrap();
+    promise::never_empty_by_inference::check_by(|_| TTL, &truth, u64::MAX).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,6 +105,17 @@ async fn who_never_comes_back_goes_after_ten_times_to_live_little_by_little() {
     reader.until("the living", |view| view.set.len() == 8).await;
     assert_eq!(count(&reader.view, InstanceStatus::Serving), 8);
     assert!(cast.peer.protection("web").await.started_at.is_none());
+    check(&cast, &reader).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_comes_back_and_none_of_many_goes_at_once() {
+    let mut cast = Cast::of(InMemory::open(), &[("three", 3), ("ten", 10), ("pair", 2)]).await;
+    let mut reader = Reader::synced(&cast.peer, &["three", "ten", "pair"]).await;
+    cast.pass(2 * TTL, 15).await;
+    reader.until("the pair is gone", |view| view.set.len() == 13).await;
+    sleep(Duration::from_millis(60 * TTL)).await;
+    reader.until("all gone", |view| view.set.is_empty()).await;
     check(&cast, &reader).await;
 }
 

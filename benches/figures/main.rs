@@ -4,6 +4,7 @@
 //! cargo bench --bench figures                 memory, delays, lines of code
 //! cargo bench --bench figures -- load         Callboard beside a bare tonic server, in pairs
 //! cargo bench --bench figures -- store        the disk engine: rates and recovery
+//! cargo bench --bench figures -- sweep         what a million leases cost
 //! cargo bench --bench figures -- … -o json    the same as one JSON object
 //! ```
 //!
@@ -20,6 +21,7 @@ mod memory;
 mod removal;
 mod report;
 mod store;
+mod sweep;
 
 use std::time::Instant;
 
@@ -58,6 +60,8 @@ enum What {
     Load,
     /// The disk engine
     Store,
+    /// Looking after a million leases
+    Sweep,
     /// Be the limit: a bare tonic server, until killed
     #[value(hide = true)]
     Limit,
@@ -88,6 +92,11 @@ fn main() -> Result<()> {
             // Before any thread is started: all of them inherit it.
             children::pin_this_process()?;
             one_thread()?.block_on(compare::run(&arguments.only, arguments.pairs.max(1)))?
+        }
+        What::Sweep => {
+            let mut report = Report::default();
+            sweep::run(&mut report)?;
+            report
         }
         What::Limit => return one_thread()?.block_on(limit::serve()),
     };

@@ -31,12 +31,12 @@ const FLAGS: [(&str, &[&str], &str); 2] = [
     ("grace", &["--disconnect-grace", "1s"], "--ttl 2s --disconnect-grace 1s; goal: at most 1,500"),
 ];
 
-/// All of them live at once and are killed one after the other.
+/// All of them live at once and are killed one after the other. Each is a service: of one, protection would hold some.
 pub async fn run(report: &mut Report) -> Result<()> {
     let server = Server::callboard()?;
     let channels = connect(server.address, 1).await?;
     let mut client = DiscoveryServiceClient::new(channels[0].clone());
-    let asked = pb::WatchRequest { services: vec!["victim".into()], ..Default::default() };
+    let asked = pb::WatchRequest { prefix: "victim-".into(), ..Default::default() };
     let mut watch = client.watch(asked).await?.into_inner();
 
     let mut victims = HashMap::new();
@@ -76,8 +76,8 @@ pub async fn run(report: &mut Report) -> Result<()> {
 }
 
 fn victim(server: &Server, id: &str, flags: &[&str]) -> Result<Ended> {
-    let mut command = Command::new(CALLBOARD);
-    command.args(["register", "victim", "127.0.0.1:9001", "--ttl", "2s", "--id", id]);
+    let (mut command, service) = (Command::new(CALLBOARD), format!("victim-{id}"));
+    command.args(["register", &service, "127.0.0.1:9001", "--ttl", "2s", "--id", id]);
     command.args(["--server", &server.address.to_string()]).args(flags);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
     Ok(Ended(child.with_context(|| format!("cannot start {command:?}"))?))

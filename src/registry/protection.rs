@@ -17,8 +17,8 @@
 //! four holds a single silent instance; one of one or two lets its dead go at once.
 //!
 //! *Weak* leases and suspects are tracked in one list, from the moment the wheel finds them weak. Each sweep looks at all of
-//! them, or at a tenth where they are many; a heartbeat touches nothing here. What has been expired counts as removed at
-//! once, whenever its event is applied.
+//! them, or, where they are many, at some of them; a heartbeat touches nothing here. What has been expired counts as removed
+//! at once, whenever its event is applied.
 //!
 //! What is not here: expiring itself ([`super::lease`]), marking and removing instances (`decide`, by the commands that a sweep
 //! returns), telling people ([`Registry::notices`] is for that).

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use callboard::pb::callboard::v1::{EventKind, RemovalReason};
+use callboard::pb::callboard::v1::{Event, EventKind, RemovalReason};
 
 use super::{Life, Truth, life::time};
 use crate::harness::Wall;
@@ -23,8 +23,13 @@ pub struct Emptied {
 
 /// Checks what happened before `until`, when an operator began to say who is dead.
 pub fn check(lives: &[Life], truth: &Truth, until: Wall) -> Result<(), Emptied> {
-    let ttl: BTreeMap<u64, u64> =
-        lives.iter().filter_map(|life| life.end_event(truth).map(|(event, _)| (event.revision, life.ttl))).collect();
+    let ends = lives.iter().filter_map(|life| life.end_event(truth).map(|(event, _)| (event.revision, life.ttl)));
+    let ttl: BTreeMap<u64, u64> = ends.collect();
+    check_by(|event| ttl.get(&event.revision).copied().unwrap_or_default(), truth, until)
+}
+
+/// The same, where `ttl` tells the time to live, in milliseconds, of whose end an event is.
+pub fn check_by(ttl: impl Fn(&Event) -> u64, truth: &Truth, until: Wall) -> Result<(), Emptied> {
     let mut present: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (index, event) in truth.events.iter().enumerate().filter(|(_, event)| time(event) < until) {
         let there = present.entry(&event.service).or_default();
@@ -34,8 +39,7 @@ pub fn check(lives: &[Life], truth: &Truth, until: Wall) -> Result<(), Emptied> 
         }
         there.remove(&*event.instance_id);
         if event.reason() == RemovalReason::Expired && there.is_empty() {
-            let within = ttl.get(&event.revision).copied().unwrap_or_default();
-            judge(truth, index, within)?;
+            judge(truth, index, ttl(event))?;
         }
     }
     Ok(())

@@ -8,6 +8,9 @@ use super::{
 };
 use crate::{model::ServiceName, registry::lease::LeaseTime};
 
+/// Removals are remembered for the longest time to live that the service ever granted, and for so many milliseconds at least: a
+/// longer one may yet be granted.
+const REMEMBERED: LeaseTime = 60_000;
 /// Records that a sweep looks over, at least, for those of no more use.
 const TIDIED: usize = 64;
 
@@ -82,7 +85,7 @@ impl Records {
             self.tidy = (self.tidy + 1) % self.places.len();
             let slot = &mut self.places[self.tidy];
             let Some(record) = slot else { continue };
-            record.ward.removals.forget(now, record.head.longest());
+            record.ward.removals.forget(now, record.head.longest().max(REMEMBERED));
             if record.tracked == 0 && record.ward.guard.is_none() && record.ward.removals.is_empty() {
                 self.by_name.remove(&record.name);
                 *slot = None;

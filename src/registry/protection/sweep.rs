@@ -28,6 +28,8 @@ use crate::{
 const AT_ONCE: usize = 4_096;
 /// And where there are more, one in so many: at ten sweeps a second each is looked at once a second.
 const PORTION: usize = 10;
+/// But no more than these: when hundreds of thousands come back together, a sweep must not hold up the next ones.
+const AT_MOST: usize = 16_384;
 
 /// What comes of a sweep.
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ pub(super) struct Harvest {
 struct Round<'a> {
     now: Now,
     total: &'a Total,
+    /// What was assessed last: the next is often the same.
+    assessed: Option<(Place, LeaseTime)>,
     harvest: Harvest,
 }
 
@@ -57,7 +61,7 @@ impl State {
         now: Now,
         count: impl Fn(&ServiceName) -> Option<Arc<Headcount>>,
     ) -> Harvest {
-        let mut round = Round { now, total, harvest: Harvest::default() };
+        let mut round = Round { now, total, assessed: None, harvest: Harvest::default() };
         for lease in &turn.weak {
             self.take_in(lease, now.lease, &count);
         }
@@ -68,11 +72,11 @@ impl State {
             let Tracked { lease, place } = &self.tracked[at];
             if lease.standing() == Standing::Suspect {
                 let (ttl, place) = (lease.ttl_ms(), *place);
-                self.assess(place, ttl, &round);
+                self.assess(place, ttl, &mut round);
             }
         }
         for (lease, place) in &due {
-            self.assess(*place, lease.ttl_ms(), &round);
+            self.assess(*place, lease.ttl_ms(), &mut round);
         }
         for at in window.clone() {
             self.judge_held(at, &mut round);
@@ -124,7 +128,7 @@ impl State {
     /// Looks at tracked leases and lets go of those that are no longer weak. Returns which it looked at and kept, and where the
     /// others were.
     fn look(&mut self, round: &mut Round<'_>) -> (Range<usize>, Vec<Place>) {
-        let most = AT_ONCE.max(self.tracked.len().div_ceil(PORTION));
+        let most = self.tracked.len().div_ceil(PORTION).clamp(AT_ONCE, AT_MOST);
         let start = if self.tracked.len() <= most || self.cursor >= self.tracked.len() { 0 } else { self.cursor };
         let (mut at, mut end, mut left) = (start, self.tracked.len().min(start + most), Vec::new());
         while at < end {
@@ -156,13 +160,20 @@ impl State {
     }
 
     /// Says whether too many are silent, by the time to live of one who is.
-    fn assess(&mut self, place: Place, ttl: LeaseTime, round: &Round<'_>) {
+    fn assess(&mut self, place: Place, ttl: LeaseTime, round: &mut Round<'_>) {
+        let before = round.assessed.replace((place, ttl));
+        if before == Some((place, ttl)) {
+            return;
+        }
         let Some(record) = self.records.get_mut(place) else { return };
         let now = round.now;
         let numbers = record.ward.numbers(record.head.leases(), now.lease, ttl);
         if record.ward.is_exceeded(numbers) && record.ward.storm(now, ttl) {
             let what = record.shown(now.lease);
             self.notices.add(now, Turned::Began, what);
+        }
+        if before.is_some_and(|(_, before)| before == ttl) {
+            return;
         }
         let numbers = self.all.numbers(round.total.leases.load(Ordering::Relaxed), now.lease, ttl);
         let services = round.total.services.load(Ordering::Relaxed);
@@ -174,12 +185,13 @@ impl State {
     /// A tracked lease that has been judged before.
     fn judge_held(&mut self, at: usize, round: &mut Round<'_>) {
         let Tracked { lease, place } = &self.tracked[at];
+        let inferred = match lease.standing() {
+            Standing::Suspect if self.goes(lease, *place, round) => true,
+            Standing::Condemned if lease.is_overdue(round.now.lease) => false,
+            Standing::Trusted | Standing::Doubted | Standing::Suspect | Standing::Condemned => return,
+        };
         let (lease, place) = (Arc::clone(lease), *place);
-        match lease.standing() {
-            Standing::Suspect if self.goes(&lease, place, round) => self.expire(&lease, place, true, round),
-            Standing::Condemned if lease.is_overdue(round.now.lease) => self.expire(&lease, place, false, round),
-            Standing::Trusted | Standing::Doubted | Standing::Suspect | Standing::Condemned => {}
-        }
+        self.expire(&lease, place, inferred, round);
     }
 
     fn judge_due(&mut self, lease: &Arc<Lease>, place: Place, round: &mut Round<'_>) {

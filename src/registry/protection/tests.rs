@@ -290,7 +290,7 @@ fn after_ten_times_to_live_the_dead_go_little_by_little() {
     assert!(took > 9 * TTL, "a fifth at most in each time to live: {took}");
     stage.until_left("three", 0, 0);
     assert!(stage.whole().since.is_none() && !stage.is_protected("web"));
-    stage.pass(2 * TTL);
+    stage.pass(62_000);
     let kept = stage.engine.registry().protection.state.lock();
     assert_eq!((kept.records.len(), kept.tracked.len(), kept.all.weak), (0, 0, 0), "nothing is kept");
 }

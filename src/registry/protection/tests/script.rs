@@ -266,8 +266,19 @@ impl Play {
     }
 }
 
+/// Removals count in the time to live of who is judged, though it was granted after they happened.
+#[test]
+fn a_longer_time_to_live_looks_further_back() {
+    let mut play = Play::new();
+    let pass = |ticks| Operation::Pass { ticks };
+    let join = Operation::Register { service: 1, first: 0, many: 1, ttl: 3, replace: false };
+    for operation in [pass(279), join, Operation::Break { service: 1, one_in: 1 }, pass(100)] {
+        play.act(&operation);
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     /// Whatever happens, a sweep does what the naive model says; nobody empties a service by silence; and whoever stays silent
     /// goes in the end.
