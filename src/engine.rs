@@ -86,17 +86,25 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Submission(State);
 
-/// Has done what the leases' time asks for, and returns how many instances were removed for it.
-pub async fn expire(engine: &dyn Engine, now: Now) -> usize {
+/// Sends what the leases' time asks for, and returns the removals among it, on their way. Whoever reads the lease clock must not
+/// wait for them: a slow disk would look like a pause of the process.
+pub fn expire(engine: &dyn Engine, now: Now) -> Vec<Submission> {
     let commands = engine.registry().sweep(now);
-    let is_removal = |command: &Command| matches!(command, Command::Expire(_));
-    // All are sent before one is waited for: a disk takes them together.
-    let sent: Vec<_> = commands.into_iter().map(|command| (is_removal(&command), engine.order(command, now))).collect();
-    let mut removed = 0;
-    for (removal, outcome) in sent {
-        removed += usize::from(outcome.await.is_ok_and(|outcome| outcome.changed) && removal);
+    let sent = commands.into_iter().map(|command| {
+        let removal = matches!(command, Command::Expire(_));
+        let submission = engine.order(command, now);
+        removal.then_some(submission)
+    });
+    sent.flatten().collect()
+}
+
+/// How many of these changed anything.
+pub async fn count_changes(sent: Vec<Submission>) -> usize {
+    let mut changed = 0;
+    for submission in sent {
+        changed += usize::from(submission.await.is_ok_and(|outcome| outcome.changed));
     }
-    removed
+    changed
 }
 
 #[derive(Debug)]

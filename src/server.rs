@@ -267,11 +267,16 @@ async fn expire(shared: Arc<Shared>) {
     let mut ticks = interval(EXPIRY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut outcry = Outcry::default();
+    let mut counting = JoinSet::new();
     loop {
         ticks.tick().await;
         let now = shared.clock.expiry();
-        let expired = engine::expire(&*shared.engine, now).await;
-        shared.metrics.expired.inc_by(expired as u64);
+        let removals = engine::expire(&*shared.engine, now);
+        if !removals.is_empty() {
+            let expired = shared.metrics.expired.clone();
+            counting.spawn(async move { expired.inc_by(engine::count_changes(removals).await as u64) });
+        }
+        while counting.try_join_next().is_some() {}
         outcry.hear(shared.engine.registry(), &shared.metrics);
         shared.end_settling(now);
     }

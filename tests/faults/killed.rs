@@ -213,10 +213,12 @@ async fn history(kills: u64) -> (Tally, Victim) {
     goal.send_replace(Some(found.view.revision));
     let lives = beating.await.unwrap();
     let readers = reading.join_all().await;
-    let (told, served) = told.await.unwrap();
+    let (told, known) = told.await.unwrap();
 
     let mut tally = Tally::default();
-    writers.iter().for_each(|writer| tally.add(&writer.tally));
+    for writer in &writers {
+        tally.add(&writer.tally);
+    }
     let chronicle = Chronicle { lives: &lives, writers: &writers, readers: &readers, bases: &bases };
     let truth = chronicle.truth();
     for reader in &readers {
@@ -227,7 +229,7 @@ async fn history(kills: u64) -> (Tally, Victim) {
     fail_static::check(&told).unwrap();
     gapless::check_told(&told, &truth, Scope::Everything).unwrap();
     let left: Vec<_> = found.view.set.iter().map(|(key, instance)| (key.clone(), instance.revision)).collect();
-    assert!(served.set.into_iter().eq(left), "the client ends with what there is");
+    assert!(known.set.into_iter().eq(left), "the client ends with what there is");
     (tally, victim)
 }
 

@@ -84,7 +84,7 @@ impl InMemory {
             loop {
                 ticks.tick().await;
                 let now = leases.clock.expiry();
-                engine::expire(&*leases.engine, now).await;
+                engine::expire(&*leases.engine, now);
                 leases.end_settling(now);
             }
         });

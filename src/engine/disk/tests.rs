@@ -100,7 +100,10 @@ fn loaded_leases_have_their_full_time() {
     wait_for_unlock(directory.path());
     let second = open(directory.path(), Durability::Durable);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let expire = |lease| runtime.block_on(crate::engine::expire(&second, Now { lease, ..at(0) }));
+    let expire = |lease| {
+        let removals = crate::engine::expire(&second, Now { lease, ..at(0) });
+        runtime.block_on(crate::engine::count_changes(removals))
+    };
     assert_eq!(expire(2_900), 0);
     assert_eq!(expire(3_300), 1);
     second.close();

@@ -63,7 +63,7 @@ async fn follow(mut reader: Reader, mut goal: watch::Receiver<Option<u64>>, mut 
 pub async fn client(server: SocketAddr, mut goal: watch::Receiver<Option<u64>>) -> (Vec<Told>, Served) {
     let request = WatchRequest { everything: true, ..WatchRequest::default() };
     let mut watch = Watch::new(&server.to_string().parse().unwrap(), request);
-    let (mut told, mut served, mut stands) = (Vec::new(), Served::default(), 0);
+    let (mut told, mut known, mut stands) = (Vec::new(), Served::default(), 0);
     while goal.borrow_and_update().is_none_or(|newest| stands < newest) {
         let event = tokio::select! {
             event = watch.next() => event.unwrap(),
@@ -73,10 +73,10 @@ pub async fn client(server: SocketAddr, mut goal: watch::Receiver<Option<u64>>) 
         if let WatchEvent::Disconnected { retry_in, .. } = &event {
             assert!(*retry_in < Duration::from_secs(6), "{retry_in:?}");
         }
-        served.hear(&event).unwrap();
+        known.hear(&event).unwrap();
         told.push(Told::Event(event));
     }
-    (told, served)
+    (told, known)
 }
 
 /// A reader was told to start over for no other reasons than these.
