@@ -24,6 +24,10 @@ test *args:
 test-disk *args:
     CALLBOARD_TEST_ENGINE=disk cargo test --locked --test main {{ args }}
 
+# Threads against each other in every order, by a checker: hubs, leases, cuts
+loom $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "loom"):
+    cargo test --locked --lib loom_
+
 # The rules of the house: which room may know which
 layers:
     cargo test --test main layers
