@@ -33,6 +33,9 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod engine;
+#[cfg(any(test, fuzzing))]
+#[cfg(feature = "server")]
+pub mod fuzz;
 #[cfg(feature = "server")]
 pub mod metrics;
 #[cfg(feature = "server")]

@@ -31,10 +31,12 @@ mod write;
 #[cfg(test)]
 #[cfg(loom)]
 mod models;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::unwrap_used, reason = "as in any test")]
 pub(crate) mod test_support;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::unwrap_used, reason = "as in any test")]
+pub(crate) mod tests;
 
 use std::{
     collections::BTreeSet,

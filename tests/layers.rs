@@ -75,6 +75,7 @@ const RULES: &[Rule] = &[
         never: &["tokio", "tonic", "prost", "axum"],
     },
     Rule { room: "server", knows: &["api", "config", "net", "web"], tests_know: &[], never: &["prost", "axum"] },
+    Rule { room: "fuzz", knows: &["api", "client", "config", "net", "pb", "web"], tests_know: &[], never: &[] },
     Rule {
         room: "cli",
         knows: &["client", "clock", "config", "engine", "pb", "server", "telemetry"],
@@ -84,7 +85,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// Rooms that stand on the ground.
-const ON_THE_GROUND: &[&str] = &["api", "web", "server"];
+const ON_THE_GROUND: &[&str] = &["api", "fuzz", "web", "server"];
 /// Rooms without IO.
 const PURE_ROOMS: &[&str] = &["model", "registry"];
 

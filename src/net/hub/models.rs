@@ -2,7 +2,7 @@
 //!
 //! A wake-up that is lost leaves the reader waiting for good, which the checker reports as a deadlock.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, task::ready};
 
 use loom::{future::block_on, thread};
 
@@ -42,17 +42,28 @@ struct Watcher {
     seat: Seat,
     subscription: Subscription,
     seen: usize,
+    /// It has taken everything, and only its seat can tell it that there is more.
+    idle: bool,
 }
 
 impl Watcher {
     fn new(hubs: &Arc<Hubs>, connection: &Arc<Connection>, token: Option<Token>) -> Self {
         let seat = hubs.seat(connection, everything());
-        Self { seat, subscription: Subscription::new(Arc::new(Selection::Everything), None, token), seen: 0 }
+        Self {
+            seat,
+            subscription: Subscription::new(Arc::new(Selection::Everything), None, token),
+            seen: 0,
+            idle: false,
+        }
     }
 
     /// Ready when it has been told of so many instances.
     fn poll(&mut self, engine: &Memory, enough: usize, context: &Context<'_>) -> Poll<()> {
         while self.seen < enough {
+            if self.idle {
+                ready!(self.seat.poll_rung(context));
+                self.idle = false;
+            }
             match self.subscription.next(engine.registry()) {
                 Step::Snapshot(Part::Block(block)) => self.seen += block.entries().len(),
                 Step::Snapshot(Part::Matching(_)) => unreachable!("it has no filter"),
@@ -60,9 +71,7 @@ impl Watcher {
                 Step::Reset(reason) => panic!("a short history reaches back: {reason:?}"),
                 Step::Synced(_) => {}
                 Step::Idle => {
-                    if self.seat.poll_rung(context).is_pending() {
-                        return Poll::Pending;
-                    }
+                    self.idle = true;
                 }
             }
         }
@@ -199,12 +208,14 @@ fn loom_every_stream_is_told_that_we_leave() {
             move || hubs.leave()
         });
         let seat = hubs.seat(&connection, Interest::Nothing);
+        let mut idle = false;
         block_on(poll_fn(|context| {
             loop {
-                if seat.is_leaving() {
+                if !idle && seat.is_leaving() {
                     return Poll::Ready(());
                 }
-                if seat.poll_rung(context).is_ready() {
+                idle = seat.poll_rung(context).is_pending();
+                if !idle {
                     continue;
                 }
                 if hubs.workers[0].bell.poll(context).is_pending() {
