@@ -12,7 +12,7 @@ _list:
 ci:
     bash .ci/run
 
-# Install the tools that other recipes call (just, cargo-deny, buf) into target/tools
+# Install the tools that other recipes call (just, cargo-deny, cargo-fuzz, buf) into target/tools
 tools:
     bash .ci/tools
 
@@ -23,6 +23,18 @@ test *args:
 # The tests over sockets once more, with the registry on the disk
 test-disk *args:
     CALLBOARD_TEST_ENGINE=disk cargo test --locked --test main {{ args }}
+
+# Threads against each other in every order, by a checker: hubs, leases, cuts
+loom $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "loom"):
+    cargo test --locked --lib loom_
+
+# Whether what libFuzzer would run compiles, without the minutes that building it takes
+fuzz-check $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "fuzzing"):
+    cargo check --locked --lib --bench figures
+
+# libFuzzer on a target, or on all of them one after the other (needs a nightly compiler): just fuzz filter 60
+fuzz target="" seconds="60": tools
+    bash .ci/fuzz {{ seconds }} {{ target }}
 
 # The rules of the house: which room may know which
 layers:

@@ -42,6 +42,9 @@ pub use error::ClientError;
 pub use registration::{Departure, Registration, RegistrationEvent, boot_id};
 #[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsProblem};
+#[cfg(any(test, fuzzing))]
+#[cfg(feature = "server")]
+pub(crate) use watch::Reader;
 pub use watch::{ResetCause, Watch, WatchEvent};
 
 /// The one place in here that reads a clock: heartbeats and retries are due at tokio's instants.

@@ -229,6 +229,12 @@ impl Config {
     }
 }
 
+/// The configuration of a file alone.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn from_text(path: &std::path::Path, text: &str) -> Result<Config, ConfigError> {
+    Config::resolve(&[file::parse(path, text)?])
+}
+
 /// The variables of `callboard serve` that are set.
 fn environment(variable: impl Fn(&str) -> Result<String, env::VarError>) -> Result<Written, ConfigError> {
     let mut written = Written::default();

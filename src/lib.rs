@@ -33,6 +33,9 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod engine;
+#[cfg(any(test, fuzzing))]
+#[cfg(feature = "server")]
+pub mod fuzz;
 #[cfg(feature = "server")]
 pub mod metrics;
 #[cfg(feature = "server")]
@@ -46,6 +49,8 @@ pub mod random;
 pub mod registry;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+pub(crate) mod sync;
 #[cfg(feature = "server")]
 pub mod telemetry;
 #[cfg(feature = "server")]

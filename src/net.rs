@@ -10,6 +10,7 @@
 
 mod acceptor;
 mod alarm;
+mod bell;
 mod busy;
 mod connection;
 mod descriptors;

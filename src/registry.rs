@@ -30,21 +30,20 @@ mod wheel;
 mod write;
 
 #[cfg(test)]
+#[cfg(loom)]
+mod models;
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::unwrap_used, reason = "as in any test")]
 pub(crate) mod test_support;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::unwrap_used, reason = "as in any test")]
+pub(crate) mod tests;
 
 use std::{
     collections::BTreeSet,
     ops::Bound,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
 };
-
-use dashmap::DashMap;
-use parking_lot::{Mutex, RwLock};
 
 pub use clock::LeaseClock;
 pub use command::{Command, Description, Holder, Outcome, Patch, Refusal, Register};
@@ -58,7 +57,10 @@ pub use roster::{Block, Blocks};
 pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
 pub use write::Order;
 
-use crate::model::{Incarnation, Revision, ServiceName};
+use crate::{
+    model::{Incarnation, Revision, ServiceName},
+    sync::{AtomicU64, DashMap, Mutex, Ordering, RwLock},
+};
 use protection::Protection;
 use ring::Ring;
 use service::{Service, State};

@@ -47,11 +47,11 @@ const PURE: &[&str] = &[
 /// Nor any state that is shared.
 const VALUES: &[&str] = &["dashmap", "parking_lot", "std::sync::Mutex", "std::sync::RwLock", "std::sync::atomic"];
 /// Rooms that everybody may stand on.
-const GROUND: &[&str] = &["clock", "engine", "metrics", "model", "random", "registry"];
+const GROUND: &[&str] = &["clock", "engine", "metrics", "model", "random", "registry", "sync"];
 
 const RULES: &[Rule] = &[
     Rule { room: "model", knows: &[], tests_know: &["registry"], never: VALUES },
-    Rule { room: "registry", knows: &["model"], tests_know: &["engine"], never: &[] },
+    Rule { room: "registry", knows: &["model", "sync"], tests_know: &["engine"], never: &[] },
     Rule {
         room: "engine",
         knows: &["clock", "metrics", "model", "random", "registry"],
@@ -60,6 +60,7 @@ const RULES: &[Rule] = &[
     },
     Rule { room: "clock", knows: &["model", "registry"], tests_know: &[], never: &[] },
     Rule { room: "random", knows: &[], tests_know: &[], never: &[] },
+    Rule { room: "sync", knows: &[], tests_know: &[], never: &["tokio", "tonic", "prost", "axum"] },
     Rule { room: "metrics", knows: &[], tests_know: &[], never: &["tonic", "prost", "axum"] },
     Rule { room: "net", knows: GROUND, tests_know: &[], never: &["axum"] },
     Rule { room: "pb", knows: &[], tests_know: &[], never: &[] },
@@ -74,6 +75,7 @@ const RULES: &[Rule] = &[
         never: &["tokio", "tonic", "prost", "axum"],
     },
     Rule { room: "server", knows: &["api", "config", "net", "web"], tests_know: &[], never: &["prost", "axum"] },
+    Rule { room: "fuzz", knows: &["api", "client", "config", "net", "pb", "web"], tests_know: &[], never: &[] },
     Rule {
         room: "cli",
         knows: &["client", "clock", "config", "engine", "pb", "server", "telemetry"],
@@ -83,7 +85,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// Rooms that stand on the ground.
-const ON_THE_GROUND: &[&str] = &["api", "web", "server"];
+const ON_THE_GROUND: &[&str] = &["api", "fuzz", "web", "server"];
 /// Rooms without IO.
 const PURE_ROOMS: &[&str] = &["model", "registry"];
 

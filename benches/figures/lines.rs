@@ -38,7 +38,8 @@ fn walk(path: &Path, lines: &mut Lines) -> Result<()> {
         return Ok(());
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    let mut test = name.ends_with("tests") || name == "test_support" || name == "fake";
+    let mut test = name.ends_with("tests") || ["fake", "models", "test_support"].contains(&&*name);
+    test |= path.components().any(|part| part.as_os_str() == "fuzz" || part.as_os_str() == "fuzz.rs");
     for line in fs::read_to_string(path)?.lines().map(str::trim) {
         // In this house the tests of a file are its end.
         test |= line == "mod tests {";

@@ -1,4 +1,5 @@
-//! Refusals that are made before a handler is asked: a message that is too large, that is no protobuf, an unknown method.
+//! Refusals that are made before a handler is asked: a message that is too large, that is no protobuf, that is missing or
+//! only half there, an unknown method.
 //!
 //! tonic answers these in its own words, without details. Here they get what every refusal of this door has: a code that
 //! tells whose fault it was, the reason, and the remedy.
@@ -8,9 +9,11 @@ use tonic::{Code, Status, body::Body, service::Routes};
 
 use super::Problem;
 
-/// What tonic says of a message over the limit, and of one that is no protobuf.
+/// What tonic says of a message over the limit, of one that is no protobuf, of none where there must be one, and of half a one.
 const TOO_LARGE: &str = "decoded message length too large";
 const NO_PROTOBUF: &str = "failed to decode Protobuf message";
+const MISSING: &str = "Missing request message.";
+const HALF: &str = "Unexpected EOF decoding stream.";
 
 /// Explains what the routes refuse. `limit`: bytes of a request, to be named.
 pub(super) fn layer(routes: Routes, limit: usize) -> Routes {
@@ -35,6 +38,8 @@ pub(super) fn problem(status: &Status, limit: usize) -> Option<Problem> {
     match status.code() {
         Code::OutOfRange if status.message().contains(TOO_LARGE) => Some(Problem::TooLarge(limit)),
         Code::Internal if status.message().contains(NO_PROTOBUF) => Some(Problem::Malformed(status.message().into())),
+        Code::Internal if status.message() == MISSING => Some(Problem::Malformed("there is none".into())),
+        Code::Internal if status.message() == HALF => Some(Problem::Malformed("it ends in the middle".into())),
         // With a message it is something else that is not there: an encoding, say.
         Code::Unimplemented if status.message().is_empty() => Some(Problem::UnknownMethod),
         _ => None,
@@ -55,6 +60,9 @@ mod tests {
             Some(Problem::Malformed(_))
         ));
         assert!(matches!(problem(&Status::unimplemented(""), 5), Some(Problem::UnknownMethod)));
+        for framing in [MISSING, HALF] {
+            assert!(matches!(problem(&Status::internal(framing), 5), Some(Problem::Malformed(_))), "{framing}");
+        }
         assert!(problem(&Status::internal("else"), 5).is_none());
         assert!(problem(&Status::unimplemented("gzip is not supported"), 5).is_none());
         assert!(problem(&Status::from(Problem::UnknownMethod), 5).is_none(), "explained once");

@@ -130,7 +130,7 @@ impl Watch {
     /// [`WatchEvent::Synced`]; between a reset and the next one, that of the set that is still to be served from.
     #[must_use]
     pub fn token(&self) -> &Bytes {
-        &self.reader.token
+        self.reader.token()
     }
 
     /// The next event, however long it takes. Nothing is lost when it is dropped meanwhile.
@@ -204,7 +204,7 @@ impl fmt::Debug for Watch {
 
 /// Reads messages in order and knows where the reader stands.
 #[derive(Debug, Default)]
-struct Reader {
+pub(crate) struct Reader {
     token: Bytes,
     /// Changes of a step whose last message has not come yet.
     step: Vec<change::Change>,
@@ -217,14 +217,20 @@ struct Reader {
 }
 
 impl Reader {
+    /// From where another stream would go on.
+    pub(crate) fn token(&self) -> &Bytes {
+        &self.token
+    }
+
     /// A stream begins: what the one before left unfinished will not be finished.
-    fn begin(&mut self) -> Option<WatchEvent> {
+    pub(crate) fn begin(&mut self) -> Option<WatchEvent> {
         self.step.clear();
         self.coming = self.token.is_empty();
         std::mem::take(&mut self.partial).then_some(WatchEvent::Reset(ResetCause::Interrupted))
     }
 
-    fn read(&mut self, message: WatchResponse) -> Option<WatchEvent> {
+    /// What a message tells.
+    pub(crate) fn read(&mut self, message: WatchResponse) -> Option<WatchEvent> {
         match message.message? {
             Message::Reset(reset) => {
                 // The token stays until there is a complete set in the place of its own. Another stream begins with it, so that

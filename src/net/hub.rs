@@ -8,29 +8,25 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    future::poll_fn,
     mem,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use atomic_waker::AtomicWaker;
 use dashmap::DashMap;
-use parking_lot::Mutex;
 use tokio::{
-    sync::Notify,
     task::yield_now,
     time::{MissedTickBehavior, interval},
 };
 
-use super::Connection;
+use super::{Connection, bell::Bell};
 use crate::{
     clock::Clock,
     model::{Selection, ServiceName},
     registry::{Audience, Event, HISTORY, HISTORY_BYTES},
+    sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, fence},
 };
 
 /// How often a hub looks after its seats: bookmarks, and connections of age.
@@ -67,9 +63,7 @@ pub struct Hubs {
 struct Hub {
     /// The services that changed since the last round.
     inbox: Mutex<HashSet<ServiceName>>,
-    /// Somebody has rung and the hub has not looked yet.
-    rung: AtomicBool,
-    bell: Notify,
+    bell: Bell,
     /// All seats are to be woken.
     all: AtomicBool,
     /// Touched by the hub's own thread, except when streams are torn down elsewhere: so hardly ever contended.
@@ -91,15 +85,13 @@ struct Seats {
 
 #[derive(Debug)]
 struct State {
-    rung: AtomicBool,
-    waker: AtomicWaker,
+    bell: Bell,
     connection: Arc<Connection>,
 }
 
 impl State {
     fn ring(&self) {
-        self.rung.store(true, Ordering::Release);
-        self.waker.wake();
+        self.bell.ring();
     }
 }
 
@@ -119,11 +111,7 @@ impl Hubs {
     #[must_use]
     pub fn seat(self: &Arc<Self>, connection: &Arc<Connection>, interest: Interest) -> Seat {
         let worker = connection.worker();
-        let state = Arc::new(State {
-            rung: AtomicBool::new(false),
-            waker: AtomicWaker::new(),
-            connection: Arc::clone(connection),
-        });
+        let state = Arc::new(State { bell: Bell::default(), connection: Arc::clone(connection) });
         let hub = &self.workers[worker];
         // Interest first: a change between the two rings a hub that finds nobody, and the stream reads after both.
         match &interest {
@@ -135,6 +123,8 @@ impl Hubs {
             },
             Interest::Nothing => {}
         }
+        // Either the writer sees that interest, or the stream what was written: see `changed`.
+        fence(Ordering::SeqCst);
         let id = hub.seats.lock().take(&state, &interest);
         Seat { hubs: Arc::clone(self), id, interest, state }
     }
@@ -147,7 +137,7 @@ impl Hubs {
         let mut last_sweep = clock.since_start();
         loop {
             tokio::select! {
-                () = hub.bell.notified() => ring(&hub.to_be_told()).await,
+                () = poll_fn(|context| hub.bell.poll(context)) => ring(&hub.to_be_told()).await,
                 _ = rounds.tick() => {
                     ring(&hub.retiring()).await;
                     if clock.since_start().saturating_sub(last_sweep) >= bookmarks {
@@ -181,7 +171,7 @@ impl Hubs {
     pub fn ring_all(&self) {
         for hub in &self.workers {
             hub.all.store(true, Ordering::Release);
-            hub.ring();
+            hub.bell.ring();
         }
     }
 
@@ -206,11 +196,14 @@ impl Hubs {
 
 impl Audience for Hubs {
     fn changed(&self, event: &Event) {
+        // Published, then looked who cares; a stream says that it cares, then looks what is published. Without the fences
+        // both may look before the other's word has got through, and a stream that resumes takes no lock that would help.
+        fence(Ordering::SeqCst);
         let watched = self.watched_by(event.service());
         for (worker, hub) in self.workers.iter().enumerate() {
             if watched & 1 << worker != 0 || hub.wide.load(Ordering::Acquire) > 0 {
                 hub.inbox.lock().insert(event.service().clone());
-                hub.ring();
+                hub.bell.ring();
             }
         }
         // Readers that heard of nothing stand where they were. Before what they would have to look through falls out of
@@ -224,15 +217,8 @@ impl Audience for Hubs {
 }
 
 impl Hub {
-    fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.bell.notify_one();
-        }
-    }
-
-    /// Who is to hear of what has changed since it was last asked.
+    /// Who is to hear of what has changed since it was last asked. What changes meanwhile rings again.
     fn to_be_told(&self) -> Vec<Arc<State>> {
-        self.rung.swap(false, Ordering::AcqRel);
         if self.all.swap(false, Ordering::AcqRel) {
             self.inbox.lock().clear();
             return self.everybody();
@@ -318,11 +304,7 @@ pub struct Seat {
 impl Seat {
     /// Ready once for each time, or several, that the seat was woken.
     pub fn poll_rung(&self, context: &Context<'_>) -> Poll<()> {
-        if self.state.rung.swap(false, Ordering::AcqRel) {
-            return Poll::Ready(());
-        }
-        self.state.waker.register(context.waker());
-        if self.state.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+        self.state.bell.poll(context)
     }
 
     /// From now on it is woken for this. What happened before is to be read after.
@@ -353,6 +335,10 @@ impl Drop for Seat {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(loom)]
+mod models;
 
 #[cfg(test)]
 mod tests {

@@ -4,14 +4,14 @@
 //! carrier together, because they must change together: a stream that breaks shortens the deadline only if no other
 //! stream has carried a heartbeat since.
 
-use std::{
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::model::{BootId, InstanceId, LeaseId, LoadReport, ServiceName, Terms};
+use crate::{
+    model::{BootId, InstanceId, LeaseId, LoadReport, ServiceName, Terms},
+    sync::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+};
 
 /// Milliseconds of the lease clock ([`super::LeaseClock`]).
 pub type LeaseTime = u64;
@@ -346,6 +346,10 @@ pub(super) fn millis(span: Duration) -> LeaseTime {
     LeaseTime::try_from(span.as_millis()).unwrap_or(LeaseTime::MAX)
 }
 
+#[cfg(test)]
+#[cfg(loom)]
+#[path = "lease/models.rs"]
+mod models;
 #[cfg(test)]
 #[path = "lease/tests.rs"]
 mod tests;

@@ -7,13 +7,15 @@ use std::{
 };
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
 
 use super::{
     lease::{Carrier, Ending, Lease, LeaseTime},
     wheel::{Turn, Wheel},
 };
-use crate::model::{LeaseId, Terms};
+use crate::{
+    model::{LeaseId, Terms},
+    sync::Mutex,
+};
 
 /// How long the holder of a lease that was ended by others can ask how: two times to live, within these bounds.
 const SHORTEST_MEMORY: Duration = Duration::from_mins(1);

@@ -32,15 +32,13 @@ mod ward;
 
 use std::sync::{Arc, atomic::Ordering};
 
-use parking_lot::Mutex;
-
 use super::{
     Registry,
     command::Command,
     event::Now,
     lease::{Lease, LeaseTime, Standing},
 };
-use crate::model::ServiceName;
+use crate::{model::ServiceName, sync::Mutex};
 
 pub(super) use headcount::Headcount;
 use headcount::Total;

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
-
 use super::{
     event::{Entry, Event},
     protection::Headcount,
     ring::Ring,
     roster::{Blocks, Roster},
 };
-use crate::model::Revision;
+use crate::{
+    model::Revision,
+    sync::{Mutex, MutexGuard},
+};
 
 /// Fewest events that a service remembers by itself: the history of all services reaches further back.
 const SHORT_MEMORY: usize = 64;

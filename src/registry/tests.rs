@@ -1,4 +1,5 @@
-//! Scripts of operations against a naive model, and readers of every kind beside them.
+//! Scripts of operations against a naive model, and readers of every kind beside them. Fuzzing makes scripts too.
+#![cfg_attr(fuzzing, allow(dead_code, unused_imports, reason = "fuzzing takes the model without the tests"))]
 
 mod reader;
 
@@ -7,6 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+#[cfg(test)]
 use proptest::prelude::*;
 
 use reader::{Reader, readers};
@@ -20,11 +22,11 @@ use crate::{
     model::{Incarnation, Selection, Token, Weight},
 };
 
-const SERVICES: [&str; 3] = ["web", "web-api", "db"];
+pub(crate) const SERVICES: [&str; 3] = ["web", "web-api", "db"];
 
 /// One line of a script.
 #[derive(Debug, Clone)]
-enum Operation {
+pub(crate) enum Operation {
     Register {
         service: usize,
         instance: u8,
@@ -55,6 +57,7 @@ enum Operation {
     },
 }
 
+#[cfg(test)]
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
     let at = || (0..SERVICES.len(), 0..4_u8);
     let operation = prop_oneof![
@@ -123,7 +126,7 @@ fn expected(naive: &Naive, reader: usize) -> BTreeMap<(String, String), (u16, bo
     }
 }
 
-struct Play {
+pub(crate) struct Play {
     engine: Memory,
     naive: Naive,
     readers: Vec<Reader>,
@@ -132,12 +135,15 @@ struct Play {
 }
 
 impl Play {
-    fn new() -> Self {
+    /// How many readers there are.
+    pub(crate) const READERS: usize = 5;
+
+    pub(crate) fn new() -> Self {
         let engine = Memory::new(Incarnation(7), at(0), Arc::new(test_support::Nobody));
         Self { engine, naive: Naive::default(), readers: readers(), now: 0, leases: 0 }
     }
 
-    fn act(&mut self, operation: &Operation) {
+    pub(crate) fn act(&mut self, operation: &Operation) {
         match *operation {
             Operation::Register { service, instance, boot, weight, replace } => {
                 self.leases += 1;
@@ -183,8 +189,24 @@ impl Play {
         self.readers[reader].read(self.engine.registry());
         assert_eq!(self.readers[reader].believes, expected(&self.naive, reader), "reader {reader}");
     }
+
+    /// Everybody reads to the end, and every way to count gives the same.
+    pub(crate) fn end(&mut self) {
+        for reader in 0..self.readers.len() {
+            self.read(reader);
+            assert_eq!(self.readers[reader].resets, 0, "short histories are never lost");
+        }
+        let registry = self.engine.registry();
+        let listed: usize = SERVICES.iter().map(|service| registry.page(&name(service), "", 99).len()).sum();
+        assert_eq!(listed, self.naive.present.len());
+        let (summaries, _) = registry.services("", "", 99);
+        assert_eq!(registry.instance_count(), listed);
+        assert_eq!(summaries.iter().map(|summary| summary.instances).sum::<usize>(), listed);
+        assert!(summaries.iter().all(|summary| summary.instances > 0), "an empty service is dropped");
+    }
 }
 
+#[cfg(test)]
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
@@ -195,16 +217,7 @@ proptest! {
         for operation in &script {
             play.act(operation);
         }
-        for reader in 0..play.readers.len() {
-            play.read(reader);
-            prop_assert_eq!(play.readers[reader].resets, 0, "short histories are never lost");
-        }
-        let listed: usize = SERVICES.iter().map(|service| play.engine.registry().page(&name(service), "", 99).len()).sum();
-        prop_assert_eq!(listed, play.naive.present.len());
-        let (summaries, _) = play.engine.registry().services("", "", 99);
-        prop_assert_eq!(play.engine.registry().instance_count(), listed);
-        prop_assert_eq!(summaries.iter().map(|summary| summary.instances).sum::<usize>(), listed);
-        prop_assert!(summaries.iter().all(|summary| summary.instances > 0), "an empty service is dropped");
+        play.end();
     }
 }
 

@@ -7,9 +7,10 @@
 //! A lease is looked at when a third of its time to live would be left, and, if no heartbeat has come, once more at its
 //! deadline. Whose heartbeats come is looked at about twice in a time to live.
 
-use std::{mem, sync::Arc, sync::atomic::Ordering};
+use std::{mem, sync::Arc};
 
 use super::lease::{Lease, LeaseTime, Pulse};
+use crate::sync::Ordering;
 
 /// Milliseconds of a slot.
 const TICK: LeaseTime = 100;

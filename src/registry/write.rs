@@ -1,8 +1,6 @@
 //! The one place that changes the map.
 
-use std::sync::{Arc, OnceLock, atomic::Ordering};
-
-use parking_lot::MutexGuard;
+use std::sync::{Arc, OnceLock};
 
 use super::{
     Registry,
@@ -12,7 +10,10 @@ use super::{
     lease::{Ending, Lease, millis},
     service::Service,
 };
-use crate::model::{Instance, InstanceId, Revision, ServiceName};
+use crate::{
+    model::{Instance, InstanceId, Revision, ServiceName},
+    sync::{MutexGuard, Ordering},
+};
 
 impl Command {
     /// The instance that it is about.

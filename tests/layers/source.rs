@@ -87,7 +87,9 @@ impl Reader {
                 _ => {}
             }
         }
-        *is_tests |= words.starts_with(&["cfg".to_owned(), "test".to_owned()]) || words == ["test"];
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        *is_tests |=
+            words.starts_with(&["cfg", "test"]) || words == ["cfg", "any", "test", "fuzzing"] || words == ["test"];
     }
 
     fn module(&mut self, path: Option<String>, is_tests: bool) {

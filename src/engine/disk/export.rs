@@ -176,6 +176,7 @@ pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<(Vec<Sto
     if header.callboard_export > VERSION {
         return Err(ImportError::Newer { found: header.callboard_export });
     }
+    reached(Revision(header.revision)).map_err(|problem| ImportError::Line { line: 1, problem })?;
     told(header.instances);
     let (mut instances, mut newest) = (Vec::new(), Revision(header.revision));
     let (mut keys, mut leases) = (HashSet::new(), HashSet::new());
@@ -185,11 +186,7 @@ pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<(Vec<Sto
         let stored = stored.into_stored().map_err(|invalid| wrong(invalid.to_string()))?;
         let instance = &stored.instance;
         newest = newest.max(instance.revision).max(instance.registered_revision);
-        if newest > LATEST {
-            return Err(wrong(format!(
-                "revision {newest} is none that a registry reaches: leave it as it was exported"
-            )));
-        }
+        reached(newest).map_err(wrong)?;
         if !keys.insert((instance.service.clone(), instance.id.clone())) {
             return Err(wrong(format!("{}/{} is here twice: remove one", instance.service, instance.id)));
         }
@@ -203,6 +200,11 @@ pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<(Vec<Sto
         return Err(ImportError::Count { said: header.instances, found: instances.len() });
     }
     Ok((instances, newest))
+}
+
+fn reached(revision: Revision) -> Result<(), String> {
+    let problem = || format!("revision {revision} is none that a registry reaches: leave it as it was exported");
+    (revision <= LATEST).then_some(()).ok_or_else(problem)
 }
 
 impl Line {
@@ -363,6 +365,9 @@ mod tests {
         assert!(refused(cut).starts_with("line 3: "));
         let far = good.replace(&(1_u64 << 60).to_string(), &u64::MAX.to_string());
         assert!(refused(&far).contains("is none that a registry reaches"), "{}", refused(&far));
+        let far =
+            lines[0].replace("\"revision\":9,\"instances\":2", "\"revision\":18446744073709551615,\"instances\":0");
+        assert!(refused(&far).starts_with("line 1: revision 18446744073709551615 is none"), "{}", refused(&far));
         assert!(refused(&good.replace("\"9s 500ms\"", "\"soon\"")).contains("is no length of time"));
         assert!(refused(&good.replace("00000000005\"", "5\"")).contains("32 hexadecimal digits"));
     }

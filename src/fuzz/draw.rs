@@ -1,0 +1,56 @@
+//! An input as a series of choices.
+
+/// What is left of an input. When it is used up, every choice is the first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Draw<'a>(&'a [u8]);
+
+impl<'a> Draw<'a> {
+    pub(super) fn new(input: &'a [u8]) -> Self {
+        Self(input)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn byte(&mut self) -> u8 {
+        let [first, rest @ ..] = self.0 else { return 0 };
+        self.0 = rest;
+        *first
+    }
+
+    /// A number below `end`.
+    pub(super) fn below(&mut self, end: u8) -> u8 {
+        self.byte() % end
+    }
+
+    pub(super) fn flag(&mut self) -> bool {
+        self.below(2) == 1
+    }
+
+    pub(super) fn number(&mut self) -> u32 {
+        u32::from_be_bytes([0; 4].map(|_: u8| self.byte()))
+    }
+
+    pub(super) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::from(self.byte()) % choices.len()]
+    }
+
+    /// Some bytes: their number comes first, in two bytes.
+    pub(super) fn bytes(&mut self) -> &'a [u8] {
+        let length = usize::from(u16::from_be_bytes([self.byte(), self.byte()]));
+        let (bytes, rest) = self.0.split_at(length.min(self.0.len()));
+        self.0 = rest;
+        bytes
+    }
+
+    /// Some text; what is no UTF-8 in it is replaced.
+    pub(super) fn text(&mut self) -> String {
+        String::from_utf8_lossy(self.bytes()).into_owned()
+    }
+
+    /// Everything that is left.
+    pub(super) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+}

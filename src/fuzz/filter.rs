@@ -1,0 +1,80 @@
+//! A filter, and what it says of instances.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    model::{
+        Address, Instance, InstanceFilter, InstanceId, Invalid, Locality, Marks, Metadata, Revision, ServiceName, Tags,
+        WallTime, Weight,
+        filter::{MAX_DEPTH, MAX_LENGTH},
+    },
+    registry::test_support::entry,
+};
+
+thread_local! {
+    static INSTANCES: Vec<Instance> = instances();
+}
+
+/// Whatever it is, it is answered. What is accepted means the opposite once `not` stands before it, and the same twice.
+pub(super) fn run(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let filter = match InstanceFilter::parse(text) {
+        Ok(Some(filter)) => filter,
+        Ok(None) => return assert!(text.trim().is_empty(), "no filter, though something is written"),
+        Err(error) => {
+            let columns = text.trim().chars().count();
+            assert!((1..=columns + 1).contains(&error.column), "{error} points nowhere");
+            return assert!(error.to_string().len() < 1_000, "an answer does not repeat a whole request");
+        }
+    };
+    assert_eq!(filter.as_str(), text.trim(), "it remembers how it was written");
+    let text = filter.as_str(); // without the blanks around it, of which there are more kinds than within
+    let opposite = again(&format!("not ({text})"));
+    let twice = again(&format!("({text}) and ({text})"));
+    INSTANCES.with(|instances| {
+        for instance in instances {
+            let selected = filter.matches(instance);
+            assert!(opposite.as_ref().is_none_or(|opposite| opposite.matches(instance) != selected));
+            assert!(twice.as_ref().is_none_or(|twice| twice.matches(instance) == selected));
+        }
+    });
+}
+
+/// A filter made of one that was accepted. `None`: it goes over a limit.
+fn again(text: &str) -> Option<InstanceFilter> {
+    let parentheses = text.bytes().filter(|byte| *byte == b'(').count();
+    let within_limits = text.len() <= MAX_LENGTH && parentheses <= MAX_DEPTH && text.matches("matches").count() <= 8;
+    match InstanceFilter::parse(text) {
+        Ok(filter) => filter,
+        Err(error) => {
+            assert!(!within_limits, "{text:?}: {error}");
+            None
+        }
+    }
+}
+
+fn instances() -> Vec<Instance> {
+    let plain = entry("web", "a", 1).instance.clone();
+    let rich = rich(&plain).unwrap_or_else(|refusal| panic!("{refusal}"));
+    vec![plain, rich]
+}
+
+fn rich(plain: &Instance) -> Result<Instance, Invalid> {
+    let metadata = BTreeMap::from(
+        [("team", "checkout"), ("app.kubernetes.io/name", "web"), ("empty", ""), ("a/b~c", "ümlaut")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned())),
+    );
+    Ok(Instance {
+        service: ServiceName::parse("web")?,
+        id: InstanceId::parse("not-a-number-80")?,
+        addresses: Address::parse_all([("::1", 80, ""), ("localhost", 81, "metrics")].into_iter())?,
+        tags: Tags::parse(&["v2", "not", "a b", "\"quoted\"", "`ticked`"].map(str::to_owned))?,
+        metadata: Metadata::parse(metadata.iter())?,
+        weight: Weight::parse(80)?,
+        locality: Locality::parse("eu", "eu-1", "a")?,
+        marks: Marks { drained: true, ..plain.marks },
+        registered_at: WallTime(1),
+        registered_revision: Revision(1),
+        revision: Revision(2),
+    })
+}

@@ -1,0 +1,33 @@
+//! Bytes on the disk, and lines of an export.
+
+use crate::{
+    engine::disk::{
+        Found, Stored, export,
+        record::{Damage, Seal, decode},
+    },
+    model::Revision,
+};
+
+/// What is no record of this store is refused; what is a message of an instance survives being written again.
+pub(super) fn run(input: &[u8]) {
+    let seal = Seal::new(7);
+    assert_eq!(seal.open("web", "a", input), Err(Damage::Tag), "nobody here knows the key");
+    let Ok(stored) = decode("web", "a", input) else { return };
+    let (bytes, tag) = seal.encode(&stored.instance, stored.lease);
+    let Ok((message, read)) = seal.open("web", "a", &bytes) else { panic!("{stored:?} is not found again") };
+    assert_eq!(read, tag);
+    assert_eq!(decode("web", "a", message), Ok(stored));
+}
+
+/// What is no export is refused; what is one survives being exported again.
+pub(super) fn import(input: &[u8]) {
+    let Ok((instances, revision)) = export::read(input, |_| {}) else { return };
+    assert!(revision <= Revision(1 << 62), "no registry gets there");
+    let newest = |Stored { instance, .. }: &Stored| instance.revision.max(instance.registered_revision);
+    assert!(instances.iter().all(|stored| newest(stored) <= revision));
+    let found = Found { instances, revision, lossy: false };
+    let mut again = Vec::new();
+    assert!(export::write(&found, &mut again, || {}).is_ok());
+    let Ok(read) = export::read(&*again, |_| {}) else { panic!("{}", String::from_utf8_lossy(&again)) };
+    assert_eq!(read, (found.instances, found.revision));
+}

@@ -1,0 +1,122 @@
+//! Each target on its seeds, and on what random changes make of them.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+
+use super::{TARGETS, Target};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = folder().join("seeds").join(target);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| fs::read(file).unwrap()).collect()
+}
+
+/// Something done to an input, at a place between its ends.
+#[derive(Debug, Clone)]
+enum Change {
+    Put(prop::sample::Index, Vec<u8>),
+    Flip(prop::sample::Index, u8),
+    Drop(prop::sample::Index, usize),
+    Repeat(prop::sample::Index, usize),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let at = any::<prop::sample::Index>;
+    prop_oneof![
+        (at(), vec(any::<u8>(), 1..8)).prop_map(|(at, bytes)| Change::Put(at, bytes)),
+        (at(), 0..8_u8).prop_map(|(at, bit)| Change::Flip(at, bit)),
+        (at(), 1..16_usize).prop_map(|(at, length)| Change::Drop(at, length)),
+        (at(), 1..64_usize).prop_map(|(at, length)| Change::Repeat(at, length)),
+    ]
+}
+
+impl Change {
+    fn make(&self, input: &mut Vec<u8>) {
+        let end = |at: usize, length: usize| (at + length).min(input.len());
+        match self {
+            Self::Put(at, bytes) => {
+                let at = at.index(input.len() + 1);
+                input.splice(at..at, bytes.iter().copied());
+            }
+            _ if input.is_empty() => {}
+            Self::Flip(at, bit) => {
+                let at = at.index(input.len());
+                input[at] ^= 1 << bit;
+            }
+            Self::Drop(at, length) => {
+                let at = at.index(input.len());
+                input.drain(at..end(at, *length));
+            }
+            Self::Repeat(at, length) => {
+                let at = at.index(input.len());
+                input.extend_from_within(at..end(at, *length));
+            }
+        }
+    }
+}
+
+/// Mostly a changed seed; now and then anything.
+fn input(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    let changed = (prop::sample::select(seeds), vec(change(), 0..8)).prop_map(|(mut seed, changes)| {
+        for change in changes {
+            change.make(&mut seed);
+        }
+        seed
+    });
+    prop_oneof![6 => changed, 1 => vec(any::<u8>(), 0..300)]
+}
+
+fn try_out(name: &str) {
+    let target = *TARGETS.iter().find(|target| target.name == name).unwrap();
+    let seeds = seeds(name);
+    for seed in &seeds {
+        (target.run)(seed);
+    }
+    let mut runner = TestRunner::new(Config { cases: target.inputs, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(&input(seeds), |input| {
+        (target.run)(&input);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+}
+
+macro_rules! targets {
+    ($($name:ident)*) => {
+        const TRIED: &[&str] = &[$(stringify!($name)),*];
+        $(
+            #[test]
+            fn $name() {
+                try_out(stringify!($name));
+            }
+        )*
+    };
+}
+
+targets!(filter token messages client config registry record import http2 http1);
+
+/// A target is a line in `TARGETS`, a test here, a program for cargo-fuzz and some seeds: none may be forgotten.
+#[test]
+fn every_target_is_tried_and_fuzzed() {
+    let names: BTreeSet<_> = TARGETS.iter().map(|Target { name, .. }| (*name).to_owned()).collect();
+    assert_eq!(names, TRIED.iter().map(|name| (*name).to_owned()).collect());
+    let manifest: toml::Table = fs::read_to_string(folder().join("Cargo.toml")).unwrap().parse().unwrap();
+    let programs = manifest["bin"].as_array().unwrap().iter();
+    assert_eq!(names, programs.map(|program| program["name"].as_str().unwrap().to_owned()).collect());
+    let seeded = fs::read_dir(folder().join("seeds")).unwrap();
+    assert_eq!(names, seeded.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect());
+}

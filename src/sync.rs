@@ -1,0 +1,129 @@
+//! What threads share: the usual atomics, locks and wakers; or, under `just loom`, those of a checker that runs a model in
+//! every order in which threads can run and see each other's writes.
+//!
+//! What the models (`loom_*` among the tests) are about takes its atomics and locks from here, so that they run the code
+//! that ships. What no model looks at takes them where it likes.
+
+#[cfg(not(loom))]
+pub use atomic_waker::AtomicWaker;
+#[cfg(not(loom))]
+pub use dashmap::DashMap;
+#[cfg(not(loom))]
+pub use parking_lot::{Mutex, MutexGuard, RwLock};
+#[cfg(not(loom))]
+pub use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+#[cfg(loom)]
+pub use loom::sync::{
+    MutexGuard,
+    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+};
+#[cfg(loom)]
+pub use model::{AtomicWaker, DashMap, Mutex, RwLock};
+
+/// loom's, with the faces of those above: no lock of ours is poisoned, for a panic ends the model.
+#[cfg(loom)]
+mod model {
+    use std::{hash::Hash, sync::PoisonError, task::Waker};
+
+    use dashmap::mapref::one::Ref;
+    use loom::sync::{self, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+
+    /// `parking_lot`'s mutex.
+    #[derive(Debug, Default)]
+    pub struct Mutex<T>(sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        /// Guards a value.
+        pub fn new(value: T) -> Self {
+            Self(sync::Mutex::new(value))
+        }
+
+        /// Waits for the lock.
+        pub fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    /// `parking_lot`'s lock for many readers.
+    #[derive(Debug)]
+    pub struct RwLock<T>(sync::RwLock<T>);
+
+    impl<T> RwLock<T> {
+        /// Guards a value.
+        pub fn new(value: T) -> Self {
+            Self(sync::RwLock::new(value))
+        }
+
+        /// Waits until nobody writes.
+        pub fn read(&self) -> RwLockReadGuard<'_, T> {
+            self.0.read().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// Waits until nobody else has the lock.
+        pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+            self.0.write().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    impl<T: Default> Default for RwLock<T> {
+        fn default() -> Self {
+            Self::new(T::default())
+        }
+    }
+
+    /// `dashmap`'s, whose locks the checker does not see: so each call takes one that it does.
+    #[derive(Debug)]
+    pub struct DashMap<K: Eq + Hash, V> {
+        map: dashmap::DashMap<K, V>,
+        turn: Mutex<()>,
+    }
+
+    impl<K: Eq + Hash, V> DashMap<K, V> {
+        /// An empty map.
+        pub fn new() -> Self {
+            Self { map: dashmap::DashMap::new(), turn: Mutex::default() }
+        }
+
+        /// What is there under this key.
+        pub fn get(&self, key: &K) -> Option<Ref<'_, K, V>> {
+            let _turn = self.turn.lock();
+            self.map.get(key)
+        }
+
+        /// Puts a value there.
+        pub fn insert(&self, key: K, value: V) -> Option<V> {
+            let _turn = self.turn.lock();
+            self.map.insert(key, value)
+        }
+
+        /// Takes it away.
+        pub fn remove(&self, key: &K) -> Option<(K, V)> {
+            let _turn = self.turn.lock();
+            self.map.remove(key)
+        }
+
+        /// How many there are.
+        pub fn len(&self) -> usize {
+            let _turn = self.turn.lock();
+            self.map.len()
+        }
+    }
+
+    /// The waker of one task. Each call happens before the next, as `atomic-waker` has it.
+    #[derive(Debug, Default)]
+    pub struct AtomicWaker(Mutex<Option<Waker>>);
+
+    impl AtomicWaker {
+        /// Who is to be woken.
+        pub fn register(&self, waker: &Waker) {
+            *self.0.lock() = Some(waker.clone());
+        }
+
+        /// Wakes who is registered, once.
+        pub fn wake(&self) {
+            let waiting = self.0.lock().take();
+            waiting.inspect(Waker::wake_by_ref);
+        }
+    }
+}
