@@ -11,7 +11,10 @@ use crate::{
     promise::{self, Held, Life, Stop, Truth, dead_goes, live_stays},
 };
 
-/// Services of two instances each: where more die together, the registry does not believe it.
+/// Services that have victims at the same time. A service has two instances and loses them once, and a registry has fewer than
+/// twenty in all: where more die in a minute, the registry does not believe it.
+const STREETS: u64 = 2;
+/// Services after each other.
 const SERVICES: u64 = 3;
 const TTL: u64 = 2_000;
 const GRACE: u64 = 500;
@@ -70,18 +73,25 @@ fn life(service: String, id: String, has_grace: bool, signs: Vec<Span>, broke: O
 #[ignore = "takes half a minute: just faults"]
 async fn killed_instances_go_in_time_and_nobody_else_does() {
     let (seed, stalls) = (Seed::from_environment(), Stalls::of_this_machine());
+    for town in 0..wanted("CALLBOARD_TEST_TOWNS", 2) {
+        murders(&seed, town, stalls).await;
+    }
+}
+
+/// A registry of its own, and all promises over what became of its instances.
+async fn murders(seed: &Seed, town: u64, stalls: &Stalls) {
     let serve = Serve::start(&[]).await;
     let peer = serve.peer().await;
     let everything = Reader::open(&peer, "everything", Scope::Everything, Filter::NONE).await;
     let (goal, goals) = watch::channel(None);
     let reading = tokio::spawn(follow(everything, goals));
-    let mut services = JoinSet::new();
-    for number in 0..SERVICES {
-        services.spawn(murders(serve.address(), peer.clone(), format!("s{number}"), seed.random(number)));
+    let mut streets = JoinSet::new();
+    for number in 0..STREETS {
+        streets.spawn(street(serve.address(), peer.clone(), number, seed.random(town * STREETS + number)));
     }
     let (mut lives, mut running) = (Vec::new(), Vec::new());
-    while let Some(service) = services.join_next().await {
-        let (killed, left) = service.unwrap();
+    while let Some(street) = streets.join_next().await {
+        let (killed, left) = street.unwrap();
         lives.extend(killed);
         running.extend(left);
     }
@@ -102,12 +112,14 @@ async fn killed_instances_go_in_time_and_nobody_else_does() {
     println!("{killed} of {} programs were killed", lives.len());
 }
 
-/// Keeps two programs of a service running, and kills one or both of them again and again.
-async fn murders(serve: String, peer: Peer, service: String, mut random: Random) -> (Vec<Life>, Vec<Program>) {
-    let mut reader = Reader::of(&peer, &[&service]).await;
-    let (mut lives, mut running, mut number) = (Vec::new(), Vec::new(), random.below(4));
-    for _ in 0..wanted("CALLBOARD_TEST_MURDERS", 4) {
-        while running.len() < 2 {
+/// One service after the other: starts two programs, and kills one or both of them.
+async fn street(serve: String, peer: Peer, street: u64, mut random: Random) -> (Vec<Life>, Vec<Program>) {
+    let (mut lives, mut survivors, mut number) = (Vec::new(), Vec::new(), random.below(4));
+    for service in 0..SERVICES {
+        let service = format!("s{street}-{service}");
+        let mut reader = Reader::of(&peer, &[&service]).await;
+        let mut running = Vec::new();
+        for _ in 0..2 {
             running.push(Program::start(&serve, &peer, &service, number).await);
             number += 1;
         }
@@ -117,11 +129,9 @@ async fn murders(serve: String, peer: Peer, service: String, mut random: Random)
             lives.push(program.kill(&peer).await);
         }
         let left: Vec<_> = running.iter().map(|program| key(&program.service, &program.id)).collect();
+        reader.until("there", |view| !view.set.is_empty() || left.is_empty()).await;
         reader.until("who was killed is gone", |view| view.set.keys().eq(left.iter())).await;
+        survivors.extend(running);
     }
-    while running.len() < 2 {
-        running.push(Program::start(&serve, &peer, &service, number).await);
-        number += 1;
-    }
-    (lives, running)
+    (lives, survivors)
 }

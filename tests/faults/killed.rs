@@ -187,15 +187,15 @@ async fn killed_at_any_moment_it_keeps_what_it_acknowledged() {
 async fn history(kills: u64) -> (Tally, Victim) {
     let (seed, diary, directory) = (Seed::from_environment(), Diary::default(), tempfile::tempdir().unwrap());
     let mut victim = Victim::start(directory.path(), "durable", seed.random(1_000)).await;
-    let server = victim.serve().grpc;
+    let registry = victim.serve().grpc;
     let mut found = audit(victim.serve(), 0, 0).await;
     let mut crew = Crew::hire(&victim, &seed, Arc::clone(&found)).await;
     let beater = Beater::register(&victim.serve().peer().await).await;
     let (goal, goals) = watch::channel(None);
-    let reading = reader::all(server, &seed, &goals).await;
+    let reading = reader::all(registry, &seed, &goals).await;
     let beating = tokio::spawn(beater.beat(goals.clone()));
-    let told = tokio::spawn(reader::client(server, goals.clone()));
-    let mut bases = Vec::new();
+    let told = tokio::spawn(reader::client(registry, goals.clone()));
+    let mut bases = vec![found.view.revision];
     for life in 0..usize::try_from(kills).unwrap() {
         if life > 0 {
             crew.phase.send_replace(Phase::Write(Arc::clone(&found)));

@@ -69,7 +69,9 @@ impl Reader {
             Err(status) => status,
         };
         self.stream = None;
-        self.note(What::Ended(Some(said.code())));
+        // What the registry says has no source; a connection that broke is one.
+        let broke = std::error::Error::source(&said).is_some();
+        self.note(What::Ended((!broke).then_some(said.code())));
         Err(said)
     }
 

@@ -75,6 +75,6 @@ pub enum What {
         resumes: bool,
     },
     Message(WatchResponse),
-    /// The stream ended; `None`: the reader dropped it.
+    /// The stream ended; `None`: the reader dropped it, or its connection broke.
     Ended(Option<Code>),
 }

@@ -18,7 +18,7 @@ pub struct Chronicle<'a> {
     pub lives: &'a [Life],
     pub writers: &'a [Writer],
     pub readers: &'a [Reader],
-    /// For each life of the registry, the revision at which the next one began.
+    /// The revision at which each life of the registry began, and that at which the last was found.
     pub bases: &'a [u64],
 }
 
@@ -35,7 +35,7 @@ impl Chronicle<'_> {
                 put(&mut events, *revision, instance, kind);
             }
         }
-        let mut unheard: Vec<Vec<&Key>> = vec![Vec::new(); self.bases.len()];
+        let mut unheard: Vec<Vec<&Key>> = vec![Vec::new(); self.bases.len() - 1];
         let heard: BTreeSet<(&str, &str, u64)> =
             self.readers.iter().flat_map(|reader| removals(&reader.record)).collect();
         for Done { instance, life, .. } in done().filter(|done| done.revision.is_none()) {
@@ -53,34 +53,45 @@ impl Chronicle<'_> {
         Truth::gather(events.into_values().collect(), records, []).unwrap()
     }
 
-    /// Removals that nobody was told of have the revisions that nothing else has: each a later one than those at which
-    /// somebody stood who would have heard of it.
+    /// Removals that nobody was told of have the revisions that nothing else has, each between those that readers leave it.
     fn place(&self, life: usize, unheard: Vec<&Key>, events: &mut BTreeMap<u64, Event>) {
         let (from, to) = self.span(life);
-        let mut free =
-            (from + 1..=to).filter(|revision| !events.contains_key(revision)).collect::<Vec<_>>().into_iter();
-        let mut unheard: Vec<_> = unheard.into_iter().map(|instance| (self.stood(life, instance), instance)).collect();
-        unheard.sort();
-        for (stood, instance) in unheard {
-            let revision = free.find(|revision| *revision > stood);
-            let revision = revision.unwrap_or_else(|| panic!("no revision is left for the removal of {instance:?}"));
+        let mut unheard: Vec<_> =
+            unheard.into_iter().map(|instance| (self.bounds(life, instance, events), instance)).collect();
+        let free: Vec<u64> = (from + 1..=to).filter(|revision| !events.contains_key(revision)).collect();
+        for revision in free {
+            let waiting = unheard.iter().enumerate().filter(|(_, (bounds, _))| bounds.0 < revision);
+            let Some((first, _)) = waiting.min_by_key(|(_, (bounds, _))| bounds.1) else { continue };
+            let ((_, latest), instance) = unheard.swap_remove(first);
+            assert!(revision <= latest, "{instance:?} was not there at {latest}, and was removed later");
             put(events, revision, instance, EventKind::Removed);
         }
+        assert!(unheard.is_empty(), "no revision is left for removals: {unheard:?}");
     }
 
-    /// The highest revision at which somebody stood in that life who would have heard of this instance. Whoever stands where the
-    /// life ended may have been told by the next.
-    fn stood(&self, life: usize, instance: &Key) -> u64 {
+    /// A removal came after the first of these revisions and not after the second: after whoever still had the instance, and not
+    /// after whoever was told of what came later and had it not.
+    fn bounds(&self, life: usize, instance: &Key, events: &BTreeMap<u64, Event>) -> (u64, u64) {
         let (from, to) = self.span(life);
+        let of = |event: &&Event| (&event.service, &event.instance_id) == (&instance.0, &instance.1);
+        let written = events.range(..=to).rev().map(|(_, event)| event).find(of).map_or(from, |event| event.revision);
+        let mut bounds = (written.max(from), to);
         let records = self.readers.iter().map(|reader| &reader.record);
-        let stands = records.filter(|record| record.scope.includes(&instance.0)).flat_map(stands);
-        stands.filter(|revision| (from..to).contains(revision)).max().unwrap_or(from)
+        for record in records.filter(|record| record.scope.includes(&instance.0)) {
+            for (revision, has) in stands(record, instance) {
+                if has && (from..to).contains(&revision) {
+                    bounds.0 = bounds.0.max(revision);
+                } else if !has && record.filter.text.is_empty() && revision >= written {
+                    bounds.1 = bounds.1.min(revision);
+                }
+            }
+        }
+        bounds
     }
 
     /// The revisions of a life: later than the first, up to the second.
     fn span(&self, life: usize) -> (u64, u64) {
-        let from = life.checked_sub(1).map_or(0, |before| self.bases[before]);
-        (from, self.bases[life])
+        (self.bases[life], self.bases[life + 1])
     }
 }
 
@@ -112,13 +123,16 @@ fn removals(record: &Record) -> Vec<(&str, &str, u64)> {
     removed.collect()
 }
 
-fn stands(record: &Record) -> Vec<u64> {
+/// Where a reader stood, and whether it had the instance there.
+fn stands(record: &Record, instance: &Key) -> Vec<(u64, bool)> {
     let mut view = View::default();
     let mut stands = Vec::new();
     for heard in &record.heard {
         match &heard.what {
             What::Opened { .. } => view.open(),
-            What::Message(message) if view.hear(message) => stands.push(view.revision),
+            What::Message(message) if view.hear(message) => {
+                stands.push((view.revision, view.set.contains_key(instance)));
+            }
             What::Message(_) | What::Ended(_) => {}
         }
     }
