@@ -18,9 +18,11 @@
 //! | `record` | an instance as bytes |
 //! | `export` | all of them as JSON Lines |
 //! | `store` | the file |
+//! | `directory` | where it is, and the lock on that |
 //! | `presence` | whether a restart would find it |
 //! | `writer` | the thread |
 
+mod directory;
 mod error;
 pub mod export;
 mod presence;

@@ -13,9 +13,8 @@
 //! damaged, never merely new.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{Read, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs::{self, File, OpenOptions},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +22,7 @@ use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, backends::FileBackend};
 
 use super::{
-    Durability,
+    Durability, directory,
     error::StoreError,
     presence::Presence,
     record::{self, Seal, Stored, StoredLease},
@@ -42,8 +41,6 @@ const FORMAT: u32 = 1;
 const FILE: &str = "registry.redb";
 /// The database while it is made.
 const UNFINISHED: &str = "registry.redb.new";
-/// Locked by whoever has the directory, and says who that is.
-const LOCK: &str = "lock";
 /// How far revisions move on where some may be lost: for people, who expect them to rise. Readers are told of a new life.
 const LOST: u64 = 1 << 20;
 /// Bytes of pages that are kept in memory: everything is there already, in a better form.
@@ -123,8 +120,8 @@ impl Store {
     ///
     /// When it cannot be read and written, another process has it, it is damaged, or a later version wrote it.
     pub fn open(directory: &Path, durability: Durability, fresh: Beginning) -> Result<(Self, Found), StoreError> {
-        make_directory(directory)?;
-        let lock = lock(directory)?;
+        directory::make(directory)?;
+        let lock = directory::lock(directory)?;
         let path = directory.join(FILE);
         if !path.try_exists().map_err(StoreError::io("find", &path))? {
             create(directory, fresh, &[])?;
@@ -151,7 +148,7 @@ impl Store {
         if !path.try_exists().map_err(StoreError::io("find", &path))? {
             return Err(StoreError::Missing { path: directory.to_owned() });
         }
-        let lock = lock(directory)?;
+        let lock = directory::lock(directory)?;
         Self::load(path, lock).map(|(_, found)| found)
     }
 
@@ -161,8 +158,8 @@ impl Store {
     ///
     /// When it cannot be written, or there is one.
     pub fn make(directory: &Path, fresh: Beginning, instances: &[Stored]) -> Result<(), StoreError> {
-        make_directory(directory)?;
-        let _lock = lock(directory)?;
+        directory::make(directory)?;
+        let _lock = directory::lock(directory)?;
         let path = directory.join(FILE);
         if path.try_exists().map_err(StoreError::io("find", &path))? {
             return Err(StoreError::Taken { path: directory.to_owned() });
@@ -359,8 +356,8 @@ fn transact<'a>(
 fn create(directory: &Path, fresh: Beginning, instances: &[Stored]) -> Result<(), StoreError> {
     let (path, unfinished) = (directory.join(FILE), directory.join(UNFINISHED));
     let making = || StoreError::database("make", &unfinished);
-    // What a crash left of an earlier attempt. The directory is locked: it is nobody else's.
-    // Its ids are secrets: whoever reads them speaks for the registrations.
+    // What a crash left of an earlier attempt goes: the directory is locked, so it is nobody else's. The ids in it are
+    // secrets: whoever reads them speaks for the registrations.
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
     let file = file.map_err(StoreError::io("make", &unfinished))?;
     let backend = FileBackend::new(file).map_err(|error| making()(error.into()))?;
@@ -386,29 +383,4 @@ pub(super) fn initialize(database: &Database, fresh: Beginning, instances: &[Sto
     let mut state = State { incarnation: fresh.incarnation.0, revision: fresh.revision.0, ..State::default() };
     let writes = instances.iter().map(|stored| Write::Put(&stored.instance, stored.lease));
     transact(database, Seal::new(key), &mut state, writes, true)
-}
-
-fn make_directory(directory: &Path) -> Result<(), StoreError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(StoreError::io("make", directory))
-}
-
-/// Locks a directory for this process, as long as the file is open.
-fn lock(directory: &Path) -> Result<File, StoreError> {
-    let path = directory.join(LOCK);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut file = file.map_err(StoreError::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // Only for the message.
-            let _ = file.read_to_string(&mut holder);
-            return Err(StoreError::InUse { path: directory.to_owned(), holder: holder.trim().to_owned() });
-        }
-        Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", &path)(source)),
-    }
-    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(StoreError::io("write", &path))?;
-    Ok(file)
 }
