@@ -74,7 +74,8 @@ impl Naive {
         match (said, event) {
             (Some(Message::Reset(_)), Some(WatchEvent::Reset(why))) => {
                 assert_ne!(*why, ResetCause::Interrupted, "a server does not say that");
-                *self = Self::default();
+                // The token stays: what was told before is served from until there is a new set.
+                (self.step, self.partial) = (0, false);
             }
             (Some(Message::Snapshot(said)), Some(WatchEvent::Snapshot(told))) => {
                 assert_eq!(said.instances, *told);
@@ -99,7 +100,7 @@ impl Naive {
                     other => panic!("{other:?}"),
                 }
             }
-            (Some(Message::Notice(_)), None | Some(WatchEvent::Degraded)) | (None, None) => {}
+            (Some(Message::Notice(_)), None | Some(WatchEvent::Degraded | WatchEvent::Settling)) | (None, None) => {}
             (said, event) => panic!("{said:?} was told as {event:?}"),
         }
     }

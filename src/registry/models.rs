@@ -31,6 +31,7 @@ fn read(subscription: &mut Subscription, registry: &Registry, believes: &mut BTr
                 }
             }
             Step::Synced(_) => {}
+            Step::Settling => unreachable!("it brings no memory of an earlier life"),
             Step::Snapshot(Part::Matching(_)) => unreachable!("it has no filter"),
             Step::Reset(reason) => panic!("a short history reaches back: {reason:?}"),
             Step::Idle => return subscription.cursor(),
