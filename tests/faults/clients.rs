@@ -123,13 +123,13 @@ async fn street(serve: String, peer: Peer, street: u64, mut random: Random) -> (
             running.push(Program::start(&serve, &peer, &service, number).await);
             number += 1;
         }
+        reader.until("both are there", |view| view.set.len() == running.len()).await;
         sleep(random.millis(0, 1_500)).await;
         for _ in 0..=random.below(2) {
             let program = running.remove(usize::try_from(random.below(running.len() as u64)).unwrap());
             lives.push(program.kill(&peer).await);
         }
         let left: Vec<_> = running.iter().map(|program| key(&program.service, &program.id)).collect();
-        reader.until("there", |view| !view.set.is_empty() || left.is_empty()).await;
         reader.until("who was killed is gone", |view| view.set.keys().eq(left.iter())).await;
         survivors.extend(running);
     }

@@ -126,8 +126,11 @@ async fn come_back(serve: &Serve, baseline: &Belongings) {
     println!("back at {left:?}");
 }
 
-/// As many changes as history keeps, so that memory is not still on its way there.
+/// As many changes as history keeps, so that memory is not still on its way there. Somebody watches, for what was sent to watches is
+/// kept with the change.
 async fn fill(serve: &Serve) {
+    let (over, is_over) = watch::channel(false);
+    let watching = tokio::spawn(listen(serve.address().parse().unwrap(), Seed(0).random(0), is_over));
     let mut filling = JoinSet::new();
     for number in 0..FILLERS {
         let peer = serve.peer().await;
@@ -141,6 +144,8 @@ async fn fill(serve: &Serve) {
         });
     }
     filling.join_all().await;
+    over.send_replace(true);
+    within("the watch leaves", watching).await.unwrap();
     let forgetting = async {
         while serve.metric("callboard_leases").await > 0.0 {
             sleep(SAMPLE).await;
