@@ -72,6 +72,10 @@ interop *suites:
 faults kills="40":
     CALLBOARD_TEST_KILLS={{ kills }} cargo test --locked --test main faults:: -- --ignored --nocapture --test-threads 1
 
+# Peers that mean harm, one kind after the other, and what honest ones notice of it
+abuse:
+    cargo test --locked --test main abuse:: -- --ignored --nocapture
+
 # Churn, kills and watches for so many minutes: memory, streams and descriptors have to stay where they are
 soak minutes="10":
     CALLBOARD_TEST_SOAK_MINUTES={{ minutes }} cargo test --locked --test main faults::soak -- --ignored --nocapture

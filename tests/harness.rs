@@ -19,6 +19,7 @@ mod script;
 mod speaker;
 mod stall;
 mod view;
+pub mod wire;
 
 pub use beats::Beats;
 pub use certificates::{Office, Papers};

@@ -17,6 +17,7 @@
 //! | `process` | kills, stops and restarts of real processes |
 //! | `systemd` | who starts a registry: what it is told, and the sockets that it gives |
 //! | `tls` | certificates on both sides, their renewal, and who comes without |
+//! | `abuse` | peers that mean harm, beside honest ones: `just abuse` |
 //! | `faults` | kills, stops, networks and disks that fail, storms, clocks that jump: minutes, so `just faults` runs it |
 //! | `command_line` | the verbs and their exit codes |
 //! | `layers` | which room may know which |
@@ -24,6 +25,7 @@
 //! | `interop` | names the suites that need other languages, and are not run here |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
 
+mod abuse;
 mod age;
 mod bad_input;
 mod command_line;

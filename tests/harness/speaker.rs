@@ -13,16 +13,12 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Wall, wall, within};
+use super::{
+    Wall, wall,
+    wire::{ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, WINDOW_UPDATE, call_headers, put},
+    within,
+};
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 const INITIAL_WINDOW: u16 = 4;
 
 /// What a peer does with what it is sent.
@@ -69,23 +65,7 @@ impl Speaker {
 
     /// Calls a method with one message. `whole`: there are no more.
     pub async fn call(&mut self, path: &str, message: &impl Message, whole: bool) {
-        let mut headers = Vec::new();
-        let fields = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", path),
-            (":authority", "callboard"),
-            ("content-type", "application/grpc"),
-            ("te", "trailers"),
-        ];
-        for (name, value) in fields {
-            // Literal, not indexed, not compressed.
-            headers.push(0);
-            for text in [name, value] {
-                headers.push(u8::try_from(text.len()).unwrap());
-                headers.extend_from_slice(text.as_bytes());
-            }
-        }
+        let headers = call_headers(path);
         let message = message.encode_to_vec();
         let length = u32::try_from(message.len()).unwrap().to_be_bytes();
         let mut frames = Vec::new();
@@ -129,11 +109,4 @@ async fn read(mut reader: OwnedReadHalf, writer: Arc<Mutex<OwnedWriteHalf>>) -> 
         }
     }
     wall()
-}
-
-fn put(to: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-    to.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes()[1..]);
-    to.extend_from_slice(&[kind, flags]);
-    to.extend_from_slice(&stream.to_be_bytes());
-    to.extend_from_slice(payload);
 }
