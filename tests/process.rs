@@ -101,7 +101,7 @@ async fn register_and_watch_outlive_the_registry() {
     registered.signal(Signal::INT);
     assert_eq!(watch.of_type("removed").await["reason"], "deregistered");
     assert_eq!(registered.ended().await.code(), Some(0));
-    watch.signal(Signal::INT);
+    watch.signal(Signal::TERM);
     watch.ended().await;
     drop(serve);
 }

@@ -189,7 +189,7 @@ async fn the_command_line_says_that_it_waits() {
     within("it waits", listed).await;
     let shown = Child::run(&["clients", "--server", &address]).await;
     assert!(shown.stdout.contains("  waiting   -  "), "{}", shown.stdout);
-    watch.signal(Signal::INT);
+    watch.signal(Signal::TERM);
     let ended = watch.ended().await;
     assert!(ended.stderr.contains("waits for those who were registered"), "{}", ended.stderr);
     assert!(!ended.stdout.contains("reset"), "{}", ended.stdout);

@@ -52,10 +52,12 @@ pub enum Evicted {
     Age,
     /// It does not answer pings.
     Ping,
+    /// It opens streams and gives them up, again and again.
+    Resets,
 }
 
 impl Evicted {
-    const ALL: [Self; 5] = [Self::Handshake, Self::Socket, Self::Stream, Self::Age, Self::Ping];
+    const ALL: [Self; 6] = [Self::Handshake, Self::Socket, Self::Stream, Self::Age, Self::Ping, Self::Resets];
 
     fn label(self) -> &'static str {
         match self {
@@ -64,6 +66,7 @@ impl Evicted {
             Self::Stream => "stream_stalled",
             Self::Age => "max_connection_age",
             Self::Ping => "ping_timeout",
+            Self::Resets => "rapid_reset",
         }
     }
 
@@ -76,6 +79,7 @@ impl Evicted {
             Self::Stream => "a stream did not take what it was sent for 28 s",
             Self::Age => "streams did not end within the grace after its age",
             Self::Ping => "it did not answer a ping for 10 s",
+            Self::Resets => "it gave up more than 2000 calls within a second",
         }
     }
 }
@@ -86,7 +90,7 @@ pub struct Connections {
     open: Family<PortLabel, Gauge>,
     failed: Family<PortLabel, Counter>,
     refused: [Counted; 3],
-    evicted: [Counted; 5],
+    evicted: [Counted; 6],
     retired: Counter,
     /// Calls refused because too many streams were open or too many answers unread.
     pub streams_refused: Counter,

@@ -15,10 +15,15 @@ use tokio::sync::Notify;
 
 use super::{
     Busy, Place, Ticket,
+    door::Beginnings,
     gate::Identity,
     progress::{Mark, Progress},
 };
 use crate::metrics::Evicted;
+
+/// How many calls a peer may give up between two looks, which are a second apart. Each has cost us a call, and hardly
+/// anything to whoever made it. More than can be open at once: so that one stall of ours, after which all have given up, is none.
+const GIVEN_UP: usize = 2_000;
 
 /// One peer's connection.
 #[derive(Debug)]
@@ -39,6 +44,9 @@ pub struct Connection {
     streams: Mutex<Streams>,
     /// Bytes of answers that are made and not taken.
     unread: AtomicUsize,
+    /// Calls that the peer gave up since the last look.
+    given_up: AtomicUsize,
+    beginnings: Beginnings,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +71,8 @@ impl Connection {
             socket: Default::default(),
             streams: Mutex::default(),
             unread: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
+            beginnings: Beginnings::default(),
         })
     }
 
@@ -82,6 +92,10 @@ impl Connection {
     #[must_use]
     pub fn place(&self) -> &Arc<Place> {
         &self.place
+    }
+
+    pub(super) fn beginnings(&self) -> &Beginnings {
+        &self.beginnings
     }
 
     pub(super) fn ticket(&self) -> &Ticket {
@@ -158,6 +172,13 @@ impl Connection {
         (id, progress)
     }
 
+    /// A call was given up before its answer was made and handed on.
+    pub(super) fn stream_given_up(&self) {
+        if self.given_up.fetch_add(1, Ordering::Relaxed) >= GIVEN_UP {
+            self.evict(Evicted::Resets);
+        }
+    }
+
     pub(super) fn stream_ends(&self, id: usize) {
         self.place.stream_ends();
         self.ticket.stream_ends(self.identity.get());
@@ -188,6 +209,7 @@ impl Connection {
 
     /// Looks at its readers, once a second, and cuts it off when one has stalled.
     pub(super) fn look(&self) {
+        self.given_up.store(0, Ordering::Relaxed);
         if self.socket.1.lock().look(&self.socket.0) {
             return self.evict(Evicted::Socket);
         }

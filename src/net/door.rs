@@ -5,7 +5,10 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -13,6 +16,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::{sync::Semaphore, task::yield_now};
 use tonic::{body::Body, service::Routes};
 use tower::Service;
 
@@ -22,6 +26,9 @@ use super::{Connection, progress::Progress};
 const FRAME: usize = 16 * 1024;
 /// Of an answer that is no smaller than this, the last byte goes alone.
 const LARGE: usize = 1024;
+
+/// How many calls of a connection begin before others have their turn.
+const AT_ONCE: usize = 4;
 
 /// Marks, among an answer's extensions, one that has no end and is made of parts that others share.
 #[derive(Debug, Clone, Copy)]
@@ -44,11 +51,55 @@ impl hyper::service::Service<Request<Incoming>> for Door {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&self.connection));
         let answer = self.routes.clone().call(request);
+        let beginning = Beginning::new(&self.connection);
         Box::pin(async move {
+            beginning.turn().await;
             let answer = answer.await?;
             let ends = answer.extensions().get::<Endless>().is_none();
             Ok(answer.map(|body| Taken { body, rest: Bytes::new(), whole: 0, ends, open }))
         })
+    }
+}
+
+/// A call that has come and not begun.
+#[derive(Debug)]
+struct Beginning(Arc<Connection>);
+
+impl Beginning {
+    fn new(connection: &Arc<Connection>) -> Self {
+        connection.beginnings().count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(connection))
+    }
+
+    /// Waits until it may begin. A thread has one queue for all its connections, and a peer may send hundreds of calls at once:
+    /// a few of them go, the next stand behind what others have waiting.
+    async fn turn(self) {
+        let Beginnings { count, turns } = self.0.beginnings();
+        if count.load(Ordering::Relaxed) > AT_ONCE
+            && let Ok(_turn) = turns.acquire().await
+        {
+            yield_now().await;
+        }
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        self.0.beginnings().count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The calls of a connection that have not begun.
+#[derive(Debug)]
+pub(super) struct Beginnings {
+    count: AtomicUsize,
+    /// Held by those that are next.
+    turns: Semaphore,
+}
+
+impl Default for Beginnings {
+    fn default() -> Self {
+        Self { count: AtomicUsize::new(0), turns: Semaphore::new(AT_ONCE) }
     }
 }
 
@@ -58,17 +109,22 @@ struct Open {
     connection: Arc<Connection>,
     id: usize,
     progress: Arc<Progress>,
+    /// All of its answer was handed on.
+    done: bool,
 }
 
 impl Open {
     fn new(connection: &Arc<Connection>) -> Self {
         let (id, progress) = connection.stream_opens();
-        Self { connection: Arc::clone(connection), id, progress }
+        Self { connection: Arc::clone(connection), id, progress, done: false }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        if !self.done {
+            self.connection.stream_given_up();
+        }
         self.connection.stream_ends(self.id);
     }
 }
@@ -117,6 +173,8 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
+        // A body that has told its end, or has nothing at all, is not asked again.
+        self.open.done |= http_body::Body::is_end_stream(self);
         self.release();
     }
 }
@@ -135,6 +193,7 @@ impl http_body::Body for Taken {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         let Poll::Ready(Some(Ok(frame))) = polled else {
             self.open.progress.settles();
+            self.open.done |= polled.is_ready();
             return polled;
         };
         match frame.into_data() {
@@ -150,7 +209,10 @@ impl http_body::Body for Taken {
                 self.open.progress.gives(data.len());
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Err(trailers) => Poll::Ready(Some(Ok(trailers))),
+            Err(trailers) => {
+                self.open.done = true;
+                Poll::Ready(Some(Ok(trailers)))
+            }
         }
     }
 

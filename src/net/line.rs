@@ -14,18 +14,24 @@ use tokio::{
 
 use super::Connection;
 
+/// How much a connection reads before those beside it have their turn. A socket that is never empty would otherwise hold its
+/// thread: these bytes may be more than a thousand frames, each of which costs something.
+const TURN: usize = 16 * 1024;
+
 /// A connection's socket, below everything that is spoken on it.
 #[derive(Debug)]
 pub struct Line {
     socket: TcpStream,
     connection: Arc<Connection>,
+    /// What was read in this turn.
+    read: usize,
 }
 
 impl Line {
     /// The socket of this connection.
     #[must_use]
     pub fn new(socket: TcpStream, connection: Arc<Connection>) -> Self {
-        Self { socket, connection }
+        Self { socket, connection, read: 0 }
     }
 
     /// Waits for the peer's first byte, or its end: until then a connection costs nothing but its socket and its task.
@@ -45,7 +51,15 @@ impl Line {
 
 impl AsyncRead for Line {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, to)
+        if self.read >= TURN {
+            self.read = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = to.filled().len();
+        let polled = Pin::new(&mut self.socket).poll_read(context, to);
+        self.read = if polled.is_ready() { self.read + to.filled().len() - before } else { 0 };
+        polled
     }
 }
 
