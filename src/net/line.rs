@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -10,13 +10,14 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
+    task::yield_now,
 };
 
 use super::Connection;
 
 /// How much a connection reads before those beside it have their turn. A socket that is never empty would otherwise hold its
-/// thread: these bytes may be more than a thousand frames, each of which costs something.
-const TURN: usize = 16 * 1024;
+/// thread: these bytes may be hundreds of frames, each of which costs something.
+const TURN: usize = 8 * 1024;
 
 /// A connection's socket, below everything that is spoken on it.
 #[derive(Debug)]
@@ -53,8 +54,9 @@ impl AsyncRead for Line {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.read >= TURN {
             self.read = 0;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
+            // Not just to the end of the queue: a queue that is never empty has the poller asked, which knows of what others
+            // have sent, only now and then.
+            return pin!(yield_now()).poll(context).map(Ok);
         }
         let before = to.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(context, to);

@@ -40,6 +40,9 @@ pub struct Attack {
 impl Attack {
     /// Goes on until it is told to stop: being cut off is part of it.
     pub fn rage(&self, target: Target, over: &AtomicBool) {
+        // Of this thread alone. An attacker is another machine: it must not take the server's core from it, nor that of whoever
+        // measures.
+        rustix::process::nice(19).unwrap();
         while !over.load(Ordering::Relaxed) {
             let _cut_off = (self.life)(target, over);
         }
