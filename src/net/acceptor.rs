@@ -3,7 +3,7 @@
 //! Connections of gRPC are handed to the least loaded worker. `SO_REUSEPORT` would let the kernel choose, by a hash: with
 //! few long connections that is as bad as it gets.
 
-use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -80,12 +80,11 @@ pub fn accept(
                     }
                     Err(why) => gate.metrics().connections.refused(why),
                 },
-                Err(error) if Spare::is_wanted(&error) => {
-                    gate.metrics().connections.refused(Refused::Descriptors);
-                    if !turn_away(&listener, &mut spare).await {
-                        sleep(PAUSE).await;
-                    }
-                }
+                Err(error) if Spare::is_wanted(&error) => match turn_away(&listener, &mut spare).await {
+                    Turned::Away => gate.metrics().connections.refused(Refused::Descriptors),
+                    Turned::Nobody => continue,
+                    Turned::Unable => sleep(PAUSE).await,
+                },
                 // Of a peer that is gone already, mostly, and then it is its own affair.
                 Err(error) => tracing::debug!(port = port.name, %error, "connection not accepted"),
             }
@@ -107,14 +106,30 @@ fn admit(socket: TcpStream, peer: SocketAddr, ticket: Ticket, port: &Arc<Port>, 
     }
 }
 
-/// Closes one of the connections that wait, so that its peer knows, and this loop does not spin. Whether that was possible.
-async fn turn_away(listener: &TcpListener, spare: &mut Spare) -> bool {
+/// What became of an attempt to turn a connection away.
+enum Turned {
+    /// One was closed.
+    Away,
+    /// None waits: the system asks for a descriptor before it looks.
+    Nobody,
+    /// Somebody else has taken the descriptor.
+    Unable,
+}
+
+/// Closes one of the connections that wait, so that its peer knows, and this loop does not spin. One that comes later may find
+/// descriptors again, so it is not waited for.
+async fn turn_away(listener: &TcpListener, spare: &mut Spare) -> Turned {
     if !spare.spend() {
-        return false;
+        return Turned::Unable;
     }
-    // It is there: that is why there was an error. But somebody else may have taken the descriptor.
-    let closed = timeout(PAUSE, listener.accept()).await.is_ok_and(|accepted| accepted.is_ok());
-    spare.renew() && closed
+    let accepted = poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await;
+    let turned = match accepted {
+        Poll::Ready(Ok(_closed)) => Turned::Away,
+        Poll::Ready(Err(error)) if Spare::is_wanted(&error) => Turned::Unable,
+        Poll::Ready(Err(_)) | Poll::Pending => Turned::Nobody,
+    };
+    spare.renew();
+    turned
 }
 
 impl Hands {
