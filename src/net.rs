@@ -24,6 +24,7 @@ mod place;
 mod port;
 mod progress;
 mod serve;
+mod share;
 mod socket;
 pub mod tls;
 mod worker;

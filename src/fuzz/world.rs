@@ -77,7 +77,11 @@ impl World {
     pub(super) fn connection(&self, port: &Port) -> Arc<Connection> {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let ticket = self.gate.admit(peer, port.name, port.protocol);
-        Connection::new(peer, &Place::new(0), ticket.unwrap_or_else(|refused| panic!("{refused:?}")))
+        Connection::new(
+            peer,
+            &Place::new(0, &Arc::new(Clock::new(0))),
+            ticket.unwrap_or_else(|refused| panic!("{refused:?}")),
+        )
     }
 
     /// Whatever was asked of it: it counts right, every instance is where it says it is, and nobody watches any more.

@@ -202,8 +202,8 @@ pub struct Own {
 impl Own {
     /// On the runtime where this is called.
     #[must_use]
-    pub fn new(leaving: watch::Receiver<bool>) -> Self {
-        let place = Place::new(0);
+    pub fn new(leaving: watch::Receiver<bool>, clock: &Arc<Clock>) -> Self {
+        let place = Place::new(0, clock);
         let mut care = JoinSet::new();
         let watched = Arc::clone(&place);
         care.spawn(async move { watched.watch_over().await });

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -18,6 +19,7 @@ use super::{
     door::Beginnings,
     gate::Identity,
     progress::{Mark, Progress},
+    share::Share,
 };
 use crate::metrics::Evicted;
 
@@ -47,6 +49,7 @@ pub struct Connection {
     /// Calls that the peer gave up since the last look.
     given_up: AtomicUsize,
     beginnings: Beginnings,
+    share: Share,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +76,7 @@ impl Connection {
             unread: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
             beginnings: Beginnings::default(),
+            share: Share::new(place.now()),
         })
     }
 
@@ -92,6 +96,24 @@ impl Connection {
     #[must_use]
     pub fn place(&self) -> &Arc<Place> {
         &self.place
+    }
+
+    /// One of its tasks has had the thread since `began`.
+    pub(super) fn spend(&self, began: Duration) {
+        let now = self.place.now();
+        if self.share.spend(now.saturating_sub(began), now) {
+            self.place.has_company(now);
+        }
+    }
+
+    /// For how long it should not be read, so that others have the thread. See `share`.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        if self.share.is_spent() { self.share.pause(self.place.company(), self.place.now()) } else { None }
+    }
+
+    /// Whether it has had more of the thread than its share.
+    pub(super) fn is_greedy(&self) -> bool {
+        self.share.is_spent()
     }
 
     pub(super) fn beginnings(&self) -> &Beginnings {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::Connection;
+use crate::clock::Clock;
 
 /// How often readers are looked at.
 const ROUND: Duration = Duration::from_secs(1);
@@ -25,6 +26,9 @@ const ROUND: Duration = Duration::from_secs(1);
 pub struct Place {
     index: usize,
     streams: AtomicUsize,
+    clock: Arc<Clock>,
+    /// When a connection that wants little of the thread last had some, in milliseconds.
+    company: AtomicU64,
     /// Whoever has it may make a large answer.
     turn: Semaphore,
     /// Touched when a connection comes or goes, and once a second.
@@ -34,8 +38,15 @@ pub struct Place {
 impl Place {
     /// An empty place. `index`: of the worker, and so of its hub.
     #[must_use]
-    pub fn new(index: usize) -> Arc<Self> {
-        Arc::new(Self { index, streams: AtomicUsize::new(0), turn: Semaphore::new(1), guests: Mutex::default() })
+    pub fn new(index: usize, clock: &Arc<Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            index,
+            streams: AtomicUsize::new(0),
+            clock: Arc::clone(clock),
+            company: AtomicU64::new(0),
+            turn: Semaphore::new(1),
+            guests: Mutex::default(),
+        })
     }
 
     /// Which worker it is.
@@ -54,6 +65,24 @@ impl Place {
     #[must_use]
     pub fn turn(&self) -> &Semaphore {
         &self.turn
+    }
+
+    /// Time since the process started.
+    pub(super) fn now(&self) -> Duration {
+        self.clock.since_start()
+    }
+
+    /// A connection that wants little of the thread has had some.
+    pub(super) fn has_company(&self, now: Duration) {
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        if self.company.load(Relaxed) != now {
+            self.company.store(now, Relaxed);
+        }
+    }
+
+    /// When that last was.
+    pub(super) fn company(&self) -> Duration {
+        Duration::from_millis(self.company.load(Relaxed))
     }
 
     pub(super) fn stream_opens(&self) {

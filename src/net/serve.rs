@@ -17,7 +17,7 @@ use std::{
 };
 
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -30,6 +30,7 @@ use super::{
     Connection, Line, Place, Port, Protocol,
     door::Door,
     greeting::greet,
+    share::{OnAccount, Spawner},
     socket::Gathering,
     tls::{Tls, shake_hands},
 };
@@ -117,18 +118,18 @@ pub async fn serve<I>(
     match port.protocol {
         Protocol::Http2 => {
             let served = pin!(http2(&connection).serve_connection(io, door));
-            live(served, &connection, None, leaving).await;
+            OnAccount::new(Arc::clone(&connection), live(served, &connection, None, leaving)).await;
         }
         Protocol::Http1 => {
             let served = pin!(http1().serve_connection(io, door));
-            live(served, &connection, Some(deadline), leaving).await;
+            OnAccount::new(Arc::clone(&connection), live(served, &connection, Some(deadline), leaving)).await;
         }
     }
 }
 
-fn http2(connection: &Connection) -> http2::Builder<TokioExecutor> {
+fn http2(connection: &Arc<Connection>) -> http2::Builder<Spawner> {
     let streams = connection.ticket().gate().rules().streams_per_connection;
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(Spawner(Arc::clone(connection)));
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
@@ -155,7 +156,7 @@ trait Served: Future<Output = hyper::Result<()>> {
     fn wind_up(self: Pin<&mut Self>);
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Served for http2::Connection<TokioIo<Gathering<I>>, Door, TokioExecutor> {
+impl<I: AsyncRead + AsyncWrite + Unpin> Served for http2::Connection<TokioIo<Gathering<I>>, Door, Spawner> {
     fn wind_up(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }

@@ -64,7 +64,7 @@ impl Workers {
         let mut workers = Self { doors: Vec::new(), threads: Mutex::default() };
         for index in 0..count {
             let (sender, arrivals) = mpsc::unbounded_channel();
-            let place = Place::new(index);
+            let place = Place::new(index, &worker.clock);
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let (worker, own) = (worker.clone(), Arc::clone(&place));
             let thread = thread::Builder::new()

@@ -97,7 +97,7 @@ impl Door {
             Self::Grpc | Self::GrpcTls | Self::Health => {
                 (Protocol::Http2, Hands::Workers(Dealer::new(workers, &shared.clock)))
             }
-            Self::Http | Self::HttpTls => (Protocol::Http1, Hands::Own(Own::new(leaving.clone()))),
+            Self::Http | Self::HttpTls => (Protocol::Http1, Hands::Own(Own::new(leaving.clone(), &shared.clock))),
         };
         Ok((Port { name: self.names().1, protocol, tls, routes }, hands))
     }

@@ -116,7 +116,7 @@ impl InMemory {
         let connector = tower::service_fn(move |_: Uri| {
             let (near, far) = tokio::io::duplex(64 * 1024);
             let ticket = gate.admit(PEER, port.name, Protocol::Http2).unwrap();
-            let connection = Connection::new(PEER, &Place::new(0), ticket);
+            let connection = Connection::new(PEER, &Place::new(0, &Arc::new(Clock::new(0))), ticket);
             let (port, leaving) = (port.clone(), leaving.subscribe());
             tokio::spawn(async move { serve(async { Ok(far) }, connection, &port, leaving).await });
             async move { Ok::<_, std::io::Error>(TokioIo::new(near)) }

@@ -8,6 +8,7 @@ use loom::{future::block_on, thread};
 
 use super::*;
 use crate::{
+    clock::Clock,
     engine::Memory,
     metrics::Metrics,
     model::{Incarnation, Token},
@@ -29,7 +30,7 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
 fn hubs() -> (Arc<Hubs>, Arc<Connection>) {
     let (peer, gate) = (SocketAddr::from(([127, 0, 0, 1], 1)), Gate::new(Rules::default(), Metrics::new()));
     let ticket = gate.admit(peer, "grpc", Protocol::Http2).unwrap();
-    let connection = Connection::new(peer, &Place::new(0), ticket);
+    let connection = Connection::new(peer, &Place::new(0, &Arc::new(Clock::new(0))), ticket);
     (Arc::new(Hubs::new(1)), connection)
 }
 
