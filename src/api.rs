@@ -5,6 +5,7 @@
 //! | `registry`, `keep_alive` | `RegistryService` |
 //! | `discovery`, `watch` | `DiscoveryService` |
 //! | `admin`, `subscriber`, `protection` | `AdminService` |
+//! | `check` | health checks, from and to the model |
 //! | `health`, `probe` | `grpc.health.v1`; for probes from anywhere |
 //! | `settle` | who waits after a start that lost registrations, and until when |
 //! | `decode`, `encode` | the contract's messages from and to the model |
@@ -15,6 +16,7 @@
 
 mod admin;
 mod admission;
+mod check;
 mod decode;
 mod discovery;
 mod encode;
@@ -35,6 +37,7 @@ use axum::routing::post;
 use tonic::{Request, service::Routes};
 
 use crate::{
+    check::Checks,
     clock::Clock,
     engine::Engine,
     metrics::Metrics,
@@ -65,6 +68,8 @@ pub struct Shared {
     pub hubs: Arc<Hubs>,
     /// What time it is.
     pub clock: Arc<Clock>,
+    /// Health checks.
+    pub checks: Arc<Checks>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who watches.

@@ -29,6 +29,7 @@ use self::listeners::Listeners;
 pub use self::value::Refusal;
 use self::written::Written;
 use crate::engine::Durability;
+use crate::model::Metadata;
 use crate::telemetry::{LogFilter, LogFormat};
 
 mod args;
@@ -94,10 +95,49 @@ pub struct Config {
     pub bookmark_interval: Duration,
     /// For how long after a start that lost registrations readers that remember them wait for them to come back; zero: not.
     pub settle: Duration,
+    /// Networks that health checks may go to. Empty: nothing was said.
+    pub check_allow: Vec<ipnet::IpNet>,
+    /// What programs written for Consul are told of where this is.
+    pub consul: ConsulConfig,
+    /// Where DNS is answered, over UDP and TCP.
+    pub dns: Option<SocketAddr>,
+    /// That address was chosen by nobody: if it is taken, DNS is not answered, and the registry starts all the same.
+    pub dns_may_fail: bool,
+    /// The domain that DNS answers for, in lower case, without a dot at the end.
+    pub dns_domain: String,
+    /// How long what DNS answers may be kept.
+    pub dns_ttl: Duration,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which log lines are written.
     pub log: LogFilter,
+}
+
+/// What programs written for Consul are told of where this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsulConfig {
+    /// The datacenter.
+    pub datacenter: String,
+    /// The name of the node. `None`: that of this host.
+    pub node_name: Option<String>,
+    /// The UUID of the node. `None`: the one it has, or a new one.
+    pub node_id: Option<String>,
+    /// The metadata of the node.
+    pub node_meta: Metadata,
+    /// Most queries that wait for changes at once.
+    pub max_parked_queries: NonZeroU32,
+}
+
+impl Default for ConsulConfig {
+    fn default() -> Self {
+        Self {
+            datacenter: "dc1".to_owned(),
+            node_name: None,
+            node_id: None,
+            node_meta: Metadata::default(),
+            max_parked_queries: NonZeroU32::MIN.saturating_add(9_999),
+        }
+    }
 }
 
 /// Files for TLS, in PEM.
@@ -135,6 +175,12 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(5),
             bookmark_interval: Duration::from_secs(15),
             settle: Duration::from_secs(10),
+            check_allow: Vec::new(),
+            consul: ConsulConfig::default(),
+            dns: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8600)),
+            dns_may_fail: true,
+            dns_domain: "consul".to_owned(),
+            dns_ttl: Duration::ZERO,
             log_format: LogFormat::Auto,
             log: LogFilter::default(),
         }
@@ -211,6 +257,12 @@ impl Config {
             handshake_timeout: set(layers, Key::HandshakeTimeout, value::interval, default.handshake_timeout)?,
             bookmark_interval: set(layers, Key::BookmarkInterval, value::interval, default.bookmark_interval)?,
             settle: set(layers, Key::Settle, value::settle, default.settle)?,
+            check_allow: set(layers, Key::CheckAllow, value::networks, default.check_allow)?,
+            consul: consul(layers, default.consul)?,
+            dns: listeners.dns,
+            dns_may_fail: listeners.dns_may_fail,
+            dns_domain: set(layers, Key::DnsDomain, value::domain, default.dns_domain)?,
+            dns_ttl: set(layers, Key::DnsTtl, value::dns_ttl, default.dns_ttl)?,
             log_format: set(layers, Key::LogFormat, value::log_format, default.log_format)?,
             log: set(layers, Key::Log, value::log_filter, default.log)?,
         })
@@ -220,13 +272,23 @@ impl Config {
     #[must_use]
     pub fn exposed(&self) -> Vec<(&'static str, SocketAddr)> {
         let checked = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-        let mut open = vec![(Key::Grpc, self.grpc), (Key::Http, self.http)];
+        let mut open = vec![(Key::Grpc, self.grpc), (Key::Http, self.http), (Key::Dns, self.dns)];
         if !checked {
             open.extend([(Key::GrpcTls, self.grpc_tls), (Key::HttpTls, self.http_tls)]);
         }
         let open = open.into_iter().filter_map(|(key, address)| Some((key.name(), address?)));
         open.filter(|(_, address)| !listeners::is_loopback(*address)).collect()
     }
+}
+
+fn consul(layers: &[Written], default: ConsulConfig) -> Result<ConsulConfig, ConfigError> {
+    Ok(ConsulConfig {
+        datacenter: set(layers, Key::Datacenter, value::datacenter, default.datacenter)?,
+        node_name: set(layers, Key::NodeName, value::node_name, None)?,
+        node_id: set(layers, Key::NodeId, value::uuid, None)?,
+        node_meta: set(layers, Key::NodeMeta, value::metadata, default.node_meta)?,
+        max_parked_queries: set(layers, Key::MaxParkedQueries, value::limit, default.max_parked_queries)?,
+    })
 }
 
 /// The configuration of a file alone.

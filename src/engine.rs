@@ -27,7 +27,7 @@ pub use disk::{Disk, Durability};
 pub use memory::Memory;
 
 use crate::{
-    model::{Incarnation, Revision, WallTime},
+    model::{Incarnation, OWN_NODE, Revision, WallTime},
     registry::{Command, Now, Outcome, Refusal, Registry},
 };
 
@@ -96,6 +96,32 @@ pub fn expire(engine: &dyn Engine, now: Now) -> Vec<Submission> {
         removal.then_some(submission)
     });
     sent.flatten().collect()
+}
+
+/// Has those who are on a node feel how it is: after the node was drained, or one of its checks said something else. `node`: its id
+/// among the nodes. What they feel is found out when each is decided, so it does not matter what happens meanwhile.
+///
+/// # Errors
+///
+/// When the engine stops.
+pub async fn feel_node(engine: &dyn Engine, node: &str, now: Now) -> Result<(), EngineError> {
+    let name = if node == OWN_NODE { "" } else { node };
+    let registry = engine.registry();
+    let mut sent = Vec::new();
+    for (id, service) in registry.catalog().listed() {
+        let entry = registry.get(&service, id.as_str());
+        if entry.is_some_and(|entry| entry.instance.listing.as_ref().is_some_and(|listing| *listing.node == *name)) {
+            sent.push(engine.order(Command::Restate { service, id }, now));
+        }
+    }
+    for submission in sent {
+        match submission.await {
+            // It is gone.
+            Ok(_) | Err(EngineError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// How many of these changed anything.

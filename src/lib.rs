@@ -13,6 +13,7 @@
 //! | [`model`] | validated types | IO, time, everything else here |
 //! | [`registry`] | the sharded map: decisions, rings, leases, cursors | IO, time, runtime, wire formats |
 //! | [`engine`] | puts commands in order | doors |
+//! | [`check`] | health checks | doors |
 //! | [`api`] | the native gRPC door, health, reflection | other doors |
 //! | [`web`] | metrics, readiness, targets for Prometheus | |
 //! | [`net`] | acceptor, workers, hubs, shutdown | doors |
@@ -23,6 +24,8 @@
 
 #[cfg(feature = "server")]
 pub mod api;
+#[cfg(feature = "server")]
+pub mod check;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "client")]

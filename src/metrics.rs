@@ -59,6 +59,12 @@ pub struct Metrics {
     pub streams: Family<WorkerLabel, Gauge>,
     /// The newest revision.
     pub revision: Gauge,
+    /// Health checks.
+    pub checks: Gauge,
+    /// Results of health checks: probes made and reports taken.
+    pub check_results: Counter,
+    /// Verdicts of health checks that changed.
+    pub check_changes: Counter,
     /// The disk engine's.
     pub store: StoreMetrics,
     /// What becomes of connections.
@@ -158,6 +164,9 @@ impl Metrics {
         let protections = Counter::default();
         let help = "Times that protection from mass expiry began, of a service or of the registry";
         registry.register("protections", help, protections.clone());
+        let (check_results, check_changes) = (Counter::default(), Counter::default());
+        registry.register("check_results", "Probes made and reports taken", check_results.clone());
+        registry.register("check_changes", "Verdicts of health checks that changed", check_changes.clone());
         registry.register("open_streams", "Open gRPC streams, by worker", streams.clone());
         let mut gauge = |name, help| {
             let gauge = Gauge::default();
@@ -176,11 +185,14 @@ impl Metrics {
             waiting: gauge("waiting_watches", "Open watches that wait until the registry has settled"),
             settling: gauge("settling", "1 while the registry settles after a start that lost registrations"),
             revision: gauge("revision", "The newest revision"),
+            checks: gauge("checks", "Health checks"),
             heartbeats: Heartbeats::new(&mut registry),
             watch: WatchMessages::new(&mut registry),
             store: StoreMetrics::new(&mut registry),
             connections: Connections::new(&mut registry),
             tls: Tls::new(&mut registry),
+            check_results,
+            check_changes,
             propagation,
             expired,
             protections,

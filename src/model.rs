@@ -3,21 +3,25 @@
 //! A value of these types is right by construction: every parser refuses with an [`Invalid`] that names the field,
 //! the value and the remedy. What a refusal becomes on the wire is a door's business.
 
+mod check;
 pub mod filter;
 mod instance;
 mod instance_filter;
 mod invalid;
 mod label;
 mod lease;
+mod listing;
 mod name;
 mod revision;
 mod selection;
 
+pub use check::{Check, CheckId, Checks, Definition, Probe, ProbeTls, Target, Thresholds, Verdict};
 pub use instance::{Address, Instance, Locality, Marks, Status, Weight};
 pub use instance_filter::{InstanceField, InstanceFilter};
 pub use invalid::Invalid;
 pub use label::{Metadata, Tags};
 pub use lease::{LeaseId, LoadReport, Terms};
+pub use listing::{Listing, OWN_NODE, TaggedAddress, nodes};
 pub use name::{BootId, InstanceId, ServiceName};
 pub use revision::{Incarnation, Revision, Token, WallTime};
 pub use selection::Selection;

@@ -12,6 +12,7 @@ pub mod callboard {
         missing_debug_implementations,
         clippy::allow_attributes_without_reason,
         clippy::pedantic,
+        clippy::large_enum_variant,
         reason = "generated code"
     )]
     pub mod v1 {

@@ -13,6 +13,7 @@
 //!
 //! What is not here: numbering and durability (engines), encoding (doors), waking (`net`).
 
+mod catalog;
 mod clock;
 mod command;
 mod cut;
@@ -42,11 +43,11 @@ pub(crate) mod tests;
 use std::{
     collections::BTreeSet,
     ops::Bound,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{Arc, atomic::AtomicIsize},
 };
 
 pub use clock::LeaseClock;
-pub use command::{Command, Description, Holder, Outcome, Patch, Refusal, Register};
+pub use command::{Command, Description, Enroll, Holder, NewCheck, Outcome, Patch, Refusal, Register};
 pub use cut::Pending;
 pub use decide::{Decision, Draft, Planned};
 pub use event::{Change, Entry, Event, Now, RemovalReason};
@@ -58,9 +59,10 @@ pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
 pub use write::Order;
 
 use crate::{
-    model::{Incarnation, Revision, ServiceName},
+    model::{Incarnation, Listing, Marks, OWN_NODE, Revision, ServiceName, Verdict, nodes},
     sync::{AtomicU64, DashMap, Mutex, Ordering, RwLock},
 };
+use catalog::Catalog;
 use protection::Protection;
 use ring::Ring;
 use service::{Service, State};
@@ -86,7 +88,7 @@ pub struct Summary {
     pub instances: usize,
     /// How many of them should be called.
     pub available: usize,
-    /// The revision of its last change.
+    /// The revision of the last change that readers could see.
     pub revision: Revision,
 }
 
@@ -105,7 +107,11 @@ pub struct Registry {
     /// Held while a command is decided and applied: there is one order. A plain mutex: it is held for half a microsecond.
     order: Mutex<()>,
     /// How many instances are registered. Changes under the order lock.
-    instances: AtomicUsize,
+    instances: AtomicIsize,
+    /// Who is known by another name than service and id.
+    catalog: Catalog,
+    /// The revision before the first that this process has made.
+    beginning: Revision,
     leases: Leases,
     protection: Protection,
     settling: Settling,
@@ -123,7 +129,9 @@ impl Registry {
             history: RwLock::new(Ring::new(start)),
             applied: AtomicU64::new(start.0),
             order: Mutex::new(()),
-            instances: AtomicUsize::new(0),
+            instances: AtomicIsize::new(0),
+            catalog: Catalog::default(),
+            beginning: start,
             leases: Leases::new(now.lease),
             protection: Protection::new(),
             settling: Settling::default(),
@@ -174,7 +182,7 @@ impl Registry {
             name: service.clone(),
             instances: state.roster().len(),
             available: state.roster().available(),
-            revision: state.revision(),
+            revision: state.seen(),
         })
     }
 
@@ -191,13 +199,48 @@ impl Registry {
     /// How many instances are registered.
     #[must_use]
     pub fn instance_count(&self) -> usize {
-        self.instances.load(Ordering::Relaxed)
+        usize::try_from(self.instances.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// How many services have instances.
     #[must_use]
     pub fn service_count(&self) -> usize {
-        self.services.len()
+        self.names.read().len()
+    }
+
+    /// Who is known by another name than service and id.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The revision before the first that this process has made: what a reader knows up to there, it knows from an earlier one.
+    #[must_use]
+    pub fn beginning(&self) -> Revision {
+        self.beginning
+    }
+
+    /// A node, as an instance. `name`: empty for ours.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<Arc<Entry>> {
+        self.get(&nodes(), if name.is_empty() { OWN_NODE } else { name })
+    }
+
+    /// What its node does to an instance. Nodes are on no node, and who has no listing is on none either.
+    fn node_marks(&self, service: &ServiceName, listing: Option<&Listing>) -> Marks {
+        let node = listing.filter(|_| !service.is_reserved()).and_then(|listing| self.node(&listing.node));
+        node.map_or(Marks::default(), |node| Marks {
+            node_drained: node.instance.marks.drained,
+            node_critical: node.instance.checks.worst() == Verdict::Critical,
+            node_warning: node.instance.checks.worst() == Verdict::Warning,
+            ..Marks::default()
+        })
+    }
+
+    fn count(&self, service: &ServiceName, more: isize) {
+        if !service.is_reserved() {
+            self.instances.fetch_add(more, Ordering::Relaxed);
+        }
     }
 
     /// Up to `limit` remembered events before `before`, the newest first, of one service or of all.

@@ -23,6 +23,7 @@ use doors::Doors;
 
 use crate::{
     api::{Shared, Subscribers},
+    check::{self, Checks, Inbox},
     clock::Clock,
     config::Config,
     engine::{
@@ -36,7 +37,7 @@ use crate::{
         tls::{Files, Tls, TlsError},
     },
     random,
-    registry::Audience,
+    registry::{Audience, Event},
 };
 use outcry::Outcry;
 
@@ -113,6 +114,7 @@ pub struct Server {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     tasks: JoinSet<()>,
+    checking: check::Running,
     alarmed: Alarmed,
 }
 
@@ -151,6 +153,9 @@ impl Server {
         let workers = Arc::new(Workers::start(config.workers.get(), &worker).map_err(StartError::Worker)?);
 
         let gate = Gate::new(rules(config), Arc::clone(&shared.metrics));
+        let failed = alarm.clone();
+        let checking = shared.checks.start(move || failed.ring("the thread of health checks has ended".to_owned()));
+        let checking = checking.map_err(StartError::Worker)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(alarm.clone().guard("expiry", expire(Arc::clone(&shared))));
         tasks.spawn(alarm.clone().guard("the log of connections", tell_news(Arc::clone(&shared.metrics))));
@@ -163,7 +168,7 @@ impl Server {
         if let Some(tls) = &tls {
             tasks.spawn(alarm.guard("the care of certificates", Arc::clone(tls).watch()));
         }
-        Ok(Self { addresses, tls, leaving, shared, workers, tasks, alarmed })
+        Ok(Self { addresses, tls, leaving, shared, workers, tasks, checking, alarmed })
     }
 
     /// Where it listens.
@@ -198,7 +203,7 @@ impl Server {
 
     /// Leaves: tells every stream, lets connections finish, drops what is left after some seconds.
     pub async fn shutdown(self) {
-        let Self { leaving, shared, workers, mut tasks, .. } = self;
+        let Self { leaving, shared, workers, mut tasks, checking, .. } = self;
         shared.hubs.leave();
         // A worker hears of it after its hub was rung: so streams are told before their connections say GOAWAY.
         leaving.send_replace(true);
@@ -207,6 +212,10 @@ impl Server {
             tracing::error!("waiting for the workers panicked");
         }
         tasks.shutdown().await;
+        // Before the store: what it finds from here on would not be taken down.
+        if spawn_blocking(move || drop(checking)).await.is_err() {
+            tracing::error!("stopping health checks panicked");
+        }
         let closing = spawn_blocking(move || shared.engine.close());
         if timeout(CLOSE, closing).await.is_err() {
             tracing::error!("the store was not closed in time: what was acknowledged is in it all the same");
@@ -234,7 +243,8 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
     let (hubs, clock) = (Arc::new(Hubs::new(workers)), Arc::new(Clock::new(workers)));
     let metrics = Metrics::new();
     let life = Incarnation(random::u64());
-    let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
+    let inbox = Arc::new(Inbox::default());
+    let audience: Arc<dyn Audience> = Arc::new(Both { hubs: Arc::clone(&hubs), inbox: Arc::clone(&inbox) });
     let engine: Arc<dyn Engine> = match &config.data_dir {
         None => Arc::new(Memory::new(life, clock.now(), audience)),
         Some(directory) => {
@@ -248,8 +258,11 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
     // A life that begins has lost whatever readers remember of an earlier one: what was in memory, or in another file, or
     // was acknowledged last before a crash.
     let begins = engine.registry().incarnation() == life;
+    let counters = (metrics.check_results.clone(), metrics.check_changes.clone());
+    let checks = Checks::new(&engine, &clock, inbox, check_rules(config), counters);
     let shared = Shared {
         engine,
+        checks,
         hubs,
         clock,
         metrics,
@@ -261,6 +274,27 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
         shared.settle(config.settle);
     }
     Ok(Arc::new(shared))
+}
+
+/// Who hears of changes: streams, and who makes checks.
+#[derive(Debug)]
+struct Both {
+    hubs: Arc<Hubs>,
+    inbox: Arc<Inbox>,
+}
+
+impl Audience for Both {
+    fn changed(&self, event: &Event) {
+        self.hubs.changed(event);
+        self.inbox.changed(event);
+    }
+}
+
+/// Where health checks may go: anywhere, as long as only this machine can ask for them.
+fn check_rules(config: &Config) -> check::Rules {
+    let listeners = [config.grpc, config.http, config.grpc_tls, config.http_tls];
+    let exposed = listeners.into_iter().flatten().any(|address| !address.ip().to_canonical().is_loopback());
+    check::Rules { exposed, allowed: config.check_allow.clone() }
 }
 
 async fn expire(shared: Arc<Shared>) {

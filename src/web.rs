@@ -66,6 +66,7 @@ async fn metrics(State(web): State<Web>) -> impl IntoResponse {
     metrics.waiting.set(gauge(subscribers.waiting()));
     metrics.settling.set(registry.is_settling().into());
     metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
+    metrics.checks.set(gauge(web.shared.checks.count()));
     let (whole, protected) = registry.protection(web.shared.clock.now().lease);
     metrics.protected_services.set(gauge(protected));
     metrics.protected_registry.set(i64::from(whole.since.is_some()));

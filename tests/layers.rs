@@ -64,18 +64,36 @@ const RULES: &[Rule] = &[
     Rule { room: "metrics", knows: &[], tests_know: &[], never: &["tonic", "prost", "axum"] },
     Rule { room: "net", knows: GROUND, tests_know: &[], never: &["axum"] },
     Rule { room: "pb", knows: &[], tests_know: &[], never: &[] },
-    Rule { room: "api", knows: &["net", "pb"], tests_know: &[], never: &[] },
-    Rule { room: "web", knows: &["api", "net"], tests_know: &[], never: &["tonic", "prost"] },
+    Rule {
+        room: "check",
+        knows: &["clock", "engine", "model", "random", "registry"],
+        tests_know: &[],
+        never: &["axum", "prost"],
+    },
+    Rule { room: "consul", knows: &["api", "check", "net"], tests_know: &[], never: &["tonic", "prost"] },
+    Rule { room: "dns", knows: &["api", "check", "net"], tests_know: &[], never: &["tonic", "prost", "axum"] },
+    Rule { room: "api", knows: &["check", "net", "pb"], tests_know: &[], never: &[] },
+    Rule { room: "web", knows: &["api", "consul", "net"], tests_know: &[], never: &["tonic", "prost"] },
     Rule { room: "client", knows: &["pb"], tests_know: &[], never: &["axum", "dashmap"] },
     Rule { room: "telemetry", knows: &[], tests_know: &[], never: &["tonic", "prost", "axum"] },
     Rule {
         room: "config",
-        knows: &["engine", "telemetry"],
+        knows: &["engine", "model", "telemetry"],
         tests_know: &[],
         never: &["tokio", "tonic", "prost", "axum"],
     },
-    Rule { room: "server", knows: &["api", "config", "net", "web"], tests_know: &[], never: &["prost", "axum"] },
-    Rule { room: "fuzz", knows: &["api", "client", "config", "net", "pb", "web"], tests_know: &[], never: &[] },
+    Rule {
+        room: "server",
+        knows: &["api", "check", "config", "consul", "dns", "net", "web"],
+        tests_know: &[],
+        never: &["prost", "axum"],
+    },
+    Rule {
+        room: "fuzz",
+        knows: &["api", "check", "client", "config", "consul", "dns", "net", "pb", "web"],
+        tests_know: &[],
+        never: &[],
+    },
     Rule {
         room: "cli",
         knows: &["client", "clock", "config", "engine", "pb", "server", "telemetry"],
@@ -85,7 +103,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// Rooms that stand on the ground.
-const ON_THE_GROUND: &[&str] = &["api", "fuzz", "web", "server"];
+const ON_THE_GROUND: &[&str] = &["api", "consul", "dns", "fuzz", "web", "server"];
 /// Rooms without IO.
 const PURE_ROOMS: &[&str] = &["model", "registry"];
 

@@ -91,6 +91,7 @@ fn event(asked: pb::RegisterRequest, revision: u64) -> Bytes {
         registered_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 1 }),
         registered_revision: revision,
         revision,
+        checks: Vec::new(),
     };
     let changes = pb::Changes {
         changes: vec![pb::Change { change: Some(Change::Updated(instance)) }],

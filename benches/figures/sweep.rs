@@ -53,6 +53,7 @@ impl Stage {
         let mut leases = Vec::new();
         for number in 0..LEASES {
             let asked = Register {
+                checks: Vec::new(),
                 service: ServiceName::parse(&format!("service-{}", number % services))?,
                 id: InstanceId::parse(&format!("i{number:07}"))?,
                 boot: BootId::parse("boot")?,

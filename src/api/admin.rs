@@ -4,13 +4,14 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Api, Problem, decode,
+    Api, Problem, check, decode,
     discovery::{PAGE_BYTES, page_length},
     encode, protection,
 };
 use crate::{
-    model::{Selection, ServiceName},
+    model::{InstanceId, Selection, ServiceName},
     pb::{callboard::v1 as pb, server::admin_service_server::AdminService},
+    registry::Refusal,
 };
 
 /// Events of a page of who asks for no size.
@@ -122,6 +123,18 @@ impl AdminService for Api {
         let condemned = self.0.engine.registry().reset_protection(service.as_ref(), self.0.clock.now());
         let condemned = u32::try_from(condemned).unwrap_or(u32::MAX);
         Ok(Response::new(pb::ResetProtectionResponse { condemned }))
+    }
+
+    async fn list_checks(
+        &self,
+        request: Request<pb::ListChecksRequest>,
+    ) -> Result<Response<pb::ListChecksResponse>, Status> {
+        let asked = request.get_ref();
+        let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
+        let id = InstanceId::parse(&asked.id).map_err(Problem::from)?;
+        let entry = self.0.engine.registry().get(&service, id.as_str());
+        let entry = entry.ok_or_else(|| Problem::from(Refusal::NoSuchInstance { service, id }))?;
+        Ok(Response::new(pb::ListChecksResponse { checks: check::reports(&entry.instance, &self.0.checks) }))
     }
 }
 

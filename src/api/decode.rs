@@ -31,6 +31,7 @@ pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Re
             weight: asked.weight.map_or(Ok(Weight::USUAL), Weight::parse)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
         },
+        checks: super::check::asked(&asked.checks)?,
         terms: Terms::grant(
             span("ttl", asked.ttl.as_ref())?,
             span("disconnect_grace", asked.disconnect_grace.as_ref())?,
@@ -133,7 +134,7 @@ fn optional_lease(bytes: &[u8]) -> Result<Option<LeaseId>, Problem> {
     })
 }
 
-fn span(field: &'static str, given: Option<&prost_types::Duration>) -> Result<Option<Duration>, Problem> {
+pub(super) fn span(field: &'static str, given: Option<&prost_types::Duration>) -> Result<Option<Duration>, Problem> {
     given
         .map(|span| {
             // The contract's type could also say minus a second and two nanoseconds; no length of time needs to.

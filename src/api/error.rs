@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
+    check::ReportError,
     engine::EngineError,
     model::{Invalid, filter::FilterError},
     net::Busy,
@@ -37,6 +38,9 @@ pub(super) enum Problem {
         /// When to try again.
         retry: Duration,
     },
+    /// What was reported on is no check that is fed.
+    #[error("{0}")]
+    NotFed(String),
     /// The engine stopped meanwhile.
     #[error("{0}")]
     Stopped(String),
@@ -82,6 +86,15 @@ pub(super) enum Problem {
     NoConnection,
 }
 
+impl From<ReportError> for Problem {
+    fn from(error: ReportError) -> Self {
+        match error {
+            ReportError::NotFed(_) => Self::NotFed(error.to_string()),
+            ReportError::Engine(error) => error.into(),
+        }
+    }
+}
+
 impl From<EngineError> for Problem {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
@@ -118,7 +131,8 @@ impl From<Problem> for Status {
             Problem::Overloaded { retry, .. } => {
                 details.set_retry_info(Some(*retry));
             }
-            Problem::Silent(_)
+            Problem::NotFed(_)
+            | Problem::Silent(_)
             | Problem::Unfinished(_)
             | Problem::TooLarge(_)
             | Problem::Malformed(_)
@@ -132,11 +146,14 @@ impl From<Problem> for Status {
 
 fn classify(problem: &Problem) -> (Code, &'static str) {
     match problem {
-        Problem::Invalid(_) => (Code::InvalidArgument, "INVALID_FIELD"),
+        Problem::Invalid(_) | Problem::Refused(Refusal::Invalid(_)) => (Code::InvalidArgument, "INVALID_FIELD"),
         Problem::Filter(_) => (Code::InvalidArgument, "INVALID_FILTER"),
         Problem::Refused(Refusal::NoSuchInstance { .. }) => (Code::NotFound, "NO_SUCH_INSTANCE"),
         Problem::Refused(Refusal::HeldByOther { .. }) => (Code::AlreadyExists, "HELD_BY_OTHER_BOOT"),
         Problem::Refused(Refusal::LeaseLost { .. }) => (Code::Aborted, "LEASE_LOST"),
+        Problem::Refused(Refusal::HeldByLease { .. }) => (Code::AlreadyExists, "HELD_BY_LEASE"),
+        Problem::Refused(Refusal::NoSuchCheck { .. }) => (Code::NotFound, "NO_SUCH_CHECK"),
+        Problem::NotFed(_) => (Code::InvalidArgument, "NOT_FED"),
         Problem::Overloaded { .. } => (Code::Unavailable, "OVERLOADED"),
         Problem::Stopped(_) => (Code::Unavailable, "STOPPED"),
         Problem::Leaving => (Code::Unavailable, "SHUTTING_DOWN"),
@@ -163,6 +180,12 @@ fn describe(refusal: &Refusal, details: &mut ErrorDetails) {
             (service, id, "held by another boot")
         }
         Refusal::LeaseLost { service, id } => (service, id, "held by another registration"),
+        Refusal::HeldByLease { service, id } => (service, id, "held by a lease"),
+        Refusal::NoSuchCheck { service, id, .. } => (service, id, "has no such check"),
+        Refusal::Invalid(invalid) => {
+            details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
+            return;
+        }
     };
     details.set_resource_info("instance", format!("{service}/{id}"), "", text);
 }

@@ -2,9 +2,9 @@
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Api, Problem, connection, decode, encode, keep_alive::KeepAliveStream};
+use super::{Api, Problem, check, connection, decode, encode, keep_alive::KeepAliveStream};
 use crate::{
-    model::LeaseId,
+    model::{CheckId, InstanceId, LeaseId, ServiceName},
     pb::{callboard::v1 as pb, server::registry_service_server::RegistryService},
     random,
     registry::{Command, Outcome},
@@ -20,6 +20,8 @@ impl Api {
 impl RegistryService for Api {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
         let asked = decode::register(request.get_ref(), LeaseId(random::u128()))?;
+        let own = asked.description.addresses.iter().map(|address| &*address.host);
+        self.0.checks.admit(asked.checks.iter().map(|check| &check.definition.probe), own).map_err(Problem::from)?;
         let outcome = self.order(Command::Register(asked)).await?;
         let entry = outcome.entry.as_deref();
         let lease = entry.and_then(|entry| entry.lease.as_deref());
@@ -55,5 +57,18 @@ impl RegistryService for Api {
         let outcome = self.order(decode::update(request.get_ref())?).await?;
         let instance = outcome.entry.as_ref().map(|entry| encode::instance(&entry.instance));
         Ok(Response::new(pb::UpdateInstanceResponse { instance }))
+    }
+
+    async fn report_check(
+        &self,
+        request: Request<pb::ReportCheckRequest>,
+    ) -> Result<Response<pb::ReportCheckResponse>, Status> {
+        let asked = request.get_ref();
+        let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
+        let id = InstanceId::parse(&asked.id).map_err(Problem::from)?;
+        let check = CheckId::parse(&asked.check_id).map_err(|refusal| Problem::from(refusal.of("check_id")))?;
+        let verdict = check::verdict("status", asked.status)?;
+        self.0.checks.report(&service, &id, &check, verdict, &asked.output).await.map_err(Problem::from)?;
+        Ok(Response::new(pb::ReportCheckResponse {}))
     }
 }

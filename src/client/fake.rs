@@ -29,7 +29,8 @@ use super::Connect;
 use crate::pb::{
     callboard::v1::{
         DeregisterRequest, DeregisterResponse, KeepAliveRequest, KeepAliveResponse, RegisterRequest, RegisterResponse,
-        UpdateInstanceRequest, UpdateInstanceResponse, WatchRequest, WatchResponse,
+        ReportCheckRequest, ReportCheckResponse, UpdateInstanceRequest, UpdateInstanceResponse, WatchRequest,
+        WatchResponse,
     },
     codec::SmallBuffers,
     server::registry_service_server::{RegistryService, RegistryServiceServer},
@@ -195,6 +196,10 @@ impl RegistryService for Desk {
         let stream = KeepAlive { heartbeats: request.into_inner(), answers };
         let _over = self.calls.send(Call::KeepAlive(stream)).await;
         Ok(Response::new(Box::pin(ReceiverStream::new(told))))
+    }
+
+    async fn report_check(&self, _: Request<ReportCheckRequest>) -> Result<Response<ReportCheckResponse>, Status> {
+        Err(Status::unimplemented("no client of this crate reports checks"))
     }
 }
 

@@ -94,6 +94,35 @@ pub struct ServeArgs {
     /// [default: 10s]
     #[arg(long, value_name = "TIME")]
     pub settle: Option<String>,
+    /// Networks that health checks may go to, with commas between them, as 10.0.0.0/8. Needed for checks where a listener is
+    /// open to other machines; checks then go to the instances' own addresses there [default: anywhere that is no secret]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub check_allow: Vec<String>,
+    /// What programs written for Consul are told as the datacenter [default: dc1]
+    #[arg(long, value_name = "NAME")]
+    pub datacenter: Option<String>,
+    /// What they are told as the node that this is [default: the name of this host]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The UUID of that node [default: made up at the first start]
+    #[arg(long, value_name = "UUID")]
+    pub node_id: Option<String>,
+    /// Metadata of that node
+    #[arg(long, value_name = "K=V", value_delimiter = ',')]
+    pub node_meta: Vec<String>,
+    /// Consul queries that may wait for changes at once [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub max_parked_queries: Option<String>,
+    /// Where DNS is answered, over UDP and TCP; port 0 takes any free one, off is nowhere [default: 127.0.0.1:8600, if it
+    /// is free]
+    #[arg(long, value_name = "ADDR")]
+    pub dns: Option<String>,
+    /// The domain that DNS answers for [default: consul]
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_domain: Option<String>,
+    /// How long what DNS answers may be kept; 0s: not at all [default: 0s]
+    #[arg(long, value_name = "TIME")]
+    pub dns_ttl: Option<String>,
     /// How log lines look; auto is pretty on a terminal and json elsewhere [default: auto]
     #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(["auto", "pretty", "json"]))]
     pub log_format: Option<String>,
@@ -151,8 +180,22 @@ impl ServeArgs {
             Key::HandshakeTimeout => self.handshake_timeout.clone(),
             Key::BookmarkInterval => self.bookmark_interval.clone(),
             Key::Settle => self.settle.clone(),
+            Key::CheckAllow => joined(&self.check_allow),
+            Key::Datacenter => self.datacenter.clone(),
+            Key::NodeName => self.node_name.clone(),
+            Key::NodeId => self.node_id.clone(),
+            Key::NodeMeta => joined(&self.node_meta),
+            Key::MaxParkedQueries => self.max_parked_queries.clone(),
+            Key::Dns => self.dns.clone(),
+            Key::DnsDomain => self.dns_domain.clone(),
+            Key::DnsTtl => self.dns_ttl.clone(),
             Key::LogFormat => self.log_format.clone(),
             Key::Log => self.log.clone(),
         }
     }
+}
+
+/// Several values of a flag, as one text.
+fn joined(values: &[String]) -> Option<String> {
+    (!values.is_empty()).then(|| values.join(","))
 }

@@ -35,6 +35,17 @@ pub enum ConfigError {
         /// The flag of the listener that may be there.
         instead: String,
     },
+    /// DNS that other machines could ask, without consent.
+    #[error(
+        "{origin}: {address} can be reached from other machines, and whoever reaches it can ask who is registered; listen on \
+         127.0.0.1, or pass --insecure-i-understand where the network itself is trusted"
+    )]
+    DnsNotLoopback {
+        /// Where it is written.
+        origin: Origin,
+        /// The address.
+        address: SocketAddr,
+    },
     /// A listener with TLS that other machines could reach, though it checks no client, without consent.
     #[error(
         "{origin}: {address} can be reached from other machines, and clients need no certificate: whoever reaches it can \

@@ -55,6 +55,24 @@ pub(super) enum Key {
     BookmarkInterval,
     /// How long readers wait for those who were lost in a restart.
     Settle,
+    /// Networks that health checks may go to.
+    CheckAllow,
+    /// What Consul's readers are told of where this is.
+    Datacenter,
+    /// The node that is told as the registry's own.
+    NodeName,
+    /// Its UUID.
+    NodeId,
+    /// Its metadata.
+    NodeMeta,
+    /// Consul queries that wait for changes, in all.
+    MaxParkedQueries,
+    /// Where DNS is answered.
+    Dns,
+    /// The domain that it answers for.
+    DnsDomain,
+    /// How long what it answers may be kept.
+    DnsTtl,
     /// How log lines look.
     LogFormat,
     /// Which log lines are written.
@@ -63,7 +81,7 @@ pub(super) enum Key {
 
 impl Key {
     /// All of them.
-    pub(super) const ALL: [Self; 26] = [
+    pub(super) const ALL: [Self; 35] = [
         Self::Config,
         Self::Grpc,
         Self::Http,
@@ -88,6 +106,15 @@ impl Key {
         Self::HandshakeTimeout,
         Self::BookmarkInterval,
         Self::Settle,
+        Self::CheckAllow,
+        Self::Datacenter,
+        Self::NodeName,
+        Self::NodeId,
+        Self::NodeMeta,
+        Self::MaxParkedQueries,
+        Self::Dns,
+        Self::DnsDomain,
+        Self::DnsTtl,
         Self::LogFormat,
         Self::Log,
     ];
@@ -122,6 +149,15 @@ impl Key {
             Self::HandshakeTimeout => "handshake_timeout",
             Self::BookmarkInterval => "bookmark_interval",
             Self::Settle => "settle",
+            Self::CheckAllow => "check_allow",
+            Self::Datacenter => "datacenter",
+            Self::NodeName => "node_name",
+            Self::NodeId => "node_id",
+            Self::NodeMeta => "node_meta",
+            Self::MaxParkedQueries => "max_parked_queries",
+            Self::Dns => "dns",
+            Self::DnsDomain => "dns_domain",
+            Self::DnsTtl => "dns_ttl",
             Self::LogFormat => "log_format",
             Self::Log => "log",
         }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `grpc`, `http` | by consent |
 //! | `grpc_tls`, `http_tls` | when clients have to show a certificate; else by consent |
+//! | `dns` | by consent: it knows nobody |
 //! | `health` | yes: it tells whether this process serves, and nothing else |
 
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ pub(super) struct Listeners {
     pub(super) http_tls: Option<SocketAddr>,
     pub(super) health: Option<SocketAddr>,
     pub(super) tls: Option<TlsFiles>,
+    pub(super) dns: Option<SocketAddr>,
+    pub(super) dns_may_fail: bool,
 }
 
 impl Listeners {
@@ -41,10 +44,18 @@ impl Listeners {
         let address = |found: Option<(SocketAddr, Origin)>| found.map(|(address, _)| address);
         let (grpc_tls, http_tls) = (address(grpc_tls), address(http_tls));
         let health = address(read(layers, Key::Health, value::address)?);
+        let dns = read(layers, Key::Dns, value::listener)?;
+        let dns_may_fail = dns.is_none();
+        let dns = match dns {
+            Some((Some(address), origin)) if !consent && !is_loopback(address) => {
+                return Err(ConfigError::DnsNotLoopback { origin, address });
+            }
+            found => found.map_or(default.dns, |(address, _)| address),
+        };
         if grpc.or(grpc_tls).is_none() {
             return Err(ConfigError::NoGrpc);
         }
-        let found = Self { grpc, http, grpc_tls, http_tls, health, tls };
+        let found = Self { grpc, http, grpc_tls, http_tls, health, tls, dns, dns_may_fail };
         found.apart()?;
         Ok(found)
     }
@@ -57,6 +68,7 @@ impl Listeners {
             (Key::GrpcTls, self.grpc_tls),
             (Key::HttpTls, self.http_tls),
             (Key::Health, self.health),
+            (Key::Dns, self.dns.filter(|_| !self.dns_may_fail)),
         ];
         for (at, (one, address)) in all.iter().enumerate() {
             let taken = address.filter(|address| address.port() != 0);

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::engine::Durability;
+use crate::model::Metadata;
 use crate::telemetry::{LogFilter, LogFormat};
 
 /// Reads one kind of value.
@@ -165,6 +166,81 @@ pub(super) fn settle(text: &str) -> Result<Duration, Refusal> {
         Ok(_) => Err(Refusal::new("is out of range", remedy)),
         Err(_) => Err(Refusal::new("is not a length of time", remedy)),
     }
+}
+
+/// How long answers of DNS may be kept: up to a day.
+pub(super) fn dns_ttl(text: &str) -> Result<Duration, Refusal> {
+    match humantime::parse_duration(text) {
+        Ok(length) if length <= Duration::from_hours(24) => Ok(length),
+        Ok(_) => Err(Refusal::new("is out of range", "write 0s to 24h")),
+        Err(_) => Err(Refusal::new("is not a length of time", "write 0s to 24h, with a unit, as 5s")),
+    }
+}
+
+/// Networks, with commas between them.
+pub(super) fn networks(text: &str) -> Result<Vec<ipnet::IpNet>, Refusal> {
+    let network = |part: &str| {
+        let part = part.trim();
+        // An address alone is the network that has it alone.
+        let found = part.parse().ok().or_else(|| part.parse::<IpAddr>().ok().map(Into::into));
+        found.ok_or_else(|| {
+            Refusal::new(format!("has {part:?}, which is no network"), "write them as 10.0.0.0/8,192.168.1.7,fd00::/8")
+        })
+    };
+    text.split(',').map(network).collect()
+}
+
+/// The name of a datacenter, which is part of names in DNS.
+pub(super) fn datacenter(text: &str) -> Result<String, Refusal> {
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    if (1..=63).contains(&text.len()) && text.bytes().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(Refusal::new("is no name of a datacenter", "write 1 to 63 of a-z, 0-9, - and _"))
+}
+
+/// The name of a node, which is part of names in DNS.
+pub(super) fn node_name(text: &str) -> Result<Option<String>, Refusal> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=128).contains(&text.len()) && text.bytes().all(good) && !text.starts_with('_') {
+        return Ok(Some(text.to_owned()));
+    }
+    Err(Refusal::new("is no name of a node", "write 1 to 128 letters, digits, -, _ and ., not beginning with _"))
+}
+
+/// A UUID, as 8-4-4-4-12 hexadecimal digits.
+pub(super) fn uuid(text: &str) -> Result<Option<String>, Refusal> {
+    let groups: Vec<_> = text.split('-').collect();
+    let lengths: Vec<_> = groups.iter().map(|group| group.len()).collect();
+    let digits = groups.iter().all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    if lengths == [8, 4, 4, 4, 12] && digits {
+        return Ok(Some(text.to_ascii_lowercase()));
+    }
+    Err(Refusal::new("is no UUID", "write one as 8f246b77-f3e1-ff88-5b48-8ec93abf3e05"))
+}
+
+/// Keys and values, with commas between them.
+pub(super) fn metadata(text: &str) -> Result<Metadata, Refusal> {
+    let mut pairs = std::collections::BTreeMap::new();
+    for part in text.split(',') {
+        let Some((key, value)) = part.split_once('=') else {
+            return Err(Refusal::new(format!("has {part:?} without a value"), "write KEY=VALUE,KEY=VALUE"));
+        };
+        pairs.insert(key.trim().to_owned(), value.to_owned());
+    }
+    Metadata::parse(pairs.iter()).map_err(|invalid| Refusal::new("is no metadata", invalid))
+}
+
+/// A domain, in lower case.
+pub(super) fn domain(text: &str) -> Result<String, Refusal> {
+    let name = text.trim_end_matches('.').to_ascii_lowercase();
+    let good = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if name.len() <= 128 && name.split('.').all(good) {
+        return Ok(name);
+    }
+    Err(Refusal::new("is no domain", "write one as consul or discovery.example.com"))
 }
 
 /// One of the looks of a log line.

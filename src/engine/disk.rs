@@ -174,7 +174,11 @@ impl Engine for Disk {
     fn order(&self, command: Command, _: Now) -> Submission {
         let waiting = self.waiting.load(Ordering::Relaxed);
         // What the registry itself has found out cannot be told to come back later.
-        if waiting >= MOST_WAITING && !matches!(command, Command::Expire(_) | Command::Suspect(_) | Command::Recover(_))
+        if waiting >= MOST_WAITING
+            && !matches!(
+                command,
+                Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) | Command::Restate { .. }
+            )
         {
             return Submission::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
         }

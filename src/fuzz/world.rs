@@ -16,8 +16,9 @@ use tokio::{
 
 use crate::{
     api::{Api, Shared, Subscribers},
+    check::{Checks, Rules as CheckRules},
     clock::Clock,
-    engine::Memory,
+    engine::{Engine, Memory},
     metrics::Metrics,
     model::Incarnation,
     net::{Alarm, Connection, Gate, Hubs, Place, Port, Protocol, Rules, Worker, Workers},
@@ -51,8 +52,11 @@ impl World {
 
     fn new() -> Self {
         let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)));
+        let engine: Arc<dyn Engine> =
+            Arc::new(Memory::new(Incarnation(7), clock.now(), Arc::clone(&hubs) as Arc<dyn Audience>));
         let shared = Arc::new(Shared {
-            engine: Arc::new(Memory::new(Incarnation(7), clock.now(), Arc::clone(&hubs) as Arc<dyn Audience>)),
+            checks: Checks::new(&engine, &clock, Arc::default(), CheckRules::default(), Default::default()),
+            engine,
             hubs: Arc::clone(&hubs),
             clock: Arc::clone(&clock),
             metrics: Metrics::new(),

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use super::{InstanceId, Invalid, Metadata, Revision, ServiceName, Tags, WallTime, label};
+use super::{Checks, InstanceId, Invalid, Listing, Metadata, Revision, ServiceName, Tags, Verdict, WallTime, label};
 
 /// Most addresses of an instance.
 const MOST_ADDRESSES: usize = 16;
@@ -28,8 +28,12 @@ pub struct Instance {
     pub weight: Weight,
     /// Where it runs.
     pub locality: Option<Arc<Locality>>,
-    /// What its status is made of.
+    /// What is found out about it, again and again.
+    pub checks: Checks,
+    /// What its status is made of beside those.
     pub marks: Marks,
+    /// What it said in Consul's words. `None`: it spoke ours.
+    pub listing: Option<Arc<Listing>>,
     /// When this life of it began.
     pub registered_at: WallTime,
     /// The revision at which this life began.
@@ -39,10 +43,32 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Whether it should be called.
+    /// Whether it should be called: the first that applies. What is starting is not to be called, and being suspected does not
+    /// make it so. A check that has never passed finds an instance that starts.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.marks.status()
+        let Marks { starting, leaving, drained, suspect, proved, node_drained, node_critical, .. } = self.marks;
+        let critical = self.checks.worst() == Verdict::Critical;
+        if leaving || drained || node_drained {
+            Status::Draining
+        } else if node_critical || critical && proved {
+            Status::Unhealthy
+        } else if starting || critical {
+            Status::Starting
+        } else if suspect {
+            Status::Suspect
+        } else {
+            Status::Serving
+        }
+    }
+
+    /// Its share of the load as things are: less, where that was asked for, while a check warns.
+    #[must_use]
+    pub fn present_weight(&self) -> Weight {
+        match &self.listing {
+            Some(listing) if self.checks.worst() == Verdict::Warning => Weight(listing.warning_weight.max(1)),
+            _ => self.weight,
+        }
     }
 
     /// Whether readers see the same in both, their revisions aside.
@@ -54,6 +80,9 @@ impl Instance {
             && self.weight == other.weight
             && self.locality == other.locality
             && self.status() == other.status()
+            && self.marks.of_node() == other.marks.of_node()
+            && self.checks == other.checks
+            && self.listing == other.listing
             && self.registered_revision == other.registered_revision
     }
 }
@@ -73,21 +102,20 @@ pub struct Marks {
     pub drained: bool,
     /// Its lease is overdue, and protection does not believe it.
     pub suspect: bool,
+    /// There was a moment when none of its checks was critical.
+    pub proved: bool,
+    /// An operator wants the node to go that it is on.
+    pub node_drained: bool,
+    /// A check says that the node does not work that it is on.
+    pub node_critical: bool,
+    /// A check warns of it.
+    pub node_warning: bool,
 }
 
 impl Marks {
-    /// The first that applies. What is starting is not to be called, and being suspected does not make it so.
-    #[must_use]
-    pub fn status(self) -> Status {
-        if self.leaving || self.drained {
-            Status::Draining
-        } else if self.starting {
-            Status::Starting
-        } else if self.suspect {
-            Status::Suspect
-        } else {
-            Status::Serving
-        }
+    /// Those that come from the node.
+    fn of_node(self) -> [bool; 3] {
+        [self.node_drained, self.node_critical, self.node_warning]
     }
 }
 
@@ -178,7 +206,20 @@ impl Address {
     /// When the host is neither an IP literal nor a host name, is one that nobody can call (`0.0.0.0`), the port is out
     /// of range, or the name is too long.
     pub fn parse(host: &str, port: u32, name: &str) -> Result<Self, Invalid> {
-        let port = u16::try_from(port).ok().filter(|port| *port > 0).ok_or_else(|| {
+        if port == 0 {
+            let remedy = "give the port on which the instance listens, 1 to 65535";
+            return Err(Invalid::new("port", "0", "is no port", remedy));
+        }
+        Self::with_any_port(host, port, name)
+    }
+
+    /// As [`Address::parse`], where 0 stands for no port, as in Consul.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn with_any_port(host: &str, port: u32, name: &str) -> Result<Self, Invalid> {
+        let port = u16::try_from(port).map_err(|_| {
             let remedy = "give the port on which the instance listens, 1 to 65535";
             Invalid::new("port", &port.to_string(), "is no port", remedy)
         })?;
@@ -189,6 +230,15 @@ impl Address {
         Ok(Self { host: host.into(), port, name: name.into() })
     }
 
+    /// All addresses of an instance, as they were kept; without a port, where it was registered in Consul's words.
+    ///
+    /// # Errors
+    ///
+    /// As [`Address::parse_all`].
+    pub fn kept<'a>(given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>) -> Result<Box<[Self]>, Invalid> {
+        Self::all(given, Self::with_any_port)
+    }
+
     /// All addresses of an instance, from their parts: host, port, name.
     ///
     /// # Errors
@@ -197,12 +247,19 @@ impl Address {
     pub fn parse_all<'a>(
         given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>,
     ) -> Result<Box<[Self]>, Invalid> {
+        Self::all(given, Self::parse)
+    }
+
+    fn all<'a>(
+        given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>,
+        parse: impl Fn(&str, u32, &str) -> Result<Self, Invalid>,
+    ) -> Result<Box<[Self]>, Invalid> {
         match given.len() {
             0 => Err(Invalid::unshown("addresses", "are empty", "give at least one host and port")),
             1..=MOST_ADDRESSES => given
                 .enumerate()
                 .map(|(at, (host, port, name))| {
-                    Self::parse(host, port, name).map_err(|refusal| refusal.within(&format!("addresses[{at}]")))
+                    parse(host, port, name).map_err(|refusal| refusal.within(&format!("addresses[{at}]")))
                 })
                 .collect(),
             many => Err(Invalid::unshown("addresses", format!("are {many}"), "give at most 16")),
@@ -261,19 +318,43 @@ impl Locality {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        model::{Check, CheckId, Definition, Probe},
+        registry::test_support::entry,
+    };
 
     #[test]
     fn the_first_status_that_applies() {
-        let mut marks = Marks::default();
-        assert_eq!(marks.status(), Status::Serving);
-        marks.suspect = true;
-        assert_eq!(marks.status(), Status::Suspect);
-        assert!(marks.status().counts(), "still to be called");
-        marks.starting = true;
-        assert_eq!(marks.status(), Status::Starting);
-        marks.leaving = true;
-        assert_eq!(marks.status(), Status::Draining);
-        assert_eq!(Marks { drained: true, ..Marks::default() }.status(), Status::Draining);
+        let mut instance = entry("web", "a", 1).instance.clone();
+        assert_eq!(instance.status(), Status::Serving);
+        instance.marks.suspect = true;
+        assert_eq!(instance.status(), Status::Suspect);
+        assert!(instance.status().counts(), "still to be called");
+        instance.marks.starting = true;
+        assert_eq!(instance.status(), Status::Starting);
+        instance.marks.node_critical = true;
+        assert_eq!(instance.status(), Status::Unhealthy);
+        instance.marks.leaving = true;
+        assert_eq!(instance.status(), Status::Draining);
+        for marks in [Marks { drained: true, ..Marks::default() }, Marks { node_drained: true, ..Marks::default() }] {
+            assert_eq!(Instance { marks, ..instance.clone() }.status(), Status::Draining);
+        }
+    }
+
+    #[test]
+    fn checks_make_it_start_serve_weigh_less_and_fail() {
+        let mut instance = entry("web", "a", 5).instance.clone();
+        let mut says = |verdict, proved| {
+            let definition = Definition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl);
+            instance.checks = Checks::new(vec![Check::new(definition.into(), verdict)]).unwrap();
+            instance.marks.proved = proved;
+            instance.listing = Some(Listing { warning_weight: 2, ..Listing::default() }.into());
+            (instance.status(), instance.present_weight().get())
+        };
+        assert_eq!(says(Verdict::Critical, false), (Status::Starting, 5));
+        assert_eq!(says(Verdict::Passing, true), (Status::Serving, 5));
+        assert_eq!(says(Verdict::Warning, true), (Status::Serving, 2));
+        assert_eq!(says(Verdict::Critical, true), (Status::Unhealthy, 5));
     }
 
     #[test]

@@ -42,6 +42,27 @@ impl ServiceName {
         ))
     }
 
+    /// A name that none that is given can be.
+    pub(super) fn reserved(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// Takes a name as it was kept: one of a service, or one that the registry keeps for itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServiceName::parse`].
+    pub fn kept(name: &str) -> Result<Self, Invalid> {
+        let nodes = super::nodes();
+        if name == nodes.as_str() { Ok(nodes) } else { Self::parse(name) }
+    }
+
+    /// Whether it is one of those that the registry keeps for itself: no service, and in no list of them.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with('_')
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -73,7 +73,7 @@ impl Selection {
         match self {
             Self::Names(names) => names.binary_search(service).is_ok(),
             Self::Prefix(prefix) => service.as_str().starts_with(&**prefix),
-            Self::Everything => true,
+            Self::Everything => !service.is_reserved(),
         }
     }
 

@@ -126,7 +126,7 @@ mod tests {
         let share = Share::new(Duration::ZERO);
         for round in 1..1_000 {
             let now = MS * 10 * round;
-            assert!(share.spend(MS, now));
+            assert!(share.spend(MS / 2, now));
             assert_eq!(share.pause(now, now), None);
         }
     }

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{event::Entry, lease::Lease};
 use crate::model::{
-    Address, BootId, InstanceId, LeaseId, Locality, Metadata, Revision, ServiceName, Tags, Terms, Weight,
+    Address, BootId, CheckId, Definition, InstanceId, LeaseId, Listing, Locality, Metadata, Revision, ServiceName,
+    Tags, Terms, Verdict, Weight,
 };
 
 /// A wish to change one instance.
@@ -12,6 +13,8 @@ use crate::model::{
 pub enum Command {
     /// Sign in, or renew and update what this boot has.
     Register(Register),
+    /// Sign in without a lease, or update what was signed in so.
+    Enroll(Box<Enroll>),
     /// Sign out, or remove.
     Deregister {
         /// The service.
@@ -38,6 +41,80 @@ pub enum Command {
     Suspect(Arc<Lease>),
     /// Take that mark away: a heartbeat came.
     Recover(Arc<Lease>),
+    /// Say what a check says.
+    Judge {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+        /// The check.
+        check: CheckId,
+        /// How the check was defined when that was found out: if it is another by now, this is not its verdict. `None`: whoever
+        /// speaks for the check says so.
+        of: Option<Arc<Definition>>,
+        /// What it says.
+        verdict: Verdict,
+    },
+    /// Add a check, or define it anew.
+    AddCheck {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+        /// The check.
+        check: NewCheck,
+    },
+    /// Take a check away.
+    RemoveCheck {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+        /// The check.
+        check: CheckId,
+    },
+    /// Remove what a check has found critical for too long, if it still does.
+    Reap {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+        /// The check.
+        check: Arc<Definition>,
+    },
+    /// Have an instance feel how its node is.
+    Restate {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+    },
+}
+
+/// A registration without a lease, as asked for.
+#[derive(Debug, Clone)]
+pub struct Enroll {
+    /// The service.
+    pub service: ServiceName,
+    /// The instance.
+    pub id: InstanceId,
+    /// What readers will see.
+    pub description: Description,
+    /// What it says in Consul's words.
+    pub listing: Listing,
+    /// Its checks.
+    pub checks: Vec<NewCheck>,
+    /// Whether checks that it had and does not name are taken away.
+    pub replace_checks: bool,
+}
+
+/// A check as asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewCheck {
+    /// What is checked, and how.
+    pub definition: Arc<Definition>,
+    /// What it says until it has been made. A check that was there before says what it said.
+    pub verdict: Verdict,
 }
 
 /// A registration as asked for.
@@ -51,6 +128,8 @@ pub struct Register {
     pub boot: BootId,
     /// What readers will see.
     pub description: Description,
+    /// Its checks: these, and no others.
+    pub checks: Vec<NewCheck>,
     /// The terms of its lease.
     pub terms: Terms,
     /// It is not ready yet.
@@ -103,6 +182,8 @@ pub struct Patch {
     pub tags: Option<Tags>,
     /// All metadata.
     pub metadata: Option<Metadata>,
+    /// Why it is to be sent no new calls, for those who are told.
+    pub reason: Option<Box<str>>,
 }
 
 /// What became of a command.
@@ -140,6 +221,29 @@ pub enum Refusal {
         /// When a missing heartbeat would let another boot in.
         retry: Duration,
     },
+    /// A lease keeps what is to be registered without one.
+    #[error(
+        "instance \"{service}/{id}\" is registered with a lease, which is alive: deregister it there, or use another id"
+    )]
+    HeldByLease {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+    },
+    /// No such check.
+    #[error("instance \"{service}/{id}\" has no check \"{check}\": list its checks to see which it has")]
+    NoSuchCheck {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+        /// The check.
+        check: CheckId,
+    },
+    /// Its checks would be too many, or two of one id.
+    #[error(transparent)]
+    Invalid(#[from] crate::model::Invalid),
     /// The lease that was named no longer holds the instance.
     #[error("the lease no longer holds instance \"{service}/{id}\": another registration does; register again or stop")]
     LeaseLost {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    command::{Command, Description, Holder, Patch, Refusal, Register},
+    command::{Command, Description, Enroll, Holder, NewCheck, Patch, Refusal, Register},
     event::{Entry, Now, RemovalReason},
     lease::{Ending, Lease},
 };
-use crate::model::{Instance, InstanceId, LeaseId, Marks, Revision, ServiceName};
+use crate::model::{
+    Check, CheckId, Checks, Definition, Instance, InstanceId, LeaseId, Marks, Probe, Revision, ServiceName, Verdict,
+};
 
 /// What to do.
 #[derive(Debug)]
@@ -73,6 +75,8 @@ impl Draft {
                 if born {
                     instance.registered_revision = revision;
                 }
+                let before = present.filter(|_| !born).map(|present| &present.instance.checks);
+                instance.checks = instance.checks.stamped(before, revision);
                 let visible = present.is_none_or(|present| !present.instance.looks_like(&instance));
                 if visible {
                     instance.revision = revision;
@@ -85,13 +89,26 @@ impl Draft {
 }
 
 /// Says what to do, given what is there under the command's service and id. A lease that the same boot holds was renewed
-/// before, if it could be.
+/// before, if it could be. `node`: the marks that the node gives to whoever is on it.
 ///
 /// # Errors
 ///
 /// When it cannot be done; nothing changes then.
-pub fn decide(present: Option<&Arc<Entry>>, command: Command, now: Now) -> Result<Decision, Refusal> {
+pub fn decide(present: Option<&Arc<Entry>>, command: Command, node: Marks, now: Now) -> Result<Decision, Refusal> {
     match command {
+        Command::Enroll(asked) => decide_enroll(present, *asked, node, now),
+        Command::Judge { service, id, check, of, verdict } => {
+            change(present, service, id, |instance| judge(instance, check, of.as_ref(), verdict))
+        }
+        Command::AddCheck { service, id, check } => change(present, service, id, |instance| {
+            instance.checks = merged(&instance.checks, vec![check], false)?;
+            Ok(())
+        }),
+        Command::RemoveCheck { service, id, check } => {
+            change(present, service, id, |instance| remove_check(instance, check))
+        }
+        Command::Reap { check, .. } => Ok(decide_reap(present, &check)),
+        Command::Restate { .. } => Ok(decide_restate(present, node)),
         Command::Register(register) => decide_register(present, register, now),
         Command::Deregister { service, id, of } => decide_deregister(present, service, id, &of),
         Command::Update { service, id, lease, patch } => decide_update(present, service, id, lease, patch),
@@ -103,44 +120,44 @@ pub fn decide(present: Option<&Arc<Entry>>, command: Command, now: Now) -> Resul
 
 fn decide_register(present: Option<&Arc<Entry>>, asked: Register, now: Now) -> Result<Decision, Refusal> {
     let Some(entry) = present else {
-        return Ok(Decision::Apply(put(None, None, asked, now)));
+        return Ok(Decision::Apply(put(None, None, asked, now)?));
     };
     match &entry.lease {
         Some(lease) if lease.boot == asked.boot => {
             // If the lease ran out a moment ago, its removal is under way: the same life goes on under a new one.
             let goes_on = lease.is_alive().then_some(lease);
-            let draft = put(Some(&entry.instance), goes_on, asked, now);
+            let draft = put(Some(&entry.instance), goes_on, asked, now)?;
             let same =
                 goes_on.is_some() && matches!(&draft, Draft::Put { instance, .. } if *instance == entry.instance);
             Ok(if same { Decision::Keep } else { Decision::Apply(draft) })
         }
         Some(lease) => match lease.yields(now.lease) {
             Err(retry) if !asked.replace => Err(Refusal::HeldByOther { service: asked.service, id: asked.id, retry }),
-            _ => Ok(Decision::Apply(take_over(entry, asked, now))),
+            _ => Ok(Decision::Apply(take_over(entry, asked, now)?)),
         },
-        None => Ok(Decision::Apply(take_over(entry, asked, now))),
+        None => Ok(Decision::Apply(take_over(entry, asked, now)?)),
     }
 }
 
 /// The entry that a registration makes, where there was none or the same boot's. `lease`: the one that goes on.
-fn put(before: Option<&Instance>, lease: Option<&Arc<Lease>>, asked: Register, now: Now) -> Draft {
+fn put(before: Option<&Instance>, lease: Option<&Arc<Lease>>, asked: Register, now: Now) -> Result<Draft, Refusal> {
     // A sign of life: nobody suspects it any more.
     let before_marks = before.map(|instance| instance.marks).unwrap_or_default();
     let marks = Marks { starting: asked.starting, suspect: false, ..before_marks };
     let lease = lease.cloned().unwrap_or_else(|| new_lease(&asked, now));
-    Draft::Put {
-        instance: instance(asked, marks, before, now),
+    Ok(Draft::Put {
+        instance: instance(asked, marks, before, now)?,
         lease: Some(lease),
         born: before.is_none(),
         ending: Ending::Expired,
-    }
+    })
 }
 
 /// A new life under an old id. What an operator said of the old one holds for the new one.
-fn take_over(entry: &Arc<Entry>, asked: Register, now: Now) -> Draft {
+fn take_over(entry: &Arc<Entry>, asked: Register, now: Now) -> Result<Draft, Refusal> {
     let marks = Marks { starting: asked.starting, drained: entry.instance.marks.drained, ..Marks::default() };
     let lease = Some(new_lease(&asked, now));
-    Draft::Put { instance: instance(asked, marks, None, now), lease, born: true, ending: Ending::Superseded }
+    Ok(Draft::Put { instance: instance(asked, marks, None, now)?, lease, born: true, ending: Ending::Superseded })
 }
 
 fn new_lease(asked: &Register, now: Now) -> Arc<Lease> {
@@ -148,21 +165,161 @@ fn new_lease(asked: &Register, now: Now) -> Arc<Lease> {
     Arc::new(Lease::new(asked.lease, service, id, boot, asked.terms, now.lease))
 }
 
-fn instance(asked: Register, marks: Marks, before: Option<&Instance>, now: Now) -> Instance {
-    let Description { addresses, tags, metadata, weight, locality } = asked.description;
+fn instance(asked: Register, marks: Marks, before: Option<&Instance>, now: Now) -> Result<Instance, Refusal> {
+    let none = Checks::default();
+    let checks = merged(before.map_or(&none, |instance| &instance.checks), asked.checks, true)?;
+    Ok(described(asked.service, asked.id, asked.description, (checks, marks), before, now))
+}
+
+/// An instance that says this of itself. What else there is of it is as it was before.
+fn described(
+    service: ServiceName,
+    id: InstanceId,
+    description: Description,
+    (checks, mut marks): (Checks, Marks),
+    before: Option<&Instance>,
+    now: Now,
+) -> Instance {
+    let Description { addresses, tags, metadata, weight, locality } = description;
+    marks.proved |= proves(&checks);
     Instance {
-        service: asked.service,
-        id: asked.id,
+        service,
+        id,
         addresses,
         tags,
         metadata,
         weight,
         locality,
+        checks,
         marks,
+        listing: None,
         registered_at: before.map_or(now.wall, |instance| instance.registered_at),
         registered_revision: before.map_or(Revision::default(), |instance| instance.registered_revision),
         revision: before.map_or(Revision::default(), |instance| instance.revision),
     }
+}
+
+/// Whether an instance with these checks has shown that it works.
+fn proves(checks: &Checks) -> bool {
+    !checks.is_empty() && checks.worst() < Verdict::Critical
+}
+
+/// A registration without a lease. It takes the place of one with a lease only if that has run out.
+fn decide_enroll(present: Option<&Arc<Entry>>, asked: Enroll, node: Marks, now: Now) -> Result<Decision, Refusal> {
+    let Enroll { service, id, description, mut listing, checks, replace_checks } = asked;
+    let lives_on = present.filter(|entry| entry.lease.is_none());
+    if let Some(lease) = present.and_then(|entry| entry.lease.as_ref())
+        && lease.yields(now.lease).is_err()
+    {
+        return Err(Refusal::HeldByLease { service, id });
+    }
+    let before = lives_on.map(|entry| &entry.instance);
+    let unchecked = Checks::default();
+    let checks = merged(before.map_or(&unchecked, |instance| &instance.checks), checks, replace_checks)?;
+    let drained = present.is_some_and(|entry| entry.instance.marks.drained);
+    let proved = before.is_some_and(|instance| instance.marks.proved);
+    let marks = Marks { drained, proved, ..node };
+    if drained && let Some(known) = before.and_then(|instance| instance.listing.as_ref()) {
+        listing.maintenance.clone_from(&known.maintenance);
+    }
+    let mut instance = described(service, id, description, (checks, marks), before, now);
+    instance.listing = Some(Arc::new(listing));
+    if before.is_some_and(|before| *before == instance) {
+        return Ok(Decision::Keep);
+    }
+    Ok(Decision::Apply(Draft::Put { instance, lease: None, born: before.is_none(), ending: Ending::Superseded }))
+}
+
+/// The checks that are there once these are asked for. Who was known keeps its verdict, but for what is stated.
+fn merged(known: &Checks, asked: Vec<NewCheck>, replace: bool) -> Result<Checks, Refusal> {
+    let mut checks: Vec<Check> = if replace { Vec::new() } else { known.iter().cloned().collect() };
+    for NewCheck { definition, verdict } in asked {
+        let stated = definition.probe == Probe::Stated;
+        let place = checks.iter().position(|check| *check.id() == definition.id);
+        let check = match known.get(definition.id.as_str()) {
+            // The very definition that is there, if it says the same: who makes the check goes on with it.
+            Some(known) => Check {
+                definition: if known.definition == definition { Arc::clone(&known.definition) } else { definition },
+                verdict: if stated { verdict } else { known.verdict },
+                ..known.clone()
+            },
+            None => Check::new(definition, verdict),
+        };
+        match place {
+            Some(place) => checks[place] = check,
+            None => checks.push(check),
+        }
+    }
+    Ok(Checks::new(checks)?)
+}
+
+/// A change of what is there, unless it comes to nothing.
+fn change(
+    present: Option<&Arc<Entry>>,
+    service: ServiceName,
+    id: InstanceId,
+    alter: impl FnOnce(&mut Instance) -> Result<(), Refusal>,
+) -> Result<Decision, Refusal> {
+    let Some(entry) = present else {
+        return Err(Refusal::NoSuchInstance { service, id });
+    };
+    let mut instance = entry.instance.clone();
+    alter(&mut instance)?;
+    instance.marks.proved |= proves(&instance.checks);
+    if instance == entry.instance {
+        return Ok(Decision::Keep);
+    }
+    Ok(Decision::Apply(Draft::Put { instance, lease: entry.lease.clone(), born: false, ending: Ending::Superseded }))
+}
+
+fn judge(
+    instance: &mut Instance,
+    check: CheckId,
+    of: Option<&Arc<Definition>>,
+    verdict: Verdict,
+) -> Result<(), Refusal> {
+    let mut checks: Vec<Check> = instance.checks.iter().cloned().collect();
+    let Some(known) = checks.iter_mut().find(|known| *known.id() == check) else {
+        // A probe that took longer than its check existed has nothing to say.
+        let (service, id) = (instance.service.clone(), instance.id.clone());
+        return if of.is_some() { Ok(()) } else { Err(Refusal::NoSuchCheck { service, id, check }) };
+    };
+    if of.is_none_or(|of| Arc::ptr_eq(of, &known.definition)) {
+        known.verdict = verdict;
+        instance.checks = Checks::new(checks)?;
+    }
+    Ok(())
+}
+
+fn remove_check(instance: &mut Instance, check: CheckId) -> Result<(), Refusal> {
+    if instance.checks.get(check.as_str()).is_none() {
+        let (service, id) = (instance.service.clone(), instance.id.clone());
+        return Err(Refusal::NoSuchCheck { service, id, check });
+    }
+    let rest = instance.checks.iter().filter(|known| *known.id() != check).cloned().collect();
+    instance.checks = Checks::new(rest)?;
+    Ok(())
+}
+
+/// A check that says something else by now, or is another, removes nobody.
+fn decide_reap(present: Option<&Arc<Entry>>, check: &Arc<Definition>) -> Decision {
+    let known = present.and_then(|entry| entry.instance.checks.get(check.id.as_str()));
+    let still = known.is_some_and(|known| known.verdict == Verdict::Critical && Arc::ptr_eq(&known.definition, check));
+    if !still {
+        return Decision::Keep;
+    }
+    Decision::Apply(Draft::Remove { reason: RemovalReason::Reaped, ending: Ending::Removed })
+}
+
+fn decide_restate(present: Option<&Arc<Entry>>, node: Marks) -> Decision {
+    let Marks { node_drained, node_critical, node_warning, .. } = node;
+    let Some(entry) = present else { return Decision::Keep };
+    let mut instance = entry.instance.clone();
+    instance.marks = Marks { node_drained, node_critical, node_warning, ..instance.marks };
+    if instance == entry.instance {
+        return Decision::Keep;
+    }
+    Decision::Apply(Draft::Put { instance, lease: entry.lease.clone(), born: false, ending: Ending::Superseded })
 }
 
 fn decide_deregister(
@@ -202,7 +359,7 @@ fn decide_update(
         return Err(Refusal::LeaseLost { service, id });
     }
     let mut instance = entry.instance.clone();
-    let Patch { weight, draining, starting, tags, metadata } = patch;
+    let Patch { weight, draining, starting, tags, metadata, reason } = patch;
     instance.weight = weight.unwrap_or(instance.weight);
     instance.tags = tags.unwrap_or(instance.tags);
     instance.metadata = metadata.unwrap_or(instance.metadata);
@@ -212,6 +369,16 @@ fn decide_update(
         // An operator who wants it back overrules what it said itself.
         (Some(drained), None) => instance.marks = Marks { drained, leaving: false, ..instance.marks },
         (None, _) => {}
+    }
+    if lease.is_none()
+        && draining.is_some()
+        && let Some(listing) = &mut instance.listing
+    {
+        let known = entry.instance.marks.drained;
+        // Whoever was first has said why.
+        if known != instance.marks.drained {
+            Arc::make_mut(listing).maintenance = reason.unwrap_or_default();
+        }
     }
     if instance == entry.instance {
         return Ok(Decision::Keep);

@@ -37,6 +37,8 @@ pub struct State {
     ring: Ring,
     /// The revision of the last change, visible or not.
     revision: Revision,
+    /// That of the last one that readers could see.
+    seen: Revision,
     /// It lost its last instance and is about to leave the map: whoever finds it so looks again.
     retired: bool,
 }
@@ -45,7 +47,8 @@ impl Service {
     /// A service without instances that knows all that happens to it after `floor`.
     #[must_use]
     pub fn new(floor: Revision) -> Self {
-        let state = State { roster: Roster::default(), ring: Ring::new(floor), revision: floor, retired: false };
+        let state =
+            State { roster: Roster::default(), ring: Ring::new(floor), revision: floor, seen: floor, retired: false };
         Self { state: Mutex::new(state), headcount: Arc::default() }
     }
 
@@ -81,10 +84,10 @@ impl State {
         (self.roster.blocks(), self.revision)
     }
 
-    /// The revision of its last change.
+    /// The revision of the last change that readers could see.
     #[must_use]
-    pub fn revision(&self) -> Revision {
-        self.revision
+    pub fn seen(&self) -> Revision {
+        self.seen
     }
 
     /// Puts an entry in the place of what was there.
@@ -107,6 +110,7 @@ impl State {
 
     /// Remembers an event: so many that they cost a fraction of what the instances do, within bounds.
     pub fn remember(&mut self, event: Arc<Event>) {
+        self.seen = event.revision;
         let limit = (self.roster.len() / 4).clamp(SHORT_MEMORY, LONG_MEMORY);
         self.ring.push(event, limit, MEMORY_BYTES);
     }

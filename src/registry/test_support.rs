@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Audience, Command, Description, Entry, Event, Holder, Now, Patch, Register};
 use crate::model::{
-    Address, BootId, Instance, InstanceId, LeaseId, Marks, Metadata, Revision, ServiceName, Tags, Terms, WallTime,
-    Weight,
+    Address, BootId, Checks, Instance, InstanceId, LeaseId, Marks, Metadata, Revision, ServiceName, Tags, Terms,
+    WallTime, Weight,
 };
 
 /// An audience that does not listen.
@@ -39,7 +39,9 @@ pub fn entry(service: &str, instance: &str, weight: u16) -> Arc<Entry> {
         metadata,
         weight: Weight::parse(weight.into()).unwrap(),
         locality,
+        checks: Checks::default(),
         marks: Marks::default(),
+        listing: None,
         registered_at: WallTime(0),
         registered_revision: Revision(1),
         revision: Revision(1),
@@ -64,6 +66,7 @@ pub fn register(service: &str, instance: &str, boot: &str, lease: u128) -> Regis
         id: id(instance),
         boot: BootId::parse(boot).unwrap(),
         description: description(&[], 1),
+        checks: Vec::new(),
         terms: Terms::grant(Some(Duration::from_secs(3)), None),
         starting: false,
         replace: false,

@@ -21,7 +21,14 @@ impl Command {
     pub fn target(&self) -> (&ServiceName, &InstanceId) {
         match self {
             Self::Register(register) => (&register.service, &register.id),
-            Self::Deregister { service, id, .. } | Self::Update { service, id, .. } => (service, id),
+            Self::Enroll(enroll) => (&enroll.service, &enroll.id),
+            Self::Deregister { service, id, .. }
+            | Self::Update { service, id, .. }
+            | Self::Judge { service, id, .. }
+            | Self::AddCheck { service, id, .. }
+            | Self::RemoveCheck { service, id, .. }
+            | Self::Reap { service, id, .. }
+            | Self::Restate { service, id } => (service, id),
             Self::Expire(lease) | Self::Suspect(lease) | Self::Recover(lease) => (&lease.service, &lease.instance),
         }
     }
@@ -60,7 +67,13 @@ impl Order<'_> {
             // If it ran out this very moment, the decision finds it ended.
             let _ = self.registry.leases.renew(lease, asked.terms, now.lease);
         }
-        decide(present.as_ref(), command, now).map(|decision| (decision, present))
+        let node = match &command {
+            Command::Enroll(asked) => self.registry.node_marks(service, Some(&asked.listing)),
+            _ => {
+                self.registry.node_marks(service, present.as_ref().and_then(|entry| entry.instance.listing.as_deref()))
+            }
+        };
+        decide(present.as_ref(), command, node, now).map(|decision| (decision, present))
     }
 
     /// Applies what was planned at this revision, which must be newer than any before, and publishes it: from here on every
@@ -84,7 +97,7 @@ impl Order<'_> {
         };
         self.registry.applied.store(revision.0, Ordering::Release);
         if let (None, Some(event)) = &applied {
-            self.retire(event.service());
+            self.retire(event.service(), revision);
         }
         applied
     }
@@ -98,9 +111,11 @@ impl Order<'_> {
             self.registry.leases.begin(lease);
             self.registry.protection.begins(lease, service.headcount(), instance.marks.suspect);
         }
-        self.registry.instances.fetch_add(1, Ordering::Relaxed);
+        self.registry.count(&instance.service, 1);
+        let entry = Arc::new(Entry { instance, lease });
+        self.registry.catalog.replace(None, Some(&entry), Revision::default());
         if let Some(mut state) = service.state() {
-            state.restore(Arc::new(Entry { instance, lease }));
+            state.restore(entry);
         }
     }
 
@@ -117,8 +132,9 @@ impl Order<'_> {
         let entry = Arc::new(Entry { instance, lease });
         self.hand_over(&service, before.as_ref(), Some(&entry), ending, now);
         if before.is_none() {
-            self.registry.instances.fetch_add(1, Ordering::Relaxed);
+            self.registry.count(&entry.instance.service, 1);
         }
+        self.registry.catalog.replace(before.as_ref(), Some(&entry), revision);
         let event = visible.then(|| {
             let after = Arc::clone(&entry);
             let change = match before {
@@ -147,7 +163,8 @@ impl Order<'_> {
     ) -> Option<Arc<Event>> {
         let service = self.registry.find(&before.instance.service)?;
         self.hand_over(&service, Some(before), None, ending, now);
-        self.registry.instances.fetch_sub(1, Ordering::Relaxed);
+        self.registry.count(&before.instance.service, -1);
+        self.registry.catalog.replace(Some(before), None, revision);
         let event = event(Change::Removed(Arc::clone(before), reason), revision, now);
         if let Some(mut state) = service.state() {
             state.remove(event.id().as_str(), revision);
@@ -193,20 +210,22 @@ impl Order<'_> {
             return (found.key().clone(), Arc::clone(found.value()));
         }
         let service = Arc::new(Service::new(floor));
-        self.registry.names.write().insert(name.clone());
+        if !name.is_reserved() {
+            self.registry.names.write().insert(name.clone());
+        }
         self.registry.services.insert(name.clone(), Arc::clone(&service));
         (name.clone(), service)
     }
 
     fn record(&self, event: Option<&Arc<Event>>) {
-        if let Some(event) = event {
+        if let Some(event) = event.filter(|event| !event.service().is_reserved()) {
             self.registry.history.write().push(Arc::clone(event), super::HISTORY, super::HISTORY_BYTES);
         }
     }
 
     /// Drops a service that lost its last instance. After publishing: so a reader who misses it in the map finds the
     /// removal among the events up to the newest revision.
-    fn retire(&self, name: &ServiceName) {
+    fn retire(&self, name: &ServiceName, revision: Revision) {
         let Some(service) = self.registry.find(name) else {
             return;
         };
@@ -214,6 +233,7 @@ impl Order<'_> {
         if retired {
             self.registry.services.remove(name);
             self.registry.names.write().remove(name);
+            self.registry.catalog.emptied(revision);
         }
     }
 }

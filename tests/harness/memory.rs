@@ -11,6 +11,7 @@ use std::{
 
 use callboard::{
     api::{Api, Shared, Subscribers},
+    check::{Checks, Rules as CheckRules},
     clock::Clock,
     engine::{self, Engine, Memory},
     metrics::Metrics,
@@ -65,8 +66,10 @@ impl InMemory {
         let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(clock));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
         let engine = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
+        let whole = Arc::clone(&engine) as Arc<dyn Engine>;
         let shared = Arc::new(Shared {
-            engine: Arc::clone(&engine) as Arc<dyn Engine>,
+            checks: Checks::new(&whole, &clock, Arc::default(), CheckRules::default(), Default::default()),
+            engine: whole,
             hubs,
             clock,
             metrics: Metrics::new(),
@@ -167,6 +170,7 @@ impl InMemory {
         };
         for number in 0..count {
             let command = Command::Register(Register {
+                checks: Vec::new(),
                 service: service.clone(),
                 id: InstanceId::parse(&format!("i{number}")).unwrap(),
                 boot: BootId::parse("boot").unwrap(),

@@ -20,6 +20,7 @@ pub(crate) fn full() -> Instance {
         registered_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5_000_000 }),
         registered_revision: 40,
         revision: 42,
+        checks: Vec::new(),
     }
 }
 

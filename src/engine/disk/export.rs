@@ -14,7 +14,10 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::{
-    record::{Stored, StoredLease},
+    record::{
+        Stored, StoredLease,
+        check::{self, KeptCheck, KeptListing},
+    },
     store::Found,
 };
 use crate::model::{
@@ -95,6 +98,19 @@ struct Line {
     drained: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     suspect: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    proved: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    node_drained: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    node_critical: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    node_warning: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    checks: Vec<KeptCheck>,
+    /// What was said in Consul's words. Without it, ours were spoken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    listing: Option<KeptListing>,
     registered_at: String,
     registered_revision: u64,
     revision: u64,
@@ -232,6 +248,12 @@ impl Line {
             leaving: instance.marks.leaving,
             drained: instance.marks.drained,
             suspect: instance.marks.suspect,
+            proved: instance.marks.proved,
+            node_drained: instance.marks.node_drained,
+            node_critical: instance.marks.node_critical,
+            node_warning: instance.marks.node_warning,
+            checks: check::keep(&instance.checks),
+            listing: instance.listing.as_deref().map(KeptListing::new),
             registered_at: humantime::format_rfc3339_millis(at).to_string(),
             registered_revision: instance.registered_revision.0,
             revision: instance.revision.0,
@@ -252,9 +274,9 @@ impl Line {
             Invalid::new("registered_at", &self.registered_at, "is no time", "write it as 2026-01-31T12:00:00Z")
         })?;
         let instance = Instance {
-            service: ServiceName::parse(&self.service)?,
+            service: ServiceName::kept(&self.service)?,
             id: InstanceId::parse(&self.id)?,
-            addresses: Address::parse_all(addresses)?,
+            addresses: Address::kept(addresses)?,
             tags: Tags::parse(&self.tags)?,
             metadata: Metadata::parse(self.metadata.iter())?,
             weight: Weight::parse(self.weight)?,
@@ -264,7 +286,13 @@ impl Line {
                 leaving: self.leaving,
                 drained: self.drained,
                 suspect: self.suspect,
+                proved: self.proved,
+                node_drained: self.node_drained,
+                node_critical: self.node_critical,
+                node_warning: self.node_warning,
             },
+            checks: check::restore(&self.checks)?,
+            listing: self.listing.as_ref().map(KeptListing::listing).transpose()?,
             registered_at: WallTime(u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),
@@ -359,7 +387,7 @@ mod tests {
         assert!(refused(r#"{"callboard_export":2,"more":1}"#).contains("version 2"));
         assert!(refused(&lines[..2].join("\n")).starts_with("1 instances where the first line says 2"));
         assert!(refused(&[lines[0], lines[1], lines[1]].join("\n")).contains("line 3: web/a is here twice"));
-        let other = good.replace(r#""port":80"#, r#""port":0"#);
+        let other = good.replace(r#""port":80"#, r#""port":80000"#);
         assert!(refused(&other).starts_with("line 2: addresses[0].port"), "{}", refused(&other));
         let cut = &good[..good.len() - 20];
         assert!(refused(cut).starts_with("line 3: "));

@@ -4,10 +4,14 @@
 //! bytes: `SipHash`-2-4 of key and message under a key that each store makes up for itself. What was written for another
 //! instance, by another store or not at all does not pass for a record.
 
+pub mod check;
+
 use std::{hash::Hasher, sync::Arc, time::Duration};
 
 use prost::Message;
 use siphasher::sip::SipHasher24;
+
+use check::{KeptCheck, KeptListing};
 
 use crate::{
     model::{
@@ -160,6 +164,18 @@ struct Record {
     lease: Option<RecordLease>,
     #[prost(bool, tag = "13")]
     suspect: bool,
+    #[prost(message, repeated, tag = "14")]
+    checks: Vec<KeptCheck>,
+    #[prost(message, optional, tag = "15")]
+    listing: Option<KeptListing>,
+    #[prost(bool, tag = "16")]
+    proved: bool,
+    #[prost(bool, tag = "17")]
+    node_drained: bool,
+    #[prost(bool, tag = "18")]
+    node_critical: bool,
+    #[prost(bool, tag = "19")]
+    node_warning: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -201,7 +217,8 @@ impl Record {
             port: address.port.into(),
             name: address.name.to_string(),
         });
-        let Marks { starting, leaving, drained, suspect } = instance.marks;
+        let Marks { starting, leaving, drained, suspect, proved, node_drained, node_critical, node_warning } =
+            instance.marks;
         Self {
             addresses: addresses.collect(),
             tags: instance.tags.iter().map(str::to_owned).collect(),
@@ -220,6 +237,12 @@ impl Record {
             registered_revision: instance.registered_revision.0,
             revision: instance.revision.0,
             lease: lease.map(RecordLease::new),
+            checks: check::keep(&instance.checks),
+            listing: instance.listing.as_deref().map(KeptListing::new),
+            proved,
+            node_drained,
+            node_critical,
+            node_warning,
         }
     }
 
@@ -227,9 +250,9 @@ impl Record {
         let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
         let locality = self.locality.unwrap_or_default();
         let instance = Instance {
-            service: ServiceName::parse(service)?,
+            service: ServiceName::kept(service)?,
             id: InstanceId::parse(id)?,
-            addresses: Address::parse_all(addresses)?,
+            addresses: Address::kept(addresses)?,
             tags: Tags::parse(&self.tags)?,
             metadata: Metadata::parse(self.metadata.iter())?,
             weight: Weight::parse(self.weight)?,
@@ -239,7 +262,13 @@ impl Record {
                 leaving: self.leaving,
                 drained: self.drained,
                 suspect: self.suspect,
+                proved: self.proved,
+                node_drained: self.node_drained,
+                node_critical: self.node_critical,
+                node_warning: self.node_warning,
             },
+            checks: check::restore(&self.checks)?,
+            listing: self.listing.as_ref().map(KeptListing::listing).transpose()?,
             registered_at: WallTime(self.registered_at),
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),

@@ -36,7 +36,10 @@ use crate::{
 const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// The format that this version writes. A version that writes another reads this one, too, and rewrites it when it opens it.
-const FORMAT: u32 = 1;
+/// 2: checks, listings and nodes.
+const FORMAT: u32 = 2;
+/// The oldest that it reads.
+const OLDEST: u32 = 1;
 /// The database, in the data directory.
 const FILE: &str = "registry.redb";
 /// The database while it is made.
@@ -132,6 +135,7 @@ impl Store {
             store.state.incarnation = fresh.incarnation.0;
             store.state.revision = fresh.revision.0.max(store.state.revision + LOST);
         }
+        upgrade(&store.database).map_err(StoreError::database("write", &store.path))?;
         store.state.open = true;
         store.state.relaxed = durability == Durability::Relaxed;
         store.write([].into_iter(), store.revision(), true)?;
@@ -193,7 +197,7 @@ impl Store {
         let value = |name| meta.get(name).map_err(|error| failed()(error.into()));
         let format = value("format")?.and_then(|bytes| bytes.value().try_into().ok().map(u32::from_be_bytes));
         match format {
-            Some(FORMAT) => {}
+            Some(OLDEST..=FORMAT) => {}
             Some(found) if found > FORMAT => {
                 return Err(StoreError::Newer { path: path.clone(), found, known: FORMAT });
             }
@@ -348,6 +352,15 @@ fn transact<'a>(
         message.extend(seal.tag("", "state", &message).to_be_bytes());
         transaction.open_table(META)?.insert("state", message.as_slice())?;
     }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Says that the file has the present format: whoever reads only an earlier one must not write what it does not know. Nothing
+/// else of a file of an earlier format differs.
+fn upgrade(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert("format", FORMAT.to_be_bytes().as_slice())?;
     transaction.commit()?;
     Ok(())
 }

@@ -1,0 +1,207 @@
+//! Health checks: made again and again, on a thread of their own.
+//!
+//! ```text
+//!   registry ─► inbox: whose checks changed ─► runner ─► probe ─► tally ─► Judge ─► engine
+//!                                                 │                  └──► record: what was found lately
+//!                                                 └─ schedule: what is due
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `schedule` | what is due when (pure) |
+//! | `tally` | how many results change a verdict (pure) |
+//! | `rules` | where probes may go (pure) |
+//! | `record` | what a check has found lately |
+//! | `inbox` | whose checks changed |
+//! | `probe` | one probe: HTTP, TCP, gRPC |
+//! | `runner` | the thread |
+//!
+//! What a check says is kept in the registry, as part of its instance: every door tells it, and a restart does not forget it.
+//! What was said with each result is kept here, in memory only. A verdict is knowledge: protection from mass expiry does not
+//! hold it.
+
+mod inbox;
+mod probe;
+mod record;
+mod rules;
+mod runner;
+mod schedule;
+mod tally;
+
+use std::{collections::BTreeSet, io, sync::Arc};
+
+use dashmap::DashMap;
+use prometheus_client::metrics::counter::Counter;
+
+pub use inbox::Inbox;
+pub use record::{Finding, Record};
+pub use rules::Rules;
+
+use crate::{
+    clock::Clock,
+    engine::{Engine, EngineError, feel_node},
+    model::{Check, CheckId, InstanceId, Invalid, Probe, ServiceName, Verdict},
+    registry::{Command, Entry, Refusal},
+};
+
+/// Which check: whose, and its id.
+pub type Key = (ServiceName, InstanceId, CheckId);
+
+/// All checks, and what they have found.
+#[derive(Debug)]
+pub struct Checks {
+    engine: Arc<dyn Engine>,
+    clock: Arc<Clock>,
+    inbox: Arc<Inbox>,
+    rules: Rules,
+    records: DashMap<Key, Arc<Record>>,
+    /// Probes and reports.
+    results: Counter,
+    /// Verdicts that changed.
+    changes: Counter,
+}
+
+/// Why a report was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The check is not fed by whoever wants to.
+    #[error("check \"{0}\" is made by the registry: report to a TTL check")]
+    NotFed(CheckId),
+    /// The engine did not take it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Checks {
+    /// Those of this registry, of which `inbox` has heard from the beginning.
+    #[must_use]
+    pub fn new(
+        engine: &Arc<dyn Engine>,
+        clock: &Arc<Clock>,
+        inbox: Arc<Inbox>,
+        rules: Rules,
+        (results, changes): (Counter, Counter),
+    ) -> Arc<Self> {
+        let (engine, clock) = (Arc::clone(engine), Arc::clone(clock));
+        Arc::new(Self { engine, clock, inbox, rules, records: DashMap::new(), results, changes })
+    }
+
+    /// Makes them, on a thread of its own, until the returned guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread or no poller.
+    pub fn start(self: &Arc<Self>, alarm: impl FnOnce() + Send + 'static) -> io::Result<Running> {
+        runner::start(Arc::clone(self), alarm)
+    }
+
+    /// Where probes may go.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What a check has found lately. `None`: nothing yet.
+    #[must_use]
+    pub fn record(&self, service: &ServiceName, id: &InstanceId, check: &CheckId) -> Option<Arc<Record>> {
+        let key = (service.clone(), id.clone(), check.clone());
+        self.records.get(&key).map(|record| Arc::clone(&record))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Takes what is said of a check that is fed. When it returns, every read sees it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such check, it is not fed, or the engine does not take it.
+    pub async fn report(
+        &self,
+        service: &ServiceName,
+        id: &InstanceId,
+        check: &CheckId,
+        verdict: Verdict,
+        output: &str,
+    ) -> Result<(), ReportError> {
+        let no_instance = || Refusal::NoSuchInstance { service: service.clone(), id: id.clone() };
+        let entry = self.engine.registry().get(service, id.as_str()).ok_or_else(no_instance);
+        let entry = entry.map_err(EngineError::from)?;
+        let Some(known) = entry.instance.checks.get(check.as_str()) else {
+            let (service, id, check) = (service.clone(), id.clone(), check.clone());
+            return Err(EngineError::from(Refusal::NoSuchCheck { service, id, check }).into());
+        };
+        if known.definition.probe != Probe::Ttl {
+            return Err(ReportError::NotFed(check.clone()));
+        }
+        self.results.inc();
+        let now = self.clock.now();
+        self.record_of(&entry, known).fed(verdict, output, now);
+        if known.verdict == verdict {
+            return Ok(());
+        }
+        let (service, id, check) = (service.clone(), id.clone(), check.clone());
+        self.judge(Command::Judge { service, id, check, of: None, verdict }).await?;
+        Ok(())
+    }
+
+    /// Has a verdict taken down, and those who are on a node feel that of the node.
+    async fn judge(&self, command: Command) -> Result<(), EngineError> {
+        let (service, id) = command.target();
+        let (service, id) = (service.clone(), id.clone());
+        let outcome = self.engine.order(command, self.clock.now()).await?;
+        if outcome.changed {
+            self.changes.inc();
+            if service.is_reserved() {
+                feel_node(&*self.engine, id.as_str(), self.clock.now()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of a check, made if need be.
+    fn record_of(&self, entry: &Entry, check: &Check) -> Arc<Record> {
+        let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
+        if let Some(record) = self.records.get(&key) {
+            return Arc::clone(&record);
+        }
+        let fresh = || Arc::new(Record::new(check, self.clock.now()));
+        Arc::clone(&self.records.entry(key).or_insert_with(fresh))
+    }
+
+    /// Whether these checks may be made of an instance with these addresses.
+    ///
+    /// # Errors
+    ///
+    /// When checks are off, or one goes elsewhere.
+    pub fn admit<'a>(
+        &self,
+        checks: impl Iterator<Item = &'a Probe>,
+        own: impl Iterator<Item = &'a str>,
+    ) -> Result<(), Invalid> {
+        let own: BTreeSet<&str> = own.collect();
+        checks.into_iter().try_for_each(|probe| self.rules.admit(probe, &own))
+    }
+}
+
+/// The thread that makes them. Dropping it stops it.
+#[derive(Debug)]
+pub struct Running {
+    /// Closed by being dropped.
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of health checks panicked");
+        }
+    }
+}

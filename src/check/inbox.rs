@@ -1,0 +1,49 @@
+//! Whose checks changed.
+
+use std::{collections::HashSet, mem};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    model::{InstanceId, ServiceName},
+    registry::{Audience, Event},
+};
+
+/// Hears of every change, and keeps those of instances with checks until the runner looks.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    changed: Mutex<HashSet<(ServiceName, InstanceId)>>,
+    bell: Notify,
+}
+
+impl Inbox {
+    /// What has changed since it was last asked; waits until something has.
+    pub(super) async fn changed(&self) -> HashSet<(ServiceName, InstanceId)> {
+        loop {
+            let changed = mem::take(&mut *self.changed.lock());
+            if !changed.is_empty() {
+                return changed;
+            }
+            // What is put in between has left a permit.
+            self.bell.notified().await;
+        }
+    }
+
+    /// Has an instance looked at.
+    pub(super) fn put(&self, service: &ServiceName, id: &InstanceId) {
+        if self.changed.lock().insert((service.clone(), id.clone())) {
+            self.bell.notify_one();
+        }
+    }
+}
+
+impl Audience for Inbox {
+    fn changed(&self, event: &Event) {
+        let before = event.before().is_some_and(|entry| !entry.instance.checks.is_empty());
+        let after = event.after().is_some_and(|entry| !entry.instance.checks.is_empty());
+        if before || after {
+            self.put(event.service(), event.id());
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! One probe. What it says is worded as Consul's agent words it, which people and scripts know.
+
+mod connection;
+mod grpc;
+mod http;
+
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
+
+use rustls::ClientConfig;
+
+use super::Rules;
+use crate::model::{Probe, ProbeTls, Target, Verdict};
+use connection::Stream;
+
+/// Makes probes.
+#[derive(Debug)]
+pub(super) struct Prober {
+    rules: Rules,
+    /// For those that look at certificates, made when the first of them is: what this system trusts is read then.
+    trusting: OnceLock<Result<Arc<ClientConfig>, String>>,
+    /// For those that do not.
+    careless: OnceLock<Result<Arc<ClientConfig>, String>>,
+}
+
+impl Prober {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self { rules, trusting: OnceLock::new(), careless: OnceLock::new() }
+    }
+
+    /// What a probe finds, and what it has to say about it. Takes as long as it takes: whoever calls has a timeout.
+    pub(super) async fn make(&self, probe: &Probe) -> (Verdict, String) {
+        match probe {
+            Probe::Http { url, headers, tls } => self.get(url, headers, tls).await,
+            Probe::Tcp { target, tls } => self.reach(target, tls.as_ref()).await,
+            Probe::Grpc { target, service, tls } => self.ask(target, service, tls.as_ref()).await,
+            Probe::Ttl | Probe::Stated => (Verdict::Critical, "this check is not made by probing".to_owned()),
+        }
+    }
+
+    async fn reach(&self, target: &Target, tls: Option<&ProbeTls>) -> (Verdict, String) {
+        match self.connect(target, tls, &[]).await {
+            Ok(_) => (Verdict::Passing, format!("TCP connect {target}: Success")),
+            Err(error) => (Verdict::Critical, error),
+        }
+    }
+
+    /// Connects to the first address of a target that answers, of those that may be asked. The error says what a Go program would.
+    async fn connect(&self, target: &Target, tls: Option<&ProbeTls>, protocols: &[&[u8]]) -> Result<Stream, String> {
+        let socket = connection::reach(target, &self.rules).await?;
+        let Some(tls) = tls else { return Ok(Stream::Plain(socket)) };
+        let config = if tls.skip_verify { &self.careless } else { &self.trusting };
+        let config = config.get_or_init(|| connection::tls(tls.skip_verify)).clone()?;
+        connection::secure(socket, target, tls, config, protocols).await
+    }
+}
+
+/// What a probe does, in a few words.
+pub(super) fn describe(probe: &Probe) -> String {
+    match probe {
+        Probe::Http { url, .. } => format!("Get \"{url}\""),
+        Probe::Tcp { target, .. } => format!("dial tcp {target}"),
+        Probe::Grpc { target, .. } => format!("gRPC check {target}"),
+        Probe::Ttl | Probe::Stated => String::new(),
+    }
+}
+
+/// What went wrong, as Go words it.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset => "read: connection reset by peer".to_owned(),
+        io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Connections of probes.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, lookup_host},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{Rules, reason};
+use crate::model::{ProbeTls, Target};
+
+/// What a probe speaks over.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Each address that a name leads to is looked at and tried, once.
+pub(super) async fn reach(target: &Target, rules: &Rules) -> Result<TcpStream, String> {
+    let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
+        Ok(address) => vec![SocketAddr::new(address, target.port)],
+        Err(_) => match lookup_host((&*target.host, target.port)).await {
+            Ok(found) => found.collect(),
+            Err(error) => return Err(format!("dial tcp: lookup {}: {error}", target.host)),
+        },
+    };
+    let mut problem = format!("dial tcp: lookup {}: no such host", target.host);
+    for address in addresses {
+        if let Err(why) = rules.permit(address.ip()) {
+            problem = format!("dial tcp {address}: {} {why}", address.ip());
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(socket) => {
+                // What a probe has to say is short; a small delay is a result that is too long.
+                let _ = socket.set_nodelay(true);
+                return Ok(socket);
+            }
+            Err(error) => problem = format!("dial tcp {address}: {}", reason(&error)),
+        }
+    }
+    Err(problem)
+}
+
+/// Shakes hands.
+pub(super) async fn secure(
+    socket: TcpStream,
+    target: &Target,
+    tls: &ProbeTls,
+    config: Arc<ClientConfig>,
+    protocols: &[&[u8]],
+) -> Result<Stream, String> {
+    let name = if tls.server_name.is_empty() { &target.host } else { &tls.server_name };
+    let server = ServerName::try_from(name.to_string()).map_err(|error| format!("tls: {name}: {error}"))?;
+    let config = if protocols.is_empty() {
+        config
+    } else {
+        let mut config = (*config).clone();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Arc::new(config)
+    };
+    let stream = TlsConnector::from(config).connect(server, socket).await;
+    stream.map(|stream| Stream::Tls(Box::new(stream))).map_err(|error| format!("tls: {error}"))
+}
+
+/// How TLS is spoken. `careless`: whose certificate it is does not matter.
+pub(super) fn tls(careless: bool) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    if careless {
+        let verifier = Arc::new(Careless(provider));
+        return Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()));
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// Takes every certificate, as whoever registered the check has asked for. Handshakes have to be signed all the same.
+#[derive(Debug)]
+struct Careless(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Careless {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// What is behind both kinds.
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
+
+impl Stream {
+    fn inner(&mut self) -> Pin<&mut dyn Duplex> {
+        match self {
+            Self::Plain(socket) => Pin::new(socket),
+            Self::Tls(stream) => Pin::new(stream),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_read(context, to)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        self.inner().poll_write(context, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_shutdown(context)
+    }
+}

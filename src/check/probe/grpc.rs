@@ -1,0 +1,60 @@
+//! `grpc.health.v1.Health/Check`.
+
+use std::{
+    future::{Ready, ready},
+    io,
+    task::{Context, Poll},
+};
+
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Endpoint, Uri};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tower::Service;
+
+use super::{Prober, Stream};
+use crate::model::{ProbeTls, Target, Verdict};
+
+impl Prober {
+    pub(super) async fn ask(&self, target: &Target, service: &str, tls: Option<&ProbeTls>) -> (Verdict, String) {
+        let named = if service.is_empty() { target.to_string() } else { format!("{target}/{service}") };
+        match self.status(target, service, tls).await {
+            Ok(ServingStatus::Serving) => (Verdict::Passing, format!("gRPC check {named}: success")),
+            Ok(status) => (
+                Verdict::Critical,
+                format!("gRPC check {named}: gRPC {target} serving status: {}", status.as_str_name()),
+            ),
+            Err(error) => (Verdict::Critical, format!("gRPC check {named}: {error}")),
+        }
+    }
+
+    async fn status(&self, target: &Target, service: &str, tls: Option<&ProbeTls>) -> Result<ServingStatus, String> {
+        let stream = self.connect(target, tls, &[b"h2"]).await?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("http://{target}")).map_err(|error| error.to_string())?;
+        let origin: Uri = format!("{scheme}://{target}").parse().map_err(|error| format!("{error}"))?;
+        let channel = endpoint.origin(origin).connect_with_connector(Connected(Some(stream))).await;
+        let channel = channel.map_err(|error| error.to_string())?;
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = HealthClient::new(channel).check(request).await;
+        answer
+            .map(|answer| answer.get_ref().status())
+            .map_err(|status| format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
+    }
+}
+
+/// A connection that is there already, and there is no other.
+struct Connected(Option<Stream>);
+
+impl Service<Uri> for Connected {
+    type Response = TokioIo<Stream>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<TokioIo<Stream>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        ready(self.0.take().map(TokioIo::new).ok_or_else(|| io::ErrorKind::ConnectionAborted.into()))
+    }
+}

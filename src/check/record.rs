@@ -1,0 +1,233 @@
+//! What a check has found lately.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+
+use super::tally::Tally;
+use crate::{
+    model::{Check, Definition, Probe, Verdict, WallTime},
+    registry::{LeaseTime, Now},
+};
+
+/// How many results are kept.
+const KEPT: usize = 50;
+/// How much of what was said is kept with the last result, and with each of those before, in bytes.
+const OUTPUT: usize = 4_096;
+const BRIEF: usize = 128;
+
+/// What one probe, or one report, came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// When.
+    pub at: WallTime,
+    /// What was found, before thresholds.
+    pub verdict: Verdict,
+    /// How long the probe took. `None`: it was reported.
+    pub took: Option<Duration>,
+    /// What was said, in brief.
+    pub output: Arc<str>,
+}
+
+/// What a check has found lately. Behind a mutex: one probe writes it, and hardly anybody reads.
+#[derive(Debug)]
+pub struct Record(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    definition: Arc<Definition>,
+    tally: Tally,
+    /// What it says, as far as was found here.
+    verdict: Verdict,
+    output: Arc<str>,
+    /// The newest first.
+    findings: VecDeque<Finding>,
+    changes: u64,
+    /// Since when it says that nothing works.
+    critical_since: Option<LeaseTime>,
+    /// Until when what was reported holds.
+    fed_until: LeaseTime,
+}
+
+impl Record {
+    /// Of a check that says what it says.
+    pub(super) fn new(check: &Check, now: Now) -> Self {
+        let definition = Arc::clone(&check.definition);
+        Self(Mutex::new(State {
+            fed_until: now.lease + millis(definition.interval),
+            definition,
+            tally: Tally::default(),
+            verdict: check.verdict,
+            output: "".into(),
+            findings: VecDeque::new(),
+            changes: 0,
+            critical_since: (check.verdict == Verdict::Critical).then_some(now.lease),
+        }))
+    }
+
+    /// What was said with the last result.
+    #[must_use]
+    pub fn output(&self) -> Arc<str> {
+        Arc::clone(&self.0.lock().output)
+    }
+
+    /// The last results, the newest first.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding> {
+        self.0.lock().findings.iter().cloned().collect()
+    }
+
+    /// How many times its verdict has changed.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.0.lock().changes
+    }
+
+    /// The check that it is of, as it is defined.
+    pub(super) fn definition(&self) -> Arc<Definition> {
+        Arc::clone(&self.0.lock().definition)
+    }
+
+    /// The check is as the registry has it, perhaps with another definition, or another verdict, which somebody else knew.
+    pub(super) fn follow(&self, check: &Check, now: Now) {
+        let mut state = self.0.lock();
+        if !Arc::ptr_eq(&state.definition, &check.definition) {
+            state.definition = Arc::clone(&check.definition);
+            state.tally = Tally::default();
+            state.fed_until = now.lease + millis(check.definition.interval);
+        }
+        state.says(check.verdict, now);
+    }
+
+    /// A probe was made. What the check says now, if that was found out.
+    pub(super) fn probed(&self, found: Verdict, output: &str, took: Duration, now: Now) -> Option<Verdict> {
+        let mut state = self.0.lock();
+        state.note(found, output, Some(took), now);
+        let thresholds = state.definition.thresholds;
+        let verdict = state.tally.count(found, thresholds);
+        if let Some(verdict) = verdict {
+            state.says(verdict, now);
+        }
+        verdict
+    }
+
+    /// The instance has said how it is.
+    pub(super) fn fed(&self, verdict: Verdict, output: &str, now: Now) {
+        let mut state = self.0.lock();
+        state.fed_until = now.lease + millis(state.definition.interval);
+        state.note(verdict, output, None, now);
+        state.says(verdict, now);
+    }
+
+    /// Until when what was said holds; at the latest now, it is critical, and says so.
+    pub(super) fn starves(&self, now: Now) -> Result<(), LeaseTime> {
+        let mut state = self.0.lock();
+        if state.fed_until > now.lease {
+            return Err(state.fed_until - now.lease);
+        }
+        state.fed_until = now.lease + millis(state.definition.interval);
+        if state.verdict != Verdict::Critical {
+            let output = format!("TTL expired (last output before timeout follows): {}", state.output);
+            state.note(Verdict::Critical, &output, None, now);
+            state.says(Verdict::Critical, now);
+        }
+        Ok(())
+    }
+
+    /// The check, if it has been critical for longer than its instance may be.
+    pub(super) fn condemns(&self, now: Now) -> Option<Arc<Definition>> {
+        let state = self.0.lock();
+        let reprieve = millis(state.definition.deregister_after?);
+        let since = state.critical_since.filter(|_| state.definition.probe != Probe::Stated)?;
+        (now.lease >= since + reprieve).then(|| Arc::clone(&state.definition))
+    }
+}
+
+impl State {
+    fn says(&mut self, verdict: Verdict, now: Now) {
+        self.changes += u64::from(self.verdict != verdict);
+        self.verdict = verdict;
+        if verdict == Verdict::Critical {
+            self.critical_since.get_or_insert(now.lease);
+        } else {
+            self.critical_since = None;
+        }
+    }
+
+    fn note(&mut self, verdict: Verdict, output: &str, took: Option<Duration>, now: Now) {
+        let output = start(output, OUTPUT);
+        if *self.output != *output {
+            self.output = output.into();
+        }
+        let brief = start(output, BRIEF);
+        // Mostly it is the same again.
+        let known = self.findings.front().filter(|last| *last.output == *brief).map(|last| Arc::clone(&last.output));
+        let output = known.unwrap_or_else(|| brief.into());
+        self.findings.push_front(Finding { at: now.wall, verdict, took, output });
+        self.findings.truncate(KEPT);
+    }
+}
+
+/// The first bytes of a text, up to the end of a character.
+fn start(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+fn millis(span: Duration) -> LeaseTime {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{CheckId, Thresholds},
+        registry::test_support::at,
+    };
+
+    fn record(probe: Probe, reprieve: Option<Duration>) -> Record {
+        let definition = Definition {
+            interval: Duration::from_secs(10),
+            deregister_after: reprieve,
+            thresholds: Thresholds { passing: 1, warning: 2, critical: 2 },
+            ..Definition::new(CheckId::parse("c").unwrap(), "c", probe)
+        };
+        Record::new(&Check::new(definition.into(), Verdict::Passing), at(0))
+    }
+
+    #[test]
+    fn the_last_results_are_kept_and_flapping_is_counted() {
+        let record = record(Probe::Ttl, None);
+        for n in 0..60 {
+            record.fed(if n % 2 == 0 { Verdict::Critical } else { Verdict::Passing }, &"ü".repeat(3_000), at(n));
+        }
+        let findings = record.findings();
+        assert_eq!((findings.len(), findings[0].at, record.changes()), (KEPT, at(59).wall, 60));
+        assert_eq!((findings[0].output.len(), record.output().len()), (BRIEF, OUTPUT));
+        assert!(Arc::ptr_eq(&findings[0].output, &findings[49].output));
+    }
+
+    #[test]
+    fn what_was_said_holds_for_an_interval() {
+        let record = record(Probe::Ttl, None);
+        record.fed(Verdict::Passing, "well", at(5_000));
+        assert_eq!(record.starves(at(14_999)), Err(1));
+        assert_eq!(record.starves(at(15_000)), Ok(()));
+        assert_eq!(&*record.output(), "TTL expired (last output before timeout follows): well");
+        assert_eq!(record.starves(at(25_000)), Ok(()), "it stays so");
+        assert_eq!(&*record.output(), "TTL expired (last output before timeout follows): well");
+    }
+
+    #[test]
+    fn who_is_critical_for_too_long_is_condemned() {
+        let target = crate::model::Target::parse("tcp", "127.0.0.1:1").unwrap();
+        let record = record(Probe::Tcp { target, tls: None }, Some(Duration::from_mins(1)));
+        let probe = |found, ms| record.probed(found, "", Duration::ZERO, at(ms));
+        assert_eq!(probe(Verdict::Critical, 1_000), None, "once is not enough");
+        assert_eq!(probe(Verdict::Critical, 2_000), Some(Verdict::Critical));
+        assert!(record.condemns(at(61_999)).is_none());
+        assert!(record.condemns(at(62_000)).is_some());
+        assert_eq!(probe(Verdict::Passing, 62_000), Some(Verdict::Passing));
+        assert!(record.condemns(at(200_000)).is_none());
+    }
+}

@@ -1,0 +1,298 @@
+//! The thread that makes checks: what is due is probed, what comes of it is told to the registry.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    future::pending,
+    io,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    sync::oneshot,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::{
+    Checks, Key, Record, Running,
+    probe::{Prober, describe},
+    schedule::Schedule,
+};
+use crate::{
+    model::{Check, CheckId, Definition, InstanceId, Probe, ServiceName, Verdict, nodes},
+    random,
+    registry::{Command, Entry, Registry},
+};
+
+/// Most probes under way at once. Each needs a descriptor, and those of connections are not touched.
+const MOST_PROBES: usize = 2_048;
+/// How often is looked who has been critical for too long, and which records belong to nobody.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Services looked up at a time, at the start.
+const PAGE: usize = 1_000;
+
+/// What came of a probe.
+#[derive(Debug)]
+struct Done {
+    key: Key,
+    definition: Arc<Definition>,
+    verdict: Verdict,
+    output: String,
+    took: Duration,
+}
+
+#[derive(Debug)]
+struct Runner {
+    checks: Arc<Checks>,
+    prober: Arc<Prober>,
+    schedule: Schedule<Key>,
+    /// The checks of each instance that has some.
+    known: HashMap<(ServiceName, InstanceId), Vec<CheckId>>,
+    under_way: HashSet<Key>,
+    /// Due, and not begun because too many are under way.
+    waiting: VecDeque<Key>,
+    probes: JoinSet<Done>,
+    /// Verdicts on their way to the registry.
+    judging: JoinSet<()>,
+}
+
+pub(super) fn start(checks: Arc<Checks>, alarm: impl FnOnce() + Send + 'static) -> io::Result<Running> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let thread = thread::Builder::new().name("callboard-checks".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let running = tokio::spawn(Runner::new(checks).run());
+            tokio::select! {
+                _ = stopped => {}
+                // It does not end but by a defect.
+                _ = running => alarm(),
+            }
+        });
+    })?;
+    Ok(Running { stop: Some(stop), thread: Some(thread) })
+}
+
+impl Runner {
+    fn new(checks: Arc<Checks>) -> Self {
+        let prober = Arc::new(Prober::new(checks.rules.clone()));
+        Self {
+            checks,
+            prober,
+            schedule: Schedule::default(),
+            known: HashMap::new(),
+            under_way: HashSet::new(),
+            waiting: VecDeque::new(),
+            probes: JoinSet::new(),
+            judging: JoinSet::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        let checks = Arc::clone(&self.checks);
+        self.find_all();
+        let mut sweeps = interval(SWEEP);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due = self.schedule.next_due().map(|due| due.saturating_sub(checks.clock.since_start()));
+            tokio::select! {
+                changed = checks.inbox.changed() => {
+                    for (service, id) in changed {
+                        self.look(&service, &id);
+                    }
+                }
+                Some(done) = self.probes.join_next(), if !self.probes.is_empty() => {
+                    if let Ok(done) = done {
+                        self.finish(done);
+                    }
+                }
+                () = until(due) => self.begin_due(),
+                _ = sweeps.tick() => self.sweep(),
+            }
+            while self.judging.try_join_next().is_some() {}
+        }
+    }
+
+    /// Whoever has checks from the start: a store was loaded.
+    fn find_all(&mut self) {
+        let checks = Arc::clone(&self.checks);
+        let registry = checks.engine.registry();
+        let mut found = with_checks(registry, &nodes());
+        let mut after = Some(String::new());
+        while let Some(place) = after {
+            let (page, next) = registry.services("", &place, PAGE);
+            found.extend(page.iter().flat_map(|summary| with_checks(registry, &summary.name)));
+            after = next.map(|name| name.to_string());
+        }
+        for entry in found {
+            self.look(&entry.instance.service, &entry.instance.id);
+        }
+    }
+
+    /// Makes what is scheduled fit what an instance has.
+    fn look(&mut self, service: &ServiceName, id: &InstanceId) {
+        let owner = (service.clone(), id.clone());
+        let entry = self.checks.engine.registry().get(service, id.as_str());
+        let before = self.known.remove(&owner).unwrap_or_default();
+        let mut after = Vec::new();
+        for check in entry.iter().flat_map(|entry| &entry.instance.checks) {
+            if let Some(entry) = &entry {
+                self.follow(entry, check, before.contains(check.id()));
+                after.push(check.id().clone());
+            }
+        }
+        for gone in before.into_iter().filter(|check| !after.contains(check)) {
+            let key = (owner.0.clone(), owner.1.clone(), gone);
+            self.schedule.remove(&key);
+            self.checks.records.remove(&key);
+        }
+        if !after.is_empty() {
+            self.known.insert(owner, after);
+        }
+    }
+
+    fn follow(&mut self, entry: &Entry, check: &Check, known: bool) {
+        let record = self.checks.record_of(entry, check);
+        let same = known && Arc::ptr_eq(&record.definition(), &check.definition);
+        record.follow(check, self.checks.clock.now());
+        if same || check.definition.probe == Probe::Stated {
+            return;
+        }
+        let interval = check.definition.interval;
+        let now = self.checks.clock.since_start();
+        // At any point of the first interval: checks that were registered together are not made together.
+        let first = if check.definition.probe.is_active() { part(interval) } else { interval };
+        let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
+        self.schedule.insert(key, now + first, interval);
+    }
+
+    fn begin_due(&mut self) {
+        let now = self.checks.clock.since_start();
+        while let Some(key) = self.schedule.pop(now) {
+            let Some(record) = self.checks.records.get(&key).map(|record| Arc::clone(&record)) else { continue };
+            if record.definition().probe == Probe::Ttl {
+                self.starve(key, &record, now);
+            } else if self.under_way.len() < MOST_PROBES {
+                self.begin(key, &record);
+            } else if !self.waiting.contains(&key) {
+                self.waiting.push_back(key);
+            }
+        }
+    }
+
+    /// A check that is fed: it is critical if nobody has, or is looked at again when it would be.
+    fn starve(&mut self, key: Key, record: &Record, now: Duration) {
+        match record.starves(self.checks.clock.now()) {
+            Ok(()) => self.judge(&key, &record.definition(), Verdict::Critical),
+            Err(left) => {
+                let interval = record.definition().interval;
+                self.schedule.insert(key, now + Duration::from_millis(left), interval);
+            }
+        }
+    }
+
+    /// A probe that is still under way is not made twice.
+    fn begin(&mut self, key: Key, record: &Record) {
+        if !self.under_way.insert(key.clone()) {
+            return;
+        }
+        let (definition, prober, checks) = (record.definition(), Arc::clone(&self.prober), Arc::clone(&self.checks));
+        self.probes.spawn(async move {
+            let began = checks.clock.since_start();
+            let made = timeout(definition.timeout, prober.make(&definition.probe)).await;
+            let (verdict, output) = made.unwrap_or_else(|_| {
+                let span = humantime::format_duration(definition.timeout);
+                (Verdict::Critical, format!("{}: no answer within {span}", describe(&definition.probe)))
+            });
+            let took = checks.clock.since_start().saturating_sub(began);
+            Done { key, definition, verdict, output, took }
+        });
+    }
+
+    fn finish(&mut self, done: Done) {
+        let Done { key, definition, verdict, output, took } = done;
+        self.under_way.remove(&key);
+        self.checks.results.inc();
+        let record = self.checks.records.get(&key).map(|record| Arc::clone(&record));
+        if let Some(record) = record.filter(|record| Arc::ptr_eq(&record.definition(), &definition))
+            && let Some(verdict) = record.probed(verdict, &output, took, self.checks.clock.now())
+        {
+            self.judge(&key, &definition, verdict);
+        }
+        if let Some(next) = self.waiting.pop_front()
+            && let Some(record) = self.checks.records.get(&next).map(|record| Arc::clone(&record))
+        {
+            self.begin(next, &record);
+        }
+    }
+
+    /// Tells the registry, if it does not know. What does not get there is found out again with the next probe.
+    fn judge(&mut self, (service, id, check): &Key, definition: &Arc<Definition>, verdict: Verdict) {
+        let entry = self.checks.engine.registry().get(service, id.as_str());
+        let known = entry.as_ref().and_then(|entry| entry.instance.checks.get(check.as_str()));
+        if known.is_none_or(|known| known.verdict == verdict) {
+            return;
+        }
+        let (service, id, check, of) = (service.clone(), id.clone(), check.clone(), Some(Arc::clone(definition)));
+        self.order(Command::Judge { service, id, check, of, verdict });
+    }
+
+    fn order(&mut self, command: Command) {
+        let checks = Arc::clone(&self.checks);
+        self.judging.spawn(async move {
+            if let Err(error) = checks.judge(command).await {
+                tracing::debug!(%error, "what a check found was not taken down");
+            }
+        });
+    }
+
+    /// Who has been critical for too long goes; and what is left over of instances that went while they were reported on.
+    fn sweep(&mut self) {
+        let now = self.checks.clock.now();
+        let mut condemned = Vec::new();
+        let known = &self.known;
+        let mut left_over = Vec::new();
+        for record in &self.checks.records {
+            let (service, id, check) = record.key();
+            let owner = (service.clone(), id.clone());
+            if known.get(&owner).is_none_or(|checks| !checks.contains(check)) {
+                left_over.push(owner);
+            } else if !service.is_reserved()
+                && let Some(check) = record.condemns(now)
+            {
+                condemned.push(Command::Reap { service: service.clone(), id: id.clone(), check });
+            }
+        }
+        for (service, id) in left_over {
+            // Perhaps they are not left over, but newer than what was heard.
+            let gone = self.checks.engine.registry().get(&service, id.as_str()).is_none();
+            if gone {
+                self.checks.records.retain(|key, _| (&key.0, &key.1) != (&service, &id));
+            }
+        }
+        for command in condemned {
+            self.order(command);
+        }
+    }
+}
+
+fn with_checks(registry: &Registry, service: &ServiceName) -> Vec<Arc<Entry>> {
+    let blocks = registry.blocks(service);
+    let entries = blocks.iter().flat_map(|block| block.entries());
+    entries.filter(|entry| !entry.instance.checks.is_empty()).cloned().collect()
+}
+
+/// Waits so long. `None`: for ever.
+async fn until(due: Option<Duration>) {
+    match due {
+        Some(due) => sleep(due).await,
+        None => pending().await,
+    }
+}
+
+/// A random part of a span.
+fn part(span: Duration) -> Duration {
+    let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).max(1);
+    Duration::from_nanos(random::u64() % nanoseconds)
+}

@@ -1,0 +1,318 @@
+//! Checks and listings as they are kept: in a record, and in a line of an export, in the same form.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    Check, CheckId, Checks, Definition, Invalid, Listing, Probe, ProbeTls, Revision, Target, Thresholds, Verdict,
+};
+
+// Field numbers are for good, as in the record itself.
+
+/// One check.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeptCheck {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    name: String,
+    #[prost(string, tag = "3")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    notes: String,
+    /// As [`Probe::kind`] says it.
+    #[prost(string, tag = "4")]
+    kind: String,
+    /// A URL, or host and port.
+    #[prost(string, tag = "5")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    target: String,
+    #[prost(message, repeated, tag = "6")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<KeptPair>,
+    #[prost(string, tag = "7")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    service: String,
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<KeptTls>,
+    #[prost(uint64, tag = "9")]
+    interval_ms: u64,
+    #[prost(uint64, tag = "10")]
+    timeout_ms: u64,
+    #[prost(uint32, tag = "11")]
+    successes: u32,
+    #[prost(uint32, tag = "12")]
+    failures_to_warn: u32,
+    #[prost(uint32, tag = "13")]
+    failures: u32,
+    #[prost(uint64, optional, tag = "14")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deregister_after_ms: Option<u64>,
+    /// As [`Verdict::as_str`] says it.
+    #[prost(string, tag = "15")]
+    verdict: String,
+    #[prost(uint64, tag = "16")]
+    created: u64,
+    #[prost(uint64, tag = "17")]
+    revision: u64,
+}
+
+/// A name and what goes with it.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeptPair {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+/// How a probe speaks TLS.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeptTls {
+    #[prost(string, tag = "1")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    server_name: String,
+    #[prost(bool, tag = "2")]
+    skip_verify: bool,
+}
+
+/// What was said in Consul's words.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeptListing {
+    #[prost(string, tag = "1")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    node: String,
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    id: String,
+    #[prost(string, tag = "3")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    address: String,
+    #[prost(message, repeated, tag = "4")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tagged_addresses: Vec<KeptAddress>,
+    #[prost(uint32, tag = "5")]
+    warning_weight: u32,
+    #[prost(bool, tag = "6")]
+    enable_tag_override: bool,
+    #[prost(string, tag = "7")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    kind: String,
+    #[prost(string, tag = "8")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    socket_path: String,
+    #[prost(string, tag = "9")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    maintenance: String,
+}
+
+/// An address under a name.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeptAddress {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    host: String,
+    #[prost(uint32, tag = "3")]
+    port: u32,
+}
+
+/// All checks of an instance, to be kept.
+#[must_use]
+pub fn keep(checks: &Checks) -> Vec<KeptCheck> {
+    checks.iter().map(KeptCheck::new).collect()
+}
+
+/// All checks of an instance, as they were kept.
+///
+/// # Errors
+///
+/// When one is none that the registry takes.
+pub fn restore(kept: &[KeptCheck]) -> Result<Checks, Invalid> {
+    Checks::new(kept.iter().map(KeptCheck::check).collect::<Result<_, _>>()?)
+}
+
+impl KeptCheck {
+    fn new(check: &Check) -> Self {
+        let Definition { id, name, notes, probe, interval, timeout, thresholds, deregister_after } = &*check.definition;
+        let (target, service, headers, tls) = match probe {
+            Probe::Http { url, headers, tls } => (url.to_string(), String::new(), &**headers, Some(tls)),
+            Probe::Tcp { target, tls } => (target.to_string(), String::new(), &[][..], tls.as_ref()),
+            Probe::Grpc { target, service, tls } => (target.to_string(), service.to_string(), &[][..], tls.as_ref()),
+            Probe::Ttl | Probe::Stated => (String::new(), String::new(), &[][..], None),
+        };
+        let pair = |(name, value): &(Box<str>, Box<str>)| KeptPair { name: name.to_string(), value: value.to_string() };
+        Self {
+            id: id.to_string(),
+            name: name.to_string(),
+            notes: notes.to_string(),
+            kind: probe.kind().to_owned(),
+            target,
+            headers: headers.iter().map(pair).collect(),
+            service,
+            tls: tls.map(|tls| KeptTls { server_name: tls.server_name.to_string(), skip_verify: tls.skip_verify }),
+            interval_ms: millis(*interval),
+            timeout_ms: millis(*timeout),
+            successes: thresholds.passing,
+            failures_to_warn: thresholds.warning,
+            failures: thresholds.critical,
+            deregister_after_ms: deregister_after.map(millis),
+            verdict: check.verdict.as_str().to_owned(),
+            created: check.created.0,
+            revision: check.revision.0,
+        }
+    }
+
+    fn check(&self) -> Result<Check, Invalid> {
+        let verdict = Verdict::parse(&self.verdict).ok_or_else(|| {
+            Invalid::new("check.verdict", &self.verdict, "is no verdict", "write passing, warning or critical")
+        })?;
+        let definition = Definition {
+            notes: self.notes.as_str().into(),
+            interval: Duration::from_millis(self.interval_ms),
+            timeout: Duration::from_millis(self.timeout_ms),
+            thresholds: Thresholds { passing: self.successes, warning: self.failures_to_warn, critical: self.failures },
+            deregister_after: self.deregister_after_ms.map(Duration::from_millis),
+            ..Definition::new(CheckId::parse(&self.id)?, &self.name, self.probe()?)
+        };
+        let check = Check::new(Arc::new(definition.check()?), verdict);
+        Ok(Check { created: Revision(self.created), revision: Revision(self.revision), ..check })
+    }
+
+    fn probe(&self) -> Result<Probe, Invalid> {
+        let tls = self
+            .tls
+            .as_ref()
+            .map(|tls| ProbeTls { server_name: tls.server_name.as_str().into(), skip_verify: tls.skip_verify });
+        let target = || Target::parse("check.target", &self.target);
+        let headers = self.headers.iter().map(|pair| (pair.name.as_str().into(), pair.value.as_str().into()));
+        Ok(match self.kind.as_str() {
+            "http" => Probe::Http {
+                url: self.target.as_str().into(),
+                headers: headers.collect(),
+                tls: tls.unwrap_or_default(),
+            },
+            "tcp" => Probe::Tcp { target: target()?, tls },
+            "grpc" => Probe::Grpc { target: target()?, service: self.service.as_str().into(), tls },
+            "ttl" => Probe::Ttl,
+            "" => Probe::Stated,
+            other => {
+                let remedy = "write http, tcp, grpc, ttl or nothing";
+                return Err(Invalid::new("check.kind", other, "is no kind of check", remedy));
+            }
+        })
+    }
+}
+
+impl KeptListing {
+    /// A listing, to be kept.
+    #[must_use]
+    pub fn new(listing: &Listing) -> Self {
+        let address = |(name, host, port): &(Box<str>, Box<str>, u16)| KeptAddress {
+            name: name.to_string(),
+            host: host.to_string(),
+            port: (*port).into(),
+        };
+        Self {
+            node: listing.node.to_string(),
+            id: listing.id.to_string(),
+            address: listing.address.to_string(),
+            tagged_addresses: listing.tagged_addresses.iter().map(address).collect(),
+            warning_weight: listing.warning_weight.into(),
+            enable_tag_override: listing.enable_tag_override,
+            kind: listing.kind.to_string(),
+            socket_path: listing.socket_path.to_string(),
+            maintenance: listing.maintenance.to_string(),
+        }
+    }
+
+    /// As it was kept.
+    ///
+    /// # Errors
+    ///
+    /// When it is none that the registry takes.
+    pub fn listing(&self) -> Result<Arc<Listing>, Invalid> {
+        let number = |field, value: u32| {
+            u16::try_from(value)
+                .map_err(|_| Invalid::new(field, &value.to_string(), "is too large", "write 0 to 65535"))
+        };
+        let address = |KeptAddress { name, host, port }: &KeptAddress| {
+            Ok((name.as_str().into(), host.as_str().into(), number("port", *port)?))
+        };
+        let listing = Listing {
+            node: self.node.as_str().into(),
+            id: self.id.as_str().into(),
+            address: self.address.as_str().into(),
+            tagged_addresses: self.tagged_addresses.iter().map(address).collect::<Result<_, Invalid>>()?,
+            warning_weight: number("warning_weight", self.warning_weight)?,
+            enable_tag_override: self.enable_tag_override,
+            kind: self.kind.as_str().into(),
+            socket_path: self.socket_path.as_str().into(),
+            maintenance: self.maintenance.as_str().into(),
+        };
+        listing.check().map(Arc::new)
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_check_survives() {
+        let tls = ProbeTls { server_name: "db".into(), skip_verify: true };
+        let target = Target::parse("tcp", "[::1]:80").unwrap();
+        let url = "https://[::1]:80/x?y";
+        let probes = [
+            Probe::Http { url: url.into(), headers: [("A".into(), "b".into())].into(), tls: ProbeTls::default() },
+            Probe::Tcp { target: target.clone(), tls: Some(tls.clone()) },
+            Probe::Grpc { target, service: "s".into(), tls: None },
+            Probe::Ttl,
+            Probe::Stated,
+        ];
+        let checks = probes.into_iter().enumerate().map(|(at, probe)| {
+            let definition = Definition {
+                notes: "line\nline".into(),
+                interval: Duration::from_secs(10),
+                deregister_after: Some(Duration::from_mins(2)),
+                ..Definition::new(CheckId::parse(&at.to_string()).unwrap(), "n", probe)
+            };
+            let check = Check::new(definition.check().unwrap().into(), Verdict::Warning);
+            Check { created: Revision(3), revision: Revision(u64::MAX), ..check }
+        });
+        let checks = Checks::new(checks.collect()).unwrap();
+        let kept = keep(&checks);
+        assert_eq!(restore(&kept), Ok(checks));
+        let json = serde_json::to_string(&kept).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<KeptCheck>>(&json).unwrap(), kept);
+        assert!(restore(&[KeptCheck { kind: "ttl".into(), ..KeptCheck::default() }]).is_err());
+    }
+
+    #[test]
+    fn a_listing_survives() {
+        let listing = Listing {
+            node: "ext".into(),
+            id: "db".into(),
+            tagged_addresses: [("lan".into(), "10.0.0.1".into(), 80)].into(),
+            warning_weight: 7,
+            enable_tag_override: true,
+            maintenance: "why".into(),
+            ..Listing::default()
+        };
+        let kept = KeptListing::new(&listing);
+        assert_eq!(kept.listing(), Ok(listing.into()));
+        assert!(KeptListing { warning_weight: 70_000, ..kept }.listing().is_err());
+    }
+}

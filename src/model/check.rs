@@ -1,0 +1,494 @@
+//! Checks: how the registry finds out whether an instance works, and what it found.
+//!
+//! The words are Consul's, whose users know them: a check *passes*, *warns*, or is *critical*. Who runs a check, and when, is
+//! not here.
+
+use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
+
+use super::{Invalid, Revision, label};
+
+/// Most checks of one instance.
+const MOST: usize = 32;
+/// Longest id, name and note of a check, in bytes.
+const LONGEST: usize = 512;
+/// Longest URL, and longest header of a request with its value, in bytes.
+const LONGEST_URL: usize = 2_048;
+/// Most headers of a request.
+const MOST_HEADERS: usize = 32;
+/// How long a probe may take, where nothing is said.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// No check is made more often.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+/// No span of a check is longer.
+const LONGEST_SPAN: Duration = Duration::from_hours(24 * 30);
+/// Nobody is removed for being critical for less.
+const SHORTEST_REPRIEVE: Duration = Duration::from_mins(1);
+
+/// What identifies a check on its node: 1 to 512 bytes of printable text. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CheckId(Arc<str>);
+
+impl CheckId {
+    /// Takes an id as given.
+    ///
+    /// # Errors
+    ///
+    /// When it is empty, longer than 512 bytes, or has a control character.
+    pub fn parse(id: &str) -> Result<Self, Invalid> {
+        label::text("check.id", id, LONGEST)?;
+        Ok(Self(id.into()))
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CheckId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for CheckId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl Borrow<str> for CheckId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a check says. The worst is the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// It works.
+    Passing,
+    /// It works, not well: it gets its warning weight.
+    Warning,
+    /// It does not work.
+    Critical,
+}
+
+impl Verdict {
+    /// In Consul's words: `passing`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// The reverse of [`Verdict::as_str`].
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Passing, Self::Warning, Self::Critical].into_iter().find(|verdict| verdict.as_str() == word)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a check comes to its verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// A GET: 2xx passes, 429 warns, all else is critical.
+    Http {
+        /// What is asked for: `http` or `https`.
+        url: Box<str>,
+        /// Headers of the request, in the order given.
+        headers: Box<[(Box<str>, Box<str>)]>,
+        /// For `https`.
+        tls: ProbeTls,
+    },
+    /// A connection: it passes when it is made.
+    Tcp {
+        /// Where.
+        target: Target,
+        /// A TLS handshake has to succeed, too.
+        tls: Option<ProbeTls>,
+    },
+    /// `grpc.health.v1.Health/Check`: it passes on `SERVING`.
+    Grpc {
+        /// Where.
+        target: Target,
+        /// Which service is asked about; empty for the whole server.
+        service: Box<str>,
+        /// Over TLS.
+        tls: Option<ProbeTls>,
+    },
+    /// The instance says itself how it is, again and again: who does not for an interval is critical.
+    Ttl,
+    /// Whoever registered it has said how it is, and says so again when it changes.
+    Stated,
+}
+
+impl Probe {
+    /// The kind, as Consul names it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Http { .. } => "http",
+            Self::Tcp { .. } => "tcp",
+            Self::Grpc { .. } => "grpc",
+            Self::Ttl => "ttl",
+            Self::Stated => "",
+        }
+    }
+
+    /// Whether the registry makes it, again and again.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        matches!(self, Self::Http { .. } | Self::Tcp { .. } | Self::Grpc { .. })
+    }
+}
+
+/// How a probe speaks TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProbeTls {
+    /// The name that the certificate must have; empty for that of the target.
+    pub server_name: Box<str>,
+    /// Whose certificate it is does not matter.
+    pub skip_verify: bool,
+}
+
+/// Where a probe connects to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// An IP address without brackets, or a host name.
+    pub host: Box<str>,
+    /// The port.
+    pub port: u16,
+}
+
+impl Target {
+    /// Takes `host:port` apart; an IPv6 address stands in brackets.
+    ///
+    /// # Errors
+    ///
+    /// When it has no host, or no port from 1 to 65535.
+    pub fn parse(field: &'static str, text: &str) -> Result<Self, Invalid> {
+        let refused = || Invalid::new(field, text, "is no target", "write host:port, with an IPv6 address in brackets");
+        let (host, port) = text.rsplit_once(':').ok_or_else(refused)?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(refused)?;
+        if host.is_empty() || host.len() > 253 || host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/')
+        {
+            return Err(refused());
+        }
+        Ok(Self { host: host.into(), port })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// How many results in a row it takes to change a verdict. At least 1 each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Successes until it passes.
+    pub passing: u32,
+    /// Failures until it warns; no more than those until it is critical.
+    pub warning: u32,
+    /// Failures until it is critical.
+    pub critical: u32,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { passing: 1, warning: 1, critical: 1 }
+    }
+}
+
+/// What is checked, how, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// Names it.
+    pub id: CheckId,
+    /// For people.
+    pub name: Box<str>,
+    /// For people.
+    pub notes: Box<str>,
+    /// How.
+    pub probe: Probe,
+    /// From one probe to the next; of [`Probe::Ttl`], how long what was said holds.
+    pub interval: Duration,
+    /// How long a probe may take.
+    pub timeout: Duration,
+    /// How many results it takes.
+    pub thresholds: Thresholds,
+    /// Who is critical for so long is removed. `None`: never.
+    pub deregister_after: Option<Duration>,
+}
+
+impl Definition {
+    /// A definition without anything unusual.
+    #[must_use]
+    pub fn new(id: CheckId, name: &str, probe: Probe) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            notes: Box::default(),
+            probe,
+            interval: Duration::ZERO,
+            timeout: TIMEOUT,
+            thresholds: Thresholds::default(),
+            deregister_after: None,
+        }
+    }
+
+    /// The same within what is allowed: an interval of a second or more, a reprieve of a minute or more, a timeout where none
+    /// was given. As Consul does, what is too short is lengthened rather than refused.
+    ///
+    /// # Errors
+    ///
+    /// When a text is too long, a span is, or what is asked again and again has no interval.
+    pub fn check(self) -> Result<Self, Invalid> {
+        for (field, text) in [("check.name", &self.name), ("check.notes", &self.notes)] {
+            if text.len() > LONGEST || text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+                return Err(Invalid::new(
+                    field,
+                    text,
+                    "is too long or has a control character",
+                    "use 512 bytes of text",
+                ));
+            }
+        }
+        let has_interval = self.probe.is_active() || self.probe == Probe::Ttl;
+        if has_interval && self.interval.is_zero() {
+            let remedy = "say how often it is made, as 10s";
+            return Err(Invalid::unshown("check.interval", "is not given", remedy));
+        }
+        let spans = [("check.interval", self.interval), ("check.timeout", self.timeout)];
+        let reprieve = self.deregister_after.map(|after| ("check.deregister_critical_service_after", after));
+        for (field, span) in spans.into_iter().chain(reprieve) {
+            if span > LONGEST_SPAN {
+                let shown = humantime::format_duration(span).to_string();
+                return Err(Invalid::new(field, &shown, "is longer than 30 days", "shorten it"));
+            }
+        }
+        if let Probe::Http { url, headers, .. } = &self.probe {
+            http(url, headers)?;
+        }
+        let Thresholds { passing, warning, critical } = self.thresholds;
+        let critical = critical.max(1);
+        let interval = match self.probe {
+            Probe::Stated => Duration::ZERO,
+            Probe::Ttl => self.interval,
+            _ => self.interval.max(SHORTEST_INTERVAL),
+        };
+        Ok(Self {
+            interval,
+            timeout: if self.timeout.is_zero() { TIMEOUT } else { self.timeout },
+            thresholds: Thresholds {
+                passing: passing.max(1),
+                warning: if warning == 0 { critical } else { warning.min(critical) },
+                critical,
+            },
+            deregister_after: self
+                .deregister_after
+                .filter(|after| !after.is_zero())
+                .map(|after| after.max(SHORTEST_REPRIEVE)),
+            ..self
+        })
+    }
+}
+
+fn http(url: &str, headers: &[(Box<str>, Box<str>)]) -> Result<(), Invalid> {
+    let remedy = "write http:// or https:// with a host, as http://127.0.0.1:8080/health";
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    if authority.is_empty()
+        || authority.contains('@')
+        || url.len() > LONGEST_URL
+        || !url.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return Err(Invalid::new("check.http", url, "is no URL that can be asked", remedy));
+    }
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let good = |(name, value): &(Box<str>, Box<str>)| {
+        !name.is_empty() && name.bytes().all(token) && !value.bytes().any(|byte| byte < b' ' || byte == 127)
+    };
+    let size: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if headers.len() > MOST_HEADERS || size > LONGEST_URL || !headers.iter().all(good) {
+        let remedy = "give at most 32 headers of 2048 bytes in all, without control characters";
+        return Err(Invalid::unshown("check.header", "cannot be sent", remedy));
+    }
+    Ok(())
+}
+
+/// A check of an instance, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What is checked, and how.
+    pub definition: Arc<Definition>,
+    /// What it says.
+    pub verdict: Verdict,
+    /// The revision at which it was added.
+    pub created: Revision,
+    /// The revision at which it last said something else, or was defined anew.
+    pub revision: Revision,
+}
+
+/// The checks of one instance, in the order in which they were added; each id once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checks(Box<[Check]>);
+
+impl Checks {
+    /// Takes these checks.
+    ///
+    /// # Errors
+    ///
+    /// When there are more than 32, or two have one id.
+    pub fn new(checks: Vec<Check>) -> Result<Self, Invalid> {
+        if checks.len() > MOST {
+            return Err(Invalid::unshown("checks", format!("are {}", checks.len()), "give at most 32"));
+        }
+        let twice = (1..checks.len()).find(|at| checks[..*at].iter().any(|other| other.id() == checks[*at].id()));
+        if let Some(at) = twice {
+            let remedy = "give each check of an instance an id of its own";
+            return Err(Invalid::new("check.id", checks[at].id().as_str(), "is there twice", remedy));
+        }
+        Ok(Self(checks.into()))
+    }
+
+    /// The checks.
+    pub fn iter(&self) -> std::slice::Iter<'_, Check> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&Check> {
+        self.iter().find(|check| check.id().as_str() == id)
+    }
+
+    /// What the worst of them says; without any, that it works.
+    #[must_use]
+    pub fn worst(&self) -> Verdict {
+        self.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Passing)
+    }
+
+    /// The same checks with other revisions: what is as it was `before` keeps those it had, the rest gets `revision`.
+    #[must_use]
+    pub(crate) fn stamped(mut self, before: Option<&Self>, revision: Revision) -> Self {
+        for check in &mut self.0 {
+            let old = before.and_then(|before| before.get(check.id().as_str()));
+            check.created = old.map_or(revision, |old| old.created);
+            check.revision = match old {
+                Some(old) if old.verdict == check.verdict && old.definition == check.definition => old.revision,
+                _ => revision,
+            };
+        }
+        self
+    }
+}
+
+impl<'a> IntoIterator for &'a Checks {
+    type Item = &'a Check;
+    type IntoIter = std::slice::Iter<'a, Check>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl Check {
+    /// A check that has been given no revision yet.
+    #[must_use]
+    pub fn new(definition: Arc<Definition>, verdict: Verdict) -> Self {
+        Self { definition, verdict, created: Revision::default(), revision: Revision::default() }
+    }
+
+    /// Names it.
+    #[must_use]
+    pub fn id(&self) -> &CheckId {
+        &self.definition.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(id: &str, probe: Probe) -> Definition {
+        Definition { interval: Duration::from_secs(10), ..Definition::new(CheckId::parse(id).unwrap(), "web", probe) }
+    }
+
+    fn get(url: &str) -> Probe {
+        Probe::Http { url: url.into(), headers: Box::default(), tls: ProbeTls::default() }
+    }
+
+    #[test]
+    fn targets_have_a_host_and_a_port() {
+        assert_eq!(Target::parse("tcp", "[::1]:80").unwrap().to_string(), "[::1]:80");
+        assert_eq!(&*Target::parse("tcp", "db.internal:5432").unwrap().host, "db.internal");
+        for bad in ["", "db", "db:", "db:0", "db:70000", ":80", "a b:1", "http://x:80/y"] {
+            assert!(Target::parse("tcp", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_short_is_lengthened_and_what_is_missing_refused() {
+        let short = Definition {
+            interval: Duration::from_millis(10),
+            timeout: Duration::ZERO,
+            deregister_after: Some(Duration::from_secs(1)),
+            thresholds: Thresholds { passing: 0, warning: 0, critical: 3 },
+            ..definition("a", get("http://127.0.0.1/"))
+        };
+        let checked = short.check().unwrap();
+        assert_eq!((checked.interval, checked.timeout), (Duration::from_secs(1), Duration::from_secs(10)));
+        assert_eq!(checked.deregister_after, Some(Duration::from_mins(1)));
+        assert_eq!(checked.thresholds, Thresholds { passing: 1, warning: 3, critical: 3 });
+        let none = Definition { interval: Duration::ZERO, ..definition("a", Probe::Ttl) };
+        assert!(none.check().is_err());
+        for bad in ["ftp://x", "http://", "http:///x", "http://user@x/", "x", "http://a b/"] {
+            assert!(definition("a", get(bad)).check().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_are_there_once_and_the_worst_counts() {
+        let check = |id: &str, verdict| Check::new(definition(id, Probe::Ttl).into(), verdict);
+        assert!(Checks::new(vec![check("a", Verdict::Passing), check("a", Verdict::Passing)]).is_err());
+        let checks = Checks::new(vec![check("a", Verdict::Warning), check("b", Verdict::Passing)]).unwrap();
+        assert_eq!(checks.worst(), Verdict::Warning);
+        assert_eq!(Checks::default().worst(), Verdict::Passing);
+        let first = checks.stamped(None, Revision(5));
+        let changed = Checks::new(vec![check("a", Verdict::Critical), check("b", Verdict::Passing)]).unwrap();
+        let second = changed.stamped(Some(&first), Revision(9));
+        let revisions = |id| second.get(id).map(|check| (check.created, check.revision));
+        assert_eq!(revisions("a"), Some((Revision(5), Revision(9))));
+        assert_eq!(revisions("b"), Some((Revision(5), Revision(5))));
+    }
+}

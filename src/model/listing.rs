@@ -1,0 +1,86 @@
+//! What a registration in Consul's words says beyond what every instance has.
+
+use super::{InstanceId, Invalid, ServiceName, label};
+
+/// Longest text of a listing, in bytes.
+const LONGEST: usize = 512;
+/// Most tagged addresses.
+const MOST_ADDRESSES: usize = 16;
+/// What stands between a node and an id, in the id of an instance that is on another node than ours.
+const BETWEEN: char = '/';
+
+/// An address for another network: name, host, port.
+pub type TaggedAddress = (Box<str>, Box<str>, u16);
+
+/// What a registration in Consul's words says. A registration that has one has no lease: it stays until somebody removes it,
+/// or its check does. Its identity is node and id, so that it can move to another service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The node it is on; empty: ours. Of a node, empty too.
+    pub node: Box<str>,
+    /// Its id on that node, as given. Of a node: its UUID.
+    pub id: Box<str>,
+    /// Its address, as given; may be empty, which means that of its node.
+    pub address: Box<str>,
+    /// Addresses for other networks: name, host, port.
+    pub tagged_addresses: Box<[TaggedAddress]>,
+    /// Its share of the load while a check warns.
+    pub warning_weight: u16,
+    /// Whether others may change its tags.
+    pub enable_tag_override: bool,
+    /// What kind of service it says it is.
+    pub kind: Box<str>,
+    /// A socket in the file system at which it listens.
+    pub socket_path: Box<str>,
+    /// Why an operator has taken it out of service; empty where nothing was said.
+    pub maintenance: Box<str>,
+}
+
+impl Listing {
+    /// The same, where nothing is too long.
+    ///
+    /// # Errors
+    ///
+    /// When a text is, or there are more than 16 tagged addresses.
+    pub fn check(self) -> Result<Self, Invalid> {
+        let texts = [
+            ("Node", &self.node),
+            ("ID", &self.id),
+            ("Address", &self.address),
+            ("Kind", &self.kind),
+            ("SocketPath", &self.socket_path),
+            ("Reason", &self.maintenance),
+        ];
+        let tagged = self.tagged_addresses.iter().flat_map(|(name, host, _)| [name, host]);
+        let tagged = tagged.map(|text| ("TaggedAddresses", text));
+        for (field, text) in texts.into_iter().chain(tagged) {
+            if !text.is_empty() {
+                label::text(field, text, LONGEST)?;
+            }
+        }
+        if self.tagged_addresses.len() > MOST_ADDRESSES {
+            let many = format!("are {}", self.tagged_addresses.len());
+            return Err(Invalid::unshown("TaggedAddresses", many, "give at most 16"));
+        }
+        Ok(self)
+    }
+
+    /// The id of an instance that is on a node under an id.
+    ///
+    /// # Errors
+    ///
+    /// When the two make no id of an instance.
+    pub fn instance_id(node: &str, id: &str) -> Result<InstanceId, Invalid> {
+        if node.is_empty() { InstanceId::parse(id) } else { InstanceId::parse(&format!("{node}{BETWEEN}{id}")) }
+    }
+}
+
+/// Nodes are kept as instances of a service of their own, whose name no service can have. Of a node, address, metadata, checks
+/// and the operator's drain mean what they mean for an instance, so all that is done with those is done in one way.
+#[must_use]
+pub fn nodes() -> ServiceName {
+    ServiceName::reserved("_nodes")
+}
+
+/// The node that this registry speaks for, among those.
+pub const OWN_NODE: &str = "_agent";
