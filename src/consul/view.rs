@@ -234,6 +234,11 @@ fn weights(instance: &Instance) -> Weights {
     Weights { passing, warning: instance.listing.as_ref().map_or(passing, |listing| listing.warning_weight) }
 }
 
+/// When it last described itself otherwise.
+fn described(instance: &Instance) -> u64 {
+    instance.listing.as_ref().map_or(instance.revision, |listing| listing.described).0
+}
+
 fn meta(instance: &Instance) -> BTreeMap<&str, &str> {
     instance.metadata.iter().collect()
 }
@@ -268,7 +273,7 @@ impl<'a> Service<'a> {
             locality: locality(instance),
             peer_name: "",
             create_index: instance.registered_revision.0,
-            modify_index: instance.revision.0,
+            modify_index: described(instance),
         }
     }
 }
@@ -320,7 +325,7 @@ impl<'a> CatalogService<'a> {
             service_connect: Empty {},
             service_locality: locality(instance),
             create_index: instance.registered_revision.0,
-            modify_index: instance.revision.0,
+            modify_index: described(instance),
         }
     }
 }
@@ -358,6 +363,11 @@ impl<'a> HealthCheck<'a> {
         }
     }
 
+    /// Whether it stands for an operator's word.
+    pub(super) fn is_maintenance(&self) -> bool {
+        self.kind == MAINTENANCE
+    }
+
     /// The same, told as the agent does: without indexes.
     pub(super) fn of_agent(self) -> Self {
         Self { create_index: 0, modify_index: 0, ..self }
@@ -374,7 +384,7 @@ impl<'a> HealthCheck<'a> {
             output: self.output,
             service_id: self.service_id,
             service_name: self.service_name,
-            service_tags: self.service_tags,
+            service_tags: (!self.service_id.is_empty()).then_some(self.service_tags),
             kind: "",
             exposed_port: 0,
             definition: NoDefinition::default(),
@@ -432,7 +442,7 @@ pub(super) struct BriefCheck<'a> {
     #[serde(rename = "ServiceID")]
     service_id: &'a str,
     service_name: &'a str,
-    service_tags: Vec<&'a str>,
+    service_tags: Option<Vec<&'a str>>,
     #[serde(rename = "Type")]
     kind: &'static str,
     exposed_port: u16,

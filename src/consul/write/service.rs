@@ -47,7 +47,7 @@ impl Consul {
             enable_tag_override: asked.enable_tag_override,
             kind: asked.kind.into(),
             socket_path: asked.socket_path.into(),
-            maintenance: "".into(),
+            ..Listing::default()
         };
         let before = self.registry().catalog().service_of(id.as_str()).filter(|before| *before != service);
         let enroll = Enroll { service, id: id.clone(), description, listing: listing.check()?, checks, replace_checks };
