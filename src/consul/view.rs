@@ -27,6 +27,7 @@ pub(super) type Map<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
 /// A node.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_field_names, reason = "as Consul names it")]
 pub(super) struct Node<'a> {
     #[serde(rename = "ID")]
     pub id: Cow<'a, str>,
@@ -77,6 +78,7 @@ pub(super) struct Empty {}
 /// A service, as `/v1/health/service` and `/v1/catalog/node` have it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_field_names, reason = "as Consul names it")]
 pub(super) struct Service<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     kind: &'a str,
@@ -217,10 +219,10 @@ fn tagged(instance: &Instance) -> TaggedAddresses<'_> {
     let mut all = TaggedAddresses::new();
     match host.parse() {
         Ok(IpAddr::V4(_)) => {
-            all.extend(["lan_ipv4", "wan_ipv4"].map(|name| (name, TaggedAddress { address: host, port })))
+            all.extend(["lan_ipv4", "wan_ipv4"].map(|name| (name, TaggedAddress { address: host, port })));
         }
         Ok(IpAddr::V6(_)) => {
-            all.extend(["lan_ipv6", "wan_ipv6"].map(|name| (name, TaggedAddress { address: host, port })))
+            all.extend(["lan_ipv6", "wan_ipv6"].map(|name| (name, TaggedAddress { address: host, port })));
         }
         Err(_) => {}
     }

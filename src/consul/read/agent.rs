@@ -93,7 +93,7 @@ impl Consul {
         let services =
             entries.iter().map(|entry| (entry.instance.id.as_str(), AgentService::new(&entry.instance, &self.agent)));
         let services: BTreeMap<_, _> = services.filter(|(_, service)| wanted.takes(service)).collect();
-        Ok(self.packed(call, encode(&services, call.query.pretty)?))
+        Ok(Self::packed(call, encode(&services, call.query.pretty)?))
     }
 
     pub(super) async fn agent_service(&self, call: &Call) -> Result<Reply, Problem> {
@@ -123,7 +123,7 @@ impl Consul {
         let of_node = node.iter().flat_map(|node| checks_of_node(&node.instance, &name, &self.shared.checks));
         let all = of_services.chain(of_node).map(HealthCheck::of_agent).filter(|check| wanted.takes(check));
         let all: BTreeMap<_, _> = all.map(|check| (check.check_id.clone(), check)).collect();
-        Ok(self.packed(call, encode(&all, call.query.pretty)?))
+        Ok(Self::packed(call, encode(&all, call.query.pretty)?))
     }
 
     fn health<'a>(&'a self, entry: &'a Entry, node: Option<&'a Entry>) -> Health<'a> {

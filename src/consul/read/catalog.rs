@@ -84,7 +84,7 @@ impl Consul {
         let shown = hosts.iter().filter(|host| self.has_meta(host, &call.query));
         let shown: Vec<_> =
             shown.map(|host| host.view(&self.agent, registry)).filter(|node| wanted.takes(node)).collect();
-        Ok(self.packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
     }
 
     /// A node and its services: by id, or as a list. `null`, or an empty list, if nobody knows it.
@@ -114,7 +114,7 @@ impl Consul {
         } else {
             encode(&NodeServices { node, services }, call.query.pretty)?
         };
-        Ok(self.packed(call, body).of_query(&call.query, index, false))
+        Ok(Self::packed(call, body).of_query(&call.query, index, false))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
         agent::{Host, ITSELF},
         filter::{CHECKS, ENTRIES, Wanted},
         query::Query,
-        reply::{Reply, encode},
+        reply::{Kept, Reply, encode},
         view::{HealthCheck, Service, ServiceEntry, checks_of, checks_of_node},
         wait::Subject,
     },
@@ -72,7 +72,7 @@ impl Consul {
         let shown =
             of_hosts.chain(of_services).filter(|check| (any || check.status == call.subject) && wanted.takes(check));
         let shown: Vec<_> = shown.collect();
-        Ok(self.packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
     }
 
     pub(super) async fn health_node(&self, call: &Call) -> Result<Reply, Problem> {
@@ -92,7 +92,7 @@ impl Consul {
         });
         let mut shown: Vec<_> = of_host.chain(of_services).filter(|check| wanted.takes(check)).collect();
         shown.sort_by(|one, other| one.check_id.cmp(&other.check_id));
-        Ok(self.packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
     }
 
     /// An instance with its node and all checks of both.
@@ -183,7 +183,7 @@ impl Consul {
     }
 
     /// A long answer, packed if the client takes it.
-    pub(super) fn packed(&self, call: &Call, body: Bytes) -> Reply {
-        self.answers.once(body).reply(&call.query)
+    pub(super) fn packed(call: &Call, body: Bytes) -> Reply {
+        Kept::once(body).reply(&call.query)
     }
 }
