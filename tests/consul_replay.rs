@@ -66,10 +66,10 @@ impl Replay {
             let mut later = None;
             for cue in cues::of(number) {
                 match *cue {
-                    Cue::NotYet(path) if self.target.was_asked(path) => return None,
+                    Cue::NotYet(path) if self.target.page.was_asked(path) => return None,
                     Cue::NotYet(_) => {}
                     Cue::Await { check, status } => self.check_becomes(check, status).await,
-                    Cue::Answer(status) => self.target.answer(status),
+                    Cue::Answer(status) => self.target.page.answer(status),
                     Cue::OpenPort => self.target.open_port(),
                     Cue::Later { path, body } => later = Some((path, body)),
                 }
