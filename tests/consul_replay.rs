@@ -39,8 +39,8 @@ async fn callboard_answers_as_consul_did() {
             break report;
         }
     };
+    assert!(report.is_good(), "\n{report}");
     println!("{report}");
-    assert!(report.is_good(), "{report}");
 }
 
 /// One registry that is asked what was recorded.

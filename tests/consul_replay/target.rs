@@ -41,9 +41,12 @@ impl Target {
         recorded.replace(RECORDED, &self.page.address.port().to_string())
     }
 
-    /// An answer, as if it were of the recorded target.
+    /// An answer, as if it were of the recorded target. A port comes after a colon; anywhere else, its digits are of something else.
     pub fn there(&self, answer: &str) -> String {
-        let ports = [self.page.address, self.port].map(|address| address.port().to_string());
-        ports.iter().fold(answer.to_owned(), |answer, port| answer.replace(port, RECORDED))
+        let ports = [self.page.address, self.port].map(|address| address.port());
+        ports.iter().fold(answer.to_owned(), |answer, port| {
+            let tight = answer.replace(&format!(":{port}"), &format!(":{RECORDED}"));
+            tight.replace(&format!(": {port}"), &format!(": {RECORDED}"))
+        })
     }
 }
