@@ -324,6 +324,14 @@ async fn bad_input_is_refused_and_nothing_else() {
         let said = ask(&serve, method, path, body).await;
         assert_eq!(said.status, status, "{method} {path}: {said:?}");
     }
+    // What a page makes a browser do, whose name has come to lead here.
+    let mut socket = TcpStream::connect(serve.http).await.unwrap();
+    let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example:8500\r\n\
+                   Connection: close\r\nContent-Length: 14\r\n\r\n{\"Name\":\"web\"}";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("a refusal", socket.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     assert_eq!(get(&serve, "/v1/catalog/services").await.body, json!({"consul": []}));
 }
 
