@@ -286,3 +286,12 @@ fn misspelt_variables_are_noticed_and_strangers_are_not() {
     let meant: Vec<_> = noticed.iter().map(|(name, meant)| (name.as_str(), meant.as_str())).collect();
     assert_eq!(meant, [("CALLBOARD_GRCP", "CALLBOARD_GRPC"), ("CALLBOARD_LOG_FROMAT", "CALLBOARD_LOG_FORMAT")]);
 }
+
+#[test]
+fn every_host_has_a_name_that_a_node_can_have() {
+    for (host, name) in [("web-1.Example", "web-1.Example"), ("_x y", "x-y"), ("", "callboard"), ("höst.", "h-st")] {
+        assert_eq!(node_name(host), name);
+        assert!(value::node_name(name).is_ok());
+    }
+    assert!(value::node_name(&host_name()).is_ok());
+}

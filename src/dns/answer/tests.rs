@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
-    engine::{Engine as _, Memory},
+    engine::Memory,
     model::{Address, Incarnation, Marks, Tags},
     registry::{
         Command, Description, Patch, Register,
@@ -134,7 +134,7 @@ fn who_is_not_to_be_called_is_left_out() {
     house.put("web", "a", "10.0.0.1", &[]);
     house.put("web", "b", "10.0.0.2", &[]);
     assert_eq!(said(&house.ask("web.service.consul.", RecordType::A)).len(), 2);
-    let drain = Patch { drained: Some(true), ..Patch::default() };
+    let drain = Patch { draining: Some(true), ..Patch::default() };
     house.submit(update("web", "a", drain.clone()));
     assert_eq!(said(&house.ask("web.service.consul.", RecordType::A)), set(["10.0.0.2"]));
     house.submit(update("web", "b", drain));

@@ -2,14 +2,15 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::zone, *};
 
-fn zone() -> Zone {
+fn ours() -> Zone {
     Zone::new("consul", "dc1", "n1", Duration::ZERO, [127, 0, 0, 1].into())
 }
 
 fn of(name: &str) -> Question {
-    Question::of(&Name::from_ascii(name).unwrap(), &zone())
+    let name = if name == "." { Name::root() } else { zone::name(name).unwrap() };
+    Question::of(&name, &ours())
 }
 
 fn service(readings: &[(&str, Option<&str>)]) -> Question {
@@ -80,7 +81,7 @@ fn the_rest() {
         assert_eq!(of(foreign), Question::Foreign, "{foreign}");
     }
     let bytes = Name::from_labels([&b"\xff\xfe"[..], b"service", b"consul"]).unwrap();
-    assert_eq!(Question::of(&bytes, &zone()), Question::Nothing);
+    assert_eq!(Question::of(&bytes, &ours()), Question::Nothing);
 }
 
 proptest! {
@@ -89,7 +90,7 @@ proptest! {
     fn spelling_changes_no_question(labels in prop::collection::vec("[a-c_]{1,3}|service|node|addr|dc1|consul|arpa", 0..8)) {
         let name = Name::from_labels(labels.iter().map(String::as_bytes)).unwrap();
         let loud = labels.iter().map(|label| label.to_ascii_uppercase().into_bytes());
-        let (plain, loud) = (Question::of(&name, &zone()), Question::of(&Name::from_labels(loud).unwrap(), &zone()));
+        let (plain, loud) = (Question::of(&name, &ours()), Question::of(&Name::from_labels(loud).unwrap(), &ours()));
         let fold = |question| match question {
             Question::Service(readings) => Question::Service(
                 readings.into_iter().map(|it| Reading { service: it.service.to_ascii_lowercase(), ..it }).collect(),
@@ -104,9 +105,9 @@ proptest! {
     #[test]
     fn what_we_say_we_understand(bits in any::<u128>(), narrow in any::<u32>(), service in "[a-z][a-z0-9-]{0,20}") {
         for address in [IpAddr::V6(bits.into()), IpAddr::V4(narrow.into())] {
-            prop_assert_eq!(Question::of(&zone().literal(address).unwrap(), &zone()), Question::Literal(address));
+            prop_assert_eq!(Question::of(&ours().literal(address).unwrap(), &ours()), Question::Literal(address));
         }
-        let Question::Service(readings) = Question::of(&zone().service(&service).unwrap(), &zone()) else {
+        let Question::Service(readings) = Question::of(&ours().service(&service).unwrap(), &ours()) else {
             return Err(TestCaseError::fail("no service"));
         };
         prop_assert_eq!(&readings[0].service, &service);
