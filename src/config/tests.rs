@@ -9,7 +9,9 @@ mod listeners;
 
 use clap::{CommandFactory as _, Parser};
 
-use super::{Config, ConfigError, Key, ReadyFormat, ServeArgs, TlsFiles, environment, file};
+use super::{
+    Config, ConfigError, Key, ReadyFormat, ServeArgs, TlsFiles, environment, file, host_name, node_name, value,
+};
 use crate::telemetry::LogFormat;
 
 #[derive(Parser, Debug)]

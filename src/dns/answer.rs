@@ -108,10 +108,16 @@ impl Oracle {
         sheet.answer.ours = true;
         let known = match Question::of(query.name(), &self.zone) {
             Question::Foreign => return Answer::only(ResponseCode::Refused),
-            Question::Apex => sheet.apex(moment),
+            Question::Apex => {
+                sheet.apex(moment);
+                Some(())
+            }
             Question::Service(readings) => self.service(moment, &readings, &mut sheet),
             Question::Node(name) => sheet.node(moment, &name),
-            Question::Literal(address) => sheet.literal(address),
+            Question::Literal(address) => {
+                sheet.put(data(address));
+                Some(())
+            }
             Question::Reverse(address) => self.reverse(moment, address, &mut sheet),
             Question::Between => Some(()),
             Question::Nothing => None,
@@ -188,7 +194,7 @@ impl Sheet<'_> {
         sample(&mut rand::rng(), number, most).into_vec()
     }
 
-    fn apex(&mut self, moment: Moment<'_>) -> Option<()> {
+    fn apex(&mut self, moment: Moment<'_>) {
         self.zone.authority(serial(moment.now)).into_iter().for_each(|authority| self.put(authority));
         let own = self.zone.own().filter(|_| self.wants(RecordType::NS));
         if let Some(own) = own {
@@ -197,7 +203,6 @@ impl Sheet<'_> {
                 self.add(Owner::Name(own), address);
             }
         }
-        Some(())
     }
 
     fn service(&mut self, offers: &Offers, choice: &Choice) {
@@ -268,11 +273,6 @@ impl Sheet<'_> {
         for (key, value) in node.metadata.iter() {
             self.put(text(&format!("{key}={value}")));
         }
-        Some(())
-    }
-
-    fn literal(&mut self, address: IpAddr) -> Option<()> {
-        self.put(data(address));
         Some(())
     }
 }

@@ -85,7 +85,7 @@ impl Choice {
 /// Those to be called of a service.
 #[derive(Debug, Default)]
 pub(super) struct Offers {
-    offers: Vec<Offer>,
+    each: Vec<Offer>,
     all: Choice,
     /// By tag, in lower case.
     tagged: HashMap<String, Choice>,
@@ -100,10 +100,10 @@ impl Offers {
         for instance in entries.map(|entry| &entry.instance).filter(|instance| instance.status().counts()) {
             let Some(offer) = offer(instance) else { continue };
             let at = *places.entry(offer).or_insert_with_key(|offer| {
-                found.offers.push(offer.clone());
-                found.offers.len() - 1
+                found.each.push(offer.clone());
+                found.each.len() - 1
             });
-            let target = &found.offers[at].target;
+            let target = &found.each[at].target;
             found.all.add(at, target);
             for tag in instance.tags.iter() {
                 found.tagged.entry(tag.to_ascii_lowercase()).or_default().add(at, target);
@@ -121,7 +121,7 @@ impl Offers {
 
     /// The one at a place.
     pub(super) fn get(&self, at: usize) -> Option<&Offer> {
-        self.offers.get(at)
+        self.each.get(at)
     }
 }
 

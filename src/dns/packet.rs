@@ -18,7 +18,7 @@ const WHOLE: u16 = 1_232;
 /// Bytes of an OPT record without options.
 const OPT: u16 = 11;
 /// A pointer to the name that was asked for, behind the header.
-const ASKED: u16 = 0xC000 | 12;
+const ASKED: u16 = 0xC000 | 0x0C;
 /// Bytes of an SRV record whose owner is a pointer, before its target.
 const BEFORE_TARGET: usize = 18;
 /// How far pointers reach.

@@ -67,7 +67,7 @@ impl Asker {
     pub async fn send(&self, query: &Message) -> Option<(Message, usize)> {
         self.shout(&query.to_vec().unwrap()).await;
         let answer = async {
-            let mut packet = [0; 65_535];
+            let mut packet = vec![0; 65_535];
             loop {
                 let length = self.socket.recv(&mut packet).await.unwrap();
                 let reply = Message::from_vec(&packet[..length]).unwrap();
