@@ -2,12 +2,12 @@
 //!
 //! Statuses, headers in their spelling, bodies and waiting times have to be the same. Indexes have to be in the same order.
 
-mod client;
+pub mod client;
 mod compare;
 mod cues;
 mod differences;
 mod indexes;
-mod recording;
+pub mod recording;
 mod report;
 mod target;
 

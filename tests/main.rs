@@ -32,6 +32,7 @@ mod age;
 mod bad_input;
 mod checks;
 mod command_line;
+mod consul;
 mod consul_replay;
 mod descriptors;
 mod disk;
