@@ -84,12 +84,18 @@ async fn one_registry_behind_both_doors() {
     let serve = Serve::start(&[]).await;
     let peer = serve.peer().await;
     let mut reader = Reader::synced(&peer, &["web"]).await;
-    register(&serve, json!({"Name": "web", "ID": "w1", "Address": "10.0.0.1", "Port": 80, "Tags": ["v1"], "Meta": {"k": "v"}}))
-        .await;
+    register(
+        &serve,
+        json!({"Name": "web", "ID": "w1", "Address": "10.0.0.1", "Port": 80, "Tags": ["v1"], "Meta": {"k": "v"}}),
+    )
+    .await;
     reader.until("what was registered in Consul's words", |view| view.set.len() == 1).await;
     let found = reader.view.set.values().next().unwrap().clone();
     assert_eq!((found.addresses[0].host.as_str(), found.addresses[0].port), ("10.0.0.1", 80));
-    assert_eq!((found.tags, found.metadata["k"].as_str(), found.status), (vec!["v1".to_owned()], "v", InstanceStatus::Serving.into()));
+    assert_eq!(
+        (found.tags, found.metadata["k"].as_str(), found.status),
+        (vec!["v1".to_owned()], "v", InstanceStatus::Serving.into())
+    );
 
     let lease = peer.register(instance("web", "native")).await.unwrap().lease_id;
     let entries = until(&serve, "/v1/health/service/web?passing", |body| len(body) == 2).await;
@@ -99,7 +105,9 @@ async fn one_registry_behind_both_doors() {
     assert_eq!(services, json!({"consul": [], "web": ["v1"]}));
     // What one door drains, the other shows, and who was drained says goodbye.
     ask(&serve, "PUT", "/v1/agent/service/maintenance/w1?enable=true&reason=why", "").await;
-    reader.until("maintenance", |view| view.set.values().any(|one| one.status == i32::from(InstanceStatus::Draining))).await;
+    reader
+        .until("maintenance", |view| view.set.values().any(|one| one.status == i32::from(InstanceStatus::Draining)))
+        .await;
     peer.deregister("web", "native", &lease).await.unwrap();
     until(&serve, "/v1/health/service/web", |body| len(body) == 1).await;
     assert_eq!(len(&get(&serve, "/v1/health/service/web?passing").await.body), 0);
@@ -132,7 +140,8 @@ async fn what_was_registered_once_is_there_after_a_kill() {
     let check = json!({"HTTP": format!("http://{up}/"), "Interval": "1s"});
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1, "Check": check})).await;
     register(&serve, json!({"Name": "web", "ID": "b", "Port": 2, "Check": {"TTL": "1h"}})).await;
-    put(&serve, "/v1/catalog/register", &json!({"Node": "ext", "Address": "10.0.0.9", "Service": {"Service": "db"}})).await;
+    put(&serve, "/v1/catalog/register", &json!({"Node": "ext", "Address": "10.0.0.9", "Service": {"Service": "db"}}))
+        .await;
     put(&serve, "/v1/agent/check/register", &json!({"Name": "mem", "TTL": "1h", "Status": "passing"})).await;
     ask(&serve, "PUT", "/v1/agent/check/pass/service:b", "").await;
     let before = until(&serve, "/v1/health/service/web?passing", |body| len(body) == 2).await;
@@ -159,8 +168,8 @@ async fn what_a_node_feels_all_on_it_feel() {
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     peer.register(instance("web", "native")).await.unwrap();
     put(&serve, "/v1/agent/check/register", &json!({"Name": "disk", "TTL": "1h"})).await;
-    let is = |status: InstanceStatus| move |view: &crate::harness::View| {
-        view.set.values().any(|one| one.id == "a" && one.status == i32::from(status))
+    let is = |status: InstanceStatus| {
+        move |view: &crate::harness::View| view.set.values().any(|one| one.id == "a" && one.status == i32::from(status))
     };
     reader.until("a node that does not work", is(InstanceStatus::Unhealthy)).await;
     let passing = get(&serve, "/v1/health/service/web?passing").await.body;
@@ -226,7 +235,8 @@ async fn who_hangs_up_waits_no_longer() {
 async fn targets_that_mean_harm_hold_up_nobody() {
     let serve = Serve::start(&[]).await;
     let up = target(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    let redirecting = target(b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/\r\nContent-Length: 0\r\n\r\n").await;
+    let redirecting =
+        target(b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/\r\nContent-Length: 0\r\n\r\n").await;
     // It takes the connection and says nothing, ever.
     let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hangs = hanging.local_addr().unwrap();
@@ -288,8 +298,18 @@ async fn bad_input_is_refused_and_nothing_else() {
         ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Port": 70_000}).to_string(), 400),
         ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Checks": many}).to_string(), 400),
         ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Connect": {"Native": true}}).to_string(), 400),
-        ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Check": {"HTTP": "http://x", "Interval": "1s", "Method": "POST"}}).to_string(), 400),
-        ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Check": {"DockerContainerID": "x", "Interval": "1s"}}).to_string(), 400),
+        (
+            "PUT",
+            "/v1/agent/service/register",
+            &json!({"Name": "x", "Check": {"HTTP": "http://x", "Interval": "1s", "Method": "POST"}}).to_string(),
+            400,
+        ),
+        (
+            "PUT",
+            "/v1/agent/service/register",
+            &json!({"Name": "x", "Check": {"DockerContainerID": "x", "Interval": "1s"}}).to_string(),
+            400,
+        ),
         ("GET", "/v1/health/service/web?ns=x", "", 400),
         ("GET", "/v1/health/service/web?index=-1", "", 400),
         ("GET", "/v1/health/service/web?index=1&wait=forever", "", 400),
@@ -304,6 +324,14 @@ async fn bad_input_is_refused_and_nothing_else() {
         let said = ask(&serve, method, path, body).await;
         assert_eq!(said.status, status, "{method} {path}: {said:?}");
     }
+    // What a page makes a browser do, whose name has come to lead here.
+    let mut socket = TcpStream::connect(serve.http).await.unwrap();
+    let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example:8500\r\n\
+                   Connection: close\r\nContent-Length: 14\r\n\r\n{\"Name\":\"web\"}";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("a refusal", socket.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     assert_eq!(get(&serve, "/v1/catalog/services").await.body, json!({"consul": []}));
 }
 
@@ -322,7 +350,8 @@ async fn clients_of_old_and_clients_that_unpack_are_served() {
     assert!(!answer.contains("Transfer-Encoding"));
 
     let mut socket = TcpStream::connect(serve.http).await.unwrap();
-    let request = b"GET /v1/health/service/web HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
+    let request =
+        b"GET /v1/health/service/web HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
     socket.write_all(request).await.unwrap();
     let mut packed = Vec::new();
     within("the answer", socket.read_to_end(&mut packed)).await.unwrap();
