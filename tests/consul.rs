@@ -247,7 +247,7 @@ async fn targets_that_mean_harm_hold_up_nobody() {
             tokio::spawn(async move {
                 let _ = socket.read(&mut [0; 1024]).await;
                 let _ = socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
-                while socket.write_all(&[b'x'; 65_536]).await.is_ok() {}
+                while socket.write_all(&[b'x'; 8_192]).await.is_ok() {}
             });
         }
     });

@@ -7,7 +7,7 @@ use tokio::{sync::watch, task::JoinSet};
 use super::StartError;
 use crate::{
     api::Shared,
-    config::{self, Config},
+    config::Config,
     dns::{Door, Oracle, Zone},
     net::{Alarm, Gate},
 };
