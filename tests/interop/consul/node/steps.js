@@ -147,7 +147,7 @@ async function keepsCatalog(world) {
   await catalog.register({
     node: 'outside', address: '10.9.8.7', nodemeta: { rack: 'r1' },
     service: { id: 'db-1', service: 'db', port: 5432, tags: ['primary'] },
-    check: { checkid: 'db-check', name: 'db', node: 'outside', serviceid: 'db-1', status: 'passing', definition: { tcp: '10.9.8.7:5432', intervalduration: '10s' } },
+    check: { checkid: 'db-check', name: 'db', node: 'outside', serviceid: 'db-1', status: 'passing', definition: { tcp: '10.9.8.7:5432' } },
   });
   assert.deepEqual(await world.passing('db'), ['db-1']);
   assert.deepEqual((await catalog.node.list({ 'node-meta': 'rack:r1' })).map((node) => node.Node), ['outside']);
