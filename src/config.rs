@@ -268,6 +268,14 @@ impl Config {
         })
     }
 
+    /// The name of our node: as configured, else that of this host, else one of its own.
+    #[must_use]
+    pub fn node_name(&self) -> String {
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let name = self.consul.node_name.clone().unwrap_or_else(host);
+        if value::node_name(&name).is_ok() { name } else { "callboard".to_owned() }
+    }
+
     /// Listeners that other machines reach and that check nobody, by their keys: what is there only by consent.
     #[must_use]
     pub fn exposed(&self) -> Vec<(&'static str, SocketAddr)> {

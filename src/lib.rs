@@ -15,6 +15,7 @@
 //! | [`engine`] | puts commands in order | doors |
 //! | [`check`] | health checks | doors |
 //! | [`api`] | the native gRPC door, health, reflection | other doors |
+//! | [`consul`] | Consul's HTTP API, discovery part | other doors |
 //! | [`web`] | metrics, readiness, targets for Prometheus | |
 //! | [`net`] | acceptor, workers, hubs, shutdown | doors |
 //! | [`client`] | registers and watches, through reconnects | the server |
@@ -34,6 +35,8 @@ pub mod client;
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod consul;
 #[cfg(feature = "server")]
 pub mod engine;
 #[cfg(any(test, fuzzing))]

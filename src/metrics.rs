@@ -59,6 +59,8 @@ pub struct Metrics {
     pub streams: Family<WorkerLabel, Gauge>,
     /// The newest revision.
     pub revision: Gauge,
+    /// Consul queries that wait for changes.
+    pub parked: Gauge,
     /// Health checks.
     pub checks: Gauge,
     /// Results of health checks: probes made and reports taken.
@@ -185,6 +187,7 @@ impl Metrics {
             waiting: gauge("waiting_watches", "Open watches that wait until the registry has settled"),
             settling: gauge("settling", "1 while the registry settles after a start that lost registrations"),
             revision: gauge("revision", "The newest revision"),
+            parked: gauge("parked_queries", "Consul queries that wait for changes"),
             checks: gauge("checks", "Health checks"),
             heartbeats: Heartbeats::new(&mut registry),
             watch: WatchMessages::new(&mut registry),

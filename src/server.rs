@@ -10,7 +10,13 @@ mod inherited;
 mod outcry;
 mod pulse;
 
-use std::{io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -26,6 +32,7 @@ use crate::{
     check::{self, Checks, Inbox},
     clock::Clock,
     config::Config,
+    consul::{Agent, Consul},
     engine::{
         self, Beginning, Disk, Engine, Memory,
         disk::{StoreError, Surroundings},
@@ -156,11 +163,12 @@ impl Server {
         let failed = alarm.clone();
         let checking = shared.checks.start(move || failed.ring("the thread of health checks has ended".to_owned()));
         let checking = checking.map_err(StartError::Worker)?;
+        let consul = consul(config, &shared);
         let mut tasks = JoinSet::new();
         tasks.spawn(alarm.clone().guard("expiry", expire(Arc::clone(&shared))));
         tasks.spawn(alarm.clone().guard("the log of connections", tell_news(Arc::clone(&shared.metrics))));
         for (door, listener) in doors.open() {
-            let (port, hands) = door.furnish(&shared, &workers, tls.as_ref(), &left)?;
+            let (port, hands) = door.furnish(&shared, &workers, tls.as_ref(), &consul, &left)?;
             let accepting =
                 accept(listener, port, Arc::clone(&gate), hands, left.clone()).map_err(StartError::Worker)?;
             tasks.spawn(alarm.clone().guard(door.acceptor(), accepting));
@@ -288,6 +296,23 @@ impl Audience for Both {
         self.hubs.changed(event);
         self.inbox.changed(event);
     }
+}
+
+/// The door for programs written for Consul. Our node is where HTTP is, and has the address of this machine unless that is more
+/// than one.
+fn consul(config: &Config, shared: &Arc<Shared>) -> Arc<Consul> {
+    let listens = config.http.or(config.http_tls).map(|address| address.ip());
+    let address = listens.filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let life = shared.engine.registry().incarnation();
+    let node = config.node_name();
+    let agent = Agent {
+        id: config.consul.node_id.clone().unwrap_or_else(|| Agent::made_up_id(life, &node)),
+        datacenter: config.consul.datacenter.clone(),
+        meta: config.consul.node_meta.clone(),
+        address,
+        node,
+    };
+    Consul::new(shared, agent, config.consul.max_parked_queries.get() as usize)
 }
 
 /// Where health checks may go: anywhere, as long as only this machine can ask for them.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/healthz` | 200 while the process runs |
 //! | `/readyz` | 200 while it takes calls, also while it settles: who is to register again must get here; 503 once it leaves |
+//! | `/v1/…` | Consul's API: see `consul` |
 //! | `/metrics` | what the process counts, for Prometheus |
 //! | `/prometheus/sd` | registered instances as targets, for Prometheus' `http_sd_configs` |
 
@@ -19,7 +20,7 @@ use axum::{
     routing::get,
 };
 
-use crate::{api::Shared, metrics::WorkerLabel, net::Workers};
+use crate::{api::Shared, consul::Consul, metrics::WorkerLabel, net::Workers};
 
 /// The media type of OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -31,12 +32,16 @@ pub struct Web {
     pub shared: Arc<Shared>,
     /// Who serves gRPC.
     pub workers: Arc<Workers>,
+    /// What is below `/v1/`.
+    pub consul: Arc<Consul>,
 }
 
 impl Web {
     /// The pages.
     pub fn routes(self) -> Router {
+        let consul = axum::routing::any(Consul::answer).with_state(Arc::clone(&self.consul));
         Router::new()
+            .route("/v1/{*rest}", consul)
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
@@ -66,6 +71,7 @@ async fn metrics(State(web): State<Web>) -> impl IntoResponse {
     metrics.waiting.set(gauge(subscribers.waiting()));
     metrics.settling.set(registry.is_settling().into());
     metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
+    metrics.parked.set(gauge(web.consul.parked()));
     metrics.checks.set(gauge(web.shared.checks.count()));
     let (whole, protected) = registry.protection(web.shared.clock.now().lease);
     metrics.protected_services.set(gauge(protected));

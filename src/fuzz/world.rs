@@ -18,9 +18,10 @@ use crate::{
     api::{Api, Shared, Subscribers},
     check::{Checks, Rules as CheckRules},
     clock::Clock,
+    consul::{Agent, Consul},
     engine::{Engine, Memory},
     metrics::Metrics,
-    model::Incarnation,
+    model::{Incarnation, Metadata},
     net::{Alarm, Connection, Gate, Hubs, Place, Port, Protocol, Rules, Worker, Workers},
     registry::{Audience, Command, Holder},
     web::Web,
@@ -68,7 +69,15 @@ impl World {
         let (_, left) = watch::channel(false);
         let worker = Worker { hubs, clock, bookmarks: shared.bookmarks, leaving: left, alarm: Alarm::new().0 };
         let workers = Workers::start(0, &worker).unwrap_or_else(|error| panic!("{error}"));
-        let web = Web { shared: Arc::clone(&shared), workers: Arc::new(workers) };
+        let agent = Agent {
+            datacenter: "dc1".into(),
+            node: "n1".into(),
+            id: Agent::made_up_id(Incarnation(7), "n1"),
+            address: [127, 0, 0, 1].into(),
+            meta: Metadata::default(),
+        };
+        let consul = Consul::new(&shared, agent, 16);
+        let web = Web { shared: Arc::clone(&shared), workers: Arc::new(workers), consul };
         Self {
             gate: Gate::new(Rules { streams_per_connection: 16, ..Rules::default() }, Arc::clone(&shared.metrics)),
             grpc: Port { name: "grpc", protocol: Protocol::Http2, tls: None, routes },

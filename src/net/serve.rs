@@ -147,6 +147,8 @@ fn http2(connection: &Arc<Connection>) -> http2::Builder<Spawner> {
 fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(SEND_BUFFER);
+    // Some programs written for Consul compare headers as Go spells them.
+    builder.title_case_headers(true);
     builder
 }
 

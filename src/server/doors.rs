@@ -8,6 +8,7 @@ use super::{Inherited, StartError};
 use crate::{
     api::{Api, Shared},
     config::Config,
+    consul::Consul,
     net::{Dealer, Hands, Listener, Own, Port, Protocol, Workers, tls::Tls},
     web::Web,
 };
@@ -78,6 +79,7 @@ impl Door {
         shared: &Arc<Shared>,
         workers: &Arc<Workers>,
         tls: Option<&Arc<Tls>>,
+        consul: &Arc<Consul>,
         leaving: &watch::Receiver<bool>,
     ) -> Result<(Port, Hands), StartError> {
         let tls = match self {
@@ -89,7 +91,8 @@ impl Door {
         let routes = match self {
             Self::Grpc | Self::GrpcTls => Api::routes(shared)?,
             Self::Http | Self::HttpTls => {
-                Web { shared: Arc::clone(shared), workers: Arc::clone(workers) }.routes().into()
+                let (shared, workers, consul) = (Arc::clone(shared), Arc::clone(workers), Arc::clone(consul));
+                Web { shared, workers, consul }.routes().into()
             }
             Self::Health => Api::probes(shared),
         };

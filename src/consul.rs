@@ -1,0 +1,130 @@
+//! The discovery part of Consul's HTTP API, on the one registry: what is registered here, every other door shows, and the other
+//! way round.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `route` | which path is which endpoint |
+//! | `query` | parameters that all endpoints have |
+//! | `body` | what is sent: JSON as Go reads it |
+//! | `write` | registering, deregistering, checks, maintenance |
+//! | `read` | what is answered |
+//! | `view` | the shapes in which it is |
+//! | `filter` | what filters can ask of those |
+//! | `wait` | blocking queries |
+//! | `reply` | answers as bytes, made once for all who ask the same |
+//! | `agent` | what this registry says it is |
+//! | `problem` | every refusal, in Consul's words where it has some |
+//!
+//! A registration through this door has no lease. Its identity is node and id: the same id under another name moves it.
+//!
+//! What is not here: key/value, sessions, transactions, events, prepared queries, Connect, intentions and ACLs. Their paths answer
+//! 501: an answer of 404 would read as "there is no such key".
+
+mod agent;
+mod body;
+mod filter;
+mod problem;
+mod query;
+mod read;
+mod reply;
+mod route;
+mod view;
+mod wait;
+mod write;
+
+use std::sync::{Arc, atomic::AtomicUsize};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{Method, Response, header::ALLOW},
+};
+
+use crate::{api::Shared, net::Connection};
+pub use agent::Agent;
+use problem::Problem;
+use query::Query;
+use reply::{Answers, Reply};
+use route::{Endpoint, Found};
+
+/// The door.
+#[derive(Debug)]
+pub struct Consul {
+    shared: Arc<Shared>,
+    agent: Agent,
+    answers: Answers,
+    /// Queries that wait for changes.
+    parked: AtomicUsize,
+    /// Most of them.
+    most_parked: usize,
+}
+
+/// A request that has been understood so far.
+#[derive(Debug)]
+struct Call {
+    /// What stands behind the path of the endpoint.
+    subject: String,
+    query: Query,
+    connection: Arc<Connection>,
+}
+
+impl Consul {
+    /// On one registry, as this agent.
+    #[must_use]
+    pub fn new(shared: &Arc<Shared>, agent: Agent, most_parked: usize) -> Arc<Self> {
+        let (shared, answers) = (Arc::clone(shared), Answers::default());
+        Arc::new(Self { shared, agent, answers, parked: AtomicUsize::new(0), most_parked })
+    }
+
+    /// How many queries wait for changes.
+    #[must_use]
+    pub fn parked(&self) -> usize {
+        self.parked.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Answers whatever is asked below `/v1/`.
+    pub async fn answer(State(consul): State<Arc<Self>>, request: Request) -> Response<Body> {
+        let answered = consul.serve(request).await;
+        answered.unwrap_or_else(|problem| problem.reply()).into_response()
+    }
+
+    async fn serve(&self, request: Request) -> Result<Reply, Problem> {
+        let (head, body) = request.into_parts();
+        let path = query::decode(head.uri.path(), false);
+        let (endpoint, methods, subject) = match route::find(&path) {
+            Found::Endpoint(endpoint, methods, subject) => (endpoint, methods, subject),
+            Found::Elsewhere(what) => return Err(Problem::NotHere(what)),
+            Found::Nothing => return Err(Problem::NoSuchPath),
+        };
+        let allowed = if methods == Method::GET { "OPTIONS,GET" } else { "OPTIONS,PUT" };
+        if head.method == Method::OPTIONS {
+            return Ok(Reply::empty().with(ALLOW, allowed));
+        }
+        if head.method != methods && !(methods == Method::GET && head.method == Method::HEAD) {
+            return Err(Problem::Method(head.method, allowed));
+        }
+        let connection = head.extensions.get::<Arc<Connection>>().cloned().ok_or(Problem::NoConnection)?;
+        if let Some(busy) = connection.busy(methods == Method::PUT) {
+            return Err(Problem::Busy(busy.to_string()));
+        }
+        let query = Query::parse(&head, &self.agent)?;
+        let call = Call { subject, query, connection };
+        if methods == Method::PUT {
+            let limit = self.shared.max_message_size;
+            let body = axum::body::to_bytes(body, limit).await.map_err(|_| Problem::TooLarge(limit))?;
+            return self.write(endpoint, &call, &body).await;
+        }
+        self.read(endpoint, &call).await
+    }
+}
+
+impl Reply {
+    /// As HTTP.
+    fn into_response(self) -> Response<Body> {
+        let Self { status, headers, body } = self;
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+}

@@ -1,0 +1,169 @@
+//! What this registry says it is to programs written for Consul: an agent on a node, in a datacenter.
+
+use std::{borrow::Cow, hash::Hasher, net::IpAddr, sync::Arc};
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use super::view::{Map, Node};
+use crate::{
+    model::{Incarnation, Instance, Metadata, OWN_NODE},
+    registry::{Entry, Registry},
+};
+
+/// The version of Consul whose API this is.
+pub(super) const VERSION: &str = "1.21.4";
+
+/// An agent on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// The datacenter.
+    pub datacenter: String,
+    /// The name of the node.
+    pub node: String,
+    /// The UUID of the node.
+    pub id: String,
+    /// The address of the node, which is that of who has registered none.
+    pub address: IpAddr,
+    /// The metadata of the node.
+    pub meta: Metadata,
+}
+
+impl Agent {
+    /// A UUID that stays as long as the registry lives.
+    #[must_use]
+    pub fn made_up_id(life: Incarnation, node: &str) -> String {
+        let mut hasher = SipHasher13::new();
+        hasher.write_u64(life.0);
+        hasher.write(node.as_bytes());
+        // Version 4, variant 1: what is made up is told to be.
+        let id = hasher.finish128().as_u128() & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+        let digits = format!("{id:032x}");
+        [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+    }
+
+    /// The name under which a node is kept: empty for ours.
+    pub(super) fn kept_name<'a>(&self, node: &'a str) -> &'a str {
+        if node.eq_ignore_ascii_case(&self.node) { "" } else { node }
+    }
+
+    /// The name under which a node is shown.
+    pub(super) fn shown_name<'a>(&'a self, kept: &'a str) -> Cow<'a, str> {
+        Cow::Borrowed(if kept.is_empty() { &self.node } else { kept })
+    }
+
+    /// Our node.
+    pub(super) fn own_node(&self, registry: &Registry) -> Node<'_> {
+        let address = self.address.to_string();
+        let kind = if self.address.is_ipv4() {
+            ["lan", "lan_ipv4", "wan", "wan_ipv4"]
+        } else {
+            ["lan", "lan_ipv6", "wan", "wan_ipv6"]
+        };
+        let tagged = kind.map(|name| (Cow::Borrowed(name), Cow::Owned(address.clone())));
+        let mut meta: Map<'_> = self.meta.iter().map(|(key, value)| (key.into(), value.into())).collect();
+        meta.insert("consul-network-segment".into(), "".into());
+        meta.insert("consul-version".into(), VERSION.into());
+        let index = registry.beginning().0.max(1);
+        Node {
+            id: Cow::Borrowed(&self.id),
+            node: Cow::Borrowed(&self.node),
+            address: address.into(),
+            datacenter: &self.datacenter,
+            tagged_addresses: Some(tagged.into()),
+            meta: Some(meta),
+            create_index: index,
+            modify_index: index,
+        }
+    }
+
+    /// Another node, as it was registered.
+    pub(super) fn other_node<'a>(&'a self, node: &'a Instance) -> Node<'a> {
+        let listing = node.listing.as_deref();
+        let tagged: Map<'_> = listing
+            .iter()
+            .flat_map(|listing| &listing.tagged_addresses)
+            .map(|(name, host, _)| (Cow::Borrowed(&**name), Cow::Borrowed(&**host)))
+            .collect();
+        let meta: Map<'_> = node.metadata.iter().map(|(key, value)| (key.into(), value.into())).collect();
+        Node {
+            id: Cow::Borrowed(listing.map_or("", |listing| &*listing.id)),
+            node: Cow::Borrowed(node.id.as_str()),
+            address: Cow::Borrowed(listing.map_or("", |listing| &*listing.address)),
+            datacenter: &self.datacenter,
+            tagged_addresses: (!tagged.is_empty()).then_some(tagged),
+            meta: (!meta.is_empty()).then_some(meta),
+            create_index: node.registered_revision.0,
+            modify_index: node.revision.0,
+        }
+    }
+}
+
+/// A node and what is registered of it: of ours, perhaps nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Host {
+    /// As it is kept: empty for ours.
+    pub(super) name: Box<str>,
+    pub(super) entry: Option<Arc<Entry>>,
+}
+
+impl Host {
+    /// Ours.
+    pub(super) fn own(registry: &Registry) -> Self {
+        Self { name: "".into(), entry: registry.node("") }
+    }
+
+    /// The node of that name. `None`: nobody knows it.
+    pub(super) fn find(registry: &Registry, kept: &str) -> Option<Self> {
+        let entry = registry.node(kept);
+        (kept.is_empty() || entry.is_some()).then(|| Self { name: kept.into(), entry })
+    }
+
+    /// The node of an instance; one that nobody has registered is one without an address.
+    pub(super) fn of(registry: &Registry, instance: &Instance) -> Self {
+        let name = instance.listing.as_ref().map_or("", |listing| &*listing.node);
+        Self { name: name.into(), entry: registry.node(name) }
+    }
+
+    /// All nodes, ours first.
+    pub(super) fn all(registry: &Registry) -> Vec<Self> {
+        let blocks = registry.blocks(&crate::model::nodes());
+        let others =
+            blocks.iter().flat_map(|block| block.entries()).filter(|entry| entry.instance.id.as_str() != OWN_NODE);
+        let others =
+            others.map(|entry| Self { name: entry.instance.id.as_str().into(), entry: Some(Arc::clone(entry)) });
+        std::iter::once(Self::own(registry)).chain(others).collect()
+    }
+
+    /// As it is shown.
+    pub(super) fn view<'a>(&'a self, agent: &'a Agent, registry: &Registry) -> Node<'a> {
+        match &self.entry {
+            Some(entry) if !self.name.is_empty() => agent.other_node(&entry.instance),
+            Some(_) | None if self.name.is_empty() => agent.own_node(registry),
+            _ => Node {
+                id: "".into(),
+                node: Cow::Borrowed(&self.name),
+                address: "".into(),
+                datacenter: &agent.datacenter,
+                tagged_addresses: None,
+                meta: None,
+                create_index: 1,
+                modify_index: 1,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_up_id_is_a_uuid_and_stays() {
+        let id = Agent::made_up_id(Incarnation(7), "n1");
+        assert_eq!(id, Agent::made_up_id(Incarnation(7), "n1"));
+        assert_ne!(id, Agent::made_up_id(Incarnation(8), "n1"));
+        assert_ne!(id, Agent::made_up_id(Incarnation(7), "n2"));
+        assert_eq!((id.len(), &id[14..15]), (36, "4"));
+        assert!("89ab".contains(&id[19..20]), "{id}");
+    }
+}

@@ -1,0 +1,280 @@
+//! What is sent, read as Go's JSON decoder reads it: names of fields in any case, unknown ones refused, `null` for nothing, lengths
+//! of time as texts or as nanoseconds.
+
+mod check;
+mod registration;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Map, Value, error::Category};
+
+use super::Problem;
+pub(super) use check::{Asked, CheckUpdate};
+pub(super) use registration::{CatalogDeregistration, CatalogRegistration, Service};
+
+/// Reads what was sent as an object.
+pub(super) fn object(bytes: &[u8], of: &'static str) -> Result<Fields, Problem> {
+    match serde_json::from_slice(bytes) {
+        Ok(value) => Fields::of(value, of),
+        Err(error) => Err(Problem::Decode(syntax(bytes, &error))),
+    }
+}
+
+/// What is wrong with a text, in the words of Go.
+fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return "EOF".to_owned();
+    }
+    if error.classify() == Category::Eof {
+        return "unexpected EOF".to_owned();
+    }
+    let line = bytes.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let at = line.get(error.column().saturating_sub(1)).copied().unwrap_or(b' ');
+    let said = error.to_string();
+    let wanted = if said.starts_with("key must be a string") {
+        "looking for beginning of object key string"
+    } else if said.starts_with("expected value") || said.starts_with("expected ident") {
+        "looking for beginning of value"
+    } else {
+        "after top-level value"
+    };
+    format!("invalid character '{}' {wanted}", char::from(at).escape_default())
+}
+
+/// The fields of an object, each of which is taken out by who knows it.
+#[derive(Debug)]
+pub(super) struct Fields {
+    /// What it is, for errors.
+    of: &'static str,
+    left: Vec<(String, Value)>,
+}
+
+impl Fields {
+    fn of(value: Value, of: &'static str) -> Result<Self, Problem> {
+        let left = match value {
+            Value::Null => Map::new(),
+            Value::Object(fields) => fields,
+            other => {
+                return Err(Problem::Decode(format!(
+                    "json: cannot unmarshal {} into Go value of type {of}",
+                    kind(&other)
+                )));
+            }
+        };
+        Ok(Self { of, left: left.into_iter().collect() })
+    }
+
+    /// Takes a field out, by any of its names. Of several, the last counts.
+    fn take(&mut self, names: &[&str]) -> Option<Value> {
+        let mut found = None;
+        self.left.retain_mut(|(name, value)| {
+            let is = names.iter().any(|known| known.eq_ignore_ascii_case(name));
+            if is {
+                found = Some(value.take());
+            }
+            !is
+        });
+        found.filter(|value| !value.is_null())
+    }
+
+    fn wrong(&self, name: &str, value: &Value, wanted: &str) -> Problem {
+        let of = self.of;
+        Problem::Decode(format!(
+            "json: cannot unmarshal {} into Go struct field {of}.{name} of type {wanted}",
+            kind(value)
+        ))
+    }
+
+    fn text(&mut self, names: &[&str]) -> Result<String, Problem> {
+        match self.take(names) {
+            None => Ok(String::new()),
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(self.wrong(names[0], &other, "string")),
+        }
+    }
+
+    fn switch(&mut self, names: &[&str]) -> Result<bool, Problem> {
+        match self.take(names) {
+            None => Ok(false),
+            Some(Value::Bool(on)) => Ok(on),
+            Some(other) => Err(self.wrong(names[0], &other, "bool")),
+        }
+    }
+
+    fn number(&mut self, names: &[&str]) -> Result<Option<i64>, Problem> {
+        let Some(value) = self.take(names) else { return Ok(None) };
+        match value.as_i64() {
+            Some(number) => Ok(Some(number)),
+            None => Err(self.wrong(names[0], &value, "int")),
+        }
+    }
+
+    fn texts(&mut self, names: &[&str]) -> Result<Vec<String>, Problem> {
+        let Some(value) = self.take(names) else { return Ok(Vec::new()) };
+        let Value::Array(values) = value else { return Err(self.wrong(names[0], &value, "[]string")) };
+        let text = |value| match value {
+            Value::String(text) => Ok(text),
+            Value::Null => Ok(String::new()),
+            other => Err(self.wrong(names[0], &other, "string")),
+        };
+        values.into_iter().map(text).collect()
+    }
+
+    fn map(&mut self, names: &[&str]) -> Result<BTreeMap<String, String>, Problem> {
+        let Some(value) = self.take(names) else { return Ok(BTreeMap::new()) };
+        let Value::Object(fields) = value else { return Err(self.wrong(names[0], &value, "map[string]string")) };
+        let pair = |(key, value)| match value {
+            Value::String(text) => Ok((key, text)),
+            Value::Null => Ok((key, String::new())),
+            other => Err(self.wrong(names[0], &other, "string")),
+        };
+        fields.into_iter().map(pair).collect()
+    }
+
+    fn duration(&mut self, names: &[&str]) -> Result<Duration, Problem> {
+        match self.take(names) {
+            None => Ok(Duration::ZERO),
+            Some(Value::String(text)) if text.is_empty() => Ok(Duration::ZERO),
+            Some(Value::String(text)) => {
+                go_duration(&text).ok_or_else(|| Problem::Decode(format!("time: invalid duration {text:?}")))
+            }
+            Some(Value::Number(number)) => {
+                // Whoever sends less than nothing means nothing.
+                let nanoseconds = number.as_f64().filter(|number| number.is_finite()).unwrap_or_default().max(0.0);
+                Ok(Duration::try_from_secs_f64(nanoseconds / 1e9).unwrap_or(Duration::MAX))
+            }
+            Some(other) => Err(self.wrong(names[0], &other, "time.Duration")),
+        }
+    }
+
+    fn nested(&mut self, names: &[&str], of: &'static str) -> Result<Option<Self>, Problem> {
+        self.take(names).map(|value| Self::of(value, of)).transpose()
+    }
+
+    fn list(&mut self, names: &[&str], of: &'static str) -> Result<Vec<Self>, Problem> {
+        match self.take(names) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(values)) => values.into_iter().map(|value| Self::of(value, of)).collect(),
+            Some(other) => Err(self.wrong(names[0], &other, "slice")),
+        }
+    }
+
+    /// Fields that are known, and mean nothing here.
+    fn ignore(&mut self, names: &[&str]) {
+        self.take(names);
+    }
+
+    /// Whether nothing was said.
+    fn is_empty(&self) -> bool {
+        self.left.iter().all(|(_, value)| value.is_null())
+    }
+
+    /// Whether anything in it, however deep, is neither empty nor false: who reads a service and registers it again sends empty
+    /// parts along.
+    fn says_something(&self) -> bool {
+        fn says(value: &Value) -> bool {
+            match value {
+                Value::Null => false,
+                Value::Bool(on) => *on,
+                Value::Number(number) => number.as_f64() != Some(0.0),
+                Value::String(text) => !text.is_empty(),
+                Value::Array(values) => values.iter().any(says),
+                Value::Object(fields) => fields.values().any(says),
+            }
+        }
+        self.left.iter().any(|(_, value)| says(value))
+    }
+
+    /// All that is left is known to nobody.
+    fn end(self) -> Result<(), Problem> {
+        match self.left.first() {
+            Some((name, _)) => Err(Problem::Decode(format!("json: unknown field {name:?}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// A length of time as Go reads it: `10s`, `1h30m`, `1.5s`. Nothing below zero, and no number without a unit but 0.
+pub(super) fn go_duration(text: &str) -> Option<Duration> {
+    let text = text.strip_prefix('+').unwrap_or(text);
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let seconds = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3_600.0,
+            _ => return None,
+        };
+        let number: f64 = number.parse().ok()?;
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        rest = after;
+    }
+    Some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_are_read_as_go_does() {
+        for (text, millis) in
+            [("10s", 10_000), ("1h30m", 5_400_000), ("1.5s", 1_500), ("0", 0), ("250ms", 250), ("+1m", 60_000)]
+        {
+            assert_eq!(go_duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "5", "s", "soon", "1d", "-1s", "1s2", "1..2s", "."] {
+            assert_eq!(go_duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_as_go_does() {
+        let told = |text: &str| object(text.as_bytes(), "X").unwrap_err().to_string();
+        assert_eq!(told(""), "Request decode failed: EOF");
+        assert_eq!(told("{\"a\":"), "Request decode failed: unexpected EOF");
+        assert_eq!(
+            told("{bad"),
+            "Request decode failed: invalid character 'b' looking for beginning of object key string"
+        );
+        assert_eq!(told("[]"), "Request decode failed: json: cannot unmarshal array into Go value of type X");
+        assert!(object(b"null", "X").unwrap().is_empty());
+    }
+
+    #[test]
+    fn fields_are_found_in_any_case_and_unknown_ones_are_told() {
+        let mut fields = object(br#"{"NAME":"a","tags":["x",null],"port":"80","More":1}"#, "X").unwrap();
+        assert_eq!(fields.text(&["Name"]).unwrap(), "a");
+        assert_eq!(fields.texts(&["Tags"]).unwrap(), ["x", ""]);
+        let wrong = fields.number(&["Port"]).unwrap_err().to_string();
+        assert_eq!(
+            wrong,
+            "Request decode failed: json: cannot unmarshal string into Go struct field X.Port of type int"
+        );
+        assert_eq!(fields.end().unwrap_err().to_string(), "Request decode failed: json: unknown field \"More\"");
+    }
+}

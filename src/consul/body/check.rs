@@ -1,0 +1,219 @@
+//! Checks as they are sent.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Fields, Problem, object};
+use crate::{
+    model::{CheckId, Definition, Probe, ProbeTls, Target, Thresholds, Verdict},
+    registry::NewCheck,
+};
+
+const INTERVAL: &str = "Invalid check: Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks";
+const BOTH: &str = "Invalid check: Interval and TTL cannot both be specified";
+const TTL: &str = "Invalid check: TTL must be > 0 for TTL checks";
+const STATUS: &str = "Status for checks must 'passing', 'warning', 'critical'";
+const SCRIPTS: &str =
+    "Scripts are disabled on this agent from remote calls; to enable, configure 'enable_script_checks' to true";
+
+/// A check as it was asked for, before it is known whose it is.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// Empty: one is made up.
+    pub(crate) id: String,
+    /// Empty: one is made up.
+    pub(crate) name: String,
+    notes: String,
+    status: String,
+    /// Whose it is. Empty: as the case may be, that of the service that is registered, or that of the node.
+    pub(crate) service: String,
+    probe: Probe,
+    interval: Duration,
+    timeout: Duration,
+    thresholds: Thresholds,
+    deregister_after: Duration,
+}
+
+/// What `check/update` says.
+#[derive(Debug)]
+pub(crate) struct CheckUpdate {
+    pub(crate) verdict: Verdict,
+    pub(crate) output: String,
+}
+
+impl CheckUpdate {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, Problem> {
+        let mut fields = object(bytes, "api.checkUpdate")?;
+        let (status, output) = (fields.text(&["Status"])?, fields.text(&["Output"])?);
+        fields.end()?;
+        let verdict = Verdict::parse(&status);
+        let verdict = verdict.ok_or_else(|| Problem::Bad(format!("Invalid check status: '{status}'")))?;
+        Ok(Self { verdict, output })
+    }
+}
+
+impl Asked {
+    /// `None`: nothing was said.
+    pub(super) fn of(fields: Fields) -> Result<Option<Self>, Problem> {
+        if fields.is_empty() { Ok(None) } else { Self::read_all(fields).map(Some) }
+    }
+
+    /// What `check/register` sends.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, Problem> {
+        Self::read_all(object(bytes, ".Alias")?)
+    }
+
+    fn read_all(mut fields: Fields) -> Result<Self, Problem> {
+        let given = fields.text(&["CheckID"])?;
+        let id = fields.text(&["ID"])?;
+        let (interval, ttl) = (fields.duration(&["Interval"])?, fields.duration(&["TTL"])?);
+        let probe = probe(&mut fields)?;
+        let asked = Self {
+            id: if given.is_empty() { id } else { given },
+            name: fields.text(&["Name"])?,
+            notes: fields.text(&["Notes"])?,
+            status: fields.text(&["Status"])?,
+            service: fields.text(&["ServiceID", "service_id"])?,
+            interval: if probe == Probe::Ttl { ttl } else { interval },
+            probe,
+            timeout: fields.duration(&["Timeout"])?,
+            thresholds: Thresholds {
+                passing: count(&mut fields, &["SuccessBeforePassing", "success_before_passing"])?,
+                warning: count(&mut fields, &["FailuresBeforeWarning", "failures_before_warning"])?,
+                critical: count(&mut fields, &["FailuresBeforeCritical", "failures_before_critical"])?,
+            },
+            deregister_after: fields
+                .duration(&["DeregisterCriticalServiceAfter", "deregister_critical_service_after"])?,
+        };
+        for known in [
+            "Token",
+            "OutputMaxSize",
+            "output_max_size",
+            "ServiceName",
+            "ServiceTags",
+            "Node",
+            "Output",
+            "Type",
+            "ExposedPort",
+            "Shell",
+            "ProxyHTTP",
+            "ProxyGRPC",
+            "CreateIndex",
+            "ModifyIndex",
+            "PeerName",
+        ] {
+            fields.ignore(&[known]);
+        }
+        fields.end()?;
+        asked.valid(interval, ttl)
+    }
+
+    /// As Consul checks it.
+    fn valid(self, interval: Duration, ttl: Duration) -> Result<Self, Problem> {
+        if !interval.is_zero() && !ttl.is_zero() {
+            return Err(Problem::Text(BOTH));
+        }
+        if self.probe.is_active() && interval.is_zero() {
+            return Err(Problem::Text(INTERVAL));
+        }
+        if !self.status.is_empty() && Verdict::parse(&self.status).is_none() {
+            return Err(Problem::Text(STATUS));
+        }
+        Ok(self)
+    }
+
+    /// The check of a service of this name, or of a node. `id`, `name`: where it has none of its own.
+    pub(crate) fn check(&self, id: &str, name: &str) -> Result<NewCheck, Problem> {
+        if self.probe == Probe::Ttl && self.interval.is_zero() {
+            return Err(Problem::Text(TTL));
+        }
+        let or = |own: &str, other: &str| if own.is_empty() { other.to_owned() } else { own.to_owned() };
+        let definition = Definition {
+            notes: self.notes.as_str().into(),
+            interval: self.interval,
+            timeout: self.timeout,
+            thresholds: self.thresholds,
+            deregister_after: Some(self.deregister_after),
+            ..Definition::new(CheckId::parse(&or(&self.id, id))?, &or(&self.name, name), self.probe.clone())
+        };
+        let verdict = Verdict::parse(&self.status).unwrap_or(Verdict::Critical);
+        Ok(NewCheck { definition: Arc::new(definition.check()?), verdict })
+    }
+
+    /// The same check, of which only is told how it is: as the catalog has it.
+    pub(crate) fn stated(mut self) -> Self {
+        self.probe = Probe::Stated;
+        self
+    }
+}
+
+fn count(fields: &mut Fields, names: &[&str]) -> Result<u32, Problem> {
+    Ok(fields.number(names)?.map_or(0, |number| u32::try_from(number.max(0)).unwrap_or(u32::MAX)))
+}
+
+/// How the check is made. One that is made in no way is fed.
+fn probe(fields: &mut Fields) -> Result<Probe, Problem> {
+    let tls = ProbeTls {
+        server_name: fields.text(&["TLSServerName", "tls_server_name"])?.into(),
+        skip_verify: fields.switch(&["TLSSkipVerify", "tls_skip_verify"])?,
+    };
+    let scripts = fields.texts(&["ScriptArgs", "script_args", "Args"])?;
+    let (http, tcp) = (fields.text(&["HTTP"])?, fields.text(&["TCP"])?);
+    let (tcp_tls, grpc_tls) =
+        (fields.switch(&["TCPUseTLS", "tcp_use_tls"])?, fields.switch(&["GRPCUseTLS", "grpc_use_tls"])?);
+    let (grpc, method, body) = (fields.text(&["GRPC"])?, fields.text(&["Method"])?, fields.text(&["Body"])?);
+    let headers = headers(fields)?;
+    // Redirects are never followed.
+    fields.ignore(&["DisableRedirects", "disable_redirects"]);
+    refuse_others(fields)?;
+    if !scripts.is_empty() {
+        return Err(Problem::Server(SCRIPTS.to_owned()));
+    }
+    if !http.is_empty() {
+        if !(method.is_empty() || method.eq_ignore_ascii_case("GET")) || !body.is_empty() {
+            let problem = "Invalid check: Callboard only makes GET requests without a body: leave Method and Body out";
+            return Err(Problem::Text(problem));
+        }
+        return Ok(Probe::Http { url: http.into(), headers, tls });
+    }
+    if !tcp.is_empty() {
+        return Ok(Probe::Tcp { target: Target::parse("TCP", &tcp)?, tls: tcp_tls.then_some(tls) });
+    }
+    if !grpc.is_empty() {
+        let (target, service) = grpc.split_once('/').unwrap_or((&grpc, ""));
+        let (target, tls) = (Target::parse("GRPC", target)?, grpc_tls.then_some(tls));
+        return Ok(Probe::Grpc { target, service: service.into(), tls });
+    }
+    Ok(Probe::Ttl)
+}
+
+/// Kinds of checks that this registry does not make.
+fn refuse_others(fields: &mut Fields) -> Result<(), Problem> {
+    fields.ignore(&["H2PingUseTLS", "h2ping_use_tls"]);
+    for (names, what) in [
+        (&["DockerContainerID", "docker_container_id"][..], "Docker"),
+        (&["H2PING", "h2ping"], "H2PING"),
+        (&["UDP"], "UDP"),
+        (&["OSService", "os_service"], "OSService"),
+        (&["AliasService", "alias_service"], "Alias"),
+        (&["AliasNode", "alias_node"], "Alias"),
+    ] {
+        if !fields.text(names)?.is_empty() {
+            return Err(Problem::Bad(format!(
+                "Invalid check: Callboard makes no {what} checks: use HTTP, TCP, GRPC or TTL"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Consul has several values for each.
+fn headers(fields: &mut Fields) -> Result<Box<[(Box<str>, Box<str>)]>, Problem> {
+    let mut all: Vec<(Box<str>, Box<str>)> = Vec::new();
+    let Some(mut headers) = fields.nested(&["Header"], "map[string][]string")? else { return Ok(Box::default()) };
+    let names: Vec<String> = headers.left.iter().map(|(name, _)| name.clone()).collect();
+    for name in names {
+        let values = headers.texts(&[&name])?;
+        all.extend(values.into_iter().map(|value| (name.as_str().into(), value.into())));
+    }
+    Ok(all.into())
+}

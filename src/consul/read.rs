@@ -1,0 +1,175 @@
+//! What is answered.
+
+mod agent;
+mod catalog;
+mod health;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::{
+    Call, Consul, Endpoint, Problem,
+    agent::VERSION,
+    reply::{Reply, encode},
+    wait::Subject,
+};
+use crate::{
+    model::{Revision, ServiceName, nodes},
+    registry::Registry,
+};
+
+impl Consul {
+    /// Answers a question.
+    pub(super) async fn read(&self, endpoint: Endpoint, call: &Call) -> Result<Reply, Problem> {
+        match endpoint {
+            Endpoint::HealthService => self.health_service(call).await,
+            Endpoint::HealthChecks => self.health_checks(call).await,
+            Endpoint::HealthState => self.health_state(call).await,
+            Endpoint::HealthNode => self.health_node(call).await,
+            Endpoint::CatalogServices => self.catalog_services(call).await,
+            Endpoint::CatalogService => self.catalog_service(call).await,
+            Endpoint::CatalogNodes => self.catalog_nodes(call).await,
+            Endpoint::CatalogNode => self.catalog_node(call, true).await,
+            Endpoint::CatalogNodeServices => self.catalog_node(call, false).await,
+            Endpoint::AgentServices => self.agent_services(call),
+            Endpoint::AgentService => self.agent_service(call).await,
+            Endpoint::AgentChecks => self.agent_checks(call),
+            Endpoint::AgentHealthByName => self.agent_health_by_name(call),
+            Endpoint::AgentHealthById => self.agent_health_by_id(call),
+            Endpoint::AgentSelf => Self::plain(call, &self.agent_self()),
+            Endpoint::AgentMembers => Self::plain(call, &[self.agent_member()]),
+            Endpoint::CatalogDatacenters => Self::plain(call, &[&self.agent.datacenter]),
+            Endpoint::StatusLeader => Self::plain(call, &self.leader()),
+            Endpoint::StatusPeers => Self::plain(call, &[self.leader()]),
+            Endpoint::ConnectRoots => self.roots(call),
+            // These are written to, which was seen before.
+            Endpoint::AgentMaintenance
+            | Endpoint::ServiceRegister
+            | Endpoint::ServiceDeregister
+            | Endpoint::ServiceMaintenance
+            | Endpoint::CheckRegister
+            | Endpoint::CheckDeregister
+            | Endpoint::CheckPass
+            | Endpoint::CheckWarn
+            | Endpoint::CheckFail
+            | Endpoint::CheckUpdate
+            | Endpoint::CatalogRegister
+            | Endpoint::CatalogDeregister => Err(Problem::NoSuchPath),
+        }
+    }
+
+    fn plain(call: &Call, value: &impl Serialize) -> Result<Reply, Problem> {
+        Ok(Reply::json(encode(value, call.query.pretty)?))
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        self.shared.engine.registry()
+    }
+
+    /// The address of whoever would be asked about the catalog: this process.
+    fn leader(&self) -> String {
+        std::net::SocketAddr::new(self.agent.address, 8300).to_string()
+    }
+
+    /// The index of a service: the revision of its last change, or, if it has no instances, of the last service that lost them.
+    fn index_of(&self, service: Option<&ServiceName>) -> u64 {
+        let registry = self.registry();
+        let present = service.and_then(|service| registry.summary(service)).map(|summary| summary.revision);
+        self.at_least(present.unwrap_or_else(|| registry.catalog().last_emptied()))
+    }
+
+    /// An index that is no lower than what is known since the start.
+    fn at_least(&self, revision: Revision) -> u64 {
+        revision.max(self.registry().beginning()).0.max(1)
+    }
+
+    /// The index of the nodes.
+    fn index_of_nodes(&self) -> u64 {
+        self.index_of(Some(&nodes()))
+    }
+
+    /// Waits, and answers with bytes that are kept as long as neither the service nor a node changes.
+    async fn of_service(
+        &self,
+        call: &Call,
+        endpoint: &str,
+        make: impl Fn(Option<&ServiceName>) -> Result<(Bytes, bool), Problem>,
+    ) -> Result<Reply, Problem> {
+        // A name that no service can have is that of a service that is not there.
+        let name = ServiceName::parse(&call.subject).ok();
+        let subject = name.clone().map_or(Subject::Nothing, Subject::Service);
+        let index = self.wait(call, &subject, || self.index_of(name.as_ref())).await?;
+        let question = format!("{endpoint}\u{1}{}{}", call.subject, call.query.question());
+        let now = self.shared.clock.now().monotonic_us;
+        // Read again: what is kept must not be older than what it says it is.
+        let state = (self.index_of(name.as_ref()), self.index_of_nodes());
+        let kept = self.answers.get(&question, state, now, || make(name.as_ref()))?;
+        Ok(kept.reply(&call.query).of_query(&call.query, index, call.query.index > 0 || call.query.cached))
+    }
+
+    /// What some client's tests wait for: a root of nothing.
+    fn roots(&self, call: &Call) -> Result<Reply, Problem> {
+        let roots = serde_json::json!({
+            "ActiveRootID": self.agent.id,
+            "TrustDomain": format!("{}.consul", self.agent.id),
+            "Roots": [{
+                "ID": self.agent.id,
+                "Name": "Callboard has no service mesh",
+                "SerialNumber": 0,
+                "SigningKeyID": "",
+                "ExternalTrustDomain": self.agent.id,
+                "RootCert": "",
+                "IntermediateCerts": null,
+                "Active": true,
+                "PrivateKeyType": "",
+                "PrivateKeyBits": 0,
+                "CreateIndex": 1,
+                "ModifyIndex": 1,
+            }],
+        });
+        let index = self.at_least(Revision::default());
+        Ok(Self::plain(call, &roots)?.of_query(&call.query, index, false))
+    }
+
+    /// What an agent tells of itself. Clients look at the names and the version.
+    fn agent_self(&self) -> serde_json::Value {
+        let agent = &self.agent;
+        serde_json::json!({
+            "Config": {
+                "Datacenter": agent.datacenter,
+                "PrimaryDatacenter": agent.datacenter,
+                "NodeName": agent.node,
+                "NodeID": agent.id,
+                "Revision": "",
+                "Server": true,
+                "Version": VERSION,
+                "BuildDate": "1970-01-01T00:00:01Z",
+            },
+            "Coord": {"Adjustment": 0, "Error": 1.5, "Height": 0.00001, "Vec": [0, 0, 0, 0, 0, 0, 0, 0]},
+            "DebugConfig": {"Datacenter": agent.datacenter, "NodeName": agent.node, "Server": true, "Version": VERSION},
+            "Member": self.agent_member(),
+            "Meta": {"consul-network-segment": "", "consul-version": VERSION},
+            "Stats": {"agent": {"check_monitors": "0", "check_ttls": "0", "checks": self.shared.checks.count().to_string(),
+                "services": self.registry().service_count().to_string()},
+                "build": {"callboard": env!("CARGO_PKG_VERSION"), "version": VERSION}},
+            "xDS": {},
+        })
+    }
+
+    fn agent_member(&self) -> serde_json::Value {
+        let agent = &self.agent;
+        serde_json::json!({
+            "Name": agent.node,
+            "Addr": agent.address,
+            "Port": 8301,
+            "Tags": {"role": "consul", "dc": agent.datacenter, "id": agent.id, "build": format!("{VERSION}:")},
+            "Status": 1,
+            "ProtocolMin": 1,
+            "ProtocolMax": 5,
+            "ProtocolCur": 2,
+            "DelegateMin": 2,
+            "DelegateMax": 5,
+            "DelegateCur": 4,
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! `/v1/agent/…`: what was registered here, in Consul's words, on our own node.
+
+use std::{collections::BTreeMap, hash::Hasher, sync::Arc};
+
+use axum::http::{StatusCode, header::CONTENT_TYPE};
+use serde::Serialize;
+use siphasher::sip::SipHasher13;
+
+use crate::{
+    consul::{
+        Call, Consul, Problem,
+        filter::{CHECKS, SERVICES, Wanted},
+        reply::{Reply, encode},
+        view::{AgentService, BriefCheck, HealthCheck, checks_of},
+        wait::Subject,
+    },
+    model::{ServiceName, Status, Verdict},
+    registry::Entry,
+};
+
+/// A service and how it is.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Health<'a> {
+    aggregated_status: &'static str,
+    service: Option<AgentService<'a>>,
+    checks: Option<Vec<BriefCheck<'a>>>,
+}
+
+/// The state of a whole, from good to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Aggregate {
+    Passing,
+    Warning,
+    Critical,
+    Maintenance,
+}
+
+impl Aggregate {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+            Self::Maintenance => "maintenance",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Passing => StatusCode::OK,
+            Self::Warning => StatusCode::TOO_MANY_REQUESTS,
+            Self::Critical | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Of an instance, its node included.
+    fn of(entry: &Entry) -> Self {
+        let instance = &entry.instance;
+        match (instance.status(), instance.checks.worst()) {
+            (Status::Draining, _) => Self::Maintenance,
+            (Status::Unhealthy | Status::Starting, _) => Self::Critical,
+            (_, Verdict::Warning) => Self::Warning,
+            _ if instance.marks.node_warning => Self::Warning,
+            _ => Self::Passing,
+        }
+    }
+}
+
+impl Consul {
+    /// What is registered on our node, by id.
+    fn own(&self) -> Vec<Arc<Entry>> {
+        let registry = self.registry();
+        let mut listed = registry.catalog().listed();
+        listed.sort();
+        let entries = listed.into_iter().filter_map(|(id, service)| registry.get(&service, id.as_str()));
+        let is_own =
+            |entry: &Arc<Entry>| entry.instance.listing.as_ref().is_some_and(|listing| listing.node.is_empty());
+        entries.filter(is_own).collect()
+    }
+
+    /// What is registered on our node under an id.
+    pub(in crate::consul) fn own_by_id(&self, id: &str) -> Option<Arc<Entry>> {
+        let service = self.registry().catalog().service_of(id)?;
+        let entry = self.registry().get(&service, id)?;
+        let is_own = entry.instance.listing.as_ref().is_some_and(|listing| listing.node.is_empty());
+        is_own.then_some(entry)
+    }
+
+    pub(super) fn agent_services(&self, call: &Call) -> Result<Reply, Problem> {
+        let wanted = Wanted::parse(call.query.get("filter"), &SERVICES)?;
+        let entries = self.own();
+        let services =
+            entries.iter().map(|entry| (entry.instance.id.as_str(), AgentService::new(&entry.instance, &self.agent)));
+        let services: BTreeMap<_, _> = services.filter(|(_, service)| wanted.takes(service)).collect();
+        Ok(self.packed(call, encode(&services, call.query.pretty)?))
+    }
+
+    pub(super) async fn agent_service(&self, call: &Call) -> Result<Reply, Problem> {
+        let id = &call.subject;
+        let unknown = || Problem::NotFound(format!("unknown service ID: {id}"));
+        let service = self.own_by_id(id).ok_or_else(unknown)?.instance.service.clone();
+        self.wait_for_other(call, &Subject::Service(service), || Some(self.hash(&*self.own_by_id(id)?))).await?;
+        let entry = self.own_by_id(id).ok_or_else(unknown)?;
+        let hash = self.hash(&entry);
+        let mut shown = AgentService::new(&entry.instance, &self.agent);
+        shown.content_hash = Some(hash.clone());
+        Ok(Self::plain(call, &shown)?.with_text("x-consul-contenthash", &hash))
+    }
+
+    /// What tells one state of a service from another.
+    fn hash(&self, entry: &Entry) -> String {
+        let mut hasher = SipHasher13::new();
+        hasher.write(&serde_json::to_vec(&AgentService::new(&entry.instance, &self.agent)).unwrap_or_default());
+        format!("{:016x}", hasher.finish())
+    }
+
+    pub(super) fn agent_checks(&self, call: &Call) -> Result<Reply, Problem> {
+        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+        let (entries, node) = (self.own(), self.registry().node(""));
+        let name = self.agent.shown_name("");
+        let of_services = entries.iter().flat_map(|entry| checks_of(&entry.instance, &name, &self.shared.checks));
+        let of_node = node
+            .iter()
+            .flat_map(|node| crate::consul::view::checks_of_node(&node.instance, &name, &self.shared.checks));
+        let all = of_services.chain(of_node).map(HealthCheck::of_agent).filter(|check| wanted.takes(check));
+        let all: BTreeMap<_, _> = all.map(|check| (check.check_id.clone(), check)).collect();
+        Ok(self.packed(call, encode(&all, call.query.pretty)?))
+    }
+
+    fn health<'a>(&'a self, entry: &'a Entry) -> Health<'a> {
+        let name = self.agent.shown_name("");
+        let checks = checks_of(&entry.instance, &name, &self.shared.checks);
+        Health {
+            aggregated_status: Aggregate::of(entry).as_str(),
+            service: Some(AgentService::new(&entry.instance, &self.agent)),
+            checks: Some(checks.into_iter().map(HealthCheck::brief).collect()),
+        }
+    }
+
+    pub(super) fn agent_health_by_id(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing serviceID"));
+        }
+        let Some(entry) = self.own_by_id(&call.subject) else {
+            let nothing = Health { aggregated_status: "critical", service: None, checks: None };
+            return told(call, StatusCode::NOT_FOUND, &format!("ServiceId {} not found", call.subject), &nothing);
+        };
+        let aggregate = Aggregate::of(&entry);
+        told(call, aggregate.status(), aggregate.as_str(), &self.health(&entry))
+    }
+
+    pub(super) fn agent_health_by_name(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing service Name"));
+        }
+        let name = ServiceName::parse(&call.subject).ok();
+        let entries = self.own().into_iter().filter(|entry| Some(&entry.instance.service) == name.as_ref());
+        let entries: Vec<_> = entries.collect();
+        let Some(worst) = entries.iter().map(|entry| Aggregate::of(entry)).max() else {
+            let why = format!("ServiceName {} Not Found", call.subject);
+            return told(call, StatusCode::NOT_FOUND, &why, &[(); 0]);
+        };
+        let all: Vec<_> = entries.iter().map(|entry| self.health(entry)).collect();
+        told(call, worst.status(), worst.as_str(), &all)
+    }
+}
+
+/// The answer with its reason: all of it, or the reason alone.
+fn told(call: &Call, status: StatusCode, reason: &str, whole: &impl Serialize) -> Result<Reply, Problem> {
+    let text = call.query.get("format") == Some("text");
+    let reply = if text {
+        Reply::new(status, reason.to_owned().into()).with(CONTENT_TYPE, "text/plain")
+    } else {
+        Reply { status, ..Reply::json(encode(whole, call.query.pretty)?) }
+    };
+    Ok(reply.with_text("x-consul-reason", reason))
+}

@@ -1,0 +1,123 @@
+//! `/v1/catalog/…`: who is registered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::health::CONSUL;
+use crate::{
+    consul::{
+        Call, Consul, Problem,
+        agent::Host,
+        filter::{CATALOG, NAMES, NODES, SERVICES, Wanted},
+        reply::{Reply, encode},
+        view::{CatalogService, Node, Service},
+        wait::Subject,
+    },
+    model::Revision,
+};
+
+/// A service by name, as filters see it.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Named<'a> {
+    service_name: &'a str,
+    service_tags: &'a BTreeSet<&'a str>,
+}
+
+/// A node and its services.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeServices<'a, S> {
+    node: Node<'a>,
+    services: S,
+}
+
+impl Consul {
+    pub(super) async fn catalog_services(&self, call: &Call) -> Result<Reply, Problem> {
+        let wanted = Wanted::parse(call.query.get("filter"), &NAMES)?;
+        let registry = self.registry();
+        let index = || self.at_least(registry.catalog().services_changed());
+        let index = self.wait(call, &Subject::Everything, index).await?;
+        let question = format!("catalog/services{}", call.query.question());
+        let now = self.shared.clock.now().monotonic_us;
+        let state = (self.at_least(registry.catalog().services_changed()), self.index_of_nodes());
+        let kept = self.answers.get(&question, state, now, || {
+            let everybody = self.everybody();
+            let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+            if self.has_meta(&Host::own(registry), &call.query) {
+                names.insert(CONSUL, BTreeSet::new());
+            }
+            for (entry, _) in everybody.iter().filter(|(_, host)| self.has_meta(host, &call.query)) {
+                names.entry(entry.instance.service.as_str()).or_default().extend(entry.instance.tags.iter());
+            }
+            names.retain(|service_name, service_tags| wanted.takes(&Named { service_name, service_tags }));
+            Ok((encode(&names, call.query.pretty)?, false))
+        })?;
+        Ok(kept.reply(&call.query).of_query(&call.query, index, false))
+    }
+
+    pub(super) async fn catalog_service(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing service name"));
+        }
+        let wanted = Wanted::parse(call.query.get("filter"), &CATALOG)?;
+        self.of_service(call, "catalog/service", |service| {
+            let (entries, hosts) = self.found(service, &call.query);
+            let shown = entries
+                .iter()
+                .zip(&hosts)
+                .map(|(entry, host)| CatalogService::new(host.view(&self.agent, self.registry()), &entry.instance));
+            let shown: Vec<_> = shown.filter(|service| wanted.takes(service)).collect();
+            Ok((encode(&shown, call.query.pretty)?, false))
+        })
+        .await
+    }
+
+    pub(super) async fn catalog_nodes(&self, call: &Call) -> Result<Reply, Problem> {
+        let wanted = Wanted::parse(call.query.get("filter"), &NODES)?;
+        let registry = self.registry();
+        let index = self.wait(call, &Subject::Nodes, || self.index_of_nodes()).await?;
+        let hosts = Host::all(registry);
+        let shown = hosts.iter().filter(|host| self.has_meta(host, &call.query));
+        let shown: Vec<_> =
+            shown.map(|host| host.view(&self.agent, registry)).filter(|node| wanted.takes(node)).collect();
+        Ok(self.packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+    }
+
+    /// A node and its services: by id, or as a list. `null`, or an empty list, if nobody knows it.
+    pub(super) async fn catalog_node(&self, call: &Call, by_id: bool) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing node name"));
+        }
+        let wanted = Wanted::parse(call.query.get("filter"), &SERVICES)?;
+        let registry = self.registry();
+        let kept = self.agent.kept_name(&call.subject);
+        let index = self.wait(call, &Subject::Everything, || self.at_least(registry.applied())).await?;
+        let Some(host) = Host::find(registry, kept) else {
+            let nothing = if by_id { encode(&(), false)? } else { encode(&Nothing::default(), call.query.pretty)? };
+            return Ok(Reply::json(nothing).of_query(&call.query, self.at_least(Revision::default()), false));
+        };
+        let entries: Vec<_> = self.everybody().into_iter().filter(|(_, host)| *host.name == *kept).collect();
+        let services = entries.iter().map(|(entry, _)| Service::new(&entry.instance));
+        let mut services: Vec<_> = services.filter(|service| wanted.takes(service)).collect();
+        services.sort_by(|one, other| one.id.cmp(other.id));
+        let node = host.view(&self.agent, registry);
+        let body = if by_id {
+            let services: BTreeMap<&str, Service<'_>> =
+                services.into_iter().map(|service| (service.id, service)).collect();
+            encode(&NodeServices { node, services }, call.query.pretty)?
+        } else {
+            encode(&NodeServices { node, services }, call.query.pretty)?
+        };
+        Ok(self.packed(call, body).of_query(&call.query, index, false))
+    }
+}
+
+/// The services of a node that nobody knows.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Nothing {
+    node: Option<()>,
+    services: [(); 0],
+}

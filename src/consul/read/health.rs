@@ -1,0 +1,191 @@
+//! `/v1/health/…`: who works.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    consul::{
+        Call, Consul, Problem,
+        agent::Host,
+        filter::{CHECKS, ENTRIES, Wanted},
+        query::Query,
+        reply::{Reply, encode},
+        view::{HealthCheck, Service, ServiceEntry, checks_of, checks_of_node},
+        wait::Subject,
+    },
+    model::{Instance, ServiceName},
+    registry::Entry,
+};
+
+/// The name of Consul's servers' own service, which is always there.
+pub(super) const CONSUL: &str = "consul";
+
+impl Consul {
+    pub(super) async fn health_service(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing service name"));
+        }
+        let passing = call.query.switch("passing")?;
+        let wanted = Wanted::parse(call.query.get("filter"), &ENTRIES)?;
+        self.of_service(call, "health/service", |service| {
+            let (entries, hosts) = self.found(service, &call.query);
+            let shown = entries.iter().zip(&hosts).map(|(entry, host)| self.service_entry(&entry.instance, host));
+            let shown: Vec<_> = shown.filter(|entry| (!passing || entry.passes()) && wanted.takes(entry)).collect();
+            let volatile = entries.iter().any(|entry| !entry.instance.checks.is_empty());
+            Ok((encode(&shown, call.query.pretty)?, volatile))
+        })
+        .await
+    }
+
+    pub(super) async fn health_checks(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing service name"));
+        }
+        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+        self.of_service(call, "health/checks", |service| {
+            let (entries, hosts) = self.found(service, &call.query);
+            let shown = entries.iter().zip(&hosts).flat_map(|(entry, host)| {
+                let node = host.view(&self.agent, self.registry()).node;
+                checks_of(&entry.instance, &node, &self.shared.checks)
+            });
+            let shown: Vec<_> = shown.filter(|check| wanted.takes(check)).collect();
+            Ok((encode(&shown, call.query.pretty)?, true))
+        })
+        .await
+    }
+
+    pub(super) async fn health_state(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing check state"));
+        }
+        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+        let registry = self.registry();
+        let index = || self.at_least(registry.catalog().checks_changed());
+        let index = self.wait(call, &Subject::Everything, index).await?;
+        let (hosts, entries) = (Host::all(registry), self.everybody());
+        let of_hosts =
+            hosts.iter().filter(|host| self.has_meta(host, &call.query)).flat_map(|host| self.host_checks(host));
+        let of_services =
+            entries.iter().filter(|(_, host)| self.has_meta(host, &call.query)).flat_map(|(entry, host)| {
+                let node = host.view(&self.agent, registry).node;
+                checks_of(&entry.instance, &node, &self.shared.checks)
+            });
+        let any = call.subject == "any";
+        let shown =
+            of_hosts.chain(of_services).filter(|check| (any || check.status == call.subject) && wanted.takes(check));
+        let shown: Vec<_> = shown.collect();
+        Ok(self.packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+    }
+
+    pub(super) async fn health_node(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing node name"));
+        }
+        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+        let registry = self.registry();
+        let index = || self.at_least(registry.catalog().checks_changed());
+        let index = self.wait(call, &Subject::Everything, index).await?;
+        let kept = self.agent.kept_name(&call.subject);
+        let host = Host::find(registry, kept);
+        let entries: Vec<_> = self.everybody().into_iter().filter(|(_, host)| *host.name == *kept).collect();
+        let of_host = host.iter().flat_map(|host| self.host_checks(host));
+        let of_services = entries.iter().flat_map(|(entry, host)| {
+            checks_of(&entry.instance, &host.view(&self.agent, registry).node, &self.shared.checks)
+        });
+        let mut shown: Vec<_> = of_host.chain(of_services).filter(|check| wanted.takes(check)).collect();
+        shown.sort_by(|one, other| one.check_id.cmp(&other.check_id));
+        Ok(self.packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+    }
+
+    /// An instance with its node and all checks of both.
+    fn service_entry<'a>(&'a self, instance: &'a Instance, host: &'a Host) -> ServiceEntry<'a> {
+        let node = host.view(&self.agent, self.registry());
+        let mut checks = if instance.listing.is_some() || instance.service.as_str() == CONSUL {
+            self.host_checks(host)
+        } else {
+            // What somebody finds out about the node in Consul's words says nothing of who has a lease.
+            vec![self.serf(host)]
+        };
+        checks.extend(checks_of(instance, &node.node, &self.shared.checks));
+        ServiceEntry { node, service: Service::new(instance), checks }
+    }
+
+    /// The checks of a node, by id. Ours is alive, or would not answer.
+    pub(super) fn host_checks<'a>(&'a self, host: &'a Host) -> Vec<HealthCheck<'a>> {
+        let mut checks = Vec::new();
+        if let Some(entry) = &host.entry {
+            let name = self.agent.shown_name(&host.name);
+            checks = checks_of_node(&entry.instance, &name, &self.shared.checks);
+        }
+        if host.name.is_empty() {
+            checks.push(self.serf(host));
+        }
+        checks.sort_by(|one, other| one.check_id.cmp(&other.check_id));
+        checks
+    }
+
+    fn serf<'a>(&'a self, host: &'a Host) -> HealthCheck<'a> {
+        HealthCheck::serf(self.agent.shown_name(&host.name), self.registry().beginning().0.max(1))
+    }
+
+    /// The instances of a service that a query asks for, by id, each with its node.
+    pub(super) fn found(&self, service: Option<&ServiceName>, query: &Query) -> (Vec<Arc<Entry>>, Vec<Host>) {
+        let Some(service) = service else { return Default::default() };
+        let blocks = self.registry().blocks(service);
+        let tags: Vec<&str> = query.all("tag").filter(|tag| !tag.is_empty()).collect();
+        let has = |instance: &Instance, tag: &&str| instance.tags.iter().any(|own| own.eq_ignore_ascii_case(tag));
+        let mut known: Option<Host> = None;
+        let found = blocks
+            .iter()
+            .flat_map(|block| block.entries())
+            .filter(|entry| tags.iter().all(|tag| has(&entry.instance, tag)));
+        let found = found.map(|entry| (Arc::clone(entry), self.host_of(&entry.instance, &mut known)));
+        found.filter(|(_, host)| self.has_meta(host, query)).unzip()
+    }
+
+    /// The node of an instance. Mostly it is that of the one before.
+    fn host_of(&self, instance: &Instance, known: &mut Option<Host>) -> Host {
+        let name = instance.listing.as_ref().map_or("", |listing| &*listing.node);
+        let host = match known.take() {
+            Some(host) if *host.name == *name => host,
+            _ => Host::of(self.registry(), instance),
+        };
+        *known = Some(host.clone());
+        host
+    }
+
+    /// Whether a node has the metadata that a query asks for.
+    pub(super) fn has_meta(&self, host: &Host, query: &Query) -> bool {
+        let mut asked = query.all("node-meta").peekable();
+        if asked.peek().is_none() {
+            return true;
+        }
+        let meta = host.view(&self.agent, self.registry()).meta.unwrap_or_default();
+        asked.all(|pair| {
+            let (key, value) = pair.split_once(':').unwrap_or((pair, ""));
+            meta.get(key).is_some_and(|known| *known == value)
+        })
+    }
+
+    /// Every instance with its node, by service and id.
+    pub(super) fn everybody(&self) -> Vec<(Arc<Entry>, Host)> {
+        let (registry, mut known, mut all) = (self.registry(), None, Vec::new());
+        let mut after = Some(String::new());
+        while let Some(place) = after {
+            let (page, next) = registry.services("", &place, 1_000);
+            for summary in &page {
+                let blocks = registry.blocks(&summary.name);
+                let entries = blocks.iter().flat_map(|block| block.entries());
+                all.extend(entries.map(|entry| (Arc::clone(entry), self.host_of(&entry.instance, &mut known))));
+            }
+            after = next.map(|name| name.to_string());
+        }
+        all
+    }
+
+    /// A long answer, packed if the client takes it.
+    pub(super) fn packed(&self, call: &Call, body: Bytes) -> Reply {
+        self.answers.once(body).reply(&call.query)
+    }
+}

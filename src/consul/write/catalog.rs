@@ -1,0 +1,131 @@
+//! `/v1/catalog/register` and `deregister`: whatever is on whatever node, as somebody else knows it.
+
+use super::nodes;
+use crate::{
+    consul::{
+        Consul, Problem,
+        body::{Asked, CatalogDeregistration, CatalogRegistration},
+        reply::{Reply, encode},
+    },
+    model::{Address, InstanceId, Listing, Tags, Weight},
+    registry::{Command, Description, Enroll, NewCheck},
+};
+
+impl Consul {
+    pub(super) async fn catalog_register(&self, body: &[u8]) -> Result<Reply, Problem> {
+        let mut asked = CatalogRegistration::read(body)?;
+        let node = self.agent.kept_name(&asked.node).to_owned();
+        let (of_node, of_services): (Vec<Asked>, Vec<Asked>) =
+            std::mem::take(&mut asked.checks).into_iter().partition(|check| check.service.is_empty());
+        let of_node = of_node.iter().map(stated).collect::<Result<Vec<_>, _>>()?;
+        self.put_node(&node, &asked, of_node).await?;
+        let registered = self.registry().node(&node);
+        let host = registered.as_ref().and_then(|node| node.instance.addresses.first());
+        let host = host.map_or_else(|| self.agent.address.to_string(), |address| address.host.to_string());
+        let mut own = Vec::new();
+        let mut others = Vec::new();
+        for check in of_services {
+            let is_own = asked.service.as_ref().is_some_and(|service| service.id == check.service);
+            if is_own { own.push(stated(&check)?) } else { others.push(check) }
+        }
+        if let Some(service) = asked.service.take() {
+            self.enroll(&node, &host, service, own, false).await?;
+        }
+        for check in others {
+            self.add_to_service(&node, &check).await?;
+        }
+        Ok(Reply::json(encode(&true, false)?))
+    }
+
+    /// A node, unless it is to be left as it is. Ours is what it is, but it may have checks.
+    async fn put_node(&self, node: &str, asked: &CatalogRegistration, checks: Vec<NewCheck>) -> Result<(), Problem> {
+        if node.is_empty() {
+            self.keep_own_node().await?;
+        } else if !asked.skip_node_update {
+            let tagged = asked.tagged_addresses.iter();
+            let enroll = Enroll {
+                service: nodes(),
+                id: InstanceId::parse(node).map_err(|invalid| invalid.of("Node"))?,
+                description: Description {
+                    addresses: [Address::with_any_port(&asked.address, 0, "")?].into(),
+                    tags: Tags::default(),
+                    metadata: asked.meta.clone(),
+                    weight: Weight::USUAL,
+                    locality: None,
+                },
+                listing: Listing {
+                    id: asked.id.as_str().into(),
+                    address: asked.address.as_str().into(),
+                    tagged_addresses: tagged
+                        .map(|(name, host)| (name.as_str().into(), host.as_str().into(), 0))
+                        .collect(),
+                    ..Listing::default()
+                }
+                .check()?,
+                checks,
+                replace_checks: false,
+            };
+            return self.order_for_node(node, Command::Enroll(Box::new(enroll))).await;
+        }
+        let id = if node.is_empty() { crate::model::OWN_NODE } else { node };
+        for check in checks {
+            let (service, id) = (nodes(), InstanceId::parse(id)?);
+            self.order_for_node(node, Command::AddCheck { service, id, check }).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_to_service(&self, node: &str, check: &Asked) -> Result<(), Problem> {
+        let id = Listing::instance_id(node, &check.service)?;
+        let service = self.registry().catalog().service_of(id.as_str()).ok_or_else(|| {
+            Problem::Server(format!("Missing service registration: no service {:?} is on the node", check.service))
+        })?;
+        self.order(Command::AddCheck { service, id, check: stated(check)? }).await?;
+        Ok(())
+    }
+
+    /// What is not there is gone already.
+    pub(super) async fn catalog_deregister(&self, body: &[u8]) -> Result<Reply, Problem> {
+        let CatalogDeregistration { node, service, check } = CatalogDeregistration::read(body)?;
+        let node = self.agent.kept_name(&node);
+        if !service.is_empty() {
+            if let Ok(id) = Listing::instance_id(node, &service)
+                && let Some(service) = self.registry().catalog().service_of(id.as_str())
+            {
+                self.remove(service, id).await?;
+            }
+        } else if check.is_empty() {
+            self.remove_node(node).await?;
+        } else {
+            match self.check_deregister(node, &check).await {
+                Ok(_) | Err(Problem::NotFound(_)) => {}
+                Err(problem) => return Err(problem),
+            }
+        }
+        Ok(Reply::json(encode(&true, false)?))
+    }
+
+    /// A node and all that is on it. Ours stays, for here it is.
+    async fn remove_node(&self, node: &str) -> Result<(), Problem> {
+        for (id, service) in self.registry().catalog().listed() {
+            let entry = self.registry().get(&service, id.as_str());
+            let here = entry
+                .is_some_and(|entry| entry.instance.listing.as_ref().is_some_and(|listing| *listing.node == *node));
+            if here {
+                self.remove(service, id).await?;
+            }
+        }
+        if !node.is_empty()
+            && let Ok(id) = InstanceId::parse(node)
+        {
+            self.remove(nodes(), id).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A check as the catalog has it: nobody makes it.
+fn stated(check: &Asked) -> Result<NewCheck, Problem> {
+    let id = if check.name.is_empty() { "check" } else { &check.name };
+    check.check(id, id)
+}

@@ -1,0 +1,86 @@
+//! Checks, of services and of nodes.
+
+use crate::{
+    consul::{Call, Consul, Problem, body::Asked, reply::Reply},
+    model::{Address, CheckId, InstanceId, Listing, Metadata, OWN_NODE, ServiceName, Tags, Verdict, Weight, nodes},
+    registry::{Command, Description, Enroll},
+};
+
+impl Consul {
+    pub(super) async fn check_register(&self, body: &[u8]) -> Result<Reply, Problem> {
+        let asked = Asked::read(body)?;
+        if asked.name.is_empty() {
+            return Err(Problem::Text("Missing check name"));
+        }
+        let check = asked.check(&asked.name, &asked.name)?;
+        if asked.service.is_empty() {
+            self.shared
+                .checks
+                .admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
+            self.keep_own_node().await?;
+            let (service, id) = (nodes(), InstanceId::parse(OWN_NODE)?);
+            self.order_for_node("", Command::AddCheck { service, id, check }).await?;
+            return Ok(Reply::empty());
+        }
+        let missing = || Problem::NotFound(format!("ServiceID {:?} does not exist", asked.service));
+        let entry = self.own_by_id(&asked.service).ok_or_else(missing)?;
+        let own = entry.instance.addresses.iter().map(|address| &*address.host);
+        self.shared.checks.admit([&check.definition.probe].into_iter(), own)?;
+        let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
+        self.order(Command::AddCheck { service, id, check }).await?;
+        Ok(Reply::empty())
+    }
+
+    /// Takes a check away, wherever on the node it is.
+    pub(super) async fn check_deregister(&self, node: &str, check: &str) -> Result<Reply, Problem> {
+        let (service, id) = self.owner(node, check)?;
+        let of_node = service == nodes();
+        let check = CheckId::parse(check)?;
+        let command = Command::RemoveCheck { service, id, check };
+        if of_node {
+            self.order_for_node(node, command).await?;
+        } else {
+            self.order(command).await?;
+        }
+        Ok(Reply::empty())
+    }
+
+    /// `pass`, `warn` and `fail`, with a note.
+    pub(super) async fn fed(&self, call: &Call, verdict: Verdict) -> Result<Reply, Problem> {
+        self.feed(&call.subject, verdict, call.query.get("note").unwrap_or_default()).await
+    }
+
+    pub(super) async fn feed(&self, check: &str, verdict: Verdict, output: &str) -> Result<Reply, Problem> {
+        let (service, id) = self.owner("", check)?;
+        self.shared.checks.report(&service, &id, &CheckId::parse(check)?, verdict, output).await?;
+        Ok(Reply::empty())
+    }
+
+    fn owner(&self, node: &str, check: &str) -> Result<(ServiceName, InstanceId), Problem> {
+        self.registry().catalog().owner_of(node, check).ok_or_else(|| Problem::unknown_check(check))
+    }
+
+    /// Our node is kept only once there is something to keep of it.
+    pub(super) async fn keep_own_node(&self) -> Result<(), Problem> {
+        if self.registry().node("").is_some() {
+            return Ok(());
+        }
+        let address = self.agent.address.to_string();
+        let enroll = Enroll {
+            service: nodes(),
+            id: InstanceId::parse(OWN_NODE)?,
+            description: Description {
+                addresses: [Address::with_any_port(&address, 0, "")?].into(),
+                tags: Tags::default(),
+                metadata: Metadata::default(),
+                weight: Weight::USUAL,
+                locality: None,
+            },
+            listing: Listing { address: address.into(), ..Listing::default() },
+            checks: Vec::new(),
+            replace_checks: false,
+        };
+        self.order(Command::Enroll(Box::new(enroll))).await?;
+        Ok(())
+    }
+}

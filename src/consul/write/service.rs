@@ -1,0 +1,93 @@
+//! Services of our own node.
+
+use crate::{
+    consul::{
+        Call, Consul, Problem,
+        body::{Asked, Service},
+        reply::Reply,
+    },
+    model::{Address, InstanceId, Listing, ServiceName},
+    registry::{Command, Description, Enroll, Holder, NewCheck},
+};
+
+impl Consul {
+    pub(super) async fn register(&self, call: &Call, body: &[u8]) -> Result<Reply, Problem> {
+        let asked = Service::read(body)?;
+        let replace_checks = call.query.get("replace-existing-checks").is_some();
+        let peer = call.connection.peer().ip().to_canonical();
+        // Who registers from another machine and names no address is there. Consul shows none, as none was given.
+        let host = if peer.is_loopback() { self.agent.address } else { peer }.to_string();
+        let checks = named(&asked)?;
+        self.enroll("", &host, asked, checks, replace_checks).await?;
+        Ok(Reply::empty())
+    }
+
+    /// Enrolls a service on a node. `host`: its address, if it names none.
+    pub(super) async fn enroll(
+        &self,
+        node: &str,
+        host: &str,
+        asked: Service,
+        checks: Vec<NewCheck>,
+        replace_checks: bool,
+    ) -> Result<(), Problem> {
+        let service = ServiceName::parse(&asked.name)?;
+        let id = Listing::instance_id(node, &asked.id).map_err(|invalid| invalid.of("ID"))?;
+        let host = if asked.address.is_empty() { host } else { &asked.address };
+        self.shared.checks.admit(checks.iter().map(|check| &check.definition.probe), [host].into_iter())?;
+        let addresses = [Address::with_any_port(host, asked.port.into(), "")?].into();
+        let Service { tags, meta, weight, locality, .. } = asked;
+        let description = Description { addresses, tags, metadata: meta, weight, locality };
+        let listing = Listing {
+            node: node.into(),
+            id: asked.id.into(),
+            address: asked.address.into(),
+            tagged_addresses: asked.tagged_addresses,
+            warning_weight: asked.warning_weight,
+            enable_tag_override: asked.enable_tag_override,
+            kind: asked.kind.into(),
+            socket_path: asked.socket_path.into(),
+            maintenance: "".into(),
+        };
+        let before = self.registry().catalog().service_of(id.as_str()).filter(|before| *before != service);
+        let enroll = Enroll { service, id: id.clone(), description, listing: listing.check()?, checks, replace_checks };
+        self.order(Command::Enroll(Box::new(enroll))).await?;
+        if let Some(before) = before {
+            // The same id under another name: it has moved.
+            self.remove(before, id).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn deregister(&self, id: &str) -> Result<Reply, Problem> {
+        let entry = self.own_by_id(id).ok_or_else(|| Problem::unknown_service(id))?;
+        self.order(Command::Deregister {
+            service: entry.instance.service.clone(),
+            id: entry.instance.id.clone(),
+            of: Holder::Anyone,
+        })
+        .await?;
+        Ok(Reply::empty())
+    }
+
+    /// Removes what may be gone already.
+    pub(super) async fn remove(&self, service: ServiceName, id: InstanceId) -> Result<(), Problem> {
+        let command = Command::Deregister { service, id, of: Holder::Anyone };
+        match self.order(command).await {
+            Ok(_) | Err(Problem::NotFound(_)) => Ok(()),
+            Err(problem) => Err(problem),
+        }
+    }
+}
+
+/// The checks of a service, which are named after it where they have no names of their own.
+fn named(asked: &Service) -> Result<Vec<NewCheck>, Problem> {
+    let several = asked.checks.len() > 1;
+    let name = format!("Service '{}' check", asked.name);
+    let id = |at: usize| match several {
+        true => format!("service:{}:{}", asked.id, at + 1),
+        false => format!("service:{}", asked.id),
+    };
+    let check = |(at, check): (usize, &Asked)| check.check(&id(at), &name);
+    asked.checks.iter().enumerate().map(check).collect()
+}

@@ -1,0 +1,129 @@
+//! What differs between an answer and the one that was recorded.
+
+use serde_json::{Map, Value, json};
+
+use super::{indexes::Seen, recording::Answer};
+
+/// Headers that the recording leaves out: they are the transport's.
+const LEFT_OUT: [&str; 5] = ["Connection", "Content-Length", "Date", "Transfer-Encoding", "Vary"];
+/// What a machine that is busy may add to an answer, and what its clock may take away.
+const SLACK: f64 = 0.9;
+const ROUNDING: f64 = 0.01;
+
+/// A place that differs.
+#[derive(Debug)]
+pub struct Found {
+    pub at: String,
+    pub expected: String,
+    pub got: String,
+}
+
+/// What a comparison finds: what differs, and the indexes of both.
+#[derive(Debug, Default)]
+pub struct Findings {
+    pub differ: Vec<Found>,
+    pub indexes: Vec<Seen>,
+}
+
+/// Compares all but indexes, which are left to be compared with others.
+pub fn answers(endpoint: &str, recorded: &Answer, actual: &Answer) -> Findings {
+    let mut findings = Findings::default();
+    if recorded.status != actual.status {
+        findings.differ("status", &recorded.status, &actual.status);
+    }
+    findings.headers(recorded, actual);
+    findings.values("body", &comparable(endpoint, &recorded.body), &comparable(endpoint, &actual.body));
+    if let (Some(recorded), Some(actual)) = (recorded.seconds, actual.seconds) {
+        // Whoever waits, waits up to a sixteenth longer.
+        let in_time = recorded - ROUNDING..=recorded * 1.0625 + SLACK;
+        if !in_time.contains(&actual) {
+            findings.differ("seconds", &format!("{in_time:?}"), &actual);
+        }
+    }
+    findings
+}
+
+impl Findings {
+    fn differ(&mut self, at: &str, expected: &impl ToString, got: &impl ToString) {
+        self.differ.push(Found { at: at.to_owned(), expected: expected.to_string(), got: got.to_string() });
+    }
+
+    fn headers(&mut self, recorded: &Answer, actual: &Answer) {
+        if let (Some(recorded), Some(actual)) = (recorded.index(), actual.index()) {
+            self.indexes.push(Seen { at: "header X-Consul-Index".to_owned(), recorded, actual });
+        }
+        for (name, value) in &recorded.headers {
+            let got = actual.header(name);
+            let index = name == "X-Consul-Index" && got.is_some();
+            if got != Some(value) && !index {
+                self.differ(&format!("header {name}"), value, &got.unwrap_or("none"));
+            }
+        }
+        for (name, value) in &actual.headers {
+            if !recorded.headers.contains_key(name) && !LEFT_OUT.contains(&&**name) {
+                self.differ(&format!("header {name}"), &"none", value);
+            }
+        }
+    }
+
+    fn values(&mut self, at: &str, recorded: &Value, actual: &Value) {
+        match (recorded, actual) {
+            (Value::Object(recorded), Value::Object(actual)) => self.objects(at, recorded, actual),
+            (Value::Array(recorded), Value::Array(actual)) if recorded.len() == actual.len() => {
+                for (number, (recorded, actual)) in recorded.iter().zip(actual).enumerate() {
+                    self.values(&format!("{at}[{number}]"), recorded, actual);
+                }
+            }
+            _ if recorded == actual => {}
+            _ => match indexes(at, recorded, actual) {
+                Some(seen) => self.indexes.push(seen),
+                None => self.differ(at, recorded, actual),
+            },
+        }
+    }
+
+    fn objects(&mut self, at: &str, recorded: &Map<String, Value>, actual: &Map<String, Value>) {
+        for (key, value) in recorded {
+            let at = format!("{at}.{key}");
+            match actual.get(key) {
+                Some(got) => match indexes(&at, value, got) {
+                    Some(seen) => self.indexes.push(seen),
+                    None => self.values(&at, value, got),
+                },
+                None => self.differ(&at, value, &"no such key"),
+            }
+        }
+        for (key, value) in actual.iter().filter(|(key, _)| !recorded.contains_key(*key)) {
+            self.differ(&format!("{at}.{key}"), &"no such key", value);
+        }
+    }
+}
+
+/// Two indexes that need not be the same number. Whoever has none says 0.
+fn indexes(at: &str, recorded: &Value, actual: &Value) -> Option<Seen> {
+    let index = at.ends_with(".CreateIndex") || at.ends_with(".ModifyIndex");
+    let (recorded, actual) = (recorded.as_u64()?, actual.as_u64()?);
+    (index && recorded != 0 && actual != 0).then(|| Seen { at: at.to_owned(), recorded, actual })
+}
+
+/// What can be compared of a body.
+fn comparable(endpoint: &str, body: &Value) -> Value {
+    match (endpoint, body) {
+        // The recording has no more of it than this.
+        ("/v1/agent/self", Value::Object(all)) if !all.contains_key("keys") => {
+            json!({ "keys": all.keys().collect::<Vec<_>>(), "Config": all.get("Config") })
+        }
+        // The tags come from a map of Go's, which has no order.
+        ("/v1/catalog/services", Value::Object(services)) => {
+            services.iter().map(|(name, tags)| (name.clone(), sorted(tags))).collect()
+        }
+        _ => body.clone(),
+    }
+}
+
+fn sorted(tags: &Value) -> Value {
+    let Value::Array(tags) = tags else { return tags.clone() };
+    let mut tags = tags.clone();
+    tags.sort_by_key(Value::to_string);
+    Value::Array(tags)
+}
