@@ -1,6 +1,6 @@
 // What the steps share: a client, services whose health can be switched, patience.
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import http from 'node:http';
 import { isDeepStrictEqual } from 'node:util';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -63,9 +63,9 @@ export class World {
   /** Asks for passing instances; with an index, waits for a higher one. */
   async query(service, index, wait) {
     const began = performance.now();
-    // This is how the client hands out responses: through the context that its own watch() sets.
-    const options = { service, passing: true, wait, ctx: { includeResponse: true } };
-    const [response, entries] = await this.consul.health.service(index ? { ...options, index } : options);
+    // This is how the client hands out responses, and with them the index: as its own watch() has them.
+    const ctx = Object.assign(new EventEmitter(), { includeResponse: true });
+    const [response, entries] = await this.consul.health.service({ service, passing: true, ctx, ...(index && { index, wait }) });
     return {
       ids: entries.map((entry) => entry.Service.ID).sort(),
       index: BigInt(Consul.parseQueryMeta(response).LastIndex),

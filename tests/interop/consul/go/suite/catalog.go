@@ -26,6 +26,8 @@ func catalogNode() {
 	same(services[0].ServicePort, 5432, "its port")
 	same(services[0].Address, "10.9.8.7", "its node's address")
 	same(services[0].NodeMeta["rack"], "r1", "its node's metadata")
+	// Go's client writes weights of 0 for those that nobody set.
+	same(services[0].ServiceWeights, api.Weights{Passing: 1, Warning: 1}, "its weights")
 	node, _, err := catalog.Node("outside", nil)
 	stage.Check(stage.Must(node, err) != nil && node.Services["db-1"].Service == "db", "the node: %+v", node)
 	list, _, err := catalog.NodeServiceList("outside", nil)
