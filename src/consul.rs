@@ -40,7 +40,7 @@ use axum::{
     http::{Method, Response, header::ALLOW},
 };
 
-use crate::{api::Shared, net::Connection};
+use crate::{api::Shared, model::Invalid, net::Connection, registry::Entry};
 pub use agent::Agent;
 use problem::Problem;
 use query::Query;
@@ -52,6 +52,8 @@ use route::{Endpoint, Found};
 pub struct Consul {
     shared: Arc<Shared>,
     agent: Agent,
+    /// The service that every Consul has.
+    itself: Arc<Entry>,
     answers: Answers,
     /// Queries that wait for changes.
     parked: AtomicUsize,
@@ -70,10 +72,14 @@ struct Call {
 
 impl Consul {
     /// On one registry, as this agent.
-    #[must_use]
-    pub fn new(shared: &Arc<Shared>, agent: Agent, most_parked: usize) -> Arc<Self> {
+    ///
+    /// # Errors
+    ///
+    /// When what the agent says of itself is nothing that can be registered.
+    pub fn new(shared: &Arc<Shared>, agent: Agent, most_parked: usize) -> Result<Arc<Self>, Invalid> {
         let (shared, answers) = (Arc::clone(shared), Answers::default());
-        Arc::new(Self { shared, agent, answers, parked: AtomicUsize::new(0), most_parked })
+        let itself = Entry { instance: agent.itself(shared.engine.registry())?, lease: None };
+        Ok(Arc::new(Self { shared, agent, itself: itself.into(), answers, parked: AtomicUsize::new(0), most_parked }))
     }
 
     /// How many queries wait for changes.

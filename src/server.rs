@@ -38,7 +38,7 @@ use crate::{
         disk::{StoreError, Surroundings},
     },
     metrics::Metrics,
-    model::Incarnation,
+    model::{Incarnation, Invalid},
     net::{
         Alarm, Alarmed, Gate, Hubs, PerAddress, Rules, Worker, Workers, accept, raise_limit, room_for_connections,
         tls::{Files, Tls, TlsError},
@@ -83,6 +83,9 @@ pub enum StartError {
     /// A listener with TLS has nothing to show.
     #[error("{0} needs a certificate and its key: name their files with --tls-cert and --tls-key")]
     NoCertificate(&'static str),
+    /// What this registry is to programs written for Consul cannot be registered.
+    #[error(transparent)]
+    Agent(#[from] Invalid),
     /// A file for TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -163,7 +166,7 @@ impl Server {
         let failed = alarm.clone();
         let checking = shared.checks.start(move || failed.ring("the thread of health checks has ended".to_owned()));
         let checking = checking.map_err(StartError::Worker)?;
-        let consul = consul(config, &shared);
+        let consul = consul(config, &shared)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(alarm.clone().guard("expiry", expire(Arc::clone(&shared))));
         tasks.spawn(alarm.clone().guard("the log of connections", tell_news(Arc::clone(&shared.metrics))));
@@ -300,7 +303,7 @@ impl Audience for Both {
 
 /// The door for programs written for Consul. Our node is where HTTP is, and has the address of this machine unless that is more
 /// than one.
-fn consul(config: &Config, shared: &Arc<Shared>) -> Arc<Consul> {
+fn consul(config: &Config, shared: &Arc<Shared>) -> Result<Arc<Consul>, Invalid> {
     let listens = config.http.or(config.http_tls).map(|address| address.ip());
     let address = listens.filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let life = shared.engine.registry().incarnation();

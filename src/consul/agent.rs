@@ -6,12 +6,20 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::view::{Map, Node};
 use crate::{
-    model::{Incarnation, Instance, Metadata, OWN_NODE},
+    model::{
+        Address, Checks, Incarnation, Instance, InstanceId, Invalid, Listing, Marks, Metadata, OWN_NODE, Revision,
+        ServiceName, Tags, WallTime, Weight,
+    },
     registry::{Entry, Registry},
 };
 
 /// The version of Consul whose API this is.
 pub(super) const VERSION: &str = "1.21.4";
+
+/// The name and the id of the service that every Consul has: its servers.
+pub(super) const ITSELF: &str = "consul";
+/// Where they speak to each other. Nobody does here.
+pub(super) const SERVER_PORT: u16 = 8300;
 
 /// An agent on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +59,33 @@ impl Agent {
         Cow::Borrowed(if kept.is_empty() { &self.node } else { kept })
     }
 
+    /// The service that this is, as every Consul has one.
+    pub(super) fn itself(&self, registry: &Registry) -> Result<Instance, Invalid> {
+        let revision = Revision(registry.beginning().0.max(2) - 1);
+        let version = std::collections::BTreeMap::from([("version".to_owned(), VERSION.to_owned())]);
+        let address = self.address.to_string();
+        Ok(Instance {
+            service: ServiceName::parse(ITSELF)?,
+            id: InstanceId::parse(ITSELF)?,
+            addresses: [Address::with_any_port(&address, SERVER_PORT.into(), "")?].into(),
+            tags: Tags::default(),
+            metadata: Metadata::parse(version.iter())?,
+            weight: Weight::USUAL,
+            locality: None,
+            checks: Checks::default(),
+            marks: Marks::default(),
+            listing: Some(Arc::new(Listing {
+                id: ITSELF.into(),
+                warning_weight: 1,
+                described: revision,
+                ..Listing::default()
+            })),
+            registered_at: WallTime(0),
+            registered_revision: revision,
+            revision,
+        })
+    }
+
     /// Our node.
     pub(super) fn own_node(&self, registry: &Registry) -> Node<'_> {
         let address = self.address.to_string();
@@ -63,7 +98,7 @@ impl Agent {
         let mut meta: Map<'_> = self.meta.iter().map(|(key, value)| (key.into(), value.into())).collect();
         meta.insert("consul-network-segment".into(), "".into());
         meta.insert("consul-version".into(), VERSION.into());
-        let index = registry.beginning().0.max(1);
+        let index = registry.beginning().0.max(2);
         Node {
             id: Cow::Borrowed(&self.id),
             node: Cow::Borrowed(&self.node),
@@ -71,7 +106,8 @@ impl Agent {
             datacenter: &self.datacenter,
             tagged_addresses: Some(tagged.into()),
             meta: Some(meta),
-            create_index: index,
+            // It is there, and is then told what it is: as in Consul.
+            create_index: index - 1,
             modify_index: index,
         }
     }

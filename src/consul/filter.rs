@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::Problem;
-use crate::model::filter::{Filter, FilterError, Kind, Members, Record, Schema, Selector, Value};
+use crate::model::filter::{self, Filter, FilterError, Kind, Members, Record, Schema, Selector, Value};
 
 /// A selector is its own path.
 type Path = &'static str;
@@ -146,8 +146,13 @@ impl Wanted {
         if text.trim().is_empty() {
             return Ok(Self(None));
         }
-        let refused =
-            |error: FilterError| Problem::Server(format!("Failed to create boolean expression evaluator: {error}"));
+        let refused = |error: FilterError| {
+            let why = match &error.problem {
+                filter::Problem::UnknownSelector { selector, .. } => format!("Selector {selector:?} is not valid"),
+                _ => error.to_string(),
+            };
+            Problem::Server(format!("Failed to create boolean expression evaluator: {why}"))
+        };
         Filter::parse(text, schema).map(|filter| Self(Some(filter))).map_err(refused)
     }
 

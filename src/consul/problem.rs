@@ -94,8 +94,13 @@ impl Problem {
 
     /// As an answer.
     pub(super) fn reply(&self) -> Reply {
-        let reply = Reply::new(self.status(), self.to_string().into()).with(CONTENT_TYPE, PLAIN);
+        let mut reply = Reply::new(self.status(), self.to_string().into()).with(CONTENT_TYPE, PLAIN);
         match self {
+            // Who answers so in Consul does not know of ACLs.
+            Self::NoSuchPath => {
+                reply.headers.remove("x-consul-default-acl-policy");
+                reply
+            }
             Self::Method(_, allowed) => reply.with(ALLOW, allowed),
             Self::TooManyParked(_) | Self::Busy(_) | Self::Settling | Self::Unavailable(_) => {
                 reply.with(RETRY_AFTER, "1")

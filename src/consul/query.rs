@@ -83,7 +83,7 @@ impl Query {
         let wait = wait.map_or(Some(WAIT), go_duration).ok_or(Problem::Text("Invalid wait time"))?;
         let wait = if wait.is_zero() { WAIT } else { wait.min(LONGEST_WAIT) };
         let (cached, pretty, gzip) = (flag("cached"), flag("pretty"), accepts_gzip(&head.headers));
-        Ok(Self { index, wait, consistency, cached, pretty, gzip, pairs })
+        Ok(Self { pairs, index, wait, consistency, cached, pretty, gzip })
     }
 
     /// The first value of a parameter. Empty where it stands alone.
@@ -99,9 +99,8 @@ impl Query {
     /// Whether a parameter is set, as Go reads booleans; alone, it is.
     pub(super) fn switch(&self, name: &'static str) -> Result<bool, Problem> {
         match self.get(name) {
-            None => Ok(false),
             Some("" | "1" | "t" | "T" | "TRUE" | "true" | "True") => Ok(true),
-            Some("0" | "f" | "F" | "FALSE" | "false" | "False") => Ok(false),
+            None | Some("0" | "f" | "F" | "FALSE" | "false" | "False") => Ok(false),
             Some(_) => Err(Problem::Switch(name)),
         }
     }

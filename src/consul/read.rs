@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     Call, Consul, Endpoint, Problem,
-    agent::VERSION,
+    agent::{SERVER_PORT, VERSION},
     reply::{Reply, encode},
     wait::Subject,
 };
@@ -68,7 +68,7 @@ impl Consul {
 
     /// The address of whoever would be asked about the catalog: this process.
     fn leader(&self) -> String {
-        std::net::SocketAddr::new(self.agent.address, 8300).to_string()
+        std::net::SocketAddr::new(self.agent.address, SERVER_PORT).to_string()
     }
 
     /// The index of a service: the revision of its last change, or, if it has no instances, of the last service that lost them.

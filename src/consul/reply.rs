@@ -111,6 +111,11 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// An answer that is not kept.
+    pub(super) fn once(body: Bytes) -> Self {
+        Self { state: (0, 0), made: None, body, packed: OnceLock::new() }
+    }
+
     /// As this client takes it.
     pub(super) fn reply(&self, query: &Query) -> Reply {
         if query.gzip
@@ -140,11 +145,6 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// An answer that is not kept.
-    pub(super) fn once(&self, body: Bytes) -> Kept {
-        Kept { state: (0, 0), made: None, body, packed: OnceLock::new() }
-    }
-
     /// The answer to a question in this state, made now if there is none. `make` tells the bytes, and whether they have in them
     /// what checks said.
     pub(super) fn get(
@@ -182,14 +182,14 @@ mod tests {
     #[test]
     fn an_answer_is_made_once_for_each_state() {
         let answers = Answers::default();
-        let made = AtomicUsize::new(0);
+        let count = AtomicUsize::new(0);
         let get = |state, now, volatile| {
             let make = || {
-                made.fetch_add(1, Relaxed);
+                count.fetch_add(1, Relaxed);
                 Ok((Bytes::from_static(b"[]"), volatile))
             };
             answers.get("q", state, now, make).unwrap();
-            made.load(Relaxed)
+            count.load(Relaxed)
         };
         assert_eq!((get((1, 1), 0, false), get((1, 1), 9_000_000, false)), (1, 1));
         assert_eq!((get((2, 1), 0, true), get((2, 1), 999_999, true), get((2, 1), 1_000_000, true)), (2, 2, 3));

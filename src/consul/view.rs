@@ -27,6 +27,7 @@ pub(super) type Map<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
 /// A node.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_field_names, reason = "as Consul names it")]
 pub(super) struct Node<'a> {
     #[serde(rename = "ID")]
     pub id: Cow<'a, str>,
@@ -77,6 +78,7 @@ pub(super) struct Empty {}
 /// A service, as `/v1/health/service` and `/v1/catalog/node` have it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_field_names, reason = "as Consul names it")]
 pub(super) struct Service<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     kind: &'a str,
@@ -217,10 +219,10 @@ fn tagged(instance: &Instance) -> TaggedAddresses<'_> {
     let mut all = TaggedAddresses::new();
     match host.parse() {
         Ok(IpAddr::V4(_)) => {
-            all.extend(["lan_ipv4", "wan_ipv4"].map(|name| (name, TaggedAddress { address: host, port })))
+            all.extend(["lan_ipv4", "wan_ipv4"].map(|name| (name, TaggedAddress { address: host, port })));
         }
         Ok(IpAddr::V6(_)) => {
-            all.extend(["lan_ipv6", "wan_ipv6"].map(|name| (name, TaggedAddress { address: host, port })))
+            all.extend(["lan_ipv6", "wan_ipv6"].map(|name| (name, TaggedAddress { address: host, port })));
         }
         Err(_) => {}
     }
@@ -232,6 +234,11 @@ fn tagged(instance: &Instance) -> TaggedAddresses<'_> {
 fn weights(instance: &Instance) -> Weights {
     let passing = instance.weight.get();
     Weights { passing, warning: instance.listing.as_ref().map_or(passing, |listing| listing.warning_weight) }
+}
+
+/// When it last described itself otherwise.
+fn described(instance: &Instance) -> u64 {
+    instance.listing.as_ref().map_or(instance.revision, |listing| listing.described).0
 }
 
 fn meta(instance: &Instance) -> BTreeMap<&str, &str> {
@@ -268,7 +275,7 @@ impl<'a> Service<'a> {
             locality: locality(instance),
             peer_name: "",
             create_index: instance.registered_revision.0,
-            modify_index: instance.revision.0,
+            modify_index: described(instance),
         }
     }
 }
@@ -320,7 +327,7 @@ impl<'a> CatalogService<'a> {
             service_connect: Empty {},
             service_locality: locality(instance),
             create_index: instance.registered_revision.0,
-            modify_index: instance.revision.0,
+            modify_index: described(instance),
         }
     }
 }
@@ -358,6 +365,11 @@ impl<'a> HealthCheck<'a> {
         }
     }
 
+    /// Whether it stands for an operator's word.
+    pub(super) fn is_maintenance(&self) -> bool {
+        self.kind == MAINTENANCE
+    }
+
     /// The same, told as the agent does: without indexes.
     pub(super) fn of_agent(self) -> Self {
         Self { create_index: 0, modify_index: 0, ..self }
@@ -374,7 +386,7 @@ impl<'a> HealthCheck<'a> {
             output: self.output,
             service_id: self.service_id,
             service_name: self.service_name,
-            service_tags: self.service_tags,
+            service_tags: (!self.service_id.is_empty()).then_some(self.service_tags),
             kind: "",
             exposed_port: 0,
             definition: NoDefinition::default(),
@@ -432,7 +444,7 @@ pub(super) struct BriefCheck<'a> {
     #[serde(rename = "ServiceID")]
     service_id: &'a str,
     service_name: &'a str,
-    service_tags: Vec<&'a str>,
+    service_tags: Option<Vec<&'a str>>,
     #[serde(rename = "Type")]
     kind: &'static str,
     exposed_port: u16,

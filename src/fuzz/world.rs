@@ -76,7 +76,7 @@ impl World {
             address: [127, 0, 0, 1].into(),
             meta: Metadata::default(),
         };
-        let consul = Consul::new(&shared, agent, 16);
+        let consul = Consul::new(&shared, agent, 16).unwrap_or_else(|error| panic!("{error}"));
         let web = Web { shared: Arc::clone(&shared), workers: Arc::new(workers), consul };
         Self {
             gate: Gate::new(Rules { streams_per_connection: 16, ..Rules::default() }, Arc::clone(&shared.metrics)),

@@ -1,6 +1,6 @@
 //! What a registration in Consul's words says beyond what every instance has.
 
-use super::{InstanceId, Invalid, ServiceName, label};
+use super::{InstanceId, Invalid, Revision, ServiceName, label};
 
 /// Longest text of a listing, in bytes.
 const LONGEST: usize = 512;
@@ -34,6 +34,8 @@ pub struct Listing {
     pub socket_path: Box<str>,
     /// Why an operator has taken it out of service; empty where nothing was said.
     pub maintenance: Box<str>,
+    /// The revision at which it last described itself otherwise: what its checks say changes the instance, and not this.
+    pub described: Revision,
 }
 
 impl Listing {

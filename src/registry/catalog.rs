@@ -13,7 +13,7 @@ use std::sync::{
 use dashmap::DashMap;
 
 use super::event::Entry;
-use crate::model::{InstanceId, Listing, OWN_NODE, Revision, ServiceName, nodes};
+use crate::model::{Instance, InstanceId, Listing, OWN_NODE, Revision, ServiceName, nodes};
 
 /// Indexes of what has a [`Listing`], and of nodes' checks.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub struct Catalog {
     checks: DashMap<Box<str>, (ServiceName, InstanceId)>,
     /// When names or tags of services last changed.
     services: AtomicU64,
+    /// When an instance last came, went, or described itself otherwise.
+    described: AtomicU64,
     /// When a service last lost its last instance.
     emptied: AtomicU64,
     /// When a check was last added, taken away, or said something else.
@@ -58,6 +60,12 @@ impl Catalog {
         Revision(self.services.load(Ordering::Acquire))
     }
 
+    /// The revision at which an instance last came, went, or described itself otherwise: what checks say aside.
+    #[must_use]
+    pub fn described(&self) -> Revision {
+        Revision(self.described.load(Ordering::Acquire))
+    }
+
     /// The revision at which a service last lost its last instance.
     #[must_use]
     pub fn last_emptied(&self) -> Revision {
@@ -80,6 +88,9 @@ impl Catalog {
         let (old, new) = (before.map(|entry| &entry.instance), after.map(|entry| &entry.instance));
         if old.map(|instance| &instance.tags) != new.map(|instance| &instance.tags) {
             self.services.fetch_max(revision.0, Ordering::AcqRel);
+        }
+        if old.map(description) != new.map(description) {
+            self.described.fetch_max(revision.0, Ordering::AcqRel);
         }
         if old.map(|instance| (instance.status(), &instance.checks))
             != new.map(|instance| (instance.status(), &instance.checks))
@@ -121,6 +132,12 @@ impl Catalog {
             self.checks.insert(key(node, check.id().as_str()), (instance.service.clone(), instance.id.clone()));
         }
     }
+}
+
+/// What an instance says of itself.
+fn description(instance: &Instance) -> impl PartialEq {
+    let Instance { addresses, tags, metadata, weight, locality, listing, .. } = instance;
+    (addresses, tags, metadata, weight, locality, listing.as_ref().map(|listing| listing.described))
 }
 
 /// The node whose names those of this entry are. `None`: it has none of such names.

@@ -8,7 +8,8 @@ use super::{
     lease::{Ending, Lease},
 };
 use crate::model::{
-    Check, CheckId, Checks, Definition, Instance, InstanceId, LeaseId, Marks, Probe, Revision, ServiceName, Verdict,
+    Check, CheckId, Checks, Definition, Instance, InstanceId, LeaseId, Listing, Marks, Probe, Revision, ServiceName,
+    Verdict,
 };
 
 /// What to do.
@@ -77,6 +78,7 @@ impl Draft {
                 }
                 let before = present.filter(|_| !born).map(|present| &present.instance.checks);
                 instance.checks = instance.checks.stamped(before, revision);
+                describe(&mut instance, present.filter(|_| !born).map(|present| &present.instance), revision);
                 let visible = present.is_none_or(|present| !present.instance.looks_like(&instance));
                 if visible {
                     instance.revision = revision;
@@ -85,6 +87,25 @@ impl Draft {
             }
             Self::Remove { reason, ending } => Planned::Remove { reason, ending },
         }
+    }
+}
+
+/// Notes when an instance with a listing last described itself otherwise than `before`.
+fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revision) {
+    let Some(listing) = &instance.listing else { return };
+    let same = before.is_some_and(|before| {
+        before.tags == instance.tags
+            && before.metadata == instance.metadata
+            && before.addresses == instance.addresses
+            && before.weight == instance.weight
+            && before.locality == instance.locality
+            && before.listing.as_ref().is_some_and(|known| {
+                let maintenance = known.maintenance.clone();
+                Listing { maintenance, described: known.described, ..(**listing).clone() } == **known
+            })
+    });
+    if !same {
+        instance.listing = Some(Arc::new(Listing { described: revision, ..(**listing).clone() }));
     }
 }
 
@@ -219,8 +240,11 @@ fn decide_enroll(present: Option<&Arc<Entry>>, asked: Enroll, node: Marks, now: 
     let drained = present.is_some_and(|entry| entry.instance.marks.drained);
     let proved = before.is_some_and(|instance| instance.marks.proved);
     let marks = Marks { drained, proved, ..node };
-    if drained && let Some(known) = before.and_then(|instance| instance.listing.as_ref()) {
-        listing.maintenance.clone_from(&known.maintenance);
+    if let Some(known) = before.and_then(|instance| instance.listing.as_ref()) {
+        listing.described = known.described;
+        if drained {
+            listing.maintenance.clone_from(&known.maintenance);
+        }
     }
     let mut instance = described(service, id, description, (checks, marks), before, now);
     instance.listing = Some(Arc::new(listing));

@@ -206,9 +206,12 @@ fn refuse_others(fields: &mut Fields) -> Result<(), Problem> {
     Ok(())
 }
 
+/// A header and its value.
+type Header = (Box<str>, Box<str>);
+
 /// Consul has several values for each.
-fn headers(fields: &mut Fields) -> Result<Box<[(Box<str>, Box<str>)]>, Problem> {
-    let mut all: Vec<(Box<str>, Box<str>)> = Vec::new();
+fn headers(fields: &mut Fields) -> Result<Box<[Header]>, Problem> {
+    let mut all: Vec<Header> = Vec::new();
     let Some(mut headers) = fields.nested(&["Header"], "map[string][]string")? else { return Ok(Box::default()) };
     let names: Vec<String> = headers.left.iter().map(|(name, _)| name.clone()).collect();
     for name in names {

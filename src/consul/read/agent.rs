@@ -11,7 +11,7 @@ use crate::{
         Call, Consul, Problem,
         filter::{CHECKS, SERVICES, Wanted},
         reply::{Reply, encode},
-        view::{AgentService, BriefCheck, HealthCheck, checks_of},
+        view::{AgentService, BriefCheck, HealthCheck, checks_of, checks_of_node},
         wait::Subject,
     },
     model::{ServiceName, Status, Verdict},
@@ -93,7 +93,7 @@ impl Consul {
         let services =
             entries.iter().map(|entry| (entry.instance.id.as_str(), AgentService::new(&entry.instance, &self.agent)));
         let services: BTreeMap<_, _> = services.filter(|(_, service)| wanted.takes(service)).collect();
-        Ok(self.packed(call, encode(&services, call.query.pretty)?))
+        Ok(Self::packed(call, encode(&services, call.query.pretty)?))
     }
 
     pub(super) async fn agent_service(&self, call: &Call) -> Result<Reply, Problem> {
@@ -120,17 +120,20 @@ impl Consul {
         let (entries, node) = (self.own(), self.registry().node(""));
         let name = self.agent.shown_name("");
         let of_services = entries.iter().flat_map(|entry| checks_of(&entry.instance, &name, &self.shared.checks));
-        let of_node = node
-            .iter()
-            .flat_map(|node| crate::consul::view::checks_of_node(&node.instance, &name, &self.shared.checks));
+        let of_node = node.iter().flat_map(|node| checks_of_node(&node.instance, &name, &self.shared.checks));
         let all = of_services.chain(of_node).map(HealthCheck::of_agent).filter(|check| wanted.takes(check));
         let all: BTreeMap<_, _> = all.map(|check| (check.check_id.clone(), check)).collect();
-        Ok(self.packed(call, encode(&all, call.query.pretty)?))
+        Ok(Self::packed(call, encode(&all, call.query.pretty)?))
     }
 
-    fn health<'a>(&'a self, entry: &'a Entry) -> Health<'a> {
+    fn health<'a>(&'a self, entry: &'a Entry, node: Option<&'a Entry>) -> Health<'a> {
         let name = self.agent.shown_name("");
-        let checks = checks_of(&entry.instance, &name, &self.shared.checks);
+        let own = checks_of(&entry.instance, &name, &self.shared.checks);
+        let (last, mut checks): (Vec<_>, Vec<_>) = own.into_iter().partition(HealthCheck::is_maintenance);
+        if let Some(node) = node {
+            checks.extend(checks_of_node(&node.instance, &name, &self.shared.checks));
+        }
+        checks.extend(last);
         Health {
             aggregated_status: Aggregate::of(entry).as_str(),
             service: Some(AgentService::new(&entry.instance, &self.agent)),
@@ -147,7 +150,8 @@ impl Consul {
             return told(call, StatusCode::NOT_FOUND, &format!("ServiceId {} not found", call.subject), &nothing);
         };
         let aggregate = Aggregate::of(&entry);
-        told(call, aggregate.status(), aggregate.as_str(), &self.health(&entry))
+        let node = self.registry().node("");
+        told(call, aggregate.status(), aggregate.as_str(), &self.health(&entry, node.as_deref()))
     }
 
     pub(super) fn agent_health_by_name(&self, call: &Call) -> Result<Reply, Problem> {
@@ -161,7 +165,8 @@ impl Consul {
             let why = format!("ServiceName {} Not Found", call.subject);
             return told(call, StatusCode::NOT_FOUND, &why, &[(); 0]);
         };
-        let all: Vec<_> = entries.iter().map(|entry| self.health(entry)).collect();
+        let node = self.registry().node("");
+        let all: Vec<_> = entries.iter().map(|entry| self.health(entry, node.as_deref())).collect();
         told(call, worst.status(), worst.as_str(), &all)
     }
 }

@@ -1,14 +1,16 @@
 //! `/v1/catalog/…`: who is registered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
-use super::health::CONSUL;
 use crate::{
     consul::{
         Call, Consul, Problem,
-        agent::Host,
+        agent::{Host, ITSELF},
         filter::{CATALOG, NAMES, NODES, SERVICES, Wanted},
         reply::{Reply, encode},
         view::{CatalogService, Node, Service},
@@ -46,7 +48,7 @@ impl Consul {
             let everybody = self.everybody();
             let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
             if self.has_meta(&Host::own(registry), &call.query) {
-                names.insert(CONSUL, BTreeSet::new());
+                names.insert(ITSELF, BTreeSet::new());
             }
             for (entry, _) in everybody.iter().filter(|(_, host)| self.has_meta(host, &call.query)) {
                 names.entry(entry.instance.service.as_str()).or_default().extend(entry.instance.tags.iter());
@@ -82,7 +84,7 @@ impl Consul {
         let shown = hosts.iter().filter(|host| self.has_meta(host, &call.query));
         let shown: Vec<_> =
             shown.map(|host| host.view(&self.agent, registry)).filter(|node| wanted.takes(node)).collect();
-        Ok(self.packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
     }
 
     /// A node and its services: by id, or as a list. `null`, or an empty list, if nobody knows it.
@@ -93,13 +95,15 @@ impl Consul {
         let wanted = Wanted::parse(call.query.get("filter"), &SERVICES)?;
         let registry = self.registry();
         let kept = self.agent.kept_name(&call.subject);
-        let index = self.wait(call, &Subject::Everything, || self.at_least(registry.applied())).await?;
+        let index = self.wait(call, &Subject::Everything, || self.at_least(registry.catalog().described())).await?;
         let Some(host) = Host::find(registry, kept) else {
             let nothing = if by_id { encode(&(), false)? } else { encode(&Nothing::default(), call.query.pretty)? };
             return Ok(Reply::json(nothing).of_query(&call.query, self.at_least(Revision::default()), false));
         };
-        let entries: Vec<_> = self.everybody().into_iter().filter(|(_, host)| *host.name == *kept).collect();
-        let services = entries.iter().map(|(entry, _)| Service::new(&entry.instance));
+        let entries = self.everybody().into_iter().filter(|(_, host)| *host.name == *kept).map(|(entry, _)| entry);
+        let itself = kept.is_empty().then(|| Arc::clone(&self.itself));
+        let entries: Vec<_> = itself.into_iter().chain(entries).collect();
+        let services = entries.iter().map(|entry| Service::new(&entry.instance));
         let mut services: Vec<_> = services.filter(|service| wanted.takes(service)).collect();
         services.sort_by(|one, other| one.id.cmp(other.id));
         let node = host.view(&self.agent, registry);
@@ -110,7 +114,7 @@ impl Consul {
         } else {
             encode(&NodeServices { node, services }, call.query.pretty)?
         };
-        Ok(self.packed(call, body).of_query(&call.query, index, false))
+        Ok(Self::packed(call, body).of_query(&call.query, index, false))
     }
 }
 

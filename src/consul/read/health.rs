@@ -7,19 +7,16 @@ use bytes::Bytes;
 use crate::{
     consul::{
         Call, Consul, Problem,
-        agent::Host,
+        agent::{Host, ITSELF},
         filter::{CHECKS, ENTRIES, Wanted},
         query::Query,
-        reply::{Reply, encode},
+        reply::{Kept, Reply, encode},
         view::{HealthCheck, Service, ServiceEntry, checks_of, checks_of_node},
         wait::Subject,
     },
     model::{Instance, ServiceName},
     registry::Entry,
 };
-
-/// The name of Consul's servers' own service, which is always there.
-pub(super) const CONSUL: &str = "consul";
 
 impl Consul {
     pub(super) async fn health_service(&self, call: &Call) -> Result<Reply, Problem> {
@@ -75,7 +72,7 @@ impl Consul {
         let shown =
             of_hosts.chain(of_services).filter(|check| (any || check.status == call.subject) && wanted.takes(check));
         let shown: Vec<_> = shown.collect();
-        Ok(self.packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
     }
 
     pub(super) async fn health_node(&self, call: &Call) -> Result<Reply, Problem> {
@@ -95,13 +92,13 @@ impl Consul {
         });
         let mut shown: Vec<_> = of_host.chain(of_services).filter(|check| wanted.takes(check)).collect();
         shown.sort_by(|one, other| one.check_id.cmp(&other.check_id));
-        Ok(self.packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
     }
 
     /// An instance with its node and all checks of both.
     fn service_entry<'a>(&'a self, instance: &'a Instance, host: &'a Host) -> ServiceEntry<'a> {
         let node = host.view(&self.agent, self.registry());
-        let mut checks = if instance.listing.is_some() || instance.service.as_str() == CONSUL {
+        let mut checks = if instance.listing.is_some() {
             self.host_checks(host)
         } else {
             // What somebody finds out about the node in Consul's words says nothing of who has a lease.
@@ -126,19 +123,20 @@ impl Consul {
     }
 
     fn serf<'a>(&'a self, host: &'a Host) -> HealthCheck<'a> {
-        HealthCheck::serf(self.agent.shown_name(&host.name), self.registry().beginning().0.max(1))
+        HealthCheck::serf(self.agent.shown_name(&host.name), self.registry().beginning().0.max(2) - 1)
     }
 
     /// The instances of a service that a query asks for, by id, each with its node.
     pub(super) fn found(&self, service: Option<&ServiceName>, query: &Query) -> (Vec<Arc<Entry>>, Vec<Host>) {
         let Some(service) = service else { return Default::default() };
         let blocks = self.registry().blocks(service);
+        let itself = (service.as_str() == ITSELF).then(|| Arc::clone(&self.itself));
         let tags: Vec<&str> = query.all("tag").filter(|tag| !tag.is_empty()).collect();
         let has = |instance: &Instance, tag: &&str| instance.tags.iter().any(|own| own.eq_ignore_ascii_case(tag));
         let mut known: Option<Host> = None;
-        let found = blocks
+        let found = itself
             .iter()
-            .flat_map(|block| block.entries())
+            .chain(blocks.iter().flat_map(|block| block.entries()))
             .filter(|entry| tags.iter().all(|tag| has(&entry.instance, tag)));
         let found = found.map(|entry| (Arc::clone(entry), self.host_of(&entry.instance, &mut known)));
         found.filter(|(_, host)| self.has_meta(host, query)).unzip()
@@ -185,7 +183,7 @@ impl Consul {
     }
 
     /// A long answer, packed if the client takes it.
-    pub(super) fn packed(&self, call: &Call, body: Bytes) -> Reply {
-        self.answers.once(body).reply(&call.query)
+    pub(super) fn packed(call: &Call, body: Bytes) -> Reply {
+        Kept::once(body).reply(&call.query)
     }
 }

@@ -47,7 +47,7 @@ impl Consul {
             enable_tag_override: asked.enable_tag_override,
             kind: asked.kind.into(),
             socket_path: asked.socket_path.into(),
-            maintenance: "".into(),
+            ..Listing::default()
         };
         let before = self.registry().catalog().service_of(id.as_str()).filter(|before| *before != service);
         let enroll = Enroll { service, id: id.clone(), description, listing: listing.check()?, checks, replace_checks };
@@ -84,10 +84,8 @@ impl Consul {
 fn named(asked: &Service) -> Result<Vec<NewCheck>, Problem> {
     let several = asked.checks.len() > 1;
     let name = format!("Service '{}' check", asked.name);
-    let id = |at: usize| match several {
-        true => format!("service:{}:{}", asked.id, at + 1),
-        false => format!("service:{}", asked.id),
-    };
+    let number = |at: usize| if several { format!(":{}", at + 1) } else { String::new() };
+    let id = |at: usize| format!("service:{}{}", asked.id, number(at));
     let check = |(at, check): (usize, &Asked)| check.check(&id(at), &name);
     asked.checks.iter().enumerate().map(check).collect()
 }

@@ -111,6 +111,8 @@ pub struct KeptListing {
     #[prost(string, tag = "9")]
     #[serde(skip_serializing_if = "String::is_empty")]
     maintenance: String,
+    #[prost(uint64, tag = "10")]
+    described: u64,
 }
 
 /// An address under a name.
@@ -231,6 +233,7 @@ impl KeptListing {
             kind: listing.kind.to_string(),
             socket_path: listing.socket_path.to_string(),
             maintenance: listing.maintenance.to_string(),
+            described: listing.described.0,
         }
     }
 
@@ -257,6 +260,7 @@ impl KeptListing {
             kind: self.kind.as_str().into(),
             socket_path: self.socket_path.as_str().into(),
             maintenance: self.maintenance.as_str().into(),
+            described: Revision(self.described),
         };
         listing.check().map(Arc::new)
     }
@@ -309,6 +313,7 @@ mod tests {
             warning_weight: 7,
             enable_tag_override: true,
             maintenance: "why".into(),
+            described: Revision(9),
             ..Listing::default()
         };
         let kept = KeptListing::new(&listing);
