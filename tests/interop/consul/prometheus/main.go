@@ -117,6 +117,8 @@ func main() {
 	agent := client.Agent()
 	target := stage.NewTarget()
 	node := stage.Must(agent.NodeName())
+	nodes, _, err := client.Catalog().Node(node, nil)
+	nodeAddress := stage.Must(nodes, err).Node.Address
 	var everything, some *scraper
 
 	stage.Perform(server, []stage.Step{
@@ -146,9 +148,7 @@ func main() {
 		}},
 		{Name: "an instance without an address is at its node's", Run: func() {
 			stage.Fine(agent.ServiceRegister(&api.AgentServiceRegistration{ID: "api-2", Name: "api", Port: 9002, Tags: []string{"test"}}))
-			nodes, _, err := client.Catalog().Node(node, nil)
-			address := stage.Must(nodes, err).Node.Address
-			everything.eventually(fmt.Sprintf("127.0.0.1:%d passing", target.Port), address+":9002 passing")
+			everything.eventually(fmt.Sprintf("127.0.0.1:%d passing", target.Port), nodeAddress+":9002 passing")
 		}},
 		{Name: "services, tags and a health filter", Run: func() {
 			some = scrape("server: %q\nrefresh_interval: 100ms\nservices: [api]\ntags: [prod]\nhealth_filter: Service.Meta[\"metrics-path\"] == \"/stats\"", server.HTTP)
@@ -168,6 +168,8 @@ func main() {
 			some.eventually(fmt.Sprintf("127.0.0.1:%d passing", target.Port))
 		}},
 		{Name: "nothing changes: nothing is told", Run: func() {
+			// It hears of the last step's end after the other did, or before.
+			everything.eventually(fmt.Sprintf("127.0.0.1:%d passing", target.Port), nodeAddress+":9002 passing")
 			stage.Check(everything.quiet(time.Second), "an update in a quiet second")
 		}},
 		{Name: "targets go with the last instance", Run: func() {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"time"
@@ -12,6 +13,7 @@ import (
 	_ "github.com/mbobakov/grpc-consul-resolver" // dials consul://
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/grpclog"
 	grpchealth "google.golang.org/grpc/health"
 	pb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/peer"
@@ -44,6 +46,8 @@ func (b *backend) close() {
 }
 
 func grpcResolver() {
+	// The resolver complains of each empty set, and there is one before anybody is registered.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	target := fmt.Sprintf("consul://%s/echo?healthy=true&wait=30s", server.HTTP)
 	conn := stage.Must(grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`)))
