@@ -3,6 +3,7 @@
 //! Data goes to stdout, all else to stderr; the exit code says what kind of failure it was (`failure.rs`).
 
 mod announce;
+mod checks;
 mod clients;
 mod completion;
 mod connection;
@@ -54,6 +55,8 @@ enum Verb {
     Services(services::ServicesArgs),
     /// List the instances of a service
     Instances(instances::InstancesArgs),
+    /// List what the health checks of an instance say (exit code 6 when one is critical)
+    Checks(checks::ChecksArgs),
     /// Print the instances of services, then each change as it happens
     Watch(watch::WatchArgs),
     /// List what happened recently, the newest last
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
         Verb::Run(args) => block_on(run::run(args)),
         Verb::Services(args) => block_on(services::run(args)),
         Verb::Instances(args) => block_on(instances::run(args)),
+        Verb::Checks(args) => block_on(checks::run(args)),
         Verb::Watch(args) => block_on(watch::run(args)),
         Verb::Events(args) => block_on(events::run(args)),
         Verb::Drain(args) => block_on(drain::run(args)),

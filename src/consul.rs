@@ -32,12 +32,19 @@ mod view;
 mod wait;
 mod write;
 
-use std::sync::{Arc, atomic::AtomicUsize};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicUsize},
+};
 
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{Method, Response, header::ALLOW},
+    http::{
+        Method, Response, Uri,
+        header::{ALLOW, ORIGIN},
+        request::Parts,
+    },
 };
 
 use crate::{api::Shared, model::Invalid, net::Connection, registry::Entry};
@@ -113,6 +120,9 @@ impl Consul {
         if let Some(busy) = connection.busy(methods == Method::PUT) {
             return Err(Problem::Busy(busy.to_string()));
         }
+        if methods == Method::PUT {
+            refuse_pages(&head)?;
+        }
         let query = Query::parse(&head, &self.agent)?;
         let call = Call { subject, query, connection };
         if methods == Method::PUT {
@@ -122,6 +132,16 @@ impl Consul {
         }
         self.read(endpoint, &call).await
     }
+}
+
+/// Refuses what a page of somebody else's has a browser write: browsers say whose page it is. A name that leads here may be anybody's, so
+/// only pages from this machine may.
+fn refuse_pages(head: &Parts) -> Result<(), Problem> {
+    let Some(origin) = head.headers.get(ORIGIN) else { return Ok(()) };
+    let host = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+    let host = host.as_ref().and_then(Uri::host).unwrap_or_default().trim_matches(['[', ']']);
+    let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if local { Ok(()) } else { Err(Problem::Page) }
 }
 
 impl Reply {

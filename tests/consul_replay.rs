@@ -2,12 +2,12 @@
 //!
 //! Statuses, headers in their spelling, bodies and waiting times have to be the same. Indexes have to be in the same order.
 
-mod client;
+pub mod client;
 mod compare;
 mod cues;
 mod differences;
 mod indexes;
-mod recording;
+pub mod recording;
 mod report;
 mod target;
 
@@ -39,8 +39,8 @@ async fn callboard_answers_as_consul_did() {
             break report;
         }
     };
+    assert!(report.is_good(), "\n{report}");
     println!("{report}");
-    assert!(report.is_good(), "{report}");
 }
 
 /// One registry that is asked what was recorded.
@@ -66,10 +66,10 @@ impl Replay {
             let mut later = None;
             for cue in cues::of(number) {
                 match *cue {
-                    Cue::NotYet(path) if self.target.was_asked(path) => return None,
+                    Cue::NotYet(path) if self.target.page.was_asked(path) => return None,
                     Cue::NotYet(_) => {}
                     Cue::Await { check, status } => self.check_becomes(check, status).await,
-                    Cue::Answer(status) => self.target.answer(status),
+                    Cue::Answer(status) => self.target.page.answer(status),
                     Cue::OpenPort => self.target.open_port(),
                     Cue::Later { path, body } => later = Some((path, body)),
                 }

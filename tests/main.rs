@@ -6,6 +6,7 @@
 //! | `promise` | what Callboard promises, a file for each: a checker over what was recorded |
 //! | `history` | concurrent writers and readers of every kind, and all checkers over what came of it |
 //! | `lease` | who stays and who goes, and when |
+//! | `checks` | health checks, and what readers hear of them |
 //! | `protection` | many that fall silent at once |
 //! | `watch` | what one reader is told, case by case |
 //! | `stalled`, `unread` | readers that take nothing, of every kind |
@@ -29,7 +30,9 @@
 mod abuse;
 mod age;
 mod bad_input;
+mod checks;
 mod command_line;
+mod consul;
 mod consul_replay;
 mod descriptors;
 mod disk;

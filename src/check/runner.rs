@@ -21,6 +21,7 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
+    engine::feel_node,
     model::{Check, CheckId, Definition, InstanceId, Probe, ServiceName, Verdict, nodes},
     random,
     registry::{Command, Entry, Registry},
@@ -127,6 +128,16 @@ impl Runner {
         }
         for entry in found {
             self.look(&entry.instance.service, &entry.instance.id);
+        }
+        // A process that was killed may not have told all who are on a node what became of it.
+        for entry in registry.page(&nodes(), "", usize::MAX) {
+            let checks = Arc::clone(&self.checks);
+            self.judging.spawn(async move {
+                let felt = feel_node(&*checks.engine, entry.instance.id.as_str(), checks.clock.now()).await;
+                if let Err(error) = felt {
+                    tracing::debug!(%error, "what a node is was not told to who is on it");
+                }
+            });
         }
     }
 

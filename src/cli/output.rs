@@ -123,9 +123,9 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
 /// How a status looks on a terminal.
 pub(crate) fn style(status: &str) -> Style {
     let colour = match status {
-        "SERVING" => AnsiColor::Green,
-        "SUSPECT" | "STARTING" | "DRAINING" => AnsiColor::Yellow,
-        "UNHEALTHY" | "NOT_SERVING" => AnsiColor::Red,
+        "SERVING" | "PASSING" => AnsiColor::Green,
+        "SUSPECT" | "STARTING" | "DRAINING" | "WARNING" => AnsiColor::Yellow,
+        "UNHEALTHY" | "NOT_SERVING" | "CRITICAL" => AnsiColor::Red,
         _ => return Style::new(),
     };
     Style::new().fg_color(Some(colour.into()))

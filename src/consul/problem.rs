@@ -58,6 +58,8 @@ pub(super) enum Problem {
     Taken(String),
     #[error("{0}")]
     Unavailable(String),
+    #[error("a page of another site may not write here: use a program, or a page from this machine")]
+    Page,
     #[error("the request carries no connection: report this as a defect")]
     NoConnection,
 }
@@ -88,6 +90,7 @@ impl Problem {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyParked(_) | Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Taken(_) => StatusCode::CONFLICT,
+            Self::Page => StatusCode::FORBIDDEN,
             Self::Settling | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

@@ -31,8 +31,9 @@ pub fn answers(endpoint: &str, recorded: &Answer, actual: &Answer) -> Findings {
     if recorded.status != actual.status {
         findings.differ("status", &recorded.status, &actual.status);
     }
-    findings.headers(recorded, actual);
     findings.values("body", &comparable(endpoint, &recorded.body), &comparable(endpoint, &actual.body));
+    // After the body: the index of an answer is to fit what is in it.
+    findings.headers(recorded, actual);
     if let (Some(recorded), Some(actual)) = (recorded.seconds, actual.seconds) {
         // Whoever waits, waits up to a sixteenth longer.
         let in_time = recorded - ROUNDING..=recorded * 1.0625 + SLACK;
@@ -113,17 +114,75 @@ fn comparable(endpoint: &str, body: &Value) -> Value {
         ("/v1/agent/self", Value::Object(all)) if !all.contains_key("keys") => {
             json!({ "keys": all.keys().collect::<Vec<_>>(), "Config": all.get("Config") })
         }
-        // The tags come from a map of Go's, which has no order.
+        // What comes from a map of Go's has no order.
         ("/v1/catalog/services", Value::Object(services)) => {
             services.iter().map(|(name, tags)| (name.clone(), sorted(tags))).collect()
+        }
+        (agent, _) if agent.starts_with("/v1/agent/health/service/") => checks_sorted(body),
+        _ => body.clone(),
+    }
+}
+
+/// One service with its checks, or several.
+fn checks_sorted(body: &Value) -> Value {
+    match body {
+        Value::Array(services) => services.iter().map(checks_sorted).collect(),
+        Value::Object(service) => {
+            let field = |(name, value): (&String, &Value)| {
+                let value = if name == "Checks" { sorted(value) } else { value.clone() };
+                (name.clone(), value)
+            };
+            service.iter().map(field).collect()
         }
         _ => body.clone(),
     }
 }
 
-fn sorted(tags: &Value) -> Value {
-    let Value::Array(tags) = tags else { return tags.clone() };
-    let mut tags = tags.clone();
-    tags.sort_by_key(Value::to_string);
-    Value::Array(tags)
+fn sorted(values: &Value) -> Value {
+    let Value::Array(values) = values else { return values.clone() };
+    let mut values = values.clone();
+    // A check begins with its id.
+    values.sort_by_key(Value::to_string);
+    Value::Array(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(headers: &[(&str, &str)], body: Value, seconds: f64) -> Answer {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Answer { status: 200, headers, body, seconds: Some(seconds) }
+    }
+
+    fn places(endpoint: &str, recorded: &Answer, actual: &Answer) -> Vec<String> {
+        answers(endpoint, recorded, actual).differ.into_iter().map(|found| found.at).collect()
+    }
+
+    #[test]
+    fn nulls_keys_spellings_and_waits_are_told_apart() {
+        let recorded = answer(&[("X-Cache", "MISS")], json!({ "Tags": [], "Meta": null }), 2.0);
+        assert!(places("/", &recorded, &recorded).is_empty());
+        let actual = answer(&[("x-cache", "MISS"), ("Date", "today")], json!({ "Tags": null, "Kind": "" }), 1.0);
+        let differ = ["body.Meta", "body.Tags", "body.Kind", "header X-Cache", "header x-cache", "seconds"];
+        assert_eq!(places("/", &recorded, &actual), differ);
+    }
+
+    #[test]
+    fn only_what_comes_from_a_map_is_without_order() {
+        let one = answer(&[], json!({ "web": ["a", "b"] }), 0.0);
+        let other = answer(&[], json!({ "web": ["b", "a"] }), 0.0);
+        assert!(places("/v1/catalog/services", &one, &other).is_empty());
+        assert_eq!(places("/v1/agent/services", &one, &other), ["body.web[0]", "body.web[1]"]);
+    }
+
+    #[test]
+    fn indexes_are_left_to_be_compared_with_others_unless_one_is_none() {
+        let recorded = answer(&[("X-Consul-Index", "7")], json!({ "ModifyIndex": 5, "CreateIndex": 0 }), 0.0);
+        let actual = answer(&[("X-Consul-Index", "70")], json!({ "ModifyIndex": 50, "CreateIndex": 3 }), 0.0);
+        let findings = answers("/", &recorded, &actual);
+        let seen: Vec<_> = findings.indexes.iter().map(|seen| (seen.recorded, seen.actual)).collect();
+        assert_eq!(seen, [(5, 50), (7, 70)]);
+        assert_eq!(findings.differ.iter().map(|found| &*found.at).collect::<Vec<_>>(), ["body.CreateIndex"]);
+    }
 }

@@ -15,25 +15,23 @@ pub struct Difference {
     pub why: &'static str,
 }
 
+const BEFORE: &str = "is that of the node, which was there before the service: each has a revision of its own";
+const WHOLE: &str = "Consul's agent has not written yet when a server starts; ours is always whole";
+
 pub const DIFFERENCES: &[Difference] = &[
     Difference { exchanges: &[0, 1], at: "body*", why: "is the address of the server itself" },
-    Difference {
-        exchanges: &[3],
-        at: "body[0].*",
-        why: "Consul's agent has not written yet when a server starts; ours is always whole",
-    },
+    Difference { exchanges: &[3], at: "body[0].*", why: WHOLE },
+    Difference { exchanges: &[3], at: "header X-Consul-Index", why: WHOLE },
     Difference { exchanges: &[55, 57], at: "body.Services*.Port", why: "is the port of the service `consul` itself" },
     Difference { exchanges: &[55, 57], at: "body.Services*.Meta*", why: "tells of Raft and Serf, which are not here" },
     Difference {
         exchanges: &[134],
-        at: "body[0].*Index",
-        why: "is that of the node; those who are on it have felt it since, each at a revision of its own",
+        at: "header X-Consul-Index",
+        why: "rises with each instance of the node, which feels what the node does at a revision of its own",
     },
-    Difference {
-        exchanges: &[141, 143, 144],
-        at: "body*.Node.*Index",
-        why: "is that of the node; the service came after it, at a revision of its own",
-    },
+    Difference { exchanges: &[144], at: "body.Services.db.*Index", why: BEFORE },
+    Difference { exchanges: &[144], at: "header X-Consul-Index", why: BEFORE },
+    Difference { exchanges: &[141, 143], at: "body*.Node.*Index", why: BEFORE },
     Difference { exchanges: &[60, 156], at: "header X-Consul-Contenthash", why: "is a hash of Go's struct" },
     Difference { exchanges: &[60, 156], at: "body.ContentHash", why: "is a hash of Go's struct" },
     Difference { exchanges: &[29], at: "body", why: "tells the rules of a Go parser" },

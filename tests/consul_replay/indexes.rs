@@ -61,3 +61,15 @@ pub fn in_place_of(recorded: u64, current: u64) -> u64 {
         _ => current,
     }
 }
+
+#[test]
+fn what_was_higher_has_to_be_higher() {
+    let seen = |recorded, actual| Seen { at: "here".to_owned(), recorded, actual };
+    let mut indexes = Indexes::default();
+    assert!(indexes.take("/", vec![seen(5, 50), seen(7, 70), seen(5, 50)]).is_empty());
+    for wrong in [seen(5, 51), seen(6, 50), seen(8, 70), seen(8, 60)] {
+        assert_eq!(indexes.take("/", vec![wrong.clone()]).len(), 1, "{wrong:?}");
+    }
+    assert!(indexes.take("/another", vec![seen(8, 60)]).is_empty());
+    assert_eq!([1, 37, FUTURE].map(|recorded| in_place_of(recorded, 9)), [1, 9, 9 + FAR]);
+}

@@ -4,10 +4,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use callboard::pb::callboard::v1::{
-    Address, DeregisterRequest, Event, GetInstanceRequest, GetProtectionRequest, Instance, Lease, ListEventsRequest,
-    ListInstancesRequest, ListProtectionEventsRequest, Protection, ProtectionEvent, RegisterRequest, RegisterResponse,
-    ResetProtectionRequest, UpdateInstanceRequest, admin_service_client::AdminServiceClient,
-    discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
+    Address, CheckReport, DeregisterRequest, Event, GetInstanceRequest, GetProtectionRequest, Instance, Lease,
+    ListChecksRequest, ListEventsRequest, ListInstancesRequest, ListProtectionEventsRequest, Protection,
+    ProtectionEvent, RegisterRequest, RegisterResponse, ReportCheckRequest, ResetProtectionRequest,
+    UpdateInstanceRequest, admin_service_client::AdminServiceClient, discovery_service_client::DiscoveryServiceClient,
+    registry_service_client::RegistryServiceClient,
 };
 use tonic::{
     Code, Status,
@@ -101,6 +102,18 @@ impl Peer {
             }
             request.page_token = page.next_page_token;
         }
+    }
+
+    /// What the checks of an instance have found.
+    pub async fn checks(&self, service: &str, id: &str) -> Vec<CheckReport> {
+        let request = ListChecksRequest { service: service.to_owned(), id: id.to_owned() };
+        let answer = within("ListChecks", self.admin.clone().list_checks(request)).await;
+        answer.unwrap().into_inner().checks
+    }
+
+    /// Says how an instance is.
+    pub async fn report(&self, request: ReportCheckRequest) -> Result<(), Status> {
+        within("ReportCheck", self.registry.clone().report_check(request)).await.map(|_| ())
     }
 
     /// How a service, or the registry as a whole, stands.

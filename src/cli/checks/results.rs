@@ -1,0 +1,67 @@
+//! What each check has found lately.
+
+use serde::Serialize;
+
+use super::{brief, status};
+use crate::{
+    cli::{
+        failure::Failure,
+        output::{self, Format, Shown},
+        view::{duration, or_dash, time},
+    },
+    pb::callboard::v1::{CheckReport, CheckResult},
+};
+
+#[derive(Debug, Serialize)]
+pub(super) struct ResultView {
+    check: String,
+    time: Option<String>,
+    /// What was found, before thresholds.
+    status: &'static str,
+    /// None: it was reported.
+    took_seconds: Option<f64>,
+    output: String,
+}
+
+impl ResultView {
+    pub(super) fn new(check: &str, result: CheckResult) -> Self {
+        Self {
+            check: check.to_owned(),
+            status: status(result.status()),
+            time: time(result.time),
+            took_seconds: duration(result.took).map(|took| took.as_secs_f64()),
+            output: result.output,
+        }
+    }
+}
+
+impl Shown for ResultView {
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
+        (&["CHECK", "TIME", "STATUS", "TOOK", "OUTPUT"], &[]);
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.check.clone(),
+            or_dash(self.time.as_deref()),
+            self.status.to_owned(),
+            or_dash(self.took_seconds.map(|took| format!("{took:.3}s")).as_deref()),
+            brief(&self.output),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.check.clone()
+    }
+}
+
+/// Prints them, check by check.
+pub(super) fn list(format: Format, checks: Vec<CheckReport>, no_checks: &str) -> Result<(), Failure> {
+    let none = if checks.is_empty() { no_checks } else { "no results yet" };
+    let results: Vec<ResultView> = checks.into_iter().flat_map(of).collect();
+    output::list(format, &results, none)
+}
+
+fn of(report: CheckReport) -> impl Iterator<Item = ResultView> {
+    let check = report.state.unwrap_or_default().id;
+    report.results.into_iter().map(move |result| ResultView::new(&check, result))
+}

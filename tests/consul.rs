@@ -1,0 +1,385 @@
+//! Programs written for Consul beside programs that are not: one registry, and nobody holds up the others.
+
+use std::{net::SocketAddr, time::Duration};
+
+use callboard::pb::callboard::v1::InstanceStatus;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use crate::{
+    consul_replay::client,
+    harness::{Reader, Serve, instance, metric, metric_becomes, wall, within},
+};
+
+/// What a program written for Consul hears.
+#[derive(Debug)]
+struct Said {
+    status: u16,
+    index: u64,
+    body: Value,
+}
+
+async fn ask(serve: &Serve, method: &str, path: &str, body: &str) -> Said {
+    let answer = client::ask(serve.http, method, path, body, |text| text).await;
+    let index = answer.headers.get("X-Consul-Index").map_or(0, |index| index.parse().unwrap());
+    Said { status: answer.status, index, body: answer.body }
+}
+
+async fn get(serve: &Serve, path: &str) -> Said {
+    ask(serve, "GET", path, "").await
+}
+
+async fn put(serve: &Serve, path: &str, body: &Value) -> Said {
+    ask(serve, "PUT", path, &body.to_string()).await
+}
+
+/// Registers, which has to succeed.
+async fn register(serve: &Serve, body: Value) {
+    let said = put(serve, "/v1/agent/service/register", &body).await;
+    assert_eq!(said.status, 200, "{body}: {said:?}");
+}
+
+/// Asks until the answer is as wanted.
+async fn until(serve: &Serve, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    within(path, async {
+        let mut index = 0;
+        loop {
+            let between = if path.contains('?') { '&' } else { '?' };
+            let said = get(serve, &format!("{path}{between}index={index}&wait=1s")).await;
+            if wanted(&said.body) {
+                return said.body;
+            }
+            index = said.index;
+        }
+    })
+    .await
+}
+
+fn len(body: &Value) -> usize {
+    body.as_array().map_or(0, Vec::len)
+}
+
+/// A target of checks that answers each request with this.
+async fn target(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = socket.read(&mut [0; 1024]).await;
+                let _ = socket.write_all(answer).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_registry_behind_both_doors() {
+    let serve = Serve::start(&[]).await;
+    let peer = serve.peer().await;
+    let mut reader = Reader::synced(&peer, &["web"]).await;
+    register(
+        &serve,
+        json!({"Name": "web", "ID": "w1", "Address": "10.0.0.1", "Port": 80, "Tags": ["v1"], "Meta": {"k": "v"}}),
+    )
+    .await;
+    reader.until("what was registered in Consul's words", |view| view.set.len() == 1).await;
+    let found = reader.view.set.values().next().unwrap().clone();
+    assert_eq!((found.addresses[0].host.as_str(), found.addresses[0].port), ("10.0.0.1", 80));
+    assert_eq!(
+        (found.tags, found.metadata["k"].as_str(), found.status),
+        (vec!["v1".to_owned()], "v", InstanceStatus::Serving.into())
+    );
+
+    let lease = peer.register(instance("web", "native")).await.unwrap().lease_id;
+    let entries = until(&serve, "/v1/health/service/web?passing", |body| len(body) == 2).await;
+    assert_eq!(entries[0]["Service"]["ID"], "native");
+    assert_eq!(entries[0]["Checks"][1]["Name"], "Lease");
+    let services = get(&serve, "/v1/catalog/services").await.body;
+    assert_eq!(services, json!({"consul": [], "web": ["v1"]}));
+    // What one door drains, the other shows, and who was drained says goodbye.
+    ask(&serve, "PUT", "/v1/agent/service/maintenance/w1?enable=true&reason=why", "").await;
+    reader
+        .until("maintenance", |view| view.set.values().any(|one| one.status == i32::from(InstanceStatus::Draining)))
+        .await;
+    peer.deregister("web", "native", &lease).await.unwrap();
+    until(&serve, "/v1/health/service/web", |body| len(body) == 1).await;
+    assert_eq!(len(&get(&serve, "/v1/health/service/web?passing").await.body), 0);
+    assert_eq!(ask(&serve, "PUT", "/v1/agent/service/deregister/w1", "").await.status, 200);
+    reader.until("the goodbye", |view| view.set.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_moves_with_its_name_and_a_lease_is_not_taken_over() {
+    let serve = Serve::start(&[]).await;
+    register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
+    register(&serve, json!({"Name": "api", "ID": "a", "Port": 1})).await;
+    assert_eq!(len(&get(&serve, "/v1/catalog/service/web").await.body), 0);
+    assert_eq!(len(&get(&serve, "/v1/catalog/service/api").await.body), 1);
+    let listed = get(&serve, "/v1/agent/services").await.body;
+    assert_eq!(listed.as_object().unwrap().len(), 1);
+    assert_eq!(listed["a"]["Service"], "api");
+    serve.peer().await.register(instance("db", "leased")).await.unwrap();
+    let refused = put(&serve, "/v1/agent/service/register", &json!({"Name": "db", "ID": "leased", "Port": 1})).await;
+    assert_eq!(refused.status, 409);
+    assert!(refused.body.as_str().unwrap().contains("with a lease"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_registered_once_is_there_after_a_kill() {
+    let data = TempDir::new().unwrap();
+    let arguments = ["--data-dir", data.path().to_str().unwrap(), "--node-name", "n1"];
+    let serve = Serve::start(&arguments).await;
+    let up = target(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let check = json!({"HTTP": format!("http://{up}/"), "Interval": "1s"});
+    register(&serve, json!({"Name": "web", "ID": "a", "Port": 1, "Check": check})).await;
+    register(&serve, json!({"Name": "web", "ID": "b", "Port": 2, "Check": {"TTL": "1h"}})).await;
+    put(&serve, "/v1/catalog/register", &json!({"Node": "ext", "Address": "10.0.0.9", "Service": {"Service": "db"}}))
+        .await;
+    put(&serve, "/v1/agent/check/register", &json!({"Name": "mem", "TTL": "1h", "Status": "passing"})).await;
+    ask(&serve, "PUT", "/v1/agent/check/pass/service:b", "").await;
+    let before = until(&serve, "/v1/health/service/web?passing", |body| len(body) == 2).await;
+    let id = get(&serve, "/v1/agent/self").await.body["Config"]["NodeID"].clone();
+
+    let serve = serve.restart(&arguments).await;
+    let after = get(&serve, "/v1/health/service/web?passing").await.body;
+    for (before, after) in before.as_array().unwrap().iter().zip(after.as_array().unwrap()) {
+        assert_eq!(before["Service"], after["Service"]);
+    }
+    assert_eq!(len(&after), 2, "verdicts hold: {after}");
+    assert_eq!(get(&serve, "/v1/agent/self").await.body["Config"]["NodeID"], id);
+    assert_eq!(get(&serve, "/v1/catalog/node/ext").await.body["Services"]["db"]["Service"], "db");
+    assert_eq!(get(&serve, "/v1/agent/checks").await.body["mem"]["Status"], "passing");
+    assert_eq!(ask(&serve, "PUT", "/v1/agent/check/fail/service:b", "").await.status, 200);
+    assert_eq!(len(&get(&serve, "/v1/health/service/web?passing").await.body), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_feels_all_on_it_feel() {
+    let serve = Serve::start(&["--node-name", "n1"]).await;
+    let peer = serve.peer().await;
+    let mut reader = Reader::synced(&peer, &["web"]).await;
+    register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
+    peer.register(instance("web", "native")).await.unwrap();
+    put(&serve, "/v1/agent/check/register", &json!({"Name": "disk", "TTL": "1h"})).await;
+    let is = |status: InstanceStatus| {
+        move |view: &crate::harness::View| view.set.values().any(|one| one.id == "a" && one.status == i32::from(status))
+    };
+    reader.until("a node that does not work", is(InstanceStatus::Unhealthy)).await;
+    let passing = get(&serve, "/v1/health/service/web?passing").await.body;
+    assert_eq!(passing[0]["Service"]["ID"], "native", "whoever has a lease speaks for itself");
+    assert_eq!(len(&passing), 1);
+    ask(&serve, "PUT", "/v1/agent/check/warn/disk", "").await;
+    reader.until("a node that works, not well", is(InstanceStatus::Serving)).await;
+    assert_eq!(len(&get(&serve, "/v1/health/service/web?passing").await.body), 1, "a warning does not pass");
+    ask(&serve, "PUT", "/v1/agent/check/pass/disk", "").await;
+    until(&serve, "/v1/health/service/web?passing", |body| len(body) == 2).await;
+    ask(&serve, "PUT", "/v1/agent/maintenance?enable=true", "").await;
+    reader.until("a node in maintenance", is(InstanceStatus::Draining)).await;
+    ask(&serve, "PUT", "/v1/agent/maintenance?enable=false", "").await;
+    reader.until("a node that is back", is(InstanceStatus::Serving)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_is_woken_by_its_own_service_alone_and_bounded() {
+    let serve = Serve::start(&["--max-parked-queries", "20"]).await;
+    register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
+    let index = get(&serve, "/v1/health/service/web").await.index;
+    let mut parked = JoinSet::new();
+    for _ in 0..20 {
+        let path = format!("/v1/health/service/web?index={index}&wait=60s");
+        let http = serve.http;
+        parked.spawn(async move { client::ask(http, "GET", &path, "", |text| text).await });
+    }
+    metric_becomes(serve.http, "callboard_parked_queries", |parked| parked >= 20.0).await;
+    let refused = get(&serve, &format!("/v1/health/service/web?index={index}&wait=60s")).await;
+    assert_eq!(refused.status, 429);
+    assert!(refused.body.as_str().unwrap().contains("--max-parked-queries"), "{refused:?}");
+    assert_eq!(get(&serve, "/v1/health/service/web").await.status, 200, "who does not wait is answered");
+    for n in 0..50 {
+        register(&serve, json!({"Name": "other", "ID": format!("o{n}"), "Port": 1})).await;
+    }
+    assert!(metric(serve.http, "callboard_parked_queries").await >= 20.0, "none was woken");
+    register(&serve, json!({"Name": "web", "ID": "b", "Port": 1})).await;
+    for answer in within("all of them", parked.join_all()).await {
+        assert_eq!((answer.status, len(&answer.body)), (200, 2));
+        assert!(answer.headers["X-Consul-Index"].parse::<u64>().unwrap() > index);
+    }
+    metric_becomes(serve.http, "callboard_parked_queries", |parked| parked < 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hangs_up_waits_no_longer() {
+    let serve = Serve::start(&[]).await;
+    register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
+    let index = get(&serve, "/v1/health/service/web").await.index;
+    let mut sockets = Vec::new();
+    for _ in 0..50 {
+        let mut socket = TcpStream::connect(serve.http).await.unwrap();
+        let request = format!("GET /v1/health/service/web?index={index}&wait=10m HTTP/1.1\r\nHost: x\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        sockets.push(socket);
+    }
+    metric_becomes(serve.http, "callboard_parked_queries", |parked| parked >= 50.0).await;
+    drop(sockets);
+    metric_becomes(serve.http, "callboard_parked_queries", |parked| parked < 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn targets_that_mean_harm_hold_up_nobody() {
+    let serve = Serve::start(&[]).await;
+    let up = target(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let redirecting =
+        target(b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/\r\nContent-Length: 0\r\n\r\n").await;
+    // It takes the connection and says nothing, ever.
+    let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hangs = hanging.local_addr().unwrap();
+    let flood = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let floods = flood.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = flood.accept().await {
+            tokio::spawn(async move {
+                let _ = socket.read(&mut [0; 1024]).await;
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                while socket.write_all(&[b'x'; 65_536]).await.is_ok() {}
+            });
+        }
+    });
+    for (id, address) in [("up", up), ("hangs", hangs), ("floods", floods), ("redirects", redirecting)] {
+        let check = json!({"HTTP": format!("http://{address}/"), "Interval": "1s", "Timeout": "500ms"});
+        register(&serve, json!({"Name": "web", "ID": id, "Port": 1, "Check": check})).await;
+    }
+    let checked = |body: &Value| {
+        let checks = body.as_array().unwrap();
+        checks.len() == 4 && checks.iter().all(|check| check["Output"] != "")
+    };
+    let checks = within("each was made", async {
+        loop {
+            let checks = get(&serve, "/v1/health/checks/web").await.body;
+            if checked(&checks) {
+                return checks;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let said = |id: &str| {
+        let check = checks.as_array().unwrap().iter().find(|check| check["ServiceID"] == id).unwrap();
+        (check["Status"].as_str().unwrap().to_owned(), check["Output"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(said("up").0, "passing");
+    assert!(said("hangs").1.contains("no answer within 500ms"), "{:?}", said("hangs"));
+    assert_eq!((said("floods").0.as_str(), said("floods").1.len() <= 4_096), ("passing", true));
+    assert!(said("redirects").1.contains("302 Found"), "{:?}", said("redirects"));
+    let secret = json!({"Name": "x", "Check": {"HTTP": "http://169.254.169.254/latest/", "Interval": "10s"}});
+    let refused = put(&serve, "/v1/agent/service/register", &secret).await;
+    assert_eq!(refused.status, 400);
+    assert!(refused.body.as_str().unwrap().contains("no check goes to"), "{refused:?}");
+    drop(hanging);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_input_is_refused_and_nothing_else() {
+    let serve = Serve::start(&[]).await;
+    let large = json!({"Name": "x", "Meta": {"k": "v".repeat(300 * 1024)}}).to_string();
+    let deep = "[".repeat(100_000);
+    let many: Vec<Value> = (0..40).map(|n| json!({"TTL": "10s", "CheckID": n.to_string()})).collect();
+    let cases = [
+        ("PUT", "/v1/agent/service/register", large.as_str(), 413),
+        ("PUT", "/v1/agent/service/register", deep.as_str(), 400),
+        ("PUT", "/v1/agent/service/register", "\u{0}", 400),
+        ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "ID": "a b"}).to_string(), 400),
+        ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Port": 70_000}).to_string(), 400),
+        ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Checks": many}).to_string(), 400),
+        ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Connect": {"Native": true}}).to_string(), 400),
+        (
+            "PUT",
+            "/v1/agent/service/register",
+            &json!({"Name": "x", "Check": {"HTTP": "http://x", "Interval": "1s", "Method": "POST"}}).to_string(),
+            400,
+        ),
+        (
+            "PUT",
+            "/v1/agent/service/register",
+            &json!({"Name": "x", "Check": {"DockerContainerID": "x", "Interval": "1s"}}).to_string(),
+            400,
+        ),
+        ("GET", "/v1/health/service/web?ns=x", "", 400),
+        ("GET", "/v1/health/service/web?index=-1", "", 400),
+        ("GET", "/v1/health/service/web?index=1&wait=forever", "", 400),
+        ("GET", "/v1/health/service/we%20b%ff%00", "", 200),
+        ("GET", "/v1/health/service/web?filter=Service.ID%20matches%20%22(%22", "", 500),
+        ("PATCH", "/v1/agent/services", "", 405),
+        ("PUT", "/v1/kv/a", "x", 501),
+        ("GET", "/v1/session/list", "", 501),
+        ("GET", "/v1", "", 404),
+    ];
+    for (method, path, body, status) in cases {
+        let said = ask(&serve, method, path, body).await;
+        assert_eq!(said.status, status, "{method} {path}: {said:?}");
+    }
+    // What a page makes a browser do, whose name has come to lead here.
+    let mut socket = TcpStream::connect(serve.http).await.unwrap();
+    let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example:8500\r\n\
+                   Connection: close\r\nContent-Length: 14\r\n\r\n{\"Name\":\"web\"}";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("a refusal", socket.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert_eq!(get(&serve, "/v1/catalog/services").await.body, json!({"consul": []}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_old_and_clients_that_unpack_are_served() {
+    let serve = Serve::start(&[]).await;
+    for n in 0..20 {
+        register(&serve, json!({"Name": "web", "ID": format!("w{n}"), "Address": "10.0.0.1", "Port": n + 1})).await;
+    }
+    let mut socket = TcpStream::connect(serve.http).await.unwrap();
+    socket.write_all(b"GET /v1/health/service/web HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within("the answer and its end", socket.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{}", &answer[..100]);
+    assert!(answer.contains("\r\nX-Consul-Index: ") && answer.contains("\r\nX-Consul-Knownleader: true"));
+    assert!(!answer.contains("Transfer-Encoding"));
+
+    let mut socket = TcpStream::connect(serve.http).await.unwrap();
+    let request =
+        b"GET /v1/health/service/web HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
+    socket.write_all(request).await.unwrap();
+    let mut packed = Vec::new();
+    within("the answer", socket.read_to_end(&mut packed)).await.unwrap();
+    let head = packed.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    assert!(String::from_utf8_lossy(&packed[..head]).contains("Content-Encoding: gzip"));
+    assert_eq!(packed[head + 4..head + 6], [0x1f, 0x8b]);
+    assert!(packed.len() < answer.len() / 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_remembers_an_earlier_life_waits_until_it_has_settled() {
+    let serve = Serve::start(&["--settle", "2s"]).await;
+    register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
+    let index = get(&serve, "/v1/health/service/web").await.index;
+    // A life of the registry in memory begins at the second in which it does.
+    let serve = within("another second", async {
+        let second = wall() / 1_000;
+        while wall() / 1_000 == second {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        serve.restart(&["--settle", "2s"]).await
+    })
+    .await;
+    let from = wall();
+    assert_eq!(get(&serve, "/v1/health/service/web").await.status, 200, "who knows nothing is answered at once");
+    let short = get(&serve, &format!("/v1/health/service/web?index={index}&wait=100ms")).await;
+    assert_eq!(short.status, 503, "an error keeps what is known, an empty list would not: {short:?}");
+    let said = get(&serve, &format!("/v1/health/service/web?index={index}&wait=30s")).await;
+    assert_eq!((said.status, said.index > index), (200, true));
+    assert!((1_500..6_000).contains(&(wall() - from)), "{}", wall() - from);
+}
