@@ -46,6 +46,9 @@ mod written;
 /// Most workers: a writer keeps a bit for each to know whom to wake.
 const MOST_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 
+/// Longest name of a node, in bytes.
+const LONGEST_NODE_NAME: usize = 128;
+
 /// How alike two variables must be for the one to be the other misspelt; they share their first ten letters in any case.
 const MISSPELT: f64 = 0.95;
 
@@ -268,12 +271,10 @@ impl Config {
         })
     }
 
-    /// The name of our node: as configured, else that of this host, else one of its own.
+    /// The name of our node: as configured, else that of this host.
     #[must_use]
     pub fn node_name(&self) -> String {
-        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let name = self.consul.node_name.clone().unwrap_or_else(host);
-        if value::node_name(&name).is_ok() { name } else { "callboard".to_owned() }
+        self.consul.node_name.clone().unwrap_or_else(host_name)
     }
 
     /// Listeners that other machines reach and that check nobody, by their keys: what is there only by consent.
@@ -338,6 +339,18 @@ fn misspelt(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
     };
     let ours = names.filter(|name| name.starts_with("CALLBOARD_") && !CLIENTS.contains(&name.as_str()));
     ours.filter_map(|name| meant(&name).map(|key| (name, key))).collect()
+}
+
+/// The name of this host, as that of a node: what a name may not have in it is a hyphen.
+fn host_name() -> String {
+    node_name(&rustix::system::uname().nodename().to_string_lossy())
+}
+
+fn node_name(host: &str) -> String {
+    let letter = |letter: char| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '-' };
+    let name: String = host.chars().map(letter).take(LONGEST_NODE_NAME).collect();
+    let name = name.trim_start_matches('_').trim_matches('.');
+    if name.is_empty() { "callboard".to_owned() } else { name.to_owned() }
 }
 
 /// Reads the value of `key` from the first layer that has it.

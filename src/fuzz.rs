@@ -16,10 +16,12 @@
 //! | `import` | lines of an export |
 //! | `http2` | what a peer writes on a gRPC connection |
 //! | `http1` | what a peer writes on an HTTP connection |
+//! | `dns` | a packet of DNS |
 #![expect(clippy::panic, reason = "how a target says that something is wrong")]
 
 mod client;
 mod config;
+mod dns;
 mod draw;
 mod filter;
 mod http;
@@ -55,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "import", run: record::import, inputs: 2_000 },
     Target { name: "http2", run: http::two, inputs: 300 },
     Target { name: "http1", run: http::one, inputs: 300 },
+    Target { name: "dns", run: dns::run, inputs: 4_000 },
 ];
 
 /// Gives bytes to the target of this name.

@@ -3,7 +3,7 @@
 //! Instances sign in and keep signing; whoever watches is told of a change within milliseconds.
 //!
 //! ```text
-//!   cli ─► config ─► server ─► api, web (doors) ─► engine ─► registry ─► model
+//!   cli ─► config ─► server ─► api, dns, web (doors) ─► engine ─► registry ─► model
 //!                       └────► net (connections, hubs) ────────┘
 //!   cli ─► client ─► pb (the contract)
 //! ```
@@ -16,6 +16,7 @@
 //! | [`check`] | health checks | doors |
 //! | [`api`] | the native gRPC door, health, reflection | other doors |
 //! | [`consul`] | Consul's HTTP API, discovery part | other doors |
+//! | [`dns`] | the DNS door | other doors |
 //! | [`web`] | metrics, readiness, targets for Prometheus | |
 //! | [`net`] | acceptor, workers, hubs, shutdown | doors |
 //! | [`client`] | registers and watches, through reconnects | the server |
@@ -37,6 +38,8 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod consul;
+#[cfg(feature = "server")]
+pub mod dns;
 #[cfg(feature = "server")]
 pub mod engine;
 #[cfg(any(test, fuzzing))]

@@ -1,6 +1,7 @@
 //! What the process counts. Made once, handed to whoever counts; there is no global.
 
 mod connections;
+mod dns;
 mod tls;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use prometheus_client::{
 };
 
 pub use connections::{Connections, Evicted, Refused};
+pub use dns::{Dns, Replied};
 pub use tls::{CertificateFile, Tls};
 
 /// Seconds from 100 µs to 10 s.
@@ -71,6 +73,8 @@ pub struct Metrics {
     pub store: StoreMetrics,
     /// What becomes of connections.
     pub connections: Connections,
+    /// What becomes of questions of DNS.
+    pub dns: Dns,
 }
 
 /// What the writer of a store counts.
@@ -193,6 +197,7 @@ impl Metrics {
             watch: WatchMessages::new(&mut registry),
             store: StoreMetrics::new(&mut registry),
             connections: Connections::new(&mut registry),
+            dns: Dns::new(&mut registry),
             tls: Tls::new(&mut registry),
             check_results,
             check_changes,

@@ -26,6 +26,7 @@ mod ring;
 mod roster;
 mod service;
 mod settling;
+mod spelling;
 mod subscription;
 mod wheel;
 mod write;
@@ -67,6 +68,7 @@ use protection::Protection;
 use ring::Ring;
 use service::{Service, State};
 use settling::Settling;
+use spelling::Spellings;
 
 /// Events that the registry remembers over all services.
 pub const HISTORY: usize = 65_536;
@@ -100,6 +102,8 @@ pub struct Registry {
     services: DashMap<ServiceName, Arc<Service>>,
     /// Their names in order, for pages and prefixes. Changes with the map, under the order lock.
     names: RwLock<BTreeSet<ServiceName>>,
+    /// Those of them that are not all in lower case.
+    spellings: Spellings,
     /// The recent events of all services.
     history: RwLock<Ring>,
     /// The newest revision whose changes are all there for readers.
@@ -126,6 +130,7 @@ impl Registry {
             incarnation,
             services: DashMap::new(),
             names: RwLock::default(),
+            spellings: Spellings::default(),
             history: RwLock::new(Ring::new(start)),
             applied: AtomicU64::new(start.0),
             order: Mutex::new(()),
@@ -194,6 +199,17 @@ impl Registry {
         let more = names.len() > limit;
         names.truncate(limit);
         (names.iter().filter_map(|name| self.summary(name)).collect(), names.pop().filter(|_| more))
+    }
+
+    /// The service that has instances and this name; or else one whose name differs from it in nothing but case.
+    #[must_use]
+    pub fn spelt(&self, name: &str) -> Option<ServiceName> {
+        let exact = |name: &str| self.services.get(name).map(|found| found.key().clone());
+        let found = exact(name).or_else(|| {
+            let folded = name.to_ascii_lowercase();
+            exact(&folded).or_else(|| self.spellings.find(&folded))
+        });
+        found.filter(|name| !name.is_reserved())
     }
 
     /// How many instances are registered.

@@ -9,6 +9,7 @@ mod doors;
 mod inherited;
 mod outcry;
 mod pulse;
+mod resolver;
 
 use std::{
     io,
@@ -33,6 +34,7 @@ use crate::{
     clock::Clock,
     config::Config,
     consul::{Agent, Consul},
+    dns,
     engine::{
         self, Beginning, Disk, Engine, Memory,
         disk::{StoreError, Surroundings},
@@ -150,7 +152,8 @@ impl Server {
         let shared = share(config, &alarm)?;
         let tls = tls(config, &shared)?;
         let doors = Doors::bind(config, inherited)?;
-        let addresses = doors.addresses();
+        let dns = resolver::bind(config)?;
+        let addresses = Addresses { dns: dns.as_ref().map(dns::Door::address), ..doors.addresses() };
         warn_of_exposure(config, &shared.metrics);
         let (leaving, left) = watch::channel(false);
         let worker = Worker {
@@ -175,6 +178,9 @@ impl Server {
             let accepting =
                 accept(listener, port, Arc::clone(&gate), hands, left.clone()).map_err(StartError::Worker)?;
             tasks.spawn(alarm.clone().guard(door.acceptor(), accepting));
+        }
+        if let Some(door) = dns {
+            resolver::open(door, config, (&shared, gate), (&alarm, &mut tasks), left).map_err(StartError::Worker)?;
         }
         if let Some(tls) = &tls {
             tasks.spawn(alarm.guard("the care of certificates", Arc::clone(tls).watch()));

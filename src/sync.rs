@@ -24,7 +24,7 @@ pub use model::{AtomicWaker, DashMap, Mutex, RwLock};
 /// loom's, with the faces of those above: no lock of ours is poisoned, for a panic ends the model.
 #[cfg(loom)]
 mod model {
-    use std::{hash::Hash, sync::PoisonError, task::Waker};
+    use std::{borrow::Borrow, hash::Hash, sync::PoisonError, task::Waker};
 
     use dashmap::mapref::one::Ref;
     use loom::sync::{self, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
@@ -86,7 +86,11 @@ mod model {
         }
 
         /// What is there under this key.
-        pub fn get(&self, key: &K) -> Option<Ref<'_, K, V>> {
+        pub fn get<Q>(&self, key: &Q) -> Option<Ref<'_, K, V>>
+        where
+            K: Borrow<Q>,
+            Q: Eq + Hash + ?Sized,
+        {
             let _turn = self.turn.lock();
             self.map.get(key)
         }

@@ -16,6 +16,7 @@
 //! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
 //! | `disk` | a registry that is kept: kills, exports |
 //! | `process` | kills, stops and restarts of real processes |
+//! | `dns` | the DNS door, with real packets |
 //! | `systemd` | who starts a registry: what it is told, and the sockets that it gives |
 //! | `tls` | certificates on both sides, their renewal, and who comes without |
 //! | `abuse` | peers that mean harm, beside honest ones: `just abuse` |
@@ -36,6 +37,7 @@ mod consul;
 mod consul_replay;
 mod descriptors;
 mod disk;
+mod dns;
 mod faults;
 mod handshake;
 mod harness;

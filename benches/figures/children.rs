@@ -117,7 +117,19 @@ impl Server {
 }
 
 fn serve(command: &mut Command) -> &mut Command {
-    command.args(["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json", "--log", "warn"])
+    command.args([
+        "serve",
+        "--grpc",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--dns",
+        "off",
+        "-o",
+        "json",
+        "--log",
+        "warn",
+    ])
 }
 
 fn pinned(program: &str) -> Command {

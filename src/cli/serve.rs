@@ -32,11 +32,13 @@ struct Ready {
     http_tls: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     health: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<SocketAddr>,
 }
 
 impl From<Addresses> for Ready {
-    fn from(Addresses { grpc, http, grpc_tls, http_tls, health }: Addresses) -> Self {
-        Self { grpc, http, grpc_tls, http_tls, health }
+    fn from(Addresses { grpc, http, grpc_tls, http_tls, health, dns }: Addresses) -> Self {
+        Self { grpc, http, grpc_tls, http_tls, health, dns }
     }
 }
 
@@ -90,13 +92,14 @@ async fn serve(config: &Config, inherited: Inherited, output: ReadyFormat) -> an
         (Some(_), Durability::Durable) => "on the disk: a restart forgets nothing that was acknowledged",
         (Some(_), Durability::Relaxed) => "on the disk within a second: a restart after a crash may forget that second",
     };
-    let Addresses { grpc, http, grpc_tls, http_tls, health } = server.addresses();
+    let Addresses { grpc, http, grpc_tls, http_tls, health, dns } = server.addresses();
     tracing::info!(
         grpc = grpc.map(display),
         http = http.map(display),
         grpc_tls = grpc_tls.map(display),
         http_tls = http_tls.map(display),
         health = health.map(display),
+        dns = dns.map(display),
         instances = server.instances(),
         "the registry is kept {kept}"
     );
@@ -140,6 +143,7 @@ fn announce(server: &Server, output: ReadyFormat) -> anyhow::Result<()> {
                 ("gRPC, TLS", ready.grpc_tls, GRPC),
                 ("HTTP, TLS", ready.http_tls, HTTP),
                 ("health", ready.health, "grpc.health.v1 alone"),
+                ("DNS", ready.dns, "A, AAAA, SRV, over UDP and TCP"),
             ];
             let open: Vec<_> = doors.iter().filter_map(|(name, at, what)| Some((name, (*at)?, what))).collect();
             let wide = open.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);

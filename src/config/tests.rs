@@ -9,7 +9,9 @@ mod listeners;
 
 use clap::{CommandFactory as _, Parser};
 
-use super::{Config, ConfigError, Key, ReadyFormat, ServeArgs, TlsFiles, environment, file};
+use super::{
+    Config, ConfigError, Key, ReadyFormat, ServeArgs, TlsFiles, environment, file, host_name, node_name, value,
+};
 use crate::telemetry::LogFormat;
 
 #[derive(Parser, Debug)]
@@ -285,4 +287,13 @@ fn misspelt_variables_are_noticed_and_strangers_are_not() {
     let noticed = super::misspelt(names.into_iter().map(str::to_owned));
     let meant: Vec<_> = noticed.iter().map(|(name, meant)| (name.as_str(), meant.as_str())).collect();
     assert_eq!(meant, [("CALLBOARD_GRCP", "CALLBOARD_GRPC"), ("CALLBOARD_LOG_FROMAT", "CALLBOARD_LOG_FORMAT")]);
+}
+
+#[test]
+fn every_host_has_a_name_that_a_node_can_have() {
+    for (host, name) in [("web-1.Example", "web-1.Example"), ("_x y", "x-y"), ("", "callboard"), ("höst.", "h-st")] {
+        assert_eq!(node_name(host), name);
+        assert!(value::node_name(name).is_ok());
+    }
+    assert!(value::node_name(&host_name()).is_ok());
 }

@@ -107,7 +107,7 @@ macro_rules! targets {
     };
 }
 
-targets!(filter token messages client config registry record import http2 http1);
+targets!(filter token messages client config registry record import http2 http1 dns);
 
 /// A target is a line in `TARGETS`, a test here, a program for cargo-fuzz and some seeds: none may be forgotten.
 #[test]

@@ -61,7 +61,7 @@ pub fn accept(
     mut hands: Hands,
     mut leaving: watch::Receiver<bool>,
 ) -> io::Result<impl Future<Output = ()> + Send> {
-    let listener = listener.into_tokio()?;
+    let listener = listener.for_tokio()?;
     let mut spare = Spare::new()?;
     let port = Arc::new(port);
     Ok(async move {

@@ -70,7 +70,11 @@ impl Listener {
     }
 
     /// For tokio.
-    pub(super) fn into_tokio(self) -> io::Result<tokio::net::TcpListener> {
+    ///
+    /// # Errors
+    ///
+    /// When the poller does not take it.
+    pub fn for_tokio(self) -> io::Result<tokio::net::TcpListener> {
         tokio::net::TcpListener::from_std(self.listener)
     }
 }

@@ -212,6 +212,7 @@ impl Order<'_> {
         let service = Arc::new(Service::new(floor));
         if !name.is_reserved() {
             self.registry.names.write().insert(name.clone());
+            self.registry.spellings.add(name);
         }
         self.registry.services.insert(name.clone(), Arc::clone(&service));
         (name.clone(), service)
@@ -233,6 +234,7 @@ impl Order<'_> {
         if retired {
             self.registry.services.remove(name);
             self.registry.names.write().remove(name);
+            self.registry.spellings.remove(name);
             self.registry.catalog.emptied(revision);
         }
     }

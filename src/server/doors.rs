@@ -26,6 +26,8 @@ pub struct Addresses {
     pub http_tls: Option<SocketAddr>,
     /// Health alone, without TLS.
     pub health: Option<SocketAddr>,
+    /// DNS, over UDP and TCP.
+    pub dns: Option<SocketAddr>,
 }
 
 /// A way in.

@@ -57,6 +57,8 @@ impl House {
         let mut config = Config {
             grpc: Some("127.0.0.1:0".parse().unwrap()),
             http: Some("127.0.0.1:0".parse().unwrap()),
+            // There is one usual port.
+            dns: None,
             workers: NonZeroUsize::new(2).unwrap(),
             bookmark_interval: Duration::from_millis(100),
             data_dir: data.as_ref().map(|data| data.path().to_owned()),

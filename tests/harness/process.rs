@@ -57,6 +57,8 @@ impl Child {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CALLBOARD_")) {
             command.env_remove(name);
         }
+        // Tests run beside each other, and there is one usual port.
+        command.env("CALLBOARD_DNS", "off");
         command.args(arguments).stdin(Stdio::null());
         command
     }
@@ -141,6 +143,8 @@ pub struct Serve {
     pub child: Child,
     pub grpc: SocketAddr,
     pub http: SocketAddr,
+    /// Where it answers DNS, if it was told to.
+    pub dns: Option<SocketAddr>,
     /// Where it keeps the registry, if it was not told where.
     _data: Option<TempDir>,
 }
@@ -164,16 +168,15 @@ impl Serve {
     /// Starts it as it is told, and does not wait until it listens.
     pub fn begin(grpc: &str, more: &[&str]) -> Child {
         let usual = ["serve", "--grpc", grpc, "--http", "127.0.0.1:0", "-o", "json", "--log", "warn"];
-        // Tests run beside each other, and there is one usual port.
-        let dns: &[&str] = if more.contains(&"--dns") { &[] } else { &["--dns", "off"] };
-        Child::start(&[&usual, dns, more].concat())
+        Child::start(&[&usual, more].concat())
     }
 
     /// Waits until it listens.
     pub async fn ready(mut child: Child) -> Self {
         let ready = child.line().await;
         let at = |door: &str| ready[door].as_str().unwrap().parse().unwrap();
-        Self { grpc: at("grpc"), http: at("http"), child, _data: None }
+        let dns = ready["dns"].as_str().map(|address| address.parse().unwrap());
+        Self { grpc: at("grpc"), http: at("http"), dns, child, _data: None }
     }
 
     /// For `--server`.

@@ -1,0 +1,32 @@
+//! The DNS door: `web.service.consul`, as programs ask that know no other way, in the names that Consul gave them.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `zone` | what is answered for, and the names in it |
+//! | `question` | what a name asks for (pure) |
+//! | `offer` | who of a service is to be called, as records need it, until it changes |
+//! | `reverse` | whose address that is |
+//! | `answer` | the answer to a question, from the registry |
+//! | `packet` | bytes to questions, answers to bytes that fit |
+//! | `door` | the sockets |
+//!
+//! An answer is made where its question is read, from what the registry shows at that moment: nothing waits, and nothing is
+//! asked of anybody else.
+//!
+//! What is not here: recursion, zone transfers, DNSSEC, caching for others.
+
+mod answer;
+mod door;
+mod offer;
+mod packet;
+mod question;
+mod reverse;
+mod zone;
+
+pub use answer::Oracle;
+pub use door::Door;
+pub use zone::Zone;
+
+/// The answer to a packet, with this many bytes of room if it offers none. `None`: it deserves none. For tests and fuzzing.
+#[cfg(any(test, fuzzing))]
+pub(crate) use door::reply;

@@ -1,0 +1,211 @@
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use super::*;
+use crate::{
+    engine::Memory,
+    model::{Address, Incarnation, Marks, Tags},
+    registry::{
+        Command, Description, Patch, Register,
+        test_support::{Nobody, at, deregister, name, register, update},
+    },
+};
+
+/// A registry, and who answers from it.
+struct House {
+    engine: Memory,
+    oracle: Oracle,
+}
+
+impl House {
+    fn new() -> Self {
+        let zone = Zone::new("consul", "dc1", "N1", Duration::from_secs(7), [192, 0, 2, 1].into());
+        Self { engine: Memory::new(Incarnation(7), at(0), Arc::new(Nobody)), oracle: Oracle::new(zone) }
+    }
+
+    fn put(&self, service: &str, id: &str, host: &str, tags: &[&str]) {
+        let asked = register(service, id, "boot", 1);
+        let tags: Vec<_> = tags.iter().map(ToString::to_string).collect();
+        let description = Description {
+            addresses: Address::parse_all([(host, 80, "")].into_iter()).unwrap(),
+            tags: Tags::parse(&tags).unwrap(),
+            ..asked.description
+        };
+        self.submit(Command::Register(Register { description, ..asked }));
+    }
+
+    fn submit(&self, command: Command) {
+        self.engine.submit(command, at(0)).unwrap();
+    }
+
+    fn ask(&self, asked: &str, kind: RecordType) -> Answer {
+        self.ask_for(asked, kind, 10_000)
+    }
+
+    fn ask_for(&self, asked: &str, kind: RecordType, room: usize) -> Answer {
+        let moment = Moment { registry: self.engine.registry(), now: at(0).wall };
+        self.oracle.answer(moment, &Query::query(Name::from_ascii(asked).unwrap(), kind), room)
+    }
+}
+
+/// What an answer says, in any order.
+fn said(answer: &Answer) -> BTreeSet<String> {
+    assert_eq!(answer.code, ResponseCode::NoError);
+    answer.answers.iter().map(|line| line.data.to_string()).collect()
+}
+
+fn set<const N: usize>(records: [&str; N]) -> BTreeSet<String> {
+    records.into_iter().map(str::to_owned).collect()
+}
+
+/// There is no such name, or no such record: both with the zone's authority.
+fn denied(answer: &Answer, code: ResponseCode) {
+    assert_eq!((answer.code, answer.answers.len(), answer.authorities.len()), (code, 0, 1), "{answer:?}");
+    assert_eq!(answer.authorities[0].data.record_type(), RecordType::SOA);
+}
+
+#[test]
+fn a_service_by_name_tag_and_family() {
+    let house = House::new();
+    house.put("web", "a", "10.0.0.1", &["V1", "blue"]);
+    house.put("web", "b", "10.0.0.2", &["v2"]);
+    house.put("web", "c", "2001:db8::1", &[]);
+    let both = set(["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(said(&house.ask("WEB.service.consul.", RecordType::A)), both);
+    assert_eq!(said(&house.ask("web.service.consul.", RecordType::AAAA)), set(["2001:db8::1"]));
+    assert_eq!(said(&house.ask("web.service.consul.", RecordType::ANY)).len(), 3);
+    assert_eq!(said(&house.ask("v1.web.service.consul.", RecordType::A)), set(["10.0.0.1"]));
+    denied(&house.ask("v1.web.service.consul.", RecordType::AAAA), ResponseCode::NoError);
+    denied(&house.ask("v3.web.service.consul.", RecordType::A), ResponseCode::NXDomain);
+    denied(&house.ask("web.service.consul.", RecordType::MX), ResponseCode::NoError);
+    denied(&house.ask("none.service.consul.", RecordType::A), ResponseCode::NXDomain);
+    denied(&house.ask("web.service.dc2.consul.", RecordType::A), ResponseCode::NXDomain);
+    house.put("v1.web", "x", "10.0.0.9", &[]);
+    assert_eq!(said(&house.ask("v1.web.service.consul.", RecordType::A)), set(["10.0.0.9"]), "the longest name");
+}
+
+#[test]
+fn names_are_told_apart_only_where_both_are_there() {
+    let house = House::new();
+    house.put("Web", "a", "10.0.0.1", &[]);
+    assert_eq!(said(&house.ask("wEB.service.consul.", RecordType::A)), set(["10.0.0.1"]));
+    house.put("web", "a", "10.0.0.2", &[]);
+    assert_eq!(said(&house.ask("Web.service.consul.", RecordType::A)), set(["10.0.0.1"]), "as it is spelt");
+    assert_eq!(said(&house.ask("wEB.service.consul.", RecordType::A)), set(["10.0.0.2"]));
+    house.submit(deregister("web", "a", None));
+    house.submit(deregister("Web", "a", None));
+    denied(&house.ask("wEB.service.consul.", RecordType::A), ResponseCode::NXDomain);
+    denied(&house.ask("_nodes.service.consul.", RecordType::A), ResponseCode::NXDomain);
+}
+
+#[test]
+fn srv_has_targets_and_their_addresses() {
+    let house = House::new();
+    house.put("web", "a", "10.0.0.1", &["v1"]);
+    house.put("web", "b", "2001:db8::1", &[]);
+    house.put("web", "c", "db.internal", &[]);
+    let answer = house.ask("_web._tcp.service.consul.", RecordType::SRV);
+    let six = "1 1 80 20010db8000000000000000000000001.addr.dc1.consul.";
+    assert_eq!(said(&answer), set(["1 1 80 0a000001.addr.dc1.consul.", "1 1 80 db.internal.", six]));
+    for line in &answer.additionals {
+        let Owner::TargetOf(at) = line.owner else { panic!("{line:?}") };
+        let RData::SRV(srv) = &answer.answers[at].data else { panic!("{answer:?}") };
+        assert_eq!(said(&house.ask(&srv.target.to_string(), RecordType::ANY)), set([&*line.data.to_string()]));
+    }
+    assert_eq!(answer.additionals.len(), 2);
+    assert_eq!(said(&house.ask("_web._v1.service.consul.", RecordType::SRV)).len(), 1);
+    assert!(answer.answers.iter().all(|line| line.ttl == 7));
+}
+
+#[test]
+fn host_names_stand_in_where_there_is_no_address() {
+    let house = House::new();
+    house.put("db", "a", "db.internal", &[]);
+    for kind in [RecordType::A, RecordType::AAAA, RecordType::ANY, RecordType::CNAME] {
+        assert_eq!(said(&house.ask("db.service.consul.", kind)), set(["db.internal."]));
+    }
+    house.put("db", "b", "10.0.0.1", &[]);
+    assert_eq!(said(&house.ask("db.service.consul.", RecordType::A)), set(["10.0.0.1"]));
+    assert_eq!(said(&house.ask("db.service.consul.", RecordType::TXT)), set(["10.0.0.1", "db.internal."]));
+}
+
+#[test]
+fn who_is_not_to_be_called_is_left_out() {
+    let house = House::new();
+    house.put("web", "a", "10.0.0.1", &[]);
+    house.put("web", "b", "10.0.0.2", &[]);
+    assert_eq!(said(&house.ask("web.service.consul.", RecordType::A)).len(), 2);
+    let drain = Patch { draining: Some(true), ..Patch::default() };
+    house.submit(update("web", "a", drain.clone()));
+    assert_eq!(said(&house.ask("web.service.consul.", RecordType::A)), set(["10.0.0.2"]));
+    house.submit(update("web", "b", drain));
+    denied(&house.ask("web.service.consul.", RecordType::A), ResponseCode::NXDomain);
+    let entry = house.engine.registry().get(&name("web"), "a").unwrap();
+    assert_eq!(entry.instance.marks, Marks { drained: true, ..Marks::default() });
+}
+
+#[test]
+fn no_address_is_there_twice_and_the_order_changes() {
+    let house = House::new();
+    for n in 0..20 {
+        house.put("web", &format!("i{n}"), &format!("10.0.0.{}", n / 2), &[]);
+    }
+    let order = |_| -> Vec<String> {
+        let answer = house.ask("web.service.consul.", RecordType::A);
+        answer.answers.iter().map(|line| line.data.to_string()).collect()
+    };
+    let orders: BTreeSet<_> = (0..10).map(order).collect();
+    assert!(orders.len() > 1, "they are shuffled");
+    assert!(orders.iter().all(|order| order.len() == 10));
+    let answer = house.ask_for("web.service.consul.", RecordType::A, 3 * A_BYTES);
+    assert!(answer.cut && answer.answers.len() == 3, "no more are made than fit");
+}
+
+#[test]
+fn nodes_addresses_and_the_zone_itself() {
+    let house = House::new();
+    assert_eq!(said(&house.ask("n1.node.dc1.consul.", RecordType::A)), set(["192.0.2.1"]));
+    denied(&house.ask("n1.node.consul.", RecordType::AAAA), ResponseCode::NoError);
+    denied(&house.ask("n2.node.consul.", RecordType::A), ResponseCode::NXDomain);
+    denied(&house.ask("_agent.node.consul.", RecordType::A), ResponseCode::NXDomain);
+    assert_eq!(said(&house.ask("0a000001.addr.dc1.consul.", RecordType::A)), set(["10.0.0.1"]));
+    denied(&house.ask("0a000001.addr.dc1.consul.", RecordType::AAAA), ResponseCode::NoError);
+    let soa = "ns.consul. hostmaster.consul. 1700000000 3600 600 86400 0";
+    assert_eq!(said(&house.ask("consul.", RecordType::SOA)), set([soa]));
+    let servers = house.ask("consul.", RecordType::NS);
+    assert_eq!(said(&servers), set(["N1.node.dc1.consul."]));
+    assert_eq!(servers.additionals[0].data.to_string(), "192.0.2.1");
+    denied(&house.ask("service.consul.", RecordType::A), ResponseCode::NoError);
+    denied(&house.ask("else.consul.", RecordType::A), ResponseCode::NXDomain);
+    for (name, kind) in [("example.com.", RecordType::A), ("consul.", RecordType::AXFR)] {
+        let refused = house.ask(name, kind);
+        assert_eq!((refused.code, refused.ours, refused.authorities.len()), (ResponseCode::Refused, false, 0));
+    }
+}
+
+#[test]
+fn whose_address_it_is_now() {
+    let house = House::new();
+    let whose = |address: &str| {
+        let answer = house.ask(address, RecordType::PTR);
+        if answer.code == ResponseCode::NXDomain { BTreeSet::new() } else { said(&answer) }
+    };
+    house.put("web", "a", "10.0.0.1", &[]);
+    assert_eq!(whose("1.0.0.10.in-addr.arpa."), set(["web.service.dc1.consul."]));
+    assert_eq!(whose("2.0.0.10.in-addr.arpa."), set([]));
+    house.put("api", "a", "10.0.0.1", &[]);
+    house.put("web", "b", "10.0.0.1", &[]);
+    house.put("web", "a", "10.0.0.2", &[]);
+    assert_eq!(whose("1.0.0.10.in-addr.arpa."), set(["api.service.dc1.consul.", "web.service.dc1.consul."]));
+    assert_eq!(whose("2.0.0.10.in-addr.arpa."), set(["web.service.dc1.consul."]));
+    house.submit(deregister("web", "b", None));
+    assert_eq!(whose("1.0.0.10.in-addr.arpa."), set(["api.service.dc1.consul."]));
+    for n in 0..70_000 {
+        // More changes than are remembered.
+        house.put("web", "a", if n % 2 == 0 { "10.0.0.3" } else { "10.0.0.4" }, &[]);
+    }
+    house.submit(deregister("api", "a", None));
+    assert_eq!(whose("4.0.0.10.in-addr.arpa."), set(["web.service.dc1.consul."]));
+    for gone in ["1.0.0.10.in-addr.arpa.", "2.0.0.10.in-addr.arpa.", "3.0.0.10.in-addr.arpa."] {
+        assert_eq!(whose(gone), set([]), "{gone}");
+    }
+}

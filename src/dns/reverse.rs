@@ -1,0 +1,103 @@
+//! Whose address that is.
+//!
+//! A subscription to everything: it costs nothing before the first question, and from then on each question costs the changes
+//! since the one before.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    model::{Instance, InstanceId, Selection, ServiceName},
+    registry::{Effect, Part, Registry, Step, Subscription},
+};
+
+type Key = (ServiceName, InstanceId);
+
+/// The services at each address. The lock is held while changes are followed.
+#[derive(Debug)]
+pub(super) struct Reverse(Mutex<Index>);
+
+#[derive(Debug)]
+struct Index {
+    follow: Subscription,
+    /// The address of each instance.
+    address: HashMap<Key, IpAddr>,
+    /// The instances at each address.
+    at: HashMap<IpAddr, BTreeSet<Key>>,
+}
+
+impl Reverse {
+    pub(super) fn new() -> Self {
+        let follow = Subscription::new(Arc::new(Selection::Everything), None, None);
+        Self(Mutex::new(Index { follow, address: HashMap::new(), at: HashMap::new() }))
+    }
+
+    /// The services that have an instance at this address, by name. It need not be one to be called.
+    pub(super) fn services(&self, registry: &Registry, address: IpAddr) -> Vec<ServiceName> {
+        let mut index = self.0.lock();
+        index.catch_up(registry);
+        let mut services: Vec<ServiceName> = Vec::new();
+        for (service, _) in index.at.get(&address.to_canonical()).into_iter().flatten() {
+            if services.last() != Some(service) {
+                services.push(service.clone());
+            }
+        }
+        services
+    }
+}
+
+impl Index {
+    fn catch_up(&mut self, registry: &Registry) {
+        loop {
+            match self.follow.next(registry) {
+                Step::Idle | Step::Settling => return,
+                Step::Synced(_) => {}
+                Step::Reset(_) => {
+                    self.address.clear();
+                    self.at.clear();
+                }
+                Step::Snapshot(Part::Block(block)) => {
+                    block.entries().iter().for_each(|entry| self.put(&entry.instance));
+                }
+                Step::Snapshot(Part::Matching(entries)) => entries.iter().for_each(|entry| self.put(&entry.instance)),
+                Step::Changes(deltas, _) => {
+                    for delta in deltas {
+                        match (delta.effect, delta.event.after()) {
+                            (Effect::Updated, Some(entry)) => self.put(&entry.instance),
+                            _ => self.remove(&(delta.event.service().clone(), delta.event.id().clone())),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, instance: &Instance) {
+        let key = (instance.service.clone(), instance.id.clone());
+        let host = instance.addresses.first().and_then(|first| first.host.parse::<IpAddr>().ok());
+        let host = host.map(|address| address.to_canonical());
+        if self.address.get(&key) == host.as_ref() {
+            return;
+        }
+        self.remove(&key);
+        if let Some(address) = host {
+            self.at.entry(address).or_default().insert(key.clone());
+            self.address.insert(key, address);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(address) = self.address.remove(key) else { return };
+        if let Some(there) = self.at.get_mut(&address) {
+            there.remove(key);
+            if there.is_empty() {
+                self.at.remove(&address);
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Packets of DNS: what comes of them can be sent.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    dns::{Oracle, Zone, reply},
+    engine::Memory,
+    metrics::Replied,
+    model::Incarnation,
+    registry::{
+        Command,
+        test_support::{Nobody, at, register},
+    },
+};
+
+thread_local! {
+    static HOUSE: (Memory, Oracle) = house();
+}
+
+/// A packet is answered within its bounds, under its own number and as an answer, or not at all.
+pub(super) fn run(input: &[u8]) {
+    HOUSE.with(|(engine, oracle)| {
+        for (room, most) in [(None, 1_232), (Some(u16::MAX), usize::from(u16::MAX))] {
+            let (bytes, how) = reply(oracle, engine.registry(), at(0).wall, input, room);
+            let Some(bytes) = bytes else {
+                assert_eq!(how, Replied::Dropped);
+                continue;
+            };
+            assert!((12..=most).contains(&bytes.len()), "{} bytes", bytes.len());
+            assert_eq!(bytes[..2], input[..2], "the number of the question");
+            assert!(bytes[2] & 0x80 != 0 && input[2] & 0x80 == 0, "an answer, and to a question");
+        }
+    });
+}
+
+fn house() -> (Memory, Oracle) {
+    let engine = Memory::new(Incarnation(7), at(0), Arc::new(Nobody));
+    for n in 0..100 {
+        let asked = register("web", &format!("i{n}"), "boot", n);
+        assert!(engine.submit(Command::Register(asked), at(0)).is_ok());
+    }
+    let zone = Zone::new("consul", "dc1", "n1", Duration::ZERO, [127, 0, 0, 1].into());
+    (engine, Oracle::new(zone))
+}
