@@ -63,7 +63,7 @@ buf: tools
     buf lint
     bash .ci/contract
 
-# Clients that nobody here wrote, against a debug build: all, or some of go python java node tools
+# Clients that nobody here wrote, against a debug build: all, or some of go python java node tools consul
 interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}

@@ -22,6 +22,7 @@ macro_rules! suites {
 }
 
 suites! {
+    consul: "needs Go, Python, Node.js, HAProxy and dig, for programs that were written for Consul: just interop consul",
     go: "needs Go: just interop go",
     java: "needs Java and Maven: just interop java",
     node: "needs Node.js: just interop node",

@@ -28,16 +28,28 @@ client() {
 }
 
 # The environment is named after what it is made of: another Python or other pins make another one.
-python_env() {
-    local wants="$interop/python/requirements.txt" name
+python_env() { # [REQUIREMENTS]
+    local wants="${1:-$interop/python/requirements.txt}" name
     need python3 "install Python 3.10 or newer with venv (Debian: python3-venv)"
     name="$({ python3 --version && cat "$wants"; } | cksum | cut -d' ' -f1)"
     venv="$caches/venv-$name"
     if [[ ! -e "$venv/complete" ]]; then
         rm -rf "$venv"
         python3 -m venv "$venv" || fail "no virtual environment: install venv (Debian: python3-venv)"
-        "$venv/bin/pip" install --quiet --requirement "$wants" >&2 || fail "pip refused python/requirements.txt: its message is above"
+        "$venv/bin/pip" install --quiet --requirement "$wants" >&2 || fail "pip refused ${wants#"$interop/"}: its message is above"
         touch "$venv/complete"
+    fi
+}
+
+# What is installed carries the sum of the lock file that it was installed from.
+node_packages() { # in the working directory, which has a package-lock.json
+    local locked
+    need node "install Node.js 20 or newer (Debian: nodejs)"
+    need npm "install npm (Debian: npm)"
+    locked="$(cksum <package-lock.json)"
+    if [[ ! -e node_modules/.locked || "$(<node_modules/.locked)" != "$locked" ]]; then
+        npm ci --ignore-scripts --no-audit --no-fund --silent >&2 || fail "npm could not install package-lock.json: run \`npm ci\` in $PWD to see why"
+        echo "$locked" >node_modules/.locked
     fi
 }
 

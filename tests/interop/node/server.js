@@ -19,8 +19,9 @@ export async function launch(program, args) {
 }
 
 export class Server {
-  static async start(program) {
-    const started = await launch(program, ['serve', '--grpc', '127.0.0.1:0', '--http', '127.0.0.1:0', '-o', 'json']);
+  static async start(program, more = []) {
+    const args = ['serve', '--grpc', '127.0.0.1:0', '--http', '127.0.0.1:0', '-o', 'json', ...more];
+    const started = await launch(program, args);
     return Object.assign(new Server(), started, JSON.parse(started.line));
   }
 

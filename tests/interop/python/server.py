@@ -9,9 +9,9 @@ import time
 
 
 class Server:
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, *more: str) -> None:
         self._log = tempfile.TemporaryFile("w+")
-        command = [program, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json"]
+        command = [program, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json", *more]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read, args=(lines,), daemon=True).start()
