@@ -81,7 +81,7 @@ soak minutes="10":
     CALLBOARD_TEST_SOAK_MINUTES={{ minutes }} cargo test --locked --test main faults::soak -- --ignored --nocapture
 
 # Callboard's own figures: memory, delays, lines of code; `just figures load` compares it with a bare tonic server,
-# `just figures store` measures the disk engine
+# `just figures consul` its door for Consul's API with a bare axum server, `just figures store` measures the disk engine
 figures *args:
     cargo bench --locked --bench figures -- {{ args }}
 

@@ -27,7 +27,9 @@ const NOISE: u64 = 64 * 1024;
 #[derive(Debug)]
 pub struct Server {
     child: Ended,
-    /// Where it speaks gRPC.
+    /// What it said when it was ready: its addresses, by door.
+    ready: serde_json::Value,
+    /// Where it speaks gRPC; or HTTP, if it speaks nothing else.
     pub address: SocketAddr,
 }
 
@@ -63,10 +65,10 @@ impl Server {
         Self::start(&mut command)
     }
 
-    /// The limit, on one core.
-    pub fn limit_pinned() -> Result<Self> {
+    /// A limit, on one core: this program, as what it is called there.
+    pub fn limit_pinned(limit: &str) -> Result<Self> {
         let program = env::current_exe().context("cannot find this program")?;
-        Self::start(pinned(&program.display().to_string()).arg("limit"))
+        Self::start(pinned(&program.display().to_string()).arg(limit))
     }
 
     fn start(command: &mut Command) -> Result<Self> {
@@ -77,8 +79,19 @@ impl Server {
         BufReader::new(stdout).read_line(&mut ready)?;
         ensure!(!ready.is_empty(), "{command:?} ended before it was ready: run it by hand");
         let ready: serde_json::Value = serde_json::from_str(&ready)?;
-        let address = ready["grpc"].as_str().context("the ready line names no gRPC address")?.parse()?;
-        Ok(Self { child, address })
+        let address = door(&ready, "grpc").or_else(|| door(&ready, "http"));
+        let address = address.context("the ready line names no address")??;
+        Ok(Self { child, ready, address })
+    }
+
+    /// Where it speaks HTTP.
+    pub fn http(&self) -> Result<SocketAddr> {
+        door(&self.ready, "http").context("the ready line names no HTTP address")?
+    }
+
+    /// Where it answers DNS, if it does.
+    pub fn dns(&self) -> Option<Result<SocketAddr>> {
+        door(&self.ready, "dns")
     }
 
     /// Resident memory in bytes, once it no longer changes.
@@ -116,20 +129,14 @@ impl Server {
     }
 }
 
+/// An address out of a ready line.
+fn door(ready: &serde_json::Value, name: &str) -> Option<Result<SocketAddr>> {
+    ready[name].as_str().map(|address| Ok(address.parse()?))
+}
+
 fn serve(command: &mut Command) -> &mut Command {
-    command.args([
-        "serve",
-        "--grpc",
-        "127.0.0.1:0",
-        "--http",
-        "127.0.0.1:0",
-        "--dns",
-        "off",
-        "-o",
-        "json",
-        "--log",
-        "warn",
-    ])
+    let doors = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0"];
+    command.arg("serve").args(doors).args(["-o", "json", "--log", "warn"])
 }
 
 fn pinned(program: &str) -> Command {

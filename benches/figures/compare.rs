@@ -41,7 +41,7 @@ pub async fn run(only: &str, pairs: usize) -> Result<Report> {
     for row in ROWS.iter().filter(|row| row.name.contains(only)) {
         let (mut limit, mut callboard) = (Vec::new(), Vec::new());
         for _ in 0..pairs {
-            limit.push(once(row.work, Server::limit_pinned()?).await?);
+            limit.push(once(row.work, Server::limit_pinned("limit")?).await?);
             callboard.push(once(row.work, Server::callboard_pinned()?).await?);
         }
         compare(&mut report, row, &limit, &callboard);
@@ -56,16 +56,21 @@ async fn once(work: Work, server: Server) -> Result<Outcome> {
 
 fn compare(report: &mut Report, row: &Row, limit: &[Outcome], callboard: &[Outcome]) {
     let mut add = |what: &str, unit, of: &dyn Fn(&Outcome) -> f64| {
-        let [bare, ours] = [limit, callboard].map(|runs| median(runs.iter().map(of)));
-        // Of each pair, so that a change of the machine's mood between pairs does not count.
-        let ratio = median(limit.iter().zip(callboard).map(|(limit, ours)| of(ours) / of(limit)));
-        report.add(format!("{}_{what}_limit", row.name), bare, unit, "");
-        report.add(format!("{}_{what}", row.name), ours, unit, "");
-        report.add(format!("{}_{what}_ratio", row.name), ratio, "×", row.goal);
+        let [bare, ours]: [Vec<f64>; 2] = [limit, callboard].map(|runs| runs.iter().map(of).collect());
+        beside(report, &format!("{}_{what}", row.name), unit, row.goal, &bare, &ours);
     };
     add("rate", "/s", &|outcome| outcome.rate);
     add("cpu", "µs", &|outcome| outcome.cpu);
     if limit.iter().chain(callboard).all(|outcome| outcome.p99.is_some()) {
         add("p99", "ms", &|outcome| outcome.p99.unwrap_or_default());
     }
+}
+
+/// Adds the medians of both, and of their ratios.
+pub fn beside(report: &mut Report, name: &str, unit: &'static str, goal: &str, limit: &[f64], ours: &[f64]) {
+    // Of each pair, so that a change of the machine's mood between pairs does not count.
+    let ratio = median(limit.iter().zip(ours).map(|(limit, ours)| ours / limit));
+    report.add(format!("{name}_limit"), median(limit.iter().copied()), unit, "");
+    report.add(name, median(ours.iter().copied()), unit, "");
+    report.add(format!("{name}_ratio"), ratio, "×", goal);
 }
