@@ -109,7 +109,7 @@ pub async fn run(only: &str, pairs: usize) -> Result<Report> {
 
 /// On this thread, and not for ever.
 async fn within<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let done = LocalSet::new().run_until(timeout(PATIENCE, work)).await;
+    let done = LocalSet::new().run_until(timeout(PATIENCE, Box::pin(work))).await;
     done.with_context(|| format!("{name} takes longer than {PATIENCE:?}"))?.with_context(|| name.to_owned())
 }
 

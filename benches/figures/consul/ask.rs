@@ -61,15 +61,15 @@ pub async fn register_all(
     service: impl Fn(usize) -> usize,
     check: impl Fn(usize) -> Value,
 ) -> Result<()> {
-    let mut lines = Line::open_all(server.http()?, LANES.min(count)).await?;
-    let lanes = lines.len();
+    let lanes = LANES.min(count);
+    let mut open = Line::open_all(server.http()?, lanes).await?;
     let registration = |id: usize| register(service(id), id, 0, check(id));
     for first in (0..count).step_by(lanes) {
         let ids = first..count.min(first + lanes);
-        for (id, line) in ids.clone().zip(&mut lines) {
+        for (id, line) in ids.clone().zip(&mut open) {
             line.send(&registration(id)).await?;
         }
-        for (_, line) in ids.zip(&mut lines) {
+        for (_, line) in ids.zip(&mut open) {
             line.answer().await?;
         }
     }

@@ -128,11 +128,8 @@ fn answer(reply: &OnceLock<Reply>) -> Response<Body> {
 
 async fn learn(State(bare): State<Arc<Bare>>, Path(kind): Path<String>, taught: Bytes) -> StatusCode {
     let place = if kind == "write" { &bare.write } else { &bare.read };
-    match Reply::parse(taught).map(|reply| place.set(reply)) {
-        Ok(Ok(())) => StatusCode::OK,
-        Ok(Err(_)) => StatusCode::CONFLICT,
-        Err(_) => StatusCode::BAD_REQUEST,
-    }
+    let Ok(reply) = Reply::parse(taught) else { return StatusCode::BAD_REQUEST };
+    if place.set(reply).is_ok() { StatusCode::OK } else { StatusCode::CONFLICT }
 }
 
 async fn write(State(bare): State<Arc<Bare>>, _: Bytes) -> Response<Body> {

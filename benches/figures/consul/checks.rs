@@ -75,18 +75,18 @@ async fn failure(server: &Server, target: &Target, service: usize) -> Result<[Op
     let told = async {
         let watched = async { watch.changes().await.map(|_| now()) };
         let answered = async { line.answer().await.map(|_| now()) };
-        let resolved = async {
+        let gone = async {
             match &resolver {
                 Some(resolver) => resolver.gone().await.map(Some),
                 None => Ok(None),
             }
         };
-        tokio::try_join!(watched, answered, resolved)
+        tokio::try_join!(watched, answered, gone)
     };
-    let (watched, answered, resolved) = timeout(PATIENCE, told).await.context("a failure was never told")??;
+    let (watched, answered, gone) = timeout(PATIENCE, told).await.context("a failure was never told")??;
     let failed = target.failed()?;
     let delay = |at: Instant| milliseconds(at.saturating_duration_since(failed));
-    Ok([Some(delay(watched)), Some(delay(answered)), resolved.map(delay)])
+    Ok([Some(delay(watched)), Some(delay(answered)), gone.map(delay)])
 }
 
 /// Waits until somebody works, and tells the index.

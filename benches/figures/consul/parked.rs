@@ -61,7 +61,8 @@ pub async fn answers(server: &Server, every: Duration) -> Result<Outcome> {
     // The first is for warming up.
     writer.ask(&register(0, 0, 1, fed())).await?;
     sleep(PAUSE).await;
-    ensure!(heard.take().len() == PARKED, "not all of {PARKED} parked queries were answered");
+    let count = heard.take().len();
+    ensure!(count == PARKED, "{count} of {PARKED} parked queries were answered");
     let (cpu, start) = (server.cpu()?, now());
     let written = tokio::select! {
         written = write(&mut writer, every) => written?,
