@@ -154,6 +154,17 @@ func main() {
 			some = scrape("server: %q\nrefresh_interval: 100ms\nservices: [api]\ntags: [prod]\nhealth_filter: Service.Meta[\"metrics-path\"] == \"/stats\"", server.HTTP)
 			some.eventually(fmt.Sprintf("127.0.0.1:%d passing", target.Port))
 		}},
+		{Name: "a filter for the catalog", Run: func() {
+			_, err := client.Catalog().Register(&api.CatalogRegistration{
+				Node: "outside", Address: "10.9.8.7", NodeMeta: map[string]string{"rack": "r1"},
+				Service: &api.AgentService{Service: "exporter", Port: 9100, Weights: api.AgentWeights{Passing: 1, Warning: 1}},
+			}, nil)
+			stage.Fine(err)
+			defer client.Catalog().Deregister(&api.CatalogDeregistration{Node: "outside"}, nil)
+			racked := scrape("server: %q\nrefresh_interval: 100ms\nfilter: NodeMeta.rack == r1", server.HTTP)
+			defer racked.stop()
+			racked.eventually("10.9.8.7:9100 passing")
+		}},
 		{Name: "health is a label, and follows the check", Run: func() {
 			target.Answer(429)
 			some.eventually(fmt.Sprintf("127.0.0.1:%d warning", target.Port))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"slices"
 
 	"callboard.dev/interop/consul/stage"
@@ -83,6 +84,28 @@ func catalogServices() {
 	stage.Check(err == nil && len(none) == 0, "an unknown service: %+v, %v", none, err)
 }
 
+// The list of names is filtered by what its instances and their nodes are, as Prometheus lets its users do.
+func catalogFilters() {
+	catalog := client.Catalog()
+	_, err := catalog.Register(&api.CatalogRegistration{
+		Node: "shelved", Address: "10.9.8.6", NodeMeta: map[string]string{"shelf": "top"},
+		Service: &api.AgentService{
+			Service: "jam", Port: 9100, Meta: map[string]string{"fruit": "plum"}, Weights: api.AgentWeights{Passing: 1, Warning: 1},
+		},
+	}, nil)
+	stage.Fine(err)
+	defer catalog.Deregister(&api.CatalogDeregistration{Node: "shelved"}, nil)
+	for _, filter := range []string{
+		`ServiceName == jam`,
+		`NodeMeta.shelf == top`,
+		`NodeMeta["shelf"] == "top" and ServiceMeta.fruit == plum`,
+		`Node == shelved and ServicePort == 9100`,
+	} {
+		services, _, err := catalog.Services(&api.QueryOptions{Filter: filter})
+		sameList(slices.Collect(maps.Keys(stage.Must(services, err))), []string{"jam"}, filter)
+	}
+}
+
 func healthFilters() {
 	defer register(&api.AgentServiceRegistration{
 		ID: "sieve-1", Name: "sieve", Tags: []string{"Blue", "v1"}, Port: 1, Meta: map[string]string{"team": "checkout"},
@@ -94,6 +117,7 @@ func healthFilters() {
 		`Service.Meta.team == checkout`:                          {"sieve-1"},
 		`"v2" in Service.Tags`:                                   {"sieve-2"},
 		`Service.Tags contains v1`:                               {"sieve-1"},
+		`Service.Kind == "" and Service.Port == 1`:               {"sieve-1"},
 		`Service.Port != 2 and not Service.Tags is empty`:        {"sieve-1"},
 		`Checks.Status == critical`:                              {"sieve-2"},
 		`Service.ID matches "^sieve-[12]$"`:                      {"sieve-1", "sieve-2"},

@@ -36,6 +36,7 @@ var steps = []stage.Step{
 	{"ttl: expires, and comes back", ttlExpires},
 	{"catalog: an external node, its service and check", catalogNode},
 	{"catalog: services, tags, nodes", catalogServices},
+	{"catalog: names by a filter", catalogFilters},
 	{"health: tags and filters", healthFilters},
 	{"health: checks, states, nodes", healthViews},
 	{"blocking: an unchanged service answers after the wait", blocksUntilWait},
