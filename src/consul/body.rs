@@ -159,6 +159,11 @@ impl Fields {
         }
     }
 
+    /// Puts a part back that was taken out to be looked at.
+    fn put(&mut self, name: &str, part: Self) {
+        self.left.push((name.to_owned(), Value::Object(part.left.into_iter().collect())));
+    }
+
     /// Fields that are known, and mean nothing here.
     fn ignore(&mut self, names: &[&str]) {
         self.take(names);

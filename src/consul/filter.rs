@@ -132,9 +132,6 @@ pub(super) const NODES: Schema<Path> = Schema::new(&[
     text("Meta.*"),
 ]);
 
-/// Services of `/v1/catalog/services`.
-pub(super) const NAMES: Schema<Path> = Schema::new(&[text("ServiceName"), list("ServiceTags")]);
-
 /// A filter over one of these.
 #[derive(Debug)]
 pub(super) struct Wanted(Option<Filter<Path>>);
@@ -154,6 +151,11 @@ impl Wanted {
             Problem::Server(format!("Failed to create boolean expression evaluator: {why}"))
         };
         Filter::parse(text, schema).map(|filter| Self(Some(filter))).map_err(refused)
+    }
+
+    /// Whether everything is wanted.
+    pub(super) fn is_all(&self) -> bool {
+        self.0.is_none()
     }
 
     /// Whether something that is shown is wanted.
@@ -184,8 +186,12 @@ fn any(at: &Json, path: &str, key: Option<&str>, test: &dyn Fn(Value<'_>) -> boo
     match at {
         Json::Array(elements) => elements.iter().any(|element| any(element, path, key, test)),
         Json::Object(fields) => {
-            let name = if name == "*" { key.unwrap_or_default() } else { name };
-            fields.get(name).map_or_else(|| test(Value::Missing), |field| any(field, rest, key, test))
+            // What every record has is left out where it is empty; a key that a map lacks is not there.
+            let (name, absent) = match name {
+                "*" => (key.unwrap_or_default(), Value::Missing),
+                name => (name, Value::Text("")),
+            };
+            fields.get(name).map_or_else(|| test(absent), |field| any(field, rest, key, test))
         }
         _ => test(Value::Missing),
     }
@@ -241,10 +247,17 @@ mod tests {
             "Checks.Status == passing",
             "Service.TaggedAddresses.lan.Port == 1",
             "Node.Meta is empty",
+            "Service.Kind == \"\"",
         ] {
             assert!(takes(yes), "{yes}");
         }
-        for no in ["Service.Port != 81", "c in Service.Tags", "Checks.Status == warning", "Node.Node == n2"] {
+        for no in [
+            "Service.Meta.absent == \"\"",
+            "Service.Port != 81",
+            "c in Service.Tags",
+            "Checks.Status == warning",
+            "Node.Node == n2",
+        ] {
             assert!(!takes(no), "{no}");
         }
         assert!(Wanted::parse(Some("Nope == 1"), &ENTRIES).is_err());

@@ -38,6 +38,10 @@ impl Consul {
             Endpoint::AgentHealthById => self.agent_health_by_id(call),
             Endpoint::AgentSelf => Self::plain(call, &self.agent_self()),
             Endpoint::AgentMembers => Self::plain(call, &[self.agent_member()]),
+            Endpoint::AgentVersion => {
+                let version = serde_json::json!({"SHA": "", "BuildDate": "1970-01-01T00:00:01Z", "HumanVersion": VERSION, "FIPS": ""});
+                Self::plain(call, &version)
+            }
             Endpoint::CatalogDatacenters => Self::plain(call, &[&self.agent.datacenter]),
             Endpoint::StatusLeader => Self::plain(call, &self.leader()),
             Endpoint::StatusPeers => Self::plain(call, &[self.leader()]),

@@ -8,6 +8,7 @@ use axum::http::Method;
 pub(super) enum Endpoint {
     AgentSelf,
     AgentMembers,
+    AgentVersion,
     AgentServices,
     AgentService,
     AgentChecks,
@@ -51,9 +52,10 @@ pub(super) enum Found {
 }
 
 /// Paths that are the whole of it.
-const EXACT: [(&str, bool, Endpoint); 18] = [
+const EXACT: [(&str, bool, Endpoint); 19] = [
     ("agent/self", false, Endpoint::AgentSelf),
     ("agent/members", false, Endpoint::AgentMembers),
+    ("agent/version", false, Endpoint::AgentVersion),
     ("agent/services", false, Endpoint::AgentServices),
     ("agent/checks", false, Endpoint::AgentChecks),
     ("agent/maintenance", true, Endpoint::AgentMaintenance),

@@ -48,6 +48,10 @@ impl Service {
     /// What `catalog/register` has within.
     fn in_catalog(mut fields: Fields) -> Result<Self, Problem> {
         let (name, id) = (fields.text(&["Service"])?, fields.text(&["ID"])?);
+        // Go's own client sends weights of nothing along when none are meant.
+        if let Some(weights) = fields.nested(&["Weights"], "structs.Weights")?.filter(Fields::says_something) {
+            fields.put("Weights", weights);
+        }
         for known in ["RaftIndex", "CreateIndex", "ModifyIndex", "PeerName", "EnterpriseMeta"] {
             fields.ignore(&[known]);
         }

@@ -10,22 +10,14 @@ use serde::Serialize;
 use crate::{
     consul::{
         Call, Consul, Problem,
-        agent::{Host, ITSELF},
-        filter::{CATALOG, NAMES, NODES, SERVICES, Wanted},
+        agent::Host,
+        filter::{CATALOG, NODES, SERVICES, Wanted},
         reply::{Reply, encode},
         view::{CatalogService, Node, Service},
         wait::Subject,
     },
     model::Revision,
 };
-
-/// A service by name, as filters see it.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Named<'a> {
-    service_name: &'a str,
-    service_tags: &'a BTreeSet<&'a str>,
-}
 
 /// A node and its services.
 #[derive(Serialize)]
@@ -37,7 +29,7 @@ struct NodeServices<'a, S> {
 
 impl Consul {
     pub(super) async fn catalog_services(&self, call: &Call) -> Result<Reply, Problem> {
-        let wanted = Wanted::parse(call.query.get("filter"), &NAMES)?;
+        let wanted = Wanted::parse(call.query.get("filter"), &CATALOG)?;
         let registry = self.registry();
         let index = || self.at_least(registry.catalog().services_changed());
         let index = self.wait(call, &Subject::Everything, index).await?;
@@ -45,15 +37,15 @@ impl Consul {
         let now = self.shared.clock.now().monotonic_us;
         let state = (self.at_least(registry.catalog().services_changed()), self.index_of_nodes());
         let kept = self.answers.get(&question, state, now, || {
-            let everybody = self.everybody();
+            let itself = (Arc::clone(&self.itself), Host::own(registry));
+            let everybody: Vec<_> = std::iter::once(itself).chain(self.everybody()).collect();
             let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-            if self.has_meta(&Host::own(registry), &call.query) {
-                names.insert(ITSELF, BTreeSet::new());
+            for (entry, host) in everybody.iter().filter(|(_, host)| self.has_meta(host, &call.query)) {
+                let instance = &entry.instance;
+                if wanted.is_all() || wanted.takes(&CatalogService::new(host.view(&self.agent, registry), instance)) {
+                    names.entry(instance.service.as_str()).or_default().extend(instance.tags.iter());
+                }
             }
-            for (entry, _) in everybody.iter().filter(|(_, host)| self.has_meta(host, &call.query)) {
-                names.entry(entry.instance.service.as_str()).or_default().extend(entry.instance.tags.iter());
-            }
-            names.retain(|service_name, service_tags| wanted.takes(&Named { service_name, service_tags }));
             Ok((encode(&names, call.query.pretty)?, false))
         })?;
         Ok(kept.reply(&call.query).of_query(&call.query, index, false))
