@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::{
     Router,
     body::Body,
@@ -22,7 +22,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::{net::TcpSocket, sync::watch};
 
-use super::line::{Line, fields, head, put as put_request};
+use super::{
+    ask::{pass, passing},
+    line::{Line, fields, head, put as put_request},
+};
 use crate::children::Server;
 
 /// As many connections as may wait to be accepted at Callboard's.
@@ -44,6 +47,12 @@ pub async fn teach(server: &Server, taught: &Taught) -> Result<()> {
     let mut line = Line::open(server.http()?).await?;
     line.ask(&put_request("/taught/write", &taught.write)).await?;
     line.ask(&put_request("/taught/read", &taught.read)).await?;
+    for (request, taught) in [(pass(0), &taught.write), (passing(0, false), &taught.read)] {
+        let told = line.whole(&request).await?;
+        // The date and the spelling of names are its own, and no longer than Callboard's.
+        let [told, taught] = [&told, taught].map(|answer| String::from_utf8_lossy(answer));
+        ensure!(told.len() == taught.len(), "the limit was taught {taught}, and says {told}");
+    }
     Ok(())
 }
 

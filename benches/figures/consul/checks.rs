@@ -118,7 +118,9 @@ pub async fn many(report: &mut Report) -> Result<()> {
     report.add("checks_20000_cpu", cpu / seconds * 100.0, "%", note);
     report.add("checks_20000_cpu_each", cpu * 1e6 / made, "µs", "server CPU of a probe");
     report.add("checks_20000_rate", made / seconds, "/s", "goal: 2,000, and no drift");
-    let late = sorted(lateness(&probes, start));
+    let (late, missed) = lateness(&probes, start);
+    report.add("checks_20000_missed", missed, "", "probes that were due and never came; must be 0");
+    let late = sorted(late);
     for (name, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
         let note = "later than its schedule, the earliest of each being on time";
         report.add(format!("checks_20000_lag_{name}"), quantile(&late, share), "ms", note);
@@ -126,21 +128,24 @@ pub async fn many(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// How many milliseconds after its time each probe since `start` came. A check is due a whole number of intervals after its first
-/// probe, give or take what that one was late itself.
-fn lateness(probes: &[(usize, Instant)], start: Instant) -> Vec<f64> {
+/// How many milliseconds after its time each probe since `start` came, and how many never did. A check is due a whole number of
+/// intervals after its first probe, give or take what that one was late itself.
+fn lateness(probes: &[(usize, Instant)], start: Instant) -> (Vec<f64>, f64) {
     let mut of_each = vec![Vec::new(); CHECKS];
     for (check, at) in probes {
         of_each[*check].push(*at);
     }
-    let mut late = Vec::with_capacity(probes.len());
+    let (mut late, mut missed) = (Vec::with_capacity(probes.len()), 0.0);
     for times in &of_each {
-        let off = |at: &Instant| {
-            let since = at.duration_since(times[0]).as_secs_f64();
-            since - (since / EVERY.as_secs_f64()).round() * EVERY.as_secs_f64()
-        };
+        let intervals = |at: &Instant| at.duration_since(times[0]).as_secs_f64() / EVERY.as_secs_f64();
+        let off = |at: &Instant| (intervals(at) - intervals(at).round()) * milliseconds(EVERY);
         let on_time = times.iter().map(off).fold(f64::INFINITY, f64::min);
-        late.extend(times.iter().filter(|at| **at >= start).map(|at| (off(at) - on_time) * 1e3));
+        late.extend(times.iter().filter(|at| **at >= start).map(|at| off(at) - on_time));
+        let skipped = |pair: &[Instant]| (intervals(&pair[1]) - intervals(&pair[0])).round() - 1.0;
+        missed += times.windows(2).map(skipped).sum::<f64>();
+        if times.is_empty() {
+            missed += (WARM_UP + RUN).as_secs_f64() / EVERY.as_secs_f64();
+        }
     }
-    late
+    (late, missed)
 }

@@ -42,18 +42,28 @@ pub async fn run(report: &mut Report) -> Result<()> {
             return Ok(());
         }
         let cpu = server.cpu()?;
-        let (completed, rate) = dnsperf(address, queries, SECONDS).await?.context("dnsperf is gone")?;
-        let cpu = server.cpu()?.saturating_sub(cpu).as_secs_f64() * 1e6 / completed;
+        let told = dnsperf(address, queries, SECONDS).await?.context("dnsperf is gone")?;
+        let cpu = server.cpu()?.saturating_sub(cpu).as_secs_f64() * 1e6 / told.completed;
         let kind = kind.to_lowercase();
         let note = format!("dnsperf, 8 clients, 64 in flight, {INSTANCES} instances");
-        report.add(format!("dns_{kind}_rate"), rate.round(), "/s", note);
+        report.add(format!("dns_{kind}_rate"), told.rate.round(), "/s", note);
         report.add(format!("dns_{kind}_cpu"), cpu, "µs", "server CPU of a query");
+        report.add(format!("dns_{kind}_lost"), told.lost, "", "queries without an answer");
     }
     Ok(())
 }
 
-/// How many queries were answered, and how many a second. `None`: there is no dnsperf.
-async fn dnsperf(address: SocketAddr, queries: &str, seconds: &str) -> Result<Option<(f64, f64)>> {
+/// What dnsperf tells.
+#[derive(Debug)]
+struct Told {
+    completed: f64,
+    lost: f64,
+    /// Completed, a second.
+    rate: f64,
+}
+
+/// Asks for so long. `None`: there is no dnsperf.
+async fn dnsperf(address: SocketAddr, queries: &str, seconds: &str) -> Result<Option<Told>> {
     let mut command = Command::new("dnsperf");
     command.args(["-s", &address.ip().to_string(), "-p", &address.port().to_string(), "-d", queries]);
     command.args(FLAGS).arg(seconds).stdin(Stdio::null()).kill_on_drop(true);
@@ -69,8 +79,10 @@ async fn dnsperf(address: SocketAddr, queries: &str, seconds: &str) -> Result<Op
         Ok(number.with_context(|| format!("dnsperf does not tell {name:?}: {said}"))?.parse()?)
     };
     // Errors are answered fast; they do not count.
-    ensure!(said.contains("NOERROR"), "dnsperf found nothing: {said}");
-    Ok(Some((number("Queries completed:")?, number("Queries per second:")?)))
+    let codes = said.lines().find(|line| line.trim().starts_with("Response codes:")).unwrap_or_default();
+    ensure!(codes.contains("NOERROR") && codes.contains("(100.00%)"), "not every query found something: {said}");
+    let (completed, lost) = (number("Queries completed:")?, number("Queries lost:")?);
+    Ok(Some(Told { completed, lost, rate: number("Queries per second:")? }))
 }
 
 /// Somebody who asks for the addresses of a service.
