@@ -43,8 +43,8 @@ mod tests;
 mod value;
 mod written;
 
-/// Most workers: a writer keeps a bit for each to know whom to wake.
-const MOST_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+/// Most workers: a writer keeps a bit for each to know whom to wake, and one for HTTP.
+const MOST_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(62);
 
 /// Longest name of a node, in bytes.
 const LONGEST_NODE_NAME: usize = 128;

@@ -29,7 +29,7 @@ mod socket;
 pub mod tls;
 mod worker;
 
-pub use acceptor::{Dealer, Hands, Own, accept};
+pub use acceptor::{Dealer, accept};
 pub use alarm::{Alarm, Alarmed};
 pub use busy::{Busy, Level};
 pub use connection::Connection;

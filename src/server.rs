@@ -131,8 +131,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a registry, in memory or on the disk. Expiry, HTTP and the acceptor run where this is called; gRPC on threads of
-    /// its own. Raises the limit on this process's descriptors as far as the system lets it.
+    /// Starts a registry, in memory or on the disk. Expiry, DNS and the acceptor run where this is called; gRPC and HTTP on threads
+    /// of their own. Raises the limit on this process's descriptors as far as the system lets it.
     ///
     /// # Errors
     ///
@@ -174,9 +174,9 @@ impl Server {
         tasks.spawn(alarm.clone().guard("expiry", expire(Arc::clone(&shared))));
         tasks.spawn(alarm.clone().guard("the log of connections", tell_news(Arc::clone(&shared.metrics))));
         for (door, listener) in doors.open() {
-            let (port, hands) = door.furnish(&shared, &workers, tls.as_ref(), &consul, &left)?;
+            let (port, dealer) = door.furnish(&shared, &workers, tls.as_ref(), &consul)?;
             let accepting =
-                accept(listener, port, Arc::clone(&gate), hands, left.clone()).map_err(StartError::Worker)?;
+                accept(listener, port, Arc::clone(&gate), dealer, left.clone()).map_err(StartError::Worker)?;
             tasks.spawn(alarm.clone().guard(door.acceptor(), accepting));
         }
         if let Some(door) = dns {
@@ -257,7 +257,8 @@ fn warn_of_exposure(config: &Config, metrics: &Metrics) {
 
 fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
     let workers = config.workers.get();
-    let (hubs, clock) = (Arc::new(Hubs::new(workers)), Arc::new(Clock::new(workers)));
+    // HTTP has a hub as well; but leases do not wait for its pages.
+    let (hubs, clock) = (Arc::new(Hubs::new(workers + 1)), Arc::new(Clock::new(workers)));
     let metrics = Metrics::new();
     let life = Incarnation(random::u64());
     let inbox = Arc::new(Inbox::default());

@@ -71,7 +71,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Threads beside the workers: for accepting, expiry and HTTP, so that a large page of the one does not hold up the others.
+/// Threads beside the workers: for accepting, expiry and DNS, so that a large page of the one does not hold up the others.
 const THREADS: usize = 2;
 /// The exit code for a configuration that cannot be used.
 const USAGE: u8 = 2;

@@ -67,13 +67,10 @@ impl Fields {
     /// Takes a field out, by any of its names. Of several, the last counts.
     fn take(&mut self, names: &[&str]) -> Option<Value> {
         let mut found = None;
-        self.left.retain_mut(|(name, value)| {
-            let is = names.iter().any(|known| known.eq_ignore_ascii_case(name));
-            if is {
-                found = Some(value.take());
-            }
-            !is
-        });
+        let known = |(name, _): &(String, Value)| names.iter().any(|known| known.eq_ignore_ascii_case(name));
+        while let Some(at) = self.left.iter().position(known) {
+            found = Some(self.left.remove(at).1);
+        }
         found.filter(|value| !value.is_null())
     }
 

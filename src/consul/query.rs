@@ -107,8 +107,13 @@ impl Query {
 
     /// What is asked, in one text that is equal for equal questions.
     pub(super) fn question(&self) -> String {
-        let asked = self.pairs.iter().filter(|(key, _)| !HOW.contains(&key.as_str()));
-        asked.fold(String::new(), |text, (key, value)| text + "\u{1}" + key + "\u{2}" + value)
+        let mut text = String::new();
+        for (key, value) in self.pairs.iter().filter(|(key, _)| !HOW.contains(&key.as_str())) {
+            for part in ["\u{1}", key, "\u{2}", value] {
+                text.push_str(part);
+            }
+        }
+        text
     }
 }
 
@@ -130,6 +135,9 @@ fn pairs(query: &str) -> Vec<(String, String)> {
 
 /// Text without percent signs. `plus`: it stands for a blank.
 pub(super) fn decode(text: &str, plus: bool) -> String {
+    if !text.contains(['%', '+']) {
+        return text.to_owned();
+    }
     let text = if plus && text.contains('+') { Cow::Owned(text.replace('+', " ")) } else { Cow::Borrowed(text) };
     percent_decode_str(&text).decode_utf8_lossy().into_owned()
 }

@@ -3,21 +3,21 @@
 //! Connections of gRPC are handed to the least loaded worker. `SO_REUSEPORT` would let the kernel choose, by a hash: with
 //! few long connections that is as bad as it gets.
 
-use std::{collections::VecDeque, future::poll_fn, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
+use std::{
+    collections::VecDeque, future::poll_fn, io, net::SocketAddr, ops::Range, sync::Arc, task::Poll, time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinSet,
-    time::{sleep, timeout},
+    time::sleep,
 };
 
 use super::{
-    Connection, Gate, Place, Port, Ticket, Workers,
+    Connection, Gate, Place, Port, Protocol, Ticket, Workers,
     descriptors::Spare,
     listener::{self, Listener},
     serve::receive,
-    worker::GOODBYE,
 };
 use crate::{clock::Clock, metrics::Refused};
 
@@ -40,15 +40,6 @@ pub(super) struct Arrival {
     pub(super) port: Arc<Port>,
 }
 
-/// Who serves what is accepted.
-#[derive(Debug)]
-pub enum Hands {
-    /// The workers, each connection the one with the fewest open streams.
-    Workers(Dealer),
-    /// The runtime that accepts.
-    Own(Own),
-}
-
 /// Accepts on a port until the server leaves.
 ///
 /// # Errors
@@ -58,7 +49,7 @@ pub fn accept(
     listener: Listener,
     port: Port,
     gate: Arc<Gate>,
-    mut hands: Hands,
+    mut dealer: Dealer,
     mut leaving: watch::Receiver<bool>,
 ) -> io::Result<impl Future<Output = ()> + Send> {
     let listener = listener.for_tokio()?;
@@ -69,13 +60,12 @@ pub fn accept(
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = hands.reap() => continue,
                 _ = leaving.wait_for(|leaving| *leaving) => break,
             };
             match accepted {
                 Ok((socket, peer)) => match gate.admit(peer, port.name, port.protocol) {
                     Ok(ticket) => {
-                        admit(socket, peer, ticket, &port, &mut hands);
+                        admit(socket, peer, ticket, &port, &mut dealer);
                         continue;
                     }
                     Err(why) => gate.metrics().connections.refused(why),
@@ -93,15 +83,13 @@ pub fn accept(
                 sleep(BREATH).await;
             }
         }
-        drop(listener);
-        hands.finish().await;
     })
 }
 
-fn admit(socket: TcpStream, peer: SocketAddr, ticket: Ticket, port: &Arc<Port>, hands: &mut Hands) {
+fn admit(socket: TcpStream, peer: SocketAddr, ticket: Ticket, port: &Arc<Port>, dealer: &mut Dealer) {
     let prepared = listener::prepare(&socket).and_then(|()| socket.into_std());
     match prepared {
-        Ok(socket) => hands.take(Arrival { socket, peer, ticket, port: Arc::clone(port) }),
+        Ok(socket) => dealer.deal(Arrival { socket, peer, ticket, port: Arc::clone(port) }),
         Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
     }
 }
@@ -132,48 +120,26 @@ async fn turn_away(listener: &TcpListener, spare: &mut Spare) -> Turned {
     turned
 }
 
-impl Hands {
-    fn take(&mut self, arrival: Arrival) {
-        match self {
-            Self::Workers(dealer) => dealer.deal(arrival),
-            Self::Own(own) => own.serve(arrival),
-        }
-    }
-
-    /// Lets go of what has ended. Never ready where there is nothing to do.
-    async fn reap(&mut self) {
-        match self {
-            Self::Own(own) if !own.tasks.is_empty() => drop(own.tasks.join_next().await),
-            Self::Workers(_) | Self::Own(_) => std::future::pending().await,
-        }
-    }
-
-    /// Waits for what is served here, but not for long.
-    async fn finish(self) {
-        if let Self::Own(mut own) = self {
-            own.care.abort_all();
-            let all = async { while own.tasks.join_next().await.is_some() {} };
-            if timeout(GOODBYE, all).await.is_err() {
-                tracing::debug!("HTTP connections dropped at the deadline");
-            }
-        }
-    }
-}
-
 /// Deals connections out to the workers.
 #[derive(Debug)]
 pub struct Dealer {
     workers: Arc<Workers>,
     clock: Arc<Clock>,
+    /// Those that it deals to.
+    among: Range<usize>,
     newcomers: Vec<VecDeque<Duration>>,
 }
 
 impl Dealer {
-    /// To these workers.
+    /// Of connections that speak this: gRPC has workers of its own, and so has HTTP, whose pages may be long.
     #[must_use]
-    pub fn new(workers: &Arc<Workers>, clock: &Arc<Clock>) -> Self {
-        let newcomers = vec![VecDeque::new(); workers.count()];
-        Self { workers: Arc::clone(workers), clock: Arc::clone(clock), newcomers }
+    pub fn new(workers: &Arc<Workers>, clock: &Arc<Clock>, protocol: Protocol) -> Self {
+        let among = match protocol {
+            Protocol::Http2 => 0..workers.count(),
+            Protocol::Http1 => workers.count()..workers.count() + 1,
+        };
+        let newcomers = vec![VecDeque::new(); among.end];
+        Self { workers: Arc::clone(workers), clock: Arc::clone(clock), among, newcomers }
     }
 
     fn deal(&mut self, arrival: Arrival) {
@@ -184,35 +150,9 @@ impl Dealer {
             }
         }
         let load = |worker: &usize| self.workers.open_streams(*worker) + NEWCOMER * self.newcomers[*worker].len();
-        let worker = (0..self.workers.count()).min_by_key(load).unwrap_or(0);
+        let worker = self.among.clone().min_by_key(load).unwrap_or(self.among.start);
         self.newcomers[worker].push_back(now);
         self.workers.hand_over(worker, arrival);
-    }
-}
-
-/// Serves connections where they are accepted.
-#[derive(Debug)]
-pub struct Own {
-    place: Arc<Place>,
-    leaving: watch::Receiver<bool>,
-    care: JoinSet<()>,
-    tasks: JoinSet<()>,
-}
-
-impl Own {
-    /// On the runtime where this is called.
-    #[must_use]
-    pub fn new(leaving: watch::Receiver<bool>, clock: &Arc<Clock>) -> Self {
-        let place = Place::new(0, clock);
-        let mut care = JoinSet::new();
-        let watched = Arc::clone(&place);
-        care.spawn(async move { watched.watch_over().await });
-        Self { place, leaving, care, tasks: JoinSet::new() }
-    }
-
-    fn serve(&mut self, arrival: Arrival) {
-        let (place, leaving) = (Arc::clone(&self.place), self.leaving.clone());
-        self.tasks.spawn(arrival.serve(place, leaving));
     }
 }
 

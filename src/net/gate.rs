@@ -22,8 +22,9 @@ use crate::metrics::{Metrics, Refused};
 const BULK: usize = 90;
 /// Answers that their readers have not taken, in bytes: of one connection, one address, and in all.
 const UNREAD: [usize; 3] = [4 << 20, 16 << 20, 64 << 20];
-/// Connections that HTTP may have, so that gRPC cannot be shut out by it...
-const HTTP: usize = 512;
+/// Of all connections, what HTTP may have, in percent, so that gRPC cannot be shut out by it: programs written for Consul park
+/// queries by thousands, a connection each...
+const HTTP: usize = 75;
 /// ...and that it has to itself, so that operators see what happens where gRPC is full.
 const KEPT_FOR_HTTP: usize = 64;
 
@@ -157,7 +158,7 @@ impl Gate {
             Protocol::Http1 => self.rules.connections,
             Protocol::Http2 => self.rules.connections - KEPT_FOR_HTTP.min(self.rules.connections / 8),
         };
-        if connections > most || http > HTTP {
+        if connections > most || http > (self.rules.connections * HTTP / 100).max(1) {
             return Err(Refused::All);
         }
         if ticket.exceeds(self.rules.connections_per_address, of_address) {

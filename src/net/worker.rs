@@ -23,7 +23,7 @@ const TURN: Duration = Duration::from_millis(50);
 /// Tasks through which a heartbeat goes, and one more.
 const HOPS: usize = 3;
 /// How long streams have to end once their peers were told.
-pub(super) const GOODBYE: Duration = Duration::from_secs(4);
+const GOODBYE: Duration = Duration::from_secs(4);
 
 /// What every worker needs.
 #[derive(Debug, Clone)]
@@ -55,20 +55,20 @@ struct Entrance {
 }
 
 impl Workers {
-    /// Starts this many.
+    /// Starts this many for gRPC, and one for HTTP.
     ///
     /// # Errors
     ///
     /// When the system gives no thread or no poller.
     pub fn start(count: usize, worker: &Worker) -> io::Result<Self> {
         let mut workers = Self { doors: Vec::new(), threads: Mutex::default() };
-        for index in 0..count {
+        for index in 0..=count {
             let (sender, arrivals) = mpsc::unbounded_channel();
             let place = Place::new(index, &worker.clock);
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let (worker, own) = (worker.clone(), Arc::clone(&place));
             let thread = thread::Builder::new()
-                .name(format!("callboard-{index}"))
+                .name(if index < count { format!("callboard-{index}") } else { "callboard-http".to_owned() })
                 .spawn(move || runtime.block_on(worker.run(own, arrivals)))?;
             workers.doors.push(Entrance { arrivals: sender, place });
             workers.threads.get_mut().push(thread);
@@ -76,10 +76,10 @@ impl Workers {
         Ok(workers)
     }
 
-    /// How many there are.
+    /// How many there are for gRPC.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.doors.len()
+        self.doors.len() - 1
     }
 
     /// How many streams are open on a worker.

@@ -2,14 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::sync::watch;
-
 use super::{Inherited, StartError};
 use crate::{
     api::{Api, Shared},
     config::Config,
     consul::Consul,
-    net::{Dealer, Hands, Listener, Own, Port, Protocol, Workers, tls::Tls},
+    net::{Dealer, Listener, Port, Protocol, Workers, tls::Tls},
     web::Web,
 };
 
@@ -82,8 +80,7 @@ impl Door {
         workers: &Arc<Workers>,
         tls: Option<&Arc<Tls>>,
         consul: &Arc<Consul>,
-        leaving: &watch::Receiver<bool>,
-    ) -> Result<(Port, Hands), StartError> {
+    ) -> Result<(Port, Dealer), StartError> {
         let tls = match self {
             Self::Grpc | Self::Http | Self::Health => None,
             // What is meant to be behind TLS is not served without.
@@ -98,13 +95,12 @@ impl Door {
             }
             Self::Health => Api::probes(shared),
         };
-        let (protocol, hands) = match self {
-            Self::Grpc | Self::GrpcTls | Self::Health => {
-                (Protocol::Http2, Hands::Workers(Dealer::new(workers, &shared.clock)))
-            }
-            Self::Http | Self::HttpTls => (Protocol::Http1, Hands::Own(Own::new(leaving.clone(), &shared.clock))),
+        let protocol = match self {
+            Self::Grpc | Self::GrpcTls | Self::Health => Protocol::Http2,
+            Self::Http | Self::HttpTls => Protocol::Http1,
         };
-        Ok((Port { name: self.names().1, protocol, tls, routes }, hands))
+        let dealer = Dealer::new(workers, &shared.clock, protocol);
+        Ok((Port { name: self.names().1, protocol, tls, routes }, dealer))
     }
 }
 
