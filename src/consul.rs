@@ -125,12 +125,19 @@ impl Consul {
         }
         let query = Query::parse(&head, &self.agent)?;
         let call = Call { subject, query, connection };
+        // Thousands of queries wait at once: what they no longer need goes, and what others need has its own place.
+        drop(head);
         if methods == Method::PUT {
-            let limit = self.shared.max_message_size;
-            let body = axum::body::to_bytes(body, limit).await.map_err(|_| Problem::TooLarge(limit))?;
-            return self.write(endpoint, &call, &body).await;
+            return Box::pin(self.take(endpoint, &call, body)).await;
         }
+        drop(body);
         self.read(endpoint, &call).await
+    }
+
+    async fn take(&self, endpoint: Endpoint, call: &Call, body: Body) -> Result<Reply, Problem> {
+        let limit = self.shared.max_message_size;
+        let body = axum::body::to_bytes(body, limit).await.map_err(|_| Problem::TooLarge(limit))?;
+        self.write(endpoint, call, &body).await
     }
 }
 

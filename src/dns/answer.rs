@@ -123,9 +123,7 @@ impl Oracle {
             Question::Nothing => None,
         };
         if known.is_none() {
-            // Who is not back yet is not to be denied: a resolver would remember that.
-            let settling = moment.registry.is_settling();
-            sheet.answer.code = if settling { ResponseCode::ServFail } else { ResponseCode::NXDomain };
+            sheet.answer.code = ResponseCode::NXDomain;
         }
         if sheet.answer.answers.is_empty() && self.zone.domain().zone_of(query.name()) {
             let authority = self.zone.authority(serial(moment.now));
