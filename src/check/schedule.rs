@@ -11,6 +11,9 @@ use std::{
     time::Duration,
 };
 
+/// How many entries of things that were taken out may lie about, beside as many as there are things.
+const SPARE: usize = 1_024;
+
 /// Things that are due again and again.
 #[derive(Debug)]
 pub struct Schedule<K> {
@@ -34,6 +37,10 @@ impl<K: Clone + Eq + Hash> Schedule<K> {
         let number = self.next;
         self.next += 1;
         self.due.push(Reverse((first, number)));
+        // What was taken out lies there until it would have been due: perhaps for hours, and there may be many.
+        if self.due.len() > SPARE + 2 * self.entries.len() {
+            self.due.retain(|Reverse((_, number))| *number == self.next - 1 || self.entries.contains_key(number));
+        }
         self.current.insert(key.clone(), number);
         self.entries.insert(number, (key, interval));
     }
@@ -117,6 +124,21 @@ mod tests {
         assert_eq!(schedule.pop(4 * SECOND), None);
         assert_eq!(schedule.pop(5 * SECOND), Some("a"));
         assert_eq!(schedule.len(), 1);
+    }
+
+    #[test]
+    fn what_is_taken_out_does_not_pile_up() {
+        let mut schedule = Schedule::default();
+        for key in 0..100_000 {
+            schedule.insert(key, 3_600 * SECOND, 3_600 * SECOND);
+            if key % 100 != 0 {
+                schedule.remove(&key);
+            }
+        }
+        assert_eq!(schedule.len(), 1_000);
+        assert!(schedule.due.len() <= SPARE + 2 * 1_000 + 1, "{}", schedule.due.len());
+        let made = std::iter::from_fn(|| schedule.pop(3_600 * SECOND)).count();
+        assert_eq!(made, 1_000);
     }
 
     proptest! {
