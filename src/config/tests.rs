@@ -146,7 +146,7 @@ fn numbers_and_booleans_need_no_quotes_in_the_file() {
 
 #[test]
 fn a_bad_value_is_refused_with_a_remedy() {
-    let number = "is not a whole number; write 1 to 64";
+    let number = "is not a whole number; write 1 to 63";
     let size = "is not a size; write 64KiB to 64MiB, or as many bytes without a unit";
     let size_range = "is out of range; write 64KiB to 64MiB, or as many bytes without a unit";
     let time = "is not a length of time; write 10ms to 1h, with a unit, as 15s";
@@ -157,8 +157,8 @@ fn a_bad_value_is_refused_with_a_remedy() {
         ("workers", "many", number),
         ("workers", "1.5", number),
         ("workers", "-", number),
-        ("workers", "0", "is out of range; write 1 to 64"),
-        ("workers", "-1", "is out of range; write 1 to 64"),
+        ("workers", "0", "is out of range; write 1 to 63"),
+        ("workers", "-1", "is out of range; write 1 to 63"),
         ("max_streams_per_connection", "99999999999999999999", "is out of range; write 1 to 1000000"),
         ("max_connections", "0", "is out of range; write 1 to 1000000"),
         ("max_connections_per_address", "all", "is not a whole number; write 1 to 1000000"),
@@ -204,7 +204,7 @@ fn age_can_be_turned_off() {
 
 #[test]
 fn a_refusal_names_the_place_of_the_value() {
-    let refused = r#""x" is not a whole number; write 1 to 64"#;
+    let refused = r#""x" is not a whole number; write 1 to 63"#;
     assert_eq!(refusal(&["--workers", "x"], &[("CALLBOARD_WORKERS", "1")], ""), format!("--workers: {refused}"));
     assert_eq!(refusal(&[], &[("CALLBOARD_WORKERS", "x")], "workers = 1"), format!("CALLBOARD_WORKERS: {refused}"));
     assert_eq!(refusal(&[], &[], "# here\nworkers = 'x'"), format!("callboard.toml:2: workers: {refused}"));
@@ -213,7 +213,7 @@ fn a_refusal_names_the_place_of_the_value() {
 #[test]
 fn a_wrong_type_in_the_file_is_quoted_as_it_is_written() {
     let said = |text| refusal(&[], &[], text);
-    assert_eq!(said("workers = [1, 2]"), r#"callboard.toml:1: workers: "[1, 2]" is not a whole number; write 1 to 64"#);
+    assert_eq!(said("workers = [1, 2]"), r#"callboard.toml:1: workers: "[1, 2]" is not a whole number; write 1 to 63"#);
     assert!(said("workers = 0x10").contains(r#""0x10" is not a whole number"#));
     assert!(said("bookmark_interval = 15").contains(r#""15" is not a length of time"#));
     assert!(said("grpc = { port = 1 }").contains(r#""{ port = 1 }" is not an address"#));

@@ -83,7 +83,7 @@ pub(super) fn durability(text: &str) -> Result<Durability, Refusal> {
     }
 }
 
-/// 1 to 64 threads.
+/// 1 to 63 threads.
 pub(super) fn workers(text: &str) -> Result<NonZeroUsize, Refusal> {
     number(text, NonZeroUsize::MIN..=super::MOST_WORKERS)
 }
