@@ -1,4 +1,4 @@
-//! Where connections are served: a worker, or the runtime of the HTTP listener.
+//! Where connections are served: a worker's thread.
 
 use std::{
     collections::HashMap,

@@ -1,0 +1,139 @@
+//! What commands mean that are about checks, nodes, and registrations without a lease.
+
+use std::sync::Arc;
+
+use super::{Decision, Draft, described, proves};
+use crate::{
+    model::{Check, CheckId, Checks, Definition, Instance, InstanceId, Marks, Probe, ServiceName, Verdict},
+    registry::{
+        command::{Enroll, NewCheck, Refusal},
+        event::{Entry, Now, RemovalReason},
+        lease::Ending,
+    },
+};
+
+/// A registration without a lease. It takes the place of one with a lease only if that has run out.
+pub(super) fn decide_enroll(
+    present: Option<&Arc<Entry>>,
+    asked: Enroll,
+    node: Marks,
+    now: Now,
+) -> Result<Decision, Refusal> {
+    let Enroll { service, id, description, mut listing, checks, replace_checks } = asked;
+    let lives_on = present.filter(|entry| entry.lease.is_none());
+    if let Some(lease) = present.and_then(|entry| entry.lease.as_ref())
+        && lease.yields(now.lease).is_err()
+    {
+        return Err(Refusal::HeldByLease { service, id });
+    }
+    let before = lives_on.map(|entry| &entry.instance);
+    let unchecked = Checks::default();
+    let checks = merged(before.map_or(&unchecked, |instance| &instance.checks), checks, replace_checks)?;
+    let drained = present.is_some_and(|entry| entry.instance.marks.drained);
+    let proved = before.is_some_and(|instance| instance.marks.proved);
+    let marks = Marks { drained, proved, ..node };
+    if let Some(known) = before.and_then(|instance| instance.listing.as_ref()) {
+        listing.described = known.described;
+        if drained {
+            listing.maintenance.clone_from(&known.maintenance);
+        }
+    }
+    let mut instance = described(service, id, description, (checks, marks), before, now);
+    instance.listing = Some(Arc::new(listing));
+    if before.is_some_and(|before| *before == instance) {
+        return Ok(Decision::Keep);
+    }
+    Ok(Decision::Apply(Draft::Put { instance, lease: None, born: before.is_none(), ending: Ending::Superseded }))
+}
+
+/// The checks that are there once these are asked for. Who was known keeps its verdict, but for what is stated.
+pub(super) fn merged(known: &Checks, asked: Vec<NewCheck>, replace: bool) -> Result<Checks, Refusal> {
+    let mut checks: Vec<Check> = if replace { Vec::new() } else { known.iter().cloned().collect() };
+    for NewCheck { definition, verdict } in asked {
+        let stated = definition.probe == Probe::Stated;
+        let place = checks.iter().position(|check| *check.id() == definition.id);
+        let check = match known.get(definition.id.as_str()) {
+            // The very definition that is there, if it says the same: who makes the check goes on with it.
+            Some(known) => Check {
+                definition: if known.definition == definition { Arc::clone(&known.definition) } else { definition },
+                verdict: if stated { verdict } else { known.verdict },
+                ..known.clone()
+            },
+            None => Check::new(definition, verdict),
+        };
+        match place {
+            Some(place) => checks[place] = check,
+            None => checks.push(check),
+        }
+    }
+    Ok(Checks::new(checks)?)
+}
+
+/// A change of what is there, unless it comes to nothing.
+pub(super) fn change(
+    present: Option<&Arc<Entry>>,
+    service: ServiceName,
+    id: InstanceId,
+    alter: impl FnOnce(&mut Instance) -> Result<(), Refusal>,
+) -> Result<Decision, Refusal> {
+    let Some(entry) = present else {
+        return Err(Refusal::NoSuchInstance { service, id });
+    };
+    let mut instance = entry.instance.clone();
+    alter(&mut instance)?;
+    instance.marks.proved |= proves(&instance.checks);
+    if instance == entry.instance {
+        return Ok(Decision::Keep);
+    }
+    Ok(Decision::Apply(Draft::Put { instance, lease: entry.lease.clone(), born: false, ending: Ending::Superseded }))
+}
+
+pub(super) fn judge(
+    instance: &mut Instance,
+    check: CheckId,
+    of: Option<&Arc<Definition>>,
+    verdict: Verdict,
+) -> Result<(), Refusal> {
+    let mut checks: Vec<Check> = instance.checks.iter().cloned().collect();
+    let Some(known) = checks.iter_mut().find(|known| *known.id() == check) else {
+        // A probe that took longer than its check existed has nothing to say.
+        let (service, id) = (instance.service.clone(), instance.id.clone());
+        return if of.is_some() { Ok(()) } else { Err(Refusal::NoSuchCheck { service, id, check }) };
+    };
+    if of.is_none_or(|of| Arc::ptr_eq(of, &known.definition)) {
+        known.verdict = verdict;
+        instance.checks = Checks::new(checks)?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove_check(instance: &mut Instance, check: CheckId) -> Result<(), Refusal> {
+    if instance.checks.get(check.as_str()).is_none() {
+        let (service, id) = (instance.service.clone(), instance.id.clone());
+        return Err(Refusal::NoSuchCheck { service, id, check });
+    }
+    let rest = instance.checks.iter().filter(|known| *known.id() != check).cloned().collect();
+    instance.checks = Checks::new(rest)?;
+    Ok(())
+}
+
+/// A check that says something else by now, or is another, removes nobody.
+pub(super) fn decide_reap(present: Option<&Arc<Entry>>, check: &Arc<Definition>) -> Decision {
+    let known = present.and_then(|entry| entry.instance.checks.get(check.id.as_str()));
+    let still = known.is_some_and(|known| known.verdict == Verdict::Critical && Arc::ptr_eq(&known.definition, check));
+    if !still {
+        return Decision::Keep;
+    }
+    Decision::Apply(Draft::Remove { reason: RemovalReason::Reaped, ending: Ending::Removed })
+}
+
+pub(super) fn decide_restate(present: Option<&Arc<Entry>>, node: Marks) -> Decision {
+    let Marks { node_drained, node_critical, node_warning, .. } = node;
+    let Some(entry) = present else { return Decision::Keep };
+    let mut instance = entry.instance.clone();
+    instance.marks = Marks { node_drained, node_critical, node_warning, ..instance.marks };
+    if instance == entry.instance {
+        return Decision::Keep;
+    }
+    Decision::Apply(Draft::Put { instance, lease: entry.lease.clone(), born: false, ending: Ending::Superseded })
+}
