@@ -44,7 +44,7 @@ impl From<Addresses> for Ready {
 
 /// What is behind the doors.
 const GRPC: &str = "register, keep alive, watch, health, reflection";
-const HTTP: &str = "/metrics /healthz /readyz /prometheus/sd";
+const HTTP: &str = "Consul's API (/v1/), /metrics /healthz /readyz /prometheus/sd";
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // First of all: it has to be while there is no other thread.
