@@ -52,8 +52,9 @@ struct Runner {
     /// The checks of each instance that has some.
     known: HashMap<(ServiceName, InstanceId), Vec<CheckId>>,
     under_way: HashSet<Key>,
-    /// Due, and not begun because too many are under way.
+    /// Due, and not begun because too many are under way: in order, and each once.
     waiting: VecDeque<Key>,
+    queued: HashSet<Key>,
     probes: JoinSet<Done>,
     /// Verdicts on their way to the registry.
     judging: JoinSet<()>,
@@ -85,6 +86,7 @@ impl Runner {
             known: HashMap::new(),
             under_way: HashSet::new(),
             waiting: VecDeque::new(),
+            queued: HashSet::new(),
             probes: JoinSet::new(),
             judging: JoinSet::new(),
         }
@@ -186,7 +188,7 @@ impl Runner {
                 self.starve(key, &record, now);
             } else if self.under_way.len() < MOST_PROBES {
                 self.begin(key, &record);
-            } else if !self.waiting.contains(&key) {
+            } else if self.queued.insert(key.clone()) {
                 self.waiting.push_back(key);
             }
         }
@@ -231,10 +233,14 @@ impl Runner {
         {
             self.judge(&key, &definition, verdict);
         }
-        if let Some(next) = self.waiting.pop_front()
-            && let Some(record) = self.checks.records.get(&next).map(|record| Arc::clone(&record))
+        while self.under_way.len() < MOST_PROBES
+            && let Some(next) = self.waiting.pop_front()
         {
-            self.begin(next, &record);
+            self.queued.remove(&next);
+            // One that was taken away meanwhile leaves its place to the one behind it.
+            if let Some(record) = self.checks.records.get(&next).map(|record| Arc::clone(&record)) {
+                self.begin(next, &record);
+            }
         }
     }
 

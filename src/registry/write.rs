@@ -134,7 +134,7 @@ impl Order<'_> {
         if before.is_none() {
             self.registry.count(&entry.instance.service, 1);
         }
-        self.registry.catalog.replace(before.as_ref(), Some(&entry), revision);
+        let old = before.clone();
         let event = visible.then(|| {
             let after = Arc::clone(&entry);
             let change = match before {
@@ -149,6 +149,8 @@ impl Order<'_> {
                 state.remember(Arc::clone(event));
             }
         }
+        // Its indexes rise last: whoever reads one and then looks must not find what was there before.
+        self.registry.catalog.replace(old.as_ref(), Some(&entry), revision);
         self.record(event.as_ref());
         (entry, event)
     }
@@ -164,12 +166,12 @@ impl Order<'_> {
         let service = self.registry.find(&before.instance.service)?;
         self.hand_over(&service, Some(before), None, ending, now);
         self.registry.count(&before.instance.service, -1);
-        self.registry.catalog.replace(Some(before), None, revision);
         let event = event(Change::Removed(Arc::clone(before), reason), revision, now);
         if let Some(mut state) = service.state() {
             state.remove(event.id().as_str(), revision);
             state.remember(Arc::clone(&event));
         }
+        self.registry.catalog.replace(Some(before), None, revision);
         self.record(Some(&event));
         Some(event)
     }
