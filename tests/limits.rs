@@ -10,7 +10,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_types::StatusExt;
 
-use crate::harness::{Beats, House, PREFACE, Peer, Raw, get, instance, metric, metric_becomes, within};
+use crate::harness::{Beats, House, PREFACE, Peer, Raw, get, instance, metric, metric_becomes, no_connections, within};
 
 fn limit(number: u32) -> NonZeroU32 {
     NonZeroU32::new(number).unwrap()
@@ -45,8 +45,7 @@ async fn connections_are_limited_and_room_comes_back() {
             assert_eq!(get(house.http(), "/healthz").await.0, 200);
         }
         drop(open);
-        // HTTP would be over the limit too, until they are gone.
-        within("room", async { while !Raw::saying(house.grpc(), PREFACE).await.hears_something().await {} }).await;
+        no_connections(house.http()).await;
         let refused =
             metric(house.http(), &format!("callboard_refused_connections_total{{reason=\"{reason}\"}}")).await;
         assert!(refused >= 1.0);

@@ -2,13 +2,16 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{get, within};
+use super::{get, try_get, within};
 
 /// The value of a metric, named with its labels as on the page; 0 where it is not there.
 pub async fn metric(http: SocketAddr, name: &str) -> f64 {
-    let (_, page) = get(http, "/metrics").await;
+    value(&get(http, "/metrics").await.1, name).unwrap_or(0.0)
+}
+
+fn value(page: &str, name: &str) -> Option<f64> {
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0.0, |value| value.parse().unwrap())
+    line.map(|value| value.parse().unwrap())
 }
 
 /// Waits until a metric is as wanted.
@@ -16,6 +19,18 @@ pub async fn metric_becomes(http: SocketAddr, name: &str, wanted: impl Fn(f64) -
     within(name, async {
         let mut pace = tokio::time::interval(Duration::from_millis(50));
         while !wanted(metric(http, name).await) {
+            pace.tick().await;
+        }
+    })
+    .await;
+}
+
+/// Waits until no connection for gRPC is left, and HTTP, which may have been over a limit because of them, has room.
+pub async fn no_connections(http: SocketAddr) {
+    within("they are gone", async {
+        let mut pace = tokio::time::interval(Duration::from_millis(50));
+        let name = "callboard_open_connections{port=\"grpc\"}";
+        while !try_get(http, "/metrics").await.is_ok_and(|(_, page)| value(&page, name) == Some(0.0)) {
             pace.tick().await;
         }
     })
