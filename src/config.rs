@@ -277,16 +277,18 @@ impl Config {
         self.consul.node_name.clone().unwrap_or_else(host_name)
     }
 
-    /// Listeners that other machines reach and that check nobody, by their keys: what is there only by consent.
+    /// Listeners that other machines reach and that check nobody, by their keys, and what whoever reaches them can do: what is
+    /// there only by consent.
     #[must_use]
-    pub fn exposed(&self) -> Vec<(&'static str, SocketAddr)> {
+    pub fn exposed(&self) -> Vec<(&'static str, SocketAddr, &'static str)> {
+        let (all, ask) = ("read and change every registration", "ask who is registered");
         let checked = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-        let mut open = vec![(Key::Grpc, self.grpc), (Key::Http, self.http), (Key::Dns, self.dns)];
+        let mut open = vec![(Key::Grpc, self.grpc, all), (Key::Http, self.http, all), (Key::Dns, self.dns, ask)];
         if !checked {
-            open.extend([(Key::GrpcTls, self.grpc_tls), (Key::HttpTls, self.http_tls)]);
+            open.extend([(Key::GrpcTls, self.grpc_tls, all), (Key::HttpTls, self.http_tls, all)]);
         }
-        let open = open.into_iter().filter_map(|(key, address)| Some((key.name(), address?)));
-        open.filter(|(_, address)| !listeners::is_loopback(*address)).collect()
+        let open = open.into_iter().filter_map(|(key, address, what)| Some((key.name(), address?, what)));
+        open.filter(|(_, address, _)| !listeners::is_loopback(*address)).collect()
     }
 }
 

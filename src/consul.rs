@@ -51,6 +51,7 @@ use crate::{api::Shared, model::Invalid, net::Connection, registry::Entry};
 pub use agent::Agent;
 use problem::Problem;
 use query::Query;
+use read::Gathered;
 use reply::{Answers, Reply};
 use route::{Endpoint, Found};
 
@@ -62,6 +63,8 @@ pub struct Consul {
     /// The service that every Consul has.
     itself: Arc<Entry>,
     answers: Answers,
+    /// For the list of all services.
+    gathered: Gathered,
     /// Queries that wait for changes.
     parked: AtomicUsize,
     /// Most of them.
@@ -86,7 +89,15 @@ impl Consul {
     pub fn new(shared: &Arc<Shared>, agent: Agent, most_parked: usize) -> Result<Arc<Self>, Invalid> {
         let (shared, answers) = (Arc::clone(shared), Answers::default());
         let itself = Entry { instance: agent.itself(shared.engine.registry())?, lease: None };
-        Ok(Arc::new(Self { shared, agent, itself: itself.into(), answers, parked: AtomicUsize::new(0), most_parked }))
+        Ok(Arc::new(Self {
+            shared,
+            agent,
+            itself: itself.into(),
+            answers,
+            gathered: Gathered::default(),
+            parked: AtomicUsize::new(0),
+            most_parked,
+        }))
     }
 
     /// How many queries wait for changes.

@@ -250,8 +250,8 @@ fn tls(config: &Config, shared: &Shared) -> Result<Option<Arc<Tls>>, TlsError> {
 fn warn_of_exposure(config: &Config, metrics: &Metrics) {
     let exposed = config.exposed();
     metrics.insecure_listeners.set(i64::try_from(exposed.len()).unwrap_or(i64::MAX));
-    for (listener, address) in exposed {
-        tracing::warn!(listener, %address, "whoever reaches this listener can read and change every registration");
+    for (listener, address, what) in exposed {
+        tracing::warn!(listener, %address, "whoever reaches this listener can {what}");
     }
 }
 

@@ -115,6 +115,30 @@ async fn one_registry_behind_both_doors() {
     reader.until("the goodbye", |view| view.set.is_empty()).await;
 }
 
+/// What is asked for without a filter comes from what was gathered earlier; a filter that takes everything has all gathered anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_list_of_services_follows_each_change() {
+    let serve = Serve::start(&[]).await;
+    let service = |name: &str, id: &str, tags: &[&str]| json!({"Name": name, "ID": id, "Tags": tags});
+    let steps = [
+        (service("web", "a", &["v1", "eu"]), json!({"consul": [], "web": ["eu", "v1"]})),
+        (service("db", "c", &[]), json!({"consul": [], "db": [], "web": ["eu", "v1"]})),
+        (service("web", "b", &["v2", "eu"]), json!({"consul": [], "db": [], "web": ["eu", "v1", "v2"]})),
+        (service("web", "a", &["v2"]), json!({"consul": [], "db": [], "web": ["eu", "v2"]})),
+        (service("db", "b", &["eu"]), json!({"consul": [], "db": ["eu"], "web": ["v2"]})),
+        (service("consul", "x", &["own"]), json!({"consul": ["own"], "db": ["eu"], "web": ["v2"]})),
+    ];
+    for (body, wanted) in steps {
+        register(&serve, body).await;
+        assert_eq!(get(&serve, "/v1/catalog/services").await.body, wanted);
+        assert_eq!(get(&serve, "/v1/catalog/services?filter=ServiceName+!=+%22%22").await.body, wanted);
+    }
+    for id in ["a", "b", "c", "x"] {
+        put(&serve, &format!("/v1/agent/service/deregister/{id}"), &json!(null)).await;
+    }
+    assert_eq!(get(&serve, "/v1/catalog/services").await.body, json!({"consul": []}));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_moves_with_its_name_and_a_lease_is_not_taken_over() {
     let serve = Serve::start(&[]).await;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use callboard::config::Config;
 use tokio::time::sleep;
 
-use crate::harness::{House, PREFACE, Peer, Raw, get, instance, metric, wall, within};
+use crate::harness::{House, PREFACE, Peer, Raw, get, instance, metric_becomes, wall, within};
 
 const DEADLINE: Duration = Duration::from_millis(400);
 
@@ -34,7 +34,10 @@ async fn a_handshake_has_a_deadline_on_every_listener() {
             is_cut_off(&format!("{beginning:?}"), Raw::saying(address, beginning)).await;
         }
     }
-    assert!(metric(house.http(), "callboard_evicted_connections_total{reason=\"handshake_timeout\"}").await >= 8.0);
+    metric_becomes(house.http(), "callboard_evicted_connections_total{reason=\"handshake_timeout\"}", |number| {
+        number >= 8.0
+    })
+    .await;
 }
 
 /// Sends the bytes one after the other, with pauses within which nobody could call it silent.
@@ -69,7 +72,7 @@ async fn what_is_no_handshake_is_closed_at_once() {
         Raw::saying(house.grpc(), bytes).await.hear_the_end().await;
         assert!(wall() - start < 4_000, "without the deadline of 5 s");
     }
-    assert!(metric(house.http(), "callboard_failed_handshakes_total{port=\"grpc\"}").await >= 3.0);
+    metric_becomes(house.http(), "callboard_failed_handshakes_total{port=\"grpc\"}", |number| number >= 3.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

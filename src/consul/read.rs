@@ -3,6 +3,7 @@
 mod agent;
 mod catalog;
 mod health;
+mod tags;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -17,6 +18,7 @@ use crate::{
     model::{Revision, ServiceName, nodes},
     registry::Registry,
 };
+pub(super) use tags::Gathered;
 
 impl Consul {
     /// Answers a question.

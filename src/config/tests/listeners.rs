@@ -80,12 +80,17 @@ fn files_that_nobody_uses_are_noticed_but_for_the_variables_of_clients() {
 fn what_is_open_by_consent_is_known() {
     let open = |flags: &[&str]| {
         let config = config(&[flags, &["--insecure-i-understand"]].concat(), &[], "").unwrap();
-        config.exposed().into_iter().map(|(key, address)| format!("{key} {address}")).collect::<Vec<_>>()
+        config.exposed().into_iter().map(|(key, address, what)| format!("{key} {address}: {what}")).collect::<Vec<_>>()
     };
     assert_eq!(open(&[]), [""; 0]);
-    assert_eq!(open(&["--grpc", "0.0.0.0:1"]), ["grpc 0.0.0.0:1"]);
+    assert_eq!(open(&["--grpc", "0.0.0.0:1"]), ["grpc 0.0.0.0:1: read and change every registration"]);
+    assert_eq!(open(&["--dns", "0.0.0.0:1"]), ["dns 0.0.0.0:1: ask who is registered"]);
     let tls = [&["--grpc-tls", "0.0.0.0:1", "--http-tls", "[::]:2"][..], &FILES].concat();
-    assert_eq!(open(&tls), ["grpc_tls 0.0.0.0:1", "http_tls [::]:2"]);
+    let open_tls = open(&tls);
+    assert!(
+        open_tls[0].starts_with("grpc_tls 0.0.0.0:1: ") && open_tls[1].starts_with("http_tls [::]:2: "),
+        "{open_tls:?}"
+    );
     assert_eq!(open(&[&tls[..], &CLIENTS].concat()), [""; 0]);
 }
 

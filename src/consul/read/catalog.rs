@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     consul::{
         Call, Consul, Problem,
-        agent::Host,
+        agent::{Host, ITSELF},
         filter::{CATALOG, NODES, SERVICES, Wanted},
         reply::{Reply, encode},
         view::{CatalogService, Node, Service},
@@ -37,6 +37,13 @@ impl Consul {
         let now = self.shared.clock.now().monotonic_us;
         let state = (self.at_least(registry.catalog().services_changed()), self.index_of_nodes());
         let kept = self.answers.get(&question, state, now, || {
+            if wanted.is_all() && call.query.get("node-meta").is_none() {
+                let gathered = self.gathered.all(registry);
+                let mut names: BTreeMap<_, _> = gathered.iter().map(|(name, tags)| (name.as_str(), &**tags)).collect();
+                let none = BTreeSet::new();
+                names.entry(ITSELF).or_insert(&none);
+                return Ok((encode(&names, call.query.pretty)?, false));
+            }
             let itself = (Arc::clone(&self.itself), Host::own(registry));
             let everybody: Vec<_> = std::iter::once(itself).chain(self.everybody()).collect();
             let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();

@@ -1,0 +1,48 @@
+//! The tags of each service.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    model::{Revision, ServiceName},
+    registry::Registry,
+};
+
+/// Tags, in order.
+type Tags = Arc<BTreeSet<Box<str>>>;
+
+/// The tags of each service and its revision when they were gathered. The list of all services is asked for again after each
+/// change of any of them: that should cost as much as there are services, not instances.
+#[derive(Debug, Default)]
+pub(in crate::consul) struct Gathered(Mutex<BTreeMap<ServiceName, (Revision, Tags)>>);
+
+impl Gathered {
+    /// Services and their tags, by name.
+    pub(super) fn all(&self, registry: &Registry) -> Vec<(ServiceName, Tags)> {
+        // What is half done here is only gathered once more.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *known);
+        let mut after = Some(String::new());
+        while let Some(place) = after {
+            let (page, next) = registry.services("", &place, 1_000);
+            for summary in page {
+                let tags = match before.remove(&summary.name) {
+                    Some((revision, tags)) if revision == summary.revision => tags,
+                    _ => gather(registry, &summary.name),
+                };
+                known.insert(summary.name, (summary.revision, tags));
+            }
+            after = next.map(|name| name.to_string());
+        }
+        known.iter().map(|(name, (_, tags))| (name.clone(), Arc::clone(tags))).collect()
+    }
+}
+
+fn gather(registry: &Registry, service: &ServiceName) -> Tags {
+    let blocks = registry.blocks(service);
+    let tags: BTreeSet<&str> =
+        blocks.iter().flat_map(|block| block.entries()).flat_map(|entry| entry.instance.tags.iter()).collect();
+    Arc::new(tags.into_iter().map(Into::into).collect())
+}
