@@ -108,12 +108,17 @@ impl Connection {
 
     /// For how long it should not be read, so that others have the thread. See `share`.
     pub(super) fn pause(&self) -> Option<Duration> {
-        if self.share.is_spent() { self.share.pause(self.place.company(), self.place.now()) } else { None }
+        if self.share.has_had_much() { self.share.pause(self.place.company(), self.place.now()) } else { None }
     }
 
-    /// Whether it has had more of the thread than its share.
+    /// Whether it is to be given little at a time, so that others have the thread.
     pub(super) fn is_greedy(&self) -> bool {
-        self.share.is_spent()
+        self.share.has_had_much() && self.share.is_greedy(self.place.company(), self.place.now())
+    }
+
+    /// Which of its turns on the thread it is.
+    pub(super) fn turn(&self) -> u64 {
+        self.share.turns()
     }
 
     pub(super) fn beginnings(&self) -> &Beginnings {

@@ -27,8 +27,8 @@ const SHORT_TURN: usize = 512;
 pub struct Line {
     socket: TcpStream,
     connection: Arc<Connection>,
-    /// What was read in this turn.
-    read: usize,
+    /// What was read in this turn of the connection's.
+    read: (u64, usize),
     /// It is not read until then.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -37,20 +37,29 @@ impl Line {
     /// The socket of this connection.
     #[must_use]
     pub fn new(socket: TcpStream, connection: Arc<Connection>) -> Self {
-        Self { socket, connection, read: 0, pause: None }
+        Self { socket, connection, read: (0, 0), pause: None }
     }
 
-    /// Waits until others have had their share of the thread. Whether there was anything to wait for.
-    fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<bool> {
-        let paused = self.pause.is_some();
-        if !paused {
+    /// Waits until others have had their share of the thread.
+    fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.pause.is_none() {
             self.pause = self.connection.pause().map(|pause| Box::pin(sleep(pause)));
         }
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(context));
             self.pause = None;
         }
-        Poll::Ready(paused)
+        Poll::Ready(())
+    }
+
+    /// What was read in this turn. Whoever speaks HTTP/2 asks for more with each stream that it finds in what it has: a turn ends
+    /// with that of the task.
+    fn read_in_turn(&mut self) -> &mut usize {
+        let turn = self.connection.turn();
+        if self.read.0 != turn {
+            self.read = (turn, 0);
+        }
+        &mut self.read.1
     }
 
     /// Waits for the peer's first byte, or its end: until then a connection costs nothing but its socket and its task.
@@ -70,12 +79,9 @@ impl Line {
 
 impl AsyncRead for Line {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if ready!(self.poll_pause(context)) {
-            self.read = 0;
-        }
+        ready!(self.poll_pause(context));
         let greedy = self.connection.is_greedy();
-        if self.read >= if greedy { SHORT_TURN } else { TURN } {
-            self.read = 0;
+        if *self.read_in_turn() >= if greedy { SHORT_TURN } else { TURN } {
             // Not just to the end of the queue: a queue that is never empty has the poller asked, which knows of what others
             // have sent, only now and then.
             return pin!(yield_now()).poll(context).map(Ok);
@@ -90,7 +96,7 @@ impl AsyncRead for Line {
         } else {
             Pin::new(&mut self.socket).poll_read(context, to)
         };
-        self.read = if polled.is_ready() { self.read + to.filled().len() - before } else { 0 };
+        *self.read_in_turn() += to.filled().len() - before;
         polled
     }
 }
@@ -132,6 +138,48 @@ impl Drop for Line {
             && let Err(error) = self.socket.set_zero_linger()
         {
             tracing::debug!(peer = %self.connection.peer(), %error, "the kernel keeps what the peer did not take");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        metrics::Metrics,
+        net::{Gate, Place, Protocol, Rules, share::OnAccount},
+    };
+
+    /// As HTTP/2 reads: again and again in one turn, whatever came of it before.
+    #[tokio::test]
+    async fn a_turn_has_an_end_however_often_more_is_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, peer) = listener.accept().await.unwrap();
+        client.write_all(&[0; 10 * TURN]).await.unwrap();
+        let ticket = Gate::new(Rules::default(), Metrics::new()).admit(peer, "test", Protocol::Http2).unwrap();
+        let connection = Connection::new(peer, &Place::new(0, &Arc::new(Clock::new(0))), ticket);
+        let mut line = Line::new(socket, Arc::clone(&connection));
+        let mut all = 0;
+        while all < 10 * TURN {
+            let turn = poll_fn(|context| {
+                let mut read = 0;
+                for _ in 0..100 {
+                    let (mut bytes, mut line) = ([0; 1024], pin!(&mut line));
+                    let mut to = ReadBuf::new(&mut bytes);
+                    let _more = line.as_mut().poll_read(context, &mut to).map(Result::unwrap);
+                    read += to.filled().len();
+                }
+                if read > 0 { Poll::Ready(read) } else { Poll::Pending }
+            });
+            let read = OnAccount::new(Arc::clone(&connection), turn).await;
+            assert!(read <= TURN, "{read} bytes");
+            all += read;
         }
     }
 }

@@ -101,7 +101,7 @@ pub async fn serve<I>(
     let _guest = Place::enter(&connection);
     let metrics = &connection.ticket().gate().metrics().connections;
     let mut deadline = pin!(sleep(connection.ticket().gate().rules().handshake));
-    let opening = async { greet(opening.await?, port.protocol).await };
+    let opening = OnAccount::new(Arc::clone(&connection), async { greet(opening.await?, port.protocol).await });
     let io = tokio::select! {
         opened = opening => match opened {
             Ok(io) => TokioIo::new(io),

@@ -36,12 +36,15 @@ pub(super) struct Share {
     debt: AtomicU64,
     /// As of when, in nanoseconds.
     at: AtomicU64,
+    /// How often one of its tasks has had the thread.
+    turns: AtomicU64,
 }
 
 impl Share {
     /// Of a connection that is new: it may have little at first, or whoever was cut off would come again and again for that.
     pub(super) fn new(now: Duration) -> Self {
-        Self { debt: AtomicU64::new(nanoseconds(AT_ONCE) + 1), at: AtomicU64::new(nanoseconds(now)) }
+        let (debt, at) = (AtomicU64::new(nanoseconds(AT_ONCE) + 1), AtomicU64::new(nanoseconds(now)));
+        Self { debt, at, turns: AtomicU64::new(0) }
     }
 
     /// It has had so much, up to `now`. Whether it wants little.
@@ -50,21 +53,33 @@ impl Share {
         let debt = self.debt_at(now) + span;
         self.debt.store(debt, Relaxed);
         self.at.store(now, Relaxed);
+        self.turns.store(self.turns() + 1, Relaxed);
         debt <= nanoseconds(AT_ONCE)
+    }
+
+    /// Which turn it is: the same for as long as one of its tasks has the thread.
+    pub(super) fn turns(&self) -> u64 {
+        self.turns.load(Relaxed)
     }
 
     /// For how long it should not be read, where somebody who wants little was there last at `company`.
     pub(super) fn pause(&self, company: Duration, now: Duration) -> Option<Duration> {
-        if !self.is_spent() || now.saturating_sub(company) > COMPANY {
+        if now.saturating_sub(company) > COMPANY {
             return None;
         }
         let over = self.debt_at(nanoseconds(now)).checked_sub(nanoseconds(AT_ONCE))?;
         (over > 0).then(|| Duration::from_nanos(over.saturating_mul(PARTS)).min(LONGEST))
     }
 
-    /// Whether it had more than its share when last looked at.
-    pub(super) fn is_spent(&self) -> bool {
-        self.debt.load(Relaxed) > nanoseconds(AT_ONCE)
+    /// Whether it has had so much that it should be given little at a time where somebody wants little. It stays so for a while
+    /// after a pause, which mostly lasts a little longer than it should: or a whole turn would follow each.
+    pub(super) fn is_greedy(&self, company: Duration, now: Duration) -> bool {
+        self.has_had_much() && now.saturating_sub(company) <= COMPANY
+    }
+
+    /// Whether it had more than half of what it may have at once when last looked at: less is not worth asking the time for.
+    pub(super) fn has_had_much(&self) -> bool {
+        self.debt.load(Relaxed) > nanoseconds(AT_ONCE) / 2
     }
 
     fn debt_at(&self, now: u64) -> u64 {
