@@ -6,6 +6,7 @@
 //! | `question` | what a name asks for (pure) |
 //! | `offer` | who of a service is to be called, as records need it, until it changes |
 //! | `reverse` | whose address that is |
+//! | `record` | records as they are answered with |
 //! | `answer` | the answer to a question, from the registry |
 //! | `packet` | bytes to questions, answers to bytes that fit |
 //! | `door` | the sockets |
@@ -20,6 +21,7 @@ mod door;
 mod offer;
 mod packet;
 mod question;
+mod record;
 mod reverse;
 mod zone;
 

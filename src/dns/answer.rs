@@ -20,6 +20,7 @@ use rand::seq::index::sample;
 use super::{
     offer::{Choice, Kept, Offers, Target},
     question::{Question, Reading},
+    record::{Data, Line, Owner},
     reverse::Reverse,
     zone::Zone,
 };
@@ -34,25 +35,6 @@ const AAAA_BYTES: usize = 28;
 const SRV_BYTES: usize = 32;
 /// Longest piece of a TXT record, in bytes.
 const PIECE: usize = 255;
-
-/// Whose record it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Owner {
-    /// The name that was asked for, as it was spelt.
-    Asked,
-    /// The target of the SRV record at this place of the answer.
-    TargetOf(usize),
-    /// This.
-    Name(Name),
-}
-
-/// A record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) owner: Owner,
-    pub(super) ttl: u32,
-    pub(super) data: RData,
-}
 
 /// What is answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -164,7 +146,7 @@ struct Sheet<'a> {
 
 impl Sheet<'_> {
     fn line(&self, owner: Owner, data: RData) -> Line {
-        Line { owner, ttl: self.zone.ttl, data }
+        Line { owner, ttl: self.zone.ttl, data: Data::Once(data) }
     }
 
     fn top(&self) -> Owner {
@@ -227,16 +209,11 @@ impl Sheet<'_> {
 
     fn srv(&mut self, offers: &Offers, choice: &Choice) {
         for at in self.some(choice.all.len(), SRV_BYTES) {
-            let Some(offer) = offers.get(choice.all[at]) else { continue };
-            let (name, address) = match &offer.target {
-                Target::Address(address) => (self.zone.literal(*address), Some(*address)),
-                Target::Host(name) => (Some(name.clone()), None),
-            };
-            let Some(name) = name else { continue };
+            let Some((data, address)) = offers.record(choice.all[at], self.zone) else { continue };
             if let Some(address) = address {
                 self.add(Owner::TargetOf(self.answer.answers.len()), address);
             }
-            self.put(Zone::srv(offer.weight, offer.port, name));
+            self.answer.answers.push(Line { owner: Owner::Asked, ttl: self.zone.ttl, data });
         }
     }
 

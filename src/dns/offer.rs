@@ -6,13 +6,16 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use hickory_proto::rr::Name;
 use parking_lot::Mutex;
 
-use super::zone;
+use super::{
+    record::{Data, Prepared},
+    zone::{self, Zone},
+};
 use crate::{
     model::{Instance, Revision, ServiceName},
     registry::{Blocks, Registry},
@@ -86,6 +89,8 @@ impl Choice {
 #[derive(Debug, Default)]
 pub(super) struct Offers {
     each: Vec<Offer>,
+    /// The SRV record of each, made when it is first wanted. `None`: DNS cannot say it.
+    records: Vec<OnceLock<Option<Arc<Prepared>>>>,
     all: Choice,
     /// By tag, in lower case.
     tagged: HashMap<String, Choice>,
@@ -109,6 +114,7 @@ impl Offers {
                 found.tagged.entry(tag.to_ascii_lowercase()).or_default().add(at, target);
             }
         }
+        found.records.resize_with(found.each.len(), OnceLock::new);
         found.all.settle();
         found.tagged.values_mut().for_each(Choice::settle);
         found
@@ -119,9 +125,18 @@ impl Offers {
         tag.map_or(Some(&self.all), |tag| self.tagged.get(tag)).filter(|choice| !choice.all.is_empty())
     }
 
-    /// The one at a place.
-    pub(super) fn get(&self, at: usize) -> Option<&Offer> {
-        self.each.get(at)
+    /// The SRV record of the one at a place, and the address of its target if that is one by itself.
+    pub(super) fn record(&self, at: usize, zone: &Zone) -> Option<(Data, Option<IpAddr>)> {
+        let Offer { target, port, weight } = self.each.get(at)?;
+        let (name, address) = match target {
+            Target::Address(address) => (None, Some(*address)),
+            Target::Host(name) => (Some(name), None),
+        };
+        let record = self.records.get(at)?.get_or_init(|| {
+            let name = name.cloned().or_else(|| zone.literal(address?))?;
+            Prepared::new(Zone::srv(*weight, *port, name)).map(Arc::new)
+        });
+        Some((Data::Prepared(Arc::clone(record.as_ref()?)), address))
     }
 }
 

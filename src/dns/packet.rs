@@ -9,7 +9,10 @@ use hickory_proto::{
     serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder},
 };
 
-use super::answer::{Answer, Line, Owner};
+use super::{
+    answer::Answer,
+    record::{Line, Owner},
+};
 
 /// Bytes that everybody takes over UDP.
 const USUAL: u16 = 512;
@@ -155,18 +158,24 @@ impl BinEncodable for Written<'_> {
             Owner::Name(name) => name.emit(encoder)?,
             Owner::TargetOf(at) => {
                 let there = self.starts.get(*at).map(|start| start + BEFORE_TARGET).filter(|there| *there < REACH);
-                match (there.and_then(|there| u16::try_from(there).ok()), self.answer.answers.get(*at)) {
+                let target = self.answer.answers.get(*at).map(|line| line.data.record());
+                match (there.and_then(|there| u16::try_from(there).ok()), target) {
                     (Some(there), _) => encoder.emit_u16(0xC000 | there)?,
-                    (None, Some(Line { data: RData::SRV(srv), .. })) => srv.target.emit(encoder)?,
+                    (None, Some(RData::SRV(srv))) => srv.target.emit(encoder)?,
                     (None, _) => return Err(ProtoError::Message("no such target")),
                 }
             }
         }
-        data.record_type().emit(encoder)?;
+        data.record().record_type().emit(encoder)?;
         DNSClass::IN.emit(encoder)?;
         encoder.emit_u32(*ttl)?;
         let place = encoder.place::<u16>()?;
-        data.emit(encoder)?;
+        if self.starts.is_empty() {
+            // Of the first, the encoder learns where the ends of names are, for those that no pointer of ours reaches.
+            data.record().emit(encoder)?;
+        } else {
+            data.emit(encoder)?;
+        }
         let length = encoder.len_since_place(&place);
         place.replace(encoder, u16::try_from(length).unwrap_or(u16::MAX))
     }

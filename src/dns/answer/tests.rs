@@ -50,7 +50,7 @@ impl House {
 /// What an answer says, in any order.
 fn said(answer: &Answer) -> BTreeSet<String> {
     assert_eq!(answer.code, ResponseCode::NoError);
-    answer.answers.iter().map(|line| line.data.to_string()).collect()
+    answer.answers.iter().map(|line| line.data.record().to_string()).collect()
 }
 
 fn set<const N: usize>(records: [&str; N]) -> BTreeSet<String> {
@@ -60,7 +60,7 @@ fn set<const N: usize>(records: [&str; N]) -> BTreeSet<String> {
 /// There is no such name, or no such record: both with the zone's authority.
 fn denied(answer: &Answer, code: ResponseCode) {
     assert_eq!((answer.code, answer.answers.len(), answer.authorities.len()), (code, 0, 1), "{answer:?}");
-    assert_eq!(answer.authorities[0].data.record_type(), RecordType::SOA);
+    assert_eq!(answer.authorities[0].data.record().record_type(), RecordType::SOA);
 }
 
 #[test]
@@ -108,8 +108,8 @@ fn srv_has_targets_and_their_addresses() {
     assert_eq!(said(&answer), set(["1 1 80 0a000001.addr.dc1.consul.", "1 1 80 db.internal.", six]));
     for line in &answer.additionals {
         let Owner::TargetOf(at) = line.owner else { panic!("{line:?}") };
-        let RData::SRV(srv) = &answer.answers[at].data else { panic!("{answer:?}") };
-        assert_eq!(said(&house.ask(&srv.target.to_string(), RecordType::ANY)), set([&*line.data.to_string()]));
+        let RData::SRV(srv) = answer.answers[at].data.record() else { panic!("{answer:?}") };
+        assert_eq!(said(&house.ask(&srv.target.to_string(), RecordType::ANY)), set([&*line.data.record().to_string()]));
     }
     assert_eq!(answer.additionals.len(), 2);
     assert_eq!(said(&house.ask("_web._v1.service.consul.", RecordType::SRV)).len(), 1);
@@ -151,7 +151,7 @@ fn no_address_is_there_twice_and_the_order_changes() {
     }
     let order = |_| -> Vec<String> {
         let answer = house.ask("web.service.consul.", RecordType::A);
-        answer.answers.iter().map(|line| line.data.to_string()).collect()
+        answer.answers.iter().map(|line| line.data.record().to_string()).collect()
     };
     let orders: BTreeSet<_> = (0..10).map(order).collect();
     assert!(orders.len() > 1, "they are shuffled");
@@ -173,7 +173,7 @@ fn nodes_addresses_and_the_zone_itself() {
     assert_eq!(said(&house.ask("consul.", RecordType::SOA)), set([soa]));
     let servers = house.ask("consul.", RecordType::NS);
     assert_eq!(said(&servers), set(["N1.node.dc1.consul."]));
-    assert_eq!(servers.additionals[0].data.to_string(), "192.0.2.1");
+    assert_eq!(servers.additionals[0].data.record().to_string(), "192.0.2.1");
     denied(&house.ask("service.consul.", RecordType::A), ResponseCode::NoError);
     denied(&house.ask("else.consul.", RecordType::A), ResponseCode::NXDomain);
     for (name, kind) in [("example.com.", RecordType::A), ("consul.", RecordType::AXFR)] {

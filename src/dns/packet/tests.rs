@@ -7,6 +7,7 @@ use hickory_proto::rr::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::dns::record::{Data, Prepared};
 
 fn query(name: &str, payload: Option<u16>) -> Message {
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
@@ -25,11 +26,19 @@ fn asked(message: &Message) -> Asked {
 }
 
 fn line(owner: Owner, data: RData) -> Line {
-    Line { owner, ttl: 0, data }
+    Line { owner, ttl: 0, data: Data::Once(data) }
 }
 
 /// So many SRV records, each with an address.
 fn answer(number: u32) -> Answer {
+    let mut answer = unprepared(number);
+    for line in &mut answer.answers {
+        line.data = Data::Prepared(Prepared::new(line.data.record().clone()).unwrap().into());
+    }
+    answer
+}
+
+fn unprepared(number: u32) -> Answer {
     let mut answer = Answer::only(ResponseCode::NoError);
     for n in 0..number {
         let target = Name::from_ascii(format!("{n:08x}.addr.dc1.consul.")).unwrap();
@@ -38,6 +47,15 @@ fn answer(number: u32) -> Answer {
         answer.additionals.push(line(Owner::TargetOf(at), RData::A(A(Ipv4Addr::from_bits(n)))));
     }
     answer
+}
+
+#[test]
+fn what_is_prepared_is_written_as_what_is_not() {
+    let asked = asked(&query("_Web._tcp.Service.consul.", Some(4_096)));
+    for number in [1, 10, 900] {
+        assert_eq!(asked.reply(&answer(number), 60_000).unwrap(), asked.reply(&unprepared(number), 60_000).unwrap());
+    }
+    assert_eq!(Prepared::new(RData::A(A(Ipv4Addr::LOCALHOST))), None, "of others, names may be pointers");
 }
 
 #[test]

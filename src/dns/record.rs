@@ -1,0 +1,73 @@
+//! Records as they are answered with.
+
+use std::sync::Arc;
+
+use hickory_proto::{
+    ProtoError,
+    rr::{Name, RData, RecordType},
+    serialize::binary::{BinEncodable, BinEncoder},
+};
+
+/// Whose record it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The name that was asked for, as it was spelt.
+    Asked,
+    /// The target of the SRV record at this place of the answer.
+    TargetOf(usize),
+    /// This.
+    Name(Name),
+}
+
+/// A record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) owner: Owner,
+    pub(super) ttl: u32,
+    pub(super) data: Data,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Data {
+    /// For one answer.
+    Once(RData),
+    /// For all that it is in: names take longest to write.
+    Prepared(Arc<Prepared>),
+}
+
+impl Data {
+    /// What it says.
+    pub(super) fn record(&self) -> &RData {
+        match self {
+            Self::Once(data) => data,
+            Self::Prepared(prepared) => &prepared.data,
+        }
+    }
+}
+
+impl BinEncodable for Data {
+    fn emit(&self, encoder: &mut BinEncoder<'_>) -> Result<(), ProtoError> {
+        match self {
+            Self::Once(data) => data.emit(encoder),
+            Self::Prepared(prepared) => encoder.emit_vec(&prepared.bytes),
+        }
+    }
+}
+
+/// Data with its bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Prepared {
+    data: RData,
+    bytes: Box<[u8]>,
+}
+
+impl Prepared {
+    /// Of an SRV record, whose bytes are the same wherever it stands: its target is never a pointer. `None`: of any other, or
+    /// if it cannot be written.
+    pub(super) fn new(data: RData) -> Option<Self> {
+        let mut bytes = Vec::new();
+        let written = data.record_type() == RecordType::SRV && data.emit(&mut BinEncoder::new(&mut bytes)).is_ok();
+        written.then(|| Self { data, bytes: bytes.into() })
+    }
+}
