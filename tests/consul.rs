@@ -161,6 +161,18 @@ async fn what_was_registered_once_is_there_after_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_registers_again_has_all_its_time_again() {
+    let serve = Serve::start(&[]).await;
+    let fed = json!({"Name": "fed", "Check": {"TTL": "4s", "Status": "passing"}});
+    register(&serve, fed.clone()).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    register(&serve, fed).await;
+    tokio::time::sleep(Duration::from_millis(2_000)).await;
+    assert_eq!(len(&get(&serve, "/v1/health/service/fed?passing").await.body), 1);
+    until(&serve, "/v1/health/service/fed?passing", |body| len(body) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_node_feels_all_on_it_feel() {
     let serve = Serve::start(&["--node-name", "n1"]).await;
     let peer = serve.peer().await;

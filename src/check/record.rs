@@ -94,9 +94,14 @@ impl Record {
         if !Arc::ptr_eq(&state.definition, &check.definition) {
             state.definition = Arc::clone(&check.definition);
             state.tally = Tally::default();
-            state.fed_until = now.lease + millis(check.definition.interval);
+            state.renew(now);
         }
         state.says(check.verdict, now);
+    }
+
+    /// Whoever the check is of was registered once more, with this very check.
+    pub(super) fn renew(&self, now: Now) {
+        self.0.lock().renew(now);
     }
 
     /// A probe was made. What the check says now, if that was found out.
@@ -144,6 +149,12 @@ impl Record {
 }
 
 impl State {
+    /// Its times begin anew, as in Consul: who comes back at the end of its reprieve is not removed before the next probe.
+    fn renew(&mut self, now: Now) {
+        self.fed_until = now.lease + millis(self.definition.interval);
+        self.critical_since = self.critical_since.map(|_| now.lease);
+    }
+
     fn says(&mut self, verdict: Verdict, now: Now) {
         self.changes += u64::from(self.verdict != verdict);
         self.verdict = verdict;
@@ -219,6 +230,20 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_is_registered_again_has_all_its_time_again() {
+        let fed = record(Probe::Ttl, None);
+        fed.renew(at(9_000));
+        assert_eq!(fed.starves(at(18_999)), Err(1));
+
+        let record = record(Probe::Ttl, Some(Duration::from_mins(1)));
+        record.fed(Verdict::Critical, "", at(1_000));
+        let definition = Definition { notes: "another".into(), ..Definition::clone(&record.definition()) };
+        record.follow(&Check::new(definition.into(), Verdict::Critical), at(60_000));
+        assert!(record.condemns(at(119_999)).is_none());
+        assert!(record.condemns(at(120_000)).is_some());
+    }
+
+    #[test]
     fn who_is_critical_for_too_long_is_condemned() {
         let target = crate::model::Target::parse("tcp", "127.0.0.1:1").unwrap();
         let record = record(Probe::Tcp { target, tls: None }, Some(Duration::from_mins(1)));
@@ -227,7 +252,11 @@ mod tests {
         assert_eq!(probe(Verdict::Critical, 2_000), Some(Verdict::Critical));
         assert!(record.condemns(at(61_999)).is_none());
         assert!(record.condemns(at(62_000)).is_some());
-        assert_eq!(probe(Verdict::Passing, 62_000), Some(Verdict::Passing));
+        record.renew(at(62_000));
+        assert!(record.condemns(at(121_999)).is_none(), "it was registered again");
+        assert!(record.condemns(at(122_000)).is_some());
+        assert_eq!(probe(Verdict::Passing, 122_000), Some(Verdict::Passing));
+        record.renew(at(123_000));
         assert!(record.condemns(at(200_000)).is_none());
     }
 }

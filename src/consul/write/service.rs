@@ -50,8 +50,11 @@ impl Consul {
             ..Listing::default()
         };
         let before = self.registry().catalog().service_of(id.as_str()).filter(|before| *before != service);
+        let (renewed, again): (_, Vec<_>) =
+            (service.clone(), checks.iter().map(|check| check.definition.id.clone()).collect());
         let enroll = Enroll { service, id: id.clone(), description, listing: listing.check()?, checks, replace_checks };
         self.order(Command::Enroll(Box::new(enroll))).await?;
+        self.shared.checks.renew(&renewed, &id, &again);
         if let Some(before) = before {
             // The same id under another name: it has moved.
             self.remove(before, id).await?;
