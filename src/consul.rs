@@ -8,6 +8,7 @@
 //! | `body` | what is sent: JSON as Go reads it |
 //! | `write` | registering, deregistering, checks, maintenance |
 //! | `read` | what is answered |
+//! | `turn` | who registers under an id, one after the other |
 //! | `view` | the shapes in which it is |
 //! | `filter` | what filters can ask of those |
 //! | `wait` | blocking queries |
@@ -28,6 +29,7 @@ mod query;
 mod read;
 mod reply;
 mod route;
+mod turn;
 mod view;
 mod wait;
 mod write;
@@ -53,6 +55,7 @@ use problem::Problem;
 use query::Query;
 use reply::{Answers, Reply};
 use route::{Endpoint, Found};
+use turn::Turns;
 
 /// The door.
 #[derive(Debug)]
@@ -62,6 +65,7 @@ pub struct Consul {
     /// The service that every Consul has.
     itself: Arc<Entry>,
     answers: Answers,
+    turns: Arc<Turns>,
     /// Queries that wait for changes.
     parked: AtomicUsize,
     /// Most of them.
@@ -84,9 +88,17 @@ impl Consul {
     ///
     /// When what the agent says of itself is nothing that can be registered.
     pub fn new(shared: &Arc<Shared>, agent: Agent, most_parked: usize) -> Result<Arc<Self>, Invalid> {
-        let (shared, answers) = (Arc::clone(shared), Answers::default());
+        let (shared, answers, turns) = (Arc::clone(shared), Answers::default(), Arc::default());
         let itself = Entry { instance: agent.itself(shared.engine.registry())?, lease: None };
-        Ok(Arc::new(Self { shared, agent, itself: itself.into(), answers, parked: AtomicUsize::new(0), most_parked }))
+        Ok(Arc::new(Self {
+            shared,
+            agent,
+            itself: itself.into(),
+            answers,
+            turns,
+            parked: AtomicUsize::new(0),
+            most_parked,
+        }))
     }
 
     /// How many queries wait for changes.

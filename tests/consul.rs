@@ -132,6 +132,25 @@ async fn an_id_moves_with_its_name_and_a_lease_is_not_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_several_names_want_has_one() {
+    let data = TempDir::new().unwrap();
+    // Each takes its time to get to the disk.
+    let serve = Serve::start(&["--data-dir", data.path().to_str().unwrap()]).await;
+    for n in 0..10 {
+        let id = format!("i{n}");
+        let bodies = ["a", "b", "c"].map(|name| json!({"Name": name, "ID": id}));
+        let asked = bodies.each_ref().map(|body| put(&serve, "/v1/agent/service/register", body));
+        let [a, b, c] = asked;
+        let (a, b, c) = tokio::join!(a, b, c);
+        assert_eq!([a.status, b.status, c.status], [200; 3]);
+        let services = get(&serve, "/v1/catalog/services").await.body;
+        assert_eq!(services.as_object().unwrap().len(), 2, "{services}");
+        assert_eq!(ask(&serve, "PUT", &format!("/v1/agent/service/deregister/{id}"), "").await.status, 200);
+        assert_eq!(get(&serve, "/v1/catalog/services").await.body, json!({"consul": []}));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_registered_once_is_there_after_a_kill() {
     let data = TempDir::new().unwrap();
     let arguments = ["--data-dir", data.path().to_str().unwrap(), "--node-name", "n1"];
