@@ -192,6 +192,26 @@ async fn who_registers_again_has_all_its_time_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_counts_also_when_the_one_before_runs_out() {
+    let data = TempDir::new().unwrap();
+    // Word that a check has run out takes its time to get to the disk.
+    let serve = Serve::start(&["--data-dir", data.path().to_str().unwrap()]).await;
+    let http = serve.http;
+    let mut programs = JoinSet::new();
+    for n in 0..40 {
+        programs.spawn(async move {
+            let body = json!({"Name": "fed", "ID": n.to_string(), "Check": {"TTL": "2s", "Status": "passing"}});
+            client::ask(http, "PUT", "/v1/agent/service/register", &body.to_string(), |text| text).await;
+            tokio::time::sleep(Duration::from_millis(1_996 + n % 10)).await;
+            client::ask(http, "PUT", &format!("/v1/agent/check/pass/service:{n}"), "", |text| text).await.status
+        });
+    }
+    assert_eq!(programs.join_all().await, [200; 40]);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert_eq!(get(&serve, "/v1/health/state/critical").await.body, json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_node_feels_all_on_it_feel() {
     let serve = Serve::start(&["--node-name", "n1"]).await;
     let peer = serve.peer().await;

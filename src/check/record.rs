@@ -45,7 +45,9 @@ struct State {
     changes: u64,
     /// Since when it says that nothing works.
     critical_since: Option<LeaseTime>,
-    /// Until when what was reported holds.
+    /// What was reported last, if that holds.
+    fed: Option<Verdict>,
+    /// Until when it does.
     fed_until: LeaseTime,
 }
 
@@ -54,6 +56,7 @@ impl Record {
     pub(super) fn new(check: &Check, now: Now) -> Self {
         let definition = Arc::clone(&check.definition);
         Self(Mutex::new(State {
+            fed: None,
             fed_until: now.lease + millis(definition.interval),
             definition,
             tally: Tally::default(),
@@ -88,15 +91,22 @@ impl Record {
         Arc::clone(&self.0.lock().definition)
     }
 
-    /// The check is as the registry has it, perhaps with another definition, or another verdict, which somebody else knew.
-    pub(super) fn follow(&self, check: &Check, now: Now) {
+    /// The check is as the registry has it, perhaps with another definition, or another verdict, which somebody else knew. Returned is
+    /// what was reported meanwhile, where the registry knows no better: a report that comes when the one before runs out may get there
+    /// before the word that it has.
+    pub(super) fn follow(&self, check: &Check, now: Now) -> Option<Verdict> {
         let mut state = self.0.lock();
         if !Arc::ptr_eq(&state.definition, &check.definition) {
             state.definition = Arc::clone(&check.definition);
             state.tally = Tally::default();
+            state.fed = None;
             state.renew(now);
         }
-        state.says(check.verdict, now);
+        let reported = state.fed.filter(|fed| *fed != check.verdict);
+        if reported.is_none() {
+            state.says(check.verdict, now);
+        }
+        reported
     }
 
     /// Whoever the check is of was registered once more, with this very check.
@@ -120,6 +130,7 @@ impl Record {
     pub(super) fn fed(&self, verdict: Verdict, output: &str, now: Now) {
         let mut state = self.0.lock();
         state.fed_until = now.lease + millis(state.definition.interval);
+        state.fed = Some(verdict);
         state.note(verdict, output, None, now);
         state.says(verdict, now);
     }
@@ -131,6 +142,7 @@ impl Record {
             return Err(state.fed_until - now.lease);
         }
         state.fed_until = now.lease + millis(state.definition.interval);
+        state.fed = None;
         if state.verdict != Verdict::Critical {
             let output = format!("TTL expired (last output before timeout follows): {}", state.output);
             state.note(Verdict::Critical, &output, None, now);
@@ -227,6 +239,18 @@ mod tests {
         assert_eq!(&*record.output(), "TTL expired (last output before timeout follows): well");
         assert_eq!(record.starves(at(25_000)), Ok(()), "it stays so");
         assert_eq!(&*record.output(), "TTL expired (last output before timeout follows): well");
+    }
+
+    #[test]
+    fn a_report_outlives_the_word_that_none_came() {
+        let record = record(Probe::Ttl, None);
+        let registry_says = |verdict| Check::new(record.definition(), verdict);
+        assert_eq!(record.starves(at(10_000)), Ok(()));
+        record.fed(Verdict::Passing, "late", at(10_001));
+        assert_eq!(record.follow(&registry_says(Verdict::Critical), at(10_002)), Some(Verdict::Passing));
+        assert_eq!(record.follow(&registry_says(Verdict::Passing), at(10_003)), None);
+        assert_eq!(record.starves(at(20_001)), Ok(()));
+        assert_eq!(record.follow(&registry_says(Verdict::Critical), at(20_002)), None, "this time none came");
     }
 
     #[test]

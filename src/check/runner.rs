@@ -168,7 +168,10 @@ impl Runner {
     fn follow(&mut self, entry: &Entry, check: &Check, known: bool) {
         let record = self.checks.record_of(entry, check);
         let same = known && Arc::ptr_eq(&record.definition(), &check.definition);
-        record.follow(check, self.checks.clock.now());
+        let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
+        if let Some(verdict) = record.follow(check, self.checks.clock.now()) {
+            self.judge(&key, &check.definition, verdict);
+        }
         if same || check.definition.probe == Probe::Stated {
             return;
         }
@@ -176,7 +179,6 @@ impl Runner {
         let now = self.checks.clock.since_start();
         // At any point of the first interval: checks that were registered together are not made together.
         let first = if check.definition.probe.is_active() { part(interval) } else { interval };
-        let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
         self.schedule.insert(key, now + first, interval);
     }
 
