@@ -12,14 +12,10 @@ use std::{
 use tokio::{
     sync::oneshot,
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{
-    Checks, Key, Record, Running,
-    probe::{Prober, describe},
-    schedule::Schedule,
-};
+use super::{Checks, Key, Record, Running, probe::Prober, schedule::Schedule};
 use crate::{
     engine::feel_node,
     model::{Check, CheckId, Definition, InstanceId, Probe, ServiceName, Verdict, nodes},
@@ -215,11 +211,7 @@ impl Runner {
         let (definition, prober, checks) = (record.definition(), Arc::clone(&self.prober), Arc::clone(&self.checks));
         self.probes.spawn(async move {
             let began = checks.clock.since_start();
-            let made = timeout(definition.timeout, prober.make(&definition.probe)).await;
-            let (verdict, output) = made.unwrap_or_else(|_| {
-                let span = humantime::format_duration(definition.timeout);
-                (Verdict::Critical, format!("{}: no answer within {span}", describe(&definition.probe)))
-            });
+            let (verdict, output) = prober.make(&definition.probe, definition.timeout).await;
             let took = checks.clock.since_start().saturating_sub(began);
             Done { key, definition, verdict, output, took }
         });
