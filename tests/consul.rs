@@ -265,6 +265,23 @@ async fn who_waits_is_woken_by_its_own_service_alone_and_bounded() {
     metric_becomes(serve.http, "callboard_parked_queries", |parked| parked < 1.0).await;
 }
 
+#[tokio::test]
+async fn who_asks_for_what_is_not_there_waits_too() {
+    let serve = Serve::start(&[]).await;
+    register(&serve, json!({"Name": "web"})).await;
+    for path in ["/v1/catalog/node/x", "/v1/catalog/node-services/x", "/v1/health/node/x", "/v1/connect/ca/roots"] {
+        let mut index = get(&serve, path).await.index;
+        // The second time at the latest: the first may tell how far the catalog is.
+        index = get(&serve, &format!("{path}?index={index}&wait=10ms")).await.index;
+        let began = std::time::Instant::now();
+        assert_eq!(get(&serve, &format!("{path}?index={index}&wait=300ms")).await.index, index, "{path}");
+        assert!(began.elapsed() >= Duration::from_millis(300), "{path}");
+    }
+    let index = get(&serve, "/v1/catalog/node/x?index=1").await.index;
+    put(&serve, "/v1/catalog/register", &json!({"Node": "x", "Address": "10.0.0.9"})).await;
+    assert!(get(&serve, &format!("/v1/catalog/node/x?index={index}")).await.index > index);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_hangs_up_waits_no_longer() {
     let serve = Serve::start(&[]).await;
