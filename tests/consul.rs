@@ -186,7 +186,7 @@ async fn who_registers_again_has_all_its_time_again() {
     register(&serve, fed.clone()).await;
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     register(&serve, fed).await;
-    tokio::time::sleep(Duration::from_millis(2_000)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(len(&get(&serve, "/v1/health/service/fed?passing").await.body), 1);
     until(&serve, "/v1/health/service/fed?passing", |body| len(body) == 0).await;
 }
@@ -273,9 +273,9 @@ async fn who_asks_for_what_is_not_there_waits_too() {
         let mut index = get(&serve, path).await.index;
         // The second time at the latest: the first may tell how far the catalog is.
         index = get(&serve, &format!("{path}?index={index}&wait=10ms")).await.index;
-        let began = std::time::Instant::now();
+        let began = wall();
         assert_eq!(get(&serve, &format!("{path}?index={index}&wait=300ms")).await.index, index, "{path}");
-        assert!(began.elapsed() >= Duration::from_millis(300), "{path}");
+        assert!(wall() - began >= 290, "{path}");
     }
     let index = get(&serve, "/v1/catalog/node/x?index=1").await.index;
     put(&serve, "/v1/catalog/register", &json!({"Node": "x", "Address": "10.0.0.9"})).await;
