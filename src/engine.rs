@@ -108,10 +108,13 @@ pub async fn feel_node(engine: &dyn Engine, node: &str, now: Now) -> Result<(), 
     let name = if node == OWN_NODE { "" } else { node };
     let registry = engine.registry();
     let mut sent = Vec::new();
+    // On ours, whoever names no address may be where it registered from.
+    let node = registry.node(name).filter(|_| !name.is_empty());
+    let host = node.and_then(|node| node.instance.addresses.first().map(|address| address.host.clone()));
     for (id, service) in registry.catalog().listed() {
         let entry = registry.get(&service, id.as_str());
         if entry.is_some_and(|entry| entry.instance.listing.as_ref().is_some_and(|listing| *listing.node == *name)) {
-            sent.push(engine.order(Command::Restate { service, id }, now));
+            sent.push(engine.order(Command::Restate { service, id, host: host.clone() }, now));
         }
     }
     for submission in sent {

@@ -192,6 +192,26 @@ async fn who_registers_again_has_all_its_time_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_address_goes_where_its_node_goes() {
+    let serve = Serve::start(&[]).await;
+    let peer = serve.peer().await;
+    let mut reader = Reader::synced(&peer, &["db", "own"]).await;
+    for (name, address) in [("db", ""), ("own", "10.0.0.5")] {
+        let service = json!({"Service": name, "Port": 5, "Address": address});
+        put(&serve, "/v1/catalog/register", &json!({"Node": "n", "Address": "10.0.0.1", "Service": service})).await;
+    }
+    let index = get(&serve, "/v1/health/service/db").await.index;
+    put(&serve, "/v1/catalog/register", &json!({"Node": "n", "Address": "10.0.0.2"})).await;
+    let hosts = ["10.0.0.2", "10.0.0.5"];
+    reader.until("both", |view| view.set.values().map(|one| &*one.addresses[0].host).eq(hosts)).await;
+    let woken = within("who waits", get(&serve, &format!("/v1/health/service/db?index={index}"))).await;
+    assert_eq!(
+        (&woken.body[0]["Node"]["Address"], &woken.body[0]["Service"]["Address"]),
+        (&"10.0.0.2".into(), &"".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_report_counts_also_when_the_one_before_runs_out() {
     let data = TempDir::new().unwrap();
     // Word that a check has run out takes its time to get to the disk.

@@ -28,7 +28,7 @@ impl Command {
             | Self::AddCheck { service, id, .. }
             | Self::RemoveCheck { service, id, .. }
             | Self::Reap { service, id, .. }
-            | Self::Restate { service, id } => (service, id),
+            | Self::Restate { service, id, .. } => (service, id),
             Self::Expire(lease) | Self::Suspect(lease) | Self::Recover(lease) => (&lease.service, &lease.instance),
         }
     }
