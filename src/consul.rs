@@ -37,6 +37,7 @@ mod write;
 use std::{
     net::IpAddr,
     sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use axum::{
@@ -48,6 +49,7 @@ use axum::{
         request::Parts,
     },
 };
+use tokio::time::timeout;
 
 use crate::{api::Shared, model::Invalid, net::Connection, registry::Entry};
 pub use agent::Agent;
@@ -56,6 +58,9 @@ use query::Query;
 use reply::{Answers, Reply};
 use route::{Endpoint, Found};
 use turn::Turns;
+
+/// How long what is sent may take to come: whoever never sends it would stay for good.
+const BODY: Duration = Duration::from_secs(10);
 
 /// The door.
 #[derive(Debug)]
@@ -148,7 +153,9 @@ impl Consul {
 
     async fn take(&self, endpoint: Endpoint, call: &Call, body: Body) -> Result<Reply, Problem> {
         let limit = self.shared.max_message_size;
-        let body = axum::body::to_bytes(body, limit).await.map_err(|_| Problem::TooLarge(limit))?;
+        let body =
+            timeout(BODY, axum::body::to_bytes(body, limit)).await.map_err(|_| Problem::TooSlow(BODY.as_secs()))?;
+        let body = body.map_err(|_| Problem::TooLarge(limit))?;
         self.write(endpoint, call, &body).await
     }
 }

@@ -372,6 +372,18 @@ async fn targets_that_mean_harm_hold_up_nobody() {
     drop(hanging);
 }
 
+#[tokio::test]
+async fn who_never_sends_what_it_announced_is_let_go() {
+    let serve = Serve::start(&[]).await;
+    let mut socket = TcpStream::connect(serve.http).await.unwrap();
+    let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: web\r\nContent-Length: 100\r\n\r\n{\"Na";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let (began, mut answer) = (wall(), String::new());
+    within("an end", socket.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(wall() - began >= 9_000);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_is_refused_and_nothing_else() {
     let serve = Serve::start(&[]).await;
