@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     consul_replay::client,
-    harness::{Reader, Serve, instance, metric, metric_becomes, wall, within},
+    harness::{Child, Reader, Serve, instance, metric, metric_becomes, wall, within},
 };
 
 /// What a program written for Consul hears.
@@ -148,6 +148,26 @@ async fn an_id_that_several_names_want_has_one() {
         assert_eq!(ask(&serve, "PUT", &format!("/v1/agent/service/deregister/{id}"), "").await.status, 200);
         assert_eq!(get(&serve, "/v1/catalog/services").await.body, json!({"consul": []}));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_moved_when_the_process_was_killed_is_where_it_went() {
+    let data = TempDir::new().unwrap();
+    let place = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
+    let serve = Serve::start(&["--data-dir", &place("one")]).await;
+    for (name, id) in [("b", "first"), ("a", "other"), ("c", "third")] {
+        register(&serve, json!({"Name": name, "ID": id})).await;
+    }
+    serve.child.kill().await;
+    assert_eq!(Child::run(&["export", "--data-dir", &place("one"), &place("all")]).await.code(), Some(0));
+    // As it is on the disk between the two halves of each of two moves.
+    let halves = std::fs::read_to_string(place("all")).unwrap().replace("\"first\"", "\"other\"");
+    std::fs::write(place("all"), halves.replace("\"third\"", "\"other\"")).unwrap();
+    assert_eq!(Child::run(&["import", "--data-dir", &place("two"), &place("all")]).await.code(), Some(0));
+    let serve = Serve::start(&["--data-dir", &place("two")]).await;
+    until(&serve, "/v1/catalog/services", |body| *body == json!({"consul": [], "c": []})).await;
+    assert_eq!(ask(&serve, "PUT", "/v1/agent/service/deregister/other", "").await.status, 200);
+    until(&serve, "/v1/catalog/services", |body| *body == json!({"consul": []})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{Checks, Key, Record, Running, probe::Prober, schedule::Schedule};
 use crate::{
-    engine::feel_node,
+    engine::{feel_node, finish_moves},
     model::{Check, CheckId, Definition, InstanceId, Probe, ServiceName, Verdict, nodes},
     random,
     registry::{Command, Entry, Registry},
@@ -127,7 +127,13 @@ impl Runner {
         for entry in found {
             self.look(&entry.instance.service, &entry.instance.id);
         }
-        // A process that was killed may not have told all who are on a node what became of it.
+        // A process that was killed may have left moves half done, and may not have told all who are on a node what became of it.
+        let moving = Arc::clone(&self.checks);
+        self.judging.spawn(async move {
+            if let Err(error) = finish_moves(&*moving.engine, moving.clock.now()).await {
+                tracing::debug!(%error, "what has moved was not taken away");
+            }
+        });
         for entry in registry.page(&nodes(), "", usize::MAX) {
             let checks = Arc::clone(&self.checks);
             self.judging.spawn(async move {
