@@ -19,9 +19,8 @@ impl Consul {
                 .admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
             self.keep_own_node().await?;
             let (service, id) = (nodes(), InstanceId::parse(OWN_NODE)?);
-            let again = check.definition.id.clone();
-            self.order_for_node("", Command::AddCheck { service: service.clone(), id: id.clone(), check }).await?;
-            self.shared.checks.renew(&service, &id, [&again]);
+            self.shared.checks.renew(&service, &id, [&check.definition.id]);
+            self.order_for_node("", Command::AddCheck { service, id, check }).await?;
             return Ok(Reply::empty());
         }
         let missing = || Problem::NotFound(format!("ServiceID {:?} does not exist", asked.service));
@@ -29,9 +28,8 @@ impl Consul {
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
         self.shared.checks.admit([&check.definition.probe].into_iter(), own)?;
         let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
-        let again = check.definition.id.clone();
-        self.order(Command::AddCheck { service: service.clone(), id: id.clone(), check }).await?;
-        self.shared.checks.renew(&service, &id, [&again]);
+        self.shared.checks.renew(&service, &id, [&check.definition.id]);
+        self.order(Command::AddCheck { service, id, check }).await?;
         Ok(Reply::empty())
     }
 

@@ -55,16 +55,14 @@ impl Consul {
         };
         let turn = self.turns.take(&id).await;
         let before = self.registry().catalog().service_of(id.as_str()).filter(|before| *before != service);
-        let (renewed, again): (_, Vec<_>) =
-            (service.clone(), checks.iter().map(|check| check.definition.id.clone()).collect());
+        // Before it is ordered: who is condemned until then goes first, and registers anew.
+        self.shared.checks.renew(&service, &id, checks.iter().map(|check| &check.definition.id));
         let enroll = Enroll { service, id: id.clone(), description, listing: listing.check()?, checks, replace_checks };
         let enroll = Command::Enroll(Box::new(enroll));
         match before {
-            None => drop(self.order(enroll).await?),
-            Some(before) => self.relocate(enroll, before, id.clone(), turn).await?,
+            None => self.order(enroll).await.map(drop),
+            Some(before) => self.relocate(enroll, before, id, turn).await,
         }
-        self.shared.checks.renew(&renewed, &id, &again);
-        Ok(())
     }
 
     /// The same id under another name: it moves. Also if nobody waits for the answer any more: half of it would leave an instance that no
