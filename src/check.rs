@@ -148,6 +148,15 @@ impl Checks {
         Ok(())
     }
 
+    /// Says that an instance was registered once more with these checks.
+    pub fn renew<'a>(&self, service: &ServiceName, id: &InstanceId, checks: impl IntoIterator<Item = &'a CheckId>) {
+        for check in checks {
+            if let Some(record) = self.record(service, id, check) {
+                record.renew(self.clock.now());
+            }
+        }
+    }
+
     /// Has a verdict taken down, and those who are on a node feel that of the node.
     async fn judge(&self, command: Command) -> Result<(), EngineError> {
         let (service, id) = command.target();

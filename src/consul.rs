@@ -8,6 +8,7 @@
 //! | `body` | what is sent: JSON as Go reads it |
 //! | `write` | registering, deregistering, checks, maintenance |
 //! | `read` | what is answered |
+//! | `turn` | who registers under an id, one after the other |
 //! | `view` | the shapes in which it is |
 //! | `filter` | what filters can ask of those |
 //! | `wait` | blocking queries |
@@ -28,6 +29,7 @@ mod query;
 mod read;
 mod reply;
 mod route;
+mod turn;
 mod view;
 mod wait;
 mod write;
@@ -35,6 +37,7 @@ mod write;
 use std::{
     net::IpAddr,
     sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use axum::{
@@ -46,6 +49,7 @@ use axum::{
         request::Parts,
     },
 };
+use tokio::time::timeout;
 
 use crate::{api::Shared, model::Invalid, net::Connection, registry::Entry};
 pub use agent::Agent;
@@ -54,6 +58,10 @@ use query::Query;
 use read::Gathered;
 use reply::{Answers, Reply};
 use route::{Endpoint, Found};
+use turn::Turns;
+
+/// How long what is sent may take to come: whoever never sends it would stay for good.
+const BODY: Duration = Duration::from_secs(10);
 
 /// The door.
 #[derive(Debug)]
@@ -65,6 +73,7 @@ pub struct Consul {
     answers: Answers,
     /// For the list of all services.
     gathered: Gathered,
+    turns: Arc<Turns>,
     /// Queries that wait for changes.
     parked: AtomicUsize,
     /// Most of them.
@@ -87,7 +96,7 @@ impl Consul {
     ///
     /// When what the agent says of itself is nothing that can be registered.
     pub fn new(shared: &Arc<Shared>, agent: Agent, most_parked: usize) -> Result<Arc<Self>, Invalid> {
-        let (shared, answers) = (Arc::clone(shared), Answers::default());
+        let (shared, answers, turns) = (Arc::clone(shared), Answers::default(), Arc::default());
         let itself = Entry { instance: agent.itself(shared.engine.registry())?, lease: None };
         Ok(Arc::new(Self {
             shared,
@@ -95,6 +104,7 @@ impl Consul {
             itself: itself.into(),
             answers,
             gathered: Gathered::default(),
+            turns,
             parked: AtomicUsize::new(0),
             most_parked,
         }))
@@ -147,7 +157,9 @@ impl Consul {
 
     async fn take(&self, endpoint: Endpoint, call: &Call, body: Body) -> Result<Reply, Problem> {
         let limit = self.shared.max_message_size;
-        let body = axum::body::to_bytes(body, limit).await.map_err(|_| Problem::TooLarge(limit))?;
+        let body =
+            timeout(BODY, axum::body::to_bytes(body, limit)).await.map_err(|_| Problem::TooSlow(BODY.as_secs()))?;
+        let body = body.map_err(|_| Problem::TooLarge(limit))?;
         self.write(endpoint, call, &body).await
     }
 }

@@ -32,3 +32,5 @@ pub use zone::Zone;
 /// The answer to a packet, with this many bytes of room if it offers none. `None`: it deserves none. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
 pub(crate) use door::reply;
+#[cfg(any(test, fuzzing))]
+pub(crate) use packet::Way;

@@ -28,7 +28,7 @@ pub use memory::Memory;
 
 use crate::{
     model::{Incarnation, OWN_NODE, Revision, WallTime},
-    registry::{Command, Now, Outcome, Refusal, Registry},
+    registry::{Command, Holder, Now, Outcome, Refusal, Registry},
 };
 
 /// Orders commands.
@@ -108,10 +108,13 @@ pub async fn feel_node(engine: &dyn Engine, node: &str, now: Now) -> Result<(), 
     let name = if node == OWN_NODE { "" } else { node };
     let registry = engine.registry();
     let mut sent = Vec::new();
+    // On ours, whoever names no address may be where it registered from.
+    let node = registry.node(name).filter(|_| !name.is_empty());
+    let host = node.and_then(|node| node.instance.addresses.first().map(|address| address.host.clone()));
     for (id, service) in registry.catalog().listed() {
         let entry = registry.get(&service, id.as_str());
         if entry.is_some_and(|entry| entry.instance.listing.as_ref().is_some_and(|listing| *listing.node == *name)) {
-            sent.push(engine.order(Command::Restate { service, id }, now));
+            sent.push(engine.order(Command::Restate { service, id, host: host.clone() }, now));
         }
     }
     for submission in sent {
@@ -120,6 +123,31 @@ pub async fn feel_node(engine: &dyn Engine, node: &str, now: Now) -> Result<(), 
             Ok(_) | Err(EngineError::Refused(_)) => {}
             Err(error) => return Err(error),
         }
+    }
+    Ok(())
+}
+
+/// Takes away what moved to another service under its id when the process was killed.
+///
+/// # Errors
+///
+/// When the engine does not take it.
+pub async fn finish_moves(engine: &dyn Engine, now: Now) -> Result<(), EngineError> {
+    let registry = engine.registry();
+    let mut after = Some(String::new());
+    while let Some(place) = after {
+        let (page, next) = registry.services("", &place, 1_000);
+        for entry in page.iter().flat_map(|summary| registry.page(&summary.name, "", usize::MAX)) {
+            let instance = &entry.instance;
+            if registry.listed_as(instance).is_some_and(|meant| meant.instance.service != instance.service) {
+                let (service, id) = (instance.service.clone(), instance.id.clone());
+                match engine.order(Command::Deregister { service, id, of: Holder::Anyone }, now).await {
+                    Ok(_) | Err(EngineError::Refused(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        after = next.map(|name| name.to_string());
     }
     Ok(())
 }

@@ -60,7 +60,7 @@ pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
 pub use write::Order;
 
 use crate::{
-    model::{Incarnation, Listing, Marks, OWN_NODE, Revision, ServiceName, Verdict, nodes},
+    model::{Incarnation, Instance, Listing, Marks, OWN_NODE, Revision, ServiceName, Verdict, nodes},
     sync::{AtomicU64, DashMap, Mutex, Ordering, RwLock},
 };
 use catalog::Catalog;
@@ -240,6 +240,14 @@ impl Registry {
     #[must_use]
     pub fn node(&self, name: &str) -> Option<Arc<Entry>> {
         self.get(&nodes(), if name.is_empty() { OWN_NODE } else { name })
+    }
+
+    /// Who is meant by the id of an instance with a listing. Not the instance itself, if it has moved to another service, and has not been
+    /// taken away there.
+    #[must_use]
+    pub fn listed_as(&self, instance: &Instance) -> Option<Arc<Entry>> {
+        let service = instance.listing.as_ref().and_then(|_| self.catalog.service_of(instance.id.as_str()))?;
+        self.get(&service, instance.id.as_str())
     }
 
     /// What its node does to an instance. Nodes are on no node, and who has no listing is on none either.

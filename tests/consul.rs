@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     consul_replay::client,
-    harness::{Reader, Serve, instance, metric, metric_becomes, wall, within},
+    harness::{Child, Reader, Serve, instance, metric, metric_becomes, wall, within},
 };
 
 /// What a program written for Consul hears.
@@ -156,6 +156,45 @@ async fn an_id_moves_with_its_name_and_a_lease_is_not_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_several_names_want_has_one() {
+    let data = TempDir::new().unwrap();
+    // Each takes its time to get to the disk.
+    let serve = Serve::start(&["--data-dir", data.path().to_str().unwrap()]).await;
+    for n in 0..10 {
+        let id = format!("i{n}");
+        let bodies = ["a", "b", "c"].map(|name| json!({"Name": name, "ID": id}));
+        let asked = bodies.each_ref().map(|body| put(&serve, "/v1/agent/service/register", body));
+        let [a, b, c] = asked;
+        let (a, b, c) = tokio::join!(a, b, c);
+        assert_eq!([a.status, b.status, c.status], [200; 3]);
+        let services = get(&serve, "/v1/catalog/services").await.body;
+        assert_eq!(services.as_object().unwrap().len(), 2, "{services}");
+        assert_eq!(ask(&serve, "PUT", &format!("/v1/agent/service/deregister/{id}"), "").await.status, 200);
+        assert_eq!(get(&serve, "/v1/catalog/services").await.body, json!({"consul": []}));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_moved_when_the_process_was_killed_is_where_it_went() {
+    let data = TempDir::new().unwrap();
+    let place = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
+    let serve = Serve::start(&["--data-dir", &place("one")]).await;
+    for (name, id) in [("b", "first"), ("a", "other"), ("c", "third")] {
+        register(&serve, json!({"Name": name, "ID": id})).await;
+    }
+    serve.child.kill().await;
+    assert_eq!(Child::run(&["export", "--data-dir", &place("one"), &place("all")]).await.code(), Some(0));
+    // As it is on the disk between the two halves of each of two moves.
+    let halves = std::fs::read_to_string(place("all")).unwrap().replace("\"first\"", "\"other\"");
+    std::fs::write(place("all"), halves.replace("\"third\"", "\"other\"")).unwrap();
+    assert_eq!(Child::run(&["import", "--data-dir", &place("two"), &place("all")]).await.code(), Some(0));
+    let serve = Serve::start(&["--data-dir", &place("two")]).await;
+    until(&serve, "/v1/catalog/services", |body| *body == json!({"consul": [], "c": []})).await;
+    assert_eq!(ask(&serve, "PUT", "/v1/agent/service/deregister/other", "").await.status, 200);
+    until(&serve, "/v1/catalog/services", |body| *body == json!({"consul": []})).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_registered_once_is_there_after_a_kill() {
     let data = TempDir::new().unwrap();
     let arguments = ["--data-dir", data.path().to_str().unwrap(), "--node-name", "n1"];
@@ -182,6 +221,58 @@ async fn what_was_registered_once_is_there_after_a_kill() {
     assert_eq!(get(&serve, "/v1/agent/checks").await.body["mem"]["Status"], "passing");
     assert_eq!(ask(&serve, "PUT", "/v1/agent/check/fail/service:b", "").await.status, 200);
     assert_eq!(len(&get(&serve, "/v1/health/service/web?passing").await.body), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_registers_again_has_all_its_time_again() {
+    let serve = Serve::start(&[]).await;
+    let fed = json!({"Name": "fed", "Check": {"TTL": "4s", "Status": "passing"}});
+    register(&serve, fed.clone()).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    register(&serve, fed).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(len(&get(&serve, "/v1/health/service/fed?passing").await.body), 1);
+    until(&serve, "/v1/health/service/fed?passing", |body| len(body) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_address_goes_where_its_node_goes() {
+    let serve = Serve::start(&[]).await;
+    let peer = serve.peer().await;
+    let mut reader = Reader::synced(&peer, &["db", "own"]).await;
+    for (name, address) in [("db", ""), ("own", "10.0.0.5")] {
+        let service = json!({"Service": name, "Port": 5, "Address": address});
+        put(&serve, "/v1/catalog/register", &json!({"Node": "n", "Address": "10.0.0.1", "Service": service})).await;
+    }
+    let index = get(&serve, "/v1/health/service/db").await.index;
+    put(&serve, "/v1/catalog/register", &json!({"Node": "n", "Address": "10.0.0.2"})).await;
+    let hosts = ["10.0.0.2", "10.0.0.5"];
+    reader.until("both", |view| view.set.values().map(|one| &*one.addresses[0].host).eq(hosts)).await;
+    let woken = within("who waits", get(&serve, &format!("/v1/health/service/db?index={index}"))).await;
+    assert_eq!(
+        (&woken.body[0]["Node"]["Address"], &woken.body[0]["Service"]["Address"]),
+        (&"10.0.0.2".into(), &"".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_counts_also_when_the_one_before_runs_out() {
+    let data = TempDir::new().unwrap();
+    // Word that a check has run out takes its time to get to the disk.
+    let serve = Serve::start(&["--data-dir", data.path().to_str().unwrap()]).await;
+    let http = serve.http;
+    let mut programs = JoinSet::new();
+    for n in 0..40 {
+        programs.spawn(async move {
+            let body = json!({"Name": "fed", "ID": n.to_string(), "Check": {"TTL": "2s", "Status": "passing"}});
+            client::ask(http, "PUT", "/v1/agent/service/register", &body.to_string(), |text| text).await;
+            tokio::time::sleep(Duration::from_millis(1_996 + n % 10)).await;
+            client::ask(http, "PUT", &format!("/v1/agent/check/pass/service:{n}"), "", |text| text).await.status
+        });
+    }
+    assert_eq!(programs.join_all().await, [200; 40]);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert_eq!(get(&serve, "/v1/health/state/critical").await.body, json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,6 +327,23 @@ async fn who_waits_is_woken_by_its_own_service_alone_and_bounded() {
         assert!(answer.headers["X-Consul-Index"].parse::<u64>().unwrap() > index);
     }
     metric_becomes(serve.http, "callboard_parked_queries", |parked| parked < 1.0).await;
+}
+
+#[tokio::test]
+async fn who_asks_for_what_is_not_there_waits_too() {
+    let serve = Serve::start(&[]).await;
+    register(&serve, json!({"Name": "web"})).await;
+    for path in ["/v1/catalog/node/x", "/v1/catalog/node-services/x", "/v1/health/node/x", "/v1/connect/ca/roots"] {
+        let mut index = get(&serve, path).await.index;
+        // The second time at the latest: the first may tell how far the catalog is.
+        index = get(&serve, &format!("{path}?index={index}&wait=10ms")).await.index;
+        let began = wall();
+        assert_eq!(get(&serve, &format!("{path}?index={index}&wait=300ms")).await.index, index, "{path}");
+        assert!(wall() - began >= 290, "{path}");
+    }
+    let index = get(&serve, "/v1/catalog/node/x?index=1").await.index;
+    put(&serve, "/v1/catalog/register", &json!({"Node": "x", "Address": "10.0.0.9"})).await;
+    assert!(get(&serve, &format!("/v1/catalog/node/x?index={index}")).await.index > index);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -306,6 +414,18 @@ async fn targets_that_mean_harm_hold_up_nobody() {
     assert_eq!(refused.status, 400);
     assert!(refused.body.as_str().unwrap().contains("no check goes to"), "{refused:?}");
     drop(hanging);
+}
+
+#[tokio::test]
+async fn who_never_sends_what_it_announced_is_let_go() {
+    let serve = Serve::start(&[]).await;
+    let mut socket = TcpStream::connect(serve.http).await.unwrap();
+    let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: web\r\nContent-Length: 100\r\n\r\n{\"Na";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let (began, mut answer) = (wall(), String::new());
+    within("an end", socket.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(wall() - began >= 9_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,14 +6,25 @@ mod http;
 
 use std::{
     io,
+    pin::pin,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use rustls::ClientConfig;
+use tokio::time::sleep;
 
 use super::Rules;
 use crate::model::{Probe, ProbeTls, Target, Verdict};
 use connection::Stream;
+use http::Answered;
+
+/// What came of a probe.
+enum Made {
+    Found((Verdict, String)),
+    /// An answer whose end is still to come, which changes nothing of what is found.
+    Answered(Answered),
+}
 
 /// Makes probes.
 #[derive(Debug)]
@@ -30,13 +41,29 @@ impl Prober {
         Self { rules, trusting: OnceLock::new(), careless: OnceLock::new() }
     }
 
-    /// What a probe finds, and what it has to say about it. Takes as long as it takes: whoever calls has a timeout.
-    pub(super) async fn make(&self, probe: &Probe) -> (Verdict, String) {
-        match probe {
-            Probe::Http { url, headers, tls } => self.get(url, headers, tls).await,
-            Probe::Tcp { target, tls } => self.reach(target, tls.as_ref()).await,
-            Probe::Grpc { target, service, tls } => self.ask(target, service, tls.as_ref()).await,
-            Probe::Ttl | Probe::Stated => (Verdict::Critical, "this check is not made by probing".to_owned()),
+    /// What a probe finds within this time, and what it has to say about it.
+    pub(super) async fn make(&self, probe: &Probe, span: Duration) -> (Verdict, String) {
+        let mut over = pin!(sleep(span));
+        let made = async {
+            match probe {
+                Probe::Http { url, headers, tls } => self.get(url, headers, tls).await,
+                Probe::Tcp { target, tls } => Made::Found(self.reach(target, tls.as_ref()).await),
+                Probe::Grpc { target, service, tls } => Made::Found(self.ask(target, service, tls.as_ref()).await),
+                Probe::Ttl | Probe::Stated => {
+                    Made::Found((Verdict::Critical, "this check is not made by probing".to_owned()))
+                }
+            }
+        };
+        let made = tokio::select! {
+            made = made => made,
+            () = &mut over => {
+                let span = humantime::format_duration(span);
+                return (Verdict::Critical, format!("{}: no answer within {span}", describe(probe)));
+            }
+        };
+        match made {
+            Made::Found(found) => found,
+            Made::Answered(answered) => answered.read(over).await,
         }
     }
 
@@ -58,7 +85,7 @@ impl Prober {
 }
 
 /// What a probe does, in a few words.
-pub(super) fn describe(probe: &Probe) -> String {
+fn describe(probe: &Probe) -> String {
     match probe {
         Probe::Http { url, .. } => format!("Get \"{url}\""),
         Probe::Tcp { target, .. } => format!("dial tcp {target}"),

@@ -45,7 +45,9 @@ struct State {
     changes: u64,
     /// Since when it says that nothing works.
     critical_since: Option<LeaseTime>,
-    /// Until when what was reported holds.
+    /// What was reported last, if that holds.
+    fed: Option<Verdict>,
+    /// Until when it does.
     fed_until: LeaseTime,
 }
 
@@ -54,6 +56,7 @@ impl Record {
     pub(super) fn new(check: &Check, now: Now) -> Self {
         let definition = Arc::clone(&check.definition);
         Self(Mutex::new(State {
+            fed: None,
             fed_until: now.lease + millis(definition.interval),
             definition,
             tally: Tally::default(),
@@ -88,15 +91,27 @@ impl Record {
         Arc::clone(&self.0.lock().definition)
     }
 
-    /// The check is as the registry has it, perhaps with another definition, or another verdict, which somebody else knew.
-    pub(super) fn follow(&self, check: &Check, now: Now) {
+    /// The check is as the registry has it, perhaps with another definition, or another verdict, which somebody else knew. Returned is
+    /// what was reported meanwhile, where the registry knows no better: a report that comes when the one before runs out may get there
+    /// before the word that it has.
+    pub(super) fn follow(&self, check: &Check, now: Now) -> Option<Verdict> {
         let mut state = self.0.lock();
         if !Arc::ptr_eq(&state.definition, &check.definition) {
             state.definition = Arc::clone(&check.definition);
             state.tally = Tally::default();
-            state.fed_until = now.lease + millis(check.definition.interval);
+            state.fed = None;
+            state.renew(now);
         }
-        state.says(check.verdict, now);
+        let reported = state.fed.filter(|fed| *fed != check.verdict);
+        if reported.is_none() {
+            state.says(check.verdict, now);
+        }
+        reported
+    }
+
+    /// Whoever the check is of was registered once more, with this very check.
+    pub(super) fn renew(&self, now: Now) {
+        self.0.lock().renew(now);
     }
 
     /// A probe was made. What the check says now, if that was found out.
@@ -115,6 +130,7 @@ impl Record {
     pub(super) fn fed(&self, verdict: Verdict, output: &str, now: Now) {
         let mut state = self.0.lock();
         state.fed_until = now.lease + millis(state.definition.interval);
+        state.fed = Some(verdict);
         state.note(verdict, output, None, now);
         state.says(verdict, now);
     }
@@ -126,6 +142,7 @@ impl Record {
             return Err(state.fed_until - now.lease);
         }
         state.fed_until = now.lease + millis(state.definition.interval);
+        state.fed = None;
         if state.verdict != Verdict::Critical {
             let output = format!("TTL expired (last output before timeout follows): {}", state.output);
             state.note(Verdict::Critical, &output, None, now);
@@ -144,6 +161,12 @@ impl Record {
 }
 
 impl State {
+    /// Its times begin anew, as in Consul: who comes back at the end of its reprieve is not removed before the next probe.
+    fn renew(&mut self, now: Now) {
+        self.fed_until = now.lease + millis(self.definition.interval);
+        self.critical_since = self.critical_since.map(|_| now.lease);
+    }
+
     fn says(&mut self, verdict: Verdict, now: Now) {
         self.changes += u64::from(self.verdict != verdict);
         self.verdict = verdict;
@@ -219,6 +242,32 @@ mod tests {
     }
 
     #[test]
+    fn a_report_outlives_the_word_that_none_came() {
+        let record = record(Probe::Ttl, None);
+        let registry_says = |verdict| Check::new(record.definition(), verdict);
+        assert_eq!(record.starves(at(10_000)), Ok(()));
+        record.fed(Verdict::Passing, "late", at(10_001));
+        assert_eq!(record.follow(&registry_says(Verdict::Critical), at(10_002)), Some(Verdict::Passing));
+        assert_eq!(record.follow(&registry_says(Verdict::Passing), at(10_003)), None);
+        assert_eq!(record.starves(at(20_001)), Ok(()));
+        assert_eq!(record.follow(&registry_says(Verdict::Critical), at(20_002)), None, "this time none came");
+    }
+
+    #[test]
+    fn a_check_that_is_registered_again_has_all_its_time_again() {
+        let fed = record(Probe::Ttl, None);
+        fed.renew(at(9_000));
+        assert_eq!(fed.starves(at(18_999)), Err(1));
+
+        let record = record(Probe::Ttl, Some(Duration::from_mins(1)));
+        record.fed(Verdict::Critical, "", at(1_000));
+        let definition = Definition { notes: "another".into(), ..Definition::clone(&record.definition()) };
+        record.follow(&Check::new(definition.into(), Verdict::Critical), at(60_000));
+        assert!(record.condemns(at(119_999)).is_none());
+        assert!(record.condemns(at(120_000)).is_some());
+    }
+
+    #[test]
     fn who_is_critical_for_too_long_is_condemned() {
         let target = crate::model::Target::parse("tcp", "127.0.0.1:1").unwrap();
         let record = record(Probe::Tcp { target, tls: None }, Some(Duration::from_mins(1)));
@@ -227,7 +276,11 @@ mod tests {
         assert_eq!(probe(Verdict::Critical, 2_000), Some(Verdict::Critical));
         assert!(record.condemns(at(61_999)).is_none());
         assert!(record.condemns(at(62_000)).is_some());
-        assert_eq!(probe(Verdict::Passing, 62_000), Some(Verdict::Passing));
+        record.renew(at(62_000));
+        assert!(record.condemns(at(121_999)).is_none(), "it was registered again");
+        assert!(record.condemns(at(122_000)).is_some());
+        assert_eq!(probe(Verdict::Passing, 122_000), Some(Verdict::Passing));
+        record.renew(at(123_000));
         assert!(record.condemns(at(200_000)).is_none());
     }
 }

@@ -12,16 +12,12 @@ use std::{
 use tokio::{
     sync::oneshot,
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{
-    Checks, Key, Record, Running,
-    probe::{Prober, describe},
-    schedule::Schedule,
-};
+use super::{Checks, Key, Record, Running, probe::Prober, schedule::Schedule};
 use crate::{
-    engine::feel_node,
+    engine::{feel_node, finish_moves},
     model::{Check, CheckId, Definition, InstanceId, Probe, ServiceName, Verdict, nodes},
     random,
     registry::{Command, Entry, Registry},
@@ -131,7 +127,13 @@ impl Runner {
         for entry in found {
             self.look(&entry.instance.service, &entry.instance.id);
         }
-        // A process that was killed may not have told all who are on a node what became of it.
+        // A process that was killed may have left moves half done, and may not have told all who are on a node what became of it.
+        let moving = Arc::clone(&self.checks);
+        self.judging.spawn(async move {
+            if let Err(error) = finish_moves(&*moving.engine, moving.clock.now()).await {
+                tracing::debug!(%error, "what has moved was not taken away");
+            }
+        });
         for entry in registry.page(&nodes(), "", usize::MAX) {
             let checks = Arc::clone(&self.checks);
             self.judging.spawn(async move {
@@ -168,7 +170,10 @@ impl Runner {
     fn follow(&mut self, entry: &Entry, check: &Check, known: bool) {
         let record = self.checks.record_of(entry, check);
         let same = known && Arc::ptr_eq(&record.definition(), &check.definition);
-        record.follow(check, self.checks.clock.now());
+        let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
+        if let Some(verdict) = record.follow(check, self.checks.clock.now()) {
+            self.judge(&key, &check.definition, verdict);
+        }
         if same || check.definition.probe == Probe::Stated {
             return;
         }
@@ -176,7 +181,6 @@ impl Runner {
         let now = self.checks.clock.since_start();
         // At any point of the first interval: checks that were registered together are not made together.
         let first = if check.definition.probe.is_active() { part(interval) } else { interval };
-        let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
         self.schedule.insert(key, now + first, interval);
     }
 
@@ -213,11 +217,7 @@ impl Runner {
         let (definition, prober, checks) = (record.definition(), Arc::clone(&self.prober), Arc::clone(&self.checks));
         self.probes.spawn(async move {
             let began = checks.clock.since_start();
-            let made = timeout(definition.timeout, prober.make(&definition.probe)).await;
-            let (verdict, output) = made.unwrap_or_else(|_| {
-                let span = humantime::format_duration(definition.timeout);
-                (Verdict::Critical, format!("{}: no answer within {span}", describe(&definition.probe)))
-            });
+            let (verdict, output) = prober.make(&definition.probe, definition.timeout).await;
             let took = checks.clock.since_start().saturating_sub(began);
             Done { key, definition, verdict, output, took }
         });

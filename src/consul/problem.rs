@@ -46,6 +46,8 @@ pub(super) enum Problem {
     NotFound(String),
     #[error("the request is larger than {0} bytes: send less, or raise --max-message-size where the registry runs")]
     TooLarge(usize),
+    #[error("the request did not come within {0} s: send it at once")]
+    TooSlow(u64),
     #[error(
         "{0} queries wait for changes already, and no more may: close some, or raise --max-parked-queries where the registry runs"
     )]
@@ -88,6 +90,7 @@ impl Problem {
             | Self::Decode(_) => StatusCode::BAD_REQUEST,
             Self::NoPathToDatacenter | Self::Server(_) | Self::NoConnection => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::TooManyParked(_) | Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Taken(_) => StatusCode::CONFLICT,
             Self::Page => StatusCode::FORBIDDEN,

@@ -47,7 +47,7 @@ impl Consul {
             Endpoint::CatalogDatacenters => Self::plain(call, &[&self.agent.datacenter]),
             Endpoint::StatusLeader => Self::plain(call, &self.leader()),
             Endpoint::StatusPeers => Self::plain(call, &[self.leader()]),
-            Endpoint::ConnectRoots => self.roots(call),
+            Endpoint::ConnectRoots => Box::pin(self.roots(call)).await,
             // These are written to, which was seen before.
             Endpoint::AgentMaintenance
             | Endpoint::ServiceRegister
@@ -114,7 +114,7 @@ impl Consul {
     }
 
     /// What some client's tests wait for: a root of nothing.
-    fn roots(&self, call: &Call) -> Result<Reply, Problem> {
+    async fn roots(&self, call: &Call) -> Result<Reply, Problem> {
         let roots = serde_json::json!({
             "ActiveRootID": self.agent.id,
             "TrustDomain": format!("{}.consul", self.agent.id),
@@ -133,7 +133,7 @@ impl Consul {
                 "ModifyIndex": 1,
             }],
         });
-        let index = self.at_least(Revision::default());
+        let index = self.wait(call, &Subject::Nothing, || self.at_least(Revision::default())).await?;
         Ok(Self::plain(call, &roots)?.of_query(&call.query, index, false))
     }
 

@@ -248,7 +248,9 @@ impl Sheet<'_> {
             Some(Target::Host(_)) | None => {}
         }
         for (key, value) in node.metadata.iter() {
-            self.put(text(&format!("{key}={value}")));
+            // Consul's word for a text that is no pair.
+            let whole = key.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("rfc1035-"));
+            self.put(text(&if whole { value.to_owned() } else { format!("{key}={value}") }));
         }
         Some(())
     }

@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     answer::{Answer, Moment, Oracle},
-    packet::Asked,
+    packet::{Asked, Way},
 };
 use crate::{
     api::Shared,
@@ -112,16 +112,16 @@ fn packets(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// The answer to a packet, and what kind it is. `room`: bytes that it may have, if that does not depend on the question.
+/// The answer to a packet, and what kind it is.
 pub(crate) fn reply(
     oracle: &Oracle,
     registry: &Registry,
     now: WallTime,
     packet: &[u8],
-    room: Option<u16>,
+    way: Way,
 ) -> (Option<Vec<u8>>, Replied) {
     let Some((asked, found)) = Asked::read(packet) else { return (None, Replied::Dropped) };
-    let room = room.unwrap_or_else(|| asked.room());
+    let room = asked.room(way);
     let answer = match found {
         Ok(query) => oracle.answer(Moment { registry, now }, &query, room.into()),
         Err(code) => Answer::only(code),
@@ -150,9 +150,9 @@ struct Desk {
 }
 
 impl Desk {
-    fn reply(&self, packet: &[u8], room: Option<u16>) -> Option<Vec<u8>> {
+    fn reply(&self, packet: &[u8], way: Way) -> Option<Vec<u8>> {
         let Shared { engine, clock, metrics, .. } = &*self.shared;
-        let (bytes, how) = reply(&self.oracle, engine.registry(), clock.now().wall, packet, room);
+        let (bytes, how) = reply(&self.oracle, engine.registry(), clock.now().wall, packet, way);
         metrics.dns.replied(how);
         bytes
     }
@@ -167,7 +167,7 @@ impl Desk {
             };
             match received {
                 Ok((length, peer)) => {
-                    if let Some(bytes) = self.reply(&packet[..length], None)
+                    if let Some(bytes) = self.reply(&packet[..length], Way::to(peer.ip()))
                         && let Err(error) = socket.try_send_to(&bytes, peer)
                     {
                         self.shared.metrics.dns.replied(Replied::Dropped);
@@ -240,7 +240,7 @@ impl Desk {
             }
             packet.resize(length, 0);
             timeout(SLOW, socket.read_exact(&mut packet)).await??;
-            let Some(answer) = self.reply(&packet, Some(u16::MAX)) else { return Ok(()) };
+            let Some(answer) = self.reply(&packet, Way::Connection) else { return Ok(()) };
             let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
             let framed = [&length.to_be_bytes(), &*answer].concat();
             timeout(SLOW, socket.write_all(&framed)).await??;

@@ -1,6 +1,6 @@
 //! Bytes to questions, and answers to bytes that fit.
 
-use std::iter::once;
+use std::{iter::once, net::IpAddr};
 
 use hickory_proto::{
     ProtoError,
@@ -18,6 +18,9 @@ use super::{
 const USUAL: u16 = 512;
 /// Bytes that go over every network in one piece; who offers more gets no more.
 const WHOLE: u16 = 1_232;
+/// Most bytes of a packet to this machine itself, as in Consul: nothing is cut in pieces there. HAProxy never asks over TCP: it takes
+/// what a packet has for all there is, or, where addresses are cut, for nothing.
+const LOCAL: u16 = u16::MAX - 68;
 /// Bytes of an OPT record without options.
 const OPT: u16 = 11;
 /// A pointer to the name that was asked for, behind the header.
@@ -26,6 +29,24 @@ const ASKED: u16 = 0xC000 | 0x0C;
 const BEFORE_TARGET: usize = 18;
 /// How far pointers reach.
 const REACH: usize = 0x4000;
+
+/// How an answer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// In a packet, over networks.
+    Packet,
+    /// In a packet to this machine itself.
+    Local,
+    /// Over a connection.
+    Connection,
+}
+
+impl Way {
+    /// Of a packet to this peer.
+    pub(super) fn to(peer: IpAddr) -> Self {
+        if peer.to_canonical().is_loopback() { Self::Local } else { Self::Packet }
+    }
+}
 
 /// A question as it came.
 #[derive(Debug)]
@@ -76,9 +97,14 @@ impl Asked {
         if edns.is_some_and(|edns| edns.version() > 0) { Err(ResponseCode::BADVERS) } else { Ok(query) }
     }
 
-    /// Bytes that the answer may have over UDP.
-    pub(super) fn room(&self) -> u16 {
-        self.offered.map_or(USUAL, |offered| offered.clamp(USUAL, WHOLE))
+    /// Bytes that the answer may have.
+    pub(super) fn room(&self, way: Way) -> u16 {
+        let most = match way {
+            Way::Packet => WHOLE,
+            Way::Local => LOCAL,
+            Way::Connection => return u16::MAX,
+        };
+        self.offered.map_or(USUAL, |offered| offered.clamp(USUAL, most))
     }
 
     /// The answer in no more than so many bytes. Answers that do not fit are left out, and that is said; what is only of help

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    dns::{Oracle, Zone, reply},
+    dns::{Oracle, Way, Zone, reply},
     engine::Memory,
     metrics::Replied,
     model::Incarnation,
@@ -20,8 +20,8 @@ thread_local! {
 /// A packet is answered within its bounds, under its own number and as an answer, or not at all.
 pub(super) fn run(input: &[u8]) {
     HOUSE.with(|(engine, oracle)| {
-        for (room, most) in [(None, 1_232), (Some(u16::MAX), usize::from(u16::MAX))] {
-            let (bytes, how) = reply(oracle, engine.registry(), at(0).wall, input, room);
+        for (way, most) in [(Way::Packet, 1_232), (Way::Local, 65_507), (Way::Connection, 65_535)] {
+            let (bytes, how) = reply(oracle, engine.registry(), at(0).wall, input, way);
             let Some(bytes) = bytes else {
                 assert_eq!(how, Replied::Dropped);
                 continue;

@@ -4,8 +4,10 @@ use super::Invalid;
 
 /// Most tags, and most entries of metadata.
 const MOST: usize = 64;
-/// Longest tag, in bytes.
-const LONGEST_TAG: usize = 255;
+/// Longest tag, in bytes. Programs written for Consul put rules of routers and packed descriptions of endpoints into tags.
+const LONGEST_TAG: usize = 4 * 1024;
+/// Most bytes of tags together.
+const MOST_TAG_BYTES: usize = 16 * 1024;
 /// Longest key of metadata, in bytes.
 const LONGEST_KEY: usize = 128;
 /// Most bytes of metadata, keys and values together.
@@ -20,17 +22,23 @@ impl Tags {
     ///
     /// # Errors
     ///
-    /// When there are more than 64, or one is empty, longer than 255 bytes, or has a control character.
+    /// When there are more than 64 or 16 KiB, or one is empty, longer than 4 KiB, or has a control character.
     pub fn parse(given: &[String]) -> Result<Self, Invalid> {
         let mut tags: Vec<Box<str>> = Vec::with_capacity(given.len().min(MOST));
+        let mut bytes = 0;
         for (at, tag) in given.iter().enumerate() {
             text(&format!("tags[{at}]"), tag, LONGEST_TAG)?;
             if !tags.iter().any(|known| **known == **tag) {
                 if tags.len() == MOST {
                     return Err(Invalid::unshown("tags", format!("are {}", given.len()), "give at most 64"));
                 }
+                bytes += tag.len();
                 tags.push(tag.as_str().into());
             }
+        }
+        if bytes > MOST_TAG_BYTES {
+            let remedy = "keep them within 16384 bytes; what is bigger belongs elsewhere, with its address here";
+            return Err(Invalid::unshown("tags", format!("have {bytes} bytes"), remedy));
         }
         Ok(Self(tags.into()))
     }
@@ -128,6 +136,10 @@ mod tests {
         let many: Vec<String> = (0..65).map(|n| n.to_string()).collect();
         assert!(Tags::parse(&many[..64]).is_ok());
         assert_eq!(Tags::parse(&many).unwrap_err().field, "tags");
+        let long = |count: usize, bytes: usize| -> Vec<String> { (0..count).map(|n| format!("{n:0bytes$}")).collect() };
+        assert!(Tags::parse(&long(4, 4_096)).is_ok());
+        assert_eq!(Tags::parse(&long(1, 4_097)).unwrap_err().field, "tags[0]");
+        assert_eq!(Tags::parse(&long(5, 4_000)).unwrap_err().field, "tags");
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub enum Command {
         service: ServiceName,
         /// The instance.
         id: InstanceId,
+        /// Where its node is, which is where it is if it has said nothing itself. `None`: where it was.
+        host: Option<Box<str>>,
     },
 }
 

@@ -129,7 +129,7 @@ pub fn decide(present: Option<&Arc<Entry>>, command: Command, node: Marks, now: 
             change(present, service, id, |instance| remove_check(instance, check))
         }
         Command::Reap { check, .. } => Ok(decide_reap(present, &check)),
-        Command::Restate { .. } => Ok(decide_restate(present, node)),
+        Command::Restate { host, .. } => Ok(decide_restate(present, node, host)),
         Command::Register(register) => decide_register(present, register, now),
         Command::Deregister { service, id, of } => decide_deregister(present, service, id, &of),
         Command::Update { service, id, lease, patch } => decide_update(present, service, id, lease, patch),

@@ -28,7 +28,7 @@ impl Command {
             | Self::AddCheck { service, id, .. }
             | Self::RemoveCheck { service, id, .. }
             | Self::Reap { service, id, .. }
-            | Self::Restate { service, id } => (service, id),
+            | Self::Restate { service, id, .. } => (service, id),
             Self::Expire(lease) | Self::Suspect(lease) | Self::Recover(lease) => (&lease.service, &lease.instance),
         }
     }
@@ -113,7 +113,11 @@ impl Order<'_> {
         }
         self.registry.count(&instance.service, 1);
         let entry = Arc::new(Entry { instance, lease });
-        self.registry.catalog.replace(None, Some(&entry), Revision::default());
+        // Of one that was moving to another service when the process ended, the newer one is meant by its id.
+        let meant = self.registry.listed_as(&entry.instance);
+        if meant.is_none_or(|meant| meant.instance.registered_revision < entry.instance.registered_revision) {
+            self.registry.catalog.replace(None, Some(&entry), Revision::default());
+        }
         if let Some(mut state) = service.state() {
             state.restore(entry);
         }

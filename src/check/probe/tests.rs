@@ -5,6 +5,8 @@ use tokio::{
 
 use super::*;
 
+const SPAN: Duration = Duration::from_secs(5);
+
 /// A server that answers each connection with this, whatever it is asked.
 async fn answering(answer: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -22,7 +24,7 @@ async fn answering(answer: &'static [u8]) -> u16 {
 
 async fn get(url: &str) -> (Verdict, String) {
     let probe = Probe::Http { url: url.into(), headers: Box::default(), tls: ProbeTls::default() };
-    Prober::new(Rules::default()).make(&probe).await
+    Prober::new(Rules::default()).make(&probe, SPAN).await
 }
 
 #[tokio::test]
@@ -62,12 +64,51 @@ async fn nobody_there_is_critical_and_says_why() {
     let port = listener.local_addr().unwrap().port();
     let probe = Probe::Tcp { target: Target { host: "localhost".into(), port }, tls: None };
     let prober = Prober::new(Rules::default());
-    assert_eq!(prober.make(&probe).await.0, Verdict::Passing, "whichever address of that name it is");
+    assert_eq!(prober.make(&probe, SPAN).await.0, Verdict::Passing, "whichever address of that name it is");
     drop(listener);
-    let (found, output) = prober.make(&probe).await;
+    let (found, output) = prober.make(&probe, SPAN).await;
     assert_eq!(found, Verdict::Critical);
     assert!(output.contains("connect: connection refused"), "{output}");
     let (found, output) = get("http://169.254.169.254/latest/meta-data").await;
     assert_eq!(found, Verdict::Critical);
     assert!(output.contains("no check goes to"), "{output}");
+}
+
+#[tokio::test]
+async fn an_answer_that_stops_says_what_it_said_so_far() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let probe = Probe::Http { url: url.into(), headers: Box::default(), tls: ProbeTls::default() };
+    let making = tokio::spawn(async move {
+        let prober = Prober::new(Rules::default());
+        let span = Duration::from_millis(300);
+        [prober.make(&probe, span).await, prober.make(&probe, span).await]
+    });
+    let (mut first, _) = listener.accept().await.unwrap();
+    first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nso far").await.unwrap();
+    let (_second, _) = listener.accept().await.unwrap();
+    let [stopped, silent] = making.await.unwrap();
+    assert_eq!(stopped.0, Verdict::Passing);
+    assert!(stopped.1.ends_with("200 OK Output: so far"), "{stopped:?}");
+    assert_eq!(silent.0, Verdict::Critical);
+    assert!(silent.1.ends_with("no answer within 300ms"), "{silent:?}");
+}
+
+#[tokio::test]
+async fn all_that_was_given_is_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}?ready=1#part", listener.local_addr().unwrap());
+    let headers =
+        [("x-a", "1"), ("Host", "web"), ("X-A", "2"), ("host", "no")].map(|(name, value)| (name.into(), value.into()));
+    let probe = Probe::Http { url: url.into(), headers: headers.into(), tls: ProbeTls::default() };
+    let making = tokio::spawn(async move { Prober::new(Rules::default()).make(&probe, SPAN).await });
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut bytes = vec![0; 1024];
+    let length = socket.read(&mut bytes).await.unwrap();
+    let asked = String::from_utf8_lossy(&bytes[..length]).to_lowercase();
+    assert!(asked.starts_with("get /?ready=1 http/1.1\r\nhost: web\r\n"), "{asked}");
+    assert!(asked.contains("x-a: 1\r\nx-a: 2\r\n") && !asked.contains("no\r\n"), "{asked}");
+    socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    drop(socket);
+    assert_eq!(making.await.unwrap().0, Verdict::Passing);
 }

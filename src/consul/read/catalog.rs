@@ -97,7 +97,9 @@ impl Consul {
         let index = self.wait(call, &Subject::Everything, || self.at_least(registry.catalog().described())).await?;
         let Some(host) = Host::find(registry, kept) else {
             let nothing = if by_id { encode(&(), false)? } else { encode(&Nothing::default(), call.query.pretty)? };
-            return Ok(Reply::json(nothing).of_query(&call.query, self.at_least(Revision::default()), false));
+            // Whoever has waited is told what it waited for: with less it would never wait.
+            let index = if call.query.index == 0 { self.at_least(Revision::default()) } else { index };
+            return Ok(Reply::json(nothing).of_query(&call.query, index, false));
         };
         let entries = self.everybody().into_iter().filter(|(_, host)| *host.name == *kept).map(|(entry, _)| entry);
         let itself = kept.is_empty().then(|| Arc::clone(&self.itself));

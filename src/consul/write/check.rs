@@ -19,6 +19,7 @@ impl Consul {
                 .admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
             self.keep_own_node().await?;
             let (service, id) = (nodes(), InstanceId::parse(OWN_NODE)?);
+            self.shared.checks.renew(&service, &id, [&check.definition.id]);
             self.order_for_node("", Command::AddCheck { service, id, check }).await?;
             return Ok(Reply::empty());
         }
@@ -27,6 +28,7 @@ impl Consul {
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
         self.shared.checks.admit([&check.definition.probe].into_iter(), own)?;
         let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
+        self.shared.checks.renew(&service, &id, [&check.definition.id]);
         self.order(Command::AddCheck { service, id, check }).await?;
         Ok(Reply::empty())
     }

@@ -1,13 +1,17 @@
 //! Services of our own node.
 
+use std::sync::Arc;
+
 use crate::{
     consul::{
         Call, Consul, Problem,
         body::{Asked, Service},
         reply::Reply,
+        turn::Turn,
     },
+    engine::EngineError,
     model::{Address, InstanceId, Listing, ServiceName},
-    registry::{Command, Description, Enroll, Holder, NewCheck},
+    registry::{Command, Description, Enroll, Holder, NewCheck, Refusal},
 };
 
 impl Consul {
@@ -49,14 +53,32 @@ impl Consul {
             socket_path: asked.socket_path.into(),
             ..Listing::default()
         };
+        let turn = self.turns.take(&id).await;
         let before = self.registry().catalog().service_of(id.as_str()).filter(|before| *before != service);
+        // Before it is ordered: who is condemned until then goes first, and registers anew.
+        self.shared.checks.renew(&service, &id, checks.iter().map(|check| &check.definition.id));
         let enroll = Enroll { service, id: id.clone(), description, listing: listing.check()?, checks, replace_checks };
-        self.order(Command::Enroll(Box::new(enroll))).await?;
-        if let Some(before) = before {
-            // The same id under another name: it has moved.
-            self.remove(before, id).await?;
+        let enroll = Command::Enroll(Box::new(enroll));
+        match before {
+            None => self.order(enroll).await.map(drop),
+            Some(before) => self.relocate(enroll, before, id, turn).await,
         }
-        Ok(())
+    }
+
+    /// The same id under another name: it moves. Also if nobody waits for the answer any more: half of it would leave an instance that no
+    /// id leads to.
+    async fn relocate(&self, enroll: Command, before: ServiceName, id: InstanceId, turn: Turn) -> Result<(), Problem> {
+        let shared = Arc::clone(&self.shared);
+        let moving = tokio::spawn(async move {
+            let _turn = turn;
+            shared.engine.order(enroll, shared.clock.now()).await?;
+            let goodbye = Command::Deregister { service: before, id, of: Holder::Anyone };
+            match shared.engine.order(goodbye, shared.clock.now()).await {
+                Ok(_) | Err(EngineError::Refused(Refusal::NoSuchInstance { .. })) => Ok(()),
+                Err(error) => Err(error),
+            }
+        });
+        Ok(moving.await.unwrap_or(Err(EngineError::Stopped))?)
     }
 
     pub(super) async fn deregister(&self, id: &str) -> Result<Reply, Problem> {

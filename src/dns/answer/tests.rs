@@ -1,11 +1,15 @@
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::*;
 use crate::{
     engine::Memory,
-    model::{Address, Incarnation, Marks, Tags},
+    model::{Address, Incarnation, InstanceId, Listing, Marks, Tags},
     registry::{
-        Command, Description, Patch, Register,
+        Command, Description, Enroll, Patch, Register,
         test_support::{Nobody, at, deregister, name, register, update},
     },
 };
@@ -158,6 +162,27 @@ fn no_address_is_there_twice_and_the_order_changes() {
     assert!(orders.iter().all(|order| order.len() == 10));
     let answer = house.ask_for("web.service.consul.", RecordType::A, 3 * A_BYTES);
     assert!(answer.cut && answer.answers.len() == 3, "no more are made than fit");
+}
+
+#[test]
+fn what_nodes_say_of_themselves() {
+    let house = House::new();
+    let metadata =
+        [("rack", "7"), ("rfc1035-note", "v=spf1 -all")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let metadata: BTreeMap<_, _> = metadata.into();
+    let description = Description {
+        metadata: Metadata::parse(metadata.iter()).unwrap(),
+        ..register("web", "a", "boot", 1).description
+    };
+    house.submit(Command::Enroll(Box::new(Enroll {
+        service: nodes(),
+        id: InstanceId::parse("db1").unwrap(),
+        description,
+        listing: Listing::default(),
+        checks: Vec::new(),
+        replace_checks: false,
+    })));
+    assert_eq!(said(&house.ask("db1.node.consul.", RecordType::TXT)), set(["rack=7", "v=spf1 -all"]));
 }
 
 #[test]

@@ -61,8 +61,8 @@ fn what_is_prepared_is_written_as_what_is_not() {
 #[test]
 fn what_is_written_can_be_read() {
     let asked = asked(&query("_Web._tcp.Service.consul.", Some(4_096)));
-    assert_eq!(asked.room(), WHOLE);
-    let bytes = asked.reply(&answer(10), asked.room()).unwrap();
+    assert_eq!(asked.room(Way::Packet), WHOLE);
+    let bytes = asked.reply(&answer(10), asked.room(Way::Packet)).unwrap();
     let reply = Message::from_vec(&bytes).unwrap();
     assert_eq!((reply.metadata.id, reply.metadata.recursion_desired, reply.metadata.truncation), (7, true, false));
     assert_eq!(reply.queries[0].name().to_ascii(), "_Web._tcp.Service.consul.", "as it was spelt");
@@ -79,19 +79,25 @@ fn what_is_written_can_be_read() {
 #[test]
 fn what_does_not_fit_is_left_out() {
     let plain = asked(&query("web.service.consul.", None));
-    let small = plain.reply(&answer(100), plain.room()).unwrap();
+    let small = plain.reply(&answer(100), plain.room(Way::Local)).unwrap();
     assert!(small.len() <= 512);
     let reply = Message::from_vec(&small).unwrap();
     assert!(reply.metadata.truncation && reply.answers.len() > 8 && reply.additionals.is_empty());
     assert!(reply.edns.is_none());
 
     let wide = asked(&query("web.service.consul.", Some(9_000)));
-    let bytes = wide.reply(&answer(24), wide.room()).unwrap();
+    let bytes = wide.reply(&answer(24), wide.room(Way::Packet)).unwrap();
     assert!(bytes.len() <= 1_232);
     let reply = Message::from_vec(&bytes).unwrap();
     assert!(!reply.metadata.truncation, "only help is missing");
     assert_eq!(reply.answers.len(), 24);
     assert!(reply.edns.is_some() && (1..24).contains(&reply.additionals.len()));
+
+    let bytes = wide.reply(&answer(140), wide.room(Way::Local)).unwrap();
+    assert!((1_233..=9_000).contains(&bytes.len()));
+    let reply = Message::from_vec(&bytes).unwrap();
+    assert!(!reply.metadata.truncation, "this machine takes what it offers to take");
+    assert_eq!((reply.answers.len(), reply.additionals.len()), (140, 140));
 
     let bytes = wide.reply(&answer(900), u16::MAX).unwrap();
     let reply = Message::from_vec(&bytes).unwrap();
@@ -151,8 +157,8 @@ proptest! {
         for packet in [noise, spoilt] {
             let Some((asked, found)) = Asked::read(&packet) else { continue };
             let answer = found.map_or_else(Answer::only, |_| answer(number));
-            let bytes = asked.reply(&answer, asked.room()).unwrap();
-            prop_assert!(bytes.len() <= usize::from(asked.room()));
+            let bytes = asked.reply(&answer, asked.room(Way::Packet)).unwrap();
+            prop_assert!(bytes.len() <= usize::from(asked.room(Way::Packet)));
             prop_assert!(Message::from_vec(&bytes).is_ok());
         }
     }

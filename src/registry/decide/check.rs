@@ -127,11 +127,17 @@ pub(super) fn decide_reap(present: Option<&Arc<Entry>>, check: &Arc<Definition>)
     Decision::Apply(Draft::Remove { reason: RemovalReason::Reaped, ending: Ending::Removed })
 }
 
-pub(super) fn decide_restate(present: Option<&Arc<Entry>>, node: Marks) -> Decision {
+pub(super) fn decide_restate(present: Option<&Arc<Entry>>, node: Marks, host: Option<Box<str>>) -> Decision {
     let Marks { node_drained, node_critical, node_warning, .. } = node;
     let Some(entry) = present else { return Decision::Keep };
     let mut instance = entry.instance.clone();
     instance.marks = Marks { node_drained, node_critical, node_warning, ..instance.marks };
+    let elsewhere = instance.listing.as_ref().is_none_or(|listing| !listing.address.is_empty());
+    if let Some(host) = host.filter(|_| !elsewhere)
+        && let Some(first) = instance.addresses.first_mut()
+    {
+        first.host = host;
+    }
     if instance == entry.instance {
         return Decision::Keep;
     }
