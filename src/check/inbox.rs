@@ -1,9 +1,9 @@
 //! Whose checks changed.
 
-use std::{collections::HashSet, mem};
+use std::{collections::HashSet, mem, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep};
 
 use crate::{
     model::{InstanceId, ServiceName},
@@ -18,8 +18,11 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// What has changed since it was last asked; waits until something has.
-    pub(super) async fn changed(&self) -> HashSet<(ServiceName, InstanceId)> {
+    /// What has changed since it was last asked, as of so much later; waits until something has.
+    pub(super) async fn changed_after(&self, pause: Duration) -> HashSet<(ServiceName, InstanceId)> {
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
         loop {
             let changed = mem::take(&mut *self.changed.lock());
             if !changed.is_empty() {
