@@ -21,15 +21,16 @@ impl Tags {
     /// # Errors
     ///
     /// When there are more than 64, or one is empty, longer than 255 bytes, or has a control character.
-    pub fn parse(given: &[String]) -> Result<Self, Invalid> {
+    pub fn parse(given: &[impl AsRef<str>]) -> Result<Self, Invalid> {
         let mut tags: Vec<Box<str>> = Vec::with_capacity(given.len().min(MOST));
         for (at, tag) in given.iter().enumerate() {
-            text(&format!("tags[{at}]"), tag, LONGEST_TAG)?;
-            if !tags.iter().any(|known| **known == **tag) {
+            let tag = tag.as_ref();
+            text("tags", tag, LONGEST_TAG).map_err(|invalid| invalid.of(format!("tags[{at}]")))?;
+            if !tags.iter().any(|known| **known == *tag) {
                 if tags.len() == MOST {
                     return Err(Invalid::unshown("tags", format!("are {}", given.len()), "give at most 64"));
                 }
-                tags.push(tag.as_str().into());
+                tags.push(tag.into());
             }
         }
         Ok(Self(tags.into()))
@@ -59,20 +60,23 @@ impl Metadata {
     ///
     /// When there are more than 64 entries or 8 KiB, a key is empty, longer than 128 bytes or has a control character,
     /// or a value has a NUL.
-    pub fn parse<'a>(given: impl ExactSizeIterator<Item = (&'a String, &'a String)>) -> Result<Self, Invalid> {
+    pub fn parse<'a, T: AsRef<str> + 'a>(
+        given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
+    ) -> Result<Self, Invalid> {
         if given.len() > MOST {
             return Err(Invalid::unshown("metadata", format!("has {} entries", given.len()), "give at most 64"));
         }
         let mut entries: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(given.len());
         let mut bytes = 0;
         for (key, value) in given {
+            let (key, value) = (key.as_ref(), value.as_ref());
             text("metadata", key, LONGEST_KEY)?;
             if value.contains('\0') {
-                let field = format!("metadata[{:?}]", key.as_str());
+                let field = format!("metadata[{key:?}]");
                 return Err(Invalid::new(field, value, "has a NUL", "use text"));
             }
             bytes += key.len() + value.len();
-            entries.push((key.as_str().into(), value.as_str().into()));
+            entries.push((key.into(), value.into()));
         }
         if bytes > MOST_BYTES {
             let remedy = "keep it within 8192 bytes; what is bigger belongs elsewhere, with its address here";
