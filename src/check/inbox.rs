@@ -1,25 +1,46 @@
 //! Whose checks changed.
 
-use std::{collections::HashSet, mem, time::Duration};
+use std::{
+    collections::{
+        HashMap,
+        hash_map::Entry::{Occupied, Vacant},
+    },
+    mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{
-    model::{InstanceId, ServiceName},
-    registry::{Audience, Event},
+    model::{InstanceId, Revision, ServiceName},
+    registry::{Audience, Entry, Event},
 };
+
+/// Whose instance it is.
+pub(super) type Owner = (ServiceName, InstanceId);
+
+/// What became of an instance.
+#[derive(Debug)]
+pub(super) struct News {
+    pub(super) revision: Revision,
+    /// When it was ordered, in microseconds, or a little before.
+    pub(super) at: u64,
+    /// As it is now. `None`: it is gone.
+    pub(super) entry: Option<Arc<Entry>>,
+}
 
 /// Hears of every change, and keeps those of instances with checks until the runner looks.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    changed: Mutex<HashSet<(ServiceName, InstanceId)>>,
+    changed: Mutex<HashMap<Owner, News>>,
     bell: Notify,
 }
 
 impl Inbox {
     /// What has changed since it was last asked, as of so much later; waits until something has.
-    pub(super) async fn changed_after(&self, pause: Duration) -> HashSet<(ServiceName, InstanceId)> {
+    pub(super) async fn changed_after(&self, pause: Duration) -> HashMap<Owner, News> {
         if !pause.is_zero() {
             sleep(pause).await;
         }
@@ -32,21 +53,24 @@ impl Inbox {
             self.bell.notified().await;
         }
     }
-
-    /// Has an instance looked at.
-    pub(super) fn put(&self, service: &ServiceName, id: &InstanceId) {
-        if self.changed.lock().insert((service.clone(), id.clone())) {
-            self.bell.notify_one();
-        }
-    }
 }
 
 impl Audience for Inbox {
     fn changed(&self, event: &Event) {
-        let before = event.before().is_some_and(|entry| !entry.instance.checks.is_empty());
-        let after = event.after().is_some_and(|entry| !entry.instance.checks.is_empty());
-        if before || after {
-            self.put(event.service(), event.id());
+        let has_checks = |entry: &Arc<Entry>| !entry.instance.checks.is_empty();
+        let (before, after) = (event.before(), event.after());
+        if !before.is_some_and(has_checks) && !after.is_some_and(has_checks) {
+            return;
+        }
+        let news = News { revision: event.revision, at: event.at.monotonic_us, entry: after.cloned() };
+        match self.changed.lock().entry((event.service().clone(), event.id().clone())) {
+            // Two writers may tell of what they did in the other order.
+            Occupied(mut known) if known.get().revision < news.revision => *known.get_mut() = news,
+            Occupied(_) => {}
+            Vacant(place) => {
+                place.insert(news);
+                self.bell.notify_one();
+            }
         }
     }
 }

@@ -17,12 +17,13 @@ use tokio::{
 
 use super::{
     Checks, Key, Record, Running,
+    inbox::{News, Owner},
     probe::{Prober, describe},
     schedule::Schedule,
 };
 use crate::{
     engine::feel_node,
-    model::{Check, CheckId, Definition, InstanceId, Probe, ServiceName, Verdict, nodes},
+    model::{Check, CheckId, Definition, Probe, ServiceName, Verdict, nodes},
     random,
     registry::{Command, Entry, Registry},
 };
@@ -53,9 +54,9 @@ struct Runner {
     prober: Arc<Prober>,
     schedule: Schedule<Key>,
     /// The checks of each instance that has some.
-    known: HashMap<(ServiceName, InstanceId), Vec<CheckId>>,
+    known: HashMap<Owner, Vec<CheckId>>,
     /// Those of them that go if a check of theirs stays critical.
-    doomed: HashSet<(ServiceName, InstanceId)>,
+    doomed: HashSet<Owner>,
     under_way: HashSet<Key>,
     /// Due, and not begun because too many are under way: in order, and each once.
     waiting: VecDeque<Key>,
@@ -63,6 +64,8 @@ struct Runner {
     probes: JoinSet<Done>,
     /// Verdicts on their way to the registry.
     judging: JoinSet<()>,
+    /// What was ordered by then, in microseconds, it may have heard of.
+    heard: u64,
 }
 
 pub(super) fn start(checks: Arc<Checks>, alarm: impl FnOnce() + Send + 'static) -> io::Result<Running> {
@@ -95,6 +98,7 @@ impl Runner {
             queued: HashSet::new(),
             probes: JoinSet::new(),
             judging: JoinSet::new(),
+            heard: 0,
         }
     }
 
@@ -110,9 +114,7 @@ impl Runner {
             let gathered = next_look.saturating_sub(now);
             tokio::select! {
                 changed = checks.inbox.changed_after(gathered) => {
-                    for (service, id) in changed {
-                        self.look(&service, &id);
-                    }
+                    self.hear(changed);
                     next_look = checks.clock.since_start() + GATHER;
                 }
                 Some(done) = self.probes.join_next(), if !self.probes.is_empty() => {
@@ -139,8 +141,9 @@ impl Runner {
             after = next.map(|name| name.to_string());
         }
         for entry in found {
-            self.look(&entry.instance.service, &entry.instance.id);
+            self.look((entry.instance.service.clone(), entry.instance.id.clone()), Some(&entry));
         }
+        self.heard = self.checks.clock.now().monotonic_us;
         // A process that was killed may not have told all who are on a node what became of it.
         for entry in registry.page(&nodes(), "", usize::MAX) {
             let checks = Arc::clone(&self.checks);
@@ -153,14 +156,24 @@ impl Runner {
         }
     }
 
-    /// Makes what is scheduled fit what an instance has.
-    fn look(&mut self, service: &ServiceName, id: &InstanceId) {
-        let owner = (service.clone(), id.clone());
-        let entry = self.checks.engine.registry().get(service, id.as_str());
+    fn hear(&mut self, changed: HashMap<Owner, News>) {
+        let heard = self.checks.clock.now().monotonic_us;
+        for (owner, News { at, entry, .. }) in changed {
+            // Writers may tell of what they did in the other order: what is older than what was heard last may be over. To look
+            // everybody up would take longer than all the rest.
+            let entry =
+                if at > self.heard { entry } else { self.checks.engine.registry().get(&owner.0, owner.1.as_str()) };
+            self.look(owner, entry.as_ref());
+        }
+        self.heard = heard;
+    }
+
+    /// Makes what is scheduled fit what an instance has. `None`: it is gone.
+    fn look(&mut self, owner: Owner, entry: Option<&Arc<Entry>>) {
         let before = self.known.remove(&owner).unwrap_or_default();
         let mut after = Vec::new();
-        for check in entry.iter().flat_map(|entry| &entry.instance.checks) {
-            if let Some(entry) = &entry {
+        if let Some(entry) = entry {
+            for check in &entry.instance.checks {
                 self.follow(entry, check, before.contains(check.id()));
                 after.push(check.id().clone());
             }
@@ -170,7 +183,7 @@ impl Runner {
             self.schedule.remove(&key);
             self.checks.records.remove(&key);
         }
-        if entry.as_ref().is_some_and(|entry| is_doomed(entry)) {
+        if entry.is_some_and(|entry| is_doomed(entry)) {
             self.doomed.insert(owner.clone());
         } else {
             self.doomed.remove(&owner);
