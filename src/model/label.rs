@@ -106,12 +106,16 @@ pub(super) fn text(field: &str, text: &str, longest: usize) -> Result<(), Invali
         "is empty"
     } else if text.len() > longest {
         "is too long"
-    } else if text.chars().any(char::is_control) {
+    } else if has_control(text) {
         "has a control character"
     } else {
         return Ok(());
     };
     Err(Invalid::new(field.to_owned(), text, problem, format!("use 1 to {longest} bytes of printable text")))
+}
+
+fn has_control(text: &str) -> bool {
+    if text.is_ascii() { text.bytes().any(|byte| byte.is_ascii_control()) } else { text.chars().any(char::is_control) }
 }
 
 #[cfg(test)]
