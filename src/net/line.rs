@@ -107,6 +107,10 @@ impl AsyncWrite for Line {
         context: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // Mostly there is one, and for that the system has a shorter way.
+        if let [one] = from {
+            return self.poll_write(context, one);
+        }
         let written = Pin::new(&mut self.socket).poll_write_vectored(context, from);
         self.connection.wrote(&written);
         written
