@@ -5,7 +5,7 @@ mod check;
 mod registration;
 mod value;
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, mem, time::Duration};
 
 use serde_json::error::Category;
 
@@ -16,7 +16,12 @@ use value::Value;
 
 /// Reads what was sent as an object.
 pub(super) fn object<'a>(bytes: &'a [u8], of: &'static str) -> Result<Fields<'a>, Problem> {
-    match serde_json::from_slice(bytes) {
+    // All of it at once, rather than text by text. What is wrong is told by the other.
+    let value = match str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(bytes),
+    };
+    match value {
         Ok(value) => Fields::of(value, of),
         Err(error) => Err(Problem::Decode(syntax(bytes, &error))),
     }
@@ -42,6 +47,9 @@ fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
     };
     format!("invalid character '{}' {wanted}", char::from(at).escape_default())
 }
+
+/// A key and its value.
+pub(super) type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 
 /// The fields of an object, each of which is taken out by who knows it.
 #[derive(Debug)]
@@ -111,15 +119,25 @@ impl<'a> Fields<'a> {
         values.into_iter().map(text).collect()
     }
 
-    fn map(&mut self, names: &[&str]) -> Result<BTreeMap<Cow<'a, str>, Cow<'a, str>>, Problem> {
-        let Some(value) = self.take(names) else { return Ok(BTreeMap::new()) };
+    /// Pairs of texts, by the first of each. Of several, the last counts.
+    fn map(&mut self, names: &[&str]) -> Result<Vec<Pair<'a>>, Problem> {
+        let Some(value) = self.take(names) else { return Ok(Vec::new()) };
         let Value::Object(fields) = value else { return Err(self.wrong(names[0], &value, "map[string]string")) };
         let pair = |(key, value)| match value {
             Value::Text(text) => Ok((key, text)),
             Value::Null => Ok((key, Cow::default())),
             other => Err(self.wrong(names[0], &other, "string")),
         };
-        fields.into_iter().map(pair).collect()
+        let mut pairs = fields.into_iter().map(pair).collect::<Result<Vec<_>, _>>()?;
+        pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
+        pairs.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                mem::swap(later, earlier);
+            }
+            same
+        });
+        Ok(pairs)
     }
 
     fn duration(&mut self, names: &[&str]) -> Result<Duration, Problem> {
@@ -238,6 +256,15 @@ mod tests {
         );
         assert_eq!(told("[]"), "Request decode failed: json: cannot unmarshal array into Go value of type X");
         assert!(object(b"null", "X").unwrap().is_empty());
+    }
+
+    #[test]
+    fn of_fields_and_keys_that_are_there_twice_the_last_counts() {
+        let mut fields = object(br#"{"Meta":{"b":"1","a":"2","b":"3"},"Name":"x","NAME":"y"}"#, "X").unwrap();
+        let meta = fields.map(&["Meta"]).unwrap();
+        assert_eq!(meta, [("a".into(), "2".into()), ("b".into(), "3".into())]);
+        assert_eq!(fields.text(&["Name"]).unwrap(), "y");
+        fields.end().unwrap();
     }
 
     #[test]

@@ -33,8 +33,6 @@ const HEADERS: usize = 12;
 const FEW_HEADERS: usize = 3;
 
 const JSON: &str = "application/json";
-/// In every answer.
-static POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
 
 /// An answer.
 #[derive(Debug)]
@@ -51,7 +49,8 @@ impl Reply {
 
     fn with_room(headers: usize, status: StatusCode, body: Bytes) -> Self {
         let mut headers = HeaderMap::with_capacity(headers);
-        headers.insert(&POLICY, HeaderValue::from_static("allow"));
+        let policy = const { HeaderName::from_static("x-consul-default-acl-policy") };
+        headers.insert(policy, HeaderValue::from_static("allow"));
         Self { status, headers, body }
     }
 
@@ -79,17 +78,15 @@ impl Reply {
 
     /// The same with what a query of the catalog is told beside its answer.
     pub(super) fn of_query(self, query: &Query, index: u64, streaming: bool) -> Self {
+        let backend = if streaming { "streaming" } else { "blocking-query" };
         let mut reply = self
-            .with(HeaderName::from_static("x-consul-knownleader"), "true")
-            .with(HeaderName::from_static("x-consul-lastcontact"), "0")
-            .with(HeaderName::from_static("x-consul-effective-consistency"), query.consistency.as_str())
-            .with(
-                HeaderName::from_static("x-consul-query-backend"),
-                if streaming { "streaming" } else { "blocking-query" },
-            );
-        reply.headers.insert("x-consul-index", HeaderValue::from(index));
+            .with(const { HeaderName::from_static("x-consul-knownleader") }, "true")
+            .with(const { HeaderName::from_static("x-consul-lastcontact") }, "0")
+            .with(const { HeaderName::from_static("x-consul-effective-consistency") }, query.consistency.as_str())
+            .with(const { HeaderName::from_static("x-consul-query-backend") }, backend);
+        reply.headers.insert(const { HeaderName::from_static("x-consul-index") }, HeaderValue::from(index));
         if query.cached {
-            reply = reply.with(HeaderName::from_static("x-cache"), "MISS");
+            reply = reply.with(const { HeaderName::from_static("x-cache") }, "MISS");
         }
         reply
     }

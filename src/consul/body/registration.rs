@@ -1,11 +1,8 @@
 //! Services and nodes as they are sent.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{borrow::Cow, collections::BTreeSet};
 
-use super::{Asked, Fields, Problem, object};
+use super::{Asked, Fields, Pair, Problem, object};
 use crate::model::{Address, Locality, Metadata, ServiceName, TaggedAddress, Tags, Weight};
 
 /// Longest value of metadata, in bytes: as in Consul, and told in its words.
@@ -122,7 +119,7 @@ fn own_address(host: &str, port: u16) -> Result<Option<Address>, Problem> {
 }
 
 /// Metadata of a service, refused in Consul's words.
-fn metadata(meta: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Metadata, Problem> {
+fn metadata(meta: &[Pair<'_>]) -> Result<Metadata, Problem> {
     let refused = |why: String| Problem::Bad(format!("Invalid Service Meta: {why}"));
     if meta.len() > MOST_PAIRS {
         return Err(refused(format!("Node metadata cannot contain more than {MOST_PAIRS} key/value pairs")));
@@ -142,7 +139,7 @@ fn metadata(meta: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Metadata, Pro
         };
         return Err(refused(format!("Couldn't load metadata pair ('{key}', '{value}'): {why}")));
     }
-    Ok(Metadata::parse(meta.iter())?)
+    Ok(Metadata::parse(meta.iter().map(|(key, value)| (key, value)))?)
 }
 
 fn weights(fields: &mut Fields<'_>) -> Result<(Weight, u16), Problem> {
@@ -201,7 +198,7 @@ pub(crate) struct CatalogRegistration<'a> {
     pub(crate) node: Cow<'a, str>,
     pub(crate) id: Cow<'a, str>,
     pub(crate) address: Cow<'a, str>,
-    pub(crate) tagged_addresses: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub(crate) tagged_addresses: Vec<Pair<'a>>,
     pub(crate) meta: Metadata,
     pub(crate) skip_node_update: bool,
     pub(crate) service: Option<Service<'a>>,
@@ -223,9 +220,9 @@ impl<'a> CatalogRegistration<'a> {
         let meta = fields.map(&["NodeMeta", "node_meta"])?;
         let registration = Self {
             id: fields.text(&["ID"])?,
-            tagged_addresses: fields.map(&["TaggedAddresses", "tagged_addresses"])?.into_iter().collect(),
+            tagged_addresses: fields.map(&["TaggedAddresses", "tagged_addresses"])?,
             skip_node_update: fields.switch(&["SkipNodeUpdate", "skip_node_update"])?,
-            meta: Metadata::parse(meta.iter())?,
+            meta: Metadata::parse(meta.iter().map(|(key, value)| (key, value)))?,
             checks: checks.into_iter().map(Asked::stated).collect(),
             node,
             address,

@@ -88,9 +88,9 @@ fn named(asked: &Service<'_>) -> Result<Vec<NewCheck>, Problem> {
         return Ok(Vec::new());
     }
     let several = asked.checks.len() > 1;
-    let name = format!("Service '{}' check", asked.name);
+    let name = ["Service '", asked.name.as_str(), "' check"].concat();
     let number = |at: usize| if several { format!(":{}", at + 1) } else { String::new() };
-    let id = |at: usize| format!("service:{}{}", asked.id, number(at));
+    let id = |at: usize| ["service:", &*asked.id, &number(at)].concat();
     let check = |(at, check): (usize, &Asked<'_>)| check.check(&id(at), &name);
     asked.checks.iter().enumerate().map(check).collect()
 }
