@@ -74,3 +74,38 @@ impl Audience for Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::{
+        model::{Check, CheckId, Checks, Definition, Probe, Verdict},
+        registry::{Change, Now, RemovalReason, test_support::entry},
+    };
+
+    fn checked() -> Arc<Entry> {
+        let definition = Definition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl);
+        let checks = Checks::new(vec![Check::new(definition.into(), Verdict::Passing)]).unwrap();
+        let mut instance = entry("web", "a", 1).instance.clone();
+        instance.checks = checks;
+        Arc::new(Entry { instance, lease: None })
+    }
+
+    fn event(revision: u64, change: Change) -> Event {
+        let at = Now { monotonic_us: revision, ..Now::default() };
+        Event { revision: Revision(revision), at, change, native: OnceLock::new() }
+    }
+
+    #[tokio::test]
+    async fn of_changes_that_are_told_in_the_other_order_the_later_counts() {
+        let inbox = Inbox::default();
+        inbox.changed(&event(4, Change::Added(entry("web", "b", 1))));
+        inbox.changed(&event(6, Change::Removed(checked(), RemovalReason::Deregistered)));
+        inbox.changed(&event(5, Change::Added(checked())));
+        let heard = inbox.changed_after(Duration::ZERO).await;
+        let heard: Vec<_> = heard.iter().map(|((_, id), news)| (id.as_str(), news.at, news.entry.is_some())).collect();
+        assert_eq!(heard, [("a", 6, false)]);
+    }
+}

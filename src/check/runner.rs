@@ -351,3 +351,7 @@ fn part(span: Duration) -> Duration {
     let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).max(1);
     Duration::from_nanos(random::u64() % nanoseconds)
 }
+
+#[cfg(test)]
+#[path = "runner/tests.rs"]
+mod tests;
