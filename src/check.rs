@@ -31,6 +31,7 @@ mod tally;
 use std::{collections::BTreeSet, io, sync::Arc};
 
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
 pub use inbox::Inbox;
@@ -55,6 +56,8 @@ pub struct Checks {
     inbox: Arc<Inbox>,
     rules: Rules,
     records: DashMap<Key, Arc<Record>>,
+    /// Records that a report has made: perhaps before the runner has heard of the check, perhaps after it has heard that it is gone.
+    unheard: Mutex<Vec<Key>>,
     /// Probes and reports.
     results: Counter,
     /// Verdicts that changed.
@@ -83,7 +86,16 @@ impl Checks {
         (results, changes): (Counter, Counter),
     ) -> Arc<Self> {
         let (engine, clock) = (Arc::clone(engine), Arc::clone(clock));
-        Arc::new(Self { engine, clock, inbox, rules, records: DashMap::new(), results, changes })
+        Arc::new(Self {
+            engine,
+            clock,
+            inbox,
+            rules,
+            records: DashMap::new(),
+            unheard: Mutex::default(),
+            results,
+            changes,
+        })
     }
 
     /// Makes them, on a thread of its own, until the returned guard is dropped.
@@ -139,7 +151,12 @@ impl Checks {
         }
         self.results.inc();
         let now = self.clock.now();
-        self.record_of(&entry, known).fed(verdict, output, now);
+        let record = self.record(service, id, check).unwrap_or_else(|| {
+            let made = self.record_of(&entry, known);
+            self.unheard.lock().push((service.clone(), id.clone(), check.clone()));
+            made
+        });
+        record.fed(verdict, output, now);
         if known.verdict == verdict {
             return Ok(());
         }
@@ -191,8 +208,12 @@ impl Checks {
         checks: impl Iterator<Item = &'a Probe>,
         own: impl Iterator<Item = &'a str>,
     ) -> Result<(), Invalid> {
+        let mut active = checks.filter(|probe| probe.is_active()).peekable();
+        if active.peek().is_none() {
+            return Ok(());
+        }
         let own: BTreeSet<&str> = own.collect();
-        checks.into_iter().try_for_each(|probe| self.rules.admit(probe, &own))
+        active.try_for_each(|probe| self.rules.admit(probe, &own))
     }
 }
 

@@ -35,21 +35,26 @@ mod wait;
 mod write;
 
 use std::{
+    convert::Infallible,
     net::IpAddr,
+    pin::Pin,
     sync::{Arc, atomic::AtomicUsize},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{
     body::Body,
-    extract::{Request, State},
+    extract::Request,
     http::{
-        Method, Response, Uri,
+        Method, Response, StatusCode, Uri,
         header::{ALLOW, ORIGIN},
         request::Parts,
     },
+    response::IntoResponse as _,
 };
 use tokio::time::timeout;
+use tower::Service;
 
 use crate::{api::Shared, model::Invalid, net::Connection, registry::Entry};
 pub use agent::Agent;
@@ -78,6 +83,25 @@ pub struct Consul {
     parked: AtomicUsize,
     /// Most of them.
     most_parked: usize,
+}
+
+/// The way in, for what is on no route: a router would take paths apart that are taken apart here.
+#[derive(Debug, Clone)]
+pub struct Entrance(pub Arc<Consul>);
+
+impl Service<Request> for Entrance {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let consul = Arc::clone(&self.0);
+        Box::pin(async move { Ok(consul.answer(request).await) })
+    }
 }
 
 /// A request that has been understood so far.
@@ -116,9 +140,12 @@ impl Consul {
         self.parked.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Answers whatever is asked below `/v1/`.
-    pub async fn answer(State(consul): State<Arc<Self>>, request: Request) -> Response<Body> {
-        let answered = consul.serve(request).await;
+    /// Answers whatever is asked below `/v1/`; above it, there is nothing.
+    async fn answer(self: Arc<Self>, request: Request) -> Response<Body> {
+        if request.uri().path().strip_prefix("/v1/").is_none_or(str::is_empty) {
+            return StatusCode::NOT_FOUND.into_response();
+        }
+        let answered = self.serve(request).await;
         answered.unwrap_or_else(|problem| problem.reply()).into_response()
     }
 

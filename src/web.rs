@@ -20,7 +20,12 @@ use axum::{
     routing::get,
 };
 
-use crate::{api::Shared, consul::Consul, metrics::WorkerLabel, net::Workers};
+use crate::{
+    api::Shared,
+    consul::{Consul, Entrance},
+    metrics::WorkerLabel,
+    net::Workers,
+};
 
 /// The media type of OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -39,9 +44,8 @@ pub struct Web {
 impl Web {
     /// The pages.
     pub fn routes(self) -> Router {
-        let consul = axum::routing::any(Consul::answer).with_state(Arc::clone(&self.consul));
         Router::new()
-            .route("/v1/{*rest}", consul)
+            .fallback_service(Entrance(Arc::clone(&self.consul)))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))

@@ -45,8 +45,8 @@ impl Stage {
         let engine = Memory::new(Incarnation(1), at(0), Arc::new(Nobody));
         let description = Description {
             addresses: Address::parse_all([("10.0.0.1", 80, "")].into_iter())?,
-            tags: Tags::parse(&[])?,
-            metadata: Metadata::parse(std::iter::empty::<(&String, &String)>())?,
+            tags: Tags::default(),
+            metadata: Metadata::default(),
             weight: Weight::USUAL,
             locality: None,
         };

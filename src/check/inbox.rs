@@ -1,25 +1,49 @@
 //! Whose checks changed.
 
-use std::{collections::HashSet, mem};
+use std::{
+    collections::{
+        HashMap,
+        hash_map::Entry::{Occupied, Vacant},
+    },
+    mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep};
 
 use crate::{
-    model::{InstanceId, ServiceName},
-    registry::{Audience, Event},
+    model::{InstanceId, Revision, ServiceName},
+    registry::{Audience, Entry, Event},
 };
+
+/// Whose instance it is.
+pub(super) type Owner = (ServiceName, InstanceId);
+
+/// What became of an instance.
+#[derive(Debug)]
+pub(super) struct News {
+    pub(super) revision: Revision,
+    /// When it was ordered, in microseconds, or a little before.
+    pub(super) at: u64,
+    /// As it is now. `None`: it is gone.
+    pub(super) entry: Option<Arc<Entry>>,
+}
 
 /// Hears of every change, and keeps those of instances with checks until the runner looks.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    changed: Mutex<HashSet<(ServiceName, InstanceId)>>,
+    changed: Mutex<HashMap<Owner, News>>,
     bell: Notify,
 }
 
 impl Inbox {
-    /// What has changed since it was last asked; waits until something has.
-    pub(super) async fn changed(&self) -> HashSet<(ServiceName, InstanceId)> {
+    /// What has changed since it was last asked, as of so much later; waits until something has.
+    pub(super) async fn changed_after(&self, pause: Duration) -> HashMap<Owner, News> {
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
         loop {
             let changed = mem::take(&mut *self.changed.lock());
             if !changed.is_empty() {
@@ -29,21 +53,59 @@ impl Inbox {
             self.bell.notified().await;
         }
     }
-
-    /// Has an instance looked at.
-    pub(super) fn put(&self, service: &ServiceName, id: &InstanceId) {
-        if self.changed.lock().insert((service.clone(), id.clone())) {
-            self.bell.notify_one();
-        }
-    }
 }
 
 impl Audience for Inbox {
     fn changed(&self, event: &Event) {
-        let before = event.before().is_some_and(|entry| !entry.instance.checks.is_empty());
-        let after = event.after().is_some_and(|entry| !entry.instance.checks.is_empty());
-        if before || after {
-            self.put(event.service(), event.id());
+        let has_checks = |entry: &Arc<Entry>| !entry.instance.checks.is_empty();
+        let (before, after) = (event.before(), event.after());
+        if !before.is_some_and(has_checks) && !after.is_some_and(has_checks) {
+            return;
         }
+        let news = News { revision: event.revision, at: event.at.monotonic_us, entry: after.cloned() };
+        match self.changed.lock().entry((event.service().clone(), event.id().clone())) {
+            // Two writers may tell of what they did in the other order.
+            Occupied(mut known) if known.get().revision < news.revision => *known.get_mut() = news,
+            Occupied(_) => {}
+            Vacant(place) => {
+                place.insert(news);
+                self.bell.notify_one();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::{
+        model::{Check, CheckId, Checks, Definition, Probe, Verdict},
+        registry::{Change, Now, RemovalReason, test_support::entry},
+    };
+
+    fn checked() -> Arc<Entry> {
+        let definition = Definition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl);
+        let checks = Checks::new(vec![Check::new(definition.into(), Verdict::Passing)]).unwrap();
+        let mut instance = entry("web", "a", 1).instance.clone();
+        instance.checks = checks;
+        Arc::new(Entry { instance, lease: None })
+    }
+
+    fn event(revision: u64, change: Change) -> Event {
+        let at = Now { monotonic_us: revision, ..Now::default() };
+        Event { revision: Revision(revision), at, change, native: OnceLock::new() }
+    }
+
+    #[tokio::test]
+    async fn of_changes_that_are_told_in_the_other_order_the_later_counts() {
+        let inbox = Inbox::default();
+        inbox.changed(&event(4, Change::Added(entry("web", "b", 1))));
+        inbox.changed(&event(6, Change::Removed(checked(), RemovalReason::Deregistered)));
+        inbox.changed(&event(5, Change::Added(checked())));
+        let heard = inbox.changed_after(Duration::ZERO).await;
+        let heard: Vec<_> = heard.iter().map(|((_, id), news)| (id.as_str(), news.at, news.entry.is_some())).collect();
+        assert_eq!(heard, [("a", 6, false)]);
     }
 }

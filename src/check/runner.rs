@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     future::pending,
-    io,
+    io, mem,
     sync::Arc,
     thread,
     time::Duration,
@@ -15,18 +15,26 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{Checks, Key, Record, Running, probe::Prober, schedule::Schedule};
+use super::{
+    Checks, Key, Record, Running,
+    inbox::{News, Owner},
+    probe::Prober,
+    schedule::Schedule,
+};
 use crate::{
     engine::{feel_node, finish_moves},
-    model::{Check, CheckId, Definition, InstanceId, Probe, ServiceName, Verdict, nodes},
+    model::{Check, CheckId, Definition, Probe, ServiceName, Verdict, nodes},
     random,
     registry::{Command, Entry, Registry},
 };
 
 /// Most probes under way at once. Each needs a descriptor, and those of connections are not touched.
 const MOST_PROBES: usize = 2_048;
-/// How often is looked who has been critical for too long, and which records belong to nobody.
+/// How often is looked who has been critical for too long, and which records belong to nobody. Not at all records: there may be
+/// hundreds of thousands.
 const SWEEP: Duration = Duration::from_secs(1);
+/// What changes within so long after a look is looked at together: a thread that is woken for each costs more than the look.
+const GATHER: Duration = Duration::from_millis(10);
 /// Services looked up at a time, at the start.
 const PAGE: usize = 1_000;
 
@@ -46,7 +54,9 @@ struct Runner {
     prober: Arc<Prober>,
     schedule: Schedule<Key>,
     /// The checks of each instance that has some.
-    known: HashMap<(ServiceName, InstanceId), Vec<CheckId>>,
+    known: HashMap<Owner, Vec<CheckId>>,
+    /// Those of them that go if a check of theirs stays critical.
+    doomed: HashSet<Owner>,
     under_way: HashSet<Key>,
     /// Due, and not begun because too many are under way: in order, and each once.
     waiting: VecDeque<Key>,
@@ -54,6 +64,8 @@ struct Runner {
     probes: JoinSet<Done>,
     /// Verdicts on their way to the registry.
     judging: JoinSet<()>,
+    /// What was ordered by then, in microseconds, it may have heard of.
+    heard: u64,
 }
 
 pub(super) fn start(checks: Arc<Checks>, alarm: impl FnOnce() + Send + 'static) -> io::Result<Running> {
@@ -80,11 +92,13 @@ impl Runner {
             prober,
             schedule: Schedule::default(),
             known: HashMap::new(),
+            doomed: HashSet::new(),
             under_way: HashSet::new(),
             waiting: VecDeque::new(),
             queued: HashSet::new(),
             probes: JoinSet::new(),
             judging: JoinSet::new(),
+            heard: 0,
         }
     }
 
@@ -93,13 +107,15 @@ impl Runner {
         self.find_all();
         let mut sweeps = interval(SWEEP);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_look = Duration::ZERO;
         loop {
-            let due = self.schedule.next_due().map(|due| due.saturating_sub(checks.clock.since_start()));
+            let now = checks.clock.since_start();
+            let due = self.schedule.next_due().map(|due| due.saturating_sub(now));
+            let gathered = next_look.saturating_sub(now);
             tokio::select! {
-                changed = checks.inbox.changed() => {
-                    for (service, id) in changed {
-                        self.look(&service, &id);
-                    }
+                changed = checks.inbox.changed_after(gathered) => {
+                    self.hear(changed);
+                    next_look = checks.clock.since_start() + GATHER;
                 }
                 Some(done) = self.probes.join_next(), if !self.probes.is_empty() => {
                     if let Ok(done) = done {
@@ -125,8 +141,9 @@ impl Runner {
             after = next.map(|name| name.to_string());
         }
         for entry in found {
-            self.look(&entry.instance.service, &entry.instance.id);
+            self.look((entry.instance.service.clone(), entry.instance.id.clone()), Some(&entry));
         }
+        self.heard = self.checks.clock.now().monotonic_us;
         // A process that was killed may have left moves half done, and may not have told all who are on a node what became of it.
         let moving = Arc::clone(&self.checks);
         self.judging.spawn(async move {
@@ -145,14 +162,24 @@ impl Runner {
         }
     }
 
-    /// Makes what is scheduled fit what an instance has.
-    fn look(&mut self, service: &ServiceName, id: &InstanceId) {
-        let owner = (service.clone(), id.clone());
-        let entry = self.checks.engine.registry().get(service, id.as_str());
+    fn hear(&mut self, changed: HashMap<Owner, News>) {
+        let heard = self.checks.clock.now().monotonic_us;
+        for (owner, News { at, entry, .. }) in changed {
+            // Writers may tell of what they did in the other order: what is older than what was heard last may be over. To look
+            // everybody up would take longer than all the rest.
+            let entry =
+                if at > self.heard { entry } else { self.checks.engine.registry().get(&owner.0, owner.1.as_str()) };
+            self.look(owner, entry.as_ref());
+        }
+        self.heard = heard;
+    }
+
+    /// Makes what is scheduled fit what an instance has. `None`: it is gone.
+    fn look(&mut self, owner: Owner, entry: Option<&Arc<Entry>>) {
         let before = self.known.remove(&owner).unwrap_or_default();
         let mut after = Vec::new();
-        for check in entry.iter().flat_map(|entry| &entry.instance.checks) {
-            if let Some(entry) = &entry {
+        if let Some(entry) = entry {
+            for check in &entry.instance.checks {
                 self.follow(entry, check, before.contains(check.id()));
                 after.push(check.id().clone());
             }
@@ -161,6 +188,11 @@ impl Runner {
             let key = (owner.0.clone(), owner.1.clone(), gone);
             self.schedule.remove(&key);
             self.checks.records.remove(&key);
+        }
+        if entry.is_some_and(|entry| is_doomed(entry)) {
+            self.doomed.insert(owner.clone());
+        } else {
+            self.doomed.remove(&owner);
         }
         if !after.is_empty() {
             self.known.insert(owner, after);
@@ -268,30 +300,40 @@ impl Runner {
     fn sweep(&mut self) {
         let now = self.checks.clock.now();
         let mut condemned = Vec::new();
-        let known = &self.known;
-        let mut left_over = Vec::new();
-        for record in &self.checks.records {
-            let (service, id, check) = record.key();
-            let owner = (service.clone(), id.clone());
-            if known.get(&owner).is_none_or(|checks| !checks.contains(check)) {
-                left_over.push(owner);
-            } else if !service.is_reserved()
-                && let Some(check) = record.condemns(now)
-            {
-                condemned.push(Command::Reap { service: service.clone(), id: id.clone(), check });
-            }
-        }
-        for (service, id) in left_over {
-            // Perhaps they are not left over, but newer than what was heard.
-            let gone = self.checks.engine.registry().get(&service, id.as_str()).is_none();
-            if gone {
-                self.checks.records.retain(|key, _| (&key.0, &key.1) != (&service, &id));
+        for owner in &self.doomed {
+            for check in self.known.get(owner).into_iter().flatten() {
+                let (service, id) = owner;
+                let record = self.checks.record(service, id, check);
+                if let Some(check) = record.and_then(|record| record.condemns(now)) {
+                    condemned.push(Command::Reap { service: service.clone(), id: id.clone(), check });
+                }
             }
         }
         for command in condemned {
             self.order(command);
         }
+        let unheard = mem::take(&mut *self.checks.unheard.lock());
+        for (service, id, check) in unheard {
+            let owner = (service, id);
+            if self.known.get(&owner).is_some_and(|checks| checks.contains(&check)) {
+                continue;
+            }
+            let entry = self.checks.engine.registry().get(&owner.0, owner.1.as_str());
+            let newer = entry.is_some_and(|entry| entry.instance.checks.get(check.as_str()).is_some());
+            let key = (owner.0, owner.1, check);
+            if newer {
+                self.checks.unheard.lock().push(key);
+            } else {
+                self.checks.records.remove(&key);
+            }
+        }
     }
+}
+
+/// Whether an instance goes if what is found out about it stays as it is. A node does not.
+fn is_doomed(entry: &Entry) -> bool {
+    let dooms = |check: &Check| check.verdict == Verdict::Critical && check.definition.deregister_after.is_some();
+    !entry.instance.service.is_reserved() && entry.instance.checks.iter().any(dooms)
 }
 
 fn with_checks(registry: &Registry, service: &ServiceName) -> Vec<Arc<Entry>> {
@@ -313,3 +355,7 @@ fn part(span: Duration) -> Duration {
     let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).max(1);
     Duration::from_nanos(random::u64() % nanoseconds)
 }
+
+#[cfg(test)]
+#[path = "runner/tests.rs"]
+mod tests;

@@ -33,16 +33,17 @@ impl<K> Default for Schedule<K> {
 impl<K: Clone + Eq + Hash> Schedule<K> {
     /// Schedules a thing anew: first at that time, then once an interval.
     pub fn insert(&mut self, key: K, first: Duration, interval: Duration) {
-        self.remove(&key);
         let number = self.next;
         self.next += 1;
+        if let Some(before) = self.current.insert(key.clone(), number) {
+            self.entries.remove(&before);
+        }
+        self.entries.insert(number, (key, interval));
         self.due.push(Reverse((first, number)));
         // What was taken out lies there until it would have been due: perhaps for hours, and there may be many.
         if self.due.len() > SPARE + 2 * self.entries.len() {
-            self.due.retain(|Reverse((_, number))| *number == self.next - 1 || self.entries.contains_key(number));
+            self.due.retain(|Reverse((_, number))| self.entries.contains_key(number));
         }
-        self.current.insert(key.clone(), number);
-        self.entries.insert(number, (key, interval));
     }
 
     /// Takes a thing out.

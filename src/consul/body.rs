@@ -3,18 +3,25 @@
 
 mod check;
 mod registration;
+mod value;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, mem, time::Duration};
 
-use serde_json::{Map, Value, error::Category};
+use serde_json::error::Category;
 
 use super::Problem;
 pub(super) use check::{Asked, CheckUpdate};
 pub(super) use registration::{CatalogDeregistration, CatalogRegistration, Service};
+use value::Value;
 
 /// Reads what was sent as an object.
-pub(super) fn object(bytes: &[u8], of: &'static str) -> Result<Fields, Problem> {
-    match serde_json::from_slice(bytes) {
+pub(super) fn object<'a>(bytes: &'a [u8], of: &'static str) -> Result<Fields<'a>, Problem> {
+    // All of it at once, rather than text by text. What is wrong is told by the other.
+    let value = match str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(bytes),
+    };
+    match value {
         Ok(value) => Fields::of(value, of),
         Err(error) => Err(Problem::Decode(syntax(bytes, &error))),
     }
@@ -41,51 +48,48 @@ fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
     format!("invalid character '{}' {wanted}", char::from(at).escape_default())
 }
 
+/// A key and its value.
+pub(super) type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// The fields of an object, each of which is taken out by who knows it.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(super) struct Fields<'a> {
     /// What it is, for errors.
     of: &'static str,
-    left: Vec<(String, Value)>,
+    left: Vec<(Cow<'a, str>, Value<'a>)>,
 }
 
-impl Fields {
-    fn of(value: Value, of: &'static str) -> Result<Self, Problem> {
-        let left = match value {
-            Value::Null => Map::new(),
-            Value::Object(fields) => fields,
+impl<'a> Fields<'a> {
+    fn of(value: Value<'a>, of: &'static str) -> Result<Self, Problem> {
+        match value {
+            Value::Null => Ok(Self { of, left: Vec::new() }),
+            Value::Object(left) => Ok(Self { of, left }),
             other => {
-                return Err(Problem::Decode(format!(
-                    "json: cannot unmarshal {} into Go value of type {of}",
-                    kind(&other)
-                )));
+                let kind = other.kind();
+                Err(Problem::Decode(format!("json: cannot unmarshal {kind} into Go value of type {of}")))
             }
-        };
-        Ok(Self { of, left: left.into_iter().collect() })
+        }
     }
 
     /// Takes a field out, by any of its names. Of several, the last counts.
-    fn take(&mut self, names: &[&str]) -> Option<Value> {
+    fn take(&mut self, names: &[&str]) -> Option<Value<'a>> {
         let mut found = None;
-        let known = |(name, _): &(String, Value)| names.iter().any(|known| known.eq_ignore_ascii_case(name));
+        let known = |(name, _): &(Cow<'_, str>, Value<'_>)| names.iter().any(|known| known.eq_ignore_ascii_case(name));
         while let Some(at) = self.left.iter().position(known) {
             found = Some(self.left.remove(at).1);
         }
-        found.filter(|value| !value.is_null())
+        found.filter(|value| !matches!(value, Value::Null))
     }
 
-    fn wrong(&self, name: &str, value: &Value, wanted: &str) -> Problem {
-        let of = self.of;
-        Problem::Decode(format!(
-            "json: cannot unmarshal {} into Go struct field {of}.{name} of type {wanted}",
-            kind(value)
-        ))
+    fn wrong(&self, name: &str, value: &Value<'_>, wanted: &str) -> Problem {
+        let (of, kind) = (self.of, value.kind());
+        Problem::Decode(format!("json: cannot unmarshal {kind} into Go struct field {of}.{name} of type {wanted}"))
     }
 
-    fn text(&mut self, names: &[&str]) -> Result<String, Problem> {
+    fn text(&mut self, names: &[&str]) -> Result<Cow<'a, str>, Problem> {
         match self.take(names) {
-            None => Ok(String::new()),
-            Some(Value::String(text)) => Ok(text),
+            None => Ok(Cow::default()),
+            Some(Value::Text(text)) => Ok(text),
             Some(other) => Err(self.wrong(names[0], &other, "string")),
         }
     }
@@ -100,39 +104,47 @@ impl Fields {
 
     fn number(&mut self, names: &[&str]) -> Result<Option<i64>, Problem> {
         let Some(value) = self.take(names) else { return Ok(None) };
-        match value.as_i64() {
-            Some(number) => Ok(Some(number)),
-            None => Err(self.wrong(names[0], &value, "int")),
-        }
+        let number = if let Value::Number(number) = &value { number.as_i64() } else { None };
+        number.map(Some).ok_or_else(|| self.wrong(names[0], &value, "int"))
     }
 
-    fn texts(&mut self, names: &[&str]) -> Result<Vec<String>, Problem> {
+    fn texts(&mut self, names: &[&str]) -> Result<Vec<Cow<'a, str>>, Problem> {
         let Some(value) = self.take(names) else { return Ok(Vec::new()) };
-        let Value::Array(values) = value else { return Err(self.wrong(names[0], &value, "[]string")) };
+        let Value::List(values) = value else { return Err(self.wrong(names[0], &value, "[]string")) };
         let text = |value| match value {
-            Value::String(text) => Ok(text),
-            Value::Null => Ok(String::new()),
+            Value::Text(text) => Ok(text),
+            Value::Null => Ok(Cow::default()),
             other => Err(self.wrong(names[0], &other, "string")),
         };
         values.into_iter().map(text).collect()
     }
 
-    fn map(&mut self, names: &[&str]) -> Result<BTreeMap<String, String>, Problem> {
-        let Some(value) = self.take(names) else { return Ok(BTreeMap::new()) };
+    /// Pairs of texts, by the first of each. Of several, the last counts.
+    fn map(&mut self, names: &[&str]) -> Result<Vec<Pair<'a>>, Problem> {
+        let Some(value) = self.take(names) else { return Ok(Vec::new()) };
         let Value::Object(fields) = value else { return Err(self.wrong(names[0], &value, "map[string]string")) };
         let pair = |(key, value)| match value {
-            Value::String(text) => Ok((key, text)),
-            Value::Null => Ok((key, String::new())),
+            Value::Text(text) => Ok((key, text)),
+            Value::Null => Ok((key, Cow::default())),
             other => Err(self.wrong(names[0], &other, "string")),
         };
-        fields.into_iter().map(pair).collect()
+        let mut pairs = fields.into_iter().map(pair).collect::<Result<Vec<_>, _>>()?;
+        pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
+        pairs.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                mem::swap(later, earlier);
+            }
+            same
+        });
+        Ok(pairs)
     }
 
     fn duration(&mut self, names: &[&str]) -> Result<Duration, Problem> {
         match self.take(names) {
             None => Ok(Duration::ZERO),
-            Some(Value::String(text)) if text.is_empty() => Ok(Duration::ZERO),
-            Some(Value::String(text)) => {
+            Some(Value::Text(text)) if text.is_empty() => Ok(Duration::ZERO),
+            Some(Value::Text(text)) => {
                 go_duration(&text).ok_or_else(|| Problem::Decode(format!("time: invalid duration {text:?}")))
             }
             Some(Value::Number(number)) => {
@@ -151,14 +163,14 @@ impl Fields {
     fn list(&mut self, names: &[&str], of: &'static str) -> Result<Vec<Self>, Problem> {
         match self.take(names) {
             None => Ok(Vec::new()),
-            Some(Value::Array(values)) => values.into_iter().map(|value| Self::of(value, of)).collect(),
+            Some(Value::List(values)) => values.into_iter().map(|value| Self::of(value, of)).collect(),
             Some(other) => Err(self.wrong(names[0], &other, "slice")),
         }
     }
 
     /// Puts a part back that was taken out to be looked at.
-    fn put(&mut self, name: &str, part: Self) {
-        self.left.push((name.to_owned(), Value::Object(part.left.into_iter().collect())));
+    fn put(&mut self, name: &'static str, part: Self) {
+        self.left.push((Cow::Borrowed(name), Value::Object(part.left)));
     }
 
     /// Fields that are known, and mean nothing here.
@@ -168,23 +180,13 @@ impl Fields {
 
     /// Whether nothing was said.
     fn is_empty(&self) -> bool {
-        self.left.iter().all(|(_, value)| value.is_null())
+        self.left.iter().all(|(_, value)| matches!(value, Value::Null))
     }
 
     /// Whether anything in it, however deep, is neither empty nor false: who reads a service and registers it again sends empty
     /// parts along.
     fn says_something(&self) -> bool {
-        fn says(value: &Value) -> bool {
-            match value {
-                Value::Null => false,
-                Value::Bool(on) => *on,
-                Value::Number(number) => number.as_f64() != Some(0.0),
-                Value::String(text) => !text.is_empty(),
-                Value::Array(values) => values.iter().any(says),
-                Value::Object(fields) => fields.values().any(says),
-            }
-        }
-        self.left.iter().any(|(_, value)| says(value))
+        self.left.iter().any(|(_, value)| value.says_something())
     }
 
     /// All that is left is known to nobody.
@@ -193,17 +195,6 @@ impl Fields {
             Some((name, _)) => Err(Problem::Decode(format!("json: unknown field {name:?}"))),
             None => Ok(()),
         }
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
     }
 }
 
@@ -265,6 +256,15 @@ mod tests {
         );
         assert_eq!(told("[]"), "Request decode failed: json: cannot unmarshal array into Go value of type X");
         assert!(object(b"null", "X").unwrap().is_empty());
+    }
+
+    #[test]
+    fn of_fields_and_keys_that_are_there_twice_the_last_counts() {
+        let mut fields = object(br#"{"Meta":{"b":"1","a":"2","b":"3"},"Name":"x","NAME":"y"}"#, "X").unwrap();
+        let meta = fields.map(&["Meta"]).unwrap();
+        assert_eq!(meta, [("a".into(), "2".into()), ("b".into(), "3".into())]);
+        assert_eq!(fields.text(&["Name"]).unwrap(), "y");
+        fields.end().unwrap();
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use axum::http::{HeaderMap, header::ACCEPT_ENCODING, request::Parts};
+use axum::http::{HeaderMap, HeaderName, header::ACCEPT_ENCODING, request::Parts};
 use percent_encoding::percent_decode_str;
 
 use super::{Agent, Problem, body::go_duration};
@@ -12,6 +12,9 @@ const WAIT: Duration = Duration::from_mins(5);
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
 /// Parameters that say how to answer, not what. So who asks the same otherwise gets the same bytes.
 const HOW: [&str; 8] = ["index", "wait", "token", "stale", "consistent", "cached", "max_stale", "hash"];
+
+static NAMESPACE: HeaderName = HeaderName::from_static("x-consul-namespace");
+static PARTITION: HeaderName = HeaderName::from_static("x-consul-partition");
 
 /// How fresh an answer must be. Here all are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +58,10 @@ impl Query {
                 return Err(Problem::Enterprise(name, what));
             }
         }
-        let header = |name: &str| head.headers.get(name).is_some_and(|value| !value.is_empty());
-        for (name, what) in [("X-Consul-Namespace", "Namespaces are"), ("X-Consul-Partition", "Partitions are")] {
-            if header(name) {
+        for (header, name, what) in
+            [(&NAMESPACE, "X-Consul-Namespace", "Namespaces are"), (&PARTITION, "X-Consul-Partition", "Partitions are")]
+        {
+            if head.headers.get(header).is_some_and(|value| !value.is_empty()) {
                 return Err(Problem::EnterpriseHeader(name, what));
             }
         }

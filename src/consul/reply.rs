@@ -28,8 +28,9 @@ const MOST_BYTES: usize = 64 * 1024 * 1024;
 /// How long an answer with what checks said may be kept, in microseconds: what they say may change without anybody noticing.
 const FRESH: u64 = 1_000_000;
 
-/// Headers of an answer: room for all of them from the start.
-const HEADERS: usize = 16;
+/// Headers of an answer, and of one that tells nothing: room for all of them from the start, and for no more.
+const HEADERS: usize = 12;
+const FEW_HEADERS: usize = 3;
 
 const JSON: &str = "application/json";
 
@@ -43,14 +44,19 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn new(status: StatusCode, body: Bytes) -> Self {
-        let mut headers = HeaderMap::with_capacity(HEADERS);
-        headers.insert("x-consul-default-acl-policy", HeaderValue::from_static("allow"));
+        Self::with_room(HEADERS, status, body)
+    }
+
+    fn with_room(headers: usize, status: StatusCode, body: Bytes) -> Self {
+        let mut headers = HeaderMap::with_capacity(headers);
+        let policy = const { HeaderName::from_static("x-consul-default-acl-policy") };
+        headers.insert(policy, HeaderValue::from_static("allow"));
         Self { status, headers, body }
     }
 
     /// What agents answer when all is well and there is nothing to tell.
     pub(super) fn empty() -> Self {
-        Self::new(StatusCode::OK, Bytes::new()).with(CONTENT_TYPE, JSON)
+        Self::with_room(FEW_HEADERS, StatusCode::OK, Bytes::new()).with(CONTENT_TYPE, JSON)
     }
 
     pub(super) fn json(body: Bytes) -> Self {
@@ -72,17 +78,15 @@ impl Reply {
 
     /// The same with what a query of the catalog is told beside its answer.
     pub(super) fn of_query(self, query: &Query, index: u64, streaming: bool) -> Self {
+        let backend = if streaming { "streaming" } else { "blocking-query" };
         let mut reply = self
-            .with(HeaderName::from_static("x-consul-knownleader"), "true")
-            .with(HeaderName::from_static("x-consul-lastcontact"), "0")
-            .with(HeaderName::from_static("x-consul-effective-consistency"), query.consistency.as_str())
-            .with(
-                HeaderName::from_static("x-consul-query-backend"),
-                if streaming { "streaming" } else { "blocking-query" },
-            );
-        reply.headers.insert("x-consul-index", HeaderValue::from(index));
+            .with(const { HeaderName::from_static("x-consul-knownleader") }, "true")
+            .with(const { HeaderName::from_static("x-consul-lastcontact") }, "0")
+            .with(const { HeaderName::from_static("x-consul-effective-consistency") }, query.consistency.as_str())
+            .with(const { HeaderName::from_static("x-consul-query-backend") }, backend);
+        reply.headers.insert(const { HeaderName::from_static("x-consul-index") }, HeaderValue::from(index));
         if query.cached {
-            reply = reply.with(HeaderName::from_static("x-cache"), "MISS");
+            reply = reply.with(const { HeaderName::from_static("x-cache") }, "MISS");
         }
         reply
     }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use hickory_proto::{
     op::{Query, ResponseCode},
     rr::{
-        DNSClass, Name, RData, RecordType,
+        DNSClass, RData, RecordType,
         rdata::{A, AAAA, CNAME, NS, PTR, TXT},
     },
 };

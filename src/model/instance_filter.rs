@@ -99,8 +99,8 @@ mod tests {
 
     fn matches(filter: &str) -> bool {
         let mut instance = entry("web", "a-1", 3).instance.clone();
-        instance.tags = crate::model::Tags::parse(&["v2".into(), "blue".into()]).unwrap();
-        instance.metadata = Metadata::parse(BTreeMap::from([("team".into(), "checkout".into())]).iter()).unwrap();
+        instance.tags = crate::model::Tags::parse(&["v2", "blue"]).unwrap();
+        instance.metadata = Metadata::parse(BTreeMap::from([("team", "checkout")]).iter()).unwrap();
         instance.locality = Some(Arc::new(Locality { zone: "eu-1a".into(), ..Locality::default() }));
         InstanceFilter::parse(filter).unwrap().is_none_or(|filter| filter.matches(&instance))
     }

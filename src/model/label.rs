@@ -23,17 +23,18 @@ impl Tags {
     /// # Errors
     ///
     /// When there are more than 64 or 16 KiB, or one is empty, longer than 4 KiB, or has a control character.
-    pub fn parse(given: &[String]) -> Result<Self, Invalid> {
+    pub fn parse(given: &[impl AsRef<str>]) -> Result<Self, Invalid> {
         let mut tags: Vec<Box<str>> = Vec::with_capacity(given.len().min(MOST));
         let mut bytes = 0;
         for (at, tag) in given.iter().enumerate() {
-            text(&format!("tags[{at}]"), tag, LONGEST_TAG)?;
-            if !tags.iter().any(|known| **known == **tag) {
+            let tag = tag.as_ref();
+            text("tags", tag, LONGEST_TAG).map_err(|invalid| invalid.of(format!("tags[{at}]")))?;
+            if !tags.iter().any(|known| **known == *tag) {
                 if tags.len() == MOST {
                     return Err(Invalid::unshown("tags", format!("are {}", given.len()), "give at most 64"));
                 }
                 bytes += tag.len();
-                tags.push(tag.as_str().into());
+                tags.push(tag.into());
             }
         }
         if bytes > MOST_TAG_BYTES {
@@ -67,20 +68,23 @@ impl Metadata {
     ///
     /// When there are more than 64 entries or 8 KiB, a key is empty, longer than 128 bytes or has a control character,
     /// or a value has a NUL.
-    pub fn parse<'a>(given: impl ExactSizeIterator<Item = (&'a String, &'a String)>) -> Result<Self, Invalid> {
+    pub fn parse<'a, T: AsRef<str> + 'a>(
+        given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
+    ) -> Result<Self, Invalid> {
         if given.len() > MOST {
             return Err(Invalid::unshown("metadata", format!("has {} entries", given.len()), "give at most 64"));
         }
         let mut entries: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(given.len());
         let mut bytes = 0;
         for (key, value) in given {
+            let (key, value) = (key.as_ref(), value.as_ref());
             text("metadata", key, LONGEST_KEY)?;
             if value.contains('\0') {
-                let field = format!("metadata[{:?}]", key.as_str());
+                let field = format!("metadata[{key:?}]");
                 return Err(Invalid::new(field, value, "has a NUL", "use text"));
             }
             bytes += key.len() + value.len();
-            entries.push((key.as_str().into(), value.as_str().into()));
+            entries.push((key.into(), value.into()));
         }
         if bytes > MOST_BYTES {
             let remedy = "keep it within 8192 bytes; what is bigger belongs elsewhere, with its address here";
@@ -110,12 +114,16 @@ pub(super) fn text(field: &str, text: &str, longest: usize) -> Result<(), Invali
         "is empty"
     } else if text.len() > longest {
         "is too long"
-    } else if text.chars().any(char::is_control) {
+    } else if has_control(text) {
         "has a control character"
     } else {
         return Ok(());
     };
     Err(Invalid::new(field.to_owned(), text, problem, format!("use 1 to {longest} bytes of printable text")))
+}
+
+fn has_control(text: &str) -> bool {
+    if text.is_ascii() { text.bytes().any(|byte| byte.is_ascii_control()) } else { text.chars().any(char::is_control) }
 }
 
 #[cfg(test)]

@@ -67,6 +67,26 @@ impl Listing {
         Ok(self)
     }
 
+    /// Whether both were given in the same words: why an operator has taken one out is not among them.
+    #[must_use]
+    pub fn describes_the_same(&self, other: &Self) -> bool {
+        let Self {
+            node,
+            id,
+            address,
+            tagged_addresses,
+            warning_weight,
+            enable_tag_override,
+            kind,
+            socket_path,
+            maintenance: _,
+            described: _,
+        } = self;
+        (node, id, address, tagged_addresses) == (&other.node, &other.id, &other.address, &other.tagged_addresses)
+            && (warning_weight, enable_tag_override) == (&other.warning_weight, &other.enable_tag_override)
+            && (kind, socket_path) == (&other.kind, &other.socket_path)
+    }
+
     /// The id of an instance that is on a node under an id.
     ///
     /// # Errors

@@ -23,12 +23,11 @@ const LARGEST: usize = 16 * 1024;
 ///
 /// When the peer goes, or says something else.
 pub(super) async fn greet<I: AsyncRead + Unpin>(mut io: I, protocol: Protocol) -> io::Result<Gathering<I>> {
-    let head = match protocol {
-        Protocol::Http2 => settings(&mut io).await?,
+    Ok(match protocol {
+        Protocol::Http2 => Gathering::new(settings(&mut io).await?, io),
         // hyper reads the head of a request in parts, and has a deadline for it.
-        Protocol::Http1 => Bytes::new(),
-    };
-    Ok(Gathering::new(head, io))
+        Protocol::Http1 => Gathering::frank(io),
+    })
 }
 
 /// The preface and the whole of the first SETTINGS.

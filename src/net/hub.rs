@@ -354,7 +354,7 @@ mod tests {
     fn until_all_are_woken(metadata: usize) -> usize {
         let hubs = Hubs::new(1);
         let mut instance = entry("web", "a", 1).instance.clone();
-        instance.metadata = Metadata::parse(BTreeMap::from([("k".into(), "v".repeat(metadata))]).iter()).unwrap();
+        instance.metadata = Metadata::parse(BTreeMap::from([("k".to_owned(), "v".repeat(metadata))]).iter()).unwrap();
         let change = Change::Added(Arc::new(Entry { instance, lease: None }));
         let event = Event { revision: Revision(1), at: Now::default(), change, native: OnceLock::new() };
         let told = (1..=HISTORY).find(|_| {

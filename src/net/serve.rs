@@ -58,9 +58,9 @@ pub(super) async fn receive(
 ) {
     let line = Line::new(socket, Arc::clone(&connection));
     match &port.tls {
-        None => serve(open(line), connection, port, leaving).await,
+        None => serve(Box::pin(open(line)), connection, port, leaving).await,
         Some(tls) => {
-            let opening = open_tls(line, Arc::clone(&connection), tls, port.protocol);
+            let opening = Box::pin(open_tls(line, Arc::clone(&connection), tls, port.protocol));
             serve(opening, connection, port, leaving).await;
         }
     }
@@ -90,6 +90,9 @@ async fn open_tls(
 
 /// Serves one connection until it ends: by itself, by eviction, of age, or, after GOAWAY, when the server leaves and its
 /// streams are done. Whoever calls sets the last deadline.
+///
+/// Each stage has its own place: a task that had room for the largest of them, a handshake of TLS, would keep it for as long as the
+/// connection lives.
 pub async fn serve<I>(
     opening: impl Future<Output = io::Result<I>>,
     connection: Arc<Connection>,
@@ -117,11 +120,11 @@ pub async fn serve<I>(
     let door = Door { routes: port.routes.clone(), connection: Arc::clone(&connection) };
     match port.protocol {
         Protocol::Http2 => {
-            let served = pin!(http2(&connection).serve_connection(io, door));
+            let served = Box::pin(http2(&connection).serve_connection(io, door));
             OnAccount::new(Arc::clone(&connection), live(served, &connection, None, leaving)).await;
         }
         Protocol::Http1 => {
-            let served = pin!(http1().serve_connection(io, door));
+            let served = Box::pin(http1().serve_connection(io, door));
             OnAccount::new(Arc::clone(&connection), live(served, &connection, Some(deadline), leaving)).await;
         }
     }
@@ -172,7 +175,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Served for http1::Connection<TokioIo<Gat
 
 /// `first`: the deadline for the first request.
 async fn live(
-    mut served: Pin<&mut impl Served>,
+    mut served: Pin<Box<impl Served>>,
     connection: &Connection,
     mut first: Option<Pin<&mut Sleep>>,
     mut leaving: watch::Receiver<bool>,

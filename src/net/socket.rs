@@ -5,7 +5,8 @@
 //! begins at 1,024 bytes, and what is smaller is copied together. A change of an instance has 200 to 500 bytes, so with
 //! a thousand watches of it on eight connections the difference is a thousand system calls or a few dozen.
 //!
-//! So the answer is no until the first write, and the truth from then on, for the frames that are large.
+//! So the answer is no until the first write, and the truth from then on, for the frames that are large. HTTP/1.1 is told the truth
+//! at once: it would copy whole bodies.
 
 use std::{
     io::{self, IoSlice},
@@ -22,13 +23,19 @@ pub struct Gathering<S> {
     /// Read already, to be read again.
     head: Bytes,
     socket: S,
-    written: bool,
+    /// Whether the truth is told.
+    frank: bool,
 }
 
 impl<S> Gathering<S> {
     /// Wraps a socket to which nothing was written yet, and from which this was read.
     pub fn new(head: Bytes, socket: S) -> Self {
-        Self { head, socket, written: false }
+        Self { head, socket, frank: false }
+    }
+
+    /// Wraps one to which large pieces are written as they are.
+    pub fn frank(socket: S) -> Self {
+        Self { head: Bytes::new(), socket, frank: true }
     }
 }
 
@@ -46,7 +53,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        self.written = true;
+        self.frank = true;
         Pin::new(&mut self.socket).poll_write(context, from)
     }
 
@@ -59,7 +66,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.written && self.socket.is_write_vectored()
+        self.frank && self.socket.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

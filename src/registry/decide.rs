@@ -9,7 +9,7 @@ use super::{
     event::{Entry, Now, RemovalReason},
     lease::{Ending, Lease},
 };
-use crate::model::{Checks, Instance, InstanceId, LeaseId, Listing, Marks, Revision, ServiceName, Verdict};
+use crate::model::{Checks, Instance, InstanceId, LeaseId, Marks, Revision, ServiceName, Verdict};
 use check::{change, decide_enroll, decide_reap, decide_restate, judge, merged, remove_check};
 
 /// What to do.
@@ -99,13 +99,10 @@ fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revisi
             && before.addresses == instance.addresses
             && before.weight == instance.weight
             && before.locality == instance.locality
-            && before.listing.as_ref().is_some_and(|known| {
-                let maintenance = known.maintenance.clone();
-                Listing { maintenance, described: known.described, ..(**listing).clone() } == **known
-            })
+            && before.listing.as_ref().is_some_and(|known| known.describes_the_same(listing))
     });
-    if !same {
-        instance.listing = Some(Arc::new(Listing { described: revision, ..(**listing).clone() }));
+    if !same && let Some(listing) = &mut instance.listing {
+        Arc::make_mut(listing).described = revision;
     }
 }
 

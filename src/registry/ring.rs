@@ -11,7 +11,8 @@ pub const GLANCE: usize = 4_096;
 /// Events in the order of their revisions; the oldest fall out.
 #[derive(Debug)]
 pub struct Ring {
-    events: VecDeque<Arc<Event>>,
+    /// With their sizes: what falls out has not been touched for long, and need not be looked through.
+    events: VecDeque<(usize, Arc<Event>)>,
     /// What they hold in all, in bytes.
     size: usize,
     /// Every event after this is here. Events up to it may have fallen out.
@@ -27,11 +28,12 @@ impl Ring {
 
     /// Appends an event, not older than the last, and lets the oldest fall out beyond `most` events or `bytes`.
     pub fn push(&mut self, event: Arc<Event>, most: usize, bytes: usize) {
-        self.size += event.size();
-        self.events.push_back(event);
+        let size = event.size();
+        self.size += size;
+        self.events.push_back((size, event));
         while self.events.len() > most || self.size > bytes {
-            let Some(oldest) = self.events.pop_front() else { break };
-            self.size -= oldest.size();
+            let Some((size, oldest)) = self.events.pop_front() else { break };
+            self.size -= size;
             self.floor = oldest.revision;
         }
     }
@@ -45,7 +47,7 @@ impl Ring {
     /// The oldest event that is remembered.
     #[must_use]
     pub fn oldest(&self) -> Option<&Arc<Event>> {
-        self.events.front()
+        self.events.front().map(|(_, event)| event)
     }
 
     /// Up to `limit` wanted events up to `until`, the newest first, as far as one glance goes; and where to look on, if there is
@@ -73,9 +75,9 @@ impl Ring {
 
     /// The events after `cursor` up to and including `until`, the oldest first.
     pub fn between(&self, cursor: Revision, until: Revision) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
-        let from = self.events.partition_point(|event| event.revision <= cursor);
-        let to = self.events.partition_point(|event| event.revision <= until);
-        self.events.range(from..to.max(from))
+        let from = self.events.partition_point(|(_, event)| event.revision <= cursor);
+        let to = self.events.partition_point(|(_, event)| event.revision <= until);
+        self.events.range(from..to.max(from)).map(|(_, event)| event)
     }
 }
 

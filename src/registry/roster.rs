@@ -103,9 +103,13 @@ impl Roster {
             self.len = 1;
             return None;
         }
-        let at = block_of(blocks, id.as_str()).min(blocks.len() - 1);
+        let at = block_of(blocks, id.as_str());
+        let beyond = at == blocks.len();
+        let at = at - usize::from(beyond);
         let entries = open(&mut blocks[at]);
-        match entries.binary_search_by(|known| known.instance.id.cmp(&id)) {
+        let place =
+            if beyond { Err(entries.len()) } else { entries.binary_search_by(|known| known.instance.id.cmp(&id)) };
+        match place {
             Ok(place) => {
                 let before = std::mem::replace(&mut entries[place], entry);
                 self.available -= usize::from(before.instance.status().counts());
@@ -152,7 +156,9 @@ impl Roster {
 
 /// The first block whose last id is not before this one.
 fn block_of(blocks: &[Arc<Block>], id: &str) -> usize {
-    blocks.partition_point(|block| block.entries.last().is_some_and(|last| last.instance.id.as_str() < id))
+    let ends_before = |block: &Arc<Block>| block.entries.last().is_some_and(|last| last.instance.id.as_str() < id);
+    // Ids often come in rising order, and each that is looked at for comparison is far away in memory.
+    if blocks.last().is_some_and(ends_before) { blocks.len() } else { blocks.partition_point(ends_before) }
 }
 
 /// The entries of a block, to be changed: in place if no reader holds the block, in a copy otherwise. What was encoded

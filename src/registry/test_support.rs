@@ -1,6 +1,6 @@
 //! Short ways to make what tests need.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{Audience, Command, Description, Entry, Event, Holder, Now, Patch, Register};
 use crate::model::{
@@ -52,8 +52,8 @@ pub fn entry(service: &str, instance: &str, weight: u16) -> Arc<Entry> {
 pub fn description(tags: &[&str], weight: u32) -> Description {
     Description {
         addresses: Address::parse_all([("10.0.0.1", 80, "")].into_iter()).unwrap(),
-        tags: Tags::parse(&tags.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap(),
-        metadata: Metadata::parse(BTreeMap::new().iter()).unwrap(),
+        tags: Tags::parse(tags).unwrap(),
+        metadata: Metadata::default(),
         weight: Weight::parse(weight).unwrap(),
         locality: None,
     }

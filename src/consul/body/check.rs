@@ -1,6 +1,6 @@
 //! Checks as they are sent.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{Fields, Problem, object};
 use crate::{
@@ -17,15 +17,15 @@ const SCRIPTS: &str =
 
 /// A check as it was asked for, before it is known whose it is.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Asked<'a> {
     /// Empty: one is made up.
-    pub(crate) id: String,
+    pub(crate) id: Cow<'a, str>,
     /// Empty: one is made up.
-    pub(crate) name: String,
-    notes: String,
-    status: String,
+    pub(crate) name: Cow<'a, str>,
+    notes: Cow<'a, str>,
+    status: Cow<'a, str>,
     /// Whose it is. Empty: as the case may be, that of the service that is registered, or that of the node.
-    pub(crate) service: String,
+    pub(crate) service: Cow<'a, str>,
     probe: Probe,
     interval: Duration,
     timeout: Duration,
@@ -35,13 +35,13 @@ pub(crate) struct Asked {
 
 /// What `check/update` says.
 #[derive(Debug)]
-pub(crate) struct CheckUpdate {
+pub(crate) struct CheckUpdate<'a> {
     pub(crate) verdict: Verdict,
-    pub(crate) output: String,
+    pub(crate) output: Cow<'a, str>,
 }
 
-impl CheckUpdate {
-    pub(crate) fn read(bytes: &[u8]) -> Result<Self, Problem> {
+impl<'a> CheckUpdate<'a> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
         let mut fields = object(bytes, "api.checkUpdate")?;
         let (status, output) = (fields.text(&["Status"])?, fields.text(&["Output"])?);
         fields.end()?;
@@ -51,18 +51,18 @@ impl CheckUpdate {
     }
 }
 
-impl Asked {
+impl<'a> Asked<'a> {
     /// `None`: nothing was said.
-    pub(super) fn of(fields: Fields) -> Result<Option<Self>, Problem> {
+    pub(super) fn of(fields: Fields<'a>) -> Result<Option<Self>, Problem> {
         if fields.is_empty() { Ok(None) } else { Self::read_all(fields).map(Some) }
     }
 
     /// What `check/register` sends.
-    pub(crate) fn read(bytes: &[u8]) -> Result<Self, Problem> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
         Self::read_all(object(bytes, ".Alias")?)
     }
 
-    fn read_all(mut fields: Fields) -> Result<Self, Problem> {
+    fn read_all(mut fields: Fields<'a>) -> Result<Self, Problem> {
         let given = fields.text(&["CheckID"])?;
         let id = fields.text(&["ID"])?;
         let (interval, ttl) = (fields.duration(&["Interval"])?, fields.duration(&["TTL"])?);
@@ -126,14 +126,14 @@ impl Asked {
         if self.probe == Probe::Ttl && self.interval.is_zero() {
             return Err(Problem::Text(TTL));
         }
-        let or = |own: &str, other: &str| if own.is_empty() { other.to_owned() } else { own.to_owned() };
+        let (id, name) = (or(&self.id, id), or(&self.name, name));
         let definition = Definition {
-            notes: self.notes.as_str().into(),
+            notes: (&*self.notes).into(),
             interval: self.interval,
             timeout: self.timeout,
             thresholds: self.thresholds,
             deregister_after: Some(self.deregister_after),
-            ..Definition::new(CheckId::parse(&or(&self.id, id))?, &or(&self.name, name), self.probe.clone())
+            ..Definition::new(CheckId::parse(id)?, name, self.probe.clone())
         };
         let verdict = Verdict::parse(&self.status).unwrap_or(Verdict::Critical);
         Ok(NewCheck { definition: Arc::new(definition.check()?), verdict })
@@ -146,12 +146,16 @@ impl Asked {
     }
 }
 
-fn count(fields: &mut Fields, names: &[&str]) -> Result<u32, Problem> {
+fn or<'a>(own: &'a str, other: &'a str) -> &'a str {
+    if own.is_empty() { other } else { own }
+}
+
+fn count(fields: &mut Fields<'_>, names: &[&str]) -> Result<u32, Problem> {
     Ok(fields.number(names)?.map_or(0, |number| u32::try_from(number.max(0)).unwrap_or(u32::MAX)))
 }
 
 /// How the check is made. One that is made in no way is fed.
-fn probe(fields: &mut Fields) -> Result<Probe, Problem> {
+fn probe(fields: &mut Fields<'_>) -> Result<Probe, Problem> {
     let tls = ProbeTls {
         server_name: fields.text(&["TLSServerName", "tls_server_name"])?.into(),
         skip_verify: fields.switch(&["TLSSkipVerify", "tls_skip_verify"])?,
@@ -187,7 +191,7 @@ fn probe(fields: &mut Fields) -> Result<Probe, Problem> {
 }
 
 /// Kinds of checks that this registry does not make.
-fn refuse_others(fields: &mut Fields) -> Result<(), Problem> {
+fn refuse_others(fields: &mut Fields<'_>) -> Result<(), Problem> {
     fields.ignore(&["H2PingUseTLS", "h2ping_use_tls"]);
     for (names, what) in [
         (&["DockerContainerID", "docker_container_id"][..], "Docker"),
@@ -210,13 +214,13 @@ fn refuse_others(fields: &mut Fields) -> Result<(), Problem> {
 type Header = (Box<str>, Box<str>);
 
 /// Consul has several values for each.
-fn headers(fields: &mut Fields) -> Result<Box<[Header]>, Problem> {
+fn headers(fields: &mut Fields<'_>) -> Result<Box<[Header]>, Problem> {
     let mut all: Vec<Header> = Vec::new();
     let Some(mut headers) = fields.nested(&["Header"], "map[string][]string")? else { return Ok(Box::default()) };
-    let names: Vec<String> = headers.left.iter().map(|(name, _)| name.clone()).collect();
+    let names: BTreeSet<_> = headers.left.iter().map(|(name, _)| name.clone()).collect();
     for name in names {
         let values = headers.texts(&[&name])?;
-        all.extend(values.into_iter().map(|value| (name.as_str().into(), value.into())));
+        all.extend(values.into_iter().map(|value| ((&*name).into(), value.into())));
     }
     Ok(all.into())
 }

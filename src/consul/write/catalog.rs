@@ -15,13 +15,13 @@ impl Consul {
     pub(super) async fn catalog_register(&self, body: &[u8]) -> Result<Reply, Problem> {
         let mut asked = CatalogRegistration::read(body)?;
         let node = self.agent.kept_name(&asked.node).to_owned();
-        let (of_node, of_services): (Vec<Asked>, Vec<Asked>) =
+        let (of_node, of_services): (Vec<Asked<'_>>, Vec<Asked<'_>>) =
             std::mem::take(&mut asked.checks).into_iter().partition(|check| check.service.is_empty());
         let of_node = of_node.iter().map(stated).collect::<Result<Vec<_>, _>>()?;
         self.put_node(&node, &asked, of_node).await?;
         let registered = self.registry().node(&node);
         let host = registered.as_ref().and_then(|node| node.instance.addresses.first());
-        let host = host.map_or_else(|| self.agent.address.to_string(), |address| address.host.to_string());
+        let host = || host.map_or_else(|| self.agent.address.to_string(), |address| address.host.to_string());
         let mut own = Vec::new();
         let mut others = Vec::new();
         for check in of_services {
@@ -29,7 +29,7 @@ impl Consul {
             if is_own { own.push(stated(&check)?) } else { others.push(check) }
         }
         if let Some(service) = asked.service.take() {
-            self.enroll(&node, &host, service, own, false).await?;
+            self.enroll(&node, host, service, own, false).await?;
         }
         for check in others {
             self.add_to_service(&node, &check).await?;
@@ -38,7 +38,12 @@ impl Consul {
     }
 
     /// A node, unless it is to be left as it is. Ours is what it is, but it may have checks.
-    async fn put_node(&self, node: &str, asked: &CatalogRegistration, checks: Vec<NewCheck>) -> Result<(), Problem> {
+    async fn put_node(
+        &self,
+        node: &str,
+        asked: &CatalogRegistration<'_>,
+        checks: Vec<NewCheck>,
+    ) -> Result<(), Problem> {
         if node.is_empty() {
             self.keep_own_node().await?;
         } else if !asked.skip_node_update {
@@ -54,11 +59,9 @@ impl Consul {
                     locality: None,
                 },
                 listing: Listing {
-                    id: asked.id.as_str().into(),
-                    address: asked.address.as_str().into(),
-                    tagged_addresses: tagged
-                        .map(|(name, host)| (name.as_str().into(), host.as_str().into(), 0))
-                        .collect(),
+                    id: (&*asked.id).into(),
+                    address: (&*asked.address).into(),
+                    tagged_addresses: tagged.map(|(name, host)| ((&**name).into(), (&**host).into(), 0)).collect(),
                     ..Listing::default()
                 }
                 .check()?,
@@ -75,7 +78,7 @@ impl Consul {
         Ok(())
     }
 
-    async fn add_to_service(&self, node: &str, check: &Asked) -> Result<(), Problem> {
+    async fn add_to_service(&self, node: &str, check: &Asked<'_>) -> Result<(), Problem> {
         let id = Listing::instance_id(node, &check.service)?;
         let service = self.registry().catalog().service_of(id.as_str()).ok_or_else(|| {
             Problem::Server(format!("Missing service registration: no service {:?} is on the node", check.service))
@@ -125,7 +128,7 @@ impl Consul {
 }
 
 /// A check as the catalog has it: nobody makes it.
-fn stated(check: &Asked) -> Result<NewCheck, Problem> {
+fn stated(check: &Asked<'_>) -> Result<NewCheck, Problem> {
     let id = if check.name.is_empty() { "check" } else { &check.name };
     check.check(id, id)
 }

@@ -20,9 +20,9 @@ impl Consul {
         let replace_checks = call.query.get("replace-existing-checks").is_some();
         let peer = call.connection.peer().ip().to_canonical();
         // Who registers from another machine and names no address is there. Consul shows none, as none was given.
-        let host = if peer.is_loopback() { self.agent.address } else { peer }.to_string();
+        let host = || if peer.is_loopback() { self.agent.address } else { peer }.to_string();
         let checks = named(&asked)?;
-        self.enroll("", &host, asked, checks, replace_checks).await?;
+        self.enroll("", host, asked, checks, replace_checks).await?;
         Ok(Reply::empty())
     }
 
@@ -30,22 +30,24 @@ impl Consul {
     pub(super) async fn enroll(
         &self,
         node: &str,
-        host: &str,
-        asked: Service,
+        host: impl FnOnce() -> String,
+        asked: Service<'_>,
         checks: Vec<NewCheck>,
         replace_checks: bool,
     ) -> Result<(), Problem> {
-        let service = ServiceName::parse(&asked.name)?;
         let id = Listing::instance_id(node, &asked.id).map_err(|invalid| invalid.of("ID"))?;
-        let host = if asked.address.is_empty() { host } else { &asked.address };
-        self.shared.checks.admit(checks.iter().map(|check| &check.definition.probe), [host].into_iter())?;
-        let addresses = [Address::with_any_port(host, asked.port.into(), "")?].into();
-        let Service { tags, meta, weight, locality, .. } = asked;
-        let description = Description { addresses, tags, metadata: meta, weight, locality };
+        let Service { name: service, tags, meta, weight, locality, .. } = asked;
+        let given = asked.address.as_ref().map(|address| address.host.clone()).unwrap_or_default();
+        let address = match asked.address {
+            Some(address) => address,
+            None => Address::with_any_port(&host(), asked.port.into(), "")?,
+        };
+        self.shared.checks.admit(checks.iter().map(|check| &check.definition.probe), [&*address.host].into_iter())?;
+        let description = Description { addresses: [address].into(), tags, metadata: meta, weight, locality };
         let listing = Listing {
             node: node.into(),
             id: asked.id.into(),
-            address: asked.address.into(),
+            address: given,
             tagged_addresses: asked.tagged_addresses,
             warning_weight: asked.warning_weight,
             enable_tag_override: asked.enable_tag_override,
@@ -103,11 +105,14 @@ impl Consul {
 }
 
 /// The checks of a service, which are named after it where they have no names of their own.
-fn named(asked: &Service) -> Result<Vec<NewCheck>, Problem> {
+fn named(asked: &Service<'_>) -> Result<Vec<NewCheck>, Problem> {
+    if asked.checks.is_empty() {
+        return Ok(Vec::new());
+    }
     let several = asked.checks.len() > 1;
-    let name = format!("Service '{}' check", asked.name);
+    let name = ["Service '", asked.name.as_str(), "' check"].concat();
     let number = |at: usize| if several { format!(":{}", at + 1) } else { String::new() };
-    let id = |at: usize| format!("service:{}{}", asked.id, number(at));
-    let check = |(at, check): (usize, &Asked)| check.check(&id(at), &name);
+    let id = |at: usize| ["service:", &*asked.id, &number(at)].concat();
+    let check = |(at, check): (usize, &Asked<'_>)| check.check(&id(at), &name);
     asked.checks.iter().enumerate().map(check).collect()
 }

@@ -4,6 +4,8 @@ use std::{
     time::Duration,
 };
 
+use hickory_proto::rr::Name;
+
 use super::*;
 use crate::{
     engine::Memory,

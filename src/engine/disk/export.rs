@@ -347,7 +347,7 @@ mod tests {
         let mut plain = entry("web", "a", 7).instance.clone();
         plain.registered_at = WallTime(1_700_000_000_123);
         let mut rich = entry("web", "b", 1).instance.clone();
-        rich.tags = Tags::parse(&["v1".into()]).unwrap();
+        rich.tags = Tags::parse(&["v1"]).unwrap();
         rich.metadata =
             Metadata::parse(BTreeMap::from([("line".to_owned(), "one\ntwo \u{1f3ad}".to_owned())]).iter()).unwrap();
         rich.locality = Locality::parse("", "eu-1", "").unwrap();

@@ -318,7 +318,7 @@ mod tests {
 
     fn stored() -> Stored {
         let mut instance = entry("web", "a", 7).instance.clone();
-        instance.tags = Tags::parse(&["v1".into(), "canary".into()]).unwrap();
+        instance.tags = Tags::parse(&["v1", "canary"]).unwrap();
         let metadata =
             std::collections::BTreeMap::from([("k".to_owned(), "v".to_owned()), ("e".into(), String::new())]);
         instance.metadata = Metadata::parse(metadata.iter()).unwrap();
