@@ -101,19 +101,19 @@ impl Connection {
     /// One of its tasks has had the thread since `began`.
     pub(super) fn spend(&self, began: Duration) {
         let now = self.place.now();
-        if self.share.spend(now.saturating_sub(began), now) {
-            self.place.has_company(now);
-        }
+        let span = now.saturating_sub(began);
+        self.place.thread().spend(span, now, self.share.spend(span, now));
     }
 
     /// For how long it should not be read, so that others have the thread. See `share`.
     pub(super) fn pause(&self) -> Option<Duration> {
-        if self.share.has_had_much() { self.share.pause(self.place.company(), self.place.now()) } else { None }
+        let now = self.is_greedy().then(|| self.place.now())?;
+        self.share.pause(now)
     }
 
     /// Whether it is to be given little at a time, so that others have the thread.
     pub(super) fn is_greedy(&self) -> bool {
-        self.share.has_had_much() && self.share.is_greedy(self.place.company(), self.place.now())
+        self.share.has_had_much() && self.place.thread().is_contended(self.place.now())
     }
 
     /// Which of its turns on the thread it is.

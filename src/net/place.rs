@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -15,7 +15,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::Connection;
+use super::{Connection, share::Thread};
 use crate::clock::Clock;
 
 /// How often readers are looked at.
@@ -27,8 +27,7 @@ pub struct Place {
     index: usize,
     streams: AtomicUsize,
     clock: Arc<Clock>,
-    /// When a connection that wants little of the thread last had some, in milliseconds.
-    company: AtomicU64,
+    thread: Thread,
     /// Whoever has it may make a large answer.
     turn: Semaphore,
     /// Touched when a connection comes or goes, and once a second.
@@ -43,7 +42,7 @@ impl Place {
             index,
             streams: AtomicUsize::new(0),
             clock: Arc::clone(clock),
-            company: AtomicU64::new(0),
+            thread: Thread::new(clock.since_start()),
             turn: Semaphore::new(1),
             guests: Mutex::default(),
         })
@@ -72,17 +71,9 @@ impl Place {
         self.clock.since_start()
     }
 
-    /// A connection that wants little of the thread has had some.
-    pub(super) fn has_company(&self, now: Duration) {
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        if self.company.load(Relaxed) != now {
-            self.company.store(now, Relaxed);
-        }
-    }
-
-    /// When that last was.
-    pub(super) fn company(&self) -> Duration {
-        Duration::from_millis(self.company.load(Relaxed))
+    /// What its connections have had of its thread.
+    pub(super) fn thread(&self) -> &Thread {
+        &self.thread
     }
 
     pub(super) fn stream_opens(&self) {
