@@ -346,6 +346,26 @@ async fn who_asks_for_what_is_not_there_waits_too() {
     assert!(get(&serve, &format!("/v1/catalog/node/x?index={index}")).await.index > index);
 }
 
+/// As scripts ask: the question, and the end of what they have to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_no_more_is_answered() {
+    let directory = TempDir::new().unwrap();
+    let serve = Serve::start(&["--data-dir", directory.path().to_str().unwrap()]).await;
+    let body = r#"{"Name": "web"}"#;
+    let register =
+        format!("PUT /v1/agent/service/register HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let two = "GET /v1/status/leader HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2);
+    for (question, answers) in [(register.as_str(), 1), (two.as_str(), 2), ("GET /metrics HTTP/1.0\r\n\r\n", 1)] {
+        let mut socket = TcpStream::connect(serve.http).await.unwrap();
+        socket.write_all(question.as_bytes()).await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut said = String::new();
+        within(question, socket.read_to_string(&mut said)).await.unwrap();
+        assert_eq!(said.matches(" 200 OK\r\n").count(), answers, "{said}");
+    }
+    assert_eq!(len(&get(&serve, "/v1/health/service/web").await.body), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_hangs_up_waits_no_longer() {
     let serve = Serve::start(&[]).await;

@@ -26,7 +26,7 @@ pub(super) async fn greet<I: AsyncRead + Unpin>(mut io: I, protocol: Protocol) -
     Ok(match protocol {
         Protocol::Http2 => Gathering::new(settings(&mut io).await?, io),
         // hyper reads the head of a request in parts, and has a deadline for it.
-        Protocol::Http1 => Gathering::frank(io),
+        Protocol::Http1 => Gathering::http1(io),
     })
 }
 
