@@ -134,20 +134,15 @@ pub async fn feel_node(engine: &dyn Engine, node: &str, now: Now) -> Result<(), 
 /// When the engine does not take it.
 pub async fn finish_moves(engine: &dyn Engine, now: Now) -> Result<(), EngineError> {
     let registry = engine.registry();
-    let mut after = Some(String::new());
-    while let Some(place) = after {
-        let (page, next) = registry.services("", &place, 1_000);
-        for entry in page.iter().flat_map(|summary| registry.page(&summary.name, "", usize::MAX)) {
-            let instance = &entry.instance;
-            if registry.listed_as(instance).is_some_and(|meant| meant.instance.service != instance.service) {
-                let (service, id) = (instance.service.clone(), instance.id.clone());
-                match engine.order(Command::Deregister { service, id, of: Holder::Anyone }, now).await {
-                    Ok(_) | Err(EngineError::Refused(_)) => {}
-                    Err(error) => return Err(error),
-                }
+    for entry in registry.each_service().flat_map(|summary| registry.page(&summary.name, "", usize::MAX)) {
+        let instance = &entry.instance;
+        if registry.listed_as(instance).is_some_and(|meant| meant.instance.service != instance.service) {
+            let (service, id) = (instance.service.clone(), instance.id.clone());
+            match engine.order(Command::Deregister { service, id, of: Holder::Anyone }, now).await {
+                Ok(_) | Err(EngineError::Refused(_)) => {}
+                Err(error) => return Err(error),
             }
         }
-        after = next.map(|name| name.to_string());
     }
     Ok(())
 }

@@ -43,6 +43,7 @@ pub(crate) mod tests;
 
 use std::{
     collections::BTreeSet,
+    iter,
     ops::Bound,
     sync::{Arc, atomic::AtomicIsize},
 };
@@ -70,6 +71,8 @@ use service::{Service, State};
 use settling::Settling;
 use spelling::Spellings;
 
+/// Services looked up at a time, where all are.
+const PAGE: usize = 1_000;
 /// Events that the registry remembers over all services.
 pub const HISTORY: usize = 65_536;
 /// Most bytes of them: large instances that change often push each other out sooner.
@@ -199,6 +202,17 @@ impl Registry {
         let more = names.len() > limit;
         names.truncate(limit);
         (names.iter().filter_map(|name| self.summary(name)).collect(), names.pop().filter(|_| more))
+    }
+
+    /// All services, by name. Nothing is held meanwhile: what comes or goes behind the page that is being read is seen, or not.
+    pub fn each_service(&self) -> impl Iterator<Item = Summary> + Send {
+        let mut after = Some(String::new());
+        let pages = iter::from_fn(move || {
+            let (page, next) = self.services("", &after.take()?, PAGE);
+            after = next.map(|name| name.to_string());
+            Some(page)
+        });
+        pages.flatten()
     }
 
     /// The service that has instances and this name; or else one whose name differs from it in nothing but case.

@@ -35,8 +35,6 @@ const MOST_PROBES: usize = 2_048;
 const SWEEP: Duration = Duration::from_secs(1);
 /// What changes within so long after a look is looked at together: a thread that is woken for each costs more than the look.
 const GATHER: Duration = Duration::from_millis(10);
-/// Services looked up at a time, at the start.
-const PAGE: usize = 1_000;
 
 /// What came of a probe.
 #[derive(Debug)]
@@ -134,12 +132,7 @@ impl Runner {
         let checks = Arc::clone(&self.checks);
         let registry = checks.engine.registry();
         let mut found = with_checks(registry, &nodes());
-        let mut after = Some(String::new());
-        while let Some(place) = after {
-            let (page, next) = registry.services("", &place, PAGE);
-            found.extend(page.iter().flat_map(|summary| with_checks(registry, &summary.name)));
-            after = next.map(|name| name.to_string());
-        }
+        found.extend(registry.each_service().flat_map(|summary| with_checks(registry, &summary.name)));
         for entry in found {
             self.look((entry.instance.service.clone(), entry.instance.id.clone()), Some(&entry));
         }

@@ -10,13 +10,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::Web;
-use crate::{
-    model::{Address, Instance, InstanceFilter, ServiceName},
-    registry::Registry,
-};
-
-/// Services looked up at a time.
-const PAGE: usize = 1_000;
+use crate::model::{Address, Instance, InstanceFilter, ServiceName};
 
 /// Which instances; all are optional.
 #[derive(Debug, Deserialize)]
@@ -48,7 +42,7 @@ pub(super) async fn targets(
     let registry = web.shared.engine.registry();
     let services = match &wanted.service {
         Some(name) => vec![ServiceName::parse(name).map_err(|error| refused(&error))?],
-        None => all(registry),
+        None => registry.each_service().map(|summary| summary.name).collect(),
     };
     let mut targets = Vec::new();
     for service in services {
@@ -59,17 +53,6 @@ pub(super) async fn targets(
         }
     }
     Ok(Json(targets))
-}
-
-fn all(registry: &Registry) -> Vec<ServiceName> {
-    let mut names: Vec<ServiceName> = Vec::new();
-    let mut after = Some(String::new());
-    while let Some(place) = after {
-        let (page, next) = registry.services("", &place, PAGE);
-        names.extend(page.into_iter().map(|summary| summary.name));
-        after = next.map(|name| name.to_string());
-    }
-    names
 }
 
 fn target(instance: &Instance, address: Option<&str>) -> Option<Target> {

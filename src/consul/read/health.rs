@@ -169,15 +169,10 @@ impl Consul {
     /// Every instance with its node, by service and id.
     pub(super) fn everybody(&self) -> Vec<(Arc<Entry>, Host)> {
         let (registry, mut known, mut all) = (self.registry(), None, Vec::new());
-        let mut after = Some(String::new());
-        while let Some(place) = after {
-            let (page, next) = registry.services("", &place, 1_000);
-            for summary in &page {
-                let blocks = registry.blocks(&summary.name);
-                let entries = blocks.iter().flat_map(|block| block.entries());
-                all.extend(entries.map(|entry| (Arc::clone(entry), self.host_of(&entry.instance, &mut known))));
-            }
-            after = next.map(|name| name.to_string());
+        for summary in registry.each_service() {
+            let blocks = registry.blocks(&summary.name);
+            let entries = blocks.iter().flat_map(|block| block.entries());
+            all.extend(entries.map(|entry| (Arc::clone(entry), self.host_of(&entry.instance, &mut known))));
         }
         all
     }

@@ -2,8 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    mem,
+    sync::Arc,
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     model::{Revision, ServiceName},
@@ -21,20 +24,14 @@ pub(in crate::consul) struct Gathered(Mutex<BTreeMap<ServiceName, (Revision, Tag
 impl Gathered {
     /// Services and their tags, by name.
     pub(super) fn all(&self, registry: &Registry) -> Vec<(ServiceName, Tags)> {
-        // What is half done here is only gathered once more.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut before = std::mem::take(&mut *known);
-        let mut after = Some(String::new());
-        while let Some(place) = after {
-            let (page, next) = registry.services("", &place, 1_000);
-            for summary in page {
-                let tags = match before.remove(&summary.name) {
-                    Some((revision, tags)) if revision == summary.revision => tags,
-                    _ => gather(registry, &summary.name),
-                };
-                known.insert(summary.name, (summary.revision, tags));
-            }
-            after = next.map(|name| name.to_string());
+        let mut known = self.0.lock();
+        let mut before = mem::take(&mut *known);
+        for summary in registry.each_service() {
+            let tags = match before.remove(&summary.name) {
+                Some((revision, tags)) if revision == summary.revision => tags,
+                _ => gather(registry, &summary.name),
+            };
+            known.insert(summary.name, (summary.revision, tags));
         }
         known.iter().map(|(name, (_, tags))| (name.clone(), Arc::clone(tags))).collect()
     }
