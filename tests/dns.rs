@@ -1,6 +1,6 @@
 //! The DNS door: real packets, over UDP and TCP, about what was registered over gRPC.
 
-mod asker;
+pub mod asker;
 
 use std::{
     collections::BTreeSet,

@@ -30,7 +30,7 @@ pub use house::{Engine, House};
 pub use http::{get, try_get};
 pub use memory::InMemory;
 pub use metric::{metric, metric_becomes, no_connections};
-pub use page::Page;
+pub use page::{Page, PageAnswer, PageRequest};
 pub use peer::{Peer, address, instance, seconds};
 pub use process::{Child, Ended, Serve, free_port, steady_port};
 pub use proxy::{Flow, Proxy, Way};

@@ -22,7 +22,7 @@
 //! | `abuse` | peers that mean harm, beside honest ones: `just abuse` |
 //! | `faults` | kills, stops, networks and disks that fail, storms, clocks that jump: minutes, so `just faults` runs it |
 //! | `command_line` | the verbs and their exit codes |
-//! | `consul_replay` | what Consul was asked and answered, asked of Callboard |
+//! | `consul_replay` | two recordings of what Consul was asked and answered, asked of Callboard |
 //! | `layers` | which room may know which |
 //! | `readme` | the README's tour |
 //! | `interop` | names the suites that need other languages, and are not run here |

@@ -44,7 +44,7 @@ fn read(answer: &str, rewrite: impl Fn(String) -> String) -> Answer {
     let text = rewrite(if chunked { unchunked(body) } else { body.to_owned() });
     let json = headers.get("Content-Type").is_some_and(|kind| kind == "application/json") && !text.is_empty();
     let body = if json { serde_json::from_str(&text).unwrap_or(Value::String(text)) } else { Value::String(text) };
-    Answer { status, headers, body, seconds: None }
+    Answer { status, headers, body, seconds: None, index_rose: None }
 }
 
 fn unchunked(mut body: &str) -> String {

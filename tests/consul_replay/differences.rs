@@ -8,9 +8,9 @@ use super::compare::Found;
 #[derive(Debug)]
 pub struct Difference {
     /// Numbers in the recording. Empty: all of them.
-    exchanges: &'static [usize],
+    pub exchanges: &'static [usize],
     /// The place, where a `*` stands for anything.
-    at: &'static str,
+    pub at: &'static str,
     /// In words that go on after "which".
     pub why: &'static str,
 }

@@ -19,12 +19,12 @@ pub struct Target {
 }
 
 impl Target {
-    pub async fn open() -> Self {
+    pub fn new(page: Page) -> Self {
         // Bound, so that nobody else takes it, but not listening yet: who connects is refused.
         let closed = TcpSocket::new_v4().unwrap();
         closed.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let port = closed.local_addr().unwrap();
-        Self { page: Page::open().await, port, closed: Some(closed), open: JoinSet::new() }
+        Self { page, port, closed: Some(closed), open: JoinSet::new() }
     }
 
     /// Lets who only connects connect. The recording has the order in which two checks first passed, which is chance unless one

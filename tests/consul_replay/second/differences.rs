@@ -1,0 +1,50 @@
+//! Where Callboard answers the second recording otherwise than Consul did, and why that is right.
+
+use super::super::{differences::Difference, report::NotYet};
+
+const HASH: &str = "is a hash of Go's struct";
+const TEXT_OF_NODE: &str = "is an addition of the recorded build: Consul's own answers have no metadata there";
+const DOTS: &str = "is a name with a dot, which the recorded build refuses and Callboard serves";
+const BETWEEN: &str = "is a name between: RFC 8020 wants NOERROR, so that resolvers do not deny the names below it";
+const TRUNCATED: &str = "says that records were left out, so that the client asks again over TCP";
+
+pub const DIFFERENCES: &[Difference] = &[
+    Difference { exchanges: &[51, 54], at: "header X-Consul-Contenthash", why: HASH },
+    Difference { exchanges: &[51, 54], at: "body.ContentHash", why: HASH },
+    Difference { exchanges: &[123], at: "body", why: "tells the rules of a Go parser" },
+    Difference { exchanges: &[23, 139, 141, 146, 169, 172], at: "additional TXT", why: TEXT_OF_NODE },
+    Difference { exchanges: &[180], at: "number of additional records", why: TEXT_OF_NODE },
+    Difference { exchanges: &[156], at: "authority SOA", why: "is what RFC 2308 wants of an answer without data" },
+    Difference { exchanges: &[161], at: "status", why: DOTS },
+    Difference { exchanges: &[161], at: "body", why: DOTS },
+    Difference { exchanges: &[161], at: "header Content-Type", why: DOTS },
+    Difference { exchanges: &[162], at: "*", why: DOTS },
+    Difference { exchanges: &[164, 165], at: "rcode", why: BETWEEN },
+    Difference { exchanges: &[176, 177, 178], at: "tc", why: TRUNCATED },
+];
+
+pub const NOT_YET: &[NotYet] = &[
+    NotYet { exchanges: &[2, 5, 7, 9, 22], until: "item 12: node names have no case" },
+    NotYet { exchanges: &[13, 14, 16, 17, 19, 20], until: "item 12: service names have no case over HTTP" },
+    NotYet { exchanges: &[23], until: "items 12 and 21: service names have no case over DNS" },
+    NotYet { exchanges: &[27, 28, 29, 31, 32, 34], until: "item 13: a check id is one per node" },
+    NotYet { exchanges: &[39, 41, 45], until: "item 8: registering again" },
+    NotYet { exchanges: &[56, 57, 59], until: "item 15: catalog bodies" },
+    NotYet { exchanges: &[61, 62, 63, 64, 65, 66, 67], until: "item 15: cached" },
+    NotYet {
+        exchanges: &[69, 70, 71, 72, 73, 74, 75, 76, 77, 79, 80, 82, 83, 84, 85],
+        until: "item 16: Connect, Proxy, Kind, tags and metadata",
+    },
+    NotYet { exchanges: &[87, 88, 94, 95, 97, 98], until: "item 14: HTTP checks" },
+    NotYet { exchanges: &[102, 103, 104, 105, 106, 107, 108], until: "item 17: wake-ups" },
+    NotYet { exchanges: &[109, 110, 111], until: "items 12, 16 and 17" },
+    NotYet {
+        exchanges: &[113, 115, 116, 117, 118, 119, 120, 121, 125, 126],
+        until: "items 15, 17 and 18: filters, and the indexes of their answers",
+    },
+    NotYet { exchanges: &[132, 133], until: "items 1 and 14: durations" },
+    NotYet { exchanges: &[139, 143, 146, 168, 169, 171, 172], until: "items 21 and 22: targets" },
+    NotYet { exchanges: &[148, 150, 151, 152, 154], until: "item 20: reverse names" },
+    NotYet { exchanges: &[175, 176, 177, 178], until: "items 22 and 24: loops, cut answers" },
+    NotYet { exchanges: &[184, 185], until: "item 7: TTL checks over a restart" },
+];
