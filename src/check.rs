@@ -13,6 +13,7 @@
 //! | `rules` | where probes may go (pure) |
 //! | `record` | what a check has found lately |
 //! | `inbox` | whose checks changed |
+//! | `place` | registrations that take an id or a check from another instance |
 //! | `probe` | one probe: HTTP, TCP, gRPC |
 //! | `runner` | the thread |
 //!
@@ -21,6 +22,7 @@
 //! hold it.
 
 mod inbox;
+mod place;
 mod probe;
 mod record;
 mod rules;
@@ -166,7 +168,7 @@ impl Checks {
     }
 
     /// Says that an instance was registered once more with these checks.
-    pub fn renew<'a>(&self, service: &ServiceName, id: &InstanceId, checks: impl IntoIterator<Item = &'a CheckId>) {
+    fn renew<'a>(&self, service: &ServiceName, id: &InstanceId, checks: impl IntoIterator<Item = &'a CheckId>) {
         for check in checks {
             if let Some(record) = self.record(service, id, check) {
                 record.renew(self.clock.now());

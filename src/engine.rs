@@ -27,7 +27,7 @@ pub use disk::{Disk, Durability};
 pub use memory::Memory;
 
 use crate::{
-    model::{Incarnation, OWN_NODE, Revision, WallTime},
+    model::{Incarnation, Revision, WallTime, node_id, nodes},
     registry::{Command, Holder, Now, Outcome, Refusal, Registry},
 };
 
@@ -105,18 +105,12 @@ pub fn expire(engine: &dyn Engine, now: Now) -> Vec<Submission> {
 ///
 /// When the engine stops.
 pub async fn feel_node(engine: &dyn Engine, node: &str, now: Now) -> Result<(), EngineError> {
-    let name = if node == OWN_NODE { "" } else { node };
     let registry = engine.registry();
-    let mut sent = Vec::new();
-    // On ours, whoever names no address may be where it registered from.
-    let node = registry.node(name).filter(|_| !name.is_empty());
-    let host = node.and_then(|node| node.instance.addresses.first().map(|address| address.host.clone()));
-    for (id, service) in registry.catalog().listed() {
-        let entry = registry.get(&service, id.as_str());
-        if entry.is_some_and(|entry| entry.instance.listing.as_ref().is_some_and(|listing| *listing.node == *name)) {
-            sent.push(engine.order(Command::Restate { service, id, host: host.clone() }, now));
-        }
-    }
+    // On the local node, whoever names no address may be where it registered from.
+    let host = registry.get(&nodes(), node).filter(|_| *node != *node_id(""));
+    let host = host.and_then(|node| node.instance.addresses.first().map(|address| address.host.clone()));
+    let restate = |(id, service)| engine.order(Command::Restate { service, id, host: host.clone() }, now);
+    let sent: Vec<_> = registry.catalog().on_node(node).into_iter().map(restate).collect();
     for submission in sent {
         match submission.await {
             // It is gone.

@@ -5,6 +5,7 @@
 
 mod check;
 pub mod filter;
+mod identity;
 mod instance;
 mod instance_filter;
 mod invalid;
@@ -16,12 +17,13 @@ mod revision;
 mod selection;
 
 pub use check::{Check, CheckId, Checks, Definition, Probe, ProbeTls, Target, Thresholds, Verdict};
+pub use identity::{id_on_node, is_on_node, node_id, same_node};
 pub use instance::{Address, Instance, Locality, Marks, Status, Weight};
 pub use instance_filter::{InstanceField, InstanceFilter};
 pub use invalid::Invalid;
 pub use label::{Metadata, Tags};
 pub use lease::{LeaseId, LoadReport, Terms};
-pub use listing::{Listing, OWN_NODE, TaggedAddress, nodes};
+pub use listing::{Listing, TaggedAddress, nodes};
 pub use name::{BootId, InstanceId, ServiceName};
 pub use revision::{Incarnation, Revision, Token, WallTime};
 pub use selection::Selection;

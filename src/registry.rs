@@ -16,6 +16,7 @@
 mod catalog;
 mod clock;
 mod command;
+mod context;
 mod cut;
 mod decide;
 mod event;
@@ -48,8 +49,10 @@ use std::{
     sync::{Arc, atomic::AtomicIsize},
 };
 
+pub use catalog::TakenCheck;
 pub use clock::LeaseClock;
 pub use command::{Command, Description, Enroll, Holder, NewCheck, Outcome, Patch, Refusal, Register};
+pub use context::CheckSource;
 pub use cut::Pending;
 pub use decide::{Decision, Draft, Planned};
 pub use event::{Change, Entry, Event, Now, RemovalReason};
@@ -61,7 +64,7 @@ pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
 pub use write::Order;
 
 use crate::{
-    model::{Incarnation, Instance, Listing, Marks, OWN_NODE, Revision, ServiceName, Verdict, nodes},
+    model::{Incarnation, Instance, Revision, ServiceName, node_id, nodes},
     sync::{AtomicU64, DashMap, Mutex, Ordering, RwLock},
 };
 use catalog::Catalog;
@@ -250,10 +253,10 @@ impl Registry {
         self.beginning
     }
 
-    /// A node, as an instance. `name`: empty for ours.
+    /// A node, as an instance; its name is found in any case. `name`: empty for the local node.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<Arc<Entry>> {
-        self.get(&nodes(), if name.is_empty() { OWN_NODE } else { name })
+        self.get(&nodes(), &node_id(name))
     }
 
     /// Who is meant by the id of an instance with a listing. Not the instance itself, if it has moved to another service, and has not been
@@ -262,17 +265,6 @@ impl Registry {
     pub fn listed_as(&self, instance: &Instance) -> Option<Arc<Entry>> {
         let service = instance.listing.as_ref().and_then(|_| self.catalog.service_of(instance.id.as_str()))?;
         self.get(&service, instance.id.as_str())
-    }
-
-    /// What its node does to an instance. Nodes are on no node, and who has no listing is on none either.
-    fn node_marks(&self, service: &ServiceName, listing: Option<&Listing>) -> Marks {
-        let node = listing.filter(|_| !service.is_reserved()).and_then(|listing| self.node(&listing.node));
-        node.map_or(Marks::default(), |node| Marks {
-            node_drained: node.instance.marks.drained,
-            node_critical: node.instance.checks.worst() == Verdict::Critical,
-            node_warning: node.instance.checks.worst() == Verdict::Warning,
-            ..Marks::default()
-        })
     }
 
     fn count(&self, service: &ServiceName, more: isize) {

@@ -131,7 +131,7 @@ impl AdminService for Api {
     ) -> Result<Response<pb::ListChecksResponse>, Status> {
         let asked = request.get_ref();
         let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
-        let id = InstanceId::parse(&asked.id).map_err(Problem::from)?;
+        let id = InstanceId::parse_any(&asked.id).map_err(Problem::from)?;
         let entry = self.0.engine.registry().get(&service, id.as_str());
         let entry = entry.ok_or_else(|| Problem::from(Refusal::NoSuchInstance { service, id }))?;
         Ok(Response::new(pb::ListChecksResponse { checks: check::reports(&entry.instance, &self.0.checks) }))

@@ -46,7 +46,7 @@ pub(super) fn deregister(asked: &pb::DeregisterRequest) -> Result<Command, Probl
     let lease = optional_lease(&asked.lease_id)?;
     let boot = if asked.boot_id.is_empty() { None } else { Some(BootId::parse(&asked.boot_id)?) };
     let of = if lease.is_none() && boot.is_none() { Holder::Anyone } else { Holder::This { lease, boot } };
-    Ok(Command::Deregister { service: ServiceName::parse(&asked.service)?, id: InstanceId::parse(&asked.id)?, of })
+    Ok(Command::Deregister { service: ServiceName::parse(&asked.service)?, id: InstanceId::parse_any(&asked.id)?, of })
 }
 
 pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, Problem> {
@@ -68,7 +68,7 @@ pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, Probl
     }
     Ok(Command::Update {
         service: ServiceName::parse(&asked.service)?,
-        id: InstanceId::parse(&asked.id)?,
+        id: InstanceId::parse_any(&asked.id)?,
         lease: optional_lease(&asked.lease_id)?,
         patch,
     })
@@ -111,7 +111,7 @@ pub(super) fn page_after<P>(token: &str, parse: impl FnOnce(&str) -> Option<P>) 
 
 /// A place in a list of instances.
 pub(super) fn instances_after(token: &str) -> Result<Option<InstanceId>, Problem> {
-    page_after(token, |token| InstanceId::parse(token).ok())
+    page_after(token, |token| InstanceId::parse_any(token).ok())
 }
 
 /// A place in a list of services.

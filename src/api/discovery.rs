@@ -54,7 +54,7 @@ impl DiscoveryService for Api {
     ) -> Result<Response<pb::GetInstanceResponse>, Status> {
         let asked = request.get_ref();
         let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
-        let id = InstanceId::parse(&asked.id).map_err(Problem::from)?;
+        let id = InstanceId::parse_any(&asked.id).map_err(Problem::from)?;
         let entry = self.0.engine.registry().get(&service, id.as_str());
         let entry = entry.ok_or_else(|| Problem::from(Refusal::NoSuchInstance { service, id }))?;
         let now = self.0.clock.now().lease;

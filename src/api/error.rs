@@ -152,6 +152,7 @@ fn classify(problem: &Problem) -> (Code, &'static str) {
         Problem::Refused(Refusal::HeldByOther { .. }) => (Code::AlreadyExists, "HELD_BY_OTHER_BOOT"),
         Problem::Refused(Refusal::LeaseLost { .. }) => (Code::Aborted, "LEASE_LOST"),
         Problem::Refused(Refusal::HeldByLease { .. }) => (Code::AlreadyExists, "HELD_BY_LEASE"),
+        Problem::Refused(Refusal::HeldWithoutLease { .. }) => (Code::AlreadyExists, "HELD_WITHOUT_LEASE"),
         Problem::Refused(Refusal::NoSuchCheck { .. }) => (Code::NotFound, "NO_SUCH_CHECK"),
         Problem::NotFed(_) => (Code::InvalidArgument, "NOT_FED"),
         Problem::Overloaded { .. } => (Code::Unavailable, "OVERLOADED"),
@@ -181,6 +182,7 @@ fn describe(refusal: &Refusal, details: &mut ErrorDetails) {
         }
         Refusal::LeaseLost { service, id } => (service, id, "held by another registration"),
         Refusal::HeldByLease { service, id } => (service, id, "held by a lease"),
+        Refusal::HeldWithoutLease { service, id } => (service, id, "registered without a lease"),
         Refusal::NoSuchCheck { service, id, .. } => (service, id, "has no such check"),
         Refusal::Invalid(invalid) => {
             details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());

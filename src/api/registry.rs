@@ -65,7 +65,7 @@ impl RegistryService for Api {
     ) -> Result<Response<pb::ReportCheckResponse>, Status> {
         let asked = request.get_ref();
         let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
-        let id = InstanceId::parse(&asked.id).map_err(Problem::from)?;
+        let id = InstanceId::parse_any(&asked.id).map_err(Problem::from)?;
         let check = CheckId::parse(&asked.check_id).map_err(|refusal| Problem::from(refusal.of("check_id")))?;
         let verdict = check::verdict("status", asked.status)?;
         self.0.checks.report(&service, &id, &check, verdict, &asked.output).await.map_err(Problem::from)?;

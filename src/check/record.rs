@@ -33,7 +33,7 @@ pub struct Finding {
 #[derive(Debug)]
 pub struct Record(Mutex<State>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct State {
     definition: Arc<Definition>,
     tally: Tally,
@@ -89,6 +89,29 @@ impl Record {
     /// The check that it is of, as it is defined.
     pub(super) fn definition(&self) -> Arc<Definition> {
         Arc::clone(&self.0.lock().definition)
+    }
+
+    /// The same record, for an instance that takes the check over.
+    pub(super) fn carried(&self) -> Self {
+        Self(Mutex::new(self.0.lock().clone()))
+    }
+
+    /// Takes what came to another record after this one was made of it: while the check went over to another instance.
+    pub(super) fn catch_up(&self, from: &Self) {
+        let from = from.0.lock().clone();
+        let mut state = self.0.lock();
+        let newest = |findings: &VecDeque<Finding>| findings.front().map(|finding| finding.at);
+        if newest(&from.findings) > newest(&state.findings) {
+            (state.output, state.findings, state.changes) = (from.output, from.findings, from.changes);
+        }
+        if from.fed_until > state.fed_until {
+            (state.fed, state.fed_until) = (from.fed, from.fed_until);
+        }
+    }
+
+    /// How long what was said last still holds, of a check that is fed.
+    pub(super) fn time_left(&self, now: Now) -> Duration {
+        Duration::from_millis(self.0.lock().fed_until.saturating_sub(now.lease))
     }
 
     /// The check is as the registry has it, perhaps with another definition, or another verdict, which somebody else knew. Returned is

@@ -22,7 +22,7 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    engine::{feel_node, finish_moves},
+    engine::feel_node,
     model::{Check, CheckId, Definition, Probe, ServiceName, Verdict, nodes},
     random,
     registry::{Command, Entry, Registry},
@@ -140,7 +140,7 @@ impl Runner {
         // A process that was killed may have left moves half done, and may not have told all who are on a node what became of it.
         let moving = Arc::clone(&self.checks);
         self.judging.spawn(async move {
-            if let Err(error) = finish_moves(&*moving.engine, moving.clock.now()).await {
+            if let Err(error) = moving.finish_placing().await {
                 tracing::debug!(%error, "what has moved was not taken away");
             }
         });
@@ -205,7 +205,8 @@ impl Runner {
         let interval = check.definition.interval;
         let now = self.checks.clock.since_start();
         // At any point of the first interval: checks that were registered together are not made together.
-        let first = if check.definition.probe.is_active() { part(interval) } else { interval };
+        let first =
+            if check.definition.probe.is_active() { part(interval) } else { record.time_left(self.checks.clock.now()) };
         self.schedule.insert(key, now + first, interval);
     }
 

@@ -7,8 +7,8 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use super::view::{Map, Node};
 use crate::{
     model::{
-        Address, Checks, Incarnation, Instance, InstanceId, Invalid, Listing, Marks, Metadata, OWN_NODE, Revision,
-        ServiceName, Tags, WallTime, Weight,
+        Address, Checks, Incarnation, Instance, InstanceId, Invalid, Listing, Marks, Metadata, Revision, ServiceName,
+        Tags, WallTime, Weight, same_node,
     },
     registry::{Entry, Registry},
 };
@@ -51,7 +51,7 @@ impl Agent {
 
     /// The name under which a node is kept: empty for ours.
     pub(super) fn kept_name<'a>(&self, node: &'a str) -> &'a str {
-        if node.eq_ignore_ascii_case(&self.node) { "" } else { node }
+        if same_node(node, &self.node) { "" } else { node }
     }
 
     /// The name under which a node is shown.
@@ -123,7 +123,7 @@ impl Agent {
         let meta: Map<'_> = node.metadata.iter().map(|(key, value)| (key.into(), value.into())).collect();
         Node {
             id: Cow::Borrowed(listing.map_or("", |listing| &*listing.id)),
-            node: Cow::Borrowed(node.id.as_str()),
+            node: Cow::Borrowed(listing.map_or("", |listing| &*listing.node)),
             address: Cow::Borrowed(listing.map_or("", |listing| &*listing.address)),
             datacenter: &self.datacenter,
             tagged_addresses: (!tagged.is_empty()).then_some(tagged),
@@ -148,26 +148,29 @@ impl Host {
         Self { name: "".into(), entry: registry.node("") }
     }
 
-    /// The node of that name. `None`: nobody knows it.
+    /// The node of that name, in any case. `None`: it is not registered.
     pub(super) fn find(registry: &Registry, kept: &str) -> Option<Self> {
         let entry = registry.node(kept);
-        (kept.is_empty() || entry.is_some()).then(|| Self { name: kept.into(), entry })
+        (kept.is_empty() || entry.is_some()).then(|| Self::new(kept, entry))
     }
 
     /// The node of an instance; one that nobody has registered is one without an address.
     pub(super) fn of(registry: &Registry, instance: &Instance) -> Self {
         let name = instance.listing.as_ref().map_or("", |listing| &*listing.node);
-        Self { name: name.into(), entry: registry.node(name) }
+        Self::new(name, registry.node(name))
     }
 
-    /// All nodes, ours first.
+    /// A node under the name that it gave itself last.
+    fn new(name: &str, entry: Option<Arc<Entry>>) -> Self {
+        let known = entry.as_ref().and_then(|entry| entry.instance.listing.as_ref());
+        Self { name: known.map_or_else(|| name.into(), |listing| listing.node.clone()), entry }
+    }
+
+    /// All nodes, the local one first.
     pub(super) fn all(registry: &Registry) -> Vec<Self> {
         let blocks = registry.blocks(&crate::model::nodes());
-        let others =
-            blocks.iter().flat_map(|block| block.entries()).filter(|entry| entry.instance.id.as_str() != OWN_NODE);
-        let others =
-            others.map(|entry| Self { name: entry.instance.id.as_str().into(), entry: Some(Arc::clone(entry)) });
-        std::iter::once(Self::own(registry)).chain(others).collect()
+        let all = blocks.iter().flat_map(|block| block.entries()).map(|entry| Self::new("", Some(Arc::clone(entry))));
+        std::iter::once(Self::own(registry)).chain(all.filter(|host| !host.name.is_empty())).collect()
     }
 
     /// As it is shown.

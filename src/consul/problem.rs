@@ -127,9 +127,10 @@ impl From<Refusal> for Problem {
         match &refusal {
             Refusal::NoSuchInstance { id, .. } => Self::unknown_service(id.as_str()),
             Refusal::NoSuchCheck { check, .. } => Self::unknown_check(check.as_str()),
-            Refusal::HeldByLease { .. } | Refusal::HeldByOther { .. } | Refusal::LeaseLost { .. } => {
-                Self::Taken(refusal.to_string())
-            }
+            Refusal::HeldByLease { .. }
+            | Refusal::HeldWithoutLease { .. }
+            | Refusal::HeldByOther { .. }
+            | Refusal::LeaseLost { .. } => Self::Taken(refusal.to_string()),
             Refusal::Invalid(_) => Self::Bad(refusal.to_string()),
         }
     }

@@ -4,10 +4,12 @@ mod catalog;
 mod check;
 mod service;
 
-use super::{Call, Consul, Endpoint, Problem, body::CheckUpdate, reply::Reply};
+use std::sync::Arc;
+
+use super::{Call, Consul, Endpoint, Problem, body::CheckUpdate, reply::Reply, turn::Turn};
 use crate::{
-    engine::feel_node,
-    model::{InstanceId, OWN_NODE, ServiceName, Verdict, nodes},
+    engine::{EngineError, feel_node},
+    model::{InstanceId, ServiceName, Verdict, node_id, nodes},
     registry::{Command, Outcome, Patch},
 };
 
@@ -42,9 +44,20 @@ impl Consul {
     /// Something that is about a node: those who are on it feel it.
     async fn order_for_node(&self, node: &str, command: Command) -> Result<(), Problem> {
         if self.order(command).await?.changed {
-            let node = if node.is_empty() { OWN_NODE } else { node };
-            feel_node(&*self.shared.engine, node, self.shared.clock.now()).await?;
+            feel_node(&*self.shared.engine, &node_id(node), self.shared.clock.now()).await?;
         }
+        Ok(())
+    }
+
+    /// Registers, or gives an instance a check, with all that follows from it. It is done to its end, also if nobody waits for the
+    /// answer any more.
+    async fn place(&self, command: Command, turn: Option<Turn>) -> Result<(), Problem> {
+        let checks = Arc::clone(&self.shared.checks);
+        let placing = tokio::spawn(async move {
+            let _turn = turn;
+            checks.place(command).await
+        });
+        placing.await.unwrap_or(Err(EngineError::Stopped))?;
         Ok(())
     }
 
@@ -59,7 +72,7 @@ impl Consul {
     async fn node_maintenance(&self, call: &Call) -> Result<Reply, Problem> {
         let on = enable(call)?;
         self.keep_own_node().await?;
-        let command = maintain(nodes(), InstanceId::parse(OWN_NODE)?, on, call);
+        let command = maintain(nodes(), InstanceId::of_node(""), on, call);
         self.order_for_node("", command).await?;
         Ok(Reply::empty())
     }

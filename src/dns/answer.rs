@@ -25,7 +25,7 @@ use super::{
     zone::Zone,
 };
 use crate::{
-    model::{Metadata, OWN_NODE, WallTime, nodes},
+    model::{Metadata, WallTime},
     registry::Registry,
 };
 
@@ -268,14 +268,7 @@ impl Node {
         if name.eq_ignore_ascii_case(&zone.node) {
             return Some(Self::own(moment, zone));
         }
-        let same = |id: &str| id.eq_ignore_ascii_case(name) && id != OWN_NODE;
-        if let Some(node) = moment.registry.node(name).filter(|node| same(node.instance.id.as_str())) {
-            return Some(Self::of(&node.instance));
-        }
-        // Names that are not all in lower case are few, and so are nodes.
-        let blocks = moment.registry.blocks(&nodes());
-        let mut all = blocks.iter().flat_map(|block| block.entries());
-        all.find(|node| same(node.instance.id.as_str())).map(|node| Self::of(&node.instance))
+        moment.registry.node(name).map(|node| Self::of(&node.instance))
     }
 
     fn own(moment: Moment<'_>, zone: &Zone) -> Self {

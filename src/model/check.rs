@@ -398,16 +398,22 @@ impl Checks {
         self.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Passing)
     }
 
-    /// The same checks with other revisions: what is as it was `before` keeps those it had, the rest gets `revision`.
+    /// The same checks with their revisions: what is as it was `before` keeps those it had, and what comes from elsewhere those it
+    /// brings; the rest gets `revision`.
     #[must_use]
     pub(crate) fn stamped(mut self, before: Option<&Self>, revision: Revision) -> Self {
         for check in &mut self.0 {
-            let old = before.and_then(|before| before.get(check.id().as_str()));
-            check.created = old.map_or(revision, |old| old.created);
-            check.revision = match old {
-                Some(old) if old.verdict == check.verdict && old.definition == check.definition => old.revision,
-                _ => revision,
-            };
+            if let Some(old) = before.and_then(|before| before.get(check.id().as_str()))
+                && old.created == check.created
+            {
+                let same = old.verdict == check.verdict && old.definition == check.definition;
+                check.revision = if same { old.revision } else { revision };
+            }
+            for own in [&mut check.created, &mut check.revision] {
+                if *own == Revision::default() {
+                    *own = revision;
+                }
+            }
         }
         self
     }

@@ -1,13 +1,11 @@
 //! What a registration in Consul's words says beyond what every instance has.
 
-use super::{InstanceId, Invalid, Revision, ServiceName, label};
+use super::{Invalid, Revision, ServiceName, label};
 
 /// Longest text of a listing, in bytes.
 const LONGEST: usize = 512;
 /// Most tagged addresses.
 const MOST_ADDRESSES: usize = 16;
-/// What stands between a node and an id, in the id of an instance that is on another node than ours.
-const BETWEEN: char = '/';
 
 /// An address for another network: name, host, port.
 pub type TaggedAddress = (Box<str>, Box<str>, u16);
@@ -16,7 +14,7 @@ pub type TaggedAddress = (Box<str>, Box<str>, u16);
 /// or its check does. Its identity is node and id, so that it can move to another service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// The node it is on; empty: ours. Of a node, empty too.
+    /// Name of the node it is on, as the registration spells it; empty for the local node. Of a node, its own name.
     pub node: Box<str>,
     /// Its id on that node, as given. Of a node: its UUID.
     pub id: Box<str>,
@@ -86,15 +84,6 @@ impl Listing {
             && (warning_weight, enable_tag_override) == (&other.warning_weight, &other.enable_tag_override)
             && (kind, socket_path) == (&other.kind, &other.socket_path)
     }
-
-    /// The id of an instance that is on a node under an id.
-    ///
-    /// # Errors
-    ///
-    /// When the two make no id of an instance.
-    pub fn instance_id(node: &str, id: &str) -> Result<InstanceId, Invalid> {
-        if node.is_empty() { InstanceId::parse(id) } else { InstanceId::parse(&format!("{node}{BETWEEN}{id}")) }
-    }
 }
 
 /// Nodes are kept as instances of a service of their own, whose name no service can have. Of a node, address, metadata, checks
@@ -103,6 +92,3 @@ impl Listing {
 pub fn nodes() -> ServiceName {
     ServiceName::reserved("_nodes")
 }
-
-/// The node that this registry speaks for, among those.
-pub const OWN_NODE: &str = "_agent";

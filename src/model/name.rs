@@ -4,10 +4,12 @@ use std::{borrow::Borrow, fmt, hash::Hasher, sync::Arc};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use super::Invalid;
+use super::{Invalid, identity};
 
 /// Longest name of a service or an instance, in bytes: that of a DNS name.
 const LONGEST: usize = 253;
+/// Longest id that an instance can have, in bytes: that of a node and an id of 512 bytes each, all of them escaped.
+const LONGEST_MADE: usize = 2 + 2 * 3 * 512;
 /// Longest boot id, in bytes.
 const LONGEST_BOOT: usize = 64;
 
@@ -70,19 +72,38 @@ impl ServiceName {
     }
 }
 
-/// What identifies an instance within its service: 1 to 253 visible ASCII characters. Cheap to clone.
+/// Identifies an instance within its service: visible ASCII characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(Arc<str>);
 
 impl InstanceId {
-    /// Takes an id as given.
+    /// Takes an id as given: 1 to 253 visible ASCII characters, of which the first is not `@`.
     ///
     /// # Errors
     ///
-    /// When it is empty, too long, or has a space, a control character or anything beyond ASCII.
+    /// When it is empty, too long, has a space, a control character or anything beyond ASCII, or starts with `@`.
     pub fn parse(id: &str) -> Result<Self, Invalid> {
         visible("id", id, LONGEST, "use 1 to 253 visible ASCII characters, unique within the service")?;
+        if id.starts_with(identity::RESERVED) {
+            let problem = "starts with '@', as ids do that the registry makes for Consul registrations";
+            return Err(Invalid::new("id", id, problem, "start it with another character"));
+        }
         Ok(Self(id.into()))
+    }
+
+    /// Takes the id of an instance that may be registered, also one that the registry has made.
+    ///
+    /// # Errors
+    ///
+    /// When no instance can have it.
+    pub fn parse_any(id: &str) -> Result<Self, Invalid> {
+        visible("id", id, LONGEST_MADE, "use an id as the registry shows it: list the service to see them")?;
+        Ok(Self(id.into()))
+    }
+
+    /// An id that the registry makes.
+    pub(super) fn made(id: &str) -> Self {
+        Self(id.into())
     }
 
     /// The id.
@@ -187,9 +208,12 @@ mod tests {
     #[test]
     fn instance_and_boot_ids() {
         assert!(InstanceId::parse("10.0.0.1:80/x?").is_ok());
-        for bad in ["", "a b", "a\u{7f}", "ü", &"a".repeat(254)] {
+        for bad in ["", "a b", "a\u{7f}", "ü", "@a", &"a".repeat(254)] {
             assert!(InstanceId::parse(bad).is_err(), "{bad}");
         }
+        let refusal = InstanceId::parse("@n2/web").unwrap_err().to_string();
+        assert!(refusal.starts_with("id \"@n2/web\" starts with '@'"), "{refusal}");
+        assert_eq!(InstanceId::parse_any("@n2/web").unwrap().as_str(), "@n2/web");
         assert!(BootId::parse(&"b".repeat(64)).is_ok());
         assert!(BootId::parse(&"b".repeat(65)).is_err());
         assert_ne!(BootId::parse("b"), BootId::parse("B"));

@@ -5,23 +5,26 @@
 //!
 //! Changed under the order lock, together with the map; read without.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    iter, mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use dashmap::DashMap;
 
 use super::event::Entry;
-use crate::model::{Instance, InstanceId, Listing, OWN_NODE, Revision, ServiceName, nodes};
+use crate::model::{Check, CheckId, Instance, InstanceId, Revision, ServiceName, id_on_node, is_on_node};
 
 /// Indexes of what has a [`Listing`], and of nodes' checks.
 #[derive(Debug, Default)]
 pub struct Catalog {
     /// The service of each instance.
     instances: DashMap<InstanceId, ServiceName>,
-    /// The owner of each check, by the node that it is on and its id.
-    checks: DashMap<Box<str>, (ServiceName, InstanceId)>,
+    /// The instances that have a check, by the node that they are on and its id, as [`id_on_node`] makes one text of them.
+    checks: DashMap<Box<str>, Claims>,
     /// When names or tags of services last changed.
     services: AtomicU64,
     /// When an instance last came, went, or described itself otherwise.
@@ -39,19 +42,25 @@ impl Catalog {
         self.instances.get(id).map(|service| service.clone())
     }
 
-    /// All that are listed, in no order.
+    /// Instances on a node, in no order. `node`: the id that it has among the nodes.
     #[must_use]
-    pub fn listed(&self) -> Vec<(InstanceId, ServiceName)> {
-        self.instances.iter().map(|listed| (listed.key().clone(), listed.value().clone())).collect()
+    pub fn on_node(&self, node: &str) -> Vec<(InstanceId, ServiceName)> {
+        let here = self.instances.iter().filter(|listed| is_on_node(listed.key().as_str(), node));
+        here.map(|listed| (listed.key().clone(), listed.value().clone())).collect()
     }
 
-    /// Whose check this is, on a node; empty for ours.
+    /// Instance that has the check with this id on a node: the one that took it last. `node`: empty for the local node.
     #[must_use]
     pub fn owner_of(&self, node: &str, check: &str) -> Option<(ServiceName, InstanceId)> {
-        if node.is_empty() {
-            return self.checks.get(check).map(|owner| owner.clone());
-        }
-        self.checks.get(&*key(node, check)).map(|owner| owner.clone())
+        let claims = self.checks.get(&*id_on_node(node, check))?;
+        Some((claims.owner.service.clone(), claims.owner.id.clone()))
+    }
+
+    /// Checks with this id on a node that another instance has taken since: their instances are to lose them.
+    #[must_use]
+    pub fn taken_from(&self, node: &str, check: &CheckId) -> Vec<TakenCheck> {
+        let claims = self.checks.get(&*id_on_node(node, check.as_str()));
+        claims.map(|claims| claims.taken(check)).unwrap_or_default()
     }
 
     /// The revision at which names or tags of services last changed.
@@ -101,7 +110,7 @@ impl Catalog {
             self.forget(before, after);
         }
         if let Some(after) = after {
-            self.know(after);
+            self.know(before, after);
         }
     }
 
@@ -109,7 +118,6 @@ impl Catalog {
     fn forget(&self, before: &Entry, after: Option<&Arc<Entry>>) {
         let instance = &before.instance;
         let Some(node) = node_of(before) else { return };
-        let owner = (&instance.service, &instance.id);
         let stays = after.is_some_and(|after| after.instance.listing.is_some());
         if !stays {
             self.instances.remove_if(instance.id.as_str(), |_, service| *service == instance.service);
@@ -117,20 +125,115 @@ impl Catalog {
         for check in &instance.checks {
             let id = check.id().as_str();
             if !stays || after.is_some_and(|after| after.instance.checks.get(id).is_none()) {
-                self.checks.remove_if(&*key(node, id), |_, (service, instance)| (service, instance) == owner);
+                self.checks.remove_if_mut(&*id_on_node(node, id), |_, claims| claims.withdraw(instance));
             }
         }
     }
 
-    fn know(&self, after: &Entry) {
+    /// An instance whose id has moved to another service does not take it back by a change of what is left of it.
+    fn know(&self, before: Option<&Arc<Entry>>, after: &Entry) {
         let instance = &after.instance;
         let Some(node) = node_of(after) else { return };
-        if !instance.service.is_reserved() {
+        let known = before.filter(|before| before.instance.listing.is_some());
+        let registers = known.is_none_or(|known| known.instance.registered_revision != instance.registered_revision);
+        if registers && !instance.service.is_reserved() {
             self.instances.insert(instance.id.clone(), instance.service.clone());
         }
         for check in &instance.checks {
-            self.checks.insert(key(node, check.id().as_str()), (instance.service.clone(), instance.id.clone()));
+            let claim = Claim::new(instance, check);
+            let key = id_on_node(node, check.id().as_str());
+            match self.checks.get_mut(&*key) {
+                Some(mut claims) => claims.add(claim),
+                None => {
+                    self.checks.insert(key.into(), Claims { owner: claim, others: Vec::new() });
+                }
+            }
         }
+    }
+}
+
+/// A check that one instance has, although another instance of the node has taken its id since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenCheck {
+    /// The service of the instance that is to lose it.
+    pub service: ServiceName,
+    /// The instance.
+    pub id: InstanceId,
+    /// The check.
+    pub check: CheckId,
+    /// The revision at which that instance got it. One that it has taken back since has another.
+    pub created: Revision,
+}
+
+/// An instance that has a check under some id of its node.
+#[derive(Debug)]
+struct Claim {
+    service: ServiceName,
+    id: InstanceId,
+    /// When it got the check, and when it was registered itself: the later one has the check.
+    since: (Revision, Revision),
+}
+
+impl Claim {
+    fn new(instance: &Instance, check: &Check) -> Self {
+        let since = (check.created, instance.registered_revision);
+        Self { service: instance.service.clone(), id: instance.id.clone(), since }
+    }
+
+    fn is_of(&self, instance: &Instance) -> bool {
+        (&self.service, &self.id) == (&instance.service, &instance.id)
+    }
+}
+
+/// The instances that have a check with one id on one node. There is more than one only while a check changes hands.
+#[derive(Debug)]
+struct Claims {
+    /// The one that took it last.
+    owner: Claim,
+    others: Vec<Claim>,
+}
+
+impl Claims {
+    /// Adds a claim, or brings it up to date.
+    fn add(&mut self, claim: Claim) {
+        let all = iter::once(&mut self.owner).chain(&mut self.others);
+        match all.into_iter().find(|known| (&known.service, &known.id) == (&claim.service, &claim.id)) {
+            Some(known) => known.since = claim.since,
+            None => self.others.push(claim),
+        }
+        self.elect();
+    }
+
+    /// Withdraws the claim of an instance. Returns whether none is left.
+    fn withdraw(&mut self, instance: &Instance) -> bool {
+        self.others.retain(|other| !other.is_of(instance));
+        if !self.owner.is_of(instance) {
+            return false;
+        }
+        let Some(next) = self.others.pop() else { return true };
+        self.owner = next;
+        self.elect();
+        false
+    }
+
+    fn elect(&mut self) {
+        for other in &mut self.others {
+            if other.since > self.owner.since {
+                mem::swap(other, &mut self.owner);
+            }
+        }
+    }
+
+    /// An id that moves to another service takes its checks along: what it leaves behind goes as a whole.
+    fn taken(&self, check: &CheckId) -> Vec<TakenCheck> {
+        let others = self.others.iter().filter(|other| other.id != self.owner.id);
+        let taken = |Claim { service, id, since: (created, _) }: &Claim| TakenCheck {
+            service: service.clone(),
+            id: id.clone(),
+            check: check.clone(),
+            created: *created,
+        };
+        others.map(taken).collect()
     }
 }
 
@@ -140,16 +243,7 @@ fn description(instance: &Instance) -> impl PartialEq {
     (addresses, tags, metadata, weight, locality, listing.as_ref().map(|listing| listing.described))
 }
 
-/// The node whose names those of this entry are. `None`: it has none of such names.
+/// Name of the node that an entry is on, or that it is. `None`: it was not registered through Consul's API.
 fn node_of(entry: &Entry) -> Option<&str> {
-    let Listing { node, .. } = entry.instance.listing.as_deref()?;
-    if entry.instance.service != nodes() {
-        return Some(node);
-    }
-    let id = entry.instance.id.as_str();
-    Some(if id == OWN_NODE { "" } else { id })
-}
-
-fn key(node: &str, check: &str) -> Box<str> {
-    if node.is_empty() { check.into() } else { format!("{node}\0{check}").into() }
+    entry.instance.listing.as_ref().map(|listing| &*listing.node)
 }

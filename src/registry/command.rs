@@ -72,6 +72,8 @@ pub enum Command {
         id: InstanceId,
         /// The check.
         check: CheckId,
+        /// The revision at which the instance got it: one that it has got anew stays. `None`: whatever check is there.
+        created: Option<Revision>,
     },
     /// Remove what a check has found critical for too long, if it still does.
     Reap {
@@ -225,9 +227,19 @@ pub enum Refusal {
     },
     /// A lease keeps what is to be registered without one.
     #[error(
-        "instance \"{service}/{id}\" is registered with a lease, which is alive: deregister it there, or use another id"
+        "instance \"{service}/{id}\" is registered natively, with a lease that is alive: deregister it there, or use another id"
     )]
     HeldByLease {
+        /// The service.
+        service: ServiceName,
+        /// The instance.
+        id: InstanceId,
+    },
+    /// A registration without a lease holds what is to be registered with one.
+    #[error(
+        "instance \"{service}/{id}\" is registered without a lease, through Consul's API or by an import: deregister it there, use another id, or set replace"
+    )]
+    HeldWithoutLease {
         /// The service.
         service: ServiceName,
         /// The instance.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{
     command::{Command, Description, Holder, Patch, Refusal, Register},
+    context::Context,
     event::{Entry, Now, RemovalReason},
     lease::{Ending, Lease},
 };
@@ -107,26 +108,31 @@ fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revisi
 }
 
 /// Says what to do, given what is there under the command's service and id. A lease that the same boot holds was renewed
-/// before, if it could be. `node`: the marks that the node gives to whoever is on it.
+/// before, if it could be. `context`: what else it depends on.
 ///
 /// # Errors
 ///
 /// When it cannot be done; nothing changes then.
-pub fn decide(present: Option<&Arc<Entry>>, command: Command, node: Marks, now: Now) -> Result<Decision, Refusal> {
+pub fn decide(
+    present: Option<&Arc<Entry>>,
+    command: Command,
+    context: Context,
+    now: Now,
+) -> Result<Decision, Refusal> {
     match command {
-        Command::Enroll(asked) => decide_enroll(present, *asked, node, now),
+        Command::Enroll(asked) => decide_enroll(present, *asked, &context, now),
         Command::Judge { service, id, check, of, verdict } => {
             change(present, service, id, |instance| judge(instance, check, of.as_ref(), verdict))
         }
         Command::AddCheck { service, id, check } => change(present, service, id, |instance| {
-            instance.checks = merged(&instance.checks, vec![check], false)?;
+            instance.checks = merged(&instance.checks, &context.taken, vec![check], false)?;
             Ok(())
         }),
-        Command::RemoveCheck { service, id, check } => {
-            change(present, service, id, |instance| remove_check(instance, check))
+        Command::RemoveCheck { service, id, check, created } => {
+            change(present, service, id, |instance| remove_check(instance, check, created))
         }
         Command::Reap { check, .. } => Ok(decide_reap(present, &check)),
-        Command::Restate { host, .. } => Ok(decide_restate(present, node, host)),
+        Command::Restate { host, .. } => Ok(decide_restate(present, context.node, host)),
         Command::Register(register) => decide_register(present, register, now),
         Command::Deregister { service, id, of } => decide_deregister(present, service, id, &of),
         Command::Update { service, id, lease, patch } => decide_update(present, service, id, lease, patch),
@@ -153,6 +159,7 @@ fn decide_register(present: Option<&Arc<Entry>>, asked: Register, now: Now) -> R
             Err(retry) if !asked.replace => Err(Refusal::HeldByOther { service: asked.service, id: asked.id, retry }),
             _ => Ok(Decision::Apply(take_over(entry, asked, now)?)),
         },
+        None if !asked.replace => Err(Refusal::HeldWithoutLease { service: asked.service, id: asked.id }),
         None => Ok(Decision::Apply(take_over(entry, asked, now)?)),
     }
 }
@@ -185,7 +192,7 @@ fn new_lease(asked: &Register, now: Now) -> Arc<Lease> {
 
 fn instance(asked: Register, marks: Marks, before: Option<&Instance>, now: Now) -> Result<Instance, Refusal> {
     let none = Checks::default();
-    let checks = merged(before.map_or(&none, |instance| &instance.checks), asked.checks, true)?;
+    let checks = merged(before.map_or(&none, |instance| &instance.checks), &[], asked.checks, true)?;
     Ok(described(asked.service, asked.id, asked.description, (checks, marks), before, now))
 }
 

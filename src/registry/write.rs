@@ -67,13 +67,8 @@ impl Order<'_> {
             // If it ran out this very moment, the decision finds it ended.
             let _ = self.registry.leases.renew(lease, asked.terms, now.lease);
         }
-        let node = match &command {
-            Command::Enroll(asked) => self.registry.node_marks(service, Some(&asked.listing)),
-            _ => {
-                self.registry.node_marks(service, present.as_ref().and_then(|entry| entry.instance.listing.as_deref()))
-            }
-        };
-        decide(present.as_ref(), command, node, now).map(|decision| (decision, present))
+        let context = self.registry.context(&command, present.as_ref());
+        decide(present.as_ref(), command, context, now).map(|decision| (decision, present))
     }
 
     /// Applies what was planned at this revision, which must be newer than any before, and publishes it: from here on every

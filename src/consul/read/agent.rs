@@ -11,10 +11,10 @@ use crate::{
         Call, Consul, Problem,
         filter::{CHECKS, SERVICES, Wanted},
         reply::{Reply, encode},
-        view::{AgentService, BriefCheck, HealthCheck, checks_of, checks_of_node},
+        view::{AgentService, BriefCheck, HealthCheck, checks_of, checks_of_node, service_id},
         wait::Subject,
     },
-    model::{ServiceName, Status, Verdict},
+    model::{ServiceName, Status, Verdict, id_on_node, node_id},
     registry::Entry,
 };
 
@@ -68,30 +68,26 @@ impl Aggregate {
 }
 
 impl Consul {
-    /// What is registered on our node, by id.
+    /// Services of the local node, by id.
     fn own(&self) -> Vec<Arc<Entry>> {
         let registry = self.registry();
-        let mut listed = registry.catalog().listed();
+        let mut listed = registry.catalog().on_node(&node_id(""));
         listed.sort();
-        let entries = listed.into_iter().filter_map(|(id, service)| registry.get(&service, id.as_str()));
-        let is_own =
-            |entry: &Arc<Entry>| entry.instance.listing.as_ref().is_some_and(|listing| listing.node.is_empty());
-        entries.filter(is_own).collect()
+        listed.into_iter().filter_map(|(id, service)| registry.get(&service, id.as_str())).collect()
     }
 
-    /// What is registered on our node under an id.
+    /// Service of the local node with this id.
     pub(in crate::consul) fn own_by_id(&self, id: &str) -> Option<Arc<Entry>> {
-        let service = self.registry().catalog().service_of(id)?;
-        let entry = self.registry().get(&service, id)?;
-        let is_own = entry.instance.listing.as_ref().is_some_and(|listing| listing.node.is_empty());
-        is_own.then_some(entry)
+        let id = id_on_node("", id);
+        let service = self.registry().catalog().service_of(&id)?;
+        self.registry().get(&service, &id)
     }
 
     pub(super) fn agent_services(&self, call: &Call) -> Result<Reply, Problem> {
         let wanted = Wanted::parse(call.query.get("filter"), &SERVICES)?;
         let entries = self.own();
         let services =
-            entries.iter().map(|entry| (entry.instance.id.as_str(), AgentService::new(&entry.instance, &self.agent)));
+            entries.iter().map(|entry| (service_id(&entry.instance), AgentService::new(&entry.instance, &self.agent)));
         let services: BTreeMap<_, _> = services.filter(|(_, service)| wanted.takes(service)).collect();
         Ok(Self::packed(call, encode(&services, call.query.pretty)?))
     }

@@ -101,7 +101,7 @@ impl Consul {
             let index = if call.query.index == 0 { self.at_least(Revision::default()) } else { index };
             return Ok(Reply::json(nothing).of_query(&call.query, index, false));
         };
-        let entries = self.everybody().into_iter().filter(|(_, host)| *host.name == *kept).map(|(entry, _)| entry);
+        let entries = self.everybody().into_iter().filter(|(_, on)| on.name == host.name).map(|(entry, _)| entry);
         let itself = kept.is_empty().then(|| Arc::clone(&self.itself));
         let entries: Vec<_> = itself.into_iter().chain(entries).collect();
         let services = entries.iter().map(|entry| Service::new(&entry.instance));

@@ -14,7 +14,7 @@ use crate::{
         view::{HealthCheck, Service, ServiceEntry, checks_of, checks_of_node},
         wait::Subject,
     },
-    model::{Instance, ServiceName},
+    model::{Instance, ServiceName, same_node},
     registry::Entry,
 };
 
@@ -83,9 +83,10 @@ impl Consul {
         let registry = self.registry();
         let index = || self.at_least(registry.catalog().checks_changed());
         let index = self.wait(call, &Subject::Everything, index).await?;
-        let kept = self.agent.kept_name(&call.subject);
-        let host = Host::find(registry, kept);
-        let entries: Vec<_> = self.everybody().into_iter().filter(|(_, host)| *host.name == *kept).collect();
+        // Only here Consul compares names of nodes as they are written.
+        let here = |host: &Host| *self.agent.shown_name(&host.name) == *call.subject;
+        let host = Host::find(registry, self.agent.kept_name(&call.subject)).filter(here);
+        let entries: Vec<_> = self.everybody().into_iter().filter(|(_, on)| here(on)).collect();
         let of_host = host.iter().flat_map(|host| self.host_checks(host));
         let of_services = entries.iter().flat_map(|(entry, host)| {
             checks_of(&entry.instance, &host.view(&self.agent, registry).node, &self.shared.checks)
@@ -146,7 +147,7 @@ impl Consul {
     fn host_of(&self, instance: &Instance, known: &mut Option<Host>) -> Host {
         let name = instance.listing.as_ref().map_or("", |listing| &*listing.node);
         let host = match known.take() {
-            Some(host) if *host.name == *name => host,
+            Some(host) if same_node(&host.name, name) => host,
             _ => Host::of(self.registry(), instance),
         };
         *known = Some(host.clone());

@@ -7,7 +7,7 @@ use crate::{
         body::{Asked, CatalogDeregistration, CatalogRegistration},
         reply::{Reply, encode},
     },
-    model::{Address, InstanceId, Listing, Tags, Weight},
+    model::{Address, InstanceId, Listing, Tags, Weight, node_id},
     registry::{Command, Description, Enroll, NewCheck},
 };
 
@@ -50,7 +50,7 @@ impl Consul {
             let tagged = asked.tagged_addresses.iter();
             let enroll = Enroll {
                 service: nodes(),
-                id: InstanceId::parse(node).map_err(|invalid| invalid.of("Node"))?,
+                id: InstanceId::of_node(node),
                 description: Description {
                     addresses: [Address::with_any_port(&asked.address, 0, "")?].into(),
                     tags: Tags::default(),
@@ -59,6 +59,7 @@ impl Consul {
                     locality: None,
                 },
                 listing: Listing {
+                    node: node.into(),
                     id: (&*asked.id).into(),
                     address: (&*asked.address).into(),
                     tagged_addresses: tagged.map(|(name, host)| ((&**name).into(), (&**host).into(), 0)).collect(),
@@ -68,23 +69,21 @@ impl Consul {
                 checks,
                 replace_checks: false,
             };
-            return self.order_for_node(node, Command::Enroll(Box::new(enroll))).await;
+            return self.place(Command::Enroll(Box::new(enroll)), None).await;
         }
-        let id = if node.is_empty() { crate::model::OWN_NODE } else { node };
         for check in checks {
-            let (service, id) = (nodes(), InstanceId::parse(id)?);
-            self.order_for_node(node, Command::AddCheck { service, id, check }).await?;
+            let (service, id) = (nodes(), InstanceId::of_node(node));
+            self.place(Command::AddCheck { service, id, check }, None).await?;
         }
         Ok(())
     }
 
     async fn add_to_service(&self, node: &str, check: &Asked<'_>) -> Result<(), Problem> {
-        let id = Listing::instance_id(node, &check.service)?;
+        let id = InstanceId::on_node(node, &check.service);
         let service = self.registry().catalog().service_of(id.as_str()).ok_or_else(|| {
             Problem::Server(format!("Missing service registration: no service {:?} is on the node", check.service))
         })?;
-        self.order(Command::AddCheck { service, id, check: stated(check)? }).await?;
-        Ok(())
+        self.place(Command::AddCheck { service, id, check: stated(check)? }, None).await
     }
 
     /// What is not there is gone already.
@@ -92,9 +91,8 @@ impl Consul {
         let CatalogDeregistration { node, service, check } = CatalogDeregistration::read(body)?;
         let node = self.agent.kept_name(&node);
         if !service.is_empty() {
-            if let Ok(id) = Listing::instance_id(node, &service)
-                && let Some(service) = self.registry().catalog().service_of(id.as_str())
-            {
+            let id = InstanceId::on_node(node, &service);
+            if let Some(service) = self.registry().catalog().service_of(id.as_str()) {
                 self.remove(service, id).await?;
             }
         } else if check.is_empty() {
@@ -110,18 +108,11 @@ impl Consul {
 
     /// A node and all that is on it. Ours stays, for here it is.
     async fn remove_node(&self, node: &str) -> Result<(), Problem> {
-        for (id, service) in self.registry().catalog().listed() {
-            let entry = self.registry().get(&service, id.as_str());
-            let here = entry
-                .is_some_and(|entry| entry.instance.listing.as_ref().is_some_and(|listing| *listing.node == *node));
-            if here {
-                self.remove(service, id).await?;
-            }
+        for (id, service) in self.registry().catalog().on_node(&node_id(node)) {
+            self.remove(service, id).await?;
         }
-        if !node.is_empty()
-            && let Ok(id) = InstanceId::parse(node)
-        {
-            self.remove(nodes(), id).await?;
+        if !node.is_empty() {
+            self.remove(nodes(), InstanceId::of_node(node)).await?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     consul::{Call, Consul, Problem, body::Asked, reply::Reply},
-    model::{Address, CheckId, InstanceId, Listing, Metadata, OWN_NODE, ServiceName, Tags, Verdict, Weight, nodes},
+    model::{Address, CheckId, InstanceId, Listing, Metadata, ServiceName, Tags, Verdict, Weight, nodes},
     registry::{Command, Description, Enroll},
 };
 
@@ -18,9 +18,8 @@ impl Consul {
                 .checks
                 .admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
             self.keep_own_node().await?;
-            let (service, id) = (nodes(), InstanceId::parse(OWN_NODE)?);
-            self.shared.checks.renew(&service, &id, [&check.definition.id]);
-            self.order_for_node("", Command::AddCheck { service, id, check }).await?;
+            let (service, id) = (nodes(), InstanceId::of_node(""));
+            self.place(Command::AddCheck { service, id, check }, None).await?;
             return Ok(Reply::empty());
         }
         let missing = || Problem::NotFound(format!("ServiceID {:?} does not exist", asked.service));
@@ -28,8 +27,7 @@ impl Consul {
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
         self.shared.checks.admit([&check.definition.probe].into_iter(), own)?;
         let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
-        self.shared.checks.renew(&service, &id, [&check.definition.id]);
-        self.order(Command::AddCheck { service, id, check }).await?;
+        self.place(Command::AddCheck { service, id, check }, None).await?;
         Ok(Reply::empty())
     }
 
@@ -38,7 +36,7 @@ impl Consul {
         let (service, id) = self.owner(node, check)?;
         let of_node = service == nodes();
         let check = CheckId::parse(check)?;
-        let command = Command::RemoveCheck { service, id, check };
+        let command = Command::RemoveCheck { service, id, check, created: None };
         if of_node {
             self.order_for_node(node, command).await?;
         } else {
@@ -70,7 +68,7 @@ impl Consul {
         let address = self.agent.address.to_string();
         let enroll = Enroll {
             service: nodes(),
-            id: InstanceId::parse(OWN_NODE)?,
+            id: InstanceId::of_node(""),
             description: Description {
                 addresses: [Address::with_any_port(&address, 0, "")?].into(),
                 tags: Tags::default(),

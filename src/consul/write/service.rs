@@ -1,23 +1,19 @@
 //! Services of our own node.
 
-use std::sync::Arc;
-
 use crate::{
     consul::{
         Call, Consul, Problem,
         body::{Asked, Service},
         reply::Reply,
-        turn::Turn,
     },
-    engine::EngineError,
     model::{Address, InstanceId, Listing, ServiceName},
-    registry::{Command, Description, Enroll, Holder, NewCheck, Refusal},
+    registry::{Command, Description, Enroll, Holder, NewCheck},
 };
 
 impl Consul {
     pub(super) async fn register(&self, call: &Call, body: &[u8]) -> Result<Reply, Problem> {
         let asked = Service::read(body)?;
-        let replace_checks = call.query.get("replace-existing-checks").is_some();
+        let replace_checks = call.query.switch("replace-existing-checks")?;
         let peer = call.connection.peer().ip().to_canonical();
         // Who registers from another machine and names no address is there. Consul shows none, as none was given.
         let host = || if peer.is_loopback() { self.agent.address } else { peer }.to_string();
@@ -35,7 +31,7 @@ impl Consul {
         checks: Vec<NewCheck>,
         replace_checks: bool,
     ) -> Result<(), Problem> {
-        let id = Listing::instance_id(node, &asked.id).map_err(|invalid| invalid.of("ID"))?;
+        let id = InstanceId::on_node(node, &asked.id);
         let Service { name: service, tags, meta, weight, locality, .. } = asked;
         let given = asked.address.as_ref().map(|address| address.host.clone()).unwrap_or_default();
         let address = match asked.address {
@@ -55,32 +51,10 @@ impl Consul {
             socket_path: asked.socket_path.into(),
             ..Listing::default()
         };
+        let listing = listing.check()?;
         let turn = self.turns.take(&id).await;
-        let before = self.registry().catalog().service_of(id.as_str()).filter(|before| *before != service);
-        // Before it is ordered: who is condemned until then goes first, and registers anew.
-        self.shared.checks.renew(&service, &id, checks.iter().map(|check| &check.definition.id));
-        let enroll = Enroll { service, id: id.clone(), description, listing: listing.check()?, checks, replace_checks };
-        let enroll = Command::Enroll(Box::new(enroll));
-        match before {
-            None => self.order(enroll).await.map(drop),
-            Some(before) => self.relocate(enroll, before, id, turn).await,
-        }
-    }
-
-    /// The same id under another name: it moves. Also if nobody waits for the answer any more: half of it would leave an instance that no
-    /// id leads to.
-    async fn relocate(&self, enroll: Command, before: ServiceName, id: InstanceId, turn: Turn) -> Result<(), Problem> {
-        let shared = Arc::clone(&self.shared);
-        let moving = tokio::spawn(async move {
-            let _turn = turn;
-            shared.engine.order(enroll, shared.clock.now()).await?;
-            let goodbye = Command::Deregister { service: before, id, of: Holder::Anyone };
-            match shared.engine.order(goodbye, shared.clock.now()).await {
-                Ok(_) | Err(EngineError::Refused(Refusal::NoSuchInstance { .. })) => Ok(()),
-                Err(error) => Err(error),
-            }
-        });
-        Ok(moving.await.unwrap_or(Err(EngineError::Stopped))?)
+        let enroll = Enroll { service, id, description, listing, checks, replace_checks };
+        self.place(Command::Enroll(Box::new(enroll)), Some(turn)).await
     }
 
     pub(super) async fn deregister(&self, id: &str) -> Result<Reply, Problem> {

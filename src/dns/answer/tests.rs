@@ -9,7 +9,7 @@ use hickory_proto::rr::Name;
 use super::*;
 use crate::{
     engine::Memory,
-    model::{Address, Incarnation, InstanceId, Listing, Marks, Tags},
+    model::{Address, Incarnation, InstanceId, Listing, Marks, Tags, nodes},
     registry::{
         Command, Description, Enroll, Patch, Register,
         test_support::{Nobody, at, deregister, name, register, update},
@@ -178,9 +178,9 @@ fn what_nodes_say_of_themselves() {
     };
     house.submit(Command::Enroll(Box::new(Enroll {
         service: nodes(),
-        id: InstanceId::parse("db1").unwrap(),
+        id: InstanceId::of_node("DB1"),
         description,
-        listing: Listing::default(),
+        listing: Listing { node: "DB1".into(), ..Listing::default() },
         checks: Vec::new(),
         replace_checks: false,
     })));

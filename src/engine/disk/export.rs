@@ -6,7 +6,10 @@
 //! Reading takes nothing on trust: each value goes through the same checks as when it was registered.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{
+        BTreeMap, HashMap, HashSet,
+        hash_map::Entry::{Occupied, Vacant},
+    },
     io::{self, BufRead, Write},
     time::{Duration, SystemTime},
 };
@@ -195,25 +198,40 @@ pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<(Vec<Sto
     reached(Revision(header.revision)).map_err(|problem| ImportError::Line { line: 1, problem })?;
     told(header.instances);
     let (mut instances, mut newest) = (Vec::new(), Revision(header.revision));
-    let (mut keys, mut leases) = (HashSet::new(), HashSet::new());
+    let (mut keys, mut leases, mut found) = (HashMap::new(), HashSet::new(), 0);
     for (line, text) in (2..).zip(lines) {
         let wrong = |problem: String| ImportError::Line { line, problem };
         let stored: Line = serde_json::from_str(&text?).map_err(|error| wrong(error.to_string()))?;
+        let id = stored.id.clone();
         let stored = stored.into_stored().map_err(|invalid| wrong(invalid.to_string()))?;
         let instance = &stored.instance;
         newest = newest.max(instance.revision).max(instance.registered_revision);
         reached(newest).map_err(wrong)?;
-        if !keys.insert((instance.service.clone(), instance.id.clone())) {
-            return Err(wrong(format!("{}/{} is here twice: remove one", instance.service, instance.id)));
+        found += 1;
+        told(1);
+        match keys.entry((instance.service.clone(), instance.id.clone())) {
+            Vacant(place) => {
+                place.insert(instances.len());
+            }
+            // Names that an earlier version told apart may be one, as those of nodes that differ in case: the newest stays.
+            Occupied(known) if *instance.id.as_str() != *id => {
+                let known: &mut Stored = &mut instances[*known.get()];
+                if known.instance.revision < instance.revision {
+                    *known = stored;
+                }
+                continue;
+            }
+            Occupied(_) => {
+                return Err(wrong(format!("{}/{} is here twice: remove one", instance.service, instance.id)));
+            }
         }
         if stored.lease.is_some_and(|lease| !leases.insert(lease.id)) {
             return Err(wrong(format!("the lease of {}/{} is here twice", instance.service, instance.id)));
         }
         instances.push(stored);
-        told(1);
     }
-    if instances.len() != header.instances {
-        return Err(ImportError::Count { said: header.instances, found: instances.len() });
+    if found != header.instances {
+        return Err(ImportError::Count { said: header.instances, found });
     }
     Ok((instances, newest))
 }
@@ -273,9 +291,11 @@ impl Line {
         let at = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()).ok_or_else(|| {
             Invalid::new("registered_at", &self.registered_at, "is no time", "write it as 2026-01-31T12:00:00Z")
         })?;
+        let service = ServiceName::kept(&self.service)?;
+        let mut listing = self.listing.as_ref().map(KeptListing::listing).transpose()?;
         let instance = Instance {
-            service: ServiceName::kept(&self.service)?,
-            id: InstanceId::parse(&self.id)?,
+            id: InstanceId::restored(&service, &self.id, listing.as_mut())?,
+            service,
             addresses: Address::kept(addresses)?,
             tags: Tags::parse(&self.tags)?,
             metadata: Metadata::parse(self.metadata.iter())?,
@@ -292,7 +312,7 @@ impl Line {
                 node_warning: self.node_warning,
             },
             checks: check::restore(&self.checks)?,
-            listing: self.listing.as_ref().map(KeptListing::listing).transpose()?,
+            listing,
             registered_at: WallTime(u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),

@@ -249,9 +249,11 @@ impl Record {
     fn into_stored(self, service: &str, id: &str) -> Result<Stored, Damage> {
         let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
         let locality = self.locality.unwrap_or_default();
+        let service = ServiceName::kept(service)?;
+        let mut listing = self.listing.as_ref().map(KeptListing::listing).transpose()?;
         let instance = Instance {
-            service: ServiceName::kept(service)?,
-            id: InstanceId::parse(id)?,
+            id: InstanceId::restored(&service, id, listing.as_mut())?,
+            service,
             addresses: Address::kept(addresses)?,
             tags: Tags::parse(&self.tags)?,
             metadata: Metadata::parse(self.metadata.iter())?,
@@ -268,7 +270,7 @@ impl Record {
                 node_warning: self.node_warning,
             },
             checks: check::restore(&self.checks)?,
-            listing: self.listing.as_ref().map(KeptListing::listing).transpose()?,
+            listing,
             registered_at: WallTime(self.registered_at),
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),

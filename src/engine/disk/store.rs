@@ -13,7 +13,9 @@
 //! damaged, never merely new.
 
 use std::{
+    collections::{BTreeMap, HashSet},
     fs::{self, File, OpenOptions},
+    mem,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -36,8 +38,8 @@ use crate::{
 const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// The format that this version writes. A version that writes another reads this one, too, and rewrites it when it opens it.
-/// 2: checks, listings and nodes.
-const FORMAT: u32 = 2;
+/// 2: checks, listings and nodes. 3: ids of what was registered through Consul's API, of which no two are made alike.
+const FORMAT: u32 = 3;
 /// The oldest that it reads.
 const OLDEST: u32 = 1;
 /// The database, in the data directory.
@@ -99,6 +101,8 @@ pub struct Store {
     database: Database,
     seal: Seal,
     state: State,
+    /// To be written anew before anything else.
+    outdated: Outdated,
     /// `None` where it is no file.
     presence: Option<Presence>,
     /// Dropping it unlocks the directory.
@@ -114,6 +118,15 @@ pub struct Found {
     pub revision: Revision,
     /// Some that was acknowledged may be missing: it was relaxed, and was not closed.
     pub lossy: bool,
+}
+
+/// Records that an earlier version wrote under ids of another form.
+#[derive(Debug, Default)]
+struct Outdated {
+    /// Where they are.
+    keys: Vec<(ServiceName, InstanceId)>,
+    /// The instances that they are of, by their places among all.
+    instances: Vec<usize>,
 }
 
 impl Store {
@@ -138,7 +151,11 @@ impl Store {
         upgrade(&store.database).map_err(StoreError::database("write", &store.path))?;
         store.state.open = true;
         store.state.relaxed = durability == Durability::Relaxed;
-        store.write([].into_iter(), store.revision(), true)?;
+        let outdated = mem::take(&mut store.outdated);
+        let removed = outdated.keys.iter().map(|(service, id)| Write::Remove(service, id));
+        let anew = outdated.instances.iter().filter_map(|at| found.instances.get(*at));
+        let anew = anew.map(|stored| Write::Put(&stored.instance, stored.lease));
+        store.write(removed.chain(anew), store.revision(), true)?;
         Ok((store, found))
     }
 
@@ -210,13 +227,13 @@ impl Store {
             seal.open("", "state", state.value()).map_err(|_| damaged("its state is not what was written"))?;
         let state = State::decode(state).map_err(|_| damaged("its state is no message"))?;
         let instances = transaction.open_table(INSTANCES).map_err(|error| failed()(error.into()))?;
-        let instances = read_all(&instances, seal, &state).map_err(|problem| match problem {
+        let (instances, outdated) = read_all(&instances, seal, &state).map_err(|problem| match problem {
             Problem::Database(error) => failed()(error),
             Problem::Damage(what) => damaged(&what),
         })?;
         drop(transaction);
         let found = Found { instances, revision: Revision(state.revision), lossy: state.open && state.relaxed };
-        Ok((Self { path, database, seal, state, presence: None, _lock: lock }, found))
+        Ok((Self { path, database, seal, state, outdated, presence: None, _lock: lock }, found))
     }
 
     /// The file.
@@ -294,7 +311,8 @@ fn read_all(
     table: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
     seal: Seal,
     state: &State,
-) -> Result<Vec<Stored>, Problem> {
+) -> Result<(Vec<Stored>, Outdated), Problem> {
+    let mut outdated = Outdated::default();
     let mut instances = Vec::with_capacity(usize::try_from(table.len()?).unwrap_or_default());
     let mut digest = 0;
     for item in table.iter()? {
@@ -304,8 +322,14 @@ fn read_all(
             digest ^= tag;
             record::decode(service, id, message)
         });
-        instances
-            .push(stored.map_err(|damage| Problem::Damage(format!("the record of {service:?}/{id:?}: {damage}")))?);
+        let damaged = |damage| Problem::Damage(format!("the record of {service:?}/{id:?}: {damage}"));
+        let stored = stored.map_err(damaged)?;
+        if stored.instance.id.as_str() != id {
+            let old = InstanceId::parse_any(id).map_err(|invalid| damaged(invalid.into()))?;
+            outdated.keys.push((stored.instance.service.clone(), old));
+            outdated.instances.push(instances.len());
+        }
+        instances.push(stored);
     }
     if instances.len() as u64 != state.records || digest != state.digest {
         return Err(Problem::Damage(format!(
@@ -314,7 +338,23 @@ fn read_all(
             state.records
         )));
     }
-    Ok(instances)
+    if outdated.instances.is_empty() { Ok((instances, outdated)) } else { Ok(once_each(instances, outdated)) }
+}
+
+/// Names that an earlier version told apart may be one: of nodes that differ in case, and of what is on them. The newest stays.
+fn once_each(instances: Vec<Stored>, mut outdated: Outdated) -> (Vec<Stored>, Outdated) {
+    let renamed: HashSet<usize> = outdated.instances.drain(..).collect();
+    let mut kept: BTreeMap<(ServiceName, InstanceId), (bool, Stored)> = BTreeMap::new();
+    for (at, stored) in instances.into_iter().enumerate() {
+        let key = (stored.instance.service.clone(), stored.instance.id.clone());
+        let known = kept.get(&key).map(|(_, known)| known.instance.revision);
+        if known.is_none_or(|known| known < stored.instance.revision) {
+            kept.insert(key, (renamed.contains(&at), stored));
+        }
+    }
+    let anew = kept.values().enumerate().filter(|(_, (renamed, _))| *renamed).map(|(at, _)| at);
+    outdated.instances = anew.collect();
+    (kept.into_values().map(|(_, stored)| stored).collect(), outdated)
 }
 
 /// One transaction: the records, and the state that sums them up.

@@ -45,9 +45,14 @@ fn ids_are_there_once_and_the_worst_counts() {
     assert_eq!(checks.worst(), Verdict::Warning);
     assert_eq!(Checks::default().worst(), Verdict::Passing);
     let first = checks.stamped(None, Revision(5));
-    let changed = Checks::new(vec![check("a", Verdict::Critical), check("b", Verdict::Passing)]).unwrap();
-    let second = changed.stamped(Some(&first), Revision(9));
-    let revisions = |id| second.get(id).map(|check| (check.created, check.revision));
-    assert_eq!(revisions("a"), Some((Revision(5), Revision(9))));
-    assert_eq!(revisions("b"), Some((Revision(5), Revision(5))));
+    let critical = Check { verdict: Verdict::Critical, ..first.get("a").unwrap().clone() };
+    let changed = Checks::new(vec![critical, first.get("b").unwrap().clone()]).unwrap();
+    let revisions = |checks: &Checks, id| checks.get(id).map(|check| (check.created, check.revision));
+    let second = changed.clone().stamped(Some(&first), Revision(9));
+    assert_eq!(revisions(&second, "a"), Some((Revision(5), Revision(9))));
+    assert_eq!(revisions(&second, "b"), Some((Revision(5), Revision(5))));
+    let moved = second.stamped(None, Revision(10));
+    assert_eq!(revisions(&moved, "a"), Some((Revision(5), Revision(9))), "an instance that moves brings its own");
+    let taken = Checks::new(vec![check("a", Verdict::Passing)]).unwrap().stamped(Some(&moved), Revision(11));
+    assert_eq!(revisions(&taken, "a"), Some((Revision(11), Revision(11))), "one that is taken begins anew");
 }

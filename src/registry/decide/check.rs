@@ -4,62 +4,70 @@ use std::sync::Arc;
 
 use super::{Decision, Draft, described, proves};
 use crate::{
-    model::{Check, CheckId, Checks, Definition, Instance, InstanceId, Marks, Probe, ServiceName, Verdict},
+    model::{Check, CheckId, Checks, Definition, Instance, InstanceId, Marks, Probe, Revision, ServiceName, Verdict},
     registry::{
         command::{Enroll, NewCheck, Refusal},
+        context::Context,
         event::{Entry, Now, RemovalReason},
         lease::Ending,
     },
 };
 
-/// A registration without a lease. It takes the place of one with a lease only if that has run out.
+/// A registration without a lease. It takes the place of one with a lease only if that has run out. One whose id is
+/// registered in another service goes on with the checks and the operator's word of that one.
 pub(super) fn decide_enroll(
     present: Option<&Arc<Entry>>,
     asked: Enroll,
-    node: Marks,
+    context: &Context,
     now: Now,
 ) -> Result<Decision, Refusal> {
     let Enroll { service, id, description, mut listing, checks, replace_checks } = asked;
-    let lives_on = present.filter(|entry| entry.lease.is_none());
     if let Some(lease) = present.and_then(|entry| entry.lease.as_ref())
         && lease.yields(now.lease).is_err()
     {
         return Err(Refusal::HeldByLease { service, id });
     }
-    let before = lives_on.map(|entry| &entry.instance);
+    let moved = context.moved.as_ref().map(|entry| &entry.instance);
+    // What is left here of an instance that had moved on is older than what comes back.
+    let lives_on = present.filter(|entry| entry.lease.is_none() && moved.is_none()).map(|entry| &entry.instance);
+    let before = moved.or(lives_on);
     let unchecked = Checks::default();
-    let checks = merged(before.map_or(&unchecked, |instance| &instance.checks), checks, replace_checks)?;
-    let drained = present.is_some_and(|entry| entry.instance.marks.drained);
+    let known = before.map_or(&unchecked, |instance| &instance.checks);
+    let checks = merged(known, &context.taken, checks, replace_checks)?;
+    let drained = [before, present.map(|entry| &entry.instance)].into_iter().flatten().any(|known| known.marks.drained);
     let proved = before.is_some_and(|instance| instance.marks.proved);
-    let marks = Marks { drained, proved, ..node };
+    let marks = Marks { drained, proved, ..context.node };
     if let Some(known) = before.and_then(|instance| instance.listing.as_ref()) {
         listing.described = known.described;
         if drained {
             listing.maintenance.clone_from(&known.maintenance);
         }
     }
-    let mut instance = described(service, id, description, (checks, marks), before, now);
+    let mut instance = described(service, id, description, (checks, marks), lives_on, now);
     instance.listing = Some(Arc::new(listing));
-    if before.is_some_and(|before| *before == instance) {
+    if lives_on.is_some_and(|before| *before == instance) {
         return Ok(Decision::Keep);
     }
-    Ok(Decision::Apply(Draft::Put { instance, lease: None, born: before.is_none(), ending: Ending::Superseded }))
+    Ok(Decision::Apply(Draft::Put { instance, lease: None, born: lives_on.is_none(), ending: Ending::Superseded }))
 }
 
-/// The checks that are there once these are asked for. Who was known keeps its verdict, but for what is stated.
-pub(super) fn merged(known: &Checks, asked: Vec<NewCheck>, replace: bool) -> Result<Checks, Refusal> {
+/// The checks that are there once these are asked for. One that was known keeps its verdict, unless that is stated; so does
+/// one that is taken from another instance, which begins here.
+pub(super) fn merged(
+    known: &Checks,
+    taken: &[Check],
+    asked: Vec<NewCheck>,
+    replace: bool,
+) -> Result<Checks, Refusal> {
     let mut checks: Vec<Check> = if replace { Vec::new() } else { known.iter().cloned().collect() };
     for NewCheck { definition, verdict } in asked {
         let stated = definition.probe == Probe::Stated;
         let place = checks.iter().position(|check| *check.id() == definition.id);
-        let check = match known.get(definition.id.as_str()) {
-            // The very definition that is there, if it says the same: who makes the check goes on with it.
-            Some(known) => Check {
-                definition: if known.definition == definition { Arc::clone(&known.definition) } else { definition },
-                verdict: if stated { verdict } else { known.verdict },
-                ..known.clone()
-            },
-            None => Check::new(definition, verdict),
+        let taken = taken.iter().find(|check| *check.id() == definition.id);
+        let check = match (taken, known.get(definition.id.as_str())) {
+            (Some(taken), _) => Check::new(definition, if stated { verdict } else { taken.verdict }),
+            (None, Some(known)) => defined_again(known, definition, stated.then_some(verdict)),
+            (None, None) => Check::new(definition, verdict),
         };
         match place {
             Some(place) => checks[place] = check,
@@ -67,6 +75,15 @@ pub(super) fn merged(known: &Checks, asked: Vec<NewCheck>, replace: bool) -> Res
         }
     }
     Ok(Checks::new(checks)?)
+}
+
+/// A known check as it is asked for once more.
+fn defined_again(known: &Check, asked: Arc<Definition>, stated: Option<Verdict>) -> Check {
+    // The very definition that is there, if it says the same: the runner goes on with it.
+    let definition = if known.definition == asked { Arc::clone(&known.definition) } else { asked };
+    let verdict = stated.unwrap_or(known.verdict);
+    let same = verdict == known.verdict && Arc::ptr_eq(&definition, &known.definition);
+    Check { definition, verdict, revision: if same { known.revision } else { Revision::default() }, ..*known }
 }
 
 /// A change of what is there, unless it comes to nothing.
@@ -107,10 +124,17 @@ pub(super) fn judge(
     Ok(())
 }
 
-pub(super) fn remove_check(instance: &mut Instance, check: CheckId) -> Result<(), Refusal> {
-    if instance.checks.get(check.as_str()).is_none() {
+pub(super) fn remove_check(
+    instance: &mut Instance,
+    check: CheckId,
+    created: Option<Revision>,
+) -> Result<(), Refusal> {
+    let Some(known) = instance.checks.get(check.as_str()) else {
         let (service, id) = (instance.service.clone(), instance.id.clone());
         return Err(Refusal::NoSuchCheck { service, id, check });
+    };
+    if created.is_some_and(|created| created != known.created) {
+        return Ok(());
     }
     let rest = instance.checks.iter().filter(|known| *known.id() != check).cloned().collect();
     instance.checks = Checks::new(rest)?;

@@ -143,7 +143,7 @@ fn a_store_of_a_later_version_is_refused_and_left_alone() {
     };
     set(99);
     let refused = Store::open(directory.path(), Durability::Durable, FRESH).unwrap_err().to_string();
-    assert!(refused.contains("has format 99, and this version knows formats up to 2"), "{refused}");
+    assert!(refused.contains("has format 99, and this version knows formats up to 3"), "{refused}");
     set(1);
     assert_eq!(contents(&open(directory.path(), Durability::Durable)).len(), 1);
 }

@@ -1,0 +1,97 @@
+//! What a command depends on beside the instance that it is about: the node, and what other instances hand over.
+
+use std::{slice, sync::Arc};
+
+use super::{
+    Registry,
+    command::{Command, NewCheck},
+    event::Entry,
+};
+use crate::model::{Check, CheckId, InstanceId, Listing, Marks, ServiceName, Verdict};
+
+/// What [`decide`](super::decide::decide) looks at beside the instance itself.
+#[derive(Debug, Default)]
+pub struct Context {
+    /// What its node does to the instance.
+    pub node: Marks,
+    /// The instance that a registration moves from another service, because it has its id.
+    pub moved: Option<Arc<Entry>>,
+    /// Checks that other instances of the node have, under ids that the command asks for.
+    pub taken: Vec<Check>,
+}
+
+/// A check of another instance that a command makes one of its own.
+pub type CheckSource = (ServiceName, InstanceId, CheckId);
+
+impl Registry {
+    /// What a command depends on beside the instance that is there.
+    pub(super) fn context(&self, command: &Command, present: Option<&Arc<Entry>>) -> Context {
+        let (service, id) = command.target();
+        let listing = listing_of(command, present);
+        let node = listing.map_or("", |listing| &*listing.node);
+        let taken = asked_checks(command).filter(|_| listing.is_some()).filter_map(|check| {
+            let (service, id) = self.owner_beside(id, node, check)?;
+            self.get(&service, id.as_str())?.instance.checks.get(check.as_str()).cloned()
+        });
+        Context { node: self.node_marks(service, listing), taken: taken.collect(), moved: self.moved_by(command) }
+    }
+
+    /// The checks that a command would take from other instances, as things are: by their owners, and in the order in which it
+    /// asks for them. Those of an instance that it moves from another service come first.
+    #[must_use]
+    pub fn check_sources(&self, command: &Command) -> Vec<CheckSource> {
+        let (service, id) = command.target();
+        let moved = self.moved_by(command);
+        let of_moved = moved.iter().flat_map(|entry| {
+            let instance = &entry.instance;
+            instance.checks.iter().map(|check| (instance.service.clone(), instance.id.clone(), check.id().clone()))
+        });
+        let present = self.get(service, id.as_str());
+        let listing = listing_of(command, present.as_ref());
+        let taken = asked_checks(command).filter_map(|check| {
+            let (service, id) = self.owner_beside(id, &listing?.node, check)?;
+            Some((service, id, check.clone()))
+        });
+        of_moved.chain(taken).collect()
+    }
+
+    /// The instance that a registration moves from another service.
+    fn moved_by(&self, command: &Command) -> Option<Arc<Entry>> {
+        let Command::Enroll(asked) = command else { return None };
+        let service = self.catalog.service_of(asked.id.as_str()).filter(|service| *service != asked.service)?;
+        self.get(&service, asked.id.as_str()).filter(|_| !asked.service.is_reserved())
+    }
+
+    /// The instance of a node that has a check, if it is another one than this.
+    fn owner_beside(&self, id: &InstanceId, node: &str, check: &CheckId) -> Option<(ServiceName, InstanceId)> {
+        self.catalog.owner_of(node, check.as_str()).filter(|(_, owner)| owner != id)
+    }
+
+    /// What its node does to an instance. Nodes are on no node, and an instance without a listing is on none either.
+    fn node_marks(&self, service: &ServiceName, listing: Option<&Listing>) -> Marks {
+        let node = listing.filter(|_| !service.is_reserved()).and_then(|listing| self.node(&listing.node));
+        node.map_or(Marks::default(), |node| Marks {
+            node_drained: node.instance.marks.drained,
+            node_critical: node.instance.checks.worst() == Verdict::Critical,
+            node_warning: node.instance.checks.worst() == Verdict::Warning,
+            ..Marks::default()
+        })
+    }
+}
+
+fn listing_of<'a>(command: &'a Command, present: Option<&'a Arc<Entry>>) -> Option<&'a Listing> {
+    match command {
+        Command::Enroll(asked) => Some(&asked.listing),
+        _ => present.and_then(|entry| entry.instance.listing.as_deref()),
+    }
+}
+
+/// The checks that a command asks for.
+fn asked_checks(command: &Command) -> impl Iterator<Item = &CheckId> {
+    let asked: &[NewCheck] = match command {
+        Command::Enroll(asked) => &asked.checks,
+        Command::AddCheck { check, .. } => slice::from_ref(check),
+        _ => &[],
+    };
+    asked.iter().map(|check| &check.definition.id)
+}
