@@ -458,7 +458,7 @@ async fn bad_input_is_refused_and_nothing_else() {
         ("PUT", "/v1/agent/service/register", large.as_str(), 413),
         ("PUT", "/v1/agent/service/register", deep.as_str(), 400),
         ("PUT", "/v1/agent/service/register", "\u{0}", 400),
-        ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "ID": "a b"}).to_string(), 400),
+        ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "ID": "a\nb"}).to_string(), 400),
         ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Port": 70_000}).to_string(), 400),
         ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Checks": many}).to_string(), 400),
         ("PUT", "/v1/agent/service/register", &json!({"Name": "x", "Connect": {"Native": true}}).to_string(), 400),

@@ -8,7 +8,7 @@ use super::view::{Map, Node};
 use crate::{
     model::{
         Address, Checks, Incarnation, Instance, InstanceId, Invalid, Listing, Marks, Metadata, Revision, ServiceName,
-        Tags, WallTime, Weight, same_node,
+        Tags, WallTime, Weight, node_id, same_node,
     },
     registry::{Entry, Registry},
 };
@@ -166,11 +166,14 @@ impl Host {
         Self { name: known.map_or_else(|| name.into(), |listing| listing.node.clone()), entry }
     }
 
-    /// All nodes, the local one first.
-    pub(super) fn all(registry: &Registry) -> Vec<Self> {
+    /// All nodes, by name.
+    pub(super) fn all(registry: &Registry, agent: &Agent) -> Vec<Self> {
         let blocks = registry.blocks(&crate::model::nodes());
         let all = blocks.iter().flat_map(|block| block.entries()).map(|entry| Self::new("", Some(Arc::clone(entry))));
-        std::iter::once(Self::own(registry)).chain(all.filter(|host| !host.name.is_empty())).collect()
+        let others = all.filter(|host| !host.name.is_empty());
+        let mut all: Vec<_> = std::iter::once(Self::own(registry)).chain(others).collect();
+        all.sort_by_cached_key(|host| node_id(&agent.shown_name(&host.name)));
+        all
     }
 
     /// As it is shown.

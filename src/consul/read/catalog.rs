@@ -79,7 +79,7 @@ impl Consul {
         let wanted = Wanted::parse(call.query.get("filter"), &NODES)?;
         let registry = self.registry();
         let index = self.wait(call, &Subject::Nodes, || self.index_of_nodes()).await?;
-        let hosts = Host::all(registry);
+        let hosts = Host::all(registry, &self.agent);
         let shown = hosts.iter().filter(|host| self.has_meta(host, &call.query));
         let shown: Vec<_> =
             shown.map(|host| host.view(&self.agent, registry)).filter(|node| wanted.takes(node)).collect();

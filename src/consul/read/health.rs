@@ -60,7 +60,7 @@ impl Consul {
         let registry = self.registry();
         let index = || self.at_least(registry.catalog().checks_changed());
         let index = self.wait(call, &Subject::Everything, index).await?;
-        let (hosts, entries) = (Host::all(registry), self.everybody());
+        let (hosts, entries) = (Host::all(registry, &self.agent), self.everybody());
         let of_hosts =
             hosts.iter().filter(|host| self.has_meta(host, &call.query)).flat_map(|host| self.host_checks(host));
         let of_services =
