@@ -18,34 +18,34 @@ use crate::{
 
 /// What a program written for Consul hears.
 #[derive(Debug)]
-struct Said {
-    status: u16,
-    index: u64,
-    body: Value,
+pub struct Said {
+    pub status: u16,
+    pub index: u64,
+    pub body: Value,
 }
 
-async fn ask(serve: &Serve, method: &str, path: &str, body: &str) -> Said {
+pub async fn ask(serve: &Serve, method: &str, path: &str, body: &str) -> Said {
     let answer = client::ask(serve.http, method, path, body, |text| text).await;
     let index = answer.headers.get("X-Consul-Index").map_or(0, |index| index.parse().unwrap());
     Said { status: answer.status, index, body: answer.body }
 }
 
-async fn get(serve: &Serve, path: &str) -> Said {
+pub async fn get(serve: &Serve, path: &str) -> Said {
     ask(serve, "GET", path, "").await
 }
 
-async fn put(serve: &Serve, path: &str, body: &Value) -> Said {
+pub async fn put(serve: &Serve, path: &str, body: &Value) -> Said {
     ask(serve, "PUT", path, &body.to_string()).await
 }
 
 /// Registers, which has to succeed.
-async fn register(serve: &Serve, body: Value) {
+pub async fn register(serve: &Serve, body: Value) {
     let said = put(serve, "/v1/agent/service/register", &body).await;
     assert_eq!(said.status, 200, "{body}: {said:?}");
 }
 
 /// Asks until the answer is as wanted.
-async fn until(serve: &Serve, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub async fn until(serve: &Serve, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     within(path, async {
         let mut index = 0;
         loop {
@@ -60,7 +60,7 @@ async fn until(serve: &Serve, path: &str, wanted: impl Fn(&Value) -> bool) -> Va
     .await
 }
 
-fn len(body: &Value) -> usize {
+pub fn len(body: &Value) -> usize {
     body.as_array().map_or(0, Vec::len)
 }
 

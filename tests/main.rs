@@ -23,6 +23,7 @@
 //! | `faults` | kills, stops, networks and disks that fail, storms, clocks that jump: minutes, so `just faults` runs it |
 //! | `command_line` | the verbs and their exit codes |
 //! | `consul_replay` | two recordings of what Consul was asked and answered, asked of Callboard |
+//! | `consul_identity` | nodes, ids and checks of Consul's API: which are one, which are not, and what goes along when one moves |
 //! | `layers` | which room may know which |
 //! | `readme` | the README's tour |
 //! | `interop` | names the suites that need other languages, and are not run here |
@@ -34,6 +35,7 @@ mod bad_input;
 mod checks;
 mod command_line;
 mod consul;
+mod consul_identity;
 mod consul_replay;
 mod descriptors;
 mod disk;
