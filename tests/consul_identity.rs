@@ -205,6 +205,37 @@ async fn registration_with_an_id_of_the_registry_is_refused_natively_and_can_be_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_id_in_several_services_is_shown_once_for_each() {
+    let serve = Serve::start(&["--node-name", LOCAL]).await;
+    let peer = serve.peer().await;
+    register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
+    for service in ["api", "db"] {
+        peer.register(instance(service, "a")).await.unwrap();
+    }
+    let found = get(&serve, "/v1/catalog/node/n1").await.body["Services"].clone();
+    let of = |key: &str| found[key]["Service"].as_str().map(str::to_owned);
+    assert_eq!(["a", "api/a", "db/a"].map(of), ["web", "api", "db"].map(|name| Some(name.to_owned())), "{found}");
+    assert_eq!(ask(&serve, "PUT", "/v1/agent/service/deregister/a", "").await.status, 200);
+    assert_eq!(ask(&serve, "PUT", "/v1/agent/service/deregister/a", "").await.status, 404, "a lease keeps the others");
+    assert_eq!((peer.list("web").await.len(), peer.list("api").await.len(), peer.list("db").await.len()), (0, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_or_id_that_is_too_long_or_has_control_characters_is_refused() {
+    let serve = Serve::start(&[]).await;
+    for bad in ["x".repeat(513), "a\nb".to_owned(), "\u{0}".to_owned()] {
+        let said = put(&serve, "/v1/agent/service/register", &json!({"Name": "web", "ID": bad})).await;
+        assert_eq!(said.status, 400, "{said:?}");
+        assert!(said.body.as_str().unwrap().starts_with("ID "), "{said:?}");
+        let body = json!({"Node": bad, "Address": "10.0.0.1", "Service": {"Service": "web"}});
+        let said = put(&serve, "/v1/catalog/register", &body).await;
+        assert_eq!(said.status, 400, "{said:?}");
+        assert!(said.body.as_str().unwrap().starts_with("Node "), "{said:?}");
+    }
+    assert_eq!(shown(&serve, "web").await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_under_another_spelling_is_the_same_node() {
     let data = TempDir::new().unwrap();
     let arguments = ["--data-dir", data.path().to_str().unwrap(), "--node-name", LOCAL];

@@ -1,4 +1,4 @@
-//! Turns: what is registered under one id is registered one after the other, so that an id that moves leaves nothing behind.
+//! Turns: what is registered or changed under one id is so one after the other, so that an id that moves leaves nothing behind.
 
 use std::sync::Arc;
 

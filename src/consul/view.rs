@@ -76,7 +76,7 @@ pub(super) struct Service<'a> {
     kind: &'a str,
     #[serde(rename = "ID")]
     pub id: &'a str,
-    service: &'a str,
+    pub service: &'a str,
     tags: Vec<&'a str>,
     address: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -63,6 +63,8 @@ impl Consul {
 
     async fn service_maintenance(&self, call: &Call) -> Result<Reply, Problem> {
         let on = enable(call)?;
+        // Otherwise the id may move to another service meanwhile, and leave behind what is said here.
+        let _turn = self.turns.take(&InstanceId::on_node("", &call.subject)).await;
         let entry = self.own_by_id(&call.subject).ok_or_else(|| Problem::unknown_service(&call.subject))?;
         let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
         self.order(maintain(service, id, on, call)).await?;

@@ -83,11 +83,7 @@ impl InstanceId {
     /// # Errors
     ///
     /// When the stored id is none that an instance could have.
-    pub fn restored(
-        service: &ServiceName,
-        stored: &str,
-        listing: Option<&mut Arc<Listing>>,
-    ) -> Result<Self, Invalid> {
+    pub fn restored(service: &ServiceName, stored: &str, listing: Option<&mut Arc<Listing>>) -> Result<Self, Invalid> {
         let Some(listing) = listing else { return Self::parse_any(stored) };
         if *service != nodes() {
             return Ok(Self::on_node(&listing.node, &listing.id));

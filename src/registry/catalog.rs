@@ -18,7 +18,7 @@ use dashmap::DashMap;
 use super::event::Entry;
 use crate::model::{Check, CheckId, Instance, InstanceId, Revision, ServiceName, id_on_node, is_on_node};
 
-/// Indexes of what has a [`Listing`], and of nodes' checks.
+/// Indexes of what has a [`Listing`](crate::model::Listing), and of nodes' checks.
 #[derive(Debug, Default)]
 pub struct Catalog {
     /// The service of each instance.
@@ -247,3 +247,7 @@ fn description(instance: &Instance) -> impl PartialEq {
 fn node_of(entry: &Entry) -> Option<&str> {
     entry.instance.listing.as_ref().map(|listing| &*listing.node)
 }
+
+#[cfg(test)]
+#[path = "catalog/tests.rs"]
+mod tests;

@@ -116,11 +116,11 @@ fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revisi
 pub fn decide(
     present: Option<&Arc<Entry>>,
     command: Command,
-    context: Context,
+    context: &Context,
     now: Now,
 ) -> Result<Decision, Refusal> {
     match command {
-        Command::Enroll(asked) => decide_enroll(present, *asked, &context, now),
+        Command::Enroll(asked) => decide_enroll(present, *asked, context, now),
         Command::Judge { service, id, check, of, verdict } => {
             change(present, service, id, |instance| judge(instance, check, of.as_ref(), verdict))
         }

@@ -68,7 +68,7 @@ impl Order<'_> {
             let _ = self.registry.leases.renew(lease, asked.terms, now.lease);
         }
         let context = self.registry.context(&command, present.as_ref());
-        decide(present.as_ref(), command, context, now).map(|decision| (decision, present))
+        decide(present.as_ref(), command, &context, now).map(|decision| (decision, present))
     }
 
     /// Applies what was planned at this revision, which must be newer than any before, and publishes it: from here on every

@@ -32,7 +32,10 @@ async fn check_id_of_two_services_belongs_to_the_later_one() {
     ask(&serve, "PUT", "/v1/agent/check/warn/beat?note=slow", "").await;
     register(&serve, service("p2", "critical")).await;
     let beat = get(&serve, "/v1/agent/checks").await.body["beat"].clone();
-    assert_eq!((&beat["ServiceID"], &beat["Status"], &beat["Output"]), (&"p2".into(), &"warning".into(), &"slow".into()));
+    assert_eq!(
+        (&beat["ServiceID"], &beat["Status"], &beat["Output"]),
+        (&"p2".into(), &"warning".into(), &"slow".into())
+    );
     assert_eq!(owners(&serve, "beat").await, ["p2"]);
     assert_eq!(passing(&serve, "p1").await, 1, "without its check it works");
 
@@ -71,7 +74,8 @@ async fn check_id_goes_between_a_node_and_its_services_and_not_to_other_nodes() 
     let beat = get(&serve, "/v1/agent/checks").await.body["beat"].clone();
     assert_eq!((&beat["ServiceID"], &beat["Status"]), (&"".into(), &"critical".into()), "now it is the node's");
     assert_eq!(passing(&serve, "b").await, 0, "and all on the node feel it");
-    put(&serve, "/v1/agent/check/register", &json!({"ID": "beat", "Name": "beat", "ServiceID": "b", "TTL": "1h"})).await;
+    put(&serve, "/v1/agent/check/register", &json!({"ID": "beat", "Name": "beat", "ServiceID": "b", "TTL": "1h"}))
+        .await;
     assert_eq!((passing(&serve, "a").await, passing(&serve, "b").await), (1, 0), "now it is b's, and the node is well");
     let stated = json!({"Node": "N1", "Address": "10.0.0.1",
         "Check": {"CheckID": "beat", "Name": "beat", "ServiceID": "a", "Status": "passing"}});

@@ -1,6 +1,7 @@
 //! `/v1/catalog/…`: who is registered.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -103,20 +104,31 @@ impl Consul {
         };
         let entries = self.everybody().into_iter().filter(|(_, on)| on.name == host.name).map(|(entry, _)| entry);
         let itself = kept.is_empty().then(|| Arc::clone(&self.itself));
-        let entries: Vec<_> = itself.into_iter().chain(entries).collect();
+        let mut entries: Vec<_> = itself.into_iter().chain(entries).collect();
+        entries.sort_by_key(|entry| entry.instance.listing.is_none());
         let services = entries.iter().map(|entry| Service::new(&entry.instance));
         let mut services: Vec<_> = services.filter(|service| wanted.takes(service)).collect();
         services.sort_by(|one, other| one.id.cmp(other.id));
         let node = host.view(&self.agent, registry);
         let body = if by_id {
-            let services: BTreeMap<&str, Service<'_>> =
-                services.into_iter().map(|service| (service.id, service)).collect();
-            encode(&NodeServices { node, services }, call.query.pretty)?
+            encode(&NodeServices { node, services: by_id_of(services) }, call.query.pretty)?
         } else {
             encode(&NodeServices { node, services }, call.query.pretty)?
         };
         Ok(Self::packed(call, body).of_query(&call.query, index, false))
     }
+}
+
+/// Services by id. In Consul an id is one on its node; native ids are one in their service, so one that is there twice has its
+/// service before it.
+fn by_id_of(services: Vec<Service<'_>>) -> BTreeMap<Cow<'_, str>, Service<'_>> {
+    let mut all = BTreeMap::new();
+    for service in services {
+        let known = all.contains_key(service.id);
+        let key = if known { format!("{}/{}", service.service, service.id).into() } else { Cow::Borrowed(service.id) };
+        all.insert(key, service);
+    }
+    all
 }
 
 /// The services of a node that nobody knows.

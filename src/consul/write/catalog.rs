@@ -80,10 +80,11 @@ impl Consul {
 
     async fn add_to_service(&self, node: &str, check: &Asked<'_>) -> Result<(), Problem> {
         let id = InstanceId::on_node(node, &check.service);
+        let turn = self.turns.take(&id).await;
         let service = self.registry().catalog().service_of(id.as_str()).ok_or_else(|| {
             Problem::Server(format!("Missing service registration: no service {:?} is on the node", check.service))
         })?;
-        self.place(Command::AddCheck { service, id, check: stated(check)? }, None).await
+        self.place(Command::AddCheck { service, id, check: stated(check)? }, Some(turn)).await
     }
 
     /// What is not there is gone already.

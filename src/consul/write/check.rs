@@ -23,11 +23,12 @@ impl Consul {
             return Ok(Reply::empty());
         }
         let missing = || Problem::NotFound(format!("ServiceID {:?} does not exist", asked.service));
+        let turn = self.turns.take(&InstanceId::on_node("", &asked.service)).await;
         let entry = self.own_by_id(&asked.service).ok_or_else(missing)?;
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
         self.shared.checks.admit([&check.definition.probe].into_iter(), own)?;
         let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
-        self.place(Command::AddCheck { service, id, check }, None).await?;
+        self.place(Command::AddCheck { service, id, check }, Some(turn)).await?;
         Ok(Reply::empty())
     }
 
@@ -51,9 +52,20 @@ impl Consul {
     }
 
     pub(super) async fn feed(&self, check: &str, verdict: Verdict, output: &str) -> Result<Reply, Problem> {
-        let (service, id) = self.owner("", check)?;
-        self.shared.checks.report(&service, &id, &CheckId::parse(check)?, verdict, output).await?;
-        Ok(Reply::empty())
+        let mut owner = self.owner("", check)?;
+        let id = CheckId::parse(check)?;
+        loop {
+            let (service, instance) = &owner;
+            let reported = self.shared.checks.report(service, instance, &id, verdict, output).await;
+            // Where the check went to another instance meanwhile, that one has not heard it.
+            match self.owner("", check) {
+                Ok(other) if other != owner => owner = other,
+                Ok(_) | Err(_) => {
+                    reported?;
+                    return Ok(Reply::empty());
+                }
+            }
+        }
     }
 
     fn owner(&self, node: &str, check: &str) -> Result<(ServiceName, InstanceId), Problem> {

@@ -3,6 +3,7 @@
 mod backend;
 mod damage;
 mod failing;
+mod old_ids;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

@@ -53,12 +53,7 @@ pub(super) fn decide_enroll(
 
 /// The checks that are there once these are asked for. One that was known keeps its verdict, unless that is stated; so does
 /// one that is taken from another instance, which begins here.
-pub(super) fn merged(
-    known: &Checks,
-    taken: &[Check],
-    asked: Vec<NewCheck>,
-    replace: bool,
-) -> Result<Checks, Refusal> {
+pub(super) fn merged(known: &Checks, taken: &[Check], asked: Vec<NewCheck>, replace: bool) -> Result<Checks, Refusal> {
     let mut checks: Vec<Check> = if replace { Vec::new() } else { known.iter().cloned().collect() };
     for NewCheck { definition, verdict } in asked {
         let stated = definition.probe == Probe::Stated;
@@ -124,11 +119,7 @@ pub(super) fn judge(
     Ok(())
 }
 
-pub(super) fn remove_check(
-    instance: &mut Instance,
-    check: CheckId,
-    created: Option<Revision>,
-) -> Result<(), Refusal> {
+pub(super) fn remove_check(instance: &mut Instance, check: CheckId, created: Option<Revision>) -> Result<(), Refusal> {
     let Some(known) = instance.checks.get(check.as_str()) else {
         let (service, id) = (instance.service.clone(), instance.id.clone());
         return Err(Refusal::NoSuchCheck { service, id, check });

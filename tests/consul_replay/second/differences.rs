@@ -8,7 +8,8 @@ const DOTS: &str = "is a name with a dot, which the recorded build refuses and C
 const NODE_FIRST: &str = "is that of the node, which was there before the service: each has a revision of its own";
 const BY_ID: &str = "tells whether a TTL check came with its service, which Callboard tells by its id";
 const LOSES_CHECK: &str = "rises when the service loses its check, so that whoever waits for it hears of that";
-const TAKEN: &str = "is that of the moment when the instance took the check: it decides which of two has it, also after a crash";
+const TAKEN: &str =
+    "is that of the moment when the instance took the check: it decides which of two has it, also after a crash";
 const NEW_NAME: &str = "is the service that has the check now, which has moved with its id";
 const MOVED: &str = "is that of the registration under the new name, which is an instance of another service";
 const BETWEEN: &str = "is a name between: RFC 8020 wants NOERROR, so that resolvers do not deny the names below it";

@@ -1,0 +1,105 @@
+//! A store whose ids are of the form that versions before format 3 wrote: `node/id`, nodes by their names.
+
+use redb::{Database, TableDefinition};
+
+use super::*;
+use crate::{
+    engine::disk::export,
+    model::{InstanceId, Listing, ServiceName},
+};
+
+/// A record of the old form. `node`, `id`: those of its listing.
+fn old(service: &str, stored_id: &str, (node, id): (&str, &str), revision: u64) -> Stored {
+    let listing = Listing { node: node.into(), id: id.into(), ..Listing::default() };
+    let instance = Instance {
+        service: ServiceName::kept(service).unwrap(),
+        id: InstanceId::parse_any(stored_id).unwrap(),
+        listing: Some(listing.into()),
+        registered_revision: Revision(revision),
+        revision: Revision(revision),
+        ..crate::registry::test_support::entry("web", "a", 1).instance.clone()
+    };
+    Stored { instance, lease: None }
+}
+
+fn old_instances() -> Vec<Stored> {
+    vec![
+        old("web", "n2/web", ("n2", "web"), 1),
+        old("web", "plain", ("", "plain"), 2),
+        old("web", "@odd", ("", "@odd"), 3),
+        old("web", "@n2/web", ("", "@n2/web"), 4),
+        old("web", "Edge/x", ("Edge", "x"), 5),
+        old("web", "edge/x", ("edge", "x"), 6),
+        old("_nodes", "edge", ("", "a-uuid"), 8),
+        old("_nodes", "Edge", ("", ""), 7),
+        old("_nodes", "_agent", ("", ""), 9),
+    ]
+}
+
+/// Ids, names of nodes, and revisions.
+fn rows(instances: &[Stored]) -> Vec<(String, String, u64)> {
+    let row = |Stored { instance, .. }: &Stored| {
+        let node = instance.listing.as_ref().unwrap().node.to_string();
+        (instance.id.to_string(), node, instance.revision.0)
+    };
+    let mut rows: Vec<_> = instances.iter().map(row).collect();
+    rows.sort();
+    rows
+}
+
+fn expected() -> Vec<(String, String, u64)> {
+    let row = |id: &str, node: &str, revision| (id.to_owned(), node.to_owned(), revision);
+    vec![
+        row("@", "", 9),
+        row("@/@n2/web", "", 4),
+        row("@/@odd", "", 3),
+        row("@edge", "edge", 8),
+        row("@edge/x", "edge", 6),
+        row("@n2/web", "n2", 1),
+        row("plain", "", 2),
+    ]
+}
+
+#[test]
+fn store_with_ids_of_the_old_form_is_rewritten_when_it_is_opened() {
+    const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+    let directory = TempDir::new().unwrap();
+    Store::make(directory.path(), Beginning { revision: Revision(9), ..FRESH }, &old_instances()).unwrap();
+    let database = Database::open(directory.path().join("registry.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert("format", 2_u32.to_be_bytes().as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+
+    assert_eq!(rows(&Store::read(directory.path()).unwrap().instances), expected(), "read, and left as it is");
+    let engine = open(directory.path(), Durability::Durable);
+    let registry = engine.registry();
+    let (n2, local) =
+        (registry.get(&name("web"), "@n2/web").unwrap(), registry.get(&name("web"), "@/@n2/web").unwrap());
+    assert_eq!((n2.instance.revision, local.instance.revision), (Revision(1), Revision(4)));
+    assert_eq!(registry.node("EDGE").unwrap().instance.revision, Revision(8));
+    // What is removed now must be gone from where it was stored, too.
+    order(&engine, deregister_any("web", "@n2/web")).unwrap();
+    engine.close();
+    drop(engine);
+    let left: Vec<_> = expected().into_iter().filter(|(id, ..)| id != "@n2/web").collect();
+    assert_eq!(rows(&Store::read(directory.path()).unwrap().instances), left);
+}
+
+fn deregister_any(service: &str, id: &str) -> Command {
+    let (service, id) = (name(service), InstanceId::parse_any(id).unwrap());
+    Command::Deregister { service, id, of: crate::registry::Holder::Anyone }
+}
+
+#[test]
+fn export_with_ids_of_the_old_form_is_read() {
+    let found = Found { instances: old_instances(), revision: Revision(9), lossy: false };
+    let mut lines = Vec::new();
+    export::write(&found, &mut lines, || {}).unwrap();
+    let (instances, revision) = export::read(&*lines, |_| {}).unwrap();
+    assert_eq!((rows(&instances), revision), (expected(), Revision(9)));
+    let found = Found { instances, ..found };
+    let mut again = Vec::new();
+    export::write(&found, &mut again, || {}).unwrap();
+    assert_eq!(export::read(&*again, |_| {}).unwrap().0, found.instances);
+}
