@@ -15,6 +15,7 @@
 //! | `inbox` | whose checks changed |
 //! | `place` | registrations that take an id or a check from another instance |
 //! | `probe` | one probe: HTTP, TCP, gRPC |
+//! | `url` | URLs of HTTP checks, and where redirects lead (pure) |
 //! | `runner` | the thread |
 //!
 //! What a check says is kept in the registry, as part of its instance: every door tells it, and a restart does not forget it.
@@ -29,6 +30,7 @@ mod rules;
 mod runner;
 mod schedule;
 mod tally;
+mod url;
 
 use std::{collections::BTreeSet, io, sync::Arc};
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     check::{Checks as Results, Finding},
-    model::{Check, CheckId, Definition, Instance, Invalid, Probe, ProbeTls, Target, Thresholds, Verdict},
+    model::{Check, CheckId, Definition, HttpProbe, Instance, Invalid, Probe, ProbeTls, Target, Thresholds, Verdict},
     pb::callboard::v1 as pb,
     registry::NewCheck,
 };
@@ -42,6 +42,7 @@ fn check(asked: &pb::Check) -> Result<NewCheck, Problem> {
             critical: asked.failures_before_critical,
         },
         deregister_after: span("deregister_critical_after", asked.deregister_critical_after.as_ref())?,
+        output_max_size: asked.output_max_size,
         ..Definition::new(CheckId::parse(id)?, name, probe.clone())
     };
     let verdict = match asked.initial_status() {
@@ -58,11 +59,17 @@ fn probe(asked: Option<&pb::check::Probe>) -> Result<Probe, Problem> {
     };
     Ok(match asked {
         Some(pb::check::Probe::Http(http)) => {
-            let mut headers: Vec<_> =
+            let mut headers: Vec<(Box<str>, Box<str>)> =
                 http.headers.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
             headers.sort_unstable();
-            let tls = http.tls.as_ref().map(tls).unwrap_or_default();
-            Probe::Http { url: http.url.as_str().into(), headers: headers.into(), tls }
+            headers.extend(http.more_headers.iter().map(|more| (more.name.as_str().into(), more.value.as_str().into())));
+            Probe::Http(HttpProbe {
+                headers: headers.into(),
+                body: http.body.as_str().into(),
+                disable_redirects: http.disable_redirects,
+                tls: http.tls.as_ref().map(tls).unwrap_or_default(),
+                ..HttpProbe::get(&http.url).with_method(&http.method)
+            })
         }
         Some(pb::check::Probe::Tcp(tcp)) => {
             Probe::Tcp { target: Target::parse("tcp.target", &tcp.target)?, tls: tcp.tls.as_ref().map(tls) }

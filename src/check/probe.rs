@@ -6,16 +6,16 @@ mod http;
 
 use std::{
     io,
+    net::IpAddr,
     pin::pin,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use rustls::ClientConfig;
 use tokio::time::sleep;
 
-use super::Rules;
-use crate::model::{Probe, ProbeTls, Target, Verdict};
+use super::{Rules, url::ProbeUrl};
+use crate::model::{Definition, Probe, ProbeTls, Target, Verdict};
 use connection::Stream;
 use http::Answered;
 
@@ -41,14 +41,17 @@ impl Prober {
         Self { rules, trusting: OnceLock::new(), careless: OnceLock::new() }
     }
 
-    /// What a probe finds within this time, and what it has to say about it.
-    pub(super) async fn make(&self, probe: &Probe, span: Duration) -> (Verdict, String) {
-        let mut over = pin!(sleep(span));
+    /// Makes the probe of a check once, within its timeout. Returns what it found, and what there is to say about it.
+    pub(super) async fn make(&self, check: &Definition) -> (Verdict, String) {
+        let limit = check.output_max_size as usize;
+        let mut over = pin!(sleep(check.timeout));
         let made = async {
-            match probe {
-                Probe::Http { url, headers, tls } => self.get(url, headers, tls).await,
+            match &check.probe {
+                Probe::Http(request) => self.request(request, limit).await,
                 Probe::Tcp { target, tls } => Made::Found(self.reach(target, tls.as_ref()).await),
-                Probe::Grpc { target, service, tls } => Made::Found(self.ask(target, service, tls.as_ref()).await),
+                Probe::Grpc { target, service, tls } => {
+                    Made::Found(self.ask(target, service, tls.as_ref(), limit).await)
+                }
                 Probe::Ttl | Probe::Stated => {
                     Made::Found((Verdict::Critical, "this check is not made by probing".to_owned()))
                 }
@@ -57,8 +60,8 @@ impl Prober {
         let made = tokio::select! {
             made = made => made,
             () = &mut over => {
-                let span = humantime::format_duration(span);
-                return (Verdict::Critical, format!("{}: no answer within {span}", describe(probe)));
+                let span = humantime::format_duration(check.timeout);
+                return (Verdict::Critical, format!("{}: no answer within {span}", describe(&check.probe)));
             }
         };
         match made {
@@ -68,26 +71,37 @@ impl Prober {
     }
 
     async fn reach(&self, target: &Target, tls: Option<&ProbeTls>) -> (Verdict, String) {
-        match self.connect(target, tls, &[]).await {
+        match self.connect(target, tls, &[], None).await {
             Ok(_) => (Verdict::Passing, format!("TCP connect {target}: Success")),
             Err(error) => (Verdict::Critical, error),
         }
     }
 
-    /// Connects to the first address of a target that answers, of those that may be asked. The error says what a Go program would.
-    async fn connect(&self, target: &Target, tls: Option<&ProbeTls>, protocols: &[&[u8]]) -> Result<Stream, String> {
-        let socket = connection::reach(target, &self.rules).await?;
-        let Some(tls) = tls else { return Ok(Stream::Plain(socket)) };
+    /// Connects to the first address of a target that answers, of those that may be connected to. The error is worded as Go words it.
+    /// `first`: for a redirect, the address that the check itself went to.
+    async fn connect(
+        &self,
+        target: &Target,
+        tls: Option<&ProbeTls>,
+        protocols: &[&[u8]],
+        first: Option<IpAddr>,
+    ) -> Result<(Stream, IpAddr), String> {
+        let (socket, address) = connection::reach(target, |address| match first {
+            Some(first) => self.rules.permit_redirect(address, first),
+            None => self.rules.permit(address),
+        })
+        .await?;
+        let Some(tls) = tls else { return Ok((Stream::Plain(socket), address)) };
         let config = if tls.skip_verify { &self.careless } else { &self.trusting };
         let config = config.get_or_init(|| connection::tls(tls.skip_verify)).clone()?;
-        connection::secure(socket, target, tls, config, protocols).await
+        Ok((connection::secure(socket, target, tls, config, protocols).await?, address))
     }
 }
 
 /// What a probe does, in a few words.
 fn describe(probe: &Probe) -> String {
     match probe {
-        Probe::Http { url, .. } => format!("Get \"{url}\""),
+        Probe::Http(request) => http::operation(&request.method, &request.shown_url()),
         Probe::Tcp { target, .. } => format!("dial tcp {target}"),
         Probe::Grpc { target, .. } => format!("gRPC check {target}"),
         Probe::Ttl | Probe::Stated => String::new(),

@@ -1,6 +1,6 @@
 //! What a check has found lately.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -12,8 +12,9 @@ use crate::{
 
 /// How many results are kept.
 const KEPT: usize = 50;
-/// How much of what was said is kept with the last result, and with each of those before, in bytes.
-const OUTPUT: usize = 4_096;
+/// Most bytes that are kept of the last result's output. It holds what the check's own limit lets through, and the URL before that.
+const MAX_OUTPUT_BYTES: usize = 16 * 1024;
+/// Most bytes that are kept of the output of each earlier result.
 const BRIEF: usize = 128;
 
 /// What one probe, or one report, came to.
@@ -154,7 +155,8 @@ impl Record {
         let mut state = self.0.lock();
         state.fed_until = now.lease + millis(state.definition.interval);
         state.fed = Some(verdict);
-        state.note(verdict, output, None, now);
+        let output = captured(output, state.definition.output_max_size as usize);
+        state.note(verdict, &output, None, now);
         state.says(verdict, now);
     }
 
@@ -167,7 +169,10 @@ impl Record {
         state.fed_until = now.lease + millis(state.definition.interval);
         state.fed = None;
         if state.verdict != Verdict::Critical {
-            let output = format!("TTL expired (last output before timeout follows): {}", state.output);
+            let output = match &*state.output {
+                "" => "TTL expired".to_owned(),
+                last => format!("TTL expired (last output before timeout follows): {last}"),
+            };
             state.note(Verdict::Critical, &output, None, now);
             state.says(Verdict::Critical, now);
         }
@@ -201,7 +206,7 @@ impl State {
     }
 
     fn note(&mut self, verdict: Verdict, output: &str, took: Option<Duration>, now: Now) {
-        let output = start(output, OUTPUT);
+        let output = start(output, MAX_OUTPUT_BYTES);
         if *self.output != *output {
             self.output = output.into();
         }
@@ -212,6 +217,15 @@ impl State {
         self.findings.push_front(Finding { at: now.wall, verdict, took, output });
         self.findings.truncate(KEPT);
     }
+}
+
+/// The output of a report within its limit. What is left out is told as Consul tells it.
+fn captured(output: &str, limit: usize) -> Cow<'_, str> {
+    if output.len() <= limit {
+        return Cow::Borrowed(output);
+    }
+    let kept = start(output, limit);
+    Cow::Owned(format!("{kept} ... (captured {} of {} bytes)", kept.len(), output.len()))
 }
 
 /// The first bytes of a text, up to the end of a character.
@@ -249,7 +263,8 @@ mod tests {
         }
         let findings = record.findings();
         assert_eq!((findings.len(), findings[0].at, record.changes()), (KEPT, at(59).wall, 60));
-        assert_eq!((findings[0].output.len(), record.output().len()), (BRIEF, OUTPUT));
+        assert_eq!(findings[0].output.len(), BRIEF);
+        assert_eq!(*record.output(), format!("{} ... (captured 4096 of 6000 bytes)", "ü".repeat(2_048)));
         assert!(Arc::ptr_eq(&findings[0].output, &findings[49].output));
     }
 
@@ -262,6 +277,28 @@ mod tests {
         assert_eq!(&*record.output(), "TTL expired (last output before timeout follows): well");
         assert_eq!(record.starves(at(25_000)), Ok(()), "it stays so");
         assert_eq!(&*record.output(), "TTL expired (last output before timeout follows): well");
+    }
+
+    #[test]
+    fn report_longer_than_output_max_size_is_cut_and_says_so() {
+        let record = record(Probe::Ttl, None);
+        let definition = Definition { output_max_size: 5, ..Definition::clone(&record.definition()) };
+        record.follow(&Check::new(definition.into(), Verdict::Passing), at(1));
+        for (said, kept) in [
+            ("12345", "12345"),
+            ("123456", "12345 ... (captured 5 of 6 bytes)"),
+            ("üüü", "üü ... (captured 4 of 6 bytes)"),
+        ] {
+            record.fed(Verdict::Passing, said, at(2));
+            assert_eq!(&*record.output(), kept);
+        }
+    }
+
+    #[test]
+    fn expired_check_without_output_says_only_that() {
+        let record = record(Probe::Ttl, None);
+        assert_eq!(record.starves(at(10_000)), Ok(()));
+        assert_eq!(&*record.output(), "TTL expired");
     }
 
     #[test]

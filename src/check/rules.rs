@@ -11,6 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::url::ProbeUrl;
 use crate::model::{Invalid, Probe};
 
 /// Where clouds tell secrets, beside link-local addresses.
@@ -35,13 +36,13 @@ impl Rules {
         if !probe.is_active() {
             return Ok(());
         }
-        let host = host(probe);
+        let host = host(probe)?;
         if self.exposed && self.allowed.is_empty() {
             let problem = "cannot be made: other machines can ask for checks here";
             let remedy = "have the registry started with --check-allow and the networks that its checks may go to, as 10.0.0.0/8";
             return Err(Invalid::new("check", &host, problem, remedy));
         }
-        if self.exposed && !own.contains(host.as_str()) {
+        if self.exposed && !own.iter().any(|own| is_same_host(own, &host)) {
             let remedy = "check an address that the instance is registered with";
             return Err(Invalid::new("check", &host, "is not the instance's own address", remedy));
         }
@@ -64,31 +65,47 @@ impl Rules {
         }
         Ok(())
     }
+
+    /// Whether a redirect may lead to this address. `first`: the address that the check itself goes to.
+    pub(super) fn permit_redirect(&self, address: IpAddr, first: IpAddr) -> Result<(), &'static str> {
+        if self.exposed && address.to_canonical() != first.to_canonical() {
+            return Err("is not the address of the instance that is checked, and redirects may not leave it");
+        }
+        self.permit(address)
+    }
+}
+
+/// Whether two spellings of a host are one: names in any case, IPv6 addresses in any form.
+fn is_same_host(one: &str, other: &str) -> bool {
+    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
+        (Ok(one), Ok(other)) => one.to_canonical() == other.to_canonical(),
+        _ => one.eq_ignore_ascii_case(other),
+    }
 }
 
 /// The host that a probe goes to.
-fn host(probe: &Probe) -> String {
+fn host(probe: &Probe) -> Result<String, Invalid> {
     match probe {
-        Probe::Http { url, .. } => {
-            let authority = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
-            let authority = authority.unwrap_or_default();
-            match authority.strip_prefix('[') {
-                Some(rest) => rest.split(']').next().unwrap_or_default().to_owned(),
-                None => authority.split(':').next().unwrap_or_default().to_owned(),
+        Probe::Http(request) => match ProbeUrl::parse(&request.url) {
+            Ok(url) => Ok(url.target().host.into()),
+            Err(error) => {
+                let problem = format!("is not a URL that can be requested ({error})");
+                let remedy = "write http:// or https:// with a host, as http://127.0.0.1:8080/health";
+                Err(Invalid::new("check.http", &request.shown_url(), problem, remedy))
             }
-        }
-        Probe::Tcp { target, .. } | Probe::Grpc { target, .. } => target.host.to_string(),
-        Probe::Ttl | Probe::Stated => String::new(),
+        },
+        Probe::Tcp { target, .. } | Probe::Grpc { target, .. } => Ok(target.host.to_string()),
+        Probe::Ttl | Probe::Stated => Ok(String::new()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ProbeTls, Target};
+    use crate::model::{HttpProbe, Target};
 
     fn get(url: &str) -> Probe {
-        Probe::Http { url: url.into(), headers: Box::default(), tls: ProbeTls::default() }
+        Probe::Http(HttpProbe::get(url))
     }
 
     #[test]
@@ -117,5 +134,36 @@ mod tests {
         let tcp = Probe::Tcp { target: Target::parse("tcp", "web.internal:1").unwrap(), tls: None };
         assert!(on.admit(&tcp, &own).is_ok(), "where it leads is seen later");
         assert!(on.permit("127.0.0.1".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn url_with_another_host_in_disguise_is_judged_by_the_host_it_leads_to() {
+        let on = Rules { exposed: true, allowed: vec!["0.0.0.0/0".parse().unwrap()] };
+        let own = BTreeSet::from(["10.0.0.1"]);
+        for bad in ["http://10.0.0.1@10.0.0.2/", "http://10.0.0.1:80@10.0.0.2/", "http://10.0.0.2#@10.0.0.1/"] {
+            assert!(on.admit(&get(bad), &own).is_err(), "{bad}");
+        }
+        for good in ["http://user:10.0.0.2@10.0.0.1/", "HTTP://10.0.0.1", "http://10.0.0.1#@10.0.0.2/", "http://0xa.0.0.1/"] {
+            assert!(on.admit(&get(good), &own).is_ok(), "{good}");
+        }
+        for bad in ["http://2852039166/", "http://0xa9fea9fe/x", "HTTP://user:pw@169.254.169.254/"] {
+            assert!(Rules::default().admit(&get(bad), &own).is_err(), "{bad}");
+        }
+        let refusal = on.admit(&get("http://user:secret@10.0.0.1:99999/"), &own).unwrap_err().to_string();
+        assert!(refusal.contains("is not a URL") && !refusal.contains("secret"), "{refusal}");
+    }
+
+    #[test]
+    fn redirect_of_exposed_registry_stays_at_the_checked_address() {
+        let [first, other, secret] = ["10.0.0.1", "10.0.0.2", "169.254.169.254"].map(|text| text.parse().unwrap());
+        let allowed = vec!["0.0.0.0/0".parse().unwrap()];
+        let exposed = Rules { exposed: true, allowed: allowed.clone() };
+        assert!(exposed.permit_redirect(first, first).is_ok());
+        assert!(exposed.permit_redirect(other, first).is_err());
+        let local = Rules { exposed: false, allowed };
+        assert!(local.permit_redirect(other, first).is_ok());
+        assert!(local.permit_redirect(secret, first).is_err());
+        let narrow = Rules { exposed: false, allowed: vec!["10.0.0.1/32".parse().unwrap()] };
+        assert!(narrow.permit_redirect(other, first).is_err());
     }
 }

@@ -243,7 +243,7 @@ impl Runner {
         let (definition, prober, checks) = (record.definition(), Arc::clone(&self.prober), Arc::clone(&self.checks));
         self.probes.spawn(async move {
             let began = checks.clock.since_start();
-            let (verdict, output) = prober.make(&definition.probe, definition.timeout).await;
+            let (verdict, output) = prober.make(&definition).await;
             let took = checks.clock.since_start().saturating_sub(began);
             Done { key, definition, verdict, output, took }
         });

@@ -3,7 +3,11 @@
 //! The words are Consul's, whose users know them: a check *passes*, *warns*, or is *critical*. Who runs a check, and when, is
 //! not here.
 
-use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
+mod http;
+
+use std::{borrow::Borrow, fmt, net::Ipv6Addr, sync::Arc, time::Duration};
+
+pub use http::HttpProbe;
 
 use super::{Invalid, Revision, label};
 
@@ -11,10 +15,8 @@ use super::{Invalid, Revision, label};
 const MOST: usize = 32;
 /// Longest id, name and note of a check, in bytes.
 const LONGEST: usize = 512;
-/// Longest URL, and longest header of a request with its value, in bytes.
-const LONGEST_URL: usize = 2_048;
-/// Most headers of a request.
-const MOST_HEADERS: usize = 32;
+/// Largest output of a target, or of a report, that is kept, in bytes; also where nothing is said.
+pub(crate) const MAX_OUTPUT_BYTES: u32 = 4_096;
 /// How long a probe may take, where nothing is said.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// No check is made more often.
@@ -102,15 +104,8 @@ impl fmt::Display for Verdict {
 /// How a check comes to its verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// A GET: 2xx passes, 429 warns, all else is critical.
-    Http {
-        /// What is asked for: `http` or `https`.
-        url: Box<str>,
-        /// Headers of the request, in the order given.
-        headers: Box<[(Box<str>, Box<str>)]>,
-        /// For `https`.
-        tls: ProbeTls,
-    },
+    /// An HTTP request.
+    Http(HttpProbe),
     /// A connection: it passes when it is made.
     Tcp {
         /// Where.
@@ -138,7 +133,7 @@ impl Probe {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Http { .. } => "http",
+            Self::Http(_) => "http",
             Self::Tcp { .. } => "tcp",
             Self::Grpc { .. } => "grpc",
             Self::Ttl => "ttl",
@@ -149,7 +144,7 @@ impl Probe {
     /// Whether the registry makes it, again and again.
     #[must_use]
     pub fn is_active(&self) -> bool {
-        matches!(self, Self::Http { .. } | Self::Tcp { .. } | Self::Grpc { .. })
+        matches!(self, Self::Http(_) | Self::Tcp { .. } | Self::Grpc { .. })
     }
 }
 
@@ -172,19 +167,34 @@ pub struct Target {
 }
 
 impl Target {
-    /// Takes `host:port` apart; an IPv6 address stands in brackets.
+    /// Parses `host:port`. An IPv6 address stands in brackets, and nothing else does.
     ///
     /// # Errors
     ///
-    /// When it has no host, or no port from 1 to 65535.
+    /// When it has no host, or no port from 1 to 65535; when an IPv6 address has no brackets, for then nobody can say where it ends.
     pub fn parse(field: &'static str, text: &str) -> Result<Self, Invalid> {
-        let refused = || Invalid::new(field, text, "is no target", "write host:port, with an IPv6 address in brackets");
-        let (host, port) = text.rsplit_once(':').ok_or_else(refused)?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(refused)?;
-        if host.is_empty() || host.len() > 253 || host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/')
-        {
-            return Err(refused());
+        let refused = |problem| {
+            Invalid::new(field, text, problem, "write host:port, with an IPv6 address in brackets, as [::1]:80")
+        };
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| refused("has no port"))?;
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|port| digits && *port > 0);
+        let port = port.ok_or_else(|| refused("has no port from 1 to 65535"))?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => {
+                let inner = rest.strip_suffix(']').ok_or_else(|| refused("has a bracket that is not closed"))?;
+                let (address, zone) = inner.split_once('%').map_or((inner, None), |(at, zone)| (at, Some(zone)));
+                if address.parse::<Ipv6Addr>().is_err() || zone == Some("") {
+                    return Err(refused("has something else than an IPv6 address in brackets"));
+                }
+                inner
+            }
+            None if host.contains(':') => return Err(refused("has too many colons")),
+            None => host,
+        };
+        let bad = |c: char| c.is_whitespace() || c.is_control() || "/[]@?#".contains(c);
+        if host.is_empty() || host.len() > 253 || host.contains(bad) {
+            return Err(refused("has no host"));
         }
         Ok(Self { host: host.into(), port })
     }
@@ -236,6 +246,8 @@ pub struct Definition {
     pub thresholds: Thresholds,
     /// Who is critical for so long is removed. `None`: never.
     pub deregister_after: Option<Duration>,
+    /// Most bytes that are kept of what the target, or a report, says.
+    pub output_max_size: u32,
 }
 
 impl Definition {
@@ -251,11 +263,12 @@ impl Definition {
             timeout: TIMEOUT,
             thresholds: Thresholds::default(),
             deregister_after: None,
+            output_max_size: MAX_OUTPUT_BYTES,
         }
     }
 
     /// The same within what is allowed: an interval of a second or more, a reprieve of a minute or more, a timeout where none
-    /// was given. As Consul does, what is too short is lengthened rather than refused.
+    /// was given, an output of 4,096 bytes at most. As Consul does, what is too short is lengthened rather than refused.
     ///
     /// # Errors
     ///
@@ -284,8 +297,8 @@ impl Definition {
                 return Err(Invalid::new(field, &shown, "is longer than 30 days", "shorten it"));
             }
         }
-        if let Probe::Http { url, headers, .. } = &self.probe {
-            http(url, headers)?;
+        if let Probe::Http(request) = &self.probe {
+            request.check()?;
         }
         let Thresholds { passing, warning, critical } = self.thresholds;
         let critical = critical.max(1);
@@ -306,32 +319,13 @@ impl Definition {
                 .deregister_after
                 .filter(|after| !after.is_zero())
                 .map(|after| after.max(SHORTEST_REPRIEVE)),
+            output_max_size: match self.output_max_size {
+                0 => MAX_OUTPUT_BYTES,
+                size => size.min(MAX_OUTPUT_BYTES),
+            },
             ..self
         })
     }
-}
-
-fn http(url: &str, headers: &[(Box<str>, Box<str>)]) -> Result<(), Invalid> {
-    let remedy = "write http:// or https:// with a host, as http://127.0.0.1:8080/health";
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
-    if authority.is_empty()
-        || authority.contains('@')
-        || url.len() > LONGEST_URL
-        || !url.bytes().all(|b| b.is_ascii_graphic())
-    {
-        return Err(Invalid::new("check.http", url, "is no URL that can be asked", remedy));
-    }
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let good = |(name, value): &(Box<str>, Box<str>)| {
-        !name.is_empty() && name.bytes().all(token) && !value.bytes().any(|byte| byte < b' ' || byte == 127)
-    };
-    let size: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if headers.len() > MOST_HEADERS || size > LONGEST_URL || !headers.iter().all(good) {
-        let remedy = "give at most 32 headers of 2048 bytes in all, without control characters";
-        return Err(Invalid::unshown("check.header", "cannot be sent", remedy));
-    }
-    Ok(())
 }
 
 /// A check of an instance, and what it says.

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Rules, reason};
+use super::reason;
 use crate::model::{ProbeTls, Target};
 
 /// What a probe speaks over.
@@ -30,8 +30,12 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Each address that a name leads to is looked at and tried, once.
-pub(super) async fn reach(target: &Target, rules: &Rules) -> Result<TcpStream, String> {
+/// Connects to the first address of a target that is permitted and answers. A name is resolved once, so that what was permitted is
+/// what is connected to.
+pub(super) async fn reach(
+    target: &Target,
+    permit: impl Fn(IpAddr) -> Result<(), &'static str>,
+) -> Result<(TcpStream, IpAddr), String> {
     let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, target.port)],
         Err(_) => match lookup_host((&*target.host, target.port)).await {
@@ -41,7 +45,7 @@ pub(super) async fn reach(target: &Target, rules: &Rules) -> Result<TcpStream, S
     };
     let mut problem = format!("dial tcp: lookup {}: no such host", target.host);
     for address in addresses {
-        if let Err(why) = rules.permit(address.ip()) {
+        if let Err(why) = permit(address.ip()) {
             problem = format!("dial tcp {address}: {} {why}", address.ip());
             continue;
         }
@@ -49,7 +53,7 @@ pub(super) async fn reach(target: &Target, rules: &Rules) -> Result<TcpStream, S
             Ok(socket) => {
                 // What a probe has to say is short; a small delay is a result that is too long.
                 let _ = socket.set_nodelay(true);
-                return Ok(socket);
+                return Ok((socket, address.ip()));
             }
             Err(error) => problem = format!("dial tcp {address}: {}", reason(&error)),
         }

@@ -15,9 +15,16 @@ use super::{Prober, Stream};
 use crate::model::{ProbeTls, Target, Verdict};
 
 impl Prober {
-    pub(super) async fn ask(&self, target: &Target, service: &str, tls: Option<&ProbeTls>) -> (Verdict, String) {
+    /// Asks a gRPC server for its health. `limit`: most bytes that are kept of the server's own message.
+    pub(super) async fn ask(
+        &self,
+        target: &Target,
+        service: &str,
+        tls: Option<&ProbeTls>,
+        limit: usize,
+    ) -> (Verdict, String) {
         let named = if service.is_empty() { target.to_string() } else { format!("{target}/{service}") };
-        match self.status(target, service, tls).await {
+        match self.status(target, service, tls, limit).await {
             Ok(ServingStatus::Serving) => (Verdict::Passing, format!("gRPC check {named}: success")),
             Ok(status) => (
                 Verdict::Critical,
@@ -27,8 +34,14 @@ impl Prober {
         }
     }
 
-    async fn status(&self, target: &Target, service: &str, tls: Option<&ProbeTls>) -> Result<ServingStatus, String> {
-        let stream = self.connect(target, tls, &[b"h2"]).await?;
+    async fn status(
+        &self,
+        target: &Target,
+        service: &str,
+        tls: Option<&ProbeTls>,
+        limit: usize,
+    ) -> Result<ServingStatus, String> {
+        let (stream, _) = self.connect(target, tls, &[b"h2"], None).await?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let endpoint = Endpoint::from_shared(format!("http://{target}")).map_err(|error| error.to_string())?;
         let origin: Uri = format!("{scheme}://{target}").parse().map_err(|error| format!("{error}"))?;
@@ -36,9 +49,11 @@ impl Prober {
         let channel = channel.map_err(|error| error.to_string())?;
         let request = HealthCheckRequest { service: service.to_owned() };
         let answer = HealthClient::new(channel).check(request).await;
-        answer
-            .map(|answer| answer.get_ref().status())
-            .map_err(|status| format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
+        answer.map(|answer| answer.get_ref().status()).map_err(|status| {
+            let message = status.message();
+            let message = &message[..message.floor_char_boundary(limit)];
+            format!("rpc error: code = {:?} desc = {message}", status.code())
+        })
     }
 }
 

@@ -5,7 +5,18 @@ use tokio::{
 
 use super::*;
 
-const SPAN: Duration = Duration::from_secs(5);
+use std::time::Duration;
+
+use crate::model::{CheckId, HttpProbe};
+
+/// A check that makes this probe, within 5 s.
+fn check(probe: Probe) -> Definition {
+    Definition { timeout: Duration::from_secs(5), ..Definition::new(CheckId::parse("c").unwrap(), "c", probe) }
+}
+
+async fn made(probe: Probe) -> (Verdict, String) {
+    Prober::new(Rules::default()).make(&check(probe)).await
+}
 
 /// A server that answers each connection with this, whatever it is asked.
 async fn answering(answer: &'static [u8]) -> u16 {
@@ -23,8 +34,7 @@ async fn answering(answer: &'static [u8]) -> u16 {
 }
 
 async fn get(url: &str) -> (Verdict, String) {
-    let probe = Probe::Http { url: url.into(), headers: Box::default(), tls: ProbeTls::default() };
-    Prober::new(Rules::default()).make(&probe, SPAN).await
+    made(Probe::Http(HttpProbe::get(url))).await
 }
 
 #[tokio::test]
@@ -32,8 +42,8 @@ async fn what_is_answered_is_what_is_found() {
     let cases: [(&'static [u8], Verdict, &str); 5] = [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Verdict::Passing, "200 OK Output: ok"),
         (b"HTTP/1.1 429 Too Many Requests\r\n\r\nslow", Verdict::Warning, "429 Too Many Requests Output: slow"),
-        (b"HTTP/1.0 500 x\r\n\r\n\xff", Verdict::Critical, "500 Internal Server Error Output: \u{fffd}"),
-        (b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\n\r\n", Verdict::Critical, "302 Found Output: "),
+        (b"HTTP/1.0 500 x\r\n\r\n\xff", Verdict::Critical, "500 x Output: \u{fffd}"),
+        (b"HTTP/1.1 302 Found\r\n\r\n", Verdict::Critical, "302 Found Output: "),
         (b"what?\r\n\r\n", Verdict::Critical, "invalid HTTP"),
     ];
     for (answer, verdict, says) in cases {
@@ -63,10 +73,9 @@ async fn nobody_there_is_critical_and_says_why() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let probe = Probe::Tcp { target: Target { host: "localhost".into(), port }, tls: None };
-    let prober = Prober::new(Rules::default());
-    assert_eq!(prober.make(&probe, SPAN).await.0, Verdict::Passing, "whichever address of that name it is");
+    assert_eq!(made(probe.clone()).await.0, Verdict::Passing, "whichever address of that name it is");
     drop(listener);
-    let (found, output) = prober.make(&probe, SPAN).await;
+    let (found, output) = made(probe).await;
     assert_eq!(found, Verdict::Critical);
     assert!(output.contains("connect: connection refused"), "{output}");
     let (found, output) = get("http://169.254.169.254/latest/meta-data").await;
@@ -78,11 +87,10 @@ async fn nobody_there_is_critical_and_says_why() {
 async fn an_answer_that_stops_says_what_it_said_so_far() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
-    let probe = Probe::Http { url: url.into(), headers: Box::default(), tls: ProbeTls::default() };
+    let check = Definition { timeout: Duration::from_millis(300), ..check(Probe::Http(HttpProbe::get(&url))) };
     let making = tokio::spawn(async move {
         let prober = Prober::new(Rules::default());
-        let span = Duration::from_millis(300);
-        [prober.make(&probe, span).await, prober.make(&probe, span).await]
+        [prober.make(&check).await, prober.make(&check).await]
     });
     let (mut first, _) = listener.accept().await.unwrap();
     first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nso far").await.unwrap();
@@ -100,8 +108,8 @@ async fn all_that_was_given_is_asked() {
     let url = format!("http://{}?ready=1#part", listener.local_addr().unwrap());
     let headers =
         [("x-a", "1"), ("Host", "web"), ("X-A", "2"), ("host", "no")].map(|(name, value)| (name.into(), value.into()));
-    let probe = Probe::Http { url: url.into(), headers: headers.into(), tls: ProbeTls::default() };
-    let making = tokio::spawn(async move { Prober::new(Rules::default()).make(&probe, SPAN).await });
+    let probe = Probe::Http(HttpProbe { headers: headers.into(), ..HttpProbe::get(&url) });
+    let making = tokio::spawn(async move { made(probe).await });
     let (mut socket, _) = listener.accept().await.unwrap();
     let mut bytes = vec![0; 1024];
     let length = socket.read(&mut bytes).await.unwrap();

@@ -4,13 +4,14 @@ use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{Fields, Problem, object};
 use crate::{
-    model::{CheckId, Definition, Probe, ProbeTls, Target, Thresholds, Verdict},
+    model::{CheckId, Definition, HttpProbe, Probe, ProbeTls, Target, Thresholds, Verdict},
     registry::NewCheck,
 };
 
 const INTERVAL: &str = "Invalid check: Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks";
 const BOTH: &str = "Invalid check: Interval and TTL cannot both be specified";
 const TTL: &str = "Invalid check: TTL must be > 0 for TTL checks";
+const OUTPUT_MAX_SIZE: &str = "Invalid check: MaxOutputMaxSize must be positive";
 const STATUS: &str = "Status for checks must 'passing', 'warning', 'critical'";
 const SCRIPTS: &str =
     "Scripts are disabled on this agent from remote calls; to enable, configure 'enable_script_checks' to true";
@@ -31,6 +32,8 @@ pub(crate) struct Asked<'a> {
     timeout: Duration,
     thresholds: Thresholds,
     deregister_after: Duration,
+    /// As it was sent: 0 is the usual, and less is refused.
+    output_max_size: i64,
 }
 
 /// What `check/update` says.
@@ -83,11 +86,10 @@ impl<'a> Asked<'a> {
             },
             deregister_after: fields
                 .duration(&["DeregisterCriticalServiceAfter", "deregister_critical_service_after"])?,
+            output_max_size: fields.number(&["OutputMaxSize", "output_max_size"])?.unwrap_or_default(),
         };
         for known in [
             "Token",
-            "OutputMaxSize",
-            "output_max_size",
             "ServiceName",
             "ServiceTags",
             "Node",
@@ -115,6 +117,9 @@ impl<'a> Asked<'a> {
         if self.probe.is_active() && interval.is_zero() {
             return Err(Problem::Text(INTERVAL));
         }
+        if self.output_max_size < 0 {
+            return Err(Problem::Text(OUTPUT_MAX_SIZE));
+        }
         if !self.status.is_empty() && Verdict::parse(&self.status).is_none() {
             return Err(Problem::Text(STATUS));
         }
@@ -133,6 +138,7 @@ impl<'a> Asked<'a> {
             timeout: self.timeout,
             thresholds: self.thresholds,
             deregister_after: Some(self.deregister_after),
+            output_max_size: u32::try_from(self.output_max_size).unwrap_or(u32::MAX),
             ..Definition::new(CheckId::parse(id)?, name, self.probe.clone())
         };
         let verdict = Verdict::parse(&self.status).unwrap_or(Verdict::Critical);
@@ -166,18 +172,15 @@ fn probe(fields: &mut Fields<'_>) -> Result<Probe, Problem> {
         (fields.switch(&["TCPUseTLS", "tcp_use_tls"])?, fields.switch(&["GRPCUseTLS", "grpc_use_tls"])?);
     let (grpc, method, body) = (fields.text(&["GRPC"])?, fields.text(&["Method"])?, fields.text(&["Body"])?);
     let headers = headers(fields)?;
-    // Redirects are never followed.
-    fields.ignore(&["DisableRedirects", "disable_redirects"]);
+    let disable_redirects = fields.switch(&["DisableRedirects", "disable_redirects"])?;
     refuse_others(fields)?;
     if !scripts.is_empty() {
         return Err(Problem::Server(SCRIPTS.to_owned()));
     }
     if !http.is_empty() {
-        if !(method.is_empty() || method.eq_ignore_ascii_case("GET")) || !body.is_empty() {
-            let problem = "Invalid check: Callboard only makes GET requests without a body: leave Method and Body out";
-            return Err(Problem::Text(problem));
-        }
-        return Ok(Probe::Http { url: http.into(), headers, tls });
+        let body = body.into();
+        let get = HttpProbe::get(&http);
+        return Ok(Probe::Http(HttpProbe { headers, body, disable_redirects, tls, ..get.with_method(&method) }));
     }
     if !tcp.is_empty() {
         return Ok(Probe::Tcp { target: Target::parse("TCP", &tcp)?, tls: tcp_tls.then_some(tls) });

@@ -6,7 +6,8 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Check, CheckId, Checks, Definition, Invalid, Listing, Probe, ProbeTls, Revision, Target, Thresholds, Verdict,
+    Check, CheckId, Checks, Definition, HttpProbe, Invalid, Listing, Probe, ProbeTls, Revision, Target, Thresholds,
+    Verdict,
 };
 
 // Field numbers are for good, as in the record itself.
@@ -59,6 +60,21 @@ pub struct KeptCheck {
     created: u64,
     #[prost(uint64, tag = "17")]
     revision: u64,
+    /// Method of an HTTP request. Empty: GET.
+    #[prost(string, tag = "40")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    method: String,
+    /// Body of an HTTP request.
+    #[prost(string, tag = "41")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    body: String,
+    /// Judges redirects instead of following them.
+    #[prost(bool, tag = "42")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    disable_redirects: bool,
+    /// Most bytes of output. 0: the usual.
+    #[prost(uint32, tag = "43")]
+    output_max_size: u32,
 }
 
 /// A name and what goes with it.
@@ -144,23 +160,21 @@ pub fn restore(kept: &[KeptCheck]) -> Result<Checks, Invalid> {
 
 impl KeptCheck {
     fn new(check: &Check) -> Self {
-        let Definition { id, name, notes, probe, interval, timeout, thresholds, deregister_after } = &*check.definition;
-        let (target, service, headers, tls) = match probe {
-            Probe::Http { url, headers, tls } => (url.to_string(), String::new(), &**headers, Some(tls)),
-            Probe::Tcp { target, tls } => (target.to_string(), String::new(), &[][..], tls.as_ref()),
-            Probe::Grpc { target, service, tls } => (target.to_string(), service.to_string(), &[][..], tls.as_ref()),
-            Probe::Ttl | Probe::Stated => (String::new(), String::new(), &[][..], None),
-        };
-        let pair = |(name, value): &(Box<str>, Box<str>)| KeptPair { name: name.to_string(), value: value.to_string() };
+        let Definition {
+            id,
+            name,
+            notes,
+            probe,
+            interval,
+            timeout,
+            thresholds,
+            deregister_after,
+            output_max_size,
+        } = &*check.definition;
         Self {
             id: id.to_string(),
             name: name.to_string(),
             notes: notes.to_string(),
-            kind: probe.kind().to_owned(),
-            target,
-            headers: headers.iter().map(pair).collect(),
-            service,
-            tls: tls.map(|tls| KeptTls { server_name: tls.server_name.to_string(), skip_verify: tls.skip_verify }),
             interval_ms: millis(*interval),
             timeout_ms: millis(*timeout),
             successes: thresholds.passing,
@@ -170,6 +184,46 @@ impl KeptCheck {
             verdict: check.verdict.as_str().to_owned(),
             created: check.created.0,
             revision: check.revision.0,
+            output_max_size: *output_max_size,
+            ..Self::of_probe(probe)
+        }
+    }
+
+    /// Fields that say how the check is made; the others are empty.
+    fn of_probe(probe: &Probe) -> Self {
+        let kept_tls = |tls: &ProbeTls| KeptTls {
+            server_name: tls.server_name.to_string(),
+            skip_verify: tls.skip_verify,
+        };
+        let kind = probe.kind().to_owned();
+        match probe {
+            Probe::Http(HttpProbe { url, method, headers, body, disable_redirects, tls }) => {
+                let pair = |(name, value): &(Box<str>, Box<str>)| KeptPair {
+                    name: name.to_string(),
+                    value: value.to_string(),
+                };
+                Self {
+                    kind,
+                    target: url.to_string(),
+                    method: if &**method == "GET" { String::new() } else { method.to_string() },
+                    headers: headers.iter().map(pair).collect(),
+                    body: body.to_string(),
+                    disable_redirects: *disable_redirects,
+                    tls: Some(kept_tls(tls)),
+                    ..Self::default()
+                }
+            }
+            Probe::Tcp { target, tls } => {
+                Self { kind, target: target.to_string(), tls: tls.as_ref().map(kept_tls), ..Self::default() }
+            }
+            Probe::Grpc { target, service, tls } => Self {
+                kind,
+                target: target.to_string(),
+                service: service.to_string(),
+                tls: tls.as_ref().map(kept_tls),
+                ..Self::default()
+            },
+            Probe::Ttl | Probe::Stated => Self { kind, ..Self::default() },
         }
     }
 
@@ -183,6 +237,7 @@ impl KeptCheck {
             timeout: Duration::from_millis(self.timeout_ms),
             thresholds: Thresholds { passing: self.successes, warning: self.failures_to_warn, critical: self.failures },
             deregister_after: self.deregister_after_ms.map(Duration::from_millis),
+            output_max_size: self.output_max_size,
             ..Definition::new(CheckId::parse(&self.id)?, &self.name, self.probe()?)
         };
         let check = Check::new(Arc::new(definition.check()?), verdict);
@@ -194,14 +249,16 @@ impl KeptCheck {
             .tls
             .as_ref()
             .map(|tls| ProbeTls { server_name: tls.server_name.as_str().into(), skip_verify: tls.skip_verify });
-        let target = || Target::parse("check.target", &self.target);
+        let target = || stored_target(&self.target);
         let headers = self.headers.iter().map(|pair| (pair.name.as_str().into(), pair.value.as_str().into()));
         Ok(match self.kind.as_str() {
-            "http" => Probe::Http {
-                url: self.target.as_str().into(),
+            "http" => Probe::Http(HttpProbe {
                 headers: headers.collect(),
+                body: self.body.as_str().into(),
+                disable_redirects: self.disable_redirects,
                 tls: tls.unwrap_or_default(),
-            },
+                ..HttpProbe::get(&self.target).with_method(&self.method)
+            }),
             "tcp" => Probe::Tcp { target: target()?, tls },
             "grpc" => Probe::Grpc { target: target()?, service: self.service.as_str().into(), tls },
             "ttl" => Probe::Ttl,
@@ -212,6 +269,17 @@ impl KeptCheck {
             }
         })
     }
+}
+
+/// A target as it was stored. Earlier versions accepted hosts that are refused today; a check of one of those is critical, which
+/// is no reason to refuse the record.
+fn stored_target(text: &str) -> Result<Target, Invalid> {
+    Target::parse("check.target", text).or_else(|refusal| {
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| refusal.clone())?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(|| refusal.clone())?;
+        if host.is_empty() { Err(refusal) } else { Ok(Target { host: host.into(), port }) }
+    })
 }
 
 impl KeptListing {
@@ -280,7 +348,15 @@ mod tests {
         let target = Target::parse("tcp", "[::1]:80").unwrap();
         let url = "https://[::1]:80/x?y";
         let probes = [
-            Probe::Http { url: url.into(), headers: [("A".into(), "b".into())].into(), tls: ProbeTls::default() },
+            Probe::Http(HttpProbe {
+                method: "POST".into(),
+                headers: [("A", "b"), ("a", "c")].map(|(name, value)| (name.into(), value.into())).into(),
+                body: "{}\n\0".into(),
+                disable_redirects: true,
+                tls: tls.clone(),
+                ..HttpProbe::get(url)
+            }),
+            Probe::Http(HttpProbe::get("HTTP://user:secret@h")),
             Probe::Tcp { target: target.clone(), tls: Some(tls.clone()) },
             Probe::Grpc { target, service: "s".into(), tls: None },
             Probe::Ttl,
@@ -291,6 +367,7 @@ mod tests {
                 notes: "line\nline".into(),
                 interval: Duration::from_secs(10),
                 deregister_after: Some(Duration::from_mins(2)),
+                output_max_size: 64,
                 ..Definition::new(CheckId::parse(&at.to_string()).unwrap(), "n", probe)
             };
             let check = Check::new(definition.check().unwrap().into(), Verdict::Warning);
@@ -302,6 +379,28 @@ mod tests {
         let json = serde_json::to_string(&kept).unwrap();
         assert_eq!(serde_json::from_str::<Vec<KeptCheck>>(&json).unwrap(), kept);
         assert!(restore(&[KeptCheck { kind: "ttl".into(), ..KeptCheck::default() }]).is_err());
+    }
+
+    #[test]
+    fn check_of_an_earlier_version_is_restored() {
+        let old = |kind: &str, target: &str| KeptCheck {
+            id: "a".into(),
+            kind: kind.into(),
+            target: target.into(),
+            interval_ms: 10_000,
+            timeout_ms: 1_000,
+            verdict: "passing".into(),
+            ..KeptCheck::default()
+        };
+        let restored = |kind, target| restore(&[old(kind, target)]).unwrap().get("a").unwrap().definition.clone();
+        let http = restored("http", "http://h:99999/x");
+        assert_eq!(http.probe, Probe::Http(HttpProbe::get("http://h:99999/x")));
+        assert_eq!(http.output_max_size, 4_096);
+        for (target, host) in [("[::1]:80", "::1"), ("[a:b]:80", "a:b"), ("user@h:80", "user@h")] {
+            let Probe::Tcp { target, .. } = restored("tcp", target).probe.clone() else { panic!("a TCP check") };
+            assert_eq!((&*target.host, target.port), (host, 80));
+        }
+        assert!(restore(&[old("tcp", "h")]).is_err());
     }
 
     #[test]
