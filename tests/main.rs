@@ -7,6 +7,7 @@
 //! | `history` | concurrent writers and readers of every kind, and all checkers over what came of it |
 //! | `lease` | who stays and who goes, and when |
 //! | `checks` | health checks, and what readers hear of them |
+//! | `http_checks` | HTTP checks: what the target sees, where redirects lead, what is kept of the output |
 //! | `protection` | many that fall silent at once |
 //! | `watch` | what one reader is told, case by case |
 //! | `stalled`, `unread` | readers that take nothing, of every kind |
@@ -44,6 +45,7 @@ mod faults;
 mod handshake;
 mod harness;
 mod history;
+mod http_checks;
 mod interop;
 mod layers;
 mod lease;

@@ -62,7 +62,8 @@ fn probe(asked: Option<&pb::check::Probe>) -> Result<Probe, Problem> {
             let mut headers: Vec<(Box<str>, Box<str>)> =
                 http.headers.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
             headers.sort_unstable();
-            headers.extend(http.more_headers.iter().map(|more| (more.name.as_str().into(), more.value.as_str().into())));
+            headers
+                .extend(http.more_headers.iter().map(|more| (more.name.as_str().into(), more.value.as_str().into())));
             Probe::Http(HttpProbe {
                 headers: headers.into(),
                 body: http.body.as_str().into(),

@@ -143,7 +143,9 @@ mod tests {
         for bad in ["http://10.0.0.1@10.0.0.2/", "http://10.0.0.1:80@10.0.0.2/", "http://10.0.0.2#@10.0.0.1/"] {
             assert!(on.admit(&get(bad), &own).is_err(), "{bad}");
         }
-        for good in ["http://user:10.0.0.2@10.0.0.1/", "HTTP://10.0.0.1", "http://10.0.0.1#@10.0.0.2/", "http://0xa.0.0.1/"] {
+        for good in
+            ["http://user:10.0.0.2@10.0.0.1/", "HTTP://10.0.0.1", "http://10.0.0.1#@10.0.0.2/", "http://0xa.0.0.1/"]
+        {
             assert!(on.admit(&get(good), &own).is_ok(), "{good}");
         }
         for bad in ["http://2852039166/", "http://0xa9fea9fe/x", "HTTP://user:pw@169.254.169.254/"] {

@@ -127,7 +127,9 @@ mod tests {
             assert_eq!(url.target().to_string(), target);
             assert_eq!((url.authority().as_str(), url.path_and_query().as_str()), (authority, path), "{text}");
         }
-        for (bad, why) in [("ftp://h/", "unsupported protocol scheme"), ("http://", "host"), ("http://h:99999/", "port")] {
+        for (bad, why) in
+            [("ftp://h/", "unsupported protocol scheme"), ("http://", "host"), ("http://h:99999/", "port")]
+        {
             assert!(ProbeUrl::parse(bad).err().is_some_and(|error| error.contains(why)), "{bad}");
         }
     }
@@ -172,7 +174,9 @@ mod tests {
         ] {
             assert_eq!(from.join(location).unwrap_or_else(|error| panic!("{error}")).shown(), to);
         }
-        for (bad, why) in [("ftp://h/", "unsupported protocol scheme \"ftp\""), ("http://h:x/", "Location"), ("mailto:a@b", "mailto")] {
+        for (bad, why) in
+            [("ftp://h/", "unsupported protocol scheme \"ftp\""), ("http://h:x/", "Location"), ("mailto:a@b", "mailto")]
+        {
             assert!(from.join(bad).err().is_some_and(|error| error.contains(why)), "{bad}");
         }
         assert!(is_relative("/x") && is_relative("x") && !is_relative("http://h/"));

@@ -1,21 +1,32 @@
 //! An HTTP server for health checks to look at.
 
 use std::{
+    collections::HashMap,
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU16, Ordering},
     },
 };
 
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::TcpListener,
+    sync::Notify,
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 
-/// Answers `ok` with the status that it is told, 200 at first. Dropping it closes its port.
+use super::{Papers, within};
+
+/// Answers `ok` with the status that it is told, 200 at first, or what a test has given it for a path. Dropping it closes its port.
 #[derive(Debug)]
 pub struct Page {
     pub address: SocketAddr,
@@ -27,14 +38,18 @@ pub struct Page {
 struct Shared {
     status: AtomicU16,
     asked: Mutex<Vec<PageRequest>>,
+    /// Rung with each request.
+    arrived: Notify,
     routes: Routes,
+    /// Whole answers as bytes, by path and query. They come before those of `routes`.
+    answers: Mutex<HashMap<String, Vec<u8>>>,
 }
 
 /// Answers of the paths that have one of their own.
 pub type Routes = fn(&str) -> Option<PageAnswer>;
 
 /// A request that was received.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
     pub method: String,
     pub path: String,
@@ -66,11 +81,35 @@ impl Page {
     }
 
     pub async fn open_with(routes: Routes) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve("127.0.0.1:0", None, routes).await
+    }
+
+    pub async fn open_at(address: &str) -> Self {
+        Self::serve(address, None, |_| None).await
+    }
+
+    /// The same over TLS.
+    pub async fn open_tls(papers: &Papers) -> Self {
+        let chain = CertificateDer::pem_file_iter(&papers.certificate).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(&papers.key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let tls = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
+        Self::serve("127.0.0.1:0", Some(tls), |_| None).await
+    }
+
+    async fn serve(address: &str, tls: Option<TlsAcceptor>, routes: Routes) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { status: AtomicU16::new(200), asked: Mutex::default(), routes });
+        let shared = Arc::new(Shared {
+            status: AtomicU16::new(200),
+            asked: Mutex::default(),
+            arrived: Notify::new(),
+            routes,
+            answers: Mutex::default(),
+        });
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, Arc::clone(&shared)));
+        serving.spawn(serve(listener, tls, Arc::clone(&shared)));
         Self { address, shared, _serving: serving }
     }
 
@@ -83,8 +122,38 @@ impl Page {
         self.shared.status.store(status, Ordering::Relaxed);
     }
 
+    /// Answers requests for a path and query with these bytes, from now on.
+    pub fn answer_at(&self, path: &str, answer: impl Into<Vec<u8>>) {
+        self.shared.answers.lock().unwrap().insert(path.to_owned(), answer.into());
+    }
+
+    /// Redirects requests for a path and query, from now on.
+    pub fn redirect(&self, path: &str, status: u16, location: &str) {
+        self.answer_at(path, format!("HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"));
+    }
+
     pub fn was_asked(&self, path: &str) -> bool {
-        self.shared.asked.lock().unwrap().iter().any(|asked| asked.path == path)
+        !self.requests_for(path).is_empty()
+    }
+
+    /// Requests for a path and query so far.
+    pub fn requests_for(&self, path: &str) -> Vec<PageRequest> {
+        self.shared.asked.lock().unwrap().iter().filter(|asked| asked.path == path).cloned().collect()
+    }
+
+    /// The first request for a path and query, which may be still to come.
+    pub async fn first_request(&self, path: &str) -> PageRequest {
+        let first = async {
+            loop {
+                let mut arrived = pin!(self.shared.arrived.notified());
+                arrived.as_mut().enable();
+                if let Some(request) = self.requests_for(path).into_iter().next() {
+                    return request;
+                }
+                arrived.await;
+            }
+        };
+        within(path, first).await
     }
 
     /// Requests so far.
@@ -93,24 +162,43 @@ impl Page {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         // A probe without an answer fails, and the test that waits for it tells.
-        let _ = answer(stream, &shared).await;
+        let _ = match &tls {
+            None => answer(stream, &shared).await,
+            Some(tls) => match tls.accept(stream).await {
+                Ok(stream) => answer(stream, &shared).await,
+                Err(error) => Err(error),
+            },
+        };
     }
 }
 
-async fn answer(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let Some(request) = receive(&mut stream).await? else { return Ok(()) };
-    let PageAnswer { status, headers, body } =
-        (shared.routes)(&request.path).unwrap_or_else(|| usual(shared.status.load(Ordering::Relaxed)));
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let length = body.len();
-    let body = if request.method == "HEAD" { String::new() } else { body };
+    let given = shared.answers.lock().unwrap().get(&request.path).cloned();
+    let answer = given.unwrap_or_else(|| {
+        let answer = (shared.routes)(&request.path);
+        answer.unwrap_or_else(|| usual(shared.status.load(Ordering::Relaxed))).bytes(&request.method)
+    });
     shared.asked.lock().unwrap().push(request);
-    let head = format!("Content-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close");
-    stream.write_all(format!("HTTP/1.1 {status}\r\n{headers}{head}\r\n\r\n{body}").as_bytes()).await
+    shared.arrived.notify_waiters();
+    stream.write_all(&answer).await?;
+    stream.shutdown().await
+}
+
+impl PageAnswer {
+    /// The answer to a request with this method.
+    fn bytes(self, method: &str) -> Vec<u8> {
+        let Self { status, headers, body } = self;
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let length = body.len();
+        let body = if method == "HEAD" { String::new() } else { body };
+        let head = format!("Content-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close");
+        format!("HTTP/1.1 {status}\r\n{headers}{head}\r\n\r\n{body}").into_bytes()
+    }
 }
 
 fn usual(status: u16) -> PageAnswer {
@@ -124,7 +212,7 @@ fn usual(status: u16) -> PageAnswer {
 }
 
 /// None: the connection ended before a whole request.
-async fn receive(stream: &mut BufReader<TcpStream>) -> io::Result<Option<PageRequest>> {
+async fn receive(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<PageRequest>> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if stream.read_line(&mut head).await? == 0 {

@@ -120,3 +120,52 @@ async fn all_that_was_given_is_asked() {
     drop(socket);
     assert_eq!(making.await.unwrap().0, Verdict::Passing);
 }
+
+#[tokio::test]
+async fn redirect_of_exposed_registry_may_not_leave_the_checked_address() {
+    let other = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let location = format!("http://{}/", other.local_addr().unwrap());
+    let answer = format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {location}\r\n\r\n");
+    let port = answering(answer.leak().as_bytes()).await;
+    let rules = Rules { exposed: true, allowed: vec!["127.0.0.0/8".parse().unwrap()] };
+    let request = Probe::Http(HttpProbe::get(&format!("http://127.0.0.1:{port}/")));
+    let (found, output) = Prober::new(rules).make(&check(request)).await;
+    assert_eq!(found, Verdict::Critical);
+    assert!(output.starts_with(&format!("Get \"{location}\": dial tcp")), "{output}");
+    assert!(output.contains("127.0.0.2 is not the address of the instance that is checked"), "{output}");
+}
+
+#[tokio::test]
+async fn body_is_shown_up_to_the_limit_from_its_end_in_whole_characters() {
+    let port = answering("HTTP/1.1 200 OK\r\n\r\naüü".as_bytes()).await;
+    for (limit, shown) in [(1, ""), (2, "ü"), (3, "ü"), (4, "üü"), (5, "aüü"), (9, "aüü")] {
+        let probe = Probe::Http(HttpProbe::get(&format!("http://127.0.0.1:{port}/")));
+        let check = Definition { output_max_size: limit, ..check(probe) };
+        let (_, output) = Prober::new(Rules::default()).make(&check).await;
+        assert_eq!(output, format!("HTTP GET http://127.0.0.1:{port}/: 200 OK Output: {shown}"), "{limit}");
+    }
+    let port = answering(b"HTTP/1.1 200 OK\r\n\r\n\xff\xff\xff\xff").await;
+    let probe = Probe::Http(HttpProbe::get(&format!("http://127.0.0.1:{port}/")));
+    let check = Definition { output_max_size: 4, ..check(probe) };
+    let (_, output) = Prober::new(Rules::default()).make(&check).await;
+    assert!(output.ends_with("Output: \u{fffd}"), "what stands for a byte is longer than that: {output}");
+}
+
+#[tokio::test]
+async fn answer_with_an_endless_head_or_redirect_is_critical() {
+    let endless: &'static str = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(1024 * 1024)).leak();
+    let (found, _) = get(&format!("http://127.0.0.1:{}/", answering(endless.as_bytes()).await)).await;
+    assert_eq!(found, Verdict::Critical);
+    let long: &'static str = format!("HTTP/1.1 302 Found\r\nLocation: /{}\r\n\r\n", "x".repeat(10_000)).leak();
+    let (found, output) = get(&format!("http://127.0.0.1:{}/", answering(long.as_bytes()).await)).await;
+    assert_eq!(found, Verdict::Critical);
+    assert!(output.ends_with("the redirect leads to a URL of 10001 bytes: at most 8192 are followed"), "{output}");
+}
+
+#[tokio::test]
+async fn connect_method_is_answered_like_any_other() {
+    let port = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let request = HttpProbe::get(&format!("http://127.0.0.1:{port}/x")).with_method("CONNECT");
+    let (found, output) = made(Probe::Http(request)).await;
+    assert_eq!(found, Verdict::Passing, "{output}");
+}

@@ -1,6 +1,6 @@
 //! Checks as they are sent.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Fields, Problem, object};
 use crate::{
@@ -216,14 +216,54 @@ fn refuse_others(fields: &mut Fields<'_>) -> Result<(), Problem> {
 /// A header and its value.
 type Header = (Box<str>, Box<str>);
 
-/// Consul has several values for each.
+/// Consul has several values for each name. Names that differ in case are two, as in Go.
 fn headers(fields: &mut Fields<'_>) -> Result<Box<[Header]>, Problem> {
+    let Some(headers) = fields.nested(&["Header"], "map[string][]string")? else { return Ok(Box::default()) };
+    let of = headers.of;
+    let by_name: BTreeMap<_, _> = headers.left.into_iter().collect();
     let mut all: Vec<Header> = Vec::new();
-    let Some(mut headers) = fields.nested(&["Header"], "map[string][]string")? else { return Ok(Box::default()) };
-    let names: BTreeSet<_> = headers.left.iter().map(|(name, _)| name.clone()).collect();
-    for name in names {
-        let values = headers.texts(&[&name])?;
-        all.extend(values.into_iter().map(|value| ((&*name).into(), value.into())));
+    for (name, values) in by_name {
+        let mut field = Fields { of, left: vec![(name.clone(), values)] };
+        all.extend(field.texts(&[&name])?.into_iter().map(|value| ((&*name).into(), value.into())));
     }
     Ok(all.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<NewCheck, Problem> {
+        Asked::read(json.as_bytes()).and_then(|asked| asked.check("id", "name"))
+    }
+
+    fn request(json: &str) -> HttpProbe {
+        match &read(json).unwrap().definition.probe {
+            Probe::Http(request) => request.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn http_check_keeps_method_body_and_every_header() {
+        let request = request(
+            r#"{"HTTP":"HTTP://u:p@h/","Interval":"1s","method":"PUT","Body":"{}","disable_redirects":true,
+                "Header":{"x-a":["1","2"],"X-A":["3"],"Host":["web"],"none":[]}}"#,
+        );
+        let headers: Vec<_> = request.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(headers, [("Host", "web"), ("X-A", "3"), ("x-a", "1"), ("x-a", "2")]);
+        assert_eq!((&*request.url, &*request.method, &*request.body), ("HTTP://u:p@h/", "PUT", "{}"));
+        assert!(request.disable_redirects);
+    }
+
+    #[test]
+    fn output_max_size_is_taken_up_to_the_usual_and_refused_below_zero() {
+        let size = |value: &str| {
+            read(&format!(r#"{{"TTL":"10s","OutputMaxSize":{value}}}"#)).map(|check| check.definition.output_max_size)
+        };
+        for (given, kept) in [("0", 4_096), ("64", 64), ("100000", 4_096), ("9223372036854775807", 4_096)] {
+            assert_eq!(size(given).unwrap(), kept);
+        }
+        assert_eq!(size("-1").unwrap_err().to_string(), "Invalid check: MaxOutputMaxSize must be positive");
+    }
 }

@@ -19,12 +19,28 @@ fn targets_have_a_host_and_a_port() {
 
 #[test]
 fn target_with_ipv6_address_needs_brackets() {
-    for (good, host) in [("[::1]:80", "::1"), ("[fe80::1%eth0]:80", "fe80::1%eth0"), ("[::ffff:10.0.0.1]:1", "::ffff:10.0.0.1")]
+    for (good, host) in
+        [("[::1]:80", "::1"), ("[fe80::1%eth0]:80", "fe80::1%eth0"), ("[::ffff:10.0.0.1]:1", "::ffff:10.0.0.1")]
     {
         let target = Target::parse("tcp", good).unwrap();
         assert_eq!((&*target.host, target.to_string().as_str()), (host, good));
     }
-    for bad in ["::1:48901", "::1", "fe80::1%eth0:80", "[::1:80", "::1]:80", "[::1]", "[::1]:", "[::1]:70000", "[::1]80", "[db]:80", "[10.0.0.1]:80", "[::1%]:80", "[]:80", "[[::1]]:80"] {
+    for bad in [
+        "::1:48901",
+        "::1",
+        "fe80::1%eth0:80",
+        "[::1:80",
+        "::1]:80",
+        "[::1]",
+        "[::1]:",
+        "[::1]:70000",
+        "[::1]80",
+        "[db]:80",
+        "[10.0.0.1]:80",
+        "[::1%]:80",
+        "[]:80",
+        "[[::1]]:80",
+    ] {
         let refusal = Target::parse("tcp", bad).unwrap_err().to_string();
         assert!(refusal.contains("with an IPv6 address in brackets"), "{bad}: {refusal}");
     }

@@ -160,17 +160,8 @@ pub fn restore(kept: &[KeptCheck]) -> Result<Checks, Invalid> {
 
 impl KeptCheck {
     fn new(check: &Check) -> Self {
-        let Definition {
-            id,
-            name,
-            notes,
-            probe,
-            interval,
-            timeout,
-            thresholds,
-            deregister_after,
-            output_max_size,
-        } = &*check.definition;
+        let Definition { id, name, notes, probe, interval, timeout, thresholds, deregister_after, output_max_size } =
+            &*check.definition;
         Self {
             id: id.to_string(),
             name: name.to_string(),
@@ -191,10 +182,8 @@ impl KeptCheck {
 
     /// Fields that say how the check is made; the others are empty.
     fn of_probe(probe: &Probe) -> Self {
-        let kept_tls = |tls: &ProbeTls| KeptTls {
-            server_name: tls.server_name.to_string(),
-            skip_verify: tls.skip_verify,
-        };
+        let kept_tls =
+            |tls: &ProbeTls| KeptTls { server_name: tls.server_name.to_string(), skip_verify: tls.skip_verify };
         let kind = probe.kind().to_owned();
         match probe {
             Probe::Http(HttpProbe { url, method, headers, body, disable_redirects, tls }) => {

@@ -1,0 +1,433 @@
+//! HTTP checks, and the targets of other checks: what the target sees, where redirects lead, what is kept of the output.
+
+use std::net::SocketAddr;
+
+use callboard::pb::callboard::v1::{
+    Check, CheckStatus, GrpcProbe, HttpHeader, HttpProbe, RegisterRequest, TcpProbe, check::Probe,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tonic::Code;
+
+use crate::{
+    consul_replay::client,
+    harness::{Child, Office, Page, Reader, SeenRequest, Serve, View, instance, seconds, within},
+};
+
+/// What Consul's API answered.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    index: String,
+    body: Value,
+}
+
+async fn ask(serve: &Serve, method: &str, path: &str, body: &str) -> Answer {
+    let answer = client::ask(serve.http, method, path, body, |text| text).await;
+    let index = answer.headers.get("X-Consul-Index").cloned().unwrap_or_default();
+    Answer { status: answer.status, index, body: answer.body }
+}
+
+/// Registers a service of this name with this check. Its status at first is the one that is not expected.
+async fn register(serve: &Serve, name: &str, expected: &str, mut check: Value) {
+    check["Status"] = if expected == "passing" { "critical" } else { "passing" }.into();
+    check.as_object_mut().unwrap().entry("Interval").or_insert("1s".into());
+    let body = json!({"Name": name, "Check": check}).to_string();
+    let answer = ask(serve, "PUT", "/v1/agent/service/register", &body).await;
+    assert_eq!(answer.status, 200, "{body}: {answer:?}");
+}
+
+/// Waits until the check of a service has this status, and returns its output.
+async fn output(serve: &Serve, name: &str, expected: &str) -> String {
+    let reached = async {
+        let mut index = "0".to_owned();
+        loop {
+            let path = format!("/v1/health/checks/{name}?index={index}&wait=10s");
+            let answer = ask(serve, "GET", &path, "").await;
+            if answer.body[0]["Status"] == expected {
+                return;
+            }
+            index = answer.index;
+        }
+    };
+    within(&format!("{name} is {expected}"), reached).await;
+    let checks = ask(serve, "GET", "/v1/agent/checks", "").await.body;
+    let check = checks.as_object().unwrap().values().find(|check| check["ServiceName"] == name).unwrap();
+    check["Output"].as_str().unwrap().to_owned()
+}
+
+/// Registers a service with this check, and returns the output with which it has the expected status.
+async fn checked(serve: &Serve, name: &str, expected: &str, check: Value) -> String {
+    register(serve, name, expected, check).await;
+    output(serve, name, expected).await
+}
+
+/// All headers but those that say how the connection and its peer are called.
+fn own_headers(seen: &SeenRequest) -> Vec<(String, &str)> {
+    let usual = ["host", "user-agent", "accept", "connection"];
+    let headers = seen.headers.iter().map(|(name, value)| (name.to_lowercase(), value.as_str()));
+    headers.filter(|(name, _)| !usual.contains(&name.as_str())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn target_sees_method_headers_and_body_as_recorded_from_consul() {
+    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
+    let at = page.address;
+    let many: String = (0..150).map(|n| format!("X-H{n}: {n}\r\n")).collect();
+    page.answer_at("/headers", format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 2\r\n\r\nok"));
+    let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\nContent-Length: 2\r\n\r\nok", "x".repeat(100_000));
+    page.answer_at("/large", large);
+    page.answer_at("/long", format!("HTTP/1.1 200 OK\r\n\r\n{}", "hello ".repeat(2_000)));
+    page.redirect("/302", 302, "/ok");
+    let post = json!({"HTTP": format!("http://{at}/b"), "Method": "POST", "Body": "{}",
+        "Header": {"Content-Type": ["application/json"], "x-a": ["1", "2"]}});
+    let passing = [
+        (
+            "h1",
+            json!({"HTTP": format!("http://{at}/a"), "Method": "HEAD"}),
+            format!("HEAD http://{at}/a: 200 OK Output: "),
+        ),
+        ("h2", post, format!("POST http://{at}/b: 200 OK Output: ok")),
+        ("h3", json!({"HTTP": format!("http://{at}/302")}), format!("GET http://{at}/302: 200 OK Output: ok")),
+        ("h5", json!({"HTTP": format!("http://{at}/headers")}), format!("GET http://{at}/headers: 200 OK Output: ok")),
+        (
+            "h6",
+            json!({"HTTP": format!("http://{at}/long"), "OutputMaxSize": 64}),
+            format!("GET http://{at}/long: 200 OK Output: llo {}", "hello ".repeat(10)),
+        ),
+        (
+            "h7",
+            json!({"HTTP": format!("http://{at}/c"), "Header": {"Host": ["canary.example.com"]}}),
+            format!("GET http://{at}/c: 200 OK Output: ok"),
+        ),
+        (
+            "h8",
+            json!({"HTTP": format!("http://{at}/d"), "Method": "OPTIONS"}),
+            format!("OPTIONS http://{at}/d: 200 OK Output: ok"),
+        ),
+        (
+            "h9",
+            json!({"HTTP": format!("HTTP://user:secret@{at}/e")}),
+            format!("GET HTTP://user:secret@{at}/e: 200 OK Output: ok"),
+        ),
+        ("large", json!({"HTTP": format!("http://{at}/large")}), format!("GET http://{at}/large: 200 OK Output: ok")),
+        (
+            "full",
+            json!({"HTTP": format!("http://{at}/long"), "Method": "PURGE", "OutputMaxSize": 1_000_000}),
+            format!("PURGE http://{at}/long: 200 OK Output: {}", &"hello ".repeat(2_000)[12_000 - 4_096..]),
+        ),
+    ];
+    for (name, check, _) in &passing {
+        register(&serve, name, "passing", check.clone()).await;
+    }
+    for (name, _, said) in &passing {
+        assert_eq!(output(&serve, name, "passing").await, format!("HTTP {said}"), "{name}");
+    }
+    let said =
+        checked(&serve, "h4", "critical", json!({"HTTP": format!("http://{at}/302"), "DisableRedirects": true})).await;
+    assert_eq!(said, format!("HTTP GET http://{at}/302: 302 Moved Output: "));
+
+    let host = at.to_string();
+    let none: &[(String, &str)] = &[];
+    for (path, method) in [("/a", "HEAD"), ("/302", "GET"), ("/ok", "GET"), ("/d", "OPTIONS"), ("/headers", "GET")] {
+        let seen = page.first_seen(path).await;
+        assert_eq!((&*seen.method, &*own_headers(&seen), &*seen.body), (method, none, ""), "{path}");
+        assert_eq!(seen.header("host"), [&*host]);
+        assert_eq!(seen.header("accept"), ["text/plain, text/*, */*"]);
+        assert_eq!((seen.header("user-agent").len(), seen.header("connection")), (1, vec!["close"]));
+    }
+    assert_eq!(page.first_seen("/c").await.header("host"), ["canary.example.com"]);
+    assert_eq!(page.first_seen("/e").await.header("authorization"), ["Basic dXNlcjpzZWNyZXQ="]);
+    let seen = page.first_seen("/b").await;
+    let mut headers = own_headers(&seen);
+    headers.sort();
+    let wanted = [("content-length", "2"), ("content-type", "application/json"), ("x-a", "1"), ("x-a", "2")];
+    assert_eq!(headers, wanted.map(|(name, value)| (name.to_owned(), value)));
+    assert_eq!((&*seen.method, &*seen.body), ("POST", "{}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_of_the_connection_are_ours_and_150_others_arrive() {
+    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
+    let mut headers: serde_json::Map<String, Value> =
+        (0..150).map(|n| (format!("X-H{n}"), json!(["v".repeat(100), "ü"]))).collect();
+    for (name, value) in [
+        ("Transfer-Encoding", "chunked"),
+        ("content-length", "999"),
+        ("Connection", "x-h1"),
+        ("Keep-Alive", "1"),
+        ("Upgrade", "h2c"),
+        ("TE", "trailers"),
+        ("Trailer", "x"),
+        ("Proxy-Connection", "keep-alive"),
+        ("User-Agent", "mine"),
+        ("Accept", "a/b"),
+    ] {
+        headers.insert(name.to_owned(), json!([value]));
+    }
+    let check = json!({"HTTP": format!("{}x", page.url()), "Method": "PUT", "Body": "ü", "Header": headers});
+    checked(&serve, "web", "passing", check).await;
+    checked(&serve, "empty", "passing", json!({"HTTP": format!("{}y", page.url()), "Method": "PATCH"})).await;
+    let seen = page.first_seen("/x").await;
+    assert_eq!((&*seen.body, seen.header("content-length")), ("ü", vec!["2"]));
+    assert_eq!((seen.header("connection"), seen.header("user-agent")), (vec!["close"], vec!["mine"]));
+    assert_eq!(seen.header("accept"), ["a/b"]);
+    for dropped in ["transfer-encoding", "keep-alive", "upgrade", "te", "trailer", "proxy-connection"] {
+        assert_eq!(seen.header(dropped), Vec::<&str>::new(), "{dropped}");
+    }
+    for n in 0..150 {
+        assert_eq!(seen.header(&format!("x-h{n}")), [&*"v".repeat(100), "ü"]);
+    }
+    assert_eq!(page.first_seen("/y").await.header("content-length"), ["0"], "a body that is empty, as Go tells it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redirect_changes_method_and_body_as_go_does() {
+    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
+    let cases = [
+        (301, "POST", "GET", ""),
+        (302, "PUT", "GET", ""),
+        (303, "DELETE", "GET", ""),
+        (302, "HEAD", "HEAD", ""),
+        (307, "POST", "POST", "{}"),
+        (308, "PATCH", "PATCH", "{}"),
+    ];
+    for (status, method, ..) in cases {
+        let from = format!("/{status}/{method}");
+        page.redirect(&from, status, &format!("../to/{status}{method}"));
+        let body = if method == "HEAD" { "" } else { "{}" };
+        let check = json!({"HTTP": format!("http://{}{from}", page.address), "Method": method, "Body": body,
+            "Header": {"Content-Type": ["a/b"], "Authorization": ["Bearer secret"], "X-A": ["1"], "Host": ["web"]}});
+        register(&serve, &format!("s{status}{method}").to_lowercase(), "passing", check).await;
+    }
+    for (status, method, then, body) in cases {
+        output(&serve, &format!("s{status}{method}").to_lowercase(), "passing").await;
+        let seen = page.first_seen(&format!("/to/{status}{method}")).await;
+        assert_eq!((&*seen.method, &*seen.body), (then, body), "{status} of {method}");
+        assert_eq!(seen.header("content-type").len(), usize::from(!body.is_empty()), "{status} of {method}");
+        assert_eq!((seen.header("x-a"), seen.header("host")), (vec!["1"], vec!["web"]));
+        assert_eq!(seen.header("authorization"), ["Bearer secret"], "it is the same host and port");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_follow_no_redirect_to_another_host_or_port() {
+    let serve = Serve::start(&[]).await;
+    let (page, port, host) = (Page::open().await, Page::open().await, Page::open_at("127.0.0.2:0").await);
+    page.redirect("/port", 307, &format!("{}port", port.url()));
+    page.redirect("/host", 302, &format!("{}host", host.url()));
+    port.redirect("/port", 302, &format!("{}back", page.url()));
+    let header = json!({"Authorization": ["Bearer secret"], "cookie": ["secret"], "Proxy-Authorization": ["secret"],
+        "X-A": ["1"], "Host": ["web"]});
+    for (name, url) in [("port", format!("{}port", page.url())), ("host", format!("{}host", page.url()))] {
+        checked(&serve, name, "passing", json!({"HTTP": url, "Header": header})).await;
+    }
+    let user = format!("http://user:secret@{}/host", page.address);
+    checked(&serve, "user", "passing", json!({"HTTP": user})).await;
+    let seen = [port.first_seen("/port").await, host.first_seen("/host").await, page.first_seen("/back").await];
+    for seen in seen.iter().chain(&host.seen("/host")) {
+        for secret in ["authorization", "cookie", "proxy-authorization", "referer"] {
+            assert_eq!(seen.header(secret), Vec::<&str>::new(), "{secret} at {}", seen.path);
+        }
+        assert_ne!(seen.header("host"), ["web"]);
+    }
+    assert!(seen.iter().all(|seen| seen.header("x-a") == ["1"]));
+    let with_user = page.seen("/host");
+    assert!(with_user.iter().any(|seen| seen.header("authorization") == ["Basic dXNlcjpzZWNyZXQ="]), "{with_user:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redirect_to_a_forbidden_address_is_critical_and_says_so() {
+    let serve = Serve::start(&["--check-allow", "127.0.0.1/32"]).await;
+    let (page, outside) = (Page::open().await, Page::open_at("127.0.0.2:0").await);
+    page.redirect("/outside", 302, &outside.url());
+    page.redirect("/name", 307, "/two");
+    page.redirect("/two", 301, &format!("http://0x7f000002:{}/", outside.address.port()));
+    page.redirect("/secret", 302, "http://169.254.169.254/latest/");
+    page.redirect("/file", 302, "file:///etc/passwd");
+    page.redirect("/fine", 302, &format!("http://localhost:{}/", page.address.port()));
+    for (name, path, why) in [
+        ("a", "outside", "127.0.0.2 is in none of the networks of --check-allow"),
+        ("b", "name", "127.0.0.2 is in none of the networks of --check-allow"),
+        ("c", "secret", "169.254.169.254 is an address that no check goes to"),
+        ("d", "file", "unsupported protocol scheme \"file\""),
+    ] {
+        let said = checked(&serve, name, "critical", json!({"HTTP": format!("{}{path}", page.url())})).await;
+        assert!(said.contains(why), "{path}: {said}");
+    }
+    checked(&serve, "e", "passing", json!({"HTTP": format!("{}fine", page.url())})).await;
+    assert!(!outside.was_asked("/"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redirects_without_an_end_stop_after_ten_requests() {
+    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
+    page.redirect("/loop", 302, "/loop");
+    for n in 0..10 {
+        page.redirect(&format!("/{n}"), 302, &format!("/{}", n + 1));
+    }
+    let said = checked(&serve, "loop", "critical", json!({"HTTP": format!("{}loop", page.url())})).await;
+    assert_eq!(said, format!("Get \"{}loop\": stopped after 10 redirects", page.url()));
+    let said = checked(&serve, "nine", "passing", json!({"HTTP": format!("{}1", page.url())})).await;
+    assert_eq!(said, format!("HTTP GET {}1: 200 OK Output: ok", page.url()));
+    let said = checked(&serve, "ten", "critical", json!({"HTTP": format!("{}0", page.url())})).await;
+    assert!(said.ends_with("stopped after 10 redirects"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redirect_to_https_verifies_the_certificate_unless_told_otherwise() {
+    let serve = Serve::start(&[]).await;
+    let office = Office::open();
+    let (page, secure) = (Page::open().await, Page::open_tls(&office.server()).await);
+    page.redirect("/up", 301, &format!("https://{}/secure", secure.address));
+    secure.redirect("/down", 302, &format!("{}plain", page.url()));
+    let up = format!("{}up", page.url());
+    checked(&serve, "careless", "passing", json!({"HTTP": up, "TLSSkipVerify": true})).await;
+    let said = checked(&serve, "careful", "critical", json!({"HTTP": up})).await;
+    assert!(said.starts_with(&format!("Get \"https://{}/secure\": tls: ", secure.address)), "{said}");
+    assert_eq!(secure.first_seen("/secure").await.method, "GET");
+    let down = json!({"HTTP": format!("https://user:secret@{}/down", secure.address), "TLSSkipVerify": true});
+    checked(&serve, "down", "passing", down).await;
+    assert_eq!(secure.first_seen("/down").await.header("authorization").len(), 1);
+    assert_eq!(page.first_seen("/plain").await.header("authorization"), Vec::<&str>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timeout_covers_all_requests_of_a_probe() {
+    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    page.redirect("/x", 302, &format!("http://{}/", silent.local_addr().unwrap()));
+    let check = json!({"HTTP": format!("http://user:secret@{}/x", page.address), "Timeout": "300ms"});
+    let said = checked(&serve, "web", "critical", check).await;
+    assert_eq!(said, format!("Get \"http://user:***@{}/x\": no answer within 300ms", page.address));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn password_in_a_url_is_in_no_log_and_no_refusal() {
+    let arguments = ["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json", "--log", "trace"];
+    let serve = Serve::ready(Child::start(&arguments)).await;
+    let page = Page::open().await;
+    let good = json!({"HTTP": format!("http://user:hunter2@{}/", page.address)});
+    checked(&serve, "web", "passing", good).await;
+    let gone = Page::open().await.address;
+    let bad = json!({"HTTP": format!("http://user:hunter2@{gone}/")});
+    let said = checked(&serve, "gone", "critical", bad).await;
+    assert!(said.starts_with(&format!("Get \"http://user:***@{gone}/\": dial tcp")), "{said}");
+    for url in ["http://user:hunter2@h:99999/", "http://user:hunter2@169.254.169.254/", "http://user:hunter2@/"] {
+        let body = json!({"Name": "bad", "Check": {"HTTP": url, "Interval": "1s"}}).to_string();
+        let refusal = ask(&serve, "PUT", "/v1/agent/service/register", &body).await;
+        assert_eq!(refusal.status, 400, "{url}");
+        assert!(!refusal.body.to_string().contains("hunter2"), "{refusal:?}");
+    }
+    serve.child.signal(rustix::process::Signal::TERM);
+    let ended = serve.child.ended().await;
+    assert!(ended.stderr.contains("TRACE") || ended.stderr.contains("DEBUG"), "the log is on: {}", ended.stderr);
+    assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tcp_target_with_ipv6_address_needs_brackets() {
+    let serve = Serve::start(&[]).await;
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let said = checked(&serve, "good", "passing", json!({"TCP": format!("[::1]:{port}")})).await;
+    assert_eq!(said, format!("TCP connect [::1]:{port}: Success"));
+    let peer = serve.peer().await;
+    for target in [format!("::1:{port}"), format!("[::1:{port}"), "[::1]:70000".to_owned(), "[::1]:".to_owned()] {
+        for kind in ["TCP", "GRPC"] {
+            let body = json!({"Name": "bad", "Check": {kind: target, "Interval": "1s"}}).to_string();
+            let refusal = ask(&serve, "PUT", "/v1/agent/service/register", &body).await;
+            assert_eq!(refusal.status, 400, "{body}");
+            assert!(refusal.body.as_str().unwrap().contains("with an IPv6 address in brackets"), "{refusal:?}");
+        }
+        let tcp = Probe::Tcp(TcpProbe { target: target.clone(), tls: None });
+        let grpc = Probe::Grpc(GrpcProbe { target: target.clone(), ..GrpcProbe::default() });
+        for probe in [tcp, grpc] {
+            let checks = vec![Check { probe: Some(probe), ..Check::default() }];
+            let refusal = peer.register(RegisterRequest { checks, ..instance("bad", "a") }).await.unwrap_err();
+            assert_eq!(refusal.code(), Code::InvalidArgument, "{target}: {refusal}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn report_is_kept_up_to_output_max_size_as_consul_cuts_it() {
+    let serve = Serve::start(&[]).await;
+    let usual = json!({"TTL": "10m", "Interval": "0s"});
+    let small = json!({"TTL": "10m", "Interval": "0s", "OutputMaxSize": 5});
+    let large = json!({"TTL": "10m", "Interval": "0s", "OutputMaxSize": 5_000});
+    for (name, check, said, kept) in [
+        ("small", small.clone(), "123456".to_owned(), "12345 ... (captured 5 of 6 bytes)".to_owned()),
+        ("fits", small, "12345".to_owned(), "12345".to_owned()),
+        ("usual", usual, "x".repeat(4_100), format!("{} ... (captured 4096 of 4100 bytes)", "x".repeat(4_096))),
+        ("large", large, "x".repeat(4_100), format!("{} ... (captured 4096 of 4100 bytes)", "x".repeat(4_096))),
+    ] {
+        register(&serve, name, "passing", check).await;
+        let fed = ask(&serve, "PUT", &format!("/v1/agent/check/pass/service:{name}?note={said}"), "").await;
+        assert_eq!(fed.status, 200, "{fed:?}");
+        assert_eq!(output(&serve, name, "passing").await, kept);
+        let update = json!({"Status": "warning", "Output": said}).to_string();
+        ask(&serve, "PUT", &format!("/v1/agent/check/update/service:{name}"), &update).await;
+        assert_eq!(output(&serve, name, "warning").await, kept);
+    }
+    let body = json!({"Name": "bad", "Check": {"TTL": "10s", "OutputMaxSize": -1}}).to_string();
+    let refusal = ask(&serve, "PUT", "/v1/agent/service/register", &body).await;
+    assert_eq!((refusal.status, refusal.body), (400, "Invalid check: MaxOutputMaxSize must be positive".into()));
+}
+
+/// A native check that has every field of an HTTP check.
+fn native(address: SocketAddr) -> Check {
+    let header = |name: &str, value: &str| HttpHeader { name: name.to_owned(), value: value.to_owned() };
+    let request = HttpProbe {
+        url: format!("http://{address}/native"),
+        headers: [("X-A".to_owned(), "1".to_owned())].into(),
+        method: "POST".to_owned(),
+        body: "{}".to_owned(),
+        disable_redirects: true,
+        more_headers: vec![header("x-a", "2"), header("X-B", "3")],
+        tls: None,
+    };
+    let timeout = seconds(1.0);
+    Check { probe: Some(Probe::Http(request)), interval: seconds(1.0), timeout, output_max_size: 3, ..Check::default() }
+}
+
+/// Waits until the check of `web/a` has this status, and returns its output.
+async fn native_output(serve: &Serve, status: CheckStatus) -> String {
+    let peer = serve.peer().await;
+    let mut reader = Reader::of(&peer, &["web"]).await;
+    let is = |view: &View| view.get("web", "a").is_some_and(|instance| instance.checks[0].status() == status);
+    reader.until(status.as_str_name(), is).await;
+    peer.checks("web", "a").await.remove(0).output
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn native_http_check_is_made_as_registered_also_after_export_and_import() {
+    let (data, other, page) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Page::open().await);
+    let (from, to) = (data.path().to_str().unwrap(), other.path().to_str().unwrap());
+    page.answer_at("/native", "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\n\r\n123456");
+    let serve = Serve::start(&["--data-dir", from]).await;
+    let mut check = native(page.address);
+    check.set_initial_status(CheckStatus::Passing);
+    let registration = RegisterRequest { ttl: seconds(600.0), checks: vec![check], ..instance("web", "a") };
+    serve.peer().await.register(registration).await.unwrap();
+    let said = native_output(&serve, CheckStatus::Critical).await;
+    assert_eq!(said, format!("HTTP POST http://{}/native: 302 Found Output: 456", page.address));
+    let first = page.first_seen("/native").await;
+    assert_eq!((&*first.method, &*first.body, first.header("x-a")), ("POST", "{}", vec!["1", "2"]));
+    assert_eq!(first.header("x-b"), ["3"]);
+
+    serve.child.kill().await;
+    let file = other.path().join("export.jsonl");
+    let file = file.to_str().unwrap();
+    for arguments in [["export", "--data-dir", from, file], ["import", "--data-dir", to, file]] {
+        let ended = Child::run(&arguments).await;
+        assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    }
+    page.answer_at("/native", "HTTP/1.1 200 Fine\r\n\r\nabcdef");
+    let serve = Serve::start(&["--data-dir", to]).await;
+    let said = native_output(&serve, CheckStatus::Passing).await;
+    assert_eq!(said, format!("HTTP POST http://{}/native: 200 Fine Output: def", page.address));
+    assert_eq!(page.seen("/native").last(), Some(&first));
+    assert!(!page.was_asked("/elsewhere"));
+}
