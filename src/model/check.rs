@@ -3,11 +3,11 @@
 //! The words are Consul's, whose users know them: a check *passes*, *warns*, or is *critical*. Who runs a check, and when, is
 //! not here.
 
-mod http;
+mod request;
 
 use std::{borrow::Borrow, fmt, net::Ipv6Addr, sync::Arc, time::Duration};
 
-pub use http::HttpProbe;
+pub use request::HttpProbe;
 
 use super::{Invalid, Revision, label};
 
