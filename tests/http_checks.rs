@@ -1,4 +1,6 @@
-//! HTTP checks, and the targets of other checks: what the target sees, where redirects lead, what is kept of the output.
+//! HTTP checks, and the targets of other checks: what the target sees, what is kept of the output.
+
+mod redirects;
 
 use std::net::SocketAddr;
 
@@ -12,7 +14,7 @@ use tonic::Code;
 
 use crate::{
     consul_replay::client,
-    harness::{Child, Office, Page, Reader, PageRequest, Serve, View, instance, seconds, within},
+    harness::{Child, Page, PageRequest, Reader, Serve, View, instance, seconds, within},
 };
 
 /// What Consul's API answered.
@@ -136,15 +138,15 @@ async fn target_sees_method_headers_and_body_as_recorded_from_consul() {
     let host = at.to_string();
     let none: &[(String, &str)] = &[];
     for (path, method) in [("/a", "HEAD"), ("/302", "GET"), ("/ok", "GET"), ("/d", "OPTIONS"), ("/headers", "GET")] {
-        let seen = page.first_seen(path).await;
+        let seen = page.first_request(path).await;
         assert_eq!((&*seen.method, &*own_headers(&seen), &*seen.body), (method, none, ""), "{path}");
         assert_eq!(seen.header("host"), [&*host]);
         assert_eq!(seen.header("accept"), ["text/plain, text/*, */*"]);
         assert_eq!((seen.header("user-agent").len(), seen.header("connection")), (1, vec!["close"]));
     }
-    assert_eq!(page.first_seen("/c").await.header("host"), ["canary.example.com"]);
-    assert_eq!(page.first_seen("/e").await.header("authorization"), ["Basic dXNlcjpzZWNyZXQ="]);
-    let seen = page.first_seen("/b").await;
+    assert_eq!(page.first_request("/c").await.header("host"), ["canary.example.com"]);
+    assert_eq!(page.first_request("/e").await.header("authorization"), ["Basic dXNlcjpzZWNyZXQ="]);
+    let seen = page.first_request("/b").await;
     let mut headers = own_headers(&seen);
     headers.sort();
     let wanted = [("content-length", "2"), ("content-type", "application/json"), ("x-a", "1"), ("x-a", "2")];
@@ -174,7 +176,7 @@ async fn headers_of_the_connection_are_ours_and_150_others_arrive() {
     let check = json!({"HTTP": format!("{}x", page.url()), "Method": "PUT", "Body": "ü", "Header": headers});
     checked(&serve, "web", "passing", check).await;
     checked(&serve, "empty", "passing", json!({"HTTP": format!("{}y", page.url()), "Method": "PATCH"})).await;
-    let seen = page.first_seen("/x").await;
+    let seen = page.first_request("/x").await;
     assert_eq!((&*seen.body, seen.header("content-length")), ("ü", vec!["2"]));
     assert_eq!((seen.header("connection"), seen.header("user-agent")), (vec!["close"], vec!["mine"]));
     assert_eq!(seen.header("accept"), ["a/b"]);
@@ -184,128 +186,7 @@ async fn headers_of_the_connection_are_ours_and_150_others_arrive() {
     for n in 0..150 {
         assert_eq!(seen.header(&format!("x-h{n}")), [&*"v".repeat(100), "ü"]);
     }
-    assert_eq!(page.first_seen("/y").await.header("content-length"), ["0"], "a body that is empty, as Go tells it");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redirect_changes_method_and_body_as_go_does() {
-    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
-    let cases = [
-        (301, "POST", "GET", ""),
-        (302, "PUT", "GET", ""),
-        (303, "DELETE", "GET", ""),
-        (302, "HEAD", "HEAD", ""),
-        (307, "POST", "POST", "{}"),
-        (308, "PATCH", "PATCH", "{}"),
-    ];
-    for (status, method, ..) in cases {
-        let from = format!("/{status}/{method}");
-        page.redirect(&from, status, &format!("../to/{status}{method}"));
-        let body = if method == "HEAD" { "" } else { "{}" };
-        let check = json!({"HTTP": format!("http://{}{from}", page.address), "Method": method, "Body": body,
-            "Header": {"Content-Type": ["a/b"], "Authorization": ["Bearer secret"], "X-A": ["1"], "Host": ["web"]}});
-        register(&serve, &format!("s{status}{method}").to_lowercase(), "passing", check).await;
-    }
-    for (status, method, then, body) in cases {
-        output(&serve, &format!("s{status}{method}").to_lowercase(), "passing").await;
-        let seen = page.first_seen(&format!("/to/{status}{method}")).await;
-        assert_eq!((&*seen.method, &*seen.body), (then, body), "{status} of {method}");
-        assert_eq!(seen.header("content-type").len(), usize::from(!body.is_empty()), "{status} of {method}");
-        assert_eq!((seen.header("x-a"), seen.header("host")), (vec!["1"], vec!["web"]));
-        assert_eq!(seen.header("authorization"), ["Bearer secret"], "it is the same host and port");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_follow_no_redirect_to_another_host_or_port() {
-    let serve = Serve::start(&[]).await;
-    let (page, port, host) = (Page::open().await, Page::open().await, Page::open_at("127.0.0.2:0").await);
-    page.redirect("/port", 307, &format!("{}port", port.url()));
-    page.redirect("/host", 302, &format!("{}host", host.url()));
-    port.redirect("/port", 302, &format!("{}back", page.url()));
-    let header = json!({"Authorization": ["Bearer secret"], "cookie": ["secret"], "Proxy-Authorization": ["secret"],
-        "X-A": ["1"], "Host": ["web"]});
-    for (name, url) in [("port", format!("{}port", page.url())), ("host", format!("{}host", page.url()))] {
-        checked(&serve, name, "passing", json!({"HTTP": url, "Header": header})).await;
-    }
-    let user = format!("http://user:secret@{}/host", page.address);
-    checked(&serve, "user", "passing", json!({"HTTP": user})).await;
-    let seen = [port.first_seen("/port").await, host.first_seen("/host").await, page.first_seen("/back").await];
-    for seen in seen.iter().chain(&host.seen("/host")) {
-        for secret in ["authorization", "cookie", "proxy-authorization", "referer"] {
-            assert_eq!(seen.header(secret), Vec::<&str>::new(), "{secret} at {}", seen.path);
-        }
-        assert_ne!(seen.header("host"), ["web"]);
-    }
-    assert!(seen.iter().all(|seen| seen.header("x-a") == ["1"]));
-    let with_user = page.seen("/host");
-    assert!(with_user.iter().any(|seen| seen.header("authorization") == ["Basic dXNlcjpzZWNyZXQ="]), "{with_user:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redirect_to_a_forbidden_address_is_critical_and_says_so() {
-    let serve = Serve::start(&["--check-allow", "127.0.0.1/32"]).await;
-    let (page, outside) = (Page::open().await, Page::open_at("127.0.0.2:0").await);
-    page.redirect("/outside", 302, &outside.url());
-    page.redirect("/name", 307, "/two");
-    page.redirect("/two", 301, &format!("http://0x7f000002:{}/", outside.address.port()));
-    page.redirect("/secret", 302, "http://169.254.169.254/latest/");
-    page.redirect("/file", 302, "file:///etc/passwd");
-    page.redirect("/fine", 302, &format!("http://localhost:{}/", page.address.port()));
-    for (name, path, why) in [
-        ("a", "outside", "127.0.0.2 is in none of the networks of --check-allow"),
-        ("b", "name", "127.0.0.2 is in none of the networks of --check-allow"),
-        ("c", "secret", "169.254.169.254 is an address that no check goes to"),
-        ("d", "file", "unsupported protocol scheme \"file\""),
-    ] {
-        let said = checked(&serve, name, "critical", json!({"HTTP": format!("{}{path}", page.url())})).await;
-        assert!(said.contains(why), "{path}: {said}");
-    }
-    checked(&serve, "e", "passing", json!({"HTTP": format!("{}fine", page.url())})).await;
-    assert!(!outside.was_asked("/"));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redirects_without_an_end_stop_after_ten_requests() {
-    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
-    page.redirect("/loop", 302, "/loop");
-    for n in 0..10 {
-        page.redirect(&format!("/{n}"), 302, &format!("/{}", n + 1));
-    }
-    let said = checked(&serve, "loop", "critical", json!({"HTTP": format!("{}loop", page.url())})).await;
-    assert_eq!(said, format!("Get \"{}loop\": stopped after 10 redirects", page.url()));
-    let said = checked(&serve, "nine", "passing", json!({"HTTP": format!("{}1", page.url())})).await;
-    assert_eq!(said, format!("HTTP GET {}1: 200 OK Output: ok", page.url()));
-    let said = checked(&serve, "ten", "critical", json!({"HTTP": format!("{}0", page.url())})).await;
-    assert!(said.ends_with("stopped after 10 redirects"), "{said}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redirect_to_https_verifies_the_certificate_unless_told_otherwise() {
-    let serve = Serve::start(&[]).await;
-    let office = Office::open();
-    let (page, secure) = (Page::open().await, Page::open_tls(&office.server()).await);
-    page.redirect("/up", 301, &format!("https://{}/secure", secure.address));
-    secure.redirect("/down", 302, &format!("{}plain", page.url()));
-    let up = format!("{}up", page.url());
-    checked(&serve, "careless", "passing", json!({"HTTP": up, "TLSSkipVerify": true})).await;
-    let said = checked(&serve, "careful", "critical", json!({"HTTP": up})).await;
-    assert!(said.starts_with(&format!("Get \"https://{}/secure\": tls: ", secure.address)), "{said}");
-    assert_eq!(secure.first_seen("/secure").await.method, "GET");
-    let down = json!({"HTTP": format!("https://user:secret@{}/down", secure.address), "TLSSkipVerify": true});
-    checked(&serve, "down", "passing", down).await;
-    assert_eq!(secure.first_seen("/down").await.header("authorization").len(), 1);
-    assert_eq!(page.first_seen("/plain").await.header("authorization"), Vec::<&str>::new());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn timeout_covers_all_requests_of_a_probe() {
-    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    page.redirect("/x", 302, &format!("http://{}/", silent.local_addr().unwrap()));
-    let check = json!({"HTTP": format!("http://user:secret@{}/x", page.address), "Timeout": "300ms"});
-    let said = checked(&serve, "web", "critical", check).await;
-    assert_eq!(said, format!("Get \"http://user:***@{}/x\": no answer within 300ms", page.address));
+    assert_eq!(page.first_request("/y").await.header("content-length"), ["0"], "a body that is empty, as Go tells it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -418,7 +299,7 @@ async fn native_http_check_is_made_as_registered_also_after_export_and_import() 
     serve.peer().await.register(registration).await.unwrap();
     let said = native_output(&serve, CheckStatus::Critical).await;
     assert_eq!(said, format!("HTTP POST http://{}/native: 302 Found Output: 456", page.address));
-    let first = page.first_seen("/native").await;
+    let first = page.first_request("/native").await;
     assert_eq!((&*first.method, &*first.body, first.header("x-a")), ("POST", "{}", vec!["1", "2"]));
     assert_eq!(first.header("x-b"), ["3"]);
 
@@ -433,6 +314,6 @@ async fn native_http_check_is_made_as_registered_also_after_export_and_import() 
     let serve = Serve::start(&["--data-dir", to]).await;
     let said = native_output(&serve, CheckStatus::Passing).await;
     assert_eq!(said, format!("HTTP POST http://{}/native: 200 Fine Output: def", page.address));
-    assert_eq!(page.seen("/native").last(), Some(&first));
+    assert_eq!(page.requests_for("/native").last(), Some(&first));
     assert!(!page.was_asked("/elsewhere"));
 }

@@ -44,7 +44,7 @@ impl Prober {
     /// Makes the probe of a check once, within its timeout. Returns what it found, and what there is to say about it.
     pub(super) async fn make(&self, check: &Definition) -> (Verdict, String) {
         let limit = check.output_max_size as usize;
-        let mut over = pin!(sleep(check.timeout));
+        let mut over = pin!(sleep(check.time_limit()));
         let made = async {
             match &check.probe {
                 Probe::Http(request) => self.request(request, limit).await,
@@ -60,7 +60,7 @@ impl Prober {
         let made = tokio::select! {
             made = made => made,
             () = &mut over => {
-                let span = humantime::format_duration(check.timeout);
+                let span = humantime::format_duration(check.time_limit());
                 return (Verdict::Critical, format!("{}: no answer within {span}", describe(&check.probe)));
             }
         };

@@ -143,9 +143,13 @@ impl<'a> Fields<'a> {
     fn duration(&mut self, names: &[&str]) -> Result<Duration, Problem> {
         match self.take(names) {
             None => Ok(Duration::ZERO),
-            Some(Value::Text(text)) if text.is_empty() => Ok(Duration::ZERO),
             Some(Value::Text(text)) => {
-                go_duration(&text).ok_or_else(|| Problem::Decode(format!("time: invalid duration {text:?}")))
+                // Less than nothing is nothing, as for numbers: what needs more refuses both.
+                let span = match text.strip_prefix('-') {
+                    Some(rest) if !rest.starts_with('+') => go_duration(rest).map(|_| Duration::ZERO),
+                    _ => go_duration(&text),
+                };
+                span.ok_or_else(|| Problem::Decode(format!("time: invalid duration {text:?}")))
             }
             Some(Value::Number(number)) => {
                 // Whoever sends less than nothing means nothing.
@@ -242,6 +246,18 @@ mod tests {
         }
         for bad in ["", "5", "s", "soon", "1d", "-1s", "1s2", "1..2s", "."] {
             assert_eq!(go_duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn length_of_time_below_zero_is_none_and_an_empty_one_is_refused() {
+        let read = |value: &str| object(format!(r#"{{"TTL":{value}}}"#).as_bytes(), "X").unwrap().duration(&["TTL"]);
+        for (value, millis) in [("null", 0), ("\"-1s\"", 0), ("-5", 0), ("\"1.5s\"", 1_500), ("2000000", 2)] {
+            assert_eq!(read(value).unwrap(), Duration::from_millis(millis), "{value}");
+        }
+        for bad in ["", "-", "-+1s", "--1s", "1"] {
+            let refusal = read(&format!("{bad:?}")).unwrap_err().to_string();
+            assert_eq!(refusal, format!("Request decode failed: time: invalid duration {bad:?}"));
         }
     }
 

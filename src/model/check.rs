@@ -16,7 +16,7 @@ const MOST: usize = 32;
 /// Longest id, name and note of a check, in bytes.
 const LONGEST: usize = 512;
 /// Largest output of a target, or of a report, that is kept, in bytes; also where nothing is said.
-pub(crate) const MAX_OUTPUT_BYTES: u32 = 4_096;
+const MAX_OUTPUT_BYTES: u32 = 4_096;
 /// How long a probe may take, where nothing is said.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// No check is made more often.
@@ -260,11 +260,17 @@ impl Definition {
             notes: Box::default(),
             probe,
             interval: Duration::ZERO,
-            timeout: TIMEOUT,
+            timeout: Duration::ZERO,
             thresholds: Thresholds::default(),
             deregister_after: None,
             output_max_size: MAX_OUTPUT_BYTES,
         }
+    }
+
+    /// Returns how long a probe may take: 10 s where nothing was said.
+    #[must_use]
+    pub fn time_limit(&self) -> Duration {
+        if self.timeout.is_zero() { TIMEOUT } else { self.timeout }
     }
 
     /// The same within what is allowed: an interval of a second or more, a reprieve of a minute or more, a timeout where none
@@ -309,7 +315,7 @@ impl Definition {
         };
         Ok(Self {
             interval,
-            timeout: if self.timeout.is_zero() { TIMEOUT } else { self.timeout },
+            timeout: self.time_limit(),
             thresholds: Thresholds {
                 passing: passing.max(1),
                 warning: if warning == 0 { critical } else { warning.min(critical) },

@@ -193,7 +193,8 @@ impl PageAnswer {
     /// The answer to a request with this method.
     fn bytes(self, method: &str) -> Vec<u8> {
         let Self { status, headers, body } = self;
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers = headers.concat();
         let length = body.len();
         let body = if method == "HEAD" { String::new() } else { body };
         let head = format!("Content-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close");
