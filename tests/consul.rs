@@ -470,7 +470,7 @@ async fn bad_input_is_refused_and_nothing_else() {
         (
             "PUT",
             "/v1/agent/service/register",
-            &json!({"Name": "x", "Check": {"HTTP": "http://x", "Interval": "1s", "Method": "POST"}}).to_string(),
+            &json!({"Name": "x", "Check": {"HTTP": "http://x", "Interval": "1s", "Method": "PO ST"}}).to_string(),
             400,
         ),
         (
