@@ -5,9 +5,11 @@
 //! | `zone` | what is answered for, and the names in it |
 //! | `question` | what a name asks for (pure) |
 //! | `offer` | who of a service is to be called, as records need it, until it changes |
-//! | `reverse` | whose address that is |
+//! | `node` | nodes: where they are, by name and by address |
+//! | `reverse` | services by address |
 //! | `record` | records as they are answered with |
 //! | `answer` | the answer to a question, from the registry |
+//! | `sheet` | an answer that is being written |
 //! | `packet` | bytes to questions, answers to bytes that fit |
 //! | `door` | the sockets |
 //!
@@ -18,11 +20,13 @@
 
 mod answer;
 mod door;
+mod node;
 mod offer;
 mod packet;
 mod question;
 mod record;
 mod reverse;
+mod sheet;
 mod zone;
 
 pub use answer::Oracle;

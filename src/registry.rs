@@ -22,6 +22,7 @@ mod decide;
 mod event;
 mod lease;
 mod leases;
+mod node_index;
 mod protection;
 mod ring;
 mod roster;
@@ -29,6 +30,7 @@ mod service;
 mod settling;
 mod spelling;
 mod subscription;
+mod suffixes;
 mod wheel;
 mod write;
 
@@ -45,6 +47,7 @@ pub(crate) mod tests;
 use std::{
     collections::BTreeSet,
     iter,
+    net::IpAddr,
     ops::Bound,
     sync::{Arc, atomic::AtomicIsize},
 };
@@ -61,6 +64,7 @@ pub use leases::{HashLease, Leases};
 pub use protection::{Notice, Numbers, Protected, Turned};
 pub use roster::{Block, Blocks};
 pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
+pub use suffixes::SuffixSet;
 pub use write::Order;
 
 use crate::{
@@ -68,6 +72,7 @@ use crate::{
     sync::{AtomicU64, DashMap, Mutex, Ordering, RwLock},
 };
 use catalog::Catalog;
+use node_index::NodeIndex;
 use protection::Protection;
 use ring::Ring;
 use service::{Service, State};
@@ -110,6 +115,12 @@ pub struct Registry {
     names: RwLock<BTreeSet<ServiceName>>,
     /// Those of them that are not all in lower case.
     spellings: Spellings,
+    /// Suffixes of their dotted names.
+    service_suffixes: RwLock<SuffixSet>,
+    /// Suffixes of `_service._tag` for the dotted tags of all instances.
+    tag_suffixes: RwLock<SuffixSet>,
+    /// Nodes by what is not their name.
+    node_index: NodeIndex,
     /// The recent events of all services.
     history: RwLock<Ring>,
     /// The newest revision whose changes are all there for readers.
@@ -137,6 +148,9 @@ impl Registry {
             services: DashMap::new(),
             names: RwLock::default(),
             spellings: Spellings::default(),
+            service_suffixes: RwLock::default(),
+            tag_suffixes: RwLock::default(),
+            node_index: NodeIndex::default(),
             history: RwLock::new(Ring::new(start)),
             applied: AtomicU64::new(start.0),
             order: Mutex::new(()),
@@ -218,15 +232,47 @@ impl Registry {
         pages.flatten()
     }
 
-    /// The service that has instances and this name; or else one whose name differs from it in nothing but case.
+    /// Names of the services that have instances and differ from `name` in case at most, in order.
     #[must_use]
-    pub fn spelt(&self, name: &str) -> Option<ServiceName> {
-        let exact = |name: &str| self.services.get(name).map(|found| found.key().clone());
-        let found = exact(name).or_else(|| {
-            let folded = name.to_ascii_lowercase();
-            exact(&folded).or_else(|| self.spellings.find(&folded))
-        });
-        found.filter(|name| !name.is_reserved())
+    pub fn spellings_of(&self, name: &str) -> Vec<ServiceName> {
+        let folded = name.to_ascii_lowercase();
+        let mut found = self.spellings.of(&folded);
+        // In order: capital letters come before small ones.
+        found.extend(self.services.get(&*folded).map(|found| found.key().clone()));
+        found.retain(|name| !name.is_reserved());
+        found
+    }
+
+    /// Returns whether a service has a name of which this is a proper suffix: `web` where there is `v1.web`.
+    #[must_use]
+    pub fn is_service_suffix(&self, suffix: &str) -> bool {
+        self.service_suffixes.read().contains(suffix)
+    }
+
+    /// Returns whether this is a proper suffix of `_service._tag` for some dotted tag: `_a.b` and `b` where there is `a.b`.
+    #[must_use]
+    pub fn is_tag_suffix(&self, suffix: &str) -> bool {
+        self.tag_suffixes.read().contains(suffix)
+    }
+
+    /// Returns whether a node has a name of which this is a proper suffix.
+    #[must_use]
+    pub fn is_node_suffix(&self, suffix: &str) -> bool {
+        self.node_index.has_suffix(suffix)
+    }
+
+    /// The nodes with this address, as instances.
+    #[must_use]
+    pub fn nodes_at(&self, address: IpAddr) -> Vec<Arc<Entry>> {
+        let nodes = nodes();
+        self.node_index.at(address).iter().filter_map(|id| self.get(&nodes, id.as_str())).collect()
+    }
+
+    /// The node of that name whatever its case, as an instance. Not the local node.
+    #[must_use]
+    pub fn node_in_any_case(&self, name: &str) -> Option<Arc<Entry>> {
+        let id = self.node_index.named(name)?;
+        self.get(&nodes(), id.as_str()).filter(|_| id.as_str() != OWN_NODE)
     }
 
     /// How many instances are registered.

@@ -5,36 +5,30 @@
 //!   else be told that there is no IPv4 either.
 //! * Records come in another order each time, and where there are more than fit, others each time.
 //! * Host names stand for addresses only where there is no address: beside a CNAME nothing else may be.
+//! * A host name in the zone is followed, so that the answer has the addresses that it leads to.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use hickory_proto::{
     op::{Query, ResponseCode},
-    rr::{
-        DNSClass, RData, RecordType,
-        rdata::{A, AAAA, CNAME, NS, PTR, TXT},
-    },
+    rr::{DNSClass, Name, RData, RecordType, rdata::PTR},
 };
-use rand::seq::index::sample;
 
 use super::{
-    offer::{Choice, Kept, Offers, Target},
-    question::{Question, Reading},
-    record::{Data, Line, Owner},
-    reverse::Reverse,
+    node::Node,
+    offer::{Kept, Offers},
+    question::{Question, Reading, ServiceQuestion},
+    record::{Additional, Line, Owner},
+    reverse::{Behind, Reverse},
+    sheet::{Sheet, data},
     zone::Zone,
 };
-use crate::{
-    model::{Metadata, WallTime},
-    registry::Registry,
-};
+use crate::{model::WallTime, registry::Registry};
 
-/// Fewest bytes of records: more than would fit are not made.
-const A_BYTES: usize = 16;
-const AAAA_BYTES: usize = 28;
-const SRV_BYTES: usize = 32;
-/// Longest piece of a TXT record, in bytes.
-const PIECE: usize = 255;
+/// Most aliases that are followed for one answer.
+const MAX_HOPS: usize = 8;
+/// Most bytes of addresses that are added for the host name of one SRV record: some of each family.
+const HELP_BYTES: usize = 128;
 
 /// What is answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +40,8 @@ pub(super) struct Answer {
     pub(super) cut: bool,
     pub(super) answers: Vec<Line>,
     pub(super) authorities: Vec<Line>,
-    pub(super) additionals: Vec<Line>,
+    /// By the places of the answers that they help with.
+    pub(super) additionals: Vec<Additional>,
 }
 
 impl Answer {
@@ -54,6 +49,11 @@ impl Answer {
     pub(super) fn only(code: ResponseCode) -> Self {
         let (answers, authorities, additionals) = Default::default();
         Self { code, ours: false, cut: false, answers, authorities, additionals }
+    }
+
+    /// An empty answer about a name that is ours.
+    pub(super) fn ours() -> Self {
+        Self { ours: true, ..Self::only(ResponseCode::NoError) }
     }
 }
 
@@ -80,218 +80,185 @@ impl Oracle {
     }
 
     /// The answer to a question, with no more records than fit into so many bytes.
-    pub(super) fn answer(&self, moment: Moment<'_>, query: &Query, room: usize) -> Answer {
+    ///
+    /// # Errors
+    ///
+    /// When more changes have to be read first than one question should wait for: ask again.
+    pub(super) fn answer(&self, moment: Moment<'_>, query: &Query, room: usize) -> Result<Answer, Behind> {
         let wanted = query.query_type();
         let transfer = matches!(wanted, RecordType::AXFR | RecordType::IXFR);
         if transfer || !matches!(query.query_class(), DNSClass::IN | DNSClass::ANY) {
-            return Answer::only(ResponseCode::Refused);
+            return Ok(Answer::only(ResponseCode::Refused));
         }
-        let mut sheet = Sheet { zone: &self.zone, wanted, room, answer: Answer::only(ResponseCode::NoError) };
-        sheet.answer.ours = true;
+        let Moment { registry, now } = moment;
+        let mut sheet = Sheet::new(&self.zone, query.name(), wanted, room);
         let known = match Question::of(query.name(), &self.zone) {
-            Question::Foreign => return Answer::only(ResponseCode::Refused),
+            Question::Foreign => return Ok(Answer::only(ResponseCode::Refused)),
             Question::Apex => {
-                sheet.apex(moment);
-                Some(())
+                sheet.apex(&Node::local(registry), serial(now));
+                true
             }
-            Question::Service(readings) => self.service(moment, &readings, &mut sheet),
-            Question::Node(name) => sheet.node(moment, &name),
+            Question::Service(asked) => self.service(registry, &asked, &mut sheet),
+            Question::Node(name) => self.node(registry, &name, &mut sheet),
             Question::Literal(address) => {
                 sheet.put(data(address));
-                Some(())
+                true
             }
-            Question::Reverse(address) => self.reverse(moment, address, &mut sheet),
-            Question::Between => Some(()),
-            Question::Nothing => None,
+            Question::Reverse(address) => self.reverse(registry, address, &mut sheet)?,
+            Question::Between => true,
+            Question::Nothing => false,
         };
-        if known.is_none() {
+        if !known {
             sheet.answer.code = ResponseCode::NXDomain;
         }
-        if sheet.answer.answers.is_empty() && self.zone.domain().zone_of(query.name()) {
-            let authority = self.zone.authority(serial(moment.now));
-            sheet.answer.authorities.extend(authority.map(|data| sheet.line(sheet.top(), data)));
+        if sheet.answer.answers.is_empty() {
+            sheet.authority(serial(now));
         }
-        sheet.answer
+        Ok(sheet.answer)
     }
 
-    fn service(&self, moment: Moment<'_>, readings: &[Reading], sheet: &mut Sheet<'_>) -> Option<()> {
-        let spelt = |reading: &Reading| moment.registry.spelt(&reading.service).map(|name| (name, reading.tag.clone()));
-        let (service, tag) = readings.iter().find_map(spelt)?;
-        let offers = self.kept.offers(moment.registry, &service);
-        sheet.service(&offers, offers.choice(tag.as_deref())?);
-        Some(())
-    }
-
-    fn reverse(&self, moment: Moment<'_>, address: IpAddr, sheet: &mut Sheet<'_>) -> Option<()> {
-        let services = self.reverse.services(moment.registry, address);
-        let names: Vec<_> = services.iter().filter_map(|service| self.zone.service(service.as_str())).collect();
-        if names.is_empty() {
-            return None;
-        }
-        for name in names {
-            sheet.put(RData::PTR(PTR(name)));
-        }
-        Some(())
-    }
-}
-
-/// An answer that is being written. What writes into it returns `None` where there is no such name.
-#[derive(Debug)]
-struct Sheet<'a> {
-    zone: &'a Zone,
-    wanted: RecordType,
-    room: usize,
-    answer: Answer,
-}
-
-impl Sheet<'_> {
-    fn line(&self, owner: Owner, data: RData) -> Line {
-        Line { owner, ttl: self.zone.ttl, data: Data::Once(data) }
-    }
-
-    fn top(&self) -> Owner {
-        Owner::Name(self.zone.domain().clone())
-    }
-
-    /// Answers with a record, if one of its type was asked for.
-    fn put(&mut self, data: RData) {
-        if self.wants(data.record_type()) {
-            self.answer.answers.push(self.line(Owner::Asked, data));
-        }
-    }
-
-    fn wants(&self, kind: RecordType) -> bool {
-        self.wanted == kind || self.wanted == RecordType::ANY
-    }
-
-    fn add(&mut self, owner: Owner, address: IpAddr) {
-        let line = self.line(owner, data(address));
-        self.answer.additionals.push(line);
-    }
-
-    /// So many of them, in any order.
-    fn some(&mut self, number: usize, bytes: usize) -> Vec<usize> {
-        let most = number.min(self.room / bytes);
-        self.answer.cut |= most < number;
-        sample(&mut rand::rng(), number, most).into_vec()
-    }
-
-    fn apex(&mut self, moment: Moment<'_>) {
-        self.zone.authority(serial(moment.now)).into_iter().for_each(|authority| self.put(authority));
-        let own = self.zone.own().filter(|_| self.wants(RecordType::NS));
-        if let Some(own) = own {
-            self.put(RData::NS(NS(own.clone())));
-            if let Some(Target::Address(address)) = Node::own(moment, self.zone).target {
-                self.add(Owner::Name(own), address);
+    /// Answers about a service. Returns whether there is such a name.
+    fn service(&self, registry: &Registry, asked: &ServiceQuestion, sheet: &mut Sheet<'_>) -> bool {
+        let found = self.offers(registry, &asked.readings);
+        let choice = found.as_ref().and_then(|(offers, tag)| offers.choice(*tag).map(|choice| (offers, choice)));
+        let Some((offers, choice)) = choice else { return self.is_between(registry, asked) };
+        match sheet.wanted {
+            RecordType::SRV => {
+                let unknown = sheet.srv(offers, choice);
+                self.help(registry, unknown, sheet);
             }
-        }
-    }
-
-    fn service(&mut self, offers: &Offers, choice: &Choice) {
-        match self.wanted {
-            RecordType::SRV => self.srv(offers, choice),
-            RecordType::TXT => self.texts(choice),
-            _ if choice.v4.is_empty() && choice.v6.is_empty() => self.alias(choice),
+            RecordType::TXT => sheet.texts(choice),
             _ => {
-                if self.wants(RecordType::A) {
-                    for at in self.some(choice.v4.len(), A_BYTES) {
-                        self.put(RData::A(A(choice.v4[at])));
-                    }
-                }
-                if self.wants(RecordType::AAAA) {
-                    for at in self.some(choice.v6.len(), AAAA_BYTES) {
-                        self.put(RData::AAAA(AAAA(choice.v6[at])));
-                    }
-                }
+                sheet.hosts(&choice.v4, &choice.v6, &choice.hosts);
+                self.follow(registry, sheet);
             }
         }
+        true
     }
 
-    fn srv(&mut self, offers: &Offers, choice: &Choice) {
-        for at in self.some(choice.all.len(), SRV_BYTES) {
-            let Some((data, address)) = offers.record(choice.all[at], self.zone) else { continue };
-            if let Some(address) = address {
-                self.add(Owner::TargetOf(self.answer.answers.len()), address);
-            }
-            self.answer.answers.push(Line { owner: Owner::Asked, ttl: self.zone.ttl, data });
-        }
+    /// The service that a name means, and the tag.
+    fn offers<'a>(&self, registry: &Registry, readings: &'a [Reading]) -> Option<(Arc<Offers>, Option<&'a str>)> {
+        readings.iter().find_map(|reading| {
+            let offers = self.kept.offers(registry, &self.zone, &reading.service)?;
+            Some((offers, reading.tag.as_deref()))
+        })
     }
 
-    /// One of the host names, for all records of it are those of one other name.
-    fn alias(&mut self, choice: &Choice) {
-        let Some(at) = sample(&mut rand::rng(), choice.hosts.len(), choice.hosts.len().min(1)).iter().next() else {
-            return;
+    /// Returns whether a name that nobody has is above one that somebody has.
+    fn is_between(&self, registry: &Registry, asked: &ServiceQuestion) -> bool {
+        let above_tag = |reading: &Reading| {
+            let offers = self.kept.offers(registry, &self.zone, &reading.service);
+            offers.zip(reading.tag.as_ref()).is_some_and(|(offers, tag)| offers.is_tag_suffix(tag))
         };
-        let fits = [RecordType::A, RecordType::AAAA, RecordType::CNAME, RecordType::ANY].contains(&self.wanted);
-        if fits {
-            let alias = self.line(Owner::Asked, RData::CNAME(CNAME(choice.hosts[at].clone())));
-            self.answer.answers.push(alias);
-        }
+        registry.is_service_suffix(&asked.text)
+            || registry.is_tag_suffix(&asked.text)
+            || asked.above_service().is_some_and(|service| registry.is_service_suffix(service))
+            || asked.readings.iter().any(above_tag)
     }
 
-    fn texts(&mut self, choice: &Choice) {
-        let places = choice.v4.iter().map(ToString::to_string).chain(choice.v6.iter().map(ToString::to_string));
-        let all: Vec<String> = places.chain(choice.hosts.iter().map(ToString::to_string)).collect();
-        for at in self.some(all.len(), A_BYTES) {
-            self.put(text(&all[at]));
-        }
+    fn node(&self, registry: &Registry, name: &str, sheet: &mut Sheet<'_>) -> bool {
+        let Some(node) = Node::named(registry, &self.zone, name) else {
+            return self.zone.is_above_node(name) || registry.is_node_suffix(name);
+        };
+        sheet.metadata(&node);
+        sheet.target(node.target(&self.zone).as_ref());
+        self.follow(registry, sheet);
+        true
     }
 
-    fn node(&mut self, moment: Moment<'_>, name: &str) -> Option<()> {
-        let node = Node::find(moment, self.zone, name)?;
-        match node.target {
-            Some(Target::Address(address)) => self.put(data(address)),
-            Some(Target::Host(host)) if matches!(self.wanted, RecordType::A | RecordType::AAAA | RecordType::CNAME) => {
-                let alias = self.line(Owner::Asked, RData::CNAME(CNAME(host)));
-                self.answer.answers.push(alias);
+    /// Whose address that is: nodes, or, where there is none, services.
+    fn reverse(&self, registry: &Registry, address: IpAddr, sheet: &mut Sheet<'_>) -> Result<bool, Behind> {
+        let address = address.to_canonical();
+        let nodes = Node::at(registry, &self.zone, address);
+        let mut names: Vec<Name> = nodes.iter().filter_map(|node| node.name(&self.zone)).collect();
+        if names.is_empty() {
+            let services = self.reverse.services(registry, address)?;
+            names = services.iter().filter_map(|service| self.zone.service(service.as_str())).collect();
+            // In DNS, the spellings of a service are one name.
+            names.sort_unstable();
+            names.dedup();
+        }
+        let known = !names.is_empty();
+        names.into_iter().for_each(|name| sheet.put(RData::PTR(PTR(name))));
+        Ok(known)
+    }
+
+    /// Goes on where an alias leads to, as long as that is a name in the zone which has not been passed yet.
+    fn follow(&self, registry: &Registry, sheet: &mut Sheet<'_>) {
+        if !sheet.wants_addresses() {
+            return;
+        }
+        let mut passed = vec![sheet.name().clone()];
+        while let Some((at, name)) = sheet.alias_at_end()
+            && passed.len() <= MAX_HOPS
+            && !passed.contains(&name)
+        {
+            passed.push(name.clone());
+            sheet.go_on(at, name.clone());
+            self.hosts(registry, &Question::of(&name, &self.zone), sheet);
+            if sheet.alias_at_end().is_some_and(|(last, _)| last == at) {
+                return;
             }
-            Some(Target::Host(_)) | None => {}
         }
-        for (key, value) in node.metadata.iter() {
-            // Consul's word for a text that is no pair.
-            let whole = key.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("rfc1035-"));
-            self.put(text(&if whole { value.to_owned() } else { format!("{key}={value}") }));
+    }
+
+    /// The addresses of a name, or the name that it is an alias of.
+    fn hosts(&self, registry: &Registry, question: &Question, sheet: &mut Sheet<'_>) {
+        match question {
+            Question::Service(asked) => {
+                if let Some((offers, tag)) = self.offers(registry, &asked.readings)
+                    && let Some(choice) = offers.choice(tag)
+                {
+                    sheet.hosts(&choice.v4, &choice.v6, &choice.hosts);
+                }
+            }
+            Question::Node(name) => {
+                let node = Node::named(registry, &self.zone, name);
+                sheet.target(node.and_then(|node| node.target(&self.zone)).as_ref());
+            }
+            Question::Literal(address) => sheet.put(data(*address)),
+            Question::Apex | Question::Reverse(_) | Question::Between | Question::Nothing | Question::Foreign => {}
         }
-        Some(())
     }
-}
 
-/// What is known of a node.
-#[derive(Debug, Default)]
-struct Node {
-    target: Option<Target>,
-    metadata: Metadata,
-}
-
-impl Node {
-    fn find(moment: Moment<'_>, zone: &Zone, name: &str) -> Option<Self> {
-        if name.eq_ignore_ascii_case(&zone.node) {
-            return Some(Self::own(moment, zone));
+    /// Adds the addresses of targets that are host names in the zone.
+    fn help(&self, registry: &Registry, targets: Vec<(usize, Name)>, sheet: &mut Sheet<'_>) {
+        let mut added = false;
+        for (of, name) in targets {
+            let question = Question::of(&name, &self.zone);
+            if question == Question::Foreign {
+                continue;
+            }
+            let mut host = Sheet::new(&self.zone, &name, RecordType::ANY, HELP_BYTES);
+            self.hosts(registry, &question, &mut host);
+            self.follow(registry, &mut host);
+            let lines = host.answer.answers;
+            if lines.last().is_none_or(|line| line.data.record().record_type() == RecordType::CNAME) {
+                continue;
+            }
+            let owners: Vec<Owner> = lines.iter().map(|line| absolute(&line.owner, of, &lines)).collect();
+            for (line, owner) in lines.into_iter().zip(owners) {
+                sheet.answer.additionals.push(Additional { of, line: Line { owner, ..line } });
+            }
+            added = true;
         }
-        moment.registry.node(name).map(|node| Self::of(&node.instance))
-    }
-
-    fn own(moment: Moment<'_>, zone: &Zone) -> Self {
-        let known = moment.registry.node("").map(|node| Self::of(&node.instance)).unwrap_or_default();
-        Self { target: known.target.or(zone.address.map(Target::Address)), ..known }
-    }
-
-    fn of(node: &crate::model::Instance) -> Self {
-        let target = node.addresses.first().and_then(|first| Target::of(&first.host));
-        Self { target, metadata: node.metadata.clone() }
+        if added {
+            sheet.answer.additionals.sort_by_key(|additional| additional.of);
+        }
     }
 }
 
-fn data(address: IpAddr) -> RData {
-    match address {
-        IpAddr::V4(address) => RData::A(A(address)),
-        IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+/// The owner of a record among the answers to a question for the target of an SRV record, seen from the answer that has the SRV
+/// record at this place.
+fn absolute(owner: &Owner, srv: usize, lines: &[Line]) -> Owner {
+    match owner {
+        Owner::Asked => Owner::TargetOf(srv),
+        Owner::Name(name) => Owner::Name(name.clone()),
+        Owner::TargetOf(at) => match lines.get(*at).map(|line| line.data.record()) {
+            Some(RData::CNAME(name)) => Owner::Name(name.0.clone()),
+            Some(_) | None => Owner::TargetOf(srv),
+        },
     }
-}
-
-/// A text of any length, in pieces of which DNS makes one.
-fn text(whole: &str) -> RData {
-    RData::TXT(TXT::from_bytes(whole.as_bytes().chunks(PIECE).collect()))
 }
 
 /// The time in seconds, for what it is worth: it says that the zone has changed.
@@ -299,6 +266,9 @@ fn serial(now: WallTime) -> u32 {
     u32::try_from(now.0 / 1_000).unwrap_or(u32::MAX)
 }
 
+#[cfg(test)]
+#[path = "answer/name_tests.rs"]
+mod name_tests;
 #[cfg(test)]
 #[path = "answer/tests.rs"]
 mod tests;

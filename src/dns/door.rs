@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     answer::{Answer, Moment, Oracle},
     packet::{Asked, Way},
+    reverse::Behind,
 };
 use crate::{
     api::Shared,
@@ -42,6 +43,8 @@ const BUFFER: usize = 1024 * 1024;
 const LONGEST: usize = 4 * 1024;
 /// Questions in a row before others have a turn.
 const BURST: u32 = 64;
+/// Most questions that wait until enough has been read to answer them.
+const MAX_LATE: usize = 16;
 /// Most connections.
 const CONNECTIONS: usize = 256;
 /// How long a connection may be silent.
@@ -113,17 +116,21 @@ fn packets(address: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// The answer to a packet, and what kind it is.
+///
+/// # Errors
+///
+/// When it can be answered only after more has been read: ask again, after others had a turn.
 pub(crate) fn reply(
     oracle: &Oracle,
     registry: &Registry,
     now: WallTime,
     packet: &[u8],
     way: Way,
-) -> (Option<Vec<u8>>, Replied) {
-    let Some((asked, found)) = Asked::read(packet) else { return (None, Replied::Dropped) };
+) -> Result<(Option<Vec<u8>>, Replied), Behind> {
+    let Some((asked, found)) = Asked::read(packet) else { return Ok((None, Replied::Dropped)) };
     let room = asked.room(way);
     let answer = match found {
-        Ok(query) => oracle.answer(Moment { registry, now }, &query, room.into()),
+        Ok(query) => oracle.answer(Moment { registry, now }, &query, room.into())?,
         Err(code) => Answer::only(code),
     };
     let how = match answer.code {
@@ -134,10 +141,10 @@ pub(crate) fn reply(
         _ => Replied::Malformed,
     };
     match asked.reply(&answer, room) {
-        Ok(bytes) => (Some(bytes), how),
+        Ok(bytes) => Ok((Some(bytes), how)),
         Err(error) => {
             tracing::debug!(%error, "an answer of DNS could not be written");
-            (None, Replied::Dropped)
+            Ok((None, Replied::Dropped))
         }
     }
 }
@@ -150,30 +157,49 @@ struct Desk {
 }
 
 impl Desk {
-    fn reply(&self, packet: &[u8], way: Way) -> Option<Vec<u8>> {
+    fn reply(&self, packet: &[u8], way: Way) -> Result<Option<Vec<u8>>, Behind> {
         let Shared { engine, clock, metrics, .. } = &*self.shared;
-        let (bytes, how) = reply(&self.oracle, engine.registry(), clock.now().wall, packet, way);
+        let (bytes, how) = reply(&self.oracle, engine.registry(), clock.now().wall, packet, way)?;
         metrics.dns.replied(how);
-        bytes
+        Ok(bytes)
+    }
+
+    /// The same, after everything has been read that it takes: in portions, between which others have their turn.
+    async fn reply_in_time(&self, packet: &[u8], way: Way) -> Option<Vec<u8>> {
+        loop {
+            match self.reply(packet, way) {
+                Ok(bytes) => return bytes,
+                Err(Behind) => yield_now().await,
+            }
+        }
     }
 
     async fn packets(self: Arc<Self>, socket: tokio::net::UdpSocket, mut leaving: watch::Receiver<bool>) {
+        let socket = Arc::new(socket);
         let mut packet = vec![0; LONGEST];
         let mut answered = 0_u32;
+        // Answers that take longer, so that those to other questions do not wait for them.
+        let mut late = JoinSet::new();
         loop {
             let received = tokio::select! {
                 received = socket.recv_from(&mut packet) => received,
+                Some(_) = late.join_next() => continue,
                 _ = leaving.wait_for(|leaving| *leaving) => return,
             };
             match received {
-                Ok((length, peer)) => {
-                    if let Some(bytes) = self.reply(&packet[..length], Way::to(peer.ip()))
-                        && let Err(error) = socket.try_send_to(&bytes, peer)
-                    {
-                        self.shared.metrics.dns.replied(Replied::Dropped);
-                        tracing::debug!(%peer, %error, "an answer of DNS was dropped");
+                Ok((length, peer)) => match self.reply(&packet[..length], Way::to(peer.ip())) {
+                    Ok(bytes) => self.send(&socket, bytes.as_deref(), peer),
+                    Err(Behind) if late.len() < MAX_LATE => {
+                        let (desk, socket, packet) =
+                            (Arc::clone(&self), Arc::clone(&socket), packet[..length].to_vec());
+                        late.spawn(async move {
+                            let bytes = desk.reply_in_time(&packet, Way::to(peer.ip())).await;
+                            desk.send(&socket, bytes.as_deref(), peer);
+                        });
                     }
-                }
+                    // It is asked again.
+                    Err(Behind) => self.shared.metrics.dns.replied(Replied::Dropped),
+                },
                 Err(error) => {
                     tracing::debug!(%error, "a packet of DNS was lost");
                     sleep(PAUSE).await;
@@ -183,6 +209,15 @@ impl Desk {
             if answered.is_multiple_of(BURST) {
                 yield_now().await;
             }
+        }
+    }
+
+    fn send(&self, socket: &tokio::net::UdpSocket, bytes: Option<&[u8]>, peer: SocketAddr) {
+        if let Some(bytes) = bytes
+            && let Err(error) = socket.try_send_to(bytes, peer)
+        {
+            self.shared.metrics.dns.replied(Replied::Dropped);
+            tracing::debug!(%peer, %error, "an answer of DNS was dropped");
         }
     }
 
@@ -240,7 +275,7 @@ impl Desk {
             }
             packet.resize(length, 0);
             timeout(SLOW, socket.read_exact(&mut packet)).await??;
-            let Some(answer) = self.reply(&packet, Way::Connection) else { return Ok(()) };
+            let Some(answer) = self.reply_in_time(&packet, Way::Connection).await else { return Ok(()) };
             let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
             let framed = [&length.to_be_bytes(), &*answer].concat();
             timeout(SLOW, socket.write_all(&framed)).await??;

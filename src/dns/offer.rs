@@ -1,7 +1,8 @@
 //! Who of a service is to be called, as records need it.
 //!
 //! A service of 10,000 instances is walked once for each change of it, not for each question: what is found is kept with the
-//! service's revision, all tags at once, so that questions for tags that nobody has cost nothing either.
+//! service's revision, all tags at once, so that questions for tags that nobody has cost nothing either. Services whose names
+//! differ in nothing but case are one service here, as they have one name in DNS.
 
 use std::{
     collections::HashMap,
@@ -13,22 +14,28 @@ use hickory_proto::rr::Name;
 use parking_lot::Mutex;
 
 use super::{
+    node::Node,
+    question::Question,
     record::{Data, Prepared},
     zone::{self, Zone},
 };
 use crate::{
-    model::{Instance, Revision, ServiceName},
-    registry::{Blocks, Registry},
+    model::{Instance, Revision, ServiceName, nodes},
+    registry::{Registry, SuffixSet},
 };
 
 /// Most services whose offers are kept.
 const MOST_KEPT: usize = 1_024;
+/// Bytes of an SRV record beside its target.
+const SRV_BYTES: usize = 18;
 
 /// Where an instance is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Target {
     /// At an address.
     Address(IpAddr),
+    /// On a node, which has this name and address: the instance has no address of its own.
+    Node(Name, IpAddr),
     /// At whatever address this name has.
     Host(Name),
 }
@@ -41,14 +48,39 @@ impl Target {
             Err(_) => zone::name(host).map(Self::Host),
         }
     }
+
+    /// The address, if it is known here.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) | Self::Node(_, address) => Some(*address),
+            Self::Host(_) => None,
+        }
+    }
+
+    fn name(&self, zone: &Zone) -> Option<Name> {
+        match self {
+            Self::Address(address) => zone.literal(*address),
+            Self::Node(name, _) | Self::Host(name) => Some(name.clone()),
+        }
+    }
+
+    /// Bytes of an SRV record with it, or some less.
+    fn srv_bytes(&self, zone: &Zone) -> usize {
+        let name = match self {
+            Self::Address(address) => zone.literal_bytes(*address),
+            Self::Node(name, _) | Self::Host(name) => name.len(),
+        };
+        SRV_BYTES + name
+    }
 }
 
 /// An instance to be called.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Offer {
-    pub(super) target: Target,
-    pub(super) port: u16,
-    pub(super) weight: u16,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Offer {
+    /// The place of its target among those of the service.
+    target: usize,
+    port: u16,
+    weight: u16,
 }
 
 /// Those to be called of a service, or of its instances with a tag. Nothing is there twice.
@@ -61,14 +93,20 @@ pub(super) struct Choice {
     pub(super) v6: Vec<Ipv6Addr>,
     /// Names of hosts that stand for addresses.
     pub(super) hosts: Vec<Name>,
+    /// Bytes of the shortest SRV record among theirs, or some less.
+    pub(super) srv_bytes: usize,
 }
 
 impl Choice {
-    fn add(&mut self, at: usize, target: &Target) {
+    fn add(&mut self, at: usize, target: &Target, zone: &Zone) {
+        let bytes = target.srv_bytes(zone);
+        self.srv_bytes = if self.all.is_empty() { bytes } else { self.srv_bytes.min(bytes) };
         self.all.push(at);
         match target {
-            Target::Address(IpAddr::V4(address)) => self.v4.push(*address),
-            Target::Address(IpAddr::V6(address)) => self.v6.push(*address),
+            Target::Address(address) | Target::Node(_, address) => match address {
+                IpAddr::V4(address) => self.v4.push(*address),
+                IpAddr::V6(address) => self.v6.push(*address),
+            },
             Target::Host(name) => self.hosts.push(name.clone()),
         }
     }
@@ -85,89 +123,196 @@ impl Choice {
     }
 }
 
+/// An SRV record.
+#[derive(Debug)]
+pub(super) struct Srv<'a> {
+    pub(super) data: Data,
+    /// The place of its target among those of the service: several records may have one.
+    pub(super) place: usize,
+    pub(super) target: &'a Target,
+}
+
 /// Those to be called of a service.
 #[derive(Debug, Default)]
 pub(super) struct Offers {
+    targets: Vec<Target>,
     each: Vec<Offer>,
     /// The SRV record of each, made when it is first wanted. `None`: DNS cannot say it.
     records: Vec<OnceLock<Option<Arc<Prepared>>>>,
     all: Choice,
     /// By tag, in lower case.
     tagged: HashMap<String, Choice>,
+    /// Suffixes of the dotted ones among those tags.
+    tag_suffixes: SuffixSet,
+    /// An instance is offered at the address of its node, although it names another host: a change of the node is not one of
+    /// the instance then.
+    depends_on_nodes: bool,
 }
 
 impl Offers {
-    /// Of these instances.
-    pub(super) fn of(blocks: &Blocks) -> Self {
-        let mut found = Self::default();
-        let mut places = HashMap::new();
-        let entries = blocks.iter().flat_map(|block| block.entries());
-        for instance in entries.map(|entry| &entry.instance).filter(|instance| instance.status().counts()) {
-            let Some(offer) = offer(instance) else { continue };
-            let at = *places.entry(offer).or_insert_with_key(|offer| {
-                found.each.push(offer.clone());
-                found.each.len() - 1
-            });
-            let target = &found.each[at].target;
-            found.all.add(at, target);
-            for tag in instance.tags.iter() {
-                found.tagged.entry(tag.to_ascii_lowercase()).or_default().add(at, target);
-            }
-        }
-        found.records.resize_with(found.each.len(), OnceLock::new);
-        found.all.settle();
-        found.tagged.values_mut().for_each(Choice::settle);
-        found
-    }
-
     /// Those with a tag, or all. `None`: there are none.
     pub(super) fn choice(&self, tag: Option<&str>) -> Option<&Choice> {
         tag.map_or(Some(&self.all), |tag| self.tagged.get(tag)).filter(|choice| !choice.all.is_empty())
     }
 
-    /// The SRV record of the one at a place, and the address of its target if that is one by itself.
-    pub(super) fn record(&self, at: usize, zone: &Zone) -> Option<(Data, Option<IpAddr>)> {
-        let Offer { target, port, weight } = self.each.get(at)?;
-        let (name, address) = match target {
-            Target::Address(address) => (None, Some(*address)),
-            Target::Host(name) => (Some(name), None),
-        };
+    /// Returns whether one of the tags has this proper suffix.
+    pub(super) fn is_tag_suffix(&self, suffix: &str) -> bool {
+        self.tag_suffixes.contains(suffix)
+    }
+
+    /// The SRV record of the one at a place.
+    pub(super) fn record(&self, at: usize, zone: &Zone) -> Option<Srv<'_>> {
+        let Offer { target: place, port, weight } = *self.each.get(at)?;
+        let target = self.targets.get(place)?;
         let record = self.records.get(at)?.get_or_init(|| {
-            let name = name.cloned().or_else(|| zone.literal(address?))?;
-            Prepared::new(Zone::srv(*weight, *port, name)).map(Arc::new)
+            let name = target.name(zone)?;
+            Prepared::new(Zone::srv(weight, port, name)).map(Arc::new)
         });
-        Some((Data::Prepared(Arc::clone(record.as_ref()?)), address))
+        Some(Srv { data: Data::Prepared(Arc::clone(record.as_ref()?)), place, target })
+    }
+
+    /// Returns whether several of its records may have the same target.
+    pub(super) fn shares_targets(&self) -> bool {
+        self.targets.len() < self.each.len()
     }
 }
 
-fn offer(instance: &Instance) -> Option<Offer> {
-    let first = instance.addresses.first()?;
-    Some(Offer { target: Target::of(&first.host)?, port: first.port, weight: instance.present_weight().get() })
+/// Offers that are being gathered.
+struct Gathering<'a> {
+    registry: &'a Registry,
+    zone: &'a Zone,
+    /// The service, in lower case.
+    service: &'a str,
+    nodes: HashMap<Box<str>, Option<(Name, IpAddr)>>,
+    targets: HashMap<Target, usize>,
+    offers: HashMap<Offer, usize>,
+    found: Offers,
 }
 
-/// Offers as of revisions of their services. The lock guards a map that is looked into and no more; offers are made without it.
+impl<'a> Gathering<'a> {
+    fn new(registry: &'a Registry, zone: &'a Zone, service: &'a str) -> Self {
+        let (nodes, targets, offers) = Default::default();
+        Self { registry, zone, service, nodes, targets, offers, found: Offers::default() }
+    }
+
+    fn add(&mut self, instance: &Instance) {
+        let Some(host) = instance.addresses.first().and_then(|first| Target::of(&first.host)) else { return };
+        let node = self.node_of(instance);
+        let own_address = instance.listing.as_ref().is_none_or(|listing| !listing.address.is_empty());
+        let target = match (&host, &node) {
+            (Target::Address(address), Some((name, at))) if !own_address && address == at => {
+                Target::Node(name.clone(), *at)
+            }
+            _ => host,
+        };
+        // Where a name leads back to itself, the instance is offered at its node.
+        let back = self.leads_to(&target).zip(node.map(|(name, address)| Target::Node(name, address)));
+        self.found.depends_on_nodes |= back.is_some();
+        let usual = self.offer(instance, target);
+        let instead = back.map(|(tag, target)| (tag, self.offer(instance, target)));
+        let at = |tag: Option<&str>| match &instead {
+            Some((own, at)) if own.as_deref() == tag => *at,
+            _ => usual,
+        };
+        let Offers { all, tagged, targets, each, .. } = &mut self.found;
+        let target = |at: usize| &targets[each[at].target];
+        all.add(at(None), target(at(None)), self.zone);
+        for tag in instance.tags.iter() {
+            let tag = tag.to_ascii_lowercase();
+            let at = at(Some(&tag));
+            tagged.entry(tag).or_default().add(at, target(at), self.zone);
+        }
+    }
+
+    fn offer(&mut self, instance: &Instance, target: Target) -> usize {
+        let target = *self.targets.entry(target).or_insert_with_key(|target| {
+            self.found.targets.push(target.clone());
+            self.found.targets.len() - 1
+        });
+        let port = instance.addresses.first().map_or(0, |first| first.port);
+        let offer = Offer { target, port, weight: instance.present_weight().get() };
+        *self.offers.entry(offer).or_insert_with(|| {
+            self.found.each.push(offer);
+            self.found.each.len() - 1
+        })
+    }
+
+    /// Name and address of the node that an instance is on.
+    fn node_of(&mut self, instance: &Instance) -> Option<(Name, IpAddr)> {
+        let listing = instance.listing.as_ref()?;
+        if let Some(known) = self.nodes.get(&listing.node) {
+            return known.clone();
+        }
+        let node = Node::of_instance(self.registry, &listing.node);
+        let node = node.and_then(|node| Some((node.name(self.zone)?, node.address(self.zone)?)));
+        self.nodes.insert(listing.node.clone(), node.clone());
+        node
+    }
+
+    /// The tag with which a host is this very service, `None` inside for all of it. `None`: the host is something else.
+    fn leads_to(&self, target: &Target) -> Option<Option<String>> {
+        let Target::Host(name) = target else { return None };
+        let Question::Service(asked) = Question::of(name, self.zone) else { return None };
+        let own = asked.readings.into_iter().find(|reading| reading.service.eq_ignore_ascii_case(self.service))?;
+        Some(own.tag)
+    }
+
+    fn finish(self) -> Offers {
+        let mut found = self.found;
+        found.records.resize_with(found.each.len(), OnceLock::new);
+        found.all.settle();
+        found.tagged.values_mut().for_each(Choice::settle);
+        found.tagged.keys().for_each(|tag| found.tag_suffixes.add(tag));
+        found
+    }
+}
+
+/// Offers, and the revisions as of which they are.
+#[derive(Debug)]
+struct AsOf {
+    services: Vec<(ServiceName, Revision)>,
+    /// That of the nodes, where it matters.
+    nodes: Option<Revision>,
+    offers: Arc<Offers>,
+}
+
+/// Offers as of revisions of their services, by names in lower case. The lock guards a map that is looked into and no more;
+/// offers are made without it.
 #[derive(Debug, Default)]
-pub(super) struct Kept(Mutex<HashMap<ServiceName, (Revision, Arc<Offers>)>>);
+pub(super) struct Kept(Mutex<HashMap<Box<str>, AsOf>>);
 
 impl Kept {
-    /// The offers of a service as it is now.
-    pub(super) fn offers(&self, registry: &Registry, service: &ServiceName) -> Arc<Offers> {
-        // The revision first: what is read after it may be newer, and is then made once more.
-        let Some(summary) = registry.summary(service) else {
-            self.0.lock().remove(service);
-            return Arc::default();
-        };
-        if let Some((revision, offers)) = self.0.lock().get(service)
-            && *revision == summary.revision
-        {
-            return Arc::clone(offers);
+    /// The offers of a service as it is now, in all spellings of its name. `None`: there is none.
+    pub(super) fn offers(&self, registry: &Registry, zone: &Zone, service: &str) -> Option<Arc<Offers>> {
+        let folded = service.to_ascii_lowercase();
+        // The revisions first: what is read after them may be newer, and is then made once more.
+        let revision = |name: &ServiceName| registry.summary(name).map(|summary| summary.revision);
+        let spellings = registry.spellings_of(&folded).into_iter();
+        let services: Vec<_> = spellings.filter_map(|name| revision(&name).map(|revision| (name, revision))).collect();
+        if services.is_empty() {
+            return None;
         }
-        let offers = Arc::new(Offers::of(&registry.blocks(service)));
+        let of_nodes = || revision(&nodes()).unwrap_or_default();
+        if let Some(kept) = self.0.lock().get(&*folded)
+            && kept.services == services
+            && kept.nodes.is_none_or(|revision| revision == of_nodes())
+        {
+            return Some(Arc::clone(&kept.offers));
+        }
+        let as_of_nodes = of_nodes();
+        let mut gathering = Gathering::new(registry, zone, &folded);
+        for (service, _) in &services {
+            let blocks = registry.blocks(service);
+            let instances = blocks.iter().flat_map(|block| block.entries()).map(|entry| &entry.instance);
+            instances.filter(|instance| instance.status().counts()).for_each(|instance| gathering.add(instance));
+        }
+        let offers = Arc::new(gathering.finish());
+        let nodes = offers.depends_on_nodes.then_some(as_of_nodes);
         let mut kept = self.0.lock();
-        if kept.len() >= MOST_KEPT && !kept.contains_key(service) {
+        if kept.len() >= MOST_KEPT && !kept.contains_key(&*folded) {
             kept.clear();
         }
-        kept.insert(service.clone(), (summary.revision, Arc::clone(&offers)));
-        offers
+        kept.insert(folded.into(), AsOf { services, nodes, offers: Arc::clone(&offers) });
+        Some(offers)
     }
 }

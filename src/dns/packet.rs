@@ -1,17 +1,17 @@
 //! Bytes to questions, and answers to bytes that fit.
 
-use std::{iter::once, net::IpAddr};
+use std::{borrow::Cow, iter::once, net::IpAddr};
 
 use hickory_proto::{
     ProtoError,
     op::{Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
     rr::{DNSClass, RData},
-    serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder},
+    serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder, NameEncoding},
 };
 
 use super::{
     answer::Answer,
-    record::{Line, Owner},
+    record::{BEFORE_TARGET, Line, Owner},
 };
 
 /// Bytes that everybody takes over UDP.
@@ -24,9 +24,11 @@ const LOCAL: u16 = u16::MAX - 68;
 /// Bytes of an OPT record without options.
 const OPT: u16 = 11;
 /// A pointer to the name that was asked for, behind the header.
-const ASKED: u16 = 0xC000 | 0x0C;
-/// Bytes of an SRV record whose owner is a pointer, before its target.
-const BEFORE_TARGET: usize = 18;
+const ASKED: u16 = POINTER | 0x0C;
+/// The bits that tell a pointer.
+const POINTER: u16 = 0xC000;
+/// Bytes of a record whose owner is a pointer, before its data.
+const BEFORE_DATA: usize = 12;
 /// How far pointers reach.
 const REACH: usize = 0x4000;
 
@@ -107,35 +109,26 @@ impl Asked {
         self.offered.map_or(USUAL, |offered| offered.clamp(USUAL, most))
     }
 
-    /// The answer in no more than so many bytes. Answers that do not fit are left out, and that is said; what is only of help
-    /// is left out silently.
+    /// The answer in no more than so many bytes. Answers that do not fit with what helps with them are left out, and that is
+    /// said.
     pub(super) fn reply(&self, answer: &Answer, room: u16) -> Result<Vec<u8>, ProtoError> {
         let mut bytes = Vec::with_capacity(usize::from(room.min(WHOLE)));
         let mut encoder = BinEncoder::new(&mut bytes);
-        let opt = if self.offered.is_some() { OPT } else { 0 };
-        encoder.set_max_size(room - opt);
         let place = encoder.place::<Header>()?;
-        let mut counts = HeaderCounts { queries: 0, answers: 0, authorities: 0, additionals: 0 };
-        counts.queries = counted(encoder.emit_all(self.query.iter()))?;
-        let mut starts = Vec::with_capacity(answer.answers.len());
-        for line in &answer.answers {
-            let start = encoder.offset();
-            if counted(encoder.emit_all(once(&Written { line, answer, starts: &starts })))? == 0 {
-                break;
-            }
-            starts.push(start);
-        }
-        counts.answers = u16::try_from(starts.len()).unwrap_or(u16::MAX);
-        let cut = answer.cut || starts.len() < answer.answers.len();
+        let opt = if self.offered.is_some() { OPT } else { 0 };
+        let queries = counted(encoder.emit_all(self.query.iter()))?;
+        let mut counts = HeaderCounts { queries, answers: 0, authorities: 0, additionals: 0 };
+        let Fitting { starts, help, helping, cut } = fitting(&mut encoder, answer, room - opt)?;
+        counts.answers = count(starts.len());
         if !cut {
-            let written = |lines: &'_ [Line], encoder: &mut BinEncoder<'_>| {
-                let lines: Vec<_> = lines.iter().map(|line| Written { line, answer, starts: &starts }).collect();
-                counted(encoder.emit_all(lines.iter()))
-            };
-            counts.authorities = written(&answer.authorities, &mut encoder)?;
-            counts.additionals = written(&answer.additionals, &mut encoder)?;
+            encoder.set_max_size(room.saturating_sub(opt).saturating_sub(count(help.len())));
+            let lines: Vec<_> =
+                answer.authorities.iter().map(|line| Written { line, answer, starts: &starts }).collect();
+            counts.authorities = counted(encoder.emit_all(lines.iter()))?;
         }
         encoder.set_max_size(room);
+        encoder.emit_vec(&help)?;
+        counts.additionals = helping;
         if self.offered.is_some() {
             counts.additionals += counted(encoder.emit_all(once(&edns(answer.code))))?;
         }
@@ -152,6 +145,132 @@ impl Asked {
     }
 }
 
+/// The answers that fit.
+#[derive(Debug, Default)]
+struct Fitting {
+    /// Where each of them begins.
+    starts: Vec<usize>,
+    /// What helps with them, to be written behind them, and how many records that is.
+    help: Vec<u8>,
+    helping: u16,
+    /// Whether something was left out.
+    cut: bool,
+}
+
+/// Writes as many answers as fit into a packet of this size, each with all that helps with it: an SRV record without the address
+/// of its target is worth little to those who never ask again. The first one comes without help, if that alone fits.
+fn fitting(encoder: &mut BinEncoder<'_>, answer: &Answer, size: u16) -> Result<Fitting, ProtoError> {
+    let mut found = Fitting { cut: answer.cut, ..Fitting::default() };
+    let mut additionals = answer.additionals.iter().peekable();
+    for (at, line) in answer.answers.iter().enumerate() {
+        let start = encoder.offset();
+        encoder.set_max_size(size.saturating_sub(count(found.help.len())));
+        if counted(encoder.emit_all(once(&Written { line, answer, starts: &found.starts })))? == 0 {
+            found.cut = true;
+            break;
+        }
+        found.starts.push(start);
+        let (before, mut helping) = (found.help.len(), 0);
+        while let Some(additional) = additionals.next_if(|additional| additional.of <= at) {
+            help(&additional.line, answer, &found.starts, &mut found.help)?;
+            helping += 1;
+        }
+        if encoder.offset() + found.help.len() <= usize::from(size) {
+            found.helping += helping;
+            continue;
+        }
+        found.cut = true;
+        found.help.truncate(before);
+        if at > 0 {
+            found.starts.pop();
+            encoder.set_offset(start);
+            encoder.trim();
+        }
+        break;
+    }
+    Ok(found)
+}
+
+/// Appends a record that helps. It stands behind all answers, wherever these end: so it has no pointers but to them.
+fn help(line: &Line, answer: &Answer, starts: &[usize], to: &mut Vec<u8>) -> Result<(), ProtoError> {
+    match &line.owner {
+        Owner::Asked => to.extend(ASKED.to_be_bytes()),
+        Owner::Name(name) => to.extend(plain(name)?),
+        Owner::TargetOf(at) => match pointer(answer, starts, *at) {
+            Some(there) => to.extend(there.to_be_bytes()),
+            None => to.extend(far_target(answer, starts, *at)?),
+        },
+    }
+    let record = line.data.record();
+    to.extend(u16::from(record.record_type()).to_be_bytes());
+    to.extend(u16::from(DNSClass::IN).to_be_bytes());
+    to.extend(line.ttl.to_be_bytes());
+    let mut put = |data: &[u8]| {
+        to.extend(count(data.len()).to_be_bytes());
+        to.extend(data);
+    };
+    match record {
+        RData::A(address) => put(&address.0.octets()),
+        RData::AAAA(address) => put(&address.0.octets()),
+        other => put(&plain(other)?),
+    }
+    Ok(())
+}
+
+/// Bytes without pointers.
+fn plain(what: &impl BinEncodable) -> Result<Vec<u8>, ProtoError> {
+    let mut bytes = Vec::new();
+    let mut encoder = BinEncoder::new(&mut bytes);
+    encoder.set_name_encoding(NameEncoding::Uncompressed);
+    what.emit(&mut encoder)?;
+    Ok(bytes)
+}
+
+/// A pointer to the name that the answer at this place leads to, if that is within reach.
+fn pointer(answer: &Answer, starts: &[usize], at: usize) -> Option<u16> {
+    let before = match answer.answers.get(at)?.data.record() {
+        RData::SRV(_) => BEFORE_DATA + BEFORE_TARGET,
+        _ => BEFORE_DATA,
+    };
+    let there = starts.get(at).map(|start| start + before).filter(|there| *there < REACH)?;
+    u16::try_from(there).ok().map(|there| POINTER | there)
+}
+
+/// The target of the SRV record at this place, which is beyond the reach of pointers: all but its first label is mostly that of
+/// the first record's target.
+fn far_target(answer: &Answer, starts: &[usize], at: usize) -> Result<Vec<u8>, ProtoError> {
+    let target = target(answer, at)?;
+    let first = target_label(&target);
+    let (label, rest) = target.split_at(first);
+    let nearest = self::target(answer, 0)?;
+    let skipped = target_label(&nearest);
+    match pointer(answer, starts, 0) {
+        Some(there) if rest.len() > 1 && nearest.get(skipped..) == Some(rest) => {
+            Ok([label, &(there + count(skipped)).to_be_bytes()].concat())
+        }
+        Some(_) | None => Ok(target.into_owned()),
+    }
+}
+
+/// Bytes of the target of the SRV record at this place.
+fn target(answer: &Answer, at: usize) -> Result<Cow<'_, [u8]>, ProtoError> {
+    let line = answer.answers.get(at);
+    match line.map(|line| (line.data.target(), line.data.record())) {
+        Some((Some(target), _)) => Ok(Cow::Borrowed(target)),
+        Some((None, RData::SRV(srv))) => plain(&srv.target).map(Cow::Owned),
+        _ => Err(ProtoError::Message("no such target")),
+    }
+}
+
+/// Bytes of the first label of a name, its length included.
+fn target_label(target: &[u8]) -> usize {
+    target.first().map_or(0, |length| 1 + usize::from(*length)).min(target.len())
+}
+
+fn count(number: usize) -> u16 {
+    u16::try_from(number).unwrap_or(u16::MAX)
+}
+
 fn edns(code: ResponseCode) -> Edns {
     let mut edns = Edns::new();
     edns.set_max_payload(WHOLE).set_rcode_high(code.high());
@@ -164,7 +283,7 @@ fn counted(written: Result<usize, ProtoError>) -> Result<u16, ProtoError> {
         Ok(count) | Err(ProtoError::NotAllRecordsWritten { count, .. }) => count,
         Err(error) => return Err(error),
     };
-    Ok(u16::try_from(count).unwrap_or(u16::MAX))
+    Ok(self::count(count))
 }
 
 /// A record as it is written: its owner is a pointer where that name is there already. hickory's own records give up looking
@@ -182,26 +301,16 @@ impl BinEncodable for Written<'_> {
         match owner {
             Owner::Asked => encoder.emit_u16(ASKED)?,
             Owner::Name(name) => name.emit(encoder)?,
-            Owner::TargetOf(at) => {
-                let there = self.starts.get(*at).map(|start| start + BEFORE_TARGET).filter(|there| *there < REACH);
-                let target = self.answer.answers.get(*at).map(|line| line.data.record());
-                match (there.and_then(|there| u16::try_from(there).ok()), target) {
-                    (Some(there), _) => encoder.emit_u16(0xC000 | there)?,
-                    (None, Some(RData::SRV(srv))) => srv.target.emit(encoder)?,
-                    (None, _) => return Err(ProtoError::Message("no such target")),
-                }
-            }
+            Owner::TargetOf(at) => match pointer(self.answer, self.starts, *at) {
+                Some(there) => encoder.emit_u16(there)?,
+                None => return Err(ProtoError::Message("an alias is too far away")),
+            },
         }
         data.record().record_type().emit(encoder)?;
         DNSClass::IN.emit(encoder)?;
         encoder.emit_u32(*ttl)?;
         let place = encoder.place::<u16>()?;
-        if self.starts.is_empty() {
-            // Of the first, the encoder learns where the ends of names are, for those that no pointer of ours reaches.
-            data.record().emit(encoder)?;
-        } else {
-            data.emit(encoder)?;
-        }
+        data.emit(encoder)?;
         let length = encoder.len_since_place(&place);
         place.replace(encoder, u16::try_from(length).unwrap_or(u16::MAX))
     }

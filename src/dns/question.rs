@@ -22,20 +22,38 @@ const MOST_LABELS: usize = 32;
 pub(super) enum Question {
     /// The zone itself.
     Apex,
-    /// A service: what the name may mean, the likeliest first.
-    Service(Vec<Reading>),
+    /// A service.
+    Service(ServiceQuestion),
     /// A node, as spelt.
     Node(String),
     /// An address that the name spells out.
     Literal(IpAddr),
     /// Whose address that is.
     Reverse(IpAddr),
-    /// Nothing, but there may be something below it: so it must not be said that there is no such name.
+    /// A name that has no records of its own, but may have names below it: so it must not be denied (RFC 8020).
     Between,
     /// Nothing in this zone can have the name.
     Nothing,
     /// Another zone's.
     Foreign,
+}
+
+/// A name among those of services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServiceQuestion {
+    /// What the name may mean, the likeliest first.
+    pub(super) readings: Vec<Reading>,
+    /// The labels before `service`, as spelt, with dots between them.
+    pub(super) text: String,
+}
+
+impl ServiceQuestion {
+    /// The service part of `web._tcp`: a name that is not there itself, but is above `_v1.web._tcp`, if there is a service
+    /// `v1.web`. `None`: the name has another form.
+    pub(super) fn above_service(&self) -> Option<&str> {
+        let (service, _) = self.text.split_once("._")?;
+        (!service.starts_with('_')).then_some(service)
+    }
 }
 
 /// A service, as spelt, and perhaps a tag, in lower case.
@@ -57,11 +75,8 @@ impl Question {
             return within(rest, zone);
         }
         match below(&labels, &["in-addr", "arpa"]) {
-            Some(rest) => v4(rest).map_or(Self::Nothing, Self::Reverse),
-            None => match below(&labels, &["ip6", "arpa"]) {
-                Some(rest) => v6(rest).map_or(Self::Nothing, Self::Reverse),
-                None => Self::Foreign,
-            },
+            Some(rest) => v4(rest),
+            None => below(&labels, &["ip6", "arpa"]).map_or(Self::Foreign, v6),
         }
     }
 }
@@ -103,7 +118,7 @@ fn within(labels: &[&str], zone: &Zone) -> Question {
     let rest = if here(last) { before } else { labels };
     match rest {
         [] => Question::Between,
-        [protocol] if is_protocol(protocol) => Question::Between,
+        [protocol] if labelled(protocol) => Question::Between,
         [service, protocol] if labelled(service) && labelled(protocol) => srv(rest).unwrap_or(Question::Nothing),
         _ => Question::Nothing,
     }
@@ -117,7 +132,8 @@ fn of_kind(kind: Kind, labels: &[&str]) -> Question {
         (Kind::Node, _) => Question::Node(labels.join(".")),
         (Kind::Address, [digits]) => literal(digits).map_or(Question::Nothing, Question::Literal),
         (Kind::Address, _) => Question::Nothing,
-        (Kind::Service, [protocol]) if is_protocol(protocol) => Question::Between,
+        // Any protocol or tag may have services below it.
+        (Kind::Service, [protocol]) if labelled(protocol) => Question::Between,
         (Kind::Service, _) => srv(labels).unwrap_or_else(|| plain(labels)),
     }
 }
@@ -139,7 +155,7 @@ fn srv(labels: &[&str]) -> Option<Question> {
         [protocol] if is_protocol(protocol) => None,
         _ => Some(tag.join(".")[1..].to_ascii_lowercase()),
     };
-    Some(Question::Service(vec![Reading { service, tag }]))
+    Some(Question::Service(ServiceQuestion { readings: vec![Reading { service, tag }], text: labels.join(".") }))
 }
 
 /// `tag.web`, with every number of dots in the one and the other.
@@ -152,7 +168,7 @@ fn plain(labels: &[&str]) -> Question {
         let tag = (at > 0).then(|| tag.join(".").to_ascii_lowercase());
         Reading { service: service.join("."), tag }
     };
-    Question::Service((0..labels.len()).map(reading).collect())
+    Question::Service(ServiceQuestion { readings: (0..labels.len()).map(reading).collect(), text: labels.join(".") })
 }
 
 /// Eight hexadecimal digits, or 32.
@@ -165,17 +181,26 @@ fn literal(digits: &str) -> Option<IpAddr> {
     }
 }
 
-/// `1.0.0.10`, backwards.
-fn v4(labels: &[&str]) -> Option<IpAddr> {
-    let bytes: Option<Vec<u8>> = labels.iter().rev().map(|label| label.parse().ok()).collect();
-    <[u8; 4]>::try_from(bytes?).ok().map(IpAddr::from)
+/// `1.0.0.10`, backwards; or less of it, which is above some address.
+fn v4(labels: &[&str]) -> Question {
+    let byte = |label: &&str| label.bytes().all(|digit| digit.is_ascii_digit()).then(|| label.parse().ok()).flatten();
+    let bytes: Option<Vec<u8>> = labels.iter().rev().map(byte).collect();
+    match bytes.as_deref() {
+        Some(&[a, b, c, d]) => Question::Reverse([a, b, c, d].into()),
+        Some(bytes) if bytes.len() < 4 => Question::Between,
+        Some(_) | None => Question::Nothing,
+    }
 }
 
-/// 32 digits, backwards.
-fn v6(labels: &[&str]) -> Option<IpAddr> {
-    (labels.len() == 32 && labels.iter().all(|digit| digit.len() == 1)).then_some(())?;
+/// 32 digits, backwards; or fewer, which are above some address.
+fn v6(labels: &[&str]) -> Question {
     let digits: String = labels.iter().rev().copied().collect();
-    literal(&digits)
+    let each = labels.iter().all(|digit| digit.len() == 1 && digit.as_bytes()[0].is_ascii_hexdigit());
+    match labels.len() {
+        32 if each => literal(&digits).map_or(Question::Nothing, Question::Reverse),
+        0..32 if each => Question::Between,
+        _ => Question::Nothing,
+    }
 }
 
 #[cfg(test)]

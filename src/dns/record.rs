@@ -8,12 +8,15 @@ use hickory_proto::{
     serialize::binary::{BinEncodable, BinEncoder},
 };
 
+/// Bytes of the data of an SRV record before its target.
+pub(super) const BEFORE_TARGET: usize = 6;
+
 /// Whose record it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Owner {
     /// The name that was asked for, as it was spelt.
     Asked,
-    /// The target of the SRV record at this place of the answer.
+    /// The name that the SRV or CNAME record at this place of the answer leads to.
     TargetOf(usize),
     /// This.
     Name(Name),
@@ -25,6 +28,14 @@ pub(super) struct Line {
     pub(super) owner: Owner,
     pub(super) ttl: u32,
     pub(super) data: Data,
+}
+
+/// A record that saves the asker another question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Additional {
+    /// The place of the answer that it helps with.
+    pub(super) of: usize,
+    pub(super) line: Line,
 }
 
 /// What a record says.
@@ -42,6 +53,14 @@ impl Data {
         match self {
             Self::Once(data) => data,
             Self::Prepared(prepared) => &prepared.data,
+        }
+    }
+
+    /// Bytes of the target of an SRV record that is prepared, without pointers.
+    pub(super) fn target(&self) -> Option<&[u8]> {
+        match self {
+            Self::Once(_) => None,
+            Self::Prepared(prepared) => prepared.bytes.get(BEFORE_TARGET..),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Whose address that is.
+//! Services by the addresses of their instances.
 //!
 //! A subscription to everything: it costs nothing before the first question, and from then on each question costs the changes
-//! since the one before.
+//! since the one before. Where those are many, as before the first question, they are read in portions: the thread that
+//! answers has other things to do.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,6 +16,13 @@ use crate::{
     model::{Instance, InstanceId, Selection, ServiceName},
     registry::{Effect, Part, Registry, Step, Subscription},
 };
+
+/// Most instances and changes that are read for one question.
+const PORTION: usize = 1_024;
+
+/// More changes have to be read before a question can be answered: ask again, after others had a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Behind;
 
 type Key = (ServiceName, InstanceId);
 
@@ -38,34 +46,44 @@ impl Reverse {
     }
 
     /// The services that have an instance at this address, by name. It need not be one to be called.
-    pub(super) fn services(&self, registry: &Registry, address: IpAddr) -> Vec<ServiceName> {
+    ///
+    /// # Errors
+    ///
+    /// When there was more to read than one portion.
+    pub(super) fn services(&self, registry: &Registry, address: IpAddr) -> Result<Vec<ServiceName>, Behind> {
         let mut index = self.0.lock();
-        index.catch_up(registry);
+        index.catch_up(registry)?;
         let mut services: Vec<ServiceName> = Vec::new();
         for (service, _) in index.at.get(&address.to_canonical()).into_iter().flatten() {
             if services.last() != Some(service) {
                 services.push(service.clone());
             }
         }
-        services
+        Ok(services)
     }
 }
 
 impl Index {
-    fn catch_up(&mut self, registry: &Registry) {
-        loop {
+    fn catch_up(&mut self, registry: &Registry) -> Result<(), Behind> {
+        let mut read = 0;
+        while read < PORTION {
             match self.follow.next(registry) {
-                Step::Idle | Step::Settling => return,
+                Step::Idle | Step::Settling => return Ok(()),
                 Step::Synced(_) => {}
                 Step::Reset(_) => {
                     self.address.clear();
                     self.at.clear();
                 }
                 Step::Snapshot(Part::Block(block)) => {
+                    read += block.entries().len();
                     block.entries().iter().for_each(|entry| self.put(&entry.instance));
                 }
-                Step::Snapshot(Part::Matching(entries)) => entries.iter().for_each(|entry| self.put(&entry.instance)),
+                Step::Snapshot(Part::Matching(entries)) => {
+                    read += entries.len();
+                    entries.iter().for_each(|entry| self.put(&entry.instance));
+                }
                 Step::Changes(deltas, _) => {
+                    read += deltas.len();
                     for delta in deltas {
                         match (delta.effect, delta.event.after()) {
                             (Effect::Updated, Some(entry)) => self.put(&entry.instance),
@@ -75,6 +93,7 @@ impl Index {
                 }
             }
         }
+        Err(Behind)
     }
 
     fn put(&mut self, instance: &Instance) {

@@ -56,7 +56,18 @@ impl Zone {
 
     /// The name of our own node.
     pub(super) fn own(&self) -> Option<Name> {
-        self.below(&format!("{}.node.{}", self.node, self.datacenter))
+        self.node_name(&self.node)
+    }
+
+    /// Returns whether a name is a proper suffix of that of our own node.
+    pub(super) fn is_above_node(&self, name: &str) -> bool {
+        let (node, name) = (self.node.to_ascii_lowercase(), name.to_ascii_lowercase());
+        node.strip_suffix(&name).is_some_and(|before| before.ends_with('.'))
+    }
+
+    /// The name of a node. `None`: it is none that DNS could say.
+    pub(super) fn node_name(&self, node: &str) -> Option<Name> {
+        self.below(&format!("{node}.node.{}", self.datacenter))
     }
 
     /// The name of a service. `None`: it is none that DNS could say.
@@ -71,6 +82,12 @@ impl Zone {
             IpAddr::V6(address) => format!("{:032x}", address.to_bits()),
         };
         self.below(&format!("{digits}.addr.{}", self.datacenter))
+    }
+
+    /// Bytes of that name, or some less.
+    pub(super) fn literal_bytes(&self, address: IpAddr) -> usize {
+        let digits = if address.is_ipv4() { 8 } else { 32 };
+        digits + ".addr.".len() + self.datacenter.len() + ".".len() + self.domain.len()
     }
 
     /// `1 <weight> <port> <target>`.

@@ -1,4 +1,4 @@
-//! Services by their names in lower case, for doors that do not tell the cases apart.
+//! Services by their names in lower case, for protocols that do not tell the cases apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,9 +27,9 @@ impl Spellings {
         }
     }
 
-    /// The first of those that are this one in lower case.
-    pub(super) fn find(&self, folded: &str) -> Option<ServiceName> {
-        self.0.read().get(folded)?.first().cloned()
+    /// Names that are this one in lower case, and not that themselves, in order.
+    pub(super) fn of(&self, folded: &str) -> Vec<ServiceName> {
+        self.0.read().get(folded).map(|names| names.iter().cloned().collect()).unwrap_or_default()
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     event::{Change, Entry, Event, Now, RemovalReason},
     lease::{Ending, Lease, millis},
     service::Service,
+    suffixes::has_suffixes,
 };
 use crate::{
     model::{Instance, InstanceId, Revision, ServiceName},
@@ -107,6 +108,7 @@ impl Order<'_> {
             self.registry.protection.begins(lease, service.headcount(), instance.marks.suspect);
         }
         self.registry.count(&instance.service, 1);
+        self.registry.index_names(None, Some(&instance));
         let entry = Arc::new(Entry { instance, lease });
         // Of one that was moving to another service when the process ended, the newer one is meant by its id.
         let meant = self.registry.listed_as(&entry.instance);
@@ -148,6 +150,7 @@ impl Order<'_> {
                 state.remember(Arc::clone(event));
             }
         }
+        self.registry.index_names(old.as_ref().map(|old| &old.instance), Some(&entry.instance));
         // Its indexes rise last: whoever reads one and then looks must not find what was there before.
         self.registry.catalog.replace(old.as_ref(), Some(&entry), revision);
         self.record(event.as_ref());
@@ -170,6 +173,7 @@ impl Order<'_> {
             state.remove(event.id().as_str(), revision);
             state.remember(Arc::clone(&event));
         }
+        self.registry.index_names(Some(&before.instance), None);
         self.registry.catalog.replace(Some(before), None, revision);
         self.record(Some(&event));
         Some(event)
@@ -214,6 +218,9 @@ impl Order<'_> {
         if !name.is_reserved() {
             self.registry.names.write().insert(name.clone());
             self.registry.spellings.add(name);
+            if has_suffixes(name.as_str()) {
+                self.registry.service_suffixes.write().add(name.as_str());
+            }
         }
         self.registry.services.insert(name.clone(), Arc::clone(&service));
         (name.clone(), service)
@@ -236,12 +243,35 @@ impl Order<'_> {
             self.registry.services.remove(name);
             self.registry.names.write().remove(name);
             self.registry.spellings.remove(name);
+            if !name.is_reserved() && has_suffixes(name.as_str()) {
+                self.registry.service_suffixes.write().remove(name.as_str());
+            }
             self.registry.catalog.emptied(revision);
         }
     }
 }
 
 impl Registry {
+    /// Indexes what DNS finds by other names than those of services: nodes, and what is above dotted tags.
+    fn index_names(&self, before: Option<&Instance>, after: Option<&Instance>) {
+        if after.or(before).is_some_and(|instance| instance.service.is_reserved()) {
+            return self.node_index.replace(before, after);
+        }
+        if before.map(|instance| &instance.tags) == after.map(|instance| &instance.tags) {
+            return;
+        }
+        let dotted = |instance: &Instance| -> Vec<String> {
+            let tags = instance.tags.iter().filter(|tag| has_suffixes(tag));
+            tags.map(|tag| format!("_._{tag}")).collect()
+        };
+        let (old, new) = (before.map(dotted).unwrap_or_default(), after.map(dotted).unwrap_or_default());
+        if !old.is_empty() || !new.is_empty() {
+            let mut suffixes = self.tag_suffixes.write();
+            old.iter().for_each(|name| suffixes.remove(name));
+            new.iter().for_each(|name| suffixes.add(name));
+        }
+    }
+
     /// Tells the audience. Without any lock: wake-ups take longer than changes.
     pub fn announce(&self, event: &Event) {
         self.audience.changed(event);

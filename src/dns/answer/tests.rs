@@ -9,7 +9,7 @@ use hickory_proto::rr::Name;
 use super::*;
 use crate::{
     engine::Memory,
-    model::{Address, Incarnation, InstanceId, Listing, Marks, Tags, nodes},
+    model::{Address, Incarnation, InstanceId, Listing, Marks, Metadata, Tags, nodes},
     registry::{
         Command, Description, Enroll, Patch, Register,
         test_support::{Nobody, at, deregister, name, register, update},
@@ -17,18 +17,34 @@ use crate::{
 };
 
 /// A registry, and who answers from it.
-struct House {
-    engine: Memory,
+pub(super) struct House {
+    pub(super) engine: Memory,
     oracle: Oracle,
 }
 
+/// A registration in Consul's words, on a node. Without a host it is where its node is.
+#[derive(Default)]
+pub(super) struct Listed<'a> {
+    pub(super) service: &'a str,
+    pub(super) id: &'a str,
+    pub(super) node: &'a str,
+    pub(super) host: &'a str,
+    pub(super) port: u32,
+    pub(super) tags: &'a [&'a str],
+}
+
 impl House {
-    fn new() -> Self {
-        let zone = Zone::new("consul", "dc1", "N1", Duration::from_secs(7), [192, 0, 2, 1].into());
+    pub(super) fn new() -> Self {
+        Self::on("N1")
+    }
+
+    /// On a local node of this name.
+    pub(super) fn on(node: &str) -> Self {
+        let zone = Zone::new("consul", "dc1", node, Duration::from_secs(7), [192, 0, 2, 1].into());
         Self { engine: Memory::new(Incarnation(7), at(0), Arc::new(Nobody)), oracle: Oracle::new(zone) }
     }
 
-    fn put(&self, service: &str, id: &str, host: &str, tags: &[&str]) {
+    pub(super) fn put(&self, service: &str, id: &str, host: &str, tags: &[&str]) {
         let asked = register(service, id, "boot", 1);
         let tags: Vec<_> = tags.iter().map(ToString::to_string).collect();
         let description = Description {
@@ -39,32 +55,68 @@ impl House {
         self.submit(Command::Register(Register { description, ..asked }));
     }
 
-    fn submit(&self, command: Command) {
+    pub(super) fn submit(&self, command: Command) {
         self.engine.submit(command, at(0)).unwrap();
     }
 
-    fn ask(&self, asked: &str, kind: RecordType) -> Answer {
+    pub(super) fn ask(&self, asked: &str, kind: RecordType) -> Answer {
         self.ask_for(asked, kind, 10_000)
     }
 
-    fn ask_for(&self, asked: &str, kind: RecordType, room: usize) -> Answer {
+    pub(super) fn ask_for(&self, asked: &str, kind: RecordType, room: usize) -> Answer {
+        loop {
+            if let Ok(answer) = self.portion(asked, kind, room) {
+                return answer;
+            }
+        }
+    }
+
+    pub(super) fn portion(&self, asked: &str, kind: RecordType, room: usize) -> Result<Answer, Behind> {
         let moment = Moment { registry: self.engine.registry(), now: at(0).wall };
         self.oracle.answer(moment, &Query::query(Name::from_ascii(asked).unwrap(), kind), room)
+    }
+
+    pub(super) fn node(&self, name: &str, host: &str) {
+        self.enroll(nodes().as_str(), name, (host, 0), &[], Listing { address: host.into(), ..Listing::default() });
+    }
+
+    pub(super) fn list(&self, Listed { service, id, node, host, port, tags }: Listed<'_>) {
+        let registry = self.engine.registry();
+        let node_host = registry.node(node).map_or("192.0.2.1".into(), |node| node.instance.addresses[0].host.clone());
+        let listing = Listing { node: node.into(), id: id.into(), address: host.into(), ..Listing::default() };
+        let kept = Listing::instance_id(node, id).unwrap();
+        self.enroll(service, kept.as_str(), (if host.is_empty() { &node_host } else { host }, port), tags, listing);
+    }
+
+    fn enroll(&self, service: &str, id: &str, (host, port): (&str, u32), tags: &[&str], listing: Listing) {
+        let description = Description {
+            addresses: [Address::with_any_port(host, port, "").unwrap()].into(),
+            tags: Tags::parse(tags).unwrap(),
+            ..register("web", "a", "boot", 1).description
+        };
+        self.submit(Command::Enroll(Box::new(Enroll {
+            service: crate::model::ServiceName::kept(service).unwrap(),
+            id: InstanceId::parse(id).unwrap(),
+            description,
+            listing,
+            checks: Vec::new(),
+            replace_checks: false,
+        })));
     }
 }
 
 /// What an answer says, in any order.
-fn said(answer: &Answer) -> BTreeSet<String> {
+pub(super) fn said(answer: &Answer) -> BTreeSet<String> {
     assert_eq!(answer.code, ResponseCode::NoError);
     answer.answers.iter().map(|line| line.data.record().to_string()).collect()
 }
 
-fn set<const N: usize>(records: [&str; N]) -> BTreeSet<String> {
+pub(super) fn set<const N: usize>(records: [&str; N]) -> BTreeSet<String> {
     records.into_iter().map(str::to_owned).collect()
 }
 
 /// There is no such name, or no such record: both with the zone's authority.
-fn denied(answer: &Answer, code: ResponseCode) {
+pub(super) fn denied(answer: &Answer, code: ResponseCode) {
     assert_eq!((answer.code, answer.answers.len(), answer.authorities.len()), (code, 0, 1), "{answer:?}");
     assert_eq!(answer.authorities[0].data.record().record_type(), RecordType::SOA);
 }
@@ -90,17 +142,31 @@ fn a_service_by_name_tag_and_family() {
 }
 
 #[test]
-fn names_are_told_apart_only_where_both_are_there() {
+fn services_that_differ_in_case_are_answered_together() {
     let house = House::new();
-    house.put("Web", "a", "10.0.0.1", &[]);
+    house.put("Web", "a", "10.0.0.1", &["V1"]);
     assert_eq!(said(&house.ask("wEB.service.consul.", RecordType::A)), set(["10.0.0.1"]));
-    house.put("web", "a", "10.0.0.2", &[]);
-    assert_eq!(said(&house.ask("Web.service.consul.", RecordType::A)), set(["10.0.0.1"]), "as it is spelt");
-    assert_eq!(said(&house.ask("wEB.service.consul.", RecordType::A)), set(["10.0.0.2"]));
+    house.put("web", "a", "10.0.0.2", &["v1"]);
+    house.put("WEB", "a", "10.0.0.3", &[]);
+    for spelling in ["Web", "web", "WEB", "wEb"] {
+        let all = said(&house.ask(&format!("{spelling}.service.consul."), RecordType::A));
+        assert_eq!(all, set(["10.0.0.1", "10.0.0.2", "10.0.0.3"]), "{spelling}");
+        let tagged = said(&house.ask(&format!("v1.{spelling}.service.consul."), RecordType::A));
+        assert_eq!(tagged, set(["10.0.0.1", "10.0.0.2"]), "{spelling}");
+        assert_eq!(said(&house.ask(&format!("_{spelling}._tcp.service.consul."), RecordType::SRV)).len(), 3);
+    }
+    house.put("Web", "b", "10.0.0.2", &[]);
+    assert_eq!(said(&house.ask("web.service.consul.", RecordType::A)).len(), 3, "an address that two of them have");
+    let whose = house.ask("2.0.0.10.in-addr.arpa.", RecordType::PTR);
+    assert_eq!(whose.answers.len(), 1, "they have one name: {whose:?}");
     house.submit(deregister("web", "a", None));
+    assert_eq!(said(&house.ask("web.service.consul.", RecordType::A)).len(), 3);
+    house.submit(deregister("Web", "b", None));
+    assert_eq!(said(&house.ask("web.service.consul.", RecordType::A)), set(["10.0.0.1", "10.0.0.3"]));
     house.submit(deregister("Web", "a", None));
+    house.submit(deregister("WEB", "a", None));
     denied(&house.ask("wEB.service.consul.", RecordType::A), ResponseCode::NXDomain);
-    denied(&house.ask("_nodes.service.consul.", RecordType::A), ResponseCode::NXDomain);
+    denied(&house.ask("_nodes.service.consul.", RecordType::A), ResponseCode::NoError);
 }
 
 #[test]
@@ -112,8 +178,9 @@ fn srv_has_targets_and_their_addresses() {
     let answer = house.ask("_web._tcp.service.consul.", RecordType::SRV);
     let six = "1 1 80 20010db8000000000000000000000001.addr.dc1.consul.";
     assert_eq!(said(&answer), set(["1 1 80 0a000001.addr.dc1.consul.", "1 1 80 db.internal.", six]));
-    for line in &answer.additionals {
+    for Additional { of, line } in &answer.additionals {
         let Owner::TargetOf(at) = line.owner else { panic!("{line:?}") };
+        assert_eq!(at, *of);
         let RData::SRV(srv) = answer.answers[at].data.record() else { panic!("{answer:?}") };
         assert_eq!(said(&house.ask(&srv.target.to_string(), RecordType::ANY)), set([&*line.data.record().to_string()]));
     }
@@ -162,7 +229,7 @@ fn no_address_is_there_twice_and_the_order_changes() {
     let orders: BTreeSet<_> = (0..10).map(order).collect();
     assert!(orders.len() > 1, "they are shuffled");
     assert!(orders.iter().all(|order| order.len() == 10));
-    let answer = house.ask_for("web.service.consul.", RecordType::A, 3 * A_BYTES);
+    let answer = house.ask_for("web.service.consul.", RecordType::A, 3 * 16);
     assert!(answer.cut && answer.answers.len() == 3, "no more are made than fit");
 }
 
@@ -178,9 +245,9 @@ fn what_nodes_say_of_themselves() {
     };
     house.submit(Command::Enroll(Box::new(Enroll {
         service: nodes(),
-        id: InstanceId::of_node("DB1"),
+        id: InstanceId::parse("db1").unwrap(),
         description,
-        listing: Listing { node: "DB1".into(), ..Listing::default() },
+        listing: Listing::default(),
         checks: Vec::new(),
         replace_checks: false,
     })));
@@ -200,7 +267,7 @@ fn nodes_addresses_and_the_zone_itself() {
     assert_eq!(said(&house.ask("consul.", RecordType::SOA)), set([soa]));
     let servers = house.ask("consul.", RecordType::NS);
     assert_eq!(said(&servers), set(["N1.node.dc1.consul."]));
-    assert_eq!(servers.additionals[0].data.record().to_string(), "192.0.2.1");
+    assert_eq!(servers.additionals[0].line.data.record().to_string(), "192.0.2.1");
     denied(&house.ask("service.consul.", RecordType::A), ResponseCode::NoError);
     denied(&house.ask("else.consul.", RecordType::A), ResponseCode::NXDomain);
     for (name, kind) in [("example.com.", RecordType::A), ("consul.", RecordType::AXFR)] {

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::{iter::repeat_n, net::Ipv4Addr};
 
 use hickory_proto::rr::{
     Name, RecordType,
@@ -7,7 +7,7 @@ use hickory_proto::rr::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::dns::record::{Data, Prepared};
+use crate::dns::record::{Additional, Data, Prepared};
 
 fn query(name: &str, payload: Option<u16>) -> Message {
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
@@ -44,7 +44,9 @@ fn unprepared(number: u32) -> Answer {
         let target = Name::from_ascii(format!("{n:08x}.addr.dc1.consul.")).unwrap();
         let at = answer.answers.len();
         answer.answers.push(line(Owner::Asked, RData::SRV(SRV::new(1, 1, 80, target))));
-        answer.additionals.push(line(Owner::TargetOf(at), RData::A(A(Ipv4Addr::from_bits(n)))));
+        answer
+            .additionals
+            .push(Additional { of: at, line: line(Owner::TargetOf(at), RData::A(A(Ipv4Addr::from_bits(n)))) });
     }
     answer
 }
@@ -76,38 +78,66 @@ fn what_is_written_can_be_read() {
     assert_eq!(reply.edns.unwrap().max_payload(), WHOLE);
 }
 
+/// Each SRV record that was kept has its address, and no other address is there.
+fn assert_complete(reply: &Message) {
+    assert_eq!(reply.answers.len(), reply.additionals.len(), "{reply:?}");
+    for (srv, address) in reply.answers.iter().zip(&reply.additionals) {
+        let RData::SRV(srv) = &srv.data else { panic!("{srv:?}") };
+        assert_eq!(srv.target, address.name);
+    }
+}
+
 #[test]
-fn what_does_not_fit_is_left_out() {
+fn cut_answer_keeps_the_addresses_of_its_records() {
     let plain = asked(&query("web.service.consul.", None));
-    let small = plain.reply(&answer(100), plain.room(Way::Local)).unwrap();
-    assert!(small.len() <= 512);
-    let reply = Message::from_vec(&small).unwrap();
-    assert!(reply.metadata.truncation && reply.answers.len() > 8 && reply.additionals.is_empty());
-    assert!(reply.edns.is_none());
-
     let wide = asked(&query("web.service.consul.", Some(9_000)));
-    let bytes = wide.reply(&answer(24), wide.room(Way::Packet)).unwrap();
-    assert!(bytes.len() <= 1_232);
-    let reply = Message::from_vec(&bytes).unwrap();
-    assert!(!reply.metadata.truncation, "only help is missing");
-    assert_eq!(reply.answers.len(), 24);
-    assert!(reply.edns.is_some() && (1..24).contains(&reply.additionals.len()));
+    // A record takes 44 bytes, its address 16.
+    for (asked, room, number) in [(&plain, 512, 7), (&wide, 512, 7), (&wide, 1_232, 19), (&wide, 4_096, 67)] {
+        for more in [number + 1, number + 2, 900] {
+            let bytes = asked.reply(&answer(more), room).unwrap();
+            assert!(bytes.len() <= usize::from(room));
+            let reply = Message::from_vec(&bytes).unwrap();
+            assert!(reply.metadata.truncation, "{more} of them in {room} bytes");
+            assert_eq!(reply.answers.len(), usize::try_from(number).unwrap(), "in {room} bytes");
+            assert_eq!(reply.edns.is_some(), asked.offered.is_some());
+            assert_complete(&reply);
+        }
+        let reply = Message::from_vec(&asked.reply(&answer(number), room).unwrap()).unwrap();
+        assert!(!reply.metadata.truncation);
+        assert_complete(&reply);
+    }
+}
 
+#[test]
+fn large_answer_keeps_the_addresses_of_its_records() {
+    let wide = asked(&query("web.service.consul.", Some(9_000)));
     let bytes = wide.reply(&answer(140), wide.room(Way::Local)).unwrap();
     assert!((1_233..=9_000).contains(&bytes.len()));
     let reply = Message::from_vec(&bytes).unwrap();
     assert!(!reply.metadata.truncation, "this machine takes what it offers to take");
-    assert_eq!((reply.answers.len(), reply.additionals.len()), (140, 140));
+    assert_eq!(reply.answers.len(), 140);
+    assert_complete(&reply);
 
-    let bytes = wide.reply(&answer(900), u16::MAX).unwrap();
+    // Also where pointers do not reach.
+    for (number, kept) in [(900, 900..901), (4_000, 950..1_100)] {
+        let reply = Message::from_vec(&wide.reply(&answer(number), u16::MAX).unwrap()).unwrap();
+        assert_eq!(reply.metadata.truncation, number == 4_000);
+        assert!(kept.contains(&reply.answers.len()), "{}", reply.answers.len());
+        assert_complete(&reply);
+    }
+}
+
+#[test]
+fn record_whose_address_does_not_fit_is_kept_alone_and_cut() {
+    let asked = asked(&query("web.service.consul.", None));
+    let mut answer = answer(3);
+    let help = answer.additionals.remove(0).line;
+    let more = (0..40).map(|_| Additional { of: 0, line: help.clone() });
+    answer.additionals = more.chain(answer.additionals.drain(..)).collect();
+    let bytes = asked.reply(&answer, 512).unwrap();
+    assert!(bytes.len() <= 512);
     let reply = Message::from_vec(&bytes).unwrap();
-    assert_eq!((reply.answers.len(), reply.additionals.len()), (900, 900), "also where pointers do not reach");
-    assert!(reply.answers.iter().zip(&reply.additionals).all(|(srv, address)| match &srv.data {
-        RData::SRV(srv) => srv.target == address.name,
-        _ => false,
-    }));
-    let bytes = wide.reply(&answer(4_000), u16::MAX).unwrap();
-    assert!(Message::from_vec(&bytes).unwrap().metadata.truncation);
+    assert_eq!((reply.answers.len(), reply.additionals.len(), reply.metadata.truncation), (1, 0, true));
 }
 
 #[test]
@@ -142,7 +172,43 @@ fn what_is_no_question() {
     assert_eq!(refusal(&response.to_vec().unwrap()), None);
 }
 
+/// A name of about so many bytes, at most 255, in labels that are as long as they may be.
+fn long_name(bytes: usize, first: u8) -> Name {
+    let letters: Vec<u8> = once(first).chain(repeat_n(b'x', bytes.clamp(3, 252) - 3)).collect();
+    Name::from_labels(letters.chunks(63)).unwrap()
+}
+
 proptest! {
+    /// However long the names are, a packet has no more bytes than it may, can be read, and has the address of each record.
+    #[test]
+    fn no_name_is_too_long(
+        asked_bytes in 1..256_usize,
+        targets in prop::collection::vec(1..256_usize, 0..40),
+        offered in prop::option::of(0..5_000_u16),
+        room in prop::sample::select(vec![Way::Packet, Way::Local, Way::Connection]),
+    ) {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(long_name(asked_bytes, b'q'), RecordType::SRV));
+        if let Some(offered) = offered {
+            message.set_edns(Edns::new()).edns.as_mut().unwrap().set_max_payload(offered);
+        }
+        let asked = asked(&message);
+        let mut answer = Answer::only(ResponseCode::NoError);
+        for (at, bytes) in targets.iter().enumerate() {
+            let srv = RData::SRV(SRV::new(1, 1, 80, long_name(*bytes, b't')));
+            answer.answers.push(Line { owner: Owner::Asked, ttl: 0, data: Data::Prepared(Prepared::new(srv).unwrap().into()) });
+            answer.additionals.push(Additional { of: at, line: line(Owner::TargetOf(at), RData::A(A(Ipv4Addr::LOCALHOST))) });
+        }
+        let room = asked.room(room);
+        let bytes = asked.reply(&answer, room).unwrap();
+        prop_assert!(bytes.len() <= usize::from(room));
+        let reply = Message::from_vec(&bytes).unwrap();
+        prop_assert_eq!(reply.metadata.truncation, reply.answers.len() < targets.len() || reply.additionals.len() < targets.len());
+        if reply.answers.len() > 1 {
+            assert_complete(&reply);
+        }
+    }
+
     /// Whatever comes, what goes out is within bounds and can be read.
     #[test]
     fn anything(

@@ -13,22 +13,26 @@ fn of(name: &str) -> Question {
     Question::of(&name, &ours())
 }
 
-fn service(readings: &[(&str, Option<&str>)]) -> Question {
-    let reading =
-        |(service, tag): &(&str, Option<&str>)| Reading { service: (*service).to_owned(), tag: tag.map(str::to_owned) };
-    Question::Service(readings.iter().map(reading).collect())
+/// What the name of a service may mean.
+fn readings(name: &str) -> Vec<(String, Option<String>)> {
+    let Question::Service(asked) = of(name) else { panic!("{name} is the name of no service") };
+    asked.readings.into_iter().map(|reading| (reading.service, reading.tag)).collect()
+}
+
+fn service(readings: &[(&str, Option<&str>)]) -> Vec<(String, Option<String>)> {
+    readings.iter().map(|(service, tag)| ((*service).to_owned(), tag.map(str::to_owned))).collect()
 }
 
 #[test]
 fn services() {
     for name in ["Web.service.consul.", "Web.SERVICE.dc1.Consul.", "Web.service.DC1.consul."] {
-        assert_eq!(of(name), service(&[("Web", None)]), "{name}");
+        assert_eq!(readings(name), service(&[("Web", None)]), "{name}");
     }
     let both = service(&[("V1.web", None), ("web", Some("v1"))]);
-    assert_eq!(of("V1.web.service.consul."), both, "the longest name first");
-    assert_eq!(of("a.b.c.service.consul."), service(&[("a.b.c", None), ("b.c", Some("a")), ("c", Some("a.b"))]));
-    assert_eq!(of("service.service.consul."), service(&[("service", None)]));
-    assert_eq!(of("node.service.consul."), service(&[("node", None)]));
+    assert_eq!(readings("V1.web.service.consul."), both, "the longest name first");
+    assert_eq!(readings("a.b.c.service.consul."), service(&[("a.b.c", None), ("b.c", Some("a")), ("c", Some("a.b"))]));
+    assert_eq!(readings("service.service.consul."), service(&[("service", None)]));
+    assert_eq!(readings("node.service.consul."), service(&[("node", None)]));
     assert_eq!(of(&format!("{}service.consul.", "a.".repeat(33))), Question::Nothing);
 }
 
@@ -37,12 +41,12 @@ fn services_by_protocol() {
     for name in
         ["_web._tcp.consul.", "_web._TCP.service.consul.", "_web._udp.service.dc1.consul.", "_web._tcp.dc1.consul."]
     {
-        assert_eq!(of(name), service(&[("web", None)]), "{name}");
+        assert_eq!(readings(name), service(&[("web", None)]), "{name}");
     }
-    assert_eq!(of("_web._V1.service.consul."), service(&[("web", Some("v1"))]));
-    assert_eq!(of("_web._a.b.service.consul."), service(&[("web", Some("a.b"))]));
-    assert_eq!(of("_my.web._tcp.service.consul."), service(&[("my.web", None)]));
-    let plain = of("_tag.web.service.consul.");
+    assert_eq!(readings("_web._V1.service.consul."), service(&[("web", Some("v1"))]));
+    assert_eq!(readings("_web._a.b.service.consul."), service(&[("web", Some("a.b"))]));
+    assert_eq!(readings("_my.web._tcp.service.consul."), service(&[("my.web", None)]));
+    let plain = readings("_tag.web.service.consul.");
     assert_eq!(plain, service(&[("_tag.web", None), ("web", Some("_tag"))]), "a tag may begin so");
 }
 
@@ -63,18 +67,41 @@ fn whose_address() {
     assert_eq!(of("1.0.0.10.in-addr.arpa."), Question::Reverse([10, 0, 0, 1].into()));
     let six = format!("1.{}8.b.d.0.1.0.0.2.IP6.arpa.", "0.".repeat(23));
     assert_eq!(of(&six), Question::Reverse("2001:db8::1".parse().unwrap()));
-    for wrong in ["0.10.in-addr.arpa.", "256.0.0.10.in-addr.arpa.", "x.0.0.10.in-addr.arpa.", "1.ip6.arpa."] {
+    for wrong in
+        ["256.0.0.10.in-addr.arpa.", "x.10.in-addr.arpa.", "+1.0.0.10.in-addr.arpa.", "5.1.0.0.10.in-addr.arpa."]
+    {
         assert_eq!(of(wrong), Question::Nothing, "{wrong}");
+    }
+    for wrong in [format!("0.{six}"), format!("g{}", &six[1..]), "01.ip6.arpa.".to_owned()] {
+        assert_eq!(of(&wrong), Question::Nothing, "{wrong}");
+    }
+    for between in ["in-addr.arpa.", "0.0.10.in-addr.arpa.", "10.in-addr.arpa.", "ip6.arpa.", "1.IP6.arpa.", &six[2..]]
+    {
+        assert_eq!(of(between), Question::Between, "{between}");
     }
 }
 
 #[test]
 fn the_rest() {
     assert_eq!(of("CONSUL."), Question::Apex);
-    for between in ["service.consul.", "node.dc1.consul.", "addr.dc1.consul.", "dc1.consul.", "_tcp.service.consul."] {
-        assert_eq!(of(between), Question::Between, "{between}");
+    let apart = [
+        "service",
+        "node.dc1",
+        "addr",
+        "addr.dc1",
+        "dc1",
+        "_tcp.service",
+        "_UDP.service.DC1",
+        "_v1.service",
+        "_tcp",
+        "_tcp.dc1",
+    ];
+    for between in apart {
+        assert_eq!(of(&format!("{between}.consul.")), Question::Between, "{between}");
     }
-    for nothing in ["web.consul.", "web.service.dc2.consul.", "ns.consul.", "_web.consul.", "a.b.c.consul."] {
+    for nothing in
+        ["web.consul.", "web.service.dc2.consul.", "service.dc2.consul.", "dc2.consul.", "_.consul.", "a.b.c.consul."]
+    {
         assert_eq!(of(nothing), Question::Nothing, "{nothing}");
     }
     for foreign in [".", "com.", "consul.example.", "xconsul.", "arpa."] {
@@ -92,13 +119,30 @@ proptest! {
         let loud = labels.iter().map(|label| label.to_ascii_uppercase().into_bytes());
         let (plain, loud) = (Question::of(&name, &ours()), Question::of(&Name::from_labels(loud).unwrap(), &ours()));
         let fold = |question| match question {
-            Question::Service(readings) => Question::Service(
-                readings.into_iter().map(|it| Reading { service: it.service.to_ascii_lowercase(), ..it }).collect(),
-            ),
+            Question::Service(ServiceQuestion { readings, text }) => Question::Service(ServiceQuestion {
+                readings: readings
+                    .into_iter()
+                    .map(|it| Reading { service: it.service.to_ascii_lowercase(), ..it })
+                    .collect(),
+                text: text.to_ascii_lowercase(),
+            }),
             Question::Node(node) => Question::Node(node.to_ascii_lowercase()),
             other => other,
         };
         prop_assert_eq!(fold(plain), fold(loud));
+    }
+
+    /// A name that is not denied has no parent that is: else nothing below the parent would be asked for (RFC 8020).
+    #[test]
+    fn what_is_above_a_question_is_one(labels in prop::collection::vec("[a-c_]{1,3}|_tcp|service|node|addr|dc1|0a000001", 0..5)) {
+        let of = |labels: &[String]| {
+            let labels = labels.iter().map(String::as_str).chain(["consul"]);
+            Question::of(&Name::from_labels(labels.map(str::as_bytes)).unwrap(), &ours())
+        };
+        let denied = |question: Question| question == Question::Nothing;
+        for at in 0..labels.len() {
+            prop_assert!(denied(of(&labels[at..])) || !denied(of(&labels[at + 1..])), "{:?}", &labels[at..]);
+        }
     }
 
     /// Names that we give are names that we know.
@@ -107,9 +151,9 @@ proptest! {
         for address in [IpAddr::V6(bits.into()), IpAddr::V4(narrow.into())] {
             prop_assert_eq!(Question::of(&ours().literal(address).unwrap(), &ours()), Question::Literal(address));
         }
-        let Question::Service(readings) = Question::of(&ours().service(&service).unwrap(), &ours()) else {
+        let Question::Service(asked) = Question::of(&ours().service(&service).unwrap(), &ours()) else {
             return Err(TestCaseError::fail("no service"));
         };
-        prop_assert_eq!(&readings[0].service, &service);
+        prop_assert_eq!(&asked.readings[0].service, &service);
     }
 }

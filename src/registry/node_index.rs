@@ -1,0 +1,96 @@
+//! Nodes by their addresses and by the suffixes of their names.
+//!
+//! Nodes are found by name in the service that keeps them. Here is where they are found by anything else. Changes with the
+//! map, under the order lock.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use super::suffixes::SuffixSet;
+use crate::{
+    model::{Instance, InstanceId},
+    sync::RwLock,
+};
+
+/// Indexes of nodes.
+#[derive(Debug, Default)]
+pub(super) struct NodeIndex(RwLock<Indexes>);
+
+#[derive(Debug, Default)]
+struct Indexes {
+    /// Ids by name in lower case.
+    names: HashMap<Box<str>, InstanceId>,
+    /// Ids by address.
+    addresses: HashMap<IpAddr, BTreeSet<InstanceId>>,
+    /// Suffixes of the names.
+    suffixes: SuffixSet,
+}
+
+impl NodeIndex {
+    /// Puts a node in the place of what was known of it.
+    pub(super) fn replace(&self, before: Option<&Instance>, after: Option<&Instance>) {
+        let same = |one: &Instance, other: &Instance| address(one) == address(other) && name(one) == name(other);
+        if before.zip(after).is_some_and(|(before, after)| same(before, after)) {
+            return;
+        }
+        let mut indexes = self.0.write();
+        if let Some(before) = before {
+            indexes.remove(before);
+        }
+        if let Some(after) = after {
+            indexes.add(after);
+        }
+    }
+
+    /// Id of the node of that name, whatever its case.
+    pub(super) fn named(&self, name: &str) -> Option<InstanceId> {
+        self.0.read().names.get(&*name.to_ascii_lowercase()).cloned()
+    }
+
+    /// Ids of the nodes with this address.
+    pub(super) fn at(&self, address: IpAddr) -> Vec<InstanceId> {
+        let indexes = self.0.read();
+        indexes.addresses.get(&address.to_canonical()).into_iter().flatten().cloned().collect()
+    }
+
+    /// Returns whether a node's name has this proper suffix.
+    pub(super) fn has_suffix(&self, suffix: &str) -> bool {
+        self.0.read().suffixes.contains(suffix)
+    }
+}
+
+impl Indexes {
+    fn add(&mut self, node: &Instance) {
+        self.names.insert(name(node).to_ascii_lowercase().into(), node.id.clone());
+        self.suffixes.add(name(node));
+        if let Some(address) = address(node) {
+            self.addresses.entry(address).or_default().insert(node.id.clone());
+        }
+    }
+
+    fn remove(&mut self, node: &Instance) {
+        let folded = name(node).to_ascii_lowercase();
+        if self.names.get(&*folded) == Some(&node.id) {
+            self.names.remove(&*folded);
+        }
+        self.suffixes.remove(name(node));
+        let Some(address) = address(node) else { return };
+        if let Some(there) = self.addresses.get_mut(&address) {
+            there.remove(&node.id);
+            if there.is_empty() {
+                self.addresses.remove(&address);
+            }
+        }
+    }
+}
+
+fn name(node: &Instance) -> &str {
+    node.id.as_str()
+}
+
+fn address(node: &Instance) -> Option<IpAddr> {
+    let first = node.addresses.first()?;
+    first.host.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
