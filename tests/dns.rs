@@ -1,6 +1,7 @@
 //! The DNS door: real packets, over UDP and TCP, about what was registered over gRPC.
 
 pub mod asker;
+mod names;
 
 use std::{
     collections::BTreeSet,
@@ -200,7 +201,7 @@ async fn a_large_service_is_answered_at_once() {
     let before = Instant::now();
     let whole = asker.ask_tcp(&query("web.service.consul.", RecordType::SRV)).await;
     println!("slowest {slowest:?}, mean {mean:?}, TCP {:?} for {}", before.elapsed(), whole.answers.len());
-    assert!(whole.metadata.truncation && whole.answers.len() > 1_000);
+    assert!(whole.metadata.truncation && whole.answers.len() > 900);
     // A bound for any machine; on a quiet one it is a hundredth of it.
     assert!(mean < Duration::from_millis(50), "{mean:?}");
 }

@@ -43,6 +43,14 @@ fn house() -> (Memory, Oracle) {
         let asked = register("web", &format!("i{n}"), "boot", n);
         assert!(engine.submit(Command::Register(asked), at(0)).is_ok());
     }
+    // A dotted name, an alias of a service, one of itself, and two that lead to each other.
+    let hosts = [("v1.web", "2001:db8::1"), ("al", "web.service.consul"), ("me", "me.service.consul")];
+    let loops = [("ab", "ba.service.consul"), ("ba", "ab.service.consul"), ("Web", "n1.node.consul")];
+    for (service, host) in hosts.into_iter().chain(loops) {
+        let mut asked = register(service, "a", "boot", 1_000);
+        asked.description.addresses[0].host = host.into();
+        assert!(engine.submit(Command::Register(asked), at(0)).is_ok());
+    }
     let zone = Zone::new("consul", "dc1", "n1", Duration::ZERO, [127, 0, 0, 1].into());
     (engine, Oracle::new(zone))
 }
