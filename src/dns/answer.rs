@@ -179,7 +179,9 @@ impl Oracle {
             names.dedup();
         }
         let known = !names.is_empty();
-        names.into_iter().for_each(|name| sheet.put(RData::PTR(PTR(name))));
+        for name in names {
+            sheet.put(RData::PTR(PTR(name)));
+        }
         Ok(known)
     }
 
@@ -266,6 +268,9 @@ fn serial(now: WallTime) -> u32 {
     u32::try_from(now.0 / 1_000).unwrap_or(u32::MAX)
 }
 
+#[cfg(test)]
+#[path = "answer/between_tests.rs"]
+mod between_tests;
 #[cfg(test)]
 #[path = "answer/name_tests.rs"]
 mod name_tests;

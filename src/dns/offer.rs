@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::{
     node::Node,
-    question::Question,
+    question::{Question, Reading},
     record::{Data, Prepared},
     zone::{self, Zone},
 };
@@ -209,7 +209,7 @@ impl<'a> Gathering<'a> {
         let back = self.leads_to(&target).zip(node.map(|(name, address)| Target::Node(name, address)));
         self.found.depends_on_nodes |= back.is_some();
         let usual = self.offer(instance, target);
-        let instead = back.map(|(tag, target)| (tag, self.offer(instance, target)));
+        let instead = back.map(|(own, target)| (own.tag, self.offer(instance, target)));
         let at = |tag: Option<&str>| match &instead {
             Some((own, at)) if own.as_deref() == tag => *at,
             _ => usual,
@@ -249,12 +249,11 @@ impl<'a> Gathering<'a> {
         node
     }
 
-    /// The tag with which a host is this very service, `None` inside for all of it. `None`: the host is something else.
-    fn leads_to(&self, target: &Target) -> Option<Option<String>> {
+    /// This very service, as a host names it. `None`: the host is something else.
+    fn leads_to(&self, target: &Target) -> Option<Reading> {
         let Target::Host(name) = target else { return None };
         let Question::Service(asked) = Question::of(name, self.zone) else { return None };
-        let own = asked.readings.into_iter().find(|reading| reading.service.eq_ignore_ascii_case(self.service))?;
-        Some(own.tag)
+        asked.readings.into_iter().find(|reading| reading.service.eq_ignore_ascii_case(self.service))
     }
 
     fn finish(self) -> Offers {

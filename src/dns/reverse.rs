@@ -80,7 +80,9 @@ impl Index {
                 }
                 Step::Snapshot(Part::Matching(entries)) => {
                     read += entries.len();
-                    entries.iter().for_each(|entry| self.put(&entry.instance));
+                    for entry in &entries {
+                        self.put(&entry.instance);
+                    }
                 }
                 Step::Changes(deltas, _) => {
                     read += deltas.len();

@@ -128,4 +128,16 @@ mod tests {
         assert_eq!(text(name("db.internal")), "db.internal.");
         assert_eq!(name(""), None);
     }
+
+    #[test]
+    fn bytes_of_a_literal_name_are_known_before_it_is_made() {
+        let label = "d".repeat(63);
+        let zone = Zone::new(&format!("{label}.{label}"), &label, "n1", Duration::ZERO, [127, 0, 0, 1].into());
+        assert_eq!(
+            zone.literal([10, 0, 0, 1].into()).map(|name| name.len()),
+            Some(zone.literal_bytes([10, 0, 0, 1].into()))
+        );
+        let six = "2001:db8::1".parse().unwrap();
+        assert!(zone.literal(six).is_none_or(|name: Name| name.len() == zone.literal_bytes(six)));
+    }
 }

@@ -53,7 +53,9 @@ impl SuffixSet {
         let folded = name.to_ascii_lowercase();
         let suffixes = successors(parent(&folded), |suffix| parent(suffix));
         let suffixes: Vec<u64> = suffixes.map(|suffix| self.hash(suffix)).collect();
-        suffixes.into_iter().for_each(|suffix| count(&mut self.counts, suffix));
+        for suffix in suffixes {
+            count(&mut self.counts, suffix);
+        }
     }
 
     fn hash(&self, folded: &str) -> u64 {

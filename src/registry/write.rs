@@ -267,8 +267,12 @@ impl Registry {
         let (old, new) = (before.map(dotted).unwrap_or_default(), after.map(dotted).unwrap_or_default());
         if !old.is_empty() || !new.is_empty() {
             let mut suffixes = self.tag_suffixes.write();
-            old.iter().for_each(|name| suffixes.remove(name));
-            new.iter().for_each(|name| suffixes.add(name));
+            for name in &old {
+                suffixes.remove(name);
+            }
+            for name in &new {
+                suffixes.add(name);
+            }
         }
     }
 
