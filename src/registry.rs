@@ -61,6 +61,7 @@ pub use decide::{Decision, Draft, Planned};
 pub use event::{Change, Entry, Event, Now, RemovalReason};
 pub use lease::{Carrier, Ending, Lease, LeaseTime};
 pub use leases::{HashLease, Leases};
+pub use node_index::node_name;
 pub use protection::{Notice, Numbers, Protected, Turned};
 pub use roster::{Block, Blocks};
 pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
@@ -236,7 +237,7 @@ impl Registry {
     #[must_use]
     pub fn spellings_of(&self, name: &str) -> Vec<ServiceName> {
         let folded = name.to_ascii_lowercase();
-        let mut found = self.spellings.of(&folded);
+        let mut found = self.spellings.all(&folded);
         // In order: capital letters come before small ones.
         found.extend(self.services.get(&*folded).map(|found| found.key().clone()));
         found.retain(|name| !name.is_reserved());
@@ -272,7 +273,7 @@ impl Registry {
     #[must_use]
     pub fn node_in_any_case(&self, name: &str) -> Option<Arc<Entry>> {
         let id = self.node_index.named(name)?;
-        self.get(&nodes(), id.as_str()).filter(|_| id.as_str() != OWN_NODE)
+        self.get(&nodes(), id.as_str()).filter(|node| !node_name(&node.instance).is_empty())
     }
 
     /// How many instances are registered.

@@ -6,8 +6,8 @@ use hickory_proto::rr::Name;
 
 use super::{offer::Target, zone::Zone};
 use crate::{
-    model::{Metadata, OWN_NODE},
-    registry::{Entry, Registry},
+    model::Metadata,
+    registry::{Entry, Registry, node_name},
 };
 
 /// A node.
@@ -41,7 +41,7 @@ impl Node {
     /// The nodes with this address, the local node first.
     pub(super) fn at(registry: &Registry, zone: &Zone, address: IpAddr) -> Vec<Self> {
         let local = Some(Self::local(registry)).filter(|local| local.address(zone) == Some(address));
-        let others = registry.nodes_at(address).into_iter().filter(|node| node.instance.id.as_str() != OWN_NODE);
+        let others = registry.nodes_at(address).into_iter().filter(|node| !node_name(&node.instance).is_empty());
         local.into_iter().chain(others.map(Self::Other)).collect()
     }
 
@@ -49,7 +49,7 @@ impl Node {
     pub(super) fn name(&self, zone: &Zone) -> Option<Name> {
         match self {
             Self::Local(_) => zone.own(),
-            Self::Other(entry) => zone.node_name(entry.instance.id.as_str()),
+            Self::Other(entry) => zone.node_name(node_name(&entry.instance)),
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::suffixes::SuffixSet;
 use crate::{
-    model::{Instance, InstanceId},
+    model::{Instance, InstanceId, OWN_NODE},
     sync::RwLock,
 };
 
@@ -31,7 +31,7 @@ struct Indexes {
 impl NodeIndex {
     /// Puts a node in the place of what was known of it.
     pub(super) fn replace(&self, before: Option<&Instance>, after: Option<&Instance>) {
-        let same = |one: &Instance, other: &Instance| address(one) == address(other) && name(one) == name(other);
+        let same = |one: &Instance, other: &Instance| address(one) == address(other) && node_name(one) == node_name(other);
         if before.zip(after).is_some_and(|(before, after)| same(before, after)) {
             return;
         }
@@ -63,19 +63,19 @@ impl NodeIndex {
 
 impl Indexes {
     fn add(&mut self, node: &Instance) {
-        self.names.insert(name(node).to_ascii_lowercase().into(), node.id.clone());
-        self.suffixes.add(name(node));
+        self.names.insert(node_name(node).to_ascii_lowercase().into(), node.id.clone());
+        self.suffixes.add(node_name(node));
         if let Some(address) = address(node) {
             self.addresses.entry(address).or_default().insert(node.id.clone());
         }
     }
 
     fn remove(&mut self, node: &Instance) {
-        let folded = name(node).to_ascii_lowercase();
+        let folded = node_name(node).to_ascii_lowercase();
         if self.names.get(&*folded) == Some(&node.id) {
             self.names.remove(&*folded);
         }
-        self.suffixes.remove(name(node));
+        self.suffixes.remove(node_name(node));
         let Some(address) = address(node) else { return };
         if let Some(there) = self.addresses.get_mut(&address) {
             there.remove(&node.id);
@@ -86,8 +86,15 @@ impl Indexes {
     }
 }
 
-fn name(node: &Instance) -> &str {
-    node.id.as_str()
+/// Name of a node, as it was registered; empty for the local node.
+#[must_use]
+pub fn node_name(node: &Instance) -> &str {
+    let listed = node.listing.as_ref().map_or("", |listing| &*listing.node);
+    match (listed, node.id.as_str()) {
+        ("", OWN_NODE) => "",
+        ("", id) => id,
+        (listed, _) => listed,
+    }
 }
 
 fn address(node: &Instance) -> Option<IpAddr> {

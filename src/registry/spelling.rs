@@ -28,7 +28,7 @@ impl Spellings {
     }
 
     /// Names that are this one in lower case, and not that themselves, in order.
-    pub(super) fn of(&self, folded: &str) -> Vec<ServiceName> {
+    pub(super) fn all(&self, folded: &str) -> Vec<ServiceName> {
         self.0.read().get(folded).map(|names| names.iter().cloned().collect()).unwrap_or_default()
     }
 }
