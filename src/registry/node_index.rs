@@ -31,7 +31,8 @@ struct Indexes {
 impl NodeIndex {
     /// Puts a node in the place of what was known of it.
     pub(super) fn replace(&self, before: Option<&Instance>, after: Option<&Instance>) {
-        let same = |one: &Instance, other: &Instance| address(one) == address(other) && node_name(one) == node_name(other);
+        let same =
+            |one: &Instance, other: &Instance| address(one) == address(other) && node_name(one) == node_name(other);
         if before.zip(after).is_some_and(|(before, after)| same(before, after)) {
             return;
         }
