@@ -277,6 +277,13 @@ impl Config {
         self.consul.node_name.clone().unwrap_or_else(host_name)
     }
 
+    /// Address of the local node: that of the HTTP listener, unless that is every address of this machine.
+    #[must_use]
+    pub fn node_address(&self) -> IpAddr {
+        let listens = self.http.or(self.http_tls).map(|address| address.ip());
+        listens.filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
     /// Listeners that other machines reach and that check nobody, by their keys, and what whoever reaches them can do: what is
     /// there only by consent.
     #[must_use]

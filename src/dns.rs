@@ -13,8 +13,8 @@
 //! | `packet` | bytes to questions, answers to bytes that fit |
 //! | `door` | the sockets |
 //!
-//! An answer is made where its question is read, from what the registry shows at that moment: nothing waits, and nothing is
-//! asked of anybody else.
+//! An answer is made where its question is read, from what the registry shows at that moment: nothing is asked of anybody
+//! else, and only a question for a reverse name may wait, until enough of a large registry has been read.
 //!
 //! What is not here: recursion, zone transfers, DNSSEC, caching for others.
 

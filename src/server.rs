@@ -11,13 +11,7 @@ mod outcry;
 mod pulse;
 mod resolver;
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    num::NonZeroU32,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -308,18 +302,15 @@ impl Audience for Both {
     }
 }
 
-/// The door for programs written for Consul. Our node is where HTTP is, and has the address of this machine unless that is more
-/// than one.
+/// The door for programs written for Consul.
 fn consul(config: &Config, shared: &Arc<Shared>) -> Result<Arc<Consul>, Invalid> {
-    let listens = config.http.or(config.http_tls).map(|address| address.ip());
-    let address = listens.filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let life = shared.engine.registry().incarnation();
     let node = config.node_name();
     let agent = Agent {
         id: config.consul.node_id.clone().unwrap_or_else(|| Agent::made_up_id(life, &node)),
         datacenter: config.consul.datacenter.clone(),
         meta: config.consul.node_meta.clone(),
-        address,
+        address: config.node_address(),
         node,
     };
     Consul::new(shared, agent, config.consul.max_parked_queries.get() as usize)

@@ -187,7 +187,7 @@ impl Oracle {
 
     /// Goes on where an alias leads to, as long as that is a name in the zone which has not been passed yet.
     fn follow(&self, registry: &Registry, sheet: &mut Sheet<'_>) {
-        if !sheet.wants_addresses() {
+        if !sheet.wants_addresses() || sheet.alias_at_end().is_none() {
             return;
         }
         let mut passed = vec![sheet.name().clone()];

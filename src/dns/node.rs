@@ -58,7 +58,7 @@ impl Node {
         let registered =
             self.entry().and_then(|entry| entry.instance.addresses.first()).and_then(|first| Target::of(&first.host));
         match self {
-            Self::Local(_) => registered.or(zone.address.map(Target::Address)),
+            Self::Local(_) => registered.or(Some(Target::Address(zone.address))),
             Self::Other(_) => registered,
         }
     }

@@ -23,7 +23,7 @@ pub struct Zone {
     /// The name of our own node.
     pub(super) node: String,
     /// Its address, where no node says another.
-    pub(super) address: Option<IpAddr>,
+    pub(super) address: IpAddr,
     /// Seconds for which answers may be kept.
     pub(super) ttl: u32,
 }
@@ -38,7 +38,7 @@ impl Zone {
             labels,
             datacenter: datacenter.to_owned(),
             node: node.to_owned(),
-            address: Some(address.to_canonical()).filter(|address| !address.is_unspecified()),
+            address: address.to_canonical(),
             ttl: u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX),
         }
     }

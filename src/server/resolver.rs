@@ -38,7 +38,8 @@ pub(super) fn open(
     leaving: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let node = config.node_name();
-    let address = door.address().ip();
+    let listens = Some(door.address().ip()).filter(|ip| !ip.is_unspecified());
+    let address = listens.unwrap_or_else(|| config.node_address());
     let zone = Zone::new(&config.dns_domain, &config.consul.datacenter, &node, config.dns_ttl, address);
     let (packets, connections) = door.open(shared, Oracle::new(zone), gate, leaving)?;
     tasks.spawn(alarm.clone().guard("DNS over UDP", packets));

@@ -8,12 +8,16 @@ use hickory_proto::{
     rr::{RData, RecordType},
 };
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::{
-    asker::{data, offering, query},
+    asker::{Asker, data, offering, query},
     denied, house,
 };
-use crate::{consul_replay::client, harness::Serve};
+use crate::{
+    consul_replay::client,
+    harness::{Serve, within},
+};
 
 async fn put(serve: &Serve, path: &str, body: &Value) {
     let answer = client::ask(serve.http, "PUT", path, &body.to_string(), |text| text).await;
@@ -96,6 +100,38 @@ async fn reverse_names_of_nodes_and_services_are_found() {
     denied(&asker.ask("113.0.203.in-addr.arpa.", RecordType::PTR).await, ResponseCode::NoError);
     assert_eq!(data(&asker.ask("v6node.node.consul.", RecordType::AAAA).await), ["2001:db8::5"]);
     denied(&asker.ask("v6node.node.consul.", RecordType::A).await, ResponseCode::NoError);
+}
+
+/// The first question for a reverse name reads all instances, while other questions are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_reverse_question_in_a_large_registry_is_answered() {
+    let (serve, peer, asker) = house().await;
+    let mut registering = JoinSet::new();
+    for part in 0..10 {
+        let peer = peer.clone();
+        registering.spawn(async move {
+            for n in 0..250 {
+                super::register(&peer, "web", &format!("{part}-{n}"), &format!("10.1.{part}.{n}"), &[]).await;
+            }
+        });
+    }
+    while let Some(done) = registering.join_next().await {
+        done.unwrap();
+    }
+    let mut asking = JoinSet::new();
+    for n in 0..10 {
+        let server = serve.dns.unwrap();
+        asking.spawn(async move {
+            let asker = Asker::new(server).await;
+            let query = query(&format!("7.{n}.1.10.in-addr.arpa."), RecordType::PTR);
+            let reply = if n % 2 == 0 { asker.patiently(&query).await } else { asker.ask_tcp(&query).await };
+            assert_eq!(data(&reply), ["web.service.dc1.consul."]);
+        });
+    }
+    assert_eq!(data(&asker.ask("n1.node.consul.", RecordType::A).await), ["127.0.0.1"]);
+    while let Some(done) = within("all answers", asking.join_next()).await {
+        done.unwrap();
+    }
 }
 
 #[tokio::test]
