@@ -158,7 +158,7 @@ struct Fitting {
 }
 
 /// Writes as many answers as fit into a packet of this size, each with all that helps with it: an SRV record without the address
-/// of its target is worth little to those who never ask again. The first one comes without help, if that alone fits.
+/// of its target is worth little to a client that never asks over TCP. The first one comes without help, if that alone fits.
 fn fitting(encoder: &mut BinEncoder<'_>, answer: &Answer, size: u16) -> Result<Fitting, ProtoError> {
     let mut found = Fitting { cut: answer.cut, ..Fitting::default() };
     let mut additionals = answer.additionals.iter().peekable();
