@@ -269,13 +269,6 @@ impl Registry {
         self.node_index.at(address).iter().filter_map(|id| self.get(&nodes, id.as_str())).collect()
     }
 
-    /// The node of that name whatever its case, as an instance. Not the local node.
-    #[must_use]
-    pub fn node_in_any_case(&self, name: &str) -> Option<Arc<Entry>> {
-        let id = self.node_index.named(name)?;
-        self.get(&nodes(), id.as_str()).filter(|node| !node_name(&node.instance).is_empty())
-    }
-
     /// How many instances are registered.
     #[must_use]
     pub fn instance_count(&self) -> usize {

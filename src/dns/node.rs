@@ -30,7 +30,7 @@ impl Node {
         if name.eq_ignore_ascii_case(&zone.node) {
             return Some(Self::local(registry));
         }
-        registry.node_in_any_case(name).map(Self::Other)
+        registry.node(name).map(Self::Other)
     }
 
     /// The node that an instance names; empty for the local node.

@@ -10,7 +10,7 @@ use std::{
 
 use super::suffixes::SuffixSet;
 use crate::{
-    model::{Instance, InstanceId, OWN_NODE},
+    model::{Instance, InstanceId},
     sync::RwLock,
 };
 
@@ -20,8 +20,6 @@ pub(super) struct NodeIndex(RwLock<Indexes>);
 
 #[derive(Debug, Default)]
 struct Indexes {
-    /// Ids by name in lower case.
-    names: HashMap<Box<str>, InstanceId>,
     /// Ids by address.
     addresses: HashMap<IpAddr, BTreeSet<InstanceId>>,
     /// Suffixes of the names.
@@ -45,11 +43,6 @@ impl NodeIndex {
         }
     }
 
-    /// Id of the node of that name, whatever its case.
-    pub(super) fn named(&self, name: &str) -> Option<InstanceId> {
-        self.0.read().names.get(&*name.to_ascii_lowercase()).cloned()
-    }
-
     /// Ids of the nodes with this address.
     pub(super) fn at(&self, address: IpAddr) -> Vec<InstanceId> {
         let indexes = self.0.read();
@@ -64,7 +57,6 @@ impl NodeIndex {
 
 impl Indexes {
     fn add(&mut self, node: &Instance) {
-        self.names.insert(node_name(node).to_ascii_lowercase().into(), node.id.clone());
         self.suffixes.add(node_name(node));
         if let Some(address) = address(node) {
             self.addresses.entry(address).or_default().insert(node.id.clone());
@@ -72,10 +64,6 @@ impl Indexes {
     }
 
     fn remove(&mut self, node: &Instance) {
-        let folded = node_name(node).to_ascii_lowercase();
-        if self.names.get(&*folded) == Some(&node.id) {
-            self.names.remove(&*folded);
-        }
         self.suffixes.remove(node_name(node));
         let Some(address) = address(node) else { return };
         if let Some(there) = self.addresses.get_mut(&address) {
@@ -90,12 +78,7 @@ impl Indexes {
 /// Name of a node, as it was registered; empty for the local node.
 #[must_use]
 pub fn node_name(node: &Instance) -> &str {
-    let listed = node.listing.as_ref().map_or("", |listing| &*listing.node);
-    match (listed, node.id.as_str()) {
-        ("", OWN_NODE) => "",
-        ("", id) => id,
-        (listed, _) => listed,
-    }
+    node.listing.as_ref().map_or("", |listing| &*listing.node)
 }
 
 fn address(node: &Instance) -> Option<IpAddr> {

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    model::{InstanceId, Listing, nodes},
+    model::{InstanceId, nodes},
     registry::{Command, Holder, test_support::name},
 };
 
@@ -43,7 +43,7 @@ fn pairs(records: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 pub(super) fn remove_node(house: &House, name: &str) {
-    let (service, id) = (nodes(), InstanceId::parse(name).unwrap());
+    let (service, id) = (nodes(), InstanceId::of_node(name));
     house.submit(Command::Deregister { service, id, of: Holder::Anyone });
 }
 
@@ -108,7 +108,7 @@ fn srv_of_instances_elsewhere_leads_to_their_address() {
     // Its node moves, and it with the node.
     house.list(Listed { service: "moved", id: "a", node: "edge", port: 1, ..Listed::default() });
     house.node("edge", "198.51.100.9");
-    let (service, id) = (name("moved"), Listing::instance_id("edge", "a").unwrap());
+    let (service, id) = (name("moved"), InstanceId::on_node("edge", "a"));
     house.submit(Command::Restate { service, id, host: Some("198.51.100.9".into()) });
     let moved = house.ask("moved.service.consul.", RecordType::SRV);
     assert_eq!(said(&moved), set(["1 1 1 edge.node.dc1.consul."]));

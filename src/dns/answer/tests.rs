@@ -9,7 +9,7 @@ use hickory_proto::rr::Name;
 use super::*;
 use crate::{
     engine::Memory,
-    model::{Address, Incarnation, InstanceId, Listing, Marks, Metadata, Tags, nodes},
+    model::{Address, Incarnation, InstanceId, Listing, Marks, Metadata, ServiceName, Tags, nodes},
     registry::{
         Command, Description, Enroll, Patch, Register,
         test_support::{Nobody, at, deregister, name, register, update},
@@ -77,26 +77,34 @@ impl House {
     }
 
     pub(super) fn node(&self, name: &str, host: &str) {
-        self.enroll(nodes().as_str(), name, (host, 0), &[], Listing { address: host.into(), ..Listing::default() });
+        let listing = Listing { node: name.into(), address: host.into(), ..Listing::default() };
+        self.enroll(&nodes(), InstanceId::of_node(name), (host, 0), &[], listing);
     }
 
     pub(super) fn list(&self, Listed { service, id, node, host, port, tags }: Listed<'_>) {
         let registry = self.engine.registry();
         let node_host = registry.node(node).map_or("192.0.2.1".into(), |node| node.instance.addresses[0].host.clone());
         let listing = Listing { node: node.into(), id: id.into(), address: host.into(), ..Listing::default() };
-        let kept = Listing::instance_id(node, id).unwrap();
-        self.enroll(service, kept.as_str(), (if host.is_empty() { &node_host } else { host }, port), tags, listing);
+        let (service, kept) = (ServiceName::kept(service).unwrap(), InstanceId::on_node(node, id));
+        self.enroll(&service, kept, (if host.is_empty() { &node_host } else { host }, port), tags, listing);
     }
 
-    fn enroll(&self, service: &str, id: &str, (host, port): (&str, u32), tags: &[&str], listing: Listing) {
+    fn enroll(
+        &self,
+        service: &ServiceName,
+        id: InstanceId,
+        (host, port): (&str, u32),
+        tags: &[&str],
+        listing: Listing,
+    ) {
         let description = Description {
             addresses: [Address::with_any_port(host, port, "").unwrap()].into(),
             tags: Tags::parse(tags).unwrap(),
             ..register("web", "a", "boot", 1).description
         };
         self.submit(Command::Enroll(Box::new(Enroll {
-            service: crate::model::ServiceName::kept(service).unwrap(),
-            id: InstanceId::parse(id).unwrap(),
+            service: service.clone(),
+            id,
             description,
             listing,
             checks: Vec::new(),
@@ -245,9 +253,9 @@ fn what_nodes_say_of_themselves() {
     };
     house.submit(Command::Enroll(Box::new(Enroll {
         service: nodes(),
-        id: InstanceId::parse("db1").unwrap(),
+        id: InstanceId::of_node("db1"),
         description,
-        listing: Listing::default(),
+        listing: Listing { node: "db1".into(), ..Listing::default() },
         checks: Vec::new(),
         replace_checks: false,
     })));
