@@ -78,7 +78,7 @@ use protection::Protection;
 use ring::Ring;
 use service::{Service, State};
 use settling::Settling;
-use spelling::Spellings;
+use spelling::{Spellings, fold};
 
 /// Services looked up at a time, where all are.
 const PAGE: usize = 1_000;
@@ -233,17 +233,6 @@ impl Registry {
         pages.flatten()
     }
 
-    /// Names of the services that have instances and differ from `name` in case at most, in order.
-    #[must_use]
-    pub fn spellings_of(&self, name: &str) -> Vec<ServiceName> {
-        let folded = name.to_ascii_lowercase();
-        let mut found = self.spellings.all(&folded);
-        // In order: capital letters come before small ones.
-        found.extend(self.services.get(&*folded).map(|found| found.key().clone()));
-        found.retain(|name| !name.is_reserved());
-        found
-    }
-
     /// Returns whether a service has a name of which this is a proper suffix: `web` where there is `v1.web`.
     #[must_use]
     pub fn is_service_suffix(&self, suffix: &str) -> bool {
@@ -267,6 +256,24 @@ impl Registry {
     pub fn nodes_at(&self, address: IpAddr) -> Vec<Arc<Entry>> {
         let nodes = nodes();
         self.node_index.at(address).iter().filter_map(|id| self.get(&nodes, id.as_str())).collect()
+    }
+
+    /// Returns the services that have instances and whose names differ from this one in nothing but case, by name.
+    #[must_use]
+    pub fn spellings_of(&self, name: &str) -> Vec<ServiceName> {
+        let folded = fold(name);
+        let mut names = self.spellings.all(&folded);
+        names.extend(self.services.get(&*folded).map(|found| found.key().clone()));
+        names.retain(|name| !name.is_reserved());
+        names.sort_unstable();
+        names
+    }
+
+    /// Returns the revision at which one spelling of a name last lost its last instance, while other spellings had some. 0: none
+    /// has.
+    #[must_use]
+    pub fn spelling_lost(&self, name: &str) -> Revision {
+        self.spellings.lost(&fold(name))
     }
 
     /// How many instances are registered.

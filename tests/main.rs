@@ -23,6 +23,7 @@
 //! | `abuse` | peers that mean harm, beside honest ones: `just abuse` |
 //! | `faults` | kills, stops, networks and disks that fail, storms, clocks that jump: minutes, so `just faults` runs it |
 //! | `command_line` | the verbs and their exit codes |
+//! | `consul_fields` | what registrations in Consul's words carry: spellings, tags, metadata, catalog entries, proxies |
 //! | `consul_replay` | two recordings of what Consul was asked and answered, asked of Callboard |
 //! | `consul_identity` | nodes, ids and checks of Consul's API: which are one, which are not, and what goes along when one moves |
 //! | `layers` | which room may know which |
@@ -36,6 +37,7 @@ mod bad_input;
 mod checks;
 mod command_line;
 mod consul;
+mod consul_fields;
 mod consul_identity;
 mod consul_replay;
 mod descriptors;

@@ -84,6 +84,17 @@ impl Consul {
         self.at_least(present.unwrap_or_else(|| registry.catalog().last_emptied()))
     }
 
+    /// The same of a name in all its spellings: one that lost its last instance counts as a change of the others.
+    fn index_of_spellings(&self, name: &str, spellings: &[ServiceName]) -> u64 {
+        if spellings.is_empty() {
+            return self.index_of(None);
+        }
+        let registry = self.registry();
+        let present =
+            spellings.iter().filter_map(|spelling| registry.summary(spelling)).map(|summary| summary.revision);
+        self.at_least(present.max().unwrap_or_default().max(registry.spelling_lost(name)))
+    }
+
     /// An index that is no lower than what is known since the start.
     fn at_least(&self, revision: Revision) -> u64 {
         revision.max(self.registry().beginning()).0.max(1)
@@ -94,22 +105,25 @@ impl Consul {
         self.index_of(Some(&nodes()))
     }
 
-    /// Waits, and answers with bytes that are kept as long as neither the service nor a node changes.
+    /// Waits, and answers with bytes that are kept as long as neither the service nor a node changes. `make` takes all spellings of
+    /// the name.
     async fn of_service(
         &self,
         call: &Call,
         endpoint: &str,
-        make: impl Fn(Option<&ServiceName>) -> Result<(Bytes, bool), Problem>,
+        make: impl Fn(&[ServiceName]) -> Result<(Bytes, bool), Problem>,
     ) -> Result<Reply, Problem> {
+        let folded = call.subject.to_ascii_lowercase();
+        let spellings = || self.registry().spellings_of(&folded);
         // A name that no service can have is that of a service that is not there.
-        let name = ServiceName::parse(&call.subject).ok();
-        let subject = name.clone().map_or(Subject::Nothing, Subject::Service);
-        let index = self.wait(call, &subject, || self.index_of(name.as_ref())).await?;
-        let question = format!("{endpoint}\u{1}{}{}", call.subject, call.query.question());
+        let subject = ServiceName::parse(&folded).map_or(Subject::Nothing, Subject::Service);
+        let index = self.wait(call, &subject, || self.index_of_spellings(&folded, &spellings())).await?;
+        let question = format!("{endpoint}\u{1}{folded}{}", call.query.question());
         let now = self.shared.clock.now().monotonic_us;
         // Read again: what is kept must not be older than what it says it is.
-        let state = (self.index_of(name.as_ref()), self.index_of_nodes());
-        let kept = self.answers.get(&question, state, now, || make(name.as_ref()))?;
+        let found = spellings();
+        let state = (self.index_of_spellings(&folded, &found), self.index_of_nodes());
+        let kept = self.answers.get(&question, state, now, || make(&found))?;
         Ok(kept.reply(&call.query).of_query(&call.query, index, call.query.index > 0 || call.query.cached))
     }
 

@@ -65,6 +65,13 @@ impl ServiceName {
         self.0.starts_with('_')
     }
 
+    /// Returns the name in lower case. `None`: it is so already.
+    #[must_use]
+    pub fn folded(&self) -> Option<Self> {
+        let upper = self.0.bytes().any(|byte| byte.is_ascii_uppercase());
+        upper.then(|| Self(self.0.to_ascii_lowercase().into()))
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

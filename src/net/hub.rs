@@ -199,10 +199,18 @@ impl Audience for Hubs {
         // Published, then looked who cares; a stream says that it cares, then looks what is published. Without the fences
         // both may look before the other's word has got through, and a stream that resumes takes no lock that would help.
         fence(Ordering::SeqCst);
+        // A seat for a name in lower case also hears of its other spellings: readers over HTTP and DNS do not tell them apart.
+        let folded = event.service().folded();
+        let by_spelling = folded.as_ref().map_or(0, |folded| self.watched_by(folded));
         let watched = self.watched_by(event.service());
         for (worker, hub) in self.workers.iter().enumerate() {
-            if watched & 1 << worker != 0 || hub.wide.load(Ordering::Acquire) > 0 {
-                hub.inbox.lock().insert(event.service().clone());
+            let by_spelling = folded.as_ref().filter(|_| by_spelling & 1 << worker != 0);
+            let by_name = watched & 1 << worker != 0 || hub.wide.load(Ordering::Acquire) > 0;
+            if by_name || by_spelling.is_some() {
+                let mut inbox = hub.inbox.lock();
+                inbox.extend(by_spelling.cloned());
+                inbox.extend(by_name.then(|| event.service().clone()));
+                drop(inbox);
                 hub.bell.ring();
             }
         }
@@ -342,11 +350,13 @@ mod models;
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::OnceLock};
+    use std::{collections::BTreeMap, net::SocketAddr, sync::OnceLock};
 
     use super::*;
     use crate::{
+        metrics::Metrics,
         model::{Metadata, Revision},
+        net::{Gate, Place, Protocol, Rules},
         registry::{Change, Entry, Now, test_support::entry},
     };
 
@@ -362,6 +372,28 @@ mod tests {
             hubs.workers[0].all.load(Ordering::Relaxed)
         });
         told.unwrap()
+    }
+
+    #[test]
+    fn seat_for_a_name_in_lower_case_hears_of_other_spellings_and_not_the_reverse() {
+        let hubs = Arc::new(Hubs::new(1));
+        let (peer, gate) = (SocketAddr::from(([127, 0, 0, 1], 1)), Gate::new(Rules::default(), Metrics::new()));
+        let ticket = gate.admit(peer, "grpc", Protocol::Http2).unwrap();
+        let connection = Connection::new(peer, &Place::new(0, &Arc::new(Clock::new(0))), ticket);
+        let changed = |name: &str| {
+            let change = Change::Added(entry(name, "a", 1));
+            hubs.changed(&Event { revision: Revision(1), at: Now::default(), change, native: OnceLock::new() });
+            !hubs.workers[0].to_be_told().is_empty()
+        };
+        let seat = |name: &str| {
+            let selection = Selection::Names([ServiceName::parse(name).unwrap()].into());
+            hubs.seat(&connection, Interest::Changes(Arc::new(selection)))
+        };
+        let lower = seat("redis");
+        assert_eq!(["redis", "Redis", "REDIS", "other", "Other"].map(changed), [true, true, true, false, false]);
+        drop(lower);
+        let _upper = seat("Redis");
+        assert_eq!(["redis", "Redis", "REDIS"].map(changed), [false, true, false]);
     }
 
     #[test]

@@ -240,9 +240,10 @@ impl Order<'_> {
         };
         let retired = service.state().is_some_and(|mut state| state.retire_if_empty());
         if retired {
+            // First, so that the index of all spellings does not fall when this one is gone.
+            self.registry.spellings.remove(name, revision, |other| self.registry.services.contains_key(other));
             self.registry.services.remove(name);
             self.registry.names.write().remove(name);
-            self.registry.spellings.remove(name);
             if !name.is_reserved() && has_suffixes(name.as_str()) {
                 self.registry.service_suffixes.write().remove(name.as_str());
             }

@@ -14,7 +14,7 @@ use crate::{
         view::{AgentService, BriefCheck, HealthCheck, checks_of, checks_of_node, service_id},
         wait::Subject,
     },
-    model::{ServiceName, Status, Verdict, id_on_node, node_id},
+    model::{Status, Verdict, id_on_node, node_id},
     registry::Entry,
 };
 
@@ -154,8 +154,8 @@ impl Consul {
         if call.subject.is_empty() {
             return Err(Problem::Text("Missing service Name"));
         }
-        let name = ServiceName::parse(&call.subject).ok();
-        let entries = self.own().into_iter().filter(|entry| Some(&entry.instance.service) == name.as_ref());
+        let is_asked = |entry: &Arc<Entry>| entry.instance.service.as_str().eq_ignore_ascii_case(&call.subject);
+        let entries = self.own().into_iter().filter(is_asked);
         let entries: Vec<_> = entries.collect();
         let Some(worst) = entries.iter().map(|entry| Aggregate::of(entry)).max() else {
             let why = format!("ServiceName {} Not Found", call.subject);

@@ -64,8 +64,8 @@ impl Consul {
             return Err(Problem::Text("Missing service name"));
         }
         let wanted = Wanted::parse(call.query.get("filter"), &CATALOG)?;
-        self.of_service(call, "catalog/service", |service| {
-            let (entries, hosts) = self.found(service, &call.query);
+        self.of_service(call, "catalog/service", |spellings| {
+            let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries
                 .iter()
                 .zip(&hosts)

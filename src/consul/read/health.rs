@@ -25,8 +25,8 @@ impl Consul {
         }
         let passing = call.query.switch("passing")?;
         let wanted = Wanted::parse(call.query.get("filter"), &ENTRIES)?;
-        self.of_service(call, "health/service", |service| {
-            let (entries, hosts) = self.found(service, &call.query);
+        self.of_service(call, "health/service", |spellings| {
+            let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries.iter().zip(&hosts).map(|(entry, host)| self.service_entry(&entry.instance, host));
             let shown: Vec<_> = shown.filter(|entry| (!passing || entry.passes()) && wanted.takes(entry)).collect();
             let volatile = entries.iter().any(|entry| !entry.instance.checks.is_empty());
@@ -40,8 +40,8 @@ impl Consul {
             return Err(Problem::Text("Missing service name"));
         }
         let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
-        self.of_service(call, "health/checks", |service| {
-            let (entries, hosts) = self.found(service, &call.query);
+        self.of_service(call, "health/checks", |spellings| {
+            let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries.iter().zip(&hosts).flat_map(|(entry, host)| {
                 let node = host.view(&self.agent, self.registry()).node;
                 checks_of(&entry.instance, &node, &self.shared.checks)
@@ -127,18 +127,19 @@ impl Consul {
         HealthCheck::serf(self.agent.shown_name(&host.name), self.registry().beginning().0.max(2) - 1)
     }
 
-    /// The instances of a service that a query asks for, by id, each with its node.
-    pub(super) fn found(&self, service: Option<&ServiceName>, query: &Query) -> (Vec<Arc<Entry>>, Vec<Host>) {
-        let Some(service) = service else { return Default::default() };
-        let blocks = self.registry().blocks(service);
-        let itself = (service.as_str() == ITSELF).then(|| Arc::clone(&self.itself));
+    /// Instances of a service in all its spellings that a query asks for, by id, each with its node.
+    pub(super) fn found(&self, name: &str, spellings: &[ServiceName], query: &Query) -> (Vec<Arc<Entry>>, Vec<Host>) {
+        let itself = name.eq_ignore_ascii_case(ITSELF).then(|| Arc::clone(&self.itself));
+        let blocks: Vec<_> = spellings.iter().map(|service| self.registry().blocks(service)).collect();
+        let mut entries: Vec<_> =
+            blocks.iter().flat_map(|blocks| blocks.iter()).flat_map(|block| block.entries()).collect();
+        if spellings.len() > 1 {
+            entries.sort_by(|one, other| one.instance.id.cmp(&other.instance.id));
+        }
         let tags: Vec<&str> = query.all("tag").filter(|tag| !tag.is_empty()).collect();
         let has = |instance: &Instance, tag: &&str| instance.tags.iter().any(|own| own.eq_ignore_ascii_case(tag));
         let mut known: Option<Host> = None;
-        let found = itself
-            .iter()
-            .chain(blocks.iter().flat_map(|block| block.entries()))
-            .filter(|entry| tags.iter().all(|tag| has(&entry.instance, tag)));
+        let found = itself.iter().chain(entries).filter(|entry| tags.iter().all(|tag| has(&entry.instance, tag)));
         let found = found.map(|entry| (Arc::clone(entry), self.host_of(&entry.instance, &mut known)));
         found.filter(|(_, host)| self.has_meta(host, query)).unzip()
     }

@@ -48,7 +48,6 @@ pub const DIFFERENCES: &[Difference] = &[
 ];
 
 pub const NOT_YET: &[NotYet] = &[
-    NotYet { exchanges: &[13, 14, 16, 17, 19, 20], until: "item 12: service names have no case over HTTP" },
     NotYet { exchanges: &[28, 29, 34, 45], until: "item 16: a service without a port" },
     NotYet { exchanges: &[56, 57, 59], until: "item 15: catalog bodies" },
     NotYet { exchanges: &[61, 62, 63, 64, 65, 66, 67], until: "item 15: cached" },
