@@ -10,6 +10,7 @@
 //! | `read` | what is answered |
 //! | `turn` | who registers under an id, one after the other |
 //! | `view` | the shapes in which it is |
+//! | `cached` | which questions were asked with `?cached` before |
 //! | `filter` | what filters can ask of those |
 //! | `wait` | blocking queries |
 //! | `reply` | answers as bytes, made once for all who ask the same |
@@ -23,6 +24,7 @@
 
 mod agent;
 mod body;
+mod cached;
 mod filter;
 mod problem;
 mod query;
@@ -58,6 +60,7 @@ use tower::Service;
 
 use crate::{api::Shared, model::Invalid, net::Connection, registry::Entry};
 pub use agent::Agent;
+use cached::CachedQuestions;
 use problem::Problem;
 use query::Query;
 use read::Gathered;
@@ -79,6 +82,10 @@ pub struct Consul {
     /// For the list of all services.
     gathered: Gathered,
     turns: Arc<Turns>,
+    /// Held while a port is chosen for a proxy and given to it.
+    sidecar_ports: tokio::sync::Mutex<()>,
+    /// Questions that were asked with `?cached`.
+    cached: CachedQuestions,
     /// Queries that wait for changes.
     parked: AtomicUsize,
     /// Most of them.
@@ -129,6 +136,8 @@ impl Consul {
             answers,
             gathered: Gathered::default(),
             turns,
+            sidecar_ports: tokio::sync::Mutex::default(),
+            cached: CachedQuestions::default(),
             parked: AtomicUsize::new(0),
             most_parked,
         }))

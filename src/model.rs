@@ -16,7 +16,10 @@ mod name;
 mod revision;
 mod selection;
 
-pub use check::{Check, CheckId, Checks, Definition, HttpProbe, Probe, ProbeTls, Target, Thresholds, Verdict};
+pub(crate) use check::MAX_STATED_OUTPUT_BYTES;
+pub use check::{
+    Check, CheckId, Checks, Definition, HttpProbe, Probe, ProbeTls, StatedCheck, Target, Thresholds, Verdict,
+};
 pub use identity::{id_on_node, is_on_node, node_id, same_node};
 pub use instance::{Address, Instance, Locality, Marks, Status, Weight};
 pub use instance_filter::{InstanceField, InstanceFilter};

@@ -1,7 +1,9 @@
 //! What is sent, read as Go's JSON decoder reads it: names of fields in any case, unknown ones refused, `null` for nothing, lengths
 //! of time as texts or as nanoseconds.
 
+mod catalog;
 mod check;
+mod mesh;
 mod registration;
 mod value;
 
@@ -10,8 +12,9 @@ use std::{borrow::Cow, mem, time::Duration};
 use serde_json::error::Category;
 
 use super::Problem;
+pub(super) use catalog::{CatalogDeregistration, CatalogRegistration};
 pub(super) use check::{Asked, CheckUpdate};
-pub(super) use registration::{CatalogDeregistration, CatalogRegistration, Service};
+pub(super) use registration::{Service, sidecar_id};
 use value::Value;
 
 /// Reads what was sent as an object.
@@ -170,6 +173,11 @@ impl<'a> Fields<'a> {
             Some(Value::List(values)) => values.into_iter().map(|value| Self::of(value, of)).collect(),
             Some(other) => Err(self.wrong(names[0], &other, "slice")),
         }
+    }
+
+    /// Puts a text in.
+    fn put_text(&mut self, name: &'static str, text: Cow<'a, str>) {
+        self.left.push((Cow::Borrowed(name), Value::Text(text)));
     }
 
     /// Puts a part back that was taken out to be looked at.

@@ -20,6 +20,11 @@ use crate::{
 };
 pub(super) use tags::Gathered;
 
+/// Endpoints of a service whose answers are kept.
+const HEALTH_SERVICE: &str = "health/service";
+const HEALTH_CHECKS: &str = "health/checks";
+const CATALOG_SERVICE: &str = "catalog/service";
+
 impl Consul {
     /// Answers a question.
     pub(super) async fn read(&self, endpoint: Endpoint, call: &Call) -> Result<Reply, Problem> {
@@ -124,7 +129,16 @@ impl Consul {
         let found = spellings();
         let state = (self.index_of_spellings(&folded, &found), self.index_of_nodes());
         let kept = self.answers.get(&question, state, now, || make(&found))?;
-        Ok(kept.reply(&call.query).of_query(&call.query, index, call.query.index > 0 || call.query.cached))
+        // Consul streams the health of services to its agents, and nothing else of the catalog.
+        let streaming = endpoint == HEALTH_SERVICE && (call.query.index > 0 || call.query.cached);
+        let reply = kept.reply(&call.query).of_query(&call.query, index, streaming);
+        // Nor does it cache the checks of services.
+        Ok(if endpoint == HEALTH_CHECKS { reply } else { self.tell_of_cache(call, &question, reply) })
+    }
+
+    /// Tells whether Consul would answer from a cache, where `?cached` lets it.
+    fn tell_of_cache(&self, call: &Call, question: &str, reply: Reply) -> Reply {
+        if call.query.cached { reply.with_cache(self.cached.ask(question)) } else { reply }
     }
 
     /// What some client's tests wait for: a root of nothing.

@@ -10,7 +10,7 @@ use std::{
 
 use axum::http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, VARY},
+    header::{AGE, CONTENT_ENCODING, CONTENT_TYPE, VARY},
 };
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -85,10 +85,13 @@ impl Reply {
             .with(const { HeaderName::from_static("x-consul-effective-consistency") }, query.consistency.as_str())
             .with(const { HeaderName::from_static("x-consul-query-backend") }, backend);
         reply.headers.insert(const { HeaderName::from_static("x-consul-index") }, HeaderValue::from(index));
-        if query.cached {
-            reply = reply.with(const { HeaderName::from_static("x-cache") }, "MISS");
-        }
         reply
+    }
+
+    /// The same with what a query that may be answered from a cache is told of it. What is in it is up to date, so its age is 0.
+    pub(super) fn with_cache(self, hit: bool) -> Self {
+        let reply = self.with(const { HeaderName::from_static("x-cache") }, if hit { "HIT" } else { "MISS" });
+        if hit { reply.with(AGE, "0") } else { reply }
     }
 }
 

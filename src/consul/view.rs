@@ -4,6 +4,7 @@
 //! find it.
 
 mod check;
+mod mesh;
 
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
@@ -11,7 +12,8 @@ use serde::Serialize;
 
 use super::agent::Agent;
 use crate::model::{Instance, Listing, Locality, Verdict};
-pub(super) use check::{BriefCheck, HealthCheck, checks_of, checks_of_node};
+pub(super) use check::{BriefCheck, HealthCheck, checks_of, checks_of_node, go_duration};
+use mesh::{Connect, Proxy};
 
 /// Texts by text, in their order.
 pub(super) type Map<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
@@ -55,18 +57,6 @@ struct Place<'a> {
     zone: &'a str,
 }
 
-/// What there is of a service mesh: nothing.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Proxy {
-    mode: &'static str,
-    mesh_gateway: Empty,
-    expose: Empty,
-}
-
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub(super) struct Empty {}
-
 /// A service, as `/v1/health/service` and `/v1/catalog/node` have it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -82,13 +72,14 @@ pub(super) struct Service<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tagged_addresses: TaggedAddresses<'a>,
     meta: Option<BTreeMap<&'a str, &'a str>>,
+    #[serde(skip_serializing_if = "is_zero")]
     port: u16,
     #[serde(skip_serializing_if = "str::is_empty")]
     socket_path: &'a str,
     weights: Weights,
     enable_tag_override: bool,
     proxy: Proxy,
-    connect: Empty,
+    connect: Connect,
     #[serde(skip_serializing_if = "Option::is_none")]
     locality: Option<Place<'a>>,
     peer_name: &'static str,
@@ -119,6 +110,10 @@ pub(super) struct AgentService<'a> {
     locality: Option<Place<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<Proxy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect: Option<Connect>,
     datacenter: &'a str,
 }
 
@@ -147,7 +142,7 @@ pub(super) struct CatalogService<'a> {
     service_socket_path: &'a str,
     service_enable_tag_override: bool,
     service_proxy: Proxy,
-    service_connect: Empty,
+    service_connect: Connect,
     service_locality: Option<Place<'a>>,
     create_index: u64,
     modify_index: u64,
@@ -180,22 +175,27 @@ fn address(instance: &Instance) -> (&str, u16) {
     (instance.listing.as_ref().map_or(host, |listing| &listing.address), port)
 }
 
-/// An IP address is also told for those who ask for one of its kind in a network.
+/// Tagged addresses of an instance. An agent adds those of an IP address, the catalog does not.
 fn tagged(instance: &Instance) -> TaggedAddresses<'_> {
     let (host, port) = address(instance);
     let mut all = TaggedAddresses::new();
-    match host.parse() {
-        Ok(IpAddr::V4(_)) => {
-            all.extend(["lan_ipv4", "wan_ipv4"].map(|name| (name, TaggedAddress { address: host, port })));
-        }
-        Ok(IpAddr::V6(_)) => {
-            all.extend(["lan_ipv6", "wan_ipv6"].map(|name| (name, TaggedAddress { address: host, port })));
-        }
-        Err(_) => {}
+    let in_catalog = |listing: &Listing| listing.from_catalog || !listing.node.is_empty();
+    if !instance.listing.as_deref().is_some_and(in_catalog) {
+        let names: &[&str] = match host.parse() {
+            Ok(IpAddr::V4(_)) => &["lan_ipv4", "wan_ipv4"],
+            Ok(IpAddr::V6(_)) => &["lan_ipv6", "wan_ipv6"],
+            Err(_) => &[],
+        };
+        all.extend(names.iter().map(|name| (*name, TaggedAddress { address: host, port })));
     }
     let given = instance.listing.iter().flat_map(|listing| &listing.tagged_addresses);
     all.extend(given.map(|(name, host, port)| (&**name, TaggedAddress { address: host, port: *port })));
     all
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde passes it")]
+fn is_zero(port: &u16) -> bool {
+    *port == 0
 }
 
 fn weights(instance: &Instance) -> Weights {
@@ -237,8 +237,8 @@ impl<'a> Service<'a> {
             socket_path: listed(instance, |listing| &listing.socket_path),
             weights: weights(instance),
             enable_tag_override: instance.listing.as_ref().is_some_and(|listing| listing.enable_tag_override),
-            proxy: Proxy::default(),
-            connect: Empty {},
+            proxy: Proxy::new(instance),
+            connect: Connect::new(instance),
             locality: locality(instance),
             peer_name: "",
             create_index: instance.registered_revision.0,
@@ -264,6 +264,8 @@ impl<'a> AgentService<'a> {
             enable_tag_override: instance.listing.as_ref().is_some_and(|listing| listing.enable_tag_override),
             locality: locality(instance),
             content_hash: None,
+            proxy: Proxy::at_agent(instance),
+            connect: Connect::at_agent(instance),
             datacenter: &agent.datacenter,
         }
     }
@@ -290,8 +292,8 @@ impl<'a> CatalogService<'a> {
             service_port,
             service_socket_path: listed(instance, |listing| &listing.socket_path),
             service_enable_tag_override: instance.listing.as_ref().is_some_and(|listing| listing.enable_tag_override),
-            service_proxy: Proxy::default(),
-            service_connect: Empty {},
+            service_proxy: Proxy::new(instance),
+            service_connect: Connect::new(instance),
             service_locality: locality(instance),
             create_index: instance.registered_revision.0,
             modify_index: described(instance),

@@ -3,6 +3,7 @@
 mod catalog;
 mod check;
 mod service;
+mod sidecar;
 
 use std::sync::Arc;
 

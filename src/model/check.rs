@@ -4,10 +4,14 @@
 //! not here.
 
 mod request;
+mod stated;
 
 use std::{borrow::Borrow, fmt, net::Ipv6Addr, sync::Arc, time::Duration};
 
 pub use request::HttpProbe;
+
+pub(crate) use stated::MAX_STATED_OUTPUT_BYTES;
+pub use stated::StatedCheck;
 
 use super::{Invalid, Revision, label};
 
@@ -240,7 +244,7 @@ pub struct Definition {
     pub probe: Probe,
     /// From one probe to the next; of [`Probe::Ttl`], how long what was said holds.
     pub interval: Duration,
-    /// How long a probe may take.
+    /// How long a probe may take, as it was given; zero where it was not: see [`Definition::time_limit`].
     pub timeout: Duration,
     /// How many results it takes.
     pub thresholds: Thresholds,
@@ -248,6 +252,10 @@ pub struct Definition {
     pub deregister_after: Option<Duration>,
     /// Most bytes that are kept of what the target, or a report, says.
     pub output_max_size: u32,
+    /// True for a check that was registered by itself, not with its instance.
+    pub separate: bool,
+    /// What was said of a check of [`Probe::Stated`] beside its status.
+    pub stated: Option<Box<StatedCheck>>,
 }
 
 impl Definition {
@@ -264,6 +272,8 @@ impl Definition {
             thresholds: Thresholds::default(),
             deregister_after: None,
             output_max_size: MAX_OUTPUT_BYTES,
+            separate: false,
+            stated: None,
         }
     }
 
@@ -273,8 +283,8 @@ impl Definition {
         if self.timeout.is_zero() { TIMEOUT } else { self.timeout }
     }
 
-    /// The same within what is allowed: an interval of a second or more, a reprieve of a minute or more, a timeout where none
-    /// was given, an output of 4,096 bytes at most. As Consul does, what is too short is lengthened rather than refused.
+    /// The same within what is allowed: an interval of a second or more, a reprieve of a minute or more, an output of 4,096 bytes
+    /// at most. As Consul does, what is too short is lengthened rather than refused.
     ///
     /// # Errors
     ///
@@ -315,7 +325,7 @@ impl Definition {
         };
         Ok(Self {
             interval,
-            timeout: self.time_limit(),
+            stated: self.stated.map(|stated| stated.check().map(Box::new)).transpose()?,
             thresholds: Thresholds {
                 passing: passing.max(1),
                 warning: if warning == 0 { critical } else { warning.min(critical) },

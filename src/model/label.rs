@@ -1,43 +1,74 @@
 //! Labels of an instance: tags without a value, metadata with one.
+//!
+//! The native API allows less than Consul's: what is kept, and what Consul's API takes, is read by `kept`.
+
+use std::collections::HashSet;
 
 use super::Invalid;
 
-/// Most tags, and most entries of metadata.
-const MOST: usize = 64;
-/// Longest tag, in bytes. Programs written for Consul put rules of routers and packed descriptions of endpoints into tags.
-const LONGEST_TAG: usize = 4 * 1024;
-/// Most bytes of tags together.
-const MOST_TAG_BYTES: usize = 16 * 1024;
-/// Longest key of metadata, in bytes.
-const LONGEST_KEY: usize = 128;
-/// Most bytes of metadata, keys and values together.
-const MOST_BYTES: usize = 8 * 1024;
+/// Maximum number of tags in the native API, and of entries of metadata in both.
+const MAX_LABELS: usize = 64;
+/// Maximum number of tags that are kept.
+const MAX_KEPT_TAGS: usize = 1_024;
+/// Maximum length of a tag, in bytes. Programs written for Consul put rules of routers and packed descriptions of endpoints
+/// into tags.
+const MAX_TAG_BYTES: usize = 4 * 1024;
+/// Maximum length of all tags together, in bytes.
+const MAX_TAGS_BYTES: usize = 16 * 1024;
+/// Maximum length of a key of metadata, in bytes.
+const MAX_KEY_BYTES: usize = 128;
+/// Maximum length of metadata in the native API, keys and values together, in bytes.
+const MAX_METADATA_BYTES: usize = 8 * 1024;
+/// Maximum length of metadata that is kept, in bytes: 64 keys of 128 bytes with values of 512, as Consul allows them.
+const MAX_KEPT_METADATA_BYTES: usize = MAX_LABELS * (MAX_KEY_BYTES + 512);
+/// Number of tags up to which a new one is compared with each of them.
+const FEW_TAGS: usize = 16;
 
 /// Tags, in the order given, each once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tags(Box<[Box<str>]>);
 
 impl Tags {
-    /// Takes tags as given; a repeated one counts once.
+    /// Takes tags as the native API gives them; a repeated one counts once.
     ///
     /// # Errors
     ///
     /// When there are more than 64 or 16 KiB, or one is empty, longer than 4 KiB, or has a control character.
     pub fn parse(given: &[impl AsRef<str>]) -> Result<Self, Invalid> {
-        let mut tags: Vec<Box<str>> = Vec::with_capacity(given.len().min(MOST));
-        let mut bytes = 0;
+        if let Some(at) = given.iter().position(|tag| tag.as_ref().is_empty()) {
+            text("tags", "", MAX_TAG_BYTES).map_err(|invalid| invalid.of(format!("tags[{at}]")))?;
+        }
+        let tags = Self::kept(given)?;
+        if tags.0.len() > MAX_LABELS {
+            return Err(Invalid::unshown("tags", format!("are {}", given.len()), "give at most 64"));
+        }
+        Ok(tags)
+    }
+
+    /// Takes tags as they were kept, or as Consul's API gives them: an empty one is a tag, and there may be 1,024.
+    ///
+    /// # Errors
+    ///
+    /// When there are more than 1,024 or 16 KiB, or one is longer than 4 KiB or has a control character.
+    pub fn kept(given: &[impl AsRef<str>]) -> Result<Self, Invalid> {
+        let mut tags: Vec<Box<str>> = Vec::with_capacity(given.len().min(MAX_KEPT_TAGS));
+        let mut known = HashSet::new();
         for (at, tag) in given.iter().enumerate() {
             let tag = tag.as_ref();
-            text("tags", tag, LONGEST_TAG).map_err(|invalid| invalid.of(format!("tags[{at}]")))?;
-            if !tags.iter().any(|known| **known == *tag) {
-                if tags.len() == MOST {
-                    return Err(Invalid::unshown("tags", format!("are {}", given.len()), "give at most 64"));
-                }
-                bytes += tag.len();
+            if !tag.is_empty() {
+                text("tags", tag, MAX_TAG_BYTES).map_err(|invalid| invalid.of(format!("tags[{at}]")))?;
+            }
+            let few = given.len() <= FEW_TAGS;
+            let is_new = if few { !tags.iter().any(|known| **known == *tag) } else { known.insert(tag) };
+            if is_new {
                 tags.push(tag.into());
             }
         }
-        if bytes > MOST_TAG_BYTES {
+        if tags.len() > MAX_KEPT_TAGS {
+            return Err(Invalid::unshown("tags", format!("are {}", tags.len()), "give at most 1024"));
+        }
+        let bytes: usize = tags.iter().map(|tag| tag.len()).sum();
+        if bytes > MAX_TAGS_BYTES {
             let remedy = "keep them within 16384 bytes; what is bigger belongs elsewhere, with its address here";
             return Err(Invalid::unshown("tags", format!("have {bytes} bytes"), remedy));
         }
@@ -62,7 +93,7 @@ impl Tags {
 pub struct Metadata(Box<[(Box<str>, Box<str>)]>);
 
 impl Metadata {
-    /// Takes metadata as given.
+    /// Takes metadata as the native API gives it.
     ///
     /// # Errors
     ///
@@ -71,14 +102,30 @@ impl Metadata {
     pub fn parse<'a, T: AsRef<str> + 'a>(
         given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
     ) -> Result<Self, Invalid> {
-        if given.len() > MOST {
+        Self::within(given, MAX_METADATA_BYTES)
+    }
+
+    /// Takes metadata as it was kept, or as Consul's API gives it: up to 40 KiB.
+    ///
+    /// # Errors
+    ///
+    /// As [`Metadata::parse`], but for the size.
+    pub fn kept<'a, T: AsRef<str> + 'a>(given: impl ExactSizeIterator<Item = (&'a T, &'a T)>) -> Result<Self, Invalid> {
+        Self::within(given, MAX_KEPT_METADATA_BYTES)
+    }
+
+    fn within<'a, T: AsRef<str> + 'a>(
+        given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
+        most: usize,
+    ) -> Result<Self, Invalid> {
+        if given.len() > MAX_LABELS {
             return Err(Invalid::unshown("metadata", format!("has {} entries", given.len()), "give at most 64"));
         }
         let mut entries: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(given.len());
         let mut bytes = 0;
         for (key, value) in given {
             let (key, value) = (key.as_ref(), value.as_ref());
-            text("metadata", key, LONGEST_KEY)?;
+            text("metadata", key, MAX_KEY_BYTES)?;
             if value.contains('\0') {
                 let field = format!("metadata[{key:?}]");
                 return Err(Invalid::new(field, value, "has a NUL", "use text"));
@@ -86,8 +133,9 @@ impl Metadata {
             bytes += key.len() + value.len();
             entries.push((key.into(), value.into()));
         }
-        if bytes > MOST_BYTES {
-            let remedy = "keep it within 8192 bytes; what is bigger belongs elsewhere, with its address here";
+        if bytes > most {
+            let remedy =
+                format!("keep it within {most} bytes; what is bigger belongs elsewhere, with its address here");
             return Err(Invalid::unshown("metadata", format!("has {bytes} bytes"), remedy));
         }
         entries.sort_unstable();
@@ -151,6 +199,28 @@ mod tests {
     }
 
     #[test]
+    fn tags_that_are_kept_may_be_empty_and_many() {
+        let many: Vec<String> = (0..1_024).map(|n| n.to_string()).chain([String::new()]).collect();
+        assert_eq!(Tags::kept(&many[1..]).unwrap().iter().last(), Some(""));
+        assert_eq!(Tags::kept(&many).unwrap_err().to_string(), "tags are 1025: give at most 1024");
+        let twice: Vec<&String> = many[1..].iter().chain(&many[1..]).collect();
+        assert_eq!(Tags::kept(&twice).unwrap().iter().len(), 1_024, "a repeated one counts once");
+        assert!(Tags::kept(&["a\nb"]).is_err() && Tags::kept(&["x".repeat(4_097)]).is_err());
+        assert!(Tags::kept(&(0..5).map(|n| format!("{n:04000}")).collect::<Vec<_>>()).is_err());
+    }
+
+    #[test]
+    fn metadata_that_is_kept_may_have_all_that_consul_allows() {
+        let entries = |value: usize| -> BTreeMap<String, String> {
+            (0..64).map(|n| (format!("{n:0128}"), "v".repeat(value))).collect()
+        };
+        assert!(Metadata::kept(entries(512).iter()).is_ok());
+        assert!(Metadata::parse(entries(512).iter()).is_err());
+        let problem = Metadata::kept(entries(513).iter()).unwrap_err().to_string();
+        assert!(problem.contains("has 41024 bytes: keep it within 40960 bytes"), "{problem}");
+    }
+
+    #[test]
     fn metadata_is_bounded_and_found_by_key() {
         let parse = |entries: &[(&str, &str)]| {
             let map: BTreeMap<String, String> = entries.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
@@ -161,7 +231,7 @@ mod tests {
         assert_eq!(metadata.get("none"), None);
         assert!(parse(&[("", "x")]).is_err());
         assert!(parse(&[("k", "\0")]).is_err());
-        assert!(parse(&[("k", &"x".repeat(MOST_BYTES))]).is_err());
-        assert!(parse(&[("k", &"x".repeat(MOST_BYTES - 1))]).is_ok());
+        assert!(parse(&[("k", &"x".repeat(MAX_METADATA_BYTES))]).is_err());
+        assert!(parse(&[("k", &"x".repeat(MAX_METADATA_BYTES - 1))]).is_ok());
     }
 }

@@ -4,6 +4,8 @@ use super::{Invalid, Revision, ServiceName, label};
 
 /// Longest text of a listing, in bytes.
 const LONGEST: usize = 512;
+/// Maximum length of a proxy's settings, in bytes of JSON: some hold pieces of Envoy's configuration.
+const MAX_PROXY_BYTES: usize = 64 * 1024;
 /// Most tagged addresses.
 const MOST_ADDRESSES: usize = 16;
 
@@ -30,6 +32,12 @@ pub struct Listing {
     pub kind: Box<str>,
     /// A socket in the file system at which it listens.
     pub socket_path: Box<str>,
+    /// Settings of a proxy, as JSON; empty where none were given. Stored and shown, never acted on.
+    pub proxy: Box<str>,
+    /// True for a service that says that it speaks the protocol of Consul's mesh itself. Stored and shown, never acted on.
+    pub connect_native: bool,
+    /// True for an instance that the catalog's endpoint has registered, and no program at its agent.
+    pub from_catalog: bool,
     /// Why an operator has taken it out of service; empty where nothing was said.
     pub maintenance: Box<str>,
     /// The revision at which it last described itself otherwise: what its checks say changes the instance, and not this.
@@ -41,7 +49,7 @@ impl Listing {
     ///
     /// # Errors
     ///
-    /// When a text is, or there are more than 16 tagged addresses.
+    /// When a text is, the settings of a proxy are, or there are more than 16 tagged addresses.
     pub fn check(self) -> Result<Self, Invalid> {
         let texts = [
             ("Node", &self.node),
@@ -57,6 +65,11 @@ impl Listing {
             if !text.is_empty() {
                 label::text(field, text, LONGEST)?;
             }
+        }
+        if self.proxy.len() > MAX_PROXY_BYTES {
+            let problem = format!("has {} bytes", self.proxy.len());
+            let remedy = format!("keep it within {MAX_PROXY_BYTES} bytes");
+            return Err(Invalid::unshown("Proxy", problem, remedy));
         }
         if self.tagged_addresses.len() > MOST_ADDRESSES {
             let many = format!("are {}", self.tagged_addresses.len());
@@ -77,12 +90,16 @@ impl Listing {
             enable_tag_override,
             kind,
             socket_path,
+            proxy,
+            connect_native,
+            from_catalog,
             maintenance: _,
             described: _,
         } = self;
         (node, id, address, tagged_addresses) == (&other.node, &other.id, &other.address, &other.tagged_addresses)
             && (warning_weight, enable_tag_override) == (&other.warning_weight, &other.enable_tag_override)
             && (kind, socket_path) == (&other.kind, &other.socket_path)
+            && (proxy, connect_native, from_catalog) == (&other.proxy, &other.connect_native, &other.from_catalog)
     }
 }
 

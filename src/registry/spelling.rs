@@ -73,7 +73,7 @@ mod tests {
 
     use crate::{
         engine::Memory,
-        model::Incarnation,
+        model::{Incarnation, ServiceName},
         registry::{
             Command, Registry,
             test_support::{Nobody, at, deregister, register},
@@ -108,9 +108,11 @@ mod tests {
                     let _ = engine.submit(deregister(name, "a", None), at(0));
                     present.remove(name)
                 };
-                let of_redis: Vec<_> = present.iter().filter(|name| name.eq_ignore_ascii_case("redis")).collect();
+                let of_redis: Vec<_> =
+                    present.iter().copied().filter(|name| name.eq_ignore_ascii_case("redis")).collect();
                 let found = registry.spellings_of("rEdIs");
-                prop_assert_eq!(found.iter().map(|name| name.as_str()).collect::<Vec<_>>(), of_redis.iter().map(|name| **name).collect::<Vec<_>>());
+                let found: Vec<_> = found.iter().map(ServiceName::as_str).collect();
+                prop_assert_eq!(&found, &of_redis);
                 if of_redis.is_empty() {
                     prop_assert!(registry.spellings.0.read().is_empty(), "nothing is kept of names that are gone");
                 } else if changed && name.eq_ignore_ascii_case("redis") {

@@ -80,12 +80,23 @@ async fn check_id_goes_between_a_node_and_its_services_and_not_to_other_nodes() 
     let stated = json!({"Node": "N1", "Address": "10.0.0.1",
         "Check": {"CheckID": "beat", "Name": "beat", "ServiceID": "a", "Status": "passing"}});
     put(&serve, "/v1/catalog/register", &stated).await;
-    assert_eq!((passing(&serve, "a").await, passing(&serve, "b").await), (1, 1), "now it is a's, as is stated");
+    assert_eq!(
+        (passing(&serve, "a").await, passing(&serve, "b").await),
+        (1, 0),
+        "the agent keeps what it makes itself"
+    );
     let mut all = owners(&serve, "beat").await;
     all.sort();
-    assert_eq!(all, ["a", "c"]);
+    assert_eq!(all, ["b", "c"]);
     put(&serve, "/v1/catalog/deregister", &json!({"Node": "n2", "CheckID": "beat"})).await;
-    assert_eq!(owners(&serve, "beat").await, ["a"]);
+    assert_eq!(owners(&serve, "beat").await, ["b"]);
+    // One that only the catalog knows goes where the catalog says.
+    for service in ["b", "a"] {
+        let stated = json!({"Node": "n1", "SkipNodeUpdate": true,
+            "Check": {"CheckID": "said", "Name": "said", "ServiceID": service, "Status": "passing"}});
+        put(&serve, "/v1/catalog/register", &stated).await;
+        assert_eq!(owners(&serve, "said").await, [service], "as is stated");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,9 @@ pub struct Difference {
 const BEFORE: &str = "is that of the node, which was there before the service: each has a revision of its own";
 const WHOLE: &str = "Consul's agent has not written yet when a server starts; ours is always whole";
 
+const NAME: &str =
+    "is a peculiarity of the recorded build, which answers 500: a refusal is a 400 that tells what is allowed";
+
 pub const DIFFERENCES: &[Difference] = &[
     Difference { exchanges: &[0, 1], at: "body*", why: "is the address of the server itself" },
     Difference { exchanges: &[3], at: "body[0].*", why: WHOLE },
@@ -35,6 +38,8 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { exchanges: &[60, 156], at: "header X-Consul-Contenthash", why: "is a hash of Go's struct" },
     Difference { exchanges: &[60, 156], at: "body.ContentHash", why: "is a hash of Go's struct" },
     Difference { exchanges: &[29], at: "body", why: "tells the rules of a Go parser" },
+    Difference { exchanges: &[111], at: "status", why: NAME },
+    Difference { exchanges: &[111], at: "body", why: NAME },
     Difference { exchanges: &[114], at: "body", why: "tells the fields of a Go struct" },
 ];
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::{
     compare::Found,
@@ -18,11 +18,11 @@ use super::{
     session::Session,
     target::Target,
 };
-use crate::harness::{Page, PageRequest, Serve};
+use crate::harness::{Page, PageRequest, Serve, Wall, wall};
 use cues::Cue;
 use differences::{DIFFERENCES, NOT_YET};
 
-/// The recorded node, with a DNS listener.
+/// The recorded node, with a DNS listener. Writes do not wait for the disk, so that wake-ups can be timed on a busy machine.
 const ARGUMENTS: [&str; 8] =
     ["--node-name", "n1", "--node-id", "91f5f87a-b453-892e-5977-3e69ba302a52", "--dns", "127.0.0.1:0", "--settle", "0"];
 /// Time from a blocking query to the change that it is to show.
@@ -45,7 +45,7 @@ struct Replay {
     session: Session,
     data: TempDir,
     /// Time of the last report of a TTL check's state.
-    reported: Instant,
+    reported: Wall,
 }
 
 impl Replay {
@@ -53,7 +53,7 @@ impl Replay {
         let data = TempDir::new().unwrap();
         let serve = Serve::start(&arguments(&data)).await;
         let target = Target::new(Page::open_with(pages::answer).await);
-        Self { session: Session::new(serve, target), data, reported: Instant::now() }
+        Self { session: Session::new(serve, target), data, reported: wall() }
     }
 
     async fn play(mut self, recording: &[Entry]) -> Report {
@@ -109,8 +109,11 @@ impl Replay {
                     self.session.put("/v1/agent/service/register", &body.to_string()).await;
                 }
             }
-            Cue::Reported => self.reported = Instant::now(),
-            Cue::SinceReport(time) => sleep_until(self.reported + time).await,
+            Cue::Reported => self.reported = wall(),
+            Cue::SinceReport(time) => {
+                let passed = Duration::from_millis(wall() - self.reported);
+                sleep(time.saturating_sub(passed)).await;
+            }
             Cue::Restart => self = self.restart().await,
         }
         self

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Fields, Problem, object};
 use crate::{
-    model::{CheckId, Definition, HttpProbe, Probe, ProbeTls, Target, Thresholds, Verdict},
+    model::{CheckId, Definition, HttpProbe, Probe, ProbeTls, StatedCheck, Target, Thresholds, Verdict},
     registry::NewCheck,
 };
 
@@ -34,6 +34,9 @@ pub(crate) struct Asked<'a> {
     deregister_after: Duration,
     /// As it was sent: 0 is the usual, and less is refused.
     output_max_size: i64,
+    /// True for one that was registered by itself.
+    separate: bool,
+    stated: Option<Box<StatedCheck>>,
 }
 
 /// What `check/update` says.
@@ -62,7 +65,26 @@ impl<'a> Asked<'a> {
 
     /// What `check/register` sends.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
-        Self::read_all(object(bytes, ".Alias")?)
+        Ok(Self { separate: true, ..Self::read_all(object(bytes, ".Alias")?)? })
+    }
+
+    /// A check that this target accepts connections, each 10 s.
+    pub(super) fn connects(name: &'static str, target: &str) -> Result<Self, Problem> {
+        Ok(Self {
+            id: Cow::default(),
+            name: name.into(),
+            notes: Cow::default(),
+            status: Cow::default(),
+            service: Cow::default(),
+            probe: Probe::Tcp { target: Target::parse("TCP", target)?, tls: None },
+            interval: Duration::from_secs(10),
+            timeout: Duration::ZERO,
+            thresholds: Thresholds::default(),
+            deregister_after: Duration::ZERO,
+            output_max_size: 0,
+            separate: false,
+            stated: None,
+        })
     }
 
     fn read_all(mut fields: Fields<'a>) -> Result<Self, Problem> {
@@ -87,6 +109,8 @@ impl<'a> Asked<'a> {
             deregister_after: fields
                 .duration(&["DeregisterCriticalServiceAfter", "deregister_critical_service_after"])?,
             output_max_size: fields.number(&["OutputMaxSize", "output_max_size"])?.unwrap_or_default(),
+            separate: false,
+            stated: None,
         };
         for known in [
             "Token",
@@ -139,6 +163,8 @@ impl<'a> Asked<'a> {
             thresholds: self.thresholds,
             deregister_after: Some(self.deregister_after),
             output_max_size: u32::try_from(self.output_max_size).unwrap_or(u32::MAX),
+            separate: self.separate,
+            stated: self.stated.clone(),
             ..Definition::new(CheckId::parse(id)?, name, self.probe.clone())
         };
         let verdict = Verdict::parse(&self.status).unwrap_or(Verdict::Critical);
@@ -146,8 +172,9 @@ impl<'a> Asked<'a> {
     }
 
     /// The same check, of which only is told how it is: as the catalog has it.
-    pub(crate) fn stated(mut self) -> Self {
+    pub(super) fn stated(mut self, stated: StatedCheck) -> Self {
         self.probe = Probe::Stated;
+        self.stated = Some(Box::new(stated)).filter(|stated| **stated != StatedCheck::default());
         self
     }
 }

@@ -1,8 +1,8 @@
-//! Services and nodes as they are sent.
+//! Services as they are sent.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
-use super::{Asked, Fields, Pair, Problem, object};
+use super::{Asked, Fields, Pair, Problem, mesh::Mesh, object};
 use crate::model::{Address, Locality, Metadata, ServiceName, TaggedAddress, Tags, Weight};
 
 /// Longest value of metadata, in bytes: as in Consul, and told in its words.
@@ -27,13 +27,20 @@ pub(crate) struct Service<'a> {
     pub(crate) enable_tag_override: bool,
     pub(crate) socket_path: Cow<'a, str>,
     pub(crate) locality: Option<std::sync::Arc<Locality>>,
+    pub(crate) mesh: Mesh<'a>,
+    /// True for one of `catalog/register`.
+    pub(crate) from_catalog: bool,
     pub(crate) checks: Vec<Asked<'a>>,
 }
 
 impl<'a> Service<'a> {
     /// What `agent/service/register` sends.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
-        let mut fields = object(bytes, ".Alias")?;
+        Self::at_agent(object(bytes, ".Alias")?)
+    }
+
+    /// A service with the checks that its agent is to make.
+    fn at_agent(mut fields: Fields<'a>) -> Result<Self, Problem> {
         let name = fields.text(&["Name"])?;
         let mut checks = Vec::new();
         if let Some(check) = fields.nested(&["Check"], "structs.CheckType")? {
@@ -46,8 +53,68 @@ impl<'a> Service<'a> {
         Self::read_rest(fields, (name, id), checks)
     }
 
+    /// Takes the proxy out that the service asks to be registered beside it, with all that Consul fills in but its port. `None`: it
+    /// asks for none.
+    pub(crate) fn take_sidecar(&mut self) -> Result<Option<Self>, Problem> {
+        let Some(mut fields) = self.mesh.sidecar.take() else { return Ok(None) };
+        if !fields.text(&["ID"])?.is_empty() {
+            let problem = "A SidecarService cannot specify an ID as this is managed by the agent";
+            return Err(Problem::Bad(format!("Invalid SidecarService: {problem}")));
+        }
+        let name = fields.text(&["Name"])?;
+        let name = if name.is_empty() { format!("{}-sidecar-proxy", self.name).into() } else { name };
+        fields.put_text("Name", name);
+        let mut sidecar = Self::at_agent(fields)?;
+        if sidecar.mesh.sidecar.is_some() {
+            return Err(Problem::Text("Invalid SidecarService: A SidecarService cannot have a nested SidecarService"));
+        }
+        sidecar.id = sidecar_id(&self.id).into();
+        if sidecar.kind.is_empty() {
+            sidecar.kind = "connect-proxy".into();
+        }
+        if sidecar.address.is_none() {
+            sidecar.address.clone_from(&self.address);
+        }
+        if sidecar.tagged_addresses.is_empty() {
+            sidecar.tagged_addresses.clone_from(&self.tagged_addresses);
+        }
+        if sidecar.tags.as_slice().is_empty() {
+            sidecar.tags.clone_from(&self.tags);
+        }
+        if sidecar.meta.iter().len() == 0 {
+            sidecar.meta.clone_from(&self.meta);
+        }
+        sidecar.mesh.stand_before(self.name.as_str(), &self.id, self.port);
+        Ok(Some(sidecar))
+    }
+
+    /// Sets the port, of the address too.
+    pub(crate) fn listen_at(&mut self, port: u16) {
+        self.port = port;
+        if let Some(address) = &mut self.address {
+            address.port = port;
+        }
+    }
+
+    /// Has the check made that Consul makes of a sidecar without checks of its own: its port accepts connections. Consul's second one,
+    /// an alias of the service behind it, is not made here.
+    pub(crate) fn check_port(&mut self) -> Result<(), Problem> {
+        if self.checks.is_empty() {
+            let host = self.address.as_ref().map_or(self.mesh.local_address(), |address| &*address.host);
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            let target = format!("{host}:{}", self.port);
+            self.checks = vec![Asked::connects("Connect Sidecar Listening", &target)?];
+        }
+        Ok(())
+    }
+
+    /// Returns what is wrong with it as part of a mesh, in Consul's words. `None`: nothing is.
+    pub(crate) fn mesh_problem(&self) -> Option<String> {
+        self.mesh.problem(&self.kind, self.port > 0, !self.socket_path.is_empty())
+    }
+
     /// What `catalog/register` has within.
-    fn in_catalog(mut fields: Fields<'a>) -> Result<Self, Problem> {
+    pub(super) fn in_catalog(mut fields: Fields<'a>) -> Result<Self, Problem> {
         let (name, id) = (fields.text(&["Service"])?, fields.text(&["ID"])?);
         // Go's own client sends weights of nothing along when none are meant.
         if let Some(weights) = fields.nested(&["Weights"], "structs.Weights")?.filter(Fields::says_something) {
@@ -56,7 +123,7 @@ impl<'a> Service<'a> {
         for known in ["RaftIndex", "CreateIndex", "ModifyIndex", "PeerName", "EnterpriseMeta"] {
             fields.ignore(&[known]);
         }
-        Self::read_rest(fields, (name, id), Vec::new())
+        Ok(Self { from_catalog: true, ..Self::read_rest(fields, (name, id), Vec::new())? })
     }
 
     fn read_rest(
@@ -66,7 +133,7 @@ impl<'a> Service<'a> {
     ) -> Result<Self, Problem> {
         let (passing, warning) = weights(&mut fields)?;
         let locality = locality(&mut fields)?;
-        refuse_mesh(&mut fields)?;
+        let mesh = Mesh::take(&mut fields)?;
         let (address, port) = (fields.text(&["Address"])?, fields.number(&["Port"])?.unwrap_or(0));
         let meta = fields.map(&["Meta"])?;
         let tags = fields.texts(&["Tags"])?;
@@ -77,7 +144,7 @@ impl<'a> Service<'a> {
         // As Consul does with ports below zero: there is none.
         let port = u16::try_from(port.max(0))
             .map_err(|_| Problem::Bad(format!("Invalid service port {port}: give 0 to 65535")))?;
-        let tags = Tags::parse(&tags)?;
+        let tags = Tags::kept(&tags)?;
         fields.ignore(&["Token"]);
         fields.end()?;
         Ok(Self {
@@ -94,20 +161,24 @@ impl<'a> Service<'a> {
             enable_tag_override,
             socket_path,
             locality,
+            mesh,
+            from_catalog: false,
             checks,
         })
     }
+}
+
+/// Returns the id of the proxy that is registered beside a service.
+pub(crate) fn sidecar_id(service: &str) -> String {
+    format!("{service}-sidecar-proxy")
 }
 
 fn service_name(name: &str) -> Result<ServiceName, Problem> {
     if name.is_empty() {
         return Err(Problem::Text("Missing service name"));
     }
-    ServiceName::parse(name).map_err(|_| {
-        Problem::Server(format!(
-            "Service name {name} contains invalid characters. Valid characters include all alpha-numerics and dashes."
-        ))
-    })
+    // Stock Consul registers any name. A name is part of DNS names here, and of paths.
+    Ok(ServiceName::parse(name).map_err(|invalid| invalid.of("Name"))?)
 }
 
 fn own_address(host: &str, port: u16) -> Result<Option<Address>, Problem> {
@@ -139,7 +210,7 @@ fn metadata(meta: &[Pair<'_>]) -> Result<Metadata, Problem> {
         };
         return Err(refused(format!("Couldn't load metadata pair ('{key}', '{value}'): {why}")));
     }
-    Ok(Metadata::parse(meta.iter().map(|(key, value)| (key, value)))?)
+    Ok(Metadata::kept(meta.iter().map(|(key, value)| (key, value)))?)
 }
 
 fn weights(fields: &mut Fields<'_>) -> Result<(Weight, u16), Problem> {
@@ -180,94 +251,4 @@ fn tagged_addresses(fields: &mut Fields<'_>) -> Result<Box<[TaggedAddress]>, Pro
         found.push((name.into(), host.into(), port));
     }
     Ok(found.into())
-}
-
-/// Parts of a registration that are about a service mesh: nothing may be said there.
-fn refuse_mesh(fields: &mut Fields<'_>) -> Result<(), Problem> {
-    for name in ["Proxy", "Connect"] {
-        if fields.nested(&[name], "structs.ConnectProxyConfig")?.is_some_and(|said| said.says_something()) {
-            return Err(Problem::Bad(format!("{name} is about a service mesh, which Callboard is not: leave it out")));
-        }
-    }
-    Ok(())
-}
-
-/// What `catalog/register` sends.
-#[derive(Debug)]
-pub(crate) struct CatalogRegistration<'a> {
-    pub(crate) node: Cow<'a, str>,
-    pub(crate) id: Cow<'a, str>,
-    pub(crate) address: Cow<'a, str>,
-    pub(crate) tagged_addresses: Vec<Pair<'a>>,
-    pub(crate) meta: Metadata,
-    pub(crate) skip_node_update: bool,
-    pub(crate) service: Option<Service<'a>>,
-    pub(crate) checks: Vec<Asked<'a>>,
-}
-
-impl<'a> CatalogRegistration<'a> {
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
-        let mut fields = object(bytes, "structs.RegisterRequest")?;
-        let service = fields.nested(&["Service"], "structs.NodeService")?.map(Service::in_catalog).transpose()?;
-        let mut checks = Vec::new();
-        if let Some(check) = fields.nested(&["Check"], "structs.HealthCheck")? {
-            checks.extend(Asked::of(without_definition(check))?);
-        }
-        for check in fields.list(&["Checks"], "structs.HealthCheck")? {
-            checks.extend(Asked::of(without_definition(check))?);
-        }
-        let (node, address) = (fields.text(&["Node"])?, fields.text(&["Address"])?);
-        let meta = fields.map(&["NodeMeta", "node_meta"])?;
-        let registration = Self {
-            id: fields.text(&["ID"])?,
-            tagged_addresses: fields.map(&["TaggedAddresses", "tagged_addresses"])?,
-            skip_node_update: fields.switch(&["SkipNodeUpdate", "skip_node_update"])?,
-            meta: Metadata::parse(meta.iter().map(|(key, value)| (key, value)))?,
-            checks: checks.into_iter().map(Asked::stated).collect(),
-            node,
-            address,
-            service,
-        };
-        for known in ["Datacenter", "Token", "WriteRequest", "PeerName", "Locality"] {
-            fields.ignore(&[known]);
-        }
-        fields.end()?;
-        if registration.node.is_empty() {
-            return Err(Problem::Server("Must provide node".to_owned()));
-        }
-        if registration.address.is_empty() && !registration.skip_node_update {
-            return Err(Problem::Server("Must provide address if SkipNodeUpdate is not set".to_owned()));
-        }
-        Ok(registration)
-    }
-}
-
-/// How a check is made whose verdict is stated does not matter.
-fn without_definition(mut check: Fields<'_>) -> Fields<'_> {
-    check.ignore(&["Definition"]);
-    check
-}
-
-/// What `catalog/deregister` sends.
-#[derive(Debug)]
-pub(crate) struct CatalogDeregistration<'a> {
-    pub(crate) node: Cow<'a, str>,
-    pub(crate) service: Cow<'a, str>,
-    pub(crate) check: Cow<'a, str>,
-}
-
-impl<'a> CatalogDeregistration<'a> {
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
-        let mut fields = object(bytes, "structs.DeregisterRequest")?;
-        let asked = Self {
-            node: fields.text(&["Node"])?,
-            service: fields.text(&["ServiceID", "service_id"])?,
-            check: fields.text(&["CheckID", "check_id"])?,
-        };
-        for known in ["Datacenter", "Address", "Token", "WriteRequest", "PeerName"] {
-            fields.ignore(&[known]);
-        }
-        fields.end()?;
-        if asked.node.is_empty() { Err(Problem::Server("Must provide node".to_owned())) } else { Ok(asked) }
-    }
 }

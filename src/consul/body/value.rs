@@ -6,7 +6,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::Number;
+use serde_json::{Number, Value as Json};
 
 /// Fields of an object that are there mostly at least.
 const FIELDS: usize = 8;
@@ -32,6 +32,29 @@ impl Value<'_> {
             Self::Text(_) => "string",
             Self::List(_) => "array",
             Self::Object(_) => "object",
+        }
+    }
+
+    /// True for a list or an object that has members.
+    pub(super) fn has_members(&self) -> bool {
+        match self {
+            Self::List(values) => !values.is_empty(),
+            Self::Object(fields) => !fields.is_empty(),
+            Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) => false,
+        }
+    }
+
+    /// Returns the value as JSON that borrows nothing. Of fields with one name, the last counts.
+    pub(super) fn into_json(self) -> Json {
+        match self {
+            Self::Null => Json::Null,
+            Self::Bool(on) => Json::Bool(on),
+            Self::Number(number) => Json::Number(number),
+            Self::Text(text) => Json::String(text.into_owned()),
+            Self::List(values) => Json::Array(values.into_iter().map(Self::into_json).collect()),
+            Self::Object(fields) => {
+                Json::Object(fields.into_iter().map(|(name, value)| (name.into_owned(), value.into_json())).collect())
+            }
         }
     }
 

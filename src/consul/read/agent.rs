@@ -69,7 +69,7 @@ impl Aggregate {
 
 impl Consul {
     /// Services of the local node, by id.
-    fn own(&self) -> Vec<Arc<Entry>> {
+    pub(in crate::consul) fn own(&self) -> Vec<Arc<Entry>> {
         let registry = self.registry();
         let mut listed = registry.catalog().on_node(&node_id(""));
         listed.sort();

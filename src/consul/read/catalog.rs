@@ -56,7 +56,8 @@ impl Consul {
             }
             Ok((encode(&names, call.query.pretty)?, false))
         })?;
-        Ok(kept.reply(&call.query).of_query(&call.query, index, false))
+        let reply = kept.reply(&call.query).of_query(&call.query, index, false);
+        Ok(self.tell_of_cache(call, &question, reply))
     }
 
     pub(super) async fn catalog_service(&self, call: &Call) -> Result<Reply, Problem> {
@@ -64,7 +65,7 @@ impl Consul {
             return Err(Problem::Text("Missing service name"));
         }
         let wanted = Wanted::parse(call.query.get("filter"), &CATALOG)?;
-        self.of_service(call, "catalog/service", |spellings| {
+        self.of_service(call, super::CATALOG_SERVICE, |spellings| {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries
                 .iter()
@@ -82,8 +83,9 @@ impl Consul {
         let index = self.wait(call, &Subject::Nodes, || self.index_of_nodes()).await?;
         let hosts = Host::all(registry, &self.agent);
         let shown = hosts.iter().filter(|host| self.has_meta(host, &call.query));
-        let shown: Vec<_> =
+        let mut shown: Vec<_> =
             shown.map(|host| host.view(&self.agent, registry)).filter(|node| wanted.takes(node)).collect();
+        shown.sort_by_cached_key(|node| node.node.to_ascii_lowercase());
         Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
     }
 

@@ -25,7 +25,7 @@ impl Consul {
         }
         let passing = call.query.switch("passing")?;
         let wanted = Wanted::parse(call.query.get("filter"), &ENTRIES)?;
-        self.of_service(call, "health/service", |spellings| {
+        self.of_service(call, super::HEALTH_SERVICE, |spellings| {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries.iter().zip(&hosts).map(|(entry, host)| self.service_entry(&entry.instance, host));
             let shown: Vec<_> = shown.filter(|entry| (!passing || entry.passes()) && wanted.takes(entry)).collect();
@@ -40,7 +40,7 @@ impl Consul {
             return Err(Problem::Text("Missing service name"));
         }
         let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
-        self.of_service(call, "health/checks", |spellings| {
+        self.of_service(call, super::HEALTH_CHECKS, |spellings| {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries.iter().zip(&hosts).flat_map(|(entry, host)| {
                 let node = host.view(&self.agent, self.registry()).node;

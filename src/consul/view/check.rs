@@ -3,11 +3,12 @@
 use std::{borrow::Cow, time::Duration};
 
 use serde::Serialize;
+use serde_json::{Map, Value as Json};
 
-use super::{Empty, listed, service_id};
+use super::{listed, service_id};
 use crate::{
     check::Checks,
-    model::{Check, Instance, InstanceId, Marks, Probe, ServiceName, Status, Verdict},
+    model::{Check, Instance, InstanceId, Marks, Probe, ServiceName, StatedCheck, Status, Verdict},
 };
 
 /// What a check is told to be that stands for something else.
@@ -34,11 +35,11 @@ pub(in crate::consul) struct HealthCheck<'a> {
     service_name: &'a str,
     service_tags: Vec<&'a str>,
     #[serde(rename = "Type")]
-    kind: &'static str,
-    interval: String,
-    timeout: String,
+    kind: Cow<'a, str>,
+    interval: Cow<'a, str>,
+    timeout: Cow<'a, str>,
     exposed_port: u16,
-    definition: Empty,
+    definition: Map<String, Json>,
     create_index: u64,
     modify_index: u64,
 }
@@ -56,11 +57,11 @@ impl<'a> HealthCheck<'a> {
             service_id: "",
             service_name: "",
             service_tags: Vec::new(),
-            kind,
-            interval: String::new(),
-            timeout: String::new(),
+            kind: kind.into(),
+            interval: "".into(),
+            timeout: "".into(),
             exposed_port: 0,
-            definition: Empty {},
+            definition: Map::new(),
             create_index: 0,
             modify_index: 0,
         }
@@ -108,24 +109,37 @@ impl<'a> HealthCheck<'a> {
 
     pub(in crate::consul) fn new(node: Cow<'a, str>, check: &'a Check, output: String) -> Self {
         let definition = &check.definition;
-        // As Consul writes them: a TTL check that came with its service has none, any other that has no interval has one of nothing.
-        let ours = definition.id.as_str().starts_with("service:");
-        let (interval, timeout) = match definition.probe {
-            Probe::Ttl if ours => (String::new(), String::new()),
-            Probe::Ttl => ("0s".to_owned(), "0s".to_owned()),
-            Probe::Stated => (String::new(), String::new()),
-            _ => (go_duration(definition.interval), go_duration(definition.timeout)),
-        };
-        Self {
+        let shown = Self {
             name: Cow::Borrowed(&*definition.name),
             status: check.verdict.as_str(),
             notes: Cow::Borrowed(&*definition.notes),
-            output: output.into(),
-            interval,
-            timeout,
             create_index: check.created.0,
             modify_index: check.revision.0,
             ..Self::standing_for(node, definition.id.to_string(), "", definition.probe.kind())
+        };
+        if definition.probe == Probe::Stated {
+            return match definition.stated.as_deref() {
+                None => shown,
+                Some(stated) => shown.with_stated(stated),
+            };
+        }
+        let interval = if definition.probe == Probe::Ttl { Duration::ZERO } else { definition.interval };
+        // Consul leaves a span of nothing out where a check came with its service.
+        let span = |span: Duration| {
+            if span.is_zero() && !definition.separate { "".into() } else { go_duration(span).into() }
+        };
+        Self { output: output.into(), interval: span(interval), timeout: span(definition.timeout), ..shown }
+    }
+
+    /// The same with what was said of it in the catalog.
+    fn with_stated(self, stated: &'a StatedCheck) -> Self {
+        Self {
+            output: Cow::Borrowed(&*stated.output),
+            kind: Cow::Borrowed(&*stated.kind),
+            interval: Cow::Borrowed(&*stated.interval),
+            timeout: Cow::Borrowed(&*stated.timeout),
+            definition: serde_json::from_str(&stated.definition).unwrap_or_default(),
+            ..self
         }
     }
 
@@ -173,7 +187,7 @@ struct NoDefinition {
     deregister_critical_service_after: &'static str,
     #[serde(rename = "HTTP")]
     http: &'static str,
-    header: Option<Empty>,
+    header: Option<()>,
     method: &'static str,
     body: &'static str,
     #[serde(rename = "TLSServerName")]

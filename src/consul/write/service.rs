@@ -12,13 +12,20 @@ use crate::{
 
 impl Consul {
     pub(super) async fn register(&self, call: &Call, body: &[u8]) -> Result<Reply, Problem> {
-        let asked = Service::read(body)?;
+        let mut asked = Service::read(body)?;
+        let refused = |problem| Problem::Bad(format!("Validation failed: {problem}"));
+        asked.mesh_problem().map_or(Ok(()), |problem| Err(refused(problem)))?;
+        let sidecar = asked.take_sidecar()?;
         let replace_checks = call.query.switch("replace-existing-checks")?;
         let peer = call.connection.peer().ip().to_canonical();
         // Who registers from another machine and names no address is there. Consul shows none, as none was given.
         let host = || if peer.is_loopback() { self.agent.address } else { peer }.to_string();
         let checks = named(&asked)?;
+        let id = asked.id.clone();
         self.enroll("", host, asked, checks, replace_checks).await?;
+        if let Some(sidecar) = sidecar {
+            self.register_sidecar(&id, host, sidecar, replace_checks).await?;
+        }
         Ok(Reply::empty())
     }
 
@@ -49,6 +56,9 @@ impl Consul {
             enable_tag_override: asked.enable_tag_override,
             kind: asked.kind.into(),
             socket_path: asked.socket_path.into(),
+            proxy: asked.mesh.proxy_text(),
+            connect_native: asked.mesh.native,
+            from_catalog: asked.from_catalog,
             ..Listing::default()
         };
         let listing = listing.check()?;
@@ -59,6 +69,10 @@ impl Consul {
 
     pub(super) async fn deregister(&self, id: &str) -> Result<Reply, Problem> {
         let entry = self.own_by_id(id).ok_or_else(|| Problem::unknown_service(id))?;
+        // First: where the service itself is gone already, nothing leads to its proxy.
+        if let Some(sidecar) = self.sidecar_of(id) {
+            self.remove(sidecar.instance.service.clone(), sidecar.instance.id.clone()).await?;
+        }
         self.order(Command::Deregister {
             service: entry.instance.service.clone(),
             id: entry.instance.id.clone(),
@@ -79,7 +93,7 @@ impl Consul {
 }
 
 /// The checks of a service, which are named after it where they have no names of their own.
-fn named(asked: &Service<'_>) -> Result<Vec<NewCheck>, Problem> {
+pub(super) fn named(asked: &Service<'_>) -> Result<Vec<NewCheck>, Problem> {
     if asked.checks.is_empty() {
         return Ok(Vec::new());
     }

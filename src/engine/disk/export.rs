@@ -297,8 +297,8 @@ impl Line {
             id: InstanceId::restored(&service, &self.id, listing.as_mut())?,
             service,
             addresses: Address::kept(addresses)?,
-            tags: Tags::parse(&self.tags)?,
-            metadata: Metadata::parse(self.metadata.iter())?,
+            tags: Tags::kept(&self.tags)?,
+            metadata: Metadata::kept(self.metadata.iter())?,
             weight: Weight::parse(self.weight)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
             marks: Marks {

@@ -255,8 +255,8 @@ impl Record {
             id: InstanceId::restored(&service, id, listing.as_mut())?,
             service,
             addresses: Address::kept(addresses)?,
-            tags: Tags::parse(&self.tags)?,
-            metadata: Metadata::parse(self.metadata.iter())?,
+            tags: Tags::kept(&self.tags)?,
+            metadata: Metadata::kept(self.metadata.iter())?,
             weight: Weight::parse(self.weight)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
             marks: Marks {

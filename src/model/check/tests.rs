@@ -64,7 +64,7 @@ fn what_is_too_short_is_lengthened_and_what_is_missing_refused() {
         ..definition("a", get("http://127.0.0.1/"))
     };
     let checked = short.check().unwrap();
-    assert_eq!((checked.interval, checked.timeout), (Duration::from_secs(1), Duration::from_secs(10)));
+    assert_eq!((checked.interval, checked.time_limit()), (Duration::from_secs(1), Duration::from_secs(10)));
     assert_eq!(checked.deregister_after, Some(Duration::from_mins(1)));
     assert_eq!(checked.thresholds, Thresholds { passing: 1, warning: 3, critical: 3 });
     let none = Definition { interval: Duration::ZERO, ..definition("a", Probe::Ttl) };

@@ -1,9 +1,13 @@
 //! Checks and listings as they are kept: in a record, and in a line of an export, in the same form.
 
+mod stated;
+
 use std::{sync::Arc, time::Duration};
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
+
+use stated::KeptStatedCheck;
 
 use crate::model::{
     Check, CheckId, Checks, Definition, HttpProbe, Invalid, Listing, Probe, ProbeTls, Revision, Target, Thresholds,
@@ -60,6 +64,12 @@ pub struct KeptCheck {
     created: u64,
     #[prost(uint64, tag = "17")]
     revision: u64,
+    #[prost(bool, tag = "30")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    separate: bool,
+    #[prost(message, optional, tag = "31")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stated: Option<KeptStatedCheck>,
     /// Method of an HTTP request. Empty: GET.
     #[prost(string, tag = "40")]
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -129,6 +139,15 @@ pub struct KeptListing {
     maintenance: String,
     #[prost(uint64, tag = "10")]
     described: u64,
+    #[prost(string, tag = "20")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    proxy: String,
+    #[prost(bool, tag = "21")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    connect_native: bool,
+    #[prost(bool, tag = "22")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    from_catalog: bool,
 }
 
 /// An address under a name.
@@ -160,8 +179,19 @@ pub fn restore(kept: &[KeptCheck]) -> Result<Checks, Invalid> {
 
 impl KeptCheck {
     fn new(check: &Check) -> Self {
-        let Definition { id, name, notes, probe, interval, timeout, thresholds, deregister_after, output_max_size } =
-            &*check.definition;
+        let Definition {
+            id,
+            name,
+            notes,
+            probe,
+            interval,
+            timeout,
+            thresholds,
+            deregister_after,
+            output_max_size,
+            separate,
+            stated,
+        } = &*check.definition;
         Self {
             id: id.to_string(),
             name: name.to_string(),
@@ -175,6 +205,8 @@ impl KeptCheck {
             verdict: check.verdict.as_str().to_owned(),
             created: check.created.0,
             revision: check.revision.0,
+            separate: *separate,
+            stated: stated.as_deref().map(KeptStatedCheck::new),
             output_max_size: *output_max_size,
             ..Self::of_probe(probe)
         }
@@ -227,6 +259,8 @@ impl KeptCheck {
             thresholds: Thresholds { passing: self.successes, warning: self.failures_to_warn, critical: self.failures },
             deregister_after: self.deregister_after_ms.map(Duration::from_millis),
             output_max_size: self.output_max_size,
+            separate: self.separate,
+            stated: self.stated.as_ref().map(|kept| Box::new(kept.stated())),
             ..Definition::new(CheckId::parse(&self.id)?, &self.name, self.probe()?)
         };
         let check = Check::new(Arc::new(definition.check()?), verdict);
@@ -291,6 +325,9 @@ impl KeptListing {
             socket_path: listing.socket_path.to_string(),
             maintenance: listing.maintenance.to_string(),
             described: listing.described.0,
+            proxy: listing.proxy.to_string(),
+            connect_native: listing.connect_native,
+            from_catalog: listing.from_catalog,
         }
     }
 
@@ -318,6 +355,9 @@ impl KeptListing {
             socket_path: self.socket_path.as_str().into(),
             maintenance: self.maintenance.as_str().into(),
             described: Revision(self.described),
+            proxy: self.proxy.as_str().into(),
+            connect_native: self.connect_native,
+            from_catalog: self.from_catalog,
         };
         listing.check().map(Arc::new)
     }
@@ -330,6 +370,7 @@ fn millis(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::StatedCheck;
 
     #[test]
     fn every_kind_of_check_survives() {
@@ -357,6 +398,16 @@ mod tests {
                 interval: Duration::from_secs(10),
                 deregister_after: Some(Duration::from_mins(2)),
                 output_max_size: 64,
+                separate: at % 2 == 0,
+                stated: (probe == Probe::Stated).then(|| {
+                    Box::new(StatedCheck {
+                        output: "slow\n".into(),
+                        kind: "http".into(),
+                        interval: "10s".into(),
+                        timeout: "1s".into(),
+                        definition: r#"{"HTTP":"http://10.0.0.1/"}"#.into(),
+                    })
+                }),
                 ..Definition::new(CheckId::parse(&at.to_string()).unwrap(), "n", probe)
             };
             let check = Check::new(definition.check().unwrap().into(), Verdict::Warning);
@@ -400,6 +451,9 @@ mod tests {
             tagged_addresses: [("lan".into(), "10.0.0.1".into(), 80)].into(),
             warning_weight: 7,
             enable_tag_override: true,
+            proxy: r#"{"Config":{"a":1}}"#.into(),
+            connect_native: true,
+            from_catalog: true,
             maintenance: "why".into(),
             described: Revision(9),
             ..Listing::default()
