@@ -24,13 +24,15 @@ pub trait Record {
 pub enum Value<'a> {
     /// There is none: a map key that is absent.
     Missing,
+    /// The same, where filters are to find what go-bexpr 0.1 finds: every pattern matches it, and does not match it.
+    MissingInConsul,
     /// For [`Kind::Text`](super::Kind::Text).
     Text(&'a str),
     /// For [`Kind::Number`](super::Kind::Number).
     Number(i64),
     /// For [`Kind::Boolean`](super::Kind::Boolean).
     Boolean(bool),
-    /// For [`Kind::List`](super::Kind::List) and [`Kind::Map`](super::Kind::Map).
+    /// For [`Kind::List`](super::Kind::List), [`Kind::Map`](super::Kind::Map) and [`Kind::Records`](super::Kind::Records).
     Members(&'a dyn Members),
 }
 
@@ -117,9 +119,16 @@ impl<F: Copy> Expression<F> {
             Self::Any(parts) => parts.iter().any(|part| part.matches(record)),
             Self::All(parts) => parts.iter().all(|part| part.matches(record)),
             Self::Not(inner) => !inner.matches(record),
-            Self::Clause(Clause { field, key, test, negated }) => {
-                record.any(*field, key.as_deref(), |value| test.accepts(value) != *negated)
-            }
+            Self::Clause(clause) => record.any(clause.field, clause.key.as_deref(), |value| clause.accepts(value)),
+        }
+    }
+}
+
+impl<F> Clause<F> {
+    fn accepts(&self, value: Value<'_>) -> bool {
+        match (&self.test, value) {
+            (Test::Matches(_), Value::MissingInConsul) => true,
+            _ => self.test.accepts(value) != self.negated,
         }
     }
 }
@@ -134,7 +143,7 @@ impl Test {
             (Self::Contains(member), Value::Members(members)) => members.contains(member),
             (Self::Empty, Value::Text(text)) => text.is_empty(),
             (Self::Empty, Value::Members(members)) => members.is_empty(),
-            (Self::Empty, Value::Missing) => true,
+            (Self::Empty, Value::Missing | Value::MissingInConsul) => true,
             (Self::Matches(pattern), Value::Text(text)) => pattern.is_match(text),
             _ => false,
         }

@@ -33,7 +33,8 @@ impl Operator {
     fn fits(self, kind: Kind) -> bool {
         match self {
             Self::Equal => matches!(kind, Kind::Text | Kind::Number | Kind::Boolean),
-            Self::In | Self::Contains | Self::Empty => matches!(kind, Kind::Text | Kind::List | Kind::Map),
+            Self::In | Self::Contains => matches!(kind, Kind::Text | Kind::List | Kind::Map),
+            Self::Empty => matches!(kind, Kind::Text | Kind::List | Kind::Map | Kind::Records),
             Self::Matches => kind == Kind::Text,
         }
     }
@@ -181,7 +182,7 @@ impl<'a, F: Copy> Parser<'a, F> {
             (Operator::In | Operator::Contains | Operator::Empty, _) => Ok(Test::Contains(value.into())),
             (Operator::Equal, Kind::Number) => value.parse().map(Test::Number).map_err(|_| refused()),
             (Operator::Equal, Kind::Boolean) => boolean(&value).map(Test::Boolean).ok_or_else(refused),
-            (Operator::Equal, Kind::Text | Kind::List | Kind::Map) => Ok(Test::Text(value.into())),
+            (Operator::Equal, Kind::Text | Kind::List | Kind::Map | Kind::Records) => Ok(Test::Text(value.into())),
         }
     }
 

@@ -17,6 +17,8 @@ pub enum Kind {
     List,
     /// A map by text: `in` and `contains` for a key, `is empty`. Its values are selectors of their own.
     Map,
+    /// A list of records: `is empty`. Their fields are selectors of their own.
+    Records,
 }
 
 impl Kind {
@@ -26,6 +28,7 @@ impl Kind {
             Self::Text => "`==`, `!=`, `in`, `contains`, `is empty` or `matches`",
             Self::Number | Self::Boolean => "`==` or `!=`",
             Self::List | Self::Map => "`in`, `contains` or `is empty`",
+            Self::Records => "`is empty`",
         }
     }
 
@@ -34,7 +37,7 @@ impl Kind {
         match self {
             Self::Number => "one such as `80`",
             Self::Boolean => "`true` or `false`",
-            Self::Text | Self::List | Self::Map => "a text in quotes",
+            Self::Text | Self::List | Self::Map | Self::Records => "a text in quotes",
         }
     }
 }
@@ -47,6 +50,7 @@ impl fmt::Display for Kind {
             Self::Boolean => "boolean",
             Self::List => "list of texts",
             Self::Map => "map",
+            Self::Records => "list of records",
         })
     }
 }
@@ -55,7 +59,8 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, Copy)]
 pub struct Selector<F> {
     /// Names joined by dots, for example `Service.Port`. At most one of them may be `*`: any key of a map, which the
-    /// record is then asked for, as in `metadata.*` and `TaggedAddresses.*.Port`.
+    /// record is then asked for, as in `metadata.*` and `TaggedAddresses.*.Port`. A name that ends in `[]` is a list of
+    /// records, as in `Checks[].Status`; filters are written without it.
     pub path: &'static str,
     /// What it selects.
     pub kind: Kind,
@@ -88,7 +93,7 @@ impl<F: Copy> Schema<F> {
         self.selectors.iter().find_map(|selector| {
             let mut key = None;
             let mut written = path.iter();
-            for name in selector.path.split('.') {
+            for name in names(selector.path) {
                 let segment = written.next()?;
                 match name {
                     "*" => key = Some(segment.as_str().into()),
@@ -102,7 +107,7 @@ impl<F: Copy> Schema<F> {
 
     /// The problem to report where [`Self::resolve`] found nothing.
     pub(super) fn unknown(&self, path: &[String], written: &str) -> Problem {
-        let known: Vec<_> = self.selectors.iter().map(|selector| selector.path.replace('*', "<key>")).collect();
+        let known: Vec<_> = self.selectors.iter().map(|selector| selector.path.replace('*', "<key>").replace("[]", "")).collect();
         Problem::UnknownSelector {
             selector: excerpt(written),
             suggestion: self.unquoted_key(path).or_else(|| self.nearest(path)),
@@ -124,12 +129,17 @@ impl<F: Copy> Schema<F> {
         let written = path.join(".");
         let candidates = self.selectors.iter().filter(|selector| selector.path.split('.').count() == path.len());
         let named = candidates.map(|selector| {
-            let filled = selector.path.split('.').zip(path);
+            let filled = names(selector.path).zip(path);
             filled.map(|(name, key)| if name == "*" { key } else { name }).collect::<Vec<_>>().join(".")
         });
         let (distance, name) = named.map(|name| (distance(&name, &written), name)).min()?;
         (distance <= 1 + written.len() / 4).then(|| excerpt(&name))
     }
+}
+
+/// The names of a path, as filters are written.
+fn names(path: &'static str) -> impl Iterator<Item = &'static str> {
+    path.split('.').map(|name| name.trim_end_matches("[]"))
 }
 
 /// How many letters to insert, remove or replace to make one text the other (Levenshtein), whatever their case.
