@@ -40,7 +40,10 @@ use std::{
     convert::Infallible,
     net::IpAddr,
     pin::Pin,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -78,6 +81,8 @@ pub struct Consul {
     agent: Agent,
     /// The service that every Consul has.
     itself: Arc<Entry>,
+    /// Instances have been registered under its name, and shown.
+    shown_beside_itself: AtomicBool,
     answers: Answers,
     /// For the list of all services.
     gathered: Gathered,
@@ -133,6 +138,7 @@ impl Consul {
             shared,
             agent,
             itself: itself.into(),
+            shown_beside_itself: AtomicBool::new(false),
             answers,
             gathered: Gathered::default(),
             turns,

@@ -15,6 +15,7 @@ mod listing;
 mod name;
 mod revision;
 mod selection;
+mod topic;
 
 pub(crate) use check::MAX_STATED_OUTPUT_BYTES;
 pub use check::{
@@ -30,3 +31,4 @@ pub use listing::{Listing, TaggedAddress, nodes};
 pub use name::{BootId, InstanceId, ServiceName};
 pub use revision::{Incarnation, Revision, Token, WallTime};
 pub use selection::Selection;
+pub use topic::{topic_of_node, topic_of_nodes};

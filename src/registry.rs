@@ -20,6 +20,7 @@ mod context;
 mod cut;
 mod decide;
 mod event;
+mod hosts;
 mod lease;
 mod leases;
 mod node_index;
@@ -52,7 +53,7 @@ use std::{
     sync::{Arc, atomic::AtomicIsize},
 };
 
-pub use catalog::TakenCheck;
+pub use catalog::{Catalog, TakenCheck};
 pub use clock::LeaseClock;
 pub use command::{Command, Description, Enroll, Holder, NewCheck, Outcome, Patch, Refusal, Register};
 pub use context::CheckSource;
@@ -72,7 +73,6 @@ use crate::{
     model::{Incarnation, Instance, Revision, ServiceName, node_id, nodes},
     sync::{AtomicU64, DashMap, Mutex, Ordering, RwLock},
 };
-use catalog::Catalog;
 use node_index::NodeIndex;
 use protection::Protection;
 use ring::Ring;
@@ -91,6 +91,8 @@ pub const HISTORY_BYTES: usize = 64 * 1024 * 1024;
 pub trait Audience: Send + Sync + std::fmt::Debug {
     /// These happened. Called by the writer, without a lock: it must be quick and must not block.
     fn changed(&self, event: &Event);
+    /// The same event tells readers of these topics something, too. Called after [`Self::changed`]; finding them costs something.
+    fn touched(&self, _topics: &dyn Fn() -> BTreeSet<ServiceName>) {}
 }
 
 /// A service in a line.
@@ -210,6 +212,13 @@ impl Registry {
             available: state.roster().available(),
             revision: state.seen(),
         })
+    }
+
+    /// Revision of the last change of what is shown with a service: of its instances that readers could see, or of a node that some
+    /// of them are on. `None`: it has no instances.
+    #[must_use]
+    pub fn shown(&self, service: &ServiceName) -> Option<Revision> {
+        self.read(service, State::shown)
     }
 
     /// Up to `limit` services whose names start with `prefix` and come after this one, by name; and the name after which to

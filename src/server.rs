@@ -11,7 +11,7 @@ mod outcry;
 mod pulse;
 mod resolver;
 
-use std::{io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -34,7 +34,7 @@ use crate::{
         disk::{StoreError, Surroundings},
     },
     metrics::Metrics,
-    model::{Incarnation, Invalid},
+    model::{Incarnation, Invalid, ServiceName},
     net::{
         Alarm, Alarmed, Gate, Hubs, PerAddress, Rules, Worker, Workers, accept, raise_limit, room_for_connections,
         tls::{Files, Tls, TlsError},
@@ -299,6 +299,10 @@ impl Audience for Both {
     fn changed(&self, event: &Event) {
         self.hubs.changed(event);
         self.inbox.changed(event);
+    }
+
+    fn touched(&self, topics: &dyn Fn() -> BTreeSet<ServiceName>) {
+        self.hubs.touched(topics);
     }
 }
 

@@ -24,6 +24,7 @@
 //! | `faults` | kills, stops, networks and disks that fail, storms, clocks that jump: minutes, so `just faults` runs it |
 //! | `command_line` | the verbs and their exit codes |
 //! | `consul_fields` | what registrations in Consul's words carry: spellings, tags, metadata, catalog entries, proxies |
+//! | `consul_blocking` | which change wakes which blocking query over HTTP |
 //! | `consul_replay` | two recordings of what Consul was asked and answered, asked of Callboard |
 //! | `consul_identity` | nodes, ids and checks of Consul's API: which are one, which are not, and what goes along when one moves |
 //! | `layers` | which room may know which |
@@ -38,6 +39,7 @@ mod checks;
 mod command_line;
 mod consul;
 mod consul_fields;
+mod consul_blocking;
 mod consul_identity;
 mod consul_replay;
 mod descriptors;

@@ -129,7 +129,7 @@ impl Agent {
             tagged_addresses: (!tagged.is_empty()).then_some(tagged),
             meta: (!meta.is_empty()).then_some(meta),
             create_index: node.registered_revision.0,
-            modify_index: node.revision.0,
+            modify_index: listing.map_or(node.revision, |listing| listing.described).0,
         }
     }
 }

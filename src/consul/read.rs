@@ -5,17 +5,19 @@ mod catalog;
 mod health;
 mod tags;
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use serde::Serialize;
 
 use super::{
     Call, Consul, Endpoint, Problem,
-    agent::{SERVER_PORT, VERSION},
+    agent::{ITSELF, SERVER_PORT, VERSION},
     reply::{Reply, encode},
     wait::Subject,
 };
 use crate::{
-    model::{Revision, ServiceName, nodes},
+    model::{Revision, ServiceName},
     registry::Registry,
 };
 pub(super) use tags::Gathered;
@@ -82,22 +84,28 @@ impl Consul {
         std::net::SocketAddr::new(self.agent.address, SERVER_PORT).to_string()
     }
 
-    /// The index of a service: the revision of its last change, or, if it has no instances, of the last service that lost them.
-    fn index_of(&self, service: Option<&ServiceName>) -> u64 {
+    /// Index of a service in all its spellings: the revision of the last change of their instances, or of a node that these are on; or,
+    /// if it has no instances, of the last service that lost them. A spelling that lost its last instance is a change of the others.
+    fn index_of(&self, name: &str, spellings: &[ServiceName]) -> u64 {
         let registry = self.registry();
-        let present = service.and_then(|service| registry.summary(service)).map(|summary| summary.revision);
-        self.at_least(present.unwrap_or_else(|| registry.catalog().last_emptied()))
+        let lost = registry.spelling_lost(name);
+        let shown = spellings.iter().filter_map(|spelling| registry.shown(spelling)).max();
+        let shown = shown.map(|revision| revision.max(lost));
+        self.at_least(if name == ITSELF {
+            self.revision_of_itself(shown)
+        } else {
+            shown.unwrap_or_else(|| registry.catalog().last_emptied())
+        })
     }
 
-    /// The same of a name in all its spellings: one that lost its last instance counts as a change of the others.
-    fn index_of_spellings(&self, name: &str, spellings: &[ServiceName]) -> u64 {
-        if spellings.is_empty() {
-            return self.index_of(None);
-        }
+    /// Revision of the service that stands for the registry, which is there and on the local node without being registered. Others
+    /// may be registered under its name: only who may have been shown those is told when they are gone.
+    fn revision_of_itself(&self, others: Option<Revision>) -> Revision {
         let registry = self.registry();
-        let present =
-            spellings.iter().filter_map(|spelling| registry.summary(spelling)).map(|summary| summary.revision);
-        self.at_least(present.max().unwrap_or_default().max(registry.spelling_lost(name)))
+        let node = registry.node("").map(|node| node.instance.revision).unwrap_or_default();
+        let were_shown = self.shown_beside_itself.fetch_or(others.is_some(), Ordering::AcqRel);
+        let emptied = || if were_shown { registry.catalog().last_emptied() } else { Revision::default() };
+        others.unwrap_or_else(emptied).max(node)
     }
 
     /// An index that is no lower than what is known since the start.
@@ -105,13 +113,8 @@ impl Consul {
         revision.max(self.registry().beginning()).0.max(1)
     }
 
-    /// The index of the nodes.
-    fn index_of_nodes(&self) -> u64 {
-        self.index_of(Some(&nodes()))
-    }
-
-    /// Waits, and answers with bytes that are kept as long as neither the service nor a node changes. `make` takes all spellings of
-    /// the name.
+    /// Waits, and answers with bytes that are kept as long as neither the service nor a node that it is on changes. `make` takes all
+    /// spellings of the name.
     async fn of_service(
         &self,
         call: &Call,
@@ -122,12 +125,12 @@ impl Consul {
         let spellings = || self.registry().spellings_of(&folded);
         // A name that no service can have is that of a service that is not there.
         let subject = ServiceName::parse(&folded).map_or(Subject::Nothing, Subject::Service);
-        let index = self.wait(call, &subject, || self.index_of_spellings(&folded, &spellings())).await?;
+        let index = self.wait(call, &subject, || self.index_of(&folded, &spellings())).await?;
         let question = format!("{endpoint}\u{1}{folded}{}", call.query.question());
         let now = self.shared.clock.now().monotonic_us;
         // Read again: what is kept must not be older than what it says it is.
         let found = spellings();
-        let state = (self.index_of_spellings(&folded, &found), self.index_of_nodes());
+        let state = self.index_of(&folded, &found);
         let kept = self.answers.get(&question, state, now, || make(&found))?;
         // Consul streams the health of services to its agents, and nothing else of the catalog.
         let streaming = endpoint == HEALTH_SERVICE && (call.query.index > 0 || call.query.cached);

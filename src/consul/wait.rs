@@ -12,11 +12,12 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{Call, Consul, Problem};
+use super::{Call, Consul, Problem, agent::ITSELF};
 use crate::{
-    model::{Revision, Selection, ServiceName, nodes},
+    model::{Revision, Selection, ServiceName, nodes, topic_of_nodes},
     net::{Interest, Seat},
     random,
+    registry::Catalog,
 };
 
 /// A wait is longer by a random part of this share of it, so that those who asked together do not ask together again.
@@ -29,6 +30,8 @@ pub(super) enum Subject {
     Service(ServiceName),
     /// The nodes.
     Nodes,
+    /// One node and all that is on it. Empty: the local node.
+    Node(Box<str>),
     /// Every service, and the nodes.
     Everything,
     /// Nothing that changes.
@@ -37,11 +40,18 @@ pub(super) enum Subject {
 
 impl Subject {
     fn interests(&self) -> Vec<Interest> {
-        let named = |name: &ServiceName| Interest::Changes(Arc::new(Selection::Names([name.clone()].into())));
+        let named = |names: &[ServiceName]| {
+            let mut names = names.to_vec();
+            names.sort_unstable();
+            Interest::Changes(Arc::new(Selection::Names(names.into())))
+        };
         match self {
-            Self::Service(name) => vec![named(name)],
-            Self::Nodes => vec![named(&nodes())],
-            Self::Everything => vec![named(&nodes()), Interest::Changes(Arc::new(Selection::Everything))],
+            // The service that stands for the registry itself is on the local node, whether anything is registered or not.
+            Self::Service(name) if name.as_str().eq_ignore_ascii_case(ITSELF) => vec![named(&[name.clone(), nodes()])],
+            Self::Service(name) => vec![named(&[name.clone(), topic_of_nodes(name)])],
+            Self::Nodes => vec![named(&[nodes()])],
+            Self::Node(node) => vec![named(&[Catalog::topic_of_node(node)])],
+            Self::Everything => vec![named(&[nodes()]), Interest::Changes(Arc::new(Selection::Everything))],
             Self::Nothing => vec![Interest::Nothing],
         }
     }

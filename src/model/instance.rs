@@ -81,6 +81,8 @@ impl Instance {
             && self.locality == other.locality
             && self.status() == other.status()
             && self.marks.of_node() == other.marks.of_node()
+            // An operator's word is shown as a check, even where the node is out of service already.
+            && (self.listing.is_none() || self.marks.is_draining() == other.marks.is_draining())
             && self.checks == other.checks
             && self.listing == other.listing
             && self.registered_revision == other.registered_revision
@@ -114,6 +116,11 @@ pub struct Marks {
 
 impl Marks {
     /// Those that come from the node.
+    /// Whether it is to go by its own word or an operator's, whatever its node says.
+    fn is_draining(self) -> bool {
+        self.leaving || self.drained
+    }
+
     fn of_node(self) -> [bool; 3] {
         [self.node_drained, self.node_critical, self.node_warning]
     }

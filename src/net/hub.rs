@@ -7,7 +7,7 @@
 //! The first change rings at once. No timer delays it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     future::poll_fn,
     mem,
     sync::Arc,
@@ -52,6 +52,8 @@ pub struct Hubs {
     workers: Box<[Hub]>,
     /// For each service that is watched by name: how many seats each hub has for it.
     interest: DashMap<ServiceName, Box<[u32]>>,
+    /// Seats that are taken for topics, which are not the names of services: while there are none, nobody looks for topics.
+    topics: AtomicU32,
     /// How far history has moved, to wake everybody before it moves on without them: in bytes, where an event counts for no
     /// less than its share of a history that is full by number.
     moved: AtomicU64,
@@ -102,6 +104,7 @@ impl Hubs {
         Self {
             workers: (0..workers).map(|_| Hub::default()).collect(),
             interest: DashMap::new(),
+            topics: AtomicU32::new(0),
             moved: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
         }
@@ -176,6 +179,9 @@ impl Hubs {
     }
 
     fn count(&self, name: &ServiceName, worker: usize) {
+        if name.is_reserved() {
+            self.topics.fetch_add(1, Ordering::AcqRel);
+        }
         let mut counts = self.interest.entry(name.clone()).or_insert_with(|| vec![0; self.workers.len()].into());
         counts[worker] += 1;
     }
@@ -187,6 +193,9 @@ impl Hubs {
     }
 
     fn discount(&self, name: &ServiceName, worker: usize) {
+        if name.is_reserved() {
+            self.topics.fetch_sub(1, Ordering::AcqRel);
+        }
         if let Some(mut counts) = self.interest.get_mut(name) {
             counts[worker] -= 1;
         }
@@ -220,6 +229,20 @@ impl Audience for Hubs {
         let before = self.moved.fetch_add(moved, Ordering::Relaxed);
         if before / QUARTER != (before + moved) / QUARTER {
             self.ring_all();
+        }
+    }
+
+    fn touched(&self, topics: &dyn Fn() -> BTreeSet<ServiceName>) {
+        // Loaded after the fence of `changed`, as interest is.
+        if self.topics.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        for topic in topics() {
+            let watched = self.watched_by(&topic);
+            for (_, hub) in self.workers.iter().enumerate().filter(|(worker, _)| watched & 1 << worker != 0) {
+                hub.inbox.lock().insert(topic.clone());
+                hub.bell.ring();
+            }
         }
     }
 }

@@ -6,6 +6,8 @@
 //! Changed under the order lock, together with the map; read without.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeSet,
     iter, mem,
     sync::{
         Arc,
@@ -15,8 +17,14 @@ use std::{
 
 use dashmap::DashMap;
 
-use super::event::Entry;
-use crate::model::{Check, CheckId, Instance, InstanceId, Revision, ServiceName, id_on_node, is_on_node};
+use super::{
+    event::{Entry, Event},
+    hosts::{Hosts, Touched},
+};
+use crate::model::{
+    Check, CheckId, Instance, InstanceId, Revision, ServiceName, id_on_node, is_on_node, node_id, topic_of_node,
+    topic_of_nodes,
+};
 
 /// Indexes of what has a [`Listing`](crate::model::Listing), and of nodes' checks.
 #[derive(Debug, Default)]
@@ -29,10 +37,14 @@ pub struct Catalog {
     services: AtomicU64,
     /// When an instance last came, went, or described itself otherwise.
     described: AtomicU64,
+    /// When a node last came, went, or described itself otherwise.
+    nodes: AtomicU64,
     /// When a service last lost its last instance.
     emptied: AtomicU64,
     /// When a check was last added, taken away, or said something else.
     checked: AtomicU64,
+    /// What is on each node.
+    hosts: Hosts,
 }
 
 impl Catalog {
@@ -75,6 +87,46 @@ impl Catalog {
         Revision(self.described.load(Ordering::Acquire))
     }
 
+    /// Revision at which a node last came, went, or was described otherwise: its checks aside. The local node is what it is.
+    #[must_use]
+    pub fn nodes_changed(&self) -> Revision {
+        Revision(self.nodes.load(Ordering::Acquire))
+    }
+
+    /// Revision at which a node, or the description of an instance on it, last changed. Of a node that is not there, the revision
+    /// at which the last node went. `node`: empty for the local node.
+    #[must_use]
+    pub fn node_described(&self, node: &str) -> Revision {
+        self.hosts.described(&host(node))
+    }
+
+    /// Revision at which a check of a node, or of an instance on it, last changed. Of a node that is not there, the revision at
+    /// which the last node went. `node`: empty for the local node.
+    #[must_use]
+    pub fn node_checked(&self, node: &str) -> Revision {
+        self.hosts.checked(&host(node))
+    }
+
+    /// Services that have instances on the node that this entry is. None: it is no node.
+    pub(super) fn hosted(&self, entry: &Entry) -> Vec<ServiceName> {
+        let node = node_of(entry).filter(|_| entry.instance.service.is_reserved());
+        node.map(|node| self.hosts.services(&host(node))).unwrap_or_default()
+    }
+
+    /// Topics whose readers are told of an event beside those of its service: the node, and, of a node, the services on it.
+    pub(super) fn topics(&self, event: &Event) -> BTreeSet<ServiceName> {
+        let entries = || event.before().into_iter().chain(event.after());
+        let nodes = entries().map(|entry| topic_of_node(&host(node_of(entry).unwrap_or_default())));
+        let services = entries().flat_map(|entry| self.hosted(entry)).map(|service| topic_of_nodes(&service));
+        nodes.chain(services).collect()
+    }
+
+    /// Topic of a node, and of all that is on it. `node`: empty for the local node.
+    #[must_use]
+    pub fn topic_of_node(node: &str) -> ServiceName {
+        topic_of_node(&host(node))
+    }
+
     /// The revision at which a service last lost its last instance.
     #[must_use]
     pub fn last_emptied(&self) -> Revision {
@@ -95,22 +147,54 @@ impl Catalog {
     /// Puts an entry in the place of another one, of the same instance.
     pub(super) fn replace(&self, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>, revision: Revision) {
         let (old, new) = (before.map(|entry| &entry.instance), after.map(|entry| &entry.instance));
-        if old.map(|instance| &instance.tags) != new.map(|instance| &instance.tags) {
+        let is_node = old.or(new).is_some_and(|instance| instance.service.is_reserved());
+        if !is_node && old.map(|instance| &instance.tags) != new.map(|instance| &instance.tags) {
             self.services.fetch_max(revision.0, Ordering::AcqRel);
-        }
-        if old.map(description) != new.map(description) {
-            self.described.fetch_max(revision.0, Ordering::AcqRel);
-        }
-        if old.map(|instance| (instance.status(), &instance.checks))
-            != new.map(|instance| (instance.status(), &instance.checks))
-        {
-            self.checked.fetch_max(revision.0, Ordering::AcqRel);
         }
         if let Some(before) = before {
             self.forget(before, after);
         }
         if let Some(after) = after {
             self.know(before, after);
+        }
+        let touched = Touched {
+            described: old.map(description) != new.map(description),
+            checked: old.and_then(shown_checks) != new.and_then(shown_checks),
+        };
+        self.touch(before, after, is_node, touched, revision);
+    }
+
+    /// Notes what a change is about. An instance with a lease is shown on the local node, which is shown as it was configured.
+    fn touch(
+        &self,
+        before: Option<&Arc<Entry>>,
+        after: Option<&Arc<Entry>>,
+        is_node: bool,
+        touched: Touched,
+        revision: Revision,
+    ) {
+        let (old, new) = (before.and_then(|entry| node_of(entry)), after.and_then(|entry| node_of(entry)));
+        let service = |entry: &Arc<Entry>| (!is_node).then(|| entry.instance.service.clone());
+        let node = host(new.or(old).unwrap_or_default());
+        // Checks are shown with the name of their node, as it was spelt last.
+        let is_renamed = is_node && old.zip(new).is_some_and(|(old, new)| old != new);
+        if let (None, Some(_), Some(after)) = (old, new, after) {
+            self.hosts.arrive(&node, service(after).as_ref());
+        }
+        let touched = Touched {
+            described: touched.described && !(is_node && node.is_empty()),
+            checked: touched.checked || is_renamed,
+        };
+        self.hosts.touch(&node, touched, revision);
+        if touched.described {
+            let changed = if is_node { &self.nodes } else { &self.described };
+            changed.fetch_max(revision.0, Ordering::AcqRel);
+        }
+        if touched.checked {
+            self.checked.fetch_max(revision.0, Ordering::AcqRel);
+        }
+        if let (Some(_), None, Some(before)) = (old, new, before) {
+            self.hosts.leave(&node, service(before).as_ref(), revision);
         }
     }
 
@@ -239,8 +323,23 @@ impl Claims {
 
 /// What an instance says of itself.
 fn description(instance: &Instance) -> impl PartialEq {
-    let Instance { addresses, tags, metadata, weight, locality, listing, .. } = instance;
-    (addresses, tags, metadata, weight, locality, listing.as_ref().map(|listing| listing.described))
+    let Instance { addresses, tags, metadata, weight, locality, listing, revision, .. } = instance;
+    let described = listing.as_ref().map_or(*revision, |listing| listing.described);
+    (addresses, tags, metadata, weight, locality, described)
+}
+
+/// What is shown of the checks of an instance. `None`: it has none. What stands for a lease, and for an operator's word, is shown
+/// with the revision of the last change.
+fn shown_checks(instance: &Instance) -> Option<impl PartialEq> {
+    let Instance { checks, tags, marks, listing, revision, .. } = instance;
+    let made_up = listing.is_none() || marks.drained || marks.leaving;
+    let revision = made_up.then_some((*revision, marks.drained || marks.leaving));
+    (made_up || !checks.is_empty()).then_some((checks, tags, revision))
+}
+
+/// The name that [`Hosts`] knows a node by.
+fn host(node: &str) -> Cow<'static, str> {
+    if node.is_empty() { Cow::Borrowed("") } else { node_id(node) }
 }
 
 /// Name of the node that an entry is on, or that it is. `None`: it was not registered through Consul's API.

@@ -39,6 +39,8 @@ pub struct State {
     revision: Revision,
     /// That of the last one that readers could see.
     seen: Revision,
+    /// That of the last change of a node that instances are on.
+    nodes: Revision,
     /// It lost its last instance and is about to leave the map: whoever finds it so looks again.
     retired: bool,
 }
@@ -47,8 +49,8 @@ impl Service {
     /// A service without instances that knows all that happens to it after `floor`.
     #[must_use]
     pub fn new(floor: Revision) -> Self {
-        let state =
-            State { roster: Roster::default(), ring: Ring::new(floor), revision: floor, seen: floor, retired: false };
+        let (roster, ring) = (Roster::default(), Ring::new(floor));
+        let state = State { roster, ring, revision: floor, seen: floor, nodes: floor, retired: false };
         Self { state: Mutex::new(state), headcount: Arc::default() }
     }
 
@@ -88,6 +90,17 @@ impl State {
     #[must_use]
     pub fn seen(&self) -> Revision {
         self.seen
+    }
+
+    /// The revision of the last change of what is shown with the service: of instances that readers could see, or of their nodes.
+    #[must_use]
+    pub fn shown(&self) -> Revision {
+        self.seen.max(self.nodes)
+    }
+
+    /// A node that instances are on has changed.
+    pub fn node_changed(&mut self, revision: Revision) {
+        self.nodes = revision;
     }
 
     /// Puts an entry in the place of what was there.

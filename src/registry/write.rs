@@ -153,6 +153,9 @@ impl Order<'_> {
         self.registry.index_names(old.as_ref().map(|old| &old.instance), Some(&entry.instance));
         // Its indexes rise last: whoever reads one and then looks must not find what was there before.
         self.registry.catalog.replace(old.as_ref(), Some(&entry), revision);
+        if event.is_some() {
+            self.tell_hosted(&entry, revision);
+        }
         self.record(event.as_ref());
         (entry, event)
     }
@@ -175,8 +178,20 @@ impl Order<'_> {
         }
         self.registry.index_names(Some(&before.instance), None);
         self.registry.catalog.replace(Some(before), None, revision);
+        self.tell_hosted(before, revision);
         self.record(Some(&event));
         Some(event)
+    }
+
+    /// Raises the index of each service that has instances on a node that has changed.
+    fn tell_hosted(&self, node: &Entry, revision: Revision) {
+        for service in self.registry.catalog.hosted(node) {
+            if let Some(service) = self.registry.find(&service)
+                && let Some(mut state) = service.state()
+            {
+                state.node_changed(revision);
+            }
+        }
     }
 
     /// Ends the lease that no longer counts and begins the one that does.
@@ -280,6 +295,7 @@ impl Registry {
     /// Tells the audience. Without any lock: wake-ups take longer than changes.
     pub fn announce(&self, event: &Event) {
         self.audience.changed(event);
+        self.audience.touched(&|| self.catalog.topics(event));
     }
 }
 

@@ -217,13 +217,8 @@ macro_rules! check {
 }
 
 /// Entries of `/v1/health/service`.
-pub(in crate::consul) const ENTRIES: Schema<Field> = schema!(
-    node!("Node."),
-    service!("Service."),
-    described!("Service."),
-    &[records("Checks[]")],
-    check!("Checks[]."),
-);
+pub(in crate::consul) const ENTRIES: Schema<Field> =
+    schema!(node!("Node."), service!("Service."), described!("Service."), &[records("Checks[]")], check!("Checks[]."),);
 
 /// Services of `/v1/catalog/service`.
 pub(in crate::consul) const CATALOG: Schema<Field> = schema!(

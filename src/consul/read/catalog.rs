@@ -8,16 +8,13 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{
-    consul::{
-        Call, Consul, Problem,
-        agent::{Host, ITSELF},
-        filter::{CATALOG, NODES, SERVICES, Wanted},
-        reply::{Reply, encode},
-        view::{CatalogService, Node, Service},
-        wait::Subject,
-    },
-    model::Revision,
+use crate::consul::{
+    Call, Consul, Problem,
+    agent::{Host, ITSELF},
+    filter::{CATALOG, NODES, SERVICES, Wanted},
+    reply::{Reply, encode},
+    view::{CatalogService, Node, Service},
+    wait::Subject,
 };
 
 /// A node and its services.
@@ -32,13 +29,18 @@ impl Consul {
     pub(super) async fn catalog_services(&self, call: &Call) -> Result<Reply, Problem> {
         let wanted = Wanted::parse(call.query.get("filter"), &CATALOG)?;
         let registry = self.registry();
-        let index = || self.at_least(registry.catalog().services_changed());
-        let index = self.wait(call, &Subject::Everything, index).await?;
+        let catalog = registry.catalog();
+        let plain = wanted.is_all() && call.query.get("node-meta").is_none();
+        let index = || {
+            let names = catalog.services_changed();
+            let changed = if plain { names } else { names.max(catalog.described()).max(catalog.nodes_changed()) };
+            self.at_least(changed)
+        };
+        let index_then = self.wait(call, &Subject::Everything, index).await?;
         let question = format!("catalog/services{}", call.query.question());
         let now = self.shared.clock.now().monotonic_us;
-        let state = (self.at_least(registry.catalog().services_changed()), self.index_of_nodes());
-        let kept = self.answers.get(&question, state, now, || {
-            if wanted.is_all() && call.query.get("node-meta").is_none() {
+        let kept = self.answers.get(&question, index(), now, || {
+            if plain {
                 let gathered = self.gathered.all(registry);
                 let mut names: BTreeMap<_, _> = gathered.iter().map(|(name, tags)| (name.as_str(), &**tags)).collect();
                 let none = BTreeSet::new();
@@ -56,7 +58,7 @@ impl Consul {
             }
             Ok((encode(&names, call.query.pretty)?, false))
         })?;
-        let reply = kept.reply(&call.query).of_query(&call.query, index, false);
+        let reply = kept.reply(&call.query).of_query(&call.query, index_then, false);
         Ok(self.tell_of_cache(call, &question, reply))
     }
 
@@ -80,7 +82,8 @@ impl Consul {
     pub(super) async fn catalog_nodes(&self, call: &Call) -> Result<Reply, Problem> {
         let wanted = Wanted::parse(call.query.get("filter"), &NODES)?;
         let registry = self.registry();
-        let index = self.wait(call, &Subject::Nodes, || self.index_of_nodes()).await?;
+        let index = || self.at_least(registry.catalog().nodes_changed());
+        let index = self.wait(call, &Subject::Nodes, index).await?;
         let hosts = Host::all(registry, &self.agent);
         let shown = hosts.iter().filter(|host| self.has_meta(host, &call.query));
         let mut shown: Vec<_> =
@@ -97,11 +100,10 @@ impl Consul {
         let wanted = Wanted::parse(call.query.get("filter"), &SERVICES)?;
         let registry = self.registry();
         let kept = self.agent.kept_name(&call.subject);
-        let index = self.wait(call, &Subject::Everything, || self.at_least(registry.catalog().described())).await?;
+        let index = || self.at_least(registry.catalog().node_described(kept));
+        let index = self.wait(call, &Subject::Node(kept.into()), index).await?;
         let Some(host) = Host::find(registry, kept) else {
             let nothing = if by_id { encode(&(), false)? } else { encode(&Nothing::default(), call.query.pretty)? };
-            // Whoever has waited is told what it waited for: with less it would never wait.
-            let index = if call.query.index == 0 { self.at_least(Revision::default()) } else { index };
             return Ok(Reply::json(nothing).of_query(&call.query, index, false));
         };
         let entries = self.everybody().into_iter().filter(|(_, on)| on.name == host.name).map(|(entry, _)| entry);

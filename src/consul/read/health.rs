@@ -29,7 +29,8 @@ impl Consul {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries.iter().zip(&hosts).map(|(entry, host)| self.service_entry(&entry.instance, host));
             let shown: Vec<_> = shown.filter(|entry| (!passing || entry.passes()) && wanted.takes(entry)).collect();
-            let volatile = entries.iter().any(|entry| !entry.instance.checks.is_empty());
+            let nodes = hosts.iter().filter_map(|host| host.entry.as_ref());
+            let volatile = entries.iter().chain(nodes).any(|entry| !entry.instance.checks.is_empty());
             Ok((encode(&shown, call.query.pretty)?, volatile))
         })
         .await
@@ -58,7 +59,12 @@ impl Consul {
         }
         let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
         let registry = self.registry();
-        let index = || self.at_least(registry.catalog().checks_changed());
+        let catalog = registry.catalog();
+        let by_meta = call.query.get("node-meta").is_some();
+        let index = || {
+            let checks = catalog.checks_changed();
+            self.at_least(if by_meta { checks.max(catalog.nodes_changed()) } else { checks })
+        };
         let index = self.wait(call, &Subject::Everything, index).await?;
         let (hosts, entries) = (Host::all(registry, &self.agent), self.everybody());
         let of_hosts =
@@ -81,11 +87,12 @@ impl Consul {
         }
         let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
         let registry = self.registry();
-        let index = || self.at_least(registry.catalog().checks_changed());
-        let index = self.wait(call, &Subject::Everything, index).await?;
+        let kept = self.agent.kept_name(&call.subject);
+        let index = || self.at_least(registry.catalog().node_checked(kept));
+        let index = self.wait(call, &Subject::Node(kept.into()), index).await?;
         // Only here Consul compares names of nodes as they are written.
         let here = |host: &Host| *self.agent.shown_name(&host.name) == *call.subject;
-        let host = Host::find(registry, self.agent.kept_name(&call.subject)).filter(here);
+        let host = Host::find(registry, kept).filter(here);
         let entries: Vec<_> = self.everybody().into_iter().filter(|(_, on)| here(on)).collect();
         let of_host = host.iter().flat_map(|host| self.host_checks(host));
         let of_services = entries.iter().flat_map(|(entry, host)| {

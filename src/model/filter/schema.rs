@@ -107,7 +107,8 @@ impl<F: Copy> Schema<F> {
 
     /// The problem to report where [`Self::resolve`] found nothing.
     pub(super) fn unknown(&self, path: &[String], written: &str) -> Problem {
-        let known: Vec<_> = self.selectors.iter().map(|selector| selector.path.replace('*', "<key>").replace("[]", "")).collect();
+        let known: Vec<_> =
+            self.selectors.iter().map(|selector| selector.path.replace('*', "<key>").replace("[]", "")).collect();
         Problem::UnknownSelector {
             selector: excerpt(written),
             suggestion: self.unquoted_key(path).or_else(|| self.nearest(path)),

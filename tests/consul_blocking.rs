@@ -1,0 +1,307 @@
+//! Blocking queries over HTTP: which change wakes which query, and that a query that was woken is answered as one that did not wait.
+//!
+//! Every change is made while one query of each kind waits. Queries that are to be woken are awaited; of the others the index
+//! must not have risen, without which a query is not answered. A query whose answer is another after the change must be among the
+//! first, whatever the table says.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::{
+    consul_replay::{client, recording::Answer},
+    harness::{Peer, Serve, instance, metric_becomes, within},
+};
+
+const PARKED: &str = "callboard_parked_queries";
+
+/// Queries by names that the table of changes uses: `edge` is the node of `web`, `far` that of `db`; `app` is on the local node `n1`,
+/// where an instance with a lease is shown, too.
+const QUERIES: &[(&str, &str)] = &[
+    ("web", "/v1/health/service/web"),
+    ("web passing", "/v1/health/service/web?passing"),
+    ("web tag", "/v1/health/service/web?tag=blue"),
+    ("web meta", "/v1/health/service/web?node-meta=rack:b"),
+    ("web filter", "/v1/health/service/web?filter=Node.Meta.rack%20==%20b%20or%20Checks.Status%20==%20critical"),
+    ("web catalog", "/v1/catalog/service/web"),
+    ("web catalog filter", "/v1/catalog/service/web?filter=NodeMeta.rack%20==%20b"),
+    ("web checks", "/v1/health/checks/web"),
+    ("db", "/v1/health/service/db"),
+    ("app", "/v1/health/service/app"),
+    ("native", "/v1/health/service/native"),
+    ("none", "/v1/health/service/none"),
+    ("consul", "/v1/health/service/consul"),
+    ("services", "/v1/catalog/services"),
+    ("services meta", "/v1/catalog/services?node-meta=rack:b"),
+    ("services filter", "/v1/catalog/services?filter=ServiceMeta.k%20==%20v"),
+    ("nodes", "/v1/catalog/nodes"),
+    ("nodes filter", "/v1/catalog/nodes?filter=Meta.rack%20==%20b"),
+    ("node edge", "/v1/catalog/node/edge"),
+    ("list edge", "/v1/catalog/node-services/edge"),
+    ("node far", "/v1/catalog/node/far"),
+    ("node n1", "/v1/catalog/node/n1"),
+    ("node ghost", "/v1/catalog/node/ghost"),
+    ("checks edge", "/v1/health/node/edge"),
+    ("checks far", "/v1/health/node/far"),
+    ("checks n1", "/v1/health/node/n1"),
+    ("any", "/v1/health/state/any"),
+    ("critical", "/v1/health/state/critical"),
+    ("any meta", "/v1/health/state/any?node-meta=rack:b"),
+    ("agent app", "/v1/agent/service/a1"),
+];
+
+/// Queries of one service, which has one index.
+const WEB: &[&str] =
+    &["web", "web passing", "web tag", "web meta", "web filter", "web catalog", "web catalog filter", "web checks"];
+/// The list of nodes, and lists that look at the metadata of nodes.
+const NODES: &[&str] = &["nodes", "nodes filter", "services meta", "services filter", "any meta"];
+const EDGE: &[&str] = &["node edge", "list edge"];
+/// Lists that look at how instances are described.
+const DESCRIBED: &[&str] = &["services meta", "services filter"];
+const STATES: &[&str] = &["any", "critical", "any meta"];
+
+/// Queries of a service without instances, and of a node that is not there. Their index is that of the last service, or node, that
+/// went, as in Consul: it rises, and the query is not woken.
+const ABSENT: &[&str] = &["none", "node ghost"];
+
+/// Somebody changes something.
+enum Change {
+    Put(&'static str, Value),
+    Register,
+    Deregister,
+}
+
+use Change::{Deregister, Put, Register};
+
+fn catalog(body: Value) -> Change {
+    Put("/v1/catalog/register", body)
+}
+
+fn gone(body: Value) -> Change {
+    Put("/v1/catalog/deregister", body)
+}
+
+fn edge(rack: &str, address: &str, lan: &str) -> Value {
+    json!({"Node": "edge", "Address": address, "TaggedAddresses": {"lan": lan}, "NodeMeta": {"rack": rack}})
+}
+
+/// The service on `edge`, with one check.
+fn web(tags: &[&str], meta: &str, status: &str) -> Value {
+    let service = json!({"Service": "web", "ID": "w1", "Port": 80, "Tags": tags, "Meta": {"k": meta}});
+    let check = json!({"CheckID": "disk", "Name": "disk", "ServiceID": "w1", "Status": status});
+    json!({"Node": "edge", "SkipNodeUpdate": true, "Service": service, "Check": check})
+}
+
+fn node_check(status: &str) -> Value {
+    json!({"Node": "edge", "SkipNodeUpdate": true, "Check": {"CheckID": "load", "Name": "load", "Status": status}})
+}
+
+fn app(tags: &[&str]) -> Value {
+    json!({"Name": "app", "ID": "a1", "Tags": tags, "Check": {"CheckID": "beat", "TTL": "1h", "Status": "passing"}})
+}
+
+/// Changes in their order, each with the queries that it wakes.
+fn changes() -> Vec<(&'static str, Change, Vec<&'static [&'static str]>)> {
+    let nothing = json!(null);
+    let far = |rack: &str| json!({"Node": "far", "Address": "198.51.100.2", "NodeMeta": {"rack": rack}});
+    let plain = edge("a", "198.51.100.1", "198.51.100.1");
+    vec![
+        ("nothing is another", catalog(plain.clone()), vec![]),
+        ("metadata of the node", catalog(edge("b", "198.51.100.1", "198.51.100.1")), vec![WEB, NODES, EDGE]),
+        ("and back", catalog(plain), vec![WEB, NODES, EDGE]),
+        ("address of the node", catalog(edge("a", "198.51.100.9", "198.51.100.1")), vec![WEB, NODES, EDGE]),
+        ("tagged address of the node", catalog(edge("a", "198.51.100.9", "10.0.0.9")), vec![WEB, NODES, EDGE]),
+        ("metadata of another node", catalog(far("b")), vec![&["db", "node far"], NODES]),
+        ("check of the node comes", catalog(node_check("passing")), vec![WEB, STATES, &["checks edge"]]),
+        ("check of the node is critical", catalog(node_check("critical")), vec![WEB, STATES, &["checks edge"]]),
+        ("check of the node is critical again", catalog(node_check("critical")), vec![]),
+        (
+            "check of the node goes",
+            gone(json!({"Node": "edge", "CheckID": "load"})),
+            vec![WEB, STATES, &["checks edge"]],
+        ),
+        ("check of the instance", catalog(web(&["red"], "v", "critical")), vec![WEB, STATES, &["checks edge"]]),
+        (
+            "tag of the instance",
+            catalog(web(&["red", "blue"], "v", "critical")),
+            vec![WEB, EDGE, STATES, DESCRIBED, &["services", "checks edge"]],
+        ),
+        ("metadata of the instance", catalog(web(&["red", "blue"], "w", "critical")), vec![WEB, EDGE, DESCRIBED]),
+        (
+            "instance of the service comes",
+            catalog(json!({"Node": "edge", "SkipNodeUpdate": true, "Service": {"Service": "web", "ID": "w2"}})),
+            vec![WEB, EDGE, DESCRIBED, &["services"]],
+        ),
+        ("instance goes", gone(json!({"Node": "edge", "ServiceID": "w2"})), vec![WEB, EDGE, DESCRIBED, &["services"]]),
+        (
+            "another service comes on another node",
+            catalog(json!({"Node": "far", "SkipNodeUpdate": true, "Service": {"Service": "other", "ID": "o1"}})),
+            vec![DESCRIBED, &["services", "node far"]],
+        ),
+        (
+            "service comes",
+            catalog(json!({"Node": "far", "SkipNodeUpdate": true, "Service": {"Service": "none", "ID": "x"}})),
+            vec![DESCRIBED, &["none", "services", "node far"]],
+        ),
+        (
+            "service goes",
+            gone(json!({"Node": "far", "ServiceID": "x"})),
+            vec![DESCRIBED, &["none", "services", "node far"]],
+        ),
+        ("node comes", catalog(json!({"Node": "ghost", "Address": "198.51.100.3"})), vec![NODES, &["node ghost"]]),
+        ("node goes", gone(json!({"Node": "ghost"})), vec![NODES, &["node ghost"]]),
+        (
+            "maintenance of the local node",
+            Put("/v1/agent/maintenance?enable=true&reason=why", nothing.clone()),
+            vec![STATES, &["app", "consul", "checks n1"]],
+        ),
+        (
+            "maintenance of a service of a node in maintenance",
+            Put("/v1/agent/service/maintenance/a1?enable=true", nothing.clone()),
+            vec![STATES, &["app", "checks n1"]],
+        ),
+        (
+            "end of the maintenance of the service",
+            Put("/v1/agent/service/maintenance/a1?enable=false", nothing.clone()),
+            vec![STATES, &["app", "checks n1"]],
+        ),
+        (
+            "end of the maintenance of the local node",
+            Put("/v1/agent/maintenance?enable=false", nothing.clone()),
+            vec![STATES, &["app", "consul", "checks n1"]],
+        ),
+        ("same word of a check", Put("/v1/agent/check/pass/beat", nothing.clone()), vec![]),
+        ("other word of a check", Put("/v1/agent/check/warn/beat", nothing), vec![STATES, &["app", "checks n1"]]),
+        (
+            "service of the agent",
+            Put("/v1/agent/service/register", app(&["t"])),
+            vec![STATES, DESCRIBED, &["app", "services", "node n1", "checks n1", "agent app"]],
+        ),
+        (
+            "instance with a lease comes",
+            Register,
+            vec![STATES, DESCRIBED, &["native", "services", "node n1", "checks n1"]],
+        ),
+        ("it goes", Deregister, vec![STATES, DESCRIBED, &["native", "services", "node n1", "checks n1"]]),
+        (
+            "node goes with all that is on it",
+            gone(json!({"Node": "edge"})),
+            vec![WEB, NODES, EDGE, STATES, &["services", "checks edge"]],
+        ),
+        (
+            "all of it comes back",
+            catalog(json!({"Node": "edge", "Address": "198.51.100.1", "NodeMeta": {"rack": "b"},
+                "Service": {"Service": "web", "ID": "w1"}, "Check": {"Name": "load", "Status": "passing"}})),
+            vec![WEB, NODES, EDGE, STATES, &["services", "checks edge"]],
+        ),
+    ]
+}
+
+struct Bench {
+    serve: Serve,
+    peer: Peer,
+    lease: Bytes,
+}
+
+impl Bench {
+    async fn begin() -> Self {
+        let serve = Serve::start(&["--node-name", "n1"]).await;
+        let bench = Self { peer: serve.peer().await, serve, lease: Bytes::new() };
+        bench.put("/v1/catalog/register", &edge("a", "198.51.100.1", "198.51.100.1")).await;
+        bench.put("/v1/catalog/register", &web(&["red"], "v", "passing")).await;
+        let db =
+            json!({"Node": "far", "Address": "198.51.100.2", "NodeMeta": {"rack": "a"}, "Service": {"Service": "db"}});
+        bench.put("/v1/catalog/register", &db).await;
+        bench.put("/v1/agent/service/register", &app(&[])).await;
+        bench.peer.register(instance("native", "first")).await.unwrap();
+        bench
+    }
+
+    async fn ask(&self, path: &str) -> Answer {
+        client::ask(self.serve.http, "GET", path, "", |text| text).await
+    }
+
+    async fn put(&self, path: &str, body: &Value) {
+        let answer = client::ask(self.serve.http, "PUT", path, &body.to_string(), |text| text).await;
+        assert_eq!(answer.status, 200, "{path} {body}: {answer:?}");
+    }
+
+    /// What each query is answered that does not wait.
+    async fn ask_all(&self) -> Vec<Answer> {
+        let mut all = Vec::new();
+        for (_, path) in QUERIES {
+            all.push(self.ask(path).await);
+        }
+        all
+    }
+
+    /// Has each query wait for something newer than what it was answered.
+    async fn wait_all(&self, known: &[Answer]) -> Vec<JoinHandle<Answer>> {
+        let http = self.serve.http;
+        let waiting = QUERIES.iter().zip(known).map(|((_, path), known)| {
+            let between = if path.contains('?') { '&' } else { '?' };
+            let what = mark(known);
+            let path = format!("{path}{between}wait=120s&{what}");
+            tokio::spawn(async move { client::ask(http, "GET", &path, "", |text| text).await })
+        });
+        let waiting: Vec<_> = waiting.collect();
+        #[expect(clippy::cast_precision_loss, reason = "there are a few")]
+        let count = waiting.len() as f64;
+        metric_becomes(self.serve.http, PARKED, |parked| parked == count).await;
+        waiting
+    }
+
+    async fn make(&mut self, change: Change) {
+        match change {
+            Put(path, body) => self.put(path, &body).await,
+            Register => {
+                let registered = self.peer.register(instance("native", "second")).await.unwrap();
+                self.lease = registered.lease_id;
+            }
+            Deregister => {
+                self.peer.deregister("native", "second", &self.lease).await.unwrap();
+            }
+        }
+    }
+}
+
+/// What tells the state that an answer shows, as a query gives it back.
+fn mark(answer: &Answer) -> String {
+    match answer.header("X-Consul-Contenthash") {
+        Some(hash) => format!("hash={hash}"),
+        None => format!("index={}", answer.index().unwrap()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocking_query_is_woken_by_what_its_answer_shows_and_by_nothing_else() {
+    let mut bench = Bench::begin().await;
+    let mut known = bench.ask_all().await;
+    for (what, change, wakes) in changes() {
+        let mut expected: BTreeSet<&str> = wakes.concat().into_iter().collect();
+        let waiting = bench.wait_all(&known).await;
+        bench.make(change).await;
+        let now = bench.ask_all().await;
+        for ((((name, path), before), after), query) in QUERIES.iter().zip(&known).zip(&now).zip(waiting) {
+            let is_expected = expected.remove(name);
+            let is_other = before.body != after.body;
+            assert!(!is_other || is_expected, "{what}: {path} shows it, and is not in the table: {before:?} {after:?}");
+            if is_expected {
+                let answer = within(&format!("{what}: {path} is woken"), query).await.unwrap();
+                assert_eq!(answer.body, after.body, "{what}: {path}");
+                assert!(answer.index() >= before.index(), "{what}: {path}: {answer:?} after {before:?}");
+                assert_ne!(mark(after), mark(before), "{what}: {path}");
+            } else {
+                let same = mark(after) == mark(before) || ABSENT.contains(name) && after.index() > before.index();
+                assert!(same, "{what}: {path} tells of nothing that it shows: {before:?} {after:?}");
+                assert!(!query.is_finished(), "{what}: {path} is not woken");
+                query.abort();
+            }
+        }
+        assert!(expected.is_empty(), "{what}: no such queries: {expected:?}");
+        metric_becomes(bench.serve.http, PARKED, |parked| parked == 0.0).await;
+        known = now;
+    }
+}
