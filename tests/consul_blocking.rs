@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -87,6 +89,10 @@ fn edge(rack: &str, address: &str, lan: &str) -> Value {
     json!({"Node": "edge", "Address": address, "TaggedAddresses": {"lan": lan}, "NodeMeta": {"rack": rack}})
 }
 
+fn spelled(name: &str) -> Value {
+    json!({"Node": name, "Address": "198.51.100.9", "TaggedAddresses": {"lan": "10.0.0.9"}, "NodeMeta": {"rack": "a"}})
+}
+
 /// The service on `edge`, with one check.
 fn web(tags: &[&str], meta: &str, status: &str) -> Value {
     let service = json!({"Service": "web", "ID": "w1", "Port": 80, "Tags": tags, "Meta": {"k": meta}});
@@ -102,9 +108,11 @@ fn app(tags: &[&str]) -> Value {
     json!({"Name": "app", "ID": "a1", "Tags": tags, "Check": {"CheckID": "beat", "TTL": "1h", "Status": "passing"}})
 }
 
-/// Changes in their order, each with the queries that it wakes.
-fn changes() -> Vec<(&'static str, Change, Vec<&'static [&'static str]>)> {
-    let nothing = json!(null);
+/// A change with its name, and the queries that it wakes.
+type Row = (&'static str, Change, Vec<&'static [&'static str]>);
+
+/// Changes of nodes other than the local one, in their order.
+fn changes_of_nodes() -> Vec<Row> {
     let far = |rack: &str| json!({"Node": "far", "Address": "198.51.100.2", "NodeMeta": {"rack": rack}});
     let plain = edge("a", "198.51.100.1", "198.51.100.1");
     vec![
@@ -113,6 +121,8 @@ fn changes() -> Vec<(&'static str, Change, Vec<&'static [&'static str]>)> {
         ("and back", catalog(plain), vec![WEB, NODES, EDGE]),
         ("address of the node", catalog(edge("a", "198.51.100.9", "198.51.100.1")), vec![WEB, NODES, EDGE]),
         ("tagged address of the node", catalog(edge("a", "198.51.100.9", "10.0.0.9")), vec![WEB, NODES, EDGE]),
+        ("spelling of the node", catalog(spelled("EDGE")), vec![WEB, NODES, EDGE, STATES, &["checks edge"]]),
+        ("and back", catalog(spelled("edge")), vec![WEB, NODES, EDGE, STATES, &["checks edge"]]),
         ("metadata of another node", catalog(far("b")), vec![&["db", "node far"], NODES]),
         ("check of the node comes", catalog(node_check("passing")), vec![WEB, STATES, &["checks edge"]]),
         ("check of the node is critical", catalog(node_check("critical")), vec![WEB, STATES, &["checks edge"]]),
@@ -122,6 +132,14 @@ fn changes() -> Vec<(&'static str, Change, Vec<&'static [&'static str]>)> {
             gone(json!({"Node": "edge", "CheckID": "load"})),
             vec![WEB, STATES, &["checks edge"]],
         ),
+        ("node comes", catalog(json!({"Node": "ghost", "Address": "198.51.100.3"})), vec![NODES, &["node ghost"]]),
+        ("node goes", gone(json!({"Node": "ghost"})), vec![NODES, &["node ghost"]]),
+    ]
+}
+
+/// Changes of services on those nodes.
+fn changes_of_services() -> Vec<Row> {
+    vec![
         ("check of the instance", catalog(web(&["red"], "v", "critical")), vec![WEB, STATES, &["checks edge"]]),
         (
             "tag of the instance",
@@ -150,8 +168,24 @@ fn changes() -> Vec<(&'static str, Change, Vec<&'static [&'static str]>)> {
             gone(json!({"Node": "far", "ServiceID": "x"})),
             vec![DESCRIBED, &["none", "services", "node far"]],
         ),
-        ("node comes", catalog(json!({"Node": "ghost", "Address": "198.51.100.3"})), vec![NODES, &["node ghost"]]),
-        ("node goes", gone(json!({"Node": "ghost"})), vec![NODES, &["node ghost"]]),
+        (
+            "node goes with all that is on it",
+            gone(json!({"Node": "edge"})),
+            vec![WEB, NODES, EDGE, STATES, &["services", "checks edge"]],
+        ),
+        (
+            "all of it comes back",
+            catalog(json!({"Node": "edge", "Address": "198.51.100.1", "NodeMeta": {"rack": "b"},
+                "Service": {"Service": "web", "ID": "w1"}, "Check": {"Name": "load", "Status": "passing"}})),
+            vec![WEB, NODES, EDGE, STATES, &["services", "checks edge"]],
+        ),
+    ]
+}
+
+/// Changes of the local node, and of what is on it.
+fn changes_of_the_local_node() -> Vec<Row> {
+    let nothing = json!(null);
+    vec![
         (
             "maintenance of the local node",
             Put("/v1/agent/maintenance?enable=true&reason=why", nothing.clone()),
@@ -185,17 +219,6 @@ fn changes() -> Vec<(&'static str, Change, Vec<&'static [&'static str]>)> {
             vec![STATES, DESCRIBED, &["native", "services", "node n1", "checks n1"]],
         ),
         ("it goes", Deregister, vec![STATES, DESCRIBED, &["native", "services", "node n1", "checks n1"]]),
-        (
-            "node goes with all that is on it",
-            gone(json!({"Node": "edge"})),
-            vec![WEB, NODES, EDGE, STATES, &["services", "checks edge"]],
-        ),
-        (
-            "all of it comes back",
-            catalog(json!({"Node": "edge", "Address": "198.51.100.1", "NodeMeta": {"rack": "b"},
-                "Service": {"Service": "web", "ID": "w1"}, "Check": {"Name": "load", "Status": "passing"}})),
-            vec![WEB, NODES, EDGE, STATES, &["services", "checks edge"]],
-        ),
     ]
 }
 
@@ -207,7 +230,10 @@ struct Bench {
 
 impl Bench {
     async fn begin() -> Self {
-        let serve = Serve::start(&["--node-name", "n1"]).await;
+        Self::on(Serve::start(&["--node-name", "n1"]).await).await
+    }
+
+    async fn on(serve: Serve) -> Self {
         let bench = Self { peer: serve.peer().await, serve, lease: Bytes::new() };
         bench.put("/v1/catalog/register", &edge("a", "198.51.100.1", "198.51.100.1")).await;
         bench.put("/v1/catalog/register", &web(&["red"], "v", "passing")).await;
@@ -249,7 +275,7 @@ impl Bench {
         let waiting: Vec<_> = waiting.collect();
         #[expect(clippy::cast_precision_loss, reason = "there are a few")]
         let count = waiting.len() as f64;
-        metric_becomes(self.serve.http, PARKED, |parked| parked == count).await;
+        metric_becomes(self.serve.http, PARKED, |parked| (parked - count).abs() < 0.5).await;
         waiting
     }
 
@@ -279,7 +305,8 @@ fn mark(answer: &Answer) -> String {
 async fn blocking_query_is_woken_by_what_its_answer_shows_and_by_nothing_else() {
     let mut bench = Bench::begin().await;
     let mut known = bench.ask_all().await;
-    for (what, change, wakes) in changes() {
+    let changes = [changes_of_nodes(), changes_of_services(), changes_of_the_local_node()];
+    for (what, change, wakes) in changes.into_iter().flatten() {
         let mut expected: BTreeSet<&str> = wakes.concat().into_iter().collect();
         let waiting = bench.wait_all(&known).await;
         bench.make(change).await;
@@ -301,7 +328,44 @@ async fn blocking_query_is_woken_by_what_its_answer_shows_and_by_nothing_else() 
             }
         }
         assert!(expected.is_empty(), "{what}: no such queries: {expected:?}");
-        metric_becomes(bench.serve.http, PARKED, |parked| parked == 0.0).await;
+        metric_becomes(bench.serve.http, PARKED, |parked| parked < 0.5).await;
         known = now;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn index_of_every_query_survives_a_restart() {
+    let directory = TempDir::new().unwrap();
+    let arguments =
+        ["--node-name", "n1", "--node-id", "a51aee3d-7c72-ddf7-58b1-6d63d89505d0", "--settle", "0", "--data-dir"];
+    let arguments = [&arguments[..], &[directory.path().to_str().unwrap()]].concat();
+    let bench = Bench::on(Serve::start(&arguments).await).await;
+    let one = json!({"Node": "far", "SkipNodeUpdate": true, "Service": {"Service": "none", "ID": "x"}});
+    bench.put("/v1/catalog/register", &one).await;
+    bench.put("/v1/catalog/register", &json!({"Node": "ghost", "Address": "198.51.100.3"})).await;
+    bench.put("/v1/catalog/deregister", &json!({"Node": "ghost"})).await;
+    bench.put("/v1/catalog/deregister", &json!({"Node": "far", "ServiceID": "x"})).await;
+    let before = bench.ask_all().await;
+    bench.serve.child.signal(Signal::TERM);
+    within("the registry stops", bench.serve.child.ended()).await;
+
+    let serve = Serve::start(&arguments).await;
+    let bench = Bench { peer: serve.peer().await, serve, lease: Bytes::new() };
+    let after = bench.ask_all().await;
+    for (((_, path), before), after) in QUERIES.iter().zip(&before).zip(&after) {
+        assert!(after.index() >= before.index(), "{path}: {after:?} after {before:?}");
+        assert_eq!(described(&after.body), described(&before.body), "{path}");
+    }
+}
+
+/// An answer without the indexes of what every process makes anew.
+fn described(body: &Value) -> Value {
+    match body {
+        Value::Array(all) => all.iter().map(described).collect(),
+        Value::Object(all) => {
+            let all = all.iter().filter(|(key, _)| !["CreateIndex", "ModifyIndex"].contains(&key.as_str()));
+            all.map(|(key, value)| (key.clone(), described(value))).collect::<serde_json::Map<_, _>>().into()
+        }
+        other => other.clone(),
     }
 }

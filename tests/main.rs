@@ -25,6 +25,7 @@
 //! | `command_line` | the verbs and their exit codes |
 //! | `consul_fields` | what registrations in Consul's words carry: spellings, tags, metadata, catalog entries, proxies |
 //! | `consul_blocking` | which change wakes which blocking query over HTTP |
+//! | `consul_filter` | filters over HTTP, made from the answers themselves |
 //! | `consul_replay` | two recordings of what Consul was asked and answered, asked of Callboard |
 //! | `consul_identity` | nodes, ids and checks of Consul's API: which are one, which are not, and what goes along when one moves |
 //! | `layers` | which room may know which |
@@ -40,6 +41,7 @@ mod command_line;
 mod consul;
 mod consul_fields;
 mod consul_blocking;
+mod consul_filter;
 mod consul_identity;
 mod consul_replay;
 mod descriptors;

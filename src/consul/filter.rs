@@ -124,7 +124,7 @@ fn any(at: Option<&Json>, path: &str, kind: Kind, key: Option<&str>, test: &dyn 
 /// Tests the value at the end of a path.
 fn with_value(at: Option<&Json>, kind: Kind, test: &dyn Fn(Value<'_>) -> bool) -> bool {
     match (kind, at) {
-        (Kind::Text, Some(Json::String(text))) => test(Value::Text(text)),
+        (Kind::Text, Some(Json::String(string))) => test(Value::Text(string)),
         // Of what a proxy is configured with, anything may be asked for as text.
         (Kind::Text, Some(scalar @ (Json::Number(_) | Json::Bool(_)))) => test(Value::Text(&scalar.to_string())),
         (Kind::Text, _) => test(Value::Text("")),

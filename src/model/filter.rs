@@ -12,7 +12,7 @@
 //! |--------------------------------------|-----------------------|-----------------------------------------------|
 //! | `s == v`, `s != v`                   | text, number, boolean | they are (not) equal, case included           |
 //! | `v [not] in s`, `s [not] contains v` | text, list, map       | it is a part of the text, an element, a key   |
-//! | `s is [not] empty`                   | text, list, map       | nothing is in it                              |
+//! | `s is [not] empty`                   | text, list, map, list of records | nothing is in it                   |
 //! | `s [not] matches v`                  | text                  | the pattern is found somewhere in the text    |
 //!
 //! `or` binds loosest, then `and`, then `not`, then parentheses. A selector is names joined by dots, where a map key may
@@ -22,7 +22,8 @@
 //!
 //! A map key that is absent equals nothing, holds nothing, matches nothing and is empty: `==` is false and `!=` is true.
 //! Where a selector leads through a list of records, the clause is true when it is true of any of them. The empty filter
-//! selects everything.
+//! selects everything. Over HTTP in Consul's API, an absent key both matches and does not match any pattern, as in the
+//! go-bexpr of Consul ([`Value::MissingInConsul`]).
 //!
 //! What differs from go-bexpr, apart from the wording of errors:
 //!

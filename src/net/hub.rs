@@ -378,7 +378,7 @@ mod tests {
     use super::*;
     use crate::{
         metrics::Metrics,
-        model::{Metadata, Revision},
+        model::{Metadata, Revision, topic_of_nodes},
         net::{Gate, Place, Protocol, Rules},
         registry::{Change, Entry, Now, test_support::entry},
     };
@@ -417,6 +417,25 @@ mod tests {
         drop(lower);
         let _upper = seat("Redis");
         assert_eq!(["redis", "Redis", "REDIS"].map(changed), [false, true, false]);
+    }
+
+    #[test]
+    fn seat_for_a_topic_is_told_of_that_topic_and_of_no_service() {
+        let hubs = Arc::new(Hubs::new(1));
+        let (peer, gate) = (SocketAddr::from(([127, 0, 0, 1], 1)), Gate::new(Rules::default(), Metrics::new()));
+        let ticket = gate.admit(peer, "http", Protocol::Http1).unwrap();
+        let connection = Connection::new(peer, &Place::new(0, &Arc::new(Clock::new(0))), ticket);
+        let (web, db) = (ServiceName::parse("web").unwrap(), ServiceName::parse("db").unwrap());
+        let touched = |topic: &ServiceName| {
+            hubs.touched(&|| BTreeSet::from([topic.clone()]));
+            hubs.workers[0].to_be_told().len()
+        };
+        hubs.touched(&|| panic!("nobody waits for a topic, so nobody looks for topics"));
+        let selection = Selection::Names([topic_of_nodes(&web)].into());
+        let seat = hubs.seat(&connection, Interest::Changes(Arc::new(selection)));
+        assert_eq!([topic_of_nodes(&web), topic_of_nodes(&db), web].map(|topic| touched(&topic)), [1, 0, 0]);
+        drop(seat);
+        hubs.touched(&|| panic!("the only one who waited is gone"));
     }
 
     #[test]

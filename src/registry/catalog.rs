@@ -164,6 +164,12 @@ impl Catalog {
         self.touch(before, after, is_node, touched, revision);
     }
 
+    /// Counts an instance as one of its node, whose id means another one.
+    pub(super) fn arrive(&self, entry: &Arc<Entry>) {
+        let nothing = Touched { described: false, checked: false };
+        self.touch(None, Some(entry), false, nothing, Revision::default());
+    }
+
     /// Notes what a change is about. An instance with a lease is shown on the local node, which is shown as it was configured.
     fn touch(
         &self,

@@ -16,7 +16,7 @@ use crate::model::{Revision, ServiceName};
 /// node is empty.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
-    hosts: DashMap<Box<str>, Host>,
+    by_name: DashMap<Box<str>, Host>,
     /// Revisions of the local node, which is always there. Instances with a lease change them often.
     local: Revisions,
     /// Revision at which the last node went.
@@ -75,27 +75,27 @@ impl Hosts {
         if node.is_empty() {
             return Revision(of(&self.local).load(Ordering::Acquire));
         }
-        let known = self.hosts.get(node).map(|host| of(&host.revisions).load(Ordering::Acquire));
+        let known = self.by_name.get(node).map(|host| of(&host.revisions).load(Ordering::Acquire));
         Revision(known.unwrap_or_else(|| self.gone.load(Ordering::Acquire)))
     }
 
     /// Services with instances on a node.
     pub(super) fn services(&self, node: &str) -> Vec<ServiceName> {
-        self.hosts.get(node).map(|host| host.services.keys().cloned().collect()).unwrap_or_default()
+        self.by_name.get(node).map(|host| host.services.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// Notes a change of a node, or of what is on it.
     pub(super) fn touch(&self, node: &str, touched: Touched, revision: Revision) {
         if node.is_empty() {
             self.local.rise(touched, revision);
-        } else if let Some(host) = self.hosts.get(node) {
+        } else if let Some(host) = self.by_name.get(node) {
             host.revisions.rise(touched, revision);
         }
     }
 
     /// An instance of this service is on the node. `None`: the node itself is registered.
     pub(super) fn arrive(&self, node: &str, service: Option<&ServiceName>) {
-        let mut host = self.hosts.entry(node.into()).or_default();
+        let mut host = self.by_name.entry(node.into()).or_default();
         match service {
             Some(service) => *host.services.entry(service.clone()).or_default() += 1,
             None => host.is_registered = true,
@@ -104,7 +104,7 @@ impl Hosts {
 
     /// The reverse, at this revision.
     pub(super) fn leave(&self, node: &str, service: Option<&ServiceName>, revision: Revision) {
-        self.hosts.remove_if_mut(node, |_, host| {
+        self.by_name.remove_if_mut(node, |_, host| {
             match service {
                 None => host.is_registered = false,
                 Some(service) => {
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(hosts.services("n1").len(), 1, "another instance is still there");
         hosts.leave("n1", None, Revision(6));
         hosts.leave("n1", Some(&web), Revision(7));
-        assert!(hosts.hosts.is_empty());
+        assert!(hosts.by_name.is_empty());
         assert_eq!((hosts.described("n1"), hosts.checked("n9")), (Revision(7), Revision(7)));
         hosts.touch("", both, Revision(8));
         assert_eq!((hosts.described(""), hosts.described("n1")), (Revision(8), Revision(7)));

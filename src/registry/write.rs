@@ -114,6 +114,8 @@ impl Order<'_> {
         let meant = self.registry.listed_as(&entry.instance);
         if meant.is_none_or(|meant| meant.instance.registered_revision < entry.instance.registered_revision) {
             self.registry.catalog.replace(None, Some(&entry), Revision::default());
+        } else {
+            self.registry.catalog.arrive(&entry);
         }
         if let Some(mut state) = service.state() {
             state.restore(entry);

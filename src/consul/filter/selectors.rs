@@ -110,6 +110,7 @@ macro_rules! described {
             number(concat!($at, "Proxy.LocalServicePort")),
             text(concat!($at, "Proxy.LocalServiceSocketPath")),
             text(concat!($at, "Proxy.Mode")),
+            text(concat!($at, "Proxy.MutualTLSMode")),
             map(concat!($at, "Proxy.Config")),
             text(concat!($at, "Proxy.Config.*")),
             text(concat!($at, "Proxy.MeshGateway.Mode")),

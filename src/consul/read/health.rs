@@ -77,7 +77,8 @@ impl Consul {
         let any = call.subject == "any";
         let shown =
             of_hosts.chain(of_services).filter(|check| (any || check.status == call.subject) && wanted.takes(check));
-        let shown: Vec<_> = shown.collect();
+        let mut shown: Vec<_> = shown.collect();
+        shown.sort_by_cached_key(HealthCheck::by_node);
         Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
     }
 

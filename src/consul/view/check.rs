@@ -77,6 +77,11 @@ impl<'a> HealthCheck<'a> {
         }
     }
 
+    /// Key that orders checks by their nodes, then by their ids.
+    pub(in crate::consul) fn by_node(&self) -> (String, String) {
+        (self.node.to_ascii_lowercase(), self.check_id.to_ascii_lowercase())
+    }
+
     /// Whether it stands for an operator's word.
     pub(in crate::consul) fn is_maintenance(&self) -> bool {
         self.kind == MAINTENANCE
