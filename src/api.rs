@@ -37,6 +37,7 @@ use axum::routing::post;
 use tonic::{Request, service::Routes};
 
 use crate::{
+    app::Commands,
     check::Checks,
     clock::Clock,
     engine::Engine,
@@ -62,8 +63,10 @@ const SELECTION: usize = 3 * 1024 * 1024;
 /// What the doors share.
 #[derive(Debug)]
 pub struct Shared {
-    /// Orders commands, and has the registry.
+    /// Has the registry, for readers. Writers go through `commands`.
     pub engine: Arc<dyn Engine>,
+    /// The one path of writes.
+    pub commands: Commands,
     /// Wakes streams.
     pub hubs: Arc<Hubs>,
     /// What time it is.

@@ -13,7 +13,7 @@
 //! | `rules` | where probes may go (pure) |
 //! | `record` | what a check has found lately |
 //! | `inbox` | whose checks changed |
-//! | `place` | registrations that take an id or a check from another instance |
+//! | `place` | what is known of checks that change hands |
 //! | `probe` | one probe: HTTP, TCP, gRPC |
 //! | `url` | URLs of HTTP checks, and where redirects lead (pure) |
 //! | `runner` | the thread |
@@ -32,7 +32,11 @@ mod schedule;
 mod tally;
 mod url;
 
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Weak},
+};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
@@ -42,9 +46,12 @@ pub use inbox::Inbox;
 pub use record::{Finding, Record};
 pub use rules::Rules;
 
+use record::CheckTimes;
+
 use crate::{
+    app::Commands,
     clock::Clock,
-    engine::{Engine, EngineError, feel_node},
+    engine::EngineError,
     model::{Check, CheckId, InstanceId, Invalid, Probe, ServiceName, Verdict},
     registry::{Command, Entry, Refusal},
 };
@@ -55,7 +62,7 @@ pub type Key = (ServiceName, InstanceId, CheckId);
 /// All checks, and what they have found.
 #[derive(Debug)]
 pub struct Checks {
-    engine: Arc<dyn Engine>,
+    commands: Commands,
     clock: Arc<Clock>,
     inbox: Arc<Inbox>,
     rules: Rules,
@@ -83,15 +90,15 @@ impl Checks {
     /// Those of this registry, of which `inbox` has heard from the beginning.
     #[must_use]
     pub fn new(
-        engine: &Arc<dyn Engine>,
+        commands: &Commands,
         clock: &Arc<Clock>,
         inbox: Arc<Inbox>,
         rules: Rules,
         (results, changes): (Counter, Counter),
     ) -> Arc<Self> {
-        let (engine, clock) = (Arc::clone(engine), Arc::clone(clock));
-        Arc::new(Self {
-            engine,
+        let clock = Arc::clone(clock);
+        let checks = Arc::new(Self {
+            commands: commands.clone(),
             clock,
             inbox,
             rules,
@@ -99,7 +106,11 @@ impl Checks {
             unheard: Mutex::default(),
             results,
             changes,
-        })
+        });
+        // Commands do not keep the checks alive, which have the commands.
+        let memory: Weak<Self> = Arc::downgrade(&checks);
+        commands.remember_checks(memory);
+        checks
     }
 
     /// Makes them, on a thread of its own, until the returned guard is dropped.
@@ -144,7 +155,7 @@ impl Checks {
         output: &str,
     ) -> Result<(), ReportError> {
         let no_instance = || Refusal::NoSuchInstance { service: service.clone(), id: id.clone() };
-        let entry = self.engine.registry().get(service, id.as_str()).ok_or_else(no_instance);
+        let entry = self.commands.registry().get(service, id.as_str()).ok_or_else(no_instance);
         let entry = entry.map_err(EngineError::from)?;
         let Some(known) = entry.instance.checks.get(check.as_str()) else {
             let (service, id, check) = (service.clone(), id.clone(), check.clone());
@@ -161,7 +172,8 @@ impl Checks {
             made
         });
         record.fed(verdict, output, now);
-        if known.verdict == verdict {
+        // What is said again of a node is submitted again: it waits for what an earlier report of it has begun.
+        if known.verdict == verdict && !service.is_reserved() {
             return Ok(());
         }
         let (service, id, check) = (service.clone(), id.clone(), check.clone());
@@ -169,25 +181,10 @@ impl Checks {
         Ok(())
     }
 
-    /// Says that an instance was registered once more with these checks.
-    fn renew<'a>(&self, service: &ServiceName, id: &InstanceId, checks: impl IntoIterator<Item = &'a CheckId>) {
-        for check in checks {
-            if let Some(record) = self.record(service, id, check) {
-                record.renew(self.clock.now());
-            }
-        }
-    }
-
-    /// Has a verdict taken down, and those who are on a node feel that of the node.
+    /// Has a verdict taken down.
     async fn judge(&self, command: Command) -> Result<(), EngineError> {
-        let (service, id) = command.target();
-        let (service, id) = (service.clone(), id.clone());
-        let outcome = self.engine.order(command, self.clock.now()).await?;
-        if outcome.changed {
+        if self.commands.submit(command).await?.changed {
             self.changes.inc();
-            if service.is_reserved() {
-                feel_node(&*self.engine, id.as_str(), self.clock.now()).await?;
-            }
         }
         Ok(())
     }
@@ -218,6 +215,19 @@ impl Checks {
         }
         let own: BTreeSet<&str> = own.collect();
         active.try_for_each(|probe| self.rules.admit(probe, &own))
+    }
+}
+
+/// Checks that were given all their time again, and what they had before.
+#[derive(Debug)]
+struct RenewedChecks(Vec<(CheckTimes, Arc<Record>)>);
+
+impl RenewedChecks {
+    /// Takes the renewal back: the registration that it was for is refused.
+    fn take_back(self) {
+        for (before, record) in self.0 {
+            record.take_back(before);
+        }
     }
 }
 

@@ -8,7 +8,6 @@
 //! | `body` | what is sent: JSON as Go reads it |
 //! | `write` | registering, deregistering, checks, maintenance |
 //! | `read` | what is answered |
-//! | `turn` | who registers under an id, one after the other |
 //! | `view` | the shapes in which it is |
 //! | `cached` | which questions were asked with `?cached` before |
 //! | `filter` | what filters can ask of those |
@@ -31,7 +30,6 @@ mod query;
 mod read;
 mod reply;
 mod route;
-mod turn;
 mod view;
 mod wait;
 mod write;
@@ -69,7 +67,6 @@ use query::Query;
 use read::Gathered;
 use reply::{Answers, Reply};
 use route::{Endpoint, Found};
-use turn::Turns;
 
 /// How long what is sent may take to come: whoever never sends it would stay for good.
 const BODY: Duration = Duration::from_secs(10);
@@ -86,9 +83,8 @@ pub struct Consul {
     answers: Answers,
     /// For the list of all services.
     gathered: Gathered,
-    turns: Arc<Turns>,
     /// Held while a port is chosen for a proxy and given to it.
-    sidecar_ports: tokio::sync::Mutex<()>,
+    sidecar_ports: Arc<tokio::sync::Mutex<()>>,
     /// Questions that were asked with `?cached`.
     cached: CachedQuestions,
     /// Queries that wait for changes.
@@ -132,7 +128,7 @@ impl Consul {
     ///
     /// When what the agent says of itself is nothing that can be registered.
     pub fn new(shared: &Arc<Shared>, agent: Agent, most_parked: usize) -> Result<Arc<Self>, Invalid> {
-        let (shared, answers, turns) = (Arc::clone(shared), Answers::default(), Arc::default());
+        let (shared, answers) = (Arc::clone(shared), Answers::default());
         let itself = Entry { instance: agent.itself(shared.engine.registry())?, lease: None };
         Ok(Arc::new(Self {
             shared,
@@ -141,8 +137,7 @@ impl Consul {
             shown_beside_itself: AtomicBool::new(false),
             answers,
             gathered: Gathered::default(),
-            turns,
-            sidecar_ports: tokio::sync::Mutex::default(),
+            sidecar_ports: Arc::default(),
             cached: CachedQuestions::default(),
             parked: AtomicUsize::new(0),
             most_parked,

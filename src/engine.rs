@@ -27,8 +27,8 @@ pub use disk::{Disk, Durability};
 pub use memory::Memory;
 
 use crate::{
-    model::{Incarnation, Revision, WallTime, node_id, nodes},
-    registry::{Command, Holder, Now, Outcome, Refusal, Registry},
+    model::{Incarnation, Revision, WallTime},
+    registry::{Command, Now, Outcome, Refusal, Registry},
 };
 
 /// Orders commands.
@@ -39,6 +39,10 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Has a command done, as of now or a later time. It is done also if nobody waits for the answer; once there is one, every
     /// read sees it.
     fn order(&self, command: Command, now: Now) -> Submission;
+
+    /// Submits commands about different instances that belong together. All of them are decided against the same state; when one is
+    /// refused, none is done. They are durable together: after a crash all of them are there, or none.
+    fn order_together(&self, commands: Vec<Command>, now: Now) -> Submission<Vec<Outcome>>;
 
     /// Takes no more commands, and returns when all is where a restart finds it. Blocks.
     fn close(&self);
@@ -82,9 +86,9 @@ pub enum EngineError {
     Stopped,
 }
 
-/// A command on its way: a future of what became of it.
+/// A command on its way, or several that belong together: a future of what became of it.
 #[derive(Debug)]
-pub struct Submission(State);
+pub struct Submission<T = Outcome>(State<T>);
 
 /// Sends what the leases' time asks for, and returns the removals among it, on their way. Whoever reads the lease clock must not
 /// wait for them: a slow disk would look like a pause of the process.
@@ -98,49 +102,6 @@ pub fn expire(engine: &dyn Engine, now: Now) -> Vec<Submission> {
     sent.flatten().collect()
 }
 
-/// Has those who are on a node feel how it is: after the node was drained, or one of its checks said something else. `node`: its id
-/// among the nodes. What they feel is found out when each is decided, so it does not matter what happens meanwhile.
-///
-/// # Errors
-///
-/// When the engine stops.
-pub async fn feel_node(engine: &dyn Engine, node: &str, now: Now) -> Result<(), EngineError> {
-    let registry = engine.registry();
-    // On the local node, whoever names no address may be where it registered from.
-    let host = registry.get(&nodes(), node).filter(|_| *node != *node_id(""));
-    let host = host.and_then(|node| node.instance.addresses.first().map(|address| address.host.clone()));
-    let restate = |(id, service)| engine.order(Command::Restate { service, id, host: host.clone() }, now);
-    let sent: Vec<_> = registry.catalog().on_node(node).into_iter().map(restate).collect();
-    for submission in sent {
-        match submission.await {
-            // It is gone.
-            Ok(_) | Err(EngineError::Refused(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Takes away what moved to another service under its id when the process was killed.
-///
-/// # Errors
-///
-/// When the engine does not take it.
-pub async fn finish_moves(engine: &dyn Engine, now: Now) -> Result<(), EngineError> {
-    let registry = engine.registry();
-    for entry in registry.each_service().flat_map(|summary| registry.page(&summary.name, "", usize::MAX)) {
-        let instance = &entry.instance;
-        if registry.listed_as(instance).is_some_and(|meant| meant.instance.service != instance.service) {
-            let (service, id) = (instance.service.clone(), instance.id.clone());
-            match engine.order(Command::Deregister { service, id, of: Holder::Anyone }, now).await {
-                Ok(_) | Err(EngineError::Refused(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(())
-}
-
 /// How many of these changed anything.
 pub async fn count_changes(sent: Vec<Submission>) -> usize {
     let mut changed = 0;
@@ -150,29 +111,45 @@ pub async fn count_changes(sent: Vec<Submission>) -> usize {
     changed
 }
 
+/// Sends the outcome of a command to whoever waits for it.
+pub type OutcomeSender<T = Outcome> = oneshot::Sender<Result<T, EngineError>>;
+
 #[derive(Debug)]
-enum State {
-    Done(Option<Result<Outcome, EngineError>>),
-    Waiting(oneshot::Receiver<Result<Outcome, EngineError>>),
+enum State<T> {
+    Done(Option<Result<T, EngineError>>),
+    Waiting(oneshot::Receiver<Result<T, EngineError>>),
 }
 
-impl Submission {
+impl<T> Submission<T> {
     /// What became of a command that did not have to wait.
     #[must_use]
-    pub fn done(outcome: Result<Outcome, EngineError>) -> Self {
+    pub fn done(outcome: Result<T, EngineError>) -> Self {
         Self(State::Done(Some(outcome)))
     }
 
     /// A command that waits, and where its outcome is to be sent.
     #[must_use]
-    pub fn waiting() -> (oneshot::Sender<Result<Outcome, EngineError>>, Self) {
+    pub fn waiting() -> (OutcomeSender<T>, Self) {
         let (answer, waiting) = oneshot::channel();
         (answer, Self(State::Waiting(waiting)))
     }
+
+    /// Waits for the outcome. Blocks, so it is not for threads that run tasks.
+    ///
+    /// # Errors
+    ///
+    /// When the command is refused, or the engine stops.
+    pub fn wait(self) -> Result<T, EngineError> {
+        let outcome = match self.0 {
+            State::Done(outcome) => outcome,
+            State::Waiting(waiting) => waiting.blocking_recv().ok(),
+        };
+        outcome.unwrap_or(Err(EngineError::Stopped))
+    }
 }
 
-impl Future for Submission {
-    type Output = Result<Outcome, EngineError>;
+impl<T: Unpin> Future for Submission<T> {
+    type Output = Result<T, EngineError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {

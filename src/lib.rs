@@ -3,7 +3,7 @@
 //! Instances sign in and keep signing; whoever watches is told of a change within milliseconds.
 //!
 //! ```text
-//!   cli ─► config ─► server ─► api, dns, web (doors) ─► engine ─► registry ─► model
+//!   cli ─► config ─► server ─► api, dns, web (doors) ─► app ─► engine ─► registry ─► model
 //!                       └────► net (connections, hubs) ────────┘
 //!   cli ─► client ─► pb (the contract)
 //! ```
@@ -13,6 +13,7 @@
 //! | [`model`] | validated types | IO, time, everything else here |
 //! | [`registry`] | the sharded map: decisions, rings, leases, cursors | IO, time, runtime, wire formats |
 //! | [`engine`] | puts commands in order | doors |
+//! | [`app`] | the one path of writes | doors |
 //! | [`check`] | health checks | doors |
 //! | [`api`] | the native gRPC door, health, reflection | other doors |
 //! | [`consul`] | Consul's HTTP API, discovery part | other doors |
@@ -26,6 +27,8 @@
 
 #[cfg(feature = "server")]
 pub mod api;
+#[cfg(feature = "server")]
+pub mod app;
 #[cfg(feature = "server")]
 pub mod check;
 #[cfg(feature = "server")]

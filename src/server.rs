@@ -14,6 +14,7 @@ mod resolver;
 use std::{collections::BTreeSet, io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::{
+    runtime::Handle,
     sync::watch,
     task::{JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval, timeout},
@@ -24,6 +25,7 @@ use doors::Doors;
 
 use crate::{
     api::{Shared, Subscribers},
+    app::{Commands, RecoveryError},
     check::{self, Checks, Inbox},
     clock::Clock,
     config::Config,
@@ -49,6 +51,8 @@ pub use pulse::Pulse;
 
 /// How often leases are looked at.
 const EXPIRY: Duration = Duration::from_millis(100);
+/// How long writes may take that were begun when the server was told to leave.
+const FINISH: Duration = Duration::from_secs(5);
 /// How long the store may take to close.
 const CLOSE: Duration = Duration::from_secs(5);
 
@@ -76,6 +80,9 @@ pub enum StartError {
     /// The registry cannot be read from the disk, or not be kept there.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Writes that the end of an earlier process interrupted cannot be completed.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
     /// A listener with TLS has nothing to show.
     #[error("{0} needs a certificate and its key: name their files with --tls-cert and --tls-key")]
     NoCertificate(&'static str),
@@ -227,6 +234,10 @@ impl Server {
         if spawn_blocking(move || drop(checking)).await.is_err() {
             tracing::error!("stopping health checks panicked");
         }
+        // Nobody begins a write any more. What was begun is whole before the store closes.
+        if timeout(FINISH, shared.commands.finish()).await.is_err() {
+            tracing::error!("some writes were not finished in time: the next start completes them");
+        }
         let closing = spawn_blocking(move || shared.engine.close());
         if timeout(CLOSE, closing).await.is_err() {
             tracing::error!("the store was not closed in time: what was acknowledged is in it all the same");
@@ -271,9 +282,12 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
     // was acknowledged last before a crash.
     let begins = engine.registry().incarnation() == life;
     let counters = (metrics.check_results.clone(), metrics.check_changes.clone());
-    let checks = Checks::new(&engine, &clock, inbox, check_rules(config), counters);
+    let commands = Commands::new(&engine, &clock, Some(Handle::current()));
+    commands.recover()?;
+    let checks = Checks::new(&commands, &clock, inbox, check_rules(config), counters);
     let shared = Shared {
         engine,
+        commands,
         checks,
         hubs,
         clock,
@@ -335,7 +349,7 @@ async fn expire(shared: Arc<Shared>) {
     loop {
         ticks.tick().await;
         let now = shared.clock.expiry();
-        let removals = engine::expire(&*shared.engine, now);
+        let removals = shared.commands.expire(now);
         if !removals.is_empty() {
             let expired = shared.metrics.expired.clone();
             counting.spawn(async move { expired.inc_by(engine::count_changes(removals).await as u64) });

@@ -28,6 +28,7 @@
 //! | `consul_filter` | filters over HTTP, made from the answers themselves |
 //! | `consul_replay` | two recordings of what Consul was asked and answered, asked of Callboard |
 //! | `consul_identity` | nodes, ids and checks of Consul's API: which are one, which are not, and what goes along when one moves |
+//! | `writes` | writes that span several instances, through clients that hang up and kills |
 //! | `layers` | which room may know which |
 //! | `readme` | the README's tour |
 //! | `interop` | names the suites that need other languages, and are not run here |
@@ -39,8 +40,8 @@ mod bad_input;
 mod checks;
 mod command_line;
 mod consul;
-mod consul_fields;
 mod consul_blocking;
+mod consul_fields;
 mod consul_filter;
 mod consul_identity;
 mod consul_replay;
@@ -70,3 +71,4 @@ mod systemd;
 mod tls;
 mod unread;
 mod watch;
+mod writes;

@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Api {
-    async fn order(&self, command: Command) -> Result<Outcome, Problem> {
-        Ok(self.0.engine.order(command, self.0.clock.now()).await?)
+    async fn submit(&self, command: Command) -> Result<Outcome, Problem> {
+        Ok(self.0.commands.submit(command).await?)
     }
 }
 
@@ -22,7 +22,7 @@ impl RegistryService for Api {
         let asked = decode::register(request.get_ref(), LeaseId(random::u128()))?;
         let own = asked.description.addresses.iter().map(|address| &*address.host);
         self.0.checks.admit(asked.checks.iter().map(|check| &check.definition.probe), own).map_err(Problem::from)?;
-        let outcome = self.order(Command::Register(asked)).await?;
+        let outcome = self.submit(Command::Register(asked)).await?;
         let entry = outcome.entry.as_deref();
         let lease = entry.and_then(|entry| entry.lease.as_deref());
         Ok(Response::new(pb::RegisterResponse {
@@ -36,7 +36,7 @@ impl RegistryService for Api {
         &self,
         request: Request<pb::DeregisterRequest>,
     ) -> Result<Response<pb::DeregisterResponse>, Status> {
-        let outcome = self.order(decode::deregister(request.get_ref())?).await?;
+        let outcome = self.submit(decode::deregister(request.get_ref())?).await?;
         Ok(Response::new(pb::DeregisterResponse { removed: outcome.changed, revision: outcome.revision.0 }))
     }
 
@@ -54,7 +54,7 @@ impl RegistryService for Api {
         &self,
         request: Request<pb::UpdateInstanceRequest>,
     ) -> Result<Response<pb::UpdateInstanceResponse>, Status> {
-        let outcome = self.order(decode::update(request.get_ref())?).await?;
+        let outcome = self.submit(decode::update(request.get_ref())?).await?;
         let instance = outcome.entry.as_ref().map(|entry| encode::instance(&entry.instance));
         Ok(Response::new(pb::UpdateInstanceResponse { instance }))
     }

@@ -30,6 +30,15 @@ pub struct Finding {
     pub output: Arc<str>,
 }
 
+/// CheckTimes of a check before it was renewed.
+#[derive(Debug)]
+pub struct CheckTimes {
+    fed_until: LeaseTime,
+    critical_since: Option<LeaseTime>,
+    /// What the first became by that.
+    renewed_until: LeaseTime,
+}
+
 /// What a check has found lately. Behind a mutex: one probe writes it, and hardly anybody reads.
 #[derive(Debug)]
 pub struct Record(Mutex<State>);
@@ -133,9 +142,21 @@ impl Record {
         reported
     }
 
-    /// Whoever the check is of was registered once more, with this very check.
-    pub(super) fn renew(&self, now: Now) {
-        self.0.lock().renew(now);
+    /// Has the times of the check begin anew: its instance is registered once more, with this very check. Returns the times before.
+    pub(super) fn renew(&self, now: Now) -> CheckTimes {
+        let mut state = self.0.lock();
+        let (fed_until, critical_since) = (state.fed_until, state.critical_since);
+        state.renew(now);
+        CheckTimes { fed_until, critical_since, renewed_until: state.fed_until }
+    }
+
+    /// Takes back a renewal, unless something was reported or found since.
+    pub(super) fn take_back(&self, before: CheckTimes) {
+        let mut state = self.0.lock();
+        if state.fed_until == before.renewed_until && state.critical_since.is_some() == before.critical_since.is_some()
+        {
+            (state.fed_until, state.critical_since) = (before.fed_until, before.critical_since);
+        }
     }
 
     /// A probe was made. What the check says now, if that was found out.
@@ -325,6 +346,26 @@ mod tests {
         record.follow(&Check::new(definition.into(), Verdict::Critical), at(60_000));
         assert!(record.condemns(at(119_999)).is_none());
         assert!(record.condemns(at(120_000)).is_some());
+    }
+
+    #[test]
+    fn renewal_for_a_refused_registration_is_taken_back_unless_a_report_came_since() {
+        let fed = record(Probe::Ttl, None);
+        let before = fed.renew(at(9_000));
+        fed.take_back(before);
+        assert_eq!(fed.starves(at(10_000)), Ok(()));
+
+        let reported = record(Probe::Ttl, None);
+        let before = reported.renew(at(9_000));
+        reported.fed(Verdict::Passing, "", at(9_500));
+        reported.take_back(before);
+        assert_eq!(reported.starves(at(19_499)), Err(1));
+
+        let condemned = record(Probe::Ttl, Some(Duration::from_mins(1)));
+        condemned.fed(Verdict::Critical, "", at(1_000));
+        let before = condemned.renew(at(50_000));
+        condemned.take_back(before);
+        assert!(condemned.condemns(at(61_000)).is_some());
     }
 
     #[test]

@@ -22,7 +22,6 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    engine::feel_node,
     model::{Check, CheckId, Definition, Probe, ServiceName, Verdict, nodes},
     random,
     registry::{Command, Entry, Registry},
@@ -130,29 +129,13 @@ impl Runner {
     /// Whoever has checks from the start: a store was loaded.
     fn find_all(&mut self) {
         let checks = Arc::clone(&self.checks);
-        let registry = checks.engine.registry();
+        let registry = checks.commands.registry();
         let mut found = with_checks(registry, &nodes());
         found.extend(registry.each_service().flat_map(|summary| with_checks(registry, &summary.name)));
         for entry in found {
             self.look((entry.instance.service.clone(), entry.instance.id.clone()), Some(&entry));
         }
         self.heard = self.checks.clock.now().monotonic_us;
-        // A process that was killed may have left moves half done, and may not have told all who are on a node what became of it.
-        let moving = Arc::clone(&self.checks);
-        self.judging.spawn(async move {
-            if let Err(error) = moving.finish_placing().await {
-                tracing::debug!(%error, "what has moved was not taken away");
-            }
-        });
-        for entry in registry.page(&nodes(), "", usize::MAX) {
-            let checks = Arc::clone(&self.checks);
-            self.judging.spawn(async move {
-                let felt = feel_node(&*checks.engine, entry.instance.id.as_str(), checks.clock.now()).await;
-                if let Err(error) = felt {
-                    tracing::debug!(%error, "what a node is was not told to who is on it");
-                }
-            });
-        }
     }
 
     fn hear(&mut self, changed: HashMap<Owner, News>) {
@@ -161,7 +144,7 @@ impl Runner {
             // Writers may tell of what they did in the other order: what is older than what was heard last may be over. To look
             // everybody up would take longer than all the rest.
             let entry =
-                if at > self.heard { entry } else { self.checks.engine.registry().get(&owner.0, owner.1.as_str()) };
+                if at > self.heard { entry } else { self.checks.commands.registry().get(&owner.0, owner.1.as_str()) };
             self.look(owner, entry.as_ref());
         }
         self.heard = heard;
@@ -272,7 +255,7 @@ impl Runner {
 
     /// Tells the registry, if it does not know. What does not get there is found out again with the next probe.
     fn judge(&mut self, (service, id, check): &Key, definition: &Arc<Definition>, verdict: Verdict) {
-        let entry = self.checks.engine.registry().get(service, id.as_str());
+        let entry = self.checks.commands.registry().get(service, id.as_str());
         let known = entry.as_ref().and_then(|entry| entry.instance.checks.get(check.as_str()));
         if known.is_none_or(|known| known.verdict == verdict) {
             return;
@@ -312,7 +295,7 @@ impl Runner {
             if self.known.get(&owner).is_some_and(|checks| checks.contains(&check)) {
                 continue;
             }
-            let entry = self.checks.engine.registry().get(&owner.0, owner.1.as_str());
+            let entry = self.checks.commands.registry().get(&owner.0, owner.1.as_str());
             let newer = entry.is_some_and(|entry| entry.instance.checks.get(check.as_str()).is_some());
             let key = (owner.0, owner.1, check);
             if newer {

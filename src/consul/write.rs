@@ -5,12 +5,10 @@ mod check;
 mod service;
 mod sidecar;
 
-use std::sync::Arc;
-
-use super::{Call, Consul, Endpoint, Problem, body::CheckUpdate, reply::Reply, turn::Turn};
+use super::{Call, Consul, Endpoint, Problem, body::CheckUpdate, reply::Reply};
 use crate::{
-    engine::{EngineError, feel_node},
-    model::{InstanceId, ServiceName, Verdict, node_id, nodes},
+    app::NodeRegistration,
+    model::{InstanceId, ServiceName, Verdict, nodes},
     registry::{Command, Outcome, Patch},
 };
 
@@ -38,45 +36,26 @@ impl Consul {
         }
     }
 
-    async fn order(&self, command: Command) -> Result<Outcome, Problem> {
-        Ok(self.shared.engine.order(command, self.shared.clock.now()).await?)
+    async fn submit(&self, command: Command) -> Result<Outcome, Problem> {
+        Ok(self.shared.commands.submit(command).await?)
     }
 
-    /// Something that is about a node: those who are on it feel it.
-    async fn order_for_node(&self, node: &str, command: Command) -> Result<(), Problem> {
-        if self.order(command).await?.changed {
-            feel_node(&*self.shared.engine, &node_id(node), self.shared.clock.now()).await?;
-        }
-        Ok(())
-    }
-
-    /// Registers, or gives an instance a check, with all that follows from it. It is done to its end, also if nobody waits for the
-    /// answer any more.
-    async fn place(&self, command: Command, turn: Option<Turn>) -> Result<(), Problem> {
-        let checks = Arc::clone(&self.shared.checks);
-        let placing = tokio::spawn(async move {
-            let _turn = turn;
-            checks.place(command).await
-        });
-        placing.await.unwrap_or(Err(EngineError::Stopped))?;
-        Ok(())
+    /// Changes the local node, which is kept only once there is something to keep of it.
+    async fn change_own_node(&self, command: Command) -> Result<(), Problem> {
+        let own = NodeRegistration::of_node(InstanceId::of_node(""), Some(self.own_node()?), vec![command]);
+        Ok(self.shared.commands.register_on_node(own).await?)
     }
 
     async fn service_maintenance(&self, call: &Call) -> Result<Reply, Problem> {
         let on = enable(call)?;
-        // Otherwise the id may move to another service meanwhile, and leave behind what is said here.
-        let _turn = self.turns.take(&InstanceId::on_node("", &call.subject)).await;
-        let entry = self.own_by_id(&call.subject).ok_or_else(|| Problem::unknown_service(&call.subject))?;
-        let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
-        self.order(maintain(service, id, on, call)).await?;
-        Ok(Reply::empty())
+        let id = InstanceId::on_node("", &call.subject);
+        let done = self.shared.commands.submit_listed(id, |service, id| maintain(service, id, on, call)).await?;
+        done.map(|_| Reply::empty()).ok_or_else(|| Problem::unknown_service(&call.subject))
     }
 
     async fn node_maintenance(&self, call: &Call) -> Result<Reply, Problem> {
         let on = enable(call)?;
-        self.keep_own_node().await?;
-        let command = maintain(nodes(), InstanceId::of_node(""), on, call);
-        self.order_for_node("", command).await?;
+        self.change_own_node(maintain(nodes(), InstanceId::of_node(""), on, call)).await?;
         Ok(Reply::empty())
     }
 }

@@ -52,7 +52,7 @@ use crate::{
     metrics::StoreMetrics,
     model::{Incarnation, Revision},
     random,
-    registry::{Audience, Command, Now, Registry},
+    registry::{Audience, Command, Now, Outcome, Registry},
 };
 
 pub use error::StoreError;
@@ -148,6 +148,16 @@ impl Disk {
         Ok(Self { registry, inbox, waiting, writer, lossy: found.lossy })
     }
 
+    /// Sends a request to the writer. Where that has ended, the request is dropped, and whoever waits for it learns that the engine has
+    /// stopped.
+    fn send(&self, request: Request) {
+        let inbox = self.inbox.lock();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if inbox.as_ref().is_none_or(|inbox| inbox.send(request).is_err()) {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Whether some that was acknowledged before it was opened may be missing.
     #[must_use]
     pub fn is_lossy(&self) -> bool {
@@ -183,15 +193,18 @@ impl Engine for Disk {
             return Submission::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
         }
         let (answer, submission) = Submission::waiting();
-        let inbox = self.inbox.lock();
-        let request = Request { command, answer };
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        if inbox.as_ref().is_some_and(|inbox| inbox.send(request).is_ok()) {
-            return submission;
+        self.send(Request::One(command, answer));
+        submission
+    }
+
+    fn order_together(&self, commands: Vec<Command>, _: Now) -> Submission<Vec<Outcome>> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting >= MOST_WAITING {
+            return Submission::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
         }
-        // The writer has ended.
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        Submission::done(Err(EngineError::Stopped))
+        let (answer, submission) = Submission::waiting();
+        self.send(Request::Together(commands, answer));
+        submission
     }
 
     fn close(&self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Beginning, Engine, Submission};
 use crate::{
     model::Incarnation,
-    registry::{Audience, Command, Decision, Event, Now, Outcome, Refusal, Registry},
+    registry::{Audience, Command, Decision, Entry, Event, Now, Order, Outcome, Refusal, Registry},
 };
 
 /// Orders commands in memory.
@@ -54,9 +54,30 @@ impl Memory {
 
     fn apply(&self, command: Command, now: Now) -> Result<(Outcome, Option<Arc<Event>>), Refusal> {
         let mut order = self.registry.order();
-        let (decision, present) = order.decide(command, now)?;
+        let decided = order.decide(command, now)?;
+        Ok(self.carry_out(&mut order, decided, now))
+    }
+
+    fn submit_together(&self, commands: Vec<Command>, now: Now) -> Result<Vec<Outcome>, Refusal> {
+        let mut order = self.registry.order();
+        let decided: Vec<_> =
+            commands.into_iter().map(|command| order.decide(command, now)).collect::<Result<_, _>>()?;
+        let done: Vec<_> = decided.into_iter().map(|decided| self.carry_out(&mut order, decided, now)).collect();
+        drop(order);
+        for event in done.iter().filter_map(|(_, event)| event.as_ref()) {
+            self.registry.announce(event);
+        }
+        Ok(done.into_iter().map(|(outcome, _)| outcome).collect())
+    }
+
+    fn carry_out(
+        &self,
+        order: &mut Order<'_>,
+        (decision, present): (Decision, Option<Arc<Entry>>),
+        now: Now,
+    ) -> (Outcome, Option<Arc<Event>>) {
         let newest = self.registry.applied();
-        Ok(match decision {
+        match decision {
             Decision::Keep => (Outcome { entry: present, revision: newest, changed: false }, None),
             Decision::Apply(draft) => {
                 let revision = newest.next();
@@ -64,7 +85,7 @@ impl Memory {
                 let (entry, event) = order.apply(planned, present, revision, now);
                 (Outcome { entry, revision, changed: true }, event)
             }
-        })
+        }
     }
 }
 
@@ -75,6 +96,10 @@ impl Engine for Memory {
 
     fn order(&self, command: Command, now: Now) -> Submission {
         Submission::done(self.submit(command, now).map_err(Into::into))
+    }
+
+    fn order_together(&self, commands: Vec<Command>, now: Now) -> Submission<Vec<Outcome>> {
+        Submission::done(self.submit_together(commands, now).map_err(Into::into))
     }
 
     fn close(&self) {}

@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     api::{Api, Shared, Subscribers},
+    app::Commands,
     check::{Checks, Rules as CheckRules},
     clock::Clock,
     consul::{Agent, Consul},
@@ -55,9 +56,11 @@ impl World {
         let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)));
         let engine: Arc<dyn Engine> =
             Arc::new(Memory::new(Incarnation(7), clock.now(), Arc::clone(&hubs) as Arc<dyn Audience>));
+        let commands = Commands::new(&engine, &clock, None);
         let shared = Arc::new(Shared {
-            checks: Checks::new(&engine, &clock, Arc::default(), CheckRules::default(), Default::default()),
+            checks: Checks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default()),
             engine,
+            commands,
             hubs: Arc::clone(&hubs),
             clock: Arc::clone(&clock),
             metrics: Metrics::new(),

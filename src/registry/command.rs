@@ -84,14 +84,12 @@ pub enum Command {
         /// The check.
         check: Arc<Definition>,
     },
-    /// Have an instance feel how its node is.
+    /// Give an instance the state of its node: marks, and the host if it names none. Both are looked up when this is decided.
     Restate {
         /// The service.
         service: ServiceName,
         /// The instance.
         id: InstanceId,
-        /// Where its node is, which is where it is if it has said nothing itself. `None`: where it was.
-        host: Option<Box<str>>,
     },
 }
 
@@ -171,6 +169,8 @@ pub enum Holder {
         /// Its boot.
         boot: Option<BootId>,
     },
+    /// One in Consul's words. Where there is none, nothing changes.
+    Listed,
 }
 
 /// Fields to change; the others stay.

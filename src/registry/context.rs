@@ -5,19 +5,29 @@ use std::{slice, sync::Arc};
 use super::{
     Registry,
     command::{Command, NewCheck},
+    decide::on_node,
     event::Entry,
 };
-use crate::model::{Check, CheckId, InstanceId, Listing, Marks, ServiceName, Verdict};
+use crate::model::{Check, CheckId, Instance, InstanceId, Listing, Marks, ServiceName, Verdict};
 
 /// What [`decide`](super::decide::decide) looks at beside the instance itself.
 #[derive(Debug, Default)]
 pub struct Context {
-    /// What its node does to the instance.
-    pub node: Marks,
+    /// State that the instance takes over from its node.
+    pub node: NodeState,
     /// The instance that a registration moves from another service, because it has its id.
     pub moved: Option<Arc<Entry>>,
     /// Checks that other instances of the node have, under ids that the command asks for.
     pub taken: Vec<Check>,
+}
+
+/// State that an instance takes over from its node.
+#[derive(Debug, Default)]
+pub struct NodeState {
+    /// The marks that come from the node; no others are set.
+    pub marks: Marks,
+    /// Host of the node, which is that of an instance that names none. `None` for the local node, and where no node is known.
+    pub host: Option<Box<str>>,
 }
 
 /// A check of another instance that a command makes one of its own.
@@ -29,11 +39,11 @@ impl Registry {
         let (service, id) = command.target();
         let listing = listing_of(command, present);
         let node = listing.map_or("", |listing| &*listing.node);
-        let taken = asked_checks(command).filter(|_| listing.is_some()).filter_map(|check| {
+        let taken = command.asked_checks().filter(|_| listing.is_some()).filter_map(|check| {
             let (service, id) = self.owner_beside(id, node, check)?;
             self.get(&service, id.as_str())?.instance.checks.get(check.as_str()).cloned()
         });
-        Context { node: self.node_marks(service, listing), taken: taken.collect(), moved: self.moved_by(command) }
+        Context { node: self.node_state(service, listing), taken: taken.collect(), moved: self.moved_by(command) }
     }
 
     /// The checks that a command would take from other instances, as things are: by their owners, and in the order in which it
@@ -48,7 +58,7 @@ impl Registry {
         });
         let present = self.get(service, id.as_str());
         let listing = listing_of(command, present.as_ref());
-        let taken = asked_checks(command).filter_map(|check| {
+        let taken = command.asked_checks().filter_map(|check| {
             let (service, id) = self.owner_beside(id, &listing?.node, check)?;
             Some((service, id, check.clone()))
         });
@@ -56,7 +66,8 @@ impl Registry {
     }
 
     /// The instance that a registration moves from another service.
-    fn moved_by(&self, command: &Command) -> Option<Arc<Entry>> {
+    #[must_use]
+    pub fn moved_by(&self, command: &Command) -> Option<Arc<Entry>> {
         let Command::Enroll(asked) = command else { return None };
         let service = self.catalog.service_of(asked.id.as_str()).filter(|service| *service != asked.service)?;
         self.get(&service, asked.id.as_str()).filter(|_| !asked.service.is_reserved())
@@ -67,15 +78,32 @@ impl Registry {
         self.catalog.owner_of(node, check.as_str()).filter(|(_, owner)| owner != id)
     }
 
-    /// What its node does to an instance. Nodes are on no node, and an instance without a listing is on none either.
-    fn node_marks(&self, service: &ServiceName, listing: Option<&Listing>) -> Marks {
-        let node = listing.filter(|_| !service.is_reserved()).and_then(|listing| self.node(&listing.node));
-        node.map_or(Marks::default(), |node| Marks {
+    /// State that an instance takes over from its node. Nodes are on no node, and an instance without a listing is on none either.
+    fn node_state(&self, service: &ServiceName, listing: Option<&Listing>) -> NodeState {
+        let Some(listing) = listing.filter(|_| !service.is_reserved()) else { return NodeState::default() };
+        let Some(node) = self.node(&listing.node) else { return NodeState::default() };
+        let marks = Marks {
             node_drained: node.instance.marks.drained,
             node_critical: node.instance.checks.worst() == Verdict::Critical,
             node_warning: node.instance.checks.worst() == Verdict::Warning,
             ..Marks::default()
-        })
+        };
+        // On the local node, an instance that names no address may be where it registered from.
+        let address = node.instance.addresses.first().filter(|_| !listing.node.is_empty());
+        NodeState { marks, host: address.map(|address| address.host.clone()) }
+    }
+
+    /// Returns the instances on a node, in no order. `node`: the id that it has among the nodes.
+    #[must_use]
+    pub fn entries_on(&self, node: &str) -> Vec<Arc<Entry>> {
+        let on_node = self.catalog.on_node(node).into_iter();
+        on_node.filter_map(|(id, service)| self.get(&service, id.as_str())).collect()
+    }
+
+    /// Tells whether an instance has the state of its node.
+    #[must_use]
+    pub fn agrees_with_node(&self, instance: &Instance) -> bool {
+        on_node(instance, &self.node_state(&instance.service, instance.listing.as_deref())) == *instance
     }
 }
 
@@ -86,12 +114,14 @@ fn listing_of<'a>(command: &'a Command, present: Option<&'a Arc<Entry>>) -> Opti
     }
 }
 
-/// The checks that a command asks for.
-fn asked_checks(command: &Command) -> impl Iterator<Item = &CheckId> {
-    let asked: &[NewCheck] = match command {
-        Command::Enroll(asked) => &asked.checks,
-        Command::AddCheck { check, .. } => slice::from_ref(check),
-        _ => &[],
-    };
-    asked.iter().map(|check| &check.definition.id)
+impl Command {
+    /// The checks that it asks for.
+    pub fn asked_checks(&self) -> impl Iterator<Item = &CheckId> {
+        let asked: &[NewCheck] = match self {
+            Self::Enroll(asked) => &asked.checks,
+            Self::AddCheck { check, .. } => slice::from_ref(check),
+            _ => &[],
+        };
+        asked.iter().map(|check| &check.definition.id)
+    }
 }

@@ -10,7 +10,8 @@ use super::{
     event::{Entry, Now, RemovalReason},
     lease::{Ending, Lease},
 };
-use crate::model::{Checks, Instance, InstanceId, LeaseId, Marks, Revision, ServiceName, Verdict};
+use crate::model::{Checks, Instance, InstanceId, LeaseId, Marks, Revision, ServiceName, Terms, Verdict};
+pub(super) use check::on_node;
 use check::{change, decide_enroll, decide_reap, decide_restate, judge, merged, remove_check};
 
 /// What to do.
@@ -33,6 +34,8 @@ pub enum Draft {
         lease: Option<Arc<Lease>>,
         /// It begins a new life.
         born: bool,
+        /// Terms that a lease which goes on is granted when the draft is applied. `None`: a new lease, or no sign of life.
+        terms: Option<Terms>,
         /// How the lease of the entry before ends, when it is another one.
         ending: Ending,
     },
@@ -56,6 +59,8 @@ pub enum Planned {
         lease: Option<Arc<Lease>>,
         /// How the lease of the entry before ends, when it is another one.
         ending: Ending,
+        /// Terms that the lease, which goes on, is granted with this. `None`: it keeps those that it has.
+        terms: Option<Terms>,
         /// Whether readers see a difference.
         visible: bool,
     },
@@ -73,7 +78,7 @@ impl Draft {
     #[must_use]
     pub fn at(self, revision: Revision, present: Option<&Arc<Entry>>) -> Planned {
         match self {
-            Self::Put { mut instance, lease, born, ending } => {
+            Self::Put { mut instance, lease, born, terms, ending } => {
                 if born {
                     instance.registered_revision = revision;
                 }
@@ -84,7 +89,7 @@ impl Draft {
                 if visible {
                     instance.revision = revision;
                 }
-                Planned::Put { instance, lease, ending, visible }
+                Planned::Put { instance, lease, ending, terms, visible }
             }
             Self::Remove { reason, ending } => Planned::Remove { reason, ending },
         }
@@ -107,8 +112,38 @@ fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revisi
     }
 }
 
-/// Says what to do, given what is there under the command's service and id. A lease that the same boot holds was renewed
-/// before, if it could be. `context`: what else it depends on.
+impl Decision {
+    /// Puts an instance in the place of an entry that stays what it is otherwise; nothing, if it is the same.
+    fn alter(entry: &Entry, instance: Instance) -> Self {
+        if instance == entry.instance {
+            return Self::Keep;
+        }
+        let lease = entry.lease.clone();
+        Self::Apply(Draft::Put { instance, lease, born: false, terms: None, ending: Ending::Superseded })
+    }
+
+    /// Returns the lease that the entry keeps with this decision about a registration.
+    pub(super) fn goes_on<'a>(&self, entry: &'a Entry) -> Option<&'a Arc<Lease>> {
+        match self {
+            Self::Keep => entry.lease.as_ref(),
+            Self::Apply(Draft::Put { terms: Some(_), .. }) => entry.lease.as_ref(),
+            Self::Apply(Draft::Put { terms: None, .. } | Draft::Remove { .. }) => None,
+        }
+    }
+
+    /// Replaces the lease of a registration that goes on by a new one: the old lease has just run out.
+    pub(super) fn with_new_lease(self, entry: &Entry, lease: Arc<Lease>) -> Self {
+        let instance = match self {
+            Self::Apply(Draft::Put { instance, .. }) => instance,
+            Self::Keep | Self::Apply(Draft::Remove { .. }) => entry.instance.clone(),
+        };
+        let ending = Ending::Expired;
+        Self::Apply(Draft::Put { instance, lease: Some(lease), born: false, terms: None, ending })
+    }
+}
+
+/// Says what to do, given what is there under the command's service and id. Changes nothing, so a command that is refused has no
+/// effect: [`super::Order::decide`] renews the lease of a registration that is accepted. `context`: what else it depends on.
 ///
 /// # Errors
 ///
@@ -132,7 +167,7 @@ pub fn decide(
             change(present, service, id, |instance| remove_check(instance, check, created))
         }
         Command::Reap { check, .. } => Ok(decide_reap(present, &check)),
-        Command::Restate { host, .. } => Ok(decide_restate(present, context.node, host)),
+        Command::Restate { .. } => Ok(decide_restate(present, &context.node)),
         Command::Register(register) => decide_register(present, register, now),
         Command::Deregister { service, id, of } => decide_deregister(present, service, id, &of),
         Command::Update { service, id, lease, patch } => decide_update(present, service, id, lease, patch),
@@ -150,9 +185,9 @@ fn decide_register(present: Option<&Arc<Entry>>, asked: Register, now: Now) -> R
         Some(lease) if lease.boot == asked.boot => {
             // If the lease ran out a moment ago, its removal is under way: the same life goes on under a new one.
             let goes_on = lease.is_alive().then_some(lease);
+            let same_terms = goes_on.is_some_and(|lease| lease.terms() == asked.terms);
             let draft = put(Some(&entry.instance), goes_on, asked, now)?;
-            let same =
-                goes_on.is_some() && matches!(&draft, Draft::Put { instance, .. } if *instance == entry.instance);
+            let same = same_terms && matches!(&draft, Draft::Put { instance, .. } if *instance == entry.instance);
             Ok(if same { Decision::Keep } else { Decision::Apply(draft) })
         }
         Some(lease) => match lease.yields(now.lease) {
@@ -169,11 +204,13 @@ fn put(before: Option<&Instance>, lease: Option<&Arc<Lease>>, asked: Register, n
     // A sign of life: nobody suspects it any more.
     let before_marks = before.map(|instance| instance.marks).unwrap_or_default();
     let marks = Marks { starting: asked.starting, suspect: false, ..before_marks };
+    let terms = lease.map(|_| asked.terms);
     let lease = lease.cloned().unwrap_or_else(|| new_lease(&asked, now));
     Ok(Draft::Put {
         instance: instance(asked, marks, before, now)?,
         lease: Some(lease),
         born: before.is_none(),
+        terms,
         ending: Ending::Expired,
     })
 }
@@ -182,7 +219,8 @@ fn put(before: Option<&Instance>, lease: Option<&Arc<Lease>>, asked: Register, n
 fn take_over(entry: &Arc<Entry>, asked: Register, now: Now) -> Result<Draft, Refusal> {
     let marks = Marks { starting: asked.starting, drained: entry.instance.marks.drained, ..Marks::default() };
     let lease = Some(new_lease(&asked, now));
-    Ok(Draft::Put { instance: instance(asked, marks, None, now)?, lease, born: true, ending: Ending::Superseded })
+    let instance = instance(asked, marks, None, now)?;
+    Ok(Draft::Put { instance, lease, born: true, terms: None, ending: Ending::Superseded })
 }
 
 fn new_lease(asked: &Register, now: Now) -> Arc<Lease> {
@@ -247,7 +285,8 @@ fn decide_deregister(
             }
             Ending::Deregistered
         }
-        (Holder::This { .. }, None) => return Ok(Decision::Keep),
+        (Holder::Listed, Some(entry)) if entry.instance.listing.is_some() => Ending::Removed,
+        (Holder::This { .. }, None) | (Holder::Listed, _) => return Ok(Decision::Keep),
     };
     Ok(Decision::Apply(Draft::Remove { reason: RemovalReason::Deregistered, ending }))
 }
@@ -287,10 +326,7 @@ fn decide_update(
             Arc::make_mut(listing).maintenance = reason.unwrap_or_default();
         }
     }
-    if instance == entry.instance {
-        return Ok(Decision::Keep);
-    }
-    Ok(Decision::Apply(Draft::Put { instance, lease: entry.lease.clone(), born: false, ending: Ending::Superseded }))
+    Ok(Decision::alter(entry, instance))
 }
 
 fn decide_expire(present: Option<&Arc<Entry>>, lease: &Arc<Lease>) -> Decision {
@@ -307,8 +343,7 @@ fn decide_suspicion(present: Option<&Arc<Entry>>, lease: &Arc<Lease>, suspect: b
     };
     let mut instance = entry.instance.clone();
     instance.marks.suspect = suspect;
-    let lease = Some(Arc::clone(lease));
-    Decision::Apply(Draft::Put { instance, lease, born: false, ending: Ending::Superseded })
+    Decision::alter(entry, instance)
 }
 
 /// The entry, if it is this lease that keeps it registered.

@@ -7,12 +7,12 @@ use super::{
     command::{Command, Refusal},
     decide::{Decision, Planned, decide},
     event::{Change, Entry, Event, Now, RemovalReason},
-    lease::{Ending, Lease, millis},
+    lease::{Ending, Lease},
     service::Service,
     suffixes::has_suffixes,
 };
 use crate::{
-    model::{Instance, InstanceId, Revision, ServiceName},
+    model::{BootId, Instance, InstanceId, LeaseId, Revision, ServiceName, Terms},
     sync::{MutexGuard, Ordering},
 };
 
@@ -50,7 +50,8 @@ pub struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Says what a command means now, and what is there. Registering again is a sign of life: the lease is renewed here.
+    /// Says what a command means now, and what is there. A registration that is accepted is a sign of life: where its lease goes on,
+    /// that is renewed here, on the terms that it has. A command that is refused changes nothing.
     ///
     /// # Errors
     ///
@@ -58,18 +59,16 @@ impl Order<'_> {
     pub fn decide(&self, command: Command, now: Now) -> Result<(Decision, Option<Arc<Entry>>), Refusal> {
         let (service, id) = command.target();
         let present = self.registry.get(service, id.as_str());
-        if let Command::Register(asked) = &command
-            && let Some(lease) = present.as_ref().and_then(|entry| entry.lease.as_ref())
-            && lease.boot == asked.boot
-        {
-            if let Some(service) = self.registry.find(service) {
-                service.headcount().grant(millis(asked.terms.ttl()));
-            }
-            // If it ran out this very moment, the decision finds it ended.
-            let _ = self.registry.leases.renew(lease, asked.terms, now.lease);
-        }
         let context = self.registry.context(&command, present.as_ref());
-        decide(present.as_ref(), command, &context, now).map(|decision| (decision, present))
+        let asked = match &command {
+            Command::Register(asked) => Some((asked.lease, asked.boot, asked.terms)),
+            _ => None,
+        };
+        let mut decision = decide(present.as_ref(), command, &context, now)?;
+        if let (Some(asked), Some(entry)) = (asked, &present) {
+            decision = renew(decision, entry, asked, now);
+        }
+        Ok((decision, present))
     }
 
     /// Applies what was planned at this revision, which must be newer than any before, and publishes it: from here on every
@@ -83,7 +82,11 @@ impl Order<'_> {
         now: Now,
     ) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
         let applied = match planned {
-            Planned::Put { instance, lease, ending, visible } => {
+            Planned::Put { instance, lease, ending, terms, visible } => {
+                let lease = match (lease, terms) {
+                    (Some(lease), Some(terms)) => Some(self.grant(lease, terms, now)),
+                    (lease, _) => lease,
+                };
                 let (entry, event) = self.put(present, (instance, lease), (visible, ending), revision, now);
                 (Some(entry), event)
             }
@@ -96,6 +99,19 @@ impl Order<'_> {
             self.retire(event.service(), revision);
         }
         applied
+    }
+
+    /// Grants a lease that goes on its terms, with all its time. What was decided may have waited for a disk for longer than the lease
+    /// lived: it goes on all the same, under its id, for its registration was accepted before it ran out.
+    fn grant(&self, lease: Arc<Lease>, terms: Terms, now: Now) -> Arc<Lease> {
+        if self.registry.leases.renew(&lease, terms, now.lease).is_err() {
+            let (service, instance) = (lease.service.clone(), lease.instance.clone());
+            return Arc::new(Lease::new(lease.id, service, instance, lease.boot, terms, now.lease));
+        }
+        if let Some(service) = self.registry.find(&lease.service) {
+            service.headcount().grant(lease.ttl_ms());
+        }
+        lease
     }
 
     /// Puts an entry of an earlier life of this process in its place, as it was then. It is no event: whoever reads from here
@@ -299,6 +315,18 @@ impl Registry {
         self.audience.changed(event);
         self.audience.touched(&|| self.catalog.topics(event));
     }
+}
+
+/// Renews the lease with which an accepted registration goes on. `asked`: the id of a new lease, should that one have run out since it
+/// was looked at; who holds it, and on which terms.
+fn renew(decision: Decision, entry: &Entry, asked: (LeaseId, BootId, Terms), now: Now) -> Decision {
+    let Some(lease) = decision.goes_on(entry) else { return decision };
+    if lease.renew(now.lease, None).is_ok() {
+        return decision;
+    }
+    let (id, boot, terms) = asked;
+    let (service, instance) = (lease.service.clone(), lease.instance.clone());
+    decision.with_new_lease(entry, Arc::new(Lease::new(id, service, instance, boot, terms, now.lease)))
 }
 
 fn event(change: Change, revision: Revision, now: Now) -> Arc<Event> {

@@ -11,9 +11,10 @@ use std::{
 
 use callboard::{
     api::{Api, Shared, Subscribers},
+    app::Commands,
     check::{Checks, Rules as CheckRules},
     clock::Clock,
-    engine::{self, Engine, Memory},
+    engine::{Engine, Memory},
     metrics::Metrics,
     model::{Address, BootId, Incarnation, InstanceId, LeaseId, Metadata, ServiceName, Tags, Terms, Weight},
     net::{Connection, Gate, Hubs, Place, Port, Protocol, Rules, serve},
@@ -67,9 +68,11 @@ impl InMemory {
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
         let engine = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
         let whole = Arc::clone(&engine) as Arc<dyn Engine>;
+        let commands = Commands::new(&whole, &clock, None);
         let shared = Arc::new(Shared {
-            checks: Checks::new(&whole, &clock, Arc::default(), CheckRules::default(), Default::default()),
+            checks: Checks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default()),
             engine: whole,
+            commands,
             hubs,
             clock,
             metrics: Metrics::new(),
@@ -87,7 +90,7 @@ impl InMemory {
             loop {
                 ticks.tick().await;
                 let now = leases.clock.expiry();
-                engine::expire(&*leases.engine, now);
+                drop(leases.commands.expire(now));
                 leases.end_settling(now);
             }
         });

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    app::Commands,
     check::{Inbox, Rules},
     clock::Clock,
     engine::{Engine, Memory},
@@ -26,13 +27,14 @@ impl World {
         let (clock, inbox) = (Arc::new(Clock::new(0)), Arc::new(Inbox::default()));
         let audience: Arc<dyn Audience> = Arc::<Inbox>::clone(&inbox);
         let engine: Arc<dyn Engine> = Arc::new(Memory::new(Incarnation(1), clock.now(), audience));
-        let checks = Checks::new(&engine, &clock, Arc::clone(&inbox), Rules::default(), Default::default());
+        let commands = Commands::new(&engine, &clock, None);
+        let checks = Checks::new(&commands, &clock, Arc::clone(&inbox), Rules::default(), Default::default());
         let runner = Runner::new(Arc::clone(&checks));
         Self { clock, inbox, checks, runner }
     }
 
     async fn order(&self, command: Command) {
-        self.checks.engine.order(command, self.clock.now()).await.unwrap();
+        self.checks.commands.submit(command).await.unwrap();
     }
 
     /// Registers an instance with a check that is fed, and says this.
@@ -67,7 +69,7 @@ impl World {
             self.runner.sweep();
             while self.runner.judging.join_next().await.is_some() {}
         }
-        let left = self.checks.engine.registry().page(&ServiceName::parse("web").unwrap(), "", 10);
+        let left = self.checks.commands.registry().page(&ServiceName::parse("web").unwrap(), "", 10);
         left.iter().map(|entry| entry.instance.id.as_str().to_owned()).collect()
     }
 }

@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use super::nodes;
 use crate::{
+    app::NodeRegistration,
     consul::{
         Consul, Problem,
         body::{Asked, CatalogDeregistration, CatalogRegistration, Service},
         reply::{Reply, encode},
     },
-    model::{Address, Instance, InstanceId, Listing, Probe, Tags, Weight, node_id},
-    registry::{Command, Description, Enroll, Entry, NewCheck, Patch},
+    engine::EngineError,
+    model::{Address, Instance, InstanceId, Listing, Probe, Tags, Weight},
+    registry::{Command, Description, Enroll, Entry, Holder, NewCheck, Refusal},
 };
 
 impl Consul {
+    /// Everything is looked at before anything is registered.
     pub(super) async fn catalog_register(&self, body: &[u8]) -> Result<Reply, Problem> {
         let mut asked = CatalogRegistration::read(body)?;
         self.is_here(&asked.datacenter)?;
@@ -25,25 +28,31 @@ impl Consul {
         let (of_node, of_services): (Vec<Asked<'_>>, Vec<Asked<'_>>) =
             std::mem::take(&mut asked.checks).into_iter().partition(|check| check.service.is_empty());
         let of_node = of_node.iter().map(stated).collect::<Result<Vec<_>, _>>()?;
-        self.put_node(&node, &asked, of_node).await?;
-        let registered = self.registry().node(&node);
-        let host = registered.as_ref().and_then(|node| node.instance.addresses.first());
-        let host = || host.map_or_else(|| self.agent.address.to_string(), |address| address.host.to_string());
+        let mut registration = self.node_registration(&node, &asked, of_node)?;
         let mut own = Vec::new();
-        let mut others = Vec::new();
         for check in of_services {
-            let is_own = asked.service.as_ref().is_some_and(|service| service.id == check.service);
-            if is_own { own.push(stated(&check)?) } else { others.push(check) }
-        }
-        if let Some(service) = asked.service.take() {
-            match self.registered_at_agent(&node, &service.id) {
-                Some(known) => self.retag(&known, service, own).await?,
-                None => self.enroll(&node, host, service, own, false).await?,
+            if asked.service.as_ref().is_some_and(|service| service.id == check.service) {
+                own.push(stated(&check)?);
+            } else {
+                registration.checks.push(self.check_of_other(&node, &check)?);
             }
         }
-        for check in others {
-            self.add_to_service(&node, &check).await?;
+        if let Some(service) = asked.service.take() {
+            if let Some(known) = self.registered_at_agent(&node, &service.id) {
+                let id = &known.instance.id;
+                registration.tags = may_be_retagged(&known, &service).then(|| (id.clone(), service.tags));
+                registration.checks.extend(own.into_iter().map(|check| (id.clone(), check)));
+            } else {
+                // Where the node has another address when it is registered, that is the one.
+                let host = if node.is_empty() || asked.address.is_empty() {
+                    self.agent.address.to_string()
+                } else {
+                    asked.address.into_owned()
+                };
+                registration.service = Some(self.enrollment(&node, || host, service, own, false)?);
+            }
         }
+        self.shared.commands.register_on_node(registration).await?;
         Ok(Reply::json(encode(&true, false)?))
     }
 
@@ -67,71 +76,43 @@ impl Consul {
         entry.instance.listing.as_ref().is_some_and(|listing| !listing.from_catalog).then_some(entry)
     }
 
-    /// Changes what the catalog may change of a service that a program has registered at the agent: its tags, if the program allows
-    /// it. In Consul the agent undoes all else within a minute.
-    async fn retag(&self, known: &Entry, asked: Service<'_>, checks: Vec<NewCheck>) -> Result<(), Problem> {
-        let Instance { service, id, listing, .. } = &known.instance;
-        let allowed = listing.as_ref().is_some_and(|listing| listing.enable_tag_override) && *service == asked.name;
-        if allowed {
-            let patch = Patch { tags: Some(asked.tags), ..Patch::default() };
-            self.order(Command::Update { service: service.clone(), id: id.clone(), lease: None, patch }).await?;
-        } else {
-            tracing::debug!(%service, %id, "a catalog write of a service that its agent keeps as it is");
-        }
-        for check in checks {
-            self.place(Command::AddCheck { service: service.clone(), id: id.clone(), check }, None).await?;
-        }
-        Ok(())
-    }
-
-    /// A node, unless it is to be left as it is. Ours is what it is, but it may have checks.
-    async fn put_node(
+    /// A node, which is left as it is if that is asked for and it is known. The local node is what it is, but it may have checks.
+    fn node_registration(
         &self,
         node: &str,
         asked: &CatalogRegistration<'_>,
         checks: Vec<NewCheck>,
-    ) -> Result<(), Problem> {
-        if node.is_empty() {
-            self.keep_own_node().await?;
-        } else if !asked.skip_node_update {
-            let tagged = asked.tagged_addresses.iter();
-            let enroll = Enroll {
-                service: nodes(),
-                id: InstanceId::of_node(node),
-                description: Description {
-                    addresses: [Address::with_any_port(&asked.address, 0, "")?].into(),
-                    tags: Tags::default(),
-                    metadata: asked.meta.clone(),
-                    weight: Weight::USUAL,
-                    locality: None,
-                },
-                listing: Listing {
-                    node: node.into(),
-                    id: (&*asked.id).into(),
-                    address: (&*asked.address).into(),
-                    tagged_addresses: tagged.map(|(name, host)| ((&**name).into(), (&**host).into(), 0)).collect(),
-                    ..Listing::default()
-                }
-                .check()?,
-                checks,
-                replace_checks: false,
-            };
-            return self.place(Command::Enroll(Box::new(enroll)), None).await;
+    ) -> Result<NodeRegistration, Problem> {
+        let id = InstanceId::of_node(node);
+        if !node.is_empty() && !asked.skip_node_update {
+            let enroll = Enroll { checks, ..node_enrollment(node, asked)? };
+            return Ok(NodeRegistration::of_node(id, None, vec![Command::Enroll(Box::new(enroll))]));
         }
-        for check in checks {
-            let (service, id) = (nodes(), InstanceId::of_node(node));
-            self.place(Command::AddCheck { service, id, check }, None).await?;
-        }
-        Ok(())
+        let unless_known = if node.is_empty() {
+            Some(self.own_node()?)
+        } else if !asked.address.is_empty() {
+            Some(node_enrollment(node, asked)?)
+        } else if self.registry().node(node).is_some() {
+            None
+        } else {
+            // Consul registers a node without an address, which nobody could call.
+            return Err(Problem::Server(format!("Must provide address: node {node:?} is not registered")));
+        };
+        let add = |check| Command::AddCheck { service: nodes(), id: id.clone(), check };
+        let changes: Vec<_> = checks.into_iter().map(add).collect();
+        // The local node is kept only once there is something to keep of it.
+        let unless_known = unless_known.filter(|_| !node.is_empty() || !changes.is_empty());
+        Ok(NodeRegistration::of_node(id, unless_known, changes))
     }
 
-    async fn add_to_service(&self, node: &str, check: &Asked<'_>) -> Result<(), Problem> {
+    /// A check of a service that is on the node already.
+    fn check_of_other(&self, node: &str, check: &Asked<'_>) -> Result<(InstanceId, NewCheck), Problem> {
         let id = InstanceId::on_node(node, &check.service);
-        let turn = self.turns.take(&id).await;
-        let service = self.registry().catalog().service_of(id.as_str()).ok_or_else(|| {
-            Problem::Server(format!("Missing service registration: no service {:?} is on the node", check.service))
-        })?;
-        self.place(Command::AddCheck { service, id, check: stated(check)? }, Some(turn)).await
+        if self.registry().catalog().service_of(id.as_str()).is_none() {
+            let missing = format!("Missing service registration: no service {:?} is on the node", check.service);
+            return Err(Problem::Server(missing));
+        }
+        Ok((id, stated(check)?))
     }
 
     /// What is not there is gone already.
@@ -140,14 +121,12 @@ impl Consul {
         self.is_here(&datacenter)?;
         let node = self.agent.kept_name(&node);
         if !service.is_empty() {
-            let id = InstanceId::on_node(node, &service);
-            if let Some(service) = self.registry().catalog().service_of(id.as_str()) {
-                self.remove(service, id).await?;
-            } else if node.is_empty() {
+            let removed = self.shared.commands.deregister_listed(vec![InstanceId::on_node(node, &service)]).await?;
+            if !removed && node.is_empty() {
                 self.remove_leased(&service).await?;
             }
         } else if check.is_empty() {
-            self.remove_node(node).await?;
+            self.shared.commands.remove_node(InstanceId::of_node(node)).await?;
         } else {
             match self.check_deregister(node, &check).await {
                 Ok(_) | Err(Problem::NotFound(_)) => {}
@@ -165,7 +144,14 @@ impl Consul {
         let leased: Vec<_> = entries.filter(|entry| entry.instance.listing.is_none()).collect();
         match &*leased {
             [] => Ok(()),
-            [one] => self.remove(one.instance.service.clone(), one.instance.id.clone()).await,
+            [one] => {
+                let (service, id) = (one.instance.service.clone(), one.instance.id.clone());
+                let leaves = self.shared.commands.submit(Command::Deregister { service, id, of: Holder::Anyone });
+                match leaves.await {
+                    Ok(_) | Err(EngineError::Refused(Refusal::NoSuchInstance { .. })) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }
+            }
             several => {
                 let names: Vec<_> = several.iter().map(|entry| entry.instance.service.as_str()).collect();
                 Err(Problem::Taken(format!(
@@ -175,17 +161,42 @@ impl Consul {
             }
         }
     }
+}
 
-    /// A node and all that is on it. Ours stays, for here it is.
-    async fn remove_node(&self, node: &str) -> Result<(), Problem> {
-        for (id, service) in self.registry().catalog().on_node(&node_id(node)) {
-            self.remove(service, id).await?;
-        }
-        if !node.is_empty() {
-            self.remove(nodes(), InstanceId::of_node(node)).await?;
-        }
-        Ok(())
+/// Returns whether a catalog write may change the tags of a service that a program has registered at the agent: if the program allows
+/// that. In Consul the agent undoes any other catalog write of its services within a minute.
+fn may_be_retagged(known: &Entry, asked: &Service<'_>) -> bool {
+    let Instance { service, id, listing, .. } = &known.instance;
+    let allowed = listing.as_ref().is_some_and(|listing| listing.enable_tag_override) && *service == asked.name;
+    if !allowed {
+        tracing::debug!(%service, %id, "a catalog write of a service that its agent keeps as it is");
     }
+    allowed
+}
+
+fn node_enrollment(node: &str, asked: &CatalogRegistration<'_>) -> Result<Enroll, Problem> {
+    let tagged = asked.tagged_addresses.iter();
+    Ok(Enroll {
+        service: nodes(),
+        id: InstanceId::of_node(node),
+        description: Description {
+            addresses: [Address::with_any_port(&asked.address, 0, "")?].into(),
+            tags: Tags::default(),
+            metadata: asked.meta.clone(),
+            weight: Weight::USUAL,
+            locality: None,
+        },
+        listing: Listing {
+            node: node.into(),
+            id: (&*asked.id).into(),
+            address: (&*asked.address).into(),
+            tagged_addresses: tagged.map(|(name, host)| ((&**name).into(), (&**host).into(), 0)).collect(),
+            ..Listing::default()
+        }
+        .check()?,
+        checks: Vec::new(),
+        replace_checks: false,
+    })
 }
 
 /// A check as the catalog has it: nobody makes it.

@@ -17,32 +17,23 @@ impl Consul {
             self.shared
                 .checks
                 .admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
-            self.keep_own_node().await?;
             let (service, id) = (nodes(), InstanceId::of_node(""));
-            self.place(Command::AddCheck { service, id, check }, None).await?;
+            self.change_own_node(Command::AddCheck { service, id, check }).await?;
             return Ok(Reply::empty());
         }
         let missing = || Problem::NotFound(format!("ServiceID {:?} does not exist", asked.service));
-        let turn = self.turns.take(&InstanceId::on_node("", &asked.service)).await;
         let entry = self.own_by_id(&asked.service).ok_or_else(missing)?;
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
         self.shared.checks.admit([&check.definition.probe].into_iter(), own)?;
-        let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
-        self.place(Command::AddCheck { service, id, check }, Some(turn)).await?;
-        Ok(Reply::empty())
+        let add = |service, id| Command::AddCheck { service, id, check };
+        let done = self.shared.commands.submit_listed(entry.instance.id.clone(), add).await?;
+        done.map(|_| Reply::empty()).ok_or_else(missing)
     }
 
     /// Takes a check away, wherever on the node it is.
     pub(super) async fn check_deregister(&self, node: &str, check: &str) -> Result<Reply, Problem> {
         let (service, id) = self.owner(node, check)?;
-        let of_node = service == nodes();
-        let check = CheckId::parse(check)?;
-        let command = Command::RemoveCheck { service, id, check, created: None };
-        if of_node {
-            self.order_for_node(node, command).await?;
-        } else {
-            self.order(command).await?;
-        }
+        self.submit(Command::RemoveCheck { service, id, check: CheckId::parse(check)?, created: None }).await?;
         Ok(Reply::empty())
     }
 
@@ -72,13 +63,10 @@ impl Consul {
         self.registry().catalog().owner_of(node, check).ok_or_else(|| Problem::unknown_check(check))
     }
 
-    /// Our node is kept only once there is something to keep of it.
-    pub(super) async fn keep_own_node(&self) -> Result<(), Problem> {
-        if self.registry().node("").is_some() {
-            return Ok(());
-        }
+    /// Registration of the local node.
+    pub(super) fn own_node(&self) -> Result<Enroll, Problem> {
         let address = self.agent.address.to_string();
-        let enroll = Enroll {
+        Ok(Enroll {
             service: nodes(),
             id: InstanceId::of_node(""),
             description: Description {
@@ -91,8 +79,6 @@ impl Consul {
             listing: Listing { address: address.into(), ..Listing::default() },
             checks: Vec::new(),
             replace_checks: false,
-        };
-        self.order(Command::Enroll(Box::new(enroll))).await?;
-        Ok(())
+        })
     }
 }

@@ -6,8 +6,8 @@ use crate::{
         body::{Asked, Service},
         reply::Reply,
     },
-    model::{Address, InstanceId, Listing, ServiceName},
-    registry::{Command, Description, Enroll, Holder, NewCheck},
+    model::{Address, InstanceId, Listing},
+    registry::{Description, Enroll, NewCheck},
 };
 
 impl Consul {
@@ -21,23 +21,26 @@ impl Consul {
         // Who registers from another machine and names no address is there. Consul shows none, as none was given.
         let host = || if peer.is_loopback() { self.agent.address } else { peer }.to_string();
         let checks = named(&asked)?;
-        let id = asked.id.clone();
-        self.enroll("", host, asked, checks, replace_checks).await?;
+        let (id, held) = (asked.id.clone(), self.sidecar_ports.clone());
+        let mut instances = vec![self.enrollment("", host, asked, checks, replace_checks)?];
+        // Held until a port is given to the proxy, also where nobody waits for that any more.
+        let held = if sidecar.is_some() { Some(held.lock_owned().await) } else { None };
         if let Some(sidecar) = sidecar {
-            self.register_sidecar(&id, host, sidecar, replace_checks).await?;
+            instances.push(self.sidecar_enrollment(&id, host, sidecar, replace_checks)?);
         }
+        self.shared.commands.register(instances, held).await?;
         Ok(Reply::empty())
     }
 
-    /// Enrolls a service on a node. `host`: its address, if it names none.
-    pub(super) async fn enroll(
+    /// Registration of a service on a node. `host`: its address, if it names none.
+    pub(super) fn enrollment(
         &self,
         node: &str,
         host: impl FnOnce() -> String,
         asked: Service<'_>,
         checks: Vec<NewCheck>,
         replace_checks: bool,
-    ) -> Result<(), Problem> {
+    ) -> Result<Enroll, Problem> {
         let id = InstanceId::on_node(node, &asked.id);
         let Service { name: service, tags, meta, weight, locality, .. } = asked;
         let given = asked.address.as_ref().map(|address| address.host.clone()).unwrap_or_default();
@@ -61,34 +64,14 @@ impl Consul {
             from_catalog: asked.from_catalog,
             ..Listing::default()
         };
-        let listing = listing.check()?;
-        let turn = self.turns.take(&id).await;
-        let enroll = Enroll { service, id, description, listing, checks, replace_checks };
-        self.place(Command::Enroll(Box::new(enroll)), Some(turn)).await
+        Ok(Enroll { service, id, description, listing: listing.check()?, checks, replace_checks })
     }
 
     pub(super) async fn deregister(&self, id: &str) -> Result<Reply, Problem> {
-        let entry = self.own_by_id(id).ok_or_else(|| Problem::unknown_service(id))?;
-        // First: where the service itself is gone already, nothing leads to its proxy.
-        if let Some(sidecar) = self.sidecar_of(id) {
-            self.remove(sidecar.instance.service.clone(), sidecar.instance.id.clone()).await?;
-        }
-        self.order(Command::Deregister {
-            service: entry.instance.service.clone(),
-            id: entry.instance.id.clone(),
-            of: Holder::Anyone,
-        })
-        .await?;
-        Ok(Reply::empty())
-    }
-
-    /// Removes what may be gone already.
-    pub(super) async fn remove(&self, service: ServiceName, id: InstanceId) -> Result<(), Problem> {
-        let command = Command::Deregister { service, id, of: Holder::Anyone };
-        match self.order(command).await {
-            Ok(_) | Err(Problem::NotFound(_)) => Ok(()),
-            Err(problem) => Err(problem),
-        }
+        let sidecar = self.sidecar_of(id).map(|sidecar| sidecar.instance.id.clone());
+        let ids = std::iter::once(InstanceId::on_node("", id)).chain(sidecar).collect();
+        let removed = self.shared.commands.deregister_listed(ids).await?;
+        if removed { Ok(Reply::empty()) } else { Err(Problem::unknown_service(id)) }
     }
 }
 

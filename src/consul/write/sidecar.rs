@@ -11,22 +11,22 @@ use crate::{
         body::{Service, sidecar_id},
     },
     model::Instance,
-    registry::Entry,
+    registry::{Enroll, Entry},
 };
 
 /// Ports that are given to proxies that name none.
 const PORTS: std::ops::RangeInclusive<u16> = 21_000..=21_255;
 
 impl Consul {
-    /// Registers a proxy beside the service with this id. Proxies get their ports one after the other, so that no two get the same.
-    pub(super) async fn register_sidecar(
+    /// Returns the registration of a proxy beside the service with this id. The lock of proxies' ports is held until it is registered, so
+    /// that no two get the same.
+    pub(super) fn sidecar_enrollment(
         &self,
         service: &str,
         host: impl FnOnce() -> String,
         mut sidecar: Service<'_>,
         replace_checks: bool,
-    ) -> Result<(), Problem> {
-        let _turn = self.sidecar_ports.lock().await;
+    ) -> Result<Enroll, Problem> {
         if sidecar.port == 0 {
             let port = self.sidecar_port(service);
             let problem = "Invalid SidecarService: none of the ports 21000 to 21255 is free: give a Port";
@@ -34,7 +34,7 @@ impl Consul {
         }
         sidecar.check_port()?;
         let checks = named(&sidecar)?;
-        self.enroll("", host, sidecar, checks, replace_checks).await
+        self.enrollment("", host, sidecar, checks, replace_checks)
     }
 
     /// Returns the port that the proxy of this service has, or the first that no service of our node has.

@@ -109,7 +109,7 @@ fn srv_of_instances_elsewhere_leads_to_their_address() {
     house.list(Listed { service: "moved", id: "a", node: "edge", port: 1, ..Listed::default() });
     house.node("edge", "198.51.100.9");
     let (service, id) = (name("moved"), InstanceId::on_node("edge", "a"));
-    house.submit(Command::Restate { service, id, host: Some("198.51.100.9".into()) });
+    house.submit(Command::Restate { service, id });
     let moved = house.ask("moved.service.consul.", RecordType::SRV);
     assert_eq!(said(&moved), set(["1 1 1 edge.node.dc1.consul."]));
     assert_eq!(helped(&moved), [(0, "edge.node.dc1.consul.".to_owned(), "198.51.100.9".to_owned())]);

@@ -50,6 +50,12 @@ impl StoredLease {
     pub fn of(lease: &Lease) -> Self {
         Self { id: lease.id, boot: lease.boot, terms: lease.terms() }
     }
+
+    /// The same on these terms, where any are granted.
+    #[must_use]
+    pub fn on(self, terms: Option<Terms>) -> Self {
+        Self { terms: terms.unwrap_or(self.terms), ..self }
+    }
 }
 
 /// Why bytes are no record.

@@ -16,7 +16,7 @@ use crate::{
     metrics::Metrics,
     model::{Incarnation, Instance, Revision, Terms},
     registry::{
-        Command, Outcome, Patch, Refusal,
+        Command, Outcome, Patch, Refusal, Register,
         test_support::{Nobody, at, deregister, name, register, update},
     },
 };
@@ -90,6 +90,78 @@ fn a_restart_forgets_nothing() {
     let lease = second.registry().leases().get(crate::model::LeaseId(3)).unwrap();
     assert_eq!(lease.renew(0, None), Ok(std::time::Duration::from_secs(3)), "its holder's heartbeats go on");
     assert_eq!(sign_in(&second, "web", "c", 4).revision, revision.next());
+}
+
+#[test]
+fn terms_of_a_lease_that_alone_changed_survive_a_restart() {
+    let directory = TempDir::new().unwrap();
+    let disk = open(directory.path(), Durability::Durable);
+    let first = sign_in(&disk, "web", "a", 1);
+    let terms = Terms::grant(Some(Duration::from_mins(10)), Some(Duration::from_secs(2)));
+    let asked = || Command::Register(Register { terms, ..register("web", "a", "boot", 2) });
+    let again = order(&disk, asked()).unwrap();
+    assert!(again.changed && again.revision == first.revision.next());
+    assert!(!order(&disk, asked()).unwrap().changed, "the same again is not written");
+    // Whatever else is written of it keeps them.
+    order(&disk, update("web", "a", Patch { draining: Some(true), ..Patch::default() })).unwrap();
+    disk.close();
+    let disk = open(directory.path(), Durability::Durable);
+    let lease = disk.registry().leases().get(crate::model::LeaseId(1)).unwrap();
+    assert_eq!(lease.terms(), terms);
+    assert!(!order(&disk, asked()).unwrap().changed);
+    disk.close();
+}
+
+#[test]
+fn commands_together_are_all_done_or_none() {
+    let directory = TempDir::new().unwrap();
+    let together = |engine: &dyn Engine, commands| engine.order_together(commands, at(0)).wait();
+    let sign_in = |id: &str, lease| Command::Register(register("web", id, "boot", lease));
+    let memory = Memory::new(LIFE, at(0), Arc::new(Nobody));
+    let disk = open(directory.path(), Durability::Durable);
+    for engine in [&memory as &dyn Engine, &disk] {
+        let before = engine.registry().applied();
+        let refused = together(engine, vec![sign_in("a", 1), deregister("web", "gone", None)]);
+        assert!(matches!(refused, Err(EngineError::Refused(Refusal::NoSuchInstance { .. }))), "{refused:?}");
+        assert_eq!((engine.registry().applied(), contents(engine).len()), (before, 0));
+        let done = together(engine, vec![sign_in("a", 1), sign_in("b", 2), deregister("db", "x", Some(9))]).unwrap();
+        let changed: Vec<_> = done.iter().map(|outcome| outcome.changed).collect();
+        assert_eq!((changed, engine.registry().applied().0), (vec![true, true, false], before.0 + 2));
+        let kept = together(engine, vec![deregister("db", "x", Some(9)), deregister("db", "y", Some(9))]).unwrap();
+        assert!(kept.iter().all(|outcome| !outcome.changed && outcome.revision.0 == before.0 + 2));
+    }
+    let before = contents(&disk);
+    assert_eq!(before.len(), 2);
+    disk.close();
+    assert!(matches!(together(&disk, vec![sign_in("c", 3)]), Err(EngineError::Stopped)));
+    assert_eq!(contents(&open(directory.path(), Durability::Durable)), before);
+}
+
+#[test]
+fn commands_together_keep_the_order_of_each_of_their_instances() {
+    let directory = TempDir::new().unwrap();
+    let disk = open(directory.path(), Durability::Durable);
+    let weight = |id: &str, n: u32| {
+        let weight = Some(crate::model::Weight::parse(n).unwrap());
+        update("web", id, Patch { weight, ..Patch::default() })
+    };
+    for (lease, id) in ["a", "b", "c"].into_iter().enumerate() {
+        sign_in(&disk, "web", id, lease as u128);
+    }
+    let mut sent = Vec::new();
+    let mut batches = Vec::new();
+    for n in 1..60 {
+        sent.push(disk.order(weight("a", 3 * n), at(0)));
+        batches.push(disk.order_together(vec![weight("a", 3 * n + 1), weight("b", 3 * n + 1)], at(0)));
+        sent.push(disk.order(weight("b", 3 * n + 2), at(0)));
+        batches.push(disk.order_together(vec![weight("b", 3 * n + 3), weight("c", 3 * n + 3)], at(0)));
+    }
+    assert!(sent.into_iter().all(|sent| sent.wait().is_ok()));
+    assert!(batches.into_iter().all(|sent| sent.wait().is_ok()));
+    let weight = |id: &str| disk.registry().get(&name("web"), id).unwrap().instance.weight.get();
+    assert_eq!([weight("a"), weight("b"), weight("c")], [178, 180, 180]);
+    assert_eq!(disk.waiting.load(Ordering::Relaxed), 0);
+    disk.close();
 }
 
 #[test]

@@ -15,15 +15,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
-
 use super::{Durability, OnFailure, Store, StoreError, StoredLease, Write};
 use crate::{
     clock::Clock,
-    engine::EngineError,
+    engine::OutcomeSender,
     metrics::StoreMetrics,
-    model::Revision,
-    registry::{Command, Decision, Entry, Outcome, Planned, Registry},
+    model::{InstanceId, Revision, ServiceName},
+    registry::{Command, Decision, Entry, Now, Outcome, Planned, Refusal, Registry},
 };
 
 /// Most commands of a transaction: more bring little, and all of them wait for the last.
@@ -33,20 +31,29 @@ const GATHER: Duration = Duration::from_millis(2);
 /// How long a relaxed store may keep what it acknowledged from the disk.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// A command and who waits for it.
+/// Commands, and where their outcome is sent to.
 #[derive(Debug)]
-pub struct Request {
-    pub command: Command,
-    pub answer: oneshot::Sender<Result<Outcome, EngineError>>,
+pub enum Request {
+    /// One command.
+    One(Command, OutcomeSender),
+    /// Commands about different instances, of which all are done or none is.
+    Together(Vec<Command>, OutcomeSender<Vec<Outcome>>),
 }
 
-/// What is decided and will be applied once it is on the disk.
+/// What is decided and will be answered once it is on the disk and applied.
 #[derive(Debug)]
-struct Pending {
-    planned: Planned,
-    present: Option<Arc<Entry>>,
-    revision: Revision,
-    answer: oneshot::Sender<Result<Outcome, EngineError>>,
+enum Pending {
+    One(Decided, OutcomeSender),
+    Together(Vec<Decided>, OutcomeSender<Vec<Outcome>>),
+}
+
+/// What one command comes to.
+#[derive(Debug)]
+enum Decided {
+    /// Nothing changes.
+    Kept(Option<Arc<Entry>>),
+    /// This is what will be there.
+    Changed { planned: Planned, present: Option<Arc<Entry>>, revision: Revision },
 }
 
 /// The writer.
@@ -142,14 +149,13 @@ impl Writer {
     }
 
     fn transact(&mut self, requests: Vec<Request>) -> Result<(), StoreError> {
-        let pending = self.decide(requests);
+        let (pending, newest) = self.decide(requests);
         if pending.is_empty() {
             return Ok(());
         }
         let began = self.clock.since_start();
         let durable = self.durability == Durability::Durable;
-        let newest = pending.last().map_or(self.registry.applied(), |last| last.revision);
-        let mut writes: Vec<_> = pending.iter().filter_map(Pending::write).collect();
+        let mut writes: Vec<_> = pending.iter().flat_map(Pending::decided).filter_map(Decided::write).collect();
         // Neighbours share pages: a tree is walked faster in its own order.
         writes.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
         if let Err(error) = self.store.write(writes.into_iter(), newest, durable) {
@@ -161,72 +167,156 @@ impl Writer {
             self.flush_at.get_or_insert(began + FLUSH);
         }
         self.metrics.commit.observe(self.clock.since_start().saturating_sub(began).as_secs_f64());
-        self.metrics.changes.inc_by(pending.len() as u64);
+        let changes = pending.iter().flat_map(Pending::decided).filter(|decided| decided.is_change()).count();
+        self.metrics.changes.inc_by(changes as u64);
         self.apply(pending);
         Ok(())
     }
 
-    /// What the commands mean. Those that change nothing are answered.
-    fn decide(&mut self, requests: Vec<Request>) -> Vec<Pending> {
+    /// What the commands mean, and the newest revision among it. Those that change nothing are answered.
+    fn decide(&mut self, requests: Vec<Request>) -> (Vec<Pending>, Revision) {
         let mut pending = Vec::with_capacity(requests.len());
         let mut in_flight = HashSet::new();
         let mut newest = self.registry.applied();
         // Not when they were sent: a heartbeat may have come since, and its deadline must not move back.
         let now = self.clock.now();
         for request in requests {
-            let (service, id) = request.command.target();
-            let target = (service.clone(), id.clone());
-            if in_flight.contains(&target) {
+            let targets = request.targets();
+            let waits = targets.iter().any(|target| in_flight.contains(target));
+            if waits {
+                // What comes later for one of its instances does not overtake it.
+                in_flight.extend(targets);
                 self.put_off.push(request);
                 continue;
             }
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            let Request { command, answer } = request;
-            let outcome = match self.registry.order().decide(command, now) {
-                Ok((Decision::Apply(draft), present)) => {
-                    newest = newest.next();
-                    let planned = draft.at(newest, present.as_ref());
-                    in_flight.insert(target);
-                    pending.push(Pending { planned, present, revision: newest, answer });
-                    continue;
+            let before = newest;
+            // Whoever no longer waits does not need to know an outcome.
+            match request {
+                Request::One(command, answer) => match self.decide_one(command, &mut newest, now) {
+                    Ok(decided) if decided.is_change() => pending.push(Pending::One(decided, answer)),
+                    Ok(decided) => drop(answer.send(Ok(decided.kept(self.registry.applied())))),
+                    Err(refusal) => drop(answer.send(Err(refusal.into()))),
+                },
+                Request::Together(commands, answer) => {
+                    let decided = commands.into_iter().map(|command| self.decide_one(command, &mut newest, now));
+                    match decided.collect::<Result<Vec<_>, _>>() {
+                        Ok(decided) if decided.iter().any(Decided::is_change) => {
+                            pending.push(Pending::Together(decided, answer));
+                        }
+                        Ok(decided) => {
+                            let applied = self.registry.applied();
+                            drop(answer.send(Ok(decided.into_iter().map(|decided| decided.kept(applied)).collect())));
+                        }
+                        Err(refusal) => {
+                            newest = before;
+                            drop(answer.send(Err(refusal.into())));
+                        }
+                    }
                 }
-                Ok((Decision::Keep, entry)) => Ok(Outcome { entry, revision: self.registry.applied(), changed: false }),
-                Err(refusal) => Err(refusal.into()),
-            };
-            // Whoever no longer waits does not need to know.
-            let _ = answer.send(outcome);
+            }
+            if newest > before {
+                in_flight.extend(targets);
+            }
         }
-        pending
+        (pending, newest)
+    }
+
+    fn decide_one(&self, command: Command, newest: &mut Revision, now: Now) -> Result<Decided, Refusal> {
+        let (decision, present) = self.registry.order().decide(command, now)?;
+        let Decision::Apply(draft) = decision else { return Ok(Decided::Kept(present)) };
+        *newest = newest.next();
+        let planned = draft.at(*newest, present.as_ref());
+        Ok(Decided::Changed { planned, present, revision: *newest })
     }
 
     fn apply(&self, pending: Vec<Pending>) {
         let now = self.clock.now();
+        let mut events = Vec::with_capacity(pending.len());
         let mut done = Vec::with_capacity(pending.len());
         let mut order = self.registry.order();
-        for Pending { planned, present, revision, answer } in pending {
-            let (entry, event) = order.apply(planned, present, revision, now);
-            done.push((event, answer, Outcome { entry, revision, changed: true }));
+        let applied = self.registry.applied();
+        let mut apply = |decided| match decided {
+            Decided::Kept(entry) => Outcome { entry, revision: applied, changed: false },
+            Decided::Changed { planned, present, revision } => {
+                let (entry, event) = order.apply(planned, present, revision, now);
+                events.extend(event);
+                Outcome { entry, revision, changed: true }
+            }
+        };
+        for pending in pending {
+            done.push(match pending {
+                Pending::One(decided, answer) => Applied::One(apply(decided), answer),
+                Pending::Together(decided, answer) => {
+                    Applied::Together(decided.into_iter().map(&mut apply).collect(), answer)
+                }
+            });
         }
         drop(order);
-        for (event, answer, outcome) in done {
-            if let Some(event) = event {
-                self.registry.announce(&event);
+        for event in events {
+            self.registry.announce(&event);
+        }
+        for done in done {
+            match done {
+                Applied::One(outcome, answer) => drop(answer.send(Ok(outcome))),
+                Applied::Together(outcomes, answer) => drop(answer.send(Ok(outcomes))),
             }
-            let _ = answer.send(Ok(outcome));
         }
     }
 }
 
+/// Outcomes on their way to whoever waits for them.
+enum Applied {
+    One(Outcome, OutcomeSender),
+    Together(Vec<Outcome>, OutcomeSender<Vec<Outcome>>),
+}
+
+impl Request {
+    /// The instances that it is about.
+    fn targets(&self) -> Vec<(ServiceName, InstanceId)> {
+        let commands = match self {
+            Self::One(command, _) => std::slice::from_ref(command),
+            Self::Together(commands, _) => commands,
+        };
+        let target = |command: &Command| {
+            let (service, id) = command.target();
+            (service.clone(), id.clone())
+        };
+        commands.iter().map(target).collect()
+    }
+}
+
 impl Pending {
+    fn decided(&self) -> &[Decided] {
+        match self {
+            Self::One(decided, _) => std::slice::from_ref(decided),
+            Self::Together(decided, _) => decided,
+        }
+    }
+}
+
+impl Decided {
+    fn is_change(&self) -> bool {
+        matches!(self, Self::Changed { .. })
+    }
+
+    /// Outcome of a command that changes nothing, at this revision.
+    fn kept(self, revision: Revision) -> Outcome {
+        match self {
+            Self::Kept(entry) | Self::Changed { present: entry, .. } => Outcome { entry, revision, changed: false },
+        }
+    }
+
     fn write(&self) -> Option<Write<'_>> {
-        match (&self.planned, &self.present) {
-            (Planned::Put { instance, lease, .. }, _) => {
-                Some(Write::Put(instance, lease.as_deref().map(StoredLease::of)))
+        match self {
+            Self::Changed { planned: Planned::Put { instance, lease, terms, .. }, .. } => {
+                let stored = lease.as_deref().map(StoredLease::of);
+                Some(Write::Put(instance, stored.map(|stored| stored.on(*terms))))
             }
-            (Planned::Remove { .. }, Some(before)) => {
+            Self::Changed { planned: Planned::Remove { .. }, present: Some(before), .. } => {
                 Some(Write::Remove(&before.instance.service, &before.instance.id))
             }
-            (Planned::Remove { .. }, None) => None,
+            Self::Changed { planned: Planned::Remove { .. }, present: None, .. } | Self::Kept(_) => None,
         }
     }
 }

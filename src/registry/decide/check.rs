@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use super::{Decision, Draft, described, proves};
 use crate::{
-    model::{Check, CheckId, Checks, Definition, Instance, InstanceId, Marks, Probe, Revision, ServiceName, Verdict},
+    model::{
+        Address, Check, CheckId, Checks, Definition, Instance, InstanceId, Listing, Marks, Probe, Revision,
+        ServiceName, Verdict,
+    },
     registry::{
         command::{Enroll, NewCheck, Refusal},
-        context::Context,
+        context::{Context, NodeState},
         event::{Entry, Now, RemovalReason},
         lease::Ending,
     },
@@ -21,7 +24,7 @@ pub(super) fn decide_enroll(
     context: &Context,
     now: Now,
 ) -> Result<Decision, Refusal> {
-    let Enroll { service, id, description, mut listing, checks, replace_checks } = asked;
+    let Enroll { service, id, mut description, mut listing, checks, replace_checks } = asked;
     if let Some(lease) = present.and_then(|entry| entry.lease.as_ref())
         && lease.yields(now.lease).is_err()
     {
@@ -36,7 +39,8 @@ pub(super) fn decide_enroll(
     let checks = merged(known, &context.taken, checks, replace_checks)?;
     let drained = [before, present.map(|entry| &entry.instance)].into_iter().flatten().any(|known| known.marks.drained);
     let proved = before.is_some_and(|instance| instance.marks.proved);
-    let marks = Marks { drained, proved, ..context.node };
+    let marks = Marks { drained, proved, ..context.node.marks };
+    follow_host(&mut description.addresses, &listing, &context.node);
     if let Some(known) = before.and_then(|instance| instance.listing.as_ref()) {
         listing.described = known.described;
         if drained {
@@ -48,7 +52,8 @@ pub(super) fn decide_enroll(
     if lives_on.is_some_and(|before| *before == instance) {
         return Ok(Decision::Keep);
     }
-    Ok(Decision::Apply(Draft::Put { instance, lease: None, born: lives_on.is_none(), ending: Ending::Superseded }))
+    let born = lives_on.is_none();
+    Ok(Decision::Apply(Draft::Put { instance, lease: None, born, terms: None, ending: Ending::Superseded }))
 }
 
 /// The checks that are there once these are asked for. One that was known keeps its verdict, unless that is stated; so does
@@ -94,10 +99,7 @@ pub(super) fn change(
     let mut instance = entry.instance.clone();
     alter(&mut instance)?;
     instance.marks.proved |= proves(&instance.checks);
-    if instance == entry.instance {
-        return Ok(Decision::Keep);
-    }
-    Ok(Decision::Apply(Draft::Put { instance, lease: entry.lease.clone(), born: false, ending: Ending::Superseded }))
+    Ok(Decision::alter(entry, instance))
 }
 
 pub(super) fn judge(
@@ -142,19 +144,27 @@ pub(super) fn decide_reap(present: Option<&Arc<Entry>>, check: &Arc<Definition>)
     Decision::Apply(Draft::Remove { reason: RemovalReason::Reaped, ending: Ending::Removed })
 }
 
-pub(super) fn decide_restate(present: Option<&Arc<Entry>>, node: Marks, host: Option<Box<str>>) -> Decision {
-    let Marks { node_drained, node_critical, node_warning, .. } = node;
-    let Some(entry) = present else { return Decision::Keep };
-    let mut instance = entry.instance.clone();
+pub(super) fn decide_restate(present: Option<&Arc<Entry>>, node: &NodeState) -> Decision {
+    present.map_or(Decision::Keep, |entry| Decision::alter(entry, on_node(&entry.instance, node)))
+}
+
+/// Returns an instance with the state that its node gives it.
+pub(in crate::registry) fn on_node(instance: &Instance, node: &NodeState) -> Instance {
+    let mut instance = instance.clone();
+    let Marks { node_drained, node_critical, node_warning, .. } = node.marks;
     instance.marks = Marks { node_drained, node_critical, node_warning, ..instance.marks };
-    let elsewhere = instance.listing.as_ref().is_none_or(|listing| !listing.address.is_empty());
-    if let Some(host) = host.filter(|_| !elsewhere)
-        && let Some(first) = instance.addresses.first_mut()
+    if let Some(listing) = &instance.listing {
+        follow_host(&mut instance.addresses, listing, node);
+    }
+    instance
+}
+
+/// An instance that names no address is where its node is.
+fn follow_host(addresses: &mut [Address], listing: &Listing, node: &NodeState) {
+    if let Some(host) = node.host.as_ref().filter(|_| listing.address.is_empty())
+        && let Some(first) = addresses.first_mut()
+        && first.host != *host
     {
-        first.host = host;
+        first.host.clone_from(host);
     }
-    if instance == entry.instance {
-        return Decision::Keep;
-    }
-    Decision::Apply(Draft::Put { instance, lease: entry.lease.clone(), born: false, ending: Ending::Superseded })
 }

@@ -2,9 +2,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    model::{BootId, Status, Weight},
+    model::{BootId, CheckId, Definition, Probe, Status, Weight},
     registry::{
-        command::Outcome,
+        command::{NewCheck, Outcome},
         lease::Carrier,
         test_support::{Nobody, at, deregister, description, register, update},
     },
@@ -145,4 +145,83 @@ fn a_register_that_meets_its_own_expiry_goes_on_with_a_new_lease() {
     let late = engine.submit(Command::Expire(Arc::clone(held(&first))), at(10_000)).unwrap();
     assert!(!late.changed, "the removal under way no longer fits");
     assert_eq!(again.entry.unwrap().instance.revision, first.entry.unwrap().instance.revision, "readers saw nothing");
+}
+
+#[test]
+fn refused_register_leaves_lease_and_instance_as_they_are() {
+    let engine = engine();
+    let first = sign_in(&engine, register("web", "a", "boot", 1), 0).unwrap();
+    let check = |id: usize| NewCheck {
+        definition: Definition::new(CheckId::parse(&id.to_string()).unwrap(), "c", Probe::Ttl).into(),
+        verdict: Verdict::Passing,
+    };
+    let hour = Terms::grant(Some(Duration::from_hours(1)), Some(Duration::ZERO));
+    let asked = |boot: &str, checks: Vec<NewCheck>| Register { checks, terms: hour, ..register("web", "a", boot, 2) };
+    let refused = [
+        asked("boot", (0..33).map(check).collect()),
+        asked("other", Vec::new()),
+        asked("other", (0..33).map(check).collect()),
+        Register { replace: true, ..asked("other", (0..33).map(check).collect()) },
+    ];
+    for asked in refused {
+        let said = sign_in(&engine, asked.clone(), 1_000).unwrap_err();
+        assert!(matches!(said, Refusal::Invalid(_) | Refusal::HeldByOther { .. }), "{said}");
+        let lease = held(&first);
+        assert_eq!((lease.deadline(), lease.terms()), (3_000, register("web", "a", "boot", 1).terms), "{asked:?}");
+    }
+    let lost = Command::Update {
+        service: ServiceName::parse("web").unwrap(),
+        id: InstanceId::parse("a").unwrap(),
+        lease: Some(LeaseId(9)),
+        patch: Patch { draining: Some(true), ..Patch::default() },
+    };
+    assert!(matches!(engine.submit(lost, at(1_000)), Err(Refusal::LeaseLost { .. })));
+    let entry = engine.registry().get(&ServiceName::parse("web").unwrap(), "a").unwrap();
+    assert_eq!((held(&first).deadline(), &entry.instance), (3_000, &first.entry.as_ref().unwrap().instance));
+    assert_eq!(engine.registry().applied(), first.revision);
+}
+
+#[test]
+fn register_with_other_terms_is_an_event_that_nobody_sees_and_with_the_same_is_none() {
+    let engine = engine();
+    let first = sign_in(&engine, register("web", "a", "boot", 1), 0).unwrap();
+    let terms = |ttl, grace| Terms::grant(Some(Duration::from_secs(ttl)), grace);
+    let mut newest = first.revision;
+    let asked = [terms(600, None), terms(600, Some(Duration::from_secs(1))), terms(2, Some(Duration::ZERO))];
+    for terms in asked {
+        let asked = Register { terms, ..register("web", "a", "boot", 2) };
+        let again = sign_in(&engine, asked.clone(), 1_000).unwrap();
+        assert!(again.changed && again.revision == newest.next(), "{again:?}");
+        newest = again.revision;
+        assert!(Arc::ptr_eq(held(&first), held(&again)), "the lease stays");
+        assert_eq!((held(&again).id, held(&again).terms()), (LeaseId(1), terms));
+        assert_eq!(again.entry.unwrap().instance, first.entry.as_ref().unwrap().instance, "readers see the same");
+        let same = sign_in(&engine, asked, 1_000).unwrap();
+        assert!(!same.changed && same.revision == newest, "{same:?}");
+    }
+    assert!(engine.registry().events(None, Revision(u64::MAX), 10).len() == 1, "no event but the registration");
+    assert_eq!(engine.expire(at(3_200)), 1, "the shorter time to live counts");
+}
+
+#[test]
+fn accepted_register_whose_lease_runs_out_before_it_is_applied_goes_on_under_the_same_lease_id() {
+    let engine = engine();
+    let first = sign_in(&engine, register("web", "a", "boot", 1), 0).unwrap();
+    let registry = engine.registry();
+    let asked = Register { description: description(&["v2"], 1), ..register("web", "a", "boot", 2) };
+    let mut order = registry.order();
+    let (decision, present) = order.decide(Command::Register(asked), at(2_000)).unwrap();
+    let Decision::Apply(draft) = decision else { panic!("{decision:?}") };
+    assert_eq!(held(&first).deadline(), 5_000, "it has all its time while it waits for the disk");
+    assert!(held(&first).expire(9_000), "which takes longer");
+    let revision = first.revision.next();
+    let (entry, _) = order.apply(draft.at(revision, present.as_ref()), present, revision, at(9_000));
+    drop(order);
+    let lease = registry.leases().get(LeaseId(1)).unwrap();
+    assert!(Arc::ptr_eq(&lease, entry.unwrap().lease.as_ref().unwrap()));
+    assert_eq!((lease.is_alive(), lease.deadline()), (true, 12_000));
+    let late = engine.submit(Command::Expire(Arc::clone(held(&first))), at(9_100)).unwrap();
+    assert!(!late.changed, "the removal under way no longer fits");
+    assert_eq!(engine.expire(at(12_200)), 1, "and its time goes on");
+    assert!(registry.leases().is_empty());
 }

@@ -363,6 +363,7 @@ fn a_marked_instance_that_is_loaded_is_believed_again() {
         instance,
         lease: Some(Arc::new(lease)),
         born: false,
+        terms: None,
         ending: crate::registry::Ending::Superseded,
     };
     let registry = stage.engine.registry();

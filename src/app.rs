@@ -1,0 +1,21 @@
+//! What every protocol shares, above the engine.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `commands` | the one path of writes, and those that span several instances |
+//! | `check_memory` | what goes along with checks that change hands |
+//! | `recovery` | completing what an earlier process left half done |
+//! | `background` | carrying writes to their end when their callers go away |
+//! | `keyed_lock` | one lock for each key |
+//!
+//! What is not here: what a command means (`registry`), its order and durability (`engine`), wire formats (protocols).
+
+mod background;
+mod check_memory;
+mod commands;
+mod keyed_lock;
+mod recovery;
+
+pub use check_memory::{CheckMemory, Settle};
+pub use commands::{Commands, NodeRegistration};
+pub use recovery::RecoveryError;

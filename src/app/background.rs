@@ -1,0 +1,150 @@
+//! Carries writes to their end when their callers go away.
+//!
+//! A write is polled by its caller, so it costs no task of its own. Only when the caller drops it halfway, because its client hung up
+//! or its worker ends, is the rest handed to a task of a runtime that outlives the workers.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, task::JoinSet, time::sleep};
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Tasks that finish what their callers no longer wait for.
+#[derive(Debug)]
+pub(super) struct Background {
+    runtime: Option<Handle>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Background {
+    /// On a runtime that outlives all callers. `None`: what a caller drops ends there.
+    pub(super) fn on(runtime: Option<Handle>) -> Arc<Self> {
+        Arc::new(Self { runtime, tasks: Mutex::default() })
+    }
+
+    /// Runs a future to its end: when the caller drops the returned one, the rest runs in the background.
+    pub(super) fn to_the_end<T: Send + 'static>(
+        self: &Arc<Self>,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> ToTheEnd<T> {
+        ToTheEnd { future: Some(Box::pin(future)), background: Arc::clone(self) }
+    }
+
+    /// Waits so long. The timer is one of this runtime: that of a caller may end before it.
+    pub(super) async fn pause(&self, span: Duration) {
+        let pause = {
+            let _entered = self.runtime.as_ref().map(Handle::enter);
+            sleep(span)
+        };
+        pause.await;
+    }
+
+    /// Waits until all that was handed over has ended.
+    pub(super) async fn finish(&self) {
+        loop {
+            let mut tasks = std::mem::take(&mut *self.tasks.lock());
+            if tasks.is_empty() {
+                return;
+            }
+            while tasks.join_next().await.is_some() {}
+        }
+    }
+
+    fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        let Some(runtime) = &self.runtime else { return };
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(future, runtime);
+    }
+}
+
+/// A future that is run to its end, also if it is dropped.
+pub(super) struct ToTheEnd<T: Send + 'static> {
+    /// `None` once it has ended, and while it is polled: what panics is not polled again.
+    future: Option<Boxed<T>>,
+    background: Arc<Background>,
+}
+
+impl<T: Send + 'static> Future for ToTheEnd<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let Some(mut future) = self.future.take() else { return Poll::Pending };
+        let polled = future.as_mut().poll(context);
+        if polled.is_pending() {
+            self.future = Some(future);
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for ToTheEnd<T> {
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take() {
+            self.background.spawn(async move { drop(future.await) });
+        }
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for ToTheEnd<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToTheEnd").field("ended", &self.future.is_none()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::oneshot, task::yield_now};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn dropped_future_runs_to_its_end_before_finish_returns() {
+        let background = Background::on(Some(Handle::current()));
+        let (go_on, told) = oneshot::channel::<()>();
+        let (ended, mut end) = oneshot::channel();
+        let mut write = background.to_the_end(async move {
+            told.await.unwrap();
+            ended.send(()).unwrap();
+        });
+        let caller = tokio::spawn(async move { (&mut write).await });
+        yield_now().await;
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        assert!(end.try_recv().is_err(), "it waits");
+        go_on.send(()).unwrap();
+        background.finish().await;
+        assert_eq!(end.try_recv(), Ok(()));
+    }
+
+    #[test]
+    fn future_dropped_with_its_runtime_runs_to_its_end_on_the_other() {
+        let outlives = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let background = Background::on(Some(outlives.handle().clone()));
+        let (ended, end) = oneshot::channel();
+        let write = background.to_the_end({
+            let background = Arc::clone(&background);
+            async move {
+                background.pause(Duration::from_millis(50)).await;
+                ended.send(()).unwrap();
+            }
+        });
+        let worker = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        worker.block_on(async {
+            tokio::spawn(write);
+            yield_now().await;
+        });
+        drop(worker);
+        outlives.block_on(async {
+            background.finish().await;
+            end.await.unwrap();
+        });
+    }
+}

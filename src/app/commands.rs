@@ -1,0 +1,473 @@
+//! The one path of writes.
+//!
+//! A command changes one instance. What changes several is one write here: a node and the instances that take over its state, an id
+//! that moves to another service, a node that goes with all that is on it. Such a write is
+//!
+//! * **whole**: once its first command is with the engine it runs to its end, whatever becomes of the request that asked for it
+//!   ([`Commands::finish`] waits for that); a process that is killed in between completes it when it starts again
+//!   ([`Commands::recover`]);
+//! * **alone**: writes that concern the same node, or the same id, are carried out one after the other. A write that takes both locks
+//!   takes that of the node first, and holds one of an id at a time.
+//!
+//! | write | commands | interrupted by a kill |
+//! |---|---|---|
+//! | a node changes | the node, then a `Restate` for each instance that differs from it | instances that differ are restated at the start |
+//! | an id moves to another service | `Enroll` and `Deregister`, durable together | nothing or all is stored |
+//! | a check is taken from another instance of the node | `Enroll` or `AddCheck`, then `RemoveCheck` | the later owner keeps it at the start |
+//! | a node is removed | one `Deregister` for it and for each instance on it, durable together | nothing or all is stored |
+//! | a node, a service and checks are registered | one after the other, each of them whole | what was not acknowledged may be missing |
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock, Weak},
+};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use super::{
+    background::{Background, ToTheEnd},
+    check_memory::CheckMemory,
+    keyed_lock::{KeyGuard, KeyedLock},
+};
+use crate::{
+    clock::Clock,
+    engine::{self, Engine, EngineError, Submission},
+    model::{CheckId, InstanceId, ServiceName, Tags, node_id, nodes},
+    registry::{Command, Enroll, Entry, Holder, NewCheck, Now, Outcome, Patch, Registry, TakenCheck},
+};
+
+/// Instances of a node that are restated at once: other writes go on between them.
+const AT_ONCE: usize = 1_024;
+
+/// The one path of writes, for all protocols, the health checks and the expiry of leases. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Commands(Arc<WritePath>);
+
+#[derive(Debug)]
+struct WritePath {
+    engine: Arc<dyn Engine>,
+    clock: Arc<Clock>,
+    locks: Arc<KeyedLock<LockKey>>,
+    /// Nodes whose last change has not reached all of their instances: a write that changes nothing goes on with it.
+    unpropagated: Mutex<HashSet<InstanceId>>,
+    background: Arc<Background>,
+    memory: OnceLock<Weak<dyn CheckMemory>>,
+}
+
+/// What a lock is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum LockKey {
+    /// A node, by its id among the nodes.
+    Node(InstanceId),
+    /// An instance with a listing, by the id by which it is found.
+    Listed(InstanceId),
+}
+
+/// A node as the catalog is told of it: commands about the node, then what is registered on it.
+#[derive(Debug)]
+pub struct NodeRegistration {
+    /// Id of the node among the nodes.
+    pub node: InstanceId,
+    /// Registers the node first, if it is not registered.
+    pub unless_known: Option<Enroll>,
+    /// Commands about the node, in order.
+    pub changes: Vec<Command>,
+    /// A service on the node.
+    pub service: Option<Enroll>,
+    /// Tags of an instance on the node, by its id, after that.
+    pub tags: Option<(InstanceId, Tags)>,
+    /// Checks of instances on the node, by the ids of those, after that.
+    pub checks: Vec<(InstanceId, NewCheck)>,
+}
+
+impl NodeRegistration {
+    /// These changes of a node alone.
+    #[must_use]
+    pub fn of_node(node: InstanceId, unless_known: Option<Enroll>, changes: Vec<Command>) -> Self {
+        Self { node, unless_known, changes, service: None, tags: None, checks: Vec::new() }
+    }
+}
+
+impl Commands {
+    /// The path to an engine. What callers drop halfway runs to its end on `runtime`, which must outlive them; `None` is for engines that
+    /// answer at once.
+    #[must_use]
+    pub fn new(engine: &Arc<dyn Engine>, clock: &Arc<Clock>, runtime: Option<Handle>) -> Self {
+        Self(Arc::new(WritePath {
+            engine: Arc::clone(engine),
+            clock: Arc::clone(clock),
+            locks: Arc::default(),
+            unpropagated: Mutex::default(),
+            background: Background::on(runtime),
+            memory: OnceLock::new(),
+        }))
+    }
+
+    /// Has what is known of checks go along with writes that hand them over. Once, before the first write.
+    pub fn remember_checks(&self, memory: Weak<dyn CheckMemory>) {
+        // A second one would be a defect of whoever puts the server together; the first goes on.
+        let _ = self.0.memory.set(memory);
+    }
+
+    /// The registry that is written to.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        self.0.engine.registry()
+    }
+
+    /// Carries out a command. What it means for other instances is carried out with it: those on a node take over its state.
+    ///
+    /// # Errors
+    ///
+    /// When the command is refused, or the engine does not take it.
+    pub async fn submit(&self, command: Command) -> Result<Outcome, EngineError> {
+        let (service, id) = command.target();
+        if !service.is_reserved() {
+            return self.order(command).await;
+        }
+        let guard = self.lock(LockKey::Node(id.clone())).await;
+        self.to_the_end(guard, |mut write| async move {
+            let node = command.target().1.clone();
+            let outcome = write.change_node(&node, command).await;
+            write.propagate(&node).await?;
+            outcome
+        })
+        .await
+    }
+
+    /// Registers a node, a service on it and checks, as far as they are given.
+    ///
+    /// # Errors
+    ///
+    /// When a command is refused, or the engine does not take the first. What was done before a refusal stays.
+    pub async fn register_on_node(&self, asked: NodeRegistration) -> Result<(), EngineError> {
+        let guard = self.lock(LockKey::Node(asked.node.clone())).await;
+        self.to_the_end(guard, |mut write| async move {
+            let NodeRegistration { node, unless_known, changes, service, tags, checks } = asked;
+            write.register_node(&node, unless_known, changes).await?;
+            if let Some(service) = service {
+                let _guard = write.lock(&service.id).await;
+                write.place(Command::Enroll(Box::new(service))).await?;
+            }
+            if let Some((id, tags)) = tags {
+                let _guard = write.lock(&id).await;
+                if let Some(service) = write.service_of(&id) {
+                    let patch = Patch { tags: Some(tags), ..Patch::default() };
+                    write.place(Command::Update { service, id, lease: None, patch }).await?;
+                }
+            }
+            for (id, check) in checks {
+                let _guard = write.lock(&id).await;
+                // An instance that was removed meanwhile needs no check.
+                if let Some(service) = write.service_of(&id) {
+                    write.place(Command::AddCheck { service, id, check }).await?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Registers instances without a lease, in order. One whose id is that of an instance in another service moves. `held` is kept until
+    /// all are registered, or one is refused.
+    ///
+    /// # Errors
+    ///
+    /// When one is refused, or the engine does not take the first. Those before a refused one stay.
+    pub async fn register(&self, instances: Vec<Enroll>, held: impl Send + 'static) -> Result<(), EngineError> {
+        self.to_the_end(held, |mut write| async move {
+            for enroll in instances {
+                let _guard = write.lock(&enroll.id).await;
+                write.place(Command::Enroll(Box::new(enroll))).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Carries out a command about the instance that is found by this id, in whatever service it is by then. `None`: there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the command is refused, or the engine does not take it.
+    pub async fn submit_listed(
+        &self,
+        id: InstanceId,
+        command: impl FnOnce(ServiceName, InstanceId) -> Command,
+    ) -> Result<Option<Outcome>, EngineError> {
+        let guard = self.lock(LockKey::Listed(id.clone())).await;
+        let Some(service) = self.registry().catalog().service_of(id.as_str()) else { return Ok(None) };
+        let command = command(service, id);
+        self.to_the_end(guard, |mut write| async move { write.place(command).await.map(Some) }).await
+    }
+
+    /// Removes the instances that are found by these ids, in whatever services, durable together. Returns whether there was one with the
+    /// first id.
+    ///
+    /// # Errors
+    ///
+    /// When the engine does not take it; then nothing is removed.
+    pub async fn deregister_listed(&self, ids: Vec<InstanceId>) -> Result<bool, EngineError> {
+        let first = ids.first().cloned();
+        // The only write that holds the locks of several ids takes them in order.
+        let mut ids = ids;
+        ids.sort_unstable();
+        let mut guards = Vec::with_capacity(ids.len());
+        for id in &ids {
+            guards.push(self.lock(LockKey::Listed(id.clone())).await);
+        }
+        let catalog = self.registry().catalog();
+        let found = ids.into_iter().filter_map(|id| Some((catalog.service_of(id.as_str())?, id)));
+        let found: Vec<_> = found.collect();
+        let had_first = found.iter().any(|(_, id)| Some(id) == first.as_ref());
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let leaves = found.into_iter().map(|(service, id)| Command::Deregister { service, id, of: Holder::Listed });
+        let leaves: Vec<_> = leaves.collect();
+        self.to_the_end(guards, |mut write| async move { write.order_together(leaves).await }).await?;
+        Ok(had_first)
+    }
+
+    /// Removes all instances with a listing that are on a node, and the node, unless it is the local one.
+    ///
+    /// # Errors
+    ///
+    /// When the engine does not take it; then nothing is removed.
+    pub async fn remove_node(&self, node: InstanceId) -> Result<(), EngineError> {
+        let guard = self.lock(LockKey::Node(node.clone())).await;
+        self.to_the_end(guard, |mut write| async move { write.remove_node(node).await }).await
+    }
+
+    /// Submits what the leases' time asks for, and returns the removals among it, on their way.
+    #[must_use]
+    pub fn expire(&self, now: Now) -> Vec<Submission> {
+        engine::expire(&*self.0.engine, now)
+    }
+
+    /// Waits until every write that was begun has ended. For when no more are begun, and before the engine closes.
+    pub async fn finish(&self) {
+        self.0.background.finish().await;
+    }
+
+    pub(super) fn order(&self, command: Command) -> Submission {
+        self.0.engine.order(command, self.0.clock.now())
+    }
+
+    async fn lock(&self, key: LockKey) -> KeyGuard<LockKey> {
+        self.0.locks.lock(key).await
+    }
+}
+
+impl Commands {
+    /// Runs a write to its end, with what it holds meanwhile.
+    fn to_the_end<T, F>(
+        &self,
+        guards: impl Send + 'static,
+        write: impl FnOnce(CommandSequence) -> F,
+    ) -> ToTheEnd<Result<T, EngineError>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, EngineError>> + Send + 'static,
+    {
+        let write = write(CommandSequence { path: Arc::clone(&self.0), begun: false });
+        self.0.background.to_the_end(async move {
+            let _guards = guards;
+            write.await
+        })
+    }
+}
+
+/// Commands of one write, in order.
+struct CommandSequence {
+    path: Arc<WritePath>,
+    /// A command was carried out: from here on, an engine that has too much to do is asked again until it takes the rest.
+    begun: bool,
+}
+
+impl CommandSequence {
+    async fn order(&mut self, mut command: Command) -> Result<Outcome, EngineError> {
+        loop {
+            let again = self.begun.then(|| command.clone());
+            let done = self.path.engine.order(command, self.path.clock.now()).await;
+            match (done, again) {
+                (Err(EngineError::Overloaded { retry, .. }), Some(again)) => {
+                    self.path.background.pause(retry).await;
+                    command = again;
+                }
+                (done, _) => {
+                    self.begun |= done.is_ok();
+                    return done;
+                }
+            }
+        }
+    }
+
+    async fn order_together(&mut self, mut commands: Vec<Command>) -> Result<Vec<Outcome>, EngineError> {
+        loop {
+            let again = self.begun.then(|| commands.clone());
+            let done = self.path.engine.order_together(commands, self.path.clock.now()).await;
+            match (done, again) {
+                (Err(EngineError::Overloaded { retry, .. }), Some(again)) => {
+                    self.path.background.pause(retry).await;
+                    commands = again;
+                }
+                (done, _) => {
+                    self.begun |= done.is_ok();
+                    return done;
+                }
+            }
+        }
+    }
+
+    async fn lock(&self, id: &InstanceId) -> KeyGuard<LockKey> {
+        self.path.locks.lock(LockKey::Listed(id.clone())).await
+    }
+
+    fn service_of(&self, id: &InstanceId) -> Option<ServiceName> {
+        self.path.engine.registry().catalog().service_of(id.as_str())
+    }
+
+    /// Carries out a command about a node. What is on it hears of that from [`Self::propagate`].
+    async fn change_node(&mut self, node: &InstanceId, command: Command) -> Result<Outcome, EngineError> {
+        let outcome = self.place(command).await?;
+        if outcome.changed {
+            self.path.unpropagated.lock().insert(node.clone());
+        }
+        Ok(outcome)
+    }
+
+    /// Carries out a command, with what follows from it for other instances: an id that is registered leaves the service in which it was,
+    /// and a check that is asked for leaves the instance of the node that had it. What is known of such checks goes along.
+    async fn place(&mut self, command: Command) -> Result<Outcome, EngineError> {
+        let asked: Vec<CheckId> = command.asked_checks().cloned().collect();
+        let moved = self.path.engine.registry().moved_by(&command);
+        if asked.is_empty() && moved.is_none() {
+            return self.order(command).await;
+        }
+        let memory = self.path.memory.get().and_then(Weak::upgrade);
+        let settle = memory.map(|memory| memory.prepare(&command));
+        let done = match moved {
+            None => self.order(command).await,
+            Some(old) => self.order_move(command, &old).await,
+        };
+        if let Some(settle) = settle {
+            settle(done.is_ok());
+        }
+        let outcome = done?;
+        if let Some(entry) = &outcome.entry {
+            self.release(entry, &asked).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Registers an instance, and takes it away from the service in which its id was.
+    async fn order_move(&mut self, enroll: Command, old: &Entry) -> Result<Outcome, EngineError> {
+        let (service, id) = (old.instance.service.clone(), old.instance.id.clone());
+        let leaves = Command::Deregister { service, id, of: Holder::Listed };
+        let mut done = self.order_together(vec![enroll, leaves]).await?;
+        Ok(done.swap_remove(0))
+    }
+
+    /// Takes checks with these ids away from the other instances of a node that had them.
+    async fn release(&mut self, entry: &Entry, checks: &[CheckId]) -> Result<(), EngineError> {
+        let Some(listing) = &entry.instance.listing else { return Ok(()) };
+        let path = Arc::clone(&self.path);
+        let catalog = path.engine.registry().catalog();
+        for taken in checks.iter().flat_map(|check| catalog.taken_from(&listing.node, check)) {
+            let node = taken.service.is_reserved().then(|| taken.id.clone());
+            let changed = match self.order(taken.into()).await {
+                Ok(outcome) => outcome.changed,
+                Err(EngineError::Refused(_)) => false,
+                Err(error) => return Err(error),
+            };
+            if let Some(node) = node.filter(|_| changed) {
+                self.propagate_now(&node).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn register_node(
+        &mut self,
+        node: &InstanceId,
+        unless_known: Option<Enroll>,
+        changes: Vec<Command>,
+    ) -> Result<(), EngineError> {
+        let missing = unless_known.filter(|_| self.path.engine.registry().get(&nodes(), node.as_str()).is_none());
+        let missing = missing.map(|enroll| Command::Enroll(Box::new(enroll)));
+        let mut done = Ok(());
+        for command in missing.into_iter().chain(changes) {
+            done = self.change_node(node, command).await.map(drop);
+            if done.is_err() {
+                break;
+            }
+        }
+        self.propagate(node).await?;
+        done
+    }
+
+    /// Has the instances on a node take over its state, if that changed.
+    async fn propagate(&mut self, node: &InstanceId) -> Result<(), EngineError> {
+        if !self.path.unpropagated.lock().contains(node) {
+            return Ok(());
+        }
+        self.propagate_now(node).await?;
+        self.path.unpropagated.lock().remove(node);
+        Ok(())
+    }
+
+    /// Has the instances on a node take over its state. Those that differ are looked for after the change is there for every reader: an
+    /// instance that is registered later is decided against the node as it is then.
+    async fn propagate_now(&mut self, node: &InstanceId) -> Result<(), EngineError> {
+        self.begun = true;
+        let path = Arc::clone(&self.path);
+        let registry = path.engine.registry();
+        let differing: Vec<_> = registry
+            .entries_on(node.as_str())
+            .into_iter()
+            .filter(|entry| !registry.agrees_with_node(&entry.instance))
+            .map(|entry| (entry.instance.service.clone(), entry.instance.id.clone()))
+            .collect();
+        for some in differing.chunks(AT_ONCE) {
+            let commands = some.iter().cloned().map(|(service, id)| Command::Restate { service, id });
+            let sent: Vec<_> =
+                commands.map(|command| (path.engine.order(command.clone(), path.clock.now()), command)).collect();
+            for (submission, command) in sent {
+                let done = match submission.await {
+                    Err(EngineError::Overloaded { .. }) => self.order(command).await,
+                    done => done,
+                };
+                match done {
+                    // An instance that is refused is gone.
+                    Ok(_) | Err(EngineError::Refused(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_node(&mut self, node: InstanceId) -> Result<(), EngineError> {
+        let here = self.path.engine.registry().catalog().on_node(node.as_str());
+        let mut targets: Vec<_> = here.into_iter().map(|(id, service)| (service, id)).collect();
+        if node.as_str() != node_id("") {
+            targets.push((nodes(), node));
+        }
+        let commands = targets.into_iter().map(|(service, id)| Command::Deregister { service, id, of: Holder::Listed });
+        self.order_together(commands.collect()).await.map(drop)
+    }
+}
+
+impl From<TakenCheck> for Command {
+    /// Takes the check away from the instance that has lost it.
+    fn from(taken: TakenCheck) -> Self {
+        let TakenCheck { service, id, check, created } = taken;
+        Self::RemoveCheck { service, id, check, created: Some(created) }
+    }
+}
+
+#[cfg(test)]
+#[path = "commands/tests.rs"]
+mod tests;

@@ -1,0 +1,270 @@
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::Poll,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::{
+    engine::{Beginning, Disk, Durability, Memory, disk::Surroundings},
+    metrics::Metrics,
+    model::{CheckId, Definition, Incarnation, Listing, Marks, Probe, Revision, ServiceName, Verdict},
+    registry::{
+        Entry, NewCheck, Patch, Refusal,
+        test_support::{Nobody, at, description, id, name},
+    },
+};
+
+fn enroll(service: ServiceName, id: InstanceId, listing: Listing) -> Enroll {
+    let checks = Vec::new();
+    Enroll { service, id, description: description(&[], 1), listing, checks, replace_checks: false }
+}
+
+fn at_node(name: &str) -> InstanceId {
+    InstanceId::of_node(name)
+}
+
+fn node(name: &str, host: &str) -> Enroll {
+    let mut node =
+        enroll(nodes(), at_node(name), Listing { node: name.into(), address: host.into(), ..Listing::default() });
+    node.description.addresses[0].host = host.into();
+    node
+}
+
+/// A service on a node, without an address of its own.
+fn on_node(node: &str, service: &str) -> Enroll {
+    let listing = Listing { node: node.into(), id: service.into(), ..Listing::default() };
+    enroll(name(service), InstanceId::on_node(node, service), listing)
+}
+
+fn drain(node: &str, draining: bool) -> Command {
+    let patch = Patch { draining: Some(draining), ..Patch::default() };
+    Command::Update { service: nodes(), id: at_node(node), lease: None, patch }
+}
+
+fn boxed(enroll: Enroll) -> Command {
+    Command::Enroll(Box::new(enroll))
+}
+
+fn memory() -> Arc<dyn Engine> {
+    Arc::new(Memory::new(Incarnation(1), at(0), Arc::new(Nobody)))
+}
+
+fn disk(directory: &TempDir) -> Arc<dyn Engine> {
+    let surroundings = Surroundings {
+        clock: Arc::new(Clock::new(0)),
+        audience: Arc::new(Nobody),
+        metrics: Metrics::new().store.clone(),
+        fresh: Beginning { incarnation: Incarnation(1), revision: Revision(0) },
+    };
+    let failed = Box::new(|error| panic!("{error}"));
+    Arc::new(Disk::open(directory.path(), Durability::Durable, surroundings, failed).unwrap())
+}
+
+fn path(engine: &Arc<dyn Engine>) -> Commands {
+    Commands::new(engine, &Arc::new(Clock::new(0)), Some(Handle::current()))
+}
+
+/// A node `n` with five services, none of which names an address.
+async fn peopled(commands: &Commands) {
+    for n in 0..5 {
+        let service = Some(on_node("n", &format!("s{n}")));
+        let changes = vec![boxed(node("n", "10.0.0.1"))];
+        let asked = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
+        commands.register_on_node(asked).await.unwrap();
+    }
+}
+
+fn marks_and_hosts(commands: &Commands) -> Vec<(Marks, String)> {
+    let entries = commands.registry().entries_on(&node_id("n"));
+    let of = |entry: &Arc<Entry>| (entry.instance.marks, entry.instance.addresses[0].host.to_string());
+    entries.iter().map(of).collect()
+}
+
+fn all_agree(commands: &Commands) -> bool {
+    let entries = commands.registry().entries_on(&node_id("n"));
+    entries.len() == 5 && entries.iter().all(|entry| commands.registry().agrees_with_node(&entry.instance))
+}
+
+#[tokio::test]
+async fn node_change_reaches_all_instances_on_it_and_no_others() {
+    let commands = path(&memory());
+    peopled(&commands).await;
+    commands.register(vec![on_node("", "other")], ()).await.unwrap();
+    let before = commands.registry().applied();
+    commands.submit(drain("n", true)).await.unwrap();
+    assert!(marks_and_hosts(&commands).iter().all(|(marks, _)| marks.node_drained));
+    assert_eq!(commands.registry().applied().0, before.0 + 6, "the node and five services, and no other");
+    assert!(!commands.submit(drain("n", true)).await.unwrap().changed);
+    let moved = NodeRegistration::of_node(at_node("n"), None, vec![boxed(node("n", "10.0.0.2"))]);
+    commands.register_on_node(moved).await.unwrap();
+    assert!(marks_and_hosts(&commands).iter().all(|(marks, host)| marks.node_drained && host == "10.0.0.2"));
+    let definition = Definition::new(CheckId::parse("c").unwrap(), "c", Probe::Stated);
+    let check = NewCheck { definition: definition.into(), verdict: Verdict::Critical };
+    commands.submit(Command::AddCheck { service: nodes(), id: at_node("n"), check }).await.unwrap();
+    assert!(marks_and_hosts(&commands).iter().all(|(marks, _)| marks.node_critical));
+    let check = CheckId::parse("c").unwrap();
+    commands.submit(Command::RemoveCheck { service: nodes(), id: at_node("n"), check, created: None }).await.unwrap();
+    assert!(marks_and_hosts(&commands).iter().all(|(marks, _)| !marks.node_critical));
+}
+
+#[tokio::test]
+async fn write_dropped_after_its_first_command_runs_to_its_end() {
+    let directory = TempDir::new().unwrap();
+    let engine = disk(&directory);
+    let commands = path(&engine);
+    peopled(&commands).await;
+    {
+        let mut write = pin!(commands.submit(drain("n", true)));
+        poll_fn(|context| {
+            assert!(write.as_mut().poll(context).is_pending(), "the disk takes its time");
+            Poll::Ready(())
+        })
+        .await;
+    }
+    commands.finish().await;
+    assert!(all_agree(&commands));
+    assert!(marks_and_hosts(&commands).iter().all(|(marks, _)| marks.node_drained));
+    {
+        let mut write = pin!(commands.remove_node(at_node("n")));
+        poll_fn(|context| Poll::Ready(assert!(write.as_mut().poll(context).is_pending()))).await;
+    }
+    commands.finish().await;
+    assert!(commands.registry().entries_on(&node_id("n")).is_empty() && commands.registry().node("n").is_none());
+    engine.close();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_of_one_node_end_in_agreement() {
+    let directory = TempDir::new().unwrap();
+    let engine = disk(&directory);
+    let commands = path(&engine);
+    peopled(&commands).await;
+    let mut writers = JoinSet::new();
+    for writer in 0..8_u8 {
+        let commands = commands.clone();
+        writers.spawn(async move {
+            for round in 0..6_u8 {
+                let host = format!("10.0.{writer}.{}", round + 1);
+                let changes = vec![boxed(node("n", &host)), drain("n", (writer + round) % 2 == 0)];
+                let service = Some(on_node("n", &format!("s{}", round % 5)));
+                let asked = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
+                commands.register_on_node(asked).await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    assert!(all_agree(&commands), "{:?}", marks_and_hosts(&commands));
+    engine.close();
+}
+
+#[tokio::test]
+async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() {
+    let commands = path(&memory());
+    let mut first = on_node("", "a");
+    first.id = id("mover");
+    commands.register(vec![first.clone()], ()).await.unwrap();
+    let check = |n: usize| {
+        let definition = Definition::new(CheckId::parse(&n.to_string()).unwrap(), "c", Probe::Stated);
+        NewCheck { definition: definition.into(), verdict: Verdict::Passing }
+    };
+    let refused = Enroll { service: name("b"), checks: (0..33).map(check).collect(), ..first.clone() };
+    let before = commands.registry().applied();
+    assert!(matches!(commands.register(vec![refused], ()).await, Err(EngineError::Refused(Refusal::Invalid(_)))));
+    assert_eq!(commands.registry().applied(), before);
+    assert!(commands.registry().get(&name("a"), "mover").is_some());
+    commands.register(vec![Enroll { service: name("b"), ..first }], ()).await.unwrap();
+    assert!(commands.registry().get(&name("a"), "mover").is_none());
+    assert!(commands.registry().get(&name("b"), "mover").is_some());
+    assert!(commands.deregister_listed(vec![id("mover")]).await.unwrap());
+    assert!(!commands.deregister_listed(vec![id("mover")]).await.unwrap(), "it is gone");
+}
+
+/// An engine that says of some commands that it has too much to do.
+#[derive(Debug)]
+struct BusyEngine {
+    engine: Arc<dyn Engine>,
+    /// Commands that came.
+    came: AtomicUsize,
+    /// Numbers of those that it does not take.
+    refuses: std::ops::Range<usize>,
+}
+
+impl BusyEngine {
+    fn is_busy(&self) -> bool {
+        self.refuses.contains(&self.came.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Engine for BusyEngine {
+    fn registry(&self) -> &Registry {
+        self.engine.registry()
+    }
+
+    fn order(&self, command: Command, now: Now) -> Submission {
+        if self.is_busy() {
+            return Submission::done(Err(EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) }));
+        }
+        self.engine.order(command, now)
+    }
+
+    fn order_together(&self, commands: Vec<Command>, now: Now) -> Submission<Vec<Outcome>> {
+        if self.is_busy() {
+            return Submission::done(Err(EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) }));
+        }
+        self.engine.order_together(commands, now)
+    }
+
+    fn close(&self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn engine_that_is_overloaded_halfway_is_asked_again_and_at_the_first_command_is_not() {
+    for refuses in [0..1, 1..2, 2..5, 4..40] {
+        let engine = memory();
+        peopled(&path(&engine)).await;
+        let first = refuses.start == 0;
+        let busy: Arc<dyn Engine> = Arc::new(BusyEngine { engine, came: AtomicUsize::new(0), refuses });
+        let commands = path(&busy);
+        let done = commands.submit(drain("n", true)).await;
+        assert_eq!(matches!(done, Err(EngineError::Overloaded { .. })), first, "{done:?}");
+        assert!(all_agree(&commands), "{:?}", marks_and_hosts(&commands));
+        assert_eq!(marks_and_hosts(&commands)[0].0.node_drained, !first);
+    }
+}
+
+#[tokio::test]
+async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
+    for directory in [None, Some(TempDir::new().unwrap())] {
+        let engine = directory.as_ref().map_or_else(memory, disk);
+        let commands = path(&engine);
+        peopled(&commands).await;
+        // A node changed in every way, and no instance knows.
+        engine.order(boxed(node("n", "10.0.0.7")), at(0)).await.unwrap();
+        engine.order(drain("n", true), at(0)).await.unwrap();
+        // An id that moved and is still in its old service, as versions before wrote it.
+        let mover = |service: &str| Enroll { id: id("mover"), ..on_node("", service) };
+        engine.order(boxed(mover("a")), at(0)).await.unwrap();
+        engine.order(boxed(mover("b")), at(0)).await.unwrap();
+        // An instance on a node that nobody registered stays as it is.
+        commands.register(vec![on_node("unknown", "stays")], ()).await.unwrap();
+        assert!(!all_agree(&commands));
+        commands.recover().unwrap();
+        assert!(all_agree(&commands));
+        assert!(marks_and_hosts(&commands).iter().all(|(marks, host)| marks.node_drained && host == "10.0.0.7"));
+        assert!(commands.registry().get(&name("a"), "mover").is_none());
+        assert!(commands.registry().get(&name("b"), "mover").is_some());
+        assert!(commands.registry().get(&name("stays"), InstanceId::on_node("unknown", "stays").as_str()).is_some());
+        let whole = commands.registry().applied();
+        commands.recover().unwrap();
+        assert_eq!(commands.registry().applied(), whole);
+        engine.close();
+    }
+}

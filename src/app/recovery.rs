@@ -1,0 +1,102 @@
+//! Completes what an earlier process left half done, before anybody reads.
+//!
+//! Nothing is logged ahead for this: what is stored says what is missing. An id in Consul's words that leads to another service than the
+//! one in which an instance has it: that instance has moved. A check that two instances of a node have: the later one keeps it. An instance that differs from its node: the node changed. A node is removed
+//! together with all that is on it, so half of that is never stored.
+//!
+//! An instance on a node that nobody registered stays: versions before 0.1 let `SkipNodeUpdate` register such ones.
+
+use std::{io, iter, sync::Arc, thread};
+
+use super::Commands;
+use crate::{
+    engine::EngineError,
+    model::{Check, Instance, nodes},
+    registry::{Command, Entry, Holder, Registry},
+};
+
+/// Commands that are on their way at once.
+const AT_ONCE: usize = 1_024;
+
+/// Why interrupted writes are not completed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The system gives no thread.
+    #[error("cannot start a thread to complete interrupted writes: {0}: allow more threads")]
+    Thread(#[from] io::Error),
+    /// The engine does not take the commands.
+    #[error("cannot complete interrupted writes: {0}")]
+    Engine(#[from] EngineError),
+}
+
+impl Commands {
+    /// Completes writes that the end of an earlier process interrupted. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When the engine does not take what is to be done.
+    pub fn recover(&self) -> Result<(), RecoveryError> {
+        for missing in [misplaced, differing] {
+            let missing = missing(self.registry());
+            if !missing.is_empty() {
+                self.complete(&missing)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn complete(&self, missing: &[Command]) -> Result<(), RecoveryError> {
+        tracing::info!(commands = missing.len(), "completing writes that the end of an earlier process interrupted");
+        thread::scope(|scope| {
+            let waits = thread::Builder::new().name("callboard-recovery".to_owned());
+            let done = waits.spawn_scoped(scope, || self.carry_out(missing))?;
+            Ok(done.join().unwrap_or(Err(EngineError::Stopped))?)
+        })
+    }
+
+    fn carry_out(&self, commands: &[Command]) -> Result<(), EngineError> {
+        for commands in commands.chunks(AT_ONCE) {
+            let sent: Vec<_> = commands.iter().map(|command| self.order(command.clone())).collect();
+            for submission in sent {
+                match submission.wait() {
+                    Ok(_) | Err(EngineError::Refused(_)) => {}
+                    Err(error @ (EngineError::Overloaded { .. } | EngineError::Stopped)) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns commands that take away instances whose ids have moved to another service, and checks that another instance of the node has
+/// taken.
+fn misplaced(registry: &Registry) -> Vec<Command> {
+    let command = |instance: &Instance| {
+        let moved = registry.listed_as(instance).is_some_and(|found| found.instance.service != instance.service);
+        let (service, id) = (instance.service.clone(), instance.id.clone());
+        moved.then_some(Command::Deregister { service, id, of: Holder::Listed })
+    };
+    let taken = |instance: &Instance| {
+        let node = instance.listing.as_ref().map(|listing| listing.node.clone());
+        let of = |check| node.as_ref().map(|node| registry.catalog().taken_from(node, check)).unwrap_or_default();
+        let taken: Vec<_> = instance.checks.iter().map(Check::id).flat_map(of).collect();
+        taken.into_iter().map(Command::from)
+    };
+    entries(registry).flat_map(|entry| command(&entry.instance).into_iter().chain(taken(&entry.instance))).collect()
+}
+
+/// Returns commands for instances that differ from their nodes.
+fn differing(registry: &Registry) -> Vec<Command> {
+    let command = |instance: &Instance| {
+        let (service, id) = (instance.service.clone(), instance.id.clone());
+        (!registry.agrees_with_node(instance)).then_some(Command::Restate { service, id })
+    };
+    let listed = entries(registry).filter(|entry| entry.instance.listing.is_some());
+    listed.filter_map(|entry| command(&entry.instance)).collect()
+}
+
+/// Returns all entries, those of nodes too.
+fn entries(registry: &Registry) -> impl Iterator<Item = Arc<Entry>> {
+    let services = iter::once(nodes()).chain(registry.each_service().map(|summary| summary.name));
+    services.flat_map(|service| registry.page(&service, "", usize::MAX))
+}
