@@ -17,5 +17,5 @@ mod keyed_lock;
 mod recovery;
 
 pub use check_memory::{CheckMemory, Settle};
-pub use commands::{Commands, NodeRegistration};
+pub use commands::{Commands, ListedChange, NodeRegistration};
 pub use recovery::RecoveryError;

@@ -7,18 +7,20 @@
 //!   ([`Commands::finish`] waits for that); a process that is killed in between completes it when it starts again
 //!   ([`Commands::recover`]);
 //! * **alone**: writes that concern the same node, or the same id, are carried out one after the other. A write that takes both locks
-//!   takes that of the node first, and holds one of an id at a time.
+//!   takes that of the node first, and one of an id at a time; a write that takes those of several ids takes them in their order.
 //!
 //! | write | commands | interrupted by a kill |
 //! |---|---|---|
 //! | a node changes | the node, then a `Restate` for each instance that differs from it | instances that differ are restated at the start |
 //! | an id moves to another service | `Enroll` and `Deregister`, durable together | nothing or all is stored |
+//! | a service is removed with its proxy | one `Deregister` for each, durable together | nothing or all is stored |
+//! | a service is registered with its proxy | one after the other, each of them whole | what was not acknowledged may be missing |
 //! | a check is taken from another instance of the node | `Enroll` or `AddCheck`, then `RemoveCheck` | the later owner keeps it at the start |
 //! | a node is removed | one `Deregister` for it and for each instance on it, durable together | nothing or all is stored |
 //! | a node, a service and checks are registered | one after the other, each of them whole | what was not acknowledged may be missing |
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{Arc, OnceLock, Weak},
 };
 
@@ -33,7 +35,7 @@ use super::{
 use crate::{
     clock::Clock,
     engine::{self, Engine, EngineError, Submission},
-    model::{CheckId, InstanceId, ServiceName, Tags, node_id, nodes},
+    model::{CheckId, InstanceId, ServiceName, node_id, nodes},
     registry::{Command, Enroll, Entry, Holder, NewCheck, Now, Outcome, Patch, Registry, TakenCheck},
 };
 
@@ -75,17 +77,33 @@ pub struct NodeRegistration {
     pub changes: Vec<Command>,
     /// A service on the node.
     pub service: Option<Enroll>,
-    /// Tags of an instance on the node, by its id, after that.
-    pub tags: Option<(InstanceId, Tags)>,
-    /// Checks of instances on the node, by the ids of those, after that.
-    pub checks: Vec<(InstanceId, NewCheck)>,
+    /// Changes of instances on the node, by the ids of those, after that.
+    pub then: Vec<(InstanceId, ListedChange)>,
+}
+
+/// A change of an instance that is found by its id, in whatever service it is by then.
+#[derive(Debug)]
+pub enum ListedChange {
+    /// Adds a check, or defines it anew.
+    AddCheck(NewCheck),
+    /// Changes fields, as an operator does.
+    Update(Patch),
+}
+
+impl ListedChange {
+    fn of(self, service: ServiceName, id: InstanceId) -> Command {
+        match self {
+            Self::AddCheck(check) => Command::AddCheck { service, id, check },
+            Self::Update(patch) => Command::Update { service, id, lease: None, patch },
+        }
+    }
 }
 
 impl NodeRegistration {
     /// These changes of a node alone.
     #[must_use]
     pub fn of_node(node: InstanceId, unless_known: Option<Enroll>, changes: Vec<Command>) -> Self {
-        Self { node, unless_known, changes, service: None, tags: None, checks: Vec::new() }
+        Self { node, unless_known, changes, service: None, then: Vec::new() }
     }
 }
 
@@ -144,24 +162,17 @@ impl Commands {
     pub async fn register_on_node(&self, asked: NodeRegistration) -> Result<(), EngineError> {
         let guard = self.lock(LockKey::Node(asked.node.clone())).await;
         self.to_the_end(guard, |mut write| async move {
-            let NodeRegistration { node, unless_known, changes, service, tags, checks } = asked;
+            let NodeRegistration { node, unless_known, changes, service, then } = asked;
             write.register_node(&node, unless_known, changes).await?;
             if let Some(service) = service {
                 let _guard = write.lock(&service.id).await;
                 write.place(Command::Enroll(Box::new(service))).await?;
             }
-            if let Some((id, tags)) = tags {
+            for (id, change) in then {
                 let _guard = write.lock(&id).await;
+                // There is nothing to change of an instance that was removed meanwhile.
                 if let Some(service) = write.service_of(&id) {
-                    let patch = Patch { tags: Some(tags), ..Patch::default() };
-                    write.place(Command::Update { service, id, lease: None, patch }).await?;
-                }
-            }
-            for (id, check) in checks {
-                let _guard = write.lock(&id).await;
-                // An instance that was removed meanwhile needs no check.
-                if let Some(service) = write.service_of(&id) {
-                    write.place(Command::AddCheck { service, id, check }).await?;
+                    write.place(change.of(service, id)).await?;
                 }
             }
             Ok(())
@@ -169,16 +180,16 @@ impl Commands {
         .await
     }
 
-    /// Registers instances without a lease, in order. One whose id is that of an instance in another service moves. `held` is kept until
-    /// all are registered, or one is refused.
+    /// Registers instances without a lease, one after the other. One whose id is that of an instance in another service moves.
+    /// `held` is dropped once they are registered.
     ///
     /// # Errors
     ///
-    /// When one is refused, or the engine does not take the first. Those before a refused one stay.
-    pub async fn register(&self, instances: Vec<Enroll>, held: impl Send + 'static) -> Result<(), EngineError> {
-        self.to_the_end(held, |mut write| async move {
-            for enroll in instances {
-                let _guard = write.lock(&enroll.id).await;
+    /// When one is refused, or the engine does not take the first. What was registered before a refusal stays.
+    pub async fn register(&self, enrolls: Vec<Enroll>, held: impl Send + 'static) -> Result<(), EngineError> {
+        let guards = self.lock_all(enrolls.iter().map(|enroll| enroll.id.clone())).await;
+        self.to_the_end((guards, held), |mut write| async move {
+            for enroll in enrolls {
                 write.place(Command::Enroll(Box::new(enroll))).await?;
             }
             Ok(())
@@ -186,48 +197,34 @@ impl Commands {
         .await
     }
 
-    /// Carries out a command about the instance that is found by this id, in whatever service it is by then. `None`: there is none.
+    /// Changes the instance that is found by this id, in whatever service it is by then. `None`: there is none.
     ///
     /// # Errors
     ///
-    /// When the command is refused, or the engine does not take it.
-    pub async fn submit_listed(
-        &self,
-        id: InstanceId,
-        command: impl FnOnce(ServiceName, InstanceId) -> Command,
-    ) -> Result<Option<Outcome>, EngineError> {
+    /// When the change is refused, or the engine does not take it.
+    pub async fn submit_listed(&self, id: InstanceId, change: ListedChange) -> Result<Option<Outcome>, EngineError> {
         let guard = self.lock(LockKey::Listed(id.clone())).await;
         let Some(service) = self.registry().catalog().service_of(id.as_str()) else { return Ok(None) };
-        let command = command(service, id);
+        let command = change.of(service, id);
         self.to_the_end(guard, |mut write| async move { write.place(command).await.map(Some) }).await
     }
 
-    /// Removes the instances that are found by these ids, in whatever services, durable together. Returns whether there was one with the
-    /// first id.
+    /// Removes the instances that are found by these ids, in whatever services, as one. Returns whether there was any for the first.
     ///
     /// # Errors
     ///
-    /// When the engine does not take it; then nothing is removed.
+    /// When the engine does not take it; then none is removed.
     pub async fn deregister_listed(&self, ids: Vec<InstanceId>) -> Result<bool, EngineError> {
-        let first = ids.first().cloned();
-        // The only write that holds the locks of several ids takes them in order.
-        let mut ids = ids;
-        ids.sort_unstable();
-        let mut guards = Vec::with_capacity(ids.len());
-        for id in &ids {
-            guards.push(self.lock(LockKey::Listed(id.clone())).await);
-        }
-        let catalog = self.registry().catalog();
-        let found = ids.into_iter().filter_map(|id| Some((catalog.service_of(id.as_str())?, id)));
-        let found: Vec<_> = found.collect();
-        let had_first = found.iter().any(|(_, id)| Some(id) == first.as_ref());
-        if found.is_empty() {
-            return Ok(false);
-        }
-        let leaves = found.into_iter().map(|(service, id)| Command::Deregister { service, id, of: Holder::Listed });
-        let leaves: Vec<_> = leaves.collect();
-        self.to_the_end(guards, |mut write| async move { write.order_together(leaves).await }).await?;
-        Ok(had_first)
+        let guards = self.lock_all(ids.iter().cloned()).await;
+        self.to_the_end(guards, |mut write| async move {
+            let Some(first) = ids.first().and_then(|id| write.service_of(id)) else { return Ok(false) };
+            let others = ids.iter().skip(1).filter_map(|id| write.service_of(id).map(|service| (service, id.clone())));
+            let targets = ids.first().map(|id| (first, id.clone())).into_iter().chain(others);
+            let leaves = |(service, id)| Command::Deregister { service, id, of: Holder::Listed };
+            let commands = targets.map(leaves).collect();
+            Ok(write.order_together(commands).await?.first().is_some_and(|outcome| outcome.changed))
+        })
+        .await
     }
 
     /// Removes all instances with a listing that are on a node, and the node, unless it is the local one.
@@ -257,6 +254,16 @@ impl Commands {
 
     async fn lock(&self, key: LockKey) -> KeyGuard<LockKey> {
         self.0.locks.lock(key).await
+    }
+
+    /// Takes the locks of several ids, in the order of the ids: two writes that want the same do not wait for each other.
+    async fn lock_all(&self, ids: impl Iterator<Item = InstanceId>) -> Vec<KeyGuard<LockKey>> {
+        let ids: BTreeSet<_> = ids.collect();
+        let mut guards = Vec::with_capacity(ids.len());
+        for id in ids {
+            guards.push(self.lock(LockKey::Listed(id)).await);
+        }
+        guards
     }
 }
 

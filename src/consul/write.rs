@@ -7,8 +7,8 @@ mod sidecar;
 
 use super::{Call, Consul, Endpoint, Problem, body::CheckUpdate, reply::Reply};
 use crate::{
-    app::NodeRegistration,
-    model::{InstanceId, ServiceName, Verdict, nodes},
+    app::{ListedChange, NodeRegistration},
+    model::{InstanceId, Verdict, nodes},
     registry::{Command, Outcome, Patch},
 };
 
@@ -49,13 +49,14 @@ impl Consul {
     async fn service_maintenance(&self, call: &Call) -> Result<Reply, Problem> {
         let on = enable(call)?;
         let id = InstanceId::on_node("", &call.subject);
-        let done = self.shared.commands.submit_listed(id, |service, id| maintain(service, id, on, call)).await?;
+        let done = self.shared.commands.submit_listed(id, ListedChange::Update(maintenance(on, call))).await?;
         done.map(|_| Reply::empty()).ok_or_else(|| Problem::unknown_service(&call.subject))
     }
 
     async fn node_maintenance(&self, call: &Call) -> Result<Reply, Problem> {
         let on = enable(call)?;
-        self.change_own_node(maintain(nodes(), InstanceId::of_node(""), on, call)).await?;
+        let (service, id) = (nodes(), InstanceId::of_node(""));
+        self.change_own_node(Command::Update { service, id, lease: None, patch: maintenance(on, call) }).await?;
         Ok(Reply::empty())
     }
 }
@@ -67,9 +68,8 @@ fn enable(call: &Call) -> Result<bool, Problem> {
     call.query.switch("enable").map_err(|_| Problem::Bad(format!("Invalid value for enable: {value:?}")))
 }
 
-fn maintain(service: ServiceName, id: InstanceId, on: bool, call: &Call) -> Command {
+fn maintenance(on: bool, call: &Call) -> Patch {
     let reason = call.query.get("reason").unwrap_or_default();
     let reason = &reason[..reason.floor_char_boundary(512)];
-    let patch = Patch { draining: Some(on), reason: Some(reason.into()), ..Patch::default() };
-    Command::Update { service, id, lease: None, patch }
+    Patch { draining: Some(on), reason: Some(reason.into()), ..Patch::default() }
 }

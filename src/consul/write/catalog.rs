@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use super::nodes;
 use crate::{
-    app::NodeRegistration,
+    app::{ListedChange, NodeRegistration},
     consul::{
         Consul, Problem,
         body::{Asked, CatalogDeregistration, CatalogRegistration, Service},
         reply::{Reply, encode},
     },
-    engine::EngineError,
     model::{Address, Instance, InstanceId, Listing, Probe, Tags, Weight},
-    registry::{Command, Description, Enroll, Entry, Holder, NewCheck, Refusal},
+    registry::{Command, Description, Enroll, Entry, Holder, NewCheck, Patch},
 };
 
 impl Consul {
@@ -34,22 +33,19 @@ impl Consul {
             if asked.service.as_ref().is_some_and(|service| service.id == check.service) {
                 own.push(stated(&check)?);
             } else {
-                registration.checks.push(self.check_of_other(&node, &check)?);
+                registration.then.push(self.check_of_other(&node, &check)?);
             }
         }
         if let Some(service) = asked.service.take() {
-            if let Some(known) = self.registered_at_agent(&node, &service.id) {
-                let id = &known.instance.id;
-                registration.tags = may_be_retagged(&known, &service).then(|| (id.clone(), service.tags));
-                registration.checks.extend(own.into_iter().map(|check| (id.clone(), check)));
+            // Where the node has another address when it is registered, that is the one.
+            let host = if node.is_empty() || asked.address.is_empty() {
+                self.agent.address.to_string()
             } else {
-                // Where the node has another address when it is registered, that is the one.
-                let host = if node.is_empty() || asked.address.is_empty() {
-                    self.agent.address.to_string()
-                } else {
-                    asked.address.into_owned()
-                };
-                registration.service = Some(self.enrollment(&node, || host, service, own, false)?);
+                asked.address.into_owned()
+            };
+            match self.registered_at_agent(&node, &service.id) {
+                Some(known) => registration.then.extend(retagged(&known, service, own)),
+                None => registration.service = Some(self.enrollment(&node, || host, service, own, false)?),
             }
         }
         self.shared.commands.register_on_node(registration).await?;
@@ -106,13 +102,13 @@ impl Consul {
     }
 
     /// A check of a service that is on the node already.
-    fn check_of_other(&self, node: &str, check: &Asked<'_>) -> Result<(InstanceId, NewCheck), Problem> {
+    fn check_of_other(&self, node: &str, check: &Asked<'_>) -> Result<(InstanceId, ListedChange), Problem> {
         let id = InstanceId::on_node(node, &check.service);
         if self.registry().catalog().service_of(id.as_str()).is_none() {
             let missing = format!("Missing service registration: no service {:?} is on the node", check.service);
             return Err(Problem::Server(missing));
         }
-        Ok((id, stated(check)?))
+        Ok((id, ListedChange::AddCheck(stated(check)?)))
     }
 
     /// What is not there is gone already.
@@ -146,10 +142,9 @@ impl Consul {
             [] => Ok(()),
             [one] => {
                 let (service, id) = (one.instance.service.clone(), one.instance.id.clone());
-                let leaves = self.shared.commands.submit(Command::Deregister { service, id, of: Holder::Anyone });
-                match leaves.await {
-                    Ok(_) | Err(EngineError::Refused(Refusal::NoSuchInstance { .. })) => Ok(()),
-                    Err(error) => Err(error.into()),
+                match self.submit(Command::Deregister { service, id, of: Holder::Anyone }).await {
+                    Ok(_) | Err(Problem::NotFound(_)) => Ok(()),
+                    Err(problem) => Err(problem),
                 }
             }
             several => {
@@ -163,15 +158,18 @@ impl Consul {
     }
 }
 
-/// Returns whether a catalog write may change the tags of a service that a program has registered at the agent: if the program allows
-/// that. In Consul the agent undoes any other catalog write of its services within a minute.
-fn may_be_retagged(known: &Entry, asked: &Service<'_>) -> bool {
+/// Returns what the catalog may change of a service that a program has registered at the agent: its tags, if the program allows it.
+/// In Consul the agent undoes all else within a minute.
+fn retagged(known: &Entry, asked: Service<'_>, checks: Vec<NewCheck>) -> Vec<(InstanceId, ListedChange)> {
     let Instance { service, id, listing, .. } = &known.instance;
-    let allowed = listing.as_ref().is_some_and(|listing| listing.enable_tag_override) && *service == asked.name;
-    if !allowed {
+    let mut changes = Vec::new();
+    if listing.as_ref().is_some_and(|listing| listing.enable_tag_override) && *service == asked.name {
+        changes.push(ListedChange::Update(Patch { tags: Some(asked.tags), ..Patch::default() }));
+    } else {
         tracing::debug!(%service, %id, "a catalog write of a service that its agent keeps as it is");
     }
-    allowed
+    changes.extend(checks.into_iter().map(ListedChange::AddCheck));
+    changes.into_iter().map(|change| (id.clone(), change)).collect()
 }
 
 fn node_enrollment(node: &str, asked: &CatalogRegistration<'_>) -> Result<Enroll, Problem> {

@@ -1,6 +1,7 @@
 //! Checks, of services and of nodes.
 
 use crate::{
+    app::ListedChange,
     consul::{Call, Consul, Problem, body::Asked, reply::Reply},
     model::{Address, CheckId, InstanceId, Listing, Metadata, ServiceName, Tags, Verdict, Weight, nodes},
     registry::{Command, Description, Enroll},
@@ -25,7 +26,7 @@ impl Consul {
         let entry = self.own_by_id(&asked.service).ok_or_else(missing)?;
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
         self.shared.checks.admit([&check.definition.probe].into_iter(), own)?;
-        let add = |service, id| Command::AddCheck { service, id, check };
+        let add = ListedChange::AddCheck(check);
         let done = self.shared.commands.submit_listed(entry.instance.id.clone(), add).await?;
         done.map(|_| Reply::empty()).ok_or_else(missing)
     }

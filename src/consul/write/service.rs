@@ -1,5 +1,7 @@
 //! Services of our own node.
 
+use std::sync::Arc;
+
 use crate::{
     consul::{
         Call, Consul, Problem,
@@ -21,14 +23,15 @@ impl Consul {
         // Who registers from another machine and names no address is there. Consul shows none, as none was given.
         let host = || if peer.is_loopback() { self.agent.address } else { peer }.to_string();
         let checks = named(&asked)?;
-        let (id, held) = (asked.id.clone(), self.sidecar_ports.clone());
-        let mut instances = vec![self.enrollment("", host, asked, checks, replace_checks)?];
-        // Held until a port is given to the proxy, also where nobody waits for that any more.
-        let held = if sidecar.is_some() { Some(held.lock_owned().await) } else { None };
+        let (id, port) = (asked.id.clone(), asked.port);
+        let mut enrolls = vec![self.enrollment("", host, asked, checks, replace_checks)?];
+        let mut ports = None;
         if let Some(sidecar) = sidecar {
-            instances.push(self.sidecar_enrollment(&id, host, sidecar, replace_checks)?);
+            // Until it is registered: no two proxies get the same port.
+            ports = Some(Arc::clone(&self.sidecar_ports).lock_owned().await);
+            enrolls.push(self.sidecar_enrollment((&id, port), host, sidecar, replace_checks)?);
         }
-        self.shared.commands.register(instances, held).await?;
+        self.shared.commands.register(enrolls, ports).await?;
         Ok(Reply::empty())
     }
 
@@ -68,8 +71,8 @@ impl Consul {
     }
 
     pub(super) async fn deregister(&self, id: &str) -> Result<Reply, Problem> {
-        let sidecar = self.sidecar_of(id).map(|sidecar| sidecar.instance.id.clone());
-        let ids = std::iter::once(InstanceId::on_node("", id)).chain(sidecar).collect();
+        let mut ids = vec![InstanceId::on_node("", id)];
+        ids.extend(self.sidecar_of(id).map(|sidecar| sidecar.instance.id.clone()));
         let removed = self.shared.commands.deregister_listed(ids).await?;
         if removed { Ok(Reply::empty()) } else { Err(Problem::unknown_service(id)) }
     }

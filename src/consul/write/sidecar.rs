@@ -18,17 +18,16 @@ use crate::{
 const PORTS: std::ops::RangeInclusive<u16> = 21_000..=21_255;
 
 impl Consul {
-    /// Returns the registration of a proxy beside the service with this id. The lock of proxies' ports is held until it is registered, so
-    /// that no two get the same.
+    /// Registration of a proxy beside the service with this id and port. `sidecar_ports` is held: no other proxy gets its port.
     pub(super) fn sidecar_enrollment(
         &self,
-        service: &str,
+        (service, service_port): (&str, u16),
         host: impl FnOnce() -> String,
         mut sidecar: Service<'_>,
         replace_checks: bool,
     ) -> Result<Enroll, Problem> {
         if sidecar.port == 0 {
-            let port = self.sidecar_port(service);
+            let port = self.sidecar_port(service, service_port);
             let problem = "Invalid SidecarService: none of the ports 21000 to 21255 is free: give a Port";
             sidecar.listen_at(port.ok_or(Problem::Text(problem))?);
         }
@@ -38,12 +37,12 @@ impl Consul {
     }
 
     /// Returns the port that the proxy of this service has, or the first that no service of our node has.
-    fn sidecar_port(&self, service: &str) -> Option<u16> {
+    fn sidecar_port(&self, service: &str, service_port: u16) -> Option<u16> {
         if let Some(known) = self.sidecar_of(service) {
             return port(&known.instance);
         }
         let used: BTreeSet<_> = self.own().iter().filter_map(|entry| port(&entry.instance)).collect();
-        PORTS.into_iter().find(|port| !used.contains(port))
+        PORTS.into_iter().find(|port| *port != service_port && !used.contains(port))
     }
 
     /// Returns the proxy that was registered beside this service.
