@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `commands` | the one path of writes, and those that span several instances |
+//! | `command_sequence` | the commands of one write, in order |
 //! | `check_memory` | what goes along with checks that change hands |
 //! | `recovery` | completing what an earlier process left half done |
 //! | `background` | carrying writes to their end when their callers go away |
@@ -12,6 +13,7 @@
 
 mod background;
 mod check_memory;
+mod command_sequence;
 mod commands;
 mod keyed_lock;
 mod recovery;

@@ -110,11 +110,11 @@ mod tests {
         let background = Background::on(Some(Handle::current()));
         let (go_on, told) = oneshot::channel::<()>();
         let (ended, mut end) = oneshot::channel();
-        let mut write = background.to_the_end(async move {
+        let write = background.to_the_end(async move {
             told.await.unwrap();
             ended.send(()).unwrap();
         });
-        let caller = tokio::spawn(async move { (&mut write).await });
+        let caller = tokio::spawn(write);
         yield_now().await;
         caller.abort();
         assert!(caller.await.unwrap_err().is_cancelled());

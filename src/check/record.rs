@@ -30,8 +30,8 @@ pub struct Finding {
     pub output: Arc<str>,
 }
 
-/// CheckTimes of a check before it was renewed.
-#[derive(Debug)]
+/// Times of a check before it was renewed.
+#[derive(Debug, Clone, Copy)]
 pub struct CheckTimes {
     fed_until: LeaseTime,
     critical_since: Option<LeaseTime>,

@@ -125,8 +125,7 @@ impl Decision {
     /// Returns the lease that the entry keeps with this decision about a registration.
     pub(super) fn goes_on<'a>(&self, entry: &'a Entry) -> Option<&'a Arc<Lease>> {
         match self {
-            Self::Keep => entry.lease.as_ref(),
-            Self::Apply(Draft::Put { terms: Some(_), .. }) => entry.lease.as_ref(),
+            Self::Keep | Self::Apply(Draft::Put { terms: Some(_), .. }) => entry.lease.as_ref(),
             Self::Apply(Draft::Put { terms: None, .. } | Draft::Remove { .. }) => None,
         }
     }

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     engine::{Beginning, Disk, Durability, Memory, disk::Surroundings},
     metrics::Metrics,
-    model::{CheckId, Definition, Incarnation, Listing, Marks, Probe, Revision, ServiceName, Verdict},
+    model::{CheckId, Definition, Incarnation, Listing, Marks, Probe, Revision, ServiceName, Verdict, node_id, nodes},
     registry::{
         Entry, NewCheck, Patch, Refusal,
         test_support::{Nobody, at, description, id, name},
@@ -132,7 +132,11 @@ async fn write_dropped_after_its_first_command_runs_to_its_end() {
     assert!(marks_and_hosts(&commands).iter().all(|(marks, _)| marks.node_drained));
     {
         let mut write = pin!(commands.remove_node(at_node("n")));
-        poll_fn(|context| Poll::Ready(assert!(write.as_mut().poll(context).is_pending()))).await;
+        poll_fn(|context| {
+            assert!(write.as_mut().poll(context).is_pending(), "the disk takes its time");
+            Poll::Ready(())
+        })
+        .await;
     }
     commands.finish().await;
     assert!(commands.registry().entries_on(&node_id("n")).is_empty() && commands.registry().node("n").is_none());
@@ -253,6 +257,13 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
         let mover = |service: &str| Enroll { id: id("mover"), ..on_node("", service) };
         engine.order(boxed(mover("a")), at(0)).await.unwrap();
         engine.order(boxed(mover("b")), at(0)).await.unwrap();
+        // A check that two instances of the node have: the later one keeps it.
+        let definition = Definition::new(CheckId::parse("taken").unwrap(), "c", Probe::Stated);
+        for n in 0..2 {
+            let check = NewCheck { definition: definition.clone().into(), verdict: Verdict::Passing };
+            let (service, id) = (name(&format!("s{n}")), InstanceId::on_node("n", &format!("s{n}")));
+            engine.order(Command::AddCheck { service, id, check }, at(0)).await.unwrap();
+        }
         // An instance on a node that nobody registered stays as it is.
         commands.register(vec![on_node("unknown", "stays")], ()).await.unwrap();
         assert!(!all_agree(&commands));
@@ -261,6 +272,11 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
         assert!(marks_and_hosts(&commands).iter().all(|(marks, host)| marks.node_drained && host == "10.0.0.7"));
         assert!(commands.registry().get(&name("a"), "mover").is_none());
         assert!(commands.registry().get(&name("b"), "mover").is_some());
+        let checks = |service: &str| {
+            let id = InstanceId::on_node("n", service);
+            commands.registry().get(&name(service), id.as_str()).unwrap().instance.checks.len()
+        };
+        assert_eq!((checks("s0"), checks("s1")), (0, 1));
         assert!(commands.registry().get(&name("stays"), InstanceId::on_node("unknown", "stays").as_str()).is_some());
         let whole = commands.registry().applied();
         commands.recover().unwrap();

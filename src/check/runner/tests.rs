@@ -5,10 +5,10 @@ use crate::{
     app::Commands,
     check::{Inbox, Rules},
     clock::Clock,
-    engine::{Engine, Memory},
-    model::{Incarnation, InstanceId},
+    engine::{Engine, EngineError, Memory},
+    model::{Incarnation, InstanceId, Listing},
     registry::{
-        Audience, NewCheck, Register,
+        Audience, Enroll, NewCheck, Register,
         test_support::{deregister, register},
     },
 };
@@ -112,4 +112,34 @@ async fn news_that_come_late_are_looked_up() {
     world.hear().await;
     world.runner.hear(late);
     assert!(world.runner.known.is_empty() && world.checks.count() == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn registration_that_is_refused_leaves_the_times_of_its_checks_and_one_that_is_accepted_renews_them() {
+    let mut world = World::new();
+    let check = |id: usize| {
+        let ttl = Definition { interval: REPRIEVE, ..Definition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl) };
+        let id = CheckId::parse(&if id == 0 { "c".to_owned() } else { format!("c{id}") }).unwrap();
+        NewCheck { definition: Arc::new(Definition { id, ..ttl }), verdict: Verdict::Passing }
+    };
+    let asked = |checks: usize| {
+        let Register { service, id, description, .. } = register("web", "a", "boot", 1);
+        let listing = Listing { id: "a".into(), ..Listing::default() };
+        let checks = (0..checks).map(check).collect();
+        vec![Enroll { service, id, description, listing, checks, replace_checks: true }]
+    };
+    let left = |world: &World| {
+        let key = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap(), CheckId::parse("c").unwrap());
+        world.checks.record(&key.0, &key.1, &key.2).unwrap().time_left(world.clock.now())
+    };
+    world.checks.commands.register(asked(1), ()).await.unwrap();
+    world.hear().await;
+    world.sweep(REPRIEVE / 2).await;
+    let half = left(&world);
+    assert!(half <= REPRIEVE / 2 + Duration::from_secs(1), "{half:?}");
+    let refused = world.checks.commands.register(asked(40), ()).await;
+    assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+    assert_eq!(left(&world), half);
+    world.checks.commands.register(asked(1), ()).await.unwrap();
+    assert_eq!(left(&world), REPRIEVE);
 }

@@ -1,0 +1,205 @@
+//! The commands of one write that spans several instances, in order.
+
+use std::sync::{Arc, Weak};
+
+use super::{
+    commands::{LockKey, WritePath},
+    keyed_lock::KeyGuard,
+};
+use crate::{
+    engine::EngineError,
+    model::{CheckId, InstanceId, ServiceName, node_id, nodes},
+    registry::{Command, Enroll, Entry, Holder, Outcome, TakenCheck},
+};
+
+/// Instances of a node that are restated at once: other writes go on between them.
+const AT_ONCE: usize = 1_024;
+
+/// Commands of one write, in order.
+pub(super) struct CommandSequence {
+    pub(super) path: Arc<WritePath>,
+    /// A command was carried out: from here on, an engine that has too much to do is asked again until it takes the rest.
+    pub(super) begun: bool,
+}
+
+impl CommandSequence {
+    pub(super) async fn order(&mut self, mut command: Command) -> Result<Outcome, EngineError> {
+        loop {
+            let again = self.begun.then(|| command.clone());
+            let done = self.path.engine.order(command, self.path.clock.now()).await;
+            match (done, again) {
+                (Err(EngineError::Overloaded { retry, .. }), Some(again)) => {
+                    self.path.background.pause(retry).await;
+                    command = again;
+                }
+                (done, _) => {
+                    self.begun |= done.is_ok();
+                    return done;
+                }
+            }
+        }
+    }
+
+    pub(super) async fn order_together(&mut self, mut commands: Vec<Command>) -> Result<Vec<Outcome>, EngineError> {
+        loop {
+            let again = self.begun.then(|| commands.clone());
+            let done = self.path.engine.order_together(commands, self.path.clock.now()).await;
+            match (done, again) {
+                (Err(EngineError::Overloaded { retry, .. }), Some(again)) => {
+                    self.path.background.pause(retry).await;
+                    commands = again;
+                }
+                (done, _) => {
+                    self.begun |= done.is_ok();
+                    return done;
+                }
+            }
+        }
+    }
+
+    pub(super) async fn lock(&self, id: &InstanceId) -> KeyGuard<LockKey> {
+        self.path.locks.lock(LockKey::Listed(id.clone())).await
+    }
+
+    pub(super) fn service_of(&self, id: &InstanceId) -> Option<ServiceName> {
+        self.path.engine.registry().catalog().service_of(id.as_str())
+    }
+
+    /// Carries out a command about a node. What is on it hears of that from [`Self::propagate`].
+    pub(super) async fn change_node(&mut self, node: &InstanceId, command: Command) -> Result<Outcome, EngineError> {
+        let outcome = self.place(command).await?;
+        if outcome.changed {
+            self.path.unpropagated.lock().insert(node.clone());
+        }
+        Ok(outcome)
+    }
+
+    /// Carries out a command, with what follows from it for other instances: an id that is registered leaves the service in which it was,
+    /// and a check that is asked for leaves the instance of the node that had it. What is known of such checks goes along.
+    pub(super) async fn place(&mut self, command: Command) -> Result<Outcome, EngineError> {
+        let asked: Vec<CheckId> = command.asked_checks().cloned().collect();
+        let moved = self.path.engine.registry().moved_by(&command);
+        if asked.is_empty() && moved.is_none() {
+            return self.order(command).await;
+        }
+        let memory = self.path.memory.get().and_then(Weak::upgrade);
+        let settle = memory.map(|memory| memory.prepare(&command));
+        let done = match moved {
+            None => self.order(command).await,
+            Some(old) => self.order_move(command, &old).await,
+        };
+        if let Some(settle) = settle {
+            settle(done.is_ok());
+        }
+        let outcome = done?;
+        if let Some(entry) = &outcome.entry {
+            self.release(entry, &asked).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Registers an instance, and takes it away from the service in which its id was.
+    async fn order_move(&mut self, enroll: Command, old: &Entry) -> Result<Outcome, EngineError> {
+        let (service, id) = (old.instance.service.clone(), old.instance.id.clone());
+        let leaves = Command::Deregister { service, id, of: Holder::Listed };
+        let mut done = self.order_together(vec![enroll, leaves]).await?;
+        Ok(done.swap_remove(0))
+    }
+
+    /// Takes checks with these ids away from the other instances of a node that had them.
+    async fn release(&mut self, entry: &Entry, checks: &[CheckId]) -> Result<(), EngineError> {
+        let Some(listing) = &entry.instance.listing else { return Ok(()) };
+        let path = Arc::clone(&self.path);
+        let catalog = path.engine.registry().catalog();
+        for taken in checks.iter().flat_map(|check| catalog.taken_from(&listing.node, check)) {
+            let node = taken.service.is_reserved().then(|| taken.id.clone());
+            let changed = match self.order(taken.into()).await {
+                Ok(outcome) => outcome.changed,
+                Err(EngineError::Refused(_)) => false,
+                Err(error) => return Err(error),
+            };
+            if let Some(node) = node.filter(|_| changed) {
+                self.propagate_now(&node).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn register_node(
+        &mut self,
+        node: &InstanceId,
+        unless_known: Option<Enroll>,
+        changes: Vec<Command>,
+    ) -> Result<(), EngineError> {
+        let missing = unless_known.filter(|_| self.path.engine.registry().get(&nodes(), node.as_str()).is_none());
+        let missing = missing.map(|enroll| Command::Enroll(Box::new(enroll)));
+        let mut done = Ok(());
+        for command in missing.into_iter().chain(changes) {
+            done = self.change_node(node, command).await.map(drop);
+            if done.is_err() {
+                break;
+            }
+        }
+        self.propagate(node).await?;
+        done
+    }
+
+    /// Has the instances on a node take over its state, if that changed.
+    pub(super) async fn propagate(&mut self, node: &InstanceId) -> Result<(), EngineError> {
+        if !self.path.unpropagated.lock().contains(node) {
+            return Ok(());
+        }
+        self.propagate_now(node).await?;
+        self.path.unpropagated.lock().remove(node);
+        Ok(())
+    }
+
+    /// Has the instances on a node take over its state. Those that differ are looked for after the change is there for every reader: an
+    /// instance that is registered later is decided against the node as it is then.
+    async fn propagate_now(&mut self, node: &InstanceId) -> Result<(), EngineError> {
+        self.begun = true;
+        let path = Arc::clone(&self.path);
+        let registry = path.engine.registry();
+        let differing: Vec<_> = registry
+            .entries_on(node.as_str())
+            .into_iter()
+            .filter(|entry| !registry.agrees_with_node(&entry.instance))
+            .map(|entry| (entry.instance.service.clone(), entry.instance.id.clone()))
+            .collect();
+        for some in differing.chunks(AT_ONCE) {
+            let commands = some.iter().cloned().map(|(service, id)| Command::Restate { service, id });
+            let sent: Vec<_> =
+                commands.map(|command| (path.engine.order(command.clone(), path.clock.now()), command)).collect();
+            for (submission, command) in sent {
+                let done = match submission.await {
+                    Err(EngineError::Overloaded { .. }) => self.order(command).await,
+                    done => done,
+                };
+                match done {
+                    // An instance that is refused is gone.
+                    Ok(_) | Err(EngineError::Refused(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn remove_node(&mut self, node: InstanceId) -> Result<(), EngineError> {
+        let here = self.path.engine.registry().catalog().on_node(node.as_str());
+        let mut targets: Vec<_> = here.into_iter().map(|(id, service)| (service, id)).collect();
+        if node.as_str() != node_id("") {
+            targets.push((nodes(), node));
+        }
+        let commands = targets.into_iter().map(|(service, id)| Command::Deregister { service, id, of: Holder::Listed });
+        self.order_together(commands.collect()).await.map(drop)
+    }
+}
+
+impl From<TakenCheck> for Command {
+    /// Takes the check away from the instance that has lost it.
+    fn from(taken: TakenCheck) -> Self {
+        let TakenCheck { service, id, check, created } = taken;
+        Self::RemoveCheck { service, id, check, created: Some(created) }
+    }
+}
