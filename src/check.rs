@@ -19,8 +19,8 @@
 //! | `runner` | the thread |
 //!
 //! What a check says is kept in the registry, as part of its instance: every door tells it, and a restart does not forget it.
-//! What was said with each result is kept here, in memory only. A verdict is knowledge: protection from mass expiry does not
-//! hold it.
+//! What was said with each result is kept here. Once a second the engine is given what changed of the last results and of the times
+//! that TTLs count from, and has it for the next process. A verdict is knowledge: protection from mass expiry does not hold it.
 
 mod inbox;
 mod place;
@@ -33,9 +33,10 @@ mod tally;
 mod url;
 
 use std::{
-    collections::BTreeSet,
-    io,
+    collections::{BTreeSet, HashMap},
+    io, mem,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use dashmap::DashMap;
@@ -51,13 +52,13 @@ use record::CheckTimes;
 use crate::{
     app::Commands,
     clock::Clock,
-    engine::EngineError,
+    engine::{CheckKey, EngineError, SavedCheck},
     model::{Check, CheckId, InstanceId, Invalid, Probe, ServiceName, Verdict},
     registry::{Command, Entry, Refusal},
 };
 
 /// Which check: whose, and its id.
-pub type Key = (ServiceName, InstanceId, CheckId);
+pub type Key = CheckKey;
 
 /// All checks, and what they have found.
 #[derive(Debug)]
@@ -69,6 +70,12 @@ pub struct Checks {
     records: DashMap<Key, Arc<Record>>,
     /// Records that a report has made: perhaps before the runner has heard of the check, perhaps after it has heard that it is gone.
     unheard: Mutex<Vec<Key>>,
+    /// States that an earlier process saved, until their checks are found.
+    saved: Mutex<HashMap<Key, SavedCheck>>,
+    /// How much later than saved the last reports may have been.
+    uncertain: Duration,
+    /// Checks whose states the engine is to be given. `None`: it saves none.
+    unsaved: Option<Mutex<Vec<Key>>>,
     /// Probes and reports.
     results: Counter,
     /// Verdicts that changed.
@@ -97,7 +104,13 @@ impl Checks {
         (results, changes): (Counter, Counter),
     ) -> Arc<Self> {
         let clock = Arc::clone(clock);
+        let saved = commands.take_saved_checks();
+        let unsaved = saved.is_some().then(Mutex::default);
+        let saved = saved.unwrap_or_default();
         let checks = Arc::new(Self {
+            saved: Mutex::new(saved.states.into_iter().collect()),
+            uncertain: saved.uncertain,
+            unsaved,
             commands: commands.clone(),
             clock,
             inbox,
@@ -172,6 +185,7 @@ impl Checks {
             made
         });
         record.fed(verdict, output, now);
+        self.note(&record, || (service.clone(), id.clone(), check.clone()));
         // What is said again of a node is submitted again: it waits for what an earlier report of it has begun.
         if known.verdict == verdict && !service.is_reserved() {
             return Ok(());
@@ -183,6 +197,14 @@ impl Checks {
 
     /// Has a verdict taken down.
     async fn judge(&self, command: Command) -> Result<(), EngineError> {
+        if let Command::Judge { service, id, check, .. } = &command
+            && self.unsaved.is_some()
+            && let Some(record) = self.record(service, id, check)
+        {
+            // What is said with a verdict is then mostly written with it.
+            let key = (service.clone(), id.clone(), check.clone());
+            self.commands.save_checks(vec![(key, Some(record.save()))]);
+        }
         if self.commands.submit(command).await?.changed {
             self.changes.inc();
         }
@@ -195,8 +217,56 @@ impl Checks {
         if let Some(record) = self.records.get(&key) {
             return Arc::clone(&record);
         }
-        let fresh = || Arc::new(Record::new(check, self.clock.now()));
-        Arc::clone(&self.records.entry(key).or_insert_with(fresh))
+        let saved = self.saved.lock().remove(&key).filter(|saved| saved.created == check.created);
+        let fresh = || {
+            let now = self.clock.now();
+            Arc::new(match saved {
+                Some(saved) => Record::restored(check, saved, self.uncertain, now),
+                None => Record::new(check, now),
+            })
+        };
+        let record = Arc::clone(&self.records.entry(key.clone()).or_insert_with(fresh));
+        self.note(&record, || key);
+        record
+    }
+
+    /// Notes that the state of a check has to be saved, if it has.
+    fn note(&self, record: &Record, key: impl FnOnce() -> Key) {
+        if let Some(unsaved) = &self.unsaved
+            && record.needs_saving()
+        {
+            unsaved.lock().push(key());
+        }
+    }
+
+    /// Forgets a check that is gone.
+    fn forget(&self, key: Key) {
+        self.records.remove(&key);
+        if let Some(unsaved) = &self.unsaved {
+            unsaved.lock().push(key);
+        }
+    }
+
+    /// Forgets the saved states of checks that nobody has any more. To be called once all that have some were found.
+    fn forget_others(&self) {
+        let others = mem::take(&mut *self.saved.lock());
+        if let Some(unsaved) = &self.unsaved {
+            unsaved.lock().extend(others.into_keys());
+        }
+    }
+
+    /// Gives the engine what changed since the last time.
+    fn save(&self) {
+        let Some(unsaved) = &self.unsaved else { return };
+        let keys = mem::take(&mut *unsaved.lock());
+        if keys.is_empty() {
+            return;
+        }
+        let state = |key: Key| {
+            let record = self.records.get(&key).map(|record| Arc::clone(&record));
+            (key, record.map(|record| record.save()))
+        };
+        self.commands.save_checks(keys.into_iter().map(state).collect());
     }
 
     /// Whether these checks may be made of an instance with these addresses.

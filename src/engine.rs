@@ -12,6 +12,7 @@
 
 pub mod disk;
 mod memory;
+mod saved_check;
 
 use std::{
     fmt,
@@ -25,6 +26,7 @@ use tokio::sync::oneshot;
 
 pub use disk::{Disk, Durability};
 pub use memory::Memory;
+pub use saved_check::{CheckKey, SavedCheck, SavedChecks, SavedResult};
 
 use crate::{
     model::{Incarnation, Revision, WallTime},
@@ -43,6 +45,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Submits commands about different instances that belong together. All of them are decided against the same state; when one is
     /// refused, none is done. They are durable together: after a crash all of them are there, or none.
     fn order_together(&self, commands: Vec<Command>, now: Now) -> Submission<Vec<Outcome>>;
+
+    /// Saves states of checks for the next process, within about a second and when the engine is closed. `None`: the check is
+    /// gone. Returns at once. An engine without a store does nothing.
+    fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>);
+
+    /// Takes the states that an earlier process saved. `None`: this engine saves none.
+    fn take_saved_checks(&self) -> Option<SavedChecks>;
 
     /// Takes no more commands, and returns when all is where a restart finds it. Blocks.
     fn close(&self);

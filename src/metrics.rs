@@ -84,6 +84,8 @@ pub struct StoreMetrics {
     pub commit: Histogram,
     /// Changes written.
     pub changes: Counter,
+    /// Records that this version cannot use.
+    pub unreadable: Gauge,
 }
 
 impl StoreMetrics {
@@ -91,7 +93,10 @@ impl StoreMetrics {
         let (commit, changes) = (Histogram::new(DELAYS), Counter::default());
         registry.register("store_commit_seconds", "Seconds of a transaction of the store", commit.clone());
         registry.register("store_changes", "Changes written to the store", changes.clone());
-        Self { commit, changes }
+        let unreadable = Gauge::default();
+        let help = "Records of the store that this version cannot use: their instances are missing";
+        registry.register("store_unreadable_records", help, unreadable.clone());
+        Self { commit, changes, unreadable }
     }
 }
 

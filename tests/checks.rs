@@ -155,10 +155,19 @@ async fn what_a_check_says_outlives_the_process() {
     assert_eq!(peer.get("web", "a").await.unwrap(), before);
     assert_eq!((before.status(), before.checks[0].status()), (Serving, Warning));
     let reports = peer.checks("web", "a").await;
-    assert_eq!((reports[0].results.len(), reports[0].changes), (0, 0), "results are kept in memory only");
+    let last: Vec<_> = reports[0].results.iter().map(|result| (&*result.output, result.status())).collect();
+    assert_eq!((last, &*reports[0].output, reports[0].changes), (vec![("tired", Warning)], "tired", 1));
     // A report that says the same again is not a change, also of a process that has not heard the first.
     peer.report(report("ttl", Warning, "tired")).await.unwrap();
     assert_eq!(peer.get("web", "a").await.unwrap().revision, before.revision);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ttl_below_a_second_is_refused() {
+    let serve = Serve::start(&["--settle", "0"]).await;
+    let refusal = serve.peer().await.register(request(vec![ttl(0.0005)])).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::InvalidArgument);
+    assert!(refusal.message().contains("checks[0].check.ttl \"500us\" is shorter than 1s"), "{refusal}");
 }
 
 async fn verb(serve: &Serve, more: &[&str]) -> Ended {

@@ -6,6 +6,7 @@
 //! | `promise` | what Callboard promises, a file for each: a checker over what was recorded |
 //! | `history` | concurrent writers and readers of every kind, and all checkers over what came of it |
 //! | `lease` | who stays and who goes, and when |
+//! | `check_state` | states of checks over restarts |
 //! | `checks` | health checks, and what readers hear of them |
 //! | `http_checks` | HTTP checks: what the target sees, where redirects lead, what is kept of the output |
 //! | `protection` | many that fall silent at once |
@@ -37,6 +38,7 @@
 mod abuse;
 mod age;
 mod bad_input;
+mod check_state;
 mod checks;
 mod command_line;
 mod consul;

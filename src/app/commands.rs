@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    engine::{self, Engine, EngineError, Submission},
+    engine::{self, CheckKey, Engine, EngineError, SavedCheck, SavedChecks, Submission},
     model::{InstanceId, ServiceName},
     registry::{Command, Enroll, Holder, NewCheck, Now, Outcome, Patch, Registry},
 };
@@ -239,6 +239,17 @@ impl Commands {
     #[must_use]
     pub fn expire(&self, now: Now) -> Vec<Submission> {
         engine::expire(&*self.0.engine, now)
+    }
+
+    /// Saves states of checks for the next process, if the engine has a store.
+    pub fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {
+        self.0.engine.save_checks(states);
+    }
+
+    /// Takes the states of checks that an earlier process saved. `None`: the engine saves none.
+    #[must_use]
+    pub fn take_saved_checks(&self) -> Option<SavedChecks> {
+        self.0.engine.take_saved_checks()
     }
 
     /// Waits until every write that was begun has ended. For when no more are begun, and before the engine closes.

@@ -38,9 +38,12 @@ impl Checks {
         let Some(from) = self.record(service, id, check) else { return };
         if let Some(known) = self.records.get(&to) {
             known.catch_up(&from);
+            self.note(&known, || to.clone());
             return;
         }
-        self.records.insert(to.clone(), from.carried().into());
+        let carried = Arc::new(from.carried());
+        self.records.insert(to.clone(), Arc::clone(&carried));
+        self.note(&carried, || to.clone());
         // If the command is refused, nothing comes to have it.
         self.unheard.lock().push(to);
     }
@@ -53,8 +56,13 @@ impl Checks {
         checks: impl Iterator<Item = &'a CheckId>,
     ) -> RenewedChecks {
         let now = self.clock.now();
-        let records = checks.filter_map(|check| self.record(service, id, check));
-        RenewedChecks(records.map(|record| (record.renew(now), record)).collect())
+        let renewed = checks.filter_map(|check| {
+            let record = self.record(service, id, check)?;
+            let before = record.renew(now);
+            self.note(&record, || to(service, id, check));
+            Some((before, record))
+        });
+        RenewedChecks(renewed.collect())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a check has found lately.
+//! What a check has found lately. The last result, and since when it counts, outlive the process where the engine has a store.
 
 use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
@@ -6,7 +6,8 @@ use parking_lot::Mutex;
 
 use super::tally::Tally;
 use crate::{
-    model::{Check, Definition, Probe, Verdict, WallTime},
+    engine::{SavedCheck, SavedResult},
+    model::{Check, Definition, Probe, Revision, Verdict, WallTime},
     registry::{LeaseTime, Now},
 };
 
@@ -34,7 +35,8 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy)]
 pub struct CheckTimes {
     fed_until: LeaseTime,
-    critical_since: Option<LeaseTime>,
+    ttl_from: WallTime,
+    critical_since: Option<CriticalSince>,
     /// What the first became by that.
     renewed_until: LeaseTime,
 }
@@ -54,11 +56,36 @@ struct State {
     findings: VecDeque<Finding>,
     changes: u64,
     /// Since when it says that nothing works.
-    critical_since: Option<LeaseTime>,
+    critical_since: Option<CriticalSince>,
     /// What was reported last, if that holds.
     fed: Option<Verdict>,
     /// Until when it does.
     fed_until: LeaseTime,
+    /// Revision at which the check was added.
+    created: Revision,
+    /// Time from which the TTL counts, for the next process.
+    ttl_from: WallTime,
+    saving: Saving,
+}
+
+/// Time at which a check became critical.
+#[derive(Debug, Clone, Copy)]
+struct CriticalSince {
+    /// As told to the next process.
+    wall: WallTime,
+    /// In this process.
+    lease: LeaseTime,
+    /// Milliseconds that count from before this process.
+    before: LeaseTime,
+}
+
+/// Whether the engine has the present state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Saving {
+    Done,
+    Needed,
+    /// It will be given to the engine with others.
+    Queued,
 }
 
 impl Record {
@@ -74,8 +101,46 @@ impl Record {
             output: "".into(),
             findings: VecDeque::new(),
             changes: 0,
-            critical_since: (check.verdict == Verdict::Critical).then_some(now.lease),
+            critical_since: (check.verdict == Verdict::Critical).then(|| CriticalSince::now(now)),
+            created: check.created,
+            ttl_from: now.wall,
+            saving: Saving::Needed,
         }))
+    }
+
+    /// Of a check that an earlier process knew. `uncertain`: how much later than saved the last report may have been.
+    pub(super) fn restored(check: &Check, saved: SavedCheck, uncertain: Duration, now: Now) -> Self {
+        let record = Self::new(check, now);
+        record.0.lock().restore(saved, millis(uncertain), now);
+        record
+    }
+
+    /// Whether the engine is to be given the state, and nobody was told yet.
+    pub(super) fn needs_saving(&self) -> bool {
+        let mut state = self.0.lock();
+        let needed = state.saving == Saving::Needed;
+        if needed {
+            state.saving = Saving::Queued;
+        }
+        needed
+    }
+
+    /// The state for the next process.
+    pub(super) fn save(&self) -> SavedCheck {
+        let mut state = self.0.lock();
+        state.saving = Saving::Done;
+        let output = &state.output;
+        let result = |&Finding { at, verdict, took, .. }: &Finding| {
+            let output = Arc::clone(output);
+            SavedResult { at, verdict, took, output }
+        };
+        SavedCheck {
+            created: state.created,
+            ttl_from: state.ttl_from,
+            critical_since: state.critical_since.map(|since| since.wall),
+            changes: state.changes,
+            last: state.findings.front().map(result),
+        }
     }
 
     /// What was said with the last result.
@@ -103,7 +168,7 @@ impl Record {
 
     /// The same record, for an instance that takes the check over.
     pub(super) fn carried(&self) -> Self {
-        Self(Mutex::new(self.0.lock().clone()))
+        Self(Mutex::new(State { saving: Saving::Needed, ..self.0.lock().clone() }))
     }
 
     /// Takes what came to another record after this one was made of it: while the check went over to another instance.
@@ -115,8 +180,9 @@ impl Record {
             (state.output, state.findings, state.changes) = (from.output, from.findings, from.changes);
         }
         if from.fed_until > state.fed_until {
-            (state.fed, state.fed_until) = (from.fed, from.fed_until);
+            (state.fed, state.fed_until, state.ttl_from) = (from.fed, from.fed_until, from.ttl_from);
         }
+        state.changed();
     }
 
     /// How long what was said last still holds, of a check that is fed.
@@ -135,6 +201,10 @@ impl Record {
             state.fed = None;
             state.renew(now);
         }
+        if state.created != check.created {
+            state.created = check.created;
+            state.changed();
+        }
         let reported = state.fed.filter(|fed| *fed != check.verdict);
         if reported.is_none() {
             state.says(check.verdict, now);
@@ -145,9 +215,9 @@ impl Record {
     /// Has the times of the check begin anew: its instance is registered once more, with this very check. Returns the times before.
     pub(super) fn renew(&self, now: Now) -> CheckTimes {
         let mut state = self.0.lock();
-        let (fed_until, critical_since) = (state.fed_until, state.critical_since);
+        let (fed_until, ttl_from, critical_since) = (state.fed_until, state.ttl_from, state.critical_since);
         state.renew(now);
-        CheckTimes { fed_until, critical_since, renewed_until: state.fed_until }
+        CheckTimes { fed_until, ttl_from, critical_since, renewed_until: state.fed_until }
     }
 
     /// Takes back a renewal, unless something was reported or found since.
@@ -155,7 +225,9 @@ impl Record {
         let mut state = self.0.lock();
         if state.fed_until == before.renewed_until && state.critical_since.is_some() == before.critical_since.is_some()
         {
-            (state.fed_until, state.critical_since) = (before.fed_until, before.critical_since);
+            let CheckTimes { fed_until, ttl_from, critical_since, .. } = before;
+            (state.fed_until, state.ttl_from, state.critical_since) = (fed_until, ttl_from, critical_since);
+            state.changed();
         }
     }
 
@@ -175,6 +247,7 @@ impl Record {
     pub(super) fn fed(&self, verdict: Verdict, output: &str, now: Now) {
         let mut state = self.0.lock();
         state.fed_until = now.lease + millis(state.definition.interval);
+        state.ttl_from = now.wall;
         state.fed = Some(verdict);
         let output = captured(output, state.definition.output_max_size as usize);
         state.note(verdict, &output, None, now);
@@ -205,7 +278,7 @@ impl Record {
         let state = self.0.lock();
         let reprieve = millis(state.definition.deregister_after?);
         let since = state.critical_since.filter(|_| state.definition.probe != Probe::Stated)?;
-        (now.lease >= since + reprieve).then(|| Arc::clone(&state.definition))
+        (now.lease.saturating_sub(since.lease) + since.before >= reprieve).then(|| Arc::clone(&state.definition))
     }
 }
 
@@ -213,14 +286,53 @@ impl State {
     /// Its times begin anew, as in Consul: who comes back at the end of its reprieve is not removed before the next probe.
     fn renew(&mut self, now: Now) {
         self.fed_until = now.lease + millis(self.definition.interval);
-        self.critical_since = self.critical_since.map(|_| now.lease);
+        self.ttl_from = now.wall;
+        self.critical_since = self.critical_since.map(|_| CriticalSince::now(now));
+        self.changed();
+    }
+
+    /// Goes on where an earlier process ended. The time since then counts, by the wall clock: one that went back lets no time have
+    /// passed, and no TTL is longer than it was.
+    fn restore(&mut self, saved: SavedCheck, uncertain: LeaseTime, now: Now) {
+        let SavedCheck { created: _, ttl_from, critical_since, changes, last } = saved;
+        let interval = millis(self.definition.interval);
+        self.changes = changes;
+        if let Some(SavedResult { at, verdict, took, output }) = last {
+            let brief = start(&output, BRIEF).into();
+            self.findings.push_front(Finding { at, verdict, took, output: brief });
+            self.output = output;
+        }
+        if ttl_from <= now.wall {
+            self.ttl_from = ttl_from;
+            let passed = (now.wall.0 - ttl_from.0).saturating_sub(uncertain);
+            self.fed_until = now.lease + interval.saturating_sub(passed);
+            self.saving = Saving::Done;
+        }
+        if let (Some(known), Some(wall)) = (&mut self.critical_since, critical_since)
+            && wall <= now.wall
+        {
+            // Nobody could show that it works while the process was stopped: there is time for one more probe, or report.
+            let chance = interval + millis(self.definition.time_limit());
+            let reprieve = self.definition.deregister_after.map_or(0, millis);
+            let before = (now.wall.0 - wall.0).min(reprieve.saturating_sub(chance));
+            *known = CriticalSince { wall, before, ..*known };
+        }
+    }
+
+    fn changed(&mut self) {
+        if self.saving == Saving::Done {
+            self.saving = Saving::Needed;
+        }
     }
 
     fn says(&mut self, verdict: Verdict, now: Now) {
-        self.changes += u64::from(self.verdict != verdict);
+        if self.verdict != verdict {
+            self.changes += 1;
+            self.changed();
+        }
         self.verdict = verdict;
         if verdict == Verdict::Critical {
-            self.critical_since.get_or_insert(now.lease);
+            self.critical_since.get_or_insert_with(|| CriticalSince::now(now));
         } else {
             self.critical_since = None;
         }
@@ -237,6 +349,13 @@ impl State {
         let output = known.unwrap_or_else(|| brief.into());
         self.findings.push_front(Finding { at: now.wall, verdict, took, output });
         self.findings.truncate(KEPT);
+        self.changed();
+    }
+}
+
+impl CriticalSince {
+    fn now(now: Now) -> Self {
+        Self { wall: now.wall, lease: now.lease, before: 0 }
     }
 }
 
@@ -259,129 +378,5 @@ fn millis(span: Duration) -> LeaseTime {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        model::{CheckId, Thresholds},
-        registry::test_support::at,
-    };
-
-    fn record(probe: Probe, reprieve: Option<Duration>) -> Record {
-        let definition = Definition {
-            interval: Duration::from_secs(10),
-            deregister_after: reprieve,
-            thresholds: Thresholds { passing: 1, warning: 2, critical: 2 },
-            ..Definition::new(CheckId::parse("c").unwrap(), "c", probe)
-        };
-        Record::new(&Check::new(definition.into(), Verdict::Passing), at(0))
-    }
-
-    #[test]
-    fn the_last_results_are_kept_and_flapping_is_counted() {
-        let record = record(Probe::Ttl, None);
-        for n in 0..60 {
-            record.fed(if n % 2 == 0 { Verdict::Critical } else { Verdict::Passing }, &"ü".repeat(3_000), at(n));
-        }
-        let findings = record.findings();
-        assert_eq!((findings.len(), findings[0].at, record.changes()), (KEPT, at(59).wall, 60));
-        assert_eq!(findings[0].output.len(), BRIEF);
-        assert_eq!(*record.output(), format!("{} ... (captured 4096 of 6000 bytes)", "ü".repeat(2_048)));
-        assert!(Arc::ptr_eq(&findings[0].output, &findings[49].output));
-    }
-
-    #[test]
-    fn what_was_said_holds_for_an_interval() {
-        let record = record(Probe::Ttl, None);
-        record.fed(Verdict::Passing, "well", at(5_000));
-        assert_eq!(record.starves(at(14_999)), Err(1));
-        assert_eq!(record.starves(at(15_000)), Ok(()));
-        assert_eq!(&*record.output(), "TTL expired (last output before timeout follows): well");
-        assert_eq!(record.starves(at(25_000)), Ok(()), "it stays so");
-        assert_eq!(&*record.output(), "TTL expired (last output before timeout follows): well");
-    }
-
-    #[test]
-    fn report_longer_than_output_max_size_is_cut_and_says_so() {
-        let record = record(Probe::Ttl, None);
-        let definition = Definition { output_max_size: 5, ..Definition::clone(&record.definition()) };
-        record.follow(&Check::new(definition.into(), Verdict::Passing), at(1));
-        for (said, kept) in [
-            ("12345", "12345"),
-            ("123456", "12345 ... (captured 5 of 6 bytes)"),
-            ("üüü", "üü ... (captured 4 of 6 bytes)"),
-        ] {
-            record.fed(Verdict::Passing, said, at(2));
-            assert_eq!(&*record.output(), kept);
-        }
-    }
-
-    #[test]
-    fn expired_check_without_output_says_only_that() {
-        let record = record(Probe::Ttl, None);
-        assert_eq!(record.starves(at(10_000)), Ok(()));
-        assert_eq!(&*record.output(), "TTL expired");
-    }
-
-    #[test]
-    fn a_report_outlives_the_word_that_none_came() {
-        let record = record(Probe::Ttl, None);
-        let registry_says = |verdict| Check::new(record.definition(), verdict);
-        assert_eq!(record.starves(at(10_000)), Ok(()));
-        record.fed(Verdict::Passing, "late", at(10_001));
-        assert_eq!(record.follow(&registry_says(Verdict::Critical), at(10_002)), Some(Verdict::Passing));
-        assert_eq!(record.follow(&registry_says(Verdict::Passing), at(10_003)), None);
-        assert_eq!(record.starves(at(20_001)), Ok(()));
-        assert_eq!(record.follow(&registry_says(Verdict::Critical), at(20_002)), None, "this time none came");
-    }
-
-    #[test]
-    fn a_check_that_is_registered_again_has_all_its_time_again() {
-        let fed = record(Probe::Ttl, None);
-        fed.renew(at(9_000));
-        assert_eq!(fed.starves(at(18_999)), Err(1));
-
-        let record = record(Probe::Ttl, Some(Duration::from_mins(1)));
-        record.fed(Verdict::Critical, "", at(1_000));
-        let definition = Definition { notes: "another".into(), ..Definition::clone(&record.definition()) };
-        record.follow(&Check::new(definition.into(), Verdict::Critical), at(60_000));
-        assert!(record.condemns(at(119_999)).is_none());
-        assert!(record.condemns(at(120_000)).is_some());
-    }
-
-    #[test]
-    fn renewal_for_a_refused_registration_is_taken_back_unless_a_report_came_since() {
-        let fed = record(Probe::Ttl, None);
-        let before = fed.renew(at(9_000));
-        fed.take_back(before);
-        assert_eq!(fed.starves(at(10_000)), Ok(()));
-
-        let reported = record(Probe::Ttl, None);
-        let before = reported.renew(at(9_000));
-        reported.fed(Verdict::Passing, "", at(9_500));
-        reported.take_back(before);
-        assert_eq!(reported.starves(at(19_499)), Err(1));
-
-        let condemned = record(Probe::Ttl, Some(Duration::from_mins(1)));
-        condemned.fed(Verdict::Critical, "", at(1_000));
-        let before = condemned.renew(at(50_000));
-        condemned.take_back(before);
-        assert!(condemned.condemns(at(61_000)).is_some());
-    }
-
-    #[test]
-    fn who_is_critical_for_too_long_is_condemned() {
-        let target = crate::model::Target::parse("tcp", "127.0.0.1:1").unwrap();
-        let record = record(Probe::Tcp { target, tls: None }, Some(Duration::from_mins(1)));
-        let probe = |found, ms| record.probed(found, "", Duration::ZERO, at(ms));
-        assert_eq!(probe(Verdict::Critical, 1_000), None, "once is not enough");
-        assert_eq!(probe(Verdict::Critical, 2_000), Some(Verdict::Critical));
-        assert!(record.condemns(at(61_999)).is_none());
-        assert!(record.condemns(at(62_000)).is_some());
-        record.renew(at(62_000));
-        assert!(record.condemns(at(121_999)).is_none(), "it was registered again");
-        assert!(record.condemns(at(122_000)).is_some());
-        assert_eq!(probe(Verdict::Passing, 122_000), Some(Verdict::Passing));
-        record.renew(at(123_000));
-        assert!(record.condemns(at(200_000)).is_none());
-    }
-}
+#[path = "record/tests.rs"]
+mod tests;

@@ -70,12 +70,13 @@ pub(super) fn start(checks: Arc<Checks>, alarm: impl FnOnce() + Send + 'static) 
     let (stop, stopped) = oneshot::channel::<()>();
     let thread = thread::Builder::new().name("callboard-checks".to_owned()).spawn(move || {
         runtime.block_on(async {
-            let running = tokio::spawn(Runner::new(checks).run());
+            let running = tokio::spawn(Runner::new(Arc::clone(&checks)).run());
             tokio::select! {
                 _ = stopped => {}
                 // It does not end but by a defect.
                 _ = running => alarm(),
             }
+            checks.save();
         });
     })?;
     Ok(Running { stop: Some(stop), thread: Some(thread) })
@@ -120,7 +121,10 @@ impl Runner {
                     }
                 }
                 () = until(due) => self.begin_due(),
-                _ = sweeps.tick() => self.sweep(),
+                _ = sweeps.tick() => {
+                    self.sweep();
+                    checks.save();
+                }
             }
             while self.judging.try_join_next().is_some() {}
         }
@@ -135,6 +139,7 @@ impl Runner {
         for entry in found {
             self.look((entry.instance.service.clone(), entry.instance.id.clone()), Some(&entry));
         }
+        checks.forget_others();
         self.heard = self.checks.clock.now().monotonic_us;
     }
 
@@ -163,7 +168,7 @@ impl Runner {
         for gone in before.into_iter().filter(|check| !after.contains(check)) {
             let key = (owner.0.clone(), owner.1.clone(), gone);
             self.schedule.remove(&key);
-            self.checks.records.remove(&key);
+            self.checks.forget(key);
         }
         if entry.is_some_and(|entry| is_doomed(entry)) {
             self.doomed.insert(owner.clone());
@@ -179,7 +184,9 @@ impl Runner {
         let record = self.checks.record_of(entry, check);
         let same = known && Arc::ptr_eq(&record.definition(), &check.definition);
         let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
-        if let Some(verdict) = record.follow(check, self.checks.clock.now()) {
+        let reported = record.follow(check, self.checks.clock.now());
+        self.checks.note(&record, || key.clone());
+        if let Some(verdict) = reported {
             self.judge(&key, &check.definition, verdict);
         }
         if same || check.definition.probe == Probe::Stated {
@@ -209,7 +216,9 @@ impl Runner {
 
     /// A check that is fed: it is critical if nobody has, or is looked at again when it would be.
     fn starve(&mut self, key: Key, record: &Record, now: Duration) {
-        match record.starves(self.checks.clock.now()) {
+        let starved = record.starves(self.checks.clock.now());
+        self.checks.note(record, || key.clone());
+        match starved {
             Ok(()) => self.judge(&key, &record.definition(), Verdict::Critical),
             Err(left) => {
                 let interval = record.definition().interval;
@@ -237,10 +246,12 @@ impl Runner {
         self.under_way.remove(&key);
         self.checks.results.inc();
         let record = self.checks.records.get(&key).map(|record| Arc::clone(&record));
-        if let Some(record) = record.filter(|record| Arc::ptr_eq(&record.definition(), &definition))
-            && let Some(verdict) = record.probed(verdict, &output, took, self.checks.clock.now())
-        {
-            self.judge(&key, &definition, verdict);
+        if let Some(record) = record.filter(|record| Arc::ptr_eq(&record.definition(), &definition)) {
+            let found = record.probed(verdict, &output, took, self.checks.clock.now());
+            self.checks.note(&record, || key.clone());
+            if let Some(verdict) = found {
+                self.judge(&key, &definition, verdict);
+            }
         }
         while self.under_way.len() < MOST_PROBES
             && let Some(next) = self.waiting.pop_front()
@@ -301,7 +312,7 @@ impl Runner {
             if newer {
                 self.checks.unheard.lock().push(key);
             } else {
-                self.checks.records.remove(&key);
+                self.checks.forget(key);
             }
         }
     }

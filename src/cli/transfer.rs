@@ -32,7 +32,8 @@ pub(super) struct ExportArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "The registry that is made begins a new life: every lease has its full time once it is served, and \
-                        those who watch start over. Nothing is made when anything in the export is wrong."
+                        those who watch start over. A TTL counts from the last \
+                        report, as over a restart. Nothing is made when anything in the export is wrong."
 )]
 pub(super) struct ImportArgs {
     /// A directory that holds no registry yet; it is made if need be
@@ -72,6 +73,12 @@ fn write(args: &ExportArgs) -> anyhow::Result<()> {
         }
     }
     progress.finish_and_clear();
+    for record in &found.unreadable {
+        anstream::eprintln!(
+            "warning: {record}: it is not in the export; keep {} until a version that can read it has exported it",
+            args.data_dir.display()
+        );
+    }
     anstream::eprintln!("exported {} instances", found.instances.len());
     Ok(())
 }
@@ -90,11 +97,10 @@ fn read(args: &ImportArgs) -> anyhow::Result<()> {
         }
         Some(_) => progress.inc(1),
     };
-    let (instances, newest) =
-        disk::export::read(BufReader::new(input), told).with_context(|| source(args.file.as_deref()))?;
+    let exported = disk::export::read(BufReader::new(input), told).with_context(|| source(args.file.as_deref()))?;
     progress.finish_and_clear();
-    disk::import(&args.data_dir, &instances, newest, Clock::new(0).now())?;
-    anstream::eprintln!("imported {} instances into {}", instances.len(), args.data_dir.display());
+    disk::import(&args.data_dir, &exported, Clock::new(0).now())?;
+    anstream::eprintln!("imported {} instances into {}", exported.instances.len(), args.data_dir.display());
     Ok(())
 }
 

@@ -154,8 +154,10 @@ impl<'a> Fields<'a> {
                 };
                 span.ok_or_else(|| Problem::Decode(format!("time: invalid duration {text:?}")))
             }
+            Some(Value::Number(number)) if number.is_i64() || number.is_u64() => {
+                Ok(Duration::from_nanos(number.as_u64().unwrap_or_default()))
+            }
             Some(Value::Number(number)) => {
-                // Whoever sends less than nothing means nothing.
                 let nanoseconds = number.as_f64().filter(|number| number.is_finite()).unwrap_or_default().max(0.0);
                 Ok(Duration::try_from_secs_f64(nanoseconds / 1e9).unwrap_or(Duration::MAX))
             }

@@ -8,7 +8,8 @@
 //! The writer is the only one who changes the registry, so what it decided still holds when it is on the disk. Commands
 //! for an instance that has one in the transaction at hand wait for the next.
 //!
-//! Heartbeats are never written: whoever is loaded gets a full time to live.
+//! Heartbeats are never written: whoever is loaded gets a full time to live. States of checks ride along: they are written with the
+//! next transaction, a part of them with each, and nobody waits for that.
 //!
 //! A disk that fails stops the engine, and with it the process: what is on it then is not known, and nothing that may not
 //! be there is acknowledged.
@@ -18,6 +19,7 @@
 //! | `record` | an instance as bytes |
 //! | `export` | all of them as JSON Lines |
 //! | `store` | the file |
+//! | `load` | what is found in it |
 //! | `directory` | where it is, and the lock on that |
 //! | `presence` | whether a restart would find it |
 //! | `writer` | the thread |
@@ -25,6 +27,7 @@
 mod directory;
 mod error;
 pub mod export;
+mod load;
 mod presence;
 pub mod record;
 mod store;
@@ -34,6 +37,7 @@ mod writer;
 mod tests;
 
 use std::{
+    collections::HashSet,
     path::Path,
     sync::{
         Arc,
@@ -46,25 +50,30 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Beginning, Engine, EngineError, Submission};
+use super::{Beginning, CheckKey, Engine, EngineError, SavedCheck, SavedChecks, Submission};
 use crate::{
     clock::Clock,
     metrics::StoreMetrics,
-    model::{Incarnation, Revision},
+    model::Incarnation,
     random,
     registry::{Audience, Command, Now, Outcome, Registry},
 };
 
 pub use error::StoreError;
-pub use record::{Stored, StoredLease};
-pub use store::{Found, Store, Write};
+pub use load::{Found, Unreadable};
+pub use record::{Damage, Stored, StoredLease};
+pub use store::{Store, Write};
 
-use writer::{Request, Writer};
+use writer::{Message, Request, Unsaved, Writer};
 
 /// Most commands that wait for the disk; more are refused. Seconds of work.
 const MOST_WAITING: usize = 32_768;
 /// When whoever was refused should try again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Time before a crash whose states of checks may not be on the disk: they are collected once a second, and flushed within another.
+const UNSAVED: Duration = Duration::from_secs(2);
+/// Number of unreadable records that the log names one by one.
+const MAX_NAMED: usize = 20;
 
 /// When an acknowledged change is on the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,7 +106,11 @@ pub struct Surroundings {
 pub struct Disk {
     registry: Arc<Registry>,
     /// `None` once it is closed.
-    inbox: Mutex<Option<mpsc::Sender<Request>>>,
+    inbox: Mutex<Option<mpsc::Sender<Message>>>,
+    /// States of checks that the writer has not taken yet.
+    unsaved: Arc<Mutex<Unsaved>>,
+    /// States of checks that were found, until they are taken.
+    saved: Mutex<Option<SavedChecks>>,
     /// Commands that wait.
     waiting: Arc<AtomicUsize>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -136,16 +149,25 @@ impl Disk {
             order.restore(stored.instance, lease);
         }
         drop(order);
+        report(store.path(), &found.unreadable);
+        let unreadable: HashSet<_> = found.unreadable.iter().map(|record| (&*record.service, &*record.id)).collect();
+        // Those of a record that cannot be used stay with it.
+        let usable = |(service, id, _): &CheckKey| !unreadable.contains(&(service.as_str(), id.as_str()));
+        let states = found.check_states.into_iter().filter(|(key, _)| usable(key)).collect();
+        let uncertain = if found.killed { UNSAVED } else { Duration::ZERO };
+        let unsaved = Arc::new(Mutex::new(Unsaved::default()));
         let (inbox, requests) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let path = store.path().to_owned();
-        let writer = Writer::new(Arc::clone(&registry), store, durability, clock, metrics, Arc::clone(&waiting));
+        let queues = (Arc::clone(&waiting), Arc::clone(&unsaved));
+        let writer = Writer::new(Arc::clone(&registry), store, durability, clock, metrics, queues);
         let writer = thread::Builder::new()
             .name("callboard-store".to_owned())
             .spawn(move || writer.run(&requests, on_failure))
             .map_err(StoreError::io("start the writer of", &path))?;
         let (inbox, writer) = (Mutex::new(Some(inbox)), Mutex::new(Some(writer)));
-        Ok(Self { registry, inbox, waiting, writer, lossy: found.lossy })
+        let saved = Mutex::new(Some(SavedChecks { states, uncertain }));
+        Ok(Self { registry, inbox, unsaved, saved, waiting, writer, lossy: found.lossy })
     }
 
     /// Sends a request to the writer. Where that has ended, the request is dropped, and whoever waits for it learns that the engine has
@@ -153,7 +175,7 @@ impl Disk {
     fn send(&self, request: Request) {
         let inbox = self.inbox.lock();
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        if inbox.as_ref().is_none_or(|inbox| inbox.send(request).is_err()) {
+        if inbox.as_ref().is_none_or(|inbox| inbox.send(Message::Request(request)).is_err()) {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -165,14 +187,36 @@ impl Disk {
     }
 }
 
-/// Makes a store of these instances in a directory that has none. It begins a new life, in which no revision is one of theirs.
+/// Tells an operator which records cannot be used.
+fn report(path: &Path, unreadable: &[Unreadable]) {
+    for record in unreadable.iter().take(MAX_NAMED) {
+        let Unreadable { service, id, problem } = record;
+        tracing::error!(
+            service,
+            id,
+            reason = %problem,
+            "a record of {} cannot be used: the registry starts without this instance and leaves the record as it is; register the \
+             instance again, which replaces it, or run a version that can read it",
+            path.display()
+        );
+    }
+    if unreadable.len() > MAX_NAMED {
+        let records = unreadable.len();
+        tracing::error!(
+            records,
+            "only {MAX_NAMED} of the records that cannot be used are named: `callboard export` names all"
+        );
+    }
+}
+
+/// Makes a store of what was exported, in a directory that has none. It begins a new life, in which no revision is one of those.
 ///
 /// # Errors
 ///
 /// When it cannot be written, or the directory holds a store.
-pub fn import(directory: &Path, instances: &[Stored], newest: Revision, now: Now) -> Result<(), StoreError> {
+pub fn import(directory: &Path, exported: &Found, now: Now) -> Result<(), StoreError> {
     let fresh = Beginning::new(Incarnation(random::u64()), now);
-    Store::make(directory, Beginning { revision: fresh.revision.max(newest), ..fresh }, instances)
+    Store::make(directory, Beginning { revision: fresh.revision.max(exported.revision), ..fresh }, exported)
 }
 
 impl Engine for Disk {
@@ -205,6 +249,18 @@ impl Engine for Disk {
         let (answer, submission) = Submission::waiting();
         self.send(Request::Together(commands, answer));
         submission
+    }
+
+    fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {
+        self.unsaved.lock().extend(states);
+        if let Some(inbox) = &*self.inbox.lock() {
+            // A writer that has ended saves nothing.
+            let _ = inbox.send(Message::Save);
+        }
+    }
+
+    fn take_saved_checks(&self) -> Option<SavedChecks> {
+        Some(self.saved.lock().take().unwrap_or_default())
     }
 
     fn close(&self) {

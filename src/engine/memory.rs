@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Beginning, Engine, Submission};
+use super::{Beginning, CheckKey, Engine, SavedCheck, SavedChecks, Submission};
 use crate::{
     model::Incarnation,
     registry::{Audience, Command, Decision, Entry, Event, Now, Order, Outcome, Refusal, Registry},
@@ -100,6 +100,12 @@ impl Engine for Memory {
 
     fn order_together(&self, commands: Vec<Command>, now: Now) -> Submission<Vec<Outcome>> {
         Submission::done(self.submit_together(commands, now).map_err(Into::into))
+    }
+
+    fn save_checks(&self, _: Vec<(CheckKey, Option<SavedCheck>)>) {}
+
+    fn take_saved_checks(&self) -> Option<SavedChecks> {
+        None
     }
 
     fn close(&self) {}

@@ -2,7 +2,7 @@
 
 use crate::{
     engine::disk::{
-        Found, Stored, export,
+        Stored, export,
         record::{Damage, Seal, decode},
     },
     model::Revision,
@@ -23,13 +23,12 @@ pub(super) fn run(input: &[u8]) {
 
 /// What is no export is refused; what is one survives being exported again.
 pub(super) fn import(input: &[u8]) {
-    let Ok((instances, revision)) = export::read(input, |_| {}) else { return };
-    assert!(revision <= Revision(1 << 62), "no registry gets there");
+    let Ok(found) = export::read(input, |_| {}) else { return };
+    assert!(found.revision <= Revision(1 << 62), "no registry gets there");
     let newest = |Stored { instance, .. }: &Stored| instance.revision.max(instance.registered_revision);
-    assert!(instances.iter().all(|stored| newest(stored) <= revision));
-    let found = Found { instances, revision, lossy: false };
+    assert!(found.instances.iter().all(|stored| newest(stored) <= found.revision));
     let mut again = Vec::new();
     assert!(export::write(&found, &mut again, || {}).is_ok());
     let Ok(read) = export::read(&*again, |_| {}) else { panic!("{}", String::from_utf8_lossy(&again)) };
-    assert_eq!(read, (found.instances, found.revision));
+    assert_eq!(read, found);
 }

@@ -25,6 +25,8 @@ const MAX_OUTPUT_BYTES: u32 = 4_096;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// No check is made more often.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+/// Shortest time that a report of a TTL check holds: a program cannot report in time to a shorter one.
+const MIN_TTL: Duration = Duration::from_secs(1);
 /// No span of a check is longer.
 const LONGEST_SPAN: Duration = Duration::from_hours(24 * 30);
 /// Nobody is removed for being critical for less.
@@ -288,8 +290,43 @@ impl Definition {
     ///
     /// # Errors
     ///
-    /// When a text is too long, a span is, or what is asked again and again has no interval.
+    /// When a text is too long, a span is, what is asked again and again has no interval, or a TTL is below a second.
     pub fn check(self) -> Result<Self, Invalid> {
+        if self.probe == Probe::Ttl {
+            Self::check_ttl(self.interval)?;
+        }
+        self.normalized()
+    }
+
+    /// The same as it was stored. Earlier versions accepted any TTL: one that they stored as zero, because it was below a
+    /// millisecond, becomes the shortest that is accepted now. Its check could not be kept passing, but its instance is whole.
+    ///
+    /// # Errors
+    ///
+    /// When no version has accepted it.
+    pub fn kept(mut self) -> Result<Self, Invalid> {
+        if self.probe == Probe::Ttl && self.interval.is_zero() {
+            self.interval = MIN_TTL;
+        }
+        self.normalized()
+    }
+
+    /// Refuses a TTL below a second. Zero stands for none.
+    ///
+    /// # Errors
+    ///
+    /// When it is one.
+    pub fn check_ttl(ttl: Duration) -> Result<(), Invalid> {
+        if ttl.is_zero() || ttl >= MIN_TTL {
+            return Ok(());
+        }
+        let shown = humantime::format_duration(ttl).to_string();
+        let remedy =
+            "give a number with a unit, as \"10s\"; an integer without a unit is a number of nanoseconds, as in Go";
+        Err(Invalid::new("check.ttl", &shown, "is shorter than 1s", remedy))
+    }
+
+    fn normalized(self) -> Result<Self, Invalid> {
         for (field, text) in [("check.name", &self.name), ("check.notes", &self.notes)] {
             if text.len() > LONGEST || text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
                 return Err(Invalid::new(

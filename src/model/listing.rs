@@ -57,8 +57,8 @@ impl Listing {
             ("Address", &self.address),
             ("Kind", &self.kind),
             ("SocketPath", &self.socket_path),
-            ("Reason", &self.maintenance),
         ];
+        // Why an operator has taken it out of service is any text, and comes another way.
         let tagged = self.tagged_addresses.iter().flat_map(|(name, host, _)| [name, host]);
         let tagged = tagged.map(|text| ("TaggedAddresses", text));
         for (field, text) in texts.into_iter().chain(tagged) {

@@ -226,6 +226,14 @@ impl Engine for BusyEngine {
         self.engine.order_together(commands, now)
     }
 
+    fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {
+        self.engine.save_checks(states);
+    }
+
+    fn take_saved_checks(&self) -> Option<SavedChecks> {
+        self.engine.take_saved_checks()
+    }
+
     fn close(&self) {}
 }
 

@@ -138,6 +138,7 @@ impl<'a> Asked<'a> {
         if !interval.is_zero() && !ttl.is_zero() {
             return Err(Problem::Text(BOTH));
         }
+        Definition::check_ttl(ttl).map_err(|invalid| Problem::Bad(format!("Invalid check: {invalid}")))?;
         if self.probe.is_active() && interval.is_zero() {
             return Err(Problem::Text(INTERVAL));
         }

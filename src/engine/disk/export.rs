@@ -1,32 +1,31 @@
 //! A registry as JSON Lines: for backups, for moving house, and for formats to come.
 //!
 //! The first line says what follows and how many; then comes a line for each instance, by service and id. Everything is in
-//! it that a restart would find, also the ids of leases: whoever reads it can speak for the registrations.
+//! it that a restart would find, states of checks included, and the ids of leases: whoever reads it can speak for the registrations.
 //!
 //! Reading takes nothing on trust: each value goes through the same checks as when it was registered.
 
+mod line;
+
 use std::{
     collections::{
-        BTreeMap, HashMap, HashSet,
+        HashMap, HashSet,
         hash_map::Entry::{Occupied, Vacant},
     },
     io::{self, BufRead, Write},
-    time::{Duration, SystemTime},
 };
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 
 use super::{
-    record::{
-        Stored, StoredLease,
-        check::{self, KeptCheck, KeptListing},
-    },
-    store::Found,
+    load::Found,
+    record::{Stored, saved::KeptState},
 };
-use crate::model::{
-    Address, BootId, Instance, InstanceId, Invalid, LeaseId, Locality, Marks, Metadata, Revision, ServiceName, Tags,
-    Terms, WallTime, Weight,
+use crate::{
+    engine::{CheckKey, SavedCheck},
+    model::{Instance, Revision},
 };
+use line::Line;
 
 /// The version of what is written here.
 const VERSION: u32 = 1;
@@ -79,84 +78,6 @@ struct Header {
     instances: usize,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "marks, each of which may be set")]
-struct Line {
-    service: String,
-    id: String,
-    addresses: Vec<LineAddress>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    tags: Vec<String>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    metadata: BTreeMap<String, String>,
-    weight: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    locality: Option<LineLocality>,
-    #[serde(default, skip_serializing_if = "is_false")]
-    starting: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    leaving: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    drained: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    suspect: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    proved: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    node_drained: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    node_critical: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    node_warning: bool,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    checks: Vec<KeptCheck>,
-    /// What was said in Consul's words. Without it, ours were spoken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    listing: Option<KeptListing>,
-    registered_at: String,
-    registered_revision: u64,
-    revision: u64,
-    /// Without one, the instance stays until somebody removes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lease: Option<LineLease>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LineAddress {
-    host: String,
-    port: u32,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    name: String,
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct LineLocality {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    region: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    zone: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    sub_zone: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LineLease {
-    id: String,
-    boot: String,
-    ttl: Span,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    disconnect_grace: Option<Span>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-fn is_false(flag: &bool) -> bool {
-    !flag
-}
-
 /// Writes what was found in a store. `told` hears of each instance.
 ///
 /// # Errors
@@ -166,44 +87,48 @@ pub fn write(found: &Found, out: &mut impl Write, mut told: impl FnMut()) -> io:
     let header = Header { callboard_export: VERSION, revision: found.revision.0, instances: found.instances.len() };
     serde_json::to_writer(&mut *out, &header)?;
     out.write_all(b"\n")?;
+    let mut states = &found.check_states[..];
     for stored in &found.instances {
-        serde_json::to_writer(&mut *out, &Line::new(stored))?;
+        serde_json::to_writer(&mut *out, &Line::new(stored, states_of(&stored.instance, &mut states)))?;
         out.write_all(b"\n")?;
         told();
     }
     out.flush()
 }
 
-/// Reads an export: its instances, and a revision that none of them is after. `told` hears of how many there are in all, and
-/// then of each.
+/// Takes the states of an instance's checks out of those that are left, which are in the order of instances. States of checks that
+/// the instance does not have any more are left out.
+fn states_of<'a>(instance: &Instance, left: &mut &'a [(CheckKey, SavedCheck)]) -> Vec<KeptState> {
+    let place = |((service, id, _), _): &(CheckKey, SavedCheck)| {
+        (service.as_str(), id.as_str()).cmp(&(instance.service.as_str(), instance.id.as_str()))
+    };
+    *left = &left[left.partition_point(|state| place(state).is_lt())..];
+    let (here, rest) = left.split_at(left.partition_point(|state| place(state).is_le()));
+    *left = rest;
+    let is_of = |((.., check), state): &&'a (CheckKey, SavedCheck)| {
+        instance.checks.get(check.as_str()).is_some_and(|known| known.created == state.created)
+    };
+    here.iter().filter(is_of).map(|((.., check), state)| KeptState::new(check, state)).collect()
+}
+
+/// Reads an export. `told` hears of how many instances there are in all, and then of each. The revision is one that none of them is
+/// after.
 ///
 /// # Errors
 ///
 /// When it is no export, not complete, or has a value that no registration has.
-pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<(Vec<Stored>, Revision), ImportError> {
+pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<Found, ImportError> {
     let mut lines = lines.lines();
-    let header = lines.next().transpose()?.unwrap_or_default();
-    let header: Header = serde_json::from_str(&header).map_err(|error| {
-        // What a later version has written may have other fields beside the version.
-        let version = serde_json::from_str::<serde_json::Value>(&header).ok();
-        let version = version.and_then(|header| u32::try_from(header["callboard_export"].as_u64()?).ok());
-        match version {
-            Some(found) if found > VERSION => ImportError::Newer { found },
-            _ => ImportError::Header(error.to_string()),
-        }
-    })?;
-    if header.callboard_export > VERSION {
-        return Err(ImportError::Newer { found: header.callboard_export });
-    }
+    let header = Header::read(&lines.next().transpose()?.unwrap_or_default())?;
     reached(Revision(header.revision)).map_err(|problem| ImportError::Line { line: 1, problem })?;
     told(header.instances);
-    let (mut instances, mut newest) = (Vec::new(), Revision(header.revision));
+    let (mut all, mut newest) = (Vec::new(), Revision(header.revision));
     let (mut keys, mut leases, mut found) = (HashMap::new(), HashSet::new(), 0);
     for (line, text) in (2..).zip(lines) {
         let wrong = |problem: String| ImportError::Line { line, problem };
         let stored: Line = serde_json::from_str(&text?).map_err(|error| wrong(error.to_string()))?;
         let id = stored.id.clone();
-        let stored = stored.into_stored().map_err(|invalid| wrong(invalid.to_string()))?;
+        let (stored, states) = stored.into_stored().map_err(|invalid| wrong(invalid.to_string()))?;
         let instance = &stored.instance;
         newest = newest.max(instance.revision).max(instance.registered_revision);
         reached(newest).map_err(wrong)?;
@@ -211,13 +136,13 @@ pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<(Vec<Sto
         told(1);
         match keys.entry((instance.service.clone(), instance.id.clone())) {
             Vacant(place) => {
-                place.insert(instances.len());
+                place.insert(all.len());
             }
             // Names that an earlier version told apart may be one, as those of nodes that differ in case: the newest stays.
             Occupied(known) if *instance.id.as_str() != *id => {
-                let known: &mut Stored = &mut instances[*known.get()];
-                if known.instance.revision < instance.revision {
-                    *known = stored;
+                let known: &mut (Stored, Vec<_>) = &mut all[*known.get()];
+                if known.0.instance.revision < instance.revision {
+                    *known = (stored, states);
                 }
                 continue;
             }
@@ -228,12 +153,39 @@ pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<(Vec<Sto
         if stored.lease.is_some_and(|lease| !leases.insert(lease.id)) {
             return Err(wrong(format!("the lease of {}/{} is here twice", instance.service, instance.id)));
         }
-        instances.push(stored);
+        all.push((stored, states));
     }
     if found != header.instances {
         return Err(ImportError::Count { said: header.instances, found });
     }
-    Ok((instances, newest))
+    let mut found = Found { revision: newest, ..Found::default() };
+    for (stored, states) in all {
+        let Instance { service, id, .. } = &stored.instance;
+        found
+            .check_states
+            .extend(states.into_iter().map(|(check, state)| ((service.clone(), id.clone(), check), state)));
+        found.instances.push(stored);
+    }
+    let key = |Stored { instance, .. }: &Stored| (instance.service.clone(), instance.id.clone());
+    found.instances.sort_unstable_by_key(key);
+    found.check_states.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(found)
+}
+
+impl Header {
+    fn read(line: &str) -> Result<Self, ImportError> {
+        let header: Self = serde_json::from_str(line).map_err(|error| {
+            // What a later version has written may have other fields beside the version.
+            let version = serde_json::from_str::<serde_json::Value>(line).ok();
+            let version = version.and_then(|header| u32::try_from(header["callboard_export"].as_u64()?).ok());
+            match version {
+                Some(found) if found > VERSION => ImportError::Newer { found },
+                _ => ImportError::Header(error.to_string()),
+            }
+        })?;
+        let found = header.callboard_export;
+        if found > VERSION { Err(ImportError::Newer { found }) } else { Ok(header) }
+    }
 }
 
 fn reached(revision: Revision) -> Result<(), String> {
@@ -241,126 +193,13 @@ fn reached(revision: Revision) -> Result<(), String> {
     (revision <= LATEST).then_some(()).ok_or_else(problem)
 }
 
-impl Line {
-    fn new(stored: &Stored) -> Self {
-        let Stored { instance, lease } = stored;
-        let address = |address: &Address| LineAddress {
-            host: address.host.to_string(),
-            port: address.port.into(),
-            name: address.name.to_string(),
-        };
-        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(instance.registered_at.0);
-        Self {
-            service: instance.service.to_string(),
-            id: instance.id.to_string(),
-            addresses: instance.addresses.iter().map(address).collect(),
-            tags: instance.tags.iter().map(str::to_owned).collect(),
-            metadata: instance.metadata.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
-            weight: instance.weight.get().into(),
-            locality: instance.locality.as_deref().map(|locality| LineLocality {
-                region: locality.region.to_string(),
-                zone: locality.zone.to_string(),
-                sub_zone: locality.sub_zone.to_string(),
-            }),
-            starting: instance.marks.starting,
-            leaving: instance.marks.leaving,
-            drained: instance.marks.drained,
-            suspect: instance.marks.suspect,
-            proved: instance.marks.proved,
-            node_drained: instance.marks.node_drained,
-            node_critical: instance.marks.node_critical,
-            node_warning: instance.marks.node_warning,
-            checks: check::keep(&instance.checks),
-            listing: instance.listing.as_deref().map(KeptListing::new),
-            registered_at: humantime::format_rfc3339_millis(at).to_string(),
-            registered_revision: instance.registered_revision.0,
-            revision: instance.revision.0,
-            lease: lease.map(|lease| LineLease {
-                id: format!("{:032x}", lease.id.0),
-                boot: format!("{:032x}", lease.boot.digest()),
-                ttl: Span(lease.terms.ttl()),
-                disconnect_grace: lease.terms.disconnect_grace().map(Span),
-            }),
-        }
-    }
-
-    fn into_stored(self) -> Result<Stored, Invalid> {
-        let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
-        let locality = self.locality.unwrap_or_default();
-        let at = humantime::parse_rfc3339(&self.registered_at).ok();
-        let at = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()).ok_or_else(|| {
-            Invalid::new("registered_at", &self.registered_at, "is no time", "write it as 2026-01-31T12:00:00Z")
-        })?;
-        let service = ServiceName::kept(&self.service)?;
-        let mut listing = self.listing.as_ref().map(KeptListing::listing).transpose()?;
-        let instance = Instance {
-            id: InstanceId::restored(&service, &self.id, listing.as_mut())?,
-            service,
-            addresses: Address::kept(addresses)?,
-            tags: Tags::kept(&self.tags)?,
-            metadata: Metadata::kept(self.metadata.iter())?,
-            weight: Weight::parse(self.weight)?,
-            locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
-            marks: Marks {
-                starting: self.starting,
-                leaving: self.leaving,
-                drained: self.drained,
-                suspect: self.suspect,
-                proved: self.proved,
-                node_drained: self.node_drained,
-                node_critical: self.node_critical,
-                node_warning: self.node_warning,
-            },
-            checks: check::restore(&self.checks)?,
-            listing,
-            registered_at: WallTime(u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
-            registered_revision: Revision(self.registered_revision),
-            revision: Revision(self.revision),
-        };
-        Ok(Stored { instance, lease: self.lease.map(LineLease::into_lease).transpose()? })
-    }
-}
-
-impl LineLease {
-    fn into_lease(self) -> Result<StoredLease, Invalid> {
-        Ok(StoredLease {
-            id: LeaseId(hex("lease.id", &self.id)?),
-            boot: BootId::from_digest(hex("lease.boot", &self.boot)?),
-            terms: Terms::grant(Some(self.ttl.0), self.disconnect_grace.map(|span| span.0)),
-        })
-    }
-}
-
-fn hex(field: &'static str, text: &str) -> Result<u128, Invalid> {
-    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let number = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten();
-    // It may be a secret: it is not shown.
-    number
-        .ok_or_else(|| Invalid::unshown(field, "is no number of 32 hexadecimal digits", "leave it as it was exported"))
-}
-
-/// A length of time as people write it: `15s`.
-#[derive(Debug, Clone, Copy)]
-struct Span(Duration);
-
-impl Serialize for Span {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map(Self)
-            .map_err(|_| D::Error::custom(format!("{text:?} is no length of time: write a number with a unit, as 15s")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
     use super::*;
+    use crate::engine::disk::StoredLease;
+    use crate::model::{BootId, LeaseId, Locality, Metadata, Tags, Terms, WallTime};
     use crate::registry::test_support::entry;
 
     fn found() -> Found {
@@ -376,7 +215,7 @@ mod tests {
         let terms = Terms::grant(Some(Duration::from_millis(9_500)), Some(Duration::ZERO));
         let lease = StoredLease { id: LeaseId(5), boot: BootId::parse("boot").unwrap(), terms };
         let instances = vec![Stored { instance: plain, lease: None }, Stored { instance: rich, lease: Some(lease) }];
-        Found { instances, revision: Revision(9), lossy: false }
+        Found { instances, revision: Revision(9), ..Found::default() }
     }
 
     fn text(found: &Found) -> String {
@@ -393,8 +232,8 @@ mod tests {
     fn what_is_exported_is_imported() {
         let found = found();
         let mut progress = Vec::new();
-        let (instances, newest) = read(text(&found).as_bytes(), |step| progress.push(step)).unwrap();
-        assert_eq!((instances, newest), (found.instances, Revision(1 << 60)));
+        let read = read(text(&found).as_bytes(), |step| progress.push(step)).unwrap();
+        assert_eq!(read, Found { revision: Revision(1 << 60), ..found });
         assert_eq!(progress, [2, 1, 1]);
     }
 

@@ -5,6 +5,7 @@
 //! instance, by another store or not at all does not pass for a record.
 
 pub mod check;
+pub mod saved;
 
 use std::{hash::Hasher, sync::Arc, time::Duration};
 
@@ -12,11 +13,13 @@ use prost::Message;
 use siphasher::sip::SipHasher24;
 
 use check::{KeptCheck, KeptListing};
+use saved::KeptState;
 
 use crate::{
+    engine::SavedCheck,
     model::{
-        Address, BootId, Instance, InstanceId, Invalid, LeaseId, Locality, Marks, Metadata, Revision, ServiceName,
-        Tags, Terms, WallTime, Weight,
+        Address, BootId, CheckId, Instance, InstanceId, Invalid, LeaseId, Locality, Marks, Metadata, Revision,
+        ServiceName, Tags, Terms, WallTime, Weight,
     },
     registry::Lease,
 };
@@ -59,7 +62,7 @@ impl StoredLease {
 }
 
 /// Why bytes are no record.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
     /// The tag is not that of these bytes under this key in this store.
     #[error("its tag does not fit its bytes")]
@@ -101,6 +104,15 @@ impl Seal {
         hasher.finish()
     }
 
+    /// The bytes of the saved state of a check, and their tag. `key`: service, instance and check.
+    #[must_use]
+    pub fn encode_state(self, (service, id, check): (&str, &str, &CheckId), state: &SavedCheck) -> (Vec<u8>, u64) {
+        let mut bytes = KeptState::new(check, state).encode_to_vec();
+        let tag = self.tag(service, id, &bytes);
+        bytes.extend(tag.to_be_bytes());
+        (bytes, tag)
+    }
+
     /// The bytes of a record, and their tag.
     #[must_use]
     pub fn encode(self, instance: &Instance, lease: Option<StoredLease>) -> (Vec<u8>, u64) {
@@ -137,6 +149,15 @@ pub fn tag_of(bytes: &[u8]) -> Option<u64> {
 /// When it is no message of an instance.
 pub fn decode(service: &str, id: &str, message: &[u8]) -> Result<Stored, Damage> {
     Record::decode(message).map_err(|_| Damage::Message)?.into_stored(service, id)
+}
+
+/// The check and its saved state that a message has.
+///
+/// # Errors
+///
+/// When it is no message of one.
+pub fn decode_state(message: &[u8]) -> Result<(CheckId, SavedCheck), Damage> {
+    Ok(KeptState::decode(message).map_err(|_| Damage::Message)?.restore()?)
 }
 
 // Field numbers are for good: a number that was once given out keeps its meaning, or is left alone.

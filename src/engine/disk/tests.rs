@@ -4,6 +4,9 @@ mod backend;
 mod damage;
 mod failing;
 mod old_ids;
+mod roundtrip;
+mod saved;
+mod unreadable;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -249,7 +252,7 @@ fn a_relaxed_store_that_was_not_closed_begins_a_new_life() {
 fn what_was_relaxed_is_on_the_disk_within_a_second() {
     let (backend, store) = backend::store();
     let surroundings = surroundings();
-    let found = Found { instances: Vec::new(), revision: Revision(0), lossy: false };
+    let found = Found::default();
     let disk = Disk::start(store, found, Durability::Relaxed, surroundings, never_fails()).unwrap();
     sign_in(&disk, "web", "a", 1);
     let unsynced = backend.clone();

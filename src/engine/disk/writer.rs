@@ -3,22 +3,26 @@
 //! While one transaction is on its way to the disk, commands gather for the next. Where many clients wait, each transaction
 //! answers all of them, and their next commands come a moment later, one by one: so after a transaction of several, the
 //! next waits for about as many, at most [`GATHER`].
+//!
+//! States of checks have no transaction of their own while there are commands: each takes some of them along.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     mem,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
+
 use super::{Durability, OnFailure, Store, StoreError, StoredLease, Write};
 use crate::{
     clock::Clock,
-    engine::OutcomeSender,
+    engine::{CheckKey, OutcomeSender, SavedCheck},
     metrics::StoreMetrics,
     model::{InstanceId, Revision, ServiceName},
     registry::{Command, Decision, Entry, Now, Outcome, Planned, Refusal, Registry},
@@ -30,6 +34,20 @@ const MOST: usize = 1_024;
 const GATHER: Duration = Duration::from_millis(2);
 /// How long a relaxed store may keep what it acknowledged from the disk.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// Maximum number of states of checks in a transaction: those who wait for its commands wait for them, too.
+const MAX_STATES: usize = 512;
+
+/// States of checks to be written, by service, instance and check. `None`: the check is gone.
+pub type Unsaved = BTreeMap<CheckKey, Option<SavedCheck>>;
+
+/// What the writer is sent.
+#[derive(Debug)]
+pub enum Message {
+    Request(Request),
+    /// There are unsaved states of checks.
+    Save,
+}
 
 /// Commands, and where their outcome is sent to.
 #[derive(Debug)]
@@ -65,6 +83,9 @@ pub struct Writer {
     clock: Arc<Clock>,
     metrics: StoreMetrics,
     waiting: Arc<AtomicUsize>,
+    unsaved: Arc<Mutex<Unsaved>>,
+    /// Taken out of `unsaved`, in order, and not written yet.
+    saving: Unsaved,
     /// What came while its instance had a command in the transaction at hand: before all that came later.
     put_off: Vec<Request>,
     /// How many the last transaction had.
@@ -87,13 +108,28 @@ impl Writer {
         durability: Durability,
         clock: Arc<Clock>,
         metrics: StoreMetrics,
-        waiting: Arc<AtomicUsize>,
+        (waiting, unsaved): (Arc<AtomicUsize>, Arc<Mutex<Unsaved>>),
     ) -> Self {
-        Self { registry, store, durability, clock, metrics, waiting, put_off: Vec::new(), last: 0, flush_at: None }
+        let (saving, put_off) = (Unsaved::new(), Vec::new());
+        let mut writer = Self {
+            registry,
+            store,
+            durability,
+            clock,
+            metrics,
+            waiting,
+            unsaved,
+            saving,
+            put_off,
+            last: 0,
+            flush_at: None,
+        };
+        writer.count_unreadable();
+        writer
     }
 
     /// Until nobody sends any more, or the disk fails.
-    pub fn run(self, inbox: &Receiver<Request>, on_failure: OnFailure) {
+    pub fn run(self, inbox: &Receiver<Message>, on_failure: OnFailure) {
         let mut last_words =
             LastWords { defect: Some((StoreError::Defect { path: self.store.path().to_owned() }, on_failure)) };
         let ended = self.work(inbox);
@@ -104,11 +140,17 @@ impl Writer {
         }
     }
 
-    fn work(mut self, inbox: &Receiver<Request>) -> Result<(), StoreError> {
+    fn work(mut self, inbox: &Receiver<Message>) -> Result<(), StoreError> {
         loop {
             match self.gather(inbox) {
                 Gathered::Requests(requests) => self.transact(requests)?,
-                Gathered::Closed => return self.store.close(),
+                Gathered::Closed => {
+                    self.take_unsaved();
+                    while !self.saving.is_empty() {
+                        self.transact(Vec::new())?;
+                    }
+                    return self.store.close();
+                }
             }
             if self.flush_at.is_some_and(|at| at <= self.clock.since_start()) {
                 self.store.flush()?;
@@ -118,29 +160,34 @@ impl Writer {
     }
 
     /// Waits for commands, and for company where the last transaction had some. Empty when it is time to flush.
-    fn gather(&mut self, inbox: &Receiver<Request>) -> Gathered {
+    fn gather(&mut self, inbox: &Receiver<Message>) -> Gathered {
         let mut requests = mem::take(&mut self.put_off);
         if requests.is_empty() {
             let first = match self.flush_at {
+                _ if !self.saving.is_empty() => inbox.try_recv().map_err(|error| match error {
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                }),
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(at) => inbox.recv_timeout(at.saturating_sub(self.clock.since_start())),
             };
             match first {
-                Ok(first) => requests.push(first),
+                Ok(Message::Request(first)) => requests.push(first),
+                Ok(Message::Save) => self.take_unsaved(),
                 Err(RecvTimeoutError::Timeout) => return Gathered::Requests(requests),
                 Err(RecvTimeoutError::Disconnected) => return Gathered::Closed,
             }
         }
-        let company = if self.last > 1 { GATHER } else { Duration::ZERO };
+        // States of checks wait for a command to go with: one that changes a status follows them at once.
+        let wanted = self.last.max(usize::from(!self.saving.is_empty()));
+        let company = if self.last > 1 || wanted > requests.len() { GATHER } else { Duration::ZERO };
         let until = self.clock.since_start() + company;
         while requests.len() < MOST {
-            let patience = if requests.len() < self.last {
-                until.saturating_sub(self.clock.since_start())
-            } else {
-                Duration::ZERO
-            };
+            let patience =
+                if requests.len() < wanted { until.saturating_sub(self.clock.since_start()) } else { Duration::ZERO };
             match inbox.recv_timeout(patience) {
-                Ok(request) => requests.push(request),
+                Ok(Message::Request(request)) => requests.push(request),
+                Ok(Message::Save) => self.take_unsaved(),
                 Err(_) => break,
             }
         }
@@ -148,29 +195,55 @@ impl Writer {
         Gathered::Requests(requests)
     }
 
+    /// Takes the states of checks that are to be saved, once those before them are.
+    fn take_unsaved(&mut self) {
+        if self.saving.is_empty() {
+            self.saving = mem::take(&mut *self.unsaved.lock());
+        }
+    }
+
     fn transact(&mut self, requests: Vec<Request>) -> Result<(), StoreError> {
         let (pending, newest) = self.decide(requests);
-        if pending.is_empty() {
+        let states = self.some_states();
+        if pending.is_empty() && states.is_empty() {
             return Ok(());
         }
         let began = self.clock.since_start();
-        let durable = self.durability == Durability::Durable;
+        // Of states alone, the last part brings all of them to the disk.
+        let durable = self.durability == Durability::Durable && (!pending.is_empty() || self.saving.is_empty());
+        let newest = if pending.is_empty() { self.store.revision() } else { newest };
         let mut writes: Vec<_> = pending.iter().flat_map(Pending::decided).filter_map(Decided::write).collect();
         // Neighbours share pages: a tree is walked faster in its own order.
         writes.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
-        if let Err(error) = self.store.write(writes.into_iter(), newest, durable) {
+        let states = states.iter().map(|(key, saved)| Write::State(key, saved.as_ref()));
+        if let Err(error) = self.store.write(writes.into_iter().chain(states), newest, durable) {
             // Whether they are on the disk is not known: who asked is told so.
             drop(pending);
             return Err(error);
         }
-        if !durable {
-            self.flush_at.get_or_insert(began + FLUSH);
-        }
+        self.flush_at = if durable { None } else { self.flush_at.or(Some(began + FLUSH)) };
         self.metrics.commit.observe(self.clock.since_start().saturating_sub(began).as_secs_f64());
         let changes = pending.iter().flat_map(Pending::decided).filter(|decided| decided.is_change()).count();
         self.metrics.changes.inc_by(changes as u64);
+        self.count_unreadable();
         self.apply(pending);
+        if self.saving.is_empty() {
+            self.take_unsaved();
+        }
         Ok(())
+    }
+
+    /// Takes out as many states of checks as a transaction has room for.
+    fn some_states(&mut self) -> Unsaved {
+        let Some((bound, _)) = self.saving.iter().nth(MAX_STATES) else { return mem::take(&mut self.saving) };
+        let bound = bound.clone();
+        let rest = self.saving.split_off(&bound);
+        mem::replace(&mut self.saving, rest)
+    }
+
+    fn count_unreadable(&mut self) {
+        let unreadable = self.store.unreadable();
+        self.metrics.unreadable.set(i64::try_from(unreadable).unwrap_or(i64::MAX));
     }
 
     /// What the commands mean, and the newest revision among it. Those that change nothing are answered.

@@ -91,3 +91,22 @@ fn ids_are_there_once_and_the_worst_counts() {
     let taken = Checks::new(vec![check("a", Verdict::Passing)]).unwrap().stamped(Some(&moved), Revision(11));
     assert_eq!(revisions(&taken, "a"), Some((Revision(11), Revision(11))), "one that is taken begins anew");
 }
+
+#[test]
+fn ttl_below_a_second_is_refused_with_its_unit() {
+    for (ttl, shown) in [(Duration::from_nanos(60), "60ns"), (Duration::from_micros(500), "500us")] {
+        let refused = Definition { interval: ttl, ..definition("a", Probe::Ttl) }.check().unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("check.ttl \"{shown}\" is shorter than 1s")), "{refused}");
+        assert!(refused.contains("nanoseconds, as in Go") && refused.contains("10s"), "{refused}");
+    }
+    let shortest = Definition { interval: Duration::from_secs(1), ..definition("a", Probe::Ttl) };
+    assert_eq!(shortest.check().unwrap().interval, Duration::from_secs(1));
+}
+
+#[test]
+fn ttl_that_an_earlier_version_accepted_is_kept() {
+    let half = Definition { interval: Duration::from_millis(500), ..definition("a", Probe::Ttl) };
+    assert_eq!(half.clone().kept().unwrap().interval, Duration::from_millis(500));
+    let lost = Definition { interval: Duration::ZERO, ..half };
+    assert_eq!(lost.kept().unwrap().interval, Duration::from_secs(1));
+}

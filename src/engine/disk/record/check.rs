@@ -70,6 +70,16 @@ pub struct KeptCheck {
     #[prost(message, optional, tag = "31")]
     #[serde(skip_serializing_if = "Option::is_none")]
     stated: Option<KeptStatedCheck>,
+    /// Nanoseconds that the lengths of time have beyond their milliseconds.
+    #[prost(uint32, tag = "50")]
+    #[serde(skip_serializing_if = "is_zero")]
+    interval_more_ns: u32,
+    #[prost(uint32, tag = "51")]
+    #[serde(skip_serializing_if = "is_zero")]
+    timeout_more_ns: u32,
+    #[prost(uint32, tag = "52")]
+    #[serde(skip_serializing_if = "is_zero")]
+    deregister_after_more_ns: u32,
     /// Method of an HTTP request. Empty: GET.
     #[prost(string, tag = "40")]
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -197,11 +207,14 @@ impl KeptCheck {
             name: name.to_string(),
             notes: notes.to_string(),
             interval_ms: millis(*interval),
+            interval_more_ns: beyond_millis(*interval),
             timeout_ms: millis(*timeout),
+            timeout_more_ns: beyond_millis(*timeout),
             successes: thresholds.passing,
             failures_to_warn: thresholds.warning,
             failures: thresholds.critical,
             deregister_after_ms: deregister_after.map(millis),
+            deregister_after_more_ns: deregister_after.map_or(0, beyond_millis),
             verdict: check.verdict.as_str().to_owned(),
             created: check.created.0,
             revision: check.revision.0,
@@ -254,16 +267,16 @@ impl KeptCheck {
         })?;
         let definition = Definition {
             notes: self.notes.as_str().into(),
-            interval: Duration::from_millis(self.interval_ms),
-            timeout: Duration::from_millis(self.timeout_ms),
+            interval: span(self.interval_ms, self.interval_more_ns),
+            timeout: span(self.timeout_ms, self.timeout_more_ns),
             thresholds: Thresholds { passing: self.successes, warning: self.failures_to_warn, critical: self.failures },
-            deregister_after: self.deregister_after_ms.map(Duration::from_millis),
+            deregister_after: self.deregister_after_ms.map(|ms| span(ms, self.deregister_after_more_ns)),
             output_max_size: self.output_max_size,
             separate: self.separate,
             stated: self.stated.as_ref().map(|kept| Box::new(kept.stated())),
             ..Definition::new(CheckId::parse(&self.id)?, &self.name, self.probe()?)
         };
-        let check = Check::new(Arc::new(definition.check()?), verdict);
+        let check = Check::new(Arc::new(definition.kept()?), verdict);
         Ok(Check { created: Revision(self.created), revision: Revision(self.revision), ..check })
     }
 
@@ -367,6 +380,19 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn beyond_millis(span: Duration) -> u32 {
+    span.subsec_nanos() % 1_000_000
+}
+
+fn span(millis: u64, more_nanos: u32) -> Duration {
+    Duration::from_millis(millis).saturating_add(Duration::from_nanos(more_nanos.into()))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -418,7 +444,7 @@ mod tests {
         assert_eq!(restore(&kept), Ok(checks));
         let json = serde_json::to_string(&kept).unwrap();
         assert_eq!(serde_json::from_str::<Vec<KeptCheck>>(&json).unwrap(), kept);
-        assert!(restore(&[KeptCheck { kind: "ttl".into(), ..KeptCheck::default() }]).is_err());
+        assert!(restore(&[KeptCheck { kind: "tcp".into(), ..KeptCheck::default() }]).is_err());
     }
 
     #[test]
@@ -441,6 +467,13 @@ mod tests {
             assert_eq!((&*target.host, target.port), (host, 80));
         }
         assert!(restore(&[old("tcp", "h")]).is_err());
+    }
+
+    #[test]
+    fn ttl_that_an_earlier_version_stored_as_zero_is_the_shortest() {
+        let old = KeptCheck { id: "a".into(), kind: "ttl".into(), verdict: "passing".into(), ..KeptCheck::default() };
+        let restored = restore(&[old]).unwrap();
+        assert_eq!(restored.get("a").unwrap().definition.interval, Duration::from_secs(1));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use redb::{Database, StorageBackend};
 
-use super::super::store::{Found, Store};
+use super::super::{Found, Store};
 use crate::engine::disk::StoreError;
 
 /// What is on the disk, and what is only on its way.
@@ -123,7 +123,7 @@ impl StorageBackend for Disk {
 pub fn store() -> (Disk, Store) {
     let disk = Disk::default();
     let database = Database::builder().create_with_backend(disk.clone()).unwrap();
-    super::super::store::initialize(&database, super::FRESH, &[]).unwrap();
+    super::super::store::initialize(&database, super::FRESH, &Found::default()).unwrap();
     drop(database);
     let (store, _) = Store::over(disk.clone(), "disk".into(), tempfile::tempfile().unwrap()).unwrap();
     (disk, store)

@@ -1,0 +1,252 @@
+//! A line of an export: one instance.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use super::super::record::{
+    Stored, StoredLease,
+    check::{self, KeptCheck, KeptListing},
+    saved::KeptState,
+};
+use crate::{
+    engine::SavedCheck,
+    model::{
+        Address, BootId, CheckId, Instance, InstanceId, Invalid, LeaseId, Locality, Marks, Metadata, Revision,
+        ServiceName, Tags, Terms, WallTime, Weight,
+    },
+};
+
+/// The last millisecond of the year 9999, beyond which RFC 3339 has no times.
+const LAST_YEAR: u64 = 253_402_300_799_999;
+
+/// What there is of one instance.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "marks, each of which may be set")]
+pub struct Line {
+    service: String,
+    /// Its id, as it was written.
+    pub id: String,
+    addresses: Vec<LineAddress>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, String>,
+    weight: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    locality: Option<LineLocality>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    starting: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    leaving: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    drained: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    suspect: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    proved: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    node_drained: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    node_critical: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    node_warning: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    checks: Vec<KeptCheck>,
+    /// Of some or all of these checks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    check_states: Vec<KeptState>,
+    /// What was said in Consul's words. Without it, ours were spoken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    listing: Option<KeptListing>,
+    registered_at: String,
+    registered_revision: u64,
+    revision: u64,
+    /// Without one, the instance stays until somebody removes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<LineLease>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineAddress {
+    host: String,
+    port: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    name: String,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LineLocality {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    region: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    zone: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    sub_zone: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineLease {
+    id: String,
+    boot: String,
+    ttl: Span,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disconnect_grace: Option<Span>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+impl Line {
+    pub fn new(stored: &Stored, check_states: Vec<KeptState>) -> Self {
+        let Stored { instance, lease } = stored;
+        let address = |address: &Address| LineAddress {
+            host: address.host.to_string(),
+            port: address.port.into(),
+            name: address.name.to_string(),
+        };
+        Self {
+            service: instance.service.to_string(),
+            id: instance.id.to_string(),
+            addresses: instance.addresses.iter().map(address).collect(),
+            tags: instance.tags.iter().map(str::to_owned).collect(),
+            metadata: instance.metadata.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            weight: instance.weight.get().into(),
+            locality: instance.locality.as_deref().map(|locality| LineLocality {
+                region: locality.region.to_string(),
+                zone: locality.zone.to_string(),
+                sub_zone: locality.sub_zone.to_string(),
+            }),
+            starting: instance.marks.starting,
+            leaving: instance.marks.leaving,
+            drained: instance.marks.drained,
+            suspect: instance.marks.suspect,
+            proved: instance.marks.proved,
+            node_drained: instance.marks.node_drained,
+            node_critical: instance.marks.node_critical,
+            node_warning: instance.marks.node_warning,
+            checks: check::keep(&instance.checks),
+            check_states,
+            listing: instance.listing.as_deref().map(KeptListing::new),
+            registered_at: time_text(instance.registered_at),
+            registered_revision: instance.registered_revision.0,
+            revision: instance.revision.0,
+            lease: lease.map(|lease| LineLease {
+                id: format!("{:032x}", lease.id.0),
+                boot: format!("{:032x}", lease.boot.digest()),
+                ttl: Span(lease.terms.ttl()),
+                disconnect_grace: lease.terms.disconnect_grace().map(Span),
+            }),
+        }
+    }
+
+    pub fn into_stored(self) -> Result<(Stored, Vec<(CheckId, SavedCheck)>), Invalid> {
+        let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
+        let locality = self.locality.unwrap_or_default();
+        let registered_at = time(&self.registered_at)?;
+        let service = ServiceName::kept(&self.service)?;
+        let mut listing = self.listing.as_ref().map(KeptListing::listing).transpose()?;
+        let instance = Instance {
+            id: InstanceId::restored(&service, &self.id, listing.as_mut())?,
+            service,
+            addresses: Address::kept(addresses)?,
+            tags: Tags::kept(&self.tags)?,
+            metadata: Metadata::kept(self.metadata.iter())?,
+            weight: Weight::parse(self.weight)?,
+            locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
+            marks: Marks {
+                starting: self.starting,
+                leaving: self.leaving,
+                drained: self.drained,
+                suspect: self.suspect,
+                proved: self.proved,
+                node_drained: self.node_drained,
+                node_critical: self.node_critical,
+                node_warning: self.node_warning,
+            },
+            checks: check::restore(&self.checks)?,
+            listing,
+            registered_at,
+            registered_revision: Revision(self.registered_revision),
+            revision: Revision(self.revision),
+        };
+        let states = self.check_states.into_iter().map(KeptState::restore).collect::<Result<Vec<_>, _>>()?;
+        for (at, (check, state)) in states.iter().enumerate() {
+            let known = instance.checks.get(check.as_str()).is_some_and(|known| known.created == state.created);
+            if !known || states[..at].iter().any(|(other, _)| other == check) {
+                let remedy = "give at most one state for each check of the instance, with the check's own \"created\"";
+                return Err(Invalid::new(
+                    "check_states.check",
+                    check.as_str(),
+                    "is no such check, or is there twice",
+                    remedy,
+                ));
+            }
+        }
+        Ok((Stored { instance, lease: self.lease.map(LineLease::into_lease).transpose()? }, states))
+    }
+}
+
+/// A time as people read it; beyond the year 9999, which is a clock that is wrong, as milliseconds since 1970.
+fn time_text(WallTime(millis): WallTime) -> String {
+    if millis > LAST_YEAR {
+        return millis.to_string();
+    }
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)).to_string()
+}
+
+fn time(text: &str) -> Result<WallTime, Invalid> {
+    let number = text.parse().ok().filter(|millis| *millis > LAST_YEAR);
+    let read = || {
+        let since = humantime::parse_rfc3339(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_millis()).ok()
+    };
+    let refused = || Invalid::new("registered_at", text, "is no time", "write it as 2026-01-31T12:00:00Z");
+    number.or_else(read).map(WallTime).ok_or_else(refused)
+}
+
+impl LineLease {
+    fn into_lease(self) -> Result<StoredLease, Invalid> {
+        Ok(StoredLease {
+            id: LeaseId(hex("lease.id", &self.id)?),
+            boot: BootId::from_digest(hex("lease.boot", &self.boot)?),
+            terms: Terms::grant(Some(self.ttl.0), self.disconnect_grace.map(|span| span.0)),
+        })
+    }
+}
+
+fn hex(field: &'static str, text: &str) -> Result<u128, Invalid> {
+    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten();
+    // It may be a secret: it is not shown.
+    number
+        .ok_or_else(|| Invalid::unshown(field, "is no number of 32 hexadecimal digits", "leave it as it was exported"))
+}
+
+/// A length of time as people write it: `15s`.
+#[derive(Debug, Clone, Copy)]
+struct Span(Duration);
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text)
+            .map(Self)
+            .map_err(|_| D::Error::custom(format!("{text:?} is no length of time: write a number with a unit, as 15s")))
+    }
+}

@@ -1,0 +1,328 @@
+//! Values of every stored type, made by the constructors that protocols use.
+//!
+//! Each struct is written with all its fields: a new field does not compile here until it has values.
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use crate::{
+    engine::{
+        SavedCheck, SavedResult,
+        disk::{Stored, StoredLease},
+    },
+    model::{
+        Address, BootId, Check, CheckId, Checks, Definition, HttpProbe, Instance, InstanceId, LeaseId, Listing,
+        Locality, Marks, Metadata, Probe, ProbeTls, Revision, ServiceName, StatedCheck, TaggedAddress, Tags, Target,
+        Terms, Thresholds, Verdict, WallTime, Weight, nodes,
+    },
+};
+
+use std::{sync::Arc, time::Duration};
+
+/// Text as programs send it: mostly plain, sometimes hostile, sometimes as long as it may be.
+fn text(longest: usize) -> BoxedStrategy<String> {
+    prop_oneof![
+        4 => "[a-zA-Z0-9._-]{1,12}",
+        2 => "\\PC{1,20}",
+        1 => any::<String>(),
+        1 => Just("x".repeat(longest)),
+    ]
+    .boxed()
+}
+
+fn maybe(longest: usize) -> BoxedStrategy<Box<str>> {
+    prop_oneof![1 => Just(String::new()), 2 => text(longest)].prop_map(String::into_boxed_str).boxed()
+}
+
+fn number() -> BoxedStrategy<u64> {
+    prop_oneof![Just(0), 0..1_000_u64, any::<u64>(), Just(u64::MAX)].boxed()
+}
+
+/// A revision that an export takes.
+fn revision() -> BoxedStrategy<Revision> {
+    prop_oneof![0..1_000_u64, 0..=1_u64 << 62].prop_map(Revision).boxed()
+}
+
+fn length() -> BoxedStrategy<Duration> {
+    prop_oneof![
+        Just(Duration::ZERO),
+        (0..2_000_000_u64).prop_map(Duration::from_nanos),
+        (0..100_000_u64).prop_map(Duration::from_millis),
+        (0..3_000_000_000_000_000_u64).prop_map(Duration::from_nanos),
+    ]
+    .boxed()
+}
+
+fn verdict() -> BoxedStrategy<Verdict> {
+    select(vec![Verdict::Passing, Verdict::Warning, Verdict::Critical]).boxed()
+}
+
+fn service() -> BoxedStrategy<ServiceName> {
+    prop_oneof![
+        6 => text(253).prop_filter_map("a name", |name| ServiceName::parse(&name).ok()),
+        1 => Just(nodes()),
+    ]
+    .boxed()
+}
+
+fn id() -> BoxedStrategy<InstanceId> {
+    prop_oneof![text(253), "[!-~]{1,30}"].prop_filter_map("an id", |id| InstanceId::parse(&id).ok()).boxed()
+}
+
+/// The id that a registration with this listing has; a node always has a listing.
+fn id_of(service: &ServiceName, listing: Option<&Listing>, native: InstanceId) -> InstanceId {
+    match listing {
+        Some(listing) if *service == nodes() => InstanceId::of_node(&listing.node),
+        Some(listing) => InstanceId::on_node(&listing.node, &listing.id),
+        None => native,
+    }
+}
+
+pub fn addresses() -> BoxedStrategy<Box<[Address]>> {
+    let host = prop_oneof![
+        Just("10.0.0.1".to_owned()),
+        Just("fe80::1%eth0".to_owned()),
+        Just("2001:DB8::1".to_owned()),
+        text(253)
+    ];
+    let one = (host, 0..=u32::from(u16::MAX), maybe(128));
+    let one = one.prop_filter_map("an address", |(host, port, name)| Address::with_any_port(&host, port, &name).ok());
+    vec(one, 1..4).prop_map(Vec::into_boxed_slice).boxed()
+}
+
+pub fn tags() -> BoxedStrategy<Tags> {
+    prop_oneof![
+        4 => vec(prop_oneof![8 => text(4_096), 1 => Just(String::new())], 0..4),
+        1 => (60..=1_024_usize).prop_map(|many| (0..many).map(|n| n.to_string()).collect()),
+    ]
+    .prop_filter_map("tags", |tags| Tags::kept(&tags).ok())
+    .boxed()
+}
+
+pub fn metadata() -> BoxedStrategy<Metadata> {
+    let values = prop_oneof![4 => any::<String>(), 1 => Just("v".repeat(512))];
+    prop::collection::btree_map(text(128), values, 0..5)
+        .prop_filter_map("metadata", |pairs| Metadata::kept(pairs.iter()).ok())
+        .boxed()
+}
+
+pub fn weight() -> BoxedStrategy<Weight> {
+    (1..=u32::from(u16::MAX)).prop_filter_map("a weight", |weight| Weight::parse(weight).ok()).boxed()
+}
+
+pub fn locality() -> BoxedStrategy<Option<Arc<Locality>>> {
+    let parts = (maybe(128), maybe(128), maybe(128));
+    parts
+        .prop_filter_map("a locality", |(region, zone, sub_zone)| {
+            let locality = Locality::parse(&region, &zone, &sub_zone).ok()?;
+            if let Some(locality) = locality.as_deref() {
+                // All there is.
+                let Locality { region: _, zone: _, sub_zone: _ } = locality;
+            }
+            Some(locality)
+        })
+        .boxed()
+}
+
+fn tls() -> BoxedStrategy<ProbeTls> {
+    (maybe(64), any::<bool>()).prop_map(|(server_name, skip_verify)| ProbeTls { server_name, skip_verify }).boxed()
+}
+
+fn target() -> BoxedStrategy<Target> {
+    let plain = select(vec!["127.0.0.1:80", "[::1]:80", "db.internal:5432", "[fe80::1%eth0]:1", "Üb:65535"]);
+    let any = "[\\[\\]:a-z0-9%.]{1,8}:[0-9]{1,5}";
+    prop_oneof![plain.prop_map(str::to_owned), any]
+        .prop_filter_map("a target", |target| Target::parse("target", &target).ok())
+        .boxed()
+}
+
+fn probe() -> BoxedStrategy<Probe> {
+    let url = select(vec!["http://10.0.0.1/health?x=1#y", "HTTPS://user:secret@[::1]:8443", "http://h:99999/ü|{}"]);
+    let header = ("[A-Za-z-]{1,10}", maybe(64));
+    let headers = vec(header.prop_map(|(name, value)| (name.into_boxed_str(), value)), 0..4);
+    let request = (url, "[A-Z]{1,8}", headers, any::<String>(), any::<bool>(), tls());
+    let request = request.prop_map(|(url, method, headers, body, disable_redirects, tls)| HttpProbe {
+        url: url.into(),
+        method: method.into(),
+        headers: headers.into(),
+        body: body.into(),
+        disable_redirects,
+        tls,
+    });
+    prop_oneof![
+        request.prop_map(Probe::Http),
+        (target(), option::of(tls())).prop_map(|(target, tls)| Probe::Tcp { target, tls }),
+        (target(), maybe(64), option::of(tls())).prop_map(|(target, service, tls)| Probe::Grpc {
+            target,
+            service,
+            tls
+        }),
+        Just(Probe::Ttl),
+        Just(Probe::Stated),
+    ]
+    .boxed()
+}
+
+/// Number of a kind of probe: a new one does not compile here, and has to be among the values.
+pub fn kind(probe: &Probe) -> usize {
+    match probe {
+        Probe::Http(_) => 0,
+        Probe::Tcp { .. } => 1,
+        Probe::Grpc { .. } => 2,
+        Probe::Ttl => 3,
+        Probe::Stated => 4,
+    }
+}
+
+fn stated() -> BoxedStrategy<StatedCheck> {
+    let texts = (maybe(4_096), maybe(512), maybe(512), maybe(512), maybe(8_192));
+    texts
+        .prop_map(|(output, kind, interval, timeout, definition)| StatedCheck {
+            output,
+            kind,
+            interval,
+            timeout,
+            definition,
+        })
+        .boxed()
+}
+
+pub fn definition() -> BoxedStrategy<Definition> {
+    let texts = (text(512), maybe(512), maybe(512));
+    let thresholds = (0..4_u32, any::<u32>(), 0..9_u32);
+    let spans = (length(), length(), option::of(length()));
+    let more = (any::<u32>(), any::<bool>(), option::of(stated()));
+    let parts = (texts, probe(), thresholds, spans, more);
+    parts
+        .prop_filter_map("a definition", |(texts, probe, thresholds, spans, (output_max_size, separate, stated))| {
+            let definition = Definition {
+                id: CheckId::parse(&texts.0).ok()?,
+                name: texts.1,
+                notes: texts.2,
+                probe,
+                interval: spans.0,
+                timeout: spans.1,
+                thresholds: Thresholds { passing: thresholds.0, warning: thresholds.1, critical: thresholds.2 },
+                deregister_after: spans.2,
+                output_max_size,
+                separate,
+                stated: stated.map(Box::new),
+            };
+            definition.check().ok()
+        })
+        .boxed()
+}
+
+fn checks() -> BoxedStrategy<Checks> {
+    let one = (definition(), verdict(), revision(), revision());
+    let one = one.prop_map(|(definition, verdict, created, revision)| Check {
+        definition: Arc::new(definition),
+        verdict,
+        created,
+        revision,
+    });
+    vec(one, 0..4).prop_filter_map("different ids", |checks| Checks::new(checks).ok()).boxed()
+}
+
+fn marks() -> BoxedStrategy<Marks> {
+    any::<[bool; 8]>()
+        .prop_map(|marks| Marks {
+            starting: marks[0],
+            leaving: marks[1],
+            drained: marks[2],
+            suspect: marks[3],
+            proved: marks[4],
+            node_drained: marks[5],
+            node_critical: marks[6],
+            node_warning: marks[7],
+        })
+        .boxed()
+}
+
+pub fn listing() -> BoxedStrategy<Listing> {
+    let texts = (maybe(512), maybe(512), maybe(512), maybe(512), maybe(512), maybe(512));
+    let tagged = (maybe(64), maybe(64), any::<u16>());
+    let tagged = vec(tagged.prop_map(|(name, host, port)| -> TaggedAddress { (name, host, port) }), 0..3);
+    let numbers = (any::<u16>(), any::<[bool; 3]>(), any::<String>(), revision());
+    (texts, tagged, numbers)
+        .prop_filter_map("a listing", |(texts, tagged, (warning_weight, flags, maintenance, described))| {
+            let listing = Listing {
+                node: texts.0,
+                id: texts.1,
+                address: texts.2,
+                tagged_addresses: tagged.into(),
+                warning_weight,
+                enable_tag_override: flags[0],
+                kind: texts.3,
+                socket_path: texts.4,
+                proxy: texts.5,
+                connect_native: flags[1],
+                from_catalog: flags[2],
+                maintenance: maintenance.into(),
+                described,
+            };
+            listing.check().ok()
+        })
+        .boxed()
+}
+
+pub fn terms() -> BoxedStrategy<Terms> {
+    (option::of(length()), option::of(length())).prop_map(|(ttl, grace)| Terms::grant(ttl, grace)).boxed()
+}
+
+pub fn boot() -> BoxedStrategy<BootId> {
+    "[!-~]{1,64}".prop_filter_map("a boot id", |boot| BootId::parse(&boot).ok()).boxed()
+}
+
+fn instance() -> BoxedStrategy<Instance> {
+    let names = (service(), id(), addresses(), tags(), metadata());
+    let rest = (weight(), locality(), checks(), marks(), option::of(listing()));
+    let times = (number().prop_map(WallTime), revision(), revision());
+    (names, rest, times)
+        .prop_filter_map("a node with a listing", |(names, rest, times)| {
+            let (service, native): (ServiceName, InstanceId) = (names.0, names.1);
+            let listing: Option<Listing> = rest.4;
+            if service == nodes() && listing.is_none() {
+                return None;
+            }
+            Some(Instance {
+                id: id_of(&service, listing.as_ref(), native),
+                service,
+                addresses: names.2,
+                tags: names.3,
+                metadata: names.4,
+                weight: rest.0,
+                locality: rest.1,
+                checks: rest.2,
+                marks: rest.3,
+                listing: listing.map(Arc::new),
+                registered_at: times.0,
+                registered_revision: times.1,
+                revision: times.2,
+            })
+        })
+        .boxed()
+}
+
+/// An instance with its lease. `number` is that of the lease, which is there once.
+pub fn stored() -> BoxedStrategy<Stored> {
+    let lease = (any::<u128>(), boot(), terms());
+    let lease = lease.prop_map(|(id, boot, terms)| StoredLease { id: LeaseId(id), boot, terms });
+    (instance(), option::of(lease)).prop_map(|(instance, lease)| Stored { instance, lease }).boxed()
+}
+
+/// The state of a check that was added at revision `created`.
+pub fn saved(created: Revision) -> BoxedStrategy<SavedCheck> {
+    let time = || number().prop_map(WallTime);
+    let result = (time(), verdict(), option::of(number().prop_map(Duration::from_nanos)), any::<String>());
+    let result =
+        result.prop_map(|(at, verdict, took, output)| SavedResult { at, verdict, took, output: output.into() });
+    (time(), option::of(time()), number(), option::of(result))
+        .prop_map(move |(ttl_from, critical_since, changes, last)| SavedCheck {
+            created,
+            ttl_from,
+            critical_since,
+            changes,
+            last,
+        })
+        .boxed()
+}

@@ -1,0 +1,98 @@
+//! Records that this version cannot use: they cost their own instances, and are not lost.
+
+use redb::{Database, ReadableTable as _, TableDefinition};
+
+use super::{
+    backend::{self, load},
+    *,
+};
+use crate::engine::disk::record::Seal;
+
+const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// A message whose field 4, the weight, is 0: no version accepts that.
+const NO_WEIGHT: [u8; 4] = [0x0a, 0x02, 0x0a, 0x00];
+
+/// The bytes of a closed store of `web/a`, `web/b` and `web/c`, with this message in the place of the record of `b`, as a registry
+/// would have written it.
+fn with_message(message: &[u8]) -> Vec<u8> {
+    let (disk, mut store) = backend::store();
+    let some: Vec<_> = ["a", "b", "c"].map(|id| crate::registry::test_support::entry("web", id, 1)).into();
+    store.write(some.iter().map(|entry| Write::Put(&entry.instance, None)), Revision(3), true).unwrap();
+    store.close().unwrap();
+    let disk = backend::Disk::holding(disk.synced());
+    let database = Database::builder().create_with_backend(disk.clone()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut meta = transaction.open_table(META).unwrap();
+        let key = u128::from_be_bytes(meta.get("key").unwrap().unwrap().value().try_into().unwrap());
+        let seal = Seal::new(key);
+        let tag = seal.tag("web", "b", message);
+        let mut table = transaction.open_table(INSTANCES).unwrap();
+        let bytes = [message, &tag.to_be_bytes()].concat();
+        let before = table.insert(("web", "b"), bytes.as_slice()).unwrap().unwrap();
+        let before = crate::engine::disk::record::tag_of(before.value()).unwrap();
+        let state = meta.get("state").unwrap().unwrap().value().to_vec();
+        let state = crate::engine::disk::store::exchange(&state, seal, before, tag);
+        meta.insert("state", state.as_slice()).unwrap();
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    disk.synced()
+}
+
+fn start(bytes: Vec<u8>) -> (backend::Disk, Disk, Arc<Metrics>) {
+    let backend = backend::Disk::holding(bytes);
+    let (store, found) = Store::over(backend.clone(), "disk".into(), tempfile::tempfile().unwrap()).unwrap();
+    let metrics = Metrics::new();
+    let surroundings = Surroundings { metrics: metrics.store.clone(), ..surroundings() };
+    (backend, Disk::start(store, found, Durability::Durable, surroundings, never_fails()).unwrap(), metrics)
+}
+
+fn ids(engine: &dyn Engine) -> Vec<String> {
+    contents(engine).into_keys().map(|(_, id)| id).collect()
+}
+
+#[test]
+fn unreadable_record_costs_its_own_instance_and_stays_in_the_store() {
+    for message in [&NO_WEIGHT[..], &[0xff, 0xff]] {
+        let bytes = with_message(message);
+        let (_, found) = load(bytes.clone()).unwrap();
+        let unreadable: Vec<_> = found.unreadable.iter().map(ToString::to_string).collect();
+        assert_eq!((found.instances.len(), unreadable.len()), (2, 1));
+        assert!(unreadable[0].starts_with("the record of \"web\"/\"b\" cannot be used: "), "{unreadable:?}");
+
+        let (backend, disk, metrics) = start(bytes);
+        assert_eq!(ids(&disk), ["a", "c"]);
+        assert!(metrics.to_text().contains("callboard_store_unreadable_records 1"));
+        sign_in(&disk, "web", "d", 1);
+        order(&disk, deregister("web", "a", None)).unwrap();
+        disk.close();
+        let (_, found) = load(backend.synced()).unwrap();
+        assert_eq!((found.instances.len(), found.unreadable.len()), (2, 1), "it is still there");
+    }
+}
+
+#[test]
+fn instance_that_registers_again_replaces_its_unreadable_record() {
+    let (backend, disk, metrics) = start(with_message(&NO_WEIGHT));
+    sign_in(&disk, "web", "b", 1);
+    assert!(metrics.to_text().contains("callboard_store_unreadable_records 0"));
+    disk.close();
+    let (_, found) = load(backend.synced()).unwrap();
+    assert_eq!((found.instances.len(), found.unreadable.len()), (3, 0));
+}
+
+#[test]
+fn unreadable_record_is_counted_like_any_other() {
+    let bytes = with_message(&NO_WEIGHT);
+    let disk = backend::Disk::holding(bytes);
+    let database = Database::builder().create_with_backend(disk.clone()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(INSTANCES).unwrap().remove(("web", "b")).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let refused = load(disk.synced()).unwrap_err().to_string();
+    assert!(refused.contains("it has 2 records that are not the 3 written"), "{refused}");
+}
