@@ -67,6 +67,10 @@ pub struct Beginning {
 }
 
 impl Beginning {
+    /// Lower bound of the first revisions of all registries: that of one which started in 2020, before there was any.
+    /// A smaller revision or index comes from no earlier life, unless the clock of its machine was wrong by years.
+    pub const EARLIEST: Revision = Revision(1_577_836_800 << 20);
+
     /// Revisions begin at the seconds since 1970, times 2^20: so they rise through lives, unless one had more than a million
     /// writes a second.
     #[must_use]

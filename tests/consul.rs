@@ -552,3 +552,24 @@ async fn who_remembers_an_earlier_life_waits_until_it_has_settled() {
     assert_eq!((said.status, said.index > index), (200, true));
     assert!((1_500..6_000).contains(&(wall() - from)), "{}", wall() - from);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn index_below_every_earlier_life_is_answered_at_once_while_settling() {
+    let serve = Serve::start(&["--settle", "60s"]).await;
+    register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
+    let earliest = callboard::engine::Beginning::EARLIEST.0;
+    let paths = ["health/service/web", "health/service/absent", "health/state/any", "catalog/services", "catalog/nodes"];
+    // An index of a Consul that was there before is one of the small ones.
+    for index in [1, 2, 123_456_789, earliest - 1] {
+        for path in paths {
+            let from = wall();
+            let said = get(&serve, &format!("/v1/{path}?index={index}&wait=30s")).await;
+            assert_eq!((said.status, said.index > index), (200, true), "{path} {index}");
+            assert!(wall() - from < 5_000, "{path} {index} took {} ms", wall() - from);
+        }
+    }
+    for index in [earliest, earliest + (1 << 40)] {
+        let said = get(&serve, &format!("/v1/health/service/web?index={index}&wait=100ms")).await;
+        assert_eq!(said.status, 503, "an earlier life may have given {index}");
+    }
+}

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::{Call, Consul, Problem, agent::ITSELF};
 use crate::{
+    engine::Beginning,
     model::{Revision, Selection, ServiceName, nodes, topic_of_nodes},
     net::{Interest, Seat},
     random,
@@ -131,11 +132,11 @@ impl Consul {
         Ok(parked)
     }
 
-    /// Whether a client that knows this index has to wait for those to come back whom the registry has lost: its index is of an
-    /// earlier life, and what it knows may be better than what is here.
+    /// Whether a client that knows this index has to wait until lost registrations are back: its index is of an earlier life, and
+    /// what it knows may be better than what is here. An index that no life can have given is no memory.
     fn must_settle(&self, known: u64) -> bool {
         let registry = self.shared.engine.registry();
-        registry.is_settling() && Revision(known) < registry.beginning()
+        registry.is_settling() && (Beginning::EARLIEST..registry.beginning()).contains(&Revision(known))
     }
 
     /// Waits as a query does whose state is told by a hash: until it is another, or the time is over.
