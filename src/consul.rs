@@ -68,8 +68,10 @@ use read::Gathered;
 use reply::{Answers, Reply};
 use route::{Endpoint, Found};
 
-/// How long what is sent may take to come: whoever never sends it would stay for good.
-const BODY: Duration = Duration::from_secs(10);
+/// Time in which the whole body of a request has to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time after which a client is told that the outcome of its write is not known. The write itself goes on.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The door.
 #[derive(Debug)]
@@ -194,10 +196,11 @@ impl Consul {
 
     async fn take(&self, endpoint: Endpoint, call: &Call, body: Body) -> Result<Reply, Problem> {
         let limit = self.shared.max_message_size;
-        let body =
-            timeout(BODY, axum::body::to_bytes(body, limit)).await.map_err(|_| Problem::TooSlow(BODY.as_secs()))?;
+        let body = timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await;
+        let body = body.map_err(|_| Problem::TooSlow(BODY_TIMEOUT.as_secs()))?;
         let body = body.map_err(|_| Problem::TooLarge(limit))?;
-        self.write(endpoint, call, &body).await
+        let written = timeout(WRITE_TIMEOUT, self.write(endpoint, call, &body)).await;
+        written.unwrap_or(Err(Problem::OutcomeUnknown(WRITE_TIMEOUT.as_secs())))
     }
 }
 

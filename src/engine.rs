@@ -87,16 +87,24 @@ pub enum EngineError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// More commands wait than the disk can take in a reasonable time.
-    #[error("{waiting} writes wait for the disk already: try again in {}", humantime::format_duration(*retry))]
+    #[error(
+        "{waiting} writes wait for the disk already, so nothing was done: try again in {}",
+        humantime::format_duration(*retry)
+    )]
     Overloaded {
         /// How many wait.
         waiting: usize,
         /// When to try again.
         retry: Duration,
     },
-    /// The engine has stopped, or stopped before it could say what became of the command.
-    #[error("the registry is stopping, and whether this was done is not known: repeat it, here in a moment")]
+    /// The engine had stopped before the command came.
+    #[error("the registry is stopping, and nothing was done: repeat it, here in a moment")]
     Stopped,
+    /// The engine stopped before it could tell what became of the command.
+    #[error(
+        "the registry is stopping, and whether this was done is not known: repeat it, which is safe, here in a moment"
+    )]
+    OutcomeUnknown,
 }
 
 /// A command on its way, or several that belong together: a future of what became of it.
@@ -168,7 +176,7 @@ impl<T: Unpin> Future for Submission<T> {
         match &mut self.0 {
             State::Done(outcome) => Poll::Ready(outcome.take().unwrap_or(Err(EngineError::Stopped))),
             State::Waiting(waiting) => {
-                Pin::new(waiting).poll(context).map(|outcome| outcome.unwrap_or(Err(EngineError::Stopped)))
+                Pin::new(waiting).poll(context).map(|outcome| outcome.unwrap_or(Err(EngineError::OutcomeUnknown)))
             }
         }
     }

@@ -558,7 +558,8 @@ async fn index_below_every_earlier_life_is_answered_at_once_while_settling() {
     let serve = Serve::start(&["--settle", "60s"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let earliest = callboard::engine::Beginning::EARLIEST.0;
-    let paths = ["health/service/web", "health/service/absent", "health/state/any", "catalog/services", "catalog/nodes"];
+    let paths =
+        ["health/service/web", "health/service/absent", "health/state/any", "catalog/services", "catalog/nodes"];
     // An index of a Consul that was there before is one of the small ones.
     for index in [1, 2, 123_456_789, earliest - 1] {
         for path in paths {

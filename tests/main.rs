@@ -13,6 +13,7 @@
 //! | `watch` | what one reader is told, case by case |
 //! | `stalled`, `unread` | readers that take nothing, of every kind |
 //! | `handshake`, `limits`, `age`, `descriptors` | connections: how they begin, how many there may be, how they end |
+//! | `outcome` | writes on a store that does not answer |
 //! | `bad_input` | what nobody should send |
 //! | `settle` | restarts of a registry that forgets, and readers that remember |
 //! | `shutdown`, `snapshot` | a goodbye to thousands of streams, a service too large for a message |
@@ -59,6 +60,7 @@ mod interop;
 mod layers;
 mod lease;
 mod limits;
+mod outcome;
 mod pressure;
 mod process;
 mod promise;

@@ -41,9 +41,19 @@ pub(super) enum Problem {
     /// What was reported on is no check that is fed.
     #[error("{0}")]
     NotFed(String),
-    /// The engine stopped meanwhile.
+    /// The engine has stopped, and did nothing.
     #[error("{0}")]
     Stopped(String),
+    /// The engine stopped before it could tell the outcome.
+    #[error("{0}")]
+    Interrupted(String),
+    /// The engine did not answer in time, and may still do what it was asked.
+    #[error(
+        "no outcome within {}: it may be done now, later or not at all; repeat the call, which is safe, and look after the \
+         registry's disk if this goes on",
+        humantime::format_duration(*.0)
+    )]
+    OutcomeUnknown(Duration),
     /// This process is going away.
     #[error("this replica is shutting down: open the stream again, here in a moment or on another replica")]
     Leaving,
@@ -79,7 +89,10 @@ pub(super) enum Problem {
     #[error(transparent)]
     Busy(#[from] Busy),
     /// A call whose request did not come.
-    #[error("no whole request came within {}: send it at once, or cancel the call", humantime::format_duration(*.0))]
+    #[error(
+        "no whole request came within {}, so nothing was done: send it at once, or cancel the call",
+        humantime::format_duration(*.0)
+    )]
     Unfinished(Duration),
     /// The request did not come through our own listener: a defect.
     #[error("the request carries no connection: report this as a defect")]
@@ -102,6 +115,7 @@ impl From<EngineError> for Problem {
             EngineError::Refused(refusal) => Self::Refused(refusal),
             EngineError::Overloaded { retry, .. } => Self::Overloaded { message, retry },
             EngineError::Stopped => Self::Stopped(message),
+            EngineError::OutcomeUnknown => Self::Interrupted(message),
         }
     }
 }
@@ -125,7 +139,11 @@ impl From<Problem> for Status {
             Problem::NotHere(service) => {
                 details.set_resource_info("service", service, "", "not told of here");
             }
-            Problem::Leaving | Problem::Stopped(_) | Problem::Busy(_) => {
+            Problem::Leaving
+            | Problem::Stopped(_)
+            | Problem::Interrupted(_)
+            | Problem::OutcomeUnknown(_)
+            | Problem::Busy(_) => {
                 details.set_retry_info(Some(SOON));
             }
             Problem::Overloaded { retry, .. } => {
@@ -157,6 +175,7 @@ fn classify(problem: &Problem) -> (Code, &'static str) {
         Problem::NotFed(_) => (Code::InvalidArgument, "NOT_FED"),
         Problem::Overloaded { .. } => (Code::Unavailable, "OVERLOADED"),
         Problem::Stopped(_) => (Code::Unavailable, "STOPPED"),
+        Problem::Interrupted(_) | Problem::OutcomeUnknown(_) => (Code::Unavailable, "OUTCOME_UNKNOWN"),
         Problem::Leaving => (Code::Unavailable, "SHUTTING_DOWN"),
         Problem::Silent(_) => (Code::DeadlineExceeded, "NO_HEARTBEAT"),
         Problem::TooLarge(_) => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),

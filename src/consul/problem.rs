@@ -46,8 +46,13 @@ pub(super) enum Problem {
     NotFound(String),
     #[error("the request is larger than {0} bytes: send less, or raise --max-message-size where the registry runs")]
     TooLarge(usize),
-    #[error("the request did not come within {0} s: send it at once")]
+    #[error("the request did not come within {0} s, so nothing was done: send it at once")]
     TooSlow(u64),
+    #[error(
+        "no outcome within {0} s: it may be done now, later or not at all; repeat it, which is safe, and look after the registry's disk \
+         if this goes on"
+    )]
+    OutcomeUnknown(u64),
     #[error(
         "{0} queries wait for changes already, and no more may: close some, or raise --max-parked-queries where the registry runs"
     )]
@@ -91,6 +96,7 @@ impl Problem {
             Self::NoPathToDatacenter | Self::Server(_) | Self::NoConnection => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::OutcomeUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::TooManyParked(_) | Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Taken(_) => StatusCode::CONFLICT,
             Self::Page => StatusCode::FORBIDDEN,
@@ -108,9 +114,11 @@ impl Problem {
                 reply
             }
             Self::Method(_, allowed) => reply.with(ALLOW, allowed),
-            Self::TooManyParked(_) | Self::Busy(_) | Self::Settling | Self::Unavailable(_) => {
-                reply.with(RETRY_AFTER, "1")
-            }
+            Self::TooManyParked(_)
+            | Self::Busy(_)
+            | Self::Settling
+            | Self::OutcomeUnknown(_)
+            | Self::Unavailable(_) => reply.with(RETRY_AFTER, "1"),
             _ => reply,
         }
     }
@@ -140,7 +148,9 @@ impl From<EngineError> for Problem {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Refused(refusal) => refusal.into(),
-            EngineError::Overloaded { .. } | EngineError::Stopped => Self::Unavailable(error.to_string()),
+            EngineError::Overloaded { .. } | EngineError::Stopped | EngineError::OutcomeUnknown => {
+                Self::Unavailable(error.to_string())
+            }
         }
     }
 }

@@ -33,7 +33,8 @@ const EXPIRY: Duration = Duration::from_millis(100);
 /// A registry behind pipes.
 #[derive(Debug)]
 pub struct InMemory {
-    engine: Arc<Memory>,
+    /// `None`: it is on another engine.
+    memory: Option<Arc<Memory>>,
     shared: Arc<Shared>,
     port: Port,
     gate: Arc<Gate>,
@@ -66,12 +67,17 @@ impl InMemory {
     fn with(clock: Clock, settle: Duration) -> Self {
         let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(clock));
         let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
-        let engine = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
-        let whole = Arc::clone(&engine) as Arc<dyn Engine>;
-        let commands = Commands::new(&whole, &clock, None);
+        let memory = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
+        let engine = Arc::clone(&memory) as Arc<dyn Engine>;
+        Self { memory: Some(memory), ..Self::over(engine, hubs, clock, settle) }
+    }
+
+    /// Over an engine whose changes these hubs hear of.
+    pub fn over(engine: Arc<dyn Engine>, hubs: Arc<Hubs>, clock: Arc<Clock>, settle: Duration) -> Self {
+        let commands = Commands::new(&engine, &clock, None);
         let shared = Arc::new(Shared {
             checks: Checks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default()),
-            engine: whole,
+            engine,
             commands,
             hubs,
             clock,
@@ -108,7 +114,7 @@ impl InMemory {
         });
         let port = Port { name: "grpc", protocol: Protocol::Http2, tls: None, routes: Api::routes(&shared).unwrap() };
         let gate = Gate::new(Rules::default(), Arc::clone(&shared.metrics));
-        Self { engine, port, gate, shared, leaving, stalled, _tasks: tasks }
+        Self { memory: None, port, gate, shared, leaving, stalled, _tasks: tasks }
     }
 
     /// The worker does nothing more, or goes on.
@@ -121,14 +127,28 @@ impl InMemory {
         let (port, gate, leaving) = (self.port.clone(), Arc::clone(&self.gate), self.leaving.clone());
         let connector = tower::service_fn(move |_: Uri| {
             let (near, far) = tokio::io::duplex(64 * 1024);
-            let ticket = gate.admit(PEER, port.name, Protocol::Http2).unwrap();
-            let connection = Connection::new(PEER, &Place::new(0, &Arc::new(Clock::new(0))), ticket);
+            let connection = connection(&gate, Protocol::Http2);
             let (port, leaving) = (port.clone(), leaving.subscribe());
             tokio::spawn(async move { serve(async { Ok(far) }, connection, &port, leaving).await });
             async move { Ok::<_, std::io::Error>(TokioIo::new(near)) }
         });
         let endpoint = Endpoint::from_static("http://in.memory");
         Peer::over(endpoint.connect_with_connector(connector).await.unwrap())
+    }
+
+    /// What the doors share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// A connection of HTTP/1.1 without a socket.
+    pub fn http_connection(&self) -> Arc<Connection> {
+        connection(&self.gate, Protocol::Http1)
+    }
+
+    fn submit(&self, command: Command) {
+        let memory = self.memory.as_ref().expect("it is in memory");
+        memory.submit(command, self.shared.clock.now()).unwrap();
     }
 
     /// The paused clock, in milliseconds since the start.
@@ -157,7 +177,7 @@ impl InMemory {
         for weight in (2..60_000).cycle().take(times) {
             let patch = Patch { weight: Some(Weight::parse(weight).unwrap()), ..Patch::default() };
             let command = Command::Update { service: service.clone(), id: id.clone(), lease: None, patch };
-            self.engine.submit(command, self.shared.clock.now()).unwrap();
+            self.submit(command);
         }
     }
 
@@ -183,7 +203,7 @@ impl InMemory {
                 replace: false,
                 lease: LeaseId(number as u128),
             });
-            self.engine.submit(command, self.shared.clock.now()).unwrap();
+            self.submit(command);
         }
     }
 
@@ -192,4 +212,9 @@ impl InMemory {
         self.shared.hubs.leave();
         self.leaving.send_replace(true);
     }
+}
+
+fn connection(gate: &Arc<Gate>, protocol: Protocol) -> Arc<Connection> {
+    let ticket = gate.admit(PEER, "test", protocol).unwrap();
+    Connection::new(PEER, &Place::new(0, &Arc::new(Clock::new(0))), ticket)
 }

@@ -279,3 +279,21 @@ fn the_boot_id_is_that_of_the_process() {
     assert_eq!(boot.len(), 32);
     assert_eq!(boot, boot_id().unwrap());
 }
+
+#[tokio::test(start_paused = true)]
+async fn register_with_unknown_outcome_is_repeated_with_the_same_boot() {
+    let mut scene = start(|request| request.boot_id.clear());
+    let (first, reply) = scene.fake.register().await;
+    let mut details = ErrorDetails::with_error_info("OUTCOME_UNKNOWN", "callboard.dev", []);
+    details.set_retry_info(Some(Duration::from_millis(500)));
+    reply.send(Err(Status::with_error_details(Code::Unavailable, "no outcome within 30s", details))).unwrap();
+    let event = scene.event().await;
+    assert!(event.starts_with("interrupted: no outcome"), "{event}");
+    let again = scene.grant("one").await;
+    assert_eq!(
+        (&again, again.boot_id.is_empty()),
+        (&first, false),
+        "the same boot, so that nothing is registered twice"
+    );
+    assert_eq!(scene.event().await, "registered");
+}

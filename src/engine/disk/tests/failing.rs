@@ -21,13 +21,13 @@ fn a_failing_fsync_stops_the_engine() {
     sign_in(&disk, "web", "a", 1);
     backend.fail_after(0);
     let lost = order(&disk, Command::Register(register("web", "b", "boot", 2)));
-    assert_eq!(lost.unwrap_err(), EngineError::Stopped);
+    assert_eq!(lost.unwrap_err(), EngineError::OutcomeUnknown, "it may be on the disk");
     assert!(disk.registry().get(&name("web"), "b").is_none(), "nobody has seen it");
     let said = failed.recv().unwrap().to_string();
     assert!(said.contains("cannot write disk: Input/output error"), "{said}");
     // And nothing is tried again on a disk that has lied once.
     let after = order(&disk, Command::Register(register("web", "c", "boot", 3)));
-    assert_eq!(after.unwrap_err(), EngineError::Stopped);
+    assert_eq!(after.unwrap_err(), EngineError::Stopped, "it was never taken");
     disk.close();
     let (_, found) = load(backend.synced()).unwrap();
     assert_eq!(found.instances.len(), 1);
@@ -43,7 +43,7 @@ fn a_full_disk_stops_the_engine_and_keeps_what_was_acknowledged() {
         match order(&disk, Command::Register(register("web", &format!("i{n}"), "boot", n))) {
             Ok(_) => acknowledged += 1,
             Err(error) => {
-                assert_eq!(error, EngineError::Stopped);
+                assert_eq!(error, EngineError::OutcomeUnknown);
                 break;
             }
         }
