@@ -88,6 +88,10 @@ pub struct Config {
     pub max_streams: NonZeroU32,
     /// How many of them from one address. `None`: 20,000, and any number from this machine.
     pub max_streams_per_address: Option<NonZeroU32>,
+    /// Calls that one connection may cancel within a second, beside four for each call that is answered.
+    pub max_cancelled_calls: NonZeroU32,
+    /// Bytes of answers that may wait for their readers.
+    pub max_unread_answers: usize,
     /// When a connection is asked to come back as another, give or take a tenth. `None`: never.
     pub max_connection_age: Option<Duration>,
     /// How long its streams have then.
@@ -173,6 +177,8 @@ impl Default for Config {
             max_connections_per_address: None,
             max_streams: NonZeroU32::MIN.saturating_add(99_999),
             max_streams_per_address: None,
+            max_cancelled_calls: NonZeroU32::MIN.saturating_add(4_999),
+            max_unread_answers: 64 * 1024 * 1024,
             max_connection_age: Some(Duration::from_mins(30)),
             max_connection_age_grace: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(5),
@@ -250,6 +256,8 @@ impl Config {
                 value::some_limit,
                 default.max_streams_per_address,
             )?,
+            max_cancelled_calls: set(layers, Key::MaxCancelledCalls, value::limit, default.max_cancelled_calls)?,
+            max_unread_answers: set(layers, Key::MaxUnreadAnswers, value::unread_size, default.max_unread_answers)?,
             max_connection_age: set(layers, Key::MaxConnectionAge, value::age, default.max_connection_age)?,
             max_connection_age_grace: set(
                 layers,

@@ -178,7 +178,7 @@ impl Consul {
         }
         let connection = head.extensions.get::<Arc<Connection>>().cloned().ok_or(Problem::NoConnection)?;
         if let Some(busy) = connection.busy(methods == Method::PUT) {
-            return Err(Problem::Busy(busy.to_string()));
+            return Err(busy.into());
         }
         if methods == Method::PUT {
             refuse_pages(&head)?;

@@ -383,6 +383,8 @@ fn rules(config: &Config) -> Rules {
         streams: number(config.max_streams),
         streams_per_address: per_address(config.max_streams_per_address, 20_000),
         streams_per_connection: config.max_streams_per_connection.get(),
+        cancelled_calls: number(config.max_cancelled_calls),
+        unread_answers: config.max_unread_answers,
         handshake: config.handshake_timeout,
         age: config.max_connection_age,
         grace: config.max_connection_age_grace,

@@ -14,9 +14,13 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
-    response::IntoResponse,
+    extract::{Request, State},
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER},
+    },
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
     routing::get,
 };
 
@@ -24,8 +28,10 @@ use crate::{
     api::Shared,
     consul::{Consul, Entrance},
     metrics::WorkerLabel,
-    net::Workers,
+    net::{Connection, Workers},
 };
+
+use prometheus::SharedTargets;
 
 /// The media type of OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -39,19 +45,40 @@ pub struct Web {
     pub workers: Arc<Workers>,
     /// What is below `/v1/`.
     pub consul: Arc<Consul>,
+    targets: Arc<SharedTargets>,
 }
 
 impl Web {
+    /// Pages of a registry.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, workers: Arc<Workers>, consul: Arc<Consul>) -> Self {
+        Self { shared, workers, consul, targets: Arc::default() }
+    }
+
     /// The pages.
     pub fn routes(self) -> Router {
+        let long = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/prometheus/sd", get(prometheus::targets))
+            .route_layer(from_fn(make_room));
         Router::new()
             .fallback_service(Entrance(Arc::clone(&self.consul)))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
-            .route("/metrics", get(metrics))
-            .route("/prometheus/sd", get(prometheus::targets))
+            .merge(long)
             .with_state(self)
     }
+}
+
+/// Lets a long page be made once there is room for it beside those that are not read.
+async fn make_room(request: Request, next: Next) -> Response {
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned()
+        && let Err(busy) = connection.wait_for_room().await
+    {
+        let status = if busy.is_of_all() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
+        return (status, [(RETRY_AFTER, "1")], format!("{busy}\n")).into_response();
+    }
+    next.run(request).await
 }
 
 async fn ready(State(web): State<Web>) -> (StatusCode, &'static str) {

@@ -11,8 +11,9 @@
 //! | `http_checks` | HTTP checks: what the target sees, where redirects lead, what is kept of the output |
 //! | `protection` | many that fall silent at once |
 //! | `watch` | what one reader is told, case by case |
-//! | `stalled`, `unread` | readers that take nothing, of every kind |
+//! | `stalled`, `unread`, `unread_http` | readers that take nothing, of every kind |
 //! | `handshake`, `limits`, `age`, `descriptors` | connections: how they begin, how many there may be, how they end |
+//! | `cancelled` | clients that cancel calls, and how many they may |
 //! | `outcome` | writes on a store that does not answer |
 //! | `bad_input` | what nobody should send |
 //! | `settle` | restarts of a registry that forgets, and readers that remember |
@@ -40,6 +41,7 @@ mod abuse;
 mod age;
 mod bad_input;
 mod check_state;
+mod cancelled;
 mod checks;
 mod command_line;
 mod consul;
@@ -74,5 +76,6 @@ mod stalled;
 mod systemd;
 mod tls;
 mod unread;
+mod unread_http;
 mod watch;
 mod writes;

@@ -18,7 +18,7 @@ use tokio::{
 use tonic::{Status, body::Body, service::Routes};
 
 use super::{Problem, SELECTION, Shared, WATCH};
-use crate::net::{Busy, Connection};
+use crate::net::{AnswerSize, Busy, Connection};
 
 /// What is taken when other calls are refused.
 const FIRST: [&str; 2] = ["/callboard.v1.RegistryService/", "/grpc.health.v1.Health/Check"];
@@ -59,7 +59,12 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
             Some(busy) => Err(busy.into()),
             None if streamed => Ok(next.run(request).await),
             None if long => answer_in_turn(&shared, &connection, request, next).await,
-            None => answer_in_time(&shared, request, next).await,
+            // A watch waits for room by itself, and what keeps a registration alive has hardly an answer.
+            None if first || path == WATCH => answer_in_time(&shared, request, next).await,
+            None => match connection.full(AnswerSize::Page) {
+                Some(busy) => Err(busy.into()),
+                None => answer_in_time(&shared, request, next).await,
+            },
         },
     };
     answer.unwrap_or_else(|problem| {
@@ -130,7 +135,7 @@ async fn answer_in_turn(
     let request = receive(shared, request).await?;
     let _turn = timeout(QUEUE, connection.place().turn().acquire()).await.map_err(|_| Busy::Turn(QUEUE))?;
     yield_now().await;
-    if let Some(busy) = connection.full() {
+    if let Some(busy) = connection.full(AnswerSize::Page) {
         return Err(busy.into());
     }
     Ok(next.run(request).await)

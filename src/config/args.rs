@@ -78,6 +78,14 @@ pub struct ServeArgs {
     /// The same from one address; this machine is exempt unless this is given [default: 20000]
     #[arg(long, value_name = "N")]
     pub max_streams_per_address: Option<String>,
+    /// Calls that one connection may cancel within a second, beside four for each call that is answered; then it is closed with
+    /// GOAWAY [default: 5000]
+    #[arg(long, value_name = "N")]
+    pub max_cancelled_calls: Option<String>,
+    /// Memory for answers that their readers have not taken; one address may use a quarter, this machine half, one
+    /// connection a sixteenth [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_unread_answers: Option<String>,
     /// After how long, give or take a tenth, a connection is asked to come back as another; or off [default: 30m]
     #[arg(long, value_name = "TIME")]
     pub max_connection_age: Option<String>,
@@ -175,6 +183,8 @@ impl ServeArgs {
             Key::MaxConnectionsPerAddress => self.max_connections_per_address.clone(),
             Key::MaxStreams => self.max_streams.clone(),
             Key::MaxStreamsPerAddress => self.max_streams_per_address.clone(),
+            Key::MaxCancelledCalls => self.max_cancelled_calls.clone(),
+            Key::MaxUnreadAnswers => self.max_unread_answers.clone(),
             Key::MaxConnectionAge => self.max_connection_age.clone(),
             Key::MaxConnectionAgeGrace => self.max_connection_age_grace.clone(),
             Key::HandshakeTimeout => self.handshake_timeout.clone(),

@@ -45,6 +45,10 @@ pub(super) enum Key {
     MaxStreams,
     /// Calls and streams open at once from one address.
     MaxStreamsPerAddress,
+    /// Calls that one connection may cancel within a second.
+    MaxCancelledCalls,
+    /// Bytes of unread answers in all.
+    MaxUnreadAnswers,
     /// When a connection is asked to come back as another.
     MaxConnectionAge,
     /// How long its streams have then.
@@ -81,7 +85,7 @@ pub(super) enum Key {
 
 impl Key {
     /// All of them.
-    pub(super) const ALL: [Self; 35] = [
+    pub(super) const ALL: [Self; 37] = [
         Self::Config,
         Self::Grpc,
         Self::Http,
@@ -101,6 +105,8 @@ impl Key {
         Self::MaxConnectionsPerAddress,
         Self::MaxStreams,
         Self::MaxStreamsPerAddress,
+        Self::MaxCancelledCalls,
+        Self::MaxUnreadAnswers,
         Self::MaxConnectionAge,
         Self::MaxConnectionAgeGrace,
         Self::HandshakeTimeout,
@@ -144,6 +150,8 @@ impl Key {
             Self::MaxConnectionsPerAddress => "max_connections_per_address",
             Self::MaxStreams => "max_streams",
             Self::MaxStreamsPerAddress => "max_streams_per_address",
+            Self::MaxCancelledCalls => "max_cancelled_calls",
+            Self::MaxUnreadAnswers => "max_unread_answers",
             Self::MaxConnectionAge => "max_connection_age",
             Self::MaxConnectionAgeGrace => "max_connection_age_grace",
             Self::HandshakeTimeout => "handshake_timeout",

@@ -75,6 +75,8 @@ fn every_key_can_be_written_in_every_place() {
         (Key::MaxConnectionsPerAddress, "12"),
         (Key::MaxStreams, "13"),
         (Key::MaxStreamsPerAddress, "14"),
+        (Key::MaxCancelledCalls, "18"),
+        (Key::MaxUnreadAnswers, "32MiB"),
         (Key::MaxConnectionAge, "15m"),
         (Key::MaxConnectionAgeGrace, "16s"),
         (Key::HandshakeTimeout, "17s"),
@@ -107,7 +109,8 @@ fn every_key_can_be_written_in_every_place() {
     assert!(flags.log_format == LogFormat::Pretty && flags.log != default.log);
     let limits = [flags.max_connections, flags.max_connections_per_address, flags.max_streams_per_address];
     assert_eq!(limits.map(|limit| limit.unwrap().get()), [11, 12, 14]);
-    assert_eq!(flags.max_streams.get(), 13);
+    assert_eq!((flags.max_streams.get(), flags.max_cancelled_calls.get()), (13, 18));
+    assert_eq!(flags.max_unread_answers, 32 << 20);
     let times = [flags.max_connection_age.unwrap(), flags.max_connection_age_grace, flags.handshake_timeout];
     assert_eq!(times.map(|time| time.as_secs()), [15 * 60, 16, 17]);
 }

@@ -112,10 +112,19 @@ fn number<T: FromStr + PartialOrd + fmt::Display>(text: &str, range: RangeInclus
     }
 }
 
-/// Bytes, or a number with `KiB` or `MiB`; 64 KiB to 64 MiB. The largest registration that the limits on its fields
-/// allow must fit, and one message must not fill the memory.
+/// 64 KiB to 64 MiB. The largest registration that the limits on its fields allow must fit, and one message must not fill the
+/// memory.
 pub(super) fn message_size(text: &str) -> Result<usize, Refusal> {
-    let remedy = "write 64KiB to 64MiB, or as many bytes without a unit";
+    size(text, 64 * KIB..=64 * MIB, "write 64KiB to 64MiB, or as many bytes without a unit")
+}
+
+/// 16 MiB to 16 GiB: one connection may use a sixteenth of it, and several large answers must fit.
+pub(super) fn unread_size(text: &str) -> Result<usize, Refusal> {
+    size(text, 16 * MIB..=16 * 1024 * MIB, "write 16MiB to 16384MiB, or as many bytes without a unit")
+}
+
+/// Bytes, or a number with `KiB` or `MiB`.
+fn size(text: &str, range: RangeInclusive<usize>, remedy: &str) -> Result<usize, Refusal> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit = match unit.trim_start() {
@@ -129,7 +138,7 @@ pub(super) fn message_size(text: &str) -> Result<usize, Refusal> {
     }
     // Digits that do not fit are too many, not a wrong kind.
     match number.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)) {
-        Some(bytes) if (64 * KIB..=64 * MIB).contains(&bytes) => Ok(bytes),
+        Some(bytes) if range.contains(&bytes) => Ok(bytes),
         _ => Err(Refusal::new("is out of range", remedy)),
     }
 }

@@ -6,7 +6,7 @@ use axum::http::{
 };
 
 use super::reply::Reply;
-use crate::{check::ReportError, engine::EngineError, model::Invalid, registry::Refusal};
+use crate::{check::ReportError, engine::EngineError, model::Invalid, net::Busy, registry::Refusal};
 
 /// What refusals are written in.
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -57,8 +57,8 @@ pub(super) enum Problem {
         "{0} queries wait for changes already, and no more may: close some, or raise --max-parked-queries where the registry runs"
     )]
     TooManyParked(usize),
-    #[error("{0}")]
-    Busy(String),
+    #[error(transparent)]
+    Busy(#[from] Busy),
     #[error("the registry has lost its registrations and waits for them to come back: ask again")]
     Settling,
     #[error("{0}")]
@@ -97,6 +97,7 @@ impl Problem {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::OutcomeUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Busy(busy) if busy.is_of_all() => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyParked(_) | Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Taken(_) => StatusCode::CONFLICT,
             Self::Page => StatusCode::FORBIDDEN,

@@ -30,6 +30,10 @@ const CATALOG_SERVICE: &str = "catalog/service";
 impl Consul {
     /// Answers a question.
     pub(super) async fn read(&self, endpoint: Endpoint, call: &Call) -> Result<Reply, Problem> {
+        // All that have an index wait for room once they know it.
+        if matches!(endpoint, Endpoint::AgentServices | Endpoint::AgentChecks | Endpoint::AgentHealthByName) {
+            call.connection.wait_for_room().await?;
+        }
         match endpoint {
             Endpoint::HealthService => Box::pin(self.health_service(call)).await,
             Endpoint::HealthChecks => Box::pin(self.health_checks(call)).await,

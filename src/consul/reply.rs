@@ -99,7 +99,8 @@ impl Reply {
 pub(super) fn encode(value: &impl Serialize, pretty: bool) -> Result<Bytes, Problem> {
     let failed = |error: serde_json::Error| Problem::Server(format!("the answer cannot be written: {error}"));
     if !pretty {
-        return serde_json::to_vec(value).map(Bytes::from).map_err(failed);
+        // It may be kept, or wait for its reader: as long as it is, and not as the vector has grown.
+        return serde_json::to_vec(value).map(Vec::into_boxed_slice).map(Bytes::from).map_err(failed);
     }
     let mut text = Vec::new();
     value
@@ -144,7 +145,7 @@ fn pack(body: &Bytes) -> Option<Bytes> {
     }
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
     encoder.write_all(body).ok()?;
-    encoder.finish().ok().map(Bytes::from)
+    encoder.finish().ok().map(Vec::into_boxed_slice).map(Bytes::from)
 }
 
 /// Answers that are kept, by what was asked.

@@ -88,9 +88,15 @@ impl Drop for Parked<'_> {
 }
 
 impl Consul {
-    /// Waits until the index is higher than the one that the client has, its time is over, or the connection has to end; and
-    /// tells the index. `index` finds out how high it is.
+    /// Waits until the index is higher than the one that the client has, its time is over, or the connection has to end; then until
+    /// there is room for an answer. Returns the index. `index` finds out how high it is.
     pub(super) async fn wait(&self, call: &Call, subject: &Subject, index: impl Fn() -> u64) -> Result<u64, Problem> {
+        let index = self.wait_for_index(call, subject, index).await?;
+        call.connection.wait_for_room().await?;
+        Ok(index)
+    }
+
+    async fn wait_for_index(&self, call: &Call, subject: &Subject, index: impl Fn() -> u64) -> Result<u64, Problem> {
         let known = call.query.index;
         let newer = || Some(index()).filter(|index| *index > known);
         // Whoever knows nothing is answered at once, settling or not.

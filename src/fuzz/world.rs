@@ -80,7 +80,7 @@ impl World {
             meta: Metadata::default(),
         };
         let consul = Consul::new(&shared, agent, 16).unwrap_or_else(|error| panic!("{error}"));
-        let web = Web { shared: Arc::clone(&shared), workers: Arc::new(workers), consul };
+        let web = Web::new(Arc::clone(&shared), Arc::new(workers), consul);
         Self {
             gate: Gate::new(Rules { streams_per_connection: 16, ..Rules::default() }, Arc::clone(&shared.metrics)),
             grpc: Port { name: "grpc", protocol: Protocol::Http2, tls: None, routes },

@@ -54,10 +54,13 @@ pub enum Evicted {
     Ping,
     /// It opens streams and gives them up, again and again.
     Resets,
+    /// It sends frames of HTTP/2 as only floods do.
+    Flood,
 }
 
 impl Evicted {
-    const ALL: [Self; 6] = [Self::Handshake, Self::Socket, Self::Stream, Self::Age, Self::Ping, Self::Resets];
+    const ALL: [Self; 7] =
+        [Self::Handshake, Self::Socket, Self::Stream, Self::Age, Self::Ping, Self::Resets, Self::Flood];
 
     fn label(self) -> &'static str {
         match self {
@@ -67,6 +70,7 @@ impl Evicted {
             Self::Age => "max_connection_age",
             Self::Ping => "ping_timeout",
             Self::Resets => "rapid_reset",
+            Self::Flood => "http2_flood",
         }
     }
 
@@ -79,7 +83,10 @@ impl Evicted {
             Self::Stream => "a stream did not take what it was sent for 28 s",
             Self::Age => "streams did not end within the grace after its age",
             Self::Ping => "it did not answer a ping for 10 s",
-            Self::Resets => "it gave up more than 2000 calls within a second",
+            Self::Resets => {
+                "it cancelled more calls within a second than it may: raise --max-cancelled-calls if it means well"
+            }
+            Self::Flood => "it sent frames of HTTP/2 as only floods do",
         }
     }
 }
@@ -90,7 +97,7 @@ pub struct Connections {
     open: Family<PortLabel, Gauge>,
     failed: Family<PortLabel, Counter>,
     refused: [Counted; 3],
-    evicted: [Counted; 6],
+    evicted: [Counted; 7],
     retired: Counter,
     /// Calls refused because too many streams were open or too many answers unread.
     pub streams_refused: Counter,

@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     Connection, Gate, Place, Port, Protocol, Ticket, Workers,
     descriptors::Spare,
+    farewell::refuse,
     listener::{self, Listener},
     serve::receive,
 };
@@ -68,7 +69,10 @@ pub fn accept(
                         admit(socket, peer, ticket, &port, &mut dealer);
                         continue;
                     }
-                    Err(why) => gate.metrics().connections.refused(why),
+                    Err(why) => {
+                        gate.metrics().connections.refused(why);
+                        refuse(&gate, socket, &port, why);
+                    }
                 },
                 Err(error) if Spare::is_wanted(&error) => match turn_away(&listener, &mut spare).await {
                     Turned::Away => gate.metrics().connections.refused(Refused::Descriptors),

@@ -13,7 +13,10 @@ pub enum Busy {
     )]
     Streams(Level, usize),
     /// As many bytes of answers as may be wait for their readers.
-    #[error("{0} has answers of more than {1} bytes that were not read: read them before asking for more")]
+    #[error(
+        "{0} has answers of more than {1} bytes that were not read: read them before asking for more, or raise \
+         --max-unread-answers where the registry runs"
+    )]
     Unread(Level, usize),
     /// So many long answers are wanted that this one was not made in time.
     #[error(
@@ -21,6 +24,17 @@ pub enum Busy {
         humantime::format_duration(*.0)
     )]
     Turn(Duration),
+}
+
+impl Busy {
+    /// Whether the registry itself is full, rather than whoever asks.
+    #[must_use]
+    pub fn is_of_all(&self) -> bool {
+        match self {
+            Self::Streams(level, _) | Self::Unread(level, _) => *level == Level::All,
+            Self::Turn(_) => true,
+        }
+    }
 }
 
 /// Whose limit it is.

@@ -23,9 +23,9 @@ use super::{
 };
 use crate::metrics::Evicted;
 
-/// How many calls a peer may give up between two looks, which are a second apart. Each has cost us a call, and hardly
-/// anything to whoever made it. More than can be open at once: so that one stall of ours, after which all have given up, is none.
-const GIVEN_UP: usize = 2_000;
+/// Calls that a peer may cancel for each that it lets be answered: a client that hedges makes up to five attempts of a call and
+/// cancels those that lose.
+const CANCELLED_PER_ANSWERED: usize = 4;
 
 /// One peer's connection.
 #[derive(Debug)]
@@ -46,8 +46,11 @@ pub struct Connection {
     streams: Mutex<Streams>,
     /// Bytes of answers that are made and not taken.
     unread: AtomicUsize,
-    /// Calls that the peer gave up since the last look.
-    given_up: AtomicUsize,
+    /// Calls that the peer has cancelled since the last look, and those that were answered.
+    cancelled: AtomicUsize,
+    answered: AtomicUsize,
+    /// Why it is closed with GOAWAY.
+    going_away: OnceLock<Box<str>>,
     beginnings: Beginnings,
     share: Share,
 }
@@ -74,7 +77,9 @@ impl Connection {
             socket: Default::default(),
             streams: Mutex::default(),
             unread: AtomicUsize::new(0),
-            given_up: AtomicUsize::new(0),
+            cancelled: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
+            going_away: OnceLock::new(),
             beginnings: Beginnings::default(),
             share: Share::new(place.now()),
         })
@@ -149,12 +154,34 @@ impl Connection {
         }
     }
 
+    /// Closes it with GOAWAY and this reason: its streams are told and have a grace.
+    fn send_away(&self, why: Evicted, reason: String) {
+        if self.going_away.set(reason.into()).is_ok() {
+            self.ticket.gate().metrics().connections.evicted(why);
+            tracing::debug!(peer = %self.peer, identity = self.identity().map(|name| &**name), why = why.text(), "connection sent away");
+            self.evict.notify_one();
+        }
+    }
+
+    /// Why it is closed with GOAWAY, if it is.
+    pub(super) fn going_away(&self) -> Option<&str> {
+        self.going_away.get().map(|reason| &**reason)
+    }
+
+    /// HTTP/2 itself has closed it with GOAWAY, since it is flooded.
+    pub(super) fn flooded(&self, reason: String) {
+        if self.going_away.set(reason.into()).is_ok() {
+            self.ticket.gate().metrics().connections.evicted(Evicted::Flood);
+        }
+    }
+
     /// Whether it was we who cut it off.
     #[must_use]
     pub fn is_evicted(&self) -> bool {
         self.evicted.load(Ordering::Acquire)
     }
 
+    /// It has been cut off or sent away.
     pub(super) async fn evicted(&self) {
         self.evict.notified().await;
     }
@@ -181,10 +208,13 @@ impl Connection {
         self.ticket.busy(self.identity.get(), first)
     }
 
-    /// Which limit is exceeded by answers that are made and that nobody takes.
-    #[must_use]
-    pub fn full(&self) -> Option<Busy> {
-        self.ticket.full(self.identity.get(), self.unread.load(Ordering::Relaxed))
+    pub(super) fn proved(&self) -> Option<&Identity> {
+        self.identity.get()
+    }
+
+    /// Bytes of answers that are made and not taken.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.unread.load(Ordering::Relaxed)
     }
 
     pub(super) fn stream_opens(&self) -> (usize, Arc<Progress>) {
@@ -199,11 +229,30 @@ impl Connection {
         (id, progress)
     }
 
-    /// A call was given up before its answer was made and handed on.
-    pub(super) fn stream_given_up(&self) {
-        if self.given_up.fetch_add(1, Ordering::Relaxed) >= GIVEN_UP {
-            self.evict(Evicted::Resets);
+    /// A call was answered.
+    pub(super) fn call_answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A call was cancelled before its answer was made and handed on. Each has cost us a call, and hardly anything to whoever made it.
+    pub(super) fn call_cancelled(&self) {
+        let most = self.ticket.gate().rules().cancelled_calls;
+        let cancelled = self.cancelled.fetch_add(1, Ordering::Relaxed) + 1;
+        if cancelled <= most + CANCELLED_PER_ANSWERED * self.answered.load(Ordering::Relaxed) {
+            return;
         }
+        if self.going_away().is_some() {
+            // It was told, and goes on.
+            return self.evict(Evicted::Resets);
+        }
+        self.cancelled.store(0, Ordering::Relaxed);
+        self.send_away(
+            Evicted::Resets,
+            format!(
+                "more than {most} calls were cancelled within a second: cancel fewer, or raise --max-cancelled-calls where the \
+                 registry runs"
+            ),
+        );
     }
 
     pub(super) fn stream_ends(&self, id: usize) {
@@ -236,13 +285,60 @@ impl Connection {
 
     /// Looks at its readers, once a second, and cuts it off when one has stalled.
     pub(super) fn look(&self) {
-        self.given_up.store(0, Ordering::Relaxed);
-        if self.socket.1.lock().look(&self.socket.0) {
+        self.cancelled.store(0, Ordering::Relaxed);
+        self.answered.store(0, Ordering::Relaxed);
+        if self.socket.1.lock().look(&self.socket.0, false) {
             return self.evict(Evicted::Socket);
         }
-        let stalled = self.streams.lock().open.iter_mut().any(|(_, progress, mark)| mark.look(progress));
+        let pressing = self.ticket.is_pressing(self.identity.get(), self.unread_bytes());
+        let stalled = self.streams.lock().open.iter_mut().any(|(_, progress, mark)| mark.look(progress, pressing));
         if stalled {
             self.evict(Evicted::Stream);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Clock,
+        metrics::Metrics,
+        net::{Gate, Protocol, Rules},
+    };
+
+    fn connection(cancelled_calls: usize) -> Arc<Connection> {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+        let gate = Gate::new(Rules { cancelled_calls, ..Rules::default() }, Metrics::new());
+        let ticket = gate.admit(peer, "test", Protocol::Http2).unwrap();
+        Connection::new(peer, &Place::new(0, &Arc::new(Clock::new(0))), ticket)
+    }
+
+    #[test]
+    fn connection_with_too_many_cancelled_calls_is_sent_away_then_cut_off() {
+        let connection = connection(10);
+        (0..10).for_each(|_| connection.call_cancelled());
+        assert_eq!(connection.going_away(), None);
+        connection.call_cancelled();
+        assert!(connection.going_away().unwrap().contains("--max-cancelled-calls"));
+        (0..10).for_each(|_| connection.call_cancelled());
+        assert!(!connection.is_evicted());
+        connection.call_cancelled();
+        assert!(connection.is_evicted());
+    }
+
+    #[test]
+    fn answered_calls_allow_for_cancelled_ones() {
+        let connection = connection(10);
+        // A client that hedges each call four times, for longer than any second.
+        for _ in 0..1_000 {
+            connection.call_answered();
+            (0..4).for_each(|_| connection.call_cancelled());
+        }
+        assert_eq!(connection.going_away(), None);
+        connection.look();
+        // What was answered before the last look allows for nothing.
+        (0..11).for_each(|_| connection.call_cancelled());
+        assert!(connection.going_away().is_some());
     }
 }

@@ -20,12 +20,16 @@ use tokio::{sync::Semaphore, task::yield_now};
 use tonic::{body::Body, service::Routes};
 use tower::Service;
 
-use super::{Connection, progress::Progress};
+use super::{
+    Connection,
+    progress::Progress,
+    unread::{MIN_COUNTED, UnreadAnswer},
+};
 
 /// hyper hands a frame on, however large, as soon as the peer has room for one byte; so what it gets is small.
 const FRAME: usize = 16 * 1024;
 /// Of an answer that is no smaller than this, the last byte goes alone.
-const LARGE: usize = 1024;
+const LARGE: usize = MIN_COUNTED;
 
 /// How many calls of a connection begin before others have their turn.
 const AT_ONCE: usize = 4;
@@ -56,7 +60,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
             beginning.turn().await;
             let answer = answer.await?;
             let ends = answer.extensions().get::<Endless>().is_none();
-            Ok(answer.map(|body| Taken { body, rest: Bytes::new(), whole: 0, ends, open }))
+            Ok(answer.map(|body| Taken { body, rest: Bytes::new(), counted: None, ends, open }))
         })
     }
 }
@@ -122,8 +126,10 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if !self.done {
-            self.connection.stream_given_up();
+        if self.done {
+            self.connection.call_answered();
+        } else {
+            self.connection.call_cancelled();
         }
         self.connection.stream_ends(self.id);
     }
@@ -138,9 +144,9 @@ pub(super) struct Taken {
     body: Body,
     /// What is left of the data that the body has given...
     rest: Bytes,
-    /// ...and how much memory that holds.
-    whole: usize,
-    /// It has an end, and its memory is its own.
+    /// ...which is counted until all of it is written.
+    counted: Option<Arc<UnreadAnswer>>,
+    /// It has an end.
     ends: bool,
     open: Open,
 }
@@ -150,7 +156,7 @@ impl Taken {
     fn next(&mut self) -> Bytes {
         let rest = self.rest.len();
         // What ends an answer is handed on together with its last data. So the last byte waits alone until there is room for
-        // it, and with it all the rest: otherwise an answer would count as taken that lies in h2's buffers.
+        // it, and with it all the rest: otherwise a stream would count as ended whose answer lies in h2's buffers.
         let length = if rest > FRAME {
             FRAME
         } else if rest >= LARGE && self.ends {
@@ -159,15 +165,12 @@ impl Taken {
             rest
         };
         let frame = self.rest.split_to(length);
-        if self.rest.is_empty() {
-            self.release();
-        }
         self.open.progress.gives(frame.len());
-        frame
-    }
-
-    fn release(&mut self) {
-        self.open.connection.answer_taken(std::mem::take(&mut self.whole));
+        let counted = if self.rest.is_empty() { self.counted.take() } else { self.counted.clone() };
+        match counted {
+            Some(counted) => counted.part(frame),
+            None => frame,
+        }
     }
 }
 
@@ -175,7 +178,6 @@ impl Drop for Taken {
     fn drop(&mut self) {
         // A body that has told its end, or has nothing at all, is not asked again.
         self.open.done |= http_body::Body::is_end_stream(self);
-        self.release();
     }
 }
 
@@ -198,10 +200,8 @@ impl http_body::Body for Taken {
         };
         match frame.into_data() {
             Ok(data) if data.len() >= LARGE => {
-                if self.ends {
-                    self.whole = data.len();
-                    self.open.connection.answer_made(data.len());
-                }
+                // What has no end counts its messages itself, when it makes them.
+                self.counted = self.ends.then(|| UnreadAnswer::new(&self.open.connection, data.clone()));
                 self.rest = data;
                 Poll::Ready(Some(Ok(Frame::data(self.next()))))
             }

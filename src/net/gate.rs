@@ -14,19 +14,23 @@ use std::{
 
 use dashmap::DashMap;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Busy, Level, Protocol};
+use super::{
+    AnswerSize, Busy, Level, Protocol,
+    unread::{UnreadBuffers, UnreadBytes, UnreadLimits},
+};
 use crate::metrics::{Metrics, Refused};
 
 /// Of the limits on streams, what watches and lists may use, in percent: the rest is for heartbeats.
 const BULK: usize = 90;
-/// Answers that their readers have not taken, in bytes: of one connection, one address, and in all.
-const UNREAD: [usize; 3] = [4 << 20, 16 << 20, 64 << 20];
 /// Of all connections, what HTTP may have, in percent, so that gRPC cannot be shut out by it: programs written for Consul park
 /// queries by thousands, a connection each...
 const HTTP: usize = 75;
 /// ...and that it has to itself, so that operators see what happens where gRPC is full.
 const KEPT_FOR_HTTP: usize = 64;
+/// Connections that are told at once why they end. Each has a descriptor for some seconds.
+const FAREWELLS: usize = 64;
 
 /// A limit for each address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +54,10 @@ pub struct Rules {
     pub streams_per_address: PerAddress,
     /// Open streams of one connection.
     pub streams_per_connection: u32,
+    /// Calls that one connection may cancel within a second, beside those that answered calls allow.
+    pub cancelled_calls: usize,
+    /// Bytes of answers that may wait for their readers in all.
+    pub unread_answers: usize,
     /// How long a connection may take to its first request, or to its HTTP/2 SETTINGS.
     pub handshake: Duration,
     /// After how long, give or take a tenth, a connection is asked to come back as another. `None`: never.
@@ -66,6 +74,8 @@ impl Default for Rules {
             streams: 100_000,
             streams_per_address: PerAddress { most: 20_000, loopback: false },
             streams_per_connection: 1_024,
+            cancelled_calls: 5_000,
+            unread_answers: 64 << 20,
             handshake: Duration::from_secs(5),
             age: None,
             grace: Duration::from_secs(30),
@@ -99,8 +109,10 @@ impl Who {
 struct Account {
     connections: AtomicUsize,
     streams: AtomicUsize,
-    /// Bytes of answers that are made and not taken.
+    /// Bytes of answers that are made and not taken. Of all, `UnreadBuffers` knows.
     unread: AtomicUsize,
+    /// Answers that were taken so far; may wrap around.
+    taken: AtomicUsize,
 }
 
 /// Lets connections in, and counts them and their streams.
@@ -111,13 +123,23 @@ pub struct Gate {
     all: Account,
     http: AtomicUsize,
     accounts: DashMap<Who, Arc<Account>>,
+    unread: UnreadBuffers,
+    farewells: Arc<Semaphore>,
 }
 
 impl Gate {
     /// With nothing open.
     #[must_use]
     pub fn new(rules: Rules, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { rules, metrics, all: Account::default(), http: AtomicUsize::new(0), accounts: DashMap::new() })
+        Arc::new(Self {
+            rules,
+            metrics,
+            all: Account::default(),
+            http: AtomicUsize::new(0),
+            accounts: DashMap::new(),
+            unread: UnreadBuffers::default(),
+            farewells: Arc::new(Semaphore::new(FAREWELLS)),
+        })
     }
 
     /// What connections are held to.
@@ -130,6 +152,15 @@ impl Gate {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(super) fn unread_buffers(&self) -> &UnreadBuffers {
+        &self.unread
+    }
+
+    /// A permit to spend time and a descriptor on telling a peer why its connection ends. `None`: too many are told already.
+    pub(super) fn farewell(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.farewells).try_acquire_owned().ok()
     }
 
     /// Lets a connection in, on this port.
@@ -225,16 +256,27 @@ impl Ticket {
         }
     }
 
+    /// Accounts of unread answers: of all, `UnreadBuffers` knows.
+    fn readers<'a>(&'a self, identity: Option<&'a Identity>) -> impl Iterator<Item = &'a Account> {
+        self.accounts(identity).skip(1)
+    }
+
     pub(super) fn answer_made(&self, identity: Option<&Identity>, bytes: usize) {
-        for account in self.accounts(identity) {
+        for account in self.readers(identity) {
             account.unread.fetch_add(bytes, Relaxed);
         }
     }
 
     pub(super) fn answer_taken(&self, identity: Option<&Identity>, bytes: usize) {
-        for account in self.accounts(identity) {
+        for account in self.readers(identity) {
             account.unread.fetch_sub(bytes, Relaxed);
+            account.taken.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Answers that were taken so far of those that exceed a limit.
+    pub(super) fn answers_taken(&self, busy: Busy) -> usize {
+        if busy.is_of_all() { self.gate.unread.freed_count() } else { self.address.1.taken.load(Relaxed) }
     }
 
     /// Which limit the open streams exceed, of which the one that asks is the last. `first`: it is one of those that go first.
@@ -252,18 +294,28 @@ impl Ticket {
         (of_identity > per_address.most).then_some(Busy::Streams(Level::Identity, streams_per_address.most))
     }
 
-    /// Which limit the answers that nobody takes exceed. `connection`: those of the one connection.
-    pub(super) fn full(&self, identity: Option<&Identity>, connection: usize) -> Option<Busy> {
-        let [of_connection, of_address, of_all] = UNREAD;
+    /// The limit that leaves no room for another answer of this size. `connection`: bytes that its readers have not taken.
+    pub(super) fn full(&self, identity: Option<&Identity>, connection: usize, size: AnswerSize) -> Option<Busy> {
+        self.unread_limits().exceeded(size, self.unread_bytes(identity, connection))
+    }
+
+    /// Whether a connection with so many unread bytes keeps others from their answers.
+    pub(super) fn is_pressing(&self, identity: Option<&Identity>, connection: usize) -> bool {
+        self.unread_limits().is_pressing(self.unread_bytes(identity, connection))
+    }
+
+    fn unread_limits(&self) -> UnreadLimits {
+        UnreadLimits::new(self.gate.rules.unread_answers, self.loopback)
+    }
+
+    fn unread_bytes(&self, identity: Option<&Identity>, connection: usize) -> UnreadBytes {
         let unread = |account: &Account| account.unread.load(Relaxed);
-        let identity = identity.map_or(0, |identity| unread(&identity.account.1));
-        let levels = [
-            (Level::Connection, connection, of_connection),
-            (Level::Address, unread(&self.address.1), of_address),
-            (Level::Identity, identity, of_address),
-            (Level::All, unread(&self.gate.all), of_all),
-        ];
-        levels.into_iter().find(|(_, is, most)| is > most).map(|(level, _, most)| Busy::Unread(level, most))
+        UnreadBytes {
+            connection,
+            address: unread(&self.address.1),
+            identity: identity.map_or(0, |identity| unread(&identity.account.1)),
+            all: self.gate.unread.bytes(),
+        }
     }
 }
 

@@ -3,12 +3,12 @@
 //! HTTP/2 begins with a preface and SETTINGS. They are read here, before hyper is asked: so that whoever does not send them
 //! costs a buffer of some bytes, and can be told from a peer that has and is idle.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{Protocol, socket::Gathering};
+use super::{Connection, Protocol, socket::Gathering};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a frame's head: length (3), type, flags, stream (4).
@@ -22,9 +22,13 @@ const LARGEST: usize = 16 * 1024;
 /// # Errors
 ///
 /// When the peer goes, or says something else.
-pub(super) async fn greet<I: AsyncRead + Unpin>(mut io: I, protocol: Protocol) -> io::Result<Gathering<I>> {
+pub(super) async fn greet<I: AsyncRead + Unpin>(
+    mut io: I,
+    protocol: Protocol,
+    connection: &Arc<Connection>,
+) -> io::Result<Gathering<I>> {
     Ok(match protocol {
-        Protocol::Http2 => Gathering::new(settings(&mut io).await?, io),
+        Protocol::Http2 => Gathering::http2(connection, settings(&mut io).await?, io),
         // hyper reads the head of a request in parts, and has a deadline for it.
         Protocol::Http1 => Gathering::http1(io),
     })

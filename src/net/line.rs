@@ -14,7 +14,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::Connection;
+use super::{Connection, farewell::close_gently};
 
 /// How much a connection reads before those beside it have their turn. A socket that is never empty would otherwise hold its
 /// thread: these bytes may be hundreds of frames, each of which costs something.
@@ -136,11 +136,13 @@ impl AsyncWrite for Line {
 }
 
 impl Drop for Line {
-    /// What a peer that was cut off has not taken is thrown away at once, in the kernel too.
+    /// What a peer that was cut off has not taken is thrown away at once, in the kernel too. One that was told why may read it.
     fn drop(&mut self) {
-        if self.connection.is_evicted()
-            && let Err(error) = self.socket.set_zero_linger()
-        {
+        if !self.connection.is_evicted() {
+            if self.connection.going_away().is_some() {
+                close_gently(&self.connection, &self.socket);
+            }
+        } else if let Err(error) = self.socket.set_zero_linger() {
             tracing::debug!(peer = %self.connection.peer(), %error, "the kernel keeps what the peer did not take");
         }
     }

@@ -10,6 +10,8 @@ use std::sync::atomic::{
 
 /// A reader that has something to take but takes nothing for so many seconds is cut off: within 30 s in all.
 const STALLED: u32 = 28;
+/// One that keeps others from their answers is cut off after so many.
+const PRESSING: u32 = 3;
 /// So is one that takes less than this, in bytes, in as long, and never all there is. More than one frame, which is handed
 /// over before anything is taken; less than what the slowest link carries.
 const LEAST: usize = 32 * 1024;
@@ -54,8 +56,8 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Looks again, a second later. Whether the reader has stalled.
-    pub(super) fn look(&mut self, progress: &Progress) -> bool {
+    /// Looks again, a second later. Whether the reader has stalled. `pressing`: it keeps others from their answers.
+    pub(super) fn look(&mut self, progress: &Progress, pressing: bool) -> bool {
         let (owing, level) = (progress.owing.load(Acquire), progress.level.load(Relaxed));
         let given = progress.given.load(Relaxed);
         if !owing || level != self.level {
@@ -65,7 +67,7 @@ impl Mark {
         let same = if given == self.given.0 { self.given.1 + 1 } else { 0 };
         self.given = (given, same);
         self.stretch.1 += 1;
-        if same >= STALLED {
+        if same >= if pressing { PRESSING } else { STALLED } {
             return true;
         }
         if self.stretch.1 < STALLED {
@@ -85,8 +87,21 @@ mod tests {
         let (progress, mut mark) = (Progress::default(), Mark::default());
         (1..=300).find(|second| {
             each(*second, &progress);
-            mark.look(&progress)
+            mark.look(&progress, false)
         })
+    }
+
+    #[test]
+    fn reader_that_keeps_others_from_their_answers_has_stalled_within_seconds() {
+        let (progress, mut mark) = (Progress::default(), Mark::default());
+        progress.gives(100);
+        let looks = (1..=10).find(|_| mark.look(&progress, true));
+        assert_eq!(looks, Some(4));
+        let (progress, mut mark) = (Progress::default(), Mark::default());
+        for _ in 0..20 {
+            progress.gives(16 * 1024);
+            assert!(!mark.look(&progress, true), "it takes what it is given");
+        }
     }
 
     #[test]

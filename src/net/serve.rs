@@ -4,6 +4,7 @@
 //!   handshake ──► served ──┬─► ended by the peer
 //!   (deadline)             ├─► evicted                    at once, unsent bytes and all
 //!                          ├─► too old: GOAWAY, notices ──► a grace ──► dropped
+//!                          ├─► sent away: GOAWAY with the reason, notices ──► a grace ──► dropped
 //!                          └─► the server leaves: notices, GOAWAY ───► dropped by whoever waits for it
 //! ```
 
@@ -104,7 +105,8 @@ pub async fn serve<I>(
     let _guest = Place::enter(&connection);
     let metrics = &connection.ticket().gate().metrics().connections;
     let mut deadline = pin!(sleep(connection.ticket().gate().rules().handshake));
-    let opening = OnAccount::new(Arc::clone(&connection), async { greet(opening.await?, port.protocol).await });
+    let opening =
+        OnAccount::new(Arc::clone(&connection), async { greet(opening.await?, port.protocol, &connection).await });
     let io = tokio::select! {
         opened = opening => match opened {
             Ok(io) => TokioIo::new(io),
@@ -182,41 +184,68 @@ async fn live(
 ) {
     let rules = connection.ticket().gate().rules();
     let mut old = pin!(sleep(rules.age.map_or(Duration::MAX, jitter)));
-    let aged = loop {
+    let wound_up = loop {
         tokio::select! {
             ended = &mut served => return note_end(connection, ended),
-            () = connection.evicted() => return,
-            _ = leaving.wait_for(|leaving| *leaving) => break false,
+            () = connection.evicted() => {
+                if connection.is_evicted() {
+                    return;
+                }
+                break WoundUp::SentAway;
+            }
+            _ = leaving.wait_for(|leaving| *leaving) => break WoundUp::Leaving,
             () = wait(&mut first) => {
                 first = None;
                 if !connection.is_used() {
                     return connection.evict(Evicted::Handshake);
                 }
             }
-            () = &mut old, if rules.age.is_some() => break true,
+            () = &mut old, if rules.age.is_some() => break WoundUp::Old,
         }
     };
     if !connection.is_used() {
         // Nobody to be told.
         return;
     }
-    let last = if aged {
-        // The streams' notices follow: who hears one and calls again at once does so on another connection.
-        connection.ticket().gate().metrics().connections.retired();
-        connection.retire();
-        served.as_mut().wind_up();
-        rules.grace
-    } else {
+    let last = if wound_up == WoundUp::Leaving {
         tokio::select! {
             ended = &mut served => return note_end(connection, ended),
             () = sleep(NOTICE) => served.as_mut().wind_up(),
         }
         Duration::MAX
+    } else {
+        // The streams' notices follow: who hears one and calls again at once does so on another connection.
+        if wound_up == WoundUp::Old {
+            connection.ticket().gate().metrics().connections.retired();
+        }
+        connection.retire();
+        served.as_mut().wind_up();
+        rules.grace
     };
     tokio::select! {
-        ended = served => note_end(connection, ended),
-        () = connection.evicted() => {}
-        () = sleep(last) => connection.evict(Evicted::Age),
+        ended = &mut served => note_end(connection, ended),
+        () = cut_off(connection) => {}
+        () = sleep(last) => {
+            // Whatever it was asked to do that for.
+            if connection.going_away().is_none() {
+                connection.evict(Evicted::Age);
+            }
+        }
+    }
+}
+
+/// Why a connection takes nothing new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WoundUp {
+    Old,
+    SentAway,
+    Leaving,
+}
+
+/// Waits until a connection is cut off. One that goes away already may also be sent away.
+async fn cut_off(connection: &Connection) {
+    while !connection.is_evicted() {
+        connection.evicted().await;
     }
 }
 
@@ -239,6 +268,16 @@ fn note_end(connection: &Connection, ended: hyper::Result<()>) {
         if error.is_timeout() && error.source().is_some() {
             connection.evict(Evicted::Ping);
         }
+        if let Some(flood) = flood(&error) {
+            connection.flooded(flood.to_string());
+        }
         tracing::debug!(peer = %connection.peer(), %error, "connection ended");
     }
+}
+
+/// What HTTP/2 itself has sent GOAWAY with `ENHANCE_YOUR_CALM` for.
+fn flood(error: &hyper::Error) -> Option<&h2::Error> {
+    let error = error.source()?.downcast_ref::<h2::Error>()?;
+    let floods = error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+    floods.then_some(error)
 }

@@ -15,15 +15,18 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
+
+use super::{Connection, goaway::FrameCursor};
 
 /// How much later the end of what is asked is told.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -46,17 +49,30 @@ pub struct Gathering<S> {
     frank: bool,
     /// When the end is told. `None`: at once.
     end: Option<End>,
+    /// Of HTTP/2: what gives GOAWAY its reason.
+    going_away: Option<GoingAway>,
+}
+
+/// Follows the frames of a connection, to give its GOAWAY a reason.
+#[derive(Debug)]
+struct GoingAway {
+    connection: Arc<Connection>,
+    cursor: FrameCursor,
+    /// Frames with their reason that the socket has not taken.
+    pending: BytesMut,
 }
 
 impl<S> Gathering<S> {
     /// Wraps a socket to which nothing was written yet, and from which this was read.
-    pub fn new(head: Bytes, socket: S) -> Self {
-        Self { head, socket, frank: false, end: None }
+    pub fn http2(connection: &Arc<Connection>, head: Bytes, socket: S) -> Self {
+        let connection = Arc::clone(connection);
+        let going_away = GoingAway { connection, cursor: FrameCursor::default(), pending: BytesMut::new() };
+        Self { head, socket, frank: false, end: None, going_away: Some(going_away) }
     }
 
     /// Wraps one for HTTP/1.1.
     pub fn http1(socket: S) -> Self {
-        Self { head: Bytes::new(), socket, frank: true, end: Some(End::ToCome) }
+        Self { head: Bytes::new(), socket, frank: true, end: Some(End::ToCome), going_away: None }
     }
 }
 
@@ -83,10 +99,60 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Gathering<S> {
+    /// Follows frames that the socket has taken.
+    fn follow<'a>(&mut self, written: usize, parts: impl IntoIterator<Item = &'a [u8]>) {
+        let Some(GoingAway { cursor, .. }) = &mut self.going_away else { return };
+        let mut left = written;
+        for part in parts {
+            let taken = part.len().min(left);
+            cursor.follow(&part[..taken]);
+            left -= taken;
+        }
+    }
+
+    /// Writes what has got its reason and was not written yet.
+    fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(GoingAway { pending, .. }) = &mut self.going_away else { return Poll::Ready(Ok(())) };
+        while pending.has_remaining() {
+            let written = ready!(Pin::new(&mut self.socket).poll_write(context, pending))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            pending.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes frames of a connection that goes away, and gives GOAWAY its reason. `None`: the connection stays.
+    fn poll_going_away(&mut self, context: &mut Context<'_>, from: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        self.going_away.as_ref().and_then(|going_away| going_away.connection.going_away())?;
+        match self.poll_pending(context) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
+            Poll::Pending => return Some(Poll::Pending),
+        }
+        if let Some(GoingAway { connection, cursor, pending }) = &mut self.going_away
+            && let Some(reason) = connection.going_away()
+        {
+            cursor.rewrite(from, reason, pending);
+        }
+        Some(match self.poll_pending(context) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(from.len())),
+        })
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         self.frank = true;
-        Pin::new(&mut self.socket).poll_write(context, from)
+        if let Some(written) = self.poll_going_away(context, from) {
+            return written;
+        }
+        let written = ready!(Pin::new(&mut self.socket).poll_write(context, from))?;
+        self.follow(written, [from]);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -94,7 +160,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
         context: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(context, from)
+        let first = from.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
+        if let Some(written) = self.poll_going_away(context, first) {
+            return written;
+        }
+        let written = ready!(Pin::new(&mut self.socket).poll_write_vectored(context, from))?;
+        self.follow(written, from.iter().map(|part| &**part));
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -102,10 +174,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pending(context))?;
         Pin::new(&mut self.socket).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pending(context))?;
         Pin::new(&mut self.socket).poll_shutdown(context)
     }
 }

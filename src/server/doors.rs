@@ -91,7 +91,7 @@ impl Door {
             Self::Grpc | Self::GrpcTls => Api::routes(shared)?,
             Self::Http | Self::HttpTls => {
                 let (shared, workers, consul) = (Arc::clone(shared), Arc::clone(workers), Arc::clone(consul));
-                Web { shared, workers, consul }.routes().into()
+                Web::new(shared, workers, consul).routes().into()
             }
             Self::Health => Api::probes(shared),
         };

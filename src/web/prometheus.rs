@@ -1,19 +1,24 @@
 //! Registered instances as targets of Prometheus: <https://prometheus.io/docs/prometheus/latest/http_sd/>.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Weak},
+};
 
 use axum::{
-    Json,
     extract::{Query, State},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
 };
+use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::Web;
-use crate::model::{Address, Instance, InstanceFilter, ServiceName};
+use crate::model::{Address, Instance, InstanceFilter, Revision, ServiceName};
 
 /// Which instances; all are optional.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     /// Only this service.
@@ -31,11 +36,52 @@ pub(super) struct Target {
     labels: BTreeMap<String, String>,
 }
 
+/// Targets that somebody still reads: whoever asks the same of the same registry reads the same bytes.
+#[derive(Debug, Default)]
+pub(super) struct SharedTargets(Mutex<HashMap<Wanted, (Revision, Weak<Vec<u8>>)>>);
+
+impl SharedTargets {
+    fn find(&self, wanted: &Wanted, revision: Revision) -> Option<Arc<Vec<u8>>> {
+        let shared = self.0.lock();
+        let (of, targets) = shared.get(wanted)?;
+        targets.upgrade().filter(|_| *of == revision)
+    }
+
+    fn keep(&self, wanted: Wanted, revision: Revision, targets: &Arc<Vec<u8>>) {
+        let mut shared = self.0.lock();
+        shared.retain(|_, (_, targets)| targets.strong_count() > 0);
+        shared.insert(wanted, (revision, Arc::downgrade(targets)));
+    }
+}
+
+/// Targets as the bytes of an answer.
+struct TargetBytes(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for TargetBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// `GET /prometheus/sd?service=NAME&filter=EXPRESSION&address=NAME`
 pub(super) async fn targets(
     State(web): State<Web>,
     Query(wanted): Query<Wanted>,
-) -> Result<Json<Vec<Target>>, (StatusCode, String)> {
+) -> Result<impl IntoResponse, (StatusCode, String)> {
+    // Read before the targets, which may be newer: then the next who asks has them made anew.
+    let revision = web.shared.engine.registry().applied();
+    let bytes = match web.targets.find(&wanted, revision) {
+        Some(bytes) => bytes,
+        None => {
+            let bytes = Arc::new(encode(&web, &wanted)?);
+            web.targets.keep(wanted, revision, &bytes);
+            bytes
+        }
+    };
+    Ok(([(CONTENT_TYPE, "application/json")], Bytes::from_owner(TargetBytes(bytes))))
+}
+
+fn encode(web: &Web, wanted: &Wanted) -> Result<Vec<u8>, (StatusCode, String)> {
     let refused = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("{error}\n"));
     let filter =
         InstanceFilter::parse(wanted.filter.as_deref().unwrap_or_default()).map_err(|error| refused(&error))?;
@@ -44,15 +90,23 @@ pub(super) async fn targets(
         Some(name) => vec![ServiceName::parse(name).map_err(|error| refused(&error))?],
         None => registry.each_service().map(|summary| summary.name).collect(),
     };
-    let mut targets = Vec::new();
+    // One target at a time: all of them as values would take several times the memory of the answer.
+    let mut out = vec![b'['];
     for service in services {
         for entry in registry.blocks(&service).iter().flat_map(|block| block.entries()) {
-            if filter.as_ref().is_none_or(|filter| filter.matches(&entry.instance)) {
-                targets.extend(target(&entry.instance, wanted.address.as_deref()));
+            let matches = filter.as_ref().is_none_or(|filter| filter.matches(&entry.instance));
+            let Some(target) = target(&entry.instance, wanted.address.as_deref()).filter(|_| matches) else { continue };
+            if out.len() > 1 {
+                out.push(b',');
             }
+            serde_json::to_writer(&mut out, &target).map_err(|error| {
+                (StatusCode::INTERNAL_SERVER_ERROR, format!("the targets cannot be written: {error}\n"))
+            })?;
         }
     }
-    Ok(Json(targets))
+    out.push(b']');
+    out.shrink_to_fit();
+    Ok(out)
 }
 
 fn target(instance: &Instance, address: Option<&str>) -> Option<Target> {

@@ -29,8 +29,13 @@ impl Raw {
     }
 
     pub async fn say(&mut self, bytes: &[u8]) {
+        Self::say_on(&mut self.0, bytes).await;
+    }
+
+    /// Says something on a socket.
+    pub async fn say_on(socket: &mut TcpStream, bytes: &[u8]) {
         // Whoever was closed meanwhile hears it when it reads.
-        let _closed = self.0.write_all(bytes).await;
+        let _closed = socket.write_all(bytes).await;
     }
 
     /// Reads until the server closes; a reset is a way to close.

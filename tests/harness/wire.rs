@@ -1,13 +1,19 @@
 //! The frames of HTTP/2, and the one request that peers without a library make.
 
+use tokio::io::{AsyncRead, AsyncReadExt};
+
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
+
+/// An error code.
+pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 pub const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
@@ -40,4 +46,31 @@ pub fn call_headers(path: &str) -> Vec<u8> {
         }
     }
     headers
+}
+
+/// A frame, as a peer reads it.
+#[derive(Debug)]
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The next frame. `None`: the connection has ended.
+    pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> Option<Self> {
+        let mut head = [0; 9];
+        from.read_exact(&mut head).await.ok()?;
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        from.read_exact(&mut payload).await.ok()?;
+        Some(Self { kind, flags, stream: u32::from_be_bytes(stream), payload })
+    }
+
+    /// The last stream, the error code and the reason of GOAWAY.
+    pub fn go_away(&self) -> Option<(u32, u32, String)> {
+        let number = |at: usize| u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap());
+        (self.kind == GOAWAY).then(|| (number(0), number(4), String::from_utf8_lossy(&self.payload[8..]).into_owned()))
+    }
 }

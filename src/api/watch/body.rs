@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
     vec,
 };
 
@@ -17,14 +18,18 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body::Frame;
+use tokio::time::{Sleep, sleep};
 use tonic::{Status, Streaming, body::Body, codec::Codec};
 
 use super::{Next, Problem, WatchStream};
 use crate::{
     api::{SELECTION, Shared, decode, explain},
-    net::{Connection, Endless},
+    net::{AnswerSize, Connection, Endless},
     pb::{callboard::v1 as pb, codec::SmallBuffers},
 };
+
+/// Time after which a watch without room looks again.
+const DEFERRAL: Duration = Duration::from_millis(20);
 
 /// The media type of gRPC.
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -52,15 +57,40 @@ async fn open(shared: &Arc<Shared>, request: Request) -> Result<WatchBody, Statu
     let asked = asked.map_err(|status| explain::problem(&status, limit).map_or(status, Status::from))?;
     let asked = asked.ok_or_else(|| Problem::Malformed("there is none".into()))?;
     let stream = WatchStream::new(shared, connection, agent, decode::watch(&asked)?);
-    Ok(WatchBody { stream, parts: Vec::new().into_iter() })
+    Ok(WatchBody { connection: Arc::clone(connection), stream, parts: Vec::new().into_iter(), deferred: None })
 }
 
 /// The body: messages while the watch lasts, then its status as trailers.
 #[derive(Debug)]
 struct WatchBody {
+    connection: Arc<Connection>,
     stream: WatchStream,
     /// What is left of the message that is being sent.
     parts: vec::IntoIter<Bytes>,
+    /// No message is made before that.
+    deferred: Option<Pin<Box<Sleep>>>,
+}
+
+impl WatchBody {
+    /// Waits until the connection has taken enough of what it was sent for another message.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(deferred) = &mut self.deferred {
+                ready!(deferred.as_mut().poll(context));
+                self.deferred = None;
+            }
+            if self.connection.full(AnswerSize::Message).is_none() {
+                return Poll::Ready(());
+            }
+            self.deferred = Some(Box::pin(sleep(DEFERRAL)));
+        }
+    }
+
+    /// Takes the parts of a message apart, of which the large ones count until they are read.
+    fn send(&mut self, parts: Vec<Bytes>) {
+        let count = |part| self.connection.count_unread(part);
+        self.parts = parts.into_iter().map(count).collect::<Vec<_>>().into_iter();
+    }
 }
 
 impl http_body::Body for WatchBody {
@@ -72,8 +102,9 @@ impl http_body::Body for WatchBody {
             if let Some(part) = self.parts.next() {
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
+            ready!(self.poll_room(context));
             match ready!(self.stream.poll_next(context)) {
-                Some(Next::Message(parts)) => self.parts = parts.into_iter(),
+                Some(Next::Message(parts)) => self.send(parts),
                 Some(Next::End(problem)) => return Poll::Ready(Some(trailers(problem))),
                 None => return Poll::Ready(None),
             }

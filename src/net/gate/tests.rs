@@ -101,19 +101,6 @@ fn an_identity_has_a_limit_over_all_its_addresses() {
 }
 
 #[test]
-fn answers_that_nobody_takes_are_bounded() {
-    let gate = gate(few());
-    let tickets = [0, 1].map(|_| gate.admit(peer("192.0.2.1"), "test", Protocol::Http2).unwrap());
-    tickets[0].answer_made(None, UNREAD[1]);
-    assert_eq!(tickets[0].full(None, 0), None);
-    assert_eq!(tickets[0].full(None, UNREAD[0] + 1), Some(Busy::Unread(Level::Connection, UNREAD[0])));
-    tickets[1].answer_made(None, 1);
-    assert_eq!(tickets[0].full(None, 0), Some(Busy::Unread(Level::Address, UNREAD[1])));
-    tickets[0].answer_taken(None, UNREAD[1]);
-    assert_eq!(tickets[1].full(None, 0), None);
-}
-
-#[test]
 fn nobody_is_remembered_who_has_left() {
     let gate = gate(few());
     let tickets: Vec<_> =

@@ -1,0 +1,229 @@
+//! Answers over HTTP that nobody reads: they cost bounded memory, and whoever causes them is refused.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use callboard::pb::callboard::v1::{ListInstancesRequest, ListServicesRequest, RegisterRequest, WatchRequest};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+};
+
+use crate::harness::{
+    Filter, Peer, Reader, Reads, Scope, Serve, Speaker, instance, metric, metric_becomes, seconds, wall, within,
+};
+
+const INSTANCES: u32 = 3_000;
+const ATTACKER: &str = "127.0.0.1";
+const OTHER: &str = "127.0.0.2";
+const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
+
+async fn crowd(serve: &Serve) -> Peer {
+    let peer = serve.peer().await;
+    let mut registering = JoinSet::new();
+    for part in 0..50 {
+        let peer = peer.clone();
+        registering.spawn(async move {
+            for number in 0..INSTANCES / 50 {
+                let metadata = [("zone".to_owned(), "a".to_owned()), ("build".to_owned(), "x".repeat(200))].into();
+                let request =
+                    RegisterRequest { ttl: seconds(600.0), metadata, ..instance("web", &format!("i{part}-{number}")) };
+                peer.register(request).await.unwrap();
+            }
+        });
+    }
+    within("many instances", registering.join_all()).await;
+    peer
+}
+
+/// A connection from this address of this machine.
+async fn connect(from: &str, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    // Like a client with a small window: what it does not read stays at the server.
+    socket.set_recv_buffer_size(4_096).unwrap();
+    socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+    within("a connection", socket.connect(to)).await.unwrap()
+}
+
+async fn ask(from: &str, to: SocketAddr, path: &str) -> TcpStream {
+    let mut socket = connect(from, to).await;
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    socket
+}
+
+/// Status and length of what is answered.
+async fn heard(mut socket: TcpStream) -> (u16, String) {
+    let mut answer = String::new();
+    within("an answer", socket.read_to_string(&mut answer)).await.unwrap();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
+async fn peer(from: &str, to: SocketAddr) -> Peer {
+    let from: IpAddr = from.parse().unwrap();
+    Peer::connect_with(to, |endpoint| endpoint.local_address(Some(from))).await
+}
+
+/// Lists and pages, from this address.
+async fn assert_gets_lists(from: &str, serve: &Serve) {
+    let peer = peer(from, serve.grpc).await;
+    let request = ListInstancesRequest { service: "web".into(), ..Default::default() };
+    let page = within("ListInstances", peer.discovery.clone().list_instances(request)).await.unwrap().into_inner();
+    assert!(!page.instances.is_empty());
+    within("ListServices", peer.discovery.clone().list_services(ListServicesRequest::default())).await.unwrap();
+}
+
+async fn assert_gets_pages(from: &str, serve: &Serve) {
+    for path in ["/v1/catalog/services", "/v1/health/service/web", "/metrics", "/prometheus/sd"] {
+        let (status, answer) = heard(ask(from, serve.http, path).await).await;
+        assert_eq!(status, 200, "{path} for {from}: {}", &answer[..answer.len().min(600)]);
+    }
+}
+
+/// How much memory the server took at most meanwhile, in MiB.
+async fn growth(serve: &Serve, before: u64, span: Duration) -> u64 {
+    let (mut most, until) = (0, wall() + u64::try_from(span.as_millis()).unwrap());
+    while wall() < until {
+        most = most.max(serve.resident().saturating_sub(before) / 1024);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    most
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_targets_take_bounded_memory_and_nobody_elses_answers() {
+    let serve = Serve::start(&[]).await;
+    crowd(&serve).await;
+    assert_gets_pages(OTHER, &serve).await;
+    let before = serve.resident();
+    // Each asks something else, so that no answer is that of another.
+    let mut unread = Vec::new();
+    for number in 0..250 {
+        let path = format!("/prometheus/sd?filter=weight%20%21%3D%20{}", number + 2);
+        unread.push(ask(ATTACKER, serve.http, &path).await);
+    }
+    let grew = growth(&serve, before, Duration::from_millis(1_500)).await;
+    println!("{grew} MiB for 250 answers that nobody reads");
+    assert!(grew < 80, "{grew} MiB");
+    assert_gets_lists(OTHER, &serve).await;
+    assert_gets_pages(OTHER, &serve).await;
+    // Who has the same address, which on this machine is many, gets pages.
+    assert_gets_lists(ATTACKER, &serve).await;
+    // Those that press are cut off within seconds, those that wait are refused with a reason.
+    metric_becomes(serve.http, "callboard_evicted_connections_total{reason=\"stream_stalled\"}", |n| n >= 5.0).await;
+    let mut refused = 0;
+    for socket in unread {
+        let mut answer = Vec::new();
+        let (mut socket, read) = (socket, &mut answer);
+        let _cut_off = within("the end", socket.read_to_end(read)).await;
+        if answer.starts_with(b"HTTP/1.1 429 ") {
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.contains("this address has answers") && answer.contains("--max-unread-answers"), "{answer}");
+            refused += 1;
+        }
+    }
+    println!("{refused} were refused");
+    assert!(refused > 100, "{refused}");
+    assert_gets_pages(ATTACKER, &serve).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_answers_of_many_readers_count_once() {
+    let serve = Serve::start(&[]).await;
+    crowd(&serve).await;
+    for path in ["/prometheus/sd", "/v1/health/service/web", "/v1/catalog/service/web"] {
+        // Made once, and what a reader of it costs.
+        heard(ask(OTHER, serve.http, path).await).await;
+        let before = serve.resident();
+        let mut unread = Vec::new();
+        for _ in 0..100 {
+            unread.push(ask(ATTACKER, serve.http, path).await);
+        }
+        let grew = growth(&serve, before, Duration::from_millis(1_000)).await;
+        println!("{grew} MiB for 100 readers of {path}");
+        assert!(grew < 40, "{path}: {grew} MiB");
+        for address in [ATTACKER, OTHER] {
+            assert_gets_lists(address, &serve).await;
+            assert_gets_pages(address, &serve).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parked_queries_that_wake_together_are_all_answered() {
+    let serve = Serve::start(&[]).await;
+    let first = crowd(&serve).await;
+    let (_, answer) = heard(ask(OTHER, serve.http, "/v1/health/service/web").await).await;
+    let index = answer.lines().find_map(|line| line.strip_prefix("X-Consul-Index: ")).unwrap();
+    let mut parked = Vec::new();
+    for number in 0..24 {
+        // Distinct answers of several MiB together: they wait for each other, and nobody is refused.
+        let filter = format!("Service.Port%20%21%3D%20{}", 1 + number % 12);
+        let path = format!("/v1/health/service/web?index={index}&wait=60s&filter={filter}");
+        parked.push(ask(OTHER, serve.http, &path).await);
+    }
+    metric_becomes(serve.http, "callboard_parked_queries", |number| number >= 24.0).await;
+    first.register(instance("web", "one-more")).await.unwrap();
+    let mut reading = JoinSet::new();
+    for socket in parked {
+        reading.spawn(heard(socket));
+    }
+    for (status, answer) in reading.join_all().await {
+        assert_eq!(status, 200, "{}", &answer[..answer.len().min(400)]);
+    }
+}
+
+/// A thousand watches of one connection, each with a window of so many bytes, and how much memory they take, in MiB.
+async fn watches(serve: &Serve, window: u32) -> (Speaker, u64) {
+    let before = serve.resident();
+    let mut speaker = Speaker::connect(serve.grpc, window, Reads::Frames).await;
+    for number in 0..1_000 {
+        // A filter of its own makes a snapshot of its own.
+        let filter = format!("weight != {}", number + 2);
+        let request = WatchRequest { services: vec!["web".into()], filter, ..WatchRequest::default() };
+        speaker.call(WATCH, &request, true).await;
+    }
+    metric_becomes(serve.http, "callboard_watches", |number| number >= 1_000.0).await;
+    let grew = growth(serve, before, Duration::from_secs(3)).await;
+    (speaker, grew)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_snapshots_of_one_connection_take_bounded_memory() {
+    // Without any window, and with one that lets a message begin.
+    for window in [0, 1] {
+        let serve = Serve::start(&[]).await;
+        crowd(&serve).await;
+        let (_unread, grew) = watches(&serve, window).await;
+        println!("{grew} MiB for 1,000 snapshots that nobody reads");
+        assert!(grew < 25, "{grew} MiB");
+        for address in [ATTACKER, OTHER] {
+            assert_gets_lists(address, &serve).await;
+            assert_gets_pages(address, &serve).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_filtered_watches_of_one_connection_that_reads_are_all_synced() {
+    let serve = Serve::start(&[]).await;
+    crowd(&serve).await;
+    let peer = serve.peer().await;
+    let mut reading = JoinSet::new();
+    for _ in 0..60 {
+        let peer = peer.clone();
+        reading.spawn(async move {
+            let filter = Filter { text: "metadata.zone == a", ..Filter::NONE };
+            let mut reader = Reader::open(&peer, "web", Scope::names(&["web"]), filter).await;
+            reader.until("synced", |view| view.revision > 0).await;
+            reader.view.set.len()
+        });
+    }
+    let start = wall();
+    let sets = within("all are synced", reading.join_all()).await;
+    println!("60 watches of {INSTANCES} instances after {} ms", wall() - start);
+    assert!(sets.iter().all(|set| *set == INSTANCES as usize));
+    assert!(metric(serve.http, "callboard_evicted_connections_total{reason=\"stream_stalled\"}").await < 1.0);
+}
