@@ -12,6 +12,7 @@
 //! | `sheet` | an answer that is being written |
 //! | `packet` | bytes to questions, answers to bytes that fit |
 //! | `door` | the sockets |
+//! | `connections` | how many connections there are, and of one address |
 //!
 //! An answer is made where its question is read, from what the registry shows at that moment: nothing is asked of anybody
 //! else, and only a question for a reverse name may wait, until enough of a large registry has been read.
@@ -19,6 +20,7 @@
 //! What is not here: recursion, zone transfers, DNSSEC, caching for others.
 
 mod answer;
+mod connections;
 mod door;
 mod node;
 mod offer;

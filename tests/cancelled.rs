@@ -139,9 +139,9 @@ async fn gateway_that_cancels_thousands_of_calls_among_answered_ones_stays() {
         let mut bytes = Vec::new();
         for call in 0..30 {
             if call % 6 == 5 {
-                answered(&mut bytes, stream)
+                answered(&mut bytes, stream);
             } else {
-                cancelled(&mut bytes, stream)
+                cancelled(&mut bytes, stream);
             }
             stream += 2;
         }

@@ -15,13 +15,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
     task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
 
 use super::{
     answer::{Answer, Moment, Oracle},
+    connections::{OpenConnection, OpenConnections},
     packet::{Asked, Way},
     reverse::Behind,
 };
@@ -45,8 +46,6 @@ const LONGEST: usize = 4 * 1024;
 const BURST: u32 = 64;
 /// Most questions that wait until enough has been read to answer them.
 const MAX_LATE: usize = 16;
-/// Most connections.
-const CONNECTIONS: usize = 256;
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long one may take to send the rest of a question, or to take an answer.
@@ -222,7 +221,7 @@ impl Desk {
     }
 
     async fn connections(self: Arc<Self>, listener: TcpListener, gate: Arc<Gate>, mut leaving: watch::Receiver<bool>) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let counted = Arc::new(OpenConnections::default());
         // Dropping it ends them all: whoever asks over a connection that ends asks again.
         let mut open = JoinSet::new();
         loop {
@@ -239,16 +238,15 @@ impl Desk {
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                gate.metrics().connections.refused(crate::metrics::Refused::All);
-                continue;
-            };
-            // Counted as one of gRPC: what HTTP keeps for operators stays theirs.
-            match gate.admit(peer, NAME, net::Protocol::Http2) {
-                Ok(ticket) => {
+            // Counted as one of gRPC too: what HTTP keeps for operators stays theirs.
+            let admitted = counted
+                .admit(peer.ip())
+                .and_then(|connection| Ok((connection, gate.admit(peer, NAME, net::Protocol::Http2)?)));
+            match admitted {
+                Ok(admitted) => {
                     let desk = Arc::clone(&self);
                     open.spawn(async move {
-                        let _places: (_, Ticket) = (place, ticket);
+                        let _admitted: (OpenConnection, Ticket) = admitted;
                         if let Err(error) = desk.serve(socket).await {
                             tracing::debug!(%peer, %error, "connection of DNS ended");
                         }

@@ -38,19 +38,25 @@ pub(super) struct Target {
 
 /// Targets that somebody still reads: whoever asks the same of the same registry reads the same bytes.
 #[derive(Debug, Default)]
-pub(super) struct SharedTargets(Mutex<HashMap<Wanted, (Revision, Weak<Vec<u8>>)>>);
+pub(super) struct SharedTargets(Mutex<HashMap<Wanted, EncodedTargets>>);
+
+/// Targets as of a revision.
+#[derive(Debug)]
+struct EncodedTargets {
+    revision: Revision,
+    bytes: Weak<Vec<u8>>,
+}
 
 impl SharedTargets {
     fn find(&self, wanted: &Wanted, revision: Revision) -> Option<Arc<Vec<u8>>> {
         let shared = self.0.lock();
-        let (of, targets) = shared.get(wanted)?;
-        targets.upgrade().filter(|_| *of == revision)
+        shared.get(wanted).filter(|targets| targets.revision == revision)?.bytes.upgrade()
     }
 
     fn keep(&self, wanted: Wanted, revision: Revision, targets: &Arc<Vec<u8>>) {
         let mut shared = self.0.lock();
-        shared.retain(|_, (_, targets)| targets.strong_count() > 0);
-        shared.insert(wanted, (revision, Arc::downgrade(targets)));
+        shared.retain(|_, targets| targets.bytes.strong_count() > 0);
+        shared.insert(wanted, EncodedTargets { revision, bytes: Arc::downgrade(targets) });
     }
 }
 
@@ -70,13 +76,12 @@ pub(super) async fn targets(
 ) -> Result<impl IntoResponse, (StatusCode, String)> {
     // Read before the targets, which may be newer: then the next who asks has them made anew.
     let revision = web.shared.engine.registry().applied();
-    let bytes = match web.targets.find(&wanted, revision) {
-        Some(bytes) => bytes,
-        None => {
-            let bytes = Arc::new(encode(&web, &wanted)?);
-            web.targets.keep(wanted, revision, &bytes);
-            bytes
-        }
+    let bytes = if let Some(bytes) = web.targets.find(&wanted, revision) {
+        bytes
+    } else {
+        let bytes = Arc::new(encode(&web, &wanted)?);
+        web.targets.keep(wanted, revision, &bytes);
+        bytes
     };
     Ok(([(CONTENT_TYPE, "application/json")], Bytes::from_owner(TargetBytes(bytes))))
 }

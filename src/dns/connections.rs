@@ -1,0 +1,74 @@
+//! Connections of DNS, counted: one address cannot have them all.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::metrics::Refused;
+
+/// Most connections, and most of one address.
+const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS_PER_ADDRESS: usize = 128;
+
+/// Open connections by address.
+#[derive(Debug, Default)]
+pub(super) struct OpenConnections(Mutex<HashMap<IpAddr, usize>>);
+
+impl OpenConnections {
+    /// Counts a connection until the guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The limit that it would exceed.
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<OpenConnection, Refused> {
+        let mut open = self.0.lock();
+        if open.values().sum::<usize>() >= MAX_CONNECTIONS {
+            return Err(Refused::All);
+        }
+        let of_address = open.entry(address).or_default();
+        if *of_address >= MAX_CONNECTIONS_PER_ADDRESS {
+            return Err(Refused::Address);
+        }
+        *of_address += 1;
+        Ok(OpenConnection { all: Arc::clone(self), address })
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct OpenConnection {
+    all: Arc<OpenConnections>,
+    address: IpAddr,
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let mut open = self.all.0.lock();
+        if let Some(of_address) = open.get_mut(&self.address) {
+            *of_address -= 1;
+            if *of_address == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_with_many_connections_leaves_some_to_others() {
+        let open = Arc::new(OpenConnections::default());
+        let [one, two, three] = [1, 2, 3].map(|last| IpAddr::from([192, 0, 2, last]));
+        let mut all: Vec<_> = std::iter::from_fn(|| open.admit(one).ok()).collect();
+        assert_eq!(all.len(), MAX_CONNECTIONS_PER_ADDRESS);
+        assert_eq!(open.admit(one).unwrap_err(), Refused::Address);
+        all.extend(std::iter::from_fn(|| open.admit(two).ok()));
+        assert_eq!((all.len(), open.admit(three).unwrap_err()), (MAX_CONNECTIONS, Refused::All));
+        all.pop();
+        assert!(open.admit(three).is_ok());
+        all.clear();
+        assert!(open.0.lock().is_empty());
+    }
+}
