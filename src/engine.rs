@@ -165,7 +165,7 @@ impl<T> Submission<T> {
             State::Done(outcome) => outcome,
             State::Waiting(waiting) => waiting.blocking_recv().ok(),
         };
-        outcome.unwrap_or(Err(EngineError::Stopped))
+        outcome.unwrap_or(Err(EngineError::OutcomeUnknown))
     }
 }
 

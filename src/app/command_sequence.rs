@@ -32,6 +32,8 @@ impl CommandSequence {
                     self.path.background.pause(retry).await;
                     command = again;
                 }
+                // Its beginning was done.
+                (Err(EngineError::Stopped), Some(_)) => return Err(EngineError::OutcomeUnknown),
                 (done, _) => {
                     self.begun |= done.is_ok();
                     return done;
@@ -49,6 +51,8 @@ impl CommandSequence {
                     self.path.background.pause(retry).await;
                     commands = again;
                 }
+                // Its beginning was done.
+                (Err(EngineError::Stopped), Some(_)) => return Err(EngineError::OutcomeUnknown),
                 (done, _) => {
                     self.begun |= done.is_ok();
                     return done;

@@ -50,7 +50,7 @@ impl Commands {
         thread::scope(|scope| {
             let waits = thread::Builder::new().name("callboard-recovery".to_owned());
             let done = waits.spawn_scoped(scope, || self.carry_out(missing))?;
-            Ok(done.join().unwrap_or(Err(EngineError::Stopped))?)
+            Ok(done.join().unwrap_or(Err(EngineError::OutcomeUnknown))?)
         })
     }
 
@@ -60,7 +60,9 @@ impl Commands {
             for submission in sent {
                 match submission.wait() {
                     Ok(_) | Err(EngineError::Refused(_)) => {}
-                    Err(error @ (EngineError::Overloaded { .. } | EngineError::Stopped)) => return Err(error),
+                    Err(
+                        error @ (EngineError::Overloaded { .. } | EngineError::Stopped | EngineError::OutcomeUnknown),
+                    ) => return Err(error),
                 }
             }
         }
