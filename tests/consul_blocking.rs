@@ -93,6 +93,10 @@ fn spelled(name: &str) -> Value {
     json!({"Node": name, "Address": "198.51.100.9", "TaggedAddresses": {"lan": "10.0.0.9"}, "NodeMeta": {"rack": "a"}})
 }
 
+fn far(rack: &str) -> Value {
+    json!({"Node": "far", "Address": "198.51.100.2", "NodeMeta": {"rack": rack}})
+}
+
 /// The service on `edge`, with one check.
 fn web(tags: &[&str], meta: &str, status: &str) -> Value {
     let service = json!({"Service": "web", "ID": "w1", "Port": 80, "Tags": tags, "Meta": {"k": meta}});
@@ -113,7 +117,6 @@ type Row = (&'static str, Change, Vec<&'static [&'static str]>);
 
 /// Changes of nodes other than the local one, in their order.
 fn changes_of_nodes() -> Vec<Row> {
-    let far = |rack: &str| json!({"Node": "far", "Address": "198.51.100.2", "NodeMeta": {"rack": rack}});
     let plain = edge("a", "198.51.100.1", "198.51.100.1");
     vec![
         ("nothing is another", catalog(plain.clone()), vec![]),
@@ -168,6 +171,18 @@ fn changes_of_services() -> Vec<Row> {
             gone(json!({"Node": "far", "ServiceID": "x"})),
             vec![DESCRIBED, &["none", "services", "node far"]],
         ),
+        (
+            "other spelling of the service comes",
+            catalog(json!({"Node": "far", "SkipNodeUpdate": true, "Service": {"Service": "WEB", "ID": "W"}})),
+            vec![WEB, DESCRIBED, &["services", "node far"]],
+        ),
+        ("metadata of its node", catalog(far("c")), vec![WEB, NODES, &["db", "node far"]]),
+        (
+            "other spelling of the service goes",
+            gone(json!({"Node": "far", "ServiceID": "W"})),
+            vec![WEB, DESCRIBED, &["services", "node far"]],
+        ),
+        ("metadata of a node that it has left", catalog(far("b")), vec![NODES, &["db", "node far"]]),
         (
             "node goes with all that is on it",
             gone(json!({"Node": "edge"})),

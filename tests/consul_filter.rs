@@ -53,8 +53,18 @@ async fn put(serve: &Serve, path: &str, body: &Value) {
 
 /// A service with all that can be said of one.
 fn service(id: &str, name: &str) -> Value {
+    let proxy = json!({
+        "DestinationServiceName": "db", "DestinationServiceID": "db1", "LocalServiceAddress": "127.0.0.1", "LocalServicePort": 80,
+        "Mode": "transparent", "Config": {"protocol": "http", "retries": 3},
+        "Upstreams": [{"DestinationName": "mq", "LocalBindPort": 9191, "Config": {"a": "b"}}],
+        "MeshGateway": {"Mode": "local"},
+        "Expose": {"Checks": true, "Paths": [{"Path": "/healthz", "LocalPathPort": 8080, "ListenerPort": 21500, "Protocol": "http"}]},
+        "TransparentProxy": {"OutboundListenerPort": 15001, "DialedDirectly": true},
+        "EnvoyExtensions": [{"Name": "builtin/lua", "Required": true, "Arguments": {"ProxyType": "connect-proxy"}}],
+        "AccessLogs": {"Enabled": true, "Type": "file", "Path": "/var/log/proxy"}, "MutualTLSMode": "strict",
+    });
     json!({
-        "ID": id, "Tags": ["blue", "v 2"], "Address": "203.0.113.7", "Port": 8080,
+        "ID": id, "Kind": "connect-proxy", "Proxy": proxy, "Tags": ["blue", "v 2"], "Address": "203.0.113.7", "Port": 8080,
         "TaggedAddresses": {"lan": {"Address": "10.0.0.7", "Port": 80}, "wan": {"Address": "203.0.113.7", "Port": 8080}},
         "Meta": {"team": "checkout", "app-name": "shop"}, "Weights": {"Passing": 7, "Warning": 3},
         "EnableTagOverride": true, "Locality": {"Region": "eu", "Zone": "eu-1a"}, name: "web",
@@ -78,6 +88,8 @@ async fn fill(serve: &Serve) {
     // It is not made while the test runs: at a random point of the first hour.
     app["Checks"] = json!([{"TCP": "127.0.0.1:9", "Interval": "1h", "Timeout": "2s", "Notes": "why"}, {"TTL": "1h"}]);
     put(serve, "/v1/agent/service/register", &app).await;
+    put(serve, "/v1/agent/service/register", &json!({"Name": "native-too", "Port": 1, "Connect": {"Native": true}}))
+        .await;
     put(serve, "/v1/agent/service/register", &json!({"Name": "plain", "SocketPath": "/run/plain.sock"})).await;
     put(serve, "/v1/agent/service/maintenance/plain?enable=true&reason=why", &Value::Null).await;
 }
