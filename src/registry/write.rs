@@ -274,7 +274,7 @@ impl Order<'_> {
         let retired = service.state().is_some_and(|mut state| state.retire_if_empty());
         if retired {
             // First, so that the index of all spellings does not fall when this one is gone.
-            self.registry.spellings.remove(name, revision, |other| self.registry.services.contains_key(other));
+            self.registry.spellings.remove(name, revision, |other| self.registry.services.get(other).is_some());
             self.registry.services.remove(name);
             self.registry.names.write().remove(name);
             if !name.is_reserved() && has_suffixes(name.as_str()) {
