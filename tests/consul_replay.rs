@@ -44,7 +44,7 @@ async fn callboard_answers_as_consul_did() {
 async fn play(recording: &[Exchange]) -> Option<Report> {
     let serve = Serve::start(&[&NODE[..], &["--settle", "0"]].concat()).await;
     let mut session = Session::new(serve, Target::new(Page::open().await));
-    let mut report = Report::new(DIFFERENCES, &[]);
+    let mut report = Report::new(DIFFERENCES);
     for (number, exchange) in recording.iter().enumerate() {
         let mut later = None;
         for cue in cues::of(number) {

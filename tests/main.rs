@@ -40,8 +40,8 @@
 mod abuse;
 mod age;
 mod bad_input;
-mod check_state;
 mod cancelled;
+mod check_state;
 mod checks;
 mod command_line;
 mod consul;

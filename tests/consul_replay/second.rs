@@ -20,7 +20,7 @@ use super::{
 };
 use crate::harness::{Page, PageRequest, Serve, Wall, wall};
 use cues::Cue;
-use differences::{DIFFERENCES, NOT_YET};
+use differences::DIFFERENCES;
 
 /// The recorded node, with a DNS listener. Writes do not wait for the disk, so that wake-ups can be timed on a busy machine.
 const ARGUMENTS: [&str; 8] =
@@ -57,7 +57,7 @@ impl Replay {
     }
 
     async fn play(mut self, recording: &[Entry]) -> Report {
-        let mut report = Report::new(DIFFERENCES, NOT_YET);
+        let mut report = Report::new(DIFFERENCES);
         let mut headline = "";
         for (number, entry) in recording.iter().enumerate() {
             let mut later = None;

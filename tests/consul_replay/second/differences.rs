@@ -1,6 +1,6 @@
 //! Where Callboard answers the second recording otherwise than Consul did, and why that is right.
 
-use super::super::{differences::Difference, report::NotYet};
+use super::super::differences::Difference;
 
 const HASH: &str = "is a hash of Go's struct";
 const HANGS_UP: &str = "is answered: the recorded build closes the connection without an answer";
@@ -69,5 +69,3 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { exchanges: &[111], at: "body[2].ServiceName", why: NEW_NAME },
     Difference { exchanges: &[121], at: "header X-Consul-Index", why: NODES_ALONE },
 ];
-
-pub const NOT_YET: &[NotYet] = &[];
