@@ -290,16 +290,7 @@ impl Checks {
 
 /// Checks that were given all their time again, and what they had before.
 #[derive(Debug)]
-struct RenewedChecks(Vec<(CheckTimes, Arc<Record>)>);
-
-impl RenewedChecks {
-    /// Takes the renewal back: the registration that it was for is refused.
-    fn take_back(self) {
-        for (before, record) in self.0 {
-            record.take_back(before);
-        }
-    }
-}
+struct RenewedChecks(Vec<(CheckTimes, Key, Arc<Record>)>);
 
 /// The thread that makes them. Dropping it stops it.
 #[derive(Debug)]

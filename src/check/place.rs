@@ -22,7 +22,7 @@ impl CheckMemory for Checks {
         let renewed = self.renew(service, id, command.asked_checks());
         Box::new(move |accepted| {
             if !accepted {
-                return renewed.take_back();
+                return self.take_back(renewed);
             }
             // What came while the command was under way.
             for (to, source) in &carried {
@@ -58,11 +58,19 @@ impl Checks {
         let now = self.clock.now();
         let renewed = checks.filter_map(|check| {
             let record = self.record(service, id, check)?;
-            let before = record.renew(now);
-            self.note(&record, || to(service, id, check));
-            Some((before, record))
+            let (before, key) = (record.renew(now), to(service, id, check));
+            self.note(&record, || key.clone());
+            Some((before, key, record))
         });
         RenewedChecks(renewed.collect())
+    }
+
+    /// Takes a renewal back: the registration that it was for is refused. It may have been saved meanwhile.
+    fn take_back(&self, renewed: RenewedChecks) {
+        for (before, key, record) in renewed.0 {
+            record.take_back(before);
+            self.note(&record, || key);
+        }
     }
 }
 

@@ -190,3 +190,14 @@ fn renewal_for_a_refused_registration_is_taken_back_unless_a_report_came_since()
     condemned.take_back(before);
     assert!(condemned.condemns(at(61_000)).is_some());
 }
+
+#[test]
+fn renewal_that_was_saved_and_is_taken_back_is_saved_again() {
+    let record = record(Probe::Ttl, None);
+    let first = record.save();
+    let before = record.renew(at(9_000));
+    assert_ne!(record.save(), first);
+    record.take_back(before);
+    assert!(record.needs_saving());
+    assert_eq!(record.save(), first);
+}
