@@ -42,7 +42,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc,
+        mpsc::{self, SendError},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -170,13 +170,20 @@ impl Disk {
         Ok(Self { registry, inbox, unsaved, saved, waiting, writer, lossy: found.lossy })
     }
 
-    /// Sends a request to the writer. Where that has ended, the request is dropped, and whoever waits for it learns that the engine has
-    /// stopped.
+    /// Sends a request to the writer. Where that has ended, nothing is done, and the answer says so.
     fn send(&self, request: Request) {
         let inbox = self.inbox.lock();
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        if inbox.as_ref().is_none_or(|inbox| inbox.send(Message::Request(request)).is_err()) {
+        let refused = match &*inbox {
+            Some(inbox) => match inbox.send(Message::Request(request)) {
+                Err(SendError(Message::Request(request))) => Some(request),
+                Ok(()) | Err(SendError(Message::Save)) => None,
+            },
+            None => Some(request),
+        };
+        if let Some(request) = refused {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
+            request.refuse(EngineError::Stopped);
         }
     }
 

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use super::{Durability, OnFailure, Store, StoreError, StoredLease, Write};
 use crate::{
     clock::Clock,
-    engine::{CheckKey, OutcomeSender, SavedCheck},
+    engine::{CheckKey, EngineError, OutcomeSender, SavedCheck},
     metrics::StoreMetrics,
     model::{InstanceId, Revision, ServiceName},
     registry::{Command, Decision, Entry, Now, Outcome, Planned, Refusal, Registry},
@@ -356,6 +356,15 @@ impl Request {
             (service.clone(), id.clone())
         };
         commands.iter().map(target).collect()
+    }
+
+    /// Answers that nothing was done.
+    pub fn refuse(self, why: EngineError) {
+        // Whoever no longer waits does not need to know.
+        match self {
+            Self::One(_, answer) => drop(answer.send(Err(why))),
+            Self::Together(_, answer) => drop(answer.send(Err(why))),
+        }
     }
 }
 
