@@ -102,7 +102,7 @@ fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revisi
     let same = before.is_some_and(|before| {
         before.tags == instance.tags
             && before.metadata == instance.metadata
-            && before.addresses == instance.addresses
+            && same_own_addresses(before, instance)
             && before.weight == instance.weight
             && before.locality == instance.locality
             && before.listing.as_ref().is_some_and(|known| known.describes_the_same(listing))
@@ -110,6 +110,17 @@ fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revisi
     if !same && let Some(listing) = &mut instance.listing {
         Arc::make_mut(listing).described = revision;
     }
+}
+
+/// Returns whether two states of an instance name the same addresses. The host of one that names none is that of its node, and
+/// changes with it.
+fn same_own_addresses(before: &Instance, after: &Instance) -> bool {
+    let of_node = |instance: &Instance| instance.listing.as_ref().is_some_and(|listing| listing.address.is_empty());
+    let (Some(old), Some(new)) = (before.addresses.split_first(), after.addresses.split_first()) else {
+        return before.addresses == after.addresses;
+    };
+    let same_host = old.0.host == new.0.host || of_node(before) && of_node(after);
+    same_host && (old.0.port, &old.0.name, old.1) == (new.0.port, &new.0.name, new.1)
 }
 
 impl Decision {

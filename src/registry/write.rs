@@ -12,7 +12,7 @@ use super::{
     suffixes::has_suffixes,
 };
 use crate::{
-    model::{BootId, Instance, InstanceId, LeaseId, Revision, ServiceName, Terms},
+    model::{BootId, Instance, InstanceId, LeaseId, Revision, ServiceName, Terms, node_id},
     sync::{MutexGuard, Ordering},
 };
 
@@ -171,7 +171,7 @@ impl Order<'_> {
         self.registry.index_names(old.as_ref().map(|old| &old.instance), Some(&entry.instance));
         // Its indexes rise last: whoever reads one and then looks must not find what was there before.
         self.registry.catalog.replace(old.as_ref(), Some(&entry), revision);
-        if event.is_some() {
+        if event.is_some() && !(old.is_none() && is_local_node_as_configured(&entry)) {
             self.tell_hosted(&entry, revision);
         }
         self.record(event.as_ref());
@@ -327,6 +327,12 @@ fn renew(decision: Decision, entry: &Entry, asked: (LeaseId, BootId, Terms), now
     let (id, boot, terms) = asked;
     let (service, instance) = (lease.service.clone(), lease.instance.clone());
     decision.with_new_lease(entry, Arc::new(Lease::new(id, service, instance, boot, terms, now.lease)))
+}
+
+/// Returns whether an entry is the local node with nothing but what is shown of it without being registered.
+fn is_local_node_as_configured(entry: &Entry) -> bool {
+    let Instance { service, id, checks, marks, .. } = &entry.instance;
+    service.is_reserved() && *id.as_str() == *node_id("") && checks.is_empty() && !marks.drained
 }
 
 fn event(change: Change, revision: Revision, now: Now) -> Arc<Event> {
