@@ -7,6 +7,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use bytes::Bytes;
+use callboard::pb::callboard::v1::RegisterRequest;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     consul_replay::{client, recording::Answer},
-    harness::{Peer, Serve, instance, metric_becomes, within},
+    harness::{Peer, Serve, instance, metric_becomes, seconds, within},
 };
 
 const PARKED: &str = "callboard_parked_queries";
@@ -256,7 +257,7 @@ impl Bench {
             json!({"Node": "far", "Address": "198.51.100.2", "NodeMeta": {"rack": "a"}, "Service": {"Service": "db"}});
         bench.put("/v1/catalog/register", &db).await;
         bench.put("/v1/agent/service/register", &app(&[])).await;
-        bench.peer.register(instance("native", "first")).await.unwrap();
+        bench.peer.register(leased("first")).await.unwrap();
         bench
     }
 
@@ -293,7 +294,7 @@ impl Bench {
         match change {
             Put(path, body) => self.put(path, &body).await,
             Register => {
-                let registered = self.peer.register(instance("native", "second")).await.unwrap();
+                let registered = self.peer.register(leased("second")).await.unwrap();
                 self.lease = registered.lease_id;
             }
             Deregister => {
@@ -301,6 +302,11 @@ impl Bench {
             }
         }
     }
+}
+
+/// An instance whose lease outlives the test, however busy the machine is: nobody renews it.
+fn leased(id: &str) -> RegisterRequest {
+    RegisterRequest { ttl: seconds(3_600.0), ..instance("native", id) }
 }
 
 /// Waits for something newer than an answer.
