@@ -115,8 +115,8 @@ impl<'a> Sheet<'a> {
         }
     }
 
-    /// SRV records, with the addresses of their targets as far as they are known. Returns the places of the others, and their
-    /// targets, each once.
+    /// SRV records, with the addresses of their targets as far as they are known; that of a node comes once. Returns the places of the
+    /// others, and their targets, each once.
     pub(super) fn srv(&mut self, offers: &Offers, choice: &Choice) -> Vec<(usize, Name)> {
         let mut unknown = Vec::new();
         let mut helped = offers.shares_targets().then(HashSet::new);
@@ -124,14 +124,13 @@ impl<'a> Sheet<'a> {
             let Some(Srv { data: record, place, target }) = offers.record(choice.all[at], self.zone) else { continue };
             let of = self.answer.answers.len();
             self.answer.answers.push(Line { owner: self.owner.clone(), ttl: self.zone.ttl, data: record });
-            if helped.as_mut().is_some_and(|helped| !helped.insert(place)) {
-                continue;
-            }
+            let mut is_first = || helped.as_mut().is_none_or(|helped| helped.insert(place));
             match target {
-                Target::Address(address) | Target::Node(_, address) => {
-                    self.help(of, Owner::TargetOf(of), data(*address));
-                }
-                Target::Host(name) => unknown.push((of, name.clone())),
+                // With each record: HAProxy uses an address for one server, and looks the target of another server up itself.
+                Target::Address(address) => self.help(of, Owner::TargetOf(of), data(*address)),
+                Target::Node(_, address) if is_first() => self.help(of, Owner::TargetOf(of), data(*address)),
+                Target::Host(name) if is_first() => unknown.push((of, name.clone())),
+                Target::Node(..) | Target::Host(_) => {}
             }
         }
         unknown

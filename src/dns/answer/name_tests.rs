@@ -129,13 +129,16 @@ fn names_that_dns_cannot_say_are_no_targets() {
 }
 
 #[test]
-fn several_records_of_one_address_bring_it_once() {
+fn srv_records_of_one_address_bring_it_each_and_those_of_one_node_once() {
     let house = House::new();
     for port in 1..=20 {
         let id = format!("i{port}");
-        house.list(Listed { service: "web", id: &id, host: "10.0.0.1", port, ..Listed::default() });
+        house.list(Listed { service: "own", id: &id, host: "10.0.0.1", port, ..Listed::default() });
+        house.list(Listed { service: "node", id: &format!("n{port}"), port, ..Listed::default() });
     }
-    let answer = house.ask("web.service.consul.", RecordType::SRV);
+    let answer = house.ask("own.service.consul.", RecordType::SRV);
+    assert_eq!((answer.answers.len(), answer.additionals.len()), (20, 20), "as HAProxy needs it");
+    let answer = house.ask("node.service.consul.", RecordType::SRV);
     assert_eq!((answer.answers.len(), answer.additionals.len()), (20, 1));
     assert_eq!(answer.additionals[0].of, 0, "with the first of them");
 }
