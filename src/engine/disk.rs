@@ -163,7 +163,7 @@ impl Disk {
         let writer = Writer::new(Arc::clone(&registry), store, durability, clock, metrics, queues);
         let writer = thread::Builder::new()
             .name("callboard-store".to_owned())
-            .spawn(move || writer.run(&requests, on_failure))
+            .spawn(move || writer.run(requests, on_failure))
             .map_err(StoreError::io("start the writer of", &path))?;
         let (inbox, writer) = (Mutex::new(Some(inbox)), Mutex::new(Some(writer)));
         let saved = Mutex::new(Some(SavedChecks { states, uncertain }));

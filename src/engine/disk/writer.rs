@@ -129,10 +129,17 @@ impl Writer {
     }
 
     /// Until nobody sends any more, or the disk fails.
-    pub fn run(self, inbox: &Receiver<Message>, on_failure: OnFailure) {
+    pub fn run(self, inbox: Receiver<Message>, on_failure: OnFailure) {
         let mut last_words =
             LastWords { defect: Some((StoreError::Defect { path: self.store.path().to_owned() }, on_failure)) };
-        let ended = self.work(inbox);
+        let ended = self.work(&inbox);
+        for message in inbox.try_iter() {
+            if let Message::Request(request) = message {
+                request.refuse(EngineError::Stopped);
+            }
+        }
+        // From here on, nothing is taken: who sends is told so.
+        drop(inbox);
         if let Some((_, on_failure)) = last_words.defect.take()
             && let Err(error) = ended
         {
