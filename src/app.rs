@@ -1,4 +1,4 @@
-//! What every protocol shares, above the engine.
+//! Parts that every protocol shares, above the engine.
 //!
 //! | file | holds |
 //! |---|---|

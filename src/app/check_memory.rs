@@ -1,4 +1,4 @@
-//! What is known of checks beside what the registry stores of them.
+//! Interface to the results and times of checks, which the registry does not store.
 
 use std::{fmt, sync::Arc};
 

@@ -7,7 +7,7 @@ use super::{
     keyed_lock::KeyGuard,
 };
 use crate::{
-    engine::EngineError,
+    engine::{EngineError, Submission},
     model::{CheckId, InstanceId, ServiceName, node_id, nodes},
     registry::{Command, Enroll, Entry, Holder, Outcome, TakenCheck},
 };
@@ -23,33 +23,27 @@ pub(super) struct CommandSequence {
 }
 
 impl CommandSequence {
-    pub(super) async fn order(&mut self, mut command: Command) -> Result<Outcome, EngineError> {
-        loop {
-            let again = self.begun.then(|| command.clone());
-            let done = self.path.engine.order(command, self.path.clock.now()).await;
-            match (done, again) {
-                (Err(EngineError::Overloaded { retry, .. }), Some(again)) => {
-                    self.path.background.pause(retry).await;
-                    command = again;
-                }
-                // Its beginning was done.
-                (Err(EngineError::Stopped), Some(_)) => return Err(EngineError::OutcomeUnknown),
-                (done, _) => {
-                    self.begun |= done.is_ok();
-                    return done;
-                }
-            }
-        }
+    pub(super) async fn order(&mut self, command: Command) -> Result<Outcome, EngineError> {
+        self.until_taken(command, |path, command| path.engine.order(command, path.clock.now())).await
     }
 
-    pub(super) async fn order_together(&mut self, mut commands: Vec<Command>) -> Result<Vec<Outcome>, EngineError> {
+    pub(super) async fn order_together(&mut self, commands: Vec<Command>) -> Result<Vec<Outcome>, EngineError> {
+        self.until_taken(commands, |path, commands| path.engine.order_together(commands, path.clock.now())).await
+    }
+
+    /// Submits a command, or several together, to the engine. An engine that is overloaded is asked again once the write has begun.
+    async fn until_taken<C: Clone, T: Unpin>(
+        &mut self,
+        mut asked: C,
+        submit: impl Fn(&WritePath, C) -> Submission<T>,
+    ) -> Result<T, EngineError> {
         loop {
-            let again = self.begun.then(|| commands.clone());
-            let done = self.path.engine.order_together(commands, self.path.clock.now()).await;
+            let again = self.begun.then(|| asked.clone());
+            let done = submit(&self.path, asked).await;
             match (done, again) {
                 (Err(EngineError::Overloaded { retry, .. }), Some(again)) => {
                     self.path.background.pause(retry).await;
-                    commands = again;
+                    asked = again;
                 }
                 // Its beginning was done.
                 (Err(EngineError::Stopped), Some(_)) => return Err(EngineError::OutcomeUnknown),

@@ -55,7 +55,7 @@ pub(super) struct WritePath {
     pub(super) memory: OnceLock<Weak<dyn CheckMemory>>,
 }
 
-/// What a lock is for.
+/// Subject of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum LockKey {
     /// A node, by its id among the nodes.
@@ -98,7 +98,7 @@ impl ListedChange {
 }
 
 impl NodeRegistration {
-    /// These changes of a node alone.
+    /// Returns a registration that makes these changes of a node and nothing else.
     #[must_use]
     pub fn of_node(node: InstanceId, unless_known: Option<Enroll>, changes: Vec<Command>) -> Self {
         Self { node, unless_known, changes, service: None, then: Vec::new() }

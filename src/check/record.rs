@@ -37,7 +37,7 @@ pub struct CheckTimes {
     fed_until: LeaseTime,
     ttl_from: WallTime,
     critical_since: Option<CriticalSince>,
-    /// What the first became by that.
+    /// Value of `fed_until` after the renewal.
     renewed_until: LeaseTime,
 }
 
@@ -71,7 +71,7 @@ struct State {
 /// Time at which a check became critical.
 #[derive(Debug, Clone, Copy)]
 struct CriticalSince {
-    /// As told to the next process.
+    /// Wall-clock time, for the next process.
     wall: WallTime,
     /// In this process.
     lease: LeaseTime,
@@ -79,7 +79,7 @@ struct CriticalSince {
     before: LeaseTime,
 }
 
-/// Whether the engine has the present state.
+/// State of saving a record to the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Saving {
     Done,
@@ -115,7 +115,7 @@ impl Record {
         record
     }
 
-    /// Whether the engine is to be given the state, and nobody was told yet.
+    /// Returns true, once, if the state has to be saved.
     pub(super) fn needs_saving(&self) -> bool {
         let mut state = self.0.lock();
         let needed = state.saving == Saving::Needed;
