@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Every service of the contract as the manual builder wants it. That builder, unlike the one for descriptors, can leave
-/// a method out: Watch of ours is answered by a body of its own (`src/api/watch/body.rs`).
+/// a method out: Watch of ours is answered by a body of its own (`src/protocol/grpc/watch/body.rs`).
 fn services(files: &prost_types::FileDescriptorSet) -> Vec<manual::Service> {
     let mut services = Vec::new();
     for file in &files.file {

@@ -26,11 +26,7 @@
 //! ARCHITECTURE.md has the rules and the reasons.
 
 #[cfg(feature = "server")]
-pub mod api;
-#[cfg(feature = "server")]
 pub mod app;
-#[cfg(feature = "server")]
-pub mod check;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "client")]
@@ -40,21 +36,19 @@ pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
-pub mod consul;
-#[cfg(feature = "server")]
-pub mod dns;
-#[cfg(feature = "server")]
 pub mod engine;
 #[cfg(any(test, fuzzing))]
 #[cfg(feature = "server")]
 pub mod fuzz;
 #[cfg(feature = "server")]
+pub mod health_check;
+#[cfg(feature = "server")]
 pub mod metrics;
 #[cfg(feature = "server")]
 pub mod model;
-#[cfg(feature = "server")]
-pub mod net;
 pub mod pb;
+#[cfg(feature = "server")]
+pub mod protocol;
 #[cfg(feature = "server")]
 pub mod random;
 #[cfg(feature = "server")]
@@ -66,4 +60,4 @@ pub(crate) mod sync;
 #[cfg(feature = "server")]
 pub mod telemetry;
 #[cfg(feature = "server")]
-pub mod web;
+pub mod transport;

@@ -11,7 +11,7 @@
 //! Locks, in the order in which they may be taken: order → a service, or the history, or the names, or the wheel, or protection. None of
 //! the latter is held while another is taken, and no guard of a map outlives its statement.
 //!
-//! What is not here: numbering and durability (engines), encoding (doors), waking (`net`).
+//! What is not here: numbering and durability (engines), encoding (doors), waking (`transport`).
 
 mod catalog;
 mod clock;

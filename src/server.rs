@@ -24,25 +24,25 @@ pub use doors::Addresses;
 use doors::Doors;
 
 use crate::{
-    api::{Shared, Subscribers},
     app::{Commands, RecoveryError},
-    check::{self, Checks, Inbox},
     clock::Clock,
     config::Config,
-    consul::{Agent, Consul},
-    dns,
     engine::{
         self, Beginning, Disk, Engine, Memory,
         disk::{StoreError, Surroundings},
     },
+    health_check::{self, Checks, Inbox},
     metrics::Metrics,
     model::{Incarnation, Invalid, ServiceName},
-    net::{
+    protocol::consul::{Agent, Consul},
+    protocol::dns,
+    protocol::grpc::{Shared, Subscribers},
+    random,
+    registry::{Audience, Event},
+    transport::{
         Alarm, Alarmed, Gate, Hubs, PerAddress, Rules, Worker, Workers, accept, raise_limit, room_for_connections,
         tls::{Files, Tls, TlsError},
     },
-    random,
-    registry::{Audience, Event},
 };
 use outcry::Outcry;
 
@@ -127,7 +127,7 @@ pub struct Server {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     tasks: JoinSet<()>,
-    checking: check::Running,
+    checking: health_check::Running,
     alarmed: Alarmed,
 }
 
@@ -335,10 +335,10 @@ fn consul(config: &Config, shared: &Arc<Shared>) -> Result<Arc<Consul>, Invalid>
 }
 
 /// Where health checks may go: anywhere, as long as only this machine can ask for them.
-fn check_rules(config: &Config) -> check::Rules {
+fn check_rules(config: &Config) -> health_check::Rules {
     let listeners = [config.grpc, config.http, config.grpc_tls, config.http_tls];
     let exposed = listeners.into_iter().flatten().any(|address| !address.ip().to_canonical().is_loopback());
-    check::Rules { exposed, allowed: config.check_allow.clone() }
+    health_check::Rules { exposed, allowed: config.check_allow.clone() }
 }
 
 async fn expire(shared: Arc<Shared>) {

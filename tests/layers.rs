@@ -63,7 +63,7 @@ const RULES: &[Rule] = &[
     Rule { room: "sync", knows: &[], tests_know: &[], never: &["tokio", "tonic", "prost", "axum"] },
     Rule { room: "metrics", knows: &[], tests_know: &[], never: &["tonic", "prost", "axum"] },
     Rule {
-        room: "net",
+        room: "transport",
         knows: &["clock", "engine", "metrics", "model", "random", "registry", "sync"],
         tests_know: &[],
         never: &["axum"],
@@ -76,15 +76,30 @@ const RULES: &[Rule] = &[
         never: &["tonic", "prost", "axum", "http"],
     },
     Rule {
-        room: "check",
+        room: "health_check",
         knows: &["app", "clock", "engine", "model", "random", "registry"],
         tests_know: &[],
         never: &["axum", "prost"],
     },
-    Rule { room: "consul", knows: &["api", "check", "net"], tests_know: &[], never: &["tonic", "prost"] },
-    Rule { room: "dns", knows: &["api", "check", "net"], tests_know: &[], never: &["tonic", "prost", "axum"] },
-    Rule { room: "api", knows: &["check", "net", "pb"], tests_know: &[], never: &[] },
-    Rule { room: "web", knows: &["api", "consul", "net"], tests_know: &[], never: &["tonic", "prost"] },
+    Rule {
+        room: "protocol/consul",
+        knows: &["protocol/grpc", "health_check", "transport"],
+        tests_know: &[],
+        never: &["tonic", "prost"],
+    },
+    Rule {
+        room: "protocol/dns",
+        knows: &["protocol/grpc", "health_check", "transport"],
+        tests_know: &[],
+        never: &["tonic", "prost", "axum"],
+    },
+    Rule { room: "protocol/grpc", knows: &["health_check", "transport", "pb"], tests_know: &[], never: &[] },
+    Rule {
+        room: "protocol/http",
+        knows: &["protocol/grpc", "protocol/consul", "transport"],
+        tests_know: &[],
+        never: &["tonic", "prost"],
+    },
     Rule { room: "client", knows: &["pb"], tests_know: &[], never: &["axum", "dashmap"] },
     Rule { room: "telemetry", knows: &[], tests_know: &[], never: &["tonic", "prost", "axum"] },
     Rule {
@@ -95,13 +110,31 @@ const RULES: &[Rule] = &[
     },
     Rule {
         room: "server",
-        knows: &["api", "check", "config", "consul", "dns", "net", "web"],
+        knows: &[
+            "protocol/grpc",
+            "health_check",
+            "config",
+            "protocol/consul",
+            "protocol/dns",
+            "transport",
+            "protocol/http",
+        ],
         tests_know: &[],
         never: &["prost", "axum"],
     },
     Rule {
         room: "fuzz",
-        knows: &["api", "check", "client", "config", "consul", "dns", "net", "pb", "web"],
+        knows: &[
+            "protocol/grpc",
+            "health_check",
+            "client",
+            "config",
+            "protocol/consul",
+            "protocol/dns",
+            "transport",
+            "pb",
+            "protocol/http",
+        ],
         tests_know: &[],
         never: &[],
     },
@@ -114,7 +147,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// Rooms that stand on the ground.
-const ON_THE_GROUND: &[&str] = &["api", "consul", "dns", "fuzz", "web", "server"];
+const ON_THE_GROUND: &[&str] = &["protocol/grpc", "protocol/consul", "protocol/dns", "fuzz", "protocol/http", "server"];
 /// Rooms without IO.
 const PURE_ROOMS: &[&str] = &["model", "registry"];
 
@@ -126,8 +159,9 @@ impl Rule {
     /// Why it may not name that, if it may not.
     fn forbids(&self, named: &Named) -> Option<String> {
         let path = named.path.join("::");
-        if let [first, other, ..] = &*named.path
+        if let [first, rest @ ..] = &*named.path
             && first == "crate"
+            && let Some(other) = layer(rest)
         {
             let other = other.as_str();
             let on_ground = ON_THE_GROUND.contains(&self.room) && GROUND.contains(&other);
@@ -158,11 +192,19 @@ fn names(named: &Named, forbidden: &str) -> bool {
         || named.imported && path.len() > 1 && forbidden.starts_with(path.strip_suffix(&["*"]).unwrap_or(&path))
 }
 
+/// Returns the layer that a path below the crate's root leads to: its first module, or below `protocol` the first two.
+fn layer(path: &[String]) -> Option<String> {
+    match path {
+        [first, second, ..] if first == "protocol" => Some(format!("protocol/{second}")),
+        [first, ..] => Some(first.clone()),
+        [] => None,
+    }
+}
+
 /// The room that a file is in; the crate's roots are in none.
 fn room(file: &Path) -> Option<String> {
-    let first = file.iter().next()?.to_str()?;
-    let room = first.strip_suffix(".rs").unwrap_or(first);
-    (!matches!(room, "lib" | "main")).then(|| room.to_owned())
+    let path: Vec<String> = file.iter().map(|part| part.to_string_lossy().trim_end_matches(".rs").to_owned()).collect();
+    layer(&path).filter(|layer| !matches!(&**layer, "lib" | "main" | "protocol"))
 }
 
 fn breaches(file: &Path, source: &Source) -> Vec<String> {
@@ -201,10 +243,10 @@ fn layers_notice_a_forbidden_room() {
         ("model/name.rs", "use crate::registry::Registry;"),
         ("model/name.rs", "use crate::{clock::Clock, model::Invalid};"),
         ("registry/write.rs", "fn f() { crate::engine::Memory::new() }"),
-        ("registry/write.rs", "use crate::model::{self, Revision}; use super::super::net::Hubs;"),
+        ("registry/write.rs", "use crate::model::{self, Revision}; use super::super::transport::Hubs;"),
         ("engine/memory.rs", "pub use crate::pb::callboard;"),
-        ("net/hub.rs", "use crate::{\n    clock,\n    api::{Api},\n};"),
-        ("web.rs", "use crate::cli;"),
+        ("transport/hub.rs", "use crate::{\n    clock,\n    protocol::grpc::{Api},\n};"),
+        ("protocol/http.rs", "use crate::cli;"),
         ("client/watch.rs", "use crate::model::Revision;"),
         ("config.rs", "use crate::server;"),
         ("garden/rose.rs", "fn f() {}"),
@@ -236,8 +278,8 @@ fn layers_let_pass_what_is_allowed() {
         ("model/name.rs", "// use tokio::sync;\nconst A: &str = \"crate::engine::Memory\"; /* use tonic::Status; */"),
         ("registry/ring.rs", "#[cfg(test)]\nmod tests { use crate::engine::Memory; use std::time::Instant; }"),
         ("registry/lease.rs", "#[cfg(test)] mod tests { use super::super::lease::Carrier; }"),
-        ("api/watch.rs", "use crate::{model::Revision, net::Hubs, pb::callboard};"),
-        ("lib.rs", "pub mod api;"),
+        ("protocol/grpc/watch.rs", "use crate::{model::Revision, transport::Hubs, pb::callboard};"),
+        ("lib.rs", "pub mod clock;"),
     ] {
         assert_eq!(found(file, text), [""; 0], "{file}: {text}");
     }

@@ -9,18 +9,18 @@ use std::{
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use callboard::{
-    api::Api,
     clock::Clock,
-    consul::{Agent, Consul, Entrance},
     engine::{Beginning, Disk, Durability, disk::Surroundings},
     metrics::Metrics,
     model::{Incarnation, Metadata},
-    net::Hubs,
     pb::callboard::v1::{
         Check, CheckStatus, InstanceStatus, RegisterRequest, ReportCheckRequest, TtlProbe, UpdateInstanceRequest,
         check::Probe,
     },
+    protocol::consul::{Agent, Consul, Entrance},
+    protocol::grpc::Api,
     registry::{Audience, Event},
+    transport::Hubs,
 };
 use tempfile::TempDir;
 use tokio::time::{pause, resume};

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    dns::{Oracle, Way, Zone, reply},
     engine::Memory,
     metrics::Replied,
     model::Incarnation,
+    protocol::dns::{Oracle, Way, Zone, reply},
     registry::{
         Command,
         test_support::{Nobody, at, register},

@@ -13,7 +13,7 @@ use super::{
     draw::Draw,
     world::{World, runtime},
 };
-use crate::net::{Port, serve};
+use crate::transport::{Port, serve};
 
 /// Bytes that a pipe holds: a peer that does not read soon stops its writer.
 const PIPE: usize = 64 * 1024;

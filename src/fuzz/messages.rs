@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     client::Reader,
-    net::Connection,
     pb::callboard::v1::{
         Address, DeregisterRequest, Heartbeat, KeepAliveRequest, KeepAliveResponse, ListEventsRequest,
         ListInstancesRequest, ListServicesRequest, ListSubscribersRequest, LoadReport, RegisterRequest,
         RegisterResponse, UpdateInstanceRequest, WatchRequest, WatchResponse,
     },
+    transport::Connection,
 };
 
 /// Most calls of a session.

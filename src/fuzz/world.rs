@@ -15,17 +15,17 @@ use tokio::{
 };
 
 use crate::{
-    api::{Api, Shared, Subscribers},
     app::Commands,
-    check::{Checks, Rules as CheckRules},
     clock::Clock,
-    consul::{Agent, Consul},
     engine::{Engine, Memory},
+    health_check::{Checks, Rules as CheckRules},
     metrics::Metrics,
     model::{Incarnation, Metadata},
-    net::{Alarm, Connection, Gate, Hubs, Place, Port, Protocol, Rules, Worker, Workers},
+    protocol::consul::{Agent, Consul},
+    protocol::grpc::{Api, Shared, Subscribers},
+    protocol::http::Web,
     registry::{Audience, Command, Holder},
-    web::Web,
+    transport::{Alarm, Connection, Gate, Hubs, Place, Port, Protocol, Rules, Worker, Workers},
 };
 
 thread_local! {

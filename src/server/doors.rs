@@ -4,11 +4,11 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{Inherited, StartError};
 use crate::{
-    api::{Api, Shared},
     config::Config,
-    consul::Consul,
-    net::{Dealer, Listener, Port, Protocol, Workers, tls::Tls},
-    web::Web,
+    protocol::consul::Consul,
+    protocol::grpc::{Api, Shared},
+    protocol::http::Web,
+    transport::{Dealer, Listener, Port, Protocol, Workers, tls::Tls},
 };
 
 /// Where a server listens, each with the port that the system chose.

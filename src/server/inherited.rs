@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
-use crate::net::Listener;
+use crate::transport::Listener;
 
 /// The sockets, each with its name. None, on other systems than Linux.
 #[derive(Debug, Default)]

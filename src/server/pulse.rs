@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::api::Shared;
+use crate::protocol::grpc::Shared;
 
 /// Looks at a server from beside it.
 #[derive(Debug, Clone)]

@@ -6,10 +6,10 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::StartError;
 use crate::{
-    api::Shared,
     config::Config,
-    dns::{Door, Oracle, Zone},
-    net::{Alarm, Gate},
+    protocol::dns::{Door, Oracle, Zone},
+    protocol::grpc::Shared,
+    transport::{Alarm, Gate},
 };
 
 /// Binds it where it is configured. `None`: it is off, or the address that nobody chose is taken.

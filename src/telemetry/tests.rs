@@ -76,9 +76,9 @@ fn colour_is_left_out_where_it_is_off() {
 fn the_filter_decides() {
     let log = || {
         debug!(target: "callboard::registry", "quiet");
-        debug!(target: "callboard::api", "loud");
+        debug!(target: "callboard::protocol::grpc", "loud");
     };
-    let lines = written("info,callboard::api=debug", Look::Lines, false, log);
+    let lines = written("info,callboard::protocol::grpc=debug", Look::Lines, false, log);
     assert!(lines.contains("loud") && !lines.contains("quiet"), "{lines}");
 }
 

@@ -10,15 +10,15 @@ use std::{
 };
 
 use callboard::{
-    api::{Api, Shared, Subscribers},
     app::Commands,
-    check::{Checks, Rules as CheckRules},
     clock::Clock,
     engine::{Engine, Memory},
+    health_check::{Checks, Rules as CheckRules},
     metrics::Metrics,
     model::{Address, BootId, Incarnation, InstanceId, LeaseId, Metadata, ServiceName, Tags, Terms, Weight},
-    net::{Connection, Gate, Hubs, Place, Port, Protocol, Rules, serve},
+    protocol::grpc::{Api, Shared, Subscribers},
     registry::{Audience, Command, Description, Patch, Register},
+    transport::{Connection, Gate, Hubs, Place, Port, Protocol, Rules, serve},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{sync::watch, task::JoinSet, time::interval};

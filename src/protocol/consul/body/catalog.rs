@@ -1,0 +1,200 @@
+//! Nodes, services and checks as the catalog's endpoints take them.
+
+use std::{borrow::Cow, time::Duration};
+
+use serde_json::{Map, Value as Json};
+
+use super::{Asked, Fields, Pair, Problem, Service, object};
+use crate::{
+    model::{MAX_STATED_OUTPUT_BYTES, Metadata, StatedCheck},
+    protocol::consul::view::go_duration,
+};
+
+/// Parts of a check's definition that are texts, numbers and switches, by the names under which they are shown.
+const TEXTS: [&[&str]; 13] = [
+    &["HTTP"],
+    &["TLSServerName", "tls_server_name"],
+    &["Method"],
+    &["Body"],
+    &["TCP"],
+    &["UDP"],
+    &["GRPC"],
+    &["H2PING", "h2ping"],
+    &["OSService", "os_service"],
+    &["AliasNode", "alias_node"],
+    &["AliasService", "alias_service"],
+    &["DockerContainerID", "docker_container_id"],
+    &["Shell"],
+];
+const NUMBERS: [&[&str]; 2] = [&["OutputMaxSize", "output_max_size"], &["TTL"]];
+const SWITCHES: [&[&str]; 5] = [
+    &["TLSSkipVerify", "tls_skip_verify"],
+    &["DisableRedirects", "disable_redirects"],
+    &["TCPUseTLS", "tcp_use_tls"],
+    &["GRPCUseTLS", "grpc_use_tls"],
+    &["H2PingUseTLS", "h2ping_use_tls"],
+];
+const DURATIONS: [&[&str]; 3] =
+    [&["Interval"], &["Timeout"], &["DeregisterCriticalServiceAfter", "deregister_critical_service_after"]];
+
+/// What `catalog/register` sends.
+#[derive(Debug)]
+pub(crate) struct CatalogRegistration<'a> {
+    pub(crate) datacenter: Cow<'a, str>,
+    pub(crate) node: Cow<'a, str>,
+    pub(crate) id: Cow<'a, str>,
+    pub(crate) address: Cow<'a, str>,
+    pub(crate) tagged_addresses: Vec<Pair<'a>>,
+    pub(crate) meta: Metadata,
+    pub(crate) skip_node_update: bool,
+    pub(crate) service: Option<Service<'a>>,
+    pub(crate) checks: Vec<Asked<'a>>,
+}
+
+impl<'a> CatalogRegistration<'a> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
+        let mut fields = object(bytes, "structs.RegisterRequest")?;
+        let service = fields.nested(&["Service"], "structs.NodeService")?.map(Service::in_catalog).transpose()?;
+        let mut checks = Vec::new();
+        if let Some(check) = fields.nested(&["Check"], "structs.HealthCheck")? {
+            checks.extend(stated(check)?);
+        }
+        for check in fields.list(&["Checks"], "structs.HealthCheck")? {
+            checks.extend(stated(check)?);
+        }
+        let (node, address) = (fields.text(&["Node"])?, fields.text(&["Address"])?);
+        let meta = fields.map(&["NodeMeta", "node_meta"])?;
+        let registration = Self {
+            datacenter: fields.text(&["Datacenter"])?,
+            id: fields.text(&["ID"])?,
+            tagged_addresses: fields.map(&["TaggedAddresses", "tagged_addresses"])?,
+            skip_node_update: fields.switch(&["SkipNodeUpdate", "skip_node_update"])?,
+            meta: Metadata::kept(meta.iter().map(|(key, value)| (key, value)))?,
+            checks,
+            node,
+            address,
+            service,
+        };
+        for known in ["Token", "WriteRequest", "PeerName", "Locality"] {
+            fields.ignore(&[known]);
+        }
+        fields.end()?;
+        if registration.node.is_empty() {
+            return Err(Problem::Server("Must provide node".to_owned()));
+        }
+        if registration.address.is_empty() && !registration.skip_node_update {
+            return Err(Problem::Server("Must provide address if SkipNodeUpdate is not set".to_owned()));
+        }
+        Ok(registration)
+    }
+}
+
+/// What `catalog/deregister` sends.
+#[derive(Debug)]
+pub(crate) struct CatalogDeregistration<'a> {
+    pub(crate) datacenter: Cow<'a, str>,
+    pub(crate) node: Cow<'a, str>,
+    pub(crate) service: Cow<'a, str>,
+    pub(crate) check: Cow<'a, str>,
+}
+
+impl<'a> CatalogDeregistration<'a> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
+        let mut fields = object(bytes, "structs.DeregisterRequest")?;
+        let asked = Self {
+            datacenter: fields.text(&["Datacenter"])?,
+            node: fields.text(&["Node"])?,
+            service: fields.text(&["ServiceID", "service_id"])?,
+            check: fields.text(&["CheckID", "check_id"])?,
+        };
+        for known in ["Address", "Token", "WriteRequest", "PeerName"] {
+            fields.ignore(&[known]);
+        }
+        fields.end()?;
+        if asked.node.is_empty() { Err(Problem::Server("Must provide node".to_owned())) } else { Ok(asked) }
+    }
+}
+
+/// A check whose status is stated. How it is made is kept, and never acted on. `None`: nothing was said.
+fn stated(mut check: Fields<'_>) -> Result<Option<Asked<'_>>, Problem> {
+    if check.is_empty() {
+        return Ok(None);
+    }
+    let output = check.text(&["Output"])?;
+    let definition = check.nested(&["Definition"], "structs.HealthCheckDefinition")?;
+    let stated = StatedCheck {
+        // As for the output of checks that are made here, the beginning is kept.
+        output: output[..output.floor_char_boundary(MAX_STATED_OUTPUT_BYTES)].into(),
+        kind: check.text(&["Type"])?.into(),
+        interval: check.text(&["Interval"])?.into(),
+        timeout: check.text(&["Timeout"])?.into(),
+        definition: definition.map(definition_text).transpose()?.unwrap_or_default(),
+    };
+    Ok(Asked::of(check)?.map(|asked| asked.stated(stated)))
+}
+
+/// How a check is made, as JSON in the order in which Consul shows it; empty where nothing was said.
+fn definition_text(mut fields: Fields<'_>) -> Result<Box<str>, Problem> {
+    let mut shown = Map::new();
+    for names in DURATIONS {
+        let span = fields.duration(names)?;
+        if span != Duration::ZERO {
+            shown.insert(names[0].to_owned(), go_duration(span).into());
+        }
+    }
+    for names in TEXTS {
+        let text = fields.text(names)?;
+        if !text.is_empty() {
+            shown.insert(names[0].to_owned(), text.into());
+        }
+    }
+    for names in NUMBERS {
+        if let Some(number) = fields.number(names)?.filter(|number| *number != 0) {
+            shown.insert(names[0].to_owned(), number.into());
+        }
+    }
+    for names in SWITCHES {
+        if fields.switch(names)? {
+            shown.insert(names[0].to_owned(), true.into());
+        }
+    }
+    let arguments = fields.texts(&["ScriptArgs", "script_args"])?;
+    if !arguments.is_empty() {
+        shown.insert("ScriptArgs".to_owned(), arguments.into_iter().map(Json::from).collect());
+    }
+    if let Some(headers) = fields.take(&["Header"]) {
+        shown.insert("Header".to_owned(), headers.into_json());
+    }
+    fields.end()?;
+    if shown.is_empty() { Ok(Box::default()) } else { Ok(Json::Object(shown).to_string().into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::consul::body::value::Value;
+
+    fn definition(text: &str) -> Result<String, String> {
+        let fields = object(text.as_bytes(), "structs.HealthCheckDefinition").unwrap();
+        definition_text(fields).map(String::from).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn definition_of_a_stated_check_is_kept_in_consuls_form() {
+        let given = r#"{"http":"http://a/","Interval":"90s","Timeout":2000000000,"Header":{"A":["b"]},"TLSSkipVerify":true,
+            "Method":"","OutputMaxSize":7,"ScriptArgs":["x"],"deregister_critical_service_after":"1h"}"#;
+        let kept = r#"{"DeregisterCriticalServiceAfter":"1h0m0s","HTTP":"http://a/","Header":{"A":["b"]},"Interval":"1m30s","OutputMaxSize":7,"ScriptArgs":["x"],"TLSSkipVerify":true,"Timeout":"2s"}"#;
+        assert_eq!(definition(given).as_deref(), Ok(kept));
+        assert_eq!(definition(r#"{"HTTP":"","Interval":"0s"}"#).as_deref(), Ok(""));
+        assert_eq!(definition(kept).as_deref(), Ok(kept), "what is shown can be sent back");
+        let unknown = definition(r#"{"Nope":1}"#).unwrap_err();
+        assert_eq!(unknown, "Request decode failed: json: unknown field \"Nope\"");
+    }
+
+    #[test]
+    fn values_are_kept_as_json_whatever_they_are() {
+        let text = r#"{"a":[1,-2,1.5,null,true,{"b":"c"}],"d":{}}"#;
+        let value: Value<'_> = serde_json::from_str(text).unwrap();
+        assert_eq!(value.into_json().to_string(), text);
+    }
+}

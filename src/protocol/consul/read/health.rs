@@ -1,0 +1,194 @@
+//! `/v1/health/…`: who works.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    model::{Instance, ServiceName, same_node},
+    protocol::consul::{
+        Call, Consul, Problem,
+        agent::{Host, ITSELF},
+        filter::{CHECKS, ENTRIES, Wanted},
+        query::Query,
+        reply::{Kept, Reply, encode},
+        view::{HealthCheck, Service, ServiceEntry, checks_of, checks_of_node},
+        wait::Subject,
+    },
+    registry::Entry,
+};
+
+impl Consul {
+    pub(super) async fn health_service(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing service name"));
+        }
+        let passing = call.query.switch("passing")?;
+        let wanted = Wanted::parse(call.query.get("filter"), &ENTRIES)?;
+        self.of_service(call, super::HEALTH_SERVICE, |spellings| {
+            let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
+            let shown = entries.iter().zip(&hosts).map(|(entry, host)| self.service_entry(&entry.instance, host));
+            let shown: Vec<_> = shown.filter(|entry| (!passing || entry.passes()) && wanted.takes(entry)).collect();
+            let nodes = hosts.iter().filter_map(|host| host.entry.as_ref());
+            let volatile = entries.iter().chain(nodes).any(|entry| !entry.instance.checks.is_empty());
+            Ok((encode(&shown, call.query.pretty)?, volatile))
+        })
+        .await
+    }
+
+    pub(super) async fn health_checks(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing service name"));
+        }
+        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+        self.of_service(call, super::HEALTH_CHECKS, |spellings| {
+            let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
+            let shown = entries.iter().zip(&hosts).flat_map(|(entry, host)| {
+                let node = host.view(&self.agent, self.registry()).node;
+                checks_of(&entry.instance, &node, &self.shared.checks)
+            });
+            let shown: Vec<_> = shown.filter(|check| wanted.takes(check)).collect();
+            Ok((encode(&shown, call.query.pretty)?, true))
+        })
+        .await
+    }
+
+    pub(super) async fn health_state(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing check state"));
+        }
+        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+        let registry = self.registry();
+        let catalog = registry.catalog();
+        let by_meta = call.query.get("node-meta").is_some();
+        let index = || {
+            let checks = catalog.checks_changed();
+            self.at_least(if by_meta { checks.max(catalog.nodes_changed()) } else { checks })
+        };
+        let index = self.wait(call, &Subject::Everything, index).await?;
+        let (hosts, entries) = (Host::all(registry, &self.agent), self.everybody());
+        let of_hosts =
+            hosts.iter().filter(|host| self.has_meta(host, &call.query)).flat_map(|host| self.host_checks(host));
+        let of_services =
+            entries.iter().filter(|(_, host)| self.has_meta(host, &call.query)).flat_map(|(entry, host)| {
+                let node = host.view(&self.agent, registry).node;
+                checks_of(&entry.instance, &node, &self.shared.checks)
+            });
+        let any = call.subject == "any";
+        let shown =
+            of_hosts.chain(of_services).filter(|check| (any || check.status == call.subject) && wanted.takes(check));
+        let mut shown: Vec<_> = shown.collect();
+        shown.sort_by_cached_key(HealthCheck::by_node);
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+    }
+
+    pub(super) async fn health_node(&self, call: &Call) -> Result<Reply, Problem> {
+        if call.subject.is_empty() {
+            return Err(Problem::Text("Missing node name"));
+        }
+        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+        let registry = self.registry();
+        let kept = self.agent.kept_name(&call.subject);
+        let index = || self.at_least(registry.catalog().node_checked(kept));
+        let index = self.wait(call, &Subject::Node(kept.into()), index).await?;
+        // Only here Consul compares names of nodes as they are written.
+        let here = |host: &Host| *self.agent.shown_name(&host.name) == *call.subject;
+        let host = Host::find(registry, kept).filter(here);
+        let entries: Vec<_> = self.everybody().into_iter().filter(|(_, on)| here(on)).collect();
+        let of_host = host.iter().flat_map(|host| self.host_checks(host));
+        let of_services = entries.iter().flat_map(|(entry, host)| {
+            checks_of(&entry.instance, &host.view(&self.agent, registry).node, &self.shared.checks)
+        });
+        let mut shown: Vec<_> = of_host.chain(of_services).filter(|check| wanted.takes(check)).collect();
+        shown.sort_by(|one, other| one.check_id.cmp(&other.check_id));
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+    }
+
+    /// An instance with its node and all checks of both.
+    fn service_entry<'a>(&'a self, instance: &'a Instance, host: &'a Host) -> ServiceEntry<'a> {
+        let node = host.view(&self.agent, self.registry());
+        let mut checks = if instance.listing.is_some() {
+            self.host_checks(host)
+        } else {
+            // What somebody finds out about the node in Consul's words says nothing of who has a lease.
+            vec![self.serf(host)]
+        };
+        checks.extend(checks_of(instance, &node.node, &self.shared.checks));
+        ServiceEntry { node, service: Service::new(instance), checks }
+    }
+
+    /// The checks of a node, by id. Ours is alive, or would not answer.
+    pub(super) fn host_checks<'a>(&'a self, host: &'a Host) -> Vec<HealthCheck<'a>> {
+        let mut checks = Vec::new();
+        if let Some(entry) = &host.entry {
+            let name = self.agent.shown_name(&host.name);
+            checks = checks_of_node(&entry.instance, &name, &self.shared.checks);
+        }
+        if host.name.is_empty() {
+            checks.push(self.serf(host));
+        }
+        checks.sort_by(|one, other| one.check_id.cmp(&other.check_id));
+        checks
+    }
+
+    fn serf<'a>(&'a self, host: &'a Host) -> HealthCheck<'a> {
+        HealthCheck::serf(self.agent.shown_name(&host.name), self.registry().beginning().0.max(2) - 1)
+    }
+
+    /// Instances of a service in all its spellings that a query asks for, by id, each with its node.
+    pub(super) fn found(&self, name: &str, spellings: &[ServiceName], query: &Query) -> (Vec<Arc<Entry>>, Vec<Host>) {
+        let itself = name.eq_ignore_ascii_case(ITSELF).then(|| Arc::clone(&self.itself));
+        let blocks: Vec<_> = spellings.iter().map(|service| self.registry().blocks(service)).collect();
+        let mut entries: Vec<_> =
+            blocks.iter().flat_map(|blocks| blocks.iter()).flat_map(|block| block.entries()).collect();
+        if spellings.len() > 1 {
+            entries.sort_by(|one, other| one.instance.id.cmp(&other.instance.id));
+        }
+        let tags: Vec<&str> = query.all("tag").filter(|tag| !tag.is_empty()).collect();
+        let has = |instance: &Instance, tag: &&str| instance.tags.iter().any(|own| own.eq_ignore_ascii_case(tag));
+        let mut known: Option<Host> = None;
+        let found = itself.iter().chain(entries).filter(|entry| tags.iter().all(|tag| has(&entry.instance, tag)));
+        let found = found.map(|entry| (Arc::clone(entry), self.host_of(&entry.instance, &mut known)));
+        found.filter(|(_, host)| self.has_meta(host, query)).unzip()
+    }
+
+    /// The node of an instance. Mostly it is that of the one before.
+    fn host_of(&self, instance: &Instance, known: &mut Option<Host>) -> Host {
+        let name = instance.listing.as_ref().map_or("", |listing| &*listing.node);
+        let host = match known.take() {
+            Some(host) if same_node(&host.name, name) => host,
+            _ => Host::of(self.registry(), instance),
+        };
+        *known = Some(host.clone());
+        host
+    }
+
+    /// Whether a node has the metadata that a query asks for.
+    pub(super) fn has_meta(&self, host: &Host, query: &Query) -> bool {
+        let mut asked = query.all("node-meta").peekable();
+        if asked.peek().is_none() {
+            return true;
+        }
+        let meta = host.view(&self.agent, self.registry()).meta.unwrap_or_default();
+        asked.all(|pair| {
+            let (key, value) = pair.split_once(':').unwrap_or((pair, ""));
+            meta.get(key).is_some_and(|known| *known == value)
+        })
+    }
+
+    /// Every instance with its node, by service and id.
+    pub(super) fn everybody(&self) -> Vec<(Arc<Entry>, Host)> {
+        let (registry, mut known, mut all) = (self.registry(), None, Vec::new());
+        for summary in registry.each_service() {
+            let blocks = registry.blocks(&summary.name);
+            let entries = blocks.iter().flat_map(|block| block.entries());
+            all.extend(entries.map(|entry| (Arc::clone(entry), self.host_of(&entry.instance, &mut known))));
+        }
+        all
+    }
+
+    /// A long answer, packed if the client takes it.
+    pub(super) fn packed(call: &Call, body: Bytes) -> Reply {
+        Kept::once(body).reply(&call.query)
+    }
+}

@@ -1,0 +1,141 @@
+//! Health checks, from and to the contract's messages.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Problem,
+    decode::span,
+    encode::{self, timestamp},
+};
+use crate::{
+    health_check::{Checks as Results, Finding},
+    model::{Check, CheckId, Definition, HttpProbe, Instance, Invalid, Probe, ProbeTls, Target, Thresholds, Verdict},
+    pb::callboard::v1 as pb,
+    registry::NewCheck,
+};
+
+/// The interval of who asks for none.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// The checks of a registration.
+pub(super) fn asked(checks: &[pb::Check]) -> Result<Vec<NewCheck>, Problem> {
+    let one = |(at, check): (usize, &pb::Check)| {
+        self::check(check).map_err(|problem| match problem {
+            Problem::Invalid(invalid) => Problem::Invalid(invalid.within(&format!("checks[{at}]"))),
+            other => other,
+        })
+    };
+    checks.iter().enumerate().map(one).collect()
+}
+
+fn check(asked: &pb::Check) -> Result<NewCheck, Problem> {
+    let probe = probe(asked.probe.as_ref())?;
+    let id = if asked.id.is_empty() { probe.kind() } else { &asked.id };
+    let name = if asked.name.is_empty() { id } else { &asked.name };
+    let definition = Definition {
+        notes: asked.notes.as_str().into(),
+        interval: span("interval", asked.interval.as_ref())?.unwrap_or(INTERVAL),
+        timeout: span("timeout", asked.timeout.as_ref())?.unwrap_or_default(),
+        thresholds: Thresholds {
+            passing: asked.successes_before_passing,
+            warning: asked.failures_before_warning,
+            critical: asked.failures_before_critical,
+        },
+        deregister_after: span("deregister_critical_after", asked.deregister_critical_after.as_ref())?,
+        output_max_size: asked.output_max_size,
+        ..Definition::new(CheckId::parse(id)?, name, probe.clone())
+    };
+    let verdict = match asked.initial_status() {
+        pb::CheckStatus::Unspecified => Verdict::Critical,
+        _ => verdict("initial_status", asked.initial_status)?,
+    };
+    Ok(NewCheck { definition: Arc::new(definition.check()?), verdict })
+}
+
+fn probe(asked: Option<&pb::check::Probe>) -> Result<Probe, Problem> {
+    let tls = |asked: &pb::ProbeTls| ProbeTls {
+        server_name: asked.server_name.as_str().into(),
+        skip_verify: asked.skip_verify,
+    };
+    Ok(match asked {
+        Some(pb::check::Probe::Http(http)) => {
+            let mut headers: Vec<(Box<str>, Box<str>)> =
+                http.headers.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+            headers.sort_unstable();
+            headers
+                .extend(http.more_headers.iter().map(|more| (more.name.as_str().into(), more.value.as_str().into())));
+            Probe::Http(HttpProbe {
+                headers: headers.into(),
+                body: http.body.as_str().into(),
+                disable_redirects: http.disable_redirects,
+                tls: http.tls.as_ref().map(tls).unwrap_or_default(),
+                ..HttpProbe::get(&http.url).with_method(&http.method)
+            })
+        }
+        Some(pb::check::Probe::Tcp(tcp)) => {
+            Probe::Tcp { target: Target::parse("tcp.target", &tcp.target)?, tls: tcp.tls.as_ref().map(tls) }
+        }
+        Some(pb::check::Probe::Grpc(grpc)) => Probe::Grpc {
+            target: Target::parse("grpc.target", &grpc.target)?,
+            service: grpc.service.as_str().into(),
+            tls: grpc.tls.as_ref().map(tls),
+        },
+        Some(pb::check::Probe::Ttl(_)) => Probe::Ttl,
+        None => return Err(Invalid::unshown("probe", "is not given", "give one of http, tcp, grpc, ttl").into()),
+    })
+}
+
+/// What is reported of a check.
+pub(super) fn verdict(field: &'static str, status: i32) -> Result<Verdict, Problem> {
+    match pb::CheckStatus::try_from(status) {
+        Ok(pb::CheckStatus::Passing) => Ok(Verdict::Passing),
+        Ok(pb::CheckStatus::Warning) => Ok(Verdict::Warning),
+        Ok(pb::CheckStatus::Critical) => Ok(Verdict::Critical),
+        Ok(pb::CheckStatus::Unspecified) | Err(_) => {
+            let remedy = "say CHECK_STATUS_PASSING, CHECK_STATUS_WARNING or CHECK_STATUS_CRITICAL";
+            Err(Invalid::new(field, &status.to_string(), "is no status of a check", remedy).into())
+        }
+    }
+}
+
+/// What a check says.
+pub(super) fn state(check: &Check) -> pb::CheckState {
+    pb::CheckState {
+        id: check.id().to_string(),
+        name: check.definition.name.to_string(),
+        kind: check.definition.probe.kind().to_owned(),
+        status: status(check.verdict).into(),
+        revision: check.revision.0,
+    }
+}
+
+/// What the checks of an instance have found.
+pub(super) fn reports(instance: &Instance, results: &Results) -> Vec<pb::CheckReport> {
+    let report = |check: &Check| {
+        let known = results.record(&instance.service, &instance.id, check.id());
+        pb::CheckReport {
+            state: Some(state(check)),
+            output: known.as_ref().map(|known| known.output().to_string()).unwrap_or_default(),
+            results: known.as_ref().map(|known| known.findings().iter().map(result).collect()).unwrap_or_default(),
+            changes: known.map_or(0, |known| known.changes()),
+        }
+    };
+    instance.checks.iter().map(report).collect()
+}
+
+fn result(finding: &Finding) -> pb::CheckResult {
+    pb::CheckResult {
+        time: Some(timestamp(finding.at)),
+        status: status(finding.verdict).into(),
+        took: finding.took.and_then(encode::span),
+        output: finding.output.to_string(),
+    }
+}
+
+fn status(verdict: Verdict) -> pb::CheckStatus {
+    match verdict {
+        Verdict::Passing => pb::CheckStatus::Passing,
+        Verdict::Warning => pb::CheckStatus::Warning,
+        Verdict::Critical => pb::CheckStatus::Critical,
+    }
+}

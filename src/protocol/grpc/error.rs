@@ -1,0 +1,236 @@
+//! Every refusal as a gRPC status with its details: the one place where codes are chosen.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    engine::EngineError,
+    health_check::ReportError,
+    model::{Invalid, filter::FilterError},
+    registry::Refusal,
+    transport::Busy,
+};
+
+/// Who says so, in `ErrorInfo`.
+const DOMAIN: &str = "callboard.dev";
+/// When to come back after a replica has left, or had no room.
+const SOON: Duration = Duration::from_millis(500);
+
+/// Why this door does not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    /// A value is refused.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// A filter is refused.
+    #[error("filter: {0}")]
+    Filter(#[from] FilterError),
+    /// The registry refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// More writes wait than the engine can take.
+    #[error("{message}")]
+    Overloaded {
+        /// In its own words.
+        message: String,
+        /// When to try again.
+        retry: Duration,
+    },
+    /// What was reported on is no check that is fed.
+    #[error("{0}")]
+    NotFed(String),
+    /// The engine has stopped, and did nothing.
+    #[error("{0}")]
+    Stopped(String),
+    /// The engine stopped before it could tell the outcome.
+    #[error("{0}")]
+    Interrupted(String),
+    /// The engine did not answer in time, and may still do what it was asked.
+    #[error(
+        "no outcome within {}: it may be done now, later or not at all; repeat the call, which is safe, and look after the \
+         registry's disk if this goes on",
+        humantime::format_duration(*.0)
+    )]
+    OutcomeUnknown(Duration),
+    /// This process is going away.
+    #[error("this replica is shutting down: open the stream again, here in a moment or on another replica")]
+    Leaving,
+    /// A heartbeat stream carried nothing for too long.
+    #[error(
+        "no heartbeat came on this stream for {}: send one every third of the lease's time to live, or close the stream",
+        humantime::format_duration(*.0)
+    )]
+    Silent(Duration),
+    /// A request is larger than this many bytes.
+    #[error(
+        "the request is larger than {0} bytes: send less at a time, or raise --max-message-size where the registry runs"
+    )]
+    TooLarge(usize),
+    /// A request is no message of the contract.
+    #[error("the request is no message of the contract ({0}): generate the client from the registry's proto files")]
+    Malformed(String),
+    /// There is no such method.
+    #[error("no such method here: see `grpcurl -plaintext ADDRESS list`, or the registry's proto files")]
+    UnknownMethod,
+    /// A health check of a service that nobody registered.
+    #[error("service \"{0}\" is not registered: Watch it to hear when it is")]
+    UnknownService(String),
+    /// A health check of anything but this process, where nothing else is told.
+    #[error("\"{0}\" is not told of here, but only whether the registry itself serves: ask its gRPC port")]
+    NotHere(String),
+    /// More services than one answer can hold.
+    #[error(
+        "{0} services are too many for one answer: use callboard.v1.DiscoveryService/ListServices, which has pages"
+    )]
+    TooManyServices(usize),
+    /// There is no room for another call.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// A call whose request did not come.
+    #[error(
+        "no whole request came within {}, so nothing was done: send it at once, or cancel the call",
+        humantime::format_duration(*.0)
+    )]
+    Unfinished(Duration),
+    /// The request did not come through our own listener: a defect.
+    #[error("the request carries no connection: report this as a defect")]
+    NoConnection,
+}
+
+impl From<ReportError> for Problem {
+    fn from(error: ReportError) -> Self {
+        match error {
+            ReportError::NotFed(_) => Self::NotFed(error.to_string()),
+            ReportError::Engine(error) => error.into(),
+        }
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        let message = error.to_string();
+        match error {
+            EngineError::Refused(refusal) => Self::Refused(refusal),
+            EngineError::Overloaded { retry, .. } => Self::Overloaded { message, retry },
+            EngineError::Stopped => Self::Stopped(message),
+            EngineError::OutcomeUnknown => Self::Interrupted(message),
+        }
+    }
+}
+
+impl From<Problem> for Status {
+    fn from(problem: Problem) -> Self {
+        let (code, reason) = classify(&problem);
+        let mut details =
+            ErrorDetails::with_error_info(reason, DOMAIN, [("version".into(), env!("CARGO_PKG_VERSION").into())]);
+        match &problem {
+            Problem::Invalid(invalid) => {
+                details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
+            }
+            Problem::Filter(error) => {
+                details.add_bad_request_violation("filter", error.to_string());
+            }
+            Problem::Refused(refusal) => describe(refusal, &mut details),
+            Problem::UnknownService(service) => {
+                details.set_resource_info("service", service, "", "not registered");
+            }
+            Problem::NotHere(service) => {
+                details.set_resource_info("service", service, "", "not told of here");
+            }
+            Problem::Leaving
+            | Problem::Stopped(_)
+            | Problem::Interrupted(_)
+            | Problem::OutcomeUnknown(_)
+            | Problem::Busy(_) => {
+                details.set_retry_info(Some(SOON));
+            }
+            Problem::Overloaded { retry, .. } => {
+                details.set_retry_info(Some(*retry));
+            }
+            Problem::NotFed(_)
+            | Problem::Silent(_)
+            | Problem::Unfinished(_)
+            | Problem::TooLarge(_)
+            | Problem::Malformed(_)
+            | Problem::UnknownMethod
+            | Problem::TooManyServices(_)
+            | Problem::NoConnection => {}
+        }
+        Self::with_error_details(code, problem.to_string(), details)
+    }
+}
+
+fn classify(problem: &Problem) -> (Code, &'static str) {
+    match problem {
+        Problem::Invalid(_) | Problem::Refused(Refusal::Invalid(_)) => (Code::InvalidArgument, "INVALID_FIELD"),
+        Problem::Filter(_) => (Code::InvalidArgument, "INVALID_FILTER"),
+        Problem::Refused(Refusal::NoSuchInstance { .. }) => (Code::NotFound, "NO_SUCH_INSTANCE"),
+        Problem::Refused(Refusal::HeldByOther { .. }) => (Code::AlreadyExists, "HELD_BY_OTHER_BOOT"),
+        Problem::Refused(Refusal::LeaseLost { .. }) => (Code::Aborted, "LEASE_LOST"),
+        Problem::Refused(Refusal::HeldByLease { .. }) => (Code::AlreadyExists, "HELD_BY_LEASE"),
+        Problem::Refused(Refusal::HeldWithoutLease { .. }) => (Code::AlreadyExists, "HELD_WITHOUT_LEASE"),
+        Problem::Refused(Refusal::NoSuchCheck { .. }) => (Code::NotFound, "NO_SUCH_CHECK"),
+        Problem::NotFed(_) => (Code::InvalidArgument, "NOT_FED"),
+        Problem::Overloaded { .. } => (Code::Unavailable, "OVERLOADED"),
+        Problem::Stopped(_) => (Code::Unavailable, "STOPPED"),
+        Problem::Interrupted(_) | Problem::OutcomeUnknown(_) => (Code::Unavailable, "OUTCOME_UNKNOWN"),
+        Problem::Leaving => (Code::Unavailable, "SHUTTING_DOWN"),
+        Problem::Silent(_) => (Code::DeadlineExceeded, "NO_HEARTBEAT"),
+        Problem::TooLarge(_) => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+        Problem::Malformed(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
+        Problem::UnknownMethod => (Code::Unimplemented, "UNKNOWN_METHOD"),
+        Problem::UnknownService(_) => (Code::NotFound, "NO_SUCH_SERVICE"),
+        Problem::NotHere(_) => (Code::NotFound, "NOT_TOLD_HERE"),
+        Problem::TooManyServices(_) => (Code::ResourceExhausted, "TOO_MANY_SERVICES"),
+        Problem::Busy(Busy::Streams(..)) => (Code::ResourceExhausted, "TOO_MANY_STREAMS"),
+        Problem::Busy(Busy::Unread(..)) => (Code::ResourceExhausted, "TOO_MUCH_UNREAD"),
+        Problem::Busy(Busy::Turn(_)) => (Code::ResourceExhausted, "TOO_MANY_LISTS"),
+        Problem::Unfinished(_) => (Code::DeadlineExceeded, "NO_REQUEST"),
+        Problem::NoConnection => (Code::Internal, "NO_CONNECTION"),
+    }
+}
+
+fn describe(refusal: &Refusal, details: &mut ErrorDetails) {
+    let (service, id, text) = match refusal {
+        Refusal::NoSuchInstance { service, id } => (service, id, "not registered"),
+        Refusal::HeldByOther { service, id, retry } => {
+            details.set_retry_info(Some(*retry));
+            (service, id, "held by another boot")
+        }
+        Refusal::LeaseLost { service, id } => (service, id, "held by another registration"),
+        Refusal::HeldByLease { service, id } => (service, id, "held by a lease"),
+        Refusal::HeldWithoutLease { service, id } => (service, id, "registered without a lease"),
+        Refusal::NoSuchCheck { service, id, .. } => (service, id, "has no such check"),
+        Refusal::Invalid(invalid) => {
+            details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
+            return;
+        }
+    };
+    details.set_resource_info("instance", format!("{service}/{id}"), "", text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::test_support::{id, name};
+
+    #[test]
+    fn statuses_carry_their_details() {
+        let held = Refusal::HeldByOther { service: name("web"), id: id("a"), retry: Duration::from_secs(2) };
+        let status = Status::from(Problem::Refused(held));
+        assert_eq!(status.code(), Code::AlreadyExists);
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "HELD_BY_OTHER_BOOT");
+        assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(2)));
+        assert_eq!(details.resource_info().unwrap().resource_name, "web/a");
+
+        let invalid = crate::model::ServiceName::parse("").unwrap_err();
+        let status = Status::from(Problem::from(invalid));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "service");
+        assert!(status.message().contains("is empty"), "{}", status.message());
+    }
+}

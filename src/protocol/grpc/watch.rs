@@ -1,0 +1,272 @@
+//! The watch stream: turns the steps of a subscription into messages, whenever its hub wakes it.
+//!
+//! It is polled when the peer's window has room. So a peer that does not read costs a cursor and what was ready for it;
+//! what happens meanwhile waits in the registry's rings, or is replaced by the newest state.
+
+mod body;
+mod frame;
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
+
+use super::{Problem, Shared, encode, subscriber::Listed};
+use crate::{
+    metrics::WorkerLabel,
+    model::{InstanceFilter, Revision, Selection, Token},
+    pb::callboard::v1 as pb,
+    registry::{Delta, Now, Part, Step, Subscription},
+    transport::{Connection, Interest, Seat},
+};
+pub(super) use body::answer;
+use frame::Framed;
+
+/// One watch.
+#[derive(Debug)]
+struct WatchStream {
+    shared: Arc<Shared>,
+    seat: Seat,
+    subscription: Subscription,
+    /// It waits until the registry has settled, and while all come back nothing wakes it.
+    inattentive: bool,
+    listed: Listed,
+    propagation: Histogram,
+    outgoing: Outgoing,
+    /// A step that was met while a message of the snapshot was filled.
+    held: Option<Step>,
+    /// When the oldest change in the message at hand happened.
+    oldest: Option<Now>,
+    /// The revision that the peer was last told.
+    told: Revision,
+    /// When it was last told anything.
+    last: Now,
+    end: End,
+}
+
+/// What is taken from the subscription and not yet sent.
+#[derive(Debug)]
+enum Outgoing {
+    /// Nothing.
+    Nothing,
+    /// Pieces of the snapshot.
+    Pieces(VecDeque<Bytes>),
+    /// The differences of a step to this revision.
+    Deltas(std::vec::IntoIter<Delta>, Revision),
+}
+
+#[derive(Debug)]
+enum End {
+    Open,
+    Told,
+    Ended,
+}
+
+impl WatchStream {
+    fn new(
+        shared: &Arc<Shared>,
+        connection: &Arc<Connection>,
+        user_agent: &str,
+        (selection, filter, token): (Selection, Option<InstanceFilter>, Option<Token>),
+    ) -> Self {
+        let (selection, filter) = (Arc::new(selection), filter.map(Arc::new));
+        let subscription = Subscription::new(Arc::clone(&selection), filter.clone(), token);
+        // The seat first: what changes after it rings, what changed before it is read.
+        let waits = subscription.waits(shared.engine.registry());
+        let interest = if waits { Interest::Nothing } else { Interest::Changes(Arc::clone(&selection)) };
+        let seat = shared.hubs.seat(connection, interest);
+        let listed = shared.subscribers.enter(connection, user_agent, &selection, filter.as_ref(), shared.clock.now());
+        let worker = WorkerLabel { worker: connection.worker() as u64 };
+        Self {
+            seat,
+            subscription,
+            inattentive: waits,
+            listed,
+            propagation: shared.metrics.propagation.get_or_create(&worker).clone(),
+            outgoing: Outgoing::Nothing,
+            held: None,
+            oldest: None,
+            told: Revision(0),
+            last: shared.clock.now(),
+            end: End::Open,
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// The next message, if there is anything to tell.
+    fn message(&mut self) -> Option<(Framed, &Counter)> {
+        loop {
+            match mem::replace(&mut self.outgoing, Outgoing::Nothing) {
+                Outgoing::Deltas(deltas, revision) => {
+                    let message = self.changes(deltas, revision);
+                    return Some((message, &self.shared.metrics.watch.changes));
+                }
+                Outgoing::Pieces(pieces) if !pieces.is_empty() => {
+                    let message = self.snapshot(pieces);
+                    return Some((message, &self.shared.metrics.watch.snapshot));
+                }
+                Outgoing::Pieces(_) | Outgoing::Nothing => {}
+            }
+            match self.next_step() {
+                Step::Reset(reason) => {
+                    self.listed.line.waiting.store(false, Ordering::Relaxed);
+                    self.listed.line.resets.fetch_add(1, Ordering::Relaxed);
+                    return Some((frame::reset(reason), &self.shared.metrics.watch.reset));
+                }
+                Step::Snapshot(part) => self.outgoing = Outgoing::Pieces(pieces(&part)),
+                Step::Changes(deltas, revision) => self.outgoing = Outgoing::Deltas(deltas.into_iter(), revision),
+                Step::Synced(revision) => {
+                    let message = frame::synced(self.arrive(revision));
+                    return Some((message, &self.shared.metrics.watch.synced));
+                }
+                Step::Idle => return self.bookmark(),
+                Step::Settling => return self.wait(),
+            }
+        }
+    }
+
+    fn next_step(&mut self) -> Step {
+        if self.inattentive && !self.subscription.waits(self.shared.engine.registry()) {
+            self.inattentive = false;
+            self.seat.turn_to(Interest::Changes(Arc::clone(self.subscription.selection())));
+        }
+        self.held.take().unwrap_or_else(|| self.subscription.next(self.shared.engine.registry()))
+    }
+
+    /// A message of at least one piece. Small services share one.
+    fn snapshot(&mut self, mut pieces: VecDeque<Bytes>) -> Framed {
+        let mut message = Vec::new();
+        let mut size = 0;
+        while size < frame::PIECE {
+            if let Some(piece) = pieces.pop_front() {
+                size += piece.len();
+                message.push(piece);
+                continue;
+            }
+            match self.next_step() {
+                Step::Snapshot(part) => pieces = self::pieces(&part),
+                other => {
+                    self.held = Some(other);
+                    break;
+                }
+            }
+        }
+        self.outgoing = Outgoing::Pieces(pieces);
+        frame::snapshot(message)
+    }
+
+    /// As many differences as fit a message; the last of them ends the step.
+    fn changes(&mut self, mut deltas: std::vec::IntoIter<Delta>, revision: Revision) -> Framed {
+        // What a reader missed while it was away did not take that long to arrive.
+        self.oldest = deltas
+            .as_slice()
+            .iter()
+            .map(|delta| delta.event.at)
+            .min_by_key(|at| at.monotonic_us)
+            .filter(|_| self.subscription.is_live());
+        if let [only] = deltas.as_slice()
+            && only.event.revision == revision
+        {
+            let token = self.arrive(revision);
+            return frame::step(only, token);
+        }
+        let mut parts = Vec::with_capacity(deltas.len().min(64) + 2);
+        let mut size = 0;
+        while size < frame::PIECE
+            && let Some(delta) = deltas.next()
+        {
+            let part = frame::change(&delta);
+            size += part.len();
+            parts.push(part);
+        }
+        if deltas.len() > 0 {
+            self.outgoing = Outgoing::Deltas(deltas, revision);
+            return frame::changes(parts, None);
+        }
+        let token = self.arrive(revision);
+        frame::changes(parts, Some(token))
+    }
+
+    /// In quiet times, tells the peer that it stands at a newer revision, so that its token stays young.
+    fn bookmark(&mut self) -> Option<(Framed, &Counter)> {
+        let cursor = self.subscription.cursor();
+        if cursor <= self.told || encode::since(self.last, self.shared.clock.now()) < self.shared.bookmarks {
+            return None;
+        }
+        let message = frame::bookmark(self.arrive(cursor));
+        Some((message, &self.shared.metrics.watch.bookmark))
+    }
+
+    /// The registry settles, and the peer has a set that may be better than ours: it is told why it hears nothing, once.
+    fn wait(&mut self) -> Option<(Framed, &Counter)> {
+        let told = self.listed.line.waiting.swap(true, Ordering::Relaxed);
+        (!told).then(|| (frame::notice(pb::Notice::Settling), &self.shared.metrics.watch.notice))
+    }
+
+    /// The peer will stand at this revision.
+    fn arrive(&mut self, revision: Revision) -> Token {
+        self.told = revision;
+        self.subscription.token(self.shared.engine.registry(), revision)
+    }
+
+    /// The peer has been told everything there is for it. What it was not told is none of its business, so the operators' list
+    /// shows it at its cursor.
+    fn rest(&mut self) {
+        if self.listed.line.waiting.load(Ordering::Relaxed) {
+            return;
+        }
+        self.listed.line.sent.store(self.subscription.cursor().0, Ordering::Relaxed);
+        self.listed.line.synced_at.store(self.last.wall.0, Ordering::Relaxed);
+    }
+}
+
+fn pieces(part: &Part) -> VecDeque<Bytes> {
+    match part {
+        Part::Block(block) => frame::block(block).iter().cloned().collect(),
+        Part::Matching(entries) => frame::pieces(entries.iter().map(|entry| &**entry)).into(),
+    }
+}
+
+/// What a watch has for its peer.
+#[derive(Debug)]
+enum Next {
+    Message(Framed),
+    /// The end of the stream, and why.
+    End(Problem),
+}
+
+impl WatchStream {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Next>> {
+        loop {
+            match self.end {
+                End::Ended => return Poll::Ready(None),
+                End::Told => {
+                    self.end = End::Ended;
+                    return Poll::Ready(Some(Next::End(Problem::Leaving)));
+                }
+                End::Open => {}
+            }
+            let next = if self.seat.is_leaving() {
+                self.end = End::Told;
+                Some((frame::notice(pb::Notice::Reconnect), &self.shared.metrics.watch.notice))
+            } else {
+                self.message()
+            };
+            if let Some((message, counter)) = next {
+                counter.inc();
+                self.last = self.shared.clock.now();
+                if let Some(oldest) = self.oldest.take() {
+                    self.propagation.observe(encode::since(oldest, self.last).as_secs_f64());
+                }
+                return Poll::Ready(Some(Next::Message(message)));
+            }
+            self.rest();
+            ready!(self.seat.poll_rung(context));
+        }
+    }
+}

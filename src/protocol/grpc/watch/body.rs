@@ -1,0 +1,122 @@
+//! A watch as the body of a gRPC answer.
+//!
+//! tonic's own body copies each message into a buffer that it keeps while the stream lasts: a watch that once sent a large
+//! snapshot would hold those hundreds of KiB for good. This one sends the shared parts as they are, and holds nothing
+//! between two messages.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+    vec,
+};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Response, header},
+};
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::time::{Sleep, sleep};
+use tonic::{Status, Streaming, body::Body, codec::Codec};
+
+use super::{Next, Problem, WatchStream};
+use crate::{
+    pb::{callboard::v1 as pb, codec::SmallBuffers},
+    protocol::grpc::{SELECTION, Shared, decode, explain},
+    transport::{AnswerSize, Connection, Endless},
+};
+
+/// Time after which a watch without room looks again.
+const DEFERRAL: Duration = Duration::from_millis(20);
+
+/// The media type of gRPC.
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Answers `DiscoveryService/Watch`.
+pub(in crate::protocol::grpc) async fn answer(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Response<axum::body::Body> {
+    match open(&shared, request).await {
+        Ok(body) => {
+            let mut response = Response::new(axum::body::Body::new(body));
+            response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+            response.extensions_mut().insert(Endless);
+            response
+        }
+        Err(status) => status.into_http::<Body>().map(axum::body::Body::new),
+    }
+}
+
+async fn open(shared: &Arc<Shared>, request: Request) -> Result<WatchBody, Status> {
+    let (head, body) = request.into_parts();
+    let connection = head.extensions.get::<Arc<Connection>>().ok_or(Problem::NoConnection)?;
+    let agent = head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let decoder = SmallBuffers::<pb::WatchResponse, pb::WatchRequest>::default().decoder();
+    let limit = shared.max_message_size.max(SELECTION);
+    let asked = Streaming::new_request(decoder, body, None, Some(limit)).message().await;
+    let asked = asked.map_err(|status| explain::problem(&status, limit).map_or(status, Status::from))?;
+    let asked = asked.ok_or_else(|| Problem::Malformed("there is none".into()))?;
+    let stream = WatchStream::new(shared, connection, agent, decode::watch(&asked)?);
+    Ok(WatchBody { connection: Arc::clone(connection), stream, parts: Vec::new().into_iter(), deferred: None })
+}
+
+/// The body: messages while the watch lasts, then its status as trailers.
+#[derive(Debug)]
+struct WatchBody {
+    connection: Arc<Connection>,
+    stream: WatchStream,
+    /// What is left of the message that is being sent.
+    parts: vec::IntoIter<Bytes>,
+    /// No message is made before that.
+    deferred: Option<Pin<Box<Sleep>>>,
+}
+
+impl WatchBody {
+    /// Waits until the connection has taken enough of what it was sent for another message.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(deferred) = &mut self.deferred {
+                ready!(deferred.as_mut().poll(context));
+                self.deferred = None;
+            }
+            if self.connection.full(AnswerSize::Message).is_none() {
+                return Poll::Ready(());
+            }
+            self.deferred = Some(Box::pin(sleep(DEFERRAL)));
+        }
+    }
+
+    /// Takes the parts of a message apart, of which the large ones count until they are read.
+    fn send(&mut self, parts: Vec<Bytes>) {
+        let count = |part| self.connection.count_unread(part);
+        self.parts = parts.into_iter().map(count).collect::<Vec<_>>().into_iter();
+    }
+}
+
+impl http_body::Body for WatchBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            if let Some(part) = self.parts.next() {
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
+            ready!(self.poll_room(context));
+            match ready!(self.stream.poll_next(context)) {
+                Some(Next::Message(parts)) => self.send(parts),
+                Some(Next::End(problem)) => return Poll::Ready(Some(trailers(problem))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+fn trailers(problem: Problem) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    Status::from(problem).add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
+}

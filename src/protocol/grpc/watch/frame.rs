@@ -1,0 +1,232 @@
+//! The messages of a watch as they go on the wire, made of parts that are encoded once.
+//!
+//! A block of a snapshot and an event are encoded by the first watch that sends them; all others send the same bytes.
+//! Messages with a repeated field concatenate, so a message is a few bytes of head and such parts, one after the other. What
+//! is small is put together into one piece, which a thousand watches of the same selection share as it is.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint},
+};
+
+use crate::{
+    model::Token,
+    pb::callboard::v1 as pb,
+    protocol::grpc::encode,
+    registry::{Block, Change, Delta, Effect, Entry, Event, ResetReason},
+};
+
+/// Bytes of an encoded piece of a block, and about those of a message: enough that the rest costs nothing, and no more than
+/// a reader with a filter of its own may hold while it does not read.
+pub(super) const PIECE: usize = 48 * 1024;
+/// Up to so many bytes are copied together rather than sent as several frames.
+const SMALL: usize = 4 * 1024;
+/// Bytes that gRPC puts before each message: not compressed, and the length.
+const PREFIX: usize = 5;
+
+/// Numbers of the fields that hold a watch's parts.
+mod field {
+    pub(super) const SNAPSHOT: u32 = 2;
+    pub(super) const SNAPSHOT_INSTANCES: u32 = 1;
+    pub(super) const CHANGES: u32 = 4;
+    pub(super) const CHANGES_CHANGES: u32 = 1;
+}
+
+/// One message with gRPC's prefix, in parts.
+pub(super) type Framed = Vec<Bytes>;
+
+/// A block's instances as pieces of a snapshot, encoded by the first who asks.
+pub(super) fn block(block: &Block) -> &[Bytes] {
+    block.native.get_or_init(|| pieces(block.entries().iter().map(|entry| &**entry)).into())
+}
+
+/// Instances as pieces of a snapshot.
+pub(super) fn pieces<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    let mut piece = BytesMut::new();
+    for entry in entries {
+        put_message(field::SNAPSHOT_INSTANCES, &encode::instance(&entry.instance), &mut piece);
+        if piece.len() >= PIECE {
+            pieces.push(piece.split().freeze());
+        }
+    }
+    if !piece.is_empty() {
+        // Exactly as large as what it holds: it may be kept for long.
+        pieces.push(Bytes::copy_from_slice(&piece));
+    }
+    pieces
+}
+
+/// One difference as a part of a step, encoded by the first who asks, save where it means something else to this reader.
+pub(super) fn change(delta: &Delta) -> Bytes {
+    let event = &delta.event;
+    let change = match (delta.effect, &event.change) {
+        (Effect::NoLongerMatches, _) => return change_bytes(removed(event, pb::RemovalReason::NoLongerMatches)),
+        (Effect::Updated | Effect::Removed, change) => change,
+    };
+    let encode = || match change {
+        Change::Added(entry) | Change::Changed(_, entry) => {
+            change_bytes(pb::change::Change::Updated(encode::instance(&entry.instance)))
+        }
+        Change::Removed(_, why) => change_bytes(removed(event, encode::reason(*why))),
+    };
+    event.native().change.get_or_init(encode).clone()
+}
+
+/// A whole step of one difference, to the revision of its event. Whoever watches the same selection gets the same bytes.
+pub(super) fn step(delta: &Delta, token: Token) -> Framed {
+    let make = || changes(vec![change(delta)], Some(token));
+    if delta.effect == Effect::NoLongerMatches {
+        return make();
+    }
+    let (selection, whole) = delta.event.native().step.get_or_init(|| (token.selection, make().concat().into()));
+    if *selection == token.selection { vec![whole.clone()] } else { make() }
+}
+
+fn removed(event: &Event, reason: pb::RemovalReason) -> pb::change::Change {
+    pb::change::Change::Removed(pb::Removal {
+        service: event.service().to_string(),
+        id: event.id().to_string(),
+        reason: reason.into(),
+        revision: event.revision.0,
+    })
+}
+
+fn change_bytes(change: pb::change::Change) -> Bytes {
+    let mut bytes = BytesMut::new();
+    put_message(field::CHANGES_CHANGES, &pb::Change { change: Some(change) }, &mut bytes);
+    bytes.freeze()
+}
+
+/// A message of a snapshot, from its pieces.
+pub(super) fn snapshot(pieces: Vec<Bytes>) -> Framed {
+    wrap(field::SNAPSHOT, pieces)
+}
+
+/// A message of a step, from its parts. `token` ends the step.
+pub(super) fn changes(mut parts: Vec<Bytes>, token: Option<Token>) -> Framed {
+    if let Some(token) = token {
+        let end = pb::Changes { changes: vec![], revision: token.revision.0, resume_token: token_bytes(token) };
+        parts.push(end.encode_to_vec().into());
+    }
+    wrap(field::CHANGES, parts)
+}
+
+pub(super) fn synced(token: Token) -> Framed {
+    let (revision, resume_token) = (token.revision.0, token_bytes(token));
+    whole(pb::watch_response::Message::Synced(pb::Synced { revision, resume_token }))
+}
+
+pub(super) fn bookmark(token: Token) -> Framed {
+    let (revision, resume_token) = (token.revision.0, token_bytes(token));
+    whole(pb::watch_response::Message::Bookmark(pb::Bookmark { revision, resume_token }))
+}
+
+pub(super) fn reset(why: ResetReason) -> Framed {
+    let reason = match why {
+        ResetReason::OtherIncarnation => pb::ResetReason::OtherIncarnation,
+        ResetReason::OtherSelection => pb::ResetReason::OtherSelection,
+        ResetReason::HistoryLost => pb::ResetReason::HistoryLost,
+        ResetReason::FutureRevision => pb::ResetReason::FutureRevision,
+    };
+    whole(pb::watch_response::Message::Reset(pb::Reset { reason: reason.into() }))
+}
+
+pub(super) fn notice(notice: pb::Notice) -> Framed {
+    whole(pb::watch_response::Message::Notice(notice.into()))
+}
+
+fn token_bytes(token: Token) -> Bytes {
+    Bytes::copy_from_slice(&token.to_bytes())
+}
+
+fn whole(message: pb::watch_response::Message) -> Framed {
+    let message = pb::WatchResponse { message: Some(message) };
+    let mut bytes = BytesMut::with_capacity(PREFIX + message.encoded_len());
+    put_prefix(message.encoded_len(), &mut bytes);
+    bytes.put_slice(&message.encode_to_vec());
+    vec![bytes.freeze()]
+}
+
+/// Parts as the content of one field of a `WatchResponse`.
+fn wrap(number: u32, mut parts: Vec<Bytes>) -> Framed {
+    let content: usize = parts.iter().map(Bytes::len).sum();
+    let mut field = BytesMut::with_capacity(8);
+    put_head(number, content, &mut field);
+    let small = content <= SMALL;
+    let mut head = BytesMut::with_capacity(PREFIX + field.len() + if small { content } else { 0 });
+    put_prefix(field.len() + content, &mut head);
+    head.put_slice(&field);
+    if small {
+        parts.drain(..).for_each(|part| head.put_slice(&part));
+    }
+    parts.insert(0, head.freeze());
+    parts
+}
+
+fn put_message(number: u32, message: &impl Message, to: &mut BytesMut) {
+    put_head(number, message.encoded_len(), to);
+    to.put_slice(&message.encode_to_vec());
+}
+
+fn put_head(number: u32, length: usize, to: &mut BytesMut) {
+    encode_key(number, WireType::LengthDelimited, to);
+    encode_varint(length as u64, to);
+}
+
+fn put_prefix(length: usize, to: &mut BytesMut) {
+    to.put_u8(0);
+    // A message of ours has at most 1 MiB.
+    to.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{protocol::grpc::encode::instance, registry::test_support::entry};
+
+    fn decode(framed: &Framed) -> pb::watch_response::Message {
+        let bytes: Vec<u8> = framed.concat();
+        let (prefix, message) = bytes.split_at(PREFIX);
+        assert_eq!(prefix[1..], u32::try_from(message.len()).unwrap().to_be_bytes());
+        pb::WatchResponse::decode(message).unwrap().message.unwrap()
+    }
+
+    #[test]
+    fn concatenated_parts_are_the_message() {
+        let entries = [entry("web", "a", 1), entry("web", "b", 2)];
+        let twice = [pieces(entries[..1].iter().map(|e| &**e)), pieces(entries[1..].iter().map(|e| &**e))].concat();
+        let pb::watch_response::Message::Snapshot(snapshot) = decode(&snapshot(twice)) else { panic!() };
+        let expected: Vec<_> = entries.iter().map(|entry| instance(&entry.instance)).collect();
+        assert_eq!(snapshot.instances, expected);
+    }
+
+    #[test]
+    fn a_step_ends_with_revision_and_token() {
+        use crate::model::{Incarnation, Revision};
+        let token = Token { incarnation: Incarnation(1), revision: Revision(9), selection: 2 };
+        let part = change_bytes(pb::change::Change::Updated(instance(&entry("web", "a", 1).instance)));
+        let pb::watch_response::Message::Changes(open) = decode(&changes(vec![part.clone()], None)) else { panic!() };
+        assert_eq!((open.changes.len(), open.revision), (1, 0));
+        let pb::watch_response::Message::Changes(end) = decode(&changes(vec![part], Some(token))) else { panic!() };
+        assert_eq!((end.changes.len(), end.revision), (1, 9));
+        assert_eq!(Token::parse(&end.resume_token), Ok(token));
+    }
+
+    #[test]
+    fn large_messages_are_not_copied() {
+        let piece = Bytes::from(vec![10; SMALL + 1]);
+        let framed = snapshot(vec![piece.clone()]);
+        assert_eq!(framed.len(), 2);
+        assert_eq!(framed[1].as_ptr(), piece.as_ptr());
+    }
+
+    #[test]
+    fn pieces_fit_a_message() {
+        let entries: Vec<_> = (0..20_000).map(|n| entry("web", &format!("instance-{n}"), 1)).collect();
+        let pieces = pieces(entries.iter().map(|entry| &**entry));
+        assert!(pieces.len() > 1);
+        assert!(pieces.iter().all(|piece| piece.len() < PIECE + 64 * 1024));
+    }
+}
