@@ -2,25 +2,25 @@
 //!
 //! Data goes to stdout, all else to stderr; the exit code says what kind of failure it was (`failure.rs`).
 
-mod announce;
 mod checks;
 mod clients;
 mod completion;
 mod connection;
 mod deregister;
 mod drain;
+mod error;
 mod events;
-mod failure;
+mod export_import;
 mod health;
+mod instance_args;
 mod instances;
 mod output;
-mod protection;
 mod register;
 mod run;
+mod self_preservation;
 mod serve;
 mod services;
 mod stop;
-mod transfer;
 mod view;
 mod watch;
 
@@ -28,21 +28,21 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use failure::Failure;
+use error::CliError;
 
 /// Service discovery: instances sign in and keep signing, and whoever watches is told within milliseconds.
 #[derive(Debug, Parser)]
 #[command(name = "callboard", version, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    verb: CliCommand,
 }
 
 const EXIT_CODES: &str =
     "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 registry unreachable, 5 denied, 6 findings.";
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum CliCommand {
     /// Run a registry
     Serve(Box<crate::config::ServeArgs>),
     /// Register an instance and keep it alive until interrupted, then deregister it
@@ -68,11 +68,11 @@ enum Verb {
     /// Check the health of the registry or of a service (exit code 6 when it is not serving)
     Health(health::HealthArgs),
     /// List who is protected from mass expiry, or end that (exit code 6 when something is protected)
-    Protection(Box<protection::ProtectionArgs>),
+    Protection(Box<self_preservation::SelfPreservationArgs>),
     /// Write what is in a data directory as JSON Lines
-    Export(transfer::ExportArgs),
+    Export(export_import::ExportArgs),
     /// Make a data directory of what was exported
-    Import(transfer::ImportArgs),
+    Import(export_import::ImportArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
 }
@@ -81,28 +81,28 @@ enum Verb {
 #[must_use]
 pub fn run() -> ExitCode {
     let done = match Cli::parse().verb {
-        Verb::Serve(args) => serve::run(&args).map_err(Failure::from),
-        Verb::Completion(args) => completion::run(&args),
-        Verb::Export(args) => transfer::export(&args),
-        Verb::Import(args) => transfer::import(&args),
-        Verb::Register(args) => block_on(register::run(args)),
-        Verb::Deregister(args) => block_on(deregister::run(args)),
-        Verb::Run(args) => block_on(run::run(args)),
-        Verb::Services(args) => block_on(services::run(args)),
-        Verb::Instances(args) => block_on(instances::run(args)),
-        Verb::Checks(args) => block_on(checks::run(args)),
-        Verb::Watch(args) => block_on(watch::run(args)),
-        Verb::Events(args) => block_on(events::run(args)),
-        Verb::Drain(args) => block_on(drain::run(args)),
-        Verb::Clients(args) => block_on(clients::run(args)),
-        Verb::Protection(args) => block_on(protection::run(*args)),
-        Verb::Health(args) => block_on(health::run(args)),
+        CliCommand::Serve(args) => serve::run(&args).map_err(CliError::from),
+        CliCommand::Completion(args) => completion::run(&args),
+        CliCommand::Export(args) => export_import::export(&args),
+        CliCommand::Import(args) => export_import::import(&args),
+        CliCommand::Register(args) => block_on(register::run(args)),
+        CliCommand::Deregister(args) => block_on(deregister::run(args)),
+        CliCommand::Run(args) => block_on(run::run(args)),
+        CliCommand::Services(args) => block_on(services::run(args)),
+        CliCommand::Instances(args) => block_on(instances::run(args)),
+        CliCommand::Checks(args) => block_on(checks::run(args)),
+        CliCommand::Watch(args) => block_on(watch::run(args)),
+        CliCommand::Events(args) => block_on(events::run(args)),
+        CliCommand::Drain(args) => block_on(drain::run(args)),
+        CliCommand::Clients(args) => block_on(clients::run(args)),
+        CliCommand::Protection(args) => block_on(self_preservation::run(*args)),
+        CliCommand::Health(args) => block_on(health::run(args)),
     };
     done.unwrap_or_else(|failure| failure.report())
 }
 
 /// A client needs no more than this thread.
-fn block_on(verb: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+fn block_on(verb: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(anyhow::Error::from)?.block_on(verb)
 }

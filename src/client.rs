@@ -20,16 +20,16 @@
 //! ```
 
 mod backoff;
+mod connect_error;
 #[cfg(feature = "tls")]
 mod connector;
 mod endpoint;
 mod error;
 mod heartbeat;
-mod keeper;
 mod registration;
+mod registration_task;
 #[cfg(feature = "tls")]
 mod tls;
-mod trouble;
 mod watch;
 
 #[cfg(test)]
@@ -39,12 +39,12 @@ mod fake;
 pub use backoff::Backoff;
 pub use endpoint::Endpoint;
 pub use error::ClientError;
-pub use registration::{Departure, Registration, RegistrationEvent, boot_id};
+pub use registration::{Registration, RegistrationEnd, RegistrationEvent, boot_id};
 #[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsProblem};
 #[cfg(any(test, fuzzing))]
 #[cfg(feature = "server")]
-pub(crate) use watch::Reader;
+pub(crate) use watch::WatchReader;
 pub use watch::{ResetCause, Watch, WatchEvent};
 
 /// The one place in here that reads a clock: heartbeats and retries are due at tokio's instants.

@@ -8,8 +8,8 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    model::WallTime,
-    registry::{LeaseClock, LeaseTime, Now},
+    model::UnixMillis,
+    registry::{ClockReading, LeaseClock, LeaseTime},
 };
 
 /// All clocks of the process. tokio's instants, so that tests can pause them.
@@ -18,7 +18,7 @@ pub struct Clock {
     origin: Instant,
     lease: LeaseClock,
     /// For display only: it may jump.
-    wall: fn() -> WallTime,
+    wall: fn() -> UnixMillis,
     /// Milliseconds from 1970 to the origin, by the wall clock as it was lately: one clock is read for both.
     epoch: AtomicU64,
     /// For each worker, the lease time up to which it has done all that was waiting for it.
@@ -36,7 +36,7 @@ impl Clock {
 
     /// The same by another wall clock.
     #[must_use]
-    pub fn with_wall(workers: usize, wall: fn() -> WallTime) -> Self {
+    pub fn with_wall(workers: usize, wall: fn() -> UnixMillis) -> Self {
         Self {
             origin: now(),
             lease: LeaseClock::default(),
@@ -49,14 +49,14 @@ impl Clock {
 
     /// A reading of all clocks.
     #[must_use]
-    pub fn now(&self) -> Now {
+    pub fn now(&self) -> ClockReading {
         let since = self.since_start();
         self.reading(since, self.lease.read(millis(since)))
     }
 
     /// The reading by which leases are expired: held back by pauses of the process, and by the slowest worker, which may
     /// have heartbeats that it has not read. To be taken several times a second, by one task.
-    pub fn expiry(&self) -> Now {
+    pub fn expiry(&self) -> ClockReading {
         let since = self.since_start();
         self.sign(self.turns.len(), since);
         self.epoch.store((self.wall)().0.saturating_sub(millis(since)), Ordering::Relaxed);
@@ -91,15 +91,15 @@ impl Clock {
         now().duration_since(self.origin)
     }
 
-    fn reading(&self, since: Duration, lease: LeaseTime) -> Now {
+    fn reading(&self, since: Duration, lease: LeaseTime) -> ClockReading {
         let monotonic_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
-        Now { monotonic_us, lease, wall: WallTime(self.epoch.load(Ordering::Relaxed) + millis(since)) }
+        ClockReading { monotonic_us, lease, wall: UnixMillis(self.epoch.load(Ordering::Relaxed) + millis(since)) }
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place")]
-fn wall() -> WallTime {
-    WallTime(millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
+fn wall() -> UnixMillis {
+    UnixMillis(millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place")]

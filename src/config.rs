@@ -23,11 +23,11 @@ use std::{env, fs, thread};
 
 pub use self::args::{ReadyFormat, ServeArgs};
 pub use self::error::ConfigError;
-use self::key::Key;
-pub use self::key::Origin;
+use self::key::SettingKey;
+pub use self::key::SettingOrigin;
 use self::listeners::Listeners;
-pub use self::value::Refusal;
-use self::written::Written;
+use self::raw_settings::RawSettings;
+pub use self::value::ValueError;
 use crate::engine::Durability;
 use crate::model::Metadata;
 use crate::telemetry::{LogFilter, LogFormat};
@@ -37,11 +37,11 @@ mod error;
 mod file;
 mod key;
 mod listeners;
+mod raw_settings;
 mod socket;
 #[cfg(test)]
 mod tests;
 mod value;
-mod written;
 
 /// Most workers: a writer keeps a bit for each to know whom to wake, and one for HTTP.
 const MOST_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(62);
@@ -205,7 +205,7 @@ impl Config {
     /// The first setting that cannot be used, with the place where it is written and what to write instead.
     pub fn load(args: &ServeArgs, sockets: &[(String, SocketAddr)]) -> Result<Self, ConfigError> {
         let environment = environment(|name| env::var(name))?;
-        let path = match (&args.config, environment.get(Key::Config)) {
+        let path = match (&args.config, environment.get(SettingKey::Config)) {
             (Some(path), _) => Some(path.clone()),
             (None, Some((path, _))) => Some(path.into()),
             (None, None) => None,
@@ -216,13 +216,13 @@ impl Config {
                     .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
                 file::parse(&path, &text)?
             }
-            None => Written::default(),
+            None => RawSettings::default(),
         };
         Self::resolve(&[socket::written(sockets)?, args.written(), environment, file])
     }
 
     /// The valid configuration of what is written in `layers`, of which the first wins.
-    fn resolve(layers: &[Written]) -> Result<Self, ConfigError> {
+    fn resolve(layers: &[RawSettings]) -> Result<Self, ConfigError> {
         let default = Self::default();
         let listeners = Listeners::resolve(layers, &default)?;
         Ok(Self {
@@ -232,50 +232,55 @@ impl Config {
             http_tls: listeners.http_tls,
             health: listeners.health,
             tls: listeners.tls,
-            data_dir: read(layers, Key::DataDir, value::directory)?.map(|(directory, _)| directory),
-            durability: set(layers, Key::Durability, value::durability, default.durability)?,
-            workers: set(layers, Key::Workers, value::workers, default.workers)?,
-            max_message_size: set(layers, Key::MaxMessageSize, value::message_size, default.max_message_size)?,
+            data_dir: read(layers, SettingKey::DataDir, value::directory)?.map(|(directory, _)| directory),
+            durability: set(layers, SettingKey::Durability, value::durability, default.durability)?,
+            workers: set(layers, SettingKey::Workers, value::workers, default.workers)?,
+            max_message_size: set(layers, SettingKey::MaxMessageSize, value::message_size, default.max_message_size)?,
             max_streams_per_connection: set(
                 layers,
-                Key::MaxStreamsPerConnection,
+                SettingKey::MaxStreamsPerConnection,
                 value::limit,
                 default.max_streams_per_connection,
             )?,
-            max_connections: set(layers, Key::MaxConnections, value::some_limit, default.max_connections)?,
+            max_connections: set(layers, SettingKey::MaxConnections, value::some_limit, default.max_connections)?,
             max_connections_per_address: set(
                 layers,
-                Key::MaxConnectionsPerAddress,
+                SettingKey::MaxConnectionsPerAddress,
                 value::some_limit,
                 default.max_connections_per_address,
             )?,
-            max_streams: set(layers, Key::MaxStreams, value::limit, default.max_streams)?,
+            max_streams: set(layers, SettingKey::MaxStreams, value::limit, default.max_streams)?,
             max_streams_per_address: set(
                 layers,
-                Key::MaxStreamsPerAddress,
+                SettingKey::MaxStreamsPerAddress,
                 value::some_limit,
                 default.max_streams_per_address,
             )?,
-            max_cancelled_calls: set(layers, Key::MaxCancelledCalls, value::limit, default.max_cancelled_calls)?,
-            max_unread_answers: set(layers, Key::MaxUnreadAnswers, value::unread_size, default.max_unread_answers)?,
-            max_connection_age: set(layers, Key::MaxConnectionAge, value::age, default.max_connection_age)?,
+            max_cancelled_calls: set(layers, SettingKey::MaxCancelledCalls, value::limit, default.max_cancelled_calls)?,
+            max_unread_answers: set(
+                layers,
+                SettingKey::MaxUnreadAnswers,
+                value::unread_size,
+                default.max_unread_answers,
+            )?,
+            max_connection_age: set(layers, SettingKey::MaxConnectionAge, value::age, default.max_connection_age)?,
             max_connection_age_grace: set(
                 layers,
-                Key::MaxConnectionAgeGrace,
+                SettingKey::MaxConnectionAgeGrace,
                 value::interval,
                 default.max_connection_age_grace,
             )?,
-            handshake_timeout: set(layers, Key::HandshakeTimeout, value::interval, default.handshake_timeout)?,
-            bookmark_interval: set(layers, Key::BookmarkInterval, value::interval, default.bookmark_interval)?,
-            settle: set(layers, Key::Settle, value::settle, default.settle)?,
-            check_allow: set(layers, Key::CheckAllow, value::networks, default.check_allow)?,
+            handshake_timeout: set(layers, SettingKey::HandshakeTimeout, value::interval, default.handshake_timeout)?,
+            bookmark_interval: set(layers, SettingKey::BookmarkInterval, value::interval, default.bookmark_interval)?,
+            settle: set(layers, SettingKey::Settle, value::settle, default.settle)?,
+            check_allow: set(layers, SettingKey::CheckAllow, value::networks, default.check_allow)?,
             consul: consul(layers, default.consul)?,
             dns: listeners.dns,
             dns_may_fail: listeners.dns_may_fail,
-            dns_domain: set(layers, Key::DnsDomain, value::domain, default.dns_domain)?,
-            dns_ttl: set(layers, Key::DnsTtl, value::dns_ttl, default.dns_ttl)?,
-            log_format: set(layers, Key::LogFormat, value::log_format, default.log_format)?,
-            log: set(layers, Key::Log, value::log_filter, default.log)?,
+            dns_domain: set(layers, SettingKey::DnsDomain, value::domain, default.dns_domain)?,
+            dns_ttl: set(layers, SettingKey::DnsTtl, value::dns_ttl, default.dns_ttl)?,
+            log_format: set(layers, SettingKey::LogFormat, value::log_format, default.log_format)?,
+            log: set(layers, SettingKey::Log, value::log_filter, default.log)?,
         })
     }
 
@@ -298,22 +303,26 @@ impl Config {
     pub fn exposed(&self) -> Vec<(&'static str, SocketAddr, &'static str)> {
         let (all, ask) = ("read and change every registration", "ask who is registered");
         let checked = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-        let mut open = vec![(Key::Grpc, self.grpc, all), (Key::Http, self.http, all), (Key::Dns, self.dns, ask)];
+        let mut open = vec![
+            (SettingKey::Grpc, self.grpc, all),
+            (SettingKey::Http, self.http, all),
+            (SettingKey::Dns, self.dns, ask),
+        ];
         if !checked {
-            open.extend([(Key::GrpcTls, self.grpc_tls, all), (Key::HttpTls, self.http_tls, all)]);
+            open.extend([(SettingKey::GrpcTls, self.grpc_tls, all), (SettingKey::HttpTls, self.http_tls, all)]);
         }
         let open = open.into_iter().filter_map(|(key, address, what)| Some((key.name(), address?, what)));
         open.filter(|(_, address, _)| !listeners::is_loopback(*address)).collect()
     }
 }
 
-fn consul(layers: &[Written], default: ConsulConfig) -> Result<ConsulConfig, ConfigError> {
+fn consul(layers: &[RawSettings], default: ConsulConfig) -> Result<ConsulConfig, ConfigError> {
     Ok(ConsulConfig {
-        datacenter: set(layers, Key::Datacenter, value::datacenter, default.datacenter)?,
-        node_name: set(layers, Key::NodeName, value::node_name, None)?,
-        node_id: set(layers, Key::NodeId, value::uuid, None)?,
-        node_meta: set(layers, Key::NodeMeta, value::metadata, default.node_meta)?,
-        max_parked_queries: set(layers, Key::MaxParkedQueries, value::limit, default.max_parked_queries)?,
+        datacenter: set(layers, SettingKey::Datacenter, value::datacenter, default.datacenter)?,
+        node_name: set(layers, SettingKey::NodeName, value::node_name, None)?,
+        node_id: set(layers, SettingKey::NodeId, value::uuid, None)?,
+        node_meta: set(layers, SettingKey::NodeMeta, value::metadata, default.node_meta)?,
+        max_parked_queries: set(layers, SettingKey::MaxParkedQueries, value::limit, default.max_parked_queries)?,
     })
 }
 
@@ -324,13 +333,13 @@ pub(crate) fn from_text(path: &std::path::Path, text: &str) -> Result<Config, Co
 }
 
 /// The variables of `callboard serve` that are set.
-fn environment(variable: impl Fn(&str) -> Result<String, env::VarError>) -> Result<Written, ConfigError> {
-    let mut written = Written::default();
-    for key in Key::ALL {
+fn environment(variable: impl Fn(&str) -> Result<String, env::VarError>) -> Result<RawSettings, ConfigError> {
+    let mut written = RawSettings::default();
+    for key in SettingKey::ALL {
         let name = key.variable();
         match variable(&name) {
             Ok(text) if text.is_empty() => {}
-            Ok(text) => written.put(key, text, Origin::Variable(name)),
+            Ok(text) => written.put(key, text, SettingOrigin::Variable(name)),
             Err(env::VarError::NotPresent) => {}
             Err(env::VarError::NotUnicode(value)) => return Err(ConfigError::NotUnicode { name, value }),
         }
@@ -348,7 +357,7 @@ pub fn misspelt_variables() -> Vec<(String, String)> {
 }
 
 fn misspelt(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
-    let known = Key::ALL.map(Key::variable);
+    let known = SettingKey::ALL.map(SettingKey::variable);
     let meant = |name: &String| {
         let near = known.iter().map(|key| (strsim::jaro_winkler(name, key), key));
         let (likeness, key) = near.max_by(|one, other| one.0.total_cmp(&other.0))?;
@@ -371,7 +380,11 @@ fn node_name(host: &str) -> String {
 }
 
 /// Reads the value of `key` from the first layer that has it.
-fn read<T>(layers: &[Written], key: Key, parse: value::Parse<T>) -> Result<Option<(T, Origin)>, ConfigError> {
+fn read<T>(
+    layers: &[RawSettings],
+    key: SettingKey,
+    parse: value::Parse<T>,
+) -> Result<Option<(T, SettingOrigin)>, ConfigError> {
     let Some((text, origin)) = layers.iter().find_map(|layer| layer.get(key)) else {
         return Ok(None);
     };
@@ -382,6 +395,6 @@ fn read<T>(layers: &[Written], key: Key, parse: value::Parse<T>) -> Result<Optio
 }
 
 /// As [`read`], with what holds where no layer has the key.
-fn set<T>(layers: &[Written], key: Key, parse: value::Parse<T>, default: T) -> Result<T, ConfigError> {
+fn set<T>(layers: &[RawSettings], key: SettingKey, parse: value::Parse<T>, default: T) -> Result<T, ConfigError> {
     Ok(read(layers, key, parse)?.map_or(default, |(value, _)| value))
 }

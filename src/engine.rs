@@ -29,8 +29,8 @@ pub use memory::Memory;
 pub use saved_check::{CheckKey, SavedCheck, SavedChecks, SavedResult};
 
 use crate::{
-    model::{Incarnation, Revision, WallTime},
-    registry::{Command, Now, Outcome, Refusal, Registry},
+    model::{Incarnation, Revision, UnixMillis},
+    registry::{ClockReading, Command, CommandError, CommandOutcome, Registry},
 };
 
 /// Orders commands.
@@ -40,11 +40,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Has a command done, as of now or a later time. It is done also if nobody waits for the answer; once there is one, every
     /// read sees it.
-    fn order(&self, command: Command, now: Now) -> Submission;
+    fn submit(&self, command: Command, now: ClockReading) -> PendingCommand;
 
     /// Submits commands about different instances that belong together. All of them are decided against the same state; when one is
     /// refused, none is done. They are durable together: after a crash all of them are there, or none.
-    fn order_together(&self, commands: Vec<Command>, now: Now) -> Submission<Vec<Outcome>>;
+    fn submit_together(&self, commands: Vec<Command>, now: ClockReading) -> PendingCommand<Vec<CommandOutcome>>;
 
     /// Saves states of checks for the next process, within about a second and when the engine is closed. `None`: the check is
     /// gone. Returns at once. An engine without a store does nothing.
@@ -59,14 +59,14 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
 /// Where a new life of a registry begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Beginning {
+pub struct StartPoint {
     /// What tells readers that what they knew of an earlier one is void.
     pub incarnation: Incarnation,
     /// The revision before its first.
     pub revision: Revision,
 }
 
-impl Beginning {
+impl StartPoint {
     /// Lower bound of the first revisions of all registries: that of one which started in 2020, before there was any.
     /// A smaller revision or index comes from no earlier life, unless the clock of its machine was wrong by years.
     pub const EARLIEST: Revision = Revision(1_577_836_800 << 20);
@@ -74,8 +74,8 @@ impl Beginning {
     /// Revisions begin at the seconds since 1970, times 2^20: so they rise through lives, unless one had more than a million
     /// writes a second.
     #[must_use]
-    pub fn new(incarnation: Incarnation, now: Now) -> Self {
-        let WallTime(millis) = now.wall;
+    pub fn new(incarnation: Incarnation, now: ClockReading) -> Self {
+        let UnixMillis(millis) = now.wall;
         Self { incarnation, revision: Revision((millis / 1_000) << 20) }
     }
 }
@@ -85,7 +85,7 @@ impl Beginning {
 pub enum EngineError {
     /// It cannot be done as things are.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] CommandError),
     /// More commands wait than the disk can take in a reasonable time.
     #[error(
         "{waiting} writes wait for the disk already, so nothing was done: try again in {}",
@@ -109,22 +109,22 @@ pub enum EngineError {
 
 /// A command on its way, or several that belong together: a future of what became of it.
 #[derive(Debug)]
-pub struct Submission<T = Outcome>(State<T>);
+pub struct PendingCommand<T = CommandOutcome>(PendingState<T>);
 
 /// Sends what the leases' time asks for, and returns the removals among it, on their way. Whoever reads the lease clock must not
 /// wait for them: a slow disk would look like a pause of the process.
-pub fn expire(engine: &dyn Engine, now: Now) -> Vec<Submission> {
+pub fn expire(engine: &dyn Engine, now: ClockReading) -> Vec<PendingCommand> {
     let commands = engine.registry().sweep(now);
     let sent = commands.into_iter().map(|command| {
         let removal = matches!(command, Command::Expire(_));
-        let submission = engine.order(command, now);
+        let submission = engine.submit(command, now);
         removal.then_some(submission)
     });
     sent.flatten().collect()
 }
 
 /// How many of these changed anything.
-pub async fn count_changes(sent: Vec<Submission>) -> usize {
+pub async fn count_changes(sent: Vec<PendingCommand>) -> usize {
     let mut changed = 0;
     for submission in sent {
         changed += usize::from(submission.await.is_ok_and(|outcome| outcome.changed));
@@ -133,26 +133,26 @@ pub async fn count_changes(sent: Vec<Submission>) -> usize {
 }
 
 /// Sends the outcome of a command to whoever waits for it.
-pub type OutcomeSender<T = Outcome> = oneshot::Sender<Result<T, EngineError>>;
+pub type OutcomeSender<T = CommandOutcome> = oneshot::Sender<Result<T, EngineError>>;
 
 #[derive(Debug)]
-enum State<T> {
+enum PendingState<T> {
     Done(Option<Result<T, EngineError>>),
     Waiting(oneshot::Receiver<Result<T, EngineError>>),
 }
 
-impl<T> Submission<T> {
+impl<T> PendingCommand<T> {
     /// What became of a command that did not have to wait.
     #[must_use]
     pub fn done(outcome: Result<T, EngineError>) -> Self {
-        Self(State::Done(Some(outcome)))
+        Self(PendingState::Done(Some(outcome)))
     }
 
     /// A command that waits, and where its outcome is to be sent.
     #[must_use]
     pub fn waiting() -> (OutcomeSender<T>, Self) {
         let (answer, waiting) = oneshot::channel();
-        (answer, Self(State::Waiting(waiting)))
+        (answer, Self(PendingState::Waiting(waiting)))
     }
 
     /// Waits for the outcome. Blocks, so it is not for threads that run tasks.
@@ -162,20 +162,20 @@ impl<T> Submission<T> {
     /// When the command is refused, or the engine stops.
     pub fn wait(self) -> Result<T, EngineError> {
         let outcome = match self.0 {
-            State::Done(outcome) => outcome,
-            State::Waiting(waiting) => waiting.blocking_recv().ok(),
+            PendingState::Done(outcome) => outcome,
+            PendingState::Waiting(waiting) => waiting.blocking_recv().ok(),
         };
         outcome.unwrap_or(Err(EngineError::OutcomeUnknown))
     }
 }
 
-impl<T: Unpin> Future for Submission<T> {
+impl<T: Unpin> Future for PendingCommand<T> {
     type Output = Result<T, EngineError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            State::Done(outcome) => Poll::Ready(outcome.take().unwrap_or(Err(EngineError::Stopped))),
-            State::Waiting(waiting) => {
+            PendingState::Done(outcome) => Poll::Ready(outcome.take().unwrap_or(Err(EngineError::Stopped))),
+            PendingState::Waiting(waiting) => {
                 Pin::new(waiting).poll(context).map(|outcome| outcome.unwrap_or(Err(EngineError::OutcomeUnknown)))
             }
         }

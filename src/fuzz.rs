@@ -36,7 +36,7 @@ mod tests;
 
 /// Something to be given bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Target {
+pub struct FuzzTarget {
     /// Its name, which is also that of its program and of its seeds' folder.
     pub name: &'static str,
     /// Panics when something is wrong.
@@ -46,18 +46,18 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: &[Target] = &[
-    Target { name: "filter", run: filter::run, inputs: 4_000 },
-    Target { name: "token", run: token::run, inputs: 20_000 },
-    Target { name: "messages", run: messages::run, inputs: 400 },
-    Target { name: "client", run: client::run, inputs: 10_000 },
-    Target { name: "config", run: config::run, inputs: 4_000 },
-    Target { name: "registry", run: registry::run, inputs: 200 },
-    Target { name: "record", run: record::run, inputs: 4_000 },
-    Target { name: "import", run: record::import, inputs: 2_000 },
-    Target { name: "http2", run: http::two, inputs: 300 },
-    Target { name: "http1", run: http::one, inputs: 300 },
-    Target { name: "dns", run: dns::run, inputs: 4_000 },
+pub const TARGETS: &[FuzzTarget] = &[
+    FuzzTarget { name: "filter", run: filter::run, inputs: 4_000 },
+    FuzzTarget { name: "token", run: token::run, inputs: 20_000 },
+    FuzzTarget { name: "messages", run: messages::run, inputs: 400 },
+    FuzzTarget { name: "client", run: client::run, inputs: 10_000 },
+    FuzzTarget { name: "config", run: config::run, inputs: 4_000 },
+    FuzzTarget { name: "registry", run: registry::run, inputs: 200 },
+    FuzzTarget { name: "record", run: record::run, inputs: 4_000 },
+    FuzzTarget { name: "import", run: record::import, inputs: 2_000 },
+    FuzzTarget { name: "http2", run: http::two, inputs: 300 },
+    FuzzTarget { name: "http1", run: http::one, inputs: 300 },
+    FuzzTarget { name: "dns", run: dns::run, inputs: 4_000 },
 ];
 
 /// Gives bytes to the target of this name.

@@ -22,14 +22,14 @@
 //! What was said with each result is kept here. Once a second the engine is given what changed of the last results and of the times
 //! that TTLs count from, and has it for the next process. A verdict is knowledge: protection from mass expiry does not hold it.
 
-mod inbox;
+mod change_queue;
+mod history;
 mod place;
+mod policy;
 mod probe;
-mod record;
-mod rules;
 mod runner;
 mod schedule;
-mod tally;
+mod threshold_counter;
 mod url;
 
 use std::{
@@ -43,18 +43,18 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
-pub use inbox::Inbox;
-pub use record::{Finding, Record};
-pub use rules::Rules;
+pub use change_queue::ChangeQueue;
+pub use history::{CheckHistory, CheckResult};
+pub use policy::ProbePolicy;
 
-use record::CheckTimes;
+use history::CheckTimes;
 
 use crate::{
     app::Commands,
     clock::Clock,
     engine::{CheckKey, EngineError, SavedCheck},
-    model::{Check, CheckId, InstanceId, Invalid, Probe, ServiceName, Verdict},
-    registry::{Command, Entry, Refusal},
+    model::{Check, CheckId, CheckStatus, FieldError, InstanceId, Probe, ServiceName},
+    registry::{Command, CommandError, Entry},
 };
 
 /// Which check: whose, and its id.
@@ -62,12 +62,12 @@ pub type Key = CheckKey;
 
 /// All checks, and what they have found.
 #[derive(Debug)]
-pub struct Checks {
+pub struct HealthChecks {
     commands: Commands,
     clock: Arc<Clock>,
-    inbox: Arc<Inbox>,
-    rules: Rules,
-    records: DashMap<Key, Arc<Record>>,
+    inbox: Arc<ChangeQueue>,
+    rules: ProbePolicy,
+    records: DashMap<Key, Arc<CheckHistory>>,
     /// Records that a report has made: perhaps before the runner has heard of the check, perhaps after it has heard that it is gone.
     unheard: Mutex<Vec<Key>>,
     /// States that an earlier process saved, until their checks are found.
@@ -93,14 +93,14 @@ pub enum ReportError {
     Engine(#[from] EngineError),
 }
 
-impl Checks {
+impl HealthChecks {
     /// Those of this registry, of which `inbox` has heard from the beginning.
     #[must_use]
     pub fn new(
         commands: &Commands,
         clock: &Arc<Clock>,
-        inbox: Arc<Inbox>,
-        rules: Rules,
+        inbox: Arc<ChangeQueue>,
+        rules: ProbePolicy,
         (results, changes): (Counter, Counter),
     ) -> Arc<Self> {
         let clock = Arc::clone(clock);
@@ -131,19 +131,19 @@ impl Checks {
     /// # Errors
     ///
     /// When the system gives no thread or no poller.
-    pub fn start(self: &Arc<Self>, alarm: impl FnOnce() + Send + 'static) -> io::Result<Running> {
+    pub fn start(self: &Arc<Self>, alarm: impl FnOnce() + Send + 'static) -> io::Result<HealthCheckThread> {
         runner::start(Arc::clone(self), alarm)
     }
 
     /// Where probes may go.
     #[must_use]
-    pub fn rules(&self) -> &Rules {
+    pub fn rules(&self) -> &ProbePolicy {
         &self.rules
     }
 
     /// What a check has found lately. `None`: nothing yet.
     #[must_use]
-    pub fn record(&self, service: &ServiceName, id: &InstanceId, check: &CheckId) -> Option<Arc<Record>> {
+    pub fn record(&self, service: &ServiceName, id: &InstanceId, check: &CheckId) -> Option<Arc<CheckHistory>> {
         let key = (service.clone(), id.clone(), check.clone());
         self.records.get(&key).map(|record| Arc::clone(&record))
     }
@@ -164,15 +164,15 @@ impl Checks {
         service: &ServiceName,
         id: &InstanceId,
         check: &CheckId,
-        verdict: Verdict,
+        verdict: CheckStatus,
         output: &str,
     ) -> Result<(), ReportError> {
-        let no_instance = || Refusal::NoSuchInstance { service: service.clone(), id: id.clone() };
+        let no_instance = || CommandError::NoSuchInstance { service: service.clone(), id: id.clone() };
         let entry = self.commands.registry().get(service, id.as_str()).ok_or_else(no_instance);
         let entry = entry.map_err(EngineError::from)?;
         let Some(known) = entry.instance.checks.get(check.as_str()) else {
             let (service, id, check) = (service.clone(), id.clone(), check.clone());
-            return Err(EngineError::from(Refusal::NoSuchCheck { service, id, check }).into());
+            return Err(EngineError::from(CommandError::NoSuchCheck { service, id, check }).into());
         };
         if known.definition.probe != Probe::Ttl {
             return Err(ReportError::NotFed(check.clone()));
@@ -191,13 +191,13 @@ impl Checks {
             return Ok(());
         }
         let (service, id, check) = (service.clone(), id.clone(), check.clone());
-        self.judge(Command::Judge { service, id, check, of: None, verdict }).await?;
+        self.judge(Command::SetCheckStatus { service, id, check, of: None, verdict }).await?;
         Ok(())
     }
 
     /// Has a verdict taken down.
     async fn judge(&self, command: Command) -> Result<(), EngineError> {
-        if let Command::Judge { service, id, check, .. } = &command
+        if let Command::SetCheckStatus { service, id, check, .. } = &command
             && self.unsaved.is_some()
             && let Some(record) = self.record(service, id, check)
         {
@@ -212,7 +212,7 @@ impl Checks {
     }
 
     /// The record of a check, made if need be.
-    fn record_of(&self, entry: &Entry, check: &Check) -> Arc<Record> {
+    fn record_of(&self, entry: &Entry, check: &Check) -> Arc<CheckHistory> {
         let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
         if let Some(record) = self.records.get(&key) {
             return Arc::clone(&record);
@@ -221,8 +221,8 @@ impl Checks {
         let fresh = || {
             let now = self.clock.now();
             Arc::new(match saved {
-                Some(saved) => Record::restored(check, saved, self.uncertain, now),
-                None => Record::new(check, now),
+                Some(saved) => CheckHistory::restored(check, saved, self.uncertain, now),
+                None => CheckHistory::new(check, now),
             })
         };
         let record = Arc::clone(&self.records.entry(key.clone()).or_insert_with(fresh));
@@ -231,7 +231,7 @@ impl Checks {
     }
 
     /// Notes that the state of a check has to be saved, if it has.
-    fn note(&self, record: &Record, key: impl FnOnce() -> Key) {
+    fn note(&self, record: &CheckHistory, key: impl FnOnce() -> Key) {
         if let Some(unsaved) = &self.unsaved
             && record.needs_saving()
         {
@@ -278,7 +278,7 @@ impl Checks {
         &self,
         checks: impl Iterator<Item = &'a Probe>,
         own: impl Iterator<Item = &'a str>,
-    ) -> Result<(), Invalid> {
+    ) -> Result<(), FieldError> {
         let mut active = checks.filter(|probe| probe.is_active()).peekable();
         if active.peek().is_none() {
             return Ok(());
@@ -290,17 +290,17 @@ impl Checks {
 
 /// Checks that were given all their time again, and what they had before.
 #[derive(Debug)]
-struct RenewedChecks(Vec<(CheckTimes, Key, Arc<Record>)>);
+struct RenewedChecks(Vec<(CheckTimes, Key, Arc<CheckHistory>)>);
 
 /// The thread that makes them. Dropping it stops it.
 #[derive(Debug)]
-pub struct Running {
+pub struct HealthCheckThread {
     /// Closed by being dropped.
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Drop for Running {
+impl Drop for HealthCheckThread {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take()

@@ -14,12 +14,12 @@
 //! | [`registry`] | the sharded map: decisions, rings, leases, cursors | IO, time, runtime, wire formats |
 //! | [`engine`] | puts commands in order | doors |
 //! | [`app`] | the one path of writes | doors |
-//! | [`check`] | health checks | doors |
-//! | [`api`] | the native gRPC door, health, reflection | other doors |
-//! | [`consul`] | Consul's HTTP API, discovery part | other doors |
-//! | [`dns`] | the DNS door | other doors |
-//! | [`web`] | metrics, readiness, targets for Prometheus | |
-//! | [`net`] | acceptor, workers, hubs, shutdown | doors |
+//! | [`health_check`] | health checks | doors |
+//! | [`protocol::grpc`] | the native gRPC door, health, reflection | other doors |
+//! | [`protocol::consul`] | Consul's HTTP API, discovery part | other doors |
+//! | [`protocol::dns`] | the DNS door | other doors |
+//! | [`protocol::http`] | metrics, readiness, targets for Prometheus | |
+//! | [`transport`] | acceptor, workers, hubs, shutdown | doors |
 //! | [`client`] | registers and watches, through reconnects | the server |
 //! | [`cli`] | one file a verb | |
 //!

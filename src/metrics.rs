@@ -13,9 +13,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use connections::{Connections, Evicted, Refused};
-pub use dns::{Dns, Replied};
-pub use tls::{CertificateFile, Tls};
+pub use connections::{ConnectionMetrics, EvictReason, RejectReason};
+pub use dns::{DnsMetrics, DnsResponseCode};
+pub use tls::{CertificateFile, TlsMetrics};
 
 /// Seconds from 100 µs to 10 s.
 const DELAYS: [f64; 16] =
@@ -26,13 +26,13 @@ const DELAYS: [f64; 16] =
 pub struct Metrics {
     registry: Mutex<Registry>,
     /// Answered heartbeats.
-    pub heartbeats: Heartbeats,
+    pub heartbeats: HeartbeatMetrics,
     /// Messages written to watches.
     pub watch: WatchMessages,
     /// Seconds from a change's commit to its being written to a stream, for each worker: so no worker waits for another.
     pub propagation: Family<WorkerLabel, Histogram, fn() -> Histogram>,
     /// TLS.
-    pub tls: Tls,
+    pub tls: TlsMetrics,
     /// Listeners that other machines reach and that check nobody.
     pub insecure_listeners: Gauge,
     /// Instances removed because their leases ran out.
@@ -72,9 +72,9 @@ pub struct Metrics {
     /// The disk engine's.
     pub store: StoreMetrics,
     /// What becomes of connections.
-    pub connections: Connections,
+    pub connections: ConnectionMetrics,
     /// What becomes of questions of DNS.
-    pub dns: Dns,
+    pub dns: DnsMetrics,
 }
 
 /// What the writer of a store counts.
@@ -110,14 +110,14 @@ pub struct WorkerLabel {
 /// Heartbeats, by what they were answered.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "as in the contract")]
-pub struct Heartbeats {
+pub struct HeartbeatMetrics {
     pub held: Counter,
     pub unknown: Counter,
     pub superseded: Counter,
     pub removed: Counter,
 }
 
-impl Heartbeats {
+impl HeartbeatMetrics {
     fn new(registry: &mut Registry) -> Self {
         let family = Family::<StateLabel, Counter>::default();
         registry.register("heartbeats", "Heartbeats, by what they were answered", family.clone());
@@ -198,12 +198,12 @@ impl Metrics {
             revision: gauge("revision", "The newest revision"),
             parked: gauge("parked_queries", "Consul queries that wait for changes"),
             checks: gauge("checks", "Health checks"),
-            heartbeats: Heartbeats::new(&mut registry),
+            heartbeats: HeartbeatMetrics::new(&mut registry),
             watch: WatchMessages::new(&mut registry),
             store: StoreMetrics::new(&mut registry),
-            connections: Connections::new(&mut registry),
-            dns: Dns::new(&mut registry),
-            tls: Tls::new(&mut registry),
+            connections: ConnectionMetrics::new(&mut registry),
+            dns: DnsMetrics::new(&mut registry),
+            tls: TlsMetrics::new(&mut registry),
             check_results,
             check_changes,
             propagation,

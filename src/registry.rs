@@ -1,39 +1,39 @@
 //! Who is present: a sharded map of services, the one order of all changes to it, and views for readers.
 //!
-//! Pure: no clock, no IO, no runtime. Whoever calls hands in a reading of the clocks ([`Now`]).
+//! Pure: no clock, no IO, no runtime. Whoever calls hands in a reading of the clocks ([`ClockReading`]).
 //!
 //! * A writer takes the order lock ([`Registry::order`]), has its command decided against what is there, and applies the
 //!   draft under the next revision. An engine does this.
 //! * A reader has a cursor ([`Subscription`]): what came after the cursor is taken from a ring of recent events, or, where
 //!   the ring no longer reaches back, from a new snapshot. Nothing is queued for a reader.
-//! * A heartbeat touches its lease and nothing else ([`Leases`]).
+//! * A heartbeat touches its lease and nothing else ([`LeaseTable`]).
 //!
 //! Locks, in the order in which they may be taken: order → a service, or the history, or the names, or the wheel, or protection. None of
 //! the latter is held while another is taken, and no guard of a map outlives its statement.
 //!
 //! What is not here: numbering and durability (engines), encoding (doors), waking (`transport`).
 
-mod catalog;
-mod clock;
+mod apply;
 mod command;
+mod consul_index;
 mod context;
-mod cut;
 mod decide;
 mod event;
-mod hosts;
+mod event_log;
+mod instance_map;
 mod lease;
-mod leases;
+mod lease_clock;
+mod lease_table;
+mod name_index;
+mod name_suffixes;
 mod node_index;
-mod protection;
-mod ring;
-mod roster;
+mod nodes;
+mod self_preservation;
 mod service;
 mod settling;
-mod spelling;
+mod snapshot;
 mod subscription;
-mod suffixes;
-mod wheel;
-mod write;
+mod timing_wheel;
 
 #[cfg(test)]
 #[cfg(loom)]
@@ -53,32 +53,35 @@ use std::{
     sync::{Arc, atomic::AtomicIsize},
 };
 
-pub use catalog::{Catalog, TakenCheck};
-pub use clock::LeaseClock;
-pub use command::{Command, Description, Enroll, Holder, NewCheck, Outcome, Patch, Refusal, Register};
+pub use apply::WriteGuard;
+pub use command::{
+    Command, CommandError, CommandOutcome, DeregisterGuard, InstanceDescription, NewCheck, Patch, Register,
+    RegisterWithoutLease,
+};
+pub use consul_index::{ConsulIndex, TakenCheck};
 pub use context::CheckSource;
-pub use cut::Pending;
-pub use decide::{Decision, Draft, Planned};
-pub use event::{Change, Entry, Event, Now, RemovalReason};
-pub use lease::{Carrier, Ending, Lease, LeaseTime};
-pub use leases::{HashLease, Leases};
+pub use decide::{Decision, ProposedChange, StampedChange};
+pub use event::{Change, ClockReading, Entry, Event, RemovalReason};
+pub use instance_map::{Chunk, Chunks};
+pub use lease::{EndReason, HeartbeatStreamId, Lease, LeaseTime};
+pub use lease_clock::LeaseClock;
+pub use lease_table::{HashLease, LeaseTable};
+pub use name_suffixes::NameSuffixes;
 pub use node_index::node_name;
-pub use protection::{Notice, Numbers, Protected, Turned};
-pub use roster::{Block, Blocks};
-pub use subscription::{Delta, Effect, Part, ResetReason, Step, Subscription};
-pub use suffixes::SuffixSet;
-pub use write::Order;
+pub use self_preservation::{EventKind, SelfPreservationEvent, SelfPreservationStatus, ThresholdInput};
+pub use snapshot::PendingVisits;
+pub use subscription::{Delta, DeltaKind, ResetReason, SnapshotChunk, Step, Subscription};
 
 use crate::{
     model::{Incarnation, Instance, Revision, ServiceName, node_id, nodes},
     sync::{AtomicU64, DashMap, Mutex, Ordering, RwLock},
 };
+use event_log::EventLog;
+use name_index::{NameIndex, fold};
 use node_index::NodeIndex;
-use protection::Protection;
-use ring::Ring;
-use service::{Service, State};
+use self_preservation::SelfPreservation;
+use service::{Service, ServiceState};
 use settling::Settling;
-use spelling::{Spellings, fold};
 
 /// Services looked up at a time, where all are.
 const PAGE: usize = 1_000;
@@ -88,7 +91,7 @@ pub const HISTORY: usize = 65_536;
 pub const HISTORY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Hears which services changed, after the change is there for every reader.
-pub trait Audience: Send + Sync + std::fmt::Debug {
+pub trait ChangeListener: Send + Sync + std::fmt::Debug {
     /// These happened. Called by the writer, without a lock: it must be quick and must not block.
     fn changed(&self, event: &Event);
     /// The same event tells readers of these topics something, too. Called after [`Self::changed`]; finding them costs something.
@@ -117,15 +120,15 @@ pub struct Registry {
     /// Their names in order, for pages and prefixes. Changes with the map, under the order lock.
     names: RwLock<BTreeSet<ServiceName>>,
     /// Those of them that are not all in lower case.
-    spellings: Spellings,
+    spellings: NameIndex,
     /// Suffixes of their dotted names.
-    service_suffixes: RwLock<SuffixSet>,
+    service_suffixes: RwLock<NameSuffixes>,
     /// Suffixes of `_service._tag` for the dotted tags of all instances.
-    tag_suffixes: RwLock<SuffixSet>,
+    tag_suffixes: RwLock<NameSuffixes>,
     /// Nodes by what is not their name.
     node_index: NodeIndex,
     /// The recent events of all services.
-    history: RwLock<Ring>,
+    history: RwLock<EventLog>,
     /// The newest revision whose changes are all there for readers.
     applied: AtomicU64,
     /// Held while a command is decided and applied: there is one order. A plain mutex: it is held for half a microsecond.
@@ -133,35 +136,40 @@ pub struct Registry {
     /// How many instances are registered. Changes under the order lock.
     instances: AtomicIsize,
     /// Who is known by another name than service and id.
-    catalog: Catalog,
+    catalog: ConsulIndex,
     /// The revision before the first that this process has made.
     beginning: Revision,
-    leases: Leases,
-    protection: Protection,
+    leases: LeaseTable,
+    protection: SelfPreservation,
     settling: Settling,
-    audience: Arc<dyn Audience>,
+    audience: Arc<dyn ChangeListener>,
 }
 
 impl Registry {
     /// An empty registry whose next change comes after `start`.
     #[must_use]
-    pub fn new(incarnation: Incarnation, start: Revision, now: Now, audience: Arc<dyn Audience>) -> Self {
+    pub fn new(
+        incarnation: Incarnation,
+        start: Revision,
+        now: ClockReading,
+        audience: Arc<dyn ChangeListener>,
+    ) -> Self {
         Self {
             incarnation,
             services: DashMap::new(),
             names: RwLock::default(),
-            spellings: Spellings::default(),
+            spellings: NameIndex::default(),
             service_suffixes: RwLock::default(),
             tag_suffixes: RwLock::default(),
             node_index: NodeIndex::default(),
-            history: RwLock::new(Ring::new(start)),
+            history: RwLock::new(EventLog::new(start)),
             applied: AtomicU64::new(start.0),
             order: Mutex::new(()),
             instances: AtomicIsize::new(0),
-            catalog: Catalog::default(),
+            catalog: ConsulIndex::default(),
             beginning: start,
-            leases: Leases::new(now.lease),
-            protection: Protection::new(),
+            leases: LeaseTable::new(now.lease),
+            protection: SelfPreservation::new(),
             settling: Settling::default(),
             audience,
         }
@@ -181,7 +189,7 @@ impl Registry {
 
     /// The leases of all registrations.
     #[must_use]
-    pub fn leases(&self) -> &Leases {
+    pub fn leases(&self) -> &LeaseTable {
         &self.leases
     }
 
@@ -199,7 +207,7 @@ impl Registry {
 
     /// All instances of a service, to hold on to.
     #[must_use]
-    pub fn blocks(&self, service: &ServiceName) -> Blocks {
+    pub fn blocks(&self, service: &ServiceName) -> Chunks {
         self.read(service, |state| state.snapshot().0).unwrap_or_default()
     }
 
@@ -218,7 +226,7 @@ impl Registry {
     /// of them are on. `None`: it has no instances.
     #[must_use]
     pub fn shown(&self, service: &ServiceName) -> Option<Revision> {
-        self.read(service, State::shown)
+        self.read(service, ServiceState::shown)
     }
 
     /// Up to `limit` services whose names start with `prefix` and come after this one, by name; and the name after which to
@@ -299,7 +307,7 @@ impl Registry {
 
     /// Who is known by another name than service and id.
     #[must_use]
-    pub fn catalog(&self) -> &Catalog {
+    pub fn catalog(&self) -> &ConsulIndex {
         &self.catalog
     }
 
@@ -367,7 +375,7 @@ impl Registry {
     }
 
     /// Reads a service, if it has instances.
-    fn read<T>(&self, service: &ServiceName, read: impl FnOnce(&State) -> T) -> Option<T> {
+    fn read<T>(&self, service: &ServiceName, read: impl FnOnce(&ServiceState) -> T) -> Option<T> {
         self.find(service)?.state().map(|state| read(&state))
     }
 }

@@ -5,11 +5,11 @@
 //! Leaving: health says `NOT_SERVING` and every stream is told to reconnect, connections get GOAWAY, and what is left is
 //! dropped at the deadline. Then the store is closed.
 
-mod doors;
-mod inherited;
-mod outcry;
-mod pulse;
+mod listeners;
+mod liveness;
 mod resolver;
+mod self_preservation_log;
+mod socket_activation;
 
 use std::{collections::BTreeSet, io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -20,34 +20,35 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-pub use doors::Addresses;
-use doors::Doors;
+use listeners::BoundListeners;
+pub use listeners::ServerAddresses;
 
 use crate::{
     app::{Commands, RecoveryError},
     clock::Clock,
     config::Config,
     engine::{
-        self, Beginning, Disk, Engine, Memory,
-        disk::{StoreError, Surroundings},
+        self, Disk, Engine, Memory, StartPoint,
+        disk::{DiskDependencies, StoreError},
     },
-    health_check::{self, Checks, Inbox},
+    health_check::{self, ChangeQueue, HealthChecks},
     metrics::Metrics,
-    model::{Incarnation, Invalid, ServiceName},
-    protocol::consul::{Agent, Consul},
+    model::{FieldError, Incarnation, ServiceName},
+    protocol::consul::{AgentIdentity, Consul},
     protocol::dns,
-    protocol::grpc::{Shared, Subscribers},
+    protocol::grpc::{Shared, Watchers},
     random,
-    registry::{Audience, Event},
+    registry::{ChangeListener, Event},
     transport::{
-        Alarm, Alarmed, Gate, Hubs, PerAddress, Rules, Worker, Workers, accept, raise_limit, room_for_connections,
-        tls::{Files, Tls, TlsError},
+        ConnectionLimiter, ConnectionLimits, FatalListener, FatalReporter, Notifier, PerAddress, WorkerConfig, Workers,
+        accept, raise_limit, room_for_connections,
+        tls::{TlsError, TlsPaths, TlsState},
     },
 };
-use outcry::Outcry;
+use self_preservation_log::SelfPreservationReporter;
 
-pub use inherited::{InheritError, Inherited};
-pub use pulse::Pulse;
+pub use liveness::LivenessProbe;
+pub use socket_activation::{InheritError, InheritedSockets};
 
 /// How often leases are looked at.
 const EXPIRY: Duration = Duration::from_millis(100);
@@ -88,7 +89,7 @@ pub enum StartError {
     NoCertificate(&'static str),
     /// What this registry is to programs written for Consul cannot be registered.
     #[error(transparent)]
-    Agent(#[from] Invalid),
+    Agent(#[from] FieldError),
     /// A file for TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -121,14 +122,14 @@ fn remedy(source: &io::Error, flag: &str) -> String {
 /// A server that runs.
 #[derive(Debug)]
 pub struct Server {
-    addresses: Addresses,
-    tls: Option<Arc<Tls>>,
+    addresses: ServerAddresses,
+    tls: Option<Arc<TlsState>>,
     leaving: watch::Sender<bool>,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     tasks: JoinSet<()>,
-    checking: health_check::Running,
-    alarmed: Alarmed,
+    checking: health_check::HealthCheckThread,
+    alarmed: FatalListener,
 }
 
 impl Server {
@@ -139,7 +140,7 @@ impl Server {
     ///
     /// When an address cannot be listened on, the disk cannot be used, or the system gives no threads.
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        Self::start_with(config, Inherited::default())
+        Self::start_with(config, InheritedSockets::default())
     }
 
     /// The same, with sockets that are open already: the configuration has their addresses.
@@ -147,17 +148,17 @@ impl Server {
     /// # Errors
     ///
     /// As [`Server::start`], and when an inherited socket does not listen.
-    pub fn start_with(config: &Config, inherited: Inherited) -> Result<Self, StartError> {
+    pub fn start_with(config: &Config, inherited: InheritedSockets) -> Result<Self, StartError> {
         raise_limit();
-        let (alarm, alarmed) = Alarm::new();
+        let (alarm, alarmed) = FatalReporter::new();
         let shared = share(config, &alarm)?;
         let tls = tls(config, &shared)?;
-        let doors = Doors::bind(config, inherited)?;
+        let doors = BoundListeners::bind(config, inherited)?;
         let dns = resolver::bind(config)?;
-        let addresses = Addresses { dns: dns.as_ref().map(dns::Door::address), ..doors.addresses() };
+        let addresses = ServerAddresses { dns: dns.as_ref().map(dns::DnsListener::address), ..doors.addresses() };
         warn_of_exposure(config, &shared.metrics);
         let (leaving, left) = watch::channel(false);
-        let worker = Worker {
+        let worker = WorkerConfig {
             hubs: Arc::clone(&shared.hubs),
             clock: Arc::clone(&shared.clock),
             bookmarks: config.bookmark_interval,
@@ -166,7 +167,7 @@ impl Server {
         };
         let workers = Arc::new(Workers::start(config.workers.get(), &worker).map_err(StartError::Worker)?);
 
-        let gate = Gate::new(rules(config), Arc::clone(&shared.metrics));
+        let gate = ConnectionLimiter::new(rules(config), Arc::clone(&shared.metrics));
         let failed = alarm.clone();
         let checking = shared.checks.start(move || failed.ring("the thread of health checks has ended".to_owned()));
         let checking = checking.map_err(StartError::Worker)?;
@@ -191,7 +192,7 @@ impl Server {
 
     /// Where it listens.
     #[must_use]
-    pub fn addresses(&self) -> Addresses {
+    pub fn addresses(&self) -> ServerAddresses {
         self.addresses
     }
 
@@ -204,8 +205,8 @@ impl Server {
 
     /// How it is, for whoever supervises the process.
     #[must_use]
-    pub fn pulse(&self) -> Pulse {
-        Pulse::of(&self.shared)
+    pub fn pulse(&self) -> LivenessProbe {
+        LivenessProbe::of(&self.shared)
     }
 
     /// How many instances are registered.
@@ -245,10 +246,11 @@ impl Server {
     }
 }
 
-fn tls(config: &Config, shared: &Shared) -> Result<Option<Arc<Tls>>, TlsError> {
+fn tls(config: &Config, shared: &Shared) -> Result<Option<Arc<TlsState>>, TlsError> {
     let Some(files) = &config.tls else { return Ok(None) };
-    let files = Files { certificate: files.cert.clone(), key: files.key.clone(), client_ca: files.client_ca.clone() };
-    Tls::load(files, Arc::clone(&shared.clock), Arc::clone(&shared.metrics)).map(Some)
+    let files =
+        TlsPaths { certificate: files.cert.clone(), key: files.key.clone(), client_ca: files.client_ca.clone() };
+    TlsState::load(files, Arc::clone(&shared.clock), Arc::clone(&shared.metrics)).map(Some)
 }
 
 /// What is open only because somebody said that they understand is not forgotten.
@@ -260,19 +262,20 @@ fn warn_of_exposure(config: &Config, metrics: &Metrics) {
     }
 }
 
-fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
+fn share(config: &Config, alarm: &FatalReporter) -> Result<Arc<Shared>, StartError> {
     let workers = config.workers.get();
     // HTTP has a hub as well; but leases do not wait for its pages.
-    let (hubs, clock) = (Arc::new(Hubs::new(workers + 1)), Arc::new(Clock::new(workers)));
+    let (hubs, clock) = (Arc::new(Notifier::new(workers + 1)), Arc::new(Clock::new(workers)));
     let metrics = Metrics::new();
     let life = Incarnation(random::u64());
-    let inbox = Arc::new(Inbox::default());
-    let audience: Arc<dyn Audience> = Arc::new(Both { hubs: Arc::clone(&hubs), inbox: Arc::clone(&inbox) });
+    let inbox = Arc::new(ChangeQueue::default());
+    let audience: Arc<dyn ChangeListener> =
+        Arc::new(FanoutListener { hubs: Arc::clone(&hubs), inbox: Arc::clone(&inbox) });
     let engine: Arc<dyn Engine> = match &config.data_dir {
         None => Arc::new(Memory::new(life, clock.now(), audience)),
         Some(directory) => {
-            let (metrics, fresh) = (metrics.store.clone(), Beginning::new(life, clock.now()));
-            let surroundings = Surroundings { clock: Arc::clone(&clock), audience, metrics, fresh };
+            let (metrics, fresh) = (metrics.store.clone(), StartPoint::new(life, clock.now()));
+            let surroundings = DiskDependencies { clock: Arc::clone(&clock), audience, metrics, fresh };
             let alarm = alarm.clone();
             let on_failure = Box::new(move |error: StoreError| alarm.ring(error.to_string()));
             Arc::new(Disk::open(directory, config.durability, surroundings, on_failure)?)
@@ -284,7 +287,7 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
     let counters = (metrics.check_results.clone(), metrics.check_changes.clone());
     let commands = Commands::new(&engine, &clock, Some(Handle::current()));
     commands.recover()?;
-    let checks = Checks::new(&commands, &clock, inbox, check_rules(config), counters);
+    let checks = HealthChecks::new(&commands, &clock, inbox, check_rules(config), counters);
     let shared = Shared {
         engine,
         commands,
@@ -292,7 +295,7 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
         hubs,
         clock,
         metrics,
-        subscribers: Subscribers::default(),
+        subscribers: Watchers::default(),
         max_message_size: config.max_message_size,
         bookmarks: config.bookmark_interval,
     };
@@ -304,12 +307,12 @@ fn share(config: &Config, alarm: &Alarm) -> Result<Arc<Shared>, StartError> {
 
 /// Who hears of changes: streams, and who makes checks.
 #[derive(Debug)]
-struct Both {
-    hubs: Arc<Hubs>,
-    inbox: Arc<Inbox>,
+struct FanoutListener {
+    hubs: Arc<Notifier>,
+    inbox: Arc<ChangeQueue>,
 }
 
-impl Audience for Both {
+impl ChangeListener for FanoutListener {
     fn changed(&self, event: &Event) {
         self.hubs.changed(event);
         self.inbox.changed(event);
@@ -321,11 +324,11 @@ impl Audience for Both {
 }
 
 /// The door for programs written for Consul.
-fn consul(config: &Config, shared: &Arc<Shared>) -> Result<Arc<Consul>, Invalid> {
+fn consul(config: &Config, shared: &Arc<Shared>) -> Result<Arc<Consul>, FieldError> {
     let life = shared.engine.registry().incarnation();
     let node = config.node_name();
-    let agent = Agent {
-        id: config.consul.node_id.clone().unwrap_or_else(|| Agent::made_up_id(life, &node)),
+    let agent = AgentIdentity {
+        id: config.consul.node_id.clone().unwrap_or_else(|| AgentIdentity::made_up_id(life, &node)),
         datacenter: config.consul.datacenter.clone(),
         meta: config.consul.node_meta.clone(),
         address: config.node_address(),
@@ -335,16 +338,16 @@ fn consul(config: &Config, shared: &Arc<Shared>) -> Result<Arc<Consul>, Invalid>
 }
 
 /// Where health checks may go: anywhere, as long as only this machine can ask for them.
-fn check_rules(config: &Config) -> health_check::Rules {
+fn check_rules(config: &Config) -> health_check::ProbePolicy {
     let listeners = [config.grpc, config.http, config.grpc_tls, config.http_tls];
     let exposed = listeners.into_iter().flatten().any(|address| !address.ip().to_canonical().is_loopback());
-    health_check::Rules { exposed, allowed: config.check_allow.clone() }
+    health_check::ProbePolicy { exposed, allowed: config.check_allow.clone() }
 }
 
 async fn expire(shared: Arc<Shared>) {
     let mut ticks = interval(EXPIRY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut outcry = Outcry::default();
+    let mut outcry = SelfPreservationReporter::default();
     let mut counting = JoinSet::new();
     loop {
         ticks.tick().await;
@@ -361,7 +364,7 @@ async fn expire(shared: Arc<Shared>) {
 }
 
 /// What connections are held to.
-fn rules(config: &Config) -> Rules {
+fn rules(config: &Config) -> ConnectionLimits {
     let number = |limit: NonZeroU32| limit.get() as usize;
     let room = room_for_connections();
     let connections = config.max_connections.map_or(room, number);
@@ -377,7 +380,7 @@ fn rules(config: &Config) -> Rules {
         Some(limit) => PerAddress { most: number(limit), loopback: true },
         None => PerAddress { most, loopback: false },
     };
-    Rules {
+    ConnectionLimits {
         connections: connections.min(room),
         connections_per_address: per_address(config.max_connections_per_address, 200),
         streams: number(config.max_streams),

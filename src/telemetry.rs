@@ -53,7 +53,7 @@ pub struct LogFilter(String);
 
 /// A filter that does not mean anything. Displayed as what is wrong with it.
 #[derive(Debug, thiserror::Error)]
-pub enum BadFilter {
+pub enum LogFilterError {
     /// The filter language does not have it.
     #[error("{0}")]
     Syntax(#[from] tracing_subscriber::filter::ParseError),
@@ -69,14 +69,14 @@ impl Default for LogFilter {
 }
 
 impl FromStr for LogFilter {
-    type Err = BadFilter;
+    type Err = LogFilterError;
 
-    fn from_str(text: &str) -> Result<Self, BadFilter> {
+    fn from_str(text: &str) -> Result<Self, LogFilterError> {
         // To the filter language a word alone is a target, so a misspelt level would be taken and hide every line.
         let alone = text.split(',').map(str::trim).filter(|directive| !directive.contains(['=', ':', '[']));
         for directive in alone {
             if directive.is_empty() || directive.parse::<LevelFilter>().is_err() {
-                return Err(BadFilter::NoLevel(directive.to_owned()));
+                return Err(LogFilterError::NoLevel(directive.to_owned()));
             }
         }
         EnvFilter::try_new(text)?;
@@ -92,9 +92,9 @@ impl FromStr for LogFilter {
 pub fn init(filter: &LogFilter, format: LogFormat) -> Result<(), SetGlobalDefaultError> {
     let terminal = io::stderr().is_terminal();
     let look = match format {
-        LogFormat::Pretty => Look::Lines,
-        LogFormat::Auto if terminal => Look::Lines,
-        LogFormat::Auto | LogFormat::Json => Look::Json,
+        LogFormat::Pretty => ResolvedFormat::Lines,
+        LogFormat::Auto if terminal => ResolvedFormat::Lines,
+        LogFormat::Auto | LogFormat::Json => ResolvedFormat::Json,
     };
     let colour = terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing::subscriber::set_global_default(subscriber(filter, look, colour, io::stderr))
@@ -102,19 +102,19 @@ pub fn init(filter: &LogFilter, format: LogFormat) -> Result<(), SetGlobalDefaul
 
 /// [`LogFormat`] once it is known where the lines go.
 #[derive(Clone, Copy)]
-enum Look {
+enum ResolvedFormat {
     Lines,
     Json,
 }
 
-fn subscriber<W>(filter: &LogFilter, look: Look, colour: bool, writer: W) -> impl Subscriber + Send + Sync
+fn subscriber<W>(filter: &LogFilter, look: ResolvedFormat, colour: bool, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer::<Registry>().with_writer(writer);
     let layer = match look {
-        Look::Lines => layer.compact().with_ansi(colour).fmt_fields(fields()).boxed(),
-        Look::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+        ResolvedFormat::Lines => layer.compact().with_ansi(colour).fmt_fields(fields()).boxed(),
+        ResolvedFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
     };
     // Lossy is exact here: a `LogFilter` has been parsed before.
     let filter = EnvFilter::builder().parse_lossy(&filter.0);

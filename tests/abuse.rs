@@ -16,7 +16,7 @@ use bytes::Bytes;
 use callboard::pb::callboard::v1::{EventKind, LeaseState, RegisterRequest};
 use tokio::{task::JoinSet, time::interval};
 
-use crate::harness::{Beats, Peer, Reader, Serve, instance, metric, seconds, wall};
+use crate::harness::{HeartbeatStream, Reader, ServerProcess, TestClient, instance, metric, seconds, wall};
 use attack::{ATTACKS, Attack, Target};
 
 /// Honest instances, each on a connection of its own, with leases that a few lost heartbeats would end.
@@ -59,7 +59,7 @@ async fn honest(server: SocketAddr, leases: Vec<Bytes>, millis: u64) -> Vec<u128
 }
 
 async fn beat(server: SocketAddr, lease: Bytes, millis: u64) -> Vec<u128> {
-    let mut beats = Beats::open(&Peer::connect(server).await).await;
+    let mut beats = HeartbeatStream::open(&TestClient::connect(server).await).await;
     let (mut pace, mut times, until) = (interval(PACE), Vec::new(), wall() + millis);
     while wall() < until {
         pace.tick().await;
@@ -76,7 +76,7 @@ fn p99(times: &[u128]) -> u128 {
 }
 
 /// What a server has open.
-async fn open(serve: &Serve) -> (f64, f64) {
+async fn open(serve: &ServerProcess) -> (f64, f64) {
     (serve.metric("callboard_open_connections").await, serve.metric("callboard_open_streams").await)
 }
 
@@ -111,8 +111,8 @@ async fn under_attack<T>(target: Target, attack: &'static Attack, watched: impl 
     seen
 }
 
-async fn suffer(serve: &Serve, other: &Serve, leases: &[Bytes], attack: &'static Attack) -> Outcome {
-    let target = |serve: &Serve| Target { grpc: serve.grpc, http: serve.http };
+async fn suffer(serve: &ServerProcess, other: &ServerProcess, leases: &[Bytes], attack: &'static Attack) -> Outcome {
+    let target = |serve: &ServerProcess| Target { grpc: serve.grpc, http: serve.http };
     let watch = |millis| honest(serve.grpc, leases.to_vec(), millis);
     let before = p99(&watch(CALM).await);
     let beside = p99(&under_attack(target(other), attack, watch(CALM)).await);
@@ -143,9 +143,9 @@ async fn suffer(serve: &Serve, other: &Serve, leases: &[Bytes], attack: &'static
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "two minutes: just abuse"]
 async fn honest_peers_hardly_notice_those_who_mean_harm() {
-    let serve = Serve::start(&["--handshake-timeout", "2s"]).await;
+    let serve = ServerProcess::start(&["--handshake-timeout", "2s"]).await;
     // What attackers and attacked cost everybody else on this machine is no doing of the registry that is measured.
-    let other = Serve::start(&["--handshake-timeout", "2s"]).await;
+    let other = ServerProcess::start(&["--handshake-timeout", "2s"]).await;
     let peer = serve.peer().await;
     let mut leases = Vec::new();
     for number in 0..HONEST {
@@ -191,8 +191,8 @@ async fn honest_peers_hardly_notice_those_who_mean_harm() {
 }
 
 /// Heartbeats at their usual pace.
-async fn keep(peer: Peer, leases: Vec<Bytes>) {
-    let mut beats = Beats::open(&peer).await;
+async fn keep(peer: TestClient, leases: Vec<Bytes>) {
+    let mut beats = HeartbeatStream::open(&peer).await;
     let mut pace = interval(Duration::from_secs_f64(TTL / 6.0));
     loop {
         pace.tick().await;

@@ -13,7 +13,9 @@ use callboard::{
 use tokio::{sync::mpsc, task::JoinHandle, time::interval};
 use tonic::{Code, Status};
 
-use crate::harness::{Beats, House, Peer, Reader, instance, metric_becomes, seconds, wall, within};
+use crate::harness::{
+    HeartbeatStream, Reader, TestClient, TestServer, instance, metric_becomes, seconds, wall, within,
+};
 
 /// How long the tests look on.
 const LONG: u64 = 4_000;
@@ -29,7 +31,7 @@ fn fragile() -> RegisterRequest {
     RegisterRequest { disconnect_grace: seconds(0.05), ..instance("web", "a") }
 }
 
-async fn removals(house: &House) -> usize {
+async fn removals(house: &TestServer) -> usize {
     let events = house.peer().await.events().await;
     events.iter().filter(|event| event.kind() == EventKind::Removed).count()
 }
@@ -56,7 +58,7 @@ fn follow(endpoint: &Endpoint, weight: u32) -> JoinHandle<usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_client_comes_back_and_nothing_is_lost() {
-    let house = House::with(young);
+    let house = TestServer::with(young);
     let endpoint: Endpoint = house.grpc().to_string().parse().unwrap();
     let (heard, mut events) = mpsc::unbounded_channel();
     let heard = move |event| heard.send(event).unwrap();
@@ -107,7 +109,7 @@ fn was_not_processed(status: &Status) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stock_channel_loses_no_call_that_was_processed() {
-    let house = House::with(young);
+    let house = TestServer::with(young);
     let peer = house.peer().await;
     peer.register(instance("web", "a")).await.unwrap();
     let until = wall() + LONG;
@@ -122,10 +124,10 @@ async fn a_stock_channel_loses_no_call_that_was_processed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_are_told_and_a_heartbeat_stream_counts_as_ended_by_us() {
-    let house = House::with(young);
+    let house = TestServer::with(young);
     let peer = house.peer().await;
     let lease = peer.register(fragile()).await.unwrap().lease_id;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     beats.beat(&[&lease]).await.unwrap();
     let mut reader = Reader::synced(&peer, &["web"]).await;
     let notice = within("the notice", beats.answers.message()).await.unwrap().unwrap();
@@ -136,7 +138,7 @@ async fn streams_are_told_and_a_heartbeat_stream_counts_as_ended_by_us() {
 
     // Whoever opens a stream again, on the same channel, finds that the lease is still held, long after the grace.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let mut again = Beats::open(&peer).await;
+    let mut again = HeartbeatStream::open(&peer).await;
     let (states, _) = again.beat(&[&lease]).await.unwrap();
     assert_eq!(states, [LeaseState::Held]);
     reader.reopen().await.unwrap();
@@ -146,11 +148,11 @@ async fn streams_are_told_and_a_heartbeat_stream_counts_as_ended_by_us() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_does_not_end_is_dropped_after_the_grace() {
-    let house = House::with(|config| {
+    let house = TestServer::with(|config| {
         young(config);
         config.max_connection_age_grace = Duration::from_millis(1_500);
     });
-    let closed = Peer::connect_with(house.grpc(), |endpoint| endpoint.initial_stream_window_size(0)).await;
+    let closed = TestClient::connect_with(house.grpc(), |endpoint| endpoint.initial_stream_window_size(0)).await;
     let mut takes_nothing = Reader::of(&closed, &["web"]).await;
     let start = wall();
     takes_nothing.message().await.unwrap_err();

@@ -10,23 +10,23 @@ use callboard::pb::callboard::v1::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::harness::{Beats, House, Peer, Reader, address, instance, seconds, within};
+use crate::harness::{HeartbeatStream, Reader, TestClient, TestServer, address, instance, seconds, within};
 
 /// Somebody who does nothing wrong, on a connection of its own.
 struct Bystander {
-    peer: Peer,
+    peer: TestClient,
     reader: Reader,
-    beats: Beats,
+    beats: HeartbeatStream,
     lease: Bytes,
     turn: u32,
 }
 
 impl Bystander {
-    async fn arrive(house: &House) -> Self {
+    async fn arrive(house: &TestServer) -> Self {
         let peer = house.peer().await;
         let reader = Reader::synced(&peer, &["good"]).await;
         let lease = peer.register(instance("good", "a")).await.unwrap().lease_id;
-        let beats = Beats::open(&peer).await;
+        let beats = HeartbeatStream::open(&peer).await;
         Self { peer, reader, beats, lease, turn: 1 }
     }
 
@@ -90,7 +90,7 @@ fn bad_registrations() -> Vec<(&'static str, RegisterRequest)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_registration_names_its_field() {
-    let house = House::open();
+    let house = TestServer::open();
     let (peer, mut bystander) = (house.peer().await, Bystander::arrive(&house).await);
     for (field, request) in bad_registrations() {
         assert_refused(&peer.register(request).await.unwrap_err(), field);
@@ -101,7 +101,7 @@ async fn a_refused_registration_names_its_field() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_calls_name_what_they_refuse() {
-    let house = House::open();
+    let house = TestServer::open();
     let (peer, mut bystander) = (house.peer().await, Bystander::arrive(&house).await);
     let update = |lease: &'static [u8], weight, tags: Vec<String>| UpdateInstanceRequest {
         service: "good".to_owned(),
@@ -139,7 +139,7 @@ async fn other_calls_name_what_they_refuse() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_not_there_is_named() {
-    let house = House::open();
+    let house = TestServer::open();
     let peer = house.peer().await;
     let get = GetInstanceRequest { service: "web".to_owned(), id: "a".to_owned() };
     let update =
@@ -163,7 +163,7 @@ async fn whoever_is_not_there_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_live_boots_with_one_id() {
-    let house = House::open();
+    let house = TestServer::open();
     let (peer, mut bystander) = (house.peer().await, Bystander::arrive(&house).await);
     let intruder = RegisterRequest { boot_id: "intruder".to_owned(), ..instance("good", "a") };
     let status = peer.register(intruder).await.unwrap_err();
@@ -174,14 +174,14 @@ async fn two_live_boots_with_one_id() {
 }
 
 /// The first message that comes, or the status that comes instead.
-async fn watch(peer: &Peer, request: WatchRequest) -> Result<(), Status> {
+async fn watch(peer: &TestClient, request: WatchRequest) -> Result<(), Status> {
     let mut stream = within("Watch", peer.discovery.clone().watch(request)).await?.into_inner();
     within("a message", stream.message()).await.map(|message| assert!(message.is_some()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_watch_names_its_field() {
-    let house = House::open();
+    let house = TestServer::open();
     let (peer, mut bystander) = (house.peer().await, Bystander::arrive(&house).await);
     let names = |names: &[&str]| WatchRequest {
         services: names.iter().map(ToString::to_string).collect(),
@@ -208,7 +208,7 @@ async fn a_refused_watch_names_its_field() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_on_ten_thousand_names_and_no_more() {
-    let house = House::open();
+    let house = TestServer::open();
     let (peer, mut bystander) = (house.peer().await, Bystander::arrive(&house).await);
     let names = |count: usize| (0..count).map(|n| format!("service-{n}")).collect::<Vec<_>>();
     let status = watch(&peer, WatchRequest { services: names(10_001), ..WatchRequest::default() }).await.unwrap_err();
@@ -223,10 +223,10 @@ async fn a_watch_on_ten_thousand_names_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_that_never_were_are_unknown() {
-    let house = House::open();
+    let house = TestServer::open();
     let (peer, mut bystander) = (house.peer().await, Bystander::arrive(&house).await);
     let lease = peer.register(instance("web", "a")).await.unwrap().lease_id;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     let garbage = [Bytes::new(), Bytes::from_static(b"x"), vec![9; 16].into(), vec![1; 4_000].into(), lease];
     let (states, _) = beats.beat(&garbage.iter().collect::<Vec<_>>()).await.unwrap();
     let unknown = LeaseState::Unknown;
@@ -236,14 +236,14 @@ async fn leases_that_never_were_are_unknown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_that_is_no_number_is_refused_and_the_lease_is_renewed() {
-    let house = House::open();
+    let house = TestServer::open();
     let (peer, mut bystander) = (house.peer().await, Bystander::arrive(&house).await);
     for utilization in [f64::NAN, f64::INFINITY, -0.5] {
         let lease_id = peer.register(instance("web", "a")).await.unwrap().lease_id;
         let load = LoadReport { utilization, ..LoadReport::default() };
         let good = Heartbeat { lease_id: lease_id.clone(), load: None };
         let heartbeats = vec![good, Heartbeat { lease_id, load: Some(load) }];
-        let mut beats = Beats::open(&peer).await;
+        let mut beats = HeartbeatStream::open(&peer).await;
         let answer = beats.ask(KeepAliveRequest { heartbeats }).await.unwrap();
         assert!(answer.leases.iter().all(|report| report.state() == LeaseState::Held));
         let status = within("the status", beats.answers.message()).await.unwrap_err();
@@ -254,13 +254,13 @@ async fn a_load_that_is_no_number_is_refused_and_the_lease_is_renewed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_a_message_may_hold() {
-    let house = House::open();
+    let house = TestServer::open();
     let (peer, mut bystander) = (house.peer().await, Bystander::arrive(&house).await);
     let large = RegisterRequest { tags: vec!["x".repeat(300 * 1024)], ..instance("web", "a") };
     let status = peer.register(large).await.unwrap_err();
     assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status:?}");
     assert!(status.message().contains("262144"), "it says what the limit is: {status}");
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     let heartbeats = vec![Heartbeat::default(); 10_001];
     assert_refused(&beats.ask(KeepAliveRequest { heartbeats }).await.unwrap_err(), "heartbeats");
     peer.register(instance("web", "a")).await.unwrap();
@@ -269,7 +269,7 @@ async fn more_than_a_message_may_hold() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_grows_by_what_is_refused() {
-    let house = House::open();
+    let house = TestServer::open();
     let (peer, mut bystander) = (house.peer().await, Bystander::arrive(&house).await);
     for round in 0..200 {
         let bad = Address { port: 0, ..address("10.0.0.1", 80) };

@@ -7,7 +7,7 @@ use prost::Message as _;
 use tokio::{net::TcpStream, time::interval};
 
 use crate::harness::{
-    Beats, House, PREFACE, Raw, Reader, instance, metric, metric_becomes, no_connections, wall,
+    HeartbeatStream, PREFACE, Raw, Reader, TestServer, instance, metric, metric_becomes, no_connections, wall,
     wire::{
         ACK, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frame, HEADERS, PING, RST_STREAM, WINDOW_UPDATE,
         call_headers, put,
@@ -50,7 +50,7 @@ async fn read(socket: &mut TcpStream) -> Vec<Frame> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_cancelled_calls_ends_with_go_away_and_reason() {
-    let house = House::with(|config| config.max_cancelled_calls = 50.try_into().unwrap());
+    let house = TestServer::with(|config| config.max_cancelled_calls = 50.try_into().unwrap());
     let mut bytes = PREFACE.to_vec();
     // A heartbeat stream with one heartbeat, which stays open.
     put(&mut bytes, HEADERS, END_HEADERS, 1, &call_headers(KEEP_ALIVE));
@@ -77,11 +77,11 @@ async fn flood_of_cancelled_calls_ends_with_go_away_and_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_that_is_sent_away_keeps_its_watch_and_its_lease() {
-    let house = House::with(|config| config.max_cancelled_calls = 50.try_into().unwrap());
+    let house = TestServer::with(|config| config.max_cancelled_calls = 50.try_into().unwrap());
     let peer = house.peer().await;
     let lease = peer.register(instance("web", "a")).await.unwrap().lease_id;
     let mut reader = Reader::synced(&peer, &["web"]).await;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     beats.beat(&[&lease]).await.unwrap();
     let request = WatchRequest { services: vec!["web".to_owned()], ..WatchRequest::default() };
     while metric(house.http(), SENT_AWAY).await < 1.0 {
@@ -99,12 +99,12 @@ async fn client_that_is_sent_away_keeps_its_watch_and_its_lease() {
     // The same channel goes on over another connection.
     reader.reopen().await.unwrap();
     reader.until("synced again", |view| view.get("web", "a").is_some()).await;
-    Beats::open(&peer).await.beat(&[&lease]).await.unwrap();
+    HeartbeatStream::open(&peer).await.beat(&[&lease]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_that_goes_on_flooding_is_cut_off() {
-    let house = House::with(|config| config.max_cancelled_calls = 50.try_into().unwrap());
+    let house = TestServer::with(|config| config.max_cancelled_calls = 50.try_into().unwrap());
     let mut raw = Raw::saying(house.grpc(), PREFACE).await;
     let mut stream = 1;
     // It never answers the ping that asks whether it has heard GOAWAY, so its new calls are still taken.
@@ -129,7 +129,7 @@ async fn client_that_goes_on_flooding_is_cut_off() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateway_that_cancels_thousands_of_calls_among_answered_ones_stays() {
     const SPAN: u64 = 4_000;
-    let house = House::open();
+    let house = TestServer::open();
     let mut raw = Raw::saying(house.grpc(), PREFACE).await;
     let (mut stream, mut pace, start) = (1, interval(Duration::from_millis(10)), wall());
     let (mut made, mut asked, mut heard) = (0, 0, 0);

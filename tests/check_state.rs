@@ -9,17 +9,17 @@ use tokio::time::sleep;
 
 use crate::{
     consul::{ask, get, len, put, register, until},
-    harness::{Child, Serve},
+    harness::{Child, ServerProcess},
 };
 
 /// Reports that a check passes, with this note.
-async fn pass(serve: &Serve, check: &str, note: &str) {
+async fn pass(serve: &ServerProcess, check: &str, note: &str) {
     let said = ask(serve, "PUT", &format!("/v1/agent/check/pass/{check}?note={note}"), "").await;
     assert_eq!(said.status, 200, "{said:?}");
 }
 
 /// Stops a registry in order.
-async fn stop(serve: Serve) {
+async fn stop(serve: ServerProcess) {
     serve.child.signal(Signal::TERM);
     let ended = serve.child.ended().await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
@@ -33,7 +33,7 @@ fn first(checks: &Value) -> (&str, &str) {
 async fn ttl_expires_though_the_registry_is_killed_more_often_than_it_lasts() {
     let data = TempDir::new().unwrap();
     let usual = ["--settle", "0", "--data-dir", data.path().to_str().unwrap()];
-    let mut serve = Serve::start(&usual).await;
+    let mut serve = ServerProcess::start(&usual).await;
     for name in ["silent", "alive"] {
         register(&serve, json!({"Name": name, "Check": {"TTL": "3s", "Status": "passing"}})).await;
         pass(&serve, &format!("service:{name}"), "fine").await;
@@ -54,7 +54,7 @@ async fn ttl_expires_though_the_registry_is_killed_more_often_than_it_lasts() {
 async fn output_survives_a_stop_and_an_expiry_in_it_is_known_at_once() {
     let data = TempDir::new().unwrap();
     let usual = ["--settle", "0", "--data-dir", data.path().to_str().unwrap()];
-    let serve = Serve::start(&usual).await;
+    let serve = ServerProcess::start(&usual).await;
     for (name, ttl) in [("long", "1h"), ("short", "2s")] {
         register(&serve, json!({"Name": name, "Check": {"TTL": ttl, "Status": "passing"}})).await;
         pass(&serve, &format!("service:{name}"), "first").await;
@@ -65,7 +65,7 @@ async fn output_survives_a_stop_and_an_expiry_in_it_is_known_at_once() {
     sleep(Duration::from_secs(2)).await;
     let export = Child::run(&["export", "--data-dir", usual[3]]).await;
     assert_eq!(export.code(), Some(0), "{}", export.stderr);
-    let serve = Serve::start(&usual).await;
+    let serve = ServerProcess::start(&usual).await;
     assert_eq!(first(&get(&serve, "/v1/health/checks/long").await.body), ("passing", "second"));
     let expired = until(&serve, "/v1/health/checks/short", |checks| first(checks).0 == "critical").await;
     assert_eq!(first(&expired).1, "TTL expired (last output before timeout follows): second");
@@ -76,13 +76,13 @@ async fn output_survives_a_stop_and_an_expiry_in_it_is_known_at_once() {
     let to = elsewhere.path().to_str().unwrap();
     let imported = Child::run(&["import", "--data-dir", to, file.to_str().unwrap()]).await;
     assert_eq!(imported.code(), Some(0), "{}", imported.stderr);
-    let imported = Serve::start(&["--settle", "0", "--data-dir", to]).await;
+    let imported = ServerProcess::start(&["--settle", "0", "--data-dir", to]).await;
     assert_eq!(first(&get(&imported, "/v1/health/checks/long").await.body), ("passing", "second"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ttl_below_a_second_is_refused_wherever_it_is_sent() {
-    let serve = Serve::start(&["--settle", "0"]).await;
+    let serve = ServerProcess::start(&["--settle", "0"]).await;
     for (ttl, shown) in [(json!(60), "60ns"), (json!("500us"), "500us"), (json!("0.5s"), "500ms")] {
         let check = json!({"Name": "d1", "TTL": ttl});
         let service = json!({"Service": "d1", "Port": 1});
@@ -110,7 +110,7 @@ async fn ttl_below_a_second_is_refused_wherever_it_is_sent() {
 async fn lengths_of_time_and_reasons_survive_exactly() {
     let data = TempDir::new().unwrap();
     let usual = ["--settle", "0", "--data-dir", data.path().to_str().unwrap()];
-    let serve = Serve::start(&usual).await;
+    let serve = ServerProcess::start(&usual).await;
     let check = json!({
         "CheckID": "odd", "TCP": "127.0.0.1:1", "Interval": "1h0.0000015s", "Timeout": "250us",
         "DeregisterCriticalServiceAfter": "2h0.000000001s",

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tonic::Code;
 
-use crate::harness::{Child, Ended, Page, Peer, Reader, Serve, View, What, instance, seconds};
+use crate::harness::{Child, Ended, Page, Reader, ServerProcess, TestClient, View, What, instance, seconds};
 
 use CheckStatus::{Critical, Passing, Warning};
 use InstanceStatus::{Serving, Starting, Unhealthy};
@@ -42,8 +42,8 @@ fn report(check: &str, status: CheckStatus, output: &str) -> ReportCheckRequest 
 }
 
 /// A registry, a reader of `web`, and `web/a` with these checks.
-async fn registered(checks: Vec<Check>) -> (Serve, Peer, Reader) {
-    let serve = Serve::start(&["--settle", "0"]).await;
+async fn registered(checks: Vec<Check>) -> (ServerProcess, TestClient, Reader) {
+    let serve = ServerProcess::start(&["--settle", "0"]).await;
     let peer = serve.peer().await;
     let reader = Reader::synced(&peer, &["web"]).await;
     peer.register(request(checks)).await.unwrap();
@@ -145,7 +145,7 @@ async fn only_what_is_fed_can_be_reported() {
 async fn what_a_check_says_outlives_the_process() {
     let data = TempDir::new().unwrap();
     let usual = ["--settle", "0", "--data-dir", data.path().to_str().unwrap()];
-    let serve = Serve::start(&usual).await;
+    let serve = ServerProcess::start(&usual).await;
     let peer = serve.peer().await;
     peer.register(request(vec![ttl(600.0)])).await.unwrap();
     peer.report(report("ttl", Warning, "tired")).await.unwrap();
@@ -164,13 +164,13 @@ async fn what_a_check_says_outlives_the_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ttl_below_a_second_is_refused() {
-    let serve = Serve::start(&["--settle", "0"]).await;
+    let serve = ServerProcess::start(&["--settle", "0"]).await;
     let refusal = serve.peer().await.register(request(vec![ttl(0.0005)])).await.unwrap_err();
     assert_eq!(refusal.code(), Code::InvalidArgument);
     assert!(refusal.message().contains("checks[0].check.ttl \"500us\" is shorter than 1s"), "{refusal}");
 }
 
-async fn verb(serve: &Serve, more: &[&str]) -> Ended {
+async fn verb(serve: &ServerProcess, more: &[&str]) -> Ended {
     Child::run(&[&["checks"], more, &["--server", &serve.address()]].concat()).await
 }
 

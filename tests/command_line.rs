@@ -3,11 +3,11 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Child, Ended, Serve, free_port, get, instance};
+use crate::harness::{Child, Ended, ServerProcess, free_port, get, instance};
 
 /// A registry with two instances of `web`.
-async fn registry() -> Serve {
-    let serve = Serve::start(&["--settle", "0"]).await;
+async fn registry() -> ServerProcess {
+    let serve = ServerProcess::start(&["--settle", "0"]).await;
     let peer = serve.peer().await;
     for id in ["a", "b"] {
         let mut request = instance("web", id);
@@ -17,12 +17,12 @@ async fn registry() -> Serve {
     serve
 }
 
-async fn run(serve: &Serve, arguments: &[&str]) -> Ended {
+async fn run(serve: &ServerProcess, arguments: &[&str]) -> Ended {
     Child::run(&[arguments, &["--server", &serve.address()]].concat()).await
 }
 
 /// What a verb that succeeds prints as JSON.
-async fn json(serve: &Serve, arguments: &[&str]) -> Value {
+async fn json(serve: &ServerProcess, arguments: &[&str]) -> Value {
     let ended = run(serve, &[arguments, &["-o", "json"]].concat()).await;
     assert_eq!(ended.code(), Some(0), "{arguments:?}: {}", ended.stderr);
     serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", ended.stdout))
@@ -109,7 +109,7 @@ async fn an_id_that_is_held_is_waited_for_and_replace_does_not_wait() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn run_registers_drains_and_deregisters() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let (address, port) = (serve.address(), free_port().to_string());
     let mut watch = Child::start(&["watch", "web", "-o", "json", "--server", &address]);
     watch.of_type("synced").await;
@@ -130,7 +130,7 @@ async fn run_registers_drains_and_deregisters() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn run_ends_as_its_program_does() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let (address, port) = (serve.address(), free_port().to_string());
     let usual = ["run", "--service", "web", "--port", &port, "--server", &address, "--"];
     let ended = Child::run(&[&usual[..], &["sh", "-c", "echo said; exit 7"]].concat()).await;
@@ -142,7 +142,7 @@ async fn run_ends_as_its_program_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serve_refuses_what_it_cannot_do() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let address = serve.address();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "grcp = \"127.0.0.1:0\"\n").unwrap();

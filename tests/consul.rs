@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     consul_replay::client,
-    harness::{Child, Reader, Serve, instance, metric, metric_becomes, wall, within},
+    harness::{Child, Reader, ServerProcess, instance, metric, metric_becomes, wall, within},
 };
 
 /// What a program written for Consul hears.
@@ -24,28 +24,28 @@ pub struct Said {
     pub body: Value,
 }
 
-pub async fn ask(serve: &Serve, method: &str, path: &str, body: &str) -> Said {
+pub async fn ask(serve: &ServerProcess, method: &str, path: &str, body: &str) -> Said {
     let answer = client::ask(serve.http, method, path, body, |text| text).await;
     let index = answer.headers.get("X-Consul-Index").map_or(0, |index| index.parse().unwrap());
     Said { status: answer.status, index, body: answer.body }
 }
 
-pub async fn get(serve: &Serve, path: &str) -> Said {
+pub async fn get(serve: &ServerProcess, path: &str) -> Said {
     ask(serve, "GET", path, "").await
 }
 
-pub async fn put(serve: &Serve, path: &str, body: &Value) -> Said {
+pub async fn put(serve: &ServerProcess, path: &str, body: &Value) -> Said {
     ask(serve, "PUT", path, &body.to_string()).await
 }
 
 /// Registers, which has to succeed.
-pub async fn register(serve: &Serve, body: Value) {
+pub async fn register(serve: &ServerProcess, body: Value) {
     let said = put(serve, "/v1/agent/service/register", &body).await;
     assert_eq!(said.status, 200, "{body}: {said:?}");
 }
 
 /// Asks until the answer is as wanted.
-pub async fn until(serve: &Serve, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub async fn until(serve: &ServerProcess, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     within(path, async {
         let mut index = 0;
         loop {
@@ -81,7 +81,7 @@ async fn target(answer: &'static [u8]) -> SocketAddr {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_registry_behind_both_doors() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     let mut reader = Reader::synced(&peer, &["web"]).await;
     register(
@@ -118,7 +118,7 @@ async fn one_registry_behind_both_doors() {
 /// What is asked for without a filter comes from what was gathered earlier; a filter that takes everything has all gathered anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_list_of_services_follows_each_change() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let service = |name: &str, id: &str, tags: &[&str]| json!({"Name": name, "ID": id, "Tags": tags});
     let steps = [
         (service("web", "a", &["v1", "eu"]), json!({"consul": [], "web": ["eu", "v1"]})),
@@ -141,7 +141,7 @@ async fn the_list_of_services_follows_each_change() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_moves_with_its_name_and_a_lease_is_not_taken_over() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     register(&serve, json!({"Name": "api", "ID": "a", "Port": 1})).await;
     assert_eq!(len(&get(&serve, "/v1/catalog/service/web").await.body), 0);
@@ -159,7 +159,7 @@ async fn an_id_moves_with_its_name_and_a_lease_is_not_taken_over() {
 async fn an_id_that_several_names_want_has_one() {
     let data = TempDir::new().unwrap();
     // Each takes its time to get to the disk.
-    let serve = Serve::start(&["--data-dir", data.path().to_str().unwrap()]).await;
+    let serve = ServerProcess::start(&["--data-dir", data.path().to_str().unwrap()]).await;
     for n in 0..10 {
         let id = format!("i{n}");
         let bodies = ["a", "b", "c"].map(|name| json!({"Name": name, "ID": id}));
@@ -178,7 +178,7 @@ async fn an_id_that_several_names_want_has_one() {
 async fn an_id_that_moved_when_the_process_was_killed_is_where_it_went() {
     let data = TempDir::new().unwrap();
     let place = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
-    let serve = Serve::start(&["--data-dir", &place("one")]).await;
+    let serve = ServerProcess::start(&["--data-dir", &place("one")]).await;
     for (name, id) in [("b", "first"), ("a", "other"), ("c", "third")] {
         register(&serve, json!({"Name": name, "ID": id})).await;
     }
@@ -188,7 +188,7 @@ async fn an_id_that_moved_when_the_process_was_killed_is_where_it_went() {
     let halves = std::fs::read_to_string(place("all")).unwrap().replace("\"first\"", "\"other\"");
     std::fs::write(place("all"), halves.replace("\"third\"", "\"other\"")).unwrap();
     assert_eq!(Child::run(&["import", "--data-dir", &place("two"), &place("all")]).await.code(), Some(0));
-    let serve = Serve::start(&["--data-dir", &place("two")]).await;
+    let serve = ServerProcess::start(&["--data-dir", &place("two")]).await;
     until(&serve, "/v1/catalog/services", |body| *body == json!({"consul": [], "c": []})).await;
     assert_eq!(ask(&serve, "PUT", "/v1/agent/service/deregister/other", "").await.status, 200);
     until(&serve, "/v1/catalog/services", |body| *body == json!({"consul": []})).await;
@@ -198,7 +198,7 @@ async fn an_id_that_moved_when_the_process_was_killed_is_where_it_went() {
 async fn what_was_registered_once_is_there_after_a_kill() {
     let data = TempDir::new().unwrap();
     let arguments = ["--data-dir", data.path().to_str().unwrap(), "--node-name", "n1"];
-    let serve = Serve::start(&arguments).await;
+    let serve = ServerProcess::start(&arguments).await;
     let up = target(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let check = json!({"HTTP": format!("http://{up}/"), "Interval": "1s"});
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1, "Check": check})).await;
@@ -225,7 +225,7 @@ async fn what_was_registered_once_is_there_after_a_kill() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_registers_again_has_all_its_time_again() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let fed = json!({"Name": "fed", "Check": {"TTL": "4s", "Status": "passing"}});
     register(&serve, fed.clone()).await;
     tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -237,7 +237,7 @@ async fn who_registers_again_has_all_its_time_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_no_address_goes_where_its_node_goes() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     let mut reader = Reader::synced(&peer, &["db", "own"]).await;
     for (name, address) in [("db", ""), ("own", "10.0.0.5")] {
@@ -259,7 +259,7 @@ async fn who_has_no_address_goes_where_its_node_goes() {
 async fn a_report_counts_also_when_the_one_before_runs_out() {
     let data = TempDir::new().unwrap();
     // Word that a check has run out takes its time to get to the disk.
-    let serve = Serve::start(&["--data-dir", data.path().to_str().unwrap()]).await;
+    let serve = ServerProcess::start(&["--data-dir", data.path().to_str().unwrap()]).await;
     let http = serve.http;
     let mut programs = JoinSet::new();
     for n in 0..40 {
@@ -277,7 +277,7 @@ async fn a_report_counts_also_when_the_one_before_runs_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_node_feels_all_on_it_feel() {
-    let serve = Serve::start(&["--node-name", "n1"]).await;
+    let serve = ServerProcess::start(&["--node-name", "n1"]).await;
     let peer = serve.peer().await;
     let mut reader = Reader::synced(&peer, &["web"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
@@ -303,7 +303,7 @@ async fn what_a_node_feels_all_on_it_feel() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_is_woken_by_its_own_service_alone_and_bounded() {
-    let serve = Serve::start(&["--max-parked-queries", "20"]).await;
+    let serve = ServerProcess::start(&["--max-parked-queries", "20"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let index = get(&serve, "/v1/health/service/web").await.index;
     let mut parked = JoinSet::new();
@@ -331,7 +331,7 @@ async fn who_waits_is_woken_by_its_own_service_alone_and_bounded() {
 
 #[tokio::test]
 async fn who_asks_for_what_is_not_there_waits_too() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "web"})).await;
     for path in ["/v1/catalog/node/x", "/v1/catalog/node-services/x", "/v1/health/node/x", "/v1/connect/ca/roots"] {
         let mut index = get(&serve, path).await.index;
@@ -350,7 +350,7 @@ async fn who_asks_for_what_is_not_there_waits_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_says_no_more_is_answered() {
     let directory = TempDir::new().unwrap();
-    let serve = Serve::start(&["--data-dir", directory.path().to_str().unwrap()]).await;
+    let serve = ServerProcess::start(&["--data-dir", directory.path().to_str().unwrap()]).await;
     let body = r#"{"Name": "web"}"#;
     let register =
         format!("PUT /v1/agent/service/register HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
@@ -368,7 +368,7 @@ async fn who_says_no_more_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_hangs_up_waits_no_longer() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let index = get(&serve, "/v1/health/service/web").await.index;
     let mut sockets = Vec::new();
@@ -385,7 +385,7 @@ async fn who_hangs_up_waits_no_longer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn targets_that_mean_harm_hold_up_nobody() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let up = target(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let redirecting =
         target(b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/\r\nContent-Length: 0\r\n\r\n").await;
@@ -443,7 +443,7 @@ async fn targets_that_mean_harm_hold_up_nobody() {
 
 #[tokio::test]
 async fn who_never_sends_what_it_announced_is_let_go() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let mut socket = TcpStream::connect(serve.http).await.unwrap();
     let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: web\r\nContent-Length: 100\r\n\r\n{\"Na";
     socket.write_all(request.as_bytes()).await.unwrap();
@@ -455,7 +455,7 @@ async fn who_never_sends_what_it_announced_is_let_go() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_is_refused_and_nothing_else() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let large = json!({"Name": "x", "Meta": {"k": "v".repeat(300 * 1024)}}).to_string();
     let deep = "[".repeat(100_000);
     let many: Vec<Value> = (0..40).map(|n| json!({"TTL": "10s", "CheckID": n.to_string()})).collect();
@@ -506,7 +506,7 @@ async fn bad_input_is_refused_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_old_and_clients_that_unpack_are_served() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     for n in 0..20 {
         register(&serve, json!({"Name": "web", "ID": format!("w{n}"), "Address": "10.0.0.1", "Port": n + 1})).await;
     }
@@ -532,7 +532,7 @@ async fn clients_of_old_and_clients_that_unpack_are_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_remembers_an_earlier_life_waits_until_it_has_settled() {
-    let serve = Serve::start(&["--settle", "2s"]).await;
+    let serve = ServerProcess::start(&["--settle", "2s"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let index = get(&serve, "/v1/health/service/web").await.index;
     // A life of the registry in memory begins at the second in which it does.
@@ -555,9 +555,9 @@ async fn who_remembers_an_earlier_life_waits_until_it_has_settled() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn index_below_every_earlier_life_is_answered_at_once_while_settling() {
-    let serve = Serve::start(&["--settle", "60s"]).await;
+    let serve = ServerProcess::start(&["--settle", "60s"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
-    let earliest = callboard::engine::Beginning::EARLIEST.0;
+    let earliest = callboard::engine::StartPoint::EARLIEST.0;
     let paths =
         ["health/service/web", "health/service/absent", "health/state/any", "catalog/services", "catalog/nodes"];
     // An index of a Consul that was there before is one of the small ones.

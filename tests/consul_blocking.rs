@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     consul_replay::{client, recording::Answer},
-    harness::{Peer, Serve, instance, metric_becomes, seconds, within},
+    harness::{ServerProcess, TestClient, instance, metric_becomes, seconds, within},
 };
 
 const PARKED: &str = "callboard_parked_queries";
@@ -239,17 +239,17 @@ fn changes_of_the_local_node() -> Vec<Row> {
 }
 
 struct Bench {
-    serve: Serve,
-    peer: Peer,
+    serve: ServerProcess,
+    peer: TestClient,
     lease: Bytes,
 }
 
 impl Bench {
     async fn begin() -> Self {
-        Self::on(Serve::start(&["--node-name", "n1"]).await).await
+        Self::on(ServerProcess::start(&["--node-name", "n1"]).await).await
     }
 
-    async fn on(serve: Serve) -> Self {
+    async fn on(serve: ServerProcess) -> Self {
         let bench = Self { peer: serve.peer().await, serve, lease: Bytes::new() };
         bench.put("/v1/catalog/register", &edge("a", "198.51.100.1", "198.51.100.1")).await;
         bench.put("/v1/catalog/register", &web(&["red"], "v", "passing")).await;
@@ -367,7 +367,7 @@ async fn index_of_every_query_survives_a_restart() {
     let arguments =
         ["--node-name", "n1", "--node-id", "a51aee3d-7c72-ddf7-58b1-6d63d89505d0", "--settle", "0", "--data-dir"];
     let arguments = [&arguments[..], &[directory.path().to_str().unwrap()]].concat();
-    let bench = Bench::on(Serve::start(&arguments).await).await;
+    let bench = Bench::on(ServerProcess::start(&arguments).await).await;
     let one = json!({"Node": "far", "SkipNodeUpdate": true, "Service": {"Service": "none", "ID": "x"}});
     bench.put("/v1/catalog/register", &one).await;
     bench.put("/v1/catalog/register", &json!({"Node": "ghost", "Address": "198.51.100.3"})).await;
@@ -377,7 +377,7 @@ async fn index_of_every_query_survives_a_restart() {
     bench.serve.child.signal(Signal::TERM);
     within("the registry stops", bench.serve.child.ended()).await;
 
-    let serve = Serve::start(&arguments).await;
+    let serve = ServerProcess::start(&arguments).await;
     let bench = Bench { peer: serve.peer().await, serve, lease: Bytes::new() };
     let after = bench.ask_all().await;
     for (((_, path), before), after) in QUERIES.iter().zip(&before).zip(&after) {

@@ -13,26 +13,26 @@ use tokio::join;
 use crate::{
     consul::{Said, ask, get, len, put, register, until},
     consul_replay::client,
-    harness::{Beats, Child, Serve, instance},
+    harness::{Child, HeartbeatStream, ServerProcess, instance},
 };
 
 const NODE: [&str; 6] = ["--node-name", "n1", "--node-id", "a51aee3d-7c72-ddf7-58b1-6d63d89505d0", "--settle", "0"];
 
-async fn on(directory: &Path) -> Serve {
-    Serve::start(&[&NODE[..], &["--data-dir", directory.to_str().unwrap()]].concat()).await
+async fn on(directory: &Path) -> ServerProcess {
+    ServerProcess::start(&[&NODE[..], &["--data-dir", directory.to_str().unwrap()]].concat()).await
 }
 
-async fn stop(serve: Serve) {
+async fn stop(serve: ServerProcess) {
     serve.child.signal(Signal::TERM);
     assert!(serve.child.ended().await.status.success());
 }
 
-async fn catalog(serve: &Serve, body: Value) -> Said {
+async fn catalog(serve: &ServerProcess, body: Value) -> Said {
     put(serve, "/v1/catalog/register", &body).await
 }
 
 /// Answers of the endpoints that show a service in full.
-async fn shown(serve: &Serve, service: &str, node: &str) -> Vec<Value> {
+async fn shown(serve: &ServerProcess, service: &str, node: &str) -> Vec<Value> {
     let mut all = Vec::new();
     for path in [
         format!("/v1/health/service/{service}"),
@@ -65,7 +65,7 @@ fn remove_indexes(body: &mut Value) {
 }
 
 /// Restarts on the same directory, then on one that an export of it was imported into, and compares what is shown.
-async fn survives(serve: Serve, directory: &TempDir, service: &str, node: &str) {
+async fn survives(serve: ServerProcess, directory: &TempDir, service: &str, node: &str) {
     let before = shown(&serve, service, node).await;
     stop(serve).await;
     let serve = on(directory.path()).await;
@@ -89,7 +89,7 @@ fn names(body: &Value) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn look_up_in_any_case_finds_every_spelling_and_each_keeps_its_own() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "Redis", "ID": "b", "Check": {"TTL": "1h"}})).await;
     register(&serve, json!({"Name": "redis", "ID": "a", "Check": {"TTL": "1h"}})).await;
     let peer = serve.peer().await;
@@ -116,7 +116,7 @@ async fn look_up_in_any_case_finds_every_spelling_and_each_keeps_its_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocking_query_wakes_when_another_spelling_comes_or_goes() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let wait =
         async |index: u64| -> Said { get(&serve, &format!("/v1/health/service/rediS?index={index}&wait=60s")).await };
     let nothing = get(&serve, "/v1/health/service/redis").await;
@@ -134,7 +134,7 @@ async fn blocking_query_wakes_when_another_spelling_comes_or_goes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn catalog_changes_tags_of_an_agents_service_only_where_it_allows_that() {
-    let serve = Serve::start(&NODE).await;
+    let serve = ServerProcess::start(&NODE).await;
     let tags = async |id: &str| get(&serve, &format!("/v1/agent/service/{id}")).await.body["Tags"].clone();
     let write = async |id: &str, tags: &[&str], allow: bool| {
         let service = json!({"ID": id, "Service": id, "Tags": tags, "Port": 9, "EnableTagOverride": allow});
@@ -163,7 +163,7 @@ async fn catalog_changes_tags_of_an_agents_service_only_where_it_allows_that() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn catalog_write_for_another_datacenter_is_refused_and_does_nothing() {
-    let serve = Serve::start(&NODE).await;
+    let serve = ServerProcess::start(&NODE).await;
     let service = json!({"Service": "web"});
     let here = json!({"Datacenter": "dc1", "Node": "x", "Address": "10.0.0.1", "Service": service});
     assert_eq!(catalog(&serve, here).await.status, 200);
@@ -217,7 +217,7 @@ async fn stated_check_keeps_its_output_type_and_definition_over_restart_and_expo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn catalog_leaves_a_check_that_the_agent_makes_as_it_is() {
-    let serve = Serve::start(&NODE).await;
+    let serve = ServerProcess::start(&NODE).await;
     register(&serve, json!({"Name": "web", "Check": {"TTL": "1h", "Status": "passing"}})).await;
     let check = json!({"CheckID": "service:web", "ServiceID": "web", "Status": "critical", "Type": "http"});
     let said = catalog(&serve, json!({"Node": "n1", "SkipNodeUpdate": true, "Check": check})).await;
@@ -229,7 +229,7 @@ async fn catalog_leaves_a_check_that_the_agent_makes_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn catalog_deregisters_an_instance_with_a_lease_unless_its_id_means_several() {
-    let serve = Serve::start(&NODE).await;
+    let serve = ServerProcess::start(&NODE).await;
     let peer = serve.peer().await;
     let lease = peer.register(instance("web", "one")).await.unwrap().lease_id;
     for service in ["web", "db"] {
@@ -244,14 +244,14 @@ async fn catalog_deregisters_an_instance_with_a_lease_unless_its_id_means_severa
     let said = deregister("one").await;
     assert_eq!((said.status, said.body), (200, json!(true)));
     assert_eq!(len(&get(&serve, "/v1/catalog/service/web").await.body), 1);
-    let (states, _) = Beats::open(&peer).await.beat(&[&lease]).await.unwrap();
+    let (states, _) = HeartbeatStream::open(&peer).await.beat(&[&lease]).await.unwrap();
     assert_ne!(states, [callboard::pb::callboard::v1::LeaseState::Held], "its holder hears that it is gone");
     assert_eq!(deregister("nobody").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cached_query_is_a_miss_once_and_a_hit_from_then_on_where_consul_caches() {
-    let serve = Serve::start(&NODE).await;
+    let serve = ServerProcess::start(&NODE).await;
     register(&serve, json!({"Name": "web"})).await;
     let cache = async |path: &str| {
         let answer = client::ask(serve.http, "GET", path, "", |text| text).await;
@@ -319,7 +319,7 @@ async fn odd_tags_and_large_metadata_are_taken_as_consul_takes_them_and_survive(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_service_name_is_a_400_that_tells_what_is_allowed() {
-    let serve = Serve::start(&NODE).await;
+    let serve = ServerProcess::start(&NODE).await;
     let allowed = "use 1 to 253 letters, digits, '.', '_' or '-', starting with a letter or digit";
     for name in ["bad name!", "a/b", "caf\u{e9}", "-web", "_web", ".web", "a:b", "a\tb", &"x".repeat(254)] {
         for said in [

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
-use crate::{consul_replay::client, harness::Serve};
+use crate::{consul_replay::client, harness::ServerProcess};
 
 /// Objects that have fields, of which none may be shown. All other objects are maps, which can be asked for as a whole.
 const RECORDS: &[&str] = &[
@@ -40,13 +40,13 @@ const ANSWERS: &[(&str, &str)] = &[
     ("/v1/catalog/node-services/edge", "/Services"),
 ];
 
-async fn get(serve: &Serve, path: &str) -> Value {
+async fn get(serve: &ServerProcess, path: &str) -> Value {
     let answer = client::ask(serve.http, "GET", path, "", |text| text).await;
     assert_eq!(answer.status, 200, "{path}: {answer:?}");
     answer.body
 }
 
-async fn put(serve: &Serve, path: &str, body: &Value) {
+async fn put(serve: &ServerProcess, path: &str, body: &Value) {
     let answer = client::ask(serve.http, "PUT", path, &body.to_string(), |text| text).await;
     assert_eq!(answer.status, 200, "{path} {body}: {answer:?}");
 }
@@ -71,7 +71,7 @@ fn service(id: &str, name: &str) -> Value {
     })
 }
 
-async fn fill(serve: &Serve) {
+async fn fill(serve: &ServerProcess) {
     let check = json!({
         "CheckID": "c", "Name": "disk", "Status": "warning", "Notes": "look", "Output": "slow", "ServiceID": "w1", "Type": "http",
         "Definition": {"HTTP": "http://198.51.100.1/", "Interval": "10s", "Timeout": "2s", "Header": {"X-A": ["b"]}, "Method": "PUT"},
@@ -151,7 +151,7 @@ fn quoted(text: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn filter_can_ask_for_every_field_that_is_shown() {
-    let serve = Serve::start(&["--node-name", "n1"]).await;
+    let serve = ServerProcess::start(&["--node-name", "n1"]).await;
     fill(&serve).await;
     serve.peer().await.register(crate::harness::instance("native", "one")).await.unwrap();
     let mut count = 0;

@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::{
     consul::{ask, get, len, put, register},
-    harness::{Serve, instance, seconds},
+    harness::{ServerProcess, instance, seconds},
 };
 
 /// How a registration is made, and so taken away.
@@ -60,7 +60,7 @@ fn registrations() -> Vec<Registration> {
 }
 
 /// Registers in a service each.
-async fn add(serve: &Serve, service: &str, (way, node, id): &Registration) {
+async fn add(serve: &ServerProcess, service: &str, (way, node, id): &Registration) {
     match way {
         Way::Native => {
             let request = RegisterRequest { ttl: seconds(600.0), ..instance(service, id) };
@@ -76,7 +76,7 @@ async fn add(serve: &Serve, service: &str, (way, node, id): &Registration) {
     }
 }
 
-async fn remove(serve: &Serve, service: &str, (way, node, id): &Registration) {
+async fn remove(serve: &ServerProcess, service: &str, (way, node, id): &Registration) {
     match way {
         Way::Native => {
             let removed = serve.peer().await.deregister(service, id, &bytes::Bytes::new()).await.unwrap();
@@ -100,7 +100,7 @@ fn percent_encoded(text: &str) -> String {
 }
 
 /// Nodes and ids that a service has.
-async fn shown(serve: &Serve, service: &str) -> BTreeSet<(String, String)> {
+async fn shown(serve: &ServerProcess, service: &str) -> BTreeSet<(String, String)> {
     let found = get(serve, &format!("/v1/catalog/service/{service}")).await.body;
     let text = |one: &Value, key: &str| one[key].as_str().unwrap().to_owned();
     found.as_array().unwrap().iter().map(|one| (text(one, "Node"), text(one, "ServiceID"))).collect()
@@ -110,7 +110,7 @@ async fn shown(serve: &Serve, service: &str) -> BTreeSet<(String, String)> {
 async fn keep_apart(service_of: impl Fn(usize) -> String) {
     let data = TempDir::new().unwrap();
     let arguments = ["--data-dir", data.path().to_str().unwrap(), "--node-name", LOCAL];
-    let serve = Serve::start(&arguments).await;
+    let serve = ServerProcess::start(&arguments).await;
     let all = registrations();
     let mut present = BTreeSet::new();
     for (at, registration) in all.iter().enumerate() {
@@ -128,7 +128,7 @@ async fn keep_apart(service_of: impl Fn(usize) -> String) {
 }
 
 async fn everything(
-    serve: &Serve,
+    serve: &ServerProcess,
     all: &[Registration],
     service_of: &impl Fn(usize) -> String,
 ) -> BTreeSet<(String, String, String)> {
@@ -152,7 +152,7 @@ async fn registrations_of_two_services_with_different_identities_are_kept_apart(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registration_held_by_the_other_kind_is_refused_unless_replaced() {
-    let serve = Serve::start(&["--node-name", LOCAL]).await;
+    let serve = ServerProcess::start(&["--node-name", LOCAL]).await;
     let peer = serve.peer().await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let refused = peer.register(instance("web", "a")).await.unwrap_err();
@@ -183,7 +183,7 @@ async fn registration_held_by_the_other_kind_is_refused_unless_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registration_with_an_id_of_the_registry_is_refused_natively_and_can_be_operated() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     for node in ["n2", "N3"] {
         let service = json!({"Service": "web", "ID": "web", "Port": 1});
@@ -206,7 +206,7 @@ async fn registration_with_an_id_of_the_registry_is_refused_natively_and_can_be_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_id_in_several_services_is_shown_once_for_each() {
-    let serve = Serve::start(&["--node-name", LOCAL]).await;
+    let serve = ServerProcess::start(&["--node-name", LOCAL]).await;
     let peer = serve.peer().await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     for service in ["api", "db"] {
@@ -222,7 +222,7 @@ async fn one_id_in_several_services_is_shown_once_for_each() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_or_id_that_is_too_long_or_has_control_characters_is_refused() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     for bad in ["x".repeat(513), "a\nb".to_owned(), "\u{0}".to_owned()] {
         let said = put(&serve, "/v1/agent/service/register", &json!({"Name": "web", "ID": bad})).await;
         assert_eq!(said.status, 400, "{said:?}");
@@ -239,7 +239,7 @@ async fn node_or_id_that_is_too_long_or_has_control_characters_is_refused() {
 async fn node_under_another_spelling_is_the_same_node() {
     let data = TempDir::new().unwrap();
     let arguments = ["--data-dir", data.path().to_str().unwrap(), "--node-name", LOCAL];
-    let serve = Serve::start(&arguments).await;
+    let serve = ServerProcess::start(&arguments).await;
     let node = |name: &str, address: &str| json!({"Node": name, "Address": address});
     for (name, id) in [("Edge07", "s1"), ("KÖLN", "k1"), ("köln", "k1")] {
         let service = json!({"Service": "shop", "ID": id, "Port": 80});

@@ -15,7 +15,7 @@ mod target;
 
 use std::time::Duration;
 
-use crate::harness::{Page, Serve};
+use crate::harness::{Page, ServerProcess};
 use cues::Cue;
 use differences::DIFFERENCES;
 use recording::Exchange;
@@ -42,7 +42,7 @@ async fn callboard_answers_as_consul_did() {
 
 /// None: a check was made sooner than when it was recorded.
 async fn play(recording: &[Exchange]) -> Option<Report> {
-    let serve = Serve::start(&[&NODE[..], &["--settle", "0"]].concat()).await;
+    let serve = ServerProcess::start(&[&NODE[..], &["--settle", "0"]].concat()).await;
     let mut session = Session::new(serve, Target::new(Page::open().await));
     let mut report = Report::new(DIFFERENCES);
     for (number, exchange) in recording.iter().enumerate() {

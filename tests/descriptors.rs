@@ -5,25 +5,25 @@ use std::{fs, time::Duration};
 use rustix::process::{Resource, Rlimit, prlimit};
 use tokio::time::sleep;
 
-use crate::harness::{Beats, PREFACE, Raw, Serve, instance, metric, metric_becomes, wall, within};
+use crate::harness::{HeartbeatStream, PREFACE, Raw, ServerProcess, instance, metric, metric_becomes, wall, within};
 
 /// Processor time that a process has used, in clock ticks of 10 ms.
-fn ticks(serve: &Serve) -> u64 {
+fn ticks(serve: &ServerProcess) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", serve.child.pid().as_raw_nonzero())).unwrap();
     let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-fn open_descriptors(serve: &Serve) -> u64 {
+fn open_descriptors(serve: &ServerProcess) -> u64 {
     fs::read_dir(format!("/proc/{}/fd", serve.child.pid().as_raw_nonzero())).unwrap().count() as u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_goes_on_without_descriptors_and_recovers() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     let lease = peer.register(instance("web", "a")).await.unwrap().lease_id;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     metric(serve.http, "callboard_instances").await;
 
     // Behind its back: it has made its limits of what it was given at first.

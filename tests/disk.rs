@@ -3,14 +3,14 @@
 use callboard::pb::callboard::v1::{LeaseState, RegisterRequest};
 use tempfile::TempDir;
 
-use crate::harness::{Beats, Child, Peer, Serve, instance, seconds};
+use crate::harness::{Child, HeartbeatStream, ServerProcess, TestClient, instance, seconds};
 
-async fn states(peer: &Peer, leases: &[bytes::Bytes]) -> Vec<LeaseState> {
+async fn states(peer: &TestClient, leases: &[bytes::Bytes]) -> Vec<LeaseState> {
     let all: Vec<_> = leases.iter().collect();
-    Beats::open(peer).await.beat(&all).await.unwrap().0
+    HeartbeatStream::open(peer).await.beat(&all).await.unwrap().0
 }
 
-async fn crowd(peer: &Peer, count: usize) -> Vec<bytes::Bytes> {
+async fn crowd(peer: &TestClient, count: usize) -> Vec<bytes::Bytes> {
     let mut leases = Vec::new();
     for number in 0..count {
         let request = RegisterRequest { ttl: seconds(60.0), ..instance("web", &format!("i{number}")) };
@@ -23,7 +23,7 @@ async fn crowd(peer: &Peer, count: usize) -> Vec<bytes::Bytes> {
 async fn a_killed_registry_finds_everything_again() {
     let directory = TempDir::new().unwrap();
     let data = ["--data-dir", directory.path().to_str().unwrap()];
-    let serve = Serve::start(&data).await;
+    let serve = ServerProcess::start(&data).await;
     let peer = serve.peer().await;
     let leases = crowd(&peer, 20).await;
     peer.deregister("web", "i0", &leases[0]).await.unwrap().unwrap();
@@ -42,7 +42,7 @@ async fn a_killed_registry_finds_everything_again() {
 async fn a_directory_has_one_registry() {
     let directory = TempDir::new().unwrap();
     let data = directory.path().to_str().unwrap();
-    let serve = Serve::start(&["--data-dir", data]).await;
+    let serve = ServerProcess::start(&["--data-dir", data]).await;
     let serving = ["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", data];
     let pid = serve.child.pid().as_raw_nonzero();
     for arguments in [&serving[..], &["export", "--data-dir", data], &["import", "--data-dir", data, "/dev/null"]] {
@@ -60,7 +60,7 @@ async fn an_export_makes_the_same_registry_elsewhere() {
     let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let file = old.path().join("export.jsonl");
     let (from, to, file) = (old.path().to_str().unwrap(), new.path().to_str().unwrap(), file.to_str().unwrap());
-    let serve = Serve::start(&["--data-dir", from]).await;
+    let serve = ServerProcess::start(&["--data-dir", from]).await;
     let peer = serve.peer().await;
     let leases = crowd(&peer, 20).await;
     let before = peer.list("web").await;
@@ -76,7 +76,7 @@ async fn an_export_makes_the_same_registry_elsewhere() {
     let again = Child::run(&["import", "--data-dir", to, file]).await;
     assert_eq!(again.code(), Some(1));
     assert!(again.stderr.contains("holds a registry already"), "{}", again.stderr);
-    let serve = Serve::start(&["--data-dir", to]).await;
+    let serve = ServerProcess::start(&["--data-dir", to]).await;
     let peer = serve.peer().await;
     assert_eq!(peer.list("web").await, before);
     assert!(states(&peer, &leases).await.iter().all(|state| *state == LeaseState::Held));

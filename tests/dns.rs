@@ -21,18 +21,18 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::harness::{Child, Peer, Serve, address, instance, within};
+use crate::harness::{Child, ServerProcess, TestClient, address, instance, within};
 use asker::{Asker, data, query};
 
 /// A registry that answers DNS, who registers there, and who asks.
-async fn house() -> (Serve, Peer, Asker) {
-    let serve = Serve::start(&["--dns", "127.0.0.1:0", "--datacenter", "dc1", "--node-name", "n1"]).await;
+async fn house() -> (ServerProcess, TestClient, Asker) {
+    let serve = ServerProcess::start(&["--dns", "127.0.0.1:0", "--datacenter", "dc1", "--node-name", "n1"]).await;
     let peer = serve.peer().await;
     let asker = Asker::new(serve.dns.unwrap()).await;
     (serve, peer, asker)
 }
 
-async fn register(peer: &Peer, service: &str, id: &str, host: &str, tags: &[&str]) {
+async fn register(peer: &TestClient, service: &str, id: &str, host: &str, tags: &[&str]) {
     let request = RegisterRequest {
         addresses: vec![address(host, 80)],
         tags: tags.iter().map(ToString::to_string).collect(),

@@ -27,10 +27,10 @@ use std::{env, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::harness::{Peer, Reader, Wall, wall};
+use crate::harness::{Reader, TestClient, Wall, wall};
 
 /// When the registry heard of an instance last, at the earliest: what it says is left of its time tells.
-async fn last_sign(peer: &Peer, service: &str, id: &str) -> Wall {
+async fn last_sign(peer: &TestClient, service: &str, id: &str) -> Wall {
     let asked = wall();
     let lease = peer.lease(service, id).await.expect("it is registered");
     let millis = |span: Option<prost_types::Duration>| {

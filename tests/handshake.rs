@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use callboard::config::Config;
 use tokio::time::sleep;
 
-use crate::harness::{House, PREFACE, Peer, Raw, get, instance, metric_becomes, wall, within};
+use crate::harness::{PREFACE, Raw, TestClient, TestServer, get, instance, metric_becomes, wall, within};
 
 const DEADLINE: Duration = Duration::from_millis(400);
 
@@ -25,7 +25,7 @@ async fn is_cut_off(what: &str, raw: impl Future<Output = Raw>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handshake_has_a_deadline_on_every_listener() {
-    let house = House::with(hasty);
+    let house = TestServer::with(hasty);
     for (address, beginnings) in [
         (house.grpc(), [&b""[..], &PREFACE[..10], &PREFACE[..24], &PREFACE[..PREFACE.len() - 1]]),
         (house.http(), [&b""[..], b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: callboard\r\n"]),
@@ -55,7 +55,7 @@ async fn slowly(address: SocketAddr, bytes: &[u8]) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_handshake_is_no_better_than_none() {
-    let house = House::with(hasty);
+    let house = TestServer::with(hasty);
     let head = b"GET / HTTP/1.1\r\nHost: callboard\r\nUser-Agent: slow\r\nAccept: everything\r\n";
     let (grpc, http) = tokio::join!(slowly(house.grpc(), PREFACE), slowly(house.http(), head));
     for took in [grpc, http] {
@@ -65,7 +65,7 @@ async fn a_slow_handshake_is_no_better_than_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_handshake_is_closed_at_once() {
-    let house = House::open();
+    let house = TestServer::open();
     let noise: Vec<u8> = (0..5_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     for bytes in [&noise[..], b"GET / HTTP/1.1\r\n\r\n", &[&PREFACE[..24], &[0, 0, 0, 6, 0, 0, 0, 0, 0]].concat()] {
         let start = wall();
@@ -77,7 +77,7 @@ async fn what_is_no_handshake_is_closed_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_that_has_shaken_hands_stays() {
-    let house = House::with(hasty);
+    let house = TestServer::with(hasty);
     let mut idle = Raw::saying(house.grpc(), PREFACE).await;
     let peer = house.peer().await;
     let mut kept = Raw::saying(house.http(), b"GET /healthz HTTP/1.1\r\nHost: callboard\r\n\r\n").await;
@@ -88,7 +88,7 @@ async fn an_idle_connection_that_has_shaken_hands_stays() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_for_a_handshake_to_leave() {
-    let house = House::with(|config| config.handshake_timeout = Duration::from_mins(1));
+    let house = TestServer::with(|config| config.handshake_timeout = Duration::from_mins(1));
     let mut open = Vec::new();
     for address in [house.grpc(), house.http()] {
         for beginning in [&b""[..], b"P", b"G", &PREFACE[..24], PREFACE] {
@@ -103,13 +103,13 @@ async fn nobody_waits_for_a_handshake_to_leave() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_connections_keep_nobody_waiting() {
-    let house = House::with(hasty);
+    let house = TestServer::with(hasty);
     let mut silent = Vec::new();
     for _ in 0..500 {
         silent.push(Raw::connect(house.grpc()).await);
     }
     let start = wall();
-    let peer = Peer::connect(house.grpc()).await;
+    let peer = TestClient::connect(house.grpc()).await;
     peer.register(instance("web", "a")).await.unwrap();
     assert!(wall() - start < 2_000);
     let (status, _) = within("a page", get(house.http(), "/healthz")).await;

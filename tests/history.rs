@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
-    harness::{Engine, Filter, House, Key, Reader, Scope, Seed, Stalls, Wall, wall, within},
-    promise::{self, Held, Truth},
+    harness::{Engine, Filter, Key, Reader, Scope, Seed, Stalls, TestServer, Wall, wall, within},
+    invariant::{self, Held, ReferenceHistory},
 };
 use follow::{Habit, Plan};
 use writer::{Told, Writer};
@@ -60,7 +60,7 @@ fn plans() -> Vec<Plan> {
 struct History {
     told: Told,
     readers: Vec<Reader>,
-    truth: Truth,
+    truth: ReferenceHistory,
     /// Whom protection held.
     held: Held,
     /// Who is left in the end.
@@ -82,27 +82,27 @@ async fn every_promise_holds_on_the_disk() {
 async fn every_promise_holds(engine: Engine) {
     let seed = Seed::from_environment();
     let stalls = Stalls::of_this_machine();
-    let house = House::on(engine, |_| {});
+    let house = TestServer::on(engine, |_| {});
     let history = play(&house, &seed).await;
     for reader in &history.readers {
-        promise::check_record(&reader.record, &history.truth).unwrap();
+        invariant::check_record(&reader.record, &history.truth).unwrap();
     }
     let Told { lives, reads, .. } = &history.told;
-    promise::read_your_writes::check(reads, &history.truth).unwrap();
-    promise::live_stays::check(lives, &history.truth).unwrap();
+    invariant::read_your_writes::check(reads, &history.truth).unwrap();
+    invariant::live_stays::check(lives, &history.truth).unwrap();
     let held = &history.held;
-    promise::dead_goes::check(lives, &history.truth, held, wall(), |from| stalls.since(from)).unwrap();
-    promise::never_empty_by_inference::check(lives, &history.truth, history.quiet).unwrap();
+    invariant::dead_goes::check(lives, &history.truth, held, wall(), |from| stalls.since(from)).unwrap();
+    invariant::never_empty_by_inference::check(lives, &history.truth, history.quiet).unwrap();
     for reader in history.readers.iter().filter(|reader| STEADY.contains(&&*reader.record.reader)) {
-        promise::dead_goes::check_heard(&reader.record, lives, &history.truth, held, |from| stalls.since(from))
+        invariant::dead_goes::check_heard(&reader.record, lives, &history.truth, held, |from| stalls.since(from))
             .unwrap();
     }
     let shown = doors::shown(&house, &history.readers, &history.left).await;
-    promise::converges::check(&shown).unwrap();
+    invariant::converges::check(&shown).unwrap();
     something_was_checked(&history);
 }
 
-async fn play(house: &House, seed: &Seed) -> History {
+async fn play(house: &TestServer, seed: &Seed) -> History {
     let (goal, goals) = watch::channel(None);
     let mut reading = JoinSet::new();
     for (number, plan) in (1_000..).zip(plans()) {
@@ -133,12 +133,12 @@ async fn play(house: &House, seed: &Seed) -> History {
     everything.until("the newest revision", |view| view.revision >= newest).await;
     readers.push(everything);
     let answered = std::mem::take(&mut told.seen);
-    let truth = Truth::gather(events, readers.iter().map(|reader| &reader.record), answered).unwrap();
+    let truth = ReferenceHistory::gather(events, readers.iter().map(|reader| &reader.record), answered).unwrap();
     History { told, readers, truth, held, left, quiet }
 }
 
 /// Those who fell silent go by themselves, or, as many do at once, when an operator says that they are dead; then it is quiet.
-async fn all_gone(house: &House, everything: &mut Reader, left: &[Key]) {
+async fn all_gone(house: &TestServer, everything: &mut Reader, left: &[Key]) {
     let peer = house.peer().await;
     let mut pace = tokio::time::interval(Duration::from_millis(500));
     while !everything.view.set.keys().eq(left) {

@@ -14,7 +14,7 @@ use tonic::Code;
 
 use crate::{
     consul_replay::client,
-    harness::{Child, Page, PageRequest, Reader, Serve, View, instance, seconds, within},
+    harness::{Child, Page, PageRequest, Reader, ServerProcess, View, instance, seconds, within},
 };
 
 /// What Consul's API answered.
@@ -25,14 +25,14 @@ struct Answer {
     body: Value,
 }
 
-async fn ask(serve: &Serve, method: &str, path: &str, body: &str) -> Answer {
+async fn ask(serve: &ServerProcess, method: &str, path: &str, body: &str) -> Answer {
     let answer = client::ask(serve.http, method, path, body, |text| text).await;
     let index = answer.headers.get("X-Consul-Index").cloned().unwrap_or_default();
     Answer { status: answer.status, index, body: answer.body }
 }
 
 /// Registers a service of this name with this check. Its status at first is the one that is not expected.
-async fn register(serve: &Serve, name: &str, expected: &str, mut check: Value) {
+async fn register(serve: &ServerProcess, name: &str, expected: &str, mut check: Value) {
     check["Status"] = if expected == "passing" { "critical" } else { "passing" }.into();
     check.as_object_mut().unwrap().entry("Interval").or_insert("1s".into());
     let body = json!({"Name": name, "Check": check}).to_string();
@@ -41,7 +41,7 @@ async fn register(serve: &Serve, name: &str, expected: &str, mut check: Value) {
 }
 
 /// Waits until the check of a service has this status, and returns its output.
-async fn output(serve: &Serve, name: &str, expected: &str) -> String {
+async fn output(serve: &ServerProcess, name: &str, expected: &str) -> String {
     let reached = async {
         let mut index = "0".to_owned();
         loop {
@@ -60,7 +60,7 @@ async fn output(serve: &Serve, name: &str, expected: &str) -> String {
 }
 
 /// Registers a service with this check, and returns the output with which it has the expected status.
-async fn checked(serve: &Serve, name: &str, expected: &str, check: Value) -> String {
+async fn checked(serve: &ServerProcess, name: &str, expected: &str, check: Value) -> String {
     register(serve, name, expected, check).await;
     output(serve, name, expected).await
 }
@@ -116,7 +116,7 @@ fn recorded(at: SocketAddr) -> Vec<(&'static str, Value, String)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn target_sees_method_headers_and_body_as_recorded_from_consul() {
-    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
+    let (serve, page) = (ServerProcess::start(&[]).await, Page::open().await);
     let at = page.address;
     let passing = recorded(at);
     let many: Vec<_> = (0..150).map(|n| format!("X-H{n}: {n}\r\n")).collect();
@@ -156,7 +156,7 @@ async fn target_sees_method_headers_and_body_as_recorded_from_consul() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_of_the_connection_are_ours_and_150_others_arrive() {
-    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
+    let (serve, page) = (ServerProcess::start(&[]).await, Page::open().await);
     let mut headers: serde_json::Map<String, Value> =
         (0..150).map(|n| (format!("X-H{n}"), json!(["v".repeat(100), "ü"]))).collect();
     for (name, value) in [
@@ -192,7 +192,7 @@ async fn headers_of_the_connection_are_ours_and_150_others_arrive() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn password_in_a_url_is_in_no_log_and_no_refusal() {
     let arguments = ["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json", "--log", "trace"];
-    let serve = Serve::ready(Child::start(&arguments)).await;
+    let serve = ServerProcess::ready(Child::start(&arguments)).await;
     let page = Page::open().await;
     let good = json!({"HTTP": format!("http://user:hunter2@{}/", page.address)});
     checked(&serve, "web", "passing", good).await;
@@ -214,7 +214,7 @@ async fn password_in_a_url_is_in_no_log_and_no_refusal() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tcp_target_with_ipv6_address_needs_brackets() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let listener = TcpListener::bind("[::1]:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let said = checked(&serve, "good", "passing", json!({"TCP": format!("[::1]:{port}")})).await;
@@ -239,7 +239,7 @@ async fn tcp_target_with_ipv6_address_needs_brackets() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn report_is_kept_up_to_output_max_size_as_consul_cuts_it() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let usual = json!({"TTL": "10m", "Interval": "0s"});
     let small = json!({"TTL": "10m", "Interval": "0s", "OutputMaxSize": 5});
     let large = json!({"TTL": "10m", "Interval": "0s", "OutputMaxSize": 5_000});
@@ -279,7 +279,7 @@ fn native(address: SocketAddr) -> Check {
 }
 
 /// Waits until the check of `web/a` has this status, and returns its output.
-async fn native_output(serve: &Serve, status: CheckStatus) -> String {
+async fn native_output(serve: &ServerProcess, status: CheckStatus) -> String {
     let peer = serve.peer().await;
     let mut reader = Reader::of(&peer, &["web"]).await;
     let is = |view: &View| view.get("web", "a").is_some_and(|instance| instance.checks[0].status() == status);
@@ -292,7 +292,7 @@ async fn native_http_check_is_made_as_registered_also_after_export_and_import() 
     let (data, other, page) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Page::open().await);
     let (from, to) = (data.path().to_str().unwrap(), other.path().to_str().unwrap());
     page.answer_at("/native", "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\n\r\n123456");
-    let serve = Serve::start(&["--data-dir", from]).await;
+    let serve = ServerProcess::start(&["--data-dir", from]).await;
     let mut check = native(page.address);
     check.set_initial_status(CheckStatus::Passing);
     let registration = RegisterRequest { ttl: seconds(600.0), checks: vec![check], ..instance("web", "a") };
@@ -311,7 +311,7 @@ async fn native_http_check_is_made_as_registered_also_after_export_and_import() 
         assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     }
     page.answer_at("/native", "HTTP/1.1 200 Fine\r\n\r\nabcdef");
-    let serve = Serve::start(&["--data-dir", to]).await;
+    let serve = ServerProcess::start(&["--data-dir", to]).await;
     let said = native_output(&serve, CheckStatus::Passing).await;
     assert_eq!(said, format!("HTTP POST http://{}/native: 200 Fine Output: def", page.address));
     assert_eq!(page.requests_for("/native").last(), Some(&first));

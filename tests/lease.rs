@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::harness::{Beats, InMemory, Peer, Reader, View, instance, seconds};
+use crate::harness::{HeartbeatStream, InMemory, Reader, TestClient, View, instance, seconds};
 
 /// What is promised beyond the time to live, in milliseconds.
 const ALLOWED: u64 = 1_000;
@@ -18,7 +18,7 @@ fn with_ttl(id: &str, ttl: f64, grace: Option<f64>) -> RegisterRequest {
     RegisterRequest { ttl: seconds(ttl), disconnect_grace: grace, ..instance("web", id) }
 }
 
-async fn lease(peer: &Peer, request: RegisterRequest) -> Bytes {
+async fn lease(peer: &TestClient, request: RegisterRequest) -> Bytes {
     peer.register(request).await.unwrap().lease_id
 }
 
@@ -34,7 +34,7 @@ fn assert_due(at: u64, since: u64, after: u64) {
     assert!(lived > after && lived <= after + ALLOWED, "lived for {lived} ms, and should have for {after}");
 }
 
-async fn beat(beats: &mut Beats, lease: &Bytes) -> LeaseState {
+async fn beat(beats: &mut HeartbeatStream, lease: &Bytes) -> LeaseState {
     beats.beat(&[lease]).await.unwrap().0[0]
 }
 
@@ -56,7 +56,7 @@ async fn each_heartbeat_gives_a_full_time_to_live() {
     let peer = house.peer().await;
     let mut reader = Reader::synced(&peer, &["web"]).await;
     let lease = lease(&peer, with_ttl("a", 2.0, None)).await;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     for _ in 0..20 {
         sleep(Duration::from_millis(1_990)).await;
         assert_eq!(beat(&mut beats, &lease).await, LeaseState::Held);
@@ -87,7 +87,7 @@ async fn a_broken_stream_leaves_the_grace_where_one_was_asked_for() {
     let mut reader = Reader::synced(&peer, &["web"]).await;
     for (grace, lives) in [(Some(0.7), 700), (Some(0.0), 0), (Some(99.0), 10_000), (None, 10_000)] {
         let lease = lease(&peer, with_ttl("a", 10.0, grace)).await;
-        let mut beats = Beats::open(&peer).await;
+        let mut beats = HeartbeatStream::open(&peer).await;
         assert_eq!(beat(&mut beats, &lease).await, LeaseState::Held);
         let broke = house.now();
         drop(beats);
@@ -101,7 +101,7 @@ async fn a_stream_that_no_longer_carries_a_lease_may_break() {
     let (peer, other) = (house.peer().await, house.peer().await);
     let mut reader = Reader::synced(&peer, &["web"]).await;
     let lease = lease(&peer, with_ttl("a", 9.0, Some(1.0))).await;
-    let (mut older, mut newer) = (Beats::open(&peer).await, Beats::open(&other).await);
+    let (mut older, mut newer) = (HeartbeatStream::open(&peer).await, HeartbeatStream::open(&other).await);
     assert_eq!(beat(&mut older, &lease).await, LeaseState::Held);
     assert_eq!(beat(&mut newer, &lease).await, LeaseState::Held);
     drop(older);
@@ -119,11 +119,11 @@ async fn a_heartbeat_on_another_stream_ends_the_grace() {
     let house = InMemory::open();
     let peer = house.peer().await;
     let lease = lease(&peer, with_ttl("a", 9.0, Some(2.0))).await;
-    let mut first = Beats::open(&peer).await;
+    let mut first = HeartbeatStream::open(&peer).await;
     assert_eq!(beat(&mut first, &lease).await, LeaseState::Held);
     drop(first);
     sleep(Duration::from_millis(1_500)).await;
-    let mut second = Beats::open(&peer).await;
+    let mut second = HeartbeatStream::open(&peer).await;
     assert_eq!(beat(&mut second, &lease).await, LeaseState::Held);
     sleep(Duration::from_millis(8_500)).await;
     assert_eq!(beat(&mut second, &lease).await, LeaseState::Held);
@@ -139,7 +139,7 @@ async fn one_stream_and_one_message_carry_many_leases() {
         leases.push(lease(&peer, with_ttl(&format!("i{number}"), 3.0, None)).await);
     }
     let mut reader = Reader::synced(&peer, &["web"]).await;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     let all: Vec<_> = leases.iter().collect();
     for _ in 0..10 {
         let (states, _) = beats.beat(&all).await.unwrap();
@@ -167,7 +167,7 @@ async fn one_stream_and_one_message_carry_many_leases() {
     assert_eq!(house.leases(), 0, "nothing is remembered of who ran out");
 }
 
-async fn refused(peer: &Peer, request: RegisterRequest) -> Status {
+async fn refused(peer: &TestClient, request: RegisterRequest) -> Status {
     peer.register(request).await.expect_err("another boot is alive")
 }
 
@@ -185,7 +185,7 @@ async fn another_boot_takes_over_once_a_heartbeat_is_missing() {
     sleep(retry).await;
     let second = lease(&peer, other).await;
     assert_ne!(second, first);
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     let (states, _) = beats.beat(&[&first, &second]).await.unwrap();
     assert_eq!(states, [LeaseState::Superseded, LeaseState::Held]);
     assert_eq!(peer.deregister("web", "a", &first).await.unwrap(), None, "a late goodbye");
@@ -198,7 +198,7 @@ async fn another_boot_takes_over_at_once_where_the_stream_broke_or_it_insists() 
     let peer = house.peer().await;
     let boot = |boot: &str| RegisterRequest { boot_id: boot.to_owned(), ..with_ttl("a", 60.0, None) };
     let first = lease(&peer, boot("first")).await;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     assert_eq!(beat(&mut beats, &first).await, LeaseState::Held);
     assert_eq!(refused(&peer, boot("second")).await.code(), Code::AlreadyExists);
     drop(beats);
@@ -210,7 +210,7 @@ async fn another_boot_takes_over_at_once_where_the_stream_broke_or_it_insists() 
     let insists = RegisterRequest { replace: true, ..boot("third") };
     let third = lease(&peer, insists).await;
     assert_eq!(refused(&peer, boot("second")).await.code(), Code::AlreadyExists);
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     assert_eq!(beat(&mut beats, &first).await, LeaseState::Superseded);
     assert_eq!(beat(&mut beats, &third).await, LeaseState::Held);
 }
@@ -221,12 +221,12 @@ async fn who_was_removed_by_an_operator_is_told_so() {
     let peer = house.peer().await;
     let lease = lease(&peer, with_ttl("a", 6.0, None)).await;
     assert!(peer.deregister("web", "a", &Bytes::new()).await.unwrap().is_some());
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     assert_eq!(beat(&mut beats, &lease).await, LeaseState::Removed);
     assert_eq!(house.leases(), 1);
     sleep(Duration::from_secs(62)).await;
     assert_eq!(house.leases(), 0, "not for ever");
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     assert_eq!(beat(&mut beats, &lease).await, LeaseState::Unknown);
 }
 
@@ -234,7 +234,7 @@ async fn who_was_removed_by_an_operator_is_told_so() {
 async fn an_abandoned_heartbeat_stream_ends() {
     let house = InMemory::open();
     let peer = house.peer().await;
-    let mut silent = Beats::open(&peer).await;
+    let mut silent = HeartbeatStream::open(&peer).await;
     assert_eq!(house.seats(), 1);
     let start = house.now();
     let status = silent.answers.message();
@@ -251,7 +251,7 @@ async fn a_stream_that_carries_a_long_lease_may_be_silent_for_long() {
     let house = InMemory::open();
     let peer = house.peer().await;
     let lease = lease(&peer, with_ttl("a", 300.0, None)).await;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     for _ in 0..4 {
         assert_eq!(beat(&mut beats, &lease).await, LeaseState::Held);
         sleep(Duration::from_secs(200)).await;
@@ -263,7 +263,7 @@ async fn a_server_that_leaves_starts_no_grace() {
     let house = InMemory::open();
     let peer = house.peer().await;
     let lease = lease(&peer, with_ttl("a", 10.0, Some(0.5))).await;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     assert_eq!(beat(&mut beats, &lease).await, LeaseState::Held);
     house.leave();
     while beats.answers.message().await.is_ok_and(|message| message.is_some()) {}

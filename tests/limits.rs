@@ -13,7 +13,7 @@ use tonic_types::StatusExt;
 use tokio::io::AsyncReadExt;
 
 use crate::harness::{
-    Beats, House, PREFACE, Peer, Raw, get, instance, metric_becomes, no_connections,
+    HeartbeatStream, PREFACE, Raw, TestClient, TestServer, get, instance, metric_becomes, no_connections,
     wire::{ENHANCE_YOUR_CALM, Frame, SETTINGS},
     within,
 };
@@ -35,7 +35,7 @@ async fn told(raw: &mut Raw) -> Option<(u32, String)> {
 }
 
 /// Connections that have shaken hands, until one is not let in; and what that one is told.
-async fn connections(house: &House) -> (Vec<Raw>, (u32, String)) {
+async fn connections(house: &TestServer) -> (Vec<Raw>, (u32, String)) {
     let mut open = Vec::new();
     loop {
         let mut raw = Raw::saying(house.grpc(), PREFACE).await;
@@ -56,7 +56,7 @@ async fn connections_are_limited_and_room_comes_back() {
         (|config| config.max_connections_per_address = Some(limit(5)), 5, "max_connections_per_address"),
     ] as [(fn(&mut Config), usize, &str); 2]
     {
-        let house = House::with(config);
+        let house = TestServer::with(config);
         let (open, (code, told)) = connections(&house).await;
         assert_eq!((open.len(), code), (number, ENHANCE_YOUR_CALM), "{reason}");
         assert!(told.contains(&reason.replace('_', "-")), "{told}");
@@ -84,7 +84,7 @@ async fn http_connection_over_the_limit_is_told_why() {
         (|config| config.max_connections = Some(limit(8)), 6, "503 Service Unavailable", "--max-connections"),
     ] as [(fn(&mut Config), usize, &str, &str); 2]
     {
-        let house = House::with(config);
+        let house = TestServer::with(config);
         let mut open = Vec::new();
         for _ in 0..number {
             let mut raw = Raw::saying(house.http(), b"GET /healthz HTTP/1.1\r\nHost: callboard\r\n\r\n").await;
@@ -116,7 +116,7 @@ async fn http_connection_over_the_limit_is_told_why() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_connections_are_told_only_as_many_at_once_as_cost_little() {
-    let house = House::with(|config| config.max_connections_per_address = Some(limit(1)));
+    let house = TestServer::with(|config| config.max_connections_per_address = Some(limit(1)));
     let mut open = Raw::saying(house.grpc(), PREFACE).await;
     assert!(within("SETTINGS", Frame::read(&mut open.0)).await.is_some());
     // They say nothing, so each holds what it is given for seconds.
@@ -136,7 +136,7 @@ async fn refused_connections_are_told_only_as_many_at_once_as_cost_little() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn this_machine_may_have_more_connections_than_others_unless_told() {
-    let house = House::open();
+    let house = TestServer::open();
     let mut open = Vec::new();
     for _ in 0..250 {
         let mut raw = Raw::saying(house.grpc(), PREFACE).await;
@@ -145,7 +145,7 @@ async fn this_machine_may_have_more_connections_than_others_unless_told() {
     }
 }
 
-async fn watch(peer: &Peer) -> Result<Streaming<WatchResponse>, Status> {
+async fn watch(peer: &TestClient) -> Result<Streaming<WatchResponse>, Status> {
     let request = WatchRequest { services: vec!["web".to_owned()], ..WatchRequest::default() };
     within("Watch", peer.discovery.clone().watch(request)).await.map(tonic::Response::into_inner)
 }
@@ -165,7 +165,7 @@ async fn heartbeats_are_taken_when_watches_and_lists_are_not() {
         (|config| config.max_streams_per_address = Some(limit(20)), "--max-streams-per-address"),
     ] as [(fn(&mut Config), &str); 2]
     {
-        let house = House::with(config);
+        let house = TestServer::with(config);
         let (peer, other) = (house.peer().await, house.peer().await);
         let mut watches = Vec::new();
         let refused = loop {
@@ -180,7 +180,7 @@ async fn heartbeats_are_taken_when_watches_and_lists_are_not() {
         assert_no_room(&other.discovery.clone().list_instances(request).await.unwrap_err(), flag);
 
         let lease = other.register(instance("web", "a")).await.unwrap().lease_id;
-        let mut beats = Beats::open(&other).await;
+        let mut beats = HeartbeatStream::open(&other).await;
         beats.beat(&[&lease]).await.unwrap();
         other.health.clone().check(HealthCheckRequest::default()).await.unwrap();
         other.deregister("web", "a", &lease).await.unwrap();

@@ -10,17 +10,17 @@ use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use callboard::{
     clock::Clock,
-    engine::{Beginning, Disk, Durability, disk::Surroundings},
+    engine::{Disk, Durability, StartPoint, disk::DiskDependencies},
     metrics::Metrics,
     model::{Incarnation, Metadata},
     pb::callboard::v1::{
         Check, CheckStatus, InstanceStatus, RegisterRequest, ReportCheckRequest, TtlProbe, UpdateInstanceRequest,
         check::Probe,
     },
-    protocol::consul::{Agent, Consul, Entrance},
-    protocol::grpc::Api,
-    registry::{Audience, Event},
-    transport::Hubs,
+    protocol::consul::{AgentIdentity, Consul, ConsulService},
+    protocol::grpc::GrpcApi,
+    registry::{ChangeListener, Event},
+    transport::Notifier,
 };
 use tempfile::TempDir;
 use tokio::time::{pause, resume};
@@ -28,12 +28,12 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 use tower::Service;
 
-use crate::harness::{InMemory, Peer, instance, seconds};
+use crate::harness::{InMemory, TestClient, instance, seconds};
 
 /// Holds up the thread of the store after a commit and before its answers, until it is let go.
 #[derive(Debug)]
 struct Stall {
-    hubs: Arc<Hubs>,
+    hubs: Arc<Notifier>,
     stalled: Mutex<bool>,
     over: Condvar,
 }
@@ -45,7 +45,7 @@ impl Stall {
     }
 }
 
-impl Audience for Stall {
+impl ChangeListener for Stall {
     fn changed(&self, event: &Event) {
         self.hubs.changed(event);
         let _over = self.over.wait_while(self.stalled.lock().unwrap(), |stalled| *stalled).unwrap();
@@ -61,11 +61,11 @@ struct Stored {
 
 impl Stored {
     fn open() -> Self {
-        let (hubs, clock, data) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)), TempDir::new().unwrap());
+        let (hubs, clock, data) = (Arc::new(Notifier::new(1)), Arc::new(Clock::new(0)), TempDir::new().unwrap());
         let stall = Arc::new(Stall { hubs: Arc::clone(&hubs), stalled: Mutex::new(false), over: Condvar::new() });
-        let fresh = Beginning::new(Incarnation(7), clock.now());
-        let (audience, metrics) = (Arc::clone(&stall) as Arc<dyn Audience>, Metrics::new().store.clone());
-        let surroundings = Surroundings { clock: Arc::clone(&clock), audience, metrics, fresh };
+        let fresh = StartPoint::new(Incarnation(7), clock.now());
+        let (audience, metrics) = (Arc::clone(&stall) as Arc<dyn ChangeListener>, Metrics::new().store.clone());
+        let surroundings = DiskDependencies { clock: Arc::clone(&clock), audience, metrics, fresh };
         let failed = Box::new(|error| panic!("{error}"));
         let disk = Disk::open(data.path(), Durability::Durable, surroundings, failed).unwrap();
         let house = InMemory::over(Arc::new(disk), hubs, clock, Duration::ZERO);
@@ -91,23 +91,23 @@ fn check() -> Check {
     Check { probe: Some(Probe::Ttl(TtlProbe {})), interval: seconds(3_600.0), ..Check::default() }
 }
 
-async fn register(peer: &Peer, id: &str) -> Result<(), Status> {
+async fn register(peer: &TestClient, id: &str) -> Result<(), Status> {
     let request = RegisterRequest { ttl: seconds(3_600.0), checks: vec![check()], ..instance("web", id) };
     peer.register(request).await.map(drop)
 }
 
-async fn update(peer: &Peer) -> Result<(), Status> {
+async fn update(peer: &TestClient) -> Result<(), Status> {
     let request = UpdateInstanceRequest { service: "web".into(), id: "there".into(), weight: 7, ..Default::default() };
     peer.update(&["weight"], request).await.map(drop)
 }
 
-async fn report(peer: &Peer) -> Result<(), Status> {
+async fn report(peer: &TestClient) -> Result<(), Status> {
     let (service, id, check_id) = ("web".into(), "there".into(), "ttl".into());
     let status = CheckStatus::Passing.into();
     peer.report(ReportCheckRequest { service, id, check_id, status, ..Default::default() }).await
 }
 
-async fn deregister(peer: &Peer) -> Result<(), Status> {
+async fn deregister(peer: &TestClient) -> Result<(), Status> {
     match peer.deregister("web", "leaves", &Bytes::new()).await {
         // It has left, by the call before this one.
         Err(status) if status.code() == Code::NotFound => Ok(()),
@@ -116,7 +116,7 @@ async fn deregister(peer: &Peer) -> Result<(), Status> {
 }
 
 /// All kinds of writes at once. The first of them is held up after its commit, the others wait in the queue.
-async fn write_all(peer: &Peer) -> Vec<Result<(), Status>> {
+async fn write_all(peer: &TestClient) -> Vec<Result<(), Status>> {
     let (first, second) = tokio::join!(register(peer, "first"), register(peer, "second"));
     let (updated, reported, left) = tokio::join!(update(peer), report(peer), deregister(peer));
     vec![first, second, updated, reported, left]
@@ -169,7 +169,7 @@ async fn request_that_does_not_arrive_is_refused() {
     let house = InMemory::open();
     let mut request = connection_request(&house, "/callboard.v1.RegistryService/Register");
     *request.body_mut() = never();
-    let answer = Api::routes(house.shared()).unwrap().into_axum_router().call(request).await.unwrap();
+    let answer = GrpcApi::routes(house.shared()).unwrap().into_axum_router().call(request).await.unwrap();
     let status = Status::from_header_map(answer.headers()).unwrap();
     assert_eq!((status.code(), house.now() / 1_000), (Code::DeadlineExceeded, 30));
     assert_eq!(status.get_error_details().error_info().unwrap().reason, "NO_REQUEST");
@@ -191,7 +191,7 @@ fn connection_request(house: &InMemory, path: &str) -> http::Request<Body> {
 async fn put(consul: &Arc<Consul>, house: &InMemory, path: &str, body: Body) -> (u16, String) {
     let mut request = connection_request(house, path);
     (*request.method_mut(), *request.body_mut()) = (http::Method::PUT, body);
-    let answer = Entrance(Arc::clone(consul)).call(request).await.unwrap();
+    let answer = ConsulService(Arc::clone(consul)).call(request).await.unwrap();
     let status = answer.status().as_u16();
     (status, String::from_utf8(to_bytes(answer.into_body(), 1 << 20).await.unwrap().into()).unwrap())
 }
@@ -199,7 +199,7 @@ async fn put(consul: &Arc<Consul>, house: &InMemory, path: &str, body: Body) -> 
 #[tokio::test]
 async fn http_write_on_stalled_store_is_told_that_its_outcome_is_unknown() {
     let stored = Stored::open();
-    let agent = Agent {
+    let agent = AgentIdentity {
         datacenter: "dc1".into(),
         node: "n".into(),
         id: "00000000-0000-4000-8000-000000000000".into(),

@@ -10,7 +10,9 @@ use tokio::{
     time::{interval, sleep},
 };
 
-use crate::harness::{Beats, Peer, Reader, Reads, Serve, Speaker, instance, metric, seconds, wall, within};
+use crate::harness::{
+    HeartbeatStream, Reader, Reads, ServerProcess, Speaker, TestClient, instance, metric, seconds, wall, within,
+};
 
 /// Heartbeat streams of honest clients, each on a connection of its own.
 const HONEST: usize = 20;
@@ -58,7 +60,7 @@ async fn heartbeats(server: SocketAddr) -> Times {
         runtime.block_on(async {
             let mut beating = JoinSet::new();
             for number in 0..HONEST {
-                let peer = Peer::connect(server).await;
+                let peer = TestClient::connect(server).await;
                 let lease = peer.register(instance("honest", &format!("i{number}"))).await.unwrap().lease_id;
                 beating.spawn(beat(peer, lease));
             }
@@ -68,8 +70,8 @@ async fn heartbeats(server: SocketAddr) -> Times {
     measuring.await.unwrap()
 }
 
-async fn beat(peer: Peer, lease: Bytes) -> Vec<u128> {
-    let mut beats = Beats::open(&peer).await;
+async fn beat(peer: TestClient, lease: Bytes) -> Vec<u128> {
+    let mut beats = HeartbeatStream::open(&peer).await;
     let (mut pace, mut times, until) = (interval(Duration::from_millis(40)), Vec::new(), wall() + STAGE);
     while wall() < until {
         pace.tick().await;
@@ -81,7 +83,7 @@ async fn beat(peer: Peer, lease: Bytes) -> Vec<u128> {
 }
 
 /// Changes a service without a pause to speak of.
-async fn churn(peer: Peer, service: &'static str) {
+async fn churn(peer: TestClient, service: &'static str) {
     let mut pace = interval(Duration::from_millis(100));
     for weight in (1..60_000).cycle() {
         pace.tick().await;
@@ -90,7 +92,7 @@ async fn churn(peer: Peer, service: &'static str) {
     }
 }
 
-async fn service(peer: &Peer, name: &str, instances: usize) {
+async fn service(peer: &TestClient, name: &str, instances: usize) {
     for number in 0..instances {
         let request = RegisterRequest { ttl: seconds(600.0), ..instance(name, &format!("i{number}")) };
         peer.register(request).await.unwrap();
@@ -101,7 +103,7 @@ async fn service(peer: &Peer, name: &str, instances: usize) {
 async fn watches(server: SocketAddr, service: &'static str, number: usize) -> Vec<AbortHandle> {
     let mut reading = Vec::new();
     for _ in 0..number / 500 {
-        let peer = Peer::connect(server).await;
+        let peer = TestClient::connect(server).await;
         for _ in 0..500 {
             let mut reader = Reader::of(&peer, &[service]).await;
             reading.push(tokio::spawn(async move { while reader.message().await.is_ok() {} }).abort_handle());
@@ -113,7 +115,7 @@ async fn watches(server: SocketAddr, service: &'static str, number: usize) -> Ve
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "figures; minutes: just pressure"]
 async fn fifteen_thousand_silent_connections() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let before = heartbeats(serve.grpc).await;
     before.say("heartbeats, alone");
     let server = serve.grpc;
@@ -148,7 +150,7 @@ async fn fifteen_thousand_silent_connections() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "figures; minutes: just pressure"]
 async fn heartbeats_beside_hot_watches_and_lists() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     service(&peer, "hot", 1).await;
     service(&peer, "large", 3_000).await;
@@ -174,7 +176,7 @@ async fn heartbeats_beside_hot_watches_and_lists() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "figures; minutes: just pressure"]
 async fn one_in_a_hundred_readers_stalls() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     service(&peer, "hot", 1).await;
     let reading = watches(serve.grpc, "hot", WATCHES * 2 / 5).await;
@@ -201,7 +203,7 @@ async fn one_in_a_hundred_readers_stalls() {
 }
 
 /// How long changes of a quiet service take to a reader, while a stage lasts.
-async fn deliveries(peer: &Peer) -> Times {
+async fn deliveries(peer: &TestClient) -> Times {
     service(peer, "quiet", 1).await;
     let mut reader = Reader::synced(peer, &["quiet"]).await;
     let (mut times, until, mut pace) = (Vec::new(), wall() + STAGE, interval(Duration::from_millis(20)));

@@ -10,12 +10,14 @@ use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::{
-    harness::{Beats, Child, Peer, Reader, Serve, Stalls, View, instance, key, seconds, wall, within},
-    promise::fail_static::{self, Served, Told},
+    harness::{
+        Child, HeartbeatStream, Reader, ServerProcess, Stalls, TestClient, View, instance, key, seconds, wall, within,
+    },
+    invariant::fail_static::{self, Served, Told},
 };
 
 /// `callboard register web 127.0.0.1:9001`, once it is registered.
-async fn register(serve: &Serve, more: &[&str]) -> Child {
+async fn register(serve: &ServerProcess, more: &[&str]) -> Child {
     let address = serve.address();
     let usual = ["register", "web", "127.0.0.1:9001", "--id", "a", "-o", "json", "--server", &address];
     let mut child = Child::start(&[&usual, more].concat());
@@ -23,7 +25,7 @@ async fn register(serve: &Serve, more: &[&str]) -> Child {
     child
 }
 
-async fn removal(peer: &Peer) -> RemovalReason {
+async fn removal(peer: &TestClient) -> RemovalReason {
     let events = peer.events().await;
     let last = events.last().unwrap();
     assert_eq!(last.kind(), EventKind::Removed);
@@ -33,7 +35,7 @@ async fn removal(peer: &Peer) -> RemovalReason {
 /// Kills a registered process; every open watch hears of it within this many milliseconds.
 async fn killed_and_gone(more: &[&str], allowed: u64) {
     let stalls = Stalls::of_this_machine();
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let mut readers =
         [Reader::of(&serve.peer().await, &["web"]).await, Reader::of(&serve.peer().await, &["web"]).await];
     let child = register(&serve, more).await;
@@ -71,7 +73,7 @@ async fn a_killed_instance_with_a_grace_is_gone_half_a_second_after_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupted_instance_says_goodbye() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     for signal in [Signal::INT, Signal::TERM] {
         let child = register(&serve, &["--ttl", "60s"]).await;
         child.signal(signal);
@@ -84,7 +86,7 @@ async fn an_interrupted_instance_says_goodbye() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn register_and_watch_outlive_the_registry() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let address = serve.address();
     let mut registered = register(&serve, &["--ttl", "5s"]).await;
     let mut watch = Child::start(&["watch", "web", "-o", "json", "--server", &address]);
@@ -109,14 +111,14 @@ async fn register_and_watch_outlive_the_registry() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_stood_still_believes_nobody_dead() {
     const TTL: Duration = Duration::from_secs(2);
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     let mut leases = Vec::new();
     for number in 0..20 {
         let request = RegisterRequest { ttl: seconds(TTL.as_secs_f64()), ..instance("web", &format!("i{number}")) };
         leases.push(peer.register(request).await.unwrap().lease_id);
     }
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     let all: Vec<_> = leases.iter().collect();
     beats.beat(&all).await.unwrap();
     serve.child.signal(Signal::STOP);
@@ -156,7 +158,7 @@ async fn until(watch: &mut Watch, told: &mut Vec<Told>, last: impl Fn(&WatchEven
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fail_static() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     for id in ["a", "b", "c"] {
         serve.peer().await.register(instance("web", id)).await.unwrap();
     }
@@ -175,7 +177,7 @@ async fn fail_static() {
         served.hear(event).unwrap();
     }
     assert!(served.set.keys().eq(&[key("web", "a"), key("web", "b"), key("web", "c")]), "the last good set");
-    let serve = Serve::start_at(&address, &["--settle", "1s"]).await;
+    let serve = ServerProcess::start_at(&address, &["--settle", "1s"]).await;
     until(&mut watch, &mut told, |event| matches!(event, WatchEvent::Synced { .. })).await;
     serve.peer().await.register(instance("web", "d")).await.unwrap();
     until(&mut watch, &mut told, |event| matches!(event, WatchEvent::Changes { .. })).await;
@@ -185,7 +187,7 @@ async fn fail_static() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminated_registry_leaves_in_order() {
     let stalls = Stalls::of_this_machine();
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let mut reader = Reader::synced(&serve.peer().await, &["web"]).await;
     let start = wall();
     serve.child.signal(Signal::TERM);

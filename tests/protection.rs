@@ -13,8 +13,10 @@ use tokio::time::sleep;
 use tonic::Code;
 
 use crate::{
-    harness::{Beats, Child, InMemory, Peer, Reader, Serve, View, get, instance, seconds, within},
-    promise::{self, Truth},
+    harness::{
+        Child, HeartbeatStream, InMemory, Reader, ServerProcess, TestClient, View, get, instance, seconds, within,
+    },
+    invariant::{self, ReferenceHistory},
 };
 
 const TTL: u64 = 15_000;
@@ -24,8 +26,8 @@ const BEAT: u64 = TTL / 3;
 /// Registered instances, and the stream that carries their heartbeats.
 struct Cast {
     house: InMemory,
-    peer: Peer,
-    beats: Beats,
+    peer: TestClient,
+    beats: HeartbeatStream,
     leases: Vec<Bytes>,
 }
 
@@ -42,7 +44,7 @@ impl Cast {
                 leases.push(peer.register(request(service, &format!("i{number:02}"))).await.unwrap().lease_id);
             }
         }
-        Self { beats: Beats::open(&peer).await, house, peer, leases }
+        Self { beats: HeartbeatStream::open(&peer).await, house, peer, leases }
     }
 
     /// Time passes; of all instances, the first so many are not heard.
@@ -63,8 +65,8 @@ fn count(view: &View, status: InstanceStatus) -> usize {
 
 /// What a record and the log can be checked for.
 async fn check(cast: &Cast, reader: &Reader) {
-    let truth = Truth::gather(cast.peer.events().await, [&reader.record], []).unwrap();
-    promise::check_record(&reader.record, &truth).unwrap();
+    let truth = ReferenceHistory::gather(cast.peer.events().await, [&reader.record], []).unwrap();
+    invariant::check_record(&reader.record, &truth).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,15 +123,15 @@ async fn nobody_comes_back_and_none_of_many_goes_at_once() {
         waiting.await.expect("it does not hold for ever").unwrap();
         heard.push((reader.view.revision, cast.house.now()));
     }
-    let mut truth = Truth::gather(cast.peer.events().await, [&reader.record], []).unwrap();
+    let mut truth = ReferenceHistory::gather(cast.peer.events().await, [&reader.record], []).unwrap();
     truth.events.retain(|event| event.service != "pair");
     for event in &mut truth.events {
         let millis = heard.iter().find(|(revision, _)| *revision >= event.revision).unwrap().1;
         let (seconds, rest) = (millis / 1_000, millis % 1_000 * 1_000_000);
         event.time = Some(Timestamp { seconds: seconds.try_into().unwrap(), nanos: rest.try_into().unwrap() });
     }
-    promise::never_empty_by_inference::check_by(|_| TTL, &truth, u64::MAX).unwrap();
-    let in_longer = promise::never_empty_by_inference::check_by(|_| 4 * TTL, &truth, u64::MAX);
+    invariant::never_empty_by_inference::check_by(|_| TTL, &truth, u64::MAX).unwrap();
+    let in_longer = invariant::never_empty_by_inference::check_by(|_| 4 * TTL, &truth, u64::MAX);
     assert!(in_longer.is_err(), "they did go, and not much later than they had to");
 }
 
@@ -214,14 +216,14 @@ async fn a_stalled_worker_makes_nobody_suspect() {
     assert_eq!(cast.peer.list("web").await.len(), 10 - 1);
 }
 
-async fn run(serve: &Serve, arguments: &[&str]) -> (Option<i32>, String) {
+async fn run(serve: &ServerProcess, arguments: &[&str]) -> (Option<i32>, String) {
     let ended = Child::run(&[arguments, &["--server", &serve.address()]].concat()).await;
     (ended.code(), ended.stdout + &ended.stderr)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_verb_lists_and_resets() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let (code, said) = run(&serve, &["protection"]).await;
     assert_eq!((code, said.trim()), (Some(0), "nothing is protected"));
     let peer = serve.peer().await;

@@ -6,7 +6,7 @@ use callboard::pb::callboard::v1::{InstanceStatus, WatchRequest, change::Change,
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use crate::harness::{House, Peer, within};
+use crate::harness::{TestClient, TestServer, within};
 
 /// The README's commands that stay in the foreground: the lines of its blocks of shell that sign an instance in.
 fn foreground(readme: &str) -> Vec<Vec<String>> {
@@ -48,7 +48,7 @@ async fn sign_out(mut child: Child) {
 }
 
 /// Returns once so many instances of `web` serve.
-async fn serving(peer: &Peer, many: usize) {
+async fn serving(peer: &TestClient, many: usize) {
     let request = WatchRequest { services: vec!["web".into()], ..WatchRequest::default() };
     let mut watch = peer.discovery.clone().watch(request).await.unwrap().into_inner();
     let mut seen = HashMap::new();
@@ -74,7 +74,7 @@ async fn the_tour_is_true() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     // Where it is taken, somebody listens, which is all that `run` looks for.
     let _program = TcpListener::bind(PROGRAM);
-    let house = House::open();
+    let house = TestServer::open();
     let server = house.grpc().to_string();
     let signed_in: Vec<Child> =
         foreground(&fs::read_to_string(&path).unwrap()).iter().map(|words| start(words, &server)).collect();

@@ -1,6 +1,6 @@
 //! Restarts of a registry that forgets: readers who remember more than is there wait until those who were lost are back.
 
-mod crowd;
+mod client_fleet;
 mod scale;
 
 use std::time::Duration;
@@ -14,14 +14,16 @@ use tokio::time::{sleep, timeout};
 use tonic::{Code, Streaming};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
-use crate::harness::{Child, House, InMemory, Peer, Reader, Seed, Serve, get, instance, wall, within};
-use crowd::{Crowd, Size};
+use crate::harness::{
+    Child, InMemory, Reader, Seed, ServerProcess, TestClient, TestServer, get, instance, wall, within,
+};
+use client_fleet::{ClientFleet, Size};
 
 /// Longer than a stalled reader is suffered, and than the time between two bookmarks.
 const LONG: Duration = Duration::from_secs(40);
 
 /// A watch of `web` by somebody who remembers another registry.
-async fn remembers(peer: &Peer) -> Streaming<WatchResponse> {
+async fn remembers(peer: &TestClient) -> Streaming<WatchResponse> {
     let mut token = Reader::synced(peer, &["web"]).await.view.token.to_vec();
     // The second byte begins the incarnation.
     token[1] ^= 0xff;
@@ -40,7 +42,7 @@ async fn assert_waits(watch: &mut Streaming<WatchResponse>) {
 }
 
 /// The watches that wait, and those that do not.
-async fn subscribers(peer: &Peer) -> (Vec<Subscriber>, Vec<Subscriber>) {
+async fn subscribers(peer: &TestClient) -> (Vec<Subscriber>, Vec<Subscriber>) {
     let mut admin = peer.admin.clone();
     let answer = within("ListSubscribers", admin.list_subscribers(ListSubscribersRequest::default())).await;
     answer.unwrap().into_inner().subscribers.into_iter().partition(|subscriber| subscriber.waiting)
@@ -103,7 +105,7 @@ async fn who_waits_is_told_of_a_goodbye() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operators_see_that_it_settles() {
-    let house = House::with(|config| config.settle = LONG);
+    let house = TestServer::with(|config| config.settle = LONG);
     let mut watch = remembers(&house.peer().await).await;
     assert_waits(&mut watch).await;
     let ready = get(house.http(), "/readyz").await;
@@ -120,8 +122,8 @@ async fn operators_see_that_it_settles() {
 async fn a_registry_that_finds_everything_again_does_not_settle() {
     let directory = tempfile::tempdir().unwrap();
     let disk = ["--data-dir", directory.path().to_str().unwrap()];
-    let ready = async |serve: &Serve| get(serve.http, "/readyz").await.1;
-    let serve = Serve::start(&disk).await;
+    let ready = async |serve: &ServerProcess| get(serve.http, "/readyz").await.1;
+    let serve = ServerProcess::start(&disk).await;
     assert_eq!(ready(&serve).await, "ready, settling\n", "a new directory: perhaps the old one was lost");
     let mut reader = Reader::synced(&serve.peer().await, &["web"]).await;
     serve.peer().await.register(instance("web", "a")).await.unwrap();
@@ -138,7 +140,7 @@ async fn a_registry_that_finds_everything_again_does_not_settle() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_does_not_cut_it_short() {
     const PAUSE: Duration = Duration::from_secs(3);
-    let serve = Serve::start(&["--settle", "2s"]).await;
+    let serve = ServerProcess::start(&["--settle", "2s"]).await;
     let mut watch = remembers(&serve.peer().await).await;
     assert_waits(&mut watch).await;
     let start = wall();
@@ -156,9 +158,9 @@ async fn a_pause_does_not_cut_it_short() {
 async fn nobody_sees_a_removal_however_often_the_registry_is_killed() {
     const SETTLE: &[&str] = &["--settle", "4s"];
     let mut random = Seed::from_environment().random(0);
-    let mut serve = Serve::start(SETTLE).await;
+    let mut serve = ServerProcess::start(SETTLE).await;
     let size = Size { services: 5, instances: 40, watches: 40, connections: 4, ttl: Duration::from_secs(6) };
-    let mut crowd = Crowd::gather(&serve.address(), size).await;
+    let mut crowd = ClientFleet::gather(&serve.address(), size).await;
     for after in [random.below(3_500), 3_700 + random.below(600), 60_000] {
         let since = wall();
         serve = serve.restart(SETTLE).await;
@@ -174,7 +176,7 @@ async fn nobody_sees_a_removal_however_often_the_registry_is_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_line_says_that_it_waits() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let address = serve.address();
     serve.peer().await.register(instance("web", "a")).await.unwrap();
     let mut watch = Child::start(&["watch", "web", "-o", "json", "--server", &address]);

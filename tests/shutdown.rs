@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 use tonic_types::StatusExt;
 
-use crate::harness::{Beats, House, Peer, Reader, Stalls, instance, wall, within};
+use crate::harness::{HeartbeatStream, Reader, Stalls, TestClient, TestServer, instance, wall, within};
 
 const CONNECTIONS: usize = 10;
 /// Of each kind, on each connection.
@@ -27,7 +27,7 @@ fn assert_leaving(status: &Status) {
 }
 
 /// A watch that is synced before the barrier and hears the goodbye after it.
-async fn watch(peer: Peer, ready: Arc<Barrier>) {
+async fn watch(peer: TestClient, ready: Arc<Barrier>) {
     let mut reader = Reader::synced(&peer, &["web"]).await;
     ready.wait().await;
     let mut noticed = false;
@@ -46,8 +46,8 @@ async fn watch(peer: Peer, ready: Arc<Barrier>) {
     assert!(noticed, "it was told to reconnect before it was cut off");
 }
 
-async fn keep_alive(peer: Peer, ready: Arc<Barrier>) {
-    let mut beats = Beats::open(&peer).await;
+async fn keep_alive(peer: TestClient, ready: Arc<Barrier>) {
+    let mut beats = HeartbeatStream::open(&peer).await;
     ready.wait().await;
     let answer = within("the notice", beats.answers.message()).await.unwrap().unwrap();
     assert_eq!(answer.notice(), Notice::Reconnect);
@@ -57,7 +57,7 @@ async fn keep_alive(peer: Peer, ready: Arc<Barrier>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_streams_are_told_and_ended_in_time() {
     let stalls = Stalls::of_this_machine();
-    let house = House::open();
+    let house = TestServer::open();
     house.peer().await.register(instance("web", "a")).await.unwrap();
     let ready = Arc::new(Barrier::new(CONNECTIONS * STREAMS * 2 + 1));
     let mut streams = JoinSet::new();
@@ -80,8 +80,8 @@ async fn thousands_of_streams_are_told_and_ended_in_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_takes_nothing_does_not_hold_up_the_goodbye() {
     let stalls = Stalls::of_this_machine();
-    let house = House::open();
-    let closed = Peer::connect_with(house.grpc(), |endpoint| endpoint.initial_stream_window_size(0)).await;
+    let house = TestServer::open();
+    let closed = TestClient::connect_with(house.grpc(), |endpoint| endpoint.initial_stream_window_size(0)).await;
     let _takes_nothing = Reader::of(&closed, &["web"]).await;
     let start = wall();
     house.leave().await;
@@ -91,7 +91,7 @@ async fn a_stream_that_takes_nothing_does_not_hold_up_the_goodbye() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_says_so_before_the_end() {
-    let house = House::open();
+    let house = TestServer::open();
     let peer = house.peer().await;
     let mut client = peer.health.clone();
     let mut health = within("Watch", client.watch(HealthCheckRequest::default())).await.unwrap().into_inner();
@@ -105,7 +105,7 @@ async fn health_says_so_before_the_end() {
 
 #[tokio::test]
 async fn a_taken_port_is_named_with_the_remedy() {
-    let house = House::open();
+    let house = TestServer::open();
     let free = "127.0.0.1:0".parse().unwrap();
     for (grpc, http, flag) in [(house.grpc(), free, "--grpc"), (free, house.http(), "--http")] {
         let error =

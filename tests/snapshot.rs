@@ -4,8 +4,8 @@ use callboard::pb::callboard::v1::{RegisterRequest, WatchResponse, watch_respons
 use prost::Message as _;
 
 use crate::{
-    harness::{Filter, House, InMemory, Reader, Record, Scope, What, instance},
-    promise,
+    harness::{Filter, InMemory, Reader, Record, Scope, TestServer, What, instance},
+    invariant,
 };
 
 /// What is promised, in bytes.
@@ -33,8 +33,8 @@ async fn a_hundred_thousand_instances_arrive_in_parts() {
     let mut reader = Reader::synced(&house.peer().await, &["web"]).await;
     assert_eq!(reader.view.set.len(), MANY);
     assert!(parts(&reader.record) > 10);
-    promise::unique::check(&reader.record).unwrap();
-    promise::resumable::check(&reader.record).unwrap();
+    invariant::unique::check(&reader.record).unwrap();
+    invariant::resumable::check(&reader.record).unwrap();
     house.peer().await.register(instance("web", "one more")).await.unwrap_err();
     house.peer().await.register(instance("web", "one-more")).await.unwrap();
     reader.until("one more", |view| view.set.len() == MANY + 1).await;
@@ -42,7 +42,7 @@ async fn a_hundred_thousand_instances_arrive_in_parts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_instances_are_fewer_to_a_message() {
-    let house = House::open();
+    let house = TestServer::open();
     let peer = house.peer().await;
     let metadata: std::collections::HashMap<_, _> = (0..4).map(|n| (format!("k{n}"), "v".repeat(2_000))).collect();
     let tags: Vec<_> = (0..64).map(|n| format!("{n}-{}", "t".repeat(240))).collect();
@@ -72,8 +72,8 @@ async fn large_instances_are_fewer_to_a_message() {
     away.reopen().await.unwrap();
     away.until("all changes", |view| view.set.values().all(|instance| instance.weight == 2)).await;
     parts(&away.record);
-    promise::ordered::check(&away.record).unwrap();
-    promise::resumable::check(&away.record).unwrap();
+    invariant::ordered::check(&away.record).unwrap();
+    invariant::resumable::check(&away.record).unwrap();
     let open_steps = messages(&away.record)
         .filter(|message| matches!(&message.message, Some(Message::Changes(changes)) if changes.revision == 0));
     assert!(open_steps.count() > 0, "a step may need several messages");

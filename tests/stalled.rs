@@ -6,8 +6,8 @@ use callboard::pb::callboard::v1::{RegisterRequest, UpdateInstanceRequest};
 use tokio::task::JoinSet;
 
 use crate::{
-    harness::{Peer, Reader, Serve, Stalls, instance, seconds, wall},
-    promise::bounded_slow::{self, Stall},
+    harness::{Reader, ServerProcess, Stalls, TestClient, instance, seconds, wall},
+    invariant::bounded_slow::{self, Stall},
 };
 
 const CONNECTIONS: usize = 10;
@@ -19,7 +19,7 @@ const SIZE: usize = 450;
 /// The changes themselves are kept once, for all: that and some more, in KiB.
 const MAY_GROW: u64 = 64 * 1024;
 
-async fn change(peer: &Peer, weight: u32) -> u64 {
+async fn change(peer: &TestClient, weight: u32) -> u64 {
     let request = UpdateInstanceRequest {
         service: "web".to_owned(),
         id: "a".to_owned(),
@@ -30,7 +30,7 @@ async fn change(peer: &Peer, weight: u32) -> u64 {
 }
 
 /// A change, and how long it takes to who reads.
-async fn delay(peer: &Peer, reader: &mut Reader, weight: u32) -> u64 {
+async fn delay(peer: &TestClient, reader: &mut Reader, weight: u32) -> u64 {
     let start = wall();
     let revision = change(peer, weight).await;
     reader.until("the change", |view| view.revision >= revision).await;
@@ -40,7 +40,7 @@ async fn delay(peer: &Peer, reader: &mut Reader, weight: u32) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bounded_slow() {
     let stalls = Stalls::of_this_machine();
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     let large = RegisterRequest {
         ttl: seconds(600.0),
@@ -50,7 +50,7 @@ async fn bounded_slow() {
     peer.register(large).await.unwrap();
     let mut stalled = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        let closed = Peer::connect_with(serve.grpc, |endpoint| endpoint.initial_stream_window_size(0)).await;
+        let closed = TestClient::connect_with(serve.grpc, |endpoint| endpoint.initial_stream_window_size(0)).await;
         for _ in 0..STREAMS {
             let mut reader = Reader::of(&closed, &["web"]).await;
             stalled.spawn(async move {

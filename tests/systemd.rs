@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::harness::{Child, Ended, Peer, instance, within};
+use crate::harness::{Child, Ended, TestClient, instance, within};
 
 /// Where systemd would hear what a service has to say.
 struct Manager {
@@ -64,7 +64,7 @@ async fn it_says_that_it_is_ready_alive_and_leaving() {
     let mut serve = manager.serve(&[("WATCHDOG_USEC", "2000000")]);
     let first = manager.message().await;
     assert!(first.starts_with("READY=1\nSTATUS="), "{first}");
-    let peer = Peer::connect(address(&serve.line().await, "grpc")).await;
+    let peer = TestClient::connect(address(&serve.line().await, "grpc")).await;
     peer.register(instance("web", "a")).await.unwrap();
     while !manager.told("WATCHDOG=1").await.contains("STATUS=settling: 1 instances of 1 services, 0 watches") {}
     serve.signal(Signal::HUP);
@@ -89,7 +89,7 @@ async fn a_manager_that_is_gone_is_no_reason_to_stop() {
     let manager = Manager::new();
     std::fs::remove_file(manager.directory.path().join("notify")).unwrap();
     let mut serve = manager.serve(&[("WATCHDOG_USEC", "400000")]);
-    let peer = Peer::connect(address(&serve.line().await, "grpc")).await;
+    let peer = TestClient::connect(address(&serve.line().await, "grpc")).await;
     sleep(Duration::from_millis(300)).await;
     peer.register(instance("web", "a")).await.unwrap();
     serve.signal(Signal::TERM);
@@ -121,14 +121,14 @@ async fn an_inherited_socket_wins_and_outlives_the_registry() {
     let ready = serve.line().await;
     assert_eq!(address(&ready, "grpc"), own);
     assert_ne!(address(&ready, "http"), own);
-    Peer::connect(own).await.register(instance("web", "a")).await.unwrap();
+    TestClient::connect(own).await.register(instance("web", "a")).await.unwrap();
     serve.kill().await;
     // Nobody is refused while there is no registry: who comes waits.
     let waits = tokio::net::TcpStream::connect(own).await;
     assert!(waits.is_ok(), "{waits:?}");
     let mut serve = with_socket(socket, OWN_PID, Some("grpc"));
     serve.line().await;
-    Peer::connect(own).await.register(instance("web", "a")).await.unwrap();
+    TestClient::connect(own).await.register(instance("web", "a")).await.unwrap();
     serve.signal(Signal::TERM);
     assert_eq!(serve.ended().await.code(), Some(0));
 }

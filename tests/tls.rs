@@ -14,12 +14,12 @@ use callboard::{
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
-use crate::harness::{House, Office, Papers, Peer, Reader, get, instance, within};
+use crate::harness::{CertFiles, Reader, TestCa, TestClient, TestServer, get, instance, within};
 
 const ID: &str = "spiffe://test.example/ns/default/sa/web";
 
 /// Listens with TLS on ports of its own.
-fn listen(config: &mut Config, office: &Office, server: &Papers, clients: bool) {
+fn listen(config: &mut Config, office: &TestCa, server: &CertFiles, clients: bool) {
     let any = "127.0.0.1:0".parse().unwrap();
     config.grpc_tls = Some(any);
     config.http_tls = Some(any);
@@ -27,16 +27,16 @@ fn listen(config: &mut Config, office: &Office, server: &Papers, clients: bool) 
 }
 
 /// A registry with TLS, which asks clients for certificates or does not.
-fn house(office: &Office, clients: bool) -> House {
-    House::with(|config| listen(config, office, &office.server(), clients))
+fn house(office: &TestCa, clients: bool) -> TestServer {
+    TestServer::with(|config| listen(config, office, &office.server(), clients))
 }
 
-fn grpc_tls(house: &House) -> SocketAddr {
+fn grpc_tls(house: &TestServer) -> SocketAddr {
     house.addresses().grpc_tls.unwrap()
 }
 
-fn peer(endpoint: &Endpoint) -> Peer {
-    Peer::over(endpoint.channel())
+fn peer(endpoint: &Endpoint) -> TestClient {
+    TestClient::over(endpoint.channel())
 }
 
 /// What comes of a call.
@@ -54,14 +54,14 @@ async fn problem(endpoint: &Endpoint) -> TlsProblem {
 }
 
 /// Returns once the metrics have this line: what a peer is told comes before it is counted.
-async fn counted(house: &House, line: &str) {
+async fn counted(house: &TestServer, line: &str) {
     let shown = async || get(house.http(), "/metrics").await.1.lines().any(|shown| shown == line);
     within(line, async { while !shown().await {} }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_shows_its_certificate() {
-    let office = Office::open();
+    let office = TestCa::open();
     let house = house(&office, false);
     call(&office.endpoint(grpc_tls(&house), None)).await.unwrap();
     let plain = house.peer().await;
@@ -73,11 +73,11 @@ async fn a_registry_shows_its_certificate() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_says_what_is_wrong_with_the_registrys_certificate() {
-    let (office, stranger) = (Office::open(), Office::open());
+    let (office, stranger) = (TestCa::open(), TestCa::open());
     let expired = office.issue("expired", &["localhost"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     let elsewhere = office.issue("elsewhere", &["registry.example"], |_| {});
     let yet = office.issue("yet", &["localhost"], |params| params.not_before = rcgen::date_time_ymd(2999, 1, 1));
-    let open = |papers: &Papers| House::with(|config| listen(config, &office, papers, false));
+    let open = |papers: &CertFiles| TestServer::with(|config| listen(config, &office, papers, false));
     let good = house(&office, false);
     assert_eq!(problem(&stranger.endpoint(grpc_tls(&good), None)).await, TlsProblem::Untrusted);
     let house = open(&expired);
@@ -93,7 +93,7 @@ async fn a_client_says_what_is_wrong_with_the_registrys_certificate() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_to_the_wrong_port_is_told() {
-    let office = Office::open();
+    let office = TestCa::open();
     let house = house(&office, false);
     let plain: Endpoint = grpc_tls(&house).to_string().parse().unwrap();
     assert_eq!(problem(&plain).await, TlsProblem::OnlyTls);
@@ -106,13 +106,13 @@ async fn who_comes_to_the_wrong_port_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_have_to_show_a_certificate_that_is_accepted() {
-    let (office, stranger) = (Office::open(), Office::open());
+    let (office, stranger) = (TestCa::open(), TestCa::open());
     let house = house(&office, true);
     let at = grpc_tls(&house);
     let good = office.workload(ID);
     call(&office.endpoint(at, Some(&good))).await.unwrap();
     assert_eq!(problem(&office.endpoint(at, None)).await, TlsProblem::CertificateWanted);
-    let refused = async |papers: &Papers| match problem(&office.endpoint(at, Some(papers))).await {
+    let refused = async |papers: &CertFiles| match problem(&office.endpoint(at, Some(papers))).await {
         TlsProblem::CertificateRefused(alert) => alert,
         other => panic!("{other:?}"),
     };
@@ -125,7 +125,7 @@ async fn clients_have_to_show_a_certificate_that_is_accepted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_gives_a_connection_its_name() {
-    let office = Office::open();
+    let office = TestCa::open();
     let house = house(&office, true);
     let client = peer(&office.endpoint(grpc_tls(&house), Some(&office.workload(ID))));
     let _watching = Reader::synced(&client, &["web"]).await;
@@ -142,9 +142,9 @@ async fn a_certificate_gives_a_connection_its_name() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewed_certificate_is_for_new_connections() {
-    let (office, next) = (Office::open(), Office::open());
+    let (office, next) = (TestCa::open(), TestCa::open());
     let papers = office.server();
-    let house = House::with(|config| listen(config, &office, &papers, false));
+    let house = TestServer::with(|config| listen(config, &office, &papers, false));
     let at = grpc_tls(&house);
     let before = peer(&office.endpoint(at, None));
     let mut watching = Reader::synced(&before, &["web"]).await;
@@ -160,7 +160,7 @@ async fn a_renewed_certificate_is_for_new_connections() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_authorities_for_clients_are_for_new_connections() {
-    let (office, next) = (Office::open(), Office::open());
+    let (office, next) = (TestCa::open(), TestCa::open());
     let house = house(&office, true);
     let at = grpc_tls(&house);
     let (old, new) = (office.workload(ID), next.workload(ID));
@@ -171,7 +171,7 @@ async fn other_authorities_for_clients_are_for_new_connections() {
     let trust = TlsConfig::default().with_ca(next.directory().join("server-ca.pem"));
     fs::copy(office.ca(), next.directory().join("server-ca.pem")).unwrap();
     fs::copy(next.ca(), office.ca()).unwrap();
-    let endpoint = |papers: &Papers| {
+    let endpoint = |papers: &CertFiles| {
         let tls = trust.clone().with_certificate(&papers.certificate, &papers.key);
         Endpoint::with_tls(&format!("localhost:{}", at.port()), tls).unwrap()
     };
@@ -182,7 +182,7 @@ async fn other_authorities_for_clients_are_for_new_connections() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_renews_its_certificate_without_being_told() {
-    let office = Office::open();
+    let office = TestCa::open();
     let house = house(&office, true);
     let expire = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
     let papers = office.issue("client", &["web"], expire);
@@ -204,10 +204,10 @@ async fn what_is_to_speak_tls_is_not_served_without() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_health_port_tells_of_the_registry_and_nothing_else() {
-    let house = House::with(|config| config.health = Some("127.0.0.1:0".parse().unwrap()));
+    let house = TestServer::with(|config| config.health = Some("127.0.0.1:0".parse().unwrap()));
     let full = house.peer().await;
     full.register(instance("web", "a")).await.unwrap();
-    let probe = Peer::connect(house.addresses().health.unwrap()).await;
+    let probe = TestClient::connect(house.addresses().health.unwrap()).await;
     let check = |service: &str| HealthCheckRequest { service: service.to_owned() };
     let answer = probe.health.clone().check(check("")).await.unwrap().into_inner();
     assert_eq!(answer.status(), ServingStatus::Serving);

@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use tokio::{task::JoinSet, time::interval};
 
 use crate::harness::{
-    Beats, Child, Peer, Raw, Reads, Serve, Speaker, Stalls, instance, metric, metric_becomes, seconds, wall, within,
+    Child, HeartbeatStream, Raw, Reads, ServerProcess, Speaker, Stalls, TestClient, instance, metric, metric_becomes,
+    seconds, wall, within,
 };
 
 /// Instances of the service that is not read.
@@ -85,7 +86,7 @@ fn in_kernel(address: SocketAddr) -> u64 {
 }
 
 /// A service of many instances.
-async fn crowd(peer: &Peer) {
+async fn crowd(peer: &TestClient) {
     let mut registering = JoinSet::new();
     for part in 0..100 {
         let peer = peer.clone();
@@ -103,7 +104,7 @@ async fn crowd(peer: &Peer) {
     within("many instances", registering.join_all()).await;
 }
 
-async fn change(peer: &Peer, weight: u32) {
+async fn change(peer: &TestClient, weight: u32) {
     let (service, id) = ("web".to_owned(), "i0-0".to_owned());
     peer.update(&["weight"], UpdateInstanceRequest { service, id, weight, ..Default::default() }).await.unwrap();
 }
@@ -122,11 +123,11 @@ async fn open_all(server: SocketAddr) -> Vec<Speaker> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_takes_nothing_is_cut_off_in_time_whatever_the_answer() {
     let stalls = Stalls::of_this_machine();
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     crowd(&peer).await;
     let lease = peer.register(instance("web", "honest")).await.unwrap().lease_id;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     let start = wall();
     let _speakers = open_all(serve.grpc).await;
     let mut weight = 0;
@@ -186,7 +187,7 @@ async fn whoever_takes_nothing_is_cut_off_in_time_whatever_the_answer() {
 
 /// What one kind costs: in the process and in the kernel, for a stream, in bytes; and after how long all are gone, in ms.
 async fn cost(kind: Kind) -> (u64, u64, u64) {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     crowd(&peer).await;
     // What is made once for all readers is there before.

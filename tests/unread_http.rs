@@ -13,7 +13,8 @@ use tokio::{
 };
 
 use crate::harness::{
-    Filter, Peer, Reader, Reads, Scope, Serve, Speaker, instance, metric, metric_becomes, seconds, wall, within,
+    Filter, Reader, Reads, Scope, ServerProcess, Speaker, TestClient, instance, metric, metric_becomes, seconds, wall,
+    within,
 };
 
 const INSTANCES: u32 = 3_000;
@@ -21,7 +22,7 @@ const ATTACKER: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
 const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
 
-async fn crowd(serve: &Serve) -> Peer {
+async fn crowd(serve: &ServerProcess) -> TestClient {
     let peer = serve.peer().await;
     let mut registering = JoinSet::new();
     for part in 0..50 {
@@ -61,13 +62,13 @@ async fn heard(mut socket: TcpStream) -> (u16, String) {
     (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
-async fn peer(from: &str, to: SocketAddr) -> Peer {
+async fn peer(from: &str, to: SocketAddr) -> TestClient {
     let from: IpAddr = from.parse().unwrap();
-    Peer::connect_with(to, |endpoint| endpoint.local_address(Some(from))).await
+    TestClient::connect_with(to, |endpoint| endpoint.local_address(Some(from))).await
 }
 
 /// Lists and pages, from this address.
-async fn assert_gets_lists(from: &str, serve: &Serve) {
+async fn assert_gets_lists(from: &str, serve: &ServerProcess) {
     let peer = peer(from, serve.grpc).await;
     let request = ListInstancesRequest { service: "web".into(), ..Default::default() };
     let page = within("ListInstances", peer.discovery.clone().list_instances(request)).await.unwrap().into_inner();
@@ -75,7 +76,7 @@ async fn assert_gets_lists(from: &str, serve: &Serve) {
     within("ListServices", peer.discovery.clone().list_services(ListServicesRequest::default())).await.unwrap();
 }
 
-async fn assert_gets_pages(from: &str, serve: &Serve) {
+async fn assert_gets_pages(from: &str, serve: &ServerProcess) {
     for path in ["/v1/catalog/services", "/v1/health/service/web", "/metrics", "/prometheus/sd"] {
         let (status, answer) = heard(ask(from, serve.http, path).await).await;
         assert_eq!(status, 200, "{path} for {from}: {}", &answer[..answer.len().min(600)]);
@@ -83,7 +84,7 @@ async fn assert_gets_pages(from: &str, serve: &Serve) {
 }
 
 /// How much memory the server took at most meanwhile, in MiB.
-async fn growth(serve: &Serve, before: u64, span: Duration) -> u64 {
+async fn growth(serve: &ServerProcess, before: u64, span: Duration) -> u64 {
     let (mut most, until) = (0, wall() + u64::try_from(span.as_millis()).unwrap());
     while wall() < until {
         most = most.max(serve.resident().saturating_sub(before) / 1024);
@@ -94,7 +95,7 @@ async fn growth(serve: &Serve, before: u64, span: Duration) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_targets_take_bounded_memory_and_nobody_elses_answers() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     crowd(&serve).await;
     assert_gets_pages(OTHER, &serve).await;
     let before = serve.resident();
@@ -131,7 +132,7 @@ async fn unread_targets_take_bounded_memory_and_nobody_elses_answers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_answers_of_many_readers_count_once() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     crowd(&serve).await;
     for path in ["/prometheus/sd", "/v1/health/service/web", "/v1/catalog/service/web"] {
         // Made once, and what a reader of it costs.
@@ -153,7 +154,7 @@ async fn unread_answers_of_many_readers_count_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parked_queries_that_wake_together_are_all_answered() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let first = crowd(&serve).await;
     let (_, answer) = heard(ask(OTHER, serve.http, "/v1/health/service/web").await).await;
     let index = answer.lines().find_map(|line| line.strip_prefix("X-Consul-Index: ")).unwrap();
@@ -176,7 +177,7 @@ async fn parked_queries_that_wake_together_are_all_answered() {
 }
 
 /// A thousand watches of one connection, each with a window of so many bytes, and how much memory they take, in MiB.
-async fn watches(serve: &Serve, window: u32) -> (Speaker, u64) {
+async fn watches(serve: &ServerProcess, window: u32) -> (Speaker, u64) {
     let before = serve.resident();
     let mut speaker = Speaker::connect(serve.grpc, window, Reads::Frames).await;
     for number in 0..1_000 {
@@ -194,7 +195,7 @@ async fn watches(serve: &Serve, window: u32) -> (Speaker, u64) {
 async fn unread_snapshots_of_one_connection_take_bounded_memory() {
     // Without any window, and with one that lets a message begin.
     for window in [0, 1] {
-        let serve = Serve::start(&[]).await;
+        let serve = ServerProcess::start(&[]).await;
         crowd(&serve).await;
         let (_unread, grew) = watches(&serve, window).await;
         println!("{grew} MiB for 1,000 snapshots that nobody reads");
@@ -208,7 +209,7 @@ async fn unread_snapshots_of_one_connection_take_bounded_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_filtered_watches_of_one_connection_that_reads_are_all_synced() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     crowd(&serve).await;
     let peer = serve.peer().await;
     let mut reading = JoinSet::new();

@@ -9,29 +9,29 @@ use callboard::{
 };
 
 use crate::{
-    harness::{Filter, House, InMemory, Peer, Reader, Scope, What, instance},
-    promise::{self, Truth},
+    harness::{Filter, InMemory, Reader, Scope, TestClient, TestServer, What, instance},
+    invariant::{self, ReferenceHistory},
 };
 
-async fn register(peer: &Peer, service: &str, id: &str) {
+async fn register(peer: &TestClient, service: &str, id: &str) {
     peer.register(instance(service, id)).await.unwrap();
 }
 
 /// Checks the reader against all that happened.
-async fn check(peer: &Peer, reader: &Reader) {
-    let truth = Truth::gather(peer.events().await, [&reader.record], []).unwrap();
-    promise::check_record(&reader.record, &truth).unwrap();
+async fn check(peer: &TestClient, reader: &Reader) {
+    let truth = ReferenceHistory::gather(peer.events().await, [&reader.record], []).unwrap();
+    invariant::check_record(&reader.record, &truth).unwrap();
 }
 
 /// Reads up to the newest revision.
-async fn catch_up(peer: &Peer, reader: &mut Reader) {
+async fn catch_up(peer: &TestClient, reader: &mut Reader) {
     let newest = peer.events().await.last().unwrap().revision;
     reader.until("the newest revision", |view| view.revision >= newest).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_before_registration() {
-    let house = House::open();
+    let house = TestServer::open();
     let peer = house.peer().await;
     let mut readers = Vec::new();
     for scope in [Scope::names(&["web"]), Scope::names(&["db", "web"]), Scope::Prefix("we".into()), Scope::Everything] {
@@ -51,7 +51,7 @@ async fn open_before_registration() {
 /// more than that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folded_step_is_told_as_of_all_that_went_into_it() {
-    let house = House::open();
+    let house = TestServer::open();
     let peer = house.peer().await;
     let mut reader = Reader::synced(&peer, &["web", "db"]).await;
     register(&peer, "web", "a").await;
@@ -74,7 +74,7 @@ fn reason(message: &WatchResponse) -> Option<ResetReason> {
 }
 
 /// What a stream of `web` says first to this token.
-async fn first_word(peer: &Peer, token: Bytes) -> WatchResponse {
+async fn first_word(peer: &TestClient, token: Bytes) -> WatchResponse {
     let mut reader = Reader::of(peer, &["web"]).await;
     reader.view.token = token;
     reader.reopen().await.unwrap();
@@ -83,7 +83,7 @@ async fn first_word(peer: &Peer, token: Bytes) -> WatchResponse {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_that_do_not_fit_start_over_with_the_reason() {
-    let (house, other) = (House::open(), House::open());
+    let (house, other) = (TestServer::open(), TestServer::open());
     let (peer, stranger) = (house.peer().await, other.peer().await);
     register(&peer, "web", "a").await;
     register(&stranger, "web", "a").await;
@@ -114,14 +114,14 @@ async fn who_falls_out_of_history_starts_over_on_the_open_stream() {
     assert_eq!(reader.view.set.len(), 1);
     register(&peer, "web", "b").await;
     reader.until("b", |view| view.set.len() == 2).await;
-    promise::ordered::check(&reader.record).unwrap();
-    promise::unique::check(&reader.record).unwrap();
-    promise::resumable::check(&reader.record).unwrap();
+    invariant::ordered::check(&reader.record).unwrap();
+    invariant::unique::check(&reader.record).unwrap();
+    invariant::resumable::check(&reader.record).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_stay_young_through_changes_elsewhere() {
-    let house = House::with(|config| config.bookmark_interval = Duration::from_millis(50));
+    let house = TestServer::with(|config| config.bookmark_interval = Duration::from_millis(50));
     let peer = house.peer().await;
     let mut reader = Reader::synced(&peer, &["quiet"]).await;
     register(&peer, "loud", "a").await;
@@ -135,7 +135,7 @@ async fn tokens_stay_young_through_changes_elsewhere() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removal_and_return_is_an_update_with_a_new_boot() {
-    let house = House::open();
+    let house = TestServer::open();
     let peer = house.peer().await;
     register(&peer, "web", "a").await;
     let mut reader = Reader::synced(&peer, &["web"]).await;

@@ -11,7 +11,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, time::sleep};
 
 use crate::{
     consul_replay::client,
-    harness::{Serve, within},
+    harness::{ServerProcess, within},
 };
 use agreement::{disagreement, get};
 
@@ -44,7 +44,7 @@ const ALL: [Spanning; 7] = [
 
 impl Spanning {
     /// What it needs: services on its node.
-    async fn prepare(self, serve: &Serve) {
+    async fn prepare(self, serve: &ServerProcess) {
         match self {
             Self::NodeMaintenance | Self::AgentCheck => {
                 for n in 0..SERVICES {
@@ -91,12 +91,12 @@ fn catalog(body: Value) -> (String, Value) {
     ("/v1/catalog/register".to_owned(), body)
 }
 
-async fn put(serve: &Serve, path: &str, body: &Value) {
+async fn put(serve: &ServerProcess, path: &str, body: &Value) {
     let answer = client::ask(serve.http, "PUT", path, &body.to_string(), |text| text).await;
     assert_eq!(answer.status, 200, "{path} {body}: {answer:?}");
 }
 
-async fn services_on(serve: &Serve, node: &str, address: &str) {
+async fn services_on(serve: &ServerProcess, node: &str, address: &str) {
     for n in 0..SERVICES {
         let name = format!("{node}{n}");
         let body = json!({"Node": node, "Address": address, "Service": {"Service": name, "Port": 200 + n}});
@@ -105,7 +105,7 @@ async fn services_on(serve: &Serve, node: &str, address: &str) {
 }
 
 /// Sends a request without waiting for its answer.
-async fn send(serve: &Serve, (path, body): &(String, Value)) -> TcpStream {
+async fn send(serve: &ServerProcess, (path, body): &(String, Value)) -> TcpStream {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let mut stream = within("a connection", TcpStream::connect(serve.http)).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -115,14 +115,14 @@ async fn send(serve: &Serve, (path, body): &(String, Value)) -> TcpStream {
     stream
 }
 
-async fn start(data: &TempDir) -> (Serve, Vec<String>) {
+async fn start(data: &TempDir) -> (ServerProcess, Vec<String>) {
     let directory = data.path().join("data");
     let arguments = ["--data-dir", directory.to_str().unwrap(), "--dns", "127.0.0.1:0", "--node-name", "n1"];
-    (Serve::start(&arguments).await, arguments.map(ToOwned::to_owned).to_vec())
+    (ServerProcess::start(&arguments).await, arguments.map(ToOwned::to_owned).to_vec())
 }
 
 /// Says what is wrong: protocols differ, or a node is removed in part.
-async fn wrong(serve: &Serve) -> Option<String> {
+async fn wrong(serve: &ServerProcess) -> Option<String> {
     let leaving = get(serve, "/v1/catalog/node/leaving").await;
     let (known, left) = (!leaving.is_null(), leaving["Services"].as_object().map_or(0, serde_json::Map::len));
     if left != if known { usize::from(SERVICES) } else { 0 } {
@@ -132,7 +132,7 @@ async fn wrong(serve: &Serve) -> Option<String> {
 }
 
 /// Waits until all protocols agree: a write that is under way is whole a moment later.
-async fn agreement(serve: &Serve, what: &str) {
+async fn agreement(serve: &ServerProcess, what: &str) {
     let mut found = None;
     for _ in 0..200 {
         found = wrong(serve).await;
@@ -144,7 +144,7 @@ async fn agreement(serve: &Serve, what: &str) {
     panic!("{what}: {found:?}");
 }
 
-async fn prepared(data: &TempDir) -> (Serve, Vec<String>) {
+async fn prepared(data: &TempDir) -> (ServerProcess, Vec<String>) {
     let (serve, arguments) = start(data).await;
     for write in ALL {
         write.prepare(&serve).await;
@@ -213,7 +213,7 @@ async fn write_that_a_kill_interrupts_is_whole_after_the_restart() {
         // Seven writes one after the other take the disk some milliseconds.
         sleep(Duration::from_micros(delay * 4)).await;
         serve.child.kill().await;
-        serve = Serve::start(&arguments).await;
+        serve = ServerProcess::start(&arguments).await;
         assert_eq!(wrong(&serve).await, None, "killed after {} µs", delay * 4);
         Spanning::NodeRemoval.prepare(&serve).await;
     }
@@ -252,12 +252,12 @@ async fn write_that_a_termination_interrupts_is_whole_and_was_finished_before_th
             streams.push(send(&serve, &write.request(round)).await);
         }
         sleep(Duration::from_micros(delay)).await;
-        let Serve { child, .. } = serve;
+        let ServerProcess { child, .. } = serve;
         child.signal(Signal::TERM);
         drop(streams);
         let ended = child.ended().await;
         assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-        serve = Serve::start(&arguments).await;
+        serve = ServerProcess::start(&arguments).await;
         assert_eq!(wrong(&serve).await, None, "left after {delay} µs");
         let nodes = get(&serve, "/v1/catalog/nodes").await;
         let pairs = nodes.as_array().unwrap().iter().filter(|node| node["Node"].as_str().unwrap().starts_with("pair"));

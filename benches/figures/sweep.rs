@@ -5,8 +5,10 @@ use std::sync::Arc;
 use anyhow::Result;
 use callboard::{
     engine::Memory,
-    model::{Address, BootId, Incarnation, InstanceId, LeaseId, Metadata, ServiceName, Tags, Terms, WallTime, Weight},
-    registry::{Audience, Command, Description, Event, Lease, Now, Register},
+    model::{
+        Address, BootId, Incarnation, InstanceId, LeaseId, LeaseTerms, Metadata, ServiceName, Tags, UnixMillis, Weight,
+    },
+    registry::{ChangeListener, ClockReading, Command, Event, InstanceDescription, Lease, Register},
 };
 
 use crate::{
@@ -25,7 +27,7 @@ const BEATS: u32 = TTL / 3 / SWEEP;
 #[derive(Debug)]
 struct Nobody;
 
-impl Audience for Nobody {
+impl ChangeListener for Nobody {
     fn changed(&self, _: &Event) {}
 }
 
@@ -35,15 +37,15 @@ struct Stage {
     time: u32,
 }
 
-fn at(ms: u32) -> Now {
-    Now { monotonic_us: u64::from(ms) * 1_000, lease: ms.into(), wall: WallTime(ms.into()) }
+fn at(ms: u32) -> ClockReading {
+    ClockReading { monotonic_us: u64::from(ms) * 1_000, lease: ms.into(), wall: UnixMillis(ms.into()) }
 }
 
 impl Stage {
     /// A million instances in so many services, with heartbeats spread evenly.
     fn new(services: u32) -> Result<Self> {
         let engine = Memory::new(Incarnation(1), at(0), Arc::new(Nobody));
-        let description = Description {
+        let description = InstanceDescription {
             addresses: Address::parse_all([("10.0.0.1", 80, "")].into_iter())?,
             tags: Tags::default(),
             metadata: Metadata::default(),
@@ -58,7 +60,7 @@ impl Stage {
                 id: InstanceId::parse(&format!("i{number:07}"))?,
                 boot: BootId::parse("boot")?,
                 description: description.clone(),
-                terms: Terms::grant(None, None),
+                terms: LeaseTerms::grant(None, None),
                 starting: false,
                 replace: false,
                 lease: LeaseId(u128::from(number)),

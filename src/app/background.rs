@@ -18,12 +18,12 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Tasks that finish what their callers no longer wait for.
 #[derive(Debug)]
-pub(super) struct Background {
+pub(super) struct BackgroundTasks {
     runtime: Option<Handle>,
     tasks: Mutex<JoinSet<()>>,
 }
 
-impl Background {
+impl BackgroundTasks {
     /// On a runtime that outlives all callers. `None`: what a caller drops ends there.
     pub(super) fn on(runtime: Option<Handle>) -> Arc<Self> {
         Arc::new(Self { runtime, tasks: Mutex::default() })
@@ -33,8 +33,8 @@ impl Background {
     pub(super) fn to_the_end<T: Send + 'static>(
         self: &Arc<Self>,
         future: impl Future<Output = T> + Send + 'static,
-    ) -> ToTheEnd<T> {
-        ToTheEnd { future: Some(Box::pin(future)), background: Arc::clone(self) }
+    ) -> RunToCompletion<T> {
+        RunToCompletion { future: Some(Box::pin(future)), background: Arc::clone(self) }
     }
 
     /// Waits so long. The timer is one of this runtime: that of a caller may end before it.
@@ -66,13 +66,13 @@ impl Background {
 }
 
 /// A future that is run to its end, also if it is dropped.
-pub(super) struct ToTheEnd<T: Send + 'static> {
+pub(super) struct RunToCompletion<T: Send + 'static> {
     /// `None` once it has ended, and while it is polled: what panics is not polled again.
     future: Option<Boxed<T>>,
-    background: Arc<Background>,
+    background: Arc<BackgroundTasks>,
 }
 
-impl<T: Send + 'static> Future for ToTheEnd<T> {
+impl<T: Send + 'static> Future for RunToCompletion<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
@@ -85,7 +85,7 @@ impl<T: Send + 'static> Future for ToTheEnd<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for ToTheEnd<T> {
+impl<T: Send + 'static> Drop for RunToCompletion<T> {
     fn drop(&mut self) {
         if let Some(future) = self.future.take() {
             self.background.spawn(async move { drop(future.await) });
@@ -93,7 +93,7 @@ impl<T: Send + 'static> Drop for ToTheEnd<T> {
     }
 }
 
-impl<T: Send + 'static> fmt::Debug for ToTheEnd<T> {
+impl<T: Send + 'static> fmt::Debug for RunToCompletion<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ToTheEnd").field("ended", &self.future.is_none()).finish_non_exhaustive()
     }
@@ -107,7 +107,7 @@ mod tests {
 
     #[tokio::test]
     async fn dropped_future_runs_to_its_end_before_finish_returns() {
-        let background = Background::on(Some(Handle::current()));
+        let background = BackgroundTasks::on(Some(Handle::current()));
         let (go_on, told) = oneshot::channel::<()>();
         let (ended, mut end) = oneshot::channel();
         let write = background.to_the_end(async move {
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn future_dropped_with_its_runtime_runs_to_its_end_on_the_other() {
         let outlives = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let background = Background::on(Some(outlives.handle().clone()));
+        let background = BackgroundTasks::on(Some(outlives.handle().clone()));
         let (ended, end) = oneshot::channel();
         let write = background.to_the_end({
             let background = Arc::clone(&background);

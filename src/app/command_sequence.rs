@@ -7,9 +7,9 @@ use super::{
     keyed_lock::KeyGuard,
 };
 use crate::{
-    engine::{EngineError, Submission},
+    engine::{EngineError, PendingCommand},
     model::{CheckId, InstanceId, ServiceName, node_id, nodes},
-    registry::{Command, Enroll, Entry, Holder, Outcome, TakenCheck},
+    registry::{Command, CommandOutcome, DeregisterGuard, Entry, RegisterWithoutLease, TakenCheck},
 };
 
 /// Instances of a node that are restated at once: other writes go on between them.
@@ -23,19 +23,19 @@ pub(super) struct CommandSequence {
 }
 
 impl CommandSequence {
-    pub(super) async fn order(&mut self, command: Command) -> Result<Outcome, EngineError> {
-        self.until_taken(command, |path, command| path.engine.order(command, path.clock.now())).await
+    pub(super) async fn order(&mut self, command: Command) -> Result<CommandOutcome, EngineError> {
+        self.until_taken(command, |path, command| path.engine.submit(command, path.clock.now())).await
     }
 
-    pub(super) async fn order_together(&mut self, commands: Vec<Command>) -> Result<Vec<Outcome>, EngineError> {
-        self.until_taken(commands, |path, commands| path.engine.order_together(commands, path.clock.now())).await
+    pub(super) async fn order_together(&mut self, commands: Vec<Command>) -> Result<Vec<CommandOutcome>, EngineError> {
+        self.until_taken(commands, |path, commands| path.engine.submit_together(commands, path.clock.now())).await
     }
 
     /// Submits a command, or several together, to the engine. An engine that is overloaded is asked again once the write has begun.
     async fn until_taken<C: Clone, T: Unpin>(
         &mut self,
         mut asked: C,
-        submit: impl Fn(&WritePath, C) -> Submission<T>,
+        submit: impl Fn(&WritePath, C) -> PendingCommand<T>,
     ) -> Result<T, EngineError> {
         loop {
             let again = self.begun.then(|| asked.clone());
@@ -64,7 +64,11 @@ impl CommandSequence {
     }
 
     /// Carries out a command about a node. What is on it hears of that from [`Self::propagate`].
-    pub(super) async fn change_node(&mut self, node: &InstanceId, command: Command) -> Result<Outcome, EngineError> {
+    pub(super) async fn change_node(
+        &mut self,
+        node: &InstanceId,
+        command: Command,
+    ) -> Result<CommandOutcome, EngineError> {
         let outcome = self.place(command).await?;
         if outcome.changed {
             self.path.unpropagated.lock().insert(node.clone());
@@ -74,7 +78,7 @@ impl CommandSequence {
 
     /// Carries out a command, with what follows from it for other instances: an id that is registered leaves the service in which it was,
     /// and a check that is asked for leaves the instance of the node that had it. What is known of such checks goes along.
-    pub(super) async fn place(&mut self, command: Command) -> Result<Outcome, EngineError> {
+    pub(super) async fn place(&mut self, command: Command) -> Result<CommandOutcome, EngineError> {
         let asked: Vec<CheckId> = command.asked_checks().cloned().collect();
         let moved = self.path.engine.registry().moved_by(&command);
         if asked.is_empty() && moved.is_none() {
@@ -97,9 +101,9 @@ impl CommandSequence {
     }
 
     /// Registers an instance, and takes it away from the service in which its id was.
-    async fn order_move(&mut self, enroll: Command, old: &Entry) -> Result<Outcome, EngineError> {
+    async fn order_move(&mut self, enroll: Command, old: &Entry) -> Result<CommandOutcome, EngineError> {
         let (service, id) = (old.instance.service.clone(), old.instance.id.clone());
-        let leaves = Command::Deregister { service, id, of: Holder::Listed };
+        let leaves = Command::Deregister { service, id, of: DeregisterGuard::Listed };
         let mut done = self.order_together(vec![enroll, leaves]).await?;
         Ok(done.swap_remove(0))
     }
@@ -126,11 +130,11 @@ impl CommandSequence {
     pub(super) async fn register_node(
         &mut self,
         node: &InstanceId,
-        unless_known: Option<Enroll>,
+        unless_known: Option<RegisterWithoutLease>,
         changes: Vec<Command>,
     ) -> Result<(), EngineError> {
         let missing = unless_known.filter(|_| self.path.engine.registry().get(&nodes(), node.as_str()).is_none());
-        let missing = missing.map(|enroll| Command::Enroll(Box::new(enroll)));
+        let missing = missing.map(|enroll| Command::RegisterWithoutLease(Box::new(enroll)));
         let mut done = Ok(());
         for command in missing.into_iter().chain(changes) {
             done = self.change_node(node, command).await.map(drop);
@@ -165,9 +169,9 @@ impl CommandSequence {
             .map(|entry| (entry.instance.service.clone(), entry.instance.id.clone()))
             .collect();
         for some in differing.chunks(AT_ONCE) {
-            let commands = some.iter().cloned().map(|(service, id)| Command::Restate { service, id });
+            let commands = some.iter().cloned().map(|(service, id)| Command::RefreshNodeStatus { service, id });
             let sent: Vec<_> =
-                commands.map(|command| (path.engine.order(command.clone(), path.clock.now()), command)).collect();
+                commands.map(|command| (path.engine.submit(command.clone(), path.clock.now()), command)).collect();
             for (submission, command) in sent {
                 let done = match submission.await {
                     Err(EngineError::Overloaded { .. }) => self.order(command).await,
@@ -189,7 +193,8 @@ impl CommandSequence {
         if node.as_str() != node_id("") {
             targets.push((nodes(), node));
         }
-        let commands = targets.into_iter().map(|(service, id)| Command::Deregister { service, id, of: Holder::Listed });
+        let commands =
+            targets.into_iter().map(|(service, id)| Command::Deregister { service, id, of: DeregisterGuard::Listed });
         self.order_together(commands.collect()).await.map(drop)
     }
 }

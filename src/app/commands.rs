@@ -11,7 +11,7 @@
 //!
 //! | write | commands | interrupted by a kill |
 //! |---|---|---|
-//! | a node changes | the node, then a `Restate` for each instance that differs from it | instances that differ are restated at the start |
+//! | a node changes | the node, then a `RefreshNodeStatus` for each instance that differs from it | instances that differ are restated at the start |
 //! | an id moves to another service | `Enroll` and `Deregister`, durable together | nothing or all is stored |
 //! | a service is removed with its proxy | one `Deregister` for each, durable together | nothing or all is stored |
 //! | a service is registered with its proxy | one after the other, each of them whole | what was not acknowledged may be missing |
@@ -28,16 +28,18 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::{
-    background::{Background, ToTheEnd},
+    background::{BackgroundTasks, RunToCompletion},
     check_memory::CheckMemory,
     command_sequence::CommandSequence,
     keyed_lock::{KeyGuard, KeyedLock},
 };
 use crate::{
     clock::Clock,
-    engine::{self, CheckKey, Engine, EngineError, SavedCheck, SavedChecks, Submission},
+    engine::{self, CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks},
     model::{InstanceId, ServiceName},
-    registry::{Command, Enroll, Holder, NewCheck, Now, Outcome, Patch, Registry},
+    registry::{
+        ClockReading, Command, CommandOutcome, DeregisterGuard, NewCheck, Patch, RegisterWithoutLease, Registry,
+    },
 };
 
 /// The one path of writes, for all protocols, the health checks and the expiry of leases. Clones share it.
@@ -51,7 +53,7 @@ pub(super) struct WritePath {
     pub(super) locks: Arc<KeyedLock<LockKey>>,
     /// Nodes whose last change has not reached all of their instances: a write that changes nothing goes on with it.
     pub(super) unpropagated: Mutex<HashSet<InstanceId>>,
-    pub(super) background: Arc<Background>,
+    pub(super) background: Arc<BackgroundTasks>,
     pub(super) memory: OnceLock<Weak<dyn CheckMemory>>,
 }
 
@@ -70,11 +72,11 @@ pub struct NodeRegistration {
     /// Id of the node among the nodes.
     pub node: InstanceId,
     /// Registers the node first, if it is not registered.
-    pub unless_known: Option<Enroll>,
+    pub unless_known: Option<RegisterWithoutLease>,
     /// Commands about the node, in order.
     pub changes: Vec<Command>,
     /// A service on the node.
-    pub service: Option<Enroll>,
+    pub service: Option<RegisterWithoutLease>,
     /// Changes of instances on the node, by the ids of those, after that.
     pub then: Vec<(InstanceId, ListedChange)>,
 }
@@ -100,7 +102,7 @@ impl ListedChange {
 impl NodeRegistration {
     /// Returns a registration that makes these changes of a node and nothing else.
     #[must_use]
-    pub fn of_node(node: InstanceId, unless_known: Option<Enroll>, changes: Vec<Command>) -> Self {
+    pub fn of_node(node: InstanceId, unless_known: Option<RegisterWithoutLease>, changes: Vec<Command>) -> Self {
         Self { node, unless_known, changes, service: None, then: Vec::new() }
     }
 }
@@ -115,7 +117,7 @@ impl Commands {
             clock: Arc::clone(clock),
             locks: Arc::default(),
             unpropagated: Mutex::default(),
-            background: Background::on(runtime),
+            background: BackgroundTasks::on(runtime),
             memory: OnceLock::new(),
         }))
     }
@@ -137,7 +139,7 @@ impl Commands {
     /// # Errors
     ///
     /// When the command is refused, or the engine does not take it.
-    pub async fn submit(&self, command: Command) -> Result<Outcome, EngineError> {
+    pub async fn submit(&self, command: Command) -> Result<CommandOutcome, EngineError> {
         let (service, id) = command.target();
         if !service.is_reserved() {
             return self.order(command).await;
@@ -164,7 +166,7 @@ impl Commands {
             write.register_node(&node, unless_known, changes).await?;
             if let Some(service) = service {
                 let _guard = write.lock(&service.id).await;
-                write.place(Command::Enroll(Box::new(service))).await?;
+                write.place(Command::RegisterWithoutLease(Box::new(service))).await?;
             }
             for (id, change) in then {
                 let _guard = write.lock(&id).await;
@@ -184,11 +186,15 @@ impl Commands {
     /// # Errors
     ///
     /// When one is refused, or the engine does not take the first. What was registered before a refusal stays.
-    pub async fn register(&self, enrolls: Vec<Enroll>, held: impl Send + 'static) -> Result<(), EngineError> {
+    pub async fn register(
+        &self,
+        enrolls: Vec<RegisterWithoutLease>,
+        held: impl Send + 'static,
+    ) -> Result<(), EngineError> {
         let guards = self.lock_all(enrolls.iter().map(|enroll| enroll.id.clone())).await;
         self.to_the_end((guards, held), |mut write| async move {
             for enroll in enrolls {
-                write.place(Command::Enroll(Box::new(enroll))).await?;
+                write.place(Command::RegisterWithoutLease(Box::new(enroll))).await?;
             }
             Ok(())
         })
@@ -200,7 +206,11 @@ impl Commands {
     /// # Errors
     ///
     /// When the change is refused, or the engine does not take it.
-    pub async fn submit_listed(&self, id: InstanceId, change: ListedChange) -> Result<Option<Outcome>, EngineError> {
+    pub async fn submit_listed(
+        &self,
+        id: InstanceId,
+        change: ListedChange,
+    ) -> Result<Option<CommandOutcome>, EngineError> {
         let guard = self.lock(LockKey::Listed(id.clone())).await;
         let Some(service) = self.registry().catalog().service_of(id.as_str()) else { return Ok(None) };
         let command = change.of(service, id);
@@ -218,7 +228,7 @@ impl Commands {
             let Some(first) = ids.first().and_then(|id| write.service_of(id)) else { return Ok(false) };
             let others = ids.iter().skip(1).filter_map(|id| write.service_of(id).map(|service| (service, id.clone())));
             let targets = ids.first().map(|id| (first, id.clone())).into_iter().chain(others);
-            let leaves = |(service, id)| Command::Deregister { service, id, of: Holder::Listed };
+            let leaves = |(service, id)| Command::Deregister { service, id, of: DeregisterGuard::Listed };
             let commands = targets.map(leaves).collect();
             Ok(write.order_together(commands).await?.first().is_some_and(|outcome| outcome.changed))
         })
@@ -237,7 +247,7 @@ impl Commands {
 
     /// Submits what the leases' time asks for, and returns the removals among it, on their way.
     #[must_use]
-    pub fn expire(&self, now: Now) -> Vec<Submission> {
+    pub fn expire(&self, now: ClockReading) -> Vec<PendingCommand> {
         engine::expire(&*self.0.engine, now)
     }
 
@@ -257,8 +267,8 @@ impl Commands {
         self.0.background.finish().await;
     }
 
-    pub(super) fn order(&self, command: Command) -> Submission {
-        self.0.engine.order(command, self.0.clock.now())
+    pub(super) fn order(&self, command: Command) -> PendingCommand {
+        self.0.engine.submit(command, self.0.clock.now())
     }
 
     async fn lock(&self, key: LockKey) -> KeyGuard<LockKey> {
@@ -282,7 +292,7 @@ impl Commands {
         &self,
         guards: impl Send + 'static,
         write: impl FnOnce(CommandSequence) -> F,
-    ) -> ToTheEnd<Result<T, EngineError>>
+    ) -> RunToCompletion<Result<T, EngineError>>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, EngineError>> + Send + 'static,

@@ -12,7 +12,7 @@ use super::Commands;
 use crate::{
     engine::EngineError,
     model::{Check, Instance, nodes},
-    registry::{Command, Entry, Holder, Registry},
+    registry::{Command, DeregisterGuard, Entry, Registry},
 };
 
 /// Commands that are on their way at once.
@@ -76,7 +76,7 @@ fn misplaced(registry: &Registry) -> Vec<Command> {
     let command = |instance: &Instance| {
         let moved = registry.listed_as(instance).is_some_and(|found| found.instance.service != instance.service);
         let (service, id) = (instance.service.clone(), instance.id.clone());
-        moved.then_some(Command::Deregister { service, id, of: Holder::Listed })
+        moved.then_some(Command::Deregister { service, id, of: DeregisterGuard::Listed })
     };
     let taken = |instance: &Instance| {
         let node = instance.listing.as_ref().map(|listing| listing.node.clone());
@@ -91,7 +91,7 @@ fn misplaced(registry: &Registry) -> Vec<Command> {
 fn differing(registry: &Registry) -> Vec<Command> {
     let command = |instance: &Instance| {
         let (service, id) = (instance.service.clone(), instance.id.clone());
-        (!registry.agrees_with_node(instance)).then_some(Command::Restate { service, id })
+        (!registry.agrees_with_node(instance)).then_some(Command::RefreshNodeStatus { service, id })
     };
     let listed = entries(registry).filter(|entry| entry.instance.listing.is_some());
     listed.filter_map(|entry| command(&entry.instance)).collect()

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::{
     connection::{ServerArgs, ask},
-    deregister::Target,
-    failure::{FINDINGS, Failure},
-    output::{self, OutputArgs, Shown, escape},
+    deregister::InstancePath,
+    error::{CliError, FINDINGS},
+    output::{self, OutputArgs, Printable, escape},
     view::{or_dash, set},
 };
 use crate::pb::callboard::v1::{CheckReport, CheckState, CheckStatus, ListChecksRequest};
@@ -23,7 +23,7 @@ const BRIEF: usize = 100;
 pub(crate) struct ChecksArgs {
     /// The instance
     #[arg(value_name = "SERVICE/ID")]
-    target: Target,
+    target: InstancePath,
     /// List what each check has found lately, the newest first
     #[arg(long)]
     results: bool,
@@ -60,7 +60,7 @@ impl From<CheckReport> for CheckView {
     }
 }
 
-impl Shown for CheckView {
+impl Printable for CheckView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
         (&["CHECK", "KIND", "STATUS", "CHANGES", "OUTPUT"], &["NAME", "REVISION"]);
 
@@ -81,9 +81,9 @@ impl Shown for CheckView {
     }
 }
 
-pub(crate) async fn run(args: ChecksArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: ChecksArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
-    let Target { service, id } = args.target;
+    let InstancePath { service, id } = args.target;
     let none = format!("{} has no checks", escape(&format!("{service}/{id}")));
     let request = ask(ListChecksRequest { service, id });
     let checks = connection.answer(connection.admin().list_checks(request)).await?.checks;

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{
     connection::{ServerArgs, ask, pages},
-    failure::Failure,
-    output::{self, OutputArgs, Shown},
+    error::CliError,
+    output::{self, OutputArgs, Printable},
     view::{duration, or_dash, set, time},
 };
 use crate::pb::callboard::v1::{ListSubscribersRequest, Subscriber};
@@ -80,7 +80,7 @@ impl ClientView {
     }
 }
 
-impl Shown for ClientView {
+impl Printable for ClientView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (
         &["ID", "PEER", "WATCHES", "PENDING", "LAG", "RESETS", "CONNECTED"],
         &["IDENTITY", "SYNCED", "SENT REVISION", "FILTER", "USER AGENT"],
@@ -109,7 +109,7 @@ impl Shown for ClientView {
     }
 }
 
-pub(crate) async fn run(args: ClientsArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: ClientsArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
     let clients = pages(usize::MAX, async |page_token| {

@@ -8,7 +8,7 @@ use std::{
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Cli, failure::Failure};
+use super::{Cli, error::CliError};
 
 #[derive(Debug, Args)]
 pub(crate) struct CompletionArgs {
@@ -17,7 +17,7 @@ pub(crate) struct CompletionArgs {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &CompletionArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &CompletionArgs) -> Result<ExitCode, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "callboard", &mut script);
     io::stdout().write_all(&script)?;

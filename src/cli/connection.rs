@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, transport::Channel};
 
-use super::failure::Failure;
+use super::error::CliError;
 use crate::{
     client::{ClientError, Endpoint, TlsConfig},
     pb::{
@@ -46,8 +46,8 @@ fn server(text: &str) -> Result<String, ClientError> {
 
 impl ServerArgs {
     /// Where the registry is. TLS is spoken where the address or a flag says so.
-    pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
-        let failed = |error| Failure::Call { address: self.server.clone(), error };
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, CliError> {
+        let failed = |error| CliError::Call { address: self.server.clone(), error };
         let asked = [&self.tls_ca, &self.tls_cert].iter().any(|file| file.is_some()) || self.tls_server_name.is_some();
         if !asked && !self.server.starts_with("https://") {
             return self.server.parse().map_err(failed);
@@ -67,7 +67,7 @@ impl ServerArgs {
 
     /// The flags, else the variables. Those are `serve`'s as well, so that by themselves they do not mean that a client has to
     /// speak TLS.
-    fn certificate(&self) -> Result<Option<(PathBuf, PathBuf)>, Failure> {
+    fn certificate(&self) -> Result<Option<(PathBuf, PathBuf)>, CliError> {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
             return Ok(Some((certificate.clone(), key.clone())));
@@ -75,25 +75,29 @@ impl ServerArgs {
         match (variable("CALLBOARD_TLS_CERT"), variable("CALLBOARD_TLS_KEY")) {
             (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
             (None, None) => Ok(None),
-            (Some(_), None) => Err(Failure::Usage("CALLBOARD_TLS_CERT is set, but CALLBOARD_TLS_KEY is not; set both")),
-            (None, Some(_)) => Err(Failure::Usage("CALLBOARD_TLS_KEY is set, but CALLBOARD_TLS_CERT is not; set both")),
+            (Some(_), None) => {
+                Err(CliError::Usage("CALLBOARD_TLS_CERT is set, but CALLBOARD_TLS_KEY is not; set both"))
+            }
+            (None, Some(_)) => {
+                Err(CliError::Usage("CALLBOARD_TLS_KEY is set, but CALLBOARD_TLS_CERT is not; set both"))
+            }
         }
     }
 
     /// A connection, made when the first call needs it.
-    pub(crate) fn connect(&self) -> Result<Connection, Failure> {
-        Ok(Connection::to(&self.endpoint()?))
+    pub(crate) fn connect(&self) -> Result<ServerConnection, CliError> {
+        Ok(ServerConnection::to(&self.endpoint()?))
     }
 }
 
 /// A connection to a registry.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct ServerConnection {
     endpoint: Endpoint,
     channel: Channel,
 }
 
-impl Connection {
+impl ServerConnection {
     /// Made when the first call needs it.
     pub(crate) fn to(endpoint: &Endpoint) -> Self {
         Self { endpoint: endpoint.clone(), channel: endpoint.channel() }
@@ -119,7 +123,7 @@ impl Connection {
     pub(crate) async fn answer<T>(
         &self,
         answer: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CliError> {
         let answer = match timeout(CALL_TIMEOUT, answer).await {
             Ok(answer) => answer.map_err(ClientError::from),
             Err(_) => Err(ClientError::Silent(CALL_TIMEOUT)),
@@ -127,8 +131,8 @@ impl Connection {
         answer.map(Response::into_inner).map_err(|error| self.failure(error))
     }
 
-    pub(crate) fn failure(&self, error: ClientError) -> Failure {
-        Failure::Call { address: self.endpoint.to_string(), error: self.endpoint.explain(error) }
+    pub(crate) fn failure(&self, error: ClientError) -> CliError {
+        CliError::Call { address: self.endpoint.to_string(), error: self.endpoint.explain(error) }
     }
 }
 
@@ -142,8 +146,8 @@ pub(crate) fn ask<T>(message: T) -> Request<T> {
 /// Fetches page after page, each by the token answered with the one before, until there are no more or enough.
 pub(crate) async fn pages<T>(
     limit: usize,
-    mut fetch: impl AsyncFnMut(String) -> Result<(Vec<T>, String), Failure>,
-) -> Result<Vec<T>, Failure> {
+    mut fetch: impl AsyncFnMut(String) -> Result<(Vec<T>, String), CliError>,
+) -> Result<Vec<T>, CliError> {
     let mut all = Vec::new();
     let mut token = String::new();
     while all.len() < limit {

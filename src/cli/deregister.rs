@@ -7,19 +7,19 @@ use serde::Serialize;
 
 use super::{
     connection::{ServerArgs, ask},
-    failure::Failure,
+    error::CliError,
     output::{self, OutputArgs, escape},
 };
 use crate::pb::callboard::v1::DeregisterRequest;
 
 /// An instance, as `SERVICE/ID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct InstancePath {
     pub(crate) service: String,
     pub(crate) id: String,
 }
 
-impl FromStr for Target {
+impl FromStr for InstancePath {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -40,7 +40,7 @@ impl FromStr for Target {
 pub(crate) struct DeregisterArgs {
     /// The instance
     #[arg(value_name = "SERVICE/ID")]
-    target: Target,
+    target: InstancePath,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -55,7 +55,7 @@ struct DeregisteredView {
     revision: u64,
 }
 
-pub(crate) async fn run(args: DeregisterArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: DeregisterArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let request = ask(DeregisterRequest {
         service: args.target.service.clone(),
@@ -81,10 +81,10 @@ mod tests {
 
     #[test]
     fn an_instance_is_a_service_and_an_id() {
-        let target: Target = "web/rack/7".parse().unwrap();
+        let target: InstancePath = "web/rack/7".parse().unwrap();
         assert_eq!((target.service.as_str(), target.id.as_str()), ("web", "rack/7"));
         for wrong in ["", "web", "web/", "/a"] {
-            assert!(wrong.parse::<Target>().unwrap_err().contains("SERVICE/ID"), "{wrong}");
+            assert!(wrong.parse::<InstancePath>().unwrap_err().contains("SERVICE/ID"), "{wrong}");
         }
     }
 }

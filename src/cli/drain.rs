@@ -7,9 +7,9 @@ use prost_types::FieldMask;
 
 use super::{
     connection::{ServerArgs, ask},
-    deregister::Target,
-    failure::Failure,
-    output::{self, OutputArgs, Shown, coloured, escape},
+    deregister::InstancePath,
+    error::CliError,
+    output::{self, OutputArgs, Printable, coloured, escape},
     view::InstanceView,
 };
 use crate::pb::callboard::v1::UpdateInstanceRequest;
@@ -18,7 +18,7 @@ use crate::pb::callboard::v1::UpdateInstanceRequest;
 pub(crate) struct DrainArgs {
     /// The instance
     #[arg(value_name = "SERVICE/ID")]
-    target: Target,
+    target: InstancePath,
     /// Send it calls again
     #[arg(long)]
     undo: bool,
@@ -28,7 +28,7 @@ pub(crate) struct DrainArgs {
     output: OutputArgs,
 }
 
-pub(crate) async fn run(args: DrainArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: DrainArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let request = ask(UpdateInstanceRequest {
         service: args.target.service,

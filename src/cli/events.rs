@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{
     connection::{ServerArgs, ask, pages},
-    failure::Failure,
-    output::{self, OutputArgs, Shown},
+    error::CliError,
+    output::{self, OutputArgs, Printable},
     view::{known_status, or_dash, removal, time},
 };
 use crate::pb::callboard::v1::{Event, EventKind, ListEventsRequest, RemovalReason};
@@ -61,7 +61,7 @@ impl From<Event> for EventView {
     }
 }
 
-impl Shown for EventView {
+impl Printable for EventView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
         (&["TIME", "SERVICE", "INSTANCE", "EVENT", "STATUS"], &["REVISION"]);
 
@@ -89,7 +89,7 @@ impl Shown for EventView {
     }
 }
 
-pub(crate) async fn run(args: EventsArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: EventsArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);

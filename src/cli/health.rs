@@ -6,9 +6,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{Connection, ServerArgs, ask},
-    failure::{FINDINGS, Failure, call},
-    output::{self, Format, OutputArgs, coloured, complain, escape},
+    connection::{ServerArgs, ServerConnection, ask},
+    error::{CliError, FINDINGS, call},
+    output::{self, OutputArgs, OutputFormat, coloured, complain, escape},
     view::set,
 };
 use crate::{
@@ -36,14 +36,14 @@ struct HealthView {
     status: &'static str,
 }
 
-pub(crate) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: HealthArgs) -> Result<ExitCode, CliError> {
     let server = args.server.endpoint()?;
     let service = args.service.unwrap_or_default();
     let format = args.output.format;
     if args.watch {
         return watch(&server, &service, format).await;
     }
-    let connection = Connection::to(&server);
+    let connection = ServerConnection::to(&server);
     let request = ask(HealthCheckRequest { service: service.clone() });
     let answer = connection.answer(connection.health().check(request)).await?;
     let status = print(format, &service, answer)?;
@@ -51,11 +51,11 @@ pub(crate) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Asks on through the registry's restarts, as the health protocol has it.
-async fn watch(server: &Endpoint, service: &str, format: Format) -> Result<ExitCode, Failure> {
+async fn watch(server: &Endpoint, service: &str, format: OutputFormat) -> Result<ExitCode, CliError> {
     let mut backoff = Backoff::new();
     let mut told = None;
     loop {
-        let connection = Connection::to(server);
+        let connection = ServerConnection::to(server);
         let error = match follow(&connection, service, format, &mut backoff, &mut told).await? {
             error if error.is_final() => return Err(connection.failure(error)),
             error => server.explain(error),
@@ -71,12 +71,12 @@ async fn watch(server: &Endpoint, service: &str, format: Format) -> Result<ExitC
 
 /// One stream, until it breaks.
 async fn follow(
-    connection: &Connection,
+    connection: &ServerConnection,
     service: &str,
-    format: Format,
+    format: OutputFormat,
     backoff: &mut Backoff,
     told: &mut Option<String>,
-) -> Result<ClientError, Failure> {
+) -> Result<ClientError, CliError> {
     let request = HealthCheckRequest { service: service.to_owned() };
     let mut answers = match connection.health().watch(request).await {
         Ok(answers) => answers.into_inner(),
@@ -95,7 +95,7 @@ async fn follow(
     }
 }
 
-fn print(format: Format, service: &str, answer: HealthCheckResponse) -> Result<&'static str, Failure> {
+fn print(format: OutputFormat, service: &str, answer: HealthCheckResponse) -> Result<&'static str, CliError> {
     let status = answer.status().as_str_name();
     let view = HealthView { service: set(service.to_owned()), status };
     output::one(format, &view, Some(service), Some(&coloured(status)))?;

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     connection::{ServerArgs, ask, pages},
-    failure::Failure,
+    error::CliError,
     output::{self, OutputArgs, escape},
     view::InstanceView,
 };
@@ -26,7 +26,7 @@ pub(crate) struct InstancesArgs {
     output: OutputArgs,
 }
 
-pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let filter = args.filter.unwrap_or_default();
     let instances = pages(usize::MAX, async |page_token| {

@@ -8,11 +8,11 @@ use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::failure::Failure;
+use super::error::CliError;
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum OutputFormat {
     /// Columns for people
     Table,
     /// More columns
@@ -29,11 +29,11 @@ pub(crate) enum Format {
 pub(crate) struct OutputArgs {
     /// How to print
     #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", default_value = "table")]
-    pub(crate) format: Format,
+    pub(crate) format: OutputFormat,
 }
 
 /// Something that every format can show.
-pub(crate) trait Shown: Serialize {
+pub(crate) trait Printable: Serialize {
     /// The columns of a table, and those that only a wide one has.
     const COLUMNS: (&'static [&'static str], &'static [&'static str]);
 
@@ -45,25 +45,25 @@ pub(crate) trait Shown: Serialize {
 }
 
 /// Prints a listing to stdout. An empty table is replaced by a remark on stderr.
-pub(crate) fn list<T: Shown>(format: Format, items: &[T], empty: &str) -> Result<(), Failure> {
+pub(crate) fn list<T: Printable>(format: OutputFormat, items: &[T], empty: &str) -> Result<(), CliError> {
     let mut out = anstream::stdout().lock();
     match format {
-        Format::Table | Format::Wide if items.is_empty() => complain(empty),
-        Format::Table | Format::Wide => table::write(&mut out, items, format == Format::Wide)?,
-        Format::Json => writeln!(out, "{}", json(items, true)?)?,
-        Format::Yaml => write!(out, "{}", yaml(items)?)?,
-        Format::Name => items.iter().try_for_each(|item| writeln!(out, "{}", escape(&item.name())))?,
+        OutputFormat::Table | OutputFormat::Wide if items.is_empty() => complain(empty),
+        OutputFormat::Table | OutputFormat::Wide => table::write(&mut out, items, format == OutputFormat::Wide)?,
+        OutputFormat::Json => writeln!(out, "{}", json(items, true)?)?,
+        OutputFormat::Yaml => write!(out, "{}", yaml(items)?)?,
+        OutputFormat::Name => items.iter().try_for_each(|item| writeln!(out, "{}", escape(&item.name())))?,
     }
     Ok(out.flush()?)
 }
 
 /// Prints one thing, as an element of a stream. `line` is what a table has.
 pub(crate) fn one<T: Serialize>(
-    format: Format,
+    format: OutputFormat,
     item: &T,
     name: Option<&str>,
     line: Option<&str>,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let mut out = anstream::stdout().lock();
     write_one(&mut out, format, item, name, line)?;
     Ok(out.flush()?)
@@ -71,16 +71,16 @@ pub(crate) fn one<T: Serialize>(
 
 fn write_one<T: Serialize>(
     out: &mut impl Write,
-    format: Format,
+    format: OutputFormat,
     item: &T,
     name: Option<&str>,
     line: Option<&str>,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     match format {
-        Format::Table | Format::Wide => line.iter().try_for_each(|line| writeln!(out, "{line}"))?,
-        Format::Json => writeln!(out, "{}", json(item, false)?)?,
-        Format::Yaml => write!(out, "---\n{}", yaml(item)?)?,
-        Format::Name => name.iter().try_for_each(|name| writeln!(out, "{}", escape(name)))?,
+        OutputFormat::Table | OutputFormat::Wide => line.iter().try_for_each(|line| writeln!(out, "{line}"))?,
+        OutputFormat::Json => writeln!(out, "{}", json(item, false)?)?,
+        OutputFormat::Yaml => write!(out, "---\n{}", yaml(item)?)?,
+        OutputFormat::Name => name.iter().try_for_each(|name| writeln!(out, "{}", escape(name)))?,
     }
     Ok(())
 }
@@ -91,12 +91,12 @@ pub(crate) fn complain(line: &str) {
 }
 
 /// A thing as JSON, on one line or several.
-pub(crate) fn json<T: Serialize + ?Sized>(item: &T, pretty: bool) -> Result<String, Failure> {
+pub(crate) fn json<T: Serialize + ?Sized>(item: &T, pretty: bool) -> Result<String, CliError> {
     let text = if pretty { serde_json::to_string_pretty(item) } else { serde_json::to_string(item) };
     Ok(text.map_err(anyhow::Error::from)?)
 }
 
-fn yaml<T: Serialize + ?Sized>(item: &T) -> Result<String, Failure> {
+fn yaml<T: Serialize + ?Sized>(item: &T) -> Result<String, CliError> {
     Ok(serde_yaml_ng::to_string(item).map_err(anyhow::Error::from)?)
 }
 

@@ -6,11 +6,11 @@ use clap::Args;
 use tokio::sync::mpsc;
 
 use super::{
-    announce::{AnnounceArgs, Announcer, address, departure_exit_code},
     connection::ServerArgs,
-    failure::Failure,
+    error::CliError,
+    instance_args::{InstanceArgs, RegistrationPrinter, address, departure_exit_code},
     output::{self, OutputArgs},
-    stop::Stop,
+    stop::StopSignals,
 };
 use crate::{
     client::{Registration, RegistrationEvent},
@@ -25,7 +25,7 @@ pub(crate) struct RegisterArgs {
     #[arg(value_name = "HOST:PORT", value_parser = address)]
     address: Address,
     #[command(flatten)]
-    announce: AnnounceArgs,
+    announce: InstanceArgs,
     /// Not ready yet: list it as STARTING
     #[arg(long)]
     starting: bool,
@@ -35,11 +35,11 @@ pub(crate) struct RegisterArgs {
     output: OutputArgs,
 }
 
-pub(crate) async fn run(args: RegisterArgs) -> Result<ExitCode, Failure> {
-    let mut stop = Stop::listen().map_err(anyhow::Error::from)?;
+pub(crate) async fn run(args: RegisterArgs) -> Result<ExitCode, CliError> {
+    let mut stop = StopSignals::listen().map_err(anyhow::Error::from)?;
     let request = args.announce.request(args.service, args.address, args.starting);
     let server = args.server.endpoint()?;
-    let mut announcer = Announcer::new(server.to_string(), &request);
+    let mut announcer = RegistrationPrinter::new(server.to_string(), &request);
     let (told, mut events) = mpsc::unbounded_channel();
     let tell = move |event| {
         // The receiver lives until the last event has come out of it.
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: RegisterArgs) -> Result<ExitCode, Failure> {
             }
         };
         let Some(event) = event else {
-            return Err(Failure::Other(anyhow::anyhow!("the registration's task has stopped")));
+            return Err(CliError::Other(anyhow::anyhow!("the registration's task has stopped")));
         };
         announcer.trouble(&event);
         if printed.is_ok() {

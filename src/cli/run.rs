@@ -15,11 +15,11 @@ use tokio::{
 };
 
 use super::{
-    announce::{AnnounceArgs, Announcer, address},
     connection::ServerArgs,
-    failure::Failure,
-    output::{Format, OutputArgs, complain, json},
-    stop::Stop,
+    error::CliError,
+    instance_args::{InstanceArgs, RegistrationPrinter, address},
+    output::{OutputArgs, OutputFormat, complain, json},
+    stop::StopSignals,
     view::host_port,
 };
 use crate::client::{Registration, RegistrationEvent};
@@ -44,7 +44,7 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
     #[command(flatten)]
-    announce: AnnounceArgs,
+    announce: InstanceArgs,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -54,14 +54,14 @@ pub(crate) struct RunArgs {
     command: Vec<OsString>,
 }
 
-pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
-    let mut stop = Stop::listen().map_err(anyhow::Error::from)?;
+pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, CliError> {
+    let mut stop = StopSignals::listen().map_err(anyhow::Error::from)?;
     let port = u32::from(args.port);
     let listening = address(&host_port(&args.host, port)).map_err(anyhow::Error::msg)?;
     let server = args.server.endpoint()?;
     let mut child = Child::spawn(&args.command)?;
     let request = args.announce.request(args.service, listening, true);
-    let mut announcer = Announcer::new(server.to_string(), &request);
+    let mut announcer = RegistrationPrinter::new(server.to_string(), &request);
     let format = args.output.format;
     let registration = Registration::start(&server, request, move |event| tell(&mut announcer, format, &event));
     let registration = registration.map_err(anyhow::Error::from)?;
@@ -74,7 +74,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
 async fn live(
     child: &mut Child,
     registration: &Registration,
-    stop: &mut Stop,
+    stop: &mut StopSignals,
     listening: (String, u16),
 ) -> io::Result<u8> {
     let accepting = accepts(listening);
@@ -125,13 +125,13 @@ async fn accepts((host, port): (String, u16)) {
     }
 }
 
-fn tell(announcer: &mut Announcer, format: Format, event: &RegistrationEvent) {
+fn tell(announcer: &mut RegistrationPrinter, format: OutputFormat, event: &RegistrationEvent) {
     match format {
-        Format::Json | Format::Yaml => match json(&announcer.announcement(event), false) {
+        OutputFormat::Json | OutputFormat::Yaml => match json(&announcer.announcement(event), false) {
             Ok(line) => complain(&line),
             Err(failure) => complain(&failure.to_string()),
         },
-        Format::Table | Format::Wide | Format::Name => {
+        OutputFormat::Table | OutputFormat::Wide | OutputFormat::Name => {
             announcer.trouble(event);
             if let Some(line) = announcer.success(event) {
                 complain(&line);

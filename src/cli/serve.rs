@@ -14,14 +14,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     config::{self, Config, ReadyFormat, ServeArgs},
     engine::Durability,
-    server::{Addresses, Inherited, Server},
+    server::{InheritedSockets, Server, ServerAddresses},
     telemetry,
 };
-use supervisor::Supervisor;
+use supervisor::ServiceManager;
 
 /// The line that says where the doors are, once they are open.
 #[derive(Debug, Serialize)]
-struct Ready {
+struct ReadyLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     grpc: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,8 +36,8 @@ struct Ready {
     dns: Option<SocketAddr>,
 }
 
-impl From<Addresses> for Ready {
-    fn from(Addresses { grpc, http, grpc_tls, http_tls, health, dns }: Addresses) -> Self {
+impl From<ServerAddresses> for ReadyLine {
+    fn from(ServerAddresses { grpc, http, grpc_tls, http_tls, health, dns }: ServerAddresses) -> Self {
         Self { grpc, http, grpc_tls, http_tls, health, dns }
     }
 }
@@ -48,7 +48,7 @@ const HTTP: &str = "Consul's API (/v1/), /metrics /healthz /readyz /prometheus/s
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // First of all: it has to be while there is no other thread.
-    let inherited = match Inherited::from_environment() {
+    let inherited = match InheritedSockets::from_environment() {
         Ok(inherited) => inherited,
         Err(error) => {
             anstream::eprintln!("error: {error}");
@@ -76,11 +76,11 @@ const THREADS: usize = 2;
 /// The exit code for a configuration that cannot be used.
 const USAGE: u8 = 2;
 
-async fn serve(config: &Config, inherited: Inherited, output: ReadyFormat) -> anyhow::Result<()> {
+async fn serve(config: &Config, inherited: InheritedSockets, output: ReadyFormat) -> anyhow::Result<()> {
     // Before the doors open: whoever reads that they are open may send a signal at once.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let supervisor = Supervisor::from_environment();
+    let supervisor = ServiceManager::from_environment();
     // Where there is nothing to read again, it ends the process as it always does: the terminal is gone. A supervisor has none.
     let reloads = config.tls.is_some() || supervisor.listens();
     let mut reload = reloads.then(|| signal(SignalKind::hangup())).transpose()?;
@@ -92,7 +92,7 @@ async fn serve(config: &Config, inherited: Inherited, output: ReadyFormat) -> an
         (Some(_), Durability::Durable) => "on the disk: a restart forgets nothing that was acknowledged",
         (Some(_), Durability::Relaxed) => "on the disk within a second: a restart after a crash may forget that second",
     };
-    let Addresses { grpc, http, grpc_tls, http_tls, health, dns } = server.addresses();
+    let ServerAddresses { grpc, http, grpc_tls, http_tls, health, dns } = server.addresses();
     tracing::info!(
         grpc = grpc.map(display),
         http = http.map(display),
@@ -132,7 +132,7 @@ async fn hang_up(signal: &mut Option<Signal>) {
 }
 
 fn announce(server: &Server, output: ReadyFormat) -> anyhow::Result<()> {
-    let ready = Ready::from(server.addresses());
+    let ready = ReadyLine::from(server.addresses());
     let mut out = io::stdout().lock();
     match output {
         ReadyFormat::Json => writeln!(out, "{}", serde_json::to_string(&ready)?)?,

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{
     connection::{ServerArgs, ask, pages},
-    failure::Failure,
-    output::{self, OutputArgs, Shown},
+    error::CliError,
+    output::{self, OutputArgs, Printable},
 };
 use crate::pb::callboard::v1::{ListServicesRequest, ServiceSummary};
 
@@ -42,7 +42,7 @@ impl From<ServiceSummary> for ServiceView {
     }
 }
 
-impl Shown for ServiceView {
+impl Printable for ServiceView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
         (&["NAME", "INSTANCES", "AVAILABLE"], &["REVISION"]);
 
@@ -55,7 +55,7 @@ impl Shown for ServiceView {
     }
 }
 
-pub(crate) async fn run(args: ServicesArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: ServicesArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let prefix = args.prefix.unwrap_or_default();
     let services = pages(usize::MAX, async |page_token| {

@@ -7,13 +7,13 @@ use tokio::signal::unix::{self, SignalKind};
 
 /// SIGINT, SIGTERM and SIGHUP (the terminal is gone), from the moment it is made.
 #[derive(Debug)]
-pub(crate) struct Stop {
+pub(crate) struct StopSignals {
     interrupt: unix::Signal,
     terminate: unix::Signal,
     hang_up: unix::Signal,
 }
 
-impl Stop {
+impl StopSignals {
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
             interrupt: unix::signal(SignalKind::interrupt())?,

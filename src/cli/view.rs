@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::output::Shown;
+use super::output::Printable;
 use crate::pb::callboard::v1::{Address, Instance, InstanceStatus, RemovalReason};
 
 /// One instance. Keys are stable: scripts read them.
@@ -102,7 +102,7 @@ impl InstanceView {
     }
 }
 
-impl Shown for InstanceView {
+impl Printable for InstanceView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (
         &["ID", "ADDRESS", "STATUS", "WEIGHT", "ZONE", "TAGS"],
         &["METADATA", "REGION", "SUB-ZONE", "OTHER ADDRESSES", "REGISTERED", "REVISION"],

@@ -8,14 +8,14 @@ use clap::Args;
 
 use super::{
     connection::ServerArgs,
-    failure::{Failure, call},
+    error::{CliError, call},
     output::{self, OutputArgs, complain, escape},
 };
 use crate::{
     client::{Watch, WatchEvent},
     pb::callboard::v1::WatchRequest,
 };
-use line::Lines;
+use line::WatchLines;
 
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
@@ -37,11 +37,11 @@ pub(crate) struct WatchArgs {
     output: OutputArgs,
 }
 
-pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, CliError> {
     let format = args.output.format;
     let server = args.server.endpoint()?;
     let address = server.to_string();
-    let mut lines = Lines::new(&args.services, format == output::Format::Wide);
+    let mut lines = WatchLines::new(&args.services, format == output::OutputFormat::Wide);
     let request = WatchRequest {
         services: args.services,
         prefix: args.prefix.unwrap_or_default(),
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, Failure> {
     let mut trouble = None;
     loop {
         let event = watch.next().await;
-        let event = event.map_err(|error| Failure::Call { address: address.clone(), error })?;
+        let event = event.map_err(|error| CliError::Call { address: address.clone(), error })?;
         match event {
             WatchEvent::Disconnected { error, .. } => {
                 let now = call(&address, &error);

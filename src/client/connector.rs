@@ -23,7 +23,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::Uri;
 use tower::Service;
 
-use super::{TlsProblem, trouble::Trouble};
+use super::{TlsProblem, connect_error::ConnectErrorCell};
 
 /// How an alert of TLS begins, and the major version after it.
 const ALERT: [u8; 2] = [21, 3];
@@ -37,11 +37,11 @@ const INADEQUATE_SECURITY: [u8; 4] = [0, 0, 0, 0xc];
 pub(super) struct Connector {
     pub(super) http: HttpConnector,
     pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    pub(super) trouble: Trouble,
+    pub(super) trouble: ConnectErrorCell,
 }
 
 impl Connector {
-    pub(super) fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>, trouble: Trouble) -> Self {
+    pub(super) fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>, trouble: ConnectErrorCell) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -50,7 +50,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<Heard>;
+    type Response = TokioIo<ObservedConnection>;
     type Error = Box<dyn Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -64,7 +64,7 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let socket = connecting.await?.into_inner();
             let wire = match tls {
-                None => Wire::Plain(socket),
+                None => ClientStream::Plain(socket),
                 Some((config, name)) => {
                     let stream = TlsConnector::from(config).connect(name, socket).await;
                     let stream = stream.inspect_err(|error| trouble.note(Some(TlsProblem::of_handshake(error))))?;
@@ -72,38 +72,38 @@ impl Service<Uri> for Connector {
                         trouble.note(Some(TlsProblem::NoHttp2));
                         return Err("no HTTP/2 was negotiated".into());
                     }
-                    Wire::Tls(Box::new(stream))
+                    ClientStream::Tls(Box::new(stream))
                 }
             };
-            Ok(TokioIo::new(Heard { wire, begun: false, trouble }))
+            Ok(TokioIo::new(ObservedConnection { wire, begun: false, trouble }))
         })
     }
 }
 
 /// A connection whose first words and last error are noted.
 #[derive(Debug)]
-pub(super) struct Heard {
-    wire: Wire,
+pub(super) struct ObservedConnection {
+    wire: ClientStream,
     begun: bool,
-    trouble: Trouble,
+    trouble: ConnectErrorCell,
 }
 
 #[derive(Debug)]
-enum Wire {
+enum ClientStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// What is behind both kinds.
-trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+trait ClientDuplex: AsyncRead + AsyncWrite + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin> ClientDuplex for S {}
 
-impl Heard {
-    fn wire(&mut self) -> Pin<&mut dyn Duplex> {
+impl ObservedConnection {
+    fn wire(&mut self) -> Pin<&mut dyn ClientDuplex> {
         match &mut self.wire {
-            Wire::Plain(socket) => Pin::new(socket),
-            Wire::Tls(stream) => Pin::new(stream),
+            ClientStream::Plain(socket) => Pin::new(socket),
+            ClientStream::Tls(stream) => Pin::new(stream),
         }
     }
 
@@ -113,13 +113,13 @@ impl Heard {
             || first
                 .strip_prefix(&SETTINGS)
                 .is_some_and(|rest| rest.get(3) == Some(&GOAWAY) && rest.get(13..17) == Some(&INADEQUATE_SECURITY));
-        if matches!(self.wire, Wire::Plain(_)) && wants_tls {
+        if matches!(self.wire, ClientStream::Plain(_)) && wants_tls {
             self.trouble.note(Some(TlsProblem::OnlyTls));
         }
     }
 }
 
-impl AsyncRead for Heard {
+impl AsyncRead for ObservedConnection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = to.filled().len();
         let read = ready!(self.wire().poll_read(context, to));
@@ -135,7 +135,7 @@ impl AsyncRead for Heard {
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncWrite for ObservedConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         self.wire().poll_write(context, from)
     }
@@ -150,8 +150,8 @@ impl AsyncWrite for Heard {
 
     fn is_write_vectored(&self) -> bool {
         match &self.wire {
-            Wire::Plain(socket) => socket.is_write_vectored(),
-            Wire::Tls(stream) => stream.is_write_vectored(),
+            ClientStream::Plain(socket) => socket.is_write_vectored(),
+            ClientStream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 

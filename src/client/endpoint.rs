@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tonic::transport::{self, Channel};
 
-use super::{ClientError, trouble::Trouble};
+use super::{ClientError, connect_error::ConnectErrorCell};
 #[cfg(feature = "tls")]
 use super::{TlsConfig, connector::Connector};
 
@@ -23,15 +23,15 @@ const USER_AGENT: &str = concat!("callboard/", env!("CARGO_PKG_VERSION"));
 pub struct Endpoint {
     address: String,
     transport: transport::Endpoint,
-    trouble: Trouble,
+    trouble: ConnectErrorCell,
     #[cfg(feature = "tls")]
-    tls: Option<Tls>,
+    tls: Option<EndpointTls>,
 }
 
 /// How TLS is spoken there.
 #[cfg(feature = "tls")]
 #[derive(Debug, Clone)]
-struct Tls {
+struct EndpointTls {
     config: TlsConfig,
     name: ServerName<'static>,
     /// As the files were at first.
@@ -46,16 +46,16 @@ impl Endpoint {
     /// [`ClientError::Address`] when it is none, [`ClientError::Credentials`] when what the files hold cannot be used.
     #[cfg(feature = "tls")]
     pub fn with_tls(text: &str, tls: TlsConfig) -> Result<Self, ClientError> {
-        let Address { authority, scheme } = Address::parse(text)?;
-        if scheme == Some(Scheme::Http) {
+        let EndpointAddress { authority, scheme } = EndpointAddress::parse(text)?;
+        if scheme == Some(EndpointScheme::Http) {
             return Err(refuse(text, "http:// is without TLS, but TLS is asked for"));
         }
         let address = format!("https://{authority}");
         let transport = transport(&address).map_err(|reason| refuse(text, reason))?;
         let host = transport.uri().host().unwrap_or_default();
         let name = tls.name(host).ok_or_else(|| refuse(text, "no certificate can have the server's name"))?;
-        let tls = Tls { name, read: tls.read()?, config: tls };
-        Ok(Self { address, transport, trouble: Trouble::default(), tls: Some(tls) })
+        let tls = EndpointTls { name, read: tls.read()?, config: tls };
+        Ok(Self { address, transport, trouble: ConnectErrorCell::default(), tls: Some(tls) })
     }
 
     /// Whether this is the address of a registry, as far as one can see.
@@ -64,7 +64,7 @@ impl Endpoint {
     ///
     /// [`ClientError::Address`].
     pub fn check(text: &str) -> Result<(), ClientError> {
-        let Address { authority, .. } = Address::parse(text)?;
+        let EndpointAddress { authority, .. } = EndpointAddress::parse(text)?;
         transport(&format!("http://{authority}")).map(drop).map_err(|reason| refuse(text, reason))
     }
 
@@ -76,7 +76,7 @@ impl Endpoint {
     pub fn channel(&self) -> Channel {
         #[cfg(feature = "tls")]
         {
-            let tls = self.tls.as_ref().map(|Tls { config, name, read }| {
+            let tls = self.tls.as_ref().map(|EndpointTls { config, name, read }| {
                 let config = config.read().unwrap_or_else(|error| {
                     tracing::warn!(%error, "the files read at first are used instead");
                     Arc::clone(read)
@@ -96,7 +96,7 @@ impl Endpoint {
         self.trouble.explain(error)
     }
 
-    pub(super) fn trouble(&self) -> Trouble {
+    pub(super) fn trouble(&self) -> ConnectErrorCell {
         self.trouble.clone()
     }
 }
@@ -112,8 +112,8 @@ impl FromStr for Endpoint {
 
     /// `https://` trusts what the system trusts.
     fn from_str(text: &str) -> Result<Self, ClientError> {
-        let Address { authority, scheme } = Address::parse(text)?;
-        if scheme == Some(Scheme::Https) {
+        let EndpointAddress { authority, scheme } = EndpointAddress::parse(text)?;
+        if scheme == Some(EndpointScheme::Https) {
             #[cfg(feature = "tls")]
             return Self::with_tls(text, TlsConfig::default());
             #[cfg(not(feature = "tls"))]
@@ -122,7 +122,7 @@ impl FromStr for Endpoint {
         Ok(Self {
             address: authority.to_owned(),
             transport: transport(&format!("http://{authority}")).map_err(|reason| refuse(text, reason))?,
-            trouble: Trouble::default(),
+            trouble: ConnectErrorCell::default(),
             #[cfg(feature = "tls")]
             tls: None,
         })
@@ -130,22 +130,22 @@ impl FromStr for Endpoint {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scheme {
+enum EndpointScheme {
     Http,
     Https,
 }
 
 /// An address in its parts.
 #[derive(Debug)]
-struct Address<'text> {
-    scheme: Option<Scheme>,
+struct EndpointAddress<'text> {
+    scheme: Option<EndpointScheme>,
     authority: &'text str,
 }
 
-impl<'text> Address<'text> {
+impl<'text> EndpointAddress<'text> {
     fn parse(text: &'text str) -> Result<Self, ClientError> {
         let refuse = |reason| refuse(text, reason);
-        let schemes = [("http://", Scheme::Http), ("https://", Scheme::Https)];
+        let schemes = [("http://", EndpointScheme::Http), ("https://", EndpointScheme::Https)];
         let found = schemes.iter().find_map(|(start, scheme)| Some((text.strip_prefix(start)?, Some(*scheme))));
         let (address, scheme) = found.unwrap_or((text, None));
         let address = address.strip_suffix('/').unwrap_or(address);

@@ -40,7 +40,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Reply<T> = oneshot::Sender<Result<T, Status>>;
 
 /// A call that waits for its answer.
-pub(super) enum Call {
+pub(super) enum FakeCall {
     Register(RegisterRequest, Reply<RegisterResponse>),
     Deregister(DeregisterRequest, Reply<DeregisterResponse>),
     Update(UpdateInstanceRequest, Reply<UpdateInstanceResponse>),
@@ -63,17 +63,17 @@ impl KeepAlive {
 }
 
 /// The test's end.
-pub(super) struct Fake {
-    calls: mpsc::Receiver<Call>,
+pub(super) struct FakeRegistry {
+    calls: mpsc::Receiver<FakeCall>,
     connections: mpsc::Sender<io::Result<DuplexStream>>,
     down: Arc<AtomicBool>,
 }
 
-impl Fake {
+impl FakeRegistry {
     pub(super) fn start() -> Self {
         let (told, calls) = mpsc::channel(16);
         let (connections, incoming) = mpsc::channel(16);
-        let desk = Desk { calls: told };
+        let desk = FakeServer { calls: told };
         let registry = Routes::new(RegistryServiceServer::new(desk.clone())).into_axum_router();
         let watches = axum::routing::post(move |request| watch(desk.clone(), request));
         let routes = registry.route("/callboard.v1.DiscoveryService/Watch", watches);
@@ -109,59 +109,59 @@ impl Fake {
 
     pub(super) async fn register(&mut self) -> (RegisterRequest, Reply<RegisterResponse>) {
         match self.calls.recv().await {
-            Some(Call::Register(request, reply)) => (request, reply),
+            Some(FakeCall::Register(request, reply)) => (request, reply),
             other => panic!("not Register: {}", name(other.as_ref())),
         }
     }
 
     pub(super) async fn deregister(&mut self) -> (DeregisterRequest, Reply<DeregisterResponse>) {
         match self.calls.recv().await {
-            Some(Call::Deregister(request, reply)) => (request, reply),
+            Some(FakeCall::Deregister(request, reply)) => (request, reply),
             other => panic!("not Deregister: {}", name(other.as_ref())),
         }
     }
 
     pub(super) async fn update(&mut self) -> (UpdateInstanceRequest, Reply<UpdateInstanceResponse>) {
         match self.calls.recv().await {
-            Some(Call::Update(request, reply)) => (request, reply),
+            Some(FakeCall::Update(request, reply)) => (request, reply),
             other => panic!("not UpdateInstance: {}", name(other.as_ref())),
         }
     }
 
     pub(super) async fn keep_alive(&mut self) -> KeepAlive {
         match self.calls.recv().await {
-            Some(Call::KeepAlive(stream)) => stream,
+            Some(FakeCall::KeepAlive(stream)) => stream,
             other => panic!("not KeepAlive: {}", name(other.as_ref())),
         }
     }
 
     pub(super) async fn watch(&mut self) -> (WatchRequest, mpsc::Sender<Result<WatchResponse, Status>>) {
         match self.calls.recv().await {
-            Some(Call::Watch(request, answers)) => (request, answers),
+            Some(FakeCall::Watch(request, answers)) => (request, answers),
             other => panic!("not Watch: {}", name(other.as_ref())),
         }
     }
 }
 
-fn name(call: Option<&Call>) -> &'static str {
+fn name(call: Option<&FakeCall>) -> &'static str {
     match call {
-        Some(Call::Register(..)) => "Register",
-        Some(Call::Deregister(..)) => "Deregister",
-        Some(Call::Update(..)) => "UpdateInstance",
-        Some(Call::KeepAlive(_)) => "KeepAlive",
-        Some(Call::Watch(..)) => "Watch",
+        Some(FakeCall::Register(..)) => "Register",
+        Some(FakeCall::Deregister(..)) => "Deregister",
+        Some(FakeCall::Update(..)) => "UpdateInstance",
+        Some(FakeCall::KeepAlive(_)) => "KeepAlive",
+        Some(FakeCall::Watch(..)) => "Watch",
         None => "nothing",
     }
 }
 
 /// The server's end: hands every call to the test.
 #[derive(Clone)]
-struct Desk {
-    calls: mpsc::Sender<Call>,
+struct FakeServer {
+    calls: mpsc::Sender<FakeCall>,
 }
 
-impl Desk {
-    async fn hand<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Result<Response<T>, Status> {
+impl FakeServer {
+    async fn hand<T>(&self, call: impl FnOnce(Reply<T>) -> FakeCall) -> Result<Response<T>, Status> {
         let (reply, answer) = oneshot::channel();
         let gone = || Status::unavailable("the test is over");
         self.calls.send(call(reply)).await.map_err(|_| gone())?;
@@ -170,22 +170,22 @@ impl Desk {
 }
 
 #[async_trait]
-impl RegistryService for Desk {
+impl RegistryService for FakeServer {
     type KeepAliveStream = Answers<KeepAliveResponse>;
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
-        self.hand(|reply| Call::Register(request.into_inner(), reply)).await
+        self.hand(|reply| FakeCall::Register(request.into_inner(), reply)).await
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterResponse>, Status> {
-        self.hand(|reply| Call::Deregister(request.into_inner(), reply)).await
+        self.hand(|reply| FakeCall::Deregister(request.into_inner(), reply)).await
     }
 
     async fn update_instance(
         &self,
         request: Request<UpdateInstanceRequest>,
     ) -> Result<Response<UpdateInstanceResponse>, Status> {
-        self.hand(|reply| Call::Update(request.into_inner(), reply)).await
+        self.hand(|reply| FakeCall::Update(request.into_inner(), reply)).await
     }
 
     async fn keep_alive(
@@ -194,7 +194,7 @@ impl RegistryService for Desk {
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
         let (answers, told) = mpsc::channel(16);
         let stream = KeepAlive { heartbeats: request.into_inner(), answers };
-        let _over = self.calls.send(Call::KeepAlive(stream)).await;
+        let _over = self.calls.send(FakeCall::KeepAlive(stream)).await;
         Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
@@ -204,7 +204,7 @@ impl RegistryService for Desk {
 }
 
 /// Watch, which the generated servers leave out.
-impl ServerStreamingService<WatchRequest> for Desk {
+impl ServerStreamingService<WatchRequest> for FakeServer {
     type Response = WatchResponse;
     type ResponseStream = Answers<WatchResponse>;
     type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
@@ -213,12 +213,12 @@ impl ServerStreamingService<WatchRequest> for Desk {
         let calls = self.calls.clone();
         Box::pin(async move {
             let (answers, told) = mpsc::channel(16);
-            let _over = calls.send(Call::Watch(request.into_inner(), answers)).await;
+            let _over = calls.send(FakeCall::Watch(request.into_inner(), answers)).await;
             Ok(Response::new(Box::pin(ReceiverStream::new(told)) as Answers<WatchResponse>))
         })
     }
 }
 
-async fn watch(desk: Desk, request: axum::extract::Request) -> axum::http::Response<Body> {
+async fn watch(desk: FakeServer, request: axum::extract::Request) -> axum::http::Response<Body> {
     Grpc::new(SmallBuffers::default()).server_streaming(desk, request).await
 }

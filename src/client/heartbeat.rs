@@ -22,12 +22,12 @@ const PATIENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_s
 
 /// What keeps a registration alive, as the registry granted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Lease {
+pub(super) struct HeldLease {
     pub(super) id: Bytes,
     pub(super) ttl: Duration,
 }
 
-impl Lease {
+impl HeldLease {
     pub(super) fn interval(&self) -> Duration {
         self.ttl / 3
     }
@@ -39,18 +39,21 @@ impl Lease {
 
 /// An open stream that beats for one lease.
 #[derive(Debug)]
-pub(super) struct Heartbeats {
+pub(super) struct HeartbeatSender {
     requests: mpsc::Sender<KeepAliveRequest>,
     answers: Streaming<KeepAliveResponse>,
-    lease: Lease,
+    lease: HeldLease,
     next: Instant,
     unanswered: usize,
     silent_at: Option<Instant>,
 }
 
-impl Heartbeats {
+impl HeartbeatSender {
     /// Opens the stream with a heartbeat already on its way.
-    pub(super) async fn open(client: &mut RegistryServiceClient<Channel>, lease: Lease) -> Result<Self, ClientError> {
+    pub(super) async fn open(
+        client: &mut RegistryServiceClient<Channel>,
+        lease: HeldLease,
+    ) -> Result<Self, ClientError> {
         let (requests, outgoing) = mpsc::channel(QUEUED);
         requests.try_send(beat(&lease)).map_err(|_| ClientError::Ended)?;
         let patience = lease.patience();
@@ -71,7 +74,7 @@ impl Heartbeats {
 
     /// Goes on for this lease; for another one than before with a heartbeat at once, so that the stream becomes the one
     /// that carries it.
-    pub(super) fn adopt(&mut self, lease: &Lease) {
+    pub(super) fn adopt(&mut self, lease: &HeldLease) {
         if self.lease != *lease {
             self.lease = lease.clone();
             self.next = super::now();
@@ -114,7 +117,7 @@ impl Heartbeats {
     }
 }
 
-fn beat(lease: &Lease) -> KeepAliveRequest {
+fn beat(lease: &HeldLease) -> KeepAliveRequest {
     KeepAliveRequest { heartbeats: vec![Heartbeat { lease_id: lease.id.clone(), load: None }] }
 }
 
@@ -125,7 +128,7 @@ mod tests {
     #[test]
     fn patience_is_an_interval_within_bounds() {
         let patience = |ttl| {
-            let lease = Lease { id: Bytes::new(), ttl: Duration::from_secs(ttl) };
+            let lease = HeldLease { id: Bytes::new(), ttl: Duration::from_secs(ttl) };
             lease.patience().as_secs()
         };
         assert_eq!((patience(1), patience(15), patience(3_600)), (2, 5, 10));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
-use super::{ClientError, Connect, Endpoint, keeper::Keeper};
+use super::{ClientError, Connect, Endpoint, registration_task::RegistrationTask};
 use crate::pb::callboard::v1::RegisterRequest;
 
 /// What happened to a registration, in order. [`RegistrationEvent::Ended`] comes last, and always.
@@ -47,12 +47,12 @@ pub enum RegistrationEvent {
     /// The registry answers, but cannot reach its store; the lease is kept.
     Degraded,
     /// It is over.
-    Ended(Departure),
+    Ended(RegistrationEnd),
 }
 
 /// How a registration ended.
 #[derive(Debug, Clone)]
-pub enum Departure {
+pub enum RegistrationEnd {
     /// Deregistered, as asked.
     Deregistered {
         /// Whether there was something to remove.
@@ -70,7 +70,7 @@ pub enum Departure {
 
 /// What the holder of a handle wants.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wish {
+pub(super) struct DesiredState {
     pub(super) starting: bool,
     pub(super) draining: bool,
     pub(super) leave: bool,
@@ -78,9 +78,9 @@ pub(super) struct Wish {
 
 /// What has come of it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Standing {
+pub(super) struct ObservedState {
     pub(super) draining: bool,
-    pub(super) departure: Option<Departure>,
+    pub(super) departure: Option<RegistrationEnd>,
 }
 
 /// An instance that is kept registered by a task of its own.
@@ -89,8 +89,8 @@ pub(super) struct Standing {
 /// again where it has forgotten. Dropping the handle deregisters in the background.
 #[derive(Debug)]
 pub struct Registration {
-    wish: watch::Sender<Wish>,
-    standing: watch::Receiver<Standing>,
+    wish: watch::Sender<DesiredState>,
+    standing: watch::Receiver<ObservedState>,
 }
 
 impl Registration {
@@ -141,10 +141,10 @@ impl Registration {
         if request.boot_id.is_empty() {
             boot_id()?.clone_into(&mut request.boot_id);
         }
-        let wish = Wish { starting: request.starting, draining: false, leave: false };
+        let wish = DesiredState { starting: request.starting, draining: false, leave: false };
         let (wish, wishes) = watch::channel(wish);
-        let (standings, standing) = watch::channel(Standing::default());
-        let keeper = Keeper::new(connect, request, standings, Box::new(on_event));
+        let (standings, standing) = watch::channel(ObservedState::default());
+        let keeper = RegistrationTask::new(connect, request, standings, Box::new(on_event));
         tokio::spawn(keeper.keep(wishes));
         Ok(Self { wish, standing })
     }
@@ -158,7 +158,7 @@ impl Registration {
     /// It may take as long as the registry is away: bound it where that matters.
     pub async fn set_draining(&self, draining: bool) {
         self.wish.send_modify(|wish| wish.draining = draining);
-        let reached = |standing: &Standing| standing.draining == draining || standing.departure.is_some();
+        let reached = |standing: &ObservedState| standing.draining == draining || standing.departure.is_some();
         let mut standing = self.standing.clone();
         // An error means that the task has gone, and with it whatever there was to drain.
         let _gone = standing.wait_for(reached).await;
@@ -170,15 +170,15 @@ impl Registration {
     }
 
     /// Waits for the end, whoever brings it about.
-    pub async fn ended(&self) -> Departure {
+    pub async fn ended(&self) -> RegistrationEnd {
         let mut standing = self.standing.clone();
         let ended = standing.wait_for(|standing| standing.departure.is_some()).await;
         let departure = ended.ok().and_then(|standing| standing.departure.clone());
-        departure.unwrap_or(Departure::Unanswered(ClientError::Stopped))
+        departure.unwrap_or(RegistrationEnd::Unanswered(ClientError::Stopped))
     }
 
     /// Deregisters, and tells what came of it after 2 s at most.
-    pub async fn deregister(self) -> Departure {
+    pub async fn deregister(self) -> RegistrationEnd {
         self.leave();
         self.ended().await
     }

@@ -1,6 +1,6 @@
 //! How a client speaks TLS.
 
-mod problem;
+mod error;
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use rustls::{
 };
 
 use super::ClientError;
-pub use problem::TlsProblem;
+pub use error::TlsProblem;
 
 /// How a client speaks TLS 1.2 or 1.3: whom it trusts, and who it is. Files are in PEM.
 ///

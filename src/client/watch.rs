@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Streaming, transport::Channel};
 
-use super::{Backoff, ClientError, Connect, Endpoint, trouble::Trouble};
+use super::{Backoff, ClientError, Connect, Endpoint, connect_error::ConnectErrorCell};
 use crate::pb::callboard::v1::{
     Change, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
     discovery_service_client::DiscoveryServiceClient, watch_response::Message,
@@ -85,9 +85,9 @@ impl From<ResetReason> for ResetCause {
 /// Watches services for as long as it is asked for the next event.
 pub struct Watch {
     connect: Connect,
-    trouble: Trouble,
+    trouble: ConnectErrorCell,
     request: WatchRequest,
-    reader: Reader,
+    reader: WatchReader,
     stream: Option<Streaming<WatchResponse>>,
     ready: VecDeque<WatchEvent>,
     retry_at: Option<Instant>,
@@ -116,9 +116,9 @@ impl Watch {
         let token = std::mem::take(&mut request.resume_token);
         Self {
             connect,
-            trouble: Trouble::default(),
+            trouble: ConnectErrorCell::default(),
             request,
-            reader: Reader { token, ..Reader::default() },
+            reader: WatchReader { token, ..WatchReader::default() },
             stream: None,
             ready: VecDeque::new(),
             retry_at: None,
@@ -204,7 +204,7 @@ impl fmt::Debug for Watch {
 
 /// Reads messages in order and knows where the reader stands.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub(crate) struct WatchReader {
     token: Bytes,
     /// Changes of a step whose last message has not come yet.
     step: Vec<change::Change>,
@@ -216,7 +216,7 @@ pub(crate) struct Reader {
     coming: bool,
 }
 
-impl Reader {
+impl WatchReader {
     /// From where another stream would go on.
     pub(crate) fn token(&self) -> &Bytes {
         &self.token

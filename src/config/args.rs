@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 
-use super::key::{Key, Origin};
-use super::written::Written;
+use super::key::{SettingKey, SettingOrigin};
+use super::raw_settings::RawSettings;
 
 // The doc comments are what `callboard serve --help` prints. Values stay text: `Config::load` reads them.
 /// Run a registry: gRPC for services and whoever watches them, HTTP for operators
@@ -151,56 +151,56 @@ pub enum ReadyFormat {
 
 impl ServeArgs {
     /// The settings among the flags that were given.
-    pub(super) fn written(&self) -> Written {
-        let mut written = Written::default();
-        for key in Key::ALL {
+    pub(super) fn written(&self) -> RawSettings {
+        let mut written = RawSettings::default();
+        for key in SettingKey::ALL {
             if let Some(text) = self.text(key) {
-                written.put(key, text, Origin::Flag(key.flag()));
+                written.put(key, text, SettingOrigin::Flag(key.flag()));
             }
         }
         written
     }
 
-    fn text(&self, key: Key) -> Option<String> {
+    fn text(&self, key: SettingKey) -> Option<String> {
         match key {
             // A path is no setting that could be valid or not: whoever opens it finds out.
-            Key::Config => None,
-            Key::Grpc => self.grpc.clone(),
-            Key::Http => self.http.clone(),
-            Key::GrpcTls => self.grpc_tls.clone(),
-            Key::HttpTls => self.http_tls.clone(),
-            Key::Health => self.health.clone(),
-            Key::TlsCert => self.tls_cert.clone(),
-            Key::TlsKey => self.tls_key.clone(),
-            Key::TlsClientCa => self.tls_client_ca.clone(),
-            Key::Workers => self.workers.clone(),
-            Key::DataDir => self.data_dir.clone(),
-            Key::Durability => self.durability.clone(),
-            Key::InsecureIUnderstand => self.insecure_i_understand.then(|| true.to_string()),
-            Key::MaxMessageSize => self.max_message_size.clone(),
-            Key::MaxStreamsPerConnection => self.max_streams_per_connection.clone(),
-            Key::MaxConnections => self.max_connections.clone(),
-            Key::MaxConnectionsPerAddress => self.max_connections_per_address.clone(),
-            Key::MaxStreams => self.max_streams.clone(),
-            Key::MaxStreamsPerAddress => self.max_streams_per_address.clone(),
-            Key::MaxCancelledCalls => self.max_cancelled_calls.clone(),
-            Key::MaxUnreadAnswers => self.max_unread_answers.clone(),
-            Key::MaxConnectionAge => self.max_connection_age.clone(),
-            Key::MaxConnectionAgeGrace => self.max_connection_age_grace.clone(),
-            Key::HandshakeTimeout => self.handshake_timeout.clone(),
-            Key::BookmarkInterval => self.bookmark_interval.clone(),
-            Key::Settle => self.settle.clone(),
-            Key::CheckAllow => joined(&self.check_allow),
-            Key::Datacenter => self.datacenter.clone(),
-            Key::NodeName => self.node_name.clone(),
-            Key::NodeId => self.node_id.clone(),
-            Key::NodeMeta => joined(&self.node_meta),
-            Key::MaxParkedQueries => self.max_parked_queries.clone(),
-            Key::Dns => self.dns.clone(),
-            Key::DnsDomain => self.dns_domain.clone(),
-            Key::DnsTtl => self.dns_ttl.clone(),
-            Key::LogFormat => self.log_format.clone(),
-            Key::Log => self.log.clone(),
+            SettingKey::Config => None,
+            SettingKey::Grpc => self.grpc.clone(),
+            SettingKey::Http => self.http.clone(),
+            SettingKey::GrpcTls => self.grpc_tls.clone(),
+            SettingKey::HttpTls => self.http_tls.clone(),
+            SettingKey::Health => self.health.clone(),
+            SettingKey::TlsCert => self.tls_cert.clone(),
+            SettingKey::TlsKey => self.tls_key.clone(),
+            SettingKey::TlsClientCa => self.tls_client_ca.clone(),
+            SettingKey::Workers => self.workers.clone(),
+            SettingKey::DataDir => self.data_dir.clone(),
+            SettingKey::Durability => self.durability.clone(),
+            SettingKey::InsecureIUnderstand => self.insecure_i_understand.then(|| true.to_string()),
+            SettingKey::MaxMessageSize => self.max_message_size.clone(),
+            SettingKey::MaxStreamsPerConnection => self.max_streams_per_connection.clone(),
+            SettingKey::MaxConnections => self.max_connections.clone(),
+            SettingKey::MaxConnectionsPerAddress => self.max_connections_per_address.clone(),
+            SettingKey::MaxStreams => self.max_streams.clone(),
+            SettingKey::MaxStreamsPerAddress => self.max_streams_per_address.clone(),
+            SettingKey::MaxCancelledCalls => self.max_cancelled_calls.clone(),
+            SettingKey::MaxUnreadAnswers => self.max_unread_answers.clone(),
+            SettingKey::MaxConnectionAge => self.max_connection_age.clone(),
+            SettingKey::MaxConnectionAgeGrace => self.max_connection_age_grace.clone(),
+            SettingKey::HandshakeTimeout => self.handshake_timeout.clone(),
+            SettingKey::BookmarkInterval => self.bookmark_interval.clone(),
+            SettingKey::Settle => self.settle.clone(),
+            SettingKey::CheckAllow => joined(&self.check_allow),
+            SettingKey::Datacenter => self.datacenter.clone(),
+            SettingKey::NodeName => self.node_name.clone(),
+            SettingKey::NodeId => self.node_id.clone(),
+            SettingKey::NodeMeta => joined(&self.node_meta),
+            SettingKey::MaxParkedQueries => self.max_parked_queries.clone(),
+            SettingKey::Dns => self.dns.clone(),
+            SettingKey::DnsDomain => self.dns_domain.clone(),
+            SettingKey::DnsTtl => self.dns_ttl.clone(),
+            SettingKey::LogFormat => self.log_format.clone(),
+            SettingKey::Log => self.log.clone(),
         }
     }
 }

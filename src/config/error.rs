@@ -5,8 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::key::Origin;
-use super::value::Refusal;
+use super::key::SettingOrigin;
+use super::value::ValueError;
 
 /// A setting that cannot be used. Each message names the place, the value and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -15,11 +15,11 @@ pub enum ConfigError {
     #[error("{origin}: {value:?} {refusal}")]
     Value {
         /// Where it is written.
-        origin: Origin,
+        origin: SettingOrigin,
         /// As it is written.
         value: String,
         /// What is wrong with it, and what to write.
-        refusal: Refusal,
+        refusal: ValueError,
     },
     /// A listener without TLS that other machines could reach, without consent.
     #[error(
@@ -29,7 +29,7 @@ pub enum ConfigError {
     )]
     NotLoopback {
         /// Where it is written.
-        origin: Origin,
+        origin: SettingOrigin,
         /// The address.
         address: SocketAddr,
         /// The flag of the listener that may be there.
@@ -42,7 +42,7 @@ pub enum ConfigError {
     )]
     DnsNotLoopback {
         /// Where it is written.
-        origin: Origin,
+        origin: SettingOrigin,
         /// The address.
         address: SocketAddr,
     },
@@ -54,7 +54,7 @@ pub enum ConfigError {
     )]
     NoClientCa {
         /// Where it is written.
-        origin: Origin,
+        origin: SettingOrigin,
         /// The address.
         address: SocketAddr,
     },
@@ -62,7 +62,7 @@ pub enum ConfigError {
     #[error("{origin}: {address} is to speak TLS, but {missing} is missing; name the file with it")]
     NoCertificate {
         /// Where it is written.
-        origin: Origin,
+        origin: SettingOrigin,
         /// The address.
         address: SocketAddr,
         /// The flag that is missing.
@@ -72,7 +72,7 @@ pub enum ConfigError {
     #[error("{origin}: no listener speaks TLS; add --grpc-tls or --http-tls, or leave this out")]
     NoTls {
         /// Where it is written.
-        origin: Origin,
+        origin: SettingOrigin,
     },
     /// Nobody could register.
     #[error("grpc is off, and grpc_tls is not set: nobody could register or watch; give one of them an address")]
@@ -91,7 +91,7 @@ pub enum ConfigError {
     #[error("{origin}: unknown key; {remedy}")]
     UnknownKey {
         /// Where it is written.
-        origin: Origin,
+        origin: SettingOrigin,
         /// The nearest key, or all of them.
         remedy: String,
     },

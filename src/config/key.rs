@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// A setting of `callboard serve`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(clippy::enum_variant_names, reason = "`tls_key` is the name of a file's setting")]
-pub(super) enum Key {
+pub(super) enum SettingKey {
     /// The file with the other settings. Cannot itself be set in a file.
     Config,
     /// Where gRPC listens.
@@ -83,7 +83,7 @@ pub(super) enum Key {
     Log,
 }
 
-impl Key {
+impl SettingKey {
     /// All of them.
     pub(super) const ALL: [Self; 37] = [
         Self::Config,
@@ -189,7 +189,7 @@ impl Key {
 
 /// Where a value was written, in words that lead a reader there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingOrigin {
     /// On the command line.
     Flag(String),
     /// In the environment.
@@ -207,7 +207,7 @@ pub enum Origin {
     },
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(name) | Self::Variable(name) => out.write_str(name),

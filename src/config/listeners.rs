@@ -10,8 +10,8 @@
 use std::net::SocketAddr;
 
 use super::error::ConfigError;
-use super::key::{Key, Origin};
-use super::written::Written;
+use super::key::{SettingKey, SettingOrigin};
+use super::raw_settings::RawSettings;
 use super::{Config, TlsFiles, read, value};
 
 /// The part of [`Config`] that is decided here.
@@ -28,23 +28,25 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    pub(super) fn resolve(layers: &[Written], default: &Config) -> Result<Self, ConfigError> {
-        let consent = read(layers, Key::InsecureIUnderstand, value::switch)?.is_some_and(|(on, _)| on);
-        let plain = |key, with_tls: Key, otherwise| match read(layers, key, value::listener)? {
+    pub(super) fn resolve(layers: &[RawSettings], default: &Config) -> Result<Self, ConfigError> {
+        let consent = read(layers, SettingKey::InsecureIUnderstand, value::switch)?.is_some_and(|(on, _)| on);
+        let plain = |key, with_tls: SettingKey, otherwise| match read(layers, key, value::listener)? {
             Some((Some(address), origin)) if !consent && !is_loopback(address) => {
                 Err(ConfigError::NotLoopback { origin, address, instead: with_tls.flag() })
             }
             found => Ok(found.map_or(otherwise, |(address, _)| address)),
         };
-        let (grpc, http) =
-            (plain(Key::Grpc, Key::GrpcTls, default.grpc)?, plain(Key::Http, Key::HttpTls, default.http)?);
-        let grpc_tls = read(layers, Key::GrpcTls, value::address)?;
-        let http_tls = read(layers, Key::HttpTls, value::address)?;
+        let (grpc, http) = (
+            plain(SettingKey::Grpc, SettingKey::GrpcTls, default.grpc)?,
+            plain(SettingKey::Http, SettingKey::HttpTls, default.http)?,
+        );
+        let grpc_tls = read(layers, SettingKey::GrpcTls, value::address)?;
+        let http_tls = read(layers, SettingKey::HttpTls, value::address)?;
         let tls = tls(layers, [grpc_tls.as_ref(), http_tls.as_ref()].into_iter().flatten(), consent)?;
-        let address = |found: Option<(SocketAddr, Origin)>| found.map(|(address, _)| address);
+        let address = |found: Option<(SocketAddr, SettingOrigin)>| found.map(|(address, _)| address);
         let (grpc_tls, http_tls) = (address(grpc_tls), address(http_tls));
-        let health = address(read(layers, Key::Health, value::address)?);
-        let dns = read(layers, Key::Dns, value::listener)?;
+        let health = address(read(layers, SettingKey::Health, value::address)?);
+        let dns = read(layers, SettingKey::Dns, value::listener)?;
         let dns_may_fail = dns.is_none();
         let dns = match dns {
             Some((Some(address), origin)) if !consent && !is_loopback(address) => {
@@ -63,12 +65,12 @@ impl Listeners {
     /// No two on one address.
     fn apart(&self) -> Result<(), ConfigError> {
         let all = [
-            (Key::Grpc, self.grpc),
-            (Key::Http, self.http),
-            (Key::GrpcTls, self.grpc_tls),
-            (Key::HttpTls, self.http_tls),
-            (Key::Health, self.health),
-            (Key::Dns, self.dns.filter(|_| !self.dns_may_fail)),
+            (SettingKey::Grpc, self.grpc),
+            (SettingKey::Http, self.http),
+            (SettingKey::GrpcTls, self.grpc_tls),
+            (SettingKey::HttpTls, self.http_tls),
+            (SettingKey::Health, self.health),
+            (SettingKey::Dns, self.dns.filter(|_| !self.dns_may_fail)),
         ];
         for (at, (one, address)) in all.iter().enumerate() {
             let taken = address.filter(|address| address.port() != 0);
@@ -87,23 +89,24 @@ pub(super) fn is_loopback(address: SocketAddr) -> bool {
 
 /// The files of the listeners that speak TLS.
 fn tls<'a>(
-    layers: &[Written],
-    mut listeners: impl Iterator<Item = &'a (SocketAddr, Origin)> + Clone,
+    layers: &[RawSettings],
+    mut listeners: impl Iterator<Item = &'a (SocketAddr, SettingOrigin)> + Clone,
     consent: bool,
 ) -> Result<Option<TlsFiles>, ConfigError> {
     let file = |key| read(layers, key, value::path);
-    let (cert, key, client_ca) = (file(Key::TlsCert)?, file(Key::TlsKey)?, file(Key::TlsClientCa)?);
+    let (cert, key, client_ca) =
+        (file(SettingKey::TlsCert)?, file(SettingKey::TlsKey)?, file(SettingKey::TlsClientCa)?);
     let Some((address, origin)) = listeners.clone().next().cloned() else {
         // The variables are those of the clients' verbs as well, and may be meant for them.
         let given = [cert, key, client_ca].into_iter().flatten().map(|(_, origin)| origin);
-        let mut meant = given.filter(|origin| !matches!(origin, Origin::Variable(_)));
+        let mut meant = given.filter(|origin| !matches!(origin, SettingOrigin::Variable(_)));
         return meant.next().map_or(Ok(None), |origin| Err(ConfigError::NoTls { origin }));
     };
-    let missing = |key: Key| ConfigError::NoCertificate { origin, address, missing: key.flag() };
+    let missing = |key: SettingKey| ConfigError::NoCertificate { origin, address, missing: key.flag() };
     let (cert, key) = match (cert, key) {
         (Some((cert, _)), Some((key, _))) => (cert, key),
-        (None, _) => return Err(missing(Key::TlsCert)),
-        (Some(_), None) => return Err(missing(Key::TlsKey)),
+        (None, _) => return Err(missing(SettingKey::TlsCert)),
+        (Some(_), None) => return Err(missing(SettingKey::TlsKey)),
     };
     let client_ca = client_ca.map(|(path, _)| path);
     let open = listeners.find(|(address, _)| client_ca.is_none() && !consent && !is_loopback(*address));

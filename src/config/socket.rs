@@ -4,18 +4,18 @@
 use std::net::SocketAddr;
 
 use super::error::ConfigError;
-use super::key::{Key, Origin};
-use super::written::Written;
+use super::key::{SettingKey, SettingOrigin};
+use super::raw_settings::RawSettings;
 
 /// The settings that names and addresses of inherited sockets amount to.
-pub(super) fn written(sockets: &[(String, SocketAddr)]) -> Result<Written, ConfigError> {
-    let mut written = Written::default();
+pub(super) fn written(sockets: &[(String, SocketAddr)]) -> Result<RawSettings, ConfigError> {
+    let mut written = RawSettings::default();
     for (name, address) in sockets {
-        let Some(key) = Key::LISTENERS.into_iter().find(|key| key.name() == name) else {
-            let known = Key::LISTENERS.map(Key::name).join(", ");
+        let Some(key) = SettingKey::LISTENERS.into_iter().find(|key| key.name() == name) else {
+            let known = SettingKey::LISTENERS.map(SettingKey::name).join(", ");
             return Err(ConfigError::UnknownSocket { name: name.clone(), known });
         };
-        written.put(key, address.to_string(), Origin::Socket(name.clone()));
+        written.put(key, address.to_string(), SettingOrigin::Socket(name.clone()));
     }
     Ok(written)
 }

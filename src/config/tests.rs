@@ -10,19 +10,19 @@ mod listeners;
 use clap::{CommandFactory as _, Parser};
 
 use super::{
-    Config, ConfigError, Key, ReadyFormat, ServeArgs, TlsFiles, environment, file, host_name, node_name, value,
+    Config, ConfigError, ReadyFormat, ServeArgs, SettingKey, TlsFiles, environment, file, host_name, node_name, value,
 };
 use crate::telemetry::LogFormat;
 
 #[derive(Parser, Debug)]
-struct Command {
+struct TestCommand {
     #[command(flatten)]
     serve: ServeArgs,
 }
 
 /// The configuration of these flags, variables and file.
 fn config(flags: &[&str], variables: &[(&str, &str)], text: &str) -> Result<Config, ConfigError> {
-    let args = Command::try_parse_from([&["serve"], flags].concat()).unwrap().serve;
+    let args = TestCommand::try_parse_from([&["serve"], flags].concat()).unwrap().serve;
     let variables: BTreeMap<_, _> = variables.iter().copied().collect();
     let environment =
         environment(|name| variables.get(name).map(|text| (*text).to_owned()).ok_or(VarError::NotPresent))?;
@@ -60,30 +60,30 @@ fn flags_win_over_environment_over_file() {
 #[test]
 fn every_key_can_be_written_in_every_place() {
     let values = [
-        (Key::Grpc, "127.0.0.1:1"),
-        (Key::Http, "[::1]:2"),
-        (Key::GrpcTls, "192.0.2.1:3"),
-        (Key::HttpTls, "127.0.0.1:4"),
-        (Key::Health, "0.0.0.0:5"),
-        (Key::TlsCert, "/tls/cert.pem"),
-        (Key::TlsKey, "/tls/key.pem"),
-        (Key::TlsClientCa, "/tls/ca.pem"),
-        (Key::Workers, "3"),
-        (Key::MaxMessageSize, "1MiB"),
-        (Key::MaxStreamsPerConnection, "5"),
-        (Key::MaxConnections, "11"),
-        (Key::MaxConnectionsPerAddress, "12"),
-        (Key::MaxStreams, "13"),
-        (Key::MaxStreamsPerAddress, "14"),
-        (Key::MaxCancelledCalls, "18"),
-        (Key::MaxUnreadAnswers, "32MiB"),
-        (Key::MaxConnectionAge, "15m"),
-        (Key::MaxConnectionAgeGrace, "16s"),
-        (Key::HandshakeTimeout, "17s"),
-        (Key::BookmarkInterval, "6s"),
-        (Key::Settle, "0"),
-        (Key::LogFormat, "pretty"),
-        (Key::Log, "debug"),
+        (SettingKey::Grpc, "127.0.0.1:1"),
+        (SettingKey::Http, "[::1]:2"),
+        (SettingKey::GrpcTls, "192.0.2.1:3"),
+        (SettingKey::HttpTls, "127.0.0.1:4"),
+        (SettingKey::Health, "0.0.0.0:5"),
+        (SettingKey::TlsCert, "/tls/cert.pem"),
+        (SettingKey::TlsKey, "/tls/key.pem"),
+        (SettingKey::TlsClientCa, "/tls/ca.pem"),
+        (SettingKey::Workers, "3"),
+        (SettingKey::MaxMessageSize, "1MiB"),
+        (SettingKey::MaxStreamsPerConnection, "5"),
+        (SettingKey::MaxConnections, "11"),
+        (SettingKey::MaxConnectionsPerAddress, "12"),
+        (SettingKey::MaxStreams, "13"),
+        (SettingKey::MaxStreamsPerAddress, "14"),
+        (SettingKey::MaxCancelledCalls, "18"),
+        (SettingKey::MaxUnreadAnswers, "32MiB"),
+        (SettingKey::MaxConnectionAge, "15m"),
+        (SettingKey::MaxConnectionAgeGrace, "16s"),
+        (SettingKey::HandshakeTimeout, "17s"),
+        (SettingKey::BookmarkInterval, "6s"),
+        (SettingKey::Settle, "0"),
+        (SettingKey::LogFormat, "pretty"),
+        (SettingKey::Log, "debug"),
     ];
     let flags: Vec<_> = values.iter().flat_map(|(key, value)| [key.flag(), (*value).to_owned()]).collect();
     let flags = config(&flags.iter().map(String::as_str).collect::<Vec<_>>(), &[], "").unwrap();
@@ -117,8 +117,8 @@ fn every_key_can_be_written_in_every_place() {
 
 #[test]
 fn every_key_is_a_flag() {
-    let command = Command::command();
-    for key in Key::ALL {
+    let command = TestCommand::command();
+    for key in SettingKey::ALL {
         let flag = key.flag();
         let found = command.get_arguments().find(|arg| arg.get_long() == flag.strip_prefix("--"));
         assert!(found.is_some(), "{flag} is missing");
@@ -128,7 +128,7 @@ fn every_key_is_a_flag() {
 
 #[test]
 fn the_ready_line_is_for_people_unless_asked() {
-    let output = |flags: &[&str]| Command::try_parse_from([&["serve"], flags].concat()).unwrap().serve.output;
+    let output = |flags: &[&str]| TestCommand::try_parse_from([&["serve"], flags].concat()).unwrap().serve.output;
     assert_eq!(output(&[]), ReadyFormat::Table);
     assert_eq!(output(&["-o", "json"]), ReadyFormat::Json);
 }

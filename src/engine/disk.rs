@@ -27,8 +27,8 @@
 mod directory;
 mod error;
 pub mod export;
+mod file_identity;
 mod load;
-mod presence;
 pub mod record;
 mod store;
 mod writer;
@@ -50,21 +50,21 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Beginning, CheckKey, Engine, EngineError, SavedCheck, SavedChecks, Submission};
+use super::{CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks, StartPoint};
 use crate::{
     clock::Clock,
     metrics::StoreMetrics,
     model::Incarnation,
     random,
-    registry::{Audience, Command, Now, Outcome, Registry},
+    registry::{ChangeListener, ClockReading, Command, CommandOutcome, Registry},
 };
 
 pub use error::StoreError;
-pub use load::{Found, Unreadable};
-pub use record::{Damage, Stored, StoredLease};
-pub use store::{Store, Write};
+pub use load::{LoadedRecords, UnreadableRecord};
+pub use record::{DecodeError, StoredInstance, StoredLease};
+pub use store::{RecordChange, Store};
 
-use writer::{Message, Request, Unsaved, Writer};
+use writer::{Unsaved, WriteRequest, Writer, WriterMessage};
 
 /// Most commands that wait for the disk; more are refused. Seconds of work.
 const MOST_WAITING: usize = 32_768;
@@ -90,15 +90,15 @@ pub type OnFailure = Box<dyn FnOnce(StoreError) + Send>;
 
 /// What a disk engine needs beside its directory.
 #[derive(Debug)]
-pub struct Surroundings {
+pub struct DiskDependencies {
     /// What time it is.
     pub clock: Arc<Clock>,
     /// Who hears of changes.
-    pub audience: Arc<dyn Audience>,
+    pub audience: Arc<dyn ChangeListener>,
     /// What it counts.
     pub metrics: StoreMetrics,
     /// The life that begins where none can be gone on with.
-    pub fresh: Beginning,
+    pub fresh: StartPoint,
 }
 
 /// Orders commands and keeps what comes of them in a file.
@@ -106,7 +106,7 @@ pub struct Surroundings {
 pub struct Disk {
     registry: Arc<Registry>,
     /// `None` once it is closed.
-    inbox: Mutex<Option<mpsc::Sender<Message>>>,
+    inbox: Mutex<Option<mpsc::Sender<WriterMessage>>>,
     /// States of checks that the writer has not taken yet.
     unsaved: Arc<Mutex<Unsaved>>,
     /// States of checks that were found, until they are taken.
@@ -126,7 +126,7 @@ impl Disk {
     pub fn open(
         directory: &Path,
         durability: Durability,
-        surroundings: Surroundings,
+        surroundings: DiskDependencies,
         on_failure: OnFailure,
     ) -> Result<Self, StoreError> {
         let (store, found) = Store::open(directory, durability, surroundings.fresh)?;
@@ -135,12 +135,12 @@ impl Disk {
 
     fn start(
         store: Store,
-        found: Found,
+        found: LoadedRecords,
         durability: Durability,
-        surroundings: Surroundings,
+        surroundings: DiskDependencies,
         on_failure: OnFailure,
     ) -> Result<Self, StoreError> {
-        let Surroundings { clock, audience, metrics, .. } = surroundings;
+        let DiskDependencies { clock, audience, metrics, .. } = surroundings;
         let now = clock.now();
         let registry = Arc::new(Registry::new(store.incarnation(), store.revision(), now, audience));
         let mut order = registry.order();
@@ -171,13 +171,13 @@ impl Disk {
     }
 
     /// Sends a request to the writer. Where that has ended, nothing is done, and the answer says so.
-    fn send(&self, request: Request) {
+    fn send(&self, request: WriteRequest) {
         let inbox = self.inbox.lock();
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let refused = match &*inbox {
-            Some(inbox) => match inbox.send(Message::Request(request)) {
-                Err(SendError(Message::Request(request))) => Some(request),
-                Ok(()) | Err(SendError(Message::Save)) => None,
+            Some(inbox) => match inbox.send(WriterMessage::Request(request)) {
+                Err(SendError(WriterMessage::Request(request))) => Some(request),
+                Ok(()) | Err(SendError(WriterMessage::Save)) => None,
             },
             None => Some(request),
         };
@@ -195,9 +195,9 @@ impl Disk {
 }
 
 /// Tells an operator which records cannot be used.
-fn report(path: &Path, unreadable: &[Unreadable]) {
+fn report(path: &Path, unreadable: &[UnreadableRecord]) {
     for record in unreadable.iter().take(MAX_NAMED) {
-        let Unreadable { service, id, problem } = record;
+        let UnreadableRecord { service, id, problem } = record;
         tracing::error!(
             service,
             id,
@@ -221,9 +221,9 @@ fn report(path: &Path, unreadable: &[Unreadable]) {
 /// # Errors
 ///
 /// When it cannot be written, or the directory holds a store.
-pub fn import(directory: &Path, exported: &Found, now: Now) -> Result<(), StoreError> {
-    let fresh = Beginning::new(Incarnation(random::u64()), now);
-    Store::make(directory, Beginning { revision: fresh.revision.max(exported.revision), ..fresh }, exported)
+pub fn import(directory: &Path, exported: &LoadedRecords, now: ClockReading) -> Result<(), StoreError> {
+    let fresh = StartPoint::new(Incarnation(random::u64()), now);
+    Store::make(directory, StartPoint { revision: fresh.revision.max(exported.revision), ..fresh }, exported)
 }
 
 impl Engine for Disk {
@@ -232,29 +232,29 @@ impl Engine for Disk {
     }
 
     /// The time is that at which the writer comes to it.
-    fn order(&self, command: Command, _: Now) -> Submission {
+    fn submit(&self, command: Command, _: ClockReading) -> PendingCommand {
         let waiting = self.waiting.load(Ordering::Relaxed);
         // What the registry itself has found out cannot be told to come back later.
         if waiting >= MOST_WAITING
             && !matches!(
                 command,
-                Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) | Command::Restate { .. }
+                Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) | Command::RefreshNodeStatus { .. }
             )
         {
-            return Submission::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
+            return PendingCommand::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
         }
-        let (answer, submission) = Submission::waiting();
-        self.send(Request::One(command, answer));
+        let (answer, submission) = PendingCommand::waiting();
+        self.send(WriteRequest::One(command, answer));
         submission
     }
 
-    fn order_together(&self, commands: Vec<Command>, _: Now) -> Submission<Vec<Outcome>> {
+    fn submit_together(&self, commands: Vec<Command>, _: ClockReading) -> PendingCommand<Vec<CommandOutcome>> {
         let waiting = self.waiting.load(Ordering::Relaxed);
         if waiting >= MOST_WAITING {
-            return Submission::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
+            return PendingCommand::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
         }
-        let (answer, submission) = Submission::waiting();
-        self.send(Request::Together(commands, answer));
+        let (answer, submission) = PendingCommand::waiting();
+        self.send(WriteRequest::Together(commands, answer));
         submission
     }
 
@@ -262,7 +262,7 @@ impl Engine for Disk {
         self.unsaved.lock().extend(states);
         if let Some(inbox) = &*self.inbox.lock() {
             // A writer that has ended saves nothing.
-            let _ = inbox.send(Message::Save);
+            let _ = inbox.send(WriterMessage::Save);
         }
     }
 

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Beginning, CheckKey, Engine, SavedCheck, SavedChecks, Submission};
+use super::{CheckKey, Engine, PendingCommand, SavedCheck, SavedChecks, StartPoint};
 use crate::{
     model::Incarnation,
-    registry::{Audience, Command, Decision, Entry, Event, Now, Order, Outcome, Refusal, Registry},
+    registry::{
+        ChangeListener, ClockReading, Command, CommandError, CommandOutcome, Decision, Entry, Event, Registry,
+        WriteGuard,
+    },
 };
 
 /// Orders commands in memory.
@@ -17,8 +20,8 @@ pub struct Memory {
 impl Memory {
     /// An empty registry that begins its life now.
     #[must_use]
-    pub fn new(incarnation: Incarnation, now: Now, audience: Arc<dyn Audience>) -> Self {
-        let Beginning { incarnation, revision } = Beginning::new(incarnation, now);
+    pub fn new(incarnation: Incarnation, now: ClockReading, audience: Arc<dyn ChangeListener>) -> Self {
+        let StartPoint { incarnation, revision } = StartPoint::new(incarnation, now);
         Self { registry: Registry::new(incarnation, revision, now, audience) }
     }
 
@@ -33,7 +36,7 @@ impl Memory {
     /// # Errors
     ///
     /// When the command cannot be done as things are.
-    pub fn submit(&self, command: Command, now: Now) -> Result<Outcome, Refusal> {
+    pub fn submit(&self, command: Command, now: ClockReading) -> Result<CommandOutcome, CommandError> {
         let (outcome, event) = self.apply(command, now)?;
         if let Some(event) = event {
             self.registry.announce(&event);
@@ -42,7 +45,7 @@ impl Memory {
     }
 
     /// Does what a sweep finds, at most one lock's time each, and returns how many instances ran out.
-    pub fn expire(&self, now: Now) -> usize {
+    pub fn expire(&self, now: ClockReading) -> usize {
         let commands = self.registry.sweep(now);
         let expired = commands.iter().filter(|command| matches!(command, Command::Expire(_))).count();
         for command in commands {
@@ -52,13 +55,13 @@ impl Memory {
         expired
     }
 
-    fn apply(&self, command: Command, now: Now) -> Result<(Outcome, Option<Arc<Event>>), Refusal> {
+    fn apply(&self, command: Command, now: ClockReading) -> Result<(CommandOutcome, Option<Arc<Event>>), CommandError> {
         let mut order = self.registry.order();
         let decided = order.decide(command, now)?;
         Ok(self.carry_out(&mut order, decided, now))
     }
 
-    fn submit_together(&self, commands: Vec<Command>, now: Now) -> Result<Vec<Outcome>, Refusal> {
+    fn submit_together(&self, commands: Vec<Command>, now: ClockReading) -> Result<Vec<CommandOutcome>, CommandError> {
         let mut order = self.registry.order();
         let decided: Vec<_> =
             commands.into_iter().map(|command| order.decide(command, now)).collect::<Result<_, _>>()?;
@@ -72,18 +75,18 @@ impl Memory {
 
     fn carry_out(
         &self,
-        order: &mut Order<'_>,
+        order: &mut WriteGuard<'_>,
         (decision, present): (Decision, Option<Arc<Entry>>),
-        now: Now,
-    ) -> (Outcome, Option<Arc<Event>>) {
+        now: ClockReading,
+    ) -> (CommandOutcome, Option<Arc<Event>>) {
         let newest = self.registry.applied();
         match decision {
-            Decision::Keep => (Outcome { entry: present, revision: newest, changed: false }, None),
+            Decision::NoOp => (CommandOutcome { entry: present, revision: newest, changed: false }, None),
             Decision::Apply(draft) => {
                 let revision = newest.next();
                 let planned = draft.at(revision, present.as_ref());
                 let (entry, event) = order.apply(planned, present, revision, now);
-                (Outcome { entry, revision, changed: true }, event)
+                (CommandOutcome { entry, revision, changed: true }, event)
             }
         }
     }
@@ -94,12 +97,12 @@ impl Engine for Memory {
         &self.registry
     }
 
-    fn order(&self, command: Command, now: Now) -> Submission {
-        Submission::done(self.submit(command, now).map_err(Into::into))
+    fn submit(&self, command: Command, now: ClockReading) -> PendingCommand {
+        PendingCommand::done(self.submit(command, now).map_err(Into::into))
     }
 
-    fn order_together(&self, commands: Vec<Command>, now: Now) -> Submission<Vec<Outcome>> {
-        Submission::done(self.submit_together(commands, now).map_err(Into::into))
+    fn submit_together(&self, commands: Vec<Command>, now: ClockReading) -> PendingCommand<Vec<CommandOutcome>> {
+        PendingCommand::done(self.submit_together(commands, now).map_err(Into::into))
     }
 
     fn save_checks(&self, _: Vec<(CheckKey, Option<SavedCheck>)>) {}

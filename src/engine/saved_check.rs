@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::model::{CheckId, InstanceId, Revision, ServiceName, Verdict, WallTime};
+use crate::model::{CheckId, CheckStatus, InstanceId, Revision, ServiceName, UnixMillis};
 
 /// Service, instance and id of a check.
 pub type CheckKey = (ServiceName, InstanceId, CheckId);
@@ -16,9 +16,9 @@ pub struct SavedCheck {
     /// Revision at which the check was added. A check that was added later under the same id is another one.
     pub created: Revision,
     /// Time from which the TTL counts: that of the last report or registration.
-    pub ttl_from: WallTime,
+    pub ttl_from: UnixMillis,
     /// Time at which the check became critical, if it is.
-    pub critical_since: Option<WallTime>,
+    pub critical_since: Option<UnixMillis>,
     /// Number of changes of its status.
     pub changes: u64,
     /// The last result, if there is one.
@@ -29,9 +29,9 @@ pub struct SavedCheck {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedResult {
     /// Time of the result.
-    pub at: WallTime,
+    pub at: UnixMillis,
     /// Status that was found, before thresholds.
-    pub verdict: Verdict,
+    pub verdict: CheckStatus,
     /// Duration of the probe. `None`: the result was reported.
     pub took: Option<Duration>,
     /// Output of the probe or the report.

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::draw::Draw;
+use super::draw::InputCursor;
 use crate::{
-    client::{Reader, ResetCause, WatchEvent},
+    client::{ResetCause, WatchEvent, WatchReader},
     pb::callboard::v1::{
         Bookmark, Change, Changes, Instance, Removal, Reset, Snapshot, Synced, WatchResponse, change,
         watch_response::Message,
@@ -14,7 +14,7 @@ use crate::{
 
 /// What the reader should stand at, said in the plainest way.
 #[derive(Debug, Default)]
-struct Naive {
+struct ExpectedReader {
     token: Bytes,
     step: usize,
     partial: bool,
@@ -23,7 +23,8 @@ struct Naive {
 /// Messages and reconnects, one after the other: the token is always that of the last thing told whole, and nothing of a
 /// stream that broke is mixed into the next.
 pub(super) fn run(input: &[u8]) {
-    let (mut draw, mut reader, mut naive) = (Draw::new(input), Reader::default(), Naive::default());
+    let (mut draw, mut reader, mut naive) =
+        (InputCursor::new(input), WatchReader::default(), ExpectedReader::default());
     while !draw.is_empty() {
         match draw.below(8) {
             0 => naive.begins(reader.begin().as_ref()),
@@ -42,8 +43,8 @@ pub(super) fn run(input: &[u8]) {
     }
 }
 
-fn message(kind: u8, draw: &mut Draw<'_>) -> Message {
-    let token = |draw: &mut Draw<'_>| Bytes::copy_from_slice(&[draw.byte()]);
+fn message(kind: u8, draw: &mut InputCursor<'_>) -> Message {
+    let token = |draw: &mut InputCursor<'_>| Bytes::copy_from_slice(&[draw.byte()]);
     let instance = |id: u8| Instance { service: "web".into(), id: id.to_string(), ..Instance::default() };
     match kind {
         2 => Message::Reset(Reset { reason: draw.byte().into() }),
@@ -62,7 +63,7 @@ fn message(kind: u8, draw: &mut Draw<'_>) -> Message {
     }
 }
 
-impl Naive {
+impl ExpectedReader {
     fn begins(&mut self, told: Option<&WatchEvent>) {
         self.step = 0;
         assert_eq!(matches!(told, Some(WatchEvent::Reset(ResetCause::Interrupted))), self.partial);

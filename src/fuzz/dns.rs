@@ -4,30 +4,32 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     engine::Memory,
-    metrics::Replied,
+    metrics::DnsResponseCode,
     model::Incarnation,
-    protocol::dns::{Oracle, Way, Zone, reply},
+    protocol::dns::{Authority, DnsTransport, Zone, reply},
     registry::{
         Command,
-        test_support::{Nobody, at, register},
+        test_support::{NoListener, at, register},
     },
 };
 
 thread_local! {
-    static HOUSE: (Memory, Oracle) = house();
+    static HOUSE: (Memory, Authority) = house();
 }
 
 /// A packet is answered within its bounds, under its own number and as an answer, or not at all.
 pub(super) fn run(input: &[u8]) {
     HOUSE.with(|(engine, oracle)| {
-        for (way, most) in [(Way::Packet, 1_232), (Way::Local, 65_507), (Way::Connection, 65_535)] {
+        for (way, most) in
+            [(DnsTransport::Packet, 1_232), (DnsTransport::Local, 65_507), (DnsTransport::Connection, 65_535)]
+        {
             let (bytes, how) = loop {
                 if let Ok(answered) = reply(oracle, engine.registry(), at(0).wall, input, way) {
                     break answered;
                 }
             };
             let Some(bytes) = bytes else {
-                assert_eq!(how, Replied::Dropped);
+                assert_eq!(how, DnsResponseCode::Dropped);
                 continue;
             };
             assert!((12..=most).contains(&bytes.len()), "{} bytes", bytes.len());
@@ -37,8 +39,8 @@ pub(super) fn run(input: &[u8]) {
     });
 }
 
-fn house() -> (Memory, Oracle) {
-    let engine = Memory::new(Incarnation(7), at(0), Arc::new(Nobody));
+fn house() -> (Memory, Authority) {
+    let engine = Memory::new(Incarnation(7), at(0), Arc::new(NoListener));
     for n in 0..100 {
         let asked = register("web", &format!("i{n}"), "boot", n);
         assert!(engine.submit(Command::Register(asked), at(0)).is_ok());
@@ -52,5 +54,5 @@ fn house() -> (Memory, Oracle) {
         assert!(engine.submit(Command::Register(asked), at(0)).is_ok());
     }
     let zone = Zone::new("consul", "dc1", "n1", Duration::ZERO, [127, 0, 0, 1].into());
-    (engine, Oracle::new(zone))
+    (engine, Authority::new(zone))
 }

@@ -2,9 +2,9 @@
 
 /// What is left of an input. When it is used up, every choice is the first.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Draw<'a>(&'a [u8]);
+pub(super) struct InputCursor<'a>(&'a [u8]);
 
-impl<'a> Draw<'a> {
+impl<'a> InputCursor<'a> {
     pub(super) fn new(input: &'a [u8]) -> Self {
         Self(input)
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     model::{
-        Address, Instance, InstanceFilter, InstanceId, Invalid, Locality, Marks, Metadata, Revision, ServiceName, Tags,
-        WallTime, Weight,
+        Address, Conditions, FieldError, Instance, InstanceFilter, InstanceId, Locality, Metadata, Revision,
+        ServiceName, Tags, UnixMillis, Weight,
         filter::{MAX_DEPTH, MAX_LENGTH},
     },
     registry::test_support::entry,
@@ -59,7 +59,7 @@ fn instances() -> Vec<Instance> {
     vec![plain, rich]
 }
 
-fn rich(plain: &Instance) -> Result<Instance, Invalid> {
+fn rich(plain: &Instance) -> Result<Instance, FieldError> {
     let metadata = BTreeMap::from(
         [("team", "checkout"), ("app.kubernetes.io/name", "web"), ("empty", ""), ("a/b~c", "ümlaut")]
             .map(|(key, value)| (key.to_owned(), value.to_owned())),
@@ -73,9 +73,9 @@ fn rich(plain: &Instance) -> Result<Instance, Invalid> {
         weight: Weight::parse(80)?,
         locality: Locality::parse("eu", "eu-1", "a")?,
         checks: plain.checks.clone(),
-        marks: Marks { drained: true, ..plain.marks },
+        marks: Conditions { operator_draining: true, ..plain.marks },
         listing: None,
-        registered_at: WallTime(1),
+        registered_at: UnixMillis(1),
         registered_revision: Revision(1),
         revision: Revision(2),
     })

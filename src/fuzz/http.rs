@@ -10,10 +10,10 @@ use tokio::{
 };
 
 use super::{
-    draw::Draw,
-    world::{World, runtime},
+    draw::InputCursor,
+    world::{FuzzServer, runtime},
 };
-use crate::transport::{Port, serve};
+use crate::transport::{ListenerConfig, serve};
 
 /// Bytes that a pipe holds: a peer that does not read soon stops its writer.
 const PIPE: usize = 64 * 1024;
@@ -25,14 +25,14 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a peer writes on a gRPC connection: anything, or frames that make some sense.
 pub(super) fn two(input: &[u8]) {
-    let mut draw = Draw::new(input);
+    let mut draw = InputCursor::new(input);
     let chunks = if draw.flag() { vec![draw.rest().to_vec()] } else { frames(draw) };
-    World::visit(|world| drop(converse(world, &world.grpc, chunks)));
+    FuzzServer::visit(|world| drop(converse(world, &world.grpc, chunks)));
 }
 
 /// What a peer writes on an HTTP connection.
 pub(super) fn one(input: &[u8]) {
-    World::visit(|world| {
+    FuzzServer::visit(|world| {
         let answer = converse(world, &world.http, vec![input.to_vec()]);
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{:?}", String::from_utf8_lossy(&answer));
         assert!(!answer.starts_with(b"HTTP/1.1 5"), "{:?}", String::from_utf8_lossy(&answer));
@@ -40,7 +40,7 @@ pub(super) fn one(input: &[u8]) {
 }
 
 /// A connection's whole life, and what the peer was sent.
-fn converse(world: &World, port: &Port, chunks: Vec<Vec<u8>>) -> Vec<u8> {
+fn converse(world: &FuzzServer, port: &ListenerConfig, chunks: Vec<Vec<u8>>) -> Vec<u8> {
     let runtime = runtime(); // what it spawned ends with it, before anybody looks around
     let connection = world.connection(port);
     let place = Arc::clone(connection.place());
@@ -75,7 +75,7 @@ async fn talk(peer: DuplexStream, chunks: Vec<Vec<u8>>) -> Vec<u8> {
 }
 
 /// HTTP/2 frames: the preface, settings, then requests to methods that exist, with data and whatever else there is.
-fn frames(mut draw: Draw<'_>) -> Vec<Vec<u8>> {
+fn frames(mut draw: InputCursor<'_>) -> Vec<Vec<u8>> {
     let mut chunks = vec![[PREFACE, &frame(4, 0, 0, &[])].concat()];
     let mut stream = 1;
     for _ in 0..LONGEST {

@@ -14,11 +14,11 @@ use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service as _;
 
 use super::{
-    draw::Draw,
-    world::{World, poll, runtime},
+    draw::InputCursor,
+    world::{FuzzServer, poll, runtime},
 };
 use crate::{
-    client::Reader,
+    client::WatchReader,
     pb::callboard::v1::{
         Address, DeregisterRequest, Heartbeat, KeepAliveRequest, KeepAliveResponse, ListEventsRequest,
         ListInstancesRequest, ListServicesRequest, ListSubscribersRequest, LoadReport, RegisterRequest,
@@ -67,20 +67,20 @@ const STREAMS: &[&str] = &[KEEP_ALIVE, WATCH, HEALTH, REFLECTION];
 const FILTERS: &[&str] = &["", "weight > 1", "\"v1\" in tags", "weight != 2 and status == SERVING"];
 
 /// A stream that is still open.
-struct Open {
+struct OpenFuzzStream {
     path: &'static str,
     body: Body,
     received: Vec<u8>,
-    reader: Reader,
+    reader: WatchReader,
     last: Bytes,
 }
 
-struct Session {
+struct FuzzSession {
     routes: Routes,
     connection: Arc<Connection>,
     /// The last lease that was granted.
     lease: Bytes,
-    open: Vec<Open>,
+    open: Vec<OpenFuzzStream>,
 }
 
 /// Every call is answered, with a status that blames nobody here; every message of a stream can be decoded; and in the
@@ -88,22 +88,22 @@ struct Session {
 pub(super) fn run(input: &[u8]) {
     let runtime = runtime();
     let _within = runtime.enter(); // reflection spawns; what it spawns never runs here
-    World::visit(|world| {
+    FuzzServer::visit(|world| {
         let (routes, connection) = (world.grpc.routes.clone(), world.connection(&world.grpc));
-        let mut session = Session { routes, connection, lease: Bytes::new(), open: Vec::new() };
-        let mut draw = Draw::new(input);
+        let mut session = FuzzSession { routes, connection, lease: Bytes::new(), open: Vec::new() };
+        let mut draw = InputCursor::new(input);
         for _ in 0..LONGEST {
             if draw.is_empty() {
                 break;
             }
             session.act(&mut draw);
-            session.open.retain_mut(Open::read);
+            session.open.retain_mut(OpenFuzzStream::read);
         }
     });
 }
 
-impl Session {
-    fn act(&mut self, draw: &mut Draw<'_>) {
+impl FuzzSession {
+    fn act(&mut self, draw: &mut InputCursor<'_>) {
         let (path, message) = match draw.below(16) {
             0..3 => {
                 let path = draw.one_of(METHODS);
@@ -143,7 +143,8 @@ impl Session {
         if let Some(status) = Status::from_header_map(&head.headers) {
             check(path, &status);
         }
-        let mut open = Open { path, body, received: Vec::new(), reader: Reader::default(), last: Bytes::new() };
+        let mut open =
+            OpenFuzzStream { path, body, received: Vec::new(), reader: WatchReader::default(), last: Bytes::new() };
         let goes_on = open.read();
         if path == REGISTER
             && let Ok(answer) = RegisterResponse::decode(open.last.clone())
@@ -157,13 +158,13 @@ impl Session {
     }
 }
 
-impl Session {
-    fn register(draw: &mut Draw<'_>) -> RegisterRequest {
-        let span = |draw: &mut Draw<'_>| {
+impl FuzzSession {
+    fn register(draw: &mut InputCursor<'_>) -> RegisterRequest {
+        let span = |draw: &mut InputCursor<'_>| {
             let seconds = i64::from(draw.number().cast_signed());
             draw.flag().then_some(prost_types::Duration { seconds, nanos: draw.number().cast_signed() })
         };
-        let address = |draw: &mut Draw<'_>| Address {
+        let address = |draw: &mut InputCursor<'_>| Address {
             host: word(draw, &["10.0.0.1", "::1", "localhost"]),
             port: u32::from(draw.byte()) << 9,
             name: word(draw, &["", "metrics"]),
@@ -184,7 +185,7 @@ impl Session {
         }
     }
 
-    fn lease(&self, draw: &mut Draw<'_>) -> Bytes {
+    fn lease(&self, draw: &mut InputCursor<'_>) -> Bytes {
         match draw.below(4) {
             0 => Bytes::copy_from_slice(draw.bytes()),
             1 => Bytes::new(),
@@ -192,7 +193,7 @@ impl Session {
         }
     }
 
-    fn deregister(&self, draw: &mut Draw<'_>) -> DeregisterRequest {
+    fn deregister(&self, draw: &mut InputCursor<'_>) -> DeregisterRequest {
         DeregisterRequest {
             service: word(draw, &["web", "web-api", "db"]),
             id: word(draw, &["a", "b", "c"]),
@@ -201,20 +202,20 @@ impl Session {
         }
     }
 
-    fn keep_alive(&self, draw: &mut Draw<'_>) -> KeepAliveRequest {
-        let load = |draw: &mut Draw<'_>| LoadReport {
+    fn keep_alive(&self, draw: &mut InputCursor<'_>) -> KeepAliveRequest {
+        let load = |draw: &mut InputCursor<'_>| LoadReport {
             utilization: f64::from_bits(u64::from(draw.number()) << 32 | u64::from(draw.number())),
             in_flight: draw.number(),
             ..LoadReport::default()
         };
-        let beat = |draw: &mut Draw<'_>| {
+        let beat = |draw: &mut InputCursor<'_>| {
             let lease_id = self.lease(draw);
             Heartbeat { lease_id, load: draw.flag().then(|| load(draw)) }
         };
         KeepAliveRequest { heartbeats: (0..draw.below(4)).map(|_| beat(draw)).collect() }
     }
 
-    fn update(&self, draw: &mut Draw<'_>) -> UpdateInstanceRequest {
+    fn update(&self, draw: &mut InputCursor<'_>) -> UpdateInstanceRequest {
         const PATHS: &[&str] = &["weight", "draining", "tags", "metadata", "starting"];
         UpdateInstanceRequest {
             service: word(draw, &["web", "web-api", "db"]),
@@ -230,7 +231,7 @@ impl Session {
     }
 }
 
-fn watch(draw: &mut Draw<'_>) -> WatchRequest {
+fn watch(draw: &mut InputCursor<'_>) -> WatchRequest {
     let way = draw.byte();
     WatchRequest {
         services: (0..way % 3).map(|_| word(draw, &["web", "db", "web-api"])).collect(),
@@ -241,7 +242,7 @@ fn watch(draw: &mut Draw<'_>) -> WatchRequest {
     }
 }
 
-fn list(draw: &mut Draw<'_>) -> (&'static str, Vec<u8>) {
+fn list(draw: &mut InputCursor<'_>) -> (&'static str, Vec<u8>) {
     let (page_size, page_token) = (u32::from(draw.byte()) % 4, word(draw, &["", "a", "web", "9"]));
     match draw.below(4) {
         0 => {
@@ -265,13 +266,13 @@ fn list(draw: &mut Draw<'_>) -> (&'static str, Vec<u8>) {
 }
 
 /// One of these words, or any text.
-fn word(draw: &mut Draw<'_>, usual: &[&str]) -> String {
+fn word(draw: &mut InputCursor<'_>, usual: &[&str]) -> String {
     let choice = usize::from(draw.byte());
     usual.get(choice % (usual.len() + 1)).map_or_else(|| draw.text(), |word| (*word).to_owned())
 }
 
 /// Some bytes as messages, or just bytes.
-fn raw(draw: &mut Draw<'_>) -> Vec<u8> {
+fn raw(draw: &mut InputCursor<'_>) -> Vec<u8> {
     match draw.below(4) {
         0 => draw.bytes().to_vec(),
         messages => (0..messages).flat_map(|_| framed(draw.below(8) / 7, draw.bytes())).collect(),
@@ -295,7 +296,7 @@ fn check(path: &str, status: &Status) {
     assert!(status.message().len() < 2_000, "an answer does not repeat a whole request");
 }
 
-impl Open {
+impl OpenFuzzStream {
     /// Reads what there is. Whether more may come.
     fn read(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());

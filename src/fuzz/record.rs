@@ -2,16 +2,16 @@
 
 use crate::{
     engine::disk::{
-        Stored, export,
-        record::{Damage, Seal, decode},
+        StoredInstance, export,
+        record::{DecodeError, RecordSigner, decode},
     },
     model::Revision,
 };
 
 /// What is no record of this store is refused; what is a message of an instance survives being written again.
 pub(super) fn run(input: &[u8]) {
-    let seal = Seal::new(7);
-    assert_eq!(seal.open("web", "a", input), Err(Damage::Tag), "nobody here knows the key");
+    let seal = RecordSigner::new(7);
+    assert_eq!(seal.open("web", "a", input), Err(DecodeError::Tag), "nobody here knows the key");
     let Ok(stored) = decode("web", "a", input) else { return };
     let (bytes, tag) = seal.encode(&stored.instance, stored.lease);
     // What was registered through Consul's API has an id that its node and its id there make, whatever the record's key is.
@@ -25,7 +25,7 @@ pub(super) fn run(input: &[u8]) {
 pub(super) fn import(input: &[u8]) {
     let Ok(found) = export::read(input, |_| {}) else { return };
     assert!(found.revision <= Revision(1 << 62), "no registry gets there");
-    let newest = |Stored { instance, .. }: &Stored| instance.revision.max(instance.registered_revision);
+    let newest = |StoredInstance { instance, .. }: &StoredInstance| instance.revision.max(instance.registered_revision);
     assert!(found.instances.iter().all(|stored| newest(stored) <= found.revision));
     let mut again = Vec::new();
     assert!(export::write(&found, &mut again, || {}).is_ok());

@@ -12,7 +12,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 
-use super::{TARGETS, Target};
+use super::{FuzzTarget, TARGETS};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
@@ -28,24 +28,24 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 
 /// Something done to an input, at a place between its ends.
 #[derive(Debug, Clone)]
-enum Change {
+enum InputMutation {
     Put(prop::sample::Index, Vec<u8>),
     Flip(prop::sample::Index, u8),
     Drop(prop::sample::Index, usize),
     Repeat(prop::sample::Index, usize),
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn change() -> impl Strategy<Value = InputMutation> {
     let at = any::<prop::sample::Index>;
     prop_oneof![
-        (at(), vec(any::<u8>(), 1..8)).prop_map(|(at, bytes)| Change::Put(at, bytes)),
-        (at(), 0..8_u8).prop_map(|(at, bit)| Change::Flip(at, bit)),
-        (at(), 1..16_usize).prop_map(|(at, length)| Change::Drop(at, length)),
-        (at(), 1..64_usize).prop_map(|(at, length)| Change::Repeat(at, length)),
+        (at(), vec(any::<u8>(), 1..8)).prop_map(|(at, bytes)| InputMutation::Put(at, bytes)),
+        (at(), 0..8_u8).prop_map(|(at, bit)| InputMutation::Flip(at, bit)),
+        (at(), 1..16_usize).prop_map(|(at, length)| InputMutation::Drop(at, length)),
+        (at(), 1..64_usize).prop_map(|(at, length)| InputMutation::Repeat(at, length)),
     ]
 }
 
-impl Change {
+impl InputMutation {
     fn make(&self, input: &mut Vec<u8>) {
         let end = |at: usize, length: usize| (at + length).min(input.len());
         match self {
@@ -112,7 +112,7 @@ targets!(filter token messages client config registry record import http2 http1 
 /// A target is a line in `TARGETS`, a test here, a program for cargo-fuzz and some seeds: none may be forgotten.
 #[test]
 fn every_target_is_tried_and_fuzzed() {
-    let names: BTreeSet<_> = TARGETS.iter().map(|Target { name, .. }| (*name).to_owned()).collect();
+    let names: BTreeSet<_> = TARGETS.iter().map(|FuzzTarget { name, .. }| (*name).to_owned()).collect();
     assert_eq!(names, TRIED.iter().map(|name| (*name).to_owned()).collect());
     let manifest: toml::Table = fs::read_to_string(folder().join("Cargo.toml")).unwrap().parse().unwrap();
     let programs = manifest["bin"].as_array().unwrap().iter();

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::draw::Draw;
+use super::draw::InputCursor;
 use crate::{
     engine::Memory,
-    model::{Incarnation, Revision, Selection, Token},
+    model::{Incarnation, ResumeToken, Revision, Selector},
     registry::{
         Command, Registry, ResetReason, Step, Subscription,
-        test_support::{Nobody, at, register},
+        test_support::{NoListener, at, register},
     },
 };
 
@@ -21,26 +21,26 @@ thread_local! {
 
 /// A token is what was sent, or is refused; one that fits goes on without a reset, and one that does not is told why.
 pub(super) fn run(input: &[u8]) {
-    match Token::parse(input) {
+    match ResumeToken::parse(input) {
         Ok(token) => assert_eq!(token.to_bytes(), *input, "it means what it says"),
         Err(refusal) => {
-            assert!(input.len() != Token::LENGTH || input[0] != 1, "{refusal}");
+            assert!(input.len() != ResumeToken::LENGTH || input[0] != 1, "{refusal}");
             assert_eq!(refusal.field, "resume_token");
         }
     }
-    ENGINE.with(|engine| resume(engine.registry(), Draw::new(input)));
+    ENGINE.with(|engine| resume(engine.registry(), InputCursor::new(input)));
 }
 
-fn resume(registry: &Registry, mut draw: Draw<'_>) {
-    let selection = Arc::new(if draw.flag() { Selection::Everything } else { Selection::Prefix("w".into()) });
+fn resume(registry: &Registry, mut draw: InputCursor<'_>) {
+    let selection = Arc::new(if draw.flag() { Selector::Everything } else { Selector::Prefix("w".into()) });
     let right = Subscription::new(Arc::clone(&selection), None, None).token(registry, registry.applied());
-    let number = |draw: &mut Draw<'_>, right: u64| match draw.below(4) {
+    let number = |draw: &mut InputCursor<'_>, right: u64| match draw.below(4) {
         0 => right,
         1 => right.wrapping_add(u64::from(draw.byte())),
         2 => right.wrapping_sub(u64::from(draw.byte())),
         _ => u64::from(draw.number()) << 32 | u64::from(draw.number()),
     };
-    let token = Token {
+    let token = ResumeToken {
         incarnation: Incarnation(number(&mut draw, right.incarnation.0)),
         revision: Revision(number(&mut draw, right.revision.0)),
         selection: number(&mut draw, right.selection),
@@ -67,7 +67,7 @@ fn resume(registry: &Registry, mut draw: Draw<'_>) {
 }
 
 fn engine() -> Memory {
-    let engine = Memory::new(Incarnation(7), at(0), Arc::new(Nobody));
+    let engine = Memory::new(Incarnation(7), at(0), Arc::new(NoListener));
     for n in 0..CHANGES {
         let asked = register("web", &format!("i{n}"), "boot", n.into());
         assert!(engine.submit(Command::Register(asked), at(0)).is_ok());

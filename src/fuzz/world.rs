@@ -18,29 +18,32 @@ use crate::{
     app::Commands,
     clock::Clock,
     engine::{Engine, Memory},
-    health_check::{Checks, Rules as CheckRules},
+    health_check::{HealthChecks, ProbePolicy as CheckRules},
     metrics::Metrics,
     model::{Incarnation, Metadata},
-    protocol::consul::{Agent, Consul},
-    protocol::grpc::{Api, Shared, Subscribers},
-    protocol::http::Web,
-    registry::{Audience, Command, Holder},
-    transport::{Alarm, Connection, Gate, Hubs, Place, Port, Protocol, Rules, Worker, Workers},
+    protocol::consul::{AgentIdentity, Consul},
+    protocol::grpc::{GrpcApi, Shared, Watchers},
+    protocol::http::HttpPages,
+    registry::{ChangeListener, Command, DeregisterGuard},
+    transport::{
+        Connection, ConnectionLimiter, ConnectionLimits, FatalReporter, ListenerConfig, Notifier, Protocol,
+        WorkerConfig, WorkerState, Workers,
+    },
 };
 
 thread_local! {
-    static WORLD: Cell<Option<World>> = const { Cell::new(None) };
+    static WORLD: Cell<Option<FuzzServer>> = const { Cell::new(None) };
 }
 
 /// What the doors stand on.
-pub(super) struct World {
+pub(super) struct FuzzServer {
     shared: Arc<Shared>,
-    gate: Arc<Gate>,
-    pub(super) grpc: Port,
-    pub(super) http: Port,
+    gate: Arc<ConnectionLimiter>,
+    pub(super) grpc: ListenerConfig,
+    pub(super) http: ListenerConfig,
 }
 
-impl World {
+impl FuzzServer {
     /// Does something where nothing is registered yet, and looks whether all is well afterwards. What reflection serves takes
     /// milliseconds to make, so the next input meets the same world, emptied: what is left are revisions that have risen.
     pub(super) fn visit(act: impl FnOnce(&Self)) {
@@ -53,49 +56,53 @@ impl World {
     }
 
     fn new() -> Self {
-        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(Clock::new(0)));
+        let (hubs, clock) = (Arc::new(Notifier::new(1)), Arc::new(Clock::new(0)));
         let engine: Arc<dyn Engine> =
-            Arc::new(Memory::new(Incarnation(7), clock.now(), Arc::clone(&hubs) as Arc<dyn Audience>));
+            Arc::new(Memory::new(Incarnation(7), clock.now(), Arc::clone(&hubs) as Arc<dyn ChangeListener>));
         let commands = Commands::new(&engine, &clock, None);
         let shared = Arc::new(Shared {
-            checks: Checks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default()),
+            checks: HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default()),
             engine,
             commands,
             hubs: Arc::clone(&hubs),
             clock: Arc::clone(&clock),
             metrics: Metrics::new(),
-            subscribers: Subscribers::default(),
+            subscribers: Watchers::default(),
             max_message_size: 256 * 1024,
             bookmarks: Duration::ZERO,
         });
-        let routes = Api::routes(&shared).unwrap_or_else(|error| panic!("{error}"));
+        let routes = GrpcApi::routes(&shared).unwrap_or_else(|error| panic!("{error}"));
         let (_, left) = watch::channel(false);
-        let worker = Worker { hubs, clock, bookmarks: shared.bookmarks, leaving: left, alarm: Alarm::new().0 };
+        let worker =
+            WorkerConfig { hubs, clock, bookmarks: shared.bookmarks, leaving: left, alarm: FatalReporter::new().0 };
         let workers = Workers::start(0, &worker).unwrap_or_else(|error| panic!("{error}"));
-        let agent = Agent {
+        let agent = AgentIdentity {
             datacenter: "dc1".into(),
             node: "n1".into(),
-            id: Agent::made_up_id(Incarnation(7), "n1"),
+            id: AgentIdentity::made_up_id(Incarnation(7), "n1"),
             address: [127, 0, 0, 1].into(),
             meta: Metadata::default(),
         };
         let consul = Consul::new(&shared, agent, 16).unwrap_or_else(|error| panic!("{error}"));
-        let web = Web::new(Arc::clone(&shared), Arc::new(workers), consul);
+        let web = HttpPages::new(Arc::clone(&shared), Arc::new(workers), consul);
         Self {
-            gate: Gate::new(Rules { streams_per_connection: 16, ..Rules::default() }, Arc::clone(&shared.metrics)),
-            grpc: Port { name: "grpc", protocol: Protocol::Http2, tls: None, routes },
-            http: Port { name: "http", protocol: Protocol::Http1, tls: None, routes: web.routes().into() },
+            gate: ConnectionLimiter::new(
+                ConnectionLimits { streams_per_connection: 16, ..ConnectionLimits::default() },
+                Arc::clone(&shared.metrics),
+            ),
+            grpc: ListenerConfig { name: "grpc", protocol: Protocol::Http2, tls: None, routes },
+            http: ListenerConfig { name: "http", protocol: Protocol::Http1, tls: None, routes: web.routes().into() },
             shared,
         }
     }
 
     /// A peer's connection to a port.
-    pub(super) fn connection(&self, port: &Port) -> Arc<Connection> {
+    pub(super) fn connection(&self, port: &ListenerConfig) -> Arc<Connection> {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let ticket = self.gate.admit(peer, port.name, port.protocol);
         Connection::new(
             peer,
-            &Place::new(0, &Arc::new(Clock::new(0))),
+            &WorkerState::new(0, &Arc::new(Clock::new(0))),
             ticket.unwrap_or_else(|refused| panic!("{refused:?}")),
         )
     }
@@ -124,8 +131,8 @@ impl World {
         for summary in engine.registry().services("", "", usize::MAX).0 {
             for entry in engine.registry().page(&summary.name, "", usize::MAX) {
                 let (service, id) = (summary.name.clone(), entry.instance.id.clone());
-                let goodbye = Command::Deregister { service, id, of: Holder::Anyone };
-                let done = poll(pin!(engine.order(goodbye, self.shared.clock.now())));
+                let goodbye = Command::Deregister { service, id, of: DeregisterGuard::Anyone };
+                let done = poll(pin!(engine.submit(goodbye, self.shared.clock.now())));
                 assert!(matches!(done, Poll::Ready(Ok(outcome)) if outcome.changed));
             }
         }

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use super::{Checks, Key, RenewedChecks};
+use super::{HealthChecks, Key, RenewedChecks};
 use crate::{
     app::{CheckMemory, Settle},
     model::{CheckId, InstanceId, ServiceName},
     registry::{CheckSource, Command},
 };
 
-impl CheckMemory for Checks {
+impl CheckMemory for HealthChecks {
     fn prepare(self: Arc<Self>, command: &Command) -> Settle {
         let sources = self.commands.registry().check_sources(command);
         let (service, id) = command.target();
@@ -32,7 +32,7 @@ impl CheckMemory for Checks {
     }
 }
 
-impl Checks {
+impl HealthChecks {
     /// Has a check of another instance know what is known of the one that it comes from.
     fn carry(&self, (service, id, check): &CheckSource, to: Key) {
         let Some(from) = self.record(service, id, check) else { return };

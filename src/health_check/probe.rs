@@ -14,22 +14,22 @@ use std::{
 use rustls::ClientConfig;
 use tokio::time::sleep;
 
-use super::{Rules, url::ProbeUrl};
-use crate::model::{Definition, Probe, ProbeTls, Target, Verdict};
-use connection::Stream;
-use http::Answered;
+use super::{ProbePolicy, url::ProbeUrl};
+use crate::model::{CheckDefinition, CheckStatus, Probe, ProbeTarget, ProbeTls};
+use connection::ProbeStream;
+use http::ProbeResponse;
 
 /// What came of a probe.
-enum Made {
-    Found((Verdict, String)),
+enum ProbeOutcome {
+    Found((CheckStatus, String)),
     /// An answer whose end is still to come, which changes nothing of what is found.
-    Answered(Answered),
+    Answered(ProbeResponse),
 }
 
 /// Makes probes.
 #[derive(Debug)]
 pub(super) struct Prober {
-    rules: Rules,
+    rules: ProbePolicy,
     /// For those that look at certificates, made when the first of them is: what this system trusts is read then.
     trusting: OnceLock<Result<Arc<ClientConfig>, String>>,
     /// For those that do not.
@@ -37,23 +37,23 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    pub(super) fn new(rules: Rules) -> Self {
+    pub(super) fn new(rules: ProbePolicy) -> Self {
         Self { rules, trusting: OnceLock::new(), careless: OnceLock::new() }
     }
 
     /// Makes the probe of a check once, within its timeout. Returns what it found, and what there is to say about it.
-    pub(super) async fn make(&self, check: &Definition) -> (Verdict, String) {
+    pub(super) async fn make(&self, check: &CheckDefinition) -> (CheckStatus, String) {
         let limit = check.output_max_size as usize;
         let mut over = pin!(sleep(check.time_limit()));
         let made = async {
             match &check.probe {
                 Probe::Http(request) => self.request(request, limit).await,
-                Probe::Tcp { target, tls } => Made::Found(self.reach(target, tls.as_ref()).await),
+                Probe::Tcp { target, tls } => ProbeOutcome::Found(self.reach(target, tls.as_ref()).await),
                 Probe::Grpc { target, service, tls } => {
-                    Made::Found(self.ask(target, service, tls.as_ref(), limit).await)
+                    ProbeOutcome::Found(self.ask(target, service, tls.as_ref(), limit).await)
                 }
                 Probe::Ttl | Probe::Stated => {
-                    Made::Found((Verdict::Critical, "this check is not made by probing".to_owned()))
+                    ProbeOutcome::Found((CheckStatus::Critical, "this check is not made by probing".to_owned()))
                 }
             }
         };
@@ -61,19 +61,19 @@ impl Prober {
             made = made => made,
             () = &mut over => {
                 let span = humantime::format_duration(check.time_limit());
-                return (Verdict::Critical, format!("{}: no answer within {span}", describe(&check.probe)));
+                return (CheckStatus::Critical, format!("{}: no answer within {span}", describe(&check.probe)));
             }
         };
         match made {
-            Made::Found(found) => found,
-            Made::Answered(answered) => answered.read(over).await,
+            ProbeOutcome::Found(found) => found,
+            ProbeOutcome::Answered(answered) => answered.read(over).await,
         }
     }
 
-    async fn reach(&self, target: &Target, tls: Option<&ProbeTls>) -> (Verdict, String) {
+    async fn reach(&self, target: &ProbeTarget, tls: Option<&ProbeTls>) -> (CheckStatus, String) {
         match self.connect(target, tls, &[], None).await {
-            Ok(_) => (Verdict::Passing, format!("TCP connect {target}: Success")),
-            Err(error) => (Verdict::Critical, error),
+            Ok(_) => (CheckStatus::Passing, format!("TCP connect {target}: Success")),
+            Err(error) => (CheckStatus::Critical, error),
         }
     }
 
@@ -81,17 +81,17 @@ impl Prober {
     /// `first`: for a redirect, the address that the check itself went to.
     async fn connect(
         &self,
-        target: &Target,
+        target: &ProbeTarget,
         tls: Option<&ProbeTls>,
         protocols: &[&[u8]],
         first: Option<IpAddr>,
-    ) -> Result<(Stream, IpAddr), String> {
+    ) -> Result<(ProbeStream, IpAddr), String> {
         let (socket, address) = connection::reach(target, |address| match first {
             Some(first) => self.rules.permit_redirect(address, first),
             None => self.rules.permit(address),
         })
         .await?;
-        let Some(tls) = tls else { return Ok((Stream::Plain(socket), address)) };
+        let Some(tls) = tls else { return Ok((ProbeStream::Plain(socket), address)) };
         let config = if tls.skip_verify { &self.careless } else { &self.trusting };
         let config = config.get_or_init(|| connection::tls(tls.skip_verify)).clone()?;
         Ok((connection::secure(socket, target, tls, config, protocols).await?, address))

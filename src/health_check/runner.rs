@@ -16,13 +16,13 @@ use tokio::{
 };
 
 use super::{
-    Checks, Key, Record, Running,
-    inbox::{News, Owner},
+    CheckHistory, HealthCheckThread, HealthChecks, Key,
+    change_queue::{InstanceChange, Owner},
     probe::Prober,
     schedule::Schedule,
 };
 use crate::{
-    model::{Check, CheckId, Definition, Probe, ServiceName, Verdict, nodes},
+    model::{Check, CheckDefinition, CheckId, CheckStatus, Probe, ServiceName, nodes},
     random,
     registry::{Command, Entry, Registry},
 };
@@ -37,17 +37,17 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// What came of a probe.
 #[derive(Debug)]
-struct Done {
+struct FinishedProbe {
     key: Key,
-    definition: Arc<Definition>,
-    verdict: Verdict,
+    definition: Arc<CheckDefinition>,
+    verdict: CheckStatus,
     output: String,
     took: Duration,
 }
 
 #[derive(Debug)]
-struct Runner {
-    checks: Arc<Checks>,
+struct CheckRunner {
+    checks: Arc<HealthChecks>,
     prober: Arc<Prober>,
     schedule: Schedule<Key>,
     /// The checks of each instance that has some.
@@ -58,19 +58,19 @@ struct Runner {
     /// Due, and not begun because too many are under way: in order, and each once.
     waiting: VecDeque<Key>,
     queued: HashSet<Key>,
-    probes: JoinSet<Done>,
+    probes: JoinSet<FinishedProbe>,
     /// Verdicts on their way to the registry.
     judging: JoinSet<()>,
     /// What was ordered by then, in microseconds, it may have heard of.
     heard: u64,
 }
 
-pub(super) fn start(checks: Arc<Checks>, alarm: impl FnOnce() + Send + 'static) -> io::Result<Running> {
+pub(super) fn start(checks: Arc<HealthChecks>, alarm: impl FnOnce() + Send + 'static) -> io::Result<HealthCheckThread> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let thread = thread::Builder::new().name("callboard-checks".to_owned()).spawn(move || {
         runtime.block_on(async {
-            let running = tokio::spawn(Runner::new(Arc::clone(&checks)).run());
+            let running = tokio::spawn(CheckRunner::new(Arc::clone(&checks)).run());
             tokio::select! {
                 _ = stopped => {}
                 // It does not end but by a defect.
@@ -79,11 +79,11 @@ pub(super) fn start(checks: Arc<Checks>, alarm: impl FnOnce() + Send + 'static) 
             checks.save();
         });
     })?;
-    Ok(Running { stop: Some(stop), thread: Some(thread) })
+    Ok(HealthCheckThread { stop: Some(stop), thread: Some(thread) })
 }
 
-impl Runner {
-    fn new(checks: Arc<Checks>) -> Self {
+impl CheckRunner {
+    fn new(checks: Arc<HealthChecks>) -> Self {
         let prober = Arc::new(Prober::new(checks.rules.clone()));
         Self {
             checks,
@@ -143,9 +143,9 @@ impl Runner {
         self.heard = self.checks.clock.now().monotonic_us;
     }
 
-    fn hear(&mut self, changed: HashMap<Owner, News>) {
+    fn hear(&mut self, changed: HashMap<Owner, InstanceChange>) {
         let heard = self.checks.clock.now().monotonic_us;
-        for (owner, News { at, entry, .. }) in changed {
+        for (owner, InstanceChange { at, entry, .. }) in changed {
             // Writers may tell of what they did in the other order: what is older than what was heard last may be over. To look
             // everybody up would take longer than all the rest.
             let entry =
@@ -215,11 +215,11 @@ impl Runner {
     }
 
     /// A check that is fed: it is critical if nobody has, or is looked at again when it would be.
-    fn starve(&mut self, key: Key, record: &Record, now: Duration) {
+    fn starve(&mut self, key: Key, record: &CheckHistory, now: Duration) {
         let starved = record.starves(self.checks.clock.now());
         self.checks.note(record, || key.clone());
         match starved {
-            Ok(()) => self.judge(&key, &record.definition(), Verdict::Critical),
+            Ok(()) => self.judge(&key, &record.definition(), CheckStatus::Critical),
             Err(left) => {
                 let interval = record.definition().interval;
                 self.schedule.insert(key, now + Duration::from_millis(left), interval);
@@ -228,7 +228,7 @@ impl Runner {
     }
 
     /// A probe that is still under way is not made twice.
-    fn begin(&mut self, key: Key, record: &Record) {
+    fn begin(&mut self, key: Key, record: &CheckHistory) {
         if !self.under_way.insert(key.clone()) {
             return;
         }
@@ -237,12 +237,12 @@ impl Runner {
             let began = checks.clock.since_start();
             let (verdict, output) = prober.make(&definition).await;
             let took = checks.clock.since_start().saturating_sub(began);
-            Done { key, definition, verdict, output, took }
+            FinishedProbe { key, definition, verdict, output, took }
         });
     }
 
-    fn finish(&mut self, done: Done) {
-        let Done { key, definition, verdict, output, took } = done;
+    fn finish(&mut self, done: FinishedProbe) {
+        let FinishedProbe { key, definition, verdict, output, took } = done;
         self.under_way.remove(&key);
         self.checks.results.inc();
         let record = self.checks.records.get(&key).map(|record| Arc::clone(&record));
@@ -265,14 +265,14 @@ impl Runner {
     }
 
     /// Tells the registry, if it does not know. What does not get there is found out again with the next probe.
-    fn judge(&mut self, (service, id, check): &Key, definition: &Arc<Definition>, verdict: Verdict) {
+    fn judge(&mut self, (service, id, check): &Key, definition: &Arc<CheckDefinition>, verdict: CheckStatus) {
         let entry = self.checks.commands.registry().get(service, id.as_str());
         let known = entry.as_ref().and_then(|entry| entry.instance.checks.get(check.as_str()));
         if known.is_none_or(|known| known.verdict == verdict) {
             return;
         }
         let (service, id, check, of) = (service.clone(), id.clone(), check.clone(), Some(Arc::clone(definition)));
-        self.order(Command::Judge { service, id, check, of, verdict });
+        self.order(Command::SetCheckStatus { service, id, check, of, verdict });
     }
 
     fn order(&mut self, command: Command) {
@@ -320,7 +320,7 @@ impl Runner {
 
 /// Whether an instance goes if what is found out about it stays as it is. A node does not.
 fn is_doomed(entry: &Entry) -> bool {
-    let dooms = |check: &Check| check.verdict == Verdict::Critical && check.definition.deregister_after.is_some();
+    let dooms = |check: &Check| check.verdict == CheckStatus::Critical && check.definition.deregister_after.is_some();
     !entry.instance.service.is_reserved() && entry.instance.checks.iter().any(dooms)
 }
 

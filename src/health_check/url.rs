@@ -8,7 +8,7 @@ use http::HeaderValue;
 use percent_encoding::percent_decode_str;
 use url::{Host, ParseError, Url};
 
-use crate::model::Target;
+use crate::model::ProbeTarget;
 
 /// A URL that can be requested: `http` or `https`, with a host.
 #[derive(Clone)]
@@ -40,7 +40,7 @@ impl ProbeUrl {
     }
 
     /// Host and port to connect to.
-    pub(super) fn target(&self) -> Target {
+    pub(super) fn target(&self) -> ProbeTarget {
         let host = match self.0.host() {
             Some(Host::Domain(name)) => name.to_owned(),
             Some(Host::Ipv4(address)) => address.to_string(),
@@ -48,7 +48,7 @@ impl ProbeUrl {
             None => String::new(),
         };
         let port = self.0.port_or_known_default().unwrap_or_default();
-        Target { host: host.into(), port }
+        ProbeTarget { host: host.into(), port }
     }
 
     /// Value of the header `Host`: the port is left out where it is that of the scheme.

@@ -10,7 +10,7 @@ use prometheus_client::{
 
 /// Why a connection is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum RejectReason {
     /// There are as many as there may be.
     All,
     /// Its address has as many as it may have.
@@ -19,7 +19,7 @@ pub enum Refused {
     Descriptors,
 }
 
-impl Refused {
+impl RejectReason {
     const ALL: [Self; 3] = [Self::All, Self::Address, Self::Descriptors];
 
     fn label(self) -> &'static str {
@@ -41,7 +41,7 @@ impl Refused {
 
 /// Why a connection is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Evicted {
+pub enum EvictReason {
     /// It did not finish its handshake, or send a first request, in time.
     Handshake,
     /// Its socket takes nothing.
@@ -58,7 +58,7 @@ pub enum Evicted {
     Flood,
 }
 
-impl Evicted {
+impl EvictReason {
     const ALL: [Self; 7] =
         [Self::Handshake, Self::Socket, Self::Stream, Self::Age, Self::Ping, Self::Resets, Self::Flood];
 
@@ -93,11 +93,11 @@ impl Evicted {
 
 /// Connections and streams, by what became of them.
 #[derive(Debug)]
-pub struct Connections {
+pub struct ConnectionMetrics {
     open: Family<PortLabel, Gauge>,
     failed: Family<PortLabel, Counter>,
-    refused: [Counted; 3],
-    evicted: [Counted; 7],
+    refused: [LoggedCounter; 3],
+    evicted: [LoggedCounter; 7],
     retired: Counter,
     /// Calls refused because too many streams were open or too many answers unread.
     pub streams_refused: Counter,
@@ -105,19 +105,19 @@ pub struct Connections {
 
 /// A counter that also knows what the log has not been told.
 #[derive(Debug)]
-struct Counted {
+struct LoggedCounter {
     counter: Counter,
     untold: AtomicU64,
 }
 
-impl Counted {
+impl LoggedCounter {
     fn count(&self) {
         self.counter.inc();
         self.untold.fetch_add(1, Relaxed);
     }
 }
 
-impl Connections {
+impl ConnectionMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (open, failed) = (Family::default(), Family::default());
         registry.register("open_connections", "Open connections, by listener", open.clone());
@@ -128,15 +128,15 @@ impl Connections {
         let (retired, streams_refused) = (Counter::default(), Counter::default());
         registry.register("retired_connections", "Connections that were asked to come back of age", retired.clone());
         registry.register("refused_streams", "Calls refused for want of room", streams_refused.clone());
-        let counted = |family: &Family<ReasonLabel, Counter>, reason| Counted {
+        let counted = |family: &Family<ReasonLabel, Counter>, reason| LoggedCounter {
             counter: family.get_or_create_owned(&ReasonLabel { reason }),
             untold: AtomicU64::new(0),
         };
         Self {
             open,
             failed,
-            refused: Refused::ALL.map(|why| counted(&refused, why.label())),
-            evicted: Evicted::ALL.map(|why| counted(&evicted, why.label())),
+            refused: RejectReason::ALL.map(|why| counted(&refused, why.label())),
+            evicted: EvictReason::ALL.map(|why| counted(&evicted, why.label())),
             retired,
             streams_refused,
         }
@@ -154,12 +154,12 @@ impl Connections {
     }
 
     /// A connection was not let in.
-    pub fn refused(&self, why: Refused) {
+    pub fn refused(&self, why: RejectReason) {
         self.refused[why as usize].count();
     }
 
     /// A connection was cut off.
-    pub fn evicted(&self, why: Evicted) {
+    pub fn evicted(&self, why: EvictReason) {
         self.evicted[why as usize].count();
     }
 
@@ -170,9 +170,11 @@ impl Connections {
 
     /// What was refused and cut off since this was last asked, in words: a line for each reason, however many there were.
     pub fn news(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let untold = |counted: &Counted| counted.untold.swap(0, Relaxed);
-        let refused = Refused::ALL.map(|why| ("connections refused", why.text(), untold(&self.refused[why as usize])));
-        let evicted = Evicted::ALL.map(|why| ("connections cut off", why.text(), untold(&self.evicted[why as usize])));
+        let untold = |counted: &LoggedCounter| counted.untold.swap(0, Relaxed);
+        let refused =
+            RejectReason::ALL.map(|why| ("connections refused", why.text(), untold(&self.refused[why as usize])));
+        let evicted =
+            EvictReason::ALL.map(|why| ("connections cut off", why.text(), untold(&self.evicted[why as usize])));
         refused.into_iter().chain(evicted).filter(|(.., number)| *number > 0).collect()
     }
 }

@@ -8,7 +8,7 @@ use prometheus_client::{
 
 /// How a question was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replied {
+pub enum DnsResponseCode {
     /// With what was asked for, or with nothing of it.
     NoError,
     /// There is no such name.
@@ -23,7 +23,7 @@ pub enum Replied {
     Dropped,
 }
 
-impl Replied {
+impl DnsResponseCode {
     const ALL: [Self; 6] =
         [Self::NoError, Self::NoName, Self::Refused, Self::Malformed, Self::NotImplemented, Self::Dropped];
 
@@ -41,19 +41,19 @@ impl Replied {
 
 /// Questions, by how they were answered.
 #[derive(Debug)]
-pub struct Dns {
+pub struct DnsMetrics {
     queries: [Counter; 6],
 }
 
-impl Dns {
+impl DnsMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let family = Family::<CodeLabel, Counter>::default();
         registry.register("dns_queries", "Questions of DNS, by how they were answered", family.clone());
-        Self { queries: Replied::ALL.map(|how| family.get_or_create_owned(&CodeLabel { code: how.label() })) }
+        Self { queries: DnsResponseCode::ALL.map(|how| family.get_or_create_owned(&CodeLabel { code: how.label() })) }
     }
 
     /// A question was answered.
-    pub fn replied(&self, how: Replied) {
+    pub fn replied(&self, how: DnsResponseCode) {
         self.queries[how as usize].inc();
     }
 }

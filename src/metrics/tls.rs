@@ -8,7 +8,7 @@ use prometheus_client::{
 
 /// Handshakes, reloads, and when certificates end.
 #[derive(Debug)]
-pub struct Tls {
+pub struct TlsMetrics {
     /// Handshakes that succeeded.
     pub shaken: Counter,
     /// Peers that spoke no TLS.
@@ -33,7 +33,7 @@ pub enum CertificateFile {
     ClientCa,
 }
 
-impl Tls {
+impl TlsMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let handshakes = Family::<ResultLabel, Counter>::default();
         let reloads = Family::<ResultLabel, Counter>::default();

@@ -3,17 +3,17 @@
 //! The words are Consul's, whose users know them: a check *passes*, *warns*, or is *critical*. Who runs a check, and when, is
 //! not here.
 
-mod request;
-mod stated;
+mod description;
+mod http_probe;
 
 use std::{borrow::Borrow, fmt, net::Ipv6Addr, sync::Arc, time::Duration};
 
-pub use request::HttpProbe;
+pub use http_probe::HttpProbe;
 
-pub(crate) use stated::MAX_STATED_OUTPUT_BYTES;
-pub use stated::StatedCheck;
+pub use description::CheckDescription;
+pub(crate) use description::MAX_STATED_OUTPUT_BYTES;
 
-use super::{Invalid, Revision, label};
+use super::{FieldError, Revision, label};
 
 /// Most checks of one instance.
 const MOST: usize = 32;
@@ -42,7 +42,7 @@ impl CheckId {
     /// # Errors
     ///
     /// When it is empty, longer than 512 bytes, or has a control character.
-    pub fn parse(id: &str) -> Result<Self, Invalid> {
+    pub fn parse(id: &str) -> Result<Self, FieldError> {
         label::text("check.id", id, LONGEST)?;
         Ok(Self(id.into()))
     }
@@ -74,7 +74,7 @@ impl Borrow<str> for CheckId {
 
 /// What a check says. The worst is the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Verdict {
+pub enum CheckStatus {
     /// It works.
     Passing,
     /// It works, not well: it gets its warning weight.
@@ -83,7 +83,7 @@ pub enum Verdict {
     Critical,
 }
 
-impl Verdict {
+impl CheckStatus {
     /// In Consul's words: `passing`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -94,14 +94,14 @@ impl Verdict {
         }
     }
 
-    /// The reverse of [`Verdict::as_str`].
+    /// The reverse of [`CheckStatus::as_str`].
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Passing, Self::Warning, Self::Critical].into_iter().find(|verdict| verdict.as_str() == word)
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for CheckStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -115,14 +115,14 @@ pub enum Probe {
     /// A connection: it passes when it is made.
     Tcp {
         /// Where.
-        target: Target,
+        target: ProbeTarget,
         /// A TLS handshake has to succeed, too.
         tls: Option<ProbeTls>,
     },
     /// `grpc.health.v1.Health/Check`: it passes on `SERVING`.
     Grpc {
         /// Where.
-        target: Target,
+        target: ProbeTarget,
         /// Which service is asked about; empty for the whole server.
         service: Box<str>,
         /// Over TLS.
@@ -165,22 +165,22 @@ pub struct ProbeTls {
 
 /// Where a probe connects to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct ProbeTarget {
     /// An IP address without brackets, or a host name.
     pub host: Box<str>,
     /// The port.
     pub port: u16,
 }
 
-impl Target {
+impl ProbeTarget {
     /// Parses `host:port`. An IPv6 address stands in brackets, and nothing else does.
     ///
     /// # Errors
     ///
     /// When it has no host, or no port from 1 to 65535; when an IPv6 address has no brackets, for then nobody can say where it ends.
-    pub fn parse(field: &'static str, text: &str) -> Result<Self, Invalid> {
+    pub fn parse(field: &'static str, text: &str) -> Result<Self, FieldError> {
         let refused = |problem| {
-            Invalid::new(field, text, problem, "write host:port, with an IPv6 address in brackets, as [::1]:80")
+            FieldError::new(field, text, problem, "write host:port, with an IPv6 address in brackets, as [::1]:80")
         };
         let (host, port) = text.rsplit_once(':').ok_or_else(|| refused("has no port"))?;
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
@@ -206,7 +206,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for ProbeTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
@@ -235,7 +235,7 @@ impl Default for Thresholds {
 
 /// What is checked, how, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Definition {
+pub struct CheckDefinition {
     /// Names it.
     pub id: CheckId,
     /// For people.
@@ -246,7 +246,7 @@ pub struct Definition {
     pub probe: Probe,
     /// From one probe to the next; of [`Probe::Ttl`], how long what was said holds.
     pub interval: Duration,
-    /// How long a probe may take, as it was given; zero where it was not: see [`Definition::time_limit`].
+    /// How long a probe may take, as it was given; zero where it was not: see [`CheckDefinition::time_limit`].
     pub timeout: Duration,
     /// How many results it takes.
     pub thresholds: Thresholds,
@@ -257,10 +257,10 @@ pub struct Definition {
     /// True for a check that was registered by itself, not with its instance.
     pub separate: bool,
     /// What was said of a check of [`Probe::Stated`] beside its status.
-    pub stated: Option<Box<StatedCheck>>,
+    pub stated: Option<Box<CheckDescription>>,
 }
 
-impl Definition {
+impl CheckDefinition {
     /// A definition without anything unusual.
     #[must_use]
     pub fn new(id: CheckId, name: &str, probe: Probe) -> Self {
@@ -291,7 +291,7 @@ impl Definition {
     /// # Errors
     ///
     /// When a text is too long, a span is, what is asked again and again has no interval, or a TTL is below a second.
-    pub fn check(self) -> Result<Self, Invalid> {
+    pub fn check(self) -> Result<Self, FieldError> {
         if self.probe == Probe::Ttl {
             Self::check_ttl(self.interval)?;
         }
@@ -304,7 +304,7 @@ impl Definition {
     /// # Errors
     ///
     /// When no version has accepted it.
-    pub fn kept(mut self) -> Result<Self, Invalid> {
+    pub fn kept(mut self) -> Result<Self, FieldError> {
         if self.probe == Probe::Ttl && self.interval.is_zero() {
             self.interval = MIN_TTL;
         }
@@ -316,20 +316,20 @@ impl Definition {
     /// # Errors
     ///
     /// When it is one.
-    pub fn check_ttl(ttl: Duration) -> Result<(), Invalid> {
+    pub fn check_ttl(ttl: Duration) -> Result<(), FieldError> {
         if ttl.is_zero() || ttl >= MIN_TTL {
             return Ok(());
         }
         let shown = humantime::format_duration(ttl).to_string();
         let remedy =
             "give a number with a unit, as \"10s\"; an integer without a unit is a number of nanoseconds, as in Go";
-        Err(Invalid::new("check.ttl", &shown, "is shorter than 1s", remedy))
+        Err(FieldError::new("check.ttl", &shown, "is shorter than 1s", remedy))
     }
 
-    fn normalized(self) -> Result<Self, Invalid> {
+    fn normalized(self) -> Result<Self, FieldError> {
         for (field, text) in [("check.name", &self.name), ("check.notes", &self.notes)] {
             if text.len() > LONGEST || text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
-                return Err(Invalid::new(
+                return Err(FieldError::new(
                     field,
                     text,
                     "is too long or has a control character",
@@ -340,14 +340,14 @@ impl Definition {
         let has_interval = self.probe.is_active() || self.probe == Probe::Ttl;
         if has_interval && self.interval.is_zero() {
             let remedy = "say how often it is made, as 10s";
-            return Err(Invalid::unshown("check.interval", "is not given", remedy));
+            return Err(FieldError::unshown("check.interval", "is not given", remedy));
         }
         let spans = [("check.interval", self.interval), ("check.timeout", self.timeout)];
         let reprieve = self.deregister_after.map(|after| ("check.deregister_critical_service_after", after));
         for (field, span) in spans.into_iter().chain(reprieve) {
             if span > LONGEST_SPAN {
                 let shown = humantime::format_duration(span).to_string();
-                return Err(Invalid::new(field, &shown, "is longer than 30 days", "shorten it"));
+                return Err(FieldError::new(field, &shown, "is longer than 30 days", "shorten it"));
             }
         }
         if let Probe::Http(request) = &self.probe {
@@ -385,9 +385,9 @@ impl Definition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     /// What is checked, and how.
-    pub definition: Arc<Definition>,
+    pub definition: Arc<CheckDefinition>,
     /// What it says.
-    pub verdict: Verdict,
+    pub verdict: CheckStatus,
     /// The revision at which it was added.
     pub created: Revision,
     /// The revision at which it last said something else, or was defined anew.
@@ -396,22 +396,22 @@ pub struct Check {
 
 /// The checks of one instance, in the order in which they were added; each id once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Checks(Box<[Check]>);
+pub struct InstanceChecks(Box<[Check]>);
 
-impl Checks {
+impl InstanceChecks {
     /// Takes these checks.
     ///
     /// # Errors
     ///
     /// When there are more than 32, or two have one id.
-    pub fn new(checks: Vec<Check>) -> Result<Self, Invalid> {
+    pub fn new(checks: Vec<Check>) -> Result<Self, FieldError> {
         if checks.len() > MOST {
-            return Err(Invalid::unshown("checks", format!("are {}", checks.len()), "give at most 32"));
+            return Err(FieldError::unshown("checks", format!("are {}", checks.len()), "give at most 32"));
         }
         let twice = (1..checks.len()).find(|at| checks[..*at].iter().any(|other| other.id() == checks[*at].id()));
         if let Some(at) = twice {
             let remedy = "give each check of an instance an id of its own";
-            return Err(Invalid::new("check.id", checks[at].id().as_str(), "is there twice", remedy));
+            return Err(FieldError::new("check.id", checks[at].id().as_str(), "is there twice", remedy));
         }
         Ok(Self(checks.into()))
     }
@@ -441,8 +441,8 @@ impl Checks {
 
     /// What the worst of them says; without any, that it works.
     #[must_use]
-    pub fn worst(&self) -> Verdict {
-        self.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Passing)
+    pub fn aggregate_status(&self) -> CheckStatus {
+        self.iter().map(|check| check.verdict).max().unwrap_or(CheckStatus::Passing)
     }
 
     /// The same checks with their revisions: what is as it was `before` keeps those it had, and what comes from elsewhere those it
@@ -466,7 +466,7 @@ impl Checks {
     }
 }
 
-impl<'a> IntoIterator for &'a Checks {
+impl<'a> IntoIterator for &'a InstanceChecks {
     type Item = &'a Check;
     type IntoIter = std::slice::Iter<'a, Check>;
 
@@ -478,7 +478,7 @@ impl<'a> IntoIterator for &'a Checks {
 impl Check {
     /// A check that has been given no revision yet.
     #[must_use]
-    pub fn new(definition: Arc<Definition>, verdict: Verdict) -> Self {
+    pub fn new(definition: Arc<CheckDefinition>, verdict: CheckStatus) -> Self {
         Self { definition, verdict, created: Revision::default(), revision: Revision::default() }
     }
 

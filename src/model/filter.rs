@@ -6,7 +6,7 @@
 //! ```
 //!
 //! It follows [go-bexpr](https://github.com/hashicorp/go-bexpr). One parser serves every door; what differs between them
-//! is the [`Schema`], the table of selectors that a kind of record has, and the [`Record`] that answers for them.
+//! is the [`Schema`], the table of selectors that a kind of record has, and the [`Filterable`] that answers for them.
 //!
 //! | clause                               | fits                  | true when                                     |
 //! |--------------------------------------|-----------------------|-----------------------------------------------|
@@ -23,7 +23,7 @@
 //! A map key that is absent equals nothing, holds nothing, matches nothing and is empty: `==` is false and `!=` is true.
 //! Where a selector leads through a list of records, the clause is true when it is true of any of them. The empty filter
 //! selects everything. Over HTTP in Consul's API, an absent key both matches and does not match any pattern, as in the
-//! go-bexpr of Consul ([`Value::MissingInConsul`]).
+//! go-bexpr of Consul ([`FieldValue::MissingInConsul`]).
 //!
 //! What differs from go-bexpr, apart from the wording of errors:
 //!
@@ -39,9 +39,9 @@
 
 mod error;
 mod evaluate;
+mod lexer;
 mod parse;
 mod schema;
-mod token;
 
 #[cfg(test)]
 mod property_tests;
@@ -52,11 +52,11 @@ mod tests;
 
 use std::fmt;
 
-pub use error::{FilterError, Problem};
-pub use evaluate::{Members, Record, Value};
-pub use schema::{Kind, Schema, Selector};
+pub use error::{FilterError, FilterErrorKind};
+pub use evaluate::{CollectionItems, FieldValue, Filterable};
+pub use schema::{FilterSelector, Schema, SelectorKind};
 
-use error::Fault;
+use error::FilterErrorAt;
 use evaluate::Expression;
 
 /// The longest filter, in bytes of UTF-8.
@@ -92,16 +92,16 @@ impl<F: Copy + 'static> Filter<F> {
         Ok(Self { text: text.into(), root: Some(root) })
     }
 
-    fn expression(text: &str, schema: &Schema<F>) -> Result<Expression<F>, Fault> {
+    fn expression(text: &str, schema: &Schema<F>) -> Result<Expression<F>, FilterErrorAt> {
         if text.len() > MAX_LENGTH {
-            return Err(Fault::new(MAX_LENGTH, Problem::TooLong { length: text.len() }));
+            return Err(FilterErrorAt::new(MAX_LENGTH, FilterErrorKind::TooLong { length: text.len() }));
         }
-        let tokens = token::tokens(text)?;
+        let tokens = lexer::tokens(text)?;
         parse::expression(text, &tokens, schema)
     }
 
     /// Whether the record is selected.
-    pub fn matches<R: Record<Field = F>>(&self, record: &R) -> bool {
+    pub fn matches<R: Filterable<Field = F>>(&self, record: &R) -> bool {
         self.root.as_ref().is_none_or(|root| root.matches(record))
     }
 }

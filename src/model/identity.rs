@@ -16,7 +16,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::{InstanceId, Invalid, Listing, ServiceName, nodes};
+use super::{ConsulRegistration, FieldError, InstanceId, ServiceName, nodes};
 
 /// First character of the ids that only this module makes.
 pub(super) const RESERVED: char = '@';
@@ -83,7 +83,11 @@ impl InstanceId {
     /// # Errors
     ///
     /// When the stored id is none that an instance could have.
-    pub fn restored(service: &ServiceName, stored: &str, listing: Option<&mut Arc<Listing>>) -> Result<Self, Invalid> {
+    pub fn restored(
+        service: &ServiceName,
+        stored: &str,
+        listing: Option<&mut Arc<ConsulRegistration>>,
+    ) -> Result<Self, FieldError> {
         let Some(listing) = listing else { return Self::parse_any(stored) };
         if *service != nodes() {
             return Ok(Self::on_node(&listing.node, &listing.id));

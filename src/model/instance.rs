@@ -2,7 +2,10 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use super::{Checks, InstanceId, Invalid, Listing, Metadata, Revision, ServiceName, Tags, Verdict, WallTime, label};
+use super::{
+    CheckStatus, ConsulRegistration, FieldError, InstanceChecks, InstanceId, Metadata, Revision, ServiceName, Tags,
+    UnixMillis, label,
+};
 
 /// Most addresses of an instance.
 const MOST_ADDRESSES: usize = 16;
@@ -29,13 +32,13 @@ pub struct Instance {
     /// Where it runs.
     pub locality: Option<Arc<Locality>>,
     /// What is found out about it, again and again.
-    pub checks: Checks,
+    pub checks: InstanceChecks,
     /// What its status is made of beside those.
-    pub marks: Marks,
+    pub marks: Conditions,
     /// What it said in Consul's words. `None`: it spoke ours.
-    pub listing: Option<Arc<Listing>>,
+    pub listing: Option<Arc<ConsulRegistration>>,
     /// When this life of it began.
-    pub registered_at: WallTime,
+    pub registered_at: UnixMillis,
     /// The revision at which this life began.
     pub registered_revision: Revision,
     /// The revision of its last change.
@@ -47,8 +50,17 @@ impl Instance {
     /// make it so. A check that has never passed finds an instance that starts.
     #[must_use]
     pub fn status(&self) -> Status {
-        let Marks { starting, leaving, drained, suspect, proved, node_drained, node_critical, .. } = self.marks;
-        let critical = self.checks.worst() == Verdict::Critical;
+        let Conditions {
+            starting,
+            self_draining: leaving,
+            operator_draining: drained,
+            suspect,
+            was_healthy: proved,
+            node_drained,
+            node_critical,
+            ..
+        } = self.marks;
+        let critical = self.checks.aggregate_status() == CheckStatus::Critical;
         if leaving || drained || node_drained {
             Status::Draining
         } else if node_critical || critical && proved {
@@ -66,14 +78,16 @@ impl Instance {
     #[must_use]
     pub fn present_weight(&self) -> Weight {
         match &self.listing {
-            Some(listing) if self.checks.worst() == Verdict::Warning => Weight(listing.warning_weight.max(1)),
+            Some(listing) if self.checks.aggregate_status() == CheckStatus::Warning => {
+                Weight(listing.warning_weight.max(1))
+            }
             _ => self.weight,
         }
     }
 
     /// Whether readers see the same in both, their revisions aside.
     #[must_use]
-    pub fn looks_like(&self, other: &Self) -> bool {
+    pub fn same_visible_state(&self, other: &Self) -> bool {
         self.addresses == other.addresses
             && self.tags == other.tags
             && self.metadata == other.metadata
@@ -95,17 +109,17 @@ impl Instance {
     clippy::struct_excessive_bools,
     reason = "each is set and taken away by itself, by others, for another reason"
 )]
-pub struct Marks {
+pub struct Conditions {
     /// It said that it is not ready yet.
     pub starting: bool,
     /// It said that it is going. Ends with this life of it.
-    pub leaving: bool,
+    pub self_draining: bool,
     /// An operator wants it to go. Outlives this life of it.
-    pub drained: bool,
+    pub operator_draining: bool,
     /// Its lease is overdue, and protection does not believe it.
     pub suspect: bool,
     /// There was a moment when none of its checks was critical.
-    pub proved: bool,
+    pub was_healthy: bool,
     /// An operator wants the node to go that it is on.
     pub node_drained: bool,
     /// A check says that the node does not work that it is on.
@@ -114,11 +128,11 @@ pub struct Marks {
     pub node_warning: bool,
 }
 
-impl Marks {
+impl Conditions {
     /// Those that come from the node.
     /// Whether it is to go by its own word or an operator's, whatever its node says.
     fn is_draining(self) -> bool {
-        self.leaving || self.drained
+        self.self_draining || self.operator_draining
     }
 
     fn of_node(self) -> [bool; 3] {
@@ -156,7 +170,7 @@ impl Status {
 
     /// Whether calls should go there, and whether it counts for the health of its service.
     #[must_use]
-    pub fn counts(self) -> bool {
+    pub fn is_routable(self) -> bool {
         matches!(self, Self::Serving | Self::Suspect)
     }
 }
@@ -180,10 +194,10 @@ impl Weight {
     /// # Errors
     ///
     /// When it is 0 or beyond 65535.
-    pub fn parse(weight: u32) -> Result<Self, Invalid> {
+    pub fn parse(weight: u32) -> Result<Self, FieldError> {
         u16::try_from(weight).ok().filter(|weight| *weight > 0).map(Self).ok_or_else(|| {
             let remedy = "give 1 to 65535; to send an instance no calls, drain it";
-            Invalid::new("weight", &weight.to_string(), "is out of range", remedy)
+            FieldError::new("weight", &weight.to_string(), "is out of range", remedy)
         })
     }
 
@@ -212,10 +226,10 @@ impl Address {
     ///
     /// When the host is neither an IP literal nor a host name, is one that nobody can call (`0.0.0.0`), the port is out
     /// of range, or the name is too long.
-    pub fn parse(host: &str, port: u32, name: &str) -> Result<Self, Invalid> {
+    pub fn parse(host: &str, port: u32, name: &str) -> Result<Self, FieldError> {
         if port == 0 {
             let remedy = "give the port on which the instance listens, 1 to 65535";
-            return Err(Invalid::new("port", "0", "is no port", remedy));
+            return Err(FieldError::new("port", "0", "is no port", remedy));
         }
         Self::with_any_port(host, port, name)
     }
@@ -225,10 +239,10 @@ impl Address {
     /// # Errors
     ///
     /// As there.
-    pub fn with_any_port(host: &str, port: u32, name: &str) -> Result<Self, Invalid> {
+    pub fn with_any_port(host: &str, port: u32, name: &str) -> Result<Self, FieldError> {
         let port = u16::try_from(port).map_err(|_| {
             let remedy = "give the port on which the instance listens, 1 to 65535";
-            Invalid::new("port", &port.to_string(), "is no port", remedy)
+            FieldError::new("port", &port.to_string(), "is no port", remedy)
         })?;
         check_host(host)?;
         if !name.is_empty() {
@@ -242,7 +256,7 @@ impl Address {
     /// # Errors
     ///
     /// As [`Address::parse_all`].
-    pub fn kept<'a>(given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>) -> Result<Box<[Self]>, Invalid> {
+    pub fn kept<'a>(given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>) -> Result<Box<[Self]>, FieldError> {
         Self::all(given, Self::with_any_port)
     }
 
@@ -253,30 +267,30 @@ impl Address {
     /// When there is none, there are more than 16, or one is refused.
     pub fn parse_all<'a>(
         given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>,
-    ) -> Result<Box<[Self]>, Invalid> {
+    ) -> Result<Box<[Self]>, FieldError> {
         Self::all(given, Self::parse)
     }
 
     fn all<'a>(
         given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>,
-        parse: impl Fn(&str, u32, &str) -> Result<Self, Invalid>,
-    ) -> Result<Box<[Self]>, Invalid> {
+        parse: impl Fn(&str, u32, &str) -> Result<Self, FieldError>,
+    ) -> Result<Box<[Self]>, FieldError> {
         match given.len() {
-            0 => Err(Invalid::unshown("addresses", "are empty", "give at least one host and port")),
+            0 => Err(FieldError::unshown("addresses", "are empty", "give at least one host and port")),
             1..=MOST_ADDRESSES => given
                 .enumerate()
                 .map(|(at, (host, port, name))| {
                     parse(host, port, name).map_err(|refusal| refusal.within(&format!("addresses[{at}]")))
                 })
                 .collect(),
-            many => Err(Invalid::unshown("addresses", format!("are {many}"), "give at most 16")),
+            many => Err(FieldError::unshown("addresses", format!("are {many}"), "give at most 16")),
         }
     }
 }
 
-fn check_host(host: &str) -> Result<(), Invalid> {
+fn check_host(host: &str) -> Result<(), FieldError> {
     let remedy = "give an IP address without brackets, or a host name, that others can reach";
-    let refused = |problem: &'static str| Err(Invalid::new("host", host, problem, remedy));
+    let refused = |problem: &'static str| Err(FieldError::new("host", host, problem, remedy));
     if let Ok(address) = host.parse::<IpAddr>() {
         return if address.is_unspecified() { refused("is no address that can be called") } else { Ok(()) };
     }
@@ -308,7 +322,7 @@ impl Locality {
     /// # Errors
     ///
     /// When a part is longer than 128 bytes or has a control character.
-    pub fn parse(region: &str, zone: &str, sub_zone: &str) -> Result<Option<Arc<Self>>, Invalid> {
+    pub fn parse(region: &str, zone: &str, sub_zone: &str) -> Result<Option<Arc<Self>>, FieldError> {
         let parts = [("locality.region", region), ("locality.zone", zone), ("locality.sub_zone", sub_zone)];
         if parts.iter().all(|(_, part)| part.is_empty()) {
             return Ok(None);
@@ -326,7 +340,7 @@ impl Locality {
 mod tests {
     use super::*;
     use crate::{
-        model::{Check, CheckId, Definition, Probe},
+        model::{Check, CheckDefinition, CheckId, Probe},
         registry::test_support::entry,
     };
 
@@ -336,14 +350,17 @@ mod tests {
         assert_eq!(instance.status(), Status::Serving);
         instance.marks.suspect = true;
         assert_eq!(instance.status(), Status::Suspect);
-        assert!(instance.status().counts(), "still to be called");
+        assert!(instance.status().is_routable(), "still to be called");
         instance.marks.starting = true;
         assert_eq!(instance.status(), Status::Starting);
         instance.marks.node_critical = true;
         assert_eq!(instance.status(), Status::Unhealthy);
-        instance.marks.leaving = true;
+        instance.marks.self_draining = true;
         assert_eq!(instance.status(), Status::Draining);
-        for marks in [Marks { drained: true, ..Marks::default() }, Marks { node_drained: true, ..Marks::default() }] {
+        for marks in [
+            Conditions { operator_draining: true, ..Conditions::default() },
+            Conditions { node_drained: true, ..Conditions::default() },
+        ] {
             assert_eq!(Instance { marks, ..instance.clone() }.status(), Status::Draining);
         }
     }
@@ -352,16 +369,16 @@ mod tests {
     fn checks_make_it_start_serve_weigh_less_and_fail() {
         let mut instance = entry("web", "a", 5).instance.clone();
         let mut says = |verdict, proved| {
-            let definition = Definition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl);
-            instance.checks = Checks::new(vec![Check::new(definition.into(), verdict)]).unwrap();
-            instance.marks.proved = proved;
-            instance.listing = Some(Listing { warning_weight: 2, ..Listing::default() }.into());
+            let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl);
+            instance.checks = InstanceChecks::new(vec![Check::new(definition.into(), verdict)]).unwrap();
+            instance.marks.was_healthy = proved;
+            instance.listing = Some(ConsulRegistration { warning_weight: 2, ..ConsulRegistration::default() }.into());
             (instance.status(), instance.present_weight().get())
         };
-        assert_eq!(says(Verdict::Critical, false), (Status::Starting, 5));
-        assert_eq!(says(Verdict::Passing, true), (Status::Serving, 5));
-        assert_eq!(says(Verdict::Warning, true), (Status::Serving, 2));
-        assert_eq!(says(Verdict::Critical, true), (Status::Unhealthy, 5));
+        assert_eq!(says(CheckStatus::Critical, false), (Status::Starting, 5));
+        assert_eq!(says(CheckStatus::Passing, true), (Status::Serving, 5));
+        assert_eq!(says(CheckStatus::Warning, true), (Status::Serving, 2));
+        assert_eq!(says(CheckStatus::Critical, true), (Status::Unhealthy, 5));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     Instance, Metadata, Status,
-    filter::{Filter, FilterError, Kind, Members, Record, Schema, Selector, Value},
+    filter::{CollectionItems, FieldValue, Filter, FilterError, FilterSelector, Filterable, Schema, SelectorKind},
 };
 
 /// A filter over instances.
@@ -29,13 +29,13 @@ pub enum InstanceField {
 }
 
 const SCHEMA: Schema<InstanceField> = Schema::new(&[
-    Selector { path: "id", kind: Kind::Text, field: InstanceField::Id },
-    Selector { path: "tags", kind: Kind::List, field: InstanceField::Tags },
-    Selector { path: "metadata", kind: Kind::Map, field: InstanceField::Metadata },
-    Selector { path: "metadata.*", kind: Kind::Text, field: InstanceField::MetadataValue },
-    Selector { path: "status", kind: Kind::Text, field: InstanceField::Status },
-    Selector { path: "zone", kind: Kind::Text, field: InstanceField::Zone },
-    Selector { path: "weight", kind: Kind::Number, field: InstanceField::Weight },
+    FilterSelector { path: "id", kind: SelectorKind::Text, field: InstanceField::Id },
+    FilterSelector { path: "tags", kind: SelectorKind::List, field: InstanceField::Tags },
+    FilterSelector { path: "metadata", kind: SelectorKind::Map, field: InstanceField::Metadata },
+    FilterSelector { path: "metadata.*", kind: SelectorKind::Text, field: InstanceField::MetadataValue },
+    FilterSelector { path: "status", kind: SelectorKind::Text, field: InstanceField::Status },
+    FilterSelector { path: "zone", kind: SelectorKind::Text, field: InstanceField::Zone },
+    FilterSelector { path: "weight", kind: SelectorKind::Number, field: InstanceField::Weight },
 ]);
 
 impl InstanceFilter {
@@ -62,25 +62,25 @@ impl InstanceFilter {
     }
 }
 
-impl Record for Instance {
+impl Filterable for Instance {
     type Field = InstanceField;
 
-    fn any(&self, field: InstanceField, key: Option<&str>, test: impl Fn(Value<'_>) -> bool) -> bool {
+    fn any(&self, field: InstanceField, key: Option<&str>, test: impl Fn(FieldValue<'_>) -> bool) -> bool {
         match field {
-            InstanceField::Id => test(Value::Text(self.id.as_str())),
-            InstanceField::Tags => test(Value::Members(&self.tags.as_slice())),
-            InstanceField::Metadata => test(Value::Members(&self.metadata)),
+            InstanceField::Id => test(FieldValue::Text(self.id.as_str())),
+            InstanceField::Tags => test(FieldValue::Members(&self.tags.as_slice())),
+            InstanceField::Metadata => test(FieldValue::Members(&self.metadata)),
             InstanceField::MetadataValue => {
-                test(key.and_then(|key| self.metadata.get(key)).map_or(Value::Missing, Value::Text))
+                test(key.and_then(|key| self.metadata.get(key)).map_or(FieldValue::Missing, FieldValue::Text))
             }
-            InstanceField::Status => test(Value::Text(Status::as_str(self.status()))),
-            InstanceField::Zone => test(Value::Text(self.locality.as_ref().map_or("", |locality| &locality.zone))),
-            InstanceField::Weight => test(Value::Number(self.weight.get().into())),
+            InstanceField::Status => test(FieldValue::Text(Status::as_str(self.status()))),
+            InstanceField::Zone => test(FieldValue::Text(self.locality.as_ref().map_or("", |locality| &locality.zone))),
+            InstanceField::Weight => test(FieldValue::Number(self.weight.get().into())),
         }
     }
 }
 
-impl Members for Metadata {
+impl CollectionItems for Metadata {
     fn is_empty(&self) -> bool {
         self.iter().len() == 0
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::Invalid;
+use super::FieldError;
 
 /// Maximum number of tags in the native API, and of entries of metadata in both.
 const MAX_LABELS: usize = 64;
@@ -34,13 +34,13 @@ impl Tags {
     /// # Errors
     ///
     /// When there are more than 64 or 16 KiB, or one is empty, longer than 4 KiB, or has a control character.
-    pub fn parse(given: &[impl AsRef<str>]) -> Result<Self, Invalid> {
+    pub fn parse(given: &[impl AsRef<str>]) -> Result<Self, FieldError> {
         if let Some(at) = given.iter().position(|tag| tag.as_ref().is_empty()) {
             text("tags", "", MAX_TAG_BYTES).map_err(|invalid| invalid.of(format!("tags[{at}]")))?;
         }
         let tags = Self::kept(given)?;
         if tags.0.len() > MAX_LABELS {
-            return Err(Invalid::unshown("tags", format!("are {}", given.len()), "give at most 64"));
+            return Err(FieldError::unshown("tags", format!("are {}", given.len()), "give at most 64"));
         }
         Ok(tags)
     }
@@ -50,7 +50,7 @@ impl Tags {
     /// # Errors
     ///
     /// When there are more than 1,024 or 16 KiB, or one is longer than 4 KiB or has a control character.
-    pub fn kept(given: &[impl AsRef<str>]) -> Result<Self, Invalid> {
+    pub fn kept(given: &[impl AsRef<str>]) -> Result<Self, FieldError> {
         let mut tags: Vec<Box<str>> = Vec::with_capacity(given.len().min(MAX_KEPT_TAGS));
         let mut known = HashSet::new();
         for (at, tag) in given.iter().enumerate() {
@@ -65,12 +65,12 @@ impl Tags {
             }
         }
         if tags.len() > MAX_KEPT_TAGS {
-            return Err(Invalid::unshown("tags", format!("are {}", tags.len()), "give at most 1024"));
+            return Err(FieldError::unshown("tags", format!("are {}", tags.len()), "give at most 1024"));
         }
         let bytes: usize = tags.iter().map(|tag| tag.len()).sum();
         if bytes > MAX_TAGS_BYTES {
             let remedy = "keep them within 16384 bytes; what is bigger belongs elsewhere, with its address here";
-            return Err(Invalid::unshown("tags", format!("have {bytes} bytes"), remedy));
+            return Err(FieldError::unshown("tags", format!("have {bytes} bytes"), remedy));
         }
         Ok(Self(tags.into()))
     }
@@ -101,7 +101,7 @@ impl Metadata {
     /// or a value has a NUL.
     pub fn parse<'a, T: AsRef<str> + 'a>(
         given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
-    ) -> Result<Self, Invalid> {
+    ) -> Result<Self, FieldError> {
         Self::within(given, MAX_METADATA_BYTES)
     }
 
@@ -110,16 +110,18 @@ impl Metadata {
     /// # Errors
     ///
     /// As [`Metadata::parse`], but for the size.
-    pub fn kept<'a, T: AsRef<str> + 'a>(given: impl ExactSizeIterator<Item = (&'a T, &'a T)>) -> Result<Self, Invalid> {
+    pub fn kept<'a, T: AsRef<str> + 'a>(
+        given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
+    ) -> Result<Self, FieldError> {
         Self::within(given, MAX_KEPT_METADATA_BYTES)
     }
 
     fn within<'a, T: AsRef<str> + 'a>(
         given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
         most: usize,
-    ) -> Result<Self, Invalid> {
+    ) -> Result<Self, FieldError> {
         if given.len() > MAX_LABELS {
-            return Err(Invalid::unshown("metadata", format!("has {} entries", given.len()), "give at most 64"));
+            return Err(FieldError::unshown("metadata", format!("has {} entries", given.len()), "give at most 64"));
         }
         let mut entries: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(given.len());
         let mut bytes = 0;
@@ -128,7 +130,7 @@ impl Metadata {
             text("metadata", key, MAX_KEY_BYTES)?;
             if value.contains('\0') {
                 let field = format!("metadata[{key:?}]");
-                return Err(Invalid::new(field, value, "has a NUL", "use text"));
+                return Err(FieldError::new(field, value, "has a NUL", "use text"));
             }
             bytes += key.len() + value.len();
             entries.push((key.into(), value.into()));
@@ -136,7 +138,7 @@ impl Metadata {
         if bytes > most {
             let remedy =
                 format!("keep it within {most} bytes; what is bigger belongs elsewhere, with its address here");
-            return Err(Invalid::unshown("metadata", format!("has {bytes} bytes"), remedy));
+            return Err(FieldError::unshown("metadata", format!("has {bytes} bytes"), remedy));
         }
         entries.sort_unstable();
         Ok(Self(entries.into()))
@@ -157,7 +159,7 @@ impl Metadata {
 }
 
 /// Refuses what is empty, too long, or holds a control character.
-pub(super) fn text(field: &str, text: &str, longest: usize) -> Result<(), Invalid> {
+pub(super) fn text(field: &str, text: &str, longest: usize) -> Result<(), FieldError> {
     let problem = if text.is_empty() {
         "is empty"
     } else if text.len() > longest {
@@ -167,7 +169,7 @@ pub(super) fn text(field: &str, text: &str, longest: usize) -> Result<(), Invali
     } else {
         return Ok(());
     };
-    Err(Invalid::new(field.to_owned(), text, problem, format!("use 1 to {longest} bytes of printable text")))
+    Err(FieldError::new(field.to_owned(), text, problem, format!("use 1 to {longest} bytes of printable text")))
 }
 
 fn has_control(text: &str) -> bool {
@@ -180,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    fn tags(given: &[&str]) -> Result<Tags, Invalid> {
+    fn tags(given: &[&str]) -> Result<Tags, FieldError> {
         Tags::parse(&given.iter().map(ToString::to_string).collect::<Vec<_>>())
     }
 

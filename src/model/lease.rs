@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::Invalid;
+use super::FieldError;
 
 /// Names one lease, and is the right to speak for it: 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,23 +31,23 @@ impl fmt::Debug for LeaseId {
 
 /// How long a registration outlives its last heartbeat, and its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub struct LeaseTerms {
     ttl_ms: u32,
     grace_ms: Option<u32>,
 }
 
-impl Terms {
+impl LeaseTerms {
     /// Shortest time to live that is granted.
-    pub const SHORTEST: Duration = Duration::from_secs(1);
+    pub const MIN_TTL: Duration = Duration::from_secs(1);
     /// Longest time to live that is granted.
-    pub const LONGEST: Duration = Duration::from_hours(24);
+    pub const MAX_TTL: Duration = Duration::from_hours(24);
     /// The time to live of who asks for none.
     pub const USUAL: Duration = Duration::from_secs(15);
 
     /// Grants what is asked for, within the bounds above; a grace is at most the time to live.
     #[must_use]
     pub fn grant(ttl: Option<Duration>, disconnect_grace: Option<Duration>) -> Self {
-        let ttl = ttl.unwrap_or(Self::USUAL).clamp(Self::SHORTEST, Self::LONGEST);
+        let ttl = ttl.unwrap_or(Self::USUAL).clamp(Self::MIN_TTL, Self::MAX_TTL);
         let ms = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         Self { ttl_ms: ms(ttl), grace_ms: disconnect_grace.map(|grace| ms(grace.min(ttl))) }
     }
@@ -69,7 +69,7 @@ impl Terms {
         u64::from(self.ttl_ms) << 32 | u64::from(self.grace_ms.unwrap_or(u32::MAX))
     }
 
-    /// The reverse of [`Terms::pack`].
+    /// The reverse of [`LeaseTerms::pack`].
     #[expect(clippy::cast_possible_truncation, reason = "takes the two halves apart")]
     pub(crate) fn unpack(packed: u64) -> Self {
         let grace_ms = packed as u32;
@@ -98,12 +98,12 @@ impl LoadReport {
     /// # Errors
     ///
     /// When the utilization is negative or no number.
-    pub fn check(self) -> Result<Self, Invalid> {
+    pub fn check(self) -> Result<Self, FieldError> {
         if self.utilization.is_finite() && self.utilization >= 0.0 {
             return Ok(self);
         }
         let value = self.utilization.to_string();
-        Err(Invalid::new("load.utilization", &value, "is no share of a capacity", "use 0 for idle, 1 for full"))
+        Err(FieldError::new("load.utilization", &value, "is no share of a capacity", "use 0 for idle, 1 for full"))
     }
 }
 
@@ -113,10 +113,10 @@ mod tests {
 
     #[test]
     fn terms_are_granted_within_bounds() {
-        let grant = |ttl, grace| Terms::grant(ttl, grace);
-        assert_eq!(grant(None, None).ttl(), Terms::USUAL);
-        assert_eq!(grant(Some(Duration::ZERO), None).ttl(), Terms::SHORTEST);
-        assert_eq!(grant(Some(Duration::MAX), None).ttl(), Terms::LONGEST);
+        let grant = |ttl, grace| LeaseTerms::grant(ttl, grace);
+        assert_eq!(grant(None, None).ttl(), LeaseTerms::USUAL);
+        assert_eq!(grant(Some(Duration::ZERO), None).ttl(), LeaseTerms::MIN_TTL);
+        assert_eq!(grant(Some(Duration::MAX), None).ttl(), LeaseTerms::MAX_TTL);
         let long_grace = grant(Some(Duration::from_secs(2)), Some(Duration::from_secs(9)));
         assert_eq!(long_grace.disconnect_grace(), Some(Duration::from_secs(2)));
     }
@@ -124,8 +124,8 @@ mod tests {
     #[test]
     fn terms_survive_packing() {
         for grace in [None, Some(Duration::ZERO), Some(Duration::from_secs(3))] {
-            let terms = Terms::grant(Some(Duration::from_secs(5)), grace);
-            assert_eq!(Terms::unpack(terms.pack()), terms);
+            let terms = LeaseTerms::grant(Some(Duration::from_secs(5)), grace);
+            assert_eq!(LeaseTerms::unpack(terms.pack()), terms);
         }
     }
 

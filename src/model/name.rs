@@ -4,7 +4,7 @@ use std::{borrow::Borrow, fmt, hash::Hasher, sync::Arc};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use super::{Invalid, identity};
+use super::{FieldError, identity};
 
 /// Longest name of a service or an instance, in bytes: that of a DNS name.
 const LONGEST: usize = 253;
@@ -23,7 +23,7 @@ impl ServiceName {
     /// # Errors
     ///
     /// When it is empty, too long, starts with punctuation, or has any other character.
-    pub fn parse(name: &str) -> Result<Self, Invalid> {
+    pub fn parse(name: &str) -> Result<Self, FieldError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let problem = if name.is_empty() {
             "is empty"
@@ -36,7 +36,7 @@ impl ServiceName {
         } else {
             return Ok(Self(name.into()));
         };
-        Err(Invalid::new(
+        Err(FieldError::new(
             "service",
             name,
             problem,
@@ -54,7 +54,7 @@ impl ServiceName {
     /// # Errors
     ///
     /// As [`ServiceName::parse`].
-    pub fn kept(name: &str) -> Result<Self, Invalid> {
+    pub fn kept(name: &str) -> Result<Self, FieldError> {
         let nodes = super::nodes();
         if name == nodes.as_str() { Ok(nodes) } else { Self::parse(name) }
     }
@@ -89,11 +89,11 @@ impl InstanceId {
     /// # Errors
     ///
     /// When it is empty, too long, has a space, a control character or anything beyond ASCII, or starts with `@`.
-    pub fn parse(id: &str) -> Result<Self, Invalid> {
+    pub fn parse(id: &str) -> Result<Self, FieldError> {
         visible("id", id, LONGEST, "use 1 to 253 visible ASCII characters, unique within the service")?;
         if id.starts_with(identity::RESERVED) {
             let problem = "starts with '@', as ids do that the registry makes for Consul registrations";
-            return Err(Invalid::new("id", id, problem, "start it with another character"));
+            return Err(FieldError::new("id", id, problem, "start it with another character"));
         }
         Ok(Self(id.into()))
     }
@@ -103,7 +103,7 @@ impl InstanceId {
     /// # Errors
     ///
     /// When no instance can have it.
-    pub fn parse_any(id: &str) -> Result<Self, Invalid> {
+    pub fn parse_any(id: &str) -> Result<Self, FieldError> {
         visible("id", id, LONGEST_MADE, "use an id as the registry shows it: list the service to see them")?;
         Ok(Self(id.into()))
     }
@@ -131,7 +131,7 @@ impl BootId {
     /// # Errors
     ///
     /// When it is empty, too long, or has a space, a control character or anything beyond ASCII.
-    pub fn parse(id: &str) -> Result<Self, Invalid> {
+    pub fn parse(id: &str) -> Result<Self, FieldError> {
         let remedy = "send a random string of 1 to 64 visible ASCII characters, made once by each start of the program";
         visible("boot_id", id, LONGEST_BOOT, remedy)?;
         let mut digest = SipHasher13::new();
@@ -152,7 +152,7 @@ impl BootId {
     }
 }
 
-fn visible(field: &'static str, text: &str, longest: usize, remedy: &'static str) -> Result<(), Invalid> {
+fn visible(field: &'static str, text: &str, longest: usize, remedy: &'static str) -> Result<(), FieldError> {
     let problem = if text.is_empty() {
         "is empty".into()
     } else if text.len() > longest {
@@ -162,7 +162,7 @@ fn visible(field: &'static str, text: &str, longest: usize, remedy: &'static str
     } else {
         return Ok(());
     };
-    Err(Invalid::new(field, text, problem, remedy))
+    Err(FieldError::new(field, text, problem, remedy))
 }
 
 macro_rules! as_text {

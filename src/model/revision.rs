@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Invalid;
+use super::FieldError;
 
 /// A place in the one order of all changes. Rises with every change; 0 is before all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,7 +24,7 @@ impl fmt::Display for Revision {
 
 /// Milliseconds since 1970, by the wall clock. For people to read: nothing is decided by it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WallTime(pub u64);
+pub struct UnixMillis(pub u64);
 
 /// One stored life of a registry. Revisions of different lives cannot be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Incarnation(pub u64);
 ///
 /// On the wire: one byte of version, then the three as big-endian `u64`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Token {
+pub struct ResumeToken {
     /// The life of the registry that made it.
     pub incarnation: Incarnation,
     /// The revision that the reader stands at.
@@ -43,7 +43,7 @@ pub struct Token {
     pub selection: u64,
 }
 
-impl Token {
+impl ResumeToken {
     /// Bytes of a token on the wire.
     pub const LENGTH: usize = 25;
     const VERSION: u8 = 1;
@@ -63,10 +63,10 @@ impl Token {
     /// # Errors
     ///
     /// When it is no token at all: another length or version. Whether a token *fits* is for the registry to say.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Invalid> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, FieldError> {
         let refused = |problem: String| {
             let remedy = "send the last resume_token received, byte for byte, or none";
-            Invalid::unshown("resume_token", problem, remedy)
+            FieldError::unshown("resume_token", problem, remedy)
         };
         let bytes: &[u8; Self::LENGTH] = bytes
             .try_into()
@@ -85,15 +85,15 @@ mod tests {
 
     #[test]
     fn a_token_survives_the_wire() {
-        let token = Token { incarnation: Incarnation(u64::MAX - 3), revision: Revision(77), selection: 1 << 63 };
-        assert_eq!(Token::parse(&token.to_bytes()), Ok(token));
+        let token = ResumeToken { incarnation: Incarnation(u64::MAX - 3), revision: Revision(77), selection: 1 << 63 };
+        assert_eq!(ResumeToken::parse(&token.to_bytes()), Ok(token));
     }
 
     #[test]
     fn what_is_no_token_is_refused() {
-        assert!(Token::parse(b"").is_err());
-        assert!(Token::parse(&[0; 24]).is_err());
-        let refusal = Token::parse(&[9; 25]).unwrap_err();
+        assert!(ResumeToken::parse(b"").is_err());
+        assert!(ResumeToken::parse(&[0; 24]).is_err());
+        let refusal = ResumeToken::parse(&[9; 25]).unwrap_err();
         assert_eq!(refusal.field, "resume_token");
     }
 }

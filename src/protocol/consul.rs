@@ -22,16 +22,16 @@
 //! 501: an answer of 404 would read as "there is no such key".
 
 mod agent;
+mod blocking;
 mod body;
-mod cached;
+mod cached_query;
+mod error;
 mod filter;
-mod problem;
 mod query;
 mod read;
-mod reply;
+mod response;
 mod route;
 mod view;
-mod wait;
 mod write;
 
 use std::{
@@ -59,14 +59,14 @@ use axum::{
 use tokio::time::timeout;
 use tower::Service;
 
-use crate::{model::Invalid, protocol::grpc::Shared, registry::Entry, transport::Connection};
-pub use agent::Agent;
-use cached::CachedQuestions;
-use problem::Problem;
+use crate::{model::FieldError, protocol::grpc::Shared, registry::Entry, transport::Connection};
+pub use agent::AgentIdentity;
+use cached_query::CachedQuestions;
+use error::ConsulError;
 use query::Query;
-use read::Gathered;
-use reply::{Answers, Reply};
-use route::{Endpoint, Found};
+use read::ServiceTagsCache;
+use response::{ConsulResponse, ResponseCache};
+use route::{ConsulEndpoint, RouteMatch};
 
 /// Time in which the whole body of a request has to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,14 +77,14 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Consul {
     shared: Arc<Shared>,
-    agent: Agent,
+    agent: AgentIdentity,
     /// The service that every Consul has.
     itself: Arc<Entry>,
     /// Instances have been registered under its name, and shown.
     shown_beside_itself: AtomicBool,
-    answers: Answers,
+    answers: ResponseCache,
     /// For the list of all services.
-    gathered: Gathered,
+    gathered: ServiceTagsCache,
     /// Held while a port is chosen for a proxy and given to it.
     sidecar_ports: Arc<tokio::sync::Mutex<()>>,
     /// Questions that were asked with `?cached`.
@@ -97,9 +97,9 @@ pub struct Consul {
 
 /// The way in, for what is on no route: a router would take paths apart that are taken apart here.
 #[derive(Debug, Clone)]
-pub struct Entrance(pub Arc<Consul>);
+pub struct ConsulService(pub Arc<Consul>);
 
-impl Service<Request> for Entrance {
+impl Service<Request> for ConsulService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -116,7 +116,7 @@ impl Service<Request> for Entrance {
 
 /// A request that has been understood so far.
 #[derive(Debug)]
-struct Call {
+struct ConsulRequest {
     /// What stands behind the path of the endpoint.
     subject: String,
     query: Query,
@@ -129,8 +129,8 @@ impl Consul {
     /// # Errors
     ///
     /// When what the agent says of itself is nothing that can be registered.
-    pub fn new(shared: &Arc<Shared>, agent: Agent, most_parked: usize) -> Result<Arc<Self>, Invalid> {
-        let (shared, answers) = (Arc::clone(shared), Answers::default());
+    pub fn new(shared: &Arc<Shared>, agent: AgentIdentity, most_parked: usize) -> Result<Arc<Self>, FieldError> {
+        let (shared, answers) = (Arc::clone(shared), ResponseCache::default());
         let itself = Entry { instance: agent.itself(shared.engine.registry())?, lease: None };
         Ok(Arc::new(Self {
             shared,
@@ -138,7 +138,7 @@ impl Consul {
             itself: itself.into(),
             shown_beside_itself: AtomicBool::new(false),
             answers,
-            gathered: Gathered::default(),
+            gathered: ServiceTagsCache::default(),
             sidecar_ports: Arc::default(),
             cached: CachedQuestions::default(),
             parked: AtomicUsize::new(0),
@@ -161,22 +161,22 @@ impl Consul {
         answered.unwrap_or_else(|problem| problem.reply()).into_response()
     }
 
-    async fn serve(&self, request: Request) -> Result<Reply, Problem> {
+    async fn serve(&self, request: Request) -> Result<ConsulResponse, ConsulError> {
         let (head, body) = request.into_parts();
         let path = query::decode(head.uri.path(), false);
         let (endpoint, methods, subject) = match route::find(&path) {
-            Found::Endpoint(endpoint, methods, subject) => (endpoint, methods, subject),
-            Found::Elsewhere(what) => return Err(Problem::NotHere(what)),
-            Found::Nothing => return Err(Problem::NoSuchPath),
+            RouteMatch::Endpoint(endpoint, methods, subject) => (endpoint, methods, subject),
+            RouteMatch::Elsewhere(what) => return Err(ConsulError::NotHere(what)),
+            RouteMatch::Nothing => return Err(ConsulError::NoSuchPath),
         };
         let allowed = if methods == Method::GET { "OPTIONS,GET" } else { "OPTIONS,PUT" };
         if head.method == Method::OPTIONS {
-            return Ok(Reply::empty().with(ALLOW, allowed));
+            return Ok(ConsulResponse::empty().with(ALLOW, allowed));
         }
         if head.method != methods && !(methods == Method::GET && head.method == Method::HEAD) {
-            return Err(Problem::Method(head.method, allowed));
+            return Err(ConsulError::Method(head.method, allowed));
         }
-        let connection = head.extensions.get::<Arc<Connection>>().cloned().ok_or(Problem::NoConnection)?;
+        let connection = head.extensions.get::<Arc<Connection>>().cloned().ok_or(ConsulError::NoConnection)?;
         if let Some(busy) = connection.busy(methods == Method::PUT) {
             return Err(busy.into());
         }
@@ -184,7 +184,7 @@ impl Consul {
             refuse_pages(&head)?;
         }
         let query = Query::parse(&head, &self.agent)?;
-        let call = Call { subject, query, connection };
+        let call = ConsulRequest { subject, query, connection };
         // Thousands of queries wait at once: what they no longer need goes, and what others need has its own place.
         drop(head);
         if methods == Method::PUT {
@@ -194,27 +194,32 @@ impl Consul {
         self.read(endpoint, &call).await
     }
 
-    async fn take(&self, endpoint: Endpoint, call: &Call, body: Body) -> Result<Reply, Problem> {
+    async fn take(
+        &self,
+        endpoint: ConsulEndpoint,
+        call: &ConsulRequest,
+        body: Body,
+    ) -> Result<ConsulResponse, ConsulError> {
         let limit = self.shared.max_message_size;
         let body = timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await;
-        let body = body.map_err(|_| Problem::TooSlow(BODY_TIMEOUT.as_secs()))?;
-        let body = body.map_err(|_| Problem::TooLarge(limit))?;
+        let body = body.map_err(|_| ConsulError::TooSlow(BODY_TIMEOUT.as_secs()))?;
+        let body = body.map_err(|_| ConsulError::TooLarge(limit))?;
         let written = timeout(WRITE_TIMEOUT, self.write(endpoint, call, &body)).await;
-        written.unwrap_or(Err(Problem::OutcomeUnknown(WRITE_TIMEOUT.as_secs())))
+        written.unwrap_or(Err(ConsulError::OutcomeUnknown(WRITE_TIMEOUT.as_secs())))
     }
 }
 
 /// Refuses what a page of somebody else's has a browser write: browsers say whose page it is. A name that leads here may be anybody's, so
 /// only pages from this machine may.
-fn refuse_pages(head: &Parts) -> Result<(), Problem> {
+fn refuse_pages(head: &Parts) -> Result<(), ConsulError> {
     let Some(origin) = head.headers.get(ORIGIN) else { return Ok(()) };
     let host = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
     let host = host.as_ref().and_then(Uri::host).unwrap_or_default().trim_matches(['[', ']']);
     let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    if local { Ok(()) } else { Err(Problem::Page) }
+    if local { Ok(()) } else { Err(ConsulError::Page) }
 }
 
-impl Reply {
+impl ConsulResponse {
     /// As HTTP.
     fn into_response(self) -> Response<Body> {
         let Self { status, headers, body } = self;

@@ -20,23 +20,23 @@
 //! What is not here: recursion, zone transfers, DNSSEC, caching for others.
 
 mod answer;
+mod answer_builder;
 mod connections;
-mod door;
+mod endpoints;
+mod listener;
 mod node;
-mod offer;
 mod packet;
 mod question;
 mod record;
 mod reverse;
-mod sheet;
 mod zone;
 
-pub use answer::Oracle;
-pub use door::Door;
+pub use answer::Authority;
+pub use listener::DnsListener;
 pub use zone::Zone;
 
 /// The answer to a packet, with this many bytes of room if it offers none. `None`: it deserves none. For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
-pub(crate) use door::reply;
+pub(crate) use listener::reply;
 #[cfg(any(test, fuzzing))]
-pub(crate) use packet::Way;
+pub(crate) use packet::DnsTransport;

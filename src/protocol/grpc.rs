@@ -21,14 +21,14 @@ mod decode;
 mod discovery;
 mod encode;
 mod error;
-mod explain;
 mod health;
+mod health_only;
 mod keep_alive;
-mod probe;
-mod protection;
 mod registry;
-mod settle;
+mod self_preservation;
+mod settling;
 mod subscriber;
+mod tonic_errors;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
@@ -40,7 +40,7 @@ use crate::{
     app::Commands,
     clock::Clock,
     engine::Engine,
-    health_check::Checks,
+    health_check::HealthChecks,
     metrics::Metrics,
     pb::{
         DESCRIPTORS,
@@ -49,11 +49,11 @@ use crate::{
             health_server::HealthServer, registry_service_server::RegistryServiceServer,
         },
     },
-    transport::{Connection, Hubs},
+    transport::{Connection, Notifier},
 };
-use error::Problem;
-use probe::Probe;
-pub use subscriber::Subscribers;
+use error::ApiError;
+use health_only::HealthOnlyApi;
+pub use subscriber::Watchers;
 
 /// The one method that the generated servers leave to us.
 const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
@@ -68,15 +68,15 @@ pub struct Shared {
     /// The one path of writes.
     pub commands: Commands,
     /// Wakes streams.
-    pub hubs: Arc<Hubs>,
+    pub hubs: Arc<Notifier>,
     /// What time it is.
     pub clock: Arc<Clock>,
     /// Health checks.
-    pub checks: Arc<Checks>,
+    pub checks: Arc<HealthChecks>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who watches.
-    pub subscribers: Subscribers,
+    pub subscribers: Watchers,
     /// The largest request, in bytes.
     pub max_message_size: usize,
     /// How often an idle watch gets a bookmark.
@@ -85,9 +85,9 @@ pub struct Shared {
 
 /// The native door, on one registry.
 #[derive(Debug, Clone)]
-pub struct Api(Arc<Shared>);
+pub struct GrpcApi(Arc<Shared>);
 
-impl Api {
+impl GrpcApi {
     /// All gRPC services, with health and reflection.
     ///
     /// # Errors
@@ -115,20 +115,20 @@ impl Api {
             .add_service(reflection().build_v1alpha()?);
         let watch = post(watch::answer).with_state(Arc::clone(shared));
         let routes = routes.into_axum_router().route(WATCH, watch).into();
-        Ok(admission::layer(explain::layer(routes, limit), shared).prepare())
+        Ok(admission::layer(tonic_errors::layer(routes, limit), shared).prepare())
     }
 
     /// Health alone, and only of this process.
     #[must_use]
     pub fn probes(shared: &Arc<Shared>) -> Routes {
         let limit = shared.max_message_size;
-        let probe = Probe(Self(Arc::clone(shared)));
+        let probe = HealthOnlyApi(Self(Arc::clone(shared)));
         let routes = Routes::new(HealthServer::new(probe).max_decoding_message_size(limit));
-        explain::layer(routes, limit).prepare()
+        tonic_errors::layer(routes, limit).prepare()
     }
 }
 
 /// The connection that a request came on.
-fn connection<T>(request: &Request<T>) -> Result<Arc<Connection>, Problem> {
-    request.extensions().get::<Arc<Connection>>().cloned().ok_or(Problem::NoConnection)
+fn connection<T>(request: &Request<T>) -> Result<Arc<Connection>, ApiError> {
+    request.extensions().get::<Arc<Connection>>().cloned().ok_or(ApiError::NoConnection)
 }

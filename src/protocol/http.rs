@@ -26,7 +26,7 @@ use axum::{
 
 use crate::{
     metrics::WorkerLabel,
-    protocol::consul::{Consul, Entrance},
+    protocol::consul::{Consul, ConsulService},
     protocol::grpc::Shared,
     transport::{Connection, Workers},
 };
@@ -38,7 +38,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// What the pages show.
 #[derive(Debug, Clone)]
-pub struct Web {
+pub struct HttpPages {
     /// What the doors share.
     pub shared: Arc<Shared>,
     /// Who serves gRPC.
@@ -48,7 +48,7 @@ pub struct Web {
     targets: Arc<SharedTargets>,
 }
 
-impl Web {
+impl HttpPages {
     /// Pages of a registry.
     #[must_use]
     pub fn new(shared: Arc<Shared>, workers: Arc<Workers>, consul: Arc<Consul>) -> Self {
@@ -62,7 +62,7 @@ impl Web {
             .route("/prometheus/sd", get(prometheus::targets))
             .route_layer(from_fn(make_room));
         Router::new()
-            .fallback_service(Entrance(Arc::clone(&self.consul)))
+            .fallback_service(ConsulService(Arc::clone(&self.consul)))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .merge(long)
@@ -81,7 +81,7 @@ async fn make_room(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-async fn ready(State(web): State<Web>) -> (StatusCode, &'static str) {
+async fn ready(State(web): State<HttpPages>) -> (StatusCode, &'static str) {
     if web.shared.hubs.is_leaving() {
         (StatusCode::SERVICE_UNAVAILABLE, "leaving\n")
     } else if web.shared.engine.registry().is_settling() {
@@ -91,7 +91,7 @@ async fn ready(State(web): State<Web>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics(State(web): State<Web>) -> impl IntoResponse {
+async fn metrics(State(web): State<HttpPages>) -> impl IntoResponse {
     let Shared { metrics, engine, subscribers, .. } = &*web.shared;
     let registry = engine.registry();
     let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);

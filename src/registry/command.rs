@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{event::Entry, lease::Lease};
 use crate::model::{
-    Address, BootId, CheckId, Definition, InstanceId, LeaseId, Listing, Locality, Metadata, Revision, ServiceName,
-    Tags, Terms, Verdict, Weight,
+    Address, BootId, CheckDefinition, CheckId, CheckStatus, ConsulRegistration, InstanceId, LeaseId, LeaseTerms,
+    Locality, Metadata, Revision, ServiceName, Tags, Weight,
 };
 
 /// A wish to change one instance.
@@ -14,7 +14,7 @@ pub enum Command {
     /// Sign in, or renew and update what this boot has.
     Register(Register),
     /// Sign in without a lease, or update what was signed in so.
-    Enroll(Box<Enroll>),
+    RegisterWithoutLease(Box<RegisterWithoutLease>),
     /// Sign out, or remove.
     Deregister {
         /// The service.
@@ -22,7 +22,7 @@ pub enum Command {
         /// The instance.
         id: InstanceId,
         /// For which registration this is meant.
-        of: Holder,
+        of: DeregisterGuard,
     },
     /// Change some fields.
     Update {
@@ -42,7 +42,7 @@ pub enum Command {
     /// Take that mark away: a heartbeat came.
     Recover(Arc<Lease>),
     /// Say what a check says.
-    Judge {
+    SetCheckStatus {
         /// The service.
         service: ServiceName,
         /// The instance.
@@ -51,9 +51,9 @@ pub enum Command {
         check: CheckId,
         /// How the check was defined when that was found out: if it is another by now, this is not its verdict. `None`: whoever
         /// speaks for the check says so.
-        of: Option<Arc<Definition>>,
+        of: Option<Arc<CheckDefinition>>,
         /// What it says.
-        verdict: Verdict,
+        verdict: CheckStatus,
     },
     /// Add a check, or define it anew.
     AddCheck {
@@ -82,10 +82,10 @@ pub enum Command {
         /// The instance.
         id: InstanceId,
         /// The check.
-        check: Arc<Definition>,
+        check: Arc<CheckDefinition>,
     },
     /// Give an instance the state of its node: marks, and the host if it names none. Both are looked up when this is decided.
-    Restate {
+    RefreshNodeStatus {
         /// The service.
         service: ServiceName,
         /// The instance.
@@ -95,15 +95,15 @@ pub enum Command {
 
 /// A registration without a lease, as asked for.
 #[derive(Debug, Clone)]
-pub struct Enroll {
+pub struct RegisterWithoutLease {
     /// The service.
     pub service: ServiceName,
     /// The instance.
     pub id: InstanceId,
     /// What readers will see.
-    pub description: Description,
+    pub description: InstanceDescription,
     /// What it says in Consul's words.
-    pub listing: Listing,
+    pub listing: ConsulRegistration,
     /// Its checks.
     pub checks: Vec<NewCheck>,
     /// Whether checks that it had and does not name are taken away.
@@ -114,9 +114,9 @@ pub struct Enroll {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewCheck {
     /// What is checked, and how.
-    pub definition: Arc<Definition>,
+    pub definition: Arc<CheckDefinition>,
     /// What it says until it has been made. A check that was there before says what it said.
-    pub verdict: Verdict,
+    pub verdict: CheckStatus,
 }
 
 /// A registration as asked for.
@@ -129,11 +129,11 @@ pub struct Register {
     /// Who asks.
     pub boot: BootId,
     /// What readers will see.
-    pub description: Description,
+    pub description: InstanceDescription,
     /// Its checks: these, and no others.
     pub checks: Vec<NewCheck>,
     /// The terms of its lease.
-    pub terms: Terms,
+    pub terms: LeaseTerms,
     /// It is not ready yet.
     pub starting: bool,
     /// Take over even from a boot that is alive.
@@ -144,7 +144,7 @@ pub struct Register {
 
 /// What an instance says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description {
+pub struct InstanceDescription {
     /// Where it listens; at least one.
     pub addresses: Box<[Address]>,
     /// Labels without a value.
@@ -159,7 +159,7 @@ pub struct Description {
 
 /// Which registration a goodbye is meant for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holder {
+pub enum DeregisterGuard {
     /// Whatever is there: an operator asks.
     Anyone,
     /// The one that holds this lease and is this boot, as far as given. At least one is.
@@ -192,7 +192,7 @@ pub struct Patch {
 
 /// What became of a command.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct CommandOutcome {
     /// The entry as it is now. `None`: it is not there.
     pub entry: Option<Arc<Entry>>,
     /// The revision of the change; where nothing changed, the newest revision.
@@ -203,7 +203,7 @@ pub struct Outcome {
 
 /// Why the registry does not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum CommandError {
     /// No such instance.
     #[error("instance \"{service}/{id}\" is not registered: list the service to see who is")]
     NoSuchInstance {
@@ -257,7 +257,7 @@ pub enum Refusal {
     },
     /// Its checks would be too many, or two of one id.
     #[error(transparent)]
-    Invalid(#[from] crate::model::Invalid),
+    Invalid(#[from] crate::model::FieldError),
     /// The lease that was named no longer holds the instance.
     #[error("the lease no longer holds instance \"{service}/{id}\": another registration does; register again or stop")]
     LeaseLost {

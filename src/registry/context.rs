@@ -8,11 +8,11 @@ use super::{
     decide::on_node,
     event::Entry,
 };
-use crate::model::{Check, CheckId, Instance, InstanceId, Listing, Marks, ServiceName, Verdict};
+use crate::model::{Check, CheckId, CheckStatus, Conditions, ConsulRegistration, Instance, InstanceId, ServiceName};
 
 /// What [`decide`](super::decide::decide) looks at beside the instance itself.
 #[derive(Debug, Default)]
-pub struct Context {
+pub struct DecisionContext {
     /// State that the instance takes over from its node.
     pub node: NodeState,
     /// The instance that a registration moves from another service, because it has its id.
@@ -25,7 +25,7 @@ pub struct Context {
 #[derive(Debug, Default)]
 pub struct NodeState {
     /// The marks that come from the node; no others are set.
-    pub marks: Marks,
+    pub marks: Conditions,
     /// Host of the node, which is that of an instance that names none. `None` for the local node, and where no node is known.
     pub host: Option<Box<str>>,
 }
@@ -35,7 +35,7 @@ pub type CheckSource = (ServiceName, InstanceId, CheckId);
 
 impl Registry {
     /// What a command depends on beside the instance that is there.
-    pub(super) fn context(&self, command: &Command, present: Option<&Arc<Entry>>) -> Context {
+    pub(super) fn context(&self, command: &Command, present: Option<&Arc<Entry>>) -> DecisionContext {
         let (service, id) = command.target();
         let listing = listing_of(command, present);
         let node = listing.map_or("", |listing| &*listing.node);
@@ -43,7 +43,11 @@ impl Registry {
             let (service, id) = self.owner_beside(id, node, check)?;
             self.get(&service, id.as_str())?.instance.checks.get(check.as_str()).cloned()
         });
-        Context { node: self.node_state(service, listing), taken: taken.collect(), moved: self.moved_by(command) }
+        DecisionContext {
+            node: self.node_state(service, listing),
+            taken: taken.collect(),
+            moved: self.moved_by(command),
+        }
     }
 
     /// The checks that a command would take from other instances, as things are: by their owners, and in the order in which it
@@ -68,7 +72,7 @@ impl Registry {
     /// The instance that a registration moves from another service.
     #[must_use]
     pub fn moved_by(&self, command: &Command) -> Option<Arc<Entry>> {
-        let Command::Enroll(asked) = command else { return None };
+        let Command::RegisterWithoutLease(asked) = command else { return None };
         let service = self.catalog.service_of(asked.id.as_str()).filter(|service| *service != asked.service)?;
         self.get(&service, asked.id.as_str()).filter(|_| !asked.service.is_reserved())
     }
@@ -79,14 +83,14 @@ impl Registry {
     }
 
     /// State that an instance takes over from its node. Nodes are on no node, and an instance without a listing is on none either.
-    fn node_state(&self, service: &ServiceName, listing: Option<&Listing>) -> NodeState {
+    fn node_state(&self, service: &ServiceName, listing: Option<&ConsulRegistration>) -> NodeState {
         let Some(listing) = listing.filter(|_| !service.is_reserved()) else { return NodeState::default() };
         let Some(node) = self.node(&listing.node) else { return NodeState::default() };
-        let marks = Marks {
-            node_drained: node.instance.marks.drained,
-            node_critical: node.instance.checks.worst() == Verdict::Critical,
-            node_warning: node.instance.checks.worst() == Verdict::Warning,
-            ..Marks::default()
+        let marks = Conditions {
+            node_drained: node.instance.marks.operator_draining,
+            node_critical: node.instance.checks.aggregate_status() == CheckStatus::Critical,
+            node_warning: node.instance.checks.aggregate_status() == CheckStatus::Warning,
+            ..Conditions::default()
         };
         // On the local node, an instance that names no address may be where it registered from.
         let address = node.instance.addresses.first().filter(|_| !listing.node.is_empty());
@@ -107,9 +111,9 @@ impl Registry {
     }
 }
 
-fn listing_of<'a>(command: &'a Command, present: Option<&'a Arc<Entry>>) -> Option<&'a Listing> {
+fn listing_of<'a>(command: &'a Command, present: Option<&'a Arc<Entry>>) -> Option<&'a ConsulRegistration> {
     match command {
-        Command::Enroll(asked) => Some(&asked.listing),
+        Command::RegisterWithoutLease(asked) => Some(&asked.listing),
         _ => present.and_then(|entry| entry.instance.listing.as_deref()),
     }
 }
@@ -118,7 +122,7 @@ impl Command {
     /// The checks that it asks for.
     pub fn asked_checks(&self) -> impl Iterator<Item = &CheckId> {
         let asked: &[NewCheck] = match self {
-            Self::Enroll(asked) => &asked.checks,
+            Self::RegisterWithoutLease(asked) => &asked.checks,
             Self::AddCheck { check, .. } => slice::from_ref(check),
             _ => &[],
         };

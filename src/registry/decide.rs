@@ -5,12 +5,14 @@ mod check;
 use std::sync::Arc;
 
 use super::{
-    command::{Command, Description, Holder, Patch, Refusal, Register},
-    context::Context,
-    event::{Entry, Now, RemovalReason},
-    lease::{Ending, Lease},
+    command::{Command, CommandError, DeregisterGuard, InstanceDescription, Patch, Register},
+    context::DecisionContext,
+    event::{ClockReading, Entry, RemovalReason},
+    lease::{EndReason, Lease},
 };
-use crate::model::{Checks, Instance, InstanceId, LeaseId, Marks, Revision, ServiceName, Terms, Verdict};
+use crate::model::{
+    CheckStatus, Conditions, Instance, InstanceChecks, InstanceId, LeaseId, LeaseTerms, Revision, ServiceName,
+};
 pub(super) use check::on_node;
 use check::{change, decide_enroll, decide_reap, decide_restate, judge, merged, remove_check};
 
@@ -18,14 +20,14 @@ use check::{change, decide_enroll, decide_reap, decide_restate, judge, merged, r
 #[derive(Debug)]
 pub enum Decision {
     /// Nothing: what is there is what was asked for.
-    Keep,
+    NoOp,
     /// Apply the draft.
-    Apply(Draft),
+    Apply(ProposedChange),
 }
 
 /// An event that has no revision yet.
 #[derive(Debug)]
-pub enum Draft {
+pub enum ProposedChange {
     /// Put an entry in the place of what is there.
     Put {
         /// The instance. Its revisions are set when it is applied.
@@ -33,24 +35,24 @@ pub enum Draft {
         /// What keeps it registered.
         lease: Option<Arc<Lease>>,
         /// It begins a new life.
-        born: bool,
+        is_new: bool,
         /// Terms that a lease which goes on is granted when the draft is applied. `None`: a new lease, or no sign of life.
-        terms: Option<Terms>,
+        terms: Option<LeaseTerms>,
         /// How the lease of the entry before ends, when it is another one.
-        ending: Ending,
+        ending: EndReason,
     },
     /// Remove what is there.
     Remove {
         /// Why, for readers.
         reason: RemovalReason,
         /// How, for the lease.
-        ending: Ending,
+        ending: EndReason,
     },
 }
 
 /// A draft that has its revision: exactly what will be there. An engine that keeps a store writes this before it is applied.
 #[derive(Debug)]
-pub enum Planned {
+pub enum StampedChange {
     /// Put an entry in the place of what is there.
     Put {
         /// The instance, with its revisions.
@@ -58,9 +60,9 @@ pub enum Planned {
         /// What keeps it registered.
         lease: Option<Arc<Lease>>,
         /// How the lease of the entry before ends, when it is another one.
-        ending: Ending,
+        ending: EndReason,
         /// Terms that the lease, which goes on, is granted with this. `None`: it keeps those that it has.
-        terms: Option<Terms>,
+        terms: Option<LeaseTerms>,
         /// Whether readers see a difference.
         visible: bool,
     },
@@ -69,29 +71,29 @@ pub enum Planned {
         /// Why, for readers.
         reason: RemovalReason,
         /// How, for the lease.
-        ending: Ending,
+        ending: EndReason,
     },
 }
 
-impl Draft {
+impl ProposedChange {
     /// What it comes to at this revision, in the place of what was there when it was decided.
     #[must_use]
-    pub fn at(self, revision: Revision, present: Option<&Arc<Entry>>) -> Planned {
+    pub fn at(self, revision: Revision, present: Option<&Arc<Entry>>) -> StampedChange {
         match self {
-            Self::Put { mut instance, lease, born, terms, ending } => {
+            Self::Put { mut instance, lease, is_new: born, terms, ending } => {
                 if born {
                     instance.registered_revision = revision;
                 }
                 let before = present.filter(|_| !born).map(|present| &present.instance.checks);
                 instance.checks = instance.checks.stamped(before, revision);
                 describe(&mut instance, present.filter(|_| !born).map(|present| &present.instance), revision);
-                let visible = present.is_none_or(|present| !present.instance.looks_like(&instance));
+                let visible = present.is_none_or(|present| !present.instance.same_visible_state(&instance));
                 if visible {
                     instance.revision = revision;
                 }
-                Planned::Put { instance, lease, ending, terms, visible }
+                StampedChange::Put { instance, lease, ending, terms, visible }
             }
-            Self::Remove { reason, ending } => Planned::Remove { reason, ending },
+            Self::Remove { reason, ending } => StampedChange::Remove { reason, ending },
         }
     }
 }
@@ -108,7 +110,7 @@ fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revisi
             && before.listing.as_ref().is_some_and(|known| known.describes_the_same(listing))
     });
     if !same && let Some(listing) = &mut instance.listing {
-        Arc::make_mut(listing).described = revision;
+        Arc::make_mut(listing).description_revision = revision;
     }
 }
 
@@ -127,33 +129,33 @@ impl Decision {
     /// Puts an instance in the place of an entry that stays what it is otherwise; nothing, if it is the same.
     fn alter(entry: &Entry, instance: Instance) -> Self {
         if instance == entry.instance {
-            return Self::Keep;
+            return Self::NoOp;
         }
         let lease = entry.lease.clone();
-        Self::Apply(Draft::Put { instance, lease, born: false, terms: None, ending: Ending::Superseded })
+        Self::Apply(ProposedChange::Put { instance, lease, is_new: false, terms: None, ending: EndReason::Superseded })
     }
 
     /// Returns the lease that the entry keeps with this decision about a registration.
     pub(super) fn goes_on<'a>(&self, entry: &'a Entry) -> Option<&'a Arc<Lease>> {
         match self {
-            Self::Keep | Self::Apply(Draft::Put { terms: Some(_), .. }) => entry.lease.as_ref(),
-            Self::Apply(Draft::Put { terms: None, .. } | Draft::Remove { .. }) => None,
+            Self::NoOp | Self::Apply(ProposedChange::Put { terms: Some(_), .. }) => entry.lease.as_ref(),
+            Self::Apply(ProposedChange::Put { terms: None, .. } | ProposedChange::Remove { .. }) => None,
         }
     }
 
     /// Replaces the lease of a registration that goes on by a new one: the old lease has just run out.
     pub(super) fn with_new_lease(self, entry: &Entry, lease: Arc<Lease>) -> Self {
         let instance = match self {
-            Self::Apply(Draft::Put { instance, .. }) => instance,
-            Self::Keep | Self::Apply(Draft::Remove { .. }) => entry.instance.clone(),
+            Self::Apply(ProposedChange::Put { instance, .. }) => instance,
+            Self::NoOp | Self::Apply(ProposedChange::Remove { .. }) => entry.instance.clone(),
         };
-        let ending = Ending::Expired;
-        Self::Apply(Draft::Put { instance, lease: Some(lease), born: false, terms: None, ending })
+        let ending = EndReason::Expired;
+        Self::Apply(ProposedChange::Put { instance, lease: Some(lease), is_new: false, terms: None, ending })
     }
 }
 
 /// Says what to do, given what is there under the command's service and id. Changes nothing, so a command that is refused has no
-/// effect: [`super::Order::decide`] renews the lease of a registration that is accepted. `context`: what else it depends on.
+/// effect: [`super::WriteGuard::decide`] renews the lease of a registration that is accepted. `context`: what else it depends on.
 ///
 /// # Errors
 ///
@@ -161,12 +163,12 @@ impl Decision {
 pub fn decide(
     present: Option<&Arc<Entry>>,
     command: Command,
-    context: &Context,
-    now: Now,
-) -> Result<Decision, Refusal> {
+    context: &DecisionContext,
+    now: ClockReading,
+) -> Result<Decision, CommandError> {
     match command {
-        Command::Enroll(asked) => decide_enroll(present, *asked, context, now),
-        Command::Judge { service, id, check, of, verdict } => {
+        Command::RegisterWithoutLease(asked) => decide_enroll(present, *asked, context, now),
+        Command::SetCheckStatus { service, id, check, of, verdict } => {
             change(present, service, id, |instance| judge(instance, check, of.as_ref(), verdict))
         }
         Command::AddCheck { service, id, check } => change(present, service, id, |instance| {
@@ -177,7 +179,7 @@ pub fn decide(
             change(present, service, id, |instance| remove_check(instance, check, created))
         }
         Command::Reap { check, .. } => Ok(decide_reap(present, &check)),
-        Command::Restate { .. } => Ok(decide_restate(present, &context.node)),
+        Command::RefreshNodeStatus { .. } => Ok(decide_restate(present, &context.node)),
         Command::Register(register) => decide_register(present, register, now),
         Command::Deregister { service, id, of } => decide_deregister(present, service, id, &of),
         Command::Update { service, id, lease, patch } => decide_update(present, service, id, lease, patch),
@@ -187,7 +189,7 @@ pub fn decide(
     }
 }
 
-fn decide_register(present: Option<&Arc<Entry>>, asked: Register, now: Now) -> Result<Decision, Refusal> {
+fn decide_register(present: Option<&Arc<Entry>>, asked: Register, now: ClockReading) -> Result<Decision, CommandError> {
     let Some(entry) = present else {
         return Ok(Decision::Apply(put(None, None, asked, now)?));
     };
@@ -197,49 +199,66 @@ fn decide_register(present: Option<&Arc<Entry>>, asked: Register, now: Now) -> R
             let goes_on = lease.is_alive().then_some(lease);
             let same_terms = goes_on.is_some_and(|lease| lease.terms() == asked.terms);
             let draft = put(Some(&entry.instance), goes_on, asked, now)?;
-            let same = same_terms && matches!(&draft, Draft::Put { instance, .. } if *instance == entry.instance);
-            Ok(if same { Decision::Keep } else { Decision::Apply(draft) })
+            let same =
+                same_terms && matches!(&draft, ProposedChange::Put { instance, .. } if *instance == entry.instance);
+            Ok(if same { Decision::NoOp } else { Decision::Apply(draft) })
         }
-        Some(lease) => match lease.yields(now.lease) {
-            Err(retry) if !asked.replace => Err(Refusal::HeldByOther { service: asked.service, id: asked.id, retry }),
+        Some(lease) => match lease.can_be_taken_over(now.lease) {
+            Err(retry) if !asked.replace => {
+                Err(CommandError::HeldByOther { service: asked.service, id: asked.id, retry })
+            }
             _ => Ok(Decision::Apply(take_over(entry, asked, now)?)),
         },
-        None if !asked.replace => Err(Refusal::HeldWithoutLease { service: asked.service, id: asked.id }),
+        None if !asked.replace => Err(CommandError::HeldWithoutLease { service: asked.service, id: asked.id }),
         None => Ok(Decision::Apply(take_over(entry, asked, now)?)),
     }
 }
 
 /// The entry that a registration makes, where there was none or the same boot's. `lease`: the one that goes on.
-fn put(before: Option<&Instance>, lease: Option<&Arc<Lease>>, asked: Register, now: Now) -> Result<Draft, Refusal> {
+fn put(
+    before: Option<&Instance>,
+    lease: Option<&Arc<Lease>>,
+    asked: Register,
+    now: ClockReading,
+) -> Result<ProposedChange, CommandError> {
     // A sign of life: nobody suspects it any more.
     let before_marks = before.map(|instance| instance.marks).unwrap_or_default();
-    let marks = Marks { starting: asked.starting, suspect: false, ..before_marks };
+    let marks = Conditions { starting: asked.starting, suspect: false, ..before_marks };
     let terms = lease.map(|_| asked.terms);
     let lease = lease.cloned().unwrap_or_else(|| new_lease(&asked, now));
-    Ok(Draft::Put {
+    Ok(ProposedChange::Put {
         instance: instance(asked, marks, before, now)?,
         lease: Some(lease),
-        born: before.is_none(),
+        is_new: before.is_none(),
         terms,
-        ending: Ending::Expired,
+        ending: EndReason::Expired,
     })
 }
 
 /// A new life under an old id. What an operator said of the old one holds for the new one.
-fn take_over(entry: &Arc<Entry>, asked: Register, now: Now) -> Result<Draft, Refusal> {
-    let marks = Marks { starting: asked.starting, drained: entry.instance.marks.drained, ..Marks::default() };
+fn take_over(entry: &Arc<Entry>, asked: Register, now: ClockReading) -> Result<ProposedChange, CommandError> {
+    let marks = Conditions {
+        starting: asked.starting,
+        operator_draining: entry.instance.marks.operator_draining,
+        ..Conditions::default()
+    };
     let lease = Some(new_lease(&asked, now));
     let instance = instance(asked, marks, None, now)?;
-    Ok(Draft::Put { instance, lease, born: true, terms: None, ending: Ending::Superseded })
+    Ok(ProposedChange::Put { instance, lease, is_new: true, terms: None, ending: EndReason::Superseded })
 }
 
-fn new_lease(asked: &Register, now: Now) -> Arc<Lease> {
+fn new_lease(asked: &Register, now: ClockReading) -> Arc<Lease> {
     let (service, id, boot) = (asked.service.clone(), asked.id.clone(), asked.boot);
     Arc::new(Lease::new(asked.lease, service, id, boot, asked.terms, now.lease))
 }
 
-fn instance(asked: Register, marks: Marks, before: Option<&Instance>, now: Now) -> Result<Instance, Refusal> {
-    let none = Checks::default();
+fn instance(
+    asked: Register,
+    marks: Conditions,
+    before: Option<&Instance>,
+    now: ClockReading,
+) -> Result<Instance, CommandError> {
+    let none = InstanceChecks::default();
     let checks = merged(before.map_or(&none, |instance| &instance.checks), &[], asked.checks, true)?;
     Ok(described(asked.service, asked.id, asked.description, (checks, marks), before, now))
 }
@@ -248,13 +267,13 @@ fn instance(asked: Register, marks: Marks, before: Option<&Instance>, now: Now) 
 fn described(
     service: ServiceName,
     id: InstanceId,
-    description: Description,
-    (checks, mut marks): (Checks, Marks),
+    description: InstanceDescription,
+    (checks, mut marks): (InstanceChecks, Conditions),
     before: Option<&Instance>,
-    now: Now,
+    now: ClockReading,
 ) -> Instance {
-    let Description { addresses, tags, metadata, weight, locality } = description;
-    marks.proved |= proves(&checks);
+    let InstanceDescription { addresses, tags, metadata, weight, locality } = description;
+    marks.was_healthy |= proves(&checks);
     Instance {
         service,
         id,
@@ -273,32 +292,32 @@ fn described(
 }
 
 /// Whether an instance with these checks has shown that it works.
-fn proves(checks: &Checks) -> bool {
-    !checks.is_empty() && checks.worst() < Verdict::Critical
+fn proves(checks: &InstanceChecks) -> bool {
+    !checks.is_empty() && checks.aggregate_status() < CheckStatus::Critical
 }
 
 fn decide_deregister(
     present: Option<&Arc<Entry>>,
     service: ServiceName,
     id: InstanceId,
-    of: &Holder,
-) -> Result<Decision, Refusal> {
+    of: &DeregisterGuard,
+) -> Result<Decision, CommandError> {
     let ending = match (of, present) {
-        (Holder::Anyone, Some(_)) => Ending::Removed,
-        (Holder::Anyone, None) => return Err(Refusal::NoSuchInstance { service, id }),
-        (Holder::This { lease, boot }, Some(entry)) => {
+        (DeregisterGuard::Anyone, Some(_)) => EndReason::Removed,
+        (DeregisterGuard::Anyone, None) => return Err(CommandError::NoSuchInstance { service, id }),
+        (DeregisterGuard::This { lease, boot }, Some(entry)) => {
             let holds = entry.lease.as_ref().is_some_and(|held| {
                 lease.is_none_or(|lease| lease == held.id) && boot.as_ref().is_none_or(|boot| *boot == held.boot)
             });
             if !holds {
-                return Ok(Decision::Keep); // a late goodbye must not remove the successor
+                return Ok(Decision::NoOp); // a late goodbye must not remove the successor
             }
-            Ending::Deregistered
+            EndReason::Deregistered
         }
-        (Holder::Listed, Some(entry)) if entry.instance.listing.is_some() => Ending::Removed,
-        (Holder::This { .. }, None) | (Holder::Listed, _) => return Ok(Decision::Keep),
+        (DeregisterGuard::Listed, Some(entry)) if entry.instance.listing.is_some() => EndReason::Removed,
+        (DeregisterGuard::This { .. }, None) | (DeregisterGuard::Listed, _) => return Ok(Decision::NoOp),
     };
-    Ok(Decision::Apply(Draft::Remove { reason: RemovalReason::Deregistered, ending }))
+    Ok(Decision::Apply(ProposedChange::Remove { reason: RemovalReason::Deregistered, ending }))
 }
 
 fn decide_update(
@@ -307,12 +326,12 @@ fn decide_update(
     id: InstanceId,
     lease: Option<LeaseId>,
     patch: Patch,
-) -> Result<Decision, Refusal> {
+) -> Result<Decision, CommandError> {
     let Some(entry) = present else {
-        return Err(Refusal::NoSuchInstance { service, id });
+        return Err(CommandError::NoSuchInstance { service, id });
     };
     if lease.is_some() && lease != entry.lease.as_ref().map(|held| held.id) {
-        return Err(Refusal::LeaseLost { service, id });
+        return Err(CommandError::LeaseLost { service, id });
     }
     let mut instance = entry.instance.clone();
     let Patch { weight, draining, starting, tags, metadata, reason } = patch;
@@ -321,18 +340,20 @@ fn decide_update(
     instance.metadata = metadata.unwrap_or(instance.metadata);
     instance.marks.starting = starting.unwrap_or(instance.marks.starting);
     match (draining, lease) {
-        (Some(leaving), Some(_)) => instance.marks.leaving = leaving,
+        (Some(leaving), Some(_)) => instance.marks.self_draining = leaving,
         // An operator who wants it back overrules what it said itself.
-        (Some(drained), None) => instance.marks = Marks { drained, leaving: false, ..instance.marks },
+        (Some(drained), None) => {
+            instance.marks = Conditions { operator_draining: drained, self_draining: false, ..instance.marks }
+        }
         (None, _) => {}
     }
     if lease.is_none()
         && draining.is_some()
         && let Some(listing) = &mut instance.listing
     {
-        let known = entry.instance.marks.drained;
+        let known = entry.instance.marks.operator_draining;
         // Whoever was first has said why.
-        if known != instance.marks.drained {
+        if known != instance.marks.operator_draining {
             Arc::make_mut(listing).maintenance = reason.unwrap_or_default();
         }
     }
@@ -341,15 +362,15 @@ fn decide_update(
 
 fn decide_expire(present: Option<&Arc<Entry>>, lease: &Arc<Lease>) -> Decision {
     if held_by(present, lease).is_none() {
-        return Decision::Keep;
+        return Decision::NoOp;
     }
-    Decision::Apply(Draft::Remove { reason: RemovalReason::Expired, ending: Ending::Expired })
+    Decision::Apply(ProposedChange::Remove { reason: RemovalReason::Expired, ending: EndReason::Expired })
 }
 
 /// A suspicion that a heartbeat has refuted meanwhile is none.
 fn decide_suspicion(present: Option<&Arc<Entry>>, lease: &Arc<Lease>, suspect: bool) -> Decision {
     let Some(entry) = held_by(present, lease).filter(|entry| entry.instance.marks.suspect != suspect) else {
-        return Decision::Keep;
+        return Decision::NoOp;
     };
     let mut instance = entry.instance.clone();
     instance.marks.suspect = suspect;

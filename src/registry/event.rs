@@ -5,17 +5,17 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::lease::{Lease, LeaseTime};
-use crate::model::{Instance, InstanceId, Revision, ServiceName, WallTime};
+use crate::model::{Instance, InstanceId, Revision, ServiceName, UnixMillis};
 
 /// The reading of all clocks at which something happens. The registry never looks at a clock itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Now {
+pub struct ClockReading {
     /// Microseconds of a monotonic clock, to measure how long things take.
     pub monotonic_us: u64,
     /// Milliseconds of the lease clock, by which leases end.
     pub lease: LeaseTime,
     /// The wall clock, for people to read.
-    pub wall: WallTime,
+    pub wall: UnixMillis,
 }
 
 /// An instance and what keeps it registered.
@@ -49,7 +49,7 @@ pub struct Event {
     /// Its place in the one order.
     pub revision: Revision,
     /// When it was ordered.
-    pub at: Now,
+    pub at: ClockReading,
     /// What happened.
     pub change: Change,
     /// What the native door has encoded of it. Boxed: most events are never sent to anybody.

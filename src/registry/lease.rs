@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::{
-    model::{BootId, InstanceId, LeaseId, LoadReport, ServiceName, Terms},
+    model::{BootId, InstanceId, LeaseId, LeaseTerms, LoadReport, ServiceName},
     sync::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 
@@ -18,9 +18,9 @@ pub type LeaseTime = u64;
 
 /// Identifies an open heartbeat stream among all that are open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Carrier(u64);
+pub struct HeartbeatStreamId(u64);
 
-impl Carrier {
+impl HeartbeatStreamId {
     /// No stream has carried a heartbeat yet, or the one that did was closed by us.
     const NONE: u64 = 0;
     /// The stream that carried the last heartbeat broke.
@@ -29,13 +29,13 @@ impl Carrier {
     /// The `n`th stream. Numbers come round after 67 million streams.
     #[must_use]
     pub fn numbered(n: u64) -> Self {
-        Self(n % (State::CARRIERS - 2) + 2)
+        Self(n % (LeaseState::CARRIERS - 2) + 2)
     }
 }
 
 /// How a lease ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum EndReason {
     /// It ran out.
     Expired,
     /// Another boot took its instance over.
@@ -57,13 +57,13 @@ pub struct Lease {
     pub instance: InstanceId,
     /// The start of the program that holds it.
     pub boot: BootId,
-    /// [`Terms`], packed.
+    /// [`LeaseTerms`], packed.
     terms: AtomicU64,
-    /// [`State`], packed.
+    /// [`LeaseState`], packed.
     state: AtomicU64,
     /// The tick at which the wheel looks at it next. An entry of the wheel for any other tick is stale.
     pub(super) due: AtomicU64,
-    /// [`Standing`], as a number. Changes under the lock of protection.
+    /// [`LeaseStanding`], as a number. Changes under the lock of protection.
     standing: AtomicU8,
     /// It counts among the leases of its service: from its beginning until it ends, whoever ends it.
     pub(super) counted: AtomicBool,
@@ -73,7 +73,7 @@ pub struct Lease {
 
 /// How near its end a lease is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pulse {
+pub(super) enum LeasePhase {
     /// A third of its time to live is left, at least.
     Steady,
     /// Less than that is left: a heartbeat is missing.
@@ -86,7 +86,7 @@ pub(super) enum Pulse {
 
 /// What protection makes of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum LeaseStanding {
     /// Nothing: heartbeats come.
     Trusted,
     /// It counts as good as dead.
@@ -99,12 +99,12 @@ pub(super) enum Standing {
 
 /// Deadline and carrier of a living lease; or, of one that ended, how, and until when that is remembered.
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum LeaseState {
     Alive { deadline: LeaseTime, carrier: u64 },
-    Ended { forget: LeaseTime, ending: Ending },
+    Ended { forget: LeaseTime, ending: EndReason },
 }
 
-impl State {
+impl LeaseState {
     /// Bits of the carrier, and of the time: 2^37 ms are four years of uptime.
     const CARRIER_BITS: u32 = 26;
     const CARRIERS: u64 = 1 << Self::CARRIER_BITS;
@@ -125,10 +125,10 @@ impl State {
         if word & Self::ENDED == 0 {
             return Self::Alive { deadline: time, carrier: low };
         }
-        let ending = [Ending::Expired, Ending::Superseded, Ending::Removed]
+        let ending = [EndReason::Expired, EndReason::Superseded, EndReason::Removed]
             .into_iter()
             .find(|ending| *ending as u64 == low)
-            .unwrap_or(Ending::Deregistered);
+            .unwrap_or(EndReason::Deregistered);
         Self::Ended { forget: time, ending }
     }
 }
@@ -141,10 +141,10 @@ impl Lease {
         service: ServiceName,
         instance: InstanceId,
         boot: BootId,
-        terms: Terms,
+        terms: LeaseTerms,
         now: LeaseTime,
     ) -> Self {
-        let state = State::Alive { deadline: now + millis(terms.ttl()), carrier: Carrier::NONE };
+        let state = LeaseState::Alive { deadline: now + millis(terms.ttl()), carrier: HeartbeatStreamId::NONE };
         Self {
             id,
             service,
@@ -152,8 +152,8 @@ impl Lease {
             boot,
             terms: AtomicU64::new(terms.pack()),
             state: AtomicU64::new(state.pack()),
-            due: AtomicU64::new(super::wheel::NOWHERE),
-            standing: AtomicU8::new(Standing::Trusted as u8),
+            due: AtomicU64::new(super::timing_wheel::NOWHERE),
+            standing: AtomicU8::new(LeaseStanding::Trusted as u8),
             counted: AtomicBool::new(false),
             load: Mutex::new(None),
         }
@@ -165,28 +165,28 @@ impl Lease {
     /// # Errors
     ///
     /// When the lease has ended; it stays ended.
-    pub fn renew(&self, now: LeaseTime, by: Option<Carrier>) -> Result<Duration, Ending> {
+    pub fn renew(&self, now: LeaseTime, by: Option<HeartbeatStreamId>) -> Result<Duration, EndReason> {
         let ttl = self.terms().ttl();
         self.change(|state| match state {
-            State::Alive { carrier, .. } => {
+            LeaseState::Alive { carrier, .. } => {
                 let carrier = by.map_or(carrier, |by| by.0);
-                Ok(State::Alive { deadline: now + millis(ttl), carrier })
+                Ok(LeaseState::Alive { deadline: now + millis(ttl), carrier })
             }
-            State::Ended { ending, .. } => Err(ending),
+            LeaseState::Ended { ending, .. } => Err(ending),
         })?;
         Ok(ttl)
     }
 
     /// The stream broke. If it carried the last heartbeat, only the disconnect grace is left, where there is one;
     /// returns the deadline if it came nearer.
-    pub fn broken(&self, by: Carrier, now: LeaseTime) -> Option<LeaseTime> {
+    pub fn broken(&self, by: HeartbeatStreamId, now: LeaseTime) -> Option<LeaseTime> {
         let grace = self.terms().disconnect_grace().map(millis);
         let mut nearer = None;
         let change = self.change(|state| match state {
-            State::Alive { deadline, carrier } if carrier == by.0 => {
+            LeaseState::Alive { deadline, carrier } if carrier == by.0 => {
                 let left = grace.map_or(deadline, |grace| deadline.min(now + grace));
                 nearer = (left < deadline).then_some(left);
-                Ok(State::Alive { deadline: left, carrier: Carrier::BROKEN })
+                Ok(LeaseState::Alive { deadline: left, carrier: HeartbeatStreamId::BROKEN })
             }
             _ => Err(()),
         });
@@ -194,10 +194,10 @@ impl Lease {
     }
 
     /// We closed the stream ourselves: its holder did nothing wrong, so only the lease's own clock runs on.
-    pub fn released(&self, by: Carrier) {
+    pub fn released(&self, by: HeartbeatStreamId) {
         let _ = self.change(|state| match state {
-            State::Alive { deadline, carrier } if carrier == by.0 => {
-                Ok(State::Alive { deadline, carrier: Carrier::NONE })
+            LeaseState::Alive { deadline, carrier } if carrier == by.0 => {
+                Ok(LeaseState::Alive { deadline, carrier: HeartbeatStreamId::NONE })
             }
             _ => Err(()),
         });
@@ -206,8 +206,8 @@ impl Lease {
     /// Ends it if it is overdue: from then on every heartbeat is told so. Returns whether this call ended it.
     pub fn expire(&self, now: LeaseTime) -> bool {
         self.change(|state| match state {
-            State::Alive { deadline, .. } if now > deadline => {
-                Ok(State::Ended { forget: now, ending: Ending::Expired })
+            LeaseState::Alive { deadline, .. } if now > deadline => {
+                Ok(LeaseState::Ended { forget: now, ending: EndReason::Expired })
             }
             _ => Err(()),
         })
@@ -215,10 +215,10 @@ impl Lease {
     }
 
     /// Ends it. Its holder can ask how for `memory` from now on.
-    pub fn end(&self, ending: Ending, now: LeaseTime, memory: Duration) {
+    pub fn end(&self, ending: EndReason, now: LeaseTime, memory: Duration) {
         let _ = self.change(|state| match state {
-            State::Alive { .. } => Ok(State::Ended { forget: now + millis(memory), ending }),
-            State::Ended { .. } => Err(()),
+            LeaseState::Alive { .. } => Ok(LeaseState::Ended { forget: now + millis(memory), ending }),
+            LeaseState::Ended { .. } => Err(()),
         });
     }
 
@@ -229,10 +229,10 @@ impl Lease {
     /// # Errors
     ///
     /// When its holder is alive: how long until a missing heartbeat would tell otherwise.
-    pub fn yields(&self, now: LeaseTime) -> Result<(), Duration> {
+    pub fn can_be_taken_over(&self, now: LeaseTime) -> Result<(), Duration> {
         match self.state() {
-            State::Ended { .. } | State::Alive { carrier: Carrier::BROKEN, .. } => Ok(()),
-            State::Alive { deadline, .. } => {
+            LeaseState::Ended { .. } | LeaseState::Alive { carrier: HeartbeatStreamId::BROKEN, .. } => Ok(()),
+            LeaseState::Alive { deadline, .. } => {
                 let missing_from = deadline.saturating_sub(millis(self.terms().ttl() / 2));
                 match missing_from.saturating_sub(now) {
                     0 => Ok(()),
@@ -245,45 +245,45 @@ impl Lease {
     /// Whether it still holds.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        matches!(self.state(), State::Alive { .. })
+        matches!(self.state(), LeaseState::Alive { .. })
     }
 
     /// Whether the stream that carried its last heartbeat is open.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        matches!(self.state(), State::Alive { carrier, .. } if carrier != Carrier::NONE && carrier != Carrier::BROKEN)
+        matches!(self.state(), LeaseState::Alive { carrier, .. } if carrier != HeartbeatStreamId::NONE && carrier != HeartbeatStreamId::BROKEN)
     }
 
     /// When it wants to be looked at: at its deadline, or, once ended, when it can be forgotten.
     #[must_use]
     pub fn deadline(&self) -> LeaseTime {
         match self.state() {
-            State::Alive { deadline, .. } => deadline,
-            State::Ended { forget, .. } => forget,
+            LeaseState::Alive { deadline, .. } => deadline,
+            LeaseState::Ended { forget, .. } => forget,
         }
     }
 
     /// Whether it is alive, though its time is over.
     #[must_use]
     pub fn is_overdue(&self, now: LeaseTime) -> bool {
-        self.pulse(now) == Pulse::Overdue
+        self.pulse(now) == LeasePhase::Overdue
     }
 
     /// How near its end it is.
-    pub(super) fn pulse(&self, now: LeaseTime) -> Pulse {
+    pub(super) fn pulse(&self, now: LeaseTime) -> LeasePhase {
         match self.state() {
-            State::Ended { .. } => Pulse::Ended,
-            State::Alive { deadline, .. } if now > deadline => Pulse::Overdue,
-            State::Alive { deadline, .. } if now > deadline.saturating_sub(self.ttl_ms() / 3) => Pulse::Weak,
-            State::Alive { .. } => Pulse::Steady,
+            LeaseState::Ended { .. } => LeasePhase::Ended,
+            LeaseState::Alive { deadline, .. } if now > deadline => LeasePhase::Overdue,
+            LeaseState::Alive { deadline, .. } if now > deadline.saturating_sub(self.ttl_ms() / 3) => LeasePhase::Weak,
+            LeaseState::Alive { .. } => LeasePhase::Steady,
         }
     }
 
     /// After when it has to be looked at: when its pulse may be weak, or, once it has ended, when it can be forgotten.
-    pub(super) fn appointment(&self) -> LeaseTime {
+    pub(super) fn next_check(&self) -> LeaseTime {
         match self.state() {
-            State::Alive { deadline, .. } => deadline.saturating_sub(self.ttl_ms() / 3),
-            State::Ended { forget, .. } => forget,
+            LeaseState::Alive { deadline, .. } => deadline.saturating_sub(self.ttl_ms() / 3),
+            LeaseState::Ended { forget, .. } => forget,
         }
     }
 
@@ -292,26 +292,26 @@ impl Lease {
         millis(self.terms().ttl())
     }
 
-    pub(super) fn standing(&self) -> Standing {
+    pub(super) fn standing(&self) -> LeaseStanding {
         let known = self.standing.load(Ordering::Relaxed);
-        [Standing::Trusted, Standing::Doubted, Standing::Suspect]
+        [LeaseStanding::Trusted, LeaseStanding::Doubted, LeaseStanding::Suspect]
             .into_iter()
             .find(|standing| *standing as u8 == known)
-            .unwrap_or(Standing::Condemned)
+            .unwrap_or(LeaseStanding::Condemned)
     }
 
-    pub(super) fn stand(&self, standing: Standing) {
+    pub(super) fn stand(&self, standing: LeaseStanding) {
         self.standing.store(standing as u8, Ordering::Relaxed);
     }
 
     /// Its terms.
     #[must_use]
-    pub fn terms(&self) -> Terms {
-        Terms::unpack(self.terms.load(Ordering::Relaxed))
+    pub fn terms(&self) -> LeaseTerms {
+        LeaseTerms::unpack(self.terms.load(Ordering::Relaxed))
     }
 
     /// Grants other terms, from the next sign of life on.
-    pub fn set_terms(&self, terms: Terms) {
+    pub fn set_terms(&self, terms: LeaseTerms) {
         self.terms.store(terms.pack(), Ordering::Relaxed);
     }
 
@@ -326,14 +326,14 @@ impl Lease {
         *self.load.lock() = Some(Box::new(load));
     }
 
-    fn state(&self) -> State {
-        State::unpack(self.state.load(Ordering::Acquire))
+    fn state(&self) -> LeaseState {
+        LeaseState::unpack(self.state.load(Ordering::Acquire))
     }
 
-    fn change<E>(&self, mut change: impl FnMut(State) -> Result<State, E>) -> Result<(), E> {
+    fn change<E>(&self, mut change: impl FnMut(LeaseState) -> Result<LeaseState, E>) -> Result<(), E> {
         let mut word = self.state.load(Ordering::Acquire);
         loop {
-            let next = change(State::unpack(word))?.pack();
+            let next = change(LeaseState::unpack(word))?.pack();
             match self.state.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(now) => word = now,

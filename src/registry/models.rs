@@ -3,12 +3,12 @@
 use loom::thread;
 
 use super::{
-    test_support::{Nobody, at, deregister, register},
+    test_support::{NoListener, at, deregister, register},
     *,
 };
 use crate::{
     engine::Memory,
-    model::{Incarnation, Selection},
+    model::{Incarnation, Selector},
 };
 
 /// Reads to the end, and what it then believes: `service/instance`, in order.
@@ -16,7 +16,7 @@ fn read(subscription: &mut Subscription, registry: &Registry, believes: &mut BTr
     let key = |entry: &Entry| format!("{}/{}", entry.instance.service, entry.instance.id);
     loop {
         match subscription.next(registry) {
-            Step::Snapshot(Part::Block(block)) => {
+            Step::Snapshot(SnapshotChunk::Block(block)) => {
                 for entry in block.entries() {
                     assert!(believes.insert(key(entry)), "told twice");
                 }
@@ -32,7 +32,7 @@ fn read(subscription: &mut Subscription, registry: &Registry, believes: &mut BTr
             }
             Step::Synced(_) => {}
             Step::Settling => unreachable!("it brings no memory of an earlier life"),
-            Step::Snapshot(Part::Matching(_)) => unreachable!("it has no filter"),
+            Step::Snapshot(SnapshotChunk::Matching(_)) => unreachable!("it has no filter"),
             Step::Reset(reason) => panic!("a short history reaches back: {reason:?}"),
             Step::Idle => return subscription.cursor(),
         }
@@ -45,7 +45,7 @@ fn loom_a_reader_believes_what_was_so_at_its_revision() {
     builder.preemption_bound = Some(3);
     builder.max_branches = 20_000;
     builder.check(|| {
-        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::new(Nobody)));
+        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::new(NoListener)));
         let submit = |engine: &Memory, command| engine.submit(command, at(0)).unwrap().revision;
         let first = submit(&engine, Command::Register(register("web", "a", "boot", 1)));
         let (second, third) = (first.next(), first.next().next());
@@ -56,7 +56,7 @@ fn loom_a_reader_believes_what_was_so_at_its_revision() {
                 assert_eq!(submit(&engine, Command::Register(register("db", "b", "boot", 2))), third);
             }
         });
-        let mut subscription = Subscription::new(Arc::new(Selection::Everything), None, None);
+        let mut subscription = Subscription::new(Arc::new(Selector::Everything), None, None);
         let mut believes = BTreeSet::new();
         for _ in 0..2 {
             let at = read(&mut subscription, engine.registry(), &mut believes);

@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::suffixes::SuffixSet;
+use super::name_suffixes::NameSuffixes;
 use crate::{
     model::{Instance, InstanceId},
     sync::RwLock,
@@ -23,7 +23,7 @@ struct Indexes {
     /// Ids by address.
     addresses: HashMap<IpAddr, BTreeSet<InstanceId>>,
     /// Suffixes of the names.
-    suffixes: SuffixSet,
+    suffixes: NameSuffixes,
 }
 
 impl NodeIndex {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{
     event::{Entry, Event},
-    protection::Headcount,
-    ring::Ring,
-    roster::{Blocks, Roster},
+    event_log::EventLog,
+    instance_map::{Chunks, InstanceMap},
+    self_preservation::LeaseCounter,
 };
 use crate::{
     model::Revision,
@@ -25,20 +25,20 @@ const MEMORY_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Service {
     /// A mutex, as what is done under it takes less than a microsecond; never held together with that of another service.
-    state: Mutex<State>,
+    state: Mutex<ServiceState>,
     /// Its leases that hold, for protection.
-    headcount: Arc<Headcount>,
+    headcount: Arc<LeaseCounter>,
 }
 
 /// What the lock of a service guards.
 #[derive(Debug)]
-pub struct State {
-    roster: Roster,
-    ring: Ring,
+pub struct ServiceState {
+    roster: InstanceMap,
+    ring: EventLog,
     /// The revision of the last change, visible or not.
     revision: Revision,
     /// That of the last one that readers could see.
-    seen: Revision,
+    visible_revision: Revision,
     /// That of the last change of a node that instances are on.
     nodes: Revision,
     /// It lost its last instance and is about to leave the map: whoever finds it so looks again.
@@ -49,53 +49,54 @@ impl Service {
     /// A service without instances that knows all that happens to it after `floor`.
     #[must_use]
     pub fn new(floor: Revision) -> Self {
-        let (roster, ring) = (Roster::default(), Ring::new(floor));
-        let state = State { roster, ring, revision: floor, seen: floor, nodes: floor, retired: false };
+        let (roster, ring) = (InstanceMap::default(), EventLog::new(floor));
+        let state =
+            ServiceState { roster, ring, revision: floor, visible_revision: floor, nodes: floor, retired: false };
         Self { state: Mutex::new(state), headcount: Arc::default() }
     }
 
     /// How many of its leases hold.
     #[must_use]
-    pub(super) fn headcount(&self) -> &Arc<Headcount> {
+    pub(super) fn headcount(&self) -> &Arc<LeaseCounter> {
         &self.headcount
     }
 
     /// Its state, unless it is retired.
-    pub fn state(&self) -> Option<MutexGuard<'_, State>> {
+    pub fn state(&self) -> Option<MutexGuard<'_, ServiceState>> {
         let state = self.state.lock();
         (!state.retired).then_some(state)
     }
 }
 
-impl State {
+impl ServiceState {
     /// Its instances.
     #[must_use]
-    pub fn roster(&self) -> &Roster {
+    pub fn roster(&self) -> &InstanceMap {
         &self.roster
     }
 
     /// Its recent events.
     #[must_use]
-    pub fn ring(&self) -> &Ring {
+    pub fn ring(&self) -> &EventLog {
         &self.ring
     }
 
     /// Its instances, to hold on to, and the revision at which they are so.
     #[must_use]
-    pub fn snapshot(&self) -> (Blocks, Revision) {
+    pub fn snapshot(&self) -> (Chunks, Revision) {
         (self.roster.blocks(), self.revision)
     }
 
     /// The revision of the last change that readers could see.
     #[must_use]
     pub fn seen(&self) -> Revision {
-        self.seen
+        self.visible_revision
     }
 
     /// The revision of the last change of what is shown with the service: of instances that readers could see, or of their nodes.
     #[must_use]
     pub fn shown(&self) -> Revision {
-        self.seen.max(self.nodes)
+        self.visible_revision.max(self.nodes)
     }
 
     /// A node that instances are on has changed.
@@ -123,7 +124,7 @@ impl State {
 
     /// Remembers an event: so many that they cost a fraction of what the instances do, within bounds.
     pub fn remember(&mut self, event: Arc<Event>) {
-        self.seen = event.revision;
+        self.visible_revision = event.revision;
         let limit = (self.roster.len() / 4).clamp(SHORT_MEMORY, LONG_MEMORY);
         self.ring.push(event, limit, MEMORY_BYTES);
     }

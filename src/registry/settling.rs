@@ -52,10 +52,10 @@ mod tests {
     use super::*;
     use crate::{
         engine::Memory,
-        model::{Incarnation, Revision, Selection, Token},
+        model::{Incarnation, ResumeToken, Revision, Selector},
         registry::{
             Command, ResetReason, Step, Subscription,
-            test_support::{Nobody, at, name, register},
+            test_support::{NoListener, at, name, register},
         },
     };
 
@@ -63,13 +63,13 @@ mod tests {
     const OTHER: Incarnation = Incarnation(3);
 
     fn memory() -> Memory {
-        Memory::new(Incarnation(7), at(0), Arc::new(Nobody))
+        Memory::new(Incarnation(7), at(0), Arc::new(NoListener))
     }
 
     fn reader(token: Option<(Incarnation, Revision)>) -> Subscription {
-        let selection = Arc::new(Selection::Names([name("web")].into()));
+        let selection = Arc::new(Selector::Names([name("web")].into()));
         let selected = selection.digest("");
-        let token = token.map(|(incarnation, revision)| Token { incarnation, revision, selection: selected });
+        let token = token.map(|(incarnation, revision)| ResumeToken { incarnation, revision, selection: selected });
         Subscription::new(selection, None, token)
     }
 

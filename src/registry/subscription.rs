@@ -16,11 +16,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Registry,
-    cut::Cut,
     event::{Entry, Event},
-    roster::Block,
+    instance_map::Chunk,
+    snapshot::Snapshot,
 };
-use crate::model::{InstanceFilter, Revision, Selection, Token};
+use crate::model::{InstanceFilter, ResumeToken, Revision, Selector};
 
 /// What a reader is told next.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub enum Step {
     /// The reader's place is lost: a snapshot follows.
     Reset(ResetReason),
     /// A part of the snapshot.
-    Snapshot(Part),
+    Snapshot(SnapshotChunk),
     /// The snapshot, or what was missed, is complete: the reader stands at this revision.
     Synced(Revision),
     /// The difference between where the reader stood and this revision. Not empty; each instance at most once.
@@ -42,9 +42,9 @@ pub enum Step {
 
 /// A part of a snapshot.
 #[derive(Debug)]
-pub enum Part {
+pub enum SnapshotChunk {
     /// A whole block.
-    Block(Arc<Block>),
+    Block(Arc<Chunk>),
     /// Those of a block that match the filter.
     Matching(Vec<Arc<Entry>>),
 }
@@ -55,12 +55,12 @@ pub struct Delta {
     /// The last event of the instance in the step.
     pub event: Arc<Event>,
     /// What it means to this reader.
-    pub effect: Effect,
+    pub effect: DeltaKind,
 }
 
 /// What an event means to a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub enum DeltaKind {
     /// The instance is new to the reader, or different.
     Updated,
     /// It is gone.
@@ -85,23 +85,23 @@ pub enum ResetReason {
 /// A reader's place.
 #[derive(Debug)]
 pub struct Subscription {
-    selection: Arc<Selection>,
+    selection: Arc<Selector>,
     filter: Option<Arc<InstanceFilter>>,
     /// The digest of both, for tokens.
     digest: u64,
     /// The revision up to which the reader has been told everything.
     cursor: Revision,
-    phase: Phase,
+    phase: SubscriptionPhase,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum SubscriptionPhase {
     /// Nothing was told yet.
-    Fresh(Option<Token>),
+    Fresh(Option<ResumeToken>),
     /// A snapshot is to be taken.
     Starting,
     /// In the middle of a snapshot.
-    Snapshot(Walk),
+    Snapshot(SnapshotCursor),
     /// What the token missed, up to this revision at least, is being told.
     CatchingUp(Revision),
     /// Complete.
@@ -111,14 +111,14 @@ enum Phase {
 impl Subscription {
     /// A reader that has been told nothing, or everything up to the token.
     #[must_use]
-    pub fn new(selection: Arc<Selection>, filter: Option<Arc<InstanceFilter>>, token: Option<Token>) -> Self {
+    pub fn new(selection: Arc<Selector>, filter: Option<Arc<InstanceFilter>>, token: Option<ResumeToken>) -> Self {
         let digest = selection.digest(filter.as_ref().map_or("", |filter| filter.as_str()));
-        Self { selection, filter, digest, cursor: Revision::default(), phase: Phase::Fresh(token) }
+        Self { selection, filter, digest, cursor: Revision::default(), phase: SubscriptionPhase::Fresh(token) }
     }
 
     /// What it selects.
     #[must_use]
-    pub fn selection(&self) -> &Arc<Selection> {
+    pub fn selection(&self) -> &Arc<Selector> {
         &self.selection
     }
 
@@ -137,19 +137,19 @@ impl Subscription {
     /// Whether it has been told everything once: from then on, what it is told has just happened.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Live)
+        matches!(self.phase, SubscriptionPhase::Live)
     }
 
     /// The token with which another stream can go on from a revision of this one.
     #[must_use]
-    pub fn token(&self, registry: &Registry, revision: Revision) -> Token {
-        Token { incarnation: registry.incarnation(), revision, selection: self.digest }
+    pub fn token(&self, registry: &Registry, revision: Revision) -> ResumeToken {
+        ResumeToken { incarnation: registry.incarnation(), revision, selection: self.digest }
     }
 
     /// Whether it is told nothing before the registry has settled.
     #[must_use]
     pub fn waits(&self, registry: &Registry) -> bool {
-        matches!(self.phase, Phase::Fresh(Some(token)) if token.incarnation != registry.incarnation())
+        matches!(self.phase, SubscriptionPhase::Fresh(Some(token)) if token.incarnation != registry.incarnation())
             && registry.is_settling()
     }
 
@@ -160,25 +160,25 @@ impl Subscription {
         }
         loop {
             let step = match &mut self.phase {
-                Phase::Fresh(token) => {
+                SubscriptionPhase::Fresh(token) => {
                     let token = token.take();
-                    self.phase = Phase::Starting;
+                    self.phase = SubscriptionPhase::Starting;
                     token.and_then(|token| self.begin(token, registry))
                 }
-                Phase::Starting => {
-                    self.phase = Phase::Snapshot(Walk::new(registry.cut(&self.selection)));
+                SubscriptionPhase::Starting => {
+                    self.phase = SubscriptionPhase::Snapshot(SnapshotCursor::new(registry.cut(&self.selection)));
                     None
                 }
-                Phase::Snapshot(walk) => {
+                SubscriptionPhase::Snapshot(walk) => {
                     if let Some(block) = walk.next() {
                         part(block, self.filter.as_deref()).map(Step::Snapshot)
                     } else {
                         self.cursor = walk.cut.revision;
-                        self.phase = Phase::Live;
+                        self.phase = SubscriptionPhase::Live;
                         Some(Step::Synced(self.cursor))
                     }
                 }
-                Phase::CatchingUp(_) | Phase::Live => self.follow(registry),
+                SubscriptionPhase::CatchingUp(_) | SubscriptionPhase::Live => self.follow(registry),
             };
             if let Some(step) = step {
                 return step;
@@ -187,21 +187,21 @@ impl Subscription {
     }
 
     /// Where a new reader begins: at its token, if that fits.
-    fn begin(&mut self, token: Token, registry: &Registry) -> Option<Step> {
+    fn begin(&mut self, token: ResumeToken, registry: &Registry) -> Option<Step> {
         if let Some(reason) = misfit(token, self.digest, registry) {
             return Some(self.reset(reason));
         }
         self.cursor = token.revision;
-        self.phase = Phase::CatchingUp(registry.applied());
+        self.phase = SubscriptionPhase::CatchingUp(registry.applied());
         None
     }
 
     /// What came after the cursor. `None`: so far nothing for this reader, but there is more to look at.
     fn follow(&mut self, registry: &Registry) -> Option<Step> {
-        if let Phase::CatchingUp(goal) = self.phase
+        if let SubscriptionPhase::CatchingUp(goal) = self.phase
             && self.cursor >= goal
         {
-            self.phase = Phase::Live;
+            self.phase = SubscriptionPhase::Live;
             return Some(Step::Synced(self.cursor));
         }
         let newest = registry.applied();
@@ -223,13 +223,13 @@ impl Subscription {
     }
 
     fn reset(&mut self, reason: ResetReason) -> Step {
-        self.phase = Phase::Starting;
+        self.phase = SubscriptionPhase::Starting;
         Step::Reset(reason)
     }
 }
 
 /// Why a token cannot be gone on from, apart from history.
-fn misfit(token: Token, digest: u64, registry: &Registry) -> Option<ResetReason> {
+fn misfit(token: ResumeToken, digest: u64, registry: &Registry) -> Option<ResetReason> {
     if token.incarnation != registry.incarnation() {
         Some(ResetReason::OtherIncarnation)
     } else if token.selection != digest {
@@ -243,18 +243,18 @@ fn misfit(token: Token, digest: u64, registry: &Registry) -> Option<ResetReason>
 
 /// The blocks of a cut, one after the other. What was told is let go of.
 #[derive(Debug)]
-struct Walk {
-    cut: Cut,
+struct SnapshotCursor {
+    cut: Snapshot,
     block: usize,
 }
 
-impl Walk {
-    fn new(mut cut: Cut) -> Self {
+impl SnapshotCursor {
+    fn new(mut cut: Snapshot) -> Self {
         cut.services.reverse();
         Self { cut, block: 0 }
     }
 
-    fn next(&mut self) -> Option<Arc<Block>> {
+    fn next(&mut self) -> Option<Arc<Chunk>> {
         while let Some(blocks) = self.cut.services.last() {
             if let Some(block) = blocks.get(self.block) {
                 self.block += 1;
@@ -267,12 +267,12 @@ impl Walk {
     }
 }
 
-fn part(block: Arc<Block>, filter: Option<&InstanceFilter>) -> Option<Part> {
+fn part(block: Arc<Chunk>, filter: Option<&InstanceFilter>) -> Option<SnapshotChunk> {
     let Some(filter) = filter else {
-        return Some(Part::Block(block));
+        return Some(SnapshotChunk::Block(block));
     };
     let matching: Vec<_> = block.entries().iter().filter(|entry| filter.matches(&entry.instance)).cloned().collect();
-    (!matching.is_empty()).then_some(Part::Matching(matching))
+    (!matching.is_empty()).then_some(SnapshotChunk::Matching(matching))
 }
 
 /// Makes one difference an instance of many events: what it was before the first, and what it is after the last.
@@ -281,9 +281,9 @@ fn fold(events: Vec<Arc<Event>>, filter: Option<&InstanceFilter>) -> Vec<Delta> 
     let delta = |before: Option<&Arc<Entry>>, last: Arc<Event>| {
         let knew = before.is_some_and(matches);
         let effect = match last.after() {
-            Some(entry) if matches(entry) => Effect::Updated,
-            Some(_) if knew => Effect::NoLongerMatches,
-            None if knew => Effect::Removed,
+            Some(entry) if matches(entry) => DeltaKind::Updated,
+            Some(_) if knew => DeltaKind::NoLongerMatches,
+            None if knew => DeltaKind::Removed,
             Some(_) | None => return None,
         };
         Some(Delta { event: last, effect })

@@ -2,23 +2,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Audience, Command, Description, Entry, Event, Holder, Now, Patch, Register};
+use super::{
+    ChangeListener, ClockReading, Command, DeregisterGuard, Entry, Event, InstanceDescription, Patch, Register,
+};
 use crate::model::{
-    Address, BootId, Checks, Instance, InstanceId, LeaseId, Marks, Metadata, Revision, ServiceName, Tags, Terms,
-    WallTime, Weight,
+    Address, BootId, Conditions, Instance, InstanceChecks, InstanceId, LeaseId, LeaseTerms, Metadata, Revision,
+    ServiceName, Tags, UnixMillis, Weight,
 };
 
 /// An audience that does not listen.
 #[derive(Debug)]
-pub struct Nobody;
+pub struct NoListener;
 
-impl Audience for Nobody {
+impl ChangeListener for NoListener {
     fn changed(&self, _: &Event) {}
 }
 
 /// All clocks at so many milliseconds.
-pub fn at(ms: u64) -> Now {
-    Now { monotonic_us: ms * 1_000, lease: ms, wall: WallTime(1_700_000_000_000 + ms) }
+pub fn at(ms: u64) -> ClockReading {
+    ClockReading { monotonic_us: ms * 1_000, lease: ms, wall: UnixMillis(1_700_000_000_000 + ms) }
 }
 
 pub fn name(service: &str) -> ServiceName {
@@ -30,7 +32,7 @@ pub fn id(id: &str) -> InstanceId {
 }
 
 pub fn entry(service: &str, instance: &str, weight: u16) -> Arc<Entry> {
-    let Description { addresses, tags, metadata, locality, .. } = description(&[], 1);
+    let InstanceDescription { addresses, tags, metadata, locality, .. } = description(&[], 1);
     let instance = Instance {
         service: name(service),
         id: id(instance),
@@ -39,18 +41,18 @@ pub fn entry(service: &str, instance: &str, weight: u16) -> Arc<Entry> {
         metadata,
         weight: Weight::parse(weight.into()).unwrap(),
         locality,
-        checks: Checks::default(),
-        marks: Marks::default(),
+        checks: InstanceChecks::default(),
+        marks: Conditions::default(),
         listing: None,
-        registered_at: WallTime(0),
+        registered_at: UnixMillis(0),
         registered_revision: Revision(1),
         revision: Revision(1),
     };
     Arc::new(Entry { instance, lease: None })
 }
 
-pub fn description(tags: &[&str], weight: u32) -> Description {
-    Description {
+pub fn description(tags: &[&str], weight: u32) -> InstanceDescription {
+    InstanceDescription {
         addresses: Address::parse_all([("10.0.0.1", 80, "")].into_iter()).unwrap(),
         tags: Tags::parse(tags).unwrap(),
         metadata: Metadata::default(),
@@ -67,7 +69,7 @@ pub fn register(service: &str, instance: &str, boot: &str, lease: u128) -> Regis
         boot: BootId::parse(boot).unwrap(),
         description: description(&[], 1),
         checks: Vec::new(),
-        terms: Terms::grant(Some(Duration::from_secs(3)), None),
+        terms: LeaseTerms::grant(Some(Duration::from_secs(3)), None),
         starting: false,
         replace: false,
         lease: LeaseId(lease),
@@ -75,7 +77,8 @@ pub fn register(service: &str, instance: &str, boot: &str, lease: u128) -> Regis
 }
 
 pub fn deregister(service: &str, instance: &str, lease: Option<u128>) -> Command {
-    let of = lease.map_or(Holder::Anyone, |lease| Holder::This { lease: Some(LeaseId(lease)), boot: None });
+    let of = lease
+        .map_or(DeregisterGuard::Anyone, |lease| DeregisterGuard::This { lease: Some(LeaseId(lease)), boot: None });
     Command::Deregister { service: name(service), id: id(instance), of }
 }
 

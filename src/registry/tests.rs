@@ -11,7 +11,7 @@ use std::{
 #[cfg(test)]
 use proptest::prelude::*;
 
-use reader::{Reader, readers};
+use reader::{ModelReader, readers};
 
 use super::{
     test_support::{at, deregister, description, id, name, register, update},
@@ -19,14 +19,14 @@ use super::{
 };
 use crate::{
     engine::Memory,
-    model::{Incarnation, Selection, Token, Weight},
+    model::{Incarnation, ResumeToken, Selector, Weight},
 };
 
 pub(crate) const SERVICES: [&str; 3] = ["web", "web-api", "db"];
 
 /// One line of a script.
 #[derive(Debug, Clone)]
-pub(crate) enum Operation {
+pub(crate) enum RegistryStep {
     Register {
         service: usize,
         instance: u8,
@@ -58,25 +58,25 @@ pub(crate) enum Operation {
 }
 
 #[cfg(test)]
-fn operations() -> impl Strategy<Value = Vec<Operation>> {
+fn operations() -> impl Strategy<Value = Vec<RegistryStep>> {
     let at = || (0..SERVICES.len(), 0..4_u8);
     let operation = prop_oneof![
         6 => (at(), 0..3_u8, 1..4_u16, any::<bool>()).prop_map(|((service, instance), boot, weight, replace)| {
-            Operation::Register { service, instance, boot, weight, replace }
+            RegistryStep::Register { service, instance, boot, weight, replace }
         }),
-        3 => at().prop_map(|(service, instance)| Operation::Deregister { service, instance }),
+        3 => at().prop_map(|(service, instance)| RegistryStep::Deregister { service, instance }),
         2 => (at(), any::<bool>())
-            .prop_map(|((service, instance), draining)| Operation::Drain { service, instance, draining }),
-        3 => (0..5_u64).prop_map(|halves| Operation::Wait { halves }),
-        5 => (0..5_usize).prop_map(|reader| Operation::Read { reader }),
-        2 => (0..5_usize).prop_map(|reader| Operation::Resume { reader }),
+            .prop_map(|((service, instance), draining)| RegistryStep::Drain { service, instance, draining }),
+        3 => (0..5_u64).prop_map(|halves| RegistryStep::Wait { halves }),
+        5 => (0..5_usize).prop_map(|reader| RegistryStep::Read { reader }),
+        2 => (0..5_usize).prop_map(|reader| RegistryStep::Resume { reader }),
     ];
     prop::collection::vec(operation, 1..160)
 }
 
 /// What a registry is, said in the plainest way: a map, and for each instance who holds it and until when.
 #[derive(Default)]
-struct Naive {
+struct NaiveRegistry {
     present: BTreeMap<(String, String), NaiveEntry>,
 }
 
@@ -88,7 +88,7 @@ struct NaiveEntry {
     renewed: u64,
 }
 
-impl Naive {
+impl NaiveRegistry {
     const TTL: u64 = 3_000;
 
     fn register(&mut self, key: (String, String), boot: u8, weight: u16, replace: bool, now: u64) -> bool {
@@ -116,7 +116,7 @@ impl Naive {
 }
 
 /// What the reader with this number should see.
-fn expected(naive: &Naive, reader: usize) -> BTreeMap<(String, String), (u16, bool)> {
+fn expected(naive: &NaiveRegistry, reader: usize) -> BTreeMap<(String, String), (u16, bool)> {
     match reader {
         0 => naive.seen(|service, _| service == "web"),
         1 => naive.seen(|service, _| service == "web" || service == "db"),
@@ -126,26 +126,26 @@ fn expected(naive: &Naive, reader: usize) -> BTreeMap<(String, String), (u16, bo
     }
 }
 
-pub(crate) struct Play {
+pub(crate) struct RegistryScript {
     engine: Memory,
-    naive: Naive,
-    readers: Vec<Reader>,
+    naive: NaiveRegistry,
+    readers: Vec<ModelReader>,
     now: u64,
     leases: u128,
 }
 
-impl Play {
+impl RegistryScript {
     /// How many readers there are.
     pub(crate) const READERS: usize = 5;
 
     pub(crate) fn new() -> Self {
-        let engine = Memory::new(Incarnation(7), at(0), Arc::new(test_support::Nobody));
-        Self { engine, naive: Naive::default(), readers: readers(), now: 0, leases: 0 }
+        let engine = Memory::new(Incarnation(7), at(0), Arc::new(test_support::NoListener));
+        Self { engine, naive: NaiveRegistry::default(), readers: readers(), now: 0, leases: 0 }
     }
 
-    pub(crate) fn act(&mut self, operation: &Operation) {
+    pub(crate) fn act(&mut self, operation: &RegistryStep) {
         match *operation {
-            Operation::Register { service, instance, boot, weight, replace } => {
+            RegistryStep::Register { service, instance, boot, weight, replace } => {
                 self.leases += 1;
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
                 let asked = Register {
@@ -157,12 +157,12 @@ impl Play {
                 let key = (service.to_owned(), instance);
                 assert_eq!(done, self.naive.register(key, boot, weight, replace, self.now));
             }
-            Operation::Deregister { service, instance } => {
+            RegistryStep::Deregister { service, instance } => {
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
                 let done = self.engine.submit(deregister(service, &instance, None), at(self.now)).is_ok();
                 assert_eq!(done, self.naive.present.remove(&(service.to_owned(), instance)).is_some());
             }
-            Operation::Drain { service, instance, draining } => {
+            RegistryStep::Drain { service, instance, draining } => {
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
                 let patch = Patch { draining: Some(draining), ..Patch::default() };
                 let done = self.engine.submit(update(service, &instance, patch), at(self.now)).is_ok();
@@ -172,7 +172,7 @@ impl Play {
                     held.drained = draining;
                 }
             }
-            Operation::Wait { halves } => {
+            RegistryStep::Wait { halves } => {
                 self.now += halves * 500;
                 self.naive.expire(self.now);
                 // That the dead go is what this is about; whom protection holds has tests of its own.
@@ -180,8 +180,8 @@ impl Play {
                 self.engine.registry().reset_protection(None, at(self.now));
                 self.engine.expire(at(self.now));
             }
-            Operation::Read { reader } => self.read(reader),
-            Operation::Resume { reader } => self.readers[reader].resume(self.engine.registry()),
+            RegistryStep::Read { reader } => self.read(reader),
+            RegistryStep::Resume { reader } => self.readers[reader].resume(self.engine.registry()),
         }
     }
 
@@ -213,7 +213,7 @@ proptest! {
     /// Whatever is done, every reader that reads sees exactly what the naive model has, by legal steps only.
     #[test]
     fn every_reader_sees_what_is_there(script in operations()) {
-        let mut play = Play::new();
+        let mut play = RegistryScript::new();
         for operation in &script {
             play.act(operation);
         }
@@ -225,7 +225,7 @@ proptest! {
 #[derive(Debug, Default)]
 struct Listening(Mutex<Vec<String>>);
 
-impl Audience for Listening {
+impl ChangeListener for Listening {
     fn changed(&self, event: &Event) {
         self.0.lock().unwrap().push(format!("{}/{}", event.service(), event.id()));
     }
@@ -234,7 +234,7 @@ impl Audience for Listening {
 #[test]
 fn equal_means_quiet() {
     let audience = Arc::new(Listening::default());
-    let engine = Memory::new(Incarnation(1), at(0), Arc::clone(&audience) as Arc<dyn Audience>);
+    let engine = Memory::new(Incarnation(1), at(0), Arc::clone(&audience) as Arc<dyn ChangeListener>);
     let revision = || engine.registry().applied();
     engine.submit(Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
     let first = revision();
@@ -247,7 +247,7 @@ fn equal_means_quiet() {
 
 #[test]
 fn a_reader_that_fell_behind_gets_the_newest_state() {
-    let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::Nobody));
+    let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));
     let mut reader = readers().remove(0);
     reader.read(engine.registry());
     for n in 0..HISTORY as u128 + 2_000 {
@@ -263,26 +263,26 @@ fn a_reader_that_fell_behind_gets_the_newest_state() {
 
 #[test]
 fn tokens_that_do_not_fit_are_answered_with_the_reason() {
-    let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::Nobody));
+    let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));
     let registry = engine.registry();
     engine.submit(Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
-    let selection = Arc::new(Selection::parse(&["web".into()], "", false).unwrap());
+    let selection = Arc::new(Selector::parse(&["web".into()], "", false).unwrap());
     let good = Subscription::new(Arc::clone(&selection), None, None).token(registry, registry.applied());
     let first = |token| Subscription::new(Arc::clone(&selection), None, Some(token)).next(registry);
     assert!(matches!(first(good), Step::Synced(revision) if revision == registry.applied()));
-    let other = Token { incarnation: Incarnation(2), ..good };
+    let other = ResumeToken { incarnation: Incarnation(2), ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::OtherIncarnation)));
-    let other = Token { selection: 1, ..good };
+    let other = ResumeToken { selection: 1, ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::OtherSelection)));
-    let other = Token { revision: good.revision.next(), ..good };
+    let other = ResumeToken { revision: good.revision.next(), ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::FutureRevision)));
-    let other = Token { revision: Revision(3), ..good };
+    let other = ResumeToken { revision: Revision(3), ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::HistoryLost)));
 }
 
 #[test]
 fn a_service_that_comes_back_is_heard_of_without_a_reset() {
-    let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::Nobody));
+    let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));
     let mut reader = readers().remove(0);
     reader.read(engine.registry());
     for lease in 0..20 {
@@ -303,7 +303,7 @@ fn a_service_that_comes_back_is_heard_of_without_a_reset() {
 /// Readers on threads of their own, while writers write: what each believes at a revision is what was so at it.
 #[test]
 fn cuts_are_consistent_under_concurrent_writers() {
-    let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::Nobody));
+    let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));
     std::thread::scope(|threads| {
         for writer in 0..2 {
             let engine = &engine;

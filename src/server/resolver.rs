@@ -7,15 +7,15 @@ use tokio::{sync::watch, task::JoinSet};
 use super::StartError;
 use crate::{
     config::Config,
-    protocol::dns::{Door, Oracle, Zone},
+    protocol::dns::{Authority, DnsListener, Zone},
     protocol::grpc::Shared,
-    transport::{Alarm, Gate},
+    transport::{ConnectionLimiter, FatalReporter},
 };
 
 /// Binds it where it is configured. `None`: it is off, or the address that nobody chose is taken.
-pub(super) fn bind(config: &Config) -> Result<Option<Door>, StartError> {
+pub(super) fn bind(config: &Config) -> Result<Option<DnsListener>, StartError> {
     let Some(address) = config.dns else { return Ok(None) };
-    match Door::bind(address) {
+    match DnsListener::bind(address) {
         Ok(door) => Ok(Some(door)),
         Err(error) if config.dns_may_fail => {
             tracing::warn!(
@@ -31,17 +31,17 @@ pub(super) fn bind(config: &Config) -> Result<Option<Door>, StartError> {
 
 /// Opens it: from here on it answers.
 pub(super) fn open(
-    door: Door,
+    door: DnsListener,
     config: &Config,
-    (shared, gate): (&Arc<Shared>, Arc<Gate>),
-    (alarm, tasks): (&Alarm, &mut JoinSet<()>),
+    (shared, gate): (&Arc<Shared>, Arc<ConnectionLimiter>),
+    (alarm, tasks): (&FatalReporter, &mut JoinSet<()>),
     leaving: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let node = config.node_name();
     let listens = Some(door.address().ip()).filter(|ip| !ip.is_unspecified());
     let address = listens.unwrap_or_else(|| config.node_address());
     let zone = Zone::new(&config.dns_domain, &config.consul.datacenter, &node, config.dns_ttl, address);
-    let (packets, connections) = door.open(shared, Oracle::new(zone), gate, leaving)?;
+    let (packets, connections) = door.open(shared, Authority::new(zone), gate, leaving)?;
     tasks.spawn(alarm.clone().guard("DNS over UDP", packets));
     tasks.spawn(alarm.clone().guard("DNS over TCP", connections));
     Ok(())

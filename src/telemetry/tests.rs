@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use tracing::{debug, info, info_span};
 
-use super::{LogFilter, Look, subscriber};
+use super::{LogFilter, ResolvedFormat, subscriber};
 
 /// Standard error, for the length of a test.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+struct CapturedStderr(Arc<Mutex<Vec<u8>>>);
 
-impl io::Write for Lines {
+impl io::Write for CapturedStderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -23,8 +23,8 @@ impl io::Write for Lines {
 }
 
 /// What `log` writes with this filter, look and colour.
-fn written(filter: &str, look: Look, colour: bool, log: impl FnOnce()) -> String {
-    let lines = Lines::default();
+fn written(filter: &str, look: ResolvedFormat, colour: bool, log: impl FnOnce()) -> String {
+    let lines = CapturedStderr::default();
     let writer = lines.clone();
     let subscriber = subscriber(&filter.parse().unwrap(), look, colour, move || writer.clone());
     tracing::subscriber::with_default(subscriber, log);
@@ -42,7 +42,7 @@ fn hostile() {
 
 #[test]
 fn a_line_has_no_control_characters_but_its_end() {
-    let line = written("info", Look::Lines, false, hostile);
+    let line = written("info", ResolvedFormat::Lines, false, hostile);
     let line = line.strip_suffix('\n').unwrap();
     assert!(!line.contains(char::is_control), "{line:?}");
     for part in [
@@ -58,7 +58,7 @@ fn a_line_has_no_control_characters_but_its_end() {
 
 #[test]
 fn a_json_line_is_one_line() {
-    let line = written("info", Look::Json, false, hostile);
+    let line = written("info", ResolvedFormat::Json, false, hostile);
     assert_eq!(line.matches('\n').count(), 1, "{line:?}");
     assert!(!line.trim_end().contains(|letter: char| letter.is_ascii_control()), "{line:?}");
     assert!(line.contains(r#""level":"INFO""#) && line.contains(r#""displayed":"web\nFAKE"#), "{line}");
@@ -66,8 +66,8 @@ fn a_json_line_is_one_line() {
 
 #[test]
 fn colour_is_left_out_where_it_is_off() {
-    let coloured = written("info", Look::Lines, true, || info!(id = 1, "hello"));
-    let plain = written("info", Look::Lines, false, || info!(id = 1, "hello"));
+    let coloured = written("info", ResolvedFormat::Lines, true, || info!(id = 1, "hello"));
+    let plain = written("info", ResolvedFormat::Lines, false, || info!(id = 1, "hello"));
     assert!(coloured.contains('\u{1b}'), "{coloured:?}");
     assert!(plain.ends_with("hello id=1\n") && !plain.contains('\u{1b}'), "{plain:?}");
 }
@@ -78,7 +78,7 @@ fn the_filter_decides() {
         debug!(target: "callboard::registry", "quiet");
         debug!(target: "callboard::protocol::grpc", "loud");
     };
-    let lines = written("info,callboard::protocol::grpc=debug", Look::Lines, false, log);
+    let lines = written("info,callboard::protocol::grpc=debug", ResolvedFormat::Lines, false, log);
     assert!(lines.contains("loud") && !lines.contains("quiet"), "{lines}");
 }
 

@@ -14,13 +14,13 @@ use tokio::{
 };
 
 use super::{
-    Connection, Gate, Place, Port, Protocol, Ticket, Workers,
-    descriptors::Spare,
-    farewell::refuse,
+    Connection, ConnectionLimiter, ConnectionPermit, ListenerConfig, Protocol, WorkerState, Workers,
+    closing::refuse,
+    descriptors::SpareDescriptor,
     listener::{self, Listener},
     serve::receive,
 };
-use crate::{clock::Clock, metrics::Refused};
+use crate::{clock::Clock, metrics::RejectReason};
 
 /// A new connection weighs as much as this many streams...
 const NEWCOMER: usize = 8;
@@ -34,11 +34,11 @@ const BREATH: Duration = Duration::from_millis(10);
 
 /// A connection that was let in.
 #[derive(Debug)]
-pub(super) struct Arrival {
+pub(super) struct AcceptedConnection {
     pub(super) socket: std::net::TcpStream,
     pub(super) peer: SocketAddr,
-    pub(super) ticket: Ticket,
-    pub(super) port: Arc<Port>,
+    pub(super) ticket: ConnectionPermit,
+    pub(super) port: Arc<ListenerConfig>,
 }
 
 /// Accepts on a port until the server leaves.
@@ -48,13 +48,13 @@ pub(super) struct Arrival {
 /// When the poller does not take the listener, or no descriptor is left to keep in reserve.
 pub fn accept(
     listener: Listener,
-    port: Port,
-    gate: Arc<Gate>,
-    mut dealer: Dealer,
+    port: ListenerConfig,
+    gate: Arc<ConnectionLimiter>,
+    mut dealer: WorkerDispatch,
     mut leaving: watch::Receiver<bool>,
 ) -> io::Result<impl Future<Output = ()> + Send> {
     let listener = listener.for_tokio()?;
-    let mut spare = Spare::new()?;
+    let mut spare = SpareDescriptor::new()?;
     let port = Arc::new(port);
     Ok(async move {
         let mut turned_away = 0_u32;
@@ -74,10 +74,10 @@ pub fn accept(
                         refuse(&gate, socket, &port, why);
                     }
                 },
-                Err(error) if Spare::is_wanted(&error) => match turn_away(&listener, &mut spare).await {
-                    Turned::Away => gate.metrics().connections.refused(Refused::Descriptors),
-                    Turned::Nobody => continue,
-                    Turned::Unable => sleep(PAUSE).await,
+                Err(error) if SpareDescriptor::is_wanted(&error) => match turn_away(&listener, &mut spare).await {
+                    TurnAwayResult::Away => gate.metrics().connections.refused(RejectReason::Descriptors),
+                    TurnAwayResult::Nobody => continue,
+                    TurnAwayResult::Unable => sleep(PAUSE).await,
                 },
                 // Of a peer that is gone already, mostly, and then it is its own affair.
                 Err(error) => tracing::debug!(port = port.name, %error, "connection not accepted"),
@@ -90,16 +90,22 @@ pub fn accept(
     })
 }
 
-fn admit(socket: TcpStream, peer: SocketAddr, ticket: Ticket, port: &Arc<Port>, dealer: &mut Dealer) {
+fn admit(
+    socket: TcpStream,
+    peer: SocketAddr,
+    ticket: ConnectionPermit,
+    port: &Arc<ListenerConfig>,
+    dealer: &mut WorkerDispatch,
+) {
     let prepared = listener::prepare(&socket).and_then(|()| socket.into_std());
     match prepared {
-        Ok(socket) => dealer.deal(Arrival { socket, peer, ticket, port: Arc::clone(port) }),
+        Ok(socket) => dealer.deal(AcceptedConnection { socket, peer, ticket, port: Arc::clone(port) }),
         Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
     }
 }
 
 /// What became of an attempt to turn a connection away.
-enum Turned {
+enum TurnAwayResult {
     /// One was closed.
     Away,
     /// None waits: the system asks for a descriptor before it looks.
@@ -110,15 +116,15 @@ enum Turned {
 
 /// Closes one of the connections that wait, so that its peer knows, and this loop does not spin. One that comes later may find
 /// descriptors again, so it is not waited for.
-async fn turn_away(listener: &TcpListener, spare: &mut Spare) -> Turned {
+async fn turn_away(listener: &TcpListener, spare: &mut SpareDescriptor) -> TurnAwayResult {
     if !spare.spend() {
-        return Turned::Unable;
+        return TurnAwayResult::Unable;
     }
     let accepted = poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await;
     let turned = match accepted {
-        Poll::Ready(Ok(_closed)) => Turned::Away,
-        Poll::Ready(Err(error)) if Spare::is_wanted(&error) => Turned::Unable,
-        Poll::Ready(Err(_)) | Poll::Pending => Turned::Nobody,
+        Poll::Ready(Ok(_closed)) => TurnAwayResult::Away,
+        Poll::Ready(Err(error)) if SpareDescriptor::is_wanted(&error) => TurnAwayResult::Unable,
+        Poll::Ready(Err(_)) | Poll::Pending => TurnAwayResult::Nobody,
     };
     spare.renew();
     turned
@@ -126,7 +132,7 @@ async fn turn_away(listener: &TcpListener, spare: &mut Spare) -> Turned {
 
 /// Deals connections out to the workers.
 #[derive(Debug)]
-pub struct Dealer {
+pub struct WorkerDispatch {
     workers: Arc<Workers>,
     clock: Arc<Clock>,
     /// Those that it deals to.
@@ -134,7 +140,7 @@ pub struct Dealer {
     newcomers: Vec<VecDeque<Duration>>,
 }
 
-impl Dealer {
+impl WorkerDispatch {
     /// Of connections that speak this: gRPC has workers of its own, and so has HTTP, whose pages may be long.
     #[must_use]
     pub fn new(workers: &Arc<Workers>, clock: &Arc<Clock>, protocol: Protocol) -> Self {
@@ -146,7 +152,7 @@ impl Dealer {
         Self { workers: Arc::clone(workers), clock: Arc::clone(clock), among, newcomers }
     }
 
-    fn deal(&mut self, arrival: Arrival) {
+    fn deal(&mut self, arrival: AcceptedConnection) {
         let now = self.clock.since_start();
         for new in &mut self.newcomers {
             while new.front().is_some_and(|since| now.saturating_sub(*since) > NEW) {
@@ -160,9 +166,9 @@ impl Dealer {
     }
 }
 
-impl Arrival {
+impl AcceptedConnection {
     /// Serves it at this place, until it ends.
-    pub(super) async fn serve(self, place: Arc<Place>, leaving: watch::Receiver<bool>) {
+    pub(super) async fn serve(self, place: Arc<WorkerState>, leaving: watch::Receiver<bool>) {
         let Self { socket, peer, ticket, port } = self;
         match TcpStream::from_std(socket) {
             Ok(socket) => receive(socket, Connection::new(peer, &place, ticket), &port, leaving).await,

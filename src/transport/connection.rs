@@ -15,13 +15,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
-    Busy, Place, Ticket,
-    door::Beginnings,
-    gate::Identity,
-    progress::{Mark, Progress},
-    share::Share,
+    ConnectionPermit, LimitError, WorkerState,
+    cpu_share::CpuShare,
+    limits::PeerIdentity,
+    request_service::CallQueue,
+    stall::{ReadProgress, StallDetector},
 };
-use crate::metrics::Evicted;
+use crate::metrics::EvictReason;
 
 /// Calls that a peer may cancel for each that it lets be answered: a client that hedges makes up to five attempts of a call and
 /// cancels those that lose.
@@ -31,9 +31,9 @@ const CANCELLED_PER_ANSWERED: usize = 4;
 #[derive(Debug)]
 pub struct Connection {
     peer: SocketAddr,
-    place: Arc<Place>,
-    ticket: Ticket,
-    identity: OnceLock<Identity>,
+    place: Arc<WorkerState>,
+    ticket: ConnectionPermit,
+    identity: OnceLock<PeerIdentity>,
     /// Some request came.
     used: AtomicBool,
     /// It was asked to come back as another.
@@ -41,7 +41,7 @@ pub struct Connection {
     evicted: AtomicBool,
     evict: Notify,
     /// What its socket takes.
-    socket: (Progress, Mutex<Mark>),
+    socket: (ReadProgress, Mutex<StallDetector>),
     /// Its open streams. Touched when one comes or goes, and once a second.
     streams: Mutex<Streams>,
     /// Bytes of answers that are made and not taken.
@@ -51,20 +51,20 @@ pub struct Connection {
     answered: AtomicUsize,
     /// Why it is closed with GOAWAY.
     going_away: OnceLock<Box<str>>,
-    beginnings: Beginnings,
-    share: Share,
+    beginnings: CallQueue,
+    share: CpuShare,
 }
 
 #[derive(Debug, Default)]
 struct Streams {
     next: usize,
-    open: Vec<(usize, Arc<Progress>, Mark)>,
+    open: Vec<(usize, Arc<ReadProgress>, StallDetector)>,
 }
 
 impl Connection {
     /// A connection from this peer that was let in with this ticket and is served at this place.
     #[must_use]
-    pub fn new(peer: SocketAddr, place: &Arc<Place>, ticket: Ticket) -> Arc<Self> {
+    pub fn new(peer: SocketAddr, place: &Arc<WorkerState>, ticket: ConnectionPermit) -> Arc<Self> {
         Arc::new(Self {
             peer,
             place: Arc::clone(place),
@@ -80,8 +80,8 @@ impl Connection {
             cancelled: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
             going_away: OnceLock::new(),
-            beginnings: Beginnings::default(),
-            share: Share::new(place.now()),
+            beginnings: CallQueue::default(),
+            share: CpuShare::new(place.now()),
         })
     }
 
@@ -99,7 +99,7 @@ impl Connection {
 
     /// Where it is served.
     #[must_use]
-    pub fn place(&self) -> &Arc<Place> {
+    pub fn place(&self) -> &Arc<WorkerState> {
         &self.place
     }
 
@@ -126,18 +126,18 @@ impl Connection {
         self.share.turns()
     }
 
-    pub(super) fn beginnings(&self) -> &Beginnings {
+    pub(super) fn beginnings(&self) -> &CallQueue {
         &self.beginnings
     }
 
-    pub(super) fn ticket(&self) -> &Ticket {
+    pub(super) fn ticket(&self) -> &ConnectionPermit {
         &self.ticket
     }
 
     /// Who the peer has proved to be, if it was asked.
     #[must_use]
     pub fn identity(&self) -> Option<&Arc<str>> {
-        self.identity.get().map(Identity::name)
+        self.identity.get().map(PeerIdentity::name)
     }
 
     /// The peer has proved who it is. To be said before its first stream, and once.
@@ -146,7 +146,7 @@ impl Connection {
     }
 
     /// Cuts it off.
-    pub fn evict(&self, why: Evicted) {
+    pub fn evict(&self, why: EvictReason) {
         if !self.evicted.swap(true, Ordering::AcqRel) {
             self.ticket.gate().metrics().connections.evicted(why);
             tracing::debug!(peer = %self.peer, identity = self.identity().map(|name| &**name), why = why.text(), "connection cut off");
@@ -155,7 +155,7 @@ impl Connection {
     }
 
     /// Closes it with GOAWAY and this reason: its streams are told and have a grace.
-    fn send_away(&self, why: Evicted, reason: String) {
+    fn send_away(&self, why: EvictReason, reason: String) {
         if self.going_away.set(reason.into()).is_ok() {
             self.ticket.gate().metrics().connections.evicted(why);
             tracing::debug!(peer = %self.peer, identity = self.identity().map(|name| &**name), why = why.text(), "connection sent away");
@@ -171,7 +171,7 @@ impl Connection {
     /// HTTP/2 itself has closed it with GOAWAY, since it is flooded.
     pub(super) fn flooded(&self, reason: String) {
         if self.going_away.set(reason.into()).is_ok() {
-            self.ticket.gate().metrics().connections.evicted(Evicted::Flood);
+            self.ticket.gate().metrics().connections.evicted(EvictReason::Flood);
         }
     }
 
@@ -204,11 +204,11 @@ impl Connection {
     /// Which limit the open streams exceed, of which the one that asks is the last. `first`: the stream is one of those
     /// that are taken when others are refused.
     #[must_use]
-    pub fn busy(&self, first: bool) -> Option<Busy> {
+    pub fn busy(&self, first: bool) -> Option<LimitError> {
         self.ticket.busy(self.identity.get(), first)
     }
 
-    pub(super) fn proved(&self) -> Option<&Identity> {
+    pub(super) fn proved(&self) -> Option<&PeerIdentity> {
         self.identity.get()
     }
 
@@ -217,15 +217,15 @@ impl Connection {
         self.unread.load(Ordering::Relaxed)
     }
 
-    pub(super) fn stream_opens(&self) -> (usize, Arc<Progress>) {
+    pub(super) fn stream_opens(&self) -> (usize, Arc<ReadProgress>) {
         self.used.store(true, Ordering::Relaxed);
         self.place.stream_opens();
         self.ticket.stream_opens(self.identity.get());
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(ReadProgress::default());
         let mut streams = self.streams.lock();
         let id = streams.next;
         streams.next += 1;
-        streams.open.push((id, Arc::clone(&progress), Mark::default()));
+        streams.open.push((id, Arc::clone(&progress), StallDetector::default()));
         (id, progress)
     }
 
@@ -243,11 +243,11 @@ impl Connection {
         }
         if self.going_away().is_some() {
             // It was told, and goes on.
-            return self.evict(Evicted::Resets);
+            return self.evict(EvictReason::Resets);
         }
         self.cancelled.store(0, Ordering::Relaxed);
         self.send_away(
-            Evicted::Resets,
+            EvictReason::Resets,
             format!(
                 "more than {most} calls were cancelled within a second: cancel fewer, or raise --max-cancelled-calls where the \
                  registry runs"
@@ -288,12 +288,12 @@ impl Connection {
         self.cancelled.store(0, Ordering::Relaxed);
         self.answered.store(0, Ordering::Relaxed);
         if self.socket.1.lock().look(&self.socket.0, false) {
-            return self.evict(Evicted::Socket);
+            return self.evict(EvictReason::Socket);
         }
         let pressing = self.ticket.is_pressing(self.identity.get(), self.unread_bytes());
         let stalled = self.streams.lock().open.iter_mut().any(|(_, progress, mark)| mark.look(progress, pressing));
         if stalled {
-            self.evict(Evicted::Stream);
+            self.evict(EvictReason::Stream);
         }
     }
 }
@@ -304,14 +304,15 @@ mod tests {
     use crate::{
         clock::Clock,
         metrics::Metrics,
-        transport::{Gate, Protocol, Rules},
+        transport::{ConnectionLimiter, ConnectionLimits, Protocol},
     };
 
     fn connection(cancelled_calls: usize) -> Arc<Connection> {
         let peer = SocketAddr::from(([192, 0, 2, 1], 1));
-        let gate = Gate::new(Rules { cancelled_calls, ..Rules::default() }, Metrics::new());
+        let gate =
+            ConnectionLimiter::new(ConnectionLimits { cancelled_calls, ..ConnectionLimits::default() }, Metrics::new());
         let ticket = gate.admit(peer, "test", Protocol::Http2).unwrap();
-        Connection::new(peer, &Place::new(0, &Arc::new(Clock::new(0))), ticket)
+        Connection::new(peer, &WorkerState::new(0, &Arc::new(Clock::new(0))), ticket)
     }
 
     #[test]

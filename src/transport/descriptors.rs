@@ -34,9 +34,9 @@ pub fn room_for_connections() -> usize {
 ///
 /// Without one, a connection that waits can neither be taken nor turned away: it would be announced again and again.
 #[derive(Debug)]
-pub(super) struct Spare(Option<File>);
+pub(super) struct SpareDescriptor(Option<File>);
 
-impl Spare {
+impl SpareDescriptor {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self(Some(File::open("/dev/null")?)))
     }

@@ -28,14 +28,14 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::{
-    Connection, Line, Place, Port, Protocol,
-    door::Door,
-    greeting::greet,
-    share::{OnAccount, Spawner},
-    socket::Gathering,
-    tls::{Tls, shake_hands},
+    Connection, ConnectionIo, ListenerConfig, Protocol, WorkerState,
+    cpu_share::{AccountedTask, Spawner},
+    h2_io::H2WriteShim,
+    preface::greet,
+    request_service::RequestService,
+    tls::{TlsState, shake_hands},
 };
-use crate::{metrics::Evicted, random};
+use crate::{metrics::EvictReason, random};
 
 /// A peer that does not answer a ping is gone.
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -54,10 +54,10 @@ const IDLE: Duration = Duration::from_secs(75);
 pub(super) async fn receive(
     socket: TcpStream,
     connection: Arc<Connection>,
-    port: &Port,
+    port: &ListenerConfig,
     leaving: watch::Receiver<bool>,
 ) {
-    let line = Line::new(socket, Arc::clone(&connection));
+    let line = ConnectionIo::new(socket, Arc::clone(&connection));
     match &port.tls {
         None => serve(Box::pin(open(line)), connection, port, leaving).await,
         Some(tls) => {
@@ -68,18 +68,18 @@ pub(super) async fn receive(
 }
 
 /// What is spoken over, made of a fresh socket. Runs where the connection is served, within its handshake's deadline.
-async fn open(line: Line) -> io::Result<Line> {
+async fn open(line: ConnectionIo) -> io::Result<ConnectionIo> {
     line.stirs().await?;
     Ok(line)
 }
 
 /// The same with TLS. Whom the peer's certificate names is known from here on.
 async fn open_tls(
-    line: Line,
+    line: ConnectionIo,
     connection: Arc<Connection>,
-    tls: &Tls,
+    tls: &TlsState,
     protocol: Protocol,
-) -> io::Result<TlsStream<Line>> {
+) -> io::Result<TlsStream<ConnectionIo>> {
     let first = line.first_byte().await?;
     let (stream, identity) = shake_hands(first, line, tls, protocol).await.map_err(io::Error::other)?;
     if let Some(name) = identity {
@@ -97,16 +97,16 @@ async fn open_tls(
 pub async fn serve<I>(
     opening: impl Future<Output = io::Result<I>>,
     connection: Arc<Connection>,
-    port: &Port,
+    port: &ListenerConfig,
     mut leaving: watch::Receiver<bool>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let _guest = Place::enter(&connection);
+    let _guest = WorkerState::enter(&connection);
     let metrics = &connection.ticket().gate().metrics().connections;
     let mut deadline = pin!(sleep(connection.ticket().gate().rules().handshake));
     let opening =
-        OnAccount::new(Arc::clone(&connection), async { greet(opening.await?, port.protocol, &connection).await });
+        AccountedTask::new(Arc::clone(&connection), async { greet(opening.await?, port.protocol, &connection).await });
     let io = tokio::select! {
         opened = opening => match opened {
             Ok(io) => TokioIo::new(io),
@@ -115,19 +115,19 @@ pub async fn serve<I>(
                 return tracing::debug!(peer = %connection.peer(), port = port.name, %error, "no connection came of it");
             }
         },
-        () = &mut deadline => return connection.evict(Evicted::Handshake),
+        () = &mut deadline => return connection.evict(EvictReason::Handshake),
         // There is nobody to be told.
         _ = leaving.wait_for(|leaving| *leaving) => return,
     };
-    let door = Door { routes: port.routes.clone(), connection: Arc::clone(&connection) };
+    let door = RequestService { routes: port.routes.clone(), connection: Arc::clone(&connection) };
     match port.protocol {
         Protocol::Http2 => {
             let served = Box::pin(http2(&connection).serve_connection(io, door));
-            OnAccount::new(Arc::clone(&connection), live(served, &connection, None, leaving)).await;
+            AccountedTask::new(Arc::clone(&connection), live(served, &connection, None, leaving)).await;
         }
         Protocol::Http1 => {
             let served = Box::pin(http1().serve_connection(io, door));
-            OnAccount::new(Arc::clone(&connection), live(served, &connection, Some(deadline), leaving)).await;
+            AccountedTask::new(Arc::clone(&connection), live(served, &connection, Some(deadline), leaving)).await;
         }
     }
 }
@@ -158,18 +158,22 @@ fn http1() -> http1::Builder {
 }
 
 /// A connection that can be asked to end.
-trait Served: Future<Output = hyper::Result<()>> {
+trait ServedConnection: Future<Output = hyper::Result<()>> {
     /// Takes nothing new, and ends with what is open.
     fn wind_up(self: Pin<&mut Self>);
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Served for http2::Connection<TokioIo<Gathering<I>>, Door, Spawner> {
+impl<I: AsyncRead + AsyncWrite + Unpin> ServedConnection
+    for http2::Connection<TokioIo<H2WriteShim<I>>, RequestService, Spawner>
+{
     fn wind_up(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Served for http1::Connection<TokioIo<Gathering<I>>, Door> {
+impl<I: AsyncRead + AsyncWrite + Unpin> ServedConnection
+    for http1::Connection<TokioIo<H2WriteShim<I>>, RequestService>
+{
     fn wind_up(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -177,7 +181,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Served for http1::Connection<TokioIo<Gat
 
 /// `first`: the deadline for the first request.
 async fn live(
-    mut served: Pin<Box<impl Served>>,
+    mut served: Pin<Box<impl ServedConnection>>,
     connection: &Connection,
     mut first: Option<Pin<&mut Sleep>>,
     mut leaving: watch::Receiver<bool>,
@@ -191,23 +195,23 @@ async fn live(
                 if connection.is_evicted() {
                     return;
                 }
-                break WoundUp::SentAway;
+                break CloseReason::SentAway;
             }
-            _ = leaving.wait_for(|leaving| *leaving) => break WoundUp::Leaving,
+            _ = leaving.wait_for(|leaving| *leaving) => break CloseReason::Leaving,
             () = wait(&mut first) => {
                 first = None;
                 if !connection.is_used() {
-                    return connection.evict(Evicted::Handshake);
+                    return connection.evict(EvictReason::Handshake);
                 }
             }
-            () = &mut old, if rules.age.is_some() => break WoundUp::Old,
+            () = &mut old, if rules.age.is_some() => break CloseReason::Old,
         }
     };
     if !connection.is_used() {
         // Nobody to be told.
         return;
     }
-    let last = if wound_up == WoundUp::Leaving {
+    let last = if wound_up == CloseReason::Leaving {
         tokio::select! {
             ended = &mut served => return note_end(connection, ended),
             () = sleep(NOTICE) => served.as_mut().wind_up(),
@@ -215,7 +219,7 @@ async fn live(
         Duration::MAX
     } else {
         // The streams' notices follow: who hears one and calls again at once does so on another connection.
-        if wound_up == WoundUp::Old {
+        if wound_up == CloseReason::Old {
             connection.ticket().gate().metrics().connections.retired();
         }
         connection.retire();
@@ -228,7 +232,7 @@ async fn live(
         () = sleep(last) => {
             // Whatever it was asked to do that for.
             if connection.going_away().is_none() {
-                connection.evict(Evicted::Age);
+                connection.evict(EvictReason::Age);
             }
         }
     }
@@ -236,7 +240,7 @@ async fn live(
 
 /// Why a connection takes nothing new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WoundUp {
+enum CloseReason {
     Old,
     SentAway,
     Leaving,
@@ -266,7 +270,7 @@ fn note_end(connection: &Connection, ended: hyper::Result<()>) {
     if let Err(error) = ended {
         // HTTP/1.1's only timeout, of an idle connection, has no source.
         if error.is_timeout() && error.source().is_some() {
-            connection.evict(Evicted::Ping);
+            connection.evict(EvictReason::Ping);
         }
         if let Some(flood) = flood(&error) {
             connection.flooded(flood.to_string());

@@ -27,10 +27,10 @@ use tokio::sync::Notify;
 
 pub(super) use self::handshake::shake_hands;
 use self::{
-    certificate::Description,
-    load::{Loaded, Look},
+    certificate::CertificateSummary,
+    load::{FileFingerprints, LoadedTls},
 };
-pub use self::{error::TlsError, handshake::HandshakeError, load::Files};
+pub use self::{error::TlsError, handshake::HandshakeError, load::TlsPaths};
 use super::Protocol;
 use crate::{
     clock::Clock,
@@ -39,25 +39,25 @@ use crate::{
 
 /// Certificates and key as they are now. Those who shook hands before stay as they are; who comes later gets the newest.
 #[derive(Debug)]
-pub struct Tls {
-    files: Files,
+pub struct TlsState {
+    files: TlsPaths,
     /// Held for the copy of an `Arc`, in a handshake; no other lock is taken under it.
-    loaded: RwLock<Arc<Loaded>>,
+    loaded: RwLock<Arc<LoadedTls>>,
     /// How the files looked before they were read first.
-    first: Look,
+    first: FileFingerprints,
     /// Rung when somebody asks for the files to be read again.
     asked: Notify,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
 }
 
-impl Tls {
+impl TlsState {
     /// Reads the files.
     ///
     /// # Errors
     ///
     /// When one of them cannot be used. A certificate that has expired can: it is shown, and complained of.
-    pub fn load(files: Files, clock: Arc<Clock>, metrics: Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
+    pub fn load(files: TlsPaths, clock: Arc<Clock>, metrics: Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
         let first = files.look();
         let loaded = files.load()?;
         let tls = Self { files, loaded: RwLock::new(Arc::new(loaded)), first, asked: Notify::new(), clock, metrics };
@@ -65,7 +65,7 @@ impl Tls {
         Ok(Arc::new(tls))
     }
 
-    /// Asks for the files to be read again, changed or not. [`Tls::watch`] does it.
+    /// Asks for the files to be read again, changed or not. [`TlsState::watch`] does it.
     pub fn reload(&self) {
         self.asked.notify_one();
     }
@@ -79,13 +79,13 @@ impl Tls {
         }
     }
 
-    fn now(&self) -> Arc<Loaded> {
+    fn now(&self) -> Arc<LoadedTls> {
         Arc::clone(&self.loaded.read())
     }
 
     /// Tells people and metrics what is shown from now on.
-    fn announce(&self, loaded: &Loaded, what: &str) {
-        let Files { certificate, key, client_ca } = &self.files;
+    fn announce(&self, loaded: &LoadedTls, what: &str) {
+        let TlsPaths { certificate, key, client_ca } = &self.files;
         tracing::info!(
             certificate = %certificate.display(),
             names = loaded.own.names.join(","),

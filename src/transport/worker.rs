@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Alarm, Hubs, Place, acceptor::Arrival};
+use super::{FatalReporter, Notifier, WorkerState, acceptor::AcceptedConnection};
 use crate::clock::Clock;
 
 /// How often a worker says that it has done all that waited for it. Expiry lags behind by up to twice that.
@@ -27,9 +27,9 @@ const GOODBYE: Duration = Duration::from_secs(4);
 
 /// What every worker needs.
 #[derive(Debug, Clone)]
-pub struct Worker {
+pub struct WorkerConfig {
     /// Who wakes streams.
-    pub hubs: Arc<Hubs>,
+    pub hubs: Arc<Notifier>,
     /// What time it is.
     pub clock: Arc<Clock>,
     /// How often idle streams get a bookmark.
@@ -37,21 +37,21 @@ pub struct Worker {
     /// Becomes true when the server leaves.
     pub leaving: watch::Receiver<bool>,
     /// Told when what wakes streams has ended.
-    pub alarm: Alarm,
+    pub alarm: FatalReporter,
 }
 
 /// All workers.
 #[derive(Debug)]
 pub struct Workers {
-    doors: Vec<Entrance>,
+    doors: Vec<WorkerInbox>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Where connections are handed to a worker.
 #[derive(Debug)]
-struct Entrance {
-    arrivals: mpsc::UnboundedSender<Arrival>,
-    place: Arc<Place>,
+struct WorkerInbox {
+    arrivals: mpsc::UnboundedSender<AcceptedConnection>,
+    place: Arc<WorkerState>,
 }
 
 impl Workers {
@@ -60,17 +60,17 @@ impl Workers {
     /// # Errors
     ///
     /// When the system gives no thread or no poller.
-    pub fn start(count: usize, worker: &Worker) -> io::Result<Self> {
+    pub fn start(count: usize, worker: &WorkerConfig) -> io::Result<Self> {
         let mut workers = Self { doors: Vec::new(), threads: Mutex::default() };
         for index in 0..=count {
             let (sender, arrivals) = mpsc::unbounded_channel();
-            let place = Place::new(index, &worker.clock);
+            let place = WorkerState::new(index, &worker.clock);
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let (worker, own) = (worker.clone(), Arc::clone(&place));
             let thread = thread::Builder::new()
                 .name(if index < count { format!("callboard-{index}") } else { "callboard-http".to_owned() })
                 .spawn(move || runtime.block_on(worker.run(own, arrivals)))?;
-            workers.doors.push(Entrance { arrivals: sender, place });
+            workers.doors.push(WorkerInbox { arrivals: sender, place });
             workers.threads.get_mut().push(thread);
         }
         Ok(workers)
@@ -89,7 +89,7 @@ impl Workers {
     }
 
     /// Hands a connection to a worker.
-    pub(super) fn hand_over(&self, worker: usize, arrival: Arrival) {
+    pub(super) fn hand_over(&self, worker: usize, arrival: AcceptedConnection) {
         // A worker ends only after the server leaves; then the connection is closed by being dropped.
         let _ = self.doors[worker].arrivals.send(arrival);
     }
@@ -105,8 +105,8 @@ impl Workers {
     }
 }
 
-impl Worker {
-    async fn run(self, place: Arc<Place>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
+impl WorkerConfig {
+    async fn run(self, place: Arc<WorkerState>, mut arrivals: mpsc::UnboundedReceiver<AcceptedConnection>) {
         let index = place.index();
         let (hubs, clock, bookmarks) = (Arc::clone(&self.hubs), Arc::clone(&self.clock), self.bookmarks);
         let hub = async move { hubs.run(index, &clock, bookmarks).await };

@@ -6,10 +6,10 @@ use tokio::{
 };
 
 use super::Bystander;
-use crate::harness::{House, PREFACE, within};
+use crate::harness::{PREFACE, TestServer, within};
 
 /// Sends bytes, and reads until the server closes. A reset is a way to close.
-async fn say(house: &House, bytes: &[u8]) -> Vec<u8> {
+async fn say(house: &TestServer, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(house.grpc()).await.unwrap();
     let _closed_meanwhile = stream.write_all(bytes).await;
     let mut answer = Vec::new();
@@ -19,7 +19,7 @@ async fn say(house: &House, bytes: &[u8]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_that_are_no_grpc_end_their_connection_and_nothing_else() {
-    let house = House::open();
+    let house = TestServer::open();
     let mut bystander = Bystander::arrive(&house).await;
     let noise: Vec<u8> = (0..20_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     say(&house, b"GET / HTTP/1.1\r\nHost: callboard\r\n\r\n").await;
@@ -36,7 +36,7 @@ async fn bytes_that_are_no_grpc_end_their_connection_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_say_nothing_or_stop_half_way_harm_nobody() {
-    let house = House::open();
+    let house = TestServer::open();
     let mut bystander = Bystander::arrive(&house).await;
     let mut open = Vec::new();
     for length in [0, 10, PREFACE.len() - 1, PREFACE.len()] {

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::{NODE, catalog, on, survives};
 use crate::{
     consul::{ask, get, len, put, register},
-    harness::Serve,
+    harness::ServerProcess,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,7 +61,7 @@ async fn parts_of_a_mesh_are_shown_as_given_and_survive_restart_and_export() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sidecar_is_registered_beside_its_service_and_goes_with_it() {
-    let serve = Serve::start(&NODE).await;
+    let serve = ServerProcess::start(&NODE).await;
     let with = |id: &str, sidecar: Value| json!({"ID": id, "Name": "web", "Port": 80, "Tags": ["t"], "Connect": {"SidecarService": sidecar}});
     let sidecar = async |id: &str| get(&serve, &format!("/v1/agent/service/{id}-sidecar-proxy")).await.body;
     register(&serve, with("a", json!({}))).await;

@@ -5,11 +5,11 @@ use tempfile::TempDir;
 
 use crate::{
     consul::{ask, get, len, put, register, until},
-    harness::{Child, Serve},
+    harness::{Child, ServerProcess},
 };
 
 /// Owners of a check, of which there should be one.
-async fn owners(serve: &Serve, check: &str) -> Vec<String> {
+async fn owners(serve: &ServerProcess, check: &str) -> Vec<String> {
     let all = get(serve, "/v1/health/state/any").await.body;
     let of_check = all.as_array().unwrap().iter().filter(|one| one["CheckID"] == check);
     of_check.map(|one| one["ServiceID"].as_str().unwrap().to_owned()).collect()
@@ -19,7 +19,7 @@ fn service(id: &str, status: &str) -> Value {
     json!({"ID": id, "Name": id, "Check": {"CheckID": "beat", "TTL": "1h", "Status": status}})
 }
 
-async fn passing(serve: &Serve, service: &str) -> usize {
+async fn passing(serve: &ServerProcess, service: &str) -> usize {
     len(&get(serve, &format!("/v1/health/service/{service}?passing")).await.body)
 }
 
@@ -27,7 +27,7 @@ async fn passing(serve: &Serve, service: &str) -> usize {
 async fn check_id_of_two_services_belongs_to_the_later_one() {
     let data = TempDir::new().unwrap();
     let arguments = ["--data-dir", data.path().to_str().unwrap()];
-    let serve = Serve::start(&arguments).await;
+    let serve = ServerProcess::start(&arguments).await;
     register(&serve, service("p1", "passing")).await;
     ask(&serve, "PUT", "/v1/agent/check/warn/beat?note=slow", "").await;
     register(&serve, service("p2", "critical")).await;
@@ -60,7 +60,7 @@ async fn check_id_of_two_services_belongs_to_the_later_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_id_goes_between_a_node_and_its_services_and_not_to_other_nodes() {
-    let serve = Serve::start(&["--node-name", "n1"]).await;
+    let serve = ServerProcess::start(&["--node-name", "n1"]).await;
     register(&serve, service("a", "critical")).await;
     register(&serve, json!({"Name": "b", "ID": "b"})).await;
     let other = json!({"Node": "n2", "Address": "10.0.0.2", "Service": {"Service": "c", "ID": "c"},
@@ -103,7 +103,7 @@ async fn check_id_goes_between_a_node_and_its_services_and_not_to_other_nodes() 
 async fn check_id_that_many_register_at_once_has_one_owner() {
     let data = TempDir::new().unwrap();
     // Each takes its time to get to the disk.
-    let serve = Serve::start(&["--data-dir", data.path().to_str().unwrap()]).await;
+    let serve = ServerProcess::start(&["--data-dir", data.path().to_str().unwrap()]).await;
     for _ in 0..10 {
         let bodies = ["a", "b", "c", "d"].map(|id| service(id, "passing"));
         let [a, b, c, d] = bodies.each_ref().map(|body| put(&serve, "/v1/agent/service/register", body));
@@ -118,7 +118,7 @@ async fn check_id_that_many_register_at_once_has_one_owner() {
 async fn check_id_that_changed_hands_when_the_process_was_killed_has_the_later_owner() {
     let data = TempDir::new().unwrap();
     let place = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
-    let serve = Serve::start(&["--data-dir", &place("one")]).await;
+    let serve = ServerProcess::start(&["--data-dir", &place("one")]).await;
     let with = |id: &str, check: &str| json!({"ID": id, "Name": id, "Check": {"CheckID": check, "TTL": "1h"}});
     for (id, check) in [("b", "first"), ("a", "second"), ("c", "third")] {
         register(&serve, with(id, check)).await;
@@ -129,7 +129,7 @@ async fn check_id_that_changed_hands_when_the_process_was_killed_has_the_later_o
     let halves = std::fs::read_to_string(place("all")).unwrap().replace("\"first\"", "\"third\"");
     std::fs::write(place("all"), halves.replace("\"second\"", "\"third\"")).unwrap();
     assert_eq!(Child::run(&["import", "--data-dir", &place("two"), &place("all")]).await.code(), Some(0));
-    let serve = Serve::start(&["--data-dir", &place("two")]).await;
+    let serve = ServerProcess::start(&["--data-dir", &place("two")]).await;
     until(&serve, "/v1/health/state/critical", |body| len(body) == 1).await;
     assert_eq!(owners(&serve, "third").await, ["c"]);
     assert_eq!(ask(&serve, "PUT", "/v1/agent/check/pass/third", "").await.status, 200);

@@ -6,11 +6,11 @@ use tempfile::TempDir;
 
 use crate::{
     consul::{ask, get, len, put, register, until},
-    harness::{Serve, wall},
+    harness::{ServerProcess, wall},
 };
 
 /// Checks of a service by id, each with its status and output.
-async fn checks(serve: &Serve, service: &str) -> Value {
+async fn checks(serve: &ServerProcess, service: &str) -> Value {
     let found = get(serve, &format!("/v1/health/checks/{service}")).await.body;
     let row = |one: &Value| (one["CheckID"].as_str().unwrap().to_owned(), json!([one["Status"], one["Output"]]));
     found.as_array().unwrap().iter().map(row).collect::<serde_json::Map<_, _>>().into()
@@ -20,7 +20,7 @@ async fn checks(serve: &Serve, service: &str) -> Value {
 async fn id_registered_under_another_name_keeps_its_checks_and_its_maintenance() {
     let data = TempDir::new().unwrap();
     let arguments = ["--data-dir", data.path().to_str().unwrap()];
-    let mut serve = Serve::start(&arguments).await;
+    let mut serve = ServerProcess::start(&arguments).await;
     let own = json!([{"CheckID": "x", "TTL": "1h"}, {"CheckID": "y", "TTL": "1h", "Status": "passing"}]);
     register(&serve, json!({"Name": "ra", "ID": "r", "Port": 1, "Checks": own})).await;
     ask(&serve, "PUT", "/v1/agent/check/pass/x?note=fine", "").await;
@@ -63,7 +63,7 @@ async fn id_registered_under_another_name_keeps_its_checks_and_its_maintenance()
 async fn what_is_said_of_an_id_while_it_moves_goes_along() {
     let data = TempDir::new().unwrap();
     // Each takes its time to get to the disk.
-    let serve = Serve::start(&["--data-dir", data.path().to_str().unwrap()]).await;
+    let serve = ServerProcess::start(&["--data-dir", data.path().to_str().unwrap()]).await;
     register(&serve, json!({"Name": "n0", "ID": "r", "Check": {"CheckID": "x", "TTL": "1h"}})).await;
     for round in 1..30 {
         let verdict = if round % 2 == 0 { "fail" } else { "pass" };
@@ -91,7 +91,7 @@ async fn what_is_said_of_an_id_while_it_moves_goes_along() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ttl_of_a_moved_check_runs_on() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "ra", "ID": "r", "Check": {"CheckID": "x", "TTL": "3s", "Status": "passing"}}))
         .await;
     let began = wall();
@@ -105,7 +105,7 @@ async fn ttl_of_a_moved_check_runs_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_are_replaced_where_that_is_asked_for() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let again = json!({"Name": "ra", "ID": "r", "Checks": [{"CheckID": "x", "TTL": "1h"}]});
     let extra = json!({"ID": "extra", "Name": "extra", "ServiceID": "r", "TTL": "1h"});
     register(&serve, again.clone()).await;

@@ -18,7 +18,7 @@ use super::{
     session::Session,
     target::Target,
 };
-use crate::harness::{Page, PageRequest, Serve, Wall, wall};
+use crate::harness::{Page, PageRequest, ServerProcess, Wall, wall};
 use cues::Cue;
 use differences::DIFFERENCES;
 
@@ -51,7 +51,7 @@ struct Replay {
 impl Replay {
     async fn begin() -> Self {
         let data = TempDir::new().unwrap();
-        let serve = Serve::start(&arguments(&data)).await;
+        let serve = ServerProcess::start(&arguments(&data)).await;
         let target = Target::new(Page::open_with(pages::answer).await);
         Self { session: Session::new(serve, target), data, reported: wall() }
     }

@@ -12,7 +12,7 @@ use super::{
     recording::{Answer, Exchange},
     target::Target,
 };
-use crate::harness::Serve;
+use crate::harness::ServerProcess;
 
 /// Interval between two looks at a check.
 const LOOK: Duration = Duration::from_millis(20);
@@ -23,7 +23,7 @@ const CURRENT_INDEX: &str = "index=…";
 
 #[derive(Debug)]
 pub struct Session {
-    pub serve: Serve,
+    pub serve: ServerProcess,
     pub target: Target,
     indexes: Indexes,
     /// Our content hashes by the recorded ones.
@@ -41,7 +41,7 @@ pub struct Translated {
 }
 
 impl Session {
-    pub fn new(serve: Serve, target: Target) -> Self {
+    pub fn new(serve: ServerProcess, target: Target) -> Self {
         Self { serve, target, indexes: Indexes::default(), hashes: HashMap::new() }
     }
 
@@ -51,7 +51,7 @@ impl Session {
         serve.child.signal(Signal::TERM);
         let ended = serve.child.ended().await;
         assert!(ended.status.success(), "{ended:?}");
-        Self { serve: Serve::start(arguments).await, target, indexes, hashes }
+        Self { serve: ServerProcess::start(arguments).await, target, indexes, hashes }
     }
 
     pub async fn ask(&self, method: &str, path: &str, body: &str) -> Answer {

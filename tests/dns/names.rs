@@ -16,19 +16,19 @@ use super::{
 };
 use crate::{
     consul_replay::client,
-    harness::{Serve, within},
+    harness::{ServerProcess, within},
 };
 
-async fn put(serve: &Serve, path: &str, body: &Value) {
+async fn put(serve: &ServerProcess, path: &str, body: &Value) {
     let answer = client::ask(serve.http, "PUT", path, &body.to_string(), |text| text).await;
     assert_eq!(answer.status, 200, "{path} {body}: {answer:?}");
 }
 
-async fn service(serve: &Serve, body: Value) {
+async fn service(serve: &ServerProcess, body: Value) {
     put(serve, "/v1/agent/service/register", &body).await;
 }
 
-async fn catalog(serve: &Serve, body: Value) {
+async fn catalog(serve: &ServerProcess, body: Value) {
     put(serve, "/v1/catalog/register", &body).await;
 }
 

@@ -7,8 +7,8 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{follow, last_sign, wanted};
 use crate::{
-    harness::{Child, Filter, Peer, Random, Reader, Scope, Seed, Serve, Span, Stalls, key, wall, within},
-    promise::{self, Held, Life, Stop, Truth, dead_goes, live_stays},
+    harness::{Child, Filter, Random, Reader, Scope, Seed, ServerProcess, Span, Stalls, TestClient, key, wall, within},
+    invariant::{self, Held, InstanceLifetime, ReferenceHistory, Stop, dead_goes, live_stays},
 };
 
 /// Services that have victims at the same time. A service has two instances and loses them once, and a registry has fewer than
@@ -29,7 +29,7 @@ struct Program {
 
 impl Program {
     /// `register` and `run` in turns; with a grace and without.
-    async fn start(serve: &str, peer: &Peer, service: &str, number: u64) -> Self {
+    async fn start(serve: &str, peer: &TestClient, service: &str, number: u64) -> Self {
         let (service, id, has_grace) = (service.to_owned(), format!("p{number}"), number % 4 > 1);
         let mut options = vec!["--server", serve, "--ttl", "2s", "--id", &id];
         if has_grace {
@@ -49,7 +49,7 @@ impl Program {
         Self { child, service, id, has_grace }
     }
 
-    async fn kill(self, peer: &Peer) -> Life {
+    async fn kill(self, peer: &TestClient) -> InstanceLifetime {
         let last = last_sign(peer, &self.service, &self.id).await;
         let from = wall();
         self.child.kill().await;
@@ -58,15 +58,24 @@ impl Program {
         life(self.service, self.id, self.has_grace, signs, broke)
     }
 
-    fn lives(&self) -> Life {
+    fn lives(&self) -> InstanceLifetime {
         let signs = vec![Span { from: wall(), to: wall() }];
         life(self.service.clone(), self.id.clone(), self.has_grace, signs, None)
     }
 }
 
 /// Its revision is not known yet.
-fn life(service: String, id: String, has_grace: bool, signs: Vec<Span>, broke: Option<Span>) -> Life {
-    Life { service, id, ttl: TTL, grace: has_grace.then_some(GRACE), revision: 0, signs, broke, stop: Stop::Silent }
+fn life(service: String, id: String, has_grace: bool, signs: Vec<Span>, broke: Option<Span>) -> InstanceLifetime {
+    InstanceLifetime {
+        service,
+        id,
+        ttl: TTL,
+        grace: has_grace.then_some(GRACE),
+        revision: 0,
+        signs,
+        broke,
+        stop: Stop::Silent,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,7 +89,7 @@ async fn killed_instances_go_in_time_and_nobody_else_does() {
 
 /// A registry of its own, and all promises over what became of its instances.
 async fn murders(seed: &Seed, town: u64, stalls: &Stalls) {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     let everything = Reader::open(&peer, "everything", Scope::Everything, Filter::NONE).await;
     let (goal, goals) = watch::channel(None);
@@ -100,12 +109,12 @@ async fn murders(seed: &Seed, town: u64, stalls: &Stalls) {
     let events = peer.events().await;
     goal.send_replace(events.last().map(|event| event.revision));
     let everything = within("the reader", reading).await.unwrap();
-    let truth = Truth::gather(events, [&everything.record], []).unwrap();
+    let truth = ReferenceHistory::gather(events, [&everything.record], []).unwrap();
     for life in &mut lives {
         let born = truth.of(&life.service, &life.id).find(|event| event.kind() == EventKind::Registered);
         life.revision = born.unwrap().revision;
     }
-    promise::check_record(&everything.record, &truth).unwrap();
+    invariant::check_record(&everything.record, &truth).unwrap();
     live_stays::check(&lives, &truth).unwrap();
     dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
     dead_goes::check_heard(&everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from)).unwrap();
@@ -113,7 +122,12 @@ async fn murders(seed: &Seed, town: u64, stalls: &Stalls) {
 }
 
 /// One service after the other: starts two programs, and kills one or both of them.
-async fn street(serve: String, peer: Peer, street: u64, mut random: Random) -> (Vec<Life>, Vec<Program>) {
+async fn street(
+    serve: String,
+    peer: TestClient,
+    street: u64,
+    mut random: Random,
+) -> (Vec<InstanceLifetime>, Vec<Program>) {
     let (mut lives, mut survivors, mut number) = (Vec::new(), Vec::new(), random.below(4));
     for service in 0..SERVICES {
         let service = format!("s{street}-{service}");

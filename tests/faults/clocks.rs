@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use callboard::{
     clock::Clock,
-    model::WallTime,
+    model::UnixMillis,
     pb::callboard::v1::{LeaseState, RegisterRequest},
 };
 use tokio::time::{advance, sleep};
 
-use crate::harness::{Beats, Diary, InMemory, Peer, Reader, Seed, instance, seconds};
+use crate::harness::{HeartbeatStream, InMemory, Reader, Seed, StepLog, TestClient, instance, seconds};
 
 const TTL: u64 = 3_000;
 /// What is promised beyond the time to live, in milliseconds.
@@ -25,7 +25,7 @@ const DAY: u64 = 86_400_000;
 
 static WALL: AtomicU64 = AtomicU64::new(TODAY);
 
-async fn register(peer: &Peer, id: &str) -> (Bytes, u64) {
+async fn register(peer: &TestClient, id: &str) -> (Bytes, u64) {
     let request = RegisterRequest { ttl: seconds(3.0), ..instance("web", id) };
     let answer = peer.register(request).await.unwrap();
     (answer.lease_id, answer.revision)
@@ -40,11 +40,11 @@ async fn until_gone(house: &InMemory, reader: &mut Reader) -> u64 {
 
 #[tokio::test(start_paused = true)]
 async fn a_jump_of_the_wall_clock_shows_in_times_and_nowhere_else() {
-    let house = InMemory::with_clock(Clock::with_wall(0, || WallTime(WALL.load(Ordering::Relaxed))));
+    let house = InMemory::with_clock(Clock::with_wall(0, || UnixMillis(WALL.load(Ordering::Relaxed))));
     let peer = house.peer().await;
     let mut reader = Reader::synced(&peer, &["web"]).await;
     let (lease, mut newest) = register(&peer, "a").await;
-    let mut beats = Beats::open(&peer).await;
+    let mut beats = HeartbeatStream::open(&peer).await;
     for wall in [TODAY + DAY, TODAY - 3_650 * DAY, DAY, TODAY] {
         WALL.store(wall, Ordering::Relaxed);
         sleep(Duration::from_millis(TTL - 200)).await;
@@ -65,7 +65,7 @@ async fn a_jump_of_the_wall_clock_shows_in_times_and_nowhere_else() {
 
 #[tokio::test(start_paused = true)]
 async fn a_jump_of_the_monotonic_clock_ends_nobodys_time() {
-    let (seed, diary) = (Seed::from_environment(), Diary::default());
+    let (seed, diary) = (Seed::from_environment(), StepLog::default());
     let mut random = seed.random(0);
     let house = InMemory::open();
     let peer = house.peer().await;
@@ -77,7 +77,7 @@ async fn a_jump_of_the_monotonic_clock_ends_nobodys_time() {
         advance(jump).await;
         // Connections may have been given up meanwhile, as on a machine that was suspended.
         let peer = house.peer().await;
-        let (states, _) = Beats::open(&peer).await.beat(&[&lease]).await.unwrap();
+        let (states, _) = HeartbeatStream::open(&peer).await.beat(&[&lease]).await.unwrap();
         assert_eq!(states, [LeaseState::Held]);
         // Time goes on in between.
         sleep(random.millis(100, TTL - 500)).await;
@@ -88,7 +88,7 @@ async fn a_jump_of_the_monotonic_clock_ends_nobodys_time() {
     // The last jump may still leave clients time to come back; after that it may be gone, and is another then.
     sleep(Duration::from_secs(7)).await;
     let (lease, revision) = register(&peer, "a").await;
-    Beats::open(&peer).await.beat(&[&lease]).await.unwrap();
+    HeartbeatStream::open(&peer).await.beat(&[&lease]).await.unwrap();
     reader.until("there", |view| view.revision >= revision && !view.set.is_empty()).await;
     let lived = until_gone(&house, &mut reader).await;
     assert!(lived > TTL && lived <= TTL + ALLOWED, "lived for {lived} ms");

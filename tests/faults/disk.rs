@@ -12,7 +12,7 @@ use callboard::pb::callboard::v1::RegisterRequest;
 use tempfile::TempDir;
 
 use super::wanted;
-use crate::harness::{Child, Ended, Reader, Serve, instance};
+use crate::harness::{Child, Ended, Reader, ServerProcess, instance};
 
 /// Where nothing can be mounted, this says that it is known. A check that is left out silently is none.
 const WITHOUT: &str = "CALLBOARD_TEST_WITHOUT_MOUNT";
@@ -61,7 +61,7 @@ fn data(directory: &Path) -> String {
 }
 
 /// Registers one large instance after the other until that is refused, and returns who was acknowledged, and how the registry ended.
-async fn fill(serve: Serve) -> (Vec<String>, Ended) {
+async fn fill(serve: ServerProcess) -> (Vec<String>, Ended) {
     let (peer, mut acknowledged) = (serve.peer().await, Vec::new());
     for number in 0..100_000 {
         let id = format!("i{number}");
@@ -87,7 +87,7 @@ fn assert_failed(ended: &Ended, said: &[&str]) {
 }
 
 /// All that was acknowledged is there; beside it, at most what was under way when the disk failed.
-async fn assert_kept(serve: &Serve, acknowledged: &[String]) {
+async fn assert_kept(serve: &ServerProcess, acknowledged: &[String]) {
     let mut reader = Reader::of(&serve.peer().await, &["web"]).await;
     reader.until("synced", |view| !view.token.is_empty()).await;
     let there = &reader.view.set;
@@ -106,7 +106,7 @@ async fn assert_kept(serve: &Serve, acknowledged: &[String]) {
 async fn a_full_disk_stops_it_and_costs_nothing_that_was_acknowledged() {
     let Some(disk) = Disk::mount("size=8m") else { return };
     let data = disk.data();
-    let (acknowledged, ended) = fill(Serve::start(&["--data-dir", &data]).await).await;
+    let (acknowledged, ended) = fill(ServerProcess::start(&["--data-dir", &data]).await).await;
     println!("{} registrations fill it, then: {}", acknowledged.len(), ended.stderr.trim());
     assert!(acknowledged.len() > 100);
     assert_failed(
@@ -114,7 +114,7 @@ async fn a_full_disk_stops_it_and_costs_nothing_that_was_acknowledged() {
         &["registry.redb", "No space left on device", "free some space and start the registry again"],
     );
     disk.remount("size=64m");
-    let serve = Serve::start(&["--data-dir", &data]).await;
+    let serve = ServerProcess::start(&["--data-dir", &data]).await;
     assert_kept(&serve, &acknowledged).await;
     serve.peer().await.register(instance("web", "one-more")).await.unwrap();
 }
@@ -130,10 +130,10 @@ async fn a_file_that_may_not_grow_stops_it_and_costs_nothing_that_was_acknowledg
     command.args(["-c", r#"trap "" XFSZ; ulimit -f 6144; exec "$@""#, "bash", env!("CARGO_BIN_EXE_callboard")]);
     command.args(["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json", "--log", "warn"]);
     command.args(["--data-dir", &data]);
-    let (acknowledged, ended) = fill(Serve::ready(Child::spawn(command)).await).await;
+    let (acknowledged, ended) = fill(ServerProcess::ready(Child::spawn(command)).await).await;
     println!("{} registrations fill it, then: {}", acknowledged.len(), ended.stderr.trim());
     assert_failed(&ended, &["registry.redb", "File too large", "start the registry again"]);
-    let serve = Serve::start(&["--data-dir", &data]).await;
+    let serve = ServerProcess::start(&["--data-dir", &data]).await;
     assert_kept(&serve, &acknowledged).await;
 }
 
@@ -146,14 +146,14 @@ async fn a_disk_that_is_read_only_is_refused() {
     let fresh = Child::run(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data]).await;
     assert_failed(&fresh, &[&data, "Read-only file system", "make it writable, or choose another with --data-dir"]);
     disk.remount("rw");
-    let serve = Serve::start(&["--data-dir", &data]).await;
+    let serve = ServerProcess::start(&["--data-dir", &data]).await;
     serve.peer().await.register(instance("web", "a")).await.unwrap();
     serve.child.kill().await;
     disk.remount("ro");
     let again = Child::run(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data]).await;
     assert_failed(&again, &[&data, "Read-only file system", "make it writable, or choose another with --data-dir"]);
     disk.remount("rw");
-    assert_kept(&Serve::start(&["--data-dir", &data]).await, &["a".to_owned()]).await;
+    assert_kept(&ServerProcess::start(&["--data-dir", &data]).await, &["a".to_owned()]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,7 +181,7 @@ async fn a_file_that_is_taken_away_stops_it_before_it_acknowledges_anything_more
         let directory = tempfile::tempdir().unwrap();
         let data = data(directory.path());
         let arguments = ["--data-dir", &data, "--durability", durability];
-        let serve = Serve::start(&arguments).await;
+        let serve = ServerProcess::start(&arguments).await;
         let peer = serve.peer().await;
         peer.register(instance("web", "a")).await.unwrap();
         let moved = format!("{data}.moved");
@@ -194,7 +194,7 @@ async fn a_file_that_is_taken_away_stops_it_before_it_acknowledges_anything_more
             &["registry.redb", "was removed or replaced while it was in use", "start the registry again"],
         );
         fs::rename(&moved, &data).unwrap();
-        let serve = Serve::start(&arguments).await;
+        let serve = ServerProcess::start(&arguments).await;
         if durability == "durable" {
             assert_kept(&serve, &["a".to_owned()]).await;
         }

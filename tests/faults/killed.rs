@@ -23,8 +23,8 @@ use tokio::{
 
 use super::wanted;
 use crate::{
-    harness::{Diary, Filter, Random, Reader, Scope, Seed, Serve, View, Wall, steady_port, within},
-    promise::{self, fail_static, gapless},
+    harness::{Filter, Random, Reader, Scope, Seed, ServerProcess, StepLog, View, Wall, steady_port, within},
+    invariant::{self, fail_static, gapless},
 };
 use beater::Beater;
 use chronicle::Chronicle;
@@ -61,7 +61,7 @@ pub enum Phase {
 /// A registry that is killed and started again.
 #[derive(Debug)]
 struct Victim {
-    serve: Option<Serve>,
+    serve: Option<ServerProcess>,
     address: String,
     arguments: Vec<String>,
     random: Random,
@@ -77,15 +77,15 @@ impl Victim {
         let arguments = ["--data-dir", &directory, "--durability", durability].map(ToOwned::to_owned).to_vec();
         let address = format!("127.0.0.1:{}", steady_port());
         let mut victim = Self { serve: None, address, arguments, random, may_leave: true, starts: 0, goodbyes: 0 };
-        victim.revive(&Diary::default()).await;
+        victim.revive(&StepLog::default()).await;
         victim
     }
 
-    fn serve(&self) -> &Serve {
+    fn serve(&self) -> &ServerProcess {
         self.serve.as_ref().expect("it runs")
     }
 
-    async fn kill(&mut self, diary: &Diary) {
+    async fn kill(&mut self, diary: &StepLog) {
         let serve = self.serve.take().expect("it runs");
         if self.may_leave && self.random.one_in(8) {
             let haste = self.random.millis(HASTE.0, HASTE.1);
@@ -98,22 +98,22 @@ impl Victim {
     }
 
     /// Starts it, often after starts that are killed.
-    async fn revive(&mut self, diary: &Diary) {
+    async fn revive(&mut self, diary: &StepLog) {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         while self.random.one_in(2) {
             let haste = self.random.millis(HASTE.0, HASTE.1);
             diary.note(format!("killed {haste:?} after its start"));
-            let begun = Serve::begin(&self.address, &arguments);
+            let begun = ServerProcess::begin(&self.address, &arguments);
             sleep(haste).await;
             begun.kill().await;
             self.starts += 1;
         }
-        self.serve = Some(Serve::start_at(&self.address, &arguments).await);
+        self.serve = Some(ServerProcess::start_at(&self.address, &arguments).await);
     }
 }
 
 /// Everything that a fresh reader is shown.
-async fn audit(serve: &Serve, life: usize, sure: Wall) -> Arc<Audit> {
+async fn audit(serve: &ServerProcess, life: usize, sure: Wall) -> Arc<Audit> {
     let mut reader = Reader::open(&serve.peer().await, "audit", Scope::Everything, Filter::NONE).await;
     reader.until("synced", |view| !view.token.is_empty()).await;
     Arc::new(Audit { life, view: reader.view, sure })
@@ -185,7 +185,7 @@ async fn killed_at_any_moment_it_keeps_what_it_acknowledged() {
 
 /// Some kills, and every promise checked over what came of them.
 async fn history(kills: u64) -> (Tally, Victim) {
-    let (seed, diary, directory) = (Seed::from_environment(), Diary::default(), tempfile::tempdir().unwrap());
+    let (seed, diary, directory) = (Seed::from_environment(), StepLog::default(), tempfile::tempdir().unwrap());
     let mut victim = Victim::start(directory.path(), "durable", seed.random(1_000)).await;
     let registry = victim.serve().grpc;
     let mut found = audit(victim.serve(), 0, 0).await;
@@ -222,10 +222,10 @@ async fn history(kills: u64) -> (Tally, Victim) {
     let chronicle = Chronicle { lives: &lives, writers: &writers, readers: &readers, bases: &bases };
     let truth = chronicle.truth();
     for reader in &readers {
-        promise::check_record(&reader.record, &truth).unwrap();
+        invariant::check_record(&reader.record, &truth).unwrap();
         reader::check_resets(&reader.record, &[ResetReason::HistoryLost]);
     }
-    promise::live_stays::check(&lives, &truth).unwrap();
+    invariant::live_stays::check(&lives, &truth).unwrap();
     fail_static::check(&told).unwrap();
     gapless::check_told(&told, &truth, Scope::Everything).unwrap();
     let left: Vec<_> = found.view.set.iter().map(|(key, instance)| (key.clone(), instance.revision)).collect();

@@ -16,11 +16,11 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 use super::{follow, last_sign, wanted};
 use crate::{
     harness::{
-        Diary, Filter, Flow, House, Peer, Proxy, Random, Reader, Scope, Seed, Span, Stalls, Way, instance, seconds,
-        wall, within,
+        Filter, Flow, Proxy, Random, Reader, Scope, Seed, Span, Stalls, StepLog, TestClient, TestServer, Way, instance,
+        seconds, wall, within,
     },
-    promise::{
-        self, Held, Life, Stop, Truth, dead_goes,
+    invariant::{
+        self, Held, InstanceLifetime, ReferenceHistory, Stop, dead_goes,
         fail_static::{self, Told},
         gapless, live_stays,
     },
@@ -115,13 +115,22 @@ impl Registered {
     }
 
     /// It gave signs of life from its start until now.
-    fn life(&self) -> Life {
+    fn life(&self) -> InstanceLifetime {
         let registered = self.registered();
         assert_eq!(registered.len(), 1, "{}: it never had to register again: {:?}", self.id, self.events);
         let (service, id) = (self.service.to_owned(), self.id.clone());
         let ttl = u64::try_from(TTL.as_millis()).unwrap();
         let signs = vec![Span { from: self.from, to: self.from }, Span { from: wall(), to: wall() }];
-        Life { service, id, ttl, grace: None, revision: registered[0], signs, broke: None, stop: Stop::Silent }
+        InstanceLifetime {
+            service,
+            id,
+            ttl,
+            grace: None,
+            revision: registered[0],
+            signs,
+            broke: None,
+            stop: Stop::Silent,
+        }
     }
 
     fn interruptions(&self) -> usize {
@@ -133,9 +142,9 @@ impl Registered {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute: just faults"]
 async fn outages_shorter_than_a_time_to_live_cost_nobody_anything() {
-    let (seed, diary) = (Seed::from_environment(), Diary::default());
+    let (seed, diary) = (Seed::from_environment(), StepLog::default());
     let stalls = Stalls::of_this_machine();
-    let house = House::open();
+    let house = TestServer::open();
     let proxy = Proxy::before(house.grpc()).await;
     let endpoint: Endpoint = proxy.address().to_string().parse().unwrap();
     let peer = house.peer().await;
@@ -155,15 +164,15 @@ async fn outages_shorter_than_a_time_to_live_cost_nobody_anything() {
         fault.strike(&proxy, lasts).await;
         sleep(Duration::from_millis(CALM)).await;
     }
-    let lives: Vec<Life> = registered.iter().map(Registered::life).collect();
+    let lives: Vec<InstanceLifetime> = registered.iter().map(Registered::life).collect();
     writing.abort();
     let _aborted = writing.await;
     let events = peer.events().await;
     let newest = events.last().unwrap().revision;
     goal.send_replace(Some(newest));
     let everything = within("the reader beside the proxy", reading).await.unwrap();
-    let truth = Truth::gather(events, [&everything.record], []).unwrap();
-    promise::check_record(&everything.record, &truth).unwrap();
+    let truth = ReferenceHistory::gather(events, [&everything.record], []).unwrap();
+    invariant::check_record(&everything.record, &truth).unwrap();
     live_stays::check(&lives, &truth).unwrap();
     for told in within("all watches behind the proxy", watches.join_all()).await {
         fail_static::check(&told).unwrap();
@@ -181,7 +190,7 @@ async fn outages_shorter_than_a_time_to_live_cost_nobody_anything() {
 async fn whoever_is_cut_off_for_longer_goes_in_time_and_comes_back() {
     const TTL: u64 = 2_000;
     let stalls = Stalls::of_this_machine();
-    let house = House::open();
+    let house = TestServer::open();
     let peer = house.peer().await;
     let mut everything = Reader::open(&peer, "everything", Scope::Everything, Filter::NONE).await;
     let (mut proxies, mut registered) = (Vec::new(), Vec::new());
@@ -202,17 +211,17 @@ async fn whoever_is_cut_off_for_longer_goes_in_time_and_comes_back() {
     proxies[2].reset();
     let to = wall();
     everything.until("all gone", |view| view.set.is_empty()).await;
-    let lives: Vec<Life> = registered
+    let lives: Vec<InstanceLifetime> = registered
         .iter()
         .zip(from)
         .map(|(registered, from)| {
             let signs = vec![Span { from, to }];
             let (service, id) = (registered.service.to_owned(), registered.id.clone());
             let revision = registered.registered()[0];
-            Life { service, id, ttl: TTL, grace: None, revision, signs, broke: None, stop: Stop::Silent }
+            InstanceLifetime { service, id, ttl: TTL, grace: None, revision, signs, broke: None, stop: Stop::Silent }
         })
         .collect();
-    let truth = Truth::gather(peer.events().await, [&everything.record], []).unwrap();
+    let truth = ReferenceHistory::gather(peer.events().await, [&everything.record], []).unwrap();
     dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
     dead_goes::check_heard(&everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from)).unwrap();
     proxies.iter().for_each(Proxy::calm);
@@ -228,7 +237,7 @@ async fn whoever_is_cut_off_for_longer_goes_in_time_and_comes_back() {
 }
 
 /// Writes beside the proxy, so that those behind it have something to miss.
-async fn churn(peer: Peer, mut random: Random, goal: watch::Receiver<Option<u64>>) {
+async fn churn(peer: TestClient, mut random: Random, goal: watch::Receiver<Option<u64>>) {
     for number in 0.. {
         if goal.borrow().is_some() {
             return;

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::wanted;
-use crate::harness::{Child, Peer, Proxy, Random, Seed, Serve, instance, seconds, wall, within};
+use crate::harness::{Child, Proxy, Random, Seed, ServerProcess, TestClient, instance, seconds, wall, within};
 
 const WRITERS: u64 = 4;
 const WATCHES: u64 = 20;
@@ -44,7 +44,7 @@ struct Belongings {
 
 impl Belongings {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the numbers are small")]
-    async fn of(serve: &Serve) -> Self {
+    async fn of(serve: &ServerProcess) -> Self {
         let metric = async |name| serve.metric(name).await as u64;
         Self {
             streams: metric("callboard_open_streams").await,
@@ -78,7 +78,7 @@ async fn soak() {
     let seed = Seed::from_environment();
     let minutes = wanted("CALLBOARD_TEST_SOAK_MINUTES", 0);
     let lasts = if minutes == 0 { SHORT } else { Duration::from_secs(60 * minutes) };
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     if minutes > 0 {
         fill(&serve).await;
     }
@@ -113,7 +113,7 @@ async fn soak() {
 }
 
 /// Waits until everybody is gone, and what is remembered of them.
-async fn come_back(serve: &Serve, baseline: &Belongings) {
+async fn come_back(serve: &ServerProcess, baseline: &Belongings) {
     let mut left = Belongings::of(serve).await;
     let leaving = async {
         while !left.is_back_at(baseline) {
@@ -128,7 +128,7 @@ async fn come_back(serve: &Serve, baseline: &Belongings) {
 
 /// As many changes as history keeps, so that memory is not still on its way there. Somebody watches, for what was sent to watches is
 /// kept with the change.
-async fn fill(serve: &Serve) {
+async fn fill(serve: &ServerProcess) {
     let (over, is_over) = watch::channel(false);
     let watching = tokio::spawn(listen(serve.address().parse().unwrap(), Seed(0).random(0), is_over));
     let mut filling = JoinSet::new();
@@ -155,7 +155,7 @@ async fn fill(serve: &Serve) {
 }
 
 /// Resident memory, once a second.
-async fn sample(serve: &Serve, lasts: Duration) -> Vec<Sample> {
+async fn sample(serve: &ServerProcess, lasts: Duration) -> Vec<Sample> {
     let (from, mut samples) = (wall(), Vec::new());
     let until = from + u64::try_from(lasts.as_millis()).unwrap();
     while wall() < until {
@@ -200,7 +200,7 @@ fn slope(samples: &[Sample]) -> f64 {
 }
 
 /// Services that come and go, some of them never to come again.
-async fn write(peer: Peer, number: u64, mut random: Random, over: Over) {
+async fn write(peer: TestClient, number: u64, mut random: Random, over: Over) {
     let mut there = Vec::new();
     for count in 0_u64.. {
         if *over.borrow() {

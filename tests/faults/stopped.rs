@@ -8,15 +8,15 @@ use tokio::time::sleep;
 
 use super::last_sign;
 use crate::{
-    harness::{Child, Diary, Filter, Random, Reader, Scope, Seed, Serve, Span, Stalls, wall},
-    promise::{self, Held, Life, Stop, Truth, dead_goes, live_stays},
+    harness::{Child, Filter, Random, Reader, Scope, Seed, ServerProcess, Span, Stalls, StepLog, wall},
+    invariant::{self, Held, InstanceLifetime, ReferenceHistory, Stop, dead_goes, live_stays},
 };
 
 const COUNT: usize = 4;
 
 /// The registry and programs that are registered.
 struct Cast {
-    serve: Serve,
+    serve: ServerProcess,
     programs: Vec<Child>,
     everything: Reader,
 }
@@ -24,7 +24,7 @@ struct Cast {
 impl Cast {
     /// Two in a service: where more die together, the registry does not believe it.
     async fn call(ttl: &str) -> Self {
-        let serve = Serve::start(&[]).await;
+        let serve = ServerProcess::start(&[]).await;
         let address = serve.address();
         let mut everything = Reader::open(&serve.peer().await, "everything", Scope::Everything, Filter::NONE).await;
         let mut programs = Vec::new();
@@ -40,22 +40,22 @@ impl Cast {
         Self { serve, programs, everything }
     }
 
-    async fn truth(&mut self) -> Truth {
+    async fn truth(&mut self) -> ReferenceHistory {
         let events = self.serve.peer().await.events().await;
         let newest = events.last().unwrap().revision;
         self.everything.until("the newest revision", |view| view.revision >= newest).await;
-        let truth = Truth::gather(events, [&self.everything.record], []).unwrap();
-        promise::check_record(&self.everything.record, &truth).unwrap();
+        let truth = ReferenceHistory::gather(events, [&self.everything.record], []).unwrap();
+        invariant::check_record(&self.everything.record, &truth).unwrap();
         truth
     }
 }
 
 /// From the first registration of a program; its last sign of life lies within this.
-fn life(truth: &Truth, number: usize, ttl: u64, sign: Span) -> Life {
+fn life(truth: &ReferenceHistory, number: usize, ttl: u64, sign: Span) -> InstanceLifetime {
     let (service, id) = (format!("s{}", number / 2), format!("p{number}"));
     let born = truth.of(&service, &id).find(|event| event.kind() == EventKind::Registered).unwrap();
     let revision = born.revision;
-    Life { service, id, ttl, grace: None, revision, signs: vec![sign], broke: None, stop: Stop::Silent }
+    InstanceLifetime { service, id, ttl, grace: None, revision, signs: vec![sign], broke: None, stop: Stop::Silent }
 }
 
 /// Who stands still, and for how long.
@@ -121,7 +121,7 @@ fn pauses(random: &mut Random) -> Vec<Pause> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute: just faults"]
 async fn who_only_stood_still_stays() {
-    let (seed, diary) = (Seed::from_environment(), Diary::default());
+    let (seed, diary) = (Seed::from_environment(), StepLog::default());
     let mut cast = Cast::call("3s").await;
     for pause in pauses(&mut seed.random(0)) {
         diary.note(format!("{pause:?}"));
@@ -130,7 +130,7 @@ async fn who_only_stood_still_stays() {
         sleep(Duration::from_secs(5)).await;
         let now = Span { from: wall(), to: wall() };
         let truth = cast.truth().await;
-        let lives: Vec<Life> = (0..COUNT).map(|number| life(&truth, number, 3_000, now)).collect();
+        let lives: Vec<InstanceLifetime> = (0..COUNT).map(|number| life(&truth, number, 3_000, now)).collect();
         live_stays::check(&lives, &truth).unwrap();
         assert!(truth.events.iter().all(|event| event.kind() != EventKind::Removed), "nobody went");
         assert_eq!(cast.everything.view.set.len(), COUNT);
@@ -155,7 +155,7 @@ async fn an_instance_that_stood_still_for_longer_goes_and_comes_back() {
     let truth = cast.truth().await;
     let now = Span { from: wall(), to: wall() };
     let sign = |number| signs.get(&number).copied().unwrap_or(now);
-    let lives: Vec<Life> = (0..COUNT).map(|number| life(&truth, number, TTL, sign(number))).collect();
+    let lives: Vec<InstanceLifetime> = (0..COUNT).map(|number| life(&truth, number, TTL, sign(number))).collect();
     live_stays::check(&lives, &truth).unwrap();
     dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
     dead_goes::check_heard(&cast.everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from))

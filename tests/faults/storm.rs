@@ -14,8 +14,10 @@ use callboard::pb::callboard::v1::LeaseState;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use crate::{
-    harness::{Beats, Filter, Peer, Reader, Scope, Serve, instance, key, steady_port, wall, within},
-    promise::converges::{self, Shown},
+    harness::{
+        Filter, HeartbeatStream, Reader, Scope, ServerProcess, TestClient, instance, key, steady_port, wall, within,
+    },
+    invariant::converges::{self, Shown},
 };
 
 const CONNECTIONS: usize = 20;
@@ -43,7 +45,7 @@ impl Holder {
     async fn hold(mut self, mut over: watch::Receiver<bool>) -> Self {
         while !*over.borrow_and_update() {
             let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.server)).unwrap();
-            let session = self.session(Peer::over(endpoint.connect_lazy()));
+            let session = self.session(TestClient::over(endpoint.connect_lazy()));
             tokio::select! {
                 () = session => sleep(Duration::from_millis(50)).await,
                 Ok(()) = over.changed() => {}
@@ -53,8 +55,8 @@ impl Holder {
     }
 
     /// Until the connection is lost.
-    async fn session(&mut self, peer: Peer) {
-        let Ok(mut beats) = Beats::try_open(&peer).await else { return };
+    async fn session(&mut self, peer: TestClient) {
+        let Ok(mut beats) = HeartbeatStream::try_open(&peer).await else { return };
         loop {
             let leases: Vec<&Bytes> = self.leases.iter().collect();
             let from = wall();
@@ -70,7 +72,7 @@ impl Holder {
         }
     }
 
-    async fn register(&mut self, peer: &Peer, places: Vec<usize>) -> bool {
+    async fn register(&mut self, peer: &TestClient, places: Vec<usize>) -> bool {
         let mut registering = JoinSet::new();
         for some in places.chunks(places.len().div_ceil(AT_ONCE)) {
             let (peer, service, some) = (peer.clone(), self.service.clone(), some.to_vec());
@@ -93,7 +95,7 @@ impl Holder {
     }
 }
 
-async fn complete(serve: &Serve, all: usize) -> Reader {
+async fn complete(serve: &ServerProcess, all: usize) -> Reader {
     let mut fresh = Reader::open(&serve.peer().await, "fresh", Scope::Everything, Filter::NONE).await;
     fresh.until("all there", |view| view.set.len() == all).await;
     fresh
@@ -103,7 +105,7 @@ async fn complete(serve: &Serve, all: usize) -> Reader {
 #[ignore = "takes half a minute: just faults"]
 async fn a_storm_of_registrations_is_weathered() {
     let address = format!("127.0.0.1:{}", steady_port());
-    let serve = Serve::ready(Serve::begin(&address, &[])).await;
+    let serve = ServerProcess::ready(ServerProcess::begin(&address, &[])).await;
     let (server, (over, is_over)) = (serve.grpc, watch::channel(false));
     let registered = Arc::new(AtomicU64::new(0));
     let mut holders = JoinSet::new();
@@ -123,7 +125,7 @@ async fn a_storm_of_registrations_is_weathered() {
 
     let from = wall();
     serve.child.kill().await;
-    let serve = Serve::ready(Serve::begin(&address, &[])).await;
+    let serve = ServerProcess::ready(ServerProcess::begin(&address, &[])).await;
     let began = wall();
     watching.move_to(&serve.peer().await);
     watching.reopen().await.unwrap();

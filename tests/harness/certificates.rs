@@ -19,7 +19,7 @@ static OFFICES: AtomicUsize = AtomicUsize::new(0);
 
 /// Who signs certificates, and where all of them are kept.
 #[derive(Debug)]
-pub struct Office {
+pub struct TestCa {
     issuer: Issuer<'static, KeyPair>,
     der: CertificateDer<'static>,
     directory: TempDir,
@@ -27,12 +27,12 @@ pub struct Office {
 
 /// A certificate and its key, in files.
 #[derive(Debug, Clone)]
-pub struct Papers {
+pub struct CertFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
 
-impl Papers {
+impl CertFiles {
     pub fn certificate(&self) -> &str {
         self.certificate.to_str().unwrap()
     }
@@ -42,7 +42,7 @@ impl Papers {
     }
 }
 
-impl Office {
+impl TestCa {
     pub fn open() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -75,22 +75,22 @@ impl Office {
     }
 
     /// Writes a certificate for a registry on this machine.
-    pub fn server(&self) -> Papers {
+    pub fn server(&self) -> CertFiles {
         self.issue("server", &["localhost", "127.0.0.1"], |_| {})
     }
 
     /// Writes the certificate of a workload, by its SPIFFE id.
-    pub fn workload(&self, id: &str) -> Papers {
+    pub fn workload(&self, id: &str) -> CertFiles {
         self.issue("workload", &[], |params| params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())])
     }
 
     /// Writes a certificate, in place of one that has been written to the same files.
-    pub fn issue(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Papers {
+    pub fn issue(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> CertFiles {
         let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let papers = Papers { certificate: self.file(file, "crt"), key: self.file(file, "key") };
+        let papers = CertFiles { certificate: self.file(file, "crt"), key: self.file(file, "key") };
         fs::write(&papers.certificate, certificate.pem()).unwrap();
         fs::write(&papers.key, key.serialize_pem()).unwrap();
         papers
@@ -101,12 +101,12 @@ impl Office {
     }
 
     /// What a registry needs that shows these papers, and asks clients for some of this office.
-    pub fn files(&self, server: &Papers, clients: bool) -> TlsFiles {
+    pub fn files(&self, server: &CertFiles, clients: bool) -> TlsFiles {
         TlsFiles { cert: server.certificate.clone(), key: server.key.clone(), client_ca: clients.then(|| self.ca()) }
     }
 
     /// The address of a registry whose papers are of this office.
-    pub fn endpoint(&self, address: std::net::SocketAddr, client: Option<&Papers>) -> Endpoint {
+    pub fn endpoint(&self, address: std::net::SocketAddr, client: Option<&CertFiles>) -> Endpoint {
         let mut tls = TlsConfig::default().with_ca(self.ca());
         if let Some(papers) = client {
             tls = tls.with_certificate(&papers.certificate, &papers.key);

@@ -13,18 +13,20 @@ use callboard::{
     app::Commands,
     clock::Clock,
     engine::{Engine, Memory},
-    health_check::{Checks, Rules as CheckRules},
+    health_check::{HealthChecks, ProbePolicy as CheckRules},
     metrics::Metrics,
-    model::{Address, BootId, Incarnation, InstanceId, LeaseId, Metadata, ServiceName, Tags, Terms, Weight},
-    protocol::grpc::{Api, Shared, Subscribers},
-    registry::{Audience, Command, Description, Patch, Register},
-    transport::{Connection, Gate, Hubs, Place, Port, Protocol, Rules, serve},
+    model::{Address, BootId, Incarnation, InstanceId, LeaseId, LeaseTerms, Metadata, ServiceName, Tags, Weight},
+    protocol::grpc::{GrpcApi, Shared, Watchers},
+    registry::{ChangeListener, Command, InstanceDescription, Patch, Register},
+    transport::{
+        Connection, ConnectionLimiter, ConnectionLimits, ListenerConfig, Notifier, Protocol, WorkerState, serve,
+    },
 };
 use hyper_util::rt::TokioIo;
 use tokio::{sync::watch, task::JoinSet, time::interval};
 use tonic::transport::{Endpoint, Uri};
 
-use super::Peer;
+use super::TestClient;
 
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 /// As the server does it.
@@ -36,8 +38,8 @@ pub struct InMemory {
     /// `None`: it is on another engine.
     memory: Option<Arc<Memory>>,
     shared: Arc<Shared>,
-    port: Port,
-    gate: Arc<Gate>,
+    port: ListenerConfig,
+    gate: Arc<ConnectionLimiter>,
     leaving: watch::Sender<bool>,
     stalled: Arc<AtomicBool>,
     _tasks: JoinSet<()>,
@@ -65,24 +67,24 @@ impl InMemory {
     }
 
     fn with(clock: Clock, settle: Duration) -> Self {
-        let (hubs, clock) = (Arc::new(Hubs::new(1)), Arc::new(clock));
-        let audience = Arc::clone(&hubs) as Arc<dyn Audience>;
+        let (hubs, clock) = (Arc::new(Notifier::new(1)), Arc::new(clock));
+        let audience = Arc::clone(&hubs) as Arc<dyn ChangeListener>;
         let memory = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
         let engine = Arc::clone(&memory) as Arc<dyn Engine>;
         Self { memory: Some(memory), ..Self::over(engine, hubs, clock, settle) }
     }
 
     /// Over an engine whose changes these hubs hear of.
-    pub fn over(engine: Arc<dyn Engine>, hubs: Arc<Hubs>, clock: Arc<Clock>, settle: Duration) -> Self {
+    pub fn over(engine: Arc<dyn Engine>, hubs: Arc<Notifier>, clock: Arc<Clock>, settle: Duration) -> Self {
         let commands = Commands::new(&engine, &clock, None);
         let shared = Arc::new(Shared {
-            checks: Checks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default()),
+            checks: HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default()),
             engine,
             commands,
             hubs,
             clock,
             metrics: Metrics::new(),
-            subscribers: Subscribers::default(),
+            subscribers: Watchers::default(),
             max_message_size: 256 * 1024,
             bookmarks: Duration::from_secs(15),
         });
@@ -112,8 +114,13 @@ impl InMemory {
                 }
             }
         });
-        let port = Port { name: "grpc", protocol: Protocol::Http2, tls: None, routes: Api::routes(&shared).unwrap() };
-        let gate = Gate::new(Rules::default(), Arc::clone(&shared.metrics));
+        let port = ListenerConfig {
+            name: "grpc",
+            protocol: Protocol::Http2,
+            tls: None,
+            routes: GrpcApi::routes(&shared).unwrap(),
+        };
+        let gate = ConnectionLimiter::new(ConnectionLimits::default(), Arc::clone(&shared.metrics));
         Self { memory: None, port, gate, shared, leaving, stalled, _tasks: tasks }
     }
 
@@ -123,7 +130,7 @@ impl InMemory {
     }
 
     /// A connection of its own.
-    pub async fn peer(&self) -> Peer {
+    pub async fn peer(&self) -> TestClient {
         let (port, gate, leaving) = (self.port.clone(), Arc::clone(&self.gate), self.leaving.clone());
         let connector = tower::service_fn(move |_: Uri| {
             let (near, far) = tokio::io::duplex(64 * 1024);
@@ -133,7 +140,7 @@ impl InMemory {
             async move { Ok::<_, std::io::Error>(TokioIo::new(near)) }
         });
         let endpoint = Endpoint::from_static("http://in.memory");
-        Peer::over(endpoint.connect_with_connector(connector).await.unwrap())
+        TestClient::over(endpoint.connect_with_connector(connector).await.unwrap())
     }
 
     /// What the doors share.
@@ -184,7 +191,7 @@ impl InMemory {
     /// Registers so many instances, without a pause.
     pub fn crowd(&self, service: &str, count: usize) {
         let service = ServiceName::parse(service).unwrap();
-        let description = Description {
+        let description = InstanceDescription {
             addresses: Address::parse_all([("10.0.0.1", 80, "")].into_iter()).unwrap(),
             tags: Tags::parse(&["v2".to_owned()]).unwrap(),
             metadata: Metadata::parse(std::iter::empty::<(&String, &String)>()).unwrap(),
@@ -198,7 +205,7 @@ impl InMemory {
                 id: InstanceId::parse(&format!("i{number}")).unwrap(),
                 boot: BootId::parse("boot").unwrap(),
                 description: description.clone(),
-                terms: Terms::grant(Some(Duration::from_hours(1)), None),
+                terms: LeaseTerms::grant(Some(Duration::from_hours(1)), None),
                 starting: false,
                 replace: false,
                 lease: LeaseId(number as u128),
@@ -214,7 +221,7 @@ impl InMemory {
     }
 }
 
-fn connection(gate: &Arc<Gate>, protocol: Protocol) -> Arc<Connection> {
+fn connection(gate: &Arc<ConnectionLimiter>, protocol: Protocol) -> Arc<Connection> {
     let ticket = gate.admit(PEER, "test", protocol).unwrap();
-    Connection::new(PEER, &Place::new(0, &Arc::new(Clock::new(0))), ticket)
+    Connection::new(PEER, &WorkerState::new(0, &Arc::new(Clock::new(0))), ticket)
 }

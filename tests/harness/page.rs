@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Papers, within};
+use super::{CertFiles, within};
 
 /// Answers `ok` with the status that it is told, 200 at first, or what a test has given it for a path. Dropping it closes its port.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Page {
     }
 
     /// The same over TLS.
-    pub async fn open_tls(papers: &Papers) -> Self {
+    pub async fn open_tls(papers: &CertFiles) -> Self {
         let chain = CertificateDer::pem_file_iter(&papers.certificate).unwrap().map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_file(&papers.key).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));

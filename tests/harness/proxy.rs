@@ -50,7 +50,7 @@ struct Weather {
 enum Blow {
     /// RST to both sides.
     Reset,
-    /// No more bytes in this direction, and the receiver is told so. Never [`Way::Both`].
+    /// No more bytes in this direction, and the receiver is told so. Never [`Way::FanoutListener`].
     HalfClose(Way),
 }
 

@@ -3,19 +3,19 @@
 use callboard::pb::callboard::v1::{WatchRequest, WatchResponse};
 use tonic::{Status, Streaming};
 
-use super::{Filter, Heard, Peer, Record, Scope, View, What, wall, within};
+use super::{Filter, Heard, Record, Scope, TestClient, View, What, wall, within};
 
 /// A watch, what it has heard and what it believes.
 #[derive(Debug)]
 pub struct Reader {
-    peer: Peer,
+    peer: TestClient,
     pub record: Record,
     pub view: View,
     stream: Option<Streaming<WatchResponse>>,
 }
 
 impl Reader {
-    pub async fn open(peer: &Peer, reader: &str, scope: Scope, filter: Filter) -> Self {
+    pub async fn open(peer: &TestClient, reader: &str, scope: Scope, filter: Filter) -> Self {
         let record = Record::new(reader, scope, filter);
         let mut reader = Self { peer: peer.clone(), record, view: View::default(), stream: None };
         reader.reopen().await.unwrap();
@@ -23,12 +23,12 @@ impl Reader {
     }
 
     /// Watches these services.
-    pub async fn of(peer: &Peer, services: &[&str]) -> Self {
+    pub async fn of(peer: &TestClient, services: &[&str]) -> Self {
         Self::open(peer, &services.join("+"), Scope::names(services), Filter::NONE).await
     }
 
     /// Watches these services, up to its first snapshot.
-    pub async fn synced(peer: &Peer, services: &[&str]) -> Self {
+    pub async fn synced(peer: &TestClient, services: &[&str]) -> Self {
         let mut reader = Self::of(peer, services).await;
         reader.until("synced", |view| view.revision > 0).await;
         reader
@@ -51,7 +51,7 @@ impl Reader {
     }
 
     /// From now on over another connection.
-    pub fn move_to(&mut self, peer: &Peer) {
+    pub fn move_to(&mut self, peer: &TestClient) {
         self.drop_stream();
         self.peer = peer.clone();
     }

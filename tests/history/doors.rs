@@ -7,12 +7,12 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 
 use super::SERVICES;
 use crate::{
-    harness::{House, Key, Peer, Reader, get, key, within},
-    promise::converges::Shown,
+    harness::{Key, Reader, TestClient, TestServer, get, key, within},
+    invariant::converges::Shown,
 };
 
 /// Everything that is shown of who is `left`.
-pub async fn shown(house: &House, readers: &[Reader], left: &[Key]) -> Vec<Shown> {
+pub async fn shown(house: &TestServer, readers: &[Reader], left: &[Key]) -> Vec<Shown> {
     let peer = house.peer().await;
     let mut shown: Vec<Shown> =
         readers.iter().map(|reader| watched(reader, &readers[readers.len() - 1], left)).collect();
@@ -44,7 +44,7 @@ fn watched(reader: &Reader, everything: &Reader, left: &[Key]) -> Shown {
     }
 }
 
-async fn targets(house: &House) -> BTreeSet<Key> {
+async fn targets(house: &TestServer) -> BTreeSet<Key> {
     let (status, page) = get(house.http(), "/prometheus/sd").await;
     assert_eq!(status, 200, "{page}");
     let targets: Vec<serde_json::Value> = serde_json::from_str(&page).unwrap();
@@ -55,7 +55,7 @@ async fn targets(house: &House) -> BTreeSet<Key> {
 }
 
 /// Services that health calls SERVING are those of which somebody should be called.
-async fn health(peer: &Peer, everything: &Reader) -> Shown {
+async fn health(peer: &TestClient, everything: &Reader) -> Shown {
     let mut set = BTreeSet::new();
     for service in SERVICES {
         let request = HealthCheckRequest { service: service.to_owned() };

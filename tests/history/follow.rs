@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
 use super::HALF;
-use crate::harness::{Filter, Peer, Random, Reader, Scope};
+use crate::harness::{Filter, Random, Reader, Scope, TestClient};
 
 /// What a reader is to do.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Plan {
         }
         let slow = self.habit == Habit::Slow;
         let peer =
-            Peer::connect_with(
+            TestClient::connect_with(
                 server,
                 |endpoint| {
                     if slow { endpoint.initial_stream_window_size(NARROW) } else { endpoint }
@@ -66,7 +66,7 @@ impl Plan {
                 Habit::ComesBack => {
                     patience = random.below(20);
                     if random.one_in(3) {
-                        reader.move_to(&Peer::connect(server).await);
+                        reader.move_to(&TestClient::connect(server).await);
                     }
                     reader.reopen().await.unwrap();
                 }

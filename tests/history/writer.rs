@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 
 use super::SERVICES;
 use crate::{
-    harness::{Beats, Filter, Key, Peer, Random, Reader, Scope, Span, instance, key, seconds, wall},
-    promise::{Life, Stop, read_your_writes::ReadBack},
+    harness::{Filter, HeartbeatStream, Key, Random, Reader, Scope, Span, TestClient, instance, key, seconds, wall},
+    invariant::{InstanceLifetime, Stop, read_your_writes::ReadBack},
 };
 
 /// Milliseconds between two heartbeats of an instance.
@@ -21,7 +21,7 @@ const GRACE: u64 = 250;
 /// What a writer knows in the end.
 #[derive(Debug, Default)]
 pub struct Told {
-    pub lives: Vec<Life>,
+    pub lives: Vec<InstanceLifetime>,
     pub reads: Vec<ReadBack>,
     /// Instances as they came back from calls.
     pub seen: Vec<Instance>,
@@ -38,10 +38,10 @@ impl Told {
 /// One writer.
 #[derive(Debug)]
 pub struct Writer {
-    peer: Peer,
+    peer: TestClient,
     number: u64,
     random: Random,
-    beats: Beats,
+    beats: HeartbeatStream,
     slots: Vec<Slot>,
     last_beat: u64,
     boots: u64,
@@ -61,18 +61,18 @@ struct Slot {
 /// A registration and what keeps it.
 #[derive(Debug)]
 struct Held {
-    life: Life,
+    life: InstanceLifetime,
     lease: Bytes,
     request: RegisterRequest,
     /// A stream of its own, for those who have a grace.
-    beats: Option<Beats>,
+    beats: Option<HeartbeatStream>,
     /// That stream has carried a heartbeat, and so carries the lease.
     carried: bool,
 }
 
 impl Writer {
-    pub async fn new(peer: Peer, number: u64, random: Random) -> Self {
-        let beats = Beats::open(&peer).await;
+    pub async fn new(peer: TestClient, number: u64, random: Random) -> Self {
+        let beats = HeartbeatStream::open(&peer).await;
         let slot = |(at, service)| Slot { service, id: format!("w{number}-{at}"), held: None, dying: false };
         // Two in each service.
         let slots = SERVICES.iter().chain(&SERVICES).copied().enumerate().map(slot).collect();
@@ -174,9 +174,9 @@ impl Writer {
         self.end(slot, Stop::Told);
         let mut beats = None;
         if has_grace {
-            beats = Some(Beats::open(&self.peer).await);
+            beats = Some(HeartbeatStream::open(&self.peer).await);
         }
-        let life = Life {
+        let life = InstanceLifetime {
             service: request.service.clone(),
             id: request.id.clone(),
             ttl,
@@ -206,8 +206,11 @@ impl Writer {
             return;
         }
         // It had run out while this test was held up: let the new life run out as well.
-        let life =
-            Life { revision: answer.revision, signs: vec![Span { from, to: wall() }], ..self.held(slot).life.clone() };
+        let life = InstanceLifetime {
+            revision: answer.revision,
+            signs: vec![Span { from, to: wall() }],
+            ..self.held(slot).life.clone()
+        };
         self.end(slot, Stop::Silent);
         self.told.lives.push(life);
     }
@@ -306,7 +309,7 @@ impl Writer {
 
     fn end(&mut self, slot: usize, stop: Stop) {
         self.slots[slot].dying = false;
-        self.told.lives.extend(self.slots[slot].held.take().map(|held| Life { stop, ..held.life }));
+        self.told.lives.extend(self.slots[slot].held.take().map(|held| InstanceLifetime { stop, ..held.life }));
     }
 
     fn held(&mut self, slot: usize) -> &mut Held {

@@ -4,11 +4,11 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{checked, output, register};
-use crate::harness::{Office, Page, Serve};
+use crate::harness::{Page, ServerProcess, TestCa};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redirect_changes_method_and_body_as_go_does() {
-    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
+    let (serve, page) = (ServerProcess::start(&[]).await, Page::open().await);
     let cases = [
         (301, "POST", "GET", ""),
         (302, "PUT", "GET", ""),
@@ -37,7 +37,7 @@ async fn redirect_changes_method_and_body_as_go_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn credentials_follow_no_redirect_to_another_host_or_port() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let (page, port, host) = (Page::open().await, Page::open().await, Page::open_at("127.0.0.2:0").await);
     page.redirect("/port", 307, &format!("{}port", port.url()));
     page.redirect("/host", 302, &format!("{}host", host.url()));
@@ -64,7 +64,7 @@ async fn credentials_follow_no_redirect_to_another_host_or_port() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redirect_to_a_forbidden_address_is_critical_and_says_so() {
-    let serve = Serve::start(&["--check-allow", "127.0.0.1/32"]).await;
+    let serve = ServerProcess::start(&["--check-allow", "127.0.0.1/32"]).await;
     let (page, outside) = (Page::open().await, Page::open_at("127.0.0.2:0").await);
     page.redirect("/outside", 302, &outside.url());
     page.redirect("/name", 307, "/two");
@@ -87,7 +87,7 @@ async fn redirect_to_a_forbidden_address_is_critical_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redirects_without_an_end_stop_after_ten_requests() {
-    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
+    let (serve, page) = (ServerProcess::start(&[]).await, Page::open().await);
     page.redirect("/loop", 302, "/loop");
     for n in 0..10 {
         page.redirect(&format!("/{n}"), 302, &format!("/{}", n + 1));
@@ -102,8 +102,8 @@ async fn redirects_without_an_end_stop_after_ten_requests() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redirect_to_https_verifies_the_certificate_unless_told_otherwise() {
-    let serve = Serve::start(&[]).await;
-    let office = Office::open();
+    let serve = ServerProcess::start(&[]).await;
+    let office = TestCa::open();
     let (page, secure) = (Page::open().await, Page::open_tls(&office.server()).await);
     page.redirect("/up", 301, &format!("https://{}/secure", secure.address));
     secure.redirect("/down", 302, &format!("{}plain", page.url()));
@@ -120,7 +120,7 @@ async fn redirect_to_https_verifies_the_certificate_unless_told_otherwise() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn timeout_covers_all_requests_of_a_probe() {
-    let (serve, page) = (Serve::start(&[]).await, Page::open().await);
+    let (serve, page) = (ServerProcess::start(&[]).await, Page::open().await);
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     page.redirect("/x", 302, &format!("http://{}/", silent.local_addr().unwrap()));
     let check = json!({"HTTP": format!("http://user:secret@{}/x", page.address), "Timeout": "300ms"});

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::crowd::{Crowd, Size};
-use crate::harness::{Serve, get, wall};
+use super::client_fleet::{ClientFleet, Size};
+use crate::harness::{ServerProcess, get, wall};
 
 /// Twenty watches of each service, a hundred instances in each.
 const SIZE: Size =
@@ -19,7 +19,7 @@ fn settle() -> String {
 }
 
 /// Whether the registry still settles, as its own metrics have it.
-async fn settles(serve: &Serve) -> bool {
+async fn settles(serve: &ServerProcess) -> bool {
     let (_, metrics) = get(serve.http, "/metrics").await;
     metrics.contains("callboard_settling 1\n")
 }
@@ -27,9 +27,9 @@ async fn settles(serve: &Serve) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a minute in a release build, and longer in others: `just settle` runs it"]
 async fn fifty_thousand_instances_come_back_and_ten_thousand_watches_see_no_removal() {
-    let serve = Serve::start(&[]).await;
+    let serve = ServerProcess::start(&[]).await;
     let start = wall();
-    let mut crowd = Crowd::gather(&serve.address(), SIZE).await;
+    let mut crowd = ClientFleet::gather(&serve.address(), SIZE).await;
     println!("gathered after {} ms; the registry has {} MiB", wall() - start, serve.resident() / 1024);
     let killed = wall();
     let serve = serve.restart(&["--settle", &settle()]).await;

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::ID;
-use crate::harness::{Child, Ended, Office, Papers, get, within};
+use crate::harness::{CertFiles, Child, Ended, TestCa, get, within};
 
 /// `callboard serve` with TLS, and nothing without.
 struct Serve {
@@ -16,7 +16,7 @@ struct Serve {
 }
 
 impl Serve {
-    async fn start(office: &Office, papers: &Papers) -> Self {
+    async fn start(office: &TestCa, papers: &CertFiles) -> Self {
         let any = "127.0.0.1:0";
         let doors = ["serve", "--grpc", "off", "--grpc-tls", any, "--http", any, "-o", "json", "--log", "warn"];
         let files =
@@ -41,7 +41,7 @@ async fn run(server: &str, verb: &[&str], flags: &[&str]) -> Ended {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_verbs_speak_tls() {
-    let office = Office::open();
+    let office = TestCa::open();
     let serve = Serve::start(&office, &office.server()).await;
     let (client, ca) = (office.workload(ID), office.ca_path());
     let flags = ["--tls-ca", &ca, "--tls-cert", client.certificate(), "--tls-key", client.key(), "-o", "json"];
@@ -76,9 +76,9 @@ async fn the_verbs_speak_tls() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_is_told_with_the_remedy() {
-    let (office, stranger) = (Office::open(), Office::open());
+    let (office, stranger) = (TestCa::open(), TestCa::open());
     let serve = Serve::start(&office, &office.server()).await;
-    let plain = crate::harness::Serve::start(&[]).await;
+    let plain = crate::harness::ServerProcess::start(&[]).await;
     let (client, other) = (office.workload(ID), stranger.workload(ID));
     let (ca, wrong, absent) = (office.ca_path(), stranger.ca_path(), format!("{}/absent", office.ca_path()));
     let own = ["--tls-cert", client.certificate(), "--tls-key", client.key()];
@@ -108,7 +108,7 @@ async fn what_is_wrong_is_told_with_the_remedy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_has_the_files_read_again() {
-    let office = Office::open();
+    let office = TestCa::open();
     let papers = office.server();
     let serve = Serve::start(&office, &papers).await;
     let (client, ca) = (office.workload(ID), office.ca_path());
@@ -136,7 +136,7 @@ async fn a_signal_has_the_files_read_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_would_let_anybody_in_does_not_start() {
-    let office = Office::open();
+    let office = TestCa::open();
     let papers = office.server();
     let files = ["--tls-cert", papers.certificate(), "--tls-key", papers.key()];
     let ended = Child::run(&[&["serve", "--grpc-tls", "0.0.0.0:0"][..], &files].concat()).await;

@@ -15,18 +15,18 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{ID, grpc_tls, house};
-use crate::harness::{House, Office, Papers, within};
+use crate::harness::{CertFiles, TestCa, TestServer, within};
 
 /// How a client that is none of ours speaks.
 #[derive(Default)]
 struct Client<'papers> {
     alpn: &'static [&'static str],
     only_tls12: bool,
-    papers: Option<&'papers Papers>,
+    papers: Option<&'papers CertFiles>,
 }
 
 impl Client<'_> {
-    async fn connect(self, office: &Office, at: std::net::SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+    async fn connect(self, office: &TestCa, at: std::net::SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
         let versions = if self.only_tls12 { vec![&TLS12] } else { vec![&TLS12, &TLS13] };
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(&versions)
@@ -46,13 +46,13 @@ impl Client<'_> {
     }
 }
 
-fn http_tls(house: &House) -> std::net::SocketAddr {
+fn http_tls(house: &TestServer) -> std::net::SocketAddr {
     house.addresses().http_tls.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_listener_offers_what_it_speaks() {
-    let office = Office::open();
+    let office = TestCa::open();
     let house = house(&office, false);
     let negotiated = async |alpn, at| {
         let stream = Client { alpn, ..Client::default() }.connect(&office, at).await;
@@ -67,7 +67,7 @@ async fn each_listener_offers_what_it_speaks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_versions_are_spoken_and_pages_are_shown_to_who_has_a_certificate() {
-    let office = Office::open();
+    let office = TestCa::open();
     let house = house(&office, true);
     let papers = office.workload(ID);
     for (only_tls12, version) in [(true, ProtocolVersion::TLSv1_2), (false, ProtocolVersion::TLSv1_3)] {
@@ -92,7 +92,7 @@ async fn closed(mut stream: TcpStream) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_come_to_an_end_is_cut_off() {
-    let office = Office::open();
+    let office = TestCa::open();
     let house = house(&office, false);
     let hello = [0x16, 3, 1, 0x7f, 0xff, 1, 0, 0x7f, 0xf0, 3, 3];
     let mut garbage = vec![0x16, 3, 1, 0, 100];

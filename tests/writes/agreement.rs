@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::{
     consul_replay::client,
     dns::asker::{Asker, data},
-    harness::{Peer, Serve},
+    harness::{ServerProcess, TestClient},
 };
 
-pub async fn get(serve: &Serve, path: &str) -> Value {
+pub async fn get(serve: &ServerProcess, path: &str) -> Value {
     let answer = client::ask(serve.http, "GET", path, "", |text| text).await;
     assert_eq!(answer.status, 200, "{path}: {answer:?}");
     answer.body
@@ -33,7 +33,7 @@ type Place = (String, u32);
 type Expected = (InstanceStatus, Option<String>);
 
 /// Says where the protocols differ about a node or an instance. `None`: they agree.
-pub async fn disagreement(serve: &Serve) -> Option<String> {
+pub async fn disagreement(serve: &ServerProcess) -> Option<String> {
     let mut expected: BTreeMap<(Place, String), Expected> = BTreeMap::new();
     let mut ids = BTreeSet::new();
     for node in list(&get(serve, "/v1/catalog/nodes").await) {
@@ -96,7 +96,7 @@ fn differs(instance: &Instance, expected: &BTreeMap<(Place, String), Expected>) 
 }
 
 /// Compares what DNS says of a service with its instances, unless those change meanwhile.
-async fn resolves(service: &str, instances: &[Instance], peer: &Peer, asker: &Asker) -> Option<String> {
+async fn resolves(service: &str, instances: &[Instance], peer: &TestClient, asker: &Asker) -> Option<String> {
     let hosts: BTreeSet<_> = instances
         .iter()
         .filter(|instance| instance.status() == InstanceStatus::Serving)

@@ -23,7 +23,7 @@ pub struct Line {
 /// What is looked at of an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Answer {
-    /// `X-Consul-Index`, or 0.
+    /// `X-Consul-AddressIndex`, or 0.
     pub index: u64,
     /// Of its body, in bytes.
     pub length: usize,

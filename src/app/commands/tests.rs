@@ -11,34 +11,40 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
-    engine::{Beginning, Disk, Durability, Memory, disk::Surroundings},
+    engine::{Disk, Durability, Memory, StartPoint, disk::DiskDependencies},
     metrics::Metrics,
-    model::{CheckId, Definition, Incarnation, Listing, Marks, Probe, Revision, ServiceName, Verdict, node_id, nodes},
+    model::{
+        CheckDefinition, CheckId, CheckStatus, Conditions, ConsulRegistration, Incarnation, Probe, Revision,
+        ServiceName, node_id, nodes,
+    },
     registry::{
-        Entry, NewCheck, Patch, Refusal,
-        test_support::{Nobody, at, description, id, name},
+        CommandError, Entry, NewCheck, Patch,
+        test_support::{NoListener, at, description, id, name},
     },
 };
 
-fn enroll(service: ServiceName, id: InstanceId, listing: Listing) -> Enroll {
+fn enroll(service: ServiceName, id: InstanceId, listing: ConsulRegistration) -> RegisterWithoutLease {
     let checks = Vec::new();
-    Enroll { service, id, description: description(&[], 1), listing, checks, replace_checks: false }
+    RegisterWithoutLease { service, id, description: description(&[], 1), listing, checks, replace_checks: false }
 }
 
 fn at_node(name: &str) -> InstanceId {
     InstanceId::of_node(name)
 }
 
-fn node(name: &str, host: &str) -> Enroll {
-    let mut node =
-        enroll(nodes(), at_node(name), Listing { node: name.into(), address: host.into(), ..Listing::default() });
+fn node(name: &str, host: &str) -> RegisterWithoutLease {
+    let mut node = enroll(
+        nodes(),
+        at_node(name),
+        ConsulRegistration { node: name.into(), address: host.into(), ..ConsulRegistration::default() },
+    );
     node.description.addresses[0].host = host.into();
     node
 }
 
 /// A service on a node, without an address of its own.
-fn on_node(node: &str, service: &str) -> Enroll {
-    let listing = Listing { node: node.into(), id: service.into(), ..Listing::default() };
+fn on_node(node: &str, service: &str) -> RegisterWithoutLease {
+    let listing = ConsulRegistration { node: node.into(), id: service.into(), ..ConsulRegistration::default() };
     enroll(name(service), InstanceId::on_node(node, service), listing)
 }
 
@@ -47,20 +53,20 @@ fn drain(node: &str, draining: bool) -> Command {
     Command::Update { service: nodes(), id: at_node(node), lease: None, patch }
 }
 
-fn boxed(enroll: Enroll) -> Command {
-    Command::Enroll(Box::new(enroll))
+fn boxed(enroll: RegisterWithoutLease) -> Command {
+    Command::RegisterWithoutLease(Box::new(enroll))
 }
 
 fn memory() -> Arc<dyn Engine> {
-    Arc::new(Memory::new(Incarnation(1), at(0), Arc::new(Nobody)))
+    Arc::new(Memory::new(Incarnation(1), at(0), Arc::new(NoListener)))
 }
 
 fn disk(directory: &TempDir) -> Arc<dyn Engine> {
-    let surroundings = Surroundings {
+    let surroundings = DiskDependencies {
         clock: Arc::new(Clock::new(0)),
-        audience: Arc::new(Nobody),
+        audience: Arc::new(NoListener),
         metrics: Metrics::new().store.clone(),
-        fresh: Beginning { incarnation: Incarnation(1), revision: Revision(0) },
+        fresh: StartPoint { incarnation: Incarnation(1), revision: Revision(0) },
     };
     let failed = Box::new(|error| panic!("{error}"));
     Arc::new(Disk::open(directory.path(), Durability::Durable, surroundings, failed).unwrap())
@@ -80,7 +86,7 @@ async fn peopled(commands: &Commands) {
     }
 }
 
-fn marks_and_hosts(commands: &Commands) -> Vec<(Marks, String)> {
+fn marks_and_hosts(commands: &Commands) -> Vec<(Conditions, String)> {
     let entries = commands.registry().entries_on(&node_id("n"));
     let of = |entry: &Arc<Entry>| (entry.instance.marks, entry.instance.addresses[0].host.to_string());
     entries.iter().map(of).collect()
@@ -104,8 +110,8 @@ async fn node_change_reaches_all_instances_on_it_and_no_others() {
     let moved = NodeRegistration::of_node(at_node("n"), None, vec![boxed(node("n", "10.0.0.2"))]);
     commands.register_on_node(moved).await.unwrap();
     assert!(marks_and_hosts(&commands).iter().all(|(marks, host)| marks.node_drained && host == "10.0.0.2"));
-    let definition = Definition::new(CheckId::parse("c").unwrap(), "c", Probe::Stated);
-    let check = NewCheck { definition: definition.into(), verdict: Verdict::Critical };
+    let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Stated);
+    let check = NewCheck { definition: definition.into(), verdict: CheckStatus::Critical };
     commands.submit(Command::AddCheck { service: nodes(), id: at_node("n"), check }).await.unwrap();
     assert!(marks_and_hosts(&commands).iter().all(|(marks, _)| marks.node_critical));
     let check = CheckId::parse("c").unwrap();
@@ -176,15 +182,15 @@ async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() 
     first.id = id("mover");
     commands.register(vec![first.clone()], ()).await.unwrap();
     let check = |n: usize| {
-        let definition = Definition::new(CheckId::parse(&n.to_string()).unwrap(), "c", Probe::Stated);
-        NewCheck { definition: definition.into(), verdict: Verdict::Passing }
+        let definition = CheckDefinition::new(CheckId::parse(&n.to_string()).unwrap(), "c", Probe::Stated);
+        NewCheck { definition: definition.into(), verdict: CheckStatus::Passing }
     };
-    let refused = Enroll { service: name("b"), checks: (0..33).map(check).collect(), ..first.clone() };
+    let refused = RegisterWithoutLease { service: name("b"), checks: (0..33).map(check).collect(), ..first.clone() };
     let before = commands.registry().applied();
-    assert!(matches!(commands.register(vec![refused], ()).await, Err(EngineError::Refused(Refusal::Invalid(_)))));
+    assert!(matches!(commands.register(vec![refused], ()).await, Err(EngineError::Refused(CommandError::Invalid(_)))));
     assert_eq!(commands.registry().applied(), before);
     assert!(commands.registry().get(&name("a"), "mover").is_some());
-    commands.register(vec![Enroll { service: name("b"), ..first }], ()).await.unwrap();
+    commands.register(vec![RegisterWithoutLease { service: name("b"), ..first }], ()).await.unwrap();
     assert!(commands.registry().get(&name("a"), "mover").is_none());
     assert!(commands.registry().get(&name("b"), "mover").is_some());
     assert!(commands.deregister_listed(vec![id("mover")]).await.unwrap());
@@ -212,18 +218,18 @@ impl Engine for BusyEngine {
         self.engine.registry()
     }
 
-    fn order(&self, command: Command, now: Now) -> Submission {
+    fn submit(&self, command: Command, now: ClockReading) -> PendingCommand {
         if self.is_busy() {
-            return Submission::done(Err(EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) }));
+            return PendingCommand::done(Err(EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) }));
         }
-        self.engine.order(command, now)
+        self.engine.submit(command, now)
     }
 
-    fn order_together(&self, commands: Vec<Command>, now: Now) -> Submission<Vec<Outcome>> {
+    fn submit_together(&self, commands: Vec<Command>, now: ClockReading) -> PendingCommand<Vec<CommandOutcome>> {
         if self.is_busy() {
-            return Submission::done(Err(EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) }));
+            return PendingCommand::done(Err(EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) }));
         }
-        self.engine.order_together(commands, now)
+        self.engine.submit_together(commands, now)
     }
 
     fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {
@@ -259,18 +265,18 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
         let commands = path(&engine);
         peopled(&commands).await;
         // A node changed in every way, and no instance knows.
-        engine.order(boxed(node("n", "10.0.0.7")), at(0)).await.unwrap();
-        engine.order(drain("n", true), at(0)).await.unwrap();
+        engine.submit(boxed(node("n", "10.0.0.7")), at(0)).await.unwrap();
+        engine.submit(drain("n", true), at(0)).await.unwrap();
         // An id that moved and is still in its old service, as versions before wrote it.
-        let mover = |service: &str| Enroll { id: id("mover"), ..on_node("", service) };
-        engine.order(boxed(mover("a")), at(0)).await.unwrap();
-        engine.order(boxed(mover("b")), at(0)).await.unwrap();
+        let mover = |service: &str| RegisterWithoutLease { id: id("mover"), ..on_node("", service) };
+        engine.submit(boxed(mover("a")), at(0)).await.unwrap();
+        engine.submit(boxed(mover("b")), at(0)).await.unwrap();
         // A check that two instances of the node have: the later one keeps it.
-        let definition = Definition::new(CheckId::parse("taken").unwrap(), "c", Probe::Stated);
+        let definition = CheckDefinition::new(CheckId::parse("taken").unwrap(), "c", Probe::Stated);
         for n in 0..2 {
-            let check = NewCheck { definition: definition.clone().into(), verdict: Verdict::Passing };
+            let check = NewCheck { definition: definition.clone().into(), verdict: CheckStatus::Passing };
             let (service, id) = (name(&format!("s{n}")), InstanceId::on_node("n", &format!("s{n}")));
-            engine.order(Command::AddCheck { service, id, check }, at(0)).await.unwrap();
+            engine.submit(Command::AddCheck { service, id, check }, at(0)).await.unwrap();
         }
         // An instance on a node that nobody registered stays as it is.
         commands.register(vec![on_node("unknown", "stays")], ()).await.unwrap();

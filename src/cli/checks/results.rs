@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::{brief, status};
 use crate::{
     cli::{
-        failure::Failure,
-        output::{self, Format, Shown},
+        error::CliError,
+        output::{self, OutputFormat, Printable},
         view::{duration, or_dash, time},
     },
     pb::callboard::v1::{CheckReport, CheckResult},
@@ -35,7 +35,7 @@ impl ResultView {
     }
 }
 
-impl Shown for ResultView {
+impl Printable for ResultView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
         (&["CHECK", "TIME", "STATUS", "TOOK", "OUTPUT"], &[]);
 
@@ -55,7 +55,7 @@ impl Shown for ResultView {
 }
 
 /// Prints them, check by check.
-pub(super) fn list(format: Format, checks: Vec<CheckReport>, no_checks: &str) -> Result<(), Failure> {
+pub(super) fn list(format: OutputFormat, checks: Vec<CheckReport>, no_checks: &str) -> Result<(), CliError> {
     let none = if checks.is_empty() { no_checks } else { "no results yet" };
     let results: Vec<ResultView> = checks.into_iter().flat_map(of).collect();
     output::list(format, &results, none)

@@ -4,14 +4,14 @@ use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::{Shown, escape, style};
+use super::{Printable, escape, style};
 
 /// Where it is a column, it is in colour.
 const STATUS: &str = "STATUS";
 const GAP: (u16, u16) = (0, 3);
 
 /// Writes one line a row: nothing wraps, so that `grep` and `cut` see whole rows.
-pub(super) fn write<T: Shown>(out: &mut impl Write, items: &[T], wide: bool) -> io::Result<()> {
+pub(super) fn write<T: Printable>(out: &mut impl Write, items: &[T], wide: bool) -> io::Result<()> {
     let (narrow, more) = T::COLUMNS;
     let columns: Vec<&str> = narrow.iter().chain(more.iter().filter(|_| wide)).copied().collect();
     let mut table = Table::new();

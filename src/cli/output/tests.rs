@@ -9,7 +9,7 @@ fn table(wide: bool, change: impl Fn(&mut crate::pb::callboard::v1::Instance)) -
     String::from_utf8(out.into_inner()).unwrap()
 }
 
-fn stream(format: Format) -> String {
+fn stream(format: OutputFormat) -> String {
     let mut out = Vec::new();
     let view = serde_json::json!({"status": "SERVING"});
     write_one(&mut out, format, &view, Some("web/a"), Some("web/a is SERVING")).unwrap();
@@ -60,10 +60,10 @@ fn text_without_danger_is_left_alone() {
 
 #[test]
 fn a_stream_has_a_line_or_a_document_each() {
-    assert_eq!(stream(Format::Json), "{\"status\":\"SERVING\"}\n");
-    assert_eq!(stream(Format::Yaml), "---\nstatus: SERVING\n");
-    assert_eq!(stream(Format::Name), "web/a\n");
-    assert_eq!(stream(Format::Table), "web/a is SERVING\n");
+    assert_eq!(stream(OutputFormat::Json), "{\"status\":\"SERVING\"}\n");
+    assert_eq!(stream(OutputFormat::Yaml), "---\nstatus: SERVING\n");
+    assert_eq!(stream(OutputFormat::Name), "web/a\n");
+    assert_eq!(stream(OutputFormat::Table), "web/a is SERVING\n");
 }
 
 #[test]

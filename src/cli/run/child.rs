@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process;
 
-use crate::cli::failure::Failure;
+use crate::cli::error::CliError;
 
 /// A running program, in our process group, with our stdin, stdout and stderr.
 #[derive(Debug)]
@@ -20,13 +20,13 @@ pub(super) struct Child {
 
 impl Child {
     /// Starts it. `command` is the program and its arguments.
-    pub(crate) fn spawn(command: &[OsString]) -> Result<Self, Failure> {
+    pub(crate) fn spawn(command: &[OsString]) -> Result<Self, CliError> {
         let Some((program, arguments)) = command.split_first() else {
-            return Err(Failure::Other(anyhow::anyhow!("no program to run; name one after `--`")));
+            return Err(CliError::Other(anyhow::anyhow!("no program to run; name one after `--`")));
         };
         let spawned = process::Command::new(program).args(arguments).spawn();
         let process =
-            spawned.map_err(|error| Failure::Spawn { program: program.to_string_lossy().into_owned(), error })?;
+            spawned.map_err(|error| CliError::Spawn { program: program.to_string_lossy().into_owned(), error })?;
         Ok(Self { process })
     }
 

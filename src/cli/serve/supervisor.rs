@@ -7,14 +7,14 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use crate::server::Pulse;
+use crate::server::LivenessProbe;
 
 /// How often the manager is told how we are; more often where its watchdog wants that.
 const NEWS: Duration = Duration::from_secs(10);
 
 /// Whoever started this process, if it wants to be told how it fares.
 #[derive(Debug)]
-pub(super) struct Supervisor {
+pub(super) struct ServiceManager {
     listens: bool,
     /// It ends us when it has heard nothing for so long.
     watchdog: Option<Duration>,
@@ -22,22 +22,22 @@ pub(super) struct Supervisor {
 
 /// What it is told until this is dropped.
 #[derive(Debug)]
-pub(super) struct Company(JoinSet<()>);
+pub(super) struct ServiceManagerTask(JoinSet<()>);
 
-impl Supervisor {
+impl ServiceManager {
     pub(super) fn from_environment() -> Self {
         Self { listens: std::env::var_os("NOTIFY_SOCKET").is_some(), watchdog: watchdog() }
     }
 
     /// The doors are open. From now on it is told that we are alive, for as long as all parts of the server are.
-    pub(super) fn ready(&self, pulse: Pulse) -> Company {
+    pub(super) fn ready(&self, pulse: LivenessProbe) -> ServiceManagerTask {
         let mut company = JoinSet::new();
         if self.listens {
             tell(&format!("READY=1\nSTATUS={}", pulse.summary()));
             let look = move || (pulse.silent_for(), pulse.summary());
             company.spawn(accompany(self.watchdog, look, send));
         }
-        Company(company)
+        ServiceManagerTask(company)
     }
 
     /// Whether there is one.
@@ -57,7 +57,7 @@ impl Supervisor {
     }
 
     /// We are about to leave.
-    pub(super) fn leaving(&self, Company(mut company): Company) {
+    pub(super) fn leaving(&self, ServiceManagerTask(mut company): ServiceManagerTask) {
         company.abort_all();
         if self.listens {
             tell("STOPPING=1\nSTATUS=leaving: telling every stream to reconnect");

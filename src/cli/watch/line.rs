@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{
-        output::{Shown, coloured, escape},
+        output::{Printable, coloured, escape},
         view::{InstanceView, removal, rfc3339},
     },
     client::{ResetCause, WatchEvent},
@@ -15,12 +15,12 @@ use crate::{
 
 /// One line of the stream. Keys are stable: scripts read them.
 #[derive(Debug, Serialize)]
-pub(super) struct Line {
+pub(super) struct WatchLine {
     #[serde(rename = "type")]
     kind: &'static str,
     service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    instance: Option<Subject>,
+    instance: Option<WatchLineSubject>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     revision: Option<u64>,
@@ -31,17 +31,17 @@ pub(super) struct Line {
 /// Whom a line is about.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Subject {
+enum WatchLineSubject {
     Present(Box<InstanceView>),
     Gone { id: String },
 }
 
-impl Line {
+impl WatchLine {
     /// `SERVICE/ID`, where it is about an instance.
     pub(crate) fn name(&self) -> Option<String> {
         match self.instance.as_ref()? {
-            Subject::Present(instance) => Some(instance.name()),
-            Subject::Gone { id } => Some(format!("{}/{id}", self.service.as_deref().unwrap_or_default())),
+            WatchLineSubject::Present(instance) => Some(instance.name()),
+            WatchLineSubject::Gone { id } => Some(format!("{}/{id}", self.service.as_deref().unwrap_or_default())),
         }
     }
 
@@ -53,7 +53,7 @@ impl Line {
 
 /// Turns events into lines. It remembers who is present, for people want to know an arrival from a change.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(super) struct WatchLines {
     /// The one service that is watched; of several, or a prefix, no line names all.
     watched: Option<String>,
     wide: bool,
@@ -61,7 +61,7 @@ pub(super) struct Lines {
     present: HashMap<(String, String), &'static str>,
 }
 
-impl Lines {
+impl WatchLines {
     pub(crate) fn new(services: &[String], wide: bool) -> Self {
         Self {
             watched: match services {
@@ -74,7 +74,7 @@ impl Lines {
     }
 
     /// The lines of one event.
-    pub(crate) fn read(&mut self, event: WatchEvent, now: SystemTime) -> Vec<Line> {
+    pub(crate) fn read(&mut self, event: WatchEvent, now: SystemTime) -> Vec<WatchLine> {
         let clock = clock(now);
         match event {
             WatchEvent::Reset(cause) => {
@@ -108,11 +108,11 @@ impl Lines {
     }
 
     /// A line about no instance.
-    fn line(&self, kind: &'static str, reason: Option<&'static str>, revision: Option<u64>, text: String) -> Line {
-        Line { kind, service: self.watched.clone(), instance: None, reason, revision, text: Some(text) }
+    fn line(&self, kind: &'static str, reason: Option<&'static str>, revision: Option<u64>, text: String) -> WatchLine {
+        WatchLine { kind, service: self.watched.clone(), instance: None, reason, revision, text: Some(text) }
     }
 
-    fn snapshotted(&mut self, instance: Instance, clock: &str) -> Line {
+    fn snapshotted(&mut self, instance: Instance, clock: &str) -> WatchLine {
         let view = InstanceView::from(instance);
         self.remember(&view);
         let text = format!("{clock}   {}", self.describe(&view, None));
@@ -120,7 +120,7 @@ impl Lines {
         present("snapshot", view, revision, text)
     }
 
-    fn changed(&mut self, change: change::Change, revision: u64, clock: &str) -> Line {
+    fn changed(&mut self, change: change::Change, revision: u64, clock: &str) -> WatchLine {
         match change {
             change::Change::Updated(instance) => {
                 let view = InstanceView::from(instance);
@@ -133,10 +133,10 @@ impl Lines {
                 let reason = removal(gone.reason());
                 let name = format!("{}/{}", gone.service, gone.id);
                 self.present.remove(&(gone.service.clone(), gone.id.clone()));
-                Line {
+                WatchLine {
                     kind: "removed",
                     service: Some(gone.service),
-                    instance: Some(Subject::Gone { id: gone.id }),
+                    instance: Some(WatchLineSubject::Gone { id: gone.id }),
                     reason: Some(reason),
                     revision: Some(revision),
                     text: Some(format!("{clock} - {}   {}", escape(&name), reason.replace('_', " "))),
@@ -168,11 +168,11 @@ impl Lines {
     }
 }
 
-fn present(kind: &'static str, view: InstanceView, revision: u64, text: String) -> Line {
-    Line {
+fn present(kind: &'static str, view: InstanceView, revision: u64, text: String) -> WatchLine {
+    WatchLine {
         kind,
         service: Some(view.service.clone()),
-        instance: Some(Subject::Present(Box::new(view))),
+        instance: Some(WatchLineSubject::Present(Box::new(view))),
         reason: None,
         revision: Some(revision),
         text: Some(text),

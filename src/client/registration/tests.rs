@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::*;
 use crate::{
     client::{
-        fake::{Fake, KeepAlive},
+        fake::{FakeRegistry, KeepAlive},
         now,
     },
     pb::callboard::v1::{
@@ -23,13 +23,13 @@ const TTL: Duration = Duration::from_secs(15);
 
 /// A registration and the registry that it talks to.
 struct Scene {
-    fake: Fake,
+    fake: FakeRegistry,
     registration: Registration,
     events: UnboundedReceiver<RegistrationEvent>,
 }
 
 fn start(change: impl FnOnce(&mut RegisterRequest)) -> Scene {
-    let fake = Fake::start();
+    let fake = FakeRegistry::start();
     let (told, events) = mpsc::unbounded_channel();
     let mut request = RegisterRequest {
         service: "web".to_owned(),

@@ -34,7 +34,7 @@ fn token(revision: u64) -> Bytes {
 
 #[test]
 fn a_step_is_told_whole_and_moves_the_token_at_its_end() {
-    let mut reader = Reader::default();
+    let mut reader = WatchReader::default();
     reader.read(synced(7));
     assert!(reader.read(gone("a", 0)).is_none());
     assert_eq!(reader.token, token(7));
@@ -46,7 +46,7 @@ fn a_step_is_told_whole_and_moves_the_token_at_its_end() {
 
 #[test]
 fn half_a_step_is_forgotten_when_the_stream_breaks() {
-    let mut reader = Reader::default();
+    let mut reader = WatchReader::default();
     reader.read(synced(7));
     reader.read(gone("a", 0));
     assert!(reader.begin().is_none(), "the token still fits: nothing was told that has to be taken back");
@@ -58,7 +58,7 @@ fn half_a_step_is_forgotten_when_the_stream_breaks() {
 
 #[test]
 fn half_a_snapshot_is_taken_back_when_the_stream_breaks() {
-    let mut reader = Reader::default();
+    let mut reader = WatchReader::default();
     reader.read(snapshot(&["a"]));
     assert!(matches!(reader.begin(), Some(WatchEvent::Reset(ResetCause::Interrupted))));
     reader.read(snapshot(&["a"]));
@@ -68,7 +68,7 @@ fn half_a_snapshot_is_taken_back_when_the_stream_breaks() {
 
 #[test]
 fn after_a_reset_the_old_token_stays_until_there_is_another_set() {
-    let mut reader = Reader::default();
+    let mut reader = WatchReader::default();
     reader.read(synced(7));
     let told = reader.read(reset(ResetReason::HistoryLost));
     assert!(matches!(told, Some(WatchEvent::Reset(ResetCause::HistoryLost))));
@@ -87,7 +87,7 @@ fn after_a_reset_the_old_token_stays_until_there_is_another_set() {
 
 #[test]
 fn a_bookmark_moves_the_token() {
-    let mut reader = Reader::default();
+    let mut reader = WatchReader::default();
     let bookmark = Bookmark { revision: 8, resume_token: token(8) };
     let told = reader.read(message(Message::Bookmark(bookmark)));
     assert!(matches!(told, Some(WatchEvent::Bookmark { revision: 8 })));
@@ -99,7 +99,7 @@ mod over_a_connection {
     use tonic::Status;
 
     use super::*;
-    use crate::client::{fake::Fake, now};
+    use crate::client::{fake::FakeRegistry, now};
 
     fn request() -> WatchRequest {
         WatchRequest { services: vec!["web".to_owned()], ..WatchRequest::default() }
@@ -107,7 +107,7 @@ mod over_a_connection {
 
     #[tokio::test(start_paused = true)]
     async fn it_resumes_with_its_last_token() {
-        let mut fake = Fake::start();
+        let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), request());
         let first = async {
             let (asked, answers) = fake.watch().await;
@@ -132,7 +132,7 @@ mod over_a_connection {
 
     #[tokio::test(start_paused = true)]
     async fn it_tries_on_at_least_every_five_seconds() {
-        let mut fake = Fake::start();
+        let mut fake = FakeRegistry::start();
         fake.set_down(true);
         let mut watch = Watch::over(fake.connect(), request());
         for _ in 0..20 {
@@ -151,7 +151,7 @@ mod over_a_connection {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_refused_for_good_is_an_error() {
-        let mut fake = Fake::start();
+        let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), request());
         let refuse = async {
             let (_, answers) = fake.watch().await;
@@ -163,7 +163,7 @@ mod over_a_connection {
 
     #[tokio::test(start_paused = true)]
     async fn told_to_reconnect_it_opens_another_stream() {
-        let mut fake = Fake::start();
+        let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), request());
         let first = async {
             let (_, answers) = fake.watch().await;
@@ -180,7 +180,7 @@ mod over_a_connection {
 
     #[tokio::test(start_paused = true)]
     async fn it_waits_for_a_registry_that_settles() {
-        let mut fake = Fake::start();
+        let mut fake = FakeRegistry::start();
         let resumes = WatchRequest { resume_token: token(7), ..request() };
         let mut watch = Watch::over(fake.connect(), resumes);
         let opens = async {
@@ -200,7 +200,7 @@ mod over_a_connection {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_that_fits_after_all_is_not_gone_on_from_once_the_program_was_reset() {
-        let mut fake = Fake::start();
+        let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), WatchRequest { resume_token: token(7), ..request() });
         let first = async {
             let (_, answers) = fake.watch().await;
@@ -229,7 +229,7 @@ mod over_a_connection {
 
     #[tokio::test(start_paused = true)]
     async fn dropping_next_loses_nothing() {
-        let mut fake = Fake::start();
+        let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), request());
         let (_, (_, answers)) = tokio::join!(
             async { tokio::time::timeout(Duration::from_secs(1), watch.next()).await.unwrap_err() },

@@ -32,7 +32,7 @@ pub enum StoreError {
          or move the file away to start with an empty registry, in which running instances register again by themselves",
         path.display()
     )]
-    Damaged {
+    Corrupt {
         /// The file.
         path: PathBuf,
         /// What is wrong.
@@ -44,7 +44,7 @@ pub enum StoreError {
          `callboard export` what is there",
         path.display()
     )]
-    Newer {
+    UnsupportedFormat {
         /// The file.
         path: PathBuf,
         /// Its format.
@@ -70,7 +70,7 @@ pub enum StoreError {
          alone while a registry runs, put the file back if it was moved, and start the registry again",
         path.display()
     )]
-    Gone {
+    FileReplaced {
         /// The file.
         path: PathBuf,
     },
@@ -94,11 +94,11 @@ impl StoreError {
             match error {
                 // So it calls a file that it did not write.
                 redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
-                    Self::Damaged { path, what: "it is no database".to_owned() }
+                    Self::Corrupt { path, what: "it is no database".to_owned() }
                 }
                 redb::Error::Io(source) => Self::Io { doing, path, source },
                 redb::Error::DatabaseAlreadyOpen => Self::InUse { path, holder: String::new() },
-                other => Self::Damaged { path, what: other.to_string() },
+                other => Self::Corrupt { path, what: other.to_string() },
             }
         }
     }

@@ -18,14 +18,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    load::Found,
-    record::{Stored, saved::KeptState},
+    load::LoadedRecords,
+    record::{StoredInstance, saved::SavedCheckRecord},
 };
 use crate::{
     engine::{CheckKey, SavedCheck},
     model::{Instance, Revision},
 };
-use line::Line;
+use line::ExportLine;
 
 /// The version of what is written here.
 const VERSION: u32 = 1;
@@ -72,7 +72,7 @@ pub enum ImportError {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Header {
+struct ExportHeader {
     callboard_export: u32,
     revision: u64,
     instances: usize,
@@ -83,13 +83,14 @@ struct Header {
 /// # Errors
 ///
 /// When it cannot be written.
-pub fn write(found: &Found, out: &mut impl Write, mut told: impl FnMut()) -> io::Result<()> {
-    let header = Header { callboard_export: VERSION, revision: found.revision.0, instances: found.instances.len() };
+pub fn write(found: &LoadedRecords, out: &mut impl Write, mut told: impl FnMut()) -> io::Result<()> {
+    let header =
+        ExportHeader { callboard_export: VERSION, revision: found.revision.0, instances: found.instances.len() };
     serde_json::to_writer(&mut *out, &header)?;
     out.write_all(b"\n")?;
     let mut states = &found.check_states[..];
     for stored in &found.instances {
-        serde_json::to_writer(&mut *out, &Line::new(stored, states_of(&stored.instance, &mut states)))?;
+        serde_json::to_writer(&mut *out, &ExportLine::new(stored, states_of(&stored.instance, &mut states)))?;
         out.write_all(b"\n")?;
         told();
     }
@@ -98,7 +99,7 @@ pub fn write(found: &Found, out: &mut impl Write, mut told: impl FnMut()) -> io:
 
 /// Takes the states of an instance's checks out of those that are left, which are in the order of instances. States of checks that
 /// the instance does not have any more are left out.
-fn states_of<'a>(instance: &Instance, left: &mut &'a [(CheckKey, SavedCheck)]) -> Vec<KeptState> {
+fn states_of<'a>(instance: &Instance, left: &mut &'a [(CheckKey, SavedCheck)]) -> Vec<SavedCheckRecord> {
     let place = |((service, id, _), _): &(CheckKey, SavedCheck)| {
         (service.as_str(), id.as_str()).cmp(&(instance.service.as_str(), instance.id.as_str()))
     };
@@ -108,7 +109,7 @@ fn states_of<'a>(instance: &Instance, left: &mut &'a [(CheckKey, SavedCheck)]) -
     let is_of = |((.., check), state): &&'a (CheckKey, SavedCheck)| {
         instance.checks.get(check.as_str()).is_some_and(|known| known.created == state.created)
     };
-    here.iter().filter(is_of).map(|((.., check), state)| KeptState::new(check, state)).collect()
+    here.iter().filter(is_of).map(|((.., check), state)| SavedCheckRecord::new(check, state)).collect()
 }
 
 /// Reads an export. `told` hears of how many instances there are in all, and then of each. The revision is one that none of them is
@@ -117,16 +118,16 @@ fn states_of<'a>(instance: &Instance, left: &mut &'a [(CheckKey, SavedCheck)]) -
 /// # Errors
 ///
 /// When it is no export, not complete, or has a value that no registration has.
-pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<Found, ImportError> {
+pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<LoadedRecords, ImportError> {
     let mut lines = lines.lines();
-    let header = Header::read(&lines.next().transpose()?.unwrap_or_default())?;
+    let header = ExportHeader::read(&lines.next().transpose()?.unwrap_or_default())?;
     reached(Revision(header.revision)).map_err(|problem| ImportError::Line { line: 1, problem })?;
     told(header.instances);
     let (mut all, mut newest) = (Vec::new(), Revision(header.revision));
     let (mut keys, mut leases, mut found) = (HashMap::new(), HashSet::new(), 0);
     for (line, text) in (2..).zip(lines) {
         let wrong = |problem: String| ImportError::Line { line, problem };
-        let stored: Line = serde_json::from_str(&text?).map_err(|error| wrong(error.to_string()))?;
+        let stored: ExportLine = serde_json::from_str(&text?).map_err(|error| wrong(error.to_string()))?;
         let id = stored.id.clone();
         let (stored, states) = stored.into_stored().map_err(|invalid| wrong(invalid.to_string()))?;
         let instance = &stored.instance;
@@ -140,7 +141,7 @@ pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<Found, I
             }
             // Names that an earlier version told apart may be one, as those of nodes that differ in case: the newest stays.
             Occupied(known) if *instance.id.as_str() != *id => {
-                let known: &mut (Stored, Vec<_>) = &mut all[*known.get()];
+                let known: &mut (StoredInstance, Vec<_>) = &mut all[*known.get()];
                 if known.0.instance.revision < instance.revision {
                     *known = (stored, states);
                 }
@@ -158,7 +159,7 @@ pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<Found, I
     if found != header.instances {
         return Err(ImportError::Count { said: header.instances, found });
     }
-    let mut found = Found { revision: newest, ..Found::default() };
+    let mut found = LoadedRecords { revision: newest, ..LoadedRecords::default() };
     for (stored, states) in all {
         let Instance { service, id, .. } = &stored.instance;
         found
@@ -166,13 +167,13 @@ pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<Found, I
             .extend(states.into_iter().map(|(check, state)| ((service.clone(), id.clone(), check), state)));
         found.instances.push(stored);
     }
-    let key = |Stored { instance, .. }: &Stored| (instance.service.clone(), instance.id.clone());
+    let key = |StoredInstance { instance, .. }: &StoredInstance| (instance.service.clone(), instance.id.clone());
     found.instances.sort_unstable_by_key(key);
     found.check_states.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     Ok(found)
 }
 
-impl Header {
+impl ExportHeader {
     fn read(line: &str) -> Result<Self, ImportError> {
         let header: Self = serde_json::from_str(line).map_err(|error| {
             // What a later version has written may have other fields beside the version.
@@ -199,26 +200,29 @@ mod tests {
 
     use super::*;
     use crate::engine::disk::StoredLease;
-    use crate::model::{BootId, LeaseId, Locality, Metadata, Tags, Terms, WallTime};
+    use crate::model::{BootId, LeaseId, LeaseTerms, Locality, Metadata, Tags, UnixMillis};
     use crate::registry::test_support::entry;
 
-    fn found() -> Found {
+    fn found() -> LoadedRecords {
         let mut plain = entry("web", "a", 7).instance.clone();
-        plain.registered_at = WallTime(1_700_000_000_123);
+        plain.registered_at = UnixMillis(1_700_000_000_123);
         let mut rich = entry("web", "b", 1).instance.clone();
         rich.tags = Tags::parse(&["v1"]).unwrap();
         rich.metadata =
             Metadata::parse(BTreeMap::from([("line".to_owned(), "one\ntwo \u{1f3ad}".to_owned())]).iter()).unwrap();
         rich.locality = Locality::parse("", "eu-1", "").unwrap();
-        rich.marks.drained = true;
+        rich.marks.operator_draining = true;
         rich.revision = Revision(1 << 60);
-        let terms = Terms::grant(Some(Duration::from_millis(9_500)), Some(Duration::ZERO));
+        let terms = LeaseTerms::grant(Some(Duration::from_millis(9_500)), Some(Duration::ZERO));
         let lease = StoredLease { id: LeaseId(5), boot: BootId::parse("boot").unwrap(), terms };
-        let instances = vec![Stored { instance: plain, lease: None }, Stored { instance: rich, lease: Some(lease) }];
-        Found { instances, revision: Revision(9), ..Found::default() }
+        let instances = vec![
+            StoredInstance { instance: plain, lease: None },
+            StoredInstance { instance: rich, lease: Some(lease) },
+        ];
+        LoadedRecords { instances, revision: Revision(9), ..LoadedRecords::default() }
     }
 
-    fn text(found: &Found) -> String {
+    fn text(found: &LoadedRecords) -> String {
         let mut text = Vec::new();
         write(found, &mut text, || {}).unwrap();
         String::from_utf8(text).unwrap()
@@ -233,7 +237,7 @@ mod tests {
         let found = found();
         let mut progress = Vec::new();
         let read = read(text(&found).as_bytes(), |step| progress.push(step)).unwrap();
-        assert_eq!(read, Found { revision: Revision(1 << 60), ..found });
+        assert_eq!(read, LoadedRecords { revision: Revision(1 << 60), ..found });
         assert_eq!(progress, [2, 1, 1]);
     }
 

@@ -12,8 +12,8 @@ use std::{
 use redb::ReadableTable;
 
 use super::{
-    record::{self, Damage, Seal, Stored},
-    store::State,
+    record::{self, DecodeError, RecordSigner, StoredInstance},
+    store::StoreHeader,
 };
 use crate::{
     engine::{CheckKey, SavedCheck},
@@ -22,13 +22,13 @@ use crate::{
 
 /// Contents of a store, or of an export.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct LoadedRecords {
     /// All instances, by service and id.
-    pub instances: Vec<Stored>,
+    pub instances: Vec<StoredInstance>,
     /// Saved states of checks, by service, instance and check.
     pub check_states: Vec<(CheckKey, SavedCheck)>,
     /// Records that this version cannot use.
-    pub unreadable: Vec<Unreadable>,
+    pub unreadable: Vec<UnreadableRecord>,
     /// The newest revision.
     pub revision: Revision,
     /// It was not closed: states of checks that were reported last may be missing.
@@ -39,16 +39,16 @@ pub struct Found {
 
 /// A record that this version cannot use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unreadable {
+pub struct UnreadableRecord {
     /// Service in its key.
     pub service: String,
     /// Id in its key.
     pub id: String,
     /// Reason and value.
-    pub problem: Damage,
+    pub problem: DecodeError,
 }
 
-impl fmt::Display for Unreadable {
+impl fmt::Display for UnreadableRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { service, id, problem } = self;
         write!(f, "the record of {service:?}/{id:?} cannot be used: {problem}")
@@ -57,7 +57,7 @@ impl fmt::Display for Unreadable {
 
 /// Records that an earlier version wrote under ids of another form.
 #[derive(Debug, Default)]
-pub struct Outdated {
+pub struct OutdatedRecords {
     /// Where they are.
     pub keys: Vec<(ServiceName, InstanceId)>,
     /// The instances that they are of, by their places among all.
@@ -65,12 +65,12 @@ pub struct Outdated {
 }
 
 /// Why the records cannot be read.
-pub enum Problem {
+pub enum LoadError {
     Database(redb::Error),
     Damage(String),
 }
 
-impl<E: Into<redb::Error>> From<E> for Problem {
+impl<E: Into<redb::Error>> From<E> for LoadError {
     fn from(error: E) -> Self {
         Self::Database(error.into())
     }
@@ -79,11 +79,11 @@ impl<E: Into<redb::Error>> From<E> for Problem {
 /// Reads all instances. Fails where the table is not the one that was written.
 pub fn instances(
     table: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
-    seal: Seal,
-    state: &State,
-    found: &mut Found,
-) -> Result<Outdated, Problem> {
-    let mut outdated = Outdated::default();
+    seal: RecordSigner,
+    state: &StoreHeader,
+    found: &mut LoadedRecords,
+) -> Result<OutdatedRecords, LoadError> {
+    let mut outdated = OutdatedRecords::default();
     found.instances = Vec::with_capacity(usize::try_from(table.len()?).unwrap_or_default());
     let (mut records, mut digest) = (0, 0);
     for item in table.iter()? {
@@ -91,7 +91,7 @@ pub fn instances(
         let (service, id) = key.value();
         let (message, tag) = seal
             .open(service, id, bytes.value())
-            .map_err(|damage| Problem::Damage(format!("the record of {service:?}/{id:?}: {damage}")))?;
+            .map_err(|damage| LoadError::Damage(format!("the record of {service:?}/{id:?}: {damage}")))?;
         digest ^= tag;
         records += 1;
         let decoded = record::decode(service, id, message).and_then(|stored| {
@@ -105,13 +105,13 @@ pub fn instances(
             Ok(stored) => found.instances.push(stored),
             Err(problem) => {
                 let (service, id) = (service.to_owned(), id.to_owned());
-                found.unreadable.push(Unreadable { service, id, problem });
+                found.unreadable.push(UnreadableRecord { service, id, problem });
             }
         }
     }
     if (records, digest) != (state.records, state.digest) {
         let written = state.records;
-        return Err(Problem::Damage(format!("it has {records} records that are not the {written} written")));
+        return Err(LoadError::Damage(format!("it has {records} records that are not the {written} written")));
     }
     if !outdated.instances.is_empty() {
         (found.instances, outdated) = once_each(mem::take(&mut found.instances), outdated);
@@ -120,9 +120,9 @@ pub fn instances(
 }
 
 /// Names that an earlier version told apart may be one: of nodes that differ in case, and of what is on them. The newest stays.
-fn once_each(instances: Vec<Stored>, mut outdated: Outdated) -> (Vec<Stored>, Outdated) {
+fn once_each(instances: Vec<StoredInstance>, mut outdated: OutdatedRecords) -> (Vec<StoredInstance>, OutdatedRecords) {
     let renamed: HashSet<usize> = outdated.instances.drain(..).collect();
-    let mut kept: BTreeMap<(ServiceName, InstanceId), (bool, Stored)> = BTreeMap::new();
+    let mut kept: BTreeMap<(ServiceName, InstanceId), (bool, StoredInstance)> = BTreeMap::new();
     for (at, stored) in instances.into_iter().enumerate() {
         let key = (stored.instance.service.clone(), stored.instance.id.clone());
         let known = kept.get(&key).map(|(_, known)| known.instance.revision);
@@ -139,10 +139,10 @@ fn once_each(instances: Vec<Stored>, mut outdated: Outdated) -> (Vec<Stored>, Ou
 /// that does not know the table leaves it as it is while it changes the registry.
 pub fn check_states(
     table: &impl ReadableTable<(&'static str, &'static str, &'static str), &'static [u8]>,
-    seal: Seal,
-    state: &State,
-    found: &mut Found,
-) -> Result<bool, Problem> {
+    seal: RecordSigner,
+    state: &StoreHeader,
+    found: &mut LoadedRecords,
+) -> Result<bool, LoadError> {
     let (mut records, mut digest) = (0, 0);
     for item in table.iter()? {
         let (key, bytes) = item?;

@@ -12,14 +12,14 @@ use std::{hash::Hasher, sync::Arc, time::Duration};
 use prost::Message;
 use siphasher::sip::SipHasher24;
 
-use check::{KeptCheck, KeptListing};
-use saved::KeptState;
+use check::{RecordCheck, RecordConsulRegistration};
+use saved::SavedCheckRecord;
 
 use crate::{
     engine::SavedCheck,
     model::{
-        Address, BootId, CheckId, Instance, InstanceId, Invalid, LeaseId, Locality, Marks, Metadata, Revision,
-        ServiceName, Tags, Terms, WallTime, Weight,
+        Address, BootId, CheckId, Conditions, FieldError, Instance, InstanceId, LeaseId, LeaseTerms, Locality,
+        Metadata, Revision, ServiceName, Tags, UnixMillis, Weight,
     },
     registry::Lease,
 };
@@ -29,7 +29,7 @@ const TAG: usize = 8;
 
 /// What the store keeps of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredInstance {
     /// What readers see.
     pub instance: Instance,
     /// What keeps it registered. `None`: it stays until somebody removes it.
@@ -44,7 +44,7 @@ pub struct StoredLease {
     /// The start of the program that holds it.
     pub boot: BootId,
     /// Its terms.
-    pub terms: Terms,
+    pub terms: LeaseTerms,
 }
 
 impl StoredLease {
@@ -56,14 +56,14 @@ impl StoredLease {
 
     /// The same on these terms, where any are granted.
     #[must_use]
-    pub fn on(self, terms: Option<Terms>) -> Self {
+    pub fn on(self, terms: Option<LeaseTerms>) -> Self {
         Self { terms: terms.unwrap_or(self.terms), ..self }
     }
 }
 
 /// Why bytes are no record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Damage {
+pub enum DecodeError {
     /// The tag is not that of these bytes under this key in this store.
     #[error("its tag does not fit its bytes")]
     Tag,
@@ -72,7 +72,7 @@ pub enum Damage {
     Message,
     /// A field has a value that the registry never had.
     #[error("{0}")]
-    Field(#[from] Invalid),
+    Field(#[from] FieldError),
     /// A lease or boot id that has another length than all have.
     #[error("its lease is no lease")]
     Lease,
@@ -80,11 +80,11 @@ pub enum Damage {
 
 /// Makes and checks the tags of one store.
 #[derive(Debug, Clone, Copy)]
-pub struct Seal {
+pub struct RecordSigner {
     key: (u64, u64),
 }
 
-impl Seal {
+impl RecordSigner {
     /// The seal of the store with this key.
     #[must_use]
     pub fn new(key: u128) -> Self {
@@ -107,7 +107,7 @@ impl Seal {
     /// The bytes of the saved state of a check, and their tag. `key`: service, instance and check.
     #[must_use]
     pub fn encode_state(self, (service, id, check): (&str, &str, &CheckId), state: &SavedCheck) -> (Vec<u8>, u64) {
-        let mut bytes = KeptState::new(check, state).encode_to_vec();
+        let mut bytes = SavedCheckRecord::new(check, state).encode_to_vec();
         let tag = self.tag(service, id, &bytes);
         bytes.extend(tag.to_be_bytes());
         (bytes, tag)
@@ -116,7 +116,7 @@ impl Seal {
     /// The bytes of a record, and their tag.
     #[must_use]
     pub fn encode(self, instance: &Instance, lease: Option<StoredLease>) -> (Vec<u8>, u64) {
-        let record = Record::new(instance, lease);
+        let record = InstanceRecord::new(instance, lease);
         let mut bytes = Vec::with_capacity(record.encoded_len() + TAG);
         record.encode_raw(&mut bytes);
         let tag = self.tag(instance.service.as_str(), instance.id.as_str(), &bytes);
@@ -129,10 +129,10 @@ impl Seal {
     /// # Errors
     ///
     /// When it is not.
-    pub fn open<'a>(self, service: &str, id: &str, bytes: &'a [u8]) -> Result<(&'a [u8], u64), Damage> {
-        let (message, tag) = bytes.split_last_chunk::<TAG>().ok_or(Damage::Tag)?;
+    pub fn open<'a>(self, service: &str, id: &str, bytes: &'a [u8]) -> Result<(&'a [u8], u64), DecodeError> {
+        let (message, tag) = bytes.split_last_chunk::<TAG>().ok_or(DecodeError::Tag)?;
         let tag = u64::from_be_bytes(*tag);
-        if tag == self.tag(service, id, message) { Ok((message, tag)) } else { Err(Damage::Tag) }
+        if tag == self.tag(service, id, message) { Ok((message, tag)) } else { Err(DecodeError::Tag) }
     }
 }
 
@@ -147,8 +147,8 @@ pub fn tag_of(bytes: &[u8]) -> Option<u64> {
 /// # Errors
 ///
 /// When it is no message of an instance.
-pub fn decode(service: &str, id: &str, message: &[u8]) -> Result<Stored, Damage> {
-    Record::decode(message).map_err(|_| Damage::Message)?.into_stored(service, id)
+pub fn decode(service: &str, id: &str, message: &[u8]) -> Result<StoredInstance, DecodeError> {
+    InstanceRecord::decode(message).map_err(|_| DecodeError::Message)?.into_stored(service, id)
 }
 
 /// The check and its saved state that a message has.
@@ -156,15 +156,15 @@ pub fn decode(service: &str, id: &str, message: &[u8]) -> Result<Stored, Damage>
 /// # Errors
 ///
 /// When it is no message of one.
-pub fn decode_state(message: &[u8]) -> Result<(CheckId, SavedCheck), Damage> {
-    Ok(KeptState::decode(message).map_err(|_| Damage::Message)?.restore()?)
+pub fn decode_state(message: &[u8]) -> Result<(CheckId, SavedCheck), DecodeError> {
+    Ok(SavedCheckRecord::decode(message).map_err(|_| DecodeError::Message)?.restore()?)
 }
 
 // Field numbers are for good: a number that was once given out keeps its meaning, or is left alone.
 
 #[derive(Clone, PartialEq, Message)]
 #[expect(clippy::struct_excessive_bools, reason = "marks, each of which may be set")]
-struct Record {
+struct InstanceRecord {
     #[prost(message, repeated, tag = "1")]
     addresses: Vec<RecordAddress>,
     #[prost(string, repeated, tag = "2")]
@@ -192,9 +192,9 @@ struct Record {
     #[prost(bool, tag = "13")]
     suspect: bool,
     #[prost(message, repeated, tag = "14")]
-    checks: Vec<KeptCheck>,
+    checks: Vec<RecordCheck>,
     #[prost(message, optional, tag = "15")]
-    listing: Option<KeptListing>,
+    listing: Option<RecordConsulRegistration>,
     #[prost(bool, tag = "16")]
     proved: bool,
     #[prost(bool, tag = "17")]
@@ -237,15 +237,23 @@ struct RecordLease {
     grace_ms: Option<u64>,
 }
 
-impl Record {
+impl InstanceRecord {
     fn new(instance: &Instance, lease: Option<StoredLease>) -> Self {
         let addresses = instance.addresses.iter().map(|address| RecordAddress {
             host: address.host.to_string(),
             port: address.port.into(),
             name: address.name.to_string(),
         });
-        let Marks { starting, leaving, drained, suspect, proved, node_drained, node_critical, node_warning } =
-            instance.marks;
+        let Conditions {
+            starting,
+            self_draining: leaving,
+            operator_draining: drained,
+            suspect,
+            was_healthy: proved,
+            node_drained,
+            node_critical,
+            node_warning,
+        } = instance.marks;
         Self {
             addresses: addresses.collect(),
             tags: instance.tags.iter().map(str::to_owned).collect(),
@@ -265,7 +273,7 @@ impl Record {
             revision: instance.revision.0,
             lease: lease.map(RecordLease::new),
             checks: check::keep(&instance.checks),
-            listing: instance.listing.as_deref().map(KeptListing::new),
+            listing: instance.listing.as_deref().map(RecordConsulRegistration::new),
             proved,
             node_drained,
             node_critical,
@@ -273,11 +281,11 @@ impl Record {
         }
     }
 
-    fn into_stored(self, service: &str, id: &str) -> Result<Stored, Damage> {
+    fn into_stored(self, service: &str, id: &str) -> Result<StoredInstance, DecodeError> {
         let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
         let locality = self.locality.unwrap_or_default();
         let service = ServiceName::kept(service)?;
-        let mut listing = self.listing.as_ref().map(KeptListing::listing).transpose()?;
+        let mut listing = self.listing.as_ref().map(RecordConsulRegistration::listing).transpose()?;
         let instance = Instance {
             id: InstanceId::restored(&service, id, listing.as_mut())?,
             service,
@@ -286,23 +294,23 @@ impl Record {
             metadata: Metadata::kept(self.metadata.iter())?,
             weight: Weight::parse(self.weight)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
-            marks: Marks {
+            marks: Conditions {
                 starting: self.starting,
-                leaving: self.leaving,
-                drained: self.drained,
+                self_draining: self.leaving,
+                operator_draining: self.drained,
                 suspect: self.suspect,
-                proved: self.proved,
+                was_healthy: self.proved,
                 node_drained: self.node_drained,
                 node_critical: self.node_critical,
                 node_warning: self.node_warning,
             },
             checks: check::restore(&self.checks)?,
             listing,
-            registered_at: WallTime(self.registered_at),
+            registered_at: UnixMillis(self.registered_at),
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),
         };
-        Ok(Stored { instance, lease: self.lease.map(RecordLease::into_lease).transpose()? })
+        Ok(StoredInstance { instance, lease: self.lease.map(RecordLease::into_lease).transpose()? })
     }
 }
 
@@ -317,17 +325,20 @@ impl RecordLease {
         }
     }
 
-    fn into_lease(self) -> Result<StoredLease, Damage> {
-        let boot = self.boot.as_slice().try_into().map_err(|_| Damage::Lease)?;
+    fn into_lease(self) -> Result<StoredLease, DecodeError> {
+        let boot = self.boot.as_slice().try_into().map_err(|_| DecodeError::Lease)?;
         Ok(StoredLease {
-            id: LeaseId::from_bytes(&self.id).ok_or(Damage::Lease)?,
+            id: LeaseId::from_bytes(&self.id).ok_or(DecodeError::Lease)?,
             boot: BootId::from_digest(u128::from_be_bytes(boot)),
-            terms: Terms::grant(Some(Duration::from_millis(self.ttl_ms)), self.grace_ms.map(Duration::from_millis)),
+            terms: LeaseTerms::grant(
+                Some(Duration::from_millis(self.ttl_ms)),
+                self.grace_ms.map(Duration::from_millis),
+            ),
         })
     }
 }
 
-impl Stored {
+impl StoredInstance {
     /// The lease as it goes on in a process that begins at this lease time: with its full time to live.
     #[must_use]
     pub fn revive(&self, now: crate::registry::LeaseTime) -> Option<Arc<Lease>> {
@@ -343,26 +354,26 @@ mod tests {
     use super::*;
     use crate::registry::test_support::entry;
 
-    const SEAL: Seal = Seal { key: (3, 4) };
+    const SEAL: RecordSigner = RecordSigner { key: (3, 4) };
 
-    fn stored() -> Stored {
+    fn stored() -> StoredInstance {
         let mut instance = entry("web", "a", 7).instance.clone();
         instance.tags = Tags::parse(&["v1", "canary"]).unwrap();
         let metadata =
             std::collections::BTreeMap::from([("k".to_owned(), "v".to_owned()), ("e".into(), String::new())]);
         instance.metadata = Metadata::parse(metadata.iter()).unwrap();
         instance.locality = Locality::parse("eu", "eu-1", "").unwrap();
-        instance.marks = Marks { drained: true, suspect: true, ..Marks::default() };
-        instance.registered_at = WallTime(1_700_000_000_123);
+        instance.marks = Conditions { operator_draining: true, suspect: true, ..Conditions::default() };
+        instance.registered_at = UnixMillis(1_700_000_000_123);
         instance.registered_revision = Revision(u64::MAX - 1);
-        let terms = Terms::grant(Some(Duration::from_secs(9)), Some(Duration::ZERO));
+        let terms = LeaseTerms::grant(Some(Duration::from_secs(9)), Some(Duration::ZERO));
         let lease = StoredLease { id: LeaseId(u128::MAX - 5), boot: BootId::parse("boot").unwrap(), terms };
-        Stored { instance, lease: Some(lease) }
+        StoredInstance { instance, lease: Some(lease) }
     }
 
     #[test]
     fn a_record_survives_the_disk() {
-        for stored in [stored(), Stored { lease: None, ..stored() }] {
+        for stored in [stored(), StoredInstance { lease: None, ..stored() }] {
             let (bytes, tag) = SEAL.encode(&stored.instance, stored.lease);
             let (message, read) = SEAL.open("web", "a", &bytes).unwrap();
             assert_eq!((read, tag_of(&bytes)), (tag, Some(tag)));
@@ -376,10 +387,10 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SEAL.open("web", "a", &bytes), Err(Damage::Tag));
+            assert_eq!(SEAL.open("web", "a", &bytes), Err(DecodeError::Tag));
         }
         for length in 0..bytes.len() {
-            assert_eq!(SEAL.open("web", "a", &bytes[..length]), Err(Damage::Tag));
+            assert_eq!(SEAL.open("web", "a", &bytes[..length]), Err(DecodeError::Tag));
         }
     }
 
@@ -387,19 +398,19 @@ mod tests {
     fn a_record_belongs_to_its_instance_and_its_store() {
         let (bytes, _) = SEAL.encode(&stored().instance, None);
         for (service, id) in [("web", "b"), ("we", "ba"), ("weba", "")] {
-            assert_eq!(SEAL.open(service, id, &bytes), Err(Damage::Tag));
+            assert_eq!(SEAL.open(service, id, &bytes), Err(DecodeError::Tag));
         }
-        assert_eq!(Seal::new(9).open("web", "a", &bytes), Err(Damage::Tag));
+        assert_eq!(RecordSigner::new(9).open("web", "a", &bytes), Err(DecodeError::Tag));
     }
 
     #[test]
     fn what_the_registry_never_had_is_no_record() {
-        assert_eq!(decode("web", "a", &[0xff]), Err(Damage::Message));
-        assert!(matches!(decode("web", "a", &[]), Err(Damage::Field(_))), "no address");
-        let record = |lease| Record::new(&stored().instance, lease);
-        assert!(matches!(decode("", "a", &record(None).encode_to_vec()), Err(Damage::Field(_))));
+        assert_eq!(decode("web", "a", &[0xff]), Err(DecodeError::Message));
+        assert!(matches!(decode("web", "a", &[]), Err(DecodeError::Field(_))), "no address");
+        let record = |lease| InstanceRecord::new(&stored().instance, lease);
+        assert!(matches!(decode("", "a", &record(None).encode_to_vec()), Err(DecodeError::Field(_))));
         let short = RecordLease { id: vec![1], ..RecordLease::new(stored().lease.unwrap()) };
-        let record = Record { lease: Some(short), ..record(None) };
-        assert_eq!(decode("web", "a", &record.encode_to_vec()), Err(Damage::Lease));
+        let record = InstanceRecord { lease: Some(short), ..record(None) };
+        assert_eq!(decode("web", "a", &record.encode_to_vec()), Err(DecodeError::Lease));
     }
 }

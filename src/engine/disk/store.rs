@@ -6,7 +6,7 @@
 //! | `check_states` | service, id, check | a saved state of a check ([`super::record::saved`]) |
 //! | `meta` | `format` | the format, 4 bytes: which of these tables there are, and what they mean |
 //! | | `key` | 16 random bytes, for the tags of this store |
-//! | | `state` | [`State`] and its tag |
+//! | | `state` | [`StoreHeader`] and its tag |
 //!
 //! The state counts the records of each table and sums up their tags, so that one that is missing, or one too many, is noticed too:
 //! of an instance, that is damage; saved states of checks are then forgotten, all of them.
@@ -30,12 +30,12 @@ use redb::{
 use super::{
     Durability, directory,
     error::StoreError,
-    load::{self, Found, Outdated, Problem},
-    presence::Presence,
-    record::{self, Seal, StoredLease},
+    file_identity::FileIdentity,
+    load::{self, LoadError, LoadedRecords, OutdatedRecords},
+    record::{self, RecordSigner, StoredLease},
 };
 use crate::{
-    engine::{Beginning, CheckKey, SavedCheck},
+    engine::{CheckKey, SavedCheck, StartPoint},
     model::{Incarnation, Instance, InstanceId, Revision, ServiceName},
     random,
 };
@@ -59,7 +59,7 @@ const CACHE: usize = 16 * 1024 * 1024;
 
 /// What the store knows of itself.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct State {
+pub(super) struct StoreHeader {
     /// The life of the registry that it holds.
     #[prost(uint64, tag = "1")]
     incarnation: u64,
@@ -88,7 +88,7 @@ pub(super) struct State {
 
 /// A change of one record.
 #[derive(Debug)]
-pub enum Write<'a> {
+pub enum RecordChange<'a> {
     /// Put this in the place of what is there.
     Put(&'a Instance, Option<StoredLease>),
     /// Remove it.
@@ -97,7 +97,7 @@ pub enum Write<'a> {
     State(&'a CheckKey, Option<&'a SavedCheck>),
 }
 
-impl Write<'_> {
+impl RecordChange<'_> {
     /// Where in the table it is.
     #[must_use]
     pub fn key(&self) -> (&str, &str) {
@@ -114,16 +114,16 @@ impl Write<'_> {
 pub struct Store {
     path: PathBuf,
     database: Database,
-    seal: Seal,
-    state: State,
+    seal: RecordSigner,
+    state: StoreHeader,
     /// To be written anew before anything else.
-    outdated: Outdated,
+    outdated: OutdatedRecords,
     /// Keys of records that this version cannot use.
     unreadable: BTreeSet<(String, String)>,
     /// The saved states of checks are to be removed.
     forget_states: bool,
     /// `None` where it is no file.
-    presence: Option<Presence>,
+    presence: Option<FileIdentity>,
     /// Dropping it unlocks the directory.
     _lock: File,
 }
@@ -134,12 +134,16 @@ impl Store {
     /// # Errors
     ///
     /// When it cannot be read and written, another process has it, it is damaged, or a later version wrote it.
-    pub fn open(directory: &Path, durability: Durability, fresh: Beginning) -> Result<(Self, Found), StoreError> {
+    pub fn open(
+        directory: &Path,
+        durability: Durability,
+        fresh: StartPoint,
+    ) -> Result<(Self, LoadedRecords), StoreError> {
         directory::make(directory)?;
         let lock = directory::lock(directory)?;
         let path = directory.join(FILE);
         if !path.try_exists().map_err(StoreError::io("find", &path))? {
-            create(directory, fresh, &Found::default())?;
+            create(directory, fresh, &LoadedRecords::default())?;
         }
         let (mut store, found) = Self::load(path, lock)?;
         if found.lossy {
@@ -151,9 +155,9 @@ impl Store {
         store.state.open = true;
         store.state.relaxed = durability == Durability::Relaxed;
         let outdated = mem::take(&mut store.outdated);
-        let removed = outdated.keys.iter().map(|(service, id)| Write::Remove(service, id));
+        let removed = outdated.keys.iter().map(|(service, id)| RecordChange::Remove(service, id));
         let anew = outdated.instances.iter().filter_map(|at| found.instances.get(*at));
-        let anew = anew.map(|stored| Write::Put(&stored.instance, stored.lease));
+        let anew = anew.map(|stored| RecordChange::Put(&stored.instance, stored.lease));
         store.write(removed.chain(anew), store.revision(), true)?;
         Ok((store, found))
     }
@@ -163,7 +167,7 @@ impl Store {
     /// # Errors
     ///
     /// As [`Store::open`], and when there is none.
-    pub fn read(directory: &Path) -> Result<Found, StoreError> {
+    pub fn read(directory: &Path) -> Result<LoadedRecords, StoreError> {
         let path = directory.join(FILE);
         if !path.try_exists().map_err(StoreError::io("find", &path))? {
             return Err(StoreError::Missing { path: directory.to_owned() });
@@ -177,7 +181,7 @@ impl Store {
     /// # Errors
     ///
     /// When it cannot be written, or there is one.
-    pub fn make(directory: &Path, fresh: Beginning, contents: &Found) -> Result<(), StoreError> {
+    pub fn make(directory: &Path, fresh: StartPoint, contents: &LoadedRecords) -> Result<(), StoreError> {
         directory::make(directory)?;
         let _lock = directory::lock(directory)?;
         let path = directory.join(FILE);
@@ -187,19 +191,23 @@ impl Store {
         create(directory, fresh, contents)
     }
 
-    fn load(path: PathBuf, lock: File) -> Result<(Self, Found), StoreError> {
+    fn load(path: PathBuf, lock: File) -> Result<(Self, LoadedRecords), StoreError> {
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(StoreError::io("open", &path))?;
         if file.metadata().map_err(StoreError::io("open", &path))?.len() == 0 {
-            return Err(StoreError::Damaged { path, what: "it is empty".to_owned() });
+            return Err(StoreError::Corrupt { path, what: "it is empty".to_owned() });
         }
-        let presence = Presence::of(&path, &file).map_err(StoreError::io("open", &path))?;
+        let presence = FileIdentity::of(&path, &file).map_err(StoreError::io("open", &path))?;
         let backend = FileBackend::new(file).map_err(|error| StoreError::database("open", &path)(error.into()))?;
         let (store, found) = Self::over(backend, path, lock)?;
         Ok((Self { presence: Some(presence), ..store }, found))
     }
 
     /// The store on a backend that holds one.
-    pub(super) fn over(backend: impl StorageBackend, path: PathBuf, lock: File) -> Result<(Self, Found), StoreError> {
+    pub(super) fn over(
+        backend: impl StorageBackend,
+        path: PathBuf,
+        lock: File,
+    ) -> Result<(Self, LoadedRecords), StoreError> {
         let failed = || StoreError::database("read", &path);
         let database = Database::builder()
             .set_cache_size(CACHE)
@@ -207,7 +215,7 @@ impl Store {
             .set_check_integrity_on_open(true)
             .create_with_backend(backend)
             .map_err(|error| failed()(error.into()))?;
-        let damaged = |what: &str| StoreError::Damaged { path: path.clone(), what: what.to_owned() };
+        let damaged = |what: &str| StoreError::Corrupt { path: path.clone(), what: what.to_owned() };
         let transaction = database.begin_read().map_err(|error| failed()(error.into()))?;
         let meta = transaction.open_table(META).map_err(|_| damaged("it is another program's database"))?;
         let value = |name| meta.get(name).map_err(|error| failed()(error.into()));
@@ -215,30 +223,30 @@ impl Store {
         match format {
             Some(OLDEST..=FORMAT) => {}
             Some(found) if found > FORMAT => {
-                return Err(StoreError::Newer { path: path.clone(), found, known: FORMAT });
+                return Err(StoreError::UnsupportedFormat { path: path.clone(), found, known: FORMAT });
             }
             _ => return Err(damaged("it has no format")),
         }
         let key = value("key")?.and_then(|bytes| bytes.value().try_into().ok().map(u128::from_be_bytes));
-        let seal = Seal::new(key.ok_or_else(|| damaged("it has no key"))?);
+        let seal = RecordSigner::new(key.ok_or_else(|| damaged("it has no key"))?);
         let state = value("state")?.ok_or_else(|| damaged("it has no state"))?;
         let (state, _) =
             seal.open("", "state", state.value()).map_err(|_| damaged("its state is not what was written"))?;
-        let state = State::decode(state).map_err(|_| damaged("its state is no message"))?;
-        let mut found = Found {
+        let state = StoreHeader::decode(state).map_err(|_| damaged("its state is no message"))?;
+        let mut found = LoadedRecords {
             revision: Revision(state.revision),
             killed: state.open,
             lossy: state.open && state.relaxed,
-            ..Found::default()
+            ..LoadedRecords::default()
         };
         let read = read_all(&transaction, seal, &state, &mut found).map_err(|problem| match problem {
-            Problem::Database(error) => failed()(error),
-            Problem::Damage(what) => damaged(&what),
+            LoadError::Database(error) => failed()(error),
+            LoadError::Damage(what) => damaged(&what),
         })?;
         drop(transaction);
         let (outdated, forget_states) = read;
         let unreadable = found.unreadable.iter().map(|record| (record.service.clone(), record.id.clone())).collect();
-        let state = if forget_states { State { check_states: 0, check_digest: 0, ..state } } else { state };
+        let state = if forget_states { StoreHeader { check_states: 0, check_digest: 0, ..state } } else { state };
         Ok((
             Self { path, database, seal, state, outdated, unreadable, forget_states, presence: None, _lock: lock },
             found,
@@ -278,21 +286,21 @@ impl Store {
     /// is of no more use.
     pub fn write<'a>(
         &mut self,
-        writes: impl Iterator<Item = Write<'a>>,
+        writes: impl Iterator<Item = RecordChange<'a>>,
         revision: Revision,
         durable: bool,
     ) -> Result<(), StoreError> {
-        let mut state = State { revision: revision.0, ..self.state.clone() };
+        let mut state = StoreHeader { revision: revision.0, ..self.state.clone() };
         let unreadable = &mut self.unreadable;
         let writes = writes.inspect(|write| {
-            if !unreadable.is_empty() && !matches!(write, Write::State(..)) {
+            if !unreadable.is_empty() && !matches!(write, RecordChange::State(..)) {
                 let (service, id) = write.key();
                 unreadable.remove(&(service.to_owned(), id.to_owned()));
             }
         });
         transact(&self.database, self.seal, &mut state, writes, durable)
             .map_err(StoreError::database("write", &self.path))?;
-        self.presence.iter().try_for_each(Presence::check)?;
+        self.presence.iter().try_for_each(FileIdentity::check)?;
         self.state = state;
         Ok(())
     }
@@ -320,10 +328,10 @@ impl Store {
 /// Reads all tables: instances that are to be written anew, and whether the saved states of checks are to be forgotten.
 fn read_all(
     transaction: &ReadTransaction,
-    seal: Seal,
-    state: &State,
-    found: &mut Found,
-) -> Result<(Outdated, bool), Problem> {
+    seal: RecordSigner,
+    state: &StoreHeader,
+    found: &mut LoadedRecords,
+) -> Result<(OutdatedRecords, bool), LoadError> {
     let outdated = load::instances(&transaction.open_table(INSTANCES)?, seal, state, found)?;
     let usable = match transaction.open_table(CHECK_STATES) {
         Ok(table) => load::check_states(&table, seal, state, found)?,
@@ -339,9 +347,9 @@ fn read_all(
 /// One transaction: the records, and the state that sums them up.
 fn transact<'a>(
     database: &Database,
-    seal: Seal,
-    state: &mut State,
-    writes: impl Iterator<Item = Write<'a>>,
+    seal: RecordSigner,
+    state: &mut StoreHeader,
+    writes: impl Iterator<Item = RecordChange<'a>>,
     durable: bool,
 ) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
@@ -354,17 +362,17 @@ fn transact<'a>(
         for write in writes {
             let key = write.key();
             match write {
-                Write::Put(instance, lease) => {
+                RecordChange::Put(instance, lease) => {
                     let (bytes, tag) = seal.encode(instance, lease);
                     let before = instances.insert(key, bytes.as_slice())?;
                     let before = before.and_then(|bytes| record::tag_of(bytes.value()));
                     count((&mut state.records, &mut state.digest), before, Some(tag));
                 }
-                Write::Remove(..) => {
+                RecordChange::Remove(..) => {
                     let before = instances.remove(key)?.and_then(|bytes| record::tag_of(bytes.value()));
                     count((&mut state.records, &mut state.digest), before, None);
                 }
-                Write::State((service, id, check), saved) => {
+                RecordChange::State((service, id, check), saved) => {
                     let states = match &mut states {
                         Some(states) => states,
                         None => states.insert(transaction.open_table(CHECK_STATES)?),
@@ -408,7 +416,7 @@ fn upgrade(database: &Database, forget_states: bool) -> Result<(), redb::Error> 
 }
 
 /// Makes a complete file and then gives it its name.
-fn create(directory: &Path, fresh: Beginning, contents: &Found) -> Result<(), StoreError> {
+fn create(directory: &Path, fresh: StartPoint, contents: &LoadedRecords) -> Result<(), StoreError> {
     let (path, unfinished) = (directory.join(FILE), directory.join(UNFINISHED));
     let making = || StoreError::database("make", &unfinished);
     // What a crash left of an earlier attempt goes: the directory is locked, so it is nobody else's. The ids in it are
@@ -426,7 +434,7 @@ fn create(directory: &Path, fresh: Beginning, contents: &Found) -> Result<(), St
     synced.map_err(StoreError::io("make", directory))
 }
 
-pub(super) fn initialize(database: &Database, fresh: Beginning, contents: &Found) -> Result<(), redb::Error> {
+pub(super) fn initialize(database: &Database, fresh: StartPoint, contents: &LoadedRecords) -> Result<(), redb::Error> {
     let key = random::u128();
     let transaction = database.begin_write()?;
     {
@@ -435,18 +443,19 @@ pub(super) fn initialize(database: &Database, fresh: Beginning, contents: &Found
         meta.insert("key", key.to_be_bytes().as_slice())?;
     }
     transaction.commit()?;
-    let mut state = State { incarnation: fresh.incarnation.0, revision: fresh.revision.0, ..State::default() };
-    let instances = contents.instances.iter().map(|stored| Write::Put(&stored.instance, stored.lease));
-    let states = contents.check_states.iter().map(|(key, saved)| Write::State(key, Some(saved)));
+    let mut state =
+        StoreHeader { incarnation: fresh.incarnation.0, revision: fresh.revision.0, ..StoreHeader::default() };
+    let instances = contents.instances.iter().map(|stored| RecordChange::Put(&stored.instance, stored.lease));
+    let states = contents.check_states.iter().map(|(key, saved)| RecordChange::State(key, Some(saved)));
     let writes = instances.chain(states);
-    transact(database, Seal::new(key), &mut state, writes, true)
+    transact(database, RecordSigner::new(key), &mut state, writes, true)
 }
 
 /// The bytes of a state after a record with one tag has taken the place of a record with another.
 #[cfg(test)]
-pub(super) fn exchange(bytes: &[u8], seal: Seal, before: u64, after: u64) -> Vec<u8> {
+pub(super) fn exchange(bytes: &[u8], seal: RecordSigner, before: u64, after: u64) -> Vec<u8> {
     let (message, _) = seal.open("", "state", bytes).unwrap();
-    let mut state = State::decode(message).unwrap();
+    let mut state = StoreHeader::decode(message).unwrap();
     state.digest ^= before ^ after;
     let mut message = state.encode_to_vec();
     message.extend(seal.tag("", "state", &message).to_be_bytes());

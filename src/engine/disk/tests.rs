@@ -17,20 +17,20 @@ use super::*;
 use crate::{
     engine::Memory,
     metrics::Metrics,
-    model::{Incarnation, Instance, Revision, Terms},
+    model::{Incarnation, Instance, LeaseTerms, Revision},
     registry::{
-        Command, Outcome, Patch, Refusal, Register,
-        test_support::{Nobody, at, deregister, name, register, update},
+        Command, CommandError, CommandOutcome, Patch, Register,
+        test_support::{NoListener, at, deregister, name, register, update},
     },
 };
 
 const LIFE: Incarnation = Incarnation(7);
-const FRESH: Beginning = Beginning { incarnation: LIFE, revision: Revision(0) };
+const FRESH: StartPoint = StartPoint { incarnation: LIFE, revision: Revision(0) };
 
-fn surroundings() -> Surroundings {
-    Surroundings {
+fn surroundings() -> DiskDependencies {
+    DiskDependencies {
         clock: Arc::new(Clock::new(0)),
-        audience: Arc::new(Nobody),
+        audience: Arc::new(NoListener),
         metrics: Metrics::new().store.clone(),
         fresh: FRESH,
     }
@@ -44,19 +44,19 @@ fn open(directory: &Path, durability: Durability) -> Disk {
     Disk::open(directory, durability, surroundings(), never_fails()).unwrap()
 }
 
-fn wait(submission: Submission) -> Result<Outcome, EngineError> {
+fn wait(submission: PendingCommand) -> Result<CommandOutcome, EngineError> {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(submission)
 }
 
-fn order(engine: &dyn Engine, command: Command) -> Result<Outcome, EngineError> {
-    wait(engine.order(command, at(0)))
+fn order(engine: &dyn Engine, command: Command) -> Result<CommandOutcome, EngineError> {
+    wait(engine.submit(command, at(0)))
 }
 
-fn sign_in(engine: &dyn Engine, service: &str, instance: &str, lease: u128) -> Outcome {
+fn sign_in(engine: &dyn Engine, service: &str, instance: &str, lease: u128) -> CommandOutcome {
     order(engine, Command::Register(register(service, instance, "boot", lease))).unwrap()
 }
 
-type Contents = BTreeMap<(String, String), (Instance, Option<(u128, Terms)>)>;
+type Contents = BTreeMap<(String, String), (Instance, Option<(u128, LeaseTerms)>)>;
 
 /// All instances with the ids of their leases, as readers find them. `registered_at` is left out: engines differ in it.
 fn contents(engine: &dyn Engine) -> Contents {
@@ -64,7 +64,7 @@ fn contents(engine: &dyn Engine) -> Contents {
     let (services, _) = registry.services("", "", usize::MAX);
     let entries = services.iter().flat_map(|service| registry.page(&service.name, "", usize::MAX));
     let row = |entry: Arc<crate::registry::Entry>| {
-        let instance = Instance { registered_at: crate::model::WallTime(0), ..entry.instance.clone() };
+        let instance = Instance { registered_at: crate::model::UnixMillis(0), ..entry.instance.clone() };
         let key = (instance.service.to_string(), instance.id.to_string());
         (key, (instance, entry.lease.as_ref().map(|lease| (lease.id.0, lease.terms()))))
     };
@@ -89,7 +89,7 @@ fn a_restart_forgets_nothing() {
     assert_eq!((second.registry().applied(), second.registry().incarnation()), (revision, LIFE));
     assert_eq!(second.registry().instance_count(), 2);
     let entry = second.registry().get(&name("db"), "a").unwrap();
-    assert!(entry.instance.marks.drained);
+    assert!(entry.instance.marks.operator_draining);
     let lease = second.registry().leases().get(crate::model::LeaseId(3)).unwrap();
     assert_eq!(lease.renew(0, None), Ok(std::time::Duration::from_secs(3)), "its holder's heartbeats go on");
     assert_eq!(sign_in(&second, "web", "c", 4).revision, revision.next());
@@ -100,7 +100,7 @@ fn terms_of_a_lease_that_alone_changed_survive_a_restart() {
     let directory = TempDir::new().unwrap();
     let disk = open(directory.path(), Durability::Durable);
     let first = sign_in(&disk, "web", "a", 1);
-    let terms = Terms::grant(Some(Duration::from_mins(10)), Some(Duration::from_secs(2)));
+    let terms = LeaseTerms::grant(Some(Duration::from_mins(10)), Some(Duration::from_secs(2)));
     let asked = || Command::Register(Register { terms, ..register("web", "a", "boot", 2) });
     let again = order(&disk, asked()).unwrap();
     assert!(again.changed && again.revision == first.revision.next());
@@ -118,14 +118,14 @@ fn terms_of_a_lease_that_alone_changed_survive_a_restart() {
 #[test]
 fn commands_together_are_all_done_or_none() {
     let directory = TempDir::new().unwrap();
-    let together = |engine: &dyn Engine, commands| engine.order_together(commands, at(0)).wait();
+    let together = |engine: &dyn Engine, commands| engine.submit_together(commands, at(0)).wait();
     let sign_in = |id: &str, lease| Command::Register(register("web", id, "boot", lease));
-    let memory = Memory::new(LIFE, at(0), Arc::new(Nobody));
+    let memory = Memory::new(LIFE, at(0), Arc::new(NoListener));
     let disk = open(directory.path(), Durability::Durable);
     for engine in [&memory as &dyn Engine, &disk] {
         let before = engine.registry().applied();
         let refused = together(engine, vec![sign_in("a", 1), deregister("web", "gone", None)]);
-        assert!(matches!(refused, Err(EngineError::Refused(Refusal::NoSuchInstance { .. }))), "{refused:?}");
+        assert!(matches!(refused, Err(EngineError::Refused(CommandError::NoSuchInstance { .. }))), "{refused:?}");
         assert_eq!((engine.registry().applied(), contents(engine).len()), (before, 0));
         let done = together(engine, vec![sign_in("a", 1), sign_in("b", 2), deregister("db", "x", Some(9))]).unwrap();
         let changed: Vec<_> = done.iter().map(|outcome| outcome.changed).collect();
@@ -154,10 +154,10 @@ fn commands_together_keep_the_order_of_each_of_their_instances() {
     let mut sent = Vec::new();
     let mut batches = Vec::new();
     for n in 1..60 {
-        sent.push(disk.order(weight("a", 3 * n), at(0)));
-        batches.push(disk.order_together(vec![weight("a", 3 * n + 1), weight("b", 3 * n + 1)], at(0)));
-        sent.push(disk.order(weight("b", 3 * n + 2), at(0)));
-        batches.push(disk.order_together(vec![weight("b", 3 * n + 3), weight("c", 3 * n + 3)], at(0)));
+        sent.push(disk.submit(weight("a", 3 * n), at(0)));
+        batches.push(disk.submit_together(vec![weight("a", 3 * n + 1), weight("b", 3 * n + 1)], at(0)));
+        sent.push(disk.submit(weight("b", 3 * n + 2), at(0)));
+        batches.push(disk.submit_together(vec![weight("b", 3 * n + 3), weight("c", 3 * n + 3)], at(0)));
     }
     assert!(sent.into_iter().all(|sent| sent.wait().is_ok()));
     assert!(batches.into_iter().all(|sent| sent.wait().is_ok()));
@@ -177,7 +177,7 @@ fn loaded_leases_have_their_full_time() {
     let second = open(directory.path(), Durability::Durable);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let expire = |lease| {
-        let removals = crate::engine::expire(&second, Now { lease, ..at(0) });
+        let removals = crate::engine::expire(&second, ClockReading { lease, ..at(0) });
         runtime.block_on(crate::engine::count_changes(removals))
     };
     assert_eq!(expire(2_900), 0);
@@ -198,13 +198,13 @@ fn commands_for_one_instance_stay_in_order() {
     let directory = TempDir::new().unwrap();
     let disk = open(directory.path(), Durability::Durable);
     let weight = |weight| Patch { weight: Some(crate::model::Weight::parse(weight).unwrap()), ..Patch::default() };
-    let mut sent = vec![disk.order(Command::Register(register("web", "a", "boot", 1)), at(0))];
-    sent.extend((2..40).map(|n| disk.order(update("web", "a", weight(n)), at(0))));
-    sent.push(disk.order(deregister("web", "a", None), at(0)));
-    sent.push(disk.order(deregister("web", "a", None), at(0)));
+    let mut sent = vec![disk.submit(Command::Register(register("web", "a", "boot", 1)), at(0))];
+    sent.extend((2..40).map(|n| disk.submit(update("web", "a", weight(n)), at(0))));
+    sent.push(disk.submit(deregister("web", "a", None), at(0)));
+    sent.push(disk.submit(deregister("web", "a", None), at(0)));
     let mut outcomes: Vec<_> = sent.into_iter().map(wait).collect();
     let gone = outcomes.pop().unwrap();
-    assert!(matches!(gone, Err(EngineError::Refused(Refusal::NoSuchInstance { .. }))), "{gone:?}");
+    assert!(matches!(gone, Err(EngineError::Refused(CommandError::NoSuchInstance { .. }))), "{gone:?}");
     let revisions: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().unwrap().revision.0).collect();
     assert_eq!(revisions, (1..=40).collect::<Vec<_>>());
     assert!(outcomes.iter().all(|outcome| outcome.as_ref().unwrap().changed));
@@ -227,7 +227,7 @@ fn a_relaxed_store_that_was_not_closed_begins_a_new_life() {
     let directory = TempDir::new().unwrap();
     let life = |fresh, durability| {
         let surroundings =
-            Surroundings { fresh: Beginning { incarnation: Incarnation(fresh), ..FRESH }, ..surroundings() };
+            DiskDependencies { fresh: StartPoint { incarnation: Incarnation(fresh), ..FRESH }, ..surroundings() };
         Disk::open(directory.path(), durability, surroundings, never_fails()).unwrap()
     };
     let closed = life(1, Durability::Relaxed);
@@ -241,7 +241,8 @@ fn a_relaxed_store_that_was_not_closed_begins_a_new_life() {
     // What a crash would leave: the file as it is.
     std::fs::copy(directory.path().join("registry.redb"), copy.path().join("registry.redb")).unwrap();
     drop(killed);
-    let surroundings = Surroundings { fresh: Beginning { incarnation: Incarnation(3), ..FRESH }, ..surroundings() };
+    let surroundings =
+        DiskDependencies { fresh: StartPoint { incarnation: Incarnation(3), ..FRESH }, ..surroundings() };
     let after = Disk::open(copy.path(), Durability::Durable, surroundings, never_fails()).unwrap();
     assert_eq!((after.registry().incarnation(), after.is_lossy()), (Incarnation(3), true));
     assert!(after.registry().applied() > newest);
@@ -252,7 +253,7 @@ fn a_relaxed_store_that_was_not_closed_begins_a_new_life() {
 fn what_was_relaxed_is_on_the_disk_within_a_second() {
     let (backend, store) = backend::store();
     let surroundings = surroundings();
-    let found = Found::default();
+    let found = LoadedRecords::default();
     let disk = Disk::start(store, found, Durability::Relaxed, surroundings, never_fails()).unwrap();
     sign_in(&disk, "web", "a", 1);
     let unsynced = backend.clone();
@@ -264,41 +265,41 @@ fn what_was_relaxed_is_on_the_disk_within_a_second() {
 }
 
 #[derive(Debug, Clone)]
-enum Operation {
+enum EngineStep {
     Register { service: usize, instance: u8, boot: u8, weight: u16, replace: bool },
     Deregister { service: usize, instance: u8 },
     Drain { service: usize, instance: u8, draining: bool },
     Restart,
 }
 
-fn operation() -> impl Strategy<Value = Operation> {
+fn operation() -> impl Strategy<Value = EngineStep> {
     let at = || (0..3_usize, 0..4_u8);
     prop_oneof![
         6 => (at(), 0..3_u8, 1..4_u16, any::<bool>()).prop_map(|((service, instance), boot, weight, replace)| {
-            Operation::Register { service, instance, boot, weight, replace }
+            EngineStep::Register { service, instance, boot, weight, replace }
         }),
-        3 => at().prop_map(|(service, instance)| Operation::Deregister { service, instance }),
+        3 => at().prop_map(|(service, instance)| EngineStep::Deregister { service, instance }),
         2 => (at(), any::<bool>()).prop_map(|((service, instance), draining)| {
-            Operation::Drain { service, instance, draining }
+            EngineStep::Drain { service, instance, draining }
         }),
-        1 => Just(Operation::Restart),
+        1 => Just(EngineStep::Restart),
     ]
 }
 
-fn command(operation: &Operation, lease: u128) -> Option<Command> {
+fn command(operation: &EngineStep, lease: u128) -> Option<Command> {
     const SERVICES: [&str; 3] = ["web", "web-api", "db"];
     Some(match *operation {
-        Operation::Register { service, instance, boot, weight, replace } => {
+        EngineStep::Register { service, instance, boot, weight, replace } => {
             let asked = register(SERVICES[service], &format!("i{instance}"), &format!("b{boot}"), lease);
             let description = crate::registry::test_support::description(&[], weight.into());
             Command::Register(crate::registry::Register { description, replace, ..asked })
         }
-        Operation::Deregister { service, instance } => deregister(SERVICES[service], &format!("i{instance}"), None),
-        Operation::Drain { service, instance, draining } => {
+        EngineStep::Deregister { service, instance } => deregister(SERVICES[service], &format!("i{instance}"), None),
+        EngineStep::Drain { service, instance, draining } => {
             let patch = Patch { draining: Some(draining), ..Patch::default() };
             update(SERVICES[service], &format!("i{instance}"), patch)
         }
-        Operation::Restart => return None,
+        EngineStep::Restart => return None,
     })
 }
 
@@ -310,8 +311,8 @@ proptest! {
     fn both_engines_say_and_hold_the_same(script in prop::collection::vec(operation(), 1..60)) {
         let directory = TempDir::new().unwrap();
         // Revisions of both begin at 0.
-        let beginning = Now { wall: crate::model::WallTime(0), ..at(0) };
-        let memory = Memory::new(LIFE, beginning, Arc::new(Nobody));
+        let beginning = ClockReading { wall: crate::model::UnixMillis(0), ..at(0) };
+        let memory = Memory::new(LIFE, beginning, Arc::new(NoListener));
         let mut disk = open(directory.path(), Durability::Durable);
         for (lease, operation) in script.iter().enumerate() {
             let Some(wanted) = command(operation, lease as u128) else {
@@ -321,11 +322,11 @@ proptest! {
                 prop_assert_eq!(contents(&disk), contents(&memory));
                 continue;
             };
-            let summary = |outcome: Result<Outcome, EngineError>| outcome
+            let summary = |outcome: Result<CommandOutcome, EngineError>| outcome
                 .map(|outcome| (outcome.changed, outcome.revision))
                 .map_err(|error| match error {
                     // When to retry depends on clocks that differ.
-                    EngineError::Refused(Refusal::HeldByOther { service, id, .. }) => format!("{service}/{id} is held"),
+                    EngineError::Refused(CommandError::HeldByOther { service, id, .. }) => format!("{service}/{id} is held"),
                     other => other.to_string(),
                 });
             let ours = summary(order(&disk, wanted.clone()));

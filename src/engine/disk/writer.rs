@@ -19,13 +19,13 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Durability, OnFailure, Store, StoreError, StoredLease, Write};
+use super::{Durability, OnFailure, RecordChange, Store, StoreError, StoredLease};
 use crate::{
     clock::Clock,
     engine::{CheckKey, EngineError, OutcomeSender, SavedCheck},
     metrics::StoreMetrics,
     model::{InstanceId, Revision, ServiceName},
-    registry::{Command, Decision, Entry, Now, Outcome, Planned, Refusal, Registry},
+    registry::{ClockReading, Command, CommandError, CommandOutcome, Decision, Entry, Registry, StampedChange},
 };
 
 /// Most commands of a transaction: more bring little, and all of them wait for the last.
@@ -43,35 +43,35 @@ pub type Unsaved = BTreeMap<CheckKey, Option<SavedCheck>>;
 
 /// What the writer is sent.
 #[derive(Debug)]
-pub enum Message {
-    Request(Request),
+pub enum WriterMessage {
+    Request(WriteRequest),
     /// There are unsaved states of checks.
     Save,
 }
 
 /// Commands, and where their outcome is sent to.
 #[derive(Debug)]
-pub enum Request {
+pub enum WriteRequest {
     /// One command.
     One(Command, OutcomeSender),
     /// Commands about different instances, of which all are done or none is.
-    Together(Vec<Command>, OutcomeSender<Vec<Outcome>>),
+    Together(Vec<Command>, OutcomeSender<Vec<CommandOutcome>>),
 }
 
 /// What is decided and will be answered once it is on the disk and applied.
 #[derive(Debug)]
-enum Pending {
-    One(Decided, OutcomeSender),
-    Together(Vec<Decided>, OutcomeSender<Vec<Outcome>>),
+enum DecidedRequest {
+    One(DecidedCommand, OutcomeSender),
+    Together(Vec<DecidedCommand>, OutcomeSender<Vec<CommandOutcome>>),
 }
 
 /// What one command comes to.
 #[derive(Debug)]
-enum Decided {
+enum DecidedCommand {
     /// Nothing changes.
     Kept(Option<Arc<Entry>>),
     /// This is what will be there.
-    Changed { planned: Planned, present: Option<Arc<Entry>>, revision: Revision },
+    Changed { planned: StampedChange, present: Option<Arc<Entry>>, revision: Revision },
 }
 
 /// The writer.
@@ -87,7 +87,7 @@ pub struct Writer {
     /// Taken out of `unsaved`, in order, and not written yet.
     saving: Unsaved,
     /// What came while its instance had a command in the transaction at hand: before all that came later.
-    put_off: Vec<Request>,
+    put_off: Vec<WriteRequest>,
     /// How many the last transaction had.
     last: usize,
     /// When what is not on the disk yet has to be.
@@ -95,8 +95,8 @@ pub struct Writer {
 }
 
 /// What a look into the inbox brings.
-enum Gathered {
-    Requests(Vec<Request>),
+enum WriteBatch {
+    Requests(Vec<WriteRequest>),
     /// Nobody sends any more.
     Closed,
 }
@@ -129,12 +129,12 @@ impl Writer {
     }
 
     /// Until nobody sends any more, or the disk fails.
-    pub fn run(self, inbox: Receiver<Message>, on_failure: OnFailure) {
+    pub fn run(self, inbox: Receiver<WriterMessage>, on_failure: OnFailure) {
         let mut last_words =
-            LastWords { defect: Some((StoreError::Defect { path: self.store.path().to_owned() }, on_failure)) };
+            PanicReporter { defect: Some((StoreError::Defect { path: self.store.path().to_owned() }, on_failure)) };
         let ended = self.work(&inbox);
         for message in inbox.try_iter() {
-            if let Message::Request(request) = message {
+            if let WriterMessage::Request(request) = message {
                 request.refuse(EngineError::Stopped);
             }
         }
@@ -147,11 +147,11 @@ impl Writer {
         }
     }
 
-    fn work(mut self, inbox: &Receiver<Message>) -> Result<(), StoreError> {
+    fn work(mut self, inbox: &Receiver<WriterMessage>) -> Result<(), StoreError> {
         loop {
             match self.gather(inbox) {
-                Gathered::Requests(requests) => self.transact(requests)?,
-                Gathered::Closed => {
+                WriteBatch::Requests(requests) => self.transact(requests)?,
+                WriteBatch::Closed => {
                     self.take_unsaved();
                     while !self.saving.is_empty() {
                         self.transact(Vec::new())?;
@@ -167,7 +167,7 @@ impl Writer {
     }
 
     /// Waits for commands, and for company where the last transaction had some. Empty when it is time to flush.
-    fn gather(&mut self, inbox: &Receiver<Message>) -> Gathered {
+    fn gather(&mut self, inbox: &Receiver<WriterMessage>) -> WriteBatch {
         let mut requests = mem::take(&mut self.put_off);
         if requests.is_empty() {
             let first = match self.flush_at {
@@ -179,10 +179,10 @@ impl Writer {
                 Some(at) => inbox.recv_timeout(at.saturating_sub(self.clock.since_start())),
             };
             match first {
-                Ok(Message::Request(first)) => requests.push(first),
-                Ok(Message::Save) => self.take_unsaved(),
-                Err(RecvTimeoutError::Timeout) => return Gathered::Requests(requests),
-                Err(RecvTimeoutError::Disconnected) => return Gathered::Closed,
+                Ok(WriterMessage::Request(first)) => requests.push(first),
+                Ok(WriterMessage::Save) => self.take_unsaved(),
+                Err(RecvTimeoutError::Timeout) => return WriteBatch::Requests(requests),
+                Err(RecvTimeoutError::Disconnected) => return WriteBatch::Closed,
             }
         }
         // States of checks wait for a command to go with: one that changes a status follows them at once.
@@ -193,13 +193,13 @@ impl Writer {
             let patience =
                 if requests.len() < wanted { until.saturating_sub(self.clock.since_start()) } else { Duration::ZERO };
             match inbox.recv_timeout(patience) {
-                Ok(Message::Request(request)) => requests.push(request),
-                Ok(Message::Save) => self.take_unsaved(),
+                Ok(WriterMessage::Request(request)) => requests.push(request),
+                Ok(WriterMessage::Save) => self.take_unsaved(),
                 Err(_) => break,
             }
         }
         self.last = requests.len();
-        Gathered::Requests(requests)
+        WriteBatch::Requests(requests)
     }
 
     /// Takes the states of checks that are to be saved, once those before them are.
@@ -209,7 +209,7 @@ impl Writer {
         }
     }
 
-    fn transact(&mut self, requests: Vec<Request>) -> Result<(), StoreError> {
+    fn transact(&mut self, requests: Vec<WriteRequest>) -> Result<(), StoreError> {
         let (pending, newest) = self.decide(requests);
         let states = self.some_states();
         if pending.is_empty() && states.is_empty() {
@@ -219,10 +219,11 @@ impl Writer {
         // Of states alone, the last part brings all of them to the disk.
         let durable = self.durability == Durability::Durable && (!pending.is_empty() || self.saving.is_empty());
         let newest = if pending.is_empty() { self.store.revision() } else { newest };
-        let mut writes: Vec<_> = pending.iter().flat_map(Pending::decided).filter_map(Decided::write).collect();
+        let mut writes: Vec<_> =
+            pending.iter().flat_map(DecidedRequest::decided).filter_map(DecidedCommand::write).collect();
         // Neighbours share pages: a tree is walked faster in its own order.
         writes.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
-        let states = states.iter().map(|(key, saved)| Write::State(key, saved.as_ref()));
+        let states = states.iter().map(|(key, saved)| RecordChange::State(key, saved.as_ref()));
         if let Err(error) = self.store.write(writes.into_iter().chain(states), newest, durable) {
             // Whether they are on the disk is not known: who asked is told so.
             drop(pending);
@@ -230,7 +231,7 @@ impl Writer {
         }
         self.flush_at = if durable { None } else { self.flush_at.or(Some(began + FLUSH)) };
         self.metrics.commit.observe(self.clock.since_start().saturating_sub(began).as_secs_f64());
-        let changes = pending.iter().flat_map(Pending::decided).filter(|decided| decided.is_change()).count();
+        let changes = pending.iter().flat_map(DecidedRequest::decided).filter(|decided| decided.is_change()).count();
         self.metrics.changes.inc_by(changes as u64);
         self.count_unreadable();
         self.apply(pending);
@@ -254,7 +255,7 @@ impl Writer {
     }
 
     /// What the commands mean, and the newest revision among it. Those that change nothing are answered.
-    fn decide(&mut self, requests: Vec<Request>) -> (Vec<Pending>, Revision) {
+    fn decide(&mut self, requests: Vec<WriteRequest>) -> (Vec<DecidedRequest>, Revision) {
         let mut pending = Vec::with_capacity(requests.len());
         let mut in_flight = HashSet::new();
         let mut newest = self.registry.applied();
@@ -273,16 +274,16 @@ impl Writer {
             let before = newest;
             // Whoever no longer waits does not need to know an outcome.
             match request {
-                Request::One(command, answer) => match self.decide_one(command, &mut newest, now) {
-                    Ok(decided) if decided.is_change() => pending.push(Pending::One(decided, answer)),
+                WriteRequest::One(command, answer) => match self.decide_one(command, &mut newest, now) {
+                    Ok(decided) if decided.is_change() => pending.push(DecidedRequest::One(decided, answer)),
                     Ok(decided) => drop(answer.send(Ok(decided.kept(self.registry.applied())))),
                     Err(refusal) => drop(answer.send(Err(refusal.into()))),
                 },
-                Request::Together(commands, answer) => {
+                WriteRequest::Together(commands, answer) => {
                     let decided = commands.into_iter().map(|command| self.decide_one(command, &mut newest, now));
                     match decided.collect::<Result<Vec<_>, _>>() {
-                        Ok(decided) if decided.iter().any(Decided::is_change) => {
-                            pending.push(Pending::Together(decided, answer));
+                        Ok(decided) if decided.iter().any(DecidedCommand::is_change) => {
+                            pending.push(DecidedRequest::Together(decided, answer));
                         }
                         Ok(decided) => {
                             let applied = self.registry.applied();
@@ -302,32 +303,37 @@ impl Writer {
         (pending, newest)
     }
 
-    fn decide_one(&self, command: Command, newest: &mut Revision, now: Now) -> Result<Decided, Refusal> {
+    fn decide_one(
+        &self,
+        command: Command,
+        newest: &mut Revision,
+        now: ClockReading,
+    ) -> Result<DecidedCommand, CommandError> {
         let (decision, present) = self.registry.order().decide(command, now)?;
-        let Decision::Apply(draft) = decision else { return Ok(Decided::Kept(present)) };
+        let Decision::Apply(draft) = decision else { return Ok(DecidedCommand::Kept(present)) };
         *newest = newest.next();
         let planned = draft.at(*newest, present.as_ref());
-        Ok(Decided::Changed { planned, present, revision: *newest })
+        Ok(DecidedCommand::Changed { planned, present, revision: *newest })
     }
 
-    fn apply(&self, pending: Vec<Pending>) {
+    fn apply(&self, pending: Vec<DecidedRequest>) {
         let now = self.clock.now();
         let mut events = Vec::with_capacity(pending.len());
         let mut done = Vec::with_capacity(pending.len());
         let mut order = self.registry.order();
         let applied = self.registry.applied();
         let mut apply = |decided| match decided {
-            Decided::Kept(entry) => Outcome { entry, revision: applied, changed: false },
-            Decided::Changed { planned, present, revision } => {
+            DecidedCommand::Kept(entry) => CommandOutcome { entry, revision: applied, changed: false },
+            DecidedCommand::Changed { planned, present, revision } => {
                 let (entry, event) = order.apply(planned, present, revision, now);
                 events.extend(event);
-                Outcome { entry, revision, changed: true }
+                CommandOutcome { entry, revision, changed: true }
             }
         };
         for pending in pending {
             done.push(match pending {
-                Pending::One(decided, answer) => Applied::One(apply(decided), answer),
-                Pending::Together(decided, answer) => {
+                DecidedRequest::One(decided, answer) => Applied::One(apply(decided), answer),
+                DecidedRequest::Together(decided, answer) => {
                     Applied::Together(decided.into_iter().map(&mut apply).collect(), answer)
                 }
             });
@@ -347,11 +353,11 @@ impl Writer {
 
 /// Outcomes on their way to whoever waits for them.
 enum Applied {
-    One(Outcome, OutcomeSender),
-    Together(Vec<Outcome>, OutcomeSender<Vec<Outcome>>),
+    One(CommandOutcome, OutcomeSender),
+    Together(Vec<CommandOutcome>, OutcomeSender<Vec<CommandOutcome>>),
 }
 
-impl Request {
+impl WriteRequest {
     /// The instances that it is about.
     fn targets(&self) -> Vec<(ServiceName, InstanceId)> {
         let commands = match self {
@@ -375,8 +381,8 @@ impl Request {
     }
 }
 
-impl Pending {
-    fn decided(&self) -> &[Decided] {
+impl DecidedRequest {
+    fn decided(&self) -> &[DecidedCommand] {
         match self {
             Self::One(decided, _) => std::slice::from_ref(decided),
             Self::Together(decided, _) => decided,
@@ -384,38 +390,40 @@ impl Pending {
     }
 }
 
-impl Decided {
+impl DecidedCommand {
     fn is_change(&self) -> bool {
         matches!(self, Self::Changed { .. })
     }
 
     /// Outcome of a command that changes nothing, at this revision.
-    fn kept(self, revision: Revision) -> Outcome {
+    fn kept(self, revision: Revision) -> CommandOutcome {
         match self {
-            Self::Kept(entry) | Self::Changed { present: entry, .. } => Outcome { entry, revision, changed: false },
+            Self::Kept(entry) | Self::Changed { present: entry, .. } => {
+                CommandOutcome { entry, revision, changed: false }
+            }
         }
     }
 
-    fn write(&self) -> Option<Write<'_>> {
+    fn write(&self) -> Option<RecordChange<'_>> {
         match self {
-            Self::Changed { planned: Planned::Put { instance, lease, terms, .. }, .. } => {
+            Self::Changed { planned: StampedChange::Put { instance, lease, terms, .. }, .. } => {
                 let stored = lease.as_deref().map(StoredLease::of);
-                Some(Write::Put(instance, stored.map(|stored| stored.on(*terms))))
+                Some(RecordChange::Put(instance, stored.map(|stored| stored.on(*terms))))
             }
-            Self::Changed { planned: Planned::Remove { .. }, present: Some(before), .. } => {
-                Some(Write::Remove(&before.instance.service, &before.instance.id))
+            Self::Changed { planned: StampedChange::Remove { .. }, present: Some(before), .. } => {
+                Some(RecordChange::Remove(&before.instance.service, &before.instance.id))
             }
-            Self::Changed { planned: Planned::Remove { .. }, present: None, .. } | Self::Kept(_) => None,
+            Self::Changed { planned: StampedChange::Remove { .. }, present: None, .. } | Self::Kept(_) => None,
         }
     }
 }
 
 /// Reports a writer that ends by a panic.
-struct LastWords {
+struct PanicReporter {
     defect: Option<(StoreError, OnFailure)>,
 }
 
-impl Drop for LastWords {
+impl Drop for PanicReporter {
     fn drop(&mut self) {
         if let Some((defect, on_failure)) = self.defect.take() {
             on_failure(defect);

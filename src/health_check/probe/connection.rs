@@ -21,11 +21,11 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::reason;
-use crate::model::{ProbeTls, Target};
+use crate::model::{ProbeTarget, ProbeTls};
 
 /// What a probe speaks over.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(super) enum ProbeStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -33,7 +33,7 @@ pub(super) enum Stream {
 /// Connects to the first address of a target that is permitted and answers. A name is resolved once, so that what was permitted is
 /// what is connected to.
 pub(super) async fn reach(
-    target: &Target,
+    target: &ProbeTarget,
     permit: impl Fn(IpAddr) -> Result<(), &'static str>,
 ) -> Result<(TcpStream, IpAddr), String> {
     let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
@@ -64,11 +64,11 @@ pub(super) async fn reach(
 /// Shakes hands.
 pub(super) async fn secure(
     socket: TcpStream,
-    target: &Target,
+    target: &ProbeTarget,
     tls: &ProbeTls,
     config: Arc<ClientConfig>,
     protocols: &[&[u8]],
-) -> Result<Stream, String> {
+) -> Result<ProbeStream, String> {
     let name = if tls.server_name.is_empty() { &target.host } else { &tls.server_name };
     let server = ServerName::try_from(name.to_string()).map_err(|error| format!("tls: {name}: {error}"))?;
     let config = if protocols.is_empty() {
@@ -79,7 +79,7 @@ pub(super) async fn secure(
         Arc::new(config)
     };
     let stream = TlsConnector::from(config).connect(server, socket).await;
-    stream.map(|stream| Stream::Tls(Box::new(stream))).map_err(|error| format!("tls: {error}"))
+    stream.map(|stream| ProbeStream::Tls(Box::new(stream))).map_err(|error| format!("tls: {error}"))
 }
 
 /// How TLS is spoken. `careless`: whose certificate it is does not matter.
@@ -88,7 +88,7 @@ pub(super) fn tls(careless: bool) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
     if careless {
-        let verifier = Arc::new(Careless(provider));
+        let verifier = Arc::new(NoCertificateVerification(provider));
         return Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()));
     }
     let mut roots = RootCertStore::empty();
@@ -98,9 +98,9 @@ pub(super) fn tls(careless: bool) -> Result<Arc<ClientConfig>, String> {
 
 /// Takes every certificate, as whoever registered the check has asked for. Handshakes have to be signed all the same.
 #[derive(Debug)]
-struct Careless(Arc<rustls::crypto::CryptoProvider>);
+struct NoCertificateVerification(Arc<rustls::crypto::CryptoProvider>);
 
-impl ServerCertVerifier for Careless {
+impl ServerCertVerifier for NoCertificateVerification {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -138,12 +138,12 @@ impl ServerCertVerifier for Careless {
 }
 
 /// What is behind both kinds.
-trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+trait ProbeDuplex: AsyncRead + AsyncWrite + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin> ProbeDuplex for S {}
 
-impl Stream {
-    fn inner(&mut self) -> Pin<&mut dyn Duplex> {
+impl ProbeStream {
+    fn inner(&mut self) -> Pin<&mut dyn ProbeDuplex> {
         match self {
             Self::Plain(socket) => Pin::new(socket),
             Self::Tls(stream) => Pin::new(stream),
@@ -151,13 +151,13 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ProbeStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.inner().poll_read(context, to)
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for ProbeStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         self.inner().poll_write(context, from)
     }

@@ -11,32 +11,32 @@ use tonic::transport::{Endpoint, Uri};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tower::Service;
 
-use super::{Prober, Stream};
-use crate::model::{ProbeTls, Target, Verdict};
+use super::{ProbeStream, Prober};
+use crate::model::{CheckStatus, ProbeTarget, ProbeTls};
 
 impl Prober {
     /// Asks a gRPC server for its health. `limit`: most bytes that are kept of the server's own message.
     pub(super) async fn ask(
         &self,
-        target: &Target,
+        target: &ProbeTarget,
         service: &str,
         tls: Option<&ProbeTls>,
         limit: usize,
-    ) -> (Verdict, String) {
+    ) -> (CheckStatus, String) {
         let named = if service.is_empty() { target.to_string() } else { format!("{target}/{service}") };
         match self.status(target, service, tls, limit).await {
-            Ok(ServingStatus::Serving) => (Verdict::Passing, format!("gRPC check {named}: success")),
+            Ok(ServingStatus::Serving) => (CheckStatus::Passing, format!("gRPC check {named}: success")),
             Ok(status) => (
-                Verdict::Critical,
+                CheckStatus::Critical,
                 format!("gRPC check {named}: gRPC {target} serving status: {}", status.as_str_name()),
             ),
-            Err(error) => (Verdict::Critical, format!("gRPC check {named}: {error}")),
+            Err(error) => (CheckStatus::Critical, format!("gRPC check {named}: {error}")),
         }
     }
 
     async fn status(
         &self,
-        target: &Target,
+        target: &ProbeTarget,
         service: &str,
         tls: Option<&ProbeTls>,
         limit: usize,
@@ -45,7 +45,7 @@ impl Prober {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let endpoint = Endpoint::from_shared(format!("http://{target}")).map_err(|error| error.to_string())?;
         let origin: Uri = format!("{scheme}://{target}").parse().map_err(|error| format!("{error}"))?;
-        let channel = endpoint.origin(origin).connect_with_connector(Connected(Some(stream))).await;
+        let channel = endpoint.origin(origin).connect_with_connector(SingleConnection(Some(stream))).await;
         let channel = channel.map_err(|error| error.to_string())?;
         let request = HealthCheckRequest { service: service.to_owned() };
         let answer = HealthClient::new(channel).check(request).await;
@@ -58,12 +58,12 @@ impl Prober {
 }
 
 /// A connection that is there already, and there is no other.
-struct Connected(Option<Stream>);
+struct SingleConnection(Option<ProbeStream>);
 
-impl Service<Uri> for Connected {
-    type Response = TokioIo<Stream>;
+impl Service<Uri> for SingleConnection {
+    type Response = TokioIo<ProbeStream>;
     type Error = io::Error;
-    type Future = Ready<io::Result<TokioIo<Stream>>>;
+    type Future = Ready<io::Result<TokioIo<ProbeStream>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))

@@ -19,10 +19,10 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::time::Sleep;
 
-use super::{Made, ProbeUrl, Prober, Stream};
+use super::{ProbeOutcome, ProbeStream, ProbeUrl, Prober};
 use crate::{
     health_check::url::is_relative,
-    model::{HttpProbe, Verdict},
+    model::{CheckStatus, HttpProbe},
 };
 
 /// Most requests of one probe: the first, and those that redirects lead to. As in Go's client.
@@ -64,21 +64,21 @@ pub(super) fn operation(method: &str, url: &str) -> String {
 
 impl Prober {
     /// Sends a request and those that its redirects lead to. `limit`: most bytes of the last answer's body that are shown.
-    pub(super) async fn request(&self, probe: &HttpProbe, limit: usize) -> Made {
+    pub(super) async fn request(&self, probe: &HttpProbe, limit: usize) -> ProbeOutcome {
         match self.follow(probe).await {
             Ok(answer) => {
                 let request = format!("HTTP {} {}", probe.method, probe.url);
-                Made::Answered(Answered { request, answer, limit })
+                ProbeOutcome::Answered(ProbeResponse { request, answer, limit })
             }
             Err((url, error)) => {
-                Made::Found((Verdict::Critical, format!("{}: {error}", operation(&probe.method, &url))))
+                ProbeOutcome::Found((CheckStatus::Critical, format!("{}: {error}", operation(&probe.method, &url))))
             }
         }
     }
 
     /// Returns the last answer, or the URL whose request failed, and why.
     async fn follow(&self, probe: &HttpProbe) -> Result<Response<Incoming>, (String, String)> {
-        let mut hop = Hop::first(probe).map_err(|error| (probe.shown_url().into_owned(), error))?;
+        let mut hop = ProbeRequest::first(probe).map_err(|error| (probe.shown_url().into_owned(), error))?;
         let mut first = None;
         for _ in 0..MAX_REQUESTS {
             let failed = |error| (hop.url.shown(), error);
@@ -93,7 +93,11 @@ impl Prober {
     }
 
     /// Sends one request. `first`: for a redirect, the address that the first request went to.
-    async fn send(&self, hop: &Hop<'_>, first: Option<IpAddr>) -> Result<(Response<Incoming>, IpAddr), String> {
+    async fn send(
+        &self,
+        hop: &ProbeRequest<'_>,
+        first: Option<IpAddr>,
+    ) -> Result<(Response<Incoming>, IpAddr), String> {
         let request = hop.request()?;
         let tls = hop.url.is_https().then_some(&hop.probe.tls);
         let (stream, address) = self.connect(&hop.url.target(), tls, &[], first).await?;
@@ -102,7 +106,7 @@ impl Prober {
 }
 
 /// One request of a probe.
-struct Hop<'a> {
+struct ProbeRequest<'a> {
     probe: &'a HttpProbe,
     url: ProbeUrl,
     method: Method,
@@ -114,7 +118,7 @@ struct Hop<'a> {
     host: Option<HeaderValue>,
 }
 
-impl<'a> Hop<'a> {
+impl<'a> ProbeRequest<'a> {
     fn first(probe: &'a HttpProbe) -> Result<Self, String> {
         let method = Method::from_bytes(probe.method.as_bytes());
         let host = probe.headers.iter().find(|(name, value)| name.eq_ignore_ascii_case("host") && !value.is_empty());
@@ -206,20 +210,20 @@ fn header_value(text: &str) -> Result<HeaderValue, String> {
 }
 
 /// An answer that has begun.
-pub(super) struct Answered {
+pub(super) struct ProbeResponse {
     request: String,
     answer: Response<Incoming>,
     limit: usize,
 }
 
-impl Answered {
+impl ProbeResponse {
     /// Judges the answer. As in Consul, its status decides, and of the body there may be less than was to come.
-    pub(super) async fn read(self, over: Pin<&mut Sleep>) -> (Verdict, String) {
+    pub(super) async fn read(self, over: Pin<&mut Sleep>) -> (CheckStatus, String) {
         let status = self.answer.status();
         let verdict = match status.as_u16() {
-            200..=299 => Verdict::Passing,
-            429 => Verdict::Warning,
-            _ => Verdict::Critical,
+            200..=299 => CheckStatus::Passing,
+            429 => CheckStatus::Warning,
+            _ => CheckStatus::Critical,
         };
         let reason = reason_phrase(&self.answer);
         let reason = if reason.is_empty() { reason } else { format!(" {reason}").into() };
@@ -241,7 +245,7 @@ fn reason_phrase(answer: &Response<Incoming>) -> Cow<'static, str> {
     }
 }
 
-async fn send(stream: Stream, request: Request<String>) -> Result<Response<Incoming>, String> {
+async fn send(stream: ProbeStream, request: Request<String>) -> Result<Response<Incoming>, String> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_HEAD_HEADERS).title_case_headers(true);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;

@@ -5,31 +5,32 @@ use crate::{
     app::Commands,
     clock::Clock,
     engine::{Engine, EngineError, Memory},
-    health_check::{Inbox, Rules},
-    model::{Incarnation, InstanceId, Listing},
+    health_check::{ChangeQueue, ProbePolicy},
+    model::{ConsulRegistration, Incarnation, InstanceId},
     registry::{
-        Audience, Enroll, NewCheck, Register,
+        ChangeListener, NewCheck, Register, RegisterWithoutLease,
         test_support::{deregister, register},
     },
 };
 
 const REPRIEVE: Duration = Duration::from_mins(1);
 
-struct World {
+struct RunnerTest {
     clock: Arc<Clock>,
-    inbox: Arc<Inbox>,
-    checks: Arc<Checks>,
-    runner: Runner,
+    inbox: Arc<ChangeQueue>,
+    checks: Arc<HealthChecks>,
+    runner: CheckRunner,
 }
 
-impl World {
+impl RunnerTest {
     fn new() -> Self {
-        let (clock, inbox) = (Arc::new(Clock::new(0)), Arc::new(Inbox::default()));
-        let audience: Arc<dyn Audience> = Arc::<Inbox>::clone(&inbox);
+        let (clock, inbox) = (Arc::new(Clock::new(0)), Arc::new(ChangeQueue::default()));
+        let audience: Arc<dyn ChangeListener> = Arc::<ChangeQueue>::clone(&inbox);
         let engine: Arc<dyn Engine> = Arc::new(Memory::new(Incarnation(1), clock.now(), audience));
         let commands = Commands::new(&engine, &clock, None);
-        let checks = Checks::new(&commands, &clock, Arc::clone(&inbox), Rules::default(), Default::default());
-        let runner = Runner::new(Arc::clone(&checks));
+        let checks =
+            HealthChecks::new(&commands, &clock, Arc::clone(&inbox), ProbePolicy::default(), Default::default());
+        let runner = CheckRunner::new(Arc::clone(&checks));
         Self { clock, inbox, checks, runner }
     }
 
@@ -38,18 +39,18 @@ impl World {
     }
 
     /// Registers an instance with a check that is fed, and says this.
-    async fn register(&self, id: &str, verdict: Verdict) {
+    async fn register(&self, id: &str, verdict: CheckStatus) {
         let probe = Probe::Ttl;
-        let definition = Definition {
+        let definition = CheckDefinition {
             interval: REPRIEVE * 60,
             deregister_after: Some(REPRIEVE),
-            ..Definition::new(CheckId::parse("c").unwrap(), "c", probe)
+            ..CheckDefinition::new(CheckId::parse("c").unwrap(), "c", probe)
         };
         let checks = vec![NewCheck { definition: definition.into(), verdict }];
         self.order(Command::Register(Register { checks, ..register("web", id, "boot", 1) })).await;
     }
 
-    async fn report(&self, id: &str, verdict: Verdict) {
+    async fn report(&self, id: &str, verdict: CheckStatus) {
         let (service, id) = (ServiceName::parse("web").unwrap(), InstanceId::parse(id).unwrap());
         self.checks.report(&service, &id, &CheckId::parse("c").unwrap(), verdict, "").await.unwrap();
     }
@@ -76,9 +77,9 @@ impl World {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_reported_of_who_is_gone_is_forgotten() {
-    let mut world = World::new();
-    world.register("a", Verdict::Passing).await;
-    world.report("a", Verdict::Passing).await;
+    let mut world = RunnerTest::new();
+    world.register("a", CheckStatus::Passing).await;
+    world.report("a", CheckStatus::Passing).await;
     world.sweep(Duration::from_secs(2)).await;
     assert_eq!(world.checks.count(), 1, "it is newer than what was heard");
     world.order(deregister("web", "a", None)).await;
@@ -89,14 +90,14 @@ async fn what_was_reported_of_who_is_gone_is_forgotten() {
 
 #[tokio::test(start_paused = true)]
 async fn who_stays_critical_goes_and_who_does_not_stays() {
-    let mut world = World::new();
-    world.register("a", Verdict::Critical).await;
-    world.register("b", Verdict::Critical).await;
-    world.register("c", Verdict::Passing).await;
+    let mut world = RunnerTest::new();
+    world.register("a", CheckStatus::Critical).await;
+    world.register("b", CheckStatus::Critical).await;
+    world.register("c", CheckStatus::Passing).await;
     world.hear().await;
     assert_eq!(world.sweep(REPRIEVE / 2).await, ["a", "b", "c"]);
-    world.report("b", Verdict::Passing).await;
-    world.report("c", Verdict::Critical).await;
+    world.report("b", CheckStatus::Passing).await;
+    world.report("c", CheckStatus::Critical).await;
     world.hear().await;
     assert_eq!(world.sweep(REPRIEVE / 2 + Duration::from_secs(2)).await, ["b", "c"]);
     assert_eq!(world.sweep(REPRIEVE / 2).await, ["b"]);
@@ -104,8 +105,8 @@ async fn who_stays_critical_goes_and_who_does_not_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn news_that_come_late_are_looked_up() {
-    let mut world = World::new();
-    world.register("a", Verdict::Passing).await;
+    let mut world = RunnerTest::new();
+    world.register("a", CheckStatus::Passing).await;
     let late = world.inbox.changed_after(Duration::ZERO).await;
     tokio::time::advance(Duration::from_secs(1)).await;
     world.order(deregister("web", "a", None)).await;
@@ -116,19 +117,22 @@ async fn news_that_come_late_are_looked_up() {
 
 #[tokio::test(start_paused = true)]
 async fn registration_that_is_refused_leaves_the_times_of_its_checks_and_one_that_is_accepted_renews_them() {
-    let mut world = World::new();
+    let mut world = RunnerTest::new();
     let check = |id: usize| {
-        let ttl = Definition { interval: REPRIEVE, ..Definition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl) };
+        let ttl = CheckDefinition {
+            interval: REPRIEVE,
+            ..CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl)
+        };
         let id = CheckId::parse(&if id == 0 { "c".to_owned() } else { format!("c{id}") }).unwrap();
-        NewCheck { definition: Arc::new(Definition { id, ..ttl }), verdict: Verdict::Passing }
+        NewCheck { definition: Arc::new(CheckDefinition { id, ..ttl }), verdict: CheckStatus::Passing }
     };
     let asked = |checks: usize| {
         let Register { service, id, description, .. } = register("web", "a", "boot", 1);
-        let listing = Listing { id: "a".into(), ..Listing::default() };
+        let listing = ConsulRegistration { id: "a".into(), ..ConsulRegistration::default() };
         let checks = (0..checks).map(check).collect();
-        vec![Enroll { service, id, description, listing, checks, replace_checks: true }]
+        vec![RegisterWithoutLease { service, id, description, listing, checks, replace_checks: true }]
     };
-    let left = |world: &World| {
+    let left = |world: &RunnerTest| {
         let key = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap(), CheckId::parse("c").unwrap());
         world.checks.record(&key.0, &key.1, &key.2).unwrap().time_left(world.clock.now())
     };

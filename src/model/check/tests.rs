@@ -1,7 +1,10 @@
 use super::*;
 
-fn definition(id: &str, probe: Probe) -> Definition {
-    Definition { interval: Duration::from_secs(10), ..Definition::new(CheckId::parse(id).unwrap(), "web", probe) }
+fn definition(id: &str, probe: Probe) -> CheckDefinition {
+    CheckDefinition {
+        interval: Duration::from_secs(10),
+        ..CheckDefinition::new(CheckId::parse(id).unwrap(), "web", probe)
+    }
 }
 
 fn get(url: &str) -> Probe {
@@ -10,10 +13,10 @@ fn get(url: &str) -> Probe {
 
 #[test]
 fn targets_have_a_host_and_a_port() {
-    assert_eq!(Target::parse("tcp", "[::1]:80").unwrap().to_string(), "[::1]:80");
-    assert_eq!(&*Target::parse("tcp", "db.internal:5432").unwrap().host, "db.internal");
+    assert_eq!(ProbeTarget::parse("tcp", "[::1]:80").unwrap().to_string(), "[::1]:80");
+    assert_eq!(&*ProbeTarget::parse("tcp", "db.internal:5432").unwrap().host, "db.internal");
     for bad in ["", "db", "db:", "db:0", "db:70000", "db:+80", ":80", "a b:1", "http://x:80/y", "user@db:80"] {
-        assert!(Target::parse("tcp", bad).is_err(), "{bad}");
+        assert!(ProbeTarget::parse("tcp", bad).is_err(), "{bad}");
     }
 }
 
@@ -22,7 +25,7 @@ fn target_with_ipv6_address_needs_brackets() {
     for (good, host) in
         [("[::1]:80", "::1"), ("[fe80::1%eth0]:80", "fe80::1%eth0"), ("[::ffff:10.0.0.1]:1", "::ffff:10.0.0.1")]
     {
-        let target = Target::parse("tcp", good).unwrap();
+        let target = ProbeTarget::parse("tcp", good).unwrap();
         assert_eq!((&*target.host, target.to_string().as_str()), (host, good));
     }
     for bad in [
@@ -41,7 +44,7 @@ fn target_with_ipv6_address_needs_brackets() {
         "[]:80",
         "[[::1]]:80",
     ] {
-        let refusal = Target::parse("tcp", bad).unwrap_err().to_string();
+        let refusal = ProbeTarget::parse("tcp", bad).unwrap_err().to_string();
         assert!(refusal.contains("with an IPv6 address in brackets"), "{bad}: {refusal}");
     }
 }
@@ -49,14 +52,14 @@ fn target_with_ipv6_address_needs_brackets() {
 #[test]
 fn output_max_size_has_default_and_upper_bound() {
     for (given, kept) in [(0, 4_096), (1, 1), (64, 64), (4_096, 4_096), (100_000, 4_096), (u32::MAX, 4_096)] {
-        let given = Definition { output_max_size: given, ..definition("a", Probe::Ttl) };
+        let given = CheckDefinition { output_max_size: given, ..definition("a", Probe::Ttl) };
         assert_eq!(given.check().unwrap().output_max_size, kept);
     }
 }
 
 #[test]
 fn what_is_too_short_is_lengthened_and_what_is_missing_refused() {
-    let short = Definition {
+    let short = CheckDefinition {
         interval: Duration::from_millis(10),
         timeout: Duration::ZERO,
         deregister_after: Some(Duration::from_secs(1)),
@@ -67,7 +70,7 @@ fn what_is_too_short_is_lengthened_and_what_is_missing_refused() {
     assert_eq!((checked.interval, checked.time_limit()), (Duration::from_secs(1), Duration::from_secs(10)));
     assert_eq!(checked.deregister_after, Some(Duration::from_mins(1)));
     assert_eq!(checked.thresholds, Thresholds { passing: 1, warning: 3, critical: 3 });
-    let none = Definition { interval: Duration::ZERO, ..definition("a", Probe::Ttl) };
+    let none = CheckDefinition { interval: Duration::ZERO, ..definition("a", Probe::Ttl) };
     assert!(none.check().is_err());
     assert!(definition("a", get("ftp://x")).check().is_err());
 }
@@ -75,38 +78,39 @@ fn what_is_too_short_is_lengthened_and_what_is_missing_refused() {
 #[test]
 fn ids_are_there_once_and_the_worst_counts() {
     let check = |id: &str, verdict| Check::new(definition(id, Probe::Ttl).into(), verdict);
-    assert!(Checks::new(vec![check("a", Verdict::Passing), check("a", Verdict::Passing)]).is_err());
-    let checks = Checks::new(vec![check("a", Verdict::Warning), check("b", Verdict::Passing)]).unwrap();
-    assert_eq!(checks.worst(), Verdict::Warning);
-    assert_eq!(Checks::default().worst(), Verdict::Passing);
+    assert!(InstanceChecks::new(vec![check("a", CheckStatus::Passing), check("a", CheckStatus::Passing)]).is_err());
+    let checks = InstanceChecks::new(vec![check("a", CheckStatus::Warning), check("b", CheckStatus::Passing)]).unwrap();
+    assert_eq!(checks.aggregate_status(), CheckStatus::Warning);
+    assert_eq!(InstanceChecks::default().aggregate_status(), CheckStatus::Passing);
     let first = checks.stamped(None, Revision(5));
-    let critical = Check { verdict: Verdict::Critical, ..first.get("a").unwrap().clone() };
-    let changed = Checks::new(vec![critical, first.get("b").unwrap().clone()]).unwrap();
-    let revisions = |checks: &Checks, id| checks.get(id).map(|check| (check.created, check.revision));
+    let critical = Check { verdict: CheckStatus::Critical, ..first.get("a").unwrap().clone() };
+    let changed = InstanceChecks::new(vec![critical, first.get("b").unwrap().clone()]).unwrap();
+    let revisions = |checks: &InstanceChecks, id| checks.get(id).map(|check| (check.created, check.revision));
     let second = changed.clone().stamped(Some(&first), Revision(9));
     assert_eq!(revisions(&second, "a"), Some((Revision(5), Revision(9))));
     assert_eq!(revisions(&second, "b"), Some((Revision(5), Revision(5))));
     let moved = second.stamped(None, Revision(10));
     assert_eq!(revisions(&moved, "a"), Some((Revision(5), Revision(9))), "an instance that moves brings its own");
-    let taken = Checks::new(vec![check("a", Verdict::Passing)]).unwrap().stamped(Some(&moved), Revision(11));
+    let taken =
+        InstanceChecks::new(vec![check("a", CheckStatus::Passing)]).unwrap().stamped(Some(&moved), Revision(11));
     assert_eq!(revisions(&taken, "a"), Some((Revision(11), Revision(11))), "one that is taken begins anew");
 }
 
 #[test]
 fn ttl_below_a_second_is_refused_with_its_unit() {
     for (ttl, shown) in [(Duration::from_nanos(60), "60ns"), (Duration::from_micros(500), "500us")] {
-        let refused = Definition { interval: ttl, ..definition("a", Probe::Ttl) }.check().unwrap_err().to_string();
+        let refused = CheckDefinition { interval: ttl, ..definition("a", Probe::Ttl) }.check().unwrap_err().to_string();
         assert!(refused.starts_with(&format!("check.ttl \"{shown}\" is shorter than 1s")), "{refused}");
         assert!(refused.contains("nanoseconds, as in Go") && refused.contains("10s"), "{refused}");
     }
-    let shortest = Definition { interval: Duration::from_secs(1), ..definition("a", Probe::Ttl) };
+    let shortest = CheckDefinition { interval: Duration::from_secs(1), ..definition("a", Probe::Ttl) };
     assert_eq!(shortest.check().unwrap().interval, Duration::from_secs(1));
 }
 
 #[test]
 fn ttl_that_an_earlier_version_accepted_is_kept() {
-    let half = Definition { interval: Duration::from_millis(500), ..definition("a", Probe::Ttl) };
+    let half = CheckDefinition { interval: Duration::from_millis(500), ..definition("a", Probe::Ttl) };
     assert_eq!(half.clone().kept().unwrap().interval, Duration::from_millis(500));
-    let lost = Definition { interval: Duration::ZERO, ..half };
+    let lost = CheckDefinition { interval: Duration::ZERO, ..half };
     assert_eq!(lost.kept().unwrap().interval, Duration::from_secs(1));
 }

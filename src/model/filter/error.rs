@@ -1,6 +1,6 @@
 //! What can be wrong with a filter, and where.
 
-use super::schema::Kind;
+use super::schema::SelectorKind;
 use super::{MAX_DEPTH, MAX_LENGTH, MAX_PATTERN_SIZE, MAX_PATTERNS};
 
 /// How much of the filter an error repeats, in characters.
@@ -13,12 +13,12 @@ pub struct FilterError {
     /// The character of the filter at which the problem begins, counted from 1.
     pub column: usize,
     /// What is wrong there.
-    pub problem: Problem,
+    pub problem: FilterErrorKind,
 }
 
 /// Why a filter was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
+pub enum FilterErrorKind {
     /// The text is over [`MAX_LENGTH`].
     #[error("the filter has {length} bytes; shorten it to {MAX_LENGTH}")]
     TooLong {
@@ -57,7 +57,7 @@ pub enum Problem {
         /// The selector as written.
         selector: String,
         /// What it selects.
-        kind: Kind,
+        kind: SelectorKind,
     },
     /// The value is none that the selector can have.
     #[error("`{value}` is no {kind}, which `{selector}` is; write {}", kind.example())]
@@ -67,7 +67,7 @@ pub enum Problem {
         /// The selector as written.
         selector: String,
         /// What it selects.
-        kind: Kind,
+        kind: SelectorKind,
     },
     /// The value of `matches` is no regular expression.
     #[error("`{pattern}` is no regular expression: {reason}; correct it, or escape what is meant literally with `\\`")]
@@ -91,18 +91,18 @@ fn did_you_mean(suggestion: Option<&str>) -> String {
 
 /// A problem at a byte of the text: what the lexer and the parser work with.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct FilterErrorAt {
     at: usize,
-    problem: Problem,
+    problem: FilterErrorKind,
 }
 
-impl Fault {
-    pub(super) fn new(at: usize, problem: Problem) -> Self {
+impl FilterErrorAt {
+    pub(super) fn new(at: usize, problem: FilterErrorKind) -> Self {
         Self { at, problem }
     }
 
     pub(super) fn syntax(at: usize, found: impl Into<String>, expected: &'static str) -> Self {
-        Self::new(at, Problem::Syntax { found: found.into(), expected })
+        Self::new(at, FilterErrorKind::Syntax { found: found.into(), expected })
     }
 
     /// The public error: people count characters, from 1.

@@ -4,14 +4,18 @@ use std::borrow::Cow;
 
 use regex::{Regex, RegexBuilder};
 
-use super::error::{Fault, Problem, excerpt};
-use super::evaluate::{Clause, Expression, Test};
-use super::schema::{Kind, Resolved, Schema};
-use super::token::{Lexeme, Token};
+use super::error::{FilterErrorAt, FilterErrorKind, excerpt};
+use super::evaluate::{Clause, ClauseTest, Expression};
+use super::lexer::{FilterToken, Lexeme};
+use super::schema::{Resolved, Schema, SelectorKind};
 use super::{MAX_DEPTH, MAX_PATTERN_SIZE, MAX_PATTERNS};
 
 /// Reads all of `tokens` as one expression. `text` is what they were made from.
-pub(super) fn expression<F: Copy>(text: &str, tokens: &[Token], schema: &Schema<F>) -> Result<Expression<F>, Fault> {
+pub(super) fn expression<F: Copy>(
+    text: &str,
+    tokens: &[FilterToken],
+    schema: &Schema<F>,
+) -> Result<Expression<F>, FilterErrorAt> {
     let mut parser = Parser { text, tokens, next: 0, schema, patterns: 0 };
     let root = parser.any(0)?;
     match parser.peek() {
@@ -30,19 +34,21 @@ enum Operator {
 }
 
 impl Operator {
-    fn fits(self, kind: Kind) -> bool {
+    fn fits(self, kind: SelectorKind) -> bool {
         match self {
-            Self::Equal => matches!(kind, Kind::Text | Kind::Number | Kind::Boolean),
-            Self::In | Self::Contains => matches!(kind, Kind::Text | Kind::List | Kind::Map),
-            Self::Empty => matches!(kind, Kind::Text | Kind::List | Kind::Map | Kind::Records),
-            Self::Matches => kind == Kind::Text,
+            Self::Equal => matches!(kind, SelectorKind::Text | SelectorKind::Number | SelectorKind::Boolean),
+            Self::In | Self::Contains => matches!(kind, SelectorKind::Text | SelectorKind::List | SelectorKind::Map),
+            Self::Empty => {
+                matches!(kind, SelectorKind::Text | SelectorKind::List | SelectorKind::Map | SelectorKind::Records)
+            }
+            Self::Matches => kind == SelectorKind::Text,
         }
     }
 }
 
 struct Parser<'a, F: 'static> {
     text: &'a str,
-    tokens: &'a [Token],
+    tokens: &'a [FilterToken],
     next: usize,
     schema: &'a Schema<F>,
     patterns: usize,
@@ -51,7 +57,7 @@ struct Parser<'a, F: 'static> {
 /// One recursive function for each level of precedence. Only parentheses recurse, and their depth is bounded.
 impl<'a, F: Copy> Parser<'a, F> {
     /// `all or all or …`
-    fn any(&mut self, depth: usize) -> Result<Expression<F>, Fault> {
+    fn any(&mut self, depth: usize) -> Result<Expression<F>, FilterErrorAt> {
         let mut parts = vec![self.all(depth)?];
         while self.take("or") {
             parts.push(self.all(depth)?);
@@ -60,7 +66,7 @@ impl<'a, F: Copy> Parser<'a, F> {
     }
 
     /// `negation and negation and …`
-    fn all(&mut self, depth: usize) -> Result<Expression<F>, Fault> {
+    fn all(&mut self, depth: usize) -> Result<Expression<F>, FilterErrorAt> {
         let mut parts = vec![self.negation(depth)?];
         while self.take("and") {
             parts.push(self.negation(depth)?);
@@ -69,7 +75,7 @@ impl<'a, F: Copy> Parser<'a, F> {
     }
 
     /// `not not … group`: only whether their number is odd matters.
-    fn negation(&mut self, depth: usize) -> Result<Expression<F>, Fault> {
+    fn negation(&mut self, depth: usize) -> Result<Expression<F>, FilterErrorAt> {
         let mut negated = false;
         while self.take("not") {
             negated = !negated;
@@ -79,20 +85,20 @@ impl<'a, F: Copy> Parser<'a, F> {
     }
 
     /// `( any )`, or a clause
-    fn group(&mut self, depth: usize) -> Result<Expression<F>, Fault> {
+    fn group(&mut self, depth: usize) -> Result<Expression<F>, FilterErrorAt> {
         let at = self.offset();
         if !self.take("(") {
             return self.clause();
         }
         if depth == MAX_DEPTH {
-            return Err(Fault::new(at, Problem::TooDeep));
+            return Err(FilterErrorAt::new(at, FilterErrorKind::TooDeep));
         }
         let inner = self.any(depth + 1)?;
         if self.take(")") { Ok(inner) } else { Err(self.unexpected("`and`, `or` or `)`")) }
     }
 
     /// `selector operator value`, `value operator selector` or `selector operator`
-    fn clause(&mut self) -> Result<Expression<F>, Fault> {
+    fn clause(&mut self) -> Result<Expression<F>, FilterErrorAt> {
         let left = self.operand("a clause such as `name == value`")?;
         let at = self.offset();
         let (operator, negated) = self.operator()?;
@@ -106,17 +112,17 @@ impl<'a, F: Copy> Parser<'a, F> {
         let Resolved { kind, field, key } = self.selector(selector)?;
         if !operator.fits(kind) {
             let (operator, selector) = (excerpt(written), excerpt(self.source(selector)));
-            return Err(Fault::new(at, Problem::Operator { operator, selector, kind }));
+            return Err(FilterErrorAt::new(at, FilterErrorKind::Operator { operator, selector, kind }));
         }
         let test = match value {
-            None => Test::Empty,
+            None => ClauseTest::Empty,
             Some(value) => self.test(operator, kind, selector, value)?,
         };
         Ok(Expression::Clause(Clause { field, key, test, negated }))
     }
 
     /// The operator, and whether it is its negation.
-    fn operator(&mut self) -> Result<(Operator, bool), Fault> {
+    fn operator(&mut self) -> Result<(Operator, bool), FilterErrorAt> {
         if self.take("==") {
             return Ok((Operator::Equal, false));
         }
@@ -143,7 +149,7 @@ impl<'a, F: Copy> Parser<'a, F> {
     }
 
     /// What comes next, where it can be a selector or a value.
-    fn operand(&mut self, expected: &'static str) -> Result<&'a Token, Fault> {
+    fn operand(&mut self, expected: &'static str) -> Result<&'a FilterToken, FilterErrorAt> {
         match self.peek() {
             Some(token) if !matches!(token.lexeme, Lexeme::Symbol) => {
                 self.next += 1;
@@ -153,21 +159,31 @@ impl<'a, F: Copy> Parser<'a, F> {
         }
     }
 
-    fn selector(&self, token: &'a Token) -> Result<Resolved<F>, Fault> {
+    fn selector(&self, token: &'a FilterToken) -> Result<Resolved<F>, FilterErrorAt> {
         let path: Cow<'a, [String]> = match &token.lexeme {
             Lexeme::Path(path) => path.into(),
             Lexeme::Text(text) if text.starts_with('/') => pointer(text).into(),
             _ => {
                 let found = format!("`{}`", excerpt(self.source(token)));
-                return Err(Fault::syntax(token.span.start, found, "a selector, which is a name without quotes"));
+                return Err(FilterErrorAt::syntax(
+                    token.span.start,
+                    found,
+                    "a selector, which is a name without quotes",
+                ));
             }
         };
-        let unknown = || Fault::new(token.span.start, self.schema.unknown(&path, self.source(token)));
+        let unknown = || FilterErrorAt::new(token.span.start, self.schema.unknown(&path, self.source(token)));
         self.schema.resolve(&path).ok_or_else(unknown)
     }
 
     /// Reads the value as what the selector can have.
-    fn test(&mut self, operator: Operator, kind: Kind, selector: &Token, token: &Token) -> Result<Test, Fault> {
+    fn test(
+        &mut self,
+        operator: Operator,
+        kind: SelectorKind,
+        selector: &FilterToken,
+        token: &FilterToken,
+    ) -> Result<ClauseTest, FilterErrorAt> {
         let value = match &token.lexeme {
             Lexeme::Path(path) => path.join("."),
             Lexeme::Text(text) => text.clone(),
@@ -175,26 +191,28 @@ impl<'a, F: Copy> Parser<'a, F> {
         };
         let refused = || {
             let (value, selector) = (excerpt(&value), excerpt(self.source(selector)));
-            Fault::new(token.span.start, Problem::Value { value, selector, kind })
+            FilterErrorAt::new(token.span.start, FilterErrorKind::Value { value, selector, kind })
         };
         match (operator, kind) {
             (Operator::Matches, _) => self.pattern(&value, token.span.start),
-            (Operator::In | Operator::Contains | Operator::Empty, _) => Ok(Test::Contains(value.into())),
-            (Operator::Equal, Kind::Number) => value.parse().map(Test::Number).map_err(|_| refused()),
-            (Operator::Equal, Kind::Boolean) => boolean(&value).map(Test::Boolean).ok_or_else(refused),
-            (Operator::Equal, Kind::Text | Kind::List | Kind::Map | Kind::Records) => Ok(Test::Text(value.into())),
+            (Operator::In | Operator::Contains | Operator::Empty, _) => Ok(ClauseTest::Contains(value.into())),
+            (Operator::Equal, SelectorKind::Number) => value.parse().map(ClauseTest::Number).map_err(|_| refused()),
+            (Operator::Equal, SelectorKind::Boolean) => boolean(&value).map(ClauseTest::Boolean).ok_or_else(refused),
+            (Operator::Equal, SelectorKind::Text | SelectorKind::List | SelectorKind::Map | SelectorKind::Records) => {
+                Ok(ClauseTest::Text(value.into()))
+            }
         }
     }
 
-    fn pattern(&mut self, pattern: &str, at: usize) -> Result<Test, Fault> {
+    fn pattern(&mut self, pattern: &str, at: usize) -> Result<ClauseTest, FilterErrorAt> {
         if self.patterns == MAX_PATTERNS {
-            return Err(Fault::new(at, Problem::TooManyPatterns));
+            return Err(FilterErrorAt::new(at, FilterErrorKind::TooManyPatterns));
         }
         self.patterns += 1;
-        compile(pattern).map(Test::Matches).map_err(|problem| Fault::new(at, problem))
+        compile(pattern).map(ClauseTest::Matches).map_err(|problem| FilterErrorAt::new(at, problem))
     }
 
-    fn peek(&self) -> Option<&'a Token> {
+    fn peek(&self) -> Option<&'a FilterToken> {
         self.tokens.get(self.next)
     }
 
@@ -204,7 +222,7 @@ impl<'a, F: Copy> Parser<'a, F> {
     }
 
     /// How a token was written.
-    fn source(&self, token: &Token) -> &'a str {
+    fn source(&self, token: &FilterToken) -> &'a str {
         &self.text[token.span.clone()]
     }
 
@@ -215,9 +233,9 @@ impl<'a, F: Copy> Parser<'a, F> {
         found
     }
 
-    fn unexpected(&self, expected: &'static str) -> Fault {
+    fn unexpected(&self, expected: &'static str) -> FilterErrorAt {
         let found = self.peek().map(|token| format!("`{}`", excerpt(self.source(token))));
-        Fault::syntax(self.offset(), found.unwrap_or_else(|| "the end of the filter".to_owned()), expected)
+        FilterErrorAt::syntax(self.offset(), found.unwrap_or_else(|| "the end of the filter".to_owned()), expected)
     }
 }
 
@@ -235,17 +253,17 @@ fn boolean(value: &str) -> Option<bool> {
     }
 }
 
-fn compile(pattern: &str) -> Result<Regex, Problem> {
+fn compile(pattern: &str) -> Result<Regex, FilterErrorKind> {
     let mut builder = RegexBuilder::new(pattern);
     // The second limit is that of a cache: past it, matching goes on without one.
     let built = builder.size_limit(MAX_PATTERN_SIZE).dfa_size_limit(MAX_PATTERN_SIZE).build();
     built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => Problem::PatternTooLarge { pattern: excerpt(pattern) },
+        regex::Error::CompiledTooBig(_) => FilterErrorKind::PatternTooLarge { pattern: excerpt(pattern) },
         error => {
             // A syntax error draws the pattern with a pointer into it, and says in the last line what is wrong.
             let drawn = error.to_string();
             let reason = drawn.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            Problem::Pattern { pattern: excerpt(pattern), reason: reason.to_owned() }
+            FilterErrorKind::Pattern { pattern: excerpt(pattern), reason: reason.to_owned() }
         }
     })
 }

@@ -60,10 +60,10 @@ fn token() -> impl Strategy<Value = &'static str> {
 
 /// An expression as a tree, to be written down in two ways.
 #[derive(Debug, Clone)]
-enum Tree {
-    Or(Box<Tree>, Box<Tree>),
-    And(Box<Tree>, Box<Tree>),
-    Not(Box<Tree>),
+enum ExpressionTree {
+    Or(Box<ExpressionTree>, Box<ExpressionTree>),
+    And(Box<ExpressionTree>, Box<ExpressionTree>),
+    Not(Box<ExpressionTree>),
     Weight(i64),
     Tag(&'static str),
     Team(&'static str),
@@ -72,25 +72,25 @@ enum Tree {
 
 const WORDS: [&str; 4] = ["", "a b", "v2", "not \"and\" \\or"];
 
-fn tree() -> impl Strategy<Value = Tree> {
+fn tree() -> impl Strategy<Value = ExpressionTree> {
     let word = || prop::sample::select(WORDS.to_vec());
     let clause = prop_oneof![
-        (-1..2i64).prop_map(Tree::Weight),
-        word().prop_map(Tree::Tag),
-        word().prop_map(Tree::Team),
-        word().prop_map(Tree::NotTeam),
+        (-1..2i64).prop_map(ExpressionTree::Weight),
+        word().prop_map(ExpressionTree::Tag),
+        word().prop_map(ExpressionTree::Team),
+        word().prop_map(ExpressionTree::NotTeam),
     ];
     clause.prop_recursive(6, 40, 2, |inner| {
         let pair = || (inner.clone(), inner.clone());
         prop_oneof![
-            pair().prop_map(|(left, right)| Tree::Or(Box::new(left), Box::new(right))),
-            pair().prop_map(|(left, right)| Tree::And(Box::new(left), Box::new(right))),
-            inner.clone().prop_map(|inner| Tree::Not(Box::new(inner))),
+            pair().prop_map(|(left, right)| ExpressionTree::Or(Box::new(left), Box::new(right))),
+            pair().prop_map(|(left, right)| ExpressionTree::And(Box::new(left), Box::new(right))),
+            inner.clone().prop_map(|inner| ExpressionTree::Not(Box::new(inner))),
         ]
     })
 }
 
-impl Tree {
+impl ExpressionTree {
     /// How tightly it binds.
     fn level(&self) -> u8 {
         match self {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use super::error::{Problem, excerpt};
+use super::error::{FilterErrorKind, excerpt};
 
 /// What a selector selects. It decides which operators fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SelectorKind {
     /// Text: `==`, `!=`, `in` and `contains` for a part of it, `is empty`, `matches`.
     Text,
     /// A whole number: `==` and `!=`.
@@ -21,7 +21,7 @@ pub enum Kind {
     Records,
 }
 
-impl Kind {
+impl SelectorKind {
     /// The operators that fit, for errors.
     pub(super) fn operators(self) -> &'static str {
         match self {
@@ -42,7 +42,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for SelectorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Text => "text",
@@ -57,13 +57,13 @@ impl fmt::Display for Kind {
 
 /// One row of a [`Schema`].
 #[derive(Debug, Clone, Copy)]
-pub struct Selector<F> {
-    /// Names joined by dots, for example `Service.Port`. At most one of them may be `*`: any key of a map, which the
-    /// record is then asked for, as in `metadata.*` and `TaggedAddresses.*.Port`. A name that ends in `[]` is a list of
+pub struct FilterSelector<F> {
+    /// Names joined by dots, for example `Service.ListenerConfig`. At most one of them may be `*`: any key of a map, which the
+    /// record is then asked for, as in `metadata.*` and `TaggedAddresses.*.ListenerConfig`. A name that ends in `[]` is a list of
     /// records, as in `Checks[].Status`; filters are written without it.
     pub path: &'static str,
     /// What it selects.
-    pub kind: Kind,
+    pub kind: SelectorKind,
     /// How the record knows it.
     pub field: F,
 }
@@ -71,12 +71,12 @@ pub struct Selector<F> {
 /// The selectors of a kind of record. Made to be a constant. Where several fit, the first one is taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Schema<F: 'static> {
-    selectors: &'static [Selector<F>],
+    selectors: &'static [FilterSelector<F>],
 }
 
 /// A selector found in a schema.
 pub(super) struct Resolved<F> {
-    pub(super) kind: Kind,
+    pub(super) kind: SelectorKind,
     pub(super) field: F,
     pub(super) key: Option<Box<str>>,
 }
@@ -84,7 +84,7 @@ pub(super) struct Resolved<F> {
 impl<F: Copy> Schema<F> {
     /// A schema of these selectors.
     #[must_use]
-    pub const fn new(selectors: &'static [Selector<F>]) -> Self {
+    pub const fn new(selectors: &'static [FilterSelector<F>]) -> Self {
         Self { selectors }
     }
 
@@ -106,10 +106,10 @@ impl<F: Copy> Schema<F> {
     }
 
     /// The problem to report where [`Self::resolve`] found nothing.
-    pub(super) fn unknown(&self, path: &[String], written: &str) -> Problem {
+    pub(super) fn unknown(&self, path: &[String], written: &str) -> FilterErrorKind {
         let known: Vec<_> =
             self.selectors.iter().map(|selector| selector.path.replace('*', "<key>").replace("[]", "")).collect();
-        Problem::UnknownSelector {
+        FilterErrorKind::UnknownSelector {
             selector: excerpt(written),
             suggestion: self.unquoted_key(path).or_else(|| self.nearest(path)),
             known: known.join(", "),

@@ -27,38 +27,40 @@ pub(super) enum Field {
 }
 
 pub(super) const SCHEMA: Schema<Field> = {
-    const fn selector(path: &'static str, kind: Kind, field: Field) -> Selector<Field> {
-        Selector { path, kind, field }
+    const fn selector(path: &'static str, kind: SelectorKind, field: Field) -> FilterSelector<Field> {
+        FilterSelector { path, kind, field }
     }
     Schema::new(&[
-        selector("id", Kind::Text, Field::Id),
-        selector("weight", Kind::Number, Field::Weight),
-        selector("enabled", Kind::Boolean, Field::Enabled),
-        selector("tags", Kind::List, Field::Tags),
-        selector("metadata", Kind::Map, Field::Metadata),
-        selector("metadata.*", Kind::Text, Field::Metadata),
-        selector("Checks.Status", Kind::Text, Field::CheckStatus),
-        selector("Ports", Kind::Map, Field::Ports),
-        selector("Ports.*.Number", Kind::Number, Field::Ports),
+        selector("id", SelectorKind::Text, Field::Id),
+        selector("weight", SelectorKind::Number, Field::Weight),
+        selector("enabled", SelectorKind::Boolean, Field::Enabled),
+        selector("tags", SelectorKind::List, Field::Tags),
+        selector("metadata", SelectorKind::Map, Field::Metadata),
+        selector("metadata.*", SelectorKind::Text, Field::Metadata),
+        selector("Checks.Status", SelectorKind::Text, Field::CheckStatus),
+        selector("Ports", SelectorKind::Map, Field::Ports),
+        selector("Ports.*.Number", SelectorKind::Number, Field::Ports),
     ])
 };
 
-impl Record for Sample {
+impl Filterable for Sample {
     type Field = Field;
 
-    fn any(&self, field: Field, key: Option<&str>, test: impl Fn(Value<'_>) -> bool) -> bool {
+    fn any(&self, field: Field, key: Option<&str>, test: impl Fn(FieldValue<'_>) -> bool) -> bool {
         match (field, key) {
-            (Field::Id, _) => test(Value::Text(self.id)),
-            (Field::Weight, _) => test(Value::Number(self.weight)),
-            (Field::Enabled, _) => test(Value::Boolean(self.enabled)),
-            (Field::Tags, _) => test(Value::Members(&self.tags)),
-            (Field::Metadata, None) => test(Value::Members(&self.metadata)),
+            (Field::Id, _) => test(FieldValue::Text(self.id)),
+            (Field::Weight, _) => test(FieldValue::Number(self.weight)),
+            (Field::Enabled, _) => test(FieldValue::Boolean(self.enabled)),
+            (Field::Tags, _) => test(FieldValue::Members(&self.tags)),
+            (Field::Metadata, None) => test(FieldValue::Members(&self.metadata)),
             (Field::Metadata, Some(key)) => {
-                test(self.metadata.get(key).map_or(Value::Missing, |text| Value::Text(text)))
+                test(self.metadata.get(key).map_or(FieldValue::Missing, |text| FieldValue::Text(text)))
             }
-            (Field::CheckStatus, _) => self.checks.iter().any(|status| test(Value::Text(status))),
-            (Field::Ports, None) => test(Value::Members(&self.ports)),
-            (Field::Ports, Some(key)) => test(self.ports.get(key).map_or(Value::Missing, |port| Value::Number(*port))),
+            (Field::CheckStatus, _) => self.checks.iter().any(|status| test(FieldValue::Text(status))),
+            (Field::Ports, None) => test(FieldValue::Members(&self.ports)),
+            (Field::Ports, Some(key)) => {
+                test(self.ports.get(key).map_or(FieldValue::Missing, |port| FieldValue::Number(*port)))
+            }
         }
     }
 }

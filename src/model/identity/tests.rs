@@ -109,7 +109,8 @@ fn the_longest_node_and_id_make_an_id() {
 #[test]
 fn stored_ids_of_the_old_form_are_made_anew() {
     let restored = |service: &str, stored: &str, node: &str, id: &str| {
-        let mut listing = Arc::new(Listing { node: node.into(), id: id.into(), ..Listing::default() });
+        let mut listing =
+            Arc::new(ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() });
         let service = ServiceName::kept(service).unwrap();
         let made = InstanceId::restored(&service, stored, Some(&mut listing)).unwrap();
         (made.to_string(), listing.node.to_string())

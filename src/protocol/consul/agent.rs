@@ -4,11 +4,11 @@ use std::{borrow::Cow, hash::Hasher, net::IpAddr, sync::Arc};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use super::view::{Map, Node};
+use super::view::{Map, NodeView};
 use crate::{
     model::{
-        Address, Checks, Incarnation, Instance, InstanceId, Invalid, Listing, Marks, Metadata, Revision, ServiceName,
-        Tags, WallTime, Weight, node_id, same_node,
+        Address, Conditions, ConsulRegistration, FieldError, Incarnation, Instance, InstanceChecks, InstanceId,
+        Metadata, Revision, ServiceName, Tags, UnixMillis, Weight, node_id, same_node,
     },
     registry::{Entry, Registry},
 };
@@ -23,7 +23,7 @@ pub(super) const SERVER_PORT: u16 = 8300;
 
 /// An agent on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Agent {
+pub struct AgentIdentity {
     /// The datacenter.
     pub datacenter: String,
     /// The name of the node.
@@ -36,7 +36,7 @@ pub struct Agent {
     pub meta: Metadata,
 }
 
-impl Agent {
+impl AgentIdentity {
     /// A UUID that stays as long as the registry lives.
     #[must_use]
     pub fn made_up_id(life: Incarnation, node: &str) -> String {
@@ -60,7 +60,7 @@ impl Agent {
     }
 
     /// The service that this is, as every Consul has one.
-    pub(super) fn itself(&self, registry: &Registry) -> Result<Instance, Invalid> {
+    pub(super) fn itself(&self, registry: &Registry) -> Result<Instance, FieldError> {
         let revision = Revision(registry.beginning().0.max(2) - 1);
         let version = std::collections::BTreeMap::from([("version".to_owned(), VERSION.to_owned())]);
         let address = self.address.to_string();
@@ -72,22 +72,22 @@ impl Agent {
             metadata: Metadata::parse(version.iter())?,
             weight: Weight::USUAL,
             locality: None,
-            checks: Checks::default(),
-            marks: Marks::default(),
-            listing: Some(Arc::new(Listing {
+            checks: InstanceChecks::default(),
+            marks: Conditions::default(),
+            listing: Some(Arc::new(ConsulRegistration {
                 id: ITSELF.into(),
                 warning_weight: 1,
-                described: revision,
-                ..Listing::default()
+                description_revision: revision,
+                ..ConsulRegistration::default()
             })),
-            registered_at: WallTime(0),
+            registered_at: UnixMillis(0),
             registered_revision: revision,
             revision,
         })
     }
 
     /// Our node.
-    pub(super) fn own_node(&self, registry: &Registry) -> Node<'_> {
+    pub(super) fn own_node(&self, registry: &Registry) -> NodeView<'_> {
         let address = self.address.to_string();
         let kind = if self.address.is_ipv4() {
             ["lan", "lan_ipv4", "wan", "wan_ipv4"]
@@ -99,7 +99,7 @@ impl Agent {
         meta.insert("consul-network-segment".into(), "".into());
         meta.insert("consul-version".into(), VERSION.into());
         let index = registry.beginning().0.max(2);
-        Node {
+        NodeView {
             id: Cow::Borrowed(&self.id),
             node: Cow::Borrowed(&self.node),
             address: address.into(),
@@ -113,7 +113,7 @@ impl Agent {
     }
 
     /// Another node, as it was registered.
-    pub(super) fn other_node<'a>(&'a self, node: &'a Instance) -> Node<'a> {
+    pub(super) fn other_node<'a>(&'a self, node: &'a Instance) -> NodeView<'a> {
         let listing = node.listing.as_deref();
         let tagged: Map<'_> = listing
             .iter()
@@ -121,7 +121,7 @@ impl Agent {
             .map(|(name, host, _)| (Cow::Borrowed(&**name), Cow::Borrowed(&**host)))
             .collect();
         let meta: Map<'_> = node.metadata.iter().map(|(key, value)| (key.into(), value.into())).collect();
-        Node {
+        NodeView {
             id: Cow::Borrowed(listing.map_or("", |listing| &*listing.id)),
             node: Cow::Borrowed(listing.map_or("", |listing| &*listing.node)),
             address: Cow::Borrowed(listing.map_or("", |listing| &*listing.address)),
@@ -129,20 +129,20 @@ impl Agent {
             tagged_addresses: (!tagged.is_empty()).then_some(tagged),
             meta: (!meta.is_empty()).then_some(meta),
             create_index: node.registered_revision.0,
-            modify_index: listing.map_or(node.revision, |listing| listing.described).0,
+            modify_index: listing.map_or(node.revision, |listing| listing.description_revision).0,
         }
     }
 }
 
 /// A node and what is registered of it: of ours, perhaps nothing.
 #[derive(Debug, Clone)]
-pub(super) struct Host {
+pub(super) struct AgentNode {
     /// As it is kept: empty for ours.
     pub(super) name: Box<str>,
     pub(super) entry: Option<Arc<Entry>>,
 }
 
-impl Host {
+impl AgentNode {
     /// Ours.
     pub(super) fn own(registry: &Registry) -> Self {
         Self { name: "".into(), entry: registry.node("") }
@@ -167,7 +167,7 @@ impl Host {
     }
 
     /// All nodes, by name.
-    pub(super) fn all(registry: &Registry, agent: &Agent) -> Vec<Self> {
+    pub(super) fn all(registry: &Registry, agent: &AgentIdentity) -> Vec<Self> {
         let blocks = registry.blocks(&crate::model::nodes());
         let all = blocks.iter().flat_map(|block| block.entries()).map(|entry| Self::new("", Some(Arc::clone(entry))));
         let others = all.filter(|host| !host.name.is_empty());
@@ -177,11 +177,11 @@ impl Host {
     }
 
     /// As it is shown.
-    pub(super) fn view<'a>(&'a self, agent: &'a Agent, registry: &Registry) -> Node<'a> {
+    pub(super) fn view<'a>(&'a self, agent: &'a AgentIdentity, registry: &Registry) -> NodeView<'a> {
         match &self.entry {
             Some(entry) if !self.name.is_empty() => agent.other_node(&entry.instance),
             Some(_) | None if self.name.is_empty() => agent.own_node(registry),
-            _ => Node {
+            _ => NodeView {
                 id: "".into(),
                 node: Cow::Borrowed(&self.name),
                 address: "".into(),
@@ -201,10 +201,10 @@ mod tests {
 
     #[test]
     fn a_made_up_id_is_a_uuid_and_stays() {
-        let id = Agent::made_up_id(Incarnation(7), "n1");
-        assert_eq!(id, Agent::made_up_id(Incarnation(7), "n1"));
-        assert_ne!(id, Agent::made_up_id(Incarnation(8), "n1"));
-        assert_ne!(id, Agent::made_up_id(Incarnation(7), "n2"));
+        let id = AgentIdentity::made_up_id(Incarnation(7), "n1");
+        assert_eq!(id, AgentIdentity::made_up_id(Incarnation(7), "n1"));
+        assert_ne!(id, AgentIdentity::made_up_id(Incarnation(8), "n1"));
+        assert_ne!(id, AgentIdentity::made_up_id(Incarnation(7), "n2"));
         assert_eq!((id.len(), &id[14..15]), (36, "4"));
         assert!("89ab".contains(&id[19..20]), "{id}");
     }

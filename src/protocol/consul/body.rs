@@ -11,14 +11,14 @@ use std::{borrow::Cow, mem, time::Duration};
 
 use serde_json::error::Category;
 
-use super::Problem;
+use super::ConsulError;
 pub(super) use catalog::{CatalogDeregistration, CatalogRegistration};
-pub(super) use check::{Asked, CheckUpdate};
-pub(super) use registration::{Service, sidecar_id};
-use value::Value;
+pub(super) use check::{CheckRequest, CheckUpdate};
+pub(super) use registration::{ServiceRequest, sidecar_id};
+use value::JsonValue;
 
 /// Reads what was sent as an object.
-pub(super) fn object<'a>(bytes: &'a [u8], of: &'static str) -> Result<Fields<'a>, Problem> {
+pub(super) fn object<'a>(bytes: &'a [u8], of: &'static str) -> Result<Fields<'a>, ConsulError> {
     // All of it at once, rather than text by text. What is wrong is told by the other.
     let value = match str::from_utf8(bytes) {
         Ok(text) => serde_json::from_str(text),
@@ -26,7 +26,7 @@ pub(super) fn object<'a>(bytes: &'a [u8], of: &'static str) -> Result<Fields<'a>
     };
     match value {
         Ok(value) => Fields::of(value, of),
-        Err(error) => Err(Problem::Decode(syntax(bytes, &error))),
+        Err(error) => Err(ConsulError::Decode(syntax(bytes, &error))),
     }
 }
 
@@ -59,76 +59,77 @@ pub(super) type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 pub(super) struct Fields<'a> {
     /// What it is, for errors.
     of: &'static str,
-    left: Vec<(Cow<'a, str>, Value<'a>)>,
+    left: Vec<(Cow<'a, str>, JsonValue<'a>)>,
 }
 
 impl<'a> Fields<'a> {
-    fn of(value: Value<'a>, of: &'static str) -> Result<Self, Problem> {
+    fn of(value: JsonValue<'a>, of: &'static str) -> Result<Self, ConsulError> {
         match value {
-            Value::Null => Ok(Self { of, left: Vec::new() }),
-            Value::Object(left) => Ok(Self { of, left }),
+            JsonValue::Null => Ok(Self { of, left: Vec::new() }),
+            JsonValue::Object(left) => Ok(Self { of, left }),
             other => {
                 let kind = other.kind();
-                Err(Problem::Decode(format!("json: cannot unmarshal {kind} into Go value of type {of}")))
+                Err(ConsulError::Decode(format!("json: cannot unmarshal {kind} into Go value of type {of}")))
             }
         }
     }
 
     /// Takes a field out, by any of its names. Of several, the last counts.
-    fn take(&mut self, names: &[&str]) -> Option<Value<'a>> {
+    fn take(&mut self, names: &[&str]) -> Option<JsonValue<'a>> {
         let mut found = None;
-        let known = |(name, _): &(Cow<'_, str>, Value<'_>)| names.iter().any(|known| known.eq_ignore_ascii_case(name));
+        let known =
+            |(name, _): &(Cow<'_, str>, JsonValue<'_>)| names.iter().any(|known| known.eq_ignore_ascii_case(name));
         while let Some(at) = self.left.iter().position(known) {
             found = Some(self.left.remove(at).1);
         }
-        found.filter(|value| !matches!(value, Value::Null))
+        found.filter(|value| !matches!(value, JsonValue::Null))
     }
 
-    fn wrong(&self, name: &str, value: &Value<'_>, wanted: &str) -> Problem {
+    fn wrong(&self, name: &str, value: &JsonValue<'_>, wanted: &str) -> ConsulError {
         let (of, kind) = (self.of, value.kind());
-        Problem::Decode(format!("json: cannot unmarshal {kind} into Go struct field {of}.{name} of type {wanted}"))
+        ConsulError::Decode(format!("json: cannot unmarshal {kind} into Go struct field {of}.{name} of type {wanted}"))
     }
 
-    fn text(&mut self, names: &[&str]) -> Result<Cow<'a, str>, Problem> {
+    fn text(&mut self, names: &[&str]) -> Result<Cow<'a, str>, ConsulError> {
         match self.take(names) {
             None => Ok(Cow::default()),
-            Some(Value::Text(text)) => Ok(text),
+            Some(JsonValue::Text(text)) => Ok(text),
             Some(other) => Err(self.wrong(names[0], &other, "string")),
         }
     }
 
-    fn switch(&mut self, names: &[&str]) -> Result<bool, Problem> {
+    fn switch(&mut self, names: &[&str]) -> Result<bool, ConsulError> {
         match self.take(names) {
             None => Ok(false),
-            Some(Value::Bool(on)) => Ok(on),
+            Some(JsonValue::Bool(on)) => Ok(on),
             Some(other) => Err(self.wrong(names[0], &other, "bool")),
         }
     }
 
-    fn number(&mut self, names: &[&str]) -> Result<Option<i64>, Problem> {
+    fn number(&mut self, names: &[&str]) -> Result<Option<i64>, ConsulError> {
         let Some(value) = self.take(names) else { return Ok(None) };
-        let number = if let Value::Number(number) = &value { number.as_i64() } else { None };
+        let number = if let JsonValue::Number(number) = &value { number.as_i64() } else { None };
         number.map(Some).ok_or_else(|| self.wrong(names[0], &value, "int"))
     }
 
-    fn texts(&mut self, names: &[&str]) -> Result<Vec<Cow<'a, str>>, Problem> {
+    fn texts(&mut self, names: &[&str]) -> Result<Vec<Cow<'a, str>>, ConsulError> {
         let Some(value) = self.take(names) else { return Ok(Vec::new()) };
-        let Value::List(values) = value else { return Err(self.wrong(names[0], &value, "[]string")) };
+        let JsonValue::List(values) = value else { return Err(self.wrong(names[0], &value, "[]string")) };
         let text = |value| match value {
-            Value::Text(text) => Ok(text),
-            Value::Null => Ok(Cow::default()),
+            JsonValue::Text(text) => Ok(text),
+            JsonValue::Null => Ok(Cow::default()),
             other => Err(self.wrong(names[0], &other, "string")),
         };
         values.into_iter().map(text).collect()
     }
 
     /// Pairs of texts, by the first of each. Of several, the last counts.
-    fn map(&mut self, names: &[&str]) -> Result<Vec<Pair<'a>>, Problem> {
+    fn map(&mut self, names: &[&str]) -> Result<Vec<Pair<'a>>, ConsulError> {
         let Some(value) = self.take(names) else { return Ok(Vec::new()) };
-        let Value::Object(fields) = value else { return Err(self.wrong(names[0], &value, "map[string]string")) };
+        let JsonValue::Object(fields) = value else { return Err(self.wrong(names[0], &value, "map[string]string")) };
         let pair = |(key, value)| match value {
-            Value::Text(text) => Ok((key, text)),
-            Value::Null => Ok((key, Cow::default())),
+            JsonValue::Text(text) => Ok((key, text)),
+            JsonValue::Null => Ok((key, Cow::default())),
             other => Err(self.wrong(names[0], &other, "string")),
         };
         let mut pairs = fields.into_iter().map(pair).collect::<Result<Vec<_>, _>>()?;
@@ -143,21 +144,21 @@ impl<'a> Fields<'a> {
         Ok(pairs)
     }
 
-    fn duration(&mut self, names: &[&str]) -> Result<Duration, Problem> {
+    fn duration(&mut self, names: &[&str]) -> Result<Duration, ConsulError> {
         match self.take(names) {
             None => Ok(Duration::ZERO),
-            Some(Value::Text(text)) => {
+            Some(JsonValue::Text(text)) => {
                 // Less than nothing is nothing, as for numbers: what needs more refuses both.
                 let span = match text.strip_prefix('-') {
                     Some(rest) if !rest.starts_with('+') => go_duration(rest).map(|_| Duration::ZERO),
                     _ => go_duration(&text),
                 };
-                span.ok_or_else(|| Problem::Decode(format!("time: invalid duration {text:?}")))
+                span.ok_or_else(|| ConsulError::Decode(format!("time: invalid duration {text:?}")))
             }
-            Some(Value::Number(number)) if number.is_i64() || number.is_u64() => {
+            Some(JsonValue::Number(number)) if number.is_i64() || number.is_u64() => {
                 Ok(Duration::from_nanos(number.as_u64().unwrap_or_default()))
             }
-            Some(Value::Number(number)) => {
+            Some(JsonValue::Number(number)) => {
                 let nanoseconds = number.as_f64().filter(|number| number.is_finite()).unwrap_or_default().max(0.0);
                 Ok(Duration::try_from_secs_f64(nanoseconds / 1e9).unwrap_or(Duration::MAX))
             }
@@ -165,26 +166,26 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn nested(&mut self, names: &[&str], of: &'static str) -> Result<Option<Self>, Problem> {
+    fn nested(&mut self, names: &[&str], of: &'static str) -> Result<Option<Self>, ConsulError> {
         self.take(names).map(|value| Self::of(value, of)).transpose()
     }
 
-    fn list(&mut self, names: &[&str], of: &'static str) -> Result<Vec<Self>, Problem> {
+    fn list(&mut self, names: &[&str], of: &'static str) -> Result<Vec<Self>, ConsulError> {
         match self.take(names) {
             None => Ok(Vec::new()),
-            Some(Value::List(values)) => values.into_iter().map(|value| Self::of(value, of)).collect(),
+            Some(JsonValue::List(values)) => values.into_iter().map(|value| Self::of(value, of)).collect(),
             Some(other) => Err(self.wrong(names[0], &other, "slice")),
         }
     }
 
     /// Puts a text in.
     fn put_text(&mut self, name: &'static str, text: Cow<'a, str>) {
-        self.left.push((Cow::Borrowed(name), Value::Text(text)));
+        self.left.push((Cow::Borrowed(name), JsonValue::Text(text)));
     }
 
     /// Puts a part back that was taken out to be looked at.
     fn put(&mut self, name: &'static str, part: Self) {
-        self.left.push((Cow::Borrowed(name), Value::Object(part.left)));
+        self.left.push((Cow::Borrowed(name), JsonValue::Object(part.left)));
     }
 
     /// Fields that are known, and mean nothing here.
@@ -194,7 +195,7 @@ impl<'a> Fields<'a> {
 
     /// Whether nothing was said.
     fn is_empty(&self) -> bool {
-        self.left.iter().all(|(_, value)| matches!(value, Value::Null))
+        self.left.iter().all(|(_, value)| matches!(value, JsonValue::Null))
     }
 
     /// Whether anything in it, however deep, is neither empty nor false: who reads a service and registers it again sends empty
@@ -204,9 +205,9 @@ impl<'a> Fields<'a> {
     }
 
     /// All that is left is known to nobody.
-    fn end(self) -> Result<(), Problem> {
+    fn end(self) -> Result<(), ConsulError> {
         match self.left.first() {
-            Some((name, _)) => Err(Problem::Decode(format!("json: unknown field {name:?}"))),
+            Some((name, _)) => Err(ConsulError::Decode(format!("json: unknown field {name:?}"))),
             None => Ok(()),
         }
     }

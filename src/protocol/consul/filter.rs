@@ -8,31 +8,33 @@ mod tests;
 use serde::Serialize;
 use serde_json::{Number, Value as Json};
 
-use super::Problem;
-use crate::model::filter::{self, Filter, FilterError, Kind, Members, Record, Schema, Selector, Value};
+use super::ConsulError;
+use crate::model::filter::{
+    self, CollectionItems, FieldValue, Filter, FilterError, FilterSelector, Filterable, Schema, SelectorKind,
+};
 pub(super) use selectors::{CATALOG, CHECKS, ENTRIES, NODES, SERVICES};
 
 /// A field of what is shown: its path, and what it has where it is left out.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Field {
+pub(super) struct ConsulField {
     path: &'static str,
-    kind: Kind,
+    kind: SelectorKind,
 }
 
 /// A filter of a query.
 #[derive(Debug)]
-pub(super) struct Wanted(Option<Filter<Field>>);
+pub(super) struct ConsulFilter(Option<Filter<ConsulField>>);
 
-impl Wanted {
+impl ConsulFilter {
     /// The filter that a query has, if it has one.
-    pub(super) fn parse(text: Option<&str>, schema: &Schema<Field>) -> Result<Self, Problem> {
+    pub(super) fn parse(text: Option<&str>, schema: &Schema<ConsulField>) -> Result<Self, ConsulError> {
         let text = text.unwrap_or_default();
         if text.trim().is_empty() {
             return Ok(Self(None));
         }
         let refused = |error: FilterError| {
             let why = reason(&error);
-            Problem::Server(format!("Failed to create boolean expression evaluator: {why}"))
+            ConsulError::Server(format!("Failed to create boolean expression evaluator: {why}"))
         };
         Filter::parse(text, schema).map(|filter| Self(Some(filter))).map_err(refused)
     }
@@ -46,28 +48,28 @@ impl Wanted {
     pub(super) fn takes(&self, shown: &impl Serialize) -> bool {
         let Some(filter) = &self.0 else { return true };
         // What cannot be shown will not be.
-        serde_json::to_value(shown).is_ok_and(|shown| filter.matches(&Shown(&shown)))
+        serde_json::to_value(shown).is_ok_and(|shown| filter.matches(&FilterTarget(&shown)))
     }
 }
 
 /// Why a filter is refused: in Consul's words, where the rules are the same.
 fn reason(error: &FilterError) -> String {
     match &error.problem {
-        filter::Problem::UnknownSelector { selector, .. } => format!("Selector {selector:?} is not valid"),
-        filter::Problem::Operator { operator, selector, .. } => {
+        filter::FilterErrorKind::UnknownSelector { selector, .. } => format!("Selector {selector:?} is not valid"),
+        filter::FilterErrorKind::Operator { operator, selector, .. } => {
             format!("Invalid match operator {:?} for selector {selector:?}", operator_name(operator))
         }
-        filter::Problem::Value { value, selector, kind } => {
-            let function = if *kind == Kind::Boolean { "ParseBool" } else { "ParseInt" };
+        filter::FilterErrorKind::Value { value, selector, kind } => {
+            let function = if *kind == SelectorKind::Boolean { "ParseBool" } else { "ParseInt" };
             let parsing = format!("strconv.{function}: parsing {value:?}: invalid syntax");
             format!("Failed to coerce value {value:?} for selector {selector:?}: {parsing}")
         }
-        filter::Problem::TooLong { .. }
-        | filter::Problem::TooDeep
-        | filter::Problem::TooManyPatterns
-        | filter::Problem::Syntax { .. }
-        | filter::Problem::Pattern { .. }
-        | filter::Problem::PatternTooLarge { .. } => error.to_string(),
+        filter::FilterErrorKind::TooLong { .. }
+        | filter::FilterErrorKind::TooDeep
+        | filter::FilterErrorKind::TooManyPatterns
+        | filter::FilterErrorKind::Syntax { .. }
+        | filter::FilterErrorKind::Pattern { .. }
+        | filter::FilterErrorKind::PatternTooLarge { .. } => error.to_string(),
     }
 }
 
@@ -87,19 +89,25 @@ fn operator_name(written: &str) -> String {
 }
 
 /// Something that is shown.
-struct Shown<'a>(&'a Json);
+struct FilterTarget<'a>(&'a Json);
 
-impl Record for Shown<'_> {
-    type Field = Field;
+impl Filterable for FilterTarget<'_> {
+    type Field = ConsulField;
 
-    fn any(&self, field: Field, key: Option<&str>, test: impl Fn(Value<'_>) -> bool) -> bool {
+    fn any(&self, field: ConsulField, key: Option<&str>, test: impl Fn(FieldValue<'_>) -> bool) -> bool {
         any(Some(self.0), field.path, field.kind, key, &test)
     }
 }
 
 /// Follows a path, through every element of a list. What is empty may be left out, or null: a list has no elements then, a map
 /// no keys, and any other field the value that Go gives it.
-fn any(at: Option<&Json>, path: &str, kind: Kind, key: Option<&str>, test: &dyn Fn(Value<'_>) -> bool) -> bool {
+fn any(
+    at: Option<&Json>,
+    path: &str,
+    kind: SelectorKind,
+    key: Option<&str>,
+    test: &dyn Fn(FieldValue<'_>) -> bool,
+) -> bool {
     if path.is_empty() {
         return with_value(at, kind, test);
     }
@@ -107,7 +115,7 @@ fn any(at: Option<&Json>, path: &str, kind: Kind, key: Option<&str>, test: &dyn 
     let field = |name: &str| at.and_then(|at| at.get(name));
     if name == "*" {
         return match field(key.unwrap_or_default()) {
-            None => test(Value::MissingInConsul),
+            None => test(FieldValue::MissingInConsul),
             there => any(there, rest, kind, key, test),
         };
     }
@@ -122,22 +130,26 @@ fn any(at: Option<&Json>, path: &str, kind: Kind, key: Option<&str>, test: &dyn 
 }
 
 /// Tests the value at the end of a path.
-fn with_value(at: Option<&Json>, kind: Kind, test: &dyn Fn(Value<'_>) -> bool) -> bool {
+fn with_value(at: Option<&Json>, kind: SelectorKind, test: &dyn Fn(FieldValue<'_>) -> bool) -> bool {
     match (kind, at) {
-        (Kind::Text, Some(Json::String(string))) => test(Value::Text(string)),
+        (SelectorKind::Text, Some(Json::String(string))) => test(FieldValue::Text(string)),
         // Of what a proxy is configured with, anything may be asked for as text.
-        (Kind::Text, Some(scalar @ (Json::Number(_) | Json::Bool(_)))) => test(Value::Text(&scalar.to_string())),
-        (Kind::Text, _) => test(Value::Text("")),
-        (Kind::Number, at) => {
-            let number = at.and_then(Json::as_number).and_then(Number::as_i64);
-            test(Value::Number(number.unwrap_or_default()))
+        (SelectorKind::Text, Some(scalar @ (Json::Number(_) | Json::Bool(_)))) => {
+            test(FieldValue::Text(&scalar.to_string()))
         }
-        (Kind::Boolean, at) => test(Value::Boolean(at.and_then(Json::as_bool).unwrap_or_default())),
-        (Kind::List | Kind::Map | Kind::Records, at) => test(Value::Members(at.unwrap_or(&Json::Null))),
+        (SelectorKind::Text, _) => test(FieldValue::Text("")),
+        (SelectorKind::Number, at) => {
+            let number = at.and_then(Json::as_number).and_then(Number::as_i64);
+            test(FieldValue::Number(number.unwrap_or_default()))
+        }
+        (SelectorKind::Boolean, at) => test(FieldValue::Boolean(at.and_then(Json::as_bool).unwrap_or_default())),
+        (SelectorKind::List | SelectorKind::Map | SelectorKind::Records, at) => {
+            test(FieldValue::Members(at.unwrap_or(&Json::Null)))
+        }
     }
 }
 
-impl Members for Json {
+impl CollectionItems for Json {
     fn is_empty(&self) -> bool {
         match self {
             Json::Array(elements) => elements.is_empty(),

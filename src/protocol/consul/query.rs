@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use axum::http::{HeaderMap, HeaderName, header::ACCEPT_ENCODING, request::Parts};
 use percent_encoding::percent_decode_str;
 
-use super::{Agent, Problem, body::go_duration};
+use super::{AgentIdentity, ConsulError, body::go_duration};
 
 /// How long a query waits where nothing is said, and at most.
 const WAIT: Duration = Duration::from_mins(5);
@@ -50,41 +50,41 @@ pub(super) struct Query {
 }
 
 impl Query {
-    pub(super) fn parse(head: &Parts, agent: &Agent) -> Result<Self, Problem> {
+    pub(super) fn parse(head: &Parts, agent: &AgentIdentity) -> Result<Self, ConsulError> {
         let pairs = pairs(head.uri.query().unwrap_or_default());
         let find = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         for (name, what) in [("ns", "Namespaces are"), ("partition", "Partitions are")] {
             if find(name).is_some_and(|value| !value.is_empty()) {
-                return Err(Problem::Enterprise(name, what));
+                return Err(ConsulError::Enterprise(name, what));
             }
         }
         for (header, name, what) in
             [(&NAMESPACE, "X-Consul-Namespace", "Namespaces are"), (&PARTITION, "X-Consul-Partition", "Partitions are")]
         {
             if head.headers.get(header).is_some_and(|value| !value.is_empty()) {
-                return Err(Problem::EnterpriseHeader(name, what));
+                return Err(ConsulError::EnterpriseHeader(name, what));
             }
         }
         if let Some(dc) = find("dc").filter(|dc| !dc.is_empty() && *dc != agent.datacenter) {
             tracing::debug!(dc, "a query for another datacenter");
-            return Err(Problem::NoPathToDatacenter);
+            return Err(ConsulError::NoPathToDatacenter);
         }
         let flag = |name: &str| find(name).is_some();
         let consistency = match (flag("stale") || flag("max_stale"), flag("consistent")) {
             (true, true) => {
-                return Err(Problem::Text("Cannot specify ?stale with ?consistent, conflicting semantics."));
+                return Err(ConsulError::Text("Cannot specify ?stale with ?consistent, conflicting semantics."));
             }
             (true, false) => Consistency::Stale,
             (false, true) => Consistency::Consistent,
             (false, false) => Consistency::Leader,
         };
         if flag("cached") && flag("consistent") {
-            return Err(Problem::Text("Cannot specify ?cached with ?consistent, conflicting semantics."));
+            return Err(ConsulError::Text("Cannot specify ?cached with ?consistent, conflicting semantics."));
         }
         let index = find("index").filter(|text| !text.is_empty());
-        let index = index.map_or(Ok(0), str::parse).map_err(|_| Problem::Text("Invalid index"))?;
+        let index = index.map_or(Ok(0), str::parse).map_err(|_| ConsulError::Text("Invalid index"))?;
         let wait = find("wait").filter(|text| !text.is_empty());
-        let wait = wait.map_or(Some(WAIT), go_duration).ok_or(Problem::Text("Invalid wait time"))?;
+        let wait = wait.map_or(Some(WAIT), go_duration).ok_or(ConsulError::Text("Invalid wait time"))?;
         let wait = if wait.is_zero() { WAIT } else { wait.min(LONGEST_WAIT) };
         let (cached, pretty, gzip) = (flag("cached"), flag("pretty"), accepts_gzip(&head.headers));
         Ok(Self { pairs, index, wait, consistency, cached, pretty, gzip })
@@ -101,11 +101,11 @@ impl Query {
     }
 
     /// Whether a parameter is set, as Go reads booleans; alone, it is.
-    pub(super) fn switch(&self, name: &'static str) -> Result<bool, Problem> {
+    pub(super) fn switch(&self, name: &'static str) -> Result<bool, ConsulError> {
         match self.get(name) {
             Some("" | "1" | "t" | "T" | "TRUE" | "true" | "True") => Ok(true),
             None | Some("0" | "f" | "F" | "FALSE" | "false" | "False") => Ok(false),
-            Some(_) => Err(Problem::Switch(name)),
+            Some(_) => Err(ConsulError::Switch(name)),
         }
     }
 

@@ -11,16 +11,16 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{
-    Call, Consul, Endpoint, Problem,
+    Consul, ConsulEndpoint, ConsulError, ConsulRequest,
     agent::{ITSELF, SERVER_PORT, VERSION},
-    reply::{Reply, encode},
-    wait::Subject,
+    blocking::QuerySubject,
+    response::{ConsulResponse, encode},
 };
 use crate::{
     model::{Revision, ServiceName},
     registry::Registry,
 };
-pub(super) use tags::Gathered;
+pub(super) use tags::ServiceTagsCache;
 
 /// Endpoints of a service whose answers are kept.
 const HEALTH_SERVICE: &str = "health/service";
@@ -29,54 +29,61 @@ const CATALOG_SERVICE: &str = "catalog/service";
 
 impl Consul {
     /// Answers a question.
-    pub(super) async fn read(&self, endpoint: Endpoint, call: &Call) -> Result<Reply, Problem> {
+    pub(super) async fn read(
+        &self,
+        endpoint: ConsulEndpoint,
+        call: &ConsulRequest,
+    ) -> Result<ConsulResponse, ConsulError> {
         // All that have an index wait for room once they know it.
-        if matches!(endpoint, Endpoint::AgentServices | Endpoint::AgentChecks | Endpoint::AgentHealthByName) {
+        if matches!(
+            endpoint,
+            ConsulEndpoint::AgentServices | ConsulEndpoint::AgentChecks | ConsulEndpoint::AgentHealthByName
+        ) {
             call.connection.wait_for_room().await?;
         }
         match endpoint {
-            Endpoint::HealthService => Box::pin(self.health_service(call)).await,
-            Endpoint::HealthChecks => Box::pin(self.health_checks(call)).await,
-            Endpoint::HealthState => Box::pin(self.health_state(call)).await,
-            Endpoint::HealthNode => Box::pin(self.health_node(call)).await,
-            Endpoint::CatalogServices => Box::pin(self.catalog_services(call)).await,
-            Endpoint::CatalogService => Box::pin(self.catalog_service(call)).await,
-            Endpoint::CatalogNodes => Box::pin(self.catalog_nodes(call)).await,
-            Endpoint::CatalogNode => Box::pin(self.catalog_node(call, true)).await,
-            Endpoint::CatalogNodeServices => Box::pin(self.catalog_node(call, false)).await,
-            Endpoint::AgentServices => self.agent_services(call),
-            Endpoint::AgentService => Box::pin(self.agent_service(call)).await,
-            Endpoint::AgentChecks => self.agent_checks(call),
-            Endpoint::AgentHealthByName => self.agent_health_by_name(call),
-            Endpoint::AgentHealthById => self.agent_health_by_id(call),
-            Endpoint::AgentSelf => Self::plain(call, &self.agent_self()),
-            Endpoint::AgentMembers => Self::plain(call, &[self.agent_member()]),
-            Endpoint::AgentVersion => {
+            ConsulEndpoint::HealthService => Box::pin(self.health_service(call)).await,
+            ConsulEndpoint::HealthChecks => Box::pin(self.health_checks(call)).await,
+            ConsulEndpoint::HealthState => Box::pin(self.health_state(call)).await,
+            ConsulEndpoint::HealthNode => Box::pin(self.health_node(call)).await,
+            ConsulEndpoint::CatalogServices => Box::pin(self.catalog_services(call)).await,
+            ConsulEndpoint::CatalogService => Box::pin(self.catalog_service(call)).await,
+            ConsulEndpoint::CatalogNodes => Box::pin(self.catalog_nodes(call)).await,
+            ConsulEndpoint::CatalogNode => Box::pin(self.catalog_node(call, true)).await,
+            ConsulEndpoint::CatalogNodeServices => Box::pin(self.catalog_node(call, false)).await,
+            ConsulEndpoint::AgentServices => self.agent_services(call),
+            ConsulEndpoint::AgentService => Box::pin(self.agent_service(call)).await,
+            ConsulEndpoint::AgentChecks => self.agent_checks(call),
+            ConsulEndpoint::AgentHealthByName => self.agent_health_by_name(call),
+            ConsulEndpoint::AgentHealthById => self.agent_health_by_id(call),
+            ConsulEndpoint::AgentSelf => Self::plain(call, &self.agent_self()),
+            ConsulEndpoint::AgentMembers => Self::plain(call, &[self.agent_member()]),
+            ConsulEndpoint::AgentVersion => {
                 let version = serde_json::json!({"SHA": "", "BuildDate": "1970-01-01T00:00:01Z", "HumanVersion": VERSION, "FIPS": ""});
                 Self::plain(call, &version)
             }
-            Endpoint::CatalogDatacenters => Self::plain(call, &[&self.agent.datacenter]),
-            Endpoint::StatusLeader => Self::plain(call, &self.leader()),
-            Endpoint::StatusPeers => Self::plain(call, &[self.leader()]),
-            Endpoint::ConnectRoots => Box::pin(self.roots(call)).await,
+            ConsulEndpoint::CatalogDatacenters => Self::plain(call, &[&self.agent.datacenter]),
+            ConsulEndpoint::StatusLeader => Self::plain(call, &self.leader()),
+            ConsulEndpoint::StatusPeers => Self::plain(call, &[self.leader()]),
+            ConsulEndpoint::ConnectRoots => Box::pin(self.roots(call)).await,
             // These are written to, which was seen before.
-            Endpoint::AgentMaintenance
-            | Endpoint::ServiceRegister
-            | Endpoint::ServiceDeregister
-            | Endpoint::ServiceMaintenance
-            | Endpoint::CheckRegister
-            | Endpoint::CheckDeregister
-            | Endpoint::CheckPass
-            | Endpoint::CheckWarn
-            | Endpoint::CheckFail
-            | Endpoint::CheckUpdate
-            | Endpoint::CatalogRegister
-            | Endpoint::CatalogDeregister => Err(Problem::NoSuchPath),
+            ConsulEndpoint::AgentMaintenance
+            | ConsulEndpoint::ServiceRegister
+            | ConsulEndpoint::ServiceDeregister
+            | ConsulEndpoint::ServiceMaintenance
+            | ConsulEndpoint::CheckRegister
+            | ConsulEndpoint::CheckDeregister
+            | ConsulEndpoint::CheckPass
+            | ConsulEndpoint::CheckWarn
+            | ConsulEndpoint::CheckFail
+            | ConsulEndpoint::CheckUpdate
+            | ConsulEndpoint::CatalogRegister
+            | ConsulEndpoint::CatalogDeregister => Err(ConsulError::NoSuchPath),
         }
     }
 
-    fn plain(call: &Call, value: &impl Serialize) -> Result<Reply, Problem> {
-        Ok(Reply::json(encode(value, call.query.pretty)?))
+    fn plain(call: &ConsulRequest, value: &impl Serialize) -> Result<ConsulResponse, ConsulError> {
+        Ok(ConsulResponse::json(encode(value, call.query.pretty)?))
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -121,14 +128,14 @@ impl Consul {
     /// spellings of the name.
     async fn of_service(
         &self,
-        call: &Call,
+        call: &ConsulRequest,
         endpoint: &str,
-        make: impl Fn(&[ServiceName]) -> Result<(Bytes, bool), Problem>,
-    ) -> Result<Reply, Problem> {
+        make: impl Fn(&[ServiceName]) -> Result<(Bytes, bool), ConsulError>,
+    ) -> Result<ConsulResponse, ConsulError> {
         let folded = call.subject.to_ascii_lowercase();
         let spellings = || self.registry().spellings_of(&folded);
         // A name that no service can have is that of a service that is not there.
-        let subject = ServiceName::parse(&folded).map_or(Subject::Nothing, Subject::Service);
+        let subject = ServiceName::parse(&folded).map_or(QuerySubject::Nothing, QuerySubject::Service);
         let index = self.wait(call, &subject, || self.index_of(&folded, &spellings())).await?;
         let question = format!("{endpoint}\u{1}{folded}{}", call.query.question());
         let now = self.shared.clock.now().monotonic_us;
@@ -144,12 +151,12 @@ impl Consul {
     }
 
     /// Tells whether Consul would answer from a cache, where `?cached` lets it.
-    fn tell_of_cache(&self, call: &Call, question: &str, reply: Reply) -> Reply {
+    fn tell_of_cache(&self, call: &ConsulRequest, question: &str, reply: ConsulResponse) -> ConsulResponse {
         if call.query.cached { reply.with_cache(self.cached.ask(question)) } else { reply }
     }
 
     /// What some client's tests wait for: a root of nothing.
-    async fn roots(&self, call: &Call) -> Result<Reply, Problem> {
+    async fn roots(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let roots = serde_json::json!({
             "ActiveRootID": self.agent.id,
             "TrustDomain": format!("{}.consul", self.agent.id),
@@ -168,7 +175,7 @@ impl Consul {
                 "ModifyIndex": 1,
             }],
         });
-        let index = self.wait(call, &Subject::Nothing, || self.at_least(Revision::default())).await?;
+        let index = self.wait(call, &QuerySubject::Nothing, || self.at_least(Revision::default())).await?;
         Ok(Self::plain(call, &roots)?.of_query(&call.query, index, false))
     }
 

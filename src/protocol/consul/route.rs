@@ -5,7 +5,7 @@ use axum::http::Method;
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Endpoint {
+pub(super) enum ConsulEndpoint {
     AgentSelf,
     AgentMembers,
     AgentVersion,
@@ -43,57 +43,57 @@ pub(super) enum Endpoint {
 
 /// What a path leads to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum RouteMatch {
     /// An endpoint, its method, and what stands behind its path.
-    Endpoint(Endpoint, Method, String),
+    Endpoint(ConsulEndpoint, Method, String),
     /// A part of Consul that this is not.
     Elsewhere(&'static str),
     Nothing,
 }
 
 /// Paths that are the whole of it.
-const EXACT: [(&str, bool, Endpoint); 19] = [
-    ("agent/self", false, Endpoint::AgentSelf),
-    ("agent/members", false, Endpoint::AgentMembers),
-    ("agent/version", false, Endpoint::AgentVersion),
-    ("agent/services", false, Endpoint::AgentServices),
-    ("agent/checks", false, Endpoint::AgentChecks),
-    ("agent/maintenance", true, Endpoint::AgentMaintenance),
-    ("agent/service/register", true, Endpoint::ServiceRegister),
-    ("agent/check/register", true, Endpoint::CheckRegister),
-    ("agent/connect/ca/roots", false, Endpoint::ConnectRoots),
-    ("catalog/datacenters", false, Endpoint::CatalogDatacenters),
-    ("catalog/nodes", false, Endpoint::CatalogNodes),
-    ("catalog/services", false, Endpoint::CatalogServices),
-    ("catalog/register", true, Endpoint::CatalogRegister),
-    ("catalog/deregister", true, Endpoint::CatalogDeregister),
-    ("status/leader", false, Endpoint::StatusLeader),
-    ("status/peers", false, Endpoint::StatusPeers),
-    ("connect/ca/roots", false, Endpoint::ConnectRoots),
+const EXACT: [(&str, bool, ConsulEndpoint); 19] = [
+    ("agent/self", false, ConsulEndpoint::AgentSelf),
+    ("agent/members", false, ConsulEndpoint::AgentMembers),
+    ("agent/version", false, ConsulEndpoint::AgentVersion),
+    ("agent/services", false, ConsulEndpoint::AgentServices),
+    ("agent/checks", false, ConsulEndpoint::AgentChecks),
+    ("agent/maintenance", true, ConsulEndpoint::AgentMaintenance),
+    ("agent/service/register", true, ConsulEndpoint::ServiceRegister),
+    ("agent/check/register", true, ConsulEndpoint::CheckRegister),
+    ("agent/connect/ca/roots", false, ConsulEndpoint::ConnectRoots),
+    ("catalog/datacenters", false, ConsulEndpoint::CatalogDatacenters),
+    ("catalog/nodes", false, ConsulEndpoint::CatalogNodes),
+    ("catalog/services", false, ConsulEndpoint::CatalogServices),
+    ("catalog/register", true, ConsulEndpoint::CatalogRegister),
+    ("catalog/deregister", true, ConsulEndpoint::CatalogDeregister),
+    ("status/leader", false, ConsulEndpoint::StatusLeader),
+    ("status/peers", false, ConsulEndpoint::StatusPeers),
+    ("connect/ca/roots", false, ConsulEndpoint::ConnectRoots),
     // Their subject is missing, which they say themselves.
-    ("health/service", false, Endpoint::HealthService),
-    ("catalog/service", false, Endpoint::CatalogService),
+    ("health/service", false, ConsulEndpoint::HealthService),
+    ("catalog/service", false, ConsulEndpoint::CatalogService),
 ];
 
 /// Paths behind which something stands. The longer ones first.
-const PREFIXES: [(&str, bool, Endpoint); 17] = [
-    ("agent/service/deregister/", true, Endpoint::ServiceDeregister),
-    ("agent/service/maintenance/", true, Endpoint::ServiceMaintenance),
-    ("agent/service/", false, Endpoint::AgentService),
-    ("agent/health/service/name/", false, Endpoint::AgentHealthByName),
-    ("agent/health/service/id/", false, Endpoint::AgentHealthById),
-    ("agent/check/deregister/", true, Endpoint::CheckDeregister),
-    ("agent/check/pass/", true, Endpoint::CheckPass),
-    ("agent/check/warn/", true, Endpoint::CheckWarn),
-    ("agent/check/fail/", true, Endpoint::CheckFail),
-    ("agent/check/update/", true, Endpoint::CheckUpdate),
-    ("catalog/service/", false, Endpoint::CatalogService),
-    ("catalog/node-services/", false, Endpoint::CatalogNodeServices),
-    ("catalog/node/", false, Endpoint::CatalogNode),
-    ("health/service/", false, Endpoint::HealthService),
-    ("health/checks/", false, Endpoint::HealthChecks),
-    ("health/state/", false, Endpoint::HealthState),
-    ("health/node/", false, Endpoint::HealthNode),
+const PREFIXES: [(&str, bool, ConsulEndpoint); 17] = [
+    ("agent/service/deregister/", true, ConsulEndpoint::ServiceDeregister),
+    ("agent/service/maintenance/", true, ConsulEndpoint::ServiceMaintenance),
+    ("agent/service/", false, ConsulEndpoint::AgentService),
+    ("agent/health/service/name/", false, ConsulEndpoint::AgentHealthByName),
+    ("agent/health/service/id/", false, ConsulEndpoint::AgentHealthById),
+    ("agent/check/deregister/", true, ConsulEndpoint::CheckDeregister),
+    ("agent/check/pass/", true, ConsulEndpoint::CheckPass),
+    ("agent/check/warn/", true, ConsulEndpoint::CheckWarn),
+    ("agent/check/fail/", true, ConsulEndpoint::CheckFail),
+    ("agent/check/update/", true, ConsulEndpoint::CheckUpdate),
+    ("catalog/service/", false, ConsulEndpoint::CatalogService),
+    ("catalog/node-services/", false, ConsulEndpoint::CatalogNodeServices),
+    ("catalog/node/", false, ConsulEndpoint::CatalogNode),
+    ("health/service/", false, ConsulEndpoint::HealthService),
+    ("health/checks/", false, ConsulEndpoint::HealthChecks),
+    ("health/state/", false, ConsulEndpoint::HealthState),
+    ("health/node/", false, ConsulEndpoint::HealthNode),
 ];
 
 /// Parts of Consul that this is not, by how their paths begin.
@@ -128,21 +128,21 @@ const ELSEWHERE: [(&str, &str); 27] = [
 ];
 
 /// What a path leads to. It is decoded already.
-pub(super) fn find(path: &str) -> Found {
-    let Some(path) = path.strip_prefix("/v1/") else { return Found::Nothing };
+pub(super) fn find(path: &str) -> RouteMatch {
+    let Some(path) = path.strip_prefix("/v1/") else { return RouteMatch::Nothing };
     let method = |put: bool| if put { Method::PUT } else { Method::GET };
     if let Some((_, put, endpoint)) = EXACT.iter().find(|(exact, ..)| *exact == path) {
-        return Found::Endpoint(*endpoint, method(*put), String::new());
+        return RouteMatch::Endpoint(*endpoint, method(*put), String::new());
     }
     let behind = PREFIXES.iter().find_map(|(prefix, put, endpoint)| Some((put, endpoint, path.strip_prefix(prefix)?)));
     if let Some((put, endpoint, subject)) = behind {
-        return Found::Endpoint(*endpoint, method(*put), subject.to_owned());
+        return RouteMatch::Endpoint(*endpoint, method(*put), subject.to_owned());
     }
     let part = |start: &str| match start.strip_suffix('/') {
         Some(_) => path.starts_with(start),
         None => path.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
     };
-    ELSEWHERE.iter().find(|(start, _)| part(start)).map_or(Found::Nothing, |(_, what)| Found::Elsewhere(what))
+    ELSEWHERE.iter().find(|(start, _)| part(start)).map_or(RouteMatch::Nothing, |(_, what)| RouteMatch::Elsewhere(what))
 }
 
 #[cfg(test)]
@@ -152,9 +152,9 @@ mod tests {
     #[test]
     fn paths_lead_somewhere() {
         let found = |path: &str| match find(path) {
-            Found::Endpoint(endpoint, method, subject) => format!("{method} {endpoint:?} {subject}"),
-            Found::Elsewhere(what) => what.to_owned(),
-            Found::Nothing => "nothing".to_owned(),
+            RouteMatch::Endpoint(endpoint, method, subject) => format!("{method} {endpoint:?} {subject}"),
+            RouteMatch::Elsewhere(what) => what.to_owned(),
+            RouteMatch::Nothing => "nothing".to_owned(),
         };
         for (path, leads) in [
             ("/v1/agent/service/register", "PUT ServiceRegister "),

@@ -10,10 +10,10 @@ use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use serde::Serialize;
 
-use super::agent::Agent;
-use crate::model::{Instance, Listing, Locality, Verdict};
+use super::agent::AgentIdentity;
+use crate::model::{CheckStatus, ConsulRegistration, Instance, Locality};
 pub(super) use check::{BriefCheck, HealthCheck, checks_of, checks_of_node, go_duration};
-use mesh::{Connect, Proxy};
+use mesh::{ConnectView, ProxyView};
 
 /// Texts by text, in their order.
 pub(super) type Map<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
@@ -22,7 +22,7 @@ pub(super) type Map<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[expect(clippy::struct_field_names, reason = "as Consul names it")]
-pub(super) struct Node<'a> {
+pub(super) struct NodeView<'a> {
     #[serde(rename = "ID")]
     pub id: Cow<'a, str>,
     pub node: Cow<'a, str>,
@@ -43,16 +43,16 @@ pub(super) struct Weights {
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct TaggedAddress<'a> {
+pub(super) struct TaggedAddressView<'a> {
     pub address: &'a str,
     pub port: u16,
 }
 
-type TaggedAddresses<'a> = BTreeMap<&'a str, TaggedAddress<'a>>;
+type TaggedAddresses<'a> = BTreeMap<&'a str, TaggedAddressView<'a>>;
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Place<'a> {
+struct ServicePlace<'a> {
     region: &'a str,
     zone: &'a str,
 }
@@ -61,7 +61,7 @@ struct Place<'a> {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[expect(clippy::struct_field_names, reason = "as Consul names it")]
-pub(super) struct Service<'a> {
+pub(super) struct ServiceView<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     kind: &'a str,
     #[serde(rename = "ID")]
@@ -78,10 +78,10 @@ pub(super) struct Service<'a> {
     socket_path: &'a str,
     weights: Weights,
     enable_tag_override: bool,
-    proxy: Proxy,
-    connect: Connect,
+    proxy: ProxyView,
+    connect: ConnectView,
     #[serde(skip_serializing_if = "Option::is_none")]
-    locality: Option<Place<'a>>,
+    locality: Option<ServicePlace<'a>>,
     peer_name: &'static str,
     create_index: u64,
     modify_index: u64,
@@ -107,13 +107,13 @@ pub(super) struct AgentService<'a> {
     weights: Weights,
     enable_tag_override: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    locality: Option<Place<'a>>,
+    locality: Option<ServicePlace<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_hash: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    proxy: Option<Proxy>,
+    proxy: Option<ProxyView>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    connect: Option<Connect>,
+    connect: Option<ConnectView>,
     datacenter: &'a str,
 }
 
@@ -141,9 +141,9 @@ pub(super) struct CatalogService<'a> {
     service_port: u16,
     service_socket_path: &'a str,
     service_enable_tag_override: bool,
-    service_proxy: Proxy,
-    service_connect: Connect,
-    service_locality: Option<Place<'a>>,
+    service_proxy: ProxyView,
+    service_connect: ConnectView,
+    service_locality: Option<ServicePlace<'a>>,
     create_index: u64,
     modify_index: u64,
 }
@@ -152,15 +152,15 @@ pub(super) struct CatalogService<'a> {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct ServiceEntry<'a> {
-    pub node: Node<'a>,
-    pub service: Service<'a>,
+    pub node: NodeView<'a>,
+    pub service: ServiceView<'a>,
     pub checks: Vec<HealthCheck<'a>>,
 }
 
 impl ServiceEntry<'_> {
     /// Whether all of it works.
     pub(super) fn passes(&self) -> bool {
-        self.checks.iter().all(|check| check.status == Verdict::Passing.as_str())
+        self.checks.iter().all(|check| check.status == CheckStatus::Passing.as_str())
     }
 }
 
@@ -179,17 +179,17 @@ fn address(instance: &Instance) -> (&str, u16) {
 fn tagged(instance: &Instance) -> TaggedAddresses<'_> {
     let (host, port) = address(instance);
     let mut all = TaggedAddresses::new();
-    let in_catalog = |listing: &Listing| listing.from_catalog || !listing.node.is_empty();
+    let in_catalog = |listing: &ConsulRegistration| listing.from_catalog || !listing.node.is_empty();
     if !instance.listing.as_deref().is_some_and(in_catalog) {
         let names: &[&str] = match host.parse() {
             Ok(IpAddr::V4(_)) => &["lan_ipv4", "wan_ipv4"],
             Ok(IpAddr::V6(_)) => &["lan_ipv6", "wan_ipv6"],
             Err(_) => &[],
         };
-        all.extend(names.iter().map(|name| (*name, TaggedAddress { address: host, port })));
+        all.extend(names.iter().map(|name| (*name, TaggedAddressView { address: host, port })));
     }
     let given = instance.listing.iter().flat_map(|listing| &listing.tagged_addresses);
-    all.extend(given.map(|(name, host, port)| (&**name, TaggedAddress { address: host, port: *port })));
+    all.extend(given.map(|(name, host, port)| (&**name, TaggedAddressView { address: host, port: *port })));
     all
 }
 
@@ -205,23 +205,23 @@ fn weights(instance: &Instance) -> Weights {
 
 /// When it last described itself otherwise.
 fn described(instance: &Instance) -> u64 {
-    instance.listing.as_ref().map_or(instance.revision, |listing| listing.described).0
+    instance.listing.as_ref().map_or(instance.revision, |listing| listing.description_revision).0
 }
 
 fn meta(instance: &Instance) -> BTreeMap<&str, &str> {
     instance.metadata.iter().collect()
 }
 
-fn locality(instance: &Instance) -> Option<Place<'_>> {
+fn locality(instance: &Instance) -> Option<ServicePlace<'_>> {
     let Locality { region, zone, .. } = instance.locality.as_deref()?;
-    Some(Place { region, zone })
+    Some(ServicePlace { region, zone })
 }
 
-fn listed<'a>(instance: &'a Instance, text: impl Fn(&'a Listing) -> &'a str) -> &'a str {
+fn listed<'a>(instance: &'a Instance, text: impl Fn(&'a ConsulRegistration) -> &'a str) -> &'a str {
     instance.listing.as_deref().map_or("", text)
 }
 
-impl<'a> Service<'a> {
+impl<'a> ServiceView<'a> {
     pub(super) fn new(instance: &'a Instance) -> Self {
         let (address, port) = address(instance);
         let meta = meta(instance);
@@ -237,8 +237,8 @@ impl<'a> Service<'a> {
             socket_path: listed(instance, |listing| &listing.socket_path),
             weights: weights(instance),
             enable_tag_override: instance.listing.as_ref().is_some_and(|listing| listing.enable_tag_override),
-            proxy: Proxy::new(instance),
-            connect: Connect::new(instance),
+            proxy: ProxyView::new(instance),
+            connect: ConnectView::new(instance),
             locality: locality(instance),
             peer_name: "",
             create_index: instance.registered_revision.0,
@@ -248,7 +248,7 @@ impl<'a> Service<'a> {
 }
 
 impl<'a> AgentService<'a> {
-    pub(super) fn new(instance: &'a Instance, agent: &'a Agent) -> Self {
+    pub(super) fn new(instance: &'a Instance, agent: &'a AgentIdentity) -> Self {
         let (address, port) = address(instance);
         Self {
             kind: listed(instance, |listing| &listing.kind),
@@ -264,15 +264,15 @@ impl<'a> AgentService<'a> {
             enable_tag_override: instance.listing.as_ref().is_some_and(|listing| listing.enable_tag_override),
             locality: locality(instance),
             content_hash: None,
-            proxy: Proxy::at_agent(instance),
-            connect: Connect::at_agent(instance),
+            proxy: ProxyView::at_agent(instance),
+            connect: ConnectView::at_agent(instance),
             datacenter: &agent.datacenter,
         }
     }
 }
 
 impl<'a> CatalogService<'a> {
-    pub(super) fn new(node: Node<'a>, instance: &'a Instance) -> Self {
+    pub(super) fn new(node: NodeView<'a>, instance: &'a Instance) -> Self {
         let (service_address, service_port) = address(instance);
         Self {
             id: node.id,
@@ -292,8 +292,8 @@ impl<'a> CatalogService<'a> {
             service_port,
             service_socket_path: listed(instance, |listing| &listing.socket_path),
             service_enable_tag_override: instance.listing.as_ref().is_some_and(|listing| listing.enable_tag_override),
-            service_proxy: Proxy::new(instance),
-            service_connect: Connect::new(instance),
+            service_proxy: ProxyView::new(instance),
+            service_connect: ConnectView::new(instance),
             service_locality: locality(instance),
             create_index: instance.registered_revision.0,
             modify_index: described(instance),

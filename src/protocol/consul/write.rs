@@ -5,70 +5,75 @@ mod check;
 mod service;
 mod sidecar;
 
-use super::{Call, Consul, Endpoint, Problem, body::CheckUpdate, reply::Reply};
+use super::{Consul, ConsulEndpoint, ConsulError, ConsulRequest, body::CheckUpdate, response::ConsulResponse};
 use crate::{
     app::{ListedChange, NodeRegistration},
-    model::{InstanceId, Verdict, nodes},
-    registry::{Command, Outcome, Patch},
+    model::{CheckStatus, InstanceId, nodes},
+    registry::{Command, CommandOutcome, Patch},
 };
 
 impl Consul {
     /// Does what is asked.
-    pub(super) async fn write(&self, endpoint: Endpoint, call: &Call, body: &[u8]) -> Result<Reply, Problem> {
+    pub(super) async fn write(
+        &self,
+        endpoint: ConsulEndpoint,
+        call: &ConsulRequest,
+        body: &[u8],
+    ) -> Result<ConsulResponse, ConsulError> {
         match endpoint {
-            Endpoint::ServiceRegister => self.register(call, body).await,
-            Endpoint::ServiceDeregister => self.deregister(&call.subject).await,
-            Endpoint::ServiceMaintenance => self.service_maintenance(call).await,
-            Endpoint::AgentMaintenance => self.node_maintenance(call).await,
-            Endpoint::CheckRegister => self.check_register(body).await,
-            Endpoint::CheckDeregister => self.check_deregister("", &call.subject).await,
-            Endpoint::CheckPass => self.fed(call, Verdict::Passing).await,
-            Endpoint::CheckWarn => self.fed(call, Verdict::Warning).await,
-            Endpoint::CheckFail => self.fed(call, Verdict::Critical).await,
-            Endpoint::CheckUpdate => {
+            ConsulEndpoint::ServiceRegister => self.register(call, body).await,
+            ConsulEndpoint::ServiceDeregister => self.deregister(&call.subject).await,
+            ConsulEndpoint::ServiceMaintenance => self.service_maintenance(call).await,
+            ConsulEndpoint::AgentMaintenance => self.node_maintenance(call).await,
+            ConsulEndpoint::CheckRegister => self.check_register(body).await,
+            ConsulEndpoint::CheckDeregister => self.check_deregister("", &call.subject).await,
+            ConsulEndpoint::CheckPass => self.fed(call, CheckStatus::Passing).await,
+            ConsulEndpoint::CheckWarn => self.fed(call, CheckStatus::Warning).await,
+            ConsulEndpoint::CheckFail => self.fed(call, CheckStatus::Critical).await,
+            ConsulEndpoint::CheckUpdate => {
                 let CheckUpdate { verdict, output } = CheckUpdate::read(body)?;
                 self.feed(&call.subject, verdict, &output).await
             }
-            Endpoint::CatalogRegister => self.catalog_register(body).await,
-            Endpoint::CatalogDeregister => self.catalog_deregister(body).await,
+            ConsulEndpoint::CatalogRegister => self.catalog_register(body).await,
+            ConsulEndpoint::CatalogDeregister => self.catalog_deregister(body).await,
             // All others are read.
-            _ => Err(Problem::NoSuchPath),
+            _ => Err(ConsulError::NoSuchPath),
         }
     }
 
-    async fn submit(&self, command: Command) -> Result<Outcome, Problem> {
+    async fn submit(&self, command: Command) -> Result<CommandOutcome, ConsulError> {
         Ok(self.shared.commands.submit(command).await?)
     }
 
     /// Changes the local node, which is kept only once there is something to keep of it.
-    async fn change_own_node(&self, command: Command) -> Result<(), Problem> {
+    async fn change_own_node(&self, command: Command) -> Result<(), ConsulError> {
         let own = NodeRegistration::of_node(InstanceId::of_node(""), Some(self.own_node()?), vec![command]);
         Ok(self.shared.commands.register_on_node(own).await?)
     }
 
-    async fn service_maintenance(&self, call: &Call) -> Result<Reply, Problem> {
+    async fn service_maintenance(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let on = enable(call)?;
         let id = InstanceId::on_node("", &call.subject);
         let done = self.shared.commands.submit_listed(id, ListedChange::Update(maintenance(on, call))).await?;
-        done.map(|_| Reply::empty()).ok_or_else(|| Problem::unknown_service(&call.subject))
+        done.map(|_| ConsulResponse::empty()).ok_or_else(|| ConsulError::unknown_service(&call.subject))
     }
 
-    async fn node_maintenance(&self, call: &Call) -> Result<Reply, Problem> {
+    async fn node_maintenance(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let on = enable(call)?;
         let (service, id) = (nodes(), InstanceId::of_node(""));
         self.change_own_node(Command::Update { service, id, lease: None, patch: maintenance(on, call) }).await?;
-        Ok(Reply::empty())
+        Ok(ConsulResponse::empty())
     }
 }
 
 /// `?enable=true|false`, which must be there.
-fn enable(call: &Call) -> Result<bool, Problem> {
+fn enable(call: &ConsulRequest) -> Result<bool, ConsulError> {
     let value = call.query.get("enable").filter(|value| !value.is_empty());
-    let value = value.ok_or(Problem::Text("Missing value for enable"))?;
-    call.query.switch("enable").map_err(|_| Problem::Bad(format!("Invalid value for enable: {value:?}")))
+    let value = value.ok_or(ConsulError::Text("Missing value for enable"))?;
+    call.query.switch("enable").map_err(|_| ConsulError::Bad(format!("Invalid value for enable: {value:?}")))
 }
 
-fn maintenance(on: bool, call: &Call) -> Patch {
+fn maintenance(on: bool, call: &ConsulRequest) -> Patch {
     let reason = call.query.get("reason").unwrap_or_default();
     let reason = &reason[..reason.floor_char_boundary(512)];
     Patch { draining: Some(on), reason: Some(reason.into()), ..Patch::default() }

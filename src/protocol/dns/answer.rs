@@ -15,15 +15,15 @@ use hickory_proto::{
 };
 
 use super::{
-    node::Node,
-    offer::{Kept, Offers},
+    answer_builder::{AnswerBuilder, data},
+    endpoints::{EndpointCache, ServiceEndpoints},
+    node::DnsNode,
     question::{Question, Reading, ServiceQuestion},
-    record::{Additional, Line, Owner},
-    reverse::{Behind, Reverse},
-    sheet::{Sheet, data},
+    record::{Additional, DnsRecord, RecordOwner},
+    reverse::{IndexBehind, ReverseIndex},
     zone::Zone,
 };
-use crate::{model::WallTime, registry::Registry};
+use crate::{model::UnixMillis, registry::Registry};
 
 /// Most aliases that are followed for one answer.
 const MAX_HOPS: usize = 8;
@@ -32,19 +32,19 @@ const HELP_BYTES: usize = 128;
 
 /// What is answered.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct DnsAnswer {
     pub(super) code: ResponseCode,
     /// Whether the name is ours.
     pub(super) ours: bool,
     /// Whether there are more answers than those here.
     pub(super) cut: bool,
-    pub(super) answers: Vec<Line>,
-    pub(super) authorities: Vec<Line>,
+    pub(super) answers: Vec<DnsRecord>,
+    pub(super) authorities: Vec<DnsRecord>,
     /// By the places of the answers that they help with.
     pub(super) additionals: Vec<Additional>,
 }
 
-impl Answer {
+impl DnsAnswer {
     /// With a code alone.
     pub(super) fn only(code: ResponseCode) -> Self {
         let (answers, authorities, additionals) = Default::default();
@@ -59,24 +59,24 @@ impl Answer {
 
 /// What is known, as of a moment.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment<'a> {
+pub(super) struct AnswerContext<'a> {
     pub(super) registry: &'a Registry,
-    pub(super) now: WallTime,
+    pub(super) now: UnixMillis,
 }
 
 /// Knows the answers.
 #[derive(Debug)]
-pub struct Oracle {
+pub struct Authority {
     zone: Zone,
-    kept: Kept,
-    reverse: Reverse,
+    kept: EndpointCache,
+    reverse: ReverseIndex,
 }
 
-impl Oracle {
+impl Authority {
     /// For a zone.
     #[must_use]
     pub fn new(zone: Zone) -> Self {
-        Self { zone, kept: Kept::default(), reverse: Reverse::new() }
+        Self { zone, kept: EndpointCache::default(), reverse: ReverseIndex::new() }
     }
 
     /// The answer to a question, with no more records than fit into so many bytes.
@@ -84,18 +84,23 @@ impl Oracle {
     /// # Errors
     ///
     /// When more changes have to be read first than one question should wait for: ask again.
-    pub(super) fn answer(&self, moment: Moment<'_>, query: &Query, room: usize) -> Result<Answer, Behind> {
+    pub(super) fn answer(
+        &self,
+        moment: AnswerContext<'_>,
+        query: &Query,
+        room: usize,
+    ) -> Result<DnsAnswer, IndexBehind> {
         let wanted = query.query_type();
         let transfer = matches!(wanted, RecordType::AXFR | RecordType::IXFR);
         if transfer || !matches!(query.query_class(), DNSClass::IN | DNSClass::ANY) {
-            return Ok(Answer::only(ResponseCode::Refused));
+            return Ok(DnsAnswer::only(ResponseCode::Refused));
         }
-        let Moment { registry, now } = moment;
-        let mut sheet = Sheet::new(&self.zone, query.name(), wanted, room);
+        let AnswerContext { registry, now } = moment;
+        let mut sheet = AnswerBuilder::new(&self.zone, query.name(), wanted, room);
         let known = match Question::of(query.name(), &self.zone) {
-            Question::Foreign => return Ok(Answer::only(ResponseCode::Refused)),
+            Question::OutOfZone => return Ok(DnsAnswer::only(ResponseCode::Refused)),
             Question::Apex => {
-                sheet.apex(&Node::local(registry), serial(now));
+                sheet.apex(&DnsNode::local(registry), serial(now));
                 true
             }
             Question::Service(asked) => self.service(registry, &asked, &mut sheet),
@@ -105,7 +110,7 @@ impl Oracle {
                 true
             }
             Question::Reverse(address) => self.reverse(registry, address, &mut sheet)?,
-            Question::Between => true,
+            Question::EmptyNonTerminal => true,
             Question::Nothing => false,
         };
         if !known {
@@ -118,7 +123,7 @@ impl Oracle {
     }
 
     /// Answers about a service. Returns whether there is such a name.
-    fn service(&self, registry: &Registry, asked: &ServiceQuestion, sheet: &mut Sheet<'_>) -> bool {
+    fn service(&self, registry: &Registry, asked: &ServiceQuestion, sheet: &mut AnswerBuilder<'_>) -> bool {
         let found = self.offers(registry, &asked.readings);
         let choice = found.as_ref().and_then(|(offers, tag)| offers.choice(*tag).map(|choice| (offers, choice)));
         let Some((offers, choice)) = choice else { return self.is_between(registry, asked) };
@@ -137,7 +142,11 @@ impl Oracle {
     }
 
     /// The service that a name means, and the tag.
-    fn offers<'a>(&self, registry: &Registry, readings: &'a [Reading]) -> Option<(Arc<Offers>, Option<&'a str>)> {
+    fn offers<'a>(
+        &self,
+        registry: &Registry,
+        readings: &'a [Reading],
+    ) -> Option<(Arc<ServiceEndpoints>, Option<&'a str>)> {
         readings.iter().find_map(|reading| {
             let offers = self.kept.offers(registry, &self.zone, &reading.service)?;
             Some((offers, reading.tag.as_deref()))
@@ -156,8 +165,8 @@ impl Oracle {
             || asked.readings.iter().any(above_tag)
     }
 
-    fn node(&self, registry: &Registry, name: &str, sheet: &mut Sheet<'_>) -> bool {
-        let Some(node) = Node::named(registry, &self.zone, name) else {
+    fn node(&self, registry: &Registry, name: &str, sheet: &mut AnswerBuilder<'_>) -> bool {
+        let Some(node) = DnsNode::named(registry, &self.zone, name) else {
             return self.zone.is_above_node(name) || registry.is_node_suffix(name);
         };
         sheet.metadata(&node);
@@ -167,9 +176,14 @@ impl Oracle {
     }
 
     /// Whose address that is: nodes, or, where there is none, services.
-    fn reverse(&self, registry: &Registry, address: IpAddr, sheet: &mut Sheet<'_>) -> Result<bool, Behind> {
+    fn reverse(
+        &self,
+        registry: &Registry,
+        address: IpAddr,
+        sheet: &mut AnswerBuilder<'_>,
+    ) -> Result<bool, IndexBehind> {
         let address = address.to_canonical();
-        let nodes = Node::at(registry, &self.zone, address);
+        let nodes = DnsNode::at(registry, &self.zone, address);
         let mut names: Vec<Name> = nodes.iter().filter_map(|node| node.name(&self.zone)).collect();
         if names.is_empty() {
             let services = self.reverse.services(registry, address)?;
@@ -186,7 +200,7 @@ impl Oracle {
     }
 
     /// Goes on where an alias leads to, as long as that is a name in the zone which has not been passed yet.
-    fn follow(&self, registry: &Registry, sheet: &mut Sheet<'_>) {
+    fn follow(&self, registry: &Registry, sheet: &mut AnswerBuilder<'_>) {
         if !sheet.wants_addresses() || sheet.alias_at_end().is_none() {
             return;
         }
@@ -205,7 +219,7 @@ impl Oracle {
     }
 
     /// The addresses of a name, or the name that it is an alias of.
-    fn hosts(&self, registry: &Registry, question: &Question, sheet: &mut Sheet<'_>) {
+    fn hosts(&self, registry: &Registry, question: &Question, sheet: &mut AnswerBuilder<'_>) {
         match question {
             Question::Service(asked) => {
                 if let Some((offers, tag)) = self.offers(registry, &asked.readings)
@@ -215,32 +229,36 @@ impl Oracle {
                 }
             }
             Question::Node(name) => {
-                let node = Node::named(registry, &self.zone, name);
+                let node = DnsNode::named(registry, &self.zone, name);
                 sheet.target(node.and_then(|node| node.target(&self.zone)).as_ref());
             }
             Question::Literal(address) => sheet.put(data(*address)),
-            Question::Apex | Question::Reverse(_) | Question::Between | Question::Nothing | Question::Foreign => {}
+            Question::Apex
+            | Question::Reverse(_)
+            | Question::EmptyNonTerminal
+            | Question::Nothing
+            | Question::OutOfZone => {}
         }
     }
 
     /// Adds the addresses of targets that are host names in the zone.
-    fn help(&self, registry: &Registry, targets: Vec<(usize, Name)>, sheet: &mut Sheet<'_>) {
+    fn help(&self, registry: &Registry, targets: Vec<(usize, Name)>, sheet: &mut AnswerBuilder<'_>) {
         let mut added = false;
         for (of, name) in targets {
             let question = Question::of(&name, &self.zone);
-            if question == Question::Foreign {
+            if question == Question::OutOfZone {
                 continue;
             }
-            let mut host = Sheet::new(&self.zone, &name, RecordType::ANY, HELP_BYTES);
+            let mut host = AnswerBuilder::new(&self.zone, &name, RecordType::ANY, HELP_BYTES);
             self.hosts(registry, &question, &mut host);
             self.follow(registry, &mut host);
             let lines = host.answer.answers;
             if lines.last().is_none_or(|line| line.data.record().record_type() == RecordType::CNAME) {
                 continue;
             }
-            let owners: Vec<Owner> = lines.iter().map(|line| absolute(&line.owner, of, &lines)).collect();
+            let owners: Vec<RecordOwner> = lines.iter().map(|line| absolute(&line.owner, of, &lines)).collect();
             for (line, owner) in lines.into_iter().zip(owners) {
-                sheet.answer.additionals.push(Additional { of, line: Line { owner, ..line } });
+                sheet.answer.additionals.push(Additional { of, line: DnsRecord { owner, ..line } });
             }
             added = true;
         }
@@ -252,19 +270,19 @@ impl Oracle {
 
 /// The owner of a record among the answers to a question for the target of an SRV record, seen from the answer that has the SRV
 /// record at this place.
-fn absolute(owner: &Owner, srv: usize, lines: &[Line]) -> Owner {
+fn absolute(owner: &RecordOwner, srv: usize, lines: &[DnsRecord]) -> RecordOwner {
     match owner {
-        Owner::Asked => Owner::TargetOf(srv),
-        Owner::Name(name) => Owner::Name(name.clone()),
-        Owner::TargetOf(at) => match lines.get(*at).map(|line| line.data.record()) {
-            Some(RData::CNAME(name)) => Owner::Name(name.0.clone()),
-            Some(_) | None => Owner::TargetOf(srv),
+        RecordOwner::Asked => RecordOwner::TargetOf(srv),
+        RecordOwner::Name(name) => RecordOwner::Name(name.clone()),
+        RecordOwner::TargetOf(at) => match lines.get(*at).map(|line| line.data.record()) {
+            Some(RData::CNAME(name)) => RecordOwner::Name(name.0.clone()),
+            Some(_) | None => RecordOwner::TargetOf(srv),
         },
     }
 }
 
 /// The time in seconds, for what it is worth: it says that the zone has changed.
-fn serial(now: WallTime) -> u32 {
+fn serial(now: UnixMillis) -> u32 {
     u32::try_from(now.0 / 1_000).unwrap_or(u32::MAX)
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 
-use crate::metrics::Refused;
+use crate::metrics::RejectReason;
 
 /// Most connections, and most of one address.
 const MAX_CONNECTIONS: usize = 256;
@@ -20,14 +20,14 @@ impl OpenConnections {
     /// # Errors
     ///
     /// The limit that it would exceed.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<OpenConnection, Refused> {
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<OpenConnection, RejectReason> {
         let mut open = self.0.lock();
         if open.values().sum::<usize>() >= MAX_CONNECTIONS {
-            return Err(Refused::All);
+            return Err(RejectReason::All);
         }
         let of_address = open.entry(address).or_default();
         if *of_address >= MAX_CONNECTIONS_PER_ADDRESS {
-            return Err(Refused::Address);
+            return Err(RejectReason::Address);
         }
         *of_address += 1;
         Ok(OpenConnection { all: Arc::clone(self), address })
@@ -63,9 +63,9 @@ mod tests {
         let [one, two, three] = [1, 2, 3].map(|last| IpAddr::from([192, 0, 2, last]));
         let mut all: Vec<_> = std::iter::from_fn(|| open.admit(one).ok()).collect();
         assert_eq!(all.len(), MAX_CONNECTIONS_PER_ADDRESS);
-        assert_eq!(open.admit(one).unwrap_err(), Refused::Address);
+        assert_eq!(open.admit(one).unwrap_err(), RejectReason::Address);
         all.extend(std::iter::from_fn(|| open.admit(two).ok()));
-        assert_eq!((all.len(), open.admit(three).unwrap_err()), (MAX_CONNECTIONS, Refused::All));
+        assert_eq!((all.len(), open.admit(three).unwrap_err()), (MAX_CONNECTIONS, RejectReason::All));
         all.pop();
         assert!(open.admit(three).is_ok());
         all.clear();

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use hickory_proto::rr::Name;
 
-use super::{offer::Target, zone::Zone};
+use super::{endpoints::EndpointTarget, zone::Zone};
 use crate::{
     model::Metadata,
     registry::{Entry, Registry, node_name},
@@ -12,14 +12,14 @@ use crate::{
 
 /// A node.
 #[derive(Debug, Clone)]
-pub(super) enum Node {
+pub(super) enum DnsNode {
     /// The local node. `None`: nothing was registered of it.
     Local(Option<Arc<Entry>>),
     /// Another one, as it was registered.
     Other(Arc<Entry>),
 }
 
-impl Node {
+impl DnsNode {
     /// The local node.
     pub(super) fn local(registry: &Registry) -> Self {
         Self::Local(registry.node(""))
@@ -54,11 +54,13 @@ impl Node {
     }
 
     /// Where it is.
-    pub(super) fn target(&self, zone: &Zone) -> Option<Target> {
-        let registered =
-            self.entry().and_then(|entry| entry.instance.addresses.first()).and_then(|first| Target::of(&first.host));
+    pub(super) fn target(&self, zone: &Zone) -> Option<EndpointTarget> {
+        let registered = self
+            .entry()
+            .and_then(|entry| entry.instance.addresses.first())
+            .and_then(|first| EndpointTarget::of(&first.host));
         match self {
-            Self::Local(_) => registered.or(Some(Target::Address(zone.address))),
+            Self::Local(_) => registered.or(Some(EndpointTarget::Address(zone.address))),
             Self::Other(_) => registered,
         }
     }

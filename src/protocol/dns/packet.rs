@@ -10,8 +10,8 @@ use hickory_proto::{
 };
 
 use super::{
-    answer::Answer,
-    record::{BEFORE_TARGET, Line, Owner},
+    answer::DnsAnswer,
+    record::{BEFORE_TARGET, DnsRecord, RecordOwner},
 };
 
 /// Bytes that everybody takes over UDP.
@@ -34,7 +34,7 @@ const REACH: usize = 0x4000;
 
 /// How an answer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum DnsTransport {
     /// In a packet, over networks.
     Packet,
     /// In a packet to this machine itself.
@@ -43,7 +43,7 @@ pub(crate) enum Way {
     Connection,
 }
 
-impl Way {
+impl DnsTransport {
     /// Of a packet to this peer.
     pub(super) fn to(peer: IpAddr) -> Self {
         if peer.to_canonical().is_loopback() { Self::Local } else { Self::Packet }
@@ -52,7 +52,7 @@ impl Way {
 
 /// A question as it came.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct DnsQuery {
     id: u16,
     code: OpCode,
     recursion: bool,
@@ -62,7 +62,7 @@ pub(super) struct Asked {
     offered: Option<u16>,
 }
 
-impl Asked {
+impl DnsQuery {
     /// Reads a packet: the question, or what is wrong with it. `None`: it is no question at all.
     pub(super) fn read(packet: &[u8]) -> Option<(Self, Result<Query, ResponseCode>)> {
         let mut decoder = BinDecoder::new(packet);
@@ -100,30 +100,30 @@ impl Asked {
     }
 
     /// Bytes that the answer may have.
-    pub(super) fn room(&self, way: Way) -> u16 {
+    pub(super) fn room(&self, way: DnsTransport) -> u16 {
         let most = match way {
-            Way::Packet => WHOLE,
-            Way::Local => LOCAL,
-            Way::Connection => return u16::MAX,
+            DnsTransport::Packet => WHOLE,
+            DnsTransport::Local => LOCAL,
+            DnsTransport::Connection => return u16::MAX,
         };
         self.offered.map_or(USUAL, |offered| offered.clamp(USUAL, most))
     }
 
     /// The answer in no more than so many bytes. Answers that do not fit with what helps with them are left out, and that is
     /// said.
-    pub(super) fn reply(&self, answer: &Answer, room: u16) -> Result<Vec<u8>, ProtoError> {
+    pub(super) fn reply(&self, answer: &DnsAnswer, room: u16) -> Result<Vec<u8>, ProtoError> {
         let mut bytes = Vec::with_capacity(usize::from(room.min(WHOLE)));
         let mut encoder = BinEncoder::new(&mut bytes);
         let place = encoder.place::<Header>()?;
         let opt = if self.offered.is_some() { OPT } else { 0 };
         let queries = counted(encoder.emit_all(self.query.iter()))?;
         let mut counts = HeaderCounts { queries, answers: 0, authorities: 0, additionals: 0 };
-        let Fitting { starts, help, helping, cut } = fitting(&mut encoder, answer, room - opt)?;
+        let FittedAnswer { starts, help, helping, cut } = fitting(&mut encoder, answer, room - opt)?;
         counts.answers = count(starts.len());
         if !cut {
             encoder.set_max_size(room.saturating_sub(opt).saturating_sub(count(help.len())));
             let lines: Vec<_> =
-                answer.authorities.iter().map(|line| Written { line, answer, starts: &starts }).collect();
+                answer.authorities.iter().map(|line| EncodedRecord { line, answer, starts: &starts }).collect();
             counts.authorities = counted(encoder.emit_all(lines.iter()))?;
         }
         encoder.set_max_size(room);
@@ -147,7 +147,7 @@ impl Asked {
 
 /// The answers that fit.
 #[derive(Debug, Default)]
-struct Fitting {
+struct FittedAnswer {
     /// Where each of them begins.
     starts: Vec<usize>,
     /// What helps with them, to be written behind them, and how many records that is.
@@ -159,13 +159,13 @@ struct Fitting {
 
 /// Writes as many answers as fit into a packet of this size, each with all that helps with it: an SRV record without the address
 /// of its target is worth little to a client that never asks over TCP. The first one comes without help, if that alone fits.
-fn fitting(encoder: &mut BinEncoder<'_>, answer: &Answer, size: u16) -> Result<Fitting, ProtoError> {
-    let mut found = Fitting { cut: answer.cut, ..Fitting::default() };
+fn fitting(encoder: &mut BinEncoder<'_>, answer: &DnsAnswer, size: u16) -> Result<FittedAnswer, ProtoError> {
+    let mut found = FittedAnswer { cut: answer.cut, ..FittedAnswer::default() };
     let mut additionals = answer.additionals.iter().peekable();
     for (at, line) in answer.answers.iter().enumerate() {
         let start = encoder.offset();
         encoder.set_max_size(size.saturating_sub(count(found.help.len())));
-        if counted(encoder.emit_all(once(&Written { line, answer, starts: &found.starts })))? == 0 {
+        if counted(encoder.emit_all(once(&EncodedRecord { line, answer, starts: &found.starts })))? == 0 {
             found.cut = true;
             break;
         }
@@ -192,11 +192,11 @@ fn fitting(encoder: &mut BinEncoder<'_>, answer: &Answer, size: u16) -> Result<F
 }
 
 /// Appends a record that helps. It stands behind all answers, wherever these end: so it has no pointers but to them.
-fn help(line: &Line, answer: &Answer, starts: &[usize], to: &mut Vec<u8>) -> Result<(), ProtoError> {
+fn help(line: &DnsRecord, answer: &DnsAnswer, starts: &[usize], to: &mut Vec<u8>) -> Result<(), ProtoError> {
     match &line.owner {
-        Owner::Asked => to.extend(ASKED.to_be_bytes()),
-        Owner::Name(name) => to.extend(plain(name)?),
-        Owner::TargetOf(at) => match pointer(answer, starts, *at) {
+        RecordOwner::Asked => to.extend(ASKED.to_be_bytes()),
+        RecordOwner::Name(name) => to.extend(plain(name)?),
+        RecordOwner::TargetOf(at) => match pointer(answer, starts, *at) {
             Some(there) => to.extend(there.to_be_bytes()),
             None => to.extend(far_target(answer, starts, *at)?),
         },
@@ -227,7 +227,7 @@ fn plain(what: &impl BinEncodable) -> Result<Vec<u8>, ProtoError> {
 }
 
 /// A pointer to the name that the answer at this place leads to, if that is within reach.
-fn pointer(answer: &Answer, starts: &[usize], at: usize) -> Option<u16> {
+fn pointer(answer: &DnsAnswer, starts: &[usize], at: usize) -> Option<u16> {
     let before = match answer.answers.get(at)?.data.record() {
         RData::SRV(_) => BEFORE_DATA + BEFORE_TARGET,
         _ => BEFORE_DATA,
@@ -238,7 +238,7 @@ fn pointer(answer: &Answer, starts: &[usize], at: usize) -> Option<u16> {
 
 /// The target of the SRV record at this place, which is beyond the reach of pointers: all but its first label is mostly that of
 /// the first record's target.
-fn far_target(answer: &Answer, starts: &[usize], at: usize) -> Result<Vec<u8>, ProtoError> {
+fn far_target(answer: &DnsAnswer, starts: &[usize], at: usize) -> Result<Vec<u8>, ProtoError> {
     let target = target(answer, at)?;
     let first = target_label(&target);
     let (label, rest) = target.split_at(first);
@@ -253,7 +253,7 @@ fn far_target(answer: &Answer, starts: &[usize], at: usize) -> Result<Vec<u8>, P
 }
 
 /// Bytes of the target of the SRV record at this place.
-fn target(answer: &Answer, at: usize) -> Result<Cow<'_, [u8]>, ProtoError> {
+fn target(answer: &DnsAnswer, at: usize) -> Result<Cow<'_, [u8]>, ProtoError> {
     let line = answer.answers.get(at);
     match line.map(|line| (line.data.target(), line.data.record())) {
         Some((Some(target), _)) => Ok(Cow::Borrowed(target)),
@@ -288,20 +288,20 @@ fn counted(written: Result<usize, ProtoError>) -> Result<u16, ProtoError> {
 
 /// A record as it is written: its owner is a pointer where that name is there already. hickory's own records give up looking
 /// for such names after some dozens, and a large answer would be twice as long.
-struct Written<'a> {
-    line: &'a Line,
-    answer: &'a Answer,
+struct EncodedRecord<'a> {
+    line: &'a DnsRecord,
+    answer: &'a DnsAnswer,
     /// Where each record of the answer begins.
     starts: &'a [usize],
 }
 
-impl BinEncodable for Written<'_> {
+impl BinEncodable for EncodedRecord<'_> {
     fn emit(&self, encoder: &mut BinEncoder<'_>) -> Result<(), ProtoError> {
-        let Line { owner, ttl, data } = self.line;
+        let DnsRecord { owner, ttl, data } = self.line;
         match owner {
-            Owner::Asked => encoder.emit_u16(ASKED)?,
-            Owner::Name(name) => name.emit(encoder)?,
-            Owner::TargetOf(at) => match pointer(self.answer, self.starts, *at) {
+            RecordOwner::Asked => encoder.emit_u16(ASKED)?,
+            RecordOwner::Name(name) => name.emit(encoder)?,
+            RecordOwner::TargetOf(at) => match pointer(self.answer, self.starts, *at) {
                 Some(there) => encoder.emit_u16(there)?,
                 None => return Err(ProtoError::Message("an alias is too far away")),
             },

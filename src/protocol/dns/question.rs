@@ -31,11 +31,11 @@ pub(super) enum Question {
     /// Whose address that is.
     Reverse(IpAddr),
     /// A name that has no records of its own, but may have names below it: so it must not be denied (RFC 8020).
-    Between,
+    EmptyNonTerminal,
     /// Nothing in this zone can have the name.
     Nothing,
     /// Another zone's.
-    Foreign,
+    OutOfZone,
 }
 
 /// A name among those of services.
@@ -69,14 +69,14 @@ impl Question {
         let labels: Option<Vec<&str>> = name.iter().map(|label| std::str::from_utf8(label).ok()).collect();
         // Names of ours are ASCII.
         let Some(labels) = labels else {
-            return if zone.domain().zone_of(name) { Self::Nothing } else { Self::Foreign };
+            return if zone.domain().zone_of(name) { Self::Nothing } else { Self::OutOfZone };
         };
         if let Some(rest) = below(&labels, &zone.labels) {
             return within(rest, zone);
         }
         match below(&labels, &["in-addr", "arpa"]) {
             Some(rest) => v4(rest),
-            None => below(&labels, &["ip6", "arpa"]).map_or(Self::Foreign, v6),
+            None => below(&labels, &["ip6", "arpa"]).map_or(Self::OutOfZone, v6),
         }
     }
 }
@@ -89,13 +89,13 @@ fn below<'a, 'b>(labels: &'a [&'b str], domain: &[impl AsRef<str>]) -> Option<&'
 
 /// What stands between the name of a thing and its datacenter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum NonTerminal {
     Service,
     Node,
     Address,
 }
 
-impl Kind {
+impl NonTerminal {
     fn of(label: &str) -> Option<Self> {
         let kinds = [("service", Self::Service), ("node", Self::Node), ("addr", Self::Address)];
         kinds.into_iter().find(|(name, _)| label.eq_ignore_ascii_case(name)).map(|(_, kind)| kind)
@@ -105,11 +105,11 @@ impl Kind {
 fn within(labels: &[&str], zone: &Zone) -> Question {
     let here = |label: &str| label.eq_ignore_ascii_case(&zone.datacenter);
     let Some((last, before)) = labels.split_last() else { return Question::Apex };
-    if let Some(kind) = Kind::of(last) {
+    if let Some(kind) = NonTerminal::of(last) {
         return of_kind(kind, before);
     }
     if let Some((kind, rest)) = before.split_last()
-        && let Some(kind) = Kind::of(kind)
+        && let Some(kind) = NonTerminal::of(kind)
     {
         // Of other datacenters nothing is known.
         return if here(last) { of_kind(kind, rest) } else { Question::Nothing };
@@ -117,24 +117,24 @@ fn within(labels: &[&str], zone: &Zone) -> Question {
     // What is left has no kind: the short form of a name for SRV.
     let rest = if here(last) { before } else { labels };
     match rest {
-        [] => Question::Between,
-        [protocol] if labelled(protocol) => Question::Between,
+        [] => Question::EmptyNonTerminal,
+        [protocol] if labelled(protocol) => Question::EmptyNonTerminal,
         [service, protocol] if labelled(service) && labelled(protocol) => srv(rest).unwrap_or(Question::Nothing),
         _ => Question::Nothing,
     }
 }
 
-fn of_kind(kind: Kind, labels: &[&str]) -> Question {
+fn of_kind(kind: NonTerminal, labels: &[&str]) -> Question {
     if labels.is_empty() {
-        return Question::Between;
+        return Question::EmptyNonTerminal;
     }
     match (kind, labels) {
-        (Kind::Node, _) => Question::Node(labels.join(".")),
-        (Kind::Address, [digits]) => literal(digits).map_or(Question::Nothing, Question::Literal),
-        (Kind::Address, _) => Question::Nothing,
+        (NonTerminal::Node, _) => Question::Node(labels.join(".")),
+        (NonTerminal::Address, [digits]) => literal(digits).map_or(Question::Nothing, Question::Literal),
+        (NonTerminal::Address, _) => Question::Nothing,
         // Any protocol or tag may have services below it.
-        (Kind::Service, [protocol]) if labelled(protocol) => Question::Between,
-        (Kind::Service, _) => srv(labels).unwrap_or_else(|| plain(labels)),
+        (NonTerminal::Service, [protocol]) if labelled(protocol) => Question::EmptyNonTerminal,
+        (NonTerminal::Service, _) => srv(labels).unwrap_or_else(|| plain(labels)),
     }
 }
 
@@ -187,7 +187,7 @@ fn v4(labels: &[&str]) -> Question {
     let bytes: Option<Vec<u8>> = labels.iter().rev().map(byte).collect();
     match bytes.as_deref() {
         Some(&[a, b, c, d]) => Question::Reverse([a, b, c, d].into()),
-        Some(bytes) if bytes.len() < 4 => Question::Between,
+        Some(bytes) if bytes.len() < 4 => Question::EmptyNonTerminal,
         Some(_) | None => Question::Nothing,
     }
 }
@@ -198,7 +198,7 @@ fn v6(labels: &[&str]) -> Question {
     let each = labels.iter().all(|digit| digit.len() == 1 && digit.as_bytes()[0].is_ascii_hexdigit());
     match labels.len() {
         32 if each => literal(&digits).map_or(Question::Nothing, Question::Reverse),
-        0..32 if each => Question::Between,
+        0..32 if each => Question::EmptyNonTerminal,
         _ => Question::Nothing,
     }
 }

@@ -13,7 +13,7 @@ pub(super) const BEFORE_TARGET: usize = 6;
 
 /// Whose record it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(super) enum RecordOwner {
     /// The name that was asked for, as it was spelt.
     Asked,
     /// The name that the SRV or CNAME record at this place of the answer leads to.
@@ -24,10 +24,10 @@ pub(super) enum Owner {
 
 /// A record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) owner: Owner,
+pub(super) struct DnsRecord {
+    pub(super) owner: RecordOwner,
     pub(super) ttl: u32,
-    pub(super) data: Data,
+    pub(super) data: RecordData,
 }
 
 /// A record that saves the asker another question.
@@ -35,19 +35,19 @@ pub(super) struct Line {
 pub(super) struct Additional {
     /// The place of the answer that it helps with.
     pub(super) of: usize,
-    pub(super) line: Line,
+    pub(super) line: DnsRecord,
 }
 
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Data {
+pub(super) enum RecordData {
     /// For one answer.
     Once(RData),
     /// For all that it is in: names take longest to write.
-    Prepared(Arc<Prepared>),
+    Prepared(Arc<EncodedData>),
 }
 
-impl Data {
+impl RecordData {
     /// What it says.
     pub(super) fn record(&self) -> &RData {
         match self {
@@ -65,7 +65,7 @@ impl Data {
     }
 }
 
-impl BinEncodable for Data {
+impl BinEncodable for RecordData {
     fn emit(&self, encoder: &mut BinEncoder<'_>) -> Result<(), ProtoError> {
         match self {
             Self::Once(data) => data.emit(encoder),
@@ -76,12 +76,12 @@ impl BinEncodable for Data {
 
 /// Data with its bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Prepared {
+pub(super) struct EncodedData {
     data: RData,
     bytes: Box<[u8]>,
 }
 
-impl Prepared {
+impl EncodedData {
     /// Of an SRV record, whose bytes are the same wherever it stands: its target is never a pointer. `None`: of any other, or
     /// if it cannot be written.
     pub(super) fn new(data: RData) -> Option<Self> {

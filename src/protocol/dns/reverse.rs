@@ -13,8 +13,8 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    model::{Instance, InstanceId, Selection, ServiceName},
-    registry::{Effect, Part, Registry, Step, Subscription},
+    model::{Instance, InstanceId, Selector, ServiceName},
+    registry::{DeltaKind, Registry, SnapshotChunk, Step, Subscription},
 };
 
 /// Most instances and changes that are read for one question.
@@ -22,16 +22,16 @@ const PORTION: usize = 1_024;
 
 /// More changes have to be read before a question can be answered: ask again, after others had a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Behind;
+pub(crate) struct IndexBehind;
 
 type Key = (ServiceName, InstanceId);
 
 /// The services at each address. The lock is held while changes are followed.
 #[derive(Debug)]
-pub(super) struct Reverse(Mutex<Index>);
+pub(super) struct ReverseIndex(Mutex<AddressIndex>);
 
 #[derive(Debug)]
-struct Index {
+struct AddressIndex {
     follow: Subscription,
     /// The address of each instance.
     address: HashMap<Key, IpAddr>,
@@ -39,10 +39,10 @@ struct Index {
     at: HashMap<IpAddr, BTreeSet<Key>>,
 }
 
-impl Reverse {
+impl ReverseIndex {
     pub(super) fn new() -> Self {
-        let follow = Subscription::new(Arc::new(Selection::Everything), None, None);
-        Self(Mutex::new(Index { follow, address: HashMap::new(), at: HashMap::new() }))
+        let follow = Subscription::new(Arc::new(Selector::Everything), None, None);
+        Self(Mutex::new(AddressIndex { follow, address: HashMap::new(), at: HashMap::new() }))
     }
 
     /// The services that have an instance at this address, by name. It need not be one to be called.
@@ -50,7 +50,7 @@ impl Reverse {
     /// # Errors
     ///
     /// When there was more to read than one portion.
-    pub(super) fn services(&self, registry: &Registry, address: IpAddr) -> Result<Vec<ServiceName>, Behind> {
+    pub(super) fn services(&self, registry: &Registry, address: IpAddr) -> Result<Vec<ServiceName>, IndexBehind> {
         let mut index = self.0.lock();
         index.catch_up(registry)?;
         let mut services: Vec<ServiceName> = Vec::new();
@@ -63,8 +63,8 @@ impl Reverse {
     }
 }
 
-impl Index {
-    fn catch_up(&mut self, registry: &Registry) -> Result<(), Behind> {
+impl AddressIndex {
+    fn catch_up(&mut self, registry: &Registry) -> Result<(), IndexBehind> {
         let mut read = 0;
         while read < PORTION {
             match self.follow.next(registry) {
@@ -74,11 +74,11 @@ impl Index {
                     self.address.clear();
                     self.at.clear();
                 }
-                Step::Snapshot(Part::Block(block)) => {
+                Step::Snapshot(SnapshotChunk::Block(block)) => {
                     read += block.entries().len();
                     block.entries().iter().for_each(|entry| self.put(&entry.instance));
                 }
-                Step::Snapshot(Part::Matching(entries)) => {
+                Step::Snapshot(SnapshotChunk::Matching(entries)) => {
                     read += entries.len();
                     for entry in &entries {
                         self.put(&entry.instance);
@@ -88,14 +88,14 @@ impl Index {
                     read += deltas.len();
                     for delta in deltas {
                         match (delta.effect, delta.event.after()) {
-                            (Effect::Updated, Some(entry)) => self.put(&entry.instance),
+                            (DeltaKind::Updated, Some(entry)) => self.put(&entry.instance),
                             _ => self.remove(&(delta.event.service().clone(), delta.event.id().clone())),
                         }
                     }
                 }
             }
         }
-        Err(Behind)
+        Err(IndexBehind)
     }
 
     fn put(&mut self, instance: &Instance) {

@@ -4,14 +4,14 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Api, Problem, check, decode,
+    ApiError, GrpcApi, check, decode,
     discovery::{PAGE_BYTES, page_length},
-    encode, protection,
+    encode, self_preservation,
 };
 use crate::{
-    model::{InstanceId, Selection, ServiceName},
+    model::{InstanceId, Selector, ServiceName},
     pb::{callboard::v1 as pb, server::admin_service_server::AdminService},
-    registry::Refusal,
+    registry::CommandError,
 };
 
 /// Events of a page of who asks for no size.
@@ -22,7 +22,7 @@ const WATCHES: u32 = 1_000;
 const PROTECTIONS: u32 = 1_000;
 
 #[tonic::async_trait]
-impl AdminService for Api {
+impl AdminService for GrpcApi {
     async fn list_subscribers(
         &self,
         request: Request<pb::ListSubscribersRequest>,
@@ -31,7 +31,7 @@ impl AdminService for Api {
         let service = optional_service(&asked.service)?;
         let after = decode::page_after(&asked.page_token, |token| token.parse().ok())?.unwrap_or(0);
         let size = decode::page_size(asked.page_size, WATCHES);
-        let wanted = |selection: &Selection| service.as_ref().is_none_or(|service| selection.includes(service));
+        let wanted = |selection: &Selector| service.as_ref().is_none_or(|service| selection.includes(service));
         let page = self.0.subscribers.page(after, size + 1, wanted);
         let (registry, now) = (self.0.engine.registry(), self.0.clock.now());
         let mut bytes = 0;
@@ -80,8 +80,8 @@ impl AdminService for Api {
         let last = page.last().and_then(|last| last.service.as_ref()).filter(|_| more);
         Ok(Response::new(pb::ListProtectionsResponse {
             next_page_token: last.map(ToString::to_string).unwrap_or_default(),
-            protections: page.iter().map(|of| protection::protection(of, now)).collect(),
-            registry: Some(protection::protection(&registry.protection(now.lease).0, now)),
+            protections: page.iter().map(|of| self_preservation::protection(of, now)).collect(),
+            registry: Some(self_preservation::protection(&registry.protection(now.lease).0, now)),
         }))
     }
 
@@ -95,7 +95,7 @@ impl AdminService for Api {
             Some(service) => registry.protection_of(&service, now.lease),
             None => registry.protection(now.lease).0,
         };
-        Ok(Response::new(pb::GetProtectionResponse { protection: Some(protection::protection(&found, now)) }))
+        Ok(Response::new(pb::GetProtectionResponse { protection: Some(self_preservation::protection(&found, now)) }))
     }
 
     async fn list_protection_events(
@@ -111,7 +111,7 @@ impl AdminService for Api {
         let last = notices.last().filter(|_| more);
         Ok(Response::new(pb::ListProtectionEventsResponse {
             next_page_token: last.map(|notice| notice.number.to_string()).unwrap_or_default(),
-            events: notices.iter().map(protection::event).collect(),
+            events: notices.iter().map(self_preservation::event).collect(),
         }))
     }
 
@@ -119,7 +119,7 @@ impl AdminService for Api {
         &self,
         request: Request<pb::ResetProtectionRequest>,
     ) -> Result<Response<pb::ResetProtectionResponse>, Status> {
-        let service = protection::target(request.get_ref())?;
+        let service = self_preservation::target(request.get_ref())?;
         let condemned = self.0.engine.registry().reset_protection(service.as_ref(), self.0.clock.now());
         let condemned = u32::try_from(condemned).unwrap_or(u32::MAX);
         Ok(Response::new(pb::ResetProtectionResponse { condemned }))
@@ -130,14 +130,14 @@ impl AdminService for Api {
         request: Request<pb::ListChecksRequest>,
     ) -> Result<Response<pb::ListChecksResponse>, Status> {
         let asked = request.get_ref();
-        let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
-        let id = InstanceId::parse_any(&asked.id).map_err(Problem::from)?;
+        let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
+        let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
         let entry = self.0.engine.registry().get(&service, id.as_str());
-        let entry = entry.ok_or_else(|| Problem::from(Refusal::NoSuchInstance { service, id }))?;
+        let entry = entry.ok_or_else(|| ApiError::from(CommandError::NoSuchInstance { service, id }))?;
         Ok(Response::new(pb::ListChecksResponse { checks: check::reports(&entry.instance, &self.0.checks) }))
     }
 }
 
-fn optional_service(name: &str) -> Result<Option<ServiceName>, Problem> {
+fn optional_service(name: &str) -> Result<Option<ServiceName>, ApiError> {
     if name.is_empty() { Ok(None) } else { Ok(Some(ServiceName::parse(name)?)) }
 }

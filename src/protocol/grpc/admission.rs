@@ -17,8 +17,8 @@ use tokio::{
 };
 use tonic::{Status, body::Body, service::Routes};
 
-use super::{Problem, SELECTION, Shared, WATCH};
-use crate::transport::{AnswerSize, Busy, Connection};
+use super::{ApiError, SELECTION, Shared, WATCH};
+use crate::transport::{AnswerSize, Connection, LimitError};
 
 /// What is taken when other calls are refused.
 const FIRST: [&str; 2] = ["/callboard.v1.RegistryService/", "/grpc.health.v1.Health/Check"];
@@ -54,7 +54,7 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     let long = LONG.contains(&path);
     let streamed = STREAMED.iter().any(|start| path.starts_with(start));
     let answer = match request.extensions().get::<Arc<Connection>>().cloned() {
-        None => Err(Problem::NoConnection),
+        None => Err(ApiError::NoConnection),
         Some(connection) => match connection.busy(first) {
             Some(busy) => Err(busy.into()),
             None if streamed => Ok(next.run(request).await),
@@ -68,7 +68,7 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
         },
     };
     answer.unwrap_or_else(|problem| {
-        if matches!(problem, Problem::Busy(_)) {
+        if matches!(problem, ApiError::Busy(_)) {
             shared.metrics.connections.streams_refused.inc();
         }
         Status::from(problem).into_http::<Body>().map(axum::body::Body::new)
@@ -76,32 +76,32 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
 }
 
 /// The same request once all of it has arrived. Until then nothing is done, so a refusal is the whole truth.
-async fn receive(shared: &Shared, request: Request) -> Result<Request, Problem> {
+async fn receive(shared: &Shared, request: Request) -> Result<Request, ApiError> {
     let (head, body) = request.into_parts();
     let limit = shared.max_message_size;
     // A selection may be longer than other requests.
     let limit = if head.uri.path() == WATCH { limit.max(SELECTION) } else { limit };
     let body = timeout(REQUEST_TIMEOUT, to_bytes(body, limit + PREFIX)).await;
-    let body = body.map_err(|_| Problem::Unfinished(REQUEST_TIMEOUT))?.map_err(|_| Problem::TooLarge(limit))?;
+    let body = body.map_err(|_| ApiError::Unfinished(REQUEST_TIMEOUT))?.map_err(|_| ApiError::TooLarge(limit))?;
     Ok(Request::from_parts(head, body.into()))
 }
 
 /// Answers within the client's deadline, or else within [`ANSWER_TIMEOUT`] of the whole request. A write that waits for the disk is
 /// not undone by a timeout, so its client is told that the outcome is not known.
-async fn answer_in_time(shared: &Shared, request: Request, next: Next) -> Result<Answer, Problem> {
+async fn answer_in_time(shared: &Shared, request: Request, next: Next) -> Result<Answer, ApiError> {
     let deadline = deadline(request.headers());
     let limit = deadline.unwrap_or(ANSWER_TIMEOUT);
     let mut over = pin!(sleep(limit));
     let request = tokio::select! {
         request = receive(shared, request) => request?,
-        () = &mut over => return Err(Problem::Unfinished(limit)),
+        () = &mut over => return Err(ApiError::Unfinished(limit)),
     };
     if deadline.is_none() {
         over.set(sleep(limit));
     }
     tokio::select! {
         answer = next.run(request) => Ok(answer),
-        () = over => Err(Problem::OutcomeUnknown(limit)),
+        () = over => Err(ApiError::OutcomeUnknown(limit)),
     }
 }
 
@@ -131,9 +131,9 @@ async fn answer_in_turn(
     connection: &Connection,
     request: Request,
     next: Next,
-) -> Result<Answer, Problem> {
+) -> Result<Answer, ApiError> {
     let request = receive(shared, request).await?;
-    let _turn = timeout(QUEUE, connection.place().turn().acquire()).await.map_err(|_| Busy::Turn(QUEUE))?;
+    let _turn = timeout(QUEUE, connection.place().turn().acquire()).await.map_err(|_| LimitError::Turn(QUEUE))?;
     yield_now().await;
     if let Some(busy) = connection.full(AnswerSize::Page) {
         return Err(busy.into());

@@ -3,13 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Problem,
+    ApiError,
     decode::span,
     encode::{self, timestamp},
 };
 use crate::{
-    health_check::{Checks as Results, Finding},
-    model::{Check, CheckId, Definition, HttpProbe, Instance, Invalid, Probe, ProbeTls, Target, Thresholds, Verdict},
+    health_check::{CheckResult, HealthChecks as Results},
+    model::{
+        Check, CheckDefinition, CheckId, CheckStatus, FieldError, HttpProbe, Instance, Probe, ProbeTarget, ProbeTls,
+        Thresholds,
+    },
     pb::callboard::v1 as pb,
     registry::NewCheck,
 };
@@ -18,21 +21,21 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The checks of a registration.
-pub(super) fn asked(checks: &[pb::Check]) -> Result<Vec<NewCheck>, Problem> {
+pub(super) fn asked(checks: &[pb::Check]) -> Result<Vec<NewCheck>, ApiError> {
     let one = |(at, check): (usize, &pb::Check)| {
         self::check(check).map_err(|problem| match problem {
-            Problem::Invalid(invalid) => Problem::Invalid(invalid.within(&format!("checks[{at}]"))),
+            ApiError::Invalid(invalid) => ApiError::Invalid(invalid.within(&format!("checks[{at}]"))),
             other => other,
         })
     };
     checks.iter().enumerate().map(one).collect()
 }
 
-fn check(asked: &pb::Check) -> Result<NewCheck, Problem> {
+fn check(asked: &pb::Check) -> Result<NewCheck, ApiError> {
     let probe = probe(asked.probe.as_ref())?;
     let id = if asked.id.is_empty() { probe.kind() } else { &asked.id };
     let name = if asked.name.is_empty() { id } else { &asked.name };
-    let definition = Definition {
+    let definition = CheckDefinition {
         notes: asked.notes.as_str().into(),
         interval: span("interval", asked.interval.as_ref())?.unwrap_or(INTERVAL),
         timeout: span("timeout", asked.timeout.as_ref())?.unwrap_or_default(),
@@ -43,16 +46,16 @@ fn check(asked: &pb::Check) -> Result<NewCheck, Problem> {
         },
         deregister_after: span("deregister_critical_after", asked.deregister_critical_after.as_ref())?,
         output_max_size: asked.output_max_size,
-        ..Definition::new(CheckId::parse(id)?, name, probe.clone())
+        ..CheckDefinition::new(CheckId::parse(id)?, name, probe.clone())
     };
     let verdict = match asked.initial_status() {
-        pb::CheckStatus::Unspecified => Verdict::Critical,
+        pb::CheckStatus::Unspecified => CheckStatus::Critical,
         _ => verdict("initial_status", asked.initial_status)?,
     };
     Ok(NewCheck { definition: Arc::new(definition.check()?), verdict })
 }
 
-fn probe(asked: Option<&pb::check::Probe>) -> Result<Probe, Problem> {
+fn probe(asked: Option<&pb::check::Probe>) -> Result<Probe, ApiError> {
     let tls = |asked: &pb::ProbeTls| ProbeTls {
         server_name: asked.server_name.as_str().into(),
         skip_verify: asked.skip_verify,
@@ -73,27 +76,27 @@ fn probe(asked: Option<&pb::check::Probe>) -> Result<Probe, Problem> {
             })
         }
         Some(pb::check::Probe::Tcp(tcp)) => {
-            Probe::Tcp { target: Target::parse("tcp.target", &tcp.target)?, tls: tcp.tls.as_ref().map(tls) }
+            Probe::Tcp { target: ProbeTarget::parse("tcp.target", &tcp.target)?, tls: tcp.tls.as_ref().map(tls) }
         }
         Some(pb::check::Probe::Grpc(grpc)) => Probe::Grpc {
-            target: Target::parse("grpc.target", &grpc.target)?,
+            target: ProbeTarget::parse("grpc.target", &grpc.target)?,
             service: grpc.service.as_str().into(),
             tls: grpc.tls.as_ref().map(tls),
         },
         Some(pb::check::Probe::Ttl(_)) => Probe::Ttl,
-        None => return Err(Invalid::unshown("probe", "is not given", "give one of http, tcp, grpc, ttl").into()),
+        None => return Err(FieldError::unshown("probe", "is not given", "give one of http, tcp, grpc, ttl").into()),
     })
 }
 
 /// What is reported of a check.
-pub(super) fn verdict(field: &'static str, status: i32) -> Result<Verdict, Problem> {
+pub(super) fn verdict(field: &'static str, status: i32) -> Result<CheckStatus, ApiError> {
     match pb::CheckStatus::try_from(status) {
-        Ok(pb::CheckStatus::Passing) => Ok(Verdict::Passing),
-        Ok(pb::CheckStatus::Warning) => Ok(Verdict::Warning),
-        Ok(pb::CheckStatus::Critical) => Ok(Verdict::Critical),
+        Ok(pb::CheckStatus::Passing) => Ok(CheckStatus::Passing),
+        Ok(pb::CheckStatus::Warning) => Ok(CheckStatus::Warning),
+        Ok(pb::CheckStatus::Critical) => Ok(CheckStatus::Critical),
         Ok(pb::CheckStatus::Unspecified) | Err(_) => {
             let remedy = "say CHECK_STATUS_PASSING, CHECK_STATUS_WARNING or CHECK_STATUS_CRITICAL";
-            Err(Invalid::new(field, &status.to_string(), "is no status of a check", remedy).into())
+            Err(FieldError::new(field, &status.to_string(), "is no status of a check", remedy).into())
         }
     }
 }
@@ -123,7 +126,7 @@ pub(super) fn reports(instance: &Instance, results: &Results) -> Vec<pb::CheckRe
     instance.checks.iter().map(report).collect()
 }
 
-fn result(finding: &Finding) -> pb::CheckResult {
+fn result(finding: &CheckResult) -> pb::CheckResult {
     pb::CheckResult {
         time: Some(timestamp(finding.at)),
         status: status(finding.verdict).into(),
@@ -132,10 +135,10 @@ fn result(finding: &Finding) -> pb::CheckResult {
     }
 }
 
-fn status(verdict: Verdict) -> pb::CheckStatus {
+fn status(verdict: CheckStatus) -> pb::CheckStatus {
     match verdict {
-        Verdict::Passing => pb::CheckStatus::Passing,
-        Verdict::Warning => pb::CheckStatus::Warning,
-        Verdict::Critical => pb::CheckStatus::Critical,
+        CheckStatus::Passing => pb::CheckStatus::Passing,
+        CheckStatus::Warning => pb::CheckStatus::Warning,
+        CheckStatus::Critical => pb::CheckStatus::Critical,
     }
 }

@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-use super::Problem;
+use super::ApiError;
 use crate::{
     model::{
-        Address, BootId, InstanceFilter, InstanceId, Invalid, LeaseId, LoadReport, Locality, Metadata, Revision,
-        Selection, ServiceName, Tags, Terms, Token, Weight,
+        Address, BootId, FieldError, InstanceFilter, InstanceId, LeaseId, LeaseTerms, LoadReport, Locality, Metadata,
+        ResumeToken, Revision, Selector, ServiceName, Tags, Weight,
     },
     pb::callboard::v1 as pb,
-    registry::{Command, Description, Holder, Patch, Register},
+    registry::{Command, DeregisterGuard, InstanceDescription, Patch, Register},
 };
 
 /// Most entries of a page.
 const PAGE: u32 = 1_000;
 
 /// A registration. `fresh` names its lease, should it need a new one.
-pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Register, Problem> {
+pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Register, ApiError> {
     let addresses = asked.addresses.iter().map(|address| (address.host.as_str(), address.port, address.name.as_str()));
     let none = pb::Locality::default();
     let locality = asked.locality.as_ref().unwrap_or(&none);
@@ -24,7 +24,7 @@ pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Re
         service: ServiceName::parse(&asked.service)?,
         id: InstanceId::parse(&asked.id)?,
         boot: BootId::parse(&asked.boot_id)?,
-        description: Description {
+        description: InstanceDescription {
             addresses: Address::parse_all(addresses)?,
             tags: Tags::parse(&asked.tags)?,
             metadata: Metadata::parse(asked.metadata.iter())?,
@@ -32,7 +32,7 @@ pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Re
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
         },
         checks: super::check::asked(&asked.checks)?,
-        terms: Terms::grant(
+        terms: LeaseTerms::grant(
             span("ttl", asked.ttl.as_ref())?,
             span("disconnect_grace", asked.disconnect_grace.as_ref())?,
         ),
@@ -42,18 +42,19 @@ pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Re
     })
 }
 
-pub(super) fn deregister(asked: &pb::DeregisterRequest) -> Result<Command, Problem> {
+pub(super) fn deregister(asked: &pb::DeregisterRequest) -> Result<Command, ApiError> {
     let lease = optional_lease(&asked.lease_id)?;
     let boot = if asked.boot_id.is_empty() { None } else { Some(BootId::parse(&asked.boot_id)?) };
-    let of = if lease.is_none() && boot.is_none() { Holder::Anyone } else { Holder::This { lease, boot } };
+    let of =
+        if lease.is_none() && boot.is_none() { DeregisterGuard::Anyone } else { DeregisterGuard::This { lease, boot } };
     Ok(Command::Deregister { service: ServiceName::parse(&asked.service)?, id: InstanceId::parse_any(&asked.id)?, of })
 }
 
-pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, Problem> {
+pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, ApiError> {
     let paths = asked.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
     let known = "name at least one of weight, draining, tags, metadata, starting";
     if paths.is_empty() {
-        return Err(Invalid::unshown("update_mask", "is empty", known).into());
+        return Err(FieldError::unshown("update_mask", "is empty", known).into());
     }
     let mut patch = Patch::default();
     for path in paths {
@@ -63,7 +64,7 @@ pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, Probl
             "starting" => patch.starting = Some(asked.starting),
             "tags" => patch.tags = Some(Tags::parse(&asked.tags)?),
             "metadata" => patch.metadata = Some(Metadata::parse(asked.metadata.iter())?),
-            other => return Err(Invalid::new("update_mask", other, "is no field that can be updated", known).into()),
+            other => return Err(FieldError::new("update_mask", other, "is no field that can be updated", known).into()),
         }
     }
     Ok(Command::Update {
@@ -75,13 +76,15 @@ pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, Probl
 }
 
 /// What a watch selects, its filter, and where it goes on from.
-pub(super) fn watch(asked: &pb::WatchRequest) -> Result<(Selection, Option<InstanceFilter>, Option<Token>), Problem> {
-    let selection = Selection::parse(&asked.services, &asked.prefix, asked.everything)?;
-    let token = if asked.resume_token.is_empty() { None } else { Some(Token::parse(&asked.resume_token)?) };
+pub(super) fn watch(
+    asked: &pb::WatchRequest,
+) -> Result<(Selector, Option<InstanceFilter>, Option<ResumeToken>), ApiError> {
+    let selection = Selector::parse(&asked.services, &asked.prefix, asked.everything)?;
+    let token = if asked.resume_token.is_empty() { None } else { Some(ResumeToken::parse(&asked.resume_token)?) };
     Ok((selection, InstanceFilter::parse(&asked.filter)?, token))
 }
 
-pub(super) fn load(load: &pb::LoadReport) -> Result<LoadReport, Problem> {
+pub(super) fn load(load: &pb::LoadReport) -> Result<LoadReport, ApiError> {
     let report = LoadReport {
         utilization: load.utilization,
         in_flight: load.in_flight,
@@ -99,42 +102,42 @@ pub(super) fn page_size(asked: u32, usual: u32) -> usize {
 }
 
 /// A place in a list: where the page before ended. `None`: at the beginning.
-pub(super) fn page_after<P>(token: &str, parse: impl FnOnce(&str) -> Option<P>) -> Result<Option<P>, Problem> {
+pub(super) fn page_after<P>(token: &str, parse: impl FnOnce(&str) -> Option<P>) -> Result<Option<P>, ApiError> {
     if token.is_empty() {
         return Ok(None);
     }
     parse(token).map(Some).ok_or_else(|| {
         let remedy = "send next_page_token as it was answered, or nothing for the first page";
-        Invalid::new("page_token", token, "is none that this list makes", remedy).into()
+        FieldError::new("page_token", token, "is none that this list makes", remedy).into()
     })
 }
 
 /// A place in a list of instances.
-pub(super) fn instances_after(token: &str) -> Result<Option<InstanceId>, Problem> {
+pub(super) fn instances_after(token: &str) -> Result<Option<InstanceId>, ApiError> {
     page_after(token, |token| InstanceId::parse_any(token).ok())
 }
 
 /// A place in a list of services.
-pub(super) fn services_after(token: &str) -> Result<Option<ServiceName>, Problem> {
+pub(super) fn services_after(token: &str) -> Result<Option<ServiceName>, ApiError> {
     page_after(token, |token| ServiceName::parse(token).ok())
 }
 
 /// A place in the log of events: the revision before which to go on.
-pub(super) fn events_before(token: &str) -> Result<Revision, Problem> {
+pub(super) fn events_before(token: &str) -> Result<Revision, ApiError> {
     Ok(page_after(token, |token| token.parse().ok())?.map_or(Revision(u64::MAX), Revision))
 }
 
-fn optional_lease(bytes: &[u8]) -> Result<Option<LeaseId>, Problem> {
+fn optional_lease(bytes: &[u8]) -> Result<Option<LeaseId>, ApiError> {
     if bytes.is_empty() {
         return Ok(None);
     }
     LeaseId::from_bytes(bytes).map(Some).ok_or_else(|| {
         let remedy = "send the lease_id that Register answered, byte for byte";
-        Invalid::unshown("lease_id", format!("has {} bytes where a lease has 16", bytes.len()), remedy).into()
+        FieldError::unshown("lease_id", format!("has {} bytes where a lease has 16", bytes.len()), remedy).into()
     })
 }
 
-pub(super) fn span(field: &'static str, given: Option<&prost_types::Duration>) -> Result<Option<Duration>, Problem> {
+pub(super) fn span(field: &'static str, given: Option<&prost_types::Duration>) -> Result<Option<Duration>, ApiError> {
     given
         .map(|span| {
             // The contract's type could also say minus a second and two nanoseconds; no length of time needs to.
@@ -142,7 +145,7 @@ pub(super) fn span(field: &'static str, given: Option<&prost_types::Duration>) -
             let plain = plain.filter(|(_, nanos)| *nanos < 1_000_000_000);
             plain.map(|(seconds, nanos)| Duration::new(seconds, nanos)).ok_or_else(|| {
                 let value = format!("{}.{:09}s", span.seconds, span.nanos);
-                Invalid::new(
+                FieldError::new(
                     field,
                     &value,
                     "is no length of time",
@@ -158,9 +161,9 @@ pub(super) fn span(field: &'static str, given: Option<&prost_types::Duration>) -
 mod tests {
     use super::*;
 
-    fn refused(result: Result<impl std::fmt::Debug, Problem>) -> String {
+    fn refused(result: Result<impl std::fmt::Debug, ApiError>) -> String {
         match result.unwrap_err() {
-            Problem::Invalid(invalid) => invalid.field.into_owned(),
+            ApiError::Invalid(invalid) => invalid.field.into_owned(),
             other => panic!("{other}"),
         }
     }

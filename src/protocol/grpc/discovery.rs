@@ -3,11 +3,11 @@
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Problem, decode, encode};
+use super::{ApiError, GrpcApi, decode, encode};
 use crate::{
     model::{InstanceFilter, InstanceId, ServiceName},
     pb::{callboard::v1 as pb, server::discovery_service_server::DiscoveryService},
-    registry::Refusal,
+    registry::CommandError,
 };
 
 /// Entries of a page of who asks for no size.
@@ -19,14 +19,14 @@ const SUMMARY: usize = 32;
 pub(super) const PAGE_BYTES: usize = 30 * 1024;
 
 #[tonic::async_trait]
-impl DiscoveryService for Api {
+impl DiscoveryService for GrpcApi {
     async fn list_instances(
         &self,
         request: Request<pb::ListInstancesRequest>,
     ) -> Result<Response<pb::ListInstancesResponse>, Status> {
         let asked = request.get_ref();
-        let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
-        let filter = InstanceFilter::parse(&asked.filter).map_err(Problem::from)?;
+        let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
+        let filter = InstanceFilter::parse(&asked.filter).map_err(ApiError::from)?;
         let after = decode::instances_after(&asked.page_token)?;
         let size = decode::page_size(asked.page_size, PAGE);
         let registry = self.0.engine.registry();
@@ -53,10 +53,10 @@ impl DiscoveryService for Api {
         request: Request<pb::GetInstanceRequest>,
     ) -> Result<Response<pb::GetInstanceResponse>, Status> {
         let asked = request.get_ref();
-        let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
-        let id = InstanceId::parse_any(&asked.id).map_err(Problem::from)?;
+        let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
+        let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
         let entry = self.0.engine.registry().get(&service, id.as_str());
-        let entry = entry.ok_or_else(|| Problem::from(Refusal::NoSuchInstance { service, id }))?;
+        let entry = entry.ok_or_else(|| ApiError::from(CommandError::NoSuchInstance { service, id }))?;
         let now = self.0.clock.now().lease;
         Ok(Response::new(pb::GetInstanceResponse {
             instance: Some(encode::instance(&entry.instance)),

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use prost_types::Timestamp;
 
 use crate::{
-    model::{Instance, LoadReport, Status, WallTime},
+    model::{Instance, LoadReport, Status, UnixMillis},
     pb::callboard::v1 as pb,
-    registry::{Change, Entry, Event, Lease, LeaseTime, Now, RemovalReason},
+    registry::{Change, ClockReading, Entry, Event, Lease, LeaseTime, RemovalReason},
 };
 
 pub(super) fn instance(instance: &Instance) -> pb::Instance {
@@ -80,7 +80,7 @@ pub(super) fn event(event: &Event) -> pb::Event {
     }
 }
 
-pub(super) fn timestamp(WallTime(millis): WallTime) -> Timestamp {
+pub(super) fn timestamp(UnixMillis(millis): UnixMillis) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(millis / 1_000).unwrap_or(i64::MAX),
         nanos: i32::try_from(millis % 1_000 * 1_000_000).unwrap_or(0),
@@ -93,7 +93,7 @@ pub(super) fn span(span: Duration) -> Option<prost_types::Duration> {
 }
 
 /// How long ago that was.
-pub(super) fn since(then: Now, now: Now) -> Duration {
+pub(super) fn since(then: ClockReading, now: ClockReading) -> Duration {
     Duration::from_micros(now.monotonic_us.saturating_sub(then.monotonic_us))
 }
 

@@ -8,9 +8,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::{
     engine::EngineError,
     health_check::ReportError,
-    model::{Invalid, filter::FilterError},
-    registry::Refusal,
-    transport::Busy,
+    model::{FieldError, filter::FilterError},
+    registry::CommandError,
+    transport::LimitError,
 };
 
 /// Who says so, in `ErrorInfo`.
@@ -20,16 +20,16 @@ const SOON: Duration = Duration::from_millis(500);
 
 /// Why this door does not do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Problem {
+pub(super) enum ApiError {
     /// A value is refused.
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] FieldError),
     /// A filter is refused.
     #[error("filter: {0}")]
     Filter(#[from] FilterError),
     /// The registry refuses.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] CommandError),
     /// More writes wait than the engine can take.
     #[error("{message}")]
     Overloaded {
@@ -87,7 +87,7 @@ pub(super) enum Problem {
     TooManyServices(usize),
     /// There is no room for another call.
     #[error(transparent)]
-    Busy(#[from] Busy),
+    Busy(#[from] LimitError),
     /// A call whose request did not come.
     #[error(
         "no whole request came within {}, so nothing was done: send it at once, or cancel the call",
@@ -99,7 +99,7 @@ pub(super) enum Problem {
     NoConnection,
 }
 
-impl From<ReportError> for Problem {
+impl From<ReportError> for ApiError {
     fn from(error: ReportError) -> Self {
         match error {
             ReportError::NotFed(_) => Self::NotFed(error.to_string()),
@@ -108,7 +108,7 @@ impl From<ReportError> for Problem {
     }
 }
 
-impl From<EngineError> for Problem {
+impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
         match error {
@@ -120,90 +120,90 @@ impl From<EngineError> for Problem {
     }
 }
 
-impl From<Problem> for Status {
-    fn from(problem: Problem) -> Self {
+impl From<ApiError> for Status {
+    fn from(problem: ApiError) -> Self {
         let (code, reason) = classify(&problem);
         let mut details =
             ErrorDetails::with_error_info(reason, DOMAIN, [("version".into(), env!("CARGO_PKG_VERSION").into())]);
         match &problem {
-            Problem::Invalid(invalid) => {
+            ApiError::Invalid(invalid) => {
                 details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
             }
-            Problem::Filter(error) => {
+            ApiError::Filter(error) => {
                 details.add_bad_request_violation("filter", error.to_string());
             }
-            Problem::Refused(refusal) => describe(refusal, &mut details),
-            Problem::UnknownService(service) => {
+            ApiError::Refused(refusal) => describe(refusal, &mut details),
+            ApiError::UnknownService(service) => {
                 details.set_resource_info("service", service, "", "not registered");
             }
-            Problem::NotHere(service) => {
+            ApiError::NotHere(service) => {
                 details.set_resource_info("service", service, "", "not told of here");
             }
-            Problem::Leaving
-            | Problem::Stopped(_)
-            | Problem::Interrupted(_)
-            | Problem::OutcomeUnknown(_)
-            | Problem::Busy(_) => {
+            ApiError::Leaving
+            | ApiError::Stopped(_)
+            | ApiError::Interrupted(_)
+            | ApiError::OutcomeUnknown(_)
+            | ApiError::Busy(_) => {
                 details.set_retry_info(Some(SOON));
             }
-            Problem::Overloaded { retry, .. } => {
+            ApiError::Overloaded { retry, .. } => {
                 details.set_retry_info(Some(*retry));
             }
-            Problem::NotFed(_)
-            | Problem::Silent(_)
-            | Problem::Unfinished(_)
-            | Problem::TooLarge(_)
-            | Problem::Malformed(_)
-            | Problem::UnknownMethod
-            | Problem::TooManyServices(_)
-            | Problem::NoConnection => {}
+            ApiError::NotFed(_)
+            | ApiError::Silent(_)
+            | ApiError::Unfinished(_)
+            | ApiError::TooLarge(_)
+            | ApiError::Malformed(_)
+            | ApiError::UnknownMethod
+            | ApiError::TooManyServices(_)
+            | ApiError::NoConnection => {}
         }
         Self::with_error_details(code, problem.to_string(), details)
     }
 }
 
-fn classify(problem: &Problem) -> (Code, &'static str) {
+fn classify(problem: &ApiError) -> (Code, &'static str) {
     match problem {
-        Problem::Invalid(_) | Problem::Refused(Refusal::Invalid(_)) => (Code::InvalidArgument, "INVALID_FIELD"),
-        Problem::Filter(_) => (Code::InvalidArgument, "INVALID_FILTER"),
-        Problem::Refused(Refusal::NoSuchInstance { .. }) => (Code::NotFound, "NO_SUCH_INSTANCE"),
-        Problem::Refused(Refusal::HeldByOther { .. }) => (Code::AlreadyExists, "HELD_BY_OTHER_BOOT"),
-        Problem::Refused(Refusal::LeaseLost { .. }) => (Code::Aborted, "LEASE_LOST"),
-        Problem::Refused(Refusal::HeldByLease { .. }) => (Code::AlreadyExists, "HELD_BY_LEASE"),
-        Problem::Refused(Refusal::HeldWithoutLease { .. }) => (Code::AlreadyExists, "HELD_WITHOUT_LEASE"),
-        Problem::Refused(Refusal::NoSuchCheck { .. }) => (Code::NotFound, "NO_SUCH_CHECK"),
-        Problem::NotFed(_) => (Code::InvalidArgument, "NOT_FED"),
-        Problem::Overloaded { .. } => (Code::Unavailable, "OVERLOADED"),
-        Problem::Stopped(_) => (Code::Unavailable, "STOPPED"),
-        Problem::Interrupted(_) | Problem::OutcomeUnknown(_) => (Code::Unavailable, "OUTCOME_UNKNOWN"),
-        Problem::Leaving => (Code::Unavailable, "SHUTTING_DOWN"),
-        Problem::Silent(_) => (Code::DeadlineExceeded, "NO_HEARTBEAT"),
-        Problem::TooLarge(_) => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
-        Problem::Malformed(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
-        Problem::UnknownMethod => (Code::Unimplemented, "UNKNOWN_METHOD"),
-        Problem::UnknownService(_) => (Code::NotFound, "NO_SUCH_SERVICE"),
-        Problem::NotHere(_) => (Code::NotFound, "NOT_TOLD_HERE"),
-        Problem::TooManyServices(_) => (Code::ResourceExhausted, "TOO_MANY_SERVICES"),
-        Problem::Busy(Busy::Streams(..)) => (Code::ResourceExhausted, "TOO_MANY_STREAMS"),
-        Problem::Busy(Busy::Unread(..)) => (Code::ResourceExhausted, "TOO_MUCH_UNREAD"),
-        Problem::Busy(Busy::Turn(_)) => (Code::ResourceExhausted, "TOO_MANY_LISTS"),
-        Problem::Unfinished(_) => (Code::DeadlineExceeded, "NO_REQUEST"),
-        Problem::NoConnection => (Code::Internal, "NO_CONNECTION"),
+        ApiError::Invalid(_) | ApiError::Refused(CommandError::Invalid(_)) => (Code::InvalidArgument, "INVALID_FIELD"),
+        ApiError::Filter(_) => (Code::InvalidArgument, "INVALID_FILTER"),
+        ApiError::Refused(CommandError::NoSuchInstance { .. }) => (Code::NotFound, "NO_SUCH_INSTANCE"),
+        ApiError::Refused(CommandError::HeldByOther { .. }) => (Code::AlreadyExists, "HELD_BY_OTHER_BOOT"),
+        ApiError::Refused(CommandError::LeaseLost { .. }) => (Code::Aborted, "LEASE_LOST"),
+        ApiError::Refused(CommandError::HeldByLease { .. }) => (Code::AlreadyExists, "HELD_BY_LEASE"),
+        ApiError::Refused(CommandError::HeldWithoutLease { .. }) => (Code::AlreadyExists, "HELD_WITHOUT_LEASE"),
+        ApiError::Refused(CommandError::NoSuchCheck { .. }) => (Code::NotFound, "NO_SUCH_CHECK"),
+        ApiError::NotFed(_) => (Code::InvalidArgument, "NOT_FED"),
+        ApiError::Overloaded { .. } => (Code::Unavailable, "OVERLOADED"),
+        ApiError::Stopped(_) => (Code::Unavailable, "STOPPED"),
+        ApiError::Interrupted(_) | ApiError::OutcomeUnknown(_) => (Code::Unavailable, "OUTCOME_UNKNOWN"),
+        ApiError::Leaving => (Code::Unavailable, "SHUTTING_DOWN"),
+        ApiError::Silent(_) => (Code::DeadlineExceeded, "NO_HEARTBEAT"),
+        ApiError::TooLarge(_) => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+        ApiError::Malformed(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
+        ApiError::UnknownMethod => (Code::Unimplemented, "UNKNOWN_METHOD"),
+        ApiError::UnknownService(_) => (Code::NotFound, "NO_SUCH_SERVICE"),
+        ApiError::NotHere(_) => (Code::NotFound, "NOT_TOLD_HERE"),
+        ApiError::TooManyServices(_) => (Code::ResourceExhausted, "TOO_MANY_SERVICES"),
+        ApiError::Busy(LimitError::Streams(..)) => (Code::ResourceExhausted, "TOO_MANY_STREAMS"),
+        ApiError::Busy(LimitError::Unread(..)) => (Code::ResourceExhausted, "TOO_MUCH_UNREAD"),
+        ApiError::Busy(LimitError::Turn(_)) => (Code::ResourceExhausted, "TOO_MANY_LISTS"),
+        ApiError::Unfinished(_) => (Code::DeadlineExceeded, "NO_REQUEST"),
+        ApiError::NoConnection => (Code::Internal, "NO_CONNECTION"),
     }
 }
 
-fn describe(refusal: &Refusal, details: &mut ErrorDetails) {
+fn describe(refusal: &CommandError, details: &mut ErrorDetails) {
     let (service, id, text) = match refusal {
-        Refusal::NoSuchInstance { service, id } => (service, id, "not registered"),
-        Refusal::HeldByOther { service, id, retry } => {
+        CommandError::NoSuchInstance { service, id } => (service, id, "not registered"),
+        CommandError::HeldByOther { service, id, retry } => {
             details.set_retry_info(Some(*retry));
             (service, id, "held by another boot")
         }
-        Refusal::LeaseLost { service, id } => (service, id, "held by another registration"),
-        Refusal::HeldByLease { service, id } => (service, id, "held by a lease"),
-        Refusal::HeldWithoutLease { service, id } => (service, id, "registered without a lease"),
-        Refusal::NoSuchCheck { service, id, .. } => (service, id, "has no such check"),
-        Refusal::Invalid(invalid) => {
+        CommandError::LeaseLost { service, id } => (service, id, "held by another registration"),
+        CommandError::HeldByLease { service, id } => (service, id, "held by a lease"),
+        CommandError::HeldWithoutLease { service, id } => (service, id, "registered without a lease"),
+        CommandError::NoSuchCheck { service, id, .. } => (service, id, "has no such check"),
+        CommandError::Invalid(invalid) => {
             details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
             return;
         }
@@ -218,8 +218,8 @@ mod tests {
 
     #[test]
     fn statuses_carry_their_details() {
-        let held = Refusal::HeldByOther { service: name("web"), id: id("a"), retry: Duration::from_secs(2) };
-        let status = Status::from(Problem::Refused(held));
+        let held = CommandError::HeldByOther { service: name("web"), id: id("a"), retry: Duration::from_secs(2) };
+        let status = Status::from(ApiError::Refused(held));
         assert_eq!(status.code(), Code::AlreadyExists);
         let details = status.get_error_details();
         assert_eq!(details.error_info().unwrap().reason, "HELD_BY_OTHER_BOOT");
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(details.resource_info().unwrap().resource_name, "web/a");
 
         let invalid = crate::model::ServiceName::parse("").unwrap_err();
-        let status = Status::from(Problem::from(invalid));
+        let status = Status::from(ApiError::from(invalid));
         assert_eq!(status.code(), Code::InvalidArgument);
         let details = status.get_error_details();
         assert_eq!(details.bad_request().unwrap().field_violations[0].field, "service");

@@ -12,14 +12,14 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
-use super::{Api, Problem, Shared, connection};
+use super::{ApiError, GrpcApi, Shared, connection};
 use crate::{
-    model::{Selection, ServiceName},
+    model::{Selector, ServiceName},
     pb::{
         grpc::health::v1::{HealthListRequest, HealthListResponse},
         server::health_server::Health,
     },
-    transport::{Connection, Interest, Seat},
+    transport::{Connection, Interest, WakeRegistration},
 };
 
 /// The process as a whole, and the services that it is itself.
@@ -35,14 +35,14 @@ const MOST: usize = 5_000;
 
 /// Who is asked about.
 #[derive(Debug)]
-pub(super) enum Subject {
+pub(super) enum HealthSubject {
     Own,
     Registered(ServiceName),
     /// A name that no service can have.
     Impossible,
 }
 
-impl Subject {
+impl HealthSubject {
     fn parse(name: &str) -> Self {
         if OWN.contains(&name) {
             return Self::Own;
@@ -50,7 +50,7 @@ impl Subject {
         ServiceName::parse(name).map_or(Self::Impossible, Self::Registered)
     }
 
-    /// As [`Subject::parse`], where registered services are not told of.
+    /// As [`HealthSubject::parse`], where registered services are not told of.
     pub(super) fn own(name: &str) -> Self {
         if OWN.contains(&name) { Self::Own } else { Self::Impossible }
     }
@@ -76,11 +76,11 @@ pub(super) fn answer(status: ServingStatus) -> HealthCheckResponse {
 }
 
 #[tonic::async_trait]
-impl Health for Api {
+impl Health for GrpcApi {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let name = request.into_inner().service;
-        match Subject::parse(&name).status(&self.0, self.0.hubs.is_leaving()) {
-            ServingStatus::ServiceUnknown => Err(Problem::UnknownService(name).into()),
+        match HealthSubject::parse(&name).status(&self.0, self.0.hubs.is_leaving()) {
+            ServingStatus::ServiceUnknown => Err(ApiError::UnknownService(name).into()),
             status => Ok(Response::new(answer(status))),
         }
     }
@@ -89,7 +89,7 @@ impl Health for Api {
         let registry = self.0.engine.registry();
         let count = registry.service_count();
         if count > MOST {
-            return Err(Problem::TooManyServices(count).into());
+            return Err(ApiError::TooManyServices(count).into());
         }
         let leaving = self.0.hubs.is_leaving();
         let own = OWN.iter().map(|name| ((*name).to_owned(), answer(serving(!leaving))));
@@ -104,7 +104,7 @@ impl Health for Api {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthStream>, Status> {
         let connection = connection(&request)?;
-        let subject = Subject::parse(&request.get_ref().service);
+        let subject = HealthSubject::parse(&request.get_ref().service);
         Ok(Response::new(HealthStream::open(&self.0, &connection, subject)))
     }
 }
@@ -113,17 +113,17 @@ impl Health for Api {
 #[derive(Debug)]
 pub struct HealthStream {
     shared: Arc<Shared>,
-    seat: Seat,
-    subject: Subject,
+    seat: WakeRegistration,
+    subject: HealthSubject,
     told: Option<ServingStatus>,
     ended: bool,
 }
 
 impl HealthStream {
-    pub(super) fn open(shared: &Arc<Shared>, connection: &Arc<Connection>, subject: Subject) -> Self {
+    pub(super) fn open(shared: &Arc<Shared>, connection: &Arc<Connection>, subject: HealthSubject) -> Self {
         let interest = match &subject {
-            Subject::Registered(name) => Interest::Changes(Arc::new(Selection::Names([name.clone()].into()))),
-            Subject::Own | Subject::Impossible => Interest::Nothing,
+            HealthSubject::Registered(name) => Interest::Changes(Arc::new(Selector::Names([name.clone()].into()))),
+            HealthSubject::Own | HealthSubject::Impossible => Interest::Nothing,
         };
         let seat = shared.hubs.seat(connection, interest);
         Self { shared: Arc::clone(shared), seat, subject, told: None, ended: false }
@@ -145,7 +145,7 @@ impl Stream for HealthStream {
             }
             if leaving {
                 self.ended = true;
-                return Poll::Ready(Some(Err(Problem::Leaving.into())));
+                return Poll::Ready(Some(Err(ApiError::Leaving.into())));
             }
             ready!(self.seat.poll_rung(context));
         }

@@ -14,12 +14,12 @@ use std::{
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{Problem, Shared, decode, encode, explain};
+use super::{ApiError, Shared, decode, encode, tonic_errors};
 use crate::{
-    model::{Invalid, LeaseId},
+    model::{FieldError, LeaseId},
     pb::callboard::v1 as pb,
-    registry::{Carrier, Ending, HashLease, Lease, Now},
-    transport::{Connection, Interest, Seat},
+    registry::{ClockReading, EndReason, HashLease, HeartbeatStreamId, Lease},
+    transport::{Connection, Interest, WakeRegistration},
 };
 
 /// Most heartbeats of a message.
@@ -34,23 +34,23 @@ const SILENT_TTLS: u32 = 2;
 pub struct KeepAliveStream {
     shared: Arc<Shared>,
     connection: Arc<Connection>,
-    seat: Seat,
+    seat: WakeRegistration,
     inbound: Streaming<pb::KeepAliveRequest>,
-    carrier: Carrier,
+    carrier: HeartbeatStreamId,
     /// The leases whose heartbeats it carries: found once, then by this stream alone.
     carried: HashMap<LeaseId, Arc<Lease>, HashLease>,
     /// When it last carried a message.
     heard: Duration,
-    end: End,
+    end: KeepAliveEnd,
 }
 
 /// How far the end of the stream has come.
 #[derive(Debug)]
-enum End {
+enum KeepAliveEnd {
     /// It goes on.
     Open,
     /// It ends with this once what is ready was sent. We end it.
-    Ending(Problem),
+    Ending(ApiError),
     /// It has ended.
     Ended,
 }
@@ -68,15 +68,15 @@ impl KeepAliveStream {
             carrier: shared.engine.registry().leases().new_carrier(),
             carried: HashMap::default(),
             heard: shared.clock.since_start(),
-            end: End::Open,
+            end: KeepAliveEnd::Open,
             shared: Arc::clone(shared),
         }
     }
 
-    fn answer(&mut self, request: pb::KeepAliveRequest) -> Result<pb::KeepAliveResponse, Problem> {
+    fn answer(&mut self, request: pb::KeepAliveRequest) -> Result<pb::KeepAliveResponse, ApiError> {
         if request.heartbeats.len() > MOST {
             let problem = format!("are {}", request.heartbeats.len());
-            return Err(Invalid::unshown("heartbeats", problem, "send at most 10000 in a message").into());
+            return Err(FieldError::unshown("heartbeats", problem, "send at most 10000 in a message").into());
         }
         let now = self.shared.clock.now();
         self.heard = Duration::from_micros(now.monotonic_us);
@@ -84,17 +84,17 @@ impl KeepAliveStream {
         for (at, heartbeat) in request.heartbeats.into_iter().enumerate() {
             if let Some(load) = &heartbeat.load
                 && let Err(problem) = self.report(&heartbeat.lease_id, load)
-                && matches!(self.end, End::Open)
+                && matches!(self.end, KeepAliveEnd::Open)
             {
                 // Every lease in the message is renewed all the same.
-                self.end = End::Ending(at_heartbeat(at, problem));
+                self.end = KeepAliveEnd::Ending(at_heartbeat(at, problem));
             }
             leases.push(self.renew(heartbeat.lease_id, now));
         }
         Ok(pb::KeepAliveResponse { leases, notice: pb::Notice::Unspecified.into() })
     }
 
-    fn renew(&mut self, lease_id: bytes::Bytes, now: Now) -> pb::LeaseReport {
+    fn renew(&mut self, lease_id: bytes::Bytes, now: ClockReading) -> pb::LeaseReport {
         let renewed = LeaseId::from_bytes(&lease_id).and_then(|id| {
             let by = Some(self.carrier);
             let renewed = self.lease(id)?.renew(now.lease, by);
@@ -106,9 +106,9 @@ impl KeepAliveStream {
         let counters = &self.shared.metrics.heartbeats;
         let (state, counter, time_left) = match renewed {
             Some(Ok(ttl)) => (pb::LeaseState::Held, &counters.held, encode::span(ttl)),
-            Some(Err(Ending::Superseded)) => (pb::LeaseState::Superseded, &counters.superseded, None),
-            Some(Err(Ending::Removed)) => (pb::LeaseState::Removed, &counters.removed, None),
-            Some(Err(Ending::Expired | Ending::Deregistered)) | None => {
+            Some(Err(EndReason::Superseded)) => (pb::LeaseState::Superseded, &counters.superseded, None),
+            Some(Err(EndReason::Removed)) => (pb::LeaseState::Removed, &counters.removed, None),
+            Some(Err(EndReason::Expired | EndReason::Deregistered)) | None => {
                 (pb::LeaseState::Unknown, &counters.unknown, None)
             }
         };
@@ -116,7 +116,7 @@ impl KeepAliveStream {
         pb::LeaseReport { lease_id, state: state.into(), time_left }
     }
 
-    fn report(&mut self, lease_id: &[u8], load: &pb::LoadReport) -> Result<(), Problem> {
+    fn report(&mut self, lease_id: &[u8], load: &pb::LoadReport) -> Result<(), ApiError> {
         let load = decode::load(load)?;
         if let Some(lease) = LeaseId::from_bytes(lease_id).and_then(|id| self.lease(id)) {
             lease.report(load);
@@ -135,15 +135,15 @@ impl KeepAliveStream {
     }
 
     /// Whether it has been silent for longer than any lease would need. Forgets the leases that have ended.
-    fn silence(&mut self) -> Option<Problem> {
+    fn silence(&mut self) -> Option<ApiError> {
         self.carried.retain(|_, lease| lease.is_alive());
         let longest = self.carried.values().map(|lease| lease.terms().ttl()).max();
         let allowed = longest.map_or(SILENCE, |ttl| (ttl * SILENT_TTLS).max(SILENCE));
-        (self.shared.clock.since_start().saturating_sub(self.heard) > allowed).then_some(Problem::Silent(allowed))
+        (self.shared.clock.since_start().saturating_sub(self.heard) > allowed).then_some(ApiError::Silent(allowed))
     }
 
-    fn finish(&mut self, problem: Problem) -> Poll<Option<Result<pb::KeepAliveResponse, Status>>> {
-        self.end = End::Ended;
+    fn finish(&mut self, problem: ApiError) -> Poll<Option<Result<pb::KeepAliveResponse, Status>>> {
+        self.end = KeepAliveEnd::Ended;
         self.let_go(false);
         Poll::Ready(Some(Err(problem.into())))
     }
@@ -162,9 +162,9 @@ impl KeepAliveStream {
     }
 }
 
-fn at_heartbeat(at: usize, problem: Problem) -> Problem {
+fn at_heartbeat(at: usize, problem: ApiError) -> ApiError {
     match problem {
-        Problem::Invalid(invalid) => invalid.within(&format!("heartbeats[{at}]")).into(),
+        ApiError::Invalid(invalid) => invalid.within(&format!("heartbeats[{at}]")).into(),
         other => other,
     }
 }
@@ -174,16 +174,16 @@ impl Stream for KeepAliveStream {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match std::mem::replace(&mut self.end, End::Open) {
-                End::Open => {}
-                End::Ending(problem) => return self.finish(problem),
-                End::Ended => {
-                    self.end = End::Ended;
+            match std::mem::replace(&mut self.end, KeepAliveEnd::Open) {
+                KeepAliveEnd::Open => {}
+                KeepAliveEnd::Ending(problem) => return self.finish(problem),
+                KeepAliveEnd::Ended => {
+                    self.end = KeepAliveEnd::Ended;
                     return Poll::Ready(None);
                 }
             }
             if self.seat.is_leaving() {
-                self.end = End::Ending(Problem::Leaving);
+                self.end = KeepAliveEnd::Ending(ApiError::Leaving);
                 let notice = pb::Notice::Reconnect.into();
                 return Poll::Ready(Some(Ok(pb::KeepAliveResponse { leases: vec![], notice })));
             }
@@ -193,14 +193,14 @@ impl Stream for KeepAliveStream {
                     Err(problem) => return self.finish(problem),
                 },
                 Poll::Ready(Some(Err(status))) => {
-                    if let Some(problem) = explain::problem(&status, self.shared.max_message_size) {
+                    if let Some(problem) = tonic_errors::problem(&status, self.shared.max_message_size) {
                         return self.finish(problem);
                     }
-                    self.end = End::Ended;
+                    self.end = KeepAliveEnd::Ended;
                     return Poll::Ready(Some(Err(status)));
                 }
                 Poll::Ready(None) => {
-                    self.end = End::Ended;
+                    self.end = KeepAliveEnd::Ended;
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {}

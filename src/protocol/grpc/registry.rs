@@ -2,26 +2,26 @@
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Api, Problem, check, connection, decode, encode, keep_alive::KeepAliveStream};
+use super::{ApiError, GrpcApi, check, connection, decode, encode, keep_alive::KeepAliveStream};
 use crate::{
     model::{CheckId, InstanceId, LeaseId, ServiceName},
     pb::{callboard::v1 as pb, server::registry_service_server::RegistryService},
     random,
-    registry::{Command, Outcome},
+    registry::{Command, CommandOutcome},
 };
 
-impl Api {
-    async fn submit(&self, command: Command) -> Result<Outcome, Problem> {
+impl GrpcApi {
+    async fn submit(&self, command: Command) -> Result<CommandOutcome, ApiError> {
         Ok(self.0.commands.submit(command).await?)
     }
 }
 
 #[tonic::async_trait]
-impl RegistryService for Api {
+impl RegistryService for GrpcApi {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
         let asked = decode::register(request.get_ref(), LeaseId(random::u128()))?;
         let own = asked.description.addresses.iter().map(|address| &*address.host);
-        self.0.checks.admit(asked.checks.iter().map(|check| &check.definition.probe), own).map_err(Problem::from)?;
+        self.0.checks.admit(asked.checks.iter().map(|check| &check.definition.probe), own).map_err(ApiError::from)?;
         let outcome = self.submit(Command::Register(asked)).await?;
         let entry = outcome.entry.as_deref();
         let lease = entry.and_then(|entry| entry.lease.as_deref());
@@ -64,11 +64,11 @@ impl RegistryService for Api {
         request: Request<pb::ReportCheckRequest>,
     ) -> Result<Response<pb::ReportCheckResponse>, Status> {
         let asked = request.get_ref();
-        let service = ServiceName::parse(&asked.service).map_err(Problem::from)?;
-        let id = InstanceId::parse_any(&asked.id).map_err(Problem::from)?;
-        let check = CheckId::parse(&asked.check_id).map_err(|refusal| Problem::from(refusal.of("check_id")))?;
+        let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
+        let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
+        let check = CheckId::parse(&asked.check_id).map_err(|refusal| ApiError::from(refusal.of("check_id")))?;
         let verdict = check::verdict("status", asked.status)?;
-        self.0.checks.report(&service, &id, &check, verdict, &asked.output).await.map_err(Problem::from)?;
+        self.0.checks.report(&service, &id, &check, verdict, &asked.output).await.map_err(ApiError::from)?;
         Ok(Response::new(pb::ReportCheckResponse {}))
     }
 }

@@ -9,9 +9,9 @@ use dashmap::DashMap;
 
 use super::encode;
 use crate::{
-    model::{InstanceFilter, Revision, Selection, WallTime},
+    model::{InstanceFilter, Revision, Selector, UnixMillis},
     pb::callboard::v1 as pb,
-    registry::{Now, Pending, Registry},
+    registry::{ClockReading, PendingVisits, Registry},
     transport::Connection,
 };
 
@@ -20,19 +20,19 @@ const LONGEST_AGENT: usize = 128;
 
 /// All open watches.
 #[derive(Debug, Default)]
-pub struct Subscribers {
-    open: Arc<DashMap<u64, Arc<Subscriber>>>,
+pub struct Watchers {
+    open: Arc<DashMap<u64, Arc<Watcher>>>,
     next: AtomicU64,
 }
 
 /// One open watch.
 #[derive(Debug)]
-pub(super) struct Subscriber {
+pub(super) struct Watcher {
     connection: Arc<Connection>,
     user_agent: Box<str>,
-    selection: Arc<Selection>,
+    selection: Arc<Selector>,
     filter: Option<Arc<InstanceFilter>>,
-    connected_at: WallTime,
+    connected_at: UnixMillis,
     /// The revision it was last told.
     pub sent: AtomicU64,
     /// When it last had nothing more to be told, in milliseconds since 1970; 0: never yet.
@@ -45,31 +45,31 @@ pub(super) struct Subscriber {
 
 /// A watch's line in the list. Dropping it strikes it out.
 #[derive(Debug)]
-pub(super) struct Listed {
-    open: Arc<DashMap<u64, Arc<Subscriber>>>,
+pub(super) struct WatcherGuard {
+    open: Arc<DashMap<u64, Arc<Watcher>>>,
     id: u64,
     /// What the list says of it.
-    pub line: Arc<Subscriber>,
+    pub line: Arc<Watcher>,
 }
 
-impl Drop for Listed {
+impl Drop for WatcherGuard {
     fn drop(&mut self) {
         self.open.remove(&self.id);
     }
 }
 
-impl Subscribers {
+impl Watchers {
     /// Enters a watch.
     pub(super) fn enter(
         &self,
         connection: &Arc<Connection>,
         user_agent: &str,
-        selection: &Arc<Selection>,
+        selection: &Arc<Selector>,
         filter: Option<&Arc<InstanceFilter>>,
-        now: Now,
-    ) -> Listed {
+        now: ClockReading,
+    ) -> WatcherGuard {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let line = Arc::new(Subscriber {
+        let line = Arc::new(Watcher {
             connection: Arc::clone(connection),
             user_agent: user_agent.chars().take(LONGEST_AGENT).collect(),
             selection: Arc::clone(selection),
@@ -81,7 +81,7 @@ impl Subscribers {
             waiting: AtomicBool::new(false),
         });
         self.open.insert(id, Arc::clone(&line));
-        Listed { open: Arc::clone(&self.open), id, line }
+        WatcherGuard { open: Arc::clone(&self.open), id, line }
     }
 
     /// How many are open.
@@ -107,8 +107,8 @@ impl Subscribers {
         &self,
         after: u64,
         limit: usize,
-        wanted: impl Fn(&Selection) -> bool,
-    ) -> Vec<(u64, Arc<Subscriber>)> {
+        wanted: impl Fn(&Selector) -> bool,
+    ) -> Vec<(u64, Arc<Watcher>)> {
         let mut found: Vec<_> = self
             .open
             .iter()
@@ -121,18 +121,18 @@ impl Subscribers {
     }
 }
 
-impl Subscriber {
+impl Watcher {
     /// As operators see it.
-    pub(super) fn to_proto(&self, id: u64, registry: &Registry, now: Now) -> pb::Subscriber {
+    pub(super) fn to_proto(&self, id: u64, registry: &Registry, now: ClockReading) -> pb::Subscriber {
         let sent = Revision(self.sent.load(Ordering::Relaxed));
-        let synced = WallTime(self.synced_at.load(Ordering::Relaxed));
+        let synced = UnixMillis(self.synced_at.load(Ordering::Relaxed));
         let waiting = self.waiting.load(Ordering::Relaxed);
         // What it will be told is a new set, of which nobody knows yet how much differs from what it has.
-        let pending = if waiting { Pending::default() } else { registry.pending(&self.selection, sent) };
+        let pending = if waiting { PendingVisits::default() } else { registry.pending(&self.selection, sent) };
         let (services, prefix, everything) = match &*self.selection {
-            Selection::Names(names) => (names.iter().map(ToString::to_string).collect(), String::new(), false),
-            Selection::Prefix(prefix) => (vec![], prefix.to_string(), false),
-            Selection::Everything => (vec![], String::new(), true),
+            Selector::Names(names) => (names.iter().map(ToString::to_string).collect(), String::new(), false),
+            Selector::Prefix(prefix) => (vec![], prefix.to_string(), false),
+            Selector::Everything => (vec![], String::new(), true),
         };
         pb::Subscriber {
             id,
@@ -143,7 +143,7 @@ impl Subscriber {
             everything,
             filter: self.filter.as_ref().map(|filter| filter.as_str().to_owned()).unwrap_or_default(),
             connected_at: Some(encode::timestamp(self.connected_at)),
-            synced_at: (synced > WallTime(0)).then(|| encode::timestamp(synced)),
+            synced_at: (synced > UnixMillis(0)).then(|| encode::timestamp(synced)),
             sent_revision: sent.0,
             pending_changes: u32::try_from(pending.changes).unwrap_or(u32::MAX),
             lag: pending.oldest.and_then(|oldest| encode::span(encode::since(oldest, now))),

@@ -16,42 +16,42 @@ use std::{
 use bytes::Bytes;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
-use super::{Problem, Shared, encode, subscriber::Listed};
+use super::{ApiError, Shared, encode, subscriber::WatcherGuard};
 use crate::{
     metrics::WorkerLabel,
-    model::{InstanceFilter, Revision, Selection, Token},
+    model::{InstanceFilter, ResumeToken, Revision, Selector},
     pb::callboard::v1 as pb,
-    registry::{Delta, Now, Part, Step, Subscription},
-    transport::{Connection, Interest, Seat},
+    registry::{ClockReading, Delta, SnapshotChunk, Step, Subscription},
+    transport::{Connection, Interest, WakeRegistration},
 };
 pub(super) use body::answer;
-use frame::Framed;
+use frame::MessageChunks;
 
 /// One watch.
 #[derive(Debug)]
 struct WatchStream {
     shared: Arc<Shared>,
-    seat: Seat,
+    seat: WakeRegistration,
     subscription: Subscription,
     /// It waits until the registry has settled, and while all come back nothing wakes it.
     inattentive: bool,
-    listed: Listed,
+    listed: WatcherGuard,
     propagation: Histogram,
-    outgoing: Outgoing,
+    outgoing: SendBuffer,
     /// A step that was met while a message of the snapshot was filled.
     held: Option<Step>,
     /// When the oldest change in the message at hand happened.
-    oldest: Option<Now>,
+    oldest: Option<ClockReading>,
     /// The revision that the peer was last told.
     told: Revision,
     /// When it was last told anything.
-    last: Now,
-    end: End,
+    last: ClockReading,
+    end: StreamState,
 }
 
 /// What is taken from the subscription and not yet sent.
 #[derive(Debug)]
-enum Outgoing {
+enum SendBuffer {
     /// Nothing.
     Nothing,
     /// Pieces of the snapshot.
@@ -61,7 +61,7 @@ enum Outgoing {
 }
 
 #[derive(Debug)]
-enum End {
+enum StreamState {
     Open,
     Told,
     Ended,
@@ -72,7 +72,7 @@ impl WatchStream {
         shared: &Arc<Shared>,
         connection: &Arc<Connection>,
         user_agent: &str,
-        (selection, filter, token): (Selection, Option<InstanceFilter>, Option<Token>),
+        (selection, filter, token): (Selector, Option<InstanceFilter>, Option<ResumeToken>),
     ) -> Self {
         let (selection, filter) = (Arc::new(selection), filter.map(Arc::new));
         let subscription = Subscription::new(Arc::clone(&selection), filter.clone(), token);
@@ -88,29 +88,29 @@ impl WatchStream {
             inattentive: waits,
             listed,
             propagation: shared.metrics.propagation.get_or_create(&worker).clone(),
-            outgoing: Outgoing::Nothing,
+            outgoing: SendBuffer::Nothing,
             held: None,
             oldest: None,
             told: Revision(0),
             last: shared.clock.now(),
-            end: End::Open,
+            end: StreamState::Open,
             shared: Arc::clone(shared),
         }
     }
 
     /// The next message, if there is anything to tell.
-    fn message(&mut self) -> Option<(Framed, &Counter)> {
+    fn message(&mut self) -> Option<(MessageChunks, &Counter)> {
         loop {
-            match mem::replace(&mut self.outgoing, Outgoing::Nothing) {
-                Outgoing::Deltas(deltas, revision) => {
+            match mem::replace(&mut self.outgoing, SendBuffer::Nothing) {
+                SendBuffer::Deltas(deltas, revision) => {
                     let message = self.changes(deltas, revision);
                     return Some((message, &self.shared.metrics.watch.changes));
                 }
-                Outgoing::Pieces(pieces) if !pieces.is_empty() => {
+                SendBuffer::Pieces(pieces) if !pieces.is_empty() => {
                     let message = self.snapshot(pieces);
                     return Some((message, &self.shared.metrics.watch.snapshot));
                 }
-                Outgoing::Pieces(_) | Outgoing::Nothing => {}
+                SendBuffer::Pieces(_) | SendBuffer::Nothing => {}
             }
             match self.next_step() {
                 Step::Reset(reason) => {
@@ -118,8 +118,8 @@ impl WatchStream {
                     self.listed.line.resets.fetch_add(1, Ordering::Relaxed);
                     return Some((frame::reset(reason), &self.shared.metrics.watch.reset));
                 }
-                Step::Snapshot(part) => self.outgoing = Outgoing::Pieces(pieces(&part)),
-                Step::Changes(deltas, revision) => self.outgoing = Outgoing::Deltas(deltas.into_iter(), revision),
+                Step::Snapshot(part) => self.outgoing = SendBuffer::Pieces(pieces(&part)),
+                Step::Changes(deltas, revision) => self.outgoing = SendBuffer::Deltas(deltas.into_iter(), revision),
                 Step::Synced(revision) => {
                     let message = frame::synced(self.arrive(revision));
                     return Some((message, &self.shared.metrics.watch.synced));
@@ -139,7 +139,7 @@ impl WatchStream {
     }
 
     /// A message of at least one piece. Small services share one.
-    fn snapshot(&mut self, mut pieces: VecDeque<Bytes>) -> Framed {
+    fn snapshot(&mut self, mut pieces: VecDeque<Bytes>) -> MessageChunks {
         let mut message = Vec::new();
         let mut size = 0;
         while size < frame::PIECE {
@@ -156,12 +156,12 @@ impl WatchStream {
                 }
             }
         }
-        self.outgoing = Outgoing::Pieces(pieces);
+        self.outgoing = SendBuffer::Pieces(pieces);
         frame::snapshot(message)
     }
 
     /// As many differences as fit a message; the last of them ends the step.
-    fn changes(&mut self, mut deltas: std::vec::IntoIter<Delta>, revision: Revision) -> Framed {
+    fn changes(&mut self, mut deltas: std::vec::IntoIter<Delta>, revision: Revision) -> MessageChunks {
         // What a reader missed while it was away did not take that long to arrive.
         self.oldest = deltas
             .as_slice()
@@ -185,7 +185,7 @@ impl WatchStream {
             parts.push(part);
         }
         if deltas.len() > 0 {
-            self.outgoing = Outgoing::Deltas(deltas, revision);
+            self.outgoing = SendBuffer::Deltas(deltas, revision);
             return frame::changes(parts, None);
         }
         let token = self.arrive(revision);
@@ -193,7 +193,7 @@ impl WatchStream {
     }
 
     /// In quiet times, tells the peer that it stands at a newer revision, so that its token stays young.
-    fn bookmark(&mut self) -> Option<(Framed, &Counter)> {
+    fn bookmark(&mut self) -> Option<(MessageChunks, &Counter)> {
         let cursor = self.subscription.cursor();
         if cursor <= self.told || encode::since(self.last, self.shared.clock.now()) < self.shared.bookmarks {
             return None;
@@ -203,13 +203,13 @@ impl WatchStream {
     }
 
     /// The registry settles, and the peer has a set that may be better than ours: it is told why it hears nothing, once.
-    fn wait(&mut self) -> Option<(Framed, &Counter)> {
+    fn wait(&mut self) -> Option<(MessageChunks, &Counter)> {
         let told = self.listed.line.waiting.swap(true, Ordering::Relaxed);
         (!told).then(|| (frame::notice(pb::Notice::Settling), &self.shared.metrics.watch.notice))
     }
 
     /// The peer will stand at this revision.
-    fn arrive(&mut self, revision: Revision) -> Token {
+    fn arrive(&mut self, revision: Revision) -> ResumeToken {
         self.told = revision;
         self.subscription.token(self.shared.engine.registry(), revision)
     }
@@ -225,34 +225,34 @@ impl WatchStream {
     }
 }
 
-fn pieces(part: &Part) -> VecDeque<Bytes> {
+fn pieces(part: &SnapshotChunk) -> VecDeque<Bytes> {
     match part {
-        Part::Block(block) => frame::block(block).iter().cloned().collect(),
-        Part::Matching(entries) => frame::pieces(entries.iter().map(|entry| &**entry)).into(),
+        SnapshotChunk::Block(block) => frame::block(block).iter().cloned().collect(),
+        SnapshotChunk::Matching(entries) => frame::pieces(entries.iter().map(|entry| &**entry)).into(),
     }
 }
 
 /// What a watch has for its peer.
 #[derive(Debug)]
-enum Next {
-    Message(Framed),
+enum NextMessage {
+    Message(MessageChunks),
     /// The end of the stream, and why.
-    End(Problem),
+    End(ApiError),
 }
 
 impl WatchStream {
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Next>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<NextMessage>> {
         loop {
             match self.end {
-                End::Ended => return Poll::Ready(None),
-                End::Told => {
-                    self.end = End::Ended;
-                    return Poll::Ready(Some(Next::End(Problem::Leaving)));
+                StreamState::Ended => return Poll::Ready(None),
+                StreamState::Told => {
+                    self.end = StreamState::Ended;
+                    return Poll::Ready(Some(NextMessage::End(ApiError::Leaving)));
                 }
-                End::Open => {}
+                StreamState::Open => {}
             }
             let next = if self.seat.is_leaving() {
-                self.end = End::Told;
+                self.end = StreamState::Told;
                 Some((frame::notice(pb::Notice::Reconnect), &self.shared.metrics.watch.notice))
             } else {
                 self.message()
@@ -263,7 +263,7 @@ impl WatchStream {
                 if let Some(oldest) = self.oldest.take() {
                     self.propagation.observe(encode::since(oldest, self.last).as_secs_f64());
                 }
-                return Poll::Ready(Some(Next::Message(message)));
+                return Poll::Ready(Some(NextMessage::Message(message)));
             }
             self.rest();
             ready!(self.seat.poll_rung(context));

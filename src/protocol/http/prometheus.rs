@@ -14,13 +14,13 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::Web;
+use super::HttpPages;
 use crate::model::{Address, Instance, InstanceFilter, Revision, ServiceName};
 
 /// Which instances; all are optional.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
+pub(super) struct TargetQuery {
     /// Only this service.
     service: Option<String>,
     /// Only instances that match, in the filter language.
@@ -31,14 +31,14 @@ pub(super) struct Wanted {
 
 /// One target and what Prometheus may relabel it by.
 #[derive(Debug, Serialize)]
-pub(super) struct Target {
+pub(super) struct ScrapeTarget {
     targets: [String; 1],
     labels: BTreeMap<String, String>,
 }
 
 /// Targets that somebody still reads: whoever asks the same of the same registry reads the same bytes.
 #[derive(Debug, Default)]
-pub(super) struct SharedTargets(Mutex<HashMap<Wanted, EncodedTargets>>);
+pub(super) struct SharedTargets(Mutex<HashMap<TargetQuery, EncodedTargets>>);
 
 /// Targets as of a revision.
 #[derive(Debug)]
@@ -48,12 +48,12 @@ struct EncodedTargets {
 }
 
 impl SharedTargets {
-    fn find(&self, wanted: &Wanted, revision: Revision) -> Option<Arc<Vec<u8>>> {
+    fn find(&self, wanted: &TargetQuery, revision: Revision) -> Option<Arc<Vec<u8>>> {
         let shared = self.0.lock();
         shared.get(wanted).filter(|targets| targets.revision == revision)?.bytes.upgrade()
     }
 
-    fn keep(&self, wanted: Wanted, revision: Revision, targets: &Arc<Vec<u8>>) {
+    fn keep(&self, wanted: TargetQuery, revision: Revision, targets: &Arc<Vec<u8>>) {
         let mut shared = self.0.lock();
         shared.retain(|_, targets| targets.bytes.strong_count() > 0);
         shared.insert(wanted, EncodedTargets { revision, bytes: Arc::downgrade(targets) });
@@ -71,8 +71,8 @@ impl AsRef<[u8]> for TargetBytes {
 
 /// `GET /prometheus/sd?service=NAME&filter=EXPRESSION&address=NAME`
 pub(super) async fn targets(
-    State(web): State<Web>,
-    Query(wanted): Query<Wanted>,
+    State(web): State<HttpPages>,
+    Query(wanted): Query<TargetQuery>,
 ) -> Result<impl IntoResponse, (StatusCode, String)> {
     // Read before the targets, which may be newer: then the next who asks has them made anew.
     let revision = web.shared.engine.registry().applied();
@@ -86,7 +86,7 @@ pub(super) async fn targets(
     Ok(([(CONTENT_TYPE, "application/json")], Bytes::from_owner(TargetBytes(bytes))))
 }
 
-fn encode(web: &Web, wanted: &Wanted) -> Result<Vec<u8>, (StatusCode, String)> {
+fn encode(web: &HttpPages, wanted: &TargetQuery) -> Result<Vec<u8>, (StatusCode, String)> {
     let refused = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("{error}\n"));
     let filter =
         InstanceFilter::parse(wanted.filter.as_deref().unwrap_or_default()).map_err(|error| refused(&error))?;
@@ -114,7 +114,7 @@ fn encode(web: &Web, wanted: &Wanted) -> Result<Vec<u8>, (StatusCode, String)> {
     Ok(out)
 }
 
-fn target(instance: &Instance, address: Option<&str>) -> Option<Target> {
+fn target(instance: &Instance, address: Option<&str>) -> Option<ScrapeTarget> {
     let address = match address {
         Some(name) => instance.addresses.iter().find(|address| *address.name == *name),
         None => instance.addresses.first(),
@@ -136,7 +136,7 @@ fn target(instance: &Instance, address: Option<&str>) -> Option<Target> {
     for (key, value) in instance.metadata.iter() {
         label(&format!("metadata_{}", label_name(key)), value.to_owned());
     }
-    Some(Target { targets: [host_and_port(address)], labels })
+    Some(ScrapeTarget { targets: [host_and_port(address)], labels })
 }
 
 fn host_and_port(address: &Address) -> String {

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{Decision, Draft, described, proves};
+use super::{Decision, ProposedChange, described, proves};
 use crate::{
     model::{
-        Address, Check, CheckId, Checks, Definition, Instance, InstanceId, Listing, Marks, Probe, Revision,
-        ServiceName, Verdict,
+        Address, Check, CheckDefinition, CheckId, CheckStatus, Conditions, ConsulRegistration, Instance,
+        InstanceChecks, InstanceId, Probe, Revision, ServiceName,
     },
     registry::{
-        command::{Enroll, NewCheck, Refusal},
-        context::{Context, NodeState},
-        event::{Entry, Now, RemovalReason},
-        lease::Ending,
+        command::{CommandError, NewCheck, RegisterWithoutLease},
+        context::{DecisionContext, NodeState},
+        event::{ClockReading, Entry, RemovalReason},
+        lease::EndReason,
     },
 };
 
@@ -20,29 +20,30 @@ use crate::{
 /// registered in another service goes on with the checks and the operator's word of that one.
 pub(super) fn decide_enroll(
     present: Option<&Arc<Entry>>,
-    asked: Enroll,
-    context: &Context,
-    now: Now,
-) -> Result<Decision, Refusal> {
-    let Enroll { service, id, mut description, mut listing, checks, replace_checks } = asked;
+    asked: RegisterWithoutLease,
+    context: &DecisionContext,
+    now: ClockReading,
+) -> Result<Decision, CommandError> {
+    let RegisterWithoutLease { service, id, mut description, mut listing, checks, replace_checks } = asked;
     if let Some(lease) = present.and_then(|entry| entry.lease.as_ref())
-        && lease.yields(now.lease).is_err()
+        && lease.can_be_taken_over(now.lease).is_err()
     {
-        return Err(Refusal::HeldByLease { service, id });
+        return Err(CommandError::HeldByLease { service, id });
     }
     let moved = context.moved.as_ref().map(|entry| &entry.instance);
     // What is left here of an instance that had moved on is older than what comes back.
     let lives_on = present.filter(|entry| entry.lease.is_none() && moved.is_none()).map(|entry| &entry.instance);
     let before = moved.or(lives_on);
-    let unchecked = Checks::default();
+    let unchecked = InstanceChecks::default();
     let known = before.map_or(&unchecked, |instance| &instance.checks);
     let checks = merged(known, &context.taken, checks, replace_checks)?;
-    let drained = [before, present.map(|entry| &entry.instance)].into_iter().flatten().any(|known| known.marks.drained);
-    let proved = before.is_some_and(|instance| instance.marks.proved);
-    let marks = Marks { drained, proved, ..context.node.marks };
+    let drained =
+        [before, present.map(|entry| &entry.instance)].into_iter().flatten().any(|known| known.marks.operator_draining);
+    let proved = before.is_some_and(|instance| instance.marks.was_healthy);
+    let marks = Conditions { operator_draining: drained, was_healthy: proved, ..context.node.marks };
     follow_host(&mut description.addresses, &listing, &context.node);
     if let Some(known) = before.and_then(|instance| instance.listing.as_ref()) {
-        listing.described = known.described;
+        listing.description_revision = known.description_revision;
         if drained {
             listing.maintenance.clone_from(&known.maintenance);
         }
@@ -50,15 +51,26 @@ pub(super) fn decide_enroll(
     let mut instance = described(service, id, description, (checks, marks), lives_on, now);
     instance.listing = Some(Arc::new(listing));
     if lives_on.is_some_and(|before| *before == instance) {
-        return Ok(Decision::Keep);
+        return Ok(Decision::NoOp);
     }
     let born = lives_on.is_none();
-    Ok(Decision::Apply(Draft::Put { instance, lease: None, born, terms: None, ending: Ending::Superseded }))
+    Ok(Decision::Apply(ProposedChange::Put {
+        instance,
+        lease: None,
+        is_new: born,
+        terms: None,
+        ending: EndReason::Superseded,
+    }))
 }
 
 /// The checks that are there once these are asked for. One that was known keeps its verdict, unless that is stated; so does
 /// one that is taken from another instance, which begins here.
-pub(super) fn merged(known: &Checks, taken: &[Check], asked: Vec<NewCheck>, replace: bool) -> Result<Checks, Refusal> {
+pub(super) fn merged(
+    known: &InstanceChecks,
+    taken: &[Check],
+    asked: Vec<NewCheck>,
+    replace: bool,
+) -> Result<InstanceChecks, CommandError> {
     let mut checks: Vec<Check> = if replace { Vec::new() } else { known.iter().cloned().collect() };
     for NewCheck { definition, verdict } in asked {
         let stated = definition.probe == Probe::Stated;
@@ -74,11 +86,11 @@ pub(super) fn merged(known: &Checks, taken: &[Check], asked: Vec<NewCheck>, repl
             None => checks.push(check),
         }
     }
-    Ok(Checks::new(checks)?)
+    Ok(InstanceChecks::new(checks)?)
 }
 
 /// A known check as it is asked for once more.
-fn defined_again(known: &Check, asked: Arc<Definition>, stated: Option<Verdict>) -> Check {
+fn defined_again(known: &Check, asked: Arc<CheckDefinition>, stated: Option<CheckStatus>) -> Check {
     // The very definition that is there, if it says the same: the runner goes on with it.
     let definition = if known.definition == asked { Arc::clone(&known.definition) } else { asked };
     let verdict = stated.unwrap_or(known.verdict);
@@ -91,68 +103,73 @@ pub(super) fn change(
     present: Option<&Arc<Entry>>,
     service: ServiceName,
     id: InstanceId,
-    alter: impl FnOnce(&mut Instance) -> Result<(), Refusal>,
-) -> Result<Decision, Refusal> {
+    alter: impl FnOnce(&mut Instance) -> Result<(), CommandError>,
+) -> Result<Decision, CommandError> {
     let Some(entry) = present else {
-        return Err(Refusal::NoSuchInstance { service, id });
+        return Err(CommandError::NoSuchInstance { service, id });
     };
     let mut instance = entry.instance.clone();
     alter(&mut instance)?;
-    instance.marks.proved |= proves(&instance.checks);
+    instance.marks.was_healthy |= proves(&instance.checks);
     Ok(Decision::alter(entry, instance))
 }
 
 pub(super) fn judge(
     instance: &mut Instance,
     check: CheckId,
-    of: Option<&Arc<Definition>>,
-    verdict: Verdict,
-) -> Result<(), Refusal> {
+    of: Option<&Arc<CheckDefinition>>,
+    verdict: CheckStatus,
+) -> Result<(), CommandError> {
     let mut checks: Vec<Check> = instance.checks.iter().cloned().collect();
     let Some(known) = checks.iter_mut().find(|known| *known.id() == check) else {
         // A probe that took longer than its check existed has nothing to say.
         let (service, id) = (instance.service.clone(), instance.id.clone());
-        return if of.is_some() { Ok(()) } else { Err(Refusal::NoSuchCheck { service, id, check }) };
+        return if of.is_some() { Ok(()) } else { Err(CommandError::NoSuchCheck { service, id, check }) };
     };
     if of.is_none_or(|of| Arc::ptr_eq(of, &known.definition)) {
         known.verdict = verdict;
-        instance.checks = Checks::new(checks)?;
+        instance.checks = InstanceChecks::new(checks)?;
     }
     Ok(())
 }
 
-pub(super) fn remove_check(instance: &mut Instance, check: CheckId, created: Option<Revision>) -> Result<(), Refusal> {
+pub(super) fn remove_check(
+    instance: &mut Instance,
+    check: CheckId,
+    created: Option<Revision>,
+) -> Result<(), CommandError> {
     let Some(known) = instance.checks.get(check.as_str()) else {
         let (service, id) = (instance.service.clone(), instance.id.clone());
-        return Err(Refusal::NoSuchCheck { service, id, check });
+        return Err(CommandError::NoSuchCheck { service, id, check });
     };
     if created.is_some_and(|created| created != known.created) {
         return Ok(());
     }
     let rest = instance.checks.iter().filter(|known| *known.id() != check).cloned().collect();
-    instance.checks = Checks::new(rest)?;
+    instance.checks = InstanceChecks::new(rest)?;
     Ok(())
 }
 
 /// A check that says something else by now, or is another, removes nobody.
-pub(super) fn decide_reap(present: Option<&Arc<Entry>>, check: &Arc<Definition>) -> Decision {
+pub(super) fn decide_reap(present: Option<&Arc<Entry>>, check: &Arc<CheckDefinition>) -> Decision {
     let known = present.and_then(|entry| entry.instance.checks.get(check.id.as_str()));
-    let still = known.is_some_and(|known| known.verdict == Verdict::Critical && Arc::ptr_eq(&known.definition, check));
+    let still =
+        known.is_some_and(|known| known.verdict == CheckStatus::Critical && Arc::ptr_eq(&known.definition, check));
     if !still {
-        return Decision::Keep;
+        return Decision::NoOp;
     }
-    Decision::Apply(Draft::Remove { reason: RemovalReason::Reaped, ending: Ending::Removed })
+    Decision::Apply(ProposedChange::Remove { reason: RemovalReason::Reaped, ending: EndReason::Removed })
 }
 
 pub(super) fn decide_restate(present: Option<&Arc<Entry>>, node: &NodeState) -> Decision {
-    present.map_or(Decision::Keep, |entry| Decision::alter(entry, on_node(&entry.instance, node)))
+    present.map_or(Decision::NoOp, |entry| Decision::alter(entry, on_node(&entry.instance, node)))
 }
 
 /// Returns an instance with the state that its node gives it.
 pub(in crate::registry) fn on_node(instance: &Instance, node: &NodeState) -> Instance {
     let mut instance = instance.clone();
-    let Marks { node_drained, node_critical, node_warning, .. } = node.marks;
-    instance.marks = Marks { node_drained, node_critical, node_warning, ..instance.marks };
+    let Conditions { node_drained, node_critical, node_warning, .. } = node.marks;
+    instance.marks = Conditions { node_drained, node_critical, node_warning, ..instance.marks };
     if let Some(listing) = &instance.listing {
         follow_host(&mut instance.addresses, listing, node);
     }
@@ -160,7 +177,7 @@ pub(in crate::registry) fn on_node(instance: &Instance, node: &NodeState) -> Ins
 }
 
 /// An instance that names no address is where its node is.
-fn follow_host(addresses: &mut [Address], listing: &Listing, node: &NodeState) {
+fn follow_host(addresses: &mut [Address], listing: &ConsulRegistration, node: &NodeState) {
     if let Some(host) = node.host.as_ref().filter(|_| listing.address.is_empty())
         && let Some(first) = addresses.first_mut()
         && first.host != *host

@@ -2,24 +2,24 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    model::{BootId, CheckId, Definition, Probe, Status, Weight},
+    model::{BootId, CheckDefinition, CheckId, Probe, Status, Weight},
     registry::{
-        command::{NewCheck, Outcome},
-        lease::Carrier,
-        test_support::{Nobody, at, deregister, description, register, update},
+        command::{CommandOutcome, NewCheck},
+        lease::HeartbeatStreamId,
+        test_support::{NoListener, at, deregister, description, register, update},
     },
 };
 
 /// Decisions are tried through the engine, which is nothing but them and an order.
 fn engine() -> crate::engine::Memory {
-    crate::engine::Memory::new(crate::model::Incarnation(1), at(0), Arc::new(Nobody))
+    crate::engine::Memory::new(crate::model::Incarnation(1), at(0), Arc::new(NoListener))
 }
 
-fn held(outcome: &Outcome) -> &Arc<Lease> {
+fn held(outcome: &CommandOutcome) -> &Arc<Lease> {
     outcome.entry.as_ref().unwrap().lease.as_ref().unwrap()
 }
 
-fn sign_in(engine: &crate::engine::Memory, asked: Register, ms: u64) -> Result<Outcome, Refusal> {
+fn sign_in(engine: &crate::engine::Memory, asked: Register, ms: u64) -> Result<CommandOutcome, CommandError> {
     engine.submit(Command::Register(asked), at(ms))
 }
 
@@ -51,9 +51,9 @@ fn another_boot_waits_until_a_heartbeat_is_missing() {
     let engine = engine();
     let first = sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
     let refused = sign_in(&engine, register("web", "a", "two", 2), 1_000).unwrap_err();
-    assert!(matches!(refused, Refusal::HeldByOther { retry, .. } if retry == Duration::from_millis(500)));
+    assert!(matches!(refused, CommandError::HeldByOther { retry, .. } if retry == Duration::from_millis(500)));
     let second = sign_in(&engine, register("web", "a", "two", 3), 1_500).unwrap();
-    assert_eq!(held(&first).renew(1_600, None), Err(Ending::Superseded));
+    assert_eq!(held(&first).renew(1_600, None), Err(EndReason::Superseded));
     assert_eq!(held(&second).id, LeaseId(3));
     assert!(second.entry.unwrap().instance.registered_revision > first.revision);
 }
@@ -62,7 +62,7 @@ fn another_boot_waits_until_a_heartbeat_is_missing() {
 fn another_boot_takes_over_at_once_from_a_broken_stream_or_by_force() {
     let engine = engine();
     let first = sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
-    let carrier = Carrier::numbered(1);
+    let carrier = HeartbeatStreamId::numbered(1);
     held(&first).renew(10, Some(carrier)).unwrap();
     assert!(sign_in(&engine, register("web", "a", "two", 2), 20).is_err());
     engine.registry().leases().broken(held(&first), carrier, 30);
@@ -70,7 +70,7 @@ fn another_boot_takes_over_at_once_from_a_broken_stream_or_by_force() {
     held(&second).renew(50, Some(carrier)).unwrap();
     let forced = Register { replace: true, ..register("web", "a", "three", 3) };
     assert!(sign_in(&engine, forced, 60).is_ok());
-    assert_eq!(held(&second).renew(70, None), Err(Ending::Superseded));
+    assert_eq!(held(&second).renew(70, None), Err(EndReason::Superseded));
 }
 
 #[test]
@@ -80,13 +80,13 @@ fn a_stale_goodbye_removes_nothing() {
     let forced = Register { replace: true, ..register("web", "a", "two", 2) };
     sign_in(&engine, forced, 10).unwrap();
     assert!(!engine.submit(deregister("web", "a", Some(1)), at(20)).unwrap().changed);
-    let boot = Holder::This { lease: None, boot: Some(BootId::parse("one").unwrap()) };
+    let boot = DeregisterGuard::This { lease: None, boot: Some(BootId::parse("one").unwrap()) };
     let (service, id) = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap());
     let goodbye = Command::Deregister { service, id, of: boot };
     assert!(!engine.submit(goodbye, at(20)).unwrap().changed);
     assert!(engine.submit(deregister("web", "a", Some(2)), at(30)).unwrap().changed);
     assert!(!engine.submit(deregister("web", "a", Some(2)), at(40)).unwrap().changed, "once more is no error");
-    assert!(matches!(engine.submit(deregister("web", "a", None), at(50)), Err(Refusal::NoSuchInstance { .. })));
+    assert!(matches!(engine.submit(deregister("web", "a", None), at(50)), Err(CommandError::NoSuchInstance { .. })));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn an_operators_removal_is_told_to_the_holder() {
     let engine = engine();
     let first = sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
     engine.submit(deregister("web", "a", None), at(10)).unwrap();
-    assert_eq!(held(&first).renew(20, None), Err(Ending::Removed));
+    assert_eq!(held(&first).renew(20, None), Err(EndReason::Removed));
     assert!(engine.registry().leases().get(LeaseId(1)).is_some(), "remembered for its next heartbeat");
     engine.expire(at(70_000));
     assert!(engine.registry().leases().is_empty(), "and then forgotten");
@@ -105,7 +105,7 @@ fn drains_by_operator_and_by_itself() {
     let engine = engine();
     sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
     let drain = |draining| Patch { draining: Some(draining), ..Patch::default() };
-    let status = |outcome: Outcome| outcome.entry.unwrap().instance.status();
+    let status = |outcome: CommandOutcome| outcome.entry.unwrap().instance.status();
     assert_eq!(status(engine.submit(update("web", "a", drain(true)), at(10)).unwrap()), Status::Draining);
     assert!(!engine.submit(update("web", "a", drain(true)), at(10)).unwrap().changed);
     assert_eq!(status(sign_in(&engine, register("web", "a", "one", 2), 20).unwrap()), Status::Draining);
@@ -118,7 +118,7 @@ fn drains_by_operator_and_by_itself() {
     assert_eq!(status(engine.submit(leaving.clone(), at(50)).unwrap()), Status::Draining);
     let forced = Register { replace: true, ..register("web", "a", "three", 4) };
     assert_eq!(status(sign_in(&engine, forced, 60).unwrap()), Status::Serving, "ended with the boot");
-    assert!(matches!(engine.submit(leaving, at(70)), Err(Refusal::LeaseLost { .. })));
+    assert!(matches!(engine.submit(leaving, at(70)), Err(CommandError::LeaseLost { .. })));
 }
 
 #[test]
@@ -152,10 +152,10 @@ fn refused_register_leaves_lease_and_instance_as_they_are() {
     let engine = engine();
     let first = sign_in(&engine, register("web", "a", "boot", 1), 0).unwrap();
     let check = |id: usize| NewCheck {
-        definition: Definition::new(CheckId::parse(&id.to_string()).unwrap(), "c", Probe::Ttl).into(),
-        verdict: Verdict::Passing,
+        definition: CheckDefinition::new(CheckId::parse(&id.to_string()).unwrap(), "c", Probe::Ttl).into(),
+        verdict: CheckStatus::Passing,
     };
-    let hour = Terms::grant(Some(Duration::from_hours(1)), Some(Duration::ZERO));
+    let hour = LeaseTerms::grant(Some(Duration::from_hours(1)), Some(Duration::ZERO));
     let asked = |boot: &str, checks: Vec<NewCheck>| Register { checks, terms: hour, ..register("web", "a", boot, 2) };
     let refused = [
         asked("boot", (0..33).map(check).collect()),
@@ -165,7 +165,7 @@ fn refused_register_leaves_lease_and_instance_as_they_are() {
     ];
     for asked in refused {
         let said = sign_in(&engine, asked.clone(), 1_000).unwrap_err();
-        assert!(matches!(said, Refusal::Invalid(_) | Refusal::HeldByOther { .. }), "{said}");
+        assert!(matches!(said, CommandError::Invalid(_) | CommandError::HeldByOther { .. }), "{said}");
         let lease = held(&first);
         assert_eq!((lease.deadline(), lease.terms()), (3_000, register("web", "a", "boot", 1).terms), "{asked:?}");
     }
@@ -175,7 +175,7 @@ fn refused_register_leaves_lease_and_instance_as_they_are() {
         lease: Some(LeaseId(9)),
         patch: Patch { draining: Some(true), ..Patch::default() },
     };
-    assert!(matches!(engine.submit(lost, at(1_000)), Err(Refusal::LeaseLost { .. })));
+    assert!(matches!(engine.submit(lost, at(1_000)), Err(CommandError::LeaseLost { .. })));
     let entry = engine.registry().get(&ServiceName::parse("web").unwrap(), "a").unwrap();
     assert_eq!((held(&first).deadline(), &entry.instance), (3_000, &first.entry.as_ref().unwrap().instance));
     assert_eq!(engine.registry().applied(), first.revision);
@@ -185,7 +185,7 @@ fn refused_register_leaves_lease_and_instance_as_they_are() {
 fn register_with_other_terms_is_an_event_that_nobody_sees_and_with_the_same_is_none() {
     let engine = engine();
     let first = sign_in(&engine, register("web", "a", "boot", 1), 0).unwrap();
-    let terms = |ttl, grace| Terms::grant(Some(Duration::from_secs(ttl)), grace);
+    let terms = |ttl, grace| LeaseTerms::grant(Some(Duration::from_secs(ttl)), grace);
     let mut newest = first.revision;
     let asked = [terms(600, None), terms(600, Some(Duration::from_secs(1))), terms(2, Some(Duration::ZERO))];
     for terms in asked {

@@ -10,16 +10,16 @@ use crate::{
     model::Incarnation,
     registry::{
         Command, Registry,
-        test_support::{Nobody, at, id, name, register},
+        test_support::{NoListener, at, id, name, register},
     },
 };
 
-const FIRST: Carrier = Carrier(2);
-const SECOND: Carrier = Carrier(3);
+const FIRST: HeartbeatStreamId = HeartbeatStreamId(2);
+const SECOND: HeartbeatStreamId = HeartbeatStreamId(3);
 
 /// Lives until 4,000, by heartbeats on the first stream; a broken one leaves it 500.
 fn lease() -> Arc<Lease> {
-    let terms = Terms::grant(Some(Duration::from_secs(3)), Some(Duration::from_millis(500)));
+    let terms = LeaseTerms::grant(Some(Duration::from_secs(3)), Some(Duration::from_millis(500)));
     let lease = Lease::new(LeaseId(1), name("web"), id("a"), BootId::parse("b").unwrap(), terms, 1_000);
     lease.renew(1_000, Some(FIRST)).unwrap();
     Arc::new(lease)
@@ -70,7 +70,7 @@ fn loom_a_stream_breaks_against_its_own_release_and_a_call() {
         called.join().unwrap().unwrap();
         assert!(!lease.is_connected());
         // Whichever of release and break came first took the carrier away: the other found another.
-        assert_eq!(lease.yields(2_000).is_ok(), nearer.is_some());
+        assert_eq!(lease.can_be_taken_over(2_000).is_ok(), nearer.is_some());
         // A break after the call shortens what the call gave; before it, the call makes it good.
         assert!(matches!((nearer, lease.deadline()), (None, 5_000) | (Some(2_500), 5_000 | 2_500)));
     });
@@ -80,12 +80,12 @@ fn loom_a_stream_breaks_against_its_own_release_and_a_call() {
 fn loom_whoever_lost_its_lease_is_told_how() {
     loom::model(|| {
         let lease = lease();
-        let ended = aside(&lease, |lease| lease.end(Ending::Superseded, 4_001, Duration::from_mins(1)));
+        let ended = aside(&lease, |lease| lease.end(EndReason::Superseded, 4_001, Duration::from_mins(1)));
         let expired = aside(&lease, |lease| lease.expire(4_001));
         let heard = lease.renew(4_001, Some(FIRST)).err();
         ended.join().unwrap();
         let expired = expired.join().unwrap();
-        let ending = if expired { Ending::Expired } else { Ending::Superseded };
+        let ending = if expired { EndReason::Expired } else { EndReason::Superseded };
         assert_eq!(lease.renew(4_002, None), Err(ending));
         assert!(heard.is_none_or(|heard| heard == ending), "it ended once");
     });
@@ -94,7 +94,7 @@ fn loom_whoever_lost_its_lease_is_told_how() {
 #[test]
 fn loom_the_wheel_loses_no_lease() {
     loom::model(|| {
-        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::new(Nobody)));
+        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::new(NoListener)));
         engine.submit(Command::Register(register("web", "a", "boot", 1)), at(1_000)).unwrap();
         let there = |registry: &Registry| registry.get(&name("web"), "a").is_some();
         let lease = engine.registry().leases().get(LeaseId(1)).unwrap();

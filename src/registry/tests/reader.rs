@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    model::{InstanceFilter, Revision, Selection, Token},
-    registry::{Delta, Effect, Entry, Part, Registry, Step, Subscription},
+    model::{InstanceFilter, ResumeToken, Revision, Selector},
+    registry::{Delta, DeltaKind, Entry, Registry, SnapshotChunk, Step, Subscription},
 };
 
 /// A reader, and what it believes.
-pub(super) struct Reader {
-    selection: Selection,
+pub(super) struct ModelReader {
+    selection: Selector,
     filter: &'static str,
     subscription: Subscription,
     pub(super) believes: BTreeMap<(String, String), (u16, bool)>,
@@ -17,13 +17,13 @@ pub(super) struct Reader {
     pub(super) resets: usize,
 }
 
-impl Reader {
-    fn new(selection: Selection, filter: &'static str) -> Self {
+impl ModelReader {
+    fn new(selection: Selector, filter: &'static str) -> Self {
         let subscription = Self::subscribe(&selection, filter, None);
         Self { selection, filter, subscription, believes: BTreeMap::new(), stands_at: Revision(0), resets: 0 }
     }
 
-    fn subscribe(selection: &Selection, filter: &str, token: Option<Token>) -> Subscription {
+    fn subscribe(selection: &Selector, filter: &str, token: Option<ResumeToken>) -> Subscription {
         let filter = InstanceFilter::parse(filter).unwrap().map(Arc::new);
         Subscription::new(Arc::new(selection.clone()), filter, token)
     }
@@ -46,8 +46,8 @@ impl Reader {
                 }
                 Step::Snapshot(part) => {
                     let entries = match &part {
-                        Part::Block(block) => block.entries(),
-                        Part::Matching(entries) => entries,
+                        SnapshotChunk::Block(block) => block.entries(),
+                        SnapshotChunk::Matching(entries) => entries,
                     };
                     for entry in entries {
                         assert!(self.believes.insert(key(entry), value(entry)).is_none(), "told twice in a snapshot");
@@ -73,10 +73,10 @@ impl Reader {
     fn apply(&mut self, delta: &Delta) {
         let instance = (delta.event.service().to_string(), delta.event.id().to_string());
         match delta.effect {
-            Effect::Updated => {
+            DeltaKind::Updated => {
                 self.believes.insert(instance, value(delta.event.after().unwrap()));
             }
-            Effect::Removed | Effect::NoLongerMatches => {
+            DeltaKind::Removed | DeltaKind::NoLongerMatches => {
                 assert!(self.believes.remove(&instance).is_some(), "removed what was never told");
             }
         }
@@ -88,17 +88,16 @@ fn key(entry: &Entry) -> (String, String) {
 }
 
 fn value(entry: &Entry) -> (u16, bool) {
-    (entry.instance.weight.get(), entry.instance.marks.drained)
+    (entry.instance.weight.get(), entry.instance.marks.operator_draining)
 }
 
-pub(super) fn readers() -> Vec<Reader> {
-    let names =
-        |names: &[&str]| Selection::parse(&names.iter().map(ToString::to_string).collect::<Vec<_>>(), "", false);
+pub(super) fn readers() -> Vec<ModelReader> {
+    let names = |names: &[&str]| Selector::parse(&names.iter().map(ToString::to_string).collect::<Vec<_>>(), "", false);
     vec![
-        Reader::new(names(&["web"]).unwrap(), ""),
-        Reader::new(names(&["web", "db", "none"]).unwrap(), ""),
-        Reader::new(Selection::parse(&[], "web", false).unwrap(), ""),
-        Reader::new(Selection::Everything, ""),
-        Reader::new(Selection::Everything, "weight != 2 and status != DRAINING"),
+        ModelReader::new(names(&["web"]).unwrap(), ""),
+        ModelReader::new(names(&["web", "db", "none"]).unwrap(), ""),
+        ModelReader::new(Selector::parse(&[], "web", false).unwrap(), ""),
+        ModelReader::new(Selector::Everything, ""),
+        ModelReader::new(Selector::Everything, "weight != 2 and status != DRAINING"),
     ]
 }

@@ -10,7 +10,7 @@ use x509_cert::{
 
 /// What people are told of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Description {
+pub(super) struct CertificateSummary {
     /// Its DNS names, addresses and URIs; where it has none, its common name.
     pub(super) names: Vec<String>,
     /// Seconds since 1970 from which it holds.
@@ -19,7 +19,7 @@ pub(super) struct Description {
     pub(super) not_after: u64,
 }
 
-impl Description {
+impl CertificateSummary {
     /// Reads a certificate in DER.
     pub(super) fn read(der: &[u8]) -> Result<Self, der::Error> {
         let certificate = Certificate::from_der(der)?;

@@ -11,8 +11,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     super::Protocol,
-    Tls,
-    identity::{Nameless, identity},
+    TlsState,
+    identity::{IdentityError, identity},
 };
 
 /// The first byte of whoever begins a handshake.
@@ -38,7 +38,7 @@ pub enum HandshakeError {
     Certificate(RustlsError),
     /// The peer's certificate is accepted, but names nobody.
     #[error(transparent)]
-    Nameless(#[from] Nameless),
+    Nameless(#[from] IdentityError),
     /// Anything else.
     #[error("{0}")]
     Failed(io::Error),
@@ -65,7 +65,7 @@ impl From<io::Error> for HandshakeError {
 pub(in crate::transport) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     first: u8,
     stream: S,
-    tls: &Tls,
+    tls: &TlsState,
     protocol: Protocol,
 ) -> Result<(TlsStream<S>, Option<Arc<str>>), HandshakeError> {
     let done = attempt(first, stream, tls, protocol).await;
@@ -82,7 +82,7 @@ pub(in crate::transport) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>
 async fn attempt<S: AsyncRead + AsyncWrite + Unpin>(
     first: u8,
     mut stream: S,
-    tls: &Tls,
+    tls: &TlsState,
     protocol: Protocol,
 ) -> Result<(TlsStream<S>, Option<Arc<str>>), HandshakeError> {
     if first != HANDSHAKE {

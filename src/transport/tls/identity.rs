@@ -24,7 +24,7 @@ const LONGEST_COMMON_NAME: usize = 64;
 
 /// Why a certificate names nobody.
 #[derive(Debug, thiserror::Error)]
-pub enum Nameless {
+pub enum IdentityError {
     /// Not readable as a certificate.
     #[error("the certificate is malformed: {0}")]
     Malformed(#[from] der::Error),
@@ -45,7 +45,7 @@ pub enum Nameless {
 }
 
 /// Whom a certificate in DER names.
-pub(super) fn identity(der: &[u8]) -> Result<Arc<str>, Nameless> {
+pub(super) fn identity(der: &[u8]) -> Result<Arc<str>, IdentityError> {
     let certificate = Certificate::from_der(der)?;
     let names = alternative_names(&certificate)?;
     let uris = names.iter().filter_map(|name| match name {
@@ -58,8 +58,8 @@ pub(super) fn identity(der: &[u8]) -> Result<Arc<str>, Nameless> {
     match *ids {
         [] => {}
         [id] if is_spiffe_id(id) => return Ok(id.into()),
-        [id] => return Err(Nameless::Bad { kind: "SPIFFE id", name: id.to_owned() }),
-        _ => return Err(Nameless::Several(ids.len())),
+        [id] => return Err(IdentityError::Bad { kind: "SPIFFE id", name: id.to_owned() }),
+        _ => return Err(IdentityError::Several(ids.len())),
     }
     let dns = names.iter().find_map(|name| match name {
         GeneralName::DnsName(name) => Some(name.as_str()),
@@ -69,15 +69,15 @@ pub(super) fn identity(der: &[u8]) -> Result<Arc<str>, Nameless> {
         return if is_dns_name(name) {
             Ok(name.to_ascii_lowercase().into())
         } else {
-            Err(Nameless::Bad { kind: "DNS name", name: name.to_owned() })
+            Err(IdentityError::Bad { kind: "DNS name", name: name.to_owned() })
         };
     }
-    let common = certificate.tbs_certificate().subject().common_name()?.ok_or(Nameless::None)?;
+    let common = certificate.tbs_certificate().subject().common_name()?.ok_or(IdentityError::None)?;
     let common = common.value();
     if is_common_name(&common) {
         Ok((*common).into())
     } else {
-        Err(Nameless::Bad { kind: "common name", name: common.into_owned() })
+        Err(IdentityError::Bad { kind: "common name", name: common.into_owned() })
     }
 }
 
@@ -168,6 +168,6 @@ mod tests {
         }
         let said = named(vec![dns("spiffe://a/b")], None).unwrap_err();
         assert!(said.contains("DNS name"), "{said}");
-        assert!(matches!(identity(b"no certificate"), Err(Nameless::Malformed(_))));
+        assert!(matches!(identity(b"no certificate"), Err(IdentityError::Malformed(_))));
     }
 }

@@ -17,14 +17,14 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
-use super::{TlsError, certificate::Description};
+use super::{TlsError, certificate::CertificateSummary};
 
 /// Others than owner and group may read it.
 const OTHERS_READ: u32 = 0o004;
 
 /// Where certificates and key are. All in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Files {
+pub struct TlsPaths {
     /// The server's certificate, and those between it and what its clients trust.
     pub certificate: PathBuf,
     /// Its private key: PKCS#8, PKCS#1 or SEC 1, without a passphrase.
@@ -33,15 +33,15 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
 }
 
-/// Everything read from [`Files`] at one time.
+/// Everything read from [`TlsPaths`] at one time.
 #[derive(Debug)]
-pub(super) struct Loaded {
+pub(super) struct LoadedTls {
     /// For HTTP/2, as gRPC has it.
     pub(super) grpc: Arc<ServerConfig>,
     /// For HTTP/1.1.
     pub(super) http: Arc<ServerConfig>,
     /// Of the server's own certificate.
-    pub(super) own: Description,
+    pub(super) own: CertificateSummary,
     /// When the first of the authorities for clients ends.
     pub(super) client_ca_end: Option<u64>,
     /// Anybody on this machine may read the key.
@@ -50,18 +50,18 @@ pub(super) struct Loaded {
 
 /// How the files looked. What is equal has not been touched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Look([Option<Trace>; 3]);
+pub(super) struct FileFingerprints([Option<FileFingerprint>; 3]);
 
 /// A file as the file system knows it, behind all links: a mounted secret is replaced by turning a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Trace {
+struct FileFingerprint {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl From<Metadata> for Trace {
+impl From<Metadata> for FileFingerprint {
     fn from(file: Metadata) -> Self {
         Self {
             file: (file.dev(), file.ino()),
@@ -72,15 +72,15 @@ impl From<Metadata> for Trace {
     }
 }
 
-impl Files {
+impl TlsPaths {
     /// How they look. A file that is not there looks like one.
-    pub(super) fn look(&self) -> Look {
-        let trace = |path: &Path| fs::metadata(path).ok().map(Trace::from);
-        Look([trace(&self.certificate), trace(&self.key), self.client_ca.as_deref().and_then(trace)])
+    pub(super) fn look(&self) -> FileFingerprints {
+        let trace = |path: &Path| fs::metadata(path).ok().map(FileFingerprint::from);
+        FileFingerprints([trace(&self.certificate), trace(&self.key), self.client_ca.as_deref().and_then(trace)])
     }
 
     /// Reads and checks all of them.
-    pub(super) fn load(&self) -> Result<Loaded, TlsError> {
+    pub(super) fn load(&self) -> Result<LoadedTls, TlsError> {
         let chain = certificates(&self.certificate)?;
         let own = describe(&self.certificate, &chain[0])?;
         let provider = Arc::new(ring::default_provider());
@@ -106,7 +106,7 @@ impl Files {
         config.alpn_protocols = vec![b"h2".to_vec()];
         let mut http = config.clone();
         http.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Loaded { grpc: Arc::new(config), http: Arc::new(http), own, client_ca_end, key_is_open })
+        Ok(LoadedTls { grpc: Arc::new(config), http: Arc::new(http), own, client_ca_end, key_is_open })
     }
 
     fn explain(&self, error: &RustlsError) -> TlsError {
@@ -133,8 +133,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
-fn describe(path: &Path, certificate: &CertificateDer<'_>) -> Result<Description, TlsError> {
-    Description::read(certificate).map_err(|error| TlsError::Malformed {
+fn describe(path: &Path, certificate: &CertificateDer<'_>) -> Result<CertificateSummary, TlsError> {
+    CertificateSummary::read(certificate).map_err(|error| TlsError::Malformed {
         path: path.to_owned(),
         reason: format!("no X.509 certificate: {error}"),
     })

@@ -12,7 +12,9 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, server::TlsStream};
 
-use super::{super::Protocol, Description, Files, HandshakeError, Tls, TlsError, reload::Stage, shake_hands};
+use super::{
+    super::Protocol, CertificateSummary, HandshakeError, TlsError, TlsPaths, TlsState, reload::ExpiryStage, shake_hands,
+};
 use crate::{clock::Clock, metrics::Metrics};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -44,17 +46,17 @@ impl Office {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    fn issue(&self, name: &str) -> Files {
+    fn issue(&self, name: &str) -> TlsPaths {
         let (certificate, key) = self.sign(name, |_| {});
         self.put(&certificate, &key)
     }
 
-    fn put(&self, certificate: &str, key: &str) -> Files {
+    fn put(&self, certificate: &str, key: &str) -> TlsPaths {
         let path = |name: &str| self.directory.path().join(name);
         fs::write(path("cert.pem"), certificate).unwrap();
         fs::write(path("key.pem"), key).unwrap();
         fs::set_permissions(path("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
-        Files { certificate: path("cert.pem"), key: path("key.pem"), client_ca: None }
+        TlsPaths { certificate: path("cert.pem"), key: path("key.pem"), client_ca: None }
     }
 
     fn trusting(&self) -> TlsConnector {
@@ -66,11 +68,11 @@ impl Office {
     }
 }
 
-fn tls(files: Files) -> Arc<Tls> {
-    Tls::load(files, Arc::new(Clock::new(0)), Metrics::new()).unwrap()
+fn tls(files: TlsPaths) -> Arc<TlsState> {
+    TlsState::load(files, Arc::new(Clock::new(0)), Metrics::new()).unwrap()
 }
 
-fn refusal(files: &Files) -> String {
+fn refusal(files: &TlsPaths) -> String {
     files.load().unwrap_err().to_string()
 }
 
@@ -99,11 +101,11 @@ fn files_that_cannot_be_used_are_refused_with_a_remedy() {
         assert!(said.contains(".pem: ") && said.contains("; "), "path and remedy: {said}");
     }
     office.put(&good, &key);
-    let absent = Files { key: office.directory.path().join("absent.pem"), ..files.clone() };
+    let absent = TlsPaths { key: office.directory.path().join("absent.pem"), ..files.clone() };
     assert!(refusal(&absent).contains("absent.pem: cannot be read"), "{}", refusal(&absent));
-    let no_ca = Files { client_ca: Some(files.key.clone()), ..files.clone() };
+    let no_ca = TlsPaths { client_ca: Some(files.key.clone()), ..files.clone() };
     assert!(refusal(&no_ca).contains("key.pem: has no certificate"), "{}", refusal(&no_ca));
-    let with_ca = Files { client_ca: Some(office.directory.path().join("ca.pem")), ..files };
+    let with_ca = TlsPaths { client_ca: Some(office.directory.path().join("ca.pem")), ..files };
     assert!(with_ca.load().unwrap().client_ca_end.is_some());
 }
 
@@ -119,15 +121,19 @@ fn an_open_key_is_noticed() {
 #[test]
 fn the_end_is_told_in_time() {
     let day = 86_400;
-    let yearly = Description { names: vec![], not_before: 0, not_after: 365 * day };
-    for (left, stage) in [(31, Stage::Fine), (29, Stage::Soon), (6, Stage::Urgent), (0, Stage::Over)] {
-        assert_eq!(Stage::at((365 - left) * day, &yearly), stage, "{left} days");
+    let yearly = CertificateSummary { names: vec![], not_before: 0, not_after: 365 * day };
+    for (left, stage) in
+        [(31, ExpiryStage::Fine), (29, ExpiryStage::Soon), (6, ExpiryStage::Urgent), (0, ExpiryStage::Over)]
+    {
+        assert_eq!(ExpiryStage::at((365 - left) * day, &yearly), stage, "{left} days");
     }
-    assert_eq!(Stage::at(400 * day, &yearly), Stage::Over);
+    assert_eq!(ExpiryStage::at(400 * day, &yearly), ExpiryStage::Over);
     // One that is replaced every hour is not always about to end.
-    let hourly = Description { names: vec![], not_before: 0, not_after: 3_600 };
-    for (left, stage) in [(3_600, Stage::Fine), (1_300, Stage::Fine), (1_100, Stage::Soon), (300, Stage::Urgent)] {
-        assert_eq!(Stage::at(3_600 - left, &hourly), stage, "{left} s");
+    let hourly = CertificateSummary { names: vec![], not_before: 0, not_after: 3_600 };
+    for (left, stage) in
+        [(3_600, ExpiryStage::Fine), (1_300, ExpiryStage::Fine), (1_100, ExpiryStage::Soon), (300, ExpiryStage::Urgent)]
+    {
+        assert_eq!(ExpiryStage::at(3_600 - left, &hourly), stage, "{left} s");
     }
 }
 
@@ -143,7 +149,7 @@ async fn what_has_expired_does_not_replace_what_holds() {
 }
 
 /// The name of the certificate that a client is shown.
-async fn shown(office: &Office, tls: &Arc<Tls>) -> String {
+async fn shown(office: &Office, tls: &Arc<TlsState>) -> String {
     let (ours, theirs) = pair().await;
     let serving = tokio::spawn({
         let tls = Arc::clone(tls);
@@ -151,12 +157,12 @@ async fn shown(office: &Office, tls: &Arc<Tls>) -> String {
     });
     let name = tls.now().own.names[0].clone().try_into().unwrap();
     let stream = office.trusting().connect(name, ours).await.unwrap();
-    let shown = Description::read(&stream.get_ref().1.peer_certificates().unwrap()[0]).unwrap();
+    let shown = CertificateSummary::read(&stream.get_ref().1.peer_certificates().unwrap()[0]).unwrap();
     serving.await.unwrap();
     shown.names.concat()
 }
 
-async fn receive(stream: TcpStream, tls: &Tls) -> Result<TlsStream<TcpStream>, HandshakeError> {
+async fn receive(stream: TcpStream, tls: &TlsState) -> Result<TlsStream<TcpStream>, HandshakeError> {
     let mut first = [0];
     stream.peek(&mut first).await.unwrap();
     shake_hands(first[0], stream, tls, Protocol::Http2).await.map(|(stream, _)| stream)
@@ -193,7 +199,7 @@ async fn a_turned_link_is_noticed_and_a_broken_file_is_not_used() {
         std::os::unix::fs::symlink(Path::new("..data").join(name), mount.path().join(name)).unwrap();
     }
     let files =
-        Files { certificate: mount.path().join("cert.pem"), key: mount.path().join("key.pem"), client_ca: None };
+        TlsPaths { certificate: mount.path().join("cert.pem"), key: mount.path().join("key.pem"), client_ca: None };
     let tls = tls(files);
     let watching = tokio::spawn(Arc::clone(&tls).watch());
     assert_eq!(shown(&one, &tls).await, "one");

@@ -8,8 +8,8 @@ use tokio::{sync::watch, time::sleep};
 
 use super::pause;
 use crate::{
-    harness::{Beats, Peer, Span, instance, seconds, wall},
-    promise::{Life, Stop},
+    harness::{HeartbeatStream, Span, TestClient, instance, seconds, wall},
+    invariant::{InstanceLifetime, Stop},
 };
 
 const COUNT: usize = 5;
@@ -20,13 +20,13 @@ const BEAT: Duration = Duration::from_millis(100);
 /// Some instances on one heartbeat stream.
 #[derive(Debug)]
 pub struct Beater {
-    peer: Peer,
-    lives: Vec<Life>,
+    peer: TestClient,
+    lives: Vec<InstanceLifetime>,
     leases: Vec<Bytes>,
 }
 
 impl Beater {
-    pub async fn register(peer: &Peer) -> Self {
+    pub async fn register(peer: &TestClient) -> Self {
         let (mut lives, mut leases) = (Vec::new(), Vec::new());
         for number in 0..COUNT {
             let request = RegisterRequest { ttl: seconds(5.0), ..instance("alive", &format!("b{number}")) };
@@ -35,17 +35,17 @@ impl Beater {
             let answer = peer.register(request).await.unwrap();
             let signs = vec![Span { from, to: wall() }];
             let (revision, broke, stop) = (answer.revision, None, Stop::Silent);
-            lives.push(Life { service, id, ttl: TTL, grace: None, revision, signs, broke, stop });
+            lives.push(InstanceLifetime { service, id, ttl: TTL, grace: None, revision, signs, broke, stop });
             leases.push(answer.lease_id);
         }
         Self { peer: peer.clone(), lives, leases }
     }
 
     /// Until there is a goal.
-    pub async fn beat(mut self, goal: watch::Receiver<Option<u64>>) -> Vec<Life> {
+    pub async fn beat(mut self, goal: watch::Receiver<Option<u64>>) -> Vec<InstanceLifetime> {
         let leases: Vec<&Bytes> = self.leases.iter().collect();
         while goal.borrow().is_none() {
-            let Ok(mut beats) = Beats::try_open(&self.peer).await else {
+            let Ok(mut beats) = HeartbeatStream::try_open(&self.peer).await else {
                 pause().await;
                 continue;
             };

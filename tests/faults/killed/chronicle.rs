@@ -8,14 +8,14 @@ use callboard::pb::callboard::v1::{Event, EventKind, RemovalReason, change::Chan
 use super::writer::{Done, Writer};
 use crate::{
     harness::{Key, Reader, Record, View, What, key},
-    promise::{Life, Truth, kept::Write},
+    invariant::{InstanceLifetime, ReferenceHistory, kept::Write},
 };
 
 /// Who knows something.
 #[derive(Debug)]
 pub struct Chronicle<'a> {
     /// Registrations of which all are still there.
-    pub lives: &'a [Life],
+    pub lives: &'a [InstanceLifetime],
     pub writers: &'a [Writer],
     pub readers: &'a [Reader],
     /// The revision at which each life of the registry began, and that at which the last was found.
@@ -23,7 +23,7 @@ pub struct Chronicle<'a> {
 }
 
 impl Chronicle<'_> {
-    pub fn truth(&self) -> Truth {
+    pub fn truth(&self) -> ReferenceHistory {
         let mut events = BTreeMap::new();
         for life in self.lives {
             put(&mut events, life.revision, &key(&life.service, &life.id), EventKind::Registered);
@@ -50,7 +50,7 @@ impl Chronicle<'_> {
             self.place(life, unheard, &mut events);
         }
         let records = self.readers.iter().map(|reader| &reader.record);
-        Truth::gather(events.into_values().collect(), records, []).unwrap()
+        ReferenceHistory::gather(events.into_values().collect(), records, []).unwrap()
     }
 
     /// Removals that nobody was told of have the revisions that nothing else has, each between those that readers leave it.

@@ -10,8 +10,8 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::pause;
 use crate::{
-    harness::{Filter, Peer, Random, Reader, Record, Scope, Seed, What},
-    promise::fail_static::{self, Served, Told},
+    harness::{Filter, Random, Reader, Record, Scope, Seed, TestClient, What},
+    invariant::fail_static::{self, Served, Told},
 };
 
 const HEAVY: Filter = Filter { text: "weight != 1", matches: |instance| instance.weight != 1 };
@@ -35,7 +35,7 @@ pub async fn all(server: SocketAddr, seed: &Seed, goal: &watch::Receiver<Option<
     let mut reading = JoinSet::new();
     for (number, (name, scope, filter, comes_back)) in (2_000..).zip(plans) {
         let (goal, random) = (goal.clone(), comes_back.then(|| seed.random(number)));
-        let reader = Reader::open(&Peer::connect(server).await, name, scope, filter).await;
+        let reader = Reader::open(&TestClient::connect(server).await, name, scope, filter).await;
         reading.spawn(follow(reader, goal, random));
     }
     reading

@@ -6,8 +6,8 @@ use callboard::pb::callboard::v1::ResetReason;
 
 use super::{Crew, Phase, Tally, Victim, audit};
 use crate::{
-    harness::{Diary, Filter, Reader, Scope, Seed, Stalls, wall},
-    promise::kept,
+    harness::{Filter, Reader, Scope, Seed, Stalls, StepLog, wall},
+    invariant::kept,
 };
 
 const KILLS: usize = 6;
@@ -19,7 +19,7 @@ const LIFE: (u64, u64) = (1_800, 3_000);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute: just faults"]
 async fn relaxed_it_loses_the_last_second_at_most() {
-    let (seed, diary, directory) = (Seed::from_environment(), Diary::default(), tempfile::tempdir().unwrap());
+    let (seed, diary, directory) = (Seed::from_environment(), StepLog::default(), tempfile::tempdir().unwrap());
     let stalls = Stalls::of_this_machine();
     let mut victim = Victim::start(directory.path(), "relaxed", seed.random(1_000)).await;
     victim.may_leave = false;

@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 
 use super::{Audit, Phase};
 use crate::{
-    harness::{Beats, Key, Peer, Random, key, seconds, wall},
-    promise::kept::{self, Asked, Write},
+    harness::{HeartbeatStream, Key, Random, TestClient, key, seconds, wall},
+    invariant::kept::{self, Asked, Write},
 };
 
 /// Instances of a writer.
@@ -22,7 +22,7 @@ const TTL: f64 = 3_600.0;
 /// One who writes.
 #[derive(Debug)]
 pub struct Writer {
-    peer: Peer,
+    peer: TestClient,
     number: u64,
     random: Random,
     slots: Vec<Slot>,
@@ -96,7 +96,7 @@ struct Try {
 }
 
 impl Writer {
-    pub fn new(peer: Peer, number: u64, random: Random) -> Self {
+    pub fn new(peer: TestClient, number: u64, random: Random) -> Self {
         let slot = |at: u64| {
             let service = SERVICES[usize::try_from(at).unwrap() % SERVICES.len()];
             let nothing = Asked { write: Write::Remove, acknowledged: Some((0, 0)) };
@@ -177,7 +177,7 @@ impl Writer {
         if leases.is_empty() {
             return Ok(());
         }
-        let mut beats = Beats::try_open(&self.peer).await?;
+        let mut beats = HeartbeatStream::try_open(&self.peer).await?;
         let (states, _) = beats.beat(&leases.iter().collect::<Vec<_>>()).await?;
         assert!(states.iter().all(|state| *state == LeaseState::Held), "writer {}: {states:?}", self.number);
         self.tally.heartbeats += states.len() as u64;

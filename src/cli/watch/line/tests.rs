@@ -24,13 +24,13 @@ fn changes(changes: Vec<Change>) -> WatchEvent {
 }
 
 /// The texts of the lines, without the time and without colour.
-fn texts(lines: &mut Lines, event: WatchEvent) -> Vec<String> {
+fn texts(lines: &mut WatchLines, event: WatchEvent) -> Vec<String> {
     let lines = lines.read(event, UNIX_EPOCH + Duration::from_millis(1_234));
     let texts = lines.iter().filter_map(|line| line.text().map(|text| anstream::adapter::strip_str(text).to_string()));
     texts.map(|text| text.strip_prefix("00:00:01.234Z ").unwrap().to_owned()).collect()
 }
 
-fn objects(lines: &mut Lines, event: WatchEvent) -> Vec<serde_json::Value> {
+fn objects(lines: &mut WatchLines, event: WatchEvent) -> Vec<serde_json::Value> {
     let lines = lines.read(event, UNIX_EPOCH);
     lines.iter().map(|line| serde_json::to_value(line).unwrap()).collect()
 }
@@ -38,7 +38,7 @@ fn objects(lines: &mut Lines, event: WatchEvent) -> Vec<serde_json::Value> {
 #[test]
 fn people_can_tell_an_arrival_from_a_change() {
     use InstanceStatus::{Draining, Serving};
-    let mut lines = Lines::new(&["web".to_owned()], false);
+    let mut lines = WatchLines::new(&["web".to_owned()], false);
     let snapshot = WatchEvent::Snapshot(vec![instance("a", Serving)]);
     assert_eq!(texts(&mut lines, snapshot), ["  web/a   127.0.0.1:9001   SERVING"]);
     let synced = WatchEvent::Synced { revision: 8 };
@@ -55,7 +55,7 @@ fn people_can_tell_an_arrival_from_a_change() {
 
 #[test]
 fn a_reset_forgets_who_was_present() {
-    let mut lines = Lines::new(&["web".to_owned()], false);
+    let mut lines = WatchLines::new(&["web".to_owned()], false);
     texts(&mut lines, WatchEvent::Snapshot(vec![instance("a", InstanceStatus::Serving)]));
     let reset = WatchEvent::Reset(ResetCause::OtherIncarnation);
     assert_eq!(texts(&mut lines, reset), ["! reset: other incarnation; a new snapshot follows"]);
@@ -65,7 +65,7 @@ fn a_reset_forgets_who_was_present() {
 
 #[test]
 fn objects_carry_what_scripts_rely_on() {
-    let mut lines = Lines::new(&["web".to_owned()], false);
+    let mut lines = WatchLines::new(&["web".to_owned()], false);
     let snapshot = objects(&mut lines, WatchEvent::Snapshot(vec![instance("a", InstanceStatus::Serving)]));
     assert_eq!(snapshot[0]["type"], "snapshot");
     assert_eq!(snapshot[0]["instance"]["status"], "SERVING");
@@ -98,7 +98,7 @@ fn objects_carry_what_scripts_rely_on() {
 
 #[test]
 fn of_several_services_no_line_names_all() {
-    let mut lines = Lines::new(&["web".to_owned(), "pay".to_owned()], false);
+    let mut lines = WatchLines::new(&["web".to_owned(), "pay".to_owned()], false);
     assert!(objects(&mut lines, WatchEvent::Synced { revision: 8 })[0]["service"].is_null());
     let one = objects(&mut lines, changes(vec![Change::Updated(instance("b", InstanceStatus::Serving))]));
     assert_eq!(one[0]["service"], "web");
@@ -106,7 +106,7 @@ fn of_several_services_no_line_names_all() {
 
 #[test]
 fn names_are_of_instances_only() {
-    let mut lines = Lines::new(&["web".to_owned()], false);
+    let mut lines = WatchLines::new(&["web".to_owned()], false);
     let gone = lines.read(changes(vec![removal_of("a", RemovalReason::Expired)]), UNIX_EPOCH);
     assert_eq!(gone[0].name().as_deref(), Some("web/a"));
     assert_eq!(lines.read(WatchEvent::Synced { revision: 8 }, UNIX_EPOCH)[0].name(), None);
@@ -114,7 +114,7 @@ fn names_are_of_instances_only() {
 
 #[test]
 fn a_hostile_instance_stays_on_its_line() {
-    let mut lines = Lines::new(&[], true);
+    let mut lines = WatchLines::new(&[], true);
     let mut hostile = instance("a", InstanceStatus::Serving);
     hostile.tags = vec!["\u{1b}[2J\n".to_owned()];
     let text = texts(&mut lines, changes(vec![Change::Updated(hostile)])).concat();

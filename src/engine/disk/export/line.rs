@@ -8,15 +8,15 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::super::record::{
-    Stored, StoredLease,
-    check::{self, KeptCheck, KeptListing},
-    saved::KeptState,
+    StoredInstance, StoredLease,
+    check::{self, RecordCheck, RecordConsulRegistration},
+    saved::SavedCheckRecord,
 };
 use crate::{
     engine::SavedCheck,
     model::{
-        Address, BootId, CheckId, Instance, InstanceId, Invalid, LeaseId, Locality, Marks, Metadata, Revision,
-        ServiceName, Tags, Terms, WallTime, Weight,
+        Address, BootId, CheckId, Conditions, FieldError, Instance, InstanceId, LeaseId, LeaseTerms, Locality,
+        Metadata, Revision, ServiceName, Tags, UnixMillis, Weight,
     },
 };
 
@@ -27,7 +27,7 @@ const LAST_YEAR: u64 = 253_402_300_799_999;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "marks, each of which may be set")]
-pub struct Line {
+pub struct ExportLine {
     service: String,
     /// Its id, as it was written.
     pub id: String,
@@ -56,13 +56,13 @@ pub struct Line {
     #[serde(default, skip_serializing_if = "is_false")]
     node_warning: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    checks: Vec<KeptCheck>,
+    checks: Vec<RecordCheck>,
     /// Of some or all of these checks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    check_states: Vec<KeptState>,
+    check_states: Vec<SavedCheckRecord>,
     /// What was said in Consul's words. Without it, ours were spoken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    listing: Option<KeptListing>,
+    listing: Option<RecordConsulRegistration>,
     registered_at: String,
     registered_revision: u64,
     revision: u64,
@@ -96,9 +96,9 @@ struct LineLocality {
 struct LineLease {
     id: String,
     boot: String,
-    ttl: Span,
+    ttl: ExportDuration,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    disconnect_grace: Option<Span>,
+    disconnect_grace: Option<ExportDuration>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -106,9 +106,9 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-impl Line {
-    pub fn new(stored: &Stored, check_states: Vec<KeptState>) -> Self {
-        let Stored { instance, lease } = stored;
+impl ExportLine {
+    pub fn new(stored: &StoredInstance, check_states: Vec<SavedCheckRecord>) -> Self {
+        let StoredInstance { instance, lease } = stored;
         let address = |address: &Address| LineAddress {
             host: address.host.to_string(),
             port: address.port.into(),
@@ -127,34 +127,34 @@ impl Line {
                 sub_zone: locality.sub_zone.to_string(),
             }),
             starting: instance.marks.starting,
-            leaving: instance.marks.leaving,
-            drained: instance.marks.drained,
+            leaving: instance.marks.self_draining,
+            drained: instance.marks.operator_draining,
             suspect: instance.marks.suspect,
-            proved: instance.marks.proved,
+            proved: instance.marks.was_healthy,
             node_drained: instance.marks.node_drained,
             node_critical: instance.marks.node_critical,
             node_warning: instance.marks.node_warning,
             checks: check::keep(&instance.checks),
             check_states,
-            listing: instance.listing.as_deref().map(KeptListing::new),
+            listing: instance.listing.as_deref().map(RecordConsulRegistration::new),
             registered_at: time_text(instance.registered_at),
             registered_revision: instance.registered_revision.0,
             revision: instance.revision.0,
             lease: lease.map(|lease| LineLease {
                 id: format!("{:032x}", lease.id.0),
                 boot: format!("{:032x}", lease.boot.digest()),
-                ttl: Span(lease.terms.ttl()),
-                disconnect_grace: lease.terms.disconnect_grace().map(Span),
+                ttl: ExportDuration(lease.terms.ttl()),
+                disconnect_grace: lease.terms.disconnect_grace().map(ExportDuration),
             }),
         }
     }
 
-    pub fn into_stored(self) -> Result<(Stored, Vec<(CheckId, SavedCheck)>), Invalid> {
+    pub fn into_stored(self) -> Result<(StoredInstance, Vec<(CheckId, SavedCheck)>), FieldError> {
         let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
         let locality = self.locality.unwrap_or_default();
         let registered_at = time(&self.registered_at)?;
         let service = ServiceName::kept(&self.service)?;
-        let mut listing = self.listing.as_ref().map(KeptListing::listing).transpose()?;
+        let mut listing = self.listing.as_ref().map(RecordConsulRegistration::listing).transpose()?;
         let instance = Instance {
             id: InstanceId::restored(&service, &self.id, listing.as_mut())?,
             service,
@@ -163,12 +163,12 @@ impl Line {
             metadata: Metadata::kept(self.metadata.iter())?,
             weight: Weight::parse(self.weight)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
-            marks: Marks {
+            marks: Conditions {
                 starting: self.starting,
-                leaving: self.leaving,
-                drained: self.drained,
+                self_draining: self.leaving,
+                operator_draining: self.drained,
                 suspect: self.suspect,
-                proved: self.proved,
+                was_healthy: self.proved,
                 node_drained: self.node_drained,
                 node_critical: self.node_critical,
                 node_warning: self.node_warning,
@@ -179,12 +179,12 @@ impl Line {
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),
         };
-        let states = self.check_states.into_iter().map(KeptState::restore).collect::<Result<Vec<_>, _>>()?;
+        let states = self.check_states.into_iter().map(SavedCheckRecord::restore).collect::<Result<Vec<_>, _>>()?;
         for (at, (check, state)) in states.iter().enumerate() {
             let known = instance.checks.get(check.as_str()).is_some_and(|known| known.created == state.created);
             if !known || states[..at].iter().any(|(other, _)| other == check) {
                 let remedy = "give at most one state for each check of the instance, with the check's own \"created\"";
-                return Err(Invalid::new(
+                return Err(FieldError::new(
                     "check_states.check",
                     check.as_str(),
                     "is no such check, or is there twice",
@@ -192,57 +192,58 @@ impl Line {
                 ));
             }
         }
-        Ok((Stored { instance, lease: self.lease.map(LineLease::into_lease).transpose()? }, states))
+        Ok((StoredInstance { instance, lease: self.lease.map(LineLease::into_lease).transpose()? }, states))
     }
 }
 
 /// A time as people read it; beyond the year 9999, which is a clock that is wrong, as milliseconds since 1970.
-fn time_text(WallTime(millis): WallTime) -> String {
+fn time_text(UnixMillis(millis): UnixMillis) -> String {
     if millis > LAST_YEAR {
         return millis.to_string();
     }
     humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)).to_string()
 }
 
-fn time(text: &str) -> Result<WallTime, Invalid> {
+fn time(text: &str) -> Result<UnixMillis, FieldError> {
     let number = text.parse().ok().filter(|millis| *millis > LAST_YEAR);
     let read = || {
         let since = humantime::parse_rfc3339(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         u64::try_from(since.as_millis()).ok()
     };
-    let refused = || Invalid::new("registered_at", text, "is no time", "write it as 2026-01-31T12:00:00Z");
-    number.or_else(read).map(WallTime).ok_or_else(refused)
+    let refused = || FieldError::new("registered_at", text, "is no time", "write it as 2026-01-31T12:00:00Z");
+    number.or_else(read).map(UnixMillis).ok_or_else(refused)
 }
 
 impl LineLease {
-    fn into_lease(self) -> Result<StoredLease, Invalid> {
+    fn into_lease(self) -> Result<StoredLease, FieldError> {
         Ok(StoredLease {
             id: LeaseId(hex("lease.id", &self.id)?),
             boot: BootId::from_digest(hex("lease.boot", &self.boot)?),
-            terms: Terms::grant(Some(self.ttl.0), self.disconnect_grace.map(|span| span.0)),
+            terms: LeaseTerms::grant(Some(self.ttl.0), self.disconnect_grace.map(|span| span.0)),
         })
     }
 }
 
-fn hex(field: &'static str, text: &str) -> Result<u128, Invalid> {
+fn hex(field: &'static str, text: &str) -> Result<u128, FieldError> {
     let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let number = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten();
     // It may be a secret: it is not shown.
-    number
-        .ok_or_else(|| Invalid::unshown(field, "is no number of 32 hexadecimal digits", "leave it as it was exported"))
+    number.ok_or_else(|| {
+        FieldError::unshown(field, "is no number of 32 hexadecimal digits", "leave it as it was exported")
+    })
 }
 
 /// A length of time as people write it: `15s`.
 #[derive(Debug, Clone, Copy)]
-struct Span(Duration);
+struct ExportDuration(Duration);
 
-impl Serialize for Span {
+impl Serialize for ExportDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_duration(self.0))
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for ExportDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)

@@ -1,17 +1,17 @@
 //! Checks and listings as they are kept: in a record, and in a line of an export, in the same form.
 
-mod stated;
+mod description;
 
 use std::{sync::Arc, time::Duration};
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use stated::KeptStatedCheck;
+use description::RecordCheckDescription;
 
 use crate::model::{
-    Check, CheckId, Checks, Definition, HttpProbe, Invalid, Listing, Probe, ProbeTls, Revision, Target, Thresholds,
-    Verdict,
+    Check, CheckDefinition, CheckId, CheckStatus, ConsulRegistration, FieldError, HttpProbe, InstanceChecks, Probe,
+    ProbeTarget, ProbeTls, Revision, Thresholds,
 };
 
 // Field numbers are for good, as in the record itself.
@@ -19,7 +19,7 @@ use crate::model::{
 /// One check.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct KeptCheck {
+pub struct RecordCheck {
     #[prost(string, tag = "1")]
     id: String,
     #[prost(string, tag = "2")]
@@ -37,13 +37,13 @@ pub struct KeptCheck {
     target: String,
     #[prost(message, repeated, tag = "6")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    headers: Vec<KeptPair>,
+    headers: Vec<RecordPair>,
     #[prost(string, tag = "7")]
     #[serde(skip_serializing_if = "String::is_empty")]
     service: String,
     #[prost(message, optional, tag = "8")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<KeptTls>,
+    tls: Option<RecordProbeTls>,
     #[prost(uint64, tag = "9")]
     interval_ms: u64,
     #[prost(uint64, tag = "10")]
@@ -57,7 +57,7 @@ pub struct KeptCheck {
     #[prost(uint64, optional, tag = "14")]
     #[serde(skip_serializing_if = "Option::is_none")]
     deregister_after_ms: Option<u64>,
-    /// As [`Verdict::as_str`] says it.
+    /// As [`CheckStatus::as_str`] says it.
     #[prost(string, tag = "15")]
     verdict: String,
     #[prost(uint64, tag = "16")]
@@ -69,7 +69,7 @@ pub struct KeptCheck {
     separate: bool,
     #[prost(message, optional, tag = "31")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    stated: Option<KeptStatedCheck>,
+    stated: Option<RecordCheckDescription>,
     /// Nanoseconds that the lengths of time have beyond their milliseconds.
     #[prost(uint32, tag = "50")]
     #[serde(skip_serializing_if = "is_zero")]
@@ -100,7 +100,7 @@ pub struct KeptCheck {
 /// A name and what goes with it.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct KeptPair {
+pub struct RecordPair {
     #[prost(string, tag = "1")]
     name: String,
     #[prost(string, tag = "2")]
@@ -110,7 +110,7 @@ pub struct KeptPair {
 /// How a probe speaks TLS.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct KeptTls {
+pub struct RecordProbeTls {
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "String::is_empty")]
     server_name: String,
@@ -121,7 +121,7 @@ pub struct KeptTls {
 /// What was said in Consul's words.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct KeptListing {
+pub struct RecordConsulRegistration {
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "String::is_empty")]
     node: String,
@@ -133,7 +133,7 @@ pub struct KeptListing {
     address: String,
     #[prost(message, repeated, tag = "4")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tagged_addresses: Vec<KeptAddress>,
+    tagged_addresses: Vec<RecordTaggedAddress>,
     #[prost(uint32, tag = "5")]
     warning_weight: u32,
     #[prost(bool, tag = "6")]
@@ -163,7 +163,7 @@ pub struct KeptListing {
 /// An address under a name.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct KeptAddress {
+pub struct RecordTaggedAddress {
     #[prost(string, tag = "1")]
     name: String,
     #[prost(string, tag = "2")]
@@ -174,8 +174,8 @@ pub struct KeptAddress {
 
 /// All checks of an instance, to be kept.
 #[must_use]
-pub fn keep(checks: &Checks) -> Vec<KeptCheck> {
-    checks.iter().map(KeptCheck::new).collect()
+pub fn keep(checks: &InstanceChecks) -> Vec<RecordCheck> {
+    checks.iter().map(RecordCheck::new).collect()
 }
 
 /// All checks of an instance, as they were kept.
@@ -183,13 +183,13 @@ pub fn keep(checks: &Checks) -> Vec<KeptCheck> {
 /// # Errors
 ///
 /// When one is none that the registry takes.
-pub fn restore(kept: &[KeptCheck]) -> Result<Checks, Invalid> {
-    Checks::new(kept.iter().map(KeptCheck::check).collect::<Result<_, _>>()?)
+pub fn restore(kept: &[RecordCheck]) -> Result<InstanceChecks, FieldError> {
+    InstanceChecks::new(kept.iter().map(RecordCheck::check).collect::<Result<_, _>>()?)
 }
 
-impl KeptCheck {
+impl RecordCheck {
     fn new(check: &Check) -> Self {
-        let Definition {
+        let CheckDefinition {
             id,
             name,
             notes,
@@ -219,7 +219,7 @@ impl KeptCheck {
             created: check.created.0,
             revision: check.revision.0,
             separate: *separate,
-            stated: stated.as_deref().map(KeptStatedCheck::new),
+            stated: stated.as_deref().map(RecordCheckDescription::new),
             output_max_size: *output_max_size,
             ..Self::of_probe(probe)
         }
@@ -228,11 +228,11 @@ impl KeptCheck {
     /// Fields that say how the check is made; the others are empty.
     fn of_probe(probe: &Probe) -> Self {
         let kept_tls =
-            |tls: &ProbeTls| KeptTls { server_name: tls.server_name.to_string(), skip_verify: tls.skip_verify };
+            |tls: &ProbeTls| RecordProbeTls { server_name: tls.server_name.to_string(), skip_verify: tls.skip_verify };
         let kind = probe.kind().to_owned();
         match probe {
             Probe::Http(HttpProbe { url, method, headers, body, disable_redirects, tls }) => {
-                let pair = |(name, value): &(Box<str>, Box<str>)| KeptPair {
+                let pair = |(name, value): &(Box<str>, Box<str>)| RecordPair {
                     name: name.to_string(),
                     value: value.to_string(),
                 };
@@ -261,11 +261,11 @@ impl KeptCheck {
         }
     }
 
-    fn check(&self) -> Result<Check, Invalid> {
-        let verdict = Verdict::parse(&self.verdict).ok_or_else(|| {
-            Invalid::new("check.verdict", &self.verdict, "is no verdict", "write passing, warning or critical")
+    fn check(&self) -> Result<Check, FieldError> {
+        let verdict = CheckStatus::parse(&self.verdict).ok_or_else(|| {
+            FieldError::new("check.verdict", &self.verdict, "is no verdict", "write passing, warning or critical")
         })?;
-        let definition = Definition {
+        let definition = CheckDefinition {
             notes: self.notes.as_str().into(),
             interval: span(self.interval_ms, self.interval_more_ns),
             timeout: span(self.timeout_ms, self.timeout_more_ns),
@@ -274,13 +274,13 @@ impl KeptCheck {
             output_max_size: self.output_max_size,
             separate: self.separate,
             stated: self.stated.as_ref().map(|kept| Box::new(kept.stated())),
-            ..Definition::new(CheckId::parse(&self.id)?, &self.name, self.probe()?)
+            ..CheckDefinition::new(CheckId::parse(&self.id)?, &self.name, self.probe()?)
         };
         let check = Check::new(Arc::new(definition.kept()?), verdict);
         Ok(Check { created: Revision(self.created), revision: Revision(self.revision), ..check })
     }
 
-    fn probe(&self) -> Result<Probe, Invalid> {
+    fn probe(&self) -> Result<Probe, FieldError> {
         let tls = self
             .tls
             .as_ref()
@@ -301,7 +301,7 @@ impl KeptCheck {
             "" => Probe::Stated,
             other => {
                 let remedy = "write http, tcp, grpc, ttl or nothing";
-                return Err(Invalid::new("check.kind", other, "is no kind of check", remedy));
+                return Err(FieldError::new("check.kind", other, "is no kind of check", remedy));
             }
         })
     }
@@ -309,20 +309,20 @@ impl KeptCheck {
 
 /// A target as it was stored. Earlier versions accepted hosts that are refused today; a check of one of those is critical, which
 /// is no reason to refuse the record.
-fn stored_target(text: &str) -> Result<Target, Invalid> {
-    Target::parse("check.target", text).or_else(|refusal| {
+fn stored_target(text: &str) -> Result<ProbeTarget, FieldError> {
+    ProbeTarget::parse("check.target", text).or_else(|refusal| {
         let (host, port) = text.rsplit_once(':').ok_or_else(|| refusal.clone())?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(|| refusal.clone())?;
-        if host.is_empty() { Err(refusal) } else { Ok(Target { host: host.into(), port }) }
+        if host.is_empty() { Err(refusal) } else { Ok(ProbeTarget { host: host.into(), port }) }
     })
 }
 
-impl KeptListing {
+impl RecordConsulRegistration {
     /// A listing, to be kept.
     #[must_use]
-    pub fn new(listing: &Listing) -> Self {
-        let address = |(name, host, port): &(Box<str>, Box<str>, u16)| KeptAddress {
+    pub fn new(listing: &ConsulRegistration) -> Self {
+        let address = |(name, host, port): &(Box<str>, Box<str>, u16)| RecordTaggedAddress {
             name: name.to_string(),
             host: host.to_string(),
             port: (*port).into(),
@@ -337,7 +337,7 @@ impl KeptListing {
             kind: listing.kind.to_string(),
             socket_path: listing.socket_path.to_string(),
             maintenance: listing.maintenance.to_string(),
-            described: listing.described.0,
+            described: listing.description_revision.0,
             proxy: listing.proxy.to_string(),
             connect_native: listing.connect_native,
             from_catalog: listing.from_catalog,
@@ -349,25 +349,25 @@ impl KeptListing {
     /// # Errors
     ///
     /// When it is none that the registry takes.
-    pub fn listing(&self) -> Result<Arc<Listing>, Invalid> {
+    pub fn listing(&self) -> Result<Arc<ConsulRegistration>, FieldError> {
         let number = |field, value: u32| {
             u16::try_from(value)
-                .map_err(|_| Invalid::new(field, &value.to_string(), "is too large", "write 0 to 65535"))
+                .map_err(|_| FieldError::new(field, &value.to_string(), "is too large", "write 0 to 65535"))
         };
-        let address = |KeptAddress { name, host, port }: &KeptAddress| {
+        let address = |RecordTaggedAddress { name, host, port }: &RecordTaggedAddress| {
             Ok((name.as_str().into(), host.as_str().into(), number("port", *port)?))
         };
-        let listing = Listing {
+        let listing = ConsulRegistration {
             node: self.node.as_str().into(),
             id: self.id.as_str().into(),
             address: self.address.as_str().into(),
-            tagged_addresses: self.tagged_addresses.iter().map(address).collect::<Result<_, Invalid>>()?,
+            tagged_addresses: self.tagged_addresses.iter().map(address).collect::<Result<_, FieldError>>()?,
             warning_weight: number("warning_weight", self.warning_weight)?,
             enable_tag_override: self.enable_tag_override,
             kind: self.kind.as_str().into(),
             socket_path: self.socket_path.as_str().into(),
             maintenance: self.maintenance.as_str().into(),
-            described: Revision(self.described),
+            description_revision: Revision(self.described),
             proxy: self.proxy.as_str().into(),
             connect_native: self.connect_native,
             from_catalog: self.from_catalog,
@@ -396,12 +396,12 @@ fn is_zero(number: &u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::StatedCheck;
+    use crate::model::CheckDescription;
 
     #[test]
     fn every_kind_of_check_survives() {
         let tls = ProbeTls { server_name: "db".into(), skip_verify: true };
-        let target = Target::parse("tcp", "[::1]:80").unwrap();
+        let target = ProbeTarget::parse("tcp", "[::1]:80").unwrap();
         let url = "https://[::1]:80/x?y";
         let probes = [
             Probe::Http(HttpProbe {
@@ -419,14 +419,14 @@ mod tests {
             Probe::Stated,
         ];
         let checks = probes.into_iter().enumerate().map(|(at, probe)| {
-            let definition = Definition {
+            let definition = CheckDefinition {
                 notes: "line\nline".into(),
                 interval: Duration::from_secs(10),
                 deregister_after: Some(Duration::from_mins(2)),
                 output_max_size: 64,
                 separate: at % 2 == 0,
                 stated: (probe == Probe::Stated).then(|| {
-                    Box::new(StatedCheck {
+                    Box::new(CheckDescription {
                         output: "slow\n".into(),
                         kind: "http".into(),
                         interval: "10s".into(),
@@ -434,29 +434,29 @@ mod tests {
                         definition: r#"{"HTTP":"http://10.0.0.1/"}"#.into(),
                     })
                 }),
-                ..Definition::new(CheckId::parse(&at.to_string()).unwrap(), "n", probe)
+                ..CheckDefinition::new(CheckId::parse(&at.to_string()).unwrap(), "n", probe)
             };
-            let check = Check::new(definition.check().unwrap().into(), Verdict::Warning);
+            let check = Check::new(definition.check().unwrap().into(), CheckStatus::Warning);
             Check { created: Revision(3), revision: Revision(u64::MAX), ..check }
         });
-        let checks = Checks::new(checks.collect()).unwrap();
+        let checks = InstanceChecks::new(checks.collect()).unwrap();
         let kept = keep(&checks);
         assert_eq!(restore(&kept), Ok(checks));
         let json = serde_json::to_string(&kept).unwrap();
-        assert_eq!(serde_json::from_str::<Vec<KeptCheck>>(&json).unwrap(), kept);
-        assert!(restore(&[KeptCheck { kind: "tcp".into(), ..KeptCheck::default() }]).is_err());
+        assert_eq!(serde_json::from_str::<Vec<RecordCheck>>(&json).unwrap(), kept);
+        assert!(restore(&[RecordCheck { kind: "tcp".into(), ..RecordCheck::default() }]).is_err());
     }
 
     #[test]
     fn check_of_an_earlier_version_is_restored() {
-        let old = |kind: &str, target: &str| KeptCheck {
+        let old = |kind: &str, target: &str| RecordCheck {
             id: "a".into(),
             kind: kind.into(),
             target: target.into(),
             interval_ms: 10_000,
             timeout_ms: 1_000,
             verdict: "passing".into(),
-            ..KeptCheck::default()
+            ..RecordCheck::default()
         };
         let restored = |kind, target| restore(&[old(kind, target)]).unwrap().get("a").unwrap().definition.clone();
         let http = restored("http", "http://h:99999/x");
@@ -471,14 +471,15 @@ mod tests {
 
     #[test]
     fn ttl_that_an_earlier_version_stored_as_zero_is_the_shortest() {
-        let old = KeptCheck { id: "a".into(), kind: "ttl".into(), verdict: "passing".into(), ..KeptCheck::default() };
+        let old =
+            RecordCheck { id: "a".into(), kind: "ttl".into(), verdict: "passing".into(), ..RecordCheck::default() };
         let restored = restore(&[old]).unwrap();
         assert_eq!(restored.get("a").unwrap().definition.interval, Duration::from_secs(1));
     }
 
     #[test]
     fn a_listing_survives() {
-        let listing = Listing {
+        let listing = ConsulRegistration {
             node: "ext".into(),
             id: "db".into(),
             tagged_addresses: [("lan".into(), "10.0.0.1".into(), 80)].into(),
@@ -488,11 +489,11 @@ mod tests {
             connect_native: true,
             from_catalog: true,
             maintenance: "why".into(),
-            described: Revision(9),
-            ..Listing::default()
+            description_revision: Revision(9),
+            ..ConsulRegistration::default()
         };
-        let kept = KeptListing::new(&listing);
+        let kept = RecordConsulRegistration::new(&listing);
         assert_eq!(kept.listing(), Ok(listing.into()));
-        assert!(KeptListing { warning_weight: 70_000, ..kept }.listing().is_err());
+        assert!(RecordConsulRegistration { warning_weight: 70_000, ..kept }.listing().is_err());
     }
 }

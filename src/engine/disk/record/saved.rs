@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{SavedCheck, SavedResult},
-    model::{CheckId, Invalid, Revision, Verdict, WallTime},
+    model::{CheckId, CheckStatus, FieldError, Revision, UnixMillis},
 };
 
 // Field numbers are for good, as in the record of an instance.
@@ -15,7 +15,7 @@ use crate::{
 /// State of one check. Times are milliseconds since 1970.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct KeptState {
+pub struct SavedCheckRecord {
     #[prost(string, tag = "1")]
     check: String,
     #[prost(uint64, tag = "2")]
@@ -29,16 +29,16 @@ pub struct KeptState {
     changes: u64,
     #[prost(message, optional, tag = "6")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    last: Option<KeptResult>,
+    last: Option<SavedResultRecord>,
 }
 
 /// A result.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct KeptResult {
+pub struct SavedResultRecord {
     #[prost(uint64, tag = "1")]
     at_ms: u64,
-    /// As [`Verdict::as_str`] writes it.
+    /// As [`CheckStatus::as_str`] writes it.
     #[prost(string, tag = "2")]
     verdict: String,
     #[prost(uint64, optional, tag = "3")]
@@ -49,12 +49,12 @@ pub struct KeptResult {
     output: String,
 }
 
-impl KeptState {
+impl SavedCheckRecord {
     /// The state of a check, to be kept.
     #[must_use]
     pub fn new(check: &CheckId, state: &SavedCheck) -> Self {
         let SavedCheck { created, ttl_from, critical_since, changes, last } = state;
-        let result = |SavedResult { at, verdict, took, output }: &SavedResult| KeptResult {
+        let result = |SavedResult { at, verdict, took, output }: &SavedResult| SavedResultRecord {
             at_ms: at.0,
             verdict: verdict.as_str().to_owned(),
             took_ns: took.map(|took| u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)),
@@ -75,18 +75,18 @@ impl KeptState {
     /// # Errors
     ///
     /// When the id or a status is none.
-    pub fn restore(self) -> Result<(CheckId, SavedCheck), Invalid> {
-        let result = |KeptResult { at_ms, verdict, took_ns, output }: KeptResult| {
-            let known = Verdict::parse(&verdict).ok_or_else(|| {
-                Invalid::new("check.verdict", &verdict, "is no verdict", "write passing, warning or critical")
+    pub fn restore(self) -> Result<(CheckId, SavedCheck), FieldError> {
+        let result = |SavedResultRecord { at_ms, verdict, took_ns, output }: SavedResultRecord| {
+            let known = CheckStatus::parse(&verdict).ok_or_else(|| {
+                FieldError::new("check.verdict", &verdict, "is no verdict", "write passing, warning or critical")
             })?;
             let took = took_ns.map(Duration::from_nanos);
-            Ok(SavedResult { at: WallTime(at_ms), verdict: known, took, output: output.into() })
+            Ok(SavedResult { at: UnixMillis(at_ms), verdict: known, took, output: output.into() })
         };
         let state = SavedCheck {
             created: Revision(self.created),
-            ttl_from: WallTime(self.ttl_from_ms),
-            critical_since: self.critical_since_ms.map(WallTime),
+            ttl_from: UnixMillis(self.ttl_from_ms),
+            critical_since: self.critical_since_ms.map(UnixMillis),
             changes: self.changes,
             last: self.last.map(result).transpose()?,
         };

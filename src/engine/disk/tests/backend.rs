@@ -7,7 +7,7 @@ use std::{
 
 use redb::{Database, StorageBackend};
 
-use super::super::{Found, Store};
+use super::super::{LoadedRecords, Store};
 use crate::engine::disk::StoreError;
 
 /// What is on the disk, and what is only on its way.
@@ -18,7 +18,7 @@ struct Image {
     /// As the program sees it.
     seen: Vec<u8>,
     /// What was done since the last sync, in order.
-    since: Vec<Step>,
+    since: Vec<DiskStep>,
     /// Syncs until one fails. `None`: none does.
     syncs_left: Option<usize>,
     /// Bytes that the disk has. `None`: enough.
@@ -26,16 +26,16 @@ struct Image {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum DiskStep {
     Write(usize, Vec<u8>),
     Length(usize),
 }
 
 /// A handle to the disk.
 #[derive(Debug, Clone, Default)]
-pub struct Disk(Arc<Mutex<Image>>);
+pub struct FaultyDisk(Arc<Mutex<Image>>);
 
-impl Disk {
+impl FaultyDisk {
     pub fn holding(bytes: Vec<u8>) -> Self {
         Self(Arc::new(Mutex::new(Image { synced: bytes.clone(), seen: bytes, ..Image::default() })))
     }
@@ -51,9 +51,9 @@ impl Disk {
         let mut left = image.synced.clone();
         for step in &image.since {
             match step {
-                Step::Length(length) if random(2) == 0 => left.resize(*length, 0),
-                Step::Length(_) => {}
-                Step::Write(at, bytes) => {
+                DiskStep::Length(length) if random(2) == 0 => left.resize(*length, 0),
+                DiskStep::Length(_) => {}
+                DiskStep::Write(at, bytes) => {
                     for (sector, bytes) in bytes.chunks(512).enumerate() {
                         let at = at + sector * 512;
                         if random(2) == 0 && at + bytes.len() <= left.len() {
@@ -76,7 +76,7 @@ impl Disk {
     }
 }
 
-impl StorageBackend for Disk {
+impl StorageBackend for FaultyDisk {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.lock().unwrap().seen.len() as u64)
     }
@@ -94,7 +94,7 @@ impl StorageBackend for Disk {
             return Err(io::ErrorKind::StorageFull.into());
         }
         image.seen.resize(length, 0);
-        image.since.push(Step::Length(length));
+        image.since.push(DiskStep::Length(length));
         Ok(())
     }
 
@@ -114,22 +114,22 @@ impl StorageBackend for Disk {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let (mut image, at) = (self.0.lock().unwrap(), usize::try_from(offset).unwrap());
         image.seen.get_mut(at..at + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
-        image.since.push(Step::Write(at, data.to_vec()));
+        image.since.push(DiskStep::Write(at, data.to_vec()));
         Ok(())
     }
 }
 
 /// A new store on a disk of its own.
-pub fn store() -> (Disk, Store) {
-    let disk = Disk::default();
+pub fn store() -> (FaultyDisk, Store) {
+    let disk = FaultyDisk::default();
     let database = Database::builder().create_with_backend(disk.clone()).unwrap();
-    super::super::store::initialize(&database, super::FRESH, &Found::default()).unwrap();
+    super::super::store::initialize(&database, super::FRESH, &LoadedRecords::default()).unwrap();
     drop(database);
     let (store, _) = Store::over(disk.clone(), "disk".into(), tempfile::tempfile().unwrap()).unwrap();
     (disk, store)
 }
 
 /// What is in a store of these bytes.
-pub fn load(bytes: Vec<u8>) -> Result<(Store, Found), StoreError> {
-    Store::over(Disk::holding(bytes), "disk".into(), tempfile::tempfile().unwrap())
+pub fn load(bytes: Vec<u8>) -> Result<(Store, LoadedRecords), StoreError> {
+    Store::over(FaultyDisk::holding(bytes), "disk".into(), tempfile::tempfile().unwrap())
 }

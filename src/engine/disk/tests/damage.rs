@@ -17,8 +17,8 @@ fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
     }
 }
 
-fn keys(found: &Found) -> BTreeSet<(String, String)> {
-    let key = |stored: &Stored| (stored.instance.service.to_string(), stored.instance.id.to_string());
+fn keys(found: &LoadedRecords) -> BTreeSet<(String, String)> {
+    let key = |stored: &StoredInstance| (stored.instance.service.to_string(), stored.instance.id.to_string());
     found.instances.iter().map(key).collect()
 }
 
@@ -35,14 +35,16 @@ fn a_crash_at_any_moment_loses_nothing_that_was_acknowledged() {
         let mut acknowledged = BTreeSet::new();
         for round in 0..=random(6) {
             let some: Vec<_> = (0..=random(30)).map(|n| instance(round * 100 + n)).collect();
-            let writes = some.iter().map(|instance| Write::Put(instance, None));
+            let writes = some.iter().map(|instance| RecordChange::Put(instance, None));
             store.write(writes, Revision(round as u64 + 1), true).unwrap();
             acknowledged.extend(some.iter().map(|instance| ("web".to_owned(), instance.id.to_string())));
         }
         // A transaction that is on its way: all of it is there afterwards, or nothing.
         let unsure: Vec<_> = (0..40).map(|n| instance(9_000 + n)).collect();
         disk.fail_after(0);
-        assert!(store.write(unsure.iter().map(|instance| Write::Put(instance, None)), Revision(99), true).is_err());
+        assert!(
+            store.write(unsure.iter().map(|instance| RecordChange::Put(instance, None)), Revision(99), true).is_err()
+        );
         let (_, found) = load(disk.torn(&mut random)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         let keys = keys(&found);
         assert!(keys.is_superset(&acknowledged), "seed {seed}");
@@ -55,7 +57,7 @@ fn a_crash_at_any_moment_loses_nothing_that_was_acknowledged() {
 fn closed() -> (Vec<u8>, BTreeSet<(String, String)>) {
     let (disk, mut store) = backend::store();
     let some: Vec<_> = (0..300).map(instance).collect();
-    store.write(some.iter().map(|instance| Write::Put(instance, None)), Revision(300), true).unwrap();
+    store.write(some.iter().map(|instance| RecordChange::Put(instance, None)), Revision(300), true).unwrap();
     store.close().unwrap();
     let bytes = disk.synced();
     let keys = keys(&load(bytes.clone()).unwrap().1);
@@ -80,7 +82,7 @@ fn what_is_damaged_is_refused_or_whole_but_never_misread() {
             }
         }
         match load(damaged) {
-            Err(StoreError::Damaged { .. } | StoreError::Io { .. }) => refused += 1,
+            Err(StoreError::Corrupt { .. } | StoreError::Io { .. }) => refused += 1,
             Ok((_, found)) => assert_eq!(self::keys(&found), keys, "round {round}"),
             Err(other) => panic!("round {round}: {other}"),
         }
@@ -93,7 +95,7 @@ fn records_that_were_put_back_or_taken_out_behind_our_back_are_noticed() {
     const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
     let (bytes, _) = closed();
     for change in 0..2 {
-        let disk = backend::Disk::holding(bytes.clone());
+        let disk = backend::FaultyDisk::holding(bytes.clone());
         let database = Database::builder().create_with_backend(disk.clone()).unwrap();
         let transaction = database.begin_write().unwrap();
         {

@@ -9,7 +9,7 @@ use super::{
 
 fn start(store: Store) -> (Disk, mpsc::Receiver<StoreError>) {
     let (failure, failed) = mpsc::channel();
-    let found = Found::default();
+    let found = LoadedRecords::default();
     let on_failure: OnFailure = Box::new(move |error| failure.send(error).unwrap());
     (Disk::start(store, found, Durability::Durable, surroundings(), on_failure).unwrap(), failed)
 }

@@ -5,12 +5,12 @@ use redb::{Database, TableDefinition};
 use super::*;
 use crate::{
     engine::disk::export,
-    model::{InstanceId, Listing, ServiceName},
+    model::{ConsulRegistration, InstanceId, ServiceName},
 };
 
 /// A record of the old form. `node`, `id`: those of its listing.
-fn old(service: &str, stored_id: &str, (node, id): (&str, &str), revision: u64) -> Stored {
-    let listing = Listing { node: node.into(), id: id.into(), ..Listing::default() };
+fn old(service: &str, stored_id: &str, (node, id): (&str, &str), revision: u64) -> StoredInstance {
+    let listing = ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() };
     let instance = Instance {
         service: ServiceName::kept(service).unwrap(),
         id: InstanceId::parse_any(stored_id).unwrap(),
@@ -19,10 +19,10 @@ fn old(service: &str, stored_id: &str, (node, id): (&str, &str), revision: u64) 
         revision: Revision(revision),
         ..crate::registry::test_support::entry("web", "a", 1).instance.clone()
     };
-    Stored { instance, lease: None }
+    StoredInstance { instance, lease: None }
 }
 
-fn old_instances() -> Vec<Stored> {
+fn old_instances() -> Vec<StoredInstance> {
     vec![
         old("web", "n2/web", ("n2", "web"), 1),
         old("web", "plain", ("", "plain"), 2),
@@ -37,8 +37,8 @@ fn old_instances() -> Vec<Stored> {
 }
 
 /// Ids, names of nodes, and revisions.
-fn rows(instances: &[Stored]) -> Vec<(String, String, u64)> {
-    let row = |Stored { instance, .. }: &Stored| {
+fn rows(instances: &[StoredInstance]) -> Vec<(String, String, u64)> {
+    let row = |StoredInstance { instance, .. }: &StoredInstance| {
         let node = instance.listing.as_ref().unwrap().node.to_string();
         (instance.id.to_string(), node, instance.revision.0)
     };
@@ -60,15 +60,15 @@ fn expected() -> Vec<(String, String, u64)> {
     ]
 }
 
-fn old_store() -> Found {
-    Found { instances: old_instances(), revision: Revision(9), ..Found::default() }
+fn old_store() -> LoadedRecords {
+    LoadedRecords { instances: old_instances(), revision: Revision(9), ..LoadedRecords::default() }
 }
 
 #[test]
 fn store_with_ids_of_the_old_form_is_rewritten_when_it_is_opened() {
     const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
     let directory = TempDir::new().unwrap();
-    Store::make(directory.path(), Beginning { revision: Revision(9), ..FRESH }, &old_store()).unwrap();
+    Store::make(directory.path(), StartPoint { revision: Revision(9), ..FRESH }, &old_store()).unwrap();
     let database = Database::open(directory.path().join("registry.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
     transaction.open_table(META).unwrap().insert("format", 2_u32.to_be_bytes().as_slice()).unwrap();
@@ -92,7 +92,7 @@ fn store_with_ids_of_the_old_form_is_rewritten_when_it_is_opened() {
 
 fn deregister_any(service: &str, id: &str) -> Command {
     let (service, id) = (name(service), InstanceId::parse_any(id).unwrap());
-    Command::Deregister { service, id, of: crate::registry::Holder::Anyone }
+    Command::Deregister { service, id, of: crate::registry::DeregisterGuard::Anyone }
 }
 
 #[test]

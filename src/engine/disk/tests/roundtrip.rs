@@ -8,13 +8,13 @@ use proptest::{collection::vec, option, strategy::ValueTree as _, test_runner::T
 
 use super::*;
 use crate::{
-    engine::disk::{Stored, export},
-    model::Listing,
-    registry::{Description, Enroll, NewCheck, Register},
+    engine::disk::{StoredInstance, export},
+    model::ConsulRegistration,
+    registry::{InstanceDescription, NewCheck, Register, RegisterWithoutLease},
 };
 
 /// Some instances, and states of their checks.
-fn contents_of_a_store() -> BoxedStrategy<Found> {
+fn contents_of_a_store() -> BoxedStrategy<LoadedRecords> {
     let with_states = values::stored().prop_flat_map(|stored| {
         let one = |check: &crate::model::Check| {
             let instance = &stored.instance;
@@ -26,10 +26,10 @@ fn contents_of_a_store() -> BoxedStrategy<Found> {
     });
     vec(with_states, 0..5)
         .prop_map(|all| {
-            let mut found = Found::default();
+            let mut found = LoadedRecords::default();
             let (mut keys, mut leases) = (BTreeSet::new(), BTreeSet::new());
             for (stored, states) in all {
-                let Stored { instance, lease } = &stored;
+                let StoredInstance { instance, lease } = &stored;
                 let new = keys.insert((instance.service.clone(), instance.id.clone()));
                 if new && lease.is_none_or(|lease| leases.insert(lease.id.0)) {
                     found.revision = found.revision.max(instance.revision).max(instance.registered_revision);
@@ -37,7 +37,7 @@ fn contents_of_a_store() -> BoxedStrategy<Found> {
                     found.instances.push(stored);
                 }
             }
-            let key = |stored: &Stored| (stored.instance.service.clone(), stored.instance.id.clone());
+            let key = |stored: &StoredInstance| (stored.instance.service.clone(), stored.instance.id.clone());
             found.instances.sort_by_key(key);
             found.check_states.sort_by(|one, other| one.0.cmp(&other.0));
             found
@@ -45,7 +45,7 @@ fn contents_of_a_store() -> BoxedStrategy<Found> {
         .boxed()
 }
 
-fn exported(found: &Found) -> Found {
+fn exported(found: &LoadedRecords) -> LoadedRecords {
     let mut lines = Vec::new();
     export::write(found, &mut lines, || {}).unwrap();
     export::read(&*lines, |_| {}).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&lines)))
@@ -57,7 +57,7 @@ proptest! {
     #[test]
     fn every_field_survives_store_load_export_and_import(found in contents_of_a_store()) {
         let directory = TempDir::new().unwrap();
-        Store::make(directory.path(), Beginning { revision: found.revision, ..FRESH }, &found).unwrap();
+        Store::make(directory.path(), StartPoint { revision: found.revision, ..FRESH }, &found).unwrap();
         prop_assert_eq!(&Store::read(directory.path()).unwrap(), &found);
         prop_assert_eq!(&exported(&found), &found);
         let elsewhere = TempDir::new().unwrap();
@@ -80,7 +80,7 @@ fn accepted() -> BoxedStrategy<Command> {
     let target = || (Just("web"), prop::sample::select(vec!["a", "b", "c"]));
     let description = || {
         let parts = (values::addresses(), values::tags(), values::metadata(), values::weight(), values::locality());
-        parts.prop_map(|(addresses, tags, metadata, weight, locality)| Description {
+        parts.prop_map(|(addresses, tags, metadata, weight, locality)| InstanceDescription {
             addresses,
             tags,
             metadata,
@@ -89,7 +89,8 @@ fn accepted() -> BoxedStrategy<Command> {
         })
     };
     let check = || {
-        let verdict = prop::sample::select(vec![crate::model::Verdict::Passing, crate::model::Verdict::Critical]);
+        let verdict =
+            prop::sample::select(vec![crate::model::CheckStatus::Passing, crate::model::CheckStatus::Critical]);
         (values::definition(), verdict)
             .prop_map(|(definition, verdict)| NewCheck { definition: definition.into(), verdict })
     };
@@ -111,9 +112,16 @@ fn accepted() -> BoxedStrategy<Command> {
         });
     let enroll = (target(), description(), checks(), values::listing(), any::<bool>());
     let enroll = enroll.prop_map(|((service, id), description, checks, listing, replace_checks)| {
-        let listing = Listing { node: "".into(), id: id.into(), ..listing };
+        let listing = ConsulRegistration { node: "".into(), id: id.into(), ..listing };
         let (service, id) = (name(service), crate::registry::test_support::id(id));
-        Command::Enroll(Box::new(Enroll { service, id, description, listing, checks, replace_checks }))
+        Command::RegisterWithoutLease(Box::new(RegisterWithoutLease {
+            service,
+            id,
+            description,
+            listing,
+            checks,
+            replace_checks,
+        }))
     });
     let patch =
         (option::of(values::tags()), option::of(values::metadata()), option::weighted(0.8, prop::bool::weighted(0.8)));

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     engine::{SavedCheck, SavedResult},
-    model::{CheckId, InstanceId, ServiceName, Verdict, WallTime},
+    model::{CheckId, CheckStatus, InstanceId, ServiceName, UnixMillis},
 };
 
 fn key(check: &str) -> CheckKey {
@@ -17,8 +17,9 @@ fn key(check: &str) -> CheckKey {
 }
 
 fn state(at: u64) -> SavedCheck {
-    let last = SavedResult { at: WallTime(at), verdict: Verdict::Passing, took: None, output: format!("{at}").into() };
-    SavedCheck { created: Revision(1), ttl_from: WallTime(at), critical_since: None, changes: 2, last: Some(last) }
+    let last =
+        SavedResult { at: UnixMillis(at), verdict: CheckStatus::Passing, took: None, output: format!("{at}").into() };
+    SavedCheck { created: Revision(1), ttl_from: UnixMillis(at), critical_since: None, changes: 2, last: Some(last) }
 }
 
 fn states(disk: &Disk) -> Vec<(CheckKey, SavedCheck)> {
@@ -52,7 +53,7 @@ fn newest_state_of_each_check_survives_a_close_and_removed_ones_do_not() {
 fn states_reach_the_disk_without_any_other_write() {
     for durability in [Durability::Durable, Durability::Relaxed] {
         let (backend, store) = backend::store();
-        let disk = Disk::start(store, Found::default(), durability, surroundings(), never_fails()).unwrap();
+        let disk = Disk::start(store, LoadedRecords::default(), durability, surroundings(), never_fails()).unwrap();
         disk.save_checks((0..1_500).map(|n| (key(&format!("c{n}")), Some(state(1)))).collect());
         let clock = Clock::new(0);
         while load(backend.synced()).is_ok_and(|(_, found)| found.check_states.len() < 1_500) {
@@ -66,7 +67,8 @@ fn states_reach_the_disk_without_any_other_write() {
 #[test]
 fn killed_process_leaves_its_states_with_an_uncertainty() {
     let (backend, store) = backend::store();
-    let disk = Disk::start(store, Found::default(), Durability::Durable, surroundings(), never_fails()).unwrap();
+    let disk =
+        Disk::start(store, LoadedRecords::default(), Durability::Durable, surroundings(), never_fails()).unwrap();
     sign_in(&disk, "web", "a", 1);
     disk.save_checks(vec![(key("c"), Some(state(1)))]);
     sign_in(&disk, "web", "b", 2);

@@ -6,7 +6,7 @@ use super::{
     backend::{self, load},
     *,
 };
-use crate::engine::disk::record::Seal;
+use crate::engine::disk::record::RecordSigner;
 
 const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -19,15 +19,15 @@ const NO_WEIGHT: [u8; 4] = [0x0a, 0x02, 0x0a, 0x00];
 fn with_message(message: &[u8]) -> Vec<u8> {
     let (disk, mut store) = backend::store();
     let some: Vec<_> = ["a", "b", "c"].map(|id| crate::registry::test_support::entry("web", id, 1)).into();
-    store.write(some.iter().map(|entry| Write::Put(&entry.instance, None)), Revision(3), true).unwrap();
+    store.write(some.iter().map(|entry| RecordChange::Put(&entry.instance, None)), Revision(3), true).unwrap();
     store.close().unwrap();
-    let disk = backend::Disk::holding(disk.synced());
+    let disk = backend::FaultyDisk::holding(disk.synced());
     let database = Database::builder().create_with_backend(disk.clone()).unwrap();
     let transaction = database.begin_write().unwrap();
     {
         let mut meta = transaction.open_table(META).unwrap();
         let key = u128::from_be_bytes(meta.get("key").unwrap().unwrap().value().try_into().unwrap());
-        let seal = Seal::new(key);
+        let seal = RecordSigner::new(key);
         let tag = seal.tag("web", "b", message);
         let mut table = transaction.open_table(INSTANCES).unwrap();
         let bytes = [message, &tag.to_be_bytes()].concat();
@@ -42,11 +42,11 @@ fn with_message(message: &[u8]) -> Vec<u8> {
     disk.synced()
 }
 
-fn start(bytes: Vec<u8>) -> (backend::Disk, Disk, Arc<Metrics>) {
-    let backend = backend::Disk::holding(bytes);
+fn start(bytes: Vec<u8>) -> (backend::FaultyDisk, Disk, Arc<Metrics>) {
+    let backend = backend::FaultyDisk::holding(bytes);
     let (store, found) = Store::over(backend.clone(), "disk".into(), tempfile::tempfile().unwrap()).unwrap();
     let metrics = Metrics::new();
-    let surroundings = Surroundings { metrics: metrics.store.clone(), ..surroundings() };
+    let surroundings = DiskDependencies { metrics: metrics.store.clone(), ..surroundings() };
     (backend, Disk::start(store, found, Durability::Durable, surroundings, never_fails()).unwrap(), metrics)
 }
 
@@ -87,7 +87,7 @@ fn instance_that_registers_again_replaces_its_unreadable_record() {
 #[test]
 fn unreadable_record_is_counted_like_any_other() {
     let bytes = with_message(&NO_WEIGHT);
-    let disk = backend::Disk::holding(bytes);
+    let disk = backend::FaultyDisk::holding(bytes);
     let database = Database::builder().create_with_backend(disk.clone()).unwrap();
     let transaction = database.begin_write().unwrap();
     transaction.open_table(INSTANCES).unwrap().remove(("web", "b")).unwrap();

@@ -4,9 +4,9 @@ use std::{borrow::Cow, time::Duration};
 
 use serde_json::{Map, Value as Json};
 
-use super::{Asked, Fields, Pair, Problem, Service, object};
+use super::{CheckRequest, ConsulError, Fields, Pair, ServiceRequest, object};
 use crate::{
-    model::{MAX_STATED_OUTPUT_BYTES, Metadata, StatedCheck},
+    model::{CheckDescription, MAX_STATED_OUTPUT_BYTES, Metadata},
     protocol::consul::view::go_duration,
 };
 
@@ -47,14 +47,15 @@ pub(crate) struct CatalogRegistration<'a> {
     pub(crate) tagged_addresses: Vec<Pair<'a>>,
     pub(crate) meta: Metadata,
     pub(crate) skip_node_update: bool,
-    pub(crate) service: Option<Service<'a>>,
-    pub(crate) checks: Vec<Asked<'a>>,
+    pub(crate) service: Option<ServiceRequest<'a>>,
+    pub(crate) checks: Vec<CheckRequest<'a>>,
 }
 
 impl<'a> CatalogRegistration<'a> {
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, ConsulError> {
         let mut fields = object(bytes, "structs.RegisterRequest")?;
-        let service = fields.nested(&["Service"], "structs.NodeService")?.map(Service::in_catalog).transpose()?;
+        let service =
+            fields.nested(&["Service"], "structs.NodeService")?.map(ServiceRequest::in_catalog).transpose()?;
         let mut checks = Vec::new();
         if let Some(check) = fields.nested(&["Check"], "structs.HealthCheck")? {
             checks.extend(stated(check)?);
@@ -80,10 +81,10 @@ impl<'a> CatalogRegistration<'a> {
         }
         fields.end()?;
         if registration.node.is_empty() {
-            return Err(Problem::Server("Must provide node".to_owned()));
+            return Err(ConsulError::Server("Must provide node".to_owned()));
         }
         if registration.address.is_empty() && !registration.skip_node_update {
-            return Err(Problem::Server("Must provide address if SkipNodeUpdate is not set".to_owned()));
+            return Err(ConsulError::Server("Must provide address if SkipNodeUpdate is not set".to_owned()));
         }
         Ok(registration)
     }
@@ -99,7 +100,7 @@ pub(crate) struct CatalogDeregistration<'a> {
 }
 
 impl<'a> CatalogDeregistration<'a> {
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, ConsulError> {
         let mut fields = object(bytes, "structs.DeregisterRequest")?;
         let asked = Self {
             datacenter: fields.text(&["Datacenter"])?,
@@ -111,18 +112,18 @@ impl<'a> CatalogDeregistration<'a> {
             fields.ignore(&[known]);
         }
         fields.end()?;
-        if asked.node.is_empty() { Err(Problem::Server("Must provide node".to_owned())) } else { Ok(asked) }
+        if asked.node.is_empty() { Err(ConsulError::Server("Must provide node".to_owned())) } else { Ok(asked) }
     }
 }
 
 /// A check whose status is stated. How it is made is kept, and never acted on. `None`: nothing was said.
-fn stated(mut check: Fields<'_>) -> Result<Option<Asked<'_>>, Problem> {
+fn stated(mut check: Fields<'_>) -> Result<Option<CheckRequest<'_>>, ConsulError> {
     if check.is_empty() {
         return Ok(None);
     }
     let output = check.text(&["Output"])?;
     let definition = check.nested(&["Definition"], "structs.HealthCheckDefinition")?;
-    let stated = StatedCheck {
+    let stated = CheckDescription {
         // As for the output of checks that are made here, the beginning is kept.
         output: output[..output.floor_char_boundary(MAX_STATED_OUTPUT_BYTES)].into(),
         kind: check.text(&["Type"])?.into(),
@@ -130,11 +131,11 @@ fn stated(mut check: Fields<'_>) -> Result<Option<Asked<'_>>, Problem> {
         timeout: check.text(&["Timeout"])?.into(),
         definition: definition.map(definition_text).transpose()?.unwrap_or_default(),
     };
-    Ok(Asked::of(check)?.map(|asked| asked.stated(stated)))
+    Ok(CheckRequest::of(check)?.map(|asked| asked.stated(stated)))
 }
 
 /// How a check is made, as JSON in the order in which Consul shows it; empty where nothing was said.
-fn definition_text(mut fields: Fields<'_>) -> Result<Box<str>, Problem> {
+fn definition_text(mut fields: Fields<'_>) -> Result<Box<str>, ConsulError> {
     let mut shown = Map::new();
     for names in DURATIONS {
         let span = fields.duration(names)?;
@@ -172,7 +173,7 @@ fn definition_text(mut fields: Fields<'_>) -> Result<Box<str>, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::consul::body::value::Value;
+    use crate::protocol::consul::body::value::JsonValue;
 
     fn definition(text: &str) -> Result<String, String> {
         let fields = object(text.as_bytes(), "structs.HealthCheckDefinition").unwrap();
@@ -194,7 +195,7 @@ mod tests {
     #[test]
     fn values_are_kept_as_json_whatever_they_are() {
         let text = r#"{"a":[1,-2,1.5,null,true,{"b":"c"}],"d":{}}"#;
-        let value: Value<'_> = serde_json::from_str(text).unwrap();
+        let value: JsonValue<'_> = serde_json::from_str(text).unwrap();
         assert_eq!(value.into_json().to_string(), text);
     }
 }

@@ -2,9 +2,11 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Fields, Problem, object};
+use super::{ConsulError, Fields, object};
 use crate::{
-    model::{CheckId, Definition, HttpProbe, Probe, ProbeTls, StatedCheck, Target, Thresholds, Verdict},
+    model::{
+        CheckDefinition, CheckDescription, CheckId, CheckStatus, HttpProbe, Probe, ProbeTarget, ProbeTls, Thresholds,
+    },
     registry::NewCheck,
 };
 
@@ -18,7 +20,7 @@ const SCRIPTS: &str =
 
 /// A check as it was asked for, before it is known whose it is.
 #[derive(Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct CheckRequest<'a> {
     /// Empty: one is made up.
     pub(crate) id: Cow<'a, str>,
     /// Empty: one is made up.
@@ -36,47 +38,47 @@ pub(crate) struct Asked<'a> {
     output_max_size: i64,
     /// True for one that was registered by itself.
     separate: bool,
-    stated: Option<Box<StatedCheck>>,
+    stated: Option<Box<CheckDescription>>,
 }
 
 /// What `check/update` says.
 #[derive(Debug)]
 pub(crate) struct CheckUpdate<'a> {
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: CheckStatus,
     pub(crate) output: Cow<'a, str>,
 }
 
 impl<'a> CheckUpdate<'a> {
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, ConsulError> {
         let mut fields = object(bytes, "api.checkUpdate")?;
         let (status, output) = (fields.text(&["Status"])?, fields.text(&["Output"])?);
         fields.end()?;
-        let verdict = Verdict::parse(&status);
-        let verdict = verdict.ok_or_else(|| Problem::Bad(format!("Invalid check status: '{status}'")))?;
+        let verdict = CheckStatus::parse(&status);
+        let verdict = verdict.ok_or_else(|| ConsulError::Bad(format!("Invalid check status: '{status}'")))?;
         Ok(Self { verdict, output })
     }
 }
 
-impl<'a> Asked<'a> {
+impl<'a> CheckRequest<'a> {
     /// `None`: nothing was said.
-    pub(super) fn of(fields: Fields<'a>) -> Result<Option<Self>, Problem> {
+    pub(super) fn of(fields: Fields<'a>) -> Result<Option<Self>, ConsulError> {
         if fields.is_empty() { Ok(None) } else { Self::read_all(fields).map(Some) }
     }
 
     /// What `check/register` sends.
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, ConsulError> {
         Ok(Self { separate: true, ..Self::read_all(object(bytes, ".Alias")?)? })
     }
 
     /// A check that this target accepts connections, each 10 s.
-    pub(super) fn connects(name: &'static str, target: &str) -> Result<Self, Problem> {
+    pub(super) fn connects(name: &'static str, target: &str) -> Result<Self, ConsulError> {
         Ok(Self {
             id: Cow::default(),
             name: name.into(),
             notes: Cow::default(),
             status: Cow::default(),
             service: Cow::default(),
-            probe: Probe::Tcp { target: Target::parse("TCP", target)?, tls: None },
+            probe: Probe::Tcp { target: ProbeTarget::parse("TCP", target)?, tls: None },
             interval: Duration::from_secs(10),
             timeout: Duration::ZERO,
             thresholds: Thresholds::default(),
@@ -87,7 +89,7 @@ impl<'a> Asked<'a> {
         })
     }
 
-    fn read_all(mut fields: Fields<'a>) -> Result<Self, Problem> {
+    fn read_all(mut fields: Fields<'a>) -> Result<Self, ConsulError> {
         let given = fields.text(&["CheckID"])?;
         let id = fields.text(&["ID"])?;
         let (interval, ttl) = (fields.duration(&["Interval"])?, fields.duration(&["TTL"])?);
@@ -134,30 +136,30 @@ impl<'a> Asked<'a> {
     }
 
     /// As Consul checks it.
-    fn valid(self, interval: Duration, ttl: Duration) -> Result<Self, Problem> {
+    fn valid(self, interval: Duration, ttl: Duration) -> Result<Self, ConsulError> {
         if !interval.is_zero() && !ttl.is_zero() {
-            return Err(Problem::Text(BOTH));
+            return Err(ConsulError::Text(BOTH));
         }
-        Definition::check_ttl(ttl).map_err(|invalid| Problem::Bad(format!("Invalid check: {invalid}")))?;
+        CheckDefinition::check_ttl(ttl).map_err(|invalid| ConsulError::Bad(format!("Invalid check: {invalid}")))?;
         if self.probe.is_active() && interval.is_zero() {
-            return Err(Problem::Text(INTERVAL));
+            return Err(ConsulError::Text(INTERVAL));
         }
         if self.output_max_size < 0 {
-            return Err(Problem::Text(OUTPUT_MAX_SIZE));
+            return Err(ConsulError::Text(OUTPUT_MAX_SIZE));
         }
-        if !self.status.is_empty() && Verdict::parse(&self.status).is_none() {
-            return Err(Problem::Text(STATUS));
+        if !self.status.is_empty() && CheckStatus::parse(&self.status).is_none() {
+            return Err(ConsulError::Text(STATUS));
         }
         Ok(self)
     }
 
     /// The check of a service of this name, or of a node. `id`, `name`: where it has none of its own.
-    pub(crate) fn check(&self, id: &str, name: &str) -> Result<NewCheck, Problem> {
+    pub(crate) fn check(&self, id: &str, name: &str) -> Result<NewCheck, ConsulError> {
         if self.probe == Probe::Ttl && self.interval.is_zero() {
-            return Err(Problem::Text(TTL));
+            return Err(ConsulError::Text(TTL));
         }
         let (id, name) = (or(&self.id, id), or(&self.name, name));
-        let definition = Definition {
+        let definition = CheckDefinition {
             notes: (&*self.notes).into(),
             interval: self.interval,
             timeout: self.timeout,
@@ -166,16 +168,16 @@ impl<'a> Asked<'a> {
             output_max_size: u32::try_from(self.output_max_size).unwrap_or(u32::MAX),
             separate: self.separate,
             stated: self.stated.clone(),
-            ..Definition::new(CheckId::parse(id)?, name, self.probe.clone())
+            ..CheckDefinition::new(CheckId::parse(id)?, name, self.probe.clone())
         };
-        let verdict = Verdict::parse(&self.status).unwrap_or(Verdict::Critical);
+        let verdict = CheckStatus::parse(&self.status).unwrap_or(CheckStatus::Critical);
         Ok(NewCheck { definition: Arc::new(definition.check()?), verdict })
     }
 
     /// The same check, of which only is told how it is: as the catalog has it.
-    pub(super) fn stated(mut self, stated: StatedCheck) -> Self {
+    pub(super) fn stated(mut self, stated: CheckDescription) -> Self {
         self.probe = Probe::Stated;
-        self.stated = Some(Box::new(stated)).filter(|stated| **stated != StatedCheck::default());
+        self.stated = Some(Box::new(stated)).filter(|stated| **stated != CheckDescription::default());
         self
     }
 }
@@ -184,12 +186,12 @@ fn or<'a>(own: &'a str, other: &'a str) -> &'a str {
     if own.is_empty() { other } else { own }
 }
 
-fn count(fields: &mut Fields<'_>, names: &[&str]) -> Result<u32, Problem> {
+fn count(fields: &mut Fields<'_>, names: &[&str]) -> Result<u32, ConsulError> {
     Ok(fields.number(names)?.map_or(0, |number| u32::try_from(number.max(0)).unwrap_or(u32::MAX)))
 }
 
 /// How the check is made. One that is made in no way is fed.
-fn probe(fields: &mut Fields<'_>) -> Result<Probe, Problem> {
+fn probe(fields: &mut Fields<'_>) -> Result<Probe, ConsulError> {
     let tls = ProbeTls {
         server_name: fields.text(&["TLSServerName", "tls_server_name"])?.into(),
         skip_verify: fields.switch(&["TLSSkipVerify", "tls_skip_verify"])?,
@@ -203,7 +205,7 @@ fn probe(fields: &mut Fields<'_>) -> Result<Probe, Problem> {
     let disable_redirects = fields.switch(&["DisableRedirects", "disable_redirects"])?;
     refuse_others(fields)?;
     if !scripts.is_empty() {
-        return Err(Problem::Server(SCRIPTS.to_owned()));
+        return Err(ConsulError::Server(SCRIPTS.to_owned()));
     }
     if !http.is_empty() {
         let body = body.into();
@@ -211,18 +213,18 @@ fn probe(fields: &mut Fields<'_>) -> Result<Probe, Problem> {
         return Ok(Probe::Http(HttpProbe { headers, body, disable_redirects, tls, ..get.with_method(&method) }));
     }
     if !tcp.is_empty() {
-        return Ok(Probe::Tcp { target: Target::parse("TCP", &tcp)?, tls: tcp_tls.then_some(tls) });
+        return Ok(Probe::Tcp { target: ProbeTarget::parse("TCP", &tcp)?, tls: tcp_tls.then_some(tls) });
     }
     if !grpc.is_empty() {
         let (target, service) = grpc.split_once('/').unwrap_or((&grpc, ""));
-        let (target, tls) = (Target::parse("GRPC", target)?, grpc_tls.then_some(tls));
+        let (target, tls) = (ProbeTarget::parse("GRPC", target)?, grpc_tls.then_some(tls));
         return Ok(Probe::Grpc { target, service: service.into(), tls });
     }
     Ok(Probe::Ttl)
 }
 
 /// Kinds of checks that this registry does not make.
-fn refuse_others(fields: &mut Fields<'_>) -> Result<(), Problem> {
+fn refuse_others(fields: &mut Fields<'_>) -> Result<(), ConsulError> {
     fields.ignore(&["H2PingUseTLS", "h2ping_use_tls"]);
     for (names, what) in [
         (&["DockerContainerID", "docker_container_id"][..], "Docker"),
@@ -233,7 +235,7 @@ fn refuse_others(fields: &mut Fields<'_>) -> Result<(), Problem> {
         (&["AliasNode", "alias_node"], "Alias"),
     ] {
         if !fields.text(names)?.is_empty() {
-            return Err(Problem::Bad(format!(
+            return Err(ConsulError::Bad(format!(
                 "Invalid check: Callboard makes no {what} checks: use HTTP, TCP, GRPC or TTL"
             )));
         }
@@ -245,7 +247,7 @@ fn refuse_others(fields: &mut Fields<'_>) -> Result<(), Problem> {
 type Header = (Box<str>, Box<str>);
 
 /// Consul has several values for each name. Names that differ in case are two, as in Go.
-fn headers(fields: &mut Fields<'_>) -> Result<Box<[Header]>, Problem> {
+fn headers(fields: &mut Fields<'_>) -> Result<Box<[Header]>, ConsulError> {
     let Some(headers) = fields.nested(&["Header"], "map[string][]string")? else { return Ok(Box::default()) };
     let of = headers.of;
     let by_name: BTreeMap<_, _> = headers.left.into_iter().collect();
@@ -261,8 +263,8 @@ fn headers(fields: &mut Fields<'_>) -> Result<Box<[Header]>, Problem> {
 mod tests {
     use super::*;
 
-    fn read(json: &str) -> Result<NewCheck, Problem> {
-        Asked::read(json.as_bytes()).and_then(|asked| asked.check("id", "name"))
+    fn read(json: &str) -> Result<NewCheck, ConsulError> {
+        CheckRequest::read(json.as_bytes()).and_then(|asked| asked.check("id", "name"))
     }
 
     fn request(json: &str) -> HttpProbe {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::{Fields, Problem, value::Value};
+use super::{ConsulError, Fields, value::JsonValue};
 
 /// Settings of a proxy: the names under which they are shown, and any other under which they may be sent.
 const SETTINGS: [&[&str]; 14] = [
@@ -36,7 +36,7 @@ pub(crate) struct Mesh<'a> {
 
 impl<'a> Mesh<'a> {
     /// Takes the parts out of a registration.
-    pub(super) fn take(fields: &mut Fields<'a>) -> Result<Self, Problem> {
+    pub(super) fn take(fields: &mut Fields<'a>) -> Result<Self, ConsulError> {
         let proxy = fields.nested(&["Proxy"], "structs.ConnectProxyConfig")?.map(settings).transpose()?;
         let Some(mut connect) = fields.nested(&["Connect"], "structs.ServiceConnect")? else {
             return Ok(Self { proxy: proxy.unwrap_or_default(), ..Self::default() });
@@ -123,17 +123,17 @@ impl<'a> Mesh<'a> {
 }
 
 /// Takes the settings of a proxy as they are; those that say nothing are left out, as Consul leaves them out where it shows them.
-fn settings(mut fields: Fields<'_>) -> Result<Map<String, Json>, Problem> {
+fn settings(mut fields: Fields<'_>) -> Result<Map<String, Json>, ConsulError> {
     let mut proxy = Map::new();
     for names in SETTINGS {
         let Some(value) = fields.take(names) else { continue };
         let good = match names[0] {
-            "LocalServicePort" => matches!(value, Value::Number(_)),
+            "LocalServicePort" => matches!(value, JsonValue::Number(_)),
             "Config" | "MeshGateway" | "Expose" | "TransparentProxy" | "AccessLogs" => {
-                matches!(value, Value::Object(_))
+                matches!(value, JsonValue::Object(_))
             }
-            "Upstreams" | "EnvoyExtensions" => matches!(value, Value::List(_)),
-            _ => matches!(value, Value::Text(_)),
+            "Upstreams" | "EnvoyExtensions" => matches!(value, JsonValue::List(_)),
+            _ => matches!(value, JsonValue::Text(_)),
         };
         if !good {
             return Err(fields.wrong(names[0], &value, "another type"));

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeSet};
 
-use super::{Asked, Fields, Pair, Problem, mesh::Mesh, object};
+use super::{CheckRequest, ConsulError, Fields, Pair, mesh::Mesh, object};
 use crate::model::{Address, Locality, Metadata, ServiceName, TaggedAddress, Tags, Weight};
 
 /// Longest value of metadata, in bytes: as in Consul, and told in its words.
@@ -12,7 +12,7 @@ const MOST_PAIRS: usize = 64;
 
 /// A service as it was asked for.
 #[derive(Debug)]
-pub(crate) struct Service<'a> {
+pub(crate) struct ServiceRequest<'a> {
     pub(crate) id: Cow<'a, str>,
     pub(crate) name: ServiceName,
     pub(crate) kind: Cow<'a, str>,
@@ -30,24 +30,24 @@ pub(crate) struct Service<'a> {
     pub(crate) mesh: Mesh<'a>,
     /// True for one of `catalog/register`.
     pub(crate) from_catalog: bool,
-    pub(crate) checks: Vec<Asked<'a>>,
+    pub(crate) checks: Vec<CheckRequest<'a>>,
 }
 
-impl<'a> Service<'a> {
+impl<'a> ServiceRequest<'a> {
     /// What `agent/service/register` sends.
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, ConsulError> {
         Self::at_agent(object(bytes, ".Alias")?)
     }
 
     /// A service with the checks that its agent is to make.
-    fn at_agent(mut fields: Fields<'a>) -> Result<Self, Problem> {
+    fn at_agent(mut fields: Fields<'a>) -> Result<Self, ConsulError> {
         let name = fields.text(&["Name"])?;
         let mut checks = Vec::new();
         if let Some(check) = fields.nested(&["Check"], "structs.CheckType")? {
-            checks.extend(Asked::of(check)?);
+            checks.extend(CheckRequest::of(check)?);
         }
         for check in fields.list(&["Checks"], "structs.CheckType")? {
-            checks.extend(Asked::of(check)?);
+            checks.extend(CheckRequest::of(check)?);
         }
         let id = fields.text(&["ID"])?;
         Self::read_rest(fields, (name, id), checks)
@@ -55,18 +55,20 @@ impl<'a> Service<'a> {
 
     /// Takes the proxy out that the service asks to be registered beside it, with all that Consul fills in but its port. `None`: it
     /// asks for none.
-    pub(crate) fn take_sidecar(&mut self) -> Result<Option<Self>, Problem> {
+    pub(crate) fn take_sidecar(&mut self) -> Result<Option<Self>, ConsulError> {
         let Some(mut fields) = self.mesh.sidecar.take() else { return Ok(None) };
         if !fields.text(&["ID"])?.is_empty() {
             let problem = "A SidecarService cannot specify an ID as this is managed by the agent";
-            return Err(Problem::Bad(format!("Invalid SidecarService: {problem}")));
+            return Err(ConsulError::Bad(format!("Invalid SidecarService: {problem}")));
         }
         let name = fields.text(&["Name"])?;
         let name = if name.is_empty() { format!("{}-sidecar-proxy", self.name).into() } else { name };
         fields.put_text("Name", name);
         let mut sidecar = Self::at_agent(fields)?;
         if sidecar.mesh.sidecar.is_some() {
-            return Err(Problem::Text("Invalid SidecarService: A SidecarService cannot have a nested SidecarService"));
+            return Err(ConsulError::Text(
+                "Invalid SidecarService: A SidecarService cannot have a nested SidecarService",
+            ));
         }
         sidecar.id = sidecar_id(&self.id).into();
         if sidecar.kind.is_empty() {
@@ -98,12 +100,12 @@ impl<'a> Service<'a> {
 
     /// Has the check made that Consul makes of a sidecar without checks of its own: its port accepts connections. Consul's second one,
     /// an alias of the service behind it, is not made here.
-    pub(crate) fn check_port(&mut self) -> Result<(), Problem> {
+    pub(crate) fn check_port(&mut self) -> Result<(), ConsulError> {
         if self.checks.is_empty() {
             let host = self.address.as_ref().map_or(self.mesh.local_address(), |address| &*address.host);
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
             let target = format!("{host}:{}", self.port);
-            self.checks = vec![Asked::connects("Connect Sidecar Listening", &target)?];
+            self.checks = vec![CheckRequest::connects("Connect Sidecar Listening", &target)?];
         }
         Ok(())
     }
@@ -114,7 +116,7 @@ impl<'a> Service<'a> {
     }
 
     /// What `catalog/register` has within.
-    pub(super) fn in_catalog(mut fields: Fields<'a>) -> Result<Self, Problem> {
+    pub(super) fn in_catalog(mut fields: Fields<'a>) -> Result<Self, ConsulError> {
         let (name, id) = (fields.text(&["Service"])?, fields.text(&["ID"])?);
         // Go's own client sends weights of nothing along when none are meant.
         if let Some(weights) = fields.nested(&["Weights"], "structs.Weights")?.filter(Fields::says_something) {
@@ -129,8 +131,8 @@ impl<'a> Service<'a> {
     fn read_rest(
         mut fields: Fields<'a>,
         (name, id): (Cow<'a, str>, Cow<'a, str>),
-        checks: Vec<Asked<'a>>,
-    ) -> Result<Self, Problem> {
+        checks: Vec<CheckRequest<'a>>,
+    ) -> Result<Self, ConsulError> {
         let (passing, warning) = weights(&mut fields)?;
         let locality = locality(&mut fields)?;
         let mesh = Mesh::take(&mut fields)?;
@@ -143,7 +145,7 @@ impl<'a> Service<'a> {
         let socket_path = fields.text(&["SocketPath", "socket_path"])?;
         // As Consul does with ports below zero: there is none.
         let port = u16::try_from(port.max(0))
-            .map_err(|_| Problem::Bad(format!("Invalid service port {port}: give 0 to 65535")))?;
+            .map_err(|_| ConsulError::Bad(format!("Invalid service port {port}: give 0 to 65535")))?;
         let tags = Tags::kept(&tags)?;
         fields.ignore(&["Token"]);
         fields.end()?;
@@ -173,25 +175,25 @@ pub(crate) fn sidecar_id(service: &str) -> String {
     format!("{service}-sidecar-proxy")
 }
 
-fn service_name(name: &str) -> Result<ServiceName, Problem> {
+fn service_name(name: &str) -> Result<ServiceName, ConsulError> {
     if name.is_empty() {
-        return Err(Problem::Text("Missing service name"));
+        return Err(ConsulError::Text("Missing service name"));
     }
     // Stock Consul registers any name. A name is part of DNS names here, and of paths.
     Ok(ServiceName::parse(name).map_err(|invalid| invalid.of("Name"))?)
 }
 
-fn own_address(host: &str, port: u16) -> Result<Option<Address>, Problem> {
+fn own_address(host: &str, port: u16) -> Result<Option<Address>, ConsulError> {
     if host.is_empty() {
         return Ok(None);
     }
     let address = Address::with_any_port(host, port.into(), "");
-    address.map(Some).map_err(|_| Problem::Text("Invalid service address"))
+    address.map(Some).map_err(|_| ConsulError::Text("Invalid service address"))
 }
 
 /// Metadata of a service, refused in Consul's words.
-fn metadata(meta: &[Pair<'_>]) -> Result<Metadata, Problem> {
-    let refused = |why: String| Problem::Bad(format!("Invalid Service Meta: {why}"));
+fn metadata(meta: &[Pair<'_>]) -> Result<Metadata, ConsulError> {
+    let refused = |why: String| ConsulError::Bad(format!("Invalid Service Meta: {why}"));
     if meta.len() > MOST_PAIRS {
         return Err(refused(format!("Node metadata cannot contain more than {MOST_PAIRS} key/value pairs")));
     }
@@ -213,30 +215,30 @@ fn metadata(meta: &[Pair<'_>]) -> Result<Metadata, Problem> {
     Ok(Metadata::kept(meta.iter().map(|(key, value)| (key, value)))?)
 }
 
-fn weights(fields: &mut Fields<'_>) -> Result<(Weight, u16), Problem> {
+fn weights(fields: &mut Fields<'_>) -> Result<(Weight, u16), ConsulError> {
     let Some(mut weights) = fields.nested(&["Weights"], "structs.Weights")? else { return Ok((Weight::USUAL, 1)) };
     let (passing, warning) = (weights.number(&["Passing"])?.unwrap_or(0), weights.number(&["Warning"])?.unwrap_or(0));
     weights.end()?;
     let range = "Invalid Weights: DNS Weight must be between 0 and 65535";
     if passing < 1 {
-        return Err(Problem::Text("Invalid Weights: Passing must be greater than 0"));
+        return Err(ConsulError::Text("Invalid Weights: Passing must be greater than 0"));
     }
     if warning < 0 {
-        return Err(Problem::Text("Invalid Weights: Warning must be greater or equal than 0"));
+        return Err(ConsulError::Text("Invalid Weights: Warning must be greater or equal than 0"));
     }
     let passing = u32::try_from(passing).ok().and_then(|passing| Weight::parse(passing).ok());
     let warning = u16::try_from(warning).ok();
-    passing.zip(warning).ok_or(Problem::Text(range))
+    passing.zip(warning).ok_or(ConsulError::Text(range))
 }
 
-fn locality(fields: &mut Fields<'_>) -> Result<Option<std::sync::Arc<Locality>>, Problem> {
+fn locality(fields: &mut Fields<'_>) -> Result<Option<std::sync::Arc<Locality>>, ConsulError> {
     let Some(mut locality) = fields.nested(&["Locality"], "structs.Locality")? else { return Ok(None) };
     let (region, zone) = (locality.text(&["Region"])?, locality.text(&["Zone"])?);
     locality.end()?;
     Ok(Locality::parse(&region, &zone, "")?)
 }
 
-fn tagged_addresses(fields: &mut Fields<'_>) -> Result<Box<[TaggedAddress]>, Problem> {
+fn tagged_addresses(fields: &mut Fields<'_>) -> Result<Box<[TaggedAddress]>, ConsulError> {
     let Some(mut all) = fields.nested(&["TaggedAddresses", "tagged_addresses"], "map[string]structs.ServiceAddress")?
     else {
         return Ok(Box::default());
@@ -247,7 +249,8 @@ fn tagged_addresses(fields: &mut Fields<'_>) -> Result<Box<[TaggedAddress]>, Pro
         let Some(mut one) = all.nested(&[&name], "structs.ServiceAddress")? else { continue };
         let (host, port) = (one.text(&["Address"])?, one.number(&["Port"])?.unwrap_or(0));
         one.end()?;
-        let port = u16::try_from(port.max(0)).map_err(|_| Problem::Bad(format!("Invalid port {port} of {name}")))?;
+        let port =
+            u16::try_from(port.max(0)).map_err(|_| ConsulError::Bad(format!("Invalid port {port} of {name}")))?;
         found.push((name.into(), host.into(), port));
     }
     Ok(found.into())

@@ -13,7 +13,7 @@ const FIELDS: usize = 8;
 
 /// A value.
 #[derive(Debug)]
-pub(super) enum Value<'a> {
+pub(super) enum JsonValue<'a> {
     Null,
     Bool(bool),
     Number(Number),
@@ -22,7 +22,7 @@ pub(super) enum Value<'a> {
     Object(Vec<(Cow<'a, str>, Self)>),
 }
 
-impl Value<'_> {
+impl JsonValue<'_> {
     /// What it is, in the words of Go.
     pub(super) fn kind(&self) -> &'static str {
         match self {
@@ -71,9 +71,9 @@ impl Value<'_> {
     }
 }
 
-impl<'de> Deserialize<'de> for Value<'de> {
+impl<'de> Deserialize<'de> for JsonValue<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Reader)
+        from.deserialize_any(ValueReader)
     }
 }
 
@@ -82,63 +82,63 @@ struct Name<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Name<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        match from.deserialize_str(Reader)? {
-            Value::Text(name) => Ok(Self(name)),
+        match from.deserialize_str(ValueReader)? {
+            JsonValue::Text(name) => Ok(Self(name)),
             other => Err(D::Error::custom(format_args!("{} is no name of a field", other.kind()))),
         }
     }
 }
 
-struct Reader;
+struct ValueReader;
 
-impl<'de> Visitor<'de> for Reader {
-    type Value = Value<'de>;
+impl<'de> Visitor<'de> for ValueReader {
+    type Value = JsonValue<'de>;
 
     fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.write_str("any JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Null)
     }
 
-    fn visit_bool<E>(self, on: bool) -> Result<Value<'de>, E> {
-        Ok(Value::Bool(on))
+    fn visit_bool<E>(self, on: bool) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Bool(on))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Value<'de>, E> {
-        Ok(Value::Number(number.into()))
+    fn visit_i64<E>(self, number: i64) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Number(number.into()))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Value<'de>, E> {
-        Ok(Value::Number(number.into()))
+    fn visit_u64<E>(self, number: u64) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Number(number.into()))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Value<'de>, E> {
-        Ok(Number::from_f64(number).map_or(Value::Null, Value::Number))
+    fn visit_f64<E>(self, number: f64) -> Result<JsonValue<'de>, E> {
+        Ok(Number::from_f64(number).map_or(JsonValue::Null, JsonValue::Number))
     }
 
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
-        Ok(Value::Text(Cow::Borrowed(text)))
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Text(Cow::Borrowed(text)))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
-        Ok(Value::Text(Cow::Owned(text.to_owned())))
+    fn visit_str<E>(self, text: &str) -> Result<JsonValue<'de>, E> {
+        Ok(JsonValue::Text(Cow::Owned(text.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value<'de>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<JsonValue<'de>, A::Error> {
         let mut values = Vec::new();
         while let Some(value) = from.next_element()? {
             values.push(value);
         }
-        Ok(Value::List(values))
+        Ok(JsonValue::List(values))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<JsonValue<'de>, A::Error> {
         let mut fields = Vec::with_capacity(FIELDS);
         while let Some((Name(name), value)) = from.next_entry()? {
             fields.push((name, value));
         }
-        Ok(Value::Object(fields))
+        Ok(JsonValue::Object(fields))
     }
 }

@@ -1,32 +1,32 @@
 //! Selectors of each kind of answer: every field that is shown, and those that Consul shows only at times.
 //!
-//! Consul derives its selectors from its own types, and leaves out `CreateIndex`, `ModifyIndex`, `Definition`, `Locality`, the `Config`
+//! Consul derives its selectors from its own types, and leaves out `CreateIndex`, `ModifyIndex`, `CheckDefinition`, `Locality`, the `Config`
 //! of a proxy, and `Datacenter` of an agent's services. Those can be asked for here.
 
-use super::{Field, Kind, Schema, Selector};
+use super::{ConsulField, FilterSelector, Schema, SelectorKind};
 
-type Selectors = &'static [Selector<Field>];
+type Selectors = &'static [FilterSelector<ConsulField>];
 
-const fn selector(path: &'static str, kind: Kind) -> Selector<Field> {
-    Selector { path, kind, field: Field { path, kind } }
+const fn selector(path: &'static str, kind: SelectorKind) -> FilterSelector<ConsulField> {
+    FilterSelector { path, kind, field: ConsulField { path, kind } }
 }
-const fn text(path: &'static str) -> Selector<Field> {
-    selector(path, Kind::Text)
+const fn text(path: &'static str) -> FilterSelector<ConsulField> {
+    selector(path, SelectorKind::Text)
 }
-const fn number(path: &'static str) -> Selector<Field> {
-    selector(path, Kind::Number)
+const fn number(path: &'static str) -> FilterSelector<ConsulField> {
+    selector(path, SelectorKind::Number)
 }
-const fn boolean(path: &'static str) -> Selector<Field> {
-    selector(path, Kind::Boolean)
+const fn boolean(path: &'static str) -> FilterSelector<ConsulField> {
+    selector(path, SelectorKind::Boolean)
 }
-const fn list(path: &'static str) -> Selector<Field> {
-    selector(path, Kind::List)
+const fn list(path: &'static str) -> FilterSelector<ConsulField> {
+    selector(path, SelectorKind::List)
 }
-const fn map(path: &'static str) -> Selector<Field> {
-    selector(path, Kind::Map)
+const fn map(path: &'static str) -> FilterSelector<ConsulField> {
+    selector(path, SelectorKind::Map)
 }
-const fn records(path: &'static str) -> Selector<Field> {
-    selector(path, Kind::Records)
+const fn records(path: &'static str) -> FilterSelector<ConsulField> {
+    selector(path, SelectorKind::Records)
 }
 
 /// Number of selectors in several tables.
@@ -40,7 +40,7 @@ const fn count(tables: &[Selectors]) -> usize {
 }
 
 /// The selectors of several tables in one.
-const fn joined<const N: usize>(tables: &[Selectors]) -> [Selector<Field>; N] {
+const fn joined<const N: usize>(tables: &[Selectors]) -> [FilterSelector<ConsulField>; N] {
     let mut all = [text(""); N];
     let (mut table, mut next) = (0, 0);
     while table < tables.len() {
@@ -58,7 +58,7 @@ const fn joined<const N: usize>(tables: &[Selectors]) -> [Selector<Field>; N] {
 macro_rules! schema {
     ($($table:expr),+ $(,)?) => {{
         const TABLES: &[Selectors] = &[$($table),+];
-        const ALL: &[Selector<Field>] = &joined::<{ count(TABLES) }>(TABLES);
+        const ALL: &[FilterSelector<ConsulField>] = &joined::<{ count(TABLES) }>(TABLES);
         Schema::new(ALL)
     }};
 }
@@ -218,11 +218,11 @@ macro_rules! check {
 }
 
 /// Entries of `/v1/health/service`.
-pub(in crate::protocol::consul) const ENTRIES: Schema<Field> =
+pub(in crate::protocol::consul) const ENTRIES: Schema<ConsulField> =
     schema!(node!("Node."), service!("Service."), described!("Service."), &[records("Checks[]")], check!("Checks[]."),);
 
 /// Services of `/v1/catalog/service`.
-pub(in crate::protocol::consul) const CATALOG: Schema<Field> = schema!(
+pub(in crate::protocol::consul) const CATALOG: Schema<ConsulField> = schema!(
     &[
         text("ID"),
         text("Node"),
@@ -241,10 +241,10 @@ pub(in crate::protocol::consul) const CATALOG: Schema<Field> = schema!(
 );
 
 /// Checks.
-pub(in crate::protocol::consul) const CHECKS: Schema<Field> = schema!(check!(""));
+pub(in crate::protocol::consul) const CHECKS: Schema<ConsulField> = schema!(check!(""));
 
 /// Services of an agent, and of a node.
-pub(in crate::protocol::consul) const SERVICES: Schema<Field> = schema!(service!(""), described!(""));
+pub(in crate::protocol::consul) const SERVICES: Schema<ConsulField> = schema!(service!(""), described!(""));
 
 /// Nodes.
-pub(in crate::protocol::consul) const NODES: Schema<Field> = schema!(node!(""));
+pub(in crate::protocol::consul) const NODES: Schema<ConsulField> = schema!(node!(""));

@@ -3,12 +3,12 @@ use serde_json::json;
 use super::*;
 
 fn takes(shown: &Json, filter: &str) -> bool {
-    let wanted = Wanted::parse(Some(filter), &ENTRIES).unwrap_or_else(|refused| panic!("{filter}: {refused}"));
+    let wanted = ConsulFilter::parse(Some(filter), &ENTRIES).unwrap_or_else(|refused| panic!("{filter}: {refused}"));
     wanted.takes(shown)
 }
 
 fn refused(filter: &str) -> String {
-    Wanted::parse(Some(filter), &ENTRIES).unwrap_err().to_string()
+    ConsulFilter::parse(Some(filter), &ENTRIES).unwrap_err().to_string()
 }
 
 #[test]

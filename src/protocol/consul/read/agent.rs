@@ -7,13 +7,13 @@ use serde::Serialize;
 use siphasher::sip::SipHasher13;
 
 use crate::{
-    model::{Status, Verdict, id_on_node, node_id},
+    model::{CheckStatus, Status, id_on_node, node_id},
     protocol::consul::{
-        Call, Consul, Problem,
-        filter::{CHECKS, SERVICES, Wanted},
-        reply::{Reply, encode},
+        Consul, ConsulError, ConsulRequest,
+        blocking::QuerySubject,
+        filter::{CHECKS, ConsulFilter, SERVICES},
+        response::{ConsulResponse, encode},
         view::{AgentService, BriefCheck, HealthCheck, checks_of, checks_of_node, service_id},
-        wait::Subject,
     },
     registry::Entry,
 };
@@ -57,10 +57,10 @@ impl Aggregate {
     /// Of an instance, its node included.
     fn of(entry: &Entry) -> Self {
         let instance = &entry.instance;
-        match (instance.status(), instance.checks.worst()) {
+        match (instance.status(), instance.checks.aggregate_status()) {
             (Status::Draining, _) => Self::Maintenance,
             (Status::Unhealthy | Status::Starting, _) => Self::Critical,
-            (_, Verdict::Warning) => Self::Warning,
+            (_, CheckStatus::Warning) => Self::Warning,
             _ if instance.marks.node_warning => Self::Warning,
             _ => Self::Passing,
         }
@@ -83,8 +83,8 @@ impl Consul {
         self.registry().get(&service, &id)
     }
 
-    pub(super) fn agent_services(&self, call: &Call) -> Result<Reply, Problem> {
-        let wanted = Wanted::parse(call.query.get("filter"), &SERVICES)?;
+    pub(super) fn agent_services(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
+        let wanted = ConsulFilter::parse(call.query.get("filter"), &SERVICES)?;
         let entries = self.own();
         let services =
             entries.iter().map(|entry| (service_id(&entry.instance), AgentService::new(&entry.instance, &self.agent)));
@@ -92,11 +92,11 @@ impl Consul {
         Ok(Self::packed(call, encode(&services, call.query.pretty)?))
     }
 
-    pub(super) async fn agent_service(&self, call: &Call) -> Result<Reply, Problem> {
+    pub(super) async fn agent_service(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let id = &call.subject;
-        let unknown = || Problem::NotFound(format!("unknown service ID: {id}"));
+        let unknown = || ConsulError::NotFound(format!("unknown service ID: {id}"));
         let service = self.own_by_id(id).ok_or_else(unknown)?.instance.service.clone();
-        self.wait_for_other(call, &Subject::Service(service), || Some(self.hash(&*self.own_by_id(id)?))).await?;
+        self.wait_for_other(call, &QuerySubject::Service(service), || Some(self.hash(&*self.own_by_id(id)?))).await?;
         let entry = self.own_by_id(id).ok_or_else(unknown)?;
         let hash = self.hash(&entry);
         let mut shown = AgentService::new(&entry.instance, &self.agent);
@@ -111,8 +111,8 @@ impl Consul {
         format!("{:016x}", hasher.finish())
     }
 
-    pub(super) fn agent_checks(&self, call: &Call) -> Result<Reply, Problem> {
-        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+    pub(super) fn agent_checks(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
+        let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
         let (entries, node) = (self.own(), self.registry().node(""));
         let name = self.agent.shown_name("");
         let of_services = entries.iter().flat_map(|entry| checks_of(&entry.instance, &name, &self.shared.checks));
@@ -137,9 +137,9 @@ impl Consul {
         }
     }
 
-    pub(super) fn agent_health_by_id(&self, call: &Call) -> Result<Reply, Problem> {
+    pub(super) fn agent_health_by_id(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(Problem::Text("Missing serviceID"));
+            return Err(ConsulError::Text("Missing serviceID"));
         }
         let Some(entry) = self.own_by_id(&call.subject) else {
             let nothing = Health { aggregated_status: "critical", service: None, checks: None };
@@ -150,9 +150,9 @@ impl Consul {
         told(call, aggregate.status(), aggregate.as_str(), &self.health(&entry, node.as_deref()))
     }
 
-    pub(super) fn agent_health_by_name(&self, call: &Call) -> Result<Reply, Problem> {
+    pub(super) fn agent_health_by_name(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(Problem::Text("Missing service Name"));
+            return Err(ConsulError::Text("Missing service Name"));
         }
         let is_asked = |entry: &Arc<Entry>| entry.instance.service.as_str().eq_ignore_ascii_case(&call.subject);
         let entries = self.own().into_iter().filter(is_asked);
@@ -168,12 +168,17 @@ impl Consul {
 }
 
 /// The answer with its reason: all of it, or the reason alone.
-fn told(call: &Call, status: StatusCode, reason: &str, whole: &impl Serialize) -> Result<Reply, Problem> {
+fn told(
+    call: &ConsulRequest,
+    status: StatusCode,
+    reason: &str,
+    whole: &impl Serialize,
+) -> Result<ConsulResponse, ConsulError> {
     let text = call.query.get("format") == Some("text");
     let reply = if text {
-        Reply::new(status, reason.to_owned().into()).with(CONTENT_TYPE, "text/plain")
+        ConsulResponse::new(status, reason.to_owned().into()).with(CONTENT_TYPE, "text/plain")
     } else {
-        Reply { status, ..Reply::json(encode(whole, call.query.pretty)?) }
+        ConsulResponse { status, ..ConsulResponse::json(encode(whole, call.query.pretty)?) }
     };
     Ok(reply.with_text("x-consul-reason", reason))
 }

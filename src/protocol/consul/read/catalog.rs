@@ -9,25 +9,25 @@ use std::{
 use serde::Serialize;
 
 use crate::protocol::consul::{
-    Call, Consul, Problem,
-    agent::{Host, ITSELF},
-    filter::{CATALOG, NODES, SERVICES, Wanted},
-    reply::{Reply, encode},
-    view::{CatalogService, Node, Service},
-    wait::Subject,
+    Consul, ConsulError, ConsulRequest,
+    agent::{AgentNode, ITSELF},
+    blocking::QuerySubject,
+    filter::{CATALOG, ConsulFilter, NODES, SERVICES},
+    response::{ConsulResponse, encode},
+    view::{CatalogService, NodeView, ServiceView},
 };
 
 /// A node and its services.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct NodeServices<'a, S> {
-    node: Node<'a>,
+    node: NodeView<'a>,
     services: S,
 }
 
 impl Consul {
-    pub(super) async fn catalog_services(&self, call: &Call) -> Result<Reply, Problem> {
-        let wanted = Wanted::parse(call.query.get("filter"), &CATALOG)?;
+    pub(super) async fn catalog_services(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
+        let wanted = ConsulFilter::parse(call.query.get("filter"), &CATALOG)?;
         let registry = self.registry();
         let catalog = registry.catalog();
         let plain = wanted.is_all() && call.query.get("node-meta").is_none();
@@ -36,7 +36,7 @@ impl Consul {
             let changed = if plain { names } else { names.max(catalog.described()).max(catalog.nodes_changed()) };
             self.at_least(changed)
         };
-        let index_then = self.wait(call, &Subject::Everything, index).await?;
+        let index_then = self.wait(call, &QuerySubject::Everything, index).await?;
         let question = format!("catalog/services{}", call.query.question());
         let now = self.shared.clock.now().monotonic_us;
         let kept = self.answers.get(&question, index(), now, || {
@@ -47,7 +47,7 @@ impl Consul {
                 names.entry(ITSELF).or_insert(&none);
                 return Ok((encode(&names, call.query.pretty)?, false));
             }
-            let itself = (Arc::clone(&self.itself), Host::own(registry));
+            let itself = (Arc::clone(&self.itself), AgentNode::own(registry));
             let everybody: Vec<_> = std::iter::once(itself).chain(self.everybody()).collect();
             let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
             for (entry, host) in everybody.iter().filter(|(_, host)| self.has_meta(host, &call.query)) {
@@ -62,11 +62,11 @@ impl Consul {
         Ok(self.tell_of_cache(call, &question, reply))
     }
 
-    pub(super) async fn catalog_service(&self, call: &Call) -> Result<Reply, Problem> {
+    pub(super) async fn catalog_service(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(Problem::Text("Missing service name"));
+            return Err(ConsulError::Text("Missing service name"));
         }
-        let wanted = Wanted::parse(call.query.get("filter"), &CATALOG)?;
+        let wanted = ConsulFilter::parse(call.query.get("filter"), &CATALOG)?;
         self.of_service(call, super::CATALOG_SERVICE, |spellings| {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries
@@ -79,12 +79,12 @@ impl Consul {
         .await
     }
 
-    pub(super) async fn catalog_nodes(&self, call: &Call) -> Result<Reply, Problem> {
-        let wanted = Wanted::parse(call.query.get("filter"), &NODES)?;
+    pub(super) async fn catalog_nodes(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
+        let wanted = ConsulFilter::parse(call.query.get("filter"), &NODES)?;
         let registry = self.registry();
         let index = || self.at_least(registry.catalog().nodes_changed());
-        let index = self.wait(call, &Subject::Nodes, index).await?;
-        let hosts = Host::all(registry, &self.agent);
+        let index = self.wait(call, &QuerySubject::Nodes, index).await?;
+        let hosts = AgentNode::all(registry, &self.agent);
         let shown = hosts.iter().filter(|host| self.has_meta(host, &call.query));
         let mut shown: Vec<_> =
             shown.map(|host| host.view(&self.agent, registry)).filter(|node| wanted.takes(node)).collect();
@@ -93,24 +93,24 @@ impl Consul {
     }
 
     /// A node and its services: by id, or as a list. `null`, or an empty list, if nobody knows it.
-    pub(super) async fn catalog_node(&self, call: &Call, by_id: bool) -> Result<Reply, Problem> {
+    pub(super) async fn catalog_node(&self, call: &ConsulRequest, by_id: bool) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(Problem::Text("Missing node name"));
+            return Err(ConsulError::Text("Missing node name"));
         }
-        let wanted = Wanted::parse(call.query.get("filter"), &SERVICES)?;
+        let wanted = ConsulFilter::parse(call.query.get("filter"), &SERVICES)?;
         let registry = self.registry();
         let kept = self.agent.kept_name(&call.subject);
         let index = || self.at_least(registry.catalog().node_described(kept));
-        let index = self.wait(call, &Subject::Node(kept.into()), index).await?;
-        let Some(host) = Host::find(registry, kept) else {
+        let index = self.wait(call, &QuerySubject::Node(kept.into()), index).await?;
+        let Some(host) = AgentNode::find(registry, kept) else {
             let nothing = if by_id { encode(&(), false)? } else { encode(&Nothing::default(), call.query.pretty)? };
-            return Ok(Reply::json(nothing).of_query(&call.query, index, false));
+            return Ok(ConsulResponse::json(nothing).of_query(&call.query, index, false));
         };
         let entries = self.everybody().into_iter().filter(|(_, on)| on.name == host.name).map(|(entry, _)| entry);
         let itself = kept.is_empty().then(|| Arc::clone(&self.itself));
         let mut entries: Vec<_> = itself.into_iter().chain(entries).collect();
         entries.sort_by_key(|entry| entry.instance.listing.is_none());
-        let services = entries.iter().map(|entry| Service::new(&entry.instance));
+        let services = entries.iter().map(|entry| ServiceView::new(&entry.instance));
         let mut services: Vec<_> = services.filter(|service| wanted.takes(service)).collect();
         services.sort_by(|one, other| one.id.cmp(other.id));
         let node = host.view(&self.agent, registry);
@@ -125,7 +125,7 @@ impl Consul {
 
 /// Services by id. In Consul an id is one on its node; native ids are one in their service, so one that is there twice has its
 /// service before it.
-fn by_id_of(services: Vec<Service<'_>>) -> BTreeMap<Cow<'_, str>, Service<'_>> {
+fn by_id_of(services: Vec<ServiceView<'_>>) -> BTreeMap<Cow<'_, str>, ServiceView<'_>> {
     let mut all = BTreeMap::new();
     for service in services {
         let known = all.contains_key(service.id);

@@ -7,24 +7,24 @@ use bytes::Bytes;
 use crate::{
     model::{Instance, ServiceName, same_node},
     protocol::consul::{
-        Call, Consul, Problem,
-        agent::{Host, ITSELF},
-        filter::{CHECKS, ENTRIES, Wanted},
+        Consul, ConsulError, ConsulRequest,
+        agent::{AgentNode, ITSELF},
+        blocking::QuerySubject,
+        filter::{CHECKS, ConsulFilter, ENTRIES},
         query::Query,
-        reply::{Kept, Reply, encode},
-        view::{HealthCheck, Service, ServiceEntry, checks_of, checks_of_node},
-        wait::Subject,
+        response::{CachedResponse, ConsulResponse, encode},
+        view::{HealthCheck, ServiceEntry, ServiceView, checks_of, checks_of_node},
     },
     registry::Entry,
 };
 
 impl Consul {
-    pub(super) async fn health_service(&self, call: &Call) -> Result<Reply, Problem> {
+    pub(super) async fn health_service(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(Problem::Text("Missing service name"));
+            return Err(ConsulError::Text("Missing service name"));
         }
         let passing = call.query.switch("passing")?;
-        let wanted = Wanted::parse(call.query.get("filter"), &ENTRIES)?;
+        let wanted = ConsulFilter::parse(call.query.get("filter"), &ENTRIES)?;
         self.of_service(call, super::HEALTH_SERVICE, |spellings| {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries.iter().zip(&hosts).map(|(entry, host)| self.service_entry(&entry.instance, host));
@@ -36,11 +36,11 @@ impl Consul {
         .await
     }
 
-    pub(super) async fn health_checks(&self, call: &Call) -> Result<Reply, Problem> {
+    pub(super) async fn health_checks(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(Problem::Text("Missing service name"));
+            return Err(ConsulError::Text("Missing service name"));
         }
-        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+        let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
         self.of_service(call, super::HEALTH_CHECKS, |spellings| {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries.iter().zip(&hosts).flat_map(|(entry, host)| {
@@ -53,11 +53,11 @@ impl Consul {
         .await
     }
 
-    pub(super) async fn health_state(&self, call: &Call) -> Result<Reply, Problem> {
+    pub(super) async fn health_state(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(Problem::Text("Missing check state"));
+            return Err(ConsulError::Text("Missing check state"));
         }
-        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+        let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
         let registry = self.registry();
         let catalog = registry.catalog();
         let by_meta = call.query.get("node-meta").is_some();
@@ -65,8 +65,8 @@ impl Consul {
             let checks = catalog.checks_changed();
             self.at_least(if by_meta { checks.max(catalog.nodes_changed()) } else { checks })
         };
-        let index = self.wait(call, &Subject::Everything, index).await?;
-        let (hosts, entries) = (Host::all(registry, &self.agent), self.everybody());
+        let index = self.wait(call, &QuerySubject::Everything, index).await?;
+        let (hosts, entries) = (AgentNode::all(registry, &self.agent), self.everybody());
         let of_hosts =
             hosts.iter().filter(|host| self.has_meta(host, &call.query)).flat_map(|host| self.host_checks(host));
         let of_services =
@@ -82,18 +82,18 @@ impl Consul {
         Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
     }
 
-    pub(super) async fn health_node(&self, call: &Call) -> Result<Reply, Problem> {
+    pub(super) async fn health_node(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(Problem::Text("Missing node name"));
+            return Err(ConsulError::Text("Missing node name"));
         }
-        let wanted = Wanted::parse(call.query.get("filter"), &CHECKS)?;
+        let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
         let registry = self.registry();
         let kept = self.agent.kept_name(&call.subject);
         let index = || self.at_least(registry.catalog().node_checked(kept));
-        let index = self.wait(call, &Subject::Node(kept.into()), index).await?;
+        let index = self.wait(call, &QuerySubject::Node(kept.into()), index).await?;
         // Only here Consul compares names of nodes as they are written.
-        let here = |host: &Host| *self.agent.shown_name(&host.name) == *call.subject;
-        let host = Host::find(registry, kept).filter(here);
+        let here = |host: &AgentNode| *self.agent.shown_name(&host.name) == *call.subject;
+        let host = AgentNode::find(registry, kept).filter(here);
         let entries: Vec<_> = self.everybody().into_iter().filter(|(_, on)| here(on)).collect();
         let of_host = host.iter().flat_map(|host| self.host_checks(host));
         let of_services = entries.iter().flat_map(|(entry, host)| {
@@ -105,7 +105,7 @@ impl Consul {
     }
 
     /// An instance with its node and all checks of both.
-    fn service_entry<'a>(&'a self, instance: &'a Instance, host: &'a Host) -> ServiceEntry<'a> {
+    fn service_entry<'a>(&'a self, instance: &'a Instance, host: &'a AgentNode) -> ServiceEntry<'a> {
         let node = host.view(&self.agent, self.registry());
         let mut checks = if instance.listing.is_some() {
             self.host_checks(host)
@@ -114,11 +114,11 @@ impl Consul {
             vec![self.serf(host)]
         };
         checks.extend(checks_of(instance, &node.node, &self.shared.checks));
-        ServiceEntry { node, service: Service::new(instance), checks }
+        ServiceEntry { node, service: ServiceView::new(instance), checks }
     }
 
     /// The checks of a node, by id. Ours is alive, or would not answer.
-    pub(super) fn host_checks<'a>(&'a self, host: &'a Host) -> Vec<HealthCheck<'a>> {
+    pub(super) fn host_checks<'a>(&'a self, host: &'a AgentNode) -> Vec<HealthCheck<'a>> {
         let mut checks = Vec::new();
         if let Some(entry) = &host.entry {
             let name = self.agent.shown_name(&host.name);
@@ -131,12 +131,17 @@ impl Consul {
         checks
     }
 
-    fn serf<'a>(&'a self, host: &'a Host) -> HealthCheck<'a> {
+    fn serf<'a>(&'a self, host: &'a AgentNode) -> HealthCheck<'a> {
         HealthCheck::serf(self.agent.shown_name(&host.name), self.registry().beginning().0.max(2) - 1)
     }
 
     /// Instances of a service in all its spellings that a query asks for, by id, each with its node.
-    pub(super) fn found(&self, name: &str, spellings: &[ServiceName], query: &Query) -> (Vec<Arc<Entry>>, Vec<Host>) {
+    pub(super) fn found(
+        &self,
+        name: &str,
+        spellings: &[ServiceName],
+        query: &Query,
+    ) -> (Vec<Arc<Entry>>, Vec<AgentNode>) {
         let itself = name.eq_ignore_ascii_case(ITSELF).then(|| Arc::clone(&self.itself));
         let blocks: Vec<_> = spellings.iter().map(|service| self.registry().blocks(service)).collect();
         let mut entries: Vec<_> =
@@ -146,25 +151,25 @@ impl Consul {
         }
         let tags: Vec<&str> = query.all("tag").filter(|tag| !tag.is_empty()).collect();
         let has = |instance: &Instance, tag: &&str| instance.tags.iter().any(|own| own.eq_ignore_ascii_case(tag));
-        let mut known: Option<Host> = None;
+        let mut known: Option<AgentNode> = None;
         let found = itself.iter().chain(entries).filter(|entry| tags.iter().all(|tag| has(&entry.instance, tag)));
         let found = found.map(|entry| (Arc::clone(entry), self.host_of(&entry.instance, &mut known)));
         found.filter(|(_, host)| self.has_meta(host, query)).unzip()
     }
 
     /// The node of an instance. Mostly it is that of the one before.
-    fn host_of(&self, instance: &Instance, known: &mut Option<Host>) -> Host {
+    fn host_of(&self, instance: &Instance, known: &mut Option<AgentNode>) -> AgentNode {
         let name = instance.listing.as_ref().map_or("", |listing| &*listing.node);
         let host = match known.take() {
             Some(host) if same_node(&host.name, name) => host,
-            _ => Host::of(self.registry(), instance),
+            _ => AgentNode::of(self.registry(), instance),
         };
         *known = Some(host.clone());
         host
     }
 
     /// Whether a node has the metadata that a query asks for.
-    pub(super) fn has_meta(&self, host: &Host, query: &Query) -> bool {
+    pub(super) fn has_meta(&self, host: &AgentNode, query: &Query) -> bool {
         let mut asked = query.all("node-meta").peekable();
         if asked.peek().is_none() {
             return true;
@@ -177,7 +182,7 @@ impl Consul {
     }
 
     /// Every instance with its node, by service and id.
-    pub(super) fn everybody(&self) -> Vec<(Arc<Entry>, Host)> {
+    pub(super) fn everybody(&self) -> Vec<(Arc<Entry>, AgentNode)> {
         let (registry, mut known, mut all) = (self.registry(), None, Vec::new());
         for summary in registry.each_service() {
             let blocks = registry.blocks(&summary.name);
@@ -188,7 +193,7 @@ impl Consul {
     }
 
     /// A long answer, packed if the client takes it.
-    pub(super) fn packed(call: &Call, body: Bytes) -> Reply {
-        Kept::once(body).reply(&call.query)
+    pub(super) fn packed(call: &ConsulRequest, body: Bytes) -> ConsulResponse {
+        CachedResponse::once(body).reply(&call.query)
     }
 }

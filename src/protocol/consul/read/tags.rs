@@ -19,9 +19,9 @@ type Tags = Arc<BTreeSet<Box<str>>>;
 /// The tags of each service and its revision when they were gathered. The list of all services is asked for again after each
 /// change of any of them: that should cost as much as there are services, not instances.
 #[derive(Debug, Default)]
-pub(in crate::protocol::consul) struct Gathered(Mutex<BTreeMap<ServiceName, (Revision, Tags)>>);
+pub(in crate::protocol::consul) struct ServiceTagsCache(Mutex<BTreeMap<ServiceName, (Revision, Tags)>>);
 
-impl Gathered {
+impl ServiceTagsCache {
     /// Services and their tags, by name.
     pub(super) fn all(&self, registry: &Registry) -> Vec<(ServiceName, Tags)> {
         let mut known = self.0.lock();

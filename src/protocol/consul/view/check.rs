@@ -7,8 +7,8 @@ use serde_json::{Map, Value as Json};
 
 use super::{listed, service_id};
 use crate::{
-    health_check::Checks,
-    model::{Check, Instance, InstanceId, Marks, Probe, ServiceName, StatedCheck, Status, Verdict},
+    health_check::HealthChecks,
+    model::{Check, CheckDescription, CheckStatus, Conditions, Instance, InstanceId, Probe, ServiceName, Status},
 };
 
 /// What a check is told to be that stands for something else.
@@ -51,7 +51,7 @@ impl<'a> HealthCheck<'a> {
             node,
             check_id: id.into(),
             name: name.into(),
-            status: Verdict::Critical.as_str(),
+            status: CheckStatus::Critical.as_str(),
             notes: "".into(),
             output: "".into(),
             service_id: "",
@@ -137,7 +137,7 @@ impl<'a> HealthCheck<'a> {
     }
 
     /// The same with what was said of it in the catalog.
-    fn with_stated(self, stated: &'a StatedCheck) -> Self {
+    fn with_stated(self, stated: &'a CheckDescription) -> Self {
         Self {
             output: Cow::Borrowed(&*stated.output),
             kind: Cow::Borrowed(&*stated.kind),
@@ -151,7 +151,7 @@ impl<'a> HealthCheck<'a> {
     /// What every node of Consul's has that is one of its own.
     pub(in crate::protocol::consul) fn serf(node: Cow<'a, str>, index: u64) -> Self {
         Self {
-            status: Verdict::Passing.as_str(),
+            status: CheckStatus::Passing.as_str(),
             output: "Agent alive and reachable".into(),
             create_index: index,
             modify_index: index,
@@ -239,11 +239,11 @@ impl Default for NoDefinition {
 pub(in crate::protocol::consul) fn checks_of<'a>(
     instance: &'a Instance,
     node: &Cow<'a, str>,
-    checks: &Checks,
+    checks: &HealthChecks,
 ) -> Vec<HealthCheck<'a>> {
     let mut all: Vec<_> =
         own_checks(&instance.service, &instance.id, instance, node, checks).map(|check| check.of(instance)).collect();
-    let Marks { leaving, drained, .. } = instance.marks;
+    let Conditions { self_draining: leaving, operator_draining: drained, .. } = instance.marks;
     if drained || leaving {
         let id = format!("_service_maintenance:{}", service_id(instance));
         let why = listed(instance, |listing| &listing.maintenance);
@@ -266,10 +266,10 @@ pub(in crate::protocol::consul) fn checks_of<'a>(
 pub(in crate::protocol::consul) fn checks_of_node<'a>(
     node: &'a Instance,
     name: &Cow<'a, str>,
-    checks: &Checks,
+    checks: &HealthChecks,
 ) -> Vec<HealthCheck<'a>> {
     let mut all: Vec<_> = own_checks(&node.service, &node.id, node, name, checks).collect();
-    if node.marks.drained {
+    if node.marks.operator_draining {
         let why = listed(node, |listing| &listing.maintenance);
         let id = "_node_maintenance".to_owned();
         all.push(HealthCheck {
@@ -287,7 +287,7 @@ fn own_checks<'a>(
     id: &'a InstanceId,
     instance: &'a Instance,
     node: &Cow<'a, str>,
-    checks: &Checks,
+    checks: &HealthChecks,
 ) -> impl Iterator<Item = HealthCheck<'a>> {
     let output = move |check: &Check| {
         checks.record(service, id, check.id()).map(|record| record.output().to_string()).unwrap_or_default()
@@ -298,12 +298,12 @@ fn own_checks<'a>(
 /// A lease is a check that the instance feeds.
 fn lease_of<'a>(instance: &'a Instance, node: &Cow<'a, str>) -> HealthCheck<'a> {
     let (status, output) = match instance.status() {
-        Status::Starting if instance.marks.starting => (Verdict::Critical, "the instance says that it is starting"),
+        Status::Starting if instance.marks.starting => (CheckStatus::Critical, "the instance says that it is starting"),
         Status::Suspect => {
-            (Verdict::Passing, "the lease is overdue; kept because too many fell silent together to believe it")
+            (CheckStatus::Passing, "the lease is overdue; kept because too many fell silent together to believe it")
         }
         Status::Serving | Status::Starting | Status::Draining | Status::Unhealthy => {
-            (Verdict::Passing, "the lease is held")
+            (CheckStatus::Passing, "the lease is held")
         }
     };
     let id = format!("lease:{}", instance.id);

@@ -13,12 +13,12 @@ const PROXIES: [&str; 5] = ["connect-proxy", "mesh-gateway", "terminating-gatewa
 /// Whether a service speaks the protocol of the mesh itself.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Connect {
+pub(super) struct ConnectView {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     native: bool,
 }
 
-impl Connect {
+impl ConnectView {
     pub(super) fn new(instance: &Instance) -> Self {
         Self { native: instance.listing.as_ref().is_some_and(|listing| listing.connect_native) }
     }
@@ -32,9 +32,9 @@ impl Connect {
 /// Settings of a proxy.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
-pub(super) struct Proxy(Map<String, Json>);
+pub(super) struct ProxyView(Map<String, Json>);
 
-impl Proxy {
+impl ProxyView {
     /// As the catalog shows them, also of services that are no proxies.
     pub(super) fn new(instance: &Instance) -> Self {
         let mut proxy = Self::given(instance);
@@ -66,20 +66,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{model::Listing, registry::test_support::entry};
+    use crate::{model::ConsulRegistration, registry::test_support::entry};
 
     #[test]
     fn settings_are_shown_as_given_and_where_there_are_none_as_consul_shows_none() {
         let mut instance = entry("web", "a", 1).instance.clone();
         let none = json!({"Mode": "", "MeshGateway": {}, "Expose": {}});
-        assert_eq!(serde_json::to_value(Proxy::new(&instance)).unwrap(), none);
-        assert!(Proxy::at_agent(&instance).is_none() && Connect::at_agent(&instance).is_none());
+        assert_eq!(serde_json::to_value(ProxyView::new(&instance)).unwrap(), none);
+        assert!(ProxyView::at_agent(&instance).is_none() && ConnectView::at_agent(&instance).is_none());
         let proxy = r#"{"Config":{"a":1},"MeshGateway":{"Mode":"local"}}"#;
-        let listing =
-            Listing { kind: "connect-proxy".into(), proxy: proxy.into(), connect_native: true, ..Listing::default() };
+        let listing = ConsulRegistration {
+            kind: "connect-proxy".into(),
+            proxy: proxy.into(),
+            connect_native: true,
+            ..ConsulRegistration::default()
+        };
         instance.listing = Some(Arc::new(listing));
         let given = json!({"Config": {"a": 1}, "MeshGateway": {"Mode": "local"}, "Expose": {}});
-        assert_eq!(serde_json::to_value(Proxy::at_agent(&instance)).unwrap(), given);
-        assert_eq!(serde_json::to_value(Connect::new(&instance)).unwrap(), json!({"Native": true}));
+        assert_eq!(serde_json::to_value(ProxyView::at_agent(&instance)).unwrap(), given);
+        assert_eq!(serde_json::to_value(ConnectView::new(&instance)).unwrap(), json!({"Native": true}));
     }
 }

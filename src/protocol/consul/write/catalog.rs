@@ -5,26 +5,26 @@ use std::sync::Arc;
 use super::nodes;
 use crate::{
     app::{ListedChange, NodeRegistration},
-    model::{Address, Instance, InstanceId, Listing, Probe, Tags, Weight},
+    model::{Address, ConsulRegistration, Instance, InstanceId, Probe, Tags, Weight},
     protocol::consul::{
-        Consul, Problem,
-        body::{Asked, CatalogDeregistration, CatalogRegistration, Service},
-        reply::{Reply, encode},
+        Consul, ConsulError,
+        body::{CatalogDeregistration, CatalogRegistration, CheckRequest, ServiceRequest},
+        response::{ConsulResponse, encode},
     },
-    registry::{Command, Description, Enroll, Entry, Holder, NewCheck, Patch},
+    registry::{Command, DeregisterGuard, Entry, InstanceDescription, NewCheck, Patch, RegisterWithoutLease},
 };
 
 impl Consul {
     /// Everything is looked at before anything is registered.
-    pub(super) async fn catalog_register(&self, body: &[u8]) -> Result<Reply, Problem> {
+    pub(super) async fn catalog_register(&self, body: &[u8]) -> Result<ConsulResponse, ConsulError> {
         let mut asked = CatalogRegistration::read(body)?;
         self.is_here(&asked.datacenter)?;
-        if let Some(problem) = asked.service.as_ref().and_then(Service::mesh_problem) {
-            return Err(Problem::Server(problem));
+        if let Some(problem) = asked.service.as_ref().and_then(ServiceRequest::mesh_problem) {
+            return Err(ConsulError::Server(problem));
         }
         let node = self.agent.kept_name(&asked.node).to_owned();
         asked.checks.retain(|check| !self.is_made_here(&node, &check.id));
-        let (of_node, of_services): (Vec<Asked<'_>>, Vec<Asked<'_>>) =
+        let (of_node, of_services): (Vec<CheckRequest<'_>>, Vec<CheckRequest<'_>>) =
             std::mem::take(&mut asked.checks).into_iter().partition(|check| check.service.is_empty());
         let of_node = of_node.iter().map(stated).collect::<Result<Vec<_>, _>>()?;
         let mut registration = self.node_registration(&node, &asked, of_node)?;
@@ -49,13 +49,13 @@ impl Consul {
             }
         }
         self.shared.commands.register_on_node(registration).await?;
-        Ok(Reply::json(encode(&true, false)?))
+        Ok(ConsulResponse::json(encode(&true, false)?))
     }
 
     /// Refuses another datacenter than ours.
-    fn is_here(&self, datacenter: &str) -> Result<(), Problem> {
+    fn is_here(&self, datacenter: &str) -> Result<(), ConsulError> {
         let here = datacenter.is_empty() || *datacenter == self.agent.datacenter;
-        if here { Ok(()) } else { Err(Problem::NoPathToDatacenter) }
+        if here { Ok(()) } else { Err(ConsulError::NoPathToDatacenter) }
     }
 
     /// True for a check of our node that its agent makes or is fed: what the catalog says of one does not last in Consul either.
@@ -78,11 +78,11 @@ impl Consul {
         node: &str,
         asked: &CatalogRegistration<'_>,
         checks: Vec<NewCheck>,
-    ) -> Result<NodeRegistration, Problem> {
+    ) -> Result<NodeRegistration, ConsulError> {
         let id = InstanceId::of_node(node);
         if !node.is_empty() && !asked.skip_node_update {
-            let enroll = Enroll { checks, ..node_enrollment(node, asked)? };
-            return Ok(NodeRegistration::of_node(id, None, vec![Command::Enroll(Box::new(enroll))]));
+            let enroll = RegisterWithoutLease { checks, ..node_enrollment(node, asked)? };
+            return Ok(NodeRegistration::of_node(id, None, vec![Command::RegisterWithoutLease(Box::new(enroll))]));
         }
         let unless_known = if node.is_empty() {
             Some(self.own_node()?)
@@ -92,7 +92,7 @@ impl Consul {
             None
         } else {
             // Consul registers a node without an address, which nobody could call.
-            return Err(Problem::Server(format!("Must provide address: node {node:?} is not registered")));
+            return Err(ConsulError::Server(format!("Must provide address: node {node:?} is not registered")));
         };
         let add = |check| Command::AddCheck { service: nodes(), id: id.clone(), check };
         let changes: Vec<_> = checks.into_iter().map(add).collect();
@@ -102,17 +102,17 @@ impl Consul {
     }
 
     /// A check of a service that is on the node already.
-    fn check_of_other(&self, node: &str, check: &Asked<'_>) -> Result<(InstanceId, ListedChange), Problem> {
+    fn check_of_other(&self, node: &str, check: &CheckRequest<'_>) -> Result<(InstanceId, ListedChange), ConsulError> {
         let id = InstanceId::on_node(node, &check.service);
         if self.registry().catalog().service_of(id.as_str()).is_none() {
             let missing = format!("Missing service registration: no service {:?} is on the node", check.service);
-            return Err(Problem::Server(missing));
+            return Err(ConsulError::Server(missing));
         }
         Ok((id, ListedChange::AddCheck(stated(check)?)))
     }
 
     /// What is not there is gone already.
-    pub(super) async fn catalog_deregister(&self, body: &[u8]) -> Result<Reply, Problem> {
+    pub(super) async fn catalog_deregister(&self, body: &[u8]) -> Result<ConsulResponse, ConsulError> {
         let CatalogDeregistration { datacenter, node, service, check } = CatalogDeregistration::read(body)?;
         self.is_here(&datacenter)?;
         let node = self.agent.kept_name(&node);
@@ -125,16 +125,16 @@ impl Consul {
             self.shared.commands.remove_node(InstanceId::of_node(node)).await?;
         } else {
             match self.check_deregister(node, &check).await {
-                Ok(_) | Err(Problem::NotFound(_)) => {}
+                Ok(_) | Err(ConsulError::NotFound(_)) => {}
                 Err(problem) => return Err(problem),
             }
         }
-        Ok(Reply::json(encode(&true, false)?))
+        Ok(ConsulResponse::json(encode(&true, false)?))
     }
 
     /// Removes the instance with a lease that is shown on our node under this id, as an operator does. Such an id is unique in its
     /// service only.
-    async fn remove_leased(&self, id: &str) -> Result<(), Problem> {
+    async fn remove_leased(&self, id: &str) -> Result<(), ConsulError> {
         let services = self.registry().each_service();
         let entries = services.filter_map(|summary| self.registry().get(&summary.name, id));
         let leased: Vec<_> = entries.filter(|entry| entry.instance.listing.is_none()).collect();
@@ -142,14 +142,14 @@ impl Consul {
             [] => Ok(()),
             [one] => {
                 let (service, id) = (one.instance.service.clone(), one.instance.id.clone());
-                match self.submit(Command::Deregister { service, id, of: Holder::Anyone }).await {
-                    Ok(_) | Err(Problem::NotFound(_)) => Ok(()),
+                match self.submit(Command::Deregister { service, id, of: DeregisterGuard::Anyone }).await {
+                    Ok(_) | Err(ConsulError::NotFound(_)) => Ok(()),
                     Err(problem) => Err(problem),
                 }
             }
             several => {
                 let names: Vec<_> = several.iter().map(|entry| entry.instance.service.as_str()).collect();
-                Err(Problem::Taken(format!(
+                Err(ConsulError::Taken(format!(
                     "service ID {id:?} is that of instances of {}, which are registered with leases: remove the one that is meant with `callboard deregister SERVICE/{id}`",
                     names.join(", ")
                 )))
@@ -160,7 +160,7 @@ impl Consul {
 
 /// Returns what the catalog may change of a service that a program has registered at the agent: its tags, if the program allows it.
 /// In Consul the agent undoes all else within a minute.
-fn retagged(known: &Entry, asked: Service<'_>, checks: Vec<NewCheck>) -> Vec<(InstanceId, ListedChange)> {
+fn retagged(known: &Entry, asked: ServiceRequest<'_>, checks: Vec<NewCheck>) -> Vec<(InstanceId, ListedChange)> {
     let Instance { service, id, listing, .. } = &known.instance;
     let mut changes = Vec::new();
     if listing.as_ref().is_some_and(|listing| listing.enable_tag_override) && *service == asked.name {
@@ -172,24 +172,24 @@ fn retagged(known: &Entry, asked: Service<'_>, checks: Vec<NewCheck>) -> Vec<(In
     changes.into_iter().map(|change| (id.clone(), change)).collect()
 }
 
-fn node_enrollment(node: &str, asked: &CatalogRegistration<'_>) -> Result<Enroll, Problem> {
+fn node_enrollment(node: &str, asked: &CatalogRegistration<'_>) -> Result<RegisterWithoutLease, ConsulError> {
     let tagged = asked.tagged_addresses.iter();
-    Ok(Enroll {
+    Ok(RegisterWithoutLease {
         service: nodes(),
         id: InstanceId::of_node(node),
-        description: Description {
+        description: InstanceDescription {
             addresses: [Address::with_any_port(&asked.address, 0, "")?].into(),
             tags: Tags::default(),
             metadata: asked.meta.clone(),
             weight: Weight::USUAL,
             locality: None,
         },
-        listing: Listing {
+        listing: ConsulRegistration {
             node: node.into(),
             id: (&*asked.id).into(),
             address: (&*asked.address).into(),
             tagged_addresses: tagged.map(|(name, host)| ((&**name).into(), (&**host).into(), 0)).collect(),
-            ..Listing::default()
+            ..ConsulRegistration::default()
         }
         .check()?,
         checks: Vec::new(),
@@ -198,7 +198,7 @@ fn node_enrollment(node: &str, asked: &CatalogRegistration<'_>) -> Result<Enroll
 }
 
 /// A check as the catalog has it: nobody makes it.
-fn stated(check: &Asked<'_>) -> Result<NewCheck, Problem> {
+fn stated(check: &CheckRequest<'_>) -> Result<NewCheck, ConsulError> {
     let id = if check.name.is_empty() { "check" } else { &check.name };
     check.check(id, id)
 }

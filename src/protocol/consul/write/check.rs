@@ -2,16 +2,18 @@
 
 use crate::{
     app::ListedChange,
-    model::{Address, CheckId, InstanceId, Listing, Metadata, ServiceName, Tags, Verdict, Weight, nodes},
-    protocol::consul::{Call, Consul, Problem, body::Asked, reply::Reply},
-    registry::{Command, Description, Enroll},
+    model::{
+        Address, CheckId, CheckStatus, ConsulRegistration, InstanceId, Metadata, ServiceName, Tags, Weight, nodes,
+    },
+    protocol::consul::{Consul, ConsulError, ConsulRequest, body::CheckRequest, response::ConsulResponse},
+    registry::{Command, InstanceDescription, RegisterWithoutLease},
 };
 
 impl Consul {
-    pub(super) async fn check_register(&self, body: &[u8]) -> Result<Reply, Problem> {
-        let asked = Asked::read(body)?;
+    pub(super) async fn check_register(&self, body: &[u8]) -> Result<ConsulResponse, ConsulError> {
+        let asked = CheckRequest::read(body)?;
         if asked.name.is_empty() {
-            return Err(Problem::Text("Missing check name"));
+            return Err(ConsulError::Text("Missing check name"));
         }
         let check = asked.check(&asked.name, &asked.name)?;
         if asked.service.is_empty() {
@@ -20,30 +22,35 @@ impl Consul {
                 .admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
             let (service, id) = (nodes(), InstanceId::of_node(""));
             self.change_own_node(Command::AddCheck { service, id, check }).await?;
-            return Ok(Reply::empty());
+            return Ok(ConsulResponse::empty());
         }
-        let missing = || Problem::NotFound(format!("ServiceID {:?} does not exist", asked.service));
+        let missing = || ConsulError::NotFound(format!("ServiceID {:?} does not exist", asked.service));
         let entry = self.own_by_id(&asked.service).ok_or_else(missing)?;
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
         self.shared.checks.admit([&check.definition.probe].into_iter(), own)?;
         let add = ListedChange::AddCheck(check);
         let done = self.shared.commands.submit_listed(entry.instance.id.clone(), add).await?;
-        done.map(|_| Reply::empty()).ok_or_else(missing)
+        done.map(|_| ConsulResponse::empty()).ok_or_else(missing)
     }
 
     /// Takes a check away, wherever on the node it is.
-    pub(super) async fn check_deregister(&self, node: &str, check: &str) -> Result<Reply, Problem> {
+    pub(super) async fn check_deregister(&self, node: &str, check: &str) -> Result<ConsulResponse, ConsulError> {
         let (service, id) = self.owner(node, check)?;
         self.submit(Command::RemoveCheck { service, id, check: CheckId::parse(check)?, created: None }).await?;
-        Ok(Reply::empty())
+        Ok(ConsulResponse::empty())
     }
 
     /// `pass`, `warn` and `fail`, with a note.
-    pub(super) async fn fed(&self, call: &Call, verdict: Verdict) -> Result<Reply, Problem> {
+    pub(super) async fn fed(&self, call: &ConsulRequest, verdict: CheckStatus) -> Result<ConsulResponse, ConsulError> {
         self.feed(&call.subject, verdict, call.query.get("note").unwrap_or_default()).await
     }
 
-    pub(super) async fn feed(&self, check: &str, verdict: Verdict, output: &str) -> Result<Reply, Problem> {
+    pub(super) async fn feed(
+        &self,
+        check: &str,
+        verdict: CheckStatus,
+        output: &str,
+    ) -> Result<ConsulResponse, ConsulError> {
         let mut owner = self.owner("", check)?;
         let id = CheckId::parse(check)?;
         loop {
@@ -54,30 +61,30 @@ impl Consul {
                 Ok(other) if other != owner => owner = other,
                 Ok(_) | Err(_) => {
                     reported?;
-                    return Ok(Reply::empty());
+                    return Ok(ConsulResponse::empty());
                 }
             }
         }
     }
 
-    fn owner(&self, node: &str, check: &str) -> Result<(ServiceName, InstanceId), Problem> {
-        self.registry().catalog().owner_of(node, check).ok_or_else(|| Problem::unknown_check(check))
+    fn owner(&self, node: &str, check: &str) -> Result<(ServiceName, InstanceId), ConsulError> {
+        self.registry().catalog().owner_of(node, check).ok_or_else(|| ConsulError::unknown_check(check))
     }
 
     /// Registration of the local node.
-    pub(super) fn own_node(&self) -> Result<Enroll, Problem> {
+    pub(super) fn own_node(&self) -> Result<RegisterWithoutLease, ConsulError> {
         let address = self.agent.address.to_string();
-        Ok(Enroll {
+        Ok(RegisterWithoutLease {
             service: nodes(),
             id: InstanceId::of_node(""),
-            description: Description {
+            description: InstanceDescription {
                 addresses: [Address::with_any_port(&address, 0, "")?].into(),
                 tags: Tags::default(),
                 metadata: Metadata::default(),
                 weight: Weight::USUAL,
                 locality: None,
             },
-            listing: Listing { address: address.into(), ..Listing::default() },
+            listing: ConsulRegistration { address: address.into(), ..ConsulRegistration::default() },
             checks: Vec::new(),
             replace_checks: false,
         })

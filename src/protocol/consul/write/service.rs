@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use crate::{
-    model::{Address, InstanceId, Listing},
+    model::{Address, ConsulRegistration, InstanceId},
     protocol::consul::{
-        Call, Consul, Problem,
-        body::{Asked, Service},
-        reply::Reply,
+        Consul, ConsulError, ConsulRequest,
+        body::{CheckRequest, ServiceRequest},
+        response::ConsulResponse,
     },
-    registry::{Description, Enroll, NewCheck},
+    registry::{InstanceDescription, NewCheck, RegisterWithoutLease},
 };
 
 impl Consul {
-    pub(super) async fn register(&self, call: &Call, body: &[u8]) -> Result<Reply, Problem> {
-        let mut asked = Service::read(body)?;
-        let refused = |problem| Problem::Bad(format!("Validation failed: {problem}"));
+    pub(super) async fn register(&self, call: &ConsulRequest, body: &[u8]) -> Result<ConsulResponse, ConsulError> {
+        let mut asked = ServiceRequest::read(body)?;
+        let refused = |problem| ConsulError::Bad(format!("Validation failed: {problem}"));
         asked.mesh_problem().map_or(Ok(()), |problem| Err(refused(problem)))?;
         let sidecar = asked.take_sidecar()?;
         let replace_checks = call.query.switch("replace-existing-checks")?;
@@ -32,7 +32,7 @@ impl Consul {
             enrolls.push(self.sidecar_enrollment((&id, port), host, sidecar, replace_checks)?);
         }
         self.shared.commands.register(enrolls, ports).await?;
-        Ok(Reply::empty())
+        Ok(ConsulResponse::empty())
     }
 
     /// Registration of a service on a node. `host`: its address, if it names none.
@@ -40,20 +40,20 @@ impl Consul {
         &self,
         node: &str,
         host: impl FnOnce() -> String,
-        asked: Service<'_>,
+        asked: ServiceRequest<'_>,
         checks: Vec<NewCheck>,
         replace_checks: bool,
-    ) -> Result<Enroll, Problem> {
+    ) -> Result<RegisterWithoutLease, ConsulError> {
         let id = InstanceId::on_node(node, &asked.id);
-        let Service { name: service, tags, meta, weight, locality, .. } = asked;
+        let ServiceRequest { name: service, tags, meta, weight, locality, .. } = asked;
         let given = asked.address.as_ref().map(|address| address.host.clone()).unwrap_or_default();
         let address = match asked.address {
             Some(address) => address,
             None => Address::with_any_port(&host(), asked.port.into(), "")?,
         };
         self.shared.checks.admit(checks.iter().map(|check| &check.definition.probe), [&*address.host].into_iter())?;
-        let description = Description { addresses: [address].into(), tags, metadata: meta, weight, locality };
-        let listing = Listing {
+        let description = InstanceDescription { addresses: [address].into(), tags, metadata: meta, weight, locality };
+        let listing = ConsulRegistration {
             node: node.into(),
             id: asked.id.into(),
             address: given,
@@ -65,21 +65,21 @@ impl Consul {
             proxy: asked.mesh.proxy_text(),
             connect_native: asked.mesh.native,
             from_catalog: asked.from_catalog,
-            ..Listing::default()
+            ..ConsulRegistration::default()
         };
-        Ok(Enroll { service, id, description, listing: listing.check()?, checks, replace_checks })
+        Ok(RegisterWithoutLease { service, id, description, listing: listing.check()?, checks, replace_checks })
     }
 
-    pub(super) async fn deregister(&self, id: &str) -> Result<Reply, Problem> {
+    pub(super) async fn deregister(&self, id: &str) -> Result<ConsulResponse, ConsulError> {
         let mut ids = vec![InstanceId::on_node("", id)];
         ids.extend(self.sidecar_of(id).map(|sidecar| sidecar.instance.id.clone()));
         let removed = self.shared.commands.deregister_listed(ids).await?;
-        if removed { Ok(Reply::empty()) } else { Err(Problem::unknown_service(id)) }
+        if removed { Ok(ConsulResponse::empty()) } else { Err(ConsulError::unknown_service(id)) }
     }
 }
 
 /// The checks of a service, which are named after it where they have no names of their own.
-pub(super) fn named(asked: &Service<'_>) -> Result<Vec<NewCheck>, Problem> {
+pub(super) fn named(asked: &ServiceRequest<'_>) -> Result<Vec<NewCheck>, ConsulError> {
     if asked.checks.is_empty() {
         return Ok(Vec::new());
     }
@@ -87,6 +87,6 @@ pub(super) fn named(asked: &Service<'_>) -> Result<Vec<NewCheck>, Problem> {
     let name = ["Service '", asked.name.as_str(), "' check"].concat();
     let number = |at: usize| if several { format!(":{}", at + 1) } else { String::new() };
     let id = |at: usize| ["service:", &*asked.id, &number(at)].concat();
-    let check = |(at, check): (usize, &Asked<'_>)| check.check(&id(at), &name);
+    let check = |(at, check): (usize, &CheckRequest<'_>)| check.check(&id(at), &name);
     asked.checks.iter().enumerate().map(check).collect()
 }

@@ -8,10 +8,10 @@ use super::service::named;
 use crate::{
     model::Instance,
     protocol::consul::{
-        Consul, Problem,
-        body::{Service, sidecar_id},
+        Consul, ConsulError,
+        body::{ServiceRequest, sidecar_id},
     },
-    registry::{Enroll, Entry},
+    registry::{Entry, RegisterWithoutLease},
 };
 
 /// Ports that are given to proxies that name none.
@@ -23,13 +23,13 @@ impl Consul {
         &self,
         (service, service_port): (&str, u16),
         host: impl FnOnce() -> String,
-        mut sidecar: Service<'_>,
+        mut sidecar: ServiceRequest<'_>,
         replace_checks: bool,
-    ) -> Result<Enroll, Problem> {
+    ) -> Result<RegisterWithoutLease, ConsulError> {
         if sidecar.port == 0 {
             let port = self.sidecar_port(service, service_port);
             let problem = "Invalid SidecarService: none of the ports 21000 to 21255 is free: give a Port";
-            sidecar.listen_at(port.ok_or(Problem::Text(problem))?);
+            sidecar.listen_at(port.ok_or(ConsulError::Text(problem))?);
         }
         sidecar.check_port()?;
         let checks = named(&sidecar)?;

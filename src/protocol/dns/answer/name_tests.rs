@@ -10,15 +10,15 @@ use super::{
 };
 use crate::{
     model::{InstanceId, nodes},
-    registry::{Command, Holder, test_support::name},
+    registry::{Command, DeregisterGuard, test_support::name},
 };
 
 /// The additional records: of which answer, whose, and what.
-fn helped(answer: &Answer) -> Vec<(usize, String, String)> {
-    let owner = |owner: &Owner| match owner {
-        Owner::Asked => "asked".to_owned(),
-        Owner::Name(name) => name.to_string(),
-        Owner::TargetOf(at) => match answer.answers[*at].data.record() {
+fn helped(answer: &DnsAnswer) -> Vec<(usize, String, String)> {
+    let owner = |owner: &RecordOwner| match owner {
+        RecordOwner::Asked => "asked".to_owned(),
+        RecordOwner::Name(name) => name.to_string(),
+        RecordOwner::TargetOf(at) => match answer.answers[*at].data.record() {
             RData::SRV(srv) => srv.target.to_string(),
             other => other.to_string(),
         },
@@ -28,12 +28,12 @@ fn helped(answer: &Answer) -> Vec<(usize, String, String)> {
 }
 
 /// The answers in order: whose, and what.
-fn chain(answer: &Answer) -> Vec<(String, String)> {
+fn chain(answer: &DnsAnswer) -> Vec<(String, String)> {
     assert_eq!(answer.code, ResponseCode::NoError);
-    let owner = |owner: &Owner| match owner {
-        Owner::Asked => "asked".to_owned(),
-        Owner::Name(name) => name.to_string(),
-        Owner::TargetOf(at) => answer.answers[*at].data.record().to_string(),
+    let owner = |owner: &RecordOwner| match owner {
+        RecordOwner::Asked => "asked".to_owned(),
+        RecordOwner::Name(name) => name.to_string(),
+        RecordOwner::TargetOf(at) => answer.answers[*at].data.record().to_string(),
     };
     answer.answers.iter().map(|line| (owner(&line.owner), line.data.record().to_string())).collect()
 }
@@ -44,7 +44,7 @@ fn pairs(records: &[(&str, &str)]) -> Vec<(String, String)> {
 
 pub(super) fn remove_node(house: &House, name: &str) {
     let (service, id) = (nodes(), InstanceId::of_node(name));
-    house.submit(Command::Deregister { service, id, of: Holder::Anyone });
+    house.submit(Command::Deregister { service, id, of: DeregisterGuard::Anyone });
 }
 
 pub(super) fn whose(house: &House, address: &str) -> BTreeSet<String> {
@@ -109,7 +109,7 @@ fn srv_of_instances_elsewhere_leads_to_their_address() {
     house.list(Listed { service: "moved", id: "a", node: "edge", port: 1, ..Listed::default() });
     house.node("edge", "198.51.100.9");
     let (service, id) = (name("moved"), InstanceId::on_node("edge", "a"));
-    house.submit(Command::Restate { service, id });
+    house.submit(Command::RefreshNodeStatus { service, id });
     let moved = house.ask("moved.service.consul.", RecordType::SRV);
     assert_eq!(said(&moved), set(["1 1 1 edge.node.dc1.consul."]));
     assert_eq!(helped(&moved), [(0, "edge.node.dc1.consul.".to_owned(), "198.51.100.9".to_owned())]);
@@ -179,7 +179,7 @@ fn reverse_question_reads_a_large_registry_in_portions() {
         house.put("web", &format!("i{n}"), &format!("10.0.{}.{}", n / 250, n % 250), &[]);
     }
     let name = "7.3.0.10.in-addr.arpa.";
-    let portions = (0..1_000).take_while(|_| house.portion(name, RecordType::PTR, 10_000) == Err(Behind)).count();
+    let portions = (0..1_000).take_while(|_| house.portion(name, RecordType::PTR, 10_000) == Err(IndexBehind)).count();
     assert!((4..=20).contains(&portions), "{portions}");
     assert!(house.portion(name, RecordType::PTR, 10_000).is_ok(), "once read, a question waits for nothing");
     house.node("bare", "10.0.3.8");

@@ -9,17 +9,17 @@ use hickory_proto::rr::Name;
 use super::*;
 use crate::{
     engine::Memory,
-    model::{Address, Incarnation, InstanceId, Listing, Marks, Metadata, ServiceName, Tags, nodes},
+    model::{Address, Conditions, ConsulRegistration, Incarnation, InstanceId, Metadata, ServiceName, Tags, nodes},
     registry::{
-        Command, Description, Enroll, Patch, Register,
-        test_support::{Nobody, at, deregister, name, register, update},
+        Command, InstanceDescription, Patch, Register, RegisterWithoutLease,
+        test_support::{NoListener, at, deregister, name, register, update},
     },
 };
 
 /// A registry, and who answers from it.
 pub(super) struct House {
     pub(super) engine: Memory,
-    oracle: Oracle,
+    oracle: Authority,
 }
 
 /// A registration in Consul's words, on a node. Without a host it is where its node is.
@@ -41,13 +41,13 @@ impl House {
     /// On a local node of this name.
     pub(super) fn on(node: &str) -> Self {
         let zone = Zone::new("consul", "dc1", node, Duration::from_secs(7), [192, 0, 2, 1].into());
-        Self { engine: Memory::new(Incarnation(7), at(0), Arc::new(Nobody)), oracle: Oracle::new(zone) }
+        Self { engine: Memory::new(Incarnation(7), at(0), Arc::new(NoListener)), oracle: Authority::new(zone) }
     }
 
     pub(super) fn put(&self, service: &str, id: &str, host: &str, tags: &[&str]) {
         let asked = register(service, id, "boot", 1);
         let tags: Vec<_> = tags.iter().map(ToString::to_string).collect();
-        let description = Description {
+        let description = InstanceDescription {
             addresses: Address::parse_all([(host, 80, "")].into_iter()).unwrap(),
             tags: Tags::parse(&tags).unwrap(),
             ..asked.description
@@ -59,11 +59,11 @@ impl House {
         self.engine.submit(command, at(0)).unwrap();
     }
 
-    pub(super) fn ask(&self, asked: &str, kind: RecordType) -> Answer {
+    pub(super) fn ask(&self, asked: &str, kind: RecordType) -> DnsAnswer {
         self.ask_for(asked, kind, 10_000)
     }
 
-    pub(super) fn ask_for(&self, asked: &str, kind: RecordType, room: usize) -> Answer {
+    pub(super) fn ask_for(&self, asked: &str, kind: RecordType, room: usize) -> DnsAnswer {
         loop {
             if let Ok(answer) = self.portion(asked, kind, room) {
                 return answer;
@@ -71,20 +71,25 @@ impl House {
         }
     }
 
-    pub(super) fn portion(&self, asked: &str, kind: RecordType, room: usize) -> Result<Answer, Behind> {
-        let moment = Moment { registry: self.engine.registry(), now: at(0).wall };
+    pub(super) fn portion(&self, asked: &str, kind: RecordType, room: usize) -> Result<DnsAnswer, IndexBehind> {
+        let moment = AnswerContext { registry: self.engine.registry(), now: at(0).wall };
         self.oracle.answer(moment, &Query::query(Name::from_ascii(asked).unwrap(), kind), room)
     }
 
     pub(super) fn node(&self, name: &str, host: &str) {
-        let listing = Listing { node: name.into(), address: host.into(), ..Listing::default() };
+        let listing = ConsulRegistration { node: name.into(), address: host.into(), ..ConsulRegistration::default() };
         self.enroll(&nodes(), InstanceId::of_node(name), (host, 0), &[], listing);
     }
 
     pub(super) fn list(&self, Listed { service, id, node, host, port, tags }: Listed<'_>) {
         let registry = self.engine.registry();
         let node_host = registry.node(node).map_or("192.0.2.1".into(), |node| node.instance.addresses[0].host.clone());
-        let listing = Listing { node: node.into(), id: id.into(), address: host.into(), ..Listing::default() };
+        let listing = ConsulRegistration {
+            node: node.into(),
+            id: id.into(),
+            address: host.into(),
+            ..ConsulRegistration::default()
+        };
         let (service, kept) = (ServiceName::kept(service).unwrap(), InstanceId::on_node(node, id));
         self.enroll(&service, kept, (if host.is_empty() { &node_host } else { host }, port), tags, listing);
     }
@@ -95,14 +100,14 @@ impl House {
         id: InstanceId,
         (host, port): (&str, u32),
         tags: &[&str],
-        listing: Listing,
+        listing: ConsulRegistration,
     ) {
-        let description = Description {
+        let description = InstanceDescription {
             addresses: [Address::with_any_port(host, port, "").unwrap()].into(),
             tags: Tags::parse(tags).unwrap(),
             ..register("web", "a", "boot", 1).description
         };
-        self.submit(Command::Enroll(Box::new(Enroll {
+        self.submit(Command::RegisterWithoutLease(Box::new(RegisterWithoutLease {
             service: service.clone(),
             id,
             description,
@@ -114,7 +119,7 @@ impl House {
 }
 
 /// What an answer says, in any order.
-pub(super) fn said(answer: &Answer) -> BTreeSet<String> {
+pub(super) fn said(answer: &DnsAnswer) -> BTreeSet<String> {
     assert_eq!(answer.code, ResponseCode::NoError);
     answer.answers.iter().map(|line| line.data.record().to_string()).collect()
 }
@@ -124,7 +129,7 @@ pub(super) fn set<const N: usize>(records: [&str; N]) -> BTreeSet<String> {
 }
 
 /// There is no such name, or no such record: both with the zone's authority.
-pub(super) fn denied(answer: &Answer, code: ResponseCode) {
+pub(super) fn denied(answer: &DnsAnswer, code: ResponseCode) {
     assert_eq!((answer.code, answer.answers.len(), answer.authorities.len()), (code, 0, 1), "{answer:?}");
     assert_eq!(answer.authorities[0].data.record().record_type(), RecordType::SOA);
 }
@@ -187,7 +192,7 @@ fn srv_has_targets_and_their_addresses() {
     let six = "1 1 80 20010db8000000000000000000000001.addr.dc1.consul.";
     assert_eq!(said(&answer), set(["1 1 80 0a000001.addr.dc1.consul.", "1 1 80 db.internal.", six]));
     for Additional { of, line } in &answer.additionals {
-        let Owner::TargetOf(at) = line.owner else { panic!("{line:?}") };
+        let RecordOwner::TargetOf(at) = line.owner else { panic!("{line:?}") };
         assert_eq!(at, *of);
         let RData::SRV(srv) = answer.answers[at].data.record() else { panic!("{answer:?}") };
         assert_eq!(said(&house.ask(&srv.target.to_string(), RecordType::ANY)), set([&*line.data.record().to_string()]));
@@ -221,7 +226,7 @@ fn who_is_not_to_be_called_is_left_out() {
     house.submit(update("web", "b", drain));
     denied(&house.ask("web.service.consul.", RecordType::A), ResponseCode::NXDomain);
     let entry = house.engine.registry().get(&name("web"), "a").unwrap();
-    assert_eq!(entry.instance.marks, Marks { drained: true, ..Marks::default() });
+    assert_eq!(entry.instance.marks, Conditions { operator_draining: true, ..Conditions::default() });
 }
 
 #[test]
@@ -247,15 +252,15 @@ fn what_nodes_say_of_themselves() {
     let metadata =
         [("rack", "7"), ("rfc1035-note", "v=spf1 -all")].map(|(key, value)| (key.to_owned(), value.to_owned()));
     let metadata: BTreeMap<_, _> = metadata.into();
-    let description = Description {
+    let description = InstanceDescription {
         metadata: Metadata::parse(metadata.iter()).unwrap(),
         ..register("web", "a", "boot", 1).description
     };
-    house.submit(Command::Enroll(Box::new(Enroll {
+    house.submit(Command::RegisterWithoutLease(Box::new(RegisterWithoutLease {
         service: nodes(),
         id: InstanceId::of_node("db1"),
         description,
-        listing: Listing { node: "db1".into(), ..Listing::default() },
+        listing: ConsulRegistration { node: "db1".into(), ..ConsulRegistration::default() },
         checks: Vec::new(),
         replace_checks: false,
     })));

@@ -7,7 +7,7 @@ use hickory_proto::rr::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::dns::record::{Additional, Data, Prepared};
+use crate::protocol::dns::record::{Additional, EncodedData, RecordData};
 
 fn query(name: &str, payload: Option<u16>) -> Message {
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
@@ -19,34 +19,34 @@ fn query(name: &str, payload: Option<u16>) -> Message {
     message
 }
 
-fn asked(message: &Message) -> Asked {
-    let (asked, found) = Asked::read(&message.to_vec().unwrap()).unwrap();
+fn asked(message: &Message) -> DnsQuery {
+    let (asked, found) = DnsQuery::read(&message.to_vec().unwrap()).unwrap();
     assert!(found.is_ok(), "{found:?}");
     asked
 }
 
-fn line(owner: Owner, data: RData) -> Line {
-    Line { owner, ttl: 0, data: Data::Once(data) }
+fn line(owner: RecordOwner, data: RData) -> DnsRecord {
+    DnsRecord { owner, ttl: 0, data: RecordData::Once(data) }
 }
 
 /// So many SRV records, each with an address.
-fn answer(number: u32) -> Answer {
+fn answer(number: u32) -> DnsAnswer {
     let mut answer = unprepared(number);
     for line in &mut answer.answers {
-        line.data = Data::Prepared(Prepared::new(line.data.record().clone()).unwrap().into());
+        line.data = RecordData::Prepared(EncodedData::new(line.data.record().clone()).unwrap().into());
     }
     answer
 }
 
-fn unprepared(number: u32) -> Answer {
-    let mut answer = Answer::only(ResponseCode::NoError);
+fn unprepared(number: u32) -> DnsAnswer {
+    let mut answer = DnsAnswer::only(ResponseCode::NoError);
     for n in 0..number {
         let target = Name::from_ascii(format!("{n:08x}.addr.dc1.consul.")).unwrap();
         let at = answer.answers.len();
-        answer.answers.push(line(Owner::Asked, RData::SRV(SRV::new(1, 1, 80, target))));
+        answer.answers.push(line(RecordOwner::Asked, RData::SRV(SRV::new(1, 1, 80, target))));
         answer
             .additionals
-            .push(Additional { of: at, line: line(Owner::TargetOf(at), RData::A(A(Ipv4Addr::from_bits(n)))) });
+            .push(Additional { of: at, line: line(RecordOwner::TargetOf(at), RData::A(A(Ipv4Addr::from_bits(n)))) });
     }
     answer
 }
@@ -57,14 +57,14 @@ fn what_is_prepared_is_written_as_what_is_not() {
     for number in [1, 10, 900] {
         assert_eq!(asked.reply(&answer(number), 60_000).unwrap(), asked.reply(&unprepared(number), 60_000).unwrap());
     }
-    assert_eq!(Prepared::new(RData::A(A(Ipv4Addr::LOCALHOST))), None, "of others, names may be pointers");
+    assert_eq!(EncodedData::new(RData::A(A(Ipv4Addr::LOCALHOST))), None, "of others, names may be pointers");
 }
 
 #[test]
 fn what_is_written_can_be_read() {
     let asked = asked(&query("_Web._tcp.Service.consul.", Some(4_096)));
-    assert_eq!(asked.room(Way::Packet), WHOLE);
-    let bytes = asked.reply(&answer(10), asked.room(Way::Packet)).unwrap();
+    assert_eq!(asked.room(DnsTransport::Packet), WHOLE);
+    let bytes = asked.reply(&answer(10), asked.room(DnsTransport::Packet)).unwrap();
     let reply = Message::from_vec(&bytes).unwrap();
     assert_eq!((reply.metadata.id, reply.metadata.recursion_desired, reply.metadata.truncation), (7, true, false));
     assert_eq!(reply.queries[0].name().to_ascii(), "_Web._tcp.Service.consul.", "as it was spelt");
@@ -111,7 +111,7 @@ fn cut_answer_keeps_the_addresses_of_its_records() {
 #[test]
 fn large_answer_keeps_the_addresses_of_its_records() {
     let wide = asked(&query("web.service.consul.", Some(9_000)));
-    let bytes = wide.reply(&answer(140), wide.room(Way::Local)).unwrap();
+    let bytes = wide.reply(&answer(140), wide.room(DnsTransport::Local)).unwrap();
     assert!((1_233..=9_000).contains(&bytes.len()));
     let reply = Message::from_vec(&bytes).unwrap();
     assert!(!reply.metadata.truncation, "this machine takes what it offers to take");
@@ -143,9 +143,9 @@ fn record_whose_address_does_not_fit_is_kept_alone_and_cut() {
 #[test]
 fn what_is_no_question() {
     let refusal = |bytes: &[u8]| {
-        Asked::read(bytes).map(|(asked, found)| {
+        DnsQuery::read(bytes).map(|(asked, found)| {
             let code = found.unwrap_err();
-            let bytes = asked.reply(&Answer::only(code), 512).unwrap();
+            let bytes = asked.reply(&DnsAnswer::only(code), 512).unwrap();
             // Two codes are the one number.
             assert_eq!(u16::from(Message::from_vec(&bytes).unwrap().metadata.response_code), u16::from(code));
             code
@@ -185,7 +185,7 @@ proptest! {
         asked_bytes in 1..256_usize,
         targets in prop::collection::vec(1..256_usize, 0..40),
         offered in prop::option::of(0..5_000_u16),
-        room in prop::sample::select(vec![Way::Packet, Way::Local, Way::Connection]),
+        room in prop::sample::select(vec![DnsTransport::Packet, DnsTransport::Local, DnsTransport::Connection]),
     ) {
         let mut message = Message::new(7, MessageType::Query, OpCode::Query);
         message.add_query(Query::query(long_name(asked_bytes, b'q'), RecordType::SRV));
@@ -193,11 +193,11 @@ proptest! {
             message.set_edns(Edns::new()).edns.as_mut().unwrap().set_max_payload(offered);
         }
         let asked = asked(&message);
-        let mut answer = Answer::only(ResponseCode::NoError);
+        let mut answer = DnsAnswer::only(ResponseCode::NoError);
         for (at, bytes) in targets.iter().enumerate() {
             let srv = RData::SRV(SRV::new(1, 1, 80, long_name(*bytes, b't')));
-            answer.answers.push(Line { owner: Owner::Asked, ttl: 0, data: Data::Prepared(Prepared::new(srv).unwrap().into()) });
-            answer.additionals.push(Additional { of: at, line: line(Owner::TargetOf(at), RData::A(A(Ipv4Addr::LOCALHOST))) });
+            answer.answers.push(DnsRecord { owner: RecordOwner::Asked, ttl: 0, data: RecordData::Prepared(EncodedData::new(srv).unwrap().into()) });
+            answer.additionals.push(Additional { of: at, line: line(RecordOwner::TargetOf(at), RData::A(A(Ipv4Addr::LOCALHOST))) });
         }
         let room = asked.room(room);
         let bytes = asked.reply(&answer, room).unwrap();
@@ -221,10 +221,10 @@ proptest! {
         let at = at.index(spoilt.len());
         spoilt[at] ^= flip;
         for packet in [noise, spoilt] {
-            let Some((asked, found)) = Asked::read(&packet) else { continue };
-            let answer = found.map_or_else(Answer::only, |_| answer(number));
-            let bytes = asked.reply(&answer, asked.room(Way::Packet)).unwrap();
-            prop_assert!(bytes.len() <= usize::from(asked.room(Way::Packet)));
+            let Some((asked, found)) = DnsQuery::read(&packet) else { continue };
+            let answer = found.map_or_else(DnsAnswer::only, |_| answer(number));
+            let bytes = asked.reply(&answer, asked.room(DnsTransport::Packet)).unwrap();
+            prop_assert!(bytes.len() <= usize::from(asked.room(DnsTransport::Packet)));
             prop_assert!(Message::from_vec(&bytes).is_ok());
         }
     }

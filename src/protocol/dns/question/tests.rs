@@ -77,7 +77,7 @@ fn whose_address() {
     }
     for between in ["in-addr.arpa.", "0.0.10.in-addr.arpa.", "10.in-addr.arpa.", "ip6.arpa.", "1.IP6.arpa.", &six[2..]]
     {
-        assert_eq!(of(between), Question::Between, "{between}");
+        assert_eq!(of(between), Question::EmptyNonTerminal, "{between}");
     }
 }
 
@@ -97,7 +97,7 @@ fn the_rest() {
         "_tcp.dc1",
     ];
     for between in apart {
-        assert_eq!(of(&format!("{between}.consul.")), Question::Between, "{between}");
+        assert_eq!(of(&format!("{between}.consul.")), Question::EmptyNonTerminal, "{between}");
     }
     for nothing in
         ["web.consul.", "web.service.dc2.consul.", "service.dc2.consul.", "dc2.consul.", "_.consul.", "a.b.c.consul."]
@@ -105,7 +105,7 @@ fn the_rest() {
         assert_eq!(of(nothing), Question::Nothing, "{nothing}");
     }
     for foreign in [".", "com.", "consul.example.", "xconsul.", "arpa."] {
-        assert_eq!(of(foreign), Question::Foreign, "{foreign}");
+        assert_eq!(of(foreign), Question::OutOfZone, "{foreign}");
     }
     let bytes = Name::from_labels([&b"\xff\xfe"[..], b"service", b"consul"]).unwrap();
     assert_eq!(Question::of(&bytes, &ours()), Question::Nothing);

@@ -21,11 +21,11 @@ use http_body::Frame;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, Streaming, body::Body, codec::Codec};
 
-use super::{Next, Problem, WatchStream};
+use super::{ApiError, NextMessage, WatchStream};
 use crate::{
     pb::{callboard::v1 as pb, codec::SmallBuffers},
-    protocol::grpc::{SELECTION, Shared, decode, explain},
-    transport::{AnswerSize, Connection, Endless},
+    protocol::grpc::{SELECTION, Shared, decode, tonic_errors},
+    transport::{AnswerSize, Connection, EndlessBody},
 };
 
 /// Time after which a watch without room looks again.
@@ -43,7 +43,7 @@ pub(in crate::protocol::grpc) async fn answer(
         Ok(body) => {
             let mut response = Response::new(axum::body::Body::new(body));
             response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
-            response.extensions_mut().insert(Endless);
+            response.extensions_mut().insert(EndlessBody);
             response
         }
         Err(status) => status.into_http::<Body>().map(axum::body::Body::new),
@@ -52,13 +52,13 @@ pub(in crate::protocol::grpc) async fn answer(
 
 async fn open(shared: &Arc<Shared>, request: Request) -> Result<WatchBody, Status> {
     let (head, body) = request.into_parts();
-    let connection = head.extensions.get::<Arc<Connection>>().ok_or(Problem::NoConnection)?;
+    let connection = head.extensions.get::<Arc<Connection>>().ok_or(ApiError::NoConnection)?;
     let agent = head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let decoder = SmallBuffers::<pb::WatchResponse, pb::WatchRequest>::default().decoder();
     let limit = shared.max_message_size.max(SELECTION);
     let asked = Streaming::new_request(decoder, body, None, Some(limit)).message().await;
-    let asked = asked.map_err(|status| explain::problem(&status, limit).map_or(status, Status::from))?;
-    let asked = asked.ok_or_else(|| Problem::Malformed("there is none".into()))?;
+    let asked = asked.map_err(|status| tonic_errors::problem(&status, limit).map_or(status, Status::from))?;
+    let asked = asked.ok_or_else(|| ApiError::Malformed("there is none".into()))?;
     let stream = WatchStream::new(shared, connection, agent, decode::watch(&asked)?);
     Ok(WatchBody { connection: Arc::clone(connection), stream, parts: Vec::new().into_iter(), deferred: None })
 }
@@ -107,15 +107,15 @@ impl http_body::Body for WatchBody {
             }
             ready!(self.poll_room(context));
             match ready!(self.stream.poll_next(context)) {
-                Some(Next::Message(parts)) => self.send(parts),
-                Some(Next::End(problem)) => return Poll::Ready(Some(trailers(problem))),
+                Some(NextMessage::Message(parts)) => self.send(parts),
+                Some(NextMessage::End(problem)) => return Poll::Ready(Some(trailers(problem))),
                 None => return Poll::Ready(None),
             }
         }
     }
 }
 
-fn trailers(problem: Problem) -> Result<Frame<Bytes>, Status> {
+fn trailers(problem: ApiError) -> Result<Frame<Bytes>, Status> {
     let mut trailers = HeaderMap::new();
     Status::from(problem).add_header(&mut trailers)?;
     Ok(Frame::trailers(trailers))

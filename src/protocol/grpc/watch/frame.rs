@@ -11,10 +11,10 @@ use prost::{
 };
 
 use crate::{
-    model::Token,
+    model::ResumeToken,
     pb::callboard::v1 as pb,
     protocol::grpc::encode,
-    registry::{Block, Change, Delta, Effect, Entry, Event, ResetReason},
+    registry::{Change, Chunk, Delta, DeltaKind, Entry, Event, ResetReason},
 };
 
 /// Bytes of an encoded piece of a block, and about those of a message: enough that the rest costs nothing, and no more than
@@ -34,10 +34,10 @@ mod field {
 }
 
 /// One message with gRPC's prefix, in parts.
-pub(super) type Framed = Vec<Bytes>;
+pub(super) type MessageChunks = Vec<Bytes>;
 
 /// A block's instances as pieces of a snapshot, encoded by the first who asks.
-pub(super) fn block(block: &Block) -> &[Bytes] {
+pub(super) fn block(block: &Chunk) -> &[Bytes] {
     block.native.get_or_init(|| pieces(block.entries().iter().map(|entry| &**entry)).into())
 }
 
@@ -62,8 +62,8 @@ pub(super) fn pieces<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Bytes>
 pub(super) fn change(delta: &Delta) -> Bytes {
     let event = &delta.event;
     let change = match (delta.effect, &event.change) {
-        (Effect::NoLongerMatches, _) => return change_bytes(removed(event, pb::RemovalReason::NoLongerMatches)),
-        (Effect::Updated | Effect::Removed, change) => change,
+        (DeltaKind::NoLongerMatches, _) => return change_bytes(removed(event, pb::RemovalReason::NoLongerMatches)),
+        (DeltaKind::Updated | DeltaKind::Removed, change) => change,
     };
     let encode = || match change {
         Change::Added(entry) | Change::Changed(_, entry) => {
@@ -75,9 +75,9 @@ pub(super) fn change(delta: &Delta) -> Bytes {
 }
 
 /// A whole step of one difference, to the revision of its event. Whoever watches the same selection gets the same bytes.
-pub(super) fn step(delta: &Delta, token: Token) -> Framed {
+pub(super) fn step(delta: &Delta, token: ResumeToken) -> MessageChunks {
     let make = || changes(vec![change(delta)], Some(token));
-    if delta.effect == Effect::NoLongerMatches {
+    if delta.effect == DeltaKind::NoLongerMatches {
         return make();
     }
     let (selection, whole) = delta.event.native().step.get_or_init(|| (token.selection, make().concat().into()));
@@ -100,12 +100,12 @@ fn change_bytes(change: pb::change::Change) -> Bytes {
 }
 
 /// A message of a snapshot, from its pieces.
-pub(super) fn snapshot(pieces: Vec<Bytes>) -> Framed {
+pub(super) fn snapshot(pieces: Vec<Bytes>) -> MessageChunks {
     wrap(field::SNAPSHOT, pieces)
 }
 
 /// A message of a step, from its parts. `token` ends the step.
-pub(super) fn changes(mut parts: Vec<Bytes>, token: Option<Token>) -> Framed {
+pub(super) fn changes(mut parts: Vec<Bytes>, token: Option<ResumeToken>) -> MessageChunks {
     if let Some(token) = token {
         let end = pb::Changes { changes: vec![], revision: token.revision.0, resume_token: token_bytes(token) };
         parts.push(end.encode_to_vec().into());
@@ -113,17 +113,17 @@ pub(super) fn changes(mut parts: Vec<Bytes>, token: Option<Token>) -> Framed {
     wrap(field::CHANGES, parts)
 }
 
-pub(super) fn synced(token: Token) -> Framed {
+pub(super) fn synced(token: ResumeToken) -> MessageChunks {
     let (revision, resume_token) = (token.revision.0, token_bytes(token));
     whole(pb::watch_response::Message::Synced(pb::Synced { revision, resume_token }))
 }
 
-pub(super) fn bookmark(token: Token) -> Framed {
+pub(super) fn bookmark(token: ResumeToken) -> MessageChunks {
     let (revision, resume_token) = (token.revision.0, token_bytes(token));
     whole(pb::watch_response::Message::Bookmark(pb::Bookmark { revision, resume_token }))
 }
 
-pub(super) fn reset(why: ResetReason) -> Framed {
+pub(super) fn reset(why: ResetReason) -> MessageChunks {
     let reason = match why {
         ResetReason::OtherIncarnation => pb::ResetReason::OtherIncarnation,
         ResetReason::OtherSelection => pb::ResetReason::OtherSelection,
@@ -133,15 +133,15 @@ pub(super) fn reset(why: ResetReason) -> Framed {
     whole(pb::watch_response::Message::Reset(pb::Reset { reason: reason.into() }))
 }
 
-pub(super) fn notice(notice: pb::Notice) -> Framed {
+pub(super) fn notice(notice: pb::Notice) -> MessageChunks {
     whole(pb::watch_response::Message::Notice(notice.into()))
 }
 
-fn token_bytes(token: Token) -> Bytes {
+fn token_bytes(token: ResumeToken) -> Bytes {
     Bytes::copy_from_slice(&token.to_bytes())
 }
 
-fn whole(message: pb::watch_response::Message) -> Framed {
+fn whole(message: pb::watch_response::Message) -> MessageChunks {
     let message = pb::WatchResponse { message: Some(message) };
     let mut bytes = BytesMut::with_capacity(PREFIX + message.encoded_len());
     put_prefix(message.encoded_len(), &mut bytes);
@@ -150,7 +150,7 @@ fn whole(message: pb::watch_response::Message) -> Framed {
 }
 
 /// Parts as the content of one field of a `WatchResponse`.
-fn wrap(number: u32, mut parts: Vec<Bytes>) -> Framed {
+fn wrap(number: u32, mut parts: Vec<Bytes>) -> MessageChunks {
     let content: usize = parts.iter().map(Bytes::len).sum();
     let mut field = BytesMut::with_capacity(8);
     put_head(number, content, &mut field);
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
     use crate::{protocol::grpc::encode::instance, registry::test_support::entry};
 
-    fn decode(framed: &Framed) -> pb::watch_response::Message {
+    fn decode(framed: &MessageChunks) -> pb::watch_response::Message {
         let bytes: Vec<u8> = framed.concat();
         let (prefix, message) = bytes.split_at(PREFIX);
         assert_eq!(prefix[1..], u32::try_from(message.len()).unwrap().to_be_bytes());
@@ -205,13 +205,13 @@ mod tests {
     #[test]
     fn a_step_ends_with_revision_and_token() {
         use crate::model::{Incarnation, Revision};
-        let token = Token { incarnation: Incarnation(1), revision: Revision(9), selection: 2 };
+        let token = ResumeToken { incarnation: Incarnation(1), revision: Revision(9), selection: 2 };
         let part = change_bytes(pb::change::Change::Updated(instance(&entry("web", "a", 1).instance)));
         let pb::watch_response::Message::Changes(open) = decode(&changes(vec![part.clone()], None)) else { panic!() };
         assert_eq!((open.changes.len(), open.revision), (1, 0));
         let pb::watch_response::Message::Changes(end) = decode(&changes(vec![part], Some(token))) else { panic!() };
         assert_eq!((end.changes.len(), end.revision), (1, 9));
-        assert_eq!(Token::parse(&end.resume_token), Ok(token));
+        assert_eq!(ResumeToken::parse(&end.resume_token), Ok(token));
     }
 
     #[test]

@@ -7,12 +7,13 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use crate::{
     engine::{
         SavedCheck, SavedResult,
-        disk::{Stored, StoredLease},
+        disk::{StoredInstance, StoredLease},
     },
     model::{
-        Address, BootId, Check, CheckId, Checks, Definition, HttpProbe, Instance, InstanceId, LeaseId, Listing,
-        Locality, Marks, Metadata, Probe, ProbeTls, Revision, ServiceName, StatedCheck, TaggedAddress, Tags, Target,
-        Terms, Thresholds, Verdict, WallTime, Weight, nodes,
+        Address, BootId, Check, CheckDefinition, CheckDescription, CheckId, CheckStatus, Conditions,
+        ConsulRegistration, HttpProbe, Instance, InstanceChecks, InstanceId, LeaseId, LeaseTerms, Locality, Metadata,
+        Probe, ProbeTarget, ProbeTls, Revision, ServiceName, TaggedAddress, Tags, Thresholds, UnixMillis, Weight,
+        nodes,
     },
 };
 
@@ -52,8 +53,8 @@ fn length() -> BoxedStrategy<Duration> {
     .boxed()
 }
 
-fn verdict() -> BoxedStrategy<Verdict> {
-    select(vec![Verdict::Passing, Verdict::Warning, Verdict::Critical]).boxed()
+fn verdict() -> BoxedStrategy<CheckStatus> {
+    select(vec![CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]).boxed()
 }
 
 fn service() -> BoxedStrategy<ServiceName> {
@@ -69,7 +70,7 @@ fn id() -> BoxedStrategy<InstanceId> {
 }
 
 /// The id that a registration with this listing has; a node always has a listing.
-fn id_of(service: &ServiceName, listing: Option<&Listing>, native: InstanceId) -> InstanceId {
+fn id_of(service: &ServiceName, listing: Option<&ConsulRegistration>, native: InstanceId) -> InstanceId {
     match listing {
         Some(listing) if *service == nodes() => InstanceId::of_node(&listing.node),
         Some(listing) => InstanceId::on_node(&listing.node, &listing.id),
@@ -127,11 +128,11 @@ fn tls() -> BoxedStrategy<ProbeTls> {
     (maybe(64), any::<bool>()).prop_map(|(server_name, skip_verify)| ProbeTls { server_name, skip_verify }).boxed()
 }
 
-fn target() -> BoxedStrategy<Target> {
+fn target() -> BoxedStrategy<ProbeTarget> {
     let plain = select(vec!["127.0.0.1:80", "[::1]:80", "db.internal:5432", "[fe80::1%eth0]:1", "Üb:65535"]);
     let any = "[\\[\\]:a-z0-9%.]{1,8}:[0-9]{1,5}";
     prop_oneof![plain.prop_map(str::to_owned), any]
-        .prop_filter_map("a target", |target| Target::parse("target", &target).ok())
+        .prop_filter_map("a target", |target| ProbeTarget::parse("target", &target).ok())
         .boxed()
 }
 
@@ -173,10 +174,10 @@ pub fn kind(probe: &Probe) -> usize {
     }
 }
 
-fn stated() -> BoxedStrategy<StatedCheck> {
+fn stated() -> BoxedStrategy<CheckDescription> {
     let texts = (maybe(4_096), maybe(512), maybe(512), maybe(512), maybe(8_192));
     texts
-        .prop_map(|(output, kind, interval, timeout, definition)| StatedCheck {
+        .prop_map(|(output, kind, interval, timeout, definition)| CheckDescription {
             output,
             kind,
             interval,
@@ -186,7 +187,7 @@ fn stated() -> BoxedStrategy<StatedCheck> {
         .boxed()
 }
 
-pub fn definition() -> BoxedStrategy<Definition> {
+pub fn definition() -> BoxedStrategy<CheckDefinition> {
     let texts = (text(512), maybe(512), maybe(512));
     let thresholds = (0..4_u32, any::<u32>(), 0..9_u32);
     let spans = (length(), length(), option::of(length()));
@@ -194,7 +195,7 @@ pub fn definition() -> BoxedStrategy<Definition> {
     let parts = (texts, probe(), thresholds, spans, more);
     parts
         .prop_filter_map("a definition", |(texts, probe, thresholds, spans, (output_max_size, separate, stated))| {
-            let definition = Definition {
+            let definition = CheckDefinition {
                 id: CheckId::parse(&texts.0).ok()?,
                 name: texts.1,
                 notes: texts.2,
@@ -212,7 +213,7 @@ pub fn definition() -> BoxedStrategy<Definition> {
         .boxed()
 }
 
-fn checks() -> BoxedStrategy<Checks> {
+fn checks() -> BoxedStrategy<InstanceChecks> {
     let one = (definition(), verdict(), revision(), revision());
     let one = one.prop_map(|(definition, verdict, created, revision)| Check {
         definition: Arc::new(definition),
@@ -220,17 +221,17 @@ fn checks() -> BoxedStrategy<Checks> {
         created,
         revision,
     });
-    vec(one, 0..4).prop_filter_map("different ids", |checks| Checks::new(checks).ok()).boxed()
+    vec(one, 0..4).prop_filter_map("different ids", |checks| InstanceChecks::new(checks).ok()).boxed()
 }
 
-fn marks() -> BoxedStrategy<Marks> {
+fn marks() -> BoxedStrategy<Conditions> {
     any::<[bool; 8]>()
-        .prop_map(|marks| Marks {
+        .prop_map(|marks| Conditions {
             starting: marks[0],
-            leaving: marks[1],
-            drained: marks[2],
+            self_draining: marks[1],
+            operator_draining: marks[2],
             suspect: marks[3],
-            proved: marks[4],
+            was_healthy: marks[4],
             node_drained: marks[5],
             node_critical: marks[6],
             node_warning: marks[7],
@@ -238,14 +239,14 @@ fn marks() -> BoxedStrategy<Marks> {
         .boxed()
 }
 
-pub fn listing() -> BoxedStrategy<Listing> {
+pub fn listing() -> BoxedStrategy<ConsulRegistration> {
     let texts = (maybe(512), maybe(512), maybe(512), maybe(512), maybe(512), maybe(512));
     let tagged = (maybe(64), maybe(64), any::<u16>());
     let tagged = vec(tagged.prop_map(|(name, host, port)| -> TaggedAddress { (name, host, port) }), 0..3);
     let numbers = (any::<u16>(), any::<[bool; 3]>(), any::<String>(), revision());
     (texts, tagged, numbers)
         .prop_filter_map("a listing", |(texts, tagged, (warning_weight, flags, maintenance, described))| {
-            let listing = Listing {
+            let listing = ConsulRegistration {
                 node: texts.0,
                 id: texts.1,
                 address: texts.2,
@@ -258,15 +259,15 @@ pub fn listing() -> BoxedStrategy<Listing> {
                 connect_native: flags[1],
                 from_catalog: flags[2],
                 maintenance: maintenance.into(),
-                described,
+                description_revision: described,
             };
             listing.check().ok()
         })
         .boxed()
 }
 
-pub fn terms() -> BoxedStrategy<Terms> {
-    (option::of(length()), option::of(length())).prop_map(|(ttl, grace)| Terms::grant(ttl, grace)).boxed()
+pub fn terms() -> BoxedStrategy<LeaseTerms> {
+    (option::of(length()), option::of(length())).prop_map(|(ttl, grace)| LeaseTerms::grant(ttl, grace)).boxed()
 }
 
 pub fn boot() -> BoxedStrategy<BootId> {
@@ -276,11 +277,11 @@ pub fn boot() -> BoxedStrategy<BootId> {
 fn instance() -> BoxedStrategy<Instance> {
     let names = (service(), id(), addresses(), tags(), metadata());
     let rest = (weight(), locality(), checks(), marks(), option::of(listing()));
-    let times = (number().prop_map(WallTime), revision(), revision());
+    let times = (number().prop_map(UnixMillis), revision(), revision());
     (names, rest, times)
         .prop_filter_map("a node with a listing", |(names, rest, times)| {
             let (service, native): (ServiceName, InstanceId) = (names.0, names.1);
-            let listing: Option<Listing> = rest.4;
+            let listing: Option<ConsulRegistration> = rest.4;
             if service == nodes() && listing.is_none() {
                 return None;
             }
@@ -304,15 +305,15 @@ fn instance() -> BoxedStrategy<Instance> {
 }
 
 /// An instance with its lease. `number` is that of the lease, which is there once.
-pub fn stored() -> BoxedStrategy<Stored> {
+pub fn stored() -> BoxedStrategy<StoredInstance> {
     let lease = (any::<u128>(), boot(), terms());
     let lease = lease.prop_map(|(id, boot, terms)| StoredLease { id: LeaseId(id), boot, terms });
-    (instance(), option::of(lease)).prop_map(|(instance, lease)| Stored { instance, lease }).boxed()
+    (instance(), option::of(lease)).prop_map(|(instance, lease)| StoredInstance { instance, lease }).boxed()
 }
 
 /// The state of a check that was added at revision `created`.
 pub fn saved(created: Revision) -> BoxedStrategy<SavedCheck> {
-    let time = || number().prop_map(WallTime);
+    let time = || number().prop_map(UnixMillis);
     let result = (time(), verdict(), option::of(number().prop_map(Duration::from_nanos)), any::<String>());
     let result =
         result.prop_map(|(at, verdict, took, output)| SavedResult { at, verdict, took, output: output.into() });

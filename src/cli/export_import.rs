@@ -1,0 +1,120 @@
+//! `callboard export` and `callboard import`: a data directory as JSON Lines, and back.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufReader, BufWriter, IsTerminal as _, Read},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::error::CliError;
+use crate::{clock::Clock, engine::disk};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The registry must not be running. The export holds the ids of leases: whoever reads it can speak for \
+                        the registrations in it."
+)]
+pub(super) struct ExportArgs {
+    /// The directory of the registry, as given to `callboard serve`
+    #[arg(long, value_name = "DIR", env = "CALLBOARD_DATA_DIR")]
+    data_dir: PathBuf,
+
+    /// Where to write; only its owner may read it [default: standard output]
+    file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The registry that is made begins a new life: every lease has its full time once it is served, and \
+                        those who watch start over. A TTL counts from the last \
+                        report, as over a restart. Nothing is made when anything in the export is wrong."
+)]
+pub(super) struct ImportArgs {
+    /// A directory that holds no registry yet; it is made if need be
+    #[arg(long, value_name = "DIR", env = "CALLBOARD_DATA_DIR")]
+    data_dir: PathBuf,
+
+    /// What to read [default: standard input]
+    file: Option<PathBuf>,
+}
+
+pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, CliError> {
+    done(write(args))
+}
+
+pub(super) fn import(args: &ImportArgs) -> Result<ExitCode, CliError> {
+    done(read(args))
+}
+
+fn done(result: anyhow::Result<()>) -> Result<ExitCode, CliError> {
+    result.map(|()| ExitCode::SUCCESS).map_err(CliError::from)
+}
+
+fn write(args: &ExportArgs) -> anyhow::Result<()> {
+    let found = disk::Store::read(&args.data_dir)?;
+    let progress = bar(found.instances.len(), "exported");
+    let told = || progress.inc(1);
+    match &args.file {
+        None => disk::export::write(&found, &mut BufWriter::new(io::stdout().lock()), told)?,
+        Some(path) => {
+            let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+            let file = options.with_context(|| format!("cannot write {}", path.display()))?;
+            let write = |file: &File| {
+                disk::export::write(&found, &mut BufWriter::new(file), told)?;
+                file.sync_all()
+            };
+            write(&file).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    progress.finish_and_clear();
+    for record in &found.unreadable {
+        anstream::eprintln!(
+            "warning: {record}: it is not in the export; keep {} until a version that can read it has exported it",
+            args.data_dir.display()
+        );
+    }
+    anstream::eprintln!("exported {} instances", found.instances.len());
+    Ok(())
+}
+
+fn read(args: &ImportArgs) -> anyhow::Result<()> {
+    let input: Box<dyn Read> = match &args.file {
+        None => Box::new(io::stdin().lock()),
+        Some(path) => Box::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?),
+    };
+    let progress = bar(0, "read");
+    let mut total = None;
+    let told = |count: usize| match total {
+        None => {
+            total = Some(count);
+            progress.set_length(count as u64);
+        }
+        Some(_) => progress.inc(1),
+    };
+    let exported = disk::export::read(BufReader::new(input), told).with_context(|| source(args.file.as_deref()))?;
+    progress.finish_and_clear();
+    disk::import(&args.data_dir, &exported, Clock::new(0).now())?;
+    anstream::eprintln!("imported {} instances into {}", exported.instances.len(), args.data_dir.display());
+    Ok(())
+}
+
+fn source(file: Option<&Path>) -> String {
+    file.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
+}
+
+/// On a terminal only.
+fn bar(length: usize, what: &'static str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos} of {len} {msg}, {eta} left");
+    ProgressBar::new(length as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        .with_message(what)
+}

@@ -1,0 +1,129 @@
+//! `callboard protection`: who is protected from mass expiry, when that began and ended, and its end by an operator.
+
+mod events;
+mod reset;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{
+    connection::{ServerArgs, ask, pages},
+    error::{CliError, FINDINGS},
+    output::{self, OutputArgs, Printable},
+    view::{or_dash, set, time},
+};
+use crate::pb::callboard::v1::{ListProtectionsRequest, Protection};
+
+/// What stands for the registry as a whole: no service can be called so.
+const WHOLE: &str = "*";
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct SelfPreservationArgs {
+    #[command(subcommand)]
+    verb: Option<SelfPreservationCommand>,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum SelfPreservationCommand {
+    /// List when protection began and ended, the newest last
+    Events(events::SelfPreservationEventsArgs),
+    /// Say that those who are silent are dead: they go, and protection ends
+    Reset(reset::ResetArgs),
+}
+
+#[derive(Debug, Serialize)]
+struct SelfPreservationView {
+    /// None: the registry as a whole.
+    service: Option<String>,
+    started_at: Option<String>,
+    instances: u32,
+    peak: u32,
+    as_good_as_dead: u32,
+    suspects: u32,
+    inferred_removals: u32,
+    limit: u32,
+    dead_go_at: Option<String>,
+}
+
+impl From<Protection> for SelfPreservationView {
+    fn from(protection: Protection) -> Self {
+        Self {
+            service: set(protection.service),
+            started_at: time(protection.started_at),
+            instances: protection.instances,
+            peak: protection.peak,
+            as_good_as_dead: protection.as_good_as_dead,
+            suspects: protection.suspects,
+            inferred_removals: protection.inferred_removals,
+            limit: protection.limit,
+            dead_go_at: time(protection.dead_go_at),
+        }
+    }
+}
+
+impl Printable for SelfPreservationView {
+    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
+        (&["SERVICE", "INSTANCES", "SILENT", "SUSPECTS", "SINCE", "DEAD GO"], &["PEAK", "REMOVED", "LIMIT"]);
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name(),
+            self.instances.to_string(),
+            self.as_good_as_dead.to_string(),
+            self.suspects.to_string(),
+            or_dash(self.started_at.as_deref()),
+            or_dash(self.dead_go_at.as_deref()),
+            self.peak.to_string(),
+            self.inferred_removals.to_string(),
+            self.limit.to_string(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.service.clone().unwrap_or_else(|| WHOLE.to_owned())
+    }
+}
+
+pub(crate) async fn run(args: SelfPreservationArgs) -> Result<ExitCode, CliError> {
+    match args.verb {
+        Some(SelfPreservationCommand::Events(args)) => events::run(args).await,
+        Some(SelfPreservationCommand::Reset(args)) => reset::run(args).await,
+        None => list(&args.server, &args.output).await,
+    }
+}
+
+/// The registry as a whole comes first, where it is protected.
+async fn list(server: &ServerArgs, output: &OutputArgs) -> Result<ExitCode, CliError> {
+    let connection = server.connect()?;
+    let mut whole = None;
+    let services = pages(usize::MAX, async |page_token| {
+        let request = ask(ListProtectionsRequest { page_size: 0, page_token });
+        let page = connection.answer(connection.admin().list_protections(request)).await?;
+        whole = page.registry.filter(|whole| whole.started_at.is_some());
+        Ok((page.protections, page.next_page_token))
+    });
+    let services = services.await?;
+    let found: Vec<_> = whole.into_iter().chain(services).map(SelfPreservationView::from).collect();
+    output::list(output.format, &found, "nothing is protected")?;
+    Ok(ExitCode::from(if found.is_empty() { 0 } else { FINDINGS }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_as_a_whole_has_a_name_of_its_own() {
+        let whole = SelfPreservationView::from(Protection { suspects: 7, peak: 50, ..Protection::default() });
+        assert_eq!(whole.name(), "*");
+        assert_eq!(whole.cells(), ["*", "0", "0", "7", "-", "-", "50", "0", "0"]);
+        assert!(output::json(&whole, false).unwrap().starts_with(r#"{"service":null,"started_at":null"#));
+    }
+}

@@ -1,0 +1,53 @@
+//! `callboard protection reset`: an operator's word that who is silent is dead.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::WHOLE;
+use crate::{
+    cli::{
+        connection::{ServerArgs, ask},
+        error::CliError,
+        output::{self, OutputArgs, escape},
+        view::set,
+    },
+    pb::callboard::v1::ResetProtectionRequest,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct ResetArgs {
+    /// The service
+    #[arg(value_name = "SERVICE", required_unless_present = "all", conflicts_with = "all")]
+    service: Option<String>,
+    /// All services, and the registry as a whole
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct ResetView {
+    /// None: all.
+    service: Option<String>,
+    condemned: u32,
+}
+
+pub(super) async fn run(args: ResetArgs) -> Result<ExitCode, CliError> {
+    let connection = args.server.connect()?;
+    let service = args.service.unwrap_or_default();
+    let request = ask(ResetProtectionRequest { service: service.clone(), all: args.all });
+    let condemned = connection.answer(connection.admin().reset_protection(request)).await?.condemned;
+    let view = ResetView { service: set(service), condemned };
+    let name = view.service.as_deref().unwrap_or(WHOLE);
+    let line = match condemned {
+        0 => format!("{}: nobody is silent", escape(name)),
+        _ => format!("{}: silent instances that go now, or when their time is over: {condemned}", escape(name)),
+    };
+    output::one(args.output.format, &view, Some(name), Some(&line))?;
+    Ok(ExitCode::SUCCESS)
+}

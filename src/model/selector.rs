@@ -1,0 +1,142 @@
+//! Which services a reader wants to hear of.
+
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher13;
+
+use super::{FieldError, ServiceName};
+
+/// Most services that one selection may name.
+const MOST_NAMES: usize = 10_000;
+/// Longest prefix, in bytes: that of a name.
+const LONGEST_PREFIX: usize = 253;
+
+/// Which services a reader wants to hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// These, sorted, each once, at least one.
+    Names(Box<[ServiceName]>),
+    /// Those whose names start with this. Not empty.
+    Prefix(Box<str>),
+    /// All.
+    Everything,
+}
+
+impl Selector {
+    /// Takes the three ways to select as given: exactly one must be used.
+    ///
+    /// # Errors
+    ///
+    /// When none or several are used, a name is refused, or there are more than 10,000.
+    pub fn parse(names: &[String], prefix: &str, everything: bool) -> Result<Self, FieldError> {
+        let ways = [!names.is_empty(), !prefix.is_empty(), everything];
+        match ways.iter().filter(|used| **used).count() {
+            0 => Err(FieldError::unshown("services", "are not given", "give services, a prefix, or everything: true")),
+            1 if everything => Ok(Self::Everything),
+            1 if names.is_empty() => Self::prefix(prefix),
+            1 => Self::names(names),
+            _ => {
+                let problem = "are given together with prefix or everything";
+                Err(FieldError::unshown("services", problem, "use exactly one of services, prefix and everything"))
+            }
+        }
+    }
+
+    fn prefix(prefix: &str) -> Result<Self, FieldError> {
+        let remedy = "use the first characters of a service's name: letters, digits, '.', '_' or '-'";
+        if prefix.len() > LONGEST_PREFIX {
+            return Err(FieldError::new("prefix", prefix, "is longer than 253 bytes", remedy));
+        }
+        // Any start of a name is a name itself.
+        ServiceName::parse(prefix)
+            .map_err(|_| FieldError::new("prefix", prefix, "can start no service's name", remedy))
+            .map(|_| Self::Prefix(prefix.into()))
+    }
+
+    fn names(given: &[String]) -> Result<Self, FieldError> {
+        if given.len() > MOST_NAMES {
+            let remedy = "name at most 10000, open several streams, or use a prefix or everything";
+            return Err(FieldError::unshown("services", format!("are {}", given.len()), remedy));
+        }
+        let mut names = Vec::with_capacity(given.len());
+        for (at, name) in given.iter().enumerate() {
+            names.push(ServiceName::parse(name).map_err(|refusal| refusal.of(format!("services[{at}]")))?);
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(Self::Names(names.into()))
+    }
+
+    /// Whether it takes in this service.
+    #[must_use]
+    pub fn includes(&self, service: &ServiceName) -> bool {
+        match self {
+            Self::Names(names) => names.binary_search(service).is_ok(),
+            Self::Prefix(prefix) => service.as_str().starts_with(&**prefix),
+            Self::Everything => !service.is_reserved(),
+        }
+    }
+
+    /// A number that is the same for equal selections with equal filters in every build, for resume tokens.
+    #[must_use]
+    pub fn digest(&self, filter: &str) -> u64 {
+        let mut hasher = SipHasher13::new();
+        match self {
+            Self::Names(names) => {
+                for name in names {
+                    hasher.write(name.as_str().as_bytes());
+                    hasher.write_u8(b'\n');
+                }
+            }
+            Self::Prefix(prefix) => {
+                hasher.write_u8(b'^');
+                hasher.write(prefix.as_bytes());
+            }
+            Self::Everything => hasher.write_u8(b'*'),
+        }
+        hasher.write_u8(0);
+        hasher.write(filter.trim().as_bytes());
+        hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(given: &[&str]) -> Result<Selector, FieldError> {
+        Selector::parse(&given.iter().map(ToString::to_string).collect::<Vec<_>>(), "", false)
+    }
+
+    #[test]
+    fn exactly_one_way() {
+        assert!(Selector::parse(&[], "", false).is_err());
+        assert!(Selector::parse(&[], "a", true).is_err());
+        assert!(Selector::parse(&["a".into()], "a", false).is_err());
+        assert_eq!(Selector::parse(&[], "", true), Ok(Selector::Everything));
+        assert_eq!(Selector::parse(&[], "pay", false), Ok(Selector::Prefix("pay".into())));
+        assert!(Selector::parse(&[], "-pay", false).is_err());
+        assert_eq!(names(&["a", "b c"]).unwrap_err().field, "services[1]");
+        assert!(names(&vec!["a"; 10_001]).is_err());
+    }
+
+    #[test]
+    fn order_and_repetition_do_not_matter() {
+        let one = names(&["b", "a", "b"]).unwrap();
+        assert_eq!(one, names(&["a", "b"]).unwrap());
+        assert_eq!(one.digest(" x "), names(&["a", "b"]).unwrap().digest("x"));
+        assert_ne!(one.digest(""), names(&["ab"]).unwrap().digest(""));
+        assert_ne!(one.digest(""), one.digest("x"));
+        assert_ne!(Selector::Prefix("a".into()).digest(""), names(&["a"]).unwrap().digest(""));
+    }
+
+    #[test]
+    fn includes() {
+        let web = ServiceName::parse("web").unwrap();
+        assert!(names(&["api", "web"]).unwrap().includes(&web));
+        assert!(!names(&["api"]).unwrap().includes(&web));
+        assert!(Selector::Prefix("we".into()).includes(&web));
+        assert!(!Selector::Prefix("webs".into()).includes(&web));
+        assert!(Selector::Everything.includes(&web));
+    }
+}

@@ -1,0 +1,135 @@
+//! Ids and checks that change hands, in every order in which that can be told.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    engine::Memory,
+    model::{CheckDefinition, CheckStatus, ConsulRegistration, Incarnation, InstanceChecks, Probe},
+    registry::{
+        Command, CommandOutcome, NewCheck, RegisterWithoutLease,
+        test_support::{NoListener, at, description, name},
+    },
+};
+
+fn engine() -> Memory {
+    Memory::new(Incarnation(7), at(0), Arc::new(NoListener))
+}
+
+fn check(id: &str) -> CheckId {
+    CheckId::parse(id).unwrap()
+}
+
+/// Registers an instance with checks that say this until they are fed.
+fn enroll(engine: &Memory, service: &str, (node, id): (&str, &str), checks: &[(&str, CheckStatus)]) -> CommandOutcome {
+    let asked = |(id, verdict): &(&str, CheckStatus)| {
+        let definition =
+            CheckDefinition { interval: Duration::from_secs(9), ..CheckDefinition::new(check(id), "c", Probe::Ttl) };
+        NewCheck { definition: definition.into(), verdict: *verdict }
+    };
+    let enroll = RegisterWithoutLease {
+        service: name(service),
+        id: InstanceId::on_node(node, id),
+        description: description(&[], 1),
+        listing: ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() },
+        checks: checks.iter().map(asked).collect(),
+        replace_checks: false,
+    };
+    engine.submit(Command::RegisterWithoutLease(Box::new(enroll)), at(0)).unwrap()
+}
+
+fn judge(engine: &Memory, service: &str, id: &str, verdict: CheckStatus) {
+    let (service, id) = (name(service), InstanceId::parse_any(id).unwrap());
+    engine.submit(Command::SetCheckStatus { service, id, check: check("x"), of: None, verdict }, at(0)).unwrap();
+}
+
+fn remove(engine: &Memory, TakenCheck { service, id, check, created }: TakenCheck) -> bool {
+    let command = Command::RemoveCheck { service, id, check, created: Some(created) };
+    engine.submit(command, at(0)).unwrap().changed
+}
+
+fn owner(engine: &Memory, node: &str) -> Option<(String, String)> {
+    let owner = engine.registry().catalog().owner_of(node, "x");
+    owner.map(|(service, id)| (service.to_string(), id.to_string()))
+}
+
+fn is(service: &str, id: &str) -> (String, String) {
+    (service.to_owned(), id.to_owned())
+}
+
+fn checks(outcome: &CommandOutcome) -> InstanceChecks {
+    outcome.entry.as_ref().unwrap().instance.checks.clone()
+}
+
+#[test]
+fn check_belongs_to_the_instance_that_took_it_last_whatever_the_earlier_one_says() {
+    let engine = engine();
+    enroll(&engine, "a", ("", "a"), &[("x", CheckStatus::Warning)]);
+    let second = enroll(&engine, "b", ("", "b"), &[("x", CheckStatus::Critical)]);
+    assert_eq!(checks(&second).aggregate_status(), CheckStatus::Warning, "it says what it said");
+    assert_eq!(owner(&engine, ""), Some(is("b", "b")));
+    judge(&engine, "a", "a", CheckStatus::Passing);
+    assert_eq!(owner(&engine, ""), Some(is("b", "b")), "a change of the earlier one takes nothing back");
+    let taken = engine.registry().catalog().taken_from("", &check("x"));
+    assert_eq!(taken.iter().map(|taken| taken.id.as_str()).collect::<Vec<_>>(), ["a"]);
+
+    enroll(&engine, "a", ("", "a"), &[("x", CheckStatus::Critical)]);
+    assert_eq!(owner(&engine, ""), Some(is("a", "a")), "registered once more, it does");
+    assert!(!remove(&engine, taken.into_iter().next().unwrap()), "and what it lost before is another check");
+    let taken = engine.registry().catalog().taken_from("", &check("x"));
+    assert!(taken.into_iter().all(|taken| remove(&engine, taken)));
+    assert!(engine.registry().get(&name("b"), "b").unwrap().instance.checks.is_empty());
+    assert_eq!(owner(&engine, ""), Some(is("a", "a")));
+    assert_eq!(engine.registry().catalog().taken_from("", &check("x")), []);
+}
+
+#[test]
+fn check_of_an_owner_that_goes_belongs_to_the_latest_that_is_left() {
+    let engine = engine();
+    for id in ["a", "b", "c"] {
+        enroll(&engine, id, ("", id), &[("x", CheckStatus::Passing)]);
+    }
+    for (goes, left) in [("c", Some(is("b", "b"))), ("a", Some(is("b", "b"))), ("b", None)] {
+        engine.submit(crate::registry::test_support::deregister(goes, goes, None), at(0)).unwrap();
+        assert_eq!(owner(&engine, ""), left);
+    }
+}
+
+#[test]
+fn nodes_have_checks_of_their_own_under_any_spelling() {
+    let engine = engine();
+    enroll(&engine, "a", ("", "a"), &[("x", CheckStatus::Passing)]);
+    enroll(&engine, "a", ("N2", "a"), &[("x", CheckStatus::Passing)]);
+    enroll(&engine, "b", ("n2", "b"), &[("x", CheckStatus::Passing)]);
+    assert_eq!(owner(&engine, ""), Some(is("a", "a")));
+    assert_eq!(owner(&engine, "n2"), Some(is("b", "@n2/b")));
+    assert_eq!(owner(&engine, "n3"), None);
+    let here = |node: &str| engine.registry().catalog().on_node(&crate::model::node_id(node)).len();
+    assert_eq!([here(""), here("N2"), here("n3")], [1, 2, 0]);
+}
+
+#[test]
+fn id_that_moves_leads_to_the_new_service_whatever_happens_to_the_old() {
+    let engine = engine();
+    let old = enroll(&engine, "old", ("", "r"), &[("x", CheckStatus::Critical)]);
+    judge(&engine, "old", "r", CheckStatus::Passing);
+    let new = enroll(&engine, "new", ("", "r"), &[]);
+    let (before, after) = (checks(&old), checks(&new));
+    assert_eq!(
+        (after.aggregate_status(), after.get("x").unwrap().created),
+        (CheckStatus::Passing, before.get("x").unwrap().created)
+    );
+    judge(&engine, "old", "r", CheckStatus::Critical);
+    let catalog = engine.registry().catalog();
+    assert_eq!(catalog.service_of("r"), Some(name("new")));
+    assert_eq!(owner(&engine, ""), Some(is("new", "r")));
+    assert_eq!(catalog.taken_from("", &check("x")), [], "what is left behind goes as a whole");
+    engine.submit(crate::registry::test_support::deregister("old", "r", None), at(0)).unwrap();
+    assert_eq!((catalog.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(is("new", "r"))));
+    // Back to where something is left of it.
+    enroll(&engine, "old", ("", "r"), &[]);
+    judge(&engine, "old", "r", CheckStatus::Warning);
+    let again = enroll(&engine, "new", ("", "r"), &[]);
+    assert_eq!(checks(&again).aggregate_status(), CheckStatus::Warning);
+    assert_eq!((catalog.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(is("new", "r"))));
+}

@@ -1,0 +1,299 @@
+//! Scripts of what may happen to leases, played on the registry and on the naive model side by side.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use proptest::prelude::*;
+
+use super::naive::{Expected, Key, NaiveLease, NaiveSelfPreservation};
+use crate::{
+    engine::Memory,
+    model::{Incarnation, LeaseTerms},
+    registry::{
+        Command, HeartbeatStreamId, Register,
+        test_support::{NoListener, at, deregister, name, register},
+    },
+};
+
+const SERVICES: [&str; 5] = ["web", "api", "db", "jobs", "solo"];
+const TTLS: [u64; 4] = [1_000, 1_500, 3_000, 9_000];
+const GRACE: u64 = 400;
+
+/// One line of a script.
+#[derive(Debug, Clone)]
+enum ScriptStep {
+    /// So many instances of a service register, or register again; `replace`: as another boot.
+    Register {
+        service: usize,
+        first: usize,
+        many: usize,
+        ttl: usize,
+        replace: bool,
+    },
+    /// Heartbeats of all but one in so many.
+    Beat {
+        but: usize,
+    },
+    /// Heartbeats of one service only.
+    BeatOf {
+        service: usize,
+    },
+    /// The streams of some break.
+    Break {
+        service: usize,
+        one_in: usize,
+    },
+    /// Some say goodbye.
+    Leave {
+        service: usize,
+        first: usize,
+        many: usize,
+    },
+    /// Time passes, with a sweep each 100 ms.
+    Pass {
+        ticks: u64,
+    },
+    /// Time passes, and one sweep at its end.
+    Jump {
+        ticks: u64,
+    },
+    /// All who hold a lease heartbeat while time passes, but for one in so many.
+    Live {
+        ticks: u64,
+        but: usize,
+    },
+    Reset {
+        service: Option<usize>,
+    },
+}
+
+fn operations() -> impl Strategy<Value = Vec<ScriptStep>> {
+    use ScriptStep::{Beat, BeatOf, Break, Jump, Leave, Live, Pass, Register, Reset};
+    let service = || 0..SERVICES.len();
+    let operation = prop_oneof![
+        4 => (service(), 0..8_usize, 1..8_usize, 0..TTLS.len(), any::<bool>())
+            .prop_map(|(service, first, many, ttl, replace)| Register { service, first, many, ttl, replace }),
+        3 => (1..7_usize).prop_map(|but| Beat { but }),
+        2 => service().prop_map(|service| BeatOf { service }),
+        2 => (service(), 1..4_usize).prop_map(|(service, one_in)| Break { service, one_in }),
+        1 => (service(), 0..8_usize, 1..6_usize).prop_map(|(service, first, many)| Leave { service, first, many }),
+        4 => (1..40_u64).prop_map(|ticks| Pass { ticks }),
+        1 => (100..400_u64).prop_map(|ticks| Pass { ticks }),
+        1 => (1..200_u64).prop_map(|ticks| Jump { ticks }),
+        4 => (1..60_u64, 1..9_usize).prop_map(|(ticks, but)| Live { ticks, but }),
+        1 => prop::option::of(service()).prop_map(|service| Reset { service }),
+    ];
+    prop::collection::vec(operation, 1..60)
+}
+
+struct ScriptRun {
+    engine: Memory,
+    naive: NaiveSelfPreservation,
+    now: u64,
+    leases: u128,
+    /// Who registered last: its boots are numbered.
+    boots: BTreeMap<Key, u64>,
+    /// For each service, who was removed by inference, when and with what time to live, since something else happened to it.
+    lost: Vec<Vec<(u64, u64, Key)>>,
+}
+
+impl ScriptRun {
+    fn new() -> Self {
+        let engine = Memory::new(Incarnation(7), at(0), Arc::new(NoListener));
+        let lost = vec![Vec::new(); SERVICES.len()];
+        let mut play =
+            Self { engine, naive: NaiveSelfPreservation::default(), now: 0, leases: 0, boots: BTreeMap::new(), lost };
+        for service in 0..SERVICES.len() {
+            play.act(&ScriptStep::Register { service, first: 0, many: 6, ttl: service % TTLS.len(), replace: false });
+        }
+        play
+    }
+
+    fn act(&mut self, operation: &ScriptStep) {
+        match *operation {
+            ScriptStep::Register { service, first, many, ttl, replace } => {
+                (first..first + many).for_each(|number| self.register(service, number, TTLS[ttl], replace));
+            }
+            ScriptStep::Beat { but } => self.beat(|number, _| number % (but + 1) != 0),
+            ScriptStep::BeatOf { service } => self.beat(|_, key| key.0 == SERVICES[service]),
+            ScriptStep::Break { service, one_in } => self.tear(service, one_in),
+            ScriptStep::Leave { service, first, many } => {
+                for number in first..first + many {
+                    let key = (SERVICES[service].to_owned(), format!("i{number}"));
+                    let there = self.engine.submit(deregister(&key.0, &key.1, None), at(self.now)).is_ok();
+                    assert_eq!(there, self.naive.leases.remove(&key).is_some(), "{key:?}");
+                    self.lost[service].clear();
+                }
+            }
+            ScriptStep::Pass { ticks } => (0..ticks).for_each(|_| self.sweep(100)),
+            ScriptStep::Jump { ticks } => self.sweep(ticks * 100),
+            ScriptStep::Live { ticks, but } => {
+                for tick in 0..ticks {
+                    if tick % 3 == 0 {
+                        self.beat(|number, _| number % (but + 1) != 0);
+                    }
+                    self.sweep(100);
+                }
+            }
+            ScriptStep::Reset { service } => {
+                // What happened a moment ago has been seen.
+                (0..2).for_each(|_| self.sweep(100));
+                let service = service.map(|service| SERVICES[service]);
+                self.engine.registry().reset_protection(service.map(name).as_ref(), at(self.now));
+                self.naive.reset(service, self.now);
+                self.lost.iter_mut().for_each(Vec::clear);
+            }
+        }
+    }
+
+    fn register(&mut self, service: usize, number: usize, ttl: u64, replace: bool) {
+        self.leases += 1;
+        let key = (SERVICES[service].to_owned(), format!("i{number}"));
+        let boot = self.boots.entry(key.clone()).or_default();
+        *boot += u64::from(replace);
+        let boot = format!("boot{boot}");
+        let terms = LeaseTerms::grant(Some(Duration::from_millis(ttl)), Some(Duration::from_millis(GRACE)));
+        let asked = Register { terms, replace, ..register(&key.0, &key.1, &boot, self.leases) };
+        let entry = self.engine.submit(Command::Register(asked), at(self.now)).unwrap().entry.unwrap();
+        entry.lease.as_ref().unwrap().renew(self.now, Some(HeartbeatStreamId::numbered(1))).unwrap();
+        let known = self.naive.leases.entry(key).or_default();
+        if replace {
+            *known = NaiveLease::default();
+        }
+        (known.ttl, known.deadline, known.mark) = (ttl, self.now + ttl, false);
+        self.lost[service].clear();
+    }
+
+    fn beat(&mut self, who: impl Fn(usize, &Key) -> bool) {
+        for (number, (key, lease)) in self.naive.leases.iter_mut().enumerate() {
+            if !who(number, key) {
+                continue;
+            }
+            let entry = self.engine.registry().get(&name(&key.0), &key.1).unwrap();
+            entry.lease.as_ref().unwrap().renew(self.now, Some(HeartbeatStreamId::numbered(1))).unwrap();
+            lease.deadline = self.now + lease.ttl;
+        }
+    }
+
+    fn tear(&mut self, service: usize, one_in: usize) {
+        let of_service = self.naive.leases.iter_mut().filter(|(key, _)| key.0 == SERVICES[service]);
+        for (key, lease) in of_service.step_by(one_in) {
+            let registry = self.engine.registry();
+            let entry = registry.get(&name(&key.0), &key.1).unwrap();
+            let held = entry.lease.as_ref().unwrap();
+            registry.leases().broken(held, HeartbeatStreamId::numbered(1), self.now);
+            lease.deadline = held.deadline();
+        }
+    }
+
+    fn sweep(&mut self, ms: u64) {
+        self.now += ms;
+        let now = self.now;
+        let mut expected = self.naive.sweep(now);
+        let commands = self.engine.registry().sweep(at(now));
+        let mut done = Expected::default();
+        for command in commands {
+            let (service, id) = command.target();
+            let key = (service.to_string(), id.to_string());
+            match &command {
+                Command::Expire(_) => self.expired(key, &mut expected, &mut done),
+                Command::Suspect(_) => assert!(done.suspect.insert(key)),
+                Command::Recover(_) => assert!(done.recover.insert(key)),
+                other => panic!("{other:?}"),
+            }
+            self.engine.submit(command, at(now)).unwrap();
+        }
+        for key in std::mem::take(&mut expected.patient) {
+            assert!(!self.naive.lets_go(&key, now), "{key:?} may go at {now}");
+            if !self.naive.leases[&key].suspect {
+                expected.suspect.insert(key);
+            }
+        }
+        assert_eq!(done, expected, "at {now}");
+        for key in &done.suspect {
+            let lease = self.naive.leases.get_mut(key).unwrap();
+            (lease.suspect, lease.mark) = (true, true);
+        }
+        self.naive.close(now);
+        self.compare();
+    }
+
+    fn expired(&mut self, key: Key, expected: &mut Expected, done: &mut Expected) {
+        let now = self.now;
+        if expected.patient.remove(&key) {
+            assert!(self.naive.lets_go(&key, now), "{key:?} went too soon at {now}");
+            expected.expire.insert(key.clone());
+        }
+        let (ttl, inferred) = self.naive.leases.get(&key).map(|lease| (lease.ttl, !lease.condemned)).unwrap();
+        self.naive.gone(&key, now);
+        let service = SERVICES.iter().position(|service| *service == key.0).unwrap();
+        if inferred {
+            self.lost[service].push((now, ttl, key.clone()));
+        } else {
+            self.lost[service].clear();
+        }
+        if self.naive.leases.keys().all(|(of, _)| *of != key.0) {
+            let in_time: BTreeSet<_> = self.lost[service]
+                .iter()
+                .filter(|(at, ..)| *at >= now.saturating_sub(ttl))
+                .map(|(.., key)| key)
+                .collect();
+            assert!(in_time.len() < 3, "{in_time:?} emptied {} in {ttl} ms", key.0);
+        }
+        assert!(done.expire.insert(key));
+    }
+
+    fn compare(&self) {
+        let registry = self.engine.registry();
+        for service in SERVICES {
+            for entry in registry.page(&name(service), "", 99) {
+                let lease = &self.naive.leases[&(service.to_owned(), entry.instance.id.to_string())];
+                assert_eq!(entry.instance.marks.suspect, lease.mark, "{service}/{} at {}", entry.instance.id, self.now);
+            }
+        }
+        assert_eq!(registry.instance_count(), self.naive.leases.len());
+        let mut protected: Vec<_> = registry
+            .protected("", 99, self.now)
+            .into_iter()
+            .filter_map(|of| of.service)
+            .map(|of| of.to_string())
+            .collect();
+        protected.sort();
+        assert_eq!(protected, self.naive.protected(), "at {}", self.now);
+        assert_eq!(registry.protection(self.now).0.since.is_some(), self.naive.all_protected(), "at {}", self.now);
+    }
+}
+
+/// Removals count in the time to live of who is judged, though it was granted after they happened.
+#[test]
+fn a_longer_time_to_live_looks_further_back() {
+    let mut play = ScriptRun::new();
+    let pass = |ticks| ScriptStep::Pass { ticks };
+    let join = ScriptStep::Register { service: 1, first: 0, many: 1, ttl: 3, replace: false };
+    for operation in [pass(279), join, ScriptStep::Break { service: 1, one_in: 1 }, pass(100)] {
+        play.act(&operation);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever happens, a sweep does what the naive model says; nobody empties a service by silence; and whoever stays silent
+    /// goes in the end.
+    #[test]
+    fn sweeps_do_what_the_rule_says(script in operations()) {
+        let mut play = ScriptRun::new();
+        for operation in &script {
+            play.act(operation);
+        }
+        let most = 11 + 4 + 2 * play.naive.leases.len() as u64;
+        for _ in 0..most * 9_000 / 500 {
+            play.now += 500;
+            play.engine.expire(at(play.now));
+        }
+        prop_assert_eq!(play.engine.registry().instance_count(), 0, "held for ever");
+    }
+}

@@ -1,0 +1,184 @@
+//! One connection with all clients on it, and short ways to ask.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use callboard::pb::callboard::v1::{
+    Address, CheckReport, DeregisterRequest, Event, GetInstanceRequest, GetProtectionRequest, Instance, Lease,
+    ListChecksRequest, ListEventsRequest, ListInstancesRequest, ListProtectionEventsRequest, Protection,
+    ProtectionEvent, RegisterRequest, RegisterResponse, ReportCheckRequest, ResetProtectionRequest,
+    UpdateInstanceRequest, admin_service_client::AdminServiceClient, discovery_service_client::DiscoveryServiceClient,
+    registry_service_client::RegistryServiceClient,
+};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_health::pb::health_client::HealthClient;
+
+use super::within;
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub struct TestClient {
+    pub registry: RegistryServiceClient<Channel>,
+    pub discovery: DiscoveryServiceClient<Channel>,
+    pub admin: AdminServiceClient<Channel>,
+    pub health: HealthClient<Channel>,
+}
+
+impl TestClient {
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self::connect_with(address, |endpoint| endpoint).await
+    }
+
+    pub async fn connect_with(address: SocketAddr, change: impl FnOnce(Endpoint) -> Endpoint) -> Self {
+        let endpoint = change(Endpoint::from_shared(format!("http://{address}")).unwrap());
+        Self::over(within("a connection", endpoint.connect()).await.unwrap())
+    }
+
+    pub fn over(channel: Channel) -> Self {
+        Self {
+            registry: RegistryServiceClient::new(channel.clone()),
+            discovery: DiscoveryServiceClient::new(channel.clone()),
+            admin: AdminServiceClient::new(channel.clone()),
+            health: HealthClient::new(channel),
+        }
+    }
+
+    pub async fn register(&self, request: RegisterRequest) -> Result<RegisterResponse, Status> {
+        within("Register", self.registry.clone().register(request)).await.map(tonic::Response::into_inner)
+    }
+
+    /// As its holder, or, with an empty lease, as an operator. Returns the revision of the removal, if there was one.
+    pub async fn deregister(&self, service: &str, id: &str, lease: &Bytes) -> Result<Option<u64>, Status> {
+        let request = DeregisterRequest {
+            service: service.to_owned(),
+            id: id.to_owned(),
+            lease_id: lease.clone(),
+            ..DeregisterRequest::default()
+        };
+        let answer = within("Deregister", self.registry.clone().deregister(request)).await?.into_inner();
+        Ok(answer.removed.then_some(answer.revision))
+    }
+
+    /// Changes the fields that `paths` names.
+    pub async fn update(&self, paths: &[&str], request: UpdateInstanceRequest) -> Result<Instance, Status> {
+        let paths = paths.iter().map(ToString::to_string).collect();
+        let request = UpdateInstanceRequest { update_mask: Some(prost_types::FieldMask { paths }), ..request };
+        let answer = within("UpdateInstance", self.registry.clone().update_instance(request)).await?;
+        Ok(answer.into_inner().instance.unwrap())
+    }
+
+    /// An instance's lease, while it is registered.
+    pub async fn lease(&self, service: &str, id: &str) -> Option<Lease> {
+        let request = GetInstanceRequest { service: service.to_owned(), id: id.to_owned() };
+        match within("GetInstance", self.discovery.clone().get_instance(request)).await {
+            Ok(answer) => answer.into_inner().lease,
+            Err(status) if status.code() == Code::NotFound => None,
+            Err(status) => panic!("{status}"),
+        }
+    }
+
+    pub async fn get(&self, service: &str, id: &str) -> Option<Instance> {
+        let request = GetInstanceRequest { service: service.to_owned(), id: id.to_owned() };
+        match within("GetInstance", self.discovery.clone().get_instance(request)).await {
+            Ok(answer) => Some(answer.into_inner().instance.unwrap()),
+            Err(status) if status.code() == Code::NotFound => None,
+            Err(status) => panic!("{status}"),
+        }
+    }
+
+    /// All instances of a service.
+    pub async fn list(&self, service: &str) -> Vec<Instance> {
+        let mut instances = Vec::new();
+        let mut request = ListInstancesRequest { service: service.to_owned(), ..ListInstancesRequest::default() };
+        loop {
+            let page = within("ListInstances", self.discovery.clone().list_instances(request.clone())).await;
+            let page = page.unwrap().into_inner();
+            instances.extend(page.instances);
+            if page.next_page_token.is_empty() {
+                return instances;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// What the checks of an instance have found.
+    pub async fn checks(&self, service: &str, id: &str) -> Vec<CheckReport> {
+        let request = ListChecksRequest { service: service.to_owned(), id: id.to_owned() };
+        let answer = within("ListChecks", self.admin.clone().list_checks(request)).await;
+        answer.unwrap().into_inner().checks
+    }
+
+    /// Says how an instance is.
+    pub async fn report(&self, request: ReportCheckRequest) -> Result<(), Status> {
+        within("ReportCheck", self.registry.clone().report_check(request)).await.map(|_| ())
+    }
+
+    /// How a service, or the registry as a whole, stands.
+    pub async fn protection(&self, service: &str) -> Protection {
+        let request = GetProtectionRequest { service: service.to_owned() };
+        let answer = within("GetProtection", self.admin.clone().get_protection(request)).await;
+        answer.unwrap().into_inner().protection.unwrap()
+    }
+
+    /// Ends the protection of a service, or all; returns how many silent instances are meant.
+    pub async fn reset_protection(&self, service: Option<&str>) -> u32 {
+        let request =
+            ResetProtectionRequest { service: service.unwrap_or_default().to_owned(), all: service.is_none() };
+        let answer = within("ResetProtection", self.admin.clone().reset_protection(request)).await;
+        answer.unwrap().into_inner().condemned
+    }
+
+    /// When protection began and ended, the oldest first.
+    pub async fn protection_events(&self) -> Vec<ProtectionEvent> {
+        let mut events = Vec::new();
+        let mut request = ListProtectionEventsRequest { page_size: 1_000, ..ListProtectionEventsRequest::default() };
+        loop {
+            let page = within("ListProtectionEvents", self.admin.clone().list_protection_events(request.clone())).await;
+            let page = page.unwrap().into_inner();
+            events.extend(page.events);
+            if page.next_page_token.is_empty() {
+                events.reverse();
+                return events;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// All that happened, the oldest first.
+    pub async fn events(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut request = ListEventsRequest { page_size: 1_000, ..ListEventsRequest::default() };
+        loop {
+            let page = within("ListEvents", self.admin.clone().list_events(request.clone())).await;
+            let page = page.unwrap().into_inner();
+            events.extend(page.events);
+            if page.next_page_token.is_empty() {
+                events.reverse();
+                return events;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+}
+
+/// A registration that lacks nothing: one address, a boot, the usual terms.
+pub fn instance(service: &str, id: &str) -> RegisterRequest {
+    RegisterRequest {
+        service: service.to_owned(),
+        id: id.to_owned(),
+        boot_id: "boot".to_owned(),
+        addresses: vec![address("10.0.0.1", 80)],
+        ..RegisterRequest::default()
+    }
+}
+
+pub fn address(host: &str, port: u32) -> Address {
+    Address { host: host.to_owned(), port, name: String::new() }
+}
+
+pub fn seconds(span: f64) -> Option<prost_types::Duration> {
+    Duration::from_secs_f64(span).try_into().ok()
+}

@@ -1,0 +1,93 @@
+//! A server in this process.
+
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+
+use callboard::{
+    config::Config,
+    server::{Server, ServerAddresses},
+};
+
+use tempfile::TempDir;
+
+use super::{TestClient, within};
+
+/// A server on ports of its own. Dropping it ends it without a goodbye.
+#[derive(Debug)]
+pub struct TestServer {
+    server: Server,
+    /// Removed after the server.
+    _data: Option<TempDir>,
+}
+
+/// Which engine a server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Memory,
+    Disk,
+}
+
+impl Engine {
+    /// The one of tests that do not choose: the disk where `CALLBOARD_TEST_ENGINE` says so.
+    pub fn usual() -> Self {
+        match std::env::var("CALLBOARD_TEST_ENGINE").as_deref() {
+            Ok("disk") => Self::Disk,
+            Ok("memory") | Err(_) => Self::Memory,
+            Ok(other) => panic!("CALLBOARD_TEST_ENGINE: {other:?} is no engine; write memory or disk"),
+        }
+    }
+
+    /// A directory to keep the registry in, where it is to be kept.
+    pub fn data(self) -> Option<TempDir> {
+        (self == Self::Disk).then(|| TempDir::new().unwrap())
+    }
+}
+
+impl TestServer {
+    /// Two workers, bookmarks often, and no settling.
+    pub fn open() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(Engine::usual(), change)
+    }
+
+    pub fn on(engine: Engine, change: impl FnOnce(&mut Config)) -> Self {
+        let data = engine.data();
+        let mut config = Config {
+            grpc: Some("127.0.0.1:0".parse().unwrap()),
+            http: Some("127.0.0.1:0".parse().unwrap()),
+            // There is one usual port.
+            dns: None,
+            workers: NonZeroUsize::new(2).unwrap(),
+            bookmark_interval: Duration::from_millis(100),
+            data_dir: data.as_ref().map(|data| data.path().to_owned()),
+            settle: Duration::ZERO,
+            ..Config::default()
+        };
+        change(&mut config);
+        Self { server: Server::start(&config).unwrap(), _data: data }
+    }
+
+    pub fn grpc(&self) -> SocketAddr {
+        self.server.addresses().grpc.unwrap()
+    }
+
+    pub fn http(&self) -> SocketAddr {
+        self.server.addresses().http.unwrap()
+    }
+
+    pub fn addresses(&self) -> ServerAddresses {
+        self.server.addresses()
+    }
+
+    /// A connection of its own.
+    pub async fn peer(&self) -> TestClient {
+        TestClient::connect(self.grpc()).await
+    }
+
+    /// What a termination signal does.
+    pub async fn leave(self) {
+        within("the server leaves", self.server.shutdown()).await;
+    }
+}

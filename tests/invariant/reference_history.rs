@@ -1,0 +1,200 @@
+//! What really happened: the one order of all changes, from the registry's own log, and what instances looked like, from
+//! everybody who saw one.
+
+use std::collections::{BTreeMap, HashMap};
+
+use callboard::pb::callboard::v1::{Event, EventKind, Instance, change::Change, watch_response::Message};
+
+use crate::harness::{Key, Record, Scope, What, key};
+
+/// The one order of changes.
+#[derive(Debug, Default)]
+pub struct ReferenceHistory {
+    /// The oldest first; one for each revision.
+    pub events: Vec<Event>,
+    /// Instances as they were from their revision on.
+    contents: HashMap<u64, Instance>,
+}
+
+/// What cannot be, whoever is right.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum Contradiction {
+    #[error("two events in the log have revision {0}, or they are out of order")]
+    Unordered(u64),
+    #[error("at revision {0} two readers saw different instances")]
+    TwoContents(u64),
+    #[error("{reader} saw {instance:?} change at revision {revision}, of which the log knows nothing")]
+    NotInTheLog { reader: String, instance: Key, revision: u64 },
+}
+
+impl ReferenceHistory {
+    /// Puts the log and all records together; `seen` are instances that came as answers to calls.
+    pub fn gather<'a>(
+        events: Vec<Event>,
+        records: impl IntoIterator<Item = &'a Record>,
+        seen: impl IntoIterator<Item = Instance>,
+    ) -> Result<Self, Contradiction> {
+        if let Some(pair) = events.windows(2).find(|pair| pair[0].revision >= pair[1].revision) {
+            return Err(Contradiction::Unordered(pair[1].revision));
+        }
+        let mut truth = Self { events, contents: HashMap::new() };
+        for instance in seen {
+            truth.learn("a call", &instance)?;
+        }
+        for record in records {
+            for instance in record.heard.iter().flat_map(|heard| instances(&heard.what)) {
+                truth.learn(&record.reader, instance)?;
+            }
+        }
+        Ok(truth)
+    }
+
+    /// What the instance looked like from this revision on, if anybody saw it.
+    pub fn content(&self, revision: u64) -> Option<&Instance> {
+        self.contents.get(&revision)
+    }
+
+    /// The event of this revision.
+    pub fn event(&self, revision: u64) -> Option<&Event> {
+        let at = self.events.binary_search_by_key(&revision, |event| event.revision);
+        at.ok().map(|at| &self.events[at])
+    }
+
+    /// All events of an instance.
+    pub fn of<'a>(&'a self, service: &'a str, id: &'a str) -> impl Iterator<Item = &'a Event> {
+        self.events.iter().filter(move |event| event.service == service && event.instance_id == id)
+    }
+
+    /// Goes through the order, from its beginning.
+    pub fn replay(&self, scope: Scope) -> Replay<'_> {
+        Replay { truth: self, scope, next: 0, present: BTreeMap::new() }
+    }
+
+    fn learn(&mut self, reader: &str, instance: &Instance) -> Result<(), Contradiction> {
+        let revision = instance.revision;
+        let known = self.event(revision);
+        if known.is_none_or(|event| event.service != instance.service || event.instance_id != instance.id) {
+            let instance = key(&instance.service, &instance.id);
+            return Err(Contradiction::NotInTheLog { reader: reader.to_owned(), instance, revision });
+        }
+        if self.contents.insert(revision, instance.clone()).is_some_and(|before| before != *instance) {
+            return Err(Contradiction::TwoContents(revision));
+        }
+        Ok(())
+    }
+}
+
+fn instances(what: &What) -> Vec<&Instance> {
+    let What::Message(message) = what else { return Vec::new() };
+    match &message.message {
+        Some(Message::Snapshot(snapshot)) => snapshot.instances.iter().collect(),
+        Some(Message::Changes(changes)) => {
+            let changes = changes.changes.iter().filter_map(|change| change.change.as_ref());
+            let updated = changes.filter_map(|change| match change {
+                Change::Updated(instance) => Some(instance),
+                Change::Removed(_) => None,
+            });
+            updated.collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The state of a scope, moved on from revision to revision.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    truth: &'a ReferenceHistory,
+    scope: Scope,
+    next: usize,
+    /// For each that is present, the revision of its last change.
+    present: BTreeMap<Key, u64>,
+}
+
+impl Replay<'_> {
+    /// Who was present at this revision, which must not be older than the last that was asked for.
+    pub fn at(&mut self, revision: u64) -> &BTreeMap<Key, u64> {
+        while let Some(event) = self.truth.events.get(self.next)
+            && event.revision <= revision
+        {
+            self.next += 1;
+            if !self.scope.includes(&event.service) {
+                continue;
+            }
+            let instance = key(&event.service, &event.instance_id);
+            if event.kind() == EventKind::Removed {
+                self.present.remove(&instance);
+            } else {
+                self.present.insert(instance, event.revision);
+            }
+        }
+        &self.present
+    }
+}
+
+/// Histories that never were.
+#[cfg(test)]
+pub mod made_up {
+    use super::*;
+    use callboard::pb::callboard::v1::RemovalReason;
+
+    /// Revision, id in the service `web`, and whether it was there afterwards.
+    pub fn truth(events: &[(u64, &str, bool)]) -> ReferenceHistory {
+        let mut known = std::collections::HashSet::new();
+        let events = events.iter().map(|(revision, id, present)| {
+            let kind = match (present, known.contains(id)) {
+                (false, _) => EventKind::Removed,
+                (true, false) => EventKind::Registered,
+                (true, true) => EventKind::Updated,
+            };
+            if *present {
+                known.insert(*id)
+            } else {
+                known.remove(id)
+            };
+            let reason = if *present { RemovalReason::Unspecified } else { RemovalReason::Expired };
+            Event {
+                revision: *revision,
+                service: "web".to_owned(),
+                instance_id: (*id).to_owned(),
+                kind: kind.into(),
+                reason: reason.into(),
+                ..Event::default()
+            }
+        });
+        ReferenceHistory { events: events.collect(), contents: HashMap::new() }
+    }
+}
+
+mod tests {
+    use super::*;
+    use crate::harness::{Filter, message};
+
+    fn gather(heard: Vec<crate::harness::Heard>) -> Result<ReferenceHistory, Contradiction> {
+        let record = Record { heard, ..Record::new("r", Scope::Everything, Filter::NONE) };
+        ReferenceHistory::gather(made_up::truth(&[(5, "a", true), (7, "a", true)]).events, [&record], [])
+    }
+
+    #[test]
+    fn readers_that_contradict_the_log_or_each_other_are_found() {
+        assert!(gather(vec![message::snapshot(&[("a", 5)]), message::snapshot(&[("a", 7)])]).is_ok());
+        let unknown = gather(vec![message::snapshot(&[("a", 6)])]).unwrap_err();
+        assert!(matches!(unknown, Contradiction::NotInTheLog { revision: 6, .. }));
+        let other = gather(vec![message::snapshot(&[("b", 5)])]).unwrap_err();
+        assert!(matches!(other, Contradiction::NotInTheLog { revision: 5, .. }));
+        let mut heavier = message::instance("a", 5);
+        heavier.weight = 9;
+        let twice = message::changes(&[Change::Updated(heavier)], 5);
+        assert_eq!(gather(vec![message::snapshot(&[("a", 5)]), twice]).unwrap_err(), Contradiction::TwoContents(5));
+        let events = made_up::truth(&[(7, "a", true), (7, "b", true)]).events;
+        assert_eq!(ReferenceHistory::gather(events, [], []).unwrap_err(), Contradiction::Unordered(7));
+    }
+
+    #[test]
+    fn a_replay_knows_who_was_there() {
+        let truth = made_up::truth(&[(1, "a", true), (2, "b", true), (3, "a", false), (4, "b", true)]);
+        let mut replay = truth.replay(Scope::Everything);
+        assert_eq!(replay.at(2).len(), 2);
+        assert_eq!(replay.at(9), &BTreeMap::from([(key("web", "b"), 4)]));
+        assert!(truth.replay(Scope::names(&["db"])).at(9).is_empty());
+    }
+}
