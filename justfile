@@ -36,9 +36,13 @@ fuzz-check $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "fuzzing"):
 fuzz target="" seconds="60": tools
     bash .ci/fuzz {{ seconds }} {{ target }}
 
-# The rules of the house: which room may know which
+# Language of the sources: vague openings, "who", retired words, by folder
+language:
+    cargo test --locked --test main language:: -- --nocapture
+
+# Which folder may use which
 layers:
-    cargo test --test main layers
+    cargo test --locked --test main layers
 
 # Format the sources (--check: only look)
 fmt *args:

@@ -1,6 +1,8 @@
-//! Just enough of Rust to know what a file names: no expressions, no types, only paths and modules.
+//! Paths and modules that a file of Rust names; expressions and types are not parsed.
 
-/// What is of interest in a file.
+use crate::lexer::{Token, TokenKind, lex};
+
+/// Paths and modules of a file.
 #[derive(Debug, Default)]
 pub struct Source {
     pub named: Vec<Named>,
@@ -8,12 +10,12 @@ pub struct Source {
     pub modules: Vec<Module>,
 }
 
-/// A path that is named.
+/// A path that a file names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     pub path: Vec<String>,
     pub in_tests: bool,
-    /// By `use`.
+    /// Named by `use`.
     pub imported: bool,
 }
 
@@ -21,24 +23,16 @@ pub struct Named {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
     pub name: String,
-    /// `#[path = "…"]`.
+    /// Path in its `#[path = "…"]`.
     pub path: Option<String>,
     pub is_tests: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
-    Word(String),
-    Text(String),
-    /// `::`
-    Path,
-    Mark(char),
-}
-
 impl Source {
-    /// Reads a file. `depth` is how many modules it is below the crate's root; so `super` can be followed to there.
+    /// Reads a file that is `depth` modules below the crate's root, so that `super` can be followed to the root.
     pub fn read(text: &str, depth: usize, is_tests: bool) -> Self {
-        let mut reader = Reader { tokens: tokens(text), at: 0, depth, source: Self::default() };
+        let tokens = lex(text).into_iter().filter(|token| token.kind != TokenKind::Comment).collect();
+        let mut reader = Reader { tokens, at: 0, depth, source: Self::default() };
         reader.items(is_tests);
         reader.source
     }
@@ -52,26 +46,30 @@ struct Reader {
 }
 
 impl Reader {
-    /// Everything up to the end, or to the brace that closes what is open.
+    /// Reads everything up to the end, or to the brace that closes what is open.
     fn items(&mut self, in_tests: bool) {
         let (mut marked, mut path) = (false, None);
         while let Some(token) = self.next() {
-            match token {
-                Token::Mark('}') => return,
-                Token::Mark('{') => self.items(in_tests || marked),
-                Token::Mark('#') => self.attribute(&mut marked, &mut path),
-                Token::Word(word) if word == "use" => self.tree(&mut Vec::new(), in_tests || marked),
-                Token::Word(word) if word == "mod" => self.module(path.take(), in_tests || marked),
-                Token::Word(word) => {
-                    if self.peek() == Some(&Token::Path) {
-                        self.inline(word, in_tests || marked);
-                    }
-                    continue;
+            if token.is('}') {
+                return;
+            } else if token.is('{') {
+                self.items(in_tests || marked);
+            } else if token.is('#') {
+                self.attribute(&mut marked, &mut path);
+            } else if token.word() == Some("use") {
+                self.tree(&mut Vec::new(), in_tests || marked);
+            } else if token.word() == Some("mod") {
+                self.module(path.take(), in_tests || marked);
+            } else {
+                if token.kind == TokenKind::Word && self.peek_is_path() {
+                    self.inline(token.text, in_tests || marked);
+                } else if token.is(';') {
+                    (marked, path) = (false, None);
                 }
-                Token::Mark(';') => {}
-                Token::Mark(_) | Token::Path | Token::Text(_) => continue,
+                continue;
             }
-            if !matches!(self.tokens.get(self.at - 1), Some(Token::Mark(']'))) {
+            // An attribute belongs to the item behind it.
+            if !self.tokens.get(self.at - 1).is_some_and(|token| token.is(']')) {
                 (marked, path) = (false, None);
             }
         }
@@ -80,10 +78,10 @@ impl Reader {
     fn attribute(&mut self, is_tests: &mut bool, path: &mut Option<String>) {
         let mut words = Vec::new();
         while let Some(token) = self.next() {
-            match token {
-                Token::Mark(']') => break,
-                Token::Word(word) => words.push(word),
-                Token::Text(text) if words.first().is_some_and(|word| word == "path") => *path = Some(text),
+            match token.kind {
+                _ if token.is(']') => break,
+                TokenKind::Word => words.push(token.text),
+                TokenKind::Str if words.first().is_some_and(|word| word == "path") => *path = Some(token.text),
                 _ => {}
             }
         }
@@ -93,33 +91,32 @@ impl Reader {
     }
 
     fn module(&mut self, path: Option<String>, is_tests: bool) {
-        let Some(Token::Word(name)) = self.next() else { return };
-        match self.next() {
-            Some(Token::Mark('{')) => {
-                self.depth += 1;
-                self.items(is_tests);
-                self.depth -= 1;
-            }
-            _ => self.source.modules.push(Module { name, path, is_tests }),
+        let Some(name) = self.next().filter(|token| token.kind == TokenKind::Word) else { return };
+        if self.next().is_some_and(|token| token.is('{')) {
+            self.depth += 1;
+            self.items(is_tests);
+            self.depth -= 1;
+        } else {
+            self.source.modules.push(Module { name: name.text, path, is_tests });
         }
     }
 
-    /// One branch of what `use` names, up to its comma or the end of all.
+    /// Reads one branch of what `use` names, up to its comma or the end of all.
     fn tree(&mut self, stem: &mut Vec<String>, in_tests: bool) {
         let length = stem.len();
-        loop {
-            match self.next() {
-                Some(Token::Word(word)) if word == "as" => {
+        while let Some(token) = self.next() {
+            match token.word() {
+                Some("as") => {
                     self.next();
                 }
-                Some(Token::Word(word)) if word == "self" && length > 0 => {}
-                Some(Token::Word(word)) => stem.push(word),
-                Some(Token::Mark('*')) => stem.push("*".to_owned()),
-                Some(Token::Path) => {}
-                Some(Token::Mark('{')) => {
-                    while self.peek().is_some_and(|token| *token != Token::Mark('}')) {
+                Some("self") if length > 0 => {}
+                Some(word) => stem.push(word.to_owned()),
+                None if token.is('*') => stem.push("*".to_owned()),
+                None if token.kind == TokenKind::PathSeparator => {}
+                None if token.is('{') => {
+                    while self.peek().is_some_and(|token| !token.is('}')) {
                         self.tree(stem, in_tests);
-                        if self.peek() == Some(&Token::Mark(',')) {
+                        if self.peek().is_some_and(|token| token.is(',')) {
                             self.next();
                         }
                     }
@@ -127,9 +124,9 @@ impl Reader {
                     stem.truncate(length);
                     return;
                 }
-                _ => break,
+                None => break,
             }
-            if matches!(self.peek(), Some(Token::Mark(',' | '}' | ';')) | None) {
+            if self.peek().is_none_or(|token| token.is(',') || token.is('}') || token.is(';')) {
                 break;
             }
         }
@@ -141,8 +138,8 @@ impl Reader {
 
     fn inline(&mut self, first: String, in_tests: bool) {
         let mut path = vec![first];
-        while self.peek() == Some(&Token::Path)
-            && let Some(Token::Word(word)) = self.tokens.get(self.at + 1).cloned()
+        while self.peek_is_path()
+            && let Some(word) = self.tokens.get(self.at + 1).and_then(Token::word).map(str::to_owned)
         {
             self.at += 2;
             path.push(word);
@@ -150,13 +147,17 @@ impl Reader {
         self.name(path, in_tests, false);
     }
 
-    /// A path from `super` that leaves the room is one from `crate`.
+    /// Records a path; one that leaves the layer by `super` becomes one from `crate`.
     fn name(&mut self, mut path: Vec<String>, in_tests: bool, imported: bool) {
         let ups = path.iter().take_while(|word| *word == "super").count();
         if ups > 0 && ups >= self.depth && path.len() > ups {
             path.splice(..ups, ["crate".to_owned()]);
         }
         self.source.named.push(Named { path, in_tests, imported });
+    }
+
+    fn peek_is_path(&self) -> bool {
+        self.peek().is_some_and(|token| token.kind == TokenKind::PathSeparator)
     }
 
     fn peek(&self) -> Option<&Token> {
@@ -169,91 +170,6 @@ impl Reader {
     }
 }
 
-fn tokens(text: &str) -> Vec<Token> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let length = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            comment(rest)
-        } else if let Some(length) = raw_text(rest) {
-            length
-        } else if first == '"' {
-            let length = quoted(rest);
-            tokens.push(Token::Text(rest[1..length - 1].to_owned()));
-            length
-        } else if first == '\'' {
-            letter(rest)
-        } else if first.is_alphanumeric() || first == '_' {
-            let length = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-            tokens.push(Token::Word(rest[..length].to_owned()));
-            length
-        } else if rest.starts_with("::") {
-            tokens.push(Token::Path);
-            2
-        } else {
-            if !first.is_whitespace() {
-                tokens.push(Token::Mark(first));
-            }
-            first.len_utf8()
-        };
-        rest = &rest[length..];
-    }
-    tokens
-}
-
-/// The length of a block comment, which may hold others.
-fn comment(text: &str) -> usize {
-    let (mut open, mut at) = (0, 0);
-    while at < text.len() {
-        if text[at..].starts_with("/*") {
-            (open, at) = (open + 1, at + 2);
-        } else if text[at..].starts_with("*/") {
-            (open, at) = (open - 1, at + 2);
-        } else {
-            at += text[at..].chars().next().map_or(1, char::len_utf8);
-        }
-        if open == 0 {
-            break;
-        }
-    }
-    at
-}
-
-/// The length of `r"…"`, `r#"…"#`, with or without `b`.
-fn raw_text(text: &str) -> Option<usize> {
-    let raw = text.strip_prefix("br").or_else(|| text.strip_prefix('r'))?;
-    let hashes = raw.len() - raw.trim_start_matches('#').len();
-    let body = raw[hashes..].strip_prefix('"')?;
-    let end = format!("\"{}", "#".repeat(hashes));
-    let length = body.find(&end)? + end.len();
-    Some(text.len() - body.len() + length)
-}
-
-fn quoted(text: &str) -> usize {
-    let mut escaped = false;
-    for (at, letter) in text.char_indices().skip(1) {
-        match letter {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-/// The length of a letter in quotes; of the quote alone, where it begins a lifetime.
-fn letter(text: &str) -> usize {
-    let mut letters = text.char_indices().skip(1);
-    match (letters.next(), letters.next()) {
-        (Some((_, '\\')), _) => text[2..].char_indices().skip(1).find(|(_, c)| *c == '\'').map_or(1, |(at, _)| at + 3),
-        (Some(_), Some((at, '\''))) => at + 1,
-        _ => 1,
-    }
-}
-
 mod tests {
     use super::*;
 
@@ -262,21 +178,21 @@ mod tests {
     }
 
     #[test]
-    fn every_branch_of_a_use_is_named() {
+    fn use_tree_names_every_branch() {
         let text =
             "pub(crate) use a::{b, c::{self, d as e}, f::*}; use g as h; fn f(x: i::J<'_, k::L>) -> char { '\"' }";
         assert_eq!(paths(text), ["a::b", "a::c", "a::c::d", "a::f::*", "g", "i::J", "k::L"]);
     }
 
     #[test]
-    fn words_in_texts_and_comments_are_not_named() {
+    fn strings_and_comments_name_nothing() {
         let text = r##"/* a::b /* c::d */ e::f */ const A: &str = "g::h \" i::j"; // k::l
             const B: &str = r#"m::n "o::p" "#; const C: char = '\''; q::r!();"##;
         assert_eq!(paths(text), ["q::r"]);
     }
 
     #[test]
-    fn modules_tests_and_ways_up_are_known() {
+    fn modules_tests_and_super_are_resolved() {
         let text =
             "#[cfg(test)]\n#[path = \"a/tests.rs\"]\nmod tests; mod b; #[cfg(test)] mod c { use super::super::d::E; }";
         let source = Source::read(text, 2, false);
