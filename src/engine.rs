@@ -85,7 +85,7 @@ impl StartPoint {
 pub enum EngineError {
     /// It cannot be done as things are.
     #[error(transparent)]
-    Refused(#[from] CommandError),
+    Rejected(#[from] CommandError),
     /// More commands wait than the disk can take in a reasonable time.
     #[error(
         "{waiting} writes wait for the disk already, so nothing was done: try again in {}",

@@ -187,7 +187,7 @@ impl HealthChecks {
         record.fed(verdict, output, now);
         self.note(&record, || (service.clone(), id.clone(), check.clone()));
         // What is said again of a node is submitted again: it waits for what an earlier report of it has begun.
-        if known.verdict == verdict && !service.is_reserved() {
+        if known.status == verdict && !service.is_reserved() {
             return Ok(());
         }
         let (service, id, check) = (service.clone(), id.clone(), check.clone());

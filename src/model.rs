@@ -17,12 +17,12 @@ mod revision;
 mod selector;
 mod topic;
 
-pub(crate) use check::MAX_STATED_OUTPUT_BYTES;
+pub(crate) use check::MAX_DESCRIBED_OUTPUT_BYTES;
 pub use check::{
     Check, CheckDefinition, CheckDescription, CheckId, CheckStatus, HttpProbe, InstanceChecks, Probe, ProbeTarget,
     ProbeTls, Thresholds,
 };
-pub use consul_registration::{ConsulRegistration, TaggedAddress, nodes};
+pub use consul_registration::{ConsulRegistration, TaggedAddress, node_service};
 pub use field_error::FieldError;
 pub use identity::{id_on_node, is_on_node, node_id, same_node};
 pub use instance::{Address, Conditions, Instance, Locality, Status, Weight};

@@ -73,7 +73,7 @@ pub use snapshot::PendingVisits;
 pub use subscription::{Delta, DeltaKind, ResetReason, SnapshotChunk, Step, Subscription};
 
 use crate::{
-    model::{Incarnation, Instance, Revision, ServiceName, node_id, nodes},
+    model::{Incarnation, Instance, Revision, ServiceName, node_id, node_service},
     sync::{AtomicU64, DashMap, Mutex, Ordering, RwLock},
 };
 use event_log::EventLog;
@@ -271,7 +271,7 @@ impl Registry {
     /// The nodes with this address, as instances.
     #[must_use]
     pub fn nodes_at(&self, address: IpAddr) -> Vec<Arc<Entry>> {
-        let nodes = nodes();
+        let nodes = node_service();
         self.node_index.at(address).iter().filter_map(|id| self.get(&nodes, id.as_str())).collect()
     }
 
@@ -320,14 +320,15 @@ impl Registry {
     /// A node, as an instance; its name is found in any case. `name`: empty for the local node.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<Arc<Entry>> {
-        self.get(&nodes(), &node_id(name))
+        self.get(&node_service(), &node_id(name))
     }
 
     /// Who is meant by the id of an instance with a listing. Not the instance itself, if it has moved to another service, and has not been
     /// taken away there.
     #[must_use]
     pub fn listed_as(&self, instance: &Instance) -> Option<Arc<Entry>> {
-        let service = instance.listing.as_ref().and_then(|_| self.catalog.service_of(instance.id.as_str()))?;
+        let service =
+            instance.consul_registration.as_ref().and_then(|_| self.catalog.service_of(instance.id.as_str()))?;
         self.get(&service, instance.id.as_str())
     }
 

@@ -49,7 +49,7 @@ impl Stage {
             addresses: Address::parse_all([("10.0.0.1", 80, "")].into_iter())?,
             tags: Tags::default(),
             metadata: Metadata::default(),
-            weight: Weight::USUAL,
+            weight: Weight::DEFAULT,
             locality: None,
         };
         let mut leases = Vec::new();

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     engine::{EngineError, PendingCommand},
-    model::{CheckId, InstanceId, ServiceName, node_id, nodes},
+    model::{CheckId, InstanceId, ServiceName, node_id, node_service},
     registry::{Command, CommandOutcome, DeregisterGuard, Entry, RegisterWithoutLease, TakenCheck},
 };
 
@@ -110,14 +110,14 @@ impl CommandSequence {
 
     /// Takes checks with these ids away from the other instances of a node that had them.
     async fn release(&mut self, entry: &Entry, checks: &[CheckId]) -> Result<(), EngineError> {
-        let Some(listing) = &entry.instance.listing else { return Ok(()) };
+        let Some(listing) = &entry.instance.consul_registration else { return Ok(()) };
         let path = Arc::clone(&self.path);
         let catalog = path.engine.registry().catalog();
         for taken in checks.iter().flat_map(|check| catalog.taken_from(&listing.node, check)) {
             let node = taken.service.is_reserved().then(|| taken.id.clone());
             let changed = match self.order(taken.into()).await {
                 Ok(outcome) => outcome.changed,
-                Err(EngineError::Refused(_)) => false,
+                Err(EngineError::Rejected(_)) => false,
                 Err(error) => return Err(error),
             };
             if let Some(node) = node.filter(|_| changed) {
@@ -133,7 +133,8 @@ impl CommandSequence {
         unless_known: Option<RegisterWithoutLease>,
         changes: Vec<Command>,
     ) -> Result<(), EngineError> {
-        let missing = unless_known.filter(|_| self.path.engine.registry().get(&nodes(), node.as_str()).is_none());
+        let missing =
+            unless_known.filter(|_| self.path.engine.registry().get(&node_service(), node.as_str()).is_none());
         let missing = missing.map(|enroll| Command::RegisterWithoutLease(Box::new(enroll)));
         let mut done = Ok(());
         for command in missing.into_iter().chain(changes) {
@@ -179,7 +180,7 @@ impl CommandSequence {
                 };
                 match done {
                     // An instance that is refused is gone.
-                    Ok(_) | Err(EngineError::Refused(_)) => {}
+                    Ok(_) | Err(EngineError::Rejected(_)) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -191,7 +192,7 @@ impl CommandSequence {
         let here = self.path.engine.registry().catalog().on_node(node.as_str());
         let mut targets: Vec<_> = here.into_iter().map(|(id, service)| (service, id)).collect();
         if node.as_str() != node_id("") {
-            targets.push((nodes(), node));
+            targets.push((node_service(), node));
         }
         let commands =
             targets.into_iter().map(|(service, id)| Command::Deregister { service, id, of: DeregisterGuard::Listed });

@@ -11,7 +11,7 @@ use std::{io, iter, sync::Arc, thread};
 use super::Commands;
 use crate::{
     engine::EngineError,
-    model::{Check, Instance, nodes},
+    model::{Check, Instance, node_service},
     registry::{Command, DeregisterGuard, Entry, Registry},
 };
 
@@ -59,7 +59,7 @@ impl Commands {
             let sent: Vec<_> = commands.iter().map(|command| self.order(command.clone())).collect();
             for submission in sent {
                 match submission.wait() {
-                    Ok(_) | Err(EngineError::Refused(_)) => {}
+                    Ok(_) | Err(EngineError::Rejected(_)) => {}
                     Err(
                         error @ (EngineError::Overloaded { .. } | EngineError::Stopped | EngineError::OutcomeUnknown),
                     ) => return Err(error),
@@ -79,7 +79,7 @@ fn misplaced(registry: &Registry) -> Vec<Command> {
         moved.then_some(Command::Deregister { service, id, of: DeregisterGuard::Listed })
     };
     let taken = |instance: &Instance| {
-        let node = instance.listing.as_ref().map(|listing| listing.node.clone());
+        let node = instance.consul_registration.as_ref().map(|listing| listing.node.clone());
         let of = |check| node.as_ref().map(|node| registry.catalog().taken_from(node, check)).unwrap_or_default();
         let taken: Vec<_> = instance.checks.iter().map(Check::id).flat_map(of).collect();
         taken.into_iter().map(Command::from)
@@ -93,12 +93,12 @@ fn differing(registry: &Registry) -> Vec<Command> {
         let (service, id) = (instance.service.clone(), instance.id.clone());
         (!registry.agrees_with_node(instance)).then_some(Command::RefreshNodeStatus { service, id })
     };
-    let listed = entries(registry).filter(|entry| entry.instance.listing.is_some());
+    let listed = entries(registry).filter(|entry| entry.instance.consul_registration.is_some());
     listed.filter_map(|entry| command(&entry.instance)).collect()
 }
 
 /// Returns all entries, those of nodes too.
 fn entries(registry: &Registry) -> impl Iterator<Item = Arc<Entry>> {
-    let services = iter::once(nodes()).chain(registry.each_service().map(|summary| summary.name));
+    let services = iter::once(node_service()).chain(registry.each_service().map(|summary| summary.name));
     services.flat_map(|service| registry.page(&service, "", usize::MAX))
 }

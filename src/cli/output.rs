@@ -100,7 +100,7 @@ fn yaml<T: Serialize + ?Sized>(item: &T) -> Result<String, CliError> {
     Ok(serde_yaml_ng::to_string(item).map_err(anyhow::Error::from)?)
 }
 
-/// The text with whatever could command a terminal made visible: control characters, and marks that reorder text.
+/// The text with whatever could command a terminal made visible: control characters, and conditions that reorder text.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     let dangerous = |letter: char| {
         letter.is_control()

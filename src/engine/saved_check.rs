@@ -31,7 +31,7 @@ pub struct SavedResult {
     /// Time of the result.
     pub at: UnixMillis,
     /// Status that was found, before thresholds.
-    pub verdict: CheckStatus,
+    pub status: CheckStatus,
     /// Duration of the probe. `None`: the result was reported.
     pub took: Option<Duration>,
     /// Output of the probe or the report.

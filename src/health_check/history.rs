@@ -97,11 +97,11 @@ impl CheckHistory {
             fed_until: now.lease + millis(definition.interval),
             definition,
             tally: ThresholdCounter::default(),
-            verdict: check.verdict,
+            verdict: check.status,
             output: "".into(),
             findings: VecDeque::new(),
             changes: 0,
-            critical_since: (check.verdict == CheckStatus::Critical).then(|| CriticalSince::now(now)),
+            critical_since: (check.status == CheckStatus::Critical).then(|| CriticalSince::now(now)),
             created: check.created,
             ttl_from: now.wall,
             saving: SaveState::Needed,
@@ -132,7 +132,7 @@ impl CheckHistory {
         let output = &state.output;
         let result = |&CheckResult { at, verdict, took, .. }: &CheckResult| {
             let output = Arc::clone(output);
-            SavedResult { at, verdict, took, output }
+            SavedResult { at, status: verdict, took, output }
         };
         SavedCheck {
             created: state.created,
@@ -205,9 +205,9 @@ impl CheckHistory {
             state.created = check.created;
             state.changed();
         }
-        let reported = state.fed.filter(|fed| *fed != check.verdict);
+        let reported = state.fed.filter(|fed| *fed != check.status);
         if reported.is_none() {
-            state.says(check.verdict, now);
+            state.says(check.status, now);
         }
         reported
     }
@@ -283,7 +283,7 @@ impl CheckHistory {
     pub(super) fn condemns(&self, now: ClockReading) -> Option<Arc<CheckDefinition>> {
         let state = self.0.lock();
         let reprieve = millis(state.definition.deregister_after?);
-        let since = state.critical_since.filter(|_| state.definition.probe != Probe::Stated)?;
+        let since = state.critical_since.filter(|_| state.definition.probe != Probe::Static)?;
         (now.lease.saturating_sub(since.lease) + since.before >= reprieve).then(|| Arc::clone(&state.definition))
     }
 }
@@ -303,7 +303,7 @@ impl HistoryState {
         let SavedCheck { created: _, ttl_from, critical_since, changes, last } = saved;
         let interval = millis(self.definition.interval);
         self.changes = changes;
-        if let Some(SavedResult { at, verdict, took, output }) = last {
+        if let Some(SavedResult { at, status: verdict, took, output }) = last {
             let brief = start(&output, BRIEF).into();
             self.findings.push_front(CheckResult { at, verdict, took, output: brief });
             self.output = output;

@@ -95,7 +95,7 @@ fn host(probe: &Probe) -> Result<String, FieldError> {
             }
         },
         Probe::Tcp { target, .. } | Probe::Grpc { target, .. } => Ok(target.host.to_string()),
-        Probe::Ttl | Probe::Stated => Ok(String::new()),
+        Probe::Ttl | Probe::Static => Ok(String::new()),
     }
 }
 

@@ -52,7 +52,7 @@ impl Prober {
                 Probe::Grpc { target, service, tls } => {
                     ProbeOutcome::Found(self.ask(target, service, tls.as_ref(), limit).await)
                 }
-                Probe::Ttl | Probe::Stated => {
+                Probe::Ttl | Probe::Static => {
                     ProbeOutcome::Found((CheckStatus::Critical, "this check is not made by probing".to_owned()))
                 }
             }
@@ -104,7 +104,7 @@ fn describe(probe: &Probe) -> String {
         Probe::Http(request) => http::operation(&request.method, &request.shown_url()),
         Probe::Tcp { target, .. } => format!("dial tcp {target}"),
         Probe::Grpc { target, .. } => format!("gRPC check {target}"),
-        Probe::Ttl | Probe::Stated => String::new(),
+        Probe::Ttl | Probe::Static => String::new(),
     }
 }
 

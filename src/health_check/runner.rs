@@ -22,7 +22,7 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    model::{Check, CheckDefinition, CheckId, CheckStatus, Probe, ServiceName, nodes},
+    model::{Check, CheckDefinition, CheckId, CheckStatus, Probe, ServiceName, node_service},
     random,
     registry::{Command, Entry, Registry},
 };
@@ -134,7 +134,7 @@ impl CheckRunner {
     fn find_all(&mut self) {
         let checks = Arc::clone(&self.checks);
         let registry = checks.commands.registry();
-        let mut found = with_checks(registry, &nodes());
+        let mut found = with_checks(registry, &node_service());
         found.extend(registry.each_service().flat_map(|summary| with_checks(registry, &summary.name)));
         for entry in found {
             self.look((entry.instance.service.clone(), entry.instance.id.clone()), Some(&entry));
@@ -189,7 +189,7 @@ impl CheckRunner {
         if let Some(verdict) = reported {
             self.judge(&key, &check.definition, verdict);
         }
-        if same || check.definition.probe == Probe::Stated {
+        if same || check.definition.probe == Probe::Static {
             return;
         }
         let interval = check.definition.interval;
@@ -268,7 +268,7 @@ impl CheckRunner {
     fn judge(&mut self, (service, id, check): &Key, definition: &Arc<CheckDefinition>, verdict: CheckStatus) {
         let entry = self.checks.commands.registry().get(service, id.as_str());
         let known = entry.as_ref().and_then(|entry| entry.instance.checks.get(check.as_str()));
-        if known.is_none_or(|known| known.verdict == verdict) {
+        if known.is_none_or(|known| known.status == verdict) {
             return;
         }
         let (service, id, check, of) = (service.clone(), id.clone(), check.clone(), Some(Arc::clone(definition)));
@@ -320,7 +320,7 @@ impl CheckRunner {
 
 /// Whether an instance goes if what is found out about it stays as it is. A node does not.
 fn is_doomed(entry: &Entry) -> bool {
-    let dooms = |check: &Check| check.verdict == CheckStatus::Critical && check.definition.deregister_after.is_some();
+    let dooms = |check: &Check| check.status == CheckStatus::Critical && check.definition.deregister_after.is_some();
     !entry.instance.service.is_reserved() && entry.instance.checks.iter().any(dooms)
 }
 

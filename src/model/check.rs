@@ -11,7 +11,7 @@ use std::{borrow::Borrow, fmt, net::Ipv6Addr, sync::Arc, time::Duration};
 pub use http_probe::HttpProbe;
 
 pub use description::CheckDescription;
-pub(crate) use description::MAX_STATED_OUTPUT_BYTES;
+pub(crate) use description::MAX_DESCRIBED_OUTPUT_BYTES;
 
 use super::{FieldError, Revision, label};
 
@@ -97,7 +97,7 @@ impl CheckStatus {
     /// The reverse of [`CheckStatus::as_str`].
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Passing, Self::Warning, Self::Critical].into_iter().find(|verdict| verdict.as_str() == word)
+        [Self::Passing, Self::Warning, Self::Critical].into_iter().find(|status| status.as_str() == word)
     }
 }
 
@@ -107,7 +107,7 @@ impl fmt::Display for CheckStatus {
     }
 }
 
-/// How a check comes to its verdict.
+/// How a check comes to its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
     /// An HTTP request.
@@ -131,7 +131,7 @@ pub enum Probe {
     /// The instance says itself how it is, again and again: who does not for an interval is critical.
     Ttl,
     /// Whoever registered it has said how it is, and says so again when it changes.
-    Stated,
+    Static,
 }
 
 impl Probe {
@@ -143,7 +143,7 @@ impl Probe {
             Self::Tcp { .. } => "tcp",
             Self::Grpc { .. } => "grpc",
             Self::Ttl => "ttl",
-            Self::Stated => "",
+            Self::Static => "",
         }
     }
 
@@ -216,7 +216,7 @@ impl fmt::Display for ProbeTarget {
     }
 }
 
-/// How many results in a row it takes to change a verdict. At least 1 each.
+/// How many results in a row it takes to change a status. At least 1 each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
     /// Successes until it passes.
@@ -256,8 +256,8 @@ pub struct CheckDefinition {
     pub output_max_size: u32,
     /// True for a check that was registered by itself, not with its instance.
     pub separate: bool,
-    /// What was said of a check of [`Probe::Stated`] beside its status.
-    pub stated: Option<Box<CheckDescription>>,
+    /// What was said of a check of [`Probe::Static`] beside its status.
+    pub description: Option<Box<CheckDescription>>,
 }
 
 impl CheckDefinition {
@@ -275,7 +275,7 @@ impl CheckDefinition {
             deregister_after: None,
             output_max_size: MAX_OUTPUT_BYTES,
             separate: false,
-            stated: None,
+            description: None,
         }
     }
 
@@ -340,7 +340,7 @@ impl CheckDefinition {
         let has_interval = self.probe.is_active() || self.probe == Probe::Ttl;
         if has_interval && self.interval.is_zero() {
             let remedy = "say how often it is made, as 10s";
-            return Err(FieldError::unshown("check.interval", "is not given", remedy));
+            return Err(FieldError::without_value("check.interval", "is not given", remedy));
         }
         let spans = [("check.interval", self.interval), ("check.timeout", self.timeout)];
         let reprieve = self.deregister_after.map(|after| ("check.deregister_critical_service_after", after));
@@ -356,13 +356,13 @@ impl CheckDefinition {
         let Thresholds { passing, warning, critical } = self.thresholds;
         let critical = critical.max(1);
         let interval = match self.probe {
-            Probe::Stated => Duration::ZERO,
+            Probe::Static => Duration::ZERO,
             Probe::Ttl => self.interval,
             _ => self.interval.max(SHORTEST_INTERVAL),
         };
         Ok(Self {
             interval,
-            stated: self.stated.map(|stated| stated.check().map(Box::new)).transpose()?,
+            description: self.description.map(|description| description.check().map(Box::new)).transpose()?,
             thresholds: Thresholds {
                 passing: passing.max(1),
                 warning: if warning == 0 { critical } else { warning.min(critical) },
@@ -387,7 +387,7 @@ pub struct Check {
     /// What is checked, and how.
     pub definition: Arc<CheckDefinition>,
     /// What it says.
-    pub verdict: CheckStatus,
+    pub status: CheckStatus,
     /// The revision at which it was added.
     pub created: Revision,
     /// The revision at which it last said something else, or was defined anew.
@@ -406,7 +406,7 @@ impl InstanceChecks {
     /// When there are more than 32, or two have one id.
     pub fn new(checks: Vec<Check>) -> Result<Self, FieldError> {
         if checks.len() > MOST {
-            return Err(FieldError::unshown("checks", format!("are {}", checks.len()), "give at most 32"));
+            return Err(FieldError::without_value("checks", format!("are {}", checks.len()), "give at most 32"));
         }
         let twice = (1..checks.len()).find(|at| checks[..*at].iter().any(|other| other.id() == checks[*at].id()));
         if let Some(at) = twice {
@@ -442,7 +442,7 @@ impl InstanceChecks {
     /// What the worst of them says; without any, that it works.
     #[must_use]
     pub fn aggregate_status(&self) -> CheckStatus {
-        self.iter().map(|check| check.verdict).max().unwrap_or(CheckStatus::Passing)
+        self.iter().map(|check| check.status).max().unwrap_or(CheckStatus::Passing)
     }
 
     /// The same checks with their revisions: what is as it was `before` keeps those it had, and what comes from elsewhere those it
@@ -453,7 +453,7 @@ impl InstanceChecks {
             if let Some(old) = before.and_then(|before| before.get(check.id().as_str()))
                 && old.created == check.created
             {
-                let same = old.verdict == check.verdict && old.definition == check.definition;
+                let same = old.status == check.status && old.definition == check.definition;
                 check.revision = if same { old.revision } else { revision };
             }
             for own in [&mut check.created, &mut check.revision] {
@@ -478,8 +478,8 @@ impl<'a> IntoIterator for &'a InstanceChecks {
 impl Check {
     /// A check that has been given no revision yet.
     #[must_use]
-    pub fn new(definition: Arc<CheckDefinition>, verdict: CheckStatus) -> Self {
-        Self { definition, verdict, created: Revision::default(), revision: Revision::default() }
+    pub fn new(definition: Arc<CheckDefinition>, status: CheckStatus) -> Self {
+        Self { definition, status, created: Revision::default(), revision: Revision::default() }
     }
 
     /// Names it.

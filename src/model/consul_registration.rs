@@ -69,18 +69,18 @@ impl ConsulRegistration {
         if self.proxy.len() > MAX_PROXY_BYTES {
             let problem = format!("has {} bytes", self.proxy.len());
             let remedy = format!("keep it within {MAX_PROXY_BYTES} bytes");
-            return Err(FieldError::unshown("Proxy", problem, remedy));
+            return Err(FieldError::without_value("Proxy", problem, remedy));
         }
         if self.tagged_addresses.len() > MOST_ADDRESSES {
             let many = format!("are {}", self.tagged_addresses.len());
-            return Err(FieldError::unshown("TaggedAddresses", many, "give at most 16"));
+            return Err(FieldError::without_value("TaggedAddresses", many, "give at most 16"));
         }
         Ok(self)
     }
 
     /// Whether both were given in the same words: why an operator has taken one out is not among them.
     #[must_use]
-    pub fn describes_the_same(&self, other: &Self) -> bool {
+    pub fn same_description(&self, other: &Self) -> bool {
         let Self {
             node,
             id,
@@ -106,6 +106,6 @@ impl ConsulRegistration {
 /// Nodes are kept as instances of a service of their own, whose name no service can have. Of a node, address, metadata, checks
 /// and the operator's drain mean what they mean for an instance, so all that is done with those is done in one way.
 #[must_use]
-pub fn nodes() -> ServiceName {
+pub fn node_service() -> ServiceName {
     ServiceName::reserved("_nodes")
 }

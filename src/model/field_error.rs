@@ -31,11 +31,11 @@ impl FieldError {
         if value.chars().nth(SHOWN).is_some() {
             shown.push('…');
         }
-        Self { value: format!("\"{shown}\" "), ..Self::unshown(field, problem, remedy) }
+        Self { value: format!("\"{shown}\" "), ..Self::without_value(field, problem, remedy) }
     }
 
     /// A refusal of something that has no value worth showing: it is missing, too many, too long.
-    pub fn unshown(
+    pub fn without_value(
         field: impl Into<Cow<'static, str>>,
         problem: impl Into<Cow<'static, str>>,
         remedy: impl Into<Cow<'static, str>>,
@@ -64,7 +64,7 @@ mod tests {
     fn says_field_value_reason_and_remedy() {
         let refusal = FieldError::new("port", "0", "is not a port", "give 1 to 65535").within("addresses[1]");
         assert_eq!(refusal.to_string(), "addresses[1].port \"0\" is not a port: give 1 to 65535");
-        assert_eq!(FieldError::unshown("id", "is empty", "give one").to_string(), "id is empty: give one");
+        assert_eq!(FieldError::without_value("id", "is empty", "give one").to_string(), "id is empty: give one");
     }
 
     #[test]

@@ -16,7 +16,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::{ConsulRegistration, FieldError, InstanceId, ServiceName, nodes};
+use super::{ConsulRegistration, FieldError, InstanceId, ServiceName, node_service};
 
 /// First character of the ids that only this module makes.
 pub(super) const RESERVED: char = '@';
@@ -89,7 +89,7 @@ impl InstanceId {
         listing: Option<&mut Arc<ConsulRegistration>>,
     ) -> Result<Self, FieldError> {
         let Some(listing) = listing else { return Self::parse_any(stored) };
-        if *service != nodes() {
+        if *service != node_service() {
             return Ok(Self::on_node(&listing.node, &listing.id));
         }
         let unnamed = listing.node.is_empty() && stored != OLD_LOCAL_NODE && *stored != *node_id("");

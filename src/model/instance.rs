@@ -34,9 +34,9 @@ pub struct Instance {
     /// What is found out about it, again and again.
     pub checks: InstanceChecks,
     /// What its status is made of beside those.
-    pub marks: Conditions,
+    pub conditions: Conditions,
     /// What it said in Consul's words. `None`: it spoke ours.
-    pub listing: Option<Arc<ConsulRegistration>>,
+    pub consul_registration: Option<Arc<ConsulRegistration>>,
     /// When this life of it began.
     pub registered_at: UnixMillis,
     /// The revision at which this life began.
@@ -59,7 +59,7 @@ impl Instance {
             node_drained,
             node_critical,
             ..
-        } = self.marks;
+        } = self.conditions;
         let critical = self.checks.aggregate_status() == CheckStatus::Critical;
         if leaving || drained || node_drained {
             Status::Draining
@@ -76,8 +76,8 @@ impl Instance {
 
     /// Its share of the load as things are: less, where that was asked for, while a check warns.
     #[must_use]
-    pub fn present_weight(&self) -> Weight {
-        match &self.listing {
+    pub fn effective_weight(&self) -> Weight {
+        match &self.consul_registration {
             Some(listing) if self.checks.aggregate_status() == CheckStatus::Warning => {
                 Weight(listing.warning_weight.max(1))
             }
@@ -94,11 +94,11 @@ impl Instance {
             && self.weight == other.weight
             && self.locality == other.locality
             && self.status() == other.status()
-            && self.marks.of_node() == other.marks.of_node()
+            && self.conditions.of_node() == other.conditions.of_node()
             // An operator's word is shown as a check, even where the node is out of service already.
-            && (self.listing.is_none() || self.marks.is_draining() == other.marks.is_draining())
+            && (self.consul_registration.is_none() || self.conditions.is_draining() == other.conditions.is_draining())
             && self.checks == other.checks
-            && self.listing == other.listing
+            && self.consul_registration == other.consul_registration
             && self.registered_revision == other.registered_revision
     }
 }
@@ -187,7 +187,7 @@ pub struct Weight(u16);
 
 impl Weight {
     /// The weight of who names none.
-    pub const USUAL: Self = Self(1);
+    pub const DEFAULT: Self = Self(1);
 
     /// Takes a weight as given.
     ///
@@ -256,7 +256,9 @@ impl Address {
     /// # Errors
     ///
     /// As [`Address::parse_all`].
-    pub fn kept<'a>(given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>) -> Result<Box<[Self]>, FieldError> {
+    pub fn parse_all_stored<'a>(
+        given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>,
+    ) -> Result<Box<[Self]>, FieldError> {
         Self::all(given, Self::with_any_port)
     }
 
@@ -276,14 +278,14 @@ impl Address {
         parse: impl Fn(&str, u32, &str) -> Result<Self, FieldError>,
     ) -> Result<Box<[Self]>, FieldError> {
         match given.len() {
-            0 => Err(FieldError::unshown("addresses", "are empty", "give at least one host and port")),
+            0 => Err(FieldError::without_value("addresses", "are empty", "give at least one host and port")),
             1..=MOST_ADDRESSES => given
                 .enumerate()
                 .map(|(at, (host, port, name))| {
                     parse(host, port, name).map_err(|refusal| refusal.within(&format!("addresses[{at}]")))
                 })
                 .collect(),
-            many => Err(FieldError::unshown("addresses", format!("are {many}"), "give at most 16")),
+            many => Err(FieldError::without_value("addresses", format!("are {many}"), "give at most 16")),
         }
     }
 }
@@ -348,20 +350,20 @@ mod tests {
     fn the_first_status_that_applies() {
         let mut instance = entry("web", "a", 1).instance.clone();
         assert_eq!(instance.status(), Status::Serving);
-        instance.marks.suspect = true;
+        instance.conditions.suspect = true;
         assert_eq!(instance.status(), Status::Suspect);
         assert!(instance.status().is_routable(), "still to be called");
-        instance.marks.starting = true;
+        instance.conditions.starting = true;
         assert_eq!(instance.status(), Status::Starting);
-        instance.marks.node_critical = true;
+        instance.conditions.node_critical = true;
         assert_eq!(instance.status(), Status::Unhealthy);
-        instance.marks.self_draining = true;
+        instance.conditions.self_draining = true;
         assert_eq!(instance.status(), Status::Draining);
-        for marks in [
+        for conditions in [
             Conditions { operator_draining: true, ..Conditions::default() },
             Conditions { node_drained: true, ..Conditions::default() },
         ] {
-            assert_eq!(Instance { marks, ..instance.clone() }.status(), Status::Draining);
+            assert_eq!(Instance { conditions, ..instance.clone() }.status(), Status::Draining);
         }
     }
 
@@ -371,9 +373,10 @@ mod tests {
         let mut says = |verdict, proved| {
             let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl);
             instance.checks = InstanceChecks::new(vec![Check::new(definition.into(), verdict)]).unwrap();
-            instance.marks.was_healthy = proved;
-            instance.listing = Some(ConsulRegistration { warning_weight: 2, ..ConsulRegistration::default() }.into());
-            (instance.status(), instance.present_weight().get())
+            instance.conditions.was_healthy = proved;
+            instance.consul_registration =
+                Some(ConsulRegistration { warning_weight: 2, ..ConsulRegistration::default() }.into());
+            (instance.status(), instance.effective_weight().get())
         };
         assert_eq!(says(CheckStatus::Critical, false), (Status::Starting, 5));
         assert_eq!(says(CheckStatus::Passing, true), (Status::Serving, 5));

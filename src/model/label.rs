@@ -38,9 +38,9 @@ impl Tags {
         if let Some(at) = given.iter().position(|tag| tag.as_ref().is_empty()) {
             text("tags", "", MAX_TAG_BYTES).map_err(|invalid| invalid.of(format!("tags[{at}]")))?;
         }
-        let tags = Self::kept(given)?;
+        let tags = Self::parse_stored(given)?;
         if tags.0.len() > MAX_LABELS {
-            return Err(FieldError::unshown("tags", format!("are {}", given.len()), "give at most 64"));
+            return Err(FieldError::without_value("tags", format!("are {}", given.len()), "give at most 64"));
         }
         Ok(tags)
     }
@@ -50,7 +50,7 @@ impl Tags {
     /// # Errors
     ///
     /// When there are more than 1,024 or 16 KiB, or one is longer than 4 KiB or has a control character.
-    pub fn kept(given: &[impl AsRef<str>]) -> Result<Self, FieldError> {
+    pub fn parse_stored(given: &[impl AsRef<str>]) -> Result<Self, FieldError> {
         let mut tags: Vec<Box<str>> = Vec::with_capacity(given.len().min(MAX_KEPT_TAGS));
         let mut known = HashSet::new();
         for (at, tag) in given.iter().enumerate() {
@@ -65,12 +65,12 @@ impl Tags {
             }
         }
         if tags.len() > MAX_KEPT_TAGS {
-            return Err(FieldError::unshown("tags", format!("are {}", tags.len()), "give at most 1024"));
+            return Err(FieldError::without_value("tags", format!("are {}", tags.len()), "give at most 1024"));
         }
         let bytes: usize = tags.iter().map(|tag| tag.len()).sum();
         if bytes > MAX_TAGS_BYTES {
             let remedy = "keep them within 16384 bytes; what is bigger belongs elsewhere, with its address here";
-            return Err(FieldError::unshown("tags", format!("have {bytes} bytes"), remedy));
+            return Err(FieldError::without_value("tags", format!("have {bytes} bytes"), remedy));
         }
         Ok(Self(tags.into()))
     }
@@ -110,7 +110,7 @@ impl Metadata {
     /// # Errors
     ///
     /// As [`Metadata::parse`], but for the size.
-    pub fn kept<'a, T: AsRef<str> + 'a>(
+    pub fn parse_stored<'a, T: AsRef<str> + 'a>(
         given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
     ) -> Result<Self, FieldError> {
         Self::within(given, MAX_KEPT_METADATA_BYTES)
@@ -121,7 +121,11 @@ impl Metadata {
         most: usize,
     ) -> Result<Self, FieldError> {
         if given.len() > MAX_LABELS {
-            return Err(FieldError::unshown("metadata", format!("has {} entries", given.len()), "give at most 64"));
+            return Err(FieldError::without_value(
+                "metadata",
+                format!("has {} entries", given.len()),
+                "give at most 64",
+            ));
         }
         let mut entries: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(given.len());
         let mut bytes = 0;
@@ -138,7 +142,7 @@ impl Metadata {
         if bytes > most {
             let remedy =
                 format!("keep it within {most} bytes; what is bigger belongs elsewhere, with its address here");
-            return Err(FieldError::unshown("metadata", format!("has {bytes} bytes"), remedy));
+            return Err(FieldError::without_value("metadata", format!("has {bytes} bytes"), remedy));
         }
         entries.sort_unstable();
         Ok(Self(entries.into()))
@@ -203,12 +207,12 @@ mod tests {
     #[test]
     fn tags_that_are_kept_may_be_empty_and_many() {
         let many: Vec<String> = (0..1_024).map(|n| n.to_string()).chain([String::new()]).collect();
-        assert_eq!(Tags::kept(&many[1..]).unwrap().iter().last(), Some(""));
-        assert_eq!(Tags::kept(&many).unwrap_err().to_string(), "tags are 1025: give at most 1024");
+        assert_eq!(Tags::parse_stored(&many[1..]).unwrap().iter().last(), Some(""));
+        assert_eq!(Tags::parse_stored(&many).unwrap_err().to_string(), "tags are 1025: give at most 1024");
         let twice: Vec<&String> = many[1..].iter().chain(&many[1..]).collect();
-        assert_eq!(Tags::kept(&twice).unwrap().iter().len(), 1_024, "a repeated one counts once");
-        assert!(Tags::kept(&["a\nb"]).is_err() && Tags::kept(&["x".repeat(4_097)]).is_err());
-        assert!(Tags::kept(&(0..5).map(|n| format!("{n:04000}")).collect::<Vec<_>>()).is_err());
+        assert_eq!(Tags::parse_stored(&twice).unwrap().iter().len(), 1_024, "a repeated one counts once");
+        assert!(Tags::parse_stored(&["a\nb"]).is_err() && Tags::parse_stored(&["x".repeat(4_097)]).is_err());
+        assert!(Tags::parse_stored(&(0..5).map(|n| format!("{n:04000}")).collect::<Vec<_>>()).is_err());
     }
 
     #[test]
@@ -216,9 +220,9 @@ mod tests {
         let entries = |value: usize| -> BTreeMap<String, String> {
             (0..64).map(|n| (format!("{n:0128}"), "v".repeat(value))).collect()
         };
-        assert!(Metadata::kept(entries(512).iter()).is_ok());
+        assert!(Metadata::parse_stored(entries(512).iter()).is_ok());
         assert!(Metadata::parse(entries(512).iter()).is_err());
-        let problem = Metadata::kept(entries(513).iter()).unwrap_err().to_string();
+        let problem = Metadata::parse_stored(entries(513).iter()).unwrap_err().to_string();
         assert!(problem.contains("has 41024 bytes: keep it within 40960 bytes"), "{problem}");
     }
 

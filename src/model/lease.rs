@@ -42,12 +42,12 @@ impl LeaseTerms {
     /// Longest time to live that is granted.
     pub const MAX_TTL: Duration = Duration::from_hours(24);
     /// The time to live of who asks for none.
-    pub const USUAL: Duration = Duration::from_secs(15);
+    pub const DEFAULT_TTL: Duration = Duration::from_secs(15);
 
     /// Grants what is asked for, within the bounds above; a grace is at most the time to live.
     #[must_use]
     pub fn grant(ttl: Option<Duration>, disconnect_grace: Option<Duration>) -> Self {
-        let ttl = ttl.unwrap_or(Self::USUAL).clamp(Self::MIN_TTL, Self::MAX_TTL);
+        let ttl = ttl.unwrap_or(Self::DEFAULT_TTL).clamp(Self::MIN_TTL, Self::MAX_TTL);
         let ms = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         Self { ttl_ms: ms(ttl), grace_ms: disconnect_grace.map(|grace| ms(grace.min(ttl))) }
     }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn terms_are_granted_within_bounds() {
         let grant = |ttl, grace| LeaseTerms::grant(ttl, grace);
-        assert_eq!(grant(None, None).ttl(), LeaseTerms::USUAL);
+        assert_eq!(grant(None, None).ttl(), LeaseTerms::DEFAULT_TTL);
         assert_eq!(grant(Some(Duration::ZERO), None).ttl(), LeaseTerms::MIN_TTL);
         assert_eq!(grant(Some(Duration::MAX), None).ttl(), LeaseTerms::MAX_TTL);
         let long_grace = grant(Some(Duration::from_secs(2)), Some(Duration::from_secs(9)));

@@ -54,8 +54,8 @@ impl ServiceName {
     /// # Errors
     ///
     /// As [`ServiceName::parse`].
-    pub fn kept(name: &str) -> Result<Self, FieldError> {
-        let nodes = super::nodes();
+    pub fn parse_stored(name: &str) -> Result<Self, FieldError> {
+        let nodes = super::node_service();
         if name == nodes.as_str() { Ok(nodes) } else { Self::parse(name) }
     }
 

@@ -66,7 +66,7 @@ impl ResumeToken {
     pub fn parse(bytes: &[u8]) -> Result<Self, FieldError> {
         let refused = |problem: String| {
             let remedy = "send the last resume_token received, byte for byte, or none";
-            FieldError::unshown("resume_token", problem, remedy)
+            FieldError::without_value("resume_token", problem, remedy)
         };
         let bytes: &[u8; Self::LENGTH] = bytes
             .try_into()

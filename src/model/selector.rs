@@ -31,13 +31,21 @@ impl Selector {
     pub fn parse(names: &[String], prefix: &str, everything: bool) -> Result<Self, FieldError> {
         let ways = [!names.is_empty(), !prefix.is_empty(), everything];
         match ways.iter().filter(|used| **used).count() {
-            0 => Err(FieldError::unshown("services", "are not given", "give services, a prefix, or everything: true")),
+            0 => Err(FieldError::without_value(
+                "services",
+                "are not given",
+                "give services, a prefix, or everything: true",
+            )),
             1 if everything => Ok(Self::Everything),
             1 if names.is_empty() => Self::prefix(prefix),
             1 => Self::names(names),
             _ => {
                 let problem = "are given together with prefix or everything";
-                Err(FieldError::unshown("services", problem, "use exactly one of services, prefix and everything"))
+                Err(FieldError::without_value(
+                    "services",
+                    problem,
+                    "use exactly one of services, prefix and everything",
+                ))
             }
         }
     }
@@ -56,7 +64,7 @@ impl Selector {
     fn names(given: &[String]) -> Result<Self, FieldError> {
         if given.len() > MOST_NAMES {
             let remedy = "name at most 10000, open several streams, or use a prefix or everything";
-            return Err(FieldError::unshown("services", format!("are {}", given.len()), remedy));
+            return Err(FieldError::without_value("services", format!("are {}", given.len()), remedy));
         }
         let mut names = Vec::with_capacity(given.len());
         for (at, name) in given.iter().enumerate() {

@@ -121,7 +121,7 @@ impl WriteGuard<'_> {
         let instance = Instance { service: name, ..instance };
         if let Some(lease) = &lease {
             self.registry.leases.begin(lease);
-            self.registry.protection.begins(lease, service.headcount(), instance.marks.suspect);
+            self.registry.protection.begins(lease, service.headcount(), instance.conditions.suspect);
         }
         self.registry.count(&instance.service, 1);
         self.registry.index_names(None, Some(&instance));
@@ -237,7 +237,7 @@ impl WriteGuard<'_> {
             // What was decided may have waited for a disk: the time to live begins when its holder can know.
             let _ = new.renew(now.lease, None);
             leases.begin(new);
-            protection.begins(new, service.headcount(), after.instance.marks.suspect);
+            protection.begins(new, service.headcount(), after.instance.conditions.suspect);
         }
     }
 
@@ -331,8 +331,8 @@ fn renew(decision: Decision, entry: &Entry, asked: (LeaseId, BootId, LeaseTerms)
 
 /// Returns whether an entry is the local node with nothing but what is shown of it without being registered.
 fn is_local_node_as_configured(entry: &Entry) -> bool {
-    let Instance { service, id, checks, marks, .. } = &entry.instance;
-    service.is_reserved() && *id.as_str() == *node_id("") && checks.is_empty() && !marks.operator_draining
+    let Instance { service, id, checks, conditions, .. } = &entry.instance;
+    service.is_reserved() && *id.as_str() == *node_id("") && checks.is_empty() && !conditions.operator_draining
 }
 
 fn event(change: Change, revision: Revision, now: ClockReading) -> Arc<Event> {

@@ -84,7 +84,7 @@ pub enum Command {
         /// The check.
         check: Arc<CheckDefinition>,
     },
-    /// Give an instance the state of its node: marks, and the host if it names none. Both are looked up when this is decided.
+    /// Give an instance the state of its node: conditions, and the host if it names none. Both are looked up when this is decided.
     RefreshNodeStatus {
         /// The service.
         service: ServiceName,

@@ -208,7 +208,7 @@ impl ConsulIndex {
     fn forget(&self, before: &Entry, after: Option<&Arc<Entry>>) {
         let instance = &before.instance;
         let Some(node) = node_of(before) else { return };
-        let stays = after.is_some_and(|after| after.instance.listing.is_some());
+        let stays = after.is_some_and(|after| after.instance.consul_registration.is_some());
         if !stays {
             self.instances.remove_if(instance.id.as_str(), |_, service| *service == instance.service);
         }
@@ -224,7 +224,7 @@ impl ConsulIndex {
     fn know(&self, before: Option<&Arc<Entry>>, after: &Entry) {
         let instance = &after.instance;
         let Some(node) = node_of(after) else { return };
-        let known = before.filter(|before| before.instance.listing.is_some());
+        let known = before.filter(|before| before.instance.consul_registration.is_some());
         let registers = known.is_none_or(|known| known.instance.registered_revision != instance.registered_revision);
         if registers && !instance.service.is_reserved() {
             self.instances.insert(instance.id.clone(), instance.service.clone());
@@ -329,7 +329,7 @@ impl CheckClaims {
 
 /// What an instance says of itself.
 fn description(instance: &Instance) -> impl PartialEq {
-    let Instance { tags, metadata, weight, locality, listing, revision, .. } = instance;
+    let Instance { tags, metadata, weight, locality, consul_registration: listing, revision, .. } = instance;
     // Of a listing, the revision stands for all that it says, its own addresses included.
     let described = listing.as_ref().map_or(*revision, |listing| listing.description_revision);
     (tags, metadata, weight, locality, described)
@@ -338,9 +338,9 @@ fn description(instance: &Instance) -> impl PartialEq {
 /// What is shown of the checks of an instance. `None`: it has none. What stands for a lease, and for an operator's word, is shown
 /// with the revision of the last change.
 fn shown_checks(instance: &Instance) -> Option<impl PartialEq> {
-    let Instance { checks, tags, marks, listing, revision, .. } = instance;
-    let made_up = listing.is_none() || marks.operator_draining || marks.self_draining;
-    let revision = made_up.then_some((*revision, marks.operator_draining || marks.self_draining));
+    let Instance { checks, tags, conditions, consul_registration: listing, revision, .. } = instance;
+    let made_up = listing.is_none() || conditions.operator_draining || conditions.self_draining;
+    let revision = made_up.then_some((*revision, conditions.operator_draining || conditions.self_draining));
     (made_up || !checks.is_empty()).then_some((checks, tags, revision))
 }
 
@@ -351,7 +351,7 @@ fn host(node: &str) -> Cow<'static, str> {
 
 /// Name of the node that an entry is on, or that it is. `None`: it was not registered through Consul's API.
 fn node_of(entry: &Entry) -> Option<&str> {
-    entry.instance.listing.as_ref().map(|listing| &*listing.node)
+    entry.instance.consul_registration.as_ref().map(|listing| &*listing.node)
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ pub struct DecisionContext {
 /// State that an instance takes over from its node.
 #[derive(Debug, Default)]
 pub struct NodeState {
-    /// The marks that come from the node; no others are set.
-    pub marks: Conditions,
+    /// The conditions that come from the node; no others are set.
+    pub conditions: Conditions,
     /// Host of the node, which is that of an instance that names none. `None` for the local node, and where no node is known.
     pub host: Option<Box<str>>,
 }
@@ -86,15 +86,15 @@ impl Registry {
     fn node_state(&self, service: &ServiceName, listing: Option<&ConsulRegistration>) -> NodeState {
         let Some(listing) = listing.filter(|_| !service.is_reserved()) else { return NodeState::default() };
         let Some(node) = self.node(&listing.node) else { return NodeState::default() };
-        let marks = Conditions {
-            node_drained: node.instance.marks.operator_draining,
+        let conditions = Conditions {
+            node_drained: node.instance.conditions.operator_draining,
             node_critical: node.instance.checks.aggregate_status() == CheckStatus::Critical,
             node_warning: node.instance.checks.aggregate_status() == CheckStatus::Warning,
             ..Conditions::default()
         };
         // On the local node, an instance that names no address may be where it registered from.
         let address = node.instance.addresses.first().filter(|_| !listing.node.is_empty());
-        NodeState { marks, host: address.map(|address| address.host.clone()) }
+        NodeState { conditions, host: address.map(|address| address.host.clone()) }
     }
 
     /// Returns the instances on a node, in no order. `node`: the id that it has among the nodes.
@@ -107,14 +107,14 @@ impl Registry {
     /// Tells whether an instance has the state of its node.
     #[must_use]
     pub fn agrees_with_node(&self, instance: &Instance) -> bool {
-        on_node(instance, &self.node_state(&instance.service, instance.listing.as_deref())) == *instance
+        on_node(instance, &self.node_state(&instance.service, instance.consul_registration.as_deref())) == *instance
     }
 }
 
 fn listing_of<'a>(command: &'a Command, present: Option<&'a Arc<Entry>>) -> Option<&'a ConsulRegistration> {
     match command {
         Command::RegisterWithoutLease(asked) => Some(&asked.listing),
-        _ => present.and_then(|entry| entry.instance.listing.as_deref()),
+        _ => present.and_then(|entry| entry.instance.consul_registration.as_deref()),
     }
 }
 

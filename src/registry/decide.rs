@@ -100,16 +100,16 @@ impl ProposedChange {
 
 /// Notes when an instance with a listing last described itself otherwise than `before`.
 fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revision) {
-    let Some(listing) = &instance.listing else { return };
+    let Some(listing) = &instance.consul_registration else { return };
     let same = before.is_some_and(|before| {
         before.tags == instance.tags
             && before.metadata == instance.metadata
             && same_own_addresses(before, instance)
             && before.weight == instance.weight
             && before.locality == instance.locality
-            && before.listing.as_ref().is_some_and(|known| known.describes_the_same(listing))
+            && before.consul_registration.as_ref().is_some_and(|known| known.same_description(listing))
     });
-    if !same && let Some(listing) = &mut instance.listing {
+    if !same && let Some(listing) = &mut instance.consul_registration {
         Arc::make_mut(listing).description_revision = revision;
     }
 }
@@ -117,7 +117,8 @@ fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revisi
 /// Returns whether two states of an instance name the same addresses. The host of one that names none is that of its node, and
 /// changes with it.
 fn same_own_addresses(before: &Instance, after: &Instance) -> bool {
-    let of_node = |instance: &Instance| instance.listing.as_ref().is_some_and(|listing| listing.address.is_empty());
+    let of_node =
+        |instance: &Instance| instance.consul_registration.as_ref().is_some_and(|listing| listing.address.is_empty());
     let (Some(old), Some(new)) = (before.addresses.split_first(), after.addresses.split_first()) else {
         return before.addresses == after.addresses;
     };
@@ -222,12 +223,12 @@ fn put(
     now: ClockReading,
 ) -> Result<ProposedChange, CommandError> {
     // A sign of life: nobody suspects it any more.
-    let before_marks = before.map(|instance| instance.marks).unwrap_or_default();
-    let marks = Conditions { starting: asked.starting, suspect: false, ..before_marks };
+    let before_marks = before.map(|instance| instance.conditions).unwrap_or_default();
+    let conditions = Conditions { starting: asked.starting, suspect: false, ..before_marks };
     let terms = lease.map(|_| asked.terms);
     let lease = lease.cloned().unwrap_or_else(|| new_lease(&asked, now));
     Ok(ProposedChange::Put {
-        instance: instance(asked, marks, before, now)?,
+        instance: instance(asked, conditions, before, now)?,
         lease: Some(lease),
         is_new: before.is_none(),
         terms,
@@ -237,13 +238,13 @@ fn put(
 
 /// A new life under an old id. What an operator said of the old one holds for the new one.
 fn take_over(entry: &Arc<Entry>, asked: Register, now: ClockReading) -> Result<ProposedChange, CommandError> {
-    let marks = Conditions {
+    let conditions = Conditions {
         starting: asked.starting,
-        operator_draining: entry.instance.marks.operator_draining,
+        operator_draining: entry.instance.conditions.operator_draining,
         ..Conditions::default()
     };
     let lease = Some(new_lease(&asked, now));
-    let instance = instance(asked, marks, None, now)?;
+    let instance = instance(asked, conditions, None, now)?;
     Ok(ProposedChange::Put { instance, lease, is_new: true, terms: None, ending: EndReason::Superseded })
 }
 
@@ -254,13 +255,13 @@ fn new_lease(asked: &Register, now: ClockReading) -> Arc<Lease> {
 
 fn instance(
     asked: Register,
-    marks: Conditions,
+    conditions: Conditions,
     before: Option<&Instance>,
     now: ClockReading,
 ) -> Result<Instance, CommandError> {
     let none = InstanceChecks::default();
     let checks = merged(before.map_or(&none, |instance| &instance.checks), &[], asked.checks, true)?;
-    Ok(described(asked.service, asked.id, asked.description, (checks, marks), before, now))
+    Ok(described(asked.service, asked.id, asked.description, (checks, conditions), before, now))
 }
 
 /// An instance that says this of itself. What else there is of it is as it was before.
@@ -268,12 +269,12 @@ fn described(
     service: ServiceName,
     id: InstanceId,
     description: InstanceDescription,
-    (checks, mut marks): (InstanceChecks, Conditions),
+    (checks, mut conditions): (InstanceChecks, Conditions),
     before: Option<&Instance>,
     now: ClockReading,
 ) -> Instance {
     let InstanceDescription { addresses, tags, metadata, weight, locality } = description;
-    marks.was_healthy |= proves(&checks);
+    conditions.was_healthy |= proves(&checks);
     Instance {
         service,
         id,
@@ -283,8 +284,8 @@ fn described(
         weight,
         locality,
         checks,
-        marks,
-        listing: None,
+        conditions,
+        consul_registration: None,
         registered_at: before.map_or(now.wall, |instance| instance.registered_at),
         registered_revision: before.map_or(Revision::default(), |instance| instance.registered_revision),
         revision: before.map_or(Revision::default(), |instance| instance.revision),
@@ -314,7 +315,7 @@ fn decide_deregister(
             }
             EndReason::Deregistered
         }
-        (DeregisterGuard::Listed, Some(entry)) if entry.instance.listing.is_some() => EndReason::Removed,
+        (DeregisterGuard::Listed, Some(entry)) if entry.instance.consul_registration.is_some() => EndReason::Removed,
         (DeregisterGuard::This { .. }, None) | (DeregisterGuard::Listed, _) => return Ok(Decision::NoOp),
     };
     Ok(Decision::Apply(ProposedChange::Remove { reason: RemovalReason::Deregistered, ending }))
@@ -338,22 +339,22 @@ fn decide_update(
     instance.weight = weight.unwrap_or(instance.weight);
     instance.tags = tags.unwrap_or(instance.tags);
     instance.metadata = metadata.unwrap_or(instance.metadata);
-    instance.marks.starting = starting.unwrap_or(instance.marks.starting);
+    instance.conditions.starting = starting.unwrap_or(instance.conditions.starting);
     match (draining, lease) {
-        (Some(leaving), Some(_)) => instance.marks.self_draining = leaving,
+        (Some(leaving), Some(_)) => instance.conditions.self_draining = leaving,
         // An operator who wants it back overrules what it said itself.
         (Some(drained), None) => {
-            instance.marks = Conditions { operator_draining: drained, self_draining: false, ..instance.marks }
+            instance.conditions = Conditions { operator_draining: drained, self_draining: false, ..instance.conditions }
         }
         (None, _) => {}
     }
     if lease.is_none()
         && draining.is_some()
-        && let Some(listing) = &mut instance.listing
+        && let Some(listing) = &mut instance.consul_registration
     {
-        let known = entry.instance.marks.operator_draining;
+        let known = entry.instance.conditions.operator_draining;
         // Whoever was first has said why.
-        if known != instance.marks.operator_draining {
+        if known != instance.conditions.operator_draining {
             Arc::make_mut(listing).maintenance = reason.unwrap_or_default();
         }
     }
@@ -369,11 +370,11 @@ fn decide_expire(present: Option<&Arc<Entry>>, lease: &Arc<Lease>) -> Decision {
 
 /// A suspicion that a heartbeat has refuted meanwhile is none.
 fn decide_suspicion(present: Option<&Arc<Entry>>, lease: &Arc<Lease>, suspect: bool) -> Decision {
-    let Some(entry) = held_by(present, lease).filter(|entry| entry.instance.marks.suspect != suspect) else {
+    let Some(entry) = held_by(present, lease).filter(|entry| entry.instance.conditions.suspect != suspect) else {
         return Decision::NoOp;
     };
     let mut instance = entry.instance.clone();
-    instance.marks.suspect = suspect;
+    instance.conditions.suspect = suspect;
     Decision::alter(entry, instance)
 }
 

@@ -78,7 +78,7 @@ impl Indexes {
 /// Name of a node, as it was registered; empty for the local node.
 #[must_use]
 pub fn node_name(node: &Instance) -> &str {
-    node.listing.as_ref().map_or("", |listing| &*listing.node)
+    node.consul_registration.as_ref().map_or("", |listing| &*listing.node)
 }
 
 fn address(node: &Instance) -> Option<IpAddr> {

@@ -240,7 +240,7 @@ fn equal_means_quiet() {
     let first = revision();
     engine.submit(Command::Register(register("web", "a", "boot", 2)), at(10)).unwrap();
     engine.submit(update("web", "a", Patch { draining: Some(false), ..Patch::default() }), at(20)).unwrap();
-    engine.submit(update("web", "a", Patch { weight: Some(Weight::USUAL), ..Patch::default() }), at(30)).unwrap();
+    engine.submit(update("web", "a", Patch { weight: Some(Weight::DEFAULT), ..Patch::default() }), at(30)).unwrap();
     assert_eq!(revision(), first);
     assert_eq!(*audience.0.lock().unwrap(), ["web/a"]);
 }

@@ -15,7 +15,7 @@ use crate::{
     metrics::Metrics,
     model::{
         CheckDefinition, CheckId, CheckStatus, Conditions, ConsulRegistration, Incarnation, Probe, Revision,
-        ServiceName, node_id, nodes,
+        ServiceName, node_id, node_service,
     },
     registry::{
         CommandError, Entry, NewCheck, Patch,
@@ -34,7 +34,7 @@ fn at_node(name: &str) -> InstanceId {
 
 fn node(name: &str, host: &str) -> RegisterWithoutLease {
     let mut node = enroll(
-        nodes(),
+        node_service(),
         at_node(name),
         ConsulRegistration { node: name.into(), address: host.into(), ..ConsulRegistration::default() },
     );
@@ -50,7 +50,7 @@ fn on_node(node: &str, service: &str) -> RegisterWithoutLease {
 
 fn drain(node: &str, draining: bool) -> Command {
     let patch = Patch { draining: Some(draining), ..Patch::default() };
-    Command::Update { service: nodes(), id: at_node(node), lease: None, patch }
+    Command::Update { service: node_service(), id: at_node(node), lease: None, patch }
 }
 
 fn boxed(enroll: RegisterWithoutLease) -> Command {
@@ -88,7 +88,7 @@ async fn peopled(commands: &Commands) {
 
 fn marks_and_hosts(commands: &Commands) -> Vec<(Conditions, String)> {
     let entries = commands.registry().entries_on(&node_id("n"));
-    let of = |entry: &Arc<Entry>| (entry.instance.marks, entry.instance.addresses[0].host.to_string());
+    let of = |entry: &Arc<Entry>| (entry.instance.conditions, entry.instance.addresses[0].host.to_string());
     entries.iter().map(of).collect()
 }
 
@@ -104,19 +104,22 @@ async fn node_change_reaches_all_instances_on_it_and_no_others() {
     commands.register(vec![on_node("", "other")], ()).await.unwrap();
     let before = commands.registry().applied();
     commands.submit(drain("n", true)).await.unwrap();
-    assert!(marks_and_hosts(&commands).iter().all(|(marks, _)| marks.node_drained));
+    assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_drained));
     assert_eq!(commands.registry().applied().0, before.0 + 6, "the node and five services, and no other");
     assert!(!commands.submit(drain("n", true)).await.unwrap().changed);
     let moved = NodeRegistration::of_node(at_node("n"), None, vec![boxed(node("n", "10.0.0.2"))]);
     commands.register_on_node(moved).await.unwrap();
-    assert!(marks_and_hosts(&commands).iter().all(|(marks, host)| marks.node_drained && host == "10.0.0.2"));
-    let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Stated);
+    assert!(marks_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.2"));
+    let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Static);
     let check = NewCheck { definition: definition.into(), verdict: CheckStatus::Critical };
-    commands.submit(Command::AddCheck { service: nodes(), id: at_node("n"), check }).await.unwrap();
-    assert!(marks_and_hosts(&commands).iter().all(|(marks, _)| marks.node_critical));
+    commands.submit(Command::AddCheck { service: node_service(), id: at_node("n"), check }).await.unwrap();
+    assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_critical));
     let check = CheckId::parse("c").unwrap();
-    commands.submit(Command::RemoveCheck { service: nodes(), id: at_node("n"), check, created: None }).await.unwrap();
-    assert!(marks_and_hosts(&commands).iter().all(|(marks, _)| !marks.node_critical));
+    commands
+        .submit(Command::RemoveCheck { service: node_service(), id: at_node("n"), check, created: None })
+        .await
+        .unwrap();
+    assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| !conditions.node_critical));
 }
 
 #[tokio::test]
@@ -135,7 +138,7 @@ async fn write_dropped_after_its_first_command_runs_to_its_end() {
     }
     commands.finish().await;
     assert!(all_agree(&commands));
-    assert!(marks_and_hosts(&commands).iter().all(|(marks, _)| marks.node_drained));
+    assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_drained));
     {
         let mut write = pin!(commands.remove_node(at_node("n")));
         poll_fn(|context| {
@@ -182,12 +185,12 @@ async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() 
     first.id = id("mover");
     commands.register(vec![first.clone()], ()).await.unwrap();
     let check = |n: usize| {
-        let definition = CheckDefinition::new(CheckId::parse(&n.to_string()).unwrap(), "c", Probe::Stated);
+        let definition = CheckDefinition::new(CheckId::parse(&n.to_string()).unwrap(), "c", Probe::Static);
         NewCheck { definition: definition.into(), verdict: CheckStatus::Passing }
     };
     let refused = RegisterWithoutLease { service: name("b"), checks: (0..33).map(check).collect(), ..first.clone() };
     let before = commands.registry().applied();
-    assert!(matches!(commands.register(vec![refused], ()).await, Err(EngineError::Refused(CommandError::Invalid(_)))));
+    assert!(matches!(commands.register(vec![refused], ()).await, Err(EngineError::Rejected(CommandError::Invalid(_)))));
     assert_eq!(commands.registry().applied(), before);
     assert!(commands.registry().get(&name("a"), "mover").is_some());
     commands.register(vec![RegisterWithoutLease { service: name("b"), ..first }], ()).await.unwrap();
@@ -272,7 +275,7 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
         engine.submit(boxed(mover("a")), at(0)).await.unwrap();
         engine.submit(boxed(mover("b")), at(0)).await.unwrap();
         // A check that two instances of the node have: the later one keeps it.
-        let definition = CheckDefinition::new(CheckId::parse("taken").unwrap(), "c", Probe::Stated);
+        let definition = CheckDefinition::new(CheckId::parse("taken").unwrap(), "c", Probe::Static);
         for n in 0..2 {
             let check = NewCheck { definition: definition.clone().into(), verdict: CheckStatus::Passing };
             let (service, id) = (name(&format!("s{n}")), InstanceId::on_node("n", &format!("s{n}")));
@@ -283,7 +286,9 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
         assert!(!all_agree(&commands));
         commands.recover().unwrap();
         assert!(all_agree(&commands));
-        assert!(marks_and_hosts(&commands).iter().all(|(marks, host)| marks.node_drained && host == "10.0.0.7"));
+        assert!(
+            marks_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.7")
+        );
         assert!(commands.registry().get(&name("a"), "mover").is_none());
         assert!(commands.registry().get(&name("b"), "mover").is_some());
         let checks = |service: &str| {

@@ -211,7 +211,7 @@ mod tests {
         rich.metadata =
             Metadata::parse(BTreeMap::from([("line".to_owned(), "one\ntwo \u{1f3ad}".to_owned())]).iter()).unwrap();
         rich.locality = Locality::parse("", "eu-1", "").unwrap();
-        rich.marks.operator_draining = true;
+        rich.conditions.operator_draining = true;
         rich.revision = Revision(1 << 60);
         let terms = LeaseTerms::grant(Some(Duration::from_millis(9_500)), Some(Duration::ZERO));
         let lease = StoredLease { id: LeaseId(5), boot: BootId::parse("boot").unwrap(), terms };

@@ -153,7 +153,7 @@ pub fn check_states(
         // A state that cannot be used is replaced by the next result of its check.
         if let Ok((known, state)) = record::decode_state(message)
             && known.as_str() == check
-            && let (Ok(service), Ok(id)) = (ServiceName::kept(service), InstanceId::parse_any(id))
+            && let (Ok(service), Ok(id)) = (ServiceName::parse_stored(service), InstanceId::parse_any(id))
         {
             found.check_states.push(((service, id, known), state));
         }

@@ -163,7 +163,7 @@ pub fn decode_state(message: &[u8]) -> Result<(CheckId, SavedCheck), DecodeError
 // Field numbers are for good: a number that was once given out keeps its meaning, or is left alone.
 
 #[derive(Clone, PartialEq, Message)]
-#[expect(clippy::struct_excessive_bools, reason = "marks, each of which may be set")]
+#[expect(clippy::struct_excessive_bools, reason = "conditions, each of which may be set")]
 struct InstanceRecord {
     #[prost(message, repeated, tag = "1")]
     addresses: Vec<RecordAddress>,
@@ -253,7 +253,7 @@ impl InstanceRecord {
             node_drained,
             node_critical,
             node_warning,
-        } = instance.marks;
+        } = instance.conditions;
         Self {
             addresses: addresses.collect(),
             tags: instance.tags.iter().map(str::to_owned).collect(),
@@ -273,7 +273,7 @@ impl InstanceRecord {
             revision: instance.revision.0,
             lease: lease.map(RecordLease::new),
             checks: check::keep(&instance.checks),
-            listing: instance.listing.as_deref().map(RecordConsulRegistration::new),
+            listing: instance.consul_registration.as_deref().map(RecordConsulRegistration::new),
             proved,
             node_drained,
             node_critical,
@@ -284,17 +284,17 @@ impl InstanceRecord {
     fn into_stored(self, service: &str, id: &str) -> Result<StoredInstance, DecodeError> {
         let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
         let locality = self.locality.unwrap_or_default();
-        let service = ServiceName::kept(service)?;
+        let service = ServiceName::parse_stored(service)?;
         let mut listing = self.listing.as_ref().map(RecordConsulRegistration::listing).transpose()?;
         let instance = Instance {
             id: InstanceId::restored(&service, id, listing.as_mut())?,
             service,
-            addresses: Address::kept(addresses)?,
-            tags: Tags::kept(&self.tags)?,
-            metadata: Metadata::kept(self.metadata.iter())?,
+            addresses: Address::parse_all_stored(addresses)?,
+            tags: Tags::parse_stored(&self.tags)?,
+            metadata: Metadata::parse_stored(self.metadata.iter())?,
             weight: Weight::parse(self.weight)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
-            marks: Conditions {
+            conditions: Conditions {
                 starting: self.starting,
                 self_draining: self.leaving,
                 operator_draining: self.drained,
@@ -305,7 +305,7 @@ impl InstanceRecord {
                 node_warning: self.node_warning,
             },
             checks: check::restore(&self.checks)?,
-            listing,
+            consul_registration: listing,
             registered_at: UnixMillis(self.registered_at),
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),
@@ -363,7 +363,7 @@ mod tests {
             std::collections::BTreeMap::from([("k".to_owned(), "v".to_owned()), ("e".into(), String::new())]);
         instance.metadata = Metadata::parse(metadata.iter()).unwrap();
         instance.locality = Locality::parse("eu", "eu-1", "").unwrap();
-        instance.marks = Conditions { operator_draining: true, suspect: true, ..Conditions::default() };
+        instance.conditions = Conditions { operator_draining: true, suspect: true, ..Conditions::default() };
         instance.registered_at = UnixMillis(1_700_000_000_123);
         instance.registered_revision = Revision(u64::MAX - 1);
         let terms = LeaseTerms::grant(Some(Duration::from_secs(9)), Some(Duration::ZERO));

@@ -89,7 +89,7 @@ fn a_restart_forgets_nothing() {
     assert_eq!((second.registry().applied(), second.registry().incarnation()), (revision, LIFE));
     assert_eq!(second.registry().instance_count(), 2);
     let entry = second.registry().get(&name("db"), "a").unwrap();
-    assert!(entry.instance.marks.operator_draining);
+    assert!(entry.instance.conditions.operator_draining);
     let lease = second.registry().leases().get(crate::model::LeaseId(3)).unwrap();
     assert_eq!(lease.renew(0, None), Ok(std::time::Duration::from_secs(3)), "its holder's heartbeats go on");
     assert_eq!(sign_in(&second, "web", "c", 4).revision, revision.next());
@@ -125,7 +125,7 @@ fn commands_together_are_all_done_or_none() {
     for engine in [&memory as &dyn Engine, &disk] {
         let before = engine.registry().applied();
         let refused = together(engine, vec![sign_in("a", 1), deregister("web", "gone", None)]);
-        assert!(matches!(refused, Err(EngineError::Refused(CommandError::NoSuchInstance { .. }))), "{refused:?}");
+        assert!(matches!(refused, Err(EngineError::Rejected(CommandError::NoSuchInstance { .. }))), "{refused:?}");
         assert_eq!((engine.registry().applied(), contents(engine).len()), (before, 0));
         let done = together(engine, vec![sign_in("a", 1), sign_in("b", 2), deregister("db", "x", Some(9))]).unwrap();
         let changed: Vec<_> = done.iter().map(|outcome| outcome.changed).collect();
@@ -204,7 +204,7 @@ fn commands_for_one_instance_stay_in_order() {
     sent.push(disk.submit(deregister("web", "a", None), at(0)));
     let mut outcomes: Vec<_> = sent.into_iter().map(wait).collect();
     let gone = outcomes.pop().unwrap();
-    assert!(matches!(gone, Err(EngineError::Refused(CommandError::NoSuchInstance { .. }))), "{gone:?}");
+    assert!(matches!(gone, Err(EngineError::Rejected(CommandError::NoSuchInstance { .. }))), "{gone:?}");
     let revisions: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().unwrap().revision.0).collect();
     assert_eq!(revisions, (1..=40).collect::<Vec<_>>());
     assert!(outcomes.iter().all(|outcome| outcome.as_ref().unwrap().changed));
@@ -326,7 +326,7 @@ proptest! {
                 .map(|outcome| (outcome.changed, outcome.revision))
                 .map_err(|error| match error {
                     // When to retry depends on clocks that differ.
-                    EngineError::Refused(CommandError::HeldByOther { service, id, .. }) => format!("{service}/{id} is held"),
+                    EngineError::Rejected(CommandError::HeldByOther { service, id, .. }) => format!("{service}/{id} is held"),
                     other => other.to_string(),
                 });
             let ours = summary(order(&disk, wanted.clone()));

@@ -142,7 +142,7 @@ async fn registration_that_is_refused_leaves_the_times_of_its_checks_and_one_tha
     let half = left(&world);
     assert!(half <= REPRIEVE / 2 + Duration::from_secs(1), "{half:?}");
     let refused = world.checks.commands.register(asked(40), ()).await;
-    assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+    assert!(matches!(refused, Err(EngineError::Rejected(_))), "{refused:?}");
     assert_eq!(left(&world), half);
     world.checks.commands.register(asked(1), ()).await.unwrap();
     assert_eq!(left(&world), REPRIEVE);

@@ -3,7 +3,7 @@
 use crate::model::FieldError;
 
 /// Maximum length of the output that a registration in the catalog states, in bytes.
-pub(crate) const MAX_STATED_OUTPUT_BYTES: usize = 4_096;
+pub(crate) const MAX_DESCRIBED_OUTPUT_BYTES: usize = 4_096;
 /// Maximum length of the definition of a check that a registration in the catalog states, in bytes.
 const MAX_STATED_DEFINITION_BYTES: usize = 8 * 1024;
 /// Maximum length of any other text, in bytes.
@@ -32,7 +32,7 @@ impl CheckDescription {
     /// When the output has more than 4,096 bytes, the definition more than 8,192, or another text more than 512.
     pub fn check(self) -> Result<Self, FieldError> {
         for (field, text, most) in [
-            ("check.output", &self.output, MAX_STATED_OUTPUT_BYTES),
+            ("check.output", &self.output, MAX_DESCRIBED_OUTPUT_BYTES),
             ("check.definition", &self.definition, MAX_STATED_DEFINITION_BYTES),
             ("check.type", &self.kind, MAX_TEXT_BYTES),
             ("check.interval", &self.interval, MAX_TEXT_BYTES),
@@ -40,7 +40,7 @@ impl CheckDescription {
         ] {
             if text.len() > most {
                 let remedy = format!("keep it within {most} bytes");
-                return Err(FieldError::unshown(field, format!("has {} bytes", text.len()), remedy));
+                return Err(FieldError::without_value(field, format!("has {} bytes", text.len()), remedy));
             }
         }
         Ok(self)

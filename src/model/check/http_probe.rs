@@ -68,12 +68,12 @@ impl HttpProbe {
         }
         if self.body.len() > MAX_BODY_BYTES {
             let problem = format!("is {} bytes long", self.body.len());
-            return Err(FieldError::unshown("check.body", problem, "send at most 65536 bytes"));
+            return Err(FieldError::without_value("check.body", problem, "send at most 65536 bytes"));
         }
         let size: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         if self.headers.len() > MAX_HEADERS || size > MAX_HEADER_BYTES {
             let problem = format!("has {} headers of {size} bytes", self.headers.len());
-            return Err(FieldError::unshown(
+            return Err(FieldError::without_value(
                 "check.header",
                 problem,
                 "give at most 1024 headers of 65536 bytes in all",

@@ -83,7 +83,7 @@ fn ids_are_there_once_and_the_worst_counts() {
     assert_eq!(checks.aggregate_status(), CheckStatus::Warning);
     assert_eq!(InstanceChecks::default().aggregate_status(), CheckStatus::Passing);
     let first = checks.stamped(None, Revision(5));
-    let critical = Check { verdict: CheckStatus::Critical, ..first.get("a").unwrap().clone() };
+    let critical = Check { status: CheckStatus::Critical, ..first.get("a").unwrap().clone() };
     let changed = InstanceChecks::new(vec![critical, first.get("b").unwrap().clone()]).unwrap();
     let revisions = |checks: &InstanceChecks, id| checks.get(id).map(|check| (check.created, check.revision));
     let second = changed.clone().stamped(Some(&first), Revision(9));

@@ -111,7 +111,7 @@ fn stored_ids_of_the_old_form_are_made_anew() {
     let restored = |service: &str, stored: &str, node: &str, id: &str| {
         let mut listing =
             Arc::new(ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() });
-        let service = ServiceName::kept(service).unwrap();
+        let service = ServiceName::parse_stored(service).unwrap();
         let made = InstanceId::restored(&service, stored, Some(&mut listing)).unwrap();
         (made.to_string(), listing.node.to_string())
     };

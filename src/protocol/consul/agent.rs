@@ -70,11 +70,11 @@ impl AgentIdentity {
             addresses: [Address::with_any_port(&address, SERVER_PORT.into(), "")?].into(),
             tags: Tags::default(),
             metadata: Metadata::parse(version.iter())?,
-            weight: Weight::USUAL,
+            weight: Weight::DEFAULT,
             locality: None,
             checks: InstanceChecks::default(),
-            marks: Conditions::default(),
-            listing: Some(Arc::new(ConsulRegistration {
+            conditions: Conditions::default(),
+            consul_registration: Some(Arc::new(ConsulRegistration {
                 id: ITSELF.into(),
                 warning_weight: 1,
                 description_revision: revision,
@@ -114,7 +114,7 @@ impl AgentIdentity {
 
     /// Another node, as it was registered.
     pub(super) fn other_node<'a>(&'a self, node: &'a Instance) -> NodeView<'a> {
-        let listing = node.listing.as_deref();
+        let listing = node.consul_registration.as_deref();
         let tagged: Map<'_> = listing
             .iter()
             .flat_map(|listing| &listing.tagged_addresses)
@@ -156,19 +156,19 @@ impl AgentNode {
 
     /// The node of an instance; one that nobody has registered is one without an address.
     pub(super) fn of(registry: &Registry, instance: &Instance) -> Self {
-        let name = instance.listing.as_ref().map_or("", |listing| &*listing.node);
+        let name = instance.consul_registration.as_ref().map_or("", |listing| &*listing.node);
         Self::new(name, registry.node(name))
     }
 
     /// A node under the name that it gave itself last.
     fn new(name: &str, entry: Option<Arc<Entry>>) -> Self {
-        let known = entry.as_ref().and_then(|entry| entry.instance.listing.as_ref());
+        let known = entry.as_ref().and_then(|entry| entry.instance.consul_registration.as_ref());
         Self { name: known.map_or_else(|| name.into(), |listing| listing.node.clone()), entry }
     }
 
     /// All nodes, by name.
     pub(super) fn all(registry: &Registry, agent: &AgentIdentity) -> Vec<Self> {
-        let blocks = registry.blocks(&crate::model::nodes());
+        let blocks = registry.blocks(&crate::model::node_service());
         let all = blocks.iter().flat_map(|block| block.entries()).map(|entry| Self::new("", Some(Arc::clone(entry))));
         let others = all.filter(|host| !host.name.is_empty());
         let mut all: Vec<_> = std::iter::once(Self::own(registry)).chain(others).collect();

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::{Consul, ConsulError, ConsulRequest, agent::ITSELF};
 use crate::{
     engine::StartPoint,
-    model::{Revision, Selector, ServiceName, nodes, topic_of_nodes},
+    model::{Revision, Selector, ServiceName, node_service, topic_of_nodes},
     random,
     registry::ConsulIndex,
     transport::{Interest, WakeRegistration},
@@ -48,11 +48,13 @@ impl QuerySubject {
         };
         match self {
             // The service that stands for the registry itself is on the local node, whether anything is registered or not.
-            Self::Service(name) if name.as_str().eq_ignore_ascii_case(ITSELF) => vec![named(&[name.clone(), nodes()])],
+            Self::Service(name) if name.as_str().eq_ignore_ascii_case(ITSELF) => {
+                vec![named(&[name.clone(), node_service()])]
+            }
             Self::Service(name) => vec![named(&[name.clone(), topic_of_nodes(name)])],
-            Self::Nodes => vec![named(&[nodes()])],
+            Self::Nodes => vec![named(&[node_service()])],
             Self::Node(node) => vec![named(&[ConsulIndex::topic_of_node(node)])],
-            Self::Everything => vec![named(&[nodes()]), Interest::Changes(Arc::new(Selector::Everything))],
+            Self::Everything => vec![named(&[node_service()]), Interest::Changes(Arc::new(Selector::Everything))],
             Self::Nothing => vec![Interest::Nothing],
         }
     }

@@ -150,7 +150,7 @@ impl From<CommandError> for ConsulError {
 impl From<EngineError> for ConsulError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::Refused(refusal) => refusal.into(),
+            EngineError::Rejected(refusal) => refusal.into(),
             EngineError::Overloaded { .. } | EngineError::Stopped | EngineError::OutcomeUnknown => {
                 Self::Unavailable(error.to_string())
             }

@@ -166,13 +166,13 @@ impl ServiceEntry<'_> {
 
 /// The id under which Consul knows an instance.
 pub(super) fn service_id(instance: &Instance) -> &str {
-    instance.listing.as_ref().map_or_else(|| instance.id.as_str(), |listing| &listing.id)
+    instance.consul_registration.as_ref().map_or_else(|| instance.id.as_str(), |listing| &listing.id)
 }
 
 fn address(instance: &Instance) -> (&str, u16) {
     let first = instance.addresses.first();
     let (host, port) = first.map_or(("", 0), |address| (&*address.host, address.port));
-    (instance.listing.as_ref().map_or(host, |listing| &listing.address), port)
+    (instance.consul_registration.as_ref().map_or(host, |listing| &listing.address), port)
 }
 
 /// Tagged addresses of an instance. An agent adds those of an IP address, the catalog does not.
@@ -180,7 +180,7 @@ fn tagged(instance: &Instance) -> TaggedAddresses<'_> {
     let (host, port) = address(instance);
     let mut all = TaggedAddresses::new();
     let in_catalog = |listing: &ConsulRegistration| listing.from_catalog || !listing.node.is_empty();
-    if !instance.listing.as_deref().is_some_and(in_catalog) {
+    if !instance.consul_registration.as_deref().is_some_and(in_catalog) {
         let names: &[&str] = match host.parse() {
             Ok(IpAddr::V4(_)) => &["lan_ipv4", "wan_ipv4"],
             Ok(IpAddr::V6(_)) => &["lan_ipv6", "wan_ipv6"],
@@ -188,7 +188,7 @@ fn tagged(instance: &Instance) -> TaggedAddresses<'_> {
         };
         all.extend(names.iter().map(|name| (*name, TaggedAddressView { address: host, port })));
     }
-    let given = instance.listing.iter().flat_map(|listing| &listing.tagged_addresses);
+    let given = instance.consul_registration.iter().flat_map(|listing| &listing.tagged_addresses);
     all.extend(given.map(|(name, host, port)| (&**name, TaggedAddressView { address: host, port: *port })));
     all
 }
@@ -200,12 +200,15 @@ fn is_zero(port: &u16) -> bool {
 
 fn weights(instance: &Instance) -> Weights {
     let passing = instance.weight.get();
-    Weights { passing, warning: instance.listing.as_ref().map_or(passing, |listing| listing.warning_weight) }
+    Weights {
+        passing,
+        warning: instance.consul_registration.as_ref().map_or(passing, |listing| listing.warning_weight),
+    }
 }
 
 /// When it last described itself otherwise.
 fn described(instance: &Instance) -> u64 {
-    instance.listing.as_ref().map_or(instance.revision, |listing| listing.description_revision).0
+    instance.consul_registration.as_ref().map_or(instance.revision, |listing| listing.description_revision).0
 }
 
 fn meta(instance: &Instance) -> BTreeMap<&str, &str> {
@@ -218,7 +221,7 @@ fn locality(instance: &Instance) -> Option<ServicePlace<'_>> {
 }
 
 fn listed<'a>(instance: &'a Instance, text: impl Fn(&'a ConsulRegistration) -> &'a str) -> &'a str {
-    instance.listing.as_deref().map_or("", text)
+    instance.consul_registration.as_deref().map_or("", text)
 }
 
 impl<'a> ServiceView<'a> {
@@ -236,7 +239,10 @@ impl<'a> ServiceView<'a> {
             port,
             socket_path: listed(instance, |listing| &listing.socket_path),
             weights: weights(instance),
-            enable_tag_override: instance.listing.as_ref().is_some_and(|listing| listing.enable_tag_override),
+            enable_tag_override: instance
+                .consul_registration
+                .as_ref()
+                .is_some_and(|listing| listing.enable_tag_override),
             proxy: ProxyView::new(instance),
             connect: ConnectView::new(instance),
             locality: locality(instance),
@@ -261,7 +267,10 @@ impl<'a> AgentService<'a> {
             socket_path: listed(instance, |listing| &listing.socket_path),
             tagged_addresses: tagged(instance),
             weights: weights(instance),
-            enable_tag_override: instance.listing.as_ref().is_some_and(|listing| listing.enable_tag_override),
+            enable_tag_override: instance
+                .consul_registration
+                .as_ref()
+                .is_some_and(|listing| listing.enable_tag_override),
             locality: locality(instance),
             content_hash: None,
             proxy: ProxyView::at_agent(instance),
@@ -291,7 +300,10 @@ impl<'a> CatalogService<'a> {
             service_meta: meta(instance),
             service_port,
             service_socket_path: listed(instance, |listing| &listing.socket_path),
-            service_enable_tag_override: instance.listing.as_ref().is_some_and(|listing| listing.enable_tag_override),
+            service_enable_tag_override: instance
+                .consul_registration
+                .as_ref()
+                .is_some_and(|listing| listing.enable_tag_override),
             service_proxy: ProxyView::new(instance),
             service_connect: ConnectView::new(instance),
             service_locality: locality(instance),

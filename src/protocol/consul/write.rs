@@ -8,7 +8,7 @@ mod sidecar;
 use super::{Consul, ConsulEndpoint, ConsulError, ConsulRequest, body::CheckUpdate, response::ConsulResponse};
 use crate::{
     app::{ListedChange, NodeRegistration},
-    model::{CheckStatus, InstanceId, nodes},
+    model::{CheckStatus, InstanceId, node_service},
     registry::{Command, CommandOutcome, Patch},
 };
 
@@ -60,7 +60,7 @@ impl Consul {
 
     async fn node_maintenance(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let on = enable(call)?;
-        let (service, id) = (nodes(), InstanceId::of_node(""));
+        let (service, id) = (node_service(), InstanceId::of_node(""));
         self.change_own_node(Command::Update { service, id, lease: None, patch: maintenance(on, call) }).await?;
         Ok(ConsulResponse::empty())
     }

@@ -20,7 +20,7 @@ use super::{
     zone::{self, Zone},
 };
 use crate::{
-    model::{Instance, Revision, ServiceName, nodes},
+    model::{Instance, Revision, ServiceName, node_service},
     registry::{NameSuffixes, Registry},
 };
 
@@ -198,7 +198,7 @@ impl<'a> EndpointCollector<'a> {
     fn add(&mut self, instance: &Instance) {
         let Some(host) = instance.addresses.first().and_then(|first| EndpointTarget::of(&first.host)) else { return };
         let node = self.node_of(instance);
-        let own_address = instance.listing.as_ref().is_none_or(|listing| !listing.address.is_empty());
+        let own_address = instance.consul_registration.as_ref().is_none_or(|listing| !listing.address.is_empty());
         let target = match (&host, &node) {
             (EndpointTarget::Address(address), Some((name, at))) if !own_address && address == at => {
                 EndpointTarget::Node(name.clone(), *at)
@@ -230,7 +230,7 @@ impl<'a> EndpointCollector<'a> {
             self.found.targets.len() - 1
         });
         let port = instance.addresses.first().map_or(0, |first| first.port);
-        let offer = DnsEndpoint { target, port, weight: instance.present_weight().get() };
+        let offer = DnsEndpoint { target, port, weight: instance.effective_weight().get() };
         *self.offers.entry(offer).or_insert_with(|| {
             self.found.each.push(offer);
             self.found.each.len() - 1
@@ -239,7 +239,7 @@ impl<'a> EndpointCollector<'a> {
 
     /// Name and address of the node that an instance is on.
     fn node_of(&mut self, instance: &Instance) -> Option<(Name, IpAddr)> {
-        let listing = instance.listing.as_ref()?;
+        let listing = instance.consul_registration.as_ref()?;
         if let Some(known) = self.nodes.get(&listing.node) {
             return known.clone();
         }
@@ -291,7 +291,7 @@ impl EndpointCache {
         if services.is_empty() {
             return None;
         }
-        let of_nodes = || revision(&nodes()).unwrap_or_default();
+        let of_nodes = || revision(&node_service()).unwrap_or_default();
         if let Some(kept) = self.0.lock().get(&*folded)
             && kept.services == services
             && kept.nodes.is_none_or(|revision| revision == of_nodes())

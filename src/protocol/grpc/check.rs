@@ -84,7 +84,9 @@ fn probe(asked: Option<&pb::check::Probe>) -> Result<Probe, ApiError> {
             tls: grpc.tls.as_ref().map(tls),
         },
         Some(pb::check::Probe::Ttl(_)) => Probe::Ttl,
-        None => return Err(FieldError::unshown("probe", "is not given", "give one of http, tcp, grpc, ttl").into()),
+        None => {
+            return Err(FieldError::without_value("probe", "is not given", "give one of http, tcp, grpc, ttl").into());
+        }
     })
 }
 
@@ -107,7 +109,7 @@ pub(super) fn state(check: &Check) -> pb::CheckState {
         id: check.id().to_string(),
         name: check.definition.name.to_string(),
         kind: check.definition.probe.kind().to_owned(),
-        status: status(check.verdict).into(),
+        status: status(check.status).into(),
         revision: check.revision.0,
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Re
             addresses: Address::parse_all(addresses)?,
             tags: Tags::parse(&asked.tags)?,
             metadata: Metadata::parse(asked.metadata.iter())?,
-            weight: asked.weight.map_or(Ok(Weight::USUAL), Weight::parse)?,
+            weight: asked.weight.map_or(Ok(Weight::DEFAULT), Weight::parse)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
         },
         checks: super::check::asked(&asked.checks)?,
@@ -54,7 +54,7 @@ pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, ApiEr
     let paths = asked.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
     let known = "name at least one of weight, draining, tags, metadata, starting";
     if paths.is_empty() {
-        return Err(FieldError::unshown("update_mask", "is empty", known).into());
+        return Err(FieldError::without_value("update_mask", "is empty", known).into());
     }
     let mut patch = Patch::default();
     for path in paths {
@@ -133,7 +133,7 @@ fn optional_lease(bytes: &[u8]) -> Result<Option<LeaseId>, ApiError> {
     }
     LeaseId::from_bytes(bytes).map(Some).ok_or_else(|| {
         let remedy = "send the lease_id that Register answered, byte for byte";
-        FieldError::unshown("lease_id", format!("has {} bytes where a lease has 16", bytes.len()), remedy).into()
+        FieldError::without_value("lease_id", format!("has {} bytes where a lease has 16", bytes.len()), remedy).into()
     })
 }
 

@@ -22,7 +22,7 @@ pub(super) fn instance(instance: &Instance) -> pb::Instance {
         addresses: addresses.collect(),
         tags: instance.tags.iter().map(str::to_owned).collect(),
         metadata: instance.metadata.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
-        weight: instance.present_weight().get().into(),
+        weight: instance.effective_weight().get().into(),
         locality: instance.locality.as_ref().map(|locality| pb::Locality {
             region: locality.region.to_string(),
             zone: locality.zone.to_string(),

@@ -112,7 +112,7 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
         match error {
-            EngineError::Refused(refusal) => Self::Refused(refusal),
+            EngineError::Rejected(refusal) => Self::Refused(refusal),
             EngineError::Overloaded { retry, .. } => Self::Overloaded { message, retry },
             EngineError::Stopped => Self::Stopped(message),
             EngineError::OutcomeUnknown => Self::Interrupted(message),

@@ -76,7 +76,7 @@ impl KeepAliveStream {
     fn answer(&mut self, request: pb::KeepAliveRequest) -> Result<pb::KeepAliveResponse, ApiError> {
         if request.heartbeats.len() > MOST {
             let problem = format!("are {}", request.heartbeats.len());
-            return Err(FieldError::unshown("heartbeats", problem, "send at most 10000 in a message").into());
+            return Err(FieldError::without_value("heartbeats", problem, "send at most 10000 in a message").into());
         }
         let now = self.shared.clock.now();
         self.heard = Duration::from_micros(now.monotonic_us);

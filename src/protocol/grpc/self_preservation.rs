@@ -12,7 +12,7 @@ pub(super) fn target(asked: &pb::ResetProtectionRequest) -> Result<Option<Servic
     match (asked.service.is_empty(), asked.all) {
         (true, true) => Ok(None),
         (false, false) => Ok(Some(ServiceName::parse(&asked.service)?)),
-        (true, false) => Err(FieldError::unshown("service", "is empty", "name a service, or set all").into()),
+        (true, false) => Err(FieldError::without_value("service", "is empty", "name a service, or set all").into()),
         (false, true) => {
             Err(FieldError::new("service", &asked.service, "is given together with all", "give one of them").into())
         }

@@ -37,19 +37,21 @@ pub(super) fn decide_enroll(
     let unchecked = InstanceChecks::default();
     let known = before.map_or(&unchecked, |instance| &instance.checks);
     let checks = merged(known, &context.taken, checks, replace_checks)?;
-    let drained =
-        [before, present.map(|entry| &entry.instance)].into_iter().flatten().any(|known| known.marks.operator_draining);
-    let proved = before.is_some_and(|instance| instance.marks.was_healthy);
-    let marks = Conditions { operator_draining: drained, was_healthy: proved, ..context.node.marks };
+    let drained = [before, present.map(|entry| &entry.instance)]
+        .into_iter()
+        .flatten()
+        .any(|known| known.conditions.operator_draining);
+    let proved = before.is_some_and(|instance| instance.conditions.was_healthy);
+    let conditions = Conditions { operator_draining: drained, was_healthy: proved, ..context.node.conditions };
     follow_host(&mut description.addresses, &listing, &context.node);
-    if let Some(known) = before.and_then(|instance| instance.listing.as_ref()) {
+    if let Some(known) = before.and_then(|instance| instance.consul_registration.as_ref()) {
         listing.description_revision = known.description_revision;
         if drained {
             listing.maintenance.clone_from(&known.maintenance);
         }
     }
-    let mut instance = described(service, id, description, (checks, marks), lives_on, now);
-    instance.listing = Some(Arc::new(listing));
+    let mut instance = described(service, id, description, (checks, conditions), lives_on, now);
+    instance.consul_registration = Some(Arc::new(listing));
     if lives_on.is_some_and(|before| *before == instance) {
         return Ok(Decision::NoOp);
     }
@@ -73,11 +75,11 @@ pub(super) fn merged(
 ) -> Result<InstanceChecks, CommandError> {
     let mut checks: Vec<Check> = if replace { Vec::new() } else { known.iter().cloned().collect() };
     for NewCheck { definition, verdict } in asked {
-        let stated = definition.probe == Probe::Stated;
+        let stated = definition.probe == Probe::Static;
         let place = checks.iter().position(|check| *check.id() == definition.id);
         let taken = taken.iter().find(|check| *check.id() == definition.id);
         let check = match (taken, known.get(definition.id.as_str())) {
-            (Some(taken), _) => Check::new(definition, if stated { verdict } else { taken.verdict }),
+            (Some(taken), _) => Check::new(definition, if stated { verdict } else { taken.status }),
             (None, Some(known)) => defined_again(known, definition, stated.then_some(verdict)),
             (None, None) => Check::new(definition, verdict),
         };
@@ -93,9 +95,9 @@ pub(super) fn merged(
 fn defined_again(known: &Check, asked: Arc<CheckDefinition>, stated: Option<CheckStatus>) -> Check {
     // The very definition that is there, if it says the same: the runner goes on with it.
     let definition = if known.definition == asked { Arc::clone(&known.definition) } else { asked };
-    let verdict = stated.unwrap_or(known.verdict);
-    let same = verdict == known.verdict && Arc::ptr_eq(&definition, &known.definition);
-    Check { definition, verdict, revision: if same { known.revision } else { Revision::default() }, ..*known }
+    let verdict = stated.unwrap_or(known.status);
+    let same = verdict == known.status && Arc::ptr_eq(&definition, &known.definition);
+    Check { definition, status: verdict, revision: if same { known.revision } else { Revision::default() }, ..*known }
 }
 
 /// A change of what is there, unless it comes to nothing.
@@ -110,7 +112,7 @@ pub(super) fn change(
     };
     let mut instance = entry.instance.clone();
     alter(&mut instance)?;
-    instance.marks.was_healthy |= proves(&instance.checks);
+    instance.conditions.was_healthy |= proves(&instance.checks);
     Ok(Decision::alter(entry, instance))
 }
 
@@ -127,7 +129,7 @@ pub(super) fn judge(
         return if of.is_some() { Ok(()) } else { Err(CommandError::NoSuchCheck { service, id, check }) };
     };
     if of.is_none_or(|of| Arc::ptr_eq(of, &known.definition)) {
-        known.verdict = verdict;
+        known.status = verdict;
         instance.checks = InstanceChecks::new(checks)?;
     }
     Ok(())
@@ -154,7 +156,7 @@ pub(super) fn remove_check(
 pub(super) fn decide_reap(present: Option<&Arc<Entry>>, check: &Arc<CheckDefinition>) -> Decision {
     let known = present.and_then(|entry| entry.instance.checks.get(check.id.as_str()));
     let still =
-        known.is_some_and(|known| known.verdict == CheckStatus::Critical && Arc::ptr_eq(&known.definition, check));
+        known.is_some_and(|known| known.status == CheckStatus::Critical && Arc::ptr_eq(&known.definition, check));
     if !still {
         return Decision::NoOp;
     }
@@ -168,9 +170,9 @@ pub(super) fn decide_restate(present: Option<&Arc<Entry>>, node: &NodeState) -> 
 /// Returns an instance with the state that its node gives it.
 pub(in crate::registry) fn on_node(instance: &Instance, node: &NodeState) -> Instance {
     let mut instance = instance.clone();
-    let Conditions { node_drained, node_critical, node_warning, .. } = node.marks;
-    instance.marks = Conditions { node_drained, node_critical, node_warning, ..instance.marks };
-    if let Some(listing) = &instance.listing {
+    let Conditions { node_drained, node_critical, node_warning, .. } = node.conditions;
+    instance.conditions = Conditions { node_drained, node_critical, node_warning, ..instance.conditions };
+    if let Some(listing) = &instance.consul_registration {
         follow_host(&mut instance.addresses, listing, node);
     }
     instance

@@ -220,7 +220,7 @@ fn a_suspect_is_an_instance_like_any() {
     let drain = Patch { draining: Some(true), ..Patch::default() };
     stage.engine.submit(update("web", "i0", drain), at(stage.now)).unwrap();
     assert_eq!(entry(&stage, "i0").instance.status(), Status::Draining);
-    assert!(entry(&stage, "i0").instance.marks.suspect);
+    assert!(entry(&stage, "i0").instance.conditions.suspect);
     stage.engine.submit(Command::Register(register("web", "i1", "other", 99)), at(stage.now)).unwrap();
     assert_eq!(entry(&stage, "i1").instance.status(), Status::Serving);
     stage.engine.submit(Command::Register(register("web", "i2", "boot", 98)), at(stage.now)).unwrap();
@@ -359,7 +359,7 @@ fn a_marked_instance_that_is_loaded_is_believed_again() {
         0,
     );
     let mut instance = entry.instance.clone();
-    (instance.service, instance.id, instance.marks.suspect) = (name("db"), id("a"), true);
+    (instance.service, instance.id, instance.conditions.suspect) = (name("db"), id("a"), true);
     let draft = crate::registry::ProposedChange::Put {
         instance,
         lease: Some(Arc::new(lease)),

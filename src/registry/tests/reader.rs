@@ -88,7 +88,7 @@ fn key(entry: &Entry) -> (String, String) {
 }
 
 fn value(entry: &Entry) -> (u16, bool) {
-    (entry.instance.weight.get(), entry.instance.marks.operator_draining)
+    (entry.instance.weight.get(), entry.instance.conditions.operator_draining)
 }
 
 pub(super) fn readers() -> Vec<ModelReader> {

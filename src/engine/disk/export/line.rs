@@ -26,7 +26,7 @@ const LAST_YEAR: u64 = 253_402_300_799_999;
 /// What there is of one instance.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "marks, each of which may be set")]
+#[expect(clippy::struct_excessive_bools, reason = "conditions, each of which may be set")]
 pub struct ExportLine {
     service: String,
     /// Its id, as it was written.
@@ -126,17 +126,17 @@ impl ExportLine {
                 zone: locality.zone.to_string(),
                 sub_zone: locality.sub_zone.to_string(),
             }),
-            starting: instance.marks.starting,
-            leaving: instance.marks.self_draining,
-            drained: instance.marks.operator_draining,
-            suspect: instance.marks.suspect,
-            proved: instance.marks.was_healthy,
-            node_drained: instance.marks.node_drained,
-            node_critical: instance.marks.node_critical,
-            node_warning: instance.marks.node_warning,
+            starting: instance.conditions.starting,
+            leaving: instance.conditions.self_draining,
+            drained: instance.conditions.operator_draining,
+            suspect: instance.conditions.suspect,
+            proved: instance.conditions.was_healthy,
+            node_drained: instance.conditions.node_drained,
+            node_critical: instance.conditions.node_critical,
+            node_warning: instance.conditions.node_warning,
             checks: check::keep(&instance.checks),
             check_states,
-            listing: instance.listing.as_deref().map(RecordConsulRegistration::new),
+            listing: instance.consul_registration.as_deref().map(RecordConsulRegistration::new),
             registered_at: time_text(instance.registered_at),
             registered_revision: instance.registered_revision.0,
             revision: instance.revision.0,
@@ -153,17 +153,17 @@ impl ExportLine {
         let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
         let locality = self.locality.unwrap_or_default();
         let registered_at = time(&self.registered_at)?;
-        let service = ServiceName::kept(&self.service)?;
+        let service = ServiceName::parse_stored(&self.service)?;
         let mut listing = self.listing.as_ref().map(RecordConsulRegistration::listing).transpose()?;
         let instance = Instance {
             id: InstanceId::restored(&service, &self.id, listing.as_mut())?,
             service,
-            addresses: Address::kept(addresses)?,
-            tags: Tags::kept(&self.tags)?,
-            metadata: Metadata::kept(self.metadata.iter())?,
+            addresses: Address::parse_all_stored(addresses)?,
+            tags: Tags::parse_stored(&self.tags)?,
+            metadata: Metadata::parse_stored(self.metadata.iter())?,
             weight: Weight::parse(self.weight)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
-            marks: Conditions {
+            conditions: Conditions {
                 starting: self.starting,
                 self_draining: self.leaving,
                 operator_draining: self.drained,
@@ -174,7 +174,7 @@ impl ExportLine {
                 node_warning: self.node_warning,
             },
             checks: check::restore(&self.checks)?,
-            listing,
+            consul_registration: listing,
             registered_at,
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),
@@ -229,7 +229,7 @@ fn hex(field: &'static str, text: &str) -> Result<u128, FieldError> {
     let number = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten();
     // It may be a secret: it is not shown.
     number.ok_or_else(|| {
-        FieldError::unshown(field, "is no number of 32 hexadecimal digits", "leave it as it was exported")
+        FieldError::without_value(field, "is no number of 32 hexadecimal digits", "leave it as it was exported")
     })
 }
 

@@ -200,7 +200,7 @@ impl RecordCheck {
             deregister_after,
             output_max_size,
             separate,
-            stated,
+            description: stated,
         } = &*check.definition;
         Self {
             id: id.to_string(),
@@ -215,7 +215,7 @@ impl RecordCheck {
             failures: thresholds.critical,
             deregister_after_ms: deregister_after.map(millis),
             deregister_after_more_ns: deregister_after.map_or(0, beyond_millis),
-            verdict: check.verdict.as_str().to_owned(),
+            verdict: check.status.as_str().to_owned(),
             created: check.created.0,
             revision: check.revision.0,
             separate: *separate,
@@ -257,7 +257,7 @@ impl RecordCheck {
                 tls: tls.as_ref().map(kept_tls),
                 ..Self::default()
             },
-            Probe::Ttl | Probe::Stated => Self { kind, ..Self::default() },
+            Probe::Ttl | Probe::Static => Self { kind, ..Self::default() },
         }
     }
 
@@ -273,7 +273,7 @@ impl RecordCheck {
             deregister_after: self.deregister_after_ms.map(|ms| span(ms, self.deregister_after_more_ns)),
             output_max_size: self.output_max_size,
             separate: self.separate,
-            stated: self.stated.as_ref().map(|kept| Box::new(kept.stated())),
+            description: self.stated.as_ref().map(|kept| Box::new(kept.stated())),
             ..CheckDefinition::new(CheckId::parse(&self.id)?, &self.name, self.probe()?)
         };
         let check = Check::new(Arc::new(definition.kept()?), verdict);
@@ -298,7 +298,7 @@ impl RecordCheck {
             "tcp" => Probe::Tcp { target: target()?, tls },
             "grpc" => Probe::Grpc { target: target()?, service: self.service.as_str().into(), tls },
             "ttl" => Probe::Ttl,
-            "" => Probe::Stated,
+            "" => Probe::Static,
             other => {
                 let remedy = "write http, tcp, grpc, ttl or nothing";
                 return Err(FieldError::new("check.kind", other, "is no kind of check", remedy));
@@ -416,7 +416,7 @@ mod tests {
             Probe::Tcp { target: target.clone(), tls: Some(tls.clone()) },
             Probe::Grpc { target, service: "s".into(), tls: None },
             Probe::Ttl,
-            Probe::Stated,
+            Probe::Static,
         ];
         let checks = probes.into_iter().enumerate().map(|(at, probe)| {
             let definition = CheckDefinition {
@@ -425,7 +425,7 @@ mod tests {
                 deregister_after: Some(Duration::from_mins(2)),
                 output_max_size: 64,
                 separate: at % 2 == 0,
-                stated: (probe == Probe::Stated).then(|| {
+                description: (probe == Probe::Static).then(|| {
                     Box::new(CheckDescription {
                         output: "slow\n".into(),
                         kind: "http".into(),

@@ -54,7 +54,7 @@ impl SavedCheckRecord {
     #[must_use]
     pub fn new(check: &CheckId, state: &SavedCheck) -> Self {
         let SavedCheck { created, ttl_from, critical_since, changes, last } = state;
-        let result = |SavedResult { at, verdict, took, output }: &SavedResult| SavedResultRecord {
+        let result = |SavedResult { at, status: verdict, took, output }: &SavedResult| SavedResultRecord {
             at_ms: at.0,
             verdict: verdict.as_str().to_owned(),
             took_ns: took.map(|took| u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)),
@@ -81,7 +81,7 @@ impl SavedCheckRecord {
                 FieldError::new("check.verdict", &verdict, "is no verdict", "write passing, warning or critical")
             })?;
             let took = took_ns.map(Duration::from_nanos);
-            Ok(SavedResult { at: UnixMillis(at_ms), verdict: known, took, output: output.into() })
+            Ok(SavedResult { at: UnixMillis(at_ms), status: known, took, output: output.into() })
         };
         let state = SavedCheck {
             created: Revision(self.created),

@@ -12,9 +12,9 @@ use crate::{
 fn old(service: &str, stored_id: &str, (node, id): (&str, &str), revision: u64) -> StoredInstance {
     let listing = ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() };
     let instance = Instance {
-        service: ServiceName::kept(service).unwrap(),
+        service: ServiceName::parse_stored(service).unwrap(),
         id: InstanceId::parse_any(stored_id).unwrap(),
-        listing: Some(listing.into()),
+        consul_registration: Some(listing.into()),
         registered_revision: Revision(revision),
         revision: Revision(revision),
         ..crate::registry::test_support::entry("web", "a", 1).instance.clone()
@@ -39,7 +39,7 @@ fn old_instances() -> Vec<StoredInstance> {
 /// Ids, names of nodes, and revisions.
 fn rows(instances: &[StoredInstance]) -> Vec<(String, String, u64)> {
     let row = |StoredInstance { instance, .. }: &StoredInstance| {
-        let node = instance.listing.as_ref().unwrap().node.to_string();
+        let node = instance.consul_registration.as_ref().unwrap().node.to_string();
         (instance.id.to_string(), node, instance.revision.0)
     };
     let mut rows: Vec<_> = instances.iter().map(row).collect();

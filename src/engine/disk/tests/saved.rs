@@ -18,7 +18,7 @@ fn key(check: &str) -> CheckKey {
 
 fn state(at: u64) -> SavedCheck {
     let last =
-        SavedResult { at: UnixMillis(at), verdict: CheckStatus::Passing, took: None, output: format!("{at}").into() };
+        SavedResult { at: UnixMillis(at), status: CheckStatus::Passing, took: None, output: format!("{at}").into() };
     SavedCheck { created: Revision(1), ttl_from: UnixMillis(at), critical_since: None, changes: 2, last: Some(last) }
 }
 

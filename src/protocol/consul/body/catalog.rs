@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{CheckRequest, ConsulError, Fields, Pair, ServiceRequest, object};
 use crate::{
-    model::{CheckDescription, MAX_STATED_OUTPUT_BYTES, Metadata},
+    model::{CheckDescription, MAX_DESCRIBED_OUTPUT_BYTES, Metadata},
     protocol::consul::view::go_duration,
 };
 
@@ -70,7 +70,7 @@ impl<'a> CatalogRegistration<'a> {
             id: fields.text(&["ID"])?,
             tagged_addresses: fields.map(&["TaggedAddresses", "tagged_addresses"])?,
             skip_node_update: fields.switch(&["SkipNodeUpdate", "skip_node_update"])?,
-            meta: Metadata::kept(meta.iter().map(|(key, value)| (key, value)))?,
+            meta: Metadata::parse_stored(meta.iter().map(|(key, value)| (key, value)))?,
             checks,
             node,
             address,
@@ -125,7 +125,7 @@ fn stated(mut check: Fields<'_>) -> Result<Option<CheckRequest<'_>>, ConsulError
     let definition = check.nested(&["Definition"], "structs.HealthCheckDefinition")?;
     let stated = CheckDescription {
         // As for the output of checks that are made here, the beginning is kept.
-        output: output[..output.floor_char_boundary(MAX_STATED_OUTPUT_BYTES)].into(),
+        output: output[..output.floor_char_boundary(MAX_DESCRIBED_OUTPUT_BYTES)].into(),
         kind: check.text(&["Type"])?.into(),
         interval: check.text(&["Interval"])?.into(),
         timeout: check.text(&["Timeout"])?.into(),

@@ -167,7 +167,7 @@ impl<'a> CheckRequest<'a> {
             deregister_after: Some(self.deregister_after),
             output_max_size: u32::try_from(self.output_max_size).unwrap_or(u32::MAX),
             separate: self.separate,
-            stated: self.stated.clone(),
+            description: self.stated.clone(),
             ..CheckDefinition::new(CheckId::parse(id)?, name, self.probe.clone())
         };
         let verdict = CheckStatus::parse(&self.status).unwrap_or(CheckStatus::Critical);
@@ -176,7 +176,7 @@ impl<'a> CheckRequest<'a> {
 
     /// The same check, of which only is told how it is: as the catalog has it.
     pub(super) fn stated(mut self, stated: CheckDescription) -> Self {
-        self.probe = Probe::Stated;
+        self.probe = Probe::Static;
         self.stated = Some(Box::new(stated)).filter(|stated| **stated != CheckDescription::default());
         self
     }

@@ -146,7 +146,7 @@ impl<'a> ServiceRequest<'a> {
         // As Consul does with ports below zero: there is none.
         let port = u16::try_from(port.max(0))
             .map_err(|_| ConsulError::Bad(format!("Invalid service port {port}: give 0 to 65535")))?;
-        let tags = Tags::kept(&tags)?;
+        let tags = Tags::parse_stored(&tags)?;
         fields.ignore(&["Token"]);
         fields.end()?;
         Ok(Self {
@@ -212,11 +212,11 @@ fn metadata(meta: &[Pair<'_>]) -> Result<Metadata, ConsulError> {
         };
         return Err(refused(format!("Couldn't load metadata pair ('{key}', '{value}'): {why}")));
     }
-    Ok(Metadata::kept(meta.iter().map(|(key, value)| (key, value)))?)
+    Ok(Metadata::parse_stored(meta.iter().map(|(key, value)| (key, value)))?)
 }
 
 fn weights(fields: &mut Fields<'_>) -> Result<(Weight, u16), ConsulError> {
-    let Some(mut weights) = fields.nested(&["Weights"], "structs.Weights")? else { return Ok((Weight::USUAL, 1)) };
+    let Some(mut weights) = fields.nested(&["Weights"], "structs.Weights")? else { return Ok((Weight::DEFAULT, 1)) };
     let (passing, warning) = (weights.number(&["Passing"])?.unwrap_or(0), weights.number(&["Warning"])?.unwrap_or(0));
     weights.end()?;
     let range = "Invalid Weights: DNS Weight must be between 0 and 65535";

@@ -61,7 +61,7 @@ impl Aggregate {
             (Status::Draining, _) => Self::Maintenance,
             (Status::Unhealthy | Status::Starting, _) => Self::Critical,
             (_, CheckStatus::Warning) => Self::Warning,
-            _ if instance.marks.node_warning => Self::Warning,
+            _ if instance.conditions.node_warning => Self::Warning,
             _ => Self::Passing,
         }
     }

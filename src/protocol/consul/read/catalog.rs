@@ -109,7 +109,7 @@ impl Consul {
         let entries = self.everybody().into_iter().filter(|(_, on)| on.name == host.name).map(|(entry, _)| entry);
         let itself = kept.is_empty().then(|| Arc::clone(&self.itself));
         let mut entries: Vec<_> = itself.into_iter().chain(entries).collect();
-        entries.sort_by_key(|entry| entry.instance.listing.is_none());
+        entries.sort_by_key(|entry| entry.instance.consul_registration.is_none());
         let services = entries.iter().map(|entry| ServiceView::new(&entry.instance));
         let mut services: Vec<_> = services.filter(|service| wanted.takes(service)).collect();
         services.sort_by(|one, other| one.id.cmp(other.id));

@@ -107,7 +107,7 @@ impl Consul {
     /// An instance with its node and all checks of both.
     fn service_entry<'a>(&'a self, instance: &'a Instance, host: &'a AgentNode) -> ServiceEntry<'a> {
         let node = host.view(&self.agent, self.registry());
-        let mut checks = if instance.listing.is_some() {
+        let mut checks = if instance.consul_registration.is_some() {
             self.host_checks(host)
         } else {
             // What somebody finds out about the node in Consul's words says nothing of who has a lease.
@@ -159,7 +159,7 @@ impl Consul {
 
     /// The node of an instance. Mostly it is that of the one before.
     fn host_of(&self, instance: &Instance, known: &mut Option<AgentNode>) -> AgentNode {
-        let name = instance.listing.as_ref().map_or("", |listing| &*listing.node);
+        let name = instance.consul_registration.as_ref().map_or("", |listing| &*listing.node);
         let host = match known.take() {
             Some(host) if same_node(&host.name, name) => host,
             _ => AgentNode::of(self.registry(), instance),

@@ -116,14 +116,14 @@ impl<'a> HealthCheck<'a> {
         let definition = &check.definition;
         let shown = Self {
             name: Cow::Borrowed(&*definition.name),
-            status: check.verdict.as_str(),
+            status: check.status.as_str(),
             notes: Cow::Borrowed(&*definition.notes),
             create_index: check.created.0,
             modify_index: check.revision.0,
             ..Self::standing_for(node, definition.id.to_string(), "", definition.probe.kind())
         };
-        if definition.probe == Probe::Stated {
-            return match definition.stated.as_deref() {
+        if definition.probe == Probe::Static {
+            return match definition.description.as_deref() {
                 None => shown,
                 Some(stated) => shown.with_stated(stated),
             };
@@ -243,7 +243,7 @@ pub(in crate::protocol::consul) fn checks_of<'a>(
 ) -> Vec<HealthCheck<'a>> {
     let mut all: Vec<_> =
         own_checks(&instance.service, &instance.id, instance, node, checks).map(|check| check.of(instance)).collect();
-    let Conditions { self_draining: leaving, operator_draining: drained, .. } = instance.marks;
+    let Conditions { self_draining: leaving, operator_draining: drained, .. } = instance.conditions;
     if drained || leaving {
         let id = format!("_service_maintenance:{}", service_id(instance));
         let why = listed(instance, |listing| &listing.maintenance);
@@ -255,7 +255,7 @@ pub(in crate::protocol::consul) fn checks_of<'a>(
             ..check
         });
     }
-    if instance.listing.is_none() {
+    if instance.consul_registration.is_none() {
         all.push(lease_of(instance, node));
     }
     all.sort_by(|one, other| one.check_id.cmp(&other.check_id));
@@ -269,7 +269,7 @@ pub(in crate::protocol::consul) fn checks_of_node<'a>(
     checks: &HealthChecks,
 ) -> Vec<HealthCheck<'a>> {
     let mut all: Vec<_> = own_checks(&node.service, &node.id, node, name, checks).collect();
-    if node.marks.operator_draining {
+    if node.conditions.operator_draining {
         let why = listed(node, |listing| &listing.maintenance);
         let id = "_node_maintenance".to_owned();
         all.push(HealthCheck {
@@ -298,7 +298,9 @@ fn own_checks<'a>(
 /// A lease is a check that the instance feeds.
 fn lease_of<'a>(instance: &'a Instance, node: &Cow<'a, str>) -> HealthCheck<'a> {
     let (status, output) = match instance.status() {
-        Status::Starting if instance.marks.starting => (CheckStatus::Critical, "the instance says that it is starting"),
+        Status::Starting if instance.conditions.starting => {
+            (CheckStatus::Critical, "the instance says that it is starting")
+        }
         Status::Suspect => {
             (CheckStatus::Passing, "the lease is overdue; kept because too many fell silent together to believe it")
         }

@@ -20,7 +20,7 @@ pub(super) struct ConnectView {
 
 impl ConnectView {
     pub(super) fn new(instance: &Instance) -> Self {
-        Self { native: instance.listing.as_ref().is_some_and(|listing| listing.connect_native) }
+        Self { native: instance.consul_registration.as_ref().is_some_and(|listing| listing.connect_native) }
     }
 
     /// The same, as an agent shows it: nothing where there is nothing.
@@ -81,7 +81,7 @@ mod tests {
             connect_native: true,
             ..ConsulRegistration::default()
         };
-        instance.listing = Some(Arc::new(listing));
+        instance.consul_registration = Some(Arc::new(listing));
         let given = json!({"Config": {"a": 1}, "MeshGateway": {"Mode": "local"}, "Expose": {}});
         assert_eq!(serde_json::to_value(ProxyView::at_agent(&instance)).unwrap(), given);
         assert_eq!(serde_json::to_value(ConnectView::new(&instance)).unwrap(), json!({"Native": true}));

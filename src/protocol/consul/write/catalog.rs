@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::nodes;
+use super::node_service;
 use crate::{
     app::{ListedChange, NodeRegistration},
     model::{Address, ConsulRegistration, Instance, InstanceId, Probe, Tags, Weight},
@@ -63,13 +63,13 @@ impl Consul {
         let owner = node.is_empty().then(|| self.registry().catalog().owner_of("", check)).flatten();
         let entry = owner.and_then(|(service, id)| self.registry().get(&service, id.as_str()));
         let known = entry.as_ref().and_then(|entry| entry.instance.checks.get(check));
-        known.is_some_and(|check| check.definition.probe != Probe::Stated)
+        known.is_some_and(|check| check.definition.probe != Probe::Static)
     }
 
     /// Returns the service of our node with this id that a program has registered at the agent.
     fn registered_at_agent(&self, node: &str, id: &str) -> Option<Arc<Entry>> {
         let entry = node.is_empty().then(|| self.own_by_id(id)).flatten()?;
-        entry.instance.listing.as_ref().is_some_and(|listing| !listing.from_catalog).then_some(entry)
+        entry.instance.consul_registration.as_ref().is_some_and(|listing| !listing.from_catalog).then_some(entry)
     }
 
     /// A node, which is left as it is if that is asked for and it is known. The local node is what it is, but it may have checks.
@@ -94,7 +94,7 @@ impl Consul {
             // Consul registers a node without an address, which nobody could call.
             return Err(ConsulError::Server(format!("Must provide address: node {node:?} is not registered")));
         };
-        let add = |check| Command::AddCheck { service: nodes(), id: id.clone(), check };
+        let add = |check| Command::AddCheck { service: node_service(), id: id.clone(), check };
         let changes: Vec<_> = checks.into_iter().map(add).collect();
         // The local node is kept only once there is something to keep of it.
         let unless_known = unless_known.filter(|_| !node.is_empty() || !changes.is_empty());
@@ -137,7 +137,7 @@ impl Consul {
     async fn remove_leased(&self, id: &str) -> Result<(), ConsulError> {
         let services = self.registry().each_service();
         let entries = services.filter_map(|summary| self.registry().get(&summary.name, id));
-        let leased: Vec<_> = entries.filter(|entry| entry.instance.listing.is_none()).collect();
+        let leased: Vec<_> = entries.filter(|entry| entry.instance.consul_registration.is_none()).collect();
         match &*leased {
             [] => Ok(()),
             [one] => {
@@ -161,7 +161,7 @@ impl Consul {
 /// Returns what the catalog may change of a service that a program has registered at the agent: its tags, if the program allows it.
 /// In Consul the agent undoes all else within a minute.
 fn retagged(known: &Entry, asked: ServiceRequest<'_>, checks: Vec<NewCheck>) -> Vec<(InstanceId, ListedChange)> {
-    let Instance { service, id, listing, .. } = &known.instance;
+    let Instance { service, id, consul_registration: listing, .. } = &known.instance;
     let mut changes = Vec::new();
     if listing.as_ref().is_some_and(|listing| listing.enable_tag_override) && *service == asked.name {
         changes.push(ListedChange::Update(Patch { tags: Some(asked.tags), ..Patch::default() }));
@@ -175,13 +175,13 @@ fn retagged(known: &Entry, asked: ServiceRequest<'_>, checks: Vec<NewCheck>) -> 
 fn node_enrollment(node: &str, asked: &CatalogRegistration<'_>) -> Result<RegisterWithoutLease, ConsulError> {
     let tagged = asked.tagged_addresses.iter();
     Ok(RegisterWithoutLease {
-        service: nodes(),
+        service: node_service(),
         id: InstanceId::of_node(node),
         description: InstanceDescription {
             addresses: [Address::with_any_port(&asked.address, 0, "")?].into(),
             tags: Tags::default(),
             metadata: asked.meta.clone(),
-            weight: Weight::USUAL,
+            weight: Weight::DEFAULT,
             locality: None,
         },
         listing: ConsulRegistration {

@@ -3,7 +3,8 @@
 use crate::{
     app::ListedChange,
     model::{
-        Address, CheckId, CheckStatus, ConsulRegistration, InstanceId, Metadata, ServiceName, Tags, Weight, nodes,
+        Address, CheckId, CheckStatus, ConsulRegistration, InstanceId, Metadata, ServiceName, Tags, Weight,
+        node_service,
     },
     protocol::consul::{Consul, ConsulError, ConsulRequest, body::CheckRequest, response::ConsulResponse},
     registry::{Command, InstanceDescription, RegisterWithoutLease},
@@ -20,7 +21,7 @@ impl Consul {
             self.shared
                 .checks
                 .admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
-            let (service, id) = (nodes(), InstanceId::of_node(""));
+            let (service, id) = (node_service(), InstanceId::of_node(""));
             self.change_own_node(Command::AddCheck { service, id, check }).await?;
             return Ok(ConsulResponse::empty());
         }
@@ -75,13 +76,13 @@ impl Consul {
     pub(super) fn own_node(&self) -> Result<RegisterWithoutLease, ConsulError> {
         let address = self.agent.address.to_string();
         Ok(RegisterWithoutLease {
-            service: nodes(),
+            service: node_service(),
             id: InstanceId::of_node(""),
             description: InstanceDescription {
                 addresses: [Address::with_any_port(&address, 0, "")?].into(),
                 tags: Tags::default(),
                 metadata: Metadata::default(),
-                weight: Weight::USUAL,
+                weight: Weight::DEFAULT,
                 locality: None,
             },
             listing: ConsulRegistration { address: address.into(), ..ConsulRegistration::default() },

@@ -48,7 +48,7 @@ impl Consul {
     /// Returns the proxy that was registered beside this service.
     pub(super) fn sidecar_of(&self, service: &str) -> Option<Arc<Entry>> {
         let entry = self.own_by_id(&sidecar_id(service))?;
-        let listing = entry.instance.listing.as_deref()?;
+        let listing = entry.instance.consul_registration.as_deref()?;
         let proxy: Json = serde_json::from_str(&listing.proxy).ok()?;
         let stands_before = &*listing.kind == "connect-proxy" && proxy["DestinationServiceID"] == service;
         stands_before.then_some(entry)

@@ -8,7 +8,7 @@ use super::{
     *,
 };
 use crate::{
-    model::nodes,
+    model::node_service,
     registry::{
         Patch,
         test_support::{deregister, name, update},
@@ -161,7 +161,7 @@ fn name_below_others_counts_after_a_restart() {
     source.node("deep.example.org", "198.51.100.41");
     source.put("v2.billing", "a", "10.0.0.1", &["s.t"]);
     let house = House::new();
-    for service in [nodes(), name("v2.billing")] {
+    for service in [node_service(), name("v2.billing")] {
         for entry in source.engine.registry().page(&service, "", 10) {
             house.engine.registry().order().restore(entry.instance.clone(), None);
         }

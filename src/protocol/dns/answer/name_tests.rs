@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    model::{InstanceId, nodes},
+    model::{InstanceId, node_service},
     registry::{Command, DeregisterGuard, test_support::name},
 };
 
@@ -43,7 +43,7 @@ fn pairs(records: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 pub(super) fn remove_node(house: &House, name: &str) {
-    let (service, id) = (nodes(), InstanceId::of_node(name));
+    let (service, id) = (node_service(), InstanceId::of_node(name));
     house.submit(Command::Deregister { service, id, of: DeregisterGuard::Anyone });
 }
 

@@ -9,7 +9,9 @@ use hickory_proto::rr::Name;
 use super::*;
 use crate::{
     engine::Memory,
-    model::{Address, Conditions, ConsulRegistration, Incarnation, InstanceId, Metadata, ServiceName, Tags, nodes},
+    model::{
+        Address, Conditions, ConsulRegistration, Incarnation, InstanceId, Metadata, ServiceName, Tags, node_service,
+    },
     registry::{
         Command, InstanceDescription, Patch, Register, RegisterWithoutLease,
         test_support::{NoListener, at, deregister, name, register, update},
@@ -78,7 +80,7 @@ impl House {
 
     pub(super) fn node(&self, name: &str, host: &str) {
         let listing = ConsulRegistration { node: name.into(), address: host.into(), ..ConsulRegistration::default() };
-        self.enroll(&nodes(), InstanceId::of_node(name), (host, 0), &[], listing);
+        self.enroll(&node_service(), InstanceId::of_node(name), (host, 0), &[], listing);
     }
 
     pub(super) fn list(&self, Listed { service, id, node, host, port, tags }: Listed<'_>) {
@@ -90,7 +92,7 @@ impl House {
             address: host.into(),
             ..ConsulRegistration::default()
         };
-        let (service, kept) = (ServiceName::kept(service).unwrap(), InstanceId::on_node(node, id));
+        let (service, kept) = (ServiceName::parse_stored(service).unwrap(), InstanceId::on_node(node, id));
         self.enroll(&service, kept, (if host.is_empty() { &node_host } else { host }, port), tags, listing);
     }
 
@@ -226,7 +228,7 @@ fn who_is_not_to_be_called_is_left_out() {
     house.submit(update("web", "b", drain));
     denied(&house.ask("web.service.consul.", RecordType::A), ResponseCode::NXDomain);
     let entry = house.engine.registry().get(&name("web"), "a").unwrap();
-    assert_eq!(entry.instance.marks, Conditions { operator_draining: true, ..Conditions::default() });
+    assert_eq!(entry.instance.conditions, Conditions { operator_draining: true, ..Conditions::default() });
 }
 
 #[test]
@@ -257,7 +259,7 @@ fn what_nodes_say_of_themselves() {
         ..register("web", "a", "boot", 1).description
     };
     house.submit(Command::RegisterWithoutLease(Box::new(RegisterWithoutLease {
-        service: nodes(),
+        service: node_service(),
         id: InstanceId::of_node("db1"),
         description,
         listing: ConsulRegistration { node: "db1".into(), ..ConsulRegistration::default() },

@@ -251,7 +251,11 @@ impl ScriptRun {
         for service in SERVICES {
             for entry in registry.page(&name(service), "", 99) {
                 let lease = &self.naive.leases[&(service.to_owned(), entry.instance.id.to_string())];
-                assert_eq!(entry.instance.marks.suspect, lease.mark, "{service}/{} at {}", entry.instance.id, self.now);
+                assert_eq!(
+                    entry.instance.conditions.suspect, lease.mark,
+                    "{service}/{} at {}",
+                    entry.instance.id, self.now
+                );
             }
         }
         assert_eq!(registry.instance_count(), self.naive.leases.len());

@@ -13,7 +13,7 @@ use crate::{
         Address, BootId, Check, CheckDefinition, CheckDescription, CheckId, CheckStatus, Conditions,
         ConsulRegistration, HttpProbe, Instance, InstanceChecks, InstanceId, LeaseId, LeaseTerms, Locality, Metadata,
         Probe, ProbeTarget, ProbeTls, Revision, ServiceName, TaggedAddress, Tags, Thresholds, UnixMillis, Weight,
-        nodes,
+        node_service,
     },
 };
 
@@ -60,7 +60,7 @@ fn verdict() -> BoxedStrategy<CheckStatus> {
 fn service() -> BoxedStrategy<ServiceName> {
     prop_oneof![
         6 => text(253).prop_filter_map("a name", |name| ServiceName::parse(&name).ok()),
-        1 => Just(nodes()),
+        1 => Just(node_service()),
     ]
     .boxed()
 }
@@ -72,7 +72,7 @@ fn id() -> BoxedStrategy<InstanceId> {
 /// The id that a registration with this listing has; a node always has a listing.
 fn id_of(service: &ServiceName, listing: Option<&ConsulRegistration>, native: InstanceId) -> InstanceId {
     match listing {
-        Some(listing) if *service == nodes() => InstanceId::of_node(&listing.node),
+        Some(listing) if *service == node_service() => InstanceId::of_node(&listing.node),
         Some(listing) => InstanceId::on_node(&listing.node, &listing.id),
         None => native,
     }
@@ -95,14 +95,14 @@ pub fn tags() -> BoxedStrategy<Tags> {
         4 => vec(prop_oneof![8 => text(4_096), 1 => Just(String::new())], 0..4),
         1 => (60..=1_024_usize).prop_map(|many| (0..many).map(|n| n.to_string()).collect()),
     ]
-    .prop_filter_map("tags", |tags| Tags::kept(&tags).ok())
+    .prop_filter_map("tags", |tags| Tags::parse_stored(&tags).ok())
     .boxed()
 }
 
 pub fn metadata() -> BoxedStrategy<Metadata> {
     let values = prop_oneof![4 => any::<String>(), 1 => Just("v".repeat(512))];
     prop::collection::btree_map(text(128), values, 0..5)
-        .prop_filter_map("metadata", |pairs| Metadata::kept(pairs.iter()).ok())
+        .prop_filter_map("metadata", |pairs| Metadata::parse_stored(pairs.iter()).ok())
         .boxed()
 }
 
@@ -158,7 +158,7 @@ fn probe() -> BoxedStrategy<Probe> {
             tls
         }),
         Just(Probe::Ttl),
-        Just(Probe::Stated),
+        Just(Probe::Static),
     ]
     .boxed()
 }
@@ -170,7 +170,7 @@ pub fn kind(probe: &Probe) -> usize {
         Probe::Tcp { .. } => 1,
         Probe::Grpc { .. } => 2,
         Probe::Ttl => 3,
-        Probe::Stated => 4,
+        Probe::Static => 4,
     }
 }
 
@@ -206,7 +206,7 @@ pub fn definition() -> BoxedStrategy<CheckDefinition> {
                 deregister_after: spans.2,
                 output_max_size,
                 separate,
-                stated: stated.map(Box::new),
+                description: stated.map(Box::new),
             };
             definition.check().ok()
         })
@@ -217,24 +217,24 @@ fn checks() -> BoxedStrategy<InstanceChecks> {
     let one = (definition(), verdict(), revision(), revision());
     let one = one.prop_map(|(definition, verdict, created, revision)| Check {
         definition: Arc::new(definition),
-        verdict,
+        status: verdict,
         created,
         revision,
     });
     vec(one, 0..4).prop_filter_map("different ids", |checks| InstanceChecks::new(checks).ok()).boxed()
 }
 
-fn marks() -> BoxedStrategy<Conditions> {
+fn conditions() -> BoxedStrategy<Conditions> {
     any::<[bool; 8]>()
-        .prop_map(|marks| Conditions {
-            starting: marks[0],
-            self_draining: marks[1],
-            operator_draining: marks[2],
-            suspect: marks[3],
-            was_healthy: marks[4],
-            node_drained: marks[5],
-            node_critical: marks[6],
-            node_warning: marks[7],
+        .prop_map(|conditions| Conditions {
+            starting: conditions[0],
+            self_draining: conditions[1],
+            operator_draining: conditions[2],
+            suspect: conditions[3],
+            was_healthy: conditions[4],
+            node_drained: conditions[5],
+            node_critical: conditions[6],
+            node_warning: conditions[7],
         })
         .boxed()
 }
@@ -276,13 +276,13 @@ pub fn boot() -> BoxedStrategy<BootId> {
 
 fn instance() -> BoxedStrategy<Instance> {
     let names = (service(), id(), addresses(), tags(), metadata());
-    let rest = (weight(), locality(), checks(), marks(), option::of(listing()));
+    let rest = (weight(), locality(), checks(), conditions(), option::of(listing()));
     let times = (number().prop_map(UnixMillis), revision(), revision());
     (names, rest, times)
         .prop_filter_map("a node with a listing", |(names, rest, times)| {
             let (service, native): (ServiceName, InstanceId) = (names.0, names.1);
             let listing: Option<ConsulRegistration> = rest.4;
-            if service == nodes() && listing.is_none() {
+            if service == node_service() && listing.is_none() {
                 return None;
             }
             Some(Instance {
@@ -294,8 +294,8 @@ fn instance() -> BoxedStrategy<Instance> {
                 weight: rest.0,
                 locality: rest.1,
                 checks: rest.2,
-                marks: rest.3,
-                listing: listing.map(Arc::new),
+                conditions: rest.3,
+                consul_registration: listing.map(Arc::new),
                 registered_at: times.0,
                 registered_revision: times.1,
                 revision: times.2,
@@ -316,7 +316,7 @@ pub fn saved(created: Revision) -> BoxedStrategy<SavedCheck> {
     let time = || number().prop_map(UnixMillis);
     let result = (time(), verdict(), option::of(number().prop_map(Duration::from_nanos)), any::<String>());
     let result =
-        result.prop_map(|(at, verdict, took, output)| SavedResult { at, verdict, took, output: output.into() });
+        result.prop_map(|(at, verdict, took, output)| SavedResult { at, status: verdict, took, output: output.into() });
     (time(), option::of(time()), number(), option::of(result))
         .prop_map(move |(ttl_from, critical_since, changes, last)| SavedCheck {
             created,
