@@ -6,6 +6,7 @@
 //! | `command_sequence` | the commands of one write, in order |
 //! | `check_memory` | what goes along with checks that change hands |
 //! | `recovery` | completing what an earlier process left half done |
+//! | `encoded` | bytes of the native API, kept beside the events and chunks that they encode |
 //! | `background` | carrying writes to their end when their callers go away |
 //! | `keyed_lock` | one lock for each key |
 //!
@@ -15,9 +16,11 @@ mod background;
 mod check_memory;
 mod command_sequence;
 mod commands;
+mod encoded;
 mod keyed_lock;
 mod recovery;
 
 pub use check_memory::{CheckMemory, Settle};
 pub use commands::{Commands, ListedChange, NodeRegistration};
+pub use encoded::{EncodedChunk, EncodedEvent};
 pub use recovery::RecoveryError;

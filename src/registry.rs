@@ -14,6 +14,7 @@
 //! What is not here: numbering and durability (engines), encoding (doors), waking (`transport`).
 
 mod apply;
+mod attachment;
 mod command;
 mod consul_index;
 mod context;
@@ -54,6 +55,7 @@ use std::{
 };
 
 pub use apply::WriteGuard;
+pub use attachment::Attachment;
 pub use command::{
     Command, CommandError, CommandOutcome, DeregisterGuard, InstanceDescription, NewCheck, Patch, Register,
     RegisterWithoutLease,
@@ -90,12 +92,13 @@ pub const HISTORY: usize = 65_536;
 /// Most bytes of them: large instances that change often push each other out sooner.
 pub const HISTORY_BYTES: usize = 64 * 1024 * 1024;
 
-/// Hears which services changed, after the change is there for every reader.
+/// Callbacks for changes, called once every reader can see them.
 pub trait ChangeListener: Send + Sync + std::fmt::Debug {
-    /// These happened. Called by the writer, without a lock: it must be quick and must not block.
+    /// Called with each visible event by the writer, which holds no lock: an implementation must be quick and must not block.
     fn changed(&self, event: &Event);
-    /// The same event tells readers of these topics something, too. Called after [`Self::changed`]; finding them costs something.
-    fn touched(&self, _topics: &dyn Fn() -> BTreeSet<ServiceName>) {}
+    /// Called after [`Self::changed`] with the topics that the same event concerns. They are computed on demand, because most
+    /// events have no reader of a topic.
+    fn topics_changed(&self, _topics: &dyn Fn() -> BTreeSet<ServiceName>) {}
 }
 
 /// A service in a line.

@@ -318,8 +318,8 @@ impl ChangeListener for FanoutListener {
         self.inbox.changed(event);
     }
 
-    fn touched(&self, topics: &dyn Fn() -> BTreeSet<ServiceName>) {
-        self.hubs.touched(topics);
+    fn topics_changed(&self, topics: &dyn Fn() -> BTreeSet<ServiceName>) {
+        self.hubs.topics_changed(topics);
     }
 }
 

@@ -51,7 +51,7 @@ const GROUND: &[&str] = &["app", "clock", "engine", "metrics", "model", "random"
 
 const RULES: &[Rule] = &[
     Rule { room: "model", knows: &[], tests_know: &["registry"], never: VALUES },
-    Rule { room: "registry", knows: &["model", "sync"], tests_know: &["engine"], never: &[] },
+    Rule { room: "registry", knows: &["model", "sync"], tests_know: &["engine"], never: &["bytes"] },
     Rule {
         room: "engine",
         knows: &["clock", "metrics", "model", "random", "registry"],

@@ -39,7 +39,7 @@ impl Memory {
     pub fn submit(&self, command: Command, now: ClockReading) -> Result<CommandOutcome, CommandError> {
         let (outcome, event) = self.apply(command, now)?;
         if let Some(event) = event {
-            self.registry.announce(&event);
+            self.registry.notify(&event);
         }
         Ok(outcome)
     }
@@ -68,7 +68,7 @@ impl Memory {
         let done: Vec<_> = decided.into_iter().map(|decided| self.carry_out(&mut order, decided, now)).collect();
         drop(order);
         for event in done.iter().filter_map(|(_, event)| event.as_ref()) {
-            self.registry.announce(event);
+            self.registry.notify(event);
         }
         Ok(done.into_iter().map(|(outcome, _)| outcome).collect())
     }

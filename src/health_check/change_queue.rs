@@ -77,12 +77,10 @@ impl ChangeListener for ChangeQueue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
     use super::*;
     use crate::{
         model::{Check, CheckDefinition, CheckId, CheckStatus, InstanceChecks, Probe},
-        registry::{Change, ClockReading, RemovalReason, test_support::entry},
+        registry::{Attachment, Change, ClockReading, RemovalReason, test_support::entry},
     };
 
     fn checked() -> Arc<Entry> {
@@ -95,7 +93,7 @@ mod tests {
 
     fn event(revision: u64, change: Change) -> Event {
         let at = ClockReading { monotonic_us: revision, ..ClockReading::default() };
-        Event { revision: Revision(revision), at, change, native: OnceLock::new() }
+        Event { revision: Revision(revision), at, change, attachment: Attachment::new() }
     }
 
     #[tokio::test]

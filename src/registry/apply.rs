@@ -1,9 +1,10 @@
 //! The one place that changes the map.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::{
     Registry,
+    attachment::Attachment,
     command::{Command, CommandError},
     decide::{Decision, StampedChange, decide},
     event::{Change, ClockReading, Entry, Event, RemovalReason},
@@ -73,7 +74,7 @@ impl WriteGuard<'_> {
 
     /// Applies what was planned at this revision, which must be newer than any before, and publishes it: from here on every
     /// reader sees it. `present` is what was there when it was decided, and still is. The event, if readers can see one, is
-    /// to be passed to [`Registry::announce`] once the lock is released.
+    /// to be passed to [`Registry::notify`] once the lock is released.
     pub fn apply(
         &mut self,
         planned: StampedChange,
@@ -311,9 +312,9 @@ impl Registry {
     }
 
     /// Tells the audience. Without any lock: wake-ups take longer than changes.
-    pub fn announce(&self, event: &Event) {
+    pub fn notify(&self, event: &Event) {
         self.audience.changed(event);
-        self.audience.touched(&|| self.catalog.topics(event));
+        self.audience.topics_changed(&|| self.catalog.topics(event));
     }
 }
 
@@ -336,5 +337,5 @@ fn is_local_node_as_configured(entry: &Entry) -> bool {
 }
 
 fn event(change: Change, revision: Revision, now: ClockReading) -> Arc<Event> {
-    Arc::new(Event { revision, at: now, change, native: OnceLock::new() })
+    Arc::new(Event { revision, at: now, change, attachment: Attachment::new() })
 }

@@ -1,10 +1,11 @@
 //! What happened to one instance, as everybody hears of it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::lease::{Lease, LeaseTime};
+use super::{
+    attachment::Attachment,
+    lease::{Lease, LeaseTime},
+};
 use crate::model::{Instance, InstanceId, Revision, ServiceName, UnixMillis};
 
 /// The reading of all clocks at which something happens. The registry never looks at a clock itself.
@@ -52,8 +53,8 @@ pub struct Event {
     pub at: ClockReading,
     /// What happened.
     pub change: Change,
-    /// What the native door has encoded of it. Boxed: most events are never sent to anybody.
-    pub native: OnceLock<Box<Encoded>>,
+    /// What layers above derive from it, once for all readers.
+    pub attachment: Attachment,
 }
 
 /// What can happen to an instance.
@@ -65,15 +66,6 @@ pub enum Change {
     Changed(Arc<Entry>, Arc<Entry>),
     /// It is gone: as it was, and why.
     Removed(Arc<Entry>, RemovalReason),
-}
-
-/// What a door has encoded of an event, once for all who are sent it.
-#[derive(Debug, Default)]
-pub struct Encoded {
-    /// The change.
-    pub change: OnceLock<Bytes>,
-    /// A whole message that tells only this change, and the digest of the selection that it is for.
-    pub step: OnceLock<(u64, Bytes)>,
 }
 
 impl Event {
@@ -115,11 +107,6 @@ impl Event {
         let metadata: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
         let addresses: usize = addresses.iter().map(|address| address.host.len() + address.name.len()).sum();
         OVERHEAD + 2 * (tags + metadata + addresses)
-    }
-
-    /// What the native door has encoded of it so far.
-    pub fn native(&self) -> &Encoded {
-        self.native.get_or_init(Box::default)
     }
 
     fn entry(&self) -> &Arc<Entry> {

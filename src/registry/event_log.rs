@@ -83,17 +83,16 @@ impl EventLog {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
     use super::*;
     use crate::registry::{
+        attachment::Attachment,
         event::{Change, ClockReading},
         test_support::entry,
     };
 
     fn event(revision: u64) -> Arc<Event> {
         let (revision, change) = (Revision(revision), Change::Added(entry("web", "a", 1)));
-        Arc::new(Event { revision, at: ClockReading::default(), change, native: OnceLock::new() })
+        Arc::new(Event { revision, at: ClockReading::default(), change, attachment: Attachment::new() })
     }
 
     fn between(ring: &EventLog, cursor: u64, until: u64) -> Vec<u64> {

@@ -4,11 +4,9 @@
 //! cloning one `Arc`; a writer copies the one block that it changes, and only if a reader still holds it. So a snapshot
 //! of 100,000 instances costs the writer nothing, and what was encoded of the other blocks stays good.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::event::Entry;
+use super::{attachment::Attachment, event::Entry};
 
 /// Most entries of a block.
 const FULL: usize = 256;
@@ -23,14 +21,14 @@ pub type Chunks = Arc<Vec<Arc<Chunk>>>;
 pub struct Chunk {
     /// By id; at least one.
     entries: Vec<Arc<Entry>>,
-    /// The entries as the native door sends them, in pieces that fit a message, encoded by the first who sends them.
-    pub native: OnceLock<Box<[Bytes]>>,
+    /// What layers above derive from these entries, once for all readers.
+    pub attachment: Attachment,
 }
 
 impl Clone for Chunk {
     /// The same entries, about to be changed: nothing of them is encoded.
     fn clone(&self) -> Self {
-        Self { entries: self.entries.clone(), native: OnceLock::new() }
+        Self { entries: self.entries.clone(), attachment: Attachment::new() }
     }
 }
 
@@ -42,7 +40,7 @@ impl Chunk {
     }
 
     fn new(entries: Vec<Arc<Entry>>) -> Arc<Self> {
-        Arc::new(Self { entries, native: OnceLock::new() })
+        Arc::new(Self { entries, attachment: Attachment::new() })
     }
 
     fn find(&self, id: &str) -> Result<usize, usize> {
@@ -165,7 +163,7 @@ fn block_of(blocks: &[Arc<Chunk>], id: &str) -> usize {
 /// of it is forgotten.
 fn open(block: &mut Arc<Chunk>) -> &mut Vec<Arc<Entry>> {
     let block = Arc::make_mut(block);
-    block.native = OnceLock::new();
+    block.attachment = Attachment::new();
     &mut block.entries
 }
 

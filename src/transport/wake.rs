@@ -232,7 +232,7 @@ impl ChangeListener for Notifier {
         }
     }
 
-    fn touched(&self, topics: &dyn Fn() -> BTreeSet<ServiceName>) {
+    fn topics_changed(&self, topics: &dyn Fn() -> BTreeSet<ServiceName>) {
         // Loaded after the fence of `changed`, as interest is.
         if self.topics.load(Ordering::Acquire) == 0 {
             return;
@@ -373,13 +373,13 @@ mod models;
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, net::SocketAddr, sync::OnceLock};
+    use std::{collections::BTreeMap, net::SocketAddr};
 
     use super::*;
     use crate::{
         metrics::Metrics,
         model::{Metadata, Revision, topic_of_nodes},
-        registry::{Change, ClockReading, Entry, test_support::entry},
+        registry::{Attachment, Change, ClockReading, Entry, test_support::entry},
         transport::{ConnectionLimiter, ConnectionLimits, Protocol, WorkerState},
     };
 
@@ -389,7 +389,7 @@ mod tests {
         let mut instance = entry("web", "a", 1).instance.clone();
         instance.metadata = Metadata::parse(BTreeMap::from([("k".to_owned(), "v".repeat(metadata))]).iter()).unwrap();
         let change = Change::Added(Arc::new(Entry { instance, lease: None }));
-        let event = Event { revision: Revision(1), at: ClockReading::default(), change, native: OnceLock::new() };
+        let event = Event { revision: Revision(1), at: ClockReading::default(), change, attachment: Attachment::new() };
         let told = (1..=HISTORY).find(|_| {
             hubs.changed(&event);
             hubs.workers[0].all.load(Ordering::Relaxed)
@@ -412,7 +412,7 @@ mod tests {
                 revision: Revision(1),
                 at: ClockReading::default(),
                 change,
-                native: OnceLock::new(),
+                attachment: Attachment::new(),
             });
             !hubs.workers[0].to_be_told().is_empty()
         };
@@ -438,15 +438,15 @@ mod tests {
         let connection = Connection::new(peer, &WorkerState::new(0, &Arc::new(Clock::new(0))), ticket);
         let (web, db) = (ServiceName::parse("web").unwrap(), ServiceName::parse("db").unwrap());
         let touched = |topic: &ServiceName| {
-            hubs.touched(&|| BTreeSet::from([topic.clone()]));
+            hubs.topics_changed(&|| BTreeSet::from([topic.clone()]));
             hubs.workers[0].to_be_told().len()
         };
-        hubs.touched(&|| panic!("nobody waits for a topic, so nobody looks for topics"));
+        hubs.topics_changed(&|| panic!("nobody waits for a topic, so nobody looks for topics"));
         let selection = Selector::Names([topic_of_nodes(&web)].into());
         let seat = hubs.seat(&connection, Interest::Changes(Arc::new(selection)));
         assert_eq!([topic_of_nodes(&web), topic_of_nodes(&db), web].map(|topic| touched(&topic)), [1, 0, 0]);
         drop(seat);
-        hubs.touched(&|| panic!("the only one who waited is gone"));
+        hubs.topics_changed(&|| panic!("the only one who waited is gone"));
     }
 
     #[test]

@@ -340,7 +340,7 @@ impl Writer {
         }
         drop(order);
         for event in events {
-            self.registry.announce(&event);
+            self.registry.notify(&event);
         }
         for done in done {
             match done {

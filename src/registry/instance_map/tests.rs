@@ -95,9 +95,9 @@ fn one_change_touches_one_block() {
     }
     let before = roster.blocks();
     for block in before.iter() {
-        block.native.get_or_init(Box::default);
+        block.attachment.get_or_init(|| ());
     }
     roster.put(entry("web", "0500", 9));
-    let kept = roster.blocks().iter().filter(|block| block.native.get().is_some()).count();
+    let kept = roster.blocks().iter().filter(|block| block.attachment.get::<()>().is_some()).count();
     assert_eq!(kept, before.len() - 1);
 }

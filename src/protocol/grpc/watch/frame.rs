@@ -4,6 +4,8 @@
 //! Messages with a repeated field concatenate, so a message is a few bytes of head and such parts, one after the other. What
 //! is small is put together into one piece, which a thousand watches of the same selection share as it is.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::{
     Message,
@@ -11,6 +13,7 @@ use prost::{
 };
 
 use crate::{
+    app::{EncodedChunk, EncodedEvent},
     model::ResumeToken,
     pb::callboard::v1 as pb,
     protocol::grpc::encode,
@@ -37,8 +40,9 @@ mod field {
 pub(super) type MessageChunks = Vec<Bytes>;
 
 /// A block's instances as pieces of a snapshot, encoded by the first who asks.
-pub(super) fn block(block: &Chunk) -> &[Bytes] {
-    block.native.get_or_init(|| pieces(block.entries().iter().map(|entry| &**entry)).into())
+pub(super) fn block(block: &Chunk) -> Cow<'_, [Bytes]> {
+    let encode = || pieces(block.entries().iter().map(|entry| &**entry));
+    EncodedChunk::pieces(block, encode).map_or_else(|| encode().into(), Cow::Borrowed)
 }
 
 /// Instances as pieces of a snapshot.
@@ -71,7 +75,10 @@ pub(super) fn change(delta: &Delta) -> Bytes {
         }
         Change::Removed(_, why) => change_bytes(removed(event, encode::reason(*why))),
     };
-    event.native().change.get_or_init(encode).clone()
+    match EncodedEvent::of(event) {
+        Some(encoded) => encoded.change.get_or_init(encode).clone(),
+        None => encode(),
+    }
 }
 
 /// A whole step of one difference, to the revision of its event. Whoever watches the same selection gets the same bytes.
@@ -80,7 +87,8 @@ pub(super) fn step(delta: &Delta, token: ResumeToken) -> MessageChunks {
     if delta.effect == DeltaKind::NoLongerMatches {
         return make();
     }
-    let (selection, whole) = delta.event.native().step.get_or_init(|| (token.selection, make().concat().into()));
+    let Some(encoded) = EncodedEvent::of(&delta.event) else { return make() };
+    let (selection, whole) = encoded.message.get_or_init(|| (token.selection, make().concat().into()));
     if *selection == token.selection { vec![whole.clone()] } else { make() }
 }
 
