@@ -19,8 +19,12 @@ mod commands;
 mod encoded;
 mod keyed_lock;
 mod recovery;
+mod server_context;
+mod watchers;
 
 pub use check_memory::{CheckMemory, Settle};
 pub use commands::{Commands, ListedChange, NodeRegistration};
 pub use encoded::{EncodedChunk, EncodedEvent};
 pub use recovery::RecoveryError;
+pub use server_context::ServerContext;
+pub use watchers::{Watcher, WatcherGuard, Watchers};

@@ -24,7 +24,7 @@ use listeners::BoundListeners;
 pub use listeners::ServerAddresses;
 
 use crate::{
-    app::{Commands, RecoveryError},
+    app::{Commands, RecoveryError, ServerContext, Watchers},
     clock::Clock,
     config::Config,
     engine::{
@@ -36,7 +36,6 @@ use crate::{
     model::{FieldError, Incarnation, ServiceName},
     protocol::consul::{AgentIdentity, Consul},
     protocol::dns,
-    protocol::grpc::{Shared, Watchers},
     random,
     registry::{ChangeListener, Event},
     transport::{
@@ -125,7 +124,7 @@ pub struct Server {
     addresses: ServerAddresses,
     tls: Option<Arc<TlsState>>,
     leaving: watch::Sender<bool>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
     workers: Arc<Workers>,
     tasks: JoinSet<()>,
     checking: health_check::HealthCheckThread,
@@ -151,7 +150,7 @@ impl Server {
     pub fn start_with(config: &Config, inherited: InheritedSockets) -> Result<Self, StartError> {
         raise_limit();
         let (alarm, alarmed) = FatalReporter::new();
-        let shared = share(config, &alarm)?;
+        let (shared, checks) = share(config, &alarm)?;
         let tls = tls(config, &shared)?;
         let doors = BoundListeners::bind(config, inherited)?;
         let dns = resolver::bind(config)?;
@@ -159,7 +158,7 @@ impl Server {
         warn_of_exposure(config, &shared.metrics);
         let (leaving, left) = watch::channel(false);
         let worker = WorkerConfig {
-            hubs: Arc::clone(&shared.hubs),
+            hubs: Arc::clone(&shared.notifier),
             clock: Arc::clone(&shared.clock),
             bookmarks: config.bookmark_interval,
             leaving: left.clone(),
@@ -169,14 +168,14 @@ impl Server {
 
         let gate = ConnectionLimiter::new(rules(config), Arc::clone(&shared.metrics));
         let failed = alarm.clone();
-        let checking = shared.checks.start(move || failed.ring("the thread of health checks has ended".to_owned()));
+        let checking = checks.start(move || failed.ring("the thread of health checks has ended".to_owned()));
         let checking = checking.map_err(StartError::Worker)?;
-        let consul = consul(config, &shared)?;
+        let consul = consul(config, (&shared, &checks))?;
         let mut tasks = JoinSet::new();
         tasks.spawn(alarm.clone().guard("expiry", expire(Arc::clone(&shared))));
         tasks.spawn(alarm.clone().guard("the log of connections", tell_news(Arc::clone(&shared.metrics))));
         for (door, listener) in doors.open() {
-            let (port, dealer) = door.furnish(&shared, &workers, tls.as_ref(), &consul)?;
+            let (port, dealer) = door.furnish((&shared, &checks), &workers, tls.as_ref(), &consul)?;
             let accepting =
                 accept(listener, port, Arc::clone(&gate), dealer, left.clone()).map_err(StartError::Worker)?;
             tasks.spawn(alarm.clone().guard(door.acceptor(), accepting));
@@ -223,7 +222,7 @@ impl Server {
     /// Leaves: tells every stream, lets connections finish, drops what is left after some seconds.
     pub async fn shutdown(self) {
         let Self { leaving, shared, workers, mut tasks, checking, .. } = self;
-        shared.hubs.leave();
+        shared.notifier.leave();
         // A worker hears of it after its hub was rung: so streams are told before their connections say GOAWAY.
         leaving.send_replace(true);
         let ended = spawn_blocking(move || workers.join_all()).await;
@@ -246,7 +245,7 @@ impl Server {
     }
 }
 
-fn tls(config: &Config, shared: &Shared) -> Result<Option<Arc<TlsState>>, TlsError> {
+fn tls(config: &Config, shared: &ServerContext) -> Result<Option<Arc<TlsState>>, TlsError> {
     let Some(files) = &config.tls else { return Ok(None) };
     let files =
         TlsPaths { certificate: files.cert.clone(), key: files.key.clone(), client_ca: files.client_ca.clone() };
@@ -262,7 +261,7 @@ fn warn_of_exposure(config: &Config, metrics: &Metrics) {
     }
 }
 
-fn share(config: &Config, alarm: &FatalReporter) -> Result<Arc<Shared>, StartError> {
+fn share(config: &Config, alarm: &FatalReporter) -> Result<(Arc<ServerContext>, Arc<HealthChecks>), StartError> {
     let workers = config.workers.get();
     // HTTP has a hub as well; but leases do not wait for its pages.
     let (hubs, clock) = (Arc::new(Notifier::new(workers + 1)), Arc::new(Clock::new(workers)));
@@ -288,21 +287,20 @@ fn share(config: &Config, alarm: &FatalReporter) -> Result<Arc<Shared>, StartErr
     let commands = Commands::new(&engine, &clock, Some(Handle::current()));
     commands.recover()?;
     let checks = HealthChecks::new(&commands, &clock, inbox, check_rules(config), counters);
-    let shared = Shared {
+    let shared = ServerContext {
         engine,
         commands,
-        checks,
-        hubs,
+        notifier: hubs,
         clock,
         metrics,
-        subscribers: Watchers::default(),
+        watchers: Watchers::default(),
         max_message_size: config.max_message_size,
         bookmarks: config.bookmark_interval,
     };
     if begins {
         shared.settle(config.settle);
     }
-    Ok(Arc::new(shared))
+    Ok((Arc::new(shared), checks))
 }
 
 /// Who hears of changes: streams, and who makes checks.
@@ -324,7 +322,10 @@ impl ChangeListener for FanoutListener {
 }
 
 /// The door for programs written for Consul.
-fn consul(config: &Config, shared: &Arc<Shared>) -> Result<Arc<Consul>, FieldError> {
+fn consul(
+    config: &Config,
+    (shared, checks): (&Arc<ServerContext>, &Arc<HealthChecks>),
+) -> Result<Arc<Consul>, FieldError> {
     let life = shared.engine.registry().incarnation();
     let node = config.node_name();
     let agent = AgentIdentity {
@@ -334,7 +335,7 @@ fn consul(config: &Config, shared: &Arc<Shared>) -> Result<Arc<Consul>, FieldErr
         address: config.node_address(),
         node,
     };
-    Consul::new(shared, agent, config.consul.max_parked_queries.get() as usize)
+    Consul::new(shared, checks, agent, config.consul.max_parked_queries.get() as usize)
 }
 
 /// Where health checks may go: anywhere, as long as only this machine can ask for them.
@@ -344,7 +345,7 @@ fn check_rules(config: &Config) -> health_check::ProbePolicy {
     health_check::ProbePolicy { exposed, allowed: config.check_allow.clone() }
 }
 
-async fn expire(shared: Arc<Shared>) {
+async fn expire(shared: Arc<ServerContext>) {
     let mut ticks = interval(EXPIRY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut outcry = SelfPreservationReporter::default();

@@ -71,8 +71,8 @@ const RULES: &[Rule] = &[
     Rule { room: "pb", knows: &[], tests_know: &[], never: &[] },
     Rule {
         room: "app",
-        knows: &["clock", "engine", "model", "registry"],
-        tests_know: &["metrics"],
+        knows: &["clock", "engine", "metrics", "model", "random", "registry", "transport"],
+        tests_know: &[],
         never: &["tonic", "prost", "axum", "http"],
     },
     Rule {
@@ -83,20 +83,20 @@ const RULES: &[Rule] = &[
     },
     Rule {
         room: "protocol/consul",
-        knows: &["protocol/grpc", "health_check", "transport"],
+        knows: &["health_check", "transport"],
         tests_know: &[],
         never: &["tonic", "prost"],
     },
     Rule {
         room: "protocol/dns",
-        knows: &["protocol/grpc", "health_check", "transport"],
+        knows: &["health_check", "transport"],
         tests_know: &[],
         never: &["tonic", "prost", "axum"],
     },
     Rule { room: "protocol/grpc", knows: &["health_check", "transport", "pb"], tests_know: &[], never: &[] },
     Rule {
         room: "protocol/http",
-        knows: &["protocol/grpc", "protocol/consul", "transport"],
+        knows: &["protocol/consul", "transport"],
         tests_know: &[],
         never: &["tonic", "prost"],
     },

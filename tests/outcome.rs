@@ -169,7 +169,8 @@ async fn request_that_does_not_arrive_is_refused() {
     let house = InMemory::open();
     let mut request = connection_request(&house, "/callboard.v1.RegistryService/Register");
     *request.body_mut() = never();
-    let answer = GrpcApi::routes(house.shared()).unwrap().into_axum_router().call(request).await.unwrap();
+    let answer =
+        GrpcApi::routes(house.shared(), house.checks()).unwrap().into_axum_router().call(request).await.unwrap();
     let status = Status::from_header_map(answer.headers()).unwrap();
     assert_eq!((status.code(), house.now() / 1_000), (Code::DeadlineExceeded, 30));
     assert_eq!(status.get_error_details().error_info().unwrap().reason, "NO_REQUEST");
@@ -206,7 +207,7 @@ async fn http_write_on_stalled_store_is_told_that_its_outcome_is_unknown() {
         address: [127, 0, 0, 1].into(),
         meta: Metadata::default(),
     };
-    let consul = Consul::new(stored.house.shared(), agent, 10).unwrap();
+    let consul = Consul::new(stored.house.shared(), stored.house.checks(), agent, 10).unwrap();
     let register = || put(&consul, &stored.house, "/v1/agent/service/register", r#"{"Name": "web"}"#.into());
     stored.stall.set(true);
     pause();

@@ -15,14 +15,14 @@ use tokio::{
 };
 
 use crate::{
-    app::Commands,
+    app::{Commands, ServerContext, Watchers},
     clock::Clock,
     engine::{Engine, Memory},
     health_check::{HealthChecks, ProbePolicy as CheckRules},
     metrics::Metrics,
     model::{Incarnation, Metadata},
     protocol::consul::{AgentIdentity, Consul},
-    protocol::grpc::{GrpcApi, Shared, Watchers},
+    protocol::grpc::GrpcApi,
     protocol::http::HttpPages,
     registry::{ChangeListener, Command, DeregisterGuard},
     transport::{
@@ -37,7 +37,7 @@ thread_local! {
 
 /// What the doors stand on.
 pub(super) struct FuzzServer {
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
     gate: Arc<ConnectionLimiter>,
     pub(super) grpc: ListenerConfig,
     pub(super) http: ListenerConfig,
@@ -60,18 +60,18 @@ impl FuzzServer {
         let engine: Arc<dyn Engine> =
             Arc::new(Memory::new(Incarnation(7), clock.now(), Arc::clone(&hubs) as Arc<dyn ChangeListener>));
         let commands = Commands::new(&engine, &clock, None);
-        let shared = Arc::new(Shared {
-            checks: HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default()),
+        let checks = HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default());
+        let shared = Arc::new(ServerContext {
             engine,
             commands,
-            hubs: Arc::clone(&hubs),
+            notifier: Arc::clone(&hubs),
             clock: Arc::clone(&clock),
             metrics: Metrics::new(),
-            subscribers: Watchers::default(),
+            watchers: Watchers::default(),
             max_message_size: 256 * 1024,
             bookmarks: Duration::ZERO,
         });
-        let routes = GrpcApi::routes(&shared).unwrap_or_else(|error| panic!("{error}"));
+        let routes = GrpcApi::routes(&shared, &checks).unwrap_or_else(|error| panic!("{error}"));
         let (_, left) = watch::channel(false);
         let worker =
             WorkerConfig { hubs, clock, bookmarks: shared.bookmarks, leaving: left, alarm: FatalReporter::new().0 };
@@ -83,7 +83,7 @@ impl FuzzServer {
             address: [127, 0, 0, 1].into(),
             meta: Metadata::default(),
         };
-        let consul = Consul::new(&shared, agent, 16).unwrap_or_else(|error| panic!("{error}"));
+        let consul = Consul::new(&shared, &checks, agent, 16).unwrap_or_else(|error| panic!("{error}"));
         let web = HttpPages::new(Arc::clone(&shared), Arc::new(workers), consul);
         Self {
             gate: ConnectionLimiter::new(
@@ -123,7 +123,7 @@ impl FuzzServer {
         }
         assert_eq!(instances, registry.instance_count());
         assert_eq!(summaries.len(), registry.service_count());
-        assert_eq!((self.shared.hubs.seat_count(), self.shared.subscribers.len()), (0, 0), "a stream left its seat");
+        assert_eq!((self.shared.notifier.seat_count(), self.shared.watchers.len()), (0, 0), "a stream left its seat");
     }
 
     fn clear(&self) {

@@ -59,7 +59,9 @@ use axum::{
 use tokio::time::timeout;
 use tower::Service;
 
-use crate::{model::FieldError, protocol::grpc::Shared, registry::Entry, transport::Connection};
+use crate::{
+    app::ServerContext, health_check::HealthChecks, model::FieldError, registry::Entry, transport::Connection,
+};
 pub use agent::AgentIdentity;
 use cached_query::CachedQuestions;
 use error::ConsulError;
@@ -76,7 +78,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The door.
 #[derive(Debug)]
 pub struct Consul {
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
+    checks: Arc<HealthChecks>,
     agent: AgentIdentity,
     /// The service that every Consul has.
     itself: Arc<Entry>,
@@ -129,11 +132,17 @@ impl Consul {
     /// # Errors
     ///
     /// When what the agent says of itself is nothing that can be registered.
-    pub fn new(shared: &Arc<Shared>, agent: AgentIdentity, most_parked: usize) -> Result<Arc<Self>, FieldError> {
+    pub fn new(
+        shared: &Arc<ServerContext>,
+        checks: &Arc<HealthChecks>,
+        agent: AgentIdentity,
+        most_parked: usize,
+    ) -> Result<Arc<Self>, FieldError> {
         let (shared, answers) = (Arc::clone(shared), ResponseCache::default());
         let itself = Entry { instance: agent.itself(shared.engine.registry())?, lease: None };
         Ok(Arc::new(Self {
             shared,
+            checks: Arc::clone(checks),
             agent,
             itself: itself.into(),
             shown_beside_itself: AtomicBool::new(false),
@@ -150,6 +159,12 @@ impl Consul {
     #[must_use]
     pub fn parked(&self) -> usize {
         self.parked.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Returns the number of registered health checks.
+    #[must_use]
+    pub fn check_count(&self) -> usize {
+        self.checks.count()
     }
 
     /// Answers whatever is asked below `/v1/`; above it, there is nothing.

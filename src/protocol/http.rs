@@ -25,9 +25,9 @@ use axum::{
 };
 
 use crate::{
+    app::ServerContext,
     metrics::WorkerLabel,
     protocol::consul::{Consul, ConsulService},
-    protocol::grpc::Shared,
     transport::{Connection, Workers},
 };
 
@@ -40,7 +40,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 #[derive(Debug, Clone)]
 pub struct HttpPages {
     /// What the doors share.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<ServerContext>,
     /// Who serves gRPC.
     pub workers: Arc<Workers>,
     /// What is below `/v1/`.
@@ -51,7 +51,7 @@ pub struct HttpPages {
 impl HttpPages {
     /// Pages of a registry.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, workers: Arc<Workers>, consul: Arc<Consul>) -> Self {
+    pub fn new(shared: Arc<ServerContext>, workers: Arc<Workers>, consul: Arc<Consul>) -> Self {
         Self { shared, workers, consul, targets: Arc::default() }
     }
 
@@ -82,7 +82,7 @@ async fn make_room(request: Request, next: Next) -> Response {
 }
 
 async fn ready(State(web): State<HttpPages>) -> (StatusCode, &'static str) {
-    if web.shared.hubs.is_leaving() {
+    if web.shared.notifier.is_leaving() {
         (StatusCode::SERVICE_UNAVAILABLE, "leaving\n")
     } else if web.shared.engine.registry().is_settling() {
         (StatusCode::OK, "ready, settling\n")
@@ -92,18 +92,18 @@ async fn ready(State(web): State<HttpPages>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(web): State<HttpPages>) -> impl IntoResponse {
-    let Shared { metrics, engine, subscribers, .. } = &*web.shared;
+    let ServerContext { metrics, engine, watchers, .. } = &*web.shared;
     let registry = engine.registry();
     let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.services.set(gauge(registry.service_count()));
     metrics.instances.set(gauge(registry.instance_count()));
     metrics.leases.set(gauge(registry.leases().len()));
-    metrics.watches.set(gauge(subscribers.len()));
-    metrics.waiting.set(gauge(subscribers.waiting()));
+    metrics.watches.set(gauge(watchers.len()));
+    metrics.waiting.set(gauge(watchers.waiting()));
     metrics.settling.set(registry.is_settling().into());
     metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
     metrics.parked.set(gauge(web.consul.parked()));
-    metrics.checks.set(gauge(web.shared.checks.count()));
+    metrics.checks.set(gauge(web.consul.check_count()));
     let (whole, protected) = registry.protection(web.shared.clock.now().lease);
     metrics.protected_services.set(gauge(protected));
     metrics.protected_registry.set(i64::from(whole.since.is_some()));

@@ -4,9 +4,11 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{InheritedSockets, StartError};
 use crate::{
+    app::ServerContext,
     config::Config,
+    health_check::HealthChecks,
     protocol::consul::Consul,
-    protocol::grpc::{GrpcApi, Shared},
+    protocol::grpc::GrpcApi,
     protocol::http::HttpPages,
     transport::{Listener, ListenerConfig, Protocol, WorkerDispatch, Workers, tls::TlsState},
 };
@@ -76,7 +78,7 @@ impl ListenerName {
     /// What is behind it, and who serves it.
     pub(super) fn furnish(
         self,
-        shared: &Arc<Shared>,
+        (shared, checks): (&Arc<ServerContext>, &Arc<HealthChecks>),
         workers: &Arc<Workers>,
         tls: Option<&Arc<TlsState>>,
         consul: &Arc<Consul>,
@@ -88,7 +90,7 @@ impl ListenerName {
         }
         .cloned();
         let routes = match self {
-            Self::Grpc | Self::GrpcTls => GrpcApi::routes(shared)?,
+            Self::Grpc | Self::GrpcTls => GrpcApi::routes(shared, checks)?,
             Self::Http | Self::HttpTls => {
                 let (shared, workers, consul) = (Arc::clone(shared), Arc::clone(workers), Arc::clone(consul));
                 HttpPages::new(shared, workers, consul).routes().into()

@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::protocol::grpc::Shared;
+use crate::app::ServerContext;
 
 /// Looks at a server from beside it.
 #[derive(Debug, Clone)]
-pub struct LivenessProbe(Arc<Shared>);
+pub struct LivenessProbe(Arc<ServerContext>);
 
 impl LivenessProbe {
-    pub(super) fn of(shared: &Arc<Shared>) -> Self {
+    pub(super) fn of(shared: &Arc<ServerContext>) -> Self {
         Self(Arc::clone(shared))
     }
 
@@ -29,7 +29,7 @@ impl LivenessProbe {
             "{settling}{} instances of {} services, {} watches",
             registry.instance_count(),
             registry.service_count(),
-            self.0.subscribers.len()
+            self.0.watchers.len()
         )
     }
 }

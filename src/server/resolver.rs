@@ -6,9 +6,9 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::StartError;
 use crate::{
+    app::ServerContext,
     config::Config,
     protocol::dns::{Authority, DnsListener, Zone},
-    protocol::grpc::Shared,
     transport::{ConnectionLimiter, FatalReporter},
 };
 
@@ -33,7 +33,7 @@ pub(super) fn bind(config: &Config) -> Result<Option<DnsListener>, StartError> {
 pub(super) fn open(
     door: DnsListener,
     config: &Config,
-    (shared, gate): (&Arc<Shared>, Arc<ConnectionLimiter>),
+    (shared, gate): (&Arc<ServerContext>, Arc<ConnectionLimiter>),
     (alarm, tasks): (&FatalReporter, &mut JoinSet<()>),
     leaving: watch::Receiver<bool>,
 ) -> io::Result<()> {

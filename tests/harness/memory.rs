@@ -10,13 +10,13 @@ use std::{
 };
 
 use callboard::{
-    app::Commands,
+    app::{Commands, ServerContext, Watchers},
     clock::Clock,
     engine::{Engine, Memory},
     health_check::{HealthChecks, ProbePolicy as CheckRules},
     metrics::Metrics,
     model::{Address, BootId, Incarnation, InstanceId, LeaseId, LeaseTerms, Metadata, ServiceName, Tags, Weight},
-    protocol::grpc::{GrpcApi, Shared, Watchers},
+    protocol::grpc::GrpcApi,
     registry::{ChangeListener, Command, InstanceDescription, Patch, Register},
     transport::{
         Connection, ConnectionLimiter, ConnectionLimits, ListenerConfig, Notifier, Protocol, WorkerState, serve,
@@ -37,7 +37,8 @@ const EXPIRY: Duration = Duration::from_millis(100);
 pub struct InMemory {
     /// `None`: it is on another engine.
     memory: Option<Arc<Memory>>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
+    checks: Arc<HealthChecks>,
     port: ListenerConfig,
     gate: Arc<ConnectionLimiter>,
     leaving: watch::Sender<bool>,
@@ -77,21 +78,21 @@ impl InMemory {
     /// Over an engine whose changes these hubs hear of.
     pub fn over(engine: Arc<dyn Engine>, hubs: Arc<Notifier>, clock: Arc<Clock>, settle: Duration) -> Self {
         let commands = Commands::new(&engine, &clock, None);
-        let shared = Arc::new(Shared {
-            checks: HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default()),
+        let checks = HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default());
+        let shared = Arc::new(ServerContext {
             engine,
             commands,
-            hubs,
+            notifier: hubs,
             clock,
             metrics: Metrics::new(),
-            subscribers: Watchers::default(),
+            watchers: Watchers::default(),
             max_message_size: 256 * 1024,
             bookmarks: Duration::from_secs(15),
         });
         shared.settle(settle);
         let mut tasks = JoinSet::new();
         let hub = Arc::clone(&shared);
-        tasks.spawn(async move { hub.hubs.run(0, &hub.clock, hub.bookmarks).await });
+        tasks.spawn(async move { hub.notifier.run(0, &hub.clock, hub.bookmarks).await });
         let leases = Arc::clone(&shared);
         tasks.spawn(async move {
             let mut ticks = interval(EXPIRY);
@@ -118,10 +119,10 @@ impl InMemory {
             name: "grpc",
             protocol: Protocol::Http2,
             tls: None,
-            routes: GrpcApi::routes(&shared).unwrap(),
+            routes: GrpcApi::routes(&shared, &checks).unwrap(),
         };
         let gate = ConnectionLimiter::new(ConnectionLimits::default(), Arc::clone(&shared.metrics));
-        Self { memory: None, port, gate, shared, leaving, stalled, _tasks: tasks }
+        Self { memory: None, port, gate, shared, checks, leaving, stalled, _tasks: tasks }
     }
 
     /// The worker does nothing more, or goes on.
@@ -144,8 +145,13 @@ impl InMemory {
     }
 
     /// What the doors share.
-    pub fn shared(&self) -> &Arc<Shared> {
+    pub fn shared(&self) -> &Arc<ServerContext> {
         &self.shared
+    }
+
+    /// Health checks of the server.
+    pub fn checks(&self) -> &Arc<HealthChecks> {
+        &self.checks
     }
 
     /// A connection of HTTP/1.1 without a socket.
@@ -165,7 +171,7 @@ impl InMemory {
 
     /// Who has a seat: open streams, as the server counts them.
     pub fn seats(&self) -> usize {
-        self.shared.hubs.seat_count()
+        self.shared.notifier.seat_count()
     }
 
     /// Known leases, with those that are only remembered.
@@ -216,7 +222,7 @@ impl InMemory {
 
     /// The server starts to leave.
     pub fn leave(&self) {
-        self.shared.hubs.leave();
+        self.shared.notifier.leave();
         self.leaving.send_replace(true);
     }
 }

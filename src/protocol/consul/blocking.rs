@@ -145,7 +145,7 @@ impl Consul {
         if before >= self.most_parked {
             return Err(ConsulError::TooManyParked(self.most_parked));
         }
-        let seat = |interest| self.shared.hubs.seat(&call.connection, interest);
+        let seat = |interest| self.shared.notifier.seat(&call.connection, interest);
         parked.seats = subject.interests().into_iter().map(seat).collect();
         Ok(parked)
     }

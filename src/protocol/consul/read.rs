@@ -197,7 +197,7 @@ impl Consul {
             "DebugConfig": {"Datacenter": agent.datacenter, "NodeName": agent.node, "Server": true, "Version": VERSION},
             "Member": self.agent_member(),
             "Meta": {"consul-network-segment": "", "consul-version": VERSION},
-            "Stats": {"agent": {"check_monitors": "0", "check_ttls": "0", "checks": self.shared.checks.count().to_string(),
+            "Stats": {"agent": {"check_monitors": "0", "check_ttls": "0", "checks": self.checks.count().to_string(),
                 "services": self.registry().service_count().to_string()},
                 "build": {"callboard": env!("CARGO_PKG_VERSION"), "version": VERSION}},
             "xDS": {},

@@ -27,9 +27,9 @@ use super::{
     reverse::IndexBehind,
 };
 use crate::{
+    app::ServerContext,
     metrics::DnsResponseCode,
     model::UnixMillis,
-    protocol::grpc::Shared,
     registry::Registry,
     transport::{self, ConnectionLimiter, ConnectionPermit, Listener},
 };
@@ -92,7 +92,7 @@ impl DnsListener {
     /// When the poller does not take the sockets.
     pub fn open(
         self,
-        shared: &Arc<Shared>,
+        shared: &Arc<ServerContext>,
         oracle: Authority,
         gate: Arc<ConnectionLimiter>,
         leaving: watch::Receiver<bool>,
@@ -151,13 +151,13 @@ pub(crate) fn reply(
 /// Where questions are answered.
 #[derive(Debug)]
 struct DnsServer {
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
     oracle: Authority,
 }
 
 impl DnsServer {
     fn reply(&self, packet: &[u8], way: DnsTransport) -> Result<Option<Vec<u8>>, IndexBehind> {
-        let Shared { engine, clock, metrics, .. } = &*self.shared;
+        let ServerContext { engine, clock, metrics, .. } = &*self.shared;
         let (bytes, how) = reply(&self.oracle, engine.registry(), clock.now().wall, packet, way)?;
         metrics.dns.replied(how);
         Ok(bytes)

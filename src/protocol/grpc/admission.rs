@@ -17,8 +17,11 @@ use tokio::{
 };
 use tonic::{Status, body::Body, service::Routes};
 
-use super::{ApiError, SELECTION, Shared, WATCH};
-use crate::transport::{AnswerSize, Connection, LimitError};
+use super::{ApiError, SELECTION, WATCH};
+use crate::{
+    app::ServerContext,
+    transport::{AnswerSize, Connection, LimitError},
+};
 
 /// What is taken when other calls are refused.
 const FIRST: [&str; 2] = ["/callboard.v1.RegistryService/", "/grpc.health.v1.Health/Check"];
@@ -44,11 +47,11 @@ const PREFIX: usize = 5;
 type Answer = Response<axum::body::Body>;
 
 /// Lets calls in. Outside of everything that handles them.
-pub(super) fn layer(routes: Routes, shared: &Arc<Shared>) -> Routes {
-    routes.into_axum_router().layer(from_fn_with_state(Arc::clone(shared), admit)).into()
+pub(super) fn layer(routes: Routes, context: &Arc<ServerContext>) -> Routes {
+    routes.into_axum_router().layer(from_fn_with_state(Arc::clone(context), admit)).into()
 }
 
-async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Answer {
+async fn admit(State(context): State<Arc<ServerContext>>, request: Request, next: Next) -> Answer {
     let path = request.uri().path();
     let first = FIRST.iter().any(|start| path.starts_with(start));
     let long = LONG.contains(&path);
@@ -58,27 +61,27 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
         Some(connection) => match connection.busy(first) {
             Some(busy) => Err(busy.into()),
             None if streamed => Ok(next.run(request).await),
-            None if long => answer_in_turn(&shared, &connection, request, next).await,
+            None if long => answer_in_turn(&context, &connection, request, next).await,
             // A watch waits for room by itself, and what keeps a registration alive has hardly an answer.
-            None if first || path == WATCH => answer_in_time(&shared, request, next).await,
+            None if first || path == WATCH => answer_in_time(&context, request, next).await,
             None => match connection.full(AnswerSize::Page) {
                 Some(busy) => Err(busy.into()),
-                None => answer_in_time(&shared, request, next).await,
+                None => answer_in_time(&context, request, next).await,
             },
         },
     };
     answer.unwrap_or_else(|problem| {
         if matches!(problem, ApiError::Busy(_)) {
-            shared.metrics.connections.streams_refused.inc();
+            context.metrics.connections.streams_refused.inc();
         }
         Status::from(problem).into_http::<Body>().map(axum::body::Body::new)
     })
 }
 
 /// The same request once all of it has arrived. Until then nothing is done, so a refusal is the whole truth.
-async fn receive(shared: &Shared, request: Request) -> Result<Request, ApiError> {
+async fn receive(context: &ServerContext, request: Request) -> Result<Request, ApiError> {
     let (head, body) = request.into_parts();
-    let limit = shared.max_message_size;
+    let limit = context.max_message_size;
     // A selection may be longer than other requests.
     let limit = if head.uri.path() == WATCH { limit.max(SELECTION) } else { limit };
     let body = timeout(REQUEST_TIMEOUT, to_bytes(body, limit + PREFIX)).await;
@@ -88,12 +91,12 @@ async fn receive(shared: &Shared, request: Request) -> Result<Request, ApiError>
 
 /// Answers within the client's deadline, or else within [`ANSWER_TIMEOUT`] of the whole request. A write that waits for the disk is
 /// not undone by a timeout, so its client is told that the outcome is not known.
-async fn answer_in_time(shared: &Shared, request: Request, next: Next) -> Result<Answer, ApiError> {
+async fn answer_in_time(context: &ServerContext, request: Request, next: Next) -> Result<Answer, ApiError> {
     let deadline = deadline(request.headers());
     let limit = deadline.unwrap_or(ANSWER_TIMEOUT);
     let mut over = pin!(sleep(limit));
     let request = tokio::select! {
-        request = receive(shared, request) => request?,
+        request = receive(context, request) => request?,
         () = &mut over => return Err(ApiError::Unfinished(limit)),
     };
     if deadline.is_none() {
@@ -127,12 +130,12 @@ fn deadline(headers: &HeaderMap) -> Option<Duration> {
 /// The request first, so that nobody holds up others by not finishing it. Then one at a time on each thread, and before each
 /// of them whatever else is ready there: so a heartbeat waits for one long answer at most, however many are wanted.
 async fn answer_in_turn(
-    shared: &Shared,
+    context: &ServerContext,
     connection: &Connection,
     request: Request,
     next: Next,
 ) -> Result<Answer, ApiError> {
-    let request = receive(shared, request).await?;
+    let request = receive(context, request).await?;
     let _turn = timeout(QUEUE, connection.place().turn().acquire()).await.map_err(|_| LimitError::Turn(QUEUE))?;
     yield_now().await;
     if let Some(busy) = connection.full(AnswerSize::Page) {

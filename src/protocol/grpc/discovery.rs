@@ -29,7 +29,7 @@ impl DiscoveryService for GrpcApi {
         let filter = InstanceFilter::parse(&asked.filter).map_err(ApiError::from)?;
         let after = decode::instances_after(&asked.page_token)?;
         let size = decode::page_size(asked.page_size, PAGE);
-        let registry = self.0.engine.registry();
+        let registry = self.context.engine.registry();
         let mut answer = pb::ListInstancesResponse { revision: registry.applied().0, ..Default::default() };
         // One more than the page holds tells whether there is a next one.
         let page = registry.page(&service, after.as_ref().map_or("", InstanceId::as_str), size + 1);
@@ -55,9 +55,9 @@ impl DiscoveryService for GrpcApi {
         let asked = request.get_ref();
         let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
         let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
-        let entry = self.0.engine.registry().get(&service, id.as_str());
+        let entry = self.context.engine.registry().get(&service, id.as_str());
         let entry = entry.ok_or_else(|| ApiError::from(CommandError::NoSuchInstance { service, id }))?;
-        let now = self.0.clock.now().lease;
+        let now = self.context.clock.now().lease;
         Ok(Response::new(pb::GetInstanceResponse {
             instance: Some(encode::instance(&entry.instance)),
             lease: entry.lease.as_ref().map(|lease| encode::lease(lease, now)),
@@ -71,7 +71,7 @@ impl DiscoveryService for GrpcApi {
     ) -> Result<Response<pb::ListServicesResponse>, Status> {
         let asked = request.get_ref();
         let size = decode::page_size(asked.page_size, PAGE);
-        let registry = self.0.engine.registry();
+        let registry = self.context.engine.registry();
         let revision = registry.applied().0;
         let after = decode::services_after(&asked.page_token)?;
         let (mut summaries, mut next) =

@@ -12,8 +12,9 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
-use super::{ApiError, GrpcApi, Shared, connection};
+use super::{ApiError, GrpcApi, connection};
 use crate::{
+    app::ServerContext,
     model::{Selector, ServiceName},
     pb::{
         grpc::health::v1::{HealthListRequest, HealthListResponse},
@@ -55,11 +56,11 @@ impl HealthSubject {
         if OWN.contains(&name) { Self::Own } else { Self::Impossible }
     }
 
-    pub(super) fn status(&self, shared: &Shared, leaving: bool) -> ServingStatus {
+    pub(super) fn status(&self, context: &ServerContext, leaving: bool) -> ServingStatus {
         match self {
             Self::Own => serving(!leaving),
             Self::Registered(name) => {
-                let summary = shared.engine.registry().summary(name);
+                let summary = context.engine.registry().summary(name);
                 summary.map_or(ServingStatus::ServiceUnknown, |summary| serving(!leaving && summary.available > 0))
             }
             Self::Impossible => ServingStatus::ServiceUnknown,
@@ -79,19 +80,19 @@ pub(super) fn answer(status: ServingStatus) -> HealthCheckResponse {
 impl Health for GrpcApi {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let name = request.into_inner().service;
-        match HealthSubject::parse(&name).status(&self.0, self.0.hubs.is_leaving()) {
+        match HealthSubject::parse(&name).status(&self.context, self.context.notifier.is_leaving()) {
             ServingStatus::ServiceUnknown => Err(ApiError::UnknownService(name).into()),
             status => Ok(Response::new(answer(status))),
         }
     }
 
     async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
-        let registry = self.0.engine.registry();
+        let registry = self.context.engine.registry();
         let count = registry.service_count();
         if count > MOST {
             return Err(ApiError::TooManyServices(count).into());
         }
-        let leaving = self.0.hubs.is_leaving();
+        let leaving = self.context.notifier.is_leaving();
         let own = OWN.iter().map(|name| ((*name).to_owned(), answer(serving(!leaving))));
         let (services, _) = registry.services("", "", MOST);
         let registered = services
@@ -105,14 +106,14 @@ impl Health for GrpcApi {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthStream>, Status> {
         let connection = connection(&request)?;
         let subject = HealthSubject::parse(&request.get_ref().service);
-        Ok(Response::new(HealthStream::open(&self.0, &connection, subject)))
+        Ok(Response::new(HealthStream::open(&self.context, &connection, subject)))
     }
 }
 
 /// Tells a status, and each time that it is another.
 #[derive(Debug)]
 pub struct HealthStream {
-    shared: Arc<Shared>,
+    context: Arc<ServerContext>,
     seat: WakeRegistration,
     subject: HealthSubject,
     told: Option<ServingStatus>,
@@ -120,13 +121,13 @@ pub struct HealthStream {
 }
 
 impl HealthStream {
-    pub(super) fn open(shared: &Arc<Shared>, connection: &Arc<Connection>, subject: HealthSubject) -> Self {
+    pub(super) fn open(context: &Arc<ServerContext>, connection: &Arc<Connection>, subject: HealthSubject) -> Self {
         let interest = match &subject {
             HealthSubject::Registered(name) => Interest::Changes(Arc::new(Selector::Names([name.clone()].into()))),
             HealthSubject::Own | HealthSubject::Impossible => Interest::Nothing,
         };
-        let seat = shared.hubs.seat(connection, interest);
-        Self { shared: Arc::clone(shared), seat, subject, told: None, ended: false }
+        let seat = context.notifier.seat(connection, interest);
+        Self { context: Arc::clone(context), seat, subject, told: None, ended: false }
     }
 }
 
@@ -139,7 +140,7 @@ impl Stream for HealthStream {
                 return Poll::Ready(None);
             }
             let leaving = self.seat.is_leaving();
-            let status = self.subject.status(&self.shared, leaving);
+            let status = self.subject.status(&self.context, leaving);
             if self.told.replace(status) != Some(status) {
                 return Poll::Ready(Some(Ok(answer(status))));
             }

@@ -14,8 +14,9 @@ use std::{
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{ApiError, Shared, decode, encode, tonic_errors};
+use super::{ApiError, decode, encode, tonic_errors};
 use crate::{
+    app::ServerContext,
     model::{FieldError, LeaseId},
     pb::callboard::v1 as pb,
     registry::{ClockReading, EndReason, HashLease, HeartbeatStreamId, Lease},
@@ -32,7 +33,7 @@ const SILENT_TTLS: u32 = 2;
 /// Answers heartbeats.
 #[derive(Debug)]
 pub struct KeepAliveStream {
-    shared: Arc<Shared>,
+    context: Arc<ServerContext>,
     connection: Arc<Connection>,
     seat: WakeRegistration,
     inbound: Streaming<pb::KeepAliveRequest>,
@@ -57,19 +58,19 @@ enum KeepAliveEnd {
 
 impl KeepAliveStream {
     pub(super) fn new(
-        shared: &Arc<Shared>,
+        context: &Arc<ServerContext>,
         connection: Arc<Connection>,
         inbound: Streaming<pb::KeepAliveRequest>,
     ) -> Self {
         Self {
-            seat: shared.hubs.seat(&connection, Interest::Nothing),
+            seat: context.notifier.seat(&connection, Interest::Nothing),
             connection,
             inbound,
-            carrier: shared.engine.registry().leases().new_carrier(),
+            carrier: context.engine.registry().leases().new_carrier(),
             carried: HashMap::default(),
-            heard: shared.clock.since_start(),
+            heard: context.clock.since_start(),
             end: KeepAliveEnd::Open,
-            shared: Arc::clone(shared),
+            context: Arc::clone(context),
         }
     }
 
@@ -78,7 +79,7 @@ impl KeepAliveStream {
             let problem = format!("are {}", request.heartbeats.len());
             return Err(FieldError::without_value("heartbeats", problem, "send at most 10000 in a message").into());
         }
-        let now = self.shared.clock.now();
+        let now = self.context.clock.now();
         self.heard = Duration::from_micros(now.monotonic_us);
         let mut leases = Vec::with_capacity(request.heartbeats.len());
         for (at, heartbeat) in request.heartbeats.into_iter().enumerate() {
@@ -103,7 +104,7 @@ impl KeepAliveStream {
             }
             Some(renewed)
         });
-        let counters = &self.shared.metrics.heartbeats;
+        let counters = &self.context.metrics.heartbeats;
         let (state, counter, time_left) = match renewed {
             Some(Ok(ttl)) => (pb::LeaseState::Held, &counters.held, encode::span(ttl)),
             Some(Err(EndReason::Superseded)) => (pb::LeaseState::Superseded, &counters.superseded, None),
@@ -128,7 +129,7 @@ impl KeepAliveStream {
         match self.carried.entry(id) {
             Entry::Occupied(carried) => Some(carried.into_mut()),
             Entry::Vacant(vacant) => {
-                let lease = self.shared.engine.registry().leases().get(id)?;
+                let lease = self.context.engine.registry().leases().get(id)?;
                 Some(vacant.insert(lease))
             }
         }
@@ -139,7 +140,7 @@ impl KeepAliveStream {
         self.carried.retain(|_, lease| lease.is_alive());
         let longest = self.carried.values().map(|lease| lease.terms().ttl()).max();
         let allowed = longest.map_or(SILENCE, |ttl| (ttl * SILENT_TTLS).max(SILENCE));
-        (self.shared.clock.since_start().saturating_sub(self.heard) > allowed).then_some(ApiError::Silent(allowed))
+        (self.context.clock.since_start().saturating_sub(self.heard) > allowed).then_some(ApiError::Silent(allowed))
     }
 
     fn finish(&mut self, problem: ApiError) -> Poll<Option<Result<pb::KeepAliveResponse, Status>>> {
@@ -150,8 +151,8 @@ impl KeepAliveStream {
 
     /// Lets go of the leases. `broken`: it was not we who ended the stream.
     fn let_go(&mut self, broken: bool) {
-        let leases = self.shared.engine.registry().leases();
-        let now = self.shared.clock.now().lease;
+        let leases = self.context.engine.registry().leases();
+        let now = self.context.clock.now().lease;
         for (_, lease) in self.carried.drain() {
             if broken {
                 leases.broken(&lease, self.carrier, now);
@@ -193,7 +194,7 @@ impl Stream for KeepAliveStream {
                     Err(problem) => return self.finish(problem),
                 },
                 Poll::Ready(Some(Err(status))) => {
-                    if let Some(problem) = tonic_errors::problem(&status, self.shared.max_message_size) {
+                    if let Some(problem) = tonic_errors::problem(&status, self.context.max_message_size) {
                         return self.finish(problem);
                     }
                     self.end = KeepAliveEnd::Ended;

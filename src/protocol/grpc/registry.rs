@@ -12,7 +12,7 @@ use crate::{
 
 impl GrpcApi {
     async fn submit(&self, command: Command) -> Result<CommandOutcome, ApiError> {
-        Ok(self.0.commands.submit(command).await?)
+        Ok(self.context.commands.submit(command).await?)
     }
 }
 
@@ -21,7 +21,7 @@ impl RegistryService for GrpcApi {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
         let asked = decode::register(request.get_ref(), LeaseId(random::u128()))?;
         let own = asked.description.addresses.iter().map(|address| &*address.host);
-        self.0.checks.admit(asked.checks.iter().map(|check| &check.definition.probe), own).map_err(ApiError::from)?;
+        self.checks.admit(asked.checks.iter().map(|check| &check.definition.probe), own).map_err(ApiError::from)?;
         let outcome = self.submit(Command::Register(asked)).await?;
         let entry = outcome.entry.as_deref();
         let lease = entry.and_then(|entry| entry.lease.as_deref());
@@ -47,7 +47,7 @@ impl RegistryService for GrpcApi {
         request: Request<Streaming<pb::KeepAliveRequest>>,
     ) -> Result<Response<KeepAliveStream>, Status> {
         let connection = connection(&request)?;
-        Ok(Response::new(KeepAliveStream::new(&self.0, connection, request.into_inner())))
+        Ok(Response::new(KeepAliveStream::new(&self.context, connection, request.into_inner())))
     }
 
     async fn update_instance(
@@ -68,7 +68,7 @@ impl RegistryService for GrpcApi {
         let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
         let check = CheckId::parse(&asked.check_id).map_err(|refusal| ApiError::from(refusal.of("check_id")))?;
         let verdict = check::verdict("status", asked.status)?;
-        self.0.checks.report(&service, &id, &check, verdict, &asked.output).await.map_err(ApiError::from)?;
+        self.checks.report(&service, &id, &check, verdict, &asked.output).await.map_err(ApiError::from)?;
         Ok(Response::new(pb::ReportCheckResponse {}))
     }
 }

@@ -16,8 +16,9 @@ use std::{
 use bytes::Bytes;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
-use super::{ApiError, Shared, encode, subscriber::WatcherGuard};
+use super::{ApiError, encode};
 use crate::{
+    app::{ServerContext, WatcherGuard},
     metrics::WorkerLabel,
     model::{InstanceFilter, ResumeToken, Revision, Selector},
     pb::callboard::v1 as pb,
@@ -30,7 +31,7 @@ use frame::MessageChunks;
 /// One watch.
 #[derive(Debug)]
 struct WatchStream {
-    shared: Arc<Shared>,
+    context: Arc<ServerContext>,
     seat: WakeRegistration,
     subscription: Subscription,
     /// It waits until the registry has settled, and while all come back nothing wakes it.
@@ -69,7 +70,7 @@ enum StreamState {
 
 impl WatchStream {
     fn new(
-        shared: &Arc<Shared>,
+        context: &Arc<ServerContext>,
         connection: &Arc<Connection>,
         user_agent: &str,
         (selection, filter, token): (Selector, Option<InstanceFilter>, Option<ResumeToken>),
@@ -77,24 +78,24 @@ impl WatchStream {
         let (selection, filter) = (Arc::new(selection), filter.map(Arc::new));
         let subscription = Subscription::new(Arc::clone(&selection), filter.clone(), token);
         // The seat first: what changes after it rings, what changed before it is read.
-        let waits = subscription.waits(shared.engine.registry());
+        let waits = subscription.waits(context.engine.registry());
         let interest = if waits { Interest::Nothing } else { Interest::Changes(Arc::clone(&selection)) };
-        let seat = shared.hubs.seat(connection, interest);
-        let listed = shared.subscribers.enter(connection, user_agent, &selection, filter.as_ref(), shared.clock.now());
+        let seat = context.notifier.seat(connection, interest);
+        let listed = context.watchers.enter(connection, user_agent, &selection, filter.as_ref(), context.clock.now());
         let worker = WorkerLabel { worker: connection.worker() as u64 };
         Self {
             seat,
             subscription,
             inattentive: waits,
             listed,
-            propagation: shared.metrics.propagation.get_or_create(&worker).clone(),
+            propagation: context.metrics.propagation.get_or_create(&worker).clone(),
             outgoing: SendBuffer::Nothing,
             held: None,
             oldest: None,
             told: Revision(0),
-            last: shared.clock.now(),
+            last: context.clock.now(),
             end: StreamState::Open,
-            shared: Arc::clone(shared),
+            context: Arc::clone(context),
         }
     }
 
@@ -104,11 +105,11 @@ impl WatchStream {
             match mem::replace(&mut self.outgoing, SendBuffer::Nothing) {
                 SendBuffer::Deltas(deltas, revision) => {
                     let message = self.changes(deltas, revision);
-                    return Some((message, &self.shared.metrics.watch.changes));
+                    return Some((message, &self.context.metrics.watch.changes));
                 }
                 SendBuffer::Pieces(pieces) if !pieces.is_empty() => {
                     let message = self.snapshot(pieces);
-                    return Some((message, &self.shared.metrics.watch.snapshot));
+                    return Some((message, &self.context.metrics.watch.snapshot));
                 }
                 SendBuffer::Pieces(_) | SendBuffer::Nothing => {}
             }
@@ -116,13 +117,13 @@ impl WatchStream {
                 Step::Reset(reason) => {
                     self.listed.line.waiting.store(false, Ordering::Relaxed);
                     self.listed.line.resets.fetch_add(1, Ordering::Relaxed);
-                    return Some((frame::reset(reason), &self.shared.metrics.watch.reset));
+                    return Some((frame::reset(reason), &self.context.metrics.watch.reset));
                 }
                 Step::Snapshot(part) => self.outgoing = SendBuffer::Pieces(pieces(&part)),
                 Step::Changes(deltas, revision) => self.outgoing = SendBuffer::Deltas(deltas.into_iter(), revision),
                 Step::Synced(revision) => {
                     let message = frame::synced(self.arrive(revision));
-                    return Some((message, &self.shared.metrics.watch.synced));
+                    return Some((message, &self.context.metrics.watch.synced));
                 }
                 Step::Idle => return self.bookmark(),
                 Step::Settling => return self.wait(),
@@ -131,11 +132,11 @@ impl WatchStream {
     }
 
     fn next_step(&mut self) -> Step {
-        if self.inattentive && !self.subscription.waits(self.shared.engine.registry()) {
+        if self.inattentive && !self.subscription.waits(self.context.engine.registry()) {
             self.inattentive = false;
             self.seat.turn_to(Interest::Changes(Arc::clone(self.subscription.selection())));
         }
-        self.held.take().unwrap_or_else(|| self.subscription.next(self.shared.engine.registry()))
+        self.held.take().unwrap_or_else(|| self.subscription.next(self.context.engine.registry()))
     }
 
     /// A message of at least one piece. Small services share one.
@@ -195,23 +196,23 @@ impl WatchStream {
     /// In quiet times, tells the peer that it stands at a newer revision, so that its token stays young.
     fn bookmark(&mut self) -> Option<(MessageChunks, &Counter)> {
         let cursor = self.subscription.cursor();
-        if cursor <= self.told || encode::since(self.last, self.shared.clock.now()) < self.shared.bookmarks {
+        if cursor <= self.told || encode::since(self.last, self.context.clock.now()) < self.context.bookmarks {
             return None;
         }
         let message = frame::bookmark(self.arrive(cursor));
-        Some((message, &self.shared.metrics.watch.bookmark))
+        Some((message, &self.context.metrics.watch.bookmark))
     }
 
     /// The registry settles, and the peer has a set that may be better than ours: it is told why it hears nothing, once.
     fn wait(&mut self) -> Option<(MessageChunks, &Counter)> {
         let told = self.listed.line.waiting.swap(true, Ordering::Relaxed);
-        (!told).then(|| (frame::notice(pb::Notice::Settling), &self.shared.metrics.watch.notice))
+        (!told).then(|| (frame::notice(pb::Notice::Settling), &self.context.metrics.watch.notice))
     }
 
     /// The peer will stand at this revision.
     fn arrive(&mut self, revision: Revision) -> ResumeToken {
         self.told = revision;
-        self.subscription.token(self.shared.engine.registry(), revision)
+        self.subscription.token(self.context.engine.registry(), revision)
     }
 
     /// The peer has been told everything there is for it. What it was not told is none of its business, so the operators' list
@@ -253,13 +254,13 @@ impl WatchStream {
             }
             let next = if self.seat.is_leaving() {
                 self.end = StreamState::Told;
-                Some((frame::notice(pb::Notice::Reconnect), &self.shared.metrics.watch.notice))
+                Some((frame::notice(pb::Notice::Reconnect), &self.context.metrics.watch.notice))
             } else {
                 self.message()
             };
             if let Some((message, counter)) = next {
                 counter.inc();
-                self.last = self.shared.clock.now();
+                self.last = self.context.clock.now();
                 if let Some(oldest) = self.oldest.take() {
                     self.propagation.observe(encode::since(oldest, self.last).as_secs_f64());
                 }

@@ -115,8 +115,8 @@ impl Consul {
         let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
         let (entries, node) = (self.own(), self.registry().node(""));
         let name = self.agent.shown_name("");
-        let of_services = entries.iter().flat_map(|entry| checks_of(&entry.instance, &name, &self.shared.checks));
-        let of_node = node.iter().flat_map(|node| checks_of_node(&node.instance, &name, &self.shared.checks));
+        let of_services = entries.iter().flat_map(|entry| checks_of(&entry.instance, &name, &self.checks));
+        let of_node = node.iter().flat_map(|node| checks_of_node(&node.instance, &name, &self.checks));
         let all = of_services.chain(of_node).map(HealthCheck::of_agent).filter(|check| wanted.takes(check));
         let all: BTreeMap<_, _> = all.map(|check| (check.check_id.clone(), check)).collect();
         Ok(Self::packed(call, encode(&all, call.query.pretty)?))
@@ -124,10 +124,10 @@ impl Consul {
 
     fn health<'a>(&'a self, entry: &'a Entry, node: Option<&'a Entry>) -> Health<'a> {
         let name = self.agent.shown_name("");
-        let own = checks_of(&entry.instance, &name, &self.shared.checks);
+        let own = checks_of(&entry.instance, &name, &self.checks);
         let (last, mut checks): (Vec<_>, Vec<_>) = own.into_iter().partition(HealthCheck::is_maintenance);
         if let Some(node) = node {
-            checks.extend(checks_of_node(&node.instance, &name, &self.shared.checks));
+            checks.extend(checks_of_node(&node.instance, &name, &self.checks));
         }
         checks.extend(last);
         Health {

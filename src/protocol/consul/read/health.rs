@@ -45,7 +45,7 @@ impl Consul {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries.iter().zip(&hosts).flat_map(|(entry, host)| {
                 let node = host.view(&self.agent, self.registry()).node;
-                checks_of(&entry.instance, &node, &self.shared.checks)
+                checks_of(&entry.instance, &node, &self.checks)
             });
             let shown: Vec<_> = shown.filter(|check| wanted.takes(check)).collect();
             Ok((encode(&shown, call.query.pretty)?, true))
@@ -72,7 +72,7 @@ impl Consul {
         let of_services =
             entries.iter().filter(|(_, host)| self.has_meta(host, &call.query)).flat_map(|(entry, host)| {
                 let node = host.view(&self.agent, registry).node;
-                checks_of(&entry.instance, &node, &self.shared.checks)
+                checks_of(&entry.instance, &node, &self.checks)
             });
         let any = call.subject == "any";
         let shown =
@@ -96,9 +96,9 @@ impl Consul {
         let host = AgentNode::find(registry, kept).filter(here);
         let entries: Vec<_> = self.everybody().into_iter().filter(|(_, on)| here(on)).collect();
         let of_host = host.iter().flat_map(|host| self.host_checks(host));
-        let of_services = entries.iter().flat_map(|(entry, host)| {
-            checks_of(&entry.instance, &host.view(&self.agent, registry).node, &self.shared.checks)
-        });
+        let of_services = entries
+            .iter()
+            .flat_map(|(entry, host)| checks_of(&entry.instance, &host.view(&self.agent, registry).node, &self.checks));
         let mut shown: Vec<_> = of_host.chain(of_services).filter(|check| wanted.takes(check)).collect();
         shown.sort_by(|one, other| one.check_id.cmp(&other.check_id));
         Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
@@ -113,7 +113,7 @@ impl Consul {
             // What somebody finds out about the node in Consul's words says nothing of who has a lease.
             vec![self.serf(host)]
         };
-        checks.extend(checks_of(instance, &node.node, &self.shared.checks));
+        checks.extend(checks_of(instance, &node.node, &self.checks));
         ServiceEntry { node, service: ServiceView::new(instance), checks }
     }
 
@@ -122,7 +122,7 @@ impl Consul {
         let mut checks = Vec::new();
         if let Some(entry) = &host.entry {
             let name = self.agent.shown_name(&host.name);
-            checks = checks_of_node(&entry.instance, &name, &self.shared.checks);
+            checks = checks_of_node(&entry.instance, &name, &self.checks);
         }
         if host.name.is_empty() {
             checks.push(self.serf(host));

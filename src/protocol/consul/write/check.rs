@@ -18,9 +18,7 @@ impl Consul {
         }
         let check = asked.check(&asked.name, &asked.name)?;
         if asked.service.is_empty() {
-            self.shared
-                .checks
-                .admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
+            self.checks.admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
             let (service, id) = (node_service(), InstanceId::of_node(""));
             self.change_own_node(Command::AddCheck { service, id, check }).await?;
             return Ok(ConsulResponse::empty());
@@ -28,7 +26,7 @@ impl Consul {
         let missing = || ConsulError::NotFound(format!("ServiceID {:?} does not exist", asked.service));
         let entry = self.own_by_id(&asked.service).ok_or_else(missing)?;
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
-        self.shared.checks.admit([&check.definition.probe].into_iter(), own)?;
+        self.checks.admit([&check.definition.probe].into_iter(), own)?;
         let add = ListedChange::AddCheck(check);
         let done = self.shared.commands.submit_listed(entry.instance.id.clone(), add).await?;
         done.map(|_| ConsulResponse::empty()).ok_or_else(missing)
@@ -56,7 +54,7 @@ impl Consul {
         let id = CheckId::parse(check)?;
         loop {
             let (service, instance) = &owner;
-            let reported = self.shared.checks.report(service, instance, &id, verdict, output).await;
+            let reported = self.checks.report(service, instance, &id, verdict, output).await;
             // Where the check went to another instance meanwhile, that one has not heard it.
             match self.owner("", check) {
                 Ok(other) if other != owner => owner = other,

@@ -51,7 +51,7 @@ impl Consul {
             Some(address) => address,
             None => Address::with_any_port(&host(), asked.port.into(), "")?,
         };
-        self.shared.checks.admit(checks.iter().map(|check| &check.definition.probe), [&*address.host].into_iter())?;
+        self.checks.admit(checks.iter().map(|check| &check.definition.probe), [&*address.host].into_iter())?;
         let description = InstanceDescription { addresses: [address].into(), tags, metadata: meta, weight, locality };
         let listing = ConsulRegistration {
             node: node.into(),

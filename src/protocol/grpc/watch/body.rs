@@ -1,7 +1,7 @@
 //! A watch as the body of a gRPC answer.
 //!
 //! tonic's own body copies each message into a buffer that it keeps while the stream lasts: a watch that once sent a large
-//! snapshot would hold those hundreds of KiB for good. This one sends the shared parts as they are, and holds nothing
+//! snapshot would hold those hundreds of KiB for good. This one sends the context parts as they are, and holds nothing
 //! between two messages.
 
 use std::{
@@ -23,8 +23,9 @@ use tonic::{Status, Streaming, body::Body, codec::Codec};
 
 use super::{ApiError, NextMessage, WatchStream};
 use crate::{
+    app::ServerContext,
     pb::{callboard::v1 as pb, codec::SmallBuffers},
-    protocol::grpc::{SELECTION, Shared, decode, tonic_errors},
+    protocol::grpc::{SELECTION, decode, tonic_errors},
     transport::{AnswerSize, Connection, EndlessBody},
 };
 
@@ -36,10 +37,10 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Answers `DiscoveryService/Watch`.
 pub(in crate::protocol::grpc) async fn answer(
-    State(shared): State<Arc<Shared>>,
+    State(context): State<Arc<ServerContext>>,
     request: Request,
 ) -> Response<axum::body::Body> {
-    match open(&shared, request).await {
+    match open(&context, request).await {
         Ok(body) => {
             let mut response = Response::new(axum::body::Body::new(body));
             response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
@@ -50,16 +51,16 @@ pub(in crate::protocol::grpc) async fn answer(
     }
 }
 
-async fn open(shared: &Arc<Shared>, request: Request) -> Result<WatchBody, Status> {
+async fn open(context: &Arc<ServerContext>, request: Request) -> Result<WatchBody, Status> {
     let (head, body) = request.into_parts();
     let connection = head.extensions.get::<Arc<Connection>>().ok_or(ApiError::NoConnection)?;
     let agent = head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let decoder = SmallBuffers::<pb::WatchResponse, pb::WatchRequest>::default().decoder();
-    let limit = shared.max_message_size.max(SELECTION);
+    let limit = context.max_message_size.max(SELECTION);
     let asked = Streaming::new_request(decoder, body, None, Some(limit)).message().await;
     let asked = asked.map_err(|status| tonic_errors::problem(&status, limit).map_or(status, Status::from))?;
     let asked = asked.ok_or_else(|| ApiError::Malformed("there is none".into()))?;
-    let stream = WatchStream::new(shared, connection, agent, decode::watch(&asked)?);
+    let stream = WatchStream::new(context, connection, agent, decode::watch(&asked)?);
     Ok(WatchBody { connection: Arc::clone(connection), stream, parts: Vec::new().into_iter(), deferred: None })
 }
 

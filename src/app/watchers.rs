@@ -7,11 +7,9 @@ use std::sync::{
 
 use dashmap::DashMap;
 
-use super::encode;
 use crate::{
-    model::{InstanceFilter, Revision, Selector, UnixMillis},
-    pb::callboard::v1 as pb,
-    registry::{ClockReading, PendingVisits, Registry},
+    model::{InstanceFilter, Selector, UnixMillis},
+    registry::ClockReading,
     transport::Connection,
 };
 
@@ -27,12 +25,17 @@ pub struct Watchers {
 
 /// One open watch.
 #[derive(Debug)]
-pub(super) struct Watcher {
-    connection: Arc<Connection>,
-    user_agent: Box<str>,
-    selection: Arc<Selector>,
-    filter: Option<Arc<InstanceFilter>>,
-    connected_at: UnixMillis,
+pub struct Watcher {
+    /// Connection that carries it.
+    pub connection: Arc<Connection>,
+    /// `user-agent` of its client, cut to 128 characters.
+    pub user_agent: Box<str>,
+    /// Services that it watches.
+    pub selection: Arc<Selector>,
+    /// Filter of its instances.
+    pub filter: Option<Arc<InstanceFilter>>,
+    /// Time at which it was opened.
+    pub connected_at: UnixMillis,
     /// The revision it was last told.
     pub sent: AtomicU64,
     /// When it last had nothing more to be told, in milliseconds since 1970; 0: never yet.
@@ -45,7 +48,7 @@ pub(super) struct Watcher {
 
 /// A watch's line in the list. Dropping it strikes it out.
 #[derive(Debug)]
-pub(super) struct WatcherGuard {
+pub struct WatcherGuard {
     open: Arc<DashMap<u64, Arc<Watcher>>>,
     id: u64,
     /// What the list says of it.
@@ -60,7 +63,7 @@ impl Drop for WatcherGuard {
 
 impl Watchers {
     /// Enters a watch.
-    pub(super) fn enter(
+    pub fn enter(
         &self,
         connection: &Arc<Connection>,
         user_agent: &str,
@@ -103,12 +106,7 @@ impl Watchers {
     }
 
     /// Up to `limit` watches with ids after this one that would hear of a service, or all, by id.
-    pub(super) fn page(
-        &self,
-        after: u64,
-        limit: usize,
-        wanted: impl Fn(&Selector) -> bool,
-    ) -> Vec<(u64, Arc<Watcher>)> {
+    pub fn page(&self, after: u64, limit: usize, wanted: impl Fn(&Selector) -> bool) -> Vec<(u64, Arc<Watcher>)> {
         let mut found: Vec<_> = self
             .open
             .iter()
@@ -118,38 +116,5 @@ impl Watchers {
         found.sort_unstable_by_key(|(id, _)| *id);
         found.truncate(limit);
         found
-    }
-}
-
-impl Watcher {
-    /// As operators see it.
-    pub(super) fn to_proto(&self, id: u64, registry: &Registry, now: ClockReading) -> pb::Subscriber {
-        let sent = Revision(self.sent.load(Ordering::Relaxed));
-        let synced = UnixMillis(self.synced_at.load(Ordering::Relaxed));
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        // What it will be told is a new set, of which nobody knows yet how much differs from what it has.
-        let pending = if waiting { PendingVisits::default() } else { registry.pending(&self.selection, sent) };
-        let (services, prefix, everything) = match &*self.selection {
-            Selector::Names(names) => (names.iter().map(ToString::to_string).collect(), String::new(), false),
-            Selector::Prefix(prefix) => (vec![], prefix.to_string(), false),
-            Selector::Everything => (vec![], String::new(), true),
-        };
-        pb::Subscriber {
-            id,
-            peer: self.connection.peer().to_string(),
-            user_agent: self.user_agent.to_string(),
-            services,
-            prefix,
-            everything,
-            filter: self.filter.as_ref().map(|filter| filter.as_str().to_owned()).unwrap_or_default(),
-            connected_at: Some(encode::timestamp(self.connected_at)),
-            synced_at: (synced > UnixMillis(0)).then(|| encode::timestamp(synced)),
-            sent_revision: sent.0,
-            pending_changes: u32::try_from(pending.changes).unwrap_or(u32::MAX),
-            lag: pending.oldest.and_then(|oldest| encode::span(encode::since(oldest, now))),
-            identity: self.connection.identity().map(ToString::to_string).unwrap_or_default(),
-            resets: self.resets.load(Ordering::Relaxed),
-            waiting,
-        }
     }
 }
