@@ -68,7 +68,7 @@ enum CliCommand {
     /// Check the health of the registry or of a service (exit code 6 when it is not serving)
     Health(health::HealthArgs),
     /// List who is protected from mass expiry, or end that (exit code 6 when something is protected)
-    Protection(Box<self_preservation::SelfPreservationArgs>),
+    SelfPreservation(Box<self_preservation::SelfPreservationArgs>),
     /// Write what is in a data directory as JSON Lines
     Export(export_import::ExportArgs),
     /// Make a data directory of what was exported
@@ -95,7 +95,7 @@ pub fn run() -> ExitCode {
         CliCommand::Events(args) => block_on(events::run(args)),
         CliCommand::Drain(args) => block_on(drain::run(args)),
         CliCommand::Clients(args) => block_on(clients::run(args)),
-        CliCommand::Protection(args) => block_on(self_preservation::run(*args)),
+        CliCommand::SelfPreservation(args) => block_on(self_preservation::run(*args)),
         CliCommand::Health(args) => block_on(health::run(args)),
     };
     done.unwrap_or_else(|failure| failure.report())

@@ -89,9 +89,9 @@ pub struct Config {
     /// How many of them from one address. `None`: 20,000, and any number from this machine.
     pub max_streams_per_address: Option<NonZeroU32>,
     /// Calls that one connection may cancel within a second, beside four for each call that is answered.
-    pub max_cancelled_calls: NonZeroU32,
+    pub max_cancelled_calls_per_second: NonZeroU32,
     /// Bytes of answers that may wait for their readers.
-    pub max_unread_answers: usize,
+    pub max_unread_responses: usize,
     /// When a connection is asked to come back as another, give or take a tenth. `None`: never.
     pub max_connection_age: Option<Duration>,
     /// How long its streams have then.
@@ -103,7 +103,7 @@ pub struct Config {
     /// For how long after a start that lost registrations readers that remember them wait for them to come back; zero: not.
     pub settle: Duration,
     /// Networks that health checks may go to. Empty: nothing was said.
-    pub check_allow: Vec<ipnet::IpNet>,
+    pub check_allow_cidr: Vec<ipnet::IpNet>,
     /// What programs written for Consul are told of where this is.
     pub consul: ConsulConfig,
     /// Where DNS is answered, over UDP and TCP.
@@ -132,7 +132,7 @@ pub struct ConsulConfig {
     /// The metadata of the node.
     pub node_meta: Metadata,
     /// Most queries that wait for changes at once.
-    pub max_parked_queries: NonZeroU32,
+    pub max_blocking_queries: NonZeroU32,
 }
 
 impl Default for ConsulConfig {
@@ -142,7 +142,7 @@ impl Default for ConsulConfig {
             node_name: None,
             node_id: None,
             node_meta: Metadata::default(),
-            max_parked_queries: NonZeroU32::MIN.saturating_add(9_999),
+            max_blocking_queries: NonZeroU32::MIN.saturating_add(9_999),
         }
     }
 }
@@ -177,14 +177,14 @@ impl Default for Config {
             max_connections_per_address: None,
             max_streams: NonZeroU32::MIN.saturating_add(99_999),
             max_streams_per_address: None,
-            max_cancelled_calls: NonZeroU32::MIN.saturating_add(4_999),
-            max_unread_answers: 64 * 1024 * 1024,
+            max_cancelled_calls_per_second: NonZeroU32::MIN.saturating_add(4_999),
+            max_unread_responses: 64 * 1024 * 1024,
             max_connection_age: Some(Duration::from_mins(30)),
             max_connection_age_grace: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(5),
             bookmark_interval: Duration::from_secs(15),
             settle: Duration::from_secs(10),
-            check_allow: Vec::new(),
+            check_allow_cidr: Vec::new(),
             consul: ConsulConfig::default(),
             dns: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8600)),
             dns_may_fail: true,
@@ -256,12 +256,17 @@ impl Config {
                 value::some_limit,
                 default.max_streams_per_address,
             )?,
-            max_cancelled_calls: set(layers, SettingKey::MaxCancelledCalls, value::limit, default.max_cancelled_calls)?,
-            max_unread_answers: set(
+            max_cancelled_calls_per_second: set(
                 layers,
-                SettingKey::MaxUnreadAnswers,
+                SettingKey::MaxCancelledCallsPerSecond,
+                value::limit,
+                default.max_cancelled_calls_per_second,
+            )?,
+            max_unread_responses: set(
+                layers,
+                SettingKey::MaxUnreadResponses,
                 value::unread_size,
-                default.max_unread_answers,
+                default.max_unread_responses,
             )?,
             max_connection_age: set(layers, SettingKey::MaxConnectionAge, value::age, default.max_connection_age)?,
             max_connection_age_grace: set(
@@ -273,7 +278,7 @@ impl Config {
             handshake_timeout: set(layers, SettingKey::HandshakeTimeout, value::interval, default.handshake_timeout)?,
             bookmark_interval: set(layers, SettingKey::BookmarkInterval, value::interval, default.bookmark_interval)?,
             settle: set(layers, SettingKey::Settle, value::settle, default.settle)?,
-            check_allow: set(layers, SettingKey::CheckAllow, value::networks, default.check_allow)?,
+            check_allow_cidr: set(layers, SettingKey::CheckAllowCidr, value::networks, default.check_allow_cidr)?,
             consul: consul(layers, default.consul)?,
             dns: listeners.dns,
             dns_may_fail: listeners.dns_may_fail,
@@ -322,7 +327,7 @@ fn consul(layers: &[RawSettings], default: ConsulConfig) -> Result<ConsulConfig,
         node_name: set(layers, SettingKey::NodeName, value::node_name, None)?,
         node_id: set(layers, SettingKey::NodeId, value::uuid, None)?,
         node_meta: set(layers, SettingKey::NodeMeta, value::metadata, default.node_meta)?,
-        max_parked_queries: set(layers, SettingKey::MaxParkedQueries, value::limit, default.max_parked_queries)?,
+        max_blocking_queries: set(layers, SettingKey::MaxBlockingQueries, value::limit, default.max_blocking_queries)?,
     })
 }
 

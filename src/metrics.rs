@@ -1,7 +1,10 @@
-//! What the process counts. Made once, handed to whoever counts; there is no global.
+//! Metrics of the process, in the format of `OpenMetrics`.
+//!
+//! [`Metrics`] is made once and handed to the parts that count; there is no global registry.
 
 mod connections;
 mod dns;
+mod registrar;
 mod tls;
 
 use std::sync::Arc;
@@ -10,106 +13,105 @@ use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::Registry,
 };
 
 pub use connections::{ConnectionMetrics, EvictReason, RejectReason};
 pub use dns::{DnsMetrics, DnsResponseCode};
+use registrar::Registrar;
+pub use registrar::{Label, MetricDescription, MetricType};
 pub use tls::{CertificateFile, TlsMetrics};
 
-/// Seconds from 100 µs to 10 s.
-const DELAYS: [f64; 16] =
-    [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
-
-/// All metrics.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Mutex<Registry>,
-    /// Answered heartbeats.
+    registrar: Mutex<Registrar>,
+    /// Heartbeats that were answered, by the state of the lease.
     pub heartbeats: HeartbeatMetrics,
-    /// Messages written to watches.
+    /// Messages written to watch streams.
     pub watch: WatchMessages,
-    /// Seconds from a change's commit to its being written to a stream, for each worker: so no worker waits for another.
+    /// Seconds from the commit of a change until it is written to a stream. One histogram for each worker, so that no
+    /// worker waits for another.
     pub propagation: Family<WorkerLabel, Histogram, fn() -> Histogram>,
-    /// TLS.
+    /// TLS handshakes and certificates.
     pub tls: TlsMetrics,
-    /// Listeners that other machines reach and that check nobody.
+    /// Listeners that other machines reach and that authenticate no client.
     pub insecure_listeners: Gauge,
-    /// Instances removed because their leases ran out.
+    /// Instances removed because their leases expired.
     pub expired: Counter,
-    /// Times that protection from mass expiry began, of a service or of all.
-    pub protections: Counter,
-    /// Services that are protected.
-    pub protected_services: Gauge,
-    /// Whether the registry as a whole is.
-    pub protected_registry: Gauge,
-    /// Instances that are held though their leases ran out.
+    /// Times that self-preservation started.
+    pub self_preservation_starts: Counter,
+    /// Services in self-preservation.
+    pub self_preservation_services: Gauge,
+    /// 1 while the registry as a whole is in self-preservation.
+    pub self_preservation_registry: Gauge,
+    /// Instances kept although their leases expired.
     pub suspects: Gauge,
     /// Services that have instances.
     pub services: Gauge,
     /// Registered instances.
     pub instances: Gauge,
-    /// Known leases, with those that are only remembered.
+    /// Leases in the lease table, ended ones that are still remembered included.
     pub leases: Gauge,
     /// Open watches.
     pub watches: Gauge,
-    /// Those of them that wait until the registry has settled.
-    pub waiting: Gauge,
+    /// Open watches that wait until the registry has settled.
+    pub settling_watches: Gauge,
     /// 1 while the registry settles.
     pub settling: Gauge,
-    /// Open streams by worker, of any kind.
+    /// Open gRPC streams by worker.
     pub streams: Family<WorkerLabel, Gauge>,
-    /// The newest revision.
+    /// Newest revision.
     pub revision: Gauge,
-    /// Consul queries that wait for changes.
-    pub parked: Gauge,
+    /// Open blocking queries of Consul's API.
+    pub blocking_queries: Gauge,
     /// Health checks.
     pub checks: Gauge,
-    /// Results of health checks: probes made and reports taken.
+    /// Results of health checks: probes made and reports received.
     pub check_results: Counter,
-    /// Verdicts of health checks that changed.
+    /// Changes of a health check's status.
     pub check_changes: Counter,
-    /// The disk engine's.
+    /// Metrics of the disk engine.
     pub store: StoreMetrics,
-    /// What becomes of connections.
+    /// Metrics of connections and streams.
     pub connections: ConnectionMetrics,
-    /// What becomes of questions of DNS.
+    /// DNS queries.
     pub dns: DnsMetrics,
 }
 
-/// What the writer of a store counts.
+/// Metrics of the disk engine's writer.
 #[derive(Debug, Clone)]
 pub struct StoreMetrics {
-    /// Seconds of a transaction, with its way to the disk where it waits for that.
+    /// Seconds that a transaction takes, the sync included where durability asks for one.
     pub commit: Histogram,
     /// Changes written.
     pub changes: Counter,
-    /// Records that this version cannot use.
+    /// Records that this version cannot read.
     pub unreadable: Gauge,
 }
 
 impl StoreMetrics {
-    fn new(registry: &mut Registry) -> Self {
-        let (commit, changes) = (Histogram::new(DELAYS), Counter::default());
-        registry.register("store_commit_seconds", "Seconds of a transaction of the store", commit.clone());
-        registry.register("store_changes", "Changes written to the store", changes.clone());
-        let unreadable = Gauge::default();
-        let help = "Records of the store that this version cannot use: their instances are missing";
-        registry.register("store_unreadable_records", help, unreadable.clone());
-        Self { commit, changes, unreadable }
+    fn new(registrar: &mut Registrar) -> Self {
+        Self {
+            commit: registrar.histogram("store_commit_seconds", "Duration of a transaction of the store"),
+            changes: registrar.counter("store_changes", "Changes written to the store"),
+            unreadable: registrar.gauge(
+                "store_unreadable_records",
+                "Records of the store that this version cannot read; their instances are missing",
+            ),
+        }
     }
 }
 
-/// Which worker.
+/// Label with the number of a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct WorkerLabel {
-    /// Its number.
+    /// Number of the worker, from 0.
     pub worker: u64,
 }
 
-/// Heartbeats, by what they were answered.
+/// Number of answered heartbeats by the state of the lease.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "as in the contract")]
+#[expect(missing_docs, reason = "the fields are the states of the proto's LeaseState")]
 pub struct HeartbeatMetrics {
     pub held: Counter,
     pub unknown: Counter,
@@ -118,9 +120,13 @@ pub struct HeartbeatMetrics {
 }
 
 impl HeartbeatMetrics {
-    fn new(registry: &mut Registry) -> Self {
-        let family = Family::<StateLabel, Counter>::default();
-        registry.register("heartbeats", "Heartbeats, by what they were answered", family.clone());
+    fn new(registrar: &mut Registrar) -> Self {
+        let states = Label::new("state", &["held", "unknown", "superseded", "removed"]);
+        let family: Family<StateLabel, Counter> = registrar.counter_family(
+            "heartbeats",
+            "Heartbeats that were answered, by the state of the lease",
+            vec![states],
+        );
         let counter = |state| family.get_or_create_owned(&StateLabel { state });
         Self {
             held: counter("held"),
@@ -131,9 +137,9 @@ impl HeartbeatMetrics {
     }
 }
 
-/// Messages of watches, by kind.
+/// Number of messages written to watch streams by kind.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "as in the contract")]
+#[expect(missing_docs, reason = "the fields are the messages of the proto's WatchResponse")]
 pub struct WatchMessages {
     pub reset: Counter,
     pub snapshot: Counter,
@@ -144,9 +150,10 @@ pub struct WatchMessages {
 }
 
 impl WatchMessages {
-    fn new(registry: &mut Registry) -> Self {
-        let family = Family::<KindLabel, Counter>::default();
-        registry.register("watch_messages", "Messages written to watches", family.clone());
+    fn new(registrar: &mut Registrar) -> Self {
+        let kinds = Label::new("kind", &["reset", "snapshot", "synced", "changes", "bookmark", "notice"]);
+        let family: Family<KindLabel, Counter> =
+            registrar.counter_family("watch_messages", "Messages written to watch streams, by kind", vec![kinds]);
         let counter = |kind| family.get_or_create_owned(&KindLabel { kind });
         Self {
             reset: counter("reset"),
@@ -160,66 +167,81 @@ impl WatchMessages {
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Makes all metrics, each at zero.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let mut registry = Registry::with_prefix("callboard");
-        let build = Family::<VersionLabel, Gauge>::default();
+        let mut registrar = Registrar::new();
+        let version = vec![Label::new("version", &[])];
+        let build: Family<VersionLabel, Gauge> =
+            registrar.gauge_family("build_info", "Version of the running process; the value is always 1", version);
         build.get_or_create(&VersionLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
-        registry.register("build_info", "Which version runs", build);
-        let propagation = Family::new_with_constructor((|| Histogram::new(DELAYS)) as fn() -> Histogram);
-        let help = "Seconds from a change's commit to its being written to a stream";
-        registry.register("propagation_delay_seconds", help, propagation.clone());
-        let (expired, streams) = (Counter::default(), Family::default());
-        registry.register("expired_instances", "Instances whose leases ran out", expired.clone());
-        let protections = Counter::default();
-        let help = "Times that protection from mass expiry began, of a service or of the registry";
-        registry.register("protections", help, protections.clone());
-        let (check_results, check_changes) = (Counter::default(), Counter::default());
-        registry.register("check_results", "Probes made and reports taken", check_results.clone());
-        registry.register("check_changes", "Verdicts of health checks that changed", check_changes.clone());
-        registry.register("open_streams", "Open gRPC streams, by worker", streams.clone());
-        let mut gauge = |name, help| {
-            let gauge = Gauge::default();
-            registry.register(name, help, gauge.clone());
-            gauge
-        };
+        let worker = || vec![Label::new("worker", &[])];
+        let propagation = registrar.histogram_family(
+            "propagation_delay_seconds",
+            "Time from the commit of a change until it is written to a watch stream",
+            worker(),
+        );
+        let streams = registrar.gauge_family("open_streams", "Open gRPC streams, by worker", worker());
+        let mut counter = |name, help| registrar.counter(name, help);
+        let expired = counter("expired_instances", "Instances that were removed because their leases expired");
+        let self_preservation_starts = counter(
+            "self_preservation_starts",
+            "Times that self-preservation started, for a service or for the registry as a whole",
+        );
+        let check_results = counter("check_results", "Results of health checks: probes made and reports received");
+        let check_changes = counter("check_status_changes", "Changes of the status of health checks");
+        let mut gauge = |name, help| registrar.gauge(name, help);
         Arc::new(Self {
-            protected_services: gauge("protected_services", "Services that are protected from mass expiry"),
-            protected_registry: gauge("protected_registry", "1 while the registry as a whole is protected"),
-            suspects: gauge("suspect_instances", "Instances that are held though their leases ran out"),
+            self_preservation_services: gauge("self_preservation_services", "Services in self-preservation"),
+            self_preservation_registry: gauge(
+                "self_preservation_registry",
+                "1 while the registry as a whole is in self-preservation",
+            ),
+            suspects: gauge(
+                "suspect_instances",
+                "Instances that self-preservation keeps although their leases expired",
+            ),
             services: gauge("services", "Services that have instances"),
             instances: gauge("instances", "Registered instances"),
-            insecure_listeners: gauge("insecure_listeners", "Listeners open to other machines that check nobody"),
-            leases: gauge("leases", "Known leases, with those only remembered"),
+            insecure_listeners: gauge(
+                "insecure_listeners",
+                "Listeners that other machines can reach and that authenticate no client",
+            ),
+            leases: gauge("leases", "Leases in the lease table, ended leases that are still remembered included"),
             watches: gauge("watches", "Open watches"),
-            waiting: gauge("waiting_watches", "Open watches that wait until the registry has settled"),
+            settling_watches: gauge("settling_watches", "Open watches that wait until the registry has settled"),
             settling: gauge("settling", "1 while the registry settles after a start that lost registrations"),
-            revision: gauge("revision", "The newest revision"),
-            parked: gauge("parked_queries", "Consul queries that wait for changes"),
+            revision: gauge("revision", "Newest revision of the registry"),
+            blocking_queries: gauge("blocking_queries", "Open blocking queries of Consul's API"),
             checks: gauge("checks", "Health checks"),
-            heartbeats: HeartbeatMetrics::new(&mut registry),
-            watch: WatchMessages::new(&mut registry),
-            store: StoreMetrics::new(&mut registry),
-            connections: ConnectionMetrics::new(&mut registry),
-            dns: DnsMetrics::new(&mut registry),
-            tls: TlsMetrics::new(&mut registry),
+            heartbeats: HeartbeatMetrics::new(&mut registrar),
+            watch: WatchMessages::new(&mut registrar),
+            store: StoreMetrics::new(&mut registrar),
+            connections: ConnectionMetrics::new(&mut registrar),
+            dns: DnsMetrics::new(&mut registrar),
+            tls: TlsMetrics::new(&mut registrar),
             check_results,
             check_changes,
             propagation,
             expired,
-            protections,
+            self_preservation_starts,
             streams,
-            registry: Mutex::new(registry),
+            registrar: Mutex::new(registrar),
         })
     }
 
-    /// All of it in the text format of OpenMetrics, which Prometheus reads.
+    /// Returns the description of every metric, sorted by name.
+    #[must_use]
+    pub fn descriptions(&self) -> Vec<MetricDescription> {
+        self.registrar.lock().descriptions()
+    }
+
+    /// Returns all metrics in the text format of `OpenMetrics`, which Prometheus reads.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = encode(&mut text, &self.registry.lock());
+        let _ = encode(&mut text, self.registrar.lock().registry());
         text
     }
 }
@@ -237,4 +259,64 @@ struct StateLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives every metric whose labels have no series yet one series.
+    fn with_every_series() -> Arc<Metrics> {
+        let metrics = Metrics::new();
+        metrics.streams.get_or_create(&WorkerLabel { worker: 0 }).set(1);
+        metrics.propagation.get_or_create(&WorkerLabel { worker: 0 }).observe(0.1);
+        metrics.connections.open("grpc").set(1);
+        metrics.connections.handshake_failed("grpc");
+        metrics.tls.expires(CertificateFile::Own, 1);
+        metrics
+    }
+
+    #[test]
+    fn descriptions_match_the_encoded_metrics() {
+        let metrics = with_every_series();
+        let text = metrics.to_text();
+        let types: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert_eq!(types.len(), metrics.descriptions().len());
+        for description in metrics.descriptions() {
+            let family = description.name.strip_suffix("_total").unwrap_or(&description.name);
+            assert!(types.contains(&format!("{family} {}", description.kind.name()).as_str()), "{family} in {types:?}");
+            assert!(text.contains(&format!("# HELP {family} {}.\n", description.help)), "{family}");
+            let sample = if description.kind == MetricType::Histogram { "_count" } else { "" };
+            let series = format!("{}{sample}", description.name);
+            let mut samples = text
+                .lines()
+                .filter(|line| line.strip_prefix(series.as_str()).is_some_and(|rest| rest.starts_with(['{', ' '])));
+            let labels: Vec<_> = description.labels.iter().map(|label| label.name).collect();
+            assert!(samples.clone().next().is_some(), "{series} has no sample");
+            assert!(samples.all(|sample| labels_of(sample) == labels), "{series}: {labels:?}");
+        }
+    }
+
+    fn labels_of(sample: &str) -> Vec<&str> {
+        let labels = sample.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(labels, _)| labels);
+        labels.split(',').filter_map(|label| label.split_once('=')).map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn every_series_has_a_described_label_value() {
+        let metrics = with_every_series();
+        let text = metrics.to_text();
+        for description in metrics.descriptions() {
+            for label in description.labels.iter().filter(|label| !label.values.is_empty()) {
+                let key = format!("{}=\"", label.name);
+                let samples = text.lines().filter(|line| line.starts_with(&format!("{}{{", description.name)));
+                let found: Vec<_> = samples
+                    .filter_map(|sample| sample.split_once(&key)?.1.split_once('"'))
+                    .map(|(value, _)| value)
+                    .collect();
+                assert!(!found.is_empty(), "{}", description.name);
+                assert!(found.iter().all(|value| label.values.contains(value)), "{}: {found:?}", description.name);
+            }
+        }
+    }
 }

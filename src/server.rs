@@ -335,14 +335,14 @@ fn consul(
         address: config.node_address(),
         node,
     };
-    Consul::new(shared, checks, agent, config.consul.max_parked_queries.get() as usize)
+    Consul::new(shared, checks, agent, config.consul.max_blocking_queries.get() as usize)
 }
 
 /// Where health checks may go: anywhere, as long as only this machine can ask for them.
 fn check_rules(config: &Config) -> health_check::ProbePolicy {
     let listeners = [config.grpc, config.http, config.grpc_tls, config.http_tls];
     let exposed = listeners.into_iter().flatten().any(|address| !address.ip().to_canonical().is_loopback());
-    health_check::ProbePolicy { exposed, allowed: config.check_allow.clone() }
+    health_check::ProbePolicy { exposed, allowed: config.check_allow_cidr.clone() }
 }
 
 async fn expire(shared: Arc<ServerContext>) {
@@ -387,8 +387,8 @@ fn rules(config: &Config) -> ConnectionLimits {
         streams: number(config.max_streams),
         streams_per_address: per_address(config.max_streams_per_address, 20_000),
         streams_per_connection: config.max_streams_per_connection.get(),
-        cancelled_calls: number(config.max_cancelled_calls),
-        unread_answers: config.max_unread_answers,
+        cancelled_calls: number(config.max_cancelled_calls_per_second),
+        unread_answers: config.max_unread_responses,
         handshake: config.handshake_timeout,
         age: config.max_connection_age,
         grace: config.max_connection_age_grace,
@@ -401,7 +401,7 @@ async fn tell_news(metrics: Arc<Metrics>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for (what, why, number) in metrics.connections.news() {
+        for (what, why, number) in metrics.connections.take_unlogged() {
             tracing::warn!(number, why, "{what}");
         }
     }

@@ -87,7 +87,7 @@ async fn our_client_comes_back_and_nothing_is_lost() {
         resumed += usize::from(matches!(event, RegistrationEvent::Resumed { .. }));
     }
     assert!(resumed >= 2, "it came back {resumed} times");
-    metric_becomes(house.http(), "callboard_retired_connections_total", |number| number >= 4.0).await;
+    metric_becomes(house.http(), "callboard_max_age_connections_total", |number| number >= 4.0).await;
     assert_eq!(removals(&house).await, 0);
     registration.deregister().await;
 }
@@ -119,7 +119,7 @@ async fn a_stock_channel_loses_no_call_that_was_processed() {
             assert!(was_not_processed(&status), "{status:?}");
         }
     }
-    metric_becomes(house.http(), "callboard_retired_connections_total", |number| number >= 4.0).await;
+    metric_becomes(house.http(), "callboard_max_age_connections_total", |number| number >= 4.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -50,7 +50,7 @@ async fn read(socket: &mut TcpStream) -> Vec<Frame> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_cancelled_calls_ends_with_go_away_and_reason() {
-    let house = TestServer::with(|config| config.max_cancelled_calls = 50.try_into().unwrap());
+    let house = TestServer::with(|config| config.max_cancelled_calls_per_second = 50.try_into().unwrap());
     let mut bytes = PREFACE.to_vec();
     // A heartbeat stream with one heartbeat, which stays open.
     put(&mut bytes, HEADERS, END_HEADERS, 1, &call_headers(KEEP_ALIVE));
@@ -66,7 +66,9 @@ async fn flood_of_cancelled_calls_ends_with_go_away_and_reason() {
     assert!(!away.is_empty(), "{frames:?}");
     for (_, code, reason) in &away {
         assert_eq!(*code, ENHANCE_YOUR_CALM, "{away:?}");
-        assert!(reason.contains("more than 50 calls were cancelled") && reason.contains("--max-cancelled-calls"));
+        assert!(
+            reason.contains("more than 50 calls were cancelled") && reason.contains("--max-cancelled-calls-per-second")
+        );
     }
     let first = frames.iter().position(|frame| frame.go_away().is_some()).unwrap();
     let ended =
@@ -77,7 +79,7 @@ async fn flood_of_cancelled_calls_ends_with_go_away_and_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_that_is_sent_away_keeps_its_watch_and_its_lease() {
-    let house = TestServer::with(|config| config.max_cancelled_calls = 50.try_into().unwrap());
+    let house = TestServer::with(|config| config.max_cancelled_calls_per_second = 50.try_into().unwrap());
     let peer = house.peer().await;
     let lease = peer.register(instance("web", "a")).await.unwrap().lease_id;
     let mut reader = Reader::synced(&peer, &["web"]).await;
@@ -104,7 +106,7 @@ async fn client_that_is_sent_away_keeps_its_watch_and_its_lease() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_that_goes_on_flooding_is_cut_off() {
-    let house = TestServer::with(|config| config.max_cancelled_calls = 50.try_into().unwrap());
+    let house = TestServer::with(|config| config.max_cancelled_calls_per_second = 50.try_into().unwrap());
     let mut raw = Raw::saying(house.grpc(), PREFACE).await;
     let mut stream = 1;
     // It never answers the ping that asks whether it has heard GOAWAY, so its new calls are still taken.

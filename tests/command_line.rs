@@ -148,7 +148,7 @@ async fn serve_refuses_what_it_cannot_do() {
     std::fs::write(file.path(), "grcp = \"127.0.0.1:0\"\n").unwrap();
     for (arguments, code, part) in [
         (&["--grpc", &*address, "--http", "127.0.0.1:0"][..], 1, "the port is taken"),
-        (&["--grpc", "0.0.0.0:0"], 2, "--insecure-i-understand"),
+        (&["--grpc", "0.0.0.0:0"], 2, "--allow-insecure-remote"),
         (&["--grpc", "nonsense"], 2, "nonsense"),
         (&["--config", file.path().to_str().unwrap()], 2, "write grpc"),
     ] {

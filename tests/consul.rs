@@ -303,7 +303,7 @@ async fn what_a_node_feels_all_on_it_feel() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_is_woken_by_its_own_service_alone_and_bounded() {
-    let serve = ServerProcess::start(&["--max-parked-queries", "20"]).await;
+    let serve = ServerProcess::start(&["--max-blocking-queries", "20"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let index = get(&serve, "/v1/health/service/web").await.index;
     let mut parked = JoinSet::new();
@@ -312,21 +312,21 @@ async fn who_waits_is_woken_by_its_own_service_alone_and_bounded() {
         let http = serve.http;
         parked.spawn(async move { client::ask(http, "GET", &path, "", |text| text).await });
     }
-    metric_becomes(serve.http, "callboard_parked_queries", |parked| parked >= 20.0).await;
+    metric_becomes(serve.http, "callboard_blocking_queries", |parked| parked >= 20.0).await;
     let refused = get(&serve, &format!("/v1/health/service/web?index={index}&wait=60s")).await;
     assert_eq!(refused.status, 429);
-    assert!(refused.body.as_str().unwrap().contains("--max-parked-queries"), "{refused:?}");
+    assert!(refused.body.as_str().unwrap().contains("--max-blocking-queries"), "{refused:?}");
     assert_eq!(get(&serve, "/v1/health/service/web").await.status, 200, "who does not wait is answered");
     for n in 0..50 {
         register(&serve, json!({"Name": "other", "ID": format!("o{n}"), "Port": 1})).await;
     }
-    assert!(metric(serve.http, "callboard_parked_queries").await >= 20.0, "none was woken");
+    assert!(metric(serve.http, "callboard_blocking_queries").await >= 20.0, "none was woken");
     register(&serve, json!({"Name": "web", "ID": "b", "Port": 1})).await;
     for answer in within("all of them", parked.join_all()).await {
         assert_eq!((answer.status, len(&answer.body)), (200, 2));
         assert!(answer.headers["X-Consul-Index"].parse::<u64>().unwrap() > index);
     }
-    metric_becomes(serve.http, "callboard_parked_queries", |parked| parked < 1.0).await;
+    metric_becomes(serve.http, "callboard_blocking_queries", |parked| parked < 1.0).await;
 }
 
 #[tokio::test]
@@ -378,9 +378,9 @@ async fn who_hangs_up_waits_no_longer() {
         socket.write_all(request.as_bytes()).await.unwrap();
         sockets.push(socket);
     }
-    metric_becomes(serve.http, "callboard_parked_queries", |parked| parked >= 50.0).await;
+    metric_becomes(serve.http, "callboard_blocking_queries", |parked| parked >= 50.0).await;
     drop(sockets);
-    metric_becomes(serve.http, "callboard_parked_queries", |parked| parked < 1.0).await;
+    metric_becomes(serve.http, "callboard_blocking_queries", |parked| parked < 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,7 @@ use crate::{
     harness::{ServerProcess, TestClient, instance, metric_becomes, seconds, within},
 };
 
-const PARKED: &str = "callboard_parked_queries";
+const PARKED: &str = "callboard_blocking_queries";
 
 /// Queries by names that the table of changes uses: `edge` is the node of `web`, `far` that of `db`; `app` is on the local node `n1`,
 /// where an instance with a lease is shown, too.

@@ -57,7 +57,7 @@ async fn it_goes_on_without_descriptors_and_recovers() {
     peer.register(instance("web", "b")).await.unwrap();
     assert!(wall() - start < 5_000);
     println!("{turned_away} turned away, {used} of {took} ticks used, back after {} ms", wall() - start);
-    metric_becomes(serve.http, "callboard_refused_connections_total{reason=\"descriptors\"}", |n| n >= 75.0).await;
+    metric_becomes(serve.http, "callboard_rejected_connections_total{reason=\"descriptors\"}", |n| n >= 75.0).await;
     // It is told once now and then, not for each.
     serve.child.signal(rustix::process::Signal::TERM);
     let complaints = serve.child.ended().await.stderr;

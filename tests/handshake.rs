@@ -72,7 +72,7 @@ async fn what_is_no_handshake_is_closed_at_once() {
         Raw::saying(house.grpc(), bytes).await.hear_the_end().await;
         assert!(wall() - start < 4_000, "without the deadline of 5 s");
     }
-    metric_becomes(house.http(), "callboard_failed_handshakes_total{port=\"grpc\"}", |number| number >= 3.0).await;
+    metric_becomes(house.http(), "callboard_failed_handshakes_total{listener=\"grpc\"}", |number| number >= 3.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -66,7 +66,7 @@ async fn connections_are_limited_and_room_comes_back() {
         }
         drop(open);
         no_connections(house.http()).await;
-        let refused = format!("callboard_refused_connections_total{{reason=\"{reason}\"}}");
+        let refused = format!("callboard_rejected_connections_total{{reason=\"{reason}\"}}");
         metric_becomes(house.http(), &refused, |number| number >= 1.0).await;
         house.peer().await.register(instance("web", "a")).await.unwrap();
     }
@@ -109,7 +109,7 @@ async fn http_connection_over_the_limit_is_told_why() {
             assert!(answer.contains(flag), "{answer}");
         }
         drop(open);
-        let refused = format!("callboard_refused_connections_total{{reason=\"{}\"}}", &flag[2..].replace('-', "_"));
+        let refused = format!("callboard_rejected_connections_total{{reason=\"{}\"}}", &flag[2..].replace('-', "_"));
         metric_becomes(house.http(), &refused, |number| number >= 2.0).await;
     }
 }
@@ -190,7 +190,7 @@ async fn heartbeats_are_taken_when_watches_and_lists_are_not() {
             more.push(stream);
             assert!(more.len() < 20);
         }
-        metric_becomes(house.http(), "callboard_refused_streams_total", |number| number >= 3.0).await;
+        metric_becomes(house.http(), "callboard_rejected_streams_total", |number| number >= 3.0).await;
         drop((watches, more));
         metric_becomes(house.http(), "callboard_watches", |open| open < 1.0).await;
         watch(&peer).await.unwrap();

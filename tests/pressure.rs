@@ -137,7 +137,7 @@ async fn fifteen_thousand_silent_connections() {
             }
         });
     }
-    let open = "callboard_open_connections{port=\"grpc\"}";
+    let open = "callboard_open_connections{listener=\"grpc\"}";
     crate::harness::metric_becomes(serve.http, open, |open| open > 14_000.0).await;
     let resident = serve.resident();
     let during = heartbeats(serve.grpc).await;

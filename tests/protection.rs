@@ -224,7 +224,7 @@ async fn run(serve: &ServerProcess, arguments: &[&str]) -> (Option<i32>, String)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_verb_lists_and_resets() {
     let serve = ServerProcess::start(&[]).await;
-    let (code, said) = run(&serve, &["protection"]).await;
+    let (code, said) = run(&serve, &["self-preservation"]).await;
     assert_eq!((code, said.trim()), (Some(0), "nothing is protected"));
     let peer = serve.peer().await;
     for id in ["a", "b", "c", "d"] {
@@ -232,21 +232,25 @@ async fn the_verb_lists_and_resets() {
     }
     let mut reader = Reader::synced(&peer, &["web"]).await;
     reader.until("suspects", |view| count(view, InstanceStatus::Suspect) == 4).await;
-    let (code, said) = run(&serve, &["protection", "-o", "json"]).await;
+    let (code, said) = run(&serve, &["self-preservation", "-o", "json"]).await;
     let listed: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &listed[0]["service"], &listed[0]["suspects"]), (Some(6), &"web".into(), &4.into()), "{said}");
-    let (code, said) = run(&serve, &["protection", "-o", "name"]).await;
+    let (code, said) = run(&serve, &["self-preservation", "-o", "name"]).await;
     assert_eq!((code, &*said), (Some(6), "web\n"));
     let (_, metrics) = get(serve.http, "/metrics").await;
-    for line in ["callboard_protected_services 1", "callboard_suspect_instances 4", "callboard_protections_total 1"] {
+    for line in [
+        "callboard_self_preservation_services 1",
+        "callboard_suspect_instances 4",
+        "callboard_self_preservation_starts_total 1",
+    ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }
-    let (code, said) = run(&serve, &["protection", "reset"]).await;
+    let (code, said) = run(&serve, &["self-preservation", "reset"]).await;
     assert_eq!(code, Some(2), "{said}");
-    let (code, said) = run(&serve, &["protection", "reset", "--all"]).await;
+    let (code, said) = run(&serve, &["self-preservation", "reset", "--all"]).await;
     assert!(code == Some(0) && said.ends_with(": 4\n"), "{said}");
     reader.until("gone", |view| view.set.is_empty()).await;
-    let (code, said) = run(&serve, &["protection", "events", "-o", "json"]).await;
+    let (code, said) = run(&serve, &["self-preservation", "events", "-o", "json"]).await;
     let events: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &events[0]["kind"], &events[1]["kind"]), (Some(0), &"began".into(), &"reset".into()), "{said}");
     serve.child.signal(rustix::process::Signal::TERM);

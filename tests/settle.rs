@@ -111,7 +111,7 @@ async fn operators_see_that_it_settles() {
     let ready = get(house.http(), "/readyz").await;
     assert_eq!(ready, (200, "ready, settling\n".to_owned()), "who registers again has to get here");
     let (_, metrics) = get(house.http(), "/metrics").await;
-    for line in ["callboard_settling 1\n", "callboard_waiting_watches 1\n"] {
+    for line in ["callboard_settling 1\n", "callboard_settling_watches 1\n"] {
         assert!(metrics.contains(line), "{metrics}");
     }
     house.leave().await;

@@ -161,8 +161,8 @@ async fn whoever_takes_nothing_is_cut_off_in_time_whatever_the_answer() {
         slowest = slowest.max(wall() - asked);
         kernel = kernel.max(in_kernel(serve.grpc));
         let excused = stalls.since(opened);
-        let grpc = metric(serve.http, "callboard_open_connections{port=\"grpc\"}").await;
-        let http = metric(serve.http, "callboard_open_connections{port=\"http\"}").await;
+        let grpc = metric(serve.http, "callboard_open_connections{listener=\"grpc\"}").await;
+        let http = metric(serve.http, "callboard_open_connections{listener=\"http\"}").await;
         if grpc <= 1.0 && http <= 1.0 {
             break wall();
         }
@@ -206,7 +206,7 @@ async fn cost(kind: Kind) -> (u64, u64, u64) {
         pace.tick().await;
         process = process.max(serve.resident().saturating_sub(before));
         kernel = kernel.max(in_kernel(serve.grpc));
-        if metric(serve.http, "callboard_open_connections{port=\"grpc\"}").await <= 1.0 || wall() > start + 90_000 {
+        if metric(serve.http, "callboard_open_connections{listener=\"grpc\"}").await <= 1.0 || wall() > start + 90_000 {
             return (process * 1024 / all, kernel / all, wall() - start);
         }
     }

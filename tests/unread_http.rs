@@ -121,7 +121,10 @@ async fn unread_targets_take_bounded_memory_and_nobody_elses_answers() {
         let _cut_off = within("the end", socket.read_to_end(read)).await;
         if answer.starts_with(b"HTTP/1.1 429 ") {
             let answer = String::from_utf8_lossy(&answer);
-            assert!(answer.contains("this address has answers") && answer.contains("--max-unread-answers"), "{answer}");
+            assert!(
+                answer.contains("this address has answers") && answer.contains("--max-unread-responses"),
+                "{answer}"
+            );
             refused += 1;
         }
     }
@@ -165,7 +168,7 @@ async fn parked_queries_that_wake_together_are_all_answered() {
         let path = format!("/v1/health/service/web?index={index}&wait=60s&filter={filter}");
         parked.push(ask(OTHER, serve.http, &path).await);
     }
-    metric_becomes(serve.http, "callboard_parked_queries", |number| number >= 24.0).await;
+    metric_becomes(serve.http, "callboard_blocking_queries", |number| number >= 24.0).await;
     first.register(instance("web", "one-more")).await.unwrap();
     let mut reading = JoinSet::new();
     for socket in parked {

@@ -92,11 +92,11 @@ async fn tokens_that_do_not_fit_start_over_with_the_reason() {
     let elsewhere = Reader::synced(&stranger, &["web"]).await.view.token;
     assert_eq!(reason(&first_word(&peer, elsewhere).await), Some(ResetReason::OtherIncarnation));
     let selection = Reader::synced(&peer, &["web", "db"]).await.view.token;
-    assert_eq!(reason(&first_word(&peer, selection).await), Some(ResetReason::OtherSelection));
+    assert_eq!(reason(&first_word(&peer, selection).await), Some(ResetReason::OtherSelector));
     // Revision 1 is long past; the revision is the second number of a token.
     let mut old = token.to_vec();
     old[9..17].copy_from_slice(&1_u64.to_be_bytes());
-    assert_eq!(reason(&first_word(&peer, old.into()).await), Some(ResetReason::HistoryLost));
+    assert_eq!(reason(&first_word(&peer, old.into()).await), Some(ResetReason::Compacted));
     let mut future = token.to_vec();
     future[9..17].copy_from_slice(&(u64::MAX >> 1).to_be_bytes());
     assert_eq!(reason(&first_word(&peer, future.into()).await), Some(ResetReason::FutureRevision));

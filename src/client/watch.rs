@@ -59,9 +59,9 @@ pub enum ResetCause {
     /// The registry started anew.
     OtherIncarnation,
     /// The token was made for another selection or filter.
-    OtherSelection,
+    OtherSelector,
     /// The history since then is no longer kept.
-    HistoryLost,
+    Compacted,
     /// The token is from a revision that has not been reached there.
     FutureRevision,
     /// The stream broke within a snapshot: its parts are void. Said by the client, not by the registry.
@@ -74,8 +74,8 @@ impl From<ResetReason> for ResetCause {
     fn from(reason: ResetReason) -> Self {
         match reason {
             ResetReason::OtherIncarnation => Self::OtherIncarnation,
-            ResetReason::OtherSelection => Self::OtherSelection,
-            ResetReason::HistoryLost => Self::HistoryLost,
+            ResetReason::OtherSelector => Self::OtherSelector,
+            ResetReason::Compacted => Self::Compacted,
             ResetReason::FutureRevision => Self::FutureRevision,
             ResetReason::Unspecified => Self::Unspecified,
         }

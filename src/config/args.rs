@@ -58,7 +58,7 @@ pub struct ServeArgs {
     pub durability: Option<String>,
     /// Listen on addresses that other machines reach, though anybody there can change every registration
     #[arg(long)]
-    pub insecure_i_understand: bool,
+    pub allow_insecure_remote: bool,
     /// The largest message that a client may send; for a Watch at least 3MiB [default: 256KiB]
     #[arg(long, value_name = "SIZE")]
     pub max_message_size: Option<String>,
@@ -81,11 +81,11 @@ pub struct ServeArgs {
     /// Calls that one connection may cancel within a second, beside four for each call that is answered; then it is closed with
     /// GOAWAY [default: 5000]
     #[arg(long, value_name = "N")]
-    pub max_cancelled_calls: Option<String>,
+    pub max_cancelled_calls_per_second: Option<String>,
     /// Memory for answers that their readers have not taken; one address may use a quarter, this machine half, one
     /// connection a sixteenth [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
-    pub max_unread_answers: Option<String>,
+    pub max_unread_responses: Option<String>,
     /// After how long, give or take a tenth, a connection is asked to come back as another; or off [default: 30m]
     #[arg(long, value_name = "TIME")]
     pub max_connection_age: Option<String>,
@@ -105,7 +105,7 @@ pub struct ServeArgs {
     /// Networks that health checks may go to, with commas between them, as 10.0.0.0/8. Needed for checks where a listener is
     /// open to other machines; checks then go to the instances' own addresses there [default: anywhere that is no secret]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    pub check_allow: Vec<String>,
+    pub check_allow_cidr: Vec<String>,
     /// What programs written for Consul are told as the datacenter [default: dc1]
     #[arg(long, value_name = "NAME")]
     pub datacenter: Option<String>,
@@ -120,7 +120,7 @@ pub struct ServeArgs {
     pub node_meta: Vec<String>,
     /// Consul queries that may wait for changes at once [default: 10000]
     #[arg(long, value_name = "N")]
-    pub max_parked_queries: Option<String>,
+    pub max_blocking_queries: Option<String>,
     /// Where DNS is answered, over UDP and TCP; port 0 takes any free one, off is nowhere [default: 127.0.0.1:8600, if it
     /// is free]
     #[arg(long, value_name = "ADDR")]
@@ -176,26 +176,26 @@ impl ServeArgs {
             SettingKey::Workers => self.workers.clone(),
             SettingKey::DataDir => self.data_dir.clone(),
             SettingKey::Durability => self.durability.clone(),
-            SettingKey::InsecureIUnderstand => self.insecure_i_understand.then(|| true.to_string()),
+            SettingKey::AllowInsecureRemote => self.allow_insecure_remote.then(|| true.to_string()),
             SettingKey::MaxMessageSize => self.max_message_size.clone(),
             SettingKey::MaxStreamsPerConnection => self.max_streams_per_connection.clone(),
             SettingKey::MaxConnections => self.max_connections.clone(),
             SettingKey::MaxConnectionsPerAddress => self.max_connections_per_address.clone(),
             SettingKey::MaxStreams => self.max_streams.clone(),
             SettingKey::MaxStreamsPerAddress => self.max_streams_per_address.clone(),
-            SettingKey::MaxCancelledCalls => self.max_cancelled_calls.clone(),
-            SettingKey::MaxUnreadAnswers => self.max_unread_answers.clone(),
+            SettingKey::MaxCancelledCallsPerSecond => self.max_cancelled_calls_per_second.clone(),
+            SettingKey::MaxUnreadResponses => self.max_unread_responses.clone(),
             SettingKey::MaxConnectionAge => self.max_connection_age.clone(),
             SettingKey::MaxConnectionAgeGrace => self.max_connection_age_grace.clone(),
             SettingKey::HandshakeTimeout => self.handshake_timeout.clone(),
             SettingKey::BookmarkInterval => self.bookmark_interval.clone(),
             SettingKey::Settle => self.settle.clone(),
-            SettingKey::CheckAllow => joined(&self.check_allow),
+            SettingKey::CheckAllowCidr => joined(&self.check_allow_cidr),
             SettingKey::Datacenter => self.datacenter.clone(),
             SettingKey::NodeName => self.node_name.clone(),
             SettingKey::NodeId => self.node_id.clone(),
             SettingKey::NodeMeta => joined(&self.node_meta),
-            SettingKey::MaxParkedQueries => self.max_parked_queries.clone(),
+            SettingKey::MaxBlockingQueries => self.max_blocking_queries.clone(),
             SettingKey::Dns => self.dns.clone(),
             SettingKey::DnsDomain => self.dns_domain.clone(),
             SettingKey::DnsTtl => self.dns_ttl.clone(),

@@ -25,7 +25,7 @@ pub enum ConfigError {
     #[error(
         "{origin}: {address} can be reached from other machines, and speaks no TLS: whoever reaches it can read and change \
          every registration; listen there with {instead} and --tls-client-ca, or on 127.0.0.1, or pass \
-         --insecure-i-understand where the network itself is trusted"
+         --allow-insecure-remote where the network itself is trusted"
     )]
     NotLoopback {
         /// Where it is written.
@@ -38,7 +38,7 @@ pub enum ConfigError {
     /// DNS that other machines could ask, without consent.
     #[error(
         "{origin}: {address} can be reached from other machines, and whoever reaches it can ask who is registered; listen on \
-         127.0.0.1, or pass --insecure-i-understand where the network itself is trusted"
+         127.0.0.1, or pass --allow-insecure-remote where the network itself is trusted"
     )]
     DnsNotLoopback {
         /// Where it is written.
@@ -50,7 +50,7 @@ pub enum ConfigError {
     #[error(
         "{origin}: {address} can be reached from other machines, and clients need no certificate: whoever reaches it can \
          read and change every registration; name the authorities of the clients' certificates with --tls-client-ca, or \
-         listen on 127.0.0.1, or pass --insecure-i-understand where the network itself is trusted"
+         listen on 127.0.0.1, or pass --allow-insecure-remote where the network itself is trusted"
     )]
     NoClientCa {
         /// Where it is written.

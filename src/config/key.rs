@@ -32,7 +32,7 @@ pub(super) enum SettingKey {
     /// When an acknowledged change is on the disk.
     Durability,
     /// Consent to listen beyond this machine without TLS.
-    InsecureIUnderstand,
+    AllowInsecureRemote,
     /// The largest message that a client may send.
     MaxMessageSize,
     /// Calls and streams open at once on one connection.
@@ -46,9 +46,9 @@ pub(super) enum SettingKey {
     /// Calls and streams open at once from one address.
     MaxStreamsPerAddress,
     /// Calls that one connection may cancel within a second.
-    MaxCancelledCalls,
+    MaxCancelledCallsPerSecond,
     /// Bytes of unread answers in all.
-    MaxUnreadAnswers,
+    MaxUnreadResponses,
     /// When a connection is asked to come back as another.
     MaxConnectionAge,
     /// How long its streams have then.
@@ -60,7 +60,7 @@ pub(super) enum SettingKey {
     /// How long readers wait for those who were lost in a restart.
     Settle,
     /// Networks that health checks may go to.
-    CheckAllow,
+    CheckAllowCidr,
     /// What Consul's readers are told of where this is.
     Datacenter,
     /// The node that is told as the registry's own.
@@ -70,7 +70,7 @@ pub(super) enum SettingKey {
     /// Its metadata.
     NodeMeta,
     /// Consul queries that wait for changes, in all.
-    MaxParkedQueries,
+    MaxBlockingQueries,
     /// Where DNS is answered.
     Dns,
     /// The domain that it answers for.
@@ -98,26 +98,26 @@ impl SettingKey {
         Self::Workers,
         Self::DataDir,
         Self::Durability,
-        Self::InsecureIUnderstand,
+        Self::AllowInsecureRemote,
         Self::MaxMessageSize,
         Self::MaxStreamsPerConnection,
         Self::MaxConnections,
         Self::MaxConnectionsPerAddress,
         Self::MaxStreams,
         Self::MaxStreamsPerAddress,
-        Self::MaxCancelledCalls,
-        Self::MaxUnreadAnswers,
+        Self::MaxCancelledCallsPerSecond,
+        Self::MaxUnreadResponses,
         Self::MaxConnectionAge,
         Self::MaxConnectionAgeGrace,
         Self::HandshakeTimeout,
         Self::BookmarkInterval,
         Self::Settle,
-        Self::CheckAllow,
+        Self::CheckAllowCidr,
         Self::Datacenter,
         Self::NodeName,
         Self::NodeId,
         Self::NodeMeta,
-        Self::MaxParkedQueries,
+        Self::MaxBlockingQueries,
         Self::Dns,
         Self::DnsDomain,
         Self::DnsTtl,
@@ -143,26 +143,26 @@ impl SettingKey {
             Self::Workers => "workers",
             Self::DataDir => "data_dir",
             Self::Durability => "durability",
-            Self::InsecureIUnderstand => "insecure_i_understand",
+            Self::AllowInsecureRemote => "allow_insecure_remote",
             Self::MaxMessageSize => "max_message_size",
             Self::MaxStreamsPerConnection => "max_streams_per_connection",
             Self::MaxConnections => "max_connections",
             Self::MaxConnectionsPerAddress => "max_connections_per_address",
             Self::MaxStreams => "max_streams",
             Self::MaxStreamsPerAddress => "max_streams_per_address",
-            Self::MaxCancelledCalls => "max_cancelled_calls",
-            Self::MaxUnreadAnswers => "max_unread_answers",
+            Self::MaxCancelledCallsPerSecond => "max_cancelled_calls_per_second",
+            Self::MaxUnreadResponses => "max_unread_responses",
             Self::MaxConnectionAge => "max_connection_age",
             Self::MaxConnectionAgeGrace => "max_connection_age_grace",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::BookmarkInterval => "bookmark_interval",
             Self::Settle => "settle",
-            Self::CheckAllow => "check_allow",
+            Self::CheckAllowCidr => "check_allow_cidr",
             Self::Datacenter => "datacenter",
             Self::NodeName => "node_name",
             Self::NodeId => "node_id",
             Self::NodeMeta => "node_meta",
-            Self::MaxParkedQueries => "max_parked_queries",
+            Self::MaxBlockingQueries => "max_blocking_queries",
             Self::Dns => "dns",
             Self::DnsDomain => "dns_domain",
             Self::DnsTtl => "dns_ttl",

@@ -29,7 +29,7 @@ pub(super) struct Listeners {
 
 impl Listeners {
     pub(super) fn resolve(layers: &[RawSettings], default: &Config) -> Result<Self, ConfigError> {
-        let consent = read(layers, SettingKey::InsecureIUnderstand, value::switch)?.is_some_and(|(on, _)| on);
+        let consent = read(layers, SettingKey::AllowInsecureRemote, value::switch)?.is_some_and(|(on, _)| on);
         let plain = |key, with_tls: SettingKey, otherwise| match read(layers, key, value::listener)? {
             Some((Some(address), origin)) if !consent && !is_loopback(address) => {
                 Err(ConfigError::NotLoopback { origin, address, instead: with_tls.flag() })

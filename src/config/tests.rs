@@ -75,8 +75,8 @@ fn every_key_can_be_written_in_every_place() {
         (SettingKey::MaxConnectionsPerAddress, "12"),
         (SettingKey::MaxStreams, "13"),
         (SettingKey::MaxStreamsPerAddress, "14"),
-        (SettingKey::MaxCancelledCalls, "18"),
-        (SettingKey::MaxUnreadAnswers, "32MiB"),
+        (SettingKey::MaxCancelledCallsPerSecond, "18"),
+        (SettingKey::MaxUnreadResponses, "32MiB"),
         (SettingKey::MaxConnectionAge, "15m"),
         (SettingKey::MaxConnectionAgeGrace, "16s"),
         (SettingKey::HandshakeTimeout, "17s"),
@@ -109,8 +109,8 @@ fn every_key_can_be_written_in_every_place() {
     assert!(flags.log_format == LogFormat::Pretty && flags.log != default.log);
     let limits = [flags.max_connections, flags.max_connections_per_address, flags.max_streams_per_address];
     assert_eq!(limits.map(|limit| limit.unwrap().get()), [11, 12, 14]);
-    assert_eq!((flags.max_streams.get(), flags.max_cancelled_calls.get()), (13, 18));
-    assert_eq!(flags.max_unread_answers, 32 << 20);
+    assert_eq!((flags.max_streams.get(), flags.max_cancelled_calls_per_second.get()), (13, 18));
+    assert_eq!(flags.max_unread_responses, 32 << 20);
     let times = [flags.max_connection_age.unwrap(), flags.max_connection_age_grace, flags.handshake_timeout];
     assert_eq!(times.map(|time| time.as_secs()), [15 * 60, 16, 17]);
 }
@@ -141,7 +141,7 @@ fn an_empty_variable_is_not_set() {
 #[test]
 fn numbers_and_booleans_need_no_quotes_in_the_file() {
     let config =
-        config(&[], &[], "workers = 3\nmax_message_size = 1_048_576\ninsecure_i_understand = true\ngrpc = '0.0.0.0:1'");
+        config(&[], &[], "workers = 3\nmax_message_size = 1_048_576\nallow_insecure_remote = true\ngrpc = '0.0.0.0:1'");
     let config = config.unwrap();
     assert_eq!((config.workers.get(), config.max_message_size), (3, 1 << 20));
     assert_eq!(config.grpc.unwrap().to_string(), "0.0.0.0:1");
@@ -188,7 +188,7 @@ fn a_bad_value_is_refused_with_a_remedy() {
         ("settle", "1h", "is out of range; write 100ms to 10min, with a unit, as 10s, or 0 to have nobody wait"),
         ("grpc", ":8502", address),
         ("http", "localhost", address),
-        ("insecure_i_understand", "yes", "is neither true nor false; write true or false"),
+        ("allow_insecure_remote", "yes", "is neither true nor false; write true or false"),
         ("log_format", "xml", "is not a log format; write auto, pretty or json"),
     ];
     for (name, value, refused) in cases {

@@ -39,7 +39,7 @@ impl ProbePolicy {
         let host = host(probe)?;
         if self.exposed && self.allowed.is_empty() {
             let problem = "cannot be made: other machines can ask for checks here";
-            let remedy = "have the registry started with --check-allow and the networks that its checks may go to, as 10.0.0.0/8";
+            let remedy = "have the registry started with --check-allow-cidr and the networks that its checks may go to, as 10.0.0.0/8";
             return Err(FieldError::new("check", &host, problem, remedy));
         }
         if self.exposed && !own.iter().any(|own| is_same_host(own, &host)) {
@@ -61,7 +61,7 @@ impl ProbePolicy {
             return Err("is an address that no check goes to: link-local, multicast, or one that tells secrets");
         }
         if !self.allowed.is_empty() && !self.allowed.iter().any(|network| network.contains(&address)) {
-            return Err("is in none of the networks of --check-allow");
+            return Err("is in none of the networks of --check-allow-cidr");
         }
         Ok(())
     }

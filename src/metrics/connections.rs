@@ -1,21 +1,22 @@
-//! What becomes of connections and streams.
+//! Counters of connections and streams.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
 };
 
-/// Why a connection is not let in.
+use super::registrar::{LISTENERS, Label, Registrar};
+
+/// Reason for which a new connection is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectReason {
-    /// There are as many as there may be.
+    /// The limit on all connections is reached.
     All,
-    /// Its address has as many as it may have.
+    /// The limit on connections from one address is reached.
     Address,
-    /// The system has no descriptor for it.
+    /// The process has no file descriptors left.
     Descriptors,
 }
 
@@ -32,29 +33,35 @@ impl RejectReason {
 
     fn text(self) -> &'static str {
         match self {
-            Self::All => "as many connections are open as may be: raise --max-connections, or the limit on descriptors",
-            Self::Address => "one address has as many connections as it may have: raise --max-connections-per-address",
-            Self::Descriptors => "the system has no descriptors left: raise the limit, or find out who uses them",
+            Self::All => {
+                "the limit on connections is reached: raise --max-connections, or the process's limit on file descriptors"
+            }
+            Self::Address => {
+                "the limit on connections from one address is reached: raise --max-connections-per-address"
+            }
+            Self::Descriptors => {
+                "no file descriptors are left: raise the limit of the process or of the system (ulimit -n, fs.file-max)"
+            }
         }
     }
 }
 
-/// Why a connection is cut off.
+/// Reason for which an open connection is evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EvictReason {
-    /// It did not finish its handshake, or send a first request, in time.
+    /// The handshake, or the first request, did not arrive within the handshake time-out.
     Handshake,
-    /// Its socket takes nothing.
+    /// The peer read nothing from the socket.
     Socket,
-    /// A stream does not take what it is sent, or hardly.
+    /// The peer read nothing of a stream.
     Stream,
-    /// Streams that were asked to end did not.
+    /// Streams were still open when the grace period after the maximum age ended.
     Age,
-    /// It does not answer pings.
+    /// The peer did not answer a ping.
     Ping,
-    /// It opens streams and gives them up, again and again.
+    /// The peer cancelled more calls than the limit permits.
     Resets,
-    /// It sends frames of HTTP/2 as only floods do.
+    /// The peer sent a flood of HTTP/2 control frames.
     Flood,
 }
 
@@ -74,114 +81,134 @@ impl EvictReason {
         }
     }
 
-    /// In words.
+    /// Returns the reason as a phrase for log lines.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
-            Self::Handshake => "no handshake or first request came in time",
-            Self::Socket => "its socket took nothing for 28 s",
-            Self::Stream => "a stream did not take what it was sent for 28 s",
-            Self::Age => "streams did not end within the grace after its age",
-            Self::Ping => "it did not answer a ping for 10 s",
+            Self::Handshake => "the handshake or the first request did not arrive within --handshake-timeout",
+            Self::Socket => "the peer read nothing from its socket for 28 s",
+            Self::Stream => "the peer did not read a stream for 28 s",
+            Self::Age => "streams were still open after --max-connection-age and its grace period",
+            Self::Ping => "the peer did not answer a ping within 10 s",
             Self::Resets => {
-                "it cancelled more calls within a second than it may: raise --max-cancelled-calls if it means well"
+                "the peer cancelled too many calls within a second: raise --max-cancelled-calls-per-second if the client is \
+                 not at fault"
             }
-            Self::Flood => "it sent frames of HTTP/2 as only floods do",
+            Self::Flood => "the peer sent a flood of HTTP/2 control frames",
         }
     }
 }
 
-/// Connections and streams, by what became of them.
+/// Metrics of connections and streams.
 #[derive(Debug)]
 pub struct ConnectionMetrics {
-    open: Family<PortLabel, Gauge>,
-    failed: Family<PortLabel, Counter>,
-    refused: [LoggedCounter; 3],
+    open: Family<ListenerLabel, Gauge>,
+    failed_handshakes: Family<ListenerLabel, Counter>,
+    rejected: [LoggedCounter; 3],
     evicted: [LoggedCounter; 7],
-    retired: Counter,
-    /// Calls refused because too many streams were open or too many answers unread.
-    pub streams_refused: Counter,
+    max_age: Counter,
+    /// Calls rejected because a limit on streams or on unread responses was reached.
+    pub rejected_streams: Counter,
 }
 
-/// A counter that also knows what the log has not been told.
+/// Counter that also holds the number of increments since the last log line.
 #[derive(Debug)]
 struct LoggedCounter {
     counter: Counter,
-    untold: AtomicU64,
+    unlogged: AtomicU64,
 }
 
 impl LoggedCounter {
     fn count(&self) {
         self.counter.inc();
-        self.untold.fetch_add(1, Relaxed);
+        self.unlogged.fetch_add(1, Relaxed);
+    }
+
+    fn take_unlogged(&self) -> u64 {
+        self.unlogged.swap(0, Relaxed)
     }
 }
 
 impl ConnectionMetrics {
-    pub(super) fn new(registry: &mut Registry) -> Self {
-        let (open, failed) = (Family::default(), Family::default());
-        registry.register("open_connections", "Open connections, by listener", open.clone());
-        registry.register("failed_handshakes", "Connections that ended before a handshake", failed.clone());
-        let (refused, evicted) = (Family::<ReasonLabel, Counter>::default(), Family::<ReasonLabel, Counter>::default());
-        registry.register("refused_connections", "Connections that were not let in", refused.clone());
-        registry.register("evicted_connections", "Connections that were cut off", evicted.clone());
-        let (retired, streams_refused) = (Counter::default(), Counter::default());
-        registry.register("retired_connections", "Connections that were asked to come back of age", retired.clone());
-        registry.register("refused_streams", "Calls refused for want of room", streams_refused.clone());
+    pub(super) fn new(registrar: &mut Registrar) -> Self {
+        let listener = || vec![Label::new("listener", LISTENERS)];
+        let reasons = |values: Vec<&'static str>| vec![Label { name: "reason", values }];
+        let open = registrar.gauge_family("open_connections", "Open connections", listener());
+        let failed_handshakes = registrar.counter_family(
+            "failed_handshakes",
+            "Connections that ended before the TLS or HTTP/2 handshake was complete",
+            listener(),
+        );
+        let rejected: Family<ReasonLabel, Counter> = registrar.counter_family(
+            "rejected_connections",
+            "New connections that were rejected because a limit was reached",
+            reasons(RejectReason::ALL.map(RejectReason::label).to_vec()),
+        );
+        let evicted: Family<ReasonLabel, Counter> = registrar.counter_family(
+            "evicted_connections",
+            "Open connections that the server closed because the peer stalled or misbehaved",
+            reasons(EvictReason::ALL.map(EvictReason::label).to_vec()),
+        );
         let counted = |family: &Family<ReasonLabel, Counter>, reason| LoggedCounter {
             counter: family.get_or_create_owned(&ReasonLabel { reason }),
-            untold: AtomicU64::new(0),
+            unlogged: AtomicU64::new(0),
         };
         Self {
             open,
-            failed,
-            refused: RejectReason::ALL.map(|why| counted(&refused, why.label())),
-            evicted: EvictReason::ALL.map(|why| counted(&evicted, why.label())),
-            retired,
-            streams_refused,
+            failed_handshakes,
+            rejected: RejectReason::ALL.map(|reason| counted(&rejected, reason.label())),
+            evicted: EvictReason::ALL.map(|reason| counted(&evicted, reason.label())),
+            max_age: registrar.counter(
+                "max_age_connections",
+                "Connections that were sent GOAWAY because they reached the maximum connection age",
+            ),
+            rejected_streams: registrar.counter(
+                "rejected_streams",
+                "Calls that were rejected because a limit on streams or on unread responses was reached",
+            ),
         }
     }
 
-    /// A gauge of what is open on a listener.
+    /// Returns the gauge of connections that are open on a listener.
     #[must_use]
-    pub fn open(&self, port: &'static str) -> Gauge {
-        self.open.get_or_create_owned(&PortLabel { port })
+    pub fn open(&self, listener: &'static str) -> Gauge {
+        self.open.get_or_create_owned(&ListenerLabel { listener })
     }
 
-    /// A connection ended before its handshake.
-    pub fn handshake_failed(&self, port: &'static str) {
-        self.failed.get_or_create(&PortLabel { port }).inc();
+    /// Counts a connection that ended before its handshake was complete.
+    pub fn handshake_failed(&self, listener: &'static str) {
+        self.failed_handshakes.get_or_create(&ListenerLabel { listener }).inc();
     }
 
-    /// A connection was not let in.
-    pub fn refused(&self, why: RejectReason) {
-        self.refused[why as usize].count();
+    /// Counts a connection that was rejected.
+    pub fn rejected(&self, reason: RejectReason) {
+        self.rejected[reason as usize].count();
     }
 
-    /// A connection was cut off.
-    pub fn evicted(&self, why: EvictReason) {
-        self.evicted[why as usize].count();
+    /// Counts a connection that was evicted.
+    pub fn evicted(&self, reason: EvictReason) {
+        self.evicted[reason as usize].count();
     }
 
-    /// A connection was asked to come back of age.
-    pub fn retired(&self) {
-        self.retired.inc();
+    /// Counts a connection that was sent GOAWAY because it reached the maximum connection age.
+    pub fn reached_max_age(&self) {
+        self.max_age.inc();
     }
 
-    /// What was refused and cut off since this was last asked, in words: a line for each reason, however many there were.
-    pub fn news(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let untold = |counted: &LoggedCounter| counted.untold.swap(0, Relaxed);
-        let refused =
-            RejectReason::ALL.map(|why| ("connections refused", why.text(), untold(&self.refused[why as usize])));
-        let evicted =
-            EvictReason::ALL.map(|why| ("connections cut off", why.text(), untold(&self.evicted[why as usize])));
-        refused.into_iter().chain(evicted).filter(|(.., number)| *number > 0).collect()
+    /// Returns the connections rejected and evicted since the last call: what happened, why, and the number, one entry for
+    /// each reason that occurred.
+    pub fn take_unlogged(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let rejected = RejectReason::ALL
+            .map(|reason| ("connections rejected", reason.text(), self.rejected[reason as usize].take_unlogged()));
+        let evicted = EvictReason::ALL
+            .map(|reason| ("connections evicted", reason.text(), self.evicted[reason as usize].take_unlogged()));
+        rejected.into_iter().chain(evicted).filter(|(.., number)| *number > 0).collect()
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PortLabel {
-    port: &'static str,
+struct ListenerLabel {
+    listener: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -1,25 +1,26 @@
-//! What becomes of questions of DNS.
+//! Counters of DNS queries.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
-    registry::Registry,
 };
 
-/// How a question was answered.
+use super::registrar::{Label, Registrar};
+
+/// Outcome of a DNS query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsResponseCode {
-    /// With what was asked for, or with nothing of it.
+    /// NOERROR: the name exists. The answer may be empty.
     NoError,
-    /// There is no such name.
+    /// NXDOMAIN: the name does not exist.
     NoName,
-    /// It is of another zone, or wants a whole one.
+    /// REFUSED: the name is outside the zone, or the query asks for a zone transfer.
     Refused,
-    /// It could not be read.
+    /// FORMERR: the query is malformed.
     Malformed,
-    /// It was none that is answered here.
+    /// NOTIMP: the operation is not supported.
     NotImplemented,
-    /// Not at all: it was no question, or the answer could not be sent.
+    /// No response was sent: the packet was not a query, or the response could not be sent.
     Dropped,
 }
 
@@ -39,22 +40,25 @@ impl DnsResponseCode {
     }
 }
 
-/// Questions, by how they were answered.
+/// Number of DNS queries by response code.
 #[derive(Debug)]
 pub struct DnsMetrics {
     queries: [Counter; 6],
 }
 
 impl DnsMetrics {
-    pub(super) fn new(registry: &mut Registry) -> Self {
-        let family = Family::<CodeLabel, Counter>::default();
-        registry.register("dns_queries", "Questions of DNS, by how they were answered", family.clone());
-        Self { queries: DnsResponseCode::ALL.map(|how| family.get_or_create_owned(&CodeLabel { code: how.label() })) }
+    pub(super) fn new(registrar: &mut Registrar) -> Self {
+        let code = Label { name: "code", values: DnsResponseCode::ALL.map(DnsResponseCode::label).to_vec() };
+        let queries: Family<CodeLabel, Counter> =
+            registrar.counter_family("dns_queries", "DNS queries, by response code", vec![code]);
+        Self {
+            queries: DnsResponseCode::ALL.map(|code| queries.get_or_create_owned(&CodeLabel { code: code.label() })),
+        }
     }
 
-    /// A question was answered.
-    pub fn replied(&self, how: DnsResponseCode) {
-        self.queries[how as usize].inc();
+    /// Counts a query with this outcome.
+    pub fn replied(&self, code: DnsResponseCode) {
+        self.queries[code as usize].inc();
     }
 }
 

@@ -99,14 +99,14 @@ async fn metrics(State(web): State<HttpPages>) -> impl IntoResponse {
     metrics.instances.set(gauge(registry.instance_count()));
     metrics.leases.set(gauge(registry.leases().len()));
     metrics.watches.set(gauge(watchers.len()));
-    metrics.waiting.set(gauge(watchers.waiting()));
+    metrics.settling_watches.set(gauge(watchers.waiting()));
     metrics.settling.set(registry.is_settling().into());
     metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
-    metrics.parked.set(gauge(web.consul.parked()));
+    metrics.blocking_queries.set(gauge(web.consul.parked()));
     metrics.checks.set(gauge(web.consul.check_count()));
     let (whole, protected) = registry.protection(web.shared.clock.now().lease);
-    metrics.protected_services.set(gauge(protected));
-    metrics.protected_registry.set(i64::from(whole.since.is_some()));
+    metrics.self_preservation_services.set(gauge(protected));
+    metrics.self_preservation_registry.set(i64::from(whole.since.is_some()));
     metrics.suspects.set(gauge(whole.numbers.suspects));
     for worker in 0..web.workers.count() {
         let label = WorkerLabel { worker: worker as u64 };

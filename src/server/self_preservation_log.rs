@@ -21,10 +21,14 @@ impl SelfPreservationReporter {
         let Some(last) = fresh.last() else { return };
         self.said = last.number;
         let began = fresh.iter().filter(|notice| notice.turned == EventKind::Began).count();
-        metrics.protections.inc_by(began as u64);
+        metrics.self_preservation_starts.inc_by(began as u64);
         fresh.iter().take(ONE_BY_ONE).for_each(say);
         if let Some(more) = fresh.len().checked_sub(ONE_BY_ONE).filter(|more| *more > 0) {
-            tracing::warn!(more, began, "protection began or ended elsewhere too; see `callboard protection events`");
+            tracing::warn!(
+                more,
+                began,
+                "self-preservation began or ended for more services; see `callboard self-preservation events`"
+            );
         }
     }
 }
@@ -40,7 +44,7 @@ fn say(SelfPreservationEvent { turned, what, .. }: &SelfPreservationEvent) {
             silent = weak,
             removals,
             limit,
-            "too many instances are silent at once: they are kept as SUSPECT; see `callboard protection`"
+            "too many instances are silent at once: they are kept as SUSPECT; see `callboard self-preservation`"
         ),
         EventKind::Ended => tracing::info!(service, instances, suspects, removals, "protection from mass expiry ended"),
         EventKind::Reset => tracing::info!(service, instances, "an operator ended protection from mass expiry"),

@@ -70,12 +70,12 @@ pub fn accept(
                         continue;
                     }
                     Err(why) => {
-                        gate.metrics().connections.refused(why);
+                        gate.metrics().connections.rejected(why);
                         refuse(&gate, socket, &port, why);
                     }
                 },
                 Err(error) if SpareDescriptor::is_wanted(&error) => match turn_away(&listener, &mut spare).await {
-                    TurnAwayResult::Away => gate.metrics().connections.refused(RejectReason::Descriptors),
+                    TurnAwayResult::Away => gate.metrics().connections.rejected(RejectReason::Descriptors),
                     TurnAwayResult::Nobody => continue,
                     TurnAwayResult::Unable => sleep(PAUSE).await,
                 },

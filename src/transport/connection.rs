@@ -249,7 +249,7 @@ impl Connection {
         self.send_away(
             EvictReason::Resets,
             format!(
-                "more than {most} calls were cancelled within a second: cancel fewer, or raise --max-cancelled-calls where the \
+                "more than {most} calls were cancelled within a second: cancel fewer, or raise --max-cancelled-calls-per-second where the \
                  registry runs"
             ),
         );
@@ -321,7 +321,7 @@ mod tests {
         (0..10).for_each(|_| connection.call_cancelled());
         assert_eq!(connection.going_away(), None);
         connection.call_cancelled();
-        assert!(connection.going_away().unwrap().contains("--max-cancelled-calls"));
+        assert!(connection.going_away().unwrap().contains("--max-cancelled-calls-per-second"));
         (0..10).for_each(|_| connection.call_cancelled());
         assert!(!connection.is_evicted());
         connection.call_cancelled();

@@ -15,7 +15,7 @@ pub enum LimitError {
     /// As many bytes of answers as may be wait for their readers.
     #[error(
         "{0} has answers of more than {1} bytes that were not read: read them before asking for more, or raise \
-         --max-unread-answers where the registry runs"
+         --max-unread-responses where the registry runs"
     )]
     Unread(LimitLevel, usize),
     /// So many long answers are wanted that this one was not made in time.

@@ -220,7 +220,7 @@ async fn live(
     } else {
         // The streams' notices follow: who hears one and calls again at once does so on another connection.
         if wound_up == CloseReason::Old {
-            connection.ticket().gate().metrics().connections.retired();
+            connection.ticket().gate().metrics().connections.reached_max_age();
         }
         connection.retire();
         served.as_mut().wind_up();

@@ -8,7 +8,7 @@
 //! |---|---|---|---|
 //! | connection | a sixteenth of all | none beyond that | the same |
 //! | address, identity | a quarter; loopback, which is many programs, half | up to half of that | all of that |
-//! | all | `--max-unread-answers` | up to half | up to three quarters; all for a connection that reads |
+//! | all | `--max-unread-responses` | up to half | up to three quarters; all for a connection that reads |
 //!
 //! A connection that reads has at most [`SMALL`] bytes waiting; for it, an address may hold up to three quarters of all. Beyond half of a
 //! limit, connections that hold more than that and take nothing are cut off after seconds, not half a minute.

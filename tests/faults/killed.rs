@@ -223,7 +223,7 @@ async fn history(kills: u64) -> (Tally, Victim) {
     let truth = chronicle.truth();
     for reader in &readers {
         invariant::check_record(&reader.record, &truth).unwrap();
-        reader::check_resets(&reader.record, &[ResetReason::HistoryLost]);
+        reader::check_resets(&reader.record, &[ResetReason::Compacted]);
     }
     invariant::live_stays::check(&lives, &truth).unwrap();
     fail_static::check(&told).unwrap();

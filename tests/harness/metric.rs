@@ -29,7 +29,7 @@ pub async fn metric_becomes(http: SocketAddr, name: &str, wanted: impl Fn(f64) -
 pub async fn no_connections(http: SocketAddr) {
     within("they are gone", async {
         let mut pace = tokio::time::interval(Duration::from_millis(50));
-        let name = "callboard_open_connections{port=\"grpc\"}";
+        let name = "callboard_open_connections{listener=\"grpc\"}";
         while !try_get(http, "/metrics").await.is_ok_and(|(_, page)| value(&page, name) == Some(0.0)) {
             pace.tick().await;
         }

@@ -21,7 +21,7 @@ pub mod message {
     }
 
     pub fn reset() -> Heard {
-        said(Message::Reset(Reset { reason: ResetReason::HistoryLost.into() }))
+        said(Message::Reset(Reset { reason: ResetReason::Compacted.into() }))
     }
 
     /// Instances of the service `web`, each with the revision of its last change.

@@ -64,7 +64,7 @@ async fn credentials_follow_no_redirect_to_another_host_or_port() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redirect_to_a_forbidden_address_is_critical_and_says_so() {
-    let serve = ServerProcess::start(&["--check-allow", "127.0.0.1/32"]).await;
+    let serve = ServerProcess::start(&["--check-allow-cidr", "127.0.0.1/32"]).await;
     let (page, outside) = (Page::open().await, Page::open_at("127.0.0.2:0").await);
     page.redirect("/outside", 302, &outside.url());
     page.redirect("/name", 307, "/two");
@@ -73,8 +73,8 @@ async fn redirect_to_a_forbidden_address_is_critical_and_says_so() {
     page.redirect("/file", 302, "file:///etc/passwd");
     page.redirect("/fine", 302, &format!("http://localhost:{}/", page.address.port()));
     for (name, path, why) in [
-        ("a", "outside", "127.0.0.2 is in none of the networks of --check-allow"),
-        ("b", "name", "127.0.0.2 is in none of the networks of --check-allow"),
+        ("a", "outside", "127.0.0.2 is in none of the networks of --check-allow-cidr"),
+        ("b", "name", "127.0.0.2 is in none of the networks of --check-allow-cidr"),
         ("c", "secret", "169.254.169.254 is an address that no check goes to"),
         ("d", "file", "unsupported protocol scheme \"file\""),
     ] {

@@ -150,7 +150,7 @@ mod tests {
         let change = || WatchEvent::Changes { changes: vec![removed("a", 4)], revision: 4 };
         let thin_air = checked([start(), vec![disconnected(), change()]].concat());
         assert!(matches!(thin_air, Err(Lost::OutOfThinAir(_))), "{thin_air:?}");
-        let reset = vec![WatchEvent::Reset(ResetCause::HistoryLost), change()];
+        let reset = vec![WatchEvent::Reset(ResetCause::Compacted), change()];
         assert_eq!(checked([start(), reset].concat()), Err(Lost::Incomplete));
         assert_eq!(check(&[Told::GaveUp("tired".to_owned())]), Err(Lost::GaveUp("tired".to_owned())));
     }

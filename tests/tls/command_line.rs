@@ -119,9 +119,9 @@ async fn a_signal_has_the_files_read_again() {
     serve.metric("callboard_tls_reloads_total{result=\"ok\"} 1").await;
     // Broken, and noticed without a signal; then read again at one.
     fs::write(&papers.certificate, "broken").unwrap();
-    serve.metric("callboard_tls_reloads_total{result=\"refused\"} 1").await;
+    serve.metric("callboard_tls_reloads_total{result=\"failed\"} 1").await;
     serve.child.signal(Signal::HUP);
-    serve.metric("callboard_tls_reloads_total{result=\"refused\"} 2").await;
+    serve.metric("callboard_tls_reloads_total{result=\"failed\"} 2").await;
     let ended = run(&serve.grpc, &["services"], &flags).await;
     assert_eq!(ended.code(), Some(0), "the one before stays: {}", ended.stderr);
     fs::write(&papers.certificate, good).unwrap();
@@ -152,7 +152,7 @@ async fn a_server_that_would_let_anybody_in_does_not_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn consent_is_not_forgotten() {
-    let open = ["serve", "--grpc", "0.0.0.0:0", "--http", "127.0.0.1:0", "--insecure-i-understand", "-o", "json"];
+    let open = ["serve", "--grpc", "0.0.0.0:0", "--http", "127.0.0.1:0", "--allow-insecure-remote", "-o", "json"];
     let mut child = Child::start(&open);
     let ready = child.line().await;
     let (_, page) = get(ready["http"].as_str().unwrap().parse().unwrap(), "/metrics").await;

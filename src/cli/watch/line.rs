@@ -182,8 +182,8 @@ fn present(kind: &'static str, view: InstanceView, revision: u64, text: String) 
 fn reset(cause: ResetCause) -> &'static str {
     match cause {
         ResetCause::OtherIncarnation => "other_incarnation",
-        ResetCause::OtherSelection => "other_selection",
-        ResetCause::HistoryLost => "history_lost",
+        ResetCause::OtherSelector => "other_selector",
+        ResetCause::Compacted => "compacted",
         ResetCause::FutureRevision => "future_revision",
         ResetCause::Interrupted => "interrupted",
         ResetCause::Unspecified => "unspecified",

@@ -70,15 +70,15 @@ fn half_a_snapshot_is_taken_back_when_the_stream_breaks() {
 fn after_a_reset_the_old_token_stays_until_there_is_another_set() {
     let mut reader = WatchReader::default();
     reader.read(synced(7));
-    let told = reader.read(reset(ResetReason::HistoryLost));
-    assert!(matches!(told, Some(WatchEvent::Reset(ResetCause::HistoryLost))));
+    let told = reader.read(reset(ResetReason::Compacted));
+    assert!(matches!(told, Some(WatchEvent::Reset(ResetCause::Compacted))));
     reader.read(snapshot(&["a"]));
     assert_eq!(reader.token, token(7));
     assert!(!reader.fits_after_all(&synced(9)), "the snapshot is coming");
     assert!(matches!(reader.begin(), Some(WatchEvent::Reset(ResetCause::Interrupted))));
-    assert!(!reader.fits_after_all(&reset(ResetReason::HistoryLost)), "another snapshot is coming");
+    assert!(!reader.fits_after_all(&reset(ResetReason::Compacted)), "another snapshot is coming");
     assert!(reader.fits_after_all(&synced(9)) && reader.fits_after_all(&gone("a", 9)));
-    reader.read(reset(ResetReason::HistoryLost));
+    reader.read(reset(ResetReason::Compacted));
     reader.read(synced(9));
     assert_eq!(reader.token, token(9));
     reader.begin();
@@ -204,10 +204,10 @@ mod over_a_connection {
         let mut watch = Watch::over(fake.connect(), WatchRequest { resume_token: token(7), ..request() });
         let first = async {
             let (_, answers) = fake.watch().await;
-            answers.send(Ok(reset(ResetReason::HistoryLost))).await.unwrap();
+            answers.send(Ok(reset(ResetReason::Compacted))).await.unwrap();
         };
         let (event, ()) = tokio::join!(watch.next(), first);
-        assert!(matches!(event, Ok(WatchEvent::Reset(ResetCause::HistoryLost))), "{event:?}");
+        assert!(matches!(event, Ok(WatchEvent::Reset(ResetCause::Compacted))), "{event:?}");
         assert!(matches!(watch.next().await, Ok(WatchEvent::Disconnected { .. })));
         let others = async {
             let (asked, answers) = fake.watch().await;

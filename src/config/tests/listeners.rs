@@ -13,11 +13,11 @@ fn other_machines_are_let_in_only_by_consent() {
             let message = refusal(&[flag, address], &[], "");
             assert!(message.starts_with(&format!("{flag}: {address} can be reached from other machines")), "{message}");
             assert!(message.contains(&format!("{flag}-tls and --tls-client-ca")), "{message}");
-            assert!(message.contains("--insecure-i-understand"), "{message}");
+            assert!(message.contains("--allow-insecure-remote"), "{message}");
             let message = refusal(&[], &[(text, address)], "");
             assert!(message.starts_with(text), "{message}");
-            assert!(config(&[flag, address, "--insecure-i-understand"], &[], "").is_ok());
-            assert!(config(&[flag, address], &[], "insecure_i_understand = true").is_ok());
+            assert!(config(&[flag, address, "--allow-insecure-remote"], &[], "").is_ok());
+            assert!(config(&[flag, address], &[], "allow_insecure_remote = true").is_ok());
         }
     }
     for address in ["127.0.0.1:0", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"] {
@@ -34,9 +34,9 @@ fn tls_lets_other_machines_in_when_clients_have_certificates() {
             message.starts_with(&format!("{flag}: 0.0.0.0:1 can be reached from other machines, and")),
             "{message}"
         );
-        assert!(message.contains("--tls-client-ca") && message.contains("--insecure-i-understand"), "{message}");
+        assert!(message.contains("--tls-client-ca") && message.contains("--allow-insecure-remote"), "{message}");
         assert!(config(&[&listener[..], &FILES, &CLIENTS].concat(), &[], "").is_ok());
-        assert!(config(&[&listener[..], &FILES, &["--insecure-i-understand"]].concat(), &[], "").is_ok());
+        assert!(config(&[&listener[..], &FILES, &["--allow-insecure-remote"]].concat(), &[], "").is_ok());
         assert!(config(&[&[flag, "127.0.0.1:1"][..], &FILES].concat(), &[], "").is_ok(), "on loopback");
     }
     let second = [&["--grpc-tls", "127.0.0.1:1", "--http-tls", "192.0.2.1:2"][..], &FILES].concat();
@@ -79,7 +79,7 @@ fn files_that_nobody_uses_are_noticed_but_for_the_variables_of_clients() {
 #[test]
 fn what_is_open_by_consent_is_known() {
     let open = |flags: &[&str]| {
-        let config = config(&[flags, &["--insecure-i-understand"]].concat(), &[], "").unwrap();
+        let config = config(&[flags, &["--allow-insecure-remote"]].concat(), &[], "").unwrap();
         config.exposed().into_iter().map(|(key, address, what)| format!("{key} {address}: {what}")).collect::<Vec<_>>()
     };
     assert_eq!(open(&[]), [""; 0]);
@@ -126,7 +126,7 @@ fn an_inherited_socket_wins_and_is_held_to_the_same_rules() {
         message.starts_with("the inherited socket http: 0.0.0.0:7 can be reached from other machines"),
         "{message}"
     );
-    assert!(load("http", "0.0.0.0:7", ServeArgs { insecure_i_understand: true, ..ServeArgs::default() }).is_ok());
+    assert!(load("http", "0.0.0.0:7", ServeArgs { allow_insecure_remote: true, ..ServeArgs::default() }).is_ok());
     let message = load("grpc_tls", "0.0.0.0:7", ServeArgs::default()).unwrap_err().to_string();
     assert!(message.contains("--tls-cert"), "{message}");
     let message = load("callboard.socket", "127.0.0.1:7", ServeArgs::default()).unwrap_err().to_string();

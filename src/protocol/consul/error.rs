@@ -56,7 +56,7 @@ pub(super) enum ConsulError {
     )]
     OutcomeUnknown(u64),
     #[error(
-        "{0} queries wait for changes already, and no more may: close some, or raise --max-parked-queries where the registry runs"
+        "{0} queries wait for changes already, and no more may: close some, or raise --max-blocking-queries where the registry runs"
     )]
     TooManyParked(usize),
     #[error(transparent)]

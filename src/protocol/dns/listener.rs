@@ -257,7 +257,7 @@ impl DnsServer {
                         }
                     });
                 }
-                Err(why) => gate.metrics().connections.refused(why),
+                Err(why) => gate.metrics().connections.rejected(why),
             }
         }
     }

@@ -72,7 +72,7 @@ async fn admit(State(context): State<Arc<ServerContext>>, request: Request, next
     };
     answer.unwrap_or_else(|problem| {
         if matches!(problem, ApiError::Busy(_)) {
-            context.metrics.connections.streams_refused.inc();
+            context.metrics.connections.rejected_streams.inc();
         }
         Status::from(problem).into_http::<Body>().map(axum::body::Body::new)
     })

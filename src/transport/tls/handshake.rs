@@ -71,9 +71,9 @@ pub(in crate::transport) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>
     let done = attempt(first, stream, tls, protocol).await;
     let counted = &tls.metrics.tls;
     match &done {
-        Ok(_) => counted.shaken.inc(),
+        Ok(_) => counted.succeeded.inc(),
         Err(HandshakeError::Plaintext) => counted.plaintext.inc(),
-        Err(HandshakeError::Certificate(_) | HandshakeError::Nameless(_)) => counted.unidentified.inc(),
+        Err(HandshakeError::Certificate(_) | HandshakeError::Nameless(_)) => counted.client_certificate.inc(),
         Err(HandshakeError::Failed(_)) => counted.failed.inc(),
     };
     done

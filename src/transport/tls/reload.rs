@@ -71,7 +71,7 @@ impl TlsState {
                 self.announce(&loaded, "certificate reloaded: new connections get it");
             }
             Err(error) => {
-                self.metrics.tls.refused.inc();
+                self.metrics.tls.reload_failed.inc();
                 tracing::error!(%error, until = self.now().own.end(), "the certificate stays the one before");
             }
         }

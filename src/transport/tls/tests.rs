@@ -210,10 +210,10 @@ async fn a_turned_link_is_noticed_and_a_broken_file_is_not_used() {
     assert_eq!(shown(&other, &tls).await, "other");
 
     fs::write(other.directory.path().join("cert.pem"), "broken").unwrap();
-    until("the broken file is noticed", || tls.metrics.tls.refused.get() == 1).await;
+    until("the broken file is noticed", || tls.metrics.tls.reload_failed.get() == 1).await;
     assert_eq!(shown(&other, &tls).await, "other");
     tls.reload();
-    until("asked, it is read again", || tls.metrics.tls.refused.get() == 2).await;
+    until("asked, it is read again", || tls.metrics.tls.reload_failed.get() == 2).await;
 
     other.issue("third");
     until("the good file is noticed", || tls.metrics.tls.reloaded.get() == 2).await;

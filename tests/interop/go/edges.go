@@ -44,7 +44,7 @@ func tokenOfOtherSelection(w *world) {
 	defer other.close()
 	first, err := other.next(patience)
 	check(err == nil && first.GetReset_() != nil, "first came %v, %v", first, err)
-	check(other.reset == pb.ResetReason_RESET_REASON_OTHER_SELECTION, "reset: %v", other.reset)
+	check(other.reset == pb.ResetReason_RESET_REASON_OTHER_SELECTOR, "reset: %v", other.reset)
 	other.synced()
 	wanted := must(w.discovery().ListInstances(w.ctx, &pb.ListInstancesRequest{Service: "orders"})).Instances
 	check(len(wanted) == 3 && len(other.held) == len(wanted), "listed %d, watched %d", len(wanted), len(other.held))

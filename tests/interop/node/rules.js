@@ -46,7 +46,7 @@ export class Rules {
     await named.snapshot();
     named.close();
     const prefix = this.#watch({ prefix: 'selec', resume_token: named.token });
-    assert.equal(await prefix.reset(), 'RESET_REASON_OTHER_SELECTION');
+    assert.equal(await prefix.reset(), 'RESET_REASON_OTHER_SELECTOR');
     assert.deepEqual([...(await prefix.snapshot()).keys()], ['selection/one']);
     prefix.close();
   }

@@ -43,7 +43,7 @@ def token_of_other_selection(world: World) -> None:
     other = Watch(world.reader, world.watch, services=["orders"], resume_token=world.watch.token)
     first = other.next()
     check(first.message and first.message.HasField("reset"), f"first came {first}")
-    check(other.reset == "OTHER_SELECTION", f"reset: {other.reset}")
+    check(other.reset == "OTHER_SELECTOR", f"reset: {other.reset}")
     other.synced().close()
     listed = world.discovery.ListInstances(discovery_pb2.ListInstancesRequest(service="orders")).instances
     check(len(listed) == 3, f"listed {listed}")

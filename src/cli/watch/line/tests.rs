@@ -87,8 +87,8 @@ fn objects_carry_what_scripts_rely_on() {
             serde_json::json!({"type": "bookmark", "service": "web", "revision": 8}),
         ),
         (
-            WatchEvent::Reset(ResetCause::HistoryLost),
-            serde_json::json!({"type": "reset", "service": "web", "reason": "history_lost", "revision": null}),
+            WatchEvent::Reset(ResetCause::Compacted),
+            serde_json::json!({"type": "reset", "service": "web", "reason": "compacted", "revision": null}),
         ),
     ];
     for (event, expected) in rest {

@@ -134,8 +134,8 @@ pub(super) fn bookmark(token: ResumeToken) -> MessageChunks {
 pub(super) fn reset(why: ResetReason) -> MessageChunks {
     let reason = match why {
         ResetReason::OtherIncarnation => pb::ResetReason::OtherIncarnation,
-        ResetReason::OtherSelection => pb::ResetReason::OtherSelection,
-        ResetReason::HistoryLost => pb::ResetReason::HistoryLost,
+        ResetReason::OtherSelection => pb::ResetReason::OtherSelector,
+        ResetReason::HistoryLost => pb::ResetReason::Compacted,
         ResetReason::FutureRevision => pb::ResetReason::FutureRevision,
     };
     whole(pb::watch_response::Message::Reset(pb::Reset { reason: reason.into() }))

@@ -55,7 +55,7 @@ final class Rules extends Steps {
         }
         var other = WatchRequest.newBuilder().setPrefix("selec").setResumeToken(token).build();
         try (var watcher = new Watcher(connections, other)) {
-            Check.same(ResetReason.RESET_REASON_OTHER_SELECTION, watcher.reset(), "reason of the reset");
+            Check.same(ResetReason.RESET_REASON_OTHER_SELECTOR, watcher.reset(), "reason of the reset");
             Check.same(Set.of("selection/one"), watcher.snapshot().keySet(), "snapshot");
         }
     }
