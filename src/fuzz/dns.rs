@@ -21,7 +21,7 @@ thread_local! {
 pub(super) fn run(input: &[u8]) {
     HOUSE.with(|(engine, oracle)| {
         for (way, most) in
-            [(DnsTransport::Packet, 1_232), (DnsTransport::Local, 65_507), (DnsTransport::Connection, 65_535)]
+            [(DnsTransport::Udp, 1_232), (DnsTransport::LoopbackUdp, 65_507), (DnsTransport::Tcp, 65_535)]
         {
             let (bytes, how) = loop {
                 if let Ok(answered) = reply(oracle, engine.registry(), at(0).wall, input, way) {

@@ -1,26 +1,29 @@
-//! The DNS door: `web.service.consul`, as programs ask that know no other way, in the names that Consul gave them.
+//! Authoritative DNS server for `web.service.consul` and the other names of Consul's DNS interface.
 //!
-//! | file | holds |
+//! | file | contents |
 //! |---|---|
-//! | `zone` | what is answered for, and the names in it |
-//! | `question` | what a name asks for (pure) |
-//! | `offer` | who of a service is to be called, as records need it, until it changes |
-//! | `node` | nodes: where they are, by name and by address |
-//! | `reverse` | services by address |
-//! | `record` | records as they are answered with |
-//! | `answer` | the answer to a question, from the registry |
-//! | `sheet` | an answer that is being written |
-//! | `packet` | bytes to questions, answers to bytes that fit |
-//! | `door` | the sockets |
-//! | `connections` | how many connections there are, and of one address |
+//! | `zone` | the zone, and the names in it |
+//! | `question` | interpretation of names (pure) |
+//! | `target` | address, node or host name that a record leads to |
+//! | `node` | nodes, by name and by address |
+//! | `endpoints` | routable instances of a service, cached until it changes |
+//! | `reverse` | index of services by address |
+//! | `record` | records |
+//! | `answer` | answers |
+//! | `answer_builder` | construction of answers |
+//! | `authority` | answers to questions, from the registry |
+//! | `packet` | wire format, and what fits into a packet |
+//! | `listener` | sockets |
+//! | `connections` | limits of TCP connections |
 //!
-//! An answer is made where its question is read, from what the registry shows at that moment: nothing is asked of anybody
-//! else, and only a question for a reverse name may wait, until enough of a large registry has been read.
+//! A question is answered where it is read, from the current state of the registry, without waiting. Only a question for a reverse
+//! name may take several turns, until the index of addresses is up to date.
 //!
-//! What is not here: recursion, zone transfers, DNSSEC, caching for others.
+//! Not supported: recursion, zone transfers, DNSSEC.
 
 mod answer;
 mod answer_builder;
+mod authority;
 mod connections;
 mod endpoints;
 mod listener;
@@ -29,13 +32,14 @@ mod packet;
 mod question;
 mod record;
 mod reverse;
+mod target;
 mod zone;
 
-pub use answer::Authority;
+pub use authority::Authority;
 pub use listener::DnsListener;
 pub use zone::Zone;
 
-/// The answer to a packet, with this many bytes of room if it offers none. `None`: it deserves none. For tests and fuzzing.
+// For tests and fuzzing.
 #[cfg(any(test, fuzzing))]
 pub(crate) use listener::reply;
 #[cfg(any(test, fuzzing))]

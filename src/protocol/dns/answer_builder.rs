@@ -1,4 +1,4 @@
-//! An answer that is being written.
+//! Construction of answers.
 
 use std::{
     collections::HashSet,
@@ -13,198 +13,207 @@ use rand::seq::index::sample;
 
 use super::{
     answer::DnsAnswer,
-    endpoints::{EndpointChoice, EndpointTarget, ServiceEndpoints, SrvTarget},
+    endpoints::{EndpointChoice, ServiceEndpoints, SrvTarget},
     node::DnsNode,
-    record::{Additional, DnsRecord, RecordData, RecordOwner},
+    record::{AdditionalRecord, DnsRecord, RecordData, RecordOwner},
+    target::EndpointTarget,
     zone::Zone,
 };
 
-/// Fewest bytes of records: more than would fit are not made.
-const A_BYTES: usize = 16;
-const AAAA_BYTES: usize = 28;
-/// Longest piece of a TXT record, in bytes.
-const PIECE: usize = 255;
+/// Minimum bytes of an encoded A record.
+const MIN_A_BYTES: usize = 16;
+/// Minimum bytes of an encoded AAAA record.
+const MIN_AAAA_BYTES: usize = 28;
+/// Maximum bytes of one string of a TXT record.
+const MAX_TXT_STRING_BYTES: usize = 255;
+/// Prefix of the metadata keys whose values become TXT records without the key, as in Consul.
+const RAW_TXT_PREFIX: &str = "rfc1035-";
 
-/// An answer that is being written.
+/// Answer under construction. It takes no more records than can fit into the packet, chosen at random where there are more.
 #[derive(Debug)]
 pub(super) struct AnswerBuilder<'a> {
     pub(super) zone: &'a Zone,
-    pub(super) wanted: RecordType,
-    /// Bytes for all records.
-    room: usize,
-    /// Owner of the records that are written next, and its name.
+    /// Record type in the question.
+    pub(super) record_type: RecordType,
+    /// Bytes that the answer may take.
+    max_bytes: usize,
+    /// Owner of the next records.
     owner: RecordOwner,
+    /// Name of that owner.
     name: Name,
     pub(super) answer: DnsAnswer,
 }
 
 impl<'a> AnswerBuilder<'a> {
-    /// An empty answer for a name.
-    pub(super) fn new(zone: &'a Zone, name: &Name, wanted: RecordType, room: usize) -> Self {
-        Self { zone, wanted, room, owner: RecordOwner::Asked, name: name.clone(), answer: DnsAnswer::ours() }
+    /// Returns a builder for the answer to a question.
+    pub(super) fn new(zone: &'a Zone, name: &Name, record_type: RecordType, max_bytes: usize) -> Self {
+        let (owner, name, answer) = (RecordOwner::QueryName, name.clone(), DnsAnswer::authoritative());
+        Self { zone, record_type, max_bytes, owner, name, answer }
     }
 
-    /// Name of the records that are written next.
+    /// Returns the owner name of the next records.
     pub(super) fn name(&self) -> &Name {
         &self.name
     }
 
-    /// Goes on with the records of the name that an alias leads to.
-    pub(super) fn go_on(&mut self, alias: usize, name: Name) {
-        (self.owner, self.name) = (RecordOwner::TargetOf(alias), name);
+    /// Makes the target of the CNAME record at an index the owner of the next records.
+    pub(super) fn continue_at_alias(&mut self, index: usize, target: Name) {
+        (self.owner, self.name) = (RecordOwner::TargetOf(index), target);
     }
 
-    /// The place of the last record and the name that it leads to, if it is an alias.
-    pub(super) fn alias_at_end(&self) -> Option<(usize, Name)> {
+    /// Returns index and target of the last record, if that is a CNAME.
+    pub(super) fn trailing_alias(&self) -> Option<(usize, Name)> {
         let last = self.answer.answers.last()?;
-        let RData::CNAME(CNAME(name)) = last.data.record() else { return None };
+        let RData::CNAME(CNAME(name)) = last.data.rdata() else { return None };
         Some((self.answer.answers.len() - 1, name.clone()))
     }
 
-    /// Answers with a record, if one of its type was asked for.
-    pub(super) fn put(&mut self, data: RData) {
-        if self.wants(data.record_type()) {
-            self.push(data);
+    /// Adds a record, if the question asks for its type.
+    pub(super) fn add(&mut self, data: RData) {
+        if self.asks_for(data.record_type()) {
+            self.push(RecordData::Plain(data));
         }
     }
 
-    fn push(&mut self, data: RData) {
-        let line = DnsRecord { owner: self.owner.clone(), ttl: self.zone.ttl, data: RecordData::Once(data) };
-        self.answer.answers.push(line);
+    fn push(&mut self, data: RecordData) {
+        self.answer.answers.push(DnsRecord { owner: self.owner.clone(), ttl: self.zone.ttl, data });
     }
 
-    fn wants(&self, kind: RecordType) -> bool {
-        self.wanted == kind || self.wanted == RecordType::ANY
+    fn asks_for(&self, record_type: RecordType) -> bool {
+        self.record_type == record_type || self.record_type == RecordType::ANY
     }
 
-    /// Returns whether addresses were asked for, so that an alias is followed to them.
-    pub(super) fn wants_addresses(&self) -> bool {
-        self.wants(RecordType::A) || self.wants(RecordType::AAAA)
+    /// Returns whether the question asks for addresses, so that aliases are followed.
+    pub(super) fn asks_for_addresses(&self) -> bool {
+        self.asks_for(RecordType::A) || self.asks_for(RecordType::AAAA)
     }
 
-    /// Adds a record that helps with the answer at this place.
-    pub(super) fn help(&mut self, of: usize, owner: RecordOwner, data: RData) {
-        let line = DnsRecord { owner, ttl: self.zone.ttl, data: RecordData::Once(data) };
-        self.answer.additionals.push(Additional { of, line });
+    fn add_additional(&mut self, answer: usize, owner: RecordOwner, data: RData) {
+        let record = DnsRecord { owner, ttl: self.zone.ttl, data: RecordData::Plain(data) };
+        self.answer.additionals.push(AdditionalRecord { answer, record });
     }
 
-    /// So many of them, in any order.
-    fn some(&mut self, number: usize, bytes: usize) -> Vec<usize> {
-        let most = number.min(self.room / bytes);
-        self.answer.cut |= most < number;
-        sample(&mut rand::rng(), number, most).into_vec()
+    /// Returns as many of `number` indexes as can fit, in random order. `record_bytes`: minimum bytes of one record.
+    fn sample_fitting(&mut self, number: usize, record_bytes: usize) -> Vec<usize> {
+        let fitting = number.min(self.max_bytes / record_bytes);
+        self.answer.truncated |= fitting < number;
+        sample(&mut rand::rng(), number, fitting).into_vec()
     }
 
-    /// The start of the zone's authority.
-    pub(super) fn authority(&mut self, serial: u32) {
+    /// Adds the SOA record of the zone to the authority section: resolvers cache the absence of records by it.
+    pub(super) fn add_authority(&mut self, serial: u32) {
         let owner = RecordOwner::Name(self.zone.domain().clone());
-        let authority = self.zone.authority(serial);
-        let line = |data| DnsRecord { owner: owner.clone(), ttl: self.zone.ttl, data: RecordData::Once(data) };
-        self.answer.authorities.extend(authority.map(line));
+        let soa = self.zone.soa(serial).map(RecordData::Plain);
+        self.answer.authorities.extend(soa.map(|data| DnsRecord { owner, ttl: self.zone.ttl, data }));
     }
 
-    /// Records of the zone itself.
-    pub(super) fn apex(&mut self, local: &DnsNode, serial: u32) {
-        self.zone.authority(serial).into_iter().for_each(|authority| self.put(authority));
-        if let Some(own) = self.zone.own().filter(|_| self.wants(RecordType::NS)) {
-            let at = self.answer.answers.len();
-            self.put(RData::NS(NS(own.clone())));
+    /// Adds the records of the zone itself.
+    pub(super) fn add_apex(&mut self, local: &DnsNode, serial: u32) {
+        if let Some(soa) = self.zone.soa(serial) {
+            self.add(soa);
+        }
+        if let Some(name) = self.zone.local_node_name().filter(|_| self.asks_for(RecordType::NS)) {
+            let index = self.answer.answers.len();
+            self.add(RData::NS(NS(name.clone())));
             if let Some(address) = local.address(self.zone) {
-                self.help(at, RecordOwner::Name(own), data(address));
+                self.add_additional(index, RecordOwner::Name(name), address_record(address));
             }
         }
     }
 
-    /// SRV records, with the addresses of their targets as far as they are known; that of a node comes once. Returns the places of the
-    /// others, and their targets, each once.
-    pub(super) fn srv(&mut self, offers: &ServiceEndpoints, choice: &EndpointChoice) -> Vec<(usize, Name)> {
-        let mut unknown = Vec::new();
-        let mut helped = offers.shares_targets().then(HashSet::new);
-        for at in self.some(choice.all.len(), choice.srv_bytes.max(1)) {
-            let Some(SrvTarget { data: record, place, target }) = offers.record(choice.all[at], self.zone) else {
+    /// Adds SRV records, and the addresses of their targets as additional records. Returns the targets that are host names, each
+    /// once, with the index of the first record that has it.
+    ///
+    /// The address of a node is added once. That of an instance is added with each record: HAProxy uses an additional record for one
+    /// server, and resolves the targets of its other servers by itself.
+    pub(super) fn add_srv(&mut self, endpoints: &ServiceEndpoints, choice: &EndpointChoice) -> Vec<(usize, Name)> {
+        let mut host_names = Vec::new();
+        let mut seen = endpoints.shares_targets().then(HashSet::new);
+        for at in self.sample_fitting(choice.all.len(), choice.srv_bytes.max(1)) {
+            let Some(SrvTarget { data, place, target }) = endpoints.record(choice.all[at], self.zone) else {
                 continue;
             };
-            let of = self.answer.answers.len();
-            self.answer.answers.push(DnsRecord { owner: self.owner.clone(), ttl: self.zone.ttl, data: record });
-            let mut is_first = || helped.as_mut().is_none_or(|helped| helped.insert(place));
+            let index = self.answer.answers.len();
+            self.push(data);
+            let mut is_first = || seen.as_mut().is_none_or(|seen| seen.insert(place));
             match target {
-                // With each record: HAProxy uses an address for one server, and looks the target of another server up itself.
-                EndpointTarget::Address(address) => self.help(of, RecordOwner::TargetOf(of), data(*address)),
-                EndpointTarget::Node(_, address) if is_first() => {
-                    self.help(of, RecordOwner::TargetOf(of), data(*address))
+                EndpointTarget::Address(address) => {
+                    self.add_additional(index, RecordOwner::TargetOf(index), address_record(*address));
                 }
-                EndpointTarget::Host(name) if is_first() => unknown.push((of, name.clone())),
+                EndpointTarget::Node(_, address) if is_first() => {
+                    self.add_additional(index, RecordOwner::TargetOf(index), address_record(*address));
+                }
+                EndpointTarget::Host(name) if is_first() => host_names.push((index, name.clone())),
                 EndpointTarget::Node(..) | EndpointTarget::Host(_) => {}
             }
         }
-        unknown
+        host_names
     }
 
-    /// Addresses, or one of the host names where there is no address.
-    pub(super) fn hosts(&mut self, v4: &[Ipv4Addr], v6: &[Ipv6Addr], hosts: &[Name]) {
+    /// Adds addresses or, if there are none, an alias of one of the host names.
+    pub(super) fn add_addresses(&mut self, v4: &[Ipv4Addr], v6: &[Ipv6Addr], hosts: &[Name]) {
         if v4.is_empty() && v6.is_empty() {
-            return self.alias(hosts);
+            return self.add_alias(hosts);
         }
-        if self.wants(RecordType::A) {
-            for at in self.some(v4.len(), A_BYTES) {
-                self.push(RData::A(A(v4[at])));
+        if self.asks_for(RecordType::A) {
+            for at in self.sample_fitting(v4.len(), MIN_A_BYTES) {
+                self.push(RecordData::Plain(RData::A(A(v4[at]))));
             }
         }
-        if self.wants(RecordType::AAAA) {
-            for at in self.some(v6.len(), AAAA_BYTES) {
-                self.push(RData::AAAA(AAAA(v6[at])));
+        if self.asks_for(RecordType::AAAA) {
+            for at in self.sample_fitting(v6.len(), MIN_AAAA_BYTES) {
+                self.push(RecordData::Plain(RData::AAAA(AAAA(v6[at]))));
             }
         }
     }
 
-    /// Where one thing is.
-    pub(super) fn target(&mut self, target: Option<&EndpointTarget>) {
+    /// Adds the address of a target, or an alias of its host name.
+    pub(super) fn add_target(&mut self, target: &EndpointTarget) {
         match target {
-            Some(EndpointTarget::Address(address) | EndpointTarget::Node(_, address)) => self.put(data(*address)),
-            Some(EndpointTarget::Host(name)) => self.alias(std::slice::from_ref(name)),
-            None => {}
+            EndpointTarget::Address(address) | EndpointTarget::Node(_, address) => self.add(address_record(*address)),
+            EndpointTarget::Host(name) => self.add_alias(std::slice::from_ref(name)),
         }
     }
 
-    /// One of the host names, for all records of it are those of one other name. A name is no alias of itself.
-    fn alias(&mut self, hosts: &[Name]) {
+    /// Adds a CNAME record for one of the host names: a name has at most one alias (RFC 1034), and is no alias of itself.
+    fn add_alias(&mut self, hosts: &[Name]) {
+        if !self.asks_for_addresses() && self.record_type != RecordType::CNAME {
+            return;
+        }
         let others: Vec<&Name> = hosts.iter().filter(|host| **host != self.name).collect();
-        let fits = self.wants_addresses() || self.wanted == RecordType::CNAME;
-        if let Some(at) = sample(&mut rand::rng(), others.len(), others.len().min(1)).iter().next()
-            && fits
-        {
-            self.push(RData::CNAME(CNAME(others[at].clone())));
+        if let Some(at) = sample(&mut rand::rng(), others.len(), others.len().min(1)).iter().next() {
+            self.push(RecordData::Plain(RData::CNAME(CNAME(others[at].clone()))));
         }
     }
 
-    /// The addresses of a service as texts.
-    pub(super) fn texts(&mut self, choice: &EndpointChoice) {
-        let places = choice.v4.iter().map(ToString::to_string).chain(choice.v6.iter().map(ToString::to_string));
-        let all: Vec<String> = places.chain(choice.hosts.iter().map(ToString::to_string)).collect();
-        for at in self.some(all.len(), A_BYTES) {
-            self.put(text(&all[at]));
+    /// Adds the addresses and host names of a service as TXT records.
+    pub(super) fn add_texts(&mut self, choice: &EndpointChoice) {
+        let addresses = choice.v4.iter().map(ToString::to_string).chain(choice.v6.iter().map(ToString::to_string));
+        let all: Vec<String> = addresses.chain(choice.hosts.iter().map(ToString::to_string)).collect();
+        for at in self.sample_fitting(all.len(), MIN_A_BYTES) {
+            self.add(txt_record(&all[at]));
         }
     }
 
-    /// The metadata of a node as texts.
-    pub(super) fn metadata(&mut self, node: &DnsNode) {
+    /// Adds the metadata of a node as TXT records.
+    pub(super) fn add_metadata(&mut self, node: &DnsNode) {
         for (key, value) in node.metadata().into_iter().flat_map(crate::model::Metadata::iter) {
-            // Consul's word for a text that is no pair.
-            let whole = key.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("rfc1035-"));
-            self.put(text(&if whole { value.to_owned() } else { format!("{key}={value}") }));
+            let prefix = key.get(..RAW_TXT_PREFIX.len());
+            let is_raw = prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(RAW_TXT_PREFIX));
+            self.add(txt_record(&if is_raw { value.to_owned() } else { format!("{key}={value}") }));
         }
     }
 }
 
-/// A record of an address.
-pub(super) fn data(address: IpAddr) -> RData {
+/// Returns the A or AAAA record of an address.
+pub(super) fn address_record(address: IpAddr) -> RData {
     match address {
         IpAddr::V4(address) => RData::A(A(address)),
         IpAddr::V6(address) => RData::AAAA(AAAA(address)),
     }
 }
 
-/// A text of any length, in pieces of which DNS makes one.
-fn text(whole: &str) -> RData {
-    RData::TXT(TXT::from_bytes(whole.as_bytes().chunks(PIECE).collect()))
+/// Returns a TXT record, its text divided into strings, which resolvers join.
+fn txt_record(text: &str) -> RData {
+    RData::TXT(TXT::from_bytes(text.as_bytes().chunks(MAX_TXT_STRING_BYTES).collect()))
 }

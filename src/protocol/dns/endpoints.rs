@@ -17,7 +17,8 @@ use super::{
     node::DnsNode,
     question::{Question, Reading},
     record::{EncodedData, RecordData},
-    zone::{self, Zone},
+    target::EndpointTarget,
+    zone::Zone,
 };
 use crate::{
     model::{Instance, Revision, ServiceName, node_service},
@@ -26,53 +27,6 @@ use crate::{
 
 /// Most services whose offers are kept.
 const MOST_KEPT: usize = 1_024;
-/// Bytes of an SRV record beside its target.
-const SRV_BYTES: usize = 18;
-
-/// Where an instance is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum EndpointTarget {
-    /// At an address.
-    Address(IpAddr),
-    /// On a node, which has this name and address: the instance has no address of its own.
-    Node(Name, IpAddr),
-    /// At whatever address this name has.
-    Host(Name),
-}
-
-impl EndpointTarget {
-    /// Of a host as it was registered. `None`: DNS cannot say it.
-    pub(super) fn of(host: &str) -> Option<Self> {
-        match host.parse::<IpAddr>() {
-            Ok(address) => Some(Self::Address(address.to_canonical())),
-            Err(_) => zone::name(host).map(Self::Host),
-        }
-    }
-
-    /// The address, if it is known here.
-    pub(super) fn address(&self) -> Option<IpAddr> {
-        match self {
-            Self::Address(address) | Self::Node(_, address) => Some(*address),
-            Self::Host(_) => None,
-        }
-    }
-
-    fn name(&self, zone: &Zone) -> Option<Name> {
-        match self {
-            Self::Address(address) => zone.literal(*address),
-            Self::Node(name, _) | Self::Host(name) => Some(name.clone()),
-        }
-    }
-
-    /// Bytes of an SRV record with it, or some less.
-    fn srv_bytes(&self, zone: &Zone) -> usize {
-        let name = match self {
-            Self::Address(address) => zone.literal_bytes(*address),
-            Self::Node(name, _) | Self::Host(name) => name.len(),
-        };
-        SRV_BYTES + name
-    }
-}
 
 /// An instance to be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,7 +53,7 @@ pub(super) struct EndpointChoice {
 
 impl EndpointChoice {
     fn add(&mut self, at: usize, target: &EndpointTarget, zone: &Zone) {
-        let bytes = target.srv_bytes(zone);
+        let bytes = target.min_srv_bytes(zone);
         self.srv_bytes = if self.all.is_empty() { bytes } else { self.srv_bytes.min(bytes) };
         self.all.push(at);
         match target {
@@ -168,7 +122,7 @@ impl ServiceEndpoints {
             let name = target.name(zone)?;
             EncodedData::new(Zone::srv(weight, port, name)).map(Arc::new)
         });
-        Some(SrvTarget { data: RecordData::Prepared(Arc::clone(record.as_ref()?)), place, target })
+        Some(SrvTarget { data: RecordData::Encoded(Arc::clone(record.as_ref()?)), place, target })
     }
 
     /// Returns whether several of its records may have the same target.

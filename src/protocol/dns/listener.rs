@@ -21,7 +21,8 @@ use tokio::{
 };
 
 use super::{
-    answer::{AnswerContext, Authority, DnsAnswer},
+    answer::DnsAnswer,
+    authority::{AnswerContext, Authority},
     connections::{OpenConnection, OpenConnections},
     packet::{DnsQuery, DnsTransport},
     reverse::IndexBehind,
@@ -126,11 +127,11 @@ pub(crate) fn reply(
     packet: &[u8],
     way: DnsTransport,
 ) -> Result<(Option<Vec<u8>>, DnsResponseCode), IndexBehind> {
-    let Some((asked, found)) = DnsQuery::read(packet) else { return Ok((None, DnsResponseCode::Dropped)) };
-    let room = asked.room(way);
+    let Some((asked, found)) = DnsQuery::decode(packet) else { return Ok((None, DnsResponseCode::Dropped)) };
+    let room = asked.max_response_bytes(way);
     let answer = match found {
         Ok(query) => oracle.answer(AnswerContext { registry, now }, &query, room.into())?,
-        Err(code) => DnsAnswer::only(code),
+        Err(code) => DnsAnswer::with_code(code),
     };
     let how = match answer.code {
         ResponseCode::NoError => DnsResponseCode::NoError,
@@ -139,7 +140,7 @@ pub(crate) fn reply(
         ResponseCode::NotImp | ResponseCode::BADVERS => DnsResponseCode::NotImplemented,
         _ => DnsResponseCode::Malformed,
     };
-    match asked.reply(&answer, room) {
+    match asked.encode_response(&answer, room) {
         Ok(bytes) => Ok((Some(bytes), how)),
         Err(error) => {
             tracing::debug!(%error, "an answer of DNS could not be written");
@@ -186,13 +187,13 @@ impl DnsServer {
                 _ = leaving.wait_for(|leaving| *leaving) => return,
             };
             match received {
-                Ok((length, peer)) => match self.reply(&packet[..length], DnsTransport::to(peer.ip())) {
+                Ok((length, peer)) => match self.reply(&packet[..length], DnsTransport::udp_to(peer.ip())) {
                     Ok(bytes) => self.send(&socket, bytes.as_deref(), peer),
                     Err(IndexBehind) if late.len() < MAX_LATE => {
                         let (desk, socket, packet) =
                             (Arc::clone(&self), Arc::clone(&socket), packet[..length].to_vec());
                         late.spawn(async move {
-                            let bytes = desk.reply_in_time(&packet, DnsTransport::to(peer.ip())).await;
+                            let bytes = desk.reply_in_time(&packet, DnsTransport::udp_to(peer.ip())).await;
                             desk.send(&socket, bytes.as_deref(), peer);
                         });
                     }
@@ -278,7 +279,7 @@ impl DnsServer {
             }
             packet.resize(length, 0);
             timeout(SLOW, socket.read_exact(&mut packet)).await??;
-            let Some(answer) = self.reply_in_time(&packet, DnsTransport::Connection).await else { return Ok(()) };
+            let Some(answer) = self.reply_in_time(&packet, DnsTransport::Tcp).await else { return Ok(()) };
             let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
             let framed = [&length.to_be_bytes(), &*answer].concat();
             timeout(SLOW, socket.write_all(&framed)).await??;

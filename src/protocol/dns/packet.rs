@@ -1,4 +1,4 @@
-//! Bytes to questions, and answers to bytes that fit.
+//! Wire format: decodes questions, and encodes answers into packets of limited size.
 
 use std::{borrow::Cow, iter::once, net::IpAddr};
 
@@ -11,308 +11,322 @@ use hickory_proto::{
 
 use super::{
     answer::DnsAnswer,
-    record::{BEFORE_TARGET, DnsRecord, RecordOwner},
+    record::{DnsRecord, RecordOwner, SRV_HEADER_BYTES},
 };
 
-/// Bytes that everybody takes over UDP.
-const USUAL: u16 = 512;
-/// Bytes that go over every network in one piece; who offers more gets no more.
-const WHOLE: u16 = 1_232;
-/// Most bytes of a packet to this machine itself, as in Consul: nothing is cut in pieces there. HAProxy never asks over TCP: it takes
-/// what a packet has for all there is, or, where addresses are cut, for nothing.
-const LOCAL: u16 = u16::MAX - 68;
+/// Maximum bytes of a response over UDP to a client without EDNS (RFC 1035).
+const DEFAULT_UDP_BYTES: u16 = 512;
+/// Maximum bytes of a response over UDP, whatever the client offers: larger packets are fragmented on some networks.
+const MAX_UDP_BYTES: u16 = 1_232;
+/// Maximum bytes of a response over UDP on loopback, as in Consul: nothing is fragmented there. HAProxy never retries over TCP, so it
+/// takes a truncated response for the complete one.
+const MAX_LOOPBACK_UDP_BYTES: u16 = u16::MAX - 68;
 /// Bytes of an OPT record without options.
-const OPT: u16 = 11;
-/// A pointer to the name that was asked for, behind the header.
-const ASKED: u16 = POINTER | 0x0C;
-/// The bits that tell a pointer.
-const POINTER: u16 = 0xC000;
-/// Bytes of a record whose owner is a pointer, before its data.
-const BEFORE_DATA: usize = 12;
-/// How far pointers reach.
-const REACH: usize = 0x4000;
+const OPT_BYTES: u16 = 11;
+/// Bits that mark a compression pointer (RFC 1035, 4.1.4).
+const POINTER_FLAG: u16 = 0xC000;
+/// Compression pointer to the name in the question, which follows the header.
+const QUERY_NAME_POINTER: u16 = POINTER_FLAG | 0x0C;
+/// End of the offsets that compression pointers reach.
+const POINTER_OFFSET_END: usize = 0x4000;
+/// Bytes of a record before its data, if its owner is a pointer.
+const RECORD_HEADER_BYTES: usize = 12;
 
-/// How an answer goes.
+/// Transport of a response, which limits its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DnsTransport {
-    /// In a packet, over networks.
-    Packet,
-    /// In a packet to this machine itself.
-    Local,
-    /// Over a connection.
-    Connection,
+    /// UDP over a network.
+    Udp,
+    /// UDP to this host.
+    LoopbackUdp,
+    /// TCP.
+    Tcp,
 }
 
 impl DnsTransport {
-    /// Of a packet to this peer.
-    pub(super) fn to(peer: IpAddr) -> Self {
-        if peer.to_canonical().is_loopback() { Self::Local } else { Self::Packet }
+    /// Returns the transport of UDP packets to a peer.
+    pub(super) fn udp_to(peer: IpAddr) -> Self {
+        if peer.to_canonical().is_loopback() { Self::LoopbackUdp } else { Self::Udp }
     }
 }
 
-/// A question as it came.
+/// Header fields of a request that its response repeats or depends on.
 #[derive(Debug)]
 pub(super) struct DnsQuery {
     id: u16,
-    code: OpCode,
-    recursion: bool,
-    /// `None`: it could not be read.
+    op_code: OpCode,
+    recursion_desired: bool,
+    /// The question. `None`: it was not decoded.
     query: Option<Query>,
-    /// Bytes that the answer may have over UDP, if it was offered any.
-    offered: Option<u16>,
+    /// Maximum bytes of the response over UDP that the client offers by EDNS.
+    offered_bytes: Option<u16>,
 }
 
 impl DnsQuery {
-    /// Reads a packet: the question, or what is wrong with it. `None`: it is no question at all.
-    pub(super) fn read(packet: &[u8]) -> Option<(Self, Result<Query, ResponseCode>)> {
+    /// Decodes a request: its question, or the error that the response carries. `None`: the packet gets no response.
+    pub(super) fn decode(packet: &[u8]) -> Option<(Self, Result<Query, ResponseCode>)> {
         let mut decoder = BinDecoder::new(packet);
         let Header { metadata, counts } = Header::read(&mut decoder).ok()?;
         if metadata.message_type == MessageType::Response {
-            // Answering answers makes two servers talk for ever.
+            // Two servers that answered each other's responses would never stop.
             return None;
         }
-        let mut asked = Self {
+        let mut request = Self {
             id: metadata.id,
-            code: metadata.op_code,
-            recursion: metadata.recursion_desired,
+            op_code: metadata.op_code,
+            recursion_desired: metadata.recursion_desired,
             query: None,
-            offered: None,
+            offered_bytes: None,
         };
-        let found =
-            if asked.code == OpCode::Query { asked.question(&mut decoder, counts) } else { Err(ResponseCode::NotImp) };
-        Some((asked, found))
+        let query = match request.op_code {
+            OpCode::Query => request.decode_question(&mut decoder, counts),
+            _ => Err(ResponseCode::NotImp),
+        };
+        Some((request, query))
     }
 
-    fn question(&mut self, decoder: &mut BinDecoder<'_>, counts: HeaderCounts) -> Result<Query, ResponseCode> {
+    fn decode_question(&mut self, decoder: &mut BinDecoder<'_>, counts: HeaderCounts) -> Result<Query, ResponseCode> {
         if counts.queries != 1 {
             return Err(ResponseCode::FormErr);
         }
         let query = Query::read(decoder).map_err(|_| ResponseCode::FormErr)?;
         let mut edns = None;
-        for (count, last) in [(counts.answers, false), (counts.authorities, false), (counts.additionals, true)] {
-            let (_, found, _) =
-                Message::read_records(decoder, count.into(), last, self.code).map_err(|_| ResponseCode::FormErr)?;
+        let sections = [(counts.answers, false), (counts.authorities, false), (counts.additionals, true)];
+        for (count, is_additional) in sections {
+            let (_, found, _) = Message::read_records(decoder, count.into(), is_additional, self.op_code)
+                .map_err(|_| ResponseCode::FormErr)?;
             edns = found;
         }
         self.query = Some(query.clone());
-        self.offered = edns.as_ref().map(Edns::max_payload);
+        self.offered_bytes = edns.as_ref().map(Edns::max_payload);
         if edns.is_some_and(|edns| edns.version() > 0) { Err(ResponseCode::BADVERS) } else { Ok(query) }
     }
 
-    /// Bytes that the answer may have.
-    pub(super) fn room(&self, way: DnsTransport) -> u16 {
-        let most = match way {
-            DnsTransport::Packet => WHOLE,
-            DnsTransport::Local => LOCAL,
-            DnsTransport::Connection => return u16::MAX,
+    /// Returns the maximum bytes of the response.
+    pub(super) fn max_response_bytes(&self, transport: DnsTransport) -> u16 {
+        let max = match transport {
+            DnsTransport::Udp => MAX_UDP_BYTES,
+            DnsTransport::LoopbackUdp => MAX_LOOPBACK_UDP_BYTES,
+            DnsTransport::Tcp => return u16::MAX,
         };
-        self.offered.map_or(USUAL, |offered| offered.clamp(USUAL, most))
+        self.offered_bytes.map_or(DEFAULT_UDP_BYTES, |offered| offered.clamp(DEFAULT_UDP_BYTES, max))
     }
 
-    /// The answer in no more than so many bytes. Answers that do not fit with what helps with them are left out, and that is
-    /// said.
-    pub(super) fn reply(&self, answer: &DnsAnswer, room: u16) -> Result<Vec<u8>, ProtoError> {
-        let mut bytes = Vec::with_capacity(usize::from(room.min(WHOLE)));
+    /// Encodes the response in at most `max_bytes`. Answers that do not fit together with their additional records are left out, and
+    /// the response is marked as truncated.
+    pub(super) fn encode_response(&self, answer: &DnsAnswer, max_bytes: u16) -> Result<Vec<u8>, ProtoError> {
+        let mut bytes = Vec::with_capacity(usize::from(max_bytes.min(MAX_UDP_BYTES)));
         let mut encoder = BinEncoder::new(&mut bytes);
-        let place = encoder.place::<Header>()?;
-        let opt = if self.offered.is_some() { OPT } else { 0 };
-        let queries = counted(encoder.emit_all(self.query.iter()))?;
+        let header = encoder.place::<Header>()?;
+        let opt_bytes = if self.offered_bytes.is_some() { OPT_BYTES } else { 0 };
+        let queries = encoded_count(encoder.emit_all(self.query.iter()))?;
         let mut counts = HeaderCounts { queries, answers: 0, authorities: 0, additionals: 0 };
-        let FittedAnswer { starts, help, helping, cut } = fitting(&mut encoder, answer, room - opt)?;
-        counts.answers = count(starts.len());
-        if !cut {
-            encoder.set_max_size(room.saturating_sub(opt).saturating_sub(count(help.len())));
-            let lines: Vec<_> =
-                answer.authorities.iter().map(|line| EncodedRecord { line, answer, starts: &starts }).collect();
-            counts.authorities = counted(encoder.emit_all(lines.iter()))?;
+        let fitted = encode_fitting(&mut encoder, answer, max_bytes - opt_bytes)?;
+        let FittedAnswer { offsets, additionals, additional_count, truncated } = fitted;
+        counts.answers = saturating_u16(offsets.len());
+        if !truncated {
+            let reserved = opt_bytes.saturating_add(saturating_u16(additionals.len()));
+            encoder.set_max_size(max_bytes.saturating_sub(reserved));
+            let authorities = answer.authorities.iter();
+            let records: Vec<_> =
+                authorities.map(|record| EncodableRecord { record, answer, offsets: &offsets }).collect();
+            counts.authorities = encoded_count(encoder.emit_all(records.iter()))?;
         }
-        encoder.set_max_size(room);
-        encoder.emit_vec(&help)?;
-        counts.additionals = helping;
-        if self.offered.is_some() {
-            counts.additionals += counted(encoder.emit_all(once(&edns(answer.code))))?;
+        encoder.set_max_size(max_bytes);
+        encoder.emit_vec(&additionals)?;
+        counts.additionals = additional_count;
+        if self.offered_bytes.is_some() {
+            counts.additionals += encoded_count(encoder.emit_all(once(&edns(answer.code))))?;
         }
-        let mut metadata = Metadata::new(self.id, MessageType::Response, self.code);
-        metadata.authoritative = answer.ours;
-        metadata.truncation = cut;
-        metadata.recursion_desired = self.recursion;
+        let mut metadata = Metadata::new(self.id, MessageType::Response, self.op_code);
+        metadata.authoritative = answer.authoritative;
+        metadata.truncation = truncated;
+        metadata.recursion_desired = self.recursion_desired;
         metadata.response_code = answer.code;
         let end = encoder.offset();
-        place.replace(&mut encoder, Header { metadata, counts })?;
-        // What did not fit was begun.
+        header.replace(&mut encoder, Header { metadata, counts })?;
+        // Removes the beginning of a record that did not fit.
         bytes.truncate(end);
         Ok(bytes)
     }
 }
 
-/// The answers that fit.
+/// Part of an answer that fits into a packet.
 #[derive(Debug, Default)]
 struct FittedAnswer {
-    /// Where each of them begins.
-    starts: Vec<usize>,
-    /// What helps with them, to be written behind them, and how many records that is.
-    help: Vec<u8>,
-    helping: u16,
-    /// Whether something was left out.
-    cut: bool,
+    /// Offset of each encoded answer.
+    offsets: Vec<usize>,
+    /// Encoded additional records, which follow the answers and authorities.
+    additionals: Vec<u8>,
+    additional_count: u16,
+    /// True if records were left out.
+    truncated: bool,
 }
 
-/// Writes as many answers as fit into a packet of this size, each with all that helps with it: an SRV record without the address
-/// of its target is worth little to a client that never asks over TCP. The first one comes without help, if that alone fits.
-fn fitting(encoder: &mut BinEncoder<'_>, answer: &DnsAnswer, size: u16) -> Result<FittedAnswer, ProtoError> {
-    let mut found = FittedAnswer { cut: answer.cut, ..FittedAnswer::default() };
+/// Encodes as many answers as fit into `max_bytes`, each with all its additional records: a client that never retries over TCP cannot
+/// use an SRV record without the address of its target. The first answer comes without additional records if only that fits.
+fn encode_fitting(
+    encoder: &mut BinEncoder<'_>,
+    answer: &DnsAnswer,
+    max_bytes: u16,
+) -> Result<FittedAnswer, ProtoError> {
+    let mut fitted = FittedAnswer { truncated: answer.truncated, ..FittedAnswer::default() };
     let mut additionals = answer.additionals.iter().peekable();
-    for (at, line) in answer.answers.iter().enumerate() {
+    for (index, record) in answer.answers.iter().enumerate() {
         let start = encoder.offset();
-        encoder.set_max_size(size.saturating_sub(count(found.help.len())));
-        if counted(encoder.emit_all(once(&EncodedRecord { line, answer, starts: &found.starts })))? == 0 {
-            found.cut = true;
+        encoder.set_max_size(max_bytes.saturating_sub(saturating_u16(fitted.additionals.len())));
+        let encodable = EncodableRecord { record, answer, offsets: &fitted.offsets };
+        if encoded_count(encoder.emit_all(once(&encodable)))? == 0 {
+            fitted.truncated = true;
             break;
         }
-        found.starts.push(start);
-        let (before, mut helping) = (found.help.len(), 0);
-        while let Some(additional) = additionals.next_if(|additional| additional.of <= at) {
-            help(&additional.line, answer, &found.starts, &mut found.help)?;
-            helping += 1;
+        fitted.offsets.push(start);
+        let (bytes_before, mut count) = (fitted.additionals.len(), 0);
+        while let Some(additional) = additionals.next_if(|additional| additional.answer <= index) {
+            encode_additional(&additional.record, answer, &fitted.offsets, &mut fitted.additionals)?;
+            count += 1;
         }
-        if encoder.offset() + found.help.len() <= usize::from(size) {
-            found.helping += helping;
+        if encoder.offset() + fitted.additionals.len() <= usize::from(max_bytes) {
+            fitted.additional_count += count;
             continue;
         }
-        found.cut = true;
-        found.help.truncate(before);
-        if at > 0 {
-            found.starts.pop();
+        fitted.truncated = true;
+        fitted.additionals.truncate(bytes_before);
+        if index > 0 {
+            fitted.offsets.pop();
             encoder.set_offset(start);
             encoder.trim();
         }
         break;
     }
-    Ok(found)
+    Ok(fitted)
 }
 
-/// Appends a record that helps. It stands behind all answers, wherever these end: so it has no pointers but to them.
-fn help(line: &DnsRecord, answer: &DnsAnswer, starts: &[usize], to: &mut Vec<u8>) -> Result<(), ProtoError> {
-    match &line.owner {
-        RecordOwner::Asked => to.extend(ASKED.to_be_bytes()),
-        RecordOwner::Name(name) => to.extend(plain(name)?),
-        RecordOwner::TargetOf(at) => match pointer(answer, starts, *at) {
-            Some(there) => to.extend(there.to_be_bytes()),
-            None => to.extend(far_target(answer, starts, *at)?),
+/// Appends an additional record. Its offset in the packet is not known yet, so its names are pointers to answers, or not compressed.
+fn encode_additional(
+    record: &DnsRecord,
+    answer: &DnsAnswer,
+    offsets: &[usize],
+    to: &mut Vec<u8>,
+) -> Result<(), ProtoError> {
+    match &record.owner {
+        RecordOwner::QueryName => to.extend(QUERY_NAME_POINTER.to_be_bytes()),
+        RecordOwner::Name(name) => to.extend(uncompressed(name)?),
+        RecordOwner::TargetOf(index) => match target_pointer(answer, offsets, *index) {
+            Some(pointer) => to.extend(pointer.to_be_bytes()),
+            None => to.extend(distant_target(answer, offsets, *index)?),
         },
     }
-    let record = line.data.record();
-    to.extend(u16::from(record.record_type()).to_be_bytes());
+    let data = record.data.rdata();
+    to.extend(u16::from(data.record_type()).to_be_bytes());
     to.extend(u16::from(DNSClass::IN).to_be_bytes());
-    to.extend(line.ttl.to_be_bytes());
-    let mut put = |data: &[u8]| {
-        to.extend(count(data.len()).to_be_bytes());
-        to.extend(data);
+    to.extend(record.ttl.to_be_bytes());
+    let mut append = |bytes: &[u8]| {
+        to.extend(saturating_u16(bytes.len()).to_be_bytes());
+        to.extend(bytes);
     };
-    match record {
-        RData::A(address) => put(&address.0.octets()),
-        RData::AAAA(address) => put(&address.0.octets()),
-        other => put(&plain(other)?),
+    match data {
+        RData::A(address) => append(&address.0.octets()),
+        RData::AAAA(address) => append(&address.0.octets()),
+        other => append(&uncompressed(other)?),
     }
     Ok(())
 }
 
-/// Bytes without pointers.
-fn plain(what: &impl BinEncodable) -> Result<Vec<u8>, ProtoError> {
+/// Encodes a name or data without compression.
+fn uncompressed(value: &impl BinEncodable) -> Result<Vec<u8>, ProtoError> {
     let mut bytes = Vec::new();
     let mut encoder = BinEncoder::new(&mut bytes);
     encoder.set_name_encoding(NameEncoding::Uncompressed);
-    what.emit(&mut encoder)?;
+    value.emit(&mut encoder)?;
     Ok(bytes)
 }
 
-/// A pointer to the name that the answer at this place leads to, if that is within reach.
-fn pointer(answer: &DnsAnswer, starts: &[usize], at: usize) -> Option<u16> {
-    let before = match answer.answers.get(at)?.data.record() {
-        RData::SRV(_) => BEFORE_DATA + BEFORE_TARGET,
-        _ => BEFORE_DATA,
+/// Returns a compression pointer to the target of the answer at an index. `None`: pointers do not reach it.
+fn target_pointer(answer: &DnsAnswer, offsets: &[usize], index: usize) -> Option<u16> {
+    let before = match answer.answers.get(index)?.data.rdata() {
+        RData::SRV(_) => RECORD_HEADER_BYTES + SRV_HEADER_BYTES,
+        _ => RECORD_HEADER_BYTES,
     };
-    let there = starts.get(at).map(|start| start + before).filter(|there| *there < REACH)?;
-    u16::try_from(there).ok().map(|there| POINTER | there)
+    let offset = offsets.get(index).map(|start| start + before).filter(|offset| *offset < POINTER_OFFSET_END)?;
+    u16::try_from(offset).ok().map(|offset| POINTER_FLAG | offset)
 }
 
-/// The target of the SRV record at this place, which is beyond the reach of pointers: all but its first label is mostly that of
-/// the first record's target.
-fn far_target(answer: &DnsAnswer, starts: &[usize], at: usize) -> Result<Vec<u8>, ProtoError> {
-    let target = target(answer, at)?;
-    let first = target_label(&target);
-    let (label, rest) = target.split_at(first);
-    let nearest = self::target(answer, 0)?;
-    let skipped = target_label(&nearest);
-    match pointer(answer, starts, 0) {
-        Some(there) if rest.len() > 1 && nearest.get(skipped..) == Some(rest) => {
-            Ok([label, &(there + count(skipped)).to_be_bytes()].concat())
+/// Encodes the target of the SRV record at an index that pointers do not reach. All but the first label is usually the same as in the
+/// target of the first record, and becomes a pointer to that.
+fn distant_target(answer: &DnsAnswer, offsets: &[usize], index: usize) -> Result<Vec<u8>, ProtoError> {
+    let target = srv_target(answer, index)?;
+    let (label, rest) = target.split_at(first_label_bytes(&target));
+    let first_target = srv_target(answer, 0)?;
+    let skipped = first_label_bytes(&first_target);
+    match target_pointer(answer, offsets, 0) {
+        Some(pointer) if rest.len() > 1 && first_target.get(skipped..) == Some(rest) => {
+            Ok([label, &(pointer + saturating_u16(skipped)).to_be_bytes()].concat())
         }
         Some(_) | None => Ok(target.into_owned()),
     }
 }
 
-/// Bytes of the target of the SRV record at this place.
-fn target(answer: &DnsAnswer, at: usize) -> Result<Cow<'_, [u8]>, ProtoError> {
-    let line = answer.answers.get(at);
-    match line.map(|line| (line.data.target(), line.data.record())) {
+/// Returns the encoded target of the SRV record at an index.
+fn srv_target(answer: &DnsAnswer, index: usize) -> Result<Cow<'_, [u8]>, ProtoError> {
+    let record = answer.answers.get(index);
+    match record.map(|record| (record.data.encoded_target(), record.data.rdata())) {
         Some((Some(target), _)) => Ok(Cow::Borrowed(target)),
-        Some((None, RData::SRV(srv))) => plain(&srv.target).map(Cow::Owned),
-        _ => Err(ProtoError::Message("no such target")),
+        Some((None, RData::SRV(srv))) => uncompressed(&srv.target).map(Cow::Owned),
+        _ => Err(ProtoError::Message("not an SRV record")),
     }
 }
 
-/// Bytes of the first label of a name, its length included.
-fn target_label(target: &[u8]) -> usize {
-    target.first().map_or(0, |length| 1 + usize::from(*length)).min(target.len())
+/// Returns the bytes of the first label of an encoded name, with its length byte.
+fn first_label_bytes(name: &[u8]) -> usize {
+    name.first().map_or(0, |length| 1 + usize::from(*length)).min(name.len())
 }
 
-fn count(number: usize) -> u16 {
+fn saturating_u16(number: usize) -> u16 {
     u16::try_from(number).unwrap_or(u16::MAX)
 }
 
 fn edns(code: ResponseCode) -> Edns {
     let mut edns = Edns::new();
-    edns.set_max_payload(WHOLE).set_rcode_high(code.high());
+    edns.set_max_payload(MAX_UDP_BYTES).set_rcode_high(code.high());
     edns
 }
 
-/// How many were written: not all, if there was no room.
-fn counted(written: Result<usize, ProtoError>) -> Result<u16, ProtoError> {
-    let count = match written {
-        Ok(count) | Err(ProtoError::NotAllRecordsWritten { count, .. }) => count,
-        Err(error) => return Err(error),
-    };
-    Ok(self::count(count))
+/// Returns the number of records that were encoded: fewer than given, if they do not fit.
+fn encoded_count(result: Result<usize, ProtoError>) -> Result<u16, ProtoError> {
+    match result {
+        Ok(count) | Err(ProtoError::NotAllRecordsWritten { count, .. }) => Ok(saturating_u16(count)),
+        Err(error) => Err(error),
+    }
 }
 
-/// A record as it is written: its owner is a pointer where that name is there already. hickory's own records give up looking
-/// for such names after some dozens, and a large answer would be twice as long.
-struct EncodedRecord<'a> {
-    line: &'a DnsRecord,
+/// Record that can be encoded. Its owner becomes a pointer where the packet has that name already: hickory's own records stop looking
+/// for names to point to after some dozens, which doubles the size of a large answer.
+struct EncodableRecord<'a> {
+    record: &'a DnsRecord,
     answer: &'a DnsAnswer,
-    /// Where each record of the answer begins.
-    starts: &'a [usize],
+    /// Offsets of the answers that are encoded so far.
+    offsets: &'a [usize],
 }
 
-impl BinEncodable for EncodedRecord<'_> {
+impl BinEncodable for EncodableRecord<'_> {
     fn emit(&self, encoder: &mut BinEncoder<'_>) -> Result<(), ProtoError> {
-        let DnsRecord { owner, ttl, data } = self.line;
+        let DnsRecord { owner, ttl, data } = self.record;
         match owner {
-            RecordOwner::Asked => encoder.emit_u16(ASKED)?,
+            RecordOwner::QueryName => encoder.emit_u16(QUERY_NAME_POINTER)?,
             RecordOwner::Name(name) => name.emit(encoder)?,
-            RecordOwner::TargetOf(at) => match pointer(self.answer, self.starts, *at) {
-                Some(there) => encoder.emit_u16(there)?,
-                None => return Err(ProtoError::Message("an alias is too far away")),
+            RecordOwner::TargetOf(index) => match target_pointer(self.answer, self.offsets, *index) {
+                Some(pointer) => encoder.emit_u16(pointer)?,
+                None => return Err(ProtoError::Message("the alias is beyond the reach of pointers")),
             },
         }
-        data.record().record_type().emit(encoder)?;
+        data.rdata().record_type().emit(encoder)?;
         DNSClass::IN.emit(encoder)?;
         encoder.emit_u32(*ttl)?;
-        let place = encoder.place::<u16>()?;
+        let length = encoder.place::<u16>()?;
         data.emit(encoder)?;
-        let length = encoder.len_since_place(&place);
-        place.replace(encoder, u16::try_from(length).unwrap_or(u16::MAX))
+        let bytes = encoder.len_since_place(&length);
+        length.replace(encoder, saturating_u16(bytes))
     }
 }
 

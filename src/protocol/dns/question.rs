@@ -1,12 +1,12 @@
-//! What a name asks for. Pure.
+//! Interpretation of the names in questions. Pure.
 //!
 //! ```text
 //!   [tag.]web.service[.dc1].consul        node1.node[.dc1].consul        0a000001.addr[.dc1].consul
 //!   _web._tcp[.service][.dc1].consul      _web._tag.service[.dc1].consul
 //! ```
 //!
-//! Services and tags may have dots. So `v1.web.service.consul` is the service `v1.web` if there is one, and else `web` with the
-//! tag `v1`: the longest name wins, for it says the most.
+//! Names of services and tags may contain dots. So `v1.web.service.consul` is the service `v1.web` if that exists, and otherwise the
+//! service `web` with the tag `v1`: the longest service name wins.
 
 use std::net::IpAddr;
 
@@ -14,80 +14,82 @@ use hickory_proto::rr::Name;
 
 use super::zone::Zone;
 
-/// Most labels that a name of a service with its tags is taken apart at.
-const MOST_LABELS: usize = 32;
+/// Maximum number of labels of a service name with its tag: each label is one more reading to look up.
+const MAX_SERVICE_LABELS: usize = 32;
 
-/// What a name asks for.
+/// Subject of a question, by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Question {
     /// The zone itself.
     Apex,
     /// A service.
     Service(ServiceQuestion),
-    /// A node, as spelt.
+    /// A node, by its name in the client's spelling.
     Node(String),
     /// An address that the name spells out.
-    Literal(IpAddr),
-    /// Whose address that is.
+    Address(IpAddr),
+    /// The nodes or services that have an address.
     Reverse(IpAddr),
-    /// A name that has no records of its own, but may have names below it: so it must not be denied (RFC 8020).
+    /// A name without records that may have names below it, so that it must not be answered with NXDOMAIN (RFC 8020).
     EmptyNonTerminal,
-    /// Nothing in this zone can have the name.
-    Nothing,
-    /// Another zone's.
+    /// A name of the zone that cannot exist.
+    Nonexistent,
+    /// A name outside the zone.
     OutOfZone,
 }
 
-/// A name among those of services.
+/// Question for the name of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServiceQuestion {
-    /// What the name may mean, the likeliest first.
+    /// Possible readings of the name, the one with the longest service name first.
     pub(super) readings: Vec<Reading>,
-    /// The labels before `service`, as spelt, with dots between them.
-    pub(super) text: String,
+    /// Labels before `service`, in the client's spelling.
+    pub(super) prefix: String,
 }
 
 impl ServiceQuestion {
-    /// The service part of `web._tcp`: a name that is not there itself, but is above `_v1.web._tcp`, if there is a service
-    /// `v1.web`. `None`: the name has another form.
-    pub(super) fn above_service(&self) -> Option<&str> {
-        let (service, _) = self.text.split_once("._")?;
+    /// Returns `web` for the prefix `web._tcp`, which has no records itself but is above `_v1.web._tcp` if there is a service
+    /// `v1.web`. `None`: the prefix has another form.
+    pub(super) fn service_suffix(&self) -> Option<&str> {
+        let (service, _) = self.prefix.split_once("._")?;
         (!service.starts_with('_')).then_some(service)
     }
 }
 
-/// A service, as spelt, and perhaps a tag, in lower case.
+/// Possible reading of the name of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reading {
+    /// Name of the service, in the client's spelling.
     pub(super) service: String,
+    /// Tag, in lower case.
     pub(super) tag: Option<String>,
 }
 
 impl Question {
-    /// What this name asks for.
+    /// Interprets a name.
     pub(super) fn of(name: &Name, zone: &Zone) -> Self {
         let labels: Option<Vec<&str>> = name.iter().map(|label| std::str::from_utf8(label).ok()).collect();
-        // Names of ours are ASCII.
+        // The names of the zone are ASCII.
         let Some(labels) = labels else {
-            return if zone.domain().zone_of(name) { Self::Nothing } else { Self::OutOfZone };
+            return if zone.domain().zone_of(name) { Self::Nonexistent } else { Self::OutOfZone };
         };
-        if let Some(rest) = below(&labels, &zone.labels) {
-            return within(rest, zone);
+        if let Some(rest) = strip_domain(&labels, &zone.labels) {
+            return in_zone(rest, zone);
         }
-        match below(&labels, &["in-addr", "arpa"]) {
-            Some(rest) => v4(rest),
-            None => below(&labels, &["ip6", "arpa"]).map_or(Self::OutOfZone, v6),
+        match strip_domain(&labels, &["in-addr", "arpa"]) {
+            Some(rest) => reverse_v4(rest),
+            None => strip_domain(&labels, &["ip6", "arpa"]).map_or(Self::OutOfZone, reverse_v6),
         }
     }
 }
 
-/// The labels before those of a domain, if a name ends with them.
-fn below<'a, 'b>(labels: &'a [&'b str], domain: &[impl AsRef<str>]) -> Option<&'a [&'b str]> {
+/// Returns the labels before a domain, if a name ends with that domain.
+fn strip_domain<'a, 'b>(labels: &'a [&'b str], domain: &[impl AsRef<str>]) -> Option<&'a [&'b str]> {
     let (rest, end) = labels.split_at_checked(labels.len().checked_sub(domain.len())?)?;
     end.iter().zip(domain).all(|(label, known)| label.eq_ignore_ascii_case(known.as_ref())).then_some(rest)
 }
 
-/// What stands between the name of a thing and its datacenter.
+/// Label below which the names of one kind are: `service`, `node` or `addr`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NonTerminal {
     Service,
@@ -97,48 +99,52 @@ enum NonTerminal {
 
 impl NonTerminal {
     fn of(label: &str) -> Option<Self> {
-        let kinds = [("service", Self::Service), ("node", Self::Node), ("addr", Self::Address)];
-        kinds.into_iter().find(|(name, _)| label.eq_ignore_ascii_case(name)).map(|(_, kind)| kind)
+        let labels = [("service", Self::Service), ("node", Self::Node), ("addr", Self::Address)];
+        labels.into_iter().find(|(name, _)| label.eq_ignore_ascii_case(name)).map(|(_, kind)| kind)
     }
 }
 
-fn within(labels: &[&str], zone: &Zone) -> Question {
-    let here = |label: &str| label.eq_ignore_ascii_case(&zone.datacenter);
+/// Interprets the labels before the zone's domain.
+fn in_zone(labels: &[&str], zone: &Zone) -> Question {
+    let is_datacenter = |label: &str| label.eq_ignore_ascii_case(&zone.datacenter);
     let Some((last, before)) = labels.split_last() else { return Question::Apex };
     if let Some(kind) = NonTerminal::of(last) {
-        return of_kind(kind, before);
+        return below(kind, before);
     }
     if let Some((kind, rest)) = before.split_last()
         && let Some(kind) = NonTerminal::of(kind)
     {
-        // Of other datacenters nothing is known.
-        return if here(last) { of_kind(kind, rest) } else { Question::Nothing };
+        // The registry has no names of other datacenters.
+        return if is_datacenter(last) { below(kind, rest) } else { Question::Nonexistent };
     }
-    // What is left has no kind: the short form of a name for SRV.
-    let rest = if here(last) { before } else { labels };
+    // Without a kind, only the short form of RFC 2782 is left: `_web._tcp.consul`.
+    let rest = if is_datacenter(last) { before } else { labels };
     match rest {
         [] => Question::EmptyNonTerminal,
-        [protocol] if labelled(protocol) => Question::EmptyNonTerminal,
-        [service, protocol] if labelled(service) && labelled(protocol) => srv(rest).unwrap_or(Question::Nothing),
-        _ => Question::Nothing,
+        [protocol] if is_underscored(protocol) => Question::EmptyNonTerminal,
+        [service, protocol] if is_underscored(service) && is_underscored(protocol) => {
+            rfc2782(rest).unwrap_or(Question::Nonexistent)
+        }
+        _ => Question::Nonexistent,
     }
 }
 
-fn of_kind(kind: NonTerminal, labels: &[&str]) -> Question {
+/// Interprets the labels before `service`, `node` or `addr`.
+fn below(kind: NonTerminal, labels: &[&str]) -> Question {
     if labels.is_empty() {
         return Question::EmptyNonTerminal;
     }
     match (kind, labels) {
         (NonTerminal::Node, _) => Question::Node(labels.join(".")),
-        (NonTerminal::Address, [digits]) => literal(digits).map_or(Question::Nothing, Question::Literal),
-        (NonTerminal::Address, _) => Question::Nothing,
-        // Any protocol or tag may have services below it.
-        (NonTerminal::Service, [protocol]) if labelled(protocol) => Question::EmptyNonTerminal,
-        (NonTerminal::Service, _) => srv(labels).unwrap_or_else(|| plain(labels)),
+        (NonTerminal::Address, [digits]) => parse_address(digits).map_or(Question::Nonexistent, Question::Address),
+        (NonTerminal::Address, _) => Question::Nonexistent,
+        // Below a protocol or a tag there may be any service.
+        (NonTerminal::Service, [protocol]) if is_underscored(protocol) => Question::EmptyNonTerminal,
+        (NonTerminal::Service, _) => rfc2782(labels).unwrap_or_else(|| tag_and_service(labels)),
     }
 }
 
-fn labelled(label: &str) -> bool {
+fn is_underscored(label: &str) -> bool {
     label.len() > 1 && label.starts_with('_')
 }
 
@@ -146,33 +152,33 @@ fn is_protocol(label: &str) -> bool {
     label.eq_ignore_ascii_case("_tcp") || label.eq_ignore_ascii_case("_udp")
 }
 
-/// `_web._tag`, as in RFC 2782: a protocol is no tag.
-fn srv(labels: &[&str]) -> Option<Question> {
-    let at = labels.iter().rposition(|label| labelled(label)).filter(|at| *at > 0)?;
+/// Interprets `_web._tcp` and `_web._tag`, the form of RFC 2782. `None`: the labels have another form.
+fn rfc2782(labels: &[&str]) -> Option<Question> {
+    let at = labels.iter().rposition(|label| is_underscored(label)).filter(|at| *at > 0)?;
     let (service, tag) = labels.split_at(at);
     let service = service.join(".").strip_prefix('_').filter(|name| !name.is_empty())?.to_owned();
     let tag = match tag {
         [protocol] if is_protocol(protocol) => None,
         _ => Some(tag.join(".")[1..].to_ascii_lowercase()),
     };
-    Some(Question::Service(ServiceQuestion { readings: vec![Reading { service, tag }], text: labels.join(".") }))
+    Some(Question::Service(ServiceQuestion { readings: vec![Reading { service, tag }], prefix: labels.join(".") }))
 }
 
-/// `tag.web`, with every number of dots in the one and the other.
-fn plain(labels: &[&str]) -> Question {
-    if labels.len() > MOST_LABELS {
-        return Question::Nothing;
+/// Interprets `tag.web`: each dot may be the one between tag and service.
+fn tag_and_service(labels: &[&str]) -> Question {
+    if labels.len() > MAX_SERVICE_LABELS {
+        return Question::Nonexistent;
     }
     let reading = |at: usize| {
         let (tag, service) = labels.split_at(at);
         let tag = (at > 0).then(|| tag.join(".").to_ascii_lowercase());
         Reading { service: service.join("."), tag }
     };
-    Question::Service(ServiceQuestion { readings: (0..labels.len()).map(reading).collect(), text: labels.join(".") })
+    Question::Service(ServiceQuestion { readings: (0..labels.len()).map(reading).collect(), prefix: labels.join(".") })
 }
 
-/// Eight hexadecimal digits, or 32.
-fn literal(digits: &str) -> Option<IpAddr> {
+/// Parses an address in 8 (IPv4) or 32 (IPv6) hexadecimal digits.
+fn parse_address(digits: &str) -> Option<IpAddr> {
     let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     match digits.len() {
         8 if hexadecimal => u32::from_str_radix(digits, 16).ok().map(|bits| IpAddr::V4(bits.into())),
@@ -181,25 +187,25 @@ fn literal(digits: &str) -> Option<IpAddr> {
     }
 }
 
-/// `1.0.0.10`, backwards; or less of it, which is above some address.
-fn v4(labels: &[&str]) -> Question {
+/// Interprets the labels before `in-addr.arpa`: the bytes of an address, the last one first. Fewer than four are above some address.
+fn reverse_v4(labels: &[&str]) -> Question {
     let byte = |label: &&str| label.bytes().all(|digit| digit.is_ascii_digit()).then(|| label.parse().ok()).flatten();
     let bytes: Option<Vec<u8>> = labels.iter().rev().map(byte).collect();
     match bytes.as_deref() {
         Some(&[a, b, c, d]) => Question::Reverse([a, b, c, d].into()),
         Some(bytes) if bytes.len() < 4 => Question::EmptyNonTerminal,
-        Some(_) | None => Question::Nothing,
+        Some(_) | None => Question::Nonexistent,
     }
 }
 
-/// 32 digits, backwards; or fewer, which are above some address.
-fn v6(labels: &[&str]) -> Question {
+/// Interprets the labels before `ip6.arpa`: the digits of an address, the last one first. Fewer than 32 are above some address.
+fn reverse_v6(labels: &[&str]) -> Question {
     let digits: String = labels.iter().rev().copied().collect();
-    let each = labels.iter().all(|digit| digit.len() == 1 && digit.as_bytes()[0].is_ascii_hexdigit());
+    let valid = labels.iter().all(|digit| digit.len() == 1 && digit.as_bytes()[0].is_ascii_hexdigit());
     match labels.len() {
-        32 if each => literal(&digits).map_or(Question::Nothing, Question::Reverse),
-        0..32 if each => Question::EmptyNonTerminal,
-        _ => Question::Nothing,
+        32 if valid => parse_address(&digits).map_or(Question::Nonexistent, Question::Reverse),
+        0..32 if valid => Question::EmptyNonTerminal,
+        _ => Question::Nonexistent,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Records as they are answered with.
+//! Records of answers.
 
 use std::sync::Arc;
 
@@ -9,58 +9,59 @@ use hickory_proto::{
 };
 
 /// Bytes of the data of an SRV record before its target.
-pub(super) const BEFORE_TARGET: usize = 6;
+pub(super) const SRV_HEADER_BYTES: usize = 6;
 
-/// Whose record it is.
+/// Owner name of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RecordOwner {
-    /// The name that was asked for, as it was spelt.
-    Asked,
-    /// The name that the SRV or CNAME record at this place of the answer leads to.
+    /// The name in the question, in the client's spelling.
+    QueryName,
+    /// The target of the SRV or CNAME record at this index of the answers.
     TargetOf(usize),
-    /// This.
+    /// A name of its own.
     Name(Name),
 }
 
-/// A record.
+/// Record that is not encoded yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DnsRecord {
     pub(super) owner: RecordOwner,
+    /// Seconds for which clients may cache the record.
     pub(super) ttl: u32,
     pub(super) data: RecordData,
 }
 
-/// A record that saves the asker another question.
+/// Record of the additional section.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Additional {
-    /// The place of the answer that it helps with.
-    pub(super) of: usize,
-    pub(super) line: DnsRecord,
+pub(super) struct AdditionalRecord {
+    /// Index of the answer that this record belongs to: both fit into a packet, or this one is left out.
+    pub(super) answer: usize,
+    pub(super) record: DnsRecord,
 }
 
-/// What a record says.
+/// Data of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RecordData {
-    /// For one answer.
-    Once(RData),
-    /// For all that it is in: names take longest to write.
-    Prepared(Arc<EncodedData>),
+    /// Data of one answer, which is encoded with it.
+    Plain(RData),
+    /// Data that many answers use. It is encoded once, because encoding names takes most of an answer's time.
+    Encoded(Arc<EncodedData>),
 }
 
 impl RecordData {
-    /// What it says.
-    pub(super) fn record(&self) -> &RData {
+    /// Returns the data in hickory's form.
+    pub(super) fn rdata(&self) -> &RData {
         match self {
-            Self::Once(data) => data,
-            Self::Prepared(prepared) => &prepared.data,
+            Self::Plain(data) => data,
+            Self::Encoded(encoded) => &encoded.data,
         }
     }
 
-    /// Bytes of the target of an SRV record that is prepared, without pointers.
-    pub(super) fn target(&self) -> Option<&[u8]> {
+    /// Returns the uncompressed target of an SRV record, if it is encoded already.
+    pub(super) fn encoded_target(&self) -> Option<&[u8]> {
         match self {
-            Self::Once(_) => None,
-            Self::Prepared(prepared) => prepared.bytes.get(BEFORE_TARGET..),
+            Self::Plain(_) => None,
+            Self::Encoded(encoded) => encoded.bytes.get(SRV_HEADER_BYTES..),
         }
     }
 }
@@ -68,13 +69,13 @@ impl RecordData {
 impl BinEncodable for RecordData {
     fn emit(&self, encoder: &mut BinEncoder<'_>) -> Result<(), ProtoError> {
         match self {
-            Self::Once(data) => data.emit(encoder),
-            Self::Prepared(prepared) => encoder.emit_vec(&prepared.bytes),
+            Self::Plain(data) => data.emit(encoder),
+            Self::Encoded(encoded) => encoder.emit_vec(&encoded.bytes),
         }
     }
 }
 
-/// Data with its bytes.
+/// Data of an SRV record, with its wire format.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct EncodedData {
     data: RData,
@@ -82,11 +83,11 @@ pub(super) struct EncodedData {
 }
 
 impl EncodedData {
-    /// Of an SRV record, whose bytes are the same wherever it stands: its target is never a pointer. `None`: of any other, or
-    /// if it cannot be written.
+    /// Encodes the data of an SRV record: its bytes are the same at every offset, since the target is never compressed (RFC 2782).
+    /// `None`: the data is of another type, or cannot be encoded.
     pub(super) fn new(data: RData) -> Option<Self> {
         let mut bytes = Vec::new();
-        let written = data.record_type() == RecordType::SRV && data.emit(&mut BinEncoder::new(&mut bytes)).is_ok();
-        written.then(|| Self { data, bytes: bytes.into() })
+        let encoded = data.record_type() == RecordType::SRV && data.emit(&mut BinEncoder::new(&mut bytes)).is_ok();
+        encoded.then(|| Self { data, bytes: bytes.into() })
     }
 }

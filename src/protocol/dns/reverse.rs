@@ -1,8 +1,8 @@
-//! Services by the addresses of their instances.
+//! Index of services by the addresses of their instances.
 //!
-//! A subscription to everything: it costs nothing before the first question, and from then on each question costs the changes
-//! since the one before. Where those are many, as before the first question, they are read in portions: the thread that
-//! answers has other things to do.
+//! The index subscribes to all services. It costs nothing before the first question; from then on, each question reads the changes
+//! since the one before. The first question has all instances to read, so one call reads a bounded number and returns, and the
+//! caller yields in between: the thread that answers also runs other tasks.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,62 +17,68 @@ use crate::{
     registry::{DeltaKind, Registry, SnapshotChunk, Step, Subscription},
 };
 
-/// Most instances and changes that are read for one question.
-const PORTION: usize = 1_024;
+/// Number of instances and changes after which one call stops reading. The last step may exceed it by a chunk of instances.
+pub(super) const MAX_READS_PER_CALL: usize = 1_024;
 
-/// More changes have to be read before a question can be answered: ask again, after others had a turn.
+/// Error of an index with more changes to read than one call reads. The call can be repeated, after a yield.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct IndexBehind;
 
 type Key = (ServiceName, InstanceId);
 
-/// The services at each address. The lock is held while changes are followed.
+/// Services by address. One call holds the lock for the reads that it does itself.
 #[derive(Debug)]
 pub(super) struct ReverseIndex(Mutex<AddressIndex>);
 
 #[derive(Debug)]
 struct AddressIndex {
-    follow: Subscription,
-    /// The address of each instance.
-    address: HashMap<Key, IpAddr>,
-    /// The instances at each address.
-    at: HashMap<IpAddr, BTreeSet<Key>>,
+    subscription: Subscription,
+    /// Address of each instance that has one.
+    addresses: HashMap<Key, IpAddr>,
+    /// Instances at each address.
+    instances: HashMap<IpAddr, BTreeSet<Key>>,
 }
 
 impl ReverseIndex {
+    /// Returns an index that has read nothing yet.
     pub(super) fn new() -> Self {
-        let follow = Subscription::new(Arc::new(Selector::Everything), None, None);
-        Self(Mutex::new(AddressIndex { follow, address: HashMap::new(), at: HashMap::new() }))
+        let subscription = Subscription::new(Arc::new(Selector::Everything), None, None);
+        Self(Mutex::new(AddressIndex { subscription, addresses: HashMap::new(), instances: HashMap::new() }))
     }
 
-    /// The services that have an instance at this address, by name. It need not be one to be called.
+    /// Returns the services with an instance at this address, routable or not, in the order of their names.
     ///
     /// # Errors
     ///
-    /// When there was more to read than one portion.
+    /// [`IndexBehind`] if this call has not read all changes.
     pub(super) fn services(&self, registry: &Registry, address: IpAddr) -> Result<Vec<ServiceName>, IndexBehind> {
         let mut index = self.0.lock();
         index.catch_up(registry)?;
         let mut services: Vec<ServiceName> = Vec::new();
-        for (service, _) in index.at.get(&address.to_canonical()).into_iter().flatten() {
+        for (service, _) in index.instances.get(&address.to_canonical()).into_iter().flatten() {
             if services.last() != Some(service) {
                 services.push(service.clone());
             }
         }
         Ok(services)
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().addresses.len()
+    }
 }
 
 impl AddressIndex {
     fn catch_up(&mut self, registry: &Registry) -> Result<(), IndexBehind> {
         let mut read = 0;
-        while read < PORTION {
-            match self.follow.next(registry) {
+        while read < MAX_READS_PER_CALL {
+            match self.subscription.next(registry) {
                 Step::Idle | Step::Settling => return Ok(()),
                 Step::Synced(_) => {}
                 Step::Reset(_) => {
-                    self.address.clear();
-                    self.at.clear();
+                    self.addresses.clear();
+                    self.instances.clear();
                 }
                 Step::Snapshot(SnapshotChunk::Block(block)) => {
                     read += block.entries().len();
@@ -80,9 +86,7 @@ impl AddressIndex {
                 }
                 Step::Snapshot(SnapshotChunk::Matching(entries)) => {
                     read += entries.len();
-                    for entry in &entries {
-                        self.put(&entry.instance);
-                    }
+                    entries.iter().for_each(|entry| self.put(&entry.instance));
                 }
                 Step::Changes(deltas, _) => {
                     read += deltas.len();
@@ -101,23 +105,23 @@ impl AddressIndex {
     fn put(&mut self, instance: &Instance) {
         let key = (instance.service.clone(), instance.id.clone());
         let host = instance.addresses.first().and_then(|first| first.host.parse::<IpAddr>().ok());
-        let host = host.map(|address| address.to_canonical());
-        if self.address.get(&key) == host.as_ref() {
+        let address = host.map(|address| address.to_canonical());
+        if self.addresses.get(&key) == address.as_ref() {
             return;
         }
         self.remove(&key);
-        if let Some(address) = host {
-            self.at.entry(address).or_default().insert(key.clone());
-            self.address.insert(key, address);
+        if let Some(address) = address {
+            self.instances.entry(address).or_default().insert(key.clone());
+            self.addresses.insert(key, address);
         }
     }
 
     fn remove(&mut self, key: &Key) {
-        let Some(address) = self.address.remove(key) else { return };
-        if let Some(there) = self.at.get_mut(&address) {
-            there.remove(key);
-            if there.is_empty() {
-                self.at.remove(&address);
+        let Some(address) = self.addresses.remove(key) else { return };
+        if let Some(instances) = self.instances.get_mut(&address) {
+            instances.remove(key);
+            if instances.is_empty() {
+                self.instances.remove(&address);
             }
         }
     }
