@@ -30,7 +30,7 @@ loom $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "loom"):
 
 # Whether what libFuzzer would run compiles, without the minutes that building it takes
 fuzz-check $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "fuzzing"):
-    cargo check --locked --lib --bench figures
+    cargo check --locked --lib --bench benchmarks
 
 # libFuzzer on a target, or on all of them one after the other (needs a nightly compiler): just fuzz filter 60
 fuzz target="" seconds="60": tools
@@ -84,10 +84,9 @@ abuse:
 soak minutes="10":
     CALLBOARD_TEST_SOAK_MINUTES={{ minutes }} cargo test --locked --test main faults::soak -- --ignored --nocapture
 
-# Callboard's own figures: memory, delays, lines of code; `just figures load` compares it with a bare tonic server,
-# `just figures consul` its door for Consul's API with a bare axum server, `just figures store` measures the disk engine
-figures *args:
-    cargo bench --locked --bench figures -- {{ args }}
+# Benchmarks: memory, delays and lines of code; load, consul, store, sweep: see benches/benchmarks/main.rs
+benchmarks *args:
+    cargo bench --locked --bench benchmarks -- {{ args }}
 
 # What others feel while the registry is pressed, and what answers cost that nobody takes
 pressure:

@@ -30,8 +30,8 @@ pub const VAGUE_OPENINGS: &[&str] = &[
     "why",
 ];
 
-/// Words for people only.
-pub const WHO: &[&str] = &["who", "whoever", "whom", "whose"];
+/// Words for people only; "whose" is also the possessive of things.
+pub const WHO: &[&str] = &["who", "whoever", "whom"];
 
 /// Words and phrases that have a standard term instead.
 pub const RETIRED: &[&str] = &[

@@ -1,49 +1,49 @@
-//! Figures, for people and for programs.
+//! Report of the measurements, as text and as JSON.
 
 use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-/// Figures in the order in which they were taken.
+/// Measurements in the order in which they were taken.
 #[derive(Debug, Default)]
-pub struct Report(Vec<Figure>);
+pub struct Report(Vec<Measurement>);
 
-/// One measured thing.
+/// One measurement.
 #[derive(Debug)]
-struct Figure {
-    /// `snake_case`: the key in JSON.
+struct Measurement {
+    /// Name in `snake_case`, the key in JSON.
     name: String,
     value: f64,
     unit: &'static str,
-    /// What it was meant to be, or how it was taken.
+    /// Goal, or conditions of the measurement.
     note: String,
 }
 
 impl Report {
-    /// Adds a figure, and shows on stderr that there is progress.
+    /// Adds a measurement, and prints it on standard error to show progress.
     pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str, note: impl Into<String>) {
-        let figure = Figure { name: name.into(), value, unit, note: note.into() };
-        eprint!("{}", line(&figure));
-        self.0.push(figure);
+        let measurement = Measurement { name: name.into(), value, unit, note: note.into() };
+        eprint!("{}", line(&measurement));
+        self.0.push(measurement);
     }
 
-    /// A line each.
+    /// Returns one line for each measurement.
     pub fn to_table(&self) -> String {
         self.0.iter().map(line).collect()
     }
 
-    /// One object: figures by name.
+    /// Returns one object: measurements by name.
     pub fn to_json(&self) -> Value {
-        let figures = self.0.iter().map(|figure| {
-            let Figure { name, value, unit, note } = figure;
+        let measurements = self.0.iter().map(|measurement| {
+            let Measurement { name, value, unit, note } = measurement;
             (name.clone(), json!({ "value": value, "unit": unit, "note": note }))
         });
-        Value::Object(figures.collect::<Map<_, _>>())
+        Value::Object(measurements.collect::<Map<_, _>>())
     }
 }
 
-fn line(figure: &Figure) -> String {
-    let Figure { name, value, unit, note } = figure;
+fn line(measurement: &Measurement) -> String {
+    let Measurement { name, value, unit, note } = measurement;
     let digits = if value.fract() == 0.0 { 0 } else { 3 };
     let mut line = format!("{name:<44} {value:>14.digits$} {unit:<8}");
     if !note.is_empty() {
@@ -54,7 +54,7 @@ fn line(figure: &Figure) -> String {
     line
 }
 
-/// The value below which this share of the values lies, the values being sorted. 0 when there are none.
+/// Returns the quantile of sorted values, `share` being between 0 and 1; 0 where there are no values.
 pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     #[expect(
         clippy::cast_precision_loss,
@@ -66,12 +66,12 @@ pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(at).copied().unwrap_or_default()
 }
 
-/// The middle one.
+/// Returns the median.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     quantile(&sorted(values), 0.5)
 }
 
-/// In rising order.
+/// Returns the values in rising order.
 pub fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_unstable_by(f64::total_cmp);

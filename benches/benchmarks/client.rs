@@ -1,4 +1,4 @@
-//! The other side: plain gRPC clients, light enough to load a server with.
+//! gRPC clients that are cheap enough to load a server with.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,7 +16,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-/// So many connections.
+/// Opens this number of connections.
 pub async fn connect(address: SocketAddr, connections: usize) -> Result<Vec<Channel>> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
     let mut channels = Vec::with_capacity(connections);
@@ -26,7 +26,7 @@ pub async fn connect(address: SocketAddr, connections: usize) -> Result<Vec<Chan
     Ok(channels)
 }
 
-/// An instance as they are in life. It outlives every measurement.
+/// Returns a registration of realistic size, whose lease outlives every measurement.
 pub fn instance(service: usize, id: usize) -> pb::RegisterRequest {
     pb::RegisterRequest {
         service: service_name(service),
@@ -46,12 +46,12 @@ pub fn instance(service: usize, id: usize) -> pb::RegisterRequest {
     }
 }
 
-/// The name of the `n`th service.
+/// Returns the name of the `n`th service.
 pub fn service_name(n: usize) -> String {
     format!("service-{n:03}")
 }
 
-/// Registers so many instances over so many services, on these connections, and returns their leases.
+/// Registers instances, spread over the services and the connections, and returns their leases.
 pub async fn register(channels: &[Channel], instances: usize, services: usize) -> Result<Vec<Bytes>> {
     const IN_FLIGHT: usize = 8;
     let mut tasks = tokio::task::JoinSet::new();
@@ -74,7 +74,7 @@ pub async fn register(channels: &[Channel], instances: usize, services: usize) -
     Ok(leases)
 }
 
-/// A heartbeat stream.
+/// Heartbeat stream.
 #[derive(Debug)]
 pub struct KeepAlive {
     requests: mpsc::Sender<pb::KeepAliveRequest>,
@@ -82,10 +82,10 @@ pub struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// How many messages may wait for their answers.
+    /// Maximum number of messages without an answer.
     pub const DEPTH: usize = 8;
 
-    /// Opens one.
+    /// Opens a heartbeat stream.
     pub async fn open(channel: &Channel) -> Result<Self> {
         let (requests, outbound) = mpsc::channel(Self::DEPTH);
         let mut client = RegistryServiceClient::new(channel.clone());
@@ -93,13 +93,13 @@ impl KeepAlive {
         Ok(Self { requests, answers })
     }
 
-    /// Sends one message of heartbeats.
+    /// Sends one message with a heartbeat for each lease.
     pub async fn send(&self, leases: &[Bytes]) -> Result<()> {
         let heartbeats = leases.iter().map(|lease| pb::Heartbeat { lease_id: lease.clone(), load: None });
         Ok(self.requests.send(pb::KeepAliveRequest { heartbeats: heartbeats.collect() }).await?)
     }
 
-    /// Reads the answer to the oldest message that waits for it: how many leases hold? All must.
+    /// Reads the answer to the oldest message and returns its number of leases; all of them must be held.
     pub async fn answer(&mut self) -> Result<usize> {
         let answer = self.answers.message().await?.context("the heartbeat stream ended")?;
         let held = answer.leases.iter().all(|lease| lease.state() == pb::LeaseState::Held);
@@ -107,8 +107,8 @@ impl KeepAlive {
         Ok(answer.leases.len())
     }
 
-    /// One message, answered.
-    pub async fn beat(&mut self, leases: &[Bytes]) -> Result<()> {
+    /// Sends one message and waits for its answer.
+    pub async fn heartbeat(&mut self, leases: &[Bytes]) -> Result<()> {
         self.send(leases).await?;
         let held = self.answer().await?;
         ensure!(held == leases.len(), "{held} of {} heartbeats were answered", leases.len());
@@ -116,48 +116,48 @@ impl KeepAlive {
     }
 }
 
-/// A message of a watch, of which only is read what is measured: so the reader does not cost more than the server.
+/// Message of a watch with only the fields that are measured, so that decoding costs less than serving.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Told {
-    /// The snapshot is complete.
+pub struct WatchMessage {
+    /// Marks the end of the snapshot.
     #[prost(message, optional, tag = "3")]
     pub synced: Option<Synced>,
-    /// What changed.
+    /// Changes of one or more revisions.
     #[prost(message, optional, tag = "4")]
     pub changes: Option<Changes>,
 }
 
-/// The end of a snapshot.
+/// End of a snapshot.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Synced {
-    /// Where the reader stands.
+    /// Revision up to which the reader is now complete.
     #[prost(uint64, tag = "1")]
     pub revision: u64,
 }
 
-/// A message of changes.
+/// Changes of one or more revisions.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Changes {
-    /// One each.
+    /// Encoded changes, one each.
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub changes: Vec<Bytes>,
-    /// Where the reader stands.
+    /// Revision up to which the reader is now complete.
     #[prost(uint64, tag = "2")]
     pub revision: u64,
 }
 
-/// A watch of one service.
+/// Watch of one service.
 #[derive(Debug)]
-pub struct Watch(Streaming<Told>);
+pub struct Watch(Streaming<WatchMessage>);
 
 impl Watch {
-    /// Opens one, and reads until it is synced: at which revision?
+    /// Opens a watch and reads until it is synced; also returns the revision at that point.
     pub async fn open(channel: &Channel, service: usize) -> Result<(Self, u64)> {
         let mut client = tonic::client::Grpc::new(channel.clone());
         client.ready().await?;
-        let asked = pb::WatchRequest { services: vec![service_name(service)], ..Default::default() };
+        let request = pb::WatchRequest { services: vec![service_name(service)], ..Default::default() };
         let path = PathAndQuery::from_static("/callboard.v1.DiscoveryService/Watch");
-        let answer = client.server_streaming(Request::new(asked), path, SmallBuffers::default()).await?;
+        let answer = client.server_streaming(Request::new(request), path, SmallBuffers::default()).await?;
         let mut watch = Self(answer.into_inner());
         loop {
             if let Some(synced) = watch.next().await?.synced {
@@ -166,7 +166,7 @@ impl Watch {
         }
     }
 
-    /// The next changes.
+    /// Returns the next changes.
     pub async fn changes(&mut self) -> Result<Changes> {
         loop {
             if let Some(changes) = self.next().await?.changes {
@@ -175,12 +175,12 @@ impl Watch {
         }
     }
 
-    async fn next(&mut self) -> Result<Told> {
+    async fn next(&mut self) -> Result<WatchMessage> {
         self.0.message().await?.context("the watch ended")
     }
 }
 
-/// In milliseconds, with what is less than one.
+/// Returns a duration in milliseconds, with its fraction.
 pub fn milliseconds(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
 }

@@ -1,4 +1,4 @@
-//! What health checks look at: a small HTTP server on this thread.
+//! CheckTarget of health checks: a small HTTP server on this thread.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,34 +15,34 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::line::head;
+use super::http_connection::head;
 use crate::now;
 
 const GOOD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 const BAD: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbad";
 const BACKLOG: u32 = 4_096;
 
-/// Ends when it is dropped.
+/// CheckTarget server, closed on drop.
 #[derive(Debug)]
-pub struct Target {
+pub struct CheckTarget {
     ports: Vec<SocketAddr>,
     seen: Rc<Seen>,
     _tasks: JoinSet<()>,
 }
 
-/// What it is to do, and what it has seen.
+/// Behaviour of the target, and the probes it has received.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Whoever asks now is told that it does not work.
+    /// Set while probes are answered with 500.
     fails: Cell<bool>,
-    /// When the first was told so.
+    /// Time of the first such answer.
     failed: Cell<Option<Instant>>,
-    /// Who was asked about, and when.
+    /// Number of the check and time of each probe.
     probes: RefCell<Vec<(usize, Instant)>>,
 }
 
-impl Target {
-    /// On so many ports: of connections to one, only so many can be remembered in a minute.
+impl CheckTarget {
+    /// Opens this number of ports; one port would run out of connections in TIME_WAIT.
     pub fn open(ports: usize) -> Result<Self> {
         let (seen, mut tasks, mut addresses) = (Rc::new(Seen::default()), JoinSet::new(), Vec::new());
         for _ in 0..ports {
@@ -55,24 +55,24 @@ impl Target {
         Ok(Self { ports: addresses, seen, _tasks: tasks })
     }
 
-    /// A check of the `n`th thing that is here.
+    /// Returns the definition of the `n`th check.
     pub fn check(&self, n: usize, interval: &str) -> Value {
         let url = format!("http://{}/{n}", self.ports[n % self.ports.len()]);
         json!({ "HTTP": url, "Interval": interval, "Timeout": "1s" })
     }
 
-    /// Whoever asks from now on is told that nothing works, or that all does.
+    /// Answers probes with 500 from now on, or with 200.
     pub fn fail(&self, fails: bool) {
         self.seen.fails.set(fails);
         self.seen.failed.set(None);
     }
 
-    /// When it was first told that nothing works.
+    /// Returns the time of the first answer of 500.
     pub fn failed(&self) -> Result<Instant> {
         self.seen.failed.get().context("no check has seen the failure")
     }
 
-    /// Who was asked about since the start, and when.
+    /// Returns the number of the check and the time of each probe.
     pub fn probes(&self) -> Vec<(usize, Instant)> {
         self.seen.probes.borrow().clone()
     }
@@ -82,7 +82,7 @@ async fn serve(listener: TcpListener, seen: Rc<Seen>) {
     let mut answering = JoinSet::new();
     loop {
         tokio::select! {
-            // A probe that is not answered fails, and what is measured with it.
+            // A probe without an answer fails its check, which the measurement notices.
             Ok((stream, _)) = listener.accept() => { answering.spawn_local(answer(stream, Rc::clone(&seen))); }
             Some(_) = answering.join_next() => {}
         }
@@ -91,7 +91,7 @@ async fn serve(listener: TcpListener, seen: Rc<Seen>) {
 
 async fn answer(mut stream: TcpStream, seen: Rc<Seen>) -> Result<()> {
     let mut request = Vec::with_capacity(1_024);
-    let asked = loop {
+    let check = loop {
         if stream.read_buf(&mut request).await? == 0 {
             return Ok(());
         }
@@ -101,7 +101,7 @@ async fn answer(mut stream: TcpStream, seen: Rc<Seen>) -> Result<()> {
         }
     };
     let at = now();
-    seen.probes.borrow_mut().push((asked, at));
+    seen.probes.borrow_mut().push((check, at));
     let fails = seen.fails.get();
     if fails && seen.failed.get().is_none() {
         seen.failed.set(Some(at));

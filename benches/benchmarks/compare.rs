@@ -1,23 +1,24 @@
-//! Callboard beside the limit: pairs of runs, one after the other, each on a fresh server; medians.
+//! Comparison of Callboard with the gRPC baseline: pairs of runs, each on a fresh server; medians.
 //!
-//! Servers have one core, the load the other. What another program does on this machine meanwhile hits both of a pair:
-//! ratios and CPU for an operation hold where rates do not. Where the load's core is full first, rates are its rates.
+//! The server has one core and the load generator the other. Other programs on the machine slow down both runs of a pair, so
+//! ratios and CPU time per operation are reliable where rates are not. Where the load generator's core is saturated first, the
+//! rates are those of the load generator.
 
 use anyhow::Result;
 use tokio::task::LocalSet;
 
 use crate::{
-    children::Server,
     load::{Outcome, Work},
+    processes::Server,
     report::{Report, median},
 };
 
-/// A row of the table.
+/// Row of the table.
 #[derive(Debug)]
 struct Row {
     name: &'static str,
     work: Work,
-    /// What is wanted.
+    /// Goal, shown beside the ratio.
     goal: &'static str,
 }
 
@@ -35,42 +36,42 @@ const ROWS: [Row; 7] = [
     Row { name: "fan_out_5000_full", work: Work::Full(5_000), goal: "rate at least 0.8" },
 ];
 
-/// Compares at all work whose name contains `only`.
+/// Compares the rows whose names contain `only`.
 pub async fn run(only: &str, pairs: usize) -> Result<Report> {
     let mut report = Report::default();
     for row in ROWS.iter().filter(|row| row.name.contains(only)) {
-        let (mut limit, mut callboard) = (Vec::new(), Vec::new());
+        let (mut baseline, mut callboard) = (Vec::new(), Vec::new());
         for _ in 0..pairs {
-            limit.push(once(row.work, Server::limit_pinned("limit")?).await?);
+            baseline.push(once(row.work, Server::baseline_pinned("grpc-baseline")?).await?);
             callboard.push(once(row.work, Server::callboard_pinned()?).await?);
         }
-        compare(&mut report, row, &limit, &callboard);
+        compare(&mut report, row, &baseline, &callboard);
     }
     Ok(report)
 }
 
-/// The server ends when it is done.
+/// Runs the work once; the server ends with it.
 async fn once(work: Work, server: Server) -> Result<Outcome> {
     LocalSet::new().run_until(work.run(&server)).await
 }
 
-fn compare(report: &mut Report, row: &Row, limit: &[Outcome], callboard: &[Outcome]) {
+fn compare(report: &mut Report, row: &Row, baseline: &[Outcome], callboard: &[Outcome]) {
     let mut add = |what: &str, unit, of: &dyn Fn(&Outcome) -> f64| {
-        let [bare, ours]: [Vec<f64>; 2] = [limit, callboard].map(|runs| runs.iter().map(of).collect());
-        beside(report, &format!("{}_{what}", row.name), unit, row.goal, &bare, &ours);
+        let [baseline, ours]: [Vec<f64>; 2] = [baseline, callboard].map(|runs| runs.iter().map(of).collect());
+        beside(report, &format!("{}_{what}", row.name), unit, row.goal, &baseline, &ours);
     };
     add("rate", "/s", &|outcome| outcome.rate);
     add("cpu", "µs", &|outcome| outcome.cpu);
-    if limit.iter().chain(callboard).all(|outcome| outcome.p99.is_some()) {
+    if baseline.iter().chain(callboard).all(|outcome| outcome.p99.is_some()) {
         add("p99", "ms", &|outcome| outcome.p99.unwrap_or_default());
     }
 }
 
-/// Adds the medians of both, and of their ratios.
-pub fn beside(report: &mut Report, name: &str, unit: &'static str, goal: &str, limit: &[f64], ours: &[f64]) {
-    // Of each pair, so that a change of the machine's mood between pairs does not count.
-    let ratio = median(limit.iter().zip(ours).map(|(limit, ours)| ours / limit));
-    report.add(format!("{name}_limit"), median(limit.iter().copied()), unit, "");
+/// Adds the medians of both servers, and the median of the ratios.
+pub fn beside(report: &mut Report, name: &str, unit: &'static str, goal: &str, baseline: &[f64], ours: &[f64]) {
+    // The ratio is taken for each pair, because the speed of the machine changes between pairs.
+    let ratio = median(baseline.iter().zip(ours).map(|(baseline, ours)| ours / baseline));
+    report.add(format!("{name}_baseline"), median(baseline.iter().copied()), unit, "");
     report.add(name, median(ours.iter().copied()), unit, "");
     report.add(format!("{name}_ratio"), ratio, "×", goal);
 }

@@ -1,4 +1,4 @@
-//! The disk engine: how many registrations it commits, and how soon it is back after a kill.
+//! Disk engine: rate of registrations, and time of recovery after a kill.
 
 use std::{
     fs::File,
@@ -19,41 +19,41 @@ use callboard::pb::callboard::v1::{
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
-    children::Server,
     client::{connect, instance, milliseconds, register},
     now,
+    processes::Server,
     report::Report,
 };
 
-/// How long each rate is measured.
+/// Duration of each rate measurement.
 const SPAN: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 16;
 const SERVICES: usize = 100;
 const RECOVERED: usize = 100_000;
 
-/// Rates of every mode beside the disk's own, then recovery.
+/// Measures the rates of every mode and of the disk itself, then recovery.
 pub async fn run(report: &mut Report) -> Result<()> {
     let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(base)?;
     let directory = tempfile::tempdir_in(base)?;
     let syncs = tokio::task::block_in_place(|| syncs(&directory.path().join("probe")))?;
-    report.add("fsync_bare_limit", syncs.round(), "/s", "4 KiB written and synced, one after the other");
+    report.add("fsync_baseline", syncs.round(), "/s", "4 KiB written and synced, one write at a time");
     for mode in ["durable", "relaxed", "memory"] {
         for clients in [64, 1_000] {
             let data = directory.path().join(format!("{mode}-{clients}"));
-            let data = data.to_str().context("the target directory is no text")?;
+            let data = data.to_str().context("the target directory is not UTF-8")?;
             let arguments = ["--data-dir", data, "--durability", mode];
             let server = Server::callboard_with(if mode == "memory" { &[] } else { &arguments })?;
             let rate = rate(&server, clients).await?;
             let cpu = server.cpu()?.as_secs_f64() * 1e6 / (rate * SPAN.as_secs_f64());
-            report.add(format!("registrations_{mode}_{clients}_clients"), rate.round(), "/s", "ever new instances");
-            report.add(format!("registration_cpu_{mode}_{clients}_clients"), cpu, "µs", "server CPU of one");
+            report.add(format!("registrations_{mode}_{clients}_clients"), rate.round(), "/s", "new instances");
+            report.add(format!("registration_cpu_{mode}_{clients}_clients"), cpu, "µs", "server CPU of each");
         }
     }
     recovery(report, &directory.path().join("recovery")).await
 }
 
-/// What the disk can do at most, one by one.
+/// Returns the number of synced writes per second, one at a time: the upper limit of an engine without group commit.
 fn syncs(path: &Path) -> Result<f64> {
     let file = File::create(path)?;
     let (block, began, mut count) = ([7; 4096], now(), 0_u32);
@@ -65,7 +65,7 @@ fn syncs(path: &Path) -> Result<f64> {
     Ok(f64::from(count) / began.elapsed().as_secs_f64())
 }
 
-/// Registrations a second, each client with one at a time.
+/// Returns registrations per second; each client has one call in flight.
 async fn rate(server: &Server, clients: usize) -> Result<f64> {
     let channels = connect(server.address, CONNECTIONS).await?;
     let (done, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -95,10 +95,10 @@ async fn rate(server: &Server, clients: usize) -> Result<f64> {
 }
 
 async fn recovery(report: &mut Report, data: &Path) -> Result<()> {
-    let data = data.to_str().context("the target directory is no text")?;
+    let data = data.to_str().context("the target directory is not UTF-8")?;
     let server = Server::callboard_with(&["--data-dir", data])?;
     register(&connect(server.address, CONNECTIONS).await?, RECOVERED, SERVICES).await?;
-    // Dropping it kills it, as kill -9 does.
+    // Dropping the server kills it as `kill -9` does.
     drop(server);
     let mut times = Vec::new();
     for _ in 0..5 {
@@ -112,8 +112,8 @@ async fn recovery(report: &mut Report, data: &Path) -> Result<()> {
     }
     times.sort_by(f64::total_cmp);
     let name = format!("recovery_{RECOVERED}_instances");
-    report.add(name, times[2], "ms", "kill -9, then from start to the open doors; median of 5");
+    report.add(name, times[2], "ms", "kill -9, then from the start to open listeners; median of 5");
     let kilobytes = std::fs::metadata(Path::new(data).join("registry.redb"))?.len() / 1_000;
-    report.add("recovered_store", f64::from(u32::try_from(kilobytes)?), "kB", "the file");
+    report.add("recovered_store", f64::from(u32::try_from(kilobytes)?), "kB", "size of the file");
     Ok(())
 }

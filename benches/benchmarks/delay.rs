@@ -1,4 +1,4 @@
-//! How long after a registration a watcher hears of it.
+//! Delay from a registration to the watcher that receives it.
 
 use std::time::Instant;
 
@@ -8,17 +8,17 @@ use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
 use crate::{
-    children::Server,
     client::{Watch, connect, instance},
     now,
+    processes::Server,
     report::{Report, quantile, sorted},
 };
 
 const REGISTRATIONS: usize = 1_000;
 
-/// One watcher, one registration after the other: on one connection, then on two.
+/// Measures one watcher and one registration after the other: on one connection, then on two.
 pub async fn run(report: &mut Report) -> Result<()> {
-    for (connections, place) in [(1, "same_connection"), (2, "other_connection")] {
+    for (connections, suffix) in [(1, "same_connection"), (2, "other_connection")] {
         let server = Server::callboard()?;
         let channels = connect(server.address, connections).await?;
         let [first, .., last] = &*[channels.clone(), channels].concat() else {
@@ -28,10 +28,10 @@ pub async fn run(report: &mut Report) -> Result<()> {
         for (since, delays) in [("return", &delays.since_return), ("call", &delays.since_call)] {
             for (name, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
                 let note = match (since, name) {
-                    ("return", "p50") => "below 0: heard of before Register returned",
+                    ("return", "p50") => "below 0: received before Register returned",
                     _ => "",
                 };
-                let name = format!("register_{since}_to_receipt_{place}_{name}");
+                let name = format!("register_{since}_to_receipt_{suffix}_{name}");
                 report.add(name, quantile(delays, share), "µs", note);
             }
         }
@@ -61,14 +61,14 @@ async fn measure(writer: &Channel, reader: &Channel) -> Result<Delays> {
         let called = now();
         let revision = client.register(instance(0, id)).await?.into_inner().revision;
         let returned = now();
-        let heard = loop {
-            let (told, at) = received.recv().await.context("the watch ended")?;
-            if told >= revision {
+        let received_at = loop {
+            let (seen, at) = received.recv().await.context("the watch ended")?;
+            if seen >= revision {
                 break at;
             }
         };
-        since_return.push(signed_microseconds(returned, heard));
-        since_call.push(signed_microseconds(called, heard));
+        since_return.push(signed_microseconds(returned, received_at));
+        since_call.push(signed_microseconds(called, received_at));
     }
     Ok(Delays { since_return: sorted(since_return), since_call: sorted(since_call) })
 }

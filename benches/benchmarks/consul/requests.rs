@@ -1,21 +1,21 @@
-//! What Consul's API is asked for here, as requests.
+//! Requests to Consul's API.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::line::{Line, get, put, put_json};
-use crate::{children::Server, client::service_name};
+use super::http_connection::{HttpConnection, get, put, put_json};
+use crate::{client::service_name, processes::Server};
 
-/// How many registrations are under way when many are made.
+/// Number of registrations in flight.
 const LANES: usize = 16;
 
-/// A check that holds for longer than any measurement, once it was fed.
-pub fn fed() -> Value {
+/// Returns a passing TTL check that does not expire during a measurement.
+pub fn ttl_check() -> Value {
     json!({ "TTL": "1h", "Status": "passing" })
 }
 
-/// A registration as they are in life. `version` is part of what it says of itself; `check`: `null` for none.
-#[expect(clippy::needless_pass_by_value, reason = "it is made for this")]
+/// Returns a registration of realistic size. `version` is part of its metadata; `check` is `null` for none.
+#[expect(clippy::needless_pass_by_value, reason = "every caller builds the value for this call")]
 pub fn register(service: usize, id: usize, version: usize, check: Value) -> Vec<u8> {
     let body = json!({
         "ID": instance_id(id),
@@ -33,28 +33,28 @@ fn instance_id(id: usize) -> String {
     format!("instance-{id:06}")
 }
 
-/// The check of an instance passes.
-pub fn pass(id: usize) -> Vec<u8> {
+/// Returns a report that the check of an instance passes.
+pub fn pass_check(id: usize) -> Vec<u8> {
     put(&format!("/v1/agent/check/pass/service:{}", instance_id(id)), b"")
 }
 
-/// The check of an instance fails.
-pub fn fail(id: usize) -> Vec<u8> {
+/// Returns a report that the check of an instance fails.
+pub fn fail_check(id: usize) -> Vec<u8> {
     put(&format!("/v1/agent/check/fail/service:{}", instance_id(id)), b"")
 }
 
-/// Who works of a service?
-pub fn passing(service: usize, gzip: bool) -> Vec<u8> {
+/// Returns a read of the passing instances of a service.
+pub fn read_passing(service: usize, gzip: bool) -> Vec<u8> {
     let more = if gzip { "Accept-Encoding: gzip\r\n" } else { "" };
     get(&format!("/v1/health/service/{}?passing", service_name(service)), more)
 }
 
-/// The same, once it is another than it was at this index.
-pub fn passing_after(service: usize, index: u64) -> Vec<u8> {
+/// Returns a blocking query on the passing instances, after this index.
+pub fn read_passing_after(service: usize, index: u64) -> Vec<u8> {
     get(&format!("/v1/health/service/{}?passing&wait=10m&index={index}", service_name(service)), "")
 }
 
-/// Registers instances from 0 on, each in the service, and with the check, that these say.
+/// Registers instances from 0 on; `service` and `check` return the service and the check of each.
 pub async fn register_all(
     server: &Server,
     count: usize,
@@ -62,15 +62,15 @@ pub async fn register_all(
     check: impl Fn(usize) -> Value,
 ) -> Result<()> {
     let lanes = LANES.min(count);
-    let mut open = Line::open_all(server.http()?, lanes).await?;
+    let mut open = HttpConnection::open_all(server.http()?, lanes).await?;
     let registration = |id: usize| register(service(id), id, 0, check(id));
     for first in (0..count).step_by(lanes) {
         let ids = first..count.min(first + lanes);
-        for (id, line) in ids.clone().zip(&mut open) {
-            line.send(&registration(id)).await?;
+        for (id, connection) in ids.clone().zip(&mut open) {
+            connection.send(&registration(id)).await?;
         }
-        for (_, line) in ids.zip(&mut open) {
-            line.answer().await?;
+        for (_, connection) in ids.zip(&mut open) {
+            connection.answer().await?;
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Lines of code by module: neither blank nor only a comment. Code that is compiled for tests alone counts as tests.
+//! Lines of code by module, without blank lines and comments. Code that is compiled for tests alone counts as tests.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -12,7 +12,7 @@ struct Lines {
     tests: u32,
 }
 
-/// Counts `src`.
+/// Counts the lines of `src`.
 pub fn count(report: &mut Report) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut modules = BTreeMap::new();
@@ -41,7 +41,7 @@ fn walk(path: &Path, lines: &mut Lines) -> Result<()> {
     let mut test = name.ends_with("tests") || ["fake", "models", "test_support"].contains(&&*name);
     test |= path.components().any(|part| part.as_os_str() == "fuzz" || part.as_os_str() == "fuzz.rs");
     for line in fs::read_to_string(path)?.lines().map(str::trim) {
-        // In this house the tests of a file are its end.
+        // Unit tests are at the end of a file.
         test |= line == "mod tests {";
         if line.is_empty() || line.starts_with("//") {
             continue;

@@ -1,4 +1,4 @@
-//! How long after `kill -9` of `callboard register` a watcher hears that its instance is gone.
+//! Delay from `kill -9` of `callboard register` to the watcher that receives the removal of its instance.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,53 +14,54 @@ use tokio::time::{sleep, timeout};
 use tonic::Streaming;
 
 use crate::{
-    children::{CALLBOARD, Ended, Server},
     client::{connect, milliseconds},
     now,
+    processes::{CALLBOARD, KilledOnDrop, Server},
     report::{Report, quantile, sorted},
 };
 
 const RUNS: usize = 7;
-/// Between two kills, so that they fall between heartbeats here and there.
-const APART: Duration = Duration::from_millis(130);
-/// No removal may take so long.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Without and with a grace.
+/// Interval between two kills; it is no multiple of the heartbeat interval, so that kills fall on different points of it.
+const KILL_INTERVAL: Duration = Duration::from_millis(130);
+/// Time-out of the whole measurement.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Name, flags and note of each kind: without and with a disconnect grace.
 const FLAGS: [(&str, &[&str], &str); 2] = [
     ("ttl", &[], "--ttl 2s; goal: at most 3,000"),
     ("grace", &["--disconnect-grace", "1s"], "--ttl 2s --disconnect-grace 1s; goal: at most 1,500"),
 ];
 
-/// All of them live at once and are killed one after the other. Each is a service: of one, protection would hold some.
+/// Runs the measurement. All programs run at once and are killed one after the other. Each registers a service of its own, because
+/// self-preservation would hold some instances of a shared one.
 pub async fn run(report: &mut Report) -> Result<()> {
     let server = Server::callboard()?;
     let channels = connect(server.address, 1).await?;
     let mut client = DiscoveryServiceClient::new(channels[0].clone());
-    let asked = pb::WatchRequest { prefix: "victim-".into(), ..Default::default() };
-    let mut watch = client.watch(asked).await?.into_inner();
+    let request = pb::WatchRequest { prefix: "killed-".into(), ..Default::default() };
+    let mut watch = client.watch(request).await?.into_inner();
 
-    let mut victims = HashMap::new();
+    let mut programs = HashMap::new();
     for run in 0..RUNS {
         for (kind, flags, _) in FLAGS {
             let id = format!("{kind}-{run}");
-            victims.insert(id.clone(), victim(&server, &id, flags)?);
+            programs.insert(id.clone(), start_program(&server, &id, flags)?);
         }
     }
-    timeout(PATIENCE, all_registered(&mut watch, victims.len())).await.context("a victim never registered")??;
-    // Past the first heartbeat: a stream that carried none has no grace.
+    timeout(TIMEOUT, all_registered(&mut watch, programs.len())).await.context("a program never registered")??;
+    // A stream has a grace only after its first heartbeat.
     sleep(Duration::from_secs(1)).await;
 
     let killing = tokio::spawn(async move {
         let mut killed = HashMap::new();
-        for (id, victim) in victims {
+        for (id, program) in programs {
             killed.insert(id, now());
-            drop(victim);
-            sleep(APART).await;
+            drop(program);
+            sleep(KILL_INTERVAL).await;
         }
         killed
     });
     let removed =
-        timeout(PATIENCE, all_removed(&mut watch, RUNS * FLAGS.len())).await.context("not all were removed")??;
+        timeout(TIMEOUT, all_removed(&mut watch, RUNS * FLAGS.len())).await.context("not all were removed")??;
     let killed = killing.await?;
     for (kind, _, note) in FLAGS {
         let delays = killed.iter().filter(|(id, _)| id.starts_with(kind)).filter_map(|(id, killed)| {
@@ -75,12 +76,12 @@ pub async fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn victim(server: &Server, id: &str, flags: &[&str]) -> Result<Ended> {
-    let (mut command, service) = (Command::new(CALLBOARD), format!("victim-{id}"));
+fn start_program(server: &Server, id: &str, flags: &[&str]) -> Result<KilledOnDrop> {
+    let (mut command, service) = (Command::new(CALLBOARD), format!("killed-{id}"));
     command.args(["register", &service, "127.0.0.1:9001", "--ttl", "2s", "--id", id]);
     command.args(["--server", &server.address.to_string()]).args(flags);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-    Ok(Ended(child.with_context(|| format!("cannot start {command:?}"))?))
+    Ok(KilledOnDrop(child.with_context(|| format!("cannot start {command:?}"))?))
 }
 
 async fn all_registered(watch: &mut Streaming<pb::WatchResponse>, count: usize) -> Result<()> {
@@ -101,9 +102,9 @@ async fn all_registered(watch: &mut Streaming<pb::WatchResponse>, count: usize) 
 async fn all_removed(watch: &mut Streaming<pb::WatchResponse>, count: usize) -> Result<HashMap<String, Instant>> {
     let mut gone = HashMap::new();
     while gone.len() < count {
-        let told = watch.message().await?.context("the watch ended")?;
+        let response = watch.message().await?.context("the watch ended")?;
         let at = now();
-        let Some(Message::Changes(changes)) = told.message else { continue };
+        let Some(Message::Changes(changes)) = response.message else { continue };
         gone.extend(changes.changes.into_iter().filter_map(|change| {
             let Change::Removed(removal) = change.change? else { return None };
             Some((removal.id, at))

@@ -1,4 +1,4 @@
-//! What it costs to look after a million leases: sweeps of a registry in this process, whose clock is in our hands.
+//! Expiry sweeps over a million leases: a registry in this process, with a simulated clock.
 
 use std::sync::Arc;
 
@@ -18,20 +18,21 @@ use crate::{
 };
 
 const LEASES: u32 = 1_000_000;
-/// Milliseconds between two sweeps.
-const SWEEP: u32 = 100;
-/// Milliseconds of a time to live; heartbeats come every third of it.
-const TTL: u32 = 15_000;
-const BEATS: u32 = TTL / 3 / SWEEP;
+/// Interval of sweeps in milliseconds.
+const SWEEP_INTERVAL_MS: u32 = 100;
+/// TTL in milliseconds; heartbeats are sent every third of it.
+const TTL_MS: u32 = 15_000;
+/// Sweeps from one heartbeat of an instance to the next.
+const SWEEPS_PER_HEARTBEAT: u32 = TTL_MS / 3 / SWEEP_INTERVAL_MS;
 
 #[derive(Debug)]
-struct Nobody;
+struct NoListener;
 
-impl ChangeListener for Nobody {
+impl ChangeListener for NoListener {
     fn changed(&self, _: &Event) {}
 }
 
-struct Stage {
+struct SweepScenario {
     engine: Memory,
     leases: Vec<Arc<Lease>>,
     time: u32,
@@ -41,10 +42,10 @@ fn at(ms: u32) -> ClockReading {
     ClockReading { monotonic_us: u64::from(ms) * 1_000, lease: ms.into(), wall: UnixMillis(ms.into()) }
 }
 
-impl Stage {
-    /// A million instances in so many services, with heartbeats spread evenly.
+impl SweepScenario {
+    /// Registers a million instances in this number of services.
     fn new(services: u32) -> Result<Self> {
-        let engine = Memory::new(Incarnation(1), at(0), Arc::new(Nobody));
+        let engine = Memory::new(Incarnation(1), at(0), Arc::new(NoListener));
         let description = InstanceDescription {
             addresses: Address::parse_all([("10.0.0.1", 80, "")].into_iter())?,
             tags: Tags::default(),
@@ -54,7 +55,7 @@ impl Stage {
         };
         let mut leases = Vec::new();
         for number in 0..LEASES {
-            let asked = Register {
+            let register = Register {
                 checks: Vec::new(),
                 service: ServiceName::parse(&format!("service-{}", number % services))?,
                 id: InstanceId::parse(&format!("i{number:07}"))?,
@@ -65,43 +66,45 @@ impl Stage {
                 replace: false,
                 lease: LeaseId(u128::from(number)),
             };
-            let entry = engine.submit(Command::Register(asked), at(0))?.entry;
+            let entry = engine.submit(Command::Register(register), at(0))?.entry;
             leases.extend(entry.and_then(|entry| entry.lease.clone()));
         }
         Ok(Self { engine, leases, time: 0 })
     }
 
-    /// So many sweeps, with the heartbeats that are due between them, but for those of the silent; returns what each took, in
-    /// milliseconds: the sweep, and doing what came of it.
+    /// Runs sweeps and the heartbeats that are due between them, except those of silent instances. Returns the milliseconds of each
+    /// sweep, and of the commands that each sweep returned.
     fn pass(&mut self, sweeps: u32, silent: impl Fn(usize) -> bool) -> (Vec<f64>, Vec<f64>) {
-        let (mut looking, mut doing) = (Vec::new(), Vec::new());
+        let (mut sweeping, mut applying) = (Vec::new(), Vec::new());
         for _ in 0..sweeps {
-            self.time += SWEEP;
-            let turn = (self.time / SWEEP % BEATS) as usize;
-            for number in (turn..self.leases.len()).step_by(BEATS as usize).filter(|number| !silent(*number)) {
-                // Whose lease has ended does not hear that here.
+            self.time += SWEEP_INTERVAL_MS;
+            let phase = (self.time / SWEEP_INTERVAL_MS % SWEEPS_PER_HEARTBEAT) as usize;
+            for number in
+                (phase..self.leases.len()).step_by(SWEEPS_PER_HEARTBEAT as usize).filter(|number| !silent(*number))
+            {
+                // Renewing a lease that has ended is expected to fail here.
                 let _ = self.leases[number].renew(self.time.into(), None);
             }
             let start = now();
             let commands = self.engine.registry().sweep(at(self.time));
-            looking.push(milliseconds(start.elapsed()));
+            sweeping.push(milliseconds(start.elapsed()));
             let start = now();
             for command in commands {
                 let _ = self.engine.submit(command, at(self.time));
             }
-            doing.push(milliseconds(start.elapsed()));
+            applying.push(milliseconds(start.elapsed()));
         }
-        (looking, doing)
+        (sweeping, applying)
     }
 }
 
-/// All in one service, and ten in each.
+/// Measures one service with all instances, and services of ten instances.
 pub fn run(report: &mut Report) -> Result<()> {
     for (kind, services) in [("one_service", 1), ("services_of_ten", LEASES / 10)] {
-        let mut stage = Stage::new(services)?;
-        stage.pass(2 * TTL / SWEEP, |_| false);
+        let mut scenario = SweepScenario::new(services)?;
+        scenario.pass(2 * TTL_MS / SWEEP_INTERVAL_MS, |_| false);
         let mut add = |what: &str, took: (Vec<f64>, Vec<f64>), note: &str| {
-            for (part, times) in [("looking", took.0), ("doing", took.1)] {
+            for (part, times) in [("sweeping", took.0), ("applying", took.1)] {
                 #[expect(clippy::cast_precision_loss, reason = "a few hundred sweeps")]
                 let mean = times.iter().sum::<f64>() / times.len() as f64;
                 report.add(format!("sweep_{kind}_{what}_{part}_mean"), mean, "ms", note);
@@ -109,14 +112,22 @@ pub fn run(report: &mut Report) -> Result<()> {
                 report.add(format!("sweep_{kind}_{what}_{part}_max"), most, "ms", note);
             }
         };
-        add("quiet", stage.pass(TTL / SWEEP, |_| false), "a million leases, all heartbeats come");
-        // Evenly spread over services and beats.
-        let dead =
+        add("quiet", scenario.pass(TTL_MS / SWEEP_INTERVAL_MS, |_| false), "a million leases, all heartbeats come");
+        // Spreads the silent instances evenly over services and heartbeats.
+        let silent =
             |share: usize| move |number: usize| number.wrapping_mul(2_654_435_761) >> 7 & 127 < share * 128 / 100;
-        add("one_percent", stage.pass(2 * TTL / SWEEP, dead(1)), "1 % fall silent within a third of a time to live");
-        add("sixty_percent", stage.pass(2 * TTL / SWEEP, dead(60)), "60 % do, and are held");
-        add("held", stage.pass(TTL / SWEEP, dead(60)), "they are still held");
-        add("back", stage.pass(TTL / SWEEP, dead(1)), "and come back");
+        add(
+            "one_percent",
+            scenario.pass(2 * TTL_MS / SWEEP_INTERVAL_MS, silent(1)),
+            "1 % fall silent within a third of the TTL",
+        );
+        add(
+            "sixty_percent",
+            scenario.pass(2 * TTL_MS / SWEEP_INTERVAL_MS, silent(60)),
+            "60 % fall silent and are held by self-preservation",
+        );
+        add("held", scenario.pass(TTL_MS / SWEEP_INTERVAL_MS, silent(60)), "60 % are still held");
+        add("back", scenario.pass(TTL_MS / SWEEP_INTERVAL_MS, silent(1)), "59 % return");
     }
     Ok(())
 }

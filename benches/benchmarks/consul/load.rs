@@ -1,4 +1,4 @@
-//! Calls, one after the other on each of many connections.
+//! Calls to Consul's API, one after the other on each of many connections.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -8,28 +8,28 @@ use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     Outcome,
-    ask::{fed, pass, passing, register},
-    line::Line,
+    http_connection::HttpConnection,
+    requests::{pass_check, read_passing, register, ttl_check},
 };
-use crate::{children::Server, now};
+use crate::{now, processes::Server};
 
 const SERVICES: usize = 100;
 const WARM_UP: Duration = Duration::from_millis(500);
 const RUN: Duration = Duration::from_millis(2_500);
 
-/// What is asked for, again and again.
+/// Kind of call.
 #[derive(Debug, Clone, Copy)]
 pub enum Calls {
-    /// Registrations of ever new instances, with a check that is fed, or without.
+    /// Registrations of new instances, with or without a TTL check.
     Register { checked: bool },
-    /// A check of each connection's own passes.
+    /// Reports that a check passes, one check for each connection.
     Pass,
-    /// Who works of a service?
+    /// Reads of the passing instances of a service.
     Read { gzip: bool },
 }
 
 impl Calls {
-    /// As many connections as there are calls in flight.
+    /// Returns the number of connections, each with one call in flight.
     pub fn lanes(self) -> usize {
         match self {
             Self::Register { .. } => 16,
@@ -39,22 +39,26 @@ impl Calls {
 
     fn request(self, lane: usize, id: usize) -> Vec<u8> {
         match self {
-            Self::Register { checked } => register(id % SERVICES, id, 0, if checked { fed() } else { Value::Null }),
-            Self::Pass => pass(lane),
-            Self::Read { gzip } => passing(0, gzip),
+            Self::Register { checked } => {
+                register(id % SERVICES, id, 0, if checked { ttl_check() } else { Value::Null })
+            }
+            Self::Pass => pass_check(lane),
+            Self::Read { gzip } => read_passing(0, gzip),
         }
     }
 
-    /// Keeps a server that has what it needs busy, on the thread's `LocalSet`.
+    /// Loads a prepared server, on the thread's `LocalSet`.
     pub async fn run(self, server: &Server) -> Result<Outcome> {
         let (done, next) = (Rc::new(Cell::new(0_u32)), Rc::new(Cell::new(0)));
         let mut tasks = JoinSet::new();
-        for (lane, mut line) in Line::open_all(server.http()?, self.lanes()).await?.into_iter().enumerate() {
+        for (lane, mut connection) in
+            HttpConnection::open_all(server.http()?, self.lanes()).await?.into_iter().enumerate()
+        {
             let (done, next) = (Rc::clone(&done), Rc::clone(&next));
             tasks.spawn_local(async move {
                 let mut request = self.request(lane, next.replace(next.get() + 1));
                 loop {
-                    line.ask(&request).await?;
+                    connection.ask(&request).await?;
                     done.set(done.get() + 1);
                     if matches!(self, Self::Register { .. }) {
                         request = self.request(lane, next.replace(next.get() + 1));

@@ -1,4 +1,4 @@
-//! Servers as children of this process, and what the kernel says of them.
+//! Servers as child processes, and their memory and CPU time as Linux reports them.
 
 use std::{
     env, fs,
@@ -11,99 +11,100 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tokio::time::sleep;
 
-/// The binary that is measured.
+/// Path of the binary under test.
 pub const CALLBOARD: &str = env!("CARGO_BIN_EXE_callboard");
-/// Where servers run when they are compared, and where the load does.
+/// Cores of the server and of the load generator in comparisons.
 const SERVER_CORE: &str = "0";
 const LOAD_CORE: &str = "1";
-/// How often memory is looked at, how often in a row it must be the same, and how long to wait for that.
-const LOOK: Duration = Duration::from_millis(100);
-const SAME: u32 = 8;
-const LOOKS: u32 = 50;
-/// Changes of so many bytes are none.
-const NOISE: u64 = 64 * 1024;
+/// Interval at which memory is sampled.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// Number of equal samples in a row after which memory counts as stable.
+const STABLE_SAMPLES: u32 = 8;
+const MAX_SAMPLES: u32 = 50;
+/// Difference in bytes below which two samples are equal.
+const NOISE_BYTES: u64 = 64 * 1024;
 
-/// A server that ends when this is dropped.
+/// Server process that is killed on drop.
 #[derive(Debug)]
 pub struct Server {
-    child: Ended,
-    /// What it said when it was ready: its addresses, by door.
+    child: KilledOnDrop,
+    /// Its line of readiness: addresses by listener.
     ready: serde_json::Value,
-    /// Where it speaks gRPC; or HTTP, if it speaks nothing else.
+    /// Address of the gRPC listener, or of HTTP where there is no gRPC.
     pub address: SocketAddr,
 }
 
-/// A child that is killed when this is dropped.
+/// Child process that is killed on drop.
 #[derive(Debug)]
-pub struct Ended(pub Child);
+pub struct KilledOnDrop(pub Child);
 
-impl Drop for Ended {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Fails if the process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 impl Server {
-    /// Callboard as people run it.
+    /// Starts `callboard serve` with its defaults.
     pub fn callboard() -> Result<Self> {
         Self::callboard_with(&[])
     }
 
-    /// Callboard with more arguments.
+    /// Starts `callboard serve` with further arguments.
     pub fn callboard_with(arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(CALLBOARD);
         serve(&mut command).args(arguments);
         Self::start(&mut command)
     }
 
-    /// Callboard on one core, with one worker.
+    /// Starts `callboard serve` on one core, with one worker.
     pub fn callboard_pinned() -> Result<Self> {
         let mut command = pinned(CALLBOARD);
         serve(&mut command).args(["--workers", "1"]);
         Self::start(&mut command)
     }
 
-    /// A limit, on one core: this program, as what it is called there.
-    pub fn limit_pinned(limit: &str) -> Result<Self> {
+    /// Starts a baseline on one core: this program with the baseline's name as its argument.
+    pub fn baseline_pinned(baseline: &str) -> Result<Self> {
         let program = env::current_exe().context("cannot find this program")?;
-        Self::start(pinned(&program.display().to_string()).arg(limit))
+        Self::start(pinned(&program.display().to_string()).arg(baseline))
     }
 
     fn start(command: &mut Command) -> Result<Self> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-        let mut child = Ended(child.with_context(|| format!("cannot start {command:?}"))?);
+        let mut child = KilledOnDrop(child.with_context(|| format!("cannot start {command:?}"))?);
         let stdout = child.0.stdout.take().context("the server has no stdout")?;
         let mut ready = String::new();
         BufReader::new(stdout).read_line(&mut ready)?;
         ensure!(!ready.is_empty(), "{command:?} ended before it was ready: run it by hand");
         let ready: serde_json::Value = serde_json::from_str(&ready)?;
-        let address = door(&ready, "grpc").or_else(|| door(&ready, "http"));
-        let address = address.context("the ready line names no address")??;
+        let address = listener(&ready, "grpc").or_else(|| listener(&ready, "http"));
+        let address = address.context("the line of readiness has no address")??;
         Ok(Self { child, ready, address })
     }
 
-    /// Where it speaks HTTP.
+    /// Returns the address of the HTTP listener.
     pub fn http(&self) -> Result<SocketAddr> {
-        door(&self.ready, "http").context("the ready line names no HTTP address")?
+        listener(&self.ready, "http").context("the line of readiness has no HTTP address")?
     }
 
-    /// Where it answers DNS, if it does.
+    /// Returns the address of the DNS listener, if there is one.
     pub fn dns(&self) -> Option<Result<SocketAddr>> {
-        door(&self.ready, "dns")
+        listener(&self.ready, "dns")
     }
 
-    /// Resident memory in bytes, once it no longer changes.
+    /// Returns the resident memory in bytes once it is stable.
     pub async fn memory(&self) -> Result<u64> {
         let mut last = self.memory_now()?;
-        let mut same = 0;
-        for _ in 0..LOOKS {
-            sleep(LOOK).await;
+        let mut stable = 0;
+        for _ in 0..MAX_SAMPLES {
+            sleep(SAMPLE_INTERVAL).await;
             let now = self.memory_now()?;
-            same = if now.abs_diff(last) <= NOISE { same + 1 } else { 0 };
+            stable = if now.abs_diff(last) <= NOISE_BYTES { stable + 1 } else { 0 };
             last = now;
-            if same == SAME {
+            if stable == STABLE_SAMPLES {
                 break;
             }
         }
@@ -117,7 +118,7 @@ impl Server {
         Ok(kilobytes.context("no VmRSS in /proc: Linux is needed")?.parse::<u64>()? * 1024)
     }
 
-    /// CPU time of all its threads: what `/proc/PID/stat` tells in steps of 10 ms, in nanoseconds.
+    /// Returns the CPU time of all threads, from `schedstat`, which has nanoseconds where `/proc/PID/stat` has steps of 10 ms.
     pub fn cpu(&self) -> Result<Duration> {
         let mut nanoseconds = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.child.0.id()))? {
@@ -129,14 +130,14 @@ impl Server {
     }
 }
 
-/// An address out of a ready line.
-fn door(ready: &serde_json::Value, name: &str) -> Option<Result<SocketAddr>> {
+/// Returns the address of a listener from the line of readiness.
+fn listener(ready: &serde_json::Value, name: &str) -> Option<Result<SocketAddr>> {
     ready[name].as_str().map(|address| Ok(address.parse()?))
 }
 
 fn serve(command: &mut Command) -> &mut Command {
-    let doors = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0"];
-    command.arg("serve").args(doors).args(["-o", "json", "--log", "warn"])
+    let listeners = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0"];
+    command.arg("serve").args(listeners).args(["-o", "json", "--log", "warn"])
 }
 
 fn pinned(program: &str) -> Command {
@@ -145,7 +146,7 @@ fn pinned(program: &str) -> Command {
     command
 }
 
-/// Keeps this process off the servers' core.
+/// Keeps this process off the server's core.
 pub fn pin_this_process() -> Result<()> {
     let process = std::process::id().to_string();
     let done = Command::new("taskset").args(["-cp", LOAD_CORE, &process]).stdout(Stdio::null()).status();

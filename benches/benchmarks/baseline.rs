@@ -1,7 +1,7 @@
-//! The limit: a bare tonic server with the contract's messages and no logic, on the runtime that Callboard's workers have.
+//! Baseline: a minimal tonic server with the messages of the contract and no logic, on the runtime that Callboard's workers use.
 //!
-//! It keeps nothing and checks nothing. What Callboard costs beyond it is what Callboard does. It encodes an event once
-//! and sends together what came together, as Callboard does: otherwise it would be no limit.
+//! It stores and validates nothing, so the difference to Callboard is the cost of Callboard's own work. Like Callboard it encodes
+//! each event once and sends events that arrive together in one message; without that it would not be the faster of the two.
 
 use std::{
     convert::Infallible,
@@ -34,39 +34,38 @@ use tonic::{
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
-/// Revisions are as long on the wire as Callboard's: so messages have the same size, and what the layers below do with
-/// small and with large frames, they do to both.
-const FIRST: u64 = 1_700_000_000 << 20;
+/// First revision. It has the encoded length of Callboard's revisions, so that messages and frames have the same sizes.
+const FIRST_REVISION: u64 = 1_700_000_000 << 20;
 
 /// Serves until killed.
 pub async fn serve() -> Result<()> {
     let incoming = TcpIncoming::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?.with_nodelay(Some(true));
     println!("{}", serde_json::json!({ "grpc": incoming.local_addr()?.to_string() }));
     std::io::stdout().flush()?;
-    let board = Arc::new(Board { revision: AtomicU64::new(FIRST), ..Board::default() });
-    let server = Server::builder().add_service(Registry(Arc::clone(&board))).add_service(Discovery(board));
+    let events_log = Arc::new(BaselineEvents { revision: AtomicU64::new(FIRST_REVISION), ..BaselineEvents::default() });
+    let server = Server::builder().add_service(Registry(Arc::clone(&events_log))).add_service(Discovery(events_log));
     Ok(server.serve_with_incoming(incoming).await?)
 }
 
-/// All there is: the events so far, each encoded, and who waits for the next.
+/// State: the encoded events, and the wakers of the watches that wait for the next one.
 #[derive(Debug, Default)]
-struct Board {
+struct BaselineEvents {
     revision: AtomicU64,
-    /// Whether anybody ever watched. If not, nothing is kept.
+    /// Set by the first watch; before, events are not kept.
     watched: AtomicBool,
     events: Mutex<(Vec<Bytes>, Vec<Waker>)>,
 }
 
-impl Board {
-    fn register(&self, asked: pb::RegisterRequest) -> pb::RegisterResponse {
+impl BaselineEvents {
+    fn register(&self, request: pb::RegisterRequest) -> pb::RegisterResponse {
         let revision = self.revision.fetch_add(1, Ordering::Relaxed) + 1;
         let answer = pb::RegisterResponse {
             lease_id: Bytes::copy_from_slice(&u128::from(revision).to_be_bytes()),
-            ttl: asked.ttl,
+            ttl: request.ttl,
             revision,
         };
         if self.watched.load(Ordering::Relaxed) {
-            self.publish(event(asked, revision));
+            self.publish(event(request, revision));
         }
         answer
     }
@@ -78,15 +77,15 @@ impl Board {
     }
 }
 
-fn event(asked: pb::RegisterRequest, revision: u64) -> Bytes {
+fn event(request: pb::RegisterRequest, revision: u64) -> Bytes {
     let instance = pb::Instance {
-        service: asked.service,
-        id: asked.id,
-        addresses: asked.addresses,
-        tags: asked.tags,
-        metadata: asked.metadata,
-        weight: asked.weight.unwrap_or(1),
-        locality: asked.locality,
+        service: request.service,
+        id: request.id,
+        addresses: request.addresses,
+        tags: request.tags,
+        metadata: request.metadata,
+        weight: request.weight.unwrap_or(1),
+        locality: request.locality,
         status: pb::InstanceStatus::Serving.into(),
         registered_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 1 }),
         registered_revision: revision,
@@ -101,7 +100,7 @@ fn event(asked: pb::RegisterRequest, revision: u64) -> Bytes {
     pb::WatchResponse { message: Some(Message::Changes(changes)) }.encode_to_vec().into()
 }
 
-/// Every lease holds, for as long as instances here ask for.
+/// Answers that every lease is held, with the TTL that [`crate::client::instance`] requests.
 fn answer(request: pb::KeepAliveRequest) -> pb::KeepAliveResponse {
     let leases = request.heartbeats.into_iter().map(|heartbeat| pb::LeaseReport {
         lease_id: heartbeat.lease_id,
@@ -111,11 +110,11 @@ fn answer(request: pb::KeepAliveRequest) -> pb::KeepAliveResponse {
     pb::KeepAliveResponse { leases: leases.collect(), notice: pb::Notice::Unspecified.into() }
 }
 
-/// A reader's place among the events.
+/// Watch with its position in the events.
 #[derive(Debug)]
 struct Watch {
-    board: Arc<Board>,
-    /// `None`: not even synced.
+    events_log: Arc<BaselineEvents>,
+    /// Index of the next event; `None` before the watch is synced.
     cursor: Option<usize>,
 }
 
@@ -123,12 +122,12 @@ impl Stream for Watch {
     type Item = Result<Vec<Bytes>, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let board = Arc::clone(&self.board);
-        let mut events = board.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let events_log = Arc::clone(&self.events_log);
+        let mut events = events_log.events.lock().unwrap_or_else(PoisonError::into_inner);
         let end = events.0.len();
         let message = match self.cursor.replace(end) {
             None => {
-                let revision = board.revision.load(Ordering::Relaxed);
+                let revision = events_log.revision.load(Ordering::Relaxed);
                 let synced = pb::Synced { revision, resume_token: Bytes::from_static(&[7; 24]) };
                 vec![pb::WatchResponse { message: Some(Message::Synced(synced)) }.encode_to_vec().into()]
             }
@@ -136,18 +135,18 @@ impl Stream for Watch {
                 events.1.push(context.waker().clone());
                 return Poll::Pending;
             }
-            // Messages with a repeated field concatenate; of the revisions and tokens, the last counts.
+            // Concatenated messages merge: repeated fields are appended, and the last revision and token count.
             Some(cursor) => events.0[cursor..].to_vec(),
         };
         Poll::Ready(Some(Ok(message)))
     }
 }
 
-/// Answers a watch with bytes that were encoded before.
+/// Codec that writes bytes which are already encoded.
 #[derive(Debug, Clone, Copy)]
-struct Ready;
+struct EncodedBytes;
 
-impl Codec for Ready {
+impl Codec for EncodedBytes {
     type Encode = Vec<Bytes>;
     type Decode = pb::WatchRequest;
     type Encoder = Self;
@@ -162,7 +161,7 @@ impl Codec for Ready {
     }
 }
 
-impl Encoder for Ready {
+impl Encoder for EncodedBytes {
     type Item = Vec<Bytes>;
     type Error = Status;
 
@@ -179,14 +178,14 @@ impl Encoder for Ready {
 }
 
 #[derive(Debug, Clone)]
-struct Registry(Arc<Board>);
+struct Registry(Arc<BaselineEvents>);
 
 impl NamedService for Registry {
     const NAME: &'static str = "callboard.v1.RegistryService";
 }
 
 #[derive(Debug, Clone)]
-struct Discovery(Arc<Board>);
+struct Discovery(Arc<BaselineEvents>);
 
 impl NamedService for Discovery {
     const NAME: &'static str = "callboard.v1.DiscoveryService";
@@ -204,7 +203,7 @@ impl Service<http::Request<Body>> for Registry {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answer {
-        let board = Arc::clone(&self.0);
+        let events_log = Arc::clone(&self.0);
         Box::pin(async move {
             if request.uri().path().ends_with("/KeepAlive") {
                 let keep_alive = service_fn(async |request: Request<Streaming<pb::KeepAliveRequest>>| {
@@ -215,7 +214,7 @@ impl Service<http::Request<Body>> for Registry {
                 return Ok(grpc.streaming(keep_alive, request).await);
             }
             let register = service_fn(move |request: Request<pb::RegisterRequest>| {
-                let answer = board.register(request.into_inner());
+                let answer = events_log.register(request.into_inner());
                 async move { Ok::<_, Status>(Response::new(answer)) }
             });
             Ok(Grpc::new(SmallBuffers::default()).unary(register, request).await)
@@ -233,14 +232,14 @@ impl Service<http::Request<Body>> for Discovery {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answer {
-        let board = Arc::clone(&self.0);
+        let events_log = Arc::clone(&self.0);
         Box::pin(async move {
             let watch = service_fn(move |_: Request<pb::WatchRequest>| {
-                board.watched.store(true, Ordering::Relaxed);
-                let watch = Watch { board: Arc::clone(&board), cursor: None };
+                events_log.watched.store(true, Ordering::Relaxed);
+                let watch = Watch { events_log: Arc::clone(&events_log), cursor: None };
                 async move { Ok::<_, Status>(Response::new(watch)) }
             });
-            Ok(Grpc::new(Ready).server_streaming(watch, request).await)
+            Ok(Grpc::new(EncodedBytes).server_streaming(watch, request).await)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What the server's memory is used for: the difference in resident memory, divided.
+//! Memory of instances, watches and heartbeat streams: the growth of the resident memory, divided by their number.
 
 use anyhow::Result;
 use callboard::pb::callboard::v1::{self as pb, discovery_service_client::DiscoveryServiceClient};
@@ -6,49 +6,49 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::{
-    children::Server,
     client::{KeepAlive, Watch, connect, register},
+    processes::Server,
     report::Report,
 };
 
 const SERVICES: usize = 100;
 const INSTANCES: usize = 10_000;
-/// Enough that what is bounded, above all the log of recent events, is full.
-const MANY: usize = 200_000;
+/// Number of instances at which everything that is bounded, above all the event log, is full.
+const MANY_INSTANCES: usize = 200_000;
 const CONNECTIONS: usize = 100;
 const STREAMS_EACH: usize = 100;
-/// Heartbeats in a message.
+/// Heartbeats in one message.
 const BATCH: usize = 100;
 
-/// Registered instances.
+/// Measures the memory of an instance.
 pub async fn instances(report: &mut Report) -> Result<()> {
     let server = Server::callboard()?;
     let idle = server.memory().await?;
     #[expect(clippy::cast_precision_loss, reason = "megabytes")]
-    report.add("idle_rss", idle as f64 / 1e6, "MB", "a server that nobody talks to");
+    report.add("idle_rss", idle as f64 / 1e6, "MB", "a server without connections");
 
     let channels = connect(server.address, 8).await?;
     let leases = register(&channels, INSTANCES, SERVICES).await?;
     let mut stream = KeepAlive::open(&channels[0]).await?;
     for batch in leases.chunks(BATCH) {
-        stream.beat(batch).await?;
+        stream.heartbeat(batch).await?;
     }
     let few = server.memory().await?;
     let note = "10,000 in 100 services, each with its lease and two events in the log, kept alive by one stream";
     report.add("rss_per_instance", each(idle, few, INSTANCES), "B", note);
 
-    register(&channels, MANY, SERVICES).await?;
+    register(&channels, MANY_INSTANCES, SERVICES).await?;
     let many = server.memory().await?;
-    let note = format!("from 10,000 to {MANY}: the log of events is bounded; goal: at most 500 at a million");
-    report.add("rss_per_further_instance", each(few, many, MANY - INSTANCES), "B", note);
+    let note = format!("from 10,000 to {MANY_INSTANCES}: the log of events is bounded; goal: at most 500 at a million");
+    report.add("rss_per_further_instance", each(few, many, MANY_INSTANCES - INSTANCES), "B", note);
     Ok(())
 }
 
-/// Open watches that have nothing to say.
+/// Measures the memory of a connection and of an idle watch.
 pub async fn watches(report: &mut Report) -> Result<()> {
     let server = Server::callboard()?;
     let idle = server.memory().await?;
-    let channels = talk(connect(server.address, CONNECTIONS).await?).await?;
+    let channels = call_once(connect(server.address, CONNECTIONS).await?).await?;
     let connected = server.memory().await?;
     let note = "100 that made one call; goal: at most 17,000";
     report.add("rss_per_connection", each(idle, connected, CONNECTIONS), "B", note);
@@ -71,10 +71,10 @@ pub async fn watches(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Heartbeat streams, each of which has carried one lease.
+/// Measures the memory of a heartbeat stream that has carried one lease.
 pub async fn keep_alives(report: &mut Report) -> Result<()> {
     let server = Server::callboard()?;
-    let channels = talk(connect(server.address, CONNECTIONS).await?).await?;
+    let channels = call_once(connect(server.address, CONNECTIONS).await?).await?;
     let leases = register(&channels[..8], CONNECTIONS * STREAMS_EACH, SERVICES).await?;
     let registered = server.memory().await?;
 
@@ -85,7 +85,7 @@ pub async fn keep_alives(report: &mut Report) -> Result<()> {
             let mut streams = Vec::with_capacity(leases.len());
             for lease in leases {
                 let mut stream = KeepAlive::open(&channel).await?;
-                stream.beat(&[lease]).await?;
+                stream.heartbeat(&[lease]).await?;
                 streams.push(stream);
             }
             anyhow::Ok(streams)
@@ -98,8 +98,8 @@ pub async fn keep_alives(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// A call on each, so that the server has made all that a connection needs.
-async fn talk(channels: Vec<Channel>) -> Result<Vec<Channel>> {
+/// Makes one call on each connection, so that the server has allocated all that a connection needs.
+async fn call_once(channels: Vec<Channel>) -> Result<Vec<Channel>> {
     for channel in &channels {
         let mut client = DiscoveryServiceClient::new(channel.clone());
         client.list_services(pb::ListServicesRequest::default()).await?;

@@ -1,0 +1,156 @@
+//! Benchmarks of the `callboard` binary over loopback.
+//!
+//! ```text
+//! cargo bench --bench benchmarks              memory, delays, lines of code
+//! cargo bench --bench benchmarks -- load      Callboard and a minimal tonic server, in pairs of runs
+//! cargo bench --bench benchmarks -- consul    Consul's API and a minimal axum server, in pairs; health checks; DNS
+//! cargo bench --bench benchmarks -- store     the disk engine: rates and recovery
+//! cargo bench --bench benchmarks -- sweep     expiry sweeps over a million leases
+//! cargo bench --bench benchmarks -- … -o json the same as one JSON object
+//! ```
+//!
+//! `--only NAME` selects the rows of `load` and `consul` whose names contain NAME. The rows of `consul` are:
+//!
+//! ```text
+//! register_plain, register_checked             agent/service/register of new instances, 16 in flight; without and with a check
+//! ttl_pass                                     agent/check/pass, 64 in flight
+//! health_10_plain, health_10_gzip              health/service?passing of 10 instances, 64 in flight; without and with gzip
+//! answers_1_at_5, answers_1_at_20              answers to 1,000 blocking queries: 5 or 20 writes a second, 1 instance
+//! answers_100_at_2                             2 writes a second, 100 instances
+//! blocking_query_memory                        memory of 10,000 blocking queries
+//! other_changes                                blocking queries while another service changes
+//! failure                                      delay from a failed check to a watch, a blocking query and DNS
+//! checks_20000                                 20,000 HTTP checks at 10 s
+//! dns                                          A and SRV of 10 instances, by dnsperf (Debian: apt-get install dnsperf)
+//! ```
+//!
+//! Each measurement starts a server of its own as a child process.
+
+mod baseline;
+mod client;
+mod compare;
+mod consul;
+mod delay;
+mod lines;
+mod load;
+mod memory;
+mod processes;
+mod removal;
+mod report;
+mod store;
+mod sweep;
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use tokio::runtime;
+
+use report::Report;
+
+/// Benchmarks of Callboard
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Measure to measure
+    #[arg(value_enum, default_value_t)]
+    what: Measure,
+    /// Run only the rows whose name contains this text (load and consul)
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Number of pairs of runs; the medians are reported (load and consul)
+    #[arg(long, default_value_t = 3)]
+    pairs: usize,
+    /// Format of the results
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// Flag that `cargo bench` adds
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Measure {
+    /// Memory, delays and lines of code
+    #[default]
+    Resources,
+    /// Callboard and the gRPC baseline, in pairs
+    Load,
+    /// Consul's API and its baseline, in pairs; health checks and DNS
+    Consul,
+    /// The disk engine
+    Store,
+    /// Expiry sweeps over a million leases
+    Sweep,
+    /// Serve the gRPC baseline, a minimal tonic server, until killed
+    #[value(hide = true)]
+    GrpcBaseline,
+    /// Serve the Consul baseline, a minimal axum server, until killed
+    #[value(hide = true)]
+    ConsulBaseline,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Output {
+    /// Text
+    #[default]
+    Table,
+    /// One JSON object
+    Json,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let report = match arguments.what {
+        Measure::Resources => {
+            runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(resources())?
+        }
+        Measure::Store => {
+            let mut report = Report::default();
+            let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(store::run(&mut report))?;
+            report
+        }
+        Measure::Load => {
+            // Set before any thread starts, so that all threads inherit it.
+            processes::pin_this_process()?;
+            one_thread()?.block_on(compare::run(&arguments.only, arguments.pairs.max(1)))?
+        }
+        Measure::Consul => {
+            processes::pin_this_process()?;
+            one_thread()?.block_on(consul::run(&arguments.only, arguments.pairs.max(1)))?
+        }
+        Measure::Sweep => {
+            let mut report = Report::default();
+            sweep::run(&mut report)?;
+            report
+        }
+        Measure::GrpcBaseline => return one_thread()?.block_on(baseline::serve()),
+        Measure::ConsulBaseline => return one_thread()?.block_on(consul::baseline::serve()),
+    };
+    match arguments.output {
+        Output::Table => print!("{}", report.to_table()),
+        Output::Json => println!("{}", report.to_json()),
+    }
+    Ok(())
+}
+
+async fn resources() -> Result<Report> {
+    let mut report = Report::default();
+    memory::instances(&mut report).await?;
+    memory::watches(&mut report).await?;
+    memory::keep_alives(&mut report).await?;
+    delay::run(&mut report).await?;
+    removal::run(&mut report).await?;
+    lines::count(&mut report)?;
+    Ok(report)
+}
+
+fn one_thread() -> std::io::Result<runtime::Runtime> {
+    runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Returns the current time; benchmarks are the only code outside of `clock.rs` that reads it.
+#[expect(clippy::disallowed_methods, reason = "this program measures time")]
+fn now() -> Instant {
+    Instant::now()
+}
