@@ -42,7 +42,7 @@ language:
 
 # Which folder may use which
 layers:
-    cargo test --locked --test main layers
+    cargo test --locked --test main layers -- --nocapture
 
 # Format the sources (--check: only look)
 fmt *args:

@@ -13,7 +13,10 @@ pub struct Source {
 /// A path that a file names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
+    /// Its words; the first is `crate` for a path that is written from `crate`, `self` or `super`.
     pub path: Vec<String>,
+    /// Path of the module that names it, without `crate`.
+    pub module: Vec<String>,
     pub in_tests: bool,
     /// Named by `use`.
     pub imported: bool,
@@ -29,10 +32,10 @@ pub struct Module {
 }
 
 impl Source {
-    /// Reads a file that is `depth` modules below the crate's root, so that `super` can be followed to the root.
-    pub fn read(text: &str, depth: usize, is_tests: bool) -> Self {
+    /// Reads the file of a module, which is given by its path below the crate.
+    pub fn read(text: &str, module: &[String], is_tests: bool) -> Self {
         let tokens = lex(text).into_iter().filter(|token| token.kind != TokenKind::Comment).collect();
-        let mut reader = Reader { tokens, at: 0, depth, source: Self::default() };
+        let mut reader = Reader { tokens, at: 0, module: module.to_vec(), source: Self::default() };
         reader.items(is_tests);
         reader.source
     }
@@ -41,7 +44,8 @@ impl Source {
 struct Reader {
     tokens: Vec<Token>,
     at: usize,
-    depth: usize,
+    /// Path of the module that is being read, inline modules included.
+    module: Vec<String>,
     source: Source,
 }
 
@@ -93,9 +97,9 @@ impl Reader {
     fn module(&mut self, path: Option<String>, is_tests: bool) {
         let Some(name) = self.next().filter(|token| token.kind == TokenKind::Word) else { return };
         if self.next().is_some_and(|token| token.is('{')) {
-            self.depth += 1;
+            self.module.push(name.text);
             self.items(is_tests);
-            self.depth -= 1;
+            self.module.pop();
         } else {
             self.source.modules.push(Module { name: name.text, path, is_tests });
         }
@@ -147,13 +151,16 @@ impl Reader {
         self.name(path, in_tests, false);
     }
 
-    /// Records a path; one that leaves the layer by `super` becomes one from `crate`.
+    /// Records a path; one that begins with `self` or `super` becomes one that begins with `crate`.
     fn name(&mut self, mut path: Vec<String>, in_tests: bool, imported: bool) {
-        let ups = path.iter().take_while(|word| *word == "super").count();
-        if ups > 0 && ups >= self.depth && path.len() > ups {
-            path.splice(..ups, ["crate".to_owned()]);
+        let own = usize::from(path.first().is_some_and(|word| word == "self"));
+        let ups = path[own..].iter().take_while(|word| *word == "super").count();
+        if own + ups > 0 {
+            let parent = self.module.iter().take(self.module.len().saturating_sub(ups)).cloned();
+            path.splice(..own + ups, ["crate".to_owned()].into_iter().chain(parent));
         }
-        self.source.named.push(Named { path, in_tests, imported });
+        let module = self.module.clone();
+        self.source.named.push(Named { path, module, in_tests, imported });
     }
 
     fn peek_is_path(&self) -> bool {
@@ -173,38 +180,45 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn paths(text: &str) -> Vec<String> {
-        Source::read(text, 1, false).named.into_iter().map(|named| named.path.join("::")).collect()
+    fn read(text: &str, module: &[&str]) -> Source {
+        Source::read(text, &module.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), false)
+    }
+
+    fn paths(source: &Source) -> Vec<String> {
+        source.named.iter().map(|named| named.path.join("::")).collect()
     }
 
     #[test]
     fn use_tree_names_every_branch() {
         let text =
             "pub(crate) use a::{b, c::{self, d as e}, f::*}; use g as h; fn f(x: i::J<'_, k::L>) -> char { '\"' }";
-        assert_eq!(paths(text), ["a::b", "a::c", "a::c::d", "a::f::*", "g", "i::J", "k::L"]);
+        assert_eq!(paths(&read(text, &["m"])), ["a::b", "a::c", "a::c::d", "a::f::*", "g", "i::J", "k::L"]);
     }
 
     #[test]
     fn strings_and_comments_name_nothing() {
         let text = r##"/* a::b /* c::d */ e::f */ const A: &str = "g::h \" i::j"; // k::l
             const B: &str = r#"m::n "o::p" "#; const C: char = '\''; q::r!();"##;
-        assert_eq!(paths(text), ["q::r"]);
+        assert_eq!(paths(&read(text, &["m"])), ["q::r"]);
     }
 
     #[test]
-    fn modules_tests_and_super_are_resolved() {
-        let text =
-            "#[cfg(test)]\n#[path = \"a/tests.rs\"]\nmod tests; mod b; #[cfg(test)] mod c { use super::super::d::E; }";
-        let source = Source::read(text, 2, false);
+    fn modules_and_tests_are_known() {
+        let text = "#[cfg(test)]\n#[path = \"a/tests.rs\"]\nmod tests; mod b; #[cfg(test)] mod c { use d::E; }";
+        let source = read(text, &["m"]);
         let module = |name: &str, path: Option<&str>, is_tests| Module {
             name: name.to_owned(),
             path: path.map(str::to_owned),
             is_tests,
         };
         assert_eq!(source.modules, [module("tests", Some("a/tests.rs"), true), module("b", None, false)]);
-        let up = source.named[0].clone();
-        assert!(up.in_tests && up.path == ["super", "super", "d", "E"], "three modules deep, two up: {up:?}");
-        let out = Source::read("use super::super::d::E;", 2, false);
-        assert_eq!(out.named[0].path, ["crate", "d", "E"]);
+        assert!(source.named[0].in_tests && source.named[0].module == ["m", "c"]);
+    }
+
+    #[test]
+    fn self_and_super_are_resolved() {
+        let text = "use super::super::d::E; use self::f::G; mod c { use super::super::H; fn i() { super::j::k() } }";
+        let expected = ["crate::d::E", "crate::a::b::f::G", "crate::a::H", "crate::a::b::j::k"];
+        assert_eq!(paths(&read(text, &["a", "b"])), expected);
     }
 }
