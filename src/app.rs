@@ -23,7 +23,7 @@ mod server_context;
 mod watchers;
 
 pub use check_memory::{CheckMemory, Settle};
-pub use commands::{Commands, ListedChange, NodeRegistration};
+pub use commands::{CallerCommands, Commands, ListedChange, NodeRegistration};
 pub use encoded::{EncodedChunk, EncodedEvent};
 pub use recovery::RecoveryError;
 pub use server_context::ServerContext;

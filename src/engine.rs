@@ -18,6 +18,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,7 +30,7 @@ pub use memory::Memory;
 pub use saved_check::{CheckKey, SavedCheck, SavedChecks, SavedResult};
 
 use crate::{
-    model::{Incarnation, Revision, UnixMillis},
+    model::{Caller, Incarnation, Revision, ServerActor, UnixMillis},
     registry::{ClockReading, Command, CommandError, CommandOutcome, Registry},
 };
 
@@ -39,12 +40,17 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn registry(&self) -> &Registry;
 
     /// Has a command done, as of now or a later time. It is done also if nobody waits for the answer; once there is one, every
-    /// read sees it.
-    fn submit(&self, command: Command, now: ClockReading) -> PendingCommand;
+    /// read sees it. The event keeps the caller.
+    fn submit(&self, command: Command, caller: &Arc<Caller>, now: ClockReading) -> PendingCommand;
 
     /// Submits commands about different instances that belong together. All of them are decided against the same state; when one is
     /// refused, none is done. They are durable together: after a crash all of them are there, or none.
-    fn submit_together(&self, commands: Vec<Command>, now: ClockReading) -> PendingCommand<Vec<CommandOutcome>>;
+    fn submit_together(
+        &self,
+        commands: Vec<Command>,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> PendingCommand<Vec<CommandOutcome>>;
 
     /// Saves states of checks for the next process, within about a second and when the engine is closed. `None`: the check is
     /// gone. Returns at once. An engine without a store does nothing.
@@ -117,10 +123,16 @@ pub fn expire(engine: &dyn Engine, now: ClockReading) -> Vec<PendingCommand> {
     let commands = engine.registry().sweep(now);
     let sent = commands.into_iter().map(|command| {
         let removal = matches!(command, Command::Expire(_));
-        let submission = engine.submit(command, now);
+        let caller = sweep_actor(&command).caller();
+        let submission = engine.submit(command, caller, now);
         removal.then_some(submission)
     });
     sent.flatten().collect()
+}
+
+/// Returns the part of the server that a command of a sweep belongs to: it removes an instance, or changes what is suspected.
+fn sweep_actor(command: &Command) -> ServerActor {
+    if matches!(command, Command::Expire(_)) { ServerActor::Expiry } else { ServerActor::SelfPreservation }
 }
 
 /// How many of these changed anything.

@@ -53,7 +53,7 @@ use crate::{
     app::Commands,
     clock::Clock,
     engine::{CheckKey, EngineError, SavedCheck},
-    model::{Check, CheckId, CheckStatus, FieldError, InstanceId, Probe, ServiceName},
+    model::{Caller, Check, CheckId, CheckStatus, FieldError, InstanceId, Probe, ServiceName},
     registry::{Command, CommandError, Entry},
 };
 
@@ -166,6 +166,7 @@ impl HealthChecks {
         check: &CheckId,
         verdict: CheckStatus,
         output: &str,
+        caller: &Arc<Caller>,
     ) -> Result<(), ReportError> {
         let no_instance = || CommandError::NoSuchInstance { service: service.clone(), id: id.clone() };
         let entry = self.commands.registry().get(service, id.as_str()).ok_or_else(no_instance);
@@ -191,12 +192,12 @@ impl HealthChecks {
             return Ok(());
         }
         let (service, id, check) = (service.clone(), id.clone(), check.clone());
-        self.judge(Command::SetCheckStatus { service, id, check, of: None, verdict }).await?;
+        self.judge(Command::SetCheckStatus { service, id, check, of: None, verdict }, caller).await?;
         Ok(())
     }
 
     /// Has a verdict taken down.
-    async fn judge(&self, command: Command) -> Result<(), EngineError> {
+    async fn judge(&self, command: Command, caller: &Arc<Caller>) -> Result<(), EngineError> {
         if let Command::SetCheckStatus { service, id, check, .. } = &command
             && self.unsaved.is_some()
             && let Some(record) = self.record(service, id, check)
@@ -205,7 +206,7 @@ impl HealthChecks {
             let key = (service.clone(), id.clone(), check.clone());
             self.commands.save_checks(vec![(key, Some(record.save()))]);
         }
-        if self.commands.submit(command).await?.changed {
+        if self.commands.on_behalf_of(caller).submit(command).await?.changed {
             self.changes.inc();
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! A value of these types is right by construction: every parser refuses with an [`FieldError`] that names the field,
 //! the value and the remedy. What a refusal becomes on the wire is a door's business.
 
+mod caller;
 mod check;
 mod consul_registration;
 mod field_error;
@@ -17,6 +18,7 @@ mod revision;
 mod selector;
 mod topic;
 
+pub use caller::{Caller, CallerProtocol, ServerActor};
 pub(crate) use check::MAX_DESCRIBED_OUTPUT_BYTES;
 pub use check::{
     Check, CheckDefinition, CheckDescription, CheckId, CheckStatus, HttpProbe, InstanceChecks, Probe, ProbeTarget,

@@ -13,6 +13,7 @@
 //! | `watch` | what one reader is told, case by case |
 //! | `stalled`, `unread`, `unread_http` | readers that take nothing, of every kind |
 //! | `handshake`, `limits`, `age`, `descriptors` | connections: how they begin, how many there may be, how they end |
+//! | `caller` | the caller that every event names |
 //! | `cancelled` | clients that cancel calls, and how many they may |
 //! | `outcome` | writes on a store that does not answer |
 //! | `bad_input` | what nobody should send |
@@ -40,6 +41,7 @@
 mod abuse;
 mod age;
 mod bad_input;
+mod caller;
 mod cancelled;
 mod check_state;
 mod checks;

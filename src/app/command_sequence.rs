@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     engine::{EngineError, PendingCommand},
-    model::{CheckId, InstanceId, ServiceName, node_id, node_service},
+    model::{Caller, CheckId, InstanceId, ServiceName, node_id, node_service},
     registry::{Command, CommandOutcome, DeregisterGuard, Entry, RegisterWithoutLease, TakenCheck},
 };
 
@@ -18,28 +18,32 @@ const AT_ONCE: usize = 1_024;
 /// Commands of one write, in order.
 pub(super) struct CommandSequence {
     pub(super) path: Arc<WritePath>,
+    pub(super) caller: Arc<Caller>,
     /// A command was carried out: from here on, an engine that has too much to do is asked again until it takes the rest.
     pub(super) begun: bool,
 }
 
 impl CommandSequence {
     pub(super) async fn order(&mut self, command: Command) -> Result<CommandOutcome, EngineError> {
-        self.until_taken(command, |path, command| path.engine.submit(command, path.clock.now())).await
+        self.until_taken(command, |path, caller, command| path.engine.submit(command, caller, path.clock.now())).await
     }
 
     pub(super) async fn order_together(&mut self, commands: Vec<Command>) -> Result<Vec<CommandOutcome>, EngineError> {
-        self.until_taken(commands, |path, commands| path.engine.submit_together(commands, path.clock.now())).await
+        self.until_taken(commands, |path, caller, commands| {
+            path.engine.submit_together(commands, caller, path.clock.now())
+        })
+        .await
     }
 
     /// Submits a command, or several together, to the engine. An engine that is overloaded is asked again once the write has begun.
     async fn until_taken<C: Clone, T: Unpin>(
         &mut self,
         mut asked: C,
-        submit: impl Fn(&WritePath, C) -> PendingCommand<T>,
+        submit: impl Fn(&WritePath, &Arc<Caller>, C) -> PendingCommand<T>,
     ) -> Result<T, EngineError> {
         loop {
             let again = self.begun.then(|| asked.clone());
-            let done = submit(&self.path, asked).await;
+            let done = submit(&self.path, &self.caller, asked).await;
             match (done, again) {
                 (Err(EngineError::Overloaded { retry, .. }), Some(again)) => {
                     self.path.background.pause(retry).await;
@@ -171,8 +175,9 @@ impl CommandSequence {
             .collect();
         for some in differing.chunks(AT_ONCE) {
             let commands = some.iter().cloned().map(|(service, id)| Command::RefreshNodeStatus { service, id });
-            let sent: Vec<_> =
-                commands.map(|command| (path.engine.submit(command.clone(), path.clock.now()), command)).collect();
+            let sent: Vec<_> = commands
+                .map(|command| (path.engine.submit(command.clone(), &self.caller, path.clock.now()), command))
+                .collect();
             for (submission, command) in sent {
                 let done = match submission.await {
                     Err(EngineError::Overloaded { .. }) => self.order(command).await,

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     clock::Clock,
     engine::{self, CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks},
-    model::{InstanceId, ServiceName},
+    model::{Caller, InstanceId, ServiceName},
     registry::{
         ClockReading, Command, CommandOutcome, DeregisterGuard, NewCheck, Patch, RegisterWithoutLease, Registry,
     },
@@ -45,6 +45,13 @@ use crate::{
 /// The one path of writes, for all protocols, the health checks and the expiry of leases. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Commands(Arc<WritePath>);
+
+/// The write path as one caller uses it.
+#[derive(Debug, Clone, Copy)]
+pub struct CallerCommands<'a> {
+    commands: &'a Commands,
+    caller: &'a Arc<Caller>,
+}
 
 #[derive(Debug)]
 pub(super) struct WritePath {
@@ -134,17 +141,65 @@ impl Commands {
         self.0.engine.registry()
     }
 
+    /// Returns the write path as one caller uses it: the events of its writes keep the caller.
+    #[must_use]
+    pub fn on_behalf_of<'a>(&'a self, caller: &'a Arc<Caller>) -> CallerCommands<'a> {
+        CallerCommands { commands: self, caller }
+    }
+
+    /// Submits what the leases' time asks for, and returns the removals among it, on their way.
+    #[must_use]
+    pub fn expire(&self, now: ClockReading) -> Vec<PendingCommand> {
+        engine::expire(&*self.0.engine, now)
+    }
+
+    /// Saves states of checks for the next process, if the engine has a store.
+    pub fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {
+        self.0.engine.save_checks(states);
+    }
+
+    /// Takes the states of checks that an earlier process saved. `None`: the engine saves none.
+    #[must_use]
+    pub fn take_saved_checks(&self) -> Option<SavedChecks> {
+        self.0.engine.take_saved_checks()
+    }
+
+    /// Waits until every write that was begun has ended. For when no more are begun, and before the engine closes.
+    pub async fn finish(&self) {
+        self.0.background.finish().await;
+    }
+
+    pub(super) fn order(&self, command: Command, caller: &Arc<Caller>) -> PendingCommand {
+        self.0.engine.submit(command, caller, self.0.clock.now())
+    }
+
+    async fn lock(&self, key: LockKey) -> KeyGuard<LockKey> {
+        self.0.locks.lock(key).await
+    }
+
+    /// Takes the locks of several ids, in the order of the ids: two writes that want the same do not wait for each other.
+    async fn lock_all(&self, ids: impl Iterator<Item = InstanceId>) -> Vec<KeyGuard<LockKey>> {
+        let ids: BTreeSet<_> = ids.collect();
+        let mut guards = Vec::with_capacity(ids.len());
+        for id in ids {
+            guards.push(self.lock(LockKey::Listed(id)).await);
+        }
+        guards
+    }
+}
+
+impl CallerCommands<'_> {
     /// Carries out a command. What it means for other instances is carried out with it: those on a node take over its state.
     ///
     /// # Errors
     ///
     /// When the command is refused, or the engine does not take it.
-    pub async fn submit(&self, command: Command) -> Result<CommandOutcome, EngineError> {
+    pub async fn submit(self, command: Command) -> Result<CommandOutcome, EngineError> {
         let (service, id) = command.target();
         if !service.is_reserved() {
-            return self.order(command).await;
+            return self.commands.order(command, self.caller).await;
         }
-        let guard = self.lock(LockKey::Node(id.clone())).await;
+        let guard = self.commands.lock(LockKey::Node(id.clone())).await;
         self.to_the_end(guard, |mut write| async move {
             let node = command.target().1.clone();
             let outcome = write.change_node(&node, command).await;
@@ -159,8 +214,8 @@ impl Commands {
     /// # Errors
     ///
     /// When a command is refused, or the engine does not take the first. What was done before a refusal stays.
-    pub async fn register_on_node(&self, asked: NodeRegistration) -> Result<(), EngineError> {
-        let guard = self.lock(LockKey::Node(asked.node.clone())).await;
+    pub async fn register_on_node(self, asked: NodeRegistration) -> Result<(), EngineError> {
+        let guard = self.commands.lock(LockKey::Node(asked.node.clone())).await;
         self.to_the_end(guard, |mut write| async move {
             let NodeRegistration { node, unless_known, changes, service, then } = asked;
             write.register_node(&node, unless_known, changes).await?;
@@ -187,11 +242,11 @@ impl Commands {
     ///
     /// When one is refused, or the engine does not take the first. What was registered before a refusal stays.
     pub async fn register(
-        &self,
+        self,
         enrolls: Vec<RegisterWithoutLease>,
         held: impl Send + 'static,
     ) -> Result<(), EngineError> {
-        let guards = self.lock_all(enrolls.iter().map(|enroll| enroll.id.clone())).await;
+        let guards = self.commands.lock_all(enrolls.iter().map(|enroll| enroll.id.clone())).await;
         self.to_the_end((guards, held), |mut write| async move {
             for enroll in enrolls {
                 write.place(Command::RegisterWithoutLease(Box::new(enroll))).await?;
@@ -207,12 +262,12 @@ impl Commands {
     ///
     /// When the change is refused, or the engine does not take it.
     pub async fn submit_listed(
-        &self,
+        self,
         id: InstanceId,
         change: ListedChange,
     ) -> Result<Option<CommandOutcome>, EngineError> {
-        let guard = self.lock(LockKey::Listed(id.clone())).await;
-        let Some(service) = self.registry().catalog().service_of(id.as_str()) else { return Ok(None) };
+        let guard = self.commands.lock(LockKey::Listed(id.clone())).await;
+        let Some(service) = self.commands.registry().catalog().service_of(id.as_str()) else { return Ok(None) };
         let command = change.of(service, id);
         self.to_the_end(guard, |mut write| async move { write.place(command).await.map(Some) }).await
     }
@@ -222,8 +277,8 @@ impl Commands {
     /// # Errors
     ///
     /// When the engine does not take it; then none is removed.
-    pub async fn deregister_listed(&self, ids: Vec<InstanceId>) -> Result<bool, EngineError> {
-        let guards = self.lock_all(ids.iter().cloned()).await;
+    pub async fn deregister_listed(self, ids: Vec<InstanceId>) -> Result<bool, EngineError> {
+        let guards = self.commands.lock_all(ids.iter().cloned()).await;
         self.to_the_end(guards, |mut write| async move {
             let Some(first) = ids.first().and_then(|id| write.service_of(id)) else { return Ok(false) };
             let others = ids.iter().skip(1).filter_map(|id| write.service_of(id).map(|service| (service, id.clone())));
@@ -240,56 +295,14 @@ impl Commands {
     /// # Errors
     ///
     /// When the engine does not take it; then nothing is removed.
-    pub async fn remove_node(&self, node: InstanceId) -> Result<(), EngineError> {
-        let guard = self.lock(LockKey::Node(node.clone())).await;
+    pub async fn remove_node(self, node: InstanceId) -> Result<(), EngineError> {
+        let guard = self.commands.lock(LockKey::Node(node.clone())).await;
         self.to_the_end(guard, |mut write| async move { write.remove_node(node).await }).await
     }
 
-    /// Submits what the leases' time asks for, and returns the removals among it, on their way.
-    #[must_use]
-    pub fn expire(&self, now: ClockReading) -> Vec<PendingCommand> {
-        engine::expire(&*self.0.engine, now)
-    }
-
-    /// Saves states of checks for the next process, if the engine has a store.
-    pub fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {
-        self.0.engine.save_checks(states);
-    }
-
-    /// Takes the states of checks that an earlier process saved. `None`: the engine saves none.
-    #[must_use]
-    pub fn take_saved_checks(&self) -> Option<SavedChecks> {
-        self.0.engine.take_saved_checks()
-    }
-
-    /// Waits until every write that was begun has ended. For when no more are begun, and before the engine closes.
-    pub async fn finish(&self) {
-        self.0.background.finish().await;
-    }
-
-    pub(super) fn order(&self, command: Command) -> PendingCommand {
-        self.0.engine.submit(command, self.0.clock.now())
-    }
-
-    async fn lock(&self, key: LockKey) -> KeyGuard<LockKey> {
-        self.0.locks.lock(key).await
-    }
-
-    /// Takes the locks of several ids, in the order of the ids: two writes that want the same do not wait for each other.
-    async fn lock_all(&self, ids: impl Iterator<Item = InstanceId>) -> Vec<KeyGuard<LockKey>> {
-        let ids: BTreeSet<_> = ids.collect();
-        let mut guards = Vec::with_capacity(ids.len());
-        for id in ids {
-            guards.push(self.lock(LockKey::Listed(id)).await);
-        }
-        guards
-    }
-}
-
-impl Commands {
     /// Runs a write to its end, with what it holds meanwhile.
     fn to_the_end<T, F>(
-        &self,
+        self,
         guards: impl Send + 'static,
         write: impl FnOnce(CommandSequence) -> F,
     ) -> RunToCompletion<Result<T, EngineError>>
@@ -297,8 +310,12 @@ impl Commands {
         T: Send + 'static,
         F: Future<Output = Result<T, EngineError>> + Send + 'static,
     {
-        let write = write(CommandSequence { path: Arc::clone(&self.0), begun: false });
-        self.0.background.to_the_end(async move {
+        let write = write(CommandSequence {
+            path: Arc::clone(&self.commands.0),
+            caller: Arc::clone(self.caller),
+            begun: false,
+        });
+        self.commands.0.background.to_the_end(async move {
             let _guards = guards;
             write.await
         })

@@ -11,7 +11,7 @@ use std::{io, iter, sync::Arc, thread};
 use super::Commands;
 use crate::{
     engine::EngineError,
-    model::{Check, Instance, node_service},
+    model::{Check, Instance, ServerActor, node_service},
     registry::{Command, DeregisterGuard, Entry, Registry},
 };
 
@@ -56,7 +56,8 @@ impl Commands {
 
     fn carry_out(&self, commands: &[Command]) -> Result<(), EngineError> {
         for commands in commands.chunks(AT_ONCE) {
-            let sent: Vec<_> = commands.iter().map(|command| self.order(command.clone())).collect();
+            let sent: Vec<_> =
+                commands.iter().map(|command| self.order(command.clone(), ServerActor::Recovery.caller())).collect();
             for submission in sent {
                 match submission.wait() {
                     Ok(_) | Err(EngineError::Rejected(_)) => {}

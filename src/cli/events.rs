@@ -9,9 +9,9 @@ use super::{
     connection::{ServerArgs, ask, pages},
     error::CliError,
     output::{self, OutputArgs, Printable},
-    view::{known_status, or_dash, removal, time},
+    view::{known_status, or_dash, removal, set, time},
 };
-use crate::pb::callboard::v1::{Event, EventKind, ListEventsRequest, RemovalReason};
+use crate::pb::callboard::v1::{Caller, CallerKind, Event, EventKind, ListEventsRequest, RemovalReason};
 
 #[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
@@ -37,6 +37,44 @@ struct EventView {
     reason: Option<&'static str>,
     status_before: Option<&'static str>,
     status_after: Option<&'static str>,
+    caller: CallerView,
+}
+
+/// Originator of an event.
+#[derive(Debug, Serialize)]
+struct CallerView {
+    kind: &'static str,
+    peer: Option<String>,
+    identity: Option<String>,
+}
+
+impl From<Caller> for CallerView {
+    fn from(caller: Caller) -> Self {
+        Self {
+            kind: match caller.kind() {
+                CallerKind::Grpc => "grpc",
+                CallerKind::Consul => "consul",
+                CallerKind::Expiry => "expiry",
+                CallerKind::HealthCheck => "health_check",
+                CallerKind::Recovery => "recovery",
+                CallerKind::SelfPreservation => "self_preservation",
+                CallerKind::InProcess => "in_process",
+                CallerKind::Unspecified => "unspecified",
+            },
+            peer: set(caller.peer),
+            identity: set(caller.identity),
+        }
+    }
+}
+
+impl CallerView {
+    /// Returns the kind, and for a client its identity, or its address where it has none.
+    fn cell(&self) -> String {
+        match self.identity.as_ref().or(self.peer.as_ref()) {
+            Some(client) => format!("{} {client}", self.kind),
+            None => self.kind.to_owned(),
+        }
+    }
 }
 
 impl From<Event> for EventView {
@@ -57,13 +95,14 @@ impl From<Event> for EventView {
             time: time(event.time),
             service: event.service,
             instance_id: event.instance_id,
+            caller: event.caller.unwrap_or_default().into(),
         }
     }
 }
 
 impl Printable for EventView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["TIME", "SERVICE", "INSTANCE", "EVENT", "STATUS"], &["REVISION"]);
+        (&["TIME", "SERVICE", "INSTANCE", "EVENT", "STATUS", "CALLER"], &["REVISION"]);
 
     fn cells(&self) -> Vec<String> {
         let event = match self.reason {
@@ -80,6 +119,7 @@ impl Printable for EventView {
             self.instance_id.clone(),
             event,
             status,
+            self.caller.cell(),
             self.revision.to_string(),
         ]
     }
@@ -119,6 +159,7 @@ mod tests {
             reason: reason.into(),
             status_before: before.into(),
             status_after: after.into(),
+            caller: Some(Caller { kind: CallerKind::Expiry.into(), ..Caller::default() }),
         })
     }
 
@@ -126,7 +167,7 @@ mod tests {
     fn a_removal_says_why() {
         use InstanceStatus::{Serving, Unspecified};
         let removed = event(EventKind::Removed, RemovalReason::Expired, Serving, Unspecified);
-        assert_eq!(removed.cells(), ["-", "web", "a", "removed (expired)", "-", "7"]);
+        assert_eq!(removed.cells(), ["-", "web", "a", "removed (expired)", "-", "expiry", "7"]);
         assert_eq!((removed.reason, removed.status_after), (Some("expired"), None));
     }
 
@@ -137,5 +178,16 @@ mod tests {
         assert_eq!(drained.cells()[3..5], ["updated", "SERVING -> DRAINING"]);
         let same = event(EventKind::Updated, RemovalReason::Unspecified, Serving, Serving);
         assert_eq!(same.cells()[4], "SERVING");
+    }
+
+    #[test]
+    fn caller_is_shown_by_identity_or_else_by_address() {
+        let cell = |kind: CallerKind, peer: &str, identity: &str| {
+            let caller = Caller { kind: kind.into(), peer: peer.to_owned(), identity: identity.to_owned() };
+            CallerView::from(caller).cell()
+        };
+        assert_eq!(cell(CallerKind::Grpc, "10.0.0.7:5123", ""), "grpc 10.0.0.7:5123");
+        assert_eq!(cell(CallerKind::Consul, "10.0.0.7:5123", "billing"), "consul billing");
+        assert_eq!(cell(CallerKind::SelfPreservation, "", ""), "self_preservation");
     }
 }

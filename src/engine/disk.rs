@@ -54,7 +54,7 @@ use super::{CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChec
 use crate::{
     clock::Clock,
     metrics::StoreMetrics,
-    model::Incarnation,
+    model::{Caller, Incarnation},
     random,
     registry::{ChangeListener, ClockReading, Command, CommandOutcome, Registry},
 };
@@ -232,7 +232,7 @@ impl Engine for Disk {
     }
 
     /// The time is that at which the writer comes to it.
-    fn submit(&self, command: Command, _: ClockReading) -> PendingCommand {
+    fn submit(&self, command: Command, caller: &Arc<Caller>, _: ClockReading) -> PendingCommand {
         let waiting = self.waiting.load(Ordering::Relaxed);
         // What the registry itself has found out cannot be told to come back later.
         if waiting >= MOST_WAITING
@@ -244,17 +244,22 @@ impl Engine for Disk {
             return PendingCommand::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
         }
         let (answer, submission) = PendingCommand::waiting();
-        self.send(WriteRequest::One(command, answer));
+        self.send(WriteRequest::One(command, Arc::clone(caller), answer));
         submission
     }
 
-    fn submit_together(&self, commands: Vec<Command>, _: ClockReading) -> PendingCommand<Vec<CommandOutcome>> {
+    fn submit_together(
+        &self,
+        commands: Vec<Command>,
+        caller: &Arc<Caller>,
+        _: ClockReading,
+    ) -> PendingCommand<Vec<CommandOutcome>> {
         let waiting = self.waiting.load(Ordering::Relaxed);
         if waiting >= MOST_WAITING {
             return PendingCommand::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
         }
         let (answer, submission) = PendingCommand::waiting();
-        self.send(WriteRequest::Together(commands, answer));
+        self.send(WriteRequest::Together(commands, Arc::clone(caller), answer));
         submission
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{CheckKey, Engine, PendingCommand, SavedCheck, SavedChecks, StartPoint};
 use crate::{
-    model::Incarnation,
+    model::{Caller, Incarnation, ServerActor},
     registry::{
         ChangeListener, ClockReading, Command, CommandError, CommandOutcome, Decision, Entry, Event, Registry,
         WriteGuard,
@@ -31,13 +31,22 @@ impl Memory {
         &self.registry
     }
 
-    /// Does what is asked. When it returns, every read sees it.
+    /// Carries out a command of code that uses this engine directly, without a protocol. When it returns, every read sees it.
     ///
     /// # Errors
     ///
-    /// When the command cannot be done as things are.
+    /// When the command is rejected.
     pub fn submit(&self, command: Command, now: ClockReading) -> Result<CommandOutcome, CommandError> {
-        let (outcome, event) = self.apply(command, now)?;
+        self.submit_for(ServerActor::InProcess.caller(), command, now)
+    }
+
+    fn submit_for(
+        &self,
+        caller: &Arc<Caller>,
+        command: Command,
+        now: ClockReading,
+    ) -> Result<CommandOutcome, CommandError> {
+        let (outcome, event) = self.apply(command, caller, now)?;
         if let Some(event) = event {
             self.registry.notify(&event);
         }
@@ -50,22 +59,33 @@ impl Memory {
         let expired = commands.iter().filter(|command| matches!(command, Command::Expire(_))).count();
         for command in commands {
             // None of them can be refused: what they are about may be gone, and then nothing changes.
-            let _ = self.submit(command, now);
+            let _ = self.submit_for(super::sweep_actor(&command).caller(), command, now);
         }
         expired
     }
 
-    fn apply(&self, command: Command, now: ClockReading) -> Result<(CommandOutcome, Option<Arc<Event>>), CommandError> {
+    fn apply(
+        &self,
+        command: Command,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> Result<(CommandOutcome, Option<Arc<Event>>), CommandError> {
         let mut order = self.registry.order();
         let decided = order.decide(command, now)?;
-        Ok(self.carry_out(&mut order, decided, now))
+        Ok(self.carry_out(&mut order, decided, caller, now))
     }
 
-    fn submit_together(&self, commands: Vec<Command>, now: ClockReading) -> Result<Vec<CommandOutcome>, CommandError> {
+    fn submit_together(
+        &self,
+        commands: Vec<Command>,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> Result<Vec<CommandOutcome>, CommandError> {
         let mut order = self.registry.order();
         let decided: Vec<_> =
             commands.into_iter().map(|command| order.decide(command, now)).collect::<Result<_, _>>()?;
-        let done: Vec<_> = decided.into_iter().map(|decided| self.carry_out(&mut order, decided, now)).collect();
+        let done: Vec<_> =
+            decided.into_iter().map(|decided| self.carry_out(&mut order, decided, caller, now)).collect();
         drop(order);
         for event in done.iter().filter_map(|(_, event)| event.as_ref()) {
             self.registry.notify(event);
@@ -77,6 +97,7 @@ impl Memory {
         &self,
         order: &mut WriteGuard<'_>,
         (decision, present): (Decision, Option<Arc<Entry>>),
+        caller: &Arc<Caller>,
         now: ClockReading,
     ) -> (CommandOutcome, Option<Arc<Event>>) {
         let newest = self.registry.applied();
@@ -85,7 +106,7 @@ impl Memory {
             Decision::Apply(draft) => {
                 let revision = newest.next();
                 let planned = draft.at(revision, present.as_ref());
-                let (entry, event) = order.apply(planned, present, revision, now);
+                let (entry, event) = order.apply(planned, present, revision, now, caller);
                 (CommandOutcome { entry, revision, changed: true }, event)
             }
         }
@@ -97,12 +118,17 @@ impl Engine for Memory {
         &self.registry
     }
 
-    fn submit(&self, command: Command, now: ClockReading) -> PendingCommand {
-        PendingCommand::done(self.submit(command, now).map_err(Into::into))
+    fn submit(&self, command: Command, caller: &Arc<Caller>, now: ClockReading) -> PendingCommand {
+        PendingCommand::done(self.submit_for(caller, command, now).map_err(Into::into))
     }
 
-    fn submit_together(&self, commands: Vec<Command>, now: ClockReading) -> PendingCommand<Vec<CommandOutcome>> {
-        PendingCommand::done(self.submit_together(commands, now).map_err(Into::into))
+    fn submit_together(
+        &self,
+        commands: Vec<Command>,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> PendingCommand<Vec<CommandOutcome>> {
+        PendingCommand::done(self.submit_together(commands, caller, now).map_err(Into::into))
     }
 
     fn save_checks(&self, _: Vec<(CheckKey, Option<SavedCheck>)>) {}

@@ -20,7 +20,7 @@ use crate::{
     engine::{Engine, Memory},
     health_check::{HealthChecks, ProbePolicy as CheckRules},
     metrics::Metrics,
-    model::{Incarnation, Metadata},
+    model::{Incarnation, Metadata, ServerActor},
     protocol::consul::{AgentIdentity, Consul},
     protocol::grpc::GrpcApi,
     protocol::http::HttpPages,
@@ -132,7 +132,7 @@ impl FuzzServer {
             for entry in engine.registry().page(&summary.name, "", usize::MAX) {
                 let (service, id) = (summary.name.clone(), entry.instance.id.clone());
                 let goodbye = Command::Deregister { service, id, of: DeregisterGuard::Anyone };
-                let done = poll(pin!(engine.submit(goodbye, self.shared.clock.now())));
+                let done = poll(pin!(engine.submit(goodbye, ServerActor::InProcess.caller(), self.shared.clock.now())));
                 assert!(matches!(done, Poll::Ready(Ok(outcome)) if outcome.changed));
             }
         }

@@ -79,7 +79,7 @@ impl ChangeListener for ChangeQueue {
 mod tests {
     use super::*;
     use crate::{
-        model::{Check, CheckDefinition, CheckId, CheckStatus, InstanceChecks, Probe},
+        model::{Check, CheckDefinition, CheckId, CheckStatus, InstanceChecks, Probe, ServerActor},
         registry::{Attachment, Change, ClockReading, RemovalReason, test_support::entry},
     };
 
@@ -93,7 +93,13 @@ mod tests {
 
     fn event(revision: u64, change: Change) -> Event {
         let at = ClockReading { monotonic_us: revision, ..ClockReading::default() };
-        Event { revision: Revision(revision), at, change, attachment: Attachment::new() }
+        Event {
+            revision: Revision(revision),
+            at,
+            change,
+            caller: Arc::clone(ServerActor::InProcess.caller()),
+            attachment: Attachment::new(),
+        }
     }
 
     #[tokio::test]

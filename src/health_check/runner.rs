@@ -22,7 +22,7 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    model::{Check, CheckDefinition, CheckId, CheckStatus, Probe, ServiceName, node_service},
+    model::{Check, CheckDefinition, CheckId, CheckStatus, Probe, ServerActor, ServiceName, node_service},
     random,
     registry::{Command, Entry, Registry},
 };
@@ -278,7 +278,7 @@ impl CheckRunner {
     fn order(&mut self, command: Command) {
         let checks = Arc::clone(&self.checks);
         self.judging.spawn(async move {
-            if let Err(error) = checks.judge(command).await {
+            if let Err(error) = checks.judge(command, ServerActor::HealthCheck.caller()).await {
                 tracing::debug!(%error, "what a check found was not taken down");
             }
         });

@@ -13,7 +13,7 @@ use super::{
     service::Service,
 };
 use crate::{
-    model::{BootId, Instance, InstanceId, LeaseId, LeaseTerms, Revision, ServiceName, node_id},
+    model::{BootId, Caller, Instance, InstanceId, LeaseId, LeaseTerms, Revision, ServiceName, node_id},
     sync::{MutexGuard, Ordering},
 };
 
@@ -81,18 +81,20 @@ impl WriteGuard<'_> {
         present: Option<Arc<Entry>>,
         revision: Revision,
         now: ClockReading,
+        caller: &Arc<Caller>,
     ) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
+        let origin = EventOrigin { revision, at: now, caller };
         let applied = match planned {
             StampedChange::Put { instance, lease, ending, terms, visible } => {
                 let lease = match (lease, terms) {
                     (Some(lease), Some(terms)) => Some(self.grant(lease, terms, now)),
                     (lease, _) => lease,
                 };
-                let (entry, event) = self.put(present, (instance, lease), (visible, ending), revision, now);
+                let (entry, event) = self.put(present, (instance, lease), (visible, ending), origin);
                 (Some(entry), event)
             }
             StampedChange::Remove { reason, ending } => {
-                (None, present.and_then(|present| self.remove(&present, reason, ending, revision, now)))
+                (None, present.and_then(|present| self.remove(&present, reason, ending, origin)))
             }
         };
         self.registry.applied.store(revision.0, Ordering::Release);
@@ -144,9 +146,9 @@ impl WriteGuard<'_> {
         before: Option<Arc<Entry>>,
         (mut instance, lease): (Instance, Option<Arc<Lease>>),
         (visible, ending): (bool, EndReason),
-        revision: Revision,
-        now: ClockReading,
+        origin: EventOrigin<'_>,
     ) -> (Arc<Entry>, Option<Arc<Event>>) {
+        let EventOrigin { revision, at: now, .. } = origin;
         let (name, service) = self.service(&instance.service, Revision(revision.0 - 1));
         instance.service = name;
         let entry = Arc::new(Entry { instance, lease });
@@ -161,7 +163,7 @@ impl WriteGuard<'_> {
                 Some(before) => Change::Changed(before, after),
                 None => Change::Added(after),
             };
-            event(change, revision, now)
+            origin.event(change)
         });
         if let Some(mut state) = service.state() {
             state.put(Arc::clone(&entry), revision);
@@ -184,13 +186,13 @@ impl WriteGuard<'_> {
         before: &Arc<Entry>,
         reason: RemovalReason,
         ending: EndReason,
-        revision: Revision,
-        now: ClockReading,
+        origin: EventOrigin<'_>,
     ) -> Option<Arc<Event>> {
+        let EventOrigin { revision, at: now, .. } = origin;
         let service = self.registry.find(&before.instance.service)?;
         self.hand_over(&service, Some(before), None, ending, now);
         self.registry.count(&before.instance.service, -1);
-        let event = event(Change::Removed(Arc::clone(before), reason), revision, now);
+        let event = origin.event(Change::Removed(Arc::clone(before), reason));
         if let Some(mut state) = service.state() {
             state.remove(event.id().as_str(), revision);
             state.remember(Arc::clone(&event));
@@ -336,6 +338,17 @@ fn is_local_node_as_configured(entry: &Entry) -> bool {
     service.is_reserved() && *id.as_str() == *node_id("") && checks.is_empty() && !conditions.operator_draining
 }
 
-fn event(change: Change, revision: Revision, now: ClockReading) -> Arc<Event> {
-    Arc::new(Event { revision, at: now, change, attachment: Attachment::new() })
+/// Order, time and originator of an event.
+#[derive(Debug, Clone, Copy)]
+struct EventOrigin<'a> {
+    revision: Revision,
+    at: ClockReading,
+    caller: &'a Arc<Caller>,
+}
+
+impl EventOrigin<'_> {
+    fn event(self, change: Change) -> Arc<Event> {
+        let Self { revision, at, caller } = self;
+        Arc::new(Event { revision, at, change, caller: Arc::clone(caller), attachment: Attachment::new() })
+    }
 }

@@ -6,7 +6,7 @@ use super::{
     attachment::Attachment,
     lease::{Lease, LeaseTime},
 };
-use crate::model::{Instance, InstanceId, Revision, ServiceName, UnixMillis};
+use crate::model::{Caller, Instance, InstanceId, Revision, ServiceName, UnixMillis};
 
 /// The reading of all clocks at which something happens. The registry never looks at a clock itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub struct Event {
     pub at: ClockReading,
     /// What happened.
     pub change: Change,
+    /// Originator of the command that caused it.
+    pub caller: Arc<Caller>,
     /// What layers above derive from it, once for all readers.
     pub attachment: Attachment,
 }
@@ -113,5 +115,16 @@ impl Event {
         match &self.change {
             Change::Added(entry) | Change::Changed(_, entry) | Change::Removed(entry, _) => entry,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without its caller, an event has 80 bytes.
+    #[test]
+    fn event_grows_by_one_pointer_for_its_caller() {
+        assert!(size_of::<Event>() <= 80 + size_of::<usize>(), "{}", size_of::<Event>());
     }
 }

@@ -84,15 +84,24 @@ impl EventLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{
-        attachment::Attachment,
-        event::{Change, ClockReading},
-        test_support::entry,
+    use crate::{
+        model::ServerActor,
+        registry::{
+            attachment::Attachment,
+            event::{Change, ClockReading},
+            test_support::entry,
+        },
     };
 
     fn event(revision: u64) -> Arc<Event> {
         let (revision, change) = (Revision(revision), Change::Added(entry("web", "a", 1)));
-        Arc::new(Event { revision, at: ClockReading::default(), change, attachment: Attachment::new() })
+        Arc::new(Event {
+            revision,
+            at: ClockReading::default(),
+            change,
+            caller: Arc::clone(ServerActor::InProcess.caller()),
+            attachment: Attachment::new(),
+        })
     }
 
     fn between(ring: &EventLog, cursor: u64, until: u64) -> Vec<u64> {

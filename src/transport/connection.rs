@@ -21,7 +21,10 @@ use super::{
     request_service::CallQueue,
     stall::{ReadProgress, StallDetector},
 };
-use crate::metrics::EvictReason;
+use crate::{
+    metrics::EvictReason,
+    model::{Caller, CallerProtocol},
+};
 
 /// Calls that a peer may cancel for each that it lets be answered: a client that hedges makes up to five attempts of a call and
 /// cancels those that lose.
@@ -34,6 +37,7 @@ pub struct Connection {
     place: Arc<WorkerState>,
     ticket: ConnectionPermit,
     identity: OnceLock<PeerIdentity>,
+    caller: OnceLock<Arc<Caller>>,
     /// Some request came.
     used: AtomicBool,
     /// It was asked to come back as another.
@@ -70,6 +74,7 @@ impl Connection {
             place: Arc::clone(place),
             ticket,
             identity: OnceLock::new(),
+            caller: OnceLock::new(),
             used: AtomicBool::new(false),
             retiring: AtomicBool::new(false),
             evicted: AtomicBool::new(false),
@@ -138,6 +143,13 @@ impl Connection {
     #[must_use]
     pub fn identity(&self) -> Option<&Arc<str>> {
         self.identity.get().map(PeerIdentity::name)
+    }
+
+    /// Returns the caller of commands that come on this connection, which speaks one protocol. One value for all of them.
+    #[must_use]
+    pub fn caller(&self, protocol: CallerProtocol) -> &Arc<Caller> {
+        let caller = || Caller::Client { protocol, peer: self.peer, identity: self.identity().cloned() };
+        self.caller.get_or_init(|| Arc::new(caller()))
     }
 
     /// The peer has proved who it is. To be said before its first stream, and once.

@@ -378,7 +378,7 @@ mod tests {
     use super::*;
     use crate::{
         metrics::Metrics,
-        model::{Metadata, Revision, topic_of_nodes},
+        model::{Metadata, Revision, ServerActor, topic_of_nodes},
         registry::{Attachment, Change, ClockReading, Entry, test_support::entry},
         transport::{ConnectionLimiter, ConnectionLimits, Protocol, WorkerState},
     };
@@ -389,7 +389,13 @@ mod tests {
         let mut instance = entry("web", "a", 1).instance.clone();
         instance.metadata = Metadata::parse(BTreeMap::from([("k".to_owned(), "v".repeat(metadata))]).iter()).unwrap();
         let change = Change::Added(Arc::new(Entry { instance, lease: None }));
-        let event = Event { revision: Revision(1), at: ClockReading::default(), change, attachment: Attachment::new() };
+        let event = Event {
+            revision: Revision(1),
+            at: ClockReading::default(),
+            change,
+            caller: Arc::clone(ServerActor::InProcess.caller()),
+            attachment: Attachment::new(),
+        };
         let told = (1..=HISTORY).find(|_| {
             hubs.changed(&event);
             hubs.workers[0].all.load(Ordering::Relaxed)
@@ -412,6 +418,7 @@ mod tests {
                 revision: Revision(1),
                 at: ClockReading::default(),
                 change,
+                caller: Arc::clone(ServerActor::InProcess.caller()),
                 attachment: Attachment::new(),
             });
             !hubs.workers[0].to_be_told().is_empty()

@@ -15,7 +15,7 @@ use crate::{
     metrics::Metrics,
     model::{
         CheckDefinition, CheckId, CheckStatus, Conditions, ConsulRegistration, Incarnation, Probe, Revision,
-        ServiceName, node_id, node_service,
+        ServerActor, ServiceName, node_id, node_service,
     },
     registry::{
         CommandError, Entry, NewCheck, Patch,
@@ -82,7 +82,7 @@ async fn peopled(commands: &Commands) {
         let service = Some(on_node("n", &format!("s{n}")));
         let changes = vec![boxed(node("n", "10.0.0.1"))];
         let asked = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
-        commands.register_on_node(asked).await.unwrap();
+        commands.on_behalf_of(ServerActor::InProcess.caller()).register_on_node(asked).await.unwrap();
     }
 }
 
@@ -101,21 +101,26 @@ fn all_agree(commands: &Commands) -> bool {
 async fn node_change_reaches_all_instances_on_it_and_no_others() {
     let commands = path(&memory());
     peopled(&commands).await;
-    commands.register(vec![on_node("", "other")], ()).await.unwrap();
+    commands.on_behalf_of(ServerActor::InProcess.caller()).register(vec![on_node("", "other")], ()).await.unwrap();
     let before = commands.registry().applied();
-    commands.submit(drain("n", true)).await.unwrap();
+    commands.on_behalf_of(ServerActor::InProcess.caller()).submit(drain("n", true)).await.unwrap();
     assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_drained));
     assert_eq!(commands.registry().applied().0, before.0 + 6, "the node and five services, and no other");
-    assert!(!commands.submit(drain("n", true)).await.unwrap().changed);
+    assert!(!commands.on_behalf_of(ServerActor::InProcess.caller()).submit(drain("n", true)).await.unwrap().changed);
     let moved = NodeRegistration::of_node(at_node("n"), None, vec![boxed(node("n", "10.0.0.2"))]);
-    commands.register_on_node(moved).await.unwrap();
+    commands.on_behalf_of(ServerActor::InProcess.caller()).register_on_node(moved).await.unwrap();
     assert!(marks_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.2"));
     let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Static);
     let check = NewCheck { definition: definition.into(), verdict: CheckStatus::Critical };
-    commands.submit(Command::AddCheck { service: node_service(), id: at_node("n"), check }).await.unwrap();
+    commands
+        .on_behalf_of(ServerActor::InProcess.caller())
+        .submit(Command::AddCheck { service: node_service(), id: at_node("n"), check })
+        .await
+        .unwrap();
     assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_critical));
     let check = CheckId::parse("c").unwrap();
     commands
+        .on_behalf_of(ServerActor::InProcess.caller())
         .submit(Command::RemoveCheck { service: node_service(), id: at_node("n"), check, created: None })
         .await
         .unwrap();
@@ -129,7 +134,7 @@ async fn write_dropped_after_its_first_command_runs_to_its_end() {
     let commands = path(&engine);
     peopled(&commands).await;
     {
-        let mut write = pin!(commands.submit(drain("n", true)));
+        let mut write = pin!(commands.on_behalf_of(ServerActor::InProcess.caller()).submit(drain("n", true)));
         poll_fn(|context| {
             assert!(write.as_mut().poll(context).is_pending(), "the disk takes its time");
             Poll::Ready(())
@@ -140,7 +145,7 @@ async fn write_dropped_after_its_first_command_runs_to_its_end() {
     assert!(all_agree(&commands));
     assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_drained));
     {
-        let mut write = pin!(commands.remove_node(at_node("n")));
+        let mut write = pin!(commands.on_behalf_of(ServerActor::InProcess.caller()).remove_node(at_node("n")));
         poll_fn(|context| {
             assert!(write.as_mut().poll(context).is_pending(), "the disk takes its time");
             Poll::Ready(())
@@ -167,7 +172,7 @@ async fn writers_of_one_node_end_in_agreement() {
                 let changes = vec![boxed(node("n", &host)), drain("n", (writer + round) % 2 == 0)];
                 let service = Some(on_node("n", &format!("s{}", round % 5)));
                 let asked = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
-                commands.register_on_node(asked).await.unwrap();
+                commands.on_behalf_of(ServerActor::InProcess.caller()).register_on_node(asked).await.unwrap();
             }
         });
     }
@@ -183,21 +188,31 @@ async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() 
     let commands = path(&memory());
     let mut first = on_node("", "a");
     first.id = id("mover");
-    commands.register(vec![first.clone()], ()).await.unwrap();
+    commands.on_behalf_of(ServerActor::InProcess.caller()).register(vec![first.clone()], ()).await.unwrap();
     let check = |n: usize| {
         let definition = CheckDefinition::new(CheckId::parse(&n.to_string()).unwrap(), "c", Probe::Static);
         NewCheck { definition: definition.into(), verdict: CheckStatus::Passing }
     };
     let refused = RegisterWithoutLease { service: name("b"), checks: (0..33).map(check).collect(), ..first.clone() };
     let before = commands.registry().applied();
-    assert!(matches!(commands.register(vec![refused], ()).await, Err(EngineError::Rejected(CommandError::Invalid(_)))));
+    assert!(matches!(
+        commands.on_behalf_of(ServerActor::InProcess.caller()).register(vec![refused], ()).await,
+        Err(EngineError::Rejected(CommandError::Invalid(_)))
+    ));
     assert_eq!(commands.registry().applied(), before);
     assert!(commands.registry().get(&name("a"), "mover").is_some());
-    commands.register(vec![RegisterWithoutLease { service: name("b"), ..first }], ()).await.unwrap();
+    commands
+        .on_behalf_of(ServerActor::InProcess.caller())
+        .register(vec![RegisterWithoutLease { service: name("b"), ..first }], ())
+        .await
+        .unwrap();
     assert!(commands.registry().get(&name("a"), "mover").is_none());
     assert!(commands.registry().get(&name("b"), "mover").is_some());
-    assert!(commands.deregister_listed(vec![id("mover")]).await.unwrap());
-    assert!(!commands.deregister_listed(vec![id("mover")]).await.unwrap(), "it is gone");
+    assert!(commands.on_behalf_of(ServerActor::InProcess.caller()).deregister_listed(vec![id("mover")]).await.unwrap());
+    assert!(
+        !commands.on_behalf_of(ServerActor::InProcess.caller()).deregister_listed(vec![id("mover")]).await.unwrap(),
+        "it is gone"
+    );
 }
 
 /// An engine that says of some commands that it has too much to do.
@@ -221,18 +236,23 @@ impl Engine for BusyEngine {
         self.engine.registry()
     }
 
-    fn submit(&self, command: Command, now: ClockReading) -> PendingCommand {
+    fn submit(&self, command: Command, caller: &Arc<Caller>, now: ClockReading) -> PendingCommand {
         if self.is_busy() {
             return PendingCommand::done(Err(EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) }));
         }
-        self.engine.submit(command, now)
+        self.engine.submit(command, caller, now)
     }
 
-    fn submit_together(&self, commands: Vec<Command>, now: ClockReading) -> PendingCommand<Vec<CommandOutcome>> {
+    fn submit_together(
+        &self,
+        commands: Vec<Command>,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> PendingCommand<Vec<CommandOutcome>> {
         if self.is_busy() {
             return PendingCommand::done(Err(EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) }));
         }
-        self.engine.submit_together(commands, now)
+        self.engine.submit_together(commands, caller, now)
     }
 
     fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {
@@ -254,7 +274,7 @@ async fn engine_that_is_overloaded_halfway_is_asked_again_and_at_the_first_comma
         let first = refuses.start == 0;
         let busy: Arc<dyn Engine> = Arc::new(BusyEngine { engine, came: AtomicUsize::new(0), refuses });
         let commands = path(&busy);
-        let done = commands.submit(drain("n", true)).await;
+        let done = commands.on_behalf_of(ServerActor::InProcess.caller()).submit(drain("n", true)).await;
         assert_eq!(matches!(done, Err(EngineError::Overloaded { .. })), first, "{done:?}");
         assert!(all_agree(&commands), "{:?}", marks_and_hosts(&commands));
         assert_eq!(marks_and_hosts(&commands)[0].0.node_drained, !first);
@@ -268,21 +288,28 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
         let commands = path(&engine);
         peopled(&commands).await;
         // A node changed in every way, and no instance knows.
-        engine.submit(boxed(node("n", "10.0.0.7")), at(0)).await.unwrap();
-        engine.submit(drain("n", true), at(0)).await.unwrap();
+        engine.submit(boxed(node("n", "10.0.0.7")), ServerActor::InProcess.caller(), at(0)).await.unwrap();
+        engine.submit(drain("n", true), ServerActor::InProcess.caller(), at(0)).await.unwrap();
         // An id that moved and is still in its old service, as versions before wrote it.
         let mover = |service: &str| RegisterWithoutLease { id: id("mover"), ..on_node("", service) };
-        engine.submit(boxed(mover("a")), at(0)).await.unwrap();
-        engine.submit(boxed(mover("b")), at(0)).await.unwrap();
+        engine.submit(boxed(mover("a")), ServerActor::InProcess.caller(), at(0)).await.unwrap();
+        engine.submit(boxed(mover("b")), ServerActor::InProcess.caller(), at(0)).await.unwrap();
         // A check that two instances of the node have: the later one keeps it.
         let definition = CheckDefinition::new(CheckId::parse("taken").unwrap(), "c", Probe::Static);
         for n in 0..2 {
             let check = NewCheck { definition: definition.clone().into(), verdict: CheckStatus::Passing };
             let (service, id) = (name(&format!("s{n}")), InstanceId::on_node("n", &format!("s{n}")));
-            engine.submit(Command::AddCheck { service, id, check }, at(0)).await.unwrap();
+            engine
+                .submit(Command::AddCheck { service, id, check }, ServerActor::InProcess.caller(), at(0))
+                .await
+                .unwrap();
         }
         // An instance on a node that nobody registered stays as it is.
-        commands.register(vec![on_node("unknown", "stays")], ()).await.unwrap();
+        commands
+            .on_behalf_of(ServerActor::InProcess.caller())
+            .register(vec![on_node("unknown", "stays")], ())
+            .await
+            .unwrap();
         assert!(!all_agree(&commands));
         commands.recover().unwrap();
         assert!(all_agree(&commands));

@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     engine::Memory,
     metrics::Metrics,
-    model::{Incarnation, Instance, LeaseTerms, Revision},
+    model::{Incarnation, Instance, LeaseTerms, Revision, ServerActor},
     registry::{
         Command, CommandError, CommandOutcome, Patch, Register,
         test_support::{NoListener, at, deregister, name, register, update},
@@ -49,7 +49,7 @@ fn wait(submission: PendingCommand) -> Result<CommandOutcome, EngineError> {
 }
 
 fn order(engine: &dyn Engine, command: Command) -> Result<CommandOutcome, EngineError> {
-    wait(engine.submit(command, at(0)))
+    wait(engine.submit(command, ServerActor::InProcess.caller(), at(0)))
 }
 
 fn sign_in(engine: &dyn Engine, service: &str, instance: &str, lease: u128) -> CommandOutcome {
@@ -118,7 +118,8 @@ fn terms_of_a_lease_that_alone_changed_survive_a_restart() {
 #[test]
 fn commands_together_are_all_done_or_none() {
     let directory = TempDir::new().unwrap();
-    let together = |engine: &dyn Engine, commands| engine.submit_together(commands, at(0)).wait();
+    let together =
+        |engine: &dyn Engine, commands| engine.submit_together(commands, ServerActor::InProcess.caller(), at(0)).wait();
     let sign_in = |id: &str, lease| Command::Register(register("web", id, "boot", lease));
     let memory = Memory::new(LIFE, at(0), Arc::new(NoListener));
     let disk = open(directory.path(), Durability::Durable);
@@ -154,10 +155,18 @@ fn commands_together_keep_the_order_of_each_of_their_instances() {
     let mut sent = Vec::new();
     let mut batches = Vec::new();
     for n in 1..60 {
-        sent.push(disk.submit(weight("a", 3 * n), at(0)));
-        batches.push(disk.submit_together(vec![weight("a", 3 * n + 1), weight("b", 3 * n + 1)], at(0)));
-        sent.push(disk.submit(weight("b", 3 * n + 2), at(0)));
-        batches.push(disk.submit_together(vec![weight("b", 3 * n + 3), weight("c", 3 * n + 3)], at(0)));
+        sent.push(disk.submit(weight("a", 3 * n), ServerActor::InProcess.caller(), at(0)));
+        batches.push(disk.submit_together(
+            vec![weight("a", 3 * n + 1), weight("b", 3 * n + 1)],
+            ServerActor::InProcess.caller(),
+            at(0),
+        ));
+        sent.push(disk.submit(weight("b", 3 * n + 2), ServerActor::InProcess.caller(), at(0)));
+        batches.push(disk.submit_together(
+            vec![weight("b", 3 * n + 3), weight("c", 3 * n + 3)],
+            ServerActor::InProcess.caller(),
+            at(0),
+        ));
     }
     assert!(sent.into_iter().all(|sent| sent.wait().is_ok()));
     assert!(batches.into_iter().all(|sent| sent.wait().is_ok()));
@@ -198,10 +207,11 @@ fn commands_for_one_instance_stay_in_order() {
     let directory = TempDir::new().unwrap();
     let disk = open(directory.path(), Durability::Durable);
     let weight = |weight| Patch { weight: Some(crate::model::Weight::parse(weight).unwrap()), ..Patch::default() };
-    let mut sent = vec![disk.submit(Command::Register(register("web", "a", "boot", 1)), at(0))];
-    sent.extend((2..40).map(|n| disk.submit(update("web", "a", weight(n)), at(0))));
-    sent.push(disk.submit(deregister("web", "a", None), at(0)));
-    sent.push(disk.submit(deregister("web", "a", None), at(0)));
+    let mut sent =
+        vec![disk.submit(Command::Register(register("web", "a", "boot", 1)), ServerActor::InProcess.caller(), at(0))];
+    sent.extend((2..40).map(|n| disk.submit(update("web", "a", weight(n)), ServerActor::InProcess.caller(), at(0))));
+    sent.push(disk.submit(deregister("web", "a", None), ServerActor::InProcess.caller(), at(0)));
+    sent.push(disk.submit(deregister("web", "a", None), ServerActor::InProcess.caller(), at(0)));
     let mut outcomes: Vec<_> = sent.into_iter().map(wait).collect();
     let gone = outcomes.pop().unwrap();
     assert!(matches!(gone, Err(EngineError::Rejected(CommandError::NoSuchInstance { .. }))), "{gone:?}");

@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     engine::{CheckKey, EngineError, OutcomeSender, SavedCheck},
     metrics::StoreMetrics,
-    model::{InstanceId, Revision, ServiceName},
+    model::{Caller, InstanceId, Revision, ServiceName},
     registry::{ClockReading, Command, CommandError, CommandOutcome, Decision, Entry, Registry, StampedChange},
 };
 
@@ -53,9 +53,9 @@ pub enum WriterMessage {
 #[derive(Debug)]
 pub enum WriteRequest {
     /// One command.
-    One(Command, OutcomeSender),
+    One(Command, Arc<Caller>, OutcomeSender),
     /// Commands about different instances, of which all are done or none is.
-    Together(Vec<Command>, OutcomeSender<Vec<CommandOutcome>>),
+    Together(Vec<Command>, Arc<Caller>, OutcomeSender<Vec<CommandOutcome>>),
 }
 
 /// What is decided and will be answered once it is on the disk and applied.
@@ -71,7 +71,7 @@ enum DecidedCommand {
     /// Nothing changes.
     Kept(Option<Arc<Entry>>),
     /// This is what will be there.
-    Changed { planned: StampedChange, present: Option<Arc<Entry>>, revision: Revision },
+    Changed { planned: StampedChange, present: Option<Arc<Entry>>, revision: Revision, caller: Arc<Caller> },
 }
 
 /// The writer.
@@ -274,13 +274,16 @@ impl Writer {
             let before = newest;
             // Whoever no longer waits does not need to know an outcome.
             match request {
-                WriteRequest::One(command, answer) => match self.decide_one(command, &mut newest, now) {
-                    Ok(decided) if decided.is_change() => pending.push(DecidedRequest::One(decided, answer)),
-                    Ok(decided) => drop(answer.send(Ok(decided.kept(self.registry.applied())))),
-                    Err(refusal) => drop(answer.send(Err(refusal.into()))),
-                },
-                WriteRequest::Together(commands, answer) => {
-                    let decided = commands.into_iter().map(|command| self.decide_one(command, &mut newest, now));
+                WriteRequest::One(command, caller, answer) => {
+                    match self.decide_one(command, caller, &mut newest, now) {
+                        Ok(decided) if decided.is_change() => pending.push(DecidedRequest::One(decided, answer)),
+                        Ok(decided) => drop(answer.send(Ok(decided.kept(self.registry.applied())))),
+                        Err(refusal) => drop(answer.send(Err(refusal.into()))),
+                    }
+                }
+                WriteRequest::Together(commands, caller, answer) => {
+                    let decide = |command| self.decide_one(command, Arc::clone(&caller), &mut newest, now);
+                    let decided = commands.into_iter().map(decide);
                     match decided.collect::<Result<Vec<_>, _>>() {
                         Ok(decided) if decided.iter().any(DecidedCommand::is_change) => {
                             pending.push(DecidedRequest::Together(decided, answer));
@@ -306,6 +309,7 @@ impl Writer {
     fn decide_one(
         &self,
         command: Command,
+        caller: Arc<Caller>,
         newest: &mut Revision,
         now: ClockReading,
     ) -> Result<DecidedCommand, CommandError> {
@@ -313,7 +317,7 @@ impl Writer {
         let Decision::Apply(draft) = decision else { return Ok(DecidedCommand::Kept(present)) };
         *newest = newest.next();
         let planned = draft.at(*newest, present.as_ref());
-        Ok(DecidedCommand::Changed { planned, present, revision: *newest })
+        Ok(DecidedCommand::Changed { planned, present, revision: *newest, caller })
     }
 
     fn apply(&self, pending: Vec<DecidedRequest>) {
@@ -324,8 +328,8 @@ impl Writer {
         let applied = self.registry.applied();
         let mut apply = |decided| match decided {
             DecidedCommand::Kept(entry) => CommandOutcome { entry, revision: applied, changed: false },
-            DecidedCommand::Changed { planned, present, revision } => {
-                let (entry, event) = order.apply(planned, present, revision, now);
+            DecidedCommand::Changed { planned, present, revision, caller } => {
+                let (entry, event) = order.apply(planned, present, revision, now, &caller);
                 events.extend(event);
                 CommandOutcome { entry, revision, changed: true }
             }
@@ -361,8 +365,8 @@ impl WriteRequest {
     /// The instances that it is about.
     fn targets(&self) -> Vec<(ServiceName, InstanceId)> {
         let commands = match self {
-            Self::One(command, _) => std::slice::from_ref(command),
-            Self::Together(commands, _) => commands,
+            Self::One(command, ..) => std::slice::from_ref(command),
+            Self::Together(commands, ..) => commands,
         };
         let target = |command: &Command| {
             let (service, id) = command.target();
@@ -375,8 +379,8 @@ impl WriteRequest {
     pub fn refuse(self, why: EngineError) {
         // Whoever no longer waits does not need to know.
         match self {
-            Self::One(_, answer) => drop(answer.send(Err(why))),
-            Self::Together(_, answer) => drop(answer.send(Err(why))),
+            Self::One(_, _, answer) => drop(answer.send(Err(why))),
+            Self::Together(_, _, answer) => drop(answer.send(Err(why))),
         }
     }
 }

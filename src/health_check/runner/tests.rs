@@ -6,7 +6,7 @@ use crate::{
     clock::Clock,
     engine::{Engine, EngineError, Memory},
     health_check::{ChangeQueue, ProbePolicy},
-    model::{ConsulRegistration, Incarnation, InstanceId},
+    model::{ConsulRegistration, Incarnation, InstanceId, ServerActor},
     registry::{
         ChangeListener, NewCheck, Register, RegisterWithoutLease,
         test_support::{deregister, register},
@@ -35,7 +35,7 @@ impl RunnerTest {
     }
 
     async fn order(&self, command: Command) {
-        self.checks.commands.submit(command).await.unwrap();
+        self.checks.commands.on_behalf_of(ServerActor::InProcess.caller()).submit(command).await.unwrap();
     }
 
     /// Registers an instance with a check that is fed, and says this.
@@ -52,7 +52,10 @@ impl RunnerTest {
 
     async fn report(&self, id: &str, verdict: CheckStatus) {
         let (service, id) = (ServiceName::parse("web").unwrap(), InstanceId::parse(id).unwrap());
-        self.checks.report(&service, &id, &CheckId::parse("c").unwrap(), verdict, "").await.unwrap();
+        self.checks
+            .report(&service, &id, &CheckId::parse("c").unwrap(), verdict, "", ServerActor::InProcess.caller())
+            .await
+            .unwrap();
     }
 
     async fn hear(&mut self) {
@@ -136,14 +139,14 @@ async fn registration_that_is_refused_leaves_the_times_of_its_checks_and_one_tha
         let key = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap(), CheckId::parse("c").unwrap());
         world.checks.record(&key.0, &key.1, &key.2).unwrap().time_left(world.clock.now())
     };
-    world.checks.commands.register(asked(1), ()).await.unwrap();
+    world.checks.commands.on_behalf_of(ServerActor::InProcess.caller()).register(asked(1), ()).await.unwrap();
     world.hear().await;
     world.sweep(REPRIEVE / 2).await;
     let half = left(&world);
     assert!(half <= REPRIEVE / 2 + Duration::from_secs(1), "{half:?}");
-    let refused = world.checks.commands.register(asked(40), ()).await;
+    let refused = world.checks.commands.on_behalf_of(ServerActor::InProcess.caller()).register(asked(40), ()).await;
     assert!(matches!(refused, Err(EngineError::Rejected(_))), "{refused:?}");
     assert_eq!(left(&world), half);
-    world.checks.commands.register(asked(1), ()).await.unwrap();
+    world.checks.commands.on_behalf_of(ServerActor::InProcess.caller()).register(asked(1), ()).await.unwrap();
     assert_eq!(left(&world), REPRIEVE);
 }

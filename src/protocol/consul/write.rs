@@ -7,8 +7,8 @@ mod sidecar;
 
 use super::{Consul, ConsulEndpoint, ConsulError, ConsulRequest, body::CheckUpdate, response::ConsulResponse};
 use crate::{
-    app::{ListedChange, NodeRegistration},
-    model::{CheckStatus, InstanceId, node_service},
+    app::{CallerCommands, ListedChange, NodeRegistration},
+    model::{CallerProtocol, CheckStatus, InstanceId, node_service},
     registry::{Command, CommandOutcome, Patch},
 };
 
@@ -22,46 +22,51 @@ impl Consul {
     ) -> Result<ConsulResponse, ConsulError> {
         match endpoint {
             ConsulEndpoint::ServiceRegister => self.register(call, body).await,
-            ConsulEndpoint::ServiceDeregister => self.deregister(&call.subject).await,
+            ConsulEndpoint::ServiceDeregister => self.deregister(call).await,
             ConsulEndpoint::ServiceMaintenance => self.service_maintenance(call).await,
             ConsulEndpoint::AgentMaintenance => self.node_maintenance(call).await,
-            ConsulEndpoint::CheckRegister => self.check_register(body).await,
-            ConsulEndpoint::CheckDeregister => self.check_deregister("", &call.subject).await,
+            ConsulEndpoint::CheckRegister => self.check_register(call, body).await,
+            ConsulEndpoint::CheckDeregister => self.check_deregister(call, "", &call.subject).await,
             ConsulEndpoint::CheckPass => self.fed(call, CheckStatus::Passing).await,
             ConsulEndpoint::CheckWarn => self.fed(call, CheckStatus::Warning).await,
             ConsulEndpoint::CheckFail => self.fed(call, CheckStatus::Critical).await,
             ConsulEndpoint::CheckUpdate => {
                 let CheckUpdate { verdict, output } = CheckUpdate::read(body)?;
-                self.feed(&call.subject, verdict, &output).await
+                self.feed(call, verdict, &output).await
             }
-            ConsulEndpoint::CatalogRegister => self.catalog_register(body).await,
-            ConsulEndpoint::CatalogDeregister => self.catalog_deregister(body).await,
+            ConsulEndpoint::CatalogRegister => self.catalog_register(call, body).await,
+            ConsulEndpoint::CatalogDeregister => self.catalog_deregister(call, body).await,
             // All others are read.
             _ => Err(ConsulError::NoSuchPath),
         }
     }
 
-    async fn submit(&self, command: Command) -> Result<CommandOutcome, ConsulError> {
-        Ok(self.shared.commands.submit(command).await?)
+    /// Returns the write path as the client of a request uses it.
+    fn commands<'a>(&'a self, call: &'a ConsulRequest) -> CallerCommands<'a> {
+        self.shared.commands.on_behalf_of(call.connection.caller(CallerProtocol::Consul))
+    }
+
+    async fn submit(&self, call: &ConsulRequest, command: Command) -> Result<CommandOutcome, ConsulError> {
+        Ok(self.commands(call).submit(command).await?)
     }
 
     /// Changes the local node, which is kept only once there is something to keep of it.
-    async fn change_own_node(&self, command: Command) -> Result<(), ConsulError> {
+    async fn change_own_node(&self, call: &ConsulRequest, command: Command) -> Result<(), ConsulError> {
         let own = NodeRegistration::of_node(InstanceId::of_node(""), Some(self.own_node()?), vec![command]);
-        Ok(self.shared.commands.register_on_node(own).await?)
+        Ok(self.commands(call).register_on_node(own).await?)
     }
 
     async fn service_maintenance(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let on = enable(call)?;
         let id = InstanceId::on_node("", &call.subject);
-        let done = self.shared.commands.submit_listed(id, ListedChange::Update(maintenance(on, call))).await?;
+        let done = self.commands(call).submit_listed(id, ListedChange::Update(maintenance(on, call))).await?;
         done.map(|_| ConsulResponse::empty()).ok_or_else(|| ConsulError::unknown_service(&call.subject))
     }
 
     async fn node_maintenance(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let on = enable(call)?;
         let (service, id) = (node_service(), InstanceId::of_node(""));
-        self.change_own_node(Command::Update { service, id, lease: None, patch: maintenance(on, call) }).await?;
+        self.change_own_node(call, Command::Update { service, id, lease: None, patch: maintenance(on, call) }).await?;
         Ok(ConsulResponse::empty())
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use prost_types::Timestamp;
 
 use crate::{
-    model::{Instance, LoadReport, Status, UnixMillis},
+    model::{Caller, CallerProtocol, Instance, LoadReport, ServerActor, Status, UnixMillis},
     pb::callboard::v1 as pb,
     registry::{Change, ClockReading, Entry, Event, Lease, LeaseTime, RemovalReason},
 };
@@ -77,7 +77,31 @@ pub(super) fn event(event: &Event) -> pb::Event {
         reason: why.into(),
         status_before: status(event.before()),
         status_after: status(event.after()),
+        caller: Some(caller(&event.caller)),
     }
+}
+
+fn caller(caller: &Caller) -> pb::Caller {
+    let (kind, peer, identity) = match caller {
+        Caller::Client { protocol, peer, identity } => {
+            let kind = match protocol {
+                CallerProtocol::Grpc => pb::CallerKind::Grpc,
+                CallerProtocol::Consul => pb::CallerKind::Consul,
+            };
+            (kind, peer.to_string(), identity.as_ref().map(ToString::to_string))
+        }
+        Caller::Server(actor) => {
+            let kind = match actor {
+                ServerActor::Expiry => pb::CallerKind::Expiry,
+                ServerActor::HealthCheck => pb::CallerKind::HealthCheck,
+                ServerActor::Recovery => pb::CallerKind::Recovery,
+                ServerActor::SelfPreservation => pb::CallerKind::SelfPreservation,
+                ServerActor::InProcess => pb::CallerKind::InProcess,
+            };
+            (kind, String::new(), None)
+        }
+    };
+    pb::Caller { kind: kind.into(), peer, identity: identity.unwrap_or_default() }
 }
 
 pub(super) fn timestamp(UnixMillis(millis): UnixMillis) -> Timestamp {

@@ -4,15 +4,17 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{ApiError, GrpcApi, check, connection, decode, encode, keep_alive::KeepAliveStream};
 use crate::{
-    model::{CheckId, InstanceId, LeaseId, ServiceName},
+    model::{CallerProtocol, CheckId, InstanceId, LeaseId, ServiceName},
     pb::{callboard::v1 as pb, server::registry_service_server::RegistryService},
     random,
     registry::{Command, CommandOutcome},
 };
 
 impl GrpcApi {
-    async fn submit(&self, command: Command) -> Result<CommandOutcome, ApiError> {
-        Ok(self.context.commands.submit(command).await?)
+    /// Submits a command on behalf of the client that sent the request.
+    async fn submit<T>(&self, request: &Request<T>, command: Command) -> Result<CommandOutcome, ApiError> {
+        let connection = connection(request)?;
+        Ok(self.context.commands.on_behalf_of(connection.caller(CallerProtocol::Grpc)).submit(command).await?)
     }
 }
 
@@ -22,7 +24,7 @@ impl RegistryService for GrpcApi {
         let asked = decode::register(request.get_ref(), LeaseId(random::u128()))?;
         let own = asked.description.addresses.iter().map(|address| &*address.host);
         self.checks.admit(asked.checks.iter().map(|check| &check.definition.probe), own).map_err(ApiError::from)?;
-        let outcome = self.submit(Command::Register(asked)).await?;
+        let outcome = self.submit(&request, Command::Register(asked)).await?;
         let entry = outcome.entry.as_deref();
         let lease = entry.and_then(|entry| entry.lease.as_deref());
         Ok(Response::new(pb::RegisterResponse {
@@ -36,7 +38,7 @@ impl RegistryService for GrpcApi {
         &self,
         request: Request<pb::DeregisterRequest>,
     ) -> Result<Response<pb::DeregisterResponse>, Status> {
-        let outcome = self.submit(decode::deregister(request.get_ref())?).await?;
+        let outcome = self.submit(&request, decode::deregister(request.get_ref())?).await?;
         Ok(Response::new(pb::DeregisterResponse { removed: outcome.changed, revision: outcome.revision.0 }))
     }
 
@@ -54,7 +56,7 @@ impl RegistryService for GrpcApi {
         &self,
         request: Request<pb::UpdateInstanceRequest>,
     ) -> Result<Response<pb::UpdateInstanceResponse>, Status> {
-        let outcome = self.submit(decode::update(request.get_ref())?).await?;
+        let outcome = self.submit(&request, decode::update(request.get_ref())?).await?;
         let instance = outcome.entry.as_ref().map(|entry| encode::instance(&entry.instance));
         Ok(Response::new(pb::UpdateInstanceResponse { instance }))
     }
@@ -68,7 +70,9 @@ impl RegistryService for GrpcApi {
         let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
         let check = CheckId::parse(&asked.check_id).map_err(|refusal| ApiError::from(refusal.of("check_id")))?;
         let verdict = check::verdict("status", asked.status)?;
-        self.checks.report(&service, &id, &check, verdict, &asked.output).await.map_err(ApiError::from)?;
+        let connection = connection(&request)?;
+        let caller = connection.caller(CallerProtocol::Grpc);
+        self.checks.report(&service, &id, &check, verdict, &asked.output, caller).await.map_err(ApiError::from)?;
         Ok(Response::new(pb::ReportCheckResponse {}))
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    model::{BootId, CheckDefinition, CheckId, Probe, Status, Weight},
+    model::{BootId, CheckDefinition, CheckId, Probe, ServerActor, Status, Weight},
     registry::{
         command::{CommandOutcome, NewCheck},
         lease::HeartbeatStreamId,
@@ -215,7 +215,13 @@ fn accepted_register_whose_lease_runs_out_before_it_is_applied_goes_on_under_the
     assert_eq!(held(&first).deadline(), 5_000, "it has all its time while it waits for the disk");
     assert!(held(&first).expire(9_000), "which takes longer");
     let revision = first.revision.next();
-    let (entry, _) = order.apply(draft.at(revision, present.as_ref()), present, revision, at(9_000));
+    let (entry, _) = order.apply(
+        draft.at(revision, present.as_ref()),
+        present,
+        revision,
+        at(9_000),
+        ServerActor::InProcess.caller(),
+    );
     drop(order);
     let lease = registry.leases().get(LeaseId(1)).unwrap();
     assert!(Arc::ptr_eq(&lease, entry.unwrap().lease.as_ref().unwrap()));

@@ -6,7 +6,7 @@ mod script;
 use super::*;
 use crate::{
     engine::Memory,
-    model::{Incarnation, Status},
+    model::{Incarnation, ServerActor, Status},
     registry::{
         HeartbeatStreamId, Patch, Register,
         test_support::{NoListener, at, deregister, id, name, register, update},
@@ -369,7 +369,7 @@ fn a_marked_instance_that_is_loaded_is_believed_again() {
     };
     let registry = stage.engine.registry();
     let revision = registry.applied().next();
-    registry.order().apply(draft.at(revision, None), None, revision, at(0));
+    registry.order().apply(draft.at(revision, None), None, revision, at(0), ServerActor::InProcess.caller());
     assert_eq!(stage.suspects("db"), 1);
     stage.pass(100);
     assert_eq!((stage.suspects("db"), stage.count("db")), (0, 1));

@@ -7,7 +7,7 @@ use crate::{
     app::{ListedChange, NodeRegistration},
     model::{Address, ConsulRegistration, Instance, InstanceId, Probe, Tags, Weight},
     protocol::consul::{
-        Consul, ConsulError,
+        Consul, ConsulError, ConsulRequest,
         body::{CatalogDeregistration, CatalogRegistration, CheckRequest, ServiceRequest},
         response::{ConsulResponse, encode},
     },
@@ -16,7 +16,11 @@ use crate::{
 
 impl Consul {
     /// Everything is looked at before anything is registered.
-    pub(super) async fn catalog_register(&self, body: &[u8]) -> Result<ConsulResponse, ConsulError> {
+    pub(super) async fn catalog_register(
+        &self,
+        call: &ConsulRequest,
+        body: &[u8],
+    ) -> Result<ConsulResponse, ConsulError> {
         let mut asked = CatalogRegistration::read(body)?;
         self.is_here(&asked.datacenter)?;
         if let Some(problem) = asked.service.as_ref().and_then(ServiceRequest::mesh_problem) {
@@ -48,7 +52,7 @@ impl Consul {
                 None => registration.service = Some(self.enrollment(&node, || host, service, own, false)?),
             }
         }
-        self.shared.commands.register_on_node(registration).await?;
+        self.commands(call).register_on_node(registration).await?;
         Ok(ConsulResponse::json(encode(&true, false)?))
     }
 
@@ -112,19 +116,23 @@ impl Consul {
     }
 
     /// What is not there is gone already.
-    pub(super) async fn catalog_deregister(&self, body: &[u8]) -> Result<ConsulResponse, ConsulError> {
+    pub(super) async fn catalog_deregister(
+        &self,
+        call: &ConsulRequest,
+        body: &[u8],
+    ) -> Result<ConsulResponse, ConsulError> {
         let CatalogDeregistration { datacenter, node, service, check } = CatalogDeregistration::read(body)?;
         self.is_here(&datacenter)?;
         let node = self.agent.kept_name(&node);
         if !service.is_empty() {
-            let removed = self.shared.commands.deregister_listed(vec![InstanceId::on_node(node, &service)]).await?;
+            let removed = self.commands(call).deregister_listed(vec![InstanceId::on_node(node, &service)]).await?;
             if !removed && node.is_empty() {
-                self.remove_leased(&service).await?;
+                self.remove_leased(call, &service).await?;
             }
         } else if check.is_empty() {
-            self.shared.commands.remove_node(InstanceId::of_node(node)).await?;
+            self.commands(call).remove_node(InstanceId::of_node(node)).await?;
         } else {
-            match self.check_deregister(node, &check).await {
+            match self.check_deregister(call, node, &check).await {
                 Ok(_) | Err(ConsulError::NotFound(_)) => {}
                 Err(problem) => return Err(problem),
             }
@@ -134,7 +142,7 @@ impl Consul {
 
     /// Removes the instance with a lease that is shown on our node under this id, as an operator does. Such an id is unique in its
     /// service only.
-    async fn remove_leased(&self, id: &str) -> Result<(), ConsulError> {
+    async fn remove_leased(&self, call: &ConsulRequest, id: &str) -> Result<(), ConsulError> {
         let services = self.registry().each_service();
         let entries = services.filter_map(|summary| self.registry().get(&summary.name, id));
         let leased: Vec<_> = entries.filter(|entry| entry.instance.consul_registration.is_none()).collect();
@@ -142,7 +150,7 @@ impl Consul {
             [] => Ok(()),
             [one] => {
                 let (service, id) = (one.instance.service.clone(), one.instance.id.clone());
-                match self.submit(Command::Deregister { service, id, of: DeregisterGuard::Anyone }).await {
+                match self.submit(call, Command::Deregister { service, id, of: DeregisterGuard::Anyone }).await {
                     Ok(_) | Err(ConsulError::NotFound(_)) => Ok(()),
                     Err(problem) => Err(problem),
                 }

@@ -3,15 +3,19 @@
 use crate::{
     app::ListedChange,
     model::{
-        Address, CheckId, CheckStatus, ConsulRegistration, InstanceId, Metadata, ServiceName, Tags, Weight,
-        node_service,
+        Address, CallerProtocol, CheckId, CheckStatus, ConsulRegistration, InstanceId, Metadata, ServiceName, Tags,
+        Weight, node_service,
     },
     protocol::consul::{Consul, ConsulError, ConsulRequest, body::CheckRequest, response::ConsulResponse},
     registry::{Command, InstanceDescription, RegisterWithoutLease},
 };
 
 impl Consul {
-    pub(super) async fn check_register(&self, body: &[u8]) -> Result<ConsulResponse, ConsulError> {
+    pub(super) async fn check_register(
+        &self,
+        call: &ConsulRequest,
+        body: &[u8],
+    ) -> Result<ConsulResponse, ConsulError> {
         let asked = CheckRequest::read(body)?;
         if asked.name.is_empty() {
             return Err(ConsulError::Text("Missing check name"));
@@ -20,7 +24,7 @@ impl Consul {
         if asked.service.is_empty() {
             self.checks.admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
             let (service, id) = (node_service(), InstanceId::of_node(""));
-            self.change_own_node(Command::AddCheck { service, id, check }).await?;
+            self.change_own_node(call, Command::AddCheck { service, id, check }).await?;
             return Ok(ConsulResponse::empty());
         }
         let missing = || ConsulError::NotFound(format!("ServiceID {:?} does not exist", asked.service));
@@ -28,33 +32,39 @@ impl Consul {
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
         self.checks.admit([&check.definition.probe].into_iter(), own)?;
         let add = ListedChange::AddCheck(check);
-        let done = self.shared.commands.submit_listed(entry.instance.id.clone(), add).await?;
+        let done = self.commands(call).submit_listed(entry.instance.id.clone(), add).await?;
         done.map(|_| ConsulResponse::empty()).ok_or_else(missing)
     }
 
     /// Takes a check away, wherever on the node it is.
-    pub(super) async fn check_deregister(&self, node: &str, check: &str) -> Result<ConsulResponse, ConsulError> {
+    pub(super) async fn check_deregister(
+        &self,
+        call: &ConsulRequest,
+        node: &str,
+        check: &str,
+    ) -> Result<ConsulResponse, ConsulError> {
         let (service, id) = self.owner(node, check)?;
-        self.submit(Command::RemoveCheck { service, id, check: CheckId::parse(check)?, created: None }).await?;
+        self.submit(call, Command::RemoveCheck { service, id, check: CheckId::parse(check)?, created: None }).await?;
         Ok(ConsulResponse::empty())
     }
 
     /// `pass`, `warn` and `fail`, with a note.
     pub(super) async fn fed(&self, call: &ConsulRequest, verdict: CheckStatus) -> Result<ConsulResponse, ConsulError> {
-        self.feed(&call.subject, verdict, call.query.get("note").unwrap_or_default()).await
+        self.feed(call, verdict, call.query.get("note").unwrap_or_default()).await
     }
 
     pub(super) async fn feed(
         &self,
-        check: &str,
+        call: &ConsulRequest,
         verdict: CheckStatus,
         output: &str,
     ) -> Result<ConsulResponse, ConsulError> {
+        let (check, caller) = (&*call.subject, call.connection.caller(CallerProtocol::Consul));
         let mut owner = self.owner("", check)?;
         let id = CheckId::parse(check)?;
         loop {
             let (service, instance) = &owner;
-            let reported = self.checks.report(service, instance, &id, verdict, output).await;
+            let reported = self.checks.report(service, instance, &id, verdict, output, caller).await;
             // Where the check went to another instance meanwhile, that one has not heard it.
             match self.owner("", check) {
                 Ok(other) if other != owner => owner = other,

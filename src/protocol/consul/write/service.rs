@@ -31,7 +31,7 @@ impl Consul {
             ports = Some(Arc::clone(&self.sidecar_ports).lock_owned().await);
             enrolls.push(self.sidecar_enrollment((&id, port), host, sidecar, replace_checks)?);
         }
-        self.shared.commands.register(enrolls, ports).await?;
+        self.commands(call).register(enrolls, ports).await?;
         Ok(ConsulResponse::empty())
     }
 
@@ -70,10 +70,11 @@ impl Consul {
         Ok(RegisterWithoutLease { service, id, description, listing: listing.check()?, checks, replace_checks })
     }
 
-    pub(super) async fn deregister(&self, id: &str) -> Result<ConsulResponse, ConsulError> {
+    pub(super) async fn deregister(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
+        let id = &*call.subject;
         let mut ids = vec![InstanceId::on_node("", id)];
         ids.extend(self.sidecar_of(id).map(|sidecar| sidecar.instance.id.clone()));
-        let removed = self.shared.commands.deregister_listed(ids).await?;
+        let removed = self.commands(call).deregister_listed(ids).await?;
         if removed { Ok(ConsulResponse::empty()) } else { Err(ConsulError::unknown_service(id)) }
     }
 }
