@@ -1,4 +1,4 @@
-# What people and CI do here. `just` lists it; CONTRIBUTING.md tells more.
+# Recipes for people and for CI. `just` lists them; CONTRIBUTING.md describes them.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
@@ -8,11 +8,11 @@ export PATH := tools / "python" / "bin" + ":" + tools / "node" / "node_modules" 
 _list:
     @just --list --unsorted
 
-# Everything that a change has to pass, as CI runs it
+# All checks that a change has to pass, as CI runs them
 ci:
     bash .ci/run
 
-# Install the tools that other recipes call (just, cargo-deny, cargo-fuzz, buf) into target/tools
+# Install the tools of the other recipes (just, cargo-deny, cargo-fuzz, mdbook, buf) into target/tools
 tools:
     bash .ci/tools
 
@@ -20,19 +20,19 @@ tools:
 test *args:
     cargo test {{ args }}
 
-# The tests over sockets once more, with the registry on the disk
+# The tests over sockets, with the registry on disk
 test-disk *args:
     CALLBOARD_TEST_ENGINE=disk cargo test --locked --test main {{ args }}
 
-# Threads against each other in every order, by a checker: hubs, leases, cuts
+# Wake-ups, leases and snapshots in every order in which threads can run, by a model checker
 loom $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "loom"):
     cargo test --locked --lib loom_
 
-# Whether what libFuzzer would run compiles, without the minutes that building it takes
+# Compile the fuzz targets, without the minutes that building libFuzzer takes
 fuzz-check $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "fuzzing"):
     cargo check --locked --lib --bench benchmarks
 
-# libFuzzer on a target, or on all of them one after the other (needs a nightly compiler): just fuzz filter 60
+# libFuzzer on one target, or on all of them one after the other (needs a nightly compiler): just fuzz filter 60
 fuzz target="" seconds="60": tools
     bash .ci/fuzz {{ seconds }} {{ target }}
 
@@ -40,7 +40,7 @@ fuzz target="" seconds="60": tools
 language:
     cargo test --locked --test main language:: -- --nocapture
 
-# Which folder may use which
+# Which folder uses which, and whether it may
 layers:
     cargo test --locked --test main layers -- --nocapture
 
@@ -48,39 +48,43 @@ layers:
 fmt *args:
     cargo fmt {{ args }}
 
-# Lints, for the whole and for the light client alone, without TLS and with it
+# Lints, for all targets and for the client alone, with and without TLS
 clippy:
     cargo clippy --locked --all-targets -- --deny warnings
     cargo clippy --locked --lib --no-default-features --features client -- --deny warnings
     cargo clippy --locked --lib --no-default-features --features client,tls -- --deny warnings
 
-# The documentation, private items too: a link that leads nowhere is an error
+# Documentation of the code, private items included; a broken link is an error
 docs $RUSTDOCFLAGS="--deny warnings":
     cargo doc --locked --no-deps --document-private-items
+
+# The book in docs, into target/book; `cargo test documents` checks its links
+book: tools
+    mdbook build docs
 
 # Licences, bans and sources of the dependencies
 deny: tools
     cargo deny --locked check bans licenses sources
 
-# Lint the contract, and refuse a change that breaks programs built against it
+# Lint the contract, and reject a change that breaks programs built against it
 buf: tools
     buf lint
     bash .ci/contract
 
-# Clients that nobody here wrote, against a debug build: all, or some of go python java node tools consul
+# Clients in other languages against a debug build: all, or some of go python java node tools consul
 interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}
 
-# What breaks in the field: so many kills of the registry, stops, networks and disks that fail, storms; five minutes
+# Kills (as many as given) and stops of the registry, failing networks and disks, storms; five minutes
 faults kills="40":
     CALLBOARD_TEST_KILLS={{ kills }} cargo test --locked --test main faults:: -- --ignored --nocapture --test-threads 1
 
-# Peers that mean harm, one kind after the other, and what honest ones notice of it
+# Hostile peers, one kind after the other, beside well-behaved ones
 abuse:
     cargo test --locked --test main abuse:: -- --ignored --nocapture
 
-# Churn, kills and watches for so many minutes: memory, streams and descriptors have to stay where they are
+# Registrations, kills and watches for a number of minutes; memory, streams and descriptors must not grow
 soak minutes="10":
     CALLBOARD_TEST_SOAK_MINUTES={{ minutes }} cargo test --locked --test main faults::soak -- --ignored --nocapture
 
@@ -88,14 +92,14 @@ soak minutes="10":
 benchmarks *args:
     cargo bench --locked --bench benchmarks -- {{ args }}
 
-# What others feel while the registry is pressed, and what answers cost that nobody takes
+# Delays under load, and memory of responses that are not read
 pressure:
     cargo test --release --locked --test main -- pressure unread --ignored --nocapture --test-threads 1
 
-# 10,000 watches and 50,000 instances through a kill and a restart; `just settle 30s` where two cores are busy with other things
+# 10,000 watches and 50,000 instances through a kill and a restart; `just settle 30s` on a busy machine
 settle $SETTLE="10s" $CARGO_PROFILE_RELEASE_LTO="off" $CARGO_PROFILE_RELEASE_CODEGEN_UNITS="16":
     cargo test --locked --release --test main settle::scale -- --ignored --nocapture
 
-# The units of deploy/systemd: understood by systemd, and how little of the system they leave open
+# The units of deploy/systemd: valid, and as restricted as they were
 systemd:
     bash .ci/systemd

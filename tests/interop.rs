@@ -1,5 +1,5 @@
-//! What `cargo test` alone does not run: clients in other languages, which need those languages. Named here, so that nobody
-//! takes a green run for more than it is. `just interop` runs them, as CI does; `cargo test -- --ignored` does, too.
+//! Suites of clients in other languages, which need those languages and are therefore ignored by `cargo test`. `just interop` runs
+//! them, as CI does, and so does `cargo test -- --ignored`.
 
 use std::{path::Path, process::Command};
 
@@ -22,10 +22,10 @@ macro_rules! suites {
 }
 
 suites! {
-    consul: "needs Go, Python, Node.js, HAProxy and dig, for programs that were written for Consul: just interop consul",
+    consul: "needs Go, Python, Node.js, HAProxy and dig: just interop consul",
     go: "needs Go: just interop go",
     java: "needs Java and Maven: just interop java",
     node: "needs Node.js: just interop node",
     python: "needs Python: just interop python",
-    tools: "needs Go and Python, for grpcurl, grpc-health-probe and Prometheus' parser: just interop tools",
+    tools: "needs Go and Python: just interop tools",
 }

@@ -54,8 +54,8 @@ const LIMITS: &[Limit] = &[
             "justfile",
         ],
         vague_permille: 250,
-        who_permille: 80,
-        retired: 110,
+        who_permille: 15,
+        retired: 3,
         names: 0,
     },
 ];
