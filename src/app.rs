@@ -9,6 +9,7 @@
 //! | `encoded` | bytes of the native API, kept beside the events and chunks that they encode |
 //! | `background` | carrying writes to their end when their callers go away |
 //! | `keyed_lock` | one lock for each key |
+//! | `views` | bounded cache of what protocols encode or compute from the registry |
 //!
 //! What is not here: what a command means (`registry`), its order and durability (`engine`), wire formats (protocols).
 
@@ -20,6 +21,7 @@ mod encoded;
 mod keyed_lock;
 mod recovery;
 mod server_context;
+mod views;
 mod watchers;
 
 pub use check_memory::{CheckMemory, Settle};
@@ -27,4 +29,5 @@ pub use commands::{CallerCommands, Commands, ListedChange, NodeRegistration};
 pub use encoded::{EncodedChunk, EncodedEvent};
 pub use recovery::RecoveryError;
 pub use server_context::ServerContext;
+pub use views::{EncodedView, View, ViewKey, ViewValue, ViewVersion, Views};
 pub use watchers::{Watcher, WatcherGuard, Watchers};

@@ -62,6 +62,8 @@ pub struct Config {
     pub grpc: Option<SocketAddr>,
     /// Where HTTP listens: metrics, readiness, Prometheus service discovery. Port 0 takes any free one.
     pub http: Option<SocketAddr>,
+    /// Names, in lower case, that `Host` of a request over HTTP without TLS may have beside addresses and `localhost`.
+    pub http_hosts: Vec<String>,
     /// Where the registry is kept. `None`: in memory.
     pub data_dir: Option<PathBuf>,
     /// When an acknowledged change is on the disk.
@@ -164,6 +166,7 @@ impl Default for Config {
         Self {
             grpc: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8502)),
             http: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500)),
+            http_hosts: Vec::new(),
             data_dir: None,
             durability: Durability::Durable,
             grpc_tls: None,
@@ -232,6 +235,7 @@ impl Config {
             http_tls: listeners.http_tls,
             health: listeners.health,
             tls: listeners.tls,
+            http_hosts: set(layers, SettingKey::HttpHost, value::host_names, default.http_hosts)?,
             data_dir: read(layers, SettingKey::DataDir, value::directory)?.map(|(directory, _)| directory),
             durability: set(layers, SettingKey::Durability, value::durability, default.durability)?,
             workers: set(layers, SettingKey::Workers, value::workers, default.workers)?,

@@ -6,6 +6,7 @@ mod connections;
 mod dns;
 mod registrar;
 mod tls;
+mod views;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub use dns::{DnsMetrics, DnsResponseCode};
 use registrar::Registrar;
 pub use registrar::{Label, MetricDescription, MetricType};
 pub use tls::{CertificateFile, TlsMetrics};
+pub use views::{VIEW_LABELS, ViewLookups, ViewMetrics};
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -76,6 +78,8 @@ pub struct Metrics {
     pub connections: ConnectionMetrics,
     /// DNS queries.
     pub dns: DnsMetrics,
+    /// Cache of encoded answers.
+    pub views: ViewMetrics,
 }
 
 /// Metrics of the disk engine's writer.
@@ -220,6 +224,7 @@ impl Metrics {
             connections: ConnectionMetrics::new(&mut registrar),
             dns: DnsMetrics::new(&mut registrar),
             tls: TlsMetrics::new(&mut registrar),
+            views: ViewMetrics::new(&mut registrar),
             check_results,
             check_changes,
             propagation,

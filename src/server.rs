@@ -24,7 +24,7 @@ use listeners::BoundListeners;
 pub use listeners::ServerAddresses;
 
 use crate::{
-    app::{Commands, RecoveryError, ServerContext, Watchers},
+    app::{Commands, RecoveryError, ServerContext, Views, Watchers},
     clock::Clock,
     config::Config,
     engine::{
@@ -175,7 +175,7 @@ impl Server {
         tasks.spawn(alarm.clone().guard("expiry", expire(Arc::clone(&shared))));
         tasks.spawn(alarm.clone().guard("the log of connections", tell_news(Arc::clone(&shared.metrics))));
         for (door, listener) in doors.open() {
-            let (port, dealer) = door.furnish((&shared, &checks), &workers, tls.as_ref(), &consul)?;
+            let (port, dealer) = door.furnish((&shared, &checks), &workers, tls.as_ref(), &consul, config)?;
             let accepting =
                 accept(listener, port, Arc::clone(&gate), dealer, left.clone()).map_err(StartError::Worker)?;
             tasks.spawn(alarm.clone().guard(door.acceptor(), accepting));
@@ -292,6 +292,7 @@ fn share(config: &Config, alarm: &FatalReporter) -> Result<(Arc<ServerContext>, 
         commands,
         notifier: hubs,
         clock,
+        views: Views::new(&metrics.views),
         metrics,
         watchers: Watchers::default(),
         max_message_size: config.max_message_size,
@@ -329,7 +330,7 @@ fn consul(
     let life = shared.engine.registry().incarnation();
     let node = config.node_name();
     let agent = AgentIdentity {
-        id: config.consul.node_id.clone().unwrap_or_else(|| AgentIdentity::made_up_id(life, &node)),
+        id: config.consul.node_id.clone().unwrap_or_else(|| AgentIdentity::derived_id(life, &node)),
         datacenter: config.consul.datacenter.clone(),
         meta: config.consul.node_meta.clone(),
         address: config.node_address(),

@@ -352,9 +352,11 @@ async fn who_says_no_more_is_answered() {
     let directory = TempDir::new().unwrap();
     let serve = ServerProcess::start(&["--data-dir", directory.path().to_str().unwrap()]).await;
     let body = r#"{"Name": "web"}"#;
-    let register =
-        format!("PUT /v1/agent/service/register HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    let two = "GET /v1/status/leader HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2);
+    let register = format!(
+        "PUT /v1/agent/service/register HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let two = "GET /v1/status/leader HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2);
     for (question, answers) in [(register.as_str(), 1), (two.as_str(), 2), ("GET /metrics HTTP/1.0\r\n\r\n", 1)] {
         let mut socket = TcpStream::connect(serve.http).await.unwrap();
         socket.write_all(question.as_bytes()).await.unwrap();
@@ -374,7 +376,7 @@ async fn who_hangs_up_waits_no_longer() {
     let mut sockets = Vec::new();
     for _ in 0..50 {
         let mut socket = TcpStream::connect(serve.http).await.unwrap();
-        let request = format!("GET /v1/health/service/web?index={index}&wait=10m HTTP/1.1\r\nHost: x\r\n\r\n");
+        let request = format!("GET /v1/health/service/web?index={index}&wait=10m HTTP/1.1\r\nHost: localhost\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         sockets.push(socket);
     }
@@ -445,7 +447,7 @@ async fn targets_that_mean_harm_hold_up_nobody() {
 async fn who_never_sends_what_it_announced_is_let_go() {
     let serve = ServerProcess::start(&[]).await;
     let mut socket = TcpStream::connect(serve.http).await.unwrap();
-    let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: web\r\nContent-Length: 100\r\n\r\n{\"Na";
+    let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"Na";
     socket.write_all(request.as_bytes()).await.unwrap();
     let (began, mut answer) = (wall(), String::new());
     within("an end", socket.read_to_string(&mut answer)).await.unwrap();
@@ -493,9 +495,9 @@ async fn bad_input_is_refused_and_nothing_else() {
         let said = ask(&serve, method, path, body).await;
         assert_eq!(said.status, status, "{method} {path}: {said:?}");
     }
-    // What a page makes a browser do, whose name has come to lead here.
+    // A page of another site can make a browser send this.
     let mut socket = TcpStream::connect(serve.http).await.unwrap();
-    let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example:8500\r\n\
+    let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example:8500\r\n\
                    Connection: close\r\nContent-Length: 14\r\n\r\n{\"Name\":\"web\"}";
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -520,7 +522,7 @@ async fn clients_of_old_and_clients_that_unpack_are_served() {
 
     let mut socket = TcpStream::connect(serve.http).await.unwrap();
     let request =
-        b"GET /v1/health/service/web HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
+        b"GET /v1/health/service/web HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
     socket.write_all(request).await.unwrap();
     let mut packed = Vec::new();
     within("the answer", socket.read_to_end(&mut packed)).await.unwrap();

@@ -80,7 +80,7 @@ async fn an_idle_connection_that_has_shaken_hands_stays() {
     let house = TestServer::with(hasty);
     let mut idle = Raw::saying(house.grpc(), PREFACE).await;
     let peer = house.peer().await;
-    let mut kept = Raw::saying(house.http(), b"GET /healthz HTTP/1.1\r\nHost: callboard\r\n\r\n").await;
+    let mut kept = Raw::saying(house.http(), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(idle.stays_open(DEADLINE * 3).await, "HTTP/2 without a request");
     assert!(kept.stays_open(DEADLINE).await, "HTTP/1.1 after one");
     peer.register(instance("web", "a")).await.unwrap();

@@ -87,14 +87,14 @@ async fn http_connection_over_the_limit_is_told_why() {
         let house = TestServer::with(config);
         let mut open = Vec::new();
         for _ in 0..number {
-            let mut raw = Raw::saying(house.http(), b"GET /healthz HTTP/1.1\r\nHost: callboard\r\n\r\n").await;
+            let mut raw = Raw::saying(house.http(), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
             assert!(raw.hears_something().await);
             open.push(raw);
         }
         // In one piece, in two, and more than is looked at: it is answered all the same, and not reset.
         let long =
             format!("PUT /v1/agent/service/register HTTP/1.1\r\nContent-Length: 200000\r\n\r\n{}", "x".repeat(200_000));
-        for request in ["GET / HTTP/1.1\r\nHost: callboard\r\n\r\n", &long] {
+        for request in ["GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", &long] {
             let mut raw = Raw::connect(house.http()).await;
             let (head, rest) = request.as_bytes().split_at(10);
             raw.say(head).await;

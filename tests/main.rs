@@ -10,6 +10,7 @@
 //! | `protection` | self-preservation |
 //! | `watch` | messages of one watch, case by case |
 //! | `stalled`, `unread`, `unread_http` | readers that stop reading, on every protocol |
+//! | `http_host` | hosts that the HTTP listener serves |
 //! | `handshake`, `limits`, `age`, `descriptors` | connections: start, limits, end |
 //! | `caller` | the caller of every event |
 //! | `cancelled` | clients that cancel calls |
@@ -56,6 +57,7 @@ mod handshake;
 mod harness;
 mod history;
 mod http_checks;
+mod http_host;
 mod interop;
 mod invariant;
 mod language;

@@ -132,7 +132,7 @@ async fn whoever_takes_nothing_is_cut_off_in_time_whatever_the_answer() {
     let _speakers = open_all(serve.grpc).await;
     let mut weight = 0;
     // A page of 10,000 targets is more than the kernels of both sides take.
-    let request = b"GET /prometheus/sd HTTP/1.1\r\nHost: callboard\r\n\r\n";
+    let request = b"GET /prometheus/sd HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut pages = Vec::new();
     for _ in 0..CONNECTIONS {
         pages.push(Raw::saying(serve.http, request).await);

@@ -51,7 +51,10 @@ async fn connect(from: &str, to: SocketAddr) -> TcpStream {
 
 async fn ask(from: &str, to: SocketAddr, path: &str) -> TcpStream {
     let mut socket = connect(from, to).await;
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    socket
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     socket
 }
 

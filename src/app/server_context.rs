@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Commands, Watchers};
+use super::{Commands, Views, Watchers};
 use crate::{clock::Clock, engine::Engine, metrics::Metrics, registry::ClockReading, transport::Notifier};
 
 /// State that every protocol of one server shares.
@@ -21,6 +21,8 @@ pub struct ServerContext {
     pub clock: Arc<Clock>,
     /// Counters, gauges and histograms of the server.
     pub metrics: Arc<Metrics>,
+    /// Cache of what protocols encode or compute from the registry.
+    pub views: Arc<Views>,
     /// Open watches of all protocols.
     pub watchers: Watchers,
     /// Largest accepted request, in bytes.

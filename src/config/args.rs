@@ -23,6 +23,11 @@ pub struct ServeArgs {
     /// Where HTTP listens without TLS; port 0 takes any free one, off is nowhere [default: 127.0.0.1:8500]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
+    /// Host names by which clients may call HTTP without TLS, with commas between them; may be repeated. Requests for any other
+    /// name are rejected with 421, so that web pages cannot reach the registry under a name of their own [default: IP addresses
+    /// and localhost]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub http_host: Vec<String>,
     /// Where gRPC listens with TLS; needs --tls-cert and --tls-key, and beyond loopback --tls-client-ca [default: nowhere]
     #[arg(long, value_name = "ADDR")]
     pub grpc_tls: Option<String>,
@@ -167,6 +172,7 @@ impl ServeArgs {
             SettingKey::Config => None,
             SettingKey::Grpc => self.grpc.clone(),
             SettingKey::Http => self.http.clone(),
+            SettingKey::HttpHost => joined(&self.http_host),
             SettingKey::GrpcTls => self.grpc_tls.clone(),
             SettingKey::HttpTls => self.http_tls.clone(),
             SettingKey::Health => self.health.clone(),

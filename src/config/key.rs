@@ -13,6 +13,8 @@ pub(super) enum SettingKey {
     Grpc,
     /// Where HTTP listens.
     Http,
+    /// Names by which HTTP clients may call the registry.
+    HttpHost,
     /// Where gRPC listens with TLS.
     GrpcTls,
     /// Where HTTP listens with TLS.
@@ -85,10 +87,11 @@ pub(super) enum SettingKey {
 
 impl SettingKey {
     /// All of them.
-    pub(super) const ALL: [Self; 37] = [
+    pub(super) const ALL: [Self; 38] = [
         Self::Config,
         Self::Grpc,
         Self::Http,
+        Self::HttpHost,
         Self::GrpcTls,
         Self::HttpTls,
         Self::Health,
@@ -134,6 +137,7 @@ impl SettingKey {
             Self::Config => "config",
             Self::Grpc => "grpc",
             Self::Http => "http",
+            Self::HttpHost => "http_host",
             Self::GrpcTls => "grpc_tls",
             Self::HttpTls => "http_tls",
             Self::Health => "health",

@@ -62,6 +62,7 @@ fn every_key_can_be_written_in_every_place() {
     let values = [
         (SettingKey::Grpc, "127.0.0.1:1"),
         (SettingKey::Http, "[::1]:2"),
+        (SettingKey::HttpHost, "Registry.example.com.,callboard"),
         (SettingKey::GrpcTls, "192.0.2.1:3"),
         (SettingKey::HttpTls, "127.0.0.1:4"),
         (SettingKey::Health, "0.0.0.0:5"),
@@ -99,6 +100,7 @@ fn every_key_can_be_written_in_every_place() {
     assert_eq!(flags, file);
     let default = Config::default();
     assert!(flags.grpc != default.grpc && flags.http != default.http);
+    assert_eq!(flags.http_hosts, ["registry.example.com", "callboard"]);
     assert_eq!(flags.grpc_tls.unwrap().to_string(), "192.0.2.1:3");
     assert_eq!((flags.http_tls.unwrap().port(), flags.health.unwrap().port()), (4, 5));
     let client_ca = Some("/tls/ca.pem".into());
@@ -194,6 +196,19 @@ fn a_bad_value_is_refused_with_a_remedy() {
     for (name, value, refused) in cases {
         let message = refusal(&[], &[], &format!("\n{name} = {value:?}"));
         assert_eq!(message, format!("callboard.toml:2: {name}: {value:?} {refused}"));
+    }
+}
+
+#[test]
+fn http_host_repeats_and_takes_names_without_ports() {
+    let hosts = config(&["--http-host", "a.example", "--http-host", "b,c"], &[], "").unwrap().http_hosts;
+    assert_eq!(hosts, ["a.example", "b", "c"]);
+    for bad in ["", "a:8500", "a..b", "http://a", "*", "a b"] {
+        let message = refusal(&["--http-host", bad], &[], "");
+        assert!(
+            message.starts_with(&format!("--http-host: {bad:?} has {bad:?}, which is no host name; write")),
+            "{message}"
+        );
     }
 }
 

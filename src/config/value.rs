@@ -202,6 +202,24 @@ pub(super) fn networks(text: &str) -> Result<Vec<ipnet::IpNet>, ValueError> {
     text.split(',').map(network).collect()
 }
 
+/// Names of hosts without ports, with commas between them; in lower case and without the final dot.
+pub(super) fn host_names(text: &str) -> Result<Vec<String>, ValueError> {
+    let remedy = "write names without ports, as registry.example.com,callboard; addresses and localhost need none";
+    let name = |part: &str| {
+        let name = part.trim().to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        let good = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        };
+        if name.len() <= 253 && name.split('.').all(good) {
+            return Ok(name.to_owned());
+        }
+        Err(ValueError::new(format!("has {part:?}, which is no host name"), remedy))
+    };
+    text.split(',').map(name).collect()
+}
+
 /// The name of a datacenter, which is part of names in DNS.
 pub(super) fn datacenter(text: &str) -> Result<String, ValueError> {
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';

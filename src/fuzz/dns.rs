@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    app::Views,
     engine::Memory,
-    metrics::DnsResponseCode,
+    metrics::{DnsResponseCode, Metrics},
     model::Incarnation,
     protocol::dns::{Authority, DnsTransport, Zone, reply},
     registry::{
@@ -54,5 +55,5 @@ fn house() -> (Memory, Authority) {
         assert!(engine.submit(Command::Register(asked), at(0)).is_ok());
     }
     let zone = Zone::new("consul", "dc1", "n1", Duration::ZERO, [127, 0, 0, 1].into());
-    (engine, Authority::new(zone))
+    (engine, Authority::new(zone, &Views::new(&Metrics::new().views)))
 }

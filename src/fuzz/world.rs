@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    app::{Commands, ServerContext, Watchers},
+    app::{Commands, ServerContext, Views, Watchers},
     clock::Clock,
     engine::{Engine, Memory},
     health_check::{HealthChecks, ProbePolicy as CheckRules},
@@ -23,7 +23,7 @@ use crate::{
     model::{Incarnation, Metadata, ServerActor},
     protocol::consul::{AgentIdentity, Consul},
     protocol::grpc::GrpcApi,
-    protocol::http::HttpPages,
+    protocol::http::{AllowedHosts, HttpPages},
     registry::{ChangeListener, Command, DeregisterGuard},
     transport::{
         Connection, ConnectionLimiter, ConnectionLimits, FatalReporter, ListenerConfig, Notifier, Protocol,
@@ -60,13 +60,15 @@ impl FuzzServer {
         let engine: Arc<dyn Engine> =
             Arc::new(Memory::new(Incarnation(7), clock.now(), Arc::clone(&hubs) as Arc<dyn ChangeListener>));
         let commands = Commands::new(&engine, &clock, None);
+        let metrics = Metrics::new();
         let checks = HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default());
         let shared = Arc::new(ServerContext {
             engine,
             commands,
             notifier: Arc::clone(&hubs),
             clock: Arc::clone(&clock),
-            metrics: Metrics::new(),
+            views: Views::new(&metrics.views),
+            metrics,
             watchers: Watchers::default(),
             max_message_size: 256 * 1024,
             bookmarks: Duration::ZERO,
@@ -79,7 +81,7 @@ impl FuzzServer {
         let agent = AgentIdentity {
             datacenter: "dc1".into(),
             node: "n1".into(),
-            id: AgentIdentity::made_up_id(Incarnation(7), "n1"),
+            id: AgentIdentity::derived_id(Incarnation(7), "n1"),
             address: [127, 0, 0, 1].into(),
             meta: Metadata::default(),
         };
@@ -91,7 +93,12 @@ impl FuzzServer {
                 Arc::clone(&shared.metrics),
             ),
             grpc: ListenerConfig { name: "grpc", protocol: Protocol::Http2, tls: None, routes },
-            http: ListenerConfig { name: "http", protocol: Protocol::Http1, tls: None, routes: web.routes().into() },
+            http: ListenerConfig {
+                name: "http",
+                protocol: Protocol::Http1,
+                tls: None,
+                routes: web.routes(AllowedHosts::Any).into(),
+            },
             shared,
         }
     }

@@ -27,6 +27,7 @@ mod body;
 mod cached_query;
 mod error;
 mod filter;
+mod node;
 mod query;
 mod read;
 mod response;
@@ -63,11 +64,10 @@ use crate::{
     app::ServerContext, health_check::HealthChecks, model::FieldError, registry::Entry, transport::Connection,
 };
 pub use agent::AgentIdentity;
-use cached_query::CachedQuestions;
+use cached_query::CachedQueries;
 use error::ConsulError;
 use query::Query;
-use read::ServiceTagsCache;
-use response::{ConsulResponse, ResponseCache};
+use response::ConsulResponse;
 use route::{ConsulEndpoint, RouteMatch};
 
 /// Time in which the whole body of a request has to arrive.
@@ -85,17 +85,14 @@ pub struct Consul {
     itself: Arc<Entry>,
     /// Instances have been registered under its name, and shown.
     shown_beside_itself: AtomicBool,
-    answers: ResponseCache,
-    /// For the list of all services.
-    gathered: ServiceTagsCache,
     /// Held while a port is chosen for a proxy and given to it.
     sidecar_ports: Arc<tokio::sync::Mutex<()>>,
     /// Questions that were asked with `?cached`.
-    cached: CachedQuestions,
+    cached: CachedQueries,
     /// Queries that wait for changes.
     parked: AtomicUsize,
     /// Most of them.
-    most_parked: usize,
+    max_blocking_queries: usize,
 }
 
 /// The way in, for what is on no route: a router would take paths apart that are taken apart here.
@@ -136,22 +133,20 @@ impl Consul {
         shared: &Arc<ServerContext>,
         checks: &Arc<HealthChecks>,
         agent: AgentIdentity,
-        most_parked: usize,
+        max_blocking_queries: usize,
     ) -> Result<Arc<Self>, FieldError> {
-        let (shared, answers) = (Arc::clone(shared), ResponseCache::default());
-        let itself = Entry { instance: agent.itself(shared.engine.registry())?, lease: None };
+        let shared = Arc::clone(shared);
+        let itself = Entry { instance: agent.consul_service(shared.engine.registry())?, lease: None };
         Ok(Arc::new(Self {
             shared,
             checks: Arc::clone(checks),
             agent,
             itself: itself.into(),
             shown_beside_itself: AtomicBool::new(false),
-            answers,
-            gathered: ServiceTagsCache::default(),
             sidecar_ports: Arc::default(),
-            cached: CachedQuestions::default(),
+            cached: CachedQueries::default(),
             parked: AtomicUsize::new(0),
-            most_parked,
+            max_blocking_queries,
         }))
     }
 
@@ -173,7 +168,7 @@ impl Consul {
             return StatusCode::NOT_FOUND.into_response();
         }
         let answered = self.serve(request).await;
-        answered.unwrap_or_else(|problem| problem.reply()).into_response()
+        answered.unwrap_or_else(ConsulResponse::from).into_http()
     }
 
     async fn serve(&self, request: Request) -> Result<ConsulResponse, ConsulError> {
@@ -181,7 +176,7 @@ impl Consul {
         let path = query::decode(head.uri.path(), false);
         let (endpoint, methods, subject) = match route::find(&path) {
             RouteMatch::Endpoint(endpoint, methods, subject) => (endpoint, methods, subject),
-            RouteMatch::Elsewhere(what) => return Err(ConsulError::NotHere(what)),
+            RouteMatch::NotImplemented(what) => return Err(ConsulError::NotImplemented(what)),
             RouteMatch::Nothing => return Err(ConsulError::NoSuchPath),
         };
         let allowed = if methods == Method::GET { "OPTIONS,GET" } else { "OPTIONS,PUT" };
@@ -217,7 +212,7 @@ impl Consul {
     ) -> Result<ConsulResponse, ConsulError> {
         let limit = self.shared.max_message_size;
         let body = timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await;
-        let body = body.map_err(|_| ConsulError::TooSlow(BODY_TIMEOUT.as_secs()))?;
+        let body = body.map_err(|_| ConsulError::BodyTimeout(BODY_TIMEOUT.as_secs()))?;
         let body = body.map_err(|_| ConsulError::TooLarge(limit))?;
         let written = timeout(WRITE_TIMEOUT, self.write(endpoint, call, &body)).await;
         written.unwrap_or(Err(ConsulError::OutcomeUnknown(WRITE_TIMEOUT.as_secs())))
@@ -231,16 +226,5 @@ fn refuse_pages(head: &Parts) -> Result<(), ConsulError> {
     let host = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
     let host = host.as_ref().and_then(Uri::host).unwrap_or_default().trim_matches(['[', ']']);
     let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    if local { Ok(()) } else { Err(ConsulError::Page) }
-}
-
-impl ConsulResponse {
-    /// As HTTP.
-    fn into_response(self) -> Response<Body> {
-        let Self { status, headers, body } = self;
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        response
-    }
+    if local { Ok(()) } else { Err(ConsulError::ForeignOrigin) }
 }

@@ -8,6 +8,7 @@
 //! | `/metrics` | what the process counts, for Prometheus |
 //! | `/prometheus/sd` | registered instances as targets, for Prometheus' `http_sd_configs` |
 
+mod host;
 mod prometheus;
 
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use axum::{
     routing::get,
 };
 
+use tower::Layer as _;
+
 use crate::{
     app::ServerContext,
     metrics::WorkerLabel,
@@ -31,7 +34,8 @@ use crate::{
     transport::{Connection, Workers},
 };
 
-use prometheus::SharedTargets;
+pub use host::AllowedHosts;
+use host::BrowserGuardLayer;
 
 /// The media type of OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,27 +49,29 @@ pub struct HttpPages {
     pub workers: Arc<Workers>,
     /// What is below `/v1/`.
     pub consul: Arc<Consul>,
-    targets: Arc<SharedTargets>,
 }
 
 impl HttpPages {
     /// Pages of a registry.
     #[must_use]
     pub fn new(shared: Arc<ServerContext>, workers: Arc<Workers>, consul: Arc<Consul>) -> Self {
-        Self { shared, workers, consul, targets: Arc::default() }
+        Self { shared, workers, consul }
     }
 
-    /// The pages.
-    pub fn routes(self) -> Router {
+    /// Returns the pages, which are served for these hosts.
+    pub fn routes(self, hosts: AllowedHosts) -> Router {
+        let guard = BrowserGuardLayer(hosts);
         let long = Router::new()
             .route("/metrics", get(metrics))
             .route("/prometheus/sd", get(prometheus::targets))
             .route_layer(from_fn(make_room));
         Router::new()
-            .fallback_service(ConsulService(Arc::clone(&self.consul)))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .merge(long)
+            .layer(guard.clone())
+            // Behind a guard of its own: a layer of the router would box its future once more.
+            .fallback_service(guard.layer(ConsulService(Arc::clone(&self.consul))))
             .with_state(self)
     }
 }
@@ -102,6 +108,7 @@ async fn metrics(State(web): State<HttpPages>) -> impl IntoResponse {
     metrics.settling_watches.set(gauge(watchers.waiting()));
     metrics.settling.set(registry.is_settling().into());
     metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
+    metrics.views.bytes.set(i64::try_from(web.shared.views.bytes()).unwrap_or(i64::MAX));
     metrics.blocking_queries.set(gauge(web.consul.parked()));
     metrics.checks.set(gauge(web.consul.check_count()));
     let (whole, protected) = registry.protection(web.shared.clock.now().lease);

@@ -9,7 +9,7 @@ use crate::{
     health_check::HealthChecks,
     protocol::consul::Consul,
     protocol::grpc::GrpcApi,
-    protocol::http::HttpPages,
+    protocol::http::{AllowedHosts, HttpPages},
     transport::{Listener, ListenerConfig, Protocol, WorkerDispatch, Workers, tls::TlsState},
 };
 
@@ -82,6 +82,7 @@ impl ListenerName {
         workers: &Arc<Workers>,
         tls: Option<&Arc<TlsState>>,
         consul: &Arc<Consul>,
+        config: &Config,
     ) -> Result<(ListenerConfig, WorkerDispatch), StartError> {
         let tls = match self {
             Self::Grpc | Self::Http | Self::Health => None,
@@ -93,7 +94,13 @@ impl ListenerName {
             Self::Grpc | Self::GrpcTls => GrpcApi::routes(shared, checks)?,
             Self::Http | Self::HttpTls => {
                 let (shared, workers, consul) = (Arc::clone(shared), Arc::clone(workers), Arc::clone(consul));
-                HttpPages::new(shared, workers, consul).routes().into()
+                let hosts = match self {
+                    Self::HttpTls => AllowedHosts::Any,
+                    Self::Grpc | Self::Http | Self::GrpcTls | Self::Health => {
+                        AllowedHosts::Named(config.http_hosts.as_slice().into())
+                    }
+                };
+                HttpPages::new(shared, workers, consul).routes(hosts).into()
             }
             Self::Health => GrpcApi::probes(shared),
         };

@@ -41,7 +41,7 @@ pub(super) fn open(
     let listens = Some(door.address().ip()).filter(|ip| !ip.is_unspecified());
     let address = listens.unwrap_or_else(|| config.node_address());
     let zone = Zone::new(&config.dns_domain, &config.consul.datacenter, &node, config.dns_ttl, address);
-    let (packets, connections) = door.open(shared, Authority::new(zone), gate, leaving)?;
+    let (packets, connections) = door.open(shared, Authority::new(zone, &shared.views), gate, leaving)?;
     tasks.spawn(alarm.clone().guard("DNS over UDP", packets));
     tasks.spawn(alarm.clone().guard("DNS over TCP", connections));
     Ok(())

@@ -102,8 +102,8 @@ fn http(why: RejectReason, reason: &str) -> String {
         RejectReason::All | RejectReason::Descriptors => "503 Service Unavailable",
     };
     format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nRetry-After: 1\r\nConnection: \
-         close\r\n\r\n{reason}\n",
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\
+         Retry-After: 1\r\nConnection: close\r\n\r\n{reason}\n",
         reason.len() + 1
     )
 }

@@ -21,7 +21,10 @@ const WHOLE: &str = "Consul's agent has not written yet when a server starts; ou
 const NAME: &str =
     "is a peculiarity of the recorded build, which answers 500: a refusal is a 400 that tells what is allowed";
 
+pub const NOSNIFF: &str = "forbids browsers to guess the type of the answer";
+
 pub const DIFFERENCES: &[Difference] = &[
+    Difference { exchanges: &[], at: "header X-Content-Type-Options", why: NOSNIFF },
     Difference { exchanges: &[0, 1], at: "body*", why: "is the address of the server itself" },
     Difference { exchanges: &[3], at: "body[0].*", why: WHOLE },
     Difference { exchanges: &[3], at: "header X-Consul-Index", why: WHOLE },

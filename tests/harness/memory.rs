@@ -10,7 +10,7 @@ use std::{
 };
 
 use callboard::{
-    app::{Commands, ServerContext, Watchers},
+    app::{Commands, ServerContext, Views, Watchers},
     clock::Clock,
     engine::{Engine, Memory},
     health_check::{HealthChecks, ProbePolicy as CheckRules},
@@ -78,13 +78,15 @@ impl InMemory {
     /// Over an engine whose changes these hubs hear of.
     pub fn over(engine: Arc<dyn Engine>, hubs: Arc<Notifier>, clock: Arc<Clock>, settle: Duration) -> Self {
         let commands = Commands::new(&engine, &clock, None);
+        let metrics = Metrics::new();
         let checks = HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default());
         let shared = Arc::new(ServerContext {
             engine,
             commands,
             notifier: hubs,
             clock,
-            metrics: Metrics::new(),
+            views: Views::new(&metrics.views),
+            metrics,
             watchers: Watchers::default(),
             max_message_size: 256 * 1024,
             bookmarks: Duration::from_secs(15),

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{Consul, ConsulError, ConsulRequest, agent::ITSELF};
+use super::{Consul, ConsulError, ConsulRequest, agent::CONSUL_SERVICE};
 use crate::{
     engine::StartPoint,
     model::{Revision, Selector, ServiceName, node_service, topic_of_nodes},
@@ -48,7 +48,7 @@ impl QuerySubject {
         };
         match self {
             // The service that stands for the registry itself is on the local node, whether anything is registered or not.
-            Self::Service(name) if name.as_str().eq_ignore_ascii_case(ITSELF) => {
+            Self::Service(name) if name.as_str().eq_ignore_ascii_case(CONSUL_SERVICE) => {
                 vec![named(&[name.clone(), node_service()])]
             }
             Self::Service(name) => vec![named(&[name.clone(), topic_of_nodes(name)])],
@@ -142,8 +142,8 @@ impl Consul {
     fn park(&self, call: &ConsulRequest, subject: &QuerySubject) -> Result<BlockingQuery<'_>, ConsulError> {
         let before = self.parked.fetch_add(1, Ordering::Relaxed);
         let mut parked = BlockingQuery { consul: self, seats: Vec::new() };
-        if before >= self.most_parked {
-            return Err(ConsulError::TooManyParked(self.most_parked));
+        if before >= self.max_blocking_queries {
+            return Err(ConsulError::TooManyBlockingQueries(self.max_blocking_queries));
         }
         let seat = |interest| self.shared.notifier.seat(&call.connection, interest);
         parked.seats = subject.interests().into_iter().map(seat).collect();

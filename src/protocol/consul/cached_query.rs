@@ -1,47 +1,54 @@
-//! Questions that were asked with `?cached`. Consul's agents answer the first of a kind from the servers (`X-Cache: MISS`) and the
+//! Queries that were made with `?cached`. Consul's agents answer the first of a kind from the servers (`X-Cache: MISS`) and the
 //! others from a cache that they keep up to date (`HIT`, with the age of what is in it). Every answer here is up to date, so all that
 //! is left to tell is which of the two Consul would say.
 
-use std::{
-    collections::HashSet,
-    hash::{BuildHasher, RandomState},
-};
+use std::hash::{BuildHasher as _, RandomState};
 
-use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 
-/// Maximum number of questions that are remembered. Then all are forgotten, and the next of each is a miss.
-const MAX_QUESTIONS: usize = 16_384;
+use crate::app::ViewKey;
 
-/// Hashes of questions.
-#[derive(Debug, Default)]
-pub(super) struct CachedQuestions {
+/// Maximum number of queries that are remembered. The next one of a forgotten query is a miss.
+const MAX_QUERIES: usize = 16_384;
+
+/// Hashes of queries.
+#[derive(Debug)]
+pub(super) struct CachedQueries {
     hasher: RandomState,
-    asked: Mutex<HashSet<u64>>,
+    asked: Cache<u64, ()>,
 }
 
-impl CachedQuestions {
-    /// Remembers a question, and returns true if it was asked before.
-    pub(super) fn ask(&self, question: &str) -> bool {
-        let hash = self.hasher.hash_one(question);
-        let mut asked = self.asked.lock();
-        if asked.len() >= MAX_QUESTIONS && !asked.contains(&hash) {
-            asked.clear();
+impl Default for CachedQueries {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), asked: Cache::new(MAX_QUERIES) }
+    }
+}
+
+impl CachedQueries {
+    /// Remembers a query, and returns whether it was made before.
+    pub(super) fn ask(&self, query: &ViewKey<'_>) -> bool {
+        let hash = self.hasher.hash_one(query);
+        let known = self.asked.get(&hash).is_some();
+        if !known {
+            self.asked.insert(hash, ());
         }
-        !asked.insert(hash)
+        known
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::View;
 
     #[test]
-    fn question_is_known_from_its_second_time_and_the_memory_is_bounded() {
-        let cached = CachedQuestions::default();
-        assert_eq!(["a", "a", "b", "a"].map(|question| cached.ask(question)), [false, true, false, true]);
-        for number in 0..3 * MAX_QUESTIONS {
-            cached.ask(&number.to_string());
+    fn query_is_known_from_its_second_time_and_the_memory_is_bounded() {
+        let cached = CachedQueries::default();
+        let ask = |query: &str| cached.ask(&ViewKey::new(View::ConsulHealthService, "web", query));
+        assert_eq!(["a", "a", "b", "a"].map(ask), [false, true, false, true]);
+        for number in 0..3 * MAX_QUERIES {
+            ask(&number.to_string());
         }
-        assert!(cached.asked.lock().len() <= MAX_QUESTIONS);
+        assert!(cached.asked.len() <= MAX_QUERIES);
     }
 }

@@ -1,28 +1,23 @@
-//! Every refusal of this door: in Consul's words where it has some.
+//! Errors of Consul's API, with their statuses. Where Consul has a text for an error, this has the same.
 
-use axum::http::{
-    Method, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
-};
+use axum::http::{Method, StatusCode};
 
-use super::response::ConsulResponse;
 use crate::{
     engine::EngineError, health_check::ReportError, model::FieldError, registry::CommandError, transport::LimitError,
 };
 
-/// What refusals are written in.
-const PLAIN: &str = "text/plain; charset=utf-8";
-
-/// Why this door does not do what was asked.
+/// Error of a request to Consul's API. Displayed as the body of the response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConsulError {
     #[error("Invalid URL path: not a recognized HTTP API endpoint\n")]
     NoSuchPath,
+    /// The path belongs to a part of Consul's API that is not implemented.
     #[error(
-        "Callboard is no {}: it speaks the discovery part of Consul's API (agent, catalog, health, status); ask a Consul for the rest",
-        .0.trim_start_matches("a ").trim_start_matches("an ")
+        "Callboard does not implement {0}: it has the discovery part of Consul's API (agent, catalog, health, status); use Consul for \
+         the rest"
     )]
-    NotHere(&'static str),
+    NotImplemented(&'static str),
+    /// The endpoint has another method; the second field has the allowed ones.
     #[error("method {0} not allowed")]
     Method(Method, &'static str),
     #[error("Invalid query parameter: {0:?} - {1} a Consul Enterprise feature")]
@@ -32,43 +27,41 @@ pub(super) enum ConsulError {
     #[error("No path to datacenter")]
     NoPathToDatacenter,
     #[error("Invalid value for ?{0}")]
-    Switch(&'static str),
-    /// What was sent is refused, with this text.
+    InvalidFlag(&'static str),
     #[error("{0}")]
-    Text(&'static str),
-    /// The same, where the text names a value.
+    BadRequest(&'static str),
     #[error("{0}")]
-    Bad(String),
+    BadValue(String),
     #[error("Request decode failed: {0}")]
     Decode(String),
-    /// Consul answers so what is wrong with what was sent.
+    /// Consul answers 500 to these, although the request is invalid.
     #[error("{0}")]
     Server(String),
     #[error("{0}")]
     NotFound(String),
     #[error("the request is larger than {0} bytes: send less, or raise --max-message-size where the registry runs")]
     TooLarge(usize),
-    #[error("the request did not come within {0} s, so nothing was done: send it at once")]
-    TooSlow(u64),
+    #[error("the body of the request did not arrive within {0} s, and nothing was changed: send the request again")]
+    BodyTimeout(u64),
     #[error(
-        "no outcome within {0} s: it may be done now, later or not at all; repeat it, which is safe, and look after the registry's disk \
-         if this goes on"
+        "the outcome is not known after {0} s: the write may have happened, or may still happen; send it again, which is safe, and \
+         check the disk of the registry if this repeats"
     )]
     OutcomeUnknown(u64),
     #[error(
-        "{0} queries wait for changes already, and no more may: close some, or raise --max-blocking-queries where the registry runs"
+        "limit of {0} blocking queries reached: close some, or raise --max-blocking-queries where the registry runs"
     )]
-    TooManyParked(usize),
+    TooManyBlockingQueries(usize),
     #[error(transparent)]
-    Busy(#[from] LimitError),
-    #[error("the registry has lost its registrations and waits for them to come back: ask again")]
+    Limit(#[from] LimitError),
+    #[error("the registry restarted without its registrations and waits for instances to register again: try again")]
     Settling,
     #[error("{0}")]
-    Taken(String),
+    Conflict(String),
     #[error("{0}")]
     Unavailable(String),
-    #[error("a page of another site may not write here: use a program, or a page from this machine")]
-    Page,
+    #[error("web pages of other sites cannot write: use a program, or a page from this machine")]
+    ForeignOrigin,
     #[error("the request carries no connection: report this as a defect")]
     NoConnection,
 }
@@ -84,65 +77,74 @@ impl ConsulError {
         Self::NotFound(format!("Unknown check ID {id:?}. Ensure that the check ID is passed, not the check name."))
     }
 
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::NoSuchPath | Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::NotHere(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Method(..) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Enterprise(..)
             | Self::EnterpriseHeader(..)
-            | Self::Switch(_)
-            | Self::Text(_)
-            | Self::Bad(_)
+            | Self::InvalidFlag(_)
+            | Self::BadRequest(_)
+            | Self::BadValue(_)
             | Self::Decode(_) => StatusCode::BAD_REQUEST,
             Self::NoPathToDatacenter | Self::Server(_) | Self::NoConnection => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::OutcomeUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Busy(busy) if busy.is_of_all() => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TooManyParked(_) | Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Taken(_) => StatusCode::CONFLICT,
-            Self::Page => StatusCode::FORBIDDEN,
+            Self::Limit(limit) if limit.is_of_all() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyBlockingQueries(_) | Self::Limit(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::Settling | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    /// As an answer.
-    pub(super) fn reply(&self) -> ConsulResponse {
-        let mut reply = ConsulResponse::new(self.status(), self.to_string().into()).with(CONTENT_TYPE, PLAIN);
+    /// Returns whether the same request may succeed later.
+    pub(super) fn is_temporary(&self) -> bool {
         match self {
-            // Who answers so in Consul does not know of ACLs.
-            Self::NoSuchPath => {
-                reply.headers.remove("x-consul-default-acl-policy");
-                reply
-            }
-            Self::Method(_, allowed) => reply.with(ALLOW, allowed),
-            Self::TooManyParked(_)
-            | Self::Busy(_)
+            Self::TooManyBlockingQueries(_)
+            | Self::Limit(_)
             | Self::Settling
             | Self::OutcomeUnknown(_)
-            | Self::Unavailable(_) => reply.with(RETRY_AFTER, "1"),
-            _ => reply,
+            | Self::Unavailable(_) => true,
+            Self::NoSuchPath
+            | Self::NotImplemented(_)
+            | Self::Method(..)
+            | Self::Enterprise(..)
+            | Self::EnterpriseHeader(..)
+            | Self::NoPathToDatacenter
+            | Self::InvalidFlag(_)
+            | Self::BadRequest(_)
+            | Self::BadValue(_)
+            | Self::Decode(_)
+            | Self::Server(_)
+            | Self::NotFound(_)
+            | Self::TooLarge(_)
+            | Self::BodyTimeout(_)
+            | Self::Conflict(_)
+            | Self::ForeignOrigin
+            | Self::NoConnection => false,
         }
     }
 }
 
 impl From<FieldError> for ConsulError {
-    fn from(invalid: FieldError) -> Self {
-        Self::Bad(invalid.to_string())
+    fn from(error: FieldError) -> Self {
+        Self::BadValue(error.to_string())
     }
 }
 
 impl From<CommandError> for ConsulError {
-    fn from(refusal: CommandError) -> Self {
-        match &refusal {
+    fn from(error: CommandError) -> Self {
+        match &error {
             CommandError::NoSuchInstance { id, .. } => Self::unknown_service(id.as_str()),
             CommandError::NoSuchCheck { check, .. } => Self::unknown_check(check.as_str()),
             CommandError::HeldByLease { .. }
             | CommandError::HeldWithoutLease { .. }
             | CommandError::HeldByOther { .. }
-            | CommandError::LeaseLost { .. } => Self::Taken(refusal.to_string()),
-            CommandError::Invalid(_) => Self::Bad(refusal.to_string()),
+            | CommandError::LeaseLost { .. } => Self::Conflict(error.to_string()),
+            CommandError::Invalid(_) => Self::BadValue(error.to_string()),
         }
     }
 }
@@ -150,7 +152,7 @@ impl From<CommandError> for ConsulError {
 impl From<EngineError> for ConsulError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::Rejected(refusal) => refusal.into(),
+            EngineError::Rejected(error) => error.into(),
             EngineError::Overloaded { .. } | EngineError::Stopped | EngineError::OutcomeUnknown => {
                 Self::Unavailable(error.to_string())
             }

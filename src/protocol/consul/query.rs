@@ -1,6 +1,6 @@
 //! The parameters that every endpoint has, and what stands in for them in headers.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName, header::ACCEPT_ENCODING, request::Parts};
 use percent_encoding::percent_decode_str;
@@ -72,19 +72,19 @@ impl Query {
         let flag = |name: &str| find(name).is_some();
         let consistency = match (flag("stale") || flag("max_stale"), flag("consistent")) {
             (true, true) => {
-                return Err(ConsulError::Text("Cannot specify ?stale with ?consistent, conflicting semantics."));
+                return Err(ConsulError::BadRequest("Cannot specify ?stale with ?consistent, conflicting semantics."));
             }
             (true, false) => Consistency::Stale,
             (false, true) => Consistency::Consistent,
             (false, false) => Consistency::Leader,
         };
         if flag("cached") && flag("consistent") {
-            return Err(ConsulError::Text("Cannot specify ?cached with ?consistent, conflicting semantics."));
+            return Err(ConsulError::BadRequest("Cannot specify ?cached with ?consistent, conflicting semantics."));
         }
         let index = find("index").filter(|text| !text.is_empty());
-        let index = index.map_or(Ok(0), str::parse).map_err(|_| ConsulError::Text("Invalid index"))?;
+        let index = index.map_or(Ok(0), str::parse).map_err(|_| ConsulError::BadRequest("Invalid index"))?;
         let wait = find("wait").filter(|text| !text.is_empty());
-        let wait = wait.map_or(Some(WAIT), go_duration).ok_or(ConsulError::Text("Invalid wait time"))?;
+        let wait = wait.map_or(Some(WAIT), go_duration).ok_or(ConsulError::BadRequest("Invalid wait time"))?;
         let wait = if wait.is_zero() { WAIT } else { wait.min(LONGEST_WAIT) };
         let (cached, pretty, gzip) = (flag("cached"), flag("pretty"), accepts_gzip(&head.headers));
         Ok(Self { pairs, index, wait, consistency, cached, pretty, gzip })
@@ -105,16 +105,18 @@ impl Query {
         match self.get(name) {
             Some("" | "1" | "t" | "T" | "TRUE" | "true" | "True") => Ok(true),
             None | Some("0" | "f" | "F" | "FALSE" | "false" | "False") => Ok(false),
-            Some(_) => Err(ConsulError::Switch(name)),
+            Some(_) => Err(ConsulError::InvalidFlag(name)),
         }
     }
 
-    /// What is asked, in one text that is equal for equal questions.
+    /// Returns the parameters that decide what the answer contains, in one text. Each part has its length before it, so that no two
+    /// queries have the same text, whatever is in their values.
     pub(super) fn question(&self) -> String {
         let mut text = String::new();
         for (key, value) in self.pairs.iter().filter(|(key, _)| !HOW.contains(&key.as_str())) {
-            for part in ["\u{1}", key, "\u{2}", value] {
-                text.push_str(part);
+            for part in [key, value] {
+                // Writing to a string does not fail.
+                let _ = write!(text, "{}:{part}", part.len());
             }
         }
         text

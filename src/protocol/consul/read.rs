@@ -12,20 +12,18 @@ use serde::Serialize;
 
 use super::{
     Consul, ConsulEndpoint, ConsulError, ConsulRequest,
-    agent::{ITSELF, SERVER_PORT, VERSION},
+    agent::{CONSUL_SERVICE, SERVER_PORT, VERSION},
     blocking::QuerySubject,
     response::{ConsulResponse, encode},
 };
 use crate::{
+    app::{EncodedView, View, ViewKey, ViewVersion},
     model::{Revision, ServiceName},
     registry::Registry,
 };
-pub(super) use tags::ServiceTagsCache;
 
-/// Endpoints of a service whose answers are kept.
-const HEALTH_SERVICE: &str = "health/service";
-const HEALTH_CHECKS: &str = "health/checks";
-const CATALOG_SERVICE: &str = "catalog/service";
+/// Time in microseconds for which an answer with outputs of checks is current: they change without a revision.
+const CHECK_OUTPUT_AGE: u64 = 1_000_000;
 
 impl Consul {
     /// Answers a question.
@@ -102,7 +100,7 @@ impl Consul {
         let lost = registry.spelling_lost(name);
         let shown = spellings.iter().filter_map(|spelling| registry.shown(spelling)).max();
         let shown = shown.map(|revision| revision.max(lost));
-        self.at_least(if name == ITSELF {
+        self.at_least(if name == CONSUL_SERVICE {
             self.revision_of_itself(shown)
         } else {
             shown.unwrap_or_else(|| registry.catalog().last_emptied())
@@ -129,7 +127,7 @@ impl Consul {
     async fn of_service(
         &self,
         call: &ConsulRequest,
-        endpoint: &str,
+        view: View,
         make: impl Fn(&[ServiceName]) -> Result<(Bytes, bool), ConsulError>,
     ) -> Result<ConsulResponse, ConsulError> {
         let folded = call.subject.to_ascii_lowercase();
@@ -137,22 +135,39 @@ impl Consul {
         // A name that no service can have is that of a service that is not there.
         let subject = ServiceName::parse(&folded).map_or(QuerySubject::Nothing, QuerySubject::Service);
         let index = self.wait(call, &subject, || self.index_of(&folded, &spellings())).await?;
-        let question = format!("{endpoint}\u{1}{folded}{}", call.query.question());
-        let now = self.shared.clock.now().monotonic_us;
+        let query = call.query.question();
+        let key = ViewKey::new(view, &folded, &query);
         // Read again: what is kept must not be older than what it says it is.
         let found = spellings();
-        let state = self.index_of(&folded, &found);
-        let kept = self.answers.get(&question, state, now, || make(&found))?;
+        let revision = Revision(self.index_of(&folded, &found));
+        let reply = ConsulResponse::from(self.encoded(call, key, revision, || make(&found))?);
         // Consul streams the health of services to its agents, and nothing else of the catalog.
-        let streaming = endpoint == HEALTH_SERVICE && (call.query.index > 0 || call.query.cached);
-        let reply = kept.reply(&call.query).of_query(&call.query, index, streaming);
+        let streaming = view == View::ConsulHealthService && (call.query.index > 0 || call.query.cached);
+        let reply = reply.with_index(&call.query, index, streaming);
         // Nor does it cache the checks of services.
-        Ok(if endpoint == HEALTH_CHECKS { reply } else { self.tell_of_cache(call, &question, reply) })
+        Ok(if view == View::ConsulHealthChecks { reply } else { self.tell_of_cache(call, &key, reply) })
+    }
+
+    /// Returns an encoded view as of a revision. `make` returns the bytes, and whether they contain outputs of checks.
+    fn encoded(
+        &self,
+        call: &ConsulRequest,
+        key: ViewKey<'_>,
+        revision: Revision,
+        make: impl FnOnce() -> Result<(Bytes, bool), ConsulError>,
+    ) -> Result<EncodedView, ConsulError> {
+        let now = self.shared.clock.now().monotonic_us;
+        let make = || {
+            let (bytes, has_outputs) = make()?;
+            let expires_at = has_outputs.then_some(now + CHECK_OUTPUT_AGE);
+            Ok((bytes, ViewVersion { expires_at, ..ViewVersion::at(revision) }))
+        };
+        self.shared.views.encoded(key, call.query.gzip, |version| version.is_at(revision, now), make)
     }
 
     /// Tells whether Consul would answer from a cache, where `?cached` lets it.
-    fn tell_of_cache(&self, call: &ConsulRequest, question: &str, reply: ConsulResponse) -> ConsulResponse {
-        if call.query.cached { reply.with_cache(self.cached.ask(question)) } else { reply }
+    fn tell_of_cache(&self, call: &ConsulRequest, key: &ViewKey<'_>, reply: ConsulResponse) -> ConsulResponse {
+        if call.query.cached { reply.with_cache(self.cached.ask(key)) } else { reply }
     }
 
     /// What some client's tests wait for: a root of nothing.
@@ -176,7 +191,7 @@ impl Consul {
             }],
         });
         let index = self.wait(call, &QuerySubject::Nothing, || self.at_least(Revision::default())).await?;
-        Ok(Self::plain(call, &roots)?.of_query(&call.query, index, false))
+        Ok(Self::plain(call, &roots)?.with_index(&call.query, index, false))
     }
 
     /// What an agent tells of itself. Clients look at the names and the version.

@@ -47,7 +47,7 @@ pub(super) enum RouteMatch {
     /// An endpoint, its method, and what stands behind its path.
     Endpoint(ConsulEndpoint, Method, String),
     /// A part of Consul that this is not.
-    Elsewhere(&'static str),
+    NotImplemented(&'static str),
     Nothing,
 }
 
@@ -97,34 +97,34 @@ const PREFIXES: [(&str, bool, ConsulEndpoint); 17] = [
 ];
 
 /// Parts of Consul that this is not, by how their paths begin.
-const ELSEWHERE: [(&str, &str); 27] = [
-    ("kv", "a key/value store"),
-    ("session/", "a session store"),
-    ("txn", "a transactional store"),
-    ("event/", "a bus of events"),
-    ("query", "an executor of prepared queries"),
-    ("acl/", "an administration of ACLs"),
-    ("connect/", "a service mesh"),
-    ("intentions", "a service mesh"),
-    ("config", "a store of configuration entries"),
-    ("discovery-chain/", "a service mesh"),
-    ("exported-services", "a service mesh"),
-    ("peering", "a federation of clusters"),
-    ("peerings", "a federation of clusters"),
-    ("namespace", "a Consul Enterprise"),
-    ("namespaces", "a Consul Enterprise"),
-    ("partition", "a Consul Enterprise"),
-    ("partitions", "a Consul Enterprise"),
-    ("coordinate/", "a map of round trips"),
-    ("operator/", "a Raft cluster"),
-    ("snapshot", "a Raft cluster"),
-    ("internal/", "a backend of Consul's own UI"),
-    ("catalog/connect/", "a service mesh"),
-    ("catalog/gateway-services/", "a service mesh"),
-    ("health/connect/", "a service mesh"),
-    ("health/ingress/", "a service mesh"),
-    ("agent/connect/", "a service mesh"),
-    ("agent/", "a Consul agent beyond services and checks"),
+const NOT_IMPLEMENTED: [(&str, &str); 27] = [
+    ("kv", "the key/value store"),
+    ("session/", "sessions"),
+    ("txn", "transactions"),
+    ("event/", "events"),
+    ("query", "prepared queries"),
+    ("acl/", "ACLs"),
+    ("connect/", "the service mesh"),
+    ("intentions", "the service mesh"),
+    ("config", "configuration entries"),
+    ("discovery-chain/", "the service mesh"),
+    ("exported-services", "the service mesh"),
+    ("peering", "cluster peering"),
+    ("peerings", "cluster peering"),
+    ("namespace", "Consul Enterprise"),
+    ("namespaces", "Consul Enterprise"),
+    ("partition", "Consul Enterprise"),
+    ("partitions", "Consul Enterprise"),
+    ("coordinate/", "network coordinates"),
+    ("operator/", "cluster operation"),
+    ("snapshot", "cluster snapshots"),
+    ("internal/", "Consul's UI"),
+    ("catalog/connect/", "the service mesh"),
+    ("catalog/gateway-services/", "the service mesh"),
+    ("health/connect/", "the service mesh"),
+    ("health/ingress/", "the service mesh"),
+    ("agent/connect/", "the service mesh"),
+    ("agent/", "the rest of the agent API"),
 ];
 
 /// What a path leads to. It is decoded already.
@@ -142,7 +142,10 @@ pub(super) fn find(path: &str) -> RouteMatch {
         Some(_) => path.starts_with(start),
         None => path.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
     };
-    ELSEWHERE.iter().find(|(start, _)| part(start)).map_or(RouteMatch::Nothing, |(_, what)| RouteMatch::Elsewhere(what))
+    NOT_IMPLEMENTED
+        .iter()
+        .find(|(start, _)| part(start))
+        .map_or(RouteMatch::Nothing, |(_, what)| RouteMatch::NotImplemented(what))
 }
 
 #[cfg(test)]
@@ -153,7 +156,7 @@ mod tests {
     fn paths_lead_somewhere() {
         let found = |path: &str| match find(path) {
             RouteMatch::Endpoint(endpoint, method, subject) => format!("{method} {endpoint:?} {subject}"),
-            RouteMatch::Elsewhere(what) => what.to_owned(),
+            RouteMatch::NotImplemented(what) => what.to_owned(),
             RouteMatch::Nothing => "nothing".to_owned(),
         };
         for (path, leads) in [
@@ -163,11 +166,11 @@ mod tests {
             ("/v1/agent/service/deregister/", "PUT ServiceDeregister "),
             ("/v1/health/service/", "GET HealthService "),
             ("/v1/health/service/web", "GET HealthService web"),
-            ("/v1/kv/a", "a key/value store"),
+            ("/v1/kv/a", "the key/value store"),
             ("/v1/kvs", "nothing"),
-            ("/v1/agent/join/x", "a Consul agent beyond services and checks"),
+            ("/v1/agent/join/x", "the rest of the agent API"),
             ("/v1/connect/ca/roots", "GET ConnectRoots "),
-            ("/v1/connect/ca/configuration", "a service mesh"),
+            ("/v1/connect/ca/configuration", "the service mesh"),
             ("/v1/nope", "nothing"),
             ("/v2/agent/self", "nothing"),
         ] {

@@ -74,8 +74,8 @@ impl Consul {
 /// `?enable=true|false`, which must be there.
 fn enable(call: &ConsulRequest) -> Result<bool, ConsulError> {
     let value = call.query.get("enable").filter(|value| !value.is_empty());
-    let value = value.ok_or(ConsulError::Text("Missing value for enable"))?;
-    call.query.switch("enable").map_err(|_| ConsulError::Bad(format!("Invalid value for enable: {value:?}")))
+    let value = value.ok_or(ConsulError::BadRequest("Missing value for enable"))?;
+    call.query.switch("enable").map_err(|_| ConsulError::BadValue(format!("Invalid value for enable: {value:?}")))
 }
 
 fn maintenance(on: bool, call: &ConsulRequest) -> Patch {

@@ -130,12 +130,12 @@ impl<'a> AnswerBuilder<'a> {
         let mut host_names = Vec::new();
         let mut seen = endpoints.shares_targets().then(HashSet::new);
         for at in self.sample_fitting(choice.all.len(), choice.srv_bytes.max(1)) {
-            let Some(SrvTarget { data, place, target }) = endpoints.record(choice.all[at], self.zone) else {
+            let Some(SrvTarget { data, target_index, target }) = endpoints.record(choice.all[at], self.zone) else {
                 continue;
             };
             let index = self.answer.answers.len();
             self.push(data);
-            let mut is_first = || seen.as_mut().is_none_or(|seen| seen.insert(place));
+            let mut is_first = || seen.as_mut().is_none_or(|seen| seen.insert(target_index));
             match target {
                 EndpointTarget::Address(address) => {
                     self.add_additional(index, RecordOwner::TargetOf(index), address_record(*address));

@@ -17,14 +17,14 @@ use hickory_proto::{
 use super::{
     answer::DnsAnswer,
     answer_builder::{AnswerBuilder, address_record},
-    endpoints::{EndpointCache, ServiceEndpoints},
+    endpoints::{self, ServiceEndpoints},
     node::DnsNode,
     question::{Question, Reading, ServiceQuestion},
     record::{AdditionalRecord, DnsRecord, RecordOwner},
     reverse::{IndexBehind, ReverseIndex},
     zone::Zone,
 };
-use crate::{model::UnixMillis, registry::Registry};
+use crate::{app::Views, model::UnixMillis, registry::Registry};
 
 /// Maximum number of aliases that are followed for one answer.
 const MAX_ALIAS_HOPS: usize = 8;
@@ -42,15 +42,15 @@ pub(super) struct AnswerContext<'a> {
 #[derive(Debug)]
 pub struct Authority {
     zone: Zone,
-    endpoints: EndpointCache,
+    views: Arc<Views>,
     reverse: ReverseIndex,
 }
 
 impl Authority {
-    /// Returns the authority of a zone.
+    /// Returns the authority of a zone, which keeps the endpoints of services among these views.
     #[must_use]
-    pub fn new(zone: Zone) -> Self {
-        Self { zone, endpoints: EndpointCache::default(), reverse: ReverseIndex::new() }
+    pub fn new(zone: Zone, views: &Arc<Views>) -> Self {
+        Self { zone, views: Arc::clone(views), reverse: ReverseIndex::new() }
     }
 
     /// Answers a question with as many records as can fit into `max_bytes`.
@@ -122,7 +122,7 @@ impl Authority {
         readings: &'a [Reading],
     ) -> Option<(Arc<ServiceEndpoints>, Option<&'a str>)> {
         readings.iter().find_map(|reading| {
-            let endpoints = self.endpoints.offers(registry, &self.zone, &reading.service)?;
+            let endpoints = endpoints::of_service(&self.views, registry, &self.zone, &reading.service)?;
             Some((endpoints, reading.tag.as_deref()))
         })
     }
@@ -130,7 +130,7 @@ impl Authority {
     /// Returns whether a name without records is above a name that has some.
     fn is_empty_non_terminal(&self, registry: &Registry, question: &ServiceQuestion) -> bool {
         let is_above_tag = |reading: &Reading| {
-            let endpoints = self.endpoints.offers(registry, &self.zone, &reading.service);
+            let endpoints = endpoints::of_service(&self.views, registry, &self.zone, &reading.service);
             endpoints.zip(reading.tag.as_ref()).is_some_and(|(endpoints, tag)| endpoints.is_tag_suffix(tag))
         };
         registry.is_service_suffix(&question.prefix)

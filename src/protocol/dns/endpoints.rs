@@ -1,17 +1,18 @@
-//! Who of a service is to be called, as records need it.
+//! Endpoints of a service: its routable instances in the form that DNS records need.
 //!
-//! A service of 10,000 instances is walked once for each change of it, not for each question: what is found is kept with the
-//! service's revision, all tags at once, so that questions for tags that nobody has cost nothing either. Services whose names
-//! differ in nothing but case are one service here, as they have one name in DNS.
+//! The endpoints of a service are a view of the registry, with all tags at once: a service of 10,000 instances is walked once after each
+//! of its changes, not for each question, and a question for an unknown tag costs no walk either. Services whose names differ only in
+//! case are one service here, as they have one name in DNS.
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
+    mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, OnceLock},
 };
 
 use hickory_proto::rr::Name;
-use parking_lot::Mutex;
 
 use super::{
     node::DnsNode,
@@ -21,33 +22,35 @@ use super::{
     zone::Zone,
 };
 use crate::{
+    app::{View, ViewKey, ViewValue, ViewVersion, Views},
     model::{Instance, Revision, ServiceName, node_service},
     registry::{NameSuffixes, Registry},
 };
 
-/// Most services whose offers are kept.
-const MOST_KEPT: usize = 1_024;
+/// Bytes of a suffix of a tag in a set of suffixes.
+const SUFFIX_BYTES: usize = 32;
 
-/// An instance to be called.
+/// An endpoint: what an SRV record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct DnsEndpoint {
-    /// The place of its target among those of the service.
+    /// Index of its target among those of the service.
     target: usize,
     port: u16,
     weight: u16,
 }
 
-/// Those to be called of a service, or of its instances with a tag. Nothing is there twice.
+/// Endpoints of a service, or those of its instances with a tag. Each list is sorted and without duplicates.
 #[derive(Debug, Default)]
 pub(super) struct EndpointChoice {
-    /// All, by their places among the offers.
+    /// Indexes of the endpoints.
     pub(super) all: Vec<usize>,
-    /// Their addresses.
+    /// IPv4 addresses of the endpoints.
     pub(super) v4: Vec<Ipv4Addr>,
+    /// IPv6 addresses of the endpoints.
     pub(super) v6: Vec<Ipv6Addr>,
-    /// Names of hosts that stand for addresses.
+    /// Host names of endpoints without addresses.
     pub(super) hosts: Vec<Name>,
-    /// Bytes of the shortest SRV record among theirs, or some less.
+    /// Lower bound of the size of the endpoints' SRV records, in bytes.
     pub(super) srv_bytes: usize,
 }
 
@@ -65,7 +68,7 @@ impl EndpointChoice {
         }
     }
 
-    fn settle(&mut self) {
+    fn sort(&mut self) {
         self.all.sort_unstable();
         self.all.dedup();
         self.v4.sort_unstable();
@@ -75,36 +78,65 @@ impl EndpointChoice {
         self.hosts.sort_unstable();
         self.hosts.dedup();
     }
+
+    fn bytes(&self) -> usize {
+        let names: usize = self.hosts.iter().map(Name::len).sum();
+        let Self { all, v4, v6, hosts, .. } = self;
+        mem::size_of_val(&**all)
+            + mem::size_of_val(&**v4)
+            + mem::size_of_val(&**v6)
+            + mem::size_of_val(&**hosts)
+            + names
+    }
 }
 
-/// An SRV record.
+/// SRV record of an endpoint.
 #[derive(Debug)]
 pub(super) struct SrvTarget<'a> {
     pub(super) data: RecordData,
-    /// The place of its target among those of the service: several records may have one.
-    pub(super) place: usize,
+    /// Index of its target among those of the service. Several records may have the same target.
+    pub(super) target_index: usize,
     pub(super) target: &'a EndpointTarget,
 }
 
-/// Those to be called of a service.
+/// Endpoints of all routable instances of a service.
 #[derive(Debug, Default)]
 pub(super) struct ServiceEndpoints {
     targets: Vec<EndpointTarget>,
-    each: Vec<DnsEndpoint>,
-    /// The SRV record of each, made when it is first wanted. `None`: DNS cannot say it.
+    endpoints: Vec<DnsEndpoint>,
+    /// SRV record of each endpoint, encoded when it is first needed. `None`: the target has no valid name.
     records: Vec<OnceLock<Option<Arc<EncodedData>>>>,
     all: EndpointChoice,
-    /// By tag, in lower case.
+    /// Endpoints by tag, in lower case.
     tagged: HashMap<String, EndpointChoice>,
-    /// Suffixes of the dotted ones among those tags.
+    /// Proper suffixes of the tags with dots.
     tag_suffixes: NameSuffixes,
-    /// An instance is offered at the address of its node, although it names another host: a change of the node is not one of
-    /// the instance then.
+    /// Set if an instance has the address of its node in place of its own host, so that a change of the node changes the endpoints
+    /// but not the revision of the service.
     depends_on_nodes: bool,
 }
 
+impl ViewValue for ServiceEndpoints {
+    fn bytes(&self) -> usize {
+        // As if all records were encoded: they are not weighed again when that happens.
+        let name = |target: &EndpointTarget| match target {
+            EndpointTarget::Address(_) => 0,
+            EndpointTarget::Node(name, _) | EndpointTarget::Host(name) => name.len(),
+        };
+        let targets: usize = self.targets.iter().map(|target| mem::size_of::<EndpointTarget>() + name(target)).sum();
+        let record = mem::size_of::<OnceLock<Option<Arc<EncodedData>>>>() + EncodedData::BYTES;
+        let endpoints = self.endpoints.len() * (mem::size_of::<DnsEndpoint>() + record);
+        let tag = |(tag, choice): (&String, &EndpointChoice)| {
+            let suffixes = tag.matches('.').count() * SUFFIX_BYTES;
+            2 * mem::size_of::<(String, EndpointChoice)>() + tag.len() + suffixes + choice.bytes()
+        };
+        let tagged: usize = self.tagged.iter().map(tag).sum();
+        mem::size_of::<Self>() + targets + endpoints + self.all.bytes() + tagged
+    }
+}
+
 impl ServiceEndpoints {
-    /// Those with a tag, or all. `None`: there are none.
+    /// Returns the endpoints with a tag, or all. `None`: there are none.
     pub(super) fn choice(&self, tag: Option<&str>) -> Option<&EndpointChoice> {
         tag.map_or(Some(&self.all), |tag| self.tagged.get(tag)).filter(|choice| !choice.all.is_empty())
     }
@@ -114,39 +146,39 @@ impl ServiceEndpoints {
         self.tag_suffixes.contains(suffix)
     }
 
-    /// The SRV record of the one at a place.
-    pub(super) fn record(&self, at: usize, zone: &Zone) -> Option<SrvTarget<'_>> {
-        let DnsEndpoint { target: place, port, weight } = *self.each.get(at)?;
-        let target = self.targets.get(place)?;
-        let record = self.records.get(at)?.get_or_init(|| {
+    /// Returns the SRV record of the endpoint at an index.
+    pub(super) fn record(&self, index: usize, zone: &Zone) -> Option<SrvTarget<'_>> {
+        let DnsEndpoint { target: target_index, port, weight } = *self.endpoints.get(index)?;
+        let target = self.targets.get(target_index)?;
+        let record = self.records.get(index)?.get_or_init(|| {
             let name = target.name(zone)?;
             EncodedData::new(Zone::srv(weight, port, name)).map(Arc::new)
         });
-        Some(SrvTarget { data: RecordData::Encoded(Arc::clone(record.as_ref()?)), place, target })
+        Some(SrvTarget { data: RecordData::Encoded(Arc::clone(record.as_ref()?)), target_index, target })
     }
 
-    /// Returns whether several of its records may have the same target.
+    /// Returns whether several records may have the same target.
     pub(super) fn shares_targets(&self) -> bool {
-        self.targets.len() < self.each.len()
+        self.targets.len() < self.endpoints.len()
     }
 }
 
-/// Offers that are being gathered.
+/// Collector of the endpoints of a service.
 struct EndpointCollector<'a> {
     registry: &'a Registry,
     zone: &'a Zone,
-    /// The service, in lower case.
+    /// Name of the service, in lower case.
     service: &'a str,
     nodes: HashMap<Box<str>, Option<(Name, IpAddr)>>,
     targets: HashMap<EndpointTarget, usize>,
-    offers: HashMap<DnsEndpoint, usize>,
+    indexes: HashMap<DnsEndpoint, usize>,
     found: ServiceEndpoints,
 }
 
 impl<'a> EndpointCollector<'a> {
     fn new(registry: &'a Registry, zone: &'a Zone, service: &'a str) -> Self {
-        let (nodes, targets, offers) = Default::default();
-        Self { registry, zone, service, nodes, targets, offers, found: ServiceEndpoints::default() }
+        let (nodes, targets, indexes) = Default::default();
+        Self { registry, zone, service, nodes, targets, indexes, found: ServiceEndpoints::default() }
     }
 
     fn add(&mut self, instance: &Instance) {
@@ -159,39 +191,40 @@ impl<'a> EndpointCollector<'a> {
             }
             _ => host,
         };
-        // Where a name leads back to itself, the instance is offered at its node.
-        let back = self.leads_to(&target).zip(node.map(|(name, address)| EndpointTarget::Node(name, address)));
-        self.found.depends_on_nodes |= back.is_some();
-        let usual = self.offer(instance, target);
-        let instead = back.map(|(own, target)| (own.tag, self.offer(instance, target)));
-        let at = |tag: Option<&str>| match &instead {
-            Some((own, at)) if own.as_deref() == tag => *at,
-            _ => usual,
+        // A host that is the name of this very service would be an alias of itself: there the node's address is used.
+        let own_name = self.own_name(&target).zip(node.map(|(name, address)| EndpointTarget::Node(name, address)));
+        self.found.depends_on_nodes |= own_name.is_some();
+        let usual = self.index_of(instance, target);
+        let instead = own_name.map(|(own, target)| (own.tag, self.index_of(instance, target)));
+        let index = |tag: Option<&str>| match &instead {
+            Some((own, index)) if own.as_deref() == tag => *index,
+            Some(_) | None => usual,
         };
-        let ServiceEndpoints { all, tagged, targets, each, .. } = &mut self.found;
-        let target = |at: usize| &targets[each[at].target];
-        all.add(at(None), target(at(None)), self.zone);
+        let ServiceEndpoints { all, tagged, targets, endpoints, .. } = &mut self.found;
+        let target = |index: usize| &targets[endpoints[index].target];
+        all.add(index(None), target(index(None)), self.zone);
         for tag in instance.tags.iter() {
             let tag = tag.to_ascii_lowercase();
-            let at = at(Some(&tag));
-            tagged.entry(tag).or_default().add(at, target(at), self.zone);
+            let index = index(Some(&tag));
+            tagged.entry(tag).or_default().add(index, target(index), self.zone);
         }
     }
 
-    fn offer(&mut self, instance: &Instance, target: EndpointTarget) -> usize {
+    /// Returns the index of the endpoint of an instance, which is added if it is new.
+    fn index_of(&mut self, instance: &Instance, target: EndpointTarget) -> usize {
         let target = *self.targets.entry(target).or_insert_with_key(|target| {
             self.found.targets.push(target.clone());
             self.found.targets.len() - 1
         });
         let port = instance.addresses.first().map_or(0, |first| first.port);
-        let offer = DnsEndpoint { target, port, weight: instance.effective_weight().get() };
-        *self.offers.entry(offer).or_insert_with(|| {
-            self.found.each.push(offer);
-            self.found.each.len() - 1
+        let endpoint = DnsEndpoint { target, port, weight: instance.effective_weight().get() };
+        *self.indexes.entry(endpoint).or_insert_with(|| {
+            self.found.endpoints.push(endpoint);
+            self.found.endpoints.len() - 1
         })
     }
 
-    /// Name and address of the node that an instance is on.
+    /// Returns name and address of the node that an instance is on.
     fn node_of(&mut self, instance: &Instance) -> Option<(Name, IpAddr)> {
         let listing = instance.consul_registration.as_ref()?;
         if let Some(known) = self.nodes.get(&listing.node) {
@@ -203,8 +236,8 @@ impl<'a> EndpointCollector<'a> {
         node
     }
 
-    /// This very service, as a host names it. `None`: the host is something else.
-    fn leads_to(&self, target: &EndpointTarget) -> Option<Reading> {
+    /// Returns this service and the tag, if the target is a name of it.
+    fn own_name(&self, target: &EndpointTarget) -> Option<Reading> {
         let EndpointTarget::Host(name) = target else { return None };
         let Question::Service(asked) = Question::of(name, self.zone) else { return None };
         asked.readings.into_iter().find(|reading| reading.service.eq_ignore_ascii_case(self.service))
@@ -212,60 +245,54 @@ impl<'a> EndpointCollector<'a> {
 
     fn finish(self) -> ServiceEndpoints {
         let mut found = self.found;
-        found.records.resize_with(found.each.len(), OnceLock::new);
-        found.all.settle();
-        found.tagged.values_mut().for_each(EndpointChoice::settle);
+        found.records.resize_with(found.endpoints.len(), OnceLock::new);
+        found.all.sort();
+        found.tagged.values_mut().for_each(EndpointChoice::sort);
         found.tagged.keys().for_each(|tag| found.tag_suffixes.add(tag));
         found
     }
 }
 
-/// Offers, and the revisions as of which they are.
-#[derive(Debug)]
-struct EndpointsAtRevision {
-    services: Vec<(ServiceName, Revision)>,
-    /// That of the nodes, where it matters.
-    nodes: Option<Revision>,
-    offers: Arc<ServiceEndpoints>,
-}
-
-/// Offers as of revisions of their services, by names in lower case. The lock guards a map that is looked into and no more;
-/// offers are made without it.
-#[derive(Debug, Default)]
-pub(super) struct EndpointCache(Mutex<HashMap<Box<str>, EndpointsAtRevision>>);
-
-impl EndpointCache {
-    /// The offers of a service as it is now, in all spellings of its name. `None`: there is none.
-    pub(super) fn offers(&self, registry: &Registry, zone: &Zone, service: &str) -> Option<Arc<ServiceEndpoints>> {
-        let folded = service.to_ascii_lowercase();
-        // The revisions first: what is read after them may be newer, and is then made once more.
-        let revision = |name: &ServiceName| registry.summary(name).map(|summary| summary.revision);
-        let spellings = registry.spellings_of(&folded).into_iter();
-        let services: Vec<_> = spellings.filter_map(|name| revision(&name).map(|revision| (name, revision))).collect();
-        if services.is_empty() {
-            return None;
+/// Returns the endpoints of a service as it is now, in all spellings of its name. `None`: it has no instances.
+pub(super) fn of_service(
+    views: &Views,
+    registry: &Registry,
+    zone: &Zone,
+    service: &str,
+) -> Option<Arc<ServiceEndpoints>> {
+    let folded = service.to_ascii_lowercase();
+    // The revisions first: instances that are read after them may be newer, and are then collected once more.
+    let revision = |name: &ServiceName| registry.summary(name).map(|summary| summary.revision);
+    let mut services = registry.spellings_of(&folded);
+    let mut newest = Revision::default();
+    services.retain(|name| match revision(name) {
+        Some(revision) => {
+            newest = newest.max(revision);
+            true
         }
-        let of_nodes = || revision(&node_service()).unwrap_or_default();
-        if let Some(kept) = self.0.lock().get(&*folded)
-            && kept.services == services
-            && kept.nodes.is_none_or(|revision| revision == of_nodes())
-        {
-            return Some(Arc::clone(&kept.offers));
-        }
-        let as_of_nodes = of_nodes();
-        let mut gathering = EndpointCollector::new(registry, zone, &folded);
-        for (service, _) in &services {
-            let blocks = registry.blocks(service);
-            let instances = blocks.iter().flat_map(|block| block.entries()).map(|entry| &entry.instance);
-            instances.filter(|instance| instance.status().is_routable()).for_each(|instance| gathering.add(instance));
-        }
-        let offers = Arc::new(gathering.finish());
-        let nodes = offers.depends_on_nodes.then_some(as_of_nodes);
-        let mut kept = self.0.lock();
-        if kept.len() >= MOST_KEPT && !kept.contains_key(&*folded) {
-            kept.clear();
-        }
-        kept.insert(folded.into(), EndpointsAtRevision { services, nodes, offers: Arc::clone(&offers) });
-        Some(offers)
+        None => false,
+    });
+    if services.is_empty() {
+        return None;
     }
+    let of_nodes = || revision(&node_service()).unwrap_or_default();
+    let is_current = |version: &ViewVersion| {
+        version.revision == newest
+            && version.services == services.len()
+            && version.nodes.is_none_or(|revision| revision == of_nodes())
+    };
+    let collect = || {
+        let as_of_nodes = of_nodes();
+        let mut collector = EndpointCollector::new(registry, zone, &folded);
+        for service in &services {
+            let chunks = registry.blocks(service);
+            let instances = chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance);
+            instances.filter(|instance| instance.status().is_routable()).for_each(|instance| collector.add(instance));
+        }
+        let endpoints = collector.finish();
+        let nodes = endpoints.depends_on_nodes.then_some(as_of_nodes);
+        Ok::<_, Infallible>((endpoints, ViewVersion { services: services.len(), nodes, ..ViewVersion::at(newest) }))
+    };
+    let Ok((endpoints, _)) = views.get(ViewKey::new(View::DnsEndpoints, &folded, ""), is_current, collect);
+    Some(endpoints)
 }

@@ -83,6 +83,9 @@ pub(super) struct EncodedData {
 }
 
 impl EncodedData {
+    /// Usual size in memory, in bytes: that of a target of up to 64 bytes.
+    pub(super) const BYTES: usize = std::mem::size_of::<Self>() + 2 * 64;
+
     /// Encodes the data of an SRV record: its bytes are the same at every offset, since the target is never compressed (RFC 2782).
     /// `None`: the data is of another type, or cannot be encoded.
     pub(super) fn new(data: RData) -> Option<Self> {

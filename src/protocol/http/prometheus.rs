@@ -1,9 +1,6 @@
 //! Registered instances as targets of Prometheus: <https://prometheus.io/docs/prometheus/latest/http_sd/>.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Weak},
-};
+use std::collections::BTreeMap;
 
 use axum::{
     extract::{Query, State},
@@ -11,11 +8,13 @@ use axum::{
     response::IntoResponse,
 };
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::HttpPages;
-use crate::model::{Address, Instance, InstanceFilter, Revision, ServiceName};
+use crate::{
+    app::{EncodedView, View, ViewKey},
+    model::{Address, Instance, InstanceFilter, ServiceName},
+};
 
 /// Which instances; all are optional.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
@@ -36,57 +35,21 @@ pub(super) struct ScrapeTarget {
     labels: BTreeMap<String, String>,
 }
 
-/// Targets that somebody still reads: whoever asks the same of the same registry reads the same bytes.
-#[derive(Debug, Default)]
-pub(super) struct SharedTargets(Mutex<HashMap<TargetQuery, EncodedTargets>>);
-
-/// Targets as of a revision.
-#[derive(Debug)]
-struct EncodedTargets {
-    revision: Revision,
-    bytes: Weak<Vec<u8>>,
-}
-
-impl SharedTargets {
-    fn find(&self, wanted: &TargetQuery, revision: Revision) -> Option<Arc<Vec<u8>>> {
-        let shared = self.0.lock();
-        shared.get(wanted).filter(|targets| targets.revision == revision)?.bytes.upgrade()
-    }
-
-    fn keep(&self, wanted: TargetQuery, revision: Revision, targets: &Arc<Vec<u8>>) {
-        let mut shared = self.0.lock();
-        shared.retain(|_, targets| targets.bytes.strong_count() > 0);
-        shared.insert(wanted, EncodedTargets { revision, bytes: Arc::downgrade(targets) });
-    }
-}
-
-/// Targets as the bytes of an answer.
-struct TargetBytes(Arc<Vec<u8>>);
-
-impl AsRef<[u8]> for TargetBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 /// `GET /prometheus/sd?service=NAME&filter=EXPRESSION&address=NAME`
 pub(super) async fn targets(
     State(web): State<HttpPages>,
     Query(wanted): Query<TargetQuery>,
 ) -> Result<impl IntoResponse, (StatusCode, String)> {
-    // Read before the targets, which may be newer: then the next who asks has them made anew.
+    // Read before the targets, which may be newer: then they are encoded again for the next client.
     let revision = web.shared.engine.registry().applied();
-    let bytes = if let Some(bytes) = web.targets.find(&wanted, revision) {
-        bytes
-    } else {
-        let bytes = Arc::new(encode(&web, &wanted)?);
-        web.targets.keep(wanted, revision, &bytes);
-        bytes
-    };
-    Ok(([(CONTENT_TYPE, "application/json")], Bytes::from_owner(TargetBytes(bytes))))
+    // Quoted, so that no two queries have the same text.
+    let query = format!("{wanted:?}");
+    let key = ViewKey::new(View::PrometheusTargets, "", &query);
+    let view = web.shared.views.at_revision(key, revision, || encode(&web, &wanted).map(EncodedView::from))?;
+    Ok(([(CONTENT_TYPE, "application/json")], view.bytes.clone()))
 }
 
-fn encode(web: &HttpPages, wanted: &TargetQuery) -> Result<Vec<u8>, (StatusCode, String)> {
+fn encode(web: &HttpPages, wanted: &TargetQuery) -> Result<Bytes, (StatusCode, String)> {
     let refused = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("{error}\n"));
     let filter =
         InstanceFilter::parse(wanted.filter.as_deref().unwrap_or_default()).map_err(|error| refused(&error))?;
@@ -110,8 +73,7 @@ fn encode(web: &HttpPages, wanted: &TargetQuery) -> Result<Vec<u8>, (StatusCode,
         }
     }
     out.push(b']');
-    out.shrink_to_fit();
-    Ok(out)
+    Ok(out.into_boxed_slice().into())
 }
 
 fn target(instance: &Instance, address: Option<&str>) -> Option<ScrapeTarget> {

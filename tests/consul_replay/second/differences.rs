@@ -1,6 +1,6 @@
 //! Where Callboard answers the second recording otherwise than Consul did, and why that is right.
 
-use super::super::differences::Difference;
+use super::super::differences::{Difference, NOSNIFF};
 
 const HASH: &str = "is a hash of Go's struct";
 const HANGS_UP: &str = "is answered: the recorded build closes the connection without an answer";
@@ -29,6 +29,7 @@ const SHORT_TTL: &str = "is refused with a reason: no program can report in time
 const LAST_OUTPUT: &str = "keeps the last output, as Consul's does without a restart";
 
 pub const DIFFERENCES: &[Difference] = &[
+    Difference { exchanges: &[], at: "header X-Content-Type-Options", why: NOSNIFF },
     Difference { exchanges: &[129, 130, 131], at: "*", why: SHORT_TTL },
     Difference { exchanges: &[185], at: "body[0].Output", why: LAST_OUTPUT },
     Difference { exchanges: &[2], at: "body.Services.s1.*Index", why: NODE_FIRST },

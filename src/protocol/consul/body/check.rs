@@ -54,7 +54,7 @@ impl<'a> CheckUpdate<'a> {
         let (status, output) = (fields.text(&["Status"])?, fields.text(&["Output"])?);
         fields.end()?;
         let verdict = CheckStatus::parse(&status);
-        let verdict = verdict.ok_or_else(|| ConsulError::Bad(format!("Invalid check status: '{status}'")))?;
+        let verdict = verdict.ok_or_else(|| ConsulError::BadValue(format!("Invalid check status: '{status}'")))?;
         Ok(Self { verdict, output })
     }
 }
@@ -138,17 +138,18 @@ impl<'a> CheckRequest<'a> {
     /// As Consul checks it.
     fn valid(self, interval: Duration, ttl: Duration) -> Result<Self, ConsulError> {
         if !interval.is_zero() && !ttl.is_zero() {
-            return Err(ConsulError::Text(BOTH));
+            return Err(ConsulError::BadRequest(BOTH));
         }
-        CheckDefinition::check_ttl(ttl).map_err(|invalid| ConsulError::Bad(format!("Invalid check: {invalid}")))?;
+        CheckDefinition::check_ttl(ttl)
+            .map_err(|invalid| ConsulError::BadValue(format!("Invalid check: {invalid}")))?;
         if self.probe.is_active() && interval.is_zero() {
-            return Err(ConsulError::Text(INTERVAL));
+            return Err(ConsulError::BadRequest(INTERVAL));
         }
         if self.output_max_size < 0 {
-            return Err(ConsulError::Text(OUTPUT_MAX_SIZE));
+            return Err(ConsulError::BadRequest(OUTPUT_MAX_SIZE));
         }
         if !self.status.is_empty() && CheckStatus::parse(&self.status).is_none() {
-            return Err(ConsulError::Text(STATUS));
+            return Err(ConsulError::BadRequest(STATUS));
         }
         Ok(self)
     }
@@ -156,7 +157,7 @@ impl<'a> CheckRequest<'a> {
     /// The check of a service of this name, or of a node. `id`, `name`: where it has none of its own.
     pub(crate) fn check(&self, id: &str, name: &str) -> Result<NewCheck, ConsulError> {
         if self.probe == Probe::Ttl && self.interval.is_zero() {
-            return Err(ConsulError::Text(TTL));
+            return Err(ConsulError::BadRequest(TTL));
         }
         let (id, name) = (or(&self.id, id), or(&self.name, name));
         let definition = CheckDefinition {
@@ -235,7 +236,7 @@ fn refuse_others(fields: &mut Fields<'_>) -> Result<(), ConsulError> {
         (&["AliasNode", "alias_node"], "Alias"),
     ] {
         if !fields.text(names)?.is_empty() {
-            return Err(ConsulError::Bad(format!(
+            return Err(ConsulError::BadValue(format!(
                 "Invalid check: Callboard makes no {what} checks: use HTTP, TCP, GRPC or TTL"
             )));
         }

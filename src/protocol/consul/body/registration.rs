@@ -59,14 +59,14 @@ impl<'a> ServiceRequest<'a> {
         let Some(mut fields) = self.mesh.sidecar.take() else { return Ok(None) };
         if !fields.text(&["ID"])?.is_empty() {
             let problem = "A SidecarService cannot specify an ID as this is managed by the agent";
-            return Err(ConsulError::Bad(format!("Invalid SidecarService: {problem}")));
+            return Err(ConsulError::BadValue(format!("Invalid SidecarService: {problem}")));
         }
         let name = fields.text(&["Name"])?;
         let name = if name.is_empty() { format!("{}-sidecar-proxy", self.name).into() } else { name };
         fields.put_text("Name", name);
         let mut sidecar = Self::at_agent(fields)?;
         if sidecar.mesh.sidecar.is_some() {
-            return Err(ConsulError::Text(
+            return Err(ConsulError::BadRequest(
                 "Invalid SidecarService: A SidecarService cannot have a nested SidecarService",
             ));
         }
@@ -145,7 +145,7 @@ impl<'a> ServiceRequest<'a> {
         let socket_path = fields.text(&["SocketPath", "socket_path"])?;
         // As Consul does with ports below zero: there is none.
         let port = u16::try_from(port.max(0))
-            .map_err(|_| ConsulError::Bad(format!("Invalid service port {port}: give 0 to 65535")))?;
+            .map_err(|_| ConsulError::BadValue(format!("Invalid service port {port}: give 0 to 65535")))?;
         let tags = Tags::parse_stored(&tags)?;
         fields.ignore(&["Token"]);
         fields.end()?;
@@ -177,7 +177,7 @@ pub(crate) fn sidecar_id(service: &str) -> String {
 
 fn service_name(name: &str) -> Result<ServiceName, ConsulError> {
     if name.is_empty() {
-        return Err(ConsulError::Text("Missing service name"));
+        return Err(ConsulError::BadRequest("Missing service name"));
     }
     // Stock Consul registers any name. A name is part of DNS names here, and of paths.
     Ok(ServiceName::parse(name).map_err(|invalid| invalid.of("Name"))?)
@@ -188,12 +188,12 @@ fn own_address(host: &str, port: u16) -> Result<Option<Address>, ConsulError> {
         return Ok(None);
     }
     let address = Address::with_any_port(host, port.into(), "");
-    address.map(Some).map_err(|_| ConsulError::Text("Invalid service address"))
+    address.map(Some).map_err(|_| ConsulError::BadRequest("Invalid service address"))
 }
 
 /// Metadata of a service, refused in Consul's words.
 fn metadata(meta: &[Pair<'_>]) -> Result<Metadata, ConsulError> {
-    let refused = |why: String| ConsulError::Bad(format!("Invalid Service Meta: {why}"));
+    let refused = |why: String| ConsulError::BadValue(format!("Invalid Service Meta: {why}"));
     if meta.len() > MOST_PAIRS {
         return Err(refused(format!("Node metadata cannot contain more than {MOST_PAIRS} key/value pairs")));
     }
@@ -221,14 +221,14 @@ fn weights(fields: &mut Fields<'_>) -> Result<(Weight, u16), ConsulError> {
     weights.end()?;
     let range = "Invalid Weights: DNS Weight must be between 0 and 65535";
     if passing < 1 {
-        return Err(ConsulError::Text("Invalid Weights: Passing must be greater than 0"));
+        return Err(ConsulError::BadRequest("Invalid Weights: Passing must be greater than 0"));
     }
     if warning < 0 {
-        return Err(ConsulError::Text("Invalid Weights: Warning must be greater or equal than 0"));
+        return Err(ConsulError::BadRequest("Invalid Weights: Warning must be greater or equal than 0"));
     }
     let passing = u32::try_from(passing).ok().and_then(|passing| Weight::parse(passing).ok());
     let warning = u16::try_from(warning).ok();
-    passing.zip(warning).ok_or(ConsulError::Text(range))
+    passing.zip(warning).ok_or(ConsulError::BadRequest(range))
 }
 
 fn locality(fields: &mut Fields<'_>) -> Result<Option<std::sync::Arc<Locality>>, ConsulError> {
@@ -250,7 +250,7 @@ fn tagged_addresses(fields: &mut Fields<'_>) -> Result<Box<[TaggedAddress]>, Con
         let (host, port) = (one.text(&["Address"])?, one.number(&["Port"])?.unwrap_or(0));
         one.end()?;
         let port =
-            u16::try_from(port.max(0)).map_err(|_| ConsulError::Bad(format!("Invalid port {port} of {name}")))?;
+            u16::try_from(port.max(0)).map_err(|_| ConsulError::BadValue(format!("Invalid port {port} of {name}")))?;
         found.push((name.into(), host.into(), port));
     }
     Ok(found.into())

@@ -114,7 +114,7 @@ impl Consul {
     pub(super) fn agent_checks(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
         let (entries, node) = (self.own(), self.registry().node(""));
-        let name = self.agent.shown_name("");
+        let name = self.agent.display_name("");
         let of_services = entries.iter().flat_map(|entry| checks_of(&entry.instance, &name, &self.checks));
         let of_node = node.iter().flat_map(|node| checks_of_node(&node.instance, &name, &self.checks));
         let all = of_services.chain(of_node).map(HealthCheck::of_agent).filter(|check| wanted.takes(check));
@@ -123,7 +123,7 @@ impl Consul {
     }
 
     fn health<'a>(&'a self, entry: &'a Entry, node: Option<&'a Entry>) -> Health<'a> {
-        let name = self.agent.shown_name("");
+        let name = self.agent.display_name("");
         let own = checks_of(&entry.instance, &name, &self.checks);
         let (last, mut checks): (Vec<_>, Vec<_>) = own.into_iter().partition(HealthCheck::is_maintenance);
         if let Some(node) = node {
@@ -139,7 +139,7 @@ impl Consul {
 
     pub(super) fn agent_health_by_id(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(ConsulError::Text("Missing serviceID"));
+            return Err(ConsulError::BadRequest("Missing serviceID"));
         }
         let Some(entry) = self.own_by_id(&call.subject) else {
             let nothing = Health { aggregated_status: "critical", service: None, checks: None };
@@ -152,7 +152,7 @@ impl Consul {
 
     pub(super) fn agent_health_by_name(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(ConsulError::Text("Missing service Name"));
+            return Err(ConsulError::BadRequest("Missing service Name"));
         }
         let is_asked = |entry: &Arc<Entry>| entry.instance.service.as_str().eq_ignore_ascii_case(&call.subject);
         let entries = self.own().into_iter().filter(is_asked);

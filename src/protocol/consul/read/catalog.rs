@@ -8,13 +8,19 @@ use std::{
 
 use serde::Serialize;
 
-use crate::protocol::consul::{
-    Consul, ConsulError, ConsulRequest,
-    agent::{AgentNode, ITSELF},
-    blocking::QuerySubject,
-    filter::{CATALOG, ConsulFilter, NODES, SERVICES},
-    response::{ConsulResponse, encode},
-    view::{CatalogService, NodeView, ServiceView},
+use super::tags;
+use crate::{
+    app::{View, ViewKey},
+    model::Revision,
+    protocol::consul::{
+        Consul, ConsulError, ConsulRequest,
+        agent::CONSUL_SERVICE,
+        blocking::QuerySubject,
+        filter::{CATALOG, ConsulFilter, NODES, SERVICES},
+        node::AgentNode,
+        response::{ConsulResponse, encode},
+        view::{CatalogService, NodeView, ServiceView},
+    },
 };
 
 /// A node and its services.
@@ -37,17 +43,17 @@ impl Consul {
             self.at_least(changed)
         };
         let index_then = self.wait(call, &QuerySubject::Everything, index).await?;
-        let question = format!("catalog/services{}", call.query.question());
-        let now = self.shared.clock.now().monotonic_us;
-        let kept = self.answers.get(&question, index(), now, || {
+        let query = call.query.question();
+        let key = ViewKey::new(View::ConsulCatalogServices, "", &query);
+        let view = self.encoded(call, key, Revision(index()), || {
             if plain {
-                let gathered = self.gathered.all(registry);
-                let mut names: BTreeMap<_, _> = gathered.iter().map(|(name, tags)| (name.as_str(), &**tags)).collect();
+                let gathered = tags::of_services(registry, &self.shared.views);
+                let mut names: BTreeMap<_, _> = gathered.iter().map(|(name, tags)| (name.as_str(), &tags.0)).collect();
                 let none = BTreeSet::new();
-                names.entry(ITSELF).or_insert(&none);
+                names.entry(CONSUL_SERVICE).or_insert(&none);
                 return Ok((encode(&names, call.query.pretty)?, false));
             }
-            let itself = (Arc::clone(&self.itself), AgentNode::own(registry));
+            let itself = (Arc::clone(&self.itself), AgentNode::local(registry));
             let everybody: Vec<_> = std::iter::once(itself).chain(self.everybody()).collect();
             let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
             for (entry, host) in everybody.iter().filter(|(_, host)| self.has_meta(host, &call.query)) {
@@ -58,16 +64,16 @@ impl Consul {
             }
             Ok((encode(&names, call.query.pretty)?, false))
         })?;
-        let reply = kept.reply(&call.query).of_query(&call.query, index_then, false);
-        Ok(self.tell_of_cache(call, &question, reply))
+        let reply = ConsulResponse::from(view).with_index(&call.query, index_then, false);
+        Ok(self.tell_of_cache(call, &key, reply))
     }
 
     pub(super) async fn catalog_service(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(ConsulError::Text("Missing service name"));
+            return Err(ConsulError::BadRequest("Missing service name"));
         }
         let wanted = ConsulFilter::parse(call.query.get("filter"), &CATALOG)?;
-        self.of_service(call, super::CATALOG_SERVICE, |spellings| {
+        self.of_service(call, View::ConsulCatalogService, |spellings| {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries
                 .iter()
@@ -89,22 +95,22 @@ impl Consul {
         let mut shown: Vec<_> =
             shown.map(|host| host.view(&self.agent, registry)).filter(|node| wanted.takes(node)).collect();
         shown.sort_by_cached_key(|node| node.node.to_ascii_lowercase());
-        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).with_index(&call.query, index, false))
     }
 
     /// A node and its services: by id, or as a list. `null`, or an empty list, if nobody knows it.
     pub(super) async fn catalog_node(&self, call: &ConsulRequest, by_id: bool) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(ConsulError::Text("Missing node name"));
+            return Err(ConsulError::BadRequest("Missing node name"));
         }
         let wanted = ConsulFilter::parse(call.query.get("filter"), &SERVICES)?;
         let registry = self.registry();
-        let kept = self.agent.kept_name(&call.subject);
+        let kept = self.agent.stored_name(&call.subject);
         let index = || self.at_least(registry.catalog().node_described(kept));
         let index = self.wait(call, &QuerySubject::Node(kept.into()), index).await?;
         let Some(host) = AgentNode::find(registry, kept) else {
             let nothing = if by_id { encode(&(), false)? } else { encode(&Nothing::default(), call.query.pretty)? };
-            return Ok(ConsulResponse::json(nothing).of_query(&call.query, index, false));
+            return Ok(ConsulResponse::json(nothing).with_index(&call.query, index, false));
         };
         let entries = self.everybody().into_iter().filter(|(_, on)| on.name == host.name).map(|(entry, _)| entry);
         let itself = kept.is_empty().then(|| Arc::clone(&self.itself));
@@ -119,7 +125,7 @@ impl Consul {
         } else {
             encode(&NodeServices { node, services }, call.query.pretty)?
         };
-        Ok(Self::packed(call, body).of_query(&call.query, index, false))
+        Ok(Self::packed(call, body).with_index(&call.query, index, false))
     }
 }
 

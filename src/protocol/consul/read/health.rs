@@ -5,14 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
+    app::{EncodedView, View},
     model::{Instance, ServiceName, same_node},
     protocol::consul::{
         Consul, ConsulError, ConsulRequest,
-        agent::{AgentNode, ITSELF},
+        agent::CONSUL_SERVICE,
         blocking::QuerySubject,
         filter::{CHECKS, ConsulFilter, ENTRIES},
+        node::AgentNode,
         query::Query,
-        response::{CachedResponse, ConsulResponse, encode},
+        response::{ConsulResponse, encode},
         view::{HealthCheck, ServiceEntry, ServiceView, checks_of, checks_of_node},
     },
     registry::Entry,
@@ -21,11 +23,11 @@ use crate::{
 impl Consul {
     pub(super) async fn health_service(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(ConsulError::Text("Missing service name"));
+            return Err(ConsulError::BadRequest("Missing service name"));
         }
         let passing = call.query.switch("passing")?;
         let wanted = ConsulFilter::parse(call.query.get("filter"), &ENTRIES)?;
-        self.of_service(call, super::HEALTH_SERVICE, |spellings| {
+        self.of_service(call, View::ConsulHealthService, |spellings| {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries.iter().zip(&hosts).map(|(entry, host)| self.service_entry(&entry.instance, host));
             let shown: Vec<_> = shown.filter(|entry| (!passing || entry.passes()) && wanted.takes(entry)).collect();
@@ -38,10 +40,10 @@ impl Consul {
 
     pub(super) async fn health_checks(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(ConsulError::Text("Missing service name"));
+            return Err(ConsulError::BadRequest("Missing service name"));
         }
         let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
-        self.of_service(call, super::HEALTH_CHECKS, |spellings| {
+        self.of_service(call, View::ConsulHealthChecks, |spellings| {
             let (entries, hosts) = self.found(&call.subject, spellings, &call.query);
             let shown = entries.iter().zip(&hosts).flat_map(|(entry, host)| {
                 let node = host.view(&self.agent, self.registry()).node;
@@ -55,7 +57,7 @@ impl Consul {
 
     pub(super) async fn health_state(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(ConsulError::Text("Missing check state"));
+            return Err(ConsulError::BadRequest("Missing check state"));
         }
         let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
         let registry = self.registry();
@@ -79,20 +81,20 @@ impl Consul {
             of_hosts.chain(of_services).filter(|check| (any || check.status == call.subject) && wanted.takes(check));
         let mut shown: Vec<_> = shown.collect();
         shown.sort_by_cached_key(HealthCheck::by_node);
-        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).with_index(&call.query, index, false))
     }
 
     pub(super) async fn health_node(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         if call.subject.is_empty() {
-            return Err(ConsulError::Text("Missing node name"));
+            return Err(ConsulError::BadRequest("Missing node name"));
         }
         let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
         let registry = self.registry();
-        let kept = self.agent.kept_name(&call.subject);
+        let kept = self.agent.stored_name(&call.subject);
         let index = || self.at_least(registry.catalog().node_checked(kept));
         let index = self.wait(call, &QuerySubject::Node(kept.into()), index).await?;
         // Only here Consul compares names of nodes as they are written.
-        let here = |host: &AgentNode| *self.agent.shown_name(&host.name) == *call.subject;
+        let here = |host: &AgentNode| *self.agent.display_name(&host.name) == *call.subject;
         let host = AgentNode::find(registry, kept).filter(here);
         let entries: Vec<_> = self.everybody().into_iter().filter(|(_, on)| here(on)).collect();
         let of_host = host.iter().flat_map(|host| self.host_checks(host));
@@ -101,7 +103,7 @@ impl Consul {
             .flat_map(|(entry, host)| checks_of(&entry.instance, &host.view(&self.agent, registry).node, &self.checks));
         let mut shown: Vec<_> = of_host.chain(of_services).filter(|check| wanted.takes(check)).collect();
         shown.sort_by(|one, other| one.check_id.cmp(&other.check_id));
-        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).of_query(&call.query, index, false))
+        Ok(Self::packed(call, encode(&shown, call.query.pretty)?).with_index(&call.query, index, false))
     }
 
     /// An instance with its node and all checks of both.
@@ -121,7 +123,7 @@ impl Consul {
     pub(super) fn host_checks<'a>(&'a self, host: &'a AgentNode) -> Vec<HealthCheck<'a>> {
         let mut checks = Vec::new();
         if let Some(entry) = &host.entry {
-            let name = self.agent.shown_name(&host.name);
+            let name = self.agent.display_name(&host.name);
             checks = checks_of_node(&entry.instance, &name, &self.checks);
         }
         if host.name.is_empty() {
@@ -132,7 +134,7 @@ impl Consul {
     }
 
     fn serf<'a>(&'a self, host: &'a AgentNode) -> HealthCheck<'a> {
-        HealthCheck::serf(self.agent.shown_name(&host.name), self.registry().beginning().0.max(2) - 1)
+        HealthCheck::serf(self.agent.display_name(&host.name), self.registry().beginning().0.max(2) - 1)
     }
 
     /// Instances of a service in all its spellings that a query asks for, by id, each with its node.
@@ -142,7 +144,7 @@ impl Consul {
         spellings: &[ServiceName],
         query: &Query,
     ) -> (Vec<Arc<Entry>>, Vec<AgentNode>) {
-        let itself = name.eq_ignore_ascii_case(ITSELF).then(|| Arc::clone(&self.itself));
+        let itself = name.eq_ignore_ascii_case(CONSUL_SERVICE).then(|| Arc::clone(&self.itself));
         let blocks: Vec<_> = spellings.iter().map(|service| self.registry().blocks(service)).collect();
         let mut entries: Vec<_> =
             blocks.iter().flat_map(|blocks| blocks.iter()).flat_map(|block| block.entries()).collect();
@@ -194,6 +196,7 @@ impl Consul {
 
     /// A long answer, packed if the client takes it.
     pub(super) fn packed(call: &ConsulRequest, body: Bytes) -> ConsulResponse {
-        CachedResponse::once(body).reply(&call.query)
+        let view = EncodedView::from(body);
+        if call.query.gzip { view.compressed() } else { view }.into()
     }
 }

@@ -1,45 +1,39 @@
-//! The tags of each service.
+//! Tags of each service.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-    sync::Arc,
-};
-
-use parking_lot::Mutex;
+use std::{collections::BTreeSet, convert::Infallible, mem, sync::Arc};
 
 use crate::{
-    model::{Revision, ServiceName},
+    app::{View, ViewKey, ViewValue, Views},
+    model::ServiceName,
     registry::Registry,
 };
 
-/// Tags, in order.
-type Tags = Arc<BTreeSet<Box<str>>>;
+/// Tags of the instances of one service, in order.
+#[derive(Debug)]
+pub(super) struct ServiceTags(pub(super) BTreeSet<Box<str>>);
 
-/// The tags of each service and its revision when they were gathered. The list of all services is asked for again after each
-/// change of any of them: that should cost as much as there are services, not instances.
-#[derive(Debug, Default)]
-pub(in crate::protocol::consul) struct ServiceTagsCache(Mutex<BTreeMap<ServiceName, (Revision, Tags)>>);
-
-impl ServiceTagsCache {
-    /// Services and their tags, by name.
-    pub(super) fn all(&self, registry: &Registry) -> Vec<(ServiceName, Tags)> {
-        let mut known = self.0.lock();
-        let mut before = mem::take(&mut *known);
-        for summary in registry.each_service() {
-            let tags = match before.remove(&summary.name) {
-                Some((revision, tags)) if revision == summary.revision => tags,
-                _ => gather(registry, &summary.name),
-            };
-            known.insert(summary.name, (summary.revision, tags));
-        }
-        known.iter().map(|(name, (_, tags))| (name.clone(), Arc::clone(tags))).collect()
+impl ViewValue for ServiceTags {
+    fn bytes(&self) -> usize {
+        // The nodes of a tree are at least half full.
+        self.0.iter().map(|tag| tag.len() + 2 * mem::size_of::<Box<str>>()).sum()
     }
 }
 
-fn gather(registry: &Registry, service: &ServiceName) -> Tags {
-    let blocks = registry.blocks(service);
+/// Returns all services with their tags, by name. The tags of a service are collected once for each of its revisions: the list of all
+/// services is asked for again after each change of any of them, and should cost as much as there are services, not instances.
+pub(super) fn of_services(registry: &Registry, views: &Views) -> Vec<(ServiceName, Arc<ServiceTags>)> {
+    let tags = registry.each_service().map(|summary| {
+        let key = ViewKey::new(View::ServiceTags, summary.name.as_str(), "");
+        let collect = || Ok::<_, Infallible>(collect(registry, &summary.name));
+        let Ok(tags) = views.at_revision(key, summary.revision, collect);
+        (summary.name, tags)
+    });
+    tags.collect()
+}
+
+fn collect(registry: &Registry, service: &ServiceName) -> ServiceTags {
+    let chunks = registry.blocks(service);
     let tags: BTreeSet<&str> =
-        blocks.iter().flat_map(|block| block.entries()).flat_map(|entry| entry.instance.tags.iter()).collect();
-    Arc::new(tags.into_iter().map(Into::into).collect())
+        chunks.iter().flat_map(|chunk| chunk.entries()).flat_map(|entry| entry.instance.tags.iter()).collect();
+    ServiceTags(tags.into_iter().map(Into::into).collect())
 }

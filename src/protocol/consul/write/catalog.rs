@@ -26,7 +26,7 @@ impl Consul {
         if let Some(problem) = asked.service.as_ref().and_then(ServiceRequest::mesh_problem) {
             return Err(ConsulError::Server(problem));
         }
-        let node = self.agent.kept_name(&asked.node).to_owned();
+        let node = self.agent.stored_name(&asked.node).to_owned();
         asked.checks.retain(|check| !self.is_made_here(&node, &check.id));
         let (of_node, of_services): (Vec<CheckRequest<'_>>, Vec<CheckRequest<'_>>) =
             std::mem::take(&mut asked.checks).into_iter().partition(|check| check.service.is_empty());
@@ -123,7 +123,7 @@ impl Consul {
     ) -> Result<ConsulResponse, ConsulError> {
         let CatalogDeregistration { datacenter, node, service, check } = CatalogDeregistration::read(body)?;
         self.is_here(&datacenter)?;
-        let node = self.agent.kept_name(&node);
+        let node = self.agent.stored_name(&node);
         if !service.is_empty() {
             let removed = self.commands(call).deregister_listed(vec![InstanceId::on_node(node, &service)]).await?;
             if !removed && node.is_empty() {
@@ -157,7 +157,7 @@ impl Consul {
             }
             several => {
                 let names: Vec<_> = several.iter().map(|entry| entry.instance.service.as_str()).collect();
-                Err(ConsulError::Taken(format!(
+                Err(ConsulError::Conflict(format!(
                     "service ID {id:?} is that of instances of {}, which are registered with leases: remove the one that is meant with `callboard deregister SERVICE/{id}`",
                     names.join(", ")
                 )))

@@ -18,7 +18,7 @@ impl Consul {
     ) -> Result<ConsulResponse, ConsulError> {
         let asked = CheckRequest::read(body)?;
         if asked.name.is_empty() {
-            return Err(ConsulError::Text("Missing check name"));
+            return Err(ConsulError::BadRequest("Missing check name"));
         }
         let check = asked.check(&asked.name, &asked.name)?;
         if asked.service.is_empty() {

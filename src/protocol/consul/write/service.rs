@@ -15,7 +15,7 @@ use crate::{
 impl Consul {
     pub(super) async fn register(&self, call: &ConsulRequest, body: &[u8]) -> Result<ConsulResponse, ConsulError> {
         let mut asked = ServiceRequest::read(body)?;
-        let refused = |problem| ConsulError::Bad(format!("Validation failed: {problem}"));
+        let refused = |problem| ConsulError::BadValue(format!("Validation failed: {problem}"));
         asked.mesh_problem().map_or(Ok(()), |problem| Err(refused(problem)))?;
         let sidecar = asked.take_sidecar()?;
         let replace_checks = call.query.switch("replace-existing-checks")?;

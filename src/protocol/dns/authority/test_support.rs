@@ -7,6 +7,7 @@ use hickory_proto::rr::Name;
 use super::*;
 use crate::{
     engine::Memory,
+    metrics::Metrics,
     model::{Address, ConsulRegistration, Incarnation, InstanceId, ServiceName, Tags, node_service},
     registry::{
         Command, DeregisterGuard, InstanceDescription, Register, RegisterWithoutLease,
@@ -39,7 +40,10 @@ impl TestAuthority {
 
     pub(super) fn with_local_node(node: &str) -> Self {
         let zone = Zone::new("consul", "dc1", node, Duration::from_secs(7), [192, 0, 2, 1].into());
-        Self { engine: Memory::new(Incarnation(7), at(0), Arc::new(NoListener)), authority: Authority::new(zone) }
+        Self {
+            engine: Memory::new(Incarnation(7), at(0), Arc::new(NoListener)),
+            authority: Authority::new(zone, &Views::new(&Metrics::new().views)),
+        }
     }
 
     /// Registers an instance with a lease.
