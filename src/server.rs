@@ -31,7 +31,7 @@ use crate::{
         self, Disk, Engine, Memory, StartPoint,
         disk::{DiskDependencies, StoreError},
     },
-    health_check::{self, ChangeQueue, HealthChecks},
+    health_check::{ChangeQueue, HealthCheckThread, HealthChecks, ProbePolicy},
     metrics::Metrics,
     model::{FieldError, Incarnation, ServiceName},
     protocol::consul::{AgentIdentity, Consul},
@@ -127,7 +127,7 @@ pub struct Server {
     shared: Arc<ServerContext>,
     workers: Arc<Workers>,
     tasks: JoinSet<()>,
-    checking: health_check::HealthCheckThread,
+    checking: HealthCheckThread,
     alarmed: FatalListener,
 }
 
@@ -168,7 +168,8 @@ impl Server {
 
         let gate = ConnectionLimiter::new(rules(config), Arc::clone(&shared.metrics));
         let failed = alarm.clone();
-        let checking = checks.start(move || failed.ring("the thread of health checks has ended".to_owned()));
+        let checking =
+            HealthCheckThread::start(&checks, move || failed.ring("the thread of health checks has ended".to_owned()));
         let checking = checking.map_err(StartError::Worker)?;
         let consul = consul(config, (&shared, &checks))?;
         let mut tasks = JoinSet::new();
@@ -340,10 +341,10 @@ fn consul(
 }
 
 /// Where health checks may go: anywhere, as long as only this machine can ask for them.
-fn check_rules(config: &Config) -> health_check::ProbePolicy {
+fn check_rules(config: &Config) -> ProbePolicy {
     let listeners = [config.grpc, config.http, config.grpc_tls, config.http_tls];
     let exposed = listeners.into_iter().flatten().any(|address| !address.ip().to_canonical().is_loopback());
-    health_check::ProbePolicy { exposed, allowed: config.check_allow_cidr.clone() }
+    ProbePolicy { exposed, allowed: config.check_allow_cidr.clone() }
 }
 
 async fn expire(shared: Arc<ServerContext>) {

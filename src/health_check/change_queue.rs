@@ -1,4 +1,4 @@
-//! Whose checks changed.
+//! Queue of changes to instances that have checks.
 
 use std::{
     collections::{
@@ -18,39 +18,39 @@ use crate::{
     registry::{ChangeListener, Entry, Event},
 };
 
-/// Whose instance it is.
+/// Instance that has checks.
 pub(super) type Owner = (ServiceName, InstanceId);
 
-/// What became of an instance.
+/// Latest change of an instance.
 #[derive(Debug)]
 pub(super) struct InstanceChange {
     pub(super) revision: Revision,
-    /// When it was ordered, in microseconds, or a little before.
-    pub(super) at: u64,
-    /// As it is now. `None`: it is gone.
+    /// Time at which the change was ordered, or shortly before, in microseconds.
+    pub(super) at_us: u64,
+    /// The instance after the change. `None`: it was removed.
     pub(super) entry: Option<Arc<Entry>>,
 }
 
-/// Hears of every change, and keeps those of instances with checks until the runner looks.
+/// Listener of the registry that keeps the latest change of each instance with checks until the runner takes it.
 #[derive(Debug, Default)]
 pub struct ChangeQueue {
     changed: Mutex<HashMap<Owner, InstanceChange>>,
-    bell: Notify,
+    not_empty: Notify,
 }
 
 impl ChangeQueue {
-    /// What has changed since it was last asked, as of so much later; waits until something has.
-    pub(super) async fn changed_after(&self, pause: Duration) -> HashMap<Owner, InstanceChange> {
-        if !pause.is_zero() {
-            sleep(pause).await;
+    /// Waits for `delay`, then for a change, and takes all changes.
+    pub(super) async fn take_after(&self, delay: Duration) -> HashMap<Owner, InstanceChange> {
+        if !delay.is_zero() {
+            sleep(delay).await;
         }
         loop {
             let changed = mem::take(&mut *self.changed.lock());
             if !changed.is_empty() {
                 return changed;
             }
-            // What is put in between has left a permit.
-            self.bell.notified().await;
+            // A change that came after the look has left a permit.
+            self.not_empty.notified().await;
         }
     }
 }
@@ -62,14 +62,14 @@ impl ChangeListener for ChangeQueue {
         if !before.is_some_and(has_checks) && !after.is_some_and(has_checks) {
             return;
         }
-        let news = InstanceChange { revision: event.revision, at: event.at.monotonic_us, entry: after.cloned() };
+        let change = InstanceChange { revision: event.revision, at_us: event.at.monotonic_us, entry: after.cloned() };
         match self.changed.lock().entry((event.service().clone(), event.id().clone())) {
-            // Two writers may tell of what they did in the other order.
-            Occupied(mut known) if known.get().revision < news.revision => *known.get_mut() = news,
+            // Writers may notify in another order than that of their revisions.
+            Occupied(mut queued) if queued.get().revision < change.revision => *queued.get_mut() = change,
             Occupied(_) => {}
-            Vacant(place) => {
-                place.insert(news);
-                self.bell.notify_one();
+            Vacant(vacant) => {
+                vacant.insert(change);
+                self.not_empty.notify_one();
             }
         }
     }
@@ -83,7 +83,7 @@ mod tests {
         registry::{Attachment, Change, ClockReading, RemovalReason, test_support::entry},
     };
 
-    fn checked() -> Arc<Entry> {
+    fn entry_with_check() -> Arc<Entry> {
         let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl);
         let checks = InstanceChecks::new(vec![Check::new(definition.into(), CheckStatus::Passing)]).unwrap();
         let mut instance = entry("web", "a", 1).instance.clone();
@@ -103,13 +103,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_changes_that_are_told_in_the_other_order_the_later_counts() {
-        let inbox = ChangeQueue::default();
-        inbox.changed(&event(4, Change::Added(entry("web", "b", 1))));
-        inbox.changed(&event(6, Change::Removed(checked(), RemovalReason::Deregistered)));
-        inbox.changed(&event(5, Change::Added(checked())));
-        let heard = inbox.changed_after(Duration::ZERO).await;
-        let heard: Vec<_> = heard.iter().map(|((_, id), news)| (id.as_str(), news.at, news.entry.is_some())).collect();
-        assert_eq!(heard, [("a", 6, false)]);
+    async fn changes_notified_out_of_order_leave_the_latest() {
+        let queue = ChangeQueue::default();
+        queue.changed(&event(4, Change::Added(entry("web", "b", 1))));
+        queue.changed(&event(6, Change::Removed(entry_with_check(), RemovalReason::Deregistered)));
+        queue.changed(&event(5, Change::Added(entry_with_check())));
+        let changes = queue.take_after(Duration::ZERO).await;
+        let changes: Vec<_> = changes.iter().map(|((_, id), it)| (id.as_str(), it.at_us, it.entry.is_some())).collect();
+        assert_eq!(changes, [("a", 6, false)]);
     }
 }

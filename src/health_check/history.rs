@@ -1,4 +1,4 @@
-//! What a check has found lately. The last result, and since when it counts, outlive the process where the engine has a store.
+//! Recent results of one check, and its times. An engine with a store keeps the last result and the times for the next process.
 
 use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
@@ -11,59 +11,61 @@ use crate::{
     registry::{ClockReading, LeaseTime},
 };
 
-/// How many results are kept.
-const KEPT: usize = 50;
-/// Most bytes that are kept of the last result's output. It holds what the check's own limit lets through, and the URL before that.
+/// Maximum number of results.
+const MAX_RESULTS: usize = 50;
+/// Maximum bytes of the output of the last result: more than the largest limit of a check, since the output has the URL too.
 const MAX_OUTPUT_BYTES: usize = 16 * 1024;
-/// Most bytes that are kept of the output of each earlier result.
-const BRIEF: usize = 128;
+/// Maximum bytes of the output of each earlier result.
+const MAX_EARLIER_OUTPUT_BYTES: usize = 128;
 
-/// What one probe, or one report, came to.
+/// Result of one probe or one report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckResult {
-    /// When.
+    /// Time of the result.
     pub at: UnixMillis,
-    /// What was found, before thresholds.
-    pub verdict: CheckStatus,
-    /// How long the probe took. `None`: it was reported.
+    /// Status of this result, before thresholds are applied.
+    pub status: CheckStatus,
+    /// Duration of the probe. `None`: the result was reported.
     pub took: Option<Duration>,
-    /// What was said, in brief.
+    /// Start of the output.
     pub output: Arc<str>,
 }
 
-/// Times of a check before it was renewed.
+/// Times of a check before a renewal, to undo it.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckTimes {
-    fed_until: LeaseTime,
+    valid_until: LeaseTime,
     ttl_from: UnixMillis,
     critical_since: Option<CriticalSince>,
-    /// Value of `fed_until` after the renewal.
+    /// Value of `valid_until` after the renewal.
     renewed_until: LeaseTime,
 }
 
-/// What a check has found lately. Behind a mutex: one probe writes it, and hardly anybody reads.
+/// Recent results of one check, and its times. There is hardly any contention for the mutex: each check has one writer at a time.
 #[derive(Debug)]
 pub struct CheckHistory(Mutex<HistoryState>);
 
 #[derive(Debug, Clone)]
 struct HistoryState {
     definition: Arc<CheckDefinition>,
-    tally: ThresholdCounter,
-    /// What it says, as far as was found here.
-    verdict: CheckStatus,
+    counter: ThresholdCounter,
+    /// Current status.
+    status: CheckStatus,
+    /// Output of the last result.
     output: Arc<str>,
-    /// The newest first.
-    findings: VecDeque<CheckResult>,
+    /// Results, the newest first.
+    results: VecDeque<CheckResult>,
+    /// Number of changes of the status.
     changes: u64,
-    /// Since when it says that nothing works.
+    /// Start of the current critical status.
     critical_since: Option<CriticalSince>,
-    /// What was reported last, if that holds.
-    fed: Option<CheckStatus>,
-    /// Until when it does.
-    fed_until: LeaseTime,
+    /// Last reported status, until its TTL expires.
+    reported: Option<CheckStatus>,
+    /// Time at which the TTL of the last report expires.
+    valid_until: LeaseTime,
     /// Revision at which the check was added.
     created: Revision,
-    /// Time from which the TTL counts, for the next process.
+    /// Wall-clock time from which the TTL counts, for the next process.
     ttl_from: UnixMillis,
     saving: SaveState,
 }
@@ -73,33 +75,35 @@ struct HistoryState {
 struct CriticalSince {
     /// Wall-clock time, for the next process.
     wall: UnixMillis,
-    /// In this process.
+    /// Time in this process.
     lease: LeaseTime,
-    /// Milliseconds that count from before this process.
+    /// Milliseconds before this process that count as critical.
     before: LeaseTime,
 }
 
-/// State of saving a record to the engine.
+/// Progress of saving a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SaveState {
+    /// The engine has the current state.
     Done,
+    /// The state has changed since it was saved.
     Needed,
-    /// It will be given to the engine with others.
+    /// The state has changed, and is queued for saving.
     Queued,
 }
 
 impl CheckHistory {
-    /// Of a check that says what it says.
+    /// Returns the history of a check that has no results yet.
     pub(super) fn new(check: &Check, now: ClockReading) -> Self {
         let definition = Arc::clone(&check.definition);
         Self(Mutex::new(HistoryState {
-            fed: None,
-            fed_until: now.lease + millis(definition.interval),
+            reported: None,
+            valid_until: now.lease + millis(definition.interval),
             definition,
-            tally: ThresholdCounter::default(),
-            verdict: check.status,
+            counter: ThresholdCounter::default(),
+            status: check.status,
             output: "".into(),
-            findings: VecDeque::new(),
+            results: VecDeque::new(),
             changes: 0,
             critical_since: (check.status == CheckStatus::Critical).then(|| CriticalSince::now(now)),
             created: check.created,
@@ -108,14 +112,15 @@ impl CheckHistory {
         }))
     }
 
-    /// Of a check that an earlier process knew. `uncertain`: how much later than saved the last report may have been.
-    pub(super) fn restored(check: &Check, saved: SavedCheck, uncertain: Duration, now: ClockReading) -> Self {
-        let record = Self::new(check, now);
-        record.0.lock().restore(saved, millis(uncertain), now);
-        record
+    /// Returns the history of a check that an earlier process saved. `max_missing`: time before the end of that process whose reports
+    /// may be missing.
+    pub(super) fn restored(check: &Check, saved: SavedCheck, max_missing: Duration, now: ClockReading) -> Self {
+        let history = Self::new(check, now);
+        history.0.lock().restore(saved, millis(max_missing), now);
+        history
     }
 
-    /// Returns true, once, if the state has to be saved.
+    /// Returns whether the state has changed and is not queued for saving; from now on it counts as queued.
     pub(super) fn needs_saving(&self) -> bool {
         let mut state = self.0.lock();
         let needed = state.saving == SaveState::Needed;
@@ -125,237 +130,240 @@ impl CheckHistory {
         needed
     }
 
-    /// The state for the next process.
+    /// Returns the state for the next process; from now on it counts as saved.
     pub(super) fn save(&self) -> SavedCheck {
         let mut state = self.0.lock();
         state.saving = SaveState::Done;
         let output = &state.output;
-        let result = |&CheckResult { at, verdict, took, .. }: &CheckResult| {
+        let saved = |&CheckResult { at, status, took, .. }: &CheckResult| {
             let output = Arc::clone(output);
-            SavedResult { at, status: verdict, took, output }
+            SavedResult { at, status, took, output }
         };
         SavedCheck {
             created: state.created,
             ttl_from: state.ttl_from,
             critical_since: state.critical_since.map(|since| since.wall),
             changes: state.changes,
-            last: state.findings.front().map(result),
+            last: state.results.front().map(saved),
         }
     }
 
-    /// What was said with the last result.
+    /// Returns the output of the last result.
     #[must_use]
     pub fn output(&self) -> Arc<str> {
         Arc::clone(&self.0.lock().output)
     }
 
-    /// The last results, the newest first.
+    /// Returns the results, the newest first.
     #[must_use]
-    pub fn findings(&self) -> Vec<CheckResult> {
-        self.0.lock().findings.iter().cloned().collect()
+    pub fn results(&self) -> Vec<CheckResult> {
+        self.0.lock().results.iter().cloned().collect()
     }
 
-    /// How many times its verdict has changed.
+    /// Returns the number of changes of the status.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.0.lock().changes
     }
 
-    /// The check that it is of, as it is defined.
+    /// Returns the definition of the check.
     pub(super) fn definition(&self) -> Arc<CheckDefinition> {
         Arc::clone(&self.0.lock().definition)
     }
 
-    /// The same record, for an instance that takes the check over.
-    pub(super) fn carried(&self) -> Self {
+    /// Returns a copy for an instance that takes over the check.
+    pub(super) fn copied(&self) -> Self {
         Self(Mutex::new(HistoryState { saving: SaveState::Needed, ..self.0.lock().clone() }))
     }
 
-    /// Takes what came to another record after this one was made of it: while the check went over to another instance.
-    pub(super) fn catch_up(&self, from: &Self) {
-        let from = from.0.lock().clone();
+    /// Takes over the results and reports that `source` got after it was copied to this history.
+    pub(super) fn merge(&self, source: &Self) {
+        let source = source.0.lock().clone();
         let mut state = self.0.lock();
-        let newest = |findings: &VecDeque<CheckResult>| findings.front().map(|finding| finding.at);
-        if newest(&from.findings) > newest(&state.findings) {
-            (state.output, state.findings, state.changes) = (from.output, from.findings, from.changes);
+        let newest = |results: &VecDeque<CheckResult>| results.front().map(|result| result.at);
+        if newest(&source.results) > newest(&state.results) {
+            (state.output, state.results, state.changes) = (source.output, source.results, source.changes);
         }
-        if from.fed_until > state.fed_until {
-            (state.fed, state.fed_until, state.ttl_from) = (from.fed, from.fed_until, from.ttl_from);
+        if source.valid_until > state.valid_until {
+            (state.reported, state.valid_until, state.ttl_from) =
+                (source.reported, source.valid_until, source.ttl_from);
         }
-        state.changed();
+        state.mark_changed();
     }
 
-    /// How long what was said last still holds, of a check that is fed.
-    pub(super) fn time_left(&self, now: ClockReading) -> Duration {
-        Duration::from_millis(self.0.lock().fed_until.saturating_sub(now.lease))
+    /// Returns the time until the TTL of the last report expires.
+    pub(super) fn ttl_left(&self, now: ClockReading) -> Duration {
+        Duration::from_millis(self.0.lock().valid_until.saturating_sub(now.lease))
     }
 
-    /// The check is as the registry has it, perhaps with another definition, or another verdict, which somebody else knew. Returned is
-    /// what was reported meanwhile, where the registry knows no better: a report that comes when the one before runs out may get there
-    /// before the word that it has.
-    pub(super) fn follow(&self, check: &Check, now: ClockReading) -> Option<CheckStatus> {
+    /// Updates the history to the check in the registry, which may have another definition or status.
+    ///
+    /// Returns the last reported status if it is still valid and the registry has another one: it has to be submitted. A report that
+    /// comes just after its TTL expired may find the earlier status in the registry, where the expiry then overwrites it.
+    pub(super) fn update(&self, check: &Check, now: ClockReading) -> Option<CheckStatus> {
         let mut state = self.0.lock();
         if !Arc::ptr_eq(&state.definition, &check.definition) {
             state.definition = Arc::clone(&check.definition);
-            state.tally = ThresholdCounter::default();
-            state.fed = None;
+            state.counter = ThresholdCounter::default();
+            state.reported = None;
             state.renew(now);
         }
         if state.created != check.created {
             state.created = check.created;
-            state.changed();
+            state.mark_changed();
         }
-        let reported = state.fed.filter(|fed| *fed != check.status);
-        if reported.is_none() {
-            state.says(check.status, now);
+        let unsubmitted = state.reported.filter(|reported| *reported != check.status);
+        if unsubmitted.is_none() {
+            state.set_status(check.status, now);
         }
-        reported
+        unsubmitted
     }
 
-    /// Has the times of the check begin anew: its instance is registered once more, with this very check. Returns the times before.
+    /// Starts the times of the check anew, because its instance is registered again with the same check. Returns the times before.
     pub(super) fn renew(&self, now: ClockReading) -> CheckTimes {
         let mut state = self.0.lock();
-        let (fed_until, ttl_from, critical_since) = (state.fed_until, state.ttl_from, state.critical_since);
+        let (valid_until, ttl_from, critical_since) = (state.valid_until, state.ttl_from, state.critical_since);
         state.renew(now);
-        CheckTimes { fed_until, ttl_from, critical_since, renewed_until: state.fed_until }
+        CheckTimes { valid_until, ttl_from, critical_since, renewed_until: state.valid_until }
     }
 
-    /// Takes back a renewal, unless something was reported or found since.
-    pub(super) fn take_back(&self, before: CheckTimes) {
+    /// Undoes a renewal, unless the check got a result since.
+    pub(super) fn undo_renewal(&self, before: CheckTimes) {
         let mut state = self.0.lock();
-        if state.fed_until == before.renewed_until && state.critical_since.is_some() == before.critical_since.is_some()
-        {
-            let CheckTimes { fed_until, ttl_from, critical_since, .. } = before;
-            (state.fed_until, state.ttl_from, state.critical_since) = (fed_until, ttl_from, critical_since);
-            state.changed();
+        let is_critical = state.critical_since.is_some();
+        if state.valid_until == before.renewed_until && is_critical == before.critical_since.is_some() {
+            let CheckTimes { valid_until, ttl_from, critical_since, .. } = before;
+            (state.valid_until, state.ttl_from, state.critical_since) = (valid_until, ttl_from, critical_since);
+            state.mark_changed();
         }
     }
 
-    /// A probe was made. What the check says now, if that was found out.
-    pub(super) fn probed(
+    /// Records the result of a probe. Returns the status of the check, if the thresholds are reached.
+    pub(super) fn record_probe(
         &self,
-        found: CheckStatus,
+        result: CheckStatus,
         output: &str,
         took: Duration,
         now: ClockReading,
     ) -> Option<CheckStatus> {
         let mut state = self.0.lock();
-        state.note(found, output, Some(took), now);
+        state.push_result(result, output, Some(took), now);
         let thresholds = state.definition.thresholds;
-        let verdict = state.tally.count(found, thresholds);
-        if let Some(verdict) = verdict {
-            state.says(verdict, now);
+        let status = state.counter.count(result, thresholds);
+        if let Some(status) = status {
+            state.set_status(status, now);
         }
-        verdict
+        status
     }
 
-    /// The instance has said how it is.
-    pub(super) fn fed(&self, verdict: CheckStatus, output: &str, now: ClockReading) {
+    /// Records a report, which is valid for the TTL.
+    pub(super) fn report(&self, status: CheckStatus, output: &str, now: ClockReading) {
         let mut state = self.0.lock();
-        state.fed_until = now.lease + millis(state.definition.interval);
+        state.valid_until = now.lease + millis(state.definition.interval);
         state.ttl_from = now.wall;
-        state.fed = Some(verdict);
-        let output = captured(output, state.definition.output_max_size as usize);
-        state.note(verdict, &output, None, now);
-        state.says(verdict, now);
+        state.reported = Some(status);
+        let output = limited_output(output, state.definition.output_max_size as usize);
+        state.push_result(status, &output, None, now);
+        state.set_status(status, now);
     }
 
-    /// Until when what was said holds; at the latest now, it is critical, and says so.
-    pub(super) fn starves(&self, now: ClockReading) -> Result<(), LeaseTime> {
+    /// Makes the check critical if the TTL of the last report has expired. Otherwise returns the milliseconds until it does.
+    pub(super) fn expire_ttl(&self, now: ClockReading) -> Result<(), LeaseTime> {
         let mut state = self.0.lock();
-        if state.fed_until > now.lease {
-            return Err(state.fed_until - now.lease);
+        if state.valid_until > now.lease {
+            return Err(state.valid_until - now.lease);
         }
-        state.fed_until = now.lease + millis(state.definition.interval);
-        state.fed = None;
-        if state.verdict != CheckStatus::Critical {
+        state.valid_until = now.lease + millis(state.definition.interval);
+        state.reported = None;
+        if state.status != CheckStatus::Critical {
             let output = match &*state.output {
                 "" => "TTL expired".to_owned(),
                 last => format!("TTL expired (last output before timeout follows): {last}"),
             };
-            state.note(CheckStatus::Critical, &output, None, now);
-            state.says(CheckStatus::Critical, now);
+            state.push_result(CheckStatus::Critical, &output, None, now);
+            state.set_status(CheckStatus::Critical, now);
         }
         Ok(())
     }
 
-    /// The check, if it has been critical for longer than its instance may be.
-    pub(super) fn condemns(&self, now: ClockReading) -> Option<Arc<CheckDefinition>> {
+    /// Returns the definition of the check, if it has been critical for the time after which its instance is deregistered.
+    pub(super) fn removal_due(&self, now: ClockReading) -> Option<Arc<CheckDefinition>> {
         let state = self.0.lock();
-        let reprieve = millis(state.definition.deregister_after?);
+        let deregister_after = millis(state.definition.deregister_after?);
         let since = state.critical_since.filter(|_| state.definition.probe != Probe::Static)?;
-        (now.lease.saturating_sub(since.lease) + since.before >= reprieve).then(|| Arc::clone(&state.definition))
+        let critical_for = now.lease.saturating_sub(since.lease) + since.before;
+        (critical_for >= deregister_after).then(|| Arc::clone(&state.definition))
     }
 }
 
 impl HistoryState {
-    /// Its times begin anew, as in Consul: who comes back at the end of its reprieve is not removed before the next probe.
+    /// Starts the times anew, as in Consul: an instance that registers again just before it would be deregistered gets another probe.
     fn renew(&mut self, now: ClockReading) {
-        self.fed_until = now.lease + millis(self.definition.interval);
+        self.valid_until = now.lease + millis(self.definition.interval);
         self.ttl_from = now.wall;
         self.critical_since = self.critical_since.map(|_| CriticalSince::now(now));
-        self.changed();
+        self.mark_changed();
     }
 
-    /// Goes on where an earlier process ended. The time since then counts, by the wall clock: one that went back lets no time have
-    /// passed, and no TTL is longer than it was.
-    fn restore(&mut self, saved: SavedCheck, uncertain: LeaseTime, now: ClockReading) {
+    /// Continues from the saved state of an earlier process. The time since then counts, by the wall clock. If that went back, no time
+    /// has passed. No TTL gets longer than its interval.
+    fn restore(&mut self, saved: SavedCheck, max_missing: LeaseTime, now: ClockReading) {
         let SavedCheck { created: _, ttl_from, critical_since, changes, last } = saved;
         let interval = millis(self.definition.interval);
         self.changes = changes;
-        if let Some(SavedResult { at, status: verdict, took, output }) = last {
-            let brief = start(&output, BRIEF).into();
-            self.findings.push_front(CheckResult { at, verdict, took, output: brief });
+        if let Some(SavedResult { at, status, took, output }) = last {
+            let start = prefix(&output, MAX_EARLIER_OUTPUT_BYTES).into();
+            self.results.push_front(CheckResult { at, status, took, output: start });
             self.output = output;
         }
         if ttl_from <= now.wall {
             self.ttl_from = ttl_from;
-            let passed = (now.wall.0 - ttl_from.0).saturating_sub(uncertain);
-            self.fed_until = now.lease + interval.saturating_sub(passed);
+            let passed = (now.wall.0 - ttl_from.0).saturating_sub(max_missing);
+            self.valid_until = now.lease + interval.saturating_sub(passed);
             self.saving = SaveState::Done;
         }
         if let (Some(known), Some(wall)) = (&mut self.critical_since, critical_since)
             && wall <= now.wall
         {
-            // Nobody could show that it works while the process was stopped: there is time for one more probe, or report.
-            let chance = interval + millis(self.definition.time_limit());
-            let reprieve = self.definition.deregister_after.map_or(0, millis);
-            let before = (now.wall.0 - wall.0).min(reprieve.saturating_sub(chance));
+            // The instance could not pass while the process was stopped, so there is time for one more probe or report.
+            let grace = interval + millis(self.definition.time_limit());
+            let deregister_after = self.definition.deregister_after.map_or(0, millis);
+            let before = (now.wall.0 - wall.0).min(deregister_after.saturating_sub(grace));
             *known = CriticalSince { wall, before, ..*known };
         }
     }
 
-    fn changed(&mut self) {
+    fn mark_changed(&mut self) {
         if self.saving == SaveState::Done {
             self.saving = SaveState::Needed;
         }
     }
 
-    fn says(&mut self, verdict: CheckStatus, now: ClockReading) {
-        if self.verdict != verdict {
+    fn set_status(&mut self, status: CheckStatus, now: ClockReading) {
+        if self.status != status {
             self.changes += 1;
-            self.changed();
+            self.mark_changed();
         }
-        self.verdict = verdict;
-        if verdict == CheckStatus::Critical {
+        self.status = status;
+        if status == CheckStatus::Critical {
             self.critical_since.get_or_insert_with(|| CriticalSince::now(now));
         } else {
             self.critical_since = None;
         }
     }
 
-    fn note(&mut self, verdict: CheckStatus, output: &str, took: Option<Duration>, now: ClockReading) {
-        let output = start(output, MAX_OUTPUT_BYTES);
+    fn push_result(&mut self, status: CheckStatus, output: &str, took: Option<Duration>, now: ClockReading) {
+        let output = prefix(output, MAX_OUTPUT_BYTES);
         if *self.output != *output {
             self.output = output.into();
         }
-        let brief = start(output, BRIEF);
-        // Mostly it is the same again.
-        let known = self.findings.front().filter(|last| *last.output == *brief).map(|last| Arc::clone(&last.output));
-        let output = known.unwrap_or_else(|| brief.into());
-        self.findings.push_front(CheckResult { at: now.wall, verdict, took, output });
-        self.findings.truncate(KEPT);
-        self.changed();
+        let start = prefix(output, MAX_EARLIER_OUTPUT_BYTES);
+        // Consecutive outputs are usually equal, and then share their memory.
+        let last = self.results.front().filter(|last| *last.output == *start).map(|last| Arc::clone(&last.output));
+        let output = last.unwrap_or_else(|| start.into());
+        self.results.push_front(CheckResult { at: now.wall, status, took, output });
+        self.results.truncate(MAX_RESULTS);
+        self.mark_changed();
     }
 }
 
@@ -365,18 +373,18 @@ impl CriticalSince {
     }
 }
 
-/// The output of a report within its limit. What is left out is told as Consul tells it.
-fn captured(output: &str, limit: usize) -> Cow<'_, str> {
-    if output.len() <= limit {
+/// Limits the output of a report to the size that its check allows, with Consul's note about the rest.
+fn limited_output(output: &str, max_bytes: usize) -> Cow<'_, str> {
+    if output.len() <= max_bytes {
         return Cow::Borrowed(output);
     }
-    let kept = start(output, limit);
+    let kept = prefix(output, max_bytes);
     Cow::Owned(format!("{kept} ... (captured {} of {} bytes)", kept.len(), output.len()))
 }
 
-/// The first bytes of a text, up to the end of a character.
-fn start(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
+/// Returns the first bytes of a text, up to the end of a character.
+fn prefix(text: &str, max_bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(max_bytes)]
 }
 
 fn millis(span: Duration) -> LeaseTime {

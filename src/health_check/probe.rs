@@ -1,4 +1,4 @@
-//! One probe. What it says is worded as Consul's agent words it, which people and scripts know.
+//! Probes. Outputs have the texts of Consul's agent, which scripts depend on.
 
 mod connection;
 mod grpc;
@@ -19,66 +19,67 @@ use crate::model::{CheckDefinition, CheckStatus, Probe, ProbeTarget, ProbeTls};
 use connection::ProbeStream;
 use http::ProbeResponse;
 
-/// What came of a probe.
+/// Progress of a probe at the end of its first stage.
 enum ProbeOutcome {
-    Found((CheckStatus, String)),
-    /// An answer whose end is still to come, which changes nothing of what is found.
-    Answered(ProbeResponse),
+    /// Status and output.
+    Complete((CheckStatus, String)),
+    /// HTTP response without its body. A time-out while the body is read only shortens the output.
+    Response(ProbeResponse),
 }
 
-/// Makes probes.
+/// Client that makes probes.
 #[derive(Debug)]
 pub(super) struct Prober {
-    rules: ProbePolicy,
-    /// For those that look at certificates, made when the first of them is: what this system trusts is read then.
-    trusting: OnceLock<Result<Arc<ClientConfig>, String>>,
-    /// For those that do not.
-    careless: OnceLock<Result<Arc<ClientConfig>, String>>,
+    policy: ProbePolicy,
+    /// Configuration with the certificate authorities of this system, which are read at the first probe that needs them.
+    verifying: OnceLock<Result<Arc<ClientConfig>, String>>,
+    /// Configuration that accepts all certificates.
+    unverified: OnceLock<Result<Arc<ClientConfig>, String>>,
 }
 
 impl Prober {
-    pub(super) fn new(rules: ProbePolicy) -> Self {
-        Self { rules, trusting: OnceLock::new(), careless: OnceLock::new() }
+    pub(super) fn new(policy: ProbePolicy) -> Self {
+        Self { policy, verifying: OnceLock::new(), unverified: OnceLock::new() }
     }
 
-    /// Makes the probe of a check once, within its timeout. Returns what it found, and what there is to say about it.
-    pub(super) async fn make(&self, check: &CheckDefinition) -> (CheckStatus, String) {
+    /// Probes the target of a check once, within its time-out. Returns status and output.
+    pub(super) async fn probe(&self, check: &CheckDefinition) -> (CheckStatus, String) {
         let limit = check.output_max_size as usize;
-        let mut over = pin!(sleep(check.time_limit()));
-        let made = async {
+        let mut time_out = pin!(sleep(check.time_limit()));
+        let outcome = async {
             match &check.probe {
-                Probe::Http(request) => self.request(request, limit).await,
-                Probe::Tcp { target, tls } => ProbeOutcome::Found(self.reach(target, tls.as_ref()).await),
+                Probe::Http(request) => self.probe_http(request, limit).await,
+                Probe::Tcp { target, tls } => ProbeOutcome::Complete(self.probe_tcp(target, tls.as_ref()).await),
                 Probe::Grpc { target, service, tls } => {
-                    ProbeOutcome::Found(self.ask(target, service, tls.as_ref(), limit).await)
+                    ProbeOutcome::Complete(self.probe_grpc(target, service, tls.as_ref(), limit).await)
                 }
                 Probe::Ttl | Probe::Static => {
-                    ProbeOutcome::Found((CheckStatus::Critical, "this check is not made by probing".to_owned()))
+                    ProbeOutcome::Complete((CheckStatus::Critical, "this check has no probe".to_owned()))
                 }
             }
         };
-        let made = tokio::select! {
-            made = made => made,
-            () = &mut over => {
+        let outcome = tokio::select! {
+            outcome = outcome => outcome,
+            () = &mut time_out => {
                 let span = humantime::format_duration(check.time_limit());
                 return (CheckStatus::Critical, format!("{}: no answer within {span}", describe(&check.probe)));
             }
         };
-        match made {
-            ProbeOutcome::Found(found) => found,
-            ProbeOutcome::Answered(answered) => answered.read(over).await,
+        match outcome {
+            ProbeOutcome::Complete(result) => result,
+            ProbeOutcome::Response(response) => response.read(time_out).await,
         }
     }
 
-    async fn reach(&self, target: &ProbeTarget, tls: Option<&ProbeTls>) -> (CheckStatus, String) {
+    async fn probe_tcp(&self, target: &ProbeTarget, tls: Option<&ProbeTls>) -> (CheckStatus, String) {
         match self.connect(target, tls, &[], None).await {
             Ok(_) => (CheckStatus::Passing, format!("TCP connect {target}: Success")),
             Err(error) => (CheckStatus::Critical, error),
         }
     }
 
-    /// Connects to the first address of a target that answers, of those that may be connected to. The error is worded as Go words it.
-    /// `first`: for a redirect, the address that the check itself went to.
+    /// Connects to the first permitted address of a target that accepts. Errors have the texts of Go's `net`. `first`: for a redirect,
+    /// the address of the probe's first request.
     async fn connect(
         &self,
         target: &ProbeTarget,
@@ -86,19 +87,19 @@ impl Prober {
         protocols: &[&[u8]],
         first: Option<IpAddr>,
     ) -> Result<(ProbeStream, IpAddr), String> {
-        let (socket, address) = connection::reach(target, |address| match first {
-            Some(first) => self.rules.permit_redirect(address, first),
-            None => self.rules.permit(address),
+        let (socket, address) = connection::connect(target, |address| match first {
+            Some(first) => self.policy.permit_redirect(address, first),
+            None => self.policy.permit(address),
         })
         .await?;
         let Some(tls) = tls else { return Ok((ProbeStream::Plain(socket), address)) };
-        let config = if tls.skip_verify { &self.careless } else { &self.trusting };
-        let config = config.get_or_init(|| connection::tls(tls.skip_verify)).clone()?;
-        Ok((connection::secure(socket, target, tls, config, protocols).await?, address))
+        let config = if tls.skip_verify { &self.unverified } else { &self.verifying };
+        let config = config.get_or_init(|| connection::tls_config(!tls.skip_verify)).clone()?;
+        Ok((connection::handshake(socket, target, tls, config, protocols).await?, address))
     }
 }
 
-/// What a probe does, in a few words.
+/// Returns the operation of a probe, for its errors.
 fn describe(probe: &Probe) -> String {
     match probe {
         Probe::Http(request) => http::operation(&request.method, &request.shown_url()),
@@ -108,8 +109,8 @@ fn describe(probe: &Probe) -> String {
     }
 }
 
-/// What went wrong, as Go words it.
-fn reason(error: &io::Error) -> String {
+/// Returns the text of an I/O error in Go.
+fn go_error_text(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
         io::ErrorKind::ConnectionReset => "read: connection reset by peer".to_owned(),

@@ -1,4 +1,4 @@
-//! The thread that makes checks: what is due is probed, what comes of it is told to the registry.
+//! Thread that schedules probes, and submits the statuses that result from them.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -16,31 +16,75 @@ use tokio::{
 };
 
 use super::{
-    CheckHistory, HealthCheckThread, HealthChecks, Key,
+    CheckHistory, HealthChecks,
     change_queue::{InstanceChange, Owner},
     probe::Prober,
     schedule::Schedule,
 };
 use crate::{
+    engine::CheckKey,
     model::{Check, CheckDefinition, CheckId, CheckStatus, Probe, ServerActor, ServiceName, node_service},
     random,
     registry::{Command, Entry, Registry},
 };
 
-/// Most probes under way at once. Each needs a descriptor, and those of connections are not touched.
-const MOST_PROBES: usize = 2_048;
-/// How often is looked who has been critical for too long, and which records belong to nobody. Not at all records: there may be
-/// hundreds of thousands.
-const SWEEP: Duration = Duration::from_secs(1);
-/// What changes within so long after a look is looked at together: a thread that is woken for each costs more than the look.
-const GATHER: Duration = Duration::from_millis(10);
+/// Maximum number of probes in flight. Each needs a file descriptor, in addition to those of connections.
+const MAX_PROBES_IN_FLIGHT: usize = 2_048;
+/// Interval of looking for instances to deregister and of saving states.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum interval of taking changes: under a load of writes, waking the thread for each of them costs more than the work.
+const MIN_CHANGES_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What came of a probe.
+/// Thread of the health checks. Dropping it stops the thread.
+#[derive(Debug)]
+pub struct HealthCheckThread {
+    /// Dropped to stop the thread.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl HealthCheckThread {
+    /// Starts the thread. `on_failure`: called if it ends without being stopped, which is a defect.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system gives no thread or no poller.
+    pub fn start(checks: &Arc<HealthChecks>, on_failure: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let checks = Arc::clone(checks);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::Builder::new().name("callboard-checks".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                let running = tokio::spawn(CheckRunner::new(Arc::clone(&checks)).run());
+                tokio::select! {
+                    _ = stopped => {}
+                    _ = running => on_failure(),
+                }
+                checks.save();
+            });
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for HealthCheckThread {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of health checks panicked");
+        }
+    }
+}
+
+/// Result of a probe.
 #[derive(Debug)]
 struct FinishedProbe {
-    key: Key,
+    key: CheckKey,
+    /// Definition that was probed: the result does not count if the check has another one by now.
     definition: Arc<CheckDefinition>,
-    verdict: CheckStatus,
+    status: CheckStatus,
     output: String,
     took: Duration,
 }
@@ -49,268 +93,259 @@ struct FinishedProbe {
 struct CheckRunner {
     checks: Arc<HealthChecks>,
     prober: Arc<Prober>,
-    schedule: Schedule<Key>,
-    /// The checks of each instance that has some.
-    known: HashMap<Owner, Vec<CheckId>>,
-    /// Those of them that go if a check of theirs stays critical.
-    doomed: HashSet<Owner>,
-    under_way: HashSet<Key>,
-    /// Due, and not begun because too many are under way: in order, and each once.
-    waiting: VecDeque<Key>,
-    queued: HashSet<Key>,
+    schedule: Schedule<CheckKey>,
+    /// Checks of each instance that has some.
+    scheduled: HashMap<Owner, Vec<CheckId>>,
+    /// Instances that are deregistered if one of their critical checks stays critical.
+    removal_candidates: HashSet<Owner>,
+    in_flight: HashSet<CheckKey>,
+    /// Probes that are due but above the limit of probes in flight, in order, each once.
+    waiting: VecDeque<CheckKey>,
+    /// The same as a set.
+    waiting_keys: HashSet<CheckKey>,
     probes: JoinSet<FinishedProbe>,
-    /// Verdicts on their way to the registry.
-    judging: JoinSet<()>,
-    /// What was ordered by then, in microseconds, it may have heard of.
-    heard: u64,
-}
-
-pub(super) fn start(checks: Arc<HealthChecks>, alarm: impl FnOnce() + Send + 'static) -> io::Result<HealthCheckThread> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (stop, stopped) = oneshot::channel::<()>();
-    let thread = thread::Builder::new().name("callboard-checks".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            let running = tokio::spawn(CheckRunner::new(Arc::clone(&checks)).run());
-            tokio::select! {
-                _ = stopped => {}
-                // It does not end but by a defect.
-                _ = running => alarm(),
-            }
-            checks.save();
-        });
-    })?;
-    Ok(HealthCheckThread { stop: Some(stop), thread: Some(thread) })
+    /// Commands on their way to the registry.
+    submissions: JoinSet<()>,
+    /// Time in microseconds: changes that were ordered before may have been taken into account.
+    current_to_us: u64,
 }
 
 impl CheckRunner {
     fn new(checks: Arc<HealthChecks>) -> Self {
-        let prober = Arc::new(Prober::new(checks.rules.clone()));
+        let prober = Arc::new(Prober::new(checks.policy().clone()));
         Self {
             checks,
             prober,
             schedule: Schedule::default(),
-            known: HashMap::new(),
-            doomed: HashSet::new(),
-            under_way: HashSet::new(),
+            scheduled: HashMap::new(),
+            removal_candidates: HashSet::new(),
+            in_flight: HashSet::new(),
             waiting: VecDeque::new(),
-            queued: HashSet::new(),
+            waiting_keys: HashSet::new(),
             probes: JoinSet::new(),
-            judging: JoinSet::new(),
-            heard: 0,
+            submissions: JoinSet::new(),
+            current_to_us: 0,
         }
     }
 
     async fn run(mut self) {
         let checks = Arc::clone(&self.checks);
-        self.find_all();
-        let mut sweeps = interval(SWEEP);
+        self.load_all();
+        let mut sweeps = interval(SWEEP_INTERVAL);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next_look = Duration::ZERO;
+        let mut next_changes = Duration::ZERO;
         loop {
             let now = checks.clock.since_start();
-            let due = self.schedule.next_due().map(|due| due.saturating_sub(now));
-            let gathered = next_look.saturating_sub(now);
+            let until_due = self.schedule.next_due().map(|due| due.saturating_sub(now));
             tokio::select! {
-                changed = checks.inbox.changed_after(gathered) => {
-                    self.hear(changed);
-                    next_look = checks.clock.since_start() + GATHER;
+                changes = checks.changes.take_after(next_changes.saturating_sub(now)) => {
+                    self.apply_changes(changes);
+                    next_changes = checks.clock.since_start() + MIN_CHANGES_INTERVAL;
                 }
-                Some(done) = self.probes.join_next(), if !self.probes.is_empty() => {
-                    if let Ok(done) = done {
-                        self.finish(done);
+                Some(finished) = self.probes.join_next(), if !self.probes.is_empty() => {
+                    if let Ok(finished) = finished {
+                        self.finish_probe(finished);
                     }
                 }
-                () = until(due) => self.begin_due(),
+                () = sleep_or_pend(until_due) => self.start_due(),
                 _ = sweeps.tick() => {
                     self.sweep();
                     checks.save();
                 }
             }
-            while self.judging.try_join_next().is_some() {}
+            while self.submissions.try_join_next().is_some() {}
         }
     }
 
-    /// Whoever has checks from the start: a store was loaded.
-    fn find_all(&mut self) {
+    /// Schedules the checks that the engine has loaded from its store.
+    fn load_all(&mut self) {
         let checks = Arc::clone(&self.checks);
         let registry = checks.commands.registry();
-        let mut found = with_checks(registry, &node_service());
-        found.extend(registry.each_service().flat_map(|summary| with_checks(registry, &summary.name)));
+        let mut found = entries_with_checks(registry, &node_service());
+        found.extend(registry.each_service().flat_map(|summary| entries_with_checks(registry, &summary.name)));
         for entry in found {
-            self.look((entry.instance.service.clone(), entry.instance.id.clone()), Some(&entry));
+            self.update((entry.instance.service.clone(), entry.instance.id.clone()), Some(&entry));
         }
-        checks.forget_others();
-        self.heard = self.checks.clock.now().monotonic_us;
+        checks.forget_unclaimed();
+        self.current_to_us = self.checks.clock.now().monotonic_us;
     }
 
-    fn hear(&mut self, changed: HashMap<Owner, InstanceChange>) {
-        let heard = self.checks.clock.now().monotonic_us;
-        for (owner, InstanceChange { at, entry, .. }) in changed {
-            // Writers may tell of what they did in the other order: what is older than what was heard last may be over. To look
-            // everybody up would take longer than all the rest.
-            let entry =
-                if at > self.heard { entry } else { self.checks.commands.registry().get(&owner.0, owner.1.as_str()) };
-            self.look(owner, entry.as_ref());
+    fn apply_changes(&mut self, changes: HashMap<Owner, InstanceChange>) {
+        let now_us = self.checks.clock.now().monotonic_us;
+        for (owner, InstanceChange { at_us, entry, .. }) in changes {
+            // Writers may notify in another order than they wrote, so a change from before the last look may be outdated. Only then
+            // the instance is looked up: look-ups of all would take longer than everything else here.
+            let is_latest = at_us > self.current_to_us;
+            let entry = if is_latest { entry } else { self.checks.commands.registry().get(&owner.0, owner.1.as_str()) };
+            self.update(owner, entry.as_ref());
         }
-        self.heard = heard;
+        self.current_to_us = now_us;
     }
 
-    /// Makes what is scheduled fit what an instance has. `None`: it is gone.
-    fn look(&mut self, owner: Owner, entry: Option<&Arc<Entry>>) {
-        let before = self.known.remove(&owner).unwrap_or_default();
+    /// Updates the schedule to the checks of an instance. `None`: the instance was removed.
+    fn update(&mut self, owner: Owner, entry: Option<&Arc<Entry>>) {
+        let before = self.scheduled.remove(&owner).unwrap_or_default();
         let mut after = Vec::new();
         if let Some(entry) = entry {
             for check in &entry.instance.checks {
-                self.follow(entry, check, before.contains(check.id()));
+                self.schedule_check(entry, check, before.contains(check.id()));
                 after.push(check.id().clone());
             }
         }
-        for gone in before.into_iter().filter(|check| !after.contains(check)) {
-            let key = (owner.0.clone(), owner.1.clone(), gone);
+        for removed in before.into_iter().filter(|check| !after.contains(check)) {
+            let key = (owner.0.clone(), owner.1.clone(), removed);
             self.schedule.remove(&key);
             self.checks.forget(key);
         }
-        if entry.is_some_and(|entry| is_doomed(entry)) {
-            self.doomed.insert(owner.clone());
+        if entry.is_some_and(|entry| is_removal_candidate(entry)) {
+            self.removal_candidates.insert(owner.clone());
         } else {
-            self.doomed.remove(&owner);
+            self.removal_candidates.remove(&owner);
         }
         if !after.is_empty() {
-            self.known.insert(owner, after);
+            self.scheduled.insert(owner, after);
         }
     }
 
-    fn follow(&mut self, entry: &Entry, check: &Check, known: bool) {
-        let record = self.checks.record_of(entry, check);
-        let same = known && Arc::ptr_eq(&record.definition(), &check.definition);
+    /// Schedules a check, unless it is scheduled with the same definition.
+    fn schedule_check(&mut self, entry: &Entry, check: &Check, is_scheduled: bool) {
+        let history = self.checks.history_of(entry, check);
+        let is_unchanged = is_scheduled && Arc::ptr_eq(&history.definition(), &check.definition);
         let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
-        let reported = record.follow(check, self.checks.clock.now());
-        self.checks.note(&record, || key.clone());
-        if let Some(verdict) = reported {
-            self.judge(&key, &check.definition, verdict);
+        let unsubmitted = history.update(check, self.checks.clock.now());
+        self.checks.queue_saving(&history, || key.clone());
+        if let Some(status) = unsubmitted {
+            self.submit_status(&key, &check.definition, status);
         }
-        if same || check.definition.probe == Probe::Static {
+        if is_unchanged || check.definition.probe == Probe::Static {
             return;
         }
         let interval = check.definition.interval;
         let now = self.checks.clock.since_start();
-        // At any point of the first interval: checks that were registered together are not made together.
-        let first =
-            if check.definition.probe.is_active() { part(interval) } else { record.time_left(self.checks.clock.now()) };
+        // The first probe comes at a random time of the interval, so that checks which are registered together are spread.
+        let is_active = check.definition.probe.is_active();
+        let first = if is_active { random_part(interval) } else { history.ttl_left(self.checks.clock.now()) };
         self.schedule.insert(key, now + first, interval);
     }
 
-    fn begin_due(&mut self) {
+    /// Starts the probes that are due, and expires TTLs.
+    fn start_due(&mut self) {
         let now = self.checks.clock.since_start();
         while let Some(key) = self.schedule.pop(now) {
-            let Some(record) = self.checks.records.get(&key).map(|record| Arc::clone(&record)) else { continue };
-            if record.definition().probe == Probe::Ttl {
-                self.starve(key, &record, now);
-            } else if self.under_way.len() < MOST_PROBES {
-                self.begin(key, &record);
-            } else if self.queued.insert(key.clone()) {
+            let Some(history) = self.checks.history_by_key(&key) else { continue };
+            if history.definition().probe == Probe::Ttl {
+                self.expire_ttl(key, &history, now);
+            } else if self.in_flight.len() < MAX_PROBES_IN_FLIGHT {
+                self.start_probe(key, &history);
+            } else if self.waiting_keys.insert(key.clone()) {
                 self.waiting.push_back(key);
             }
         }
     }
 
-    /// A check that is fed: it is critical if nobody has, or is looked at again when it would be.
-    fn starve(&mut self, key: Key, record: &CheckHistory, now: Duration) {
-        let starved = record.starves(self.checks.clock.now());
-        self.checks.note(record, || key.clone());
-        match starved {
-            Ok(()) => self.judge(&key, &record.definition(), CheckStatus::Critical),
+    /// Makes a TTL check critical if its last report has expired, or else schedules it for the time at which that expires.
+    fn expire_ttl(&mut self, key: CheckKey, history: &CheckHistory, now: Duration) {
+        let expired = history.expire_ttl(self.checks.clock.now());
+        self.checks.queue_saving(history, || key.clone());
+        match expired {
+            Ok(()) => self.submit_status(&key, &history.definition(), CheckStatus::Critical),
             Err(left) => {
-                let interval = record.definition().interval;
+                let interval = history.definition().interval;
                 self.schedule.insert(key, now + Duration::from_millis(left), interval);
             }
         }
     }
 
-    /// A probe that is still under way is not made twice.
-    fn begin(&mut self, key: Key, record: &CheckHistory) {
-        if !self.under_way.insert(key.clone()) {
+    /// Starts a probe, unless the last one of the check is still in flight.
+    fn start_probe(&mut self, key: CheckKey, history: &CheckHistory) {
+        if !self.in_flight.insert(key.clone()) {
             return;
         }
-        let (definition, prober, checks) = (record.definition(), Arc::clone(&self.prober), Arc::clone(&self.checks));
+        let (definition, prober, checks) = (history.definition(), Arc::clone(&self.prober), Arc::clone(&self.checks));
         self.probes.spawn(async move {
-            let began = checks.clock.since_start();
-            let (verdict, output) = prober.make(&definition).await;
-            let took = checks.clock.since_start().saturating_sub(began);
-            FinishedProbe { key, definition, verdict, output, took }
+            let started = checks.clock.since_start();
+            let (status, output) = prober.probe(&definition).await;
+            let took = checks.clock.since_start().saturating_sub(started);
+            FinishedProbe { key, definition, status, output, took }
         });
     }
 
-    fn finish(&mut self, done: FinishedProbe) {
-        let FinishedProbe { key, definition, verdict, output, took } = done;
-        self.under_way.remove(&key);
+    /// Records the result of a probe, and starts one that waits.
+    fn finish_probe(&mut self, finished: FinishedProbe) {
+        let FinishedProbe { key, definition, status, output, took } = finished;
+        self.in_flight.remove(&key);
         self.checks.results.inc();
-        let record = self.checks.records.get(&key).map(|record| Arc::clone(&record));
-        if let Some(record) = record.filter(|record| Arc::ptr_eq(&record.definition(), &definition)) {
-            let found = record.probed(verdict, &output, took, self.checks.clock.now());
-            self.checks.note(&record, || key.clone());
-            if let Some(verdict) = found {
-                self.judge(&key, &definition, verdict);
+        let history = self.checks.history_by_key(&key);
+        if let Some(history) = history.filter(|history| Arc::ptr_eq(&history.definition(), &definition)) {
+            let status = history.record_probe(status, &output, took, self.checks.clock.now());
+            self.checks.queue_saving(&history, || key.clone());
+            if let Some(status) = status {
+                self.submit_status(&key, &definition, status);
             }
         }
-        while self.under_way.len() < MOST_PROBES
+        while self.in_flight.len() < MAX_PROBES_IN_FLIGHT
             && let Some(next) = self.waiting.pop_front()
         {
-            self.queued.remove(&next);
-            // One that was taken away meanwhile leaves its place to the one behind it.
-            if let Some(record) = self.checks.records.get(&next).map(|record| Arc::clone(&record)) {
-                self.begin(next, &record);
+            self.waiting_keys.remove(&next);
+            // A check that was removed in the meantime has no history.
+            if let Some(history) = self.checks.history_by_key(&next) {
+                self.start_probe(next, &history);
             }
         }
     }
 
-    /// Tells the registry, if it does not know. What does not get there is found out again with the next probe.
-    fn judge(&mut self, (service, id, check): &Key, definition: &Arc<CheckDefinition>, verdict: CheckStatus) {
+    /// Submits the status of a check, if the registry has another one. After an error, the next result is submitted again.
+    fn submit_status(
+        &mut self,
+        (service, id, check): &CheckKey,
+        definition: &Arc<CheckDefinition>,
+        status: CheckStatus,
+    ) {
         let entry = self.checks.commands.registry().get(service, id.as_str());
         let known = entry.as_ref().and_then(|entry| entry.instance.checks.get(check.as_str()));
-        if known.is_none_or(|known| known.status == verdict) {
+        if known.is_none_or(|known| known.status == status) {
             return;
         }
         let (service, id, check, of) = (service.clone(), id.clone(), check.clone(), Some(Arc::clone(definition)));
-        self.order(Command::SetCheckStatus { service, id, check, of, verdict });
+        self.submit(Command::SetCheckStatus { service, id, check, of, verdict: status });
     }
 
-    fn order(&mut self, command: Command) {
+    fn submit(&mut self, command: Command) {
         let checks = Arc::clone(&self.checks);
-        self.judging.spawn(async move {
-            if let Err(error) = checks.judge(command, ServerActor::HealthCheck.caller()).await {
-                tracing::debug!(%error, "what a check found was not taken down");
+        self.submissions.spawn(async move {
+            if let Err(error) = checks.set_status(command, ServerActor::HealthCheck.caller()).await {
+                tracing::debug!(%error, "the status of a check was not stored");
             }
         });
     }
 
-    /// Who has been critical for too long goes; and what is left over of instances that went while they were reported on.
+    /// Deregisters instances that have been critical for too long, and removes histories of checks that do not exist any more.
     fn sweep(&mut self) {
         let now = self.checks.clock.now();
-        let mut condemned = Vec::new();
-        for owner in &self.doomed {
-            for check in self.known.get(owner).into_iter().flatten() {
+        let mut removals = Vec::new();
+        for owner in &self.removal_candidates {
+            for check in self.scheduled.get(owner).into_iter().flatten() {
                 let (service, id) = owner;
-                let record = self.checks.record(service, id, check);
-                if let Some(check) = record.and_then(|record| record.condemns(now)) {
-                    condemned.push(Command::Reap { service: service.clone(), id: id.clone(), check });
+                let history = self.checks.history(service, id, check);
+                if let Some(check) = history.and_then(|history| history.removal_due(now)) {
+                    removals.push(Command::Reap { service: service.clone(), id: id.clone(), check });
                 }
             }
         }
-        for command in condemned {
-            self.order(command);
+        for command in removals {
+            self.submit(command);
         }
-        let unheard = mem::take(&mut *self.checks.unheard.lock());
-        for (service, id, check) in unheard {
+        let unconfirmed = mem::take(&mut *self.checks.unconfirmed.lock());
+        for (service, id, check) in unconfirmed {
             let owner = (service, id);
-            if self.known.get(&owner).is_some_and(|checks| checks.contains(&check)) {
+            if self.scheduled.get(&owner).is_some_and(|checks| checks.contains(&check)) {
                 continue;
             }
             let entry = self.checks.commands.registry().get(&owner.0, owner.1.as_str());
-            let newer = entry.is_some_and(|entry| entry.instance.checks.get(check.as_str()).is_some());
+            let exists = entry.is_some_and(|entry| entry.instance.checks.get(check.as_str()).is_some());
             let key = (owner.0, owner.1, check);
-            if newer {
-                self.checks.unheard.lock().push(key);
+            if exists {
+                self.checks.unconfirmed.lock().push(key);
             } else {
                 self.checks.forget(key);
             }
@@ -318,28 +353,29 @@ impl CheckRunner {
     }
 }
 
-/// Whether an instance goes if what is found out about it stays as it is. A node does not.
-fn is_doomed(entry: &Entry) -> bool {
-    let dooms = |check: &Check| check.status == CheckStatus::Critical && check.definition.deregister_after.is_some();
-    !entry.instance.service.is_reserved() && entry.instance.checks.iter().any(dooms)
+/// Returns whether an instance is deregistered if its checks keep their status. Nodes are not deregistered by checks.
+fn is_removal_candidate(entry: &Entry) -> bool {
+    let may_remove =
+        |check: &Check| check.status == CheckStatus::Critical && check.definition.deregister_after.is_some();
+    !entry.instance.service.is_reserved() && entry.instance.checks.iter().any(may_remove)
 }
 
-fn with_checks(registry: &Registry, service: &ServiceName) -> Vec<Arc<Entry>> {
+fn entries_with_checks(registry: &Registry, service: &ServiceName) -> Vec<Arc<Entry>> {
     let blocks = registry.blocks(service);
     let entries = blocks.iter().flat_map(|block| block.entries());
     entries.filter(|entry| !entry.instance.checks.is_empty()).cloned().collect()
 }
 
-/// Waits so long. `None`: for ever.
-async fn until(due: Option<Duration>) {
-    match due {
-        Some(due) => sleep(due).await,
+/// Sleeps. `None`: never completes.
+async fn sleep_or_pend(delay: Option<Duration>) {
+    match delay {
+        Some(delay) => sleep(delay).await,
         None => pending().await,
     }
 }
 
-/// A random part of a span.
-fn part(span: Duration) -> Duration {
+/// Returns a random part of a time span.
+fn random_part(span: Duration) -> Duration {
     let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).max(1);
     Duration::from_nanos(random::u64() % nanoseconds)
 }

@@ -1,8 +1,7 @@
-//! What is due when.
+//! Schedule of periodic tasks. Pure.
 //!
-//! Each entry comes again after its interval, counted from when it was due and not from when it was made: so checks do not drift,
-//! and stay spread over their interval as they were at first. What could not be made in time, because the process stood still, is
-//! made once, not as often as was missed.
+//! A task is due again one interval after it was due, not after it ran: tasks do not drift, and stay spread over their interval as at
+//! first. After a pause of the process, a task runs once, not once for each interval that was missed.
 
 use std::{
     cmp::Reverse,
@@ -11,76 +10,78 @@ use std::{
     time::Duration,
 };
 
-/// How many entries of things that were taken out may lie about, beside as many as there are things.
-const SPARE: usize = 1_024;
+/// Number of stale entries that the heap may hold, besides as many as there are tasks.
+const MAX_STALE_ENTRIES: usize = 1_024;
 
-/// Things that are due again and again.
+/// Tasks by the time at which they are due.
 #[derive(Debug)]
 pub struct Schedule<K> {
+    /// Due times and numbers of entries. Numbers that are not in `entries` are stale.
     due: BinaryHeap<Reverse<(Duration, u64)>>,
+    /// Tasks and intervals by number.
     entries: HashMap<u64, (K, Duration)>,
-    /// The number under which a thing is scheduled now. Others of it are left over, and come to nothing.
+    /// Number of the current entry of each task.
     current: HashMap<K, u64>,
-    next: u64,
+    next_number: u64,
 }
 
 impl<K> Default for Schedule<K> {
     fn default() -> Self {
-        Self { due: BinaryHeap::new(), entries: HashMap::new(), current: HashMap::new(), next: 0 }
+        Self { due: BinaryHeap::new(), entries: HashMap::new(), current: HashMap::new(), next_number: 0 }
     }
 }
 
 impl<K: Clone + Eq + Hash> Schedule<K> {
-    /// Schedules a thing anew: first at that time, then once an interval.
+    /// Schedules a task, in place of an earlier schedule: first at `first`, then once per `interval`.
     pub fn insert(&mut self, key: K, first: Duration, interval: Duration) {
-        let number = self.next;
-        self.next += 1;
+        let number = self.next_number;
+        self.next_number += 1;
         if let Some(before) = self.current.insert(key.clone(), number) {
             self.entries.remove(&before);
         }
         self.entries.insert(number, (key, interval));
         self.due.push(Reverse((first, number)));
-        // What was taken out lies there until it would have been due: perhaps for hours, and there may be many.
-        if self.due.len() > SPARE + 2 * self.entries.len() {
+        // A stale entry would otherwise stay until its due time, perhaps for hours.
+        if self.due.len() > MAX_STALE_ENTRIES + 2 * self.entries.len() {
             self.due.retain(|Reverse((_, number))| self.entries.contains_key(number));
         }
     }
 
-    /// Takes a thing out.
+    /// Removes a task.
     pub fn remove(&mut self, key: &K) {
         if let Some(number) = self.current.remove(key) {
             self.entries.remove(&number);
         }
     }
 
-    /// When the next thing is due. Perhaps one that was taken out: then nothing is, at that time.
+    /// Returns the time at which the next task is due, or an earlier time if that task was removed.
     pub fn next_due(&self) -> Option<Duration> {
         self.due.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// Takes one that is due by now, and schedules it again.
+    /// Returns a task that is due, and schedules it for its next interval.
     pub fn pop(&mut self, now: Duration) -> Option<K> {
         while let Some(Reverse((due, number))) = self.due.peek().copied()
             && due <= now
         {
             self.due.pop();
             if let Some((key, interval)) = self.entries.get(&number) {
-                self.due.push(Reverse((after(due, *interval, now), number)));
+                self.due.push(Reverse((next_due_after(due, *interval, now), number)));
                 return Some(key.clone());
             }
         }
         None
     }
 
-    /// How many things are scheduled.
+    /// Returns the number of tasks.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.current.len()
     }
 }
 
-/// The first time after now that is a whole number of intervals after `due`.
-fn after(due: Duration, interval: Duration, now: Duration) -> Duration {
+/// Returns the first time after `now` that is a whole number of intervals after `due`.
+fn next_due_after(due: Duration, interval: Duration, now: Duration) -> Duration {
     let interval = interval.max(Duration::from_millis(1));
     let missed = now.saturating_sub(due).as_nanos() / interval.as_nanos();
     let missed = u32::try_from(missed).unwrap_or(u32::MAX - 1);
@@ -98,25 +99,25 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn nothing_drifts_and_what_was_missed_is_made_once() {
+    fn task_does_not_drift_and_runs_once_after_a_pause() {
         let mut schedule = Schedule::default();
         schedule.insert("a", SECOND / 3, SECOND);
-        let mut made = Vec::new();
+        let mut times = Vec::new();
         for late in [0, 5, 11] {
             let due = schedule.next_due().unwrap();
             let now = due + Duration::from_millis(late);
             assert_eq!(schedule.pop(now), Some("a"));
             assert_eq!(schedule.pop(now), None);
-            made.push(due);
+            times.push(due);
         }
-        assert_eq!(made, [SECOND / 3, SECOND / 3 + SECOND, SECOND / 3 + 2 * SECOND]);
+        assert_eq!(times, [SECOND / 3, SECOND / 3 + SECOND, SECOND / 3 + 2 * SECOND]);
         assert_eq!(schedule.pop(100 * SECOND), Some("a"), "after a pause");
         assert_eq!(schedule.pop(100 * SECOND), None);
         assert_eq!(schedule.next_due(), Some(100 * SECOND + SECOND / 3));
     }
 
     #[test]
-    fn what_is_taken_out_or_scheduled_anew_does_not_come_as_it_was() {
+    fn removed_or_rescheduled_task_is_not_due_at_its_earlier_time() {
         let mut schedule = Schedule::default();
         schedule.insert("a", SECOND, SECOND);
         schedule.insert("b", SECOND, SECOND);
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_out_does_not_pile_up() {
+    fn stale_entries_are_bounded() {
         let mut schedule = Schedule::default();
         for key in 0..100_000 {
             schedule.insert(key, 3_600 * SECOND, 3_600 * SECOND);
@@ -137,29 +138,29 @@ mod tests {
             }
         }
         assert_eq!(schedule.len(), 1_000);
-        assert!(schedule.due.len() <= SPARE + 2 * 1_000 + 1, "{}", schedule.due.len());
-        let made = std::iter::from_fn(|| schedule.pop(3_600 * SECOND)).count();
-        assert_eq!(made, 1_000);
+        assert!(schedule.due.len() <= MAX_STALE_ENTRIES + 2 * 1_000 + 1, "{}", schedule.due.len());
+        let count = std::iter::from_fn(|| schedule.pop(3_600 * SECOND)).count();
+        assert_eq!(count, 1_000);
     }
 
     proptest! {
-        /// Every thing is made as often as its interval fits into the time, whatever the others are.
+        /// Each task is due as often as its interval fits into the time.
         #[test]
-        fn each_comes_as_often_as_it_should(intervals in prop::collection::vec(1_u64..50, 1..20), step in 1_u64..10) {
+        fn task_is_due_once_per_interval(intervals in prop::collection::vec(1_u64..50, 1..20), step in 1_u64..10) {
             let mut schedule = Schedule::default();
             for (key, interval) in intervals.iter().enumerate() {
                 schedule.insert(key, Duration::from_millis(*interval), Duration::from_millis(*interval));
             }
-            let mut made = BTreeMap::<usize, u64>::new();
+            let mut counts = BTreeMap::<usize, u64>::new();
             for now in (0..=1_000).step_by(usize::try_from(step).unwrap()) {
                 while let Some(key) = schedule.pop(Duration::from_millis(now)) {
-                    *made.entry(key).or_default() += 1;
+                    *counts.entry(key).or_default() += 1;
                 }
             }
             for (key, interval) in intervals.iter().enumerate() {
-                let (most, times) = (1_000 / interval, made.get(&key).copied().unwrap_or_default());
-                prop_assert!(times <= most, "{times} times in {most} intervals");
-                prop_assert!(times + 1 >= most.min(1_000 / step), "{times} times in {most} intervals");
+                let (max, times) = (1_000 / interval, counts.get(&key).copied().unwrap_or_default());
+                prop_assert!(times <= max, "{times} times in {max} intervals");
+                prop_assert!(times + 1 >= max.min(1_000 / step), "{times} times in {max} intervals");
             }
         }
     }

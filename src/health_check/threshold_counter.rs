@@ -1,8 +1,8 @@
-//! How many results in a row change a verdict: Consul's counting, from its `StatusHandler`.
+//! Number of consecutive results that change the status of a check, counted as by Consul's `StatusHandler`.
 
 use crate::model::{CheckStatus, Thresholds};
 
-/// Results in a row.
+/// Number of consecutive successes or failures.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ThresholdCounter {
     successes: u32,
@@ -10,9 +10,9 @@ pub struct ThresholdCounter {
 }
 
 impl ThresholdCounter {
-    /// Counts a result, and says what the check says now. `None`: what it said before. A warning is a success.
-    pub fn count(&mut self, found: CheckStatus, thresholds: Thresholds) -> Option<CheckStatus> {
-        if found == CheckStatus::Critical {
+    /// Counts a result, and returns the status that the check has now. `None`: the status stays. A warning is a success.
+    pub fn count(&mut self, result: CheckStatus, thresholds: Thresholds) -> Option<CheckStatus> {
+        if result == CheckStatus::Critical {
             *self = Self { successes: 0, failures: self.failures.saturating_add(1) };
             if self.failures >= thresholds.critical {
                 return Some(CheckStatus::Critical);
@@ -20,7 +20,7 @@ impl ThresholdCounter {
             return (self.failures >= thresholds.warning).then_some(CheckStatus::Warning);
         }
         *self = Self { successes: self.successes.saturating_add(1), failures: 0 };
-        (self.successes >= thresholds.passing).then_some(found)
+        (self.successes >= thresholds.passing).then_some(result)
     }
 }
 
@@ -29,21 +29,22 @@ mod tests {
     use super::*;
     use CheckStatus::{Critical, Passing, Warning};
 
-    fn says(thresholds: Thresholds, found: &[CheckStatus]) -> Vec<Option<CheckStatus>> {
-        let mut tally = ThresholdCounter::default();
-        found.iter().map(|found| tally.count(*found, thresholds)).collect()
+    fn statuses(thresholds: Thresholds, results: &[CheckStatus]) -> Vec<Option<CheckStatus>> {
+        let mut counter = ThresholdCounter::default();
+        results.iter().map(|result| counter.count(*result, thresholds)).collect()
     }
 
     #[test]
-    fn each_result_counts_where_nothing_is_said() {
-        let said = says(Thresholds::default(), &[Passing, Critical, Warning, Passing]);
-        assert_eq!(said, [Some(Passing), Some(Critical), Some(Warning), Some(Passing)]);
+    fn default_thresholds_make_each_result_the_status() {
+        let statuses = statuses(Thresholds::default(), &[Passing, Critical, Warning, Passing]);
+        assert_eq!(statuses, [Some(Passing), Some(Critical), Some(Warning), Some(Passing)]);
     }
 
     #[test]
-    fn it_takes_so_many_in_a_row() {
+    fn status_changes_after_consecutive_results() {
         let thresholds = Thresholds { passing: 2, warning: 2, critical: 3 };
-        let said = says(thresholds, &[Critical, Critical, Critical, Passing, Critical, Passing, Passing, Warning]);
-        assert_eq!(said, [None, Some(Warning), Some(Critical), None, None, None, Some(Passing), Some(Warning)]);
+        let statuses =
+            statuses(thresholds, &[Critical, Critical, Critical, Passing, Critical, Passing, Passing, Warning]);
+        assert_eq!(statuses, [None, Some(Warning), Some(Critical), None, None, None, Some(Passing), Some(Warning)]);
     }
 }

@@ -1,7 +1,7 @@
-//! URLs of HTTP checks, and where redirects lead.
+//! URLs of HTTP checks and of redirects.
 //!
-//! One parser reads them for all purposes: admission, connection, the request and redirects. Two that disagree about the host would
-//! let a URL pass the rules for one host and lead to another.
+//! One parser serves admission, connections, requests and redirects. If two parsers disagreed about the host of a URL, the policy
+//! could admit one host, and the probe connect to another.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
@@ -10,12 +10,12 @@ use url::{Host, ParseError, Url};
 
 use crate::model::ProbeTarget;
 
-/// A URL that can be requested: `http` or `https`, with a host.
+/// URL with the scheme `http` or `https`, and a host.
 #[derive(Clone)]
 pub(super) struct ProbeUrl(Url);
 
 impl ProbeUrl {
-    /// Parses a URL. The error is worded as Go words it.
+    /// Parses a URL. The error has the text of Go's `net/http`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         Url::parse(text).map_err(|error| error.to_string()).and_then(Self::usable)
     }
@@ -34,12 +34,12 @@ impl ProbeUrl {
         }
     }
 
-    /// Whether the scheme is `https`.
+    /// Returns whether the scheme is `https`.
     pub(super) fn is_https(&self) -> bool {
         self.0.scheme() == "https"
     }
 
-    /// Host and port to connect to.
+    /// Returns host and port to connect to.
     pub(super) fn target(&self) -> ProbeTarget {
         let host = match self.0.host() {
             Some(Host::Domain(name)) => name.to_owned(),
@@ -51,7 +51,7 @@ impl ProbeUrl {
         ProbeTarget { host: host.into(), port }
     }
 
-    /// Value of the header `Host`: the port is left out where it is that of the scheme.
+    /// Returns the value of the header `Host`: without the port, if that is the default of the scheme.
     pub(super) fn authority(&self) -> String {
         let host = self.0.host_str().unwrap_or_default();
         match self.0.port() {
@@ -60,7 +60,7 @@ impl ProbeUrl {
         }
     }
 
-    /// Path and query, as they stand in the request.
+    /// Returns path and query for the request line.
     pub(super) fn path_and_query(&self) -> String {
         match self.0.query() {
             Some(query) => format!("{}?{query}", self.0.path()),
@@ -68,7 +68,7 @@ impl ProbeUrl {
         }
     }
 
-    /// Basic authentication with the user and the password in the URL, if it has any.
+    /// Returns the header value for basic authentication, if the URL has a user or a password.
     pub(super) fn credentials(&self) -> Option<HeaderValue> {
         if self.0.username().is_empty() && self.0.password().is_none() {
             return None;
@@ -81,26 +81,26 @@ impl ProbeUrl {
         Some(value)
     }
 
-    /// Whether credentials for this URL may go to another one, too: to the same host and port, and not from `https` to `http`. The
-    /// step from `http` to `https` on the usual ports stays on one server.
+    /// Returns whether credentials for this URL may also be sent to another one: to the same host and port, and not from `https` to
+    /// `http`. The default ports of `http` and `https` count as one server.
     pub(super) fn shares_credentials_with(&self, other: &Self) -> bool {
         let (here, there) = (self.target(), other.target());
         let upgrade = (here.port, there.port) == (80, 443) && other.is_https();
         here.host == there.host && (here.port == there.port || upgrade) && (other.is_https() || !self.is_https())
     }
 
-    /// The URL without its password, for messages and logs.
+    /// Returns the URL with its password hidden, for messages and logs.
     pub(super) fn shown(&self) -> String {
         let mut url = self.0.clone();
         if url.password().is_some() {
-            // It fails only for a URL without a host, which this is not.
+            // Fails only for URLs without a host.
             let _ = url.set_password(Some("***"));
         }
         url.into()
     }
 }
 
-/// Whether the target of a redirect has no scheme.
+/// Returns whether the target of a redirect has no scheme.
 pub(super) fn is_relative(location: &str) -> bool {
     matches!(Url::parse(location), Err(ParseError::RelativeUrlWithoutBase))
 }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn url_tells_where_to_connect_and_what_to_send() {
+    fn url_gives_target_host_header_and_path() {
         for (text, target, authority, path) in [
             ("HTTP://user:secret@127.0.0.1:8080/e?x=1#part", "127.0.0.1:8080", "127.0.0.1:8080", "/e?x=1"),
             ("http://[::1]?ready", "[::1]:80", "[::1]", "/?ready"),
@@ -127,10 +127,10 @@ mod tests {
             assert_eq!(url.target().to_string(), target);
             assert_eq!((url.authority().as_str(), url.path_and_query().as_str()), (authority, path), "{text}");
         }
-        for (bad, why) in
+        for (invalid, expected) in
             [("ftp://h/", "unsupported protocol scheme"), ("http://", "host"), ("http://h:99999/", "port")]
         {
-            assert!(ProbeUrl::parse(bad).err().is_some_and(|error| error.contains(why)), "{bad}");
+            assert!(ProbeUrl::parse(invalid).err().is_some_and(|error| error.contains(expected)), "{invalid}");
         }
     }
 
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_stay_with_host_and_port_and_off_plain_text() {
+    fn credentials_are_kept_for_same_host_and_port_without_downgrade() {
         for (from, to, shares) in [
             ("http://h/a", "http://h/b", true),
             ("http://h/", "https://h/", true),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_are_resolved_and_keep_user_only_on_their_host() {
+    fn redirect_is_resolved_and_keeps_user_only_if_relative() {
         let from = url("http://user:secret@h:8080/a/b?x");
         for (location, to) in [
             ("/c", "http://user:***@h:8080/c"),
@@ -174,10 +174,10 @@ mod tests {
         ] {
             assert_eq!(from.join(location).unwrap_or_else(|error| panic!("{error}")).shown(), to);
         }
-        for (bad, why) in
+        for (invalid, expected) in
             [("ftp://h/", "unsupported protocol scheme \"ftp\""), ("http://h:x/", "Location"), ("mailto:a@b", "mailto")]
         {
-            assert!(from.join(bad).err().is_some_and(|error| error.contains(why)), "{bad}");
+            assert!(from.join(invalid).err().is_some_and(|error| error.contains(expected)), "{invalid}");
         }
         assert!(is_relative("/x") && is_relative("x") && !is_relative("http://h/"));
     }

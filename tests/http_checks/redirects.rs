@@ -75,7 +75,7 @@ async fn redirect_to_a_forbidden_address_is_critical_and_says_so() {
     for (name, path, why) in [
         ("a", "outside", "127.0.0.2 is in none of the networks of --check-allow-cidr"),
         ("b", "name", "127.0.0.2 is in none of the networks of --check-allow-cidr"),
-        ("c", "secret", "169.254.169.254 is an address that no check goes to"),
+        ("c", "secret", "169.254.169.254 is not allowed for checks"),
         ("d", "file", "unsupported protocol scheme \"file\""),
     ] {
         let said = checked(&serve, name, "critical", json!({"HTTP": format!("{}{path}", page.url())})).await;

@@ -4,10 +4,11 @@ use crate::{
     registry::test_support::at,
 };
 
-fn record(probe: Probe, reprieve: Option<Duration>) -> CheckHistory {
+/// Returns the history of a passing check with an interval of 10 s, two failures to become critical, and this time of removal.
+fn history(probe: Probe, deregister_after: Option<Duration>) -> CheckHistory {
     let definition = CheckDefinition {
         interval: Duration::from_secs(10),
-        deregister_after: reprieve,
+        deregister_after,
         thresholds: Thresholds { passing: 1, warning: 2, critical: 2 },
         ..CheckDefinition::new(CheckId::parse("c").unwrap(), "c", probe)
     };
@@ -15,120 +16,128 @@ fn record(probe: Probe, reprieve: Option<Duration>) -> CheckHistory {
 }
 
 #[test]
-fn the_last_results_are_kept_and_flapping_is_counted() {
-    let record = record(Probe::Ttl, None);
+fn last_results_are_kept_and_all_status_changes_are_counted() {
+    let history = history(Probe::Ttl, None);
     for n in 0..60 {
-        record.fed(if n % 2 == 0 { CheckStatus::Critical } else { CheckStatus::Passing }, &"ü".repeat(3_000), at(n));
+        history.report(
+            if n % 2 == 0 { CheckStatus::Critical } else { CheckStatus::Passing },
+            &"ü".repeat(3_000),
+            at(n),
+        );
     }
-    let findings = record.findings();
-    assert_eq!((findings.len(), findings[0].at, record.changes()), (KEPT, at(59).wall, 60));
-    assert_eq!(findings[0].output.len(), BRIEF);
-    assert_eq!(*record.output(), format!("{} ... (captured 4096 of 6000 bytes)", "ü".repeat(2_048)));
-    assert!(Arc::ptr_eq(&findings[0].output, &findings[49].output));
+    let results = history.results();
+    assert_eq!((results.len(), results[0].at, history.changes()), (MAX_RESULTS, at(59).wall, 60));
+    assert_eq!(results[0].output.len(), MAX_EARLIER_OUTPUT_BYTES);
+    assert_eq!(*history.output(), format!("{} ... (captured 4096 of 6000 bytes)", "ü".repeat(2_048)));
+    assert!(Arc::ptr_eq(&results[0].output, &results[49].output));
 }
 
 #[test]
-fn what_was_said_holds_for_an_interval() {
-    let record = record(Probe::Ttl, None);
-    record.fed(CheckStatus::Passing, "well", at(5_000));
-    assert_eq!(record.starves(at(14_999)), Err(1));
-    assert_eq!(record.starves(at(15_000)), Ok(()));
-    assert_eq!(&*record.output(), "TTL expired (last output before timeout follows): well");
-    assert_eq!(record.starves(at(25_000)), Ok(()), "it stays so");
-    assert_eq!(&*record.output(), "TTL expired (last output before timeout follows): well");
+fn report_is_valid_for_the_interval() {
+    let history = history(Probe::Ttl, None);
+    history.report(CheckStatus::Passing, "well", at(5_000));
+    assert_eq!(history.expire_ttl(at(14_999)), Err(1));
+    assert_eq!(history.expire_ttl(at(15_000)), Ok(()));
+    assert_eq!(&*history.output(), "TTL expired (last output before timeout follows): well");
+    assert_eq!(history.expire_ttl(at(25_000)), Ok(()), "it stays expired");
+    assert_eq!(&*history.output(), "TTL expired (last output before timeout follows): well");
 }
 
 #[test]
-fn report_longer_than_output_max_size_is_cut_and_says_so() {
-    let record = record(Probe::Ttl, None);
-    let definition = CheckDefinition { output_max_size: 5, ..CheckDefinition::clone(&record.definition()) };
-    record.follow(&Check::new(definition.into(), CheckStatus::Passing), at(1));
-    for (said, kept) in
+fn report_longer_than_output_max_size_is_cut_with_a_note() {
+    let history = history(Probe::Ttl, None);
+    let definition = CheckDefinition { output_max_size: 5, ..CheckDefinition::clone(&history.definition()) };
+    history.update(&Check::new(definition.into(), CheckStatus::Passing), at(1));
+    for (output, kept) in
         [("12345", "12345"), ("123456", "12345 ... (captured 5 of 6 bytes)"), ("üüü", "üü ... (captured 4 of 6 bytes)")]
     {
-        record.fed(CheckStatus::Passing, said, at(2));
-        assert_eq!(&*record.output(), kept);
+        history.report(CheckStatus::Passing, output, at(2));
+        assert_eq!(&*history.output(), kept);
     }
 }
 
 #[test]
-fn expired_check_without_output_says_only_that() {
-    let record = record(Probe::Ttl, None);
-    assert_eq!(record.starves(at(10_000)), Ok(()));
-    assert_eq!(&*record.output(), "TTL expired");
+fn expired_ttl_without_earlier_output_has_short_output() {
+    let history = history(Probe::Ttl, None);
+    assert_eq!(history.expire_ttl(at(10_000)), Ok(()));
+    assert_eq!(&*history.output(), "TTL expired");
 }
 
 #[test]
-fn a_report_outlives_the_word_that_none_came() {
-    let record = record(Probe::Ttl, None);
-    let registry_says = |verdict| Check::new(record.definition(), verdict);
-    assert_eq!(record.starves(at(10_000)), Ok(()));
-    record.fed(CheckStatus::Passing, "late", at(10_001));
-    assert_eq!(record.follow(&registry_says(CheckStatus::Critical), at(10_002)), Some(CheckStatus::Passing));
-    assert_eq!(record.follow(&registry_says(CheckStatus::Passing), at(10_003)), None);
-    assert_eq!(record.starves(at(20_001)), Ok(()));
-    assert_eq!(record.follow(&registry_says(CheckStatus::Critical), at(20_002)), None, "this time none came");
+fn report_after_expiry_is_submitted_again_until_the_registry_has_it() {
+    let history = history(Probe::Ttl, None);
+    let in_registry = |status| Check::new(history.definition(), status);
+    assert_eq!(history.expire_ttl(at(10_000)), Ok(()));
+    history.report(CheckStatus::Passing, "late", at(10_001));
+    assert_eq!(history.update(&in_registry(CheckStatus::Critical), at(10_002)), Some(CheckStatus::Passing));
+    assert_eq!(history.update(&in_registry(CheckStatus::Passing), at(10_003)), None);
+    assert_eq!(history.expire_ttl(at(20_001)), Ok(()));
+    assert_eq!(
+        history.update(&in_registry(CheckStatus::Critical), at(20_002)),
+        None,
+        "there was no report since the expiry"
+    );
 }
 
 #[test]
-fn a_check_that_is_registered_again_has_all_its_time_again() {
-    let fed = record(Probe::Ttl, None);
-    fed.renew(at(9_000));
-    assert_eq!(fed.starves(at(18_999)), Err(1));
+fn registering_a_check_again_renews_its_times() {
+    let silent = history(Probe::Ttl, None);
+    silent.renew(at(9_000));
+    assert_eq!(silent.expire_ttl(at(18_999)), Err(1));
 
-    let record = record(Probe::Ttl, Some(Duration::from_mins(1)));
-    record.fed(CheckStatus::Critical, "", at(1_000));
-    let definition = CheckDefinition { notes: "another".into(), ..CheckDefinition::clone(&record.definition()) };
-    record.follow(&Check::new(definition.into(), CheckStatus::Critical), at(60_000));
-    assert!(record.condemns(at(119_999)).is_none());
-    assert!(record.condemns(at(120_000)).is_some());
+    let history = history(Probe::Ttl, Some(Duration::from_mins(1)));
+    history.report(CheckStatus::Critical, "", at(1_000));
+    let definition = CheckDefinition { notes: "other".into(), ..CheckDefinition::clone(&history.definition()) };
+    history.update(&Check::new(definition.into(), CheckStatus::Critical), at(60_000));
+    assert!(history.removal_due(at(119_999)).is_none());
+    assert!(history.removal_due(at(120_000)).is_some());
 }
 
 #[test]
-fn who_is_critical_for_too_long_is_condemned() {
+fn removal_is_due_after_being_critical_for_the_configured_time() {
     let target = crate::model::ProbeTarget::parse("tcp", "127.0.0.1:1").unwrap();
-    let record = record(Probe::Tcp { target, tls: None }, Some(Duration::from_mins(1)));
-    let probe = |found, ms| record.probed(found, "", Duration::ZERO, at(ms));
-    assert_eq!(probe(CheckStatus::Critical, 1_000), None, "once is not enough");
+    let history = history(Probe::Tcp { target, tls: None }, Some(Duration::from_mins(1)));
+    let probe = |status, ms| history.record_probe(status, "", Duration::ZERO, at(ms));
+    assert_eq!(probe(CheckStatus::Critical, 1_000), None, "one failure is below the threshold");
     assert_eq!(probe(CheckStatus::Critical, 2_000), Some(CheckStatus::Critical));
-    assert!(record.condemns(at(61_999)).is_none());
-    assert!(record.condemns(at(62_000)).is_some());
-    record.renew(at(62_000));
-    assert!(record.condemns(at(121_999)).is_none(), "it was registered again");
-    assert!(record.condemns(at(122_000)).is_some());
+    assert!(history.removal_due(at(61_999)).is_none());
+    assert!(history.removal_due(at(62_000)).is_some());
+    history.renew(at(62_000));
+    assert!(history.removal_due(at(121_999)).is_none(), "the check was renewed");
+    assert!(history.removal_due(at(122_000)).is_some());
     assert_eq!(probe(CheckStatus::Passing, 122_000), Some(CheckStatus::Passing));
-    record.renew(at(123_000));
-    assert!(record.condemns(at(200_000)).is_none());
+    history.renew(at(123_000));
+    assert!(history.removal_due(at(200_000)).is_none());
 }
 
-/// The record after a restart at this time, of a check that says this.
-fn restarted(record: &CheckHistory, verdict: CheckStatus, uncertain: u64, ms: u64) -> CheckHistory {
-    let check = Check::new(record.definition(), verdict);
+/// Returns the history after a restart at the wall-clock time `ms`, of a check that has this status in the registry.
+fn restarted(history: &CheckHistory, status: CheckStatus, max_missing: u64, ms: u64) -> CheckHistory {
+    let check = Check::new(history.definition(), status);
     let wall = at(ms).wall;
-    // The clock of leases begins anew.
+    // The lease clock starts anew.
     CheckHistory::restored(
         &check,
-        record.save(),
-        Duration::from_millis(uncertain),
+        history.save(),
+        Duration::from_millis(max_missing),
         ClockReading { wall, ..ClockReading::default() },
     )
 }
 
-fn time_left(record: &CheckHistory) -> u128 {
-    record.time_left(ClockReading::default()).as_millis()
+fn ttl_left(history: &CheckHistory) -> u128 {
+    history.ttl_left(ClockReading::default()).as_millis()
 }
 
 #[test]
-fn ttl_counts_the_time_over_restarts_and_keeps_the_output() {
-    let first = record(Probe::Ttl, None);
-    first.fed(CheckStatus::Passing, "well", at(5_000));
+fn ttl_counts_across_restarts_and_output_is_kept() {
+    let first = history(Probe::Ttl, None);
+    first.report(CheckStatus::Passing, "well", at(5_000));
     let second = restarted(&first, CheckStatus::Passing, 0, 9_000);
-    assert_eq!((time_left(&second), &*second.output()), (6_000, "well"));
+    assert_eq!((ttl_left(&second), &*second.output()), (6_000, "well"));
     let third = restarted(&second, CheckStatus::Passing, 0, 14_000);
-    assert_eq!(time_left(&third), 1_000);
-    assert_eq!(third.findings()[0].at, at(5_000).wall);
+    assert_eq!(ttl_left(&third), 1_000);
+    assert_eq!(third.results()[0].at, at(5_000).wall);
     let late = restarted(&third, CheckStatus::Passing, 0, 60_000);
-    assert_eq!(late.starves(ClockReading::default()), Ok(()));
+    assert_eq!(late.expire_ttl(ClockReading::default()), Ok(()));
     assert_eq!(&*late.output(), "TTL expired (last output before timeout follows): well");
     let still = restarted(&late, CheckStatus::Critical, 0, 61_000);
     assert_eq!(&*still.output(), "TTL expired (last output before timeout follows): well");
@@ -136,73 +145,73 @@ fn ttl_counts_the_time_over_restarts_and_keeps_the_output() {
 }
 
 #[test]
-fn ttl_is_never_longer_than_it_was_and_full_when_the_clock_went_back() {
-    let first = record(Probe::Ttl, None);
-    first.fed(CheckStatus::Passing, "well", at(5_000));
-    assert_eq!(time_left(&restarted(&first, CheckStatus::Passing, 2_000, 9_000)), 8_000, "a report may be missing");
-    assert_eq!(time_left(&restarted(&first, CheckStatus::Passing, 2_000, 6_000)), 10_000);
+fn ttl_after_restart_is_at_most_the_interval() {
+    let first = history(Probe::Ttl, None);
+    first.report(CheckStatus::Passing, "well", at(5_000));
+    assert_eq!(ttl_left(&restarted(&first, CheckStatus::Passing, 2_000, 9_000)), 8_000, "a report may be missing");
+    assert_eq!(ttl_left(&restarted(&first, CheckStatus::Passing, 2_000, 6_000)), 10_000);
     let back = restarted(&first, CheckStatus::Passing, 0, 1_000);
-    assert_eq!(time_left(&back), 10_000);
+    assert_eq!(ttl_left(&back), 10_000);
     assert!(back.needs_saving());
-    assert_eq!(time_left(&restarted(&back, CheckStatus::Passing, 0, 4_000)), 7_000, "it counts from then on");
+    assert_eq!(ttl_left(&restarted(&back, CheckStatus::Passing, 0, 4_000)), 7_000, "the TTL counts from the restart");
 }
 
 #[test]
-fn critical_time_counts_over_a_restart_but_for_one_more_chance() {
-    let critical = record(Probe::Ttl, Some(Duration::from_mins(1)));
-    critical.fed(CheckStatus::Critical, "no", at(1_000));
+fn critical_time_counts_across_restart_except_for_one_more_probe() {
+    let critical = history(Probe::Ttl, Some(Duration::from_mins(1)));
+    critical.report(CheckStatus::Critical, "no", at(1_000));
     let soon = restarted(&critical, CheckStatus::Critical, 0, 11_000);
-    assert!(soon.condemns(ClockReading { lease: 49_999, ..ClockReading::default() }).is_none());
-    assert!(soon.condemns(ClockReading { lease: 50_000, ..ClockReading::default() }).is_some());
+    assert!(soon.removal_due(ClockReading { lease: 49_999, ..ClockReading::default() }).is_none());
+    assert!(soon.removal_due(ClockReading { lease: 50_000, ..ClockReading::default() }).is_some());
     let late = restarted(&soon, CheckStatus::Critical, 0, 3_600_000);
-    let chance = 10_000 + millis(critical.definition().time_limit());
-    assert!(late.condemns(ClockReading { lease: chance - 1, ..ClockReading::default() }).is_none());
-    assert!(late.condemns(ClockReading { lease: chance, ..ClockReading::default() }).is_some());
+    let grace = 10_000 + millis(critical.definition().time_limit());
+    assert!(late.removal_due(ClockReading { lease: grace - 1, ..ClockReading::default() }).is_none());
+    assert!(late.removal_due(ClockReading { lease: grace, ..ClockReading::default() }).is_some());
     let recovered = restarted(&soon, CheckStatus::Passing, 0, 3_600_000);
-    assert!(recovered.condemns(ClockReading { lease: 1 << 40, ..ClockReading::default() }).is_none());
+    assert!(recovered.removal_due(ClockReading { lease: 1 << 40, ..ClockReading::default() }).is_none());
 }
 
 #[test]
-fn state_is_saved_once_for_all_results_since_the_last_time() {
-    let record = record(Probe::Ttl, None);
-    assert!(record.needs_saving());
-    assert!(!record.needs_saving(), "it is queued");
-    record.fed(CheckStatus::Passing, "1", at(1));
-    assert!(!record.needs_saving());
-    assert_eq!(&*record.save().last.unwrap().output, "1");
-    record.follow(&Check::new(record.definition(), CheckStatus::Passing), at(2));
-    assert!(!record.needs_saving(), "nothing has changed");
-    record.fed(CheckStatus::Passing, "1", at(3));
-    assert!(record.needs_saving());
+fn state_is_queued_for_saving_once_until_saved() {
+    let history = history(Probe::Ttl, None);
+    assert!(history.needs_saving());
+    assert!(!history.needs_saving(), "it is queued already");
+    history.report(CheckStatus::Passing, "1", at(1));
+    assert!(!history.needs_saving());
+    assert_eq!(&*history.save().last.unwrap().output, "1");
+    history.update(&Check::new(history.definition(), CheckStatus::Passing), at(2));
+    assert!(!history.needs_saving(), "nothing has changed");
+    history.report(CheckStatus::Passing, "1", at(3));
+    assert!(history.needs_saving());
 }
 
 #[test]
-fn renewal_for_a_refused_registration_is_taken_back_unless_a_report_came_since() {
-    let fed = record(Probe::Ttl, None);
-    let before = fed.renew(at(9_000));
-    fed.take_back(before);
-    assert_eq!(fed.starves(at(10_000)), Ok(()));
+fn renewal_is_undone_unless_a_report_came_since() {
+    let silent = history(Probe::Ttl, None);
+    let before = silent.renew(at(9_000));
+    silent.undo_renewal(before);
+    assert_eq!(silent.expire_ttl(at(10_000)), Ok(()));
 
-    let reported = record(Probe::Ttl, None);
+    let reported = history(Probe::Ttl, None);
     let before = reported.renew(at(9_000));
-    reported.fed(CheckStatus::Passing, "", at(9_500));
-    reported.take_back(before);
-    assert_eq!(reported.starves(at(19_499)), Err(1));
+    reported.report(CheckStatus::Passing, "", at(9_500));
+    reported.undo_renewal(before);
+    assert_eq!(reported.expire_ttl(at(19_499)), Err(1));
 
-    let condemned = record(Probe::Ttl, Some(Duration::from_mins(1)));
-    condemned.fed(CheckStatus::Critical, "", at(1_000));
-    let before = condemned.renew(at(50_000));
-    condemned.take_back(before);
-    assert!(condemned.condemns(at(61_000)).is_some());
+    let failing = history(Probe::Ttl, Some(Duration::from_mins(1)));
+    failing.report(CheckStatus::Critical, "", at(1_000));
+    let before = failing.renew(at(50_000));
+    failing.undo_renewal(before);
+    assert!(failing.removal_due(at(61_000)).is_some());
 }
 
 #[test]
-fn renewal_that_was_saved_and_is_taken_back_is_saved_again() {
-    let record = record(Probe::Ttl, None);
-    let first = record.save();
-    let before = record.renew(at(9_000));
-    assert_ne!(record.save(), first);
-    record.take_back(before);
-    assert!(record.needs_saving());
-    assert_eq!(record.save(), first);
+fn undone_renewal_is_saved_again() {
+    let history = history(Probe::Ttl, None);
+    let first = history.save();
+    let before = history.renew(at(9_000));
+    assert_ne!(history.save(), first);
+    history.undo_renewal(before);
+    assert!(history.needs_saving());
+    assert_eq!(history.save(), first);
 }

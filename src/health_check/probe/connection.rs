@@ -20,19 +20,19 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::reason;
+use super::go_error_text;
 use crate::model::{ProbeTarget, ProbeTls};
 
-/// What a probe speaks over.
+/// Connection of a probe.
 #[derive(Debug)]
 pub(super) enum ProbeStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Connects to the first address of a target that is permitted and answers. A name is resolved once, so that what was permitted is
-/// what is connected to.
-pub(super) async fn reach(
+/// Connects to the first address of a target that is permitted and accepts. A name is resolved once, so that the address that was
+/// permitted is the one that is connected to.
+pub(super) async fn connect(
     target: &ProbeTarget,
     permit: impl Fn(IpAddr) -> Result<(), &'static str>,
 ) -> Result<(TcpStream, IpAddr), String> {
@@ -43,26 +43,26 @@ pub(super) async fn reach(
             Err(error) => return Err(format!("dial tcp: lookup {}: {error}", target.host)),
         },
     };
-    let mut problem = format!("dial tcp: lookup {}: no such host", target.host);
+    let mut failure = format!("dial tcp: lookup {}: no such host", target.host);
     for address in addresses {
         if let Err(why) = permit(address.ip()) {
-            problem = format!("dial tcp {address}: {} {why}", address.ip());
+            failure = format!("dial tcp {address}: {} {why}", address.ip());
             continue;
         }
         match TcpStream::connect(address).await {
             Ok(socket) => {
-                // What a probe has to say is short; a small delay is a result that is too long.
+                // Requests are short: Nagle's algorithm would only delay them.
                 let _ = socket.set_nodelay(true);
                 return Ok((socket, address.ip()));
             }
-            Err(error) => problem = format!("dial tcp {address}: {}", reason(&error)),
+            Err(error) => failure = format!("dial tcp {address}: {}", go_error_text(&error)),
         }
     }
-    Err(problem)
+    Err(failure)
 }
 
-/// Shakes hands.
-pub(super) async fn secure(
+/// Makes the TLS handshake.
+pub(super) async fn handshake(
     socket: TcpStream,
     target: &ProbeTarget,
     tls: &ProbeTls,
@@ -82,12 +82,12 @@ pub(super) async fn secure(
     stream.map(|stream| ProbeStream::Tls(Box::new(stream))).map_err(|error| format!("tls: {error}"))
 }
 
-/// How TLS is spoken. `careless`: whose certificate it is does not matter.
-pub(super) fn tls(careless: bool) -> Result<Arc<ClientConfig>, String> {
+/// Returns the configuration of TLS, with or without verification of certificates.
+pub(super) fn tls_config(verify: bool) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-    if careless {
+    if !verify {
         let verifier = Arc::new(NoCertificateVerification(provider));
         return Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()));
     }
@@ -96,7 +96,7 @@ pub(super) fn tls(careless: bool) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// Takes every certificate, as whoever registered the check has asked for. Handshakes have to be signed all the same.
+/// Verifier that accepts all certificates, for checks that are registered so. Signatures of handshakes are verified nevertheless.
 #[derive(Debug)]
 struct NoCertificateVerification(Arc<rustls::crypto::CryptoProvider>);
 
@@ -137,7 +137,7 @@ impl ServerCertVerifier for NoCertificateVerification {
     }
 }
 
-/// What is behind both kinds.
+/// Operations of both kinds of connections.
 trait ProbeDuplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ProbeDuplex for S {}

@@ -1,4 +1,4 @@
-//! `grpc.health.v1.Health/Check`.
+//! Probes with `grpc.health.v1.Health/Check`.
 
 use std::{
     future::{Ready, ready},
@@ -15,8 +15,8 @@ use super::{ProbeStream, Prober};
 use crate::model::{CheckStatus, ProbeTarget, ProbeTls};
 
 impl Prober {
-    /// Asks a gRPC server for its health. `limit`: most bytes that are kept of the server's own message.
-    pub(super) async fn ask(
+    /// Asks a gRPC server for the health of a service. `limit`: maximum bytes of the server's error message in the output.
+    pub(super) async fn probe_grpc(
         &self,
         target: &ProbeTarget,
         service: &str,
@@ -24,7 +24,7 @@ impl Prober {
         limit: usize,
     ) -> (CheckStatus, String) {
         let named = if service.is_empty() { target.to_string() } else { format!("{target}/{service}") };
-        match self.status(target, service, tls, limit).await {
+        match self.serving_status(target, service, tls, limit).await {
             Ok(ServingStatus::Serving) => (CheckStatus::Passing, format!("gRPC check {named}: success")),
             Ok(status) => (
                 CheckStatus::Critical,
@@ -34,7 +34,7 @@ impl Prober {
         }
     }
 
-    async fn status(
+    async fn serving_status(
         &self,
         target: &ProbeTarget,
         service: &str,
@@ -48,8 +48,8 @@ impl Prober {
         let channel = endpoint.origin(origin).connect_with_connector(SingleConnection(Some(stream))).await;
         let channel = channel.map_err(|error| error.to_string())?;
         let request = HealthCheckRequest { service: service.to_owned() };
-        let answer = HealthClient::new(channel).check(request).await;
-        answer.map(|answer| answer.get_ref().status()).map_err(|status| {
+        let response = HealthClient::new(channel).check(request).await;
+        response.map(|response| response.get_ref().status()).map_err(|status| {
             let message = status.message();
             let message = &message[..message.floor_char_boundary(limit)];
             format!("rpc error: code = {:?} desc = {message}", status.code())
@@ -57,7 +57,7 @@ impl Prober {
     }
 }
 
-/// A connection that is there already, and there is no other.
+/// Connector that returns one open connection, and fails after that.
 struct SingleConnection(Option<ProbeStream>);
 
 impl Service<Uri> for SingleConnection {

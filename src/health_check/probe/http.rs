@@ -1,5 +1,5 @@
-//! HTTP requests. Redirects are followed as Go's client follows them, each by the same rules as the first request. No connection is
-//! kept, and an answer is read up to a bound.
+//! Probes with HTTP requests. Redirects are followed as by Go's client, and each is subject to the policy for targets. Connections are
+//! not reused, and responses are read up to a limit.
 
 use std::{borrow::Cow, future::poll_fn, net::IpAddr, pin::Pin};
 
@@ -25,87 +25,87 @@ use crate::{
     model::{CheckStatus, HttpProbe},
 };
 
-/// Most requests of one probe: the first, and those that redirects lead to. As in Go's client.
+/// Maximum number of requests of one probe, including redirects, as in Go's client.
 const MAX_REQUESTS: usize = 10;
-/// Most bytes of an answer's head.
+/// Maximum bytes of the head of a response.
 const MAX_HEAD_BYTES: usize = 256 * 1024;
-/// Most headers of an answer.
+/// Maximum number of headers of a response.
 const MAX_HEAD_HEADERS: usize = 2_048;
-/// Most bytes that are read of an answer's body. The last of them are shown.
+/// Maximum bytes of a response's body that are read. The output shows the last of them.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// Longest target of a redirect, in bytes.
+/// Maximum bytes of the target of a redirect.
 const MAX_LOCATION_BYTES: usize = 8 * 1024;
-/// Most bytes that are shown of an answer's reason phrase.
+/// Maximum bytes of the reason phrase in the output.
 const MAX_REASON_BYTES: usize = 128;
 
-/// Headers that belong to the connection, or tell how the body is framed. Those of a check are not sent: we write our own, and a
-/// target that believed others would read another request than the one we send.
-fn is_of_connection(name: &HeaderName) -> bool {
+/// Returns whether a header is about the connection or the framing of the body. Such headers of a check are not sent: with a second
+/// `Content-Length`, for example, the target could read another request than the one that is sent.
+fn is_connection_header(name: &HeaderName) -> bool {
     [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
         || ["keep-alive", "proxy-connection", "http2-settings"].contains(&name.as_str())
 }
 
-/// Headers that carry credentials. They do not follow a redirect to another host or port.
-fn is_credential(name: &HeaderName) -> bool {
+/// Returns whether a header carries credentials, which are not sent to the target of a redirect to another host or port.
+fn is_credential_header(name: &HeaderName) -> bool {
     [AUTHORIZATION, COOKIE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, WWW_AUTHENTICATE].contains(name)
         || name.as_str() == "cookie2"
 }
 
-/// Headers that tell of a body. They are left out once a redirect has dropped it.
-fn is_of_body(name: &HeaderName) -> bool {
+/// Returns whether a header describes the body. Such headers are left out after a redirect that drops the body.
+fn is_body_header(name: &HeaderName) -> bool {
     [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, CONTENT_TYPE].contains(name)
 }
 
-/// What a request was about to do, as Go's errors begin: `Get "http://web/"`.
+/// Returns the operation as in the errors of Go's client: `Get "http://web/"`.
 pub(super) fn operation(method: &str, url: &str) -> String {
     let (first, rest) = method.split_at(method.floor_char_boundary(1));
     format!("{first}{} \"{url}\"", rest.to_lowercase())
 }
 
 impl Prober {
-    /// Sends a request and those that its redirects lead to. `limit`: most bytes of the last answer's body that are shown.
-    pub(super) async fn request(&self, probe: &HttpProbe, limit: usize) -> ProbeOutcome {
-        match self.follow(probe).await {
-            Ok(answer) => {
+    /// Sends a request and follows its redirects. `limit`: maximum bytes of the body in the output.
+    pub(super) async fn probe_http(&self, probe: &HttpProbe, limit: usize) -> ProbeOutcome {
+        match self.send_following_redirects(probe).await {
+            Ok(response) => {
                 let request = format!("HTTP {} {}", probe.method, probe.url);
-                ProbeOutcome::Answered(ProbeResponse { request, answer, limit })
+                ProbeOutcome::Response(ProbeResponse { request, response, limit })
             }
             Err((url, error)) => {
-                ProbeOutcome::Found((CheckStatus::Critical, format!("{}: {error}", operation(&probe.method, &url))))
+                ProbeOutcome::Complete((CheckStatus::Critical, format!("{}: {error}", operation(&probe.method, &url))))
             }
         }
     }
 
-    /// Returns the last answer, or the URL whose request failed, and why.
-    async fn follow(&self, probe: &HttpProbe) -> Result<Response<Incoming>, (String, String)> {
-        let mut hop = ProbeRequest::first(probe).map_err(|error| (probe.shown_url().into_owned(), error))?;
+    /// Returns the last response, or the URL of the request that failed, and the error.
+    async fn send_following_redirects(&self, probe: &HttpProbe) -> Result<Response<Incoming>, (String, String)> {
+        let mut request = ProbeRequest::first(probe).map_err(|error| (probe.shown_url().into_owned(), error))?;
         let mut first = None;
         for _ in 0..MAX_REQUESTS {
-            let failed = |error| (hop.url.shown(), error);
-            let (answer, address) = self.send(&hop, first).await.map_err(failed)?;
+            let failed = |error| (request.url.shown(), error);
+            let (response, address) = self.send(&request, first).await.map_err(failed)?;
             first.get_or_insert(address);
-            match hop.next(&answer).map_err(failed)? {
-                Some(next) => hop = next,
-                None => return Ok(answer),
+            match request.redirected(&response).map_err(failed)? {
+                Some(next) => request = next,
+                None => return Ok(response),
             }
         }
-        Err((hop.url.shown(), format!("stopped after {MAX_REQUESTS} redirects")))
+        Err((request.url.shown(), format!("stopped after {MAX_REQUESTS} redirects")))
     }
 
-    /// Sends one request. `first`: for a redirect, the address that the first request went to.
+    /// Sends one request. `first`: for a redirect, the address of the probe's first request.
     async fn send(
         &self,
-        hop: &ProbeRequest<'_>,
+        request: &ProbeRequest<'_>,
         first: Option<IpAddr>,
     ) -> Result<(Response<Incoming>, IpAddr), String> {
-        let request = hop.request()?;
-        let tls = hop.url.is_https().then_some(&hop.probe.tls);
-        let (stream, address) = self.connect(&hop.url.target(), tls, &[], first).await?;
-        Ok((send(stream, request).await?, address))
+        let message = request.message()?;
+        let tls = request.url.is_https().then_some(&request.probe.tls);
+        let (stream, address) = self.connect(&request.url.target(), tls, &[], first).await?;
+        Ok((send(stream, message).await?, address))
     }
 }
 
-/// One request of a probe.
+/// Request of a probe: the first one, or the target of a redirect.
 struct ProbeRequest<'a> {
     probe: &'a HttpProbe,
     url: ProbeUrl,
@@ -114,7 +114,7 @@ struct ProbeRequest<'a> {
     with_body: bool,
     /// False once a redirect has led to another host or port.
     with_credentials: bool,
-    /// Header `Host`, where the check gives one that still holds.
+    /// Value of the header `Host`, if the check sets one and no redirect has led to another host.
     host: Option<HeaderValue>,
 }
 
@@ -132,17 +132,17 @@ impl<'a> ProbeRequest<'a> {
         })
     }
 
-    /// The request that an answer leads to. `None`: the answer itself counts.
-    fn next(&self, answer: &Response<Incoming>) -> Result<Option<Self>, String> {
-        let keeps_method = match answer.status() {
+    /// Returns the request that a response redirects to. `None`: the response is the last one.
+    fn redirected(&self, response: &Response<Incoming>) -> Result<Option<Self>, String> {
+        let keeps_method = match response.status() {
             StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => false,
             StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
             _ => return Ok(None),
         };
-        let location = answer.headers().get(LOCATION).filter(|location| !location.is_empty());
+        let location = response.headers().get(LOCATION).filter(|location| !location.is_empty());
         let Some(location) = location.filter(|_| !self.probe.disable_redirects) else { return Ok(None) };
         if location.len() > MAX_LOCATION_BYTES {
-            return Err(format!("the redirect leads to a URL of {} bytes: at most 8192 are followed", location.len()));
+            return Err(format!("redirect to a URL of {} bytes: the limit is {MAX_LOCATION_BYTES}", location.len()));
         }
         let location = String::from_utf8_lossy(location.as_bytes());
         let url = self.url.join(&location)?;
@@ -157,7 +157,8 @@ impl<'a> ProbeRequest<'a> {
         }))
     }
 
-    fn request(&self) -> Result<Request<String>, String> {
+    /// Builds the message that is sent.
+    fn message(&self) -> Result<Request<String>, String> {
         let body = if self.with_body { self.probe.body.to_string() } else { String::new() };
         let length = body.len();
         let mut request = Request::new(body);
@@ -176,7 +177,7 @@ impl<'a> ProbeRequest<'a> {
         for (name, value) in defaults {
             headers.entry(name).or_insert(HeaderValue::from_static(value));
         }
-        // Go sends the length of an empty body where the method is one that mostly has a body.
+        // Like Go, sends the length of an empty body if requests with this method usually have one.
         if length > 0 || [Method::POST, Method::PUT, Method::PATCH].contains(&self.method) {
             headers.insert(CONTENT_LENGTH, length.into());
         }
@@ -188,15 +189,15 @@ impl<'a> ProbeRequest<'a> {
         Ok(request)
     }
 
-    /// Copies those headers of the check that may be sent with this request.
+    /// Copies the headers of the check that may be sent with this request.
     fn copy_headers(&self, headers: &mut HeaderMap) -> Result<(), String> {
         for (name, value) in &self.probe.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?;
-            let kept = name != HOST
-                && !is_of_connection(&name)
-                && (self.with_credentials || !is_credential(&name))
-                && (self.with_body || !is_of_body(&name));
-            if kept {
+            let is_sent = name != HOST
+                && !is_connection_header(&name)
+                && (self.with_credentials || !is_credential_header(&name))
+                && (self.with_body || !is_body_header(&name));
+            if is_sent {
                 headers.append(name, header_value(value)?);
             }
         }
@@ -204,44 +205,46 @@ impl<'a> ProbeRequest<'a> {
     }
 }
 
-/// Go trims what is around a value, and sends the rest as it is.
+/// Converts the value of a header. Like Go, trims white space around it, and allows all bytes that are not ASCII.
 fn header_value(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_bytes(text.trim().as_bytes()).map_err(|error| error.to_string())
 }
 
-/// An answer that has begun.
+/// Response without its body, which is still to be read.
 pub(super) struct ProbeResponse {
+    /// Method and URL, for the output.
     request: String,
-    answer: Response<Incoming>,
+    response: Response<Incoming>,
+    /// Maximum bytes of the body in the output.
     limit: usize,
 }
 
 impl ProbeResponse {
-    /// Judges the answer. As in Consul, its status decides, and of the body there may be less than was to come.
-    pub(super) async fn read(self, over: Pin<&mut Sleep>) -> (CheckStatus, String) {
-        let status = self.answer.status();
-        let verdict = match status.as_u16() {
+    /// Reads the body, and returns status and output. As in Consul, only the status code counts, even if the body is incomplete.
+    pub(super) async fn read(self, time_out: Pin<&mut Sleep>) -> (CheckStatus, String) {
+        let code = self.response.status();
+        let status = match code.as_u16() {
             200..=299 => CheckStatus::Passing,
             429 => CheckStatus::Warning,
             _ => CheckStatus::Critical,
         };
-        let reason = reason_phrase(&self.answer);
+        let reason = reason_phrase(&self.response);
         let reason = if reason.is_empty() { reason } else { format!(" {reason}").into() };
         let request = self.request;
-        let body = body_end(self.answer.into_body(), self.limit, over).await;
-        (verdict, format!("{request}: {}{reason} Output: {body}", status.as_u16()))
+        let body = body_end(self.response.into_body(), self.limit, time_out).await;
+        (status, format!("{request}: {}{reason} Output: {body}", code.as_u16()))
     }
 }
 
-/// The reason phrase as it was sent.
-fn reason_phrase(answer: &Response<Incoming>) -> Cow<'static, str> {
-    match answer.extensions().get::<ReasonPhrase>() {
+/// Returns the reason phrase of a response, or the standard one of its code.
+fn reason_phrase(response: &Response<Incoming>) -> Cow<'static, str> {
+    match response.extensions().get::<ReasonPhrase>() {
         Some(sent) => {
             let sent = sent.as_bytes();
             let sent = &sent[..sent.len().min(MAX_REASON_BYTES)];
             Cow::Owned(String::from_utf8_lossy(sent).trim().to_owned())
         }
-        None => Cow::Borrowed(answer.status().canonical_reason().unwrap_or_default()),
+        None => Cow::Borrowed(response.status().canonical_reason().unwrap_or_default()),
     }
 }
 
@@ -249,18 +252,18 @@ async fn send(stream: ProbeStream, request: Request<String>) -> Result<Response<
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_HEAD_HEADERS).title_case_headers(true);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    // It ends when the answer is dropped.
+    // The task ends when the response is dropped.
     tokio::spawn(connection);
     sender.send_request(request).await.map_err(|error| error.to_string())
 }
 
-/// The end of a body, as far as it has come until then: Consul shows the last bytes, not the first.
-async fn body_end(mut body: Incoming, limit: usize, mut over: Pin<&mut Sleep>) -> String {
+/// Returns the last bytes of the part of a body that arrives before the time-out, as Consul does.
+async fn body_end(mut body: Incoming, limit: usize, mut time_out: Pin<&mut Sleep>) -> String {
     let (mut end, mut read) = (Vec::new(), 0);
     while read < MAX_BODY_BYTES {
         let frame = tokio::select! {
             frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context)) => frame,
-            () = &mut over => break,
+            () = &mut time_out => break,
         };
         let Some(Ok(frame)) = frame else { break };
         if let Ok(data) = frame.into_data() {
@@ -270,7 +273,7 @@ async fn body_end(mut body: Incoming, limit: usize, mut over: Pin<&mut Sleep>) -
         }
     }
     if read > end.len() {
-        // A character that was cut in two is left out.
+        // The first character may be incomplete.
         let rest = end.iter().take(3).take_while(|byte| (0x80..0xc0).contains(*byte)).count();
         end.drain(..rest);
     }

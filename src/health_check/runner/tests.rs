@@ -1,4 +1,4 @@
-//! What is heard, and what sweeps find.
+//! Tests of changes and sweeps.
 
 use super::*;
 use crate::{
@@ -6,64 +6,67 @@ use crate::{
     clock::Clock,
     engine::{Engine, EngineError, Memory},
     health_check::{ChangeQueue, ProbePolicy},
-    model::{ConsulRegistration, Incarnation, InstanceId, ServerActor},
+    model::{Caller, ConsulRegistration, Incarnation, InstanceId, ServerActor},
     registry::{
         ChangeListener, NewCheck, Register, RegisterWithoutLease,
         test_support::{deregister, register},
     },
 };
 
-const REPRIEVE: Duration = Duration::from_mins(1);
+/// Time after which a critical check has its instance deregistered.
+const DEREGISTER_AFTER: Duration = Duration::from_mins(1);
+
+fn caller() -> &'static Arc<Caller> {
+    ServerActor::InProcess.caller()
+}
 
 struct RunnerTest {
     clock: Arc<Clock>,
-    inbox: Arc<ChangeQueue>,
+    changes: Arc<ChangeQueue>,
     checks: Arc<HealthChecks>,
     runner: CheckRunner,
 }
 
 impl RunnerTest {
     fn new() -> Self {
-        let (clock, inbox) = (Arc::new(Clock::new(0)), Arc::new(ChangeQueue::default()));
-        let audience: Arc<dyn ChangeListener> = Arc::<ChangeQueue>::clone(&inbox);
-        let engine: Arc<dyn Engine> = Arc::new(Memory::new(Incarnation(1), clock.now(), audience));
+        let (clock, changes) = (Arc::new(Clock::new(0)), Arc::new(ChangeQueue::default()));
+        let listener: Arc<dyn ChangeListener> = Arc::<ChangeQueue>::clone(&changes);
+        let engine: Arc<dyn Engine> = Arc::new(Memory::new(Incarnation(1), clock.now(), listener));
         let commands = Commands::new(&engine, &clock, None);
         let checks =
-            HealthChecks::new(&commands, &clock, Arc::clone(&inbox), ProbePolicy::default(), Default::default());
+            HealthChecks::new(&commands, &clock, Arc::clone(&changes), ProbePolicy::default(), Default::default());
         let runner = CheckRunner::new(Arc::clone(&checks));
-        Self { clock, inbox, checks, runner }
+        Self { clock, changes, checks, runner }
     }
 
-    async fn order(&self, command: Command) {
-        self.checks.commands.on_behalf_of(ServerActor::InProcess.caller()).submit(command).await.unwrap();
+    async fn submit(&self, command: Command) {
+        self.checks.commands.on_behalf_of(caller()).submit(command).await.unwrap();
     }
 
-    /// Registers an instance with a check that is fed, and says this.
-    async fn register(&self, id: &str, verdict: CheckStatus) {
+    /// Registers an instance with a TTL check of this status.
+    async fn register(&self, id: &str, status: CheckStatus) {
         let probe = Probe::Ttl;
         let definition = CheckDefinition {
-            interval: REPRIEVE * 60,
-            deregister_after: Some(REPRIEVE),
+            interval: DEREGISTER_AFTER * 60,
+            deregister_after: Some(DEREGISTER_AFTER),
             ..CheckDefinition::new(CheckId::parse("c").unwrap(), "c", probe)
         };
-        let checks = vec![NewCheck { definition: definition.into(), verdict }];
-        self.order(Command::Register(Register { checks, ..register("web", id, "boot", 1) })).await;
+        let checks = vec![NewCheck { definition: definition.into(), verdict: status }];
+        self.submit(Command::Register(Register { checks, ..register("web", id, "boot", 1) })).await;
     }
 
-    async fn report(&self, id: &str, verdict: CheckStatus) {
+    async fn report(&self, id: &str, status: CheckStatus) {
         let (service, id) = (ServiceName::parse("web").unwrap(), InstanceId::parse(id).unwrap());
-        self.checks
-            .report(&service, &id, &CheckId::parse("c").unwrap(), verdict, "", ServerActor::InProcess.caller())
-            .await
-            .unwrap();
+        let check = CheckId::parse("c").unwrap();
+        self.checks.report(&service, &id, &check, status, "", caller()).await.unwrap();
     }
 
-    async fn hear(&mut self) {
-        let changed = self.inbox.changed_after(Duration::ZERO).await;
-        self.runner.hear(changed);
+    async fn apply_changes(&mut self) {
+        let changes = self.changes.take_after(Duration::ZERO).await;
+        self.runner.apply_changes(changes);
     }
 
-    /// Sweeps once a second for so long, and tells who is left.
+    /// Sweeps once a second for a time, and returns the ids of the instances that are left.
     async fn sweep(&mut self, span: Duration) -> Vec<String> {
         for _ in 0..span.as_secs() {
             for _ in 0..2 {
@@ -71,7 +74,7 @@ impl RunnerTest {
                 self.clock.expiry();
             }
             self.runner.sweep();
-            while self.runner.judging.join_next().await.is_some() {}
+            while self.runner.submissions.join_next().await.is_some() {}
         }
         let left = self.checks.commands.registry().page(&ServiceName::parse("web").unwrap(), "", 10);
         left.iter().map(|entry| entry.instance.id.as_str().to_owned()).collect()
@@ -79,74 +82,74 @@ impl RunnerTest {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_reported_of_who_is_gone_is_forgotten() {
-    let mut world = RunnerTest::new();
-    world.register("a", CheckStatus::Passing).await;
-    world.report("a", CheckStatus::Passing).await;
-    world.sweep(Duration::from_secs(2)).await;
-    assert_eq!(world.checks.count(), 1, "it is newer than what was heard");
-    world.order(deregister("web", "a", None)).await;
-    world.hear().await;
-    world.sweep(Duration::from_secs(2)).await;
-    assert_eq!(world.checks.count(), 0);
+async fn history_of_a_deregistered_instance_is_removed() {
+    let mut test = RunnerTest::new();
+    test.register("a", CheckStatus::Passing).await;
+    test.report("a", CheckStatus::Passing).await;
+    test.sweep(Duration::from_secs(2)).await;
+    assert_eq!(test.checks.count(), 1, "the runner has not seen the registration yet");
+    test.submit(deregister("web", "a", None)).await;
+    test.apply_changes().await;
+    test.sweep(Duration::from_secs(2)).await;
+    assert_eq!(test.checks.count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_stays_critical_goes_and_who_does_not_stays() {
-    let mut world = RunnerTest::new();
-    world.register("a", CheckStatus::Critical).await;
-    world.register("b", CheckStatus::Critical).await;
-    world.register("c", CheckStatus::Passing).await;
-    world.hear().await;
-    assert_eq!(world.sweep(REPRIEVE / 2).await, ["a", "b", "c"]);
-    world.report("b", CheckStatus::Passing).await;
-    world.report("c", CheckStatus::Critical).await;
-    world.hear().await;
-    assert_eq!(world.sweep(REPRIEVE / 2 + Duration::from_secs(2)).await, ["b", "c"]);
-    assert_eq!(world.sweep(REPRIEVE / 2).await, ["b"]);
+async fn instance_that_stays_critical_is_deregistered() {
+    let mut test = RunnerTest::new();
+    test.register("a", CheckStatus::Critical).await;
+    test.register("b", CheckStatus::Critical).await;
+    test.register("c", CheckStatus::Passing).await;
+    test.apply_changes().await;
+    assert_eq!(test.sweep(DEREGISTER_AFTER / 2).await, ["a", "b", "c"]);
+    test.report("b", CheckStatus::Passing).await;
+    test.report("c", CheckStatus::Critical).await;
+    test.apply_changes().await;
+    assert_eq!(test.sweep(DEREGISTER_AFTER / 2 + Duration::from_secs(2)).await, ["b", "c"]);
+    assert_eq!(test.sweep(DEREGISTER_AFTER / 2).await, ["b"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn news_that_come_late_are_looked_up() {
-    let mut world = RunnerTest::new();
-    world.register("a", CheckStatus::Passing).await;
-    let late = world.inbox.changed_after(Duration::ZERO).await;
+async fn late_change_does_not_bring_a_removed_instance_back() {
+    let mut test = RunnerTest::new();
+    test.register("a", CheckStatus::Passing).await;
+    let late = test.changes.take_after(Duration::ZERO).await;
     tokio::time::advance(Duration::from_secs(1)).await;
-    world.order(deregister("web", "a", None)).await;
-    world.hear().await;
-    world.runner.hear(late);
-    assert!(world.runner.known.is_empty() && world.checks.count() == 0);
+    test.submit(deregister("web", "a", None)).await;
+    test.apply_changes().await;
+    test.runner.apply_changes(late);
+    assert!(test.runner.scheduled.is_empty() && test.checks.count() == 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn registration_that_is_refused_leaves_the_times_of_its_checks_and_one_that_is_accepted_renews_them() {
-    let mut world = RunnerTest::new();
+async fn accepted_registration_renews_the_times_of_its_checks_and_rejected_one_does_not() {
+    let mut test = RunnerTest::new();
     let check = |id: usize| {
         let ttl = CheckDefinition {
-            interval: REPRIEVE,
+            interval: DEREGISTER_AFTER,
             ..CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl)
         };
         let id = CheckId::parse(&if id == 0 { "c".to_owned() } else { format!("c{id}") }).unwrap();
         NewCheck { definition: Arc::new(CheckDefinition { id, ..ttl }), verdict: CheckStatus::Passing }
     };
-    let asked = |checks: usize| {
+    let registration = |checks: usize| {
         let Register { service, id, description, .. } = register("web", "a", "boot", 1);
         let listing = ConsulRegistration { id: "a".into(), ..ConsulRegistration::default() };
         let checks = (0..checks).map(check).collect();
         vec![RegisterWithoutLease { service, id, description, listing, checks, replace_checks: true }]
     };
-    let left = |world: &RunnerTest| {
+    let ttl_left = |test: &RunnerTest| {
         let key = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap(), CheckId::parse("c").unwrap());
-        world.checks.record(&key.0, &key.1, &key.2).unwrap().time_left(world.clock.now())
+        test.checks.history(&key.0, &key.1, &key.2).unwrap().ttl_left(test.clock.now())
     };
-    world.checks.commands.on_behalf_of(ServerActor::InProcess.caller()).register(asked(1), ()).await.unwrap();
-    world.hear().await;
-    world.sweep(REPRIEVE / 2).await;
-    let half = left(&world);
-    assert!(half <= REPRIEVE / 2 + Duration::from_secs(1), "{half:?}");
-    let refused = world.checks.commands.on_behalf_of(ServerActor::InProcess.caller()).register(asked(40), ()).await;
-    assert!(matches!(refused, Err(EngineError::Rejected(_))), "{refused:?}");
-    assert_eq!(left(&world), half);
-    world.checks.commands.on_behalf_of(ServerActor::InProcess.caller()).register(asked(1), ()).await.unwrap();
-    assert_eq!(left(&world), REPRIEVE);
+    test.checks.commands.on_behalf_of(caller()).register(registration(1), ()).await.unwrap();
+    test.apply_changes().await;
+    test.sweep(DEREGISTER_AFTER / 2).await;
+    let half = ttl_left(&test);
+    assert!(half <= DEREGISTER_AFTER / 2 + Duration::from_secs(1), "{half:?}");
+    let rejected = test.checks.commands.on_behalf_of(caller()).register(registration(40), ()).await;
+    assert!(matches!(rejected, Err(EngineError::Rejected(_))), "{rejected:?}");
+    assert_eq!(ttl_left(&test), half);
+    test.checks.commands.on_behalf_of(caller()).register(registration(1), ()).await.unwrap();
+    assert_eq!(ttl_left(&test), DEREGISTER_AFTER);
 }

@@ -163,7 +163,7 @@ impl From<EngineError> for ConsulError {
 impl From<ReportError> for ConsulError {
     fn from(error: ReportError) -> Self {
         match error {
-            ReportError::NotFed(check) => Self::Server(format!("CheckID \"{check}\" does not have associated TTL")),
+            ReportError::NotTtl(check) => Self::Server(format!("CheckID \"{check}\" does not have associated TTL")),
             ReportError::Engine(error) => error.into(),
         }
     }

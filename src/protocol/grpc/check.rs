@@ -117,11 +117,11 @@ pub(super) fn state(check: &Check) -> pb::CheckState {
 /// What the checks of an instance have found.
 pub(super) fn reports(instance: &Instance, results: &Results) -> Vec<pb::CheckReport> {
     let report = |check: &Check| {
-        let known = results.record(&instance.service, &instance.id, check.id());
+        let known = results.history(&instance.service, &instance.id, check.id());
         pb::CheckReport {
             state: Some(state(check)),
             output: known.as_ref().map(|known| known.output().to_string()).unwrap_or_default(),
-            results: known.as_ref().map(|known| known.findings().iter().map(result).collect()).unwrap_or_default(),
+            results: known.as_ref().map(|known| known.results().iter().map(result).collect()).unwrap_or_default(),
             changes: known.map_or(0, |known| known.changes()),
         }
     };
@@ -131,7 +131,7 @@ pub(super) fn reports(instance: &Instance, results: &Results) -> Vec<pb::CheckRe
 fn result(finding: &CheckResult) -> pb::CheckResult {
     pb::CheckResult {
         time: Some(timestamp(finding.at)),
-        status: status(finding.verdict).into(),
+        status: status(finding.status).into(),
         took: finding.took.and_then(encode::span),
         output: finding.output.to_string(),
     }

@@ -102,7 +102,7 @@ pub(super) enum ApiError {
 impl From<ReportError> for ApiError {
     fn from(error: ReportError) -> Self {
         match error {
-            ReportError::NotFed(_) => Self::NotFed(error.to_string()),
+            ReportError::NotTtl(_) => Self::NotFed(error.to_string()),
             ReportError::Engine(error) => error.into(),
         }
     }

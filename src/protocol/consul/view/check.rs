@@ -290,7 +290,7 @@ fn own_checks<'a>(
     checks: &HealthChecks,
 ) -> impl Iterator<Item = HealthCheck<'a>> {
     let output = move |check: &Check| {
-        checks.record(service, id, check.id()).map(|record| record.output().to_string()).unwrap_or_default()
+        checks.history(service, id, check.id()).map(|history| history.output().to_string()).unwrap_or_default()
     };
     instance.checks.iter().map(move |check| HealthCheck::new(node.clone(), check, output(check)))
 }
