@@ -1,4 +1,6 @@
-//! The one place that looks at clocks.
+//! The only code that reads the system's clocks, and the liveness of the event loops.
+
+mod liveness;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -11,39 +13,40 @@ use crate::{
     model::UnixMillis,
     registry::{ClockReading, LeaseClock, LeaseTime},
 };
+use liveness::Liveness;
+pub use liveness::{LoopMonitor, LoopStatus};
 
-/// All clocks of the process. tokio's instants, so that tests can pause them.
+/// All clocks of the process. The monotonic clock is tokio's, so that tests can pause it.
 #[derive(Debug)]
 pub struct Clock {
     origin: Instant,
     lease: LeaseClock,
-    /// For display only: it may jump.
+    /// The wall clock. For display only: it may jump.
     wall: fn() -> UnixMillis,
-    /// Milliseconds from 1970 to the origin, by the wall clock as it was lately: one clock is read for both.
-    epoch: AtomicU64,
-    /// For each worker, the lease time up to which it has done all that was waiting for it.
-    turns: Box<[AtomicU64]>,
-    /// When each worker, and at last the one who expires leases, last gave a sign of life: milliseconds since the start.
-    signs: Box<[AtomicU64]>,
+    /// Milliseconds from 1970 to the origin, by the wall clock at the last expiry. A reading adds the monotonic time, so that it costs one system call.
+    origin_unix_millis: AtomicU64,
+    /// For each gRPC worker, the lease time up to which it has handled all heartbeats.
+    worker_progress: Box<[AtomicU64]>,
+    liveness: Liveness,
 }
 
 impl Clock {
-    /// A clock that starts now, and waits for this many workers.
+    /// A clock that starts now. Expiry waits for this number of workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self::with_wall(workers, wall)
     }
 
-    /// The same by another wall clock.
+    /// The same with another wall clock.
     #[must_use]
     pub fn with_wall(workers: usize, wall: fn() -> UnixMillis) -> Self {
         Self {
             origin: now(),
             lease: LeaseClock::default(),
             wall,
-            epoch: AtomicU64::new(wall().0),
-            turns: (0..workers).map(|_| AtomicU64::new(0)).collect(),
-            signs: (0..=workers).map(|_| AtomicU64::new(0)).collect(),
+            origin_unix_millis: AtomicU64::new(wall().0),
+            worker_progress: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            liveness: Liveness::default(),
         }
     }
 
@@ -54,35 +57,21 @@ impl Clock {
         self.reading(since, self.lease.read(millis(since)))
     }
 
-    /// The reading by which leases are expired: held back by pauses of the process, and by the slowest worker, which may
-    /// have heartbeats that it has not read. To be taken several times a second, by one task.
+    /// The reading by which leases expire. Pauses of the process hold it back, and so does the slowest worker, which may have heartbeats that it has not
+    /// read. One task takes it, several times a second.
     pub fn expiry(&self) -> ClockReading {
         let since = self.since_start();
-        self.sign(self.turns.len(), since);
-        self.epoch.store((self.wall)().0.saturating_sub(millis(since)), Ordering::Relaxed);
-        let slowest = self.turns.iter().map(|turn| turn.load(Ordering::Acquire)).min();
+        self.origin_unix_millis.store((self.wall)().0.saturating_sub(millis(since)), Ordering::Relaxed);
+        let slowest = self.worker_progress.iter().map(|progress| progress.load(Ordering::Acquire)).min();
         let time = self.lease.tick(millis(since));
         self.reading(since, slowest.map_or(time, |slowest| time.min(slowest)))
     }
 
-    /// A worker has done all that waited for it at this lease time.
-    pub fn turned(&self, worker: usize, time: LeaseTime) {
-        if let Some(turn) = self.turns.get(worker) {
-            turn.store(time, Ordering::Release);
-            self.sign(worker, self.since_start());
+    /// Records that a worker has handled every heartbeat that had arrived at this lease time. Ignores workers that expiry does not wait for.
+    pub fn worker_has_handled(&self, worker: usize, time: LeaseTime) {
+        if let Some(progress) = self.worker_progress.get(worker) {
+            progress.store(time, Ordering::Release);
         }
-    }
-
-    /// For how long the one that has been silent the longest has given no sign of life: a worker, or who expires leases. Not
-    /// in the time of leases, which would stand still if nobody expired them.
-    #[must_use]
-    pub fn silent_for(&self) -> Duration {
-        let oldest = self.signs.iter().map(|sign| sign.load(Ordering::Relaxed)).min().unwrap_or_default();
-        self.since_start().saturating_sub(Duration::from_millis(oldest))
-    }
-
-    fn sign(&self, of: usize, since: Duration) {
-        self.signs[of].store(millis(since), Ordering::Relaxed);
     }
 
     /// Time since the process started, on the monotonic clock.
@@ -93,16 +82,17 @@ impl Clock {
 
     fn reading(&self, since: Duration, lease: LeaseTime) -> ClockReading {
         let monotonic_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
-        ClockReading { monotonic_us, lease, wall: UnixMillis(self.epoch.load(Ordering::Relaxed) + millis(since)) }
+        let wall = UnixMillis(self.origin_unix_millis.load(Ordering::Relaxed) + millis(since));
+        ClockReading { monotonic_us, lease, wall }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place")]
+#[expect(clippy::disallowed_methods, reason = "clocks are read here only")]
 fn wall() -> UnixMillis {
     UnixMillis(millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place")]
+#[expect(clippy::disallowed_methods, reason = "clocks are read here only")]
 fn now() -> Instant {
     Instant::now()
 }
@@ -122,36 +112,16 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(100)).await;
             clock.expiry();
         }
-        clock.turned(0, 900);
-        clock.turned(1, 400);
+        clock.worker_has_handled(0, 900);
+        clock.worker_has_handled(1, 400);
         assert_eq!(clock.expiry().lease, 400);
         assert_eq!(clock.now().lease, 1_000);
-        clock.turned(1, 5_000);
+        clock.worker_has_handled(1, 5_000);
         assert_eq!(clock.expiry().lease, 900);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_silent_part_is_noticed() {
-        let clock = Clock::new(2);
-        let second = Duration::from_secs(1);
-        for _ in 0..5 {
-            tokio::time::advance(second).await;
-            clock.turned(0, 0);
-            clock.turned(1, 0);
-        }
-        assert_eq!(clock.silent_for(), 5 * second, "nobody expires leases");
-        clock.expiry();
-        assert_eq!(clock.silent_for(), Duration::ZERO);
-        for _ in 0..3 {
-            tokio::time::advance(second).await;
-            clock.expiry();
-            clock.turned(1, 0);
-        }
-        assert_eq!(clock.silent_for(), 3 * second, "a worker stands still");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pause_is_no_time() {
+    async fn pause_of_the_process_does_not_count_as_lease_time() {
         let clock = Clock::new(0);
         clock.expiry();
         tokio::time::advance(Duration::from_mins(1)).await;

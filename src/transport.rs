@@ -1,19 +1,31 @@
-//! Connections: who accepts them, which thread serves them, who wakes their streams, how they end.
+//! Connections: accepting them, serving them on the threads of workers, waking their streams, and closing them.
 //!
 //! ```text
-//!   acceptor ──► the worker with the fewest open streams        writer ──► hub of each worker that watches
+//!   acceptor ──► the worker with the fewest open streams        writer ──► notifier of each worker that has a watcher
 //!                 one thread, one current_thread runtime                     └─► the streams on its own thread
 //! ```
 //!
-//! tokio's multi-thread scheduler runs a connection's task after nearly every stream's task, which costs a system call per
-//! message; on a `current_thread` runtime the streams run first and the connection writes once for all of them.
+//! tokio's multi-thread scheduler runs a connection's task after nearly every task of its streams, which costs one system call per message. On a
+//! `current_thread` runtime the streams run first, and the connection writes once for all of them.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `listener`, `listener_config`, `acceptor`, `descriptors` | bound addresses, and the accept loop with its reserve of descriptors |
+//! | `worker`, `worker_state` | threads, and their load |
+//! | `serve`, `preface`, `h2_io`, `request_service` | life of a connection, and what is around hyper |
+//! | `connection` | state of one connection |
+//! | `limits`, `unread_answers`, `limit_error` | what may be open |
+//! | `fairness` | how fast it is served |
+//! | `closing`, `goaway` | closing with a reason |
+//! | `wake`, `wake_flag` | waking the streams of a changed service |
+//! | `tls` | certificates and handshakes |
+//! | `fatal` | end of a task that must not end |
 
 mod acceptor;
 mod closing;
 mod connection;
-mod connection_io;
-mod cpu_share;
 mod descriptors;
+mod fairness;
 mod fatal;
 mod goaway;
 mod h2_io;
@@ -24,7 +36,6 @@ mod listener_config;
 mod preface;
 mod request_service;
 mod serve;
-mod stall;
 pub mod tls;
 mod unread_answers;
 mod wake;
@@ -32,10 +43,10 @@ mod wake_flag;
 mod worker;
 mod worker_state;
 
-pub use acceptor::{WorkerDispatch, accept};
+pub use acceptor::{Acceptor, WorkerDispatch, accept};
 pub use connection::Connection;
-pub use connection_io::ConnectionIo;
-pub use descriptors::{raise_limit, room_for_connections};
+pub use descriptors::{max_connections_by_descriptors, raise_limit};
+pub use fairness::ConnectionIo;
 pub use fatal::{FatalListener, FatalReporter};
 pub use limit_error::{LimitError, LimitLevel};
 pub use limits::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, PeerIdentity, PerAddress};

@@ -157,7 +157,7 @@ async fn a_socket_that_does_not_fit_is_refused_with_the_remedy() {
     let directory = tempfile::tempdir().unwrap();
     let local = UnixListener::bind(directory.path().join("socket")).unwrap();
     let local = refused(local, Some("grpc")).await.stderr;
-    assert!(local.contains("\"grpc\" is no TCP listener") && local.contains("ListenStream="), "{local}");
+    assert!(local.contains("\"grpc\" is not a TCP listener") && local.contains("ListenStream="), "{local}");
     let open = refused(tcp("0.0.0.0:0"), Some("http")).await.stderr;
     assert!(open.contains("the inherited socket http: 0.0.0.0:"), "{open}");
 }

@@ -125,7 +125,7 @@ async fn unread_targets_take_bounded_memory_and_nobody_elses_answers() {
         if answer.starts_with(b"HTTP/1.1 429 ") {
             let answer = String::from_utf8_lossy(&answer);
             assert!(
-                answer.contains("this address has answers") && answer.contains("--max-unread-responses"),
+                answer.contains("unread answers reached for this address") && answer.contains("--max-unread-responses"),
                 "{answer}"
             );
             refused += 1;

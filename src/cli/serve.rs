@@ -85,7 +85,7 @@ async fn serve(config: &Config, inherited: InheritedSockets, output: ReadyFormat
     let reloads = config.tls.is_some() || supervisor.listens();
     let mut reload = reloads.then(|| signal(SignalKind::hangup())).transpose()?;
     let mut server = Server::start_with(config, inherited)?;
-    let company = supervisor.ready(server.pulse());
+    let company = supervisor.ready(server.liveness());
     announce(&server, output)?;
     let kept = match (&config.data_dir, config.durability) {
         (None, _) => "in memory: a restart forgets it, and instances register again by themselves",

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, split},
-    sync::watch,
     task::yield_now,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     draw::InputCursor,
@@ -43,16 +43,15 @@ pub(super) fn one(input: &[u8]) {
 fn converse(world: &FuzzServer, port: &ListenerConfig, chunks: Vec<Vec<u8>>) -> Vec<u8> {
     let runtime = runtime(); // what it spawned ends with it, before anybody looks around
     let connection = world.connection(port);
-    let place = Arc::clone(connection.place());
+    let worker = Arc::clone(connection.worker_state());
     let answer = runtime.block_on(async {
         let (pipe, peer) = tokio::io::duplex(PIPE);
-        let (_stays, left) = watch::channel(false);
-        let serving = serve(async { Ok(pipe) }, connection, port, left);
+        let serving = serve(async { Ok(pipe) }, connection, port, CancellationToken::new());
         let ended = timeout(PATIENCE, async { tokio::join!(serving, talk(peer, chunks)).1 }).await;
         ended.unwrap_or_else(|_| panic!("the connection outlives its peer"))
     });
     drop(runtime);
-    assert_eq!(place.open_streams(), 0, "a stream is still counted");
+    assert_eq!(worker.open_streams(), 0, "a stream is still counted");
     answer
 }
 

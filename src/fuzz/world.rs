@@ -9,10 +9,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    runtime::{Builder, Runtime},
-    sync::watch,
-};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{Commands, ServerContext, Views, Watchers},
@@ -74,9 +72,16 @@ impl FuzzServer {
             bookmarks: Duration::ZERO,
         });
         let routes = GrpcApi::routes(&shared, &checks).unwrap_or_else(|error| panic!("{error}"));
-        let (_, left) = watch::channel(false);
-        let worker =
-            WorkerConfig { hubs, clock, bookmarks: shared.bookmarks, leaving: left, alarm: FatalReporter::new().0 };
+        // The thread of the worker ends at once.
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let worker = WorkerConfig {
+            notifier: hubs,
+            clock,
+            bookmark_interval: shared.bookmarks,
+            shutdown,
+            fatal: FatalReporter::new().0,
+        };
         let workers = Workers::start(0, &worker).unwrap_or_else(|error| panic!("{error}"));
         let agent = AgentIdentity {
             datacenter: "dc1".into(),
@@ -106,11 +111,11 @@ impl FuzzServer {
     /// A peer's connection to a port.
     pub(super) fn connection(&self, port: &ListenerConfig) -> Arc<Connection> {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let ticket = self.gate.admit(peer, port.name, port.protocol);
+        let permit = self.gate.admit(peer, port.name, port.protocol);
         Connection::new(
             peer,
             &WorkerState::new(0, &Arc::new(Clock::new(0))),
-            ticket.unwrap_or_else(|refused| panic!("{refused:?}")),
+            permit.unwrap_or_else(|refused| panic!("{refused:?}")),
         )
     }
 

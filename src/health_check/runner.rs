@@ -35,6 +35,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval of taking changes: under a load of writes, waking the thread for each of them costs more than the work.
 const MIN_CHANGES_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Name of the thread, by which liveness reports it.
+const THREAD_NAME: &str = "callboard-checks";
+
 /// Thread of the health checks. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct HealthCheckThread {
@@ -53,9 +56,11 @@ impl HealthCheckThread {
         let checks = Arc::clone(checks);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel::<()>();
-        let thread = thread::Builder::new().name("callboard-checks".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || {
             runtime.block_on(async {
-                let running = tokio::spawn(CheckRunner::new(Arc::clone(&checks)).run());
+                let clock = Arc::clone(&checks.clock);
+                let running = clock.monitored(THREAD_NAME, CheckRunner::new(Arc::clone(&checks)).run());
+                let running = tokio::spawn(running);
                 tokio::select! {
                     _ = stopped => {}
                     _ = running => on_failure(),

@@ -187,7 +187,7 @@ impl Consul {
             return Err(ConsulError::Method(head.method, allowed));
         }
         let connection = head.extensions.get::<Arc<Connection>>().cloned().ok_or(ConsulError::NoConnection)?;
-        if let Some(busy) = connection.busy(methods == Method::PUT) {
+        if let Some(busy) = connection.exceeded_stream_limit(methods == Method::PUT) {
             return Err(busy.into());
         }
         if methods == Method::PUT {

@@ -79,7 +79,7 @@ impl HttpPages {
 /// Lets a long page be made once there is room for it beside those that are not read.
 async fn make_room(request: Request, next: Next) -> Response {
     if let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned()
-        && let Err(busy) = connection.wait_for_room().await
+        && let Err(busy) = connection.wait_for_capacity().await
     {
         let status = if busy.is_of_all() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
         return (status, [(RETRY_AFTER, "1")], format!("{busy}\n")).into_response();

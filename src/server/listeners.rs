@@ -1,4 +1,4 @@
-//! The doors: which there are, where, and what is behind each.
+//! Listeners: their addresses, and the routes of each.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     transport::{Listener, ListenerConfig, Protocol, WorkerDispatch, Workers, tls::TlsState},
 };
 
-/// Where a server listens, each with the port that the system chose.
+/// Addresses of a server, each with the port that the system chose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServerAddresses {
     /// gRPC without TLS.
@@ -24,13 +24,13 @@ pub struct ServerAddresses {
     pub grpc_tls: Option<SocketAddr>,
     /// HTTP with TLS.
     pub http_tls: Option<SocketAddr>,
-    /// Health alone, without TLS.
+    /// `grpc.health.v1` alone, without TLS.
     pub health: Option<SocketAddr>,
     /// DNS, over UDP and TCP.
     pub dns: Option<SocketAddr>,
 }
 
-/// A way in.
+/// Name of a TCP listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ListenerName {
     Grpc,
@@ -53,7 +53,7 @@ impl ListenerName {
         }
     }
 
-    /// As messages name it, as metrics do, and the flag that moves it.
+    /// Name in messages, name in metrics, and the flag that changes its address.
     fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Grpc => ("gRPC", "grpc", "--grpc"),
@@ -64,19 +64,19 @@ impl ListenerName {
         }
     }
 
-    /// Who accepts there, should it end.
+    /// Name of its accept loop in messages.
     pub(super) fn acceptor(self) -> &'static str {
         match self {
-            Self::Grpc => "the acceptor",
-            Self::Http => "the HTTP listener",
-            Self::GrpcTls => "the acceptor with TLS",
-            Self::HttpTls => "the HTTP listener with TLS",
-            Self::Health => "the health listener",
+            Self::Grpc => "the gRPC acceptor",
+            Self::Http => "the HTTP acceptor",
+            Self::GrpcTls => "the gRPC acceptor with TLS",
+            Self::HttpTls => "the HTTP acceptor with TLS",
+            Self::Health => "the health acceptor",
         }
     }
 
-    /// What is behind it, and who serves it.
-    pub(super) fn furnish(
+    /// Configuration of the listener, and the workers that serve it.
+    pub(super) fn configure(
         self,
         (shared, checks): (&Arc<ServerContext>, &Arc<HealthChecks>),
         workers: &Arc<Workers>,
@@ -86,7 +86,7 @@ impl ListenerName {
     ) -> Result<(ListenerConfig, WorkerDispatch), StartError> {
         let tls = match self {
             Self::Grpc | Self::Http | Self::Health => None,
-            // What is meant to be behind TLS is not served without.
+            // Never without TLS what is configured with it.
             Self::GrpcTls | Self::HttpTls => Some(tls.ok_or(StartError::NoCertificate(self.names().0))?),
         }
         .cloned();
@@ -108,30 +108,32 @@ impl ListenerName {
             Self::Grpc | Self::GrpcTls | Self::Health => Protocol::Http2,
             Self::Http | Self::HttpTls => Protocol::Http1,
         };
-        let dealer = WorkerDispatch::new(workers, &shared.clock, protocol);
-        Ok((ListenerConfig { name: self.names().1, protocol, tls, routes }, dealer))
+        let dispatch = WorkerDispatch::new(workers, &shared.clock, protocol);
+        Ok((ListenerConfig { name: self.names().1, protocol, tls, routes }, dispatch))
     }
 }
 
-/// Bound doors, which nobody has come through yet.
+/// Bound listeners that accept no connection yet.
 #[derive(Debug)]
 pub(super) struct BoundListeners(Vec<(ListenerName, Listener)>);
 
 impl BoundListeners {
-    /// All that are configured. A socket that was inherited is used instead of one of our own.
+    /// Binds all that are configured. An inherited socket is used instead of a new one.
     pub(super) fn bind(config: &Config, mut inherited: InheritedSockets) -> Result<Self, StartError> {
         let mut bound = Vec::new();
-        for door in ListenerName::ALL {
-            if let Some(address) = door.address(config) {
-                let (name, key, flag) = door.names();
+        for listener_name in ListenerName::ALL {
+            if let Some(address) = listener_name.address(config) {
+                let (name, key, flag) = listener_name.names();
                 let listener = match inherited.take(key)? {
                     Some(listener) => listener,
-                    None => Listener::bind(address).map_err(|source| {
-                        let door = name;
-                        StartError::Listen { door, flag, address, source }
+                    None => Listener::bind(address).map_err(|source| StartError::Listen {
+                        listener: name,
+                        flag,
+                        address,
+                        source,
                     })?,
                 };
-                bound.push((door, listener));
+                bound.push((listener_name, listener));
             }
         }
         Ok(Self(bound))
@@ -139,20 +141,20 @@ impl BoundListeners {
 
     pub(super) fn addresses(&self) -> ServerAddresses {
         let mut all = ServerAddresses::default();
-        for (door, listener) in &self.0 {
-            let place = match door {
+        for (name, listener) in &self.0 {
+            let address = match name {
                 ListenerName::Grpc => &mut all.grpc,
                 ListenerName::Http => &mut all.http,
                 ListenerName::GrpcTls => &mut all.grpc_tls,
                 ListenerName::HttpTls => &mut all.http_tls,
                 ListenerName::Health => &mut all.health,
             };
-            *place = Some(listener.address());
+            *address = Some(listener.address());
         }
         all
     }
 
-    pub(super) fn open(self) -> impl Iterator<Item = (ListenerName, Listener)> {
+    pub(super) fn into_iter(self) -> impl Iterator<Item = (ListenerName, Listener)> {
         self.0.into_iter()
     }
 }

@@ -1,10 +1,10 @@
-//! Whether the server is alive, and how it is, in a line: for a supervisor.
+//! Liveness of the server, and a summary of its state, for a supervisor of the process.
 
 use std::{sync::Arc, time::Duration};
 
-use crate::app::ServerContext;
+use crate::{app::ServerContext, clock::LoopStatus};
 
-/// Looks at a server from beside it.
+/// Reads the liveness of a running server.
 #[derive(Debug, Clone)]
 pub struct LivenessProbe(Arc<ServerContext>);
 
@@ -13,14 +13,20 @@ impl LivenessProbe {
         Self(Arc::clone(shared))
     }
 
-    /// For how long the most silent of its parts has given no sign of life: a worker, or whoever expires leases. Each gives
-    /// several a second.
+    /// The event loops that serve, each with the time since it last turned: workers, health checks, acceptors, DNS and lease expiry. All turn several times a
+    /// second.
     #[must_use]
-    pub fn silent_for(&self) -> Duration {
-        self.0.clock.silent_for()
+    pub fn event_loops(&self) -> Vec<LoopStatus> {
+        self.0.clock.event_loops()
     }
 
-    /// What an operator wants to see first.
+    /// Time since the most silent event loop last turned.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        self.event_loops().into_iter().map(|status| status.silent_for).max().unwrap_or_default()
+    }
+
+    /// Numbers of instances, services and watches in a line.
     #[must_use]
     pub fn summary(&self) -> String {
         let registry = self.0.engine.registry();

@@ -1,29 +1,29 @@
-//! Says aloud when protection from mass expiry begins and ends.
+//! Logs the beginnings and ends of self-preservation.
 
 use crate::{
     metrics::Metrics,
     registry::{EventKind, Registry, SelfPreservationEvent, ThresholdInput},
 };
 
-/// What is said one by one of what comes at once: a network that fails may concern thousands of services.
-const ONE_BY_ONE: usize = 10;
+/// Log lines at a time for single services: a network that fails may concern thousands.
+const MAX_LINES: usize = 10;
 
-/// What was said last.
+/// Logs self-preservation events, and remembers the last one.
 #[derive(Debug, Default)]
 pub(super) struct SelfPreservationReporter {
-    said: u64,
+    last: u64,
 }
 
 impl SelfPreservationReporter {
-    /// Says what is new.
-    pub(super) fn hear(&mut self, registry: &Registry, metrics: &Metrics) {
-        let fresh = registry.notices(self.said);
-        let Some(last) = fresh.last() else { return };
-        self.said = last.number;
-        let began = fresh.iter().filter(|notice| notice.turned == EventKind::Began).count();
+    /// Logs the events since the last call.
+    pub(super) fn report(&mut self, registry: &Registry, metrics: &Metrics) {
+        let new = registry.notices(self.last);
+        let Some(last) = new.last() else { return };
+        self.last = last.number;
+        let began = new.iter().filter(|notice| notice.turned == EventKind::Began).count();
         metrics.self_preservation_starts.inc_by(began as u64);
-        fresh.iter().take(ONE_BY_ONE).for_each(say);
-        if let Some(more) = fresh.len().checked_sub(ONE_BY_ONE).filter(|more| *more > 0) {
+        new.iter().take(MAX_LINES).for_each(log);
+        if let Some(more) = new.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
             tracing::warn!(
                 more,
                 began,
@@ -33,7 +33,7 @@ impl SelfPreservationReporter {
     }
 }
 
-fn say(SelfPreservationEvent { turned, what, .. }: &SelfPreservationEvent) {
+fn log(SelfPreservationEvent { turned, what, .. }: &SelfPreservationEvent) {
     let ThresholdInput { instances, peak, weak, suspects, removals, limit } = what.numbers;
     let service = what.service.as_ref().map_or("*", |service| service.as_str());
     match turned {
@@ -44,9 +44,9 @@ fn say(SelfPreservationEvent { turned, what, .. }: &SelfPreservationEvent) {
             silent = weak,
             removals,
             limit,
-            "too many instances are silent at once: they are kept as SUSPECT; see `callboard self-preservation`"
+            "self-preservation began: too many instances are silent at once and are kept as SUSPECT; see `callboard self-preservation`"
         ),
-        EventKind::Ended => tracing::info!(service, instances, suspects, removals, "protection from mass expiry ended"),
-        EventKind::Reset => tracing::info!(service, instances, "an operator ended protection from mass expiry"),
+        EventKind::Ended => tracing::info!(service, instances, suspects, removals, "self-preservation ended"),
+        EventKind::Reset => tracing::info!(service, instances, "self-preservation ended by an operator"),
     }
 }

@@ -1,7 +1,7 @@
-//! Takes connections: all listeners by the one function, with the same protections.
+//! Accepting connections: one accept function for all listeners, with the same protections.
 //!
-//! Connections of gRPC are handed to the least loaded worker. `SO_REUSEPORT` would let the kernel choose, by a hash: with
-//! few long connections that is as bad as it gets.
+//! gRPC connections are dispatched to the worker with the fewest open streams. `SO_REUSEPORT` would let the kernel choose by a hash of the
+//! addresses, which balances a few long connections badly.
 
 use std::{
     collections::VecDeque, future::poll_fn, io, net::SocketAddr, ops::Range, sync::Arc, task::Poll, time::Duration,
@@ -9,170 +9,201 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
     time::sleep,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Connection, ConnectionLimiter, ConnectionPermit, ListenerConfig, Protocol, WorkerState, Workers,
-    closing::refuse,
+    closing::reject,
     descriptors::SpareDescriptor,
     listener::{self, Listener},
-    serve::receive,
+    serve::serve_accepted,
 };
 use crate::{clock::Clock, metrics::RejectReason};
 
-/// A new connection weighs as much as this many streams...
-const NEWCOMER: usize = 8;
-/// ...for so long: by then it has opened its own.
-const NEW: Duration = Duration::from_secs(1);
-/// How long to wait when the system gives no connection, and none can be turned away either.
-const PAUSE: Duration = Duration::from_millis(100);
-/// So many connections are turned away in a row before others have a turn.
-const TURNED_AWAY: u32 = 64;
-const BREATH: Duration = Duration::from_millis(10);
+/// Number of streams that a new connection counts for...
+const NEW_CONNECTION_STREAMS: usize = 8;
+/// ...for this long. By then it has opened its own.
+const NEW_CONNECTION_AGE: Duration = Duration::from_secs(1);
+/// Pause when the system gives no connection, and none can be closed either.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// Number of connections that are rejected in a row before a pause, which leaves the thread to others.
+const REJECTIONS_PER_PAUSE: u32 = 64;
+const REJECTION_PAUSE: Duration = Duration::from_millis(10);
 
-/// A connection that was let in.
+/// TCP listener that keeps one descriptor in reserve.
+///
+/// When the process has no descriptor left, a connection that waits can be neither accepted nor rejected, and the poller would announce it again and
+/// again. So the reserve is given up for a moment: the connection is accepted and closed at once. Its peer sees that, and the accept loop does not
+/// spin.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: TcpListener,
+    /// Name of the listener in logs.
+    name: &'static str,
+    limiter: Arc<ConnectionLimiter>,
+    spare: SpareDescriptor,
+    rejections: u32,
+}
+
+impl Acceptor {
+    /// Registers a bound listener with the poller of the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the poller does not take the listener, or no descriptor is left to keep in reserve.
+    pub fn new(listener: Listener, name: &'static str, limiter: Arc<ConnectionLimiter>) -> io::Result<Self> {
+        let listener = listener.for_tokio()?;
+        Ok(Self { listener, name, limiter, spare: SpareDescriptor::new()?, rejections: 0 })
+    }
+
+    /// Accepts the next connection, and closes those for which there is no descriptor. Cancelling it loses no connection.
+    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) if SpareDescriptor::is_wanted(&error) => match self.close_one().await {
+                    CloseOutcome::Closed => {
+                        self.limiter.metrics().connections.rejected(RejectReason::Descriptors);
+                        self.pace_rejections().await;
+                    }
+                    CloseOutcome::NoneWaiting => {}
+                    CloseOutcome::NoDescriptor => sleep(EXHAUSTED_PAUSE).await,
+                },
+                // Mostly the peer has gone already.
+                Err(error) => {
+                    tracing::debug!(listener = self.name, %error, "connection not accepted");
+                    self.pace_rejections().await;
+                }
+            }
+        }
+    }
+
+    /// Pauses after every 64th rejection, so that a flood of connections does not hold the thread. Called once for each.
+    pub async fn pace_rejections(&mut self) {
+        self.rejections = self.rejections.wrapping_add(1);
+        if self.rejections.is_multiple_of(REJECTIONS_PER_PAUSE) {
+            sleep(REJECTION_PAUSE).await;
+        }
+    }
+
+    /// Closes one of the connections that wait. It does not wait for a connection: by then there may be descriptors again.
+    async fn close_one(&mut self) -> CloseOutcome {
+        if !self.spare.spend() {
+            return CloseOutcome::NoDescriptor;
+        }
+        let accepted = poll_fn(|context| Poll::Ready(self.listener.poll_accept(context))).await;
+        let outcome = match accepted {
+            Poll::Ready(Ok(_closed)) => CloseOutcome::Closed,
+            Poll::Ready(Err(error)) if SpareDescriptor::is_wanted(&error) => CloseOutcome::NoDescriptor,
+            Poll::Ready(Err(_)) | Poll::Pending => CloseOutcome::NoneWaiting,
+        };
+        self.spare.renew();
+        outcome
+    }
+}
+
+/// Outcome of an attempt to close a connection that waits.
+enum CloseOutcome {
+    Closed,
+    /// No connection waits: the system asks for a descriptor before it looks.
+    NoneWaiting,
+    /// Another part of the process has taken the descriptor.
+    NoDescriptor,
+}
+
+/// Connection that the limits admitted.
 #[derive(Debug)]
 pub(super) struct AcceptedConnection {
     pub(super) socket: std::net::TcpStream,
     pub(super) peer: SocketAddr,
-    pub(super) ticket: ConnectionPermit,
-    pub(super) port: Arc<ListenerConfig>,
+    pub(super) permit: ConnectionPermit,
+    pub(super) config: Arc<ListenerConfig>,
 }
 
-/// Accepts on a port until the server leaves.
+/// Accepts connections and dispatches them to workers until `shutdown` is cancelled.
 ///
 /// # Errors
 ///
-/// When the poller does not take the listener, or no descriptor is left to keep in reserve.
+/// As [`Acceptor::new`].
 pub fn accept(
     listener: Listener,
-    port: ListenerConfig,
-    gate: Arc<ConnectionLimiter>,
-    mut dealer: WorkerDispatch,
-    mut leaving: watch::Receiver<bool>,
+    config: ListenerConfig,
+    limiter: Arc<ConnectionLimiter>,
+    dispatch: WorkerDispatch,
+    shutdown: CancellationToken,
 ) -> io::Result<impl Future<Output = ()> + Send> {
-    let listener = listener.for_tokio()?;
-    let mut spare = SpareDescriptor::new()?;
-    let port = Arc::new(port);
+    let acceptor = Acceptor::new(listener, config.name, limiter)?;
     Ok(async move {
-        let mut turned_away = 0_u32;
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = leaving.wait_for(|leaving| *leaving) => break,
-            };
-            match accepted {
-                Ok((socket, peer)) => match gate.admit(peer, port.name, port.protocol) {
-                    Ok(ticket) => {
-                        admit(socket, peer, ticket, &port, &mut dealer);
-                        continue;
-                    }
-                    Err(why) => {
-                        gate.metrics().connections.rejected(why);
-                        refuse(&gate, socket, &port, why);
-                    }
-                },
-                Err(error) if SpareDescriptor::is_wanted(&error) => match turn_away(&listener, &mut spare).await {
-                    TurnAwayResult::Away => gate.metrics().connections.rejected(RejectReason::Descriptors),
-                    TurnAwayResult::Nobody => continue,
-                    TurnAwayResult::Unable => sleep(PAUSE).await,
-                },
-                // Of a peer that is gone already, mostly, and then it is its own affair.
-                Err(error) => tracing::debug!(port = port.name, %error, "connection not accepted"),
-            }
-            turned_away = turned_away.wrapping_add(1);
-            if turned_away.is_multiple_of(TURNED_AWAY) {
-                sleep(BREATH).await;
-            }
-        }
+        shutdown.run_until_cancelled(accept_all(acceptor, Arc::new(config), dispatch)).await;
     })
 }
 
-fn admit(
-    socket: TcpStream,
-    peer: SocketAddr,
-    ticket: ConnectionPermit,
-    port: &Arc<ListenerConfig>,
-    dealer: &mut WorkerDispatch,
-) {
-    let prepared = listener::prepare(&socket).and_then(|()| socket.into_std());
-    match prepared {
-        Ok(socket) => dealer.deal(AcceptedConnection { socket, peer, ticket, port: Arc::clone(port) }),
-        Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
+async fn accept_all(mut acceptor: Acceptor, config: Arc<ListenerConfig>, mut dispatch: WorkerDispatch) {
+    loop {
+        let (socket, peer) = acceptor.accept().await;
+        match acceptor.limiter.admit(peer, config.name, config.protocol) {
+            Ok(permit) => match listener::prepare(&socket).and_then(|()| socket.into_std()) {
+                Ok(socket) => {
+                    dispatch.dispatch(AcceptedConnection { socket, peer, permit, config: Arc::clone(&config) });
+                }
+                Err(error) => tracing::debug!(%peer, %error, "connection lost before it was served"),
+            },
+            Err(reason) => {
+                acceptor.limiter.metrics().connections.rejected(reason);
+                reject(&acceptor.limiter, socket, &config, reason);
+                acceptor.pace_rejections().await;
+            }
+        }
     }
 }
 
-/// What became of an attempt to turn a connection away.
-enum TurnAwayResult {
-    /// One was closed.
-    Away,
-    /// None waits: the system asks for a descriptor before it looks.
-    Nobody,
-    /// Somebody else has taken the descriptor.
-    Unable,
-}
-
-/// Closes one of the connections that wait, so that its peer knows, and this loop does not spin. One that comes later may find
-/// descriptors again, so it is not waited for.
-async fn turn_away(listener: &TcpListener, spare: &mut SpareDescriptor) -> TurnAwayResult {
-    if !spare.spend() {
-        return TurnAwayResult::Unable;
-    }
-    let accepted = poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await;
-    let turned = match accepted {
-        Poll::Ready(Ok(_closed)) => TurnAwayResult::Away,
-        Poll::Ready(Err(error)) if SpareDescriptor::is_wanted(&error) => TurnAwayResult::Unable,
-        Poll::Ready(Err(_)) | Poll::Pending => TurnAwayResult::Nobody,
-    };
-    spare.renew();
-    turned
-}
-
-/// Deals connections out to the workers.
+/// Dispatches connections to workers.
 #[derive(Debug)]
 pub struct WorkerDispatch {
     workers: Arc<Workers>,
     clock: Arc<Clock>,
-    /// Those that it deals to.
-    among: Range<usize>,
-    newcomers: Vec<VecDeque<Duration>>,
+    /// Indexes of the workers that it dispatches to.
+    targets: Range<usize>,
+    /// For each worker, the times at which it was given its newest connections.
+    recent: Vec<VecDeque<Duration>>,
 }
 
 impl WorkerDispatch {
-    /// Of connections that speak this: gRPC has workers of its own, and so has HTTP, whose pages may be long.
+    /// Dispatches connections of this protocol: gRPC has its own workers, and HTTP has one for itself, since its answers may take long to make.
     #[must_use]
     pub fn new(workers: &Arc<Workers>, clock: &Arc<Clock>, protocol: Protocol) -> Self {
-        let among = match protocol {
+        let targets = match protocol {
             Protocol::Http2 => 0..workers.count(),
             Protocol::Http1 => workers.count()..workers.count() + 1,
         };
-        let newcomers = vec![VecDeque::new(); among.end];
-        Self { workers: Arc::clone(workers), clock: Arc::clone(clock), among, newcomers }
+        let recent = vec![VecDeque::new(); targets.end];
+        Self { workers: Arc::clone(workers), clock: Arc::clone(clock), targets, recent }
     }
 
-    fn deal(&mut self, arrival: AcceptedConnection) {
+    fn dispatch(&mut self, connection: AcceptedConnection) {
         let now = self.clock.since_start();
-        for new in &mut self.newcomers {
-            while new.front().is_some_and(|since| now.saturating_sub(*since) > NEW) {
-                new.pop_front();
+        for recent in &mut self.recent {
+            while recent.front().is_some_and(|since| now.saturating_sub(*since) > NEW_CONNECTION_AGE) {
+                recent.pop_front();
             }
         }
-        let load = |worker: &usize| self.workers.open_streams(*worker) + NEWCOMER * self.newcomers[*worker].len();
-        let worker = self.among.clone().min_by_key(load).unwrap_or(self.among.start);
-        self.newcomers[worker].push_back(now);
-        self.workers.hand_over(worker, arrival);
+        let load =
+            |worker: &usize| self.workers.open_streams(*worker) + NEW_CONNECTION_STREAMS * self.recent[*worker].len();
+        let worker = self.targets.clone().min_by_key(load).unwrap_or(self.targets.start);
+        self.recent[worker].push_back(now);
+        self.workers.send(worker, connection);
     }
 }
 
 impl AcceptedConnection {
-    /// Serves it at this place, until it ends.
-    pub(super) async fn serve(self, place: Arc<WorkerState>, leaving: watch::Receiver<bool>) {
-        let Self { socket, peer, ticket, port } = self;
+    /// Serves the connection on the current thread, which is that of `worker`, until it ends.
+    pub(super) async fn serve(self, worker: Arc<WorkerState>, shutdown: CancellationToken) {
+        let Self { socket, peer, permit, config } = self;
         match TcpStream::from_std(socket) {
-            Ok(socket) => receive(socket, Connection::new(peer, &place, ticket), &port, leaving).await,
-            Err(error) => tracing::warn!(%peer, %error, "connection refused: the poller does not take it"),
+            Ok(socket) => serve_accepted(socket, Connection::new(peer, &worker, permit), &config, shutdown).await,
+            Err(error) => tracing::warn!(%peer, %error, "connection closed: the poller does not take its socket"),
         }
     }
 }

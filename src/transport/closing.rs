@@ -1,8 +1,8 @@
-//! Ends of connections that say why.
+//! Closing connections with a reason.
 //!
-//! A socket that is closed while its peer still sends is reset, and the peer may never see what was written last. So after the
-//! reason the writing side is shut down, and what the peer sends is read and dropped for a moment. The number of such sockets is
-//! bounded by permits; without one, a connection is closed at once.
+//! A socket that is closed while its peer still sends is reset, and the peer may never see what was written last. So after the reason the writing side is
+//! shut down, and what the peer sends is read and discarded for a moment. Permits bound the number of such sockets; without one, a connection is closed at
+//! once.
 
 use std::{io, os::fd::AsFd as _, sync::Arc, time::Duration};
 
@@ -19,65 +19,64 @@ use super::{
 };
 use crate::metrics::RejectReason;
 
-/// Time that a refused peer has to say something: a client that has asked nothing yet does not expect an answer.
+/// Time that a rejected peer has to send a request: a client that has sent none does not expect an answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time before a gRPC client is refused, since it may come back at once.
-const GRPC_PAUSE: Duration = Duration::from_millis(200);
-/// Time and bytes for which a peer is still read.
+/// Delay before a gRPC client is rejected, since it may reconnect at once.
+const GRPC_DELAY: Duration = Duration::from_millis(200);
+/// Limits on what is read from a peer after the reason.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_DRAINED_BYTES: u64 = 1024 * 1024;
-/// Longest request that is read before it is refused.
+/// Longest request head that is read before the reason is sent.
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 
-/// Tells a peer that is not let in why. Over TLS a handshake would cost more than the connection that is refused, so there the
-/// connection is closed.
-pub(super) fn refuse(gate: &ConnectionLimiter, socket: TcpStream, port: &ListenerConfig, why: RejectReason) {
-    if port.tls.is_some() {
+/// Rejects a connection with the reason. Behind TLS the connection is closed without one: a handshake would cost more than the connection itself.
+pub(super) fn reject(limiter: &ConnectionLimiter, socket: TcpStream, config: &ListenerConfig, reason: RejectReason) {
+    if config.tls.is_some() {
         return;
     }
-    let Some(permit) = gate.farewell() else { return };
-    let reason = reason(gate, why);
-    let protocol = port.protocol;
+    let Some(permit) = limiter.permit_explained_close() else { return };
+    let text = text(limiter, reason);
+    let protocol = config.protocol;
     tokio::spawn(async move {
-        if let Err(error) = tell(socket, protocol, why, &reason, permit).await {
-            tracing::debug!(%error, "a refused connection ended by itself");
+        if let Err(error) = send_reason(socket, protocol, reason, &text, permit).await {
+            tracing::debug!(%error, "a rejected connection ended by itself");
         }
     });
 }
 
-fn reason(gate: &ConnectionLimiter, why: RejectReason) -> String {
-    let rules = gate.rules();
-    match why {
+fn text(limiter: &ConnectionLimiter, reason: RejectReason) -> String {
+    let limits = limiter.limits();
+    match reason {
         RejectReason::Address => format!(
-            "this address has as many connections as it may have ({}): close some, or raise --max-connections-per-address where the \
+            "connection limit {} reached for this address: close some connections, or raise --max-connections-per-address where the \
              registry runs",
-            rules.connections_per_address.most
+            limits.connections_per_address.most
         ),
         RejectReason::All => format!(
-            "the registry has as many connections as it may have ({}): try again later, or raise --max-connections where it runs",
-            rules.connections
+            "connection limit {} of the registry reached: try again later, or raise --max-connections where it runs",
+            limits.connections
         ),
-        RejectReason::Descriptors => "the registry has no descriptors left: try again later".to_owned(),
+        RejectReason::Descriptors => "the registry has no file descriptors left: try again later".to_owned(),
     }
 }
 
-async fn tell(
+async fn send_reason(
     mut socket: TcpStream,
     protocol: Protocol,
-    why: RejectReason,
-    reason: &str,
+    reason: RejectReason,
+    text: &str,
     permit: OwnedSemaphorePermit,
 ) -> io::Result<()> {
     timeout(REQUEST_TIMEOUT, read_request(&mut socket, protocol)).await??;
-    let words = match protocol {
-        Protocol::Http1 => http(why, reason).into_bytes(),
+    let response = match protocol {
+        Protocol::Http1 => http(reason, text).into_bytes(),
         Protocol::Http2 => {
-            sleep(GRPC_PAUSE).await;
-            [EMPTY_SETTINGS, &go_away(0, reason)].concat()
+            sleep(GRPC_DELAY).await;
+            [EMPTY_SETTINGS, &go_away(0, text)].concat()
         }
     };
-    // So few bytes fit the buffer of a new socket.
-    timeout(DRAIN_TIMEOUT, socket.write_all(&words)).await??;
+    // The buffer of a new socket has space for so few bytes.
+    timeout(DRAIN_TIMEOUT, socket.write_all(&response)).await??;
     drain(socket, permit).await;
     Ok(())
 }
@@ -96,32 +95,32 @@ async fn read_request(socket: &mut TcpStream, protocol: Protocol) -> io::Result<
     Ok(())
 }
 
-fn http(why: RejectReason, reason: &str) -> String {
-    let status = match why {
+fn http(reason: RejectReason, text: &str) -> String {
+    let status = match reason {
         RejectReason::Address => "429 Too Many Requests",
         RejectReason::All | RejectReason::Descriptors => "503 Service Unavailable",
     };
     format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\
-         Retry-After: 1\r\nConnection: close\r\n\r\n{reason}\n",
-        reason.len() + 1
+         Retry-After: 1\r\nConnection: close\r\n\r\n{text}\n",
+        text.len() + 1
     )
 }
 
-/// Closes a connection whose peer has been told why, so that the peer can read it.
+/// Closes a connection whose peer was sent a reason, so that the peer can read it.
 pub(super) fn close_gently(connection: &Arc<Connection>, socket: &TcpStream) {
-    let Some(permit) = connection.ticket().gate().farewell() else { return };
+    let Some(permit) = connection.permit().limiter().permit_explained_close() else { return };
     // The socket itself is being dropped.
     let copy = socket.as_fd().try_clone_to_owned().map(std::net::TcpStream::from).and_then(TcpStream::from_std);
     match (copy, tokio::runtime::Handle::try_current()) {
         (Ok(copy), Ok(runtime)) => drop(runtime.spawn(drain(copy, permit))),
         (Err(error), _) => tracing::debug!(peer = %connection.peer(), %error, "a connection is closed at once"),
-        // Nothing runs any more.
+        // The runtime has ended.
         (_, Err(_)) => {}
     }
 }
 
-/// Says that nothing more comes, and reads what the peer sends until it has seen that.
+/// Shuts the writing side down, and reads what the peer sends until it has seen that.
 async fn drain(mut socket: TcpStream, permit: OwnedSemaphorePermit) {
     let reading = async {
         socket.shutdown().await?;
@@ -129,7 +128,7 @@ async fn drain(mut socket: TcpStream, permit: OwnedSemaphorePermit) {
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
     if let Ok(Err(error)) = timeout(DRAIN_TIMEOUT, reading).await {
-        tracing::debug!(%error, "a peer that was told why has gone");
+        tracing::debug!(%error, "the peer of a rejected connection has gone");
     }
     drop(permit);
 }

@@ -1,4 +1,4 @@
-//! One peer's connection, as its streams and those who look after it know it.
+//! Connection of one peer, as its streams and its worker see it.
 
 use std::{
     io,
@@ -16,133 +16,137 @@ use tokio::sync::Notify;
 
 use super::{
     ConnectionPermit, LimitError, WorkerState,
-    cpu_share::CpuShare,
+    fairness::{CallQueue, CpuShare, ReadProgress, StallDetector},
     limits::PeerIdentity,
-    request_service::CallQueue,
-    stall::{ReadProgress, StallDetector},
 };
 use crate::{
     metrics::EvictReason,
     model::{Caller, CallerProtocol},
 };
 
-/// Calls that a peer may cancel for each that it lets be answered: a client that hedges makes up to five attempts of a call and
-/// cancels those that lose.
-const CANCELLED_PER_ANSWERED: usize = 4;
+/// Calls that a peer may cancel for each that it lets be answered. A client that hedges makes up to five attempts of a call and cancels those that lose.
+const MAX_CANCELLED_PER_ANSWERED: usize = 4;
 
-/// One peer's connection.
+/// Connection of one peer.
 #[derive(Debug)]
 pub struct Connection {
     peer: SocketAddr,
-    place: Arc<WorkerState>,
-    ticket: ConnectionPermit,
+    worker: Arc<WorkerState>,
+    permit: ConnectionPermit,
     identity: OnceLock<PeerIdentity>,
     caller: OnceLock<Arc<Caller>>,
-    /// Some request came.
+    /// Set once a request came.
     used: AtomicBool,
-    /// It was asked to come back as another.
+    /// Set once its streams are asked to continue on another connection.
     retiring: AtomicBool,
     evicted: AtomicBool,
-    evict: Notify,
-    /// What its socket takes.
+    /// Notified when the connection is evicted or rejected.
+    ending: Notify,
+    /// Progress of the peer in taking bytes from the socket.
     socket: (ReadProgress, Mutex<StallDetector>),
-    /// Its open streams. Touched when one comes or goes, and once a second.
-    streams: Mutex<Streams>,
+    /// Locked when a stream begins or ends, and once a second.
+    streams: Mutex<OpenStreams>,
     /// Bytes of answers that are made and not taken.
     unread: AtomicUsize,
-    /// Calls that the peer has cancelled since the last look, and those that were answered.
+    /// Calls that the peer has cancelled since the last inspection, and those that were answered.
     cancelled: AtomicUsize,
     answered: AtomicUsize,
-    /// Why it is closed with GOAWAY.
-    going_away: OnceLock<Box<str>>,
-    beginnings: CallQueue,
-    share: CpuShare,
+    /// Reason that its GOAWAY gives, once it is rejected.
+    rejection: OnceLock<Box<str>>,
+    call_queue: CallQueue,
+    cpu_share: CpuShare,
 }
 
+/// Open streams of a connection, each with the progress of its reader.
 #[derive(Debug, Default)]
-struct Streams {
-    next: usize,
+struct OpenStreams {
+    next_id: usize,
     open: Vec<(usize, Arc<ReadProgress>, StallDetector)>,
 }
 
 impl Connection {
-    /// A connection from this peer that was let in with this ticket and is served at this place.
+    /// Connection from this peer that was admitted with this permit and is served by this worker.
     #[must_use]
-    pub fn new(peer: SocketAddr, place: &Arc<WorkerState>, ticket: ConnectionPermit) -> Arc<Self> {
+    pub fn new(peer: SocketAddr, worker: &Arc<WorkerState>, permit: ConnectionPermit) -> Arc<Self> {
         Arc::new(Self {
             peer,
-            place: Arc::clone(place),
-            ticket,
+            worker: Arc::clone(worker),
+            permit,
             identity: OnceLock::new(),
             caller: OnceLock::new(),
             used: AtomicBool::new(false),
             retiring: AtomicBool::new(false),
             evicted: AtomicBool::new(false),
-            evict: Notify::new(),
+            ending: Notify::new(),
             socket: Default::default(),
             streams: Mutex::default(),
             unread: AtomicUsize::new(0),
             cancelled: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
-            going_away: OnceLock::new(),
-            beginnings: CallQueue::default(),
-            share: CpuShare::new(place.now()),
+            rejection: OnceLock::new(),
+            call_queue: CallQueue::default(),
+            cpu_share: CpuShare::new(worker.now()),
         })
     }
 
-    /// Who is at the other end.
+    /// Address of the peer.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// Which worker serves it.
+    /// Index of the worker that serves it.
     #[must_use]
     pub fn worker(&self) -> usize {
-        self.place.index()
+        self.worker.index()
     }
 
-    /// Where it is served.
+    /// State of the worker that serves it.
     #[must_use]
-    pub fn place(&self) -> &Arc<WorkerState> {
-        &self.place
+    pub fn worker_state(&self) -> &Arc<WorkerState> {
+        &self.worker
     }
 
-    /// One of its tasks has had the thread since `began`.
-    pub(super) fn spend(&self, began: Duration) {
-        let now = self.place.now();
+    /// Counts a poll of one of its tasks that began then and ends now.
+    pub(super) fn count_poll(&self, began: Duration) {
+        let now = self.worker.now();
         let span = now.saturating_sub(began);
-        self.place.thread().spend(span, now, self.share.spend(span, now));
+        self.worker.load().count(span, now, self.cpu_share.count(span, now));
     }
 
-    /// For how long it should not be read, so that others have the thread. See `share`.
-    pub(super) fn pause(&self) -> Option<Duration> {
-        let now = self.is_greedy().then(|| self.place.now())?;
-        self.share.pause(now)
+    /// Time for which it should not be read, so that lighter connections have the thread.
+    pub(super) fn read_pause(&self) -> Option<Duration> {
+        let now = self.is_throttled().then(|| self.worker.now())?;
+        self.cpu_share.pause(now)
     }
 
-    /// Whether it is to be given little at a time, so that others have the thread.
-    pub(super) fn is_greedy(&self) -> bool {
-        self.share.has_had_much() && self.place.thread().is_contended(self.place.now())
+    /// Returns whether it should be read in small pieces, so that lighter connections have the thread.
+    pub(super) fn is_throttled(&self) -> bool {
+        self.cpu_share.is_heavy() && self.worker.load().is_contended(self.worker.now())
     }
 
-    /// Which of its turns on the thread it is.
-    pub(super) fn turn(&self) -> u64 {
-        self.share.turns()
+    /// Number of polls of its tasks so far.
+    pub(super) fn poll_count(&self) -> u64 {
+        self.cpu_share.polls()
     }
 
-    pub(super) fn beginnings(&self) -> &CallQueue {
-        &self.beginnings
+    pub(super) fn call_queue(&self) -> &CallQueue {
+        &self.call_queue
     }
 
-    pub(super) fn ticket(&self) -> &ConnectionPermit {
-        &self.ticket
+    pub(super) fn permit(&self) -> &ConnectionPermit {
+        &self.permit
     }
 
-    /// Who the peer has proved to be, if it was asked.
+    /// Name that the peer's certificate proves. `None` where no certificate is asked for.
     #[must_use]
     pub fn identity(&self) -> Option<&Arc<str>> {
         self.identity.get().map(PeerIdentity::name)
+    }
+
+    /// Sets the name that the peer's certificate proves. Called once, before its first stream.
+    pub fn identify(&self, name: Arc<str>) {
+        self.identity.get_or_init(|| self.permit.identify(name));
     }
 
     /// Returns the caller of commands that come on this connection, which speaks one protocol. One value for all of them.
@@ -152,75 +156,75 @@ impl Connection {
         self.caller.get_or_init(|| Arc::new(caller()))
     }
 
-    /// The peer has proved who it is. To be said before its first stream, and once.
-    pub fn identify(&self, name: Arc<str>) {
-        self.identity.get_or_init(|| self.ticket.identify(name));
-    }
-
-    /// Cuts it off.
-    pub fn evict(&self, why: EvictReason) {
+    /// Closes it at once, and discards what the peer has not taken.
+    pub fn evict(&self, reason: EvictReason) {
         if !self.evicted.swap(true, Ordering::AcqRel) {
-            self.ticket.gate().metrics().connections.evicted(why);
-            tracing::debug!(peer = %self.peer, identity = self.identity().map(|name| &**name), why = why.text(), "connection cut off");
-            self.evict.notify_one();
+            self.note_eviction(reason, "connection evicted");
+            self.ending.notify_one();
         }
     }
 
-    /// Closes it with GOAWAY and this reason: its streams are told and have a grace.
-    fn send_away(&self, why: EvictReason, reason: String) {
-        if self.going_away.set(reason.into()).is_ok() {
-            self.ticket.gate().metrics().connections.evicted(why);
-            tracing::debug!(peer = %self.peer, identity = self.identity().map(|name| &**name), why = why.text(), "connection sent away");
-            self.evict.notify_one();
+    /// Closes it with a GOAWAY that gives this text. Its streams are told, and have a grace.
+    fn reject(&self, reason: EvictReason, text: String) {
+        if self.rejection.set(text.into()).is_ok() {
+            self.note_eviction(reason, "connection rejected");
+            self.ending.notify_one();
         }
     }
 
-    /// Why it is closed with GOAWAY, if it is.
-    pub(super) fn going_away(&self) -> Option<&str> {
-        self.going_away.get().map(|reason| &**reason)
+    fn note_eviction(&self, reason: EvictReason, what: &str) {
+        self.permit.limiter().metrics().connections.evicted(reason);
+        let identity = self.identity().map(|name| &**name);
+        tracing::debug!(peer = %self.peer, identity, reason = reason.text(), "{what}");
     }
 
-    /// HTTP/2 itself has closed it with GOAWAY, since it is flooded.
+    /// Reason that its GOAWAY gives, if it is rejected.
+    pub(super) fn rejection(&self) -> Option<&str> {
+        self.rejection.get().map(|reason| &**reason)
+    }
+
+    /// Notes that h2 itself has closed it with GOAWAY, since the peer floods it.
     pub(super) fn flooded(&self, reason: String) {
-        if self.going_away.set(reason.into()).is_ok() {
-            self.ticket.gate().metrics().connections.evicted(EvictReason::Flood);
+        if self.rejection.set(reason.into()).is_ok() {
+            self.permit.limiter().metrics().connections.evicted(EvictReason::Flood);
         }
     }
 
-    /// Whether it was we who cut it off.
+    /// Returns whether the registry has evicted it.
     #[must_use]
     pub fn is_evicted(&self) -> bool {
         self.evicted.load(Ordering::Acquire)
     }
 
-    /// It has been cut off or sent away.
-    pub(super) async fn evicted(&self) {
-        self.evict.notified().await;
+    /// Waits until it is evicted or rejected.
+    pub(super) async fn ending(&self) {
+        self.ending.notified().await;
     }
 
-    /// Asks its streams to come back on another connection.
+    /// Asks its streams to continue on another connection.
     pub(super) fn retire(&self) {
         self.retiring.store(true, Ordering::Release);
     }
 
-    /// Whether its streams were asked to come back on another connection.
+    /// Returns whether its streams are asked to continue on another connection.
     #[must_use]
     pub fn is_retiring(&self) -> bool {
         self.retiring.load(Ordering::Acquire)
     }
 
+    /// Returns whether the peer has made a request.
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Which limit the open streams exceed, of which the one that asks is the last. `first`: the stream is one of those
-    /// that are taken when others are refused.
+    /// The limit that the open streams exceed, of which the caller's is the newest. `preferred`: whether the stream is of those for which a tenth of the
+    /// limit is kept.
     #[must_use]
-    pub fn busy(&self, first: bool) -> Option<LimitError> {
-        self.ticket.busy(self.identity.get(), first)
+    pub fn exceeded_stream_limit(&self, preferred: bool) -> Option<LimitError> {
+        self.permit.exceeded_stream_limit(self.identity.get(), preferred)
     }
 
-    pub(super) fn proved(&self) -> Option<&PeerIdentity> {
+    pub(super) fn peer_identity(&self) -> Option<&PeerIdentity> {
         self.identity.get()
     }
 
@@ -229,47 +233,23 @@ impl Connection {
         self.unread.load(Ordering::Relaxed)
     }
 
+    /// Counts a stream that begins. Returns its id, and the progress of its reader.
     pub(super) fn stream_opens(&self) -> (usize, Arc<ReadProgress>) {
         self.used.store(true, Ordering::Relaxed);
-        self.place.stream_opens();
-        self.ticket.stream_opens(self.identity.get());
+        self.worker.stream_opens();
+        self.permit.stream_opens(self.identity.get());
         let progress = Arc::new(ReadProgress::default());
         let mut streams = self.streams.lock();
-        let id = streams.next;
-        streams.next += 1;
+        let id = streams.next_id;
+        streams.next_id += 1;
         streams.open.push((id, Arc::clone(&progress), StallDetector::default()));
         (id, progress)
     }
 
-    /// A call was answered.
-    pub(super) fn call_answered(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A call was cancelled before its answer was made and handed on. Each has cost us a call, and hardly anything to whoever made it.
-    pub(super) fn call_cancelled(&self) {
-        let most = self.ticket.gate().rules().cancelled_calls;
-        let cancelled = self.cancelled.fetch_add(1, Ordering::Relaxed) + 1;
-        if cancelled <= most + CANCELLED_PER_ANSWERED * self.answered.load(Ordering::Relaxed) {
-            return;
-        }
-        if self.going_away().is_some() {
-            // It was told, and goes on.
-            return self.evict(EvictReason::Resets);
-        }
-        self.cancelled.store(0, Ordering::Relaxed);
-        self.send_away(
-            EvictReason::Resets,
-            format!(
-                "more than {most} calls were cancelled within a second: cancel fewer, or raise --max-cancelled-calls-per-second where the \
-                 registry runs"
-            ),
-        );
-    }
-
+    /// Counts a stream that ends.
     pub(super) fn stream_ends(&self, id: usize) {
-        self.place.stream_ends();
-        self.ticket.stream_ends(self.identity.get());
+        self.worker.stream_ends();
+        self.permit.stream_ends(self.identity.get());
         let mut streams = self.streams.lock();
         // Ids rise, and removing keeps the order.
         if let Ok(at) = streams.open.binary_search_by_key(&id, |(id, ..)| *id) {
@@ -277,33 +257,62 @@ impl Connection {
         }
     }
 
+    /// Counts a call whose answer was handed on.
+    pub(super) fn call_answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a call that was cancelled before its answer was handed on. Each costs the registry a call, and the peer hardly anything.
+    pub(super) fn call_cancelled(&self) {
+        let limit = self.permit.limiter().limits().cancelled_calls;
+        let cancelled = self.cancelled.fetch_add(1, Ordering::Relaxed) + 1;
+        if cancelled <= limit + MAX_CANCELLED_PER_ANSWERED * self.answered.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.rejection().is_some() {
+            // It was told, and goes on.
+            return self.evict(EvictReason::Resets);
+        }
+        self.cancelled.store(0, Ordering::Relaxed);
+        self.reject(
+            EvictReason::Resets,
+            format!(
+                "more than {limit} calls were cancelled within a second: cancel fewer, or raise --max-cancelled-calls-per-second where the \
+                 registry runs"
+            ),
+        );
+    }
+
+    /// Counts bytes of an answer that was made.
     pub(super) fn answer_made(&self, bytes: usize) {
         self.unread.fetch_add(bytes, Ordering::Relaxed);
-        self.ticket.answer_made(self.identity.get(), bytes);
+        self.permit.answer_made(self.identity.get(), bytes);
     }
 
+    /// Takes back bytes of an answer that was read.
     pub(super) fn answer_taken(&self, bytes: usize) {
         self.unread.fetch_sub(bytes, Ordering::Relaxed);
-        self.ticket.answer_taken(self.identity.get(), bytes);
+        self.permit.answer_taken(self.identity.get(), bytes);
     }
 
-    /// What came of writing to the socket.
+    /// Notes the result of a write to the socket.
     pub(super) fn wrote(&self, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Pending => self.socket.0.owes(),
-            Poll::Ready(_) => self.socket.0.settles(),
+            Poll::Pending => self.socket.0.wait(),
+            Poll::Ready(_) => self.socket.0.take_all(),
         }
     }
 
-    /// Looks at its readers, once a second, and cuts it off when one has stalled.
-    pub(super) fn look(&self) {
+    /// Inspects its readers, once a second, and evicts it when one has stalled.
+    pub(super) fn inspect(&self) {
         self.cancelled.store(0, Ordering::Relaxed);
         self.answered.store(0, Ordering::Relaxed);
         if self.socket.1.lock().look(&self.socket.0, false) {
             return self.evict(EvictReason::Socket);
         }
-        let pressing = self.ticket.is_pressing(self.identity.get(), self.unread_bytes());
-        let stalled = self.streams.lock().open.iter_mut().any(|(_, progress, mark)| mark.look(progress, pressing));
+        let pressed = self.permit.keeps_memory_from_others(self.identity.get(), self.unread_bytes());
+        let stalled =
+            self.streams.lock().open.iter_mut().any(|(_, progress, detector)| detector.look(progress, pressed));
         if stalled {
             self.evict(EvictReason::Stream);
         }
@@ -321,19 +330,18 @@ mod tests {
 
     fn connection(cancelled_calls: usize) -> Arc<Connection> {
         let peer = SocketAddr::from(([192, 0, 2, 1], 1));
-        let gate =
-            ConnectionLimiter::new(ConnectionLimits { cancelled_calls, ..ConnectionLimits::default() }, Metrics::new());
-        let ticket = gate.admit(peer, "test", Protocol::Http2).unwrap();
-        Connection::new(peer, &WorkerState::new(0, &Arc::new(Clock::new(0))), ticket)
+        let limits = ConnectionLimits { cancelled_calls, ..ConnectionLimits::default() };
+        let permit = ConnectionLimiter::new(limits, Metrics::new()).admit(peer, "test", Protocol::Http2).unwrap();
+        Connection::new(peer, &WorkerState::new(0, &Arc::new(Clock::new(0))), permit)
     }
 
     #[test]
-    fn connection_with_too_many_cancelled_calls_is_sent_away_then_cut_off() {
+    fn connection_with_too_many_cancelled_calls_is_rejected_then_evicted() {
         let connection = connection(10);
         (0..10).for_each(|_| connection.call_cancelled());
-        assert_eq!(connection.going_away(), None);
+        assert_eq!(connection.rejection(), None);
         connection.call_cancelled();
-        assert!(connection.going_away().unwrap().contains("--max-cancelled-calls-per-second"));
+        assert!(connection.rejection().unwrap().contains("--max-cancelled-calls-per-second"));
         (0..10).for_each(|_| connection.call_cancelled());
         assert!(!connection.is_evicted());
         connection.call_cancelled();
@@ -343,15 +351,15 @@ mod tests {
     #[test]
     fn answered_calls_allow_for_cancelled_ones() {
         let connection = connection(10);
-        // A client that hedges each call four times, for longer than any second.
+        // A client that hedges each call four times, for longer than a second.
         for _ in 0..1_000 {
             connection.call_answered();
             (0..4).for_each(|_| connection.call_cancelled());
         }
-        assert_eq!(connection.going_away(), None);
-        connection.look();
-        // What was answered before the last look allows for nothing.
+        assert_eq!(connection.rejection(), None);
+        connection.inspect();
+        // Calls that were answered before the last inspection allow for none.
         (0..11).for_each(|_| connection.call_cancelled());
-        assert!(connection.going_away().is_some());
+        assert!(connection.rejection().is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! File descriptors: how many there may be, and one in reserve.
+//! File descriptors: the limit of the process, and one descriptor in reserve.
 
 use std::{fs::File, io};
 
@@ -7,32 +7,30 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-/// The share of the descriptors that connections may use, in percent. The rest is for files, pollers and the store.
-const CONNECTIONS: u64 = 80;
-/// Where the system sets no limit.
-const UNLIMITED: u64 = 1 << 20;
+/// Percentage of the descriptors that connections may use. The rest is for files, pollers and the store.
+const MAX_CONNECTION_PERCENT: u64 = 80;
+/// Number that is assumed where the system sets no limit.
+const ASSUMED_LIMIT: u64 = 1 << 20;
 
-/// Raises the process's limit on descriptors as far as the system lets it. What is low is there for programs that use
-/// `select`, and this is none.
+/// Raises the process's limit on descriptors as far as the system permits. The low default protects programs that use `select`, which this one does
+/// not.
 pub fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
     {
-        tracing::warn!(%error, ?current, ?maximum, "the limit on descriptors stays as it is");
+        tracing::warn!(%error, ?current, ?maximum, "cannot raise the limit on file descriptors: raise it where the process is started (ulimit -n, LimitNOFILE=)");
     }
 }
 
-/// How many connections the limit on descriptors leaves room for.
+/// Number of connections that the limit on descriptors permits.
 #[must_use]
-pub fn room_for_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED).min(UNLIMITED);
-    usize::try_from(limit * CONNECTIONS / 100).unwrap_or(usize::MAX).max(1)
+pub fn max_connections_by_descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(ASSUMED_LIMIT).min(ASSUMED_LIMIT);
+    usize::try_from(limit * MAX_CONNECTION_PERCENT / 100).unwrap_or(usize::MAX).max(1)
 }
 
-/// A descriptor to give up when there are no others.
-///
-/// Without one, a connection that waits can neither be taken nor turned away: it would be announced again and again.
+/// Descriptor that is given up when there are no others. See `Acceptor`.
 #[derive(Debug)]
 pub(super) struct SpareDescriptor(Option<File>);
 
@@ -41,18 +39,18 @@ impl SpareDescriptor {
         Ok(Self(Some(File::open("/dev/null")?)))
     }
 
-    /// Whether an error means that the system, or this process, has no descriptors or no memory for a connection.
+    /// Returns whether an error means that the system or this process has no descriptor, or no memory, for a connection.
     pub(super) fn is_wanted(error: &io::Error) -> bool {
         let errno = Errno::from_io_error(error);
         errno.is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno))
     }
 
-    /// Gives it up. Whether there was one.
+    /// Gives it up. Returns whether there was one.
     pub(super) fn spend(&mut self) -> bool {
         self.0.take().is_some() || self.renew() && self.0.take().is_some()
     }
 
-    /// Whether there is one again.
+    /// Opens it again if it was given up. Returns whether there is one.
     pub(super) fn renew(&mut self) -> bool {
         if self.0.is_none() {
             self.0 = File::open("/dev/null").ok();

@@ -1,46 +1,46 @@
-//! What must not end while the server runs.
+//! Fatal errors: the end of a task that must not end while the server runs.
 //!
-//! A defect in one stream ends that stream. One in a hub, in expiry or in the acceptor would leave a registry that looks alive
-//! and is not: better to stop, so that whoever supervises the process starts another.
+//! A defect in one stream ends that stream. One in a notifier, in expiry or in an acceptor would leave a registry that looks alive and is not. So the process
+//! stops, and its supervisor starts another.
 
 use tokio::{sync::mpsc, task::JoinSet};
 
-/// Rung when the server cannot go on.
+/// Reports that the server cannot continue.
 #[derive(Debug, Clone)]
 pub struct FatalReporter(mpsc::Sender<String>);
 
-/// Hears the alarm.
+/// Receives the first fatal error.
 #[derive(Debug)]
 pub struct FatalListener(mpsc::Receiver<String>);
 
 impl FatalReporter {
-    /// An alarm, and who hears it.
+    /// A reporter and its listener.
     #[must_use]
     pub fn new() -> (Self, FatalListener) {
-        let (alarm, alarmed) = mpsc::channel(1);
-        (Self(alarm), FatalListener(alarmed))
+        let (reporter, listener) = mpsc::channel(1);
+        (Self(reporter), FatalListener(listener))
     }
 
-    /// Runs a task that must not end, and rings when it does, also by a panic. Dropping this ends the task.
+    /// Runs a task that must not end, and reports when it does, by a panic too. Dropping the future aborts the task.
     pub async fn guard(self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let mut one = JoinSet::new();
         one.spawn(task);
         one.join_next().await;
-        self.ring(format!("{name} has ended, which is a defect: start the registry again and report it"));
+        self.report(format!("{name} has ended, which is a defect: start the registry again and report it"));
     }
 
-    /// Says why the server cannot go on.
-    pub fn ring(&self, why: String) {
-        // One alarm is enough.
-        let _ = self.0.try_send(why);
+    /// Reports why the server cannot continue.
+    pub fn report(&self, reason: String) {
+        // The first report is enough.
+        let _ = self.0.try_send(reason);
     }
 }
 
 impl FatalListener {
-    /// Why the server cannot go on. Never, while it can.
-    pub async fn heard(&mut self) -> String {
+    /// Waits for the reason why the server cannot continue.
+    pub async fn reported(&mut self) -> String {
         match self.0.recv().await {
-            Some(why) => why,
+            Some(reason) => reason,
             None => std::future::pending().await,
         }
     }
@@ -51,11 +51,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_heard() {
-        let (alarm, mut alarmed) = FatalReporter::new();
-        let quiet = tokio::spawn(alarm.clone().guard("quiet", std::future::pending()));
-        tokio::spawn(alarm.guard("loud", async { panic!("a defect") }));
-        assert!(alarmed.heard().await.starts_with("loud has ended"));
+    async fn panic_of_a_guarded_task_is_reported() {
+        let (reporter, mut listener) = FatalReporter::new();
+        let quiet = tokio::spawn(reporter.clone().guard("quiet", std::future::pending()));
+        tokio::spawn(reporter.guard("panics", async { panic!("a defect") }));
+        assert!(listener.reported().await.starts_with("panics has ended"));
         quiet.abort();
     }
 }

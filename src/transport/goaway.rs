@@ -1,24 +1,24 @@
 //! GOAWAY frames with a reason.
 //!
-//! hyper sends GOAWAY when it is asked to wind up, and has no way to say why. So what it writes is followed frame by frame, and on a
-//! connection that ends for a reason, its GOAWAY frames get that reason on their way to the socket.
+//! hyper sends GOAWAY on a graceful shutdown, and has no way to give a reason. So the bytes that it writes are followed frame by frame, and on a rejected
+//! connection its GOAWAY frames get the reason on their way to the socket.
 
 use bytes::{BufMut as _, BytesMut};
 
-/// Bytes of the head of a frame: length (3), type, flags, stream (4).
-const HEAD: usize = 9;
+/// Bytes of a frame header: length (3), type, flags, stream (4).
+const HEADER_BYTES: usize = 9;
 const GOAWAY: u8 = 7;
-/// The last stream (4) and the error code (4).
-const FIXED_PAYLOAD: usize = 8;
+/// Bytes of a GOAWAY payload before its text: last stream (4), error code (4).
+const FIXED_PAYLOAD_BYTES: usize = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// The beginning of every server's half of a connection.
+/// Empty SETTINGS, with which a server begins.
 pub(super) const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-/// A GOAWAY frame with `ENHANCE_YOUR_CALM`. `last_stream`: the last stream that is served.
+/// Encodes a GOAWAY frame with `ENHANCE_YOUR_CALM`. `last_stream`: the last stream that is served.
 pub(super) fn go_away(last_stream: u32, reason: &str) -> Vec<u8> {
-    let length = u32::try_from(FIXED_PAYLOAD + reason.len()).unwrap_or(u32::MAX);
-    let mut frame = Vec::with_capacity(HEAD + FIXED_PAYLOAD + reason.len());
+    let length = u32::try_from(FIXED_PAYLOAD_BYTES + reason.len()).unwrap_or(u32::MAX);
+    let mut frame = Vec::with_capacity(HEADER_BYTES + FIXED_PAYLOAD_BYTES + reason.len());
     frame.extend_from_slice(&length.to_be_bytes()[1..]);
     frame.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0]);
     frame.extend_from_slice(&last_stream.to_be_bytes());
@@ -30,24 +30,24 @@ pub(super) fn go_away(last_stream: u32, reason: &str) -> Vec<u8> {
 /// Position in a sequence of frames.
 #[derive(Debug, Default)]
 pub(super) struct FrameCursor {
-    head: [u8; HEAD],
-    /// Bytes of the head that have been seen.
+    header: [u8; HEADER_BYTES],
+    /// Bytes of the header seen so far.
     seen: usize,
-    /// A part of that head has been passed on already.
+    /// Set when a part of that header was written already.
     passed: bool,
-    /// Bytes of the payload that are still to come.
+    /// Bytes of the payload that are to come.
     left: usize,
-    /// The beginning of the payload of a GOAWAY frame that is to be replaced.
+    /// Payload so far of a GOAWAY frame that is replaced.
     replaced: Option<Vec<u8>>,
 }
 
 impl FrameCursor {
-    /// Follows bytes that are passed on as they are.
+    /// Follows bytes that are written as they are.
     pub(super) fn follow(&mut self, bytes: &[u8]) {
         self.walk(bytes, None);
     }
 
-    /// Appends the bytes, with a reason in each GOAWAY frame that begins among them.
+    /// Appends the bytes to `to`, with the reason in each GOAWAY frame that begins among them.
     pub(super) fn rewrite(&mut self, bytes: &[u8], reason: &str, to: &mut BytesMut) {
         self.walk(bytes, Some((reason, to)));
     }
@@ -55,7 +55,7 @@ impl FrameCursor {
     fn walk(&mut self, mut bytes: &[u8], mut rewriting: Option<(&str, &mut BytesMut)>) {
         while !bytes.is_empty() {
             if self.left == 0 {
-                bytes = self.walk_head(bytes, rewriting.as_mut().map(|(_, to)| &mut **to));
+                bytes = self.walk_header(bytes, rewriting.as_mut().map(|(_, to)| &mut **to));
                 continue;
             }
             let (part, rest) = bytes.split_at(self.left.min(bytes.len()));
@@ -75,20 +75,20 @@ impl FrameCursor {
         }
     }
 
-    fn walk_head<'a>(&mut self, bytes: &'a [u8], to: Option<&mut BytesMut>) -> &'a [u8] {
-        let (part, rest) = bytes.split_at((HEAD - self.seen).min(bytes.len()));
-        self.head[self.seen..self.seen + part.len()].copy_from_slice(part);
+    fn walk_header<'a>(&mut self, bytes: &'a [u8], to: Option<&mut BytesMut>) -> &'a [u8] {
+        let (part, rest) = bytes.split_at((HEADER_BYTES - self.seen).min(bytes.len()));
+        self.header[self.seen..self.seen + part.len()].copy_from_slice(part);
         self.seen += part.len();
-        let whole = self.seen == HEAD;
+        let whole = self.seen == HEADER_BYTES;
         match to {
             None => self.passed = true,
             Some(to) if self.passed => to.put_slice(part),
-            Some(_) if whole && self.head[3] == GOAWAY => self.replaced = Some(Vec::new()),
-            Some(to) if whole => to.put_slice(&self.head),
+            Some(_) if whole && self.header[3] == GOAWAY => self.replaced = Some(Vec::new()),
+            Some(to) if whole => to.put_slice(&self.header),
             Some(_) => {}
         }
         if whole {
-            let [a, b, c, ..] = self.head;
+            let [a, b, c, ..] = self.header;
             self.left = u32::from_be_bytes([0, a, b, c]) as usize;
             (self.seen, self.passed) = (0, false);
         }
@@ -96,7 +96,7 @@ impl FrameCursor {
     }
 }
 
-/// The last stream that a GOAWAY frame names.
+/// Reads the last stream that a GOAWAY frame names.
 fn last_stream(payload: &[u8]) -> u32 {
     payload.first_chunk().map_or(0, |id| u32::from_be_bytes(*id))
 }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn go_away_gets_its_reason_however_the_bytes_are_cut() {
+    fn goaway_gets_its_reason_however_the_bytes_are_split() {
         let data = frame(0, &[7; 300]);
         let written = [&data[..], &plain_go_away(), &frame(6, &[1; 8]), &data].concat();
         let expected = [&data[..], &go_away(0x7fff_ffff, "calm"), &frame(6, &[1; 8]), &data].concat();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn frame_that_was_begun_before_is_left_as_it_is() {
+    fn frame_that_is_partly_written_is_not_changed() {
         let written = [plain_go_away(), frame(6, &[1; 8]), plain_go_away()].concat();
         for begun in 1..17 + 17 {
             let (mut cursor, mut out) = (FrameCursor::default(), BytesMut::from(&written[..begun]));

@@ -1,16 +1,16 @@
-//! The socket of a connection, as hyper and h2 should see it.
+//! Adapter between a connection's socket and hyper.
 //!
-//! h2 asks once, when a connection begins, whether the socket takes several buffers in one write. If so, it hands over each
-//! frame of 256 bytes or more as a buffer of its own, and stops gathering others: a system call for each. If not, that
-//! begins at 1,024 bytes, and what is smaller is copied together. A change of an instance has 200 to 500 bytes, so with
-//! a thousand watches of it on eight connections the difference is a thousand system calls or a few dozen.
+//! **Small frames are written together.** h2 asks once, when a connection begins, whether the socket has vectored writes. If so, it writes each frame of
+//! 256 bytes or more as a buffer of its own, and stops collecting others: one system call for each. If not, it does so from 1,024 bytes, and copies smaller
+//! frames together. A change of an instance has 200 to 500 bytes, so with a thousand watches of it on eight connections the difference is between a thousand
+//! system calls and a few dozen. So the adapter answers no until the first write, and afterwards what is true, for the frames that are large. HTTP/1.1 gets
+//! the true answer at once: it would copy whole bodies.
 //!
-//! So the answer is no until the first write, and the truth from then on, for the frames that are large. HTTP/1.1 is told the truth
-//! at once: it would copy whole bodies.
+//! **Half-closed HTTP/1.1 connections get their answers.** Scripts shut down their side of a connection after the request. hyper drops the request if it sees
+//! that end while it makes the answer. With half-close enabled, it does not see the end at all, and a blocking query whose client has gone would wait for
+//! minutes. So the end is passed on a little later, when every answer that does not wait is made.
 //!
-//! Who asks over HTTP/1.1 and says no more, as scripts do that end their side of the connection, wants an answer. hyper gives none if
-//! it finds the end while it makes one; or else, if told so, does not find it at all, and a query whose client is gone would wait for
-//! minutes. So the end is told a little later, by when all is answered that does not wait.
+//! **GOAWAY has a reason.** See `goaway`.
 
 use std::{
     io::{self, IoSlice},
@@ -28,51 +28,51 @@ use tokio::{
 
 use super::{Connection, goaway::FrameCursor};
 
-/// How much later the end of what is asked is told.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// Delay after which the end of the requests is passed on.
+const END_DELAY: Duration = Duration::from_millis(100);
 
-/// The end of what a peer says.
+/// Progress towards the end of what a peer sends.
 #[derive(Debug)]
 enum ReadEnd {
-    ToCome,
-    /// It has come, and is told then.
-    Come(Pin<Box<Sleep>>),
+    Open,
+    /// The end was read, and is passed on then.
+    Read(Pin<Box<Sleep>>),
 }
 
-/// A socket that makes h2 gather small frames.
+/// Socket as hyper sees it.
 #[derive(Debug)]
 pub struct H2WriteShim<S> {
-    /// Read already, to be read again.
+    /// Bytes that were read already, which hyper reads first.
     head: Bytes,
     socket: S,
-    /// Whether the truth is told.
-    frank: bool,
-    /// When the end is told. `None`: at once.
+    /// Whether to report vectored writes: for HTTP/2 after the first write.
+    reports_vectored: bool,
+    /// State of the delayed end. `None`: the end is passed on at once.
     end: Option<ReadEnd>,
-    /// Of HTTP/2: what gives GOAWAY its reason.
-    going_away: Option<GoawayRewriter>,
+    /// Rewriter of GOAWAY frames, for HTTP/2.
+    goaway: Option<GoawayRewriter>,
 }
 
-/// Follows the frames of a connection, to give its GOAWAY a reason.
+/// Follows the frames of a connection, to give its GOAWAY frames a reason.
 #[derive(Debug)]
 struct GoawayRewriter {
     connection: Arc<Connection>,
     cursor: FrameCursor,
-    /// Frames with their reason that the socket has not taken.
+    /// Rewritten bytes that the socket has not taken.
     pending: BytesMut,
 }
 
 impl<S> H2WriteShim<S> {
-    /// Wraps a socket to which nothing was written yet, and from which this was read.
+    /// Wraps the socket of an HTTP/2 connection. `head`: the bytes that were read from it already.
     pub fn http2(connection: &Arc<Connection>, head: Bytes, socket: S) -> Self {
         let connection = Arc::clone(connection);
-        let going_away = GoawayRewriter { connection, cursor: FrameCursor::default(), pending: BytesMut::new() };
-        Self { head, socket, frank: false, end: None, going_away: Some(going_away) }
+        let goaway = GoawayRewriter { connection, cursor: FrameCursor::default(), pending: BytesMut::new() };
+        Self { head, socket, reports_vectored: false, end: None, goaway: Some(goaway) }
     }
 
-    /// Wraps one for HTTP/1.1.
+    /// Wraps the socket of an HTTP/1.1 connection.
     pub fn http1(socket: S) -> Self {
-        Self { head: Bytes::new(), socket, frank: true, end: Some(ReadEnd::ToCome), going_away: None }
+        Self { head: Bytes::new(), socket, reports_vectored: true, end: Some(ReadEnd::Open), goaway: None }
     }
 }
 
@@ -88,11 +88,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for H2WriteShim<S> {
         ready!(Pin::new(&mut self.socket).poll_read(context, to))?;
         let is_end = to.filled().len() == before && to.remaining() > 0;
         if is_end && let Some(end) = &mut self.end {
-            if matches!(end, ReadEnd::ToCome) {
-                *end = ReadEnd::Come(Box::pin(sleep(PATIENCE)));
+            if matches!(end, ReadEnd::Open) {
+                *end = ReadEnd::Read(Box::pin(sleep(END_DELAY)));
             }
-            if let ReadEnd::Come(told) = end {
-                ready!(told.as_mut().poll(context));
+            if let ReadEnd::Read(delay) = end {
+                ready!(delay.as_mut().poll(context));
             }
         }
         Poll::Ready(Ok(()))
@@ -102,7 +102,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for H2WriteShim<S> {
 impl<S: AsyncWrite + Unpin> H2WriteShim<S> {
     /// Follows frames that the socket has taken.
     fn follow<'a>(&mut self, written: usize, parts: impl IntoIterator<Item = &'a [u8]>) {
-        let Some(GoawayRewriter { cursor, .. }) = &mut self.going_away else { return };
+        let Some(GoawayRewriter { cursor, .. }) = &mut self.goaway else { return };
         let mut left = written;
         for part in parts {
             let taken = part.len().min(left);
@@ -111,9 +111,9 @@ impl<S: AsyncWrite + Unpin> H2WriteShim<S> {
         }
     }
 
-    /// Writes what has got its reason and was not written yet.
+    /// Writes the rewritten bytes.
     fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(GoawayRewriter { pending, .. }) = &mut self.going_away else { return Poll::Ready(Ok(())) };
+        let Some(GoawayRewriter { pending, .. }) = &mut self.goaway else { return Poll::Ready(Ok(())) };
         while pending.has_remaining() {
             let written = ready!(Pin::new(&mut self.socket).poll_write(context, pending))?;
             if written == 0 {
@@ -124,16 +124,16 @@ impl<S: AsyncWrite + Unpin> H2WriteShim<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes frames of a connection that goes away, and gives GOAWAY its reason. `None`: the connection stays.
-    fn poll_going_away(&mut self, context: &mut Context<'_>, from: &[u8]) -> Option<Poll<io::Result<usize>>> {
-        self.going_away.as_ref().and_then(|going_away| going_away.connection.going_away())?;
+    /// Writes frames of a rejected connection, whose GOAWAY gets the reason. `None`: the connection is not rejected.
+    fn poll_rejected(&mut self, context: &mut Context<'_>, from: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        self.goaway.as_ref().and_then(|goaway| goaway.connection.rejection())?;
         match self.poll_pending(context) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
             Poll::Pending => return Some(Poll::Pending),
         }
-        if let Some(GoawayRewriter { connection, cursor, pending }) = &mut self.going_away
-            && let Some(reason) = connection.going_away()
+        if let Some(GoawayRewriter { connection, cursor, pending }) = &mut self.goaway
+            && let Some(reason) = connection.rejection()
         {
             cursor.rewrite(from, reason, pending);
         }
@@ -146,8 +146,8 @@ impl<S: AsyncWrite + Unpin> H2WriteShim<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for H2WriteShim<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        self.frank = true;
-        if let Some(written) = self.poll_going_away(context, from) {
+        self.reports_vectored = true;
+        if let Some(written) = self.poll_rejected(context, from) {
             return written;
         }
         let written = ready!(Pin::new(&mut self.socket).poll_write(context, from))?;
@@ -161,7 +161,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for H2WriteShim<S> {
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let first = from.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
-        if let Some(written) = self.poll_going_away(context, first) {
+        if let Some(written) = self.poll_rejected(context, first) {
             return written;
         }
         let written = ready!(Pin::new(&mut self.socket).poll_write_vectored(context, from))?;
@@ -170,7 +170,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for H2WriteShim<S> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.frank && self.socket.is_write_vectored()
+        self.reports_vectored && self.socket.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,45 +1,45 @@
-//! Why there is no room for a call.
+//! Errors of calls that exceed a limit.
 
 use std::{fmt, time::Duration};
 
-/// Why a call is refused.
+/// Limit that a call exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
-    /// As many calls and streams are open as may be.
+    /// Number of open calls and streams.
     #[error(
-        "{0} may have {1} calls and streams open, a tenth of them heartbeats only, and has: try again later, close some, or \
-         raise {flag} where the registry runs",
+        "stream limit {1} reached for {0} (a tenth of it is kept for heartbeats): try again later, close some streams, or raise \
+         {flag} where the registry runs",
         flag = flag(*.0)
     )]
     Streams(LimitLevel, usize),
-    /// As many bytes of answers as may be wait for their readers.
+    /// Bytes of answers that wait for their readers.
     #[error(
-        "{0} has answers of more than {1} bytes that were not read: read them before asking for more, or raise \
-         --max-unread-responses where the registry runs"
+        "limit of {1} bytes of unread answers reached for {0}: read them before you request more, or raise --max-unread-responses where \
+         the registry runs"
     )]
     Unread(LimitLevel, usize),
-    /// So many long answers are wanted that this one was not made in time.
+    /// Time that a long answer waited for others.
     #[error(
-        "so many lists were asked for that this one waited {}: try again later, or watch instead",
+        "this list waited {} behind other lists: try again later, or watch instead",
         humantime::format_duration(*.0)
     )]
-    Turn(Duration),
+    QueueTimeout(Duration),
 }
 
 impl LimitError {
-    /// Whether the registry itself is full, rather than whoever asks.
+    /// Returns whether the limit is that of the whole registry.
     #[must_use]
     pub fn is_of_all(&self) -> bool {
         match self {
             Self::Streams(level, _) | Self::Unread(level, _) => *level == LimitLevel::All,
-            Self::Turn(_) => true,
+            Self::QueueTimeout(_) => true,
         }
     }
 }
 
-/// Whose limit it is.
+/// Owner of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "they say it")]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum LimitLevel {
     Connection,
     Address,

@@ -1,4 +1,4 @@
-//! Bound addresses, and how the kernel is to treat their connections.
+//! Bound addresses, and the socket options of their connections.
 
 use std::{
     io,
@@ -8,16 +8,16 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 
-/// Connections that wait to be accepted; the kernel may allow fewer.
+/// Number of connections that may wait to be accepted. The kernel may allow fewer.
 const BACKLOG: i32 = 4_096;
-/// Bytes that the kernel keeps of what a peer has not acknowledged; it doubles them for its own use.
-const SENT: usize = 256 * 1024;
-/// Bytes that it takes beyond what it has sent: what a peer that reads nothing leaves there.
+/// Send buffer in the kernel, which doubles it for its own use.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes that the kernel takes beyond those it has sent: what a peer that reads nothing leaves there.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 16 * 1024;
-/// How long sent data may go unacknowledged, or unread.
+const MAX_UNSENT_BYTES: u32 = 16 * 1024;
+/// Time after which the kernel closes a connection whose data is not acknowledged, or not read.
 #[cfg(target_os = "linux")]
-const UNREAD: std::time::Duration = std::time::Duration::from_secs(30);
+const USER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A bound address.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ impl Listener {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
-        // Its connections inherit it.
-        socket.set_send_buffer_size(SENT)?;
+        // Accepted sockets inherit it.
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from(socket);
@@ -45,19 +45,19 @@ impl Listener {
         Ok(Self { listener, address })
     }
 
-    /// A socket that somebody else has opened, treated as one of our own.
+    /// Uses a listening socket that another process has opened.
     ///
     /// # Errors
     ///
-    /// When it does not listen, or the system does not let it be set up.
+    /// When it does not listen, or its options cannot be set.
     pub fn adopt(listener: TcpListener) -> io::Result<Self> {
         let socket = SockRef::from(&listener);
         if !listens(&socket)? {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
         }
         socket.set_nonblocking(true)?;
-        socket.set_send_buffer_size(SENT)?;
-        // Listening again changes nothing but how many may wait.
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        // Listening again only changes the length of the queue.
         socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
@@ -69,7 +69,7 @@ impl Listener {
         self.address
     }
 
-    /// For tokio.
+    /// Registers it with the poller of the current runtime.
     ///
     /// # Errors
     ///
@@ -84,29 +84,29 @@ fn listens(socket: &SockRef<'_>) -> io::Result<bool> {
     socket.is_listener()
 }
 
-/// Other systems say so when the first connection is to be accepted.
+/// Other systems report it when the first connection is accepted.
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
 fn listens(_: &SockRef<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Sets a new connection up: small messages go at once, and what a peer does not take does not stay in the kernel.
+/// Sets the options of an accepted socket: small messages are sent at once, and data that a peer does not take does not stay in the kernel.
 pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    bound(socket)
+    bound_unsent(socket)
 }
 
 #[cfg(target_os = "linux")]
-fn bound(socket: &TcpStream) -> io::Result<()> {
+fn bound_unsent(socket: &TcpStream) -> io::Result<()> {
     let socket = socket2::SockRef::from(socket);
-    socket.set_tcp_notsent_lowat(UNSENT)?;
-    socket.set_tcp_user_timeout(Some(UNREAD))
+    socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
-/// Other systems give up by themselves, later.
+/// Other systems close such connections by themselves, later.
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
-fn bound(_: &TcpStream) -> io::Result<()> {
+fn bound_unsent(_: &TcpStream) -> io::Result<()> {
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What is served on an address.
+//! Configuration of a listener.
 
 use std::sync::Arc;
 
@@ -6,24 +6,24 @@ use tonic::service::Routes;
 
 use super::tls::TlsState;
 
-/// How a port's peers speak.
+/// Protocol that the peers of a listener speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/2 from the first byte on, as gRPC has it.
+    /// HTTP/2 with prior knowledge, as gRPC uses it.
     Http2,
     /// HTTP/1.1.
     Http1,
 }
 
-/// What is served on an address, and how.
+/// Protocol, TLS and routes of a listener.
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
-    /// As logs and metrics name it.
+    /// Name in logs and metrics.
     pub name: &'static str,
-    /// How its peers speak.
+    /// Protocol that its peers speak.
     pub protocol: Protocol,
-    /// What is spoken below that. `None`: TCP alone.
+    /// Certificates. `None`: plaintext.
     pub tls: Option<Arc<TlsState>>,
-    /// What is served.
+    /// Routes that are served.
     pub routes: Routes,
 }

@@ -1,11 +1,11 @@
-//! A connection's life, from its first byte to its last.
+//! Life of a connection, from its first byte to its last.
 //!
 //! ```text
 //!   handshake ──► served ──┬─► ended by the peer
-//!   (deadline)             ├─► evicted                    at once, unsent bytes and all
-//!                          ├─► too old: GOAWAY, notices ──► a grace ──► dropped
-//!                          ├─► sent away: GOAWAY with the reason, notices ──► a grace ──► dropped
-//!                          └─► the server leaves: notices, GOAWAY ───► dropped by whoever waits for it
+//!   (deadline)             ├─► evicted                              at once, with what is not sent
+//!                          ├─► maximum age: GOAWAY, notices ───────► grace ──► dropped
+//!                          ├─► rejected: GOAWAY with the reason, notices ─► grace ──► dropped
+//!                          └─► shutdown: notices, GOAWAY ──────────► dropped by the worker at its deadline
 //! ```
 
 use std::{
@@ -22,151 +22,151 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::watch,
     time::{Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Connection, ConnectionIo, ListenerConfig, Protocol, WorkerState,
-    cpu_share::{AccountedTask, Spawner},
+    fairness::{AccountedExecutor, AccountedTask},
     h2_io::H2WriteShim,
-    preface::greet,
+    preface::read_preface,
     request_service::RequestService,
     tls::{TlsState, shake_hands},
 };
 use crate::{metrics::EvictReason, random};
 
-/// A peer that does not answer a ping is gone.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_ANSWER: Duration = Duration::from_secs(10);
-/// How long streams have to tell their peers that we leave, before the connection says it.
-const NOTICE: Duration = Duration::from_millis(50);
-/// What one stream may have in our buffers beyond the peer's window. The default of 400 KiB is for downloads.
-const SEND_BUFFER: usize = 64 * 1024;
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How long an HTTP/1.1 connection may be idle, or take to the end of a later request's head. Longer than the minute
-/// between two visits of Prometheus.
-const IDLE: Duration = Duration::from_secs(75);
+/// Time between two pings, and time that a peer has to answer one.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that streams have to send their notices on shutdown, before GOAWAY.
+const NOTICE_DELAY: Duration = Duration::from_millis(50);
+/// Bytes of one stream in our buffers beyond the peer's window. The default of 400 KiB is for downloads.
+const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Time that an HTTP/1.1 connection may be idle, or take to the end of the head of a later request. Longer than the minute between two scrapes of
+/// Prometheus.
+const HTTP1_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Serves what was accepted on a port, until it ends.
-pub(super) async fn receive(
+/// Serves a connection that was accepted on a listener, until it ends.
+pub(super) async fn serve_accepted(
     socket: TcpStream,
     connection: Arc<Connection>,
-    port: &ListenerConfig,
-    leaving: watch::Receiver<bool>,
+    config: &ListenerConfig,
+    shutdown: CancellationToken,
 ) {
-    let line = ConnectionIo::new(socket, Arc::clone(&connection));
-    match &port.tls {
-        None => serve(Box::pin(open(line)), connection, port, leaving).await,
+    let io = ConnectionIo::new(socket, Arc::clone(&connection));
+    match &config.tls {
+        None => serve(Box::pin(open(io)), connection, config, shutdown).await,
         Some(tls) => {
-            let opening = Box::pin(open_tls(line, Arc::clone(&connection), tls, port.protocol));
-            serve(opening, connection, port, leaving).await;
+            let opening = Box::pin(open_tls(io, Arc::clone(&connection), tls, config.protocol));
+            serve(opening, connection, config, shutdown).await;
         }
     }
 }
 
-/// What is spoken over, made of a fresh socket. Runs where the connection is served, within its handshake's deadline.
-async fn open(line: ConnectionIo) -> io::Result<ConnectionIo> {
-    line.stirs().await?;
-    Ok(line)
+/// Waits for the first byte. Runs within the deadline of the handshake.
+async fn open(io: ConnectionIo) -> io::Result<ConnectionIo> {
+    io.readable().await?;
+    Ok(io)
 }
 
-/// The same with TLS. Whom the peer's certificate names is known from here on.
+/// Does the TLS handshake, which gives the connection its identity.
 async fn open_tls(
-    line: ConnectionIo,
+    io: ConnectionIo,
     connection: Arc<Connection>,
     tls: &TlsState,
     protocol: Protocol,
 ) -> io::Result<TlsStream<ConnectionIo>> {
-    let first = line.first_byte().await?;
-    let (stream, identity) = shake_hands(first, line, tls, protocol).await.map_err(io::Error::other)?;
+    let first = io.peek_first_byte().await?;
+    let (stream, identity) = shake_hands(first, io, tls, protocol).await.map_err(io::Error::other)?;
     if let Some(name) = identity {
-        tracing::debug!(peer = %connection.peer(), identity = &*name, "a client has shown its certificate");
+        tracing::debug!(peer = %connection.peer(), identity = &*name, "client certificate accepted");
         connection.identify(name);
     }
     Ok(stream)
 }
 
-/// Serves one connection until it ends: by itself, by eviction, of age, or, after GOAWAY, when the server leaves and its
-/// streams are done. Whoever calls sets the last deadline.
+/// Serves one connection until it ends: by its peer, by eviction, at its maximum age, or after the GOAWAY of a shutdown, once its streams are done.
+/// The caller sets the deadline of a shutdown.
 ///
-/// Each stage has its own place: a task that had room for the largest of them, a handshake of TLS, would keep it for as long as the
-/// connection lives.
+/// Each stage is boxed: a task with space for the largest of them, a TLS handshake, would keep that space for the life of the connection.
 pub async fn serve<I>(
     opening: impl Future<Output = io::Result<I>>,
     connection: Arc<Connection>,
-    port: &ListenerConfig,
-    mut leaving: watch::Receiver<bool>,
+    config: &ListenerConfig,
+    shutdown: CancellationToken,
 ) where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let _guest = WorkerState::enter(&connection);
-    let metrics = &connection.ticket().gate().metrics().connections;
-    let mut deadline = pin!(sleep(connection.ticket().gate().rules().handshake));
-    let opening =
-        AccountedTask::new(Arc::clone(&connection), async { greet(opening.await?, port.protocol, &connection).await });
+    let _inspected = WorkerState::inspect(&connection);
+    let limiter = connection.permit().limiter();
+    let mut deadline = pin!(sleep(limiter.limits().handshake));
+    let opening = AccountedTask::new(Arc::clone(&connection), async {
+        read_preface(opening.await?, config.protocol, &connection).await
+    });
     let io = tokio::select! {
         opened = opening => match opened {
             Ok(io) => TokioIo::new(io),
             Err(error) => {
-                metrics.handshake_failed(port.name);
-                return tracing::debug!(peer = %connection.peer(), port = port.name, %error, "no connection came of it");
+                limiter.metrics().connections.handshake_failed(config.name);
+                return tracing::debug!(peer = %connection.peer(), listener = config.name, %error, "handshake failed");
             }
         },
         () = &mut deadline => return connection.evict(EvictReason::Handshake),
-        // There is nobody to be told.
-        _ = leaving.wait_for(|leaving| *leaving) => return,
+        // The peer has asked nothing yet.
+        () = shutdown.cancelled() => return,
     };
-    let door = RequestService { routes: port.routes.clone(), connection: Arc::clone(&connection) };
-    match port.protocol {
+    let service = RequestService { routes: config.routes.clone(), connection: Arc::clone(&connection) };
+    match config.protocol {
         Protocol::Http2 => {
-            let served = Box::pin(http2(&connection).serve_connection(io, door));
-            AccountedTask::new(Arc::clone(&connection), live(served, &connection, None, leaving)).await;
+            let served = Box::pin(http2(&connection).serve_connection(io, service));
+            AccountedTask::new(Arc::clone(&connection), run(served, &connection, None, shutdown)).await;
         }
         Protocol::Http1 => {
-            let served = Box::pin(http1().serve_connection(io, door));
-            AccountedTask::new(Arc::clone(&connection), live(served, &connection, Some(deadline), leaving)).await;
+            let served = Box::pin(http1().serve_connection(io, service));
+            AccountedTask::new(Arc::clone(&connection), run(served, &connection, Some(deadline), shutdown)).await;
         }
     }
 }
 
-fn http2(connection: &Arc<Connection>) -> http2::Builder<Spawner> {
-    let streams = connection.ticket().gate().rules().streams_per_connection;
-    let mut builder = http2::Builder::new(Spawner(Arc::clone(connection)));
+fn http2(connection: &Arc<Connection>) -> http2::Builder<AccountedExecutor> {
+    let streams = connection.permit().limiter().limits().streams_per_connection;
+    let mut builder = http2::Builder::new(AccountedExecutor(Arc::clone(connection)));
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_ANSWER)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(streams)
-        // Calls whose deadlines pass while we are busy arrive with their cancellation: the default of 20 would end the
-        // connection of an honest client, and with it the heartbeats on it.
+        // Calls whose deadlines pass while this thread is busy arrive together with their cancellation. The default of 20 would end the connection of an
+        // honest client, and the heartbeats on it.
         .max_pending_accept_reset_streams(Some(streams as usize))
-        .max_send_buf_size(SEND_BUFFER)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW);
+        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder
 }
 
 fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(SEND_BUFFER);
-    // Some programs written for Consul compare headers as Go spells them.
+    builder.timer(TokioTimer::new()).header_read_timeout(HTTP1_IDLE_TIMEOUT).max_buf_size(MAX_SEND_BUFFER_BYTES);
+    // Some programs written for Consul compare header names in the case in which Go writes them.
     builder.title_case_headers(true);
     builder
 }
 
-/// A connection that can be asked to end.
+/// Connection of hyper, of either version of HTTP.
 trait ServedConnection: Future<Output = hyper::Result<()>> {
-    /// Takes nothing new, and ends with what is open.
-    fn wind_up(self: Pin<&mut Self>);
+    /// Accepts no more requests, and ends when those that are open have.
+    fn start_graceful_shutdown(self: Pin<&mut Self>);
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> ServedConnection
-    for http2::Connection<TokioIo<H2WriteShim<I>>, RequestService, Spawner>
+    for http2::Connection<TokioIo<H2WriteShim<I>>, RequestService, AccountedExecutor>
 {
-    fn wind_up(self: Pin<&mut Self>) {
+    fn start_graceful_shutdown(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
@@ -174,82 +174,82 @@ impl<I: AsyncRead + AsyncWrite + Unpin> ServedConnection
 impl<I: AsyncRead + AsyncWrite + Unpin> ServedConnection
     for http1::Connection<TokioIo<H2WriteShim<I>>, RequestService>
 {
-    fn wind_up(self: Pin<&mut Self>) {
+    fn start_graceful_shutdown(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
-/// `first`: the deadline for the first request.
-async fn live(
+/// Runs a connection to its end. `first_request`: the deadline for the first request.
+async fn run(
     mut served: Pin<Box<impl ServedConnection>>,
     connection: &Connection,
-    mut first: Option<Pin<&mut Sleep>>,
-    mut leaving: watch::Receiver<bool>,
+    mut first_request: Option<Pin<&mut Sleep>>,
+    shutdown: CancellationToken,
 ) {
-    let rules = connection.ticket().gate().rules();
-    let mut old = pin!(sleep(rules.age.map_or(Duration::MAX, jitter)));
-    let wound_up = loop {
+    let limits = connection.permit().limiter().limits();
+    let mut max_age = pin!(sleep(limits.age.map_or(Duration::MAX, jitter)));
+    let reason = loop {
         tokio::select! {
             ended = &mut served => return note_end(connection, ended),
-            () = connection.evicted() => {
+            () = connection.ending() => {
                 if connection.is_evicted() {
                     return;
                 }
-                break CloseReason::SentAway;
+                break CloseReason::Rejected;
             }
-            _ = leaving.wait_for(|leaving| *leaving) => break CloseReason::Leaving,
-            () = wait(&mut first) => {
-                first = None;
+            () = shutdown.cancelled() => break CloseReason::Shutdown,
+            () = wait(&mut first_request) => {
+                first_request = None;
                 if !connection.is_used() {
                     return connection.evict(EvictReason::Handshake);
                 }
             }
-            () = &mut old, if rules.age.is_some() => break CloseReason::Old,
+            () = &mut max_age, if limits.age.is_some() => break CloseReason::Age,
         }
     };
     if !connection.is_used() {
-        // Nobody to be told.
+        // The peer has asked nothing yet.
         return;
     }
-    let last = if wound_up == CloseReason::Leaving {
+    let grace = if reason == CloseReason::Shutdown {
         tokio::select! {
             ended = &mut served => return note_end(connection, ended),
-            () = sleep(NOTICE) => served.as_mut().wind_up(),
+            () = sleep(NOTICE_DELAY) => served.as_mut().start_graceful_shutdown(),
         }
         Duration::MAX
     } else {
-        // The streams' notices follow: who hears one and calls again at once does so on another connection.
-        if wound_up == CloseReason::Old {
-            connection.ticket().gate().metrics().connections.reached_max_age();
+        // GOAWAY comes before the notices of the streams, so that a client which calls again at the notice does so on another connection.
+        if reason == CloseReason::Age {
+            connection.permit().limiter().metrics().connections.reached_max_age();
         }
         connection.retire();
-        served.as_mut().wind_up();
-        rules.grace
+        served.as_mut().start_graceful_shutdown();
+        limits.grace
     };
     tokio::select! {
         ended = &mut served => note_end(connection, ended),
-        () = cut_off(connection) => {}
-        () = sleep(last) => {
-            // Whatever it was asked to do that for.
-            if connection.going_away().is_none() {
+        () = until_evicted(connection) => {}
+        () = sleep(grace) => {
+            // One that was rejected is counted already.
+            if connection.rejection().is_none() {
                 connection.evict(EvictReason::Age);
             }
         }
     }
 }
 
-/// Why a connection takes nothing new.
+/// Reason for which a connection accepts no more requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CloseReason {
-    Old,
-    SentAway,
-    Leaving,
+    Age,
+    Rejected,
+    Shutdown,
 }
 
-/// Waits until a connection is cut off. One that goes away already may also be sent away.
-async fn cut_off(connection: &Connection) {
+/// Waits until a connection is evicted. One that is closing may also be rejected meanwhile.
+async fn until_evicted(connection: &Connection) {
     while !connection.is_evicted() {
-        connection.evicted().await;
+        connection.ending().await;
     }
 }
 
@@ -260,15 +260,15 @@ async fn wait(deadline: &mut Option<Pin<&mut Sleep>>) {
     }
 }
 
-/// Give or take a tenth, so that connections which came together do not leave together.
+/// Varies an age by up to a tenth, so that connections which began together do not end together.
 fn jitter(age: Duration) -> Duration {
-    let share = u32::try_from(random::u64() >> 32).unwrap_or(u32::MAX);
-    age.mul_f64(0.9 + 0.2 * f64::from(share) / f64::from(u32::MAX))
+    let fraction = u32::try_from(random::u64() >> 32).unwrap_or(u32::MAX);
+    age.mul_f64(0.9 + 0.2 * f64::from(fraction) / f64::from(u32::MAX))
 }
 
 fn note_end(connection: &Connection, ended: hyper::Result<()>) {
     if let Err(error) = ended {
-        // HTTP/1.1's only timeout, of an idle connection, has no source.
+        // The only time-out of HTTP/1.1, that of an idle connection, has no source.
         if error.is_timeout() && error.source().is_some() {
             connection.evict(EvictReason::Ping);
         }
@@ -279,9 +279,9 @@ fn note_end(connection: &Connection, ended: hyper::Result<()>) {
     }
 }
 
-/// What HTTP/2 itself has sent GOAWAY with `ENHANCE_YOUR_CALM` for.
+/// The error for which h2 itself has sent GOAWAY with `ENHANCE_YOUR_CALM`, if it has.
 fn flood(error: &hyper::Error) -> Option<&h2::Error> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;
-    let floods = error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
-    floods.then_some(error)
+    let is_flood = error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+    is_flood.then_some(error)
 }

@@ -1,17 +1,16 @@
 //! Memory for answers that their readers have not taken.
 //!
-//! A buffer is counted while any part of it waits to be written, and once, however many readers it has: on the account of the
-//! connection, address and identity that had it first, and in all. So the numbers are memory, and a list that a thousand clients
-//! ask for at once costs what one of them does.
+//! A buffer is counted while any part of it waits to be written, and once, however many readers it has: on the account of the connection, address and
+//! identity that had it first, and in all. So the numbers are memory, and a list that a thousand clients request at once costs as much as for one of them.
 //!
-//! | level | may hold | answers of unknown size | pages and watches |
+//! | level | limit | answers of unknown size | pages and watches |
 //! |---|---|---|---|
-//! | connection | a sixteenth of all | none beyond that | the same |
-//! | address, identity | a quarter; loopback, which is many programs, half | up to half of that | all of that |
+//! | connection | a sixteenth of `--max-unread-responses` | up to that | up to that |
+//! | address, identity | a quarter; for loopback, which is many programs, half | up to half of that | up to that |
 //! | all | `--max-unread-responses` | up to half | up to three quarters; all for a connection that reads |
 //!
-//! A connection that reads has at most [`SMALL`] bytes waiting; for it, an address may hold up to three quarters of all. Beyond half of a
-//! limit, connections that hold more than that and take nothing are cut off after seconds, not half a minute.
+//! A connection that reads has at most [`MAX_READING_BYTES`] bytes waiting; for it, an address may hold up to three quarters of all. Beyond half of a limit,
+//! connections that hold more than that and take nothing are evicted after seconds, not half a minute.
 
 use std::{
     pin::pin,
@@ -28,28 +27,27 @@ use tokio::{sync::Notify, time::sleep};
 
 use super::{Connection, LimitError, LimitLevel};
 
-/// Bytes that a connection which reads may have waiting.
-const SMALL: usize = 64 * 1024;
+/// Bytes up to which a connection counts as one that reads.
+const MAX_READING_BYTES: usize = 64 * 1024;
 /// Bytes below which an answer is not counted.
 pub(super) const MIN_COUNTED: usize = 1_024;
-/// Time that an answer of unknown size waits for room while nothing is taken that could make some. Shorter than the time after
-/// which readers that press are cut off.
+/// Time that an answer of unknown size waits while no answer is taken. Shorter than the time after which readers that keep memory from others are evicted.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time that it waits at most.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
+const CAPACITY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Size of an answer that is about to be made.
+/// Size of an answer that is to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerSize {
     /// A page of bounded size.
     Page,
     /// A message of a stream, which can wait.
     Message,
-    /// As large as what was asked for.
+    /// An answer as large as the data that was requested.
     Unknown,
 }
 
-/// Bytes that wait for readers, by who made them wait.
+/// Bytes that wait for readers, by owner.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct UnreadBytes {
     pub(super) connection: usize,
@@ -71,10 +69,10 @@ impl UnreadLimits {
         Self { connection: all / 16, address: if loopback { all / 2 } else { all / 4 }, all }
     }
 
-    /// The first limit at which an answer of this size has no room.
+    /// The first limit that leaves no memory for an answer of this size.
     pub(super) fn exceeded(self, size: AnswerSize, unread: UnreadBytes) -> Option<LimitError> {
         let Self { connection, address, all } = self;
-        let reads = unread.connection <= SMALL;
+        let reads = unread.connection <= MAX_READING_BYTES;
         let (address, all) = match size {
             AnswerSize::Unknown => (address / 2, all / 2),
             AnswerSize::Page if reads => (all / 4 * 3, all),
@@ -90,10 +88,10 @@ impl UnreadLimits {
         levels.into_iter().find(|(_, bytes, most)| bytes > most).map(|(level, _, most)| LimitError::Unread(level, most))
     }
 
-    /// Whether a connection that takes nothing keeps others from their answers.
-    pub(super) fn is_pressing(self, unread: UnreadBytes) -> bool {
-        let pressed = [(unread.address, self.address), (unread.identity, self.address), (unread.all, self.all)];
-        unread.connection > SMALL && pressed.into_iter().any(|(bytes, most)| bytes > most / 2)
+    /// Returns whether a connection that takes nothing keeps memory from others.
+    pub(super) fn are_pressed_by(self, unread: UnreadBytes) -> bool {
+        let levels = [(unread.address, self.address), (unread.identity, self.address), (unread.all, self.all)];
+        unread.connection > MAX_READING_BYTES && levels.into_iter().any(|(bytes, most)| bytes > most / 2)
     }
 }
 
@@ -119,7 +117,7 @@ impl UnreadBuffers {
         self.freed_count.load(Relaxed)
     }
 
-    /// Adds a reader, and tells whether it is the first.
+    /// Adds a reader. Returns whether it is the first.
     fn hold(&self, id: BufferId) -> bool {
         let mut readers = self.readers.entry(id).or_default();
         *readers += 1;
@@ -142,18 +140,18 @@ impl UnreadBuffers {
     }
 }
 
-/// A buffer that waits for one reader. Dropping it says that the reader has taken it.
+/// A buffer that waits for one reader. Dropping it counts it as taken.
 #[derive(Debug)]
 pub(super) struct UnreadAnswer {
     connection: Arc<Connection>,
-    /// Kept until it is no longer counted, so that no other buffer has its place in memory.
+    /// Kept until it is no longer counted, so that no other buffer has its address.
     data: Bytes,
     first: bool,
 }
 
 impl UnreadAnswer {
     pub(super) fn new(connection: &Arc<Connection>, data: Bytes) -> Arc<Self> {
-        let first = connection.ticket().gate().unread_buffers().hold(id(&data));
+        let first = connection.permit().limiter().unread_buffers().hold(id(&data));
         if first {
             connection.answer_made(data.len());
         }
@@ -168,7 +166,7 @@ impl UnreadAnswer {
 
 impl Drop for UnreadAnswer {
     fn drop(&mut self) {
-        let buffers = self.connection.ticket().gate().unread_buffers();
+        let buffers = self.connection.permit().limiter().unread_buffers();
         buffers.release(id(&self.data));
         if self.first {
             self.connection.answer_taken(self.data.len());
@@ -194,45 +192,45 @@ impl AsRef<[u8]> for AnswerPart {
 }
 
 impl Connection {
-    /// The same bytes, counted as unread until all parts of them are dropped. Few bytes are not worth it.
+    /// Returns the same bytes, counted as unread until all parts of them are dropped. Fewer than 1 KiB are not counted.
     #[must_use]
     pub fn count_unread(self: &Arc<Self>, data: Bytes) -> Bytes {
         if data.len() < MIN_COUNTED { data } else { UnreadAnswer::new(self, data.clone()).part(data) }
     }
 
-    /// The limit that leaves no room for another answer of this size.
+    /// The limit that leaves no memory for another answer of this size.
     #[must_use]
-    pub fn full(&self, size: AnswerSize) -> Option<LimitError> {
-        self.ticket().full(self.proved(), self.unread_bytes(), size)
+    pub fn exceeded_unread_limit(&self, size: AnswerSize) -> Option<LimitError> {
+        self.permit().exceeded_unread_limit(self.peer_identity(), self.unread_bytes(), size)
     }
 
-    /// Waits for room for an answer of unknown size, for as long as others take theirs: those make room within milliseconds.
+    /// Waits for memory for an answer of unknown size, for as long as other answers are taken, which frees theirs within milliseconds.
     ///
     /// # Errors
     ///
-    /// The limit that leaves no room after all.
-    pub async fn wait_for_room(&self) -> Result<(), LimitError> {
-        let Some(mut busy) = self.full(AnswerSize::Unknown) else { return Ok(()) };
-        let buffers = self.ticket().gate().unread_buffers();
-        let mut taken = self.ticket().answers_taken(busy);
-        let (mut idle, mut over) = (pin!(sleep(IDLE_TIMEOUT)), pin!(sleep(ROOM_TIMEOUT)));
+    /// The limit that leaves no memory after that wait.
+    pub async fn wait_for_capacity(&self) -> Result<(), LimitError> {
+        let Some(mut exceeded) = self.exceeded_unread_limit(AnswerSize::Unknown) else { return Ok(()) };
+        let buffers = self.permit().limiter().unread_buffers();
+        let mut taken = self.permit().answers_taken(exceeded);
+        let (mut idle, mut over) = (pin!(sleep(IDLE_TIMEOUT)), pin!(sleep(CAPACITY_TIMEOUT)));
         loop {
-            // It hears of what is freed from here on.
+            // Enabled before the look, so that no buffer that is freed after it is missed.
             let mut freed = pin!(buffers.freed.notified());
             freed.as_mut().enable();
-            match self.full(AnswerSize::Unknown) {
+            match self.exceeded_unread_limit(AnswerSize::Unknown) {
                 None => return Ok(()),
-                Some(still) => busy = still,
+                Some(still) => exceeded = still,
             }
-            let now_taken = self.ticket().answers_taken(busy);
+            let now_taken = self.permit().answers_taken(exceeded);
             if now_taken != taken {
                 taken = now_taken;
                 idle.set(sleep(IDLE_TIMEOUT));
             }
             tokio::select! {
                 () = freed => {}
-                () = &mut idle => return Err(busy),
-                () = &mut over => return Err(busy),
+                () = &mut idle => return Err(exceeded),
+                () = &mut over => return Err(exceeded),
             }
         }
     }
@@ -254,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_over_a_limit_is_refused_at_the_level_that_causes_it() {
+    fn answer_over_a_limit_is_rejected_at_the_level_that_causes_it() {
         use AnswerSize::{Page, Unknown};
         let at = |address, all| UnreadBytes { address: address * MIB, all: all * MIB, ..NOTHING };
         assert_eq!(exceeded(Page, UnreadBytes { connection: 4 * MIB + 1, ..NOTHING }), Some(LimitLevel::Connection));
@@ -264,10 +262,10 @@ mod tests {
     }
 
     #[test]
-    fn page_for_a_connection_that_reads_has_room_where_others_do_not() {
+    fn page_for_a_connection_that_reads_has_memory_where_others_have_none() {
         let crowded = UnreadBytes { address: 17 * MIB, all: 63 * MIB, ..NOTHING };
         assert_eq!(exceeded(AnswerSize::Page, crowded), None);
-        let stalled = UnreadBytes { connection: SMALL + 1, ..crowded };
+        let stalled = UnreadBytes { connection: MAX_READING_BYTES + 1, ..crowded };
         assert_eq!(exceeded(AnswerSize::Page, stalled), Some(LimitLevel::Address));
         assert_eq!(exceeded(AnswerSize::Message, stalled), Some(LimitLevel::Address), "a watch waits");
         assert_eq!(exceeded(AnswerSize::Message, crowded), None);
@@ -276,12 +274,12 @@ mod tests {
     }
 
     #[test]
-    fn connection_that_takes_nothing_presses_only_where_room_is_short() {
+    fn connection_that_takes_nothing_keeps_memory_from_others_only_beyond_half() {
         let limits = UnreadLimits::new(64 * MIB, true);
         let unread = UnreadBytes { connection: MIB, address: 17 * MIB, ..NOTHING };
-        assert!(limits.is_pressing(unread));
-        assert!(!limits.is_pressing(UnreadBytes { connection: SMALL, ..unread }), "it reads");
-        assert!(!limits.is_pressing(UnreadBytes { address: 16 * MIB, ..unread }));
+        assert!(limits.are_pressed_by(unread));
+        assert!(!limits.are_pressed_by(UnreadBytes { connection: MAX_READING_BYTES, ..unread }), "it reads");
+        assert!(!limits.are_pressed_by(UnreadBytes { address: 16 * MIB, ..unread }));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Workers: one thread and one `current_thread` runtime each, on which connections live and die.
+//! Workers: one thread with one `current_thread` runtime each. A connection lives on one of them from its first byte to its last.
 
 use std::{
     io,
@@ -10,148 +10,225 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     runtime,
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::yield_now,
     time::{sleep, timeout},
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{FatalReporter, Notifier, WorkerState, acceptor::AcceptedConnection};
 use crate::clock::Clock;
 
-/// How often a worker says that it has done all that waited for it. Expiry lags behind by up to twice that.
-const TURN: Duration = Duration::from_millis(50);
-/// Tasks through which a heartbeat goes, and one more.
-const HOPS: usize = 3;
-/// How long streams have to end once their peers were told.
-const GOODBYE: Duration = Duration::from_secs(4);
+/// Time between two reports of a worker's progress. Expiry lags behind by up to twice that.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+/// Number of tasks through which a heartbeat goes, and one more.
+const HEARTBEAT_HOPS: usize = 3;
+/// Time that connections have to end on shutdown, once their streams were told.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(4);
 
-/// What every worker needs.
+/// Configuration of every worker.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Who wakes streams.
-    pub hubs: Arc<Notifier>,
-    /// What time it is.
+    /// Wakes the streams of each worker.
+    pub notifier: Arc<Notifier>,
+    /// Clock that the worker reports its progress to.
     pub clock: Arc<Clock>,
-    /// How often idle streams get a bookmark.
-    pub bookmarks: Duration,
-    /// Becomes true when the server leaves.
-    pub leaving: watch::Receiver<bool>,
-    /// Told when what wakes streams has ended.
-    pub alarm: FatalReporter,
+    /// Time between two bookmarks of an idle stream.
+    pub bookmark_interval: Duration,
+    /// Cancelled when connections are to close.
+    pub shutdown: CancellationToken,
+    /// Told when a part of a worker has ended.
+    pub fatal: FatalReporter,
 }
 
-/// All workers.
+/// All workers: some for gRPC, and one for HTTP, which has the last index.
 #[derive(Debug)]
 pub struct Workers {
-    doors: Vec<WorkerInbox>,
+    inboxes: Vec<WorkerInbox>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Where connections are handed to a worker.
+/// Queue of connections for one worker.
 #[derive(Debug)]
 struct WorkerInbox {
-    arrivals: mpsc::UnboundedSender<AcceptedConnection>,
-    place: Arc<WorkerState>,
+    connections: mpsc::UnboundedSender<AcceptedConnection>,
+    worker: Arc<WorkerState>,
 }
 
 impl Workers {
-    /// Starts this many for gRPC, and one for HTTP.
+    /// Starts this many workers for gRPC, and one for HTTP.
     ///
     /// # Errors
     ///
     /// When the system gives no thread or no poller.
-    pub fn start(count: usize, worker: &WorkerConfig) -> io::Result<Self> {
-        let mut workers = Self { doors: Vec::new(), threads: Mutex::default() };
+    pub fn start(count: usize, config: &WorkerConfig) -> io::Result<Self> {
+        let mut workers = Self { inboxes: Vec::new(), threads: Mutex::default() };
         for index in 0..=count {
-            let (sender, arrivals) = mpsc::unbounded_channel();
-            let place = WorkerState::new(index, &worker.clock);
+            let (sender, connections) = mpsc::unbounded_channel();
+            let worker = WorkerState::new(index, &config.clock);
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-            let (worker, own) = (worker.clone(), Arc::clone(&place));
+            let name = if index < count { format!("callboard-{index}") } else { "callboard-http".to_owned() };
+            let (config, own, monitored) = (config.clone(), Arc::clone(&worker), name.clone());
             let thread = thread::Builder::new()
-                .name(if index < count { format!("callboard-{index}") } else { "callboard-http".to_owned() })
-                .spawn(move || runtime.block_on(worker.run(own, arrivals)))?;
-            workers.doors.push(WorkerInbox { arrivals: sender, place });
+                .name(name)
+                .spawn(move || runtime.block_on(config.run(own, monitored, connections)))?;
+            workers.inboxes.push(WorkerInbox { connections: sender, worker });
             workers.threads.get_mut().push(thread);
         }
         Ok(workers)
     }
 
-    /// How many there are for gRPC.
+    /// Number of gRPC workers.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.doors.len() - 1
+        self.inboxes.len() - 1
     }
 
-    /// How many streams are open on a worker.
+    /// Number of open streams of a worker.
     #[must_use]
     pub fn open_streams(&self, worker: usize) -> usize {
-        self.doors[worker].place.open_streams()
+        self.inboxes[worker].worker.open_streams()
     }
 
-    /// Hands a connection to a worker.
-    pub(super) fn hand_over(&self, worker: usize, arrival: AcceptedConnection) {
-        // A worker ends only after the server leaves; then the connection is closed by being dropped.
-        let _ = self.doors[worker].arrivals.send(arrival);
+    /// Gives a connection to a worker.
+    pub(super) fn send(&self, worker: usize, connection: AcceptedConnection) {
+        // A worker ends only on shutdown. Then the connection is dropped, and so closed.
+        let _ = self.inboxes[worker].connections.send(connection);
     }
 
-    /// Waits until all threads have ended, which they do once the server leaves. Blocks.
+    /// Waits until all threads have ended, which they do on shutdown. Blocks.
     pub fn join_all(&self) {
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             if thread.join().is_err() {
-                tracing::error!("a worker's thread panicked");
+                tracing::error!("the thread of a worker panicked");
             }
         }
     }
 }
 
 impl WorkerConfig {
-    async fn run(self, place: Arc<WorkerState>, mut arrivals: mpsc::UnboundedReceiver<AcceptedConnection>) {
-        let index = place.index();
-        let (hubs, clock, bookmarks) = (Arc::clone(&self.hubs), Arc::clone(&self.clock), self.bookmarks);
-        let hub = async move { hubs.run(index, &clock, bookmarks).await };
-        tokio::spawn(self.alarm.clone().guard("a hub", hub));
-        tokio::spawn(self.alarm.clone().guard("a worker's clock", turns(Arc::clone(&self.clock), index)));
-        let watched = Arc::clone(&place);
-        let care = async move { watched.watch_over().await };
-        tokio::spawn(self.alarm.clone().guard("the care of connections", care));
-        let mut leaving = self.leaving.clone();
-        // Every connection holds a copy of this; when the last is dropped, all have ended.
-        let (open, mut all_closed) = mpsc::channel::<()>(1);
-        loop {
-            tokio::select! {
-                arrival = arrivals.recv() => match arrival {
-                    Some(arrival) => {
-                        let (place, leaving, open) = (Arc::clone(&place), self.leaving.clone(), open.clone());
-                        tokio::spawn(async move {
-                            arrival.serve(place, leaving).await;
-                            drop(open);
-                        });
-                    }
-                    None => break,
-                },
-                _ = leaving.wait_for(|leaving| *leaving) => break,
+    async fn run(
+        self,
+        worker: Arc<WorkerState>,
+        name: String,
+        mut arrivals: mpsc::UnboundedReceiver<AcceptedConnection>,
+    ) {
+        let index = worker.index();
+        let (notifier, clock, interval) = (Arc::clone(&self.notifier), Arc::clone(&self.clock), self.bookmark_interval);
+        let notifying = async move { notifier.run(index, &clock, interval).await };
+        tokio::spawn(self.fatal.clone().guard("the notifier of a worker", notifying));
+        let progress = report_progress(Arc::clone(&self.clock), index, name);
+        tokio::spawn(self.fatal.clone().guard("the progress report of a worker", progress));
+        let inspected = Arc::clone(&worker);
+        let inspecting = async move { inspected.inspect_connections().await };
+        tokio::spawn(self.fatal.clone().guard("the inspection of connections", inspecting));
+        // Connections wait for a token of their worker: each poll of theirs takes its lock, which no other thread wants.
+        let shutdown = self.shutdown.child_token();
+        let connections = TaskTracker::new();
+        let serving = async {
+            while let Some(arrival) = arrivals.recv().await {
+                connections.spawn(arrival.serve(Arc::clone(&worker), shutdown.clone()));
             }
-        }
-        drop(open);
-        if timeout(GOODBYE, all_closed.recv()).await.is_err() {
-            tracing::warn!(worker = index, streams = place.open_streams(), "streams dropped at the deadline");
+        };
+        shutdown.run_until_cancelled(serving).await;
+        connections.close();
+        if timeout(SHUTDOWN_GRACE, connections.wait()).await.is_err() {
+            tracing::warn!(worker = index, streams = worker.open_streams(), "streams dropped at the deadline");
         }
     }
 }
 
-/// Says again and again that all that was waiting at the last look has been done by now.
+/// Reports again and again that the worker has handled all that had arrived at the last look, and that its event loop turns.
 ///
-/// It sleeps between look and claim, and does not tick: after a stall of the worker, ticks that were missed would come one
-/// after the other, and claim what nobody has read yet. What a look finds takes two hops, from the connection's task to the
-/// stream's; each yield lets those that were woken before run first.
-async fn turns(clock: Arc<Clock>, worker: usize) {
+/// It sleeps between look and report instead of ticking: after a stall of the worker, ticks that were missed would come one after the other, and report
+/// what the worker has not read yet. What a look finds takes two hops, from the connection's task to the stream's. Each yield lets the tasks that were
+/// woken before run first.
+async fn report_progress(clock: Arc<Clock>, worker: usize, name: String) {
+    let monitor = clock.monitor(name);
     loop {
-        let look = clock.now().lease;
-        sleep(TURN).await;
-        for _ in 0..HOPS {
+        let looked_at = clock.now().lease;
+        sleep(PROGRESS_INTERVAL).await;
+        for _ in 0..HEARTBEAT_HOPS {
             yield_now().await;
         }
-        clock.turned(worker, look);
+        clock.worker_has_handled(worker, looked_at);
+        monitor.report();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, sync::mpsc::channel};
+
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        metrics::Metrics,
+        transport::{ConnectionLimiter, ConnectionLimits, ListenerConfig, Protocol},
+    };
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+    const SILENT: Duration = Duration::from_millis(500);
+
+    async fn until(what: &str, reached: impl Fn() -> bool) {
+        let waiting = async {
+            while !reached() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("{what} takes too long"));
+    }
+
+    /// Both kinds of worker: a request whose handler blocks the thread makes that worker, and no other, fall silent.
+    #[tokio::test]
+    async fn worker_whose_thread_blocks_is_silent() {
+        for (blocked, name) in [(0, "callboard-0"), (1, "callboard-http")] {
+            let clock = Arc::new(Clock::new(1));
+            let shutdown = CancellationToken::new();
+            let config = WorkerConfig {
+                notifier: Arc::new(Notifier::new(2)),
+                clock: Arc::clone(&clock),
+                bookmark_interval: DEADLINE,
+                shutdown: shutdown.clone(),
+                fatal: FatalReporter::new().0,
+            };
+            let workers = Arc::new(Workers::start(1, &config).unwrap());
+            until("the first report", || clock.event_loops().len() == 2).await;
+
+            let (unblock, blocks) = channel::<()>();
+            let blocks = Arc::new(Mutex::new(blocks));
+            let handler = move || async move { blocks.lock().recv().unwrap() };
+            let routes = axum::Router::new().route("/", axum::routing::get(handler)).into();
+            let config = ListenerConfig { name: "test", protocol: Protocol::Http1, tls: None, routes };
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (socket, peer) = listener.accept().await.unwrap();
+            workers.send(blocked, accepted(socket, peer, config));
+            client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
+
+            let silent = |silent: bool, which: &str| {
+                let loops = clock.event_loops();
+                loops.iter().any(|status| status.name == which && (status.silent_for >= SILENT) == silent)
+            };
+            until("the silence", || silent(true, name)).await;
+            let other = if blocked == 0 { "callboard-http" } else { "callboard-0" };
+            assert!(silent(false, other), "{:?}", clock.event_loops());
+            unblock.send(()).unwrap();
+            until("the next report", || silent(false, name)).await;
+            shutdown.cancel();
+            tokio::task::spawn_blocking(move || workers.join_all()).await.unwrap();
+            assert_eq!(clock.event_loops(), []);
+        }
+    }
+
+    fn accepted(socket: TcpStream, peer: SocketAddr, config: ListenerConfig) -> AcceptedConnection {
+        let limiter = ConnectionLimiter::new(ConnectionLimits::default(), Metrics::new());
+        let permit = limiter.admit(peer, config.name, config.protocol).unwrap();
+        AcceptedConnection { socket: socket.into_std().unwrap(), peer, permit, config: Arc::new(config) }
     }
 }

@@ -1,4 +1,4 @@
-//! Where connections are served: a worker's thread.
+//! State of a worker: its load, and the connections that it inspects.
 
 use std::{
     collections::HashMap,
@@ -15,55 +15,55 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Connection, cpu_share::ThreadLoad};
+use super::{Connection, fairness::ThreadLoad};
 use crate::clock::Clock;
 
-/// How often readers are looked at.
-const ROUND: Duration = Duration::from_secs(1);
+/// Time between two inspections of a connection.
+const INSPECTION_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A place and who is there.
+/// Load of a worker, and its connections.
 #[derive(Debug)]
 pub struct WorkerState {
     index: usize,
     streams: AtomicUsize,
     clock: Arc<Clock>,
-    thread: ThreadLoad,
-    /// Whoever has it may make a large answer.
-    turn: Semaphore,
-    /// Touched when a connection comes or goes, and once a second.
-    guests: Mutex<HashMap<usize, Arc<Connection>>>,
+    load: ThreadLoad,
+    /// One permit: large answers are made one after the other.
+    large_answers: Semaphore,
+    /// Locked when a connection begins or ends, and once a second.
+    connections: Mutex<HashMap<usize, Arc<Connection>>>,
 }
 
 impl WorkerState {
-    /// An empty place. `index`: of the worker, and so of its hub.
+    /// State of a worker without connections.
     #[must_use]
     pub fn new(index: usize, clock: &Arc<Clock>) -> Arc<Self> {
         Arc::new(Self {
             index,
             streams: AtomicUsize::new(0),
             clock: Arc::clone(clock),
-            thread: ThreadLoad::new(clock.since_start()),
-            turn: Semaphore::new(1),
-            guests: Mutex::default(),
+            load: ThreadLoad::new(clock.since_start()),
+            large_answers: Semaphore::new(1),
+            connections: Mutex::default(),
         })
     }
 
-    /// Which worker it is.
+    /// Index of the worker, by which its notifier is found.
     #[must_use]
     pub fn index(&self) -> usize {
         self.index
     }
 
-    /// How many streams are open.
+    /// Number of open streams.
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.streams.load(Relaxed)
     }
 
-    /// Lets answers that take long to make have the thread one after the other.
+    /// Permit to make an answer that takes long, of which the thread makes one at a time.
     #[must_use]
-    pub fn turn(&self) -> &Semaphore {
-        &self.turn
+    pub fn large_answers(&self) -> &Semaphore {
+        &self.large_answers
     }
 
     /// Time since the process started.
@@ -71,9 +71,9 @@ impl WorkerState {
         self.clock.since_start()
     }
 
-    /// What its connections have had of its thread.
-    pub(super) fn thread(&self) -> &ThreadLoad {
-        &self.thread
+    /// Time that all connections of the worker have used of its thread.
+    pub(super) fn load(&self) -> &ThreadLoad {
+        &self.load
     }
 
     pub(super) fn stream_opens(&self) {
@@ -84,38 +84,39 @@ impl WorkerState {
         self.streams.fetch_sub(1, Relaxed);
     }
 
-    /// Has an eye on a connection until the guard is dropped.
-    pub(super) fn enter(connection: &Arc<Connection>) -> WatchedConnection {
-        // Its address, which is nobody else's while it lives.
+    /// Adds a connection to those that its worker inspects, until the guard is dropped.
+    pub(super) fn inspect(connection: &Arc<Connection>) -> InspectedConnection {
+        // The address is unique while the connection lives.
         let id = Arc::as_ptr(connection) as usize;
-        connection.place().guests.lock().insert(id, Arc::clone(connection));
-        WatchedConnection { place: Arc::clone(connection.place()), id }
+        let worker = Arc::clone(connection.worker_state());
+        worker.connections.lock().insert(id, Arc::clone(connection));
+        InspectedConnection { worker, id }
     }
 
-    /// Looks after the connections that are here, for as long as it is polled.
-    pub async fn watch_over(&self) {
-        let mut rounds = interval(ROUND);
-        // Rounds tell how long a reader has stalled: those that this process was stopped for do not count.
-        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Inspects the connections once a second, for as long as it is polled.
+    pub async fn inspect_connections(&self) {
+        let mut ticks = interval(INSPECTION_INTERVAL);
+        // The number of inspections says how long a reader has stalled. Those that a pause of the process made late do not count.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            rounds.tick().await;
-            let guests: Vec<_> = self.guests.lock().values().cloned().collect();
-            for connection in guests {
-                connection.look();
+            ticks.tick().await;
+            let connections: Vec<_> = self.connections.lock().values().cloned().collect();
+            for connection in connections {
+                connection.inspect();
             }
         }
     }
 }
 
-/// A connection that somebody has an eye on.
+/// Guard of a connection that is inspected.
 #[derive(Debug)]
-pub(super) struct WatchedConnection {
-    place: Arc<WorkerState>,
+pub(super) struct InspectedConnection {
+    worker: Arc<WorkerState>,
     id: usize,
 }
 
-impl Drop for WatchedConnection {
+impl Drop for InspectedConnection {
     fn drop(&mut self) {
-        self.place.guests.lock().remove(&self.id);
+        self.worker.connections.lock().remove(&self.id);
     }
 }

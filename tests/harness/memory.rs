@@ -23,7 +23,8 @@ use callboard::{
     },
 };
 use hyper_util::rt::TokioIo;
-use tokio::{sync::watch, task::JoinSet, time::interval};
+use tokio::{task::JoinSet, time::interval};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Uri};
 
 use super::TestClient;
@@ -41,7 +42,7 @@ pub struct InMemory {
     checks: Arc<HealthChecks>,
     port: ListenerConfig,
     gate: Arc<ConnectionLimiter>,
-    leaving: watch::Sender<bool>,
+    shutdown: CancellationToken,
     stalled: Arc<AtomicBool>,
     _tasks: JoinSet<()>,
 }
@@ -105,7 +106,6 @@ impl InMemory {
                 leases.end_settling(now);
             }
         });
-        let (leaving, _) = watch::channel(false);
         let stalled = Arc::new(AtomicBool::new(false));
         let (clock, idle) = (Arc::clone(&shared.clock), Arc::clone(&stalled));
         tasks.spawn(async move {
@@ -113,7 +113,7 @@ impl InMemory {
             loop {
                 turns.tick().await;
                 if !idle.load(Ordering::Relaxed) {
-                    clock.turned(0, clock.now().lease);
+                    clock.worker_has_handled(0, clock.now().lease);
                 }
             }
         });
@@ -124,7 +124,7 @@ impl InMemory {
             routes: GrpcApi::routes(&shared, &checks).unwrap(),
         };
         let gate = ConnectionLimiter::new(ConnectionLimits::default(), Arc::clone(&shared.metrics));
-        Self { memory: None, port, gate, shared, checks, leaving, stalled, _tasks: tasks }
+        Self { memory: None, port, gate, shared, checks, shutdown: CancellationToken::new(), stalled, _tasks: tasks }
     }
 
     /// The worker does nothing more, or goes on.
@@ -134,12 +134,12 @@ impl InMemory {
 
     /// A connection of its own.
     pub async fn peer(&self) -> TestClient {
-        let (port, gate, leaving) = (self.port.clone(), Arc::clone(&self.gate), self.leaving.clone());
+        let (port, gate, shutdown) = (self.port.clone(), Arc::clone(&self.gate), self.shutdown.clone());
         let connector = tower::service_fn(move |_: Uri| {
             let (near, far) = tokio::io::duplex(64 * 1024);
             let connection = connection(&gate, Protocol::Http2);
-            let (port, leaving) = (port.clone(), leaving.subscribe());
-            tokio::spawn(async move { serve(async { Ok(far) }, connection, &port, leaving).await });
+            let (port, shutdown) = (port.clone(), shutdown.clone());
+            tokio::spawn(async move { serve(async { Ok(far) }, connection, &port, shutdown).await });
             async move { Ok::<_, std::io::Error>(TokioIo::new(near)) }
         });
         let endpoint = Endpoint::from_static("http://in.memory");
@@ -225,7 +225,7 @@ impl InMemory {
     /// The server starts to leave.
     pub fn leave(&self) {
         self.shared.notifier.leave();
-        self.leaving.send_replace(true);
+        self.shutdown.cancel();
     }
 }
 

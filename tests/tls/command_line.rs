@@ -159,5 +159,5 @@ async fn consent_is_not_forgotten() {
     assert!(page.lines().any(|line| line == "callboard_insecure_listeners 1"), "{page}");
     child.signal(Signal::TERM);
     let said = child.ended().await.stderr;
-    assert!(said.contains("whoever reaches this listener can read and change every registration"), "{said}");
+    assert!(said.contains("any client that reaches this listener can read and change every registration"), "{said}");
 }

@@ -153,3 +153,25 @@ async fn accepted_registration_renews_the_times_of_its_checks_and_rejected_one_d
     test.checks.commands.on_behalf_of(caller()).register(registration(1), ()).await.unwrap();
     assert_eq!(ttl_left(&test), DEREGISTER_AFTER);
 }
+
+/// The sweep of each second takes the lock that the test holds.
+#[test]
+fn thread_that_blocks_is_silent() {
+    const SILENT: Duration = Duration::from_millis(800);
+    let RunnerTest { clock, checks, .. } = RunnerTest::new();
+    let thread = HealthCheckThread::start(&checks, || panic!("the thread ended")).unwrap();
+    let wait = |silent: bool| {
+        (0..6_000).any(|_| {
+            std::thread::park_timeout(Duration::from_millis(5));
+            let loops = clock.event_loops();
+            loops.iter().any(|status| status.name == THREAD_NAME && (status.silent_for >= SILENT) == silent)
+        })
+    };
+    assert!(wait(false), "it reports");
+    let blocked = checks.unconfirmed.lock();
+    assert!(wait(true), "it is silent while a lock blocks it");
+    drop(blocked);
+    assert!(wait(false), "it reports again");
+    drop(thread);
+    assert_eq!(clock.event_loops(), []);
+}

@@ -99,7 +99,7 @@ impl Consul {
         index: impl Fn() -> u64,
     ) -> Result<u64, ConsulError> {
         let index = self.wait_for_index(call, subject, index).await?;
-        call.connection.wait_for_room().await?;
+        call.connection.wait_for_capacity().await?;
         Ok(index)
     }
 

@@ -37,7 +37,7 @@ impl Consul {
             endpoint,
             ConsulEndpoint::AgentServices | ConsulEndpoint::AgentChecks | ConsulEndpoint::AgentHealthByName
         ) {
-            call.connection.wait_for_room().await?;
+            call.connection.wait_for_capacity().await?;
         }
         match endpoint {
             ConsulEndpoint::HealthService => Box::pin(self.health_service(call)).await,

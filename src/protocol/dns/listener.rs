@@ -14,11 +14,11 @@ use hickory_proto::op::ResponseCode;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::watch,
+    net::TcpStream,
     task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     answer::DnsAnswer,
@@ -32,7 +32,7 @@ use crate::{
     metrics::DnsResponseCode,
     model::UnixMillis,
     registry::Registry,
-    transport::{self, ConnectionLimiter, ConnectionPermit, Listener},
+    transport::{self, Acceptor, ConnectionLimiter, ConnectionPermit, Listener},
 };
 
 /// As logs and metrics name it.
@@ -86,22 +86,32 @@ impl DnsListener {
         self.listener.address()
     }
 
-    /// Answers until the server leaves: packets in the first task, connections in the second.
+    /// Returns the tasks that answer until `shutdown` is cancelled: packets in the first, connections in the second.
     ///
     /// # Errors
     ///
-    /// When the poller does not take the sockets.
+    /// When the poller does not take the sockets, or no descriptor is left to keep in reserve.
     pub fn open(
         self,
         shared: &Arc<ServerContext>,
         oracle: Authority,
-        gate: Arc<ConnectionLimiter>,
-        leaving: watch::Receiver<bool>,
+        limiter: Arc<ConnectionLimiter>,
+        shutdown: &CancellationToken,
     ) -> io::Result<(impl Future<Output = ()> + Send + 'static, impl Future<Output = ()> + Send + 'static)> {
-        let (socket, listener) = (tokio::net::UdpSocket::from_std(self.packets)?, self.listener.for_tokio()?);
+        let socket = tokio::net::UdpSocket::from_std(self.packets)?;
+        let acceptor = Acceptor::new(self.listener, NAME, Arc::clone(&limiter))?;
         let desk = Arc::new(DnsServer { shared: Arc::clone(shared), oracle });
-        let packets = Arc::clone(&desk).packets(socket, leaving.clone());
-        Ok((packets, desk.connections(listener, gate, leaving)))
+        let packets = Arc::clone(&desk).packets(socket);
+        let connections = desk.connections(acceptor, limiter);
+        let (stop_packets, stop_connections) = (shutdown.clone(), shutdown.clone());
+        Ok((
+            async move {
+                stop_packets.run_until_cancelled(packets).await;
+            },
+            async move {
+                stop_connections.run_until_cancelled(connections).await;
+            },
+        ))
     }
 }
 
@@ -174,7 +184,7 @@ impl DnsServer {
         }
     }
 
-    async fn packets(self: Arc<Self>, socket: tokio::net::UdpSocket, mut leaving: watch::Receiver<bool>) {
+    async fn packets(self: Arc<Self>, socket: tokio::net::UdpSocket) {
         let socket = Arc::new(socket);
         let mut packet = vec![0; LONGEST];
         let mut answered = 0_u32;
@@ -184,7 +194,6 @@ impl DnsServer {
             let received = tokio::select! {
                 received = socket.recv_from(&mut packet) => received,
                 Some(_) = late.join_next() => continue,
-                _ = leaving.wait_for(|leaving| *leaving) => return,
             };
             match received {
                 Ok((length, peer)) => match self.reply(&packet[..length], DnsTransport::udp_to(peer.ip())) {
@@ -221,33 +230,19 @@ impl DnsServer {
         }
     }
 
-    async fn connections(
-        self: Arc<Self>,
-        listener: TcpListener,
-        gate: Arc<ConnectionLimiter>,
-        mut leaving: watch::Receiver<bool>,
-    ) {
+    async fn connections(self: Arc<Self>, mut acceptor: Acceptor, limiter: Arc<ConnectionLimiter>) {
         let counted = Arc::new(OpenConnections::default());
         // Dropping it ends them all: whoever asks over a connection that ends asks again.
         let mut open = JoinSet::new();
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let (socket, peer) = tokio::select! {
+                accepted = acceptor.accept() => accepted,
                 Some(_) = open.join_next() => continue,
-                _ = leaving.wait_for(|leaving| *leaving) => return,
-            };
-            let (socket, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::debug!(%error, "connection of DNS not accepted");
-                    sleep(PAUSE).await;
-                    continue;
-                }
             };
             // Counted as one of gRPC too: what HTTP keeps for operators stays theirs.
             let admitted = counted
                 .admit(peer.ip())
-                .and_then(|connection| Ok((connection, gate.admit(peer, NAME, transport::Protocol::Http2)?)));
+                .and_then(|connection| Ok((connection, limiter.admit(peer, NAME, transport::Protocol::Http2)?)));
             match admitted {
                 Ok(admitted) => {
                     let desk = Arc::clone(&self);
@@ -258,7 +253,11 @@ impl DnsServer {
                         }
                     });
                 }
-                Err(why) => gate.metrics().connections.rejected(why),
+                Err(why) => {
+                    limiter.metrics().connections.rejected(why);
+                    drop(socket);
+                    acceptor.pace_rejections().await;
+                }
             }
         }
     }

@@ -58,13 +58,13 @@ async fn admit(State(context): State<Arc<ServerContext>>, request: Request, next
     let streamed = STREAMED.iter().any(|start| path.starts_with(start));
     let answer = match request.extensions().get::<Arc<Connection>>().cloned() {
         None => Err(ApiError::NoConnection),
-        Some(connection) => match connection.busy(first) {
+        Some(connection) => match connection.exceeded_stream_limit(first) {
             Some(busy) => Err(busy.into()),
             None if streamed => Ok(next.run(request).await),
             None if long => answer_in_turn(&context, &connection, request, next).await,
             // A watch waits for room by itself, and what keeps a registration alive has hardly an answer.
             None if first || path == WATCH => answer_in_time(&context, request, next).await,
-            None => match connection.full(AnswerSize::Page) {
+            None => match connection.exceeded_unread_limit(AnswerSize::Page) {
                 Some(busy) => Err(busy.into()),
                 None => answer_in_time(&context, request, next).await,
             },
@@ -136,9 +136,10 @@ async fn answer_in_turn(
     next: Next,
 ) -> Result<Answer, ApiError> {
     let request = receive(context, request).await?;
-    let _turn = timeout(QUEUE, connection.place().turn().acquire()).await.map_err(|_| LimitError::Turn(QUEUE))?;
+    let turn = connection.worker_state().large_answers().acquire();
+    let _turn = timeout(QUEUE, turn).await.map_err(|_| LimitError::QueueTimeout(QUEUE))?;
     yield_now().await;
-    if let Some(busy) = connection.full(AnswerSize::Page) {
+    if let Some(busy) = connection.exceeded_unread_limit(AnswerSize::Page) {
         return Err(busy.into());
     }
     Ok(next.run(request).await)

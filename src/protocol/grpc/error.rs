@@ -186,7 +186,7 @@ fn classify(problem: &ApiError) -> (Code, &'static str) {
         ApiError::TooManyServices(_) => (Code::ResourceExhausted, "TOO_MANY_SERVICES"),
         ApiError::Busy(LimitError::Streams(..)) => (Code::ResourceExhausted, "TOO_MANY_STREAMS"),
         ApiError::Busy(LimitError::Unread(..)) => (Code::ResourceExhausted, "TOO_MUCH_UNREAD"),
-        ApiError::Busy(LimitError::Turn(_)) => (Code::ResourceExhausted, "TOO_MANY_LISTS"),
+        ApiError::Busy(LimitError::QueueTimeout(_)) => (Code::ResourceExhausted, "TOO_MANY_LISTS"),
         ApiError::Unfinished(_) => (Code::DeadlineExceeded, "NO_REQUEST"),
         ApiError::NoConnection => (Code::Internal, "NO_CONNECTION"),
     }

@@ -1,9 +1,10 @@
-//! Limits, counted.
+//! Tests of the limits on connections and streams.
 
 use super::*;
+use crate::transport::{LimitError, LimitLevel};
 
-fn gate(rules: ConnectionLimits) -> Arc<ConnectionLimiter> {
-    ConnectionLimiter::new(rules, Metrics::new())
+fn limiter(limits: ConnectionLimits) -> Arc<ConnectionLimiter> {
+    ConnectionLimiter::new(limits, Metrics::new())
 }
 
 fn peer(address: &str) -> SocketAddr {
@@ -21,43 +22,43 @@ fn few() -> ConnectionLimits {
 }
 
 #[test]
-fn an_address_has_a_limit_and_room_comes_back() {
-    let gate = gate(few());
-    let admit = |address| gate.admit(peer(address), "test", Protocol::Http2);
+fn address_at_its_limit_is_rejected_until_a_connection_ends() {
+    let limiter = limiter(few());
+    let admit = |address| limiter.admit(peer(address), "test", Protocol::Http2);
     let (one, _two) = (admit("192.0.2.1").unwrap(), admit("192.0.2.1").unwrap());
     assert_eq!(admit("192.0.2.1").unwrap_err(), RejectReason::Address);
-    assert_eq!(admit("::ffff:192.0.2.1").unwrap_err(), RejectReason::Address, "the same in other words");
+    assert_eq!(admit("::ffff:192.0.2.1").unwrap_err(), RejectReason::Address, "the same address in IPv6");
     let _other = admit("192.0.2.2").unwrap();
     drop(one);
     assert!(admit("192.0.2.1").is_ok());
 }
 
 #[test]
-fn a_network_of_one_owner_counts_as_one_address() {
-    let gate = gate(few());
-    let admit = |address| gate.admit(peer(address), "test", Protocol::Http2);
+fn ipv6_network_counts_as_one_address() {
+    let limiter = limiter(few());
+    let admit = |address| limiter.admit(peer(address), "test", Protocol::Http2);
     let _open = (admit("2001:db8::1").unwrap(), admit("2001:db8::ffff:2").unwrap());
     assert_eq!(admit("2001:db8::3").unwrap_err(), RejectReason::Address);
     assert!(admit("2001:db8:0:1::1").is_ok());
 }
 
 #[test]
-fn this_machine_is_exempt_unless_told_otherwise() {
-    let mut rules = few();
-    let many = |rules: &ConnectionLimits, address| {
-        let gate = gate(rules.clone());
-        let open: Vec<_> = (0..3).map(|_| gate.admit(peer(address), "test", Protocol::Http2)).collect();
+fn loopback_is_exempt_from_limits_per_address_unless_configured() {
+    let mut limits = few();
+    let many = |limits: &ConnectionLimits, address| {
+        let limiter = limiter(limits.clone());
+        let open: Vec<_> = (0..3).map(|_| limiter.admit(peer(address), "test", Protocol::Http2)).collect();
         open.iter().all(Result::is_ok)
     };
-    assert!(many(&rules, "127.0.0.1") && many(&rules, "::1") && many(&rules, "::ffff:127.0.0.1"));
-    rules.connections_per_address.loopback = true;
-    assert!(!many(&rules, "127.0.0.1") && !many(&rules, "::1"));
+    assert!(many(&limits, "127.0.0.1") && many(&limits, "::1") && many(&limits, "::ffff:127.0.0.1"));
+    limits.connections_per_address.loopback = true;
+    assert!(!many(&limits, "127.0.0.1") && !many(&limits, "::1"));
 }
 
 #[test]
-fn http_keeps_some_room_when_grpc_is_full() {
-    let gate = gate(few());
-    let admit = |protocol| gate.admit(peer("127.0.0.1"), "test", protocol);
+fn http_has_reserved_connections_when_grpc_is_full() {
+    let limiter = limiter(few());
+    let admit = |protocol| limiter.admit(peer("127.0.0.1"), "test", protocol);
     let grpc: Vec<_> = std::iter::from_fn(|| admit(Protocol::Http2).ok()).collect();
     assert_eq!(grpc.len(), 14);
     let http: Vec<_> = std::iter::from_fn(|| admit(Protocol::Http1).ok()).collect();
@@ -66,48 +67,53 @@ fn http_keeps_some_room_when_grpc_is_full() {
 }
 
 #[test]
-fn what_goes_first_may_use_all_and_the_rest_less() {
-    let gate = gate(few());
+fn preferred_streams_may_use_the_whole_limit_and_others_nine_tenths() {
+    let limiter = limiter(few());
     let open = |address, streams: usize| {
-        let ticket = gate.admit(peer(address), "test", Protocol::Http2).unwrap();
-        (0..streams).for_each(|_| ticket.stream_opens(None));
-        ticket
+        let permit = limiter.admit(peer(address), "test", Protocol::Http2).unwrap();
+        (0..streams).for_each(|_| permit.stream_opens(None));
+        permit
     };
     let one = open("192.0.2.1", 4);
-    assert_eq!(one.busy(None, false), None);
+    assert_eq!(one.exceeded_stream_limit(None, false), None);
     one.stream_opens(None);
-    assert_eq!(one.busy(None, true), None);
-    assert_eq!(one.busy(None, false), Some(LimitError::Streams(LimitLevel::Address, 5)));
+    assert_eq!(one.exceeded_stream_limit(None, true), None);
+    assert_eq!(one.exceeded_stream_limit(None, false), Some(LimitError::Streams(LimitLevel::Address, 5)));
     one.stream_opens(None);
-    assert_eq!(one.busy(None, true), Some(LimitError::Streams(LimitLevel::Address, 5)));
+    assert_eq!(one.exceeded_stream_limit(None, true), Some(LimitError::Streams(LimitLevel::Address, 5)));
     one.stream_ends(None);
     let two = open("192.0.2.2", 5);
-    assert_eq!(two.busy(None, true), None);
-    assert_eq!(two.busy(None, false), Some(LimitError::Streams(LimitLevel::All, 10)));
+    assert_eq!(two.exceeded_stream_limit(None, true), None);
+    assert_eq!(two.exceeded_stream_limit(None, false), Some(LimitError::Streams(LimitLevel::All, 10)));
 }
 
 #[test]
-fn an_identity_has_a_limit_over_all_its_addresses() {
-    let gate = gate(few());
-    let tickets = ["192.0.2.1", "192.0.2.2"].map(|address| gate.admit(peer(address), "test", Protocol::Http2).unwrap());
-    let identities = [0, 1].map(|at: usize| tickets[at].identify("spiffe://a/b".into()));
+fn identity_has_one_limit_over_all_its_addresses() {
+    let limiter = limiter(few());
+    let permits =
+        ["192.0.2.1", "192.0.2.2"].map(|address| limiter.admit(peer(address), "test", Protocol::Http2).unwrap());
+    let identities = [0, 1].map(|at: usize| permits[at].identify("spiffe://a/b".into()));
     for at in [0, 1, 0, 1] {
-        tickets[at].stream_opens(Some(&identities[at]));
+        permits[at].stream_opens(Some(&identities[at]));
     }
-    assert_eq!(tickets[0].busy(Some(&identities[0]), false), None);
-    tickets[0].stream_opens(Some(&identities[0]));
-    assert_eq!(tickets[0].busy(Some(&identities[0]), false), Some(LimitError::Streams(LimitLevel::Identity, 5)));
-    assert_eq!(tickets[0].busy(None, false), None, "its address has room");
+    assert_eq!(permits[0].exceeded_stream_limit(Some(&identities[0]), false), None);
+    permits[0].stream_opens(Some(&identities[0]));
+    assert_eq!(
+        permits[0].exceeded_stream_limit(Some(&identities[0]), false),
+        Some(LimitError::Streams(LimitLevel::Identity, 5))
+    );
+    assert_eq!(permits[0].exceeded_stream_limit(None, false), None, "its address is below the limit");
 }
 
 #[test]
-fn nobody_is_remembered_who_has_left() {
-    let gate = gate(few());
-    let tickets: Vec<_> =
-        ["192.0.2.1", "192.0.2.2", "192.0.2.1"].map(|at| gate.admit(peer(at), "test", Protocol::Http1).unwrap()).into();
-    let identity = tickets[0].identify("a".into());
-    assert_eq!(gate.accounts.len(), 3);
-    drop((identity, tickets));
-    assert!(gate.accounts.is_empty());
-    assert_eq!((gate.all.connections.load(Relaxed), gate.http.load(Relaxed)), (0, 0));
+fn accounts_without_connections_are_removed() {
+    let limiter = limiter(few());
+    let permits: Vec<_> = ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
+        .map(|at| limiter.admit(peer(at), "test", Protocol::Http1).unwrap())
+        .into();
+    let identity = permits[0].identify("a".into());
+    assert_eq!(limiter.accounts.len(), 3);
+    drop((identity, permits));
+    assert!(limiter.accounts.is_empty());
+    assert_eq!((limiter.all.connections.load(Relaxed), limiter.http.load(Relaxed)), (0, 0));
 }

@@ -83,7 +83,7 @@ impl WatchBody {
                 ready!(deferred.as_mut().poll(context));
                 self.deferred = None;
             }
-            if self.connection.full(AnswerSize::Message).is_none() {
+            if self.connection.exceeded_unread_limit(AnswerSize::Message).is_none() {
                 return Poll::Ready(());
             }
             self.deferred = Some(Box::pin(sleep(DEFERRAL)));

@@ -1,4 +1,4 @@
-//! The socket of a connection.
+//! Socket of a connection, which limits what the connection reads and counts what the peer takes.
 
 use std::{
     io::{self, IoSlice},
@@ -14,36 +14,30 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{Connection, closing::close_gently};
+use super::{Connection, MAX_READ_BYTES_PER_POLL, THROTTLED_READ_BYTES, close_gently};
 
-/// How much a connection reads before those beside it have their turn. A socket that is never empty would otherwise hold its
-/// thread: these bytes may be hundreds of frames, each of which costs something.
-const TURN: usize = 8 * 1024;
-/// And one that has had more than its share.
-const SHORT_TURN: usize = 512;
-
-/// A connection's socket, below everything that is spoken on it.
+/// Socket of a connection, below TLS and HTTP.
 #[derive(Debug)]
 pub struct ConnectionIo {
     socket: TcpStream,
     connection: Arc<Connection>,
-    /// What was read in this turn of the connection's.
+    /// Number of the poll in which the connection was read last, and bytes read in it.
     read: (u64, usize),
-    /// It is not read until then.
+    /// End of the pause in which the connection is not read.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl ConnectionIo {
-    /// The socket of this connection.
+    /// Wraps the socket of this connection.
     #[must_use]
     pub fn new(socket: TcpStream, connection: Arc<Connection>) -> Self {
         Self { socket, connection, read: (0, 0), pause: None }
     }
 
-    /// Waits until others have had their share of the thread.
+    /// Waits until other connections have had their share of the thread.
     fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.pause.is_none() {
-            self.pause = self.connection.pause().map(|pause| Box::pin(sleep(pause)));
+            self.pause = self.connection.read_pause().map(|pause| Box::pin(sleep(pause)));
         }
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(context));
@@ -52,23 +46,23 @@ impl ConnectionIo {
         Poll::Ready(())
     }
 
-    /// What was read in this turn. Whoever speaks HTTP/2 asks for more with each stream that it finds in what it has: a turn ends
-    /// with that of the task.
-    fn read_in_turn(&mut self) -> &mut usize {
-        let turn = self.connection.turn();
-        if self.read.0 != turn {
-            self.read = (turn, 0);
+    /// Bytes read in this poll of the task. h2 reads again for each stream that it finds in what it has read, so the budget ends with the poll of the task, not
+    /// with a read that was refused: a connection once had up to 128 budgets in one poll.
+    fn bytes_read_in_poll(&mut self) -> &mut usize {
+        let poll = self.connection.poll_count();
+        if self.read.0 != poll {
+            self.read = (poll, 0);
         }
         &mut self.read.1
     }
 
-    /// Waits for the peer's first byte, or its end: until then a connection costs nothing but its socket and its task.
-    pub(super) async fn stirs(&self) -> io::Result<()> {
+    /// Waits for the peer's first byte, or its end. Until then a connection costs only its socket and its task.
+    pub(in crate::transport) async fn readable(&self) -> io::Result<()> {
         self.socket.ready(Interest::READABLE).await.map(|_| ())
     }
 
-    /// The peer's first byte, which stays to be read.
-    pub(super) async fn first_byte(&self) -> io::Result<u8> {
+    /// Waits for the peer's first byte and returns it. It stays to be read.
+    pub(in crate::transport) async fn peek_first_byte(&self) -> io::Result<u8> {
         let mut first = [0];
         match self.socket.peek(&mut first).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -80,23 +74,23 @@ impl ConnectionIo {
 impl AsyncRead for ConnectionIo {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_pause(context));
-        let greedy = self.connection.is_greedy();
-        if *self.read_in_turn() >= if greedy { SHORT_TURN } else { TURN } {
-            // Not just to the end of the queue: a queue that is never empty has the poller asked, which knows of what others
-            // have sent, only now and then.
+        let throttled = self.connection.is_throttled();
+        if *self.bytes_read_in_poll() >= if throttled { THROTTLED_READ_BYTES } else { MAX_READ_BYTES_PER_POLL } {
+            // `yield_now` waits for the poller, and waking oneself does not: tokio asks the poller, which knows what others have sent, only every 61 tasks
+            // while its queue is not empty.
             return pin!(yield_now()).poll(context).map(Ok);
         }
         let before = to.filled().len();
-        let polled = if greedy {
-            let (mut piece, room) = ([0; SHORT_TURN], to.remaining().min(SHORT_TURN));
-            let mut piece = ReadBuf::new(&mut piece[..room]);
+        let polled = if throttled {
+            let (mut piece, length) = ([0; THROTTLED_READ_BYTES], to.remaining().min(THROTTLED_READ_BYTES));
+            let mut piece = ReadBuf::new(&mut piece[..length]);
             let polled = Pin::new(&mut self.socket).poll_read(context, &mut piece);
             to.put_slice(piece.filled());
             polled
         } else {
             Pin::new(&mut self.socket).poll_read(context, to)
         };
-        *self.read_in_turn() += to.filled().len() - before;
+        *self.bytes_read_in_poll() += to.filled().len() - before;
         polled
     }
 }
@@ -113,7 +107,7 @@ impl AsyncWrite for ConnectionIo {
         context: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // Mostly there is one, and for that the system has a shorter way.
+        // Mostly there is one buffer, for which the system has a shorter path.
         if let [one] = from {
             return self.poll_write(context, one);
         }
@@ -136,14 +130,14 @@ impl AsyncWrite for ConnectionIo {
 }
 
 impl Drop for ConnectionIo {
-    /// What a peer that was cut off has not taken is thrown away at once, in the kernel too. One that was told why may read it.
+    /// Discards what an evicted peer has not taken, in the kernel too. A peer that was sent a reason gets time to read it.
     fn drop(&mut self) {
         if !self.connection.is_evicted() {
-            if self.connection.going_away().is_some() {
+            if self.connection.rejection().is_some() {
                 close_gently(&self.connection, &self.socket);
             }
         } else if let Err(error) = self.socket.set_zero_linger() {
-            tracing::debug!(peer = %self.connection.peer(), %error, "the kernel keeps what the peer did not take");
+            tracing::debug!(peer = %self.connection.peer(), %error, "the kernel keeps the bytes that the peer did not take");
         }
     }
 }
@@ -158,35 +152,35 @@ mod tests {
     use crate::{
         clock::Clock,
         metrics::Metrics,
-        transport::{ConnectionLimiter, ConnectionLimits, Protocol, WorkerState, cpu_share::AccountedTask},
+        transport::{ConnectionLimiter, ConnectionLimits, Protocol, WorkerState, fairness::AccountedTask},
     };
 
-    /// As HTTP/2 reads: again and again in one turn, whatever came of it before.
+    /// Reads as h2 does: again and again in one poll, whatever the reads before returned.
     #[tokio::test]
-    async fn a_turn_has_an_end_however_often_more_is_asked_for() {
+    async fn repeated_reads_in_one_poll_stay_within_its_budget() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, peer) = listener.accept().await.unwrap();
-        client.write_all(&vec![0; 10 * TURN]).await.unwrap();
-        let ticket = ConnectionLimiter::new(ConnectionLimits::default(), Metrics::new())
+        client.write_all(&vec![0; 10 * MAX_READ_BYTES_PER_POLL]).await.unwrap();
+        let permit = ConnectionLimiter::new(ConnectionLimits::default(), Metrics::new())
             .admit(peer, "test", Protocol::Http2)
             .unwrap();
-        let connection = Connection::new(peer, &WorkerState::new(0, &Arc::new(Clock::new(0))), ticket);
-        let mut line = ConnectionIo::new(socket, Arc::clone(&connection));
+        let connection = Connection::new(peer, &WorkerState::new(0, &Arc::new(Clock::new(0))), permit);
+        let mut io = ConnectionIo::new(socket, Arc::clone(&connection));
         let mut all = 0;
-        while all < 10 * TURN {
-            let turn = poll_fn(|context| {
+        while all < 10 * MAX_READ_BYTES_PER_POLL {
+            let poll = poll_fn(|context| {
                 let mut read = 0;
                 for _ in 0..100 {
-                    let (mut bytes, mut line) = ([0; 1024], pin!(&mut line));
+                    let (mut bytes, mut io) = ([0; 1024], pin!(&mut io));
                     let mut to = ReadBuf::new(&mut bytes);
-                    let _more = line.as_mut().poll_read(context, &mut to).map(Result::unwrap);
+                    let _more = io.as_mut().poll_read(context, &mut to).map(Result::unwrap);
                     read += to.filled().len();
                 }
                 if read > 0 { Poll::Ready(read) } else { Poll::Pending }
             });
-            let read = AccountedTask::new(Arc::clone(&connection), turn).await;
-            assert!(read <= TURN, "{read} bytes");
+            let read = AccountedTask::new(Arc::clone(&connection), poll).await;
+            assert!(read <= MAX_READ_BYTES_PER_POLL, "{read} bytes");
             all += read;
         }
     }

@@ -1,0 +1,48 @@
+//! Tasks that run for as long as the server does.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::self_preservation_log::SelfPreservationReporter;
+use crate::{app::ServerContext, engine, metrics::Metrics};
+
+/// Time between two expirations of leases.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Time between two log lines for the same kind of rejected or evicted connections.
+const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Expires leases, reports self-preservation, and ends settling.
+pub(super) async fn expire_leases(shared: Arc<ServerContext>) {
+    let mut ticks = interval(EXPIRY_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut self_preservation = SelfPreservationReporter::default();
+    let mut counting = JoinSet::new();
+    loop {
+        ticks.tick().await;
+        let now = shared.clock.expiry();
+        let removals = shared.commands.expire(now);
+        if !removals.is_empty() {
+            let expired = shared.metrics.expired.clone();
+            counting.spawn(async move { expired.inc_by(engine::count_changes(removals).await as u64) });
+        }
+        while counting.try_join_next().is_some() {}
+        self_preservation.report(shared.engine.registry(), &shared.metrics);
+        shared.end_settling(now);
+    }
+}
+
+/// Logs the number of connections that were rejected and evicted: a line for each reason every 10 s, however many there were.
+pub(super) async fn log_rejections(metrics: Arc<Metrics>) {
+    let mut ticks = interval(REJECTION_LOG_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for (what, reason, number) in metrics.connections.take_unlogged() {
+            tracing::warn!(number, reason, "{what}");
+        }
+    }
+}

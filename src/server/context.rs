@@ -1,0 +1,113 @@
+//! Construction of what all protocols share: engine, registry, health checks and clock.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::runtime::Handle;
+
+use super::StartError;
+use crate::{
+    app::{Commands, ServerContext, Views, Watchers},
+    clock::Clock,
+    config::Config,
+    engine::{
+        Disk, Engine, Memory, StartPoint,
+        disk::{DiskDependencies, StoreError},
+    },
+    health_check::{ChangeQueue, HealthChecks, ProbePolicy},
+    metrics::Metrics,
+    model::{FieldError, Incarnation, ServiceName},
+    protocol::consul::{AgentIdentity, Consul},
+    random,
+    registry::{ChangeListener, Event},
+    transport::{FatalReporter, Notifier},
+};
+
+/// Opens the registry, and completes writes that the end of an earlier process interrupted.
+pub(super) fn open(
+    config: &Config,
+    fatal: &FatalReporter,
+) -> Result<(Arc<ServerContext>, Arc<HealthChecks>), StartError> {
+    let workers = config.workers.get();
+    // The HTTP worker has a notifier as well, but expiry does not wait for its answers.
+    let (notifier, clock) = (Arc::new(Notifier::new(workers + 1)), Arc::new(Clock::new(workers)));
+    let metrics = Metrics::new();
+    let incarnation = Incarnation(random::u64());
+    let changed_checks = Arc::new(ChangeQueue::default());
+    let listener: Arc<dyn ChangeListener> =
+        Arc::new(FanoutListener { notifier: Arc::clone(&notifier), changed_checks: Arc::clone(&changed_checks) });
+    let engine: Arc<dyn Engine> = match &config.data_dir {
+        None => Arc::new(Memory::new(incarnation, clock.now(), listener)),
+        Some(directory) => {
+            let (metrics, fresh) = (metrics.store.clone(), StartPoint::new(incarnation, clock.now()));
+            let dependencies = DiskDependencies { clock: Arc::clone(&clock), audience: listener, metrics, fresh };
+            let fatal = fatal.clone();
+            let on_failure = Box::new(move |error: StoreError| fatal.report(error.to_string()));
+            Arc::new(Disk::open(directory, config.durability, dependencies, on_failure)?)
+        }
+    };
+    // A new incarnation has lost what readers remember of an earlier one: the registry was in memory, or in another file, or a crash lost what was
+    // acknowledged last.
+    let is_new_incarnation = engine.registry().incarnation() == incarnation;
+    let counters = (metrics.check_results.clone(), metrics.check_changes.clone());
+    let commands = Commands::new(&engine, &clock, Some(Handle::current()));
+    commands.recover()?;
+    let checks = HealthChecks::new(&commands, &clock, changed_checks, probe_policy(config), counters);
+    let shared = ServerContext {
+        engine,
+        commands,
+        notifier,
+        clock,
+        views: Views::new(&metrics.views),
+        metrics,
+        watchers: Watchers::default(),
+        max_message_size: config.max_message_size,
+        bookmarks: config.bookmark_interval,
+    };
+    if is_new_incarnation {
+        shared.settle(config.settle);
+    }
+    Ok((Arc::new(shared), checks))
+}
+
+/// Passes changes on to the streams and to the health checks.
+#[derive(Debug)]
+struct FanoutListener {
+    notifier: Arc<Notifier>,
+    changed_checks: Arc<ChangeQueue>,
+}
+
+impl ChangeListener for FanoutListener {
+    fn changed(&self, event: &Event) {
+        self.notifier.changed(event);
+        self.changed_checks.changed(event);
+    }
+
+    fn topics_changed(&self, topics: &dyn Fn() -> BTreeSet<ServiceName>) {
+        self.notifier.topics_changed(topics);
+    }
+}
+
+/// Consul's API, with the identity that the configuration gives this registry.
+pub(super) fn consul(
+    config: &Config,
+    shared: &Arc<ServerContext>,
+    checks: &Arc<HealthChecks>,
+) -> Result<Arc<Consul>, FieldError> {
+    let incarnation = shared.engine.registry().incarnation();
+    let node = config.node_name();
+    let agent = AgentIdentity {
+        id: config.consul.node_id.clone().unwrap_or_else(|| AgentIdentity::derived_id(incarnation, &node)),
+        datacenter: config.consul.datacenter.clone(),
+        meta: config.consul.node_meta.clone(),
+        address: config.node_address(),
+        node,
+    };
+    Consul::new(shared, checks, agent, config.consul.max_blocking_queries.get() as usize)
+}
+
+/// Policy of health checks: any address may be probed as long as only this machine can ask for probes.
+fn probe_policy(config: &Config) -> ProbePolicy {
+    let listeners = [config.grpc, config.http, config.grpc_tls, config.http_tls];
+    let exposed = listeners.into_iter().flatten().any(|address| !address.ip().to_canonical().is_loopback());
+    ProbePolicy { exposed, allowed: config.check_allow_cidr.clone() }
+}

@@ -1,0 +1,76 @@
+//! Fairness: the budget of a connection on the thread that it shares with others.
+//!
+//! A worker is one thread with one queue of tasks, and nothing preempts a task. So every resource of which one connection could take so much that
+//! others wait has a budget, and this file states all of them.
+//!
+//! | resource | budget of a connection | beyond it | implemented in |
+//! |---|---|---|---|
+//! | bytes read in one poll of its task | [`MAX_READ_BYTES_PER_POLL`] | it yields until the other tasks have run | `connection_io` |
+//! | calls that begin at once | [`MAX_STARTING_CALLS`] | the next call waits until the tasks that are ready have run | `call_queue` |
+//! | CPU time of the thread, while the thread is busy and a light connection is there | [`CPU_SHARE`] of [`CPU_PARTS`] | it is read in pieces of [`THROTTLED_READ_BYTES`], with pauses of at most 20 ms | `cpu_share` |
+//! | bytes of an answer in the buffers of hyper and h2 | [`MAX_FRAME_BYTES`] beyond the peer's window | the rest waits until the peer makes room | `paced_body` |
+//! | time without progress of a reader | [`STALL_SECONDS`], and less than [`MIN_STALL_BYTES`] in that time | it is evicted | `stall` |
+//! | the same, while it keeps memory from others | [`PRESSED_STALL_SECONDS`] | it is evicted | `stall` |
+//!
+//! The limits on numbers of connections, streams and unread bytes are not here but in `limits` and `unread_answers`: they say what may be open, not how
+//! fast it is served.
+
+mod call_queue;
+mod connection_io;
+mod cpu_share;
+mod paced_body;
+mod stall;
+
+use std::time::Duration;
+
+use super::{
+    Connection,
+    closing::close_gently,
+    unread_answers::{MIN_COUNTED, UnreadAnswer},
+};
+
+pub(super) use call_queue::{CallQueue, StartingCall};
+pub use connection_io::ConnectionIo;
+pub(super) use cpu_share::{AccountedExecutor, AccountedTask, CpuShare, ThreadLoad};
+pub(super) use paced_body::{OpenStream, PacedBody};
+pub(super) use stall::{ReadProgress, StallDetector};
+
+/// Bytes that a connection reads in one poll of its task. A socket that is never empty would otherwise hold the thread: 8 KiB may be hundreds of frames,
+/// each of which costs something.
+const MAX_READ_BYTES_PER_POLL: usize = 8 * 1024;
+/// Bytes that a throttled connection reads in one poll of its task.
+const THROTTLED_READ_BYTES: usize = 512;
+
+/// Calls of a connection that begin at once.
+const MAX_STARTING_CALLS: usize = 4;
+
+/// Number of parts of a thread's time, by which shares are told.
+const CPU_PARTS: u64 = 40;
+/// Parts of a heavy connection while it is throttled: a tenth.
+const CPU_SHARE: u64 = 4;
+/// Parts up to which a connection counts as light.
+const LIGHT_CPU_SHARE: u64 = 1;
+/// Parts of all connections beyond which a thread counts as busy.
+const BUSY_CPU_SHARE: u64 = 32;
+/// CPU time that a connection may use at once, however long it was idle.
+const CPU_BURST: Duration = Duration::from_millis(2);
+/// CPU time that a light connection may use at once; also that of all connections before their thread counts as busy.
+const LIGHT_CPU_BURST: Duration = Duration::from_millis(1);
+/// Time for which a light connection counts as being there after it was last polled.
+const LIGHT_PRESENCE: Duration = Duration::from_millis(100);
+/// Time for which a thread counts as busy. Throttling leaves it idle time, which it would not have without.
+const BUSY_PERIOD: Duration = Duration::from_secs(2);
+/// Largest debt of a connection, which a pause of 20 ms pays. A throttled connection is still read, and its heartbeats are counted; and one that used what
+/// no other wanted owes nothing for hours of that.
+const MAX_CPU_DEBT: Duration = Duration::from_millis(2);
+
+/// Bytes of a frame. hyper hands a frame on, however large, as soon as the peer has room for one byte.
+const MAX_FRAME_BYTES: usize = 16 * 1024;
+
+/// Seconds after which a reader that has something to take and takes nothing has stalled: it is evicted within 30 s.
+const STALL_SECONDS: u32 = 28;
+/// The same for a reader that keeps memory from others.
+const PRESSED_STALL_SECONDS: u32 = 3;
+/// Bytes that a reader has to take in [`STALL_SECONDS`], unless it takes all there is. More than one frame, which is handed on before anything is taken;
+/// less than what the slowest link carries.
+const MIN_STALL_BYTES: usize = 32 * 1024;

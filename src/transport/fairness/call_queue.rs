@@ -1,0 +1,54 @@
+//! Calls of a connection that have arrived and not begun.
+//!
+//! A thread has one queue of tasks for all its connections, and a peer may send hundreds of calls at once. A few of them begin, and the next wait
+//! behind the tasks that others have ready.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use tokio::{sync::Semaphore, task::yield_now};
+
+use super::{Connection, MAX_STARTING_CALLS};
+
+/// Calls of a connection that have not begun.
+#[derive(Debug)]
+pub(in crate::transport) struct CallQueue {
+    waiting: AtomicUsize,
+    /// Held by the calls that begin next.
+    next: Semaphore,
+}
+
+impl Default for CallQueue {
+    fn default() -> Self {
+        Self { waiting: AtomicUsize::new(0), next: Semaphore::new(MAX_STARTING_CALLS) }
+    }
+}
+
+/// A call that has arrived and not begun.
+#[derive(Debug)]
+pub(in crate::transport) struct StartingCall(Arc<Connection>);
+
+impl StartingCall {
+    pub(in crate::transport) fn new(connection: &Arc<Connection>) -> Self {
+        connection.call_queue().waiting.fetch_add(1, Relaxed);
+        Self(Arc::clone(connection))
+    }
+
+    /// Waits until the call may begin: at once, if few calls of the connection wait.
+    pub(in crate::transport) async fn may_begin(self) {
+        let CallQueue { waiting, next } = self.0.call_queue();
+        if waiting.load(Relaxed) > MAX_STARTING_CALLS
+            && let Ok(_next) = next.acquire().await
+        {
+            yield_now().await;
+        }
+    }
+}
+
+impl Drop for StartingCall {
+    fn drop(&mut self) {
+        self.0.call_queue().waiting.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,144 @@
+//! Bodies of answers, handed on as fast as the peer takes them.
+//!
+//! hyper asks for the next frame once the peer has room for the last one. So at most one frame beyond the peer's window is in the buffers of hyper and
+//! h2, and a peer that makes no room is seen here.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tonic::body::Body;
+
+use super::{Connection, MAX_FRAME_BYTES, MIN_COUNTED, ReadProgress, UnreadAnswer};
+
+/// Size from which the last byte of an answer is handed on alone.
+const LARGE_BYTES: usize = MIN_COUNTED;
+
+/// Body of an answer, in frames of bounded size. Its stream counts as open until all of it is handed on.
+#[derive(Debug)]
+pub(in crate::transport) struct PacedBody {
+    body: Body,
+    /// Rest of the data that the body has given...
+    rest: Bytes,
+    /// ...which is counted as unread until all of it is written.
+    counted: Option<Arc<UnreadAnswer>>,
+    has_end: bool,
+    stream: OpenStream,
+}
+
+impl PacedBody {
+    /// Body of a stream. `has_end`: false for a watch, which counts its own messages.
+    pub(in crate::transport) fn new(body: Body, has_end: bool, stream: OpenStream) -> Self {
+        Self { body, rest: Bytes::new(), counted: None, has_end, stream }
+    }
+
+    /// Splits the next frame off the data.
+    fn next(&mut self) -> Bytes {
+        let rest = self.rest.len();
+        // The end of an answer is handed on together with its last data. So the last byte waits alone until there is room for it, and with it all the rest:
+        // otherwise a stream would count as ended while its answer is in the buffers of h2.
+        let length = if rest > MAX_FRAME_BYTES {
+            MAX_FRAME_BYTES
+        } else if rest >= LARGE_BYTES && self.has_end {
+            rest - 1
+        } else {
+            rest
+        };
+        let frame = self.rest.split_to(length);
+        self.stream.progress.give(frame.len());
+        let counted = if self.rest.is_empty() { self.counted.take() } else { self.counted.clone() };
+        match counted {
+            Some(counted) => counted.part(frame),
+            None => frame,
+        }
+    }
+}
+
+impl Drop for PacedBody {
+    fn drop(&mut self) {
+        // hyper does not ask a body again that has said its end, or is empty.
+        self.stream.complete |= http_body::Body::is_end_stream(self);
+    }
+}
+
+impl http_body::Body for PacedBody {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(self.next()))));
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let Poll::Ready(Some(Ok(frame))) = polled else {
+            self.stream.progress.take_all();
+            self.stream.complete |= polled.is_ready();
+            return polled;
+        };
+        match frame.into_data() {
+            Ok(data) if data.len() >= LARGE_BYTES => {
+                // A body without an end counts its messages itself, when it makes them.
+                self.counted = self.has_end.then(|| UnreadAnswer::new(&self.stream.connection, data.clone()));
+                self.rest = data;
+                Poll::Ready(Some(Ok(Frame::data(self.next()))))
+            }
+            Ok(data) => {
+                self.stream.progress.give(data.len());
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Err(trailers) => {
+                self.stream.complete = true;
+                Poll::Ready(Some(Ok(trailers)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.body.size_hint();
+        let rest = self.rest.len() as u64;
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
+    }
+}
+
+/// One open stream, counted until it is dropped.
+#[derive(Debug)]
+pub(in crate::transport) struct OpenStream {
+    connection: Arc<Connection>,
+    id: usize,
+    progress: Arc<ReadProgress>,
+    /// Whether all of the answer was handed on.
+    complete: bool,
+}
+
+impl OpenStream {
+    pub(in crate::transport) fn new(connection: &Arc<Connection>) -> Self {
+        let (id, progress) = connection.stream_opens();
+        Self { connection: Arc::clone(connection), id, progress, complete: false }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        if self.complete {
+            self.connection.call_answered();
+        } else {
+            self.connection.call_cancelled();
+        }
+        self.connection.stream_ends(self.id);
+    }
+}
