@@ -213,7 +213,7 @@ async fn http_write_on_stalled_store_is_told_that_its_outcome_is_unknown() {
     pause();
     let (status, said) = register().await;
     assert_eq!(status, 504, "{said}");
-    assert!(said.contains("repeat it, which is safe"), "{said}");
+    assert!(said.contains("send it again, which is safe"), "{said}");
     let (status, said) = put(&consul, &stored.house, "/v1/agent/service/register", never()).await;
     assert_eq!((status, said.contains("nothing was done")), (408, true), "{said}");
     resume();
