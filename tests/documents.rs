@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Component, Path, PathBuf},
+    process::Command,
 };
 
 /// Documents outside of the book.
@@ -143,6 +144,38 @@ fn files_named_by_architecture_and_contributing_exist() {
         missing.extend(lost.map(|file| format!("{document}: `{file}`")));
     }
     assert!(missing.is_empty(), "no such files: {missing:?}");
+}
+
+/// Returns the long flags that a text names.
+fn flags(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter(|word| word.starts_with("--"));
+    words.filter(|word| word[2..].starts_with(|c: char| c.is_ascii_lowercase())).collect()
+}
+
+fn help(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_callboard")).args(arguments).arg("--help").output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Flags of other programs that the documents name.
+const OTHER_FLAGS: &[&str] = &["--bind", "--check", "--ignored", "--now", "--only", "--release"];
+
+#[test]
+fn flags_named_by_documents_exist() {
+    let verbs = help(&[]);
+    let verbs = verbs.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let mut helps: Vec<String> = verbs.map(|line| help(&[line.trim().split(' ').next().unwrap()])).collect();
+    helps.extend(["events", "reset"].map(|verb| help(&["self-preservation", verb])));
+    let mut known: BTreeSet<&str> = helps.iter().flat_map(|help| flags(help)).collect();
+    assert!(known.contains("--data-dir"), "no flags were found");
+    known.extend(OTHER_FLAGS);
+    let mut unknown = Vec::new();
+    for document in documents().iter().filter(|document| !document.starts_with("tests")) {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        let missing = flags(&text).into_iter().filter(|flag| !known.contains(flag));
+        unknown.extend(missing.map(|flag| format!("{}: {flag}", document.display())));
+    }
+    assert!(unknown.is_empty(), "no such flags: {unknown:#?}");
 }
 
 #[test]
