@@ -24,19 +24,15 @@ const KNOWN_CYCLES: &[&[&str]] = &[
     &["engine/disk/load", "engine/disk/store"],
     &["model/consul_registration", "model/identity", "model/name"],
     &["model/filter/error", "model/filter/schema"],
-    &["protocol/consul/agent", "protocol/consul/view"],
-    &["protocol/consul/body", "protocol/consul/error", "protocol/consul/query", "protocol/consul/response"],
-    &["protocol/dns/answer", "protocol/dns/answer_builder"],
-    &["protocol/dns/endpoints", "protocol/dns/node"],
     &["protocol/grpc/check", "protocol/grpc/decode", "protocol/grpc/encode"],
     &["registry/context", "registry/decide"],
     &["registry/lease", "registry/timing_wheel"],
     &["transport/acceptor", "transport/worker"],
     &[
+        "transport/closing",
         "transport/connection",
-        "transport/cpu_share",
+        "transport/fairness",
         "transport/limits",
-        "transport/request_service",
         "transport/unread_answers",
         "transport/worker_state",
     ],
@@ -211,6 +207,14 @@ fn layers_print_dependencies() {
     }
     for cycle in modules.cycles() {
         println!("cycle: {}", cycle.join(" <-> "));
+        let member = |module: &[String]| {
+            let path = module.join("/");
+            cycle.iter().find(|name| path == **name || path.starts_with(&format!("{name}/"))).cloned()
+        };
+        let uses = modules.uses().into_iter().filter_map(|(user, used)| Some((member(&user)?, member(&used)?)));
+        for (user, used) in uses.filter(|(user, used)| user != used).collect::<BTreeSet<_>>() {
+            println!("    {user} uses {used}");
+        }
     }
 }
 
