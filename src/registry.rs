@@ -1,17 +1,17 @@
-//! Who is present: a sharded map of services, the one order of all changes to it, and views for readers.
+//! The registry: a sharded map of services, one order of all changes, and reads at any revision.
 //!
-//! Pure: no clock, no IO, no runtime. Whoever calls hands in a reading of the clocks ([`ClockReading`]).
+//! Pure: no clock, no IO, no runtime, no wire format. Callers pass a reading of the clocks ([`ClockReading`]).
 //!
-//! * A writer takes the order lock ([`Registry::order`]), has its command decided against what is there, and applies the
-//!   draft under the next revision. An engine does this.
-//! * A reader has a cursor ([`Subscription`]): what came after the cursor is taken from a ring of recent events, or, where
-//!   the ring no longer reaches back, from a new snapshot. Nothing is queued for a reader.
-//! * A heartbeat touches its lease and nothing else ([`LeaseTable`]).
+//! * A writer takes the order lock ([`Registry::order`]), has its command decided against the present state, and applies the
+//!   change at the next revision. Only engines write.
+//! * A reader has a cursor ([`Subscription`]): events after the cursor are taken from an event log or, where the log no longer
+//!   reaches back, replaced by a new snapshot. Nothing is queued for a reader.
+//! * A heartbeat changes its lease and nothing else ([`LeaseTable`]).
 //!
-//! Locks, in the order in which they may be taken: order → a service, or the history, or the names, or the wheel, or protection. None of
-//! the latter is held while another is taken, and no guard of a map outlives its statement.
+//! Locks, in the order in which they may be taken: order, then one of: a service, the history, the names, the timing wheel,
+//! self-preservation. None of the latter is held while another is taken, and no guard of a map outlives its statement.
 //!
-//! What is not here: numbering and durability (engines), encoding (doors), waking (`transport`).
+//! Not here: numbering and durability (`engine`), encoding (protocols), waking readers (`transport`).
 
 mod apply;
 mod attachment;
@@ -28,7 +28,7 @@ mod lease_table;
 mod name_index;
 mod name_suffixes;
 mod node_index;
-mod nodes;
+mod node_table;
 mod self_preservation;
 mod service;
 mod settling;
@@ -71,7 +71,7 @@ pub use lease_table::{HashLease, LeaseTable};
 pub use name_suffixes::NameSuffixes;
 pub use node_index::node_name;
 pub use self_preservation::{EventKind, SelfPreservationEvent, SelfPreservationStatus, ThresholdInput};
-pub use snapshot::PendingVisits;
+pub use snapshot::PendingChanges;
 pub use subscription::{Delta, DeltaKind, ResetReason, SnapshotChunk, Step, Subscription};
 
 use crate::{
@@ -85,12 +85,12 @@ use self_preservation::SelfPreservation;
 use service::{Service, ServiceState};
 use settling::Settling;
 
-/// Services looked up at a time, where all are.
-const PAGE: usize = 1_000;
-/// Events that the registry remembers over all services.
-pub const HISTORY: usize = 65_536;
-/// Most bytes of them: large instances that change often push each other out sooner.
-pub const HISTORY_BYTES: usize = 64 * 1024 * 1024;
+/// Services that one lookup reads, where all are read.
+const SERVICES_PER_PAGE: usize = 1_000;
+/// Maximum number of events in the history of all services.
+pub const MAX_HISTORY_EVENTS: usize = 65_536;
+/// Maximum size of the history of all services. Large instances that change often leave it sooner.
+pub const MAX_HISTORY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Callbacks for changes, called once every reader can see them.
 pub trait ChangeListener: Send + Sync + std::fmt::Debug {
@@ -101,61 +101,62 @@ pub trait ChangeListener: Send + Sync + std::fmt::Debug {
     fn topics_changed(&self, _topics: &dyn Fn() -> BTreeSet<ServiceName>) {}
 }
 
-/// A service in a line.
+/// Numbers of one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Its name.
+    /// Name of the service.
     pub name: ServiceName,
-    /// How many instances are registered.
+    /// Number of registered instances.
     pub instances: usize,
-    /// How many of them should be called.
+    /// Number of instances that calls may go to.
     pub available: usize,
-    /// The revision of the last change that readers could see.
+    /// Revision of the last change that readers could see.
     pub revision: Revision,
 }
 
-/// The registry.
+/// Registry of one incarnation.
 #[derive(Debug)]
 pub struct Registry {
     incarnation: Incarnation,
     /// Services that have instances.
     services: DashMap<ServiceName, Arc<Service>>,
-    /// Their names in order, for pages and prefixes. Changes with the map, under the order lock.
+    /// Names of the services in order, for pages and prefixes. Changes with the map, under the order lock.
     names: RwLock<BTreeSet<ServiceName>>,
-    /// Those of them that are not all in lower case.
+    /// Names of the services that are not all in lower case.
     spellings: NameIndex,
-    /// Suffixes of their dotted names.
+    /// Suffixes of dotted service names.
     service_suffixes: RwLock<NameSuffixes>,
     /// Suffixes of `_service._tag` for the dotted tags of all instances.
     tag_suffixes: RwLock<NameSuffixes>,
-    /// Nodes by what is not their name.
+    /// Nodes by address and by suffix.
     node_index: NodeIndex,
-    /// The recent events of all services.
+    /// Recent events of all services.
     history: RwLock<EventLog>,
-    /// The newest revision whose changes are all there for readers.
+    /// Newest revision whose changes readers can see.
     applied: AtomicU64,
-    /// Held while a command is decided and applied: there is one order. A plain mutex: it is held for half a microsecond.
+    /// Held while a command is decided and applied, so that there is one order. A plain mutex: it is held for half a
+    /// microsecond.
     order: Mutex<()>,
-    /// How many instances are registered. Changes under the order lock.
+    /// Number of registered instances. Changes under the order lock.
     instances: AtomicIsize,
-    /// Who is known by another name than service and id.
-    catalog: ConsulIndex,
-    /// The revision before the first that this process has made.
-    beginning: Revision,
+    /// Indexes for Consul's API.
+    consul_index: ConsulIndex,
+    /// Revision before the first one of this process.
+    start_revision: Revision,
     leases: LeaseTable,
-    protection: SelfPreservation,
+    self_preservation: SelfPreservation,
     settling: Settling,
-    audience: Arc<dyn ChangeListener>,
+    listener: Arc<dyn ChangeListener>,
 }
 
 impl Registry {
-    /// An empty registry whose next change comes after `start`.
+    /// Makes an empty registry. Its first change has a revision after `start`.
     #[must_use]
     pub fn new(
         incarnation: Incarnation,
         start: Revision,
         now: ClockReading,
-        audience: Arc<dyn ChangeListener>,
+        listener: Arc<dyn ChangeListener>,
     ) -> Self {
         Self {
             incarnation,
@@ -169,71 +170,71 @@ impl Registry {
             applied: AtomicU64::new(start.0),
             order: Mutex::new(()),
             instances: AtomicIsize::new(0),
-            catalog: ConsulIndex::default(),
-            beginning: start,
+            consul_index: ConsulIndex::default(),
+            start_revision: start,
             leases: LeaseTable::new(now.lease),
-            protection: SelfPreservation::new(),
+            self_preservation: SelfPreservation::new(),
             settling: Settling::default(),
-            audience,
+            listener,
         }
     }
 
-    /// The life of this registry.
+    /// Incarnation of this registry.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 
-    /// The newest revision: whoever reads now sees all changes up to it.
+    /// Newest revision: a reader sees all changes up to it.
     #[must_use]
     pub fn applied(&self) -> Revision {
         Revision(self.applied.load(Ordering::Acquire))
     }
 
-    /// The leases of all registrations.
+    /// Leases of all registrations.
     #[must_use]
     pub fn leases(&self) -> &LeaseTable {
         &self.leases
     }
 
-    /// One instance.
+    /// Returns one instance.
     #[must_use]
     pub fn get(&self, service: &ServiceName, id: &str) -> Option<Arc<Entry>> {
-        self.read(service, |state| state.roster().get(id).cloned()).flatten()
+        self.read(service, |state| state.instances().get(id).cloned()).flatten()
     }
 
-    /// Up to `limit` instances of a service whose ids come after this one, by id.
+    /// Returns up to `limit` instances of a service with ids after `after`, by id.
     #[must_use]
     pub fn page(&self, service: &ServiceName, after: &str, limit: usize) -> Vec<Arc<Entry>> {
-        self.read(service, |state| state.roster().page(after, limit)).unwrap_or_default()
+        self.read(service, |state| state.instances().page(after, limit)).unwrap_or_default()
     }
 
-    /// All instances of a service, to hold on to.
+    /// Returns all instances of a service at one moment. Later changes do not show in them.
     #[must_use]
-    pub fn blocks(&self, service: &ServiceName) -> Chunks {
+    pub fn chunks(&self, service: &ServiceName) -> Chunks {
         self.read(service, |state| state.snapshot().0).unwrap_or_default()
     }
 
-    /// A service in a line. `None`: it has no instances.
+    /// Returns the numbers of a service. `None`: it has no instances.
     #[must_use]
     pub fn summary(&self, service: &ServiceName) -> Option<Summary> {
         self.read(service, |state| Summary {
             name: service.clone(),
-            instances: state.roster().len(),
-            available: state.roster().available(),
-            revision: state.seen(),
+            instances: state.instances().len(),
+            available: state.instances().available(),
+            revision: state.visible_revision(),
         })
     }
 
-    /// Revision of the last change of what is shown with a service: of its instances that readers could see, or of a node that some
-    /// of them are on. `None`: it has no instances.
+    /// Revision of the last visible change of a service's instances, or of a node that some of them are on. `None`: the service
+    /// has no instances.
     #[must_use]
-    pub fn shown(&self, service: &ServiceName) -> Option<Revision> {
-        self.read(service, ServiceState::shown)
+    pub fn view_revision(&self, service: &ServiceName) -> Option<Revision> {
+        self.read(service, ServiceState::view_revision)
     }
 
-    /// Up to `limit` services whose names start with `prefix` and come after this one, by name; and the name after which to
-    /// go on, if there may be more.
+    /// Returns up to `limit` services with this prefix and names after `after`, by name. The second value is the name after
+    /// which to go on, if there may be more.
     #[must_use]
     pub fn services(&self, prefix: &str, after: &str, limit: usize) -> (Vec<Summary>, Option<ServiceName>) {
         let mut names = self.names_from(prefix, after, limit.saturating_add(1));
@@ -242,18 +243,18 @@ impl Registry {
         (names.iter().filter_map(|name| self.summary(name)).collect(), names.pop().filter(|_| more))
     }
 
-    /// All services, by name. Nothing is held meanwhile: what comes or goes behind the page that is being read is seen, or not.
+    /// Iterates over all services, by name. No lock is held meanwhile: a service that is added or removed may be missing.
     pub fn each_service(&self) -> impl Iterator<Item = Summary> + Send {
         let mut after = Some(String::new());
         let pages = iter::from_fn(move || {
-            let (page, next) = self.services("", &after.take()?, PAGE);
+            let (page, next) = self.services("", &after.take()?, SERVICES_PER_PAGE);
             after = next.map(|name| name.to_string());
             Some(page)
         });
         pages.flatten()
     }
 
-    /// Returns whether a service has a name of which this is a proper suffix: `web` where there is `v1.web`.
+    /// Returns whether a service has a name with this proper suffix: `web` where there is `v1.web`.
     #[must_use]
     pub fn is_service_suffix(&self, suffix: &str) -> bool {
         self.service_suffixes.read().contains(suffix)
@@ -265,13 +266,13 @@ impl Registry {
         self.tag_suffixes.read().contains(suffix)
     }
 
-    /// Returns whether a node has a name of which this is a proper suffix.
+    /// Returns whether a node has a name with this proper suffix.
     #[must_use]
     pub fn is_node_suffix(&self, suffix: &str) -> bool {
         self.node_index.has_suffix(suffix)
     }
 
-    /// The nodes with this address, as instances.
+    /// Returns the nodes with this address, as instances.
     #[must_use]
     pub fn nodes_at(&self, address: IpAddr) -> Vec<Arc<Entry>> {
         let nodes = node_service();
@@ -289,84 +290,83 @@ impl Registry {
         names
     }
 
-    /// Returns the revision at which one spelling of a name last lost its last instance, while other spellings had some. 0: none
+    /// Returns the revision at which one spelling of a name last lost its last instance while other spellings had some. 0: none
     /// has.
     #[must_use]
-    pub fn spelling_lost(&self, name: &str) -> Revision {
-        self.spellings.lost(&fold(name))
+    pub fn last_spelling_removed(&self, name: &str) -> Revision {
+        self.spellings.last_removed(&fold(name))
     }
 
-    /// How many instances are registered.
+    /// Number of registered instances.
     #[must_use]
     pub fn instance_count(&self) -> usize {
         usize::try_from(self.instances.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// How many services have instances.
+    /// Number of services that have instances.
     #[must_use]
     pub fn service_count(&self) -> usize {
         self.names.read().len()
     }
 
-    /// Who is known by another name than service and id.
+    /// Indexes for Consul's API.
     #[must_use]
-    pub fn catalog(&self) -> &ConsulIndex {
-        &self.catalog
+    pub fn consul_index(&self) -> &ConsulIndex {
+        &self.consul_index
     }
 
-    /// The revision before the first that this process has made: what a reader knows up to there, it knows from an earlier one.
+    /// Revision before the first one of this process. A reader that has a revision up to it has it from an earlier process.
     #[must_use]
-    pub fn beginning(&self) -> Revision {
-        self.beginning
+    pub fn start_revision(&self) -> Revision {
+        self.start_revision
     }
 
-    /// A node, as an instance; its name is found in any case. `name`: empty for the local node.
+    /// Returns a node, as an instance; its name is found in any case. `name`: empty for the local node.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<Arc<Entry>> {
         self.get(&node_service(), &node_id(name))
     }
 
-    /// Who is meant by the id of an instance with a listing. Not the instance itself, if it has moved to another service, and has not been
-    /// taken away there.
+    /// Returns the entry that the id of a Consul registration stands for. It is not the instance itself while that has moved to
+    /// another service, and has not been removed from its old one.
     #[must_use]
-    pub fn listed_as(&self, instance: &Instance) -> Option<Arc<Entry>> {
-        let service =
-            instance.consul_registration.as_ref().and_then(|_| self.catalog.service_of(instance.id.as_str()))?;
-        self.get(&service, instance.id.as_str())
+    pub fn entry_of_id(&self, instance: &Instance) -> Option<Arc<Entry>> {
+        let id = instance.consul_registration.as_ref().map(|_| instance.id.as_str())?;
+        self.get(&self.consul_index.service_of(id)?, id)
     }
 
-    fn count(&self, service: &ServiceName, more: isize) {
+    fn count(&self, service: &ServiceName, difference: isize) {
         if !service.is_reserved() {
-            self.instances.fetch_add(more, Ordering::Relaxed);
+            self.instances.fetch_add(difference, Ordering::Relaxed);
         }
     }
 
-    /// Up to `limit` remembered events before `before`, the newest first, of one service or of all.
+    /// Returns up to `limit` logged events before `before`, the newest first, of one service or of all.
     #[must_use]
     pub fn events(&self, service: Option<&ServiceName>, before: Revision, limit: usize) -> Vec<Arc<Event>> {
         let until = Revision(before.0.saturating_sub(1)).min(self.applied());
         let Some(service) = service else {
             return self.history.read().newest(until, limit, |_| true).0;
         };
-        // Its own ring reaches further back than that of all, unless it is a new entry under an old name.
-        let own = self.read(service, |state| state.ring().newest(until, limit, |_| true).0).unwrap_or_default();
+        // The log of the service reaches further back than that of all, unless the service was removed and came back.
+        let own = self.read(service, |state| state.event_log().newest(until, limit, |_| true).0).unwrap_or_default();
         if own.len() == limit {
             return own;
         }
-        let (mut found, mut place) = (Vec::new(), Some(until));
-        while let Some(until) = place
+        let (mut found, mut position) = (Vec::new(), Some(until));
+        while let Some(until) = position
             && found.len() < limit
         {
-            // A glance at a time: writers want the lock.
-            let (some, next) =
+            // In batches, because writers want the lock.
+            let (batch, next) =
                 self.history.read().newest(until, limit - found.len(), |event| event.service() == service);
-            found.extend(some);
-            place = next;
+            found.extend(batch);
+            position = next;
         }
         if own.len() > found.len() { own } else { found }
     }
 
-    /// The names that start with `prefix` and come after `after`. Copied: no lock is held while services are read.
+    /// Returns the names with this prefix after `after`. They are copied, so that no lock is held while services are read.
     fn names_from(&self, prefix: &str, after: &str, limit: usize) -> Vec<ServiceName> {
         let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
         let names = self.names.read();
@@ -378,7 +378,7 @@ impl Registry {
         self.services.get(service).map(|found| Arc::clone(found.value()))
     }
 
-    /// Reads a service, if it has instances.
+    /// Reads the state of a service. `None`: it has no instances.
     fn read<T>(&self, service: &ServiceName, read: impl FnOnce(&ServiceState) -> T) -> Option<T> {
         self.find(service)?.state().map(|state| read(&state))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use callboard::{
     pb::callboard::v1::{RegisterRequest, ResetReason, WatchResponse, watch_response::Message},
-    registry::HISTORY,
+    registry::MAX_HISTORY_EVENTS,
 };
 
 use crate::{
@@ -108,7 +108,7 @@ async fn who_falls_out_of_history_starts_over_on_the_open_stream() {
     let peer = house.peer().await;
     register(&peer, "web", "a").await;
     let mut reader = Reader::synced(&peer, &["web"]).await;
-    house.flood("web", "a", HISTORY + 1);
+    house.flood("web", "a", MAX_HISTORY_EVENTS + 1);
     reader.until("the newest revision", |view| view.revision >= house.revision()).await;
     assert_eq!(reader.view.resets, 1);
     assert_eq!(reader.view.set.len(), 1);

@@ -64,7 +64,7 @@ impl CommandSequence {
     }
 
     pub(super) fn service_of(&self, id: &InstanceId) -> Option<ServiceName> {
-        self.path.engine.registry().catalog().service_of(id.as_str())
+        self.path.engine.registry().consul_index().service_of(id.as_str())
     }
 
     /// Carries out a command about a node. What is on it hears of that from [`Self::propagate`].
@@ -83,7 +83,7 @@ impl CommandSequence {
     /// Carries out a command, with what follows from it for other instances: an id that is registered leaves the service in which it was,
     /// and a check that is asked for leaves the instance of the node that had it. What is known of such checks goes along.
     pub(super) async fn place(&mut self, command: Command) -> Result<CommandOutcome, EngineError> {
-        let asked: Vec<CheckId> = command.asked_checks().cloned().collect();
+        let asked: Vec<CheckId> = command.requested_checks().cloned().collect();
         let moved = self.path.engine.registry().moved_by(&command);
         if asked.is_empty() && moved.is_none() {
             return self.order(command).await;
@@ -107,7 +107,7 @@ impl CommandSequence {
     /// Registers an instance, and takes it away from the service in which its id was.
     async fn order_move(&mut self, enroll: Command, old: &Entry) -> Result<CommandOutcome, EngineError> {
         let (service, id) = (old.instance.service.clone(), old.instance.id.clone());
-        let leaves = Command::Deregister { service, id, of: DeregisterGuard::Listed };
+        let leaves = Command::Deregister { service, id, guard: DeregisterGuard::Consul };
         let mut done = self.order_together(vec![enroll, leaves]).await?;
         Ok(done.swap_remove(0))
     }
@@ -116,7 +116,7 @@ impl CommandSequence {
     async fn release(&mut self, entry: &Entry, checks: &[CheckId]) -> Result<(), EngineError> {
         let Some(listing) = &entry.instance.consul_registration else { return Ok(()) };
         let path = Arc::clone(&self.path);
-        let catalog = path.engine.registry().catalog();
+        let catalog = path.engine.registry().consul_index();
         for taken in checks.iter().flat_map(|check| catalog.taken_from(&listing.node, check)) {
             let node = taken.service.is_reserved().then(|| taken.id.clone());
             let changed = match self.order(taken.into()).await {
@@ -168,9 +168,9 @@ impl CommandSequence {
         let path = Arc::clone(&self.path);
         let registry = path.engine.registry();
         let differing: Vec<_> = registry
-            .entries_on(node.as_str())
+            .entries_on_node(node.as_str())
             .into_iter()
-            .filter(|entry| !registry.agrees_with_node(&entry.instance))
+            .filter(|entry| !registry.has_node_state(&entry.instance))
             .map(|entry| (entry.instance.service.clone(), entry.instance.id.clone()))
             .collect();
         for some in differing.chunks(AT_ONCE) {
@@ -194,13 +194,16 @@ impl CommandSequence {
     }
 
     pub(super) async fn remove_node(&mut self, node: InstanceId) -> Result<(), EngineError> {
-        let here = self.path.engine.registry().catalog().on_node(node.as_str());
+        let here = self.path.engine.registry().consul_index().on_node(node.as_str());
         let mut targets: Vec<_> = here.into_iter().map(|(id, service)| (service, id)).collect();
         if node.as_str() != node_id("") {
             targets.push((node_service(), node));
         }
-        let commands =
-            targets.into_iter().map(|(service, id)| Command::Deregister { service, id, of: DeregisterGuard::Listed });
+        let commands = targets.into_iter().map(|(service, id)| Command::Deregister {
+            service,
+            id,
+            guard: DeregisterGuard::Consul,
+        });
         self.order_together(commands.collect()).await.map(drop)
     }
 }

@@ -267,7 +267,7 @@ impl CallerCommands<'_> {
         change: ListedChange,
     ) -> Result<Option<CommandOutcome>, EngineError> {
         let guard = self.commands.lock(LockKey::Listed(id.clone())).await;
-        let Some(service) = self.commands.registry().catalog().service_of(id.as_str()) else { return Ok(None) };
+        let Some(service) = self.commands.registry().consul_index().service_of(id.as_str()) else { return Ok(None) };
         let command = change.of(service, id);
         self.to_the_end(guard, |mut write| async move { write.place(command).await.map(Some) }).await
     }
@@ -283,7 +283,7 @@ impl CallerCommands<'_> {
             let Some(first) = ids.first().and_then(|id| write.service_of(id)) else { return Ok(false) };
             let others = ids.iter().skip(1).filter_map(|id| write.service_of(id).map(|service| (service, id.clone())));
             let targets = ids.first().map(|id| (first, id.clone())).into_iter().chain(others);
-            let leaves = |(service, id)| Command::Deregister { service, id, of: DeregisterGuard::Listed };
+            let leaves = |(service, id)| Command::Deregister { service, id, guard: DeregisterGuard::Consul };
             let commands = targets.map(leaves).collect();
             Ok(write.order_together(commands).await?.first().is_some_and(|outcome| outcome.changed))
         })

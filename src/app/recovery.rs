@@ -75,13 +75,13 @@ impl Commands {
 /// taken.
 fn misplaced(registry: &Registry) -> Vec<Command> {
     let command = |instance: &Instance| {
-        let moved = registry.listed_as(instance).is_some_and(|found| found.instance.service != instance.service);
+        let moved = registry.entry_of_id(instance).is_some_and(|found| found.instance.service != instance.service);
         let (service, id) = (instance.service.clone(), instance.id.clone());
-        moved.then_some(Command::Deregister { service, id, of: DeregisterGuard::Listed })
+        moved.then_some(Command::Deregister { service, id, guard: DeregisterGuard::Consul })
     };
     let taken = |instance: &Instance| {
         let node = instance.consul_registration.as_ref().map(|listing| listing.node.clone());
-        let of = |check| node.as_ref().map(|node| registry.catalog().taken_from(node, check)).unwrap_or_default();
+        let of = |check| node.as_ref().map(|node| registry.consul_index().taken_from(node, check)).unwrap_or_default();
         let taken: Vec<_> = instance.checks.iter().map(Check::id).flat_map(of).collect();
         taken.into_iter().map(Command::from)
     };
@@ -92,7 +92,7 @@ fn misplaced(registry: &Registry) -> Vec<Command> {
 fn differing(registry: &Registry) -> Vec<Command> {
     let command = |instance: &Instance| {
         let (service, id) = (instance.service.clone(), instance.id.clone());
-        (!registry.agrees_with_node(instance)).then_some(Command::RefreshNodeStatus { service, id })
+        (!registry.has_node_state(instance)).then_some(Command::RefreshNodeStatus { service, id })
     };
     let listed = entries(registry).filter(|entry| entry.instance.consul_registration.is_some());
     listed.filter_map(|entry| command(&entry.instance)).collect()

@@ -143,7 +143,7 @@ impl FuzzServer {
         for summary in engine.registry().services("", "", usize::MAX).0 {
             for entry in engine.registry().page(&summary.name, "", usize::MAX) {
                 let (service, id) = (summary.name.clone(), entry.instance.id.clone());
-                let goodbye = Command::Deregister { service, id, of: DeregisterGuard::Anyone };
+                let goodbye = Command::Deregister { service, id, guard: DeregisterGuard::Any };
                 let done = poll(pin!(engine.submit(goodbye, ServerActor::InProcess.caller(), self.shared.clock.now())));
                 assert!(matches!(done, Poll::Ready(Ok(outcome)) if outcome.changed));
             }

@@ -27,7 +27,7 @@ impl CheckMemory for HealthChecks {
         }
         // The times are renewed before the command is submitted. If the instance is removed in the meantime, the removal comes first,
         // and the command registers it anew.
-        let renewed = self.renew(service, id, command.asked_checks());
+        let renewed = self.renew(service, id, command.requested_checks());
         Box::new(move |accepted| {
             if !accepted {
                 return self.undo_renewal(renewed);

@@ -48,6 +48,8 @@ pub struct CheckHistory(Mutex<HistoryState>);
 #[derive(Debug, Clone)]
 struct HistoryState {
     definition: Arc<CheckDefinition>,
+    /// Identifies the definition among those that the check has had.
+    definition_revision: Revision,
     counter: ThresholdCounter,
     /// Current status.
     status: CheckStatus,
@@ -100,6 +102,7 @@ impl CheckHistory {
             reported: None,
             valid_until: now.lease + millis(definition.interval),
             definition,
+            definition_revision: check.definition_revision,
             counter: ThresholdCounter::default(),
             status: check.status,
             output: "".into(),
@@ -171,6 +174,17 @@ impl CheckHistory {
         Arc::clone(&self.0.lock().definition)
     }
 
+    /// Returns the revision of the definition, which identifies it among those that the check has had.
+    pub(super) fn definition_revision(&self) -> Revision {
+        self.0.lock().definition_revision
+    }
+
+    /// Returns the definition of the check, and its revision.
+    pub(super) fn versioned_definition(&self) -> (Arc<CheckDefinition>, Revision) {
+        let state = self.0.lock();
+        (Arc::clone(&state.definition), state.definition_revision)
+    }
+
     /// Returns a copy for an instance that takes over the check.
     pub(super) fn copied(&self) -> Self {
         Self(Mutex::new(HistoryState { saving: SaveState::Needed, ..self.0.lock().clone() }))
@@ -202,7 +216,8 @@ impl CheckHistory {
     /// comes just after its TTL expired may find the earlier status in the registry, where the expiry then overwrites it.
     pub(super) fn update(&self, check: &Check, now: ClockReading) -> Option<CheckStatus> {
         let mut state = self.0.lock();
-        if !Arc::ptr_eq(&state.definition, &check.definition) {
+        if state.definition_revision != check.definition_revision {
+            state.definition_revision = check.definition_revision;
             state.definition = Arc::clone(&check.definition);
             state.counter = ThresholdCounter::default();
             state.reported = None;
@@ -286,13 +301,13 @@ impl CheckHistory {
         Ok(())
     }
 
-    /// Returns the definition of the check, if it has been critical for the time after which its instance is deregistered.
-    pub(super) fn removal_due(&self, now: ClockReading) -> Option<Arc<CheckDefinition>> {
+    /// Returns the revision of the definition, if the check has been critical for the time after which its instance is deregistered.
+    pub(super) fn removal_due(&self, now: ClockReading) -> Option<Revision> {
         let state = self.0.lock();
         let deregister_after = millis(state.definition.deregister_after?);
         let since = state.critical_since.filter(|_| state.definition.probe != Probe::Static)?;
         let critical_for = now.lease.saturating_sub(since.lease) + since.before;
-        (critical_for >= deregister_after).then(|| Arc::clone(&state.definition))
+        (critical_for >= deregister_after).then_some(state.definition_revision)
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     engine::CheckKey,
-    model::{Check, CheckDefinition, CheckId, CheckStatus, Probe, ServerActor, ServiceName, node_service},
+    model::{Check, CheckId, CheckStatus, Probe, Revision, ServerActor, ServiceName, node_service},
     random,
     registry::{Command, Entry, Registry},
 };
@@ -88,7 +88,8 @@ impl Drop for HealthCheckThread {
 struct FinishedProbe {
     key: CheckKey,
     /// Definition that was probed: the result does not count if the check has another one by now.
-    definition: Arc<CheckDefinition>,
+    /// Revision of the definition that the probe was made by.
+    definition_revision: Revision,
     status: CheckStatus,
     output: String,
     took: Duration,
@@ -215,12 +216,12 @@ impl CheckRunner {
     /// Schedules a check, unless it is scheduled with the same definition.
     fn schedule_check(&mut self, entry: &Entry, check: &Check, is_scheduled: bool) {
         let history = self.checks.history_of(entry, check);
-        let is_unchanged = is_scheduled && Arc::ptr_eq(&history.definition(), &check.definition);
+        let is_unchanged = is_scheduled && history.definition_revision() == check.definition_revision;
         let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
         let unsubmitted = history.update(check, self.checks.clock.now());
         self.checks.queue_saving(&history, || key.clone());
         if let Some(status) = unsubmitted {
-            self.submit_status(&key, &check.definition, status);
+            self.submit_status(&key, check.definition_revision, status);
         }
         if is_unchanged || check.definition.probe == Probe::Static {
             return;
@@ -253,7 +254,7 @@ impl CheckRunner {
         let expired = history.expire_ttl(self.checks.clock.now());
         self.checks.queue_saving(history, || key.clone());
         match expired {
-            Ok(()) => self.submit_status(&key, &history.definition(), CheckStatus::Critical),
+            Ok(()) => self.submit_status(&key, history.definition_revision(), CheckStatus::Critical),
             Err(left) => {
                 let interval = history.definition().interval;
                 self.schedule.insert(key, now + Duration::from_millis(left), interval);
@@ -266,26 +267,27 @@ impl CheckRunner {
         if !self.in_flight.insert(key.clone()) {
             return;
         }
-        let (definition, prober, checks) = (history.definition(), Arc::clone(&self.prober), Arc::clone(&self.checks));
+        let (definition, definition_revision) = history.versioned_definition();
+        let (prober, checks) = (Arc::clone(&self.prober), Arc::clone(&self.checks));
         self.probes.spawn(async move {
             let started = checks.clock.since_start();
             let (status, output) = prober.probe(&definition).await;
             let took = checks.clock.since_start().saturating_sub(started);
-            FinishedProbe { key, definition, status, output, took }
+            FinishedProbe { key, definition_revision, status, output, took }
         });
     }
 
     /// Records the result of a probe, and starts one that waits.
     fn finish_probe(&mut self, finished: FinishedProbe) {
-        let FinishedProbe { key, definition, status, output, took } = finished;
+        let FinishedProbe { key, definition_revision, status, output, took } = finished;
         self.in_flight.remove(&key);
         self.checks.results.inc();
         let history = self.checks.history_by_key(&key);
-        if let Some(history) = history.filter(|history| Arc::ptr_eq(&history.definition(), &definition)) {
+        if let Some(history) = history.filter(|history| history.definition_revision() == definition_revision) {
             let status = history.record_probe(status, &output, took, self.checks.clock.now());
             self.checks.queue_saving(&history, || key.clone());
             if let Some(status) = status {
-                self.submit_status(&key, &definition, status);
+                self.submit_status(&key, definition_revision, status);
             }
         }
         while self.in_flight.len() < MAX_PROBES_IN_FLIGHT
@@ -303,7 +305,7 @@ impl CheckRunner {
     fn submit_status(
         &mut self,
         (service, id, check): &CheckKey,
-        definition: &Arc<CheckDefinition>,
+        definition_revision: Revision,
         status: CheckStatus,
     ) {
         let entry = self.checks.commands.registry().get(service, id.as_str());
@@ -311,8 +313,9 @@ impl CheckRunner {
         if known.is_none_or(|known| known.status == status) {
             return;
         }
-        let (service, id, check, of) = (service.clone(), id.clone(), check.clone(), Some(Arc::clone(definition)));
-        self.submit(Command::SetCheckStatus { service, id, check, of, verdict: status });
+        let (service, id, check) = (service.clone(), id.clone(), check.clone());
+        let definition_revision = Some(definition_revision);
+        self.submit(Command::SetCheckStatus { service, id, check, definition_revision, status });
     }
 
     fn submit(&mut self, command: Command) {
@@ -332,8 +335,9 @@ impl CheckRunner {
             for check in self.scheduled.get(owner).into_iter().flatten() {
                 let (service, id) = owner;
                 let history = self.checks.history(service, id, check);
-                if let Some(check) = history.and_then(|history| history.removal_due(now)) {
-                    removals.push(Command::Reap { service: service.clone(), id: id.clone(), check });
+                if let Some(definition_revision) = history.and_then(|history| history.removal_due(now)) {
+                    let (service, id, check) = (service.clone(), id.clone(), check.clone());
+                    removals.push(Command::Reap { service, id, check, definition_revision });
                 }
             }
         }
@@ -366,7 +370,7 @@ fn is_removal_candidate(entry: &Entry) -> bool {
 }
 
 fn entries_with_checks(registry: &Registry, service: &ServiceName) -> Vec<Arc<Entry>> {
-    let blocks = registry.blocks(service);
+    let blocks = registry.chunks(service);
     let entries = blocks.iter().flat_map(|block| block.entries());
     entries.filter(|entry| !entry.instance.checks.is_empty()).cloned().collect()
 }

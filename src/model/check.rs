@@ -392,6 +392,8 @@ pub struct Check {
     pub created: Revision,
     /// The revision at which it last said something else, or was defined anew.
     pub revision: Revision,
+    /// Revision at which the definition last changed. It identifies the definition among those that the check has had.
+    pub definition_revision: Revision,
 }
 
 /// The checks of one instance, in the order in which they were added; each id once.
@@ -453,10 +455,12 @@ impl InstanceChecks {
             if let Some(old) = before.and_then(|before| before.get(check.id().as_str()))
                 && old.created == check.created
             {
-                let same = old.status == check.status && old.definition == check.definition;
+                let same_definition = old.definition == check.definition;
+                let same = same_definition && old.status == check.status;
                 check.revision = if same { old.revision } else { revision };
+                check.definition_revision = if same_definition { old.definition_revision } else { revision };
             }
-            for own in [&mut check.created, &mut check.revision] {
+            for own in [&mut check.created, &mut check.revision, &mut check.definition_revision] {
                 if *own == Revision::default() {
                     *own = revision;
                 }
@@ -479,7 +483,8 @@ impl Check {
     /// A check that has been given no revision yet.
     #[must_use]
     pub fn new(definition: Arc<CheckDefinition>, status: CheckStatus) -> Self {
-        Self { definition, status, created: Revision::default(), revision: Revision::default() }
+        let unset = Revision::default();
+        Self { definition, status, created: unset, revision: unset, definition_revision: unset }
     }
 
     /// Names it.

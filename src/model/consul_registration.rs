@@ -78,6 +78,12 @@ impl ConsulRegistration {
         Ok(self)
     }
 
+    /// Returns whether the instance is where its node is, because the registration names no address.
+    #[must_use]
+    pub fn is_addressed_by_node(&self) -> bool {
+        self.address.is_empty()
+    }
+
     /// Whether both were given in the same words: why an operator has taken one out is not among them.
     #[must_use]
     pub fn same_description(&self, other: &Self) -> bool {

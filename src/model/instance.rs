@@ -84,23 +84,6 @@ impl Instance {
             _ => self.weight,
         }
     }
-
-    /// Whether readers see the same in both, their revisions aside.
-    #[must_use]
-    pub fn same_visible_state(&self, other: &Self) -> bool {
-        self.addresses == other.addresses
-            && self.tags == other.tags
-            && self.metadata == other.metadata
-            && self.weight == other.weight
-            && self.locality == other.locality
-            && self.status() == other.status()
-            && self.conditions.of_node() == other.conditions.of_node()
-            // An operator's word is shown as a check, even where the node is out of service already.
-            && (self.consul_registration.is_none() || self.conditions.is_draining() == other.conditions.is_draining())
-            && self.checks == other.checks
-            && self.consul_registration == other.consul_registration
-            && self.registered_revision == other.registered_revision
-    }
 }
 
 /// What the status of an instance is made of.
@@ -126,18 +109,6 @@ pub struct Conditions {
     pub node_critical: bool,
     /// A check warns of it.
     pub node_warning: bool,
-}
-
-impl Conditions {
-    /// Those that come from the node.
-    /// Whether it is to go by its own word or an operator's, whatever its node says.
-    fn is_draining(self) -> bool {
-        self.self_draining || self.operator_draining
-    }
-
-    fn of_node(self) -> [bool; 3] {
-        [self.node_drained, self.node_critical, self.node_warning]
-    }
 }
 
 /// Whether an instance should be called.

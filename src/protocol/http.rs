@@ -111,10 +111,10 @@ async fn metrics(State(web): State<HttpPages>) -> impl IntoResponse {
     metrics.views.bytes.set(i64::try_from(web.shared.views.bytes()).unwrap_or(i64::MAX));
     metrics.blocking_queries.set(gauge(web.consul.parked()));
     metrics.checks.set(gauge(web.consul.check_count()));
-    let (whole, protected) = registry.protection(web.shared.clock.now().lease);
+    let (whole, protected) = registry.self_preservation(web.shared.clock.now().lease);
     metrics.self_preservation_services.set(gauge(protected));
     metrics.self_preservation_registry.set(i64::from(whole.since.is_some()));
-    metrics.suspects.set(gauge(whole.numbers.suspects));
+    metrics.suspects.set(gauge(whole.input.suspects));
     for worker in 0..web.workers.count() {
         let label = WorkerLabel { worker: worker as u64 };
         metrics.streams.get_or_create(&label).set(gauge(web.workers.open_streams(worker)));

@@ -1,4 +1,4 @@
-//! The one place that changes the map.
+//! Application of changes: the only code that changes the map.
 
 use std::sync::Arc;
 
@@ -13,37 +13,24 @@ use super::{
     service::Service,
 };
 use crate::{
-    model::{BootId, Caller, Instance, InstanceId, LeaseId, LeaseTerms, Revision, ServiceName, node_id},
+    model::{BootId, Caller, Instance, LeaseId, LeaseTerms, Revision, ServiceName, node_id},
     sync::{MutexGuard, Ordering},
 };
 
-impl Command {
-    /// The instance that it is about.
-    #[must_use]
-    pub fn target(&self) -> (&ServiceName, &InstanceId) {
-        match self {
-            Self::Register(register) => (&register.service, &register.id),
-            Self::RegisterWithoutLease(enroll) => (&enroll.service, &enroll.id),
-            Self::Deregister { service, id, .. }
-            | Self::Update { service, id, .. }
-            | Self::SetCheckStatus { service, id, .. }
-            | Self::AddCheck { service, id, .. }
-            | Self::RemoveCheck { service, id, .. }
-            | Self::Reap { service, id, .. }
-            | Self::RefreshNodeStatus { service, id, .. } => (service, id),
-            Self::Expire(lease) | Self::Suspect(lease) | Self::Recover(lease) => (&lease.service, &lease.instance),
-        }
-    }
-}
-
 impl Registry {
-    /// Takes the order lock. While it is held, nothing changes but through it.
+    /// Takes the order lock. While it is held, nothing changes but through the guard.
     pub fn order(&self) -> WriteGuard<'_> {
         WriteGuard { registry: self, _lock: self.order.lock() }
     }
+
+    /// Calls the listener with an event. Call it without any lock: wake-ups take longer than changes.
+    pub fn notify(&self, event: &Event) {
+        self.listener.changed(event);
+        self.listener.topics_changed(&|| self.consul_index.topics(event));
+    }
 }
 
-/// The right to change the registry.
+/// Exclusive right to change the registry.
 #[derive(Debug)]
 pub struct WriteGuard<'a> {
     registry: &'a Registry,
@@ -51,50 +38,48 @@ pub struct WriteGuard<'a> {
 }
 
 impl WriteGuard<'_> {
-    /// Says what a command means now, and what is there. A registration that is accepted is a sign of life: where its lease goes on,
-    /// that is renewed here, on the terms that it has. A command that is refused changes nothing.
+    /// Decides a command, and returns the present entry along with the decision. A registration that is accepted proves that
+    /// its program is alive: if its lease continues, the lease is renewed here, on the terms that it has. A command that is
+    /// rejected changes nothing.
     ///
     /// # Errors
     ///
-    /// When it cannot be done.
+    /// When the command cannot be carried out.
     pub fn decide(&self, command: Command, now: ClockReading) -> Result<(Decision, Option<Arc<Entry>>), CommandError> {
         let (service, id) = command.target();
         let present = self.registry.get(service, id.as_str());
         let context = self.registry.context(&command, present.as_ref());
-        let asked = match &command {
-            Command::Register(asked) => Some((asked.lease, asked.boot, asked.terms)),
+        let requested = match &command {
+            Command::Register(register) => Some((register.lease, register.boot, register.terms)),
             _ => None,
         };
         let mut decision = decide(present.as_ref(), command, &context, now)?;
-        if let (Some(asked), Some(entry)) = (asked, &present) {
-            decision = renew(decision, entry, asked, now);
+        if let (Some(requested), Some(entry)) = (requested, &present) {
+            decision = renew(decision, entry, requested, now);
         }
         Ok((decision, present))
     }
 
-    /// Applies what was planned at this revision, which must be newer than any before, and publishes it: from here on every
-    /// reader sees it. `present` is what was there when it was decided, and still is. The event, if readers can see one, is
-    /// to be passed to [`Registry::notify`] once the lock is released.
+    /// Applies a change at its revision, which must be newer than any before, and publishes it: from here on every reader sees
+    /// it. `present` is the entry that the change was decided on, which must still be there. Returns the new entry, and the
+    /// event if readers can see one; pass the event to [`Registry::notify`] once the lock is released.
     pub fn apply(
         &mut self,
-        planned: StampedChange,
+        change: StampedChange,
         present: Option<Arc<Entry>>,
         revision: Revision,
         now: ClockReading,
         caller: &Arc<Caller>,
     ) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
         let origin = EventOrigin { revision, at: now, caller };
-        let applied = match planned {
-            StampedChange::Put { instance, lease, ending, terms, visible } => {
-                let lease = match (lease, terms) {
-                    (Some(lease), Some(terms)) => Some(self.grant(lease, terms, now)),
-                    (lease, _) => lease,
-                };
-                let (entry, event) = self.put(present, (instance, lease), (visible, ending), origin);
+        let applied = match change {
+            StampedChange::Put { instance, lease, end_reason, terms, visible } => {
+                let lease = lease.map(|lease| self.current_lease(lease, present.as_deref(), terms, now));
+                let (entry, event) = self.put(present, (instance, lease), (visible, end_reason), origin);
                 (Some(entry), event)
             }
-            StampedChange::Remove { reason, ending } => {
-                (None, present.and_then(|present| self.remove(&present, reason, ending, origin)))
+            StampedChange::Remove { reason, end_reason } => {
+                (None, present.and_then(|present| self.remove(&present, reason, end_reason, origin)))
             }
         };
         self.registry.applied.store(revision.0, Ordering::Release);
@@ -104,37 +89,59 @@ impl WriteGuard<'_> {
         applied
     }
 
-    /// Grants a lease that goes on its terms, with all its time. What was decided may have waited for a disk for longer than the lease
-    /// lived: it goes on all the same, under its id, for its registration was accepted before it ran out.
-    fn grant(&self, lease: Arc<Lease>, terms: LeaseTerms, now: ClockReading) -> Arc<Lease> {
-        if self.registry.leases.renew(&lease, terms, now.lease).is_err() {
-            let (service, instance) = (lease.service.clone(), lease.instance.clone());
-            return Arc::new(Lease::new(lease.id, service, instance, lease.boot, terms, now.lease));
+    /// Returns the lease that an entry gets. A lease with the id of the present one is that one, as an object too, because its
+    /// heartbeats find it in the table; with `terms`, it is granted them.
+    fn current_lease(
+        &self,
+        lease: Arc<Lease>,
+        present: Option<&Entry>,
+        terms: Option<LeaseTerms>,
+        now: ClockReading,
+    ) -> Arc<Lease> {
+        let known = present.and_then(|present| present.lease.as_ref()).filter(|known| known.id == lease.id);
+        let lease = known.map_or(lease, Arc::clone);
+        match terms {
+            Some(terms) => self.grant(lease, terms, now),
+            None => lease,
         }
-        if let Some(service) = self.registry.find(&lease.service) {
-            service.headcount().grant(lease.ttl_ms());
-        }
-        lease
     }
 
-    /// Puts an entry of an earlier life of this process in its place, as it was then. It is no event: whoever reads from here
-    /// on finds it there. For engines that load a store, before anybody reads.
+    /// Grants terms to a lease that continues, and a full TTL. A command may wait for a disk for longer than the lease lives: its
+    /// registration was accepted before, so the lease begins again under its id.
+    fn grant(&self, lease: Arc<Lease>, terms: LeaseTerms, now: ClockReading) -> Arc<Lease> {
+        let Registry { leases, self_preservation, .. } = self.registry;
+        let renewed = leases.renew(&lease, terms, now.lease);
+        let Some(service) = self.registry.find(&lease.service) else { return lease };
+        if renewed.is_ok() {
+            service.lease_counter().grant(lease.ttl_ms());
+            return lease;
+        }
+        let (name, instance) = (lease.service.clone(), lease.instance.clone());
+        let again = Arc::new(Lease::new(lease.id, name, instance, lease.boot, terms, now.lease));
+        self_preservation.ends(&lease, service.lease_counter());
+        leases.begin(&again);
+        self_preservation.begins(&again, service.lease_counter(), false);
+        again
+    }
+
+    /// Puts an entry of an earlier process in its place, as it was then. It makes no event: readers that come later find it.
+    /// For engines that load a store, before the first reader comes.
     pub fn restore(&mut self, instance: Instance, lease: Option<Arc<Lease>>) {
         let (name, service) = self.service(&instance.service, self.registry.applied());
         let instance = Instance { service: name, ..instance };
         if let Some(lease) = &lease {
             self.registry.leases.begin(lease);
-            self.registry.protection.begins(lease, service.headcount(), instance.conditions.suspect);
+            self.registry.self_preservation.begins(lease, service.lease_counter(), instance.conditions.suspect);
         }
         self.registry.count(&instance.service, 1);
         self.registry.index_names(None, Some(&instance));
         let entry = Arc::new(Entry { instance, lease });
-        // Of one that was moving to another service when the process ended, the newer one is meant by its id.
-        let meant = self.registry.listed_as(&entry.instance);
-        if meant.is_none_or(|meant| meant.instance.registered_revision < entry.instance.registered_revision) {
-            self.registry.catalog.replace(None, Some(&entry), Revision::default());
+        // If an instance was moving to another service when the process ended, its id stands for the newer entry.
+        let known = self.registry.entry_of_id(&entry.instance);
+        if known.is_none_or(|known| known.instance.registered_revision < entry.instance.registered_revision) {
+            self.registry.consul_index.replace(None, Some(&entry), Revision::default());
         } else {
-            self.registry.catalog.arrive(&entry);
+            self.registry.consul_index.count_on_node(&entry);
         }
         if let Some(mut state) = service.state() {
             state.restore(entry);
@@ -145,14 +152,14 @@ impl WriteGuard<'_> {
         &self,
         before: Option<Arc<Entry>>,
         (mut instance, lease): (Instance, Option<Arc<Lease>>),
-        (visible, ending): (bool, EndReason),
+        (visible, end_reason): (bool, EndReason),
         origin: EventOrigin<'_>,
     ) -> (Arc<Entry>, Option<Arc<Event>>) {
         let EventOrigin { revision, at: now, .. } = origin;
         let (name, service) = self.service(&instance.service, Revision(revision.0 - 1));
         instance.service = name;
         let entry = Arc::new(Entry { instance, lease });
-        self.hand_over(&service, before.as_ref(), Some(&entry), ending, now);
+        self.replace_lease(&service, before.as_ref(), Some(&entry), end_reason, now);
         if before.is_none() {
             self.registry.count(&entry.instance.service, 1);
         }
@@ -168,16 +175,16 @@ impl WriteGuard<'_> {
         if let Some(mut state) = service.state() {
             state.put(Arc::clone(&entry), revision);
             if let Some(event) = &event {
-                state.remember(Arc::clone(event));
+                state.log(Arc::clone(event));
             }
         }
         self.registry.index_names(old.as_ref().map(|old| &old.instance), Some(&entry.instance));
-        // Its indexes rise last: whoever reads one and then looks must not find what was there before.
-        self.registry.catalog.replace(old.as_ref(), Some(&entry), revision);
+        // Its revisions rise last: a reader that takes one and then looks must not find the state before.
+        self.registry.consul_index.replace(old.as_ref(), Some(&entry), revision);
         if event.is_some() && !(old.is_none() && is_local_node_as_configured(&entry)) {
-            self.tell_hosted(&entry, revision);
+            self.raise_services_on(&entry, revision);
         }
-        self.record(event.as_ref());
+        self.log(event.as_ref());
         (entry, event)
     }
 
@@ -185,28 +192,28 @@ impl WriteGuard<'_> {
         &self,
         before: &Arc<Entry>,
         reason: RemovalReason,
-        ending: EndReason,
+        end_reason: EndReason,
         origin: EventOrigin<'_>,
     ) -> Option<Arc<Event>> {
         let EventOrigin { revision, at: now, .. } = origin;
         let service = self.registry.find(&before.instance.service)?;
-        self.hand_over(&service, Some(before), None, ending, now);
+        self.replace_lease(&service, Some(before), None, end_reason, now);
         self.registry.count(&before.instance.service, -1);
         let event = origin.event(Change::Removed(Arc::clone(before), reason));
         if let Some(mut state) = service.state() {
             state.remove(event.id().as_str(), revision);
-            state.remember(Arc::clone(&event));
+            state.log(Arc::clone(&event));
         }
         self.registry.index_names(Some(&before.instance), None);
-        self.registry.catalog.replace(Some(before), None, revision);
-        self.tell_hosted(before, revision);
-        self.record(Some(&event));
+        self.registry.consul_index.replace(Some(before), None, revision);
+        self.raise_services_on(before, revision);
+        self.log(Some(&event));
         Some(event)
     }
 
-    /// Raises the index of each service that has instances on a node that has changed.
-    fn tell_hosted(&self, node: &Entry, revision: Revision) {
-        for service in self.registry.catalog.hosted(node) {
+    /// Raises the revision of each service that has instances on a node that changed. An entry that is no node has none.
+    fn raise_services_on(&self, node: &Entry, revision: Revision) {
+        for service in self.registry.consul_index.services_on(node) {
             if let Some(service) = self.registry.find(&service)
                 && let Some(mut state) = service.state()
             {
@@ -215,42 +222,42 @@ impl WriteGuard<'_> {
         }
     }
 
-    /// Ends the lease that no longer counts and begins the one that does.
-    fn hand_over(
+    /// Ends the lease of the entry before, and begins that of the entry after, unless they are the same lease.
+    fn replace_lease(
         &self,
         service: &Service,
         before: Option<&Arc<Entry>>,
         after: Option<&Arc<Entry>>,
-        ending: EndReason,
+        end_reason: EndReason,
         now: ClockReading,
     ) {
-        let Registry { leases, protection, .. } = self.registry;
+        let Registry { leases, self_preservation, .. } = self.registry;
         let old = before.and_then(|entry| entry.lease.as_ref());
         let new = after.and_then(|entry| entry.lease.as_ref());
         if let (Some(old), Some(new)) = (old, new)
-            && Arc::ptr_eq(old, new)
+            && old.id == new.id
         {
             return;
         }
         if let Some(old) = old {
-            leases.end(old, ending, now.lease);
-            protection.ends(old, service.headcount());
+            leases.end(old, end_reason, now.lease);
+            self_preservation.ends(old, service.lease_counter());
         }
         if let (Some(new), Some(after)) = (new, after) {
-            // What was decided may have waited for a disk: the time to live begins when its holder can know.
+            // The command may have waited for a disk: the TTL begins when the holder can know of the lease.
             let _ = new.renew(now.lease, None);
             leases.begin(new);
-            protection.begins(new, service.headcount(), after.instance.conditions.suspect);
+            self_preservation.begins(new, service.lease_counter(), after.instance.conditions.suspect);
         }
     }
 
-    /// The service of that name, made if need be, and its own copy of the name, for all its instances to share. Made only
-    /// here, under the order lock: so a new one has seen everything after `floor`.
-    fn service(&self, name: &ServiceName, floor: Revision) -> (ServiceName, Arc<Service>) {
+    /// Returns the service of this name, which is made if there is none, and its own copy of the name, for all its instances to
+    /// use. Services are made only here, under the order lock: so a new one has logged everything after `compacted`.
+    fn service(&self, name: &ServiceName, compacted: Revision) -> (ServiceName, Arc<Service>) {
         if let Some(found) = self.registry.services.get(name) {
             return (found.key().clone(), Arc::clone(found.value()));
         }
-        let service = Arc::new(Service::new(floor));
+        let service = Arc::new(Service::new(compacted));
         if !name.is_reserved() {
             self.registry.names.write().insert(name.clone());
             self.registry.spellings.add(name);
@@ -262,13 +269,14 @@ impl WriteGuard<'_> {
         (name.clone(), service)
     }
 
-    fn record(&self, event: Option<&Arc<Event>>) {
+    fn log(&self, event: Option<&Arc<Event>>) {
         if let Some(event) = event.filter(|event| !event.service().is_reserved()) {
-            self.registry.history.write().push(Arc::clone(event), super::HISTORY, super::HISTORY_BYTES);
+            let limits = (super::MAX_HISTORY_EVENTS, super::MAX_HISTORY_BYTES);
+            self.registry.history.write().push(Arc::clone(event), limits.0, limits.1);
         }
     }
 
-    /// Drops a service that lost its last instance. After publishing: so a reader who misses it in the map finds the
+    /// Drops a service that lost its last instance. Called after publishing: so a reader that misses it in the map finds the
     /// removal among the events up to the newest revision.
     fn retire(&self, name: &ServiceName, revision: Revision) {
         let Some(service) = self.registry.find(name) else {
@@ -276,20 +284,20 @@ impl WriteGuard<'_> {
         };
         let retired = service.state().is_some_and(|mut state| state.retire_if_empty());
         if retired {
-            // First, so that the index of all spellings does not fall when this one is gone.
+            // First, so that the revision over all spellings does not fall when this one is gone.
             self.registry.spellings.remove(name, revision, |other| self.registry.services.get(other).is_some());
             self.registry.services.remove(name);
             self.registry.names.write().remove(name);
             if !name.is_reserved() && has_suffixes(name.as_str()) {
                 self.registry.service_suffixes.write().remove(name.as_str());
             }
-            self.registry.catalog.emptied(revision);
+            self.registry.consul_index.service_emptied(revision);
         }
     }
 }
 
 impl Registry {
-    /// Indexes what DNS finds by other names than those of services: nodes, and what is above dotted tags.
+    /// Updates the indexes by which DNS finds nodes, and the names above dotted tags.
     fn index_names(&self, before: Option<&Instance>, after: Option<&Instance>) {
         if after.or(before).is_some_and(|instance| instance.service.is_reserved()) {
             return self.node_index.replace(before, after);
@@ -312,33 +320,27 @@ impl Registry {
             }
         }
     }
-
-    /// Tells the audience. Without any lock: wake-ups take longer than changes.
-    pub fn notify(&self, event: &Event) {
-        self.audience.changed(event);
-        self.audience.topics_changed(&|| self.catalog.topics(event));
-    }
 }
 
-/// Renews the lease with which an accepted registration goes on. `asked`: the id of a new lease, should that one have run out since it
-/// was looked at; who holds it, and on which terms.
-fn renew(decision: Decision, entry: &Entry, asked: (LeaseId, BootId, LeaseTerms), now: ClockReading) -> Decision {
-    let Some(lease) = decision.goes_on(entry) else { return decision };
+/// Renews the lease with which an accepted registration continues. `requested`: id of a new lease, in case this one has expired
+/// since it was looked at, and the boot and the terms.
+fn renew(decision: Decision, entry: &Entry, requested: (LeaseId, BootId, LeaseTerms), now: ClockReading) -> Decision {
+    let Some(lease) = decision.continued_lease(entry) else { return decision };
     if lease.renew(now.lease, None).is_ok() {
         return decision;
     }
-    let (id, boot, terms) = asked;
+    let (id, boot, terms) = requested;
     let (service, instance) = (lease.service.clone(), lease.instance.clone());
     decision.with_new_lease(entry, Arc::new(Lease::new(id, service, instance, boot, terms, now.lease)))
 }
 
-/// Returns whether an entry is the local node with nothing but what is shown of it without being registered.
+/// Returns whether an entry is the local node and shows nothing but its configuration.
 fn is_local_node_as_configured(entry: &Entry) -> bool {
     let Instance { service, id, checks, conditions, .. } = &entry.instance;
     service.is_reserved() && *id.as_str() == *node_id("") && checks.is_empty() && !conditions.operator_draining
 }
 
-/// Order, time and originator of an event.
+/// Revision, time and caller of an event.
 #[derive(Debug, Clone, Copy)]
 struct EventOrigin<'a> {
     revision: Revision,

@@ -1,6 +1,6 @@
-//! What writers ask for, and what the registry answers.
+//! Commands of writers, and the errors that they can meet.
 
-use std::{sync::Arc, time::Duration};
+use std::{slice, sync::Arc, time::Duration};
 
 use super::{event::Entry, lease::Lease};
 use crate::model::{
@@ -8,208 +8,211 @@ use crate::model::{
     Locality, Metadata, Revision, ServiceName, Tags, Weight,
 };
 
-/// A wish to change one instance.
+/// Request to change one instance.
 #[derive(Debug, Clone)]
 pub enum Command {
-    /// Sign in, or renew and update what this boot has.
+    /// Registers an instance with a lease, or renews and updates the registration of the same boot.
     Register(Register),
-    /// Sign in without a lease, or update what was signed in so.
+    /// Registers an instance without a lease, or updates such a registration.
     RegisterWithoutLease(Box<RegisterWithoutLease>),
-    /// Sign out, or remove.
+    /// Removes an instance.
     Deregister {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
-        /// For which registration this is meant.
-        of: DeregisterGuard,
+        /// Registration that is meant.
+        guard: DeregisterGuard,
     },
-    /// Change some fields.
+    /// Changes some fields.
     Update {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
-        /// The lease of the instance that updates itself; `None`: an operator does.
+        /// Lease of the instance, which updates itself. `None`: an operator updates it.
         lease: Option<LeaseId>,
-        /// What to change.
+        /// Fields to change.
         patch: Patch,
     },
-    /// Remove what a lease kept, after it ran out.
+    /// Removes the instance of a lease that expired.
     Expire(Arc<Lease>),
-    /// Mark what a lease keeps, though it ran out: protection does not believe it.
+    /// Marks the instance of an overdue lease as suspect: self-preservation holds it.
     Suspect(Arc<Lease>),
-    /// Take that mark away: a heartbeat came.
+    /// Removes the suspect mark after a heartbeat.
     Recover(Arc<Lease>),
-    /// Say what a check says.
+    /// Sets the status of a check.
     SetCheckStatus {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
-        /// The check.
+        /// Check.
         check: CheckId,
-        /// How the check was defined when that was found out: if it is another by now, this is not its verdict. `None`: whoever
-        /// speaks for the check says so.
-        of: Option<Arc<CheckDefinition>>,
-        /// What it says.
-        verdict: CheckStatus,
+        /// Definition by which the status was found ([`Check::definition_revision`](crate::model::Check::definition_revision)):
+        /// once the check is defined anew, the status no longer applies. `None`: it applies to any definition.
+        definition_revision: Option<Revision>,
+        /// New status.
+        status: CheckStatus,
     },
-    /// Add a check, or define it anew.
+    /// Adds a check, or defines it anew.
     AddCheck {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
-        /// The check.
+        /// Check.
         check: NewCheck,
     },
-    /// Take a check away.
+    /// Removes a check.
     RemoveCheck {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
-        /// The check.
+        /// Check.
         check: CheckId,
-        /// The revision at which the instance got it: one that it has got anew stays. `None`: whatever check is there.
+        /// Revision at which the check was added: one that was added again since stays. `None`: the check goes in any case.
         created: Option<Revision>,
     },
-    /// Remove what a check has found critical for too long, if it still does.
+    /// Removes an instance whose check has been critical for longer than its definition permits, if it still is.
     Reap {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
-        /// The check.
-        check: Arc<CheckDefinition>,
+        /// Check.
+        check: CheckId,
+        /// Definition by which the check was found critical.
+        definition_revision: Revision,
     },
-    /// Give an instance the state of its node: conditions, and the host if it names none. Both are looked up when this is decided.
+    /// Gives an instance the state of its node: the conditions and, if the instance names no address, the host. Both are looked
+    /// up when the command is decided.
     RefreshNodeStatus {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
     },
 }
 
-/// A registration without a lease, as asked for.
+/// Registration without a lease, as requested.
 #[derive(Debug, Clone)]
 pub struct RegisterWithoutLease {
-    /// The service.
+    /// Service of the instance.
     pub service: ServiceName,
-    /// The instance.
+    /// Instance.
     pub id: InstanceId,
-    /// What readers will see.
+    /// Description that readers see.
     pub description: InstanceDescription,
-    /// What it says in Consul's words.
-    pub listing: ConsulRegistration,
-    /// Its checks.
+    /// Fields that only Consul's API has.
+    pub consul_registration: ConsulRegistration,
+    /// Checks to add, or to define anew.
     pub checks: Vec<NewCheck>,
-    /// Whether checks that it had and does not name are taken away.
+    /// Removes the checks that the instance has and the request does not name.
     pub replace_checks: bool,
 }
 
-/// A check as asked for.
+/// Check as requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewCheck {
-    /// What is checked, and how.
+    /// Definition of the check.
     pub definition: Arc<CheckDefinition>,
-    /// What it says until it has been made. A check that was there before says what it said.
-    pub verdict: CheckStatus,
+    /// Status until the check has run. A check that exists keeps its status.
+    pub status: CheckStatus,
 }
 
-/// A registration as asked for.
+/// Registration with a lease, as requested.
 #[derive(Debug, Clone)]
 pub struct Register {
-    /// The service.
+    /// Service of the instance.
     pub service: ServiceName,
-    /// The instance.
+    /// Instance.
     pub id: InstanceId,
-    /// Who asks.
+    /// Boot of the program that registers.
     pub boot: BootId,
-    /// What readers will see.
+    /// Description that readers see.
     pub description: InstanceDescription,
-    /// Its checks: these, and no others.
+    /// All checks of the instance: others that it has are removed.
     pub checks: Vec<NewCheck>,
-    /// The terms of its lease.
+    /// Terms of the lease.
     pub terms: LeaseTerms,
-    /// It is not ready yet.
+    /// The instance is not ready yet.
     pub starting: bool,
-    /// Take over even from a boot that is alive.
+    /// Takes over even from a boot that is alive.
     pub replace: bool,
-    /// The name of its lease, should it need a new one. Fresh and random.
+    /// Fresh random id of a new lease, should one be needed.
     pub lease: LeaseId,
 }
 
-/// What an instance says of itself.
+/// Part of an instance that the instance itself describes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceDescription {
-    /// Where it listens; at least one.
+    /// Addresses; at least one.
     pub addresses: Box<[Address]>,
-    /// Labels without a value.
+    /// Tags.
     pub tags: Tags,
-    /// Labels with a value.
+    /// Metadata.
     pub metadata: Metadata,
-    /// Its share of the load.
+    /// Weight for load balancing.
     pub weight: Weight,
-    /// Where it runs.
+    /// Region, zone and sub-zone.
     pub locality: Option<Arc<Locality>>,
 }
 
-/// Which registration a goodbye is meant for.
+/// Condition of a deregistration: the registration that is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeregisterGuard {
-    /// Whatever is there: an operator asks.
-    Anyone,
-    /// The one that holds this lease and is this boot, as far as given. At least one is.
-    This {
+    /// Any registration: an operator asks.
+    Any,
+    /// The registration with this lease and this boot, as far as given. At least one of them is.
+    Holder {
         /// Its lease.
         lease: Option<LeaseId>,
         /// Its boot.
         boot: Option<BootId>,
     },
-    /// One in Consul's words. Where there is none, nothing changes.
-    Listed,
+    /// A registration through Consul's API. If there is none, nothing changes.
+    Consul,
 }
 
 /// Fields to change; the others stay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Patch {
-    /// Its share of the load.
+    /// Weight for load balancing.
     pub weight: Option<Weight>,
-    /// Whether to send it no new calls.
+    /// Whether the instance drains: it gets no new calls.
     pub draining: Option<bool>,
-    /// Whether it is not ready yet.
+    /// Whether the instance is not ready yet.
     pub starting: Option<bool>,
     /// All tags.
     pub tags: Option<Tags>,
     /// All metadata.
     pub metadata: Option<Metadata>,
-    /// Why it is to be sent no new calls, for those who are told.
+    /// Reason for draining it, shown by Consul's API.
     pub reason: Option<Box<str>>,
 }
 
-/// What became of a command.
+/// Result of a command.
 #[derive(Debug, Clone)]
 pub struct CommandOutcome {
-    /// The entry as it is now. `None`: it is not there.
+    /// Entry after the command. `None`: the instance is not registered.
     pub entry: Option<Arc<Entry>>,
-    /// The revision of the change; where nothing changed, the newest revision.
+    /// Revision of the change; the newest revision if nothing changed.
     pub revision: Revision,
     /// Whether anything changed.
     pub changed: bool,
 }
 
-/// Why the registry does not do what was asked.
+/// Error of a command that the registry rejects. A rejected command changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// No such instance.
-    #[error("instance \"{service}/{id}\" is not registered: list the service to see who is")]
+    /// The instance is not registered.
+    #[error("instance \"{service}/{id}\" is not registered: list the service to see its instances")]
     NoSuchInstance {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
     },
     /// Another boot holds the id and is alive.
@@ -218,52 +221,90 @@ pub enum CommandError {
         humantime::format_duration(*retry)
     )]
     HeldByOther {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
-        /// When a missing heartbeat would let another boot in.
+        /// Time after which a missing heartbeat would let another boot take over.
         retry: Duration,
     },
-    /// A lease keeps what is to be registered without one.
+    /// The id to register without a lease is held by a lease.
     #[error(
         "instance \"{service}/{id}\" is registered natively, with a lease that is alive: deregister it there, or use another id"
     )]
     HeldByLease {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
     },
-    /// A registration without a lease holds what is to be registered with one.
+    /// The id to register with a lease is held by a registration without one.
     #[error(
         "instance \"{service}/{id}\" is registered without a lease, through Consul's API or by an import: deregister it there, use another id, or set replace"
     )]
     HeldWithoutLease {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
     },
-    /// No such check.
-    #[error("instance \"{service}/{id}\" has no check \"{check}\": list its checks to see which it has")]
+    /// The instance has no such check.
+    #[error("instance \"{service}/{id}\" has no check \"{check}\": list its checks to see their ids")]
     NoSuchCheck {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
-        /// The check.
+        /// Check.
         check: CheckId,
     },
-    /// Its checks would be too many, or two of one id.
+    /// The instance would have too many checks, or two with one id.
     #[error(transparent)]
     Invalid(#[from] crate::model::FieldError),
-    /// The lease that was named no longer holds the instance.
+    /// The lease that the request names no longer holds the instance.
     #[error("the lease no longer holds instance \"{service}/{id}\": another registration does; register again or stop")]
     LeaseLost {
-        /// The service.
+        /// Service of the instance.
         service: ServiceName,
-        /// The instance.
+        /// Instance.
         id: InstanceId,
     },
+}
+
+impl Command {
+    /// Service and id of the instance that the command changes.
+    #[must_use]
+    pub fn target(&self) -> (&ServiceName, &InstanceId) {
+        match self {
+            Self::Register(register) => (&register.service, &register.id),
+            Self::RegisterWithoutLease(register) => (&register.service, &register.id),
+            Self::Deregister { service, id, .. }
+            | Self::Update { service, id, .. }
+            | Self::SetCheckStatus { service, id, .. }
+            | Self::AddCheck { service, id, .. }
+            | Self::RemoveCheck { service, id, .. }
+            | Self::Reap { service, id, .. }
+            | Self::RefreshNodeStatus { service, id } => (service, id),
+            Self::Expire(lease) | Self::Suspect(lease) | Self::Recover(lease) => (&lease.service, &lease.instance),
+        }
+    }
+
+    /// Ids of the checks that the command adds or defines anew, as far as they may be taken from other instances.
+    pub fn requested_checks(&self) -> impl Iterator<Item = &CheckId> {
+        let requested: &[NewCheck] = match self {
+            Self::RegisterWithoutLease(register) => &register.checks,
+            Self::AddCheck { check, .. } => slice::from_ref(check),
+            Self::Register(_)
+            | Self::Deregister { .. }
+            | Self::Update { .. }
+            | Self::Expire(_)
+            | Self::Suspect(_)
+            | Self::Recover(_)
+            | Self::SetCheckStatus { .. }
+            | Self::RemoveCheck { .. }
+            | Self::Reap { .. }
+            | Self::RefreshNodeStatus { .. } => &[],
+        };
+        requested.iter().map(|check| &check.definition.id)
+    }
 }

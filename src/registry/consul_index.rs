@@ -1,9 +1,9 @@
-//! Who is known by another name than service and id.
+//! Indexes for Consul's API, which names instances and checks differently, and revisions of what it shows.
 //!
 //! In Consul an instance is identified by its node and its id there, whatever its service, and a check by its node and its own
-//! id. Here is where they are found; and the revisions by which Consul's readers tell whether lists have changed.
+//! id. Blocking queries tell by the revisions here whether a list has changed.
 //!
-//! Changed under the order lock, together with the map; read without.
+//! Changed under the order lock, together with the map; read without a lock.
 
 use std::{
     borrow::Cow,
@@ -19,132 +19,135 @@ use dashmap::DashMap;
 
 use super::{
     event::{Entry, Event},
-    nodes::{NodeAspect, NodeTable},
+    node_table::{NodeAspects, NodeTable},
 };
 use crate::model::{
     Check, CheckId, Instance, InstanceId, Revision, ServiceName, id_on_node, is_on_node, node_id, topic_of_node,
     topic_of_nodes,
 };
 
-/// Indexes of what has a [`ConsulRegistration`](crate::model::ConsulRegistration), and of nodes' checks.
+/// Indexes of the instances with a [`ConsulRegistration`](crate::model::ConsulRegistration), and of nodes' checks.
 #[derive(Debug, Default)]
 pub struct ConsulIndex {
-    /// The service of each instance.
+    /// Service of each instance.
     instances: DashMap<InstanceId, ServiceName>,
-    /// The instances that have a check, by the node that they are on and its id, as [`id_on_node`] makes one text of them.
+    /// Instances that have a check, by their node and the id of the check, which [`id_on_node`] joins.
     checks: DashMap<Box<str>, CheckClaims>,
-    /// When names or tags of services last changed.
+    /// Revision at which names or tags of services last changed.
     services: AtomicU64,
-    /// When an instance last came, went, or described itself otherwise.
-    described: AtomicU64,
-    /// When a node last came, went, or described itself otherwise.
+    /// Revision at which the description of an instance last changed.
+    descriptions: AtomicU64,
+    /// Revision at which the description of a node last changed.
     nodes: AtomicU64,
-    /// When a service last lost its last instance.
+    /// Revision at which a service last lost its last instance.
     emptied: AtomicU64,
-    /// When a check was last added, taken away, or said something else.
-    checked: AtomicU64,
-    /// What is on each node.
-    hosts: NodeTable,
+    /// Revision at which a check was last added, removed, or changed its status.
+    check_states: AtomicU64,
+    /// Instances and revisions of each node.
+    node_table: NodeTable,
 }
 
 impl ConsulIndex {
-    /// The service of an instance that is listed under this id.
+    /// Returns the service of the instance that an id stands for.
     #[must_use]
     pub fn service_of(&self, id: &str) -> Option<ServiceName> {
         self.instances.get(id).map(|service| service.clone())
     }
 
-    /// Instances on a node, in no order. `node`: the id that it has among the nodes.
+    /// Returns the instances on a node, in no order. `node`: id of the node among the nodes.
     #[must_use]
     pub fn on_node(&self, node: &str) -> Vec<(InstanceId, ServiceName)> {
-        let here = self.instances.iter().filter(|listed| is_on_node(listed.key().as_str(), node));
-        here.map(|listed| (listed.key().clone(), listed.value().clone())).collect()
+        let here = self.instances.iter().filter(|known| is_on_node(known.key().as_str(), node));
+        here.map(|known| (known.key().clone(), known.value().clone())).collect()
     }
 
-    /// Instance that has the check with this id on a node: the one that took it last. `node`: empty for the local node.
+    /// Returns the instance that has the check with this id on a node: the one that took it last. `node`: empty for the local
+    /// node.
     #[must_use]
     pub fn owner_of(&self, node: &str, check: &str) -> Option<(ServiceName, InstanceId)> {
         let claims = self.checks.get(&*id_on_node(node, check))?;
         Some((claims.owner.service.clone(), claims.owner.id.clone()))
     }
 
-    /// Checks with this id on a node that another instance has taken since: their instances are to lose them.
+    /// Returns the checks with this id on a node that another instance has taken since. Their instances are to lose them.
     #[must_use]
     pub fn taken_from(&self, node: &str, check: &CheckId) -> Vec<TakenCheck> {
         let claims = self.checks.get(&*id_on_node(node, check.as_str()));
         claims.map(|claims| claims.taken(check)).unwrap_or_default()
     }
 
-    /// The revision at which names or tags of services last changed.
+    /// Revision at which names or tags of services last changed.
     #[must_use]
     pub fn services_changed(&self) -> Revision {
         Revision(self.services.load(Ordering::Acquire))
     }
 
-    /// The revision at which an instance last came, went, or described itself otherwise: what checks say aside.
+    /// Revision at which an instance was last registered, removed, or described differently. The status of checks is no part
+    /// of a description.
     #[must_use]
-    pub fn described(&self) -> Revision {
-        Revision(self.described.load(Ordering::Acquire))
+    pub fn descriptions_changed(&self) -> Revision {
+        Revision(self.descriptions.load(Ordering::Acquire))
     }
 
-    /// Revision at which a node last came, went, or was described otherwise: its checks aside. The local node is what it is.
+    /// Revision at which a node was last registered, removed, or described differently. The local node, which is configured,
+    /// does not count.
     #[must_use]
     pub fn nodes_changed(&self) -> Revision {
         Revision(self.nodes.load(Ordering::Acquire))
     }
 
-    /// Revision at which a node, or the description of an instance on it, last changed. Of a node that is not there, the revision
-    /// at which the last node went. `node`: empty for the local node.
+    /// Revision at which the description of a node, or of an instance on it, last changed. For an unknown node, the revision
+    /// at which the last node was removed. `node`: empty for the local node.
     #[must_use]
-    pub fn node_described(&self, node: &str) -> Revision {
-        self.hosts.described(&host(node))
+    pub fn node_description_changed(&self, node: &str) -> Revision {
+        self.node_table.description_changed(&table_name(node))
     }
 
-    /// Revision at which a check of a node, or of an instance on it, last changed. Of a node that is not there, the revision at
-    /// which the last node went. `node`: empty for the local node.
+    /// Revision at which a check of a node, or of an instance on it, last changed. For an unknown node, the revision at which
+    /// the last node was removed. `node`: empty for the local node.
     #[must_use]
-    pub fn node_checked(&self, node: &str) -> Revision {
-        self.hosts.checked(&host(node))
+    pub fn node_checks_changed(&self, node: &str) -> Revision {
+        self.node_table.checks_changed(&table_name(node))
     }
 
-    /// Services that have instances on the node that this entry is. None: it is no node.
-    pub(super) fn hosted(&self, entry: &Entry) -> Vec<ServiceName> {
+    /// Returns the services that have instances on the node that this entry is; none if it is no node.
+    pub(super) fn services_on(&self, entry: &Entry) -> Vec<ServiceName> {
         let node = node_of(entry).filter(|_| entry.instance.service.is_reserved());
-        node.map(|node| self.hosts.services(&host(node))).unwrap_or_default()
+        node.map(|node| self.node_table.services(&table_name(node))).unwrap_or_default()
     }
 
-    /// Topics whose readers are told of an event beside those of its service: the node, and, of a node, the services on it.
+    /// Returns the topics that an event concerns beside its service: the node and, if a node changed, the services on it.
     pub(super) fn topics(&self, event: &Event) -> BTreeSet<ServiceName> {
         let entries = || event.before().into_iter().chain(event.after());
-        let nodes = entries().map(|entry| topic_of_node(&host(node_of(entry).unwrap_or_default())));
-        let services = entries().flat_map(|entry| self.hosted(entry)).map(|service| topic_of_nodes(&service));
+        let nodes = entries().map(|entry| topic_of_node(&table_name(node_of(entry).unwrap_or_default())));
+        let services = entries().flat_map(|entry| self.services_on(entry)).map(|service| topic_of_nodes(&service));
         nodes.chain(services).collect()
     }
 
-    /// Topic of a node, and of all that is on it. `node`: empty for the local node.
+    /// Returns the topic of a node and of all instances on it. `node`: empty for the local node.
     #[must_use]
     pub fn topic_of_node(node: &str) -> ServiceName {
-        topic_of_node(&host(node))
+        topic_of_node(&table_name(node))
     }
 
-    /// The revision at which a service last lost its last instance.
+    /// Revision at which a service last lost its last instance.
     #[must_use]
     pub fn last_emptied(&self) -> Revision {
         Revision(self.emptied.load(Ordering::Acquire))
     }
 
-    /// The revision at which a check was last added, taken away, or said something else.
+    /// Revision at which a check was last added, removed, or changed its status.
     #[must_use]
     pub fn checks_changed(&self) -> Revision {
-        Revision(self.checked.load(Ordering::Acquire))
+        Revision(self.check_states.load(Ordering::Acquire))
     }
 
-    /// A service has no instances any more.
-    pub(super) fn emptied(&self, revision: Revision) {
+    /// Notes that a service has lost its last instance.
+    pub(super) fn service_emptied(&self, revision: Revision) {
         self.emptied.fetch_max(revision.0, Ordering::AcqRel);
     }
 
-    /// Puts an entry in the place of another one, of the same instance.
+    /// Replaces one entry of an instance by another.
     pub(super) fn replace(&self, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>, revision: Revision) {
         let (old, new) = (before.map(|entry| &entry.instance), after.map(|entry| &entry.instance));
         let is_node = old.or(new).is_some_and(|instance| instance.service.is_reserved());
@@ -152,60 +155,60 @@ impl ConsulIndex {
             self.services.fetch_max(revision.0, Ordering::AcqRel);
         }
         if let Some(before) = before {
-            self.forget(before, after);
+            self.remove(before, after);
         }
         if let Some(after) = after {
-            self.know(before, after);
+            self.add(before, after);
         }
-        let touched = NodeAspect {
-            described: old.map(description) != new.map(description),
-            checked: old.and_then(shown_checks) != new.and_then(shown_checks),
+        let changed = NodeAspects {
+            description: old.map(description_revision) != new.map(description_revision),
+            checks: old.and_then(shown_checks) != new.and_then(shown_checks),
         };
-        self.touch(before, after, is_node, touched, revision);
+        self.raise(before, after, is_node, changed, revision);
     }
 
-    /// Counts an instance as one of its node, whose id means another one.
-    pub(super) fn arrive(&self, entry: &Arc<Entry>) {
-        let nothing = NodeAspect { described: false, checked: false };
-        self.touch(None, Some(entry), false, nothing, Revision::default());
+    /// Counts an instance as one of its node, although its id stands for an entry in another service.
+    pub(super) fn count_on_node(&self, entry: &Arc<Entry>) {
+        self.raise(None, Some(entry), false, NodeAspects::default(), Revision::default());
     }
 
-    /// Notes what a change is about. An instance with a lease is shown on the local node, which is shown as it was configured.
-    fn touch(
+    /// Raises the revisions of what a change concerns. An instance with a lease is shown on the local node, which itself is shown
+    /// as it was configured.
+    fn raise(
         &self,
         before: Option<&Arc<Entry>>,
         after: Option<&Arc<Entry>>,
         is_node: bool,
-        touched: NodeAspect,
+        changed: NodeAspects,
         revision: Revision,
     ) {
         let (old, new) = (before.and_then(|entry| node_of(entry)), after.and_then(|entry| node_of(entry)));
         let service = |entry: &Arc<Entry>| (!is_node).then(|| entry.instance.service.clone());
-        let node = host(new.or(old).unwrap_or_default());
-        // Checks are shown with the name of their node, as it was spelt last.
+        let node = table_name(new.or(old).unwrap_or_default());
+        // Checks are shown with the name of their node, in its last spelling.
         let is_renamed = is_node && old.zip(new).is_some_and(|(old, new)| old != new);
         if let (None, Some(_), Some(after)) = (old, new, after) {
-            self.hosts.arrive(&node, service(after).as_ref());
+            self.node_table.add(&node, service(after).as_ref());
         }
-        let touched = NodeAspect {
-            described: touched.described && !(is_node && node.is_empty()),
-            checked: touched.checked || is_renamed,
+        let changed = NodeAspects {
+            description: changed.description && !(is_node && node.is_empty()),
+            checks: changed.checks || is_renamed,
         };
-        self.hosts.touch(&node, touched, revision);
-        if touched.described {
-            let changed = if is_node { &self.nodes } else { &self.described };
-            changed.fetch_max(revision.0, Ordering::AcqRel);
+        self.node_table.raise(&node, changed, revision);
+        if changed.description {
+            let revisions = if is_node { &self.nodes } else { &self.descriptions };
+            revisions.fetch_max(revision.0, Ordering::AcqRel);
         }
-        if touched.checked {
-            self.checked.fetch_max(revision.0, Ordering::AcqRel);
+        if changed.checks {
+            self.check_states.fetch_max(revision.0, Ordering::AcqRel);
         }
         if let (Some(_), None, Some(before)) = (old, new, before) {
-            self.hosts.leave(&node, service(before).as_ref(), revision);
+            self.node_table.remove(&node, service(before).as_ref(), revision);
         }
     }
 
-    /// Only what is still its own: an id that has moved to another service belongs to the one there.
-    fn forget(&self, before: &Entry, after: Option<&Arc<Entry>>) {
+    /// Removes an entry, as far as it still owns its keys: an id that has moved to another service belongs to the entry there.
+    fn remove(&self, before: &Entry, after: Option<&Arc<Entry>>) {
         let instance = &before.instance;
         let Some(node) = node_of(before) else { return };
         let stays = after.is_some_and(|after| after.instance.consul_registration.is_some());
@@ -220,8 +223,8 @@ impl ConsulIndex {
         }
     }
 
-    /// An instance whose id has moved to another service does not take it back by a change of what is left of it.
-    fn know(&self, before: Option<&Arc<Entry>>, after: &Entry) {
+    /// Adds an entry. A change of an entry whose id has moved to another service does not take the id back.
+    fn add(&self, before: Option<&Arc<Entry>>, after: &Entry) {
         let instance = &after.instance;
         let Some(node) = node_of(after) else { return };
         let known = before.filter(|before| before.instance.consul_registration.is_some());
@@ -242,25 +245,25 @@ impl ConsulIndex {
     }
 }
 
-/// A check that one instance has, although another instance of the node has taken its id since.
+/// Check that one instance has, although another instance of the node has taken its id since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenCheck {
-    /// The service of the instance that is to lose it.
+    /// Service of the instance that is to lose it.
     pub service: ServiceName,
-    /// The instance.
+    /// Instance that is to lose it.
     pub id: InstanceId,
-    /// The check.
+    /// Check.
     pub check: CheckId,
-    /// The revision at which that instance got it. One that it has taken back since has another.
+    /// Revision at which that instance got it. If the instance has taken it back since, it is another.
     pub created: Revision,
 }
 
-/// An instance that has a check under some id of its node.
+/// Claim of an instance to a check id on its node.
 #[derive(Debug)]
 struct CheckClaim {
     service: ServiceName,
     id: InstanceId,
-    /// When it got the check, and when it was registered itself: the later one has the check.
+    /// Revisions at which the instance got the check and was registered. The later claim owns the check.
     since: (Revision, Revision),
 }
 
@@ -275,16 +278,16 @@ impl CheckClaim {
     }
 }
 
-/// The instances that have a check with one id on one node. There is more than one only while a check changes hands.
+/// All claims to one check id on one node. There is more than one only while a check changes its owner.
 #[derive(Debug)]
 struct CheckClaims {
-    /// The one that took it last.
+    /// Latest claim.
     owner: CheckClaim,
     others: Vec<CheckClaim>,
 }
 
 impl CheckClaims {
-    /// Adds a claim, or brings it up to date.
+    /// Adds a claim, or updates it.
     fn add(&mut self, claim: CheckClaim) {
         let all = iter::once(&mut self.owner).chain(&mut self.others);
         match all.into_iter().find(|known| (&known.service, &known.id) == (&claim.service, &claim.id)) {
@@ -314,7 +317,8 @@ impl CheckClaims {
         }
     }
 
-    /// An id that moves to another service takes its checks along: what it leaves behind goes as a whole.
+    /// Returns the claims of other ids. An id that moves to another service takes its checks along, and the entry that it leaves
+    /// behind is removed as a whole.
     fn taken(&self, check: &CheckId) -> Vec<TakenCheck> {
         let others = self.others.iter().filter(|other| other.id != self.owner.id);
         let taken = |CheckClaim { service, id, since: (created, _) }: &CheckClaim| TakenCheck {
@@ -327,31 +331,45 @@ impl CheckClaims {
     }
 }
 
-/// What an instance says of itself.
-fn description(instance: &Instance) -> impl PartialEq {
-    let Instance { tags, metadata, weight, locality, consul_registration: listing, revision, .. } = instance;
-    // Of a listing, the revision stands for all that it says, its own addresses included.
-    let described = listing.as_ref().map_or(*revision, |listing| listing.description_revision);
-    (tags, metadata, weight, locality, described)
+/// Returns the revision at which an instance was last described differently. An instance that was not registered through Consul's
+/// API has only one revision, for all that readers see of it.
+fn description_revision(instance: &Instance) -> Revision {
+    instance.consul_registration.as_ref().map_or(instance.revision, |registration| registration.description_revision)
 }
 
-/// What is shown of the checks of an instance. `None`: it has none. What stands for a lease, and for an operator's word, is shown
-/// with the revision of the last change.
+/// Returns the parts of an instance that Consul's API shows with its checks. `None`: the instance has none. The checks that stand
+/// for a lease and for a drain are shown with the revision of the last visible change.
 fn shown_checks(instance: &Instance) -> Option<impl PartialEq> {
-    let Instance { checks, tags, conditions, consul_registration: listing, revision, .. } = instance;
-    let made_up = listing.is_none() || conditions.operator_draining || conditions.self_draining;
-    let revision = made_up.then_some((*revision, conditions.operator_draining || conditions.self_draining));
-    (made_up || !checks.is_empty()).then_some((checks, tags, revision))
+    // Taken apart field by field: a new field has to be placed here.
+    let Instance {
+        service: _,
+        id: _,
+        addresses: _,
+        tags,
+        metadata: _,
+        weight: _,
+        locality: _,
+        checks,
+        conditions,
+        consul_registration,
+        registered_at: _,
+        registered_revision: _,
+        revision,
+    } = instance;
+    let is_draining = conditions.operator_draining || conditions.self_draining;
+    let has_own_checks = consul_registration.is_none() || is_draining;
+    let revision = has_own_checks.then_some((*revision, is_draining));
+    (has_own_checks || !checks.is_empty()).then_some((checks, tags, revision))
 }
 
-/// The name that [`NodeTable`] knows a node by.
-fn host(node: &str) -> Cow<'static, str> {
+/// Name by which [`NodeTable`] knows a node.
+fn table_name(node: &str) -> Cow<'static, str> {
     if node.is_empty() { Cow::Borrowed("") } else { node_id(node) }
 }
 
 /// Name of the node that an entry is on, or that it is. `None`: it was not registered through Consul's API.
 fn node_of(entry: &Entry) -> Option<&str> {
-    entry.instance.consul_registration.as_ref().map(|listing| &*listing.node)
+    entry.instance.consul_registration.as_ref().map(|registration| &*registration.node)
 }
 
 #[cfg(test)]

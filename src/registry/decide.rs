@@ -1,4 +1,4 @@
-//! What a command means for what is there: pure, so that every engine decides alike.
+//! Decisions: the change that a command makes to the present state. Pure, so that every engine decides alike.
 
 mod check;
 
@@ -13,154 +13,134 @@ use super::{
 use crate::model::{
     CheckStatus, Conditions, Instance, InstanceChecks, InstanceId, LeaseId, LeaseTerms, Revision, ServiceName,
 };
-pub(super) use check::on_node;
-use check::{change, decide_enroll, decide_reap, decide_restate, judge, merged, remove_check};
+use check::{
+    decide_change, decide_reap, decide_refresh_node_status, decide_register_without_lease, merge_checks, remove_check,
+    set_check_status,
+};
 
-/// What to do.
+/// Decision about a command.
 #[derive(Debug)]
 pub enum Decision {
-    /// Nothing: what is there is what was asked for.
+    /// Nothing changes: the present state is the requested one.
     NoOp,
-    /// Apply the draft.
+    /// This change is to be applied.
     Apply(ProposedChange),
 }
 
-/// An event that has no revision yet.
+/// Change without a revision.
 #[derive(Debug)]
 pub enum ProposedChange {
-    /// Put an entry in the place of what is there.
+    /// Puts an entry in the place of the present one.
     Put {
-        /// The instance. Its revisions are set when it is applied.
+        /// Instance. Its revisions are set by [`ProposedChange::at`].
         instance: Instance,
-        /// What keeps it registered.
+        /// Lease that keeps it registered.
         lease: Option<Arc<Lease>>,
-        /// It begins a new life.
+        /// A new registration begins.
         is_new: bool,
-        /// Terms that a lease which goes on is granted when the draft is applied. `None`: a new lease, or no sign of life.
+        /// Terms that the lease is granted when the change is applied. `None`: the lease is new, or is not renewed.
         terms: Option<LeaseTerms>,
-        /// How the lease of the entry before ends, when it is another one.
-        ending: EndReason,
+        /// Reason for which the lease of the present entry ends, if it is another one.
+        end_reason: EndReason,
     },
-    /// Remove what is there.
+    /// Removes the present entry.
     Remove {
-        /// Why, for readers.
+        /// Reason, for readers.
         reason: RemovalReason,
-        /// How, for the lease.
-        ending: EndReason,
+        /// Reason, for the holder of the lease.
+        end_reason: EndReason,
     },
 }
 
-/// A draft that has its revision: exactly what will be there. An engine that keeps a store writes this before it is applied.
+/// Change with its revision: exactly the state that it leads to. An engine with a store writes it before it is applied.
 #[derive(Debug)]
 pub enum StampedChange {
-    /// Put an entry in the place of what is there.
+    /// Puts an entry in the place of the present one.
     Put {
-        /// The instance, with its revisions.
+        /// Instance, with its revisions.
         instance: Instance,
-        /// What keeps it registered.
+        /// Lease that keeps it registered.
         lease: Option<Arc<Lease>>,
-        /// How the lease of the entry before ends, when it is another one.
-        ending: EndReason,
-        /// Terms that the lease, which goes on, is granted with this. `None`: it keeps those that it has.
+        /// Reason for which the lease of the present entry ends, if it is another one.
+        end_reason: EndReason,
+        /// Terms that the lease is granted. `None`: it keeps its terms.
         terms: Option<LeaseTerms>,
         /// Whether readers see a difference.
         visible: bool,
     },
-    /// Remove what is there.
+    /// Removes the present entry.
     Remove {
-        /// Why, for readers.
+        /// Reason, for readers.
         reason: RemovalReason,
-        /// How, for the lease.
-        ending: EndReason,
+        /// Reason, for the holder of the lease.
+        end_reason: EndReason,
     },
 }
 
 impl ProposedChange {
-    /// What it comes to at this revision, in the place of what was there when it was decided.
+    /// Gives the change a revision. `present`: the entry that it was decided on.
     #[must_use]
     pub fn at(self, revision: Revision, present: Option<&Arc<Entry>>) -> StampedChange {
         match self {
-            Self::Put { mut instance, lease, is_new: born, terms, ending } => {
-                if born {
+            Self::Put { mut instance, lease, is_new, terms, end_reason } => {
+                let present = present.map(|present| &present.instance);
+                let continued = present.filter(|_| !is_new);
+                if is_new {
                     instance.registered_revision = revision;
                 }
-                let before = present.filter(|_| !born).map(|present| &present.instance.checks);
-                instance.checks = instance.checks.stamped(before, revision);
-                describe(&mut instance, present.filter(|_| !born).map(|present| &present.instance), revision);
-                let visible = present.is_none_or(|present| !present.instance.same_visible_state(&instance));
+                instance.checks = instance.checks.stamped(continued.map(|present| &present.checks), revision);
+                let diff = present.map(|present| present.diff(&instance));
+                let same_description = continued.is_some() && diff.is_some_and(|diff| !diff.changes_description());
+                if !same_description && let Some(registration) = &mut instance.consul_registration {
+                    Arc::make_mut(registration).description_revision = revision;
+                }
+                let visible = diff.is_none_or(|diff| diff.is_visible());
                 if visible {
                     instance.revision = revision;
                 }
-                StampedChange::Put { instance, lease, ending, terms, visible }
+                StampedChange::Put { instance, lease, end_reason, terms, visible }
             }
-            Self::Remove { reason, ending } => StampedChange::Remove { reason, ending },
+            Self::Remove { reason, end_reason } => StampedChange::Remove { reason, end_reason },
         }
     }
-}
-
-/// Notes when an instance with a listing last described itself otherwise than `before`.
-fn describe(instance: &mut Instance, before: Option<&Instance>, revision: Revision) {
-    let Some(listing) = &instance.consul_registration else { return };
-    let same = before.is_some_and(|before| {
-        before.tags == instance.tags
-            && before.metadata == instance.metadata
-            && same_own_addresses(before, instance)
-            && before.weight == instance.weight
-            && before.locality == instance.locality
-            && before.consul_registration.as_ref().is_some_and(|known| known.same_description(listing))
-    });
-    if !same && let Some(listing) = &mut instance.consul_registration {
-        Arc::make_mut(listing).description_revision = revision;
-    }
-}
-
-/// Returns whether two states of an instance name the same addresses. The host of one that names none is that of its node, and
-/// changes with it.
-fn same_own_addresses(before: &Instance, after: &Instance) -> bool {
-    let of_node =
-        |instance: &Instance| instance.consul_registration.as_ref().is_some_and(|listing| listing.address.is_empty());
-    let (Some(old), Some(new)) = (before.addresses.split_first(), after.addresses.split_first()) else {
-        return before.addresses == after.addresses;
-    };
-    let same_host = old.0.host == new.0.host || of_node(before) && of_node(after);
-    same_host && (old.0.port, &old.0.name, old.1) == (new.0.port, &new.0.name, new.1)
 }
 
 impl Decision {
-    /// Puts an instance in the place of an entry that stays what it is otherwise; nothing, if it is the same.
-    fn alter(entry: &Entry, instance: Instance) -> Self {
+    /// Puts an instance in the place of an entry whose lease stays. Nothing changes if the instance is the same.
+    fn replace_instance(entry: &Entry, instance: Instance) -> Self {
         if instance == entry.instance {
             return Self::NoOp;
         }
-        let lease = entry.lease.clone();
-        Self::Apply(ProposedChange::Put { instance, lease, is_new: false, terms: None, ending: EndReason::Superseded })
+        let (lease, end_reason) = (entry.lease.clone(), EndReason::Superseded);
+        Self::Apply(ProposedChange::Put { instance, lease, is_new: false, terms: None, end_reason })
     }
 
     /// Returns the lease that the entry keeps with this decision about a registration.
-    pub(super) fn goes_on<'a>(&self, entry: &'a Entry) -> Option<&'a Arc<Lease>> {
+    pub(super) fn continued_lease<'a>(&self, entry: &'a Entry) -> Option<&'a Arc<Lease>> {
         match self {
             Self::NoOp | Self::Apply(ProposedChange::Put { terms: Some(_), .. }) => entry.lease.as_ref(),
             Self::Apply(ProposedChange::Put { terms: None, .. } | ProposedChange::Remove { .. }) => None,
         }
     }
 
-    /// Replaces the lease of a registration that goes on by a new one: the old lease has just run out.
+    /// Replaces the lease of a continued registration by a new one: the old lease has just expired.
     pub(super) fn with_new_lease(self, entry: &Entry, lease: Arc<Lease>) -> Self {
         let instance = match self {
             Self::Apply(ProposedChange::Put { instance, .. }) => instance,
             Self::NoOp | Self::Apply(ProposedChange::Remove { .. }) => entry.instance.clone(),
         };
-        let ending = EndReason::Expired;
-        Self::Apply(ProposedChange::Put { instance, lease: Some(lease), is_new: false, terms: None, ending })
+        let end_reason = EndReason::Expired;
+        Self::Apply(ProposedChange::Put { instance, lease: Some(lease), is_new: false, terms: None, end_reason })
     }
 }
 
-/// Says what to do, given what is there under the command's service and id. Changes nothing, so a command that is refused has no
-/// effect: [`super::WriteGuard::decide`] renews the lease of a registration that is accepted. `context`: what else it depends on.
+/// Decides a command, given the entry under its service and id. Changes nothing, so that a rejected command has no effect:
+/// [`super::WriteGuard::decide`] renews the lease of a registration that is accepted. `context`: the other state that the
+/// command depends on.
 ///
 /// # Errors
 ///
-/// When it cannot be done; nothing changes then.
+/// When the command cannot be carried out.
 pub fn decide(
     present: Option<&Arc<Entry>>,
     command: Command,
@@ -168,104 +148,110 @@ pub fn decide(
     now: ClockReading,
 ) -> Result<Decision, CommandError> {
     match command {
-        Command::RegisterWithoutLease(asked) => decide_enroll(present, *asked, context, now),
-        Command::SetCheckStatus { service, id, check, of, verdict } => {
-            change(present, service, id, |instance| judge(instance, check, of.as_ref(), verdict))
+        Command::RegisterWithoutLease(register) => decide_register_without_lease(present, *register, context, now),
+        Command::SetCheckStatus { service, id, check, definition_revision, status } => {
+            decide_change(present, service, id, |instance| {
+                set_check_status(instance, check, definition_revision, status)
+            })
         }
-        Command::AddCheck { service, id, check } => change(present, service, id, |instance| {
-            instance.checks = merged(&instance.checks, &context.taken, vec![check], false)?;
+        Command::AddCheck { service, id, check } => decide_change(present, service, id, |instance| {
+            instance.checks = merge_checks(&instance.checks, &context.taken, vec![check], false)?;
             Ok(())
         }),
         Command::RemoveCheck { service, id, check, created } => {
-            change(present, service, id, |instance| remove_check(instance, check, created))
+            decide_change(present, service, id, |instance| remove_check(instance, check, created))
         }
-        Command::Reap { check, .. } => Ok(decide_reap(present, &check)),
-        Command::RefreshNodeStatus { .. } => Ok(decide_restate(present, &context.node)),
+        Command::Reap { check, definition_revision, .. } => Ok(decide_reap(present, &check, definition_revision)),
+        Command::RefreshNodeStatus { .. } => Ok(decide_refresh_node_status(present, &context.node)),
         Command::Register(register) => decide_register(present, register, now),
-        Command::Deregister { service, id, of } => decide_deregister(present, service, id, &of),
+        Command::Deregister { service, id, guard } => decide_deregister(present, service, id, &guard),
         Command::Update { service, id, lease, patch } => decide_update(present, service, id, lease, patch),
         Command::Expire(lease) => Ok(decide_expire(present, &lease)),
-        Command::Suspect(lease) => Ok(decide_suspicion(present, &lease, lease.is_overdue(now.lease))),
-        Command::Recover(lease) => Ok(decide_suspicion(present, &lease, false)),
+        Command::Suspect(lease) => Ok(decide_suspect(present, &lease, now)),
+        Command::Recover(lease) => Ok(decide_recover(present, &lease)),
     }
 }
 
-fn decide_register(present: Option<&Arc<Entry>>, asked: Register, now: ClockReading) -> Result<Decision, CommandError> {
+fn decide_register(
+    present: Option<&Arc<Entry>>,
+    register: Register,
+    now: ClockReading,
+) -> Result<Decision, CommandError> {
     let Some(entry) = present else {
-        return Ok(Decision::Apply(put(None, None, asked, now)?));
+        return Ok(Decision::Apply(put(None, None, register, now)?));
     };
     match &entry.lease {
-        Some(lease) if lease.boot == asked.boot => {
-            // If the lease ran out a moment ago, its removal is under way: the same life goes on under a new one.
-            let goes_on = lease.is_alive().then_some(lease);
-            let same_terms = goes_on.is_some_and(|lease| lease.terms() == asked.terms);
-            let draft = put(Some(&entry.instance), goes_on, asked, now)?;
+        Some(lease) if lease.boot == register.boot => {
+            // If the lease has just expired, its removal is under way: the registration continues with a new lease.
+            let continued = lease.is_alive().then_some(lease);
+            let same_terms = continued.is_some_and(|lease| lease.terms() == register.terms);
+            let change = put(Some(&entry.instance), continued, register, now)?;
             let same =
-                same_terms && matches!(&draft, ProposedChange::Put { instance, .. } if *instance == entry.instance);
-            Ok(if same { Decision::NoOp } else { Decision::Apply(draft) })
+                same_terms && matches!(&change, ProposedChange::Put { instance, .. } if *instance == entry.instance);
+            Ok(if same { Decision::NoOp } else { Decision::Apply(change) })
         }
         Some(lease) => match lease.can_be_taken_over(now.lease) {
-            Err(retry) if !asked.replace => {
-                Err(CommandError::HeldByOther { service: asked.service, id: asked.id, retry })
+            Err(retry) if !register.replace => {
+                Err(CommandError::HeldByOther { service: register.service, id: register.id, retry })
             }
-            _ => Ok(Decision::Apply(take_over(entry, asked, now)?)),
+            Ok(()) | Err(_) => Ok(Decision::Apply(take_over(entry, register, now)?)),
         },
-        None if !asked.replace => Err(CommandError::HeldWithoutLease { service: asked.service, id: asked.id }),
-        None => Ok(Decision::Apply(take_over(entry, asked, now)?)),
+        None if !register.replace => Err(CommandError::HeldWithoutLease { service: register.service, id: register.id }),
+        None => Ok(Decision::Apply(take_over(entry, register, now)?)),
     }
 }
 
-/// The entry that a registration makes, where there was none or the same boot's. `lease`: the one that goes on.
+/// Returns the change for a registration where there was none, or one of the same boot. `lease`: the lease that continues.
 fn put(
     before: Option<&Instance>,
     lease: Option<&Arc<Lease>>,
-    asked: Register,
+    register: Register,
     now: ClockReading,
 ) -> Result<ProposedChange, CommandError> {
-    // A sign of life: nobody suspects it any more.
-    let before_marks = before.map(|instance| instance.conditions).unwrap_or_default();
-    let conditions = Conditions { starting: asked.starting, suspect: false, ..before_marks };
-    let terms = lease.map(|_| asked.terms);
-    let lease = lease.cloned().unwrap_or_else(|| new_lease(&asked, now));
+    let before_conditions = before.map(|instance| instance.conditions).unwrap_or_default();
+    // Registering proves that the program is alive, so the instance is no longer suspect.
+    let conditions = Conditions { starting: register.starting, suspect: false, ..before_conditions };
+    let terms = lease.map(|_| register.terms);
+    let lease = lease.cloned().unwrap_or_else(|| new_lease(&register, now));
     Ok(ProposedChange::Put {
-        instance: instance(asked, conditions, before, now)?,
+        instance: instance(register, conditions, before, now)?,
         lease: Some(lease),
         is_new: before.is_none(),
         terms,
-        ending: EndReason::Expired,
+        end_reason: EndReason::Expired,
     })
 }
 
-/// A new life under an old id. What an operator said of the old one holds for the new one.
-fn take_over(entry: &Arc<Entry>, asked: Register, now: ClockReading) -> Result<ProposedChange, CommandError> {
+/// Returns the change for a new registration under an id that is in use. A drain by an operator holds for the new one, too.
+fn take_over(entry: &Arc<Entry>, register: Register, now: ClockReading) -> Result<ProposedChange, CommandError> {
     let conditions = Conditions {
-        starting: asked.starting,
+        starting: register.starting,
         operator_draining: entry.instance.conditions.operator_draining,
         ..Conditions::default()
     };
-    let lease = Some(new_lease(&asked, now));
-    let instance = instance(asked, conditions, None, now)?;
-    Ok(ProposedChange::Put { instance, lease, is_new: true, terms: None, ending: EndReason::Superseded })
+    let lease = Some(new_lease(&register, now));
+    let instance = instance(register, conditions, None, now)?;
+    Ok(ProposedChange::Put { instance, lease, is_new: true, terms: None, end_reason: EndReason::Superseded })
 }
 
-fn new_lease(asked: &Register, now: ClockReading) -> Arc<Lease> {
-    let (service, id, boot) = (asked.service.clone(), asked.id.clone(), asked.boot);
-    Arc::new(Lease::new(asked.lease, service, id, boot, asked.terms, now.lease))
+fn new_lease(register: &Register, now: ClockReading) -> Arc<Lease> {
+    let (service, id, boot) = (register.service.clone(), register.id.clone(), register.boot);
+    Arc::new(Lease::new(register.lease, service, id, boot, register.terms, now.lease))
 }
 
 fn instance(
-    asked: Register,
+    register: Register,
     conditions: Conditions,
     before: Option<&Instance>,
     now: ClockReading,
 ) -> Result<Instance, CommandError> {
     let none = InstanceChecks::default();
-    let checks = merged(before.map_or(&none, |instance| &instance.checks), &[], asked.checks, true)?;
-    Ok(described(asked.service, asked.id, asked.description, (checks, conditions), before, now))
+    let checks = merge_checks(before.map_or(&none, |instance| &instance.checks), &[], register.checks, true)?;
+    Ok(describe(register.service, register.id, register.description, (checks, conditions), before, now))
 }
 
-/// An instance that says this of itself. What else there is of it is as it was before.
-fn described(
+/// Makes an instance of its description. Fields that the description does not have stay as they were `before`.
+fn describe(
     service: ServiceName,
     id: InstanceId,
     description: InstanceDescription,
@@ -274,7 +260,7 @@ fn described(
     now: ClockReading,
 ) -> Instance {
     let InstanceDescription { addresses, tags, metadata, weight, locality } = description;
-    conditions.was_healthy |= proves(&checks);
+    conditions.was_healthy |= are_healthy(&checks);
     Instance {
         service,
         id,
@@ -292,8 +278,8 @@ fn described(
     }
 }
 
-/// Whether an instance with these checks has shown that it works.
-fn proves(checks: &InstanceChecks) -> bool {
+/// Returns whether there are checks, and none of them is critical.
+fn are_healthy(checks: &InstanceChecks) -> bool {
     !checks.is_empty() && checks.aggregate_status() < CheckStatus::Critical
 }
 
@@ -301,24 +287,24 @@ fn decide_deregister(
     present: Option<&Arc<Entry>>,
     service: ServiceName,
     id: InstanceId,
-    of: &DeregisterGuard,
+    guard: &DeregisterGuard,
 ) -> Result<Decision, CommandError> {
-    let ending = match (of, present) {
-        (DeregisterGuard::Anyone, Some(_)) => EndReason::Removed,
-        (DeregisterGuard::Anyone, None) => return Err(CommandError::NoSuchInstance { service, id }),
-        (DeregisterGuard::This { lease, boot }, Some(entry)) => {
+    let end_reason = match (guard, present) {
+        (DeregisterGuard::Any, Some(_)) => EndReason::Removed,
+        (DeregisterGuard::Any, None) => return Err(CommandError::NoSuchInstance { service, id }),
+        (DeregisterGuard::Holder { lease, boot }, Some(entry)) => {
             let holds = entry.lease.as_ref().is_some_and(|held| {
                 lease.is_none_or(|lease| lease == held.id) && boot.as_ref().is_none_or(|boot| *boot == held.boot)
             });
             if !holds {
-                return Ok(Decision::NoOp); // a late goodbye must not remove the successor
+                return Ok(Decision::NoOp); // a late deregistration must not remove the successor
             }
             EndReason::Deregistered
         }
-        (DeregisterGuard::Listed, Some(entry)) if entry.instance.consul_registration.is_some() => EndReason::Removed,
-        (DeregisterGuard::This { .. }, None) | (DeregisterGuard::Listed, _) => return Ok(Decision::NoOp),
+        (DeregisterGuard::Consul, Some(entry)) if entry.instance.consul_registration.is_some() => EndReason::Removed,
+        (DeregisterGuard::Holder { .. }, None) | (DeregisterGuard::Consul, _) => return Ok(Decision::NoOp),
     };
-    Ok(Decision::Apply(ProposedChange::Remove { reason: RemovalReason::Deregistered, ending }))
+    Ok(Decision::Apply(ProposedChange::Remove { reason: RemovalReason::Deregistered, end_reason }))
 }
 
 fn decide_update(
@@ -341,46 +327,55 @@ fn decide_update(
     instance.metadata = metadata.unwrap_or(instance.metadata);
     instance.conditions.starting = starting.unwrap_or(instance.conditions.starting);
     match (draining, lease) {
-        (Some(leaving), Some(_)) => instance.conditions.self_draining = leaving,
-        // An operator who wants it back overrules what it said itself.
-        (Some(drained), None) => {
-            instance.conditions = Conditions { operator_draining: drained, self_draining: false, ..instance.conditions }
+        (Some(draining), Some(_)) => instance.conditions.self_draining = draining,
+        // An operator overrules what the instance said itself.
+        (Some(draining), None) => {
+            let conditions = instance.conditions;
+            instance.conditions = Conditions { operator_draining: draining, self_draining: false, ..conditions };
         }
         (None, _) => {}
     }
     if lease.is_none()
         && draining.is_some()
-        && let Some(listing) = &mut instance.consul_registration
+        && let Some(registration) = &mut instance.consul_registration
     {
-        let known = entry.instance.conditions.operator_draining;
-        // Whoever was first has said why.
-        if known != instance.conditions.operator_draining {
-            Arc::make_mut(listing).maintenance = reason.unwrap_or_default();
+        let was_draining = entry.instance.conditions.operator_draining;
+        // The first reason stays.
+        if was_draining != instance.conditions.operator_draining {
+            Arc::make_mut(registration).maintenance = reason.unwrap_or_default();
         }
     }
-    Ok(Decision::alter(entry, instance))
+    Ok(Decision::replace_instance(entry, instance))
 }
 
-fn decide_expire(present: Option<&Arc<Entry>>, lease: &Arc<Lease>) -> Decision {
-    if held_by(present, lease).is_none() {
+/// Removes the instance of a lease, unless the registration has been renewed under the same lease since it expired.
+fn decide_expire(present: Option<&Arc<Entry>>, lease: &Lease) -> Decision {
+    if held_by(present, lease).is_none_or(|(_, held)| held.is_alive()) {
         return Decision::NoOp;
     }
-    Decision::Apply(ProposedChange::Remove { reason: RemovalReason::Expired, ending: EndReason::Expired })
+    Decision::Apply(ProposedChange::Remove { reason: RemovalReason::Expired, end_reason: EndReason::Expired })
 }
 
-/// A suspicion that a heartbeat has refuted meanwhile is none.
-fn decide_suspicion(present: Option<&Arc<Entry>>, lease: &Arc<Lease>, suspect: bool) -> Decision {
-    let Some(entry) = held_by(present, lease).filter(|entry| entry.instance.conditions.suspect != suspect) else {
-        return Decision::NoOp;
-    };
+/// Marks the instance of a lease as suspect, unless a heartbeat has come since the lease was found overdue.
+fn decide_suspect(present: Option<&Arc<Entry>>, lease: &Lease, now: ClockReading) -> Decision {
+    held_by(present, lease).map_or(Decision::NoOp, |(entry, held)| set_suspect(entry, held.is_overdue(now.lease)))
+}
+
+fn decide_recover(present: Option<&Arc<Entry>>, lease: &Lease) -> Decision {
+    held_by(present, lease).map_or(Decision::NoOp, |(entry, _)| set_suspect(entry, false))
+}
+
+fn set_suspect(entry: &Entry, suspect: bool) -> Decision {
     let mut instance = entry.instance.clone();
     instance.conditions.suspect = suspect;
-    Decision::alter(entry, instance)
+    Decision::replace_instance(entry, instance)
 }
 
-/// The entry, if it is this lease that keeps it registered.
-fn held_by<'a>(present: Option<&'a Arc<Entry>>, lease: &Arc<Lease>) -> Option<&'a Arc<Entry>> {
-    present.filter(|entry| entry.lease.as_ref().is_some_and(|held| Arc::ptr_eq(held, lease)))
+/// Returns the entry and its lease, if that is the given one. Leases are compared by id: a registry that was loaded from a store
+/// has the same leases as other objects.
+fn held_by<'a>(present: Option<&'a Arc<Entry>>, lease: &Lease) -> Option<(&'a Arc<Entry>, &'a Lease)> {
+    let entry = present?;
+    entry.lease.as_deref().filter(|held| held.id == lease.id).map(|held| (entry, held))
 }
 
 #[cfg(test)]

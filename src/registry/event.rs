@@ -1,4 +1,4 @@
-//! What happened to one instance, as everybody hears of it.
+//! Events: changes of instances that readers can see.
 
 use std::sync::Arc;
 
@@ -8,32 +8,32 @@ use super::{
 };
 use crate::model::{Caller, Instance, InstanceId, Revision, ServiceName, UnixMillis};
 
-/// The reading of all clocks at which something happens. The registry never looks at a clock itself.
+/// Reading of all clocks at one moment. The registry never looks at a clock itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClockReading {
-    /// Microseconds of a monotonic clock, to measure how long things take.
+    /// Microseconds of a monotonic clock, to measure durations.
     pub monotonic_us: u64,
-    /// Milliseconds of the lease clock, by which leases end.
+    /// Milliseconds of the lease clock, by which leases expire.
     pub lease: LeaseTime,
-    /// The wall clock, for people to read.
+    /// Wall-clock time, for people to read.
     pub wall: UnixMillis,
 }
 
-/// An instance and what keeps it registered.
+/// An instance, and the lease that keeps it registered.
 #[derive(Debug)]
 pub struct Entry {
-    /// What readers see.
+    /// Instance, as readers see it.
     pub instance: Instance,
-    /// `None`: it stays until somebody removes it.
+    /// Lease. `None`: the instance stays until it is deregistered or reaped.
     pub lease: Option<Arc<Lease>>,
 }
 
-/// Why an instance is gone.
+/// Reason for which an instance was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemovalReason {
-    /// It said goodbye, or an operator removed it.
+    /// The instance or an operator deregistered it.
     Deregistered,
-    /// Its lease ran out.
+    /// Its lease expired.
     Expired,
     /// Its check was critical for too long.
     Reaped,
@@ -41,49 +41,49 @@ pub enum RemovalReason {
     Superseded,
 }
 
-/// Bytes of an event and its entry whose texts are empty.
-const OVERHEAD: usize = 512;
+/// Bytes of an event and its entry without their texts.
+const BASE_BYTES: usize = 512;
 
 /// One change of one instance that readers can see.
 #[derive(Debug)]
 pub struct Event {
-    /// Its place in the one order.
+    /// Position in the one order of all changes.
     pub revision: Revision,
-    /// When it was ordered.
+    /// Time at which the change was applied.
     pub at: ClockReading,
-    /// What happened.
+    /// Change.
     pub change: Change,
-    /// Originator of the command that caused it.
+    /// Originator of the command that caused the event.
     pub caller: Arc<Caller>,
-    /// What layers above derive from it, once for all readers.
+    /// Value that a layer above derives from the event, once for all readers.
     pub attachment: Attachment,
 }
 
-/// What can happen to an instance.
+/// Kind of a change, with the entries before and after it.
 #[derive(Debug)]
 pub enum Change {
-    /// It is there.
+    /// The instance was registered.
     Added(Arc<Entry>),
-    /// It is another: as it was before, and as it is now.
+    /// The instance changed: the entry before and the entry after.
     Changed(Arc<Entry>, Arc<Entry>),
-    /// It is gone: as it was, and why.
+    /// The instance was removed: the last entry, and the reason.
     Removed(Arc<Entry>, RemovalReason),
 }
 
 impl Event {
-    /// The service.
+    /// Service of the instance.
     #[must_use]
     pub fn service(&self) -> &ServiceName {
         &self.entry().instance.service
     }
 
-    /// The instance.
+    /// Id of the instance.
     #[must_use]
     pub fn id(&self) -> &InstanceId {
         &self.entry().instance.id
     }
 
-    /// The entry before, where there was one.
+    /// Entry before the change, if the instance was registered.
     #[must_use]
     pub fn before(&self) -> Option<&Arc<Entry>> {
         match &self.change {
@@ -92,7 +92,7 @@ impl Event {
         }
     }
 
-    /// The entry after, where there is one.
+    /// Entry after the change, if the instance is registered.
     #[must_use]
     pub fn after(&self) -> Option<&Arc<Entry>> {
         match &self.change {
@@ -101,14 +101,14 @@ impl Event {
         }
     }
 
-    /// Bytes that it holds, by and large: itself, and what the instance says of itself, which is also what is encoded.
+    /// Approximate number of bytes that the event holds: itself, the description of its instance, and the encoded description.
     #[must_use]
     pub fn size(&self) -> usize {
         let Instance { tags, metadata, addresses, .. } = &self.entry().instance;
         let tags: usize = tags.iter().map(str::len).sum();
         let metadata: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
         let addresses: usize = addresses.iter().map(|address| address.host.len() + address.name.len()).sum();
-        OVERHEAD + 2 * (tags + metadata + addresses)
+        BASE_BYTES + 2 * (tags + metadata + addresses)
     }
 
     fn entry(&self) -> &Arc<Entry> {

@@ -1,79 +1,79 @@
-//! The recent events of a service, or of all, in order and bounded.
+//! Recent events of one service, or of all, in order and bounded.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use super::event::Event;
 use crate::model::Revision;
 
-/// Most events that a reader looks at while it holds a lock that writers want.
-pub const GLANCE: usize = 4_096;
+/// Maximum number of events that a reader looks at while it holds a lock that writers want.
+pub const MAX_EVENTS_PER_READ: usize = 4_096;
 
-/// Events in the order of their revisions; the oldest fall out.
+/// Events in the order of their revisions. The oldest are dropped.
 #[derive(Debug)]
 pub struct EventLog {
-    /// With their sizes: what falls out has not been touched for long, and need not be looked through.
+    /// Events with their sizes. Sizes are kept here because a dropped event is cold in the cache by then.
     events: VecDeque<(usize, Arc<Event>)>,
-    /// What they hold in all, in bytes.
+    /// Sum of the sizes, in bytes.
     size: usize,
-    /// Every event after this is here. Events up to it may have fallen out.
+    /// Every event after this revision is here. Events up to it may have been dropped.
     compacted_revision: Revision,
 }
 
 impl EventLog {
-    /// An empty ring that knows all that happens after `floor`.
+    /// Makes an empty log that covers everything after a revision.
     #[must_use]
-    pub fn new(floor: Revision) -> Self {
-        Self { events: VecDeque::new(), size: 0, compacted_revision: floor }
+    pub fn new(compacted_revision: Revision) -> Self {
+        Self { events: VecDeque::new(), size: 0, compacted_revision }
     }
 
-    /// Appends an event, not older than the last, and lets the oldest fall out beyond `most` events or `bytes`.
-    pub fn push(&mut self, event: Arc<Event>, most: usize, bytes: usize) {
+    /// Appends an event that is not older than the last, and drops the oldest beyond `max_events` or `max_bytes`.
+    pub fn push(&mut self, event: Arc<Event>, max_events: usize, max_bytes: usize) {
         let size = event.size();
         self.size += size;
         self.events.push_back((size, event));
-        while self.events.len() > most || self.size > bytes {
+        while self.events.len() > max_events || self.size > max_bytes {
             let Some((size, oldest)) = self.events.pop_front() else { break };
             self.size -= size;
             self.compacted_revision = oldest.revision;
         }
     }
 
-    /// Whether nothing after `cursor` has fallen out.
+    /// Returns whether no event after `cursor` has been dropped.
     #[must_use]
     pub fn covers(&self, cursor: Revision) -> bool {
         cursor >= self.compacted_revision
     }
 
-    /// The oldest event that is remembered.
+    /// Oldest event.
     #[must_use]
     pub fn oldest(&self) -> Option<&Arc<Event>> {
         self.events.front().map(|(_, event)| event)
     }
 
-    /// Up to `limit` wanted events up to `until`, the newest first, as far as one glance goes; and where to look on, if there is
-    /// more.
+    /// Returns up to `limit` wanted events up to `until`, the newest first, as far as one read goes. The second value is the
+    /// revision from which to read on, if there is more.
     #[must_use]
     pub fn newest(
         &self,
         until: Revision,
         limit: usize,
-        wanted: impl Fn(&Event) -> bool,
+        is_wanted: impl Fn(&Event) -> bool,
     ) -> (Vec<Arc<Event>>, Option<Revision>) {
         let (mut found, mut last) = (Vec::new(), until);
-        for (seen, event) in self.between(Revision(0), until).rev().enumerate() {
-            // What belongs to one revision stays together.
-            if event.revision < last && (seen >= GLANCE || found.len() >= limit) {
+        for (looked_at, event) in self.between(Revision(0), until).rev().enumerate() {
+            // Events of one revision stay together.
+            if event.revision < last && (looked_at >= MAX_EVENTS_PER_READ || found.len() >= limit) {
                 return (found, Some(event.revision));
             }
             last = event.revision;
-            if wanted(event) && found.len() < limit {
+            if is_wanted(event) && found.len() < limit {
                 found.push(Arc::clone(event));
             }
         }
         (found, None)
     }
 
-    /// The events after `cursor` up to and including `until`, the oldest first.
+    /// Iterates over the events after `cursor` up to and including `until`, the oldest first.
     pub fn between(&self, cursor: Revision, until: Revision) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
         let from = self.events.partition_point(|(_, event)| event.revision <= cursor);
         let to = self.events.partition_point(|(_, event)| event.revision <= until);
@@ -104,45 +104,45 @@ mod tests {
         })
     }
 
-    fn between(ring: &EventLog, cursor: u64, until: u64) -> Vec<u64> {
-        ring.between(Revision(cursor), Revision(until)).map(|event| event.revision.0).collect()
+    fn between(log: &EventLog, cursor: u64, until: u64) -> Vec<u64> {
+        log.between(Revision(cursor), Revision(until)).map(|event| event.revision.0).collect()
     }
 
     #[test]
-    fn gives_what_is_after_the_cursor() {
-        let mut ring = EventLog::new(Revision(4));
+    fn log_gives_events_after_the_cursor() {
+        let mut log = EventLog::new(Revision(4));
         for revision in [5, 7, 7, 9] {
-            ring.push(event(revision), 10, usize::MAX);
+            log.push(event(revision), 10, usize::MAX);
         }
-        assert_eq!(between(&ring, 4, 99), [5, 7, 7, 9]);
-        assert_eq!(between(&ring, 5, 8), [7, 7]);
-        assert_eq!(between(&ring, 9, 9), [0; 0]);
-        assert_eq!(between(&ring, 9, 3), [0; 0]);
-        assert!(ring.covers(Revision(4)));
-        assert!(!ring.covers(Revision(3)));
+        assert_eq!(between(&log, 4, 99), [5, 7, 7, 9]);
+        assert_eq!(between(&log, 5, 8), [7, 7]);
+        assert_eq!(between(&log, 9, 9), [0; 0]);
+        assert_eq!(between(&log, 9, 3), [0; 0]);
+        assert!(log.covers(Revision(4)));
+        assert!(!log.covers(Revision(3)));
     }
 
     #[test]
-    fn large_events_push_out_more() {
-        let mut ring = EventLog::new(Revision(0));
+    fn log_of_large_events_holds_fewer() {
+        let mut log = EventLog::new(Revision(0));
         let size = event(1).size();
         for revision in 1..=10 {
-            ring.push(event(revision), 100, 4 * size);
+            log.push(event(revision), 100, 4 * size);
         }
-        assert_eq!(between(&ring, 6, 10), [7, 8, 9, 10]);
-        assert!(ring.covers(Revision(6)) && !ring.covers(Revision(5)));
-        ring.push(event(11), 100, size - 1);
-        assert!(!ring.covers(Revision(10)), "one that is too large by itself is not kept");
+        assert_eq!(between(&log, 6, 10), [7, 8, 9, 10]);
+        assert!(log.covers(Revision(6)) && !log.covers(Revision(5)));
+        log.push(event(11), 100, size - 1);
+        assert!(!log.covers(Revision(10)), "an event that is too large by itself is not kept");
     }
 
     #[test]
-    fn knows_what_fell_out() {
-        let mut ring = EventLog::new(Revision(0));
+    fn log_does_not_cover_dropped_events() {
+        let mut log = EventLog::new(Revision(0));
         for revision in 1..=10 {
-            ring.push(event(revision), 3, usize::MAX);
+            log.push(event(revision), 3, usize::MAX);
         }
-        assert!(ring.covers(Revision(7)));
-        assert!(!ring.covers(Revision(6)));
-        assert_eq!(between(&ring, 7, 10), [8, 9, 10]);
+        assert!(log.covers(Revision(7)));
+        assert!(!log.covers(Revision(6)));
+        assert_eq!(between(&log, 7, 10), [8, 9, 10]);
     }
 }

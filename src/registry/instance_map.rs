@@ -1,39 +1,39 @@
-//! The instances of one service, by id, in blocks that readers can hold on to.
+//! Instances of one service, by id, in chunks that readers can hold.
 //!
-//! A sorted list of sorted blocks of at most 256 entries: the leaves of a B+ tree. A reader takes the whole list by
-//! cloning one `Arc`; a writer copies the one block that it changes, and only if a reader still holds it. So a snapshot
-//! of 100,000 instances costs the writer nothing, and what was encoded of the other blocks stays good.
+//! A sorted list of sorted chunks of at most 256 entries: the leaves of a B+ tree. A reader takes the whole list by cloning one
+//! `Arc`; a writer copies the one chunk that it changes, and only if a reader still holds it. So a snapshot of 100,000 instances
+//! costs the writer nothing, and values that are attached to the other chunks stay valid.
 
 use std::sync::Arc;
 
 use super::{attachment::Attachment, event::Entry};
 
-/// Most entries of a block.
-const FULL: usize = 256;
-/// Two neighbours that together have no more than this become one.
-const SPARSE: usize = FULL / 2;
+/// Maximum number of entries in a chunk.
+const MAX_CHUNK_ENTRIES: usize = 256;
+/// Adjacent chunks that together have no more entries than this are merged.
+const MERGED_ENTRIES: usize = MAX_CHUNK_ENTRIES / 2;
 
-/// The instances of a service at one moment. It never changes.
+/// Instances of a service at one moment. They never change.
 pub type Chunks = Arc<Vec<Arc<Chunk>>>;
 
-/// Neighbouring instances, by id.
+/// Consecutive instances of a service, by id.
 #[derive(Debug, Default)]
 pub struct Chunk {
-    /// By id; at least one.
+    /// At least one entry, by id.
     entries: Vec<Arc<Entry>>,
-    /// What layers above derive from these entries, once for all readers.
+    /// Value that a layer above derives from these entries, once for all readers.
     pub attachment: Attachment,
 }
 
 impl Clone for Chunk {
-    /// The same entries, about to be changed: nothing of them is encoded.
+    /// Copies the entries, to change them. The attachment does not fit the copy.
     fn clone(&self) -> Self {
         Self { entries: self.entries.clone(), attachment: Attachment::new() }
     }
 }
 
 impl Chunk {
-    /// The entries, by id.
+    /// Entries, by id.
     #[must_use]
     pub fn entries(&self) -> &[Arc<Entry>] {
         &self.entries
@@ -48,29 +48,29 @@ impl Chunk {
     }
 }
 
-/// The instances of a service.
+/// Instances of a service.
 #[derive(Debug, Default)]
 pub struct InstanceMap {
-    blocks: Chunks,
+    chunks: Chunks,
     len: usize,
-    /// How many of them should be called.
+    /// Number of instances that calls may go to.
     available: usize,
 }
 
 impl InstanceMap {
-    /// All instances as of now.
+    /// Returns all instances at this moment.
     #[must_use]
-    pub fn blocks(&self) -> Chunks {
-        Arc::clone(&self.blocks)
+    pub fn chunks(&self) -> Chunks {
+        Arc::clone(&self.chunks)
     }
 
-    /// How many instances there are.
+    /// Number of instances.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// How many of them should be called.
+    /// Number of instances that calls may go to.
     #[must_use]
     pub fn available(&self) -> usize {
         self.available
@@ -79,47 +79,47 @@ impl InstanceMap {
     /// Finds an instance.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Arc<Entry>> {
-        let block = self.blocks.get(self.block_of(id))?;
-        block.find(id).ok().map(|at| &block.entries[at])
+        let chunk = self.chunks.get(self.chunk_of(id))?;
+        chunk.find(id).ok().map(|index| &chunk.entries[index])
     }
 
-    /// Up to `limit` instances whose ids come after this one.
+    /// Returns up to `limit` instances with ids after `after`.
     #[must_use]
     pub fn page(&self, after: &str, limit: usize) -> Vec<Arc<Entry>> {
-        let first = self.block_of(after);
-        let entries = self.blocks.iter().skip(first).flat_map(|block| &block.entries);
+        let first = self.chunk_of(after);
+        let entries = self.chunks.iter().skip(first).flat_map(|chunk| &chunk.entries);
         entries.filter(|entry| entry.instance.id.as_str() > after).take(limit).cloned().collect()
     }
 
-    /// Puts an entry in the place of what was there under its id, and returns that.
+    /// Puts an entry in the place of the one with its id, and returns that one.
     pub fn put(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         self.available += usize::from(entry.instance.status().is_routable());
         let id = entry.instance.id.clone();
-        let blocks = Arc::make_mut(&mut self.blocks);
-        if blocks.is_empty() {
-            blocks.push(Chunk::new(vec![entry]));
+        let chunks = Arc::make_mut(&mut self.chunks);
+        if chunks.is_empty() {
+            chunks.push(Chunk::new(vec![entry]));
             self.len = 1;
             return None;
         }
-        let at = block_of(blocks, id.as_str());
-        let beyond = at == blocks.len();
-        let at = at - usize::from(beyond);
-        let entries = open(&mut blocks[at]);
-        let place =
-            if beyond { Err(entries.len()) } else { entries.binary_search_by(|known| known.instance.id.cmp(&id)) };
-        match place {
-            Ok(place) => {
-                let before = std::mem::replace(&mut entries[place], entry);
+        let at = chunk_of(chunks, id.as_str());
+        let is_last = at == chunks.len();
+        let at = at - usize::from(is_last);
+        let entries = entries_mut(&mut chunks[at]);
+        let found =
+            if is_last { Err(entries.len()) } else { entries.binary_search_by(|known| known.instance.id.cmp(&id)) };
+        match found {
+            Ok(index) => {
+                let before = std::mem::replace(&mut entries[index], entry);
                 self.available -= usize::from(before.instance.status().is_routable());
                 Some(before)
             }
-            Err(place) => {
-                entries.insert(place, entry);
+            Err(index) => {
+                entries.insert(index, entry);
                 self.len += 1;
-                if entries.len() > FULL {
-                    // Ids often come in rising order: what comes next then finds room in the upper half.
-                    let upper = entries.split_off(FULL / 2);
-                    blocks.insert(at + 1, Chunk::new(upper));
+                if entries.len() > MAX_CHUNK_ENTRIES {
+                    // Ids often come in rising order: the upper half then has space for the next ones.
+                    let upper = entries.split_off(MAX_CHUNK_ENTRIES / 2);
+                    chunks.insert(at + 1, Chunk::new(upper));
                 }
                 None
             }
@@ -128,43 +128,43 @@ impl InstanceMap {
 
     /// Removes an instance and returns it.
     pub fn remove(&mut self, id: &str) -> Option<Arc<Entry>> {
-        let at = self.block_of(id);
-        let place = self.blocks.get(at)?.find(id).ok()?;
-        let blocks = Arc::make_mut(&mut self.blocks);
-        let entries = open(&mut blocks[at]);
-        let before = entries.remove(place);
+        let at = self.chunk_of(id);
+        let index = self.chunks.get(at)?.find(id).ok()?;
+        let chunks = Arc::make_mut(&mut self.chunks);
+        let entries = entries_mut(&mut chunks[at]);
+        let before = entries.remove(index);
         self.len -= 1;
         self.available -= usize::from(before.instance.status().is_routable());
         let left = entries.len();
         if left == 0 {
-            blocks.remove(at);
-        } else if let Some(next) = blocks.get(at + 1)
-            && left + next.entries.len() <= SPARSE
+            chunks.remove(at);
+        } else if let Some(next) = chunks.get(at + 1)
+            && left + next.entries.len() <= MERGED_ENTRIES
         {
-            let next = blocks.remove(at + 1);
-            open(&mut blocks[at]).extend(next.entries.iter().cloned());
+            let next = chunks.remove(at + 1);
+            entries_mut(&mut chunks[at]).extend(next.entries.iter().cloned());
         }
         Some(before)
     }
 
-    fn block_of(&self, id: &str) -> usize {
-        block_of(&self.blocks, id)
+    fn chunk_of(&self, id: &str) -> usize {
+        chunk_of(&self.chunks, id)
     }
 }
 
-/// The first block whose last id is not before this one.
-fn block_of(blocks: &[Arc<Chunk>], id: &str) -> usize {
-    let ends_before = |block: &Arc<Chunk>| block.entries.last().is_some_and(|last| last.instance.id.as_str() < id);
-    // Ids often come in rising order, and each that is looked at for comparison is far away in memory.
-    if blocks.last().is_some_and(ends_before) { blocks.len() } else { blocks.partition_point(ends_before) }
+/// Returns the index of the first chunk whose last id is not before `id`.
+fn chunk_of(chunks: &[Arc<Chunk>], id: &str) -> usize {
+    let ends_before = |chunk: &Arc<Chunk>| chunk.entries.last().is_some_and(|last| last.instance.id.as_str() < id);
+    // Ids often come in rising order, and each comparison reads an entry that is far away in memory.
+    if chunks.last().is_some_and(ends_before) { chunks.len() } else { chunks.partition_point(ends_before) }
 }
 
-/// The entries of a block, to be changed: in place if no reader holds the block, in a copy otherwise. What was encoded
-/// of it is forgotten.
-fn open(block: &mut Arc<Chunk>) -> &mut Vec<Arc<Entry>> {
-    let block = Arc::make_mut(block);
-    block.attachment = Attachment::new();
-    &mut block.entries
+/// Returns the entries of a chunk, to change them: in place if no reader holds the chunk, in a copy otherwise. The attachment is
+/// dropped.
+fn entries_mut(chunk: &mut Arc<Chunk>) -> &mut Vec<Arc<Entry>> {
+    let chunk = Arc::make_mut(chunk);
+    chunk.attachment = Attachment::new();
+    &mut chunk.entries
 }
 
 #[cfg(test)]

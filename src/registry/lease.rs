@@ -1,8 +1,11 @@
-//! A lease: until when a registration lives, and which stream speaks for it.
+//! The lease of one registration: its deadline, and the heartbeat stream that last renewed it.
 //!
-//! A heartbeat is one compare-and-swap on one word: no lock, no search, no revision. The word holds the deadline and the
-//! carrier together, because they must change together: a stream that breaks shortens the deadline only if no other
-//! stream has carried a heartbeat since.
+//! A heartbeat is one compare-and-swap on one word: no lock, no lookup, no revision. The word holds the deadline and the
+//! stream together, because a stream that breaks must shorten the deadline only if no other stream has renewed the lease
+//! since.
+//!
+//! The word has 37 bits for the time, which is kept modulo 2^37 ms (4.35 years) and read as the time nearest to the reader's
+//! clock. Every deadline lies within days of that clock, so the lease clock may run for as long as it likes.
 
 use std::time::Duration;
 
@@ -16,125 +19,143 @@ use crate::{
 /// Milliseconds of the lease clock ([`super::LeaseClock`]).
 pub type LeaseTime = u64;
 
-/// Identifies an open heartbeat stream among all that are open.
+/// Identifier of an open heartbeat stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeartbeatStreamId(u64);
 
 impl HeartbeatStreamId {
-    /// No stream has carried a heartbeat yet, or the one that did was closed by us.
+    /// No stream has renewed the lease yet, or the server itself closed the one that did.
     const NONE: u64 = 0;
-    /// The stream that carried the last heartbeat broke.
+    /// The stream that last renewed the lease broke.
     const BROKEN: u64 = 1;
 
-    /// The `n`th stream. Numbers come round after 67 million streams.
+    /// Returns the identifier of the `n`th stream. Identifiers repeat after 67 million streams.
     #[must_use]
     pub fn numbered(n: u64) -> Self {
-        Self(n % (LeaseState::CARRIERS - 2) + 2)
+        Self(n % (LeaseState::STREAMS - 2) + 2)
     }
 }
 
-/// How a lease ended.
+/// Reason for which a lease ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
-    /// It ran out.
+    /// Its deadline passed.
     Expired,
-    /// Another boot took its instance over.
+    /// Another boot took over its instance.
     Superseded,
     /// An operator removed its instance.
     Removed,
-    /// Its holder said goodbye.
+    /// Its holder deregistered.
     Deregistered,
 }
 
-/// One registration's lease.
+/// Lease of one registration.
+///
+/// One id stands for one lease: leases are compared by [`Lease::id`], never by address.
 #[derive(Debug)]
 pub struct Lease {
-    /// Its name.
+    /// Secret identifier, known to the holder.
     pub id: LeaseId,
-    /// The service of its instance.
+    /// Service of the instance.
     pub service: ServiceName,
-    /// Its instance.
+    /// Instance that the lease keeps registered.
     pub instance: InstanceId,
-    /// The start of the program that holds it.
+    /// Boot of the program that holds it.
     pub boot: BootId,
     /// [`LeaseTerms`], packed.
     terms: AtomicU64,
     /// [`LeaseState`], packed.
     state: AtomicU64,
-    /// The tick at which the wheel looks at it next. An entry of the wheel for any other tick is stale.
+    /// Tick at which the timing wheel looks at it next. A wheel entry for any other tick is stale.
     pub(super) due: AtomicU64,
-    /// [`LeaseStanding`], as a number. Changes under the lock of protection.
+    /// [`LeaseStanding`], as a number. Changes under the lock of self-preservation.
     standing: AtomicU8,
-    /// It counts among the leases of its service: from its beginning until it ends, whoever ends it.
+    /// Set while the lease counts among those of its service: from its beginning until whatever ends it first.
     pub(super) counted: AtomicBool,
-    /// What its holder last said of its load. Boxed: most say nothing.
+    /// Last load report. Boxed, because most holders send none.
     load: Mutex<Option<Box<LoadReport>>>,
 }
 
-/// How near its end a lease is.
+/// Phase of a lease's TTL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeasePhase {
-    /// A third of its time to live is left, at least.
-    Steady,
-    /// Less than that is left: a heartbeat is missing.
-    Weak,
-    /// Nothing is left.
+    /// At least a third of the TTL is left.
+    Fresh,
+    /// Less than a third is left: a heartbeat is missing.
+    Expiring,
+    /// The deadline has passed.
     Overdue,
-    /// It has ended.
+    /// The lease has ended.
     Ended,
 }
 
-/// What protection makes of a lease.
+/// Standing of a lease with self-preservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeaseStanding {
-    /// Nothing: heartbeats come.
+    /// Not tracked: heartbeats come.
     Trusted,
-    /// It counts as good as dead.
-    Doubted,
-    /// It would be dead, did protection not hold it.
+    /// Counted as expiring.
+    Expiring,
+    /// Overdue, and held by self-preservation.
     Suspect,
-    /// An operator has said that it is dead if it is silent.
-    Condemned,
+    /// An operator ended self-preservation: it expires once it is overdue, whatever the threshold says.
+    Released,
 }
 
-/// Deadline and carrier of a living lease; or, of one that ended, how, and until when that is remembered.
+/// Content of the state word.
 #[derive(Debug, Clone, Copy)]
 enum LeaseState {
-    Alive { deadline: LeaseTime, carrier: u64 },
-    Ended { forget: LeaseTime, ending: EndReason },
+    Alive {
+        deadline: LeaseTime,
+        /// A [`HeartbeatStreamId`].
+        stream: u64,
+    },
+    Ended {
+        /// Time until which the table remembers the lease.
+        forget_at: LeaseTime,
+        reason: EndReason,
+    },
 }
 
 impl LeaseState {
-    /// Bits of the carrier, and of the time: 2^37 ms are four years of uptime.
-    const CARRIER_BITS: u32 = 26;
-    const CARRIERS: u64 = 1 << Self::CARRIER_BITS;
-    const TIME_MASK: u64 = (1 << 37) - 1;
+    const STREAM_BITS: u32 = 26;
+    const STREAMS: u64 = 1 << Self::STREAM_BITS;
+    /// Times are kept modulo this.
+    const PERIOD: LeaseTime = 1 << 37;
     const ENDED: u64 = 1 << 63;
 
     fn pack(self) -> u64 {
-        let word = |time: LeaseTime, low: u64| time.min(Self::TIME_MASK) << Self::CARRIER_BITS | low;
+        let word = |time: LeaseTime, low: u64| (time % Self::PERIOD) << Self::STREAM_BITS | low;
         match self {
-            Self::Alive { deadline, carrier } => word(deadline, carrier),
-            Self::Ended { forget, ending } => Self::ENDED | word(forget, ending as u64),
+            Self::Alive { deadline, stream } => word(deadline, stream),
+            Self::Ended { forget_at, reason } => Self::ENDED | word(forget_at, reason as u64),
         }
     }
 
-    fn unpack(word: u64) -> Self {
-        let time = word >> Self::CARRIER_BITS & Self::TIME_MASK;
-        let low = word & (Self::CARRIERS - 1);
+    /// Reads a word at a time that is within two years of the time in it.
+    fn unpack(word: u64, now: LeaseTime) -> Self {
+        let time = Self::nearest(word >> Self::STREAM_BITS & (Self::PERIOD - 1), now);
+        let low = word & (Self::STREAMS - 1);
         if word & Self::ENDED == 0 {
-            return Self::Alive { deadline: time, carrier: low };
+            return Self::Alive { deadline: time, stream: low };
         }
-        let ending = [EndReason::Expired, EndReason::Superseded, EndReason::Removed]
+        let reason = [EndReason::Expired, EndReason::Superseded, EndReason::Removed]
             .into_iter()
-            .find(|ending| *ending as u64 == low)
+            .find(|reason| *reason as u64 == low)
             .unwrap_or(EndReason::Deregistered);
-        Self::Ended { forget: time, ending }
+        Self::Ended { forget_at: time, reason }
+    }
+
+    /// Returns the time nearest to `now` that is `kept` modulo the period. There is none before 0.
+    fn nearest(kept: LeaseTime, now: LeaseTime) -> LeaseTime {
+        let ahead = kept.wrapping_sub(now) % Self::PERIOD;
+        let later = now.saturating_add(ahead);
+        if ahead < Self::PERIOD / 2 { later } else { later.checked_sub(Self::PERIOD).unwrap_or(later) }
     }
 }
 
 impl Lease {
-    /// A lease that begins now.
+    /// Makes a lease that begins now.
     #[must_use]
     pub fn new(
         id: LeaseId,
@@ -144,7 +165,7 @@ impl Lease {
         terms: LeaseTerms,
         now: LeaseTime,
     ) -> Self {
-        let state = LeaseState::Alive { deadline: now + millis(terms.ttl()), carrier: HeartbeatStreamId::NONE };
+        let state = LeaseState::Alive { deadline: now + millis(terms.ttl()), stream: HeartbeatStreamId::NONE };
         Self {
             id,
             service,
@@ -152,86 +173,91 @@ impl Lease {
             boot,
             terms: AtomicU64::new(terms.pack()),
             state: AtomicU64::new(state.pack()),
-            due: AtomicU64::new(super::timing_wheel::NOWHERE),
+            due: AtomicU64::new(Self::NOT_SCHEDULED),
             standing: AtomicU8::new(LeaseStanding::Trusted as u8),
             counted: AtomicBool::new(false),
             load: Mutex::new(None),
         }
     }
 
-    /// A sign of life: a full time to live from now, which is returned. `None` as carrier leaves the carrier as it is
-    /// (the sign was a call, not a stream).
+    /// Value of [`Lease::due`] for a lease that is not in the timing wheel.
+    pub(super) const NOT_SCHEDULED: u64 = 0;
+
+    /// Renews the lease for a full TTL from now, and returns the TTL. `None` as stream leaves the stream as it is: the lease
+    /// was renewed by a request, not by a heartbeat.
     ///
     /// # Errors
     ///
     /// When the lease has ended; it stays ended.
     pub fn renew(&self, now: LeaseTime, by: Option<HeartbeatStreamId>) -> Result<Duration, EndReason> {
         let ttl = self.terms().ttl();
-        self.change(|state| match state {
-            LeaseState::Alive { carrier, .. } => {
-                let carrier = by.map_or(carrier, |by| by.0);
-                Ok(LeaseState::Alive { deadline: now + millis(ttl), carrier })
+        self.change(now, |state| match state {
+            LeaseState::Alive { stream, .. } => {
+                let stream = by.map_or(stream, |by| by.0);
+                Ok(LeaseState::Alive { deadline: now + millis(ttl), stream })
             }
-            LeaseState::Ended { ending, .. } => Err(ending),
+            LeaseState::Ended { reason, .. } => Err(reason),
         })?;
         Ok(ttl)
     }
 
-    /// The stream broke. If it carried the last heartbeat, only the disconnect grace is left, where there is one;
-    /// returns the deadline if it came nearer.
-    pub fn broken(&self, by: HeartbeatStreamId, now: LeaseTime) -> Option<LeaseTime> {
+    /// Notes that a stream broke. If it was the last to renew the lease, only the disconnect grace is left, where the terms
+    /// have one. Returns the deadline if it came nearer.
+    pub fn stream_broken(&self, by: HeartbeatStreamId, now: LeaseTime) -> Option<LeaseTime> {
         let grace = self.terms().disconnect_grace().map(millis);
         let mut nearer = None;
-        let change = self.change(|state| match state {
-            LeaseState::Alive { deadline, carrier } if carrier == by.0 => {
+        let change = self.change(now, |state| match state {
+            LeaseState::Alive { deadline, stream } if stream == by.0 => {
                 let left = grace.map_or(deadline, |grace| deadline.min(now + grace));
                 nearer = (left < deadline).then_some(left);
-                Ok(LeaseState::Alive { deadline: left, carrier: HeartbeatStreamId::BROKEN })
+                Ok(LeaseState::Alive { deadline: left, stream: HeartbeatStreamId::BROKEN })
             }
-            _ => Err(()),
+            LeaseState::Alive { .. } | LeaseState::Ended { .. } => Err(()),
         });
         change.ok().and(nearer)
     }
 
-    /// We closed the stream ourselves: its holder did nothing wrong, so only the lease's own clock runs on.
-    pub fn released(&self, by: HeartbeatStreamId) {
-        let _ = self.change(|state| match state {
-            LeaseState::Alive { deadline, carrier } if carrier == by.0 => {
-                Ok(LeaseState::Alive { deadline, carrier: HeartbeatStreamId::NONE })
+    /// Notes that the server itself closed a stream. Its holder did nothing wrong, so the deadline stays.
+    pub fn stream_released(&self, by: HeartbeatStreamId) {
+        // The time is written back as it was read, so that any clock will do.
+        let _ = self.change(0, |state| match state {
+            LeaseState::Alive { deadline, stream } if stream == by.0 => {
+                Ok(LeaseState::Alive { deadline, stream: HeartbeatStreamId::NONE })
             }
-            _ => Err(()),
+            LeaseState::Alive { .. } | LeaseState::Ended { .. } => Err(()),
         });
     }
 
-    /// Ends it if it is overdue: from then on every heartbeat is told so. Returns whether this call ended it.
+    /// Ends the lease if it is overdue; every later heartbeat is answered with that. Returns whether this call ended it.
     pub fn expire(&self, now: LeaseTime) -> bool {
-        self.change(|state| match state {
+        self.change(now, |state| match state {
             LeaseState::Alive { deadline, .. } if now > deadline => {
-                Ok(LeaseState::Ended { forget: now, ending: EndReason::Expired })
+                Ok(LeaseState::Ended { forget_at: now, reason: EndReason::Expired })
             }
-            _ => Err(()),
+            LeaseState::Alive { .. } | LeaseState::Ended { .. } => Err(()),
         })
         .is_ok()
     }
 
-    /// Ends it. Its holder can ask how for `memory` from now on.
-    pub fn end(&self, ending: EndReason, now: LeaseTime, memory: Duration) {
-        let _ = self.change(|state| match state {
-            LeaseState::Alive { .. } => Ok(LeaseState::Ended { forget: now + millis(memory), ending }),
+    /// Ends the lease. The reason is remembered for `memory` from now on, for the holder's next heartbeat.
+    pub fn end(&self, reason: EndReason, now: LeaseTime, memory: Duration) {
+        let _ = self.change(now, |state| match state {
+            LeaseState::Alive { .. } => Ok(LeaseState::Ended { forget_at: now + millis(memory), reason }),
             LeaseState::Ended { .. } => Err(()),
         });
     }
 
-    /// Whether another boot may take the instance over: the lease ended, its stream broke, or a heartbeat is missing.
+    /// Checks whether another boot may take over the instance: the lease has ended, its stream broke, or a heartbeat is
+    /// missing.
     ///
-    /// Heartbeats come every third of the time to live; after half of it without one, one is missing.
+    /// Heartbeats come every third of the TTL, so one is missing after half of it.
     ///
     /// # Errors
     ///
-    /// When its holder is alive: how long until a missing heartbeat would tell otherwise.
+    /// When the holder is alive: the time after which a heartbeat would be missing.
     pub fn can_be_taken_over(&self, now: LeaseTime) -> Result<(), Duration> {
-        match self.state() {
-            LeaseState::Ended { .. } | LeaseState::Alive { carrier: HeartbeatStreamId::BROKEN, .. } => Ok(()),
+        match self.state(now) {
+            LeaseState::Ended { .. } | LeaseState::Alive { stream: HeartbeatStreamId::BROKEN, .. } => Ok(()),
             LeaseState::Alive { deadline, .. } => {
                 let missing_from = deadline.saturating_sub(millis(self.terms().ttl() / 2));
                 match missing_from.saturating_sub(now) {
@@ -242,101 +268,105 @@ impl Lease {
         }
     }
 
-    /// Whether it still holds.
+    /// Returns whether the lease has not ended.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        matches!(self.state(), LeaseState::Alive { .. })
+        matches!(self.state(0), LeaseState::Alive { .. })
     }
 
-    /// Whether the stream that carried its last heartbeat is open.
+    /// Returns whether the stream that last renewed the lease is open.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        matches!(self.state(), LeaseState::Alive { carrier, .. } if carrier != HeartbeatStreamId::NONE && carrier != HeartbeatStreamId::BROKEN)
+        let closed = [HeartbeatStreamId::NONE, HeartbeatStreamId::BROKEN];
+        matches!(self.state(0), LeaseState::Alive { stream, .. } if !closed.contains(&stream))
     }
 
-    /// When it wants to be looked at: at its deadline, or, once ended, when it can be forgotten.
+    /// Returns the time after which the lease is overdue or, once it has ended, may be forgotten.
     #[must_use]
-    pub fn deadline(&self) -> LeaseTime {
-        match self.state() {
+    pub fn deadline(&self, now: LeaseTime) -> LeaseTime {
+        match self.state(now) {
             LeaseState::Alive { deadline, .. } => deadline,
-            LeaseState::Ended { forget, .. } => forget,
+            LeaseState::Ended { forget_at, .. } => forget_at,
         }
     }
 
-    /// Whether it is alive, though its time is over.
+    /// Returns whether the lease is alive although its deadline has passed.
     #[must_use]
     pub fn is_overdue(&self, now: LeaseTime) -> bool {
-        self.pulse(now) == LeasePhase::Overdue
+        self.phase(now) == LeasePhase::Overdue
     }
 
-    /// How near its end it is.
-    pub(super) fn pulse(&self, now: LeaseTime) -> LeasePhase {
-        match self.state() {
+    /// Returns the phase of the lease.
+    pub(super) fn phase(&self, now: LeaseTime) -> LeasePhase {
+        match self.state(now) {
             LeaseState::Ended { .. } => LeasePhase::Ended,
             LeaseState::Alive { deadline, .. } if now > deadline => LeasePhase::Overdue,
-            LeaseState::Alive { deadline, .. } if now > deadline.saturating_sub(self.ttl_ms() / 3) => LeasePhase::Weak,
-            LeaseState::Alive { .. } => LeasePhase::Steady,
+            LeaseState::Alive { deadline, .. } if now > deadline.saturating_sub(self.ttl_ms() / 3) => {
+                LeasePhase::Expiring
+            }
+            LeaseState::Alive { .. } => LeasePhase::Fresh,
         }
     }
 
-    /// After when it has to be looked at: when its pulse may be weak, or, once it has ended, when it can be forgotten.
-    pub(super) fn next_check(&self) -> LeaseTime {
-        match self.state() {
+    /// Returns the time after which the phase may have changed: when a third of the TTL is left or, once the lease has ended,
+    /// when it may be forgotten.
+    pub(super) fn next_check(&self, now: LeaseTime) -> LeaseTime {
+        match self.state(now) {
             LeaseState::Alive { deadline, .. } => deadline.saturating_sub(self.ttl_ms() / 3),
-            LeaseState::Ended { forget, .. } => forget,
+            LeaseState::Ended { forget_at, .. } => forget_at,
         }
     }
 
-    /// Its time to live in milliseconds.
+    /// TTL in milliseconds.
     pub(super) fn ttl_ms(&self) -> LeaseTime {
         millis(self.terms().ttl())
     }
 
     pub(super) fn standing(&self) -> LeaseStanding {
         let known = self.standing.load(Ordering::Relaxed);
-        [LeaseStanding::Trusted, LeaseStanding::Doubted, LeaseStanding::Suspect]
+        [LeaseStanding::Trusted, LeaseStanding::Expiring, LeaseStanding::Suspect]
             .into_iter()
             .find(|standing| *standing as u8 == known)
-            .unwrap_or(LeaseStanding::Condemned)
+            .unwrap_or(LeaseStanding::Released)
     }
 
-    pub(super) fn stand(&self, standing: LeaseStanding) {
+    pub(super) fn set_standing(&self, standing: LeaseStanding) {
         self.standing.store(standing as u8, Ordering::Relaxed);
     }
 
-    /// Its terms.
+    /// Terms that were granted last.
     #[must_use]
     pub fn terms(&self) -> LeaseTerms {
         LeaseTerms::unpack(self.terms.load(Ordering::Relaxed))
     }
 
-    /// Grants other terms, from the next sign of life on.
+    /// Grants other terms, which hold from the next renewal on.
     pub fn set_terms(&self, terms: LeaseTerms) {
         self.terms.store(terms.pack(), Ordering::Relaxed);
     }
 
-    /// What its holder last said of its load.
+    /// Last load report of the holder.
     #[must_use]
     pub fn load(&self) -> Option<LoadReport> {
         self.load.lock().as_deref().copied()
     }
 
-    /// Its holder says how busy it is.
-    pub fn report(&self, load: LoadReport) {
+    /// Stores a load report.
+    pub fn report_load(&self, load: LoadReport) {
         *self.load.lock() = Some(Box::new(load));
     }
 
-    fn state(&self) -> LeaseState {
-        LeaseState::unpack(self.state.load(Ordering::Acquire))
+    fn state(&self, now: LeaseTime) -> LeaseState {
+        LeaseState::unpack(self.state.load(Ordering::Acquire), now)
     }
 
-    fn change<E>(&self, mut change: impl FnMut(LeaseState) -> Result<LeaseState, E>) -> Result<(), E> {
+    fn change<E>(&self, now: LeaseTime, mut change: impl FnMut(LeaseState) -> Result<LeaseState, E>) -> Result<(), E> {
         let mut word = self.state.load(Ordering::Acquire);
         loop {
-            let next = change(LeaseState::unpack(word))?.pack();
+            let next = change(LeaseState::unpack(word, now))?.pack();
             match self.state.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
-                Err(now) => word = now,
+                Err(current) => word = current,
             }
         }
     }

@@ -1,10 +1,10 @@
-//! The clock that leases run on: it stands still while the process does.
+//! The lease clock: a monotonic clock that leaves out pauses of the process.
 //!
-//! A monotonic clock runs on while the process is stopped, swapped out or starved; heartbeats that came meanwhile are
-//! still unread. So a gap between two readings of more than a second is taken out of the time that leases see.
+//! A monotonic clock runs on while the process is stopped, swapped out or starved, and heartbeats that came meanwhile are still
+//! unread. So a gap of more than a second between two readings is left out of lease time.
 //!
-//! And it stands still for a while longer: holders that waited for an answer have closed their streams meanwhile, and wait
-//! before they try again. They get as long as the pause was, up to [`COMING_BACK`].
+//! After the gap the lease clock stands still for as long again, up to [`MAX_RECONNECT_MS`]: clients that waited for an answer
+//! have closed their streams meanwhile, and back off before they reconnect.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,38 +12,38 @@ use parking_lot::Mutex;
 
 use super::lease::LeaseTime;
 
-/// A longer gap between two readings, in milliseconds, counts as a pause. Somebody has to read the clock more often.
-const PAUSE: u64 = 1_000;
+/// Longest gap between two readings that is no pause. The clock must be read more often than that.
+const MAX_GAP_MS: u64 = 1_000;
 
-/// How long a client may wait before it tries again, and a second for doing so, in milliseconds.
-const COMING_BACK: u64 = 6_000;
+/// Maximum time for clients to reconnect after a pause: their longest back-off, and a second.
+const MAX_RECONNECT_MS: u64 = 6_000;
 
-/// Turns a monotonic clock into the time of leases. Both in milliseconds.
+/// Converts readings of a monotonic clock to lease time. Both are in milliseconds.
 #[derive(Debug, Default)]
 pub struct LeaseClock {
-    /// The last reading of the monotonic clock.
+    /// Last reading of the monotonic clock.
     last: AtomicU64,
-    /// Milliseconds of pauses so far.
+    /// Sum of the pauses so far.
     paused: AtomicU64,
-    /// The lease time of the last pause: it does not run backwards, whoever read the monotonic clock before the pause and comes
-    /// here after it was accounted for.
+    /// Lease time of the last pause. It is a lower bound, for a reader that read the monotonic clock before the pause and calls
+    /// after the pause was accounted for.
     floor: AtomicU64,
-    /// Held by whoever accounts for a pause: one does, the others wait and see.
+    /// Held while a pause is accounted for, so that it is accounted for once.
     accounting: Mutex<()>,
 }
 
 impl LeaseClock {
-    /// The time of leases at this reading of the monotonic clock.
+    /// Returns the lease time at a reading of the monotonic clock.
     pub fn read(&self, monotonic: u64) -> LeaseTime {
         let last = self.last.load(Ordering::Acquire);
-        if monotonic.saturating_sub(last) > PAUSE {
+        if monotonic.saturating_sub(last) > MAX_GAP_MS {
             self.account(monotonic);
         }
         let time = monotonic.saturating_sub(self.paused.load(Ordering::Acquire));
         time.max(self.floor.load(Ordering::Acquire))
     }
 
-    /// The same, by the one who reads it regularly and so tells a pause from a quiet time.
+    /// As [`Self::read`], for the task that reads the clock regularly: its readings tell a pause from a quiet time.
     pub fn tick(&self, monotonic: u64) -> LeaseTime {
         let time = self.read(monotonic);
         self.last.fetch_max(monotonic, Ordering::AcqRel);
@@ -51,16 +51,16 @@ impl LeaseClock {
     }
 
     fn account(&self, monotonic: u64) {
-        let _one = self.accounting.lock();
+        let _once = self.accounting.lock();
         let last = self.last.load(Ordering::Acquire);
         let gap = monotonic.saturating_sub(last);
-        if gap > PAUSE {
+        if gap > MAX_GAP_MS {
             let paused = self.paused.load(Ordering::Acquire);
             let time = last.saturating_sub(paused).max(self.floor.load(Ordering::Acquire));
             self.floor.fetch_max(time, Ordering::AcqRel);
-            // For how long it was to stand still already: pauses in a row do not add up.
+            // Rest of the time for which it stands still after an earlier pause: pauses in a row do not add up.
             let before = (time + paused).saturating_sub(last);
-            let still = before.max(gap.min(COMING_BACK));
+            let still = before.max(gap.min(MAX_RECONNECT_MS));
             self.paused.store(monotonic + still - time, Ordering::Release);
             self.last.fetch_max(monotonic, Ordering::AcqRel);
         }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_with_the_monotonic_clock() {
+    fn clock_without_pauses_runs_with_the_monotonic_clock() {
         let clock = LeaseClock::default();
         for now in (0..10_000).step_by(100) {
             assert_eq!(clock.tick(now), now);
@@ -81,10 +81,10 @@ mod tests {
     }
 
     #[test]
-    fn stands_still_in_a_pause_and_while_clients_come_back() {
+    fn clock_stands_still_in_a_pause_and_while_clients_reconnect() {
         let clock = LeaseClock::default();
         clock.tick(500);
-        assert_eq!(clock.read(60_500), 500, "a heartbeat is read before the regular reader comes round");
+        assert_eq!(clock.read(60_500), 500, "a heartbeat is read before the regular reading");
         for now in (60_600..=66_500).step_by(100) {
             assert_eq!(clock.tick(now), 500);
         }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_pause_gives_as_long_again() {
+    fn short_pause_gives_clients_as_long_again() {
         let clock = LeaseClock::default();
         clock.tick(1_000);
         assert_eq!(clock.tick(3_000), 1_000);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_in_a_row_do_not_add_up() {
+    fn pauses_in_a_row_do_not_add_up_their_reconnect_times() {
         let clock = LeaseClock::default();
         clock.tick(1_000);
         for pause in 1..=20 {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_pause_takes_nothing_from_a_long_one() {
+    fn short_pause_after_a_long_one_shortens_nothing() {
         let clock = LeaseClock::default();
         clock.tick(1_000);
         assert_eq!(clock.tick(61_000), 1_000, "until 67,000");
@@ -128,23 +128,23 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_from_before_the_pause_is_not_in_the_past() {
+    fn reading_from_before_a_pause_is_not_earlier_than_the_pause() {
         let clock = LeaseClock::default();
         clock.tick(1_000);
         clock.tick(1_900);
         clock.tick(60_000);
-        assert_eq!(clock.read(1_950), 1_900, "read before, asked after");
+        assert_eq!(clock.read(1_950), 1_900, "read before the pause, converted after it");
     }
 
     #[test]
-    fn a_second_is_no_pause() {
+    fn gap_of_a_second_is_no_pause() {
         let clock = LeaseClock::default();
         clock.tick(1_000);
         assert_eq!(clock.tick(2_000), 2_000);
     }
 
     #[test]
-    fn one_pause_is_accounted_once() {
+    fn pause_that_several_threads_see_is_accounted_for_once() {
         let clock = LeaseClock::default();
         clock.tick(1_000);
         std::thread::scope(|threads| {

@@ -1,4 +1,4 @@
-//! All leases: found by their names, looked at when their time comes.
+//! All leases, by id, and the timing wheel that finds those that are due.
 
 use std::{
     hash::{BuildHasherDefault, Hasher},
@@ -17,12 +17,12 @@ use crate::{
     sync::Mutex,
 };
 
-/// How long the holder of a lease that was ended by others can ask how: two times to live, within these bounds.
-const SHORTEST_MEMORY: Duration = Duration::from_mins(1);
-const LONGEST_MEMORY: Duration = Duration::from_mins(10);
+/// Shortest and longest time for which the reason of an ended lease is remembered for its holder. Between them: two TTLs.
+const MIN_MEMORY: Duration = Duration::from_mins(1);
+const MAX_MEMORY: Duration = Duration::from_mins(10);
 
-/// Hashes lease ids, which are random already: a part of one is as good as a digest. Only our own are ever inserted, so that
-/// nobody can choose them to collide.
+/// Hasher for lease ids, which are random already, so that a part of one is as good as a digest. Only ids that the registry
+/// made itself are ever inserted, so no client can choose ids that collide.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct LeaseHasher(u64);
 
@@ -43,14 +43,14 @@ impl Hasher for LeaseHasher {
     }
 }
 
-/// For maps of leases.
+/// [`LeaseHasher`] as a parameter of a map.
 pub type HashLease = BuildHasherDefault<LeaseHasher>;
 
-/// The leases of all registrations, and for a while those that others ended.
+/// Leases of all registrations, and for a while those that did not end by their holders' doing.
 #[derive(Debug)]
 pub struct LeaseTable {
     by_id: DashMap<LeaseId, Arc<Lease>, HashLease>,
-    /// Touched when a lease begins, ends or comes nearer to its end; never by a heartbeat.
+    /// Locked when a lease begins, ends or comes nearer to its deadline; never by a heartbeat.
     wheel: Mutex<TimingWheel>,
     streams: AtomicU64,
 }
@@ -60,9 +60,9 @@ impl LeaseTable {
         Self { by_id: DashMap::default(), wheel: Mutex::new(TimingWheel::new(now)), streams: AtomicU64::new(0) }
     }
 
-    /// A number for a new heartbeat stream.
+    /// Returns an identifier for a new heartbeat stream.
     #[must_use]
-    pub fn new_carrier(&self) -> HeartbeatStreamId {
+    pub fn new_stream_id(&self) -> HeartbeatStreamId {
         HeartbeatStreamId::numbered(self.streams.fetch_add(1, Ordering::Relaxed))
     }
 
@@ -72,35 +72,35 @@ impl LeaseTable {
         self.by_id.get(&id).map(|found| Arc::clone(found.value()))
     }
 
-    /// How many leases are known, with those that are only remembered.
+    /// Number of leases, with the ended ones that are still remembered.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Whether no lease is known.
+    /// Returns whether the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
 
-    /// The stream broke that carried these heartbeats.
-    pub fn broken(&self, lease: &Arc<Lease>, carrier: HeartbeatStreamId, now: LeaseTime) {
-        if lease.broken(carrier, now).is_some() {
+    /// Notes that a stream that renewed this lease broke.
+    pub fn stream_broken(&self, lease: &Arc<Lease>, stream: HeartbeatStreamId, now: LeaseTime) {
+        if lease.stream_broken(stream, now).is_some() {
             self.wheel.lock().put(lease);
         }
     }
 
-    /// A repeated registration: a sign of life, on terms that may be others.
+    /// Renews a lease on terms that may be new, for a repeated registration.
     ///
     /// # Errors
     ///
     /// When the lease has ended meanwhile.
     pub fn renew(&self, lease: &Arc<Lease>, terms: LeaseTerms, now: LeaseTime) -> Result<(), EndReason> {
-        let shorter = terms.ttl() < lease.terms().ttl();
+        let is_shorter = terms.ttl() < lease.terms().ttl();
         lease.set_terms(terms);
         lease.renew(now, None)?;
-        if shorter {
+        if is_shorter {
             self.wheel.lock().put(lease);
         }
         Ok(())
@@ -111,36 +111,38 @@ impl LeaseTable {
         self.wheel.lock().put(lease);
     }
 
-    pub(super) fn end(&self, lease: &Arc<Lease>, ending: EndReason, now: LeaseTime) {
-        match ending {
-            // Who was taken over or removed by others must hear of it with its next heartbeat.
+    pub(super) fn end(&self, lease: &Arc<Lease>, reason: EndReason, now: LeaseTime) {
+        match reason {
+            // The holder does not know yet: its next heartbeat is answered with the reason.
             EndReason::Superseded | EndReason::Removed => {
-                let memory = (lease.terms().ttl() * 2).clamp(SHORTEST_MEMORY, LONGEST_MEMORY);
-                lease.end(ending, now, memory);
+                let memory = (lease.terms().ttl() * 2).clamp(MIN_MEMORY, MAX_MEMORY);
+                lease.end(reason, now, memory);
                 self.wheel.lock().put(lease);
             }
             EndReason::Expired | EndReason::Deregistered => {
-                lease.end(ending, now, Duration::ZERO);
-                self.by_id.remove(&lease.id);
+                lease.end(reason, now, Duration::ZERO);
+                self.forget(&[Arc::clone(lease)]);
             }
         }
     }
 
-    /// Looks at the leases whose time for that has come; those that can be forgotten are.
-    pub(super) fn turn(&self, now: LeaseTime) -> TickResult {
-        let turn = self.wheel.lock().turn(now);
-        self.forget(&turn.forgotten);
-        turn
+    /// Ticks the wheel, and forgets the leases that it finds forgettable.
+    pub(super) fn tick(&self, now: LeaseTime) -> TickResult {
+        let found = self.wheel.lock().tick(now);
+        self.forget(&found.forgettable);
+        found
     }
 
-    /// Their holders need not be told more than that nobody knows them.
+    /// Removes ended leases. Their holders' heartbeats are answered with `UNKNOWN` from now on.
+    ///
+    /// A lease that has begun again under the same id stays.
     pub(super) fn forget(&self, leases: &[Arc<Lease>]) {
         for lease in leases {
-            self.by_id.remove(&lease.id);
+            self.by_id.remove_if(&lease.id, |_, known| !known.is_alive());
         }
     }
 
-    /// Has them looked at again, as heartbeats came.
+    /// Puts leases back into the wheel after heartbeats came.
     pub(super) fn put_back(&self, leases: &[Arc<Lease>]) {
         if !leases.is_empty() {
             let mut wheel = self.wheel.lock();

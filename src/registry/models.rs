@@ -16,8 +16,8 @@ fn read(subscription: &mut Subscription, registry: &Registry, believes: &mut BTr
     let key = |entry: &Entry| format!("{}/{}", entry.instance.service, entry.instance.id);
     loop {
         match subscription.next(registry) {
-            Step::Snapshot(SnapshotChunk::Block(block)) => {
-                for entry in block.entries() {
+            Step::Snapshot(SnapshotChunk::Chunk(chunk)) => {
+                for entry in chunk.entries() {
                     assert!(believes.insert(key(entry)), "told twice");
                 }
             }

@@ -1,4 +1,4 @@
-//! Services by their names in lower case, for protocols that do not tell the cases apart.
+//! Index of services by their names in lower case, for protocols that ignore case.
 
 use std::{
     borrow::Cow,
@@ -10,8 +10,8 @@ use crate::{
     sync::RwLock,
 };
 
-/// Spellings of names, by the name in lower case. A name that nothing spells with an upper-case letter is not here, so that in
-/// most registries this is empty. Changes with the map, under the order lock.
+/// Spellings of names, by the name in lower case. Only names with an upper-case letter are indexed, so in most registries the
+/// index is empty. Changes with the map, under the order lock.
 #[derive(Debug, Default)]
 pub(super) struct NameIndex(RwLock<BTreeMap<Box<str>, SpelledName>>);
 
@@ -21,7 +21,7 @@ struct SpelledName {
     /// Spellings with an upper-case letter.
     spellings: BTreeSet<ServiceName>,
     /// Revision at which a spelling last lost its last instance.
-    lost: Revision,
+    last_removed: Revision,
 }
 
 impl NameIndex {
@@ -31,17 +31,17 @@ impl NameIndex {
         }
     }
 
-    /// Forgets a spelling that has no instances any more. `is_present` tells whether a name has instances.
-    pub(super) fn remove(&self, name: &ServiceName, revision: Revision, is_present: impl Fn(&str) -> bool) {
+    /// Removes a spelling that has lost its last instance. `has_instances` returns whether a name has some.
+    pub(super) fn remove(&self, name: &ServiceName, revision: Revision, has_instances: impl Fn(&str) -> bool) {
         let folded = fold(name.as_str());
         if !self.0.read().contains_key(&*folded) {
             return;
         }
-        let others = *folded != *name.as_str() && is_present(&folded);
+        let others = *folded != *name.as_str() && has_instances(&folded);
         let mut all = self.0.write();
         if let Some(found) = all.get_mut(&*folded) {
             found.spellings.remove(name);
-            found.lost = revision;
+            found.last_removed = revision;
             if found.spellings.is_empty() && !others {
                 all.remove(&*folded);
             }
@@ -53,13 +53,13 @@ impl NameIndex {
         self.0.read().get(folded).map(|found| found.spellings.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Returns the revision at which a spelling of this name last lost its last instance, while others had some.
-    pub(super) fn lost(&self, folded: &str) -> Revision {
-        self.0.read().get(folded).map(|found| found.lost).unwrap_or_default()
+    /// Returns the revision at which a spelling of this name last lost its last instance while others had some.
+    pub(super) fn last_removed(&self, folded: &str) -> Revision {
+        self.0.read().get(folded).map(|found| found.last_removed).unwrap_or_default()
     }
 }
 
-/// Returns a name in lower case. Borrowed: it is so already.
+/// Returns a name in lower case. Borrowed if it is in lower case already.
 pub(super) fn fold(name: &str) -> Cow<'_, str> {
     let upper = name.bytes().any(|byte| byte.is_ascii_uppercase());
     if upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) }
@@ -82,27 +82,27 @@ mod tests {
 
     const NAMES: [&str; 4] = ["redis", "Redis", "REDIS", "redis2"];
 
-    /// Index of all spellings of `redis` that are present.
-    fn index(registry: &Registry) -> u64 {
+    /// Returns the revision over all spellings of `redis`.
+    fn revision(registry: &Registry) -> u64 {
         let names = registry.spellings_of("reDIS");
         let present = names.iter().filter_map(|name| registry.summary(name)).map(|summary| summary.revision);
-        present.max().unwrap_or_default().max(registry.spelling_lost("REdis")).0
+        present.max().unwrap_or_default().max(registry.last_spelling_removed("REdis")).0
     }
 
     proptest! {
-        /// All spellings that have instances are found by any spelling, and their index rises with each change of them.
+        /// All spellings that have instances are found by any spelling, and their revision rises with each change of them.
         #[test]
-        fn spellings_are_found_together_and_their_index_never_falls(
+        fn spellings_are_found_together_and_their_revision_never_falls(
             operations in prop::collection::vec((0..NAMES.len(), any::<bool>()), 1..60),
         ) {
             let engine = Memory::new(Incarnation(1), at(0), Arc::new(NoListener));
             let registry = engine.registry();
             let mut present = BTreeSet::new();
-            for (lease, (number, comes)) in operations.into_iter().enumerate() {
-                let (name, before) = (NAMES[number], index(registry));
-                let changed = if comes {
-                    let asked = register(name, "a", "boot", lease as u128);
-                    engine.submit(Command::Register(asked), at(0)).unwrap();
+            for (lease, (number, registers)) in operations.into_iter().enumerate() {
+                let (name, before) = (NAMES[number], revision(registry));
+                let changed = if registers {
+                    let command = Command::Register(register(name, "a", "boot", lease as u128));
+                    engine.submit(command, at(0)).unwrap();
                     present.insert(name)
                 } else {
                     let _ = engine.submit(deregister(name, "a", None), at(0));
@@ -114,16 +114,16 @@ mod tests {
                 let found: Vec<_> = found.iter().map(ServiceName::as_str).collect();
                 prop_assert_eq!(&found, &of_redis);
                 if of_redis.is_empty() {
-                    prop_assert!(registry.spellings.0.read().is_empty(), "nothing is kept of names that are gone");
+                    prop_assert!(registry.spellings.0.read().is_empty(), "the index keeps nothing of removed names");
                 } else if changed && name.eq_ignore_ascii_case("redis") {
-                    prop_assert!(index(registry) > before);
+                    prop_assert!(revision(registry) > before);
                 }
             }
         }
     }
 
     #[test]
-    fn name_that_the_registry_keeps_for_itself_has_no_spellings() {
+    fn reserved_name_has_no_spellings() {
         let engine = Memory::new(Incarnation(1), at(0), Arc::new(NoListener));
         assert!(engine.registry().spellings_of("_nodes").is_empty());
     }

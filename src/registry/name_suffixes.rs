@@ -1,4 +1,4 @@
-//! Suffixes of dotted names: `b.c` and `c` for `a.b.c`. In DNS they exist because the name does, though nothing is registered
+//! Suffixes of dotted names: `b.c` and `c` for `a.b.c`. In DNS they exist because the name does, although nothing is registered
 //! under them.
 
 use std::{
@@ -7,15 +7,15 @@ use std::{
     iter::successors,
 };
 
-/// Longest name whose suffixes are kept, in bytes: that of a DNS name.
+/// Maximum length of a name whose suffixes are kept: that of a DNS name.
 const MAX_NAME_BYTES: usize = 253;
-/// Most labels of a name whose suffixes are kept. Longer names are not looked up by any protocol.
+/// Maximum number of labels of a name whose suffixes are kept. No protocol looks up longer names.
 const MAX_LABELS: usize = 32;
-/// Longest label, in bytes.
+/// Maximum length of a label.
 const MAX_LABEL_BYTES: usize = 63;
 
-/// Counted set of the proper suffixes of names, whatever their case. It holds hashes, so that a name of many labels costs a
-/// few hundred bytes; two suffixes with one hash would make an absent one look present, which only matters once in 2^64.
+/// Counted set of the proper suffixes of names, regardless of case. It holds hashes, so that a name of many labels costs a few
+/// hundred bytes. Two suffixes with one hash make an absent one look present, with a probability of one in 2^64.
 #[derive(Debug, Default)]
 pub struct NameSuffixes {
     hasher: RandomState,
@@ -23,7 +23,7 @@ pub struct NameSuffixes {
 }
 
 impl NameSuffixes {
-    /// Adds the suffixes of a name. A name that DNS cannot say has none.
+    /// Adds the suffixes of a name. A name that is no DNS name has none.
     pub fn add(&mut self, name: &str) {
         self.each(name, |counts, suffix| *counts.entry(suffix).or_default() += 1);
     }
@@ -67,7 +67,7 @@ fn parent(name: &str) -> Option<&str> {
     name.split_once('.').map(|(_, rest)| rest)
 }
 
-/// Returns whether a name is one of several labels that DNS can say.
+/// Returns whether a name is a DNS name of several labels.
 #[must_use]
 pub(super) fn has_suffixes(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suffixes_of_a_name_are_there_until_its_last_removal() {
+    fn suffixes_stay_until_their_last_name_is_removed() {
         let mut set = NameSuffixes::default();
         set.add("A.b.c");
         set.add("x.c");
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_dns_cannot_say_have_no_suffixes() {
+    fn names_that_are_no_dns_names_have_no_suffixes() {
         let mut set = NameSuffixes::default();
         let long = format!("a.{}.c", "b".repeat(64));
         for name in ["plain", "", ".", "a..b", "a.", ".a", &long, &"a.".repeat(100), &"a.".repeat(2_000)] {

@@ -1,7 +1,6 @@
-//! Nodes by their addresses and by the suffixes of their names.
+//! Indexes of nodes by address and by the suffixes of their names.
 //!
-//! Nodes are found by name in the service that keeps them. Here is where they are found by anything else. Changes with the
-//! map, under the order lock.
+//! By name, nodes are found in the reserved service that holds them. Changes with the map, under the order lock.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,7 +26,7 @@ struct Indexes {
 }
 
 impl NodeIndex {
-    /// Puts a node in the place of what was known of it.
+    /// Replaces one state of a node by another.
     pub(super) fn replace(&self, before: Option<&Instance>, after: Option<&Instance>) {
         let same =
             |one: &Instance, other: &Instance| address(one) == address(other) && node_name(one) == node_name(other);
@@ -43,13 +42,13 @@ impl NodeIndex {
         }
     }
 
-    /// Ids of the nodes with this address.
+    /// Returns the ids of the nodes with this address.
     pub(super) fn at(&self, address: IpAddr) -> Vec<InstanceId> {
         let indexes = self.0.read();
         indexes.addresses.get(&address.to_canonical()).into_iter().flatten().cloned().collect()
     }
 
-    /// Returns whether a node's name has this proper suffix.
+    /// Returns whether a node has a name with this proper suffix.
     pub(super) fn has_suffix(&self, suffix: &str) -> bool {
         self.0.read().suffixes.contains(suffix)
     }
@@ -66,19 +65,19 @@ impl Indexes {
     fn remove(&mut self, node: &Instance) {
         self.suffixes.remove(node_name(node));
         let Some(address) = address(node) else { return };
-        if let Some(there) = self.addresses.get_mut(&address) {
-            there.remove(&node.id);
-            if there.is_empty() {
+        if let Some(ids) = self.addresses.get_mut(&address) {
+            ids.remove(&node.id);
+            if ids.is_empty() {
                 self.addresses.remove(&address);
             }
         }
     }
 }
 
-/// Name of a node, as it was registered; empty for the local node.
+/// Returns the name of a node, as it was registered; empty for the local node.
 #[must_use]
 pub fn node_name(node: &Instance) -> &str {
-    node.consul_registration.as_ref().map_or("", |listing| &*listing.node)
+    node.consul_registration.as_ref().map_or("", |registration| &*registration.node)
 }
 
 fn address(node: &Instance) -> Option<IpAddr> {

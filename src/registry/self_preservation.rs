@@ -1,27 +1,27 @@
-//! Protection from mass expiry: who is silent is believed to be dead, unless too many are silent at once.
+//! Self-preservation: when many leases run out at once, their instances are marked as suspect rather than removed.
 //!
-//! When many leases run out together, it is rather the network, or this process, that failed than all their holders. So
-//! before anybody is removed, those are counted who are *weak* (less than a third of their time is left, or nothing) and those
-//! who were removed for that reason within the last time to live. When that is more than a fifth of a service of three or more,
-//! or a tenth of a registry of twenty or more in three services or more, nobody goes: whose time is over is a *suspect*, still
-//! served, marked and counted.
+//! Many leases run out together when the network or this process fails, rather than all their holders. So before an instance is
+//! removed, a sweep counts the leases that are *expiring* (less than a third of the TTL is left, or nothing) and the instances
+//! that were removed because their lease expired within the last TTL. When these are more than a fifth of a service of three or
+//! more, or more than a tenth of a registry of twenty or more in three services or more, the threshold is exceeded: an instance
+//! whose lease is overdue becomes a *suspect*, still served, marked and counted.
 //!
 //! | it ends | when |
 //! |---|---|
 //! | for one instance | a heartbeat comes; it is deregistered, or another boot takes over |
-//! | for a service | it has no suspects left, or there were not too many silent ones for a time to live: the rest goes |
-//! | for the patient | a suspect has been silent for ten times to live: a fifth of the service goes in each time to live, one at least |
-//! | by an operator | [`Registry::reset_protection`]: who is silent now goes when its time is over |
+//! | for a service | it has no suspects left, or the threshold was not exceeded for a TTL: the other suspects are removed |
+//! | for old suspects | a suspect has been silent for ten TTLs: a fifth of the service is released in each TTL, one at least |
+//! | by an operator | [`Registry::reset_self_preservation`]: what is silent now is removed once it is overdue |
 //!
-//! So nobody empties a service of three or more by silence alone within a time to live. By the same rule a service of three or
-//! four holds a single silent instance; one of one or two lets its dead go at once.
+//! So a service of three or more never loses all its instances within a TTL because heartbeats are missing. By the same rule, a
+//! service of three or four holds a single silent instance, and a service of one or two holds none.
 //!
-//! *Weak* leases and suspects are tracked in one list, from the moment the wheel finds them weak. Each sweep looks at all of
-//! them, or, where they are many, at some of them; a heartbeat touches nothing here. What has been expired counts as removed
-//! at once, whenever its event is applied.
+//! Expiring leases and suspects are tracked in one list, from the moment the timing wheel finds them expiring. Each sweep looks at
+//! all of them or, where they are many, at some of them; a heartbeat touches nothing here. An expired lease counts as a removal at
+//! once, whenever its event is applied.
 //!
-//! What is not here: expiring itself ([`super::lease`]), marking and removing instances (`decide`, by the commands that a sweep
-//! returns), telling people ([`Registry::notices`] is for that).
+//! Not here: expiring a lease ([`super::lease`]), marking and removing instances (`decide`, by the commands that a sweep returns),
+//! and reporting to operators ([`Registry::self_preservation_events`] is for that).
 
 mod event;
 mod lease_counter;
@@ -44,162 +44,163 @@ use event::SelfPreservationLog;
 pub use event::{EventKind, SelfPreservationEvent, SelfPreservationStatus};
 pub(super) use lease_counter::LeaseCounter;
 use lease_counter::TotalLeaseCounter;
-use service_records::{RecordIndex, ServiceRecords};
+use service_records::{RecordIndex, ServiceRecord, ServiceRecords};
 use sweep::SweepResult;
 pub use threshold::ThresholdInput;
-use threshold::{REGISTRY, ThresholdState};
+use threshold::{REGISTRY_RULE, SERVICE_RULE, ThresholdState};
 
-/// Whom protection holds, and whom it watches.
+/// State of self-preservation of a registry.
 #[derive(Debug)]
 pub(super) struct SelfPreservation {
     total: TotalLeaseCounter,
-    /// Guards what sweeps decide by. Taken by sweeps, operators and adoptions, never by a heartbeat; under it, only a look at the
-    /// map of services.
+    /// Guards the state that sweeps decide by. Taken by sweeps, by operators, and where a suspect is loaded; never by a
+    /// heartbeat. While it is held, only the map of services is looked at.
     state: Mutex<SelfPreservationState>,
 }
 
 #[derive(Debug)]
 struct SelfPreservationState {
     records: ServiceRecords,
-    /// The registry as a whole.
+    /// Threshold of the registry as a whole.
     all: ThresholdState,
-    /// Who is weak, suspect or condemned; and for a while some who no longer are.
+    /// Leases that are expiring, suspect or released, and some that no longer are.
     tracked: Vec<TrackedLease>,
-    /// Where the next sweep goes on.
+    /// Index at which the next sweep goes on.
     cursor: usize,
-    notices: SelfPreservationLog,
+    log: SelfPreservationLog,
 }
 
 #[derive(Debug)]
 struct TrackedLease {
     lease: Arc<Lease>,
-    place: RecordIndex,
+    record: RecordIndex,
 }
 
 impl SelfPreservation {
     pub(super) fn new() -> Self {
         let state = SelfPreservationState {
             records: ServiceRecords::default(),
-            all: ThresholdState::new(REGISTRY),
+            all: ThresholdState::new(REGISTRY_RULE),
             tracked: Vec::new(),
             cursor: 0,
-            notices: SelfPreservationLog::default(),
+            log: SelfPreservationLog::default(),
         };
         Self { total: TotalLeaseCounter::default(), state: Mutex::new(state) }
     }
 
-    /// A lease begins to hold. `suspect`: its instance is marked already, as it may be when it was stored.
-    pub(super) fn begins(&self, lease: &Arc<Lease>, of: &Arc<LeaseCounter>, suspect: bool) {
-        self.total.begins(lease, of);
+    /// Notes that a lease begins. `suspect`: its instance is marked already, as it may be when it was stored.
+    pub(super) fn begins(&self, lease: &Arc<Lease>, counter: &Arc<LeaseCounter>, suspect: bool) {
+        self.total.add(lease, counter);
         if suspect {
             let mut state = self.state.lock();
-            let place = state.records.open(&lease.service, of);
-            state.track(lease, place, LeaseStanding::Suspect);
+            let record = state.records.open(&lease.service, counter);
+            state.track(lease, record, LeaseStanding::Suspect);
         }
     }
 
-    /// A lease has ended.
-    pub(super) fn ends(&self, lease: &Lease, of: &LeaseCounter) {
-        self.total.ends(lease, of);
+    /// Notes that a lease has ended.
+    pub(super) fn ends(&self, lease: &Lease, counter: &LeaseCounter) {
+        self.total.remove(lease, counter);
     }
 }
 
 impl SelfPreservationState {
-    fn track(&mut self, lease: &Arc<Lease>, place: RecordIndex, standing: LeaseStanding) {
-        let Some(record) = self.records.get_mut(place) else { return };
+    fn track(&mut self, lease: &Arc<Lease>, index: RecordIndex, standing: LeaseStanding) {
+        let Some(record) = self.records.get_mut(index) else { return };
         record.tracked += 1;
-        lease.stand(standing);
-        for ward in [&mut record.ward, &mut self.all] {
-            ward.weak += 1;
-            ward.suspects += usize::from(standing == LeaseStanding::Suspect);
+        lease.set_standing(standing);
+        for threshold in [&mut record.threshold, &mut self.all] {
+            threshold.expiring += 1;
+            threshold.suspects += usize::from(standing == LeaseStanding::Suspect);
         }
-        self.tracked.push(TrackedLease { lease: Arc::clone(lease), place });
+        self.tracked.push(TrackedLease { lease: Arc::clone(lease), record: index });
     }
 
-    /// It no longer counts as what it was, and from now on stands so.
-    fn strike(&mut self, lease: &Lease, place: RecordIndex, standing: LeaseStanding) {
+    /// Gives a lease another standing, with which it no longer counts as expiring or suspect.
+    fn uncount(&mut self, lease: &Lease, index: RecordIndex, standing: LeaseStanding) {
         let before = lease.standing();
-        lease.stand(standing);
-        if let (LeaseStanding::Doubted | LeaseStanding::Suspect, Some(record)) = (before, self.records.get_mut(place)) {
-            for ward in [&mut record.ward, &mut self.all] {
-                ward.weak -= 1;
-                ward.suspects -= usize::from(before == LeaseStanding::Suspect);
+        lease.set_standing(standing);
+        if let (LeaseStanding::Expiring | LeaseStanding::Suspect, Some(record)) = (before, self.records.get_mut(index))
+        {
+            for threshold in [&mut record.threshold, &mut self.all] {
+                threshold.expiring -= 1;
+                threshold.suspects -= usize::from(before == LeaseStanding::Suspect);
             }
         }
     }
 }
 
 impl Registry {
-    /// Looks at the leases whose time for that has come, and decides who goes, who is suspected and who is believed again.
-    /// Whoever runs the engine submits the commands that come of it, in this order.
+    /// Looks at the leases that are due, and decides which expire, which become suspect, and which recover. Returns the commands
+    /// that carry this out, for the engine to submit in this order.
     ///
-    /// To be called several times a second, by one task. A lease that is to go has ended when this returns: its holder's next
-    /// heartbeat is told so, and none that was answered before is lost. That of a suspect goes on.
+    /// Called several times a second, by one task. A lease that expires has ended when this returns: its holder's next heartbeat
+    /// is answered with that, and no lease is lost whose heartbeat was answered before. The lease of a suspect goes on.
     #[must_use]
     pub fn sweep(&self, now: ClockReading) -> Vec<Command> {
-        let turn = self.leases.turn(now.lease);
-        let head = |service: &ServiceName| self.services.get(service).map(|service| Arc::clone(service.headcount()));
-        let SelfPreservation { total, state } = &self.protection;
-        let SweepResult { commands, expired, fresh } = state.lock().sweep(&turn, total, now, head);
+        let due = self.leases.tick(now.lease);
+        let counter_of =
+            |service: &ServiceName| self.services.get(service).map(|service| Arc::clone(service.lease_counter()));
+        let SelfPreservation { total, state } = &self.self_preservation;
+        let SweepResult { commands, expired, fresh } = state.lock().sweep(&due, total, now, counter_of);
         self.leases.forget(&expired);
         self.leases.put_back(&fresh);
         commands
     }
 
-    /// An operator says that the silent instances of a service, or of all, are dead: they go with the next sweep, or, if some time
-    /// is left to them, when it is over without a heartbeat. Returns how many are meant.
-    pub fn reset_protection(&self, service: Option<&ServiceName>, now: ClockReading) -> usize {
-        let SelfPreservation { total, state } = &self.protection;
+    /// Ends self-preservation of a service, or of all, for an operator: silent instances are removed with the next sweep or, if
+    /// some of their TTL is left, when it is over without a heartbeat. Returns the number of silent instances.
+    pub fn reset_self_preservation(&self, service: Option<&ServiceName>, now: ClockReading) -> usize {
+        let SelfPreservation { total, state } = &self.self_preservation;
         state.lock().reset(service, total, now)
     }
 
-    /// Up to `limit` services that are protected, with names after this one, by name.
+    /// Returns up to `limit` services in self-preservation, with names after `after`, by name.
     #[must_use]
-    pub fn protected(&self, after: &str, limit: usize, now: LeaseTime) -> Vec<SelfPreservationStatus> {
-        let state = self.protection.state.lock();
-        let guarded =
-            |record: &&service_records::ServiceRecord| record.ward.guard.is_some() && record.name.as_str() > after;
-        let mut found: Vec<_> = state.records.iter().filter(guarded).collect();
+    pub fn preserved_services(&self, after: &str, limit: usize, now: LeaseTime) -> Vec<SelfPreservationStatus> {
+        let state = self.self_preservation.state.lock();
+        let is_wanted = |record: &&ServiceRecord| record.threshold.activation.is_some() && record.name.as_str() > after;
+        let mut found: Vec<_> = state.records.iter().filter(is_wanted).collect();
         found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        found.into_iter().take(limit).map(|record| record.shown(now)).collect()
+        found.into_iter().take(limit).map(|record| record.status(now)).collect()
     }
 
-    /// How a service stands, protected or not.
+    /// Returns the self-preservation status of a service.
     #[must_use]
-    pub fn protection_of(&self, service: &ServiceName, now: LeaseTime) -> SelfPreservationStatus {
-        let state = self.protection.state.lock();
-        let record = state.records.find(service).and_then(|place| state.records.get(place));
+    pub fn self_preservation_of(&self, service: &ServiceName, now: LeaseTime) -> SelfPreservationStatus {
+        let state = self.self_preservation.state.lock();
+        let record = state.records.find(service).and_then(|index| state.records.get(index));
         record.map_or_else(
             || {
-                let head = self.services.get(service).map(|service| Arc::clone(service.headcount()));
-                let instances = head.map_or(0, |head| head.leases());
-                let ward = ThresholdState::new(threshold::SERVICE);
-                SelfPreservationStatus::of(Some(service.clone()), &ward, ward.numbers(instances, now, 0))
+                let counter = self.services.get(service).map(|service| Arc::clone(service.lease_counter()));
+                let instances = counter.map_or(0, |counter| counter.leases());
+                let threshold = ThresholdState::new(SERVICE_RULE);
+                SelfPreservationStatus::new(Some(service.clone()), &threshold, threshold.input(instances, now, 0))
             },
-            |record| record.shown(now),
+            |record| record.status(now),
         )
     }
 
-    /// How the registry as a whole stands, and how many services are protected.
+    /// Returns the self-preservation status of the registry as a whole, and the number of services in self-preservation.
     #[must_use]
-    pub fn protection(&self, now: LeaseTime) -> (SelfPreservationStatus, usize) {
-        let state = self.protection.state.lock();
-        let instances = self.protection.total.leases.load(Ordering::Relaxed);
-        let span = state.all.guard.map_or(0, |guard| guard.span);
-        let guarded = state.records.iter().filter(|record| record.ward.guard.is_some()).count();
-        (SelfPreservationStatus::of(None, &state.all, state.all.numbers(instances, now, span)), guarded)
+    pub fn self_preservation(&self, now: LeaseTime) -> (SelfPreservationStatus, usize) {
+        let state = self.self_preservation.state.lock();
+        let instances = self.self_preservation.total.leases.load(Ordering::Relaxed);
+        let ttl = state.all.activation.map_or(0, |activation| activation.longest_ttl);
+        let services = state.records.iter().filter(|record| record.threshold.activation.is_some()).count();
+        (SelfPreservationStatus::new(None, &state.all, state.all.input(instances, now, ttl)), services)
     }
 
-    /// What began and ended after the notice with this number, the oldest first, as far as it is remembered.
+    /// Returns the logged events after the one with this number, the oldest first.
     #[must_use]
-    pub fn notices(&self, after: u64) -> Vec<SelfPreservationEvent> {
-        self.protection.state.lock().notices.after(after)
+    pub fn self_preservation_events(&self, after: u64) -> Vec<SelfPreservationEvent> {
+        self.self_preservation.state.lock().log.after(after)
     }
 
-    /// Up to `limit` remembered notices before the one with this number, the newest first.
+    /// Returns up to `limit` logged events before the one with this number, the newest first.
     #[must_use]
-    pub fn notices_before(&self, number: u64, limit: usize) -> Vec<SelfPreservationEvent> {
-        self.protection.state.lock().notices.before(number, limit)
+    pub fn self_preservation_events_before(&self, number: u64, limit: usize) -> Vec<SelfPreservationEvent> {
+        self.self_preservation.state.lock().log.before(number, limit)
     }
 }
 

@@ -1,4 +1,4 @@
-//! One service: its instances and what recently happened to them.
+//! One service: its instances and its recent events.
 
 use std::sync::Arc;
 
@@ -13,55 +13,59 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// Fewest events that a service remembers by itself: the history of all services reaches further back.
-const SHORT_MEMORY: usize = 64;
-/// Most events that a service remembers by itself.
-const LONG_MEMORY: usize = 4_096;
+/// Events that the log of a small service holds. The history of all services reaches further back.
+const MIN_LOGGED_EVENTS: usize = 64;
+/// Events that the log of a large service holds.
+const MAX_LOGGED_EVENTS: usize = 4_096;
+/// Maximum size of the log of a service.
+const MAX_LOG_BYTES: usize = 256 * 1024;
 
-/// Most bytes of them.
-const MEMORY_BYTES: usize = 256 * 1024;
-
-/// One service that has instances.
+/// Service that has instances.
 #[derive(Debug)]
 pub struct Service {
-    /// A mutex, as what is done under it takes less than a microsecond; never held together with that of another service.
+    /// A mutex, because it is held for less than a microsecond; never together with that of another service.
     state: Mutex<ServiceState>,
-    /// Its leases that hold, for protection.
-    headcount: Arc<LeaseCounter>,
+    /// Counter of its leases, for self-preservation.
+    lease_counter: Arc<LeaseCounter>,
 }
 
-/// What the lock of a service guards.
+/// State that the lock of a service guards.
 #[derive(Debug)]
 pub struct ServiceState {
-    roster: InstanceMap,
-    ring: EventLog,
-    /// The revision of the last change, visible or not.
+    instances: InstanceMap,
+    event_log: EventLog,
+    /// Revision of the last change, visible or not.
     revision: Revision,
-    /// That of the last one that readers could see.
+    /// Revision of the last change that readers could see.
     visible_revision: Revision,
-    /// That of the last change of a node that instances are on.
-    nodes: Revision,
-    /// It lost its last instance and is about to leave the map: whoever finds it so looks again.
+    /// Revision of the last change of a node that instances are on.
+    node_revision: Revision,
+    /// The service lost its last instance and is about to leave the map: a writer that finds it so makes a new one.
     retired: bool,
 }
 
 impl Service {
-    /// A service without instances that knows all that happens to it after `floor`.
+    /// Makes a service without instances, whose log covers everything after a revision.
     #[must_use]
-    pub fn new(floor: Revision) -> Self {
-        let (roster, ring) = (InstanceMap::default(), EventLog::new(floor));
-        let state =
-            ServiceState { roster, ring, revision: floor, visible_revision: floor, nodes: floor, retired: false };
-        Self { state: Mutex::new(state), headcount: Arc::default() }
+    pub fn new(compacted: Revision) -> Self {
+        let state = ServiceState {
+            instances: InstanceMap::default(),
+            event_log: EventLog::new(compacted),
+            revision: compacted,
+            visible_revision: compacted,
+            node_revision: compacted,
+            retired: false,
+        };
+        Self { state: Mutex::new(state), lease_counter: Arc::default() }
     }
 
-    /// How many of its leases hold.
+    /// Counter of its leases.
     #[must_use]
-    pub(super) fn headcount(&self) -> &Arc<LeaseCounter> {
-        &self.headcount
+    pub(super) fn lease_counter(&self) -> &Arc<LeaseCounter> {
+        &self.lease_counter
     }
 
-    /// Its state, unless it is retired.
+    /// Locks the state. `None`: the service is retired.
     pub fn state(&self) -> Option<MutexGuard<'_, ServiceState>> {
         let state = self.state.lock();
         (!state.retired).then_some(state)
@@ -69,69 +73,69 @@ impl Service {
 }
 
 impl ServiceState {
-    /// Its instances.
+    /// Instances.
     #[must_use]
-    pub fn roster(&self) -> &InstanceMap {
-        &self.roster
+    pub fn instances(&self) -> &InstanceMap {
+        &self.instances
     }
 
-    /// Its recent events.
+    /// Recent events.
     #[must_use]
-    pub fn ring(&self) -> &EventLog {
-        &self.ring
+    pub fn event_log(&self) -> &EventLog {
+        &self.event_log
     }
 
-    /// Its instances, to hold on to, and the revision at which they are so.
+    /// Returns the instances at this moment, and the revision of the last change.
     #[must_use]
     pub fn snapshot(&self) -> (Chunks, Revision) {
-        (self.roster.blocks(), self.revision)
+        (self.instances.chunks(), self.revision)
     }
 
-    /// The revision of the last change that readers could see.
+    /// Revision of the last change that readers could see.
     #[must_use]
-    pub fn seen(&self) -> Revision {
+    pub fn visible_revision(&self) -> Revision {
         self.visible_revision
     }
 
-    /// The revision of the last change of what is shown with the service: of instances that readers could see, or of their nodes.
+    /// Revision of the last visible change of the instances, or of a node that they are on.
     #[must_use]
-    pub fn shown(&self) -> Revision {
-        self.visible_revision.max(self.nodes)
+    pub fn view_revision(&self) -> Revision {
+        self.visible_revision.max(self.node_revision)
     }
 
-    /// A node that instances are on has changed.
+    /// Notes that a node that instances are on has changed.
     pub fn node_changed(&mut self, revision: Revision) {
-        self.nodes = revision;
+        self.node_revision = revision;
     }
 
-    /// Puts an entry in the place of what was there.
+    /// Puts an entry in the place of the one with its id.
     pub fn put(&mut self, entry: Arc<Entry>, revision: Revision) {
-        self.roster.put(entry);
+        self.instances.put(entry);
         self.revision = revision;
     }
 
-    /// Puts an entry in its place that was there before this process was. The revision stays: that of the last change is not
-    /// known, but is not later.
+    /// Puts an entry of an earlier process in its place. The revision stays: that of the last change is not known, but is not
+    /// later.
     pub fn restore(&mut self, entry: Arc<Entry>) {
-        self.roster.put(entry);
+        self.instances.put(entry);
     }
 
     /// Removes an entry.
     pub fn remove(&mut self, id: &str, revision: Revision) {
-        self.roster.remove(id);
+        self.instances.remove(id);
         self.revision = revision;
     }
 
-    /// Remembers an event: so many that they cost a fraction of what the instances do, within bounds.
-    pub fn remember(&mut self, event: Arc<Event>) {
+    /// Logs an event. The log is as long as costs a fraction of the memory of the instances, within bounds.
+    pub fn log(&mut self, event: Arc<Event>) {
         self.visible_revision = event.revision;
-        let limit = (self.roster.len() / 4).clamp(SHORT_MEMORY, LONG_MEMORY);
-        self.ring.push(event, limit, MEMORY_BYTES);
+        let max_events = (self.instances.len() / 4).clamp(MIN_LOGGED_EVENTS, MAX_LOGGED_EVENTS);
+        self.event_log.push(event, max_events, MAX_LOG_BYTES);
     }
 
-    /// Marks it as retired if nothing is left of it.
+    /// Retires the service if it has no instances. Returns whether it is retired.
     pub fn retire_if_empty(&mut self) -> bool {
-        self.retired = self.roster.len() == 0;
+        self.retired = self.instances.len() == 0;
         self.retired
     }
 }

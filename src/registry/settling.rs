@@ -1,10 +1,9 @@
-//! Settling: after a start that lost registrations, readers who remember more than is there are kept waiting.
+//! Settling: after a start that lost registrations, readers with state of an earlier incarnation wait.
 //!
-//! Whoever was registered comes back within seconds. A reader that was told at once what is there would be told that all
-//! the others are gone; one that hears nothing serves on from the set that it has. A reader without such a memory has
-//! nothing to lose and is answered at once.
+//! Registered programs come back within seconds. A reader that was answered at once would learn that all the others are gone; a
+//! reader that waits keeps using its last set. A reader without such state loses nothing and is answered at once.
 //!
-//! What is not here: who is such a reader, which each door knows of its own tokens, and waking those who wait.
+//! Not here: which readers have such state, which each protocol knows from its own tokens, and waking the readers that wait.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -13,15 +12,14 @@ use std::{
 
 use super::{Registry, lease::LeaseTime};
 
-/// The time up to which readers with a memory wait; 0: they do not.
+/// Lease time at which settling ends; 0: the registry does not settle.
 #[derive(Debug, Default)]
 pub(super) struct Settling(AtomicU64);
 
 impl Registry {
-    /// Begins to settle, for so long from now on. Call it before the first reader comes, where registrations were lost.
+    /// Starts settling, for `length` from now on. Call it before the first reader comes, where registrations were lost.
     ///
-    /// It runs on the time of leases, which stands still while the process does: so a pause costs nobody the time to
-    /// come back.
+    /// Settling runs on lease time, which leaves out pauses of the process: so a pause does not shorten the time to come back.
     pub fn settle(&self, now: LeaseTime, length: Duration) {
         let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
         if length > 0 {
@@ -29,15 +27,15 @@ impl Registry {
         }
     }
 
-    /// Whether readers who bring a memory of an earlier incarnation are to be kept waiting, unanswered. It ends for all
-    /// doors at once, when [`Registry::end_settling`] says so, not by the clock of whoever asks.
+    /// Returns whether readers with state of an earlier incarnation wait. Settling ends for all protocols at once, by
+    /// [`Registry::end_settling`], not by the clock of each caller.
     #[must_use]
     pub fn is_settling(&self) -> bool {
         self.settling.0.load(Ordering::Acquire) != 0
     }
 
-    /// Ends settling if its time has come. True once: those who wait are then to be woken. To be asked by whoever expires
-    /// leases, with the same time: a worker that has not read what came for it holds both back.
+    /// Ends settling if its time is over. Returns true once: the readers that wait are then to be woken. Called by the task that
+    /// expires leases, with the same time: a worker with unread heartbeats holds back both.
     #[must_use]
     pub fn end_settling(&self, now: LeaseTime) -> bool {
         let until = self.settling.0.load(Ordering::Acquire);
@@ -74,10 +72,10 @@ mod tests {
     }
 
     #[test]
-    fn it_lasts_as_long_as_asked_and_ends_once() {
+    fn settling_lasts_for_its_length_and_ends_once() {
         let memory = memory();
         let registry = memory.registry();
-        assert!(!registry.is_settling(), "only when told to");
+        assert!(!registry.is_settling(), "it was not started");
         registry.settle(500, LENGTH);
         assert!(!registry.end_settling(10_499) && registry.is_settling());
         assert!(registry.end_settling(10_500), "now");
@@ -85,28 +83,28 @@ mod tests {
     }
 
     #[test]
-    fn no_time_is_no_settling() {
+    fn settling_without_length_does_not_start() {
         let memory = memory();
         memory.registry().settle(0, Duration::ZERO);
         assert!(!memory.registry().is_settling() && !memory.registry().end_settling(1));
     }
 
     #[test]
-    fn only_a_reader_that_remembers_an_earlier_life_waits() {
+    fn only_reader_with_token_of_another_incarnation_waits() {
         let memory = memory();
         let registry = memory.registry();
         registry.settle(0, LENGTH);
-        let (mut remembers, mut knows_nothing) = (reader(Some((OTHER, Revision(9)))), reader(None));
-        let mut of_this_life = reader(Some((Incarnation(7), registry.applied())));
-        assert!(matches!(remembers.next(registry), Step::Settling));
-        assert!(matches!(knows_nothing.next(registry), Step::Synced(_)));
-        assert!(matches!(of_this_life.next(registry), Step::Synced(_)));
+        let (mut resuming, mut fresh) = (reader(Some((OTHER, Revision(9)))), reader(None));
+        let mut of_this_incarnation = reader(Some((Incarnation(7), registry.applied())));
+        assert!(matches!(resuming.next(registry), Step::Settling));
+        assert!(matches!(fresh.next(registry), Step::Synced(_)));
+        assert!(matches!(of_this_incarnation.next(registry), Step::Synced(_)));
         memory.submit(Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
-        assert!(matches!(remembers.next(registry), Step::Settling), "whatever happens meanwhile");
-        assert!(matches!(knows_nothing.next(registry), Step::Changes(..)));
+        assert!(matches!(resuming.next(registry), Step::Settling), "changes do not end it");
+        assert!(matches!(fresh.next(registry), Step::Changes(..)));
         assert!(registry.end_settling(10_000));
-        assert!(matches!(remembers.next(registry), Step::Reset(ResetReason::OtherIncarnation)));
-        assert!(matches!(remembers.next(registry), Step::Snapshot(_)));
-        assert!(matches!(remembers.next(registry), Step::Synced(_)));
+        assert!(matches!(resuming.next(registry), Step::Reset(ResetReason::OtherIncarnation)));
+        assert!(matches!(resuming.next(registry), Step::Snapshot(_)));
+        assert!(matches!(resuming.next(registry), Step::Synced(_)));
     }
 }

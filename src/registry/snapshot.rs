@@ -1,4 +1,4 @@
-//! What readers take: all of a selection at one revision, or what happened to it since another.
+//! Reads of a selector: all of it at one revision, or its events since another.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -8,89 +8,87 @@ use std::{
 use super::{
     Registry,
     event::{ClockReading, Event},
-    event_log::{EventLog, GLANCE},
+    event_log::{EventLog, MAX_EVENTS_PER_READ},
     instance_map::Chunks,
     service::ServiceState,
 };
 use crate::model::{Revision, Selector, ServiceName};
 
-/// How often a cut is mended before writers are made to wait for it.
-const TRIES: usize = 8;
-/// Up to so many services a selection's events are taken from their own rings, rather than searched for among all.
-const FEW: usize = 64;
+/// Rounds of visits after which writers are made to wait for a snapshot.
+const MAX_LOCK_FREE_ROUNDS: usize = 8;
+/// Maximum number of services whose events are taken from their own logs, rather than searched for in the history of all.
+const MAX_SERVICES_BY_OWN_LOG: usize = 64;
 
-/// All instances of a selection as they are at one revision.
+/// All instances of a selector at one revision.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    /// At which revision.
+    /// Revision.
     pub revision: Revision,
-    /// Those of each service.
+    /// Instances of each service.
     pub services: Vec<Chunks>,
 }
 
-/// What a reader has yet to be told.
+/// Changes that a reader has not been sent yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PendingVisits {
-    /// Instances in its selection that changed after its cursor, counted up to some thousands; where history no longer
-    /// tells, all there are. Its filter may hide some.
+pub struct PendingChanges {
+    /// Number of instances in the selector that changed after the cursor, counted up to some thousands; all instances if the
+    /// history no longer reaches back. The reader's filter may hide some of them.
     pub changes: usize,
-    /// When the oldest of these changes happened; where history no longer tells, at the latest.
+    /// Time of the oldest of these changes; the time of the oldest logged event if the history no longer reaches back.
     pub oldest: Option<ClockReading>,
 }
 
 impl Registry {
-    /// Takes a consistent cut without stopping writers: services are visited one by one; those that changed meanwhile are
-    /// visited again, until none did. Each round is shorter than the one before; the last resort is to have writers wait for
-    /// one of them.
-    pub(super) fn cut(&self, selection: &Selector) -> Snapshot {
+    /// Takes a consistent snapshot without stopping writers: visits the services one by one, then those that changed meanwhile,
+    /// until none did. Each round is shorter than the one before; as a last resort, writers wait for one of them.
+    pub(super) fn snapshot(&self, selector: &Selector) -> Snapshot {
         let mut visited = BTreeMap::new();
         let mut from = self.applied();
-        let mut newest = self.visit(self.selected(selection), &mut visited);
-        for _ in 0..TRIES {
+        let mut newest = self.visit(self.selected(selector), &mut visited);
+        for _ in 0..MAX_LOCK_FREE_ROUNDS {
             let until = self.applied_from(newest);
-            let changed = self.changed(selection, from, until, &visited);
+            let changed = self.changed(selector, from, until, &visited);
             if changed.is_empty() {
                 return Snapshot { revision: until, services: visited.into_values().collect() };
             }
             newest = self.visit(changed, &mut visited);
             from = until;
         }
-        let _nobody_writes = self.order.lock();
+        let _writers_wait = self.order.lock();
         let until = self.applied();
-        self.visit(self.changed(selection, from, until, &visited), &mut visited);
+        self.visit(self.changed(selector, from, until, &visited), &mut visited);
         Snapshot { revision: until, services: visited.into_values().collect() }
     }
 
-    /// The events of a selection after `cursor`, the oldest first, and the revision up to which these are all. `None`: they
-    /// are no longer all remembered.
-    pub(super) fn since(&self, selection: &Selector, cursor: Revision) -> Option<(Vec<Arc<Event>>, Revision)> {
+    /// Returns the events of a selection after `cursor`, the oldest first, and the revision up to which they are complete.
+    /// `None`: the logs no longer reach back to the cursor.
+    pub(super) fn since(&self, selector: &Selector, cursor: Revision) -> Option<(Vec<Arc<Event>>, Revision)> {
         let until = self.applied();
         if cursor >= until {
             return Some((Vec::new(), cursor));
         }
-        if let Selector::Names(names) = selection
-            && names.len() <= FEW
+        if let Selector::Names(names) = selector
+            && names.len() <= MAX_SERVICES_BY_OWN_LOG
             && let Some(own) = self.since_of(names, cursor, until)
         {
             return Some(own);
         }
-        glance(&self.history.read(), cursor, until, |service| selection.includes(service))
+        read_log(&self.history.read(), cursor, until, |service| selector.includes(service))
     }
 
-    /// How much of a selection happened after `cursor`.
+    /// Returns the changes of a selection after `cursor`.
     #[must_use]
-    pub fn pending(&self, selection: &Selector, cursor: Revision) -> PendingVisits {
-        let Some((events, _)) = self.since(selection, cursor) else {
+    pub fn pending(&self, selector: &Selector, cursor: Revision) -> PendingChanges {
+        let Some((events, _)) = self.since(selector, cursor) else {
             let instances = |name: &ServiceName| self.summary(name).map_or(0, |summary| summary.instances);
-            let changes = self.selected(selection).iter().map(instances).sum();
-            return PendingVisits { changes, oldest: self.history.read().oldest().map(|event| event.at) };
+            let changes = self.selected(selector).iter().map(instances).sum();
+            return PendingChanges { changes, oldest: self.history.read().oldest().map(|event| event.at) };
         };
         let changed: HashSet<_> = events.iter().map(|event| (event.service(), event.id())).collect();
-        PendingVisits { changes: changed.len(), oldest: events.first().map(|event| event.at) }
+        PendingChanges { changes: changed.len(), oldest: events.first().map(|event| event.at) }
     }
 
-    /// The same as [`Registry::since`], from the rings of these services. `None`: one of them does not reach back, or is
-    /// not there to ask.
+    /// As [`Registry::since`], from the logs of these services. `None`: one of them does not reach back, or has no instances.
     fn since_of(
         &self,
         names: &[ServiceName],
@@ -99,7 +97,7 @@ impl Registry {
     ) -> Option<(Vec<Arc<Event>>, Revision)> {
         let (mut merged, mut until) = (Vec::new(), until);
         for name in names {
-            let (events, end) = self.read(name, |state| glance(state.ring(), cursor, until, |_| true))??;
+            let (events, end) = self.read(name, |state| read_log(state.event_log(), cursor, until, |_| true))??;
             until = until.min(end);
             merged.extend(events);
         }
@@ -110,21 +108,21 @@ impl Registry {
         Some((merged, until))
     }
 
-    fn selected(&self, selection: &Selector) -> Vec<ServiceName> {
-        match selection {
+    fn selected(&self, selector: &Selector) -> Vec<ServiceName> {
+        match selector {
             Selector::Names(names) => names.to_vec(),
             Selector::Prefix(prefix) => self.names_from(prefix, "", usize::MAX),
             Selector::Everything => self.names_from("", "", usize::MAX),
         }
     }
 
-    /// Takes the blocks of these services as they are now, and returns the newest revision among them.
+    /// Takes the instances of these services at this moment, and returns the newest revision among them.
     fn visit(&self, names: Vec<ServiceName>, visited: &mut BTreeMap<ServiceName, Chunks>) -> Revision {
         let mut newest = Revision::default();
         for name in names {
-            if let Some((blocks, revision)) = self.read(&name, ServiceState::snapshot) {
+            if let Some((chunks, revision)) = self.read(&name, ServiceState::snapshot) {
                 newest = newest.max(revision);
-                visited.insert(name, blocks);
+                visited.insert(name, chunks);
             } else {
                 visited.remove(&name);
             }
@@ -132,7 +130,7 @@ impl Registry {
         newest
     }
 
-    /// The newest revision, after a change that was seen half-way has been published.
+    /// Returns the newest revision, once a change that was seen before its publication has been published.
     fn applied_from(&self, seen: Revision) -> Revision {
         if self.applied() < seen {
             drop(self.order.lock());
@@ -140,10 +138,10 @@ impl Registry {
         self.applied()
     }
 
-    /// The selected services to which something happened; where history no longer tells, all that are or were there.
+    /// Returns the selected services that changed; all that are or were selected if the history no longer reaches back.
     fn changed(
         &self,
-        selection: &Selector,
+        selector: &Selector,
         from: Revision,
         until: Revision,
         visited: &BTreeMap<ServiceName, Chunks>,
@@ -151,35 +149,36 @@ impl Registry {
         let history = self.history.read();
         if !history.covers(from) {
             drop(history);
-            return self.selected(selection).into_iter().chain(visited.keys().cloned()).collect();
+            return self.selected(selector).into_iter().chain(visited.keys().cloned()).collect();
         }
         let services = history.between(from, until).map(|event| event.service());
-        let changed: BTreeSet<_> = services.filter(|service| selection.includes(service)).collect();
+        let changed: BTreeSet<_> = services.filter(|service| selector.includes(service)).collect();
         changed.into_iter().cloned().collect()
     }
 }
 
-/// The wanted events in a part of a ring that can be looked at in one go, and where that part ends.
-fn glance(
-    ring: &EventLog,
+/// Returns the wanted events in the part of a log that one read looks at, and the revision at which that part ends. `None`: the
+/// log does not reach back to the cursor.
+fn read_log(
+    log: &EventLog,
     cursor: Revision,
     until: Revision,
-    wanted: impl Fn(&ServiceName) -> bool,
+    is_wanted: impl Fn(&ServiceName) -> bool,
 ) -> Option<(Vec<Arc<Event>>, Revision)> {
-    if !ring.covers(cursor) {
+    if !log.covers(cursor) {
         return None;
     }
-    let mut selected = Vec::new();
+    let mut found = Vec::new();
     let mut last = cursor;
-    for (seen, event) in ring.between(cursor, until).enumerate() {
-        // What belongs to one revision stays together.
-        if seen >= GLANCE && event.revision > last {
-            return Some((selected, last));
+    for (looked_at, event) in log.between(cursor, until).enumerate() {
+        // Events of one revision stay together.
+        if looked_at >= MAX_EVENTS_PER_READ && event.revision > last {
+            return Some((found, last));
         }
         last = event.revision;
-        if wanted(event.service()) {
-            selected.push(Arc::clone(event));
+        if is_wanted(event.service()) {
+            found.push(Arc::clone(event));
         }
     }
-    Some((selected, until))
+    Some((found, until))
 }

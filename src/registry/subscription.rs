@@ -1,16 +1,16 @@
-//! A reader's place in the order of changes, and what it is to be told next.
+//! Subscriptions: a reader's position in the order of changes, and the next step to send it.
 //!
-//! A subscription is a cursor: it holds nothing of what it has not been told yet, however far behind it is.
+//! A subscription is a cursor: it holds none of the changes that it has not sent, however far behind it is.
 //!
 //! ```text
 //!   no token ──────────────► Snapshot* ─► Synced ─► (Changes | Idle)*
 //!   token that fits ───────► Changes* ──► Synced ─► (Changes | Idle)*
 //!   token that does not ───► Reset ─► Snapshot* ─► Synced ─► …
-//!     … of another life ───► Settling* ─► Reset ─► …            (while the registry settles)
-//!   history fell out ──────► Reset ─► Snapshot* ─► Synced ─► …      (at any time later)
+//!     … of an earlier incarnation ─► Settling* ─► Reset ─► …     (while the registry settles)
+//!   history dropped ───────► Reset ─► Snapshot* ─► Synced ─► …      (at any time later)
 //! ```
 //!
-//! What is not here: when to look (the reader is woken from elsewhere), encoding, and bookmarks, which depend on time.
+//! Not here: when to take the next step (readers are woken from elsewhere), encoding, and bookmarks, which depend on time.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,158 +22,158 @@ use super::{
 };
 use crate::model::{InstanceFilter, ResumeToken, Revision, Selector};
 
-/// What a reader is told next.
+/// Next step of a reader.
 #[derive(Debug)]
 pub enum Step {
-    /// The reader's place is lost: a snapshot follows.
+    /// The reader's position is lost: a snapshot follows.
     Reset(ResetReason),
-    /// A part of the snapshot.
+    /// Part of the snapshot.
     Snapshot(SnapshotChunk),
-    /// The snapshot, or what was missed, is complete: the reader stands at this revision.
+    /// The snapshot, or the changes since the token, are complete: the reader is at this revision.
     Synced(Revision),
-    /// The difference between where the reader stood and this revision. Not empty; each instance at most once.
+    /// Differences between the reader's revision and this one. Not empty; each instance at most once.
     Changes(Vec<Delta>, Revision),
-    /// Nothing, for now.
+    /// Nothing for now.
     Idle,
-    /// Nothing before the registry has settled: the reader's token is of an earlier life, from which more may come back than
-    /// is there yet.
+    /// Nothing until the registry has settled: the token is of an earlier incarnation, whose instances may still come back.
     Settling,
 }
 
-/// A part of a snapshot.
+/// Part of a snapshot.
 #[derive(Debug)]
 pub enum SnapshotChunk {
-    /// A whole block.
-    Block(Arc<Chunk>),
-    /// Those of a block that match the filter.
+    /// All entries of a chunk.
+    Chunk(Arc<Chunk>),
+    /// Entries of a chunk that match the filter.
     Matching(Vec<Arc<Entry>>),
 }
 
-/// One instance's difference.
+/// Difference of one instance.
 #[derive(Debug)]
 pub struct Delta {
-    /// The last event of the instance in the step.
+    /// Last event of the instance in the step.
     pub event: Arc<Event>,
-    /// What it means to this reader.
-    pub effect: DeltaKind,
+    /// Meaning for this reader.
+    pub kind: DeltaKind,
 }
 
-/// What an event means to a reader.
+/// Meaning of an event for a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeltaKind {
-    /// The instance is new to the reader, or different.
+    /// The instance is new to the reader, or has changed.
     Updated,
-    /// It is gone.
+    /// The instance was removed.
     Removed,
-    /// It no longer matches the reader's filter.
+    /// The instance no longer matches the reader's filter.
     NoLongerMatches,
 }
 
-/// Why a reader's place is lost.
+/// Reason for which a reader's position is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetReason {
-    /// The token is of another life of the registry.
+    /// The token is of another incarnation of the registry.
     OtherIncarnation,
-    /// The token was made for another selection or filter.
+    /// The token was made for another selector or filter.
     OtherSelection,
-    /// The history since then is no longer remembered.
+    /// Events since the token or the cursor have been dropped from the logs.
     HistoryLost,
-    /// The token is from a revision that has not been reached.
+    /// The token is of a revision that the registry has not reached.
     FutureRevision,
 }
 
-/// A reader's place.
+/// Position of a reader.
 #[derive(Debug)]
 pub struct Subscription {
-    selection: Arc<Selector>,
+    selector: Arc<Selector>,
     filter: Option<Arc<InstanceFilter>>,
-    /// The digest of both, for tokens.
+    /// Digest of the selector and the filter, for tokens.
     digest: u64,
-    /// The revision up to which the reader has been told everything.
+    /// Revision up to which the reader has been sent everything.
     cursor: Revision,
     phase: SubscriptionPhase,
 }
 
 #[derive(Debug)]
 enum SubscriptionPhase {
-    /// Nothing was told yet.
-    Fresh(Option<ResumeToken>),
+    /// Nothing was sent yet.
+    New(Option<ResumeToken>),
     /// A snapshot is to be taken.
     Starting,
-    /// In the middle of a snapshot.
+    /// A snapshot is being sent.
     Snapshot(SnapshotCursor),
-    /// What the token missed, up to this revision at least, is being told.
+    /// Changes since the token are being sent, up to this revision at least.
     CatchingUp(Revision),
-    /// Complete.
+    /// Everything was sent once.
     Live,
 }
 
 impl Subscription {
-    /// A reader that has been told nothing, or everything up to the token.
+    /// Makes a subscription for a reader that has been sent nothing, or everything up to the token.
     #[must_use]
-    pub fn new(selection: Arc<Selector>, filter: Option<Arc<InstanceFilter>>, token: Option<ResumeToken>) -> Self {
-        let digest = selection.digest(filter.as_ref().map_or("", |filter| filter.as_str()));
-        Self { selection, filter, digest, cursor: Revision::default(), phase: SubscriptionPhase::Fresh(token) }
+    pub fn new(selector: Arc<Selector>, filter: Option<Arc<InstanceFilter>>, token: Option<ResumeToken>) -> Self {
+        let digest = selector.digest(filter.as_ref().map_or("", |filter| filter.as_str()));
+        Self { selector, filter, digest, cursor: Revision::default(), phase: SubscriptionPhase::New(token) }
     }
 
-    /// What it selects.
+    /// Selector.
     #[must_use]
-    pub fn selection(&self) -> &Arc<Selector> {
-        &self.selection
+    pub fn selector(&self) -> &Arc<Selector> {
+        &self.selector
     }
 
-    /// Its filter.
+    /// Filter.
     #[must_use]
     pub fn filter(&self) -> Option<&Arc<InstanceFilter>> {
         self.filter.as_ref()
     }
 
-    /// The revision up to which it has been told everything.
+    /// Revision up to which the reader has been sent everything.
     #[must_use]
     pub fn cursor(&self) -> Revision {
         self.cursor
     }
 
-    /// Whether it has been told everything once: from then on, what it is told has just happened.
+    /// Returns whether the reader has been sent everything once. From then on, each step has just happened.
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(self.phase, SubscriptionPhase::Live)
     }
 
-    /// The token with which another stream can go on from a revision of this one.
+    /// Returns the token with which another stream can resume from a revision of this one.
     #[must_use]
     pub fn token(&self, registry: &Registry, revision: Revision) -> ResumeToken {
         ResumeToken { incarnation: registry.incarnation(), revision, selection: self.digest }
     }
 
-    /// Whether it is told nothing before the registry has settled.
+    /// Returns whether the reader is sent nothing until the registry has settled.
     #[must_use]
-    pub fn waits(&self, registry: &Registry) -> bool {
-        matches!(self.phase, SubscriptionPhase::Fresh(Some(token)) if token.incarnation != registry.incarnation())
+    pub fn awaits_settling(&self, registry: &Registry) -> bool {
+        matches!(self.phase, SubscriptionPhase::New(Some(token)) if token.incarnation != registry.incarnation())
             && registry.is_settling()
     }
 
-    /// What the reader is told next.
+    /// Returns the next step of the reader.
     pub fn next(&mut self, registry: &Registry) -> Step {
-        if self.waits(registry) {
+        if self.awaits_settling(registry) {
             return Step::Settling;
         }
         loop {
             let step = match &mut self.phase {
-                SubscriptionPhase::Fresh(token) => {
+                SubscriptionPhase::New(token) => {
                     let token = token.take();
                     self.phase = SubscriptionPhase::Starting;
-                    token.and_then(|token| self.begin(token, registry))
+                    token.and_then(|token| self.resume(token, registry))
                 }
                 SubscriptionPhase::Starting => {
-                    self.phase = SubscriptionPhase::Snapshot(SnapshotCursor::new(registry.cut(&self.selection)));
+                    let snapshot = registry.snapshot(&self.selector);
+                    self.phase = SubscriptionPhase::Snapshot(SnapshotCursor::new(snapshot));
                     None
                 }
-                SubscriptionPhase::Snapshot(walk) => {
-                    if let Some(block) = walk.next() {
-                        part(block, self.filter.as_deref()).map(Step::Snapshot)
+                SubscriptionPhase::Snapshot(position) => {
+                    if let Some(chunk) = position.next() {
+                        filtered(chunk, self.filter.as_deref()).map(Step::Snapshot)
                     } else {
-                        self.cursor = walk.cut.revision;
+                        self.cursor = position.snapshot.revision;
                         self.phase = SubscriptionPhase::Live;
                         Some(Step::Synced(self.cursor))
                     }
@@ -186,9 +186,9 @@ impl Subscription {
         }
     }
 
-    /// Where a new reader begins: at its token, if that fits.
-    fn begin(&mut self, token: ResumeToken, registry: &Registry) -> Option<Step> {
-        if let Some(reason) = misfit(token, self.digest, registry) {
+    /// Starts at the token if it fits, and resets the reader otherwise.
+    fn resume(&mut self, token: ResumeToken, registry: &Registry) -> Option<Step> {
+        if let Some(reason) = mismatch(token, self.digest, registry) {
             return Some(self.reset(reason));
         }
         self.cursor = token.revision;
@@ -196,7 +196,7 @@ impl Subscription {
         None
     }
 
-    /// What came after the cursor. `None`: so far nothing for this reader, but there is more to look at.
+    /// Reads events after the cursor. `None`: there was nothing for this reader among them, but there are more.
     fn follow(&mut self, registry: &Registry) -> Option<Step> {
         if let SubscriptionPhase::CatchingUp(goal) = self.phase
             && self.cursor >= goal
@@ -208,12 +208,12 @@ impl Subscription {
         if newest <= self.cursor {
             return Some(Step::Idle);
         }
-        let Some((events, until)) = registry.since(&self.selection, self.cursor) else {
+        let Some((events, until)) = registry.since(&self.selector, self.cursor) else {
             return Some(self.reset(ResetReason::HistoryLost));
         };
         self.cursor = until;
-        // As of the last event that went into it, not a later revision: so all who watch the same are told the same. Nor an
-        // earlier one, even where folding left only an earlier event to tell: the step holds what came after it, too.
+        // The step has the revision of its last event. Not a later one: so all readers of the same selection get the same step.
+        // Nor an earlier one, even where only an earlier event is left of it: the step covers all of them.
         let last = events.last().map_or(until, |event| event.revision);
         let changes = fold(events, self.filter.as_deref());
         if !changes.is_empty() {
@@ -228,8 +228,8 @@ impl Subscription {
     }
 }
 
-/// Why a token cannot be gone on from, apart from history.
-fn misfit(token: ResumeToken, digest: u64, registry: &Registry) -> Option<ResetReason> {
+/// Returns the reason for which a token does not fit, dropped history aside.
+fn mismatch(token: ResumeToken, digest: u64, registry: &Registry) -> Option<ResetReason> {
     if token.incarnation != registry.incarnation() {
         Some(ResetReason::OtherIncarnation)
     } else if token.selection != digest {
@@ -241,52 +241,54 @@ fn misfit(token: ResumeToken, digest: u64, registry: &Registry) -> Option<ResetR
     }
 }
 
-/// The blocks of a cut, one after the other. What was told is let go of.
+/// Position in a snapshot. Services that were sent are dropped.
 #[derive(Debug)]
 struct SnapshotCursor {
-    cut: Snapshot,
-    block: usize,
+    snapshot: Snapshot,
+    /// Index of the next chunk, in the last service.
+    chunk: usize,
 }
 
 impl SnapshotCursor {
-    fn new(mut cut: Snapshot) -> Self {
-        cut.services.reverse();
-        Self { cut, block: 0 }
+    fn new(mut snapshot: Snapshot) -> Self {
+        snapshot.services.reverse();
+        Self { snapshot, chunk: 0 }
     }
 
     fn next(&mut self) -> Option<Arc<Chunk>> {
-        while let Some(blocks) = self.cut.services.last() {
-            if let Some(block) = blocks.get(self.block) {
-                self.block += 1;
-                return Some(Arc::clone(block));
+        while let Some(chunks) = self.snapshot.services.last() {
+            if let Some(chunk) = chunks.get(self.chunk) {
+                self.chunk += 1;
+                return Some(Arc::clone(chunk));
             }
-            self.cut.services.pop();
-            self.block = 0;
+            self.snapshot.services.pop();
+            self.chunk = 0;
         }
         None
     }
 }
 
-fn part(block: Arc<Chunk>, filter: Option<&InstanceFilter>) -> Option<SnapshotChunk> {
+/// Returns the part of a chunk that matches a filter. `None`: nothing matches.
+fn filtered(chunk: Arc<Chunk>, filter: Option<&InstanceFilter>) -> Option<SnapshotChunk> {
     let Some(filter) = filter else {
-        return Some(SnapshotChunk::Block(block));
+        return Some(SnapshotChunk::Chunk(chunk));
     };
-    let matching: Vec<_> = block.entries().iter().filter(|entry| filter.matches(&entry.instance)).cloned().collect();
+    let matching: Vec<_> = chunk.entries().iter().filter(|entry| filter.matches(&entry.instance)).cloned().collect();
     (!matching.is_empty()).then_some(SnapshotChunk::Matching(matching))
 }
 
-/// Makes one difference an instance of many events: what it was before the first, and what it is after the last.
+/// Folds the events of each instance into one difference: from its state before the first to its state after the last.
 fn fold(events: Vec<Arc<Event>>, filter: Option<&InstanceFilter>) -> Vec<Delta> {
     let matches = |entry: &Arc<Entry>| filter.is_none_or(|filter| filter.matches(&entry.instance));
     let delta = |before: Option<&Arc<Entry>>, last: Arc<Event>| {
-        let knew = before.is_some_and(matches);
-        let effect = match last.after() {
+        let was_known = before.is_some_and(matches);
+        let kind = match last.after() {
             Some(entry) if matches(entry) => DeltaKind::Updated,
-            Some(_) if knew => DeltaKind::NoLongerMatches,
-            None if knew => DeltaKind::Removed,
+            Some(_) if was_known => DeltaKind::NoLongerMatches,
+            None if was_known => DeltaKind::Removed,
             Some(_) | None => return None,
         };
-        Some(Delta { event: last, effect })
+        Some(Delta { event: last, kind })
     };
     if events.len() <= 1 {
         return events.into_iter().filter_map(|event| delta(event.before().cloned().as_ref(), event)).collect();

@@ -77,9 +77,9 @@ pub fn register(service: &str, instance: &str, boot: &str, lease: u128) -> Regis
 }
 
 pub fn deregister(service: &str, instance: &str, lease: Option<u128>) -> Command {
-    let of = lease
-        .map_or(DeregisterGuard::Anyone, |lease| DeregisterGuard::This { lease: Some(LeaseId(lease)), boot: None });
-    Command::Deregister { service: name(service), id: id(instance), of }
+    let guard =
+        lease.map_or(DeregisterGuard::Any, |lease| DeregisterGuard::Holder { lease: Some(LeaseId(lease)), boot: None });
+    Command::Deregister { service: name(service), id: id(instance), guard }
 }
 
 pub fn update(service: &str, instance: &str, patch: Patch) -> Command {

@@ -2,6 +2,8 @@
 #![cfg_attr(fuzzing, allow(dead_code, unused_imports, reason = "fuzzing takes the model without the tests"))]
 
 mod reader;
+#[cfg(test)]
+mod reloaded;
 
 use std::{
     collections::BTreeMap,
@@ -177,7 +179,7 @@ impl RegistryScript {
                 self.naive.expire(self.now);
                 // That the dead go is what this is about; whom protection holds has tests of its own.
                 self.engine.expire(at(self.now));
-                self.engine.registry().reset_protection(None, at(self.now));
+                self.engine.registry().reset_self_preservation(None, at(self.now));
                 self.engine.expire(at(self.now));
             }
             RegistryStep::Read { reader } => self.read(reader),
@@ -250,7 +252,7 @@ fn a_reader_that_fell_behind_gets_the_newest_state() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));
     let mut reader = readers().remove(0);
     reader.read(engine.registry());
-    for n in 0..HISTORY as u128 + 2_000 {
+    for n in 0..MAX_HISTORY_EVENTS as u128 + 2_000 {
         let asked =
             Register { description: description(&[], if n % 2 == 0 { 1 } else { 2 }), ..register("web", "a", "b", n) };
         engine.submit(Command::Register(asked), at(0)).unwrap();

@@ -17,10 +17,10 @@ pub(super) struct SelfPreservationReporter {
 impl SelfPreservationReporter {
     /// Logs the events since the last call.
     pub(super) fn report(&mut self, registry: &Registry, metrics: &Metrics) {
-        let new = registry.notices(self.last);
+        let new = registry.self_preservation_events(self.last);
         let Some(last) = new.last() else { return };
         self.last = last.number;
-        let began = new.iter().filter(|notice| notice.turned == EventKind::Began).count();
+        let began = new.iter().filter(|event| event.kind == EventKind::Began).count();
         metrics.self_preservation_starts.inc_by(began as u64);
         new.iter().take(MAX_LINES).for_each(log);
         if let Some(more) = new.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
@@ -33,15 +33,15 @@ impl SelfPreservationReporter {
     }
 }
 
-fn log(SelfPreservationEvent { turned, what, .. }: &SelfPreservationEvent) {
-    let ThresholdInput { instances, peak, weak, suspects, removals, limit } = what.numbers;
-    let service = what.service.as_ref().map_or("*", |service| service.as_str());
-    match turned {
+fn log(SelfPreservationEvent { kind, status, .. }: &SelfPreservationEvent) {
+    let ThresholdInput { instances, peak, expiring, suspects, recent_expirations: removals, limit } = status.input;
+    let service = status.service.as_ref().map_or("*", |service| service.as_str());
+    match kind {
         EventKind::Began => tracing::warn!(
             service,
             instances,
             peak,
-            silent = weak,
+            silent = expiring,
             removals,
             limit,
             "self-preservation began: too many instances are silent at once and are kept as SUSPECT; see `callboard self-preservation`"

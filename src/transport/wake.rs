@@ -25,7 +25,7 @@ use super::{Connection, wake_flag::WakeFlag};
 use crate::{
     clock::Clock,
     model::{Selector, ServiceName},
-    registry::{ChangeListener, Event, HISTORY, HISTORY_BYTES},
+    registry::{ChangeListener, Event, MAX_HISTORY_EVENTS, MAX_HISTORY_BYTES},
     sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, fence},
 };
 
@@ -35,7 +35,7 @@ const ROUND: Duration = Duration::from_secs(1);
 const AT_A_TIME: usize = 256;
 
 /// How far history may move, in bytes, before everybody is woken to keep up with it.
-const QUARTER: u64 = HISTORY_BYTES as u64 / 4;
+const QUARTER: u64 = MAX_HISTORY_BYTES as u64 / 4;
 
 /// What a seat wants to be woken for.
 #[derive(Debug, Clone)]
@@ -225,7 +225,7 @@ impl ChangeListener for Notifier {
         }
         // Readers that heard of nothing stand where they were. Before what they would have to look through falls out of
         // history, they look once, and stand at the newest revision.
-        let moved = event.size().max(HISTORY_BYTES / HISTORY) as u64;
+        let moved = event.size().max(MAX_HISTORY_BYTES / MAX_HISTORY_EVENTS) as u64;
         let before = self.moved.fetch_add(moved, Ordering::Relaxed);
         if before / QUARTER != (before + moved) / QUARTER {
             self.ring_all();
@@ -396,7 +396,7 @@ mod tests {
             caller: Arc::clone(ServerActor::InProcess.caller()),
             attachment: Attachment::new(),
         };
-        let told = (1..=HISTORY).find(|_| {
+        let told = (1..=MAX_HISTORY_EVENTS).find(|_| {
             hubs.changed(&event);
             hubs.workers[0].all.load(Ordering::Relaxed)
         });
@@ -458,8 +458,8 @@ mod tests {
 
     #[test]
     fn everybody_keeps_up_with_history_by_number_and_by_bytes() {
-        assert_eq!(until_all_are_woken(0), HISTORY / 4);
+        assert_eq!(until_all_are_woken(0), MAX_HISTORY_EVENTS / 4);
         let large = until_all_are_woken(8_000);
-        assert!(large * 16_000 <= HISTORY_BYTES / 3, "history holds fewer large events: {large}");
+        assert!(large * 16_000 <= MAX_HISTORY_BYTES / 3, "history holds fewer large events: {large}");
     }
 }

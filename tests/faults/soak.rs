@@ -6,7 +6,7 @@ use std::time::Duration;
 use callboard::{
     client::{Endpoint, Registration, Watch},
     pb::callboard::v1::{RegisterRequest, WatchRequest},
-    registry::HISTORY,
+    registry::MAX_HISTORY_EVENTS,
 };
 use tokio::{
     sync::watch,
@@ -136,7 +136,7 @@ async fn fill(serve: &ServerProcess) {
         let peer = serve.peer().await;
         filling.spawn(async move {
             let (service, id) = (format!("f{number}"), "i".to_owned());
-            for count in 0..HISTORY / FILLERS {
+            for count in 0..MAX_HISTORY_EVENTS / FILLERS {
                 let tags = vec![format!("v{count}")];
                 peer.register(RegisterRequest { tags, ..instance(&service, &id) }).await.unwrap();
             }

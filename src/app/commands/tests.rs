@@ -25,7 +25,7 @@ use crate::{
 
 fn enroll(service: ServiceName, id: InstanceId, listing: ConsulRegistration) -> RegisterWithoutLease {
     let checks = Vec::new();
-    RegisterWithoutLease { service, id, description: description(&[], 1), listing, checks, replace_checks: false }
+    RegisterWithoutLease { service, id, description: description(&[], 1), consul_registration: listing, checks, replace_checks: false }
 }
 
 fn at_node(name: &str) -> InstanceId {
@@ -87,14 +87,14 @@ async fn peopled(commands: &Commands) {
 }
 
 fn marks_and_hosts(commands: &Commands) -> Vec<(Conditions, String)> {
-    let entries = commands.registry().entries_on(&node_id("n"));
+    let entries = commands.registry().entries_on_node(&node_id("n"));
     let of = |entry: &Arc<Entry>| (entry.instance.conditions, entry.instance.addresses[0].host.to_string());
     entries.iter().map(of).collect()
 }
 
 fn all_agree(commands: &Commands) -> bool {
-    let entries = commands.registry().entries_on(&node_id("n"));
-    entries.len() == 5 && entries.iter().all(|entry| commands.registry().agrees_with_node(&entry.instance))
+    let entries = commands.registry().entries_on_node(&node_id("n"));
+    entries.len() == 5 && entries.iter().all(|entry| commands.registry().has_node_state(&entry.instance))
 }
 
 #[tokio::test]
@@ -111,7 +111,7 @@ async fn node_change_reaches_all_instances_on_it_and_no_others() {
     commands.on_behalf_of(ServerActor::InProcess.caller()).register_on_node(moved).await.unwrap();
     assert!(marks_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.2"));
     let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Static);
-    let check = NewCheck { definition: definition.into(), verdict: CheckStatus::Critical };
+    let check = NewCheck { definition: definition.into(), status: CheckStatus::Critical };
     commands
         .on_behalf_of(ServerActor::InProcess.caller())
         .submit(Command::AddCheck { service: node_service(), id: at_node("n"), check })
@@ -153,7 +153,7 @@ async fn write_dropped_after_its_first_command_runs_to_its_end() {
         .await;
     }
     commands.finish().await;
-    assert!(commands.registry().entries_on(&node_id("n")).is_empty() && commands.registry().node("n").is_none());
+    assert!(commands.registry().entries_on_node(&node_id("n")).is_empty() && commands.registry().node("n").is_none());
     engine.close();
 }
 
@@ -191,7 +191,7 @@ async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() 
     commands.on_behalf_of(ServerActor::InProcess.caller()).register(vec![first.clone()], ()).await.unwrap();
     let check = |n: usize| {
         let definition = CheckDefinition::new(CheckId::parse(&n.to_string()).unwrap(), "c", Probe::Static);
-        NewCheck { definition: definition.into(), verdict: CheckStatus::Passing }
+        NewCheck { definition: definition.into(), status: CheckStatus::Passing }
     };
     let refused = RegisterWithoutLease { service: name("b"), checks: (0..33).map(check).collect(), ..first.clone() };
     let before = commands.registry().applied();
@@ -297,7 +297,7 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
         // A check that two instances of the node have: the later one keeps it.
         let definition = CheckDefinition::new(CheckId::parse("taken").unwrap(), "c", Probe::Static);
         for n in 0..2 {
-            let check = NewCheck { definition: definition.clone().into(), verdict: CheckStatus::Passing };
+            let check = NewCheck { definition: definition.clone().into(), status: CheckStatus::Passing };
             let (service, id) = (name(&format!("s{n}")), InstanceId::on_node("n", &format!("s{n}")));
             engine
                 .submit(Command::AddCheck { service, id, check }, ServerActor::InProcess.caller(), at(0))

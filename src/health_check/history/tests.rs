@@ -43,11 +43,28 @@ fn report_is_valid_for_the_interval() {
     assert_eq!(&*history.output(), "TTL expired (last output before timeout follows): well");
 }
 
+/// Returns the check of a history with another definition.
+fn redefined(definition: CheckDefinition, status: CheckStatus) -> Check {
+    Check { definition_revision: Revision(2), ..Check::new(definition.into(), status) }
+}
+
+#[test]
+fn definition_is_identified_by_its_revision_and_not_by_its_address() {
+    let history = history(Probe::Ttl, None);
+    history.report(CheckStatus::Passing, "", at(1_000));
+    let copy = || CheckDefinition::clone(&history.definition());
+    history.update(&Check::new(Arc::new(copy()), CheckStatus::Passing), at(5_000));
+    assert_eq!(history.ttl_left(at(5_000)), Duration::from_secs(6), "the TTL goes on");
+    history.update(&redefined(copy(), CheckStatus::Passing), at(5_000));
+    assert_eq!(history.ttl_left(at(5_000)), Duration::from_secs(10), "the TTL begins again");
+    assert_eq!(history.definition_revision(), Revision(2));
+}
+
 #[test]
 fn report_longer_than_output_max_size_is_cut_with_a_note() {
     let history = history(Probe::Ttl, None);
     let definition = CheckDefinition { output_max_size: 5, ..CheckDefinition::clone(&history.definition()) };
-    history.update(&Check::new(definition.into(), CheckStatus::Passing), at(1));
+    history.update(&redefined(definition, CheckStatus::Passing), at(1));
     for (output, kept) in
         [("12345", "12345"), ("123456", "12345 ... (captured 5 of 6 bytes)"), ("üüü", "üü ... (captured 4 of 6 bytes)")]
     {
@@ -88,7 +105,7 @@ fn registering_a_check_again_renews_its_times() {
     let history = history(Probe::Ttl, Some(Duration::from_mins(1)));
     history.report(CheckStatus::Critical, "", at(1_000));
     let definition = CheckDefinition { notes: "other".into(), ..CheckDefinition::clone(&history.definition()) };
-    history.update(&Check::new(definition.into(), CheckStatus::Critical), at(60_000));
+    history.update(&redefined(definition, CheckStatus::Critical), at(60_000));
     assert!(history.removal_due(at(119_999)).is_none());
     assert!(history.removal_due(at(120_000)).is_some());
 }

@@ -6,7 +6,7 @@ use crate::{
     clock::Clock,
     engine::{Engine, EngineError, Memory},
     health_check::{ChangeQueue, ProbePolicy},
-    model::{Caller, ConsulRegistration, Incarnation, InstanceId, ServerActor},
+    model::{Caller, CheckDefinition, ConsulRegistration, Incarnation, InstanceId, ServerActor},
     registry::{
         ChangeListener, NewCheck, Register, RegisterWithoutLease,
         test_support::{deregister, register},
@@ -51,7 +51,7 @@ impl RunnerTest {
             deregister_after: Some(DEREGISTER_AFTER),
             ..CheckDefinition::new(CheckId::parse("c").unwrap(), "c", probe)
         };
-        let checks = vec![NewCheck { definition: definition.into(), verdict: status }];
+        let checks = vec![NewCheck { definition: definition.into(), status: status }];
         self.submit(Command::Register(Register { checks, ..register("web", id, "boot", 1) })).await;
     }
 
@@ -130,13 +130,13 @@ async fn accepted_registration_renews_the_times_of_its_checks_and_rejected_one_d
             ..CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl)
         };
         let id = CheckId::parse(&if id == 0 { "c".to_owned() } else { format!("c{id}") }).unwrap();
-        NewCheck { definition: Arc::new(CheckDefinition { id, ..ttl }), verdict: CheckStatus::Passing }
+        NewCheck { definition: Arc::new(CheckDefinition { id, ..ttl }), status: CheckStatus::Passing }
     };
     let registration = |checks: usize| {
         let Register { service, id, description, .. } = register("web", "a", "boot", 1);
         let listing = ConsulRegistration { id: "a".into(), ..ConsulRegistration::default() };
         let checks = (0..checks).map(check).collect();
-        vec![RegisterWithoutLease { service, id, description, listing, checks, replace_checks: true }]
+        vec![RegisterWithoutLease { service, id, description, consul_registration: listing, checks, replace_checks: true }]
     };
     let ttl_left = |test: &RunnerTest| {
         let key = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap(), CheckId::parse("c").unwrap());

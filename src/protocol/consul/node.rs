@@ -46,7 +46,7 @@ impl AgentNode {
 
     /// Returns all nodes, by name.
     pub(super) fn all(registry: &Registry, agent: &AgentIdentity) -> Vec<Self> {
-        let chunks = registry.blocks(&node_service());
+        let chunks = registry.chunks(&node_service());
         let registered =
             chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| Self::new("", Some(Arc::clone(entry))));
         let others = registered.filter(|node| !node.name.is_empty());
@@ -85,7 +85,7 @@ fn local_node<'a>(agent: &'a AgentIdentity, registry: &Registry) -> NodeView<'a>
     let mut meta: Map<'_> = agent.meta.iter().map(|(key, value)| (key.into(), value.into())).collect();
     meta.insert("consul-network-segment".into(), "".into());
     meta.insert("consul-version".into(), VERSION.into());
-    let index = registry.beginning().0.max(2);
+    let index = registry.start_revision().0.max(2);
     NodeView {
         id: Cow::Borrowed(&agent.id),
         node: Cow::Borrowed(&agent.node),

@@ -97,13 +97,13 @@ impl Consul {
     /// if it has no instances, of the last service that lost them. A spelling that lost its last instance is a change of the others.
     fn index_of(&self, name: &str, spellings: &[ServiceName]) -> u64 {
         let registry = self.registry();
-        let lost = registry.spelling_lost(name);
-        let shown = spellings.iter().filter_map(|spelling| registry.shown(spelling)).max();
+        let lost = registry.last_spelling_removed(name);
+        let shown = spellings.iter().filter_map(|spelling| registry.view_revision(spelling)).max();
         let shown = shown.map(|revision| revision.max(lost));
         self.at_least(if name == CONSUL_SERVICE {
             self.revision_of_itself(shown)
         } else {
-            shown.unwrap_or_else(|| registry.catalog().last_emptied())
+            shown.unwrap_or_else(|| registry.consul_index().last_emptied())
         })
     }
 
@@ -113,13 +113,13 @@ impl Consul {
         let registry = self.registry();
         let node = registry.node("").map(|node| node.instance.revision).unwrap_or_default();
         let were_shown = self.shown_beside_itself.fetch_or(others.is_some(), Ordering::AcqRel);
-        let emptied = || if were_shown { registry.catalog().last_emptied() } else { Revision::default() };
+        let emptied = || if were_shown { registry.consul_index().last_emptied() } else { Revision::default() };
         others.unwrap_or_else(emptied).max(node)
     }
 
     /// An index that is no lower than what is known since the start.
     fn at_least(&self, revision: Revision) -> u64 {
-        revision.max(self.registry().beginning()).0.max(1)
+        revision.max(self.registry().start_revision()).0.max(1)
     }
 
     /// Waits, and answers with bytes that are kept as long as neither the service nor a node that it is on changes. `make` takes all

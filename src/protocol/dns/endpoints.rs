@@ -285,7 +285,7 @@ pub(super) fn of_service(
         let as_of_nodes = of_nodes();
         let mut collector = EndpointCollector::new(registry, zone, &folded);
         for service in &services {
-            let chunks = registry.blocks(service);
+            let chunks = registry.chunks(service);
             let instances = chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance);
             instances.filter(|instance| instance.status().is_routable()).for_each(|instance| collector.add(instance));
         }

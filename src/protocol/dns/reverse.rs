@@ -80,7 +80,7 @@ impl AddressIndex {
                     self.addresses.clear();
                     self.instances.clear();
                 }
-                Step::Snapshot(SnapshotChunk::Block(block)) => {
+                Step::Snapshot(SnapshotChunk::Chunk(block)) => {
                     read += block.entries().len();
                     block.entries().iter().for_each(|entry| self.put(&entry.instance));
                 }
@@ -91,7 +91,7 @@ impl AddressIndex {
                 Step::Changes(deltas, _) => {
                     read += deltas.len();
                     for delta in deltas {
-                        match (delta.effect, delta.event.after()) {
+                        match (delta.kind, delta.event.after()) {
                             (DeltaKind::Updated, Some(entry)) => self.put(&entry.instance),
                             _ => self.remove(&(delta.event.service().clone(), delta.event.id().clone())),
                         }

@@ -14,7 +14,7 @@ use crate::{
     app::Watcher,
     model::{InstanceId, Revision, Selector, ServiceName, UnixMillis},
     pb::{callboard::v1 as pb, server::admin_service_server::AdminService},
-    registry::{ClockReading, CommandError, PendingVisits, Registry},
+    registry::{ClockReading, CommandError, PendingChanges, Registry},
 };
 
 /// Events of a page of who asks for no size.
@@ -77,14 +77,14 @@ impl AdminService for GrpcApi {
         let after = decode::services_after(&asked.page_token)?;
         let size = decode::page_size(asked.page_size, PROTECTIONS);
         let (registry, now) = (self.context.engine.registry(), self.context.clock.now());
-        let mut page = registry.protected(after.as_ref().map_or("", ServiceName::as_str), size + 1, now.lease);
+        let mut page = registry.preserved_services(after.as_ref().map_or("", ServiceName::as_str), size + 1, now.lease);
         let more = page.len() > size;
         page.truncate(size);
         let last = page.last().and_then(|last| last.service.as_ref()).filter(|_| more);
         Ok(Response::new(pb::ListProtectionsResponse {
             next_page_token: last.map(ToString::to_string).unwrap_or_default(),
             protections: page.iter().map(|of| self_preservation::protection(of, now)).collect(),
-            registry: Some(self_preservation::protection(&registry.protection(now.lease).0, now)),
+            registry: Some(self_preservation::protection(&registry.self_preservation(now.lease).0, now)),
         }))
     }
 
@@ -95,8 +95,8 @@ impl AdminService for GrpcApi {
         let service = optional_service(&request.get_ref().service)?;
         let (registry, now) = (self.context.engine.registry(), self.context.clock.now());
         let found = match service {
-            Some(service) => registry.protection_of(&service, now.lease),
-            None => registry.protection(now.lease).0,
+            Some(service) => registry.self_preservation_of(&service, now.lease),
+            None => registry.self_preservation(now.lease).0,
         };
         Ok(Response::new(pb::GetProtectionResponse { protection: Some(self_preservation::protection(&found, now)) }))
     }
@@ -108,7 +108,7 @@ impl AdminService for GrpcApi {
         let asked = request.get_ref();
         let before = decode::page_after(&asked.page_token, |token| token.parse().ok())?.unwrap_or(u64::MAX);
         let size = decode::page_size(asked.page_size, EVENTS);
-        let mut notices = self.context.engine.registry().notices_before(before, size + 1);
+        let mut notices = self.context.engine.registry().self_preservation_events_before(before, size + 1);
         let more = notices.len() > size;
         notices.truncate(size);
         let last = notices.last().filter(|_| more);
@@ -123,7 +123,7 @@ impl AdminService for GrpcApi {
         request: Request<pb::ResetProtectionRequest>,
     ) -> Result<Response<pb::ResetProtectionResponse>, Status> {
         let service = self_preservation::target(request.get_ref())?;
-        let condemned = self.context.engine.registry().reset_protection(service.as_ref(), self.context.clock.now());
+        let condemned = self.context.engine.registry().reset_self_preservation(service.as_ref(), self.context.clock.now());
         let condemned = u32::try_from(condemned).unwrap_or(u32::MAX);
         Ok(Response::new(pb::ResetProtectionResponse { condemned }))
     }
@@ -150,7 +150,7 @@ fn watcher(id: u64, watcher: &Watcher, registry: &Registry, now: ClockReading) -
     let synced = UnixMillis(watcher.synced_at.load(Ordering::Relaxed));
     let waiting = watcher.waiting.load(Ordering::Relaxed);
     // A waiting watcher gets a new snapshot, and how far that differs from what it has is not known yet.
-    let pending = if waiting { PendingVisits::default() } else { registry.pending(&watcher.selection, sent) };
+    let pending = if waiting { PendingChanges::default() } else { registry.pending(&watcher.selection, sent) };
     let (services, prefix, everything) = match &*watcher.selection {
         Selector::Names(names) => (names.iter().map(ToString::to_string).collect(), String::new(), false),
         Selector::Prefix(prefix) => (vec![], prefix.to_string(), false),

@@ -45,9 +45,9 @@ pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Re
 pub(super) fn deregister(asked: &pb::DeregisterRequest) -> Result<Command, ApiError> {
     let lease = optional_lease(&asked.lease_id)?;
     let boot = if asked.boot_id.is_empty() { None } else { Some(BootId::parse(&asked.boot_id)?) };
-    let of =
-        if lease.is_none() && boot.is_none() { DeregisterGuard::Anyone } else { DeregisterGuard::This { lease, boot } };
-    Ok(Command::Deregister { service: ServiceName::parse(&asked.service)?, id: InstanceId::parse_any(&asked.id)?, of })
+    let guard =
+        if lease.is_none() && boot.is_none() { DeregisterGuard::Any } else { DeregisterGuard::Holder { lease, boot } };
+    Ok(Command::Deregister { service: ServiceName::parse(&asked.service)?, id: InstanceId::parse_any(&asked.id)?, guard })
 }
 
 pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, ApiError> {

@@ -40,7 +40,7 @@ pub(super) fn lease(lease: &Lease, now: LeaseTime) -> pb::Lease {
     let terms = lease.terms();
     pb::Lease {
         ttl: span(terms.ttl()),
-        time_left: span(Duration::from_millis(lease.deadline().saturating_sub(now))),
+        time_left: span(Duration::from_millis(lease.deadline(now).saturating_sub(now))),
         disconnect_grace: terms.disconnect_grace().and_then(span),
         connected: lease.is_connected(),
     }

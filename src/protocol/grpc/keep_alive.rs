@@ -66,7 +66,7 @@ impl KeepAliveStream {
             seat: context.notifier.seat(&connection, Interest::Nothing),
             connection,
             inbound,
-            carrier: context.engine.registry().leases().new_carrier(),
+            carrier: context.engine.registry().leases().new_stream_id(),
             carried: HashMap::default(),
             heard: context.clock.since_start(),
             end: KeepAliveEnd::Open,
@@ -120,7 +120,7 @@ impl KeepAliveStream {
     fn report(&mut self, lease_id: &[u8], load: &pb::LoadReport) -> Result<(), ApiError> {
         let load = decode::load(load)?;
         if let Some(lease) = LeaseId::from_bytes(lease_id).and_then(|id| self.lease(id)) {
-            lease.report(load);
+            lease.report_load(load);
         }
         Ok(())
     }
@@ -155,9 +155,9 @@ impl KeepAliveStream {
         let now = self.context.clock.now().lease;
         for (_, lease) in self.carried.drain() {
             if broken {
-                leases.broken(&lease, self.carrier, now);
+                leases.stream_broken(&lease, self.carrier, now);
             } else {
-                lease.released(self.carrier);
+                lease.stream_released(self.carrier);
             }
         }
     }

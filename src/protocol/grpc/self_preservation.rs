@@ -21,11 +21,11 @@ pub(super) fn target(asked: &pb::ResetProtectionRequest) -> Result<Option<Servic
 
 /// As things are now.
 pub(super) fn protection(of: &SelfPreservationStatus, now: ClockReading) -> pb::Protection {
-    let ThresholdInput { instances, peak, weak, suspects, removals, limit } = of.numbers;
+    let ThresholdInput { instances, peak, expiring: weak, suspects, recent_expirations: removals, limit } = of.input;
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     // Both clocks are in milliseconds; that of leases may yet stand still for a while.
     let wall = |time: LeaseTime| UnixMillis(now.wall.0.saturating_add(time.saturating_sub(now.lease)));
-    let dead_go = of.dead_go.filter(|_| suspects > 0).map(|time| encode::timestamp(wall(time)));
+    let dead_go = of.first_release_at.filter(|_| suspects > 0).map(|time| encode::timestamp(wall(time)));
     pb::Protection {
         service: of.service.as_ref().map(ToString::to_string).unwrap_or_default(),
         started_at: of.since.map(|since| encode::timestamp(since.wall)),
@@ -41,7 +41,7 @@ pub(super) fn protection(of: &SelfPreservationStatus, now: ClockReading) -> pb::
 
 /// As things were then.
 pub(super) fn event(notice: &SelfPreservationEvent) -> pb::ProtectionEvent {
-    let kind = match notice.turned {
+    let kind = match notice.kind {
         EventKind::Began => pb::ProtectionEventKind::Began,
         EventKind::Ended => pb::ProtectionEventKind::Ended,
         EventKind::Reset => pb::ProtectionEventKind::Reset,
@@ -50,7 +50,7 @@ pub(super) fn event(notice: &SelfPreservationEvent) -> pb::ProtectionEvent {
         number: notice.number,
         time: Some(encode::timestamp(notice.at.wall)),
         kind: kind.into(),
-        protection: Some(protection(&notice.what, notice.at)),
+        protection: Some(protection(&notice.status, notice.at)),
     }
 }
 

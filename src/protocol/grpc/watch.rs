@@ -78,7 +78,7 @@ impl WatchStream {
         let (selection, filter) = (Arc::new(selection), filter.map(Arc::new));
         let subscription = Subscription::new(Arc::clone(&selection), filter.clone(), token);
         // The seat first: what changes after it rings, what changed before it is read.
-        let waits = subscription.waits(context.engine.registry());
+        let waits = subscription.awaits_settling(context.engine.registry());
         let interest = if waits { Interest::Nothing } else { Interest::Changes(Arc::clone(&selection)) };
         let seat = context.notifier.seat(connection, interest);
         let listed = context.watchers.enter(connection, user_agent, &selection, filter.as_ref(), context.clock.now());
@@ -132,9 +132,9 @@ impl WatchStream {
     }
 
     fn next_step(&mut self) -> Step {
-        if self.inattentive && !self.subscription.waits(self.context.engine.registry()) {
+        if self.inattentive && !self.subscription.awaits_settling(self.context.engine.registry()) {
             self.inattentive = false;
-            self.seat.turn_to(Interest::Changes(Arc::clone(self.subscription.selection())));
+            self.seat.turn_to(Interest::Changes(Arc::clone(self.subscription.selector())));
         }
         self.held.take().unwrap_or_else(|| self.subscription.next(self.context.engine.registry()))
     }
@@ -228,7 +228,7 @@ impl WatchStream {
 
 fn pieces(part: &SnapshotChunk) -> VecDeque<Bytes> {
     match part {
-        SnapshotChunk::Block(block) => frame::block(block).iter().cloned().collect(),
+        SnapshotChunk::Chunk(block) => frame::block(block).iter().cloned().collect(),
         SnapshotChunk::Matching(entries) => frame::pieces(entries.iter().map(|entry| &**entry)).into(),
     }
 }

@@ -61,7 +61,7 @@ fn encode(web: &HttpPages, wanted: &TargetQuery) -> Result<Bytes, (StatusCode, S
     // One target at a time: all of them as values would take several times the memory of the answer.
     let mut out = vec![b'['];
     for service in services {
-        for entry in registry.blocks(&service).iter().flat_map(|block| block.entries()) {
+        for entry in registry.chunks(&service).iter().flat_map(|block| block.entries()) {
             let matches = filter.as_ref().is_none_or(|filter| filter.matches(&entry.instance));
             let Some(target) = target(&entry.instance, wanted.address.as_deref()).filter(|_| matches) else { continue };
             if out.len() > 1 {

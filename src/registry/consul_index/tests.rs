@@ -22,25 +22,27 @@ fn check(id: &str) -> CheckId {
 
 /// Registers an instance with checks that say this until they are fed.
 fn enroll(engine: &Memory, service: &str, (node, id): (&str, &str), checks: &[(&str, CheckStatus)]) -> CommandOutcome {
-    let asked = |(id, verdict): &(&str, CheckStatus)| {
+    let asked = |(id, status): &(&str, CheckStatus)| {
         let definition =
             CheckDefinition { interval: Duration::from_secs(9), ..CheckDefinition::new(check(id), "c", Probe::Ttl) };
-        NewCheck { definition: definition.into(), verdict: *verdict }
+        NewCheck { definition: definition.into(), status: *status }
     };
     let enroll = RegisterWithoutLease {
         service: name(service),
         id: InstanceId::on_node(node, id),
         description: description(&[], 1),
-        listing: ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() },
+        consul_registration: ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() },
         checks: checks.iter().map(asked).collect(),
         replace_checks: false,
     };
     engine.submit(Command::RegisterWithoutLease(Box::new(enroll)), at(0)).unwrap()
 }
 
-fn judge(engine: &Memory, service: &str, id: &str, verdict: CheckStatus) {
+fn judge(engine: &Memory, service: &str, id: &str, status: CheckStatus) {
     let (service, id) = (name(service), InstanceId::parse_any(id).unwrap());
-    engine.submit(Command::SetCheckStatus { service, id, check: check("x"), of: None, verdict }, at(0)).unwrap();
+    engine
+        .submit(Command::SetCheckStatus { service, id, check: check("x"), definition_revision: None, status }, at(0))
+        .unwrap();
 }
 
 fn remove(engine: &Memory, TakenCheck { service, id, check, created }: TakenCheck) -> bool {
@@ -49,7 +51,7 @@ fn remove(engine: &Memory, TakenCheck { service, id, check, created }: TakenChec
 }
 
 fn owner(engine: &Memory, node: &str) -> Option<(String, String)> {
-    let owner = engine.registry().catalog().owner_of(node, "x");
+    let owner = engine.registry().consul_index().owner_of(node, "x");
     owner.map(|(service, id)| (service.to_string(), id.to_string()))
 }
 
@@ -70,17 +72,17 @@ fn check_belongs_to_the_instance_that_took_it_last_whatever_the_earlier_one_says
     assert_eq!(owner(&engine, ""), Some(is("b", "b")));
     judge(&engine, "a", "a", CheckStatus::Passing);
     assert_eq!(owner(&engine, ""), Some(is("b", "b")), "a change of the earlier one takes nothing back");
-    let taken = engine.registry().catalog().taken_from("", &check("x"));
+    let taken = engine.registry().consul_index().taken_from("", &check("x"));
     assert_eq!(taken.iter().map(|taken| taken.id.as_str()).collect::<Vec<_>>(), ["a"]);
 
     enroll(&engine, "a", ("", "a"), &[("x", CheckStatus::Critical)]);
     assert_eq!(owner(&engine, ""), Some(is("a", "a")), "registered once more, it does");
     assert!(!remove(&engine, taken.into_iter().next().unwrap()), "and what it lost before is another check");
-    let taken = engine.registry().catalog().taken_from("", &check("x"));
+    let taken = engine.registry().consul_index().taken_from("", &check("x"));
     assert!(taken.into_iter().all(|taken| remove(&engine, taken)));
     assert!(engine.registry().get(&name("b"), "b").unwrap().instance.checks.is_empty());
     assert_eq!(owner(&engine, ""), Some(is("a", "a")));
-    assert_eq!(engine.registry().catalog().taken_from("", &check("x")), []);
+    assert_eq!(engine.registry().consul_index().taken_from("", &check("x")), []);
 }
 
 #[test]
@@ -104,7 +106,7 @@ fn nodes_have_checks_of_their_own_under_any_spelling() {
     assert_eq!(owner(&engine, ""), Some(is("a", "a")));
     assert_eq!(owner(&engine, "n2"), Some(is("b", "@n2/b")));
     assert_eq!(owner(&engine, "n3"), None);
-    let here = |node: &str| engine.registry().catalog().on_node(&crate::model::node_id(node)).len();
+    let here = |node: &str| engine.registry().consul_index().on_node(&crate::model::node_id(node)).len();
     assert_eq!([here(""), here("N2"), here("n3")], [1, 2, 0]);
 }
 
@@ -120,7 +122,7 @@ fn id_that_moves_leads_to_the_new_service_whatever_happens_to_the_old() {
         (CheckStatus::Passing, before.get("x").unwrap().created)
     );
     judge(&engine, "old", "r", CheckStatus::Critical);
-    let catalog = engine.registry().catalog();
+    let catalog = engine.registry().consul_index();
     assert_eq!(catalog.service_of("r"), Some(name("new")));
     assert_eq!(owner(&engine, ""), Some(is("new", "r")));
     assert_eq!(catalog.taken_from("", &check("x")), [], "what is left behind goes as a whole");

@@ -19,27 +19,27 @@ fn held(outcome: &CommandOutcome) -> &Arc<Lease> {
     outcome.entry.as_ref().unwrap().lease.as_ref().unwrap()
 }
 
-fn sign_in(engine: &crate::engine::Memory, asked: Register, ms: u64) -> Result<CommandOutcome, CommandError> {
+fn submit_register(engine: &crate::engine::Memory, asked: Register, ms: u64) -> Result<CommandOutcome, CommandError> {
     engine.submit(Command::Register(asked), at(ms))
 }
 
 #[test]
 fn registering_again_is_safe_and_renews() {
     let engine = engine();
-    let first = sign_in(&engine, register("web", "a", "boot", 1), 0).unwrap();
-    let again = sign_in(&engine, register("web", "a", "boot", 2), 1_000).unwrap();
+    let first = submit_register(&engine, register("web", "a", "boot", 1), 0).unwrap();
+    let again = submit_register(&engine, register("web", "a", "boot", 2), 1_000).unwrap();
     assert!(first.changed && !again.changed);
     assert_eq!(again.revision, first.revision);
     assert!(Arc::ptr_eq(held(&first), held(&again)), "the lease stays");
-    assert_eq!(held(&again).deadline(), 4_000);
+    assert_eq!(held(&again).deadline(1_000), 4_000);
 }
 
 #[test]
 fn registering_again_with_other_words_is_an_update_of_the_same_life() {
     let engine = engine();
-    let first = sign_in(&engine, register("web", "a", "boot", 1), 0).unwrap();
+    let first = submit_register(&engine, register("web", "a", "boot", 1), 0).unwrap();
     let other = Register { description: description(&["v2"], 1), ..register("web", "a", "boot", 2) };
-    let again = sign_in(&engine, other, 1_000).unwrap();
+    let again = submit_register(&engine, other, 1_000).unwrap();
     let (before, after) = (&first.entry.unwrap().instance, &again.entry.unwrap().instance);
     assert_eq!(after.registered_revision, before.registered_revision);
     assert_eq!(after.registered_at, before.registered_at);
@@ -49,10 +49,10 @@ fn registering_again_with_other_words_is_an_update_of_the_same_life() {
 #[test]
 fn another_boot_waits_until_a_heartbeat_is_missing() {
     let engine = engine();
-    let first = sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
-    let refused = sign_in(&engine, register("web", "a", "two", 2), 1_000).unwrap_err();
+    let first = submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
+    let refused = submit_register(&engine, register("web", "a", "two", 2), 1_000).unwrap_err();
     assert!(matches!(refused, CommandError::HeldByOther { retry, .. } if retry == Duration::from_millis(500)));
-    let second = sign_in(&engine, register("web", "a", "two", 3), 1_500).unwrap();
+    let second = submit_register(&engine, register("web", "a", "two", 3), 1_500).unwrap();
     assert_eq!(held(&first).renew(1_600, None), Err(EndReason::Superseded));
     assert_eq!(held(&second).id, LeaseId(3));
     assert!(second.entry.unwrap().instance.registered_revision > first.revision);
@@ -61,29 +61,29 @@ fn another_boot_waits_until_a_heartbeat_is_missing() {
 #[test]
 fn another_boot_takes_over_at_once_from_a_broken_stream_or_by_force() {
     let engine = engine();
-    let first = sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
-    let carrier = HeartbeatStreamId::numbered(1);
-    held(&first).renew(10, Some(carrier)).unwrap();
-    assert!(sign_in(&engine, register("web", "a", "two", 2), 20).is_err());
-    engine.registry().leases().broken(held(&first), carrier, 30);
-    let second = sign_in(&engine, register("web", "a", "two", 2), 40).unwrap();
-    held(&second).renew(50, Some(carrier)).unwrap();
+    let first = submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
+    let stream = HeartbeatStreamId::numbered(1);
+    held(&first).renew(10, Some(stream)).unwrap();
+    assert!(submit_register(&engine, register("web", "a", "two", 2), 20).is_err());
+    engine.registry().leases().stream_broken(held(&first), stream, 30);
+    let second = submit_register(&engine, register("web", "a", "two", 2), 40).unwrap();
+    held(&second).renew(50, Some(stream)).unwrap();
     let forced = Register { replace: true, ..register("web", "a", "three", 3) };
-    assert!(sign_in(&engine, forced, 60).is_ok());
+    assert!(submit_register(&engine, forced, 60).is_ok());
     assert_eq!(held(&second).renew(70, None), Err(EndReason::Superseded));
 }
 
 #[test]
-fn a_stale_goodbye_removes_nothing() {
+fn a_stale_deregister_removes_nothing() {
     let engine = engine();
-    sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
+    submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
     let forced = Register { replace: true, ..register("web", "a", "two", 2) };
-    sign_in(&engine, forced, 10).unwrap();
+    submit_register(&engine, forced, 10).unwrap();
     assert!(!engine.submit(deregister("web", "a", Some(1)), at(20)).unwrap().changed);
-    let boot = DeregisterGuard::This { lease: None, boot: Some(BootId::parse("one").unwrap()) };
+    let boot = DeregisterGuard::Holder { lease: None, boot: Some(BootId::parse("one").unwrap()) };
     let (service, id) = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap());
-    let goodbye = Command::Deregister { service, id, of: boot };
-    assert!(!engine.submit(goodbye, at(20)).unwrap().changed);
+    let late = Command::Deregister { service, id, guard: boot };
+    assert!(!engine.submit(late, at(20)).unwrap().changed);
     assert!(engine.submit(deregister("web", "a", Some(2)), at(30)).unwrap().changed);
     assert!(!engine.submit(deregister("web", "a", Some(2)), at(40)).unwrap().changed, "once more is no error");
     assert!(matches!(engine.submit(deregister("web", "a", None), at(50)), Err(CommandError::NoSuchInstance { .. })));
@@ -92,7 +92,7 @@ fn a_stale_goodbye_removes_nothing() {
 #[test]
 fn an_operators_removal_is_told_to_the_holder() {
     let engine = engine();
-    let first = sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
+    let first = submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
     engine.submit(deregister("web", "a", None), at(10)).unwrap();
     assert_eq!(held(&first).renew(20, None), Err(EndReason::Removed));
     assert!(engine.registry().leases().get(LeaseId(1)).is_some(), "remembered for its next heartbeat");
@@ -103,21 +103,21 @@ fn an_operators_removal_is_told_to_the_holder() {
 #[test]
 fn drains_by_operator_and_by_itself() {
     let engine = engine();
-    sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
+    submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
     let drain = |draining| Patch { draining: Some(draining), ..Patch::default() };
     let status = |outcome: CommandOutcome| outcome.entry.unwrap().instance.status();
     assert_eq!(status(engine.submit(update("web", "a", drain(true)), at(10)).unwrap()), Status::Draining);
     assert!(!engine.submit(update("web", "a", drain(true)), at(10)).unwrap().changed);
-    assert_eq!(status(sign_in(&engine, register("web", "a", "one", 2), 20).unwrap()), Status::Draining);
+    assert_eq!(status(submit_register(&engine, register("web", "a", "one", 2), 20).unwrap()), Status::Draining);
     let forced = Register { replace: true, ..register("web", "a", "two", 3) };
-    assert_eq!(status(sign_in(&engine, forced, 30).unwrap()), Status::Draining, "outlives the boot");
+    assert_eq!(status(submit_register(&engine, forced, 30).unwrap()), Status::Draining, "outlives the boot");
     assert_eq!(status(engine.submit(update("web", "a", drain(false)), at(40)).unwrap()), Status::Serving);
 
     let (service, id) = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap());
     let leaving = Command::Update { service, id, lease: Some(LeaseId(3)), patch: drain(true) };
     assert_eq!(status(engine.submit(leaving.clone(), at(50)).unwrap()), Status::Draining);
     let forced = Register { replace: true, ..register("web", "a", "three", 4) };
-    assert_eq!(status(sign_in(&engine, forced, 60).unwrap()), Status::Serving, "ended with the boot");
+    assert_eq!(status(submit_register(&engine, forced, 60).unwrap()), Status::Serving, "ended with the boot");
     assert!(matches!(engine.submit(leaving, at(70)), Err(CommandError::LeaseLost { .. })));
 }
 
@@ -125,7 +125,7 @@ fn drains_by_operator_and_by_itself() {
 fn updates_change_only_what_they_name() {
     let engine = engine();
     let asked = Register { description: description(&["v1"], 5), starting: true, ..register("web", "a", "one", 1) };
-    sign_in(&engine, asked, 0).unwrap();
+    submit_register(&engine, asked, 0).unwrap();
     let patch = Patch { starting: Some(false), weight: Some(Weight::parse(7).unwrap()), ..Patch::default() };
     let instance = &engine.submit(update("web", "a", patch), at(10)).unwrap().entry.unwrap().instance;
     assert_eq!(instance.status(), Status::Serving);
@@ -137,10 +137,10 @@ fn updates_change_only_what_they_name() {
 #[test]
 fn a_register_that_meets_its_own_expiry_goes_on_with_a_new_lease() {
     let engine = engine();
-    let first = sign_in(&engine, register("web", "a", "one", 1), 0).unwrap();
+    let first = submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
     let commands = engine.registry().sweep(at(10_000));
     assert!(matches!(&*commands, [Command::Expire(_)]), "{commands:?}");
-    let again = sign_in(&engine, register("web", "a", "one", 2), 10_000).unwrap();
+    let again = submit_register(&engine, register("web", "a", "one", 2), 10_000).unwrap();
     assert_eq!(held(&again).id, LeaseId(2));
     let late = engine.submit(Command::Expire(Arc::clone(held(&first))), at(10_000)).unwrap();
     assert!(!late.changed, "the removal under way no longer fits");
@@ -150,10 +150,10 @@ fn a_register_that_meets_its_own_expiry_goes_on_with_a_new_lease() {
 #[test]
 fn refused_register_leaves_lease_and_instance_as_they_are() {
     let engine = engine();
-    let first = sign_in(&engine, register("web", "a", "boot", 1), 0).unwrap();
+    let first = submit_register(&engine, register("web", "a", "boot", 1), 0).unwrap();
     let check = |id: usize| NewCheck {
         definition: CheckDefinition::new(CheckId::parse(&id.to_string()).unwrap(), "c", Probe::Ttl).into(),
-        verdict: CheckStatus::Passing,
+        status: CheckStatus::Passing,
     };
     let hour = LeaseTerms::grant(Some(Duration::from_hours(1)), Some(Duration::ZERO));
     let asked = |boot: &str, checks: Vec<NewCheck>| Register { checks, terms: hour, ..register("web", "a", boot, 2) };
@@ -164,10 +164,10 @@ fn refused_register_leaves_lease_and_instance_as_they_are() {
         Register { replace: true, ..asked("other", (0..33).map(check).collect()) },
     ];
     for asked in refused {
-        let said = sign_in(&engine, asked.clone(), 1_000).unwrap_err();
+        let said = submit_register(&engine, asked.clone(), 1_000).unwrap_err();
         assert!(matches!(said, CommandError::Invalid(_) | CommandError::HeldByOther { .. }), "{said}");
         let lease = held(&first);
-        assert_eq!((lease.deadline(), lease.terms()), (3_000, register("web", "a", "boot", 1).terms), "{asked:?}");
+        assert_eq!((lease.deadline(1_000), lease.terms()), (3_000, register("web", "a", "boot", 1).terms), "{asked:?}");
     }
     let lost = Command::Update {
         service: ServiceName::parse("web").unwrap(),
@@ -177,26 +177,26 @@ fn refused_register_leaves_lease_and_instance_as_they_are() {
     };
     assert!(matches!(engine.submit(lost, at(1_000)), Err(CommandError::LeaseLost { .. })));
     let entry = engine.registry().get(&ServiceName::parse("web").unwrap(), "a").unwrap();
-    assert_eq!((held(&first).deadline(), &entry.instance), (3_000, &first.entry.as_ref().unwrap().instance));
+    assert_eq!((held(&first).deadline(1_000), &entry.instance), (3_000, &first.entry.as_ref().unwrap().instance));
     assert_eq!(engine.registry().applied(), first.revision);
 }
 
 #[test]
 fn register_with_other_terms_is_an_event_that_nobody_sees_and_with_the_same_is_none() {
     let engine = engine();
-    let first = sign_in(&engine, register("web", "a", "boot", 1), 0).unwrap();
+    let first = submit_register(&engine, register("web", "a", "boot", 1), 0).unwrap();
     let terms = |ttl, grace| LeaseTerms::grant(Some(Duration::from_secs(ttl)), grace);
     let mut newest = first.revision;
     let asked = [terms(600, None), terms(600, Some(Duration::from_secs(1))), terms(2, Some(Duration::ZERO))];
     for terms in asked {
         let asked = Register { terms, ..register("web", "a", "boot", 2) };
-        let again = sign_in(&engine, asked.clone(), 1_000).unwrap();
+        let again = submit_register(&engine, asked.clone(), 1_000).unwrap();
         assert!(again.changed && again.revision == newest.next(), "{again:?}");
         newest = again.revision;
         assert!(Arc::ptr_eq(held(&first), held(&again)), "the lease stays");
         assert_eq!((held(&again).id, held(&again).terms()), (LeaseId(1), terms));
         assert_eq!(again.entry.unwrap().instance, first.entry.as_ref().unwrap().instance, "readers see the same");
-        let same = sign_in(&engine, asked, 1_000).unwrap();
+        let same = submit_register(&engine, asked, 1_000).unwrap();
         assert!(!same.changed && same.revision == newest, "{same:?}");
     }
     assert!(engine.registry().events(None, Revision(u64::MAX), 10).len() == 1, "no event but the registration");
@@ -206,26 +206,21 @@ fn register_with_other_terms_is_an_event_that_nobody_sees_and_with_the_same_is_n
 #[test]
 fn accepted_register_whose_lease_runs_out_before_it_is_applied_goes_on_under_the_same_lease_id() {
     let engine = engine();
-    let first = sign_in(&engine, register("web", "a", "boot", 1), 0).unwrap();
+    let first = submit_register(&engine, register("web", "a", "boot", 1), 0).unwrap();
     let registry = engine.registry();
     let asked = Register { description: description(&["v2"], 1), ..register("web", "a", "boot", 2) };
     let mut order = registry.order();
     let (decision, present) = order.decide(Command::Register(asked), at(2_000)).unwrap();
-    let Decision::Apply(draft) = decision else { panic!("{decision:?}") };
-    assert_eq!(held(&first).deadline(), 5_000, "it has all its time while it waits for the disk");
+    let Decision::Apply(change) = decision else { panic!("{decision:?}") };
+    assert_eq!(held(&first).deadline(2_000), 5_000, "it has all its time while it waits for the disk");
     assert!(held(&first).expire(9_000), "which takes longer");
     let revision = first.revision.next();
-    let (entry, _) = order.apply(
-        draft.at(revision, present.as_ref()),
-        present,
-        revision,
-        at(9_000),
-        ServerActor::InProcess.caller(),
-    );
+    let stamped = change.at(revision, present.as_ref());
+    let (entry, _) = order.apply(stamped, present, revision, at(9_000), ServerActor::InProcess.caller());
     drop(order);
     let lease = registry.leases().get(LeaseId(1)).unwrap();
     assert!(Arc::ptr_eq(&lease, entry.unwrap().lease.as_ref().unwrap()));
-    assert_eq!((lease.is_alive(), lease.deadline()), (true, 12_000));
+    assert_eq!((lease.is_alive(), lease.deadline(9_000)), (true, 12_000));
     let late = engine.submit(Command::Expire(Arc::clone(held(&first))), at(9_100)).unwrap();
     assert!(!late.changed, "the removal under way no longer fits");
     assert_eq!(engine.expire(at(12_200)), 1, "and its time goes on");

@@ -5,99 +5,99 @@ use proptest::prelude::*;
 use super::*;
 use crate::registry::test_support::entry;
 
-/// A step of a script: put or remove the instance with this number, or have a reader hold on to a snapshot.
+/// Operation of a script: puts or removes the instance with this number, or has a reader hold a snapshot.
 #[derive(Debug, Clone)]
-enum Step {
+enum MapOperation {
     Put(u16, u16),
     Remove(u16),
     Hold,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn operations() -> impl Strategy<Value = Vec<MapOperation>> {
     let id = 0..900_u16;
-    let step = prop_oneof![
-        6 => (id.clone(), 1..9_u16).prop_map(|(id, weight)| Step::Put(id, weight)),
-        5 => id.prop_map(Step::Remove),
-        1 => Just(Step::Hold),
+    let operation = prop_oneof![
+        6 => (id.clone(), 1..9_u16).prop_map(|(id, weight)| MapOperation::Put(id, weight)),
+        5 => id.prop_map(MapOperation::Remove),
+        1 => Just(MapOperation::Hold),
     ];
-    prop::collection::vec(step, 0..1_500)
+    prop::collection::vec(operation, 0..1_500)
 }
 
-fn contents(blocks: &Chunks) -> Vec<(String, u16)> {
-    let entries = blocks.iter().flat_map(|block| block.entries());
+fn contents(chunks: &Chunks) -> Vec<(String, u16)> {
+    let entries = chunks.iter().flat_map(|chunk| chunk.entries());
     entries.map(|entry| (entry.instance.id.to_string(), entry.instance.weight.get())).collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// The roster is a sorted map, and what a reader holds never changes.
+    /// The map is sorted by id, and a snapshot that a reader holds never changes.
     #[test]
-    fn is_a_sorted_map_with_snapshots(steps in steps()) {
-        let mut roster = InstanceMap::default();
+    fn map_is_sorted_and_its_snapshots_never_change(operations in operations()) {
+        let mut map = InstanceMap::default();
         let mut model: BTreeMap<String, u16> = BTreeMap::new();
         let mut held: Vec<(Chunks, Vec<(String, u16)>)> = Vec::new();
-        for step in steps {
-            match step {
-                Step::Put(id, weight) => {
+        for operation in operations {
+            match operation {
+                MapOperation::Put(id, weight) => {
                     let id = format!("i{id}");
-                    let before = roster.put(entry("web", &id, weight)).map(|entry| entry.instance.weight.get());
+                    let before = map.put(entry("web", &id, weight)).map(|entry| entry.instance.weight.get());
                     prop_assert_eq!(before, model.insert(id, weight));
                 }
-                Step::Remove(id) => {
+                MapOperation::Remove(id) => {
                     let id = format!("i{id}");
-                    let before = roster.remove(&id).map(|entry| entry.instance.weight.get());
+                    let before = map.remove(&id).map(|entry| entry.instance.weight.get());
                     prop_assert_eq!(before, model.remove(&id));
                 }
-                Step::Hold => {
-                    let blocks = roster.blocks();
-                    let now = contents(&blocks);
-                    held.push((blocks, now));
+                MapOperation::Hold => {
+                    let chunks = map.chunks();
+                    let now = contents(&chunks);
+                    held.push((chunks, now));
                 }
             }
         }
         let expected: Vec<_> = model.clone().into_iter().collect();
-        prop_assert_eq!(contents(&roster.blocks()), expected);
-        prop_assert_eq!(roster.len(), model.len());
-        prop_assert_eq!(roster.available(), model.len());
-        for (blocks, as_taken) in held {
-            prop_assert_eq!(contents(&blocks), as_taken);
+        prop_assert_eq!(contents(&map.chunks()), expected);
+        prop_assert_eq!(map.len(), model.len());
+        prop_assert_eq!(map.available(), model.len());
+        for (chunks, as_taken) in held {
+            prop_assert_eq!(contents(&chunks), as_taken);
         }
-        for block in roster.blocks().iter() {
-            prop_assert!(!block.entries().is_empty() && block.entries().len() <= FULL);
+        for chunk in map.chunks().iter() {
+            prop_assert!((1..=MAX_CHUNK_ENTRIES).contains(&chunk.entries().len()));
         }
     }
 }
 
 #[test]
-fn pages_in_order() {
-    let mut roster = InstanceMap::default();
+fn pages_come_in_order_of_ids() {
+    let mut map = InstanceMap::default();
     for n in (0..1_000).rev() {
-        roster.put(entry("web", &format!("{n:04}"), 1));
+        map.put(entry("web", &format!("{n:04}"), 1));
     }
     let mut after = String::new();
-    let mut seen = 0;
+    let mut read = 0;
     loop {
-        let page = roster.page(&after, 77);
+        let page = map.page(&after, 77);
         let Some(last) = page.last() else { break };
-        assert!(page.iter().enumerate().all(|(at, entry)| entry.instance.id.as_str() == format!("{:04}", seen + at)));
-        seen += page.len();
+        assert!(page.iter().enumerate().all(|(at, entry)| entry.instance.id.as_str() == format!("{:04}", read + at)));
+        read += page.len();
         after = last.instance.id.to_string();
     }
-    assert_eq!(seen, 1_000);
+    assert_eq!(read, 1_000);
 }
 
 #[test]
-fn one_change_touches_one_block() {
-    let mut roster = InstanceMap::default();
+fn change_drops_attachment_of_one_chunk() {
+    let mut map = InstanceMap::default();
     for n in 0..1_000 {
-        roster.put(entry("web", &format!("{n:04}"), 1));
+        map.put(entry("web", &format!("{n:04}"), 1));
     }
-    let before = roster.blocks();
-    for block in before.iter() {
-        block.attachment.get_or_init(|| ());
+    let before = map.chunks();
+    for chunk in before.iter() {
+        chunk.attachment.get_or_init(|| ());
     }
-    roster.put(entry("web", "0500", 9));
-    let kept = roster.blocks().iter().filter(|block| block.attachment.get::<()>().is_some()).count();
+    map.put(entry("web", "0500", 9));
+    let kept = map.chunks().iter().filter(|chunk| chunk.attachment.get::<()>().is_some()).count();
     assert_eq!(kept, before.len() - 1);
 }

@@ -1,96 +1,86 @@
-//! What people are told of protection: how things are, and what began and ended.
+//! Self-preservation as operators see it: its status, and a log of its beginnings and ends.
 
 use std::collections::VecDeque;
 
-use super::{
-    service_records::ServiceRecord,
-    threshold::{ThresholdInput, ThresholdState},
-};
+use super::threshold::{ThresholdInput, ThresholdState};
 use crate::{
     model::ServiceName,
     registry::{event::ClockReading, lease::LeaseTime},
 };
 
-/// Notices that are remembered.
-const REMEMBERED: usize = 4_096;
+/// Maximum number of logged events.
+const MAX_LOGGED_EVENTS: usize = 4_096;
 
-/// How a service, or the registry as a whole, stands.
+/// Self-preservation status of a service, or of the registry as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelfPreservationStatus {
-    /// `None`: the registry as a whole.
+    /// Service. `None`: the registry as a whole.
     pub service: Option<ServiceName>,
-    /// Since when it is protected. `None`: it is not.
+    /// Time at which self-preservation began. `None`: it is not active.
     pub since: Option<ClockReading>,
-    /// When, on the lease clock, the first suspects go, if they stay silent: not before this.
-    pub dead_go: Option<LeaseTime>,
-    /// What the rule looks at.
-    pub numbers: ThresholdInput,
+    /// Lease time before which no suspect is released.
+    pub first_release_at: Option<LeaseTime>,
+    /// Numbers that the threshold is compared with.
+    pub input: ThresholdInput,
 }
 
 impl SelfPreservationStatus {
-    pub(super) fn of(service: Option<ServiceName>, ward: &ThresholdState, numbers: ThresholdInput) -> Self {
-        let dead_go = ward.guard.map(|guard| guard.dead_go).filter(|time| *time != LeaseTime::MAX);
-        Self { service, since: ward.guard.map(|guard| guard.since), dead_go, numbers }
+    pub(super) fn new(service: Option<ServiceName>, threshold: &ThresholdState, input: ThresholdInput) -> Self {
+        let activation = threshold.activation;
+        let first_release_at =
+            activation.map(|activation| activation.first_release_at).filter(|time| *time != LeaseTime::MAX);
+        Self { service, since: activation.map(|activation| activation.since), first_release_at, input }
     }
 }
 
-impl ServiceRecord {
-    /// As people see it.
-    pub(super) fn shown(&self, now: LeaseTime) -> SelfPreservationStatus {
-        let span = self.ward.guard.map_or_else(|| self.head.longest(), |guard| guard.span);
-        let numbers = self.ward.numbers(self.head.leases(), now, span);
-        SelfPreservationStatus::of(Some(self.name.clone()), &self.ward, numbers)
-    }
-}
-
-/// Protection began or ended.
+/// Beginning or end of self-preservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelfPreservationEvent {
-    /// Rises by one with each, from 1.
+    /// Number of the event: 1 for the first, one more for each later one.
     pub number: u64,
-    /// When.
+    /// Time of the event.
     pub at: ClockReading,
-    /// What it was at.
-    pub turned: EventKind,
-    /// Where, and the numbers then.
-    pub what: SelfPreservationStatus,
+    /// Kind of the event.
+    pub kind: EventKind,
+    /// Status at that time.
+    pub status: SelfPreservationStatus,
 }
 
-/// Whether it began or how it ended.
+/// Kind of a [`SelfPreservationEvent`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
-    /// Too many are silent.
+    /// The threshold was exceeded.
     Began,
-    /// By itself: nobody is held any more, or too few are silent.
+    /// It ended by itself: there are no suspects left, or the threshold is no longer exceeded.
     Ended,
     /// An operator ended it.
     Reset,
 }
 
-/// The latest notices.
+/// Latest events.
 #[derive(Debug, Default)]
 pub(super) struct SelfPreservationLog {
     latest: VecDeque<SelfPreservationEvent>,
-    /// How many there were in all.
-    all: u64,
+    /// Number of the last event.
+    last_number: u64,
 }
 
 impl SelfPreservationLog {
-    pub(super) fn add(&mut self, at: ClockReading, turned: EventKind, what: SelfPreservationStatus) {
-        self.all += 1;
-        self.latest.push_back(SelfPreservationEvent { number: self.all, at, turned, what });
-        if self.latest.len() > REMEMBERED {
+    pub(super) fn add(&mut self, at: ClockReading, kind: EventKind, status: SelfPreservationStatus) {
+        self.last_number += 1;
+        self.latest.push_back(SelfPreservationEvent { number: self.last_number, at, kind, status });
+        if self.latest.len() > MAX_LOGGED_EVENTS {
             self.latest.pop_front();
         }
     }
 
-    pub(super) fn after(&self, seen: u64) -> Vec<SelfPreservationEvent> {
-        let known = self.latest.partition_point(|notice| notice.number <= seen);
-        self.latest.range(known..).cloned().collect()
+    pub(super) fn after(&self, number: u64) -> Vec<SelfPreservationEvent> {
+        let start = self.latest.partition_point(|event| event.number <= number);
+        self.latest.range(start..).cloned().collect()
     }
 
     pub(super) fn before(&self, number: u64, limit: usize) -> Vec<SelfPreservationEvent> {
-        let end = self.latest.partition_point(|notice| notice.number < number);
+        let end = self.latest.partition_point(|event| event.number < number);
         self.latest.range(..end).rev().take(limit).cloned().collect()
     }
 }

@@ -1,105 +1,117 @@
-//! What is known of the services that have, or lately had, silent instances. The others cost nothing.
+//! Records of the services that have, or lately had, silent instances. Other services have none.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
+    event::SelfPreservationStatus,
     lease_counter::LeaseCounter,
-    threshold::{SERVICE, ThresholdState},
+    threshold::{SERVICE_RULE, ThresholdState},
 };
 use crate::{model::ServiceName, registry::lease::LeaseTime};
 
-/// Removals are remembered for the longest time to live that the service ever granted, and for so many milliseconds at least: a
-/// longer one may yet be granted.
-const REMEMBERED: LeaseTime = 60_000;
-/// Records that a sweep looks over, at least, for those of no more use.
-const TIDIED: usize = 64;
+/// Minimum time for which removals are remembered, in milliseconds. Otherwise they are for the longest TTL that the service ever
+/// granted, but a longer one may still be granted.
+const MIN_REMOVAL_MEMORY_MS: LeaseTime = 60_000;
+/// Minimum number of records that a sweep checks for whether they are still needed.
+const MIN_CHECKED_RECORDS: usize = 64;
 
-/// The place of a record. It stays while leases are tracked under it.
+/// Index of a record. It stays valid while leases are tracked under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RecordIndex(usize);
 
-/// One service.
+/// Record of one service.
 #[derive(Debug)]
 pub(super) struct ServiceRecord {
     pub name: ServiceName,
-    pub head: Arc<LeaseCounter>,
-    pub ward: ThresholdState,
-    /// How many tracked leases have this place.
+    pub counter: Arc<LeaseCounter>,
+    pub threshold: ThresholdState,
+    /// Number of tracked leases with this index.
     pub tracked: usize,
 }
 
-/// All of them.
+impl ServiceRecord {
+    pub(super) fn status(&self, now: LeaseTime) -> SelfPreservationStatus {
+        let activation = self.threshold.activation;
+        let ttl = activation.map_or_else(|| self.counter.longest_ttl(), |activation| activation.longest_ttl);
+        let input = self.threshold.input(self.counter.leases(), now, ttl);
+        SelfPreservationStatus::new(Some(self.name.clone()), &self.threshold, input)
+    }
+}
+
+/// All records.
 #[derive(Debug, Default)]
 pub(super) struct ServiceRecords {
-    places: Vec<Option<ServiceRecord>>,
+    slots: Vec<Option<ServiceRecord>>,
     by_name: HashMap<ServiceName, RecordIndex>,
     free: Vec<RecordIndex>,
-    /// Where tidying goes on.
-    tidy: usize,
+    /// Index at which the next check for records that are no longer needed goes on.
+    cursor: usize,
 }
 
 impl ServiceRecords {
-    /// The record of a service, made if need be.
-    pub(super) fn open(&mut self, name: &ServiceName, head: &Arc<LeaseCounter>) -> RecordIndex {
-        if let Some(place) = self.find(name) {
-            if let Some(record) = self.get_mut(place) {
-                // A service may have gone and come back since.
-                record.head = Arc::clone(head);
+    /// Returns the record of a service, which is made if there is none.
+    pub(super) fn open(&mut self, name: &ServiceName, counter: &Arc<LeaseCounter>) -> RecordIndex {
+        if let Some(index) = self.find(name) {
+            if let Some(record) = self.get_mut(index) {
+                // The service may have been removed and made again since.
+                record.counter = Arc::clone(counter);
             }
-            return place;
+            return index;
         }
         let record = ServiceRecord {
             name: name.clone(),
-            head: Arc::clone(head),
-            ward: ThresholdState::new(SERVICE),
+            counter: Arc::clone(counter),
+            threshold: ThresholdState::new(SERVICE_RULE),
             tracked: 0,
         };
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push(None);
-            RecordIndex(self.places.len() - 1)
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            RecordIndex(self.slots.len() - 1)
         });
-        self.places[place.0] = Some(record);
-        self.by_name.insert(name.clone(), place);
-        place
+        self.slots[index.0] = Some(record);
+        self.by_name.insert(name.clone(), index);
+        index
     }
 
     pub(super) fn find(&self, name: &ServiceName) -> Option<RecordIndex> {
         self.by_name.get(name).copied()
     }
 
-    pub(super) fn get(&self, place: RecordIndex) -> Option<&ServiceRecord> {
-        self.places.get(place.0)?.as_ref()
+    pub(super) fn get(&self, index: RecordIndex) -> Option<&ServiceRecord> {
+        self.slots.get(index.0)?.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, place: RecordIndex) -> Option<&mut ServiceRecord> {
-        self.places.get_mut(place.0)?.as_mut()
+    pub(super) fn get_mut(&mut self, index: RecordIndex) -> Option<&mut ServiceRecord> {
+        self.slots.get_mut(index.0)?.as_mut()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &ServiceRecord> {
-        self.places.iter().flatten()
+        self.slots.iter().flatten()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut ServiceRecord> {
-        self.places.iter_mut().flatten()
+        self.slots.iter_mut().flatten()
     }
 
-    /// Forgets removals that no longer matter, and records that say nothing: some of them each time.
-    pub(super) fn tidy(&mut self, now: LeaseTime) {
-        let most = self.places.len().div_ceil(100).max(TIDIED).min(self.places.len());
-        for _ in 0..most {
-            self.tidy = (self.tidy + 1) % self.places.len();
-            let slot = &mut self.places[self.tidy];
+    /// Forgets removals that no longer matter, and drops records that are no longer needed. Each call checks some of them.
+    pub(super) fn drop_unneeded(&mut self, now: LeaseTime) {
+        let checked = self.slots.len().div_ceil(100).max(MIN_CHECKED_RECORDS).min(self.slots.len());
+        for _ in 0..checked {
+            self.cursor = (self.cursor + 1) % self.slots.len();
+            let slot = &mut self.slots[self.cursor];
             let Some(record) = slot else { continue };
-            record.ward.removals.forget(now, record.head.longest().max(REMEMBERED));
-            if record.tracked == 0 && record.ward.guard.is_none() && record.ward.removals.is_empty() {
+            let memory = record.counter.longest_ttl().max(MIN_REMOVAL_MEMORY_MS);
+            record.threshold.removals.forget(now, memory);
+            let is_active = record.threshold.activation.is_some();
+            if record.tracked == 0 && !is_active && record.threshold.removals.is_empty() {
                 self.by_name.remove(&record.name);
                 *slot = None;
-                self.free.push(RecordIndex(self.tidy));
+                self.free.push(RecordIndex(self.cursor));
             }
         }
     }
 
-    /// How many there are.
+    /// Number of records.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.by_name.len()

@@ -1,86 +1,85 @@
-//! How many there were in a time that ends now: a count for each moment, fewer moments the longer ago.
+//! Counter of occurrences within any time span that ends now, in bounded memory.
 
 use std::collections::VecDeque;
 
 use crate::registry::lease::LeaseTime;
 
-/// Moments that are kept apart before older ones are put together.
-const CROWDED: usize = 256;
-/// Moments that are apart by less than one in so many of their age become one.
-const BLUR: LeaseTime = 16;
+/// Number of buckets beyond which older ones are merged.
+const MAX_BUCKETS: usize = 256;
+/// Adjacent buckets are merged if they are apart by less than this part of their age.
+const MERGE_FRACTION: LeaseTime = 16;
 
-/// Counts what happens, by when.
+/// Counts occurrences by time.
 ///
-/// After the exponential histograms of Datar, Gionis, Indyk and Motwani (2002) in spirit: exact for what is recent, and for what
-/// is older up to a sixteenth of its age too much, never too little.
+/// A simplification of the exponential histograms of Datar, Gionis, Indyk and Motwani (2002): recent occurrences are counted
+/// exactly; older ones may count as later by a sixteenth of their age, so that a span never counts too few.
 #[derive(Debug, Default)]
 pub(super) struct SlidingCounter {
-    /// In order.
-    moments: VecDeque<CounterBucket>,
-    /// How many there were in all.
-    all: usize,
-    /// How many of them are forgotten.
+    /// Buckets in the order of time.
+    buckets: VecDeque<CounterBucket>,
+    /// Number of all occurrences.
+    total: usize,
+    /// Number of occurrences that were forgotten.
     forgotten: usize,
 }
 
-/// A moment, or several that became one.
+/// Occurrences at one moment, or at several that were merged.
 #[derive(Debug, Clone, Copy)]
 struct CounterBucket {
     first: LeaseTime,
-    /// All of it is taken to have happened here.
+    /// Time at which all occurrences of the bucket are counted.
     last: LeaseTime,
-    /// How many there were up to and including it.
+    /// Number of all occurrences up to and including this bucket.
     up_to: usize,
 }
 
 impl SlidingCounter {
-    /// One more, now.
+    /// Counts one occurrence.
     pub(super) fn add(&mut self, now: LeaseTime) {
-        self.all += 1;
-        match self.moments.back_mut() {
-            Some(moment) if moment.last == now => moment.up_to = self.all,
-            _ => self.moments.push_back(CounterBucket { first: now, last: now, up_to: self.all }),
+        self.total += 1;
+        match self.buckets.back_mut() {
+            Some(bucket) if bucket.last == now => bucket.up_to = self.total,
+            _ => self.buckets.push_back(CounterBucket { first: now, last: now, up_to: self.total }),
         }
-        if self.moments.len() > CROWDED {
-            self.put_together(now);
+        if self.buckets.len() > MAX_BUCKETS {
+            self.merge(now);
         }
     }
 
-    /// How many there were since `span` ago.
+    /// Returns the number of occurrences within `span` before now.
     pub(super) fn within(&self, now: LeaseTime, span: LeaseTime) -> usize {
         let since = now.saturating_sub(span);
-        let first = self.moments.partition_point(|moment| moment.last < since);
-        let before =
-            first.checked_sub(1).and_then(|at| self.moments.get(at)).map_or(self.forgotten, |moment| moment.up_to);
-        self.all - before
+        let first = self.buckets.partition_point(|bucket| bucket.last < since);
+        let last_before = first.checked_sub(1).and_then(|index| self.buckets.get(index));
+        self.total - last_before.map_or(self.forgotten, |bucket| bucket.up_to)
     }
 
-    /// Forgets what was longer than `span` ago.
+    /// Forgets occurrences that are older than `span`.
     pub(super) fn forget(&mut self, now: LeaseTime, span: LeaseTime) {
         let since = now.saturating_sub(span);
-        while let Some(moment) = self.moments.front().filter(|moment| moment.last < since) {
-            self.forgotten = moment.up_to;
-            self.moments.pop_front();
+        while let Some(bucket) = self.buckets.front().filter(|bucket| bucket.last < since) {
+            self.forgotten = bucket.up_to;
+            self.buckets.pop_front();
         }
     }
 
-    /// Whether nothing is remembered.
+    /// Returns whether all occurrences were forgotten.
     pub(super) fn is_empty(&self) -> bool {
-        self.moments.is_empty()
+        self.buckets.is_empty()
     }
 
-    /// What happened in two moments is taken to have happened in the later one.
-    fn put_together(&mut self, now: LeaseTime) {
-        let mut kept: VecDeque<CounterBucket> = VecDeque::with_capacity(CROWDED);
-        for moment in self.moments.drain(..) {
-            match kept.back_mut() {
-                Some(before) if moment.last - before.first < (now - moment.last) / BLUR => {
-                    *before = CounterBucket { first: before.first, ..moment };
+    /// Merges buckets that are close together for their age. Their occurrences count as those of the later one.
+    fn merge(&mut self, now: LeaseTime) {
+        let mut merged: VecDeque<CounterBucket> = VecDeque::with_capacity(MAX_BUCKETS);
+        for bucket in self.buckets.drain(..) {
+            match merged.back_mut() {
+                Some(before) if bucket.last - before.first < (now - bucket.last) / MERGE_FRACTION => {
+                    *before = CounterBucket { first: before.first, ..bucket };
                 }
-                _ => kept.push_back(moment),
+                _ => merged.push_back(bucket),
             }
         }
-        self.moments = kept;
+        self.buckets = merged;
     }
 }
 
@@ -89,32 +88,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_what_is_within_a_span() {
-        let mut tally = SlidingCounter::default();
+    fn occurrences_within_a_span_are_counted() {
+        let mut counter = SlidingCounter::default();
         for at in [100, 100, 200, 500] {
-            tally.add(at);
+            counter.add(at);
         }
-        let within = |tally: &SlidingCounter, span| tally.within(500, span);
-        assert_eq!([0, 299, 300, 400, 9_999].map(|span| within(&tally, span)), [1, 1, 2, 4, 4]);
-        tally.forget(500, 300);
-        assert_eq!([0, 300].map(|span| within(&tally, span)), [1, 2]);
-        tally.forget(5_000, 300);
-        assert!(tally.is_empty());
-        assert_eq!(tally.within(5_000, 5_000), 0);
+        let within = |counter: &SlidingCounter, span| counter.within(500, span);
+        assert_eq!([0, 299, 300, 400, 9_999].map(|span| within(&counter, span)), [1, 1, 2, 4, 4]);
+        counter.forget(500, 300);
+        assert_eq!([0, 300].map(|span| within(&counter, span)), [1, 2]);
+        counter.forget(5_000, 300);
+        assert!(counter.is_empty());
+        assert_eq!(counter.within(5_000, 5_000), 0);
     }
 
     #[test]
-    fn a_long_time_is_bounded_and_never_counts_too_little() {
-        let mut tally = SlidingCounter::default();
+    fn counter_of_a_day_is_bounded_and_never_counts_too_few() {
+        let mut counter = SlidingCounter::default();
         let end = 24 * 3_600 * 1_000;
         for at in (0..=end).step_by(1_000) {
-            tally.add(at);
-            assert!(tally.moments.len() <= 2 * CROWDED, "{} at {at}", tally.moments.len());
+            counter.add(at);
+            assert!(counter.buckets.len() <= 2 * MAX_BUCKETS, "{} at {at}", counter.buckets.len());
         }
         for span in [0_u64, 1_000, 15_000, 60_000, 3_600_000, end] {
-            let (counted, really) = (tally.within(end, span) as u64, span / 1_000 + 1);
-            let most = (span + span / BLUR + 2_000) / 1_000 + 1;
-            assert!((really..=most).contains(&counted), "{span}: {counted}, really {really}");
+            let (counted, exact) = (counter.within(end, span) as u64, span / 1_000 + 1);
+            let most = (span + span / MERGE_FRACTION + 2_000) / 1_000 + 1;
+            assert!((exact..=most).contains(&counted), "{span}: {counted} instead of {exact}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One sweep: who goes, who is held, who is believed again.
+//! A sweep: decides which overdue leases expire, which are held as suspects, and which recover.
 
 use std::{
     mem,
@@ -12,7 +12,7 @@ use super::{
     lease_counter::{LeaseCounter, TotalLeaseCounter},
     service_records::RecordIndex,
     sliding_counter::SlidingCounter,
-    threshold::{FEWEST_SERVICES, patience},
+    threshold::{REGISTRY_MIN_SERVICES, release_time},
 };
 use crate::{
     model::{LeaseTerms, ServiceName},
@@ -24,286 +24,296 @@ use crate::{
     },
 };
 
-/// Tracked leases that a sweep looks at in any case.
-const AT_ONCE: usize = 4_096;
-/// And where there are more, one in so many: at ten sweeps a second each is looked at once a second.
-const PORTION: usize = 10;
-/// But no more than these: when hundreds of thousands come back together, a sweep must not hold up the next ones.
-const AT_MOST: usize = 16_384;
+/// Minimum number of tracked leases that a sweep looks at, if there are as many.
+const MIN_LEASES_PER_SWEEP: usize = 4_096;
+/// Number of sweeps in which all tracked leases are looked at, where they are more: with ten sweeps a second, a second.
+const SWEEPS_PER_ROUND: usize = 10;
+/// Maximum number of tracked leases that a sweep looks at: when hundreds of thousands recover together, it must not delay the next
+/// sweeps.
+const MAX_LEASES_PER_SWEEP: usize = 16_384;
 
-/// What comes of a sweep.
+/// Result of a sweep.
 #[derive(Debug, Default)]
 pub(super) struct SweepResult {
-    /// To be submitted, in this order.
+    /// Commands to submit, in this order.
     pub commands: Vec<Command>,
-    /// These were ended.
+    /// Leases that were ended.
     pub expired: Vec<Arc<Lease>>,
-    /// These are to be looked at by the wheel again: heartbeats came.
+    /// Leases to put back into the timing wheel: heartbeats came.
     pub fresh: Vec<Arc<Lease>>,
 }
 
-/// What a sweep works with.
+/// State of one sweep.
 #[derive(Debug)]
 struct SweepContext<'a> {
     now: ClockReading,
     total: &'a TotalLeaseCounter,
-    /// What was assessed last: the next is often the same.
+    /// Record and TTL of the last assessment: the next is often the same.
     assessed: Option<(RecordIndex, LeaseTime)>,
-    harvest: SweepResult,
+    result: SweepResult,
 }
 
 impl SelfPreservationState {
-    /// Takes what the wheel found; `count` finds the count of a service that is there.
+    /// Sweeps with the leases that the timing wheel found. `counter_of` returns the counter of a service that has instances.
     pub(super) fn sweep(
         &mut self,
-        turn: &TickResult,
+        found: &TickResult,
         total: &TotalLeaseCounter,
         now: ClockReading,
-        count: impl Fn(&ServiceName) -> Option<Arc<LeaseCounter>>,
+        counter_of: impl Fn(&ServiceName) -> Option<Arc<LeaseCounter>>,
     ) -> SweepResult {
-        let mut round = SweepContext { now, total, assessed: None, harvest: SweepResult::default() };
-        for lease in &turn.weak {
-            self.take_in(lease, now.lease, &count);
+        let mut sweep = SweepContext { now, total, assessed: None, result: SweepResult::default() };
+        for lease in &found.expiring {
+            self.start_tracking(lease, now.lease, &counter_of);
         }
-        // All that is weak counts before the first is judged; and who has come back does not.
-        let due: Vec<_> = turn.overdue.iter().filter_map(|lease| self.due(lease, &mut round, &count)).collect();
-        let (window, left) = self.look(&mut round);
+        // All expiring leases are counted before the first is decided, and recovered ones no longer are.
+        let due: Vec<_> =
+            found.overdue.iter().filter_map(|lease| self.track_overdue(lease, &mut sweep, &counter_of)).collect();
+        let (window, dropped) = self.review(&mut sweep);
         for at in window.clone() {
-            let TrackedLease { lease, place } = &self.tracked[at];
+            let TrackedLease { lease, record } = &self.tracked[at];
             if lease.standing() == LeaseStanding::Suspect {
-                let (ttl, place) = (lease.ttl_ms(), *place);
-                self.assess(place, ttl, &mut round);
+                let (ttl, index) = (lease.ttl_ms(), *record);
+                self.assess(index, ttl, &mut sweep);
             }
         }
-        for (lease, place) in &due {
-            self.assess(*place, lease.ttl_ms(), &mut round);
+        for (lease, index) in &due {
+            self.assess(*index, lease.ttl_ms(), &mut sweep);
         }
         for at in window.clone() {
-            self.judge_held(at, &mut round);
+            self.decide_held(at, &mut sweep);
         }
-        for (lease, place) in &due {
-            self.judge_due(lease, *place, &mut round);
+        for (lease, index) in &due {
+            self.decide_overdue(lease, *index, &mut sweep);
         }
-        let kept: Vec<_> = self.tracked[window].iter().map(|tracked| tracked.place).collect();
-        let touched = kept.into_iter().chain(left).chain(due.into_iter().map(|(_, place)| place));
-        touched.for_each(|place| self.close(place, &round));
-        self.tidy(&round);
-        round.harvest
+        let kept: Vec<_> = self.tracked[window].iter().map(|tracked| tracked.record).collect();
+        let touched = kept.into_iter().chain(dropped).chain(due.into_iter().map(|(_, index)| index));
+        touched.for_each(|index| self.end_if_over(index, &sweep));
+        self.end_all_if_over(&sweep);
+        sweep.result
     }
 
-    /// Tracks a lease whose heartbeat is missing. `None`: it has come, or the lease has ended.
-    fn take_in(
+    /// Tracks a lease whose heartbeat is missing. `None`: it has come meanwhile, or the lease has ended.
+    fn start_tracking(
         &mut self,
         lease: &Arc<Lease>,
         now: LeaseTime,
-        count: impl Fn(&ServiceName) -> Option<Arc<LeaseCounter>>,
+        counter_of: impl Fn(&ServiceName) -> Option<Arc<LeaseCounter>>,
     ) -> Option<RecordIndex> {
-        if !matches!(lease.pulse(now), LeasePhase::Weak | LeasePhase::Overdue) {
+        if !matches!(lease.phase(now), LeasePhase::Expiring | LeasePhase::Overdue) {
             return None;
         }
         if lease.standing() != LeaseStanding::Trusted {
             return self.records.find(&lease.service);
         }
-        let place = self.records.open(&lease.service, &count(&lease.service)?);
-        self.track(lease, place, LeaseStanding::Doubted);
-        Some(place)
+        let index = self.records.open(&lease.service, &counter_of(&lease.service)?);
+        self.track(lease, index, LeaseStanding::Expiring);
+        Some(index)
     }
 
-    /// A lease that the wheel found overdue, if it is to be judged now. The wheel has let go of it.
-    fn due(
+    /// Tracks a lease that the timing wheel found overdue, and no longer holds. Returns it if it is to be decided now.
+    fn track_overdue(
         &mut self,
         lease: &Arc<Lease>,
-        round: &mut SweepContext<'_>,
-        count: impl Fn(&ServiceName) -> Option<Arc<LeaseCounter>>,
+        sweep: &mut SweepContext<'_>,
+        counter_of: impl Fn(&ServiceName) -> Option<Arc<LeaseCounter>>,
     ) -> Option<(Arc<Lease>, RecordIndex)> {
-        let place = if lease.is_overdue(round.now.lease) { self.take_in(lease, round.now.lease, count) } else { None };
-        let Some(place) = place else {
-            round.harvest.fresh.extend(lease.is_alive().then(|| Arc::clone(lease)));
+        let now = sweep.now.lease;
+        let index = if lease.is_overdue(now) { self.start_tracking(lease, now, counter_of) } else { None };
+        let Some(index) = index else {
+            sweep.result.fresh.extend(lease.is_alive().then(|| Arc::clone(lease)));
             return None;
         };
-        // Suspects and condemned are judged when they are looked at.
-        (lease.standing() == LeaseStanding::Doubted).then(|| (Arc::clone(lease), place))
+        // Suspect and released leases are decided when they are reviewed.
+        (lease.standing() == LeaseStanding::Expiring).then(|| (Arc::clone(lease), index))
     }
 
-    /// Looks at tracked leases and lets go of those that are no longer weak. Returns which it looked at and kept, and where the
-    /// others were.
-    fn look(&mut self, round: &mut SweepContext<'_>) -> (Range<usize>, Vec<RecordIndex>) {
-        let most = self.tracked.len().div_ceil(PORTION).clamp(AT_ONCE, AT_MOST);
+    /// Looks at tracked leases, and drops those with heartbeats. Returns the range of those that it kept, and the records of the
+    /// dropped ones.
+    fn review(&mut self, sweep: &mut SweepContext<'_>) -> (Range<usize>, Vec<RecordIndex>) {
+        let most = self.tracked.len().div_ceil(SWEEPS_PER_ROUND).clamp(MIN_LEASES_PER_SWEEP, MAX_LEASES_PER_SWEEP);
         let start = if self.tracked.len() <= most || self.cursor >= self.tracked.len() { 0 } else { self.cursor };
-        let (mut at, mut end, mut left) = (start, self.tracked.len().min(start + most), Vec::new());
+        let (mut at, mut end, mut dropped) = (start, self.tracked.len().min(start + most), Vec::new());
         while at < end {
             let lease = &self.tracked[at].lease;
-            let (standing, pulse) = (lease.standing(), lease.pulse(round.now.lease));
-            let stays = match (standing, pulse) {
-                // A suspect that is only weak: a heartbeat came, and the stream that carried it broke.
+            let (standing, phase) = (lease.standing(), lease.phase(sweep.now.lease));
+            let stays = match (standing, phase) {
+                // A suspect that is only expiring had a heartbeat, and the stream that carried it broke.
                 (LeaseStanding::Trusted, _)
-                | (_, LeasePhase::Steady | LeasePhase::Ended)
-                | (LeaseStanding::Suspect, LeasePhase::Weak) => false,
-                (LeaseStanding::Doubted | LeaseStanding::Condemned, LeasePhase::Weak) | (_, LeasePhase::Overdue) => {
-                    true
-                }
+                | (_, LeasePhase::Fresh | LeasePhase::Ended)
+                | (LeaseStanding::Suspect, LeasePhase::Expiring) => false,
+                (LeaseStanding::Expiring | LeaseStanding::Released, LeasePhase::Expiring)
+                | (_, LeasePhase::Overdue) => true,
             };
             if stays {
                 at += 1;
                 continue;
             }
-            let TrackedLease { lease, place } = self.tracked.swap_remove(at);
+            let TrackedLease { lease, record: index } = self.tracked.swap_remove(at);
             end = end.min(self.tracked.len());
-            self.strike(&lease, place, LeaseStanding::Trusted);
-            if let Some(record) = self.records.get_mut(place) {
+            self.uncount(&lease, index, LeaseStanding::Trusted);
+            if let Some(record) = self.records.get_mut(index) {
                 record.tracked -= 1;
             }
-            left.push(place);
-            if pulse != LeasePhase::Ended && matches!(standing, LeaseStanding::Suspect | LeaseStanding::Condemned) {
-                round.harvest.commands.push(Command::Recover(Arc::clone(&lease)));
-                round.harvest.fresh.push(lease);
+            dropped.push(index);
+            if phase != LeasePhase::Ended && matches!(standing, LeaseStanding::Suspect | LeaseStanding::Released) {
+                sweep.result.commands.push(Command::Recover(Arc::clone(&lease)));
+                sweep.result.fresh.push(lease);
             }
         }
         self.cursor = end;
-        (start..end, left)
+        (start..end, dropped)
     }
 
-    /// Says whether too many are silent, by the time to live of one who is.
-    fn assess(&mut self, place: RecordIndex, ttl: LeaseTime, round: &mut SweepContext<'_>) {
-        let before = round.assessed.replace((place, ttl));
-        if before == Some((place, ttl)) {
+    /// Compares the thresholds of a service and of the registry, by the TTL of an overdue lease.
+    fn assess(&mut self, index: RecordIndex, ttl: LeaseTime, sweep: &mut SweepContext<'_>) {
+        let before = sweep.assessed.replace((index, ttl));
+        if before == Some((index, ttl)) {
             return;
         }
-        let Some(record) = self.records.get_mut(place) else { return };
-        let now = round.now;
-        let numbers = record.ward.numbers(record.head.leases(), now.lease, ttl);
-        if record.ward.is_exceeded(numbers) && record.ward.storm(now, ttl) {
-            let what = record.shown(now.lease);
-            self.notices.add(now, EventKind::Began, what);
+        let Some(record) = self.records.get_mut(index) else { return };
+        let now = sweep.now;
+        let input = record.threshold.input(record.counter.leases(), now.lease, ttl);
+        if record.threshold.is_exceeded(input) && record.threshold.activate(now, ttl) {
+            let status = record.status(now.lease);
+            self.log.add(now, EventKind::Began, status);
         }
         if before.is_some_and(|(_, before)| before == ttl) {
             return;
         }
-        let numbers = self.all.numbers(round.total.leases.load(Ordering::Relaxed), now.lease, ttl);
-        let services = round.total.services.load(Ordering::Relaxed);
-        if self.all.is_exceeded(numbers) && services >= FEWEST_SERVICES && self.all.storm(now, ttl) {
-            self.notices.add(now, EventKind::Began, SelfPreservationStatus::of(None, &self.all, numbers));
+        let input = self.all.input(sweep.total.leases.load(Ordering::Relaxed), now.lease, ttl);
+        let services = sweep.total.services.load(Ordering::Relaxed);
+        if self.all.is_exceeded(input) && services >= REGISTRY_MIN_SERVICES && self.all.activate(now, ttl) {
+            self.log.add(now, EventKind::Began, SelfPreservationStatus::new(None, &self.all, input));
         }
     }
 
-    /// A tracked lease that has been judged before.
-    fn judge_held(&mut self, at: usize, round: &mut SweepContext<'_>) {
-        let TrackedLease { lease, place } = &self.tracked[at];
-        let inferred = match lease.standing() {
-            LeaseStanding::Suspect if self.goes(lease, *place, round) => true,
-            LeaseStanding::Condemned if lease.is_overdue(round.now.lease) => false,
-            LeaseStanding::Trusted | LeaseStanding::Doubted | LeaseStanding::Suspect | LeaseStanding::Condemned => {
+    /// Decides a tracked lease that was held by an earlier sweep, or that an operator released.
+    fn decide_held(&mut self, at: usize, sweep: &mut SweepContext<'_>) {
+        let TrackedLease { lease, record } = &self.tracked[at];
+        let counts_as_removal = match lease.standing() {
+            LeaseStanding::Suspect if self.may_expire(lease, *record, sweep) => true,
+            LeaseStanding::Released if lease.is_overdue(sweep.now.lease) => false,
+            LeaseStanding::Trusted | LeaseStanding::Expiring | LeaseStanding::Suspect | LeaseStanding::Released => {
                 return;
             }
         };
-        let (lease, place) = (Arc::clone(lease), *place);
-        self.expire(&lease, place, inferred, round);
+        let (lease, index) = (Arc::clone(lease), *record);
+        self.expire(&lease, index, counts_as_removal, sweep);
     }
 
-    fn judge_due(&mut self, lease: &Arc<Lease>, place: RecordIndex, round: &mut SweepContext<'_>) {
-        if lease.standing() != LeaseStanding::Doubted {
-            round.harvest.fresh.push(Arc::clone(lease)); // a heartbeat came this very moment
+    /// Decides a lease that has just become overdue.
+    fn decide_overdue(&mut self, lease: &Arc<Lease>, index: RecordIndex, sweep: &mut SweepContext<'_>) {
+        if lease.standing() != LeaseStanding::Expiring {
+            sweep.result.fresh.push(Arc::clone(lease)); // a heartbeat came at this moment
             return;
         }
-        if self.goes(lease, place, round) {
-            return self.expire(lease, place, true, round);
+        if self.may_expire(lease, index, sweep) {
+            return self.expire(lease, index, true, sweep);
         }
-        lease.stand(LeaseStanding::Suspect);
-        let until = patience(lease.deadline(), lease.ttl_ms());
-        let record = self.records.get_mut(place).map(|record| &mut record.ward);
-        record.into_iter().chain([&mut self.all]).for_each(|ward| ward.hold(until));
-        round.harvest.commands.push(Command::Suspect(Arc::clone(lease)));
+        lease.set_standing(LeaseStanding::Suspect);
+        let until = release_time(lease.deadline(sweep.now.lease), lease.ttl_ms());
+        let threshold = self.records.get_mut(index).map(|record| &mut record.threshold);
+        threshold.into_iter().chain([&mut self.all]).for_each(|threshold| threshold.add_suspect(until));
+        sweep.result.commands.push(Command::Suspect(Arc::clone(lease)));
     }
 
-    /// Whether a silent lease whose time is over is believed to be dead.
-    fn goes(&self, lease: &Lease, place: RecordIndex, round: &SweepContext<'_>) -> bool {
-        let Some(record) = self.records.get(place) else { return true };
-        let (ttl, now) = (lease.ttl_ms(), round.now.lease);
+    /// Returns whether an overdue lease may expire: self-preservation does not hold it, or releases it.
+    fn may_expire(&self, lease: &Lease, index: RecordIndex, sweep: &SweepContext<'_>) -> bool {
+        let Some(record) = self.records.get(index) else { return true };
+        let (ttl, now) = (lease.ttl_ms(), sweep.now.lease);
         let all_hold = self.all.holds(now, ttl);
-        if !all_hold && !record.ward.holds(now, ttl) {
+        if !all_hold && !record.threshold.holds(now, ttl) {
             return true;
         }
-        let leases = round.total.leases.load(Ordering::Relaxed);
-        patience(lease.deadline(), ttl) < now
-            && record.ward.releases(record.ward.numbers(record.head.leases(), now, ttl), now, ttl)
-            && (!all_hold || self.all.releases(self.all.numbers(leases, now, ttl), now, ttl))
+        let input = || record.threshold.input(record.counter.leases(), now, ttl);
+        let all_input = || self.all.input(sweep.total.leases.load(Ordering::Relaxed), now, ttl);
+        release_time(lease.deadline(now), ttl) < now
+            && record.threshold.permits_release(input(), now, ttl)
+            && (!all_hold || self.all.permits_release(all_input(), now, ttl))
     }
 
-    fn expire(&mut self, lease: &Arc<Lease>, place: RecordIndex, inferred: bool, round: &mut SweepContext<'_>) {
-        let now = round.now.lease;
+    fn expire(
+        &mut self,
+        lease: &Arc<Lease>,
+        index: RecordIndex,
+        counts_as_removal: bool,
+        sweep: &mut SweepContext<'_>,
+    ) {
+        let now = sweep.now.lease;
         if !lease.expire(now) {
-            round.harvest.fresh.push(Arc::clone(lease)); // a heartbeat came this very moment
+            sweep.result.fresh.push(Arc::clone(lease)); // a heartbeat came at this moment
             return;
         }
-        // Its line in the list is struck out with the next look.
-        self.strike(lease, place, LeaseStanding::Trusted);
-        if let Some(record) = self.records.get_mut(place) {
-            round.total.ends(lease, &record.head);
-            if inferred {
-                record.ward.removals.add(now);
+        // The next review drops it from the list.
+        self.uncount(lease, index, LeaseStanding::Trusted);
+        if let Some(record) = self.records.get_mut(index) {
+            sweep.total.remove(lease, &record.counter);
+            if counts_as_removal {
+                record.threshold.removals.add(now);
                 self.all.removals.add(now);
             }
         }
-        round.harvest.expired.push(Arc::clone(lease));
-        round.harvest.commands.push(Command::Expire(Arc::clone(lease)));
+        sweep.result.expired.push(Arc::clone(lease));
+        sweep.result.commands.push(Command::Expire(Arc::clone(lease)));
     }
 
-    fn close(&mut self, place: RecordIndex, round: &SweepContext<'_>) {
-        let now = round.now;
-        if let Some(record) = self.records.get_mut(place)
-            && record.ward.is_over(now.lease)
+    fn end_if_over(&mut self, index: RecordIndex, sweep: &SweepContext<'_>) {
+        let now = sweep.now;
+        if let Some(record) = self.records.get_mut(index)
+            && record.threshold.is_over(now.lease)
         {
-            let what = record.shown(now.lease);
-            record.ward.guard = None;
-            self.notices.add(now, EventKind::Ended, what);
+            let status = record.status(now.lease);
+            record.threshold.activation = None;
+            self.log.add(now, EventKind::Ended, status);
         }
     }
 
-    fn tidy(&mut self, round: &SweepContext<'_>) {
-        let now = round.now;
+    fn end_all_if_over(&mut self, sweep: &SweepContext<'_>) {
+        let now = sweep.now;
         if self.all.is_over(now.lease) {
-            let span = self.all.guard.take().map_or(0, |guard| guard.span);
-            let numbers = self.all.numbers(round.total.leases.load(Ordering::Relaxed), now.lease, span);
-            self.notices.add(now, EventKind::Ended, SelfPreservationStatus::of(None, &self.all, numbers));
+            let ttl = self.all.activation.take().map_or(0, |activation| activation.longest_ttl);
+            let input = self.all.input(sweep.total.leases.load(Ordering::Relaxed), now.lease, ttl);
+            self.log.add(now, EventKind::Ended, SelfPreservationStatus::new(None, &self.all, input));
         }
         self.all.removals.forget(now.lease, millis(LeaseTerms::MAX_TTL));
-        self.records.tidy(now.lease);
+        self.records.drop_unneeded(now.lease);
     }
 
-    /// Condemns who is silent, in a service or everywhere, and forgets who was removed.
+    /// Releases the silent instances of a service or of all, and forgets removals.
     pub(super) fn reset(
         &mut self,
         service: Option<&ServiceName>,
         total: &TotalLeaseCounter,
         now: ClockReading,
     ) -> usize {
-        let place = service.map(|service| self.records.find(service));
-        let meant = |of: RecordIndex| place.is_none_or(|place| place == Some(of));
+        let wanted = service.map(|service| self.records.find(service));
+        let is_wanted = |index: RecordIndex| wanted.is_none_or(|wanted| wanted == Some(index));
         let tracked = mem::take(&mut self.tracked);
-        let mut condemned = 0;
-        for TrackedLease { lease, place } in tracked.iter().filter(|tracked| meant(tracked.place)) {
-            let silent = matches!(lease.pulse(now.lease), LeasePhase::Weak | LeasePhase::Overdue);
-            if silent && matches!(lease.standing(), LeaseStanding::Doubted | LeaseStanding::Suspect) {
-                self.strike(lease, *place, LeaseStanding::Condemned);
-                condemned += 1;
+        let mut released = 0;
+        for TrackedLease { lease, record } in tracked.iter().filter(|tracked| is_wanted(tracked.record)) {
+            let is_silent = matches!(lease.phase(now.lease), LeasePhase::Expiring | LeasePhase::Overdue);
+            if is_silent && matches!(lease.standing(), LeaseStanding::Expiring | LeaseStanding::Suspect) {
+                self.uncount(lease, *record, LeaseStanding::Released);
+                released += 1;
             }
         }
         self.tracked = tracked;
         for record in self.records.iter_mut().filter(|record| service.is_none_or(|service| *service == record.name)) {
-            record.ward.removals = SlidingCounter::default();
-            let what = record.shown(now.lease);
-            if record.ward.guard.take().is_some() {
-                self.notices.add(now, EventKind::Reset, what);
+            record.threshold.removals = SlidingCounter::default();
+            let status = record.status(now.lease);
+            if record.threshold.activation.take().is_some() {
+                self.log.add(now, EventKind::Reset, status);
             }
         }
         if service.is_none() {
             self.all.removals = SlidingCounter::default();
-            let numbers = self.all.numbers(total.leases.load(Ordering::Relaxed), now.lease, 0);
-            let what = SelfPreservationStatus::of(None, &self.all, numbers);
-            if self.all.guard.take().is_some() {
-                self.notices.add(now, EventKind::Reset, what);
+            let input = self.all.input(total.leases.load(Ordering::Relaxed), now.lease, 0);
+            let status = SelfPreservationStatus::new(None, &self.all, input);
+            if self.all.activation.take().is_some() {
+                self.log.add(now, EventKind::Reset, status);
             }
         }
-        condemned
+        released
     }
 }

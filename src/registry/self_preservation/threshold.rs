@@ -1,147 +1,153 @@
-//! What is protected: a service, or the registry as a whole. The rule is the same, its numbers differ.
+//! Threshold of self-preservation, for a service and for the registry as a whole. The rule is the same, its numbers differ.
 
 use super::sliding_counter::SlidingCounter;
 use crate::registry::{event::ClockReading, lease::LeaseTime};
 
-/// After so many times to live protection lets go, little by little, of those who never came back.
-const PATIENCE: LeaseTime = 10;
-/// What may go in a time to live does not go at once: one part in so many does in the same part of the time.
-const STEPS: usize = 20;
+/// Number of TTLs after which a silent suspect is released.
+const MAX_SUSPECT_TTLS: LeaseTime = 10;
+/// Suspects are not released all at once: of those that may go within a TTL, one part in this many goes in the same part of it.
+const RELEASE_STEPS: usize = 20;
 
-/// From when on so many silent instances are not believed to be dead.
+/// Rule by which too many instances are silent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ThresholdRule {
-    /// More than one in so many.
-    pub share: usize,
-    /// Where there are at least so many.
-    pub fewest: usize,
+    /// The threshold is one part in this many.
+    pub divisor: usize,
+    /// Minimum number of instances for the rule to apply.
+    pub min_instances: usize,
 }
 
-/// A service: a fifth of it, from three on.
-pub(super) const SERVICE: ThresholdRule = ThresholdRule { share: 5, fewest: 3 };
-/// The registry: a tenth of it, from twenty on.
-pub(super) const REGISTRY: ThresholdRule = ThresholdRule { share: 10, fewest: 20 };
-/// And only where it has so many services.
-pub(super) const FEWEST_SERVICES: usize = 3;
+/// Rule of a service: a fifth, from three instances on.
+pub(super) const SERVICE_RULE: ThresholdRule = ThresholdRule { divisor: 5, min_instances: 3 };
+/// Rule of the registry: a tenth, from twenty instances on.
+pub(super) const REGISTRY_RULE: ThresholdRule = ThresholdRule { divisor: 10, min_instances: 20 };
+/// Minimum number of services for the rule of the registry to apply.
+pub(super) const REGISTRY_MIN_SERVICES: usize = 3;
 
-/// The numbers that the rule looks at.
+/// Numbers that the threshold is compared with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ThresholdInput {
-    /// Instances that have a lease now.
+    /// Instances with a lease.
     pub instances: usize,
-    /// The same, with those that were removed by inference in the last time to live. Who said goodbye is not in it.
+    /// Instances with a lease, and those that expired within the last TTL. Deregistered instances do not count.
     pub peak: usize,
-    /// Of these instances, whose lease is overdue or has less than a third of its time left, the suspects among them.
-    pub weak: usize,
+    /// Instances whose lease is overdue or has less than a third of its TTL left, suspects included.
+    pub expiring: usize,
     /// Instances that would have been removed.
     pub suspects: usize,
-    /// Removed by inference in the last time to live.
-    pub removals: usize,
-    /// More than this many weak and removed ones are not believed.
+    /// Instances that expired within the last TTL.
+    pub recent_expirations: usize,
+    /// Threshold: more expiring and recently expired instances than this are too many.
     pub limit: usize,
 }
 
-/// A protection that holds somebody.
+/// Self-preservation that has begun and not ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ActiveProtection {
-    /// Since when.
+pub(super) struct Activation {
+    /// Time at which it began.
     pub since: ClockReading,
-    /// When there were last too many.
-    pub storm: LeaseTime,
-    /// The longest time to live of those it has held.
-    pub span: LeaseTime,
-    /// The first of those it has held goes, if it stays silent, not before this.
-    pub dead_go: LeaseTime,
+    /// Time at which the threshold was last exceeded.
+    pub last_exceeded: LeaseTime,
+    /// Longest TTL of the leases that exceeded it.
+    pub longest_ttl: LeaseTime,
+    /// Time before which no suspect is released.
+    pub first_release_at: LeaseTime,
 }
 
-/// What is known of a service's, or the registry's, silent instances.
+/// Counts of a service's, or the registry's, silent instances.
 #[derive(Debug)]
 pub(super) struct ThresholdState {
     pub rule: ThresholdRule,
-    /// Leases that count as good as dead, suspects among them.
-    pub weak: usize,
+    /// Leases that count as expiring, suspects included.
+    pub expiring: usize,
     pub suspects: usize,
-    /// Removals by inference.
+    /// Removals of instances whose lease expired.
     pub removals: SlidingCounter,
-    pub guard: Option<ActiveProtection>,
+    pub activation: Option<Activation>,
 }
 
 impl ThresholdState {
     pub(super) fn new(rule: ThresholdRule) -> Self {
-        Self { rule, weak: 0, suspects: 0, removals: SlidingCounter::default(), guard: None }
+        Self { rule, expiring: 0, suspects: 0, removals: SlidingCounter::default(), activation: None }
     }
 
-    pub(super) fn numbers(&self, instances: usize, now: LeaseTime, ttl: LeaseTime) -> ThresholdInput {
-        let removals = self.removals.within(now, ttl);
-        let peak = instances + removals;
+    pub(super) fn input(&self, instances: usize, now: LeaseTime, ttl: LeaseTime) -> ThresholdInput {
+        let recent_expirations = self.removals.within(now, ttl);
+        let peak = instances + recent_expirations;
         ThresholdInput {
             instances,
             peak,
-            weak: self.weak,
+            expiring: self.expiring,
             suspects: self.suspects,
-            removals,
-            limit: peak / self.rule.share,
+            recent_expirations,
+            limit: peak / self.rule.divisor,
         }
     }
 
-    /// Whether more are silent than can be believed.
-    pub(super) fn is_exceeded(&self, numbers: ThresholdInput) -> bool {
-        numbers.peak >= self.rule.fewest && (numbers.weak + numbers.removals) * self.rule.share > numbers.peak
+    /// Returns whether too many instances are silent.
+    pub(super) fn is_exceeded(&self, input: ThresholdInput) -> bool {
+        let silent = input.expiring + input.recent_expirations;
+        input.peak >= self.rule.min_instances && silent * self.rule.divisor > input.peak
     }
 
-    /// There are too many. Returns whether there were not before.
-    pub(super) fn storm(&mut self, now: ClockReading, ttl: LeaseTime) -> bool {
-        let begins = self.guard.is_none();
-        let calm = ActiveProtection { since: now, storm: now.lease, span: ttl, dead_go: LeaseTime::MAX };
-        let guard = self.guard.get_or_insert(calm);
-        guard.storm = now.lease;
-        guard.span = guard.span.max(ttl);
+    /// Notes that the threshold is exceeded. Returns whether self-preservation begins with that.
+    pub(super) fn activate(&mut self, now: ClockReading, ttl: LeaseTime) -> bool {
+        let begins = self.activation.is_none();
+        let activation = self.activation.get_or_insert(Activation {
+            since: now,
+            last_exceeded: now.lease,
+            longest_ttl: ttl,
+            first_release_at: LeaseTime::MAX,
+        });
+        activation.last_exceeded = now.lease;
+        activation.longest_ttl = activation.longest_ttl.max(ttl);
         begins
     }
 
-    /// Whether it holds whose time to live is this: it does until there were not too many for as long as that.
+    /// Returns whether an instance with this TTL is held: the threshold was exceeded within the TTL.
     pub(super) fn holds(&self, now: LeaseTime, ttl: LeaseTime) -> bool {
-        self.guard.is_some_and(|guard| now.saturating_sub(guard.storm) < ttl)
+        self.activation.is_some_and(|activation| now.saturating_sub(activation.last_exceeded) < ttl)
     }
 
-    /// Whether one that has been silent for too long to be waited for may go, beside those that went lately.
-    pub(super) fn releases(&self, numbers: ThresholdInput, now: LeaseTime, ttl: LeaseTime) -> bool {
-        let step = ttl / STEPS as LeaseTime;
-        numbers.removals < numbers.limit.max(1) && self.removals.within(now, step) < (numbers.limit / STEPS).max(1)
+    /// Returns whether a suspect that has been silent for too long may be removed now, beside those that were removed lately.
+    pub(super) fn permits_release(&self, input: ThresholdInput, now: LeaseTime, ttl: LeaseTime) -> bool {
+        let step = ttl / RELEASE_STEPS as LeaseTime;
+        input.recent_expirations < input.limit.max(1)
+            && self.removals.within(now, step) < (input.limit / RELEASE_STEPS).max(1)
     }
 
-    /// A suspect more, held until then at least.
-    pub(super) fn hold(&mut self, until: LeaseTime) {
+    /// Counts one more suspect, which is not released before `until`.
+    pub(super) fn add_suspect(&mut self, until: LeaseTime) {
         self.suspects += 1;
-        if let Some(guard) = &mut self.guard {
-            guard.dead_go = guard.dead_go.min(until);
+        if let Some(activation) = &mut self.activation {
+            activation.first_release_at = activation.first_release_at.min(until);
         }
     }
 
-    /// Whether its guard has nobody left to hold, or no reason to.
+    /// Returns whether self-preservation ends: there are no suspects, or it holds none of them any more.
     pub(super) fn is_over(&self, now: LeaseTime) -> bool {
-        self.guard.is_some_and(|guard| self.suspects == 0 || !self.holds(now, guard.span))
+        self.activation.is_some_and(|activation| self.suspects == 0 || !self.holds(now, activation.longest_ttl))
     }
 }
 
-/// When a lease with this deadline is no longer waited for.
-pub(super) fn patience(deadline: LeaseTime, ttl: LeaseTime) -> LeaseTime {
-    deadline.saturating_add(PATIENCE * ttl)
+/// Returns the time after which a suspect with this deadline may be released.
+pub(super) fn release_time(deadline: LeaseTime, ttl: LeaseTime) -> LeaseTime {
+    deadline.saturating_add(MAX_SUSPECT_TTLS * ttl)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn exceeded(rule: ThresholdRule, instances: usize, weak: usize, removed: usize) -> bool {
-        let mut ward = ThresholdState { weak, ..ThresholdState::new(rule) };
-        (0..removed).for_each(|_| ward.removals.add(1_000));
-        ward.is_exceeded(ward.numbers(instances, 1_000, 15_000))
+    fn is_exceeded(rule: ThresholdRule, instances: usize, expiring: usize, expired: usize) -> bool {
+        let mut threshold = ThresholdState { expiring, ..ThresholdState::new(rule) };
+        (0..expired).for_each(|_| threshold.removals.add(1_000));
+        threshold.is_exceeded(threshold.input(instances, 1_000, 15_000))
     }
 
     #[test]
-    fn more_than_a_fifth_of_a_service_is_not_believed() {
-        for (instances, weak, removed, not_believed) in [
+    fn threshold_of_a_service_is_a_fifth() {
+        for (instances, expiring, expired, exceeded) in [
             (100, 20, 0, false),
             (100, 21, 0, true),
             (80, 0, 20, false),
@@ -155,37 +161,39 @@ mod tests {
             (2, 1, 1, true),
             (1, 1, 1, false),
         ] {
-            assert_eq!(exceeded(SERVICE, instances, weak, removed), not_believed, "{instances} {weak} {removed}");
+            let found = is_exceeded(SERVICE_RULE, instances, expiring, expired);
+            assert_eq!(found, exceeded, "{instances} {expiring} {expired}");
         }
     }
 
     #[test]
-    fn more_than_a_tenth_of_a_registry_is_not_believed() {
-        for (instances, weak, not_believed) in [(100, 10, false), (100, 11, true), (20, 3, true), (19, 19, false)] {
-            assert_eq!(exceeded(REGISTRY, instances, weak, 0), not_believed, "{instances} {weak}");
+    fn threshold_of_a_registry_is_a_tenth() {
+        for (instances, expiring, exceeded) in [(100, 10, false), (100, 11, true), (20, 3, true), (19, 19, false)] {
+            assert_eq!(is_exceeded(REGISTRY_RULE, instances, expiring, 0), exceeded, "{instances} {expiring}");
         }
     }
 
     #[test]
-    fn it_lets_go_of_a_fifth_in_a_time_to_live_little_by_little() {
+    fn suspects_are_released_by_a_fifth_per_ttl_and_in_small_steps() {
         let (ttl, mut now, mut left) = (15_000, 0, 1_000);
-        let mut ward = ThresholdState { weak: left, ..ThresholdState::new(SERVICE) };
-        let mut went = Vec::new();
+        let mut threshold = ThresholdState { expiring: left, ..ThresholdState::new(SERVICE_RULE) };
+        let mut releases = Vec::new();
         while left > 0 && now < 3_600_000 {
-            while left > 0 && ward.releases(ward.numbers(left, now, ttl), now, ttl) {
-                ward.removals.add(now);
+            while left > 0 && threshold.permits_release(threshold.input(left, now, ttl), now, ttl) {
+                threshold.removals.add(now);
                 left -= 1;
-                went.push(now);
+                releases.push(now);
             }
             now += 100;
         }
-        assert_eq!(left, 0, "it does not hold for ever");
-        let within = |from: LeaseTime| went.iter().filter(|at| (from..from + ttl).contains(*at)).count();
+        assert_eq!(left, 0, "all are released in the end");
+        let within = |from: LeaseTime| releases.iter().filter(|at| (from..from + ttl).contains(*at)).count();
         assert!((180..=200).contains(&within(0)), "{}", within(0));
-        for at in &went {
-            let there = 1_000 - went.partition_point(|other| other < at);
-            assert!(within(*at) <= (there / 5).max(1), "{} of {there} within a time to live", within(*at));
-            assert!(went.iter().filter(|other| (*at..*at + 750).contains(other)).count() <= (there / 80).max(1));
+        for at in &releases {
+            let present = 1_000 - releases.partition_point(|other| other < at);
+            assert!(within(*at) <= (present / 5).max(1), "{} of {present} within a TTL", within(*at));
+            let in_step = releases.iter().filter(|other| (*at..*at + 750).contains(other)).count();
+            assert!(in_step <= (present / 80).max(1));
         }
     }
 }

@@ -46,7 +46,7 @@ impl ModelReader {
                 }
                 Step::Snapshot(part) => {
                     let entries = match &part {
-                        SnapshotChunk::Block(block) => block.entries(),
+                        SnapshotChunk::Chunk(chunk) => chunk.entries(),
                         SnapshotChunk::Matching(entries) => entries,
                     };
                     for entry in entries {
@@ -72,7 +72,7 @@ impl ModelReader {
 
     fn apply(&mut self, delta: &Delta) {
         let instance = (delta.event.service().to_string(), delta.event.id().to_string());
-        match delta.effect {
+        match delta.kind {
             DeltaKind::Updated => {
                 self.believes.insert(instance, value(delta.event.after().unwrap()));
             }

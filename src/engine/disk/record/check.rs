@@ -95,6 +95,10 @@ pub struct RecordCheck {
     /// Most bytes of output. 0: the usual.
     #[prost(uint32, tag = "43")]
     output_max_size: u32,
+    /// Revision at which the definition last changed. 0: the one at which the check was added.
+    #[prost(uint64, tag = "44")]
+    #[serde(skip_serializing_if = "is_zero")]
+    definition_revision: u64,
 }
 
 /// A name and what goes with it.
@@ -218,6 +222,11 @@ impl RecordCheck {
             verdict: check.status.as_str().to_owned(),
             created: check.created.0,
             revision: check.revision.0,
+            definition_revision: if check.definition_revision == check.created {
+                0
+            } else {
+                check.definition_revision.0
+            },
             separate: *separate,
             stated: stated.as_deref().map(RecordCheckDescription::new),
             output_max_size: *output_max_size,
@@ -277,7 +286,13 @@ impl RecordCheck {
             ..CheckDefinition::new(CheckId::parse(&self.id)?, &self.name, self.probe()?)
         };
         let check = Check::new(Arc::new(definition.kept()?), verdict);
-        Ok(Check { created: Revision(self.created), revision: Revision(self.revision), ..check })
+        let defined = if self.definition_revision == 0 { self.created } else { self.definition_revision };
+        Ok(Check {
+            created: Revision(self.created),
+            revision: Revision(self.revision),
+            definition_revision: Revision(defined),
+            ..check
+        })
     }
 
     fn probe(&self) -> Result<Probe, FieldError> {
@@ -388,9 +403,8 @@ fn span(millis: u64, more_nanos: u32) -> Duration {
     Duration::from_millis(millis).saturating_add(Duration::from_nanos(more_nanos.into()))
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 #[cfg(test)]
@@ -437,7 +451,8 @@ mod tests {
                 ..CheckDefinition::new(CheckId::parse(&at.to_string()).unwrap(), "n", probe)
             };
             let check = Check::new(definition.check().unwrap().into(), CheckStatus::Warning);
-            Check { created: Revision(3), revision: Revision(u64::MAX), ..check }
+            let definition_revision = Revision(3 + at as u64);
+            Check { created: Revision(3), revision: Revision(u64::MAX), definition_revision, ..check }
         });
         let checks = InstanceChecks::new(checks.collect()).unwrap();
         let kept = keep(&checks);

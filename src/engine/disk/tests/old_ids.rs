@@ -92,7 +92,7 @@ fn store_with_ids_of_the_old_form_is_rewritten_when_it_is_opened() {
 
 fn deregister_any(service: &str, id: &str) -> Command {
     let (service, id) = (name(service), InstanceId::parse_any(id).unwrap());
-    Command::Deregister { service, id, of: crate::registry::DeregisterGuard::Anyone }
+    Command::Deregister { service, id, guard: crate::registry::DeregisterGuard::Any }
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn accepted() -> BoxedStrategy<Command> {
         let verdict =
             prop::sample::select(vec![crate::model::CheckStatus::Passing, crate::model::CheckStatus::Critical]);
         (values::definition(), verdict)
-            .prop_map(|(definition, verdict)| NewCheck { definition: definition.into(), verdict })
+            .prop_map(|(definition, verdict)| NewCheck { definition: definition.into(), status: verdict })
     };
     let checks = || vec(check(), 0..3);
     let register = (target(), description(), checks(), values::terms(), values::boot(), any::<(bool, bool, u128)>());
@@ -118,7 +118,7 @@ fn accepted() -> BoxedStrategy<Command> {
             service,
             id,
             description,
-            listing,
+            consul_registration: consul_registration: listing,
             checks,
             replace_checks,
         }))

@@ -172,7 +172,7 @@ impl<'a> CheckRequest<'a> {
             ..CheckDefinition::new(CheckId::parse(id)?, name, self.probe.clone())
         };
         let verdict = CheckStatus::parse(&self.status).unwrap_or(CheckStatus::Critical);
-        Ok(NewCheck { definition: Arc::new(definition.check()?), verdict })
+        Ok(NewCheck { definition: Arc::new(definition.check()?), status: verdict })
     }
 
     /// The same check, of which only is told how it is: as the catalog has it.

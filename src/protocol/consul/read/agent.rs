@@ -71,7 +71,7 @@ impl Consul {
     /// Services of the local node, by id.
     pub(in crate::protocol::consul) fn own(&self) -> Vec<Arc<Entry>> {
         let registry = self.registry();
-        let mut listed = registry.catalog().on_node(&node_id(""));
+        let mut listed = registry.consul_index().on_node(&node_id(""));
         listed.sort();
         listed.into_iter().filter_map(|(id, service)| registry.get(&service, id.as_str())).collect()
     }
@@ -79,7 +79,7 @@ impl Consul {
     /// Service of the local node with this id.
     pub(in crate::protocol::consul) fn own_by_id(&self, id: &str) -> Option<Arc<Entry>> {
         let id = id_on_node("", id);
-        let service = self.registry().catalog().service_of(&id)?;
+        let service = self.registry().consul_index().service_of(&id)?;
         self.registry().get(&service, &id)
     }
 

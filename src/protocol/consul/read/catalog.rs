@@ -35,11 +35,11 @@ impl Consul {
     pub(super) async fn catalog_services(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let wanted = ConsulFilter::parse(call.query.get("filter"), &CATALOG)?;
         let registry = self.registry();
-        let catalog = registry.catalog();
+        let catalog = registry.consul_index();
         let plain = wanted.is_all() && call.query.get("node-meta").is_none();
         let index = || {
             let names = catalog.services_changed();
-            let changed = if plain { names } else { names.max(catalog.described()).max(catalog.nodes_changed()) };
+            let changed = if plain { names } else { names.max(catalog.descriptions_changed()).max(catalog.nodes_changed()) };
             self.at_least(changed)
         };
         let index_then = self.wait(call, &QuerySubject::Everything, index).await?;
@@ -88,7 +88,7 @@ impl Consul {
     pub(super) async fn catalog_nodes(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let wanted = ConsulFilter::parse(call.query.get("filter"), &NODES)?;
         let registry = self.registry();
-        let index = || self.at_least(registry.catalog().nodes_changed());
+        let index = || self.at_least(registry.consul_index().nodes_changed());
         let index = self.wait(call, &QuerySubject::Nodes, index).await?;
         let hosts = AgentNode::all(registry, &self.agent);
         let shown = hosts.iter().filter(|host| self.has_meta(host, &call.query));
@@ -106,7 +106,7 @@ impl Consul {
         let wanted = ConsulFilter::parse(call.query.get("filter"), &SERVICES)?;
         let registry = self.registry();
         let kept = self.agent.stored_name(&call.subject);
-        let index = || self.at_least(registry.catalog().node_described(kept));
+        let index = || self.at_least(registry.consul_index().node_description_changed(kept));
         let index = self.wait(call, &QuerySubject::Node(kept.into()), index).await?;
         let Some(host) = AgentNode::find(registry, kept) else {
             let nothing = if by_id { encode(&(), false)? } else { encode(&Nothing::default(), call.query.pretty)? };

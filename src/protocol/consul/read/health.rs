@@ -61,7 +61,7 @@ impl Consul {
         }
         let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
         let registry = self.registry();
-        let catalog = registry.catalog();
+        let catalog = registry.consul_index();
         let by_meta = call.query.get("node-meta").is_some();
         let index = || {
             let checks = catalog.checks_changed();
@@ -91,7 +91,7 @@ impl Consul {
         let wanted = ConsulFilter::parse(call.query.get("filter"), &CHECKS)?;
         let registry = self.registry();
         let kept = self.agent.stored_name(&call.subject);
-        let index = || self.at_least(registry.catalog().node_checked(kept));
+        let index = || self.at_least(registry.consul_index().node_checks_changed(kept));
         let index = self.wait(call, &QuerySubject::Node(kept.into()), index).await?;
         // Only here Consul compares names of nodes as they are written.
         let here = |host: &AgentNode| *self.agent.display_name(&host.name) == *call.subject;
@@ -134,7 +134,7 @@ impl Consul {
     }
 
     fn serf<'a>(&'a self, host: &'a AgentNode) -> HealthCheck<'a> {
-        HealthCheck::serf(self.agent.display_name(&host.name), self.registry().beginning().0.max(2) - 1)
+        HealthCheck::serf(self.agent.display_name(&host.name), self.registry().start_revision().0.max(2) - 1)
     }
 
     /// Instances of a service in all its spellings that a query asks for, by id, each with its node.
@@ -145,7 +145,7 @@ impl Consul {
         query: &Query,
     ) -> (Vec<Arc<Entry>>, Vec<AgentNode>) {
         let itself = name.eq_ignore_ascii_case(CONSUL_SERVICE).then(|| Arc::clone(&self.itself));
-        let blocks: Vec<_> = spellings.iter().map(|service| self.registry().blocks(service)).collect();
+        let blocks: Vec<_> = spellings.iter().map(|service| self.registry().chunks(service)).collect();
         let mut entries: Vec<_> =
             blocks.iter().flat_map(|blocks| blocks.iter()).flat_map(|block| block.entries()).collect();
         if spellings.len() > 1 {
@@ -187,7 +187,7 @@ impl Consul {
     pub(super) fn everybody(&self) -> Vec<(Arc<Entry>, AgentNode)> {
         let (registry, mut known, mut all) = (self.registry(), None, Vec::new());
         for summary in registry.each_service() {
-            let blocks = registry.blocks(&summary.name);
+            let blocks = registry.chunks(&summary.name);
             let entries = blocks.iter().flat_map(|block| block.entries());
             all.extend(entries.map(|entry| (Arc::clone(entry), self.host_of(&entry.instance, &mut known))));
         }

@@ -32,7 +32,7 @@ pub(super) fn of_services(registry: &Registry, views: &Views) -> Vec<(ServiceNam
 }
 
 fn collect(registry: &Registry, service: &ServiceName) -> ServiceTags {
-    let chunks = registry.blocks(service);
+    let chunks = registry.chunks(service);
     let tags: BTreeSet<&str> =
         chunks.iter().flat_map(|chunk| chunk.entries()).flat_map(|entry| entry.instance.tags.iter()).collect();
     ServiceTags(tags.into_iter().map(Into::into).collect())

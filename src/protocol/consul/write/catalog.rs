@@ -64,7 +64,7 @@ impl Consul {
 
     /// True for a check of our node that its agent makes or is fed: what the catalog says of one does not last in Consul either.
     fn is_made_here(&self, node: &str, check: &str) -> bool {
-        let owner = node.is_empty().then(|| self.registry().catalog().owner_of("", check)).flatten();
+        let owner = node.is_empty().then(|| self.registry().consul_index().owner_of("", check)).flatten();
         let entry = owner.and_then(|(service, id)| self.registry().get(&service, id.as_str()));
         let known = entry.as_ref().and_then(|entry| entry.instance.checks.get(check));
         known.is_some_and(|check| check.definition.probe != Probe::Static)
@@ -108,7 +108,7 @@ impl Consul {
     /// A check of a service that is on the node already.
     fn check_of_other(&self, node: &str, check: &CheckRequest<'_>) -> Result<(InstanceId, ListedChange), ConsulError> {
         let id = InstanceId::on_node(node, &check.service);
-        if self.registry().catalog().service_of(id.as_str()).is_none() {
+        if self.registry().consul_index().service_of(id.as_str()).is_none() {
             let missing = format!("Missing service registration: no service {:?} is on the node", check.service);
             return Err(ConsulError::Server(missing));
         }
@@ -150,7 +150,7 @@ impl Consul {
             [] => Ok(()),
             [one] => {
                 let (service, id) = (one.instance.service.clone(), one.instance.id.clone());
-                match self.submit(call, Command::Deregister { service, id, of: DeregisterGuard::Anyone }).await {
+                match self.submit(call, Command::Deregister { service, id, guard: DeregisterGuard::Any }).await {
                     Ok(_) | Err(ConsulError::NotFound(_)) => Ok(()),
                     Err(problem) => Err(problem),
                 }

@@ -77,7 +77,7 @@ impl Consul {
     }
 
     fn owner(&self, node: &str, check: &str) -> Result<(ServiceName, InstanceId), ConsulError> {
-        self.registry().catalog().owner_of(node, check).ok_or_else(|| ConsulError::unknown_check(check))
+        self.registry().consul_index().owner_of(node, check).ok_or_else(|| ConsulError::unknown_check(check))
     }
 
     /// Registration of the local node.
@@ -93,7 +93,7 @@ impl Consul {
                 weight: Weight::DEFAULT,
                 locality: None,
             },
-            listing: ConsulRegistration { address: address.into(), ..ConsulRegistration::default() },
+            consul_registration: ConsulRegistration { address: address.into(), ..ConsulRegistration::default() },
             checks: Vec::new(),
             replace_checks: false,
         })

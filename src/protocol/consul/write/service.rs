@@ -67,7 +67,14 @@ impl Consul {
             from_catalog: asked.from_catalog,
             ..ConsulRegistration::default()
         };
-        Ok(RegisterWithoutLease { service, id, description, listing: listing.check()?, checks, replace_checks })
+        Ok(RegisterWithoutLease {
+            service,
+            id,
+            description,
+            consul_registration: listing.check()?,
+            checks,
+            replace_checks,
+        })
     }
 
     pub(super) async fn deregister(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {

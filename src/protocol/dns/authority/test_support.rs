@@ -102,7 +102,7 @@ impl TestAuthority {
 
     pub(super) fn deregister_node(&self, name: &str) {
         let (service, id) = (node_service(), InstanceId::of_node(name));
-        self.submit(Command::Deregister { service, id, of: DeregisterGuard::Anyone });
+        self.submit(Command::Deregister { service, id, guard: DeregisterGuard::Any });
     }
 
     pub(super) fn register_on_node(&self, NodeInstance { service, id, node, host, port, tags }: NodeInstance<'_>) {
@@ -136,7 +136,7 @@ impl TestAuthority {
             service: service.clone(),
             id,
             description,
-            listing,
+            consul_registration: listing,
             checks: Vec::new(),
             replace_checks: false,
         })));

@@ -146,7 +146,7 @@ fn node_metadata_is_answered_as_texts() {
         service: node_service(),
         id: InstanceId::of_node("db1"),
         description,
-        listing: ConsulRegistration { node: "db1".into(), ..ConsulRegistration::default() },
+        consul_registration: ConsulRegistration { node: "db1".into(), ..ConsulRegistration::default() },
         checks: Vec::new(),
         replace_checks: false,
     })));

@@ -65,7 +65,7 @@ pub(super) fn pieces<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Bytes>
 /// One difference as a part of a step, encoded by the first who asks, save where it means something else to this reader.
 pub(super) fn change(delta: &Delta) -> Bytes {
     let event = &delta.event;
-    let change = match (delta.effect, &event.change) {
+    let change = match (delta.kind, &event.change) {
         (DeltaKind::NoLongerMatches, _) => return change_bytes(removed(event, pb::RemovalReason::NoLongerMatches)),
         (DeltaKind::Updated | DeltaKind::Removed, change) => change,
     };
@@ -84,7 +84,7 @@ pub(super) fn change(delta: &Delta) -> Bytes {
 /// A whole step of one difference, to the revision of its event. Whoever watches the same selection gets the same bytes.
 pub(super) fn step(delta: &Delta, token: ResumeToken) -> MessageChunks {
     let make = || changes(vec![change(delta)], Some(token));
-    if delta.effect == DeltaKind::NoLongerMatches {
+    if delta.kind == DeltaKind::NoLongerMatches {
         return make();
     }
     let Some(encoded) = EncodedEvent::of(&delta.event) else { return make() };

@@ -142,7 +142,7 @@ impl ScriptRun {
                 // What happened a moment ago has been seen.
                 (0..2).for_each(|_| self.sweep(100));
                 let service = service.map(|service| SERVICES[service]);
-                self.engine.registry().reset_protection(service.map(name).as_ref(), at(self.now));
+                self.engine.registry().reset_self_preservation(service.map(name).as_ref(), at(self.now));
                 self.naive.reset(service, self.now);
                 self.lost.iter_mut().for_each(Vec::clear);
             }
@@ -184,8 +184,8 @@ impl ScriptRun {
             let registry = self.engine.registry();
             let entry = registry.get(&name(&key.0), &key.1).unwrap();
             let held = entry.lease.as_ref().unwrap();
-            registry.leases().broken(held, HeartbeatStreamId::numbered(1), self.now);
-            lease.deadline = held.deadline();
+            registry.leases().stream_broken(held, HeartbeatStreamId::numbered(1), self.now);
+            lease.deadline = held.deadline(self.now);
         }
     }
 
@@ -260,14 +260,19 @@ impl ScriptRun {
         }
         assert_eq!(registry.instance_count(), self.naive.leases.len());
         let mut protected: Vec<_> = registry
-            .protected("", 99, self.now)
+            .preserved_services("", 99, self.now)
             .into_iter()
             .filter_map(|of| of.service)
             .map(|of| of.to_string())
             .collect();
         protected.sort();
         assert_eq!(protected, self.naive.protected(), "at {}", self.now);
-        assert_eq!(registry.protection(self.now).0.since.is_some(), self.naive.all_protected(), "at {}", self.now);
+        assert_eq!(
+            registry.self_preservation(self.now).0.since.is_some(),
+            self.naive.all_protected(),
+            "at {}",
+            self.now
+        );
     }
 }
 

@@ -214,12 +214,13 @@ pub fn definition() -> BoxedStrategy<CheckDefinition> {
 }
 
 fn checks() -> BoxedStrategy<InstanceChecks> {
-    let one = (definition(), verdict(), revision(), revision());
-    let one = one.prop_map(|(definition, verdict, created, revision)| Check {
+    let one = (definition(), verdict(), revision(), revision(), revision());
+    let one = one.prop_map(|(definition, verdict, created, revision, defined)| Check {
         definition: Arc::new(definition),
         status: verdict,
         created,
         revision,
+        definition_revision: created.max(defined),
     });
     vec(one, 0..4).prop_filter_map("different ids", |checks| InstanceChecks::new(checks).ok()).boxed()
 }
