@@ -150,7 +150,8 @@ impl HealthChecks {
             return Ok(());
         }
         let (service, id, check) = key;
-        self.set_status(Command::SetCheckStatus { service, id, check, definition_revision: None, status }, caller).await?;
+        self.set_status(Command::SetCheckStatus { service, id, check, definition_revision: None, status }, caller)
+            .await?;
         Ok(())
     }
 

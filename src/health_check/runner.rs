@@ -302,12 +302,7 @@ impl CheckRunner {
     }
 
     /// Submits the status of a check, if the registry has another one. After an error, the next result is submitted again.
-    fn submit_status(
-        &mut self,
-        (service, id, check): &CheckKey,
-        definition_revision: Revision,
-        status: CheckStatus,
-    ) {
+    fn submit_status(&mut self, (service, id, check): &CheckKey, definition_revision: Revision, status: CheckStatus) {
         let entry = self.checks.commands.registry().get(service, id.as_str());
         let known = entry.as_ref().and_then(|entry| entry.instance.checks.get(check.as_str()));
         if known.is_none_or(|known| known.status == status) {

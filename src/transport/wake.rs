@@ -25,7 +25,7 @@ use super::{Connection, wake_flag::WakeFlag};
 use crate::{
     clock::Clock,
     model::{Selector, ServiceName},
-    registry::{ChangeListener, Event, MAX_HISTORY_EVENTS, MAX_HISTORY_BYTES},
+    registry::{ChangeListener, Event, MAX_HISTORY_BYTES, MAX_HISTORY_EVENTS},
     sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, fence},
 };
 

@@ -25,7 +25,14 @@ use crate::{
 
 fn enroll(service: ServiceName, id: InstanceId, listing: ConsulRegistration) -> RegisterWithoutLease {
     let checks = Vec::new();
-    RegisterWithoutLease { service, id, description: description(&[], 1), consul_registration: listing, checks, replace_checks: false }
+    RegisterWithoutLease {
+        service,
+        id,
+        description: description(&[], 1),
+        consul_registration: listing,
+        checks,
+        replace_checks: false,
+    }
 }
 
 fn at_node(name: &str) -> InstanceId {

@@ -123,7 +123,8 @@ impl AdminService for GrpcApi {
         request: Request<pb::ResetProtectionRequest>,
     ) -> Result<Response<pb::ResetProtectionResponse>, Status> {
         let service = self_preservation::target(request.get_ref())?;
-        let condemned = self.context.engine.registry().reset_self_preservation(service.as_ref(), self.context.clock.now());
+        let condemned =
+            self.context.engine.registry().reset_self_preservation(service.as_ref(), self.context.clock.now());
         let condemned = u32::try_from(condemned).unwrap_or(u32::MAX);
         Ok(Response::new(pb::ResetProtectionResponse { condemned }))
     }

@@ -47,7 +47,11 @@ pub(super) fn deregister(asked: &pb::DeregisterRequest) -> Result<Command, ApiEr
     let boot = if asked.boot_id.is_empty() { None } else { Some(BootId::parse(&asked.boot_id)?) };
     let guard =
         if lease.is_none() && boot.is_none() { DeregisterGuard::Any } else { DeregisterGuard::Holder { lease, boot } };
-    Ok(Command::Deregister { service: ServiceName::parse(&asked.service)?, id: InstanceId::parse_any(&asked.id)?, guard })
+    Ok(Command::Deregister {
+        service: ServiceName::parse(&asked.service)?,
+        id: InstanceId::parse_any(&asked.id)?,
+        guard,
+    })
 }
 
 pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, ApiError> {

@@ -9,9 +9,8 @@ use super::super::{
 use crate::{
     engine::Memory,
     model::{
-        Check, CheckDefinition, CheckId, CheckStatus, Incarnation, InstanceChecks, InstanceId, LeaseId, Probe, ServerActor,
-        Tags,
-        node_service,
+        Check, CheckDefinition, CheckId, CheckStatus, Incarnation, InstanceChecks, InstanceId, LeaseId, Probe,
+        ServerActor, Tags, node_service,
     },
 };
 
@@ -147,7 +146,8 @@ fn change_with_a_copy_of_the_lease_keeps_the_one_that_heartbeats_renew() {
     };
     let revision = registry.applied().next();
     let stamped = change.at(revision, Some(&present));
-    let (entry, event) = registry.order().apply(stamped, Some(present), revision, at(100), ServerActor::InProcess.caller());
+    let (entry, event) =
+        registry.order().apply(stamped, Some(present), revision, at(100), ServerActor::InProcess.caller());
     assert!(event.is_none());
     registry.leases().get(LeaseId(1)).unwrap().renew(2_000, None).unwrap();
     assert_eq!(entry.unwrap().lease.as_ref().unwrap().deadline(2_000), 5_000);

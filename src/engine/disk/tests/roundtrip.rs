@@ -118,7 +118,7 @@ fn accepted() -> BoxedStrategy<Command> {
             service,
             id,
             description,
-            consul_registration: consul_registration: listing,
+            consul_registration: listing,
             checks,
             replace_checks,
         }))

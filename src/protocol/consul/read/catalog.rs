@@ -39,7 +39,8 @@ impl Consul {
         let plain = wanted.is_all() && call.query.get("node-meta").is_none();
         let index = || {
             let names = catalog.services_changed();
-            let changed = if plain { names } else { names.max(catalog.descriptions_changed()).max(catalog.nodes_changed()) };
+            let changed =
+                if plain { names } else { names.max(catalog.descriptions_changed()).max(catalog.nodes_changed()) };
             self.at_least(changed)
         };
         let index_then = self.wait(call, &QuerySubject::Everything, index).await?;

@@ -192,7 +192,7 @@ fn node_enrollment(node: &str, asked: &CatalogRegistration<'_>) -> Result<Regist
             weight: Weight::DEFAULT,
             locality: None,
         },
-        listing: ConsulRegistration {
+        consul_registration: ConsulRegistration {
             node: node.into(),
             id: (&*asked.id).into(),
             address: (&*asked.address).into(),
