@@ -163,7 +163,7 @@ fn measure(file: &str, text: &str, broken: &mut String) -> Figures {
             let _ = writeln!(broken, "{file}:{}: [{rule}] {}", line.line, line.text);
         }
     }
-    if file.ends_with(".rs") {
+    if Path::new(file).extension().is_some_and(|ending| ending == "rs") {
         let mut seen = BTreeMap::new();
         for (line, name) in names(text) {
             if let Some(retired) = retired_name(&name) {

@@ -21,7 +21,7 @@ pub struct Modules {
     /// Files that no module reaches.
     pub unreached: BTreeSet<PathBuf>,
     /// All modules, those for tests included.
-    modules: BTreeSet<ModulePath>,
+    all: BTreeSet<ModulePath>,
     /// What each module imports: the name, and the path that it stands for.
     imports: BTreeMap<(ModulePath, String), Vec<String>>,
 }
@@ -48,7 +48,7 @@ impl Modules {
         let source = Source::read(&text, module, is_tests);
         let children = source.modules.clone();
         self.files.insert(file.to_owned(), source);
-        self.modules.insert(module.to_vec());
+        self.all.insert(module.to_vec());
         let folder: PathBuf = module.iter().collect();
         for Module { name, path, is_tests } in children {
             let beside = folder.join(format!("{name}.rs"));
@@ -80,13 +80,13 @@ impl Modules {
         }
         let mut child = named.module.clone();
         child.push(first.clone());
-        self.modules.contains(&child).then(|| [&*named.module, &*named.path].concat())
+        self.all.contains(&child).then(|| [&*named.module, &*named.path].concat())
     }
 
     /// Returns the module in which the item is defined that a path leads to, imports followed.
     fn defining_module(&self, mut path: Vec<String>) -> ModulePath {
         for _ in 0..MAX_IMPORTS {
-            let length = (0..=path.len()).rev().find(|length| self.modules.contains(&path[..*length])).unwrap_or(0);
+            let length = (0..=path.len()).rev().find(|length| self.all.contains(&path[..*length])).unwrap_or(0);
             let import = path.get(length).and_then(|name| self.imports.get(&(path[..length].to_vec(), name.clone())));
             match import {
                 Some(import) if path[..=length] != **import => {

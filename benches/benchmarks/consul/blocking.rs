@@ -72,8 +72,8 @@ pub async fn answers(server: &Server, every: Duration) -> Result<Outcome> {
     sleep(PAUSE).await;
     received.take();
     let (cpu, start) = (server.cpu()?, now());
-    let writes = tokio::select! {
-        writes = write(&mut writer, every) => writes?,
+    let history = tokio::select! {
+        history = write(&mut writer, every) => history?,
         Some(failed) = tasks.join_next() => {
             failed??;
             bail!("a query is no longer repeated");
@@ -81,7 +81,7 @@ pub async fn answers(server: &Server, every: Duration) -> Result<Outcome> {
     };
     let seconds = start.elapsed().as_secs_f64();
     let cpu = server.cpu()?.saturating_sub(cpu).as_secs_f64();
-    outcome(&received.take(), &writes, cpu, seconds)
+    outcome(&received.take(), &history, cpu, seconds)
 }
 
 async fn wait_again_and_again(mut connection: HttpConnection, received: ReceivedAnswers) -> Result<()> {
@@ -94,26 +94,26 @@ async fn wait_again_and_again(mut connection: HttpConnection, received: Received
 
 /// Writes at an interval, which is also the time for the answers to each write.
 async fn write(writer: &mut HttpConnection, every: Duration) -> Result<Writes> {
-    let mut writes = Writes::default();
+    let mut history = Writes::default();
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     for version in 2..2 + SPAN.as_millis() / every.as_millis() {
         writer.ask(&register(0, 0, usize::try_from(version)?, ttl_check())).await?;
-        writes.returned.push(now());
+        history.returned.push(now());
         ticks.tick().await;
-        writes.indexes.push(writer.ask(&read_passing(0, false)).await?.index);
+        history.indexes.push(writer.ask(&read_passing(0, false)).await?.index);
     }
-    Ok(writes)
+    Ok(history)
 }
 
-fn outcome(received: &[(u64, Instant)], writes: &Writes, cpu: f64, seconds: f64) -> Result<Outcome> {
-    let mut last = vec![0.0; writes.returned.len()];
+fn outcome(received: &[(u64, Instant)], history: &Writes, cpu: f64, seconds: f64) -> Result<Outcome> {
+    let mut last = vec![0.0; history.returned.len()];
     let mut delays = Vec::with_capacity(received.len());
     for (index, at) in received {
-        let write = writes.indexes.partition_point(|after| after < index);
+        let write = history.indexes.partition_point(|after| after < index);
         // There is no other writer. An answer that arrives before the write has returned has no delay.
-        let Some(returned) = writes.returned.get(write) else {
+        let Some(returned) = history.returned.get(write) else {
             bail!("an answer with an index that no write has: {index}")
         };
         let delay = milliseconds(at.saturating_duration_since(*returned));

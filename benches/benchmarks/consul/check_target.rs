@@ -1,4 +1,4 @@
-//! CheckTarget of health checks: a small HTTP server on this thread.
+//! Target of health checks: a small HTTP server on this thread.
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,7 +22,7 @@ const GOOD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\
 const BAD: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbad";
 const BACKLOG: u32 = 4_096;
 
-/// CheckTarget server, closed on drop.
+/// Target server, closed on drop.
 #[derive(Debug)]
 pub struct CheckTarget {
     ports: Vec<SocketAddr>,
@@ -42,7 +42,7 @@ struct Seen {
 }
 
 impl CheckTarget {
-    /// Opens this number of ports; one port would run out of connections in TIME_WAIT.
+    /// Opens this number of ports; one port would run out of ports in the state `TIME_WAIT`.
     pub fn open(ports: usize) -> Result<Self> {
         let (seen, mut tasks, mut addresses) = (Rc::new(Seen::default()), JoinSet::new(), Vec::new());
         for _ in 0..ports {
