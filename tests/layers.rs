@@ -15,6 +15,8 @@ use modules::Modules;
 use rules::{RULES, Rule};
 use source::{Named, Source};
 
+use crate::lexer::lex_shipped;
+
 /// Cycles between sibling files that are known and to be removed; new ones fail the test.
 const KNOWN_CYCLES: &[&[&str]] = &[
     &["app/command_sequence", "app/commands"],
@@ -195,6 +197,31 @@ fn layers_have_no_unknown_cycle_between_sibling_files() {
     let is_part = |cycle: &&Vec<String>| known.iter().any(|known| cycle.iter().all(|module| known.contains(module)));
     let new: Vec<_> = found.iter().filter(|cycle| !is_part(cycle)).collect();
     assert!(new.is_empty(), "sibling files use each other: {new:#?}");
+}
+
+/// Returns whether a file submits a command to the engine.
+fn submits_to_engine(text: &str) -> bool {
+    lex_shipped(text).windows(3).any(|three| {
+        let [receiver, dot, method] = three else { return false };
+        receiver.word() == Some("engine") && dot.is('.') && matches!(method.word(), Some("submit" | "submit_together"))
+    })
+}
+
+#[test]
+fn writes_enter_through_commands_only() {
+    let root = root().join("src");
+    let modules = Modules::read(&root);
+    let shipped = modules.files.iter().filter(|(file, source)| {
+        let layer = layer_of(file).unwrap_or_default();
+        !source.is_tests && !["app", "engine", "fuzz"].contains(&&*layer)
+    });
+    let found = shipped
+        .filter(|(file, _)| submits_to_engine(&fs::read_to_string(root.join(file)).unwrap()))
+        .map(|(file, _)| file);
+    let found: Vec<_> = found.collect();
+    assert!(found.is_empty(), "these files write without `app::Commands`: {found:?}");
+    assert!(submits_to_engine("fn f() { self.context.engine.submit(command, caller, now); }"));
+    assert!(!submits_to_engine("fn f() { self.commands.submit(command); } // engine.submit(command)"));
 }
 
 /// Prints the dependencies: `just layers`.

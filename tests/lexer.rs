@@ -55,6 +55,17 @@ pub fn lex(text: &str) -> Vec<Token> {
     tokens
 }
 
+/// Splits a file into the tokens before its unit tests, which are its last item, without comments.
+pub fn lex_shipped(text: &str) -> Vec<Token> {
+    let mut tokens: Vec<Token> = lex(text).into_iter().filter(|token| token.kind != TokenKind::Comment).collect();
+    let tests = tokens.windows(3).position(|three| {
+        let is_tests = three[1].word().is_some_and(|name| name.ends_with("tests"));
+        three[0].word() == Some("mod") && is_tests && three[2].is('{')
+    });
+    tokens.truncate(tests.unwrap_or(tokens.len()));
+    tokens
+}
+
 /// Returns the kind of the first token, its length in bytes, and the lengths of its opening and its closing quotes.
 fn next(rest: &str, first: char) -> (TokenKind, usize, (usize, usize)) {
     if rest.starts_with("//") {
@@ -132,7 +143,16 @@ fn character(text: &str) -> usize {
 }
 
 mod tests {
-    use super::{TokenKind, lex};
+    use super::{Token, TokenKind, lex, lex_shipped};
+
+    #[test]
+    fn lexer_stops_before_unit_tests() {
+        let words = |text| lex_shipped(text).iter().filter_map(Token::word).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(
+            words("mod a; // mod tests {\nmod tests; b!() #[cfg(test)] mod more_tests { c }"),
+            ["mod", "a", "mod", "tests", "b", "cfg", "test"]
+        );
+    }
 
     #[test]
     fn lexer_reads_strings_comments_and_lines() {

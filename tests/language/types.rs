@@ -2,18 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::lexer::{Token, lex};
+use crate::lexer::lex_shipped;
 
 /// Returns the names of the structs, enums and traits that a file defines outside of its tests.
 fn types(text: &str) -> Vec<String> {
-    let tokens: Vec<Token> = lex(text).into_iter().filter(|token| !token.text.starts_with("//")).collect();
-    // Unit tests are the last item of a file.
-    let end = tokens.windows(3).position(|three| {
-        three[0].word() == Some("mod")
-            && three[1].word().is_some_and(|name| name.ends_with("tests"))
-            && three[2].is('{')
-    });
-    let tokens = &tokens[..end.unwrap_or(tokens.len())];
+    let tokens = lex_shipped(text);
     let pairs = tokens.windows(2).filter(|pair| matches!(pair[0].word(), Some("struct" | "enum" | "trait")));
     pairs.filter_map(|pair| pair[1].word().map(str::to_owned)).collect()
 }

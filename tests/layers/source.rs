@@ -8,6 +8,8 @@ pub struct Source {
     pub named: Vec<Named>,
     /// Modules in files of their own.
     pub modules: Vec<Module>,
+    /// Compiled for tests only.
+    pub is_tests: bool,
 }
 
 /// A path that a file names.
@@ -35,7 +37,8 @@ impl Source {
     /// Reads the file of a module, which is given by its path below the crate.
     pub fn read(text: &str, module: &[String], is_tests: bool) -> Self {
         let tokens = lex(text).into_iter().filter(|token| token.kind != TokenKind::Comment).collect();
-        let mut reader = Reader { tokens, at: 0, module: module.to_vec(), source: Self::default() };
+        let mut reader =
+            Reader { tokens, at: 0, module: module.to_vec(), source: Self { is_tests, ..Self::default() } };
         reader.items(is_tests);
         reader.source
     }
