@@ -1,14 +1,14 @@
 //! Engines turn commands into ordered events.
 //!
-//! An engine decides a command against what is there, gives the event its revision, makes it as durable as it promises,
-//! and applies it. The registry sees the same from every engine: events with rising revisions.
+//! An engine decides a command against the present state, assigns the next revision to the event, makes it durable, and applies it.
+//! Every engine gives the registry the same: events with rising revisions.
 //!
-//! | engine | a restart |
+//! | engine | lost by a restart |
 //! |---|---|
-//! | [`Memory`] | forgets everything |
-//! | [`Disk`] | forgets nothing that was acknowledged; with [`Durability::Relaxed`], after a crash, up to a second of it |
+//! | [`Memory`] | everything |
+//! | [`Disk`] | nothing that was acknowledged; with [`Durability::Relaxed`], after a crash, up to the last second |
 //!
-//! What is not here: what a command means (`registry`), who may send one (doors).
+//! The meaning of commands belongs to `registry`, and the permission to send them to the protocols.
 
 pub mod disk;
 mod memory;
@@ -34,17 +34,17 @@ use crate::{
     registry::{ClockReading, Command, CommandError, CommandOutcome, Registry},
 };
 
-/// Orders commands.
+/// Orders commands, and makes their results durable.
 pub trait Engine: Send + Sync + fmt::Debug {
-    /// What readers read.
+    /// Registry that the engine changes and readers read.
     fn registry(&self) -> &Registry;
 
-    /// Has a command done, as of now or a later time. It is done also if nobody waits for the answer; once there is one, every
-    /// read sees it. The event keeps the caller.
+    /// Submits a command, to be decided at `now` or later. It is executed even if the returned future is dropped. Once the future
+    /// yields an outcome, every read sees it. The event keeps the caller.
     fn submit(&self, command: Command, caller: &Arc<Caller>, now: ClockReading) -> PendingCommand;
 
-    /// Submits commands about different instances that belong together. All of them are decided against the same state; when one is
-    /// refused, none is done. They are durable together: after a crash all of them are there, or none.
+    /// Submits commands for different instances that belong together. All of them are decided against the same state, and if one is
+    /// rejected, none is executed. They are durable together: after a crash, the store has all of them or none.
     fn submit_together(
         &self,
         commands: Vec<Command>,
@@ -52,33 +52,34 @@ pub trait Engine: Send + Sync + fmt::Debug {
         now: ClockReading,
     ) -> PendingCommand<Vec<CommandOutcome>>;
 
-    /// Saves states of checks for the next process, within about a second and when the engine is closed. `None`: the check is
-    /// gone. Returns at once. An engine without a store does nothing.
+    /// Saves check states for the next process, within about a second and when the engine is closed. `None` removes the state of a
+    /// check that no longer exists. Returns at once. An engine without a store does nothing.
     fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>);
 
-    /// Takes the states that an earlier process saved. `None`: this engine saves none.
+    /// Takes the check states that an earlier process saved. `None` for an engine without a store.
     fn take_saved_checks(&self) -> Option<SavedChecks>;
 
-    /// Takes no more commands, and returns when all is where a restart finds it. Blocks.
+    /// Stops the engine, and blocks until everything is where a restart finds it. Later commands are answered with
+    /// [`EngineError::Stopped`].
     fn close(&self);
 }
 
-/// Where a new life of a registry begins.
+/// Start of a new incarnation of a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartPoint {
-    /// What tells readers that what they knew of an earlier one is void.
+    /// Id that tells readers that their revisions and tokens of an earlier incarnation are void.
     pub incarnation: Incarnation,
-    /// The revision before its first.
+    /// Revision before the first one.
     pub revision: Revision,
 }
 
 impl StartPoint {
-    /// Lower bound of the first revisions of all registries: that of one which started in 2020, before there was any.
-    /// A smaller revision or index comes from no earlier life, unless the clock of its machine was wrong by years.
-    pub const EARLIEST: Revision = Revision(1_577_836_800 << 20);
+    /// Lower bound of the first revisions of all registries: the first revision of one that starts in 2020, before Callboard existed.
+    /// A smaller revision or index is not from an earlier incarnation, unless the clock of that machine was wrong by years.
+    pub const MIN_REVISION: Revision = Revision(1_577_836_800 << 20);
 
-    /// Revisions begin at the seconds since 1970, times 2^20: so they rise through lives, unless one had more than a million
-    /// writes a second.
+    /// Start at the revision of this time: the seconds since 1970, times 2^20. So revisions rise from one incarnation to the next,
+    /// unless one of them had more than a million writes a second.
     #[must_use]
     pub fn new(incarnation: Incarnation, now: ClockReading) -> Self {
         let UnixMillis(millis) = now.wall;
@@ -86,48 +87,49 @@ impl StartPoint {
     }
 }
 
-/// Why an engine did not do what it was asked.
+/// Error of a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// It cannot be done as things are.
+    /// The present state does not permit the command.
     #[error(transparent)]
     Rejected(#[from] CommandError),
-    /// More commands wait than the disk can take in a reasonable time.
+    /// The queue of the disk is full.
     #[error(
-        "{waiting} writes wait for the disk already, so nothing was done: try again in {}",
+        "{waiting} writes wait for the disk, so this one was not done: try again in {}",
         humantime::format_duration(*retry)
     )]
     Overloaded {
-        /// How many wait.
+        /// Number of requests in the queue.
         waiting: usize,
-        /// When to try again.
+        /// Time after which to try again.
         retry: Duration,
     },
-    /// The engine had stopped before the command came.
-    #[error("the registry is stopping, and nothing was done: repeat it, here in a moment")]
+    /// The engine had stopped before it received the command.
+    #[error("the registry is stopping, and the write was not done: repeat it in a moment")]
     Stopped,
-    /// The engine stopped before it could tell what became of the command.
+    /// The engine stopped while it executed the command.
     #[error(
-        "the registry is stopping, and whether this was done is not known: repeat it, which is safe, here in a moment"
+        "the registry is stopping, and it is not known whether the write was done: repeat it in a moment, which is safe"
     )]
     OutcomeUnknown,
 }
 
-/// A command on its way, or several that belong together: a future of what became of it.
+/// Submitted command, or several that belong together: a future of the outcome.
 #[derive(Debug)]
 pub struct PendingCommand<T = CommandOutcome>(PendingState<T>);
 
-/// Sends what the leases' time asks for, and returns the removals among it, on their way. Whoever reads the lease clock must not
-/// wait for them: a slow disk would look like a pause of the process.
+/// Sweeps the leases and submits the resulting commands. Returns the pending removals.
+///
+/// The thread that reads the lease clock must not wait for them, because a slow disk would look like a pause of the process.
 pub fn expire(engine: &dyn Engine, now: ClockReading) -> Vec<PendingCommand> {
     let commands = engine.registry().sweep(now);
-    let sent = commands.into_iter().map(|command| {
+    let submitted = commands.into_iter().map(|command| {
         let removal = matches!(command, Command::Expire(_));
         let caller = sweep_actor(&command).caller();
-        let submission = engine.submit(command, caller, now);
-        removal.then_some(submission)
+        let pending = engine.submit(command, caller, now);
+        removal.then_some(pending)
     });
-    sent.flatten().collect()
+    submitted.flatten().collect()
 }
 
 /// Returns the part of the server that a command of a sweep belongs to: it removes an instance, or changes what is suspected.
@@ -135,16 +137,16 @@ fn sweep_actor(command: &Command) -> ServerActor {
     if matches!(command, Command::Expire(_)) { ServerActor::Expiry } else { ServerActor::SelfPreservation }
 }
 
-/// How many of these changed anything.
-pub async fn count_changes(sent: Vec<PendingCommand>) -> usize {
+/// Waits for commands, and returns the number of those that changed something.
+pub async fn count_changes(pending: Vec<PendingCommand>) -> usize {
     let mut changed = 0;
-    for submission in sent {
-        changed += usize::from(submission.await.is_ok_and(|outcome| outcome.changed));
+    for command in pending {
+        changed += usize::from(command.await.is_ok_and(|outcome| outcome.changed));
     }
     changed
 }
 
-/// Sends the outcome of a command to whoever waits for it.
+/// Sender of the outcome of a [`PendingCommand`].
 pub type OutcomeSender<T = CommandOutcome> = oneshot::Sender<Result<T, EngineError>>;
 
 #[derive(Debug)]
@@ -154,24 +156,24 @@ enum PendingState<T> {
 }
 
 impl<T> PendingCommand<T> {
-    /// What became of a command that did not have to wait.
+    /// A command whose outcome is known.
     #[must_use]
     pub fn done(outcome: Result<T, EngineError>) -> Self {
         Self(PendingState::Done(Some(outcome)))
     }
 
-    /// A command that waits, and where its outcome is to be sent.
+    /// A command that is executed by another thread, and the sender of its outcome.
     #[must_use]
     pub fn waiting() -> (OutcomeSender<T>, Self) {
-        let (answer, waiting) = oneshot::channel();
-        (answer, Self(PendingState::Waiting(waiting)))
+        let (sender, waiting) = oneshot::channel();
+        (sender, Self(PendingState::Waiting(waiting)))
     }
 
-    /// Waits for the outcome. Blocks, so it is not for threads that run tasks.
+    /// Blocks until the outcome is known. Must not be called on a thread that runs tasks.
     ///
     /// # Errors
     ///
-    /// When the command is refused, or the engine stops.
+    /// When the command is rejected, or the engine stops.
     pub fn wait(self) -> Result<T, EngineError> {
         let outcome = match self.0 {
             PendingState::Done(outcome) => outcome,

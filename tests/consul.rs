@@ -555,7 +555,7 @@ async fn who_remembers_an_earlier_life_waits_until_it_has_settled() {
 async fn index_below_every_earlier_life_is_answered_at_once_while_settling() {
     let serve = ServerProcess::start(&["--settle", "60s"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
-    let earliest = callboard::engine::StartPoint::EARLIEST.0;
+    let earliest = callboard::engine::StartPoint::MIN_REVISION.0;
     let paths =
         ["health/service/web", "health/service/absent", "health/state/any", "catalog/services", "catalog/nodes"];
     // An index of a Consul that was there before is one of the small ones.

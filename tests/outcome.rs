@@ -65,7 +65,7 @@ impl Stored {
         let stall = Arc::new(Stall { hubs: Arc::clone(&hubs), stalled: Mutex::new(false), over: Condvar::new() });
         let fresh = StartPoint::new(Incarnation(7), clock.now());
         let (audience, metrics) = (Arc::clone(&stall) as Arc<dyn ChangeListener>, Metrics::new().store.clone());
-        let surroundings = DiskDependencies { clock: Arc::clone(&clock), audience, metrics, fresh };
+        let surroundings = DiskDependencies { clock: Arc::clone(&clock), listener: audience, metrics, start: fresh };
         let failed = Box::new(|error| panic!("{error}"));
         let disk = Disk::open(data.path(), Durability::Durable, surroundings, failed).unwrap();
         let house = InMemory::over(Arc::new(disk), hubs, clock, Duration::ZERO);

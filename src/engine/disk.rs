@@ -1,27 +1,27 @@
-//! The engine with a store: one node that finds everything again after kill -9.
+//! Engine with a store on the disk: a single node that survives kill -9.
 //!
 //! ```text
-//!   order() ─► queue ─► writer: decide ─► write, fsync ─► apply, announce ─► answer
-//!                       one thread, one transaction for all that waits
+//!   submit() ─► queue ─► writer: decide ─► write, fsync ─► apply, notify ─► answer
+//!                        one thread, one transaction for all queued commands
 //! ```
 //!
-//! The writer is the only one who changes the registry, so what it decided still holds when it is on the disk. Commands
-//! for an instance that has one in the transaction at hand wait for the next.
+//! Only the writer changes the registry, so a decision still holds when its transaction is on the disk. A command for an instance
+//! that has a change in the current transaction waits for the next one.
 //!
-//! Heartbeats are never written: whoever is loaded gets a full time to live. States of checks ride along: they are written with the
-//! next transaction, a part of them with each, and nobody waits for that.
+//! Heartbeats are not written: a loaded lease has its full TTL. Check states are written with the transactions of commands, some
+//! with each, and no command waits for them.
 //!
-//! A disk that fails stops the engine, and with it the process: what is on it then is not known, and nothing that may not
-//! be there is acknowledged.
+//! A failure of the disk stops the engine and the process. The content of the disk is unknown then, and the engine acknowledges
+//! nothing that may be missing from it.
 //!
-//! | file | holds |
+//! | module | content |
 //! |---|---|
-//! | `record` | an instance as bytes |
-//! | `export` | all of them as JSON Lines |
-//! | `store` | the file |
-//! | `load` | what is found in it |
-//! | `directory` | where it is, and the lock on that |
-//! | `presence` | whether a restart would find it |
+//! | `record` | encoding of an instance |
+//! | `export` | export and import as JSON Lines |
+//! | `store` | the database file |
+//! | `load` | reading all records |
+//! | `directory` | the data directory and its lock |
+//! | `file_identity` | detection of a file that was removed or replaced |
 //! | `writer` | the thread |
 
 mod directory;
@@ -41,7 +41,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::Ordering,
         mpsc::{self, SendError},
     },
     thread::{self, JoinHandle},
@@ -64,166 +64,168 @@ pub use load::{LoadedRecords, UnreadableRecord};
 pub use record::{DecodeError, StoredInstance, StoredLease};
 pub use store::{RecordChange, Store};
 
-use writer::{Unsaved, WriteRequest, Writer, WriterMessage};
+use writer::{WriteRequest, Writer, WriterMessage, WriterQueues};
 
-/// Most commands that wait for the disk; more are refused. Seconds of work.
-const MOST_WAITING: usize = 32_768;
-/// When whoever was refused should try again.
-const RETRY: Duration = Duration::from_secs(1);
-/// Time before a crash whose states of checks may not be on the disk: they are collected once a second, and flushed within another.
-const UNSAVED: Duration = Duration::from_secs(2);
-/// Number of unreadable records that the log names one by one.
-const MAX_NAMED: usize = 20;
+/// Maximum number of requests that wait for the disk; further ones are rejected. It is the work of seconds.
+const MAX_WAITING: usize = 32_768;
+/// Time after which a rejected caller should try again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Time before a crash whose check states may be missing: they are collected once a second, and flushed within another.
+const UNSAVED_WINDOW: Duration = Duration::from_secs(2);
+/// Maximum number of unreadable records that the log names.
+const MAX_NAMED_RECORDS: usize = 20;
 
-/// When an acknowledged change is on the disk.
+/// Time at which an acknowledged change is on the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// Before it is acknowledged.
+    /// Before the change is acknowledged.
     #[default]
     Durable,
-    /// Within a second. After a crash of the machine or kill -9, what was acknowledged last may be lost, and all readers start over.
+    /// Within a second. A crash of the machine or kill -9 may lose the changes of that second, and all readers start over.
     Relaxed,
 }
 
-/// Called once, when the disk has failed.
+/// Callback for a failure of the disk. It is called at most once.
 pub type OnFailure = Box<dyn FnOnce(StoreError) + Send>;
 
-/// What a disk engine needs beside its directory.
+/// Dependencies of a disk engine.
 #[derive(Debug)]
 pub struct DiskDependencies {
-    /// What time it is.
+    /// Clock of the process.
     pub clock: Arc<Clock>,
-    /// Who hears of changes.
-    pub audience: Arc<dyn ChangeListener>,
-    /// What it counts.
+    /// Listener that is notified of changes.
+    pub listener: Arc<dyn ChangeListener>,
+    /// Metrics of the store.
     pub metrics: StoreMetrics,
-    /// The life that begins where none can be gone on with.
-    pub fresh: StartPoint,
+    /// Start of a new incarnation, for a directory without a store and for a store that lacks changes.
+    pub start: StartPoint,
 }
 
-/// Orders commands and keeps what comes of them in a file.
+/// Engine that orders commands and stores their results in a file.
 #[derive(Debug)]
 pub struct Disk {
     registry: Arc<Registry>,
-    /// `None` once it is closed.
-    inbox: Mutex<Option<mpsc::Sender<WriterMessage>>>,
-    /// States of checks that the writer has not taken yet.
-    unsaved: Arc<Mutex<Unsaved>>,
-    /// States of checks that were found, until they are taken.
-    saved: Mutex<Option<SavedChecks>>,
-    /// Commands that wait.
-    waiting: Arc<AtomicUsize>,
+    /// `None` once the engine is closed.
+    requests: Mutex<Option<mpsc::Sender<WriterMessage>>>,
+    queues: WriterQueues,
+    /// Check states that were loaded, until they are taken.
+    loaded_states: Mutex<Option<SavedChecks>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     lossy: bool,
 }
 
 impl Disk {
-    /// Opens or makes the store in a directory, loads it and starts the writer.
+    /// Opens or creates the store in a directory, loads it and starts the writer.
     ///
     /// # Errors
     ///
-    /// When the store cannot be used, or the system gives no thread.
+    /// When the store cannot be used, or the system cannot start a thread.
     pub fn open(
         directory: &Path,
         durability: Durability,
-        surroundings: DiskDependencies,
+        dependencies: DiskDependencies,
         on_failure: OnFailure,
     ) -> Result<Self, StoreError> {
-        let (store, found) = Store::open(directory, durability, surroundings.fresh)?;
-        Self::start(store, found, durability, surroundings, on_failure)
+        let (store, loaded) = Store::open(directory, durability, dependencies.start)?;
+        Self::start(store, loaded, durability, dependencies, on_failure)
     }
 
     fn start(
         store: Store,
-        found: LoadedRecords,
+        loaded: LoadedRecords,
         durability: Durability,
-        surroundings: DiskDependencies,
+        dependencies: DiskDependencies,
         on_failure: OnFailure,
     ) -> Result<Self, StoreError> {
-        let DiskDependencies { clock, audience, metrics, .. } = surroundings;
+        let DiskDependencies { clock, listener, metrics, .. } = dependencies;
         let now = clock.now();
-        let registry = Arc::new(Registry::new(store.incarnation(), store.revision(), now, audience));
-        let mut order = registry.order();
-        for stored in found.instances {
-            let lease = stored.revive(now.lease);
-            order.restore(stored.instance, lease);
+        let registry = Arc::new(Registry::new(store.incarnation(), store.revision(), now, listener));
+        let mut guard = registry.order();
+        for stored in loaded.instances {
+            let lease = stored.restore_lease(now.lease);
+            guard.restore(stored.instance, lease);
         }
-        drop(order);
-        report(store.path(), &found.unreadable);
-        let unreadable: HashSet<_> = found.unreadable.iter().map(|record| (&*record.service, &*record.id)).collect();
-        // Those of a record that cannot be used stay with it.
+        drop(guard);
+        log_unreadable(store.path(), &loaded.unreadable);
+        let unreadable: HashSet<_> = loaded.unreadable.iter().map(|record| (&*record.service, &*record.id)).collect();
+        // The check states of an unreadable record stay in the store with it.
         let usable = |(service, id, _): &CheckKey| !unreadable.contains(&(service.as_str(), id.as_str()));
-        let states = found.check_states.into_iter().filter(|(key, _)| usable(key)).collect();
-        let uncertain = if found.killed { UNSAVED } else { Duration::ZERO };
-        let unsaved = Arc::new(Mutex::new(Unsaved::default()));
-        let (inbox, requests) = mpsc::channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let states = loaded.check_states.into_iter().filter(|(key, _)| usable(key)).collect();
+        let unsaved_window = if loaded.unclean { UNSAVED_WINDOW } else { Duration::ZERO };
+        let queues = WriterQueues::default();
+        let (sender, requests) = mpsc::channel();
         let path = store.path().to_owned();
-        let queues = (Arc::clone(&waiting), Arc::clone(&unsaved));
-        let writer = Writer::new(Arc::clone(&registry), store, durability, clock, metrics, queues);
+        let writer = Writer::new(Arc::clone(&registry), store, durability, clock, metrics, queues.clone());
         let writer = thread::Builder::new()
             .name("callboard-store".to_owned())
             .spawn(move || writer.run(requests, on_failure))
             .map_err(StoreError::io("start the writer of", &path))?;
-        let (inbox, writer) = (Mutex::new(Some(inbox)), Mutex::new(Some(writer)));
-        let saved = Mutex::new(Some(SavedChecks { states, uncertain }));
-        Ok(Self { registry, inbox, unsaved, saved, waiting, writer, lossy: found.lossy })
+        let (requests, writer) = (Mutex::new(Some(sender)), Mutex::new(Some(writer)));
+        let loaded_states = Mutex::new(Some(SavedChecks { states, unsaved_window }));
+        Ok(Self { registry, requests, queues, loaded_states, writer, lossy: loaded.lossy })
     }
 
-    /// Sends a request to the writer. Where that has ended, nothing is done, and the answer says so.
+    /// Sends a request to the writer. If the writer has ended, nothing is done, and the answer is [`EngineError::Stopped`].
     fn send(&self, request: WriteRequest) {
-        let inbox = self.inbox.lock();
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let refused = match &*inbox {
-            Some(inbox) => match inbox.send(WriterMessage::Request(request)) {
+        let sender = self.requests.lock();
+        self.queues.waiting.fetch_add(1, Ordering::Relaxed);
+        let unsent = match &*sender {
+            Some(sender) => match sender.send(WriterMessage::Request(request)) {
                 Err(SendError(WriterMessage::Request(request))) => Some(request),
                 Ok(()) | Err(SendError(WriterMessage::Save)) => None,
             },
             None => Some(request),
         };
-        if let Some(request) = refused {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            request.refuse(EngineError::Stopped);
+        if let Some(request) = unsent {
+            self.queues.waiting.fetch_sub(1, Ordering::Relaxed);
+            request.reject(EngineError::Stopped);
         }
     }
 
-    /// Whether some that was acknowledged before it was opened may be missing.
+    /// Returns an error if the queue is full.
+    fn check_queue(&self) -> Result<(), EngineError> {
+        let waiting = self.queues.waiting.load(Ordering::Relaxed);
+        if waiting < MAX_WAITING { Ok(()) } else { Err(EngineError::Overloaded { waiting, retry: RETRY_DELAY }) }
+    }
+
+    /// Returns whether changes that were acknowledged before the store was opened may be missing.
     #[must_use]
     pub fn is_lossy(&self) -> bool {
         self.lossy
     }
 }
 
-/// Tells an operator which records cannot be used.
-fn report(path: &Path, unreadable: &[UnreadableRecord]) {
-    for record in unreadable.iter().take(MAX_NAMED) {
-        let UnreadableRecord { service, id, problem } = record;
+/// Logs the records that this version cannot use.
+fn log_unreadable(path: &Path, unreadable: &[UnreadableRecord]) {
+    for record in unreadable.iter().take(MAX_NAMED_RECORDS) {
+        let UnreadableRecord { service, id, error } = record;
         tracing::error!(
             service,
             id,
-            reason = %problem,
+            reason = %error,
             "a record of {} cannot be used: the registry starts without this instance and leaves the record as it is; register the \
              instance again, which replaces it, or run a version that can read it",
             path.display()
         );
     }
-    if unreadable.len() > MAX_NAMED {
+    if unreadable.len() > MAX_NAMED_RECORDS {
         let records = unreadable.len();
         tracing::error!(
             records,
-            "only {MAX_NAMED} of the records that cannot be used are named: `callboard export` names all"
+            "only {MAX_NAMED_RECORDS} of the records that cannot be used are named: `callboard export` names all"
         );
     }
 }
 
-/// Makes a store of what was exported, in a directory that has none. It begins a new life, in which no revision is one of those.
+/// Creates a store with the contents of an export in a directory that has none. The store begins a new incarnation with revisions
+/// above those of the export.
 ///
 /// # Errors
 ///
-/// When it cannot be written, or the directory holds a store.
+/// When the store cannot be written, or the directory holds one.
 pub fn import(directory: &Path, exported: &LoadedRecords, now: ClockReading) -> Result<(), StoreError> {
-    let fresh = StartPoint::new(Incarnation(random::u64()), now);
-    Store::make(directory, StartPoint { revision: fresh.revision.max(exported.revision), ..fresh }, exported)
+    let start = StartPoint::new(Incarnation(random::u64()), now);
+    Store::create(directory, StartPoint { revision: start.revision.max(exported.revision), ..start }, exported)
 }
 
 impl Engine for Disk {
@@ -231,21 +233,21 @@ impl Engine for Disk {
         &self.registry
     }
 
-    /// The time is that at which the writer comes to it.
+    /// The command is decided at the time at which the writer comes to it.
     fn submit(&self, command: Command, caller: &Arc<Caller>, _: ClockReading) -> PendingCommand {
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        // What the registry itself has found out cannot be told to come back later.
-        if waiting >= MOST_WAITING
-            && !matches!(
-                command,
-                Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) | Command::RefreshNodeStatus { .. }
-            )
+        // Commands of the registry itself have no caller that could try again later.
+        let internal = matches!(
+            command,
+            Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) | Command::RefreshNodeStatus { .. }
+        );
+        if let Err(error) = self.check_queue()
+            && !internal
         {
-            return PendingCommand::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
+            return PendingCommand::done(Err(error));
         }
-        let (answer, submission) = PendingCommand::waiting();
-        self.send(WriteRequest::One(command, Arc::clone(caller), answer));
-        submission
+        let (sender, pending) = PendingCommand::waiting();
+        self.send(WriteRequest::One(command, Arc::clone(caller), sender));
+        pending
     }
 
     fn submit_together(
@@ -254,30 +256,29 @@ impl Engine for Disk {
         caller: &Arc<Caller>,
         _: ClockReading,
     ) -> PendingCommand<Vec<CommandOutcome>> {
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        if waiting >= MOST_WAITING {
-            return PendingCommand::done(Err(EngineError::Overloaded { waiting, retry: RETRY }));
+        if let Err(error) = self.check_queue() {
+            return PendingCommand::done(Err(error));
         }
-        let (answer, submission) = PendingCommand::waiting();
-        self.send(WriteRequest::Together(commands, Arc::clone(caller), answer));
-        submission
+        let (sender, pending) = PendingCommand::waiting();
+        self.send(WriteRequest::Together(commands, Arc::clone(caller), sender));
+        pending
     }
 
     fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {
-        self.unsaved.lock().extend(states);
-        if let Some(inbox) = &*self.inbox.lock() {
-            // A writer that has ended saves nothing.
-            let _ = inbox.send(WriterMessage::Save);
+        self.queues.unsaved.lock().extend(states);
+        if let Some(sender) = &*self.requests.lock() {
+            // Sending fails if the writer has ended, and then nothing can be saved.
+            let _ = sender.send(WriterMessage::Save);
         }
     }
 
     fn take_saved_checks(&self) -> Option<SavedChecks> {
-        Some(self.saved.lock().take().unwrap_or_default())
+        Some(self.loaded_states.lock().take().unwrap_or_default())
     }
 
     fn close(&self) {
-        // Without a sender, the writer ends once it has done what waits.
-        self.inbox.lock().take();
+        // The writer ends when the sender is gone and the queue is empty.
+        self.requests.lock().take();
         if let Some(writer) = self.writer.lock().take()
             && writer.join().is_err()
         {

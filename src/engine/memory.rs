@@ -1,4 +1,4 @@
-//! The engine without a store: one node, and a restart forgets everything.
+//! Engine without a store: a single node whose registrations do not survive a restart.
 
 use std::sync::Arc;
 
@@ -11,27 +11,28 @@ use crate::{
     },
 };
 
-/// Orders commands in memory.
+/// Engine that keeps everything in memory.
 #[derive(Debug)]
 pub struct Memory {
     registry: Registry,
 }
 
 impl Memory {
-    /// An empty registry that begins its life now.
+    /// An engine with an empty registry, whose incarnation starts now.
     #[must_use]
-    pub fn new(incarnation: Incarnation, now: ClockReading, audience: Arc<dyn ChangeListener>) -> Self {
+    pub fn new(incarnation: Incarnation, now: ClockReading, listener: Arc<dyn ChangeListener>) -> Self {
         let StartPoint { incarnation, revision } = StartPoint::new(incarnation, now);
-        Self { registry: Registry::new(incarnation, revision, now, audience) }
+        Self { registry: Registry::new(incarnation, revision, now, listener) }
     }
 
-    /// What readers read.
+    /// Registry that the engine changes and readers read.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// Carries out a command of code that uses this engine directly, without a protocol. When it returns, every read sees it.
+    /// Executes a command of code that uses this engine directly, without a protocol. When the call returns, every read sees the
+    /// outcome.
     ///
     /// # Errors
     ///
@@ -53,12 +54,13 @@ impl Memory {
         Ok(outcome)
     }
 
-    /// Does what a sweep finds, at most one lock's time each, and returns how many instances ran out.
+    /// Sweeps the leases and executes the resulting commands, with the lock held for one at a time. Returns the number of expired
+    /// instances.
     pub fn expire(&self, now: ClockReading) -> usize {
         let commands = self.registry.sweep(now);
         let expired = commands.iter().filter(|command| matches!(command, Command::Expire(_))).count();
         for command in commands {
-            // None of them can be refused: what they are about may be gone, and then nothing changes.
+            // Such a command cannot be rejected. If its instance is gone, it changes nothing.
             let _ = self.submit_for(super::sweep_actor(&command).caller(), command, now);
         }
         expired
@@ -70,9 +72,9 @@ impl Memory {
         caller: &Arc<Caller>,
         now: ClockReading,
     ) -> Result<(CommandOutcome, Option<Arc<Event>>), CommandError> {
-        let mut order = self.registry.order();
-        let decided = order.decide(command, now)?;
-        Ok(self.carry_out(&mut order, decided, caller, now))
+        let mut guard = self.registry.order();
+        let decided = guard.decide(command, now)?;
+        Ok(self.apply_decision(&mut guard, decided, caller, now))
     }
 
     fn submit_together(
@@ -81,21 +83,21 @@ impl Memory {
         caller: &Arc<Caller>,
         now: ClockReading,
     ) -> Result<Vec<CommandOutcome>, CommandError> {
-        let mut order = self.registry.order();
+        let mut guard = self.registry.order();
         let decided: Vec<_> =
-            commands.into_iter().map(|command| order.decide(command, now)).collect::<Result<_, _>>()?;
+            commands.into_iter().map(|command| guard.decide(command, now)).collect::<Result<_, _>>()?;
         let done: Vec<_> =
-            decided.into_iter().map(|decided| self.carry_out(&mut order, decided, caller, now)).collect();
-        drop(order);
+            decided.into_iter().map(|decided| self.apply_decision(&mut guard, decided, caller, now)).collect();
+        drop(guard);
         for event in done.iter().filter_map(|(_, event)| event.as_ref()) {
             self.registry.notify(event);
         }
         Ok(done.into_iter().map(|(outcome, _)| outcome).collect())
     }
 
-    fn carry_out(
+    fn apply_decision(
         &self,
-        order: &mut WriteGuard<'_>,
+        guard: &mut WriteGuard<'_>,
         (decision, present): (Decision, Option<Arc<Entry>>),
         caller: &Arc<Caller>,
         now: ClockReading,
@@ -103,10 +105,10 @@ impl Memory {
         let newest = self.registry.applied();
         match decision {
             Decision::NoOp => (CommandOutcome { entry: present, revision: newest, changed: false }, None),
-            Decision::Apply(draft) => {
+            Decision::Apply(proposed) => {
                 let revision = newest.next();
-                let planned = draft.at(revision, present.as_ref());
-                let (entry, event) = order.apply(planned, present, revision, now, caller);
+                let change = proposed.at(revision, present.as_ref());
+                let (entry, event) = guard.apply(change, present, revision, now, caller);
                 (CommandOutcome { entry, revision, changed: true }, event)
             }
         }

@@ -1,4 +1,4 @@
-//! Bytes on the disk, and lines of an export.
+//! Records of a store, and lines of an export.
 
 use crate::{
     engine::disk::{
@@ -8,27 +8,27 @@ use crate::{
     model::Revision,
 };
 
-/// What is no record of this store is refused; what is a message of an instance survives being written again.
+/// Verifies that a record without the tag of the store is rejected, and that a message of an instance survives encoding.
 pub(super) fn run(input: &[u8]) {
-    let seal = RecordSigner::new(7);
-    assert_eq!(seal.open("web", "a", input), Err(DecodeError::Tag), "nobody here knows the key");
+    let signer = RecordSigner::new(7);
+    assert_eq!(signer.verify("web", "a", input), Err(DecodeError::Tag), "the input cannot know the key");
     let Ok(stored) = decode("web", "a", input) else { return };
-    let (bytes, tag) = seal.encode(&stored.instance, stored.lease);
-    // What was registered through Consul's API has an id that its node and its id there make, whatever the record's key is.
+    let (bytes, tag) = signer.encode_instance(&stored.instance, stored.lease);
+    // The id of a Consul registration is made of its node and id, whatever the key of the record is.
     let id = stored.instance.id.to_string();
-    let Ok((message, read)) = seal.open("web", &id, &bytes) else { panic!("{stored:?} is not found again") };
-    assert_eq!(read, tag);
+    let Ok((message, verified)) = signer.verify("web", &id, &bytes) else { panic!("{stored:?} fails verification") };
+    assert_eq!(verified, tag);
     assert_eq!(decode("web", &id, message), Ok(stored));
 }
 
-/// What is no export is refused; what is one survives being exported again.
+/// Verifies that an export which is valid survives another export.
 pub(super) fn import(input: &[u8]) {
-    let Ok(found) = export::read(input, |_| {}) else { return };
-    assert!(found.revision <= Revision(1 << 62), "no registry gets there");
+    let Ok(records) = export::read(input, |_| {}) else { return };
+    assert!(records.revision <= Revision(1 << 62), "no registry reaches the revision");
     let newest = |StoredInstance { instance, .. }: &StoredInstance| instance.revision.max(instance.registered_revision);
-    assert!(found.instances.iter().all(|stored| newest(stored) <= found.revision));
-    let mut again = Vec::new();
-    assert!(export::write(&found, &mut again, || {}).is_ok());
-    let Ok(read) = export::read(&*again, |_| {}) else { panic!("{}", String::from_utf8_lossy(&again)) };
-    assert_eq!(read, found);
+    assert!(records.instances.iter().all(|stored| newest(stored) <= records.revision));
+    let mut lines = Vec::new();
+    assert!(export::write(&records, &mut lines, || {}).is_ok());
+    let Ok(read) = export::read(&*lines, |_| {}) else { panic!("{}", String::from_utf8_lossy(&lines)) };
+    assert_eq!(read, records);
 }

@@ -77,7 +77,7 @@ impl HealthChecks {
             histories: DashMap::new(),
             unconfirmed: Mutex::default(),
             saved: Mutex::new(saved.states.into_iter().collect()),
-            max_missing: saved.uncertain,
+            max_missing: saved.unsaved_window,
             unsaved,
             results,
             status_changes,

@@ -1,56 +1,58 @@
-//! What a registration in Consul's words says beyond what every instance has.
+//! Part of a registration that only registrations through the Consul API have.
 
-use super::{FieldError, Revision, ServiceName, label};
+use super::{FieldError, Revision, label};
 
-/// Longest text of a listing, in bytes.
-const LONGEST: usize = 512;
-/// Maximum length of a proxy's settings, in bytes of JSON: some hold pieces of Envoy's configuration.
+/// Maximum length of a text in bytes.
+const MAX_TEXT_BYTES: usize = 512;
+/// Maximum length of the settings of a proxy in bytes of JSON. They may contain parts of Envoy's configuration.
 const MAX_PROXY_BYTES: usize = 64 * 1024;
-/// Most tagged addresses.
-const MOST_ADDRESSES: usize = 16;
+/// Maximum number of tagged addresses.
+const MAX_TAGGED_ADDRESSES: usize = 16;
 
-/// An address for another network: name, host, port.
+/// Address for another network: name, host, port.
 pub type TaggedAddress = (Box<str>, Box<str>, u16);
 
-/// What a registration in Consul's words says. A registration that has one has no lease: it stays until somebody removes it,
-/// or its check does. Its identity is node and id, so that it can move to another service.
+/// Part of a registration that only registrations through the Consul API have.
+///
+/// Such a registration has no lease: it lasts until it is deregistered, or until its check removes it. Its identity is node and id,
+/// so it can move to another service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConsulRegistration {
-    /// Name of the node it is on, as the registration spells it; empty for the local node. Of a node, its own name.
+    /// Name of the node, in the spelling of the registration; empty for the local node. For a node, its own name.
     pub node: Box<str>,
-    /// Its id on that node, as given. Of a node: its UUID.
+    /// Id on that node, as it was given. For a node, its UUID.
     pub id: Box<str>,
-    /// Its address, as given; may be empty, which means that of its node.
+    /// Address as it was given; empty for the address of the node.
     pub address: Box<str>,
-    /// Addresses for other networks: name, host, port.
+    /// Addresses for other networks.
     pub tagged_addresses: Box<[TaggedAddress]>,
-    /// Its share of the load while a check warns.
+    /// Weight while a check is warning.
     pub warning_weight: u16,
-    /// Whether others may change its tags.
+    /// True if catalog registrations may change the tags.
     pub enable_tag_override: bool,
-    /// What kind of service it says it is.
+    /// Kind of the service.
     pub kind: Box<str>,
-    /// A socket in the file system at which it listens.
+    /// Path of a Unix socket at which the instance listens.
     pub socket_path: Box<str>,
-    /// Settings of a proxy, as JSON; empty where none were given. Stored and shown, never acted on.
+    /// Settings of a proxy as JSON; empty if none were given. Stored and shown, but without effect.
     pub proxy: Box<str>,
-    /// True for a service that says that it speaks the protocol of Consul's mesh itself. Stored and shown, never acted on.
+    /// True for a service that speaks the protocol of Consul's service mesh itself. Stored and shown, but without effect.
     pub connect_native: bool,
-    /// True for an instance that the catalog's endpoint has registered, and no program at its agent.
+    /// True for an instance that was registered through the catalog, not through an agent.
     pub from_catalog: bool,
-    /// Why an operator has taken it out of service; empty where nothing was said.
+    /// Reason for maintenance; empty if none was given.
     pub maintenance: Box<str>,
-    /// The revision at which it last described itself otherwise: what its checks say changes the instance, and not this.
+    /// Revision of the last change of the description. A change of a check status does not count.
     pub description_revision: Revision,
 }
 
 impl ConsulRegistration {
-    /// The same, where nothing is too long.
+    /// Validates the lengths of all parts.
     ///
     /// # Errors
     ///
-    /// When a text is, the settings of a proxy are, or there are more than 16 tagged addresses.
-    pub fn check(self) -> Result<Self, FieldError> {
+    /// When a text or the settings of a proxy are too long, or there are more than 16 tagged addresses.
+    pub fn validated(self) -> Result<Self, FieldError> {
         let texts = [
             ("Node", &self.node),
             ("ID", &self.id),
@@ -58,33 +60,33 @@ impl ConsulRegistration {
             ("Kind", &self.kind),
             ("SocketPath", &self.socket_path),
         ];
-        // Why an operator has taken it out of service is any text, and comes another way.
+        // The reason for maintenance may be any text, and is not part of a registration.
         let tagged = self.tagged_addresses.iter().flat_map(|(name, host, _)| [name, host]);
         let tagged = tagged.map(|text| ("TaggedAddresses", text));
         for (field, text) in texts.into_iter().chain(tagged) {
             if !text.is_empty() {
-                label::text(field, text, LONGEST)?;
+                label::validate_text(field, text, MAX_TEXT_BYTES)?;
             }
         }
         if self.proxy.len() > MAX_PROXY_BYTES {
             let problem = format!("has {} bytes", self.proxy.len());
-            let remedy = format!("keep it within {MAX_PROXY_BYTES} bytes");
-            return Err(FieldError::without_value("Proxy", problem, remedy));
+            let hint = format!("keep it within {MAX_PROXY_BYTES} bytes");
+            return Err(FieldError::without_value("Proxy", problem, hint));
         }
-        if self.tagged_addresses.len() > MOST_ADDRESSES {
-            let many = format!("are {}", self.tagged_addresses.len());
-            return Err(FieldError::without_value("TaggedAddresses", many, "give at most 16"));
+        if self.tagged_addresses.len() > MAX_TAGGED_ADDRESSES {
+            let problem = format!("are {}", self.tagged_addresses.len());
+            return Err(FieldError::without_value("TaggedAddresses", problem, "give at most 16"));
         }
         Ok(self)
     }
 
-    /// Returns whether the instance is where its node is, because the registration names no address.
+    /// Returns whether the instance has the address of its node, because the registration names none.
     #[must_use]
     pub fn is_addressed_by_node(&self) -> bool {
         self.address.is_empty()
     }
 
-    /// Whether both were given in the same words: why an operator has taken one out is not among them.
+    /// Returns whether both were registered with the same values. The reason for maintenance is not one of them.
     #[must_use]
     pub fn same_description(&self, other: &Self) -> bool {
         let Self {
@@ -107,11 +109,4 @@ impl ConsulRegistration {
             && (kind, socket_path) == (&other.kind, &other.socket_path)
             && (proxy, connect_native, from_catalog) == (&other.proxy, &other.connect_native, &other.from_catalog)
     }
-}
-
-/// Nodes are kept as instances of a service of their own, whose name no service can have. Of a node, address, metadata, checks
-/// and the operator's drain mean what they mean for an instance, so all that is done with those is done in one way.
-#[must_use]
-pub fn node_service() -> ServiceName {
-    ServiceName::reserved("_nodes")
 }

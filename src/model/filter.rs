@@ -1,39 +1,38 @@
-//! The filter language: a boolean expression over the fields of a record, as Consul users know it.
+//! Filter language: boolean expressions over the fields of a record, as in Consul.
 //!
 //! ```text
 //! "v2" in tags and status == SERVING and metadata.team != "checkout"
 //! not (zone matches `^eu-` or metadata["app.kubernetes.io/name"] is empty)
 //! ```
 //!
-//! It follows [go-bexpr](https://github.com/hashicorp/go-bexpr). One parser serves every door; what differs between them
-//! is the [`Schema`], the table of selectors that a kind of record has, and the [`Filterable`] that answers for them.
+//! The language follows [go-bexpr](https://github.com/hashicorp/go-bexpr). All protocols use the same parser. They differ in the
+//! [`Schema`], the table of selectors of a kind of record, and the [`Filterable`] that returns the values.
 //!
 //! | clause                               | fits                  | true when                                     |
 //! |--------------------------------------|-----------------------|-----------------------------------------------|
-//! | `s == v`, `s != v`                   | text, number, boolean | they are (not) equal, case included           |
+//! | `s == v`, `s != v`                   | text, number, boolean | they are (not) equal, including case           |
 //! | `v [not] in s`, `s [not] contains v` | text, list, map       | it is a part of the text, an element, a key   |
-//! | `s is [not] empty`                   | text, list, map, list of records | nothing is in it                   |
-//! | `s [not] matches v`                  | text                  | the pattern is found somewhere in the text    |
+//! | `s is [not] empty`                   | text, list, map, list of records | it has no content                  |
+//! | `s [not] matches v`                  | text                  | the pattern matches a part of the text        |
 //!
-//! `or` binds loosest, then `and`, then `not`, then parentheses. A selector is names joined by dots, where a map key may
-//! also stand in brackets (`metadata["team"]`), or all of it as a JSON pointer in quotes (`"/metadata/team"`, with `~1`
-//! for a slash in a key). A value is a bare word, a number, a text in double quotes with Go's escapes, or one in
-//! backticks without any.
+//! The precedence rises from `or` to `and` to `not` to parentheses. A selector consists of names joined by dots, where a map key
+//! may also stand in brackets (`metadata["team"]`), or is a JSON pointer in quotes (`"/metadata/team"`, with `~1` for a slash in a
+//! key). A value is a bare word, a number, a text in double quotes with Go's escapes, or a text in backticks without escapes.
 //!
-//! A map key that is absent equals nothing, holds nothing, matches nothing and is empty: `==` is false and `!=` is true.
-//! Where a selector leads through a list of records, the clause is true when it is true of any of them. The empty filter
-//! selects everything. Over HTTP in Consul's API, an absent key both matches and does not match any pattern, as in the
-//! go-bexpr of Consul ([`FieldValue::MissingInConsul`]).
+//! An absent map key equals no value, contains nothing, matches no pattern and is empty: `==` is false and `!=` is true. A clause
+//! whose selector leads through a list of records is true if it is true for any of them. The empty filter selects everything. In
+//! the Consul API, an absent key both matches and does not match any pattern, as in the go-bexpr of Consul
+//! ([`FieldValue::MissingInConsul`]).
 //!
-//! What differs from go-bexpr, apart from the wording of errors:
+//! Differences from go-bexpr, apart from the wording of errors:
 //!
-//! - More is accepted: `is empty` on texts; no blanks around parentheses and after quotes; `\"` inside double quotes.
-//! - Operators and values are checked against the schema while parsing, as in the go-bexpr of Consul, never afterwards.
-//! - A quoted value is always taken literally; recent go-bexpr reads `"/a"` on either side as a pointer.
+//! - More is valid: `is empty` on texts; no blanks around parentheses and after quotes; `\"` inside double quotes.
+//! - Operators and values are validated against the schema by the parser, as in the go-bexpr of Consul.
+//! - A quoted value is always literal; a recent go-bexpr reads `"/a"` on either side as a pointer.
 //! - `not` in front of a clause is always the operator. A text that reads `not` needs quotes there.
-//! - Numbers are whole and decimal, in 64 bits. Escapes name characters, not bytes: `\xff` and octal ones are refused.
-//! - Patterns are those of the [`regex`] crate: linear in time too, but `\d` and `\w` are Unicode, and `\Q…\E` is not
-//!   known.
+//! - Numbers are decimal integers of 64 bits. Escapes stand for characters, not bytes: `\xff` and octal ones are invalid.
+//! - Patterns are those of the [`regex`] crate: also linear in time, but `\d` and `\w` are Unicode, and `\Q…\E` does not
+//!   exist.
 //! - No `any` and `all` blocks over collections, no indexes into lists, no comparison of one selector with another.
 //! - There are limits: [`MAX_LENGTH`], [`MAX_DEPTH`], [`MAX_PATTERNS`] and [`MAX_PATTERN_SIZE`].
 
@@ -42,11 +41,12 @@ mod evaluate;
 mod lexer;
 mod parse;
 mod schema;
+mod selector_kind;
 
 #[cfg(test)]
-mod property_tests;
+mod error_tests;
 #[cfg(test)]
-mod refusal_tests;
+mod property_tests;
 #[cfg(test)]
 mod tests;
 
@@ -54,41 +54,42 @@ use std::fmt;
 
 pub use error::{FilterError, FilterErrorKind};
 pub use evaluate::{CollectionItems, FieldValue, Filterable};
-pub use schema::{FilterSelector, Schema, SelectorKind};
+pub use schema::{FilterSelector, Schema};
+pub use selector_kind::SelectorKind;
 
 use error::FilterErrorAt;
 use evaluate::Expression;
 
-/// The longest filter, in bytes of UTF-8.
+/// Maximum length of a filter in bytes of UTF-8.
 pub const MAX_LENGTH: usize = 4096;
-/// How deep parentheses may nest. Bounds the stack that parsing and matching need.
+/// Maximum nesting of parentheses. It limits the stack that parsing and matching use.
 pub const MAX_DEPTH: usize = 64;
-/// How many `matches` clauses a filter may have: each is compiled and kept in memory.
+/// Maximum number of `matches` clauses, each of which keeps a compiled pattern in memory.
 pub const MAX_PATTERNS: usize = 8;
-/// How large one compiled pattern may be, in bytes.
+/// Maximum size of a compiled pattern in bytes.
 pub const MAX_PATTERN_SIZE: usize = 256 * 1024;
 
-/// A checked expression, ready to be asked about records whose fields are named by `F`.
+/// Parsed filter over records whose fields are named by `F`.
 ///
-/// Asking allocates nothing. It is immutable, and as cheap to share as its owner makes it: wrap it in an `Arc`.
+/// Matching does not allocate. A filter is immutable; wrap it in an `Arc` to share it.
 #[derive(Debug, Clone)]
 pub struct Filter<F> {
     text: Box<str>,
-    /// None selects everything.
+    /// `None` selects everything.
     root: Option<Expression<F>>,
 }
 
 impl<F: Copy + 'static> Filter<F> {
-    /// Reads an expression over the selectors of `schema`. The empty text selects everything.
+    /// Parses an expression over the selectors of `schema`. The empty text selects everything.
     ///
     /// # Errors
     ///
-    /// Where the text is no expression, goes over a limit, or does not fit the schema.
+    /// When the text is not an expression, exceeds a limit, or does not fit the schema.
     pub fn parse(text: &str, schema: &Schema<F>) -> Result<Self, FilterError> {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        let root = Self::expression(text, schema).map_err(|fault| fault.in_text(text))?;
+        let root = Self::expression(text, schema).map_err(|error| error.in_text(text))?;
         Ok(Self { text: text.into(), root: Some(root) })
     }
 
@@ -100,28 +101,28 @@ impl<F: Copy + 'static> Filter<F> {
         parse::expression(text, &tokens, schema)
     }
 
-    /// Whether the record is selected.
+    /// Returns whether the filter selects a record.
     pub fn matches<R: Filterable<Field = F>>(&self, record: &R) -> bool {
         self.root.as_ref().is_none_or(|root| root.matches(record))
     }
 }
 
 impl<F> Filter<F> {
-    /// The expression as it was written. Empty: everything is selected.
+    /// Text of the filter. Empty if it selects everything.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 }
 
-/// Selects everything.
+/// A filter that selects everything.
 impl<F> Default for Filter<F> {
     fn default() -> Self {
         Self { text: Box::default(), root: None }
     }
 }
 
-/// The expression as it was written.
+/// Shows the text of the filter.
 impl<F> fmt::Display for Filter<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -1,69 +1,62 @@
-//! One running copy of a service.
+//! Instance of a service, its conditions and its status.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use super::{
-    CheckStatus, ConsulRegistration, FieldError, InstanceChecks, InstanceId, Metadata, Revision, ServiceName, Tags,
-    UnixMillis, label,
+    Address, CheckStatus, ConsulRegistration, FieldError, InstanceChecks, InstanceId, Locality, Metadata, Revision,
+    ServiceName, Tags, UnixMillis,
 };
 
-/// Most addresses of an instance.
-const MOST_ADDRESSES: usize = 16;
-/// Longest region, zone, sub-zone and name of an address, in bytes.
-const LONGEST_LABEL: usize = 128;
-/// Longest host name, in bytes.
-const LONGEST_HOST: usize = 253;
-
-/// One running copy of a service, as of one revision. It never changes: a change makes another one.
+/// Running copy of a service at one revision. It is immutable: a change makes another value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    /// The service it belongs to.
+    /// Service of the instance.
     pub service: ServiceName,
-    /// Unique within the service.
+    /// Id, unique within the service.
     pub id: InstanceId,
-    /// Where it listens; at least one, the first is the primary.
+    /// Addresses at which the instance listens: at least one, the primary first.
     pub addresses: Box<[Address]>,
-    /// Labels without a value.
+    /// Tags.
     pub tags: Tags,
-    /// Labels with a value.
+    /// Metadata.
     pub metadata: Metadata,
-    /// Its share of the load beside its peers.
+    /// Weight in load balancing.
     pub weight: Weight,
-    /// Where it runs.
+    /// Place where the instance runs.
     pub locality: Option<Arc<Locality>>,
-    /// What is found out about it, again and again.
+    /// Checks, with their statuses.
     pub checks: InstanceChecks,
-    /// What its status is made of beside those.
+    /// Conditions that make up the status, together with the checks.
     pub conditions: Conditions,
-    /// What it said in Consul's words. `None`: it spoke ours.
+    /// Part that only a registration through the Consul API has. `None` for a native registration.
     pub consul_registration: Option<Arc<ConsulRegistration>>,
-    /// When this life of it began.
+    /// Time of the registration.
     pub registered_at: UnixMillis,
-    /// The revision at which this life began.
+    /// Revision of the registration.
     pub registered_revision: Revision,
-    /// The revision of its last change.
+    /// Revision of the last change.
     pub revision: Revision,
 }
 
 impl Instance {
-    /// Whether it should be called: the first that applies. What is starting is not to be called, and being suspected does not
-    /// make it so. A check that has never passed finds an instance that starts.
+    /// Returns the first status that applies. An instance whose checks were never healthy is starting, not unhealthy, and a starting
+    /// instance does not become routable by being suspect.
     #[must_use]
     pub fn status(&self) -> Status {
         let Conditions {
             starting,
-            self_draining: leaving,
-            operator_draining: drained,
+            self_draining,
+            operator_draining,
             suspect,
-            was_healthy: proved,
+            was_healthy,
             node_drained,
             node_critical,
-            ..
+            node_warning: _,
         } = self.conditions;
         let critical = self.checks.aggregate_status() == CheckStatus::Critical;
-        if leaving || drained || node_drained {
+        if self_draining || operator_draining || node_drained {
             Status::Draining
-        } else if node_critical || critical && proved {
+        } else if node_critical || critical && was_healthy {
             Status::Unhealthy
         } else if starting || critical {
             Status::Starting
@@ -74,60 +67,57 @@ impl Instance {
         }
     }
 
-    /// Its share of the load as things are: less, where that was asked for, while a check warns.
+    /// Returns the weight for the present status of the checks: the warning weight of a Consul registration while a check is warning.
     #[must_use]
     pub fn effective_weight(&self) -> Weight {
         match &self.consul_registration {
-            Some(listing) if self.checks.aggregate_status() == CheckStatus::Warning => {
-                Weight(listing.warning_weight.max(1))
+            Some(registration) if self.checks.aggregate_status() == CheckStatus::Warning => {
+                Weight(registration.warning_weight.max(1))
             }
-            _ => self.weight,
+            Some(_) | None => self.weight,
         }
     }
 }
 
-/// What the status of an instance is made of.
+/// Conditions that make up the status of an instance, together with its checks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is set and taken away by itself, by others, for another reason"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each condition is set and cleared independently of the others")]
 pub struct Conditions {
-    /// It said that it is not ready yet.
+    /// The instance reported that it is not ready yet.
     pub starting: bool,
-    /// It said that it is going. Ends with this life of it.
+    /// The instance reported that it is draining. Cleared by the next registration.
     pub self_draining: bool,
-    /// An operator wants it to go. Outlives this life of it.
+    /// An operator drains the instance. Kept by the next registration.
     pub operator_draining: bool,
-    /// Its lease is overdue, and protection does not believe it.
+    /// The lease is overdue, and self-preservation holds the instance.
     pub suspect: bool,
-    /// There was a moment when none of its checks was critical.
+    /// At some time since the registration, no check was critical.
     pub was_healthy: bool,
-    /// An operator wants the node to go that it is on.
+    /// An operator drains the node of the instance.
     pub node_drained: bool,
-    /// A check says that the node does not work that it is on.
+    /// A check of the node is critical.
     pub node_critical: bool,
-    /// A check warns of it.
+    /// A check of the node is warning.
     pub node_warning: bool,
 }
 
-/// Whether an instance should be called.
+/// Status of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Ready.
+    /// The instance is ready.
     Serving,
-    /// Its lease is overdue, with those of too many others to believe it. Still to be called.
+    /// The lease is overdue, but self-preservation holds the instance. It is still routable.
     Suspect,
-    /// Not ready yet.
+    /// The instance is not ready yet.
     Starting,
-    /// Asked to go.
+    /// The instance is about to be removed.
     Draining,
-    /// A check says that it does not work.
+    /// A check is critical.
     Unhealthy,
 }
 
 impl Status {
-    /// Its name in every door: `SERVING`.
+    /// Name of the status in every protocol: `SERVING`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -139,7 +129,7 @@ impl Status {
         }
     }
 
-    /// Whether calls should go there, and whether it counts for the health of its service.
+    /// Returns whether clients should call the instance. Only routable instances count for the health of their service.
     #[must_use]
     pub fn is_routable(self) -> bool {
         matches!(self, Self::Serving | Self::Suspect)
@@ -152,160 +142,30 @@ impl fmt::Display for Status {
     }
 }
 
-/// A share of the load: 1 to 65535.
+/// Weight in load balancing: 1 to 65535.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weight(u16);
 
 impl Weight {
-    /// The weight of who names none.
+    /// Weight of an instance that was registered without one.
     pub const DEFAULT: Self = Self(1);
 
-    /// Takes a weight as given.
+    /// Parses a weight.
     ///
     /// # Errors
     ///
-    /// When it is 0 or beyond 65535.
+    /// When the weight is 0 or above 65535.
     pub fn parse(weight: u32) -> Result<Self, FieldError> {
         u16::try_from(weight).ok().filter(|weight| *weight > 0).map(Self).ok_or_else(|| {
-            let remedy = "give 1 to 65535; to send an instance no calls, drain it";
-            FieldError::new("weight", &weight.to_string(), "is out of range", remedy)
+            let hint = "give 1 to 65535; to send an instance no calls, drain it";
+            FieldError::new("weight", &weight.to_string(), "is out of range", hint)
         })
     }
 
-    /// The weight.
+    /// Weight as a number.
     #[must_use]
     pub fn get(self) -> u16 {
         self.0
-    }
-}
-
-/// One place at which an instance listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    /// An IP literal without brackets, or a host name.
-    pub host: Box<str>,
-    /// The port; 0 for none, which only doors of older protocols let in.
-    pub port: u16,
-    /// Tells several addresses apart. May be empty.
-    pub name: Box<str>,
-}
-
-impl Address {
-    /// Takes an address as given. A port is required here: 1 to 65535.
-    ///
-    /// # Errors
-    ///
-    /// When the host is neither an IP literal nor a host name, is one that nobody can call (`0.0.0.0`), the port is out
-    /// of range, or the name is too long.
-    pub fn parse(host: &str, port: u32, name: &str) -> Result<Self, FieldError> {
-        if port == 0 {
-            let remedy = "give the port on which the instance listens, 1 to 65535";
-            return Err(FieldError::new("port", "0", "is no port", remedy));
-        }
-        Self::with_any_port(host, port, name)
-    }
-
-    /// As [`Address::parse`], where 0 stands for no port, as in Consul.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn with_any_port(host: &str, port: u32, name: &str) -> Result<Self, FieldError> {
-        let port = u16::try_from(port).map_err(|_| {
-            let remedy = "give the port on which the instance listens, 1 to 65535";
-            FieldError::new("port", &port.to_string(), "is no port", remedy)
-        })?;
-        check_host(host)?;
-        if !name.is_empty() {
-            label::text("name", name, LONGEST_LABEL)?;
-        }
-        Ok(Self { host: host.into(), port, name: name.into() })
-    }
-
-    /// All addresses of an instance, as they were kept; without a port, where it was registered in Consul's words.
-    ///
-    /// # Errors
-    ///
-    /// As [`Address::parse_all`].
-    pub fn parse_all_stored<'a>(
-        given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>,
-    ) -> Result<Box<[Self]>, FieldError> {
-        Self::all(given, Self::with_any_port)
-    }
-
-    /// All addresses of an instance, from their parts: host, port, name.
-    ///
-    /// # Errors
-    ///
-    /// When there is none, there are more than 16, or one is refused.
-    pub fn parse_all<'a>(
-        given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>,
-    ) -> Result<Box<[Self]>, FieldError> {
-        Self::all(given, Self::parse)
-    }
-
-    fn all<'a>(
-        given: impl ExactSizeIterator<Item = (&'a str, u32, &'a str)>,
-        parse: impl Fn(&str, u32, &str) -> Result<Self, FieldError>,
-    ) -> Result<Box<[Self]>, FieldError> {
-        match given.len() {
-            0 => Err(FieldError::without_value("addresses", "are empty", "give at least one host and port")),
-            1..=MOST_ADDRESSES => given
-                .enumerate()
-                .map(|(at, (host, port, name))| {
-                    parse(host, port, name).map_err(|refusal| refusal.within(&format!("addresses[{at}]")))
-                })
-                .collect(),
-            many => Err(FieldError::without_value("addresses", format!("are {many}"), "give at most 16")),
-        }
-    }
-}
-
-fn check_host(host: &str) -> Result<(), FieldError> {
-    let remedy = "give an IP address without brackets, or a host name, that others can reach";
-    let refused = |problem: &'static str| Err(FieldError::new("host", host, problem, remedy));
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return if address.is_unspecified() { refused("is no address that can be called") } else { Ok(()) };
-    }
-    if host.is_empty() {
-        return refused("is empty");
-    }
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let dotted_number = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if host.len() > LONGEST_HOST || !host.bytes().all(allowed) || host.starts_with(['-', '.']) || dotted_number {
-        return refused("is neither an IP address nor a host name");
-    }
-    Ok(())
-}
-
-/// Where an instance runs, from wide to narrow. Any part may be empty, not all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Locality {
-    /// For example `eu-west`.
-    pub region: Box<str>,
-    /// For example `eu-west-1a`.
-    pub zone: Box<str>,
-    /// For example a rack.
-    pub sub_zone: Box<str>,
-}
-
-impl Locality {
-    /// Takes a locality as given; `None` when all of it is empty.
-    ///
-    /// # Errors
-    ///
-    /// When a part is longer than 128 bytes or has a control character.
-    pub fn parse(region: &str, zone: &str, sub_zone: &str) -> Result<Option<Arc<Self>>, FieldError> {
-        let parts = [("locality.region", region), ("locality.zone", zone), ("locality.sub_zone", sub_zone)];
-        if parts.iter().all(|(_, part)| part.is_empty()) {
-            return Ok(None);
-        }
-        for (field, part) in parts {
-            if !part.is_empty() {
-                label::text(field, part, LONGEST_LABEL)?;
-            }
-        }
-        Ok(Some(Arc::new(Self { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() })))
     }
 }
 
@@ -318,12 +178,12 @@ mod tests {
     };
 
     #[test]
-    fn the_first_status_that_applies() {
+    fn status_is_the_first_that_applies() {
         let mut instance = entry("web", "a", 1).instance.clone();
         assert_eq!(instance.status(), Status::Serving);
         instance.conditions.suspect = true;
         assert_eq!(instance.status(), Status::Suspect);
-        assert!(instance.status().is_routable(), "still to be called");
+        assert!(instance.status().is_routable(), "a suspect instance is called");
         instance.conditions.starting = true;
         assert_eq!(instance.status(), Status::Starting);
         instance.conditions.node_critical = true;
@@ -339,46 +199,26 @@ mod tests {
     }
 
     #[test]
-    fn checks_make_it_start_serve_weigh_less_and_fail() {
+    fn status_and_effective_weight_follow_the_checks() {
         let mut instance = entry("web", "a", 5).instance.clone();
-        let mut says = |verdict, proved| {
+        let mut with_check = |status, was_healthy| {
             let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Ttl);
-            instance.checks = InstanceChecks::new(vec![Check::new(definition.into(), verdict)]).unwrap();
-            instance.conditions.was_healthy = proved;
+            instance.checks = InstanceChecks::new(vec![Check::new(definition.into(), status)]).unwrap();
+            instance.conditions.was_healthy = was_healthy;
             instance.consul_registration =
                 Some(ConsulRegistration { warning_weight: 2, ..ConsulRegistration::default() }.into());
             (instance.status(), instance.effective_weight().get())
         };
-        assert_eq!(says(CheckStatus::Critical, false), (Status::Starting, 5));
-        assert_eq!(says(CheckStatus::Passing, true), (Status::Serving, 5));
-        assert_eq!(says(CheckStatus::Warning, true), (Status::Serving, 2));
-        assert_eq!(says(CheckStatus::Critical, true), (Status::Unhealthy, 5));
+        assert_eq!(with_check(CheckStatus::Critical, false), (Status::Starting, 5));
+        assert_eq!(with_check(CheckStatus::Passing, true), (Status::Serving, 5));
+        assert_eq!(with_check(CheckStatus::Warning, true), (Status::Serving, 2));
+        assert_eq!(with_check(CheckStatus::Critical, true), (Status::Unhealthy, 5));
     }
 
     #[test]
-    fn addresses() {
-        for good in ["10.0.0.1", "::1", "fe80::1", "web-1.internal", "localhost", "my_host"] {
-            assert!(Address::parse(good, 80, "").is_ok(), "{good}");
-        }
-        for bad in ["", "0.0.0.0", "::", "[::1]", "a b", "300.1.1.1", "1.2.3", "-x", "http://x", "x\n"] {
-            assert_eq!(Address::parse(bad, 80, "").unwrap_err().field, "host", "{bad}");
-        }
-        for port in [0, 65_536, u32::MAX] {
-            assert_eq!(Address::parse("::1", port, "").unwrap_err().field, "port");
-        }
-        let refusal = Address::parse_all([("::1", 80, ""), ("::1", 0, "")].into_iter()).unwrap_err();
-        assert_eq!(refusal.field, "addresses[1].port");
-        assert!(Address::parse_all(std::iter::empty()).is_err());
-        assert!(Address::parse_all([("::1", 80, ""); 17].into_iter()).is_err());
-    }
-
-    #[test]
-    fn weights_and_localities() {
+    fn weight_out_of_range_is_rejected() {
         assert!(Weight::parse(0).is_err());
         assert!(Weight::parse(65_536).is_err());
         assert_eq!(Weight::parse(65_535).unwrap().get(), 65_535);
-        assert_eq!(Locality::parse("", "", ""), Ok(None));
-        assert_eq!(&*Locality::parse("", "z", "").unwrap().unwrap().zone, "z");
-        assert!(Locality::parse("", &"z".repeat(129), "").is_err());
     }
 }

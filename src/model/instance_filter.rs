@@ -1,22 +1,22 @@
-//! What filters can ask of an instance.
+//! Filter over the fields of an instance.
 
 use super::{
     Instance, Metadata, Status,
     filter::{CollectionItems, FieldValue, Filter, FilterError, FilterSelector, Filterable, Schema, SelectorKind},
 };
 
-/// A filter over instances.
+/// Filter over instances.
 #[derive(Debug, Clone)]
 pub struct InstanceFilter(Filter<InstanceField>);
 
-/// A field of an instance that filters can name.
+/// Field of an instance that a filter can name.
 #[derive(Debug, Clone, Copy)]
 pub enum InstanceField {
     /// `id`
     Id,
     /// `tags`
     Tags,
-    /// `metadata`, its keys
+    /// Keys of `metadata`
     Metadata,
     /// `metadata.key`
     MetadataValue,
@@ -39,23 +39,23 @@ const SCHEMA: Schema<InstanceField> = Schema::new(&[
 ]);
 
 impl InstanceFilter {
-    /// Takes a filter as written; `None` when it is blank.
+    /// Parses a filter. Returns `None` for a blank text.
     ///
     /// # Errors
     ///
-    /// When it is no expression over the fields of an instance.
+    /// When the text is not an expression over the fields of an instance.
     pub fn parse(text: &str) -> Result<Option<Self>, FilterError> {
         let text = text.trim();
         if text.is_empty() { Ok(None) } else { Filter::parse(text, &SCHEMA).map(|filter| Some(Self(filter))) }
     }
 
-    /// As written.
+    /// Text of the filter, without blanks around it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 
-    /// Whether the instance is selected.
+    /// Returns whether the filter selects an instance.
     #[must_use]
     pub fn matches(&self, instance: &Instance) -> bool {
         self.0.matches(instance)
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_can_be_asked_for() {
+    fn filter_on_each_field_selects_instances_by_it() {
         for yes in [
             "",
             "  ",

@@ -1,42 +1,42 @@
-//! Labels of an instance: tags without a value, metadata with one.
+//! Tags and metadata of an instance.
 //!
-//! The native API allows less than Consul's: what is kept, and what Consul's API takes, is read by `kept`.
+//! The native API has lower limits than the Consul API: `parse` applies those of the native API, and `parse_stored` those of the
+//! Consul API and the store.
 
 use std::collections::HashSet;
 
 use super::FieldError;
 
-/// Maximum number of tags in the native API, and of entries of metadata in both.
+/// Maximum number of tags in the native API, and of metadata entries in both APIs.
 const MAX_LABELS: usize = 64;
-/// Maximum number of tags that are kept.
-const MAX_KEPT_TAGS: usize = 1_024;
-/// Maximum length of a tag, in bytes. Programs written for Consul put rules of routers and packed descriptions of endpoints
-/// into tags.
+/// Maximum number of stored tags.
+const MAX_STORED_TAGS: usize = 1_024;
+/// Maximum length of a tag in bytes. Programs for Consul put routing rules and encoded endpoints into tags.
 const MAX_TAG_BYTES: usize = 4 * 1024;
-/// Maximum length of all tags together, in bytes.
+/// Maximum length of all tags together in bytes.
 const MAX_TAGS_BYTES: usize = 16 * 1024;
-/// Maximum length of a key of metadata, in bytes.
+/// Maximum length of a metadata key in bytes.
 const MAX_KEY_BYTES: usize = 128;
-/// Maximum length of metadata in the native API, keys and values together, in bytes.
+/// Maximum length of all metadata keys and values together in the native API, in bytes.
 const MAX_METADATA_BYTES: usize = 8 * 1024;
-/// Maximum length of metadata that is kept, in bytes: 64 keys of 128 bytes with values of 512, as Consul allows them.
-const MAX_KEPT_METADATA_BYTES: usize = MAX_LABELS * (MAX_KEY_BYTES + 512);
-/// Number of tags up to which a new one is compared with each of them.
-const FEW_TAGS: usize = 16;
+/// Maximum length of stored metadata in bytes: 64 keys of 128 bytes with values of 512 bytes, as Consul allows them.
+const MAX_STORED_METADATA_BYTES: usize = MAX_LABELS * (MAX_KEY_BYTES + 512);
+/// Maximum number of tags that are compared one by one instead of hashed.
+const MAX_COMPARED_TAGS: usize = 16;
 
-/// Tags, in the order given, each once.
+/// Tags in the order given, without repetitions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tags(Box<[Box<str>]>);
 
 impl Tags {
-    /// Takes tags as the native API gives them; a repeated one counts once.
+    /// Parses the tags of the native API. Drops repeated ones.
     ///
     /// # Errors
     ///
-    /// When there are more than 64 or 16 KiB, or one is empty, longer than 4 KiB, or has a control character.
+    /// When there are more than 64 tags or 16 KiB, or a tag is empty, longer than 4 KiB, or contains a control character.
     pub fn parse(given: &[impl AsRef<str>]) -> Result<Self, FieldError> {
         if let Some(at) = given.iter().position(|tag| tag.as_ref().is_empty()) {
-            text("tags", "", MAX_TAG_BYTES).map_err(|invalid| invalid.of(format!("tags[{at}]")))?;
+            validate_text("tags", "", MAX_TAG_BYTES).map_err(|error| error.with_field(format!("tags[{at}]")))?;
         }
         let tags = Self::parse_stored(given)?;
         if tags.0.len() > MAX_LABELS {
@@ -45,43 +45,43 @@ impl Tags {
         Ok(tags)
     }
 
-    /// Takes tags as they were kept, or as Consul's API gives them: an empty one is a tag, and there may be 1,024.
+    /// Parses the tags of the store and the Consul API: a tag may be empty, and there may be 1,024.
     ///
     /// # Errors
     ///
-    /// When there are more than 1,024 or 16 KiB, or one is longer than 4 KiB or has a control character.
+    /// When there are more than 1,024 tags or 16 KiB, or a tag is longer than 4 KiB or contains a control character.
     pub fn parse_stored(given: &[impl AsRef<str>]) -> Result<Self, FieldError> {
-        let mut tags: Vec<Box<str>> = Vec::with_capacity(given.len().min(MAX_KEPT_TAGS));
+        let mut tags: Vec<Box<str>> = Vec::with_capacity(given.len().min(MAX_STORED_TAGS));
         let mut known = HashSet::new();
         for (at, tag) in given.iter().enumerate() {
             let tag = tag.as_ref();
             if !tag.is_empty() {
-                text("tags", tag, MAX_TAG_BYTES).map_err(|invalid| invalid.of(format!("tags[{at}]")))?;
+                validate_text("tags", tag, MAX_TAG_BYTES).map_err(|error| error.with_field(format!("tags[{at}]")))?;
             }
-            let few = given.len() <= FEW_TAGS;
-            let is_new = if few { !tags.iter().any(|known| **known == *tag) } else { known.insert(tag) };
+            let compare = given.len() <= MAX_COMPARED_TAGS;
+            let is_new = if compare { !tags.iter().any(|known| **known == *tag) } else { known.insert(tag) };
             if is_new {
                 tags.push(tag.into());
             }
         }
-        if tags.len() > MAX_KEPT_TAGS {
+        if tags.len() > MAX_STORED_TAGS {
             return Err(FieldError::without_value("tags", format!("are {}", tags.len()), "give at most 1024"));
         }
         let bytes: usize = tags.iter().map(|tag| tag.len()).sum();
         if bytes > MAX_TAGS_BYTES {
-            let remedy = "keep them within 16384 bytes; what is bigger belongs elsewhere, with its address here";
-            return Err(FieldError::without_value("tags", format!("have {bytes} bytes"), remedy));
+            let hint = "keep them within 16384 bytes; what is bigger belongs elsewhere, with its address here";
+            return Err(FieldError::without_value("tags", format!("have {bytes} bytes"), hint));
         }
         Ok(Self(tags.into()))
     }
 
-    /// The tags.
+    /// Iterates over the tags.
     #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
         self.0.iter().map(|tag| &**tag)
     }
 
-    /// The tags, as stored.
+    /// Tags as a slice.
     #[must_use]
     pub fn as_slice(&self) -> &[Box<str>] {
         &self.0
@@ -93,32 +93,32 @@ impl Tags {
 pub struct Metadata(Box<[(Box<str>, Box<str>)]>);
 
 impl Metadata {
-    /// Takes metadata as the native API gives it.
+    /// Parses the metadata of the native API.
     ///
     /// # Errors
     ///
-    /// When there are more than 64 entries or 8 KiB, a key is empty, longer than 128 bytes or has a control character,
-    /// or a value has a NUL.
+    /// When there are more than 64 entries or 8 KiB, a key is empty, longer than 128 bytes or contains a control character, or a
+    /// value contains a NUL.
     pub fn parse<'a, T: AsRef<str> + 'a>(
         given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
     ) -> Result<Self, FieldError> {
-        Self::within(given, MAX_METADATA_BYTES)
+        Self::parse_within(given, MAX_METADATA_BYTES)
     }
 
-    /// Takes metadata as it was kept, or as Consul's API gives it: up to 40 KiB.
+    /// Parses the metadata of the store and the Consul API, which may have 40 KiB.
     ///
     /// # Errors
     ///
-    /// As [`Metadata::parse`], but for the size.
+    /// As [`Metadata::parse`], apart from the size.
     pub fn parse_stored<'a, T: AsRef<str> + 'a>(
         given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
     ) -> Result<Self, FieldError> {
-        Self::within(given, MAX_KEPT_METADATA_BYTES)
+        Self::parse_within(given, MAX_STORED_METADATA_BYTES)
     }
 
-    fn within<'a, T: AsRef<str> + 'a>(
+    fn parse_within<'a, T: AsRef<str> + 'a>(
         given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
-        most: usize,
+        max_bytes: usize,
     ) -> Result<Self, FieldError> {
         if given.len() > MAX_LABELS {
             return Err(FieldError::without_value(
@@ -131,7 +131,7 @@ impl Metadata {
         let mut bytes = 0;
         for (key, value) in given {
             let (key, value) = (key.as_ref(), value.as_ref());
-            text("metadata", key, MAX_KEY_BYTES)?;
+            validate_text("metadata", key, MAX_KEY_BYTES)?;
             if value.contains('\0') {
                 let field = format!("metadata[{key:?}]");
                 return Err(FieldError::new(field, value, "has a NUL", "use text"));
@@ -139,41 +139,41 @@ impl Metadata {
             bytes += key.len() + value.len();
             entries.push((key.into(), value.into()));
         }
-        if bytes > most {
-            let remedy =
-                format!("keep it within {most} bytes; what is bigger belongs elsewhere, with its address here");
-            return Err(FieldError::without_value("metadata", format!("has {bytes} bytes"), remedy));
+        if bytes > max_bytes {
+            let hint =
+                format!("keep it within {max_bytes} bytes; what is bigger belongs elsewhere, with its address here");
+            return Err(FieldError::without_value("metadata", format!("has {bytes} bytes"), hint));
         }
         entries.sort_unstable();
         Ok(Self(entries.into()))
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         let at = self.0.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
         Some(&self.0[at].1)
     }
 
-    /// All entries, by key.
+    /// Iterates over all entries, sorted by key.
     #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (&**key, &**value))
     }
 }
 
-/// Refuses what is empty, too long, or holds a control character.
-pub(super) fn text(field: &str, text: &str, longest: usize) -> Result<(), FieldError> {
+/// Returns an error if a text is empty, too long, or contains a control character.
+pub(super) fn validate_text(field: &str, text: &str, max_bytes: usize) -> Result<(), FieldError> {
     let problem = if text.is_empty() {
         "is empty"
-    } else if text.len() > longest {
+    } else if text.len() > max_bytes {
         "is too long"
     } else if has_control(text) {
         "has a control character"
     } else {
         return Ok(());
     };
-    Err(FieldError::new(field.to_owned(), text, problem, format!("use 1 to {longest} bytes of printable text")))
+    Err(FieldError::new(field.to_owned(), text, problem, format!("use 1 to {max_bytes} bytes of printable text")))
 }
 
 fn has_control(text: &str) -> bool {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_keep_their_order_and_count_once() {
+    fn tags_keep_their_order_without_repetitions_and_are_limited() {
         assert_eq!(tags(&["v2", "blue", "v2"]).unwrap().iter().collect::<Vec<_>>(), ["v2", "blue"]);
         assert_eq!(tags(&["ok", ""]).unwrap_err().field, "tags[1]");
         assert!(tags(&["a\nb"]).is_err());
@@ -205,29 +205,29 @@ mod tests {
     }
 
     #[test]
-    fn tags_that_are_kept_may_be_empty_and_many() {
+    fn stored_tags_may_be_empty_and_more() {
         let many: Vec<String> = (0..1_024).map(|n| n.to_string()).chain([String::new()]).collect();
         assert_eq!(Tags::parse_stored(&many[1..]).unwrap().iter().last(), Some(""));
         assert_eq!(Tags::parse_stored(&many).unwrap_err().to_string(), "tags are 1025: give at most 1024");
-        let twice: Vec<&String> = many[1..].iter().chain(&many[1..]).collect();
-        assert_eq!(Tags::parse_stored(&twice).unwrap().iter().len(), 1_024, "a repeated one counts once");
+        let repeated: Vec<&String> = many[1..].iter().chain(&many[1..]).collect();
+        assert_eq!(Tags::parse_stored(&repeated).unwrap().iter().len(), 1_024, "repeated tags are dropped");
         assert!(Tags::parse_stored(&["a\nb"]).is_err() && Tags::parse_stored(&["x".repeat(4_097)]).is_err());
         assert!(Tags::parse_stored(&(0..5).map(|n| format!("{n:04000}")).collect::<Vec<_>>()).is_err());
     }
 
     #[test]
-    fn metadata_that_is_kept_may_have_all_that_consul_allows() {
+    fn stored_metadata_may_be_as_long_as_in_consul() {
         let entries = |value: usize| -> BTreeMap<String, String> {
             (0..64).map(|n| (format!("{n:0128}"), "v".repeat(value))).collect()
         };
         assert!(Metadata::parse_stored(entries(512).iter()).is_ok());
         assert!(Metadata::parse(entries(512).iter()).is_err());
-        let problem = Metadata::parse_stored(entries(513).iter()).unwrap_err().to_string();
-        assert!(problem.contains("has 41024 bytes: keep it within 40960 bytes"), "{problem}");
+        let error = Metadata::parse_stored(entries(513).iter()).unwrap_err().to_string();
+        assert!(error.contains("has 41024 bytes: keep it within 40960 bytes"), "{error}");
     }
 
     #[test]
-    fn metadata_is_bounded_and_found_by_key() {
+    fn metadata_is_limited_and_found_by_key() {
         let parse = |entries: &[(&str, &str)]| {
             let map: BTreeMap<String, String> = entries.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
             Metadata::parse(map.iter())

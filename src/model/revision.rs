@@ -1,15 +1,15 @@
-//! Where in the one order of all changes something stands, and the token that lets a reader come back to its place.
+//! Revisions, incarnations, and the token with which a reader resumes.
 
 use std::fmt;
 
 use super::FieldError;
 
-/// A place in the one order of all changes. Rises with every change; 0 is before all of them.
+/// Position in the order of all changes. It rises with every change; 0 is before all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
 impl Revision {
-    /// The one after this.
+    /// Returns the following revision.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
@@ -22,33 +22,33 @@ impl fmt::Display for Revision {
     }
 }
 
-/// Milliseconds since 1970, by the wall clock. For people to read: nothing is decided by it.
+/// Milliseconds since 1970 by the wall clock. For display only, because the wall clock may jump.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnixMillis(pub u64);
 
-/// One stored life of a registry. Revisions of different lives cannot be compared.
+/// Random id of one stored life of a registry. Revisions of different incarnations cannot be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Incarnation(pub u64);
 
-/// A reader's place: the registry's life, how far the reader got, and a digest of what it selects.
+/// Position of a reader: the incarnation, the revision, and a digest of its selector and filter.
 ///
-/// On the wire: one byte of version, then the three as big-endian `u64`.
+/// Encoded as one byte of version, then the three fields as big-endian `u64`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResumeToken {
-    /// The life of the registry that made it.
+    /// Incarnation of the registry that issued the token.
     pub incarnation: Incarnation,
-    /// The revision that the reader stands at.
+    /// Revision up to which the reader is complete.
     pub revision: Revision,
-    /// A digest of selection and filter.
+    /// Digest of selector and filter.
     pub selection: u64,
 }
 
 impl ResumeToken {
-    /// Bytes of a token on the wire.
+    /// Length of an encoded token in bytes.
     pub const LENGTH: usize = 25;
     const VERSION: u8 = 1;
 
-    /// As sent to readers.
+    /// Encodes the token.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::LENGTH] {
         let mut bytes = [Self::VERSION; Self::LENGTH];
@@ -58,21 +58,21 @@ impl ResumeToken {
         bytes
     }
 
-    /// As sent back by a reader.
+    /// Decodes a token. The registry decides whether it fits.
     ///
     /// # Errors
     ///
-    /// When it is no token at all: another length or version. Whether a token *fits* is for the registry to say.
+    /// When length or version differ from those of a token.
     pub fn parse(bytes: &[u8]) -> Result<Self, FieldError> {
-        let refused = |problem: String| {
-            let remedy = "send the last resume_token received, byte for byte, or none";
-            FieldError::without_value("resume_token", problem, remedy)
+        let error = |problem: String| {
+            let hint = "send the last resume_token received, byte for byte, or none";
+            FieldError::without_value("resume_token", problem, hint)
         };
         let bytes: &[u8; Self::LENGTH] = bytes
             .try_into()
-            .map_err(|_| refused(format!("has {} bytes where a token has {}", bytes.len(), Self::LENGTH)))?;
+            .map_err(|_| error(format!("has {} bytes where a token has {}", bytes.len(), Self::LENGTH)))?;
         if bytes[0] != Self::VERSION {
-            return Err(refused(format!("has version {}, which this registry never made", bytes[0])));
+            return Err(error(format!("has version {}, which no registry issues", bytes[0])));
         }
         let number = |at: usize| bytes[at..at + 8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         Ok(Self { incarnation: Incarnation(number(1)), revision: Revision(number(9)), selection: number(17) })
@@ -84,16 +84,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_survives_the_wire() {
+    fn encoded_token_decodes_to_the_same() {
         let token = ResumeToken { incarnation: Incarnation(u64::MAX - 3), revision: Revision(77), selection: 1 << 63 };
         assert_eq!(ResumeToken::parse(&token.to_bytes()), Ok(token));
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn token_with_wrong_length_or_version_is_rejected() {
         assert!(ResumeToken::parse(b"").is_err());
         assert!(ResumeToken::parse(&[0; 24]).is_err());
-        let refusal = ResumeToken::parse(&[9; 25]).unwrap_err();
-        assert_eq!(refusal.field, "resume_token");
+        let error = ResumeToken::parse(&[9; 25]).unwrap_err();
+        assert_eq!(error.field, "resume_token");
     }
 }

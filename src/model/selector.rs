@@ -1,4 +1,4 @@
-//! Which services a reader wants to hear of.
+//! Selection of the services that a reader watches or lists.
 
 use std::hash::Hasher;
 
@@ -6,31 +6,31 @@ use siphasher::sip::SipHasher13;
 
 use super::{FieldError, ServiceName};
 
-/// Most services that one selection may name.
-const MOST_NAMES: usize = 10_000;
-/// Longest prefix, in bytes: that of a name.
-const LONGEST_PREFIX: usize = 253;
+/// Maximum number of names in a selector.
+const MAX_NAMES: usize = 10_000;
+/// Maximum length of a prefix in bytes: that of a name.
+const MAX_PREFIX_BYTES: usize = 253;
 
-/// Which services a reader wants to hear of.
+/// Selection of services.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selector {
-    /// These, sorted, each once, at least one.
+    /// Services with these names: sorted, unique, at least one.
     Names(Box<[ServiceName]>),
-    /// Those whose names start with this. Not empty.
+    /// Services whose names start with this prefix, which is not empty.
     Prefix(Box<str>),
-    /// All.
+    /// All services.
     Everything,
 }
 
 impl Selector {
-    /// Takes the three ways to select as given: exactly one must be used.
+    /// Parses a selector. Exactly one of names, prefix and everything must be given.
     ///
     /// # Errors
     ///
-    /// When none or several are used, a name is refused, or there are more than 10,000.
+    /// When none or several are given, a name is invalid, or there are more than 10,000 names.
     pub fn parse(names: &[String], prefix: &str, everything: bool) -> Result<Self, FieldError> {
-        let ways = [!names.is_empty(), !prefix.is_empty(), everything];
-        match ways.iter().filter(|used| **used).count() {
+        let given = [!names.is_empty(), !prefix.is_empty(), everything];
+        match given.iter().filter(|used| **used).count() {
             0 => Err(FieldError::without_value(
                 "services",
                 "are not given",
@@ -51,31 +51,31 @@ impl Selector {
     }
 
     fn prefix(prefix: &str) -> Result<Self, FieldError> {
-        let remedy = "use the first characters of a service's name: letters, digits, '.', '_' or '-'";
-        if prefix.len() > LONGEST_PREFIX {
-            return Err(FieldError::new("prefix", prefix, "is longer than 253 bytes", remedy));
+        let hint = "use the first characters of a service's name: letters, digits, '.', '_' or '-'";
+        if prefix.len() > MAX_PREFIX_BYTES {
+            return Err(FieldError::new("prefix", prefix, "is longer than 253 bytes", hint));
         }
-        // Any start of a name is a name itself.
+        // Every prefix of a name is a valid name itself.
         ServiceName::parse(prefix)
-            .map_err(|_| FieldError::new("prefix", prefix, "can start no service's name", remedy))
+            .map_err(|_| FieldError::new("prefix", prefix, "is not the start of a service name", hint))
             .map(|_| Self::Prefix(prefix.into()))
     }
 
     fn names(given: &[String]) -> Result<Self, FieldError> {
-        if given.len() > MOST_NAMES {
-            let remedy = "name at most 10000, open several streams, or use a prefix or everything";
-            return Err(FieldError::without_value("services", format!("are {}", given.len()), remedy));
+        if given.len() > MAX_NAMES {
+            let hint = "name at most 10000, open several streams, or use a prefix or everything";
+            return Err(FieldError::without_value("services", format!("are {}", given.len()), hint));
         }
         let mut names = Vec::with_capacity(given.len());
         for (at, name) in given.iter().enumerate() {
-            names.push(ServiceName::parse(name).map_err(|refusal| refusal.of(format!("services[{at}]")))?);
+            names.push(ServiceName::parse(name).map_err(|error| error.with_field(format!("services[{at}]")))?);
         }
         names.sort_unstable();
         names.dedup();
         Ok(Self::Names(names.into()))
     }
 
-    /// Whether it takes in this service.
+    /// Returns whether the service is selected.
     #[must_use]
     pub fn includes(&self, service: &ServiceName) -> bool {
         match self {
@@ -85,7 +85,7 @@ impl Selector {
         }
     }
 
-    /// A number that is the same for equal selections with equal filters in every build, for resume tokens.
+    /// Computes the digest of a resume token. It is the same in every build for equal selectors with equal filters.
     #[must_use]
     pub fn digest(&self, filter: &str) -> u64 {
         let mut hasher = SipHasher13::new();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_way() {
+    fn selector_with_none_or_several_criteria_is_rejected() {
         assert!(Selector::parse(&[], "", false).is_err());
         assert!(Selector::parse(&[], "a", true).is_err());
         assert!(Selector::parse(&["a".into()], "a", false).is_err());
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn order_and_repetition_do_not_matter() {
+    fn digest_ignores_order_and_repetition_of_names() {
         let one = names(&["b", "a", "b"]).unwrap();
         assert_eq!(one, names(&["a", "b"]).unwrap());
         assert_eq!(one.digest(" x "), names(&["a", "b"]).unwrap().digest("x"));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn includes() {
+    fn selector_includes_services_by_name_prefix_or_all() {
         let web = ServiceName::parse("web").unwrap();
         assert!(names(&["api", "web"]).unwrap().includes(&web));
         assert!(!names(&["api"]).unwrap().includes(&web));

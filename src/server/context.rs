@@ -38,8 +38,8 @@ pub(super) fn open(
     let engine: Arc<dyn Engine> = match &config.data_dir {
         None => Arc::new(Memory::new(incarnation, clock.now(), listener)),
         Some(directory) => {
-            let (metrics, fresh) = (metrics.store.clone(), StartPoint::new(incarnation, clock.now()));
-            let dependencies = DiskDependencies { clock: Arc::clone(&clock), audience: listener, metrics, fresh };
+            let (metrics, start) = (metrics.store.clone(), StartPoint::new(incarnation, clock.now()));
+            let dependencies = DiskDependencies { clock: Arc::clone(&clock), listener, metrics, start };
             let fatal = fatal.clone();
             let on_failure = Box::new(move |error: StoreError| fatal.report(error.to_string()));
             Arc::new(Disk::open(directory, config.durability, dependencies, on_failure)?)

@@ -71,9 +71,9 @@ fn memory() -> Arc<dyn Engine> {
 fn disk(directory: &TempDir) -> Arc<dyn Engine> {
     let surroundings = DiskDependencies {
         clock: Arc::new(Clock::new(0)),
-        audience: Arc::new(NoListener),
+        listener: Arc::new(NoListener),
         metrics: Metrics::new().store.clone(),
-        fresh: StartPoint { incarnation: Incarnation(1), revision: Revision(0) },
+        start: StartPoint { incarnation: Incarnation(1), revision: Revision(0) },
     };
     let failed = Box::new(|error| panic!("{error}"));
     Arc::new(Disk::open(directory.path(), Durability::Durable, surroundings, failed).unwrap())

@@ -1,4 +1,4 @@
-//! The data directory: made if need be, and had by one process at a time.
+//! Data directory: creation, and the lock that admits one process at a time.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
@@ -9,27 +9,28 @@ use std::{
 
 use super::StoreError;
 
-/// Locked by whoever has the directory, and says who that is.
-const LOCK: &str = "lock";
+/// Name of the lock file. It holds the process id of the process that has the directory.
+const LOCK_FILE: &str = "lock";
 
-/// Makes a directory, and those above it, unless it is there.
-pub fn make(directory: &Path) -> Result<(), StoreError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(StoreError::io("make", directory))
+/// Creates a directory and its parents where they do not exist.
+pub fn create(directory: &Path) -> Result<(), StoreError> {
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    created.map_err(StoreError::io("create", directory))
 }
 
-/// Locks a directory for this process, as long as the file is open.
+/// Locks a directory for this process until the returned file is dropped.
 pub fn lock(directory: &Path) -> Result<File, StoreError> {
-    let path = directory.join(LOCK);
+    let path = directory.join(LOCK_FILE);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let mut file = file.map_err(StoreError::io("open", &path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
-            // Only for the message.
+            // Only the message needs it.
             let _ = file.read_to_string(&mut holder);
-            return Err(StoreError::InUse { path: directory.to_owned(), holder: holder.trim().to_owned() });
+            let holder = Some(holder.trim().to_owned()).filter(|holder| !holder.is_empty());
+            return Err(StoreError::InUse { path: directory.to_owned(), holder });
         }
         Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", &path)(source)),
     }

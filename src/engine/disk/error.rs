@@ -1,123 +1,181 @@
-//! Why a store cannot be used.
+//! Errors of the store: what failed, and what an operator does about it.
+
+mod database;
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// A store that cannot be opened, or can no longer be written. Each message names the file, the reason and the remedy.
+/// Error of a store that cannot be opened, or can no longer be written.
+///
+/// Every message names the file, the reason and the remedy. Only [`StoreError::Corrupt`] says that the file is damaged.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another process has it open.
-    #[error("{} is in use{}: stop that one, or choose another directory with --data-dir", path.display(), by(holder))]
+    /// Another process has the store open.
+    #[error(
+        "{} is in use by {}: stop that process, or choose another directory with --data-dir",
+        path.display(),
+        holder.as_deref().map_or_else(|| "another process".to_owned(), |id| format!("process {id}"))
+    )]
     InUse {
-        /// The directory.
+        /// Directory or file that is locked.
         path: PathBuf,
-        /// Which process, where that is known.
-        holder: String,
+        /// Process id of the holder, where it is known.
+        holder: Option<String>,
     },
-    /// The system refuses to read or write.
-    #[error("cannot {doing} {}: {source}: {}", path.display(), remedy(source))]
+    /// The operating system reports an error.
+    #[error("cannot {operation} {}: {source}: {}", path.display(), remedy(source))]
     Io {
-        /// What was being done.
-        doing: &'static str,
-        /// The file or directory.
+        /// Operation that failed, as a verb: `open`.
+        operation: &'static str,
+        /// File or directory of the operation.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// What is in the file is not what was written to it.
+    /// An earlier error of the operating system made the open database unusable.
     #[error(
-        "{} is damaged: {what}: nothing was changed; keep a copy of the file, then restore an export with `callboard import`, \
+        "cannot {operation} {}: an earlier read or write failed, and the database takes no more: find that error above in the \
+         log, check the disk, and start the registry again",
+        path.display()
+    )]
+    PoisonedByIo {
+        /// Operation that failed, as a verb.
+        operation: &'static str,
+        /// File of the store.
+        path: PathBuf,
+    },
+    /// The content of the file differs from what was written to it.
+    #[error(
+        "{} is damaged: {reason}: nothing was changed; keep a copy of the file, then restore an export with `callboard import`, \
          or move the file away to start with an empty registry, in which running instances register again by themselves",
         path.display()
     )]
     Corrupt {
+        /// File of the store.
+        path: PathBuf,
+        /// Difference that was found.
+        reason: String,
+    },
+    /// The file is a database of another program.
+    #[error(
+        "{} is not a callboard store: {reason}: choose another directory with --data-dir, or move the file away",
+        path.display()
+    )]
+    ForeignDatabase {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
-        what: String,
+        /// Difference from a store.
+        reason: String,
     },
-    /// A later version wrote it.
+    /// The records have a format that a later version of Callboard introduced.
     #[error(
-        "{} has format {found}, and this version knows formats up to {known}: run the callboard that wrote it, or have it \
-         `callboard export` what is there",
+        "{} has format {found}, and this version reads formats up to {known}: run the version of callboard that wrote it, or \
+         let that version `callboard export` the registry",
         path.display()
     )]
     UnsupportedFormat {
-        /// The file.
+        /// File of the store.
         path: PathBuf,
-        /// Its format.
+        /// Format of the records.
         found: u32,
-        /// The newest format that is known here.
+        /// Newest format that this version reads.
         known: u32,
     },
-    /// There is none, and none is to be made.
-    #[error("{} holds no registry: name the directory that `callboard serve --data-dir` was given", path.display())]
-    Missing {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// There is one already, where a new one is to be made.
-    #[error("{} holds a registry already: choose an empty directory, or move that one away", path.display())]
-    Taken {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// Its name leads to no file any more, or to another.
+    /// The database file has a format that is older than what this version reads.
     #[error(
-        "{} was removed or replaced while it was in use, and what is written to it would not be found again: leave the directory \
+        "{} is a database file of the old version {found}: `callboard export` it with the version of callboard that wrote it, \
+         then `callboard import` the export into another directory",
+        path.display()
+    )]
+    DatabaseUpgradeRequired {
+        /// File of the store.
+        path: PathBuf,
+        /// Version of the file format.
+        found: u8,
+    },
+    /// A record exceeds the maximum size of a value in the database.
+    #[error(
+        "cannot write {}: a record of {size} bytes exceeds the maximum of the database: register the instance with less data",
+        path.display()
+    )]
+    RecordTooLarge {
+        /// File of the store.
+        path: PathBuf,
+        /// Size of the record in bytes.
+        size: usize,
+    },
+    /// The directory holds no store, and the operation does not create one.
+    #[error("{} holds no registry: name the directory that `callboard serve --data-dir` was given", path.display())]
+    NotFound {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory holds a store, and the operation creates a new one.
+    #[error("{} holds a registry already: choose an empty directory, or move that one away", path.display())]
+    AlreadyExists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The path of the open file leads to no file, or to another one.
+    #[error(
+        "{} was removed or replaced while it was in use, so a restart would not find what is written to it: leave the directory \
          alone while a registry runs, put the file back if it was moved, and start the registry again",
         path.display()
     )]
     FileReplaced {
-        /// The file.
+        /// File of the store.
         path: PathBuf,
     },
-    /// The thread that writes it ended without a word: a defect.
-    #[error("the writer of {} has ended, which is a defect: start the registry again and report it", path.display())]
+    /// Callboard used the database in a way that is not permitted, or its writer panicked.
+    #[error("cannot {operation} {}: {reason}: this is a defect in callboard; start the registry again and report it", path.display())]
     Defect {
-        /// The file.
+        /// Operation that failed, as a verb.
+        operation: &'static str,
+        /// File of the store.
         path: PathBuf,
+        /// Rule that was broken.
+        reason: String,
+    },
+    /// The database reports an error that this version of Callboard does not know.
+    #[error(
+        "cannot {operation} {}: unexpected store error: {reason}: start the registry again, and report the error if it comes back",
+        path.display()
+    )]
+    Unexpected {
+        /// Operation that failed, as a verb.
+        operation: &'static str,
+        /// File of the store.
+        path: PathBuf,
+        /// Message of the database.
+        reason: String,
     },
 }
 
 impl StoreError {
-    pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { doing, path: path.to_owned(), source }
+    /// Converts an error of the operating system.
+    pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, path: path.to_owned(), source }
     }
 
-    /// What the database says of the file at `path`.
-    pub(super) fn database(doing: &'static str, path: &Path) -> impl FnOnce(redb::Error) -> Self {
-        move |error| {
-            let path = path.to_owned();
-            match error {
-                // So it calls a file that it did not write.
-                redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
-                    Self::Corrupt { path, what: "it is no database".to_owned() }
-                }
-                redb::Error::Io(source) => Self::Io { doing, path, source },
-                redb::Error::DatabaseAlreadyOpen => Self::InUse { path, holder: String::new() },
-                other => Self::Corrupt { path, what: other.to_string() },
-            }
-        }
+    /// Error of a file whose content differs from what was written.
+    pub(super) fn corrupt(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Corrupt { path: path.to_owned(), reason: reason.into() }
     }
-}
-
-fn by(holder: &str) -> String {
-    if holder.is_empty() { " by another process".to_owned() } else { format!(" by process {holder}") }
 }
 
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "nothing that was acknowledged is lost; free some space and start the registry again"
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space and start the registry again",
+        io::ErrorKind::PermissionDenied => {
+            "let this user read and write it, or choose another directory with --data-dir"
         }
-        io::ErrorKind::PermissionDenied => "let this user read and write it, or choose another with --data-dir",
-        io::ErrorKind::ReadOnlyFilesystem => "make it writable, or choose another with --data-dir",
+        io::ErrorKind::ReadOnlyFilesystem => "make it writable, or choose another directory with --data-dir",
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-            "choose a directory that can be made, with --data-dir"
+            "choose a directory that can be created, with --data-dir"
         }
-        _ => "nothing that was acknowledged is lost; look after the disk and start the registry again",
+        io::ErrorKind::Unsupported => "choose a directory on a local file system, with --data-dir",
+        _ => "check the disk, then start the registry again",
     }
 }

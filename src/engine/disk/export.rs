@@ -1,9 +1,10 @@
-//! A registry as JSON Lines: for backups, for moving house, and for formats to come.
+//! Export of a registry as JSON Lines: for backups, for a move to another machine, and for a change of the store's format.
 //!
-//! The first line says what follows and how many; then comes a line for each instance, by service and id. Everything is in
-//! it that a restart would find, states of checks included, and the ids of leases: whoever reads it can speak for the registrations.
+//! The first line holds the version and the number of instances. A line for each instance follows, sorted by service and id. The
+//! export contains everything that a restart would load, including saved check states and lease ids. Lease ids are secrets: they
+//! authorize writes to the registrations.
 //!
-//! Reading takes nothing on trust: each value goes through the same checks as when it was registered.
+//! An import validates each value as a registration does.
 
 mod line;
 
@@ -23,49 +24,50 @@ use super::{
 };
 use crate::{
     engine::{CheckKey, SavedCheck},
-    model::{Instance, Revision},
+    model::{CheckId, Instance, Revision},
 };
 use line::ExportLine;
 
-/// The version of what is written here.
+/// Version of the export format.
 const VERSION: u32 = 1;
 
-/// No registry gets there: it would take a million writes a second for longer than there have been computers.
-const LATEST: Revision = Revision(1 << 62);
+/// Largest valid revision. A registry with a million writes a second reaches it after 146,000 years.
+const MAX_REVISION: Revision = Revision(1 << 62);
 
-/// Why lines are no export.
+/// Error of lines that are not an export.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// They cannot be read.
+    /// The lines cannot be read.
     #[error("cannot read: {0}")]
     Io(#[from] io::Error),
-    /// The first line is not that of an export.
-    #[error("line 1: {0}: this is no export; make one with `callboard export`")]
+    /// The first line is not the header of an export.
+    #[error("line 1: {0}: this is not an export; make one with `callboard export`")]
     Header(String),
-    /// A later version wrote it.
+    /// A later version of Callboard wrote the export.
     #[error(
-        "line 1: version {found} of an export, and this callboard reads versions up to {VERSION}: use the callboard that wrote it, or a later one"
+        "line 1: the export has version {found}, and this callboard reads versions up to {VERSION}: use the version of callboard \
+         that wrote it, or a later one"
     )]
-    Newer {
-        /// Its version.
+    UnsupportedVersion {
+        /// Version of the export.
         found: u32,
     },
-    /// A line that is no instance.
-    #[error("line {line}: {problem}")]
+    /// A line is not a valid instance.
+    #[error("line {line}: {reason}")]
     Line {
-        /// Counted from 1.
+        /// Number of the line, from 1.
         line: usize,
-        /// What is wrong, and what to do.
-        problem: String,
+        /// Reason and remedy.
+        reason: String,
     },
-    /// Fewer or more lines than the first one says.
+    /// The number of lines differs from the number in the header.
     #[error(
-        "{found} instances where the first line says {said}: the export is not complete; make it again, or correct that number"
+        "{found} instances where the first line says {expected}: the export is not complete; make it again, or correct that number"
     )]
     Count {
-        /// How many there should be.
-        said: usize,
-        /// How many there are.
+        /// Number of instances in the header.
+        expected: usize,
+        /// Number of instances in the lines.
         found: usize,
     },
 }
@@ -78,120 +80,125 @@ struct ExportHeader {
     instances: usize,
 }
 
-/// Writes what was found in a store. `told` hears of each instance.
+/// Writes the contents of a store. Calls `progress` after each instance.
 ///
 /// # Errors
 ///
-/// When it cannot be written.
-pub fn write(found: &LoadedRecords, out: &mut impl Write, mut told: impl FnMut()) -> io::Result<()> {
+/// When `out` cannot be written.
+pub fn write(records: &LoadedRecords, out: &mut impl Write, mut progress: impl FnMut()) -> io::Result<()> {
     let header =
-        ExportHeader { callboard_export: VERSION, revision: found.revision.0, instances: found.instances.len() };
+        ExportHeader { callboard_export: VERSION, revision: records.revision.0, instances: records.instances.len() };
     serde_json::to_writer(&mut *out, &header)?;
     out.write_all(b"\n")?;
-    let mut states = &found.check_states[..];
-    for stored in &found.instances {
-        serde_json::to_writer(&mut *out, &ExportLine::new(stored, states_of(&stored.instance, &mut states)))?;
+    let mut states = &records.check_states[..];
+    for stored in &records.instances {
+        serde_json::to_writer(&mut *out, &ExportLine::new(stored, take_states(&stored.instance, &mut states)))?;
         out.write_all(b"\n")?;
-        told();
+        progress();
     }
     out.flush()
 }
 
-/// Takes the states of an instance's checks out of those that are left, which are in the order of instances. States of checks that
-/// the instance does not have any more are left out.
-fn states_of<'a>(instance: &Instance, left: &mut &'a [(CheckKey, SavedCheck)]) -> Vec<SavedCheckRecord> {
-    let place = |((service, id, _), _): &(CheckKey, SavedCheck)| {
+/// Takes the check states of an instance from the front of `left`, which is in the order of instances. Skips the states of checks
+/// that the instance no longer has.
+fn take_states<'a>(instance: &Instance, left: &mut &'a [(CheckKey, SavedCheck)]) -> Vec<SavedCheckRecord> {
+    let order = |((service, id, _), _): &(CheckKey, SavedCheck)| {
         (service.as_str(), id.as_str()).cmp(&(instance.service.as_str(), instance.id.as_str()))
     };
-    *left = &left[left.partition_point(|state| place(state).is_lt())..];
-    let (here, rest) = left.split_at(left.partition_point(|state| place(state).is_le()));
+    *left = &left[left.partition_point(|state| order(state).is_lt())..];
+    let (states, rest) = left.split_at(left.partition_point(|state| order(state).is_le()));
     *left = rest;
-    let is_of = |((.., check), state): &&'a (CheckKey, SavedCheck)| {
+    let is_current = |((.., check), state): &&'a (CheckKey, SavedCheck)| {
         instance.checks.get(check.as_str()).is_some_and(|known| known.created == state.created)
     };
-    here.iter().filter(is_of).map(|((.., check), state)| SavedCheckRecord::new(check, state)).collect()
+    states.iter().filter(is_current).map(|((.., check), state)| SavedCheckRecord::new(check, state)).collect()
 }
 
-/// Reads an export. `told` hears of how many instances there are in all, and then of each. The revision is one that none of them is
-/// after.
+/// Reads an export. Calls `progress` first with the number of all instances, then with 1 for each. The revision of the result is at
+/// least that of every instance.
 ///
 /// # Errors
 ///
-/// When it is no export, not complete, or has a value that no registration has.
-pub fn read(lines: impl BufRead, mut told: impl FnMut(usize)) -> Result<LoadedRecords, ImportError> {
+/// When the lines are not a complete export, or contain an invalid value.
+pub fn read(lines: impl BufRead, mut progress: impl FnMut(usize)) -> Result<LoadedRecords, ImportError> {
     let mut lines = lines.lines();
     let header = ExportHeader::read(&lines.next().transpose()?.unwrap_or_default())?;
-    reached(Revision(header.revision)).map_err(|problem| ImportError::Line { line: 1, problem })?;
-    told(header.instances);
+    validate_revision(Revision(header.revision)).map_err(|reason| ImportError::Line { line: 1, reason })?;
+    progress(header.instances);
     let (mut all, mut newest) = (Vec::new(), Revision(header.revision));
     let (mut keys, mut leases, mut found) = (HashMap::new(), HashSet::new(), 0);
     for (line, text) in (2..).zip(lines) {
-        let wrong = |problem: String| ImportError::Line { line, problem };
-        let stored: ExportLine = serde_json::from_str(&text?).map_err(|error| wrong(error.to_string()))?;
-        let id = stored.id.clone();
-        let (stored, states) = stored.into_stored().map_err(|invalid| wrong(invalid.to_string()))?;
+        let invalid = |reason: String| ImportError::Line { line, reason };
+        let parsed: ExportLine = serde_json::from_str(&text?).map_err(|error| invalid(error.to_string()))?;
+        let written_id = parsed.id.clone();
+        let (stored, states) = parsed.into_stored().map_err(|error| invalid(error.to_string()))?;
         let instance = &stored.instance;
         newest = newest.max(instance.revision).max(instance.registered_revision);
-        reached(newest).map_err(wrong)?;
+        validate_revision(newest).map_err(invalid)?;
         found += 1;
-        told(1);
+        progress(1);
         match keys.entry((instance.service.clone(), instance.id.clone())) {
-            Vacant(place) => {
-                place.insert(all.len());
+            Vacant(key) => {
+                key.insert(all.len());
             }
-            // Names that an earlier version told apart may be one, as those of nodes that differ in case: the newest stays.
-            Occupied(known) if *instance.id.as_str() != *id => {
-                let known: &mut (StoredInstance, Vec<_>) = &mut all[*known.get()];
+            // Earlier versions distinguished node names by case: the newest of the instances that have one name now stays.
+            Occupied(key) if *instance.id.as_str() != *written_id => {
+                let known: &mut (StoredInstance, Vec<_>) = &mut all[*key.get()];
                 if known.0.instance.revision < instance.revision {
                     *known = (stored, states);
                 }
                 continue;
             }
             Occupied(_) => {
-                return Err(wrong(format!("{}/{} is here twice: remove one", instance.service, instance.id)));
+                return Err(invalid(format!("{}/{} occurs twice: remove one", instance.service, instance.id)));
             }
         }
         if stored.lease.is_some_and(|lease| !leases.insert(lease.id)) {
-            return Err(wrong(format!("the lease of {}/{} is here twice", instance.service, instance.id)));
+            let reason = format!("the lease of {}/{} occurs twice: remove one", instance.service, instance.id);
+            return Err(invalid(reason));
         }
         all.push((stored, states));
     }
     if found != header.instances {
-        return Err(ImportError::Count { said: header.instances, found });
+        return Err(ImportError::Count { expected: header.instances, found });
     }
-    let mut found = LoadedRecords { revision: newest, ..LoadedRecords::default() };
+    Ok(sorted(all, newest))
+}
+
+/// Sorts instances and the states of their checks like a store does.
+fn sorted(all: Vec<(StoredInstance, Vec<(CheckId, SavedCheck)>)>, revision: Revision) -> LoadedRecords {
+    let mut records = LoadedRecords { revision, ..LoadedRecords::default() };
     for (stored, states) in all {
         let Instance { service, id, .. } = &stored.instance;
-        found
-            .check_states
-            .extend(states.into_iter().map(|(check, state)| ((service.clone(), id.clone(), check), state)));
-        found.instances.push(stored);
+        let states = states.into_iter().map(|(check, state)| ((service.clone(), id.clone(), check), state));
+        records.check_states.extend(states);
+        records.instances.push(stored);
     }
     let key = |StoredInstance { instance, .. }: &StoredInstance| (instance.service.clone(), instance.id.clone());
-    found.instances.sort_unstable_by_key(key);
-    found.check_states.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(found)
+    records.instances.sort_unstable_by_key(key);
+    records.check_states.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    records
 }
 
 impl ExportHeader {
     fn read(line: &str) -> Result<Self, ImportError> {
         let header: Self = serde_json::from_str(line).map_err(|error| {
-            // What a later version has written may have other fields beside the version.
+            // A later version may write other fields beside the version.
             let version = serde_json::from_str::<serde_json::Value>(line).ok();
             let version = version.and_then(|header| u32::try_from(header["callboard_export"].as_u64()?).ok());
             match version {
-                Some(found) if found > VERSION => ImportError::Newer { found },
-                _ => ImportError::Header(error.to_string()),
+                Some(found) if found > VERSION => ImportError::UnsupportedVersion { found },
+                Some(_) | None => ImportError::Header(error.to_string()),
             }
         })?;
         let found = header.callboard_export;
-        if found > VERSION { Err(ImportError::Newer { found }) } else { Ok(header) }
+        if found > VERSION { Err(ImportError::UnsupportedVersion { found }) } else { Ok(header) }
     }
 }
 
-fn reached(revision: Revision) -> Result<(), String> {
-    let problem = || format!("revision {revision} is none that a registry reaches: leave it as it was exported");
-    (revision <= LATEST).then_some(()).ok_or_else(problem)
+fn validate_revision(revision: Revision) -> Result<(), String> {
+    let error = || format!("revision {revision} is larger than any registry reaches: leave it as it was exported");
+    (revision <= MAX_REVISION).then_some(()).ok_or_else(error)
 }
 
 #[cfg(test)]
@@ -200,10 +207,10 @@ mod tests {
 
     use super::*;
     use crate::engine::disk::StoredLease;
-    use crate::model::{BootId, LeaseId, LeaseTerms, Locality, Metadata, Tags, UnixMillis};
+    use crate::model::{BootId, CheckStatus, LeaseId, LeaseTerms, Locality, Metadata, Tags, UnixMillis};
     use crate::registry::test_support::entry;
 
-    fn found() -> LoadedRecords {
+    fn records() -> LoadedRecords {
         let mut plain = entry("web", "a", 7).instance.clone();
         plain.registered_at = UnixMillis(1_700_000_000_123);
         let mut rich = entry("web", "b", 1).instance.clone();
@@ -222,44 +229,69 @@ mod tests {
         LoadedRecords { instances, revision: Revision(9), ..LoadedRecords::default() }
     }
 
-    fn text(found: &LoadedRecords) -> String {
+    fn text(records: &LoadedRecords) -> String {
         let mut text = Vec::new();
-        write(found, &mut text, || {}).unwrap();
+        write(records, &mut text, || {}).unwrap();
         String::from_utf8(text).unwrap()
     }
 
-    fn refused(text: &str) -> String {
+    fn import_error(text: &str) -> String {
         read(text.as_bytes(), |_| {}).unwrap_err().to_string()
     }
 
     #[test]
-    fn what_is_exported_is_imported() {
-        let found = found();
+    fn imported_export_has_the_exported_records() {
+        let exported = records();
         let mut progress = Vec::new();
-        let read = read(text(&found).as_bytes(), |step| progress.push(step)).unwrap();
-        assert_eq!(read, LoadedRecords { revision: Revision(1 << 60), ..found });
+        let read = read(text(&exported).as_bytes(), |step| progress.push(step)).unwrap();
+        assert_eq!(read, LoadedRecords { revision: Revision(1 << 60), ..exported });
         assert_eq!(progress, [2, 1, 1]);
     }
 
     #[test]
-    fn what_is_no_export_is_refused_with_its_line() {
-        let good = text(&found());
+    fn invalid_export_is_rejected_with_the_number_of_its_line() {
+        let good = text(&records());
         let lines: Vec<&str> = good.lines().collect();
-        assert!(refused("").contains("this is no export"));
-        assert!(refused("hello").contains("this is no export"));
-        assert!(refused(r#"{"callboard_export":2,"more":1}"#).contains("version 2"));
-        assert!(refused(&lines[..2].join("\n")).starts_with("1 instances where the first line says 2"));
-        assert!(refused(&[lines[0], lines[1], lines[1]].join("\n")).contains("line 3: web/a is here twice"));
+        assert!(import_error("").contains("this is not an export"));
+        assert!(import_error("hello").contains("this is not an export"));
+        assert!(import_error(r#"{"callboard_export":2,"more":1}"#).contains("version 2"));
+        assert!(import_error(&lines[..2].join("\n")).starts_with("1 instances where the first line says 2"));
+        assert!(import_error(&[lines[0], lines[1], lines[1]].join("\n")).contains("line 3: web/a occurs twice"));
         let other = good.replace(r#""port":80"#, r#""port":80000"#);
-        assert!(refused(&other).starts_with("line 2: addresses[0].port"), "{}", refused(&other));
-        let cut = &good[..good.len() - 20];
-        assert!(refused(cut).starts_with("line 3: "));
-        let far = good.replace(&(1_u64 << 60).to_string(), &u64::MAX.to_string());
-        assert!(refused(&far).contains("is none that a registry reaches"), "{}", refused(&far));
-        let far =
+        assert!(import_error(&other).starts_with("line 2: addresses[0].port"), "{}", import_error(&other));
+        let truncated = &good[..good.len() - 20];
+        assert!(import_error(truncated).starts_with("line 3: "));
+        let large = good.replace(&(1_u64 << 60).to_string(), &u64::MAX.to_string());
+        assert!(import_error(&large).contains("is larger than any registry reaches"), "{}", import_error(&large));
+        let large =
             lines[0].replace("\"revision\":9,\"instances\":2", "\"revision\":18446744073709551615,\"instances\":0");
-        assert!(refused(&far).starts_with("line 1: revision 18446744073709551615 is none"), "{}", refused(&far));
-        assert!(refused(&good.replace("\"9s 500ms\"", "\"soon\"")).contains("is no length of time"));
-        assert!(refused(&good.replace("00000000005\"", "5\"")).contains("32 hexadecimal digits"));
+        assert!(
+            import_error(&large).starts_with("line 1: revision 18446744073709551615 is larger"),
+            "{}",
+            import_error(&large)
+        );
+        assert!(import_error(&good.replace("\"9s 500ms\"", "\"soon\"")).contains("is not a duration"));
+        assert!(import_error(&good.replace("00000000005\"", "5\"")).contains("32 hexadecimal digits"));
+    }
+
+    #[test]
+    fn export_with_the_field_names_of_earlier_versions_is_imported() {
+        let lines = [
+            r#"{"callboard_export":1,"revision":9,"instances":1}"#,
+            r#"{"service":"web","id":"a","addresses":[{"host":"::1","port":80}],"weight":1,"leaving":true,"drained":true,"#,
+            r#""proved":true,"checks":[{"id":"c","verdict":"warning","created":3,"stated":{"output":"slow"}}],"#,
+            r#""check_states":[{"check":"c","created":3,"last":{"at_ms":5,"verdict":"critical"}}],"#,
+            r#""listing":{"id":"a","described":7},"registered_at":"2026-01-31T12:00:00Z","registered_revision":1,"revision":8}"#,
+        ];
+        let text = format!("{}\n{}", lines[0], lines[1..].concat());
+        let records = read(text.as_bytes(), |_| {}).unwrap();
+        let instance = &records.instances[0].instance;
+        assert!(instance.conditions.self_draining && instance.conditions.operator_draining);
+        assert!(instance.conditions.was_healthy);
+        assert_eq!(instance.consul_registration.as_ref().unwrap().description_revision, Revision(7));
+        let check = instance.checks.get("c").unwrap();
+        assert_eq!(check.status, CheckStatus::Warning);
+        assert_eq!(&*check.definition.description.as_ref().unwrap().output, "slow");
+        assert_eq!(records.check_states[0].1.last.as_ref().unwrap().status, CheckStatus::Critical);
     }
 }

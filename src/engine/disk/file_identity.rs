@@ -1,7 +1,6 @@
-//! Whether the file that is written is still the one that a restart finds.
+//! Detection of a store file that was removed, moved or replaced while it is open.
 //!
-//! A file that was removed, or whose directory was moved, can be written for as long as it is open. What is acknowledged then
-//! is lost with the process.
+//! The system lets a process write to such a file for as long as it is open, but a restart would not find what was written.
 
 use std::{
     fs::{self, File, Metadata},
@@ -12,31 +11,30 @@ use std::{
 
 use super::error::StoreError;
 
-/// A file and its name.
+/// Path, device and inode of an open file.
 #[derive(Debug)]
 pub struct FileIdentity {
     path: PathBuf,
-    /// Device and inode.
-    file: (u64, u64),
+    device_and_inode: (u64, u64),
 }
 
 impl FileIdentity {
-    /// Of the open file that has this name.
+    /// Identity of an open file under this path.
     pub fn of(path: &Path, file: &File) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: identity(&file.metadata()?) })
+        Ok(Self { path: path.to_owned(), device_and_inode: device_and_inode(&file.metadata()?) })
     }
 
-    /// Refuses a file that no longer has its name.
+    /// Returns an error if the path leads to another file or to none.
     pub fn check(&self) -> Result<(), StoreError> {
         match fs::metadata(&self.path) {
-            Ok(found) if identity(&found) == self.file => Ok(()),
+            Ok(metadata) if device_and_inode(&metadata) == self.device_and_inode => Ok(()),
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::io("find", &self.path)(source)),
-            _ => Err(StoreError::FileReplaced { path: self.path.clone() }),
+            Ok(_) | Err(_) => Err(StoreError::FileReplaced { path: self.path.clone() }),
         }
     }
 }
 
-fn identity(file: &Metadata) -> (u64, u64) {
+fn device_and_inode(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
@@ -45,15 +43,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_missed_and_an_impostor_is_noticed() {
+    fn file_that_was_removed_or_replaced_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let file = File::create(&path).unwrap();
-        let presence = FileIdentity::of(&path, &file).unwrap();
-        presence.check().unwrap();
+        let identity = FileIdentity::of(&path, &file).unwrap();
+        identity.check().unwrap();
         fs::remove_file(&path).unwrap();
-        assert!(matches!(presence.check(), Err(StoreError::FileReplaced { .. })));
+        assert!(matches!(identity.check(), Err(StoreError::FileReplaced { .. })));
         File::create(&path).unwrap();
-        assert!(matches!(presence.check(), Err(StoreError::FileReplaced { .. })));
+        assert!(matches!(identity.check(), Err(StoreError::FileReplaced { .. })));
     }
 }

@@ -1,8 +1,8 @@
-//! What is found in a store.
+//! Loading of a store.
 //!
-//! A record whose tag fits was written by a registry. One that this version cannot use all the same costs its instance, not the
-//! others: it is left in its place, with a report, where a later version finds it. A record whose tag does not fit, one too many
-//! and one too few are damage to the whole file.
+//! A record with the right tag was written by a registry. If this version cannot use it, only its instance is missing: the record
+//! stays in its place, is reported, and a later version may read it. A record with a wrong tag, an additional record or a missing
+//! one is damage to the whole file.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -20,54 +20,56 @@ use crate::{
     model::{InstanceId, Revision, ServiceName},
 };
 
-/// Contents of a store, or of an export.
+/// Contents of a store or an export.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct LoadedRecords {
-    /// All instances, by service and id.
+    /// All instances, sorted by service and id.
     pub instances: Vec<StoredInstance>,
-    /// Saved states of checks, by service, instance and check.
+    /// Saved check states, sorted by service, instance and check.
     pub check_states: Vec<(CheckKey, SavedCheck)>,
     /// Records that this version cannot use.
     pub unreadable: Vec<UnreadableRecord>,
-    /// The newest revision.
+    /// Newest revision.
     pub revision: Revision,
-    /// It was not closed: states of checks that were reported last may be missing.
-    pub killed: bool,
-    /// Some that was acknowledged may be missing: it was relaxed, and was not closed.
+    /// True if the store was not closed: the newest check states may be missing.
+    pub unclean: bool,
+    /// True if acknowledged changes may be missing: the store was relaxed and was not closed.
     pub lossy: bool,
 }
 
-/// A record that this version cannot use.
+/// Record that this version cannot use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableRecord {
-    /// Service in its key.
+    /// Service in the key of the record.
     pub service: String,
-    /// Id in its key.
+    /// Id in the key of the record.
     pub id: String,
-    /// Reason and value.
-    pub problem: DecodeError,
+    /// Reason, with the value.
+    pub error: DecodeError,
 }
 
 impl fmt::Display for UnreadableRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { service, id, problem } = self;
-        write!(f, "the record of {service:?}/{id:?} cannot be used: {problem}")
+        let Self { service, id, error } = self;
+        write!(f, "the record of {service:?}/{id:?} cannot be used: {error}")
     }
 }
 
 /// Records that an earlier version wrote under ids of another form.
 #[derive(Debug, Default)]
 pub struct OutdatedRecords {
-    /// Where they are.
+    /// Keys of the records.
     pub keys: Vec<(ServiceName, InstanceId)>,
-    /// The instances that they are of, by their places among all.
+    /// Positions of their instances in [`LoadedRecords::instances`].
     pub instances: Vec<usize>,
 }
 
-/// Why the records cannot be read.
+/// Error of reading the tables.
 pub enum LoadError {
+    /// The database reports an error.
     Database(redb::Error),
-    Damage(String),
+    /// The records differ from what was written.
+    Corrupt(String),
 }
 
 impl<E: Into<redb::Error>> From<E> for LoadError {
@@ -76,87 +78,91 @@ impl<E: Into<redb::Error>> From<E> for LoadError {
     }
 }
 
-/// Reads all instances. Fails where the table is not the one that was written.
+/// Reads all instances. Fails if the table differs from what was written.
 pub fn instances(
     table: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
-    seal: RecordSigner,
-    state: &StoreHeader,
-    found: &mut LoadedRecords,
+    signer: RecordSigner,
+    header: &StoreHeader,
+    loaded: &mut LoadedRecords,
 ) -> Result<OutdatedRecords, LoadError> {
     let mut outdated = OutdatedRecords::default();
-    found.instances = Vec::with_capacity(usize::try_from(table.len()?).unwrap_or_default());
+    loaded.instances = Vec::with_capacity(usize::try_from(table.len()?).unwrap_or_default());
     let (mut records, mut digest) = (0, 0);
     for item in table.iter()? {
         let (key, bytes) = item?;
         let (service, id) = key.value();
-        let (message, tag) = seal
-            .open(service, id, bytes.value())
-            .map_err(|damage| LoadError::Damage(format!("the record of {service:?}/{id:?}: {damage}")))?;
+        let (message, tag) = signer
+            .verify(service, id, bytes.value())
+            .map_err(|error| LoadError::Corrupt(format!("the record of {service:?}/{id:?}: {error}")))?;
         digest ^= tag;
         records += 1;
         let decoded = record::decode(service, id, message).and_then(|stored| {
             if stored.instance.id.as_str() != id {
                 outdated.keys.push((stored.instance.service.clone(), InstanceId::parse_any(id)?));
-                outdated.instances.push(found.instances.len());
+                outdated.instances.push(loaded.instances.len());
             }
             Ok(stored)
         });
         match decoded {
-            Ok(stored) => found.instances.push(stored),
-            Err(problem) => {
+            Ok(stored) => loaded.instances.push(stored),
+            Err(error) => {
                 let (service, id) = (service.to_owned(), id.to_owned());
-                found.unreadable.push(UnreadableRecord { service, id, problem });
+                loaded.unreadable.push(UnreadableRecord { service, id, error });
             }
         }
     }
-    if (records, digest) != (state.records, state.digest) {
-        let written = state.records;
-        return Err(LoadError::Damage(format!("it has {records} records that are not the {written} written")));
+    if (records, digest) != (header.records, header.digest) {
+        let written = header.records;
+        return Err(LoadError::Corrupt(format!("it has {records} records that are not the {written} written")));
     }
     if !outdated.instances.is_empty() {
-        (found.instances, outdated) = once_each(mem::take(&mut found.instances), outdated);
+        (loaded.instances, outdated) = merge_renamed(mem::take(&mut loaded.instances), outdated);
     }
     Ok(outdated)
 }
 
-/// Names that an earlier version told apart may be one: of nodes that differ in case, and of what is on them. The newest stays.
-fn once_each(instances: Vec<StoredInstance>, mut outdated: OutdatedRecords) -> (Vec<StoredInstance>, OutdatedRecords) {
+/// Keeps the newest of the instances that have the same key under the present form of ids: earlier versions distinguished node
+/// names by case.
+fn merge_renamed(
+    instances: Vec<StoredInstance>,
+    mut outdated: OutdatedRecords,
+) -> (Vec<StoredInstance>, OutdatedRecords) {
     let renamed: HashSet<usize> = outdated.instances.drain(..).collect();
-    let mut kept: BTreeMap<(ServiceName, InstanceId), (bool, StoredInstance)> = BTreeMap::new();
+    let mut newest: BTreeMap<(ServiceName, InstanceId), (bool, StoredInstance)> = BTreeMap::new();
     for (at, stored) in instances.into_iter().enumerate() {
         let key = (stored.instance.service.clone(), stored.instance.id.clone());
-        let known = kept.get(&key).map(|(_, known)| known.instance.revision);
+        let known = newest.get(&key).map(|(_, known)| known.instance.revision);
         if known.is_none_or(|known| known < stored.instance.revision) {
-            kept.insert(key, (renamed.contains(&at), stored));
+            newest.insert(key, (renamed.contains(&at), stored));
         }
     }
-    let anew = kept.values().enumerate().filter(|(_, (renamed, _))| *renamed).map(|(at, _)| at);
-    outdated.instances = anew.collect();
-    (kept.into_values().map(|(_, stored)| stored).collect(), outdated)
+    let positions = newest.values().enumerate().filter(|(_, (renamed, _))| *renamed).map(|(at, _)| at);
+    outdated.instances = positions.collect();
+    (newest.into_values().map(|(_, stored)| stored).collect(), outdated)
 }
 
-/// Reads the saved states of checks. `false`: the table is not the one that was written, so nothing in it is used. An earlier version
-/// that does not know the table leaves it as it is while it changes the registry.
+/// Reads the saved check states. Returns `false` if the table differs from what was written, in which case none of them may be used:
+/// an earlier version that does not know the table leaves it as it is while it changes the registry.
 pub fn check_states(
     table: &impl ReadableTable<(&'static str, &'static str, &'static str), &'static [u8]>,
-    seal: RecordSigner,
-    state: &StoreHeader,
-    found: &mut LoadedRecords,
+    signer: RecordSigner,
+    header: &StoreHeader,
+    loaded: &mut LoadedRecords,
 ) -> Result<bool, LoadError> {
     let (mut records, mut digest) = (0, 0);
     for item in table.iter()? {
         let (key, bytes) = item?;
         let (service, id, check) = key.value();
-        let Ok((message, tag)) = seal.open(service, id, bytes.value()) else { return Ok(false) };
+        let Ok((message, tag)) = signer.verify(service, id, bytes.value()) else { return Ok(false) };
         digest ^= tag;
         records += 1;
-        // A state that cannot be used is replaced by the next result of its check.
-        if let Ok((known, state)) = record::decode_state(message)
+        // The next result of the check replaces a state that cannot be used.
+        if let Ok((known, state)) = record::decode_check_state(message)
             && known.as_str() == check
             && let (Ok(service), Ok(id)) = (ServiceName::parse_stored(service), InstanceId::parse_any(id))
         {
-            found.check_states.push(((service, id, known), state));
+            loaded.check_states.push(((service, id, known), state));
         }
     }
-    Ok((records, digest) == (state.check_states, state.check_digest))
+    Ok((records, digest) == (header.check_states, header.check_digest))
 }

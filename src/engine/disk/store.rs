@@ -1,18 +1,21 @@
-//! The file: one redb database, of which every page has a checksum, and what makes it ours.
+//! File of the store: one redb database, in which every page has a checksum.
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `instances` | service, id | a record ([`super::record`]) |
-//! | `check_states` | service, id, check | a saved state of a check ([`super::record::saved`]) |
-//! | `meta` | `format` | the format, 4 bytes: which of these tables there are, and what they mean |
-//! | | `key` | 16 random bytes, for the tags of this store |
+//! | `instances` | service, id | record of an instance ([`super::record`]) |
+//! | `check_states` | service, id, check | saved state of a check ([`super::record::saved`]) |
+//! | `meta` | `format` | format of the tables, 4 bytes |
+//! | | `key` | 16 random bytes, the key of this store's tags |
 //! | | `state` | [`StoreHeader`] and its tag |
 //!
-//! The state counts the records of each table and sums up their tags, so that one that is missing, or one too many, is noticed too:
-//! of an instance, that is damage; saved states of checks are then forgotten, all of them.
+//! The header counts the records of each table and holds the exclusive or of their tags, so that a missing or an additional record
+//! is found. For instances that is damage; saved check states are all forgotten then.
 //!
-//! A file is made under another name and renamed once it is complete, so that a file of that name which is no store is
+//! A file is created under another name and renamed once it is complete. So a file under the final name that is no store is
 //! damaged, never merely new.
+
+mod header;
+mod transaction;
 
 use std::{
     collections::BTreeSet,
@@ -22,290 +25,241 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prost::Message;
-use redb::{
-    Database, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition, TableError, backends::FileBackend,
-};
+use redb::{Database, ReadTransaction, ReadableDatabase, StorageBackend, TableError, backends::FileBackend};
 
 use super::{
     Durability, directory,
     error::StoreError,
     file_identity::FileIdentity,
     load::{self, LoadError, LoadedRecords, OutdatedRecords},
-    record::{self, RecordSigner, StoredLease},
+    record::RecordSigner,
 };
 use crate::{
-    engine::{CheckKey, SavedCheck, StartPoint},
-    model::{Incarnation, Instance, InstanceId, Revision, ServiceName},
-    random,
+    engine::StartPoint,
+    model::{Incarnation, Revision},
 };
+use transaction::{CHECK_STATES, FORMAT, INSTANCES, META, MIN_FORMAT};
 
-const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
-const CHECK_STATES: TableDefinition<'_, (&str, &str, &str), &[u8]> = TableDefinition::new("check_states");
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// The format that this version writes. A version that writes another reads this one, too, and rewrites it when it opens it.
-/// 2: checks, listings and nodes. 3: ids of what was registered through Consul's API, of which no two are made alike.
-const FORMAT: u32 = 3;
-/// The oldest that it reads.
-const OLDEST: u32 = 1;
-/// The database, in the data directory.
+pub use header::StoreHeader;
+pub use transaction::RecordChange;
+#[cfg(test)]
+pub use transaction::initialize;
+
+/// Name of the database in the data directory.
 const FILE: &str = "registry.redb";
-/// The database while it is made.
-const UNFINISHED: &str = "registry.redb.new";
-/// How far revisions move on where some may be lost: for people, who expect them to rise. Readers are told of a new life.
-const LOST: u64 = 1 << 20;
-/// Bytes of pages that are kept in memory: everything is there already, in a better form.
-const CACHE: usize = 16 * 1024 * 1024;
+/// Name of the database while it is created.
+const UNFINISHED_FILE: &str = "registry.redb.new";
+/// Number of revisions that are skipped where some may be lost, so that people see them rise. Readers learn of the loss by the new
+/// incarnation.
+const SKIPPED_REVISIONS: u64 = 1 << 20;
+/// Size of the page cache in bytes. It is small, because the registry holds all records in memory.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
-/// What the store knows of itself.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct StoreHeader {
-    /// The life of the registry that it holds.
-    #[prost(uint64, tag = "1")]
-    incarnation: u64,
-    /// The newest revision in it.
-    #[prost(uint64, tag = "2")]
-    revision: u64,
-    /// How many records there are.
-    #[prost(uint64, tag = "3")]
-    pub(super) records: u64,
-    /// The exclusive or of their tags.
-    #[prost(uint64, tag = "4")]
-    pub(super) digest: u64,
-    /// A process has it, or ended without closing it.
-    #[prost(bool, tag = "5")]
-    open: bool,
-    /// That process wrote before it was sure that it was on the disk.
-    #[prost(bool, tag = "6")]
-    relaxed: bool,
-    /// How many states of checks there are.
-    #[prost(uint64, tag = "7")]
-    pub(super) check_states: u64,
-    /// The exclusive or of their tags.
-    #[prost(uint64, tag = "8")]
-    pub(super) check_digest: u64,
-}
-
-/// A change of one record.
-#[derive(Debug)]
-pub enum RecordChange<'a> {
-    /// Put this in the place of what is there.
-    Put(&'a Instance, Option<StoredLease>),
-    /// Remove it.
-    Remove(&'a ServiceName, &'a InstanceId),
-    /// Save the state of a check, or remove it.
-    State(&'a CheckKey, Option<&'a SavedCheck>),
-}
-
-impl RecordChange<'_> {
-    /// Where in the table it is.
-    #[must_use]
-    pub fn key(&self) -> (&str, &str) {
-        match self {
-            Self::Put(instance, _) => (instance.service.as_str(), instance.id.as_str()),
-            Self::Remove(service, id) => (service.as_str(), id.as_str()),
-            Self::State((service, id, _), _) => (service.as_str(), id.as_str()),
-        }
-    }
-}
-
-/// An open store.
+/// An open store. The directory is locked until it is dropped.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
     database: Database,
-    seal: RecordSigner,
-    state: StoreHeader,
-    /// To be written anew before anything else.
+    signer: RecordSigner,
+    header: StoreHeader,
+    /// Records of an earlier format, which opening rewrites.
     outdated: OutdatedRecords,
     /// Keys of records that this version cannot use.
     unreadable: BTreeSet<(String, String)>,
-    /// The saved states of checks are to be removed.
-    forget_states: bool,
-    /// `None` where it is no file.
-    presence: Option<FileIdentity>,
-    /// Dropping it unlocks the directory.
+    /// True if opening removes the saved check states.
+    forget_check_states: bool,
+    /// Identity of the file. `None` for a backend that is no file.
+    identity: Option<FileIdentity>,
     _lock: File,
 }
 
 impl Store {
-    /// Opens the store in a directory, and makes both where there are none.
+    /// Opens the store in a directory. Creates the directory and the store where they do not exist.
     ///
     /// # Errors
     ///
-    /// When it cannot be read and written, another process has it, it is damaged, or a later version wrote it.
+    /// When the store cannot be read and written, is in use, is damaged, or has a format that this version does not read.
     pub fn open(
         directory: &Path,
         durability: Durability,
-        fresh: StartPoint,
+        start: StartPoint,
     ) -> Result<(Self, LoadedRecords), StoreError> {
-        directory::make(directory)?;
+        directory::create(directory)?;
         let lock = directory::lock(directory)?;
         let path = directory.join(FILE);
         if !path.try_exists().map_err(StoreError::io("find", &path))? {
-            create(directory, fresh, &LoadedRecords::default())?;
+            create(directory, start, &LoadedRecords::default())?;
         }
-        let (mut store, found) = Self::load(path, lock)?;
-        if found.lossy {
-            // What readers were told after the last flush may be lost, and its revisions may be given out again.
-            store.state.incarnation = fresh.incarnation.0;
-            store.state.revision = fresh.revision.0.max(store.state.revision + LOST);
+        let (mut store, loaded) = Self::load(path, lock)?;
+        if loaded.lossy {
+            // Changes that readers saw after the last flush may be lost, and their revisions would be used again.
+            store.header.incarnation = start.incarnation.0;
+            store.header.revision = start.revision.0.max(store.header.revision + SKIPPED_REVISIONS);
         }
-        upgrade(&store.database, store.forget_states).map_err(StoreError::database("write", &store.path))?;
-        store.state.open = true;
-        store.state.relaxed = durability == Durability::Relaxed;
+        transaction::upgrade(&store.database, store.forget_check_states)
+            .map_err(StoreError::database("write", &store.path))?;
+        store.header.open = true;
+        store.header.relaxed = durability == Durability::Relaxed;
         let outdated = mem::take(&mut store.outdated);
         let removed = outdated.keys.iter().map(|(service, id)| RecordChange::Remove(service, id));
-        let anew = outdated.instances.iter().filter_map(|at| found.instances.get(*at));
-        let anew = anew.map(|stored| RecordChange::Put(&stored.instance, stored.lease));
-        store.write(removed.chain(anew), store.revision(), true)?;
-        Ok((store, found))
+        let renamed = outdated.instances.iter().filter_map(|at| loaded.instances.get(*at));
+        let renamed = renamed.map(|stored| RecordChange::Put(&stored.instance, stored.lease));
+        store.write(removed.chain(renamed), store.revision(), true)?;
+        Ok((store, loaded))
     }
 
-    /// Reads all that is in the store in a directory, and leaves it as it is.
+    /// Reads the store in a directory without changing it.
     ///
     /// # Errors
     ///
-    /// As [`Store::open`], and when there is none.
+    /// As [`Store::open`], and when there is no store.
     pub fn read(directory: &Path) -> Result<LoadedRecords, StoreError> {
         let path = directory.join(FILE);
         if !path.try_exists().map_err(StoreError::io("find", &path))? {
-            return Err(StoreError::Missing { path: directory.to_owned() });
+            return Err(StoreError::NotFound { path: directory.to_owned() });
         }
         let lock = directory::lock(directory)?;
-        Self::load(path, lock).map(|(_, found)| found)
+        Self::load(path, lock).map(|(_, loaded)| loaded)
     }
 
-    /// Makes a store of what was found elsewhere in a directory that has none.
+    /// Creates a store with these contents in a directory that has none.
     ///
     /// # Errors
     ///
-    /// When it cannot be written, or there is one.
-    pub fn make(directory: &Path, fresh: StartPoint, contents: &LoadedRecords) -> Result<(), StoreError> {
-        directory::make(directory)?;
+    /// When the store cannot be written, or the directory holds one.
+    pub fn create(directory: &Path, start: StartPoint, contents: &LoadedRecords) -> Result<(), StoreError> {
+        directory::create(directory)?;
         let _lock = directory::lock(directory)?;
         let path = directory.join(FILE);
         if path.try_exists().map_err(StoreError::io("find", &path))? {
-            return Err(StoreError::Taken { path: directory.to_owned() });
+            return Err(StoreError::AlreadyExists { path: directory.to_owned() });
         }
-        create(directory, fresh, contents)
+        create(directory, start, contents)
     }
 
     fn load(path: PathBuf, lock: File) -> Result<(Self, LoadedRecords), StoreError> {
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(StoreError::io("open", &path))?;
         if file.metadata().map_err(StoreError::io("open", &path))?.len() == 0 {
-            return Err(StoreError::Corrupt { path, what: "it is empty".to_owned() });
+            return Err(StoreError::corrupt(&path, "it is empty"));
         }
-        let presence = FileIdentity::of(&path, &file).map_err(StoreError::io("open", &path))?;
+        let identity = FileIdentity::of(&path, &file).map_err(StoreError::io("open", &path))?;
         let backend = FileBackend::new(file).map_err(|error| StoreError::database("open", &path)(error.into()))?;
-        let (store, found) = Self::over(backend, path, lock)?;
-        Ok((Self { presence: Some(presence), ..store }, found))
+        let (store, loaded) = Self::load_from(backend, path, lock)?;
+        Ok((Self { identity: Some(identity), ..store }, loaded))
     }
 
-    /// The store on a backend that holds one.
-    pub(super) fn over(
+    /// Loads the store on a backend.
+    pub(super) fn load_from(
         backend: impl StorageBackend,
         path: PathBuf,
         lock: File,
     ) -> Result<(Self, LoadedRecords), StoreError> {
-        let failed = || StoreError::database("read", &path);
+        let failed = |error: redb::Error| StoreError::database("read", &path)(error);
+        let corrupt = |reason: &str| StoreError::corrupt(&path, reason);
         let database = Database::builder()
-            .set_cache_size(CACHE)
-            // Reads the whole file once, and costs a fraction of what loading it does.
+            .set_cache_size(CACHE_BYTES)
+            // Reads the whole file once, which costs a fraction of loading the records.
             .set_check_integrity_on_open(true)
             .create_with_backend(backend)
-            .map_err(|error| failed()(error.into()))?;
-        let damaged = |what: &str| StoreError::Corrupt { path: path.clone(), what: what.to_owned() };
-        let transaction = database.begin_read().map_err(|error| failed()(error.into()))?;
-        let meta = transaction.open_table(META).map_err(|_| damaged("it is another program's database"))?;
-        let value = |name| meta.get(name).map_err(|error| failed()(error.into()));
+            .map_err(|error| failed(error.into()))?;
+        let transaction = database.begin_read().map_err(|error| failed(error.into()))?;
+        let meta = transaction.open_table(META).map_err(|error| failed(error.into()))?;
+        let value = |name| meta.get(name).map_err(|error| failed(error.into()));
         let format = value("format")?.and_then(|bytes| bytes.value().try_into().ok().map(u32::from_be_bytes));
         match format {
-            Some(OLDEST..=FORMAT) => {}
+            Some(MIN_FORMAT..=FORMAT) => {}
             Some(found) if found > FORMAT => {
                 return Err(StoreError::UnsupportedFormat { path: path.clone(), found, known: FORMAT });
             }
-            _ => return Err(damaged("it has no format")),
+            _ => return Err(corrupt("it has no format")),
         }
         let key = value("key")?.and_then(|bytes| bytes.value().try_into().ok().map(u128::from_be_bytes));
-        let seal = RecordSigner::new(key.ok_or_else(|| damaged("it has no key"))?);
-        let state = value("state")?.ok_or_else(|| damaged("it has no state"))?;
-        let (state, _) =
-            seal.open("", "state", state.value()).map_err(|_| damaged("its state is not what was written"))?;
-        let state = StoreHeader::decode(state).map_err(|_| damaged("its state is no message"))?;
-        let mut found = LoadedRecords {
-            revision: Revision(state.revision),
-            killed: state.open,
-            lossy: state.open && state.relaxed,
+        let signer = RecordSigner::new(key.ok_or_else(|| corrupt("it has no key"))?);
+        let header = value("state")?.ok_or_else(|| corrupt("it has no header"))?;
+        let header =
+            StoreHeader::verify(header.value(), signer).map_err(|error| corrupt(&format!("its header: {error}")))?;
+        let mut loaded = LoadedRecords {
+            revision: Revision(header.revision),
+            unclean: header.open,
+            lossy: header.open && header.relaxed,
             ..LoadedRecords::default()
         };
-        let read = read_all(&transaction, seal, &state, &mut found).map_err(|problem| match problem {
-            LoadError::Database(error) => failed()(error),
-            LoadError::Damage(what) => damaged(&what),
+        let tables = read_tables(&transaction, signer, &header, &mut loaded).map_err(|error| match error {
+            LoadError::Database(error) => failed(error),
+            LoadError::Corrupt(reason) => corrupt(&reason),
         })?;
         drop(transaction);
-        let (outdated, forget_states) = read;
-        let unreadable = found.unreadable.iter().map(|record| (record.service.clone(), record.id.clone())).collect();
-        let state = if forget_states { StoreHeader { check_states: 0, check_digest: 0, ..state } } else { state };
-        Ok((
-            Self { path, database, seal, state, outdated, unreadable, forget_states, presence: None, _lock: lock },
-            found,
-        ))
+        let (outdated, forget_check_states) = tables;
+        let unreadable = loaded.unreadable.iter().map(|record| (record.service.clone(), record.id.clone())).collect();
+        let header =
+            if forget_check_states { StoreHeader { check_states: 0, check_digest: 0, ..header } } else { header };
+        let store = Self {
+            path,
+            database,
+            signer,
+            header,
+            outdated,
+            unreadable,
+            forget_check_states,
+            identity: None,
+            _lock: lock,
+        };
+        Ok((store, loaded))
     }
 
-    /// The file.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The life of the registry in it.
+    /// Incarnation of the registry in the store.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
-        Incarnation(self.state.incarnation)
+        Incarnation(self.header.incarnation)
     }
 
-    /// The newest revision in it.
+    /// Newest revision in the store.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        Revision(self.state.revision)
+        Revision(self.header.revision)
     }
 
-    /// Number of records that this version cannot use, and that nothing has replaced yet.
+    /// Number of records that this version cannot use and that no registration has replaced.
     #[must_use]
     pub fn unreadable(&self) -> usize {
         self.unreadable.len()
     }
 
-    /// Writes these changes as one, up to and including this revision: after a crash all of them are there, or none. Where it
-    /// is `durable`, they and all before them are on the disk when this returns.
+    /// Writes changes up to and including a revision as one transaction: after a crash the store has all of them or none. With
+    /// `durable`, these changes and all earlier ones are on the disk when the call returns.
     ///
     /// # Errors
     ///
-    /// When the disk fails, or the file is no longer where a restart looks for it. Then it is not known what is on it, and the store
-    /// is of no more use.
+    /// When the disk fails, or the file is no longer where a restart looks for it. The content of the file is unknown then, and
+    /// the store must not be used further.
     pub fn write<'a>(
         &mut self,
-        writes: impl Iterator<Item = RecordChange<'a>>,
+        changes: impl Iterator<Item = RecordChange<'a>>,
         revision: Revision,
         durable: bool,
     ) -> Result<(), StoreError> {
-        let mut state = StoreHeader { revision: revision.0, ..self.state.clone() };
+        let mut header = StoreHeader { revision: revision.0, ..self.header.clone() };
         let unreadable = &mut self.unreadable;
-        let writes = writes.inspect(|write| {
-            if !unreadable.is_empty() && !matches!(write, RecordChange::State(..)) {
-                let (service, id) = write.key();
+        let changes = changes.inspect(|change| {
+            if !unreadable.is_empty() && !matches!(change, RecordChange::State(..)) {
+                let (service, id) = change.key();
                 unreadable.remove(&(service.to_owned(), id.to_owned()));
             }
         });
-        transact(&self.database, self.seal, &mut state, writes, durable)
+        transaction::write(&self.database, self.signer, &mut header, changes, durable)
             .map_err(StoreError::database("write", &self.path))?;
-        self.presence.iter().try_for_each(FileIdentity::check)?;
-        self.state = state;
+        self.identity.iter().try_for_each(FileIdentity::check)?;
+        self.header = header;
         Ok(())
     }
 
-    /// Has all on the disk that was written so far.
+    /// Brings everything that was written so far to the disk.
     ///
     /// # Errors
     ///
@@ -314,150 +268,56 @@ impl Store {
         self.write([].into_iter(), self.revision(), true)
     }
 
-    /// Closes it in order: the next process finds all that was written.
+    /// Closes the store, so that the next process knows that nothing is missing.
     ///
     /// # Errors
     ///
     /// As [`Store::write`].
     pub fn close(mut self) -> Result<(), StoreError> {
-        self.state.open = false;
+        self.header.open = false;
         self.flush()
     }
 }
 
-/// Reads all tables: instances that are to be written anew, and whether the saved states of checks are to be forgotten.
-fn read_all(
+/// Reads all tables into `loaded`. Returns the records of an earlier format, and whether the saved check states are to be
+/// forgotten.
+fn read_tables(
     transaction: &ReadTransaction,
-    seal: RecordSigner,
-    state: &StoreHeader,
-    found: &mut LoadedRecords,
+    signer: RecordSigner,
+    header: &StoreHeader,
+    loaded: &mut LoadedRecords,
 ) -> Result<(OutdatedRecords, bool), LoadError> {
-    let outdated = load::instances(&transaction.open_table(INSTANCES)?, seal, state, found)?;
+    let instances = transaction.open_table(INSTANCES).map_err(|error| match error {
+        TableError::TableDoesNotExist(_) => LoadError::Corrupt("it has no table of instances".to_owned()),
+        other => other.into(),
+    })?;
+    let outdated = load::instances(&instances, signer, header, loaded)?;
     let usable = match transaction.open_table(CHECK_STATES) {
-        Ok(table) => load::check_states(&table, seal, state, found)?,
-        Err(TableError::TableDoesNotExist(_)) => state.check_states == 0,
+        Ok(table) => load::check_states(&table, signer, header, loaded)?,
+        Err(TableError::TableDoesNotExist(_)) => header.check_states == 0,
         Err(error) => return Err(error.into()),
     };
     if !usable {
-        found.check_states.clear();
+        loaded.check_states.clear();
     }
     Ok((outdated, !usable))
 }
 
-/// One transaction: the records, and the state that sums them up.
-fn transact<'a>(
-    database: &Database,
-    seal: RecordSigner,
-    state: &mut StoreHeader,
-    writes: impl Iterator<Item = RecordChange<'a>>,
-    durable: bool,
-) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    if !durable {
-        transaction.set_durability(redb::Durability::None)?;
-    }
-    {
-        let mut instances = transaction.open_table(INSTANCES)?;
-        let mut states = None;
-        for write in writes {
-            let key = write.key();
-            match write {
-                RecordChange::Put(instance, lease) => {
-                    let (bytes, tag) = seal.encode(instance, lease);
-                    let before = instances.insert(key, bytes.as_slice())?;
-                    let before = before.and_then(|bytes| record::tag_of(bytes.value()));
-                    count((&mut state.records, &mut state.digest), before, Some(tag));
-                }
-                RecordChange::Remove(..) => {
-                    let before = instances.remove(key)?.and_then(|bytes| record::tag_of(bytes.value()));
-                    count((&mut state.records, &mut state.digest), before, None);
-                }
-                RecordChange::State((service, id, check), saved) => {
-                    let states = match &mut states {
-                        Some(states) => states,
-                        None => states.insert(transaction.open_table(CHECK_STATES)?),
-                    };
-                    let key = (service.as_str(), id.as_str(), check.as_str());
-                    let after = saved.map(|saved| seal.encode_state((key.0, key.1, check), saved));
-                    let before = match &after {
-                        Some((bytes, _)) => states.insert(key, bytes.as_slice())?,
-                        None => states.remove(key)?,
-                    };
-                    let before = before.and_then(|bytes| record::tag_of(bytes.value()));
-                    count((&mut state.check_states, &mut state.check_digest), before, after.map(|(_, tag)| tag));
-                }
-            }
-        }
-        let mut message = state.encode_to_vec();
-        message.extend(seal.tag("", "state", &message).to_be_bytes());
-        transaction.open_table(META)?.insert("state", message.as_slice())?;
-    }
-    transaction.commit()?;
-    Ok(())
-}
-
-/// Counts a record that takes the place of another.
-fn count((records, digest): (&mut u64, &mut u64), before: Option<u64>, after: Option<u64>) {
-    *digest ^= before.unwrap_or_default() ^ after.unwrap_or_default();
-    *records += u64::from(after.is_some());
-    *records -= u64::from(before.is_some());
-}
-
-/// Says that the file has the present format: whoever reads only an earlier one must not write what it does not know. Nothing
-/// else of a file of an earlier format differs.
-fn upgrade(database: &Database, forget_states: bool) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    if forget_states {
-        transaction.delete_table(CHECK_STATES)?;
-    }
-    transaction.open_table(META)?.insert("format", FORMAT.to_be_bytes().as_slice())?;
-    transaction.commit()?;
-    Ok(())
-}
-
-/// Makes a complete file and then gives it its name.
-fn create(directory: &Path, fresh: StartPoint, contents: &LoadedRecords) -> Result<(), StoreError> {
-    let (path, unfinished) = (directory.join(FILE), directory.join(UNFINISHED));
-    let making = || StoreError::database("make", &unfinished);
-    // What a crash left of an earlier attempt goes: the directory is locked, so it is nobody else's. The ids in it are
-    // secrets: whoever reads them speaks for the registrations.
+/// Creates a complete file, then gives it its final name.
+fn create(directory: &Path, start: StartPoint, contents: &LoadedRecords) -> Result<(), StoreError> {
+    let (path, unfinished) = (directory.join(FILE), directory.join(UNFINISHED_FILE));
+    let failed = |error: redb::Error| StoreError::database("create", &unfinished)(error);
+    // Replaces what a crash left of an earlier attempt: the directory is locked, so no other process uses it. Only this user may
+    // read the file, because the lease ids in it are secrets that authorize writes to the registrations.
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
-    let file = file.map_err(StoreError::io("make", &unfinished))?;
-    let backend = FileBackend::new(file).map_err(|error| making()(error.into()))?;
-    let database = Database::builder().set_cache_size(CACHE).create_with_backend(backend);
-    let database = database.map_err(|error| making()(error.into()))?;
-    initialize(&database, fresh, contents).map_err(making())?;
+    let file = file.map_err(StoreError::io("create", &unfinished))?;
+    let backend = FileBackend::new(file).map_err(|error| failed(error.into()))?;
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend);
+    let database = database.map_err(|error| failed(error.into()))?;
+    transaction::initialize(&database, start, contents).map_err(failed)?;
     drop(database);
-    fs::rename(&unfinished, &path).map_err(StoreError::io("make", &path))?;
-    // The name, too, has to be on the disk.
+    fs::rename(&unfinished, &path).map_err(StoreError::io("create", &path))?;
+    // The new name is on the disk only once the directory is.
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(StoreError::io("make", directory))
-}
-
-pub(super) fn initialize(database: &Database, fresh: StartPoint, contents: &LoadedRecords) -> Result<(), redb::Error> {
-    let key = random::u128();
-    let transaction = database.begin_write()?;
-    {
-        let mut meta = transaction.open_table(META)?;
-        meta.insert("format", FORMAT.to_be_bytes().as_slice())?;
-        meta.insert("key", key.to_be_bytes().as_slice())?;
-    }
-    transaction.commit()?;
-    let mut state =
-        StoreHeader { incarnation: fresh.incarnation.0, revision: fresh.revision.0, ..StoreHeader::default() };
-    let instances = contents.instances.iter().map(|stored| RecordChange::Put(&stored.instance, stored.lease));
-    let states = contents.check_states.iter().map(|(key, saved)| RecordChange::State(key, Some(saved)));
-    let writes = instances.chain(states);
-    transact(database, RecordSigner::new(key), &mut state, writes, true)
-}
-
-/// The bytes of a state after a record with one tag has taken the place of a record with another.
-#[cfg(test)]
-pub(super) fn exchange(bytes: &[u8], seal: RecordSigner, before: u64, after: u64) -> Vec<u8> {
-    let (message, _) = seal.open("", "state", bytes).unwrap();
-    let mut state = StoreHeader::decode(message).unwrap();
-    state.digest ^= before ^ after;
-    let mut message = state.encode_to_vec();
-    message.extend(seal.tag("", "state", &message).to_be_bytes());
-    message
+    synced.map_err(StoreError::io("create", directory))
 }

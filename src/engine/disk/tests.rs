@@ -1,7 +1,8 @@
-//! The store through restarts, crashes, damage and failing disks.
+//! The store through restarts, crashes, damage and failures of the disk.
 
 mod backend;
 mod damage;
+mod errors;
 mod failing;
 mod old_ids;
 mod roundtrip;
@@ -24,15 +25,15 @@ use crate::{
     },
 };
 
-const LIFE: Incarnation = Incarnation(7);
-const FRESH: StartPoint = StartPoint { incarnation: LIFE, revision: Revision(0) };
+const INCARNATION: Incarnation = Incarnation(7);
+const START: StartPoint = StartPoint { incarnation: INCARNATION, revision: Revision(0) };
 
-fn surroundings() -> DiskDependencies {
+fn dependencies() -> DiskDependencies {
     DiskDependencies {
         clock: Arc::new(Clock::new(0)),
-        audience: Arc::new(NoListener),
+        listener: Arc::new(NoListener),
         metrics: Metrics::new().store.clone(),
-        fresh: FRESH,
+        start: START,
     }
 }
 
@@ -41,24 +42,24 @@ fn never_fails() -> OnFailure {
 }
 
 fn open(directory: &Path, durability: Durability) -> Disk {
-    Disk::open(directory, durability, surroundings(), never_fails()).unwrap()
+    Disk::open(directory, durability, dependencies(), never_fails()).unwrap()
 }
 
 fn wait(submission: PendingCommand) -> Result<CommandOutcome, EngineError> {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(submission)
 }
 
-fn order(engine: &dyn Engine, command: Command) -> Result<CommandOutcome, EngineError> {
+fn submit(engine: &dyn Engine, command: Command) -> Result<CommandOutcome, EngineError> {
     wait(engine.submit(command, ServerActor::InProcess.caller(), at(0)))
 }
 
-fn sign_in(engine: &dyn Engine, service: &str, instance: &str, lease: u128) -> CommandOutcome {
-    order(engine, Command::Register(register(service, instance, "boot", lease))).unwrap()
+fn register_instance(engine: &dyn Engine, service: &str, instance: &str, lease: u128) -> CommandOutcome {
+    submit(engine, Command::Register(register(service, instance, "boot", lease))).unwrap()
 }
 
 type Contents = BTreeMap<(String, String), (Instance, Option<(u128, LeaseTerms)>)>;
 
-/// All instances with the ids of their leases, as readers find them. `registered_at` is left out: engines differ in it.
+/// Returns all instances with their lease ids, as readers see them, but without `registered_at`, in which engines differ.
 fn contents(engine: &dyn Engine) -> Contents {
     let registry = engine.registry();
     let (services, _) = registry.services("", "", usize::MAX);
@@ -72,72 +73,76 @@ fn contents(engine: &dyn Engine) -> Contents {
 }
 
 #[test]
-fn a_restart_forgets_nothing() {
+fn restart_loads_all_instances_and_leases() {
     let directory = TempDir::new().unwrap();
     let first = open(directory.path(), Durability::Durable);
-    sign_in(&first, "web", "a", 1);
-    sign_in(&first, "web", "b", 2);
-    sign_in(&first, "db", "a", 3);
-    order(&first, deregister("web", "b", None)).unwrap();
-    order(&first, update("db", "a", Patch { draining: Some(true), ..Patch::default() })).unwrap();
+    register_instance(&first, "web", "a", 1);
+    register_instance(&first, "web", "b", 2);
+    register_instance(&first, "db", "a", 3);
+    submit(&first, deregister("web", "b", None)).unwrap();
+    submit(&first, update("db", "a", Patch { draining: Some(true), ..Patch::default() })).unwrap();
     let (before, revision) = (contents(&first), first.registry().applied());
     assert_eq!(before.len(), 2);
     first.close();
 
     let second = open(directory.path(), Durability::Durable);
     assert_eq!(contents(&second), before);
-    assert_eq!((second.registry().applied(), second.registry().incarnation()), (revision, LIFE));
+    assert_eq!((second.registry().applied(), second.registry().incarnation()), (revision, INCARNATION));
     assert_eq!(second.registry().instance_count(), 2);
     let entry = second.registry().get(&name("db"), "a").unwrap();
     assert!(entry.instance.conditions.operator_draining);
     let lease = second.registry().leases().get(crate::model::LeaseId(3)).unwrap();
-    assert_eq!(lease.renew(0, None), Ok(std::time::Duration::from_secs(3)), "its holder's heartbeats go on");
-    assert_eq!(sign_in(&second, "web", "c", 4).revision, revision.next());
+    assert_eq!(lease.renew(0, None), Ok(std::time::Duration::from_secs(3)), "its heartbeats continue");
+    assert_eq!(register_instance(&second, "web", "c", 4).revision, revision.next());
 }
 
 #[test]
-fn terms_of_a_lease_that_alone_changed_survive_a_restart() {
+fn lease_terms_that_changed_alone_survive_a_restart() {
     let directory = TempDir::new().unwrap();
     let disk = open(directory.path(), Durability::Durable);
-    let first = sign_in(&disk, "web", "a", 1);
+    let first = register_instance(&disk, "web", "a", 1);
     let terms = LeaseTerms::grant(Some(Duration::from_mins(10)), Some(Duration::from_secs(2)));
-    let asked = || Command::Register(Register { terms, ..register("web", "a", "boot", 2) });
-    let again = order(&disk, asked()).unwrap();
+    let registration = || Command::Register(Register { terms, ..register("web", "a", "boot", 2) });
+    let again = submit(&disk, registration()).unwrap();
     assert!(again.changed && again.revision == first.revision.next());
-    assert!(!order(&disk, asked()).unwrap().changed, "the same again is not written");
-    // Whatever else is written of it keeps them.
-    order(&disk, update("web", "a", Patch { draining: Some(true), ..Patch::default() })).unwrap();
+    assert!(!submit(&disk, registration()).unwrap().changed, "equal terms are not written");
+    // Other changes keep them.
+    submit(&disk, update("web", "a", Patch { draining: Some(true), ..Patch::default() })).unwrap();
     disk.close();
     let disk = open(directory.path(), Durability::Durable);
     let lease = disk.registry().leases().get(crate::model::LeaseId(1)).unwrap();
     assert_eq!(lease.terms(), terms);
-    assert!(!order(&disk, asked()).unwrap().changed);
+    assert!(!submit(&disk, registration()).unwrap().changed);
     disk.close();
 }
 
 #[test]
-fn commands_together_are_all_done_or_none() {
+fn commands_together_are_all_executed_or_none() {
     let directory = TempDir::new().unwrap();
     let together =
         |engine: &dyn Engine, commands| engine.submit_together(commands, ServerActor::InProcess.caller(), at(0)).wait();
-    let sign_in = |id: &str, lease| Command::Register(register("web", id, "boot", lease));
-    let memory = Memory::new(LIFE, at(0), Arc::new(NoListener));
+    let register_instance = |id: &str, lease| Command::Register(register("web", id, "boot", lease));
+    let memory = Memory::new(INCARNATION, at(0), Arc::new(NoListener));
     let disk = open(directory.path(), Durability::Durable);
     for engine in [&memory as &dyn Engine, &disk] {
         let before = engine.registry().applied();
-        let refused = together(engine, vec![sign_in("a", 1), deregister("web", "gone", None)]);
-        assert!(matches!(refused, Err(EngineError::Rejected(CommandError::NoSuchInstance { .. }))), "{refused:?}");
+        let rejected = together(engine, vec![register_instance("a", 1), deregister("web", "gone", None)]);
+        assert!(matches!(rejected, Err(EngineError::Rejected(CommandError::NoSuchInstance { .. }))), "{rejected:?}");
         assert_eq!((engine.registry().applied(), contents(engine).len()), (before, 0));
-        let done = together(engine, vec![sign_in("a", 1), sign_in("b", 2), deregister("db", "x", Some(9))]).unwrap();
-        let changed: Vec<_> = done.iter().map(|outcome| outcome.changed).collect();
+        let outcomes = together(
+            engine,
+            vec![register_instance("a", 1), register_instance("b", 2), deregister("db", "x", Some(9))],
+        )
+        .unwrap();
+        let changed: Vec<_> = outcomes.iter().map(|outcome| outcome.changed).collect();
         assert_eq!((changed, engine.registry().applied().0), (vec![true, true, false], before.0 + 2));
-        let kept = together(engine, vec![deregister("db", "x", Some(9)), deregister("db", "y", Some(9))]).unwrap();
-        assert!(kept.iter().all(|outcome| !outcome.changed && outcome.revision.0 == before.0 + 2));
+        let unchanged = together(engine, vec![deregister("db", "x", Some(9)), deregister("db", "y", Some(9))]).unwrap();
+        assert!(unchanged.iter().all(|outcome| !outcome.changed && outcome.revision.0 == before.0 + 2));
     }
     let before = contents(&disk);
     assert_eq!(before.len(), 2);
     disk.close();
-    assert!(matches!(together(&disk, vec![sign_in("c", 3)]), Err(EngineError::Stopped)));
+    assert!(matches!(together(&disk, vec![register_instance("c", 3)]), Err(EngineError::Stopped)));
     assert_eq!(contents(&open(directory.path(), Durability::Durable)), before);
 }
 
@@ -150,7 +155,7 @@ fn commands_together_keep_the_order_of_each_of_their_instances() {
         update("web", id, Patch { weight, ..Patch::default() })
     };
     for (lease, id) in ["a", "b", "c"].into_iter().enumerate() {
-        sign_in(&disk, "web", id, lease as u128);
+        register_instance(&disk, "web", id, lease as u128);
     }
     let mut sent = Vec::new();
     let mut batches = Vec::new();
@@ -172,15 +177,15 @@ fn commands_together_keep_the_order_of_each_of_their_instances() {
     assert!(batches.into_iter().all(|sent| sent.wait().is_ok()));
     let weight = |id: &str| disk.registry().get(&name("web"), id).unwrap().instance.weight.get();
     assert_eq!([weight("a"), weight("b"), weight("c")], [178, 180, 180]);
-    assert_eq!(disk.waiting.load(Ordering::Relaxed), 0);
+    assert_eq!(disk.queues.waiting.load(Ordering::Relaxed), 0);
     disk.close();
 }
 
 #[test]
-fn loaded_leases_have_their_full_time() {
+fn loaded_lease_has_its_full_ttl() {
     let directory = TempDir::new().unwrap();
     let first = open(directory.path(), Durability::Durable);
-    sign_in(&first, "web", "a", 1);
+    register_instance(&first, "web", "a", 1);
     drop(first);
     wait_for_unlock(directory.path());
     let second = open(directory.path(), Durability::Durable);
@@ -203,7 +208,7 @@ fn wait_for_unlock(directory: &Path) {
 }
 
 #[test]
-fn commands_for_one_instance_stay_in_order() {
+fn commands_for_one_instance_are_executed_in_order() {
     let directory = TempDir::new().unwrap();
     let disk = open(directory.path(), Durability::Durable);
     let weight = |weight| Patch { weight: Some(crate::model::Weight::parse(weight).unwrap()), ..Patch::default() };
@@ -221,51 +226,51 @@ fn commands_for_one_instance_stay_in_order() {
 }
 
 #[test]
-fn one_directory_one_registry() {
+fn directory_in_use_is_rejected_with_the_process_id() {
     let directory = TempDir::new().unwrap();
     let first = open(directory.path(), Durability::Durable);
-    let refused = Disk::open(directory.path(), Durability::Durable, surroundings(), never_fails()).unwrap_err();
-    let said = refused.to_string();
-    assert!(said.contains(&format!("in use by process {}", std::process::id())), "{said}");
+    let error = Disk::open(directory.path(), Durability::Durable, dependencies(), never_fails()).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains(&format!("in use by process {}", std::process::id())), "{message}");
     first.close();
     drop(first);
     open(directory.path(), Durability::Durable);
 }
 
 #[test]
-fn a_relaxed_store_that_was_not_closed_begins_a_new_life() {
+fn relaxed_store_that_was_not_closed_begins_a_new_incarnation() {
     let directory = TempDir::new().unwrap();
-    let life = |fresh, durability| {
-        let surroundings =
-            DiskDependencies { fresh: StartPoint { incarnation: Incarnation(fresh), ..FRESH }, ..surroundings() };
-        Disk::open(directory.path(), durability, surroundings, never_fails()).unwrap()
+    let start = |incarnation, durability| {
+        let dependencies =
+            DiskDependencies { start: StartPoint { incarnation: Incarnation(incarnation), ..START }, ..dependencies() };
+        Disk::open(directory.path(), durability, dependencies, never_fails()).unwrap()
     };
-    let closed = life(1, Durability::Relaxed);
-    sign_in(&closed, "web", "a", 1);
+    let closed = start(1, Durability::Relaxed);
+    register_instance(&closed, "web", "a", 1);
     closed.close();
     drop(closed);
     let copy = TempDir::new().unwrap();
-    let killed = life(2, Durability::Relaxed);
+    let killed = start(2, Durability::Relaxed);
     assert_eq!((killed.registry().incarnation(), killed.is_lossy()), (Incarnation(1), false));
-    let newest = sign_in(&killed, "web", "b", 2).revision;
-    // What a crash would leave: the file as it is.
+    let newest = register_instance(&killed, "web", "b", 2).revision;
+    // A crash leaves the file as it is.
     std::fs::copy(directory.path().join("registry.redb"), copy.path().join("registry.redb")).unwrap();
     drop(killed);
-    let surroundings =
-        DiskDependencies { fresh: StartPoint { incarnation: Incarnation(3), ..FRESH }, ..surroundings() };
-    let after = Disk::open(copy.path(), Durability::Durable, surroundings, never_fails()).unwrap();
+    let dependencies =
+        DiskDependencies { start: StartPoint { incarnation: Incarnation(3), ..START }, ..dependencies() };
+    let after = Disk::open(copy.path(), Durability::Durable, dependencies, never_fails()).unwrap();
     assert_eq!((after.registry().incarnation(), after.is_lossy()), (Incarnation(3), true));
     assert!(after.registry().applied() > newest);
-    assert!(contents(&after).contains_key(&("web".into(), "a".into())), "what was flushed is there");
+    assert!(contents(&after).contains_key(&("web".into(), "a".into())), "flushed changes are loaded");
 }
 
 #[test]
-fn what_was_relaxed_is_on_the_disk_within_a_second() {
+fn relaxed_change_is_on_the_disk_within_a_second() {
     let (backend, store) = backend::store();
-    let surroundings = surroundings();
+    let dependencies = dependencies();
     let found = LoadedRecords::default();
-    let disk = Disk::start(store, found, Durability::Relaxed, surroundings, never_fails()).unwrap();
-    sign_in(&disk, "web", "a", 1);
+    let disk = Disk::start(store, found, Durability::Relaxed, dependencies, never_fails()).unwrap();
+    register_instance(&disk, "web", "a", 1);
     let unsynced = backend.clone();
     let clock = Clock::new(0);
     while backend::load(unsynced.synced()).is_ok_and(|(_, found)| found.instances.is_empty()) {
@@ -282,7 +287,7 @@ enum EngineStep {
     Restart,
 }
 
-fn operation() -> impl Strategy<Value = EngineStep> {
+fn step() -> impl Strategy<Value = EngineStep> {
     let at = || (0..3_usize, 0..4_u8);
     prop_oneof![
         6 => (at(), 0..3_u8, 1..4_u16, any::<bool>()).prop_map(|((service, instance), boot, weight, replace)| {
@@ -296,9 +301,9 @@ fn operation() -> impl Strategy<Value = EngineStep> {
     ]
 }
 
-fn command(operation: &EngineStep, lease: u128) -> Option<Command> {
+fn command(step: &EngineStep, lease: u128) -> Option<Command> {
     const SERVICES: [&str; 3] = ["web", "web-api", "db"];
-    Some(match *operation {
+    Some(match *step {
         EngineStep::Register { service, instance, boot, weight, replace } => {
             let asked = register(SERVICES[service], &format!("i{instance}"), &format!("b{boot}"), lease);
             let description = crate::registry::test_support::description(&[], weight.into());
@@ -316,16 +321,16 @@ fn command(operation: &EngineStep, lease: u128) -> Option<Command> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// The same commands make the same registry, whatever engine orders them, and through restarts.
+    /// The same commands yield the same registry in both engines, and through restarts.
     #[test]
-    fn both_engines_say_and_hold_the_same(script in prop::collection::vec(operation(), 1..60)) {
+    fn both_engines_have_the_same_outcomes_and_contents(script in prop::collection::vec(step(), 1..60)) {
         let directory = TempDir::new().unwrap();
-        // Revisions of both begin at 0.
-        let beginning = ClockReading { wall: crate::model::UnixMillis(0), ..at(0) };
-        let memory = Memory::new(LIFE, beginning, Arc::new(NoListener));
+        // Revisions of both engines start at 0.
+        let start = ClockReading { wall: crate::model::UnixMillis(0), ..at(0) };
+        let memory = Memory::new(INCARNATION, start, Arc::new(NoListener));
         let mut disk = open(directory.path(), Durability::Durable);
-        for (lease, operation) in script.iter().enumerate() {
-            let Some(wanted) = command(operation, lease as u128) else {
+        for (lease, step) in script.iter().enumerate() {
+            let Some(command) = command(step, lease as u128) else {
                 disk.close();
                 drop(disk);
                 disk = open(directory.path(), Durability::Durable);
@@ -335,13 +340,13 @@ proptest! {
             let summary = |outcome: Result<CommandOutcome, EngineError>| outcome
                 .map(|outcome| (outcome.changed, outcome.revision))
                 .map_err(|error| match error {
-                    // When to retry depends on clocks that differ.
+                    // The time to retry depends on the clocks, which differ.
                     EngineError::Rejected(CommandError::HeldByOther { service, id, .. }) => format!("{service}/{id} is held"),
                     other => other.to_string(),
                 });
-            let ours = summary(order(&disk, wanted.clone()));
-            let theirs = summary(memory.submit(wanted, at(0)).map_err(Into::into));
-            prop_assert_eq!(ours, theirs);
+            let from_disk = summary(submit(&disk, command.clone()));
+            let from_memory = summary(memory.submit(command, at(0)).map_err(Into::into));
+            prop_assert_eq!(from_disk, from_memory);
         }
         prop_assert_eq!(contents(&disk), contents(&memory));
         prop_assert_eq!(disk.registry().applied(), memory.registry().applied());

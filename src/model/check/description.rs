@@ -1,46 +1,46 @@
-//! What the catalog is told of a check that nobody makes here.
+//! Description of a static check.
 
 use crate::model::FieldError;
 
-/// Maximum length of the output that a registration in the catalog states, in bytes.
+/// Maximum length of the output that a catalog registration gives of a check, in bytes.
 pub(crate) const MAX_DESCRIBED_OUTPUT_BYTES: usize = 4_096;
-/// Maximum length of the definition of a check that a registration in the catalog states, in bytes.
-const MAX_STATED_DEFINITION_BYTES: usize = 8 * 1024;
+/// Maximum length of the definition that a catalog registration gives of a check, in bytes.
+const MAX_DESCRIBED_DEFINITION_BYTES: usize = 8 * 1024;
 /// Maximum length of any other text, in bytes.
 const MAX_TEXT_BYTES: usize = 512;
 
-/// What a registration in the catalog says of a check beside its status: as given, and only shown.
+/// Description that a catalog registration gives of a check beside its status. It is only shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckDescription {
-    /// Its last output.
+    /// Last output.
     pub output: Box<str>,
-    /// Its type, in Consul's words.
+    /// Type of the check, as Consul names it.
     pub kind: Box<str>,
     /// Time from one probe to the next.
     pub interval: Box<str>,
-    /// Time that a probe may take.
+    /// Time-out of a probe.
     pub timeout: Box<str>,
-    /// How it is made, as a JSON object; empty where nothing was said.
+    /// Definition as a JSON object; empty if none was given.
     pub definition: Box<str>,
 }
 
 impl CheckDescription {
-    /// Returns the same, unless a part of it is too long.
+    /// Validates the description.
     ///
     /// # Errors
     ///
     /// When the output has more than 4,096 bytes, the definition more than 8,192, or another text more than 512.
-    pub fn check(self) -> Result<Self, FieldError> {
-        for (field, text, most) in [
+    pub fn validated(self) -> Result<Self, FieldError> {
+        for (field, text, max) in [
             ("check.output", &self.output, MAX_DESCRIBED_OUTPUT_BYTES),
-            ("check.definition", &self.definition, MAX_STATED_DEFINITION_BYTES),
+            ("check.definition", &self.definition, MAX_DESCRIBED_DEFINITION_BYTES),
             ("check.type", &self.kind, MAX_TEXT_BYTES),
             ("check.interval", &self.interval, MAX_TEXT_BYTES),
             ("check.timeout", &self.timeout, MAX_TEXT_BYTES),
         ] {
-            if text.len() > most {
-                let remedy = format!("keep it within {most} bytes");
-                return Err(FieldError::without_value(field, format!("has {} bytes", text.len()), remedy));
+            if text.len() > max {
+                let hint = format!("keep it within {max} bytes");
+                return Err(FieldError::without_value(field, format!("has {} bytes", text.len()), hint));
             }
         }
         Ok(self)

@@ -1,3 +1,7 @@
+//! Parsing and validation of checks.
+
+use std::time::Duration;
+
 use super::*;
 
 fn definition(id: &str, probe: Probe) -> CheckDefinition {
@@ -12,7 +16,7 @@ fn get(url: &str) -> Probe {
 }
 
 #[test]
-fn targets_have_a_host_and_a_port() {
+fn target_without_host_or_port_is_rejected() {
     assert_eq!(ProbeTarget::parse("tcp", "[::1]:80").unwrap().to_string(), "[::1]:80");
     assert_eq!(&*ProbeTarget::parse("tcp", "db.internal:5432").unwrap().host, "db.internal");
     for bad in ["", "db", "db:", "db:0", "db:70000", "db:+80", ":80", "a b:1", "http://x:80/y", "user@db:80"] {
@@ -21,7 +25,7 @@ fn targets_have_a_host_and_a_port() {
 }
 
 #[test]
-fn target_with_ipv6_address_needs_brackets() {
+fn target_with_ipv6_address_without_brackets_is_rejected() {
     for (good, host) in
         [("[::1]:80", "::1"), ("[fe80::1%eth0]:80", "fe80::1%eth0"), ("[::ffff:10.0.0.1]:1", "::ffff:10.0.0.1")]
     {
@@ -44,21 +48,21 @@ fn target_with_ipv6_address_needs_brackets() {
         "[]:80",
         "[[::1]]:80",
     ] {
-        let refusal = ProbeTarget::parse("tcp", bad).unwrap_err().to_string();
-        assert!(refusal.contains("with an IPv6 address in brackets"), "{bad}: {refusal}");
+        let error = ProbeTarget::parse("tcp", bad).unwrap_err().to_string();
+        assert!(error.contains("with an IPv6 address in brackets"), "{bad}: {error}");
     }
 }
 
 #[test]
-fn output_max_size_has_default_and_upper_bound() {
-    for (given, kept) in [(0, 4_096), (1, 1), (64, 64), (4_096, 4_096), (100_000, 4_096), (u32::MAX, 4_096)] {
+fn output_max_size_is_limited_and_defaults_to_the_maximum() {
+    for (given, stored) in [(0, 4_096), (1, 1), (64, 64), (4_096, 4_096), (100_000, 4_096), (u32::MAX, 4_096)] {
         let given = CheckDefinition { output_max_size: given, ..definition("a", Probe::Ttl) };
-        assert_eq!(given.check().unwrap().output_max_size, kept);
+        assert_eq!(given.validated().unwrap().output_max_size, stored);
     }
 }
 
 #[test]
-fn what_is_too_short_is_lengthened_and_what_is_missing_refused() {
+fn definition_with_short_times_is_lengthened_and_without_interval_rejected() {
     let short = CheckDefinition {
         interval: Duration::from_millis(10),
         timeout: Duration::ZERO,
@@ -66,17 +70,17 @@ fn what_is_too_short_is_lengthened_and_what_is_missing_refused() {
         thresholds: Thresholds { passing: 0, warning: 0, critical: 3 },
         ..definition("a", get("http://127.0.0.1/"))
     };
-    let checked = short.check().unwrap();
-    assert_eq!((checked.interval, checked.time_limit()), (Duration::from_secs(1), Duration::from_secs(10)));
-    assert_eq!(checked.deregister_after, Some(Duration::from_mins(1)));
-    assert_eq!(checked.thresholds, Thresholds { passing: 1, warning: 3, critical: 3 });
+    let validated = short.validated().unwrap();
+    assert_eq!((validated.interval, validated.time_limit()), (Duration::from_secs(1), Duration::from_secs(10)));
+    assert_eq!(validated.deregister_after, Some(Duration::from_mins(1)));
+    assert_eq!(validated.thresholds, Thresholds { passing: 1, warning: 3, critical: 3 });
     let none = CheckDefinition { interval: Duration::ZERO, ..definition("a", Probe::Ttl) };
-    assert!(none.check().is_err());
-    assert!(definition("a", get("ftp://x")).check().is_err());
+    assert!(none.validated().is_err());
+    assert!(definition("a", get("ftp://x")).validated().is_err());
 }
 
 #[test]
-fn ids_are_there_once_and_the_worst_counts() {
+fn checks_have_unique_ids_an_aggregate_status_and_revisions() {
     let check = |id: &str, verdict| Check::new(definition(id, Probe::Ttl).into(), verdict);
     assert!(InstanceChecks::new(vec![check("a", CheckStatus::Passing), check("a", CheckStatus::Passing)]).is_err());
     let checks = InstanceChecks::new(vec![check("a", CheckStatus::Warning), check("b", CheckStatus::Passing)]).unwrap();
@@ -90,27 +94,36 @@ fn ids_are_there_once_and_the_worst_counts() {
     assert_eq!(revisions(&second, "a"), Some((Revision(5), Revision(9))));
     assert_eq!(revisions(&second, "b"), Some((Revision(5), Revision(5))));
     let moved = second.stamped(None, Revision(10));
-    assert_eq!(revisions(&moved, "a"), Some((Revision(5), Revision(9))), "an instance that moves brings its own");
-    let taken =
+    assert_eq!(
+        revisions(&moved, "a"),
+        Some((Revision(5), Revision(9))),
+        "the checks of a moved instance keep their revisions"
+    );
+    let added =
         InstanceChecks::new(vec![check("a", CheckStatus::Passing)]).unwrap().stamped(Some(&moved), Revision(11));
-    assert_eq!(revisions(&taken, "a"), Some((Revision(11), Revision(11))), "one that is taken begins anew");
+    assert_eq!(
+        revisions(&added, "a"),
+        Some((Revision(11), Revision(11))),
+        "a check that replaces another one gets new revisions"
+    );
 }
 
 #[test]
-fn ttl_below_a_second_is_refused_with_its_unit() {
+fn ttl_below_a_second_is_rejected_with_its_unit() {
     for (ttl, shown) in [(Duration::from_nanos(60), "60ns"), (Duration::from_micros(500), "500us")] {
-        let refused = CheckDefinition { interval: ttl, ..definition("a", Probe::Ttl) }.check().unwrap_err().to_string();
-        assert!(refused.starts_with(&format!("check.ttl \"{shown}\" is shorter than 1s")), "{refused}");
-        assert!(refused.contains("nanoseconds, as in Go") && refused.contains("10s"), "{refused}");
+        let error =
+            CheckDefinition { interval: ttl, ..definition("a", Probe::Ttl) }.validated().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("check.ttl \"{shown}\" is shorter than 1s")), "{error}");
+        assert!(error.contains("nanoseconds, as in Go") && error.contains("10s"), "{error}");
     }
     let shortest = CheckDefinition { interval: Duration::from_secs(1), ..definition("a", Probe::Ttl) };
-    assert_eq!(shortest.check().unwrap().interval, Duration::from_secs(1));
+    assert_eq!(shortest.validated().unwrap().interval, Duration::from_secs(1));
 }
 
 #[test]
-fn ttl_that_an_earlier_version_accepted_is_kept() {
+fn stored_ttl_below_a_second_is_valid_and_zero_becomes_the_minimum() {
     let half = CheckDefinition { interval: Duration::from_millis(500), ..definition("a", Probe::Ttl) };
-    assert_eq!(half.clone().kept().unwrap().interval, Duration::from_millis(500));
+    assert_eq!(half.clone().validated_stored().unwrap().interval, Duration::from_millis(500));
     let lost = CheckDefinition { interval: Duration::ZERO, ..half };
-    assert_eq!(lost.kept().unwrap().interval, Duration::from_secs(1));
+    assert_eq!(lost.validated_stored().unwrap().interval, Duration::from_secs(1));
 }

@@ -1,28 +1,28 @@
-//! What can be wrong with a filter, and where.
+//! Errors of filters, with their positions.
 
-use super::schema::SelectorKind;
+use super::selector_kind::SelectorKind;
 use super::{MAX_DEPTH, MAX_LENGTH, MAX_PATTERN_SIZE, MAX_PATTERNS};
 
-/// How much of the filter an error repeats, in characters.
-const MAX_EXCERPT: usize = 60;
+/// Maximum length of an excerpt of the filter in a message, in characters.
+const MAX_EXCERPT_CHARS: usize = 60;
 
-/// A filter that was refused.
+/// Error of a filter that does not parse.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("column {column}: {problem}")]
+#[error("column {column}: {kind}")]
 pub struct FilterError {
-    /// The character of the filter at which the problem begins, counted from 1.
+    /// Position of the error in the filter in characters, from 1.
     pub column: usize,
-    /// What is wrong there.
-    pub problem: FilterErrorKind,
+    /// Kind of the error.
+    pub kind: FilterErrorKind,
 }
 
-/// Why a filter was refused.
+/// Kind of an error of a filter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FilterErrorKind {
-    /// The text is over [`MAX_LENGTH`].
+    /// The text is longer than [`MAX_LENGTH`].
     #[error("the filter has {length} bytes; shorten it to {MAX_LENGTH}")]
     TooLong {
-        /// Its length, in bytes.
+        /// Length of the text in bytes.
         length: usize,
     },
     /// Parentheses nest deeper than [`MAX_DEPTH`].
@@ -31,56 +31,58 @@ pub enum FilterErrorKind {
     /// There are more `matches` clauses than [`MAX_PATTERNS`].
     #[error("more than {MAX_PATTERNS} `matches` clauses; join their patterns with `|`")]
     TooManyPatterns,
-    /// The text is no expression.
+    /// The text is not an expression.
     #[error("found {found}, expected {expected}")]
     Syntax {
-        /// What stands there, in backticks, or a description of it.
+        /// Text at the position in backticks, or a description of it.
         found: String,
-        /// What would have been right.
+        /// Description of valid texts.
         expected: &'static str,
     },
-    /// The schema has no such selector.
+    /// The schema does not have the selector.
     #[error("unknown selector `{selector}`{}; use one of {known}", did_you_mean(suggestion.as_deref()))]
     UnknownSelector {
-        /// The selector as written.
+        /// Selector as written.
         selector: String,
-        /// What was probably meant.
+        /// Similar selector that exists.
         suggestion: Option<String>,
-        /// All there are, separated by commas.
+        /// All selectors, separated by commas.
         known: String,
     },
-    /// The operator does not fit what the selector selects.
+    /// The operator does not fit the type of the selector.
     #[error("`{operator}` does not fit `{selector}`, which is a {kind}; use {}", kind.operators())]
     Operator {
-        /// The operator as written.
+        /// Operator as written.
         operator: String,
-        /// The selector as written.
+        /// Selector as written.
         selector: String,
-        /// What it selects.
+        /// Type of the selector.
         kind: SelectorKind,
     },
-    /// The value is none that the selector can have.
-    #[error("`{value}` is no {kind}, which `{selector}` is; write {}", kind.example())]
+    /// The value does not have the type of the selector.
+    #[error("`{value}` is not a {kind}, which `{selector}` is; write {}", kind.example())]
     Value {
-        /// The value, without its quotes.
+        /// Value without its quotes.
         value: String,
-        /// The selector as written.
+        /// Selector as written.
         selector: String,
-        /// What it selects.
+        /// Type of the selector.
         kind: SelectorKind,
     },
-    /// The value of `matches` is no regular expression.
-    #[error("`{pattern}` is no regular expression: {reason}; correct it, or escape what is meant literally with `\\`")]
+    /// The value of `matches` is not a regular expression.
+    #[error(
+        "`{pattern}` is not a regular expression: {reason}; correct it, or escape what is meant literally with `\\`"
+    )]
     Pattern {
-        /// The pattern, without its quotes.
+        /// Pattern without its quotes.
         pattern: String,
-        /// What the compiler said.
+        /// Message of the compiler.
         reason: String,
     },
     /// The value of `matches` compiles to more than [`MAX_PATTERN_SIZE`].
     #[error("`{pattern}` compiles to more than {MAX_PATTERN_SIZE} bytes; repeat less, or write [0-9a-z_] for \\w")]
     PatternTooLarge {
-        /// The pattern, without its quotes.
+        /// Pattern without its quotes.
         pattern: String,
     },
 }
@@ -89,40 +91,40 @@ fn did_you_mean(suggestion: Option<&str>) -> String {
     suggestion.map_or_else(String::new, |suggestion| format!(" (did you mean `{suggestion}`?)"))
 }
 
-/// A problem at a byte of the text: what the lexer and the parser work with.
+/// Error at a byte of the text, as lexer and parser report it.
 #[derive(Debug)]
 pub(super) struct FilterErrorAt {
     at: usize,
-    problem: FilterErrorKind,
+    kind: FilterErrorKind,
 }
 
 impl FilterErrorAt {
-    pub(super) fn new(at: usize, problem: FilterErrorKind) -> Self {
-        Self { at, problem }
+    pub(super) fn new(at: usize, kind: FilterErrorKind) -> Self {
+        Self { at, kind }
     }
 
     pub(super) fn syntax(at: usize, found: impl Into<String>, expected: &'static str) -> Self {
         Self::new(at, FilterErrorKind::Syntax { found: found.into(), expected })
     }
 
-    /// The public error: people count characters, from 1.
+    /// Converts the position to characters.
     pub(super) fn in_text(self, text: &str) -> FilterError {
         let before = text.char_indices().take_while(|&(at, _)| at < self.at).count();
-        FilterError { column: before + 1, problem: self.problem }
+        FilterError { column: before + 1, kind: self.kind }
     }
 }
 
-/// As much of `text` as an error should repeat, on one line.
+/// Shortens a text for a message, with control characters escaped.
 pub(super) fn excerpt(text: &str) -> String {
     let mut excerpt = String::new();
-    for letter in text.chars().take(MAX_EXCERPT) {
+    for letter in text.chars().take(MAX_EXCERPT_CHARS) {
         if letter.is_control() {
             excerpt.extend(letter.escape_default());
         } else {
             excerpt.push(letter);
         }
     }
-    if text.chars().nth(MAX_EXCERPT).is_some() {
+    if text.chars().nth(MAX_EXCERPT_CHARS).is_some() {
         excerpt.push('…');
     }
     excerpt

@@ -1,4 +1,4 @@
-//! Asking an expression about a record, without allocating.
+//! Evaluation of an expression on a record, without allocation.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
@@ -7,40 +7,42 @@ use std::hash::{BuildHasher, Hash};
 
 use regex::Regex;
 
-/// What a filter can be asked about.
+/// Record that a filter can be evaluated on.
 pub trait Filterable {
-    /// Names the fields, as in the [`Schema`](super::Schema) that filters over this kind of record are parsed with.
+    /// Names of the fields in the [`Schema`](super::Schema) of this kind of record.
     type Field: Copy;
 
-    /// Whether `test` says yes to the value of a field, or to any one where the path leads through a list of records.
+    /// Returns whether `test` returns true for the value of a field, or for any of its values where the path leads through a list of
+    /// records.
     ///
-    /// `key` is what the filter has for the `*` of the selector's path. A field without a value passes
-    /// [`FieldValue::Missing`] to the test, not nothing: negated tests say yes to it.
+    /// `key` is the name in the filter for the `*` in the path of the selector. The test must be called with [`FieldValue::Missing`]
+    /// for a field without a value, because negated tests return true for it.
     fn any(&self, field: Self::Field, key: Option<&str>, test: impl Fn(FieldValue<'_>) -> bool) -> bool;
 }
 
-/// The value of a field, lent to a test. One that is not of the selector's kind counts as missing.
+/// Value of a field. A value that does not have the type of the selector counts as missing.
 #[derive(Debug, Clone, Copy)]
 pub enum FieldValue<'a> {
-    /// There is none: a map key that is absent.
+    /// No value: the key is absent from the map.
     Missing,
-    /// The same, where filters are to find what go-bexpr 0.1 finds: every pattern matches it, and does not match it.
+    /// No value, with the result of go-bexpr 0.1: every pattern both matches and does not match it.
     MissingInConsul,
-    /// For [`Kind::Text`](super::SelectorKind::Text).
+    /// Value of a [`SelectorKind::Text`](super::SelectorKind::Text).
     Text(&'a str),
-    /// For [`Kind::Number`](super::SelectorKind::Number).
+    /// Value of a [`SelectorKind::Number`](super::SelectorKind::Number).
     Number(i64),
-    /// For [`Kind::Boolean`](super::SelectorKind::Boolean).
+    /// Value of a [`SelectorKind::Boolean`](super::SelectorKind::Boolean).
     Boolean(bool),
-    /// For [`Kind::List`](super::SelectorKind::List), [`Kind::Map`](super::SelectorKind::Map) and [`Kind::ServiceRecords`](super::SelectorKind::Records).
+    /// Elements of a [`SelectorKind::List`](super::SelectorKind::List), keys of a [`SelectorKind::Map`](super::SelectorKind::Map), or
+    /// items of a [`SelectorKind::Records`](super::SelectorKind::Records).
     Members(&'a dyn CollectionItems),
 }
 
-/// The elements of a list, or the keys of a map.
+/// Elements of a list, or keys of a map.
 pub trait CollectionItems: Debug {
-    /// Whether there are none.
+    /// Returns whether there are no items.
     fn is_empty(&self) -> bool;
-    /// Whether this is one of them.
+    /// Returns whether this is one of the items.
     fn contains(&self, member: &str) -> bool;
 }
 
@@ -84,7 +86,7 @@ impl<K: Borrow<str> + Eq + Hash + Debug, V: Debug, H: BuildHasher> CollectionIte
     }
 }
 
-/// An expression whose selectors are resolved and whose values are converted.
+/// Expression with resolved selectors and converted values.
 #[derive(Debug, Clone)]
 pub(super) enum Expression<F> {
     Any(Box<[Expression<F>]>),
@@ -93,13 +95,13 @@ pub(super) enum Expression<F> {
     Clause(Clause<F>),
 }
 
-/// A test of one field.
+/// Test of one field.
 #[derive(Debug, Clone)]
 pub(super) struct Clause<F> {
     pub(super) field: F,
     pub(super) key: Option<Box<str>>,
     pub(super) test: ClauseTest,
-    /// `!=` and its like. Through a list of records this is not the same as `not`: it asks for any that differs.
+    /// True for a negated operator as `!=`. Through a list of records this differs from `not`: it is true if any record differs.
     pub(super) negated: bool,
 }
 
@@ -128,7 +130,7 @@ impl<F> Clause<F> {
     fn accepts(&self, value: FieldValue<'_>) -> bool {
         match (&self.test, value) {
             (ClauseTest::Matches(_), FieldValue::MissingInConsul) => true,
-            _ => self.test.accepts(value) != self.negated,
+            (test, value) => test.accepts(value) != self.negated,
         }
     }
 }

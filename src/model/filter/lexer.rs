@@ -1,4 +1,4 @@
-//! From text to tokens. Which words are operators depends on where they stand, and is the parser's business.
+//! Lexer of filters. The parser decides by its position whether a word is an operator.
 
 use std::ops::Range;
 
@@ -11,41 +11,41 @@ use winnow::{LocatingSlice, ModalResult, Parser};
 
 use super::error::{FilterErrorAt, excerpt};
 
-/// A word of the language and the bytes it was written in.
+/// Token, with its range of bytes in the text.
 #[derive(Debug)]
 pub(super) struct FilterToken {
     pub(super) lexeme: Lexeme,
     pub(super) span: Range<usize>,
 }
 
-/// What a token is.
+/// Kind and value of a token.
 #[derive(Debug, Clone)]
 pub(super) enum Lexeme {
     /// Names and keys: a selector, a bare value, or an operator in letters.
     Path(Vec<String>),
-    /// What stood in quotes or backticks.
+    /// Text in quotes or backticks.
     Text(String),
-    /// A number, checked for its shape only.
+    /// Number, of which only the shape is validated.
     Number,
-    /// An operator in signs, or a parenthesis.
+    /// Operator of punctuation, or a parenthesis.
     Symbol,
 }
 
 type Input<'a> = LocatingSlice<&'a str>;
 type Lexed<T> = ModalResult<T, FilterErrorAt>;
 
-/// Splits the whole text.
+/// Splits a text into tokens.
 pub(super) fn tokens(text: &str) -> Result<Vec<FilterToken>, FilterErrorAt> {
     let token = lexeme.with_span().map(|(lexeme, span)| FilterToken { lexeme, span });
     let mut tokens = delimited(multispace0, repeat(0.., (token, multispace0).map(|(token, _)| token)), end);
     tokens.parse_next(&mut LocatingSlice::new(text)).map_err(|error| match error {
-        ErrMode::Backtrack(fault) | ErrMode::Cut(fault) => fault,
-        // The whole text is there, so winnow never asks for more of it.
+        ErrMode::Backtrack(error) | ErrMode::Cut(error) => error,
+        // The input is complete, so winnow never requests more of it.
         ErrMode::Incomplete(_) => FilterErrorAt::syntax(text.len(), "the end of the filter", "more"),
     })
 }
 
-/// The end, or the lexeme's own complaint about what is there instead.
+/// Accepts the end of the text; otherwise fails with the error of the next lexeme.
 fn end(input: &mut Input<'_>) -> Lexed<()> {
     alt((eof.void(), lexeme.void())).parse_next(input)
 }
@@ -63,7 +63,7 @@ fn lexeme(input: &mut Input<'_>) -> Lexed<Lexeme> {
     .parse_next(input)
 }
 
-/// Where a bare word or number ends.
+/// Returns whether a character ends a bare word or number.
 fn is_boundary(letter: char) -> bool {
     letter.is_whitespace() || matches!(letter, '(' | ')' | '=' | '!')
 }
@@ -72,7 +72,7 @@ fn boundary(input: &mut Input<'_>) -> Lexed<()> {
     peek(alt((eof.void(), one_of(is_boundary).void()))).parse_next(input)
 }
 
-/// Refuses a bare word that goes on in letters which need quotes, such as `eu-west` and `10.0.0.1`.
+/// Fails with a hint for a bare word with characters that need quotes: `eu-west`, `10.0.0.1`.
 fn needs_quotes(input: &mut Input<'_>) -> Lexed<Lexeme> {
     let at = input.current_token_start();
     let word = take_till(1.., is_boundary).parse_next(input)?;
@@ -134,11 +134,11 @@ fn text(input: &mut Input<'_>) -> Lexed<String> {
     closed.map(|_| text).map_err(|_| ErrMode::Cut(FilterErrorAt::syntax(at, "a text without an end", expected)))
 }
 
-/// A character of Go's escapes. Those for single bytes are out of place in UTF-8.
+/// Escape of Go for a character. Escapes for single bytes are invalid.
 fn escape(input: &mut Input<'_>) -> Lexed<char> {
     let at = input.current_token_start();
     '\\'.parse_next(input)?;
-    // At the end of the filter, the missing quote is the more helpful complaint.
+    // At the end of the filter, the error of the missing quote is more helpful.
     not(eof).parse_next(input)?;
     let start = input.checkpoint();
     let escaped: Lexed<char> = dispatch! { any;
@@ -168,13 +168,13 @@ fn escape(input: &mut Input<'_>) -> Lexed<char> {
     })
 }
 
-/// The character with this many digits of hexadecimal.
+/// Character with this number of hexadecimal digits.
 fn hexadecimal<'a>(digits: usize) -> impl Parser<Input<'a>, char, ErrMode<FilterErrorAt>> {
     take_while(digits..=digits, AsChar::is_hex_digit)
         .verify_map(|code: &str| u32::from_str_radix(code, 16).ok().and_then(char::from_u32))
 }
 
-/// Where no token begins: what is there, and what was probably meant.
+/// Error of a character that starts no token, with the token that was probably meant.
 impl ParserError<Input<'_>> for FilterErrorAt {
     type Inner = Self;
 

@@ -1,4 +1,4 @@
-//! From tokens to an expression over the fields of a schema.
+//! Parser of filters: from tokens to an expression over the fields of a schema.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,11 @@ use regex::{Regex, RegexBuilder};
 use super::error::{FilterErrorAt, FilterErrorKind, excerpt};
 use super::evaluate::{Clause, ClauseTest, Expression};
 use super::lexer::{FilterToken, Lexeme};
-use super::schema::{Resolved, Schema, SelectorKind};
+use super::schema::{Resolved, Schema};
+use super::selector_kind::SelectorKind;
 use super::{MAX_DEPTH, MAX_PATTERN_SIZE, MAX_PATTERNS};
 
-/// Reads all of `tokens` as one expression. `text` is what they were made from.
+/// Parses all tokens of `text` as one expression.
 pub(super) fn expression<F: Copy>(
     text: &str,
     tokens: &[FilterToken],
@@ -54,7 +55,7 @@ struct Parser<'a, F: 'static> {
     patterns: usize,
 }
 
-/// One recursive function for each level of precedence. Only parentheses recurse, and their depth is bounded.
+/// Recursive descent with one function for each level of precedence. Only parentheses recurse, and their depth is limited.
 impl<'a, F: Copy> Parser<'a, F> {
     /// `all or all or …`
     fn any(&mut self, depth: usize) -> Result<Expression<F>, FilterErrorAt> {
@@ -121,7 +122,7 @@ impl<'a, F: Copy> Parser<'a, F> {
         Ok(Expression::Clause(Clause { field, key, test, negated }))
     }
 
-    /// The operator, and whether it is its negation.
+    /// Parses an operator. Returns true with it if it is negated.
     fn operator(&mut self) -> Result<(Operator, bool), FilterErrorAt> {
         if self.take("==") {
             return Ok((Operator::Equal, false));
@@ -148,7 +149,7 @@ impl<'a, F: Copy> Parser<'a, F> {
         }))
     }
 
-    /// What comes next, where it can be a selector or a value.
+    /// Parses a selector or a value.
     fn operand(&mut self, expected: &'static str) -> Result<&'a FilterToken, FilterErrorAt> {
         match self.peek() {
             Some(token) if !matches!(token.lexeme, Lexeme::Symbol) => {
@@ -176,7 +177,7 @@ impl<'a, F: Copy> Parser<'a, F> {
         self.schema.resolve(&path).ok_or_else(unknown)
     }
 
-    /// Reads the value as what the selector can have.
+    /// Converts the value to the type of the selector.
     fn test(
         &mut self,
         operator: Operator,
@@ -189,15 +190,15 @@ impl<'a, F: Copy> Parser<'a, F> {
             Lexeme::Text(text) => text.clone(),
             Lexeme::Number | Lexeme::Symbol => self.source(token).to_owned(),
         };
-        let refused = || {
+        let error = || {
             let (value, selector) = (excerpt(&value), excerpt(self.source(selector)));
             FilterErrorAt::new(token.span.start, FilterErrorKind::Value { value, selector, kind })
         };
         match (operator, kind) {
             (Operator::Matches, _) => self.pattern(&value, token.span.start),
             (Operator::In | Operator::Contains | Operator::Empty, _) => Ok(ClauseTest::Contains(value.into())),
-            (Operator::Equal, SelectorKind::Number) => value.parse().map(ClauseTest::Number).map_err(|_| refused()),
-            (Operator::Equal, SelectorKind::Boolean) => boolean(&value).map(ClauseTest::Boolean).ok_or_else(refused),
+            (Operator::Equal, SelectorKind::Number) => value.parse().map(ClauseTest::Number).map_err(|_| error()),
+            (Operator::Equal, SelectorKind::Boolean) => boolean(&value).map(ClauseTest::Boolean).ok_or_else(error),
             (Operator::Equal, SelectorKind::Text | SelectorKind::List | SelectorKind::Map | SelectorKind::Records) => {
                 Ok(ClauseTest::Text(value.into()))
             }
@@ -209,24 +210,24 @@ impl<'a, F: Copy> Parser<'a, F> {
             return Err(FilterErrorAt::new(at, FilterErrorKind::TooManyPatterns));
         }
         self.patterns += 1;
-        compile(pattern).map(ClauseTest::Matches).map_err(|problem| FilterErrorAt::new(at, problem))
+        compile(pattern).map(ClauseTest::Matches).map_err(|kind| FilterErrorAt::new(at, kind))
     }
 
     fn peek(&self) -> Option<&'a FilterToken> {
         self.tokens.get(self.next)
     }
 
-    /// Where the next token begins.
+    /// Start of the next token in bytes.
     fn offset(&self) -> usize {
         self.peek().map_or(self.text.len(), |token| token.span.start)
     }
 
-    /// How a token was written.
+    /// Text of a token.
     fn source(&self, token: &FilterToken) -> &'a str {
         &self.text[token.span.clone()]
     }
 
-    /// Passes over the next token if it is this word or sign, bare.
+    /// Consumes the next token if it is this word or symbol without quotes.
     fn take(&mut self, word: &str) -> bool {
         let found = self.peek().is_some_and(|token| self.source(token) == word);
         self.next += usize::from(found);
@@ -239,12 +240,12 @@ impl<'a, F: Copy> Parser<'a, F> {
     }
 }
 
-/// The parts of a JSON pointer (RFC 6901).
+/// Splits a JSON pointer (RFC 6901).
 fn pointer(text: &str) -> Vec<String> {
     text.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~")).collect()
 }
 
-/// The spellings that Go takes for a boolean.
+/// Parses a boolean, in the spellings that Go accepts.
 fn boolean(value: &str) -> Option<bool> {
     match value {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
@@ -255,12 +256,12 @@ fn boolean(value: &str) -> Option<bool> {
 
 fn compile(pattern: &str) -> Result<Regex, FilterErrorKind> {
     let mut builder = RegexBuilder::new(pattern);
-    // The second limit is that of a cache: past it, matching goes on without one.
+    // The second limit is that of a cache, without which matching works too.
     let built = builder.size_limit(MAX_PATTERN_SIZE).dfa_size_limit(MAX_PATTERN_SIZE).build();
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => FilterErrorKind::PatternTooLarge { pattern: excerpt(pattern) },
         error => {
-            // A syntax error draws the pattern with a pointer into it, and says in the last line what is wrong.
+            // The message of a syntax error shows the pattern, with the reason in its last line.
             let drawn = error.to_string();
             let reason = drawn.lines().last().unwrap_or_default().trim_start_matches("error: ");
             FilterErrorKind::Pattern { pattern: excerpt(pattern), reason: reason.to_owned() }

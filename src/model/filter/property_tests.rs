@@ -1,4 +1,4 @@
-//! Whatever comes in, parsing answers; and an expression means what a naive reading of it means.
+//! Properties of the parser: it returns for any text, and expressions mean the same as a naive evaluation.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::tests::{Field, SCHEMA, Sample};
 use super::*;
 
-/// Parses what is likely nonsense. An error must point into the text or just behind it.
-fn survives(text: &str) -> Result<(), TestCaseError> {
+/// Parses any text. The column of an error must be in the text or right after it.
+fn assert_parses(text: &str) -> Result<(), TestCaseError> {
     match Filter::<Field>::parse(text, &SCHEMA) {
         Ok(filter) => prop_assert_eq!(filter.as_str(), text),
         Err(error) => prop_assert!((1..=text.chars().count() + 1).contains(&error.column), "{text:?}: {error}"),
@@ -58,7 +58,7 @@ fn token() -> impl Strategy<Value = &'static str> {
     ])
 }
 
-/// An expression as a tree, to be written down in two ways.
+/// Expression as a tree, which is written in two ways.
 #[derive(Debug, Clone)]
 enum ExpressionTree {
     Or(Box<ExpressionTree>, Box<ExpressionTree>),
@@ -91,7 +91,7 @@ fn tree() -> impl Strategy<Value = ExpressionTree> {
 }
 
 impl ExpressionTree {
-    /// How tightly it binds.
+    /// Precedence of the operator.
     fn level(&self) -> u8 {
         match self {
             Self::Or(..) => 0,
@@ -101,7 +101,7 @@ impl ExpressionTree {
         }
     }
 
-    /// Writes it with no more parentheses than precedence needs.
+    /// Writes the tree with as few parentheses as precedence permits.
     fn written(&self, level: u8) -> String {
         let text = match self {
             Self::Or(left, right) => format!("{} or {}", left.written(0), right.written(0)),
@@ -149,19 +149,19 @@ impl std::fmt::Debug for Sample {
 
 proptest! {
     #[test]
-    fn any_text_is_answered(text in any::<String>()) {
-        survives(&text)?;
+    fn any_text_parses_or_is_an_error_within_it(text in any::<String>()) {
+        assert_parses(&text)?;
     }
 
     #[test]
-    fn any_words_are_answered(tokens in prop::collection::vec((token(), prop::bool::ANY), 0..40)) {
+    fn any_words_parse_or_are_an_error_within_them(tokens in prop::collection::vec((token(), prop::bool::ANY), 0..40)) {
         let spaced = tokens.into_iter().flat_map(|(token, blank)| [token, if blank { " " } else { "" }]);
         let text: String = spaced.collect();
-        survives(&text)?;
+        assert_parses(&text)?;
     }
 
     #[test]
-    fn a_written_tree_means_the_same(tree in tree(), record in record()) {
+    fn written_tree_evaluates_like_the_tree(tree in tree(), record in record()) {
         let text = tree.written(0);
         prop_assume!(text.len() <= MAX_LENGTH);
         let filter = Filter::parse(&text, &SCHEMA).map_err(|error| TestCaseError::fail(format!("{text}: {error}")))?;

@@ -1,80 +1,28 @@
-//! Which selectors a kind of record has, and what each of them selects.
-
-use std::fmt;
+//! Schema of a kind of record: its selectors and their types.
 
 use super::error::{FilterErrorKind, excerpt};
+use super::selector_kind::SelectorKind;
 
-/// What a selector selects. It decides which operators fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SelectorKind {
-    /// Text: `==`, `!=`, `in` and `contains` for a part of it, `is empty`, `matches`.
-    Text,
-    /// A whole number: `==` and `!=`.
-    Number,
-    /// True or false: `==` and `!=`.
-    Boolean,
-    /// A list of texts: `in` and `contains` for an element, `is empty`.
-    List,
-    /// A map by text: `in` and `contains` for a key, `is empty`. Its values are selectors of their own.
-    Map,
-    /// A list of records: `is empty`. Their fields are selectors of their own.
-    Records,
-}
-
-impl SelectorKind {
-    /// The operators that fit, for errors.
-    pub(super) fn operators(self) -> &'static str {
-        match self {
-            Self::Text => "`==`, `!=`, `in`, `contains`, `is empty` or `matches`",
-            Self::Number | Self::Boolean => "`==` or `!=`",
-            Self::List | Self::Map => "`in`, `contains` or `is empty`",
-            Self::Records => "`is empty`",
-        }
-    }
-
-    /// A value that fits, for errors.
-    pub(super) fn example(self) -> &'static str {
-        match self {
-            Self::Number => "one such as `80`",
-            Self::Boolean => "`true` or `false`",
-            Self::Text | Self::List | Self::Map | Self::Records => "a text in quotes",
-        }
-    }
-}
-
-impl fmt::Display for SelectorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Text => "text",
-            Self::Number => "whole number",
-            Self::Boolean => "boolean",
-            Self::List => "list of texts",
-            Self::Map => "map",
-            Self::Records => "list of records",
-        })
-    }
-}
-
-/// One row of a [`Schema`].
+/// Selector in a [`Schema`].
 #[derive(Debug, Clone, Copy)]
 pub struct FilterSelector<F> {
-    /// Names joined by dots, for example `Service.ListenerConfig`. At most one of them may be `*`: any key of a map, which the
-    /// record is then asked for, as in `metadata.*` and `TaggedAddresses.*.ListenerConfig`. A name that ends in `[]` is a list of
-    /// records, as in `Checks[].Status`; filters are written without it.
+    /// Names joined by dots: `Service.ListenerConfig`. At most one name may be `*`, which stands for any key of a map: `metadata.*`,
+    /// `TaggedAddresses.*.ListenerConfig`. A name that ends in `[]` is a list of records, as in `Checks[].Status`; a filter omits the
+    /// brackets.
     pub path: &'static str,
-    /// What it selects.
+    /// Type of its values.
     pub kind: SelectorKind,
-    /// How the record knows it.
+    /// Field that a [`Filterable`](super::Filterable) knows it by.
     pub field: F,
 }
 
-/// The selectors of a kind of record. Made to be a constant. Where several fit, the first one is taken.
+/// Selectors of a kind of record, usually a constant. If several selectors fit, the first one counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Schema<F: 'static> {
     selectors: &'static [FilterSelector<F>],
 }
 
-/// A selector found in a schema.
+/// Selector that was found in a schema.
 pub(super) struct Resolved<F> {
     pub(super) kind: SelectorKind,
     pub(super) field: F,
@@ -88,7 +36,7 @@ impl<F: Copy> Schema<F> {
         Self { selectors }
     }
 
-    /// Finds what `path` names.
+    /// Finds the selector of a path.
     pub(super) fn resolve(&self, path: &[String]) -> Option<Resolved<F>> {
         self.selectors.iter().find_map(|selector| {
             let mut key = None;
@@ -105,7 +53,7 @@ impl<F: Copy> Schema<F> {
         })
     }
 
-    /// The problem to report where [`Self::resolve`] found nothing.
+    /// Returns the error for a path that [`Self::resolve`] does not find.
     pub(super) fn unknown(&self, path: &[String], written: &str) -> FilterErrorKind {
         let known: Vec<_> =
             self.selectors.iter().map(|selector| selector.path.replace('*', "<key>").replace("[]", "")).collect();
@@ -116,7 +64,7 @@ impl<F: Copy> Schema<F> {
         }
     }
 
-    /// `metadata.app.kubernetes.io` means the key with dots in it.
+    /// Suggests a quoted key, for a key with dots: `metadata.app.kubernetes.io`.
     fn unquoted_key(&self, path: &[String]) -> Option<String> {
         self.selectors.iter().filter_map(|selector| selector.path.strip_suffix(".*")).find_map(|map| {
             let depth = map.split('.').count();
@@ -125,7 +73,7 @@ impl<F: Copy> Schema<F> {
         })
     }
 
-    /// The selector that is only a slip of the pen away.
+    /// Suggests the selector with the smallest distance, for a typing error.
     fn nearest(&self, path: &[String]) -> Option<String> {
         let written = path.join(".");
         let candidates = self.selectors.iter().filter(|selector| selector.path.split('.').count() == path.len());
@@ -138,15 +86,15 @@ impl<F: Copy> Schema<F> {
     }
 }
 
-/// The names of a path, as filters are written.
+/// Iterates over the names of a path, as a filter writes them.
 fn names(path: &'static str) -> impl Iterator<Item = &'static str> {
     path.split('.').map(|name| name.trim_end_matches("[]"))
 }
 
-/// How many letters to insert, remove or replace to make one text the other (Levenshtein), whatever their case.
+/// Returns the Levenshtein distance of two texts, regardless of case.
 fn distance(left: &str, right: &str) -> usize {
     let right = right.to_ascii_lowercase();
-    // The row above in the usual table: distances from the letters of `left` read so far to each prefix of `right`.
+    // Previous row of the table: distances from the letters of `left` read so far to each prefix of `right`.
     let mut row: Vec<usize> = (0..=right.chars().count()).collect();
     for (read, letter) in left.to_ascii_lowercase().chars().enumerate() {
         let mut diagonal = row[0];

@@ -1,10 +1,10 @@
-//! The language in tables: what holds for one record.
+//! Expressions that are true and false for a sample record.
 
 use std::collections::BTreeMap;
 
 use super::*;
 
-/// A record with a field of every kind, shaped like a service of Consul.
+/// Record with a field of each type, like a service of Consul.
 pub(super) struct Sample {
     pub(super) id: &'static str,
     pub(super) weight: i64,
@@ -93,7 +93,7 @@ fn assert_selects(expected: bool, text: &str) {
     assert_eq!(filter.to_string(), text);
 }
 
-/// One expression a line.
+/// Asserts the result of the expression in each line.
 #[track_caller]
 fn assert_each_selects(expected: bool, lines: &str) {
     for line in lines.trim().lines() {
@@ -102,13 +102,13 @@ fn assert_each_selects(expected: bool, lines: &str) {
 }
 
 #[test]
-fn nothing_said_selects_everything() {
+fn empty_filter_selects_everything() {
     assert_selects(true, "");
     assert!(Filter::default().matches(&sample()));
 }
 
 #[test]
-fn clauses_that_hold() {
+fn true_clause_selects_the_record() {
     assert_each_selects(
         true,
         r#"
@@ -163,7 +163,7 @@ fn clauses_that_hold() {
 }
 
 #[test]
-fn clauses_that_do_not_hold() {
+fn false_clause_does_not_select_the_record() {
     assert_each_selects(
         false,
         r#"
@@ -185,7 +185,7 @@ fn clauses_that_do_not_hold() {
 }
 
 #[test]
-fn an_absent_key_equals_nothing_and_is_empty() {
+fn absent_key_equals_nothing_and_is_empty() {
     assert_each_selects(
         true,
         "
@@ -211,7 +211,7 @@ fn an_absent_key_equals_nothing_and_is_empty() {
 }
 
 #[test]
-fn a_clause_over_a_list_of_records_asks_for_any() {
+fn clause_over_a_list_of_records_is_true_if_any_record_fits() {
     assert_each_selects(
         true,
         "
@@ -237,7 +237,7 @@ fn a_clause_over_a_list_of_records_asks_for_any() {
 }
 
 #[test]
-fn or_binds_loosest_then_and_then_not() {
+fn precedence_rises_from_or_to_and_to_not() {
     // `t` and `f` stand for a clause that is true and one that is false.
     let table = [
         ("t or t and f", true),
@@ -268,7 +268,7 @@ fn or_binds_loosest_then_and_then_not() {
 }
 
 #[test]
-fn operator_words_are_values_where_a_value_stands() {
+fn operator_word_in_the_position_of_a_value_is_a_value() {
     assert_each_selects(
         true,
         "

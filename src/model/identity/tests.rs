@@ -1,20 +1,20 @@
-//! The way back from an id to what it was made of, which shows that no two identities share one.
+//! Decoding of ids, which shows that no two identities have the same id.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What an id says it was made of.
+/// Identity that an id encodes.
 #[derive(Debug, PartialEq, Eq)]
 enum Identity {
-    /// A node's name in lower case, and an id on it.
+    /// Name of a node in lower case, and an id on that node.
     On(String, String),
-    /// A node itself.
+    /// Name of a node in lower case.
     Node(String),
 }
 
-fn read(id: &str) -> Identity {
-    let Some(rest) = id.strip_prefix(RESERVED) else { return Identity::On(String::new(), id.to_owned()) };
+fn decode(id: &str) -> Identity {
+    let Some(rest) = id.strip_prefix(RESERVED_PREFIX) else { return Identity::On(String::new(), id.to_owned()) };
     match rest.split_once(SEPARATOR) {
         Some((node, id)) => Identity::On(unescape(node), unescape(id)),
         None => Identity::Node(unescape(rest)),
@@ -42,26 +42,26 @@ fn names() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn every_identity_can_be_read_from_its_id(node in names(), id in names()) {
-        let made = id_on_node(&node, &id);
-        prop_assert_eq!(read(&made), Identity::On(lower(&node), id.clone()));
-        prop_assert_eq!(read(&node_id(&node)), Identity::Node(lower(&node)));
-        prop_assert!(made.bytes().all(|byte| byte.is_ascii_graphic()), "{}", made);
-        prop_assert_eq!(InstanceId::parse_any(&made).map(|id| id.to_string()), Ok(made.to_string()));
+    fn id_decodes_to_its_identity(node in names(), id in names()) {
+        let encoded = id_on_node(&node, &id);
+        prop_assert_eq!(decode(&encoded), Identity::On(lower(&node), id.clone()));
+        prop_assert_eq!(decode(&node_id(&node)), Identity::Node(lower(&node)));
+        prop_assert!(encoded.bytes().all(|byte| byte.is_ascii_graphic()), "{}", encoded);
+        prop_assert_eq!(InstanceId::parse_any(&encoded).map(|id| id.to_string()), Ok(encoded.to_string()));
     }
 
     #[test]
-    fn an_id_that_can_be_registered_natively_is_made_for_the_local_node_alone(node in names(), id in names()) {
-        let made = id_on_node(&node, &id);
-        prop_assert_eq!(InstanceId::parse(&made).is_ok(), node.is_empty() && InstanceId::parse(&id).is_ok());
+    fn id_that_is_valid_in_the_native_api_is_made_only_for_the_local_node(node in names(), id in names()) {
+        let encoded = id_on_node(&node, &id);
+        prop_assert_eq!(InstanceId::parse(&encoded).is_ok(), node.is_empty() && InstanceId::parse(&id).is_ok());
         prop_assert!(InstanceId::parse(&node_id(&node)).is_err());
     }
 
     #[test]
-    fn an_instance_is_on_its_node_and_on_no_other(node in names(), other in names(), id in names()) {
-        let made = id_on_node(&node, &id);
-        prop_assert!(is_on_node(&made, &node_id(&node)));
-        prop_assert_eq!(is_on_node(&made, &node_id(&other)), same_node(&node, &other));
+    fn instance_is_on_its_node_and_on_no_other(node in names(), other in names(), id in names()) {
+        let encoded = id_on_node(&node, &id);
+        prop_assert!(is_on_node(&encoded, &node_id(&node)));
+        prop_assert_eq!(is_on_node(&encoded, &node_id(&other)), same_node(&node, &other));
     }
 }
 
@@ -90,7 +90,7 @@ fn ids_of_different_identities_differ() {
 }
 
 #[test]
-fn node_names_that_differ_in_case_are_one() {
+fn node_names_that_differ_in_case_make_the_same_id() {
     assert_eq!(id_on_node("Edge07", "Web"), id_on_node("eDGE07", "Web"));
     assert_ne!(id_on_node("edge07", "Web"), id_on_node("edge07", "web"), "ids keep their case");
     assert_eq!(node_id("KÖLN"), node_id("köln"));
@@ -98,31 +98,31 @@ fn node_names_that_differ_in_case_are_one() {
 }
 
 #[test]
-fn the_longest_node_and_id_make_an_id() {
+fn longest_node_and_id_make_a_valid_id() {
     let long = "ü".repeat(256);
-    let made = id_on_node(&long, &long);
-    assert_eq!(made.len(), 2 + 2 * 3 * 512);
-    assert!(InstanceId::parse_any(&made).is_ok());
-    assert!(InstanceId::parse_any(&format!("{made}x")).is_err());
+    let encoded = id_on_node(&long, &long);
+    assert_eq!(encoded.len(), 2 + 2 * 3 * 512);
+    assert!(InstanceId::parse_any(&encoded).is_ok());
+    assert!(InstanceId::parse_any(&format!("{encoded}x")).is_err());
 }
 
 #[test]
-fn stored_ids_of_the_old_form_are_made_anew() {
-    let restored = |service: &str, stored: &str, node: &str, id: &str| {
-        let mut listing =
+fn stored_id_of_the_old_form_is_replaced() {
+    let converted = |service: &str, stored: &str, node: &str, id: &str| {
+        let mut registration =
             Arc::new(ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() });
         let service = ServiceName::parse_stored(service).unwrap();
-        let made = InstanceId::restored(&service, stored, Some(&mut listing)).unwrap();
-        (made.to_string(), listing.node.to_string())
+        let encoded = InstanceId::from_stored(&service, stored, Some(&mut registration)).unwrap();
+        (encoded.to_string(), registration.node.to_string())
     };
-    let is = |id: &str, node: &str| (id.to_owned(), node.to_owned());
-    assert_eq!(restored("web", "n2/web", "n2", "web"), is("@n2/web", "n2"));
-    assert_eq!(restored("web", "n2/web", "", "n2/web"), is("n2/web", ""));
-    assert_eq!(restored("_nodes", "Edge07", "", "some uuid"), is("@edge07", "Edge07"));
-    assert_eq!(restored("_nodes", "_agent", "", ""), is("@", ""));
+    let expected = |id: &str, node: &str| (id.to_owned(), node.to_owned());
+    assert_eq!(converted("web", "n2/web", "n2", "web"), expected("@n2/web", "n2"));
+    assert_eq!(converted("web", "n2/web", "", "n2/web"), expected("n2/web", ""));
+    assert_eq!(converted("_nodes", "Edge07", "", "some uuid"), expected("@edge07", "Edge07"));
+    assert_eq!(converted("_nodes", "_agent", "", ""), expected("@", ""));
     for (stored, node) in [("@", ""), ("@edge07", "Edge07"), ("@_agent", "_agent")] {
-        assert_eq!(restored("_nodes", stored, node, ""), is(stored, node), "the present form stays");
+        assert_eq!(converted("_nodes", stored, node, ""), expected(stored, node), "an id of the present form stays");
     }
     let native = ServiceName::parse("web").unwrap();
-    assert_eq!(InstanceId::restored(&native, "@old", None).unwrap().as_str(), "@old");
+    assert_eq!(InstanceId::from_stored(&native, "@old", None).unwrap().as_str(), "@old");
 }

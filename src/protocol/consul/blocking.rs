@@ -154,7 +154,7 @@ impl Consul {
     /// what it knows may be better than what is here. An index that no life can have given is no memory.
     fn must_settle(&self, known: u64) -> bool {
         let registry = self.shared.engine.registry();
-        registry.is_settling() && (StartPoint::EARLIEST..registry.start_revision()).contains(&Revision(known))
+        registry.is_settling() && (StartPoint::MIN_REVISION..registry.start_revision()).contains(&Revision(known))
     }
 
     /// Waits as a query does whose state is told by a hash: until it is another, or the time is over.

@@ -54,7 +54,7 @@ impl ConsulFilter {
 
 /// Why a filter is refused: in Consul's words, where the rules are the same.
 fn reason(error: &FilterError) -> String {
-    match &error.problem {
+    match &error.kind {
         filter::FilterErrorKind::UnknownSelector { selector, .. } => format!("Selector {selector:?} is not valid"),
         filter::FilterErrorKind::Operator { operator, selector, .. } => {
             format!("Invalid match operator {:?} for selector {selector:?}", operator_name(operator))

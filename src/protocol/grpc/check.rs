@@ -52,7 +52,7 @@ fn check(asked: &pb::Check) -> Result<NewCheck, ApiError> {
         pb::CheckStatus::Unspecified => CheckStatus::Critical,
         _ => verdict("initial_status", asked.initial_status)?,
     };
-    Ok(NewCheck { definition: Arc::new(definition.check()?), status: verdict })
+    Ok(NewCheck { definition: Arc::new(definition.validated()?), status: verdict })
 }
 
 fn probe(asked: Option<&pb::check::Probe>) -> Result<Probe, ApiError> {

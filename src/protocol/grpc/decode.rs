@@ -96,7 +96,7 @@ pub(super) fn load(load: &pb::LoadReport) -> Result<LoadReport, ApiError> {
         requests: load.requests,
         errors: load.errors,
     };
-    Ok(report.check()?)
+    Ok(report.validated()?)
 }
 
 /// How many entries a page may have.

@@ -68,7 +68,8 @@ impl RegistryService for GrpcApi {
         let asked = request.get_ref();
         let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
         let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
-        let check = CheckId::parse(&asked.check_id).map_err(|refusal| ApiError::from(refusal.of("check_id")))?;
+        let check =
+            CheckId::parse(&asked.check_id).map_err(|refusal| ApiError::from(refusal.with_field("check_id")))?;
         let verdict = check::verdict("status", asked.status)?;
         let connection = connection(&request)?;
         let caller = connection.caller(CallerProtocol::Grpc);

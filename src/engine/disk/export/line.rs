@@ -1,4 +1,6 @@
-//! A line of an export: one instance.
+//! Line of an export: one instance as JSON.
+//!
+//! Exports of earlier versions have other names for some fields, which are read as aliases.
 
 use std::{
     collections::BTreeMap,
@@ -8,8 +10,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::super::record::{
-    StoredInstance, StoredLease,
-    check::{self, RecordCheck, RecordConsulRegistration},
+    RecordConsulRegistration, StoredInstance, StoredLease,
+    check::{self, RecordCheck},
     saved::SavedCheckRecord,
 };
 use crate::{
@@ -20,16 +22,16 @@ use crate::{
     },
 };
 
-/// The last millisecond of the year 9999, beyond which RFC 3339 has no times.
-const LAST_YEAR: u64 = 253_402_300_799_999;
+/// Last millisecond of the year 9999, beyond which RFC 3339 has no times.
+const MAX_RFC3339_MILLIS: u64 = 253_402_300_799_999;
 
-/// What there is of one instance.
+/// Instance with its lease and the saved states of its checks.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "conditions, each of which may be set")]
 pub struct ExportLine {
     service: String,
-    /// Its id, as it was written.
+    /// Id of the instance, as it was written.
     pub id: String,
     addresses: Vec<LineAddress>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -41,14 +43,14 @@ pub struct ExportLine {
     locality: Option<LineLocality>,
     #[serde(default, skip_serializing_if = "is_false")]
     starting: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    leaving: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    drained: bool,
+    #[serde(default, skip_serializing_if = "is_false", alias = "leaving")]
+    self_draining: bool,
+    #[serde(default, skip_serializing_if = "is_false", alias = "drained")]
+    operator_draining: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     suspect: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    proved: bool,
+    #[serde(default, skip_serializing_if = "is_false", alias = "proved")]
+    was_healthy: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     node_drained: bool,
     #[serde(default, skip_serializing_if = "is_false")]
@@ -57,16 +59,16 @@ pub struct ExportLine {
     node_warning: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     checks: Vec<RecordCheck>,
-    /// Of some or all of these checks.
+    /// Saved states of some or all checks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     check_states: Vec<SavedCheckRecord>,
-    /// What was said in Consul's words. Without it, ours were spoken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    listing: Option<RecordConsulRegistration>,
+    /// Present for a registration through the Consul API.
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "listing")]
+    consul_registration: Option<RecordConsulRegistration>,
     registered_at: String,
     registered_revision: u64,
     revision: u64,
-    /// Without one, the instance stays until somebody removes it.
+    /// Absent for a registration that lasts until it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<LineLease>,
 }
@@ -107,6 +109,7 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl ExportLine {
+    /// Encodes an instance and the saved states of its checks.
     pub fn new(stored: &StoredInstance, check_states: Vec<SavedCheckRecord>) -> Self {
         let StoredInstance { instance, lease } = stored;
         let address = |address: &Address| LineAddress {
@@ -127,16 +130,16 @@ impl ExportLine {
                 sub_zone: locality.sub_zone.to_string(),
             }),
             starting: instance.conditions.starting,
-            leaving: instance.conditions.self_draining,
-            drained: instance.conditions.operator_draining,
+            self_draining: instance.conditions.self_draining,
+            operator_draining: instance.conditions.operator_draining,
             suspect: instance.conditions.suspect,
-            proved: instance.conditions.was_healthy,
+            was_healthy: instance.conditions.was_healthy,
             node_drained: instance.conditions.node_drained,
             node_critical: instance.conditions.node_critical,
             node_warning: instance.conditions.node_warning,
-            checks: check::keep(&instance.checks),
+            checks: check::encode(&instance.checks),
             check_states,
-            listing: instance.consul_registration.as_deref().map(RecordConsulRegistration::new),
+            consul_registration: instance.consul_registration.as_deref().map(RecordConsulRegistration::new),
             registered_at: time_text(instance.registered_at),
             registered_revision: instance.registered_revision.0,
             revision: instance.revision.0,
@@ -149,14 +152,16 @@ impl ExportLine {
         }
     }
 
+    /// Decodes the instance and the saved states of its checks.
     pub fn into_stored(self) -> Result<(StoredInstance, Vec<(CheckId, SavedCheck)>), FieldError> {
         let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
         let locality = self.locality.unwrap_or_default();
-        let registered_at = time(&self.registered_at)?;
+        let registered_at = parse_time(&self.registered_at)?;
         let service = ServiceName::parse_stored(&self.service)?;
-        let mut listing = self.listing.as_ref().map(RecordConsulRegistration::listing).transpose()?;
+        let mut consul_registration =
+            self.consul_registration.as_ref().map(RecordConsulRegistration::to_registration).transpose()?;
         let instance = Instance {
-            id: InstanceId::restored(&service, &self.id, listing.as_mut())?,
+            id: InstanceId::from_stored(&service, &self.id, consul_registration.as_mut())?,
             service,
             addresses: Address::parse_all_stored(addresses)?,
             tags: Tags::parse_stored(&self.tags)?,
@@ -165,30 +170,30 @@ impl ExportLine {
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
             conditions: Conditions {
                 starting: self.starting,
-                self_draining: self.leaving,
-                operator_draining: self.drained,
+                self_draining: self.self_draining,
+                operator_draining: self.operator_draining,
                 suspect: self.suspect,
-                was_healthy: self.proved,
+                was_healthy: self.was_healthy,
                 node_drained: self.node_drained,
                 node_critical: self.node_critical,
                 node_warning: self.node_warning,
             },
-            checks: check::restore(&self.checks)?,
-            consul_registration: listing,
+            checks: check::decode(&self.checks)?,
+            consul_registration,
             registered_at,
             registered_revision: Revision(self.registered_revision),
             revision: Revision(self.revision),
         };
-        let states = self.check_states.into_iter().map(SavedCheckRecord::restore).collect::<Result<Vec<_>, _>>()?;
+        let states = self.check_states.into_iter().map(SavedCheckRecord::into_saved).collect::<Result<Vec<_>, _>>()?;
         for (at, (check, state)) in states.iter().enumerate() {
             let known = instance.checks.get(check.as_str()).is_some_and(|known| known.created == state.created);
             if !known || states[..at].iter().any(|(other, _)| other == check) {
-                let remedy = "give at most one state for each check of the instance, with the check's own \"created\"";
+                let hint = "give at most one state for each check of the instance, with the check's own \"created\"";
                 return Err(FieldError::new(
                     "check_states.check",
                     check.as_str(),
-                    "is no such check, or is there twice",
-                    remedy,
+                    "is not a check of the instance, or occurs twice",
+                    hint,
                 ));
             }
         }
@@ -196,44 +201,46 @@ impl ExportLine {
     }
 }
 
-/// A time as people read it; beyond the year 9999, which is a clock that is wrong, as milliseconds since 1970.
+/// Formats a time by RFC 3339. A time beyond the year 9999, which only a wrong clock yields, is a number of milliseconds since 1970.
 fn time_text(UnixMillis(millis): UnixMillis) -> String {
-    if millis > LAST_YEAR {
+    if millis > MAX_RFC3339_MILLIS {
         return millis.to_string();
     }
     humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)).to_string()
 }
 
-fn time(text: &str) -> Result<UnixMillis, FieldError> {
-    let number = text.parse().ok().filter(|millis| *millis > LAST_YEAR);
+/// Parses a time that [`time_text`] wrote.
+fn parse_time(text: &str) -> Result<UnixMillis, FieldError> {
+    let number = text.parse().ok().filter(|millis| *millis > MAX_RFC3339_MILLIS);
     let read = || {
         let since = humantime::parse_rfc3339(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         u64::try_from(since.as_millis()).ok()
     };
-    let refused = || FieldError::new("registered_at", text, "is no time", "write it as 2026-01-31T12:00:00Z");
-    number.or_else(read).map(UnixMillis).ok_or_else(refused)
+    let error = || FieldError::new("registered_at", text, "is not a time", "write it as 2026-01-31T12:00:00Z");
+    number.or_else(read).map(UnixMillis).ok_or_else(error)
 }
 
 impl LineLease {
     fn into_lease(self) -> Result<StoredLease, FieldError> {
         Ok(StoredLease {
-            id: LeaseId(hex("lease.id", &self.id)?),
-            boot: BootId::from_digest(hex("lease.boot", &self.boot)?),
+            id: LeaseId(parse_hex("lease.id", &self.id)?),
+            boot: BootId::from_digest(parse_hex("lease.boot", &self.boot)?),
             terms: LeaseTerms::grant(Some(self.ttl.0), self.disconnect_grace.map(|span| span.0)),
         })
     }
 }
 
-fn hex(field: &'static str, text: &str) -> Result<u128, FieldError> {
+/// Parses a number of 32 hexadecimal digits.
+fn parse_hex(field: &'static str, text: &str) -> Result<u128, FieldError> {
     let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let number = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten();
-    // It may be a secret: it is not shown.
+    // The error does not show the text, which may be a secret.
     number.ok_or_else(|| {
-        FieldError::without_value(field, "is no number of 32 hexadecimal digits", "leave it as it was exported")
+        FieldError::without_value(field, "is not a number of 32 hexadecimal digits", "leave it as it was exported")
     })
 }
 
-/// A length of time as people write it: `15s`.
+/// Duration as text with a unit: `15s`.
 #[derive(Debug, Clone, Copy)]
 struct ExportDuration(Duration);
 
@@ -248,6 +255,6 @@ impl<'de> Deserialize<'de> for ExportDuration {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
             .map(Self)
-            .map_err(|_| D::Error::custom(format!("{text:?} is no length of time: write a number with a unit, as 15s")))
+            .map_err(|_| D::Error::custom(format!("{text:?} is not a duration: write a number with a unit, as 15s")))
     }
 }

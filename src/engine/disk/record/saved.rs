@@ -1,18 +1,19 @@
-//! Saved state of a check: as a record, and as a part of a line of an export, in the same form.
+//! Protocol Buffers message of a saved check state. A line of an export has the same form as JSON.
 
 use std::time::Duration;
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use super::check::decode_status;
 use crate::{
     engine::{SavedCheck, SavedResult},
-    model::{CheckId, CheckStatus, FieldError, Revision, UnixMillis},
+    model::{CheckId, FieldError, Revision, UnixMillis},
 };
 
-// Field numbers are for good, as in the record of an instance.
+// Field numbers never change.
 
-/// State of one check. Times are milliseconds since 1970.
+/// Saved state of one check. Times are milliseconds since 1970.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SavedCheckRecord {
@@ -32,15 +33,16 @@ pub struct SavedCheckRecord {
     last: Option<SavedResultRecord>,
 }
 
-/// A result.
+/// Last result of a check.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SavedResultRecord {
     #[prost(uint64, tag = "1")]
     at_ms: u64,
-    /// As [`CheckStatus::as_str`] writes it.
+    /// Status, as [`CheckStatus::as_str`](crate::model::CheckStatus::as_str) names it.
     #[prost(string, tag = "2")]
-    verdict: String,
+    #[serde(alias = "verdict")]
+    status: String,
     #[prost(uint64, optional, tag = "3")]
     #[serde(skip_serializing_if = "Option::is_none")]
     took_ns: Option<u64>,
@@ -50,13 +52,13 @@ pub struct SavedResultRecord {
 }
 
 impl SavedCheckRecord {
-    /// The state of a check, to be kept.
+    /// Encodes the state of a check.
     #[must_use]
     pub fn new(check: &CheckId, state: &SavedCheck) -> Self {
         let SavedCheck { created, ttl_from, critical_since, changes, last } = state;
-        let result = |SavedResult { at, status: verdict, took, output }: &SavedResult| SavedResultRecord {
+        let result = |SavedResult { at, status, took, output }: &SavedResult| SavedResultRecord {
             at_ms: at.0,
-            verdict: verdict.as_str().to_owned(),
+            status: status.as_str().to_owned(),
             took_ns: took.map(|took| u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)),
             output: output.to_string(),
         };
@@ -70,18 +72,15 @@ impl SavedCheckRecord {
         }
     }
 
-    /// The check and its state, as they were kept.
+    /// Decodes the id of the check and its state.
     ///
     /// # Errors
     ///
-    /// When the id or a status is none.
-    pub fn restore(self) -> Result<(CheckId, SavedCheck), FieldError> {
-        let result = |SavedResultRecord { at_ms, verdict, took_ns, output }: SavedResultRecord| {
-            let known = CheckStatus::parse(&verdict).ok_or_else(|| {
-                FieldError::new("check.verdict", &verdict, "is no verdict", "write passing, warning or critical")
-            })?;
-            let took = took_ns.map(Duration::from_nanos);
-            Ok(SavedResult { at: UnixMillis(at_ms), status: known, took, output: output.into() })
+    /// When the id or the status is invalid.
+    pub fn into_saved(self) -> Result<(CheckId, SavedCheck), FieldError> {
+        let result = |SavedResultRecord { at_ms, status, took_ns, output }: SavedResultRecord| {
+            let (status, took) = (decode_status(&status)?, took_ns.map(Duration::from_nanos));
+            Ok(SavedResult { at: UnixMillis(at_ms), status, took, output: output.into() })
         };
         let state = SavedCheck {
             created: Revision(self.created),

@@ -1,4 +1,4 @@
-//! A disk in memory that can fail, and can be looked at as it would be after a crash.
+//! Disk in memory that can fail, and whose content after a crash can be inspected.
 
 use std::{
     io,
@@ -10,19 +10,24 @@ use redb::{Database, StorageBackend};
 use super::super::{LoadedRecords, Store};
 use crate::engine::disk::StoreError;
 
-/// What is on the disk, and what is only on its way.
+/// Error number of an I/O error.
+const EIO: i32 = 5;
+
+/// Content of the disk, with the writes since the last sync.
 #[derive(Debug, Default)]
 struct Image {
-    /// As of the last sync.
+    /// Content as of the last sync.
     synced: Vec<u8>,
-    /// As the program sees it.
-    seen: Vec<u8>,
-    /// What was done since the last sync, in order.
-    since: Vec<DiskStep>,
-    /// Syncs until one fails. `None`: none does.
+    /// Content as the program sees it.
+    visible: Vec<u8>,
+    /// Steps since the last sync, in order.
+    unsynced: Vec<DiskStep>,
+    /// Number of syncs until one fails. `None`: no sync fails.
     syncs_left: Option<usize>,
-    /// Bytes that the disk has. `None`: enough.
-    space: Option<usize>,
+    /// Number of reads until one fails. `None`: no read fails.
+    reads_left: Option<usize>,
+    /// Capacity in bytes. `None`: unlimited.
+    capacity: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -31,25 +36,25 @@ enum DiskStep {
     Length(usize),
 }
 
-/// A handle to the disk.
+/// Handle to the disk.
 #[derive(Debug, Clone, Default)]
 pub struct FaultyDisk(Arc<Mutex<Image>>);
 
 impl FaultyDisk {
     pub fn holding(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Mutex::new(Image { synced: bytes.clone(), seen: bytes, ..Image::default() })))
+        Self(Arc::new(Mutex::new(Image { synced: bytes.clone(), visible: bytes, ..Image::default() })))
     }
 
-    /// What a loss of power would leave at the least.
+    /// Returns the content that a loss of power leaves at least.
     pub fn synced(&self) -> Vec<u8> {
         self.0.lock().unwrap().synced.clone()
     }
 
-    /// What a loss of power might leave: of what was on its way, some, in any order, in part.
+    /// Returns content that a loss of power may leave: some of the sectors that were written since the last sync.
     pub fn torn(&self, mut random: impl FnMut(usize) -> usize) -> Vec<u8> {
         let image = self.0.lock().unwrap();
         let mut left = image.synced.clone();
-        for step in &image.since {
+        for step in &image.unsynced {
             match step {
                 DiskStep::Length(length) if random(2) == 0 => left.resize(*length, 0),
                 DiskStep::Length(_) => {}
@@ -70,66 +75,70 @@ impl FaultyDisk {
         self.0.lock().unwrap().syncs_left = Some(syncs);
     }
 
+    pub fn fail_reads_after(&self, reads: usize) {
+        self.0.lock().unwrap().reads_left = Some(reads);
+    }
+
     pub fn fill(&self) {
         let mut image = self.0.lock().unwrap();
-        image.space = Some(image.seen.len());
+        image.capacity = Some(image.visible.len());
     }
 }
 
 impl StorageBackend for FaultyDisk {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().unwrap().seen.len() as u64)
+        Ok(self.0.lock().unwrap().visible.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let (image, offset) = (self.0.lock().unwrap(), usize::try_from(offset).unwrap());
-        let part = image.seen.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (mut image, offset) = (self.0.lock().unwrap(), usize::try_from(offset).unwrap());
+        if let Some(left) = &mut image.reads_left {
+            *left = left.checked_sub(1).ok_or_else(|| io::Error::from_raw_os_error(EIO))?;
+        }
+        let part = image.visible.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(part);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let (mut image, length) = (self.0.lock().unwrap(), usize::try_from(len).unwrap());
-        if image.space.is_some_and(|space| length > space) {
+        if image.capacity.is_some_and(|capacity| length > capacity) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        image.seen.resize(length, 0);
-        image.since.push(DiskStep::Length(length));
+        image.visible.resize(length, 0);
+        image.unsynced.push(DiskStep::Length(length));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut image = self.0.lock().unwrap();
         if let Some(left) = &mut image.syncs_left {
-            let Some(fewer) = left.checked_sub(1) else {
-                return Err(io::Error::from_raw_os_error(5)); // EIO
-            };
-            *left = fewer;
+            *left = left.checked_sub(1).ok_or_else(|| io::Error::from_raw_os_error(EIO))?;
         }
-        image.synced = image.seen.clone();
-        image.since.clear();
+        image.synced = image.visible.clone();
+        image.unsynced.clear();
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let (mut image, at) = (self.0.lock().unwrap(), usize::try_from(offset).unwrap());
-        image.seen.get_mut(at..at + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
-        image.since.push(DiskStep::Write(at, data.to_vec()));
+        image.visible.get_mut(at..at + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+        image.unsynced.push(DiskStep::Write(at, data.to_vec()));
         Ok(())
     }
 }
 
-/// A new store on a disk of its own.
+/// Creates a store on a disk of its own.
 pub fn store() -> (FaultyDisk, Store) {
     let disk = FaultyDisk::default();
     let database = Database::builder().create_with_backend(disk.clone()).unwrap();
-    super::super::store::initialize(&database, super::FRESH, &LoadedRecords::default()).unwrap();
+    super::super::store::initialize(&database, super::START, &LoadedRecords::default()).unwrap();
     drop(database);
-    let (store, _) = Store::over(disk.clone(), "disk".into(), tempfile::tempfile().unwrap()).unwrap();
+    let (store, _) = Store::load_from(disk.clone(), "disk".into(), tempfile::tempfile().unwrap()).unwrap();
     (disk, store)
 }
 
-/// What is in a store of these bytes.
+/// Loads the store in these bytes.
 pub fn load(bytes: Vec<u8>) -> Result<(Store, LoadedRecords), StoreError> {
-    Store::over(FaultyDisk::holding(bytes), "disk".into(), tempfile::tempfile().unwrap())
+    Store::load_from(FaultyDisk::holding(bytes), "disk".into(), tempfile::tempfile().unwrap())
 }

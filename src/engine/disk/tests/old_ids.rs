@@ -1,4 +1,4 @@
-//! A store whose ids are of the form that versions before format 3 wrote: `node/id`, nodes by their names.
+//! Stores with ids of the form before format 3: `node/id`, and the names of nodes.
 
 use redb::{Database, TableDefinition};
 
@@ -8,7 +8,7 @@ use crate::{
     model::{ConsulRegistration, InstanceId, ServiceName},
 };
 
-/// A record of the old form. `node`, `id`: those of its listing.
+/// Record of the old form, with node and id of its Consul registration.
 fn old(service: &str, stored_id: &str, (node, id): (&str, &str), revision: u64) -> StoredInstance {
     let listing = ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() };
     let instance = Instance {
@@ -65,25 +65,29 @@ fn old_store() -> LoadedRecords {
 }
 
 #[test]
-fn store_with_ids_of_the_old_form_is_rewritten_when_it_is_opened() {
+fn store_with_old_ids_is_rewritten_by_opening() {
     const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
     let directory = TempDir::new().unwrap();
-    Store::make(directory.path(), StartPoint { revision: Revision(9), ..FRESH }, &old_store()).unwrap();
+    Store::create(directory.path(), StartPoint { revision: Revision(9), ..START }, &old_store()).unwrap();
     let database = Database::open(directory.path().join("registry.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
     transaction.open_table(META).unwrap().insert("format", 2_u32.to_be_bytes().as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(database);
 
-    assert_eq!(rows(&Store::read(directory.path()).unwrap().instances), expected(), "read, and left as it is");
+    assert_eq!(
+        rows(&Store::read(directory.path()).unwrap().instances),
+        expected(),
+        "reading does not change the store"
+    );
     let engine = open(directory.path(), Durability::Durable);
     let registry = engine.registry();
     let (n2, local) =
         (registry.get(&name("web"), "@n2/web").unwrap(), registry.get(&name("web"), "@/@n2/web").unwrap());
     assert_eq!((n2.instance.revision, local.instance.revision), (Revision(1), Revision(4)));
     assert_eq!(registry.node("EDGE").unwrap().instance.revision, Revision(8));
-    // What is removed now must be gone from where it was stored, too.
-    order(&engine, deregister_any("web", "@n2/web")).unwrap();
+    // Removing the instance must also remove its old record.
+    submit(&engine, deregister_any("web", "@n2/web")).unwrap();
     engine.close();
     drop(engine);
     let left: Vec<_> = expected().into_iter().filter(|(id, ..)| id != "@n2/web").collect();
@@ -96,7 +100,7 @@ fn deregister_any(service: &str, id: &str) -> Command {
 }
 
 #[test]
-fn export_with_ids_of_the_old_form_is_read() {
+fn export_with_old_ids_is_read() {
     let found = old_store();
     let mut lines = Vec::new();
     export::write(&found, &mut lines, || {}).unwrap();

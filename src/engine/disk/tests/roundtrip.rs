@@ -1,4 +1,4 @@
-//! What is accepted is what is stored, loaded, exported and imported.
+//! Every accepted value survives storing, loading, export and import.
 
 mod values;
 
@@ -13,7 +13,7 @@ use crate::{
     registry::{InstanceDescription, NewCheck, Register, RegisterWithoutLease},
 };
 
-/// Some instances, and states of their checks.
+/// Strategy of instances and the states of their checks.
 fn contents_of_a_store() -> BoxedStrategy<LoadedRecords> {
     let with_states = values::stored().prop_flat_map(|stored| {
         let one = |check: &crate::model::Check| {
@@ -57,7 +57,7 @@ proptest! {
     #[test]
     fn every_field_survives_store_load_export_and_import(found in contents_of_a_store()) {
         let directory = TempDir::new().unwrap();
-        Store::make(directory.path(), StartPoint { revision: found.revision, ..FRESH }, &found).unwrap();
+        Store::create(directory.path(), StartPoint { revision: found.revision, ..START }, &found).unwrap();
         prop_assert_eq!(&Store::read(directory.path()).unwrap(), &found);
         prop_assert_eq!(&exported(&found), &found);
         let elsewhere = TempDir::new().unwrap();
@@ -68,14 +68,14 @@ proptest! {
 }
 
 #[test]
-fn every_kind_of_probe_is_among_the_values() {
+fn values_include_every_kind_of_probe() {
     let mut runner = TestRunner::deterministic();
     let mut probe = || values::kind(&values::definition().new_tree(&mut runner).unwrap().current().probe);
     let kinds: BTreeSet<_> = (0..200).map(|_| probe()).collect();
     assert_eq!(kinds.len(), 5, "{kinds:?}");
 }
 
-/// A command as protocols make them, of one of a few instances.
+/// Strategy of commands as protocols make them, for one of a few instances.
 fn accepted() -> BoxedStrategy<Command> {
     let target = || (Just("web"), prop::sample::select(vec!["a", "b", "c"]));
     let description = || {
@@ -110,7 +110,7 @@ fn accepted() -> BoxedStrategy<Command> {
                 lease: crate::model::LeaseId(lease),
             })
         });
-    let enroll = (target(), description(), checks(), values::listing(), any::<bool>());
+    let enroll = (target(), description(), checks(), values::registration(), any::<bool>());
     let enroll = enroll.prop_map(|((service, id), description, checks, listing, replace_checks)| {
         let listing = ConsulRegistration { node: "".into(), id: id.into(), ..listing };
         let (service, id) = (name(service), crate::registry::test_support::id(id));
@@ -142,12 +142,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_an_engine_accepts_is_there_after_a_restart(script in vec(accepted(), 1..20)) {
+    fn accepted_command_survives_a_restart(script in vec(accepted(), 1..20)) {
         let directory = TempDir::new().unwrap();
         let disk = open(directory.path(), Durability::Durable);
         for command in script {
-            // Some are refused, as things are.
-            let _ = order(&disk, command);
+            // Some commands are rejected in the present state.
+            let _ = submit(&disk, command);
         }
         let before = contents(&disk);
         disk.close();

@@ -1,4 +1,4 @@
-//! Records that this version cannot use: they cost their own instances, and are not lost.
+//! Records that this version cannot use: only their instances are missing, and the records are kept.
 
 use redb::{Database, ReadableTable as _, TableDefinition};
 
@@ -6,16 +6,15 @@ use super::{
     backend::{self, load},
     *,
 };
-use crate::engine::disk::record::RecordSigner;
+use crate::engine::disk::{record::RecordSigner, store::StoreHeader};
 
 const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
-/// A message whose field 4, the weight, is 0: no version accepts that.
+/// Message whose field 4, the weight, is 0, which no version accepts.
 const NO_WEIGHT: [u8; 4] = [0x0a, 0x02, 0x0a, 0x00];
 
-/// The bytes of a closed store of `web/a`, `web/b` and `web/c`, with this message in the place of the record of `b`, as a registry
-/// would have written it.
+/// Returns the bytes of a closed store of `web/a`, `web/b` and `web/c`, with this message as the record of `b` and a valid tag.
 fn with_message(message: &[u8]) -> Vec<u8> {
     let (disk, mut store) = backend::store();
     let some: Vec<_> = ["a", "b", "c"].map(|id| crate::registry::test_support::entry("web", id, 1)).into();
@@ -27,15 +26,16 @@ fn with_message(message: &[u8]) -> Vec<u8> {
     {
         let mut meta = transaction.open_table(META).unwrap();
         let key = u128::from_be_bytes(meta.get("key").unwrap().unwrap().value().try_into().unwrap());
-        let seal = RecordSigner::new(key);
-        let tag = seal.tag("web", "b", message);
+        let signer = RecordSigner::new(key);
+        let tag = signer.tag("web", "b", message);
         let mut table = transaction.open_table(INSTANCES).unwrap();
         let bytes = [message, &tag.to_be_bytes()].concat();
         let before = table.insert(("web", "b"), bytes.as_slice()).unwrap().unwrap();
-        let before = crate::engine::disk::record::tag_of(before.value()).unwrap();
+        let before = crate::engine::disk::record::unverified_tag(before.value()).unwrap();
         let state = meta.get("state").unwrap().unwrap().value().to_vec();
-        let state = crate::engine::disk::store::exchange(&state, seal, before, tag);
-        meta.insert("state", state.as_slice()).unwrap();
+        let mut header = StoreHeader::verify(&state, signer).unwrap();
+        header.count_record(Some(before), Some(tag));
+        meta.insert("state", header.sign(signer).as_slice()).unwrap();
     }
     transaction.commit().unwrap();
     drop(database);
@@ -44,10 +44,10 @@ fn with_message(message: &[u8]) -> Vec<u8> {
 
 fn start(bytes: Vec<u8>) -> (backend::FaultyDisk, Disk, Arc<Metrics>) {
     let backend = backend::FaultyDisk::holding(bytes);
-    let (store, found) = Store::over(backend.clone(), "disk".into(), tempfile::tempfile().unwrap()).unwrap();
+    let (store, found) = Store::load_from(backend.clone(), "disk".into(), tempfile::tempfile().unwrap()).unwrap();
     let metrics = Metrics::new();
-    let surroundings = DiskDependencies { metrics: metrics.store.clone(), ..surroundings() };
-    (backend, Disk::start(store, found, Durability::Durable, surroundings, never_fails()).unwrap(), metrics)
+    let dependencies = DiskDependencies { metrics: metrics.store.clone(), ..dependencies() };
+    (backend, Disk::start(store, found, Durability::Durable, dependencies, never_fails()).unwrap(), metrics)
 }
 
 fn ids(engine: &dyn Engine) -> Vec<String> {
@@ -66,18 +66,18 @@ fn unreadable_record_costs_its_own_instance_and_stays_in_the_store() {
         let (backend, disk, metrics) = start(bytes);
         assert_eq!(ids(&disk), ["a", "c"]);
         assert!(metrics.to_text().contains("callboard_store_unreadable_records 1"));
-        sign_in(&disk, "web", "d", 1);
-        order(&disk, deregister("web", "a", None)).unwrap();
+        register_instance(&disk, "web", "d", 1);
+        submit(&disk, deregister("web", "a", None)).unwrap();
         disk.close();
         let (_, found) = load(backend.synced()).unwrap();
-        assert_eq!((found.instances.len(), found.unreadable.len()), (2, 1), "it is still there");
+        assert_eq!((found.instances.len(), found.unreadable.len()), (2, 1), "the record is kept");
     }
 }
 
 #[test]
 fn instance_that_registers_again_replaces_its_unreadable_record() {
     let (backend, disk, metrics) = start(with_message(&NO_WEIGHT));
-    sign_in(&disk, "web", "b", 1);
+    register_instance(&disk, "web", "b", 1);
     assert!(metrics.to_text().contains("callboard_store_unreadable_records 0"));
     disk.close();
     let (_, found) = load(backend.synced()).unwrap();
@@ -93,6 +93,6 @@ fn unreadable_record_is_counted_like_any_other() {
     transaction.open_table(INSTANCES).unwrap().remove(("web", "b")).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    let refused = load(disk.synced()).unwrap_err().to_string();
-    assert!(refused.contains("it has 2 records that are not the 3 written"), "{refused}");
+    let error = load(disk.synced()).unwrap_err().to_string();
+    assert!(error.contains("it has 2 records that are not the 3 written"), "{error}");
 }

@@ -140,7 +140,7 @@ impl<'a> CheckRequest<'a> {
         if !interval.is_zero() && !ttl.is_zero() {
             return Err(ConsulError::BadRequest(BOTH));
         }
-        CheckDefinition::check_ttl(ttl)
+        CheckDefinition::validate_ttl(ttl)
             .map_err(|invalid| ConsulError::BadValue(format!("Invalid check: {invalid}")))?;
         if self.probe.is_active() && interval.is_zero() {
             return Err(ConsulError::BadRequest(INTERVAL));
@@ -172,7 +172,7 @@ impl<'a> CheckRequest<'a> {
             ..CheckDefinition::new(CheckId::parse(id)?, name, self.probe.clone())
         };
         let verdict = CheckStatus::parse(&self.status).unwrap_or(CheckStatus::Critical);
-        Ok(NewCheck { definition: Arc::new(definition.check()?), status: verdict })
+        Ok(NewCheck { definition: Arc::new(definition.validated()?), status: verdict })
     }
 
     /// The same check, of which only is told how it is: as the catalog has it.

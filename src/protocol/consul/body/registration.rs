@@ -180,7 +180,7 @@ fn service_name(name: &str) -> Result<ServiceName, ConsulError> {
         return Err(ConsulError::BadRequest("Missing service name"));
     }
     // Stock Consul registers any name. A name is part of DNS names here, and of paths.
-    Ok(ServiceName::parse(name).map_err(|invalid| invalid.of("Name"))?)
+    Ok(ServiceName::parse(name).map_err(|invalid| invalid.with_field("Name"))?)
 }
 
 fn own_address(host: &str, port: u16) -> Result<Option<Address>, ConsulError> {

@@ -199,7 +199,7 @@ fn node_enrollment(node: &str, asked: &CatalogRegistration<'_>) -> Result<Regist
             tagged_addresses: tagged.map(|(name, host)| ((&**name).into(), (&**host).into(), 0)).collect(),
             ..ConsulRegistration::default()
         }
-        .check()?,
+        .validated()?,
         checks: Vec::new(),
         replace_checks: false,
     })

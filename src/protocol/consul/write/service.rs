@@ -71,7 +71,7 @@ impl Consul {
             service,
             id,
             description,
-            consul_registration: listing.check()?,
+            consul_registration: listing.validated()?,
             checks,
             replace_checks,
         })

@@ -1,11 +1,11 @@
-//! What the catalog was told of a check, as it is kept.
+//! Protocol Buffers message of the description of a static check.
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::model::CheckDescription;
 
-/// What a registration in the catalog says of a check beside its status.
+/// Description that a catalog registration gives of a check.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RecordCheckDescription {
@@ -27,8 +27,8 @@ pub struct RecordCheckDescription {
 }
 
 impl RecordCheckDescription {
-    pub(super) fn new(stated: &CheckDescription) -> Self {
-        let CheckDescription { output, kind, interval, timeout, definition } = stated;
+    pub(super) fn new(description: &CheckDescription) -> Self {
+        let CheckDescription { output, kind, interval, timeout, definition } = description;
         Self {
             output: output.to_string(),
             kind: kind.to_string(),
@@ -38,7 +38,7 @@ impl RecordCheckDescription {
         }
     }
 
-    pub(super) fn stated(&self) -> CheckDescription {
+    pub(super) fn to_description(&self) -> CheckDescription {
         CheckDescription {
             output: self.output.as_str().into(),
             kind: self.kind.as_str().into(),

@@ -1,6 +1,6 @@
 //! Values of every stored type, made by the constructors that protocols use.
 //!
-//! Each struct is written with all its fields: a new field does not compile here until it has values.
+//! Each struct is constructed with all its fields, so that a new field does not compile until it has values.
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -19,7 +19,7 @@ use crate::{
 
 use std::{sync::Arc, time::Duration};
 
-/// Text as programs send it: mostly plain, sometimes hostile, sometimes as long as it may be.
+/// Text as programs send it: mostly plain, sometimes with special characters, sometimes of maximum length.
 fn text(longest: usize) -> BoxedStrategy<String> {
     prop_oneof![
         4 => "[a-zA-Z0-9._-]{1,12}",
@@ -38,7 +38,7 @@ fn number() -> BoxedStrategy<u64> {
     prop_oneof![Just(0), 0..1_000_u64, any::<u64>(), Just(u64::MAX)].boxed()
 }
 
-/// A revision that an export takes.
+/// Revision that an export may contain.
 fn revision() -> BoxedStrategy<Revision> {
     prop_oneof![0..1_000_u64, 0..=1_u64 << 62].prop_map(Revision).boxed()
 }
@@ -69,11 +69,11 @@ fn id() -> BoxedStrategy<InstanceId> {
     prop_oneof![text(253), "[!-~]{1,30}"].prop_filter_map("an id", |id| InstanceId::parse(&id).ok()).boxed()
 }
 
-/// The id that a registration with this listing has; a node always has a listing.
-fn id_of(service: &ServiceName, listing: Option<&ConsulRegistration>, native: InstanceId) -> InstanceId {
-    match listing {
-        Some(listing) if *service == node_service() => InstanceId::of_node(&listing.node),
-        Some(listing) => InstanceId::on_node(&listing.node, &listing.id),
+/// Id of an instance with this Consul registration. A node always has one.
+fn id_of(service: &ServiceName, registration: Option<&ConsulRegistration>, native: InstanceId) -> InstanceId {
+    match registration {
+        Some(registration) if *service == node_service() => InstanceId::of_node(&registration.node),
+        Some(registration) => InstanceId::on_node(&registration.node, &registration.id),
         None => native,
     }
 }
@@ -116,7 +116,7 @@ pub fn locality() -> BoxedStrategy<Option<Arc<Locality>>> {
         .prop_filter_map("a locality", |(region, zone, sub_zone)| {
             let locality = Locality::parse(&region, &zone, &sub_zone).ok()?;
             if let Some(locality) = locality.as_deref() {
-                // All there is.
+                // A new field does not compile here.
                 let Locality { region: _, zone: _, sub_zone: _ } = locality;
             }
             Some(locality)
@@ -163,7 +163,7 @@ fn probe() -> BoxedStrategy<Probe> {
     .boxed()
 }
 
-/// Number of a kind of probe: a new one does not compile here, and has to be among the values.
+/// Number of a kind of probe. A new kind does not compile until it is among the values.
 pub fn kind(probe: &Probe) -> usize {
     match probe {
         Probe::Http(_) => 0,
@@ -208,7 +208,7 @@ pub fn definition() -> BoxedStrategy<CheckDefinition> {
                 separate,
                 description: stated.map(Box::new),
             };
-            definition.check().ok()
+            definition.validated().ok()
         })
         .boxed()
 }
@@ -240,14 +240,14 @@ fn conditions() -> BoxedStrategy<Conditions> {
         .boxed()
 }
 
-pub fn listing() -> BoxedStrategy<ConsulRegistration> {
+pub fn registration() -> BoxedStrategy<ConsulRegistration> {
     let texts = (maybe(512), maybe(512), maybe(512), maybe(512), maybe(512), maybe(512));
     let tagged = (maybe(64), maybe(64), any::<u16>());
     let tagged = vec(tagged.prop_map(|(name, host, port)| -> TaggedAddress { (name, host, port) }), 0..3);
     let numbers = (any::<u16>(), any::<[bool; 3]>(), any::<String>(), revision());
     (texts, tagged, numbers)
-        .prop_filter_map("a listing", |(texts, tagged, (warning_weight, flags, maintenance, described))| {
-            let listing = ConsulRegistration {
+        .prop_filter_map("a registration", |(texts, tagged, (warning_weight, flags, maintenance, described))| {
+            let registration = ConsulRegistration {
                 node: texts.0,
                 id: texts.1,
                 address: texts.2,
@@ -262,7 +262,7 @@ pub fn listing() -> BoxedStrategy<ConsulRegistration> {
                 maintenance: maintenance.into(),
                 description_revision: described,
             };
-            listing.check().ok()
+            registration.validated().ok()
         })
         .boxed()
 }
@@ -277,17 +277,17 @@ pub fn boot() -> BoxedStrategy<BootId> {
 
 fn instance() -> BoxedStrategy<Instance> {
     let names = (service(), id(), addresses(), tags(), metadata());
-    let rest = (weight(), locality(), checks(), conditions(), option::of(listing()));
+    let rest = (weight(), locality(), checks(), conditions(), option::of(registration()));
     let times = (number().prop_map(UnixMillis), revision(), revision());
     (names, rest, times)
-        .prop_filter_map("a node with a listing", |(names, rest, times)| {
+        .prop_filter_map("a node with a registration", |(names, rest, times)| {
             let (service, native): (ServiceName, InstanceId) = (names.0, names.1);
-            let listing: Option<ConsulRegistration> = rest.4;
-            if service == node_service() && listing.is_none() {
+            let registration: Option<ConsulRegistration> = rest.4;
+            if service == node_service() && registration.is_none() {
                 return None;
             }
             Some(Instance {
-                id: id_of(&service, listing.as_ref(), native),
+                id: id_of(&service, registration.as_ref(), native),
                 service,
                 addresses: names.2,
                 tags: names.3,
@@ -296,7 +296,7 @@ fn instance() -> BoxedStrategy<Instance> {
                 locality: rest.1,
                 checks: rest.2,
                 conditions: rest.3,
-                consul_registration: listing.map(Arc::new),
+                consul_registration: registration.map(Arc::new),
                 registered_at: times.0,
                 registered_revision: times.1,
                 revision: times.2,
@@ -305,14 +305,14 @@ fn instance() -> BoxedStrategy<Instance> {
         .boxed()
 }
 
-/// An instance with its lease. `number` is that of the lease, which is there once.
+/// Instance with its lease, whose id is `number`.
 pub fn stored() -> BoxedStrategy<StoredInstance> {
     let lease = (any::<u128>(), boot(), terms());
     let lease = lease.prop_map(|(id, boot, terms)| StoredLease { id: LeaseId(id), boot, terms });
     (instance(), option::of(lease)).prop_map(|(instance, lease)| StoredInstance { instance, lease }).boxed()
 }
 
-/// The state of a check that was added at revision `created`.
+/// State of a check that was added at revision `created`.
 pub fn saved(created: Revision) -> BoxedStrategy<SavedCheck> {
     let time = || number().prop_map(UnixMillis);
     let result = (time(), verdict(), option::of(number().prop_map(Duration::from_nanos)), any::<String>());

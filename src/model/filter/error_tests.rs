@@ -1,32 +1,32 @@
-//! What is refused, where, and in which words.
+//! Errors of filters: positions and messages.
 
 use super::tests::{SCHEMA, sample};
 use super::*;
 
-fn refusal(text: &str) -> String {
+fn error_of(text: &str) -> String {
     match Filter::parse(text, &SCHEMA) {
-        Ok(filter) => panic!("`{filter}` is not refused"),
+        Ok(filter) => panic!("`{filter}` is valid"),
         Err(error) => error.to_string(),
     }
 }
 
-fn assert_accepted(text: &str) {
+fn assert_valid(text: &str) {
     let filter = Filter::parse(text, &SCHEMA).unwrap_or_else(|error| panic!("{text}: {error}"));
     assert!(filter.matches(&sample()), "{text}");
 }
 
-/// A filter, an arrow, and how its refusal begins, on every line.
-fn assert_refusals(table: &str) {
+/// Each line of the table has a filter, an arrow, and the start of its error.
+fn assert_errors(table: &str) {
     for line in table.trim().lines() {
         let Some((text, expected)) = line.trim().split_once(" -> ") else { panic!("no arrow in {line}") };
-        let refusal = refusal(text);
-        assert!(refusal.starts_with(expected), "{text}\n  expected {expected}\n  found    {refusal}");
+        let error = error_of(text);
+        assert!(error.starts_with(expected), "{text}\n  expected {expected}\n  found    {error}");
     }
 }
 
 #[test]
-fn a_syntax_error_says_what_was_expected() {
-    assert_refusals(
+fn syntax_error_names_the_expected_token() {
+    assert_errors(
         r#"
         id === -> column 6: found `=`, expected `==`
         id = a -> column 4: found `=`, expected `==`
@@ -56,28 +56,28 @@ fn a_syntax_error_says_what_was_expected() {
         "#,
     );
     let nothing = "column 2: found the end of the filter, expected a clause such as `name == value`";
-    assert_eq!(refusal(" "), nothing);
+    assert_eq!(error_of(" "), nothing);
 }
 
 #[test]
-fn what_does_not_fit_the_selector_is_refused() {
-    assert_refusals(
+fn operator_or_value_that_does_not_fit_the_selector_is_rejected() {
+    assert_errors(
         r"
         tags == v2 -> column 6: `==` does not fit `tags`, which is a list of texts; use `in`, `contains` or `is empty`
         8 not in weight -> column 3: `not in` does not fit `weight`, which is a whole number; use `==` or `!=`
         tags matches v -> column 6: `matches` does not fit `tags`, which is a list of texts; use `in`,
-        weight == heavy -> column 11: `heavy` is no whole number, which `weight` is; write one such as `80`
-        weight == 1.5 -> column 11: `1.5` is no whole number, which `weight` is; write one such as `80`
-        enabled == yes -> column 12: `yes` is no boolean, which `enabled` is; write `true` or `false`
-        id matches `(` -> column 12: `(` is no regular expression: unclosed group; correct it, or escape what
+        weight == heavy -> column 11: `heavy` is not a whole number, which `weight` is; write one such as `80`
+        weight == 1.5 -> column 11: `1.5` is not a whole number, which `weight` is; write one such as `80`
+        enabled == yes -> column 12: `yes` is not a boolean, which `enabled` is; write `true` or `false`
+        id matches `(` -> column 12: `(` is not a regular expression: unclosed group; correct it, or escape what
         id matches `\w{999}` -> column 12: `\w{999}` compiles to more than 262144 bytes; repeat less,
         ",
     );
 }
 
 #[test]
-fn a_bare_word_with_other_letters_needs_quotes() {
-    assert_refusals(
+fn bare_word_with_other_letters_is_rejected() {
+    assert_errors(
         r#"
         id == eu-west-1 -> column 7: found `eu-west-1`, expected a name of letters, digits, `_` and `/` (quote any
         (id == 10.0.0.1) -> column 8: found `10.0.0.1`, expected a name
@@ -92,17 +92,17 @@ fn a_bare_word_with_other_letters_needs_quotes() {
 }
 
 #[test]
-fn an_escape_is_one_of_gos_for_characters() {
+fn unknown_or_byte_escape_is_rejected() {
     for escape in [r"\d", r"\'", r"\0", r"\x8", r"\xff", r"\ud800", r"\u12", r"\U00110000"] {
-        let refusal = refusal(&format!("id == \"é{escape}\""));
+        let error = error_of(&format!("id == \"é{escape}\""));
         let expected = format!("column 9: found `{}`, expected an escape such as", &escape[..2]);
-        assert!(refusal.starts_with(&expected), "{escape}: {refusal}");
+        assert!(error.starts_with(&expected), "{escape}: {error}");
     }
 }
 
 #[test]
-fn an_unknown_selector_is_named_with_what_was_probably_meant() {
-    assert_refusals(
+fn unknown_selector_is_rejected_with_a_suggestion() {
+    assert_errors(
         r#"
         Nope == 1 -> column 1: unknown selector `Nope`; use one of id, weight, enabled, tags, metadata, metadata.<key>,
         id == a and wieght == 1 -> column 13: unknown selector `wieght` (did you mean `weight`?); use one of id, weight,
@@ -121,29 +121,29 @@ fn an_unknown_selector_is_named_with_what_was_probably_meant() {
 }
 
 #[test]
-fn limits_are_named_and_met_exactly() {
+fn filter_at_each_limit_is_valid_and_beyond_it_rejected() {
     let padded = |length: usize| format!("{:length$}", "weight == 80");
-    assert_accepted(&padded(MAX_LENGTH));
-    assert_eq!(refusal(&padded(MAX_LENGTH + 1)), "column 4097: the filter has 4097 bytes; shorten it to 4096");
+    assert_valid(&padded(MAX_LENGTH));
+    assert_eq!(error_of(&padded(MAX_LENGTH + 1)), "column 4097: the filter has 4097 bytes; shorten it to 4096");
 
     let nested = |depth: usize| format!("{}weight == 80{}", "(".repeat(depth), ")".repeat(depth));
-    assert_accepted(&nested(MAX_DEPTH));
-    assert_accepted(&nested(MAX_DEPTH).replace('(', "not not ("));
+    assert_valid(&nested(MAX_DEPTH));
+    assert_valid(&nested(MAX_DEPTH).replace('(', "not not ("));
     let too_deep = "column 65: parentheses nest deeper than 64; write the filter with fewer levels";
-    assert_eq!(refusal(&nested(MAX_DEPTH + 1)), too_deep);
-    assert_eq!(refusal(&"(".repeat(MAX_LENGTH)), too_deep);
-    assert_accepted(&format!("{}weight == 80", "not ".repeat(1000)));
+    assert_eq!(error_of(&nested(MAX_DEPTH + 1)), too_deep);
+    assert_eq!(error_of(&"(".repeat(MAX_LENGTH)), too_deep);
+    assert_valid(&format!("{}weight == 80", "not ".repeat(1000)));
 
     let patterns = |count: usize| vec!["id matches web"; count].join(" and ");
-    assert_accepted(&patterns(MAX_PATTERNS));
+    assert_valid(&patterns(MAX_PATTERNS));
     let too_many = "column 164: more than 8 `matches` clauses; join their patterns with `|`";
-    assert_eq!(refusal(&patterns(MAX_PATTERNS + 1)), too_many);
+    assert_eq!(error_of(&patterns(MAX_PATTERNS + 1)), too_many);
 }
 
 #[test]
-fn an_error_repeats_no_more_than_a_line() {
-    assert!(refusal("weight == `\n\0`").starts_with("column 11: `\\n\\u{0}` is no whole number"));
-    assert!(refusal("\0").starts_with("column 1: found `\\u{0}`, expected"));
+fn message_shortens_and_escapes_the_filter() {
+    assert!(error_of("weight == `\n\0`").starts_with("column 11: `\\n\\u{0}` is not a whole number"));
+    assert!(error_of("\0").starts_with("column 1: found `\\u{0}`, expected"));
     let long = "é".repeat(1000);
-    assert_eq!(refusal(&format!("weight == `{long}`")).matches('é').count(), 60);
+    assert_eq!(error_of(&format!("weight == `{long}`")).matches('é').count(), 60);
 }

@@ -1,0 +1,71 @@
+//! Encoding and verification of records.
+
+use std::time::Duration;
+
+use super::{
+    message::{InstanceRecord, RecordLease},
+    *,
+};
+use crate::model::{Conditions, Locality, Metadata, Revision, Tags, UnixMillis};
+use crate::registry::test_support::entry;
+
+fn signer() -> RecordSigner {
+    RecordSigner::new(3 << 64 | 4)
+}
+
+fn stored() -> StoredInstance {
+    let mut instance = entry("web", "a", 7).instance.clone();
+    instance.tags = Tags::parse(&["v1", "canary"]).unwrap();
+    let metadata = std::collections::BTreeMap::from([("k".to_owned(), "v".to_owned()), ("e".into(), String::new())]);
+    instance.metadata = Metadata::parse(metadata.iter()).unwrap();
+    instance.locality = Locality::parse("eu", "eu-1", "").unwrap();
+    instance.conditions = Conditions { operator_draining: true, suspect: true, ..Conditions::default() };
+    instance.registered_at = UnixMillis(1_700_000_000_123);
+    instance.registered_revision = Revision(u64::MAX - 1);
+    let terms = LeaseTerms::grant(Some(Duration::from_secs(9)), Some(Duration::ZERO));
+    let lease = StoredLease { id: LeaseId(u128::MAX - 5), boot: BootId::parse("boot").unwrap(), terms };
+    StoredInstance { instance, lease: Some(lease) }
+}
+
+#[test]
+fn record_survives_encoding() {
+    for stored in [stored(), StoredInstance { lease: None, ..stored() }] {
+        let (bytes, tag) = signer().encode_instance(&stored.instance, stored.lease);
+        let (message, read) = signer().verify("web", "a", &bytes).unwrap();
+        assert_eq!((read, unverified_tag(&bytes)), (tag, Some(tag)));
+        assert_eq!(decode("web", "a", message), Ok(stored));
+    }
+}
+
+#[test]
+fn record_with_flipped_bit_or_missing_end_fails_verification() {
+    let (bytes, _) = signer().encode_instance(&stored().instance, stored().lease);
+    for bit in 0..bytes.len() * 8 {
+        let mut bytes = bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(signer().verify("web", "a", &bytes), Err(DecodeError::Tag));
+    }
+    for length in 0..bytes.len() {
+        assert_eq!(signer().verify("web", "a", &bytes[..length]), Err(DecodeError::Tag));
+    }
+}
+
+#[test]
+fn record_of_another_instance_or_store_fails_verification() {
+    let (bytes, _) = signer().encode_instance(&stored().instance, None);
+    for (service, id) in [("web", "b"), ("we", "ba"), ("weba", "")] {
+        assert_eq!(signer().verify(service, id, &bytes), Err(DecodeError::Tag));
+    }
+    assert_eq!(RecordSigner::new(9).verify("web", "a", &bytes), Err(DecodeError::Tag));
+}
+
+#[test]
+fn record_with_invalid_value_fails_to_decode() {
+    assert_eq!(decode("web", "a", &[0xff]), Err(DecodeError::Message));
+    assert!(matches!(decode("web", "a", &[]), Err(DecodeError::Field(_))), "no address");
+    let record = |lease| InstanceRecord::new(&stored().instance, lease);
+    assert!(matches!(decode("", "a", &record(None).encode_to_vec()), Err(DecodeError::Field(_))));
+    let short = RecordLease { id: vec![1], ..RecordLease::new(stored().lease.unwrap()) };
+    let record = InstanceRecord { lease: Some(short), ..record(None) };
+    assert_eq!(decode("web", "a", &record.encode_to_vec()), Err(DecodeError::Lease));
+}

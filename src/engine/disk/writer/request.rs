@@ -1,0 +1,123 @@
+//! Requests to the writer, through their stages: sent, decided, applied.
+
+use std::{slice, sync::Arc};
+
+use super::super::{RecordChange, StoredLease};
+use crate::{
+    engine::{EngineError, OutcomeSender},
+    model::{Caller, InstanceId, Revision, ServiceName},
+    registry::{Command, CommandOutcome, Entry, StampedChange},
+};
+
+/// Message to the writer.
+#[derive(Debug)]
+pub enum WriterMessage {
+    /// Commands to execute.
+    Request(WriteRequest),
+    /// Notice of unsaved check states.
+    Save,
+}
+
+/// Commands, their caller, and the sender of their outcome.
+#[derive(Debug)]
+pub enum WriteRequest {
+    /// One command.
+    One(Command, Arc<Caller>, OutcomeSender),
+    /// Commands for different instances. All of them are executed, or none.
+    Together(Vec<Command>, Arc<Caller>, OutcomeSender<Vec<CommandOutcome>>),
+}
+
+impl WriteRequest {
+    /// Returns the keys of the instances that the commands are for.
+    pub fn targets(&self) -> Vec<(ServiceName, InstanceId)> {
+        let commands = match self {
+            Self::One(command, ..) => slice::from_ref(command),
+            Self::Together(commands, ..) => commands,
+        };
+        let target = |command: &Command| {
+            let (service, id) = command.target();
+            (service.clone(), id.clone())
+        };
+        commands.iter().map(target).collect()
+    }
+
+    /// Answers with an error.
+    pub fn reject(self, error: EngineError) {
+        // A caller that no longer waits has dropped the receiver.
+        match self {
+            Self::One(_, _, sender) => drop(sender.send(Err(error))),
+            Self::Together(_, _, sender) => drop(sender.send(Err(error))),
+        }
+    }
+}
+
+/// Request whose changes are decided, and which is answered once they are on the disk and applied.
+#[derive(Debug)]
+pub enum DecidedRequest {
+    One(DecidedCommand, OutcomeSender),
+    Together(Vec<DecidedCommand>, OutcomeSender<Vec<CommandOutcome>>),
+}
+
+impl DecidedRequest {
+    pub fn commands(&self) -> &[DecidedCommand] {
+        match self {
+            Self::One(decided, _) => slice::from_ref(decided),
+            Self::Together(decided, _) => decided,
+        }
+    }
+}
+
+/// Decision on one command.
+#[derive(Debug)]
+pub enum DecidedCommand {
+    /// The command changes nothing.
+    NoOp(Option<Arc<Entry>>),
+    /// The command makes this change of the present entry at this revision, for this caller.
+    Change { change: StampedChange, present: Option<Arc<Entry>>, revision: Revision, caller: Arc<Caller> },
+}
+
+impl DecidedCommand {
+    pub fn is_change(&self) -> bool {
+        matches!(self, Self::Change { .. })
+    }
+
+    /// Outcome, at this revision, of a request that changes nothing.
+    pub fn into_unchanged(self, revision: Revision) -> CommandOutcome {
+        match self {
+            Self::NoOp(entry) | Self::Change { present: entry, .. } => {
+                CommandOutcome { entry, revision, changed: false }
+            }
+        }
+    }
+
+    /// Change of the record of the instance.
+    pub fn record_change(&self) -> Option<RecordChange<'_>> {
+        match self {
+            Self::Change { change: StampedChange::Put { instance, lease, terms, .. }, .. } => {
+                let stored = lease.as_deref().map(StoredLease::of);
+                Some(RecordChange::Put(instance, stored.map(|stored| stored.with_terms(*terms))))
+            }
+            Self::Change { change: StampedChange::Remove { .. }, present: Some(before), .. } => {
+                Some(RecordChange::Remove(&before.instance.service, &before.instance.id))
+            }
+            Self::Change { change: StampedChange::Remove { .. }, present: None, .. } | Self::NoOp(_) => None,
+        }
+    }
+}
+
+/// Request that is applied, with its outcome.
+pub enum AppliedRequest {
+    One(CommandOutcome, OutcomeSender),
+    Together(Vec<CommandOutcome>, OutcomeSender<Vec<CommandOutcome>>),
+}
+
+impl AppliedRequest {
+    /// Sends the outcome.
+    pub fn answer(self) {
+        // A caller that no longer waits has dropped the receiver.
+        match self {
+            Self::One(outcome, sender) => drop(sender.send(Ok(outcome))),
+            Self::Together(outcomes, sender) => drop(sender.send(Ok(outcomes))),
+        }
+    }
+}
