@@ -6,7 +6,7 @@
 //!
 //! All kinds of views have one limit, in bytes, and one eviction policy, that of [`quick_cache`] (CLOCK-Pro with the small queue of
 //! S3-FIFO): views that were read once go before those that are read again and again, so neither a walk through all services nor
-//! a stream of queries that nobody repeats pushes out what is asked all the time.
+//! a series of queries that are never repeated evicts the views that are read all the time.
 //!
 //! The cache knows no wire format: [`ViewValue`]s are made by the protocols, and are weighed once, when they are made. A new protocol adds
 //! a kind to [`View`] and nothing else: the endpoints of a service as xDS encodes them are
@@ -157,7 +157,7 @@ impl ViewVersion {
     }
 }
 
-/// What a view consists of.
+/// Content of a view.
 pub trait ViewValue: Any + Send + Sync {
     /// Size in memory, in bytes. It must not grow while the value is in the cache.
     fn bytes(&self) -> usize;
@@ -168,7 +168,7 @@ pub trait ViewValue: Any + Send + Sync {
 pub struct EncodedView {
     /// Body of the answer. All readers share the buffer.
     pub bytes: Bytes,
-    /// Whether it is compressed with gzip.
+    /// Set if the body is compressed with gzip.
     pub gzip: bool,
 }
 

@@ -23,7 +23,7 @@ pub const VIEW_LABELS: [&str; 7] = [
 pub struct ViewMetrics {
     /// Bytes that the cache holds.
     pub bytes: Gauge,
-    /// Answers that were removed to make room for others.
+    /// Answers that were removed to stay within the limit.
     pub evictions: Counter,
     hits: Family<ViewLabel, Counter>,
     misses: Family<ViewLabel, Counter>,
@@ -44,7 +44,7 @@ impl ViewMetrics {
         let metrics = Self {
             bytes: registrar.gauge("view_cache_bytes", "Bytes held by the cache of encoded answers"),
             evictions: registrar
-                .counter("view_cache_evictions", "Answers removed from the cache to make room for others"),
+                .counter("view_cache_evictions", "Answers removed from the cache to stay within its limit"),
             hits: registrar.counter_family("view_cache_hits", "Answers found in the cache, by view", view()),
             misses: registrar.counter_family("view_cache_misses", "Answers computed anew, by view", view()),
         };

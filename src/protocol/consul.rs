@@ -1,25 +1,25 @@
-//! The discovery part of Consul's HTTP API, on the one registry: what is registered here, every other door shows, and the other
+//! The discovery part of Consul's HTTP API. Instances that are registered here are visible through every other protocol, and the other
 //! way round.
 //!
-//! | file | holds |
+//! | file | contents |
 //! |---|---|
-//! | `route` | which path is which endpoint |
-//! | `query` | parameters that all endpoints have |
-//! | `body` | what is sent: JSON as Go reads it |
-//! | `write` | registering, deregistering, checks, maintenance |
-//! | `read` | what is answered |
-//! | `view` | the shapes in which it is |
-//! | `cached` | which questions were asked with `?cached` before |
-//! | `filter` | what filters can ask of those |
-//! | `wait` | blocking queries |
-//! | `reply` | answers as bytes, made once for all who ask the same |
-//! | `agent` | what this registry says it is |
-//! | `problem` | every refusal, in Consul's words where it has some |
+//! | `route` | endpoints by path |
+//! | `query` | parameters of all endpoints |
+//! | `body` | JSON bodies of requests, decoded as Go decodes them |
+//! | `write` | registration, deregistration, checks, maintenance |
+//! | `read` | answers about services, nodes, checks and the agent |
+//! | `view` | JSON shapes of answers |
+//! | `filter` | filters over these shapes |
+//! | `blocking` | blocking queries |
+//! | `cached_query` | queries made with `?cached` |
+//! | `response` | responses as HTTP |
+//! | `agent`, `node` | the agent that this registry is, and nodes |
+//! | `error` | errors, with Consul's texts where it has some |
 //!
-//! A registration through this door has no lease. Its identity is node and id: the same id under another name moves it.
+//! A Consul registration has no lease. It is identified by node and id: registering the id under another service name moves it.
 //!
-//! What is not here: key/value, sessions, transactions, events, prepared queries, Connect, intentions and ACLs. Their paths answer
-//! 501: an answer of 404 would read as "there is no such key".
+//! Not implemented: key/value, sessions, transactions, events, prepared queries, the service mesh, intentions and ACLs. Their paths
+//! answer 501, since a client would read 404 as "no such key".
 
 mod agent;
 mod blocking;
@@ -41,7 +41,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -68,34 +68,33 @@ use cached_query::CachedQueries;
 use error::ConsulError;
 use query::Query;
 use response::ConsulResponse;
-use route::{ConsulEndpoint, RouteMatch};
+use route::{ConsulEndpoint, RouteMatch, WriteEndpoint};
 
-/// Time in which the whole body of a request has to arrive.
+/// Maximum time in which the body of a request has to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time after which a client is told that the outcome of its write is not known. The write itself goes on.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The door.
+/// Consul's HTTP API on one registry.
 #[derive(Debug)]
 pub struct Consul {
-    shared: Arc<ServerContext>,
+    context: Arc<ServerContext>,
     checks: Arc<HealthChecks>,
     agent: AgentIdentity,
-    /// The service that every Consul has.
-    itself: Arc<Entry>,
-    /// Instances have been registered under its name, and shown.
-    shown_beside_itself: AtomicBool,
-    /// Held while a port is chosen for a proxy and given to it.
+    /// Instance of the service `consul`, which stands for the registry itself.
+    consul_entry: Arc<Entry>,
+    /// Set once answers have shown registered instances beside that one.
+    showed_other_consul_instances: AtomicBool,
+    /// Held from the choice of a sidecar's port until the sidecar is registered.
     sidecar_ports: Arc<tokio::sync::Mutex<()>>,
-    /// Questions that were asked with `?cached`.
+    /// Queries that were made with `?cached`.
     cached: CachedQueries,
-    /// Queries that wait for changes.
-    parked: AtomicUsize,
-    /// Most of them.
+    /// Number of waiting blocking queries.
+    blocking_queries: AtomicUsize,
     max_blocking_queries: usize,
 }
 
-/// The way in, for what is on no route: a router would take paths apart that are taken apart here.
+/// HTTP service of the API. It takes paths apart by itself, as Consul does.
 #[derive(Debug, Clone)]
 pub struct ConsulService(pub Arc<Consul>);
 
@@ -114,46 +113,46 @@ impl Service<Request> for ConsulService {
     }
 }
 
-/// A request that has been understood so far.
+/// Request whose head is parsed.
 #[derive(Debug)]
 struct ConsulRequest {
-    /// What stands behind the path of the endpoint.
+    /// Rest of the path after the endpoint: a service, a node, a check or a state.
     subject: String,
     query: Query,
     connection: Arc<Connection>,
 }
 
 impl Consul {
-    /// On one registry, as this agent.
+    /// Returns the API of a registry that presents itself as this agent.
     ///
     /// # Errors
     ///
-    /// When what the agent says of itself is nothing that can be registered.
+    /// A field of the agent that no instance may have.
     pub fn new(
-        shared: &Arc<ServerContext>,
+        context: &Arc<ServerContext>,
         checks: &Arc<HealthChecks>,
         agent: AgentIdentity,
         max_blocking_queries: usize,
     ) -> Result<Arc<Self>, FieldError> {
-        let shared = Arc::clone(shared);
-        let itself = Entry { instance: agent.consul_service(shared.engine.registry())?, lease: None };
+        let context = Arc::clone(context);
+        let consul_entry = Entry { instance: agent.consul_service(context.engine.registry())?, lease: None };
         Ok(Arc::new(Self {
-            shared,
+            context,
             checks: Arc::clone(checks),
             agent,
-            itself: itself.into(),
-            shown_beside_itself: AtomicBool::new(false),
+            consul_entry: consul_entry.into(),
+            showed_other_consul_instances: AtomicBool::new(false),
             sidecar_ports: Arc::default(),
             cached: CachedQueries::default(),
-            parked: AtomicUsize::new(0),
+            blocking_queries: AtomicUsize::new(0),
             max_blocking_queries,
         }))
     }
 
-    /// How many queries wait for changes.
+    /// Returns the number of waiting blocking queries.
     #[must_use]
-    pub fn parked(&self) -> usize {
-        self.parked.load(std::sync::atomic::Ordering::Relaxed)
+    pub fn blocking_query_count(&self) -> usize {
+        self.blocking_queries.load(Ordering::Relaxed)
     }
 
     /// Returns the number of registered health checks.
@@ -162,69 +161,74 @@ impl Consul {
         self.checks.count()
     }
 
-    /// Answers whatever is asked below `/v1/`; above it, there is nothing.
+    /// Answers a request. Paths that are not below `/v1/` do not exist.
     async fn answer(self: Arc<Self>, request: Request) -> Response<Body> {
         if request.uri().path().strip_prefix("/v1/").is_none_or(str::is_empty) {
             return StatusCode::NOT_FOUND.into_response();
         }
-        let answered = self.serve(request).await;
-        answered.unwrap_or_else(ConsulResponse::from).into_http()
+        self.serve(request).await.unwrap_or_else(ConsulResponse::from).into_http()
     }
 
     async fn serve(&self, request: Request) -> Result<ConsulResponse, ConsulError> {
         let (head, body) = request.into_parts();
         let path = query::decode(head.uri.path(), false);
-        let (endpoint, methods, subject) = match route::find(&path) {
-            RouteMatch::Endpoint(endpoint, methods, subject) => (endpoint, methods, subject),
-            RouteMatch::NotImplemented(what) => return Err(ConsulError::NotImplemented(what)),
+        let (endpoint, subject) = match route::find(&path) {
+            RouteMatch::Endpoint(endpoint, subject) => (endpoint, subject),
+            RouteMatch::NotImplemented(part) => return Err(ConsulError::NotImplemented(part)),
             RouteMatch::Nothing => return Err(ConsulError::NoSuchPath),
         };
-        let allowed = if methods == Method::GET { "OPTIONS,GET" } else { "OPTIONS,PUT" };
+        let (methods, allowed, is_write) = match endpoint {
+            ConsulEndpoint::Read(_) => (&[Method::GET, Method::HEAD][..], "OPTIONS,GET", false),
+            ConsulEndpoint::Write(_) => (&[Method::PUT][..], "OPTIONS,PUT", true),
+        };
         if head.method == Method::OPTIONS {
             return Ok(ConsulResponse::empty().with(ALLOW, allowed));
         }
-        if head.method != methods && !(methods == Method::GET && head.method == Method::HEAD) {
+        if !methods.contains(&head.method) {
             return Err(ConsulError::Method(head.method, allowed));
         }
         let connection = head.extensions.get::<Arc<Connection>>().cloned().ok_or(ConsulError::NoConnection)?;
-        if let Some(busy) = connection.exceeded_stream_limit(methods == Method::PUT) {
-            return Err(busy.into());
+        if let Some(limit) = connection.exceeded_stream_limit(is_write) {
+            return Err(limit.into());
         }
-        if methods == Method::PUT {
-            refuse_pages(&head)?;
+        if is_write {
+            reject_foreign_origin(&head)?;
         }
         let query = Query::parse(&head, &self.agent)?;
-        let call = ConsulRequest { subject, query, connection };
-        // Thousands of queries wait at once: what they no longer need goes, and what others need has its own place.
+        let request = ConsulRequest { subject, query, connection };
+        // Thousands of blocking queries wait at once. So each drops what it no longer needs, and the large futures of other endpoints
+        // are boxed.
         drop(head);
-        if methods == Method::PUT {
-            return Box::pin(self.take(endpoint, &call, body)).await;
+        match endpoint {
+            ConsulEndpoint::Read(endpoint) => {
+                drop(body);
+                self.read(endpoint, &request).await
+            }
+            ConsulEndpoint::Write(endpoint) => Box::pin(self.read_body_and_write(endpoint, &request, body)).await,
         }
-        drop(body);
-        self.read(endpoint, &call).await
     }
 
-    async fn take(
+    async fn read_body_and_write(
         &self,
-        endpoint: ConsulEndpoint,
-        call: &ConsulRequest,
+        endpoint: WriteEndpoint,
+        request: &ConsulRequest,
         body: Body,
     ) -> Result<ConsulResponse, ConsulError> {
-        let limit = self.shared.max_message_size;
+        let limit = self.context.max_message_size;
         let body = timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await;
         let body = body.map_err(|_| ConsulError::BodyTimeout(BODY_TIMEOUT.as_secs()))?;
         let body = body.map_err(|_| ConsulError::TooLarge(limit))?;
-        let written = timeout(WRITE_TIMEOUT, self.write(endpoint, call, &body)).await;
+        let written = timeout(WRITE_TIMEOUT, self.write(endpoint, request, &body)).await;
         written.unwrap_or(Err(ConsulError::OutcomeUnknown(WRITE_TIMEOUT.as_secs())))
     }
 }
 
-/// Refuses what a page of somebody else's has a browser write: browsers say whose page it is. A name that leads here may be anybody's, so
-/// only pages from this machine may.
-fn refuse_pages(head: &Parts) -> Result<(), ConsulError> {
+/// Rejects writes by web pages of other origins. A browser names the page's origin with each write; only pages that were loaded from this
+/// machine, by a loopback address or as localhost, may write.
+fn reject_foreign_origin(head: &Parts) -> Result<(), ConsulError> {
     let Some(origin) = head.headers.get(ORIGIN) else { return Ok(()) };
     let host = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
     let host = host.as_ref().and_then(Uri::host).unwrap_or_default().trim_matches(['[', ']']);
-    let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    if local { Ok(()) } else { Err(ConsulError::ForeignOrigin) }
+    let is_local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if is_local { Ok(()) } else { Err(ConsulError::ForeignOrigin) }
 }

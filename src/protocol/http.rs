@@ -1,11 +1,11 @@
-//! The HTTP listener: metrics, readiness, and targets for Prometheus.
+//! HTTP listener: metrics, readiness, targets for Prometheus, and Consul's API.
 //!
-//! | path | answers |
+//! | path | answer |
 //! |---|---|
 //! | `/healthz` | 200 while the process runs |
-//! | `/readyz` | 200 while it takes calls, also while it settles: who is to register again must get here; 503 once it leaves |
-//! | `/v1/…` | Consul's API: see `consul` |
-//! | `/metrics` | what the process counts, for Prometheus |
+//! | `/readyz` | 200 while it accepts requests, also while it settles, so that instances can register again; 503 during shutdown |
+//! | `/v1/…` | Consul's API, see `protocol::consul` |
+//! | `/metrics` | metrics of the process, for Prometheus |
 //! | `/prometheus/sd` | registered instances as targets, for Prometheus' `http_sd_configs` |
 
 mod host;
@@ -37,68 +37,68 @@ use crate::{
 pub use host::AllowedHosts;
 use host::BrowserGuardLayer;
 
-/// The media type of OpenMetrics.
+/// Media type of OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the pages show.
+/// Pages of the HTTP listener.
 #[derive(Debug, Clone)]
 pub struct HttpPages {
-    /// What the doors share.
-    pub shared: Arc<ServerContext>,
-    /// Who serves gRPC.
+    /// State that all protocols share.
+    pub context: Arc<ServerContext>,
+    /// Workers that serve gRPC.
     pub workers: Arc<Workers>,
-    /// What is below `/v1/`.
+    /// Consul's API, which is served below `/v1/`.
     pub consul: Arc<Consul>,
 }
 
 impl HttpPages {
-    /// Pages of a registry.
+    /// Returns the pages of a server.
     #[must_use]
-    pub fn new(shared: Arc<ServerContext>, workers: Arc<Workers>, consul: Arc<Consul>) -> Self {
-        Self { shared, workers, consul }
+    pub fn new(context: Arc<ServerContext>, workers: Arc<Workers>, consul: Arc<Consul>) -> Self {
+        Self { context, workers, consul }
     }
 
-    /// Returns the pages, which are served for these hosts.
+    /// Returns the router of the pages, which serves requests for these hosts only.
     pub fn routes(self, hosts: AllowedHosts) -> Router {
         let guard = BrowserGuardLayer(hosts);
-        let long = Router::new()
+        let large = Router::new()
             .route("/metrics", get(metrics))
             .route("/prometheus/sd", get(prometheus::targets))
-            .route_layer(from_fn(make_room));
+            .route_layer(from_fn(wait_for_room));
         Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
-            .merge(long)
+            .merge(large)
             .layer(guard.clone())
-            // Behind a guard of its own: a layer of the router would box its future once more.
+            // Not below the layer of the router, which would box the future of each request once more.
             .fallback_service(guard.layer(ConsulService(Arc::clone(&self.consul))))
             .with_state(self)
     }
 }
 
-/// Lets a long page be made once there is room for it beside those that are not read.
-async fn make_room(request: Request, next: Next) -> Response {
+/// Waits until the limits on unread answers allow a page of any size.
+async fn wait_for_room(request: Request, next: Next) -> Response {
     if let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned()
-        && let Err(busy) = connection.wait_for_capacity().await
+        && let Err(limit) = connection.wait_for_capacity().await
     {
-        let status = if busy.is_of_all() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
-        return (status, [(RETRY_AFTER, "1")], format!("{busy}\n")).into_response();
+        let status = if limit.is_of_all() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
+        return (status, [(RETRY_AFTER, "1")], format!("{limit}\n")).into_response();
     }
     next.run(request).await
 }
 
-async fn ready(State(web): State<HttpPages>) -> (StatusCode, &'static str) {
-    if web.shared.notifier.is_leaving() {
-        (StatusCode::SERVICE_UNAVAILABLE, "leaving\n")
-    } else if web.shared.engine.registry().is_settling() {
+async fn ready(State(pages): State<HttpPages>) -> (StatusCode, &'static str) {
+    if pages.context.notifier.is_leaving() {
+        (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
+    } else if pages.context.engine.registry().is_settling() {
         (StatusCode::OK, "ready, settling\n")
     } else {
         (StatusCode::OK, "ready\n")
     }
 }
 
-async fn metrics(State(web): State<HttpPages>) -> impl IntoResponse {
-    let ServerContext { metrics, engine, watchers, .. } = &*web.shared;
+async fn metrics(State(pages): State<HttpPages>) -> impl IntoResponse {
+    let ServerContext { metrics, engine, watchers, .. } = &*pages.context;
     let registry = engine.registry();
     let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.services.set(gauge(registry.service_count()));
@@ -108,16 +108,16 @@ async fn metrics(State(web): State<HttpPages>) -> impl IntoResponse {
     metrics.settling_watches.set(gauge(watchers.waiting()));
     metrics.settling.set(registry.is_settling().into());
     metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));
-    metrics.views.bytes.set(i64::try_from(web.shared.views.bytes()).unwrap_or(i64::MAX));
-    metrics.blocking_queries.set(gauge(web.consul.parked()));
-    metrics.checks.set(gauge(web.consul.check_count()));
-    let (whole, protected) = registry.self_preservation(web.shared.clock.now().lease);
-    metrics.self_preservation_services.set(gauge(protected));
-    metrics.self_preservation_registry.set(i64::from(whole.since.is_some()));
-    metrics.suspects.set(gauge(whole.input.suspects));
-    for worker in 0..web.workers.count() {
+    metrics.views.bytes.set(i64::try_from(pages.context.views.bytes()).unwrap_or(i64::MAX));
+    metrics.blocking_queries.set(gauge(pages.consul.blocking_query_count()));
+    metrics.checks.set(gauge(pages.consul.check_count()));
+    let (registry_state, services) = registry.self_preservation(pages.context.clock.now().lease);
+    metrics.self_preservation_services.set(gauge(services));
+    metrics.self_preservation_registry.set(i64::from(registry_state.since.is_some()));
+    metrics.suspects.set(gauge(registry_state.input.suspects));
+    for worker in 0..pages.workers.count() {
         let label = WorkerLabel { worker: worker as u64 };
-        metrics.streams.get_or_create(&label).set(gauge(web.workers.open_streams(worker)));
+        metrics.streams.get_or_create(&label).set(gauge(pages.workers.open_streams(worker)));
     }
     ([(CONTENT_TYPE, OPEN_METRICS)], metrics.to_text())
 }

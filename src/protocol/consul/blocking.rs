@@ -1,10 +1,11 @@
-//! Blocking queries: an answer waits until what it is about is newer than the client knows.
+//! Blocking queries: an answer waits until the index of its subject is higher than the one that the client knows.
 //!
-//! A query takes a seat, as a watch does: so it is woken by changes of what it asks about and nothing else, and its thread is not
-//! the writer's. Whoever remembers an earlier life of the registry is not answered while it settles.
+//! A query registers for wake-ups as a watch does, so that only changes of its subject wake it, on its own thread and not on the
+//! writer's. A client that knows an index of an earlier incarnation is not answered while the registry settles.
 
 use std::{
     future::poll_fn,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     task::Poll,
     time::Duration,
@@ -21,21 +22,21 @@ use crate::{
     transport::{Interest, WakeRegistration},
 };
 
-/// A wait is longer by a random part of this share of it, so that those who asked together do not ask together again.
-const JITTER: u32 = 16;
+/// Divisor of a wait for its maximum jitter: clients that ask at the same time do not all ask again at the same time.
+const JITTER_DIVISOR: u32 = 16;
 
-/// What an answer is about.
+/// Subject of an answer: the changes that wake a query.
 #[derive(Debug, Clone)]
 pub(super) enum QuerySubject {
-    /// One service, and the nodes that it is on.
+    /// One service, and the nodes of its instances.
     Service(ServiceName),
-    /// The nodes.
+    /// All nodes.
     Nodes,
-    /// One node and all that is on it. Empty: the local node.
+    /// One node and its instances, by the stored name of the node: empty for the local one.
     Node(Box<str>),
-    /// Every service, and the nodes.
+    /// All services and all nodes.
     Everything,
-    /// Nothing that changes.
+    /// An answer that never changes.
     Nothing,
 }
 
@@ -47,7 +48,7 @@ impl QuerySubject {
             Interest::Changes(Arc::new(Selector::Names(names.into())))
         };
         match self {
-            // The service that stands for the registry itself is on the local node, whether anything is registered or not.
+            // The instance that stands for the registry itself is on the local node, and no entry of the registry.
             Self::Service(name) if name.as_str().eq_ignore_ascii_case(CONSUL_SERVICE) => {
                 vec![named(&[name.clone(), node_service()])]
             }
@@ -60,24 +61,24 @@ impl QuerySubject {
     }
 }
 
-/// A query that waits: counted, and on its seats.
+/// Waiting query. It is counted while it exists.
 struct BlockingQuery<'a> {
     consul: &'a Consul,
-    seats: Vec<WakeRegistration>,
+    wake_registrations: Vec<WakeRegistration>,
 }
 
 impl BlockingQuery<'_> {
-    /// Whether its connection, or the process, is going away.
+    /// Returns whether the connection or the process is about to close.
     fn is_leaving(&self) -> bool {
-        self.seats.iter().any(WakeRegistration::is_leaving)
+        self.wake_registrations.iter().any(WakeRegistration::is_leaving)
     }
 
-    /// Ready when something has happened to what it asks about.
-    async fn rung(&self) {
+    /// Waits until the subject has changed.
+    async fn changed(&self) {
         poll_fn(|context| {
-            // All of them are asked, so that all of them know whom to wake.
-            let rung = self.seats.iter().filter(|seat| seat.poll_rung(context).is_ready()).count();
-            if rung > 0 { Poll::Ready(()) } else { Poll::Pending }
+            // Each is polled, so that each knows the waker.
+            let woken = self.wake_registrations.iter().filter(|wake| wake.poll_rung(context).is_ready()).count();
+            if woken > 0 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -85,100 +86,100 @@ impl BlockingQuery<'_> {
 
 impl Drop for BlockingQuery<'_> {
     fn drop(&mut self) {
-        self.consul.parked.fetch_sub(1, Ordering::Relaxed);
+        self.consul.blocking_queries.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Consul {
-    /// Waits until the index is higher than the one that the client has, its time is over, or the connection has to end; then until
-    /// there is room for an answer. Returns the index. `index` finds out how high it is.
-    pub(super) async fn wait(
+    /// Waits until the index is higher than the one that the client knows, the wait is over, or the connection is about to close; then
+    /// until the limits on unread answers allow one more. `index` reads the current index. Returns the index.
+    pub(super) async fn wait_for_change(
         &self,
-        call: &ConsulRequest,
+        request: &ConsulRequest,
         subject: &QuerySubject,
         index: impl Fn() -> u64,
     ) -> Result<u64, ConsulError> {
-        let index = self.wait_for_index(call, subject, index).await?;
-        call.connection.wait_for_capacity().await?;
+        let index = self.wait_for_index(request, subject, index).await?;
+        request.connection.wait_for_capacity().await?;
         Ok(index)
     }
 
     async fn wait_for_index(
         &self,
-        call: &ConsulRequest,
+        request: &ConsulRequest,
         subject: &QuerySubject,
         index: impl Fn() -> u64,
     ) -> Result<u64, ConsulError> {
-        let known = call.query.index;
+        let known = request.query.index;
         let newer = || Some(index()).filter(|index| *index > known);
-        // Whoever knows nothing is answered at once, settling or not.
+        // A client without an index is answered at once, even while the registry settles.
         if known == 0 {
             return Ok(index().max(1));
         }
-        if !self.must_settle(known)
+        if !self.has_to_settle(known)
             && let Some(index) = newer()
         {
             return Ok(index);
         }
-        let parked = self.park(call, subject)?;
-        let mut over = std::pin::pin!(sleep(spread(call.query.wait)));
+        let query = self.start_waiting(request, subject)?;
+        let mut time_out = pin!(sleep(with_jitter(request.query.wait)));
         loop {
-            // Read after the seat was taken: a change in between has rung.
-            let settling = self.must_settle(known);
+            // Read after the registration for wake-ups: a change in between wakes the query.
+            let settling = self.has_to_settle(known);
             if let Some(index) = newer().filter(|_| !settling) {
                 return Ok(index);
             }
-            if parked.is_leaving() {
+            if query.is_leaving() {
                 return if settling { Err(ConsulError::Settling) } else { Ok(index().max(1)) };
             }
             tokio::select! {
-                () = parked.rung() => {}
-                () = &mut over => return if settling { Err(ConsulError::Settling) } else { Ok(index().max(1)) },
+                () = query.changed() => {}
+                () = &mut time_out => return if settling { Err(ConsulError::Settling) } else { Ok(index().max(1)) },
             }
         }
     }
 
-    /// Has a query wait, unless too many do.
-    fn park(&self, call: &ConsulRequest, subject: &QuerySubject) -> Result<BlockingQuery<'_>, ConsulError> {
-        let before = self.parked.fetch_add(1, Ordering::Relaxed);
-        let mut parked = BlockingQuery { consul: self, seats: Vec::new() };
-        if before >= self.max_blocking_queries {
+    /// Counts a query and registers it for wake-ups, unless too many wait.
+    fn start_waiting(&self, request: &ConsulRequest, subject: &QuerySubject) -> Result<BlockingQuery<'_>, ConsulError> {
+        let waiting = self.blocking_queries.fetch_add(1, Ordering::Relaxed);
+        let mut query = BlockingQuery { consul: self, wake_registrations: Vec::new() };
+        if waiting >= self.max_blocking_queries {
             return Err(ConsulError::TooManyBlockingQueries(self.max_blocking_queries));
         }
-        let seat = |interest| self.shared.notifier.seat(&call.connection, interest);
-        parked.seats = subject.interests().into_iter().map(seat).collect();
-        Ok(parked)
+        let register = |interest| self.context.notifier.seat(&request.connection, interest);
+        query.wake_registrations = subject.interests().into_iter().map(register).collect();
+        Ok(query)
     }
 
-    /// Whether a client that knows this index has to wait until lost registrations are back: its index is of an earlier life, and
-    /// what it knows may be better than what is here. An index that no life can have given is no memory.
-    fn must_settle(&self, known: u64) -> bool {
-        let registry = self.shared.engine.registry();
+    /// Returns whether a client that knows this index has to wait until the registry has settled: the index is of an earlier incarnation,
+    /// whose registrations may not be back yet. An index that no incarnation can have given is not.
+    fn has_to_settle(&self, known: u64) -> bool {
+        let registry = self.context.engine.registry();
         registry.is_settling() && (StartPoint::MIN_REVISION..registry.start_revision()).contains(&Revision(known))
     }
 
-    /// Waits as a query does whose state is told by a hash: until it is another, or the time is over.
-    pub(super) async fn wait_for_other(
+    /// Waits until the hash of the answer is not the one that the client knows, or the wait is over.
+    pub(super) async fn wait_for_hash_change(
         &self,
-        call: &ConsulRequest,
+        request: &ConsulRequest,
         subject: &QuerySubject,
-        state: impl Fn() -> Option<String>,
+        hash: impl Fn() -> Option<String>,
     ) -> Result<(), ConsulError> {
-        let Some(known) = call.query.get("hash").filter(|hash| !hash.is_empty()) else { return Ok(()) };
-        let parked = self.park(call, subject)?;
-        let mut over = std::pin::pin!(sleep(spread(call.query.wait)));
-        while state().is_some_and(|state| state == known) && !parked.is_leaving() {
+        let Some(known) = request.query.get("hash").filter(|hash| !hash.is_empty()) else { return Ok(()) };
+        let query = self.start_waiting(request, subject)?;
+        let mut time_out = pin!(sleep(with_jitter(request.query.wait)));
+        while hash().is_some_and(|hash| hash == known) && !query.is_leaving() {
             tokio::select! {
-                () = parked.rung() => {}
-                () = &mut over => break,
+                () = query.changed() => {}
+                () = &mut time_out => break,
             }
         }
         Ok(())
     }
 }
 
-/// A wait and a random part of a sixteenth of it: never more, for clients give up a tenth after it.
-fn spread(wait: Duration) -> Duration {
-    let share = u32::try_from(random::u64() >> 32).unwrap_or(0);
-    wait + (wait / JITTER).mul_f64(f64::from(share) / f64::from(u32::MAX))
+/// Returns a wait with up to a sixteenth of it added. Clients give up a tenth after the wait.
+fn with_jitter(wait: Duration) -> Duration {
+    let random = u32::try_from(random::u64() >> 32).unwrap_or(0);
+    wait + (wait / JITTER_DIVISOR).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

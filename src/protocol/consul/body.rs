@@ -1,5 +1,5 @@
-//! What is sent, read as Go's JSON decoder reads it: names of fields in any case, unknown ones refused, `null` for nothing, lengths
-//! of time as texts or as nanoseconds.
+//! JSON bodies of requests, decoded as Go's decoder does: field names in any case, unknown fields rejected, `null` like an absent field,
+//! durations as text or as nanoseconds.
 
 mod catalog;
 mod check;
@@ -17,9 +17,9 @@ pub(super) use check::{CheckRequest, CheckUpdate};
 pub(super) use registration::{ServiceRequest, sidecar_id};
 use value::JsonValue;
 
-/// Reads what was sent as an object.
+/// Reads a body as an object. `of` is the Go type in errors.
 pub(super) fn object<'a>(bytes: &'a [u8], of: &'static str) -> Result<Fields<'a>, ConsulError> {
-    // All of it at once, rather than text by text. What is wrong is told by the other.
+    // Checking UTF-8 at once is faster than text by text. `from_slice` finds where it is invalid.
     let value = match str::from_utf8(bytes) {
         Ok(text) => serde_json::from_str(text),
         Err(_) => serde_json::from_slice(bytes),
@@ -30,7 +30,7 @@ pub(super) fn object<'a>(bytes: &'a [u8], of: &'static str) -> Result<Fields<'a>
     }
 }
 
-/// What is wrong with a text, in the words of Go.
+/// Returns Go's text for a syntax error.
 fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return "EOF".to_owned();
@@ -40,24 +40,24 @@ fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
     }
     let line = bytes.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
     let at = line.get(error.column().saturating_sub(1)).copied().unwrap_or(b' ');
-    let said = error.to_string();
-    let wanted = if said.starts_with("key must be a string") {
+    let message = error.to_string();
+    let expected = if message.starts_with("key must be a string") {
         "looking for beginning of object key string"
-    } else if said.starts_with("expected value") || said.starts_with("expected ident") {
+    } else if message.starts_with("expected value") || message.starts_with("expected ident") {
         "looking for beginning of value"
     } else {
         "after top-level value"
     };
-    format!("invalid character '{}' {wanted}", char::from(at).escape_default())
+    format!("invalid character '{}' {expected}", char::from(at).escape_default())
 }
 
-/// A key and its value.
+/// Key and value of a map.
 pub(super) type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 
-/// The fields of an object, each of which is taken out by who knows it.
+/// Fields of an object. Each is taken out when it is read; those left at the end are unknown.
 #[derive(Debug)]
 pub(super) struct Fields<'a> {
-    /// What it is, for errors.
+    /// Go type of the object, for errors.
     of: &'static str,
     left: Vec<(Cow<'a, str>, JsonValue<'a>)>,
 }
@@ -74,7 +74,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Takes a field out, by any of its names. Of several, the last counts.
+    /// Takes a field out, by any of its names. Of several fields, the last counts.
     fn take(&mut self, names: &[&str]) -> Option<JsonValue<'a>> {
         let mut found = None;
         let known =
@@ -98,7 +98,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn switch(&mut self, names: &[&str]) -> Result<bool, ConsulError> {
+    fn flag(&mut self, names: &[&str]) -> Result<bool, ConsulError> {
         match self.take(names) {
             None => Ok(false),
             Some(JsonValue::Bool(on)) => Ok(on),
@@ -123,7 +123,7 @@ impl<'a> Fields<'a> {
         values.into_iter().map(text).collect()
     }
 
-    /// Pairs of texts, by the first of each. Of several, the last counts.
+    /// Takes a map of texts out, sorted by key. Of several values for a key, the last counts.
     fn map(&mut self, names: &[&str]) -> Result<Vec<Pair<'a>>, ConsulError> {
         let Some(value) = self.take(names) else { return Ok(Vec::new()) };
         let JsonValue::Object(fields) = value else { return Err(self.wrong(names[0], &value, "map[string]string")) };
@@ -148,7 +148,7 @@ impl<'a> Fields<'a> {
         match self.take(names) {
             None => Ok(Duration::ZERO),
             Some(JsonValue::Text(text)) => {
-                // Less than nothing is nothing, as for numbers: what needs more refuses both.
+                // A negative duration is zero, as for numbers. Fields that need a positive one reject both.
                 let span = match text.strip_prefix('-') {
                     Some(rest) if !rest.starts_with('+') => go_duration(rest).map(|_| Duration::ZERO),
                     _ => go_duration(&text),
@@ -178,33 +178,33 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Puts a text in.
+    /// Adds a text.
     fn put_text(&mut self, name: &'static str, text: Cow<'a, str>) {
         self.left.push((Cow::Borrowed(name), JsonValue::Text(text)));
     }
 
-    /// Puts a part back that was taken out to be looked at.
+    /// Puts an object back that was taken out.
     fn put(&mut self, name: &'static str, part: Self) {
         self.left.push((Cow::Borrowed(name), JsonValue::Object(part.left)));
     }
 
-    /// Fields that are known, and mean nothing here.
+    /// Accepts a field that has no effect here.
     fn ignore(&mut self, names: &[&str]) {
         self.take(names);
     }
 
-    /// Whether nothing was said.
+    /// Returns whether all fields are null.
     fn is_empty(&self) -> bool {
         self.left.iter().all(|(_, value)| matches!(value, JsonValue::Null))
     }
 
-    /// Whether anything in it, however deep, is neither empty nor false: who reads a service and registers it again sends empty
-    /// parts along.
-    fn says_something(&self) -> bool {
-        self.left.iter().any(|(_, value)| value.says_something())
+    /// Returns whether any value in it, at any depth, is neither null, zero, false nor empty. Clients that register a service which they
+    /// have read send empty objects.
+    fn has_content(&self) -> bool {
+        self.left.iter().any(|(_, value)| value.has_content())
     }
 
-    /// All that is left is known to nobody.
+    /// Rejects the fields that are left, which are unknown.
     fn end(self) -> Result<(), ConsulError> {
         match self.left.first() {
             Some((name, _)) => Err(ConsulError::Decode(format!("json: unknown field {name:?}"))),
@@ -213,7 +213,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A length of time as Go reads it: `10s`, `1h30m`, `1.5s`. Nothing below zero, and no number without a unit but 0.
+/// Parses a duration as Go does: `10s`, `1h30m`, `1.5s`. Rejects negative durations, and numbers without a unit other than 0.
 pub(super) fn go_duration(text: &str) -> Option<Duration> {
     let text = text.strip_prefix('+').unwrap_or(text);
     if text == "0" {
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_of_time_are_read_as_go_does() {
+    fn duration_is_parsed_as_in_go() {
         for (text, millis) in
             [("10s", 10_000), ("1h30m", 5_400_000), ("1.5s", 1_500), ("0", 0), ("250ms", 250), ("+1m", 60_000)]
         {
@@ -261,27 +261,27 @@ mod tests {
     }
 
     #[test]
-    fn length_of_time_below_zero_is_none_and_an_empty_one_is_refused() {
+    fn negative_duration_is_zero_and_empty_one_is_rejected() {
         let read = |value: &str| object(format!(r#"{{"TTL":{value}}}"#).as_bytes(), "X").unwrap().duration(&["TTL"]);
         for (value, millis) in [("null", 0), ("\"-1s\"", 0), ("-5", 0), ("\"1.5s\"", 1_500), ("2000000", 2)] {
             assert_eq!(read(value).unwrap(), Duration::from_millis(millis), "{value}");
         }
         for bad in ["", "-", "-+1s", "--1s", "1"] {
-            let refusal = read(&format!("{bad:?}")).unwrap_err().to_string();
-            assert_eq!(refusal, format!("Request decode failed: time: invalid duration {bad:?}"));
+            let error = read(&format!("{bad:?}")).unwrap_err().to_string();
+            assert_eq!(error, format!("Request decode failed: time: invalid duration {bad:?}"));
         }
     }
 
     #[test]
-    fn what_is_no_json_is_told_as_go_does() {
-        let told = |text: &str| object(text.as_bytes(), "X").unwrap_err().to_string();
-        assert_eq!(told(""), "Request decode failed: EOF");
-        assert_eq!(told("{\"a\":"), "Request decode failed: unexpected EOF");
+    fn syntax_error_has_the_text_of_go() {
+        let error = |text: &str| object(text.as_bytes(), "X").unwrap_err().to_string();
+        assert_eq!(error(""), "Request decode failed: EOF");
+        assert_eq!(error("{\"a\":"), "Request decode failed: unexpected EOF");
         assert_eq!(
-            told("{bad"),
+            error("{bad"),
             "Request decode failed: invalid character 'b' looking for beginning of object key string"
         );
-        assert_eq!(told("[]"), "Request decode failed: json: cannot unmarshal array into Go value of type X");
+        assert_eq!(error("[]"), "Request decode failed: json: cannot unmarshal array into Go value of type X");
         assert!(object(b"null", "X").unwrap().is_empty());
     }
 

@@ -1,4 +1,4 @@
-//! Filters of Consul's API, over the JSON that is answered.
+//! Filters of Consul's API, over the JSON of answers.
 
 mod selectors;
 
@@ -14,45 +14,45 @@ use crate::model::filter::{
 };
 pub(super) use selectors::{CATALOG, CHECKS, ENTRIES, NODES, SERVICES};
 
-/// A field of what is shown: its path, and what it has where it is left out.
+/// Field of an answer: its path, and its kind, which decides the value of an absent field.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConsulField {
     path: &'static str,
     kind: SelectorKind,
 }
 
-/// A filter of a query.
+/// Filter of a query.
 #[derive(Debug)]
 pub(super) struct ConsulFilter(Option<Filter<ConsulField>>);
 
 impl ConsulFilter {
-    /// The filter that a query has, if it has one.
+    /// Parses the filter of a query. Without one, everything matches.
     pub(super) fn parse(text: Option<&str>, schema: &Schema<ConsulField>) -> Result<Self, ConsulError> {
         let text = text.unwrap_or_default();
         if text.trim().is_empty() {
             return Ok(Self(None));
         }
-        let refused = |error: FilterError| {
-            let why = reason(&error);
-            ConsulError::Server(format!("Failed to create boolean expression evaluator: {why}"))
+        let invalid = |error: FilterError| {
+            let reason = reason(&error);
+            ConsulError::Server(format!("Failed to create boolean expression evaluator: {reason}"))
         };
-        Filter::parse(text, schema).map(|filter| Self(Some(filter))).map_err(refused)
+        Filter::parse(text, schema).map(|filter| Self(Some(filter))).map_err(invalid)
     }
 
-    /// Whether everything is wanted.
+    /// Returns whether everything matches.
     pub(super) fn is_all(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether something that is shown is wanted.
-    pub(super) fn takes(&self, shown: &impl Serialize) -> bool {
+    /// Returns whether an element of an answer matches.
+    pub(super) fn matches(&self, shown: &impl Serialize) -> bool {
         let Some(filter) = &self.0 else { return true };
-        // What cannot be shown will not be.
+        // An element that cannot be encoded is not in the answer.
         serde_json::to_value(shown).is_ok_and(|shown| filter.matches(&FilterTarget(&shown)))
     }
 }
 
-/// Why a filter is refused: in Consul's words, where the rules are the same.
+/// Returns the text of a filter error: that of Consul where the rules are the same.
 fn reason(error: &FilterError) -> String {
     match &error.kind {
         filter::FilterErrorKind::UnknownSelector { selector, .. } => format!("Selector {selector:?} is not valid"),

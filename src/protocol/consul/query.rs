@@ -1,4 +1,4 @@
-//! The parameters that every endpoint has, and what stands in for them in headers.
+//! Parameters of all endpoints, and the headers that replace them.
 
 use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
@@ -7,16 +7,18 @@ use percent_encoding::percent_decode_str;
 
 use super::{AgentIdentity, ConsulError, body::go_duration};
 
-/// How long a query waits where nothing is said, and at most.
-const WAIT: Duration = Duration::from_mins(5);
-const LONGEST_WAIT: Duration = Duration::from_mins(10);
-/// Parameters that say how to answer, not what. So who asks the same otherwise gets the same bytes.
-const HOW: [&str; 8] = ["index", "wait", "token", "stale", "consistent", "cached", "max_stale", "hash"];
+/// Default of `wait`.
+const DEFAULT_WAIT: Duration = Duration::from_mins(5);
+/// Maximum of `wait`.
+const MAX_WAIT: Duration = Duration::from_mins(10);
+/// Parameters that do not change the body of an answer, so that queries which differ in these only have the same cache key.
+const TRANSPORT_PARAMETERS: [&str; 8] =
+    ["index", "wait", "token", "stale", "consistent", "cached", "max_stale", "hash"];
 
 static NAMESPACE: HeaderName = HeaderName::from_static("x-consul-namespace");
 static PARTITION: HeaderName = HeaderName::from_static("x-consul-partition");
 
-/// How fresh an answer must be. Here all are.
+/// Consistency that a query asks for. Every answer here has the strongest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Consistency {
     Leader,
@@ -34,18 +36,18 @@ impl Consistency {
     }
 }
 
-/// What was asked beside the path.
+/// Parameters of a request.
 #[derive(Debug)]
 pub(super) struct Query {
     pairs: Vec<(String, String)>,
-    /// The index that the client knows. 0: none.
+    /// Index that the client knows. 0: none.
     pub(super) index: u64,
-    /// How long to wait for a higher one.
+    /// Maximum wait for a higher index.
     pub(super) wait: Duration,
     pub(super) consistency: Consistency,
     pub(super) cached: bool,
     pub(super) pretty: bool,
-    /// The client takes gzip.
+    /// Set if the client accepts gzip.
     pub(super) gzip: bool,
 }
 
@@ -53,20 +55,20 @@ impl Query {
     pub(super) fn parse(head: &Parts, agent: &AgentIdentity) -> Result<Self, ConsulError> {
         let pairs = pairs(head.uri.query().unwrap_or_default());
         let find = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        for (name, what) in [("ns", "Namespaces are"), ("partition", "Partitions are")] {
+        for (name, subject) in [("ns", "Namespaces are"), ("partition", "Partitions are")] {
             if find(name).is_some_and(|value| !value.is_empty()) {
-                return Err(ConsulError::Enterprise(name, what));
+                return Err(ConsulError::Enterprise(name, subject));
             }
         }
-        for (header, name, what) in
+        for (header, name, subject) in
             [(&NAMESPACE, "X-Consul-Namespace", "Namespaces are"), (&PARTITION, "X-Consul-Partition", "Partitions are")]
         {
             if head.headers.get(header).is_some_and(|value| !value.is_empty()) {
-                return Err(ConsulError::EnterpriseHeader(name, what));
+                return Err(ConsulError::EnterpriseHeader(name, subject));
             }
         }
         if let Some(dc) = find("dc").filter(|dc| !dc.is_empty() && *dc != agent.datacenter) {
-            tracing::debug!(dc, "a query for another datacenter");
+            tracing::debug!(dc, "rejected a query for another datacenter");
             return Err(ConsulError::NoPathToDatacenter);
         }
         let flag = |name: &str| find(name).is_some();
@@ -84,24 +86,24 @@ impl Query {
         let index = find("index").filter(|text| !text.is_empty());
         let index = index.map_or(Ok(0), str::parse).map_err(|_| ConsulError::BadRequest("Invalid index"))?;
         let wait = find("wait").filter(|text| !text.is_empty());
-        let wait = wait.map_or(Some(WAIT), go_duration).ok_or(ConsulError::BadRequest("Invalid wait time"))?;
-        let wait = if wait.is_zero() { WAIT } else { wait.min(LONGEST_WAIT) };
+        let wait = wait.map_or(Some(DEFAULT_WAIT), go_duration).ok_or(ConsulError::BadRequest("Invalid wait time"))?;
+        let wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
         let (cached, pretty, gzip) = (flag("cached"), flag("pretty"), accepts_gzip(&head.headers));
         Ok(Self { pairs, index, wait, consistency, cached, pretty, gzip })
     }
 
-    /// The first value of a parameter. Empty where it stands alone.
+    /// Returns the first value of a parameter. Empty if the parameter has no value.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// All values of a parameter.
+    /// Returns all values of a parameter.
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether a parameter is set, as Go reads booleans; alone, it is.
-    pub(super) fn switch(&self, name: &'static str) -> Result<bool, ConsulError> {
+    /// Returns the boolean value of a parameter, as Go parses it. A parameter without a value is true.
+    pub(super) fn flag(&self, name: &'static str) -> Result<bool, ConsulError> {
         match self.get(name) {
             Some("" | "1" | "t" | "T" | "TRUE" | "true" | "True") => Ok(true),
             None | Some("0" | "f" | "F" | "FALSE" | "false" | "False") => Ok(false),
@@ -111,9 +113,9 @@ impl Query {
 
     /// Returns the parameters that decide what the answer contains, in one text. Each part has its length before it, so that no two
     /// queries have the same text, whatever is in their values.
-    pub(super) fn question(&self) -> String {
+    pub(super) fn cache_key(&self) -> String {
         let mut text = String::new();
-        for (key, value) in self.pairs.iter().filter(|(key, _)| !HOW.contains(&key.as_str())) {
+        for (key, value) in self.pairs.iter().filter(|(key, _)| !TRANSPORT_PARAMETERS.contains(&key.as_str())) {
             for part in [key, value] {
                 // Writing to a string does not fail.
                 let _ = write!(text, "{}:{part}", part.len());
@@ -139,11 +141,39 @@ fn pairs(query: &str) -> Vec<(String, String)> {
     query.split('&').filter(|part| !part.is_empty()).map(pair).collect()
 }
 
-/// Text without percent signs. `plus`: it stands for a blank.
+/// Decodes percent signs and, if `plus` is set, a plus sign as a blank.
 pub(super) fn decode(text: &str, plus: bool) -> String {
     if !text.contains(['%', '+']) {
         return text.to_owned();
     }
     let text = if plus && text.contains('+') { Cow::Owned(text.replace('+', " ")) } else { Cow::Borrowed(text) };
     percent_decode_str(&text).decode_utf8_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache_key(parameters: &str) -> String {
+        let pairs = pairs(parameters);
+        let (index, wait) = (0, DEFAULT_WAIT);
+        let consistency = Consistency::Leader;
+        Query { pairs, index, wait, consistency, cached: false, pretty: false, gzip: false }.cache_key()
+    }
+
+    #[test]
+    fn cache_key_depends_on_parameters_that_change_the_body_only() {
+        assert_eq!(cache_key("tag=a&passing"), cache_key("index=7&tag=a&wait=1s&stale&passing&token=x"));
+        assert_ne!(cache_key("tag=a&passing"), cache_key("tag=a"));
+    }
+
+    #[test]
+    fn cache_key_of_values_with_control_characters_is_not_that_of_other_parameters() {
+        let keys = ["tag=a&passing", "tag=a%01passing%02", "tag=a7:passing0:", "tag=a&passing=&x", "tag=a&tag=passing"];
+        for (at, one) in keys.iter().enumerate() {
+            for other in &keys[at + 1..] {
+                assert_ne!(cache_key(one), cache_key(other), "{one} {other}");
+            }
+        }
+    }
 }

@@ -1,11 +1,10 @@
-//! Which path is which endpoint. Paths are matched as Consul does: what stands behind the name of an endpoint is one text, also
-//! where it has slashes.
+//! Routes: endpoints by path. As in Consul, the part of a path after the name of an endpoint is one text, even if it contains slashes.
 
-use axum::http::Method;
+use self::ConsulEndpoint::{Read, Write};
 
-/// What can be asked for.
+/// Endpoint that is read with GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ConsulEndpoint {
+pub(super) enum ReadEndpoint {
     AgentSelf,
     AgentMembers,
     AgentVersion,
@@ -14,6 +13,24 @@ pub(super) enum ConsulEndpoint {
     AgentChecks,
     AgentHealthByName,
     AgentHealthById,
+    CatalogDatacenters,
+    CatalogNodes,
+    CatalogServices,
+    CatalogService,
+    CatalogNode,
+    CatalogNodeServices,
+    HealthService,
+    HealthChecks,
+    HealthState,
+    HealthNode,
+    StatusLeader,
+    StatusPeers,
+    ConnectRoots,
+}
+
+/// Endpoint that is written with PUT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WriteEndpoint {
     AgentMaintenance,
     ServiceRegister,
     ServiceDeregister,
@@ -24,79 +41,73 @@ pub(super) enum ConsulEndpoint {
     CheckWarn,
     CheckFail,
     CheckUpdate,
-    CatalogDatacenters,
-    CatalogNodes,
-    CatalogServices,
-    CatalogService,
-    CatalogNode,
-    CatalogNodeServices,
     CatalogRegister,
     CatalogDeregister,
-    HealthService,
-    HealthChecks,
-    HealthState,
-    HealthNode,
-    StatusLeader,
-    StatusPeers,
-    ConnectRoots,
 }
 
-/// What a path leads to.
+/// Endpoint of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConsulEndpoint {
+    Read(ReadEndpoint),
+    Write(WriteEndpoint),
+}
+
+/// Result of matching a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RouteMatch {
-    /// An endpoint, its method, and what stands behind its path.
-    Endpoint(ConsulEndpoint, Method, String),
-    /// A part of Consul that this is not.
+    /// An endpoint and the rest of the path.
+    Endpoint(ConsulEndpoint, String),
+    /// A part of Consul's API that is not implemented, by its name.
     NotImplemented(&'static str),
     Nothing,
 }
 
-/// Paths that are the whole of it.
-const EXACT: [(&str, bool, ConsulEndpoint); 19] = [
-    ("agent/self", false, ConsulEndpoint::AgentSelf),
-    ("agent/members", false, ConsulEndpoint::AgentMembers),
-    ("agent/version", false, ConsulEndpoint::AgentVersion),
-    ("agent/services", false, ConsulEndpoint::AgentServices),
-    ("agent/checks", false, ConsulEndpoint::AgentChecks),
-    ("agent/maintenance", true, ConsulEndpoint::AgentMaintenance),
-    ("agent/service/register", true, ConsulEndpoint::ServiceRegister),
-    ("agent/check/register", true, ConsulEndpoint::CheckRegister),
-    ("agent/connect/ca/roots", false, ConsulEndpoint::ConnectRoots),
-    ("catalog/datacenters", false, ConsulEndpoint::CatalogDatacenters),
-    ("catalog/nodes", false, ConsulEndpoint::CatalogNodes),
-    ("catalog/services", false, ConsulEndpoint::CatalogServices),
-    ("catalog/register", true, ConsulEndpoint::CatalogRegister),
-    ("catalog/deregister", true, ConsulEndpoint::CatalogDeregister),
-    ("status/leader", false, ConsulEndpoint::StatusLeader),
-    ("status/peers", false, ConsulEndpoint::StatusPeers),
-    ("connect/ca/roots", false, ConsulEndpoint::ConnectRoots),
-    // Their subject is missing, which they say themselves.
-    ("health/service", false, ConsulEndpoint::HealthService),
-    ("catalog/service", false, ConsulEndpoint::CatalogService),
+/// Complete paths.
+const EXACT: [(&str, ConsulEndpoint); 19] = [
+    ("agent/self", Read(ReadEndpoint::AgentSelf)),
+    ("agent/members", Read(ReadEndpoint::AgentMembers)),
+    ("agent/version", Read(ReadEndpoint::AgentVersion)),
+    ("agent/services", Read(ReadEndpoint::AgentServices)),
+    ("agent/checks", Read(ReadEndpoint::AgentChecks)),
+    ("agent/maintenance", Write(WriteEndpoint::AgentMaintenance)),
+    ("agent/service/register", Write(WriteEndpoint::ServiceRegister)),
+    ("agent/check/register", Write(WriteEndpoint::CheckRegister)),
+    ("agent/connect/ca/roots", Read(ReadEndpoint::ConnectRoots)),
+    ("catalog/datacenters", Read(ReadEndpoint::CatalogDatacenters)),
+    ("catalog/nodes", Read(ReadEndpoint::CatalogNodes)),
+    ("catalog/services", Read(ReadEndpoint::CatalogServices)),
+    ("catalog/register", Write(WriteEndpoint::CatalogRegister)),
+    ("catalog/deregister", Write(WriteEndpoint::CatalogDeregister)),
+    ("status/leader", Read(ReadEndpoint::StatusLeader)),
+    ("status/peers", Read(ReadEndpoint::StatusPeers)),
+    ("connect/ca/roots", Read(ReadEndpoint::ConnectRoots)),
+    // Without a subject, which the endpoint itself rejects.
+    ("health/service", Read(ReadEndpoint::HealthService)),
+    ("catalog/service", Read(ReadEndpoint::CatalogService)),
 ];
 
-/// Paths behind which something stands. The longer ones first.
-const PREFIXES: [(&str, bool, ConsulEndpoint); 17] = [
-    ("agent/service/deregister/", true, ConsulEndpoint::ServiceDeregister),
-    ("agent/service/maintenance/", true, ConsulEndpoint::ServiceMaintenance),
-    ("agent/service/", false, ConsulEndpoint::AgentService),
-    ("agent/health/service/name/", false, ConsulEndpoint::AgentHealthByName),
-    ("agent/health/service/id/", false, ConsulEndpoint::AgentHealthById),
-    ("agent/check/deregister/", true, ConsulEndpoint::CheckDeregister),
-    ("agent/check/pass/", true, ConsulEndpoint::CheckPass),
-    ("agent/check/warn/", true, ConsulEndpoint::CheckWarn),
-    ("agent/check/fail/", true, ConsulEndpoint::CheckFail),
-    ("agent/check/update/", true, ConsulEndpoint::CheckUpdate),
-    ("catalog/service/", false, ConsulEndpoint::CatalogService),
-    ("catalog/node-services/", false, ConsulEndpoint::CatalogNodeServices),
-    ("catalog/node/", false, ConsulEndpoint::CatalogNode),
-    ("health/service/", false, ConsulEndpoint::HealthService),
-    ("health/checks/", false, ConsulEndpoint::HealthChecks),
-    ("health/state/", false, ConsulEndpoint::HealthState),
-    ("health/node/", false, ConsulEndpoint::HealthNode),
+/// Beginnings of paths that a subject follows, the longer ones first.
+const PREFIXES: [(&str, ConsulEndpoint); 17] = [
+    ("agent/service/deregister/", Write(WriteEndpoint::ServiceDeregister)),
+    ("agent/service/maintenance/", Write(WriteEndpoint::ServiceMaintenance)),
+    ("agent/service/", Read(ReadEndpoint::AgentService)),
+    ("agent/health/service/name/", Read(ReadEndpoint::AgentHealthByName)),
+    ("agent/health/service/id/", Read(ReadEndpoint::AgentHealthById)),
+    ("agent/check/deregister/", Write(WriteEndpoint::CheckDeregister)),
+    ("agent/check/pass/", Write(WriteEndpoint::CheckPass)),
+    ("agent/check/warn/", Write(WriteEndpoint::CheckWarn)),
+    ("agent/check/fail/", Write(WriteEndpoint::CheckFail)),
+    ("agent/check/update/", Write(WriteEndpoint::CheckUpdate)),
+    ("catalog/service/", Read(ReadEndpoint::CatalogService)),
+    ("catalog/node-services/", Read(ReadEndpoint::CatalogNodeServices)),
+    ("catalog/node/", Read(ReadEndpoint::CatalogNode)),
+    ("health/service/", Read(ReadEndpoint::HealthService)),
+    ("health/checks/", Read(ReadEndpoint::HealthChecks)),
+    ("health/state/", Read(ReadEndpoint::HealthState)),
+    ("health/node/", Read(ReadEndpoint::HealthNode)),
 ];
 
-/// Parts of Consul that this is not, by how their paths begin.
+/// Parts of Consul's API that are not implemented, by the beginnings of their paths.
 const NOT_IMPLEMENTED: [(&str, &str); 27] = [
     ("kv", "the key/value store"),
     ("session/", "sessions"),
@@ -127,25 +138,22 @@ const NOT_IMPLEMENTED: [(&str, &str); 27] = [
     ("agent/", "the rest of the agent API"),
 ];
 
-/// What a path leads to. It is decoded already.
+/// Finds the endpoint of a decoded path.
 pub(super) fn find(path: &str) -> RouteMatch {
     let Some(path) = path.strip_prefix("/v1/") else { return RouteMatch::Nothing };
-    let method = |put: bool| if put { Method::PUT } else { Method::GET };
-    if let Some((_, put, endpoint)) = EXACT.iter().find(|(exact, ..)| *exact == path) {
-        return RouteMatch::Endpoint(*endpoint, method(*put), String::new());
+    if let Some((_, endpoint)) = EXACT.iter().find(|(exact, _)| *exact == path) {
+        return RouteMatch::Endpoint(*endpoint, String::new());
     }
-    let behind = PREFIXES.iter().find_map(|(prefix, put, endpoint)| Some((put, endpoint, path.strip_prefix(prefix)?)));
-    if let Some((put, endpoint, subject)) = behind {
-        return RouteMatch::Endpoint(*endpoint, method(*put), subject.to_owned());
+    let with_subject = PREFIXES.iter().find_map(|(prefix, endpoint)| Some((endpoint, path.strip_prefix(prefix)?)));
+    if let Some((endpoint, subject)) = with_subject {
+        return RouteMatch::Endpoint(*endpoint, subject.to_owned());
     }
-    let part = |start: &str| match start.strip_suffix('/') {
+    let is_below = |start: &str| match start.strip_suffix('/') {
         Some(_) => path.starts_with(start),
         None => path.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
     };
-    NOT_IMPLEMENTED
-        .iter()
-        .find(|(start, _)| part(start))
-        .map_or(RouteMatch::Nothing, |(_, what)| RouteMatch::NotImplemented(what))
+    let part = NOT_IMPLEMENTED.iter().find(|(start, _)| is_below(start));
+    part.map_or(RouteMatch::Nothing, |(_, part)| RouteMatch::NotImplemented(part))
 }
 
 #[cfg(test)]
@@ -153,13 +161,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_lead_somewhere() {
+    fn path_is_matched_to_its_endpoint_and_subject() {
         let found = |path: &str| match find(path) {
-            RouteMatch::Endpoint(endpoint, method, subject) => format!("{method} {endpoint:?} {subject}"),
-            RouteMatch::NotImplemented(what) => what.to_owned(),
+            RouteMatch::Endpoint(Read(endpoint), subject) => format!("GET {endpoint:?} {subject}"),
+            RouteMatch::Endpoint(Write(endpoint), subject) => format!("PUT {endpoint:?} {subject}"),
+            RouteMatch::NotImplemented(part) => part.to_owned(),
             RouteMatch::Nothing => "nothing".to_owned(),
         };
-        for (path, leads) in [
+        for (path, expected) in [
             ("/v1/agent/service/register", "PUT ServiceRegister "),
             ("/v1/agent/service/register-me", "GET AgentService register-me"),
             ("/v1/agent/service/deregister/a/b", "PUT ServiceDeregister a/b"),
@@ -174,7 +183,7 @@ mod tests {
             ("/v1/nope", "nothing"),
             ("/v2/agent/self", "nothing"),
         ] {
-            assert_eq!(found(path), leads, "{path}");
+            assert_eq!(found(path), expected, "{path}");
         }
     }
 }

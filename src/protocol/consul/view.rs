@@ -1,7 +1,6 @@
-//! What Consul's readers are shown, in the shapes and the order in which Consul shows it.
+//! JSON shapes of answers, with the fields of Consul in its order.
 //!
-//! An instance that speaks our own protocol is shown on our node, with its lease as a check: readers who want what passes have to
-//! find it.
+//! An instance with a lease is shown on the local node, with the lease as a check, so that queries for passing instances find it.
 
 mod check;
 mod mesh;
@@ -15,10 +14,10 @@ use crate::model::{CheckStatus, ConsulRegistration, Instance, Locality};
 pub(super) use check::{BriefCheck, HealthCheck, checks_of, checks_of_node, go_duration};
 use mesh::{ConnectView, ProxyView};
 
-/// Texts by text, in their order.
+/// Sorted map of texts.
 pub(super) type Map<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
 
-/// A node.
+/// Node in an answer.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[expect(clippy::struct_field_names, reason = "as Consul names it")]
@@ -52,12 +51,12 @@ type TaggedAddresses<'a> = BTreeMap<&'a str, TaggedAddressView<'a>>;
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct ServicePlace<'a> {
+struct LocalityView<'a> {
     region: &'a str,
     zone: &'a str,
 }
 
-/// A service, as `/v1/health/service` and `/v1/catalog/node` have it.
+/// Service in answers of `/v1/health/service` and `/v1/catalog/node`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[expect(clippy::struct_field_names, reason = "as Consul names it")]
@@ -81,13 +80,13 @@ pub(super) struct ServiceView<'a> {
     proxy: ProxyView,
     connect: ConnectView,
     #[serde(skip_serializing_if = "Option::is_none")]
-    locality: Option<ServicePlace<'a>>,
+    locality: Option<LocalityView<'a>>,
     peer_name: &'static str,
     create_index: u64,
     modify_index: u64,
 }
 
-/// A service, as `/v1/agent/services` has it.
+/// Service in answers of `/v1/agent/services`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct AgentService<'a> {
@@ -107,7 +106,7 @@ pub(super) struct AgentService<'a> {
     weights: Weights,
     enable_tag_override: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    locality: Option<ServicePlace<'a>>,
+    locality: Option<LocalityView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_hash: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,7 +116,7 @@ pub(super) struct AgentService<'a> {
     datacenter: &'a str,
 }
 
-/// A service and its node in one, as `/v1/catalog/service` has them.
+/// Service and its node in one, in answers of `/v1/catalog/service`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct CatalogService<'a> {
@@ -143,12 +142,12 @@ pub(super) struct CatalogService<'a> {
     service_enable_tag_override: bool,
     service_proxy: ProxyView,
     service_connect: ConnectView,
-    service_locality: Option<ServicePlace<'a>>,
+    service_locality: Option<LocalityView<'a>>,
     create_index: u64,
     modify_index: u64,
 }
 
-/// An instance, its node and all checks of both, as `/v1/health/service` has them.
+/// Instance, its node and the checks of both, in answers of `/v1/health/service`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct ServiceEntry<'a> {
@@ -158,28 +157,28 @@ pub(super) struct ServiceEntry<'a> {
 }
 
 impl ServiceEntry<'_> {
-    /// Whether all of it works.
+    /// Returns whether all checks pass.
     pub(super) fn passes(&self) -> bool {
         self.checks.iter().all(|check| check.status == CheckStatus::Passing.as_str())
     }
 }
 
-/// The id under which Consul knows an instance.
+/// Returns the id of an instance in Consul.
 pub(super) fn service_id(instance: &Instance) -> &str {
-    instance.consul_registration.as_ref().map_or_else(|| instance.id.as_str(), |listing| &listing.id)
+    instance.consul_registration.as_ref().map_or_else(|| instance.id.as_str(), |registration| &registration.id)
 }
 
 fn address(instance: &Instance) -> (&str, u16) {
     let first = instance.addresses.first();
     let (host, port) = first.map_or(("", 0), |address| (&*address.host, address.port));
-    (instance.consul_registration.as_ref().map_or(host, |listing| &listing.address), port)
+    (instance.consul_registration.as_ref().map_or(host, |registration| &registration.address), port)
 }
 
-/// Tagged addresses of an instance. An agent adds those of an IP address, the catalog does not.
+/// Returns the tagged addresses of an instance. An agent adds those of an IP address, the catalog does not.
 fn tagged(instance: &Instance) -> TaggedAddresses<'_> {
     let (host, port) = address(instance);
     let mut all = TaggedAddresses::new();
-    let in_catalog = |listing: &ConsulRegistration| listing.from_catalog || !listing.node.is_empty();
+    let in_catalog = |registration: &ConsulRegistration| registration.from_catalog || !registration.node.is_empty();
     if !instance.consul_registration.as_deref().is_some_and(in_catalog) {
         let names: &[&str] = match host.parse() {
             Ok(IpAddr::V4(_)) => &["lan_ipv4", "wan_ipv4"],
@@ -188,7 +187,7 @@ fn tagged(instance: &Instance) -> TaggedAddresses<'_> {
         };
         all.extend(names.iter().map(|name| (*name, TaggedAddressView { address: host, port })));
     }
-    let given = instance.consul_registration.iter().flat_map(|listing| &listing.tagged_addresses);
+    let given = instance.consul_registration.iter().flat_map(|registration| &registration.tagged_addresses);
     all.extend(given.map(|(name, host, port)| (&**name, TaggedAddressView { address: host, port: *port })));
     all
 }
@@ -202,25 +201,25 @@ fn weights(instance: &Instance) -> Weights {
     let passing = instance.weight.get();
     Weights {
         passing,
-        warning: instance.consul_registration.as_ref().map_or(passing, |listing| listing.warning_weight),
+        warning: instance.consul_registration.as_ref().map_or(passing, |registration| registration.warning_weight),
     }
 }
 
-/// When it last described itself otherwise.
-fn described(instance: &Instance) -> u64 {
-    instance.consul_registration.as_ref().map_or(instance.revision, |listing| listing.description_revision).0
+/// Returns the revision at which the description of an instance last changed.
+fn description_index(instance: &Instance) -> u64 {
+    instance.consul_registration.as_ref().map_or(instance.revision, |registration| registration.description_revision).0
 }
 
 fn meta(instance: &Instance) -> BTreeMap<&str, &str> {
     instance.metadata.iter().collect()
 }
 
-fn locality(instance: &Instance) -> Option<ServicePlace<'_>> {
+fn locality(instance: &Instance) -> Option<LocalityView<'_>> {
     let Locality { region, zone, .. } = instance.locality.as_deref()?;
-    Some(ServicePlace { region, zone })
+    Some(LocalityView { region, zone })
 }
 
-fn listed<'a>(instance: &'a Instance, text: impl Fn(&'a ConsulRegistration) -> &'a str) -> &'a str {
+fn registered_text<'a>(instance: &'a Instance, text: impl Fn(&'a ConsulRegistration) -> &'a str) -> &'a str {
     instance.consul_registration.as_deref().map_or("", text)
 }
 
@@ -229,7 +228,7 @@ impl<'a> ServiceView<'a> {
         let (address, port) = address(instance);
         let meta = meta(instance);
         Self {
-            kind: listed(instance, |listing| &listing.kind),
+            kind: registered_text(instance, |registration| &registration.kind),
             id: service_id(instance),
             service: instance.service.as_str(),
             tags: instance.tags.iter().collect(),
@@ -237,18 +236,18 @@ impl<'a> ServiceView<'a> {
             tagged_addresses: tagged(instance),
             meta: (!meta.is_empty()).then_some(meta),
             port,
-            socket_path: listed(instance, |listing| &listing.socket_path),
+            socket_path: registered_text(instance, |registration| &registration.socket_path),
             weights: weights(instance),
             enable_tag_override: instance
                 .consul_registration
                 .as_ref()
-                .is_some_and(|listing| listing.enable_tag_override),
+                .is_some_and(|registration| registration.enable_tag_override),
             proxy: ProxyView::new(instance),
             connect: ConnectView::new(instance),
             locality: locality(instance),
             peer_name: "",
             create_index: instance.registered_revision.0,
-            modify_index: described(instance),
+            modify_index: description_index(instance),
         }
     }
 }
@@ -257,20 +256,20 @@ impl<'a> AgentService<'a> {
     pub(super) fn new(instance: &'a Instance, agent: &'a AgentIdentity) -> Self {
         let (address, port) = address(instance);
         Self {
-            kind: listed(instance, |listing| &listing.kind),
+            kind: registered_text(instance, |registration| &registration.kind),
             id: service_id(instance),
             service: instance.service.as_str(),
             tags: instance.tags.iter().collect(),
             meta: meta(instance),
             port,
             address,
-            socket_path: listed(instance, |listing| &listing.socket_path),
+            socket_path: registered_text(instance, |registration| &registration.socket_path),
             tagged_addresses: tagged(instance),
             weights: weights(instance),
             enable_tag_override: instance
                 .consul_registration
                 .as_ref()
-                .is_some_and(|listing| listing.enable_tag_override),
+                .is_some_and(|registration| registration.enable_tag_override),
             locality: locality(instance),
             content_hash: None,
             proxy: ProxyView::at_agent(instance),
@@ -290,7 +289,7 @@ impl<'a> CatalogService<'a> {
             datacenter: node.datacenter,
             tagged_addresses: node.tagged_addresses,
             node_meta: node.meta,
-            service_kind: listed(instance, |listing| &listing.kind),
+            service_kind: registered_text(instance, |registration| &registration.kind),
             service_id: service_id(instance),
             service_name: instance.service.as_str(),
             service_tags: instance.tags.iter().collect(),
@@ -299,16 +298,16 @@ impl<'a> CatalogService<'a> {
             service_weights: weights(instance),
             service_meta: meta(instance),
             service_port,
-            service_socket_path: listed(instance, |listing| &listing.socket_path),
+            service_socket_path: registered_text(instance, |registration| &registration.socket_path),
             service_enable_tag_override: instance
                 .consul_registration
                 .as_ref()
-                .is_some_and(|listing| listing.enable_tag_override),
+                .is_some_and(|registration| registration.enable_tag_override),
             service_proxy: ProxyView::new(instance),
             service_connect: ConnectView::new(instance),
             service_locality: locality(instance),
             create_index: instance.registered_revision.0,
-            modify_index: described(instance),
+            modify_index: description_index(instance),
         }
     }
 }

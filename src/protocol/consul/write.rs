@@ -1,11 +1,11 @@
-//! Registering, deregistering, checks, maintenance.
+//! Writes: registration, deregistration, checks, maintenance. What spans several instances is done by `app::Commands`.
 
 mod catalog;
 mod check;
 mod service;
 mod sidecar;
 
-use super::{Consul, ConsulEndpoint, ConsulError, ConsulRequest, body::CheckUpdate, response::ConsulResponse};
+use super::{Consul, ConsulError, ConsulRequest, body::CheckUpdate, response::ConsulResponse, route::WriteEndpoint};
 use crate::{
     app::{CallerCommands, ListedChange, NodeRegistration},
     model::{CallerProtocol, CheckStatus, InstanceId, node_service},
@@ -13,73 +13,73 @@ use crate::{
 };
 
 impl Consul {
-    /// Does what is asked.
+    /// Carries out a write.
     pub(super) async fn write(
         &self,
-        endpoint: ConsulEndpoint,
-        call: &ConsulRequest,
+        endpoint: WriteEndpoint,
+        request: &ConsulRequest,
         body: &[u8],
     ) -> Result<ConsulResponse, ConsulError> {
         match endpoint {
-            ConsulEndpoint::ServiceRegister => self.register(call, body).await,
-            ConsulEndpoint::ServiceDeregister => self.deregister(call).await,
-            ConsulEndpoint::ServiceMaintenance => self.service_maintenance(call).await,
-            ConsulEndpoint::AgentMaintenance => self.node_maintenance(call).await,
-            ConsulEndpoint::CheckRegister => self.check_register(call, body).await,
-            ConsulEndpoint::CheckDeregister => self.check_deregister(call, "", &call.subject).await,
-            ConsulEndpoint::CheckPass => self.fed(call, CheckStatus::Passing).await,
-            ConsulEndpoint::CheckWarn => self.fed(call, CheckStatus::Warning).await,
-            ConsulEndpoint::CheckFail => self.fed(call, CheckStatus::Critical).await,
-            ConsulEndpoint::CheckUpdate => {
+            WriteEndpoint::ServiceRegister => self.register(request, body).await,
+            WriteEndpoint::ServiceDeregister => self.deregister(request).await,
+            WriteEndpoint::ServiceMaintenance => self.service_maintenance(request).await,
+            WriteEndpoint::AgentMaintenance => self.node_maintenance(request).await,
+            WriteEndpoint::CheckRegister => self.check_register(request, body).await,
+            WriteEndpoint::CheckDeregister => self.check_deregister(request, "", &request.subject).await,
+            WriteEndpoint::CheckPass => self.report_status(request, CheckStatus::Passing).await,
+            WriteEndpoint::CheckWarn => self.report_status(request, CheckStatus::Warning).await,
+            WriteEndpoint::CheckFail => self.report_status(request, CheckStatus::Critical).await,
+            WriteEndpoint::CheckUpdate => {
                 let CheckUpdate { verdict, output } = CheckUpdate::read(body)?;
-                self.feed(call, verdict, &output).await
+                self.report(request, verdict, &output).await
             }
-            ConsulEndpoint::CatalogRegister => self.catalog_register(call, body).await,
-            ConsulEndpoint::CatalogDeregister => self.catalog_deregister(call, body).await,
-            // All others are read.
-            _ => Err(ConsulError::NoSuchPath),
+            WriteEndpoint::CatalogRegister => self.catalog_register(request, body).await,
+            WriteEndpoint::CatalogDeregister => self.catalog_deregister(request, body).await,
         }
     }
 
     /// Returns the write path as the client of a request uses it.
-    fn commands<'a>(&'a self, call: &'a ConsulRequest) -> CallerCommands<'a> {
-        self.shared.commands.on_behalf_of(call.connection.caller(CallerProtocol::Consul))
+    fn commands<'a>(&'a self, request: &'a ConsulRequest) -> CallerCommands<'a> {
+        self.context.commands.on_behalf_of(request.connection.caller(CallerProtocol::Consul))
     }
 
-    async fn submit(&self, call: &ConsulRequest, command: Command) -> Result<CommandOutcome, ConsulError> {
-        Ok(self.commands(call).submit(command).await?)
+    async fn submit(&self, request: &ConsulRequest, command: Command) -> Result<CommandOutcome, ConsulError> {
+        Ok(self.commands(request).submit(command).await?)
     }
 
-    /// Changes the local node, which is kept only once there is something to keep of it.
-    async fn change_own_node(&self, call: &ConsulRequest, command: Command) -> Result<(), ConsulError> {
-        let own = NodeRegistration::of_node(InstanceId::of_node(""), Some(self.own_node()?), vec![command]);
-        Ok(self.commands(call).register_on_node(own).await?)
+    /// Changes the local node. It has no entry in the registry before its first change.
+    async fn change_local_node(&self, request: &ConsulRequest, command: Command) -> Result<(), ConsulError> {
+        let node =
+            NodeRegistration::of_node(InstanceId::of_node(""), Some(self.local_node_registration()?), vec![command]);
+        Ok(self.commands(request).register_on_node(node).await?)
     }
 
-    async fn service_maintenance(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
-        let on = enable(call)?;
-        let id = InstanceId::on_node("", &call.subject);
-        let done = self.commands(call).submit_listed(id, ListedChange::Update(maintenance(on, call))).await?;
-        done.map(|_| ConsulResponse::empty()).ok_or_else(|| ConsulError::unknown_service(&call.subject))
+    async fn service_maintenance(&self, request: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
+        let on = enable(request)?;
+        let id = InstanceId::on_node("", &request.subject);
+        let done = self.commands(request).submit_listed(id, ListedChange::Update(maintenance(on, request))).await?;
+        done.map(|_| ConsulResponse::empty()).ok_or_else(|| ConsulError::unknown_service(&request.subject))
     }
 
-    async fn node_maintenance(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
-        let on = enable(call)?;
+    async fn node_maintenance(&self, request: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
+        let on = enable(request)?;
         let (service, id) = (node_service(), InstanceId::of_node(""));
-        self.change_own_node(call, Command::Update { service, id, lease: None, patch: maintenance(on, call) }).await?;
+        self.change_local_node(request, Command::Update { service, id, lease: None, patch: maintenance(on, request) })
+            .await?;
         Ok(ConsulResponse::empty())
     }
 }
 
-/// `?enable=true|false`, which must be there.
-fn enable(call: &ConsulRequest) -> Result<bool, ConsulError> {
-    let value = call.query.get("enable").filter(|value| !value.is_empty());
+/// Returns the value of `?enable=true|false`, which is required.
+fn enable(request: &ConsulRequest) -> Result<bool, ConsulError> {
+    let value = request.query.get("enable").filter(|value| !value.is_empty());
     let value = value.ok_or(ConsulError::BadRequest("Missing value for enable"))?;
-    call.query.switch("enable").map_err(|_| ConsulError::BadValue(format!("Invalid value for enable: {value:?}")))
+    request.query.flag("enable").map_err(|_| ConsulError::BadValue(format!("Invalid value for enable: {value:?}")))
 }
 
-fn maintenance(on: bool, call: &ConsulRequest) -> Patch {
-    let reason = call.query.get("reason").unwrap_or_default();
+fn maintenance(on: bool, request: &ConsulRequest) -> Patch {
+    let reason = request.query.get("reason").unwrap_or_default();
     let reason = &reason[..reason.floor_char_boundary(512)];
     Patch { draining: Some(on), reason: Some(reason.into()), ..Patch::default() }
 }

@@ -1,7 +1,7 @@
 //! The `Host` of requests, and headers that protect browsers.
 //!
-//! A web page whose own name resolves to this machine (DNS rebinding) is of the same origin as the registry for a browser, which then
-//! lets the page read every answer. Such a request names the page's host. So over plain HTTP a request is served only for an IP
+//! In DNS rebinding, the host name of a web page resolves to this machine. For the browser, page and registry then have the same origin, so
+//! that the page can read every answer. Its requests have the page's name in `Host`. So over plain HTTP a request is served only for an IP
 //! address, for `localhost`, or for a name of `--http-host`. TLS needs no such list: the browser compares the name with the certificate.
 
 use std::{
@@ -35,7 +35,7 @@ pub enum AllowedHosts {
     Named(Arc<[String]>),
 }
 
-/// Request whose host is not served.
+/// Error of a request for a host that is not served.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HostError {
     #[error(

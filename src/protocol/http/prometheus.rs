@@ -1,4 +1,4 @@
-//! Registered instances as targets of Prometheus: <https://prometheus.io/docs/prometheus/latest/http_sd/>.
+//! Registered instances as targets for Prometheus: <https://prometheus.io/docs/prometheus/latest/http_sd/>.
 
 use std::collections::BTreeMap;
 
@@ -16,19 +16,19 @@ use crate::{
     model::{Address, Instance, InstanceFilter, ServiceName},
 };
 
-/// Which instances; all are optional.
+/// Parameters of the request. All are optional.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TargetQuery {
-    /// Only this service.
+    /// Name of the only service to include.
     service: Option<String>,
-    /// Only instances that match, in the filter language.
+    /// Expression of the filter language that instances have to match.
     filter: Option<String>,
-    /// The address of this name instead of the primary one; instances without it are left out.
+    /// Name of the address to use instead of the primary one. Instances without it are left out.
     address: Option<String>,
 }
 
-/// One target and what Prometheus may relabel it by.
+/// Target and its labels, which Prometheus can relabel.
 #[derive(Debug, Serialize)]
 pub(super) struct ScrapeTarget {
     targets: [String; 1],
@@ -37,38 +37,37 @@ pub(super) struct ScrapeTarget {
 
 /// `GET /prometheus/sd?service=NAME&filter=EXPRESSION&address=NAME`
 pub(super) async fn targets(
-    State(web): State<HttpPages>,
-    Query(wanted): Query<TargetQuery>,
+    State(pages): State<HttpPages>,
+    Query(query): Query<TargetQuery>,
 ) -> Result<impl IntoResponse, (StatusCode, String)> {
     // Read before the targets, which may be newer: then they are encoded again for the next client.
-    let revision = web.shared.engine.registry().applied();
-    // Quoted, so that no two queries have the same text.
-    let query = format!("{wanted:?}");
-    let key = ViewKey::new(View::PrometheusTargets, "", &query);
-    let view = web.shared.views.at_revision(key, revision, || encode(&web, &wanted).map(EncodedView::from))?;
+    let revision = pages.context.engine.registry().applied();
+    // Debug quotes the values, so that no two queries have the same key.
+    let text = format!("{query:?}");
+    let key = ViewKey::new(View::PrometheusTargets, "", &text);
+    let view = pages.context.views.at_revision(key, revision, || encode(&pages, &query).map(EncodedView::from))?;
     Ok(([(CONTENT_TYPE, "application/json")], view.bytes.clone()))
 }
 
-fn encode(web: &HttpPages, wanted: &TargetQuery) -> Result<Bytes, (StatusCode, String)> {
-    let refused = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("{error}\n"));
-    let filter =
-        InstanceFilter::parse(wanted.filter.as_deref().unwrap_or_default()).map_err(|error| refused(&error))?;
-    let registry = web.shared.engine.registry();
-    let services = match &wanted.service {
-        Some(name) => vec![ServiceName::parse(name).map_err(|error| refused(&error))?],
+fn encode(pages: &HttpPages, query: &TargetQuery) -> Result<Bytes, (StatusCode, String)> {
+    let invalid = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("{error}\n"));
+    let filter = InstanceFilter::parse(query.filter.as_deref().unwrap_or_default()).map_err(|error| invalid(&error))?;
+    let registry = pages.context.engine.registry();
+    let services = match &query.service {
+        Some(name) => vec![ServiceName::parse(name).map_err(|error| invalid(&error))?],
         None => registry.each_service().map(|summary| summary.name).collect(),
     };
-    // One target at a time: all of them as values would take several times the memory of the answer.
+    // One target at a time: all of them as values would take several times the memory of their encoding.
     let mut out = vec![b'['];
     for service in services {
-        for entry in registry.chunks(&service).iter().flat_map(|block| block.entries()) {
+        for entry in registry.chunks(&service).iter().flat_map(|chunk| chunk.entries()) {
             let matches = filter.as_ref().is_none_or(|filter| filter.matches(&entry.instance));
-            let Some(target) = target(&entry.instance, wanted.address.as_deref()).filter(|_| matches) else { continue };
+            let Some(target) = target(&entry.instance, query.address.as_deref()).filter(|_| matches) else { continue };
             if out.len() > 1 {
                 out.push(b',');
             }
             serde_json::to_writer(&mut out, &target).map_err(|error| {
-                (StatusCode::INTERNAL_SERVER_ERROR, format!("the targets cannot be written: {error}\n"))
+                (StatusCode::INTERNAL_SERVER_ERROR, format!("the targets cannot be encoded: {error}\n"))
             })?;
         }
     }
@@ -87,7 +86,7 @@ fn target(instance: &Instance, address: Option<&str>) -> Option<ScrapeTarget> {
     label("instance_id", instance.id.to_string());
     label("status", instance.status().to_string());
     label("weight", instance.weight.get().to_string());
-    // Commas around each, as in Prometheus' own lists: so that a pattern can match one whole.
+    // Commas on both sides of each tag, as in Prometheus' other discovery mechanisms, so that a pattern can match one tag.
     let tags = instance.tags.iter().fold(String::new(), |list, tag| list + "," + tag);
     label("tags", if tags.is_empty() { tags } else { tags + "," });
     if let Some(locality) = &instance.locality {
@@ -109,7 +108,7 @@ fn host_and_port(address: &Address) -> String {
     }
 }
 
-/// Prometheus allows letters, digits and `_` in names of labels.
+/// Replaces the characters that Prometheus does not allow in names of labels with `_`.
 fn label_name(key: &str) -> String {
     key.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect()
 }
@@ -120,7 +119,7 @@ mod tests {
     use crate::registry::test_support::entry;
 
     #[test]
-    fn a_target_has_an_address_and_labels() {
+    fn target_has_address_and_labels_of_its_instance() {
         let mut instance = entry("web", "a", 3).instance.clone();
         let found = target(&instance, None).unwrap();
         assert_eq!(found.targets, ["10.0.0.1:80"]);

@@ -1,4 +1,4 @@
-//! Nodes, services and checks as the catalog's endpoints take them.
+//! Bodies of the catalog's endpoints: nodes, services and checks.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     protocol::consul::view::go_duration,
 };
 
-/// Parts of a check's definition that are texts, numbers and switches, by the names under which they are shown.
+/// Texts of a check's definition. The first name is the one in answers.
 const TEXTS: [&[&str]; 13] = [
     &["HTTP"],
     &["TLSServerName", "tls_server_name"],
@@ -26,18 +26,21 @@ const TEXTS: [&[&str]; 13] = [
     &["DockerContainerID", "docker_container_id"],
     &["Shell"],
 ];
+/// Numbers of a check's definition.
 const NUMBERS: [&[&str]; 2] = [&["OutputMaxSize", "output_max_size"], &["TTL"]];
-const SWITCHES: [&[&str]; 5] = [
+/// Booleans of a check's definition.
+const FLAGS: [&[&str]; 5] = [
     &["TLSSkipVerify", "tls_skip_verify"],
     &["DisableRedirects", "disable_redirects"],
     &["TCPUseTLS", "tcp_use_tls"],
     &["GRPCUseTLS", "grpc_use_tls"],
     &["H2PingUseTLS", "h2ping_use_tls"],
 ];
+/// Durations of a check's definition.
 const DURATIONS: [&[&str]; 3] =
     [&["Interval"], &["Timeout"], &["DeregisterCriticalServiceAfter", "deregister_critical_service_after"]];
 
-/// What `catalog/register` sends.
+/// Body of `catalog/register`.
 #[derive(Debug)]
 pub(crate) struct CatalogRegistration<'a> {
     pub(crate) datacenter: Cow<'a, str>,
@@ -58,10 +61,10 @@ impl<'a> CatalogRegistration<'a> {
             fields.nested(&["Service"], "structs.NodeService")?.map(ServiceRequest::in_catalog).transpose()?;
         let mut checks = Vec::new();
         if let Some(check) = fields.nested(&["Check"], "structs.HealthCheck")? {
-            checks.extend(stated(check)?);
+            checks.extend(static_check(check)?);
         }
         for check in fields.list(&["Checks"], "structs.HealthCheck")? {
-            checks.extend(stated(check)?);
+            checks.extend(static_check(check)?);
         }
         let (node, address) = (fields.text(&["Node"])?, fields.text(&["Address"])?);
         let meta = fields.map(&["NodeMeta", "node_meta"])?;
@@ -69,7 +72,7 @@ impl<'a> CatalogRegistration<'a> {
             datacenter: fields.text(&["Datacenter"])?,
             id: fields.text(&["ID"])?,
             tagged_addresses: fields.map(&["TaggedAddresses", "tagged_addresses"])?,
-            skip_node_update: fields.switch(&["SkipNodeUpdate", "skip_node_update"])?,
+            skip_node_update: fields.flag(&["SkipNodeUpdate", "skip_node_update"])?,
             meta: Metadata::parse_stored(meta.iter().map(|(key, value)| (key, value)))?,
             checks,
             node,
@@ -90,7 +93,7 @@ impl<'a> CatalogRegistration<'a> {
     }
 }
 
-/// What `catalog/deregister` sends.
+/// Body of `catalog/deregister`.
 #[derive(Debug)]
 pub(crate) struct CatalogDeregistration<'a> {
     pub(crate) datacenter: Cow<'a, str>,
@@ -116,25 +119,25 @@ impl<'a> CatalogDeregistration<'a> {
     }
 }
 
-/// A check whose status is stated. How it is made is kept, and never acted on. `None`: nothing was said.
-fn stated(mut check: Fields<'_>) -> Result<Option<CheckRequest<'_>>, ConsulError> {
+/// Reads a check of the catalog. Its definition is stored and shown, but not run. `None`: all fields are null.
+fn static_check(mut check: Fields<'_>) -> Result<Option<CheckRequest<'_>>, ConsulError> {
     if check.is_empty() {
         return Ok(None);
     }
     let output = check.text(&["Output"])?;
     let definition = check.nested(&["Definition"], "structs.HealthCheckDefinition")?;
-    let stated = CheckDescription {
-        // As for the output of checks that are made here, the beginning is kept.
+    let description = CheckDescription {
+        // As for checks that are run here, the beginning of a long output is kept.
         output: output[..output.floor_char_boundary(MAX_DESCRIBED_OUTPUT_BYTES)].into(),
         kind: check.text(&["Type"])?.into(),
         interval: check.text(&["Interval"])?.into(),
         timeout: check.text(&["Timeout"])?.into(),
         definition: definition.map(definition_text).transpose()?.unwrap_or_default(),
     };
-    Ok(CheckRequest::of(check)?.map(|asked| asked.stated(stated)))
+    Ok(CheckRequest::of(check)?.map(|asked| asked.with_description(description)))
 }
 
-/// How a check is made, as JSON in the order in which Consul shows it; empty where nothing was said.
+/// Returns the definition of a check as JSON, in Consul's order; empty if it has none.
 fn definition_text(mut fields: Fields<'_>) -> Result<Box<str>, ConsulError> {
     let mut shown = Map::new();
     for names in DURATIONS {
@@ -154,8 +157,8 @@ fn definition_text(mut fields: Fields<'_>) -> Result<Box<str>, ConsulError> {
             shown.insert(names[0].to_owned(), number.into());
         }
     }
-    for names in SWITCHES {
-        if fields.switch(names)? {
+    for names in FLAGS {
+        if fields.flag(names)? {
             shown.insert(names[0].to_owned(), true.into());
         }
     }
@@ -177,23 +180,23 @@ mod tests {
 
     fn definition(text: &str) -> Result<String, String> {
         let fields = object(text.as_bytes(), "structs.HealthCheckDefinition").unwrap();
-        definition_text(fields).map(String::from).map_err(|problem| problem.to_string())
+        definition_text(fields).map(String::from).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn definition_of_a_stated_check_is_kept_in_consuls_form() {
+    fn definition_of_a_catalog_check_is_stored_with_consuls_names() {
         let given = r#"{"http":"http://a/","Interval":"90s","Timeout":2000000000,"Header":{"A":["b"]},"TLSSkipVerify":true,
             "Method":"","OutputMaxSize":7,"ScriptArgs":["x"],"deregister_critical_service_after":"1h"}"#;
         let kept = r#"{"DeregisterCriticalServiceAfter":"1h0m0s","HTTP":"http://a/","Header":{"A":["b"]},"Interval":"1m30s","OutputMaxSize":7,"ScriptArgs":["x"],"TLSSkipVerify":true,"Timeout":"2s"}"#;
         assert_eq!(definition(given).as_deref(), Ok(kept));
         assert_eq!(definition(r#"{"HTTP":"","Interval":"0s"}"#).as_deref(), Ok(""));
-        assert_eq!(definition(kept).as_deref(), Ok(kept), "what is shown can be sent back");
+        assert_eq!(definition(kept).as_deref(), Ok(kept), "what an answer shows can be sent back");
         let unknown = definition(r#"{"Nope":1}"#).unwrap_err();
         assert_eq!(unknown, "Request decode failed: json: unknown field \"Nope\"");
     }
 
     #[test]
-    fn values_are_kept_as_json_whatever_they_are() {
+    fn value_of_any_type_is_converted_to_json() {
         let text = r#"{"a":[1,-2,1.5,null,true,{"b":"c"}],"d":{}}"#;
         let value: JsonValue<'_> = serde_json::from_str(text).unwrap();
         assert_eq!(value.into_json().to_string(), text);

@@ -1,4 +1,4 @@
-//! Checks as they are sent.
+//! Checks in requests.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,30 +18,30 @@ const STATUS: &str = "Status for checks must 'passing', 'warning', 'critical'";
 const SCRIPTS: &str =
     "Scripts are disabled on this agent from remote calls; to enable, configure 'enable_script_checks' to true";
 
-/// A check as it was asked for, before it is known whose it is.
+/// Check that a request registers, before it is assigned to a service or a node.
 #[derive(Debug)]
 pub(crate) struct CheckRequest<'a> {
-    /// Empty: one is made up.
+    /// Id. Empty: one is derived.
     pub(crate) id: Cow<'a, str>,
-    /// Empty: one is made up.
+    /// Name. Empty: one is derived.
     pub(crate) name: Cow<'a, str>,
     notes: Cow<'a, str>,
     status: Cow<'a, str>,
-    /// Whose it is. Empty: as the case may be, that of the service that is registered, or that of the node.
+    /// Id of the service that it checks. Empty: the service of the same request, or else the node.
     pub(crate) service: Cow<'a, str>,
     probe: Probe,
     interval: Duration,
     timeout: Duration,
     thresholds: Thresholds,
     deregister_after: Duration,
-    /// As it was sent: 0 is the usual, and less is refused.
+    /// Maximum size of its output as sent: 0 is the default, and a negative size is an error.
     output_max_size: i64,
-    /// True for one that was registered by itself.
+    /// Set if the check has a request of its own.
     separate: bool,
-    stated: Option<Box<CheckDescription>>,
+    description: Option<Box<CheckDescription>>,
 }
 
-/// What `check/update` says.
+/// Body of `check/update`.
 #[derive(Debug)]
 pub(crate) struct CheckUpdate<'a> {
     pub(crate) verdict: CheckStatus,
@@ -60,17 +60,17 @@ impl<'a> CheckUpdate<'a> {
 }
 
 impl<'a> CheckRequest<'a> {
-    /// `None`: nothing was said.
+    /// Reads a check. `None`: all fields are null.
     pub(super) fn of(fields: Fields<'a>) -> Result<Option<Self>, ConsulError> {
         if fields.is_empty() { Ok(None) } else { Self::read_all(fields).map(Some) }
     }
 
-    /// What `check/register` sends.
+    /// Reads the body of `check/register`.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, ConsulError> {
         Ok(Self { separate: true, ..Self::read_all(object(bytes, ".Alias")?)? })
     }
 
-    /// A check that this target accepts connections, each 10 s.
+    /// Returns a check, every 10 s, that a target accepts connections.
     pub(super) fn connects(name: &'static str, target: &str) -> Result<Self, ConsulError> {
         Ok(Self {
             id: Cow::default(),
@@ -85,7 +85,7 @@ impl<'a> CheckRequest<'a> {
             deregister_after: Duration::ZERO,
             output_max_size: 0,
             separate: false,
-            stated: None,
+            description: None,
         })
     }
 
@@ -112,7 +112,7 @@ impl<'a> CheckRequest<'a> {
                 .duration(&["DeregisterCriticalServiceAfter", "deregister_critical_service_after"])?,
             output_max_size: fields.number(&["OutputMaxSize", "output_max_size"])?.unwrap_or_default(),
             separate: false,
-            stated: None,
+            description: None,
         };
         for known in [
             "Token",
@@ -135,7 +135,7 @@ impl<'a> CheckRequest<'a> {
         asked.valid(interval, ttl)
     }
 
-    /// As Consul checks it.
+    /// Validates the check as Consul does.
     fn valid(self, interval: Duration, ttl: Duration) -> Result<Self, ConsulError> {
         if !interval.is_zero() && !ttl.is_zero() {
             return Err(ConsulError::BadRequest(BOTH));
@@ -154,7 +154,7 @@ impl<'a> CheckRequest<'a> {
         Ok(self)
     }
 
-    /// The check of a service of this name, or of a node. `id`, `name`: where it has none of its own.
+    /// Returns the check. `id` and `name` are used where the request has none.
     pub(crate) fn check(&self, id: &str, name: &str) -> Result<NewCheck, ConsulError> {
         if self.probe == Probe::Ttl && self.interval.is_zero() {
             return Err(ConsulError::BadRequest(TTL));
@@ -168,17 +168,17 @@ impl<'a> CheckRequest<'a> {
             deregister_after: Some(self.deregister_after),
             output_max_size: u32::try_from(self.output_max_size).unwrap_or(u32::MAX),
             separate: self.separate,
-            description: self.stated.clone(),
+            description: self.description.clone(),
             ..CheckDefinition::new(CheckId::parse(id)?, name, self.probe.clone())
         };
         let verdict = CheckStatus::parse(&self.status).unwrap_or(CheckStatus::Critical);
         Ok(NewCheck { definition: Arc::new(definition.validated()?), status: verdict })
     }
 
-    /// The same check, of which only is told how it is: as the catalog has it.
-    pub(super) fn stated(mut self, stated: CheckDescription) -> Self {
+    /// Returns the check as one of the catalog, which is not run here. Its description is only shown.
+    pub(super) fn with_description(mut self, description: CheckDescription) -> Self {
         self.probe = Probe::Static;
-        self.stated = Some(Box::new(stated)).filter(|stated| **stated != CheckDescription::default());
+        self.description = Some(Box::new(description)).filter(|text| **text != CheckDescription::default());
         self
     }
 }
@@ -191,20 +191,20 @@ fn count(fields: &mut Fields<'_>, names: &[&str]) -> Result<u32, ConsulError> {
     Ok(fields.number(names)?.map_or(0, |number| u32::try_from(number.max(0)).unwrap_or(u32::MAX)))
 }
 
-/// How the check is made. One that is made in no way is fed.
+/// Reads the probe. A check without a probe is a TTL check.
 fn probe(fields: &mut Fields<'_>) -> Result<Probe, ConsulError> {
     let tls = ProbeTls {
         server_name: fields.text(&["TLSServerName", "tls_server_name"])?.into(),
-        skip_verify: fields.switch(&["TLSSkipVerify", "tls_skip_verify"])?,
+        skip_verify: fields.flag(&["TLSSkipVerify", "tls_skip_verify"])?,
     };
     let scripts = fields.texts(&["ScriptArgs", "script_args", "Args"])?;
     let (http, tcp) = (fields.text(&["HTTP"])?, fields.text(&["TCP"])?);
     let (tcp_tls, grpc_tls) =
-        (fields.switch(&["TCPUseTLS", "tcp_use_tls"])?, fields.switch(&["GRPCUseTLS", "grpc_use_tls"])?);
+        (fields.flag(&["TCPUseTLS", "tcp_use_tls"])?, fields.flag(&["GRPCUseTLS", "grpc_use_tls"])?);
     let (grpc, method, body) = (fields.text(&["GRPC"])?, fields.text(&["Method"])?, fields.text(&["Body"])?);
     let headers = headers(fields)?;
-    let disable_redirects = fields.switch(&["DisableRedirects", "disable_redirects"])?;
-    refuse_others(fields)?;
+    let disable_redirects = fields.flag(&["DisableRedirects", "disable_redirects"])?;
+    reject_unsupported(fields)?;
     if !scripts.is_empty() {
         return Err(ConsulError::Server(SCRIPTS.to_owned()));
     }
@@ -224,10 +224,10 @@ fn probe(fields: &mut Fields<'_>) -> Result<Probe, ConsulError> {
     Ok(Probe::Ttl)
 }
 
-/// Kinds of checks that this registry does not make.
-fn refuse_others(fields: &mut Fields<'_>) -> Result<(), ConsulError> {
+/// Rejects probes that this registry does not support.
+fn reject_unsupported(fields: &mut Fields<'_>) -> Result<(), ConsulError> {
     fields.ignore(&["H2PingUseTLS", "h2ping_use_tls"]);
-    for (names, what) in [
+    for (names, kind) in [
         (&["DockerContainerID", "docker_container_id"][..], "Docker"),
         (&["H2PING", "h2ping"], "H2PING"),
         (&["UDP"], "UDP"),
@@ -237,7 +237,7 @@ fn refuse_others(fields: &mut Fields<'_>) -> Result<(), ConsulError> {
     ] {
         if !fields.text(names)?.is_empty() {
             return Err(ConsulError::BadValue(format!(
-                "Invalid check: Callboard makes no {what} checks: use HTTP, TCP, GRPC or TTL"
+                "Invalid check: {kind} checks are not supported: use HTTP, TCP, GRPC or TTL"
             )));
         }
     }
@@ -247,7 +247,7 @@ fn refuse_others(fields: &mut Fields<'_>) -> Result<(), ConsulError> {
 /// A header and its value.
 type Header = (Box<str>, Box<str>);
 
-/// Consul has several values for each name. Names that differ in case are two, as in Go.
+/// Reads the headers, several values for a name included. Names that differ in case only are two names, as in Go.
 fn headers(fields: &mut Fields<'_>) -> Result<Box<[Header]>, ConsulError> {
     let Some(headers) = fields.nested(&["Header"], "map[string][]string")? else { return Ok(Box::default()) };
     let of = headers.of;
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn output_max_size_is_taken_up_to_the_usual_and_refused_below_zero() {
+    fn output_max_size_is_limited_to_the_default_and_rejected_below_zero() {
         let size = |value: &str| {
             read(&format!(r#"{{"TTL":"10s","OutputMaxSize":{value}}}"#)).map(|check| check.definition.output_max_size)
         };

@@ -1,10 +1,10 @@
-//! The parts of a registration that are about Consul's service mesh: read as Consul reads them, kept and shown, never acted on.
+//! Service mesh settings of a registration. They are validated as in Consul, stored and shown, but have no effect.
 
 use serde_json::{Map, Value as Json};
 
 use super::{ConsulError, Fields, value::JsonValue};
 
-/// Settings of a proxy: the names under which they are shown, and any other under which they may be sent.
+/// Settings of a proxy: the name in answers, then other names accepted in requests.
 const SETTINGS: [&[&str]; 14] = [
     &["DestinationServiceName", "destination_service_name"],
     &["DestinationServiceID", "destination_service_id"],
@@ -21,29 +21,29 @@ const SETTINGS: [&[&str]; 14] = [
     &["AccessLogs", "access_logs"],
     &["MutualTLSMode", "mutual_tls_mode"],
 ];
-/// Kinds of services that are gateways; true for those that need a port.
+/// Kinds of services that are gateways, each with whether it needs a port.
 const GATEWAYS: [(&str, bool); 4] =
     [("mesh-gateway", true), ("terminating-gateway", true), ("ingress-gateway", false), ("api-gateway", false)];
 
-/// What a registration says about a mesh.
+/// Service mesh settings of a registration.
 #[derive(Debug, Default)]
 pub(crate) struct Mesh<'a> {
     proxy: Map<String, Json>,
     pub(crate) native: bool,
-    /// The proxy that is to be registered beside the service.
+    /// Sidecar that is to be registered with the service.
     pub(super) sidecar: Option<Fields<'a>>,
 }
 
 impl<'a> Mesh<'a> {
-    /// Takes the parts out of a registration.
+    /// Takes the settings out of a registration.
     pub(super) fn take(fields: &mut Fields<'a>) -> Result<Self, ConsulError> {
         let proxy = fields.nested(&["Proxy"], "structs.ConnectProxyConfig")?.map(settings).transpose()?;
         let Some(mut connect) = fields.nested(&["Connect"], "structs.ServiceConnect")? else {
             return Ok(Self { proxy: proxy.unwrap_or_default(), ..Self::default() });
         };
-        let native = connect.switch(&["Native"])?;
+        let native = connect.flag(&["Native"])?;
         let sidecar = connect.nested(&["SidecarService", "sidecar_service"], "structs.ServiceDefinition")?;
-        // Who reads a service and registers it again sends these along.
+        // Fields of answers, which clients send back when they register a service that they have read.
         for known in ["PeerMeta", "peer_meta", "Proxy"] {
             connect.ignore(&[known]);
         }
@@ -51,7 +51,7 @@ impl<'a> Mesh<'a> {
         Ok(Self { proxy: proxy.unwrap_or_default(), native, sidecar })
     }
 
-    /// Returns the settings of the proxy as JSON; empty where there are none.
+    /// Returns the settings of the proxy as JSON; empty if there are none.
     pub(crate) fn proxy_text(&self) -> Box<str> {
         if self.proxy.is_empty() {
             return Box::default();
@@ -59,13 +59,13 @@ impl<'a> Mesh<'a> {
         Json::Object(self.proxy.clone()).to_string().into()
     }
 
-    /// The address at which the proxy reaches the service behind it.
+    /// Returns the address at which the proxy reaches its service.
     pub(super) fn local_address(&self) -> &str {
         self.text("LocalServiceAddress")
     }
 
-    /// Fills in what Consul fills in of a proxy that stands before a service.
-    pub(super) fn stand_before(&mut self, name: &str, id: &str, port: u16) {
+    /// Fills in the defaults of a sidecar of a service.
+    pub(super) fn set_destination(&mut self, name: &str, id: &str, port: u16) {
         for (field, value) in
             [("DestinationServiceName", name), ("DestinationServiceID", id), ("LocalServiceAddress", "127.0.0.1")]
         {
@@ -78,39 +78,40 @@ impl<'a> Mesh<'a> {
         }
     }
 
-    /// Returns what is wrong with it, in Consul's words.
-    pub(super) fn problem(&self, kind: &str, port: bool, socket: bool) -> Option<String> {
-        let mut problems = Vec::new();
+    /// Returns the error of the settings, with Consul's text.
+    pub(super) fn error(&self, kind: &str, port: bool, socket: bool) -> Option<String> {
+        let mut errors = Vec::new();
         if kind == "connect-proxy" {
             if !port && !socket {
-                problems.push(format!("Port or SocketPath must be set for a {kind}"));
+                errors.push(format!("Port or SocketPath must be set for a {kind}"));
             }
             match self.text("DestinationServiceName").trim() {
-                "" => problems
-                    .push("Proxy.DestinationServiceName must be non-empty for Connect proxy services".to_owned()),
-                "*" => problems
+                "" => {
+                    errors.push("Proxy.DestinationServiceName must be non-empty for Connect proxy services".to_owned())
+                }
+                "*" => errors
                     .push("Proxy.DestinationServiceName must not be a wildcard for Connect proxy services".to_owned()),
                 _ => {}
             }
             if self.native {
-                problems.push("A Proxy cannot also be Connect Native, only typical services".to_owned());
+                errors.push("A Proxy cannot also be Connect Native, only typical services".to_owned());
             }
         }
         if let Some((_, needs_port)) = GATEWAYS.iter().find(|(gateway, _)| *gateway == kind) {
             if *needs_port && !port {
-                problems.push(format!("Port must be non-zero for a {kind}"));
+                errors.push(format!("Port must be non-zero for a {kind}"));
             }
             if self.sidecar.is_some() {
-                problems.push(format!("A {kind} cannot have a sidecar service defined"));
+                errors.push(format!("A {kind} cannot have a sidecar service defined"));
             }
             let of_proxies = SETTINGS[..5].iter().chain([&SETTINGS[7]]).map(|names| names[0]);
             let given = of_proxies.filter(|field| self.proxy.contains_key(*field));
-            problems.extend(given.map(|field| format!("The Proxy.{field} configuration is invalid for a {kind}")));
+            errors.extend(given.map(|field| format!("The Proxy.{field} configuration is invalid for a {kind}")));
         }
         if self.native && !port && !socket {
-            problems.push("Port or SocketPath must be set for a Connect native service.".to_owned());
+            errors.push("Port or SocketPath must be set for a Connect native service.".to_owned());
         }
-        listed(&problems)
+        multierror(&errors)
     }
 
     fn text(&self, field: &str) -> &str {
@@ -122,7 +123,7 @@ impl<'a> Mesh<'a> {
     }
 }
 
-/// Takes the settings of a proxy as they are; those that say nothing are left out, as Consul leaves them out where it shows them.
+/// Reads the settings of a proxy. Empty settings are left out, as Consul leaves them out of answers.
 fn settings(mut fields: Fields<'_>) -> Result<Map<String, Json>, ConsulError> {
     let mut proxy = Map::new();
     for names in SETTINGS {
@@ -138,8 +139,8 @@ fn settings(mut fields: Fields<'_>) -> Result<Map<String, Json>, ConsulError> {
         if !good {
             return Err(fields.wrong(names[0], &value, "another type"));
         }
-        // Settings of the proxy's own program mean something even where they are empty or false.
-        if value.says_something() || names[0] == "Config" && value.has_members() {
+        // In the configuration of the proxy program, an empty or false value may have a meaning.
+        if value.has_content() || names[0] == "Config" && value.has_members() {
             proxy.insert(names[0].to_owned(), value.into_json());
         }
     }
@@ -148,13 +149,13 @@ fn settings(mut fields: Fields<'_>) -> Result<Map<String, Json>, ConsulError> {
 }
 
 /// Several problems as Go's multierror writes them.
-fn listed(problems: &[String]) -> Option<String> {
-    let count = match problems.len() {
+fn multierror(errors: &[String]) -> Option<String> {
+    let count = match errors.len() {
         0 => return None,
         1 => "1 error".to_owned(),
         many => format!("{many} errors"),
     };
-    Some(format!("{count} occurred:\n\t* {}\n\n", problems.join("\n\t* ")))
+    Some(format!("{count} occurred:\n\t* {}\n\n", errors.join("\n\t* ")))
 }
 
 #[cfg(test)]
@@ -164,11 +165,11 @@ mod tests {
 
     fn mesh(text: &str) -> Result<Mesh<'_>, String> {
         let mut fields = object(text.as_bytes(), ".Alias").unwrap();
-        Mesh::take(&mut fields).map_err(|problem| problem.to_string())
+        Mesh::take(&mut fields).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn settings_are_kept_as_they_are_under_consuls_names() {
+    fn settings_are_stored_under_consuls_names() {
         let given = r#"{"Proxy":{"destination_service_name":"web","Config":{"a":0,"b":{"c":false}},"Mode":"","Upstreams":[],
             "MeshGateway":{},"LocalServicePort":80},"Connect":{"Native":true}}"#;
         let mesh = mesh(given).unwrap();
@@ -177,35 +178,35 @@ mod tests {
     }
 
     #[test]
-    fn empty_parts_say_nothing() {
+    fn empty_settings_are_left_out() {
         let mesh = mesh(r#"{"Proxy":{"Mode":"","MeshGateway":{},"Expose":{}},"Connect":{}}"#).unwrap();
         assert!(mesh.proxy_text().is_empty() && !mesh.native && mesh.sidecar.is_none());
-        assert_eq!(mesh.problem("", false, false), None);
+        assert_eq!(mesh.error("", false, false), None);
     }
 
     #[test]
-    fn unknown_settings_and_wrong_types_are_refused() {
+    fn unknown_settings_and_wrong_types_are_rejected() {
         assert_eq!(mesh(r#"{"Proxy":{"Nope":1}}"#).unwrap_err(), "Request decode failed: json: unknown field \"Nope\"");
         assert!(mesh(r#"{"Proxy":{"Config":[]}}"#).unwrap_err().contains("cannot unmarshal array"));
         assert!(mesh(r#"{"Connect":{"Nope":1}}"#).is_err());
     }
 
     #[test]
-    fn problems_of_proxies_and_gateways_are_listed_as_consul_lists_them() {
-        let problem = |text, kind, port| mesh(text).unwrap().problem(kind, port, false);
+    fn errors_of_proxies_and_gateways_are_listed_as_consul_lists_them() {
+        let error = |text, kind, port| mesh(text).unwrap().error(kind, port, false);
         let named = r#"{"Proxy":{"DestinationServiceName":"web"}}"#;
-        assert_eq!(problem(named, "connect-proxy", true), None);
+        assert_eq!(error(named, "connect-proxy", true), None);
         assert_eq!(
-            problem("{}", "connect-proxy", true).unwrap(),
+            error("{}", "connect-proxy", true).unwrap(),
             "1 error occurred:\n\t* Proxy.DestinationServiceName must be non-empty for Connect proxy services\n\n"
         );
-        let gateway = problem(named, "mesh-gateway", false).unwrap();
+        let gateway = error(named, "mesh-gateway", false).unwrap();
         assert_eq!(
             gateway,
             "2 errors occurred:\n\t* Port must be non-zero for a mesh-gateway\n\t* The Proxy.DestinationServiceName configuration is invalid for a mesh-gateway\n\n"
         );
-        assert_eq!(problem("{}", "ingress-gateway", false), None);
-        assert!(problem(r#"{"Connect":{"Native":true}}"#, "", false).unwrap().contains("Connect native service."));
-        assert!(problem(r#"{"Connect":{"SidecarService":{}}}"#, "api-gateway", true).unwrap().contains("sidecar"));
+        assert_eq!(error("{}", "ingress-gateway", false), None);
+        assert!(error(r#"{"Connect":{"Native":true}}"#, "", false).unwrap().contains("Connect native service."));
+        assert!(error(r#"{"Connect":{"SidecarService":{}}}"#, "api-gateway", true).unwrap().contains("sidecar"));
     }
 }

@@ -1,23 +1,25 @@
-//! Services as they are sent.
+//! Services in requests.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
 use super::{CheckRequest, ConsulError, Fields, Pair, mesh::Mesh, object};
 use crate::model::{Address, Locality, Metadata, ServiceName, TaggedAddress, Tags, Weight};
 
-/// Longest value of metadata, in bytes: as in Consul, and told in its words.
-const LONGEST_VALUE: usize = 512;
-const LONGEST_KEY: usize = 128;
-const MOST_PAIRS: usize = 64;
+/// Maximum length of a value of metadata, as in Consul.
+const MAX_VALUE_BYTES: usize = 512;
+/// Maximum length of a key of metadata, as in Consul.
+const MAX_KEY_BYTES: usize = 128;
+/// Maximum number of entries of metadata, as in Consul.
+const MAX_METADATA_PAIRS: usize = 64;
 
-/// A service as it was asked for.
+/// Service that a request registers.
 #[derive(Debug)]
 pub(crate) struct ServiceRequest<'a> {
     pub(crate) id: Cow<'a, str>,
     pub(crate) name: ServiceName,
     pub(crate) kind: Cow<'a, str>,
     pub(crate) tags: Tags,
-    /// `None`: that of its node.
+    /// Address of the service. `None`: that of its node.
     pub(crate) address: Option<Address>,
     pub(crate) port: u16,
     pub(crate) tagged_addresses: Box<[TaggedAddress]>,
@@ -28,18 +30,18 @@ pub(crate) struct ServiceRequest<'a> {
     pub(crate) socket_path: Cow<'a, str>,
     pub(crate) locality: Option<std::sync::Arc<Locality>>,
     pub(crate) mesh: Mesh<'a>,
-    /// True for one of `catalog/register`.
+    /// Set if it is registered through the catalog.
     pub(crate) from_catalog: bool,
     pub(crate) checks: Vec<CheckRequest<'a>>,
 }
 
 impl<'a> ServiceRequest<'a> {
-    /// What `agent/service/register` sends.
+    /// Reads the body of `agent/service/register`.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, ConsulError> {
         Self::at_agent(object(bytes, ".Alias")?)
     }
 
-    /// A service with the checks that its agent is to make.
+    /// Reads a service with checks that the agent runs.
     fn at_agent(mut fields: Fields<'a>) -> Result<Self, ConsulError> {
         let name = fields.text(&["Name"])?;
         let mut checks = Vec::new();
@@ -53,13 +55,13 @@ impl<'a> ServiceRequest<'a> {
         Self::read_rest(fields, (name, id), checks)
     }
 
-    /// Takes the proxy out that the service asks to be registered beside it, with all that Consul fills in but its port. `None`: it
-    /// asks for none.
+    /// Takes the sidecar that is to be registered with the service, with the defaults that Consul fills in, but without a port. `None`: the
+    /// service has none.
     pub(crate) fn take_sidecar(&mut self) -> Result<Option<Self>, ConsulError> {
         let Some(mut fields) = self.mesh.sidecar.take() else { return Ok(None) };
         if !fields.text(&["ID"])?.is_empty() {
-            let problem = "A SidecarService cannot specify an ID as this is managed by the agent";
-            return Err(ConsulError::BadValue(format!("Invalid SidecarService: {problem}")));
+            let reason = "A SidecarService cannot specify an ID as this is managed by the agent";
+            return Err(ConsulError::BadValue(format!("Invalid SidecarService: {reason}")));
         }
         let name = fields.text(&["Name"])?;
         let name = if name.is_empty() { format!("{}-sidecar-proxy", self.name).into() } else { name };
@@ -86,11 +88,11 @@ impl<'a> ServiceRequest<'a> {
         if sidecar.meta.iter().len() == 0 {
             sidecar.meta.clone_from(&self.meta);
         }
-        sidecar.mesh.stand_before(self.name.as_str(), &self.id, self.port);
+        sidecar.mesh.set_destination(self.name.as_str(), &self.id, self.port);
         Ok(Some(sidecar))
     }
 
-    /// Sets the port, of the address too.
+    /// Sets the port of the service and of its address.
     pub(crate) fn listen_at(&mut self, port: u16) {
         self.port = port;
         if let Some(address) = &mut self.address {
@@ -98,8 +100,8 @@ impl<'a> ServiceRequest<'a> {
         }
     }
 
-    /// Has the check made that Consul makes of a sidecar without checks of its own: its port accepts connections. Consul's second one,
-    /// an alias of the service behind it, is not made here.
+    /// Adds the default check of a sidecar without checks: that its port accepts connections. Consul's other default, an alias check of the
+    /// service, is not supported.
     pub(crate) fn check_port(&mut self) -> Result<(), ConsulError> {
         if self.checks.is_empty() {
             let host = self.address.as_ref().map_or(self.mesh.local_address(), |address| &*address.host);
@@ -110,16 +112,16 @@ impl<'a> ServiceRequest<'a> {
         Ok(())
     }
 
-    /// Returns what is wrong with it as part of a mesh, in Consul's words. `None`: nothing is.
-    pub(crate) fn mesh_problem(&self) -> Option<String> {
-        self.mesh.problem(&self.kind, self.port > 0, !self.socket_path.is_empty())
+    /// Returns the error of its service mesh settings, with Consul's text. `None`: they are valid.
+    pub(crate) fn mesh_error(&self) -> Option<String> {
+        self.mesh.error(&self.kind, self.port > 0, !self.socket_path.is_empty())
     }
 
-    /// What `catalog/register` has within.
+    /// Reads the service of a `catalog/register` body.
     pub(super) fn in_catalog(mut fields: Fields<'a>) -> Result<Self, ConsulError> {
         let (name, id) = (fields.text(&["Service"])?, fields.text(&["ID"])?);
-        // Go's own client sends weights of nothing along when none are meant.
-        if let Some(weights) = fields.nested(&["Weights"], "structs.Weights")?.filter(Fields::says_something) {
+        // Consul's Go client sends weights of zero when none are set.
+        if let Some(weights) = fields.nested(&["Weights"], "structs.Weights")?.filter(Fields::has_content) {
             fields.put("Weights", weights);
         }
         for known in ["RaftIndex", "CreateIndex", "ModifyIndex", "PeerName", "EnterpriseMeta"] {
@@ -141,9 +143,9 @@ impl<'a> ServiceRequest<'a> {
         let tags = fields.texts(&["Tags"])?;
         let kind = fields.text(&["Kind"])?;
         let tagged_addresses = tagged_addresses(&mut fields)?;
-        let enable_tag_override = fields.switch(&["EnableTagOverride", "enable_tag_override"])?;
+        let enable_tag_override = fields.flag(&["EnableTagOverride", "enable_tag_override"])?;
         let socket_path = fields.text(&["SocketPath", "socket_path"])?;
-        // As Consul does with ports below zero: there is none.
+        // Like Consul, a negative port means none.
         let port = u16::try_from(port.max(0))
             .map_err(|_| ConsulError::BadValue(format!("Invalid service port {port}: give 0 to 65535")))?;
         let tags = Tags::parse_stored(&tags)?;
@@ -170,7 +172,7 @@ impl<'a> ServiceRequest<'a> {
     }
 }
 
-/// Returns the id of the proxy that is registered beside a service.
+/// Returns the id of the sidecar of a service.
 pub(crate) fn sidecar_id(service: &str) -> String {
     format!("{service}-sidecar-proxy")
 }
@@ -179,7 +181,7 @@ fn service_name(name: &str) -> Result<ServiceName, ConsulError> {
     if name.is_empty() {
         return Err(ConsulError::BadRequest("Missing service name"));
     }
-    // Stock Consul registers any name. A name is part of DNS names here, and of paths.
+    // Consul accepts any name. Here a name is part of DNS names and of paths.
     Ok(ServiceName::parse(name).map_err(|invalid| invalid.with_field("Name"))?)
 }
 
@@ -191,26 +193,26 @@ fn own_address(host: &str, port: u16) -> Result<Option<Address>, ConsulError> {
     address.map(Some).map_err(|_| ConsulError::BadRequest("Invalid service address"))
 }
 
-/// Metadata of a service, refused in Consul's words.
+/// Validates metadata of a service, with Consul's errors.
 fn metadata(meta: &[Pair<'_>]) -> Result<Metadata, ConsulError> {
-    let refused = |why: String| ConsulError::BadValue(format!("Invalid Service Meta: {why}"));
-    if meta.len() > MOST_PAIRS {
-        return Err(refused(format!("Node metadata cannot contain more than {MOST_PAIRS} key/value pairs")));
+    let rejected = |reason: String| ConsulError::BadValue(format!("Invalid Service Meta: {reason}"));
+    if meta.len() > MAX_METADATA_PAIRS {
+        return Err(rejected(format!("Node metadata cannot contain more than {MAX_METADATA_PAIRS} key/value pairs")));
     }
     for (key, value) in meta {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-        let why = if key.is_empty() {
+        let reason = if key.is_empty() {
             "Key cannot be blank".to_owned()
         } else if !key.bytes().all(good) {
             "Key contains invalid characters".to_owned()
-        } else if key.len() > LONGEST_KEY {
-            format!("Key is too long (limit: {LONGEST_KEY} characters)")
-        } else if value.len() > LONGEST_VALUE {
-            format!("Value is too long (limit: {LONGEST_VALUE} characters)")
+        } else if key.len() > MAX_KEY_BYTES {
+            format!("Key is too long (limit: {MAX_KEY_BYTES} characters)")
+        } else if value.len() > MAX_VALUE_BYTES {
+            format!("Value is too long (limit: {MAX_VALUE_BYTES} characters)")
         } else {
             continue;
         };
-        return Err(refused(format!("Couldn't load metadata pair ('{key}', '{value}'): {why}")));
+        return Err(rejected(format!("Couldn't load metadata pair ('{key}', '{value}'): {reason}")));
     }
     Ok(Metadata::parse_stored(meta.iter().map(|(key, value)| (key, value)))?)
 }

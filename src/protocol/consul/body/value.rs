@@ -1,4 +1,4 @@
-//! JSON as it was sent: texts stay where they are, fields in their order. Most of what is read is taken apart and gone at once.
+//! JSON values of requests. They borrow their texts from the body and keep the order of fields, since most are taken apart at once.
 
 use std::{borrow::Cow, fmt};
 
@@ -8,10 +8,10 @@ use serde::{
 };
 use serde_json::{Number, Value as Json};
 
-/// Fields of an object that are there mostly at least.
-const FIELDS: usize = 8;
+/// Initial capacity for the fields of an object.
+const FIELD_CAPACITY: usize = 8;
 
-/// A value.
+/// JSON value.
 #[derive(Debug)]
 pub(super) enum JsonValue<'a> {
     Null,
@@ -23,7 +23,7 @@ pub(super) enum JsonValue<'a> {
 }
 
 impl JsonValue<'_> {
-    /// What it is, in the words of Go.
+    /// Returns the name of its type, as in Go's errors.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -35,7 +35,7 @@ impl JsonValue<'_> {
         }
     }
 
-    /// True for a list or an object that has members.
+    /// Returns whether it is a list or an object with members.
     pub(super) fn has_members(&self) -> bool {
         match self {
             Self::List(values) => !values.is_empty(),
@@ -44,7 +44,7 @@ impl JsonValue<'_> {
         }
     }
 
-    /// Returns the value as JSON that borrows nothing. Of fields with one name, the last counts.
+    /// Converts the value to owned JSON. Of several fields with one name, the last counts.
     pub(super) fn into_json(self) -> Json {
         match self {
             Self::Null => Json::Null,
@@ -58,15 +58,15 @@ impl JsonValue<'_> {
         }
     }
 
-    /// Whether anything in it, however deep, is neither empty nor false.
-    pub(super) fn says_something(&self) -> bool {
+    /// Returns whether any value in it, at any depth, is neither null, zero, false nor empty.
+    pub(super) fn has_content(&self) -> bool {
         match self {
             Self::Null => false,
             Self::Bool(on) => *on,
             Self::Number(number) => number.as_f64() != Some(0.0),
             Self::Text(text) => !text.is_empty(),
-            Self::List(values) => values.iter().any(Self::says_something),
-            Self::Object(fields) => fields.iter().any(|(_, value)| value.says_something()),
+            Self::List(values) => values.iter().any(Self::has_content),
+            Self::Object(fields) => fields.iter().any(|(_, value)| value.has_content()),
         }
     }
 }
@@ -77,14 +77,14 @@ impl<'de> Deserialize<'de> for JsonValue<'de> {
     }
 }
 
-/// The name of a field.
+/// Name of a field.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Name<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         match from.deserialize_str(ValueReader)? {
             JsonValue::Text(name) => Ok(Self(name)),
-            other => Err(D::Error::custom(format_args!("{} is no name of a field", other.kind()))),
+            other => Err(D::Error::custom(format_args!("{} is not a name of a field", other.kind()))),
         }
     }
 }
@@ -135,7 +135,7 @@ impl<'de> Visitor<'de> for ValueReader {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<JsonValue<'de>, A::Error> {
-        let mut fields = Vec::with_capacity(FIELDS);
+        let mut fields = Vec::with_capacity(FIELD_CAPACITY);
         while let Some((Name(name), value)) = from.next_entry()? {
             fields.push((name, value));
         }

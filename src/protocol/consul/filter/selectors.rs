@@ -1,7 +1,7 @@
-//! Selectors of each kind of answer: every field that is shown, and those that Consul shows only at times.
+//! Selectors of each kind of answer: all of its fields, those that answers leave out when empty included.
 //!
 //! Consul derives its selectors from its own types, and leaves out `CreateIndex`, `ModifyIndex`, `CheckDefinition`, `Locality`, the `Config`
-//! of a proxy, and `Datacenter` of an agent's services. Those can be asked for here.
+//! of a proxy, and `Datacenter` of an agent's services. They can be used here.
 
 use super::{ConsulField, FilterSelector, Schema, SelectorKind};
 
@@ -39,7 +39,7 @@ const fn count(tables: &[Selectors]) -> usize {
     count
 }
 
-/// The selectors of several tables in one.
+/// Joins several tables.
 const fn joined<const N: usize>(tables: &[Selectors]) -> [FilterSelector<ConsulField>; N] {
     let mut all = [text(""); N];
     let (mut table, mut next) = (0, 0);
@@ -154,7 +154,7 @@ macro_rules! described {
     };
 }
 
-/// Fields of a service that have the same names wherever it is shown by itself.
+/// Fields of a service that have the same names in all answers about services alone.
 macro_rules! service {
     ($at:literal) => {
         &[

@@ -2,9 +2,9 @@ use serde_json::json;
 
 use super::*;
 
-fn takes(shown: &Json, filter: &str) -> bool {
-    let wanted = ConsulFilter::parse(Some(filter), &ENTRIES).unwrap_or_else(|refused| panic!("{filter}: {refused}"));
-    wanted.takes(shown)
+fn matches(shown: &Json, filter: &str) -> bool {
+    let filter = ConsulFilter::parse(Some(filter), &ENTRIES).unwrap_or_else(|error| panic!("{filter}: {error}"));
+    filter.matches(shown)
 }
 
 fn refused(filter: &str) -> String {
@@ -37,7 +37,7 @@ fn filters_look_into_what_is_shown() {
         "Service.Kind == \"\"",
         "Service.EnableTagOverride == false",
     ] {
-        assert!(takes(&entry, yes), "{yes}");
+        assert!(matches(&entry, yes), "{yes}");
     }
     for no in [
         "Service.Port != 81",
@@ -49,7 +49,7 @@ fn filters_look_into_what_is_shown() {
         "Node.Node == N1",
         "wan in Service.TaggedAddresses",
     ] {
-        assert!(!takes(&entry, no), "{no}");
+        assert!(!matches(&entry, no), "{no}");
     }
 }
 
@@ -73,13 +73,13 @@ fn absent_keys_are_what_consul_takes_them_for() {
         for (clause, expected) in clauses {
             for key in ["Service.Meta.absent", "Service.Meta[\"absent\"]", "Service.TaggedAddresses.absent.Address"] {
                 let filter = clause.replace('K', key);
-                assert_eq!(takes(&entry, &filter), expected, "{filter} of {entry}");
+                assert_eq!(matches(&entry, &filter), expected, "{filter} of {entry}");
             }
         }
-        assert!(!takes(&entry, "Service.TaggedAddresses.absent.Port == 0"));
-        assert!(takes(&entry, "Service.TaggedAddresses.absent.Port != 0"));
-        assert!(!takes(&entry, "absent in Service.Meta"));
-        assert!(!takes(&entry, "\"\" in Service.TaggedAddresses"));
+        assert!(!matches(&entry, "Service.TaggedAddresses.absent.Port == 0"));
+        assert!(matches(&entry, "Service.TaggedAddresses.absent.Port != 0"));
+        assert!(!matches(&entry, "absent in Service.Meta"));
+        assert!(!matches(&entry, "\"\" in Service.TaggedAddresses"));
     }
 }
 
@@ -105,7 +105,7 @@ fn fields_that_are_left_out_have_the_values_of_go() {
             "Checks is empty",
             "not Checks.Status == passing",
         ] {
-            assert!(takes(&entry, yes), "{yes} of {entry}");
+            assert!(matches(&entry, yes), "{yes} of {entry}");
         }
         for no in [
             "Service.Port != 0",
@@ -115,7 +115,7 @@ fn fields_that_are_left_out_have_the_values_of_go() {
             "Checks.Output matches `.*`",
             "Checks is not empty",
         ] {
-            assert!(!takes(&entry, no), "{no} of {entry}");
+            assert!(!matches(&entry, no), "{no} of {entry}");
         }
     }
 }
@@ -138,7 +138,7 @@ fn configuration_of_a_proxy_is_asked_for_as_text() {
         "Service.Proxy.Expose.Paths.Path == \"/healthz\"",
         "Service.Proxy.Expose.Paths is not empty",
     ] {
-        assert!(takes(&entry, yes), "{yes}");
+        assert!(matches(&entry, yes), "{yes}");
     }
 }
 

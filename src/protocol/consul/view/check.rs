@@ -1,25 +1,26 @@
-//! Checks as they are shown: those that there are, and those that stand for a lease, a node that is alive, an operator's word.
+//! Checks in answers: those that exist, and synthetic ones for a lease, for a node that is alive, and for maintenance.
 
 use std::{borrow::Cow, time::Duration};
 
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
-use super::{listed, service_id};
+use super::{registered_text, service_id};
 use crate::{
     health_check::HealthChecks,
     model::{Check, CheckDescription, CheckStatus, Conditions, Instance, InstanceId, Probe, ServiceName, Status},
 };
 
-/// What a check is told to be that stands for something else.
+/// Type of the synthetic check of a service or node in maintenance.
 const MAINTENANCE: &str = "maintenance";
-/// Why something is out of service, where nobody has said.
+/// Note on a service in maintenance without a reason.
 const NO_REASON: &str =
     "Maintenance mode is enabled for this service, but no reason was provided. This is a default message.";
+/// Note on a node in maintenance without a reason.
 const NO_NODE_REASON: &str =
     "Maintenance mode is enabled for this node, but no reason was provided. This is a default message.";
 
-/// A check.
+/// Check in an answer.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(in crate::protocol::consul) struct HealthCheck<'a> {
@@ -45,8 +46,8 @@ pub(in crate::protocol::consul) struct HealthCheck<'a> {
 }
 
 impl<'a> HealthCheck<'a> {
-    /// A check that stands for something else than one.
-    fn standing_for(node: Cow<'a, str>, id: String, name: &'static str, kind: &'static str) -> Self {
+    /// Returns a synthetic check.
+    fn synthetic(node: Cow<'a, str>, id: String, name: &'static str, kind: &'static str) -> Self {
         Self {
             node,
             check_id: id.into(),
@@ -67,7 +68,7 @@ impl<'a> HealthCheck<'a> {
         }
     }
 
-    /// The same, of an instance.
+    /// Assigns the check to an instance.
     fn of(self, instance: &'a Instance) -> Self {
         Self {
             service_id: service_id(instance),
@@ -77,22 +78,22 @@ impl<'a> HealthCheck<'a> {
         }
     }
 
-    /// Key that orders checks by their nodes, then by their ids.
+    /// Returns the key that sorts checks by node, then by id.
     pub(in crate::protocol::consul) fn by_node(&self) -> (String, String) {
         (self.node.to_ascii_lowercase(), self.check_id.to_ascii_lowercase())
     }
 
-    /// Whether it stands for an operator's word.
+    /// Returns whether it is the synthetic check of maintenance.
     pub(in crate::protocol::consul) fn is_maintenance(&self) -> bool {
         self.kind == MAINTENANCE
     }
 
-    /// The same, told as the agent does: without indexes.
-    pub(in crate::protocol::consul) fn of_agent(self) -> Self {
+    /// Returns the check without indexes, as an agent shows it.
+    pub(in crate::protocol::consul) fn without_indexes(self) -> Self {
         Self { create_index: 0, modify_index: 0, ..self }
     }
 
-    /// The same, as it is told with the health of an agent's service: how it is made is not told.
+    /// Returns the check without its definition, as an agent shows it with the health of a service.
     pub(in crate::protocol::consul) fn brief(self) -> BriefCheck<'a> {
         BriefCheck {
             node: self.node,
@@ -120,47 +121,47 @@ impl<'a> HealthCheck<'a> {
             notes: Cow::Borrowed(&*definition.notes),
             create_index: check.created.0,
             modify_index: check.revision.0,
-            ..Self::standing_for(node, definition.id.to_string(), "", definition.probe.kind())
+            ..Self::synthetic(node, definition.id.to_string(), "", definition.probe.kind())
         };
         if definition.probe == Probe::Static {
             return match definition.description.as_deref() {
                 None => shown,
-                Some(stated) => shown.with_stated(stated),
+                Some(description) => shown.with_description(description),
             };
         }
         let interval = if definition.probe == Probe::Ttl { Duration::ZERO } else { definition.interval };
-        // Consul leaves a span of nothing out where a check came with its service.
+        // Consul leaves zero durations out of checks that were registered with their service.
         let span = |span: Duration| {
             if span.is_zero() && !definition.separate { "".into() } else { go_duration(span).into() }
         };
         Self { output: output.into(), interval: span(interval), timeout: span(definition.timeout), ..shown }
     }
 
-    /// The same with what was said of it in the catalog.
-    fn with_stated(self, stated: &'a CheckDescription) -> Self {
+    /// Fills in the description of a check of the catalog.
+    fn with_description(self, description: &'a CheckDescription) -> Self {
         Self {
-            output: Cow::Borrowed(&*stated.output),
-            kind: Cow::Borrowed(&*stated.kind),
-            interval: Cow::Borrowed(&*stated.interval),
-            timeout: Cow::Borrowed(&*stated.timeout),
-            definition: serde_json::from_str(&stated.definition).unwrap_or_default(),
+            output: Cow::Borrowed(&*description.output),
+            kind: Cow::Borrowed(&*description.kind),
+            interval: Cow::Borrowed(&*description.interval),
+            timeout: Cow::Borrowed(&*description.timeout),
+            definition: serde_json::from_str(&description.definition).unwrap_or_default(),
             ..self
         }
     }
 
-    /// What every node of Consul's has that is one of its own.
-    pub(in crate::protocol::consul) fn serf(node: Cow<'a, str>, index: u64) -> Self {
+    /// Returns the synthetic check that every node with an agent has in Consul.
+    pub(in crate::protocol::consul) fn serf_health(node: Cow<'a, str>, index: u64) -> Self {
         Self {
             status: CheckStatus::Passing.as_str(),
             output: "Agent alive and reachable".into(),
             create_index: index,
             modify_index: index,
-            ..Self::standing_for(node, "serfHealth".to_owned(), "Serf Health Status", "")
+            ..Self::synthetic(node, "serfHealth".to_owned(), "Serf Health Status", "")
         }
     }
 }
 
-/// A check, as it is told with the health of an agent's service.
+/// Check without its definition, as an agent shows it with the health of a service.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(in crate::protocol::consul) struct BriefCheck<'a> {
@@ -183,7 +184,7 @@ pub(in crate::protocol::consul) struct BriefCheck<'a> {
     modify_index: u64,
 }
 
-/// How a check is made, where that is not told.
+/// Definition of a check where answers leave it empty.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct NoDefinition {
@@ -235,7 +236,7 @@ impl Default for NoDefinition {
     }
 }
 
-/// The checks of an instance, by id: those that it has, and those that stand for its lease and for an operator's word.
+/// Returns the checks of an instance, by id, with the synthetic ones of its lease and of maintenance.
 pub(in crate::protocol::consul) fn checks_of<'a>(
     instance: &'a Instance,
     node: &Cow<'a, str>,
@@ -246,10 +247,10 @@ pub(in crate::protocol::consul) fn checks_of<'a>(
     let Conditions { self_draining: leaving, operator_draining: drained, .. } = instance.conditions;
     if drained || leaving {
         let id = format!("_service_maintenance:{}", service_id(instance));
-        let why = listed(instance, |listing| &listing.maintenance);
-        let check = HealthCheck::standing_for(node.clone(), id, "Service Maintenance Mode", MAINTENANCE).of(instance);
+        let reason = registered_text(instance, |registration| &registration.maintenance);
+        let check = HealthCheck::synthetic(node.clone(), id, "Service Maintenance Mode", MAINTENANCE).of(instance);
         all.push(HealthCheck {
-            notes: if why.is_empty() { NO_REASON.into() } else { why.into() },
+            notes: if reason.is_empty() { NO_REASON.into() } else { reason.into() },
             create_index: instance.revision.0,
             modify_index: instance.revision.0,
             ..check
@@ -262,7 +263,7 @@ pub(in crate::protocol::consul) fn checks_of<'a>(
     all
 }
 
-/// The checks of a node that are no instance's, by id.
+/// Returns the checks of a node itself, by id, with the synthetic one of maintenance.
 pub(in crate::protocol::consul) fn checks_of_node<'a>(
     node: &'a Instance,
     name: &Cow<'a, str>,
@@ -270,13 +271,13 @@ pub(in crate::protocol::consul) fn checks_of_node<'a>(
 ) -> Vec<HealthCheck<'a>> {
     let mut all: Vec<_> = own_checks(&node.service, &node.id, node, name, checks).collect();
     if node.conditions.operator_draining {
-        let why = listed(node, |listing| &listing.maintenance);
+        let reason = registered_text(node, |registration| &registration.maintenance);
         let id = "_node_maintenance".to_owned();
         all.push(HealthCheck {
-            notes: if why.is_empty() { NO_NODE_REASON.into() } else { why.into() },
+            notes: if reason.is_empty() { NO_NODE_REASON.into() } else { reason.into() },
             create_index: node.revision.0,
             modify_index: node.revision.0,
-            ..HealthCheck::standing_for(name.clone(), id, "Node Maintenance Mode", MAINTENANCE)
+            ..HealthCheck::synthetic(name.clone(), id, "Node Maintenance Mode", MAINTENANCE)
         });
     }
     all
@@ -295,15 +296,11 @@ fn own_checks<'a>(
     instance.checks.iter().map(move |check| HealthCheck::new(node.clone(), check, output(check)))
 }
 
-/// A lease is a check that the instance feeds.
+/// Returns the synthetic check of a lease.
 fn lease_of<'a>(instance: &'a Instance, node: &Cow<'a, str>) -> HealthCheck<'a> {
     let (status, output) = match instance.status() {
-        Status::Starting if instance.conditions.starting => {
-            (CheckStatus::Critical, "the instance says that it is starting")
-        }
-        Status::Suspect => {
-            (CheckStatus::Passing, "the lease is overdue; kept because too many fell silent together to believe it")
-        }
+        Status::Starting if instance.conditions.starting => (CheckStatus::Critical, "the instance is starting"),
+        Status::Suspect => (CheckStatus::Passing, "the lease has expired, and self-preservation holds the instance"),
         Status::Serving | Status::Starting | Status::Draining | Status::Unhealthy => {
             (CheckStatus::Passing, "the lease is held")
         }
@@ -314,11 +311,11 @@ fn lease_of<'a>(instance: &'a Instance, node: &Cow<'a, str>) -> HealthCheck<'a> 
         output: output.into(),
         create_index: instance.registered_revision.0,
         modify_index: instance.revision.0,
-        ..HealthCheck::standing_for(node.clone(), id, "Lease", "ttl").of(instance)
+        ..HealthCheck::synthetic(node.clone(), id, "Lease", "ttl").of(instance)
     }
 }
 
-/// A length of time as Go writes it: `1m30s`, `1.5s`, `200ms`.
+/// Returns a duration as Go writes it: `1m30s`, `1.5s`, `200ms`.
 pub(in crate::protocol::consul) fn go_duration(span: Duration) -> String {
     let nanoseconds = span.as_nanos();
     if nanoseconds == 0 {
@@ -354,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_of_time_are_written_as_go_does() {
+    fn duration_is_written_as_in_go() {
         let cases = [
             (0, "0s"),
             (200_000_000, "200ms"),

@@ -1,16 +1,15 @@
-//! The parts of a service that are about Consul's service mesh, as they are shown: what was given, and what Consul shows where
-//! nothing was.
+//! Service mesh settings of a service in answers: those given at registration, and Consul's defaults.
 
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
-use super::listed;
+use super::registered_text;
 use crate::model::Instance;
 
 /// Kinds of services whose agents show the settings of a proxy.
 const PROXIES: [&str; 5] = ["connect-proxy", "mesh-gateway", "terminating-gateway", "ingress-gateway", "api-gateway"];
 
-/// Whether a service speaks the protocol of the mesh itself.
+/// `Connect`: whether a service speaks the protocol of the mesh itself.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct ConnectView {
@@ -20,10 +19,10 @@ pub(super) struct ConnectView {
 
 impl ConnectView {
     pub(super) fn new(instance: &Instance) -> Self {
-        Self { native: instance.consul_registration.as_ref().is_some_and(|listing| listing.connect_native) }
+        Self { native: instance.consul_registration.as_ref().is_some_and(|registration| registration.connect_native) }
     }
 
-    /// The same, as an agent shows it: nothing where there is nothing.
+    /// Returns the settings as an agent shows them: `None` if there are none.
     pub(super) fn at_agent(instance: &Instance) -> Option<Self> {
         Some(Self::new(instance)).filter(|connect| connect.native)
     }
@@ -35,20 +34,20 @@ impl ConnectView {
 pub(super) struct ProxyView(Map<String, Json>);
 
 impl ProxyView {
-    /// As the catalog shows them, also of services that are no proxies.
+    /// Returns the settings as the catalog shows them, for every service.
     pub(super) fn new(instance: &Instance) -> Self {
         let mut proxy = Self::given(instance);
         proxy.0.entry("Mode").or_insert_with(|| "".into());
         proxy
     }
 
-    /// As an agent shows them: of proxies and gateways.
+    /// Returns the settings as an agent shows them, for proxies and gateways only.
     pub(super) fn at_agent(instance: &Instance) -> Option<Self> {
-        PROXIES.contains(&listed(instance, |listing| &listing.kind)).then(|| Self::given(instance))
+        PROXIES.contains(&registered_text(instance, |registration| &registration.kind)).then(|| Self::given(instance))
     }
 
     fn given(instance: &Instance) -> Self {
-        let given = listed(instance, |listing| &listing.proxy);
+        let given = registered_text(instance, |registration| &registration.proxy);
         // What was kept was written here; were it no object, there would be nothing to show.
         let mut proxy: Map<String, Json> =
             if given.is_empty() { Map::new() } else { serde_json::from_str(given).unwrap_or_default() };
@@ -75,13 +74,13 @@ mod tests {
         assert_eq!(serde_json::to_value(ProxyView::new(&instance)).unwrap(), none);
         assert!(ProxyView::at_agent(&instance).is_none() && ConnectView::at_agent(&instance).is_none());
         let proxy = r#"{"Config":{"a":1},"MeshGateway":{"Mode":"local"}}"#;
-        let listing = ConsulRegistration {
+        let registration = ConsulRegistration {
             kind: "connect-proxy".into(),
             proxy: proxy.into(),
             connect_native: true,
             ..ConsulRegistration::default()
         };
-        instance.consul_registration = Some(Arc::new(listing));
+        instance.consul_registration = Some(Arc::new(registration));
         let given = json!({"Config": {"a": 1}, "MeshGateway": {"Mode": "local"}, "Expose": {}});
         assert_eq!(serde_json::to_value(ProxyView::at_agent(&instance)).unwrap(), given);
         assert_eq!(serde_json::to_value(ConnectView::new(&instance)).unwrap(), json!({"Native": true}));

@@ -1,4 +1,4 @@
-//! Checks, of services and of nodes.
+//! Checks of services and of the local node.
 
 use crate::{
     app::ListedChange,
@@ -13,7 +13,7 @@ use crate::{
 impl Consul {
     pub(super) async fn check_register(
         &self,
-        call: &ConsulRequest,
+        request: &ConsulRequest,
         body: &[u8],
     ) -> Result<ConsulResponse, ConsulError> {
         let asked = CheckRequest::read(body)?;
@@ -24,48 +24,53 @@ impl Consul {
         if asked.service.is_empty() {
             self.checks.admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
             let (service, id) = (node_service(), InstanceId::of_node(""));
-            self.change_own_node(call, Command::AddCheck { service, id, check }).await?;
+            self.change_local_node(request, Command::AddCheck { service, id, check }).await?;
             return Ok(ConsulResponse::empty());
         }
         let missing = || ConsulError::NotFound(format!("ServiceID {:?} does not exist", asked.service));
-        let entry = self.own_by_id(&asked.service).ok_or_else(missing)?;
+        let entry = self.local_instance(&asked.service).ok_or_else(missing)?;
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
         self.checks.admit([&check.definition.probe].into_iter(), own)?;
         let add = ListedChange::AddCheck(check);
-        let done = self.commands(call).submit_listed(entry.instance.id.clone(), add).await?;
+        let done = self.commands(request).submit_listed(entry.instance.id.clone(), add).await?;
         done.map(|_| ConsulResponse::empty()).ok_or_else(missing)
     }
 
-    /// Takes a check away, wherever on the node it is.
+    /// Removes a check from the node or the instance that has it.
     pub(super) async fn check_deregister(
         &self,
-        call: &ConsulRequest,
+        request: &ConsulRequest,
         node: &str,
         check: &str,
     ) -> Result<ConsulResponse, ConsulError> {
         let (service, id) = self.owner(node, check)?;
-        self.submit(call, Command::RemoveCheck { service, id, check: CheckId::parse(check)?, created: None }).await?;
+        self.submit(request, Command::RemoveCheck { service, id, check: CheckId::parse(check)?, created: None })
+            .await?;
         Ok(ConsulResponse::empty())
     }
 
-    /// `pass`, `warn` and `fail`, with a note.
-    pub(super) async fn fed(&self, call: &ConsulRequest, verdict: CheckStatus) -> Result<ConsulResponse, ConsulError> {
-        self.feed(call, verdict, call.query.get("note").unwrap_or_default()).await
+    /// Reports a status with `?note` as the output.
+    pub(super) async fn report_status(
+        &self,
+        request: &ConsulRequest,
+        status: CheckStatus,
+    ) -> Result<ConsulResponse, ConsulError> {
+        self.report(request, status, request.query.get("note").unwrap_or_default()).await
     }
 
-    pub(super) async fn feed(
+    pub(super) async fn report(
         &self,
-        call: &ConsulRequest,
-        verdict: CheckStatus,
+        request: &ConsulRequest,
+        status: CheckStatus,
         output: &str,
     ) -> Result<ConsulResponse, ConsulError> {
-        let (check, caller) = (&*call.subject, call.connection.caller(CallerProtocol::Consul));
+        let (check, caller) = (&*request.subject, request.connection.caller(CallerProtocol::Consul));
         let mut owner = self.owner("", check)?;
         let id = CheckId::parse(check)?;
         loop {
             let (service, instance) = &owner;
-            let reported = self.checks.report(service, instance, &id, verdict, output, caller).await;
-            // Where the check went to another instance meanwhile, that one has not heard it.
+            let reported = self.checks.report(service, instance, &id, status, output, caller).await;
+            // The check may have moved to another instance meanwhile, which did not get the report.
             match self.owner("", check) {
                 Ok(other) if other != owner => owner = other,
                 Ok(_) | Err(_) => {
@@ -80,8 +85,8 @@ impl Consul {
         self.registry().consul_index().owner_of(node, check).ok_or_else(|| ConsulError::unknown_check(check))
     }
 
-    /// Registration of the local node.
-    pub(super) fn own_node(&self) -> Result<RegisterWithoutLease, ConsulError> {
+    /// Returns the registration of the local node.
+    pub(super) fn local_node_registration(&self) -> Result<RegisterWithoutLease, ConsulError> {
         let address = self.agent.address.to_string();
         Ok(RegisterWithoutLease {
             service: node_service(),

@@ -1,4 +1,4 @@
-//! Services of our own node.
+//! Services of the local node.
 
 use std::sync::Arc;
 
@@ -13,30 +13,31 @@ use crate::{
 };
 
 impl Consul {
-    pub(super) async fn register(&self, call: &ConsulRequest, body: &[u8]) -> Result<ConsulResponse, ConsulError> {
+    pub(super) async fn register(&self, request: &ConsulRequest, body: &[u8]) -> Result<ConsulResponse, ConsulError> {
         let mut asked = ServiceRequest::read(body)?;
-        let refused = |problem| ConsulError::BadValue(format!("Validation failed: {problem}"));
-        asked.mesh_problem().map_or(Ok(()), |problem| Err(refused(problem)))?;
+        if let Some(error) = asked.mesh_error() {
+            return Err(ConsulError::BadValue(format!("Validation failed: {error}")));
+        }
         let sidecar = asked.take_sidecar()?;
-        let replace_checks = call.query.switch("replace-existing-checks")?;
-        let peer = call.connection.peer().ip().to_canonical();
-        // Who registers from another machine and names no address is there. Consul shows none, as none was given.
+        let replace_checks = request.query.flag("replace-existing-checks")?;
+        let peer = request.connection.peer().ip().to_canonical();
+        // A registration without an address is for the peer's machine. Answers show no address then, as in Consul.
         let host = || if peer.is_loopback() { self.agent.address } else { peer }.to_string();
-        let checks = named(&asked)?;
+        let checks = named_checks(&asked)?;
         let (id, port) = (asked.id.clone(), asked.port);
-        let mut enrolls = vec![self.enrollment("", host, asked, checks, replace_checks)?];
+        let mut registrations = vec![self.service_registration("", host, asked, checks, replace_checks)?];
         let mut ports = None;
         if let Some(sidecar) = sidecar {
-            // Until it is registered: no two proxies get the same port.
+            // Held until the sidecar is registered, so that no two get the same port.
             ports = Some(Arc::clone(&self.sidecar_ports).lock_owned().await);
-            enrolls.push(self.sidecar_enrollment((&id, port), host, sidecar, replace_checks)?);
+            registrations.push(self.sidecar_registration((&id, port), host, sidecar, replace_checks)?);
         }
-        self.commands(call).register(enrolls, ports).await?;
+        self.commands(request).register(registrations, ports).await?;
         Ok(ConsulResponse::empty())
     }
 
-    /// Registration of a service on a node. `host`: its address, if it names none.
-    pub(super) fn enrollment(
+    /// Returns the registration of a service on a node. `host` returns its address if it gives none.
+    pub(super) fn service_registration(
         &self,
         node: &str,
         host: impl FnOnce() -> String,
@@ -53,7 +54,7 @@ impl Consul {
         };
         self.checks.admit(checks.iter().map(|check| &check.definition.probe), [&*address.host].into_iter())?;
         let description = InstanceDescription { addresses: [address].into(), tags, metadata: meta, weight, locality };
-        let listing = ConsulRegistration {
+        let registration = ConsulRegistration {
             node: node.into(),
             id: asked.id.into(),
             address: given,
@@ -67,27 +68,20 @@ impl Consul {
             from_catalog: asked.from_catalog,
             ..ConsulRegistration::default()
         };
-        Ok(RegisterWithoutLease {
-            service,
-            id,
-            description,
-            consul_registration: listing.validated()?,
-            checks,
-            replace_checks,
-        })
+        Ok(RegisterWithoutLease { service, id, description, consul_registration: registration.validated()?, checks, replace_checks })
     }
 
-    pub(super) async fn deregister(&self, call: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
-        let id = &*call.subject;
+    pub(super) async fn deregister(&self, request: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
+        let id = &*request.subject;
         let mut ids = vec![InstanceId::on_node("", id)];
         ids.extend(self.sidecar_of(id).map(|sidecar| sidecar.instance.id.clone()));
-        let removed = self.commands(call).deregister_listed(ids).await?;
+        let removed = self.commands(request).deregister_listed(ids).await?;
         if removed { Ok(ConsulResponse::empty()) } else { Err(ConsulError::unknown_service(id)) }
     }
 }
 
-/// The checks of a service, which are named after it where they have no names of their own.
-pub(super) fn named(asked: &ServiceRequest<'_>) -> Result<Vec<NewCheck>, ConsulError> {
+/// Returns the checks of a service. Those without ids and names get them from the service.
+pub(super) fn named_checks(asked: &ServiceRequest<'_>) -> Result<Vec<NewCheck>, ConsulError> {
     if asked.checks.is_empty() {
         return Ok(Vec::new());
     }

@@ -1,10 +1,10 @@
-//! Proxies that a service asks to be registered beside it, as Consul's agents register them.
+//! Sidecars: proxies that are registered together with their service, as Consul's agents register them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value as Json;
 
-use super::service::named;
+use super::service::named_checks;
 use crate::{
     model::Instance,
     protocol::consul::{
@@ -14,12 +14,12 @@ use crate::{
     registry::{Entry, RegisterWithoutLease},
 };
 
-/// Ports that are given to proxies that name none.
+/// Ports for sidecars that give none.
 const PORTS: std::ops::RangeInclusive<u16> = 21_000..=21_255;
 
 impl Consul {
-    /// Registration of a proxy beside the service with this id and port. `sidecar_ports` is held: no other proxy gets its port.
-    pub(super) fn sidecar_enrollment(
+    /// Returns the registration of the sidecar of a service with this id and port. The caller holds `sidecar_ports`.
+    pub(super) fn sidecar_registration(
         &self,
         (service, service_port): (&str, u16),
         host: impl FnOnce() -> String,
@@ -28,30 +28,30 @@ impl Consul {
     ) -> Result<RegisterWithoutLease, ConsulError> {
         if sidecar.port == 0 {
             let port = self.sidecar_port(service, service_port);
-            let problem = "Invalid SidecarService: none of the ports 21000 to 21255 is free: give a Port";
-            sidecar.listen_at(port.ok_or(ConsulError::BadRequest(problem))?);
+            let error = "Invalid SidecarService: none of the ports 21000 to 21255 is free: give a Port";
+            sidecar.listen_at(port.ok_or(ConsulError::BadRequest(error))?);
         }
         sidecar.check_port()?;
-        let checks = named(&sidecar)?;
-        self.enrollment("", host, sidecar, checks, replace_checks)
+        let checks = named_checks(&sidecar)?;
+        self.service_registration("", host, sidecar, checks, replace_checks)
     }
 
-    /// Returns the port that the proxy of this service has, or the first that no service of our node has.
+    /// Returns the port of the registered sidecar of a service, or the first port that no service of the local node has.
     fn sidecar_port(&self, service: &str, service_port: u16) -> Option<u16> {
         if let Some(known) = self.sidecar_of(service) {
             return port(&known.instance);
         }
-        let used: BTreeSet<_> = self.own().iter().filter_map(|entry| port(&entry.instance)).collect();
+        let used: BTreeSet<_> = self.local_instances().iter().filter_map(|entry| port(&entry.instance)).collect();
         PORTS.into_iter().find(|port| *port != service_port && !used.contains(port))
     }
 
-    /// Returns the proxy that was registered beside this service.
+    /// Returns the registered sidecar of a service.
     pub(super) fn sidecar_of(&self, service: &str) -> Option<Arc<Entry>> {
-        let entry = self.own_by_id(&sidecar_id(service))?;
-        let listing = entry.instance.consul_registration.as_deref()?;
-        let proxy: Json = serde_json::from_str(&listing.proxy).ok()?;
-        let stands_before = &*listing.kind == "connect-proxy" && proxy["DestinationServiceID"] == service;
-        stands_before.then_some(entry)
+        let entry = self.local_instance(&sidecar_id(service))?;
+        let registration = entry.instance.consul_registration.as_deref()?;
+        let proxy: Json = serde_json::from_str(&registration.proxy).ok()?;
+        let is_sidecar = &*registration.kind == "connect-proxy" && proxy["DestinationServiceID"] == service;
+        is_sidecar.then_some(entry)
     }
 }
 
