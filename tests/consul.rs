@@ -1,4 +1,4 @@
-//! Programs written for Consul beside programs that are not: one registry, and nobody holds up the others.
+//! Consul's HTTP API beside the native one, on one registry: registration, checks, blocking queries, hostile clients.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     harness::{Child, Reader, ServerProcess, instance, metric, metric_becomes, wall, within},
 };
 
-/// What a program written for Consul hears.
+/// Response of Consul's API.
 #[derive(Debug)]
 pub struct Said {
     pub status: u16,
@@ -80,7 +80,7 @@ async fn target(answer: &'static [u8]) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_registry_behind_both_doors() {
+async fn registration_through_one_protocol_is_visible_through_the_other() {
     let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     let mut reader = Reader::synced(&peer, &["web"]).await;
@@ -89,7 +89,7 @@ async fn one_registry_behind_both_doors() {
         json!({"Name": "web", "ID": "w1", "Address": "10.0.0.1", "Port": 80, "Tags": ["v1"], "Meta": {"k": "v"}}),
     )
     .await;
-    reader.until("what was registered in Consul's words", |view| view.set.len() == 1).await;
+    reader.until("the Consul registration", |view| view.set.len() == 1).await;
     let found = reader.view.set.values().next().unwrap().clone();
     assert_eq!((found.addresses[0].host.as_str(), found.addresses[0].port), ("10.0.0.1", 80));
     assert_eq!(
@@ -103,7 +103,7 @@ async fn one_registry_behind_both_doors() {
     assert_eq!(entries[0]["Checks"][1]["Name"], "Lease");
     let services = get(&serve, "/v1/catalog/services").await.body;
     assert_eq!(services, json!({"consul": [], "web": ["v1"]}));
-    // What one door drains, the other shows, and who was drained says goodbye.
+    // Draining through one protocol shows in the other; then the instance deregisters.
     ask(&serve, "PUT", "/v1/agent/service/maintenance/w1?enable=true&reason=why", "").await;
     reader
         .until("maintenance", |view| view.set.values().any(|one| one.status == i32::from(InstanceStatus::Draining)))
@@ -115,9 +115,9 @@ async fn one_registry_behind_both_doors() {
     reader.until("the goodbye", |view| view.set.is_empty()).await;
 }
 
-/// What is asked for without a filter comes from what was gathered earlier; a filter that takes everything has all gathered anew.
+/// Without a filter, tags come from the cache of each service. With a filter that matches everything, they are collected anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_list_of_services_follows_each_change() {
+async fn list_of_services_shows_each_change() {
     let serve = ServerProcess::start(&[]).await;
     let service = |name: &str, id: &str, tags: &[&str]| json!({"Name": name, "ID": id, "Tags": tags});
     let steps = [
@@ -140,7 +140,7 @@ async fn the_list_of_services_follows_each_change() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_moves_with_its_name_and_a_lease_is_not_taken_over() {
+async fn id_registered_under_another_name_moves_and_leased_id_is_rejected() {
     let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     register(&serve, json!({"Name": "api", "ID": "a", "Port": 1})).await;
@@ -156,7 +156,7 @@ async fn an_id_moves_with_its_name_and_a_lease_is_not_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_that_several_names_want_has_one() {
+async fn id_registered_under_several_names_at_once_has_one() {
     let data = TempDir::new().unwrap();
     // Each takes its time to get to the disk.
     let serve = ServerProcess::start(&["--data-dir", data.path().to_str().unwrap()]).await;
@@ -175,7 +175,7 @@ async fn an_id_that_several_names_want_has_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_that_moved_when_the_process_was_killed_is_where_it_went() {
+async fn id_that_moved_during_a_kill_is_in_one_service_after_restart() {
     let data = TempDir::new().unwrap();
     let place = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
     let serve = ServerProcess::start(&["--data-dir", &place("one")]).await;
@@ -195,7 +195,7 @@ async fn an_id_that_moved_when_the_process_was_killed_is_where_it_went() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_registered_once_is_there_after_a_kill() {
+async fn registration_survives_a_kill() {
     let data = TempDir::new().unwrap();
     let arguments = ["--data-dir", data.path().to_str().unwrap(), "--node-name", "n1"];
     let serve = ServerProcess::start(&arguments).await;
@@ -215,7 +215,7 @@ async fn what_was_registered_once_is_there_after_a_kill() {
     for (before, after) in before.as_array().unwrap().iter().zip(after.as_array().unwrap()) {
         assert_eq!(before["Service"], after["Service"]);
     }
-    assert_eq!(len(&after), 2, "verdicts hold: {after}");
+    assert_eq!(len(&after), 2, "statuses stay: {after}");
     assert_eq!(get(&serve, "/v1/agent/self").await.body["Config"]["NodeID"], id);
     assert_eq!(get(&serve, "/v1/catalog/node/ext").await.body["Services"]["db"]["Service"], "db");
     assert_eq!(get(&serve, "/v1/agent/checks").await.body["mem"]["Status"], "passing");
@@ -224,7 +224,7 @@ async fn what_was_registered_once_is_there_after_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_registers_again_has_all_its_time_again() {
+async fn repeated_registration_renews_the_ttl_of_its_check() {
     let serve = ServerProcess::start(&[]).await;
     let fed = json!({"Name": "fed", "Check": {"TTL": "4s", "Status": "passing"}});
     register(&serve, fed.clone()).await;
@@ -236,7 +236,7 @@ async fn who_registers_again_has_all_its_time_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_has_no_address_goes_where_its_node_goes() {
+async fn instance_without_address_follows_its_node() {
     let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     let mut reader = Reader::synced(&peer, &["db", "own"]).await;
@@ -256,7 +256,7 @@ async fn who_has_no_address_goes_where_its_node_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_report_counts_also_when_the_one_before_runs_out() {
+async fn report_at_the_end_of_the_ttl_counts() {
     let data = TempDir::new().unwrap();
     // Word that a check has run out takes its time to get to the disk.
     let serve = ServerProcess::start(&["--data-dir", data.path().to_str().unwrap()]).await;
@@ -276,7 +276,7 @@ async fn a_report_counts_also_when_the_one_before_runs_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_node_feels_all_on_it_feel() {
+async fn check_of_a_node_applies_to_all_its_instances() {
     let serve = ServerProcess::start(&["--node-name", "n1"]).await;
     let peer = serve.peer().await;
     let mut reader = Reader::synced(&peer, &["web"]).await;
@@ -288,7 +288,7 @@ async fn what_a_node_feels_all_on_it_feel() {
     };
     reader.until("a node that does not work", is(InstanceStatus::Unhealthy)).await;
     let passing = get(&serve, "/v1/health/service/web?passing").await.body;
-    assert_eq!(passing[0]["Service"]["ID"], "native", "whoever has a lease speaks for itself");
+    assert_eq!(passing[0]["Service"]["ID"], "native", "an instance with a lease does not depend on checks of its node");
     assert_eq!(len(&passing), 1);
     ask(&serve, "PUT", "/v1/agent/check/warn/disk", "").await;
     reader.until("a node that works, not well", is(InstanceStatus::Serving)).await;
@@ -302,7 +302,7 @@ async fn what_a_node_feels_all_on_it_feel() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_is_woken_by_its_own_service_alone_and_bounded() {
+async fn blocking_query_is_woken_by_its_service_only_and_limited() {
     let serve = ServerProcess::start(&["--max-blocking-queries", "20"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let index = get(&serve, "/v1/health/service/web").await.index;
@@ -316,7 +316,7 @@ async fn who_waits_is_woken_by_its_own_service_alone_and_bounded() {
     let refused = get(&serve, &format!("/v1/health/service/web?index={index}&wait=60s")).await;
     assert_eq!(refused.status, 429);
     assert!(refused.body.as_str().unwrap().contains("--max-blocking-queries"), "{refused:?}");
-    assert_eq!(get(&serve, "/v1/health/service/web").await.status, 200, "who does not wait is answered");
+    assert_eq!(get(&serve, "/v1/health/service/web").await.status, 200, "a query that does not wait is answered");
     for n in 0..50 {
         register(&serve, json!({"Name": "other", "ID": format!("o{n}"), "Port": 1})).await;
     }
@@ -330,7 +330,7 @@ async fn who_waits_is_woken_by_its_own_service_alone_and_bounded() {
 }
 
 #[tokio::test]
-async fn who_asks_for_what_is_not_there_waits_too() {
+async fn blocking_query_for_absent_subject_waits() {
     let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "web"})).await;
     for path in ["/v1/catalog/node/x", "/v1/catalog/node-services/x", "/v1/health/node/x", "/v1/connect/ca/roots"] {
@@ -346,9 +346,9 @@ async fn who_asks_for_what_is_not_there_waits_too() {
     assert!(get(&serve, &format!("/v1/catalog/node/x?index={index}")).await.index > index);
 }
 
-/// As scripts ask: the question, and the end of what they have to say.
+/// Scripts send a request and close their side of the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_says_no_more_is_answered() {
+async fn request_on_half_closed_connection_is_answered() {
     let directory = TempDir::new().unwrap();
     let serve = ServerProcess::start(&["--data-dir", directory.path().to_str().unwrap()]).await;
     let body = r#"{"Name": "web"}"#;
@@ -369,7 +369,7 @@ async fn who_says_no_more_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_hangs_up_waits_no_longer() {
+async fn blocking_query_ends_when_its_client_disconnects() {
     let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let index = get(&serve, "/v1/health/service/web").await.index;
@@ -386,7 +386,7 @@ async fn who_hangs_up_waits_no_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn targets_that_mean_harm_hold_up_nobody() {
+async fn hostile_check_targets_delay_no_other_check() {
     let serve = ServerProcess::start(&[]).await;
     let up = target(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let redirecting =
@@ -440,7 +440,7 @@ async fn targets_that_mean_harm_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn who_never_sends_what_it_announced_is_let_go() {
+async fn incomplete_body_is_rejected_after_its_timeout() {
     let serve = ServerProcess::start(&[]).await;
     let mut socket = TcpStream::connect(serve.http).await.unwrap();
     let request = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"Na";
@@ -452,7 +452,7 @@ async fn who_never_sends_what_it_announced_is_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_input_is_refused_and_nothing_else() {
+async fn invalid_request_is_rejected_and_changes_nothing() {
     let serve = ServerProcess::start(&[]).await;
     let large = json!({"Name": "x", "Meta": {"k": "v".repeat(300 * 1024)}}).to_string();
     let deep = "[".repeat(100_000);
@@ -503,7 +503,7 @@ async fn bad_input_is_refused_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_of_old_and_clients_that_unpack_are_served() {
+async fn http_1_0_and_gzip_clients_are_served() {
     let serve = ServerProcess::start(&[]).await;
     for n in 0..20 {
         register(&serve, json!({"Name": "web", "ID": format!("w{n}"), "Address": "10.0.0.1", "Port": n + 1})).await;
@@ -529,7 +529,7 @@ async fn clients_of_old_and_clients_that_unpack_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_remembers_an_earlier_life_waits_until_it_has_settled() {
+async fn index_of_an_earlier_incarnation_waits_until_the_registry_has_settled() {
     let serve = ServerProcess::start(&["--settle", "2s"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let index = get(&serve, "/v1/health/service/web").await.index;
@@ -543,7 +543,7 @@ async fn who_remembers_an_earlier_life_waits_until_it_has_settled() {
     })
     .await;
     let from = wall();
-    assert_eq!(get(&serve, "/v1/health/service/web").await.status, 200, "who knows nothing is answered at once");
+    assert_eq!(get(&serve, "/v1/health/service/web").await.status, 200, "a query without an index is answered at once");
     let short = get(&serve, &format!("/v1/health/service/web?index={index}&wait=100ms")).await;
     assert_eq!(short.status, 503, "an error keeps what is known, an empty list would not: {short:?}");
     let said = get(&serve, &format!("/v1/health/service/web?index={index}&wait=30s")).await;
@@ -552,7 +552,7 @@ async fn who_remembers_an_earlier_life_waits_until_it_has_settled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn index_below_every_earlier_life_is_answered_at_once_while_settling() {
+async fn index_below_every_incarnation_is_answered_at_once_while_settling() {
     let serve = ServerProcess::start(&["--settle", "60s"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let earliest = callboard::engine::StartPoint::MIN_REVISION.0;

@@ -1,7 +1,7 @@
 //! Blocking queries over HTTP: which change wakes which query, and that a query that was woken is answered as one that did not wait.
 //!
 //! Every change is made while one query of each kind waits. Queries that are to be woken are awaited; of the others the index
-//! must not have risen, without which a query is not answered. A query whose answer is another after the change must be among the
+//! must not have risen, or else the query is not answered. A query whose answer differs after the change must be among the
 //! first, whatever the table says.
 
 use std::{collections::BTreeSet, net::SocketAddr};
@@ -69,7 +69,7 @@ const STATES: &[&str] = &["any", "critical", "any meta"];
 /// went, as in Consul: it rises, and the query is not woken.
 const ABSENT: &[&str] = &["none", "node ghost"];
 
-/// Somebody changes something.
+/// Change of the registry.
 enum Change {
     Put(&'static str, Value),
     Register,
@@ -270,7 +270,7 @@ impl Bench {
         assert_eq!(answer.status, 200, "{path} {body}: {answer:?}");
     }
 
-    /// What each query is answered that does not wait.
+    /// Answers of all queries, without waiting.
     async fn ask_all(&self) -> Vec<Answer> {
         let mut all = Vec::new();
         for (_, path) in QUERIES {
@@ -279,7 +279,7 @@ impl Bench {
         all
     }
 
-    /// Has each query wait for something newer than what it was answered.
+    /// Lets each query wait for an index higher than that of its answer.
     async fn wait_all(&self, known: &[Answer]) -> Vec<JoinHandle<Answer>> {
         let http = self.serve.http;
         let waiting = QUERIES.iter().zip(known).map(|((_, path), known)| tokio::spawn(wait(http, path, known)));
@@ -304,7 +304,7 @@ impl Bench {
     }
 }
 
-/// An instance whose lease outlives the test, however busy the machine is: nobody renews it.
+/// Instance with a lease that outlives the test, even on a busy machine, since it is not renewed.
 fn leased(id: &str) -> RegisterRequest {
     RegisterRequest { ttl: seconds(3_600.0), ..instance("native", id) }
 }
@@ -316,7 +316,7 @@ fn wait(http: SocketAddr, path: &str, known: &Answer) -> impl Future<Output = An
     async move { client::ask(http, "GET", &path, "", |text| text).await }
 }
 
-/// What tells the state that an answer shows, as a query gives it back.
+/// Parameter by which a query says which state it knows: the index or the hash.
 fn mark(answer: &Answer) -> String {
     match answer.header("X-Consul-Contenthash") {
         Some(hash) => format!("hash={hash}"),
@@ -325,7 +325,7 @@ fn mark(answer: &Answer) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn blocking_query_is_woken_by_what_its_answer_shows_and_by_nothing_else() {
+async fn blocking_query_is_woken_by_changes_of_its_answer_only() {
     let mut bench = Bench::begin().await;
     let mut known = bench.ask_all().await;
     let changes = [changes_of_nodes(), changes_of_services(), changes_of_the_local_node()];

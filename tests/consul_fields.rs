@@ -1,4 +1,4 @@
-//! What registrations in Consul's words carry, and how it is looked up.
+//! Fields of Consul registrations, and lookups by name.
 
 mod mesh;
 
@@ -88,7 +88,7 @@ fn names(body: &Value) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn look_up_in_any_case_finds_every_spelling_and_each_keeps_its_own() {
+async fn lookup_in_any_case_finds_every_spelling() {
     let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "Redis", "ID": "b", "Check": {"TTL": "1h"}})).await;
     register(&serve, json!({"Name": "redis", "ID": "a", "Check": {"TTL": "1h"}})).await;
@@ -115,7 +115,7 @@ async fn look_up_in_any_case_finds_every_spelling_and_each_keeps_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn blocking_query_wakes_when_another_spelling_comes_or_goes() {
+async fn blocking_query_wakes_on_changes_of_another_spelling() {
     let serve = ServerProcess::start(&[]).await;
     let wait =
         async |index: u64| -> Said { get(&serve, &format!("/v1/health/service/rediS?index={index}&wait=60s")).await };
@@ -133,7 +133,7 @@ async fn blocking_query_wakes_when_another_spelling_comes_or_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn catalog_changes_tags_of_an_agents_service_only_where_it_allows_that() {
+async fn catalog_changes_tags_of_an_agent_service_only_if_allowed() {
     let serve = ServerProcess::start(&NODE).await;
     let tags = async |id: &str| get(&serve, &format!("/v1/agent/service/{id}")).await.body["Tags"].clone();
     let write = async |id: &str, tags: &[&str], allow: bool| {
@@ -162,7 +162,7 @@ async fn catalog_changes_tags_of_an_agents_service_only_where_it_allows_that() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn catalog_write_for_another_datacenter_is_refused_and_does_nothing() {
+async fn catalog_write_for_another_datacenter_is_rejected() {
     let serve = ServerProcess::start(&NODE).await;
     let service = json!({"Service": "web"});
     let here = json!({"Datacenter": "dc1", "Node": "x", "Address": "10.0.0.1", "Service": service});
@@ -180,7 +180,7 @@ async fn catalog_write_for_another_datacenter_is_refused_and_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stated_check_keeps_its_output_type_and_definition_over_restart_and_export() {
+async fn catalog_check_keeps_output_type_and_definition_through_restart_and_export() {
     let directory = TempDir::new().unwrap();
     let serve = on(directory.path()).await;
     let definition = json!({"HTTP": "http://10.0.0.1/", "Interval": "10s", "Timeout": "1.5s", "Header": {"A": ["b"]}, "TLSSkipVerify": true});
@@ -216,7 +216,7 @@ async fn stated_check_keeps_its_output_type_and_definition_over_restart_and_expo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn catalog_leaves_a_check_that_the_agent_makes_as_it_is() {
+async fn catalog_write_to_an_agent_check_is_ignored() {
     let serve = ServerProcess::start(&NODE).await;
     register(&serve, json!({"Name": "web", "Check": {"TTL": "1h", "Status": "passing"}})).await;
     let check = json!({"CheckID": "service:web", "ServiceID": "web", "Status": "critical", "Type": "http"});
@@ -228,7 +228,7 @@ async fn catalog_leaves_a_check_that_the_agent_makes_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn catalog_deregisters_an_instance_with_a_lease_unless_its_id_means_several() {
+async fn catalog_deregisters_leased_instance_unless_its_id_is_ambiguous() {
     let serve = ServerProcess::start(&NODE).await;
     let peer = serve.peer().await;
     let lease = peer.register(instance("web", "one")).await.unwrap().lease_id;
@@ -250,7 +250,7 @@ async fn catalog_deregisters_an_instance_with_a_lease_unless_its_id_means_severa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cached_query_is_a_miss_once_and_a_hit_from_then_on_where_consul_caches() {
+async fn cached_query_is_a_miss_first_and_a_hit_afterwards() {
     let serve = ServerProcess::start(&NODE).await;
     register(&serve, json!({"Name": "web"})).await;
     let cache = async |path: &str| {
@@ -282,7 +282,7 @@ async fn cached_query_is_a_miss_once_and_a_hit_from_then_on_where_consul_caches(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn odd_tags_and_large_metadata_are_taken_as_consul_takes_them_and_survive() {
+async fn unusual_tags_and_large_metadata_are_accepted_and_survive_restart() {
     let directory = TempDir::new().unwrap();
     let serve = on(directory.path()).await;
     let many: Vec<String> = (0..1_023).map(|n| format!("t{n}")).chain([String::new()]).collect();
@@ -318,7 +318,7 @@ async fn odd_tags_and_large_metadata_are_taken_as_consul_takes_them_and_survive(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refused_service_name_is_a_400_that_tells_what_is_allowed() {
+async fn invalid_service_name_is_a_400_that_lists_allowed_characters() {
     let serve = ServerProcess::start(&NODE).await;
     let allowed = "use 1 to 253 letters, digits, '.', '_' or '-', starting with a letter or digit";
     for name in ["bad name!", "a/b", "caf\u{e9}", "-web", "_web", ".web", "a:b", "a\tb", &"x".repeat(254)] {

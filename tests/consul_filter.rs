@@ -150,7 +150,7 @@ fn quoted(text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn filter_can_ask_for_every_field_that_is_shown() {
+async fn every_field_of_an_answer_can_be_filtered() {
     let serve = ServerProcess::start(&["--node-name", "n1"]).await;
     fill(&serve).await;
     serve.peer().await.register(crate::harness::instance("native", "one")).await.unwrap();

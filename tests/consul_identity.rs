@@ -15,7 +15,7 @@ use crate::{
     harness::{ServerProcess, instance, seconds},
 };
 
-/// How a registration is made, and so taken away.
+/// Way in which a registration is made and removed.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Native,
@@ -107,7 +107,7 @@ async fn shown(serve: &ServerProcess, service: &str) -> BTreeSet<(String, String
 }
 
 /// Each in its service, registered, found again after a kill, and taken away one by one.
-async fn keep_apart(service_of: impl Fn(usize) -> String) {
+async fn assert_kept_apart(service_of: impl Fn(usize) -> String) {
     let data = TempDir::new().unwrap();
     let arguments = ["--data-dir", data.path().to_str().unwrap(), "--node-name", LOCAL];
     let serve = ServerProcess::start(&arguments).await;
@@ -142,16 +142,16 @@ async fn everything(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registrations_of_one_service_with_different_identities_are_kept_apart() {
-    keep_apart(|_| "web".to_owned()).await;
+    assert_kept_apart(|_| "web".to_owned()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registrations_of_two_services_with_different_identities_are_kept_apart() {
-    keep_apart(|at| format!("web{}", at % 2)).await;
+    assert_kept_apart(|at| format!("web{}", at % 2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn registration_held_by_the_other_kind_is_refused_unless_replaced() {
+async fn registration_of_the_other_kind_is_rejected_unless_replaced() {
     let serve = ServerProcess::start(&["--node-name", LOCAL]).await;
     let peer = serve.peer().await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
@@ -182,7 +182,7 @@ async fn registration_held_by_the_other_kind_is_refused_unless_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn registration_with_an_id_of_the_registry_is_refused_natively_and_can_be_operated() {
+async fn reserved_id_is_rejected_by_register_and_accepted_from_operators() {
     let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     for node in ["n2", "N3"] {
@@ -205,7 +205,7 @@ async fn registration_with_an_id_of_the_registry_is_refused_natively_and_can_be_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_id_in_several_services_is_shown_once_for_each() {
+async fn id_in_several_services_is_shown_once_for_each() {
     let serve = ServerProcess::start(&["--node-name", LOCAL]).await;
     let peer = serve.peer().await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
@@ -221,7 +221,7 @@ async fn one_id_in_several_services_is_shown_once_for_each() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn node_or_id_that_is_too_long_or_has_control_characters_is_refused() {
+async fn node_or_id_too_long_or_with_control_characters_is_rejected() {
     let serve = ServerProcess::start(&[]).await;
     for bad in ["x".repeat(513), "a\nb".to_owned(), "\u{0}".to_owned()] {
         let said = put(&serve, "/v1/agent/service/register", &json!({"Name": "web", "ID": bad})).await;
@@ -267,7 +267,11 @@ async fn node_under_another_spelling_is_the_same_node() {
     let disk = json!({"Node": "edge07", "CheckID": "disk", "Name": "disk", "Status": "critical"});
     let skip = json!({"Node": "edge07", "SkipNodeUpdate": true, "Check": disk});
     put(&serve, "/v1/catalog/register", &skip).await;
-    assert_eq!(len(&get(&serve, "/v1/health/service/shop?passing").await.body), 1, "who is on it feels its check");
+    assert_eq!(
+        len(&get(&serve, "/v1/health/service/shop?passing").await.body),
+        1,
+        "the check applies to its instances"
+    );
     assert_eq!(len(&get(&serve, "/v1/health/node/EDGE07").await.body), 1);
     assert_eq!(get(&serve, "/v1/health/node/edge07").await.body, json!([]), "here alone names are compared exactly");
     put(&serve, "/v1/catalog/deregister", &json!({"Node": "eDGE07", "CheckID": "disk"})).await;

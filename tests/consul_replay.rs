@@ -1,6 +1,6 @@
-//! What Consul 1.21.4 was asked and answered, asked of Callboard: two recordings, in order, against the program itself.
+//! Two recordings of requests to Consul 1.21.4 and its answers, replayed in order against Callboard.
 //!
-//! Statuses, headers in their spelling, bodies and waiting times have to be the same. Indexes have to be in the same order.
+//! Statuses, the spelling of headers, bodies and waiting times must be equal. Indexes must be in the same order.
 
 pub mod client;
 mod compare;
@@ -23,13 +23,13 @@ use report::Report;
 use session::Session;
 use target::Target;
 
-/// The recorded node.
+/// Flags for the node of the recording.
 const NODE: [&str; 4] = ["--node-name", "n1", "--node-id", "a51aee3d-7c72-ddf7-58b1-6d63d89505d0"];
-/// When somebody else does something while a request waits.
+/// Time after which another client changes something while a request waits.
 const LATER: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callboard_answers_as_consul_did() {
+async fn first_recording_is_answered_as_by_consul() {
     let recording = recording::read();
     let report = loop {
         if let Some(report) = play(&recording).await {
@@ -40,7 +40,7 @@ async fn callboard_answers_as_consul_did() {
     println!("{report}");
 }
 
-/// None: a check was made sooner than when it was recorded.
+/// Replays the recording. `None`: a check ran earlier than in the recording.
 async fn play(recording: &[Exchange]) -> Option<Report> {
     let serve = ServerProcess::start(&[&NODE[..], &["--settle", "0"]].concat()).await;
     let mut session = Session::new(serve, Target::new(Page::open().await));

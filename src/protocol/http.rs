@@ -64,7 +64,7 @@ impl HttpPages {
         let large = Router::new()
             .route("/metrics", get(metrics))
             .route("/prometheus/sd", get(prometheus::targets))
-            .route_layer(from_fn(wait_for_room));
+            .route_layer(from_fn(wait_for_capacity));
         Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
@@ -77,7 +77,7 @@ impl HttpPages {
 }
 
 /// Waits until the limits on unread answers allow a page of any size.
-async fn wait_for_room(request: Request, next: Next) -> Response {
+async fn wait_for_capacity(request: Request, next: Next) -> Response {
     if let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned()
         && let Err(limit) = connection.wait_for_capacity().await
     {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parts_of_a_mesh_are_shown_as_given_and_survive_restart_and_export() {
+async fn mesh_settings_are_shown_as_given_and_survive_restart_and_export() {
     let directory = TempDir::new().unwrap();
     let serve = on(directory.path()).await;
     let proxy = json!({"DestinationServiceName": "web", "Mode": "transparent", "Config": {"a": 0, "deep": {"b": [1, null, "x"]}},
@@ -60,7 +60,7 @@ async fn parts_of_a_mesh_are_shown_as_given_and_survive_restart_and_export() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sidecar_is_registered_beside_its_service_and_goes_with_it() {
+async fn sidecar_is_registered_and_removed_with_its_service() {
     let serve = ServerProcess::start(&NODE).await;
     let with = |id: &str, sidecar: Value| json!({"ID": id, "Name": "web", "Port": 80, "Tags": ["t"], "Connect": {"SidecarService": sidecar}});
     let sidecar = async |id: &str| get(&serve, &format!("/v1/agent/service/{id}-sidecar-proxy")).await.body;

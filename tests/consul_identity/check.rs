@@ -59,7 +59,7 @@ async fn check_id_of_two_services_belongs_to_the_later_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn check_id_goes_between_a_node_and_its_services_and_not_to_other_nodes() {
+async fn check_id_moves_between_a_node_and_its_services_but_not_between_nodes() {
     let serve = ServerProcess::start(&["--node-name", "n1"]).await;
     register(&serve, service("a", "critical")).await;
     register(&serve, json!({"Name": "b", "ID": "b"})).await;
@@ -73,7 +73,7 @@ async fn check_id_goes_between_a_node_and_its_services_and_not_to_other_nodes() 
     put(&serve, "/v1/agent/check/register", &json!({"ID": "beat", "Name": "beat", "TTL": "1h"})).await;
     let beat = get(&serve, "/v1/agent/checks").await.body["beat"].clone();
     assert_eq!((&beat["ServiceID"], &beat["Status"]), (&"".into(), &"critical".into()), "now it is the node's");
-    assert_eq!(passing(&serve, "b").await, 0, "and all on the node feel it");
+    assert_eq!(passing(&serve, "b").await, 0, "and applies to all instances on the node");
     put(&serve, "/v1/agent/check/register", &json!({"ID": "beat", "Name": "beat", "ServiceID": "b", "TTL": "1h"}))
         .await;
     assert_eq!((passing(&serve, "a").await, passing(&serve, "b").await), (1, 0), "now it is b's, and the node is well");
@@ -100,7 +100,7 @@ async fn check_id_goes_between_a_node_and_its_services_and_not_to_other_nodes() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn check_id_that_many_register_at_once_has_one_owner() {
+async fn check_id_registered_concurrently_has_one_owner() {
     let data = TempDir::new().unwrap();
     // Each takes its time to get to the disk.
     let serve = ServerProcess::start(&["--data-dir", data.path().to_str().unwrap()]).await;
@@ -115,7 +115,7 @@ async fn check_id_that_many_register_at_once_has_one_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn check_id_that_changed_hands_when_the_process_was_killed_has_the_later_owner() {
+async fn check_id_that_moved_during_a_kill_has_the_later_owner() {
     let data = TempDir::new().unwrap();
     let place = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
     let serve = ServerProcess::start(&["--data-dir", &place("one")]).await;

@@ -60,7 +60,7 @@ async fn id_registered_under_another_name_keeps_its_checks_and_its_maintenance()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_said_of_an_id_while_it_moves_goes_along() {
+async fn change_during_a_move_reaches_the_moved_instance() {
     let data = TempDir::new().unwrap();
     // Each takes its time to get to the disk.
     let serve = ServerProcess::start(&["--data-dir", data.path().to_str().unwrap()]).await;
@@ -90,7 +90,7 @@ async fn what_is_said_of_an_id_while_it_moves_goes_along() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ttl_of_a_moved_check_runs_on() {
+async fn ttl_of_a_moved_check_continues() {
     let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "ra", "ID": "r", "Check": {"CheckID": "x", "TTL": "3s", "Status": "passing"}}))
         .await;
@@ -104,7 +104,7 @@ async fn ttl_of_a_moved_check_runs_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn checks_are_replaced_where_that_is_asked_for() {
+async fn checks_are_replaced_if_requested() {
     let serve = ServerProcess::start(&[]).await;
     let again = json!({"Name": "ra", "ID": "r", "Checks": [{"CheckID": "x", "TTL": "1h"}]});
     let extra = json!({"ID": "extra", "Name": "extra", "ServiceID": "r", "TTL": "1h"});

@@ -1,16 +1,17 @@
-//! What differs between an answer and the one that was recorded.
+//! Comparison of an answer with the recorded one.
 
 use serde_json::{Map, Value, json};
 
 use super::{indexes::Seen, recording::Answer};
 
-/// Headers that the recording leaves out: they are the transport's.
+/// Headers of the transport, which the recording leaves out.
 const LEFT_OUT: [&str; 5] = ["Connection", "Content-Length", "Date", "Transfer-Encoding", "Vary"];
-/// What a machine that is busy may add to an answer, and what its clock may take away.
+/// Seconds that an answer may take longer on a busy machine.
 const SLACK: f64 = 0.9;
+/// Seconds by which an answer may be early because of rounding.
 const ROUNDING: f64 = 0.01;
 
-/// A place that differs.
+/// Difference at one place.
 #[derive(Debug)]
 pub struct Found {
     pub at: String,
@@ -18,21 +19,21 @@ pub struct Found {
     pub got: String,
 }
 
-/// What a comparison finds: what differs, and the indexes of both.
+/// Result of a comparison: the differences, and the indexes of both answers.
 #[derive(Debug, Default)]
 pub struct Findings {
     pub differ: Vec<Found>,
     pub indexes: Vec<Seen>,
 }
 
-/// Compares all but indexes, which are left to be compared with others.
+/// Compares everything but indexes, which are compared with those of other answers later.
 pub fn answers(endpoint: &str, recorded: &Answer, actual: &Answer) -> Findings {
     let mut findings = Findings::default();
     if recorded.status != actual.status {
         findings.differ("status", &recorded.status, &actual.status);
     }
     findings.values("body", &comparable(endpoint, &recorded.body), &comparable(endpoint, &actual.body));
-    // After the body: the index of an answer is to fit what is in it.
+    // After the body, so that the index is compared with those in it.
     if !recorded.headers.is_empty() {
         findings.headers(recorded, actual);
     }
@@ -40,7 +41,7 @@ pub fn answers(endpoint: &str, recorded: &Answer, actual: &Answer) -> Findings {
         findings.differ("index rose", &format!("{:?}", recorded.index_rose), &format!("{:?}", actual.index_rose));
     }
     if let (Some(recorded), Some(actual)) = (recorded.seconds, actual.seconds) {
-        // Whoever waits, waits up to a sixteenth longer.
+        // A wait is up to a sixteenth longer than asked for.
         let in_time = recorded - ROUNDING..=recorded * 1.0625 + SLACK;
         if !in_time.contains(&actual) {
             findings.differ("seconds", &format!("{in_time:?}"), &actual);
@@ -105,14 +106,14 @@ impl Findings {
     }
 }
 
-/// Two indexes that need not be the same number. Whoever has none says 0.
+/// Adds two indexes, which may be different numbers. 0: there is none.
 fn indexes(at: &str, recorded: &Value, actual: &Value) -> Option<Seen> {
     let index = at.ends_with(".CreateIndex") || at.ends_with(".ModifyIndex");
     let (recorded, actual) = (recorded.as_u64()?, actual.as_u64()?);
     (index && recorded != 0 && actual != 0).then(|| Seen { at: at.to_owned(), recorded, actual })
 }
 
-/// What can be compared of a body.
+/// Returns the parts of a body that can be compared.
 fn comparable(endpoint: &str, body: &Value) -> Value {
     match (endpoint, body) {
         // The recording has no more of it than this.

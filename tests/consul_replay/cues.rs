@@ -1,4 +1,4 @@
-//! What the recorder did between its requests, and what had to have come true before they were made.
+//! Actions of the recorder between its requests, and conditions that it waited for.
 
 /// Something to be done before a request, or while it waits.
 #[derive(Debug, Clone, Copy)]
@@ -12,7 +12,7 @@ pub enum Cue {
     /// The check at this path of the target had not been made up to here. When it is made first is chance: where it was made,
     /// all is played again.
     NotYet(&'static str),
-    /// A second after the request was made, somebody else makes this one.
+    /// Another client sends this request a second after the recorded one.
     Later { path: &'static str, body: &'static str },
 }
 
@@ -33,7 +33,7 @@ const CUES: &[(usize, &[Cue])] = &[
     (159, &[Cue::Answer(429), Cue::Await { check: "service:web1", status: "warning" }]),
 ];
 
-/// Those of an exchange.
+/// Returns the cues of an exchange.
 pub fn of(exchange: usize) -> &'static [Cue] {
     CUES.iter().find(|(at, _)| *at == exchange).map_or(&[], |(_, cues)| cues)
 }

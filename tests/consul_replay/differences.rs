@@ -1,25 +1,26 @@
-//! Where Callboard answers otherwise than Consul did, and why that is right.
+//! Differences between Callboard and Consul, with reasons.
 //!
-//! Each is needed: one that nothing differs by fails the test, as does a difference that is not here.
+//! The test fails for a difference that is not listed here, and for one that is listed but does not occur.
 
 use super::compare::Found;
 
-/// A difference with a reason.
+/// Difference with its reason.
 #[derive(Debug)]
 pub struct Difference {
-    /// Numbers in the recording. Empty: all of them.
+    /// Numbers of the exchanges in the recording. Empty: all.
     pub exchanges: &'static [usize],
-    /// The place, where a `*` stands for anything.
+    /// Place in the answer. A `*` matches any text.
     pub at: &'static str,
-    /// In words that go on after "which".
+    /// Reason, as the end of a sentence that begins with "which".
     pub why: &'static str,
 }
 
-const BEFORE: &str = "is that of the node, which was there before the service: each has a revision of its own";
-const WHOLE: &str = "Consul's agent has not written yet when a server starts; ours is always whole";
+const BEFORE: &str =
+    "is the index of the node, which is older than that of the service: every write has its own revision";
+const WHOLE: &str = "is complete from the start: Consul's agent writes its node some time after the server starts";
 
 const NAME: &str =
-    "is a peculiarity of the recorded build, which answers 500: a refusal is a 400 that tells what is allowed";
+    "is a 400 with the allowed characters: the recorded build answers 500, and other builds accept the name";
 
 pub const NOSNIFF: &str = "forbids browsers to guess the type of the answer";
 
@@ -29,16 +30,20 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { exchanges: &[3], at: "body[0].*", why: WHOLE },
     Difference { exchanges: &[3], at: "header X-Consul-Index", why: WHOLE },
     Difference { exchanges: &[55, 57], at: "body.Services*.Port", why: "is the port of the service `consul` itself" },
-    Difference { exchanges: &[55, 57], at: "body.Services*.Meta*", why: "tells of Raft and Serf, which are not here" },
+    Difference {
+        exchanges: &[55, 57],
+        at: "body.Services*.Meta*",
+        why: "describes Raft and Serf, which Callboard does not have",
+    },
     Difference { exchanges: &[144], at: "body.Services.db.*Index", why: BEFORE },
     Difference { exchanges: &[144], at: "header X-Consul-Index", why: BEFORE },
     Difference { exchanges: &[141, 143], at: "body*.Node.*Index", why: BEFORE },
-    Difference { exchanges: &[60, 156], at: "header X-Consul-Contenthash", why: "is a hash of Go's struct" },
-    Difference { exchanges: &[60, 156], at: "body.ContentHash", why: "is a hash of Go's struct" },
-    Difference { exchanges: &[29], at: "body", why: "tells the rules of a Go parser" },
+    Difference { exchanges: &[60, 156], at: "header X-Consul-Contenthash", why: "is a hash of another encoding" },
+    Difference { exchanges: &[60, 156], at: "body.ContentHash", why: "is a hash of another encoding" },
+    Difference { exchanges: &[29], at: "body", why: "names the rules of Consul's parser" },
     Difference { exchanges: &[111], at: "status", why: NAME },
     Difference { exchanges: &[111], at: "body", why: NAME },
-    Difference { exchanges: &[114], at: "body", why: "tells the fields of a Go struct" },
+    Difference { exchanges: &[114], at: "body", why: "names the fields of a Go struct" },
 ];
 
 impl Difference {
@@ -52,7 +57,7 @@ impl Difference {
     }
 }
 
-/// Whether a place is meant. `*` stands for anything.
+/// Returns whether a pattern matches a place. `*` matches any text.
 fn matches(pattern: &str, at: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == at,
@@ -64,7 +69,7 @@ fn matches(pattern: &str, at: &str) -> bool {
 }
 
 #[test]
-fn a_star_stands_for_anything() {
+fn star_matches_any_text() {
     for (pattern, at, meant) in [
         ("body*", "body[0].Node", true),
         ("body.*.Port", "body.Services.consul.Port", true),

@@ -17,7 +17,7 @@ pub struct Seen {
     pub actual: u64,
 }
 
-/// What each endpoint has shown.
+/// Indexes that each endpoint has shown.
 #[derive(Debug, Default)]
 pub struct Indexes {
     seen: HashMap<String, Vec<Seen>>,
@@ -52,7 +52,7 @@ fn relation(one: u64, other: u64) -> String {
     format!("{one} {sign} {other}")
 }
 
-/// What to ask for in place of a recorded index, where ours is now `current`.
+/// Returns the index to ask for in place of a recorded one, when the current index here is `current`.
 pub fn in_place_of(recorded: u64, current: u64) -> u64 {
     match recorded {
         // The lowest there is.
@@ -63,7 +63,7 @@ pub fn in_place_of(recorded: u64, current: u64) -> u64 {
 }
 
 #[test]
-fn what_was_higher_has_to_be_higher() {
+fn order_of_indexes_is_kept() {
     let seen = |recorded, actual| Seen { at: "here".to_owned(), recorded, actual };
     let mut indexes = Indexes::default();
     assert!(indexes.take("/", vec![seen(5, 50), seen(7, 70), seen(5, 50)]).is_empty());

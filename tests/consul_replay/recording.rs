@@ -61,7 +61,7 @@ pub struct DnsAnswer {
 pub struct Exchange {
     pub request: Request,
     pub response: Answer,
-    /// What the recorder did besides.
+    /// Actions of the recorder beside the request.
     #[serde(default)]
     pub note: String,
 }
@@ -97,14 +97,14 @@ impl Request {
     }
 }
 
-/// What came back, of Consul or of Callboard.
+/// Answer of Consul or of Callboard.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Answer {
     pub status: u16,
     /// In their spelling. Of some answers they were not recorded.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// Where it is no JSON, or empty, a string.
+    /// Body as JSON. A body that is not JSON is a string.
     pub body: Value,
     /// Until it was there.
     pub seconds: Option<f64>,

@@ -10,7 +10,7 @@ pub struct Report {
     equal: usize,
     with_reason: usize,
     without_reason: usize,
-    /// For those who look for the cause.
+    /// Details for finding the cause.
     lines: Vec<String>,
     /// Differences that are allowed, and true for those that were met.
     differences: Vec<(&'static Difference, bool)>,

@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const PROBED: Duration = Duration::from_secs(12);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn second_recording_is_answered_as_consul_answered_it() {
+async fn second_recording_is_answered_as_by_consul() {
     let report = Replay::begin().await.play(&recording::read_second()).await;
     assert!(report.is_good(), "\n{report}");
     println!("{report}");
@@ -97,7 +97,7 @@ impl Replay {
                 // Of a check that was never made, the next answer tells.
                 let _ = timeout(PROBED, all).await;
             }
-            // Of an instance whose registration is refused, the answer to that registration tells.
+            // A registration that is rejected says why in its own answer.
             Cue::Deregister(ids) => {
                 for id in ids {
                     self.session.ask("PUT", &format!("/v1/agent/service/deregister/{id}"), "").await;

@@ -1,4 +1,4 @@
-//! What the recording's health checks look at.
+//! Target of the recording's health checks.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use tokio::{net::TcpSocket, task::JoinSet};
 
 use crate::harness::Page;
 
-/// Where the recording's target listened, for HTTP and for those who only connect.
+/// Ports of the recording's target, for HTTP and for TCP checks.
 const RECORDED: &str = "48901";
 
 /// An HTTP server, and a port that opens when it is told to.
@@ -20,14 +20,14 @@ pub struct Target {
 
 impl Target {
     pub fn new(page: Page) -> Self {
-        // Bound, so that nobody else takes it, but not listening yet: who connects is refused.
+        // Bound, so that no other program takes it, but not listening yet: connections are refused.
         let closed = TcpSocket::new_v4().unwrap();
         closed.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let port = closed.local_addr().unwrap();
         Self { page, port, closed: Some(closed), open: JoinSet::new() }
     }
 
-    /// Lets who only connects connect. The recording has the order in which two checks first passed, which is chance unless one
+    /// Accepts connections of TCP checks. The recording has the order in which two checks first passed, which is chance unless one
     /// of them is held back.
     pub fn open_port(&mut self) {
         let listener = self.closed.take().unwrap().listen(64).unwrap();

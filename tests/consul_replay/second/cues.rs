@@ -1,4 +1,4 @@
-//! What the recorder did besides its requests.
+//! Actions of the recorder beside its requests.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ const CUES: &[(usize, &[Cue])] = &[
     (185, &[Cue::SinceReport(Duration::from_secs(10))]),
 ];
 
-/// Those of an entry.
+/// Returns the cues of an entry.
 pub fn of(entry: usize) -> &'static [Cue] {
     CUES.iter().find(|(at, _)| *at == entry).map_or(&[], |(_, cues)| cues)
 }

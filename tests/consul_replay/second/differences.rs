@@ -1,32 +1,31 @@
-//! Where Callboard answers the second recording otherwise than Consul did, and why that is right.
+//! Differences between Callboard and Consul in the second recording, with reasons.
 
 use super::super::differences::{Difference, NOSNIFF};
 
-const HASH: &str = "is a hash of Go's struct";
-const HANGS_UP: &str = "is answered: the recorded build closes the connection without an answer";
-const NO_ALIAS: &str = "is the one check of a sidecar: Consul makes an alias check of its service beside it";
-const PROBED: &str = "tells of a probe that Consul had not made yet";
+const HASH: &str = "is a hash of another encoding";
+const HANGS_UP: &str = "is an answer: the recorded build closes the connection without one";
+const NO_ALIAS: &str = "is the only check of a sidecar: Consul adds an alias check of its service";
+const PROBED: &str = "is the output of a probe: Consul had not probed yet";
 const NODES_ALONE: &str =
-    "rises when a node changes: Consul's rises with some changes of services too, and wakes queries for nothing";
-const NO_BRACKETS: &str =
-    "is refused with a reason: Consul accepts a TCP target that it can never connect to, and only the output says why";
-const TEXT_OF_NODE: &str = "is an addition of the recorded build: Consul's own answers have no metadata there";
-const VIRTUAL: &str = "has a virtual address for a mesh, which is not here";
-const DOTS: &str = "is a name with a dot, which the recorded build refuses and Callboard serves";
-const NODE_FIRST: &str = "is that of the node, which was there before the service: each has a revision of its own";
-const LOSES_CHECK: &str = "rises when the service loses its check, so that whoever waits for it hears of that";
-const TAKEN: &str =
-    "is that of the moment when the instance took the check: it decides which of two has it, also after a crash";
-const AFTER_TAKEN: &str =
-    "is that of the registration, at which the instance took the check: the check is no older than that here";
-const NEW_NAME: &str = "is the service that has the check now, which has moved with its id";
-const MOVED: &str = "is that of the registration under the new name, which is an instance of another service";
-const BETWEEN: &str = "is a name between: RFC 8020 wants NOERROR, so that resolvers do not deny the names below it";
-const TRUNCATED: &str = "says that records were left out, so that the client asks again over TCP";
-const MORE_FIT: &str = "is what fits into 512 bytes: the recorded agent gives at most three answers there";
+    "rises when a node changes: Consul's also rises with some changes of services, and wakes queries without need";
+const NO_BRACKETS: &str = "is an error with a reason: Consul accepts a TCP target to which it can never connect, and explains it only in the output";
+const TEXT_OF_NODE: &str = "is an addition of the recorded build: other builds of Consul have no metadata there";
+const VIRTUAL: &str = "has a virtual address of the service mesh, which Callboard does not have";
+const DOTS: &str = "belongs to a name with a dot, which the recorded build rejects and Callboard accepts";
+const NODE_FIRST: &str =
+    "is the index of the node, which is older than that of the service: every write has its own revision";
+const LOSES_CHECK: &str = "rises when the service loses its check, so that blocking queries are answered";
+const TAKEN: &str = "is the revision at which the instance took the check: it decides which of two instances has it, also after a crash";
+const AFTER_TAKEN: &str = "is the revision of the registration, with which the instance took the check";
+const NEW_NAME: &str = "is the service that has the check after the move of its id";
+const MOVED: &str = "is the revision of the registration under the new name, which is a new instance there";
+const BETWEEN: &str =
+    "is NOERROR for an empty non-terminal, as RFC 8020 demands, so that resolvers do not deny the names below it";
+const TRUNCATED: &str = "is set since records were left out, so that the client asks again over TCP";
+const MORE_FIT: &str = "is as many as fit into 512 bytes: the recorded agent gives at most three answers";
 
-const SHORT_TTL: &str = "is refused with a reason: no program can report in time to a TTL below a second";
-const LAST_OUTPUT: &str = "keeps the last output, as Consul's does without a restart";
+const SHORT_TTL: &str = "is an error with a reason: no program can report in time for a TTL below a second";
+const LAST_OUTPUT: &str = "is the last output, as in Consul without a restart";
 
 pub const DIFFERENCES: &[Difference] = &[
     Difference { exchanges: &[], at: "header X-Content-Type-Options", why: NOSNIFF },
@@ -49,10 +48,10 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { exchanges: &[59, 63, 64], at: "body[0].Node.*Index", why: NODE_FIRST },
     Difference { exchanges: &[71], at: "body[0].Service.TaggedAddresses", why: VIRTUAL },
     Difference { exchanges: &[72, 76], at: "body[0].ServiceTaggedAddresses", why: VIRTUAL },
-    Difference { exchanges: &[123], at: "body", why: "tells the rules of a Go parser" },
+    Difference { exchanges: &[123], at: "body", why: "names the rules of Consul's parser" },
     Difference { exchanges: &[23, 139, 141, 146, 169, 172], at: "additional TXT", why: TEXT_OF_NODE },
     Difference { exchanges: &[180], at: "number of additional records", why: TEXT_OF_NODE },
-    Difference { exchanges: &[156], at: "authority SOA", why: "is what RFC 2308 wants of an answer without data" },
+    Difference { exchanges: &[156], at: "authority SOA", why: "is required by RFC 2308 in an answer without data" },
     Difference { exchanges: &[161], at: "status", why: DOTS },
     Difference { exchanges: &[161], at: "body", why: DOTS },
     Difference { exchanges: &[161], at: "header Content-Type", why: DOTS },

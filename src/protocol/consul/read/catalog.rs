@@ -40,7 +40,8 @@ impl Consul {
         let plain = filter.is_all() && request.query.get("node-meta").is_none();
         let index = || {
             let names = catalog.services_changed();
-            let changed = if plain { names } else { names.max(catalog.descriptions_changed()).max(catalog.nodes_changed()) };
+            let changed =
+                if plain { names } else { names.max(catalog.descriptions_changed()).max(catalog.nodes_changed()) };
             self.at_least(changed)
         };
         let waited_index = self.wait_for_change(request, &QuerySubject::Everything, index).await?;

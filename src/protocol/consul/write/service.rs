@@ -68,7 +68,14 @@ impl Consul {
             from_catalog: asked.from_catalog,
             ..ConsulRegistration::default()
         };
-        Ok(RegisterWithoutLease { service, id, description, consul_registration: registration.validated()?, checks, replace_checks })
+        Ok(RegisterWithoutLease {
+            service,
+            id,
+            description,
+            consul_registration: registration.validated()?,
+            checks,
+            replace_checks,
+        })
     }
 
     pub(super) async fn deregister(&self, request: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
