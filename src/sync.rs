@@ -1,8 +1,7 @@
-//! What threads share: the usual atomics, locks and wakers; or, under `just loom`, those of a checker that runs a model in
-//! every order in which threads can run and see each other's writes.
+//! Atomics, locks and wakers of code that loom checks.
 //!
-//! What the models (`loom_*` among the tests) are about takes its atomics and locks from here, so that they run the code
-//! that ships. What no model looks at takes them where it likes.
+//! Under `just loom` they are those of the checker, which runs a model in every order in which threads can run and see each other's writes. Code that a model
+//! (`loom_*` among the tests) covers takes them from here, so that the models run the code that ships. Other code uses the originals.
 
 #[cfg(not(loom))]
 pub use atomic_waker::AtomicWaker;
@@ -21,7 +20,7 @@ pub use loom::sync::{
 #[cfg(loom)]
 pub use model::{AtomicWaker, DashMap, Mutex, RwLock};
 
-/// loom's, with the faces of those above: no lock of ours is poisoned, for a panic ends the model.
+/// loom's types with the interfaces of those above. No lock is poisoned, since a panic ends the model.
 #[cfg(loom)]
 mod model {
     use std::{borrow::Borrow, hash::Hash, sync::PoisonError, task::Waker};
@@ -55,12 +54,12 @@ mod model {
             Self(sync::RwLock::new(value))
         }
 
-        /// Waits until nobody writes.
+        /// Waits until no thread writes.
         pub fn read(&self) -> RwLockReadGuard<'_, T> {
             self.0.read().unwrap_or_else(PoisonError::into_inner)
         }
 
-        /// Waits until nobody else has the lock.
+        /// Waits until no other thread has the lock.
         pub fn write(&self) -> RwLockWriteGuard<'_, T> {
             self.0.write().unwrap_or_else(PoisonError::into_inner)
         }
@@ -72,44 +71,44 @@ mod model {
         }
     }
 
-    /// `dashmap`'s, whose locks the checker does not see: so each call takes one that it does.
+    /// `dashmap`'s map. The checker does not see its locks, so each call takes one that it sees.
     #[derive(Debug)]
     pub struct DashMap<K: Eq + Hash, V> {
         map: dashmap::DashMap<K, V>,
-        turn: Mutex<()>,
+        lock: Mutex<()>,
     }
 
     impl<K: Eq + Hash, V> DashMap<K, V> {
         /// An empty map.
         pub fn new() -> Self {
-            Self { map: dashmap::DashMap::new(), turn: Mutex::default() }
+            Self { map: dashmap::DashMap::new(), lock: Mutex::default() }
         }
 
-        /// What is there under this key.
+        /// Returns the value of a key.
         pub fn get<Q>(&self, key: &Q) -> Option<Ref<'_, K, V>>
         where
             K: Borrow<Q>,
             Q: Eq + Hash + ?Sized,
         {
-            let _turn = self.turn.lock();
+            let _guard = self.lock.lock();
             self.map.get(key)
         }
 
-        /// Puts a value there.
+        /// Sets the value of a key. Returns the old one.
         pub fn insert(&self, key: K, value: V) -> Option<V> {
-            let _turn = self.turn.lock();
+            let _guard = self.lock.lock();
             self.map.insert(key, value)
         }
 
-        /// Takes it away.
+        /// Removes a key and its value.
         pub fn remove(&self, key: &K) -> Option<(K, V)> {
-            let _turn = self.turn.lock();
+            let _guard = self.lock.lock();
             self.map.remove(key)
         }
 
-        /// How many there are.
+        /// Number of keys.
         pub fn len(&self) -> usize {
-            let _turn = self.turn.lock();
+            let _guard = self.lock.lock();
             self.map.len()
         }
     }
@@ -119,12 +118,12 @@ mod model {
     pub struct AtomicWaker(Mutex<Option<Waker>>);
 
     impl AtomicWaker {
-        /// Who is to be woken.
+        /// Sets the waker.
         pub fn register(&self, waker: &Waker) {
             *self.0.lock() = Some(waker.clone());
         }
 
-        /// Wakes who is registered, once.
+        /// Takes the waker and wakes it.
         pub fn wake(&self) {
             let waiting = self.0.lock().take();
             waiting.inspect(Waker::wake_by_ref);

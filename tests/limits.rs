@@ -1,4 +1,4 @@
-//! How many connections and streams there may be, and who is still served when there are as many.
+//! Limits on connections and streams, and what is still served at a limit.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -22,58 +22,58 @@ fn limit(number: u32) -> NonZeroU32 {
     NonZeroU32::new(number).unwrap()
 }
 
-/// What a connection is told before anything else: nothing, if it is let in.
-async fn told(raw: &mut Raw) -> Option<(u32, String)> {
-    // SETTINGS come first in any case; whoever is let in hears that its own have come.
+/// Reads the first frames of a connection. Returns code and text of its GOAWAY; `None`: it was admitted.
+async fn rejection(raw: &mut Raw) -> Option<(u32, String)> {
+    // SETTINGS come first in any case. An admitted connection then gets the acknowledgement of its own.
     let settings = within("SETTINGS", Frame::read(&mut raw.0)).await.expect("SETTINGS");
     assert_eq!(settings.kind, SETTINGS);
     let next = within("a frame", Frame::read(&mut raw.0)).await.expect("a second frame");
     next.go_away().map(|(last, code, reason)| {
-        assert_eq!(last, 0, "no call was taken");
+        assert_eq!(last, 0, "no call was processed");
         (code, reason)
     })
 }
 
-/// Connections that have shaken hands, until one is not let in; and what that one is told.
-async fn connections(house: &TestServer) -> (Vec<Raw>, (u32, String)) {
+/// Opens connections until one is rejected. Returns the admitted ones, with code and text of the rejection.
+async fn open_connections(server: &TestServer) -> (Vec<Raw>, (u32, String)) {
     let mut open = Vec::new();
     loop {
-        let mut raw = Raw::saying(house.grpc(), PREFACE).await;
-        match told(&mut raw).await {
+        let mut raw = Raw::saying(server.grpc(), PREFACE).await;
+        match rejection(&mut raw).await {
             None => open.push(raw),
-            Some(refusal) => {
+            Some(rejection) => {
                 assert!(raw.hear_the_end().await.is_empty());
-                return (open, refusal);
+                return (open, rejection);
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_are_limited_and_room_comes_back() {
+async fn connection_over_a_limit_is_rejected_until_others_close() {
     for (config, number, reason) in [
         (|config: &mut Config| config.max_connections = Some(limit(64)), 56, "max_connections"),
         (|config| config.max_connections_per_address = Some(limit(5)), 5, "max_connections_per_address"),
     ] as [(fn(&mut Config), usize, &str); 2]
     {
-        let house = TestServer::with(config);
-        let (open, (code, told)) = connections(&house).await;
+        let server = TestServer::with(config);
+        let (open, (code, text)) = open_connections(&server).await;
         assert_eq!((open.len(), code), (number, ENHANCE_YOUR_CALM), "{reason}");
-        assert!(told.contains(&reason.replace('_', "-")), "{told}");
-        // HTTP keeps a connection to itself when all are taken.
+        assert!(text.contains(&reason.replace('_', "-")), "{text}");
+        // Connections are reserved for HTTP.
         if reason == "max_connections" {
-            assert_eq!(get(house.http(), "/healthz").await.0, 200);
+            assert_eq!(get(server.http(), "/healthz").await.0, 200);
         }
         drop(open);
-        no_connections(house.http()).await;
+        no_connections(server.http()).await;
         let refused = format!("callboard_rejected_connections_total{{reason=\"{reason}\"}}");
-        metric_becomes(house.http(), &refused, |number| number >= 1.0).await;
-        house.peer().await.register(instance("web", "a")).await.unwrap();
+        metric_becomes(server.http(), &refused, |number| number >= 1.0).await;
+        server.peer().await.register(instance("web", "a")).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http_connection_over_the_limit_is_told_why() {
+async fn http_connection_over_the_limit_gets_the_reason() {
     for (config, number, status, flag) in [
         (
             |config: &mut Config| config.max_connections_per_address = Some(limit(3)),
@@ -84,18 +84,18 @@ async fn http_connection_over_the_limit_is_told_why() {
         (|config| config.max_connections = Some(limit(8)), 6, "503 Service Unavailable", "--max-connections"),
     ] as [(fn(&mut Config), usize, &str, &str); 2]
     {
-        let house = TestServer::with(config);
+        let server = TestServer::with(config);
         let mut open = Vec::new();
         for _ in 0..number {
-            let mut raw = Raw::saying(house.http(), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+            let mut raw = Raw::saying(server.http(), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
             assert!(raw.hears_something().await);
             open.push(raw);
         }
-        // In one piece, in two, and more than is looked at: it is answered all the same, and not reset.
+        // A request in two pieces, and one longer than what is read: both are answered, and not reset.
         let long =
             format!("PUT /v1/agent/service/register HTTP/1.1\r\nContent-Length: 200000\r\n\r\n{}", "x".repeat(200_000));
         for request in ["GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", &long] {
-            let mut raw = Raw::connect(house.http()).await;
+            let mut raw = Raw::connect(server.http()).await;
             let (head, rest) = request.as_bytes().split_at(10);
             raw.say(head).await;
             raw.say(rest).await;
@@ -110,19 +110,19 @@ async fn http_connection_over_the_limit_is_told_why() {
         }
         drop(open);
         let refused = format!("callboard_rejected_connections_total{{reason=\"{}\"}}", &flag[2..].replace('-', "_"));
-        metric_becomes(house.http(), &refused, |number| number >= 2.0).await;
+        metric_becomes(server.http(), &refused, |number| number >= 2.0).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refused_connections_are_told_only_as_many_at_once_as_cost_little() {
-    let house = TestServer::with(|config| config.max_connections_per_address = Some(limit(1)));
-    let mut open = Raw::saying(house.grpc(), PREFACE).await;
+async fn rejected_connections_get_the_reason_up_to_a_number_at_a_time() {
+    let server = TestServer::with(|config| config.max_connections_per_address = Some(limit(1)));
+    let mut open = Raw::saying(server.grpc(), PREFACE).await;
     assert!(within("SETTINGS", Frame::read(&mut open.0)).await.is_some());
-    // They say nothing, so each holds what it is given for seconds.
+    // They send nothing, so each keeps its permit for seconds.
     let mut silent = Vec::new();
     for _ in 0..200 {
-        silent.push(Raw::connect(house.grpc()).await);
+        silent.push(Raw::connect(server.grpc()).await);
     }
     let mut closed = 0;
     for raw in &mut silent {
@@ -135,11 +135,11 @@ async fn refused_connections_are_told_only_as_many_at_once_as_cost_little() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn this_machine_may_have_more_connections_than_others_unless_told() {
-    let house = TestServer::open();
+async fn loopback_is_exempt_from_the_default_limit_per_address() {
+    let server = TestServer::open();
     let mut open = Vec::new();
     for _ in 0..250 {
-        let mut raw = Raw::saying(house.grpc(), PREFACE).await;
+        let mut raw = Raw::saying(server.grpc(), PREFACE).await;
         assert!(raw.hears_something().await);
         open.push(raw);
     }
@@ -150,7 +150,7 @@ async fn watch(peer: &TestClient) -> Result<Streaming<WatchResponse>, Status> {
     within("Watch", peer.discovery.clone().watch(request)).await.map(tonic::Response::into_inner)
 }
 
-fn assert_no_room(status: &Status, flag: &str) {
+fn assert_rejected(status: &Status, flag: &str) {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert!(status.message().contains(flag), "{status}");
     let details = status.get_error_details();
@@ -159,14 +159,14 @@ fn assert_no_room(status: &Status, flag: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heartbeats_are_taken_when_watches_and_lists_are_not() {
+async fn heartbeats_are_accepted_when_watches_and_lists_are_rejected() {
     for (config, flag) in [
         (|config: &mut Config| config.max_streams = limit(20), "--max-streams"),
         (|config| config.max_streams_per_address = Some(limit(20)), "--max-streams-per-address"),
     ] as [(fn(&mut Config), &str); 2]
     {
-        let house = TestServer::with(config);
-        let (peer, other) = (house.peer().await, house.peer().await);
+        let server = TestServer::with(config);
+        let (peer, other) = (server.peer().await, server.peer().await);
         let mut watches = Vec::new();
         let refused = loop {
             match watch(&peer).await {
@@ -175,24 +175,24 @@ async fn heartbeats_are_taken_when_watches_and_lists_are_not() {
             }
         };
         assert_eq!(watches.len(), 18, "nine tenths");
-        assert_no_room(&refused, flag);
+        assert_rejected(&refused, flag);
         let request = ListInstancesRequest { service: "web".to_owned(), ..ListInstancesRequest::default() };
-        assert_no_room(&other.discovery.clone().list_instances(request).await.unwrap_err(), flag);
+        assert_rejected(&other.discovery.clone().list_instances(request).await.unwrap_err(), flag);
 
         let lease = other.register(instance("web", "a")).await.unwrap().lease_id;
-        let mut beats = HeartbeatStream::open(&other).await;
-        beats.beat(&[&lease]).await.unwrap();
+        let mut heartbeats = HeartbeatStream::open(&other).await;
+        heartbeats.beat(&[&lease]).await.unwrap();
         other.health.clone().check(HealthCheckRequest::default()).await.unwrap();
         other.deregister("web", "a", &lease).await.unwrap();
-        // Even those have an end.
+        // Those have a limit as well.
         let mut more = Vec::new();
         while let Ok(stream) = other.registry.clone().keep_alive(tokio_stream::pending()).await {
             more.push(stream);
             assert!(more.len() < 20);
         }
-        metric_becomes(house.http(), "callboard_rejected_streams_total", |number| number >= 3.0).await;
+        metric_becomes(server.http(), "callboard_rejected_streams_total", |number| number >= 3.0).await;
         drop((watches, more));
-        metric_becomes(house.http(), "callboard_watches", |open| open < 1.0).await;
+        metric_becomes(server.http(), "callboard_watches", |open| open < 1.0).await;
         watch(&peer).await.unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Readers that answer pings and take nothing.
+//! Watchers that answer pings and never open their windows.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::{
 const CONNECTIONS: usize = 10;
 /// Watches on each of them.
 const STREAMS: usize = 10;
-/// Changes while nobody takes them: were they kept for each of the watches, that would be 170 MiB.
+/// Changes that no stalled watch takes. Kept for each of the watches they would take 170 MiB.
 const CHANGES: u32 = 4_000;
 const SIZE: usize = 450;
-/// The changes themselves are kept once, for all: that and some more, in KiB.
-const MAY_GROW: u64 = 64 * 1024;
+/// Memory that the changes may take, kept once for all watches, in KiB.
+const MAX_GROWTH_KIB: u64 = 64 * 1024;
 
 async fn change(peer: &TestClient, weight: u32) -> u64 {
     let request = UpdateInstanceRequest {
@@ -29,7 +29,7 @@ async fn change(peer: &TestClient, weight: u32) -> u64 {
     peer.update(&["weight"], request).await.unwrap().revision
 }
 
-/// A change, and how long it takes to who reads.
+/// Makes a change. Returns the milliseconds until a reader has it.
 async fn delay(peer: &TestClient, reader: &mut Reader, weight: u32) -> u64 {
     let start = wall();
     let revision = change(peer, weight).await;
@@ -38,7 +38,7 @@ async fn delay(peer: &TestClient, reader: &mut Reader, weight: u32) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bounded_slow() {
+async fn stalled_watches_are_evicted_in_time_with_bounded_memory() {
     let stalls = Stalls::of_this_machine();
     let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
@@ -62,28 +62,28 @@ async fn bounded_slow() {
     let mut reader = Reader::synced(&peer, &["web"]).await;
     let (began, before) = (wall(), serve.resident());
     let mut changes = 0;
-    // A slow disk does fewer in the time, and there has to be some left.
+    // A slow disk makes fewer in the time.
     while changes < CHANGES && wall() < began + 10_000 {
         change(&peer, 1 + changes % 60_000).await;
         changes += 1;
     }
     let grew = serve.resident().saturating_sub(before);
-    let (mut delays, mut cut_off, mut weight) = (Vec::new(), Vec::new(), CHANGES);
-    // A little longer than they may stay.
+    let (mut delays, mut evicted, mut weight) = (Vec::new(), Vec::new(), CHANGES);
+    // A little longer than they may stay open.
     while !stalled.is_empty() && wall() < began + 35_000 + stalls.since(began) {
         let mut pace = tokio::time::interval(Duration::from_millis(100));
         pace.tick().await;
         tokio::select! {
-            Some(ended) = stalled.join_next() => cut_off.push(Some(ended.unwrap())),
+            Some(ended) = stalled.join_next() => evicted.push(Some(ended.unwrap())),
             _ = pace.tick() => {
                 weight += 1;
                 delays.push(delay(&peer, &mut reader, weight).await);
             }
         }
     }
-    cut_off.resize(CONNECTIONS * STREAMS, None);
+    evicted.resize(CONNECTIONS * STREAMS, None);
     println!("grew by {grew} KiB, {} delays of up to {:?} ms", delays.len(), delays.iter().max());
     assert!(delays.len() > 50, "changes went on meanwhile");
     let excused = stalls.since(began);
-    bounded_slow::check(&Stall { began, cut_off, delays, grew, may_grow: MAY_GROW, excused }).unwrap();
+    bounded_slow::check(&Stall { began, cut_off: evicted, delays, grew, may_grow: MAX_GROWTH_KIB, excused }).unwrap();
 }

@@ -1,4 +1,4 @@
-//! A registry and who starts it, as systemd does: what it is told, and the sockets that it gives.
+//! The registry as a service of systemd: notifications, the watchdog, and socket activation.
 
 use std::{
     net::TcpListener,
@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::harness::{Child, Ended, TestClient, instance, within};
 
-/// Where systemd would hear what a service has to say.
+/// Notification socket of a service manager.
 struct Manager {
     socket: UnixDatagram,
     directory: tempfile::TempDir,
@@ -41,8 +41,8 @@ impl Manager {
         String::from_utf8(message[..length].to_vec()).unwrap()
     }
 
-    /// The next message that says so.
-    async fn told(&self, what: &str) -> String {
+    /// Waits for the next message with this line.
+    async fn message_with(&self, what: &str) -> String {
         loop {
             let message = self.message().await;
             if message.lines().any(|line| line == what) {
@@ -59,33 +59,33 @@ fn address(ready: &serde_json::Value, door: &str) -> std::net::SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_says_that_it_is_ready_alive_and_leaving() {
+async fn manager_is_notified_of_start_liveness_reload_and_shutdown() {
     let manager = Manager::new();
     let mut serve = manager.serve(&[("WATCHDOG_USEC", "2000000")]);
     let first = manager.message().await;
     assert!(first.starts_with("READY=1\nSTATUS="), "{first}");
     let peer = TestClient::connect(address(&serve.line().await, "grpc")).await;
     peer.register(instance("web", "a")).await.unwrap();
-    while !manager.told("WATCHDOG=1").await.contains("STATUS=settling: 1 instances of 1 services, 0 watches") {}
+    while !manager.message_with("WATCHDOG=1").await.contains("STATUS=settling: 1 instances of 1 services, 0 watches") {}
     serve.signal(Signal::HUP);
-    let reloading = manager.told("RELOADING=1").await;
+    let reloading = manager.message_with("RELOADING=1").await;
     assert!(reloading.contains("\nMONOTONIC_USEC="), "{reloading}");
-    manager.told("READY=1").await;
-    // Who stands still says nothing.
+    manager.message_with("READY=1").await;
+    // A process that is stopped sends nothing.
     serve.signal(Signal::STOP);
     while let Ok(message) = timeout(Duration::from_millis(200), manager.message()).await {
-        assert!(message.contains("WATCHDOG=1"), "under way already: {message}");
+        assert!(message.contains("WATCHDOG=1"), "sent before the stop: {message}");
     }
-    timeout(Duration::from_secs(2), manager.message()).await.expect_err("it stands still");
+    timeout(Duration::from_secs(2), manager.message()).await.expect_err("it is stopped");
     serve.signal(Signal::CONT);
-    manager.told("WATCHDOG=1").await;
+    manager.message_with("WATCHDOG=1").await;
     serve.signal(Signal::TERM);
-    manager.told("STOPPING=1").await;
+    manager.message_with("STOPPING=1").await;
     assert_eq!(serve.ended().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_manager_that_is_gone_is_no_reason_to_stop() {
+async fn registry_without_its_manager_keeps_running() {
     let manager = Manager::new();
     std::fs::remove_file(manager.directory.path().join("notify")).unwrap();
     let mut serve = manager.serve(&[("WATCHDOG_USEC", "400000")]);
@@ -98,7 +98,7 @@ async fn a_manager_that_is_gone_is_no_reason_to_stop() {
     assert!(ended.stderr.contains("cannot be told"), "{}", ended.stderr);
 }
 
-/// A registry with this socket as its descriptor 3.
+/// Starts a registry with this socket as its descriptor 3.
 fn with_socket(socket: impl Into<OwnedFd>, pid: &str, name: Option<&str>) -> Child {
     let mut command = Command::new("sh");
     let script = format!("exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID={pid} exec \"$0\" \"$@\"");
@@ -114,7 +114,7 @@ fn with_socket(socket: impl Into<OwnedFd>, pid: &str, name: Option<&str>) -> Chi
 const OWN_PID: &str = "$$";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_inherited_socket_wins_and_outlives_the_registry() {
+async fn inherited_socket_replaces_the_configured_one_and_outlives_the_registry() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = socket.local_addr().unwrap();
     let mut serve = with_socket(socket.try_clone().unwrap(), OWN_PID, Some("grpc"));
@@ -123,7 +123,7 @@ async fn an_inherited_socket_wins_and_outlives_the_registry() {
     assert_ne!(address(&ready, "http"), own);
     TestClient::connect(own).await.register(instance("web", "a")).await.unwrap();
     serve.kill().await;
-    // Nobody is refused while there is no registry: who comes waits.
+    // Connections wait while there is no registry, and are not refused.
     let waits = tokio::net::TcpStream::connect(own).await;
     assert!(waits.is_ok(), "{waits:?}");
     let mut serve = with_socket(socket, OWN_PID, Some("grpc"));
@@ -134,36 +134,36 @@ async fn an_inherited_socket_wins_and_outlives_the_registry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sockets_for_another_process_are_not_taken() {
+async fn socket_for_another_process_is_not_used() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let not_ours = socket.local_addr().unwrap();
     let mut serve = with_socket(socket, "1", Some("grpc"));
     assert_ne!(address(&serve.line().await, "grpc"), not_ours);
 }
 
-async fn refused(socket: impl Into<OwnedFd>, name: Option<&str>) -> Ended {
+async fn rejected(socket: impl Into<OwnedFd>, name: Option<&str>) -> Ended {
     let ended = with_socket(socket, OWN_PID, name).ended().await;
     assert_eq!((ended.code(), &*ended.stdout), (Some(2), ""), "{}", ended.stderr);
     ended
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_socket_that_does_not_fit_is_refused_with_the_remedy() {
+async fn unusable_socket_is_rejected_with_the_remedy() {
     let tcp = |address: &str| TcpListener::bind(address).unwrap();
-    let unnamed = refused(tcp("127.0.0.1:0"), None).await.stderr;
+    let unnamed = rejected(tcp("127.0.0.1:0"), None).await.stderr;
     assert!(unnamed.contains("give each a name, by FileDescriptorName="), "{unnamed}");
-    let misnamed = refused(tcp("127.0.0.1:0"), Some("callboard.socket")).await.stderr;
+    let misnamed = rejected(tcp("127.0.0.1:0"), Some("callboard.socket")).await.stderr;
     assert!(misnamed.contains("write FileDescriptorName= with one of grpc"), "{misnamed}");
     let directory = tempfile::tempdir().unwrap();
     let local = UnixListener::bind(directory.path().join("socket")).unwrap();
-    let local = refused(local, Some("grpc")).await.stderr;
+    let local = rejected(local, Some("grpc")).await.stderr;
     assert!(local.contains("\"grpc\" is not a TCP listener") && local.contains("ListenStream="), "{local}");
-    let open = refused(tcp("0.0.0.0:0"), Some("http")).await.stderr;
+    let open = rejected(tcp("0.0.0.0:0"), Some("http")).await.stderr;
     assert!(open.contains("the inherited socket http: 0.0.0.0:"), "{open}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_settings_beside_the_units_can_be_used() {
+async fn configuration_beside_the_units_is_valid() {
     let settings = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/callboard.toml");
     let more = ["--config", settings.to_str().unwrap()];
     let mut serve = Child::start(&[&SERVE, &more[..]].concat());

@@ -1,5 +1,4 @@
-//! Answers that nobody takes, of every kind: each is cut off in time, costs little, in the process and in the kernel, and
-//! is in nobody's way.
+//! Answers of every kind that are not read: their connections are evicted in time, cost little memory in the process and in the kernel, and delay no other.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -14,22 +13,22 @@ use crate::harness::{
     seconds, wall, within,
 };
 
-/// Instances of the service that is not read.
+/// Number of instances of the service.
 const INSTANCES: u32 = 10_000;
-/// Of each kind.
+/// Connections of each kind.
 const CONNECTIONS: usize = 10;
-/// On each connection.
+/// Streams on each connection.
 const STREAMS: usize = 10;
-/// What one that is not taken may cost, in the process, in KiB.
-const EACH: u64 = 64;
-/// In milliseconds. Who answers no ping is gone 30 s after its last frame, and a little.
-const ALLOWED: u64 = 32_000;
+/// Memory of the process that one unread stream may take, in KiB.
+const MAX_STREAM_KIB: u64 = 64;
+/// Milliseconds until a connection is evicted. One that answers no ping is closed 30 s after its last frame.
+const MAX_EVICTION_MS: u64 = 32_000;
 
 const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
 const LIST: &str = "/callboard.v1.DiscoveryService/ListInstances";
 const KEEP_ALIVE: &str = "/callboard.v1.RegistryService/KeepAlive";
 
-/// How somebody does not read.
+/// Kind of a client that does not read.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     name: &'static str,
@@ -58,7 +57,7 @@ impl Kind {
                     speaker.call(WATCH, &request, true).await;
                 }
                 LIST => {
-                    // More than a frame, and soon made: else a busy machine refuses some.
+                    // More than one frame, and made fast: otherwise a busy machine rejects some.
                     let (service, page_size) = (service.clone(), 150);
                     let request = ListInstancesRequest { service, page_size, ..ListInstancesRequest::default() };
                     speaker.call(LIST, &request, true).await;
@@ -73,8 +72,8 @@ impl Kind {
     }
 }
 
-/// Bytes that the kernel keeps for sockets of this port.
-fn in_kernel(address: SocketAddr) -> u64 {
+/// Bytes in the kernel's send queues of the sockets of this port.
+fn kernel_queue_bytes(address: SocketAddr) -> u64 {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
     let port = format!(":{:04X}", address.port());
     let queued = table.lines().skip(1).filter_map(|line| {
@@ -85,8 +84,8 @@ fn in_kernel(address: SocketAddr) -> u64 {
     queued.sum()
 }
 
-/// A service of many instances.
-async fn crowd(peer: &TestClient) {
+/// Registers a service of many instances.
+async fn register_many(peer: &TestClient) {
     let mut registering = JoinSet::new();
     for part in 0..100 {
         let peer = peer.clone();
@@ -109,7 +108,7 @@ async fn change(peer: &TestClient, weight: u32) {
     peer.update(&["weight"], UpdateInstanceRequest { service, id, weight, ..Default::default() }).await.unwrap();
 }
 
-/// Connections of every kind.
+/// Opens connections of every kind.
 async fn open_all(server: SocketAddr) -> Vec<Speaker> {
     let mut speakers = Vec::new();
     for kind in KINDS {
@@ -121,29 +120,29 @@ async fn open_all(server: SocketAddr) -> Vec<Speaker> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_takes_nothing_is_cut_off_in_time_whatever_the_answer() {
+async fn connection_that_does_not_read_is_evicted_in_time_for_every_kind_of_answer() {
     let stalls = Stalls::of_this_machine();
     let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
-    crowd(&peer).await;
+    register_many(&peer).await;
     let lease = peer.register(instance("web", "honest")).await.unwrap().lease_id;
-    let mut beats = HeartbeatStream::open(&peer).await;
+    let mut heartbeats = HeartbeatStream::open(&peer).await;
     let start = wall();
     let _speakers = open_all(serve.grpc).await;
     let mut weight = 0;
-    // A page of 10,000 targets is more than the kernels of both sides take.
+    // A page of 10,000 targets is larger than the buffers of both kernels.
     let request = b"GET /prometheus/sd HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut pages = Vec::new();
     for _ in 0..CONNECTIONS {
         pages.push(Raw::saying(serve.http, request).await);
     }
-    // A process that stands still, whose kernel acknowledges whatever comes.
+    // A stopped process, for which the kernel acknowledges what arrives.
     let address = serve.address();
     let stopped = Child::start(&["watch", "web", "--server", &address, "-o", "json"]);
     metric_becomes(serve.http, "callboard_watches", |open| open > 40.0).await;
     stopped.signal(Signal::STOP);
     let bad = KINDS.len() * CONNECTIONS + 1;
-    // Who only closes its half is gone at once.
+    // A client that closes its half is closed at once.
     for _ in 0..CONNECTIONS {
         let mut half = Kind { window: 1 << 30, reads: Reads::Frames, ..KINDS[1] }.open(serve.grpc).await;
         half.half_close().await;
@@ -157,40 +156,44 @@ async fn whoever_takes_nothing_is_cut_off_in_time_whatever_the_answer() {
         weight += 1;
         change(&peer, weight).await;
         let asked = wall();
-        beats.beat(&[&lease]).await.unwrap();
+        heartbeats.beat(&[&lease]).await.unwrap();
         slowest = slowest.max(wall() - asked);
-        kernel = kernel.max(in_kernel(serve.grpc));
+        kernel = kernel.max(kernel_queue_bytes(serve.grpc));
         let excused = stalls.since(opened);
         let grpc = metric(serve.http, "callboard_open_connections{listener=\"grpc\"}").await;
         let http = metric(serve.http, "callboard_open_connections{listener=\"http\"}").await;
         if grpc <= 1.0 && http <= 1.0 {
             break wall();
         }
-        if wall() > opened + ALLOWED + excused {
+        if wall() > opened + MAX_EVICTION_MS + excused {
             let (_, metrics) = crate::harness::get(serve.http, "/metrics").await;
             let counts = metrics.lines().filter(|line| line.contains("connections") && !line.starts_with('#'));
             panic!("{grpc} and {http} connections are still there: {:?}", counts.collect::<Vec<_>>());
         }
     };
     println!(
-        "all gone after {} ms; {} KiB in the kernel at most; heartbeats up to {slowest} ms",
+        "all closed after {} ms; {} KiB in the kernel at most; heartbeats up to {slowest} ms",
         gone - start,
         kernel / 1024
     );
     assert!(kernel / 1024 / (bad as u64) < 300, "{kernel} bytes in the kernel");
-    assert!(in_kernel(serve.grpc) < 1_000, "what was not taken does not stay: {}", in_kernel(serve.grpc));
+    assert!(
+        kernel_queue_bytes(serve.grpc) < 1_000,
+        "unread data does not stay in the kernel: {}",
+        kernel_queue_bytes(serve.grpc)
+    );
     assert!(slowest < 2_000 + stalls.since(start), "a heartbeat took {slowest} ms");
     let evicted =
         async |why| metric(serve.http, &format!("callboard_evicted_connections_total{{reason=\"{why}\"}}")).await;
     assert!(evicted("stream_stalled").await >= 40.0 && evicted("socket_stalled").await >= 10.0);
 }
 
-/// What one kind costs: in the process and in the kernel, for a stream, in bytes; and after how long all are gone, in ms.
-async fn cost(kind: Kind) -> (u64, u64, u64) {
+/// Measures one kind. Returns the bytes of a stream in the process and in the kernel, and the milliseconds until all are closed.
+async fn measure(kind: Kind) -> (u64, u64, u64) {
     let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
-    crowd(&peer).await;
-    // What is made once for all readers is there before.
+    register_many(&peer).await;
+    // Encoded answers that all readers share are made before.
     crate::harness::Reader::synced(&peer, &["web"]).await;
     peer.list("web").await;
     let before = serve.resident();
@@ -205,7 +208,7 @@ async fn cost(kind: Kind) -> (u64, u64, u64) {
     loop {
         pace.tick().await;
         process = process.max(serve.resident().saturating_sub(before));
-        kernel = kernel.max(in_kernel(serve.grpc));
+        kernel = kernel.max(kernel_queue_bytes(serve.grpc));
         if metric(serve.http, "callboard_open_connections{listener=\"grpc\"}").await <= 1.0 || wall() > start + 90_000 {
             return (process * 1024 / all, kernel / all, wall() - start);
         }
@@ -214,13 +217,13 @@ async fn cost(kind: Kind) -> (u64, u64, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "figures; half a minute for each kind: just pressure"]
-async fn what_each_kind_costs() {
+async fn unread_streams_of_each_kind_take_bounded_memory() {
     for kind in KINDS {
-        let (process, kernel, gone) = cost(kind).await;
+        let (process, kernel, gone) = measure(kind).await;
         println!(
-            "{}: {process} bytes a stream in the process, {kernel} in the kernel, gone after {gone} ms",
+            "{}: {process} bytes a stream in the process, {kernel} in the kernel, closed after {gone} ms",
             kind.name
         );
-        assert!(process <= EACH * 1024 && gone <= ALLOWED + 5_000, "{kind:?}");
+        assert!(process <= MAX_STREAM_KIB * 1024 && gone <= MAX_EVICTION_MS + 5_000, "{kind:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Answers over HTTP that nobody reads: they cost bounded memory, and whoever causes them is refused.
+//! Unread answers over HTTP: they take bounded memory, and their client is rejected.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -22,7 +22,7 @@ const ATTACKER: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
 const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
 
-async fn crowd(serve: &ServerProcess) -> TestClient {
+async fn register_many(serve: &ServerProcess) -> TestClient {
     let peer = serve.peer().await;
     let mut registering = JoinSet::new();
     for part in 0..50 {
@@ -40,16 +40,16 @@ async fn crowd(serve: &ServerProcess) -> TestClient {
     peer
 }
 
-/// A connection from this address of this machine.
+/// Connects from this address of this machine.
 async fn connect(from: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    // Like a client with a small window: what it does not read stays at the server.
+    // A small window: what the client does not read stays at the server.
     socket.set_recv_buffer_size(4_096).unwrap();
     socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
     within("a connection", socket.connect(to)).await.unwrap()
 }
 
-async fn ask(from: &str, to: SocketAddr, path: &str) -> TcpStream {
+async fn request(from: &str, to: SocketAddr, path: &str) -> TcpStream {
     let mut socket = connect(from, to).await;
     socket
         .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
@@ -58,8 +58,8 @@ async fn ask(from: &str, to: SocketAddr, path: &str) -> TcpStream {
     socket
 }
 
-/// Status and length of what is answered.
-async fn heard(mut socket: TcpStream) -> (u16, String) {
+/// Reads a response. Returns its status and all of its text.
+async fn response(mut socket: TcpStream) -> (u16, String) {
     let mut answer = String::new();
     within("an answer", socket.read_to_string(&mut answer)).await.unwrap();
     (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
@@ -70,7 +70,7 @@ async fn peer(from: &str, to: SocketAddr) -> TestClient {
     TestClient::connect_with(to, |endpoint| endpoint.local_address(Some(from))).await
 }
 
-/// Lists and pages, from this address.
+/// Asserts that lists over gRPC are answered to this address.
 async fn assert_gets_lists(from: &str, serve: &ServerProcess) {
     let peer = peer(from, serve.grpc).await;
     let request = ListInstancesRequest { service: "web".into(), ..Default::default() };
@@ -81,12 +81,12 @@ async fn assert_gets_lists(from: &str, serve: &ServerProcess) {
 
 async fn assert_gets_pages(from: &str, serve: &ServerProcess) {
     for path in ["/v1/catalog/services", "/v1/health/service/web", "/metrics", "/prometheus/sd"] {
-        let (status, answer) = heard(ask(from, serve.http, path).await).await;
+        let (status, answer) = response(request(from, serve.http, path).await).await;
         assert_eq!(status, 200, "{path} for {from}: {}", &answer[..answer.len().min(600)]);
     }
 }
 
-/// How much memory the server took at most meanwhile, in MiB.
+/// Measures the largest growth of the server's memory within a time, in MiB.
 async fn growth(serve: &ServerProcess, before: u64, span: Duration) -> u64 {
     let (mut most, until) = (0, wall() + u64::try_from(span.as_millis()).unwrap());
     while wall() < until {
@@ -97,25 +97,25 @@ async fn growth(serve: &ServerProcess, before: u64, span: Duration) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unread_targets_take_bounded_memory_and_nobody_elses_answers() {
+async fn unread_targets_take_bounded_memory_and_leave_answers_to_others() {
     let serve = ServerProcess::start(&[]).await;
-    crowd(&serve).await;
+    register_many(&serve).await;
     assert_gets_pages(OTHER, &serve).await;
     let before = serve.resident();
-    // Each asks something else, so that no answer is that of another.
+    // Each request differs, so that no two share an answer.
     let mut unread = Vec::new();
     for number in 0..250 {
         let path = format!("/prometheus/sd?filter=weight%20%21%3D%20{}", number + 2);
-        unread.push(ask(ATTACKER, serve.http, &path).await);
+        unread.push(request(ATTACKER, serve.http, &path).await);
     }
     let grew = growth(&serve, before, Duration::from_millis(1_500)).await;
-    println!("{grew} MiB for 250 answers that nobody reads");
+    println!("{grew} MiB for 250 unread answers");
     assert!(grew < 80, "{grew} MiB");
     assert_gets_lists(OTHER, &serve).await;
     assert_gets_pages(OTHER, &serve).await;
-    // Who has the same address, which on this machine is many, gets pages.
+    // Another client of the same address gets pages.
     assert_gets_lists(ATTACKER, &serve).await;
-    // Those that press are cut off within seconds, those that wait are refused with a reason.
+    // Connections that keep memory from others are evicted within seconds, and those that wait are rejected with a reason.
     metric_becomes(serve.http, "callboard_evicted_connections_total{reason=\"stream_stalled\"}", |n| n >= 5.0).await;
     let mut refused = 0;
     for socket in unread {
@@ -131,7 +131,7 @@ async fn unread_targets_take_bounded_memory_and_nobody_elses_answers() {
             refused += 1;
         }
     }
-    println!("{refused} were refused");
+    println!("{refused} were rejected");
     assert!(refused > 100, "{refused}");
     assert_gets_pages(ATTACKER, &serve).await;
 }
@@ -139,14 +139,14 @@ async fn unread_targets_take_bounded_memory_and_nobody_elses_answers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_answers_of_many_readers_count_once() {
     let serve = ServerProcess::start(&[]).await;
-    crowd(&serve).await;
+    register_many(&serve).await;
     for path in ["/prometheus/sd", "/v1/health/service/web", "/v1/catalog/service/web"] {
-        // Made once, and what a reader of it costs.
-        heard(ask(OTHER, serve.http, path).await).await;
+        // The answer is made before, and shared by all readers.
+        response(request(OTHER, serve.http, path).await).await;
         let before = serve.resident();
         let mut unread = Vec::new();
         for _ in 0..100 {
-            unread.push(ask(ATTACKER, serve.http, path).await);
+            unread.push(request(ATTACKER, serve.http, path).await);
         }
         let grew = growth(&serve, before, Duration::from_secs(1)).await;
         println!("{grew} MiB for 100 readers of {path}");
@@ -159,30 +159,30 @@ async fn unread_answers_of_many_readers_count_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parked_queries_that_wake_together_are_all_answered() {
+async fn blocking_queries_that_wake_together_are_all_answered() {
     let serve = ServerProcess::start(&[]).await;
-    let first = crowd(&serve).await;
-    let (_, answer) = heard(ask(OTHER, serve.http, "/v1/health/service/web").await).await;
+    let first = register_many(&serve).await;
+    let (_, answer) = response(request(OTHER, serve.http, "/v1/health/service/web").await).await;
     let index = answer.lines().find_map(|line| line.strip_prefix("X-Consul-Index: ")).unwrap();
-    let mut parked = Vec::new();
+    let mut waiting = Vec::new();
     for number in 0..24 {
-        // Distinct answers of several MiB together: they wait for each other, and nobody is refused.
+        // Distinct answers of several MiB together: they wait for each other, and none is rejected.
         let filter = format!("Service.Port%20%21%3D%20{}", 1 + number % 12);
         let path = format!("/v1/health/service/web?index={index}&wait=60s&filter={filter}");
-        parked.push(ask(OTHER, serve.http, &path).await);
+        waiting.push(request(OTHER, serve.http, &path).await);
     }
     metric_becomes(serve.http, "callboard_blocking_queries", |number| number >= 24.0).await;
     first.register(instance("web", "one-more")).await.unwrap();
     let mut reading = JoinSet::new();
-    for socket in parked {
-        reading.spawn(heard(socket));
+    for socket in waiting {
+        reading.spawn(response(socket));
     }
     for (status, answer) in reading.join_all().await {
         assert_eq!(status, 200, "{}", &answer[..answer.len().min(400)]);
     }
 }
 
-/// A thousand watches of one connection, each with a window of so many bytes, and how much memory they take, in MiB.
+/// Opens a thousand watches on one connection, each with a window of so many bytes. Returns the connection and the growth of memory in MiB.
 async fn watches(serve: &ServerProcess, window: u32) -> (Speaker, u64) {
     let before = serve.resident();
     let mut speaker = Speaker::connect(serve.grpc, window, Reads::Frames).await;
@@ -199,12 +199,12 @@ async fn watches(serve: &ServerProcess, window: u32) -> (Speaker, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_snapshots_of_one_connection_take_bounded_memory() {
-    // Without any window, and with one that lets a message begin.
+    // Without a window, and with one in which a message begins.
     for window in [0, 1] {
         let serve = ServerProcess::start(&[]).await;
-        crowd(&serve).await;
+        register_many(&serve).await;
         let (_unread, grew) = watches(&serve, window).await;
-        println!("{grew} MiB for 1,000 snapshots that nobody reads");
+        println!("{grew} MiB for 1,000 unread snapshots");
         assert!(grew < 25, "{grew} MiB");
         for address in [ATTACKER, OTHER] {
             assert_gets_lists(address, &serve).await;
@@ -216,7 +216,7 @@ async fn unread_snapshots_of_one_connection_take_bounded_memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_filtered_watches_of_one_connection_that_reads_are_all_synced() {
     let serve = ServerProcess::start(&[]).await;
-    crowd(&serve).await;
+    register_many(&serve).await;
     let peer = serve.peer().await;
     let mut reading = JoinSet::new();
     for _ in 0..60 {

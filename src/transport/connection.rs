@@ -257,7 +257,7 @@ impl Connection {
         }
     }
 
-    /// Counts a call whose answer was handed on.
+    /// Counts a call with an answer that was handed on.
     pub(super) fn call_answered(&self) {
         self.answered.fetch_add(1, Ordering::Relaxed);
     }

@@ -8,7 +8,7 @@
 //! | bytes read in one poll of its task | [`MAX_READ_BYTES_PER_POLL`] | it yields until the other tasks have run | `connection_io` |
 //! | calls that begin at once | [`MAX_STARTING_CALLS`] | the next call waits until the tasks that are ready have run | `call_queue` |
 //! | CPU time of the thread, while the thread is busy and a light connection is there | [`CPU_SHARE`] of [`CPU_PARTS`] | it is read in pieces of [`THROTTLED_READ_BYTES`], with pauses of at most 20 ms | `cpu_share` |
-//! | bytes of an answer in the buffers of hyper and h2 | [`MAX_FRAME_BYTES`] beyond the peer's window | the rest waits until the peer makes room | `paced_body` |
+//! | bytes of an answer in the buffers of hyper and h2 | [`MAX_FRAME_BYTES`] beyond the peer's window | the rest waits until the peer opens its window | `paced_body` |
 //! | time without progress of a reader | [`STALL_SECONDS`], and less than [`MIN_STALL_BYTES`] in that time | it is evicted | `stall` |
 //! | the same, while it keeps memory from others | [`PRESSED_STALL_SECONDS`] | it is evicted | `stall` |
 //!
@@ -64,7 +64,7 @@ const BUSY_PERIOD: Duration = Duration::from_secs(2);
 /// no other wanted owes nothing for hours of that.
 const MAX_CPU_DEBT: Duration = Duration::from_millis(2);
 
-/// Bytes of a frame. hyper hands a frame on, however large, as soon as the peer has room for one byte.
+/// Bytes of a frame. hyper hands a frame on, however large, as soon as the peer's window has one byte.
 const MAX_FRAME_BYTES: usize = 16 * 1024;
 
 /// Seconds after which a reader that has something to take and takes nothing has stalled: it is evicted within 30 s.

@@ -7,7 +7,7 @@
 //! the true answer at once: it would copy whole bodies.
 //!
 //! **Half-closed HTTP/1.1 connections get their answers.** Scripts shut down their side of a connection after the request. hyper drops the request if it sees
-//! that end while it makes the answer. With half-close enabled, it does not see the end at all, and a blocking query whose client has gone would wait for
+//! that end while it makes the answer. With half-close enabled, it does not see the end at all, and a blocking query of a client that has gone would wait for
 //! minutes. So the end is passed on a little later, when every answer that does not wait is made.
 //!
 //! **GOAWAY has a reason.** See `goaway`.
@@ -45,7 +45,7 @@ pub struct H2WriteShim<S> {
     /// Bytes that were read already, which hyper reads first.
     head: Bytes,
     socket: S,
-    /// Whether to report vectored writes: for HTTP/2 after the first write.
+    /// Set when vectored writes are reported: for HTTP/2 after the first write.
     reports_vectored: bool,
     /// State of the delayed end. `None`: the end is passed on at once.
     end: Option<ReadEnd>,

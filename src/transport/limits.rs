@@ -36,7 +36,7 @@ const MAX_EXPLAINED_CLOSES: usize = 64;
 pub struct PerAddress {
     /// Largest number.
     pub most: usize,
-    /// Whether it holds for loopback addresses too, which are many programs.
+    /// Set when it holds for loopback addresses too, which are many programs.
     pub loopback: bool,
 }
 

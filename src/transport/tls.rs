@@ -1,14 +1,14 @@
-//! TLS: whose certificate is shown, which clients' are accepted, and how both change while the server runs.
+//! TLS: the server's certificate, the verification of clients' certificates, and the reload of both while the server runs.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `load` | from files to what a handshake needs |
-//! | `certificate`, `identity` | what a certificate says, and whom a client's names |
-//! | `handshake` | one peer's handshake, and what a peer that speaks no TLS is told |
-//! | `reload` | notices changed files, and certificates that are about to end |
-//! | `error` | why a file cannot be used |
+//! | `load` | loading of the files |
+//! | `certificate`, `identity` | contents of a certificate, and the name that a client's certificate proves |
+//! | `handshake` | handshakes, and the answer to a peer that does not speak TLS |
+//! | `reload` | changed files, and certificates that expire soon |
+//! | `error` | errors of files that cannot be used |
 //!
-//! TLS 1.2 and 1.3 by rustls with ring. What clients may do is not decided here: a certificate gives a connection a name.
+//! TLS 1.2 and 1.3 by rustls with ring. Authorization is not decided here: a certificate gives a connection a name.
 
 mod certificate;
 mod error;
@@ -37,16 +37,16 @@ use crate::{
     metrics::{CertificateFile, Metrics},
 };
 
-/// Certificates and key as they are now. Those who shook hands before stay as they are; who comes later gets the newest.
+/// Certificates and key, which can be replaced. Connections keep those of their handshake; new ones get the newest.
 #[derive(Debug)]
 pub struct TlsState {
     files: TlsPaths,
-    /// Held for the copy of an `Arc`, in a handshake; no other lock is taken under it.
+    /// Locked for the copy of an `Arc`, in a handshake. No other lock is taken under it.
     loaded: RwLock<Arc<LoadedTls>>,
-    /// How the files looked before they were read first.
+    /// Fingerprints of the files before they were read first.
     first: FileFingerprints,
-    /// Rung when somebody asks for the files to be read again.
-    asked: Notify,
+    /// Notified when the files are to be read again.
+    reload_requested: Notify,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
 }
@@ -56,21 +56,28 @@ impl TlsState {
     ///
     /// # Errors
     ///
-    /// When one of them cannot be used. A certificate that has expired can: it is shown, and complained of.
+    /// When one of them cannot be used. An expired certificate can be used: it is shown to clients, and logged.
     pub fn load(files: TlsPaths, clock: Arc<Clock>, metrics: Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
-        let first = files.look();
+        let first = files.fingerprints();
         let loaded = files.load()?;
-        let tls = Self { files, loaded: RwLock::new(Arc::new(loaded)), first, asked: Notify::new(), clock, metrics };
-        tls.announce(&tls.now(), "certificate loaded");
+        let tls = Self {
+            files,
+            loaded: RwLock::new(Arc::new(loaded)),
+            first,
+            reload_requested: Notify::new(),
+            clock,
+            metrics,
+        };
+        tls.report(&tls.current(), "certificate loaded");
         Ok(Arc::new(tls))
     }
 
-    /// Asks for the files to be read again, changed or not. [`TlsState::watch`] does it.
+    /// Requests that the files are read again, changed or not. [`TlsState::watch`] reads them.
     pub fn reload(&self) {
-        self.asked.notify_one();
+        self.reload_requested.notify_one();
     }
 
-    /// What one handshake needs.
+    /// Configuration of one handshake.
     fn config(&self, protocol: Protocol) -> Arc<ServerConfig> {
         let loaded = self.loaded.read();
         match protocol {
@@ -79,12 +86,12 @@ impl TlsState {
         }
     }
 
-    fn now(&self) -> Arc<LoadedTls> {
+    fn current(&self) -> Arc<LoadedTls> {
         Arc::clone(&self.loaded.read())
     }
 
-    /// Tells people and metrics what is shown from now on.
-    fn announce(&self, loaded: &LoadedTls, what: &str) {
+    /// Logs the certificate that is used from now on, and sets its metrics.
+    fn report(&self, loaded: &LoadedTls, what: &str) {
         let TlsPaths { certificate, key, client_ca } = &self.files;
         tracing::info!(
             certificate = %certificate.display(),
@@ -93,9 +100,9 @@ impl TlsState {
             client_ca = client_ca.as_ref().map(|path| path.display().to_string()),
             "{what}"
         );
-        if loaded.key_is_open {
+        if loaded.key_is_readable_by_others {
             let key = key.display();
-            tracing::warn!(%key, "every user of this machine may read the private key: take that right away (chmod o-r)");
+            tracing::warn!(%key, "every user of this machine can read the private key: remove that permission (chmod o-r)");
         }
         self.metrics.tls.expires(CertificateFile::Own, loaded.own.not_after);
         if let Some(end) = loaded.client_ca_end {

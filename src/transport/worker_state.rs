@@ -108,7 +108,7 @@ impl WorkerState {
     }
 }
 
-/// Guard of a connection that is inspected.
+/// Guard that keeps a connection among those that are inspected.
 #[derive(Debug)]
 pub(super) struct InspectedConnection {
     worker: Arc<WorkerState>,

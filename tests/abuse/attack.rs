@@ -1,4 +1,4 @@
-//! What peers that mean harm do: each attack is one connection's life, repeated until the server has had enough and after.
+//! Attacks. Each is the life of one connection, and is repeated until the measurement ends.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -22,56 +22,61 @@ const BATCH: u32 = 64;
 /// Silent connections of each attacker.
 const SILENT: usize = 1_000;
 
-/// Where the server listens.
+/// Addresses of the attacked server.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
 }
 
-/// One way to do harm.
+/// One kind of attack.
 #[derive(Debug)]
 pub struct Attack {
     pub name: &'static str,
-    /// One connection, until it is over or the attack is.
-    life: fn(Target, &AtomicBool) -> io::Result<()>,
+    /// Attacks over one connection, until it is closed or the attack ends.
+    connection: fn(Target, &AtomicBool) -> io::Result<()>,
 }
 
 impl Attack {
-    /// Goes on until it is told to stop: being cut off is part of it.
-    pub fn rage(&self, target: Target, over: &AtomicBool) {
-        // Of this thread alone. An attacker is another machine: it must not take the server's core from it, nor that of whoever
-        // measures.
+    /// Attacks until `over` is set, over one connection after the other.
+    pub fn run(&self, target: Target, over: &AtomicBool) {
+        // Of this thread alone. A real attacker is another machine: it must not take the core of the server, or that of the measurement.
         rustix::process::nice(19).unwrap();
         while !over.load(Ordering::Relaxed) {
-            let _cut_off = (self.life)(target, over);
+            let _closed = (self.connection)(target, over);
         }
     }
 }
 
 pub const ATTACKS: &[Attack] = &[
-    Attack { name: "silent connections", life: silence },
-    Attack { name: "one byte of a preface at a time", life: slow_preface },
-    Attack { name: "garbage", life: garbage },
-    Attack { name: "HTTP/1 where HTTP/2 is spoken", life: |at, _| ask(at.grpc, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") },
-    Attack { name: "HTTP/2 where HTTP/1 is spoken", life: |at, _| ask(at.http, PREFACE) },
-    Attack { name: "rapid reset", life: |at, over| flood(at, over, rapid_reset) },
-    Attack { name: "CONTINUATION without an end", life: continuation },
-    Attack { name: "DATA of one byte", life: |at, over| data(at, over, &[0]) },
-    Attack { name: "DATA of no bytes", life: |at, over| data(at, over, &[]) },
-    Attack { name: "a header bomb", life: |at, over| flood(at, over, header_bomb) },
-    Attack { name: "SETTINGS", life: |at, over| flood(at, over, |to, _| put(to, SETTINGS, 0, 0, &[])) },
-    Attack { name: "PING", life: |at, over| flood(at, over, |to, _| put(to, PING, 0, 0, &[7; 8])) },
-    Attack { name: "PRIORITY", life: |at, over| flood(at, over, |to, id| put(to, PRIORITY, 0, id, &[0, 0, 0, 0, 9])) },
-    Attack { name: "windows that overflow", life: |at, over| flood(at, over, overflow) },
-    Attack { name: "calls without a window", life: no_window },
-    Attack { name: "messages longer than they may be", life: |at, over| flood(at, over, huge_message) },
+    Attack { name: "silent connections", connection: silence },
+    Attack { name: "one byte of a preface at a time", connection: slow_preface },
+    Attack { name: "garbage", connection: garbage },
+    Attack {
+        name: "HTTP/1 where HTTP/2 is spoken",
+        connection: |at, _| ask(at.grpc, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    },
+    Attack { name: "HTTP/2 where HTTP/1 is spoken", connection: |at, _| ask(at.http, PREFACE) },
+    Attack { name: "rapid reset", connection: |at, over| flood(at, over, rapid_reset) },
+    Attack { name: "CONTINUATION without an end", connection: continuation },
+    Attack { name: "DATA of one byte", connection: |at, over| data(at, over, &[0]) },
+    Attack { name: "DATA of no bytes", connection: |at, over| data(at, over, &[]) },
+    Attack { name: "a header bomb", connection: |at, over| flood(at, over, header_bomb) },
+    Attack { name: "SETTINGS", connection: |at, over| flood(at, over, |to, _| put(to, SETTINGS, 0, 0, &[])) },
+    Attack { name: "PING", connection: |at, over| flood(at, over, |to, _| put(to, PING, 0, 0, &[7; 8])) },
+    Attack {
+        name: "PRIORITY",
+        connection: |at, over| flood(at, over, |to, id| put(to, PRIORITY, 0, id, &[0, 0, 0, 0, 9])),
+    },
+    Attack { name: "windows that overflow", connection: |at, over| flood(at, over, overflow) },
+    Attack { name: "calls without a window", connection: no_window },
+    Attack { name: "messages longer than they may be", connection: |at, over| flood(at, over, huge_message) },
     Attack {
         name: "messages that are not compressed, though they say so",
-        life: |at, over| flood(at, over, compressed),
+        connection: |at, over| flood(at, over, compressed),
     },
-    Attack { name: "methods that do not exist", life: |at, over| flood(at, over, no_such_method) },
-    Attack { name: "a connection a call", life: |at, _| ask(at.grpc, &one_call()) },
+    Attack { name: "methods that do not exist", connection: |at, over| flood(at, over, no_such_method) },
+    Attack { name: "a connection a call", connection: |at, _| ask(at.grpc, &one_call()) },
 ];
 
 fn open(address: SocketAddr) -> io::Result<TcpStream> {
@@ -81,14 +86,14 @@ fn open(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(socket)
 }
 
-/// Says something, and waits a moment for what is said to that.
+/// Sends a request, and waits a moment for an answer.
 fn ask(address: SocketAddr, request: &[u8]) -> io::Result<()> {
     let mut socket = open(address)?;
     socket.write_all(request)?;
     socket.read(&mut [0; 512]).map(|_| ())
 }
 
-/// The same frames again and again, as fast as the server takes them. What it answers is read and forgotten.
+/// Sends the same frames again and again, as fast as the server takes them. Its answers are read and discarded.
 fn flood(target: Target, over: &AtomicBool, frames: impl Fn(&mut Vec<u8>, u32)) -> io::Result<()> {
     let mut socket = open(target.grpc)?;
     socket.write_all(PREFACE)?;
@@ -119,7 +124,7 @@ fn flood(target: Target, over: &AtomicBool, frames: impl Fn(&mut Vec<u8>, u32)) 
 fn silence(target: Target, over: &AtomicBool) -> io::Result<()> {
     let open = (0..SILENT).map(|_| open(target.grpc)).collect::<io::Result<Vec<_>>>()?;
     while !over.load(Ordering::Relaxed) {
-        // They do nothing, which is the attack; only this thread has to wait.
+        // The connections are silent; only this thread has to wait.
         std::thread::park_timeout(Duration::from_millis(50));
     }
     drop(open);
@@ -162,7 +167,7 @@ fn continuation(target: Target, over: &AtomicBool) -> io::Result<()> {
     let mut beginning = PREFACE.to_vec();
     put(&mut beginning, HEADERS, 0, 1, &call_headers(KEEP_ALIVE));
     socket.write_all(&beginning)?;
-    // A header of its own in each, so that none of it is idle padding.
+    // One header in each, so that none of it is padding.
     let header = [&[0, 1][..], b"x", &[127, 0], &[b'y'; 127]].concat();
     let mut more = Vec::new();
     put(&mut more, CONTINUATION, 0, 1, &header.repeat(100));
@@ -172,7 +177,7 @@ fn continuation(target: Target, over: &AtomicBool) -> io::Result<()> {
     Ok(())
 }
 
-/// One heartbeat stream, and on it DATA that never makes a message.
+/// Sends DATA that never completes a message on one heartbeat stream.
 fn data(target: Target, over: &AtomicBool, payload: &[u8]) -> io::Result<()> {
     flood(target, over, |to, stream| {
         if stream == 1 {
@@ -182,7 +187,7 @@ fn data(target: Target, over: &AtomicBool, payload: &[u8]) -> io::Result<()> {
     })
 }
 
-/// A large header goes into the table once, and is then named thousands of times in a byte each.
+/// Adds a large header to the dynamic table once, and then refers to it thousands of times in a byte each.
 fn header_bomb(to: &mut Vec<u8>, stream: u32) {
     let mut headers = call_headers(KEEP_ALIVE);
     // Literal with indexing: a name of one byte, a value of 3,900, whose length is 127 + 3,773 in base 128.

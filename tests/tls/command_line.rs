@@ -1,4 +1,4 @@
-//! The verbs with certificates, and a server whose certificates are replaced.
+//! Commands with certificates, and a server whose certificates are replaced.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::ID;
 use crate::harness::{CertFiles, Child, Ended, TestCa, get, within};
 
-/// `callboard serve` with TLS, and nothing without.
+/// `callboard serve` with gRPC over TLS alone.
 struct Serve {
     child: Child,
     grpc: String,
@@ -16,15 +16,15 @@ struct Serve {
 }
 
 impl Serve {
-    async fn start(office: &TestCa, papers: &CertFiles) -> Self {
+    async fn start(authority: &TestCa, files: &CertFiles) -> Self {
         let any = "127.0.0.1:0";
-        let doors = ["serve", "--grpc", "off", "--grpc-tls", any, "--http", any, "-o", "json", "--log", "warn"];
+        let listeners = ["serve", "--grpc", "off", "--grpc-tls", any, "--http", any, "-o", "json", "--log", "warn"];
         let files =
-            ["--tls-cert", papers.certificate(), "--tls-key", papers.key(), "--tls-client-ca", &office.ca_path()];
-        let mut child = Child::start(&[&doors[..], &files].concat());
+            ["--tls-cert", files.certificate(), "--tls-key", files.key(), "--tls-client-ca", &authority.ca_path()];
+        let mut child = Child::start(&[&listeners[..], &files].concat());
         let ready = child.line().await;
         assert_eq!(ready.get("grpc"), None, "{ready}");
-        let at = |door: &str| ready[door].as_str().unwrap().to_owned();
+        let at = |listener: &str| ready[listener].as_str().unwrap().to_owned();
         Self { grpc: at("grpc_tls"), http: at("http"), child }
     }
 
@@ -34,16 +34,16 @@ impl Serve {
     }
 }
 
-/// A verb against this address, with these flags.
+/// Runs a command against this address, with these flags.
 async fn run(server: &str, verb: &[&str], flags: &[&str]) -> Ended {
     Child::run(&[verb, &["--server", server], flags].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_verbs_speak_tls() {
-    let office = TestCa::open();
-    let serve = Serve::start(&office, &office.server()).await;
-    let (client, ca) = (office.workload(ID), office.ca_path());
+async fn commands_work_over_tls() {
+    let authority = TestCa::open();
+    let serve = Serve::start(&authority, &authority.server()).await;
+    let (client, ca) = (authority.workload(ID), authority.ca_path());
     let flags = ["--tls-ca", &ca, "--tls-cert", client.certificate(), "--tls-key", client.key(), "-o", "json"];
 
     let verb = ["register", "web", "10.0.0.1:80", "--id", "a", "--server", &serve.grpc];
@@ -61,7 +61,7 @@ async fn the_verbs_speak_tls() {
     assert_eq!(run(&serve.grpc, &["drain", "web/a"], &flags).await.code(), Some(0));
     assert_eq!(run(&serve.grpc, &["health", "web"], &flags).await.code(), Some(6), "the only one is draining");
 
-    // By the environment, as in a pod.
+    // By environment variables, as in a pod.
     let variables = [
         ("CALLBOARD_SERVER", &*format!("https://{}", serve.grpc)),
         ("CALLBOARD_TLS_CA", &ca),
@@ -75,12 +75,12 @@ async fn the_verbs_speak_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_is_told_with_the_remedy() {
-    let (office, stranger) = (TestCa::open(), TestCa::open());
-    let serve = Serve::start(&office, &office.server()).await;
+async fn tls_error_of_a_command_names_the_remedy() {
+    let (authority, stranger) = (TestCa::open(), TestCa::open());
+    let serve = Serve::start(&authority, &authority.server()).await;
     let plain = crate::harness::ServerProcess::start(&[]).await;
-    let (client, other) = (office.workload(ID), stranger.workload(ID));
-    let (ca, wrong, absent) = (office.ca_path(), stranger.ca_path(), format!("{}/absent", office.ca_path()));
+    let (client, other) = (authority.workload(ID), stranger.workload(ID));
+    let (ca, wrong, absent) = (authority.ca_path(), stranger.ca_path(), format!("{}/absent", authority.ca_path()));
     let own = ["--tls-cert", client.certificate(), "--tls-key", client.key()];
     let of_others = ["--tls-cert", other.certificate(), "--tls-key", other.key()];
     let mixed = ["--tls-cert", client.certificate(), "--tls-key", other.key()];
@@ -107,51 +107,51 @@ async fn what_is_wrong_is_told_with_the_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signal_has_the_files_read_again() {
-    let office = TestCa::open();
-    let papers = office.server();
-    let serve = Serve::start(&office, &papers).await;
-    let (client, ca) = (office.workload(ID), office.ca_path());
+async fn hangup_signal_reloads_the_files() {
+    let authority = TestCa::open();
+    let files = authority.server();
+    let serve = Serve::start(&authority, &files).await;
+    let (client, ca) = (authority.workload(ID), authority.ca_path());
     let flags = ["--tls-ca", &ca, "--tls-cert", client.certificate(), "--tls-key", client.key()];
-    let good = fs::read(&papers.certificate).unwrap();
+    let good = fs::read(&files.certificate).unwrap();
 
     serve.child.signal(Signal::HUP);
     serve.metric("callboard_tls_reloads_total{result=\"ok\"} 1").await;
-    // Broken, and noticed without a signal; then read again at one.
-    fs::write(&papers.certificate, "broken").unwrap();
+    // Malformed, and noticed without a signal; then read again on a signal.
+    fs::write(&files.certificate, "malformed").unwrap();
     serve.metric("callboard_tls_reloads_total{result=\"failed\"} 1").await;
     serve.child.signal(Signal::HUP);
     serve.metric("callboard_tls_reloads_total{result=\"failed\"} 2").await;
     let ended = run(&serve.grpc, &["services"], &flags).await;
-    assert_eq!(ended.code(), Some(0), "the one before stays: {}", ended.stderr);
-    fs::write(&papers.certificate, good).unwrap();
+    assert_eq!(ended.code(), Some(0), "the previous certificate stays in use: {}", ended.stderr);
+    fs::write(&files.certificate, good).unwrap();
     serve.metric("callboard_tls_reloads_total{result=\"ok\"} 2").await;
 
     serve.child.signal(Signal::TERM);
     let ended = serve.child.ended().await;
     assert_eq!(ended.code(), Some(0));
-    let complaint = ended.stderr.lines().find(|line| line.contains("the certificate stays the one before")).unwrap();
-    assert!(complaint.contains("server.crt: has no certificate in PEM; put"), "{complaint}");
+    let line = ended.stderr.lines().find(|line| line.contains("certificate not reloaded")).unwrap();
+    assert!(line.contains("server.crt: has no certificate in PEM; put"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_would_let_anybody_in_does_not_start() {
-    let office = TestCa::open();
-    let papers = office.server();
-    let files = ["--tls-cert", papers.certificate(), "--tls-key", papers.key()];
-    let ended = Child::run(&[&["serve", "--grpc-tls", "0.0.0.0:0"][..], &files].concat()).await;
+async fn exposed_server_without_client_authority_does_not_start() {
+    let authority = TestCa::open();
+    let files = authority.server();
+    let flags = ["--tls-cert", files.certificate(), "--tls-key", files.key()];
+    let ended = Child::run(&[&["serve", "--grpc-tls", "0.0.0.0:0"][..], &flags].concat()).await;
     assert_eq!(ended.code(), Some(2), "{}", ended.stderr);
     assert!(ended.stderr.contains("--grpc-tls: 0.0.0.0:0 can be reached from other machines"), "{}", ended.stderr);
     assert!(ended.stderr.contains("--tls-client-ca"), "{}", ended.stderr);
 
-    let broken = ["serve", "--grpc-tls", "127.0.0.1:0", "--tls-cert", papers.key(), "--tls-key", papers.key()];
+    let broken = ["serve", "--grpc-tls", "127.0.0.1:0", "--tls-cert", files.key(), "--tls-key", files.key()];
     let ended = Child::run(&broken).await;
     assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains("server.key: has no certificate in PEM; put"), "{}", ended.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn consent_is_not_forgotten() {
+async fn insecure_listener_is_logged_and_counted() {
     let open = ["serve", "--grpc", "0.0.0.0:0", "--http", "127.0.0.1:0", "--allow-insecure-remote", "-o", "json"];
     let mut child = Child::start(&open);
     let ready = child.line().await;

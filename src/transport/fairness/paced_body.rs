@@ -1,7 +1,7 @@
 //! Bodies of answers, handed on as fast as the peer takes them.
 //!
-//! hyper asks for the next frame once the peer has room for the last one. So at most one frame beyond the peer's window is in the buffers of hyper and
-//! h2, and a peer that makes no room is seen here.
+//! hyper asks for the next frame once the last one fits the peer's window. So at most one frame beyond that window is in the buffers of hyper and h2, and a
+//! peer that does not open its window is seen here.
 
 use std::{
     pin::Pin,
@@ -39,7 +39,7 @@ impl PacedBody {
     /// Splits the next frame off the data.
     fn next(&mut self) -> Bytes {
         let rest = self.rest.len();
-        // The end of an answer is handed on together with its last data. So the last byte waits alone until there is room for it, and with it all the rest:
+        // The end of an answer is handed on together with its last data. So the last byte waits alone until it fits the window, as all the rest does by then:
         // otherwise a stream would count as ended while its answer is in the buffers of h2.
         let length = if rest > MAX_FRAME_BYTES {
             MAX_FRAME_BYTES
@@ -121,7 +121,7 @@ pub(in crate::transport) struct OpenStream {
     connection: Arc<Connection>,
     id: usize,
     progress: Arc<ReadProgress>,
-    /// Whether all of the answer was handed on.
+    /// Set once all of the answer was handed on.
     complete: bool,
 }
 

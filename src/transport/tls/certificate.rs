@@ -1,4 +1,4 @@
-//! What a certificate says: names, and how long it holds.
+//! Names and validity of a certificate.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use x509_cert::{
     ext::pkix::{SubjectAltName, name::GeneralName},
 };
 
-/// What people are told of a certificate.
+/// Summary of a certificate, for logs and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CertificateSummary {
     /// Its DNS names, addresses and URIs; where it has none, its common name.
     pub(super) names: Vec<String>,
-    /// Seconds since 1970 from which it holds.
+    /// Seconds since 1970 from which it is valid.
     pub(super) not_before: u64,
-    /// Seconds since 1970 until which it holds.
+    /// Seconds since 1970 until which it is valid.
     pub(super) not_after: u64,
 }
 
@@ -35,14 +35,14 @@ impl CertificateSummary {
         })
     }
 
-    /// Until when it holds, as RFC 3339 writes it.
+    /// End of its validity in RFC 3339.
     pub(super) fn end(&self) -> String {
         let end = std::time::UNIX_EPOCH + Duration::from_secs(self.not_after);
         humantime::format_rfc3339_seconds(end).to_string()
     }
 }
 
-/// The names beside the subject.
+/// Reads the subject alternative names.
 pub(super) fn alternative_names(certificate: &Certificate) -> Result<Vec<GeneralName>, der::Error> {
     let found = certificate.tbs_certificate().get_extension::<SubjectAltName>()?;
     Ok(found.map_or_else(Vec::new, |(_, names)| names.0))

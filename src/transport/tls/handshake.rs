@@ -1,4 +1,4 @@
-//! One peer's handshake, and what a peer that speaks no TLS is told.
+//! Handshakes, and the answer to a peer that does not speak TLS.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -15,31 +15,32 @@ use super::{
     identity::{IdentityError, identity},
 };
 
-/// The first byte of whoever begins a handshake.
-const HANDSHAKE: u8 = 0x16;
-/// How HTTP/2 without TLS begins.
+/// First byte of a TLS handshake.
+const HANDSHAKE_BYTE: u8 = 0x16;
+/// First bytes of HTTP/2 without TLS.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
-/// A peer that speaks no TLS may have said so much before it is answered.
-const SAID: usize = 4 * 1024;
-/// How long, and how many bytes, a peer may go on after it was turned away.
-const PATIENCE: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
-const WRONG_DOOR: &str = "this port speaks TLS only: connect with TLS, or to the port without it";
-/// `INADEQUATE_SECURITY`
+/// Bytes that are read from a peer without TLS before it is answered.
+const MAX_REQUEST_BYTES: usize = 4 * 1024;
+/// Time and bytes for which a rejected peer is still read.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_DRAINED_BYTES: u64 = 64 * 1024;
+const PLAINTEXT_REASON: &str = "this port speaks TLS only: connect with TLS, or to the port without it";
+/// Error code of HTTP/2.
 const INADEQUATE_SECURITY: u8 = 0xc;
 
-/// Why there is no connection. All of these are the peer's affair.
+/// Error of a handshake. All of them are caused by the peer.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The peer speaks something else.
-    #[error("the peer speaks no TLS")]
+    /// The peer does not speak TLS.
+    #[error("the peer does not speak TLS")]
     Plaintext,
-    /// The peer's certificate is missing, or not accepted.
+    /// The peer's certificate is missing, or invalid.
     #[error("the client's certificate is not accepted: {0}")]
     Certificate(RustlsError),
-    /// The peer's certificate is accepted, but names nobody.
+    /// The peer's certificate is valid, but has no usable name.
     #[error(transparent)]
-    Nameless(#[from] IdentityError),
-    /// Anything else.
+    Unnamed(#[from] IdentityError),
+    /// Any other error.
     #[error("{0}")]
     Failed(io::Error),
 }
@@ -56,27 +57,27 @@ impl From<io::Error> for HandshakeError {
     }
 }
 
-/// Shakes hands with a peer that has said this byte first, which is yet to be read. Tells whom its certificate names: `None`
-/// where none is asked for. The caller sets the deadline.
+/// Does the handshake with a peer whose first byte is known and still to be read. Returns the name that the peer's certificate proves; `None` where no
+/// certificate is requested. The caller sets the deadline.
 ///
 /// # Errors
 ///
-/// When there is no connection to serve. It is counted, and the peer has been told what can be told.
+/// When the handshake fails. It is counted, and the peer was sent the reason where its protocol permits.
 pub(in crate::transport) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     first: u8,
     stream: S,
     tls: &TlsState,
     protocol: Protocol,
 ) -> Result<(TlsStream<S>, Option<Arc<str>>), HandshakeError> {
-    let done = attempt(first, stream, tls, protocol).await;
+    let result = attempt(first, stream, tls, protocol).await;
     let counted = &tls.metrics.tls;
-    match &done {
+    match &result {
         Ok(_) => counted.succeeded.inc(),
         Err(HandshakeError::Plaintext) => counted.plaintext.inc(),
-        Err(HandshakeError::Certificate(_) | HandshakeError::Nameless(_)) => counted.client_certificate.inc(),
+        Err(HandshakeError::Certificate(_) | HandshakeError::Unnamed(_)) => counted.client_certificate.inc(),
         Err(HandshakeError::Failed(_)) => counted.failed.inc(),
     };
-    done
+    result
 }
 
 async fn attempt<S: AsyncRead + AsyncWrite + Unpin>(
@@ -85,14 +86,14 @@ async fn attempt<S: AsyncRead + AsyncWrite + Unpin>(
     tls: &TlsState,
     protocol: Protocol,
 ) -> Result<(TlsStream<S>, Option<Arc<str>>), HandshakeError> {
-    if first != HANDSHAKE {
-        turn_away(&mut stream).await?;
+    if first != HANDSHAKE_BYTE {
+        reject_plaintext(&mut stream).await?;
         return Err(HandshakeError::Plaintext);
     }
     let mut stream = match TlsAcceptor::from(tls.config(protocol)).accept(stream).into_fallible().await {
         Ok(stream) => stream,
         Err((error, mut stream)) => {
-            part(&mut stream).await;
+            drain(&mut stream).await;
             return Err(error.into());
         }
     };
@@ -103,51 +104,51 @@ async fn attempt<S: AsyncRead + AsyncWrite + Unpin>(
     match named {
         Ok(identity) => Ok((stream, identity)),
         Err(nameless) => {
-            part(&mut stream).await;
+            drain(&mut stream).await;
             Err(nameless.into())
         }
     }
 }
 
-/// Tells a peer that speaks HTTP without TLS, in its own language, that this is the wrong door.
-async fn turn_away(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
-    let mut said = vec![0; SAID];
-    let length = stream.read(&mut said).await?;
-    let said = &said[..length];
-    let answer = if said.starts_with(PREFACE) {
+/// Rejects a peer without TLS. One that speaks HTTP/1.1 or HTTP/2 gets the reason in its protocol.
+async fn reject_plaintext(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+    let mut request = vec![0; MAX_REQUEST_BYTES];
+    let length = stream.read(&mut request).await?;
+    let request = &request[..length];
+    let answer = if request.starts_with(PREFACE) {
         goaway()
-    } else if said.first().is_some_and(u8::is_ascii_uppercase) {
-        let length = WRONG_DOOR.len() + 1;
+    } else if request.first().is_some_and(u8::is_ascii_uppercase) {
+        let length = PLAINTEXT_REASON.len() + 1;
         format!(
             "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n\
-             {WRONG_DOOR}\n"
+             {PLAINTEXT_REASON}\n"
         )
         .into_bytes()
     } else {
         return Ok(());
     };
     stream.write_all(&answer).await?;
-    part(stream).await;
+    drain(stream).await;
     Ok(())
 }
 
-/// Says nothing more, and hears the peer out for a while: closing while it has more to say would reset the connection, and take
-/// from it what it was told last.
-async fn part(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
-    let hearing = async {
+/// Shuts the writing side down, and reads the peer for a while: closing while it still sends would reset the connection, and the peer might never see what was
+/// written last.
+async fn drain(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let reading = async {
         stream.shutdown().await?;
-        let mut rest = stream.take(PATIENCE.1);
+        let mut rest = stream.take(MAX_DRAINED_BYTES);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
-    // However it ends, it has ended.
-    let _ = timeout(PATIENCE.0, hearing).await;
+    // The connection is over however it ends.
+    let _ = timeout(DRAIN_TIMEOUT, reading).await;
 }
 
-/// Empty settings, with which HTTP/2 begins, and a GOAWAY that says why.
+/// Empty SETTINGS, with which HTTP/2 begins, and a GOAWAY with the reason.
 fn goaway() -> Vec<u8> {
     let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let length = u8::try_from(8 + WRONG_DOOR.len()).unwrap_or(u8::MAX);
+    let length = u8::try_from(8 + PLAINTEXT_REASON.len()).unwrap_or(u8::MAX);
     frames.extend([0, 0, length, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, INADEQUATE_SECURITY]);
-    frames.extend(WRONG_DOOR.as_bytes());
+    frames.extend(PLAINTEXT_REASON.as_bytes());
     frames
 }

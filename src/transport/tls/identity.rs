@@ -1,8 +1,7 @@
-//! Whom a client's certificate names.
+//! Name that a client's certificate proves.
 //!
-//! Its SPIFFE id if it has one, else its first DNS name, else its common name. The three are told apart by how they
-//! look, since whoever issues certificates may let their holders choose a common name: none that looks like a SPIFFE id is
-//! taken for one.
+//! It is the SPIFFE id if there is one, else the first DNS name, else the common name. The three are told apart by their form. An authority may let the
+//! holders of its certificates choose a common name, so one in the form of a SPIFFE id is invalid.
 
 use std::sync::Arc;
 
@@ -15,36 +14,36 @@ use x509_cert::{
 use super::certificate::alternative_names;
 
 const SPIFFE: &str = "spiffe://";
-/// Longest SPIFFE id, by its specification.
-const LONGEST_ID: usize = 2_048;
-/// Longest DNS name.
-const LONGEST_NAME: usize = 253;
+/// Longest SPIFFE id of its specification, in bytes.
+const MAX_SPIFFE_ID_BYTES: usize = 2_048;
+/// Longest DNS name, in bytes.
+const MAX_DNS_NAME_BYTES: usize = 253;
 /// Longest common name, in characters.
-const LONGEST_COMMON_NAME: usize = 64;
+const MAX_COMMON_NAME_CHARS: usize = 64;
 
-/// Why a certificate names nobody.
+/// Error of a certificate without a usable name.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// Not readable as a certificate.
+    /// It is not an X.509 certificate.
     #[error("the certificate is malformed: {0}")]
     Malformed(#[from] der::Error),
-    /// Which of them it is cannot be told.
-    #[error("the certificate has {0} SPIFFE ids, and may have one")]
+    /// It has more than one SPIFFE id.
+    #[error("the certificate has {0} SPIFFE ids: it may have one")]
     Several(usize),
-    /// A name that is none.
-    #[error("the certificate's {kind} {name:?} is not one")]
+    /// A name has an invalid form.
+    #[error("invalid {kind} in the certificate: {name:?}")]
     Bad {
-        /// Which kind of name.
+        /// Kind of name.
         kind: &'static str,
-        /// As it is written there.
+        /// The name as it is written.
         name: String,
     },
-    /// No name at all.
+    /// It has no name.
     #[error("the certificate has neither a SPIFFE id nor a DNS name nor a common name")]
     None,
 }
 
-/// Whom a certificate in DER names.
+/// Reads the name that a certificate in DER proves.
 pub(super) fn identity(der: &[u8]) -> Result<Arc<str>, IdentityError> {
     let certificate = Certificate::from_der(der)?;
     let names = alternative_names(&certificate)?;
@@ -52,7 +51,7 @@ pub(super) fn identity(der: &[u8]) -> Result<Arc<str>, IdentityError> {
         GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str()),
         _ => None,
     });
-    // Schemes are spelt in any case.
+    // Schemes are not case-sensitive.
     let ids: Vec<_> =
         uris.filter(|uri| uri.get(..SPIFFE.len()).is_some_and(|start| start.eq_ignore_ascii_case(SPIFFE))).collect();
     match *ids {
@@ -83,7 +82,7 @@ pub(super) fn identity(der: &[u8]) -> Result<Arc<str>, IdentityError> {
 
 /// `spiffe://`, a trust domain, and a path of plain segments.
 fn is_spiffe_id(id: &str) -> bool {
-    let Some(rest) = id.strip_prefix(SPIFFE).filter(|_| id.len() <= LONGEST_ID) else { return false };
+    let Some(rest) = id.strip_prefix(SPIFFE).filter(|_| id.len() <= MAX_SPIFFE_ID_BYTES) else { return false };
     let mut segments = rest.split('/');
     let domain = segments.next().unwrap_or_default();
     let in_domain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
@@ -94,11 +93,11 @@ fn is_spiffe_id(id: &str) -> bool {
 
 fn is_dns_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.*".contains(&byte);
-    (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(plain)
+    (1..=MAX_DNS_NAME_BYTES).contains(&name.len()) && name.bytes().all(plain)
 }
 
 fn is_common_name(name: &str) -> bool {
-    (1..=LONGEST_COMMON_NAME).contains(&name.chars().count())
+    (1..=MAX_COMMON_NAME_CHARS).contains(&name.chars().count())
         && !name.contains("://")
         && !name.contains(char::is_control)
         && name.trim() == name
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spiffe_id_comes_first_then_dns_then_the_common_name() {
+    fn identity_is_the_spiffe_id_then_the_dns_name_then_the_common_name() {
         let id = "spiffe://prod.example/ns/default/sa/web";
         let all = vec![dns("web.example"), uri("https://web.example"), uri(id)];
         assert_eq!(named(all, Some("web")).unwrap(), id);
@@ -140,13 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn two_spiffe_ids_are_nobody() {
-        let said = named(vec![uri("spiffe://a/x"), uri("SPIFFE://a/y")], Some("web")).unwrap_err();
-        assert!(said.contains("2 SPIFFE ids"), "{said}");
+    fn certificate_with_two_spiffe_ids_is_rejected() {
+        let error = named(vec![uri("spiffe://a/x"), uri("SPIFFE://a/y")], Some("web")).unwrap_err();
+        assert!(error.contains("2 SPIFFE ids"), "{error}");
     }
 
     #[test]
-    fn a_name_that_only_looks_like_one_is_nobody() {
+    fn name_of_invalid_form_is_rejected() {
         for id in [
             "spiffe://",
             "spiffe:///path",
@@ -159,15 +158,15 @@ mod tests {
             "spiffe://user@a/b",
             "spiffe://a/b%2fc",
         ] {
-            let said = named(vec![uri(id)], Some("web")).unwrap_err();
-            assert!(said.contains("SPIFFE id"), "{id}: {said}");
+            let error = named(vec![uri(id)], Some("web")).unwrap_err();
+            assert!(error.contains("SPIFFE id"), "{id}: {error}");
         }
         for common in ["spiffe://a/b", "two\nlines", "", " web", &"x".repeat(65)] {
-            let said = named(vec![], Some(common)).unwrap_err();
-            assert!(said.contains("common name"), "{common:?}: {said}");
+            let error = named(vec![], Some(common)).unwrap_err();
+            assert!(error.contains("common name"), "{common:?}: {error}");
         }
-        let said = named(vec![dns("spiffe://a/b")], None).unwrap_err();
-        assert!(said.contains("DNS name"), "{said}");
+        let error = named(vec![dns("spiffe://a/b")], None).unwrap_err();
+        assert!(error.contains("DNS name"), "{error}");
         assert!(matches!(identity(b"no certificate"), Err(IdentityError::Malformed(_))));
     }
 }

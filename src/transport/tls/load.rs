@@ -1,4 +1,4 @@
-//! From files to what a handshake needs.
+//! Loading of certificates and keys.
 
 use std::{
     fs::{self, Metadata},
@@ -19,40 +19,40 @@ use rustls::{
 
 use super::{TlsError, certificate::CertificateSummary};
 
-/// Others than owner and group may read it.
+/// Permission of users other than owner and group.
 const OTHERS_READ: u32 = 0o004;
 
-/// Where certificates and key are. All in PEM.
+/// Paths of certificates and key, all in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsPaths {
-    /// The server's certificate, and those between it and what its clients trust.
+    /// The server's certificate, followed by the intermediate ones.
     pub certificate: PathBuf,
-    /// Its private key: PKCS#8, PKCS#1 or SEC 1, without a passphrase.
+    /// Private key of the certificate: PKCS#8, PKCS#1 or SEC 1, without a passphrase.
     pub key: PathBuf,
-    /// What clients' certificates are checked against. `None`: clients need none.
+    /// Authorities that sign clients' certificates. `None`: clients need no certificate.
     pub client_ca: Option<PathBuf>,
 }
 
 /// Everything read from [`TlsPaths`] at one time.
 #[derive(Debug)]
 pub(super) struct LoadedTls {
-    /// For HTTP/2, as gRPC has it.
+    /// Configuration for HTTP/2.
     pub(super) grpc: Arc<ServerConfig>,
-    /// For HTTP/1.1.
+    /// Configuration for HTTP/1.1.
     pub(super) http: Arc<ServerConfig>,
-    /// Of the server's own certificate.
+    /// Summary of the server's certificate.
     pub(super) own: CertificateSummary,
-    /// When the first of the authorities for clients ends.
+    /// Time at which the first of the authorities for clients expires, in seconds since 1970.
     pub(super) client_ca_end: Option<u64>,
-    /// Anybody on this machine may read the key.
-    pub(super) key_is_open: bool,
+    /// Set when every user of this machine can read the key.
+    pub(super) key_is_readable_by_others: bool,
 }
 
-/// How the files looked. What is equal has not been touched.
+/// Fingerprints of the files. Equal ones mean unchanged files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileFingerprints([Option<FileFingerprint>; 3]);
 
-/// A file as the file system knows it, behind all links: a mounted secret is replaced by turning a link.
+/// Metadata of a file behind all links: a mounted secret is replaced by changing a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct FileFingerprint {
     file: (u64, u64),
@@ -73,13 +73,17 @@ impl From<Metadata> for FileFingerprint {
 }
 
 impl TlsPaths {
-    /// How they look. A file that is not there looks like one.
-    pub(super) fn look(&self) -> FileFingerprints {
-        let trace = |path: &Path| fs::metadata(path).ok().map(FileFingerprint::from);
-        FileFingerprints([trace(&self.certificate), trace(&self.key), self.client_ca.as_deref().and_then(trace)])
+    /// Reads the fingerprints. A file that does not exist has none.
+    pub(super) fn fingerprints(&self) -> FileFingerprints {
+        let fingerprint = |path: &Path| fs::metadata(path).ok().map(FileFingerprint::from);
+        FileFingerprints([
+            fingerprint(&self.certificate),
+            fingerprint(&self.key),
+            self.client_ca.as_deref().and_then(fingerprint),
+        ])
     }
 
-    /// Reads and checks all of them.
+    /// Loads and checks all of them.
     pub(super) fn load(&self) -> Result<LoadedTls, TlsError> {
         let chain = certificates(&self.certificate)?;
         let own = describe(&self.certificate, &chain[0])?;
@@ -91,22 +95,21 @@ impl TlsPaths {
             }
             None => (WebPkiClientVerifier::no_client_auth(), None),
         };
-        let (key, key_is_open) = private_key(&self.key)?;
+        let (key, key_is_readable_by_others) = private_key(&self.key)?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map(|builder| builder.with_client_cert_verifier(verifier))
             .and_then(|builder| builder.with_single_cert(chain, key))
             .map_err(|error| self.explain(&error))?;
         if self.client_ca.is_some() {
-            // A resumed session is not checked again: a client whose certificate has ended, or whose authority was
-            // taken out, would come back by it.
+            // A resumed session is not verified again: a client could use it after its certificate expired, or after its authority was removed.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
         config.alpn_protocols = vec![b"h2".to_vec()];
         let mut http = config.clone();
         http.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(LoadedTls { grpc: Arc::new(config), http: Arc::new(http), own, client_ca_end, key_is_open })
+        Ok(LoadedTls { grpc: Arc::new(config), http: Arc::new(http), own, client_ca_end, key_is_readable_by_others })
     }
 
     fn explain(&self, error: &RustlsError) -> TlsError {
@@ -122,7 +125,7 @@ impl TlsPaths {
     }
 }
 
-/// The certificates of a file: at least one.
+/// Reads the certificates of a file: at least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
     let found = found.map_err(|error| malformed(path, &error))?;
@@ -136,11 +139,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn describe(path: &Path, certificate: &CertificateDer<'_>) -> Result<CertificateSummary, TlsError> {
     CertificateSummary::read(certificate).map_err(|error| TlsError::Malformed {
         path: path.to_owned(),
-        reason: format!("no X.509 certificate: {error}"),
+        reason: format!("not an X.509 certificate: {error}"),
     })
 }
 
-/// What checks clients' certificates, and when the first authority ends.
+/// Loads the verifier of clients' certificates. Returns it with the time at which the first authority expires.
 fn authorities(path: &Path, provider: &Arc<CryptoProvider>) -> Result<(Arc<dyn ClientCertVerifier>, u64), TlsError> {
     let malformed = |reason: String| TlsError::Malformed { path: path.to_owned(), reason };
     let (mut roots, mut end) = (RootCertStore::empty(), u64::MAX);
@@ -152,7 +155,7 @@ fn authorities(path: &Path, provider: &Arc<CryptoProvider>) -> Result<(Arc<dyn C
     Ok((verifier.map_err(|error| malformed(error.to_string()))?, end))
 }
 
-/// The key of a file, and whether anybody may read it.
+/// Reads the key of a file. Returns it and whether every user can read the file.
 fn private_key(path: &Path) -> Result<(PrivateKeyDer<'static>, bool), TlsError> {
     let key = PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
         pem::Error::NoItemsFound => TlsError::Lacks {
@@ -162,8 +165,8 @@ fn private_key(path: &Path) -> Result<(PrivateKeyDer<'static>, bool), TlsError> 
         },
         error => malformed(path, &error),
     })?;
-    let is_open = fs::metadata(path).is_ok_and(|file| file.mode() & OTHERS_READ != 0);
-    Ok((key, is_open))
+    let is_readable_by_others = fs::metadata(path).is_ok_and(|file| file.mode() & OTHERS_READ != 0);
+    Ok((key, is_readable_by_others))
 }
 
 fn malformed(path: &Path, error: &pem::Error) -> TlsError {

@@ -1,7 +1,7 @@
-//! Notices changed files, and certificates that are about to end.
+//! Reload of changed files, and warnings of certificates that expire soon.
 //!
-//! Files are looked at, not watched by the kernel: a look is three system calls a second, works on every file system,
-//! and does not care by how many links a mounted secret is reached.
+//! The files are polled instead of watched by the kernel: that is three system calls a second, works on every file system, and follows the links of a mounted
+//! secret.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,96 +9,97 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{CertificateSummary, LoadedTls, TlsError, TlsPaths, TlsState};
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
-const DAY: u64 = 24 * 60 * 60;
+/// Time between two polls of the files.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const DAY_SECONDS: u64 = 24 * 60 * 60;
 
-/// How near the end of a certificate is.
+/// Urgency of the renewal of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ExpiryStage {
     Fine,
     Soon,
     Urgent,
-    Over,
+    Expired,
 }
 
 impl ExpiryStage {
-    /// 30 and 7 days before the end; for certificates that live shorter than 90 days, when a third and a tenth of their time is
-    /// left: those are replaced often, and a warning that is always there warns nobody.
+    /// Returns the stage at a time: `Soon` and `Urgent` begin 30 and 7 days before expiry. For certificates with a validity below 90 days they begin when a third
+    /// and a tenth of it is left: those are replaced often, and a permanent warning would be ignored.
     pub(super) fn at(seconds_since_1970: u64, certificate: &CertificateSummary) -> Self {
         let left = certificate.not_after.saturating_sub(seconds_since_1970);
         let life = certificate.not_after.saturating_sub(certificate.not_before);
         match left {
-            0 => Self::Over,
-            left if left < (7 * DAY).min(life / 10) => Self::Urgent,
-            left if left < (30 * DAY).min(life / 3) => Self::Soon,
+            0 => Self::Expired,
+            left if left < (7 * DAY_SECONDS).min(life / 10) => Self::Urgent,
+            left if left < (30 * DAY_SECONDS).min(life / 3) => Self::Soon,
             _ => Self::Fine,
         }
     }
 }
 
 impl TlsState {
-    /// Reads the files again when they have changed, or when it is asked to, and warns of certificates that are about to
-    /// end. It does not end.
+    /// Reads the files again when they have changed or [`TlsState::reload`] is called, and warns of certificates that expire soon. Does not return.
     pub async fn watch(self: Arc<Self>) {
         let mut read = self.first.clone();
         let mut last = read.clone();
-        let mut told = ExpiryStage::Fine;
+        let mut warned = ExpiryStage::Fine;
         loop {
-            self.warn_of_end(&mut told);
-            let asked = tokio::select! {
-                () = sleep(LOOK) => false,
-                () = self.asked.notified() => true,
+            self.warn_of_expiry(&mut warned);
+            let requested = tokio::select! {
+                () = sleep(POLL_INTERVAL) => false,
+                () = self.reload_requested.notified() => true,
             };
-            let Some(look) = self.off_thread(TlsPaths::look).await else { continue };
-            // Certificate and key are seldom replaced in one instant: they are read once they have come to rest.
-            let changed = look != read && look == last;
-            last = look.clone();
-            if asked || changed {
-                read = look;
-                self.read_again().await;
+            let Some(now) = self.blocking(TlsPaths::fingerprints).await else { continue };
+            // Certificate and key are seldom replaced at the same moment: they are read once two polls in a row are equal.
+            let changed = now != read && now == last;
+            last = now.clone();
+            if requested || changed {
+                read = now;
+                self.load_again().await;
             }
         }
     }
 
-    async fn read_again(&self) {
-        let Some(loaded) = self.off_thread(TlsPaths::load).await else { return };
+    async fn load_again(&self) {
+        let Some(loaded) = self.blocking(TlsPaths::load).await else { return };
         match loaded.and_then(|loaded| self.accept(loaded)) {
             Ok(loaded) => {
                 let loaded = Arc::new(loaded);
                 *self.loaded.write() = Arc::clone(&loaded);
                 self.metrics.tls.reloaded.inc();
-                self.announce(&loaded, "certificate reloaded: new connections get it");
+                self.report(&loaded, "certificate reloaded: new connections use it");
             }
             Err(error) => {
                 self.metrics.tls.reload_failed.inc();
-                tracing::error!(%error, until = self.now().own.end(), "the certificate stays the one before");
+                tracing::error!(%error, until = self.current().own.end(), "certificate not reloaded: the previous one stays in use");
             }
         }
     }
 
-    /// Whoever checks would rather have one that holds than the newest.
+    /// Accepts loaded files, unless they would replace a valid certificate by an expired one.
     pub(super) fn accept(&self, loaded: LoadedTls) -> Result<LoadedTls, TlsError> {
         let now = self.seconds();
-        if loaded.own.not_after <= now && now < self.now().own.not_after {
+        if loaded.own.not_after <= now && now < self.current().own.not_after {
             return Err(TlsError::Expired { path: self.files.certificate.clone(), on: loaded.own.end() });
         }
         Ok(loaded)
     }
 
-    fn warn_of_end(&self, told: &mut ExpiryStage) {
-        let loaded = self.now();
+    fn warn_of_expiry(&self, warned: &mut ExpiryStage) {
+        let loaded = self.current();
         let stage = ExpiryStage::at(self.seconds(), &loaded.own);
-        if stage <= std::mem::replace(told, stage) {
+        if stage <= std::mem::replace(warned, stage) {
             return;
         }
         let (certificate, until) = (self.files.certificate.display(), loaded.own.end());
         match stage {
             ExpiryStage::Fine => {}
-            ExpiryStage::Soon => tracing::warn!(%certificate, until, "the certificate ends soon: renew it"),
-            ExpiryStage::Urgent => tracing::warn!(%certificate, until, "the certificate is about to end: renew it now"),
-            ExpiryStage::Over => {
-                tracing::error!(%certificate, until, "the certificate has ended and clients refuse it: renew it");
+            ExpiryStage::Soon => tracing::warn!(%certificate, until, "the certificate expires soon: renew it"),
+            ExpiryStage::Urgent => {
+                tracing::warn!(%certificate, until, "the certificate is about to expire: renew it now")
+            }
+            ExpiryStage::Expired => {
+                tracing::error!(%certificate, until, "the certificate has expired and clients reject it: renew it");
             }
         }
     }
@@ -107,10 +108,10 @@ impl TlsState {
         self.clock.now().wall.0 / 1_000
     }
 
-    /// Files may be on a disk that does not answer.
-    async fn off_thread<T: Send + 'static>(&self, ask: fn(&TlsPaths) -> T) -> Option<T> {
+    /// Calls a function on a thread for blocking calls: the files may be on a disk that does not answer.
+    async fn blocking<T: Send + 'static>(&self, call: fn(&TlsPaths) -> T) -> Option<T> {
         let files = self.files.clone();
         // An error means that the runtime is going away.
-        spawn_blocking(move || ask(&files)).await.ok()
+        spawn_blocking(move || call(&files)).await.ok()
     }
 }
