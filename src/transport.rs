@@ -10,17 +10,18 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `listener`, `listener_config`, `acceptor`, `descriptors` | bound addresses, and the accept loop with its reserve of descriptors |
-//! | `worker`, `worker_state` | threads, and their load |
+//! | `listener`, `listener_config`, `protocol`, `acceptor`, `descriptors` | bound addresses, and the accept loop with its reserve of descriptors |
+//! | `accepted_connection`, `worker`, `worker_state` | threads, and their load |
 //! | `serve`, `preface`, `h2_io`, `request_service` | life of a connection, and what is around hyper |
 //! | `connection` | state of one connection |
-//! | `limits`, `unread_answers`, `limit_error` | what may be open |
+//! | `limits`, `unread_limits`, `unread_answers`, `limit_error` | what may be open |
 //! | `fairness` | how fast it is served |
 //! | `closing`, `goaway` | closing with a reason |
 //! | `wake`, `wake_flag` | waking the streams of a changed service |
 //! | `tls` | certificates and handshakes |
 //! | `fatal` | end of a task that must not end |
 
+mod accepted_connection;
 mod acceptor;
 mod closing;
 mod connection;
@@ -34,10 +35,12 @@ mod limits;
 mod listener;
 mod listener_config;
 mod preface;
+mod protocol;
 mod request_service;
 mod serve;
 pub mod tls;
 mod unread_answers;
+mod unread_limits;
 mod wake;
 mod wake_flag;
 mod worker;
@@ -51,10 +54,11 @@ pub use fatal::{FatalListener, FatalReporter};
 pub use limit_error::{LimitError, LimitLevel};
 pub use limits::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, PeerIdentity, PerAddress};
 pub use listener::Listener;
-pub use listener_config::{ListenerConfig, Protocol};
+pub use listener_config::ListenerConfig;
+pub use protocol::Protocol;
 pub use request_service::EndlessBody;
 pub use serve::serve;
-pub use unread_answers::AnswerSize;
+pub use unread_limits::AnswerSize;
 pub use wake::{Interest, Notifier, WakeRegistration};
 pub use worker::{WorkerConfig, Workers};
 pub use worker_state::WorkerState;

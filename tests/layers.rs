@@ -29,16 +29,13 @@ const KNOWN_CYCLES: &[&[&str]] = &[
     &["protocol/grpc/check", "protocol/grpc/decode", "protocol/grpc/encode"],
     &["registry/context", "registry/decide"],
     &["registry/lease", "registry/timing_wheel"],
-    &["transport/acceptor", "transport/worker"],
     &[
         "transport/closing",
         "transport/connection",
         "transport/fairness",
-        "transport/limits",
         "transport/unread_answers",
         "transport/worker_state",
     ],
-    &["transport/listener_config", "transport/tls"],
 ];
 
 impl Rule {

@@ -14,11 +14,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Connection, ConnectionLimiter, ConnectionPermit, ListenerConfig, Protocol, WorkerState, Workers,
+    ConnectionLimiter, ListenerConfig, Protocol, Workers,
+    accepted_connection::AcceptedConnection,
     closing::reject,
     descriptors::SpareDescriptor,
     listener::{self, Listener},
-    serve::serve_accepted,
 };
 use crate::{clock::Clock, metrics::RejectReason};
 
@@ -113,15 +113,6 @@ enum CloseOutcome {
     NoDescriptor,
 }
 
-/// Connection that the limits admitted.
-#[derive(Debug)]
-pub(super) struct AcceptedConnection {
-    pub(super) socket: std::net::TcpStream,
-    pub(super) peer: SocketAddr,
-    pub(super) permit: ConnectionPermit,
-    pub(super) config: Arc<ListenerConfig>,
-}
-
 /// Accepts connections and dispatches them to workers until `shutdown` is cancelled.
 ///
 /// # Errors
@@ -194,16 +185,5 @@ impl WorkerDispatch {
         let worker = self.targets.clone().min_by_key(load).unwrap_or(self.targets.start);
         self.recent[worker].push_back(now);
         self.workers.send(worker, connection);
-    }
-}
-
-impl AcceptedConnection {
-    /// Serves the connection on the current thread, which is that of `worker`, until it ends.
-    pub(super) async fn serve(self, worker: Arc<WorkerState>, shutdown: CancellationToken) {
-        let Self { socket, peer, permit, config } = self;
-        match TcpStream::from_std(socket) {
-            Ok(socket) => serve_accepted(socket, Connection::new(peer, &worker, permit), &config, shutdown).await,
-            Err(error) => tracing::warn!(%peer, %error, "connection closed: the poller does not take its socket"),
-        }
     }
 }

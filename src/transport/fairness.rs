@@ -12,7 +12,7 @@
 //! | time without progress of a reader | [`STALL_SECONDS`], and less than [`MIN_STALL_BYTES`] in that time | it is evicted | `stall` |
 //! | the same, while it keeps memory from others | [`PRESSED_STALL_SECONDS`] | it is evicted | `stall` |
 //!
-//! The limits on numbers of connections, streams and unread bytes are not here but in `limits` and `unread_answers`: they say what may be open, not how
+//! The limits on numbers of connections, streams and unread bytes are not here but in `limits` and `unread_limits`: they say what may be open, not how
 //! fast it is served.
 
 mod call_queue;

@@ -18,7 +18,7 @@ use std::{
 use dashmap::DashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Protocol, unread_answers::UnreadBuffers};
+use super::{Protocol, unread_limits::UnreadBuffers};
 use crate::metrics::{Metrics, RejectReason};
 use account::{Account, AccountKey, AccountRef};
 pub use permit::{ConnectionPermit, PeerIdentity};

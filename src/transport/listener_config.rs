@@ -4,16 +4,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 
-use super::tls::TlsState;
-
-/// Protocol that the peers of a listener speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/2 with prior knowledge, as gRPC uses it.
-    Http2,
-    /// HTTP/1.1.
-    Http1,
-}
+use super::{Protocol, tls::TlsState};
 
 /// Protocol, TLS and routes of a listener.
 #[derive(Debug, Clone)]

@@ -1,144 +1,21 @@
-//! Memory for answers that their readers have not taken.
+//! Answers that their readers have not taken.
 //!
 //! A buffer is counted while any part of it waits to be written, and once, however many readers it has: on the account of the connection, address and
 //! identity that had it first, and in all. So the numbers are memory, and a list that a thousand clients request at once costs as much as for one of them.
-//!
-//! | level | limit | answers of unknown size | pages and watches |
-//! |---|---|---|---|
-//! | connection | a sixteenth of `--max-unread-responses` | up to that | up to that |
-//! | address, identity | a quarter; for loopback, which is many programs, half | up to half of that | up to that |
-//! | all | `--max-unread-responses` | up to half | up to three quarters; all for a connection that reads |
-//!
-//! A connection that reads has at most [`MAX_READING_BYTES`] bytes waiting; for it, an address may hold up to three quarters of all. Beyond half of a limit,
-//! connections that hold more than that and take nothing are evicted after seconds, not half a minute.
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use dashmap::DashMap;
-use tokio::{sync::Notify, time::sleep};
+use tokio::time::sleep;
 
-use super::{Connection, LimitError, LimitLevel};
+use super::{AnswerSize, Connection, LimitError, unread_limits::BufferId};
 
-/// Bytes up to which a connection counts as one that reads.
-const MAX_READING_BYTES: usize = 64 * 1024;
 /// Bytes below which an answer is not counted.
 pub(super) const MIN_COUNTED: usize = 1_024;
 /// Time that an answer of unknown size waits while no answer is taken. Shorter than the time after which readers that keep memory from others are evicted.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time that it waits at most.
 const CAPACITY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Size of an answer that is to be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerSize {
-    /// A page of bounded size.
-    Page,
-    /// A message of a stream, which can wait.
-    Message,
-    /// An answer as large as the data that was requested.
-    Unknown,
-}
-
-/// Bytes that wait for readers, by owner.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct UnreadBytes {
-    pub(super) connection: usize,
-    pub(super) address: usize,
-    pub(super) identity: usize,
-    pub(super) all: usize,
-}
-
-/// Limits on unread answers.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct UnreadLimits {
-    connection: usize,
-    address: usize,
-    all: usize,
-}
-
-impl UnreadLimits {
-    pub(super) fn new(all: usize, loopback: bool) -> Self {
-        Self { connection: all / 16, address: if loopback { all / 2 } else { all / 4 }, all }
-    }
-
-    /// The first limit that leaves no memory for an answer of this size.
-    pub(super) fn exceeded(self, size: AnswerSize, unread: UnreadBytes) -> Option<LimitError> {
-        let Self { connection, address, all } = self;
-        let reads = unread.connection <= MAX_READING_BYTES;
-        let (address, all) = match size {
-            AnswerSize::Unknown => (address / 2, all / 2),
-            AnswerSize::Page if reads => (all / 4 * 3, all),
-            AnswerSize::Message if reads => return None,
-            AnswerSize::Page | AnswerSize::Message => (address, all / 4 * 3),
-        };
-        let levels = [
-            (LimitLevel::Connection, unread.connection, connection),
-            (LimitLevel::Address, unread.address, address),
-            (LimitLevel::Identity, unread.identity, address),
-            (LimitLevel::All, unread.all, all),
-        ];
-        levels.into_iter().find(|(_, bytes, most)| bytes > most).map(|(level, _, most)| LimitError::Unread(level, most))
-    }
-
-    /// Returns whether a connection that takes nothing keeps memory from others.
-    pub(super) fn are_pressed_by(self, unread: UnreadBytes) -> bool {
-        let levels = [(unread.address, self.address), (unread.identity, self.address), (unread.all, self.all)];
-        unread.connection > MAX_READING_BYTES && levels.into_iter().any(|(bytes, most)| bytes > most / 2)
-    }
-}
-
-/// Start and length in memory: unique while the buffer lives.
-type BufferId = (usize, usize);
-
-/// Buffers that wait for readers.
-#[derive(Debug, Default)]
-pub(super) struct UnreadBuffers {
-    readers: DashMap<BufferId, usize>,
-    bytes: AtomicUsize,
-    /// Buffers that were freed so far; may wrap around.
-    freed_count: AtomicUsize,
-    freed: Notify,
-}
-
-impl UnreadBuffers {
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes.load(Relaxed)
-    }
-
-    pub(super) fn freed_count(&self) -> usize {
-        self.freed_count.load(Relaxed)
-    }
-
-    /// Adds a reader. Returns whether it is the first.
-    fn hold(&self, id: BufferId) -> bool {
-        let mut readers = self.readers.entry(id).or_default();
-        *readers += 1;
-        let first = *readers == 1;
-        if first {
-            self.bytes.fetch_add(id.1, Relaxed);
-        }
-        first
-    }
-
-    fn release(&self, id: BufferId) {
-        let last = |readers: &mut usize| {
-            *readers -= 1;
-            *readers == 0
-        };
-        if self.readers.remove_if_mut(&id, |_, readers| last(readers)).is_some() {
-            self.bytes.fetch_sub(id.1, Relaxed);
-            self.freed_count.fetch_add(1, Relaxed);
-        }
-    }
-}
 
 /// A buffer that waits for one reader. Dropping it counts it as taken.
 #[derive(Debug)]
@@ -233,65 +110,5 @@ impl Connection {
                 () = &mut over => return Err(exceeded),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-    const NOTHING: UnreadBytes = UnreadBytes { connection: 0, address: 0, identity: 0, all: 0 };
-
-    fn exceeded(size: AnswerSize, unread: UnreadBytes) -> Option<LimitLevel> {
-        match UnreadLimits::new(64 * MIB, false).exceeded(size, unread) {
-            Some(LimitError::Unread(level, _)) => Some(level),
-            None => None,
-            Some(other) => panic!("{other}"),
-        }
-    }
-
-    #[test]
-    fn answer_over_a_limit_is_rejected_at_the_level_that_causes_it() {
-        use AnswerSize::{Page, Unknown};
-        let at = |address, all| UnreadBytes { address: address * MIB, all: all * MIB, ..NOTHING };
-        assert_eq!(exceeded(Page, UnreadBytes { connection: 4 * MIB + 1, ..NOTHING }), Some(LimitLevel::Connection));
-        assert_eq!((exceeded(Unknown, at(8, 8)), exceeded(Unknown, at(9, 9))), (None, Some(LimitLevel::Address)));
-        assert_eq!((exceeded(Unknown, at(0, 32)), exceeded(Unknown, at(0, 33))), (None, Some(LimitLevel::All)));
-        assert_eq!(exceeded(Unknown, UnreadBytes { identity: 9 * MIB, ..NOTHING }), Some(LimitLevel::Identity));
-    }
-
-    #[test]
-    fn page_for_a_connection_that_reads_has_memory_where_others_have_none() {
-        let crowded = UnreadBytes { address: 17 * MIB, all: 63 * MIB, ..NOTHING };
-        assert_eq!(exceeded(AnswerSize::Page, crowded), None);
-        let stalled = UnreadBytes { connection: MAX_READING_BYTES + 1, ..crowded };
-        assert_eq!(exceeded(AnswerSize::Page, stalled), Some(LimitLevel::Address));
-        assert_eq!(exceeded(AnswerSize::Message, stalled), Some(LimitLevel::Address), "a watch waits");
-        assert_eq!(exceeded(AnswerSize::Message, crowded), None);
-        assert_eq!(exceeded(AnswerSize::Page, UnreadBytes { all: 65 * MIB, ..NOTHING }), Some(LimitLevel::All));
-        assert_eq!(exceeded(AnswerSize::Page, UnreadBytes { address: 49 * MIB, ..NOTHING }), Some(LimitLevel::Address));
-    }
-
-    #[test]
-    fn connection_that_takes_nothing_keeps_memory_from_others_only_beyond_half() {
-        let limits = UnreadLimits::new(64 * MIB, true);
-        let unread = UnreadBytes { connection: MIB, address: 17 * MIB, ..NOTHING };
-        assert!(limits.are_pressed_by(unread));
-        assert!(!limits.are_pressed_by(UnreadBytes { connection: MAX_READING_BYTES, ..unread }), "it reads");
-        assert!(!limits.are_pressed_by(UnreadBytes { address: 16 * MIB, ..unread }));
-    }
-
-    #[test]
-    fn buffer_of_many_readers_counts_once() {
-        let buffers = UnreadBuffers::default();
-        let (one, other) = ((4096, 100), (8192, 50));
-        assert!(buffers.hold(one) && !buffers.hold(one) && buffers.hold(other));
-        assert_eq!(buffers.bytes(), 150);
-        buffers.release(one);
-        assert_eq!(buffers.bytes(), 150);
-        buffers.release(one);
-        buffers.release(other);
-        assert_eq!((buffers.bytes(), buffers.readers.len()), (0, 0));
     }
 }

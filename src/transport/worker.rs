@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{FatalReporter, Notifier, WorkerState, acceptor::AcceptedConnection};
+use super::{FatalReporter, Notifier, WorkerState, accepted_connection::AcceptedConnection};
 use crate::clock::Clock;
 
 /// Time between two reports of a worker's progress. Expiry lags behind by up to twice that.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::transport::{
     AnswerSize, LimitError, LimitLevel, Protocol,
-    unread_answers::{UnreadBytes, UnreadLimits},
+    unread_limits::{UnreadBytes, UnreadLimits},
 };
 
 /// Percentage of the limits on streams that watches and lists may use. The rest is kept for heartbeats.
