@@ -1,4 +1,4 @@
-//! Clients that cancel calls: gateways may, floods are sent away with a reason and do not take their other streams along.
+//! Clients that cancel calls: gateways may; floods are evicted with a reason, and their other streams end properly.
 
 use std::time::Duration;
 
@@ -17,24 +17,25 @@ use crate::harness::{
 
 const KEEP_ALIVE: &str = "/callboard.v1.RegistryService/KeepAlive";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
-const SENT_AWAY: &str = "callboard_evicted_connections_total{reason=\"rapid_reset\"}";
+const EVICTED: &str = "callboard_evicted_connections_total{reason=\"rapid_reset\"}";
 const CANCEL: u32 = 8;
 
-/// A call that is cancelled as soon as it is made.
-fn cancelled(to: &mut Vec<u8>, stream: u32) {
+/// Writes a call that is cancelled at once.
+fn put_cancelled_call(to: &mut Vec<u8>, stream: u32) {
     put(to, HEADERS, END_HEADERS, stream, &call_headers(KEEP_ALIVE));
     put(to, RST_STREAM, 0, stream, &CANCEL.to_be_bytes());
 }
 
-/// An empty message, which is what a health check of the registry itself asks with.
+/// Empty gRPC message: a health check of the whole server.
 const EMPTY: &[u8] = &[0; 5];
 
-fn answered(to: &mut Vec<u8>, stream: u32) {
+/// Writes a health check.
+fn put_answered_call(to: &mut Vec<u8>, stream: u32) {
     put(to, HEADERS, END_HEADERS, stream, &call_headers(CHECK));
     put(to, DATA, END_STREAM, stream, EMPTY);
 }
 
-/// Reads frames and answers pings, until the end.
+/// Reads frames until the connection ends, and answers pings.
 async fn read(socket: &mut TcpStream) -> Vec<Frame> {
     let mut frames = Vec::new();
     while let Some(frame) = within("a frame or the end", Frame::read(socket)).await {
@@ -50,7 +51,7 @@ async fn read(socket: &mut TcpStream) -> Vec<Frame> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_cancelled_calls_ends_with_go_away_and_reason() {
-    let house = TestServer::with(|config| config.max_cancelled_calls_per_second = 50.try_into().unwrap());
+    let server = TestServer::with(|config| config.max_cancelled_calls_per_second = 50.try_into().unwrap());
     let mut bytes = PREFACE.to_vec();
     // A heartbeat stream with one heartbeat, which stays open.
     put(&mut bytes, HEADERS, END_HEADERS, 1, &call_headers(KEEP_ALIVE));
@@ -58,9 +59,9 @@ async fn flood_of_cancelled_calls_ends_with_go_away_and_reason() {
     let message = heartbeats.encode_to_vec();
     put(&mut bytes, DATA, 0, 1, &[&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()], &message[..]].concat());
     for call in 1..=60 {
-        cancelled(&mut bytes, 2 * call + 1);
+        put_cancelled_call(&mut bytes, 2 * call + 1);
     }
-    let mut raw = Raw::saying(house.grpc(), &bytes).await;
+    let mut raw = Raw::saying(server.grpc(), &bytes).await;
     let frames = read(&mut raw.0).await;
     let away: Vec<_> = frames.iter().filter_map(Frame::go_away).collect();
     assert!(!away.is_empty(), "{frames:?}");
@@ -73,23 +74,23 @@ async fn flood_of_cancelled_calls_ends_with_go_away_and_reason() {
     let first = frames.iter().position(|frame| frame.go_away().is_some()).unwrap();
     let ended =
         frames.iter().position(|frame| frame.stream == 1 && frame.flags & END_STREAM != 0 && frame.kind == HEADERS);
-    assert!(ended.is_some_and(|ended| ended > first), "its other stream is told, and ends properly: {frames:?}");
-    metric_becomes(house.http(), SENT_AWAY, |number| number >= 1.0).await;
+    assert!(ended.is_some_and(|ended| ended > first), "the heartbeat stream ends properly, after GOAWAY: {frames:?}");
+    metric_becomes(server.http(), EVICTED, |number| number >= 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn client_that_is_sent_away_keeps_its_watch_and_its_lease() {
-    let house = TestServer::with(|config| config.max_cancelled_calls_per_second = 50.try_into().unwrap());
-    let peer = house.peer().await;
-    let lease = peer.register(instance("web", "a")).await.unwrap().lease_id;
-    let mut reader = Reader::synced(&peer, &["web"]).await;
-    let mut beats = HeartbeatStream::open(&peer).await;
+async fn evicted_client_keeps_its_watch_and_its_lease_on_another_connection() {
+    let server = TestServer::with(|config| config.max_cancelled_calls_per_second = 50.try_into().unwrap());
+    let client = server.peer().await;
+    let lease = client.register(instance("web", "a")).await.unwrap().lease_id;
+    let mut reader = Reader::synced(&client, &["web"]).await;
+    let mut beats = HeartbeatStream::open(&client).await;
     beats.beat(&[&lease]).await.unwrap();
     let request = WatchRequest { services: vec!["web".to_owned()], ..WatchRequest::default() };
-    while metric(house.http(), SENT_AWAY).await < 1.0 {
+    while metric(server.http(), EVICTED).await < 1.0 {
         for _ in 0..60 {
-            // Refused where the connection has gone away already.
-            drop(peer.discovery.clone().watch(request.clone()).await);
+            // An error once the connection is closing.
+            drop(client.discovery.clone().watch(request.clone()).await);
         }
     }
     let notice = loop {
@@ -98,23 +99,23 @@ async fn client_that_is_sent_away_keeps_its_watch_and_its_lease() {
         }
     };
     assert_eq!(notice, i32::from(Notice::Reconnect));
-    // The same channel goes on over another connection.
+    // The channel reconnects.
     reader.reopen().await.unwrap();
     reader.until("synced again", |view| view.get("web", "a").is_some()).await;
-    HeartbeatStream::open(&peer).await.beat(&[&lease]).await.unwrap();
+    HeartbeatStream::open(&client).await.beat(&[&lease]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn client_that_goes_on_flooding_is_cut_off() {
-    let house = TestServer::with(|config| config.max_cancelled_calls_per_second = 50.try_into().unwrap());
-    let mut raw = Raw::saying(house.grpc(), PREFACE).await;
+async fn client_that_floods_after_goaway_is_disconnected() {
+    let server = TestServer::with(|config| config.max_cancelled_calls_per_second = 50.try_into().unwrap());
+    let mut raw = Raw::saying(server.grpc(), PREFACE).await;
     let mut stream = 1;
-    // It never answers the ping that asks whether it has heard GOAWAY, so its new calls are still taken.
+    // It never answers the ping after GOAWAY, so the server still accepts its new calls.
     let gone = async {
         loop {
             let mut bytes = Vec::new();
             for _ in 0..20 {
-                cancelled(&mut bytes, stream);
+                put_cancelled_call(&mut bytes, stream);
                 stream += 2;
             }
             if tokio::io::AsyncWriteExt::write_all(&mut raw.0, &bytes).await.is_err() {
@@ -124,15 +125,15 @@ async fn client_that_goes_on_flooding_is_cut_off() {
         }
     };
     within("the end", gone).await;
-    no_connections(house.http()).await;
-    assert!(metric(house.http(), SENT_AWAY).await >= 2.0);
+    no_connections(server.http()).await;
+    assert!(metric(server.http(), EVICTED).await >= 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateway_that_cancels_thousands_of_calls_among_answered_ones_stays() {
     const SPAN: u64 = 4_000;
-    let house = TestServer::open();
-    let mut raw = Raw::saying(house.grpc(), PREFACE).await;
+    let server = TestServer::open();
+    let mut raw = Raw::saying(server.grpc(), PREFACE).await;
     let (mut stream, mut pace, start) = (1, interval(Duration::from_millis(10)), wall());
     let (mut made, mut asked, mut heard) = (0, 0, 0);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -141,9 +142,9 @@ async fn gateway_that_cancels_thousands_of_calls_among_answered_ones_stays() {
         let mut bytes = Vec::new();
         for call in 0..30 {
             if call % 6 == 5 {
-                answered(&mut bytes, stream);
+                put_answered_call(&mut bytes, stream);
             } else {
-                cancelled(&mut bytes, stream);
+                put_cancelled_call(&mut bytes, stream);
             }
             stream += 2;
         }
@@ -161,5 +162,5 @@ async fn gateway_that_cancels_thousands_of_calls_among_answered_ones_stays() {
         made * 1_000 / (wall() - start),
         heard as u64 * 1_000 / (wall() - start)
     );
-    assert!(metric(house.http(), SENT_AWAY).await < 1.0);
+    assert!(metric(server.http(), EVICTED).await < 1.0);
 }

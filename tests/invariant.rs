@@ -1,23 +1,22 @@
-//! What Callboard promises, each as a checker of what was recorded: a history that passes them all kept the promises.
+//! Invariants of Callboard, each with a checker of recorded histories.
 //!
-//! | promise | checker | reads |
+//! | invariant | checker | input |
 //! |---|---|---|
 //! | Ordered | [`ordered`] | a record |
-//! | Gapless | [`gapless`] | a record and the truth |
+//! | Gapless | [`gapless`] | a record and the reference history |
 //! | Unique | [`unique`] | a record |
 //! | Resumable | [`resumable`] | a record |
-//! | Converges | [`converges`] | what every door shows in the end |
-//! | `OpenBeforeRegistration` | [`open_before_registration`] | a record and the truth |
-//! | `ReadYourWrites` | [`read_your_writes`] | writes and the reads after them |
-//! | `LiveStays` | [`live_stays`] | lives and the truth |
-//! | `DeadGoes` | [`dead_goes`] | lives and the truth |
-//! | `NeverEmptyByInference` | [`never_empty_by_inference`] | lives and the truth |
-//! | `BoundedSlow` | [`bounded_slow`] | what happened while some took nothing |
-//! | `FailStatic` | [`fail_static`] | what a client told its program |
+//! | Converges | [`converges`] | the final state of every reader |
+//! | `OpenBeforeRegistration` | [`open_before_registration`] | a record and the reference history |
+//! | `ReadYourWrites` | [`read_your_writes`] | writes, and reads after them |
+//! | `LiveStays` | [`live_stays`] | lifetimes and the reference history |
+//! | `DeadGoes` | [`dead_goes`] | lifetimes and the reference history |
+//! | `NeverEmptyByInference` | [`never_empty_by_inference`] | lifetimes and the reference history |
+//! | `BoundedSlow` | [`bounded_slow`] | measurements while some readers stall |
+//! | `FailStatic` | [`fail_static`] | events that a client passed to its program |
 //!
-//! Through restarts of a registry that forgets, [`live_stays::Kept`] and [`fail_static::Program`] check what a program serves
-//! from.
-//! [`kept`] is what the disk adds to them: writes, and what was found after a kill.
+//! Through restarts of a registry in memory, [`live_stays::Kept`] and [`fail_static::Program`] check the set that a program uses.
+//! [`kept`] checks the disk engine: writes, and the state after a kill.
 
 pub mod bounded_slow;
 pub mod converges;
@@ -42,7 +41,7 @@ pub use reference_history::ReferenceHistory;
 
 use crate::harness::Record;
 
-/// Everything that one reader's record can be checked for.
+/// Runs all checks of one reader's record.
 pub fn check_record(record: &Record, truth: &ReferenceHistory) -> Result<(), String> {
     let of = |error: &dyn std::fmt::Display| format!("{}: {error}", record.reader);
     ordered::check(record).map_err(|error| of(&error))?;

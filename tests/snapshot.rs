@@ -1,4 +1,4 @@
-//! A service that no message could hold.
+//! Services that are too large for one message.
 
 use callboard::pb::callboard::v1::{RegisterRequest, WatchResponse, watch_response::Message};
 use prost::Message as _;
@@ -8,8 +8,8 @@ use crate::{
     invariant,
 };
 
-/// What is promised, in bytes.
-const LARGEST: usize = 1024 * 1024;
+/// Maximum size of a message.
+const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
 fn messages(record: &Record) -> impl Iterator<Item = &WatchResponse> {
     record.heard.iter().filter_map(|heard| match &heard.what {
@@ -18,32 +18,32 @@ fn messages(record: &Record) -> impl Iterator<Item = &WatchResponse> {
     })
 }
 
-/// How many messages the snapshot had; each is small enough.
-fn parts(record: &Record) -> usize {
+/// Returns the number of snapshot messages, and checks their sizes.
+fn snapshot_messages(record: &Record) -> usize {
     let largest = messages(record).map(WatchResponse::encoded_len).max().unwrap();
-    assert!(largest <= LARGEST, "{largest} bytes in a message");
+    assert!(largest <= MAX_MESSAGE_BYTES, "{largest} bytes in a message");
     messages(record).filter(|message| matches!(message.message, Some(Message::Snapshot(_)))).count()
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_instances_arrive_in_parts() {
+async fn snapshot_of_a_hundred_thousand_instances_takes_many_messages() {
     const MANY: usize = 100_000;
-    let house = InMemory::open();
-    house.crowd("web", MANY);
-    let mut reader = Reader::synced(&house.peer().await, &["web"]).await;
+    let server = InMemory::open();
+    server.crowd("web", MANY);
+    let mut reader = Reader::synced(&server.peer().await, &["web"]).await;
     assert_eq!(reader.view.set.len(), MANY);
-    assert!(parts(&reader.record) > 10);
+    assert!(snapshot_messages(&reader.record) > 10);
     invariant::unique::check(&reader.record).unwrap();
     invariant::resumable::check(&reader.record).unwrap();
-    house.peer().await.register(instance("web", "one more")).await.unwrap_err();
-    house.peer().await.register(instance("web", "one-more")).await.unwrap();
+    server.peer().await.register(instance("web", "one more")).await.unwrap_err();
+    server.peer().await.register(instance("web", "one-more")).await.unwrap();
     reader.until("one more", |view| view.set.len() == MANY + 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_instances_are_fewer_to_a_message() {
-    let house = TestServer::open();
-    let peer = house.peer().await;
+async fn snapshot_and_changes_of_large_instances_stay_within_the_message_limit() {
+    let server = TestServer::open();
+    let client = server.peer().await;
     let metadata: std::collections::HashMap<_, _> = (0..4).map(|n| (format!("k{n}"), "v".repeat(2_000))).collect();
     let tags: Vec<_> = (0..64).map(|n| format!("{n}-{}", "t".repeat(240))).collect();
     for number in 0..200 {
@@ -52,13 +52,13 @@ async fn large_instances_are_fewer_to_a_message() {
             tags: tags.clone(),
             ..instance("web", &format!("{number}-{}", "i".repeat(240)))
         };
-        peer.register(large).await.unwrap();
+        client.register(large).await.unwrap();
     }
-    let mut all = Reader::open(&peer, "all", Scope::Everything, Filter::NONE).await;
+    let mut all = Reader::open(&client, "all", Scope::Everything, Filter::NONE).await;
     all.until("synced", |view| view.revision > 0).await;
     assert_eq!(all.view.set.len(), 200);
-    assert!(parts(&all.record) > 3);
-    // Changes of all of them at once, for a reader that was away.
+    assert!(snapshot_messages(&all.record) > 3);
+    // Changes of all of them in one step, for a reader that resumes.
     let mut away = all;
     for number in 0..200 {
         let again = RegisterRequest {
@@ -67,11 +67,11 @@ async fn large_instances_are_fewer_to_a_message() {
             tags: tags.clone(),
             ..instance("web", &format!("{number}-{}", "i".repeat(240)))
         };
-        peer.register(again).await.unwrap();
+        client.register(again).await.unwrap();
     }
     away.reopen().await.unwrap();
     away.until("all changes", |view| view.set.values().all(|instance| instance.weight == 2)).await;
-    parts(&away.record);
+    snapshot_messages(&away.record);
     invariant::ordered::check(&away.record).unwrap();
     invariant::resumable::check(&away.record).unwrap();
     let open_steps = messages(&away.record)

@@ -1,4 +1,4 @@
-//! What one reader is told: cases that the history test meets only by chance.
+//! Watch streams of one reader: cases that the history test covers only by chance.
 
 use std::time::Duration;
 
@@ -13,57 +13,56 @@ use crate::{
     invariant::{self, ReferenceHistory},
 };
 
-async fn register(peer: &TestClient, service: &str, id: &str) {
-    peer.register(instance(service, id)).await.unwrap();
+async fn register(client: &TestClient, service: &str, id: &str) {
+    client.register(instance(service, id)).await.unwrap();
 }
 
-/// Checks the reader against all that happened.
-async fn check(peer: &TestClient, reader: &Reader) {
-    let truth = ReferenceHistory::gather(peer.events().await, [&reader.record], []).unwrap();
+/// Checks the record of a reader against the events of the server.
+async fn check(client: &TestClient, reader: &Reader) {
+    let truth = ReferenceHistory::gather(client.events().await, [&reader.record], []).unwrap();
     invariant::check_record(&reader.record, &truth).unwrap();
 }
 
 /// Reads up to the newest revision.
-async fn catch_up(peer: &TestClient, reader: &mut Reader) {
-    let newest = peer.events().await.last().unwrap().revision;
+async fn catch_up(client: &TestClient, reader: &mut Reader) {
+    let newest = client.events().await.last().unwrap().revision;
     reader.until("the newest revision", |view| view.revision >= newest).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn open_before_registration() {
-    let house = TestServer::open();
-    let peer = house.peer().await;
+async fn watch_before_the_first_registration_is_synced_and_then_gets_it() {
+    let server = TestServer::open();
+    let client = server.peer().await;
     let mut readers = Vec::new();
     for scope in [Scope::names(&["web"]), Scope::names(&["db", "web"]), Scope::Prefix("we".into()), Scope::Everything] {
-        let mut reader = Reader::open(&peer, &format!("{scope:?}"), scope, Filter::NONE).await;
+        let mut reader = Reader::open(&client, &format!("{scope:?}"), scope, Filter::NONE).await;
         reader.until("synced", |view| view.revision > 0).await;
         assert!(reader.view.set.is_empty());
         readers.push(reader);
     }
-    register(&peer, "web", "a").await;
+    register(&client, "web", "a").await;
     for reader in &mut readers {
         reader.until("the first registration", |view| view.get("web", "a").is_some()).await;
-        check(&peer, reader).await;
+        check(&client, reader).await;
     }
 }
 
-/// A regression: a step of which folding left one difference was told as of that difference's revision, though it held
-/// more than that.
+/// Regression: a step that was folded to one change had the revision of that change, although it covered later ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folded_step_is_told_as_of_all_that_went_into_it() {
-    let house = TestServer::open();
-    let peer = house.peer().await;
-    let mut reader = Reader::synced(&peer, &["web", "db"]).await;
-    register(&peer, "web", "a").await;
+async fn folded_step_has_the_revision_of_its_last_event() {
+    let server = TestServer::open();
+    let client = server.peer().await;
+    let mut reader = Reader::synced(&client, &["web", "db"]).await;
+    register(&client, "web", "a").await;
     reader.until("a", |view| view.get("web", "a").is_some()).await;
-    // While it is away, one comes and stays, and one that came before it goes after it.
-    register(&peer, "db", "short").await;
-    register(&peer, "web", "b").await;
-    let left = peer.deregister("db", "short", &Bytes::new()).await.unwrap().unwrap();
+    // While it is away, one instance is registered between the registration and the removal of another.
+    register(&client, "db", "short").await;
+    register(&client, "web", "b").await;
+    let left = client.deregister("db", "short", &Bytes::new()).await.unwrap().unwrap();
     reader.reopen().await.unwrap();
     reader.until("b", |view| view.get("web", "b").is_some()).await;
     assert_eq!(reader.view.revision, left);
-    check(&peer, &reader).await;
+    check(&client, &reader).await;
 }
 
 fn reason(message: &WatchResponse) -> Option<ResetReason> {
@@ -73,46 +72,46 @@ fn reason(message: &WatchResponse) -> Option<ResetReason> {
     }
 }
 
-/// What a stream of `web` says first to this token.
-async fn first_word(peer: &TestClient, token: Bytes) -> WatchResponse {
-    let mut reader = Reader::of(peer, &["web"]).await;
+/// Returns the first message of a stream of `web` with this token.
+async fn first_message(client: &TestClient, token: Bytes) -> WatchResponse {
+    let mut reader = Reader::of(client, &["web"]).await;
     reader.view.token = token;
     reader.reopen().await.unwrap();
     reader.message().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_that_do_not_fit_start_over_with_the_reason() {
-    let (house, other) = (TestServer::open(), TestServer::open());
-    let (peer, stranger) = (house.peer().await, other.peer().await);
-    register(&peer, "web", "a").await;
-    register(&stranger, "web", "a").await;
-    let token = Reader::synced(&peer, &["web"]).await.view.token;
-    assert_eq!(reason(&first_word(&peer, token.clone()).await), None, "it fits");
-    let elsewhere = Reader::synced(&stranger, &["web"]).await.view.token;
-    assert_eq!(reason(&first_word(&peer, elsewhere).await), Some(ResetReason::OtherIncarnation));
-    let selection = Reader::synced(&peer, &["web", "db"]).await.view.token;
-    assert_eq!(reason(&first_word(&peer, selection).await), Some(ResetReason::OtherSelector));
-    // Revision 1 is long past; the revision is the second number of a token.
+async fn token_that_does_not_fit_is_answered_with_reset_and_reason() {
+    let (server, other) = (TestServer::open(), TestServer::open());
+    let (client, other_client) = (server.peer().await, other.peer().await);
+    register(&client, "web", "a").await;
+    register(&other_client, "web", "a").await;
+    let token = Reader::synced(&client, &["web"]).await.view.token;
+    assert_eq!(reason(&first_message(&client, token.clone()).await), None, "it fits");
+    let elsewhere = Reader::synced(&other_client, &["web"]).await.view.token;
+    assert_eq!(reason(&first_message(&client, elsewhere).await), Some(ResetReason::OtherIncarnation));
+    let selection = Reader::synced(&client, &["web", "db"]).await.view.token;
+    assert_eq!(reason(&first_message(&client, selection).await), Some(ResetReason::OtherSelector));
+    // Revision 1 is no longer in the history. The revision is the second number of a token.
     let mut old = token.to_vec();
     old[9..17].copy_from_slice(&1_u64.to_be_bytes());
-    assert_eq!(reason(&first_word(&peer, old.into()).await), Some(ResetReason::Compacted));
+    assert_eq!(reason(&first_message(&client, old.into()).await), Some(ResetReason::Compacted));
     let mut future = token.to_vec();
     future[9..17].copy_from_slice(&(u64::MAX >> 1).to_be_bytes());
-    assert_eq!(reason(&first_word(&peer, future.into()).await), Some(ResetReason::FutureRevision));
+    assert_eq!(reason(&first_message(&client, future.into()).await), Some(ResetReason::FutureRevision));
 }
 
 #[tokio::test]
-async fn who_falls_out_of_history_starts_over_on_the_open_stream() {
-    let house = InMemory::open();
-    let peer = house.peer().await;
-    register(&peer, "web", "a").await;
-    let mut reader = Reader::synced(&peer, &["web"]).await;
-    house.flood("web", "a", MAX_HISTORY_EVENTS + 1);
-    reader.until("the newest revision", |view| view.revision >= house.revision()).await;
+async fn reader_behind_the_history_gets_a_reset_on_its_open_stream() {
+    let server = InMemory::open();
+    let client = server.peer().await;
+    register(&client, "web", "a").await;
+    let mut reader = Reader::synced(&client, &["web"]).await;
+    server.flood("web", "a", MAX_HISTORY_EVENTS + 1);
+    reader.until("the newest revision", |view| view.revision >= server.revision()).await;
     assert_eq!(reader.view.resets, 1);
     assert_eq!(reader.view.set.len(), 1);
-    register(&peer, "web", "b").await;
+    register(&client, "web", "b").await;
     reader.until("b", |view| view.set.len() == 2).await;
     invariant::ordered::check(&reader.record).unwrap();
     invariant::unique::check(&reader.record).unwrap();
@@ -120,13 +119,13 @@ async fn who_falls_out_of_history_starts_over_on_the_open_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_stay_young_through_changes_elsewhere() {
-    let house = TestServer::with(|config| config.bookmark_interval = Duration::from_millis(50));
-    let peer = house.peer().await;
-    let mut reader = Reader::synced(&peer, &["quiet"]).await;
-    register(&peer, "loud", "a").await;
-    catch_up(&peer, &mut reader).await;
-    check(&peer, &reader).await;
+async fn bookmarks_advance_the_token_through_changes_of_other_services() {
+    let server = TestServer::with(|config| config.bookmark_interval = Duration::from_millis(50));
+    let client = server.peer().await;
+    let mut reader = Reader::synced(&client, &["quiet"]).await;
+    register(&client, "loud", "a").await;
+    catch_up(&client, &mut reader).await;
+    check(&client, &reader).await;
     let last = reader.record.heard.last().unwrap();
     let What::Message(WatchResponse { message: Some(Message::Bookmark(_)) }) = &last.what else {
         panic!("{last:?} is no bookmark");
@@ -134,18 +133,18 @@ async fn tokens_stay_young_through_changes_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn removal_and_return_is_an_update_with_a_new_boot() {
-    let house = TestServer::open();
-    let peer = house.peer().await;
-    register(&peer, "web", "a").await;
-    let mut reader = Reader::synced(&peer, &["web"]).await;
+async fn removal_and_new_registration_are_folded_to_an_update() {
+    let server = TestServer::open();
+    let client = server.peer().await;
+    register(&client, "web", "a").await;
+    let mut reader = Reader::synced(&client, &["web"]).await;
     let before = reader.view.get("web", "a").unwrap().registered_revision;
-    peer.deregister("web", "a", &Bytes::new()).await.unwrap();
+    client.deregister("web", "a", &Bytes::new()).await.unwrap();
     let again = RegisterRequest { boot_id: "again".to_owned(), ..instance("web", "a") };
-    peer.register(again).await.unwrap();
+    client.register(again).await.unwrap();
     reader.reopen().await.unwrap();
     reader
         .until("its return", |view| view.get("web", "a").is_some_and(|instance| instance.registered_revision > before))
         .await;
-    check(&peer, &reader).await;
+    check(&client, &reader).await;
 }

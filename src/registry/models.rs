@@ -1,4 +1,4 @@
-//! A reader that arrives while services come and go, in every order.
+//! A reader that subscribes while services are made and removed, in every order.
 
 use loom::thread;
 
@@ -11,28 +11,28 @@ use crate::{
     model::{Incarnation, Selector},
 };
 
-/// Reads to the end, and what it then believes: `service/instance`, in order.
-fn read(subscription: &mut Subscription, registry: &Registry, believes: &mut BTreeSet<String>) -> Revision {
+/// Reads to the end. `state` holds the instances that the reader then has: `service/instance`, in order.
+fn read(subscription: &mut Subscription, registry: &Registry, state: &mut BTreeSet<String>) -> Revision {
     let key = |entry: &Entry| format!("{}/{}", entry.instance.service, entry.instance.id);
     loop {
         match subscription.next(registry) {
             Step::Snapshot(SnapshotChunk::Chunk(chunk)) => {
                 for entry in chunk.entries() {
-                    assert!(believes.insert(key(entry)), "told twice");
+                    assert!(state.insert(key(entry)), "sent twice");
                 }
             }
             Step::Changes(deltas, _) => {
                 for delta in deltas {
                     match (delta.event.before(), delta.event.after()) {
-                        (_, Some(after)) => assert!(believes.insert(key(after)), "told twice"),
-                        (Some(before), None) => assert!(believes.remove(&key(before)), "never told"),
+                        (_, Some(after)) => assert!(state.insert(key(after)), "sent twice"),
+                        (Some(before), None) => assert!(state.remove(&key(before)), "removed without having been sent"),
                         (None, None) => unreachable!("an event has one or the other"),
                     }
                 }
             }
             Step::Synced(_) => {}
-            Step::Settling => unreachable!("it brings no memory of an earlier life"),
-            Step::Snapshot(SnapshotChunk::Matching(_)) => unreachable!("it has no filter"),
+            Step::Settling => unreachable!("the reader has no token"),
+            Step::Snapshot(SnapshotChunk::Matching(_)) => unreachable!("the reader has no filter"),
             Step::Reset(reason) => panic!("a short history reaches back: {reason:?}"),
             Step::Idle => return subscription.cursor(),
         }
@@ -40,7 +40,7 @@ fn read(subscription: &mut Subscription, registry: &Registry, believes: &mut BTr
 }
 
 #[test]
-fn loom_a_reader_believes_what_was_so_at_its_revision() {
+fn loom_reader_has_the_state_of_its_revision() {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.max_branches = 20_000;
@@ -57,18 +57,18 @@ fn loom_a_reader_believes_what_was_so_at_its_revision() {
             }
         });
         let mut subscription = Subscription::new(Arc::new(Selector::Everything), None, None);
-        let mut believes = BTreeSet::new();
+        let mut state = BTreeSet::new();
         for _ in 0..2 {
-            let at = read(&mut subscription, engine.registry(), &mut believes);
-            let so: &[&str] = match at {
+            let at = read(&mut subscription, engine.registry(), &mut state);
+            let expected: &[&str] = match at {
                 _ if at == first => &["web/a"],
                 _ if at == second => &[],
                 _ => &["db/b"],
             };
-            assert!(believes.iter().eq(so.iter()), "{believes:?} at {at}, {first} being the first");
+            assert!(state.iter().eq(expected.iter()), "{state:?} at {at}, {first} being the first");
         }
         writer.join().unwrap();
-        assert_eq!(read(&mut subscription, engine.registry(), &mut believes), third);
-        assert!(believes.iter().eq(["db/b"]));
+        assert_eq!(read(&mut subscription, engine.registry(), &mut state), third);
+        assert!(state.iter().eq(["db/b"]));
     });
 }

@@ -10,7 +10,7 @@ use crate::model::{
     ServiceName, Tags, UnixMillis, Weight,
 };
 
-/// An audience that does not listen.
+/// Listener that ignores all changes.
 #[derive(Debug)]
 pub struct NoListener;
 
@@ -18,7 +18,7 @@ impl ChangeListener for NoListener {
     fn changed(&self, _: &Event) {}
 }
 
-/// All clocks at so many milliseconds.
+/// Returns a reading of all clocks at this number of milliseconds.
 pub fn at(ms: u64) -> ClockReading {
     ClockReading { monotonic_us: ms * 1_000, lease: ms, wall: UnixMillis(1_700_000_000_000 + ms) }
 }
@@ -61,7 +61,7 @@ pub fn description(tags: &[&str], weight: u32) -> InstanceDescription {
     }
 }
 
-/// A registration with a time to live of three seconds. `lease` numbers the lease that it would get.
+/// Returns a registration with a TTL of three seconds. `lease`: id of its lease.
 pub fn register(service: &str, instance: &str, boot: &str, lease: u128) -> Register {
     Register {
         service: name(service),

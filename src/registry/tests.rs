@@ -1,4 +1,4 @@
-//! Scripts of operations against a naive model, and readers of every kind beside them. Fuzzing makes scripts too.
+//! Scripts of operations against a naive model, with readers of every kind. Fuzzing makes scripts, too.
 #![cfg_attr(fuzzing, allow(dead_code, unused_imports, reason = "fuzzing takes the model without the tests"))]
 
 mod reader;
@@ -26,7 +26,7 @@ use crate::{
 
 pub(crate) const SERVICES: [&str; 3] = ["web", "web-api", "db"];
 
-/// One line of a script.
+/// Operation of a script.
 #[derive(Debug, Clone)]
 pub(crate) enum RegistryStep {
     Register {
@@ -45,15 +45,15 @@ pub(crate) enum RegistryStep {
         instance: u8,
         draining: bool,
     },
-    /// So many half seconds pass: deadlines are on them, so that the wheel's ticks do not blur who is dead.
+    /// Half seconds pass. Deadlines are at half seconds, so that the ticks of the wheel do not blur them.
     Wait {
         halves: u64,
     },
-    /// The reader with this number takes what there is for it.
+    /// A reader takes all its steps.
     Read {
         reader: usize,
     },
-    /// It comes back on a new stream with its token.
+    /// A reader resumes on a new stream with its token.
     Resume {
         reader: usize,
     },
@@ -76,7 +76,7 @@ fn operations() -> impl Strategy<Value = Vec<RegistryStep>> {
     prop::collection::vec(operation, 1..160)
 }
 
-/// What a registry is, said in the plainest way: a map, and for each instance who holds it and until when.
+/// Registry in the plainest form: a map of instances with their holder and their last renewal.
 #[derive(Default)]
 struct NaiveRegistry {
     present: BTreeMap<(String, String), NaiveEntry>,
@@ -110,21 +110,21 @@ impl NaiveRegistry {
         self.present.retain(|_, held| now <= held.renewed + Self::TTL);
     }
 
-    /// What a reader should see: weight and whether it drains.
-    fn seen(&self, wanted: impl Fn(&str, &NaiveEntry) -> bool) -> BTreeMap<(String, String), (u16, bool)> {
+    /// Returns the instances that a reader should have: weight, and whether it drains.
+    fn selected(&self, wanted: impl Fn(&str, &NaiveEntry) -> bool) -> BTreeMap<(String, String), (u16, bool)> {
         let entries = self.present.iter().filter(|((service, _), entry)| wanted(service, entry));
         entries.map(|(key, entry)| (key.clone(), (entry.weight, entry.drained))).collect()
     }
 }
 
-/// What the reader with this number should see.
+/// Returns the instances that the reader with this number should have.
 fn expected(naive: &NaiveRegistry, reader: usize) -> BTreeMap<(String, String), (u16, bool)> {
     match reader {
-        0 => naive.seen(|service, _| service == "web"),
-        1 => naive.seen(|service, _| service == "web" || service == "db"),
-        2 => naive.seen(|service, _| service.starts_with("web")),
-        3 => naive.seen(|_, _| true),
-        _ => naive.seen(|_, entry| entry.weight != 2 && !entry.drained),
+        0 => naive.selected(|service, _| service == "web"),
+        1 => naive.selected(|service, _| service == "web" || service == "db"),
+        2 => naive.selected(|service, _| service.starts_with("web")),
+        3 => naive.selected(|_, _| true),
+        _ => naive.selected(|_, entry| entry.weight != 2 && !entry.drained),
     }
 }
 
@@ -137,7 +137,7 @@ pub(crate) struct RegistryScript {
 }
 
 impl RegistryScript {
-    /// How many readers there are.
+    /// Number of readers.
     pub(crate) const READERS: usize = 5;
 
     pub(crate) fn new() -> Self {
@@ -150,12 +150,12 @@ impl RegistryScript {
             RegistryStep::Register { service, instance, boot, weight, replace } => {
                 self.leases += 1;
                 let (service, instance) = (SERVICES[service], format!("i{instance}"));
-                let asked = Register {
+                let request = Register {
                     description: description(&[], weight.into()),
                     replace,
                     ..register(service, &instance, &format!("boot{boot}"), self.leases)
                 };
-                let done = self.engine.submit(Command::Register(asked), at(self.now)).is_ok();
+                let done = self.engine.submit(Command::Register(request), at(self.now)).is_ok();
                 let key = (service.to_owned(), instance);
                 assert_eq!(done, self.naive.register(key, boot, weight, replace, self.now));
             }
@@ -177,7 +177,7 @@ impl RegistryScript {
             RegistryStep::Wait { halves } => {
                 self.now += halves * 500;
                 self.naive.expire(self.now);
-                // That the dead go is what this is about; whom protection holds has tests of its own.
+                // Expired instances are removed here; self-preservation has tests of its own.
                 self.engine.expire(at(self.now));
                 self.engine.registry().reset_self_preservation(None, at(self.now));
                 self.engine.expire(at(self.now));
@@ -189,10 +189,10 @@ impl RegistryScript {
 
     fn read(&mut self, reader: usize) {
         self.readers[reader].read(self.engine.registry());
-        assert_eq!(self.readers[reader].believes, expected(&self.naive, reader), "reader {reader}");
+        assert_eq!(self.readers[reader].state, expected(&self.naive, reader), "reader {reader}");
     }
 
-    /// Everybody reads to the end, and every way to count gives the same.
+    /// All readers read to the end, and all counts agree.
     pub(crate) fn end(&mut self) {
         for reader in 0..self.readers.len() {
             self.read(reader);
@@ -212,31 +212,31 @@ impl RegistryScript {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
-    /// Whatever is done, every reader that reads sees exactly what the naive model has, by legal steps only.
+    /// Each reader that reads has exactly the instances of the naive model, by legal steps only.
     #[test]
-    fn every_reader_sees_what_is_there(script in operations()) {
-        let mut play = RegistryScript::new();
+    fn readers_agree_with_the_naive_model(script in operations()) {
+        let mut run = RegistryScript::new();
         for operation in &script {
-            play.act(operation);
+            run.act(operation);
         }
-        play.end();
+        run.end();
     }
 }
 
-/// Remembers the names of what changed.
+/// Listener that records the changed instances.
 #[derive(Debug, Default)]
-struct Listening(Mutex<Vec<String>>);
+struct RecordingListener(Mutex<Vec<String>>);
 
-impl ChangeListener for Listening {
+impl ChangeListener for RecordingListener {
     fn changed(&self, event: &Event) {
         self.0.lock().unwrap().push(format!("{}/{}", event.service(), event.id()));
     }
 }
 
 #[test]
-fn equal_means_quiet() {
-    let audience = Arc::new(Listening::default());
-    let engine = Memory::new(Incarnation(1), at(0), Arc::clone(&audience) as Arc<dyn ChangeListener>);
+fn command_without_effect_makes_no_revision_and_no_event() {
+    let listener = Arc::new(RecordingListener::default());
+    let engine = Memory::new(Incarnation(1), at(0), Arc::clone(&listener) as Arc<dyn ChangeListener>);
     let revision = || engine.registry().applied();
     engine.submit(Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
     let first = revision();
@@ -244,27 +244,27 @@ fn equal_means_quiet() {
     engine.submit(update("web", "a", Patch { draining: Some(false), ..Patch::default() }), at(20)).unwrap();
     engine.submit(update("web", "a", Patch { weight: Some(Weight::DEFAULT), ..Patch::default() }), at(30)).unwrap();
     assert_eq!(revision(), first);
-    assert_eq!(*audience.0.lock().unwrap(), ["web/a"]);
+    assert_eq!(*listener.0.lock().unwrap(), ["web/a"]);
 }
 
 #[test]
-fn a_reader_that_fell_behind_gets_the_newest_state() {
+fn reader_behind_the_history_gets_a_reset_and_the_newest_state() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));
     let mut reader = readers().remove(0);
     reader.read(engine.registry());
     for n in 0..MAX_HISTORY_EVENTS as u128 + 2_000 {
-        let asked =
+        let request =
             Register { description: description(&[], if n % 2 == 0 { 1 } else { 2 }), ..register("web", "a", "b", n) };
-        engine.submit(Command::Register(asked), at(0)).unwrap();
+        engine.submit(Command::Register(request), at(0)).unwrap();
     }
     reader.read(engine.registry());
     assert_eq!(reader.resets, 1);
-    assert_eq!(reader.believes.len(), 1);
-    assert_eq!(reader.stands_at, engine.registry().applied());
+    assert_eq!(reader.state.len(), 1);
+    assert_eq!(reader.revision, engine.registry().applied());
 }
 
 #[test]
-fn tokens_that_do_not_fit_are_answered_with_the_reason() {
+fn token_that_does_not_fit_is_answered_with_reset_and_reason() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));
     let registry = engine.registry();
     engine.submit(Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
@@ -283,7 +283,7 @@ fn tokens_that_do_not_fit_are_answered_with_the_reason() {
 }
 
 #[test]
-fn a_service_that_comes_back_is_heard_of_without_a_reset() {
+fn reader_follows_a_service_that_is_removed_and_returns_without_reset() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));
     let mut reader = readers().remove(0);
     reader.read(engine.registry());
@@ -295,16 +295,16 @@ fn a_service_that_comes_back_is_heard_of_without_a_reset() {
         engine.submit(deregister("web", "a", None), at(0)).unwrap();
         if lease % 2 == 0 {
             reader.read(engine.registry());
-            assert!(reader.believes.is_empty());
+            assert!(reader.state.is_empty());
         }
     }
     assert_eq!(reader.resets, 0);
     assert_eq!(engine.registry().service_count(), 0);
 }
 
-/// Readers on threads of their own, while writers write: what each believes at a revision is what was so at it.
+/// Readers on threads of their own beside writers: each has a consistent state at each revision.
 #[test]
-fn cuts_are_consistent_under_concurrent_writers() {
+fn snapshots_are_consistent_under_concurrent_writers() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));
     std::thread::scope(|threads| {
         for writer in 0..2 {
@@ -313,8 +313,8 @@ fn cuts_are_consistent_under_concurrent_writers() {
                 for n in 0..4_000_u128 {
                     let service = SERVICES[(n % 3) as usize];
                     let instance = format!("w{writer}-{}", n % 5);
-                    let asked = register(service, &instance, "boot", writer << 64 | n);
-                    let _ = engine.submit(Command::Register(asked), at(0));
+                    let request = register(service, &instance, "boot", writer << 64 | n);
+                    let _ = engine.submit(Command::Register(request), at(0));
                     if n % 4 == 0 {
                         let _ = engine.submit(deregister(service, &instance, None), at(0));
                     }
@@ -334,6 +334,6 @@ fn cuts_are_consistent_under_concurrent_writers() {
     let mut all = readers().remove(3);
     all.read(engine.registry());
     let listed: usize = SERVICES.iter().map(|service| engine.registry().page(&name(service), "", 99).len()).sum();
-    assert_eq!(all.believes.len(), listed);
+    assert_eq!(all.state.len(), listed);
     assert!(engine.registry().get(&name("web"), id("w9").as_str()).is_none());
 }

@@ -273,7 +273,7 @@ async fn listen(mut watch: Watch, mut goal: watch::Receiver<Option<u64>>) -> Vec
             event = watch.next() => event.unwrap(),
             Ok(()) = goal.changed() => continue,
         };
-        stands = fail_static::place(&event).unwrap_or(stands);
+        stands = fail_static::revision_after(&event).unwrap_or(stands);
         told.push(Told::Event(event));
     }
     told

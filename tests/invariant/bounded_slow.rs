@@ -1,52 +1,52 @@
-//! `BoundedSlow`: a reader that stalls costs bounded memory, delays nobody, and is cut off within 30 s.
+//! `BoundedSlow`: a reader that stalls costs bounded memory, delays no other reader, and is disconnected within 30 s.
 
 use crate::harness::Wall;
 
-/// When a stalled reader must be gone, in milliseconds.
-const CUT_OFF: u64 = 30_000;
-/// A change that takes longer to reach a reader who reads was held up, in milliseconds.
-const DELAYED: u64 = 1_000;
+/// Maximum time until a stalled reader is disconnected, in milliseconds.
+const MAX_STALL_MS: u64 = 30_000;
+/// Maximum delay of a change to a reader that reads, in milliseconds.
+const MAX_DELAY_MS: u64 = 1_000;
 
-/// What happened while some readers took nothing.
+/// Measurements while some readers read nothing.
 #[derive(Debug, Clone)]
 pub struct Stall {
-    /// Since when there was something that they did not take.
+    /// Time from which they did not read what was sent.
     pub began: Wall,
-    /// When each of them was cut off.
+    /// Time at which each of them was disconnected.
     pub cut_off: Vec<Option<Wall>>,
-    /// How long each change took to a reader who reads, in milliseconds.
+    /// Delay of each change to a reader that reads, in milliseconds.
     pub delays: Vec<u64>,
-    /// How much the server grew, in KiB.
+    /// Growth of the server, in KiB.
     pub grew: u64,
-    /// How much it may grow, in KiB: less than if what they did not take were kept for each of them.
+    /// Maximum growth, in KiB: less than if unread messages were kept for each reader.
     pub may_grow: u64,
-    /// For how many milliseconds this machine stood still meanwhile.
+    /// Milliseconds for which this machine stalled meanwhile.
     pub excused: u64,
 }
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Unbounded {
-    #[error("reader {0} was never cut off")]
+    #[error("reader {0} was never disconnected")]
     NotCutOff(usize),
-    #[error("reader {reader} was cut off after {after} ms")]
+    #[error("reader {reader} was disconnected after {after} ms")]
     CutOffLate { reader: usize, after: u64 },
-    #[error("a change took {0} ms to a reader who reads")]
+    #[error("a change took {0} ms to a reader that reads")]
     OthersDelayed(u64),
     #[error("the server grew by {grew} KiB, more than {may_grow}")]
     Grew { grew: u64, may_grow: u64 },
 }
 
-/// Checks what happened.
+/// Checks the measurements.
 pub fn check(stall: &Stall) -> Result<(), Unbounded> {
     for (reader, cut_off) in stall.cut_off.iter().enumerate() {
         let after = cut_off.ok_or(Unbounded::NotCutOff(reader))?.saturating_sub(stall.began);
-        if after > CUT_OFF + stall.excused {
+        if after > MAX_STALL_MS + stall.excused {
             return Err(Unbounded::CutOffLate { reader, after });
         }
     }
     let slowest = stall.delays.iter().copied().max().unwrap_or(0);
-    if slowest > DELAYED + stall.excused {
+    if slowest > MAX_DELAY_MS + stall.excused {
         return Err(Unbounded::OthersDelayed(slowest));
     }
     if stall.grew > stall.may_grow {
@@ -64,13 +64,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_that_harms_nobody_passes() {
+    fn stall_within_the_limits_passes() {
         assert_eq!(check(&good()), Ok(()));
         assert_eq!(check(&Stall { cut_off: vec![Some(40_500)], excused: 600, ..good() }), Ok(()));
     }
 
     #[test]
-    fn each_breach_is_found() {
+    fn each_violation_is_found() {
         let cases = [
             (Stall { cut_off: vec![Some(38_000), None], ..good() }, Unbounded::NotCutOff(1)),
             (Stall { cut_off: vec![Some(40_500)], ..good() }, Unbounded::CutOffLate { reader: 0, after: 30_500 }),

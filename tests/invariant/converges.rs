@@ -1,19 +1,19 @@
-//! Converges: after quiet, every reader of every door shows the same set.
+//! Converges: once changes stop, all readers of all protocols have the same set.
 
 use std::collections::BTreeSet;
 
 use crate::harness::Key;
 
-/// What one reader or one door shows, of a part of the registry or of all.
+/// Set that one reader shows, of a part of the registry or of all.
 #[derive(Debug, Clone)]
 pub struct Shown {
     pub door: String,
     pub set: BTreeSet<Key>,
-    /// What it would show, were it to agree.
+    /// Set that it should show.
     pub should: BTreeSet<Key>,
 }
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Apart {
     #[error("{door} does not show {instance:?}, which others do")]
@@ -22,7 +22,7 @@ pub enum Apart {
     Has { door: String, instance: Key },
 }
 
-/// Checks what is shown once nothing changes any more.
+/// Checks the sets that are shown once nothing changes any more.
 pub fn check(shown: &[Shown]) -> Result<(), Apart> {
     for Shown { door, set, should } in shown {
         if let Some(instance) = should.difference(set).next() {
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_passes_and_less_or_more_is_found() {
+    fn equal_sets_pass_and_missing_or_additional_instances_are_found() {
         assert_eq!(checked(&["b", "a"]), Ok(()));
         assert_eq!(checked(&["b"]), Err(Apart::Lacks { door: "watch".to_owned(), instance: key("web", "a") }));
         let more = checked(&["a", "b", "c"]);

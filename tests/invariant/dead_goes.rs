@@ -1,5 +1,5 @@
-//! `DeadGoes`: an instance that stopped is gone at most one second after its time to live, and never before it, unless
-//! protection holds it.
+//! `DeadGoes`: an instance that stopped is removed at most one second after its TTL, and never before it, unless
+//! self-preservation holds it.
 
 use std::collections::HashMap;
 
@@ -8,29 +8,31 @@ use callboard::pb::callboard::v1::{RemovalReason, WatchResponse, watch_response:
 use super::{Held, InstanceLifetime, ReferenceHistory, Stop, instance_lifetime::BLUR, ordered::revision};
 use crate::harness::{Record, Wall, What};
 
-/// What the promise allows, in milliseconds.
-const ALLOWED: u64 = 1_000;
+/// Maximum time from the end of the TTL to the removal, in milliseconds.
+const MAX_DELAY_MS: u64 = 1_000;
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Undead {
-    #[error("{life} was gone {early} ms before its time")]
+    #[error("{life} was removed {early} ms before its time")]
     TooEarly { life: String, early: u64 },
-    #[error("{life} was gone {late} ms after its time; {excused} ms of that were this machine's")]
+    #[error("{life} was removed {late} ms after its time; {excused} ms of that were this machine's")]
     TooLate { life: String, late: u64, excused: u64 },
     #[error("{life} is still there, {late} ms after its time")]
     StillThere { life: String, late: u64 },
-    #[error("{life} ran out, and readers were told {reason:?}")]
+    #[error("{life} expired, and readers were sent {reason:?}")]
     OtherReason { life: String, reason: RemovalReason },
-    #[error("a reader heard {late} ms after its time that {life} is gone; {excused} ms of that were this machine's")]
+    #[error(
+        "a reader was sent the removal of {life} {late} ms after its time; {excused} ms of that were this machine's"
+    )]
     HeardLate { life: String, late: u64, excused: u64 },
 }
 
-/// Checks all lives that stopped silently, as things were at `until`. `stalled` tells for how many milliseconds since a
-/// time the whole machine stood still, which nobody's promise covers.
+/// Checks all lifetimes that stopped silently, as of `until`. `stalled` returns the milliseconds for which the whole machine
+/// stalled since a time, which the invariant excuses.
 pub fn check(
     lives: &[InstanceLifetime],
-    truth: &ReferenceHistory,
+    history: &ReferenceHistory,
     held: &Held,
     until: Wall,
     stalled: impl Fn(Wall) -> u64,
@@ -38,8 +40,8 @@ pub fn check(
     for life in lives.iter().filter(|life| life.stop == Stop::Silent) {
         let (name, overdue) = (life.name(), life.overdue());
         let excused = stalled(life.due().saturating_sub(life.ttl));
-        let limit = held.until(&life.service, life.due(), overdue + ALLOWED + excused, ALLOWED + excused);
-        let Some((end, at)) = life.end_event(truth) else {
+        let limit = held.until(&life.service, life.due(), overdue + MAX_DELAY_MS + excused, MAX_DELAY_MS + excused);
+        let Some((end, at)) = life.end_event(history) else {
             if until > limit {
                 return Err(Undead::StillThere { life: name, late: until - overdue });
             }
@@ -58,17 +60,17 @@ pub fn check(
     Ok(())
 }
 
-/// Checks when one reader, that reads whatever there is, heard of those who ran out.
+/// Checks when a reader that reads at once was sent the removals.
 pub fn check_heard(
     record: &Record,
     lives: &[InstanceLifetime],
-    truth: &ReferenceHistory,
+    history: &ReferenceHistory,
     held: &Held,
     stalled: impl Fn(Wall) -> u64,
 ) -> Result<(), Undead> {
     let mut ends = HashMap::new();
     for life in lives.iter().filter(|life| life.stop == Stop::Silent) {
-        ends.extend(life.end_event(truth).map(|(event, _)| (event.revision, life)));
+        ends.extend(life.end_event(history).map(|(event, _)| (event.revision, life)));
     }
     for heard in &record.heard {
         let What::Message(WatchResponse { message: Some(Message::Changes(step)) }) = &heard.what else { continue };
@@ -76,8 +78,8 @@ pub fn check_heard(
             let Some(life) = ends.get(&revision(change)) else { continue };
             let late = heard.at.saturating_sub(life.overdue());
             let excused = stalled(life.due().saturating_sub(life.ttl));
-            let limit = life.overdue() + ALLOWED + excused;
-            if heard.at > held.until(&life.service, life.due(), limit, ALLOWED + excused) {
+            let limit = life.overdue() + MAX_DELAY_MS + excused;
+            if heard.at > held.until(&life.service, life.due(), limit, MAX_DELAY_MS + excused) {
                 return Err(Undead::HeardLate { life: life.name(), late, excused });
             }
         }
@@ -99,17 +101,17 @@ mod tests {
     }
 
     #[test]
-    fn who_went_in_time_passes() {
+    fn removal_in_time_passes() {
         assert_eq!(checked(silent(), 13_001, RemovalReason::Expired, 0), Ok(()));
         assert_eq!(checked(silent(), 14_002, RemovalReason::Expired, 0), Ok(()));
-        assert_eq!(checked(silent(), 15_000, RemovalReason::Expired, 1_000), Ok(()), "the machine stood still");
+        assert_eq!(checked(silent(), 15_000, RemovalReason::Expired, 1_000), Ok(()), "the machine stalled");
         assert_eq!(checked(life(&[10_000], Stop::Told), 10_001, RemovalReason::Deregistered, 0), Ok(()));
-        let truth = crate::invariant::reference_history::made_up::truth(&[(1, "a", true)]);
-        assert_eq!(check(&[silent()], &truth, &Held::default(), 13_900, |_| 0), Ok(()), "it is not late yet");
+        let history = crate::invariant::reference_history::made_up::truth(&[(1, "a", true)]);
+        assert_eq!(check(&[silent()], &history, &Held::default(), 13_900, |_| 0), Ok(()), "it is not late yet");
     }
 
     #[test]
-    fn a_reader_that_heard_late_is_found() {
+    fn reader_that_was_sent_a_removal_late_is_found() {
         let heard = |at| {
             let change = Heard { at, ..message::changes(&[message::removed("a", 2)], 2) };
             let record = Record { heard: vec![change], ..Record::new("r", Scope::Everything, Filter::NONE) };
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn each_breach_is_found() {
+    fn each_violation_is_found() {
         let life = silent().name();
         let early = checked(silent(), 12_000, RemovalReason::Expired, 0);
         assert_eq!(early, Err(Undead::TooEarly { life: life.clone(), early: 1_000 }));
@@ -132,8 +134,8 @@ mod tests {
         assert_eq!(late, Err(Undead::TooLate { life: life.clone(), late: 1_490, excused: 0 }), "it had a grace");
         let other = checked(silent(), 13_100, RemovalReason::Reaped, 0);
         assert_eq!(other, Err(Undead::OtherReason { life: life.clone(), reason: RemovalReason::Reaped }));
-        let truth = crate::invariant::reference_history::made_up::truth(&[(1, "a", true)]);
-        let there = check(&[silent()], &truth, &Held::default(), 20_000, |_| 0);
+        let history = crate::invariant::reference_history::made_up::truth(&[(1, "a", true)]);
+        let there = check(&[silent()], &history, &Held::default(), 20_000, |_| 0);
         assert_eq!(there, Err(Undead::StillThere { life, late: 6_998 }));
     }
 }

@@ -1,4 +1,4 @@
-//! `FailStatic`: whatever the control plane loses, clients keep the last good set.
+//! `FailStatic`: clients keep the last good set, even if the registry loses its state.
 
 use std::collections::BTreeMap;
 
@@ -6,29 +6,29 @@ use callboard::{client::WatchEvent, pb::callboard::v1::change::Change};
 
 use crate::harness::{Key, key};
 
-/// What the client told its program.
+/// Message from a client to its program.
 #[derive(Debug, Clone)]
 pub enum Told {
     Event(WatchEvent),
-    /// It gave up.
+    /// The client gave up.
     GaveUp(String),
 }
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Lost {
     #[error("the client gave up: {0}")]
     GaveUp(String),
-    #[error("while no registry could be reached, the program was told {0}")]
+    #[error("while no registry could be reached, the program was sent {0}")]
     OutOfThinAir(String),
-    #[error("the program was told to replace its set before the new one was complete")]
+    #[error("the program was sent changes to a set before the new one was complete")]
     Incomplete,
 }
 
-/// The set that a program serves from, by the client's rules.
+/// Set that a program uses, by the rules of the client.
 #[derive(Debug, Default)]
 pub struct Served {
-    /// Each with the revision of its last change.
+    /// Instances with the revision of their last change.
     pub set: BTreeMap<Key, u64>,
     coming: Option<BTreeMap<Key, u64>>,
 }
@@ -61,8 +61,8 @@ impl Served {
     }
 }
 
-/// Where the reader stands after this.
-pub fn place(event: &WatchEvent) -> Option<u64> {
+/// Returns the revision of the reader after an event, if it has one.
+pub fn revision_after(event: &WatchEvent) -> Option<u64> {
     match event {
         WatchEvent::Synced { revision } | WatchEvent::Changes { revision, .. } | WatchEvent::Bookmark { revision } => {
             Some(*revision)
@@ -76,8 +76,7 @@ pub fn place(event: &WatchEvent) -> Option<u64> {
     }
 }
 
-/// A program that checks what its client tells it: between a disconnection and the next stream, nothing that changes the
-/// set.
+/// Program that checks the events of its client: between a disconnection and the next stream, none may change the set.
 #[derive(Debug, Default)]
 pub struct Program {
     pub served: Served,
@@ -100,7 +99,7 @@ impl Program {
     }
 }
 
-/// Checks all that a client told.
+/// Checks all messages of a client.
 pub fn check(told: &[Told]) -> Result<(), Lost> {
     let mut program = Program::default();
     told.iter().try_for_each(|told| program.hear(told))
@@ -127,14 +126,14 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_that_changes_nothing_passes() {
+    fn outage_without_changes_passes() {
         let outage = vec![disconnected(), disconnected(), WatchEvent::Reconnected];
         let back = vec![WatchEvent::Reset(ResetCause::OtherIncarnation), WatchEvent::Synced { revision: 9 }];
         assert_eq!(checked([start(), outage, back].concat()), Ok(()));
     }
 
     #[test]
-    fn a_set_holds_until_the_next_is_complete() {
+    fn set_stays_until_the_next_is_complete() {
         let mut served = Served::default();
         for event in start() {
             served.hear(&event).unwrap();
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn each_breach_is_found() {
+    fn each_violation_is_found() {
         let change = || WatchEvent::Changes { changes: vec![removed("a", 4)], revision: 4 };
         let thin_air = checked([start(), vec![disconnected(), change()]].concat());
         assert!(matches!(thin_air, Err(Lost::OutOfThinAir(_))), "{thin_air:?}");

@@ -1,4 +1,4 @@
-//! Gapless: snapshot and changes together are the registry's state at that revision, always; lag is never silence.
+//! Gapless: a snapshot and the changes after it always are the state of the registry at that revision.
 
 use std::collections::BTreeMap;
 
@@ -9,27 +9,27 @@ use super::{
 };
 use crate::harness::{Filter, Key, Record, Scope, View, What};
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Gap {
-    #[error("at revision {at} {instance:?} was there, since {since}, and the reader does not know of it")]
+    #[error("at revision {at} {instance:?} was registered since {since}, and the reader does not have it")]
     Missing { at: u64, instance: Key, since: u64 },
-    #[error("at revision {at} the reader has {instance:?}, which was not there")]
+    #[error("at revision {at} the reader has {instance:?}, which was not registered")]
     Ghost { at: u64, instance: Key },
     #[error("at revision {at} the reader has {instance:?} as of {has}, but it changed at {since}")]
     Stale { at: u64, instance: Key, has: u64, since: u64 },
 }
 
-/// Checks one reader's record: wherever it stood, it had what was there.
-pub fn check(record: &Record, truth: &ReferenceHistory) -> Result<(), Gap> {
+/// Checks the record of one reader: at each of its revisions, it has the registered instances.
+pub fn check(record: &Record, history: &ReferenceHistory) -> Result<(), Gap> {
     let mut view = View::default();
-    let mut replay = truth.replay(record.scope.clone());
+    let mut replay = history.replay(record.scope.clone());
     for heard in &record.heard {
         match &heard.what {
             What::Opened { .. } => view.open(),
             What::Message(message) if view.hear(message) => {
                 let has = view.set.iter().map(|(key, instance)| (key, instance.revision)).collect();
-                compare(record, truth, &mut replay, view.revision, has)?;
+                compare(record, history, &mut replay, view.revision, has)?;
             }
             What::Message(_) | What::Ended(_) => {}
         }
@@ -37,16 +37,16 @@ pub fn check(record: &Record, truth: &ReferenceHistory) -> Result<(), Gap> {
     Ok(())
 }
 
-/// Checks what our own client told its program of all in a scope.
-pub fn check_told(told: &[Told], truth: &ReferenceHistory, scope: Scope) -> Result<(), Gap> {
+/// Checks the messages of the Rust client to its program, for a scope.
+pub fn check_told(told: &[Told], history: &ReferenceHistory, scope: Scope) -> Result<(), Gap> {
     let record = Record::new("the client", scope, Filter::NONE);
-    let (mut served, mut replay) = (Served::default(), truth.replay(record.scope.clone()));
+    let (mut served, mut replay) = (Served::default(), history.replay(record.scope.clone()));
     for told in told {
         let Told::Event(event) = told else { continue };
         served.hear(event).expect("FailStatic is another check");
-        if let Some(at) = fail_static::place(event) {
+        if let Some(at) = fail_static::revision_after(event) {
             let has = served.set.iter().map(|(key, revision)| (key, *revision)).collect();
-            compare(&record, truth, &mut replay, at, has)?;
+            compare(&record, history, &mut replay, at, has)?;
         }
     }
     Ok(())
@@ -54,15 +54,15 @@ pub fn check_told(told: &[Told], truth: &ReferenceHistory, scope: Scope) -> Resu
 
 fn compare(
     record: &Record,
-    truth: &ReferenceHistory,
+    history: &ReferenceHistory,
     replay: &mut Replay<'_>,
     at: u64,
     has: BTreeMap<&Key, u64>,
 ) -> Result<(), Gap> {
     let there = replay.at(at);
     for (instance, since) in there {
-        // What nobody saw cannot be put to the filter. It happens where an instance went as soon as it came.
-        let content = truth.content(*since);
+        // The filter needs an instance that some reader saw. There is none if it was removed at once.
+        let content = history.content(*since);
         let Some(wanted) = content.map_or(is_unfiltered(record), |content| Some((record.filter.matches)(content)))
         else {
             continue;
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_everything_passes() {
+    fn complete_reader_passes() {
         let first = vec![opened(), snapshot(&[("a", 3)]), synced(4), changes(&[updated("b", 5)], 5)];
         let second = vec![resumed(), changes(&[updated("a", 6)], 0), changes(&[removed("b", 8)], 8), synced(8)];
         assert_eq!(all([first, second, vec![bookmark(9)]].concat()), Ok(()));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_from_a_reader_is_found() {
+    fn missing_or_stale_instance_is_found() {
         let missed = Gap::Missing { at: 5, instance: key("web", "b"), since: 5 };
         assert_eq!(all(vec![opened(), snapshot(&[("a", 3)]), synced(5)]), Err(missed));
         let silence = vec![opened(), snapshot(&[("a", 3), ("b", 5)]), synced(5), bookmark(7)];
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_there_is_found() {
+    fn instance_that_was_not_registered_is_found() {
         let ghost = Gap::Ghost { at: 9, instance: key("web", "b") };
         assert_eq!(all(vec![opened(), snapshot(&[("a", 6), ("b", 5)]), synced(9)]), Err(ghost));
         let unwanted = Gap::Ghost { at: 4, instance: key("web", "a") };
@@ -131,11 +131,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_kept_from_its_program_is_found() {
-        let truth = made_up::truth(&[(3, "a", true), (5, "b", true)]);
+    fn instance_that_a_client_withheld_is_found() {
+        let history = made_up::truth(&[(3, "a", true), (5, "b", true)]);
         let told = |at| {
             let events = [WatchEvent::Snapshot(vec![instance("a", 3)]), WatchEvent::Synced { revision: at }];
-            check_told(&events.map(Told::Event), &truth, Scope::Everything)
+            check_told(&events.map(Told::Event), &history, Scope::Everything)
         };
         assert_eq!(told(4), Ok(()));
         assert_eq!(told(5), Err(Gap::Missing { at: 5, instance: key("web", "b"), since: 5 }));

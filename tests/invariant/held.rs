@@ -1,18 +1,18 @@
-//! When protection held somebody, from its own log: what the promise of `DeadGoes` excepts.
+//! Times in which self-preservation held instances, from its own log: the exception of `DeadGoes`.
 
 use callboard::pb::callboard::v1::{ProtectionEvent, ProtectionEventKind};
 
 use crate::harness::Wall;
 
-/// For how long who was held.
+/// Times in which instances were held.
 #[derive(Debug, Default)]
 pub struct Held {
-    /// A service, or all where it is empty; from when to when.
+    /// Service, empty for all; start and end.
     spans: Vec<(String, Wall, Wall)>,
 }
 
 impl Held {
-    /// By the log, the oldest first.
+    /// Reads the times from the log, the oldest event first.
     pub fn by(log: &[ProtectionEvent]) -> Self {
         let mut held = Self::default();
         for event in log {
@@ -28,8 +28,8 @@ impl Held {
         held
     }
 
-    /// Who was due between these times in this service may be there until the second, or for as long as it was held and
-    /// `allowed` milliseconds more.
+    /// Returns the time until which an instance may be registered that was due at `due`: `limit`, or the end of the time in which
+    /// it was held and `allowed` milliseconds more.
     pub fn until(&self, service: &str, due: Wall, limit: Wall, allowed: u64) -> Wall {
         let mut until = limit;
         let spans = || self.spans.iter().filter(|(of, ..)| of.is_empty() || of == service);
@@ -47,7 +47,7 @@ mod tests {
     use callboard::pb::callboard::v1::Protection;
 
     #[test]
-    fn held_from_one_protection_to_the_next() {
+    fn adjacent_times_are_joined() {
         use ProtectionEventKind::{Began, Ended, Reset};
         let event = |service: &str, seconds, kind: ProtectionEventKind| ProtectionEvent {
             time: Some(prost_types::Timestamp { seconds, nanos: 0 }),

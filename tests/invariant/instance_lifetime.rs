@@ -1,26 +1,26 @@
-//! One registration's life, from its holder's side: when it gave signs, and how it stopped.
+//! Lifetime of one registration as its holder knows it: its renewals, and how it stopped.
 
 use callboard::pb::callboard::v1::{Event, EventKind};
 
 use super::ReferenceHistory;
 use crate::harness::{Span, Wall, key};
 
-/// A sign of life that was answered: sent at the earliest, answered at the latest.
+/// Renewal that was answered: from sending to the answer.
 pub type Sign = Span;
 
-/// Milliseconds by which a deadline in whole milliseconds may seem early, seen through another clock.
+/// Milliseconds by which a deadline may seem early by another clock.
 pub const BLUR: u64 = 5;
 
-/// How a holder stopped.
+/// End of a registration, by its holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// Without a word.
+    /// The holder stopped its heartbeats.
     Silent,
-    /// It, or an operator, said goodbye, or another boot replaced it.
+    /// The holder or an operator deregistered it, or another boot took over.
     Told,
 }
 
-/// What its holder knows of one registration.
+/// Lifetime of one registration.
 #[derive(Debug, Clone)]
 pub struct InstanceLifetime {
     pub service: String,
@@ -29,30 +29,30 @@ pub struct InstanceLifetime {
     pub ttl: u64,
     /// Milliseconds.
     pub grace: Option<u64>,
-    /// The revision that Register was answered with.
+    /// Revision in the response to Register.
     pub revision: u64,
-    /// At least one: Register itself.
+    /// Renewals; the first is Register itself.
     pub signs: Vec<Sign>,
-    /// When its holder broke the stream that carried its last heartbeat.
+    /// Time at which the holder broke the stream of its last heartbeat.
     pub broke: Option<Span>,
     pub stop: Stop,
 }
 
 impl InstanceLifetime {
-    /// The earliest time at which it may be believed dead.
+    /// Earliest time at which it may be removed.
     pub fn due(&self) -> Wall {
         self.end(|span| span.from)
     }
 
-    /// The time at which it must be believed dead, apart from what the promise allows.
+    /// Time after which it is overdue.
     pub fn overdue(&self) -> Wall {
         self.end(|span| span.to)
     }
 
-    /// The event that ended it, with its time.
-    pub fn end_event<'a>(&'a self, truth: &'a ReferenceHistory) -> Option<(&'a Event, Wall)> {
+    /// Event that ended it, with its time.
+    pub fn end_event<'a>(&'a self, history: &'a ReferenceHistory) -> Option<(&'a Event, Wall)> {
         let ends = |event: &&Event| matches!(event.kind(), EventKind::Removed | EventKind::TakenOver);
-        let mut later = truth.of(&self.service, &self.id).filter(|event| event.revision > self.revision);
+        let mut later = history.of(&self.service, &self.id).filter(|event| event.revision > self.revision);
         later.find(ends).map(|event| (event, time(event)))
     }
 
@@ -62,7 +62,7 @@ impl InstanceLifetime {
     }
 
     fn end(&self, side: fn(&Span) -> Wall) -> Wall {
-        let last = self.signs.iter().map(side).max().expect("a life has a sign") + self.ttl;
+        let last = self.signs.iter().map(side).max().expect("a lifetime has a renewal") + self.ttl;
         match (&self.broke, self.grace) {
             (Some(broke), Some(grace)) => last.min(side(broke) + grace),
             _ => last,
@@ -81,21 +81,21 @@ pub mod made_up {
     use super::*;
     use callboard::pb::callboard::v1::RemovalReason;
 
-    /// Born at revision 1, with signs at these times, each answered 2 ms later; three seconds to live.
+    /// Lifetime from revision 1 with renewals at these times, each answered 2 ms later, and a TTL of three seconds.
     pub fn life(signs: &[Wall], stop: Stop) -> InstanceLifetime {
         let signs = signs.iter().map(|at| Span { from: *at, to: *at + 2 }).collect();
         let (service, id) = key("web", "a");
         InstanceLifetime { service, id, ttl: 3_000, grace: None, revision: 1, signs, broke: None, stop }
     }
 
-    /// Born at revision 1; gone at revision 2, for this reason, at this time.
+    /// History of an instance that was registered at revision 1 and removed at revision 2.
     pub fn gone(at: Wall, reason: RemovalReason) -> ReferenceHistory {
-        let mut truth = crate::invariant::reference_history::made_up::truth(&[(1, "a", true), (2, "a", false)]);
-        truth.events[1].time = Some(prost_types::Timestamp {
+        let mut history = crate::invariant::reference_history::made_up::truth(&[(1, "a", true), (2, "a", false)]);
+        history.events[1].time = Some(prost_types::Timestamp {
             seconds: (at / 1_000).try_into().unwrap(),
             nanos: (at % 1_000 * 1_000_000).try_into().unwrap(),
         });
-        truth.events[1].reason = reason.into();
-        truth
+        history.events[1].reason = reason.into();
+        history
     }
 }

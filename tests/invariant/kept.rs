@@ -1,32 +1,32 @@
-//! Kept: what was acknowledged is there after the registry was killed; what was not acknowledged is there as a whole, or
-//! not at all. It stands behind `ReadYourWrites` and `LiveStays` where the registry is kept on a disk.
+//! Kept: acknowledged writes survive a kill of the registry; other writes survive as a whole, or not at all. Part of
+//! `ReadYourWrites` and `LiveStays` for the disk engine.
 
 use callboard::pb::callboard::v1::Instance;
 
 use crate::harness::{Key, Wall};
 
-/// One write to an instance. Whoever writes it sends the next when it knows what became of this one.
+/// One write to an instance. Its writer sends the next one once this one was answered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Asked {
     pub write: Write,
-    /// When, and with which revision. `None`: the registry was killed before it answered.
+    /// Time and revision of the acknowledgement. `None`: the registry was killed before it answered.
     pub acknowledged: Option<(Wall, u64)>,
 }
 
-/// What a write leaves.
+/// State of an instance after a write.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
-    /// The instance, with this as its first tag.
+    /// Registered, with this first tag.
     Put(String),
     Remove,
 }
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum NotKept {
     #[error("{instance:?}: {write:?} was acknowledged at revision {revision} and is lost; found is {found:?}")]
     Lost { instance: Key, write: Write, revision: u64, found: Write },
-    #[error("{instance:?}: found is {found:?}, which nobody wrote after what is known to have been there")]
+    #[error("{instance:?}: found is {found:?}, which was not written after the last known state")]
     OutOfThinAir { instance: Key, found: Write },
     #[error("{instance:?}: {write:?} was acknowledged at revision {told}, and is there as of {found}")]
     Renumbered { instance: Key, write: Write, told: u64, found: u64 },
@@ -34,8 +34,8 @@ pub enum NotKept {
     NotTheLast { lost: u64, kept: u64 },
 }
 
-/// Which of the writes to an instance was the last that was done, by what was found after a restart. The first of `asked` stands
-/// for what was there before. What was acknowledged later than `sure` may be lost.
+/// Returns the index of the last write that took effect, by the state after a restart. The first of `asked` is the state before.
+/// Writes that were acknowledged after `sure` may be lost.
 pub fn check(instance: &Key, asked: &[Asked], found: Option<&Instance>, sure: Wall) -> Result<usize, NotKept> {
     let left = found.map_or(Write::Remove, |found| Write::Put(found.tags.first().cloned().unwrap_or_default()));
     let is_sure = |asked: &Asked| asked.acknowledged.is_some_and(|(at, _)| at <= sure);
@@ -57,7 +57,7 @@ pub fn check(instance: &Key, asked: &[Asked], found: Option<&Instance>, sure: Wa
     }
 }
 
-/// What is lost, by revisions, is what was written last.
+/// Checks that the lost revisions are the last ones.
 pub fn check_order(lost: &[u64], kept: &[u64]) -> Result<(), NotKept> {
     match (lost.iter().min(), kept.iter().max()) {
         (Some(&lost), Some(&kept)) if lost < kept => Err(NotKept::NotTheLast { lost, kept }),
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_and_what_may_be_passes() {
+    fn acknowledged_and_unanswered_writes_pass() {
         let asked = [gone(Some((1, 0))), put("one", Some((2, 5))), put("two", None)];
         assert_eq!(checked(&asked, Some(&found("one", 5))), Ok(1));
         assert_eq!(checked(&asked, Some(&found("two", 6))), Ok(2), "done, and never answered");
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn each_breach_is_found() {
+    fn each_violation_is_found() {
         let instance = key("web", "a");
         let asked = [gone(Some((1, 0))), put("one", Some((2, 5))), put("two", Some((3, 6)))];
         let lost =

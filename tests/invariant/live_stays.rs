@@ -1,4 +1,4 @@
-//! `LiveStays`: an instance that heartbeats in time is never absent, nor suspected.
+//! `LiveStays`: an instance with heartbeats in time is never absent or suspect.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,23 +13,23 @@ use super::{
 };
 use crate::harness::{Key, Wall};
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Gone {
-    #[error("{life} was declared dead at {at}, {early} ms before it could be")]
+    #[error("{life} was removed at {at}, {early} ms before it could be")]
     TooEarly { life: String, at: Wall, early: u64 },
-    #[error("{life} was suspected at {at}, {early} ms before it could be")]
+    #[error("{life} became suspect at {at}, {early} ms before it could be")]
     Suspected { life: String, at: Wall, early: u64 },
-    #[error("{life} was taken away, though nobody asked for that")]
+    #[error("{life} was removed without a request")]
     Unasked { life: String },
-    #[error("{life} was told HELD at {sign}, after it was removed at {at}")]
+    #[error("{life} was answered HELD at {sign}, after it was removed at {at}")]
     HeldInVain { life: String, at: Wall, sign: Wall },
-    #[error("{instance:?} heartbeats, and a program that had it serves without it, from {left} of {of}")]
+    #[error("{instance:?} is live, and a program that had it no longer uses it, but {left} of {of}")]
     NotServed { instance: Key, left: usize, of: usize },
 }
 
-/// Checks what a program serves from, step by step, through whatever happens to the registry: these live all the time, and
-/// once it had them all it never lacks one.
+/// Checks the set that a program uses, step by step, whatever happens to the registry: these instances live all the time, and once
+/// the program had them all, it never lacks one.
 #[derive(Debug, Clone)]
 pub struct Kept {
     living: Arc<BTreeSet<Key>>,
@@ -55,11 +55,11 @@ impl Kept {
     }
 }
 
-/// Checks all lives of a history.
-pub fn check(lives: &[InstanceLifetime], truth: &ReferenceHistory) -> Result<(), Gone> {
+/// Checks all lifetimes of a history.
+pub fn check(lives: &[InstanceLifetime], history: &ReferenceHistory) -> Result<(), Gone> {
     for life in lives {
-        suspected_in_time(life, truth)?;
-        let Some((end, at)) = life.end_event(truth) else { continue };
+        suspected_in_time(life, history)?;
+        let Some((end, at)) = life.end_event(history) else { continue };
         let name = || life.name();
         let expired = end.kind() == EventKind::Removed && end.reason() == RemovalReason::Expired;
         if expired && at + BLUR < life.due() {
@@ -75,13 +75,13 @@ pub fn check(lives: &[InstanceLifetime], truth: &ReferenceHistory) -> Result<(),
     Ok(())
 }
 
-/// A suspicion comes no sooner than the end would.
-fn suspected_in_time(life: &InstanceLifetime, truth: &ReferenceHistory) -> Result<(), Gone> {
-    let end = life.end_event(truth).map_or(u64::MAX, |(event, _)| event.revision);
-    let of_life = truth.of(&life.service, &life.id).filter(|event| (life.revision..end).contains(&event.revision));
+/// Checks that the instance became suspect no sooner than it could have expired.
+fn suspected_in_time(life: &InstanceLifetime, history: &ReferenceHistory) -> Result<(), Gone> {
+    let end = life.end_event(history).map_or(u64::MAX, |(event, _)| event.revision);
+    let of_life = history.of(&life.service, &life.id).filter(|event| (life.revision..end).contains(&event.revision));
     for event in of_life.filter(|event| event.status_after() == InstanceStatus::Suspect) {
         let at = time(event);
-        // A sign that had been answered by then.
+        // A renewal that had been answered by then.
         let Some(sign) = life.signs.iter().filter(|sign| sign.to < at).map(|sign| sign.from).max() else { continue };
         let grace = life.broke.zip(life.grace).map(|(broke, grace)| broke.from + grace);
         let due = grace.map_or(sign + life.ttl, |grace| grace.min(sign + life.ttl));
@@ -98,7 +98,7 @@ mod tests {
     use crate::invariant::instance_lifetime::made_up::{gone, life};
 
     #[test]
-    fn who_went_when_it_could_passes() {
+    fn removal_when_due_passes() {
         let silent = life(&[10_000, 11_000], Stop::Silent);
         assert_eq!(check(std::slice::from_ref(&silent), &gone(14_001, RemovalReason::Expired)), Ok(()));
         let told = life(&[10_000], Stop::Told);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_has_to_be_told_of_all_before_it_can_lack_one() {
+    fn program_lacks_an_instance_only_after_it_had_all() {
         let (a, b) = (key("web", "a"), key("web", "b"));
         let mut kept = Kept::new(&Arc::new(BTreeSet::from([a.clone(), b.clone()])));
         let one = BTreeMap::from([(a.clone(), 1)]);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn each_breach_is_found() {
+    fn each_violation_is_found() {
         let silent = || life(&[10_000, 11_000], Stop::Silent);
         let name = silent().name();
         let early = check(&[silent()], &gone(13_500, RemovalReason::Expired));

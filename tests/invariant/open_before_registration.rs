@@ -1,4 +1,4 @@
-//! `OpenBeforeRegistration`: watching what does not exist works, and hears its first registration.
+//! `OpenBeforeRegistration`: a watch of an unknown service is open, and gets its first registration.
 
 use callboard::pb::callboard::v1::{EventKind, watch_response::Message};
 use tonic::Code;
@@ -6,21 +6,21 @@ use tonic::Code;
 use super::ReferenceHistory;
 use crate::harness::{Key, Record, View, What, key};
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum NotOpen {
     #[error("the stream ended with {0:?} before it was synced")]
     Refused(Code),
-    #[error("at revision {at} nothing was there, and the reader was shown {shown}")]
+    #[error("at revision {at} nothing was registered, and the reader was sent {shown}")]
     NotEmpty { at: u64, shown: usize },
-    #[error("{instance:?} came first, at revision {came}, and at {at} the reader has not heard of it")]
+    #[error("{instance:?} was registered first, at revision {came}, and at {at} the reader does not have it")]
     Unheard { instance: Key, came: u64, at: u64 },
-    #[error("the stream had to start over to hear of the first registration")]
+    #[error("the stream was reset before the first registration")]
     StartedOver,
 }
 
-/// Checks one reader's record, where it watched before anything was there.
-pub fn check(record: &Record, truth: &ReferenceHistory) -> Result<(), NotOpen> {
+/// Checks the record of one reader that watched before anything was registered.
+pub fn check(record: &Record, history: &ReferenceHistory) -> Result<(), NotOpen> {
     let mut view = View::default();
     let mut empty_since: Option<u64> = None;
     let mut synced = false;
@@ -40,36 +40,36 @@ pub fn check(record: &Record, truth: &ReferenceHistory) -> Result<(), NotOpen> {
                 if !view.hear(message) {
                     continue;
                 }
-                if is_synced && !synced && truth.replay(record.scope.clone()).at(view.revision).is_empty() {
+                if is_synced && !synced && history.replay(record.scope.clone()).at(view.revision).is_empty() {
                     if !view.set.is_empty() {
                         return Err(NotOpen::NotEmpty { at: view.revision, shown: view.set.len() });
                     }
                     empty_since = Some(view.revision);
                 }
                 synced |= is_synced;
-                empty_since = still_empty(record, truth, &view, empty_since)?;
+                empty_since = still_empty(record, history, &view, empty_since)?;
             }
         }
     }
     Ok(())
 }
 
-/// Since when the reader waits for a first registration, after it stood where it stands.
+/// Returns the revision from which the reader waits for a first registration, if it still waits.
 fn still_empty(
     record: &Record,
-    truth: &ReferenceHistory,
+    history: &ReferenceHistory,
     view: &View,
     since: Option<u64>,
 ) -> Result<Option<u64>, NotOpen> {
     let Some(since) = since else { return Ok(None) };
     let at = view.revision;
-    let first = truth
+    let first = history
         .events
         .iter()
         .find(|event| event.revision > since && event.revision <= at && record.scope.includes(&event.service));
     let Some(first) = first else { return Ok(Some(since)) };
     let instance = key(&first.service, &first.instance_id);
-    let left = truth
+    let left = history
         .of(&first.service, &first.instance_id)
         .any(|event| event.kind() == EventKind::Removed && event.revision > first.revision && event.revision <= at);
     if record.filter.text.is_empty() && !left && !view.set.contains_key(&instance) {
@@ -84,19 +84,19 @@ mod tests {
     use crate::invariant::reference_history::made_up;
 
     fn checked(heard: Vec<Heard>) -> Result<(), NotOpen> {
-        let truth = made_up::truth(&[(6, "a", true), (8, "a", false), (9, "b", true)]);
-        check(&Record { heard, ..Record::new("r", Scope::names(&["web"]), Filter::NONE) }, &truth)
+        let history = made_up::truth(&[(6, "a", true), (8, "a", false), (9, "b", true)]);
+        check(&Record { heard, ..Record::new("r", Scope::names(&["web"]), Filter::NONE) }, &history)
     }
 
     #[test]
-    fn who_waited_and_heard_passes() {
+    fn reader_that_got_the_first_registration_passes() {
         assert_eq!(checked(vec![opened(), synced(5), changes(&[updated("a", 6)], 6)]), Ok(()));
-        assert_eq!(checked(vec![opened(), synced(5), bookmark(8)]), Ok(()), "it came and went");
+        assert_eq!(checked(vec![opened(), synced(5), bookmark(8)]), Ok(()), "registered and removed");
         assert_eq!(checked(vec![opened(), snapshot(&[("a", 6)]), synced(7), bookmark(8)]), Ok(()), "it did not wait");
     }
 
     #[test]
-    fn each_breach_is_found() {
+    fn each_violation_is_found() {
         let refused = Heard { at: 0, what: What::Ended(Some(Code::NotFound)) };
         assert_eq!(checked(vec![opened(), refused]), Err(NotOpen::Refused(Code::NotFound)));
         let shown = vec![opened(), snapshot(&[("a", 6)]), synced(5)];

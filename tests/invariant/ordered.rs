@@ -4,17 +4,17 @@ use callboard::pb::callboard::v1::{ResetReason, change::Change, watch_response::
 
 use crate::harness::{Record, What};
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum NotOrdered {
-    #[error("stood at {stood}, then at {then}: revisions must rise")]
+    #[error("revision {then} after {stood}: revisions must rise")]
     Fell { stood: u64, then: u64 },
     #[error("a change of revision {change} in the step from {stood} to {step}: it belongs to another step")]
     Misplaced { change: u64, stood: u64, step: u64 },
 }
 
-/// Checks one reader's record. A place once reached holds through reconnects; only another life of the
-/// registry begins anew.
+/// Checks the record of one reader. Its revision holds through reconnects; only another incarnation of the registry starts
+/// again.
 pub fn check(record: &Record) -> Result<(), NotOrdered> {
     let mut stood = 0;
     let mut step: Vec<u64> = Vec::new();
@@ -30,7 +30,7 @@ pub fn check(record: &Record) -> Result<(), NotOrdered> {
                     stood = 0;
                 }
             }
-            // It marks an end, and may stand where the last step has led.
+            // It may have the revision of the last step.
             Some(Message::Synced(synced)) if synced.revision >= stood => stood = synced.revision,
             Some(Message::Synced(synced)) => return Err(NotOrdered::Fell { stood, then: synced.revision }),
             Some(Message::Bookmark(bookmark)) => stood = risen(stood, bookmark.revision)?,
@@ -52,7 +52,7 @@ pub fn check(record: &Record) -> Result<(), NotOrdered> {
     Ok(())
 }
 
-/// The revision at which a change happened.
+/// Revision of a change.
 pub fn revision(change: &Change) -> u64 {
     match change {
         Change::Updated(instance) => instance.revision,
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_that_falls_or_stays_is_found() {
+    fn revision_that_does_not_rise_is_found() {
         let stayed = checked(vec![opened(), synced(5), bookmark(5)]);
         assert_eq!(stayed, Err(NotOrdered::Fell { stood: 5, then: 5 }));
         let fell = checked(vec![opened(), synced(5), changes(&[updated("a", 4)], 4)]);
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_another_step_is_found() {
+    fn change_outside_its_step_is_found() {
         for change in [5, 9] {
             let found = checked(vec![opened(), synced(5), changes(&[updated("a", change)], 0), changes(&[], 8)]);
             assert_eq!(found, Err(NotOrdered::Misplaced { change, stood: 5, step: 8 }));

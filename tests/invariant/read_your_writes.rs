@@ -1,25 +1,25 @@
-//! `ReadYourWrites`: a reply to a write means that reads on that replica see it.
+//! `ReadYourWrites`: after the response to a write, reads on that replica see it.
 
 use callboard::pb::callboard::v1::EventKind;
 
 use super::ReferenceHistory;
 use crate::harness::Key;
 
-/// A write that was answered, and a read that was asked for after that.
+/// Write that was answered, and a read after that.
 #[derive(Debug, Clone)]
 pub struct ReadBack {
-    /// How it was read.
+    /// Method of the read.
     pub by: &'static str,
     pub instance: Key,
-    /// The revision that the write was answered with.
+    /// Revision in the response to the write.
     pub wrote: u64,
-    /// Whether the write left it there.
+    /// True if the write left the instance registered.
     pub present: bool,
-    /// The revision of the instance that the read found.
+    /// Revision of the instance that the read found.
     pub found: Option<u64>,
 }
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Unread {
     #[error("{by} did not see {instance:?}, written at {wrote}, and nothing removed it")]
@@ -31,11 +31,11 @@ pub enum Unread {
 }
 
 /// Checks all reads of a history.
-pub fn check(reads: &[ReadBack], truth: &ReferenceHistory) -> Result<(), Unread> {
+pub fn check(reads: &[ReadBack], history: &ReferenceHistory) -> Result<(), Unread> {
     for read in reads {
         let ReadBack { by, instance, wrote, present, found } = read.clone();
         let removed_since = || {
-            let mut events = truth.of(&instance.0, &instance.1);
+            let mut events = history.of(&instance.0, &instance.1);
             events.any(|event| event.revision > wrote && event.kind() == EventKind::Removed)
         };
         match found {
@@ -55,12 +55,12 @@ mod tests {
     use crate::{harness::key, invariant::reference_history::made_up};
 
     fn checked(wrote: u64, present: bool, found: Option<u64>) -> Result<(), Unread> {
-        let truth = made_up::truth(&[(3, "a", true), (5, "a", true), (7, "a", false), (9, "a", true)]);
-        check(&[ReadBack { by: "get", instance: key("web", "a"), wrote, present, found }], &truth)
+        let history = made_up::truth(&[(3, "a", true), (5, "a", true), (7, "a", false), (9, "a", true)]);
+        check(&[ReadBack { by: "get", instance: key("web", "a"), wrote, present, found }], &history)
     }
 
     #[test]
-    fn reads_that_saw_the_write_or_what_came_after_pass() {
+    fn reads_of_the_write_or_a_later_one_pass() {
         assert_eq!(checked(3, true, Some(3)), Ok(()));
         assert_eq!(checked(3, true, Some(5)), Ok(()));
         assert_eq!(checked(5, true, None), Ok(()), "removed at 7");
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn each_breach_is_found() {
+    fn each_violation_is_found() {
         let (by, instance) = ("get", key("web", "a"));
         let stale = Unread::Stale { by, instance: instance.clone(), wrote: 5, found: 3 };
         assert_eq!(checked(5, true, Some(3)), Err(stale));

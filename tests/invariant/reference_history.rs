@@ -1,5 +1,5 @@
-//! What really happened: the one order of all changes, from the registry's own log, and what instances looked like, from
-//! everybody who saw one.
+//! Reference history: the one order of all changes, from the registry's own log, and the contents of instances, from all
+//! readers.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,28 +7,28 @@ use callboard::pb::callboard::v1::{Event, EventKind, Instance, change::Change, w
 
 use crate::harness::{Key, Record, Scope, What, key};
 
-/// The one order of changes.
+/// All changes in order.
 #[derive(Debug, Default)]
 pub struct ReferenceHistory {
-    /// The oldest first; one for each revision.
+    /// Events, the oldest first; one for each revision.
     pub events: Vec<Event>,
-    /// Instances as they were from their revision on.
+    /// Instances by the revision of their last change.
     contents: HashMap<u64, Instance>,
 }
 
-/// What cannot be, whoever is right.
+/// Contradiction between the log and the readers.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Contradiction {
     #[error("two events in the log have revision {0}, or they are out of order")]
     Unordered(u64),
     #[error("at revision {0} two readers saw different instances")]
     TwoContents(u64),
-    #[error("{reader} saw {instance:?} change at revision {revision}, of which the log knows nothing")]
+    #[error("{reader} saw {instance:?} change at revision {revision}, which is not in the log")]
     NotInTheLog { reader: String, instance: Key, revision: u64 },
 }
 
 impl ReferenceHistory {
-    /// Puts the log and all records together; `seen` are instances that came as answers to calls.
+    /// Combines the log and all records. `seen`: instances from responses to calls.
     pub fn gather<'a>(
         events: Vec<Event>,
         records: impl IntoIterator<Item = &'a Record>,
@@ -37,37 +37,37 @@ impl ReferenceHistory {
         if let Some(pair) = events.windows(2).find(|pair| pair[0].revision >= pair[1].revision) {
             return Err(Contradiction::Unordered(pair[1].revision));
         }
-        let mut truth = Self { events, contents: HashMap::new() };
+        let mut history = Self { events, contents: HashMap::new() };
         for instance in seen {
-            truth.learn("a call", &instance)?;
+            history.learn("a call", &instance)?;
         }
         for record in records {
             for instance in record.heard.iter().flat_map(|heard| instances(&heard.what)) {
-                truth.learn(&record.reader, instance)?;
+                history.learn(&record.reader, instance)?;
             }
         }
-        Ok(truth)
+        Ok(history)
     }
 
-    /// What the instance looked like from this revision on, if anybody saw it.
+    /// Returns the instance as of this revision, if a reader saw it.
     pub fn content(&self, revision: u64) -> Option<&Instance> {
         self.contents.get(&revision)
     }
 
-    /// The event of this revision.
+    /// Returns the event of this revision.
     pub fn event(&self, revision: u64) -> Option<&Event> {
         let at = self.events.binary_search_by_key(&revision, |event| event.revision);
         at.ok().map(|at| &self.events[at])
     }
 
-    /// All events of an instance.
+    /// Returns all events of an instance.
     pub fn of<'a>(&'a self, service: &'a str, id: &'a str) -> impl Iterator<Item = &'a Event> {
         self.events.iter().filter(move |event| event.service == service && event.instance_id == id)
     }
 
-    /// Goes through the order, from its beginning.
+    /// Starts a replay from the beginning.
     pub fn replay(&self, scope: Scope) -> Replay<'_> {
-        Replay { truth: self, scope, next: 0, present: BTreeMap::new() }
+        Replay { history: self, scope, next: 0, present: BTreeMap::new() }
     }
 
     fn learn(&mut self, reader: &str, instance: &Instance) -> Result<(), Contradiction> {
@@ -100,20 +100,20 @@ fn instances(what: &What) -> Vec<&Instance> {
     }
 }
 
-/// The state of a scope, moved on from revision to revision.
+/// State of a scope, which advances from revision to revision.
 #[derive(Debug)]
 pub struct Replay<'a> {
-    truth: &'a ReferenceHistory,
+    history: &'a ReferenceHistory,
     scope: Scope,
     next: usize,
-    /// For each that is present, the revision of its last change.
+    /// Registered instances with the revision of their last change.
     present: BTreeMap<Key, u64>,
 }
 
 impl Replay<'_> {
-    /// Who was present at this revision, which must not be older than the last that was asked for.
+    /// Returns the registered instances at a revision, which must not be older than that of the last call.
     pub fn at(&mut self, revision: u64) -> &BTreeMap<Key, u64> {
-        while let Some(event) = self.truth.events.get(self.next)
+        while let Some(event) = self.history.events.get(self.next)
             && event.revision <= revision
         {
             self.next += 1;
@@ -131,13 +131,13 @@ impl Replay<'_> {
     }
 }
 
-/// Histories that never were.
+/// Histories for unit tests.
 #[cfg(test)]
 pub mod made_up {
     use super::*;
     use callboard::pb::callboard::v1::RemovalReason;
 
-    /// Revision, id in the service `web`, and whether it was there afterwards.
+    /// Makes a history. Each event has a revision, an id in the service `web`, and true if the instance is registered after it.
     pub fn truth(events: &[(u64, &str, bool)]) -> ReferenceHistory {
         let mut known = std::collections::HashSet::new();
         let events = events.iter().map(|(revision, id, present)| {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_that_contradict_the_log_or_each_other_are_found() {
+    fn contradictions_between_readers_and_the_log_are_found() {
         assert!(gather(vec![message::snapshot(&[("a", 5)]), message::snapshot(&[("a", 7)])]).is_ok());
         let unknown = gather(vec![message::snapshot(&[("a", 6)])]).unwrap_err();
         assert!(matches!(unknown, Contradiction::NotInTheLog { revision: 6, .. }));
@@ -190,11 +190,11 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_knows_who_was_there() {
-        let truth = made_up::truth(&[(1, "a", true), (2, "b", true), (3, "a", false), (4, "b", true)]);
-        let mut replay = truth.replay(Scope::Everything);
+    fn replay_has_the_registered_instances() {
+        let history = made_up::truth(&[(1, "a", true), (2, "b", true), (3, "a", false), (4, "b", true)]);
+        let mut replay = history.replay(Scope::Everything);
         assert_eq!(replay.at(2).len(), 2);
         assert_eq!(replay.at(9), &BTreeMap::from([(key("web", "b"), 4)]));
-        assert!(truth.replay(Scope::names(&["db"])).at(9).is_empty());
+        assert!(history.replay(Scope::names(&["db"])).at(9).is_empty());
     }
 }

@@ -1,38 +1,38 @@
-//! Resumable: a token continues without gap or repeat, or the stream says `reset` and snapshots. Never a guess.
+//! Resumable: a token continues without a gap or a repeat, or the stream sends `reset` and a snapshot.
 
 use callboard::pb::callboard::v1::watch_response::Message;
 
 use crate::harness::{Record, What};
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum NotResumable {
-    #[error("a snapshot where nothing called for one: a reader that holds a set must hear a reset before")]
+    #[error("a snapshot without a reset, to a reader that has a set")]
     Unannounced,
-    #[error("{0} before the stream said that it is synced")]
+    #[error("{0} before the stream was synced")]
     TooEarly(&'static str),
     #[error("a second synced on one stream, without a reset between")]
     SyncedTwice,
-    #[error("a step or a snapshot was left unfinished, and something else was said")]
+    #[error("another message before a step or a snapshot was complete")]
     Unfinished,
-    #[error("a place was told without a token to come back to it")]
+    #[error("a revision without a token to resume from it")]
     NoToken,
-    #[error("something was said before a stream was open")]
+    #[error("a message before a stream was open")]
     NotOpen,
 }
 
-/// Where a stream is.
+/// Phase of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Closed,
-    /// A snapshot is due, or under way.
+    /// A snapshot follows, or is incomplete.
     Snapshot,
-    /// What the token missed is due.
+    /// Changes since the token follow.
     CatchingUp,
     Live,
 }
 
-/// Checks one reader's record: each stream goes through its phases as the contract has them.
+/// Checks the record of one reader: each stream goes through the phases of the contract.
 pub fn check(record: &Record) -> Result<(), NotResumable> {
     let (mut phase, mut step) = (Phase::Closed, false);
     for heard in &record.heard {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_by_the_rules_pass() {
+    fn streams_by_the_contract_pass() {
         let first = vec![opened(), snapshot(&[("a", 3)]), synced(5), changes(&[updated("a", 6)], 6)];
         let second = vec![resumed(), changes(&[updated("a", 7)], 0), changes(&[], 7), synced(7), bookmark(9)];
         let third = vec![resumed(), reset(), snapshot(&[("a", 20)]), synced(20), reset(), synced(30)];
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn each_breach_is_found() {
+    fn each_violation_is_found() {
         let snapshot = || snapshot(&[("a", 3)]);
         let cases = [
             (vec![opened(), synced(5), resumed(), snapshot()], NotResumable::Unannounced),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_without_a_token_is_found() {
+    fn revision_without_token_is_found() {
         let mut lost = synced(5);
         let What::Message(message) = &mut lost.what else { panic!("synced is a message") };
         let Some(Message::Synced(synced)) = &mut message.message else { panic!("it is synced") };

@@ -7,10 +7,10 @@ use callboard::pb::callboard::v1::{change::Change, watch_response::Message};
 use super::ordered::revision;
 use crate::harness::{Key, Record, What, key};
 
-/// How the promise is broken.
+/// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum NotUnique {
-    #[error("{instance:?} was told twice of its change at revision {revision}")]
+    #[error("{instance:?} was sent twice with its change at revision {revision}")]
     Change { instance: Key, revision: u64 },
     #[error("{0:?} is twice in one step: an instance has at most one difference")]
     Step(Key),
@@ -18,10 +18,10 @@ pub enum NotUnique {
     Snapshot(Key),
 }
 
-/// Checks one reader's record.
+/// Checks the record of one reader.
 pub fn check(record: &Record) -> Result<(), NotUnique> {
     let (mut told, mut step, mut snapshot) = (HashSet::new(), HashSet::new(), HashSet::new());
-    // Changes of a step that was cut short come again when the stream resumes: they were never to be applied.
+    // Changes of an incomplete step are sent again when the stream resumes: a reader does not apply them.
     let mut unfinished = Vec::new();
     for heard in &record.heard {
         let What::Message(message) = &heard.what else {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_told_twice_is_found() {
+    fn change_that_is_sent_twice_is_found() {
         let found = Err(NotUnique::Change { instance: key("web", "a"), revision: 6 });
         assert_eq!(checked(vec![opened(), changes(&[updated("a", 6)], 6), changes(&[updated("a", 6)], 7)]), found);
         let again = vec![opened(), changes(&[updated("a", 6)], 6), resumed(), changes(&[updated("a", 6)], 8)];
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_twice_in_a_step_or_a_snapshot_is_found() {
+    fn instance_twice_in_a_step_or_a_snapshot_is_found() {
         let step = vec![opened(), changes(&[updated("a", 6)], 0), changes(&[removed("a", 7)], 7)];
         assert_eq!(checked(step), Err(NotUnique::Step(key("web", "a"))));
         let parts = vec![opened(), snapshot(&[("a", 3)]), snapshot(&[("b", 3), ("a", 3)])];

@@ -1,4 +1,4 @@
-//! Ids and checks that change hands, in every order in which that can be told.
+//! Ids and checks that pass from one instance to another, in every order.
 
 use std::time::Duration;
 
@@ -20,14 +20,19 @@ fn check(id: &str) -> CheckId {
     CheckId::parse(id).unwrap()
 }
 
-/// Registers an instance with checks that say this until they are fed.
-fn enroll(engine: &Memory, service: &str, (node, id): (&str, &str), checks: &[(&str, CheckStatus)]) -> CommandOutcome {
+/// Registers an instance with checks of this status.
+fn register_with_checks(
+    engine: &Memory,
+    service: &str,
+    (node, id): (&str, &str),
+    checks: &[(&str, CheckStatus)],
+) -> CommandOutcome {
     let asked = |(id, status): &(&str, CheckStatus)| {
         let definition =
             CheckDefinition { interval: Duration::from_secs(9), ..CheckDefinition::new(check(id), "c", Probe::Ttl) };
         NewCheck { definition: definition.into(), status: *status }
     };
-    let enroll = RegisterWithoutLease {
+    let register_with_checks = RegisterWithoutLease {
         service: name(service),
         id: InstanceId::on_node(node, id),
         description: description(&[], 1),
@@ -35,10 +40,10 @@ fn enroll(engine: &Memory, service: &str, (node, id): (&str, &str), checks: &[(&
         checks: checks.iter().map(asked).collect(),
         replace_checks: false,
     };
-    engine.submit(Command::RegisterWithoutLease(Box::new(enroll)), at(0)).unwrap()
+    engine.submit(Command::RegisterWithoutLease(Box::new(register_with_checks)), at(0)).unwrap()
 }
 
-fn judge(engine: &Memory, service: &str, id: &str, status: CheckStatus) {
+fn set_status(engine: &Memory, service: &str, id: &str, status: CheckStatus) {
     let (service, id) = (name(service), InstanceId::parse_any(id).unwrap());
     engine
         .submit(Command::SetCheckStatus { service, id, check: check("x"), definition_revision: None, status }, at(0))
@@ -66,16 +71,16 @@ fn checks(outcome: &CommandOutcome) -> InstanceChecks {
 #[test]
 fn check_belongs_to_the_instance_that_took_it_last_whatever_the_earlier_one_says() {
     let engine = engine();
-    enroll(&engine, "a", ("", "a"), &[("x", CheckStatus::Warning)]);
-    let second = enroll(&engine, "b", ("", "b"), &[("x", CheckStatus::Critical)]);
+    register_with_checks(&engine, "a", ("", "a"), &[("x", CheckStatus::Warning)]);
+    let second = register_with_checks(&engine, "b", ("", "b"), &[("x", CheckStatus::Critical)]);
     assert_eq!(checks(&second).aggregate_status(), CheckStatus::Warning, "it says what it said");
     assert_eq!(owner(&engine, ""), Some(is("b", "b")));
-    judge(&engine, "a", "a", CheckStatus::Passing);
+    set_status(&engine, "a", "a", CheckStatus::Passing);
     assert_eq!(owner(&engine, ""), Some(is("b", "b")), "a change of the earlier one takes nothing back");
     let taken = engine.registry().consul_index().taken_from("", &check("x"));
     assert_eq!(taken.iter().map(|taken| taken.id.as_str()).collect::<Vec<_>>(), ["a"]);
 
-    enroll(&engine, "a", ("", "a"), &[("x", CheckStatus::Critical)]);
+    register_with_checks(&engine, "a", ("", "a"), &[("x", CheckStatus::Critical)]);
     assert_eq!(owner(&engine, ""), Some(is("a", "a")), "registered once more, it does");
     assert!(!remove(&engine, taken.into_iter().next().unwrap()), "and what it lost before is another check");
     let taken = engine.registry().consul_index().taken_from("", &check("x"));
@@ -89,7 +94,7 @@ fn check_belongs_to_the_instance_that_took_it_last_whatever_the_earlier_one_says
 fn check_of_an_owner_that_goes_belongs_to_the_latest_that_is_left() {
     let engine = engine();
     for id in ["a", "b", "c"] {
-        enroll(&engine, id, ("", id), &[("x", CheckStatus::Passing)]);
+        register_with_checks(&engine, id, ("", id), &[("x", CheckStatus::Passing)]);
     }
     for (goes, left) in [("c", Some(is("b", "b"))), ("a", Some(is("b", "b"))), ("b", None)] {
         engine.submit(crate::registry::test_support::deregister(goes, goes, None), at(0)).unwrap();
@@ -100,9 +105,9 @@ fn check_of_an_owner_that_goes_belongs_to_the_latest_that_is_left() {
 #[test]
 fn nodes_have_checks_of_their_own_under_any_spelling() {
     let engine = engine();
-    enroll(&engine, "a", ("", "a"), &[("x", CheckStatus::Passing)]);
-    enroll(&engine, "a", ("N2", "a"), &[("x", CheckStatus::Passing)]);
-    enroll(&engine, "b", ("n2", "b"), &[("x", CheckStatus::Passing)]);
+    register_with_checks(&engine, "a", ("", "a"), &[("x", CheckStatus::Passing)]);
+    register_with_checks(&engine, "a", ("N2", "a"), &[("x", CheckStatus::Passing)]);
+    register_with_checks(&engine, "b", ("n2", "b"), &[("x", CheckStatus::Passing)]);
     assert_eq!(owner(&engine, ""), Some(is("a", "a")));
     assert_eq!(owner(&engine, "n2"), Some(is("b", "@n2/b")));
     assert_eq!(owner(&engine, "n3"), None);
@@ -113,15 +118,15 @@ fn nodes_have_checks_of_their_own_under_any_spelling() {
 #[test]
 fn id_that_moves_leads_to_the_new_service_whatever_happens_to_the_old() {
     let engine = engine();
-    let old = enroll(&engine, "old", ("", "r"), &[("x", CheckStatus::Critical)]);
-    judge(&engine, "old", "r", CheckStatus::Passing);
-    let new = enroll(&engine, "new", ("", "r"), &[]);
+    let old = register_with_checks(&engine, "old", ("", "r"), &[("x", CheckStatus::Critical)]);
+    set_status(&engine, "old", "r", CheckStatus::Passing);
+    let new = register_with_checks(&engine, "new", ("", "r"), &[]);
     let (before, after) = (checks(&old), checks(&new));
     assert_eq!(
         (after.aggregate_status(), after.get("x").unwrap().created),
         (CheckStatus::Passing, before.get("x").unwrap().created)
     );
-    judge(&engine, "old", "r", CheckStatus::Critical);
+    set_status(&engine, "old", "r", CheckStatus::Critical);
     let catalog = engine.registry().consul_index();
     assert_eq!(catalog.service_of("r"), Some(name("new")));
     assert_eq!(owner(&engine, ""), Some(is("new", "r")));
@@ -129,9 +134,9 @@ fn id_that_moves_leads_to_the_new_service_whatever_happens_to_the_old() {
     engine.submit(crate::registry::test_support::deregister("old", "r", None), at(0)).unwrap();
     assert_eq!((catalog.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(is("new", "r"))));
     // Back to where something is left of it.
-    enroll(&engine, "old", ("", "r"), &[]);
-    judge(&engine, "old", "r", CheckStatus::Warning);
-    let again = enroll(&engine, "new", ("", "r"), &[]);
+    register_with_checks(&engine, "old", ("", "r"), &[]);
+    set_status(&engine, "old", "r", CheckStatus::Warning);
+    let again = register_with_checks(&engine, "new", ("", "r"), &[]);
     assert_eq!(checks(&again).aggregate_status(), CheckStatus::Warning);
     assert_eq!((catalog.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(is("new", "r"))));
 }

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Decisions are tried through the engine, which is nothing but them and an order.
+/// Returns an engine, which adds nothing but an order to decisions.
 fn engine() -> crate::engine::Memory {
     crate::engine::Memory::new(crate::model::Incarnation(1), at(0), Arc::new(NoListener))
 }
@@ -19,12 +19,12 @@ fn held(outcome: &CommandOutcome) -> &Arc<Lease> {
     outcome.entry.as_ref().unwrap().lease.as_ref().unwrap()
 }
 
-fn submit_register(engine: &crate::engine::Memory, asked: Register, ms: u64) -> Result<CommandOutcome, CommandError> {
-    engine.submit(Command::Register(asked), at(ms))
+fn submit_register(engine: &crate::engine::Memory, request: Register, ms: u64) -> Result<CommandOutcome, CommandError> {
+    engine.submit(Command::Register(request), at(ms))
 }
 
 #[test]
-fn registering_again_is_safe_and_renews() {
+fn repeated_register_changes_nothing_and_renews() {
     let engine = engine();
     let first = submit_register(&engine, register("web", "a", "boot", 1), 0).unwrap();
     let again = submit_register(&engine, register("web", "a", "boot", 2), 1_000).unwrap();
@@ -35,7 +35,7 @@ fn registering_again_is_safe_and_renews() {
 }
 
 #[test]
-fn registering_again_with_other_words_is_an_update_of_the_same_life() {
+fn repeated_register_with_another_description_updates_the_registration() {
     let engine = engine();
     let first = submit_register(&engine, register("web", "a", "boot", 1), 0).unwrap();
     let other = Register { description: description(&["v2"], 1), ..register("web", "a", "boot", 2) };
@@ -47,11 +47,11 @@ fn registering_again_with_other_words_is_an_update_of_the_same_life() {
 }
 
 #[test]
-fn another_boot_waits_until_a_heartbeat_is_missing() {
+fn register_of_another_boot_is_rejected_until_a_heartbeat_is_missing() {
     let engine = engine();
     let first = submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
-    let refused = submit_register(&engine, register("web", "a", "two", 2), 1_000).unwrap_err();
-    assert!(matches!(refused, CommandError::HeldByOther { retry, .. } if retry == Duration::from_millis(500)));
+    let rejected = submit_register(&engine, register("web", "a", "two", 2), 1_000).unwrap_err();
+    assert!(matches!(rejected, CommandError::HeldByOther { retry, .. } if retry == Duration::from_millis(500)));
     let second = submit_register(&engine, register("web", "a", "two", 3), 1_500).unwrap();
     assert_eq!(held(&first).renew(1_600, None), Err(EndReason::Superseded));
     assert_eq!(held(&second).id, LeaseId(3));
@@ -59,7 +59,7 @@ fn another_boot_waits_until_a_heartbeat_is_missing() {
 }
 
 #[test]
-fn another_boot_takes_over_at_once_from_a_broken_stream_or_by_force() {
+fn register_of_another_boot_takes_over_after_a_broken_stream_or_with_replace() {
     let engine = engine();
     let first = submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
     let stream = HeartbeatStreamId::numbered(1);
@@ -85,23 +85,23 @@ fn a_stale_deregister_removes_nothing() {
     let late = Command::Deregister { service, id, guard: boot };
     assert!(!engine.submit(late, at(20)).unwrap().changed);
     assert!(engine.submit(deregister("web", "a", Some(2)), at(30)).unwrap().changed);
-    assert!(!engine.submit(deregister("web", "a", Some(2)), at(40)).unwrap().changed, "once more is no error");
+    assert!(!engine.submit(deregister("web", "a", Some(2)), at(40)).unwrap().changed, "repeating it is no error");
     assert!(matches!(engine.submit(deregister("web", "a", None), at(50)), Err(CommandError::NoSuchInstance { .. })));
 }
 
 #[test]
-fn an_operators_removal_is_told_to_the_holder() {
+fn holder_of_removed_instance_gets_the_reason() {
     let engine = engine();
     let first = submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
     engine.submit(deregister("web", "a", None), at(10)).unwrap();
     assert_eq!(held(&first).renew(20, None), Err(EndReason::Removed));
     assert!(engine.registry().leases().get(LeaseId(1)).is_some(), "remembered for its next heartbeat");
     engine.expire(at(70_000));
-    assert!(engine.registry().leases().is_empty(), "and then forgotten");
+    assert!(engine.registry().leases().is_empty(), "and then removed from the table");
 }
 
 #[test]
-fn drains_by_operator_and_by_itself() {
+fn drain_by_operator_outlives_the_boot_and_drain_by_itself_does_not() {
     let engine = engine();
     submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
     let drain = |draining| Patch { draining: Some(draining), ..Patch::default() };
@@ -122,10 +122,10 @@ fn drains_by_operator_and_by_itself() {
 }
 
 #[test]
-fn updates_change_only_what_they_name() {
+fn update_changes_only_the_named_fields() {
     let engine = engine();
-    let asked = Register { description: description(&["v1"], 5), starting: true, ..register("web", "a", "one", 1) };
-    submit_register(&engine, asked, 0).unwrap();
+    let request = Register { description: description(&["v1"], 5), starting: true, ..register("web", "a", "one", 1) };
+    submit_register(&engine, request, 0).unwrap();
     let patch = Patch { starting: Some(false), weight: Some(Weight::parse(7).unwrap()), ..Patch::default() };
     let instance = &engine.submit(update("web", "a", patch), at(10)).unwrap().entry.unwrap().instance;
     assert_eq!(instance.status(), Status::Serving);
@@ -135,7 +135,7 @@ fn updates_change_only_what_they_name() {
 }
 
 #[test]
-fn a_register_that_meets_its_own_expiry_goes_on_with_a_new_lease() {
+fn register_after_expiry_and_before_removal_continues_with_a_new_lease() {
     let engine = engine();
     let first = submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
     let commands = engine.registry().sweep(at(10_000));
@@ -144,11 +144,15 @@ fn a_register_that_meets_its_own_expiry_goes_on_with_a_new_lease() {
     assert_eq!(held(&again).id, LeaseId(2));
     let late = engine.submit(Command::Expire(Arc::clone(held(&first))), at(10_000)).unwrap();
     assert!(!late.changed, "the removal under way no longer fits");
-    assert_eq!(again.entry.unwrap().instance.revision, first.entry.unwrap().instance.revision, "readers saw nothing");
+    assert_eq!(
+        again.entry.unwrap().instance.revision,
+        first.entry.unwrap().instance.revision,
+        "readers see no difference"
+    );
 }
 
 #[test]
-fn refused_register_leaves_lease_and_instance_as_they_are() {
+fn rejected_register_changes_neither_lease_nor_instance() {
     let engine = engine();
     let first = submit_register(&engine, register("web", "a", "boot", 1), 0).unwrap();
     let check = |id: usize| NewCheck {
@@ -156,18 +160,22 @@ fn refused_register_leaves_lease_and_instance_as_they_are() {
         status: CheckStatus::Passing,
     };
     let hour = LeaseTerms::grant(Some(Duration::from_hours(1)), Some(Duration::ZERO));
-    let asked = |boot: &str, checks: Vec<NewCheck>| Register { checks, terms: hour, ..register("web", "a", boot, 2) };
-    let refused = [
-        asked("boot", (0..33).map(check).collect()),
-        asked("other", Vec::new()),
-        asked("other", (0..33).map(check).collect()),
-        Register { replace: true, ..asked("other", (0..33).map(check).collect()) },
+    let request = |boot: &str, checks: Vec<NewCheck>| Register { checks, terms: hour, ..register("web", "a", boot, 2) };
+    let rejected = [
+        request("boot", (0..33).map(check).collect()),
+        request("other", Vec::new()),
+        request("other", (0..33).map(check).collect()),
+        Register { replace: true, ..request("other", (0..33).map(check).collect()) },
     ];
-    for asked in refused {
-        let said = submit_register(&engine, asked.clone(), 1_000).unwrap_err();
+    for request in rejected {
+        let said = submit_register(&engine, request.clone(), 1_000).unwrap_err();
         assert!(matches!(said, CommandError::Invalid(_) | CommandError::HeldByOther { .. }), "{said}");
         let lease = held(&first);
-        assert_eq!((lease.deadline(1_000), lease.terms()), (3_000, register("web", "a", "boot", 1).terms), "{asked:?}");
+        assert_eq!(
+            (lease.deadline(1_000), lease.terms()),
+            (3_000, register("web", "a", "boot", 1).terms),
+            "{request:?}"
+        );
     }
     let lost = Command::Update {
         service: ServiceName::parse("web").unwrap(),
@@ -182,38 +190,38 @@ fn refused_register_leaves_lease_and_instance_as_they_are() {
 }
 
 #[test]
-fn register_with_other_terms_is_an_event_that_nobody_sees_and_with_the_same_is_none() {
+fn register_with_other_terms_makes_an_invisible_change_and_with_the_same_none() {
     let engine = engine();
     let first = submit_register(&engine, register("web", "a", "boot", 1), 0).unwrap();
     let terms = |ttl, grace| LeaseTerms::grant(Some(Duration::from_secs(ttl)), grace);
     let mut newest = first.revision;
-    let asked = [terms(600, None), terms(600, Some(Duration::from_secs(1))), terms(2, Some(Duration::ZERO))];
-    for terms in asked {
-        let asked = Register { terms, ..register("web", "a", "boot", 2) };
-        let again = submit_register(&engine, asked.clone(), 1_000).unwrap();
+    let request = [terms(600, None), terms(600, Some(Duration::from_secs(1))), terms(2, Some(Duration::ZERO))];
+    for terms in request {
+        let request = Register { terms, ..register("web", "a", "boot", 2) };
+        let again = submit_register(&engine, request.clone(), 1_000).unwrap();
         assert!(again.changed && again.revision == newest.next(), "{again:?}");
         newest = again.revision;
         assert!(Arc::ptr_eq(held(&first), held(&again)), "the lease stays");
         assert_eq!((held(&again).id, held(&again).terms()), (LeaseId(1), terms));
         assert_eq!(again.entry.unwrap().instance, first.entry.as_ref().unwrap().instance, "readers see the same");
-        let same = submit_register(&engine, asked, 1_000).unwrap();
+        let same = submit_register(&engine, request, 1_000).unwrap();
         assert!(!same.changed && same.revision == newest, "{same:?}");
     }
     assert!(engine.registry().events(None, Revision(u64::MAX), 10).len() == 1, "no event but the registration");
-    assert_eq!(engine.expire(at(3_200)), 1, "the shorter time to live counts");
+    assert_eq!(engine.expire(at(3_200)), 1, "the shorter TTL counts");
 }
 
 #[test]
-fn accepted_register_whose_lease_runs_out_before_it_is_applied_goes_on_under_the_same_lease_id() {
+fn accepted_register_whose_lease_expires_before_it_is_applied_keeps_its_lease_id() {
     let engine = engine();
     let first = submit_register(&engine, register("web", "a", "boot", 1), 0).unwrap();
     let registry = engine.registry();
-    let asked = Register { description: description(&["v2"], 1), ..register("web", "a", "boot", 2) };
+    let request = Register { description: description(&["v2"], 1), ..register("web", "a", "boot", 2) };
     let mut order = registry.order();
-    let (decision, present) = order.decide(Command::Register(asked), at(2_000)).unwrap();
+    let (decision, present) = order.decide(Command::Register(request), at(2_000)).unwrap();
     let Decision::Apply(change) = decision else { panic!("{decision:?}") };
-    assert_eq!(held(&first).deadline(2_000), 5_000, "it has all its time while it waits for the disk");
-    assert!(held(&first).expire(9_000), "which takes longer");
+    assert_eq!(held(&first).deadline(2_000), 5_000, "it has its full TTL while it waits for the disk");
+    assert!(held(&first).expire(9_000), "the disk takes longer");
     let revision = first.revision.next();
     let stamped = change.at(revision, present.as_ref());
     let (entry, _) = order.apply(stamped, present, revision, at(9_000), ServerActor::InProcess.caller());
@@ -223,6 +231,6 @@ fn accepted_register_whose_lease_runs_out_before_it_is_applied_goes_on_under_the
     assert_eq!((lease.is_alive(), lease.deadline(9_000)), (true, 12_000));
     let late = engine.submit(Command::Expire(Arc::clone(held(&first))), at(9_100)).unwrap();
     assert!(!late.changed, "the removal under way no longer fits");
-    assert_eq!(engine.expire(at(12_200)), 1, "and its time goes on");
+    assert_eq!(engine.expire(at(12_200)), 1, "and its TTL goes on");
     assert!(registry.leases().is_empty());
 }

@@ -1,4 +1,4 @@
-//! Whom a sweep believes: stories, and scripts against a naive model.
+//! Sweeps: scenarios, and scripts against a naive model.
 
 mod naive;
 mod script;
@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// The time to live of [`register`], in milliseconds.
+/// TTL of [`register`], in milliseconds.
 const TTL: u64 = 3_000;
 
-/// A registry whose clock is in our hands: a sweep every 100 ms, a heartbeat every second for those who live.
+/// Registry with a manual clock: a sweep every 100 ms, and a heartbeat every second for each live instance.
 struct TestRegistry {
     engine: Memory,
     now: u64,
@@ -24,29 +24,29 @@ struct TestRegistry {
 }
 
 impl TestRegistry {
-    /// So many instances of each service, all of them alive.
+    /// Registers this number of live instances of each service.
     fn new(services: &[(&str, usize)]) -> Self {
         let mut test =
             Self { engine: Memory::new(Incarnation(1), at(0), Arc::new(NoListener)), now: 0, alive: Vec::new() };
         for (service, many) in services {
-            (0..*many).for_each(|number| test.enter(service, &format!("i{number}")));
+            (0..*many).for_each(|number| test.add(service, &format!("i{number}")));
         }
         test
     }
 
-    fn enter(&mut self, service: &str, instance: &str) {
+    fn add(&mut self, service: &str, instance: &str) {
         let lease = self.engine.registry().applied().0.into();
         self.engine.submit(Command::Register(register(service, instance, "boot", lease)), at(self.now)).unwrap();
         self.alive.push((service.to_owned(), instance.to_owned()));
     }
 
-    /// The first so many of a service fall silent.
+    /// Stops the heartbeats of the first `many` instances of a service.
     fn silence(&mut self, service: &str, many: usize) {
         let silent: Vec<_> = (0..many).map(|number| (service.to_owned(), format!("i{number}"))).collect();
         self.alive.retain(|key| !silent.contains(key));
     }
 
-    fn awake(&mut self, service: &str, numbers: std::ops::Range<usize>) {
+    fn resume(&mut self, service: &str, numbers: std::ops::Range<usize>) {
         self.alive.extend(numbers.map(|number| (service.to_owned(), format!("i{number}"))));
     }
 
@@ -63,7 +63,7 @@ impl TestRegistry {
         }
     }
 
-    /// Passes time until so many are left of a service, and says how long that took.
+    /// Passes time until `left` instances of a service are left, and returns the milliseconds that it took.
     fn until_left(&mut self, service: &str, left: usize, limit: u64) -> u64 {
         let start = self.now;
         while self.count(service) > left {
@@ -82,11 +82,11 @@ impl TestRegistry {
         page.iter().filter(|entry| entry.instance.status() == Status::Suspect).count()
     }
 
-    fn is_protected(&self, service: &str) -> bool {
+    fn is_preserved(&self, service: &str) -> bool {
         self.engine.registry().self_preservation_of(&name(service), self.now).since.is_some()
     }
 
-    fn whole(&self) -> SelfPreservationStatus {
+    fn registry_status(&self) -> SelfPreservationStatus {
         self.engine.registry().self_preservation(self.now).0
     }
 
@@ -102,12 +102,12 @@ fn logged(service: &str, kind: EventKind) -> (String, EventKind) {
 }
 
 #[test]
-fn single_dead_of_large_services_go_within_a_second() {
+fn single_silent_instance_of_large_service_is_removed_within_a_second() {
     for many in [5, 10, 100, 3_000] {
         let mut test = TestRegistry::new(&[("web", many)]);
         test.pass(10_000);
         test.silence("web", 1);
-        // Their last heartbeat was at 10 s.
+        // The last heartbeat was at 10 s.
         let took = test.until_left("web", many - 1, TTL + 300);
         assert!(took > TTL, "{many}: {took}");
         assert_eq!((test.suspects("web"), test.log()), (0, vec![]), "{many}");
@@ -115,7 +115,7 @@ fn single_dead_of_large_services_go_within_a_second() {
 }
 
 #[test]
-fn one_of_three_or_four_is_held_and_one_or_two_go_at_once() {
+fn one_silent_instance_of_three_or_four_is_held_and_of_fewer_is_removed() {
     for (many, silent, held) in [(4, 1, 1), (3, 1, 1), (3, 3, 3), (2, 2, 0), (2, 1, 0), (1, 1, 0)] {
         let mut test = TestRegistry::new(&[("web", many)]);
         test.pass(10_000);
@@ -126,7 +126,7 @@ fn one_of_three_or_four_is_held_and_one_or_two_go_at_once() {
 }
 
 #[test]
-fn most_of_a_service_is_held_and_comes_back() {
+fn silent_majority_is_held_until_it_recovers() {
     let mut test = TestRegistry::new(&[("web", 100)]);
     test.pass(10_000);
     test.silence("web", 60);
@@ -138,26 +138,26 @@ fn most_of_a_service_is_held_and_comes_back() {
     assert_eq!(status.input, input);
     assert_eq!(status.first_release_at, Some(10_000 + 11 * TTL));
     assert_eq!(test.log(), [logged("web", EventKind::Began)]);
-    // Some come back, though not enough; then so many that the rest would be believed. They have a time to live to come.
-    test.awake("web", 0..20);
+    // Some recover, but too few; then enough for the rest to be removed, after a TTL in which they may recover, too.
+    test.resume("web", 0..20);
     test.pass(1_200);
     assert_eq!((test.suspects("web"), test.count("web")), (40, 100));
-    test.awake("web", 20..50);
+    test.resume("web", 20..50);
     test.pass(1_000);
     assert_eq!((test.suspects("web"), test.count("web")), (10, 100));
     test.pass(TTL - 1_500);
     assert_eq!((test.suspects("web"), test.count("web")), (10, 100));
     test.pass(1_600);
-    assert_eq!((test.suspects("web"), test.count("web")), (0, 90), "the rest is dead");
+    assert_eq!((test.suspects("web"), test.count("web")), (0, 90), "the rest is removed");
     assert_eq!(test.log(), [logged("web", EventKind::Began), logged("web", EventKind::Ended)]);
 }
 
 #[test]
-fn all_that_is_weak_counts_when_the_first_is_overdue() {
-    // Ten fall silent in each tenth of a second: when the first run out, the others have yet to.
+fn all_expiring_leases_count_when_the_first_is_overdue() {
+    // Ten stop in each tenth of a second: when the first are overdue, the others are not yet.
     let mut test = TestRegistry::new(&[]);
     for tenth in 0..10 {
-        (0..10).for_each(|number| test.enter("web", &format!("i{}", tenth * 10 + number)));
+        (0..10).for_each(|number| test.add("web", &format!("i{}", tenth * 10 + number)));
         test.alive.clear();
         test.pass(100);
     }
@@ -165,11 +165,11 @@ fn all_that_is_weak_counts_when_the_first_is_overdue() {
     assert_eq!(test.count("web"), 100);
     assert!(test.suspects("web") > 0 && test.suspects("web") < 30, "{}", test.suspects("web"));
     test.pass(2_000);
-    assert_eq!((test.count("web"), test.suspects("web")), (100, 100), "nobody went first");
+    assert_eq!((test.count("web"), test.suspects("web")), (100, 100), "none was removed first");
 }
 
 #[test]
-fn a_trickle_does_not_empty_a_service() {
+fn instances_that_stop_one_by_one_do_not_empty_a_service() {
     let mut test = TestRegistry::new(&[("web", 40)]);
     for number in 0..40 {
         test.alive.retain(|(_, instance)| *instance != format!("i{number}"));
@@ -180,7 +180,7 @@ fn a_trickle_does_not_empty_a_service() {
 }
 
 #[test]
-fn goodbyes_win_and_do_not_count() {
+fn deregistered_suspects_are_removed_and_do_not_count() {
     let mut test = TestRegistry::new(&[("web", 10)]);
     test.silence("web", 6);
     test.pass(TTL + 1_000);
@@ -190,18 +190,18 @@ fn goodbyes_win_and_do_not_count() {
     }
     assert_eq!(test.count("web"), 4);
     test.pass(100);
-    assert!(!test.is_protected("web"));
-    // Nor do they make silent peers look few: two of the four that are left are half of it.
+    assert!(!test.is_preserved("web"));
+    // Nor do they count in the peak: two silent ones of the four that are left are half of it.
     test.alive.truncate(2);
     test.pass(TTL + 1_000);
     assert_eq!((test.suspects("web"), test.count("web")), (2, 4));
 }
 
 #[test]
-fn replacing_instances_by_others_is_no_mass_expiry() {
+fn replacing_all_instances_does_not_exceed_the_threshold() {
     let mut test = TestRegistry::new(&[("web", 10)]);
     for number in 0..10 {
-        test.enter("web", &format!("new{number}"));
+        test.add("web", &format!("new{number}"));
         let old = format!("i{number}");
         test.alive.retain(|(_, instance)| *instance != old);
         test.engine.submit(deregister("web", &old, None), at(test.now)).unwrap();
@@ -212,12 +212,12 @@ fn replacing_instances_by_others_is_no_mass_expiry() {
 }
 
 #[test]
-fn a_suspect_is_an_instance_like_any() {
+fn suspect_can_be_updated_taken_over_and_registered_again() {
     let mut test = TestRegistry::new(&[("web", 10)]);
     test.silence("web", 6);
     test.pass(TTL + 1_000);
     let entry = |test: &TestRegistry, instance: &str| test.engine.registry().get(&name("web"), instance).unwrap();
-    // Updated, it stays a suspect; taken over, it is none; nor when its own boot registers again.
+    // An update leaves it suspect; a takeover, or a registration of its own boot, does not.
     let drain = Patch { draining: Some(true), ..Patch::default() };
     test.engine.submit(update("web", "i0", drain), at(test.now)).unwrap();
     assert_eq!(entry(&test, "i0").instance.status(), Status::Draining);
@@ -233,7 +233,7 @@ fn a_suspect_is_an_instance_like_any() {
 }
 
 #[test]
-fn what_is_starting_is_held_and_not_called() {
+fn starting_suspect_is_held_and_not_available() {
     let mut test = TestRegistry::new(&[("web", 3)]);
     let starting = Register { starting: true, ..register("web", "s", "boot", 99) };
     test.engine.submit(Command::Register(starting), at(0)).unwrap();
@@ -244,43 +244,43 @@ fn what_is_starting_is_held_and_not_called() {
 }
 
 #[test]
-fn an_operator_ends_it() {
+fn reset_removes_suspects_and_leases_that_were_expiring() {
     let mut test = TestRegistry::new(&[("web", 10), ("db", 5)]);
     test.silence("web", 6);
     test.silence("db", 5);
     test.pass(TTL - 500);
-    // Two more have been silent for a moment, and are weak only later: of them nothing is said.
+    // Two more stopped a moment ago and may not be expiring yet: the reset does not concern them then.
     test.silence("web", 8);
     test.pass(1_500);
     assert_eq!((test.suspects("web"), test.suspects("db")), (6, 5));
     let reset = |test: &TestRegistry, service: Option<&str>| {
         test.engine.registry().reset_self_preservation(service.map(name).as_ref(), at(test.now))
     };
-    assert_eq!(reset(&test, Some("nobody")), 0);
-    let meant = reset(&test, Some("web"));
-    assert!(meant >= 6, "{meant}");
+    assert_eq!(reset(&test, Some("unknown")), 0);
+    let released = reset(&test, Some("web"));
+    assert!(released >= 6, "{released}");
     test.pass(100);
     assert_eq!(test.count("web"), 4);
     assert_eq!((test.count("db"), test.suspects("db")), (5, 5));
-    assert_eq!(reset(&test, None), 5 + (8 - meant));
+    assert_eq!(reset(&test, None), 5 + (8 - released));
     test.pass(100);
     assert_eq!(test.count("db"), 0);
     assert_eq!(test.log()[2..], [logged("web", EventKind::Reset), logged("db", EventKind::Reset)]);
 }
 
 #[test]
-fn who_comes_back_after_a_reset_and_before_its_end_stays() {
+fn instance_that_recovers_after_a_reset_stays() {
     let mut test = TestRegistry::new(&[("web", 5)]);
     test.alive.clear();
     test.pass(TTL - 500);
     assert_eq!(test.engine.registry().reset_self_preservation(None, at(test.now)), 5);
-    test.awake("web", 0..4);
+    test.resume("web", 0..4);
     test.pass(2_000);
-    assert_eq!((test.count("web"), test.suspects("web")), (4, 0), "the silent one went, though one of five is");
+    assert_eq!((test.count("web"), test.suspects("web")), (4, 0), "only the silent one is removed");
 }
 
 #[test]
-fn after_ten_times_to_live_the_dead_go_little_by_little() {
+fn suspects_are_released_in_small_steps_after_ten_ttls() {
     let mut test = TestRegistry::new(&[("web", 50), ("three", 3)]);
     test.alive.clear();
     test.pass(11 * TTL);
@@ -289,37 +289,37 @@ fn after_ten_times_to_live_the_dead_go_little_by_little() {
     assert!((40..48).contains(&test.count("web")), "{}", test.count("web"));
     assert_eq!(test.count("three"), 2);
     let took = test.until_left("web", 0, 60 * TTL);
-    assert!(took > 9 * TTL, "a fifth at most in each time to live: {took}");
+    assert!(took > 9 * TTL, "a fifth at most in each TTL: {took}");
     test.until_left("three", 0, 0);
-    assert!(test.whole().since.is_none() && !test.is_protected("web"));
+    assert!(test.registry_status().since.is_none() && !test.is_preserved("web"));
     test.pass(62_000);
     let kept = test.engine.registry().self_preservation.state.lock();
-    assert_eq!((kept.records.len(), kept.tracked.len(), kept.all.expiring), (0, 0, 0), "nothing is kept");
+    assert_eq!((kept.records.len(), kept.tracked.len(), kept.all.expiring), (0, 0, 0), "nothing is left behind");
 }
 
 #[test]
-fn a_tenth_of_the_registry_is_held_wherever_it_is() {
+fn threshold_of_the_registry_counts_all_services() {
     let pairs: Vec<String> = (0..15).map(|number| format!("pair{number}")).collect();
     let services: Vec<_> = pairs.iter().map(|pair| (&**pair, 2)).collect();
     let mut test = TestRegistry::new(&services);
     test.pass(5_000);
     pairs[..3].iter().for_each(|pair| test.silence(pair, 1));
     test.pass(TTL + 1_000);
-    assert_eq!(test.engine.registry().instance_count(), 27, "a tenth is believed");
+    assert_eq!(test.engine.registry().instance_count(), 27, "a tenth is below the threshold");
     pairs[3..7].iter().for_each(|pair| test.silence(pair, 1));
     test.pass(TTL + 1_000);
     assert_eq!(test.engine.registry().instance_count(), 27);
     assert_eq!(pairs.iter().map(|pair| test.suspects(pair)).sum::<usize>(), 4);
-    assert_eq!((test.whole().input.suspects, test.whole().input.limit), (4, 2));
-    assert_eq!(test.log(), [logged("*", EventKind::Began)], "none of its services by itself");
+    assert_eq!((test.registry_status().input.suspects, test.registry_status().input.limit), (4, 2));
+    assert_eq!(test.log(), [logged("*", EventKind::Began)], "no service by itself");
     assert_eq!(test.engine.registry().reset_self_preservation(None, at(test.now)), 4);
     test.pass(100);
     assert_eq!(test.engine.registry().instance_count(), 23);
-    assert!(test.whole().since.is_none());
+    assert!(test.registry_status().since.is_none());
 }
 
 #[test]
-fn a_registry_of_two_services_is_not_held_as_a_whole() {
+fn threshold_of_the_registry_does_not_apply_to_two_services() {
     let mut test = TestRegistry::new(&[("one", 30), ("two", 30)]);
     test.pass(5_000);
     test.silence("one", 6);
@@ -329,16 +329,16 @@ fn a_registry_of_two_services_is_not_held_as_a_whole() {
 }
 
 #[test]
-fn a_short_and_a_long_time_to_live_in_one_service() {
+fn service_with_short_and_long_ttls_holds_each_by_its_own() {
     let mut test = TestRegistry::new(&[("web", 3)]);
     for number in 3..6 {
         let terms = crate::model::LeaseTerms::grant(Some(std::time::Duration::from_mins(1)), None);
-        let asked = Register { terms, ..register("web", &format!("i{number}"), "boot", 100 + number) };
-        test.engine.submit(Command::Register(asked), at(0)).unwrap();
+        let request = Register { terms, ..register("web", &format!("i{number}"), "boot", 100 + number) };
+        test.engine.submit(Command::Register(request), at(0)).unwrap();
     }
     test.alive.clear();
     test.pass(60_000);
-    // The short ones have been released, one in a (short) time to live; the last three are held in their own time.
+    // Those with the short TTL have been released, one in each of it; the last three are held for their own TTL.
     let left = test.count("web");
     assert!((3..=4).contains(&left), "{left}");
     test.pass(60_000);
@@ -347,10 +347,10 @@ fn a_short_and_a_long_time_to_live_in_one_service() {
 }
 
 #[test]
-fn a_marked_instance_that_is_loaded_is_believed_again() {
+fn suspect_that_was_stored_recovers_with_its_new_lease() {
     let mut test = TestRegistry::new(&[("web", 3)]);
     let entry = test.engine.registry().get(&name("web"), "i0").unwrap();
-    // As an engine with a store does it: what was stored is put, with a new lease that has all its time.
+    // As an engine with a store loads it: with a new lease that has its full TTL.
     let lease = Lease::new(
         crate::model::LeaseId(77),
         name("db"),
@@ -375,11 +375,11 @@ fn a_marked_instance_that_is_loaded_is_believed_again() {
     test.pass(100);
     assert_eq!((test.suspects("db"), test.count("db")), (0, 1));
     test.pass(TTL + 200);
-    assert_eq!(test.count("db"), 0, "and its time goes on");
+    assert_eq!(test.count("db"), 0, "and its TTL goes on");
 }
 
 #[test]
-fn a_grace_that_ends_counts_like_any_silence() {
+fn instances_after_their_grace_count_as_silent() {
     let mut test = TestRegistry::new(&[]);
     let stream = HeartbeatStreamId::numbered(1);
     for number in 0..10 {
@@ -387,8 +387,8 @@ fn a_grace_that_ends_counts_like_any_silence() {
             Some(std::time::Duration::from_mins(1)),
             Some(std::time::Duration::from_secs(1)),
         );
-        let asked = Register { terms, ..register("web", &format!("i{number}"), "boot", number) };
-        let entry = test.engine.submit(Command::Register(asked), at(0)).unwrap().entry.unwrap();
+        let request = Register { terms, ..register("web", &format!("i{number}"), "boot", number) };
+        let entry = test.engine.submit(Command::Register(request), at(0)).unwrap().entry.unwrap();
         entry.lease.as_ref().unwrap().renew(0, Some(stream)).unwrap();
     }
     let registry = test.engine.registry();

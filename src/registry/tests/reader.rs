@@ -1,4 +1,4 @@
-//! A reader that checks each step against what it was told before.
+//! A reader that checks each step against the earlier ones.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,42 +7,42 @@ use crate::{
     registry::{Delta, DeltaKind, Entry, Registry, SnapshotChunk, Step, Subscription},
 };
 
-/// A reader, and what it believes.
+/// Reader with the state that its steps lead to.
 pub(super) struct ModelReader {
-    selection: Selector,
+    selector: Selector,
     filter: &'static str,
     subscription: Subscription,
-    pub(super) believes: BTreeMap<(String, String), (u16, bool)>,
-    pub(super) stands_at: Revision,
+    pub(super) state: BTreeMap<(String, String), (u16, bool)>,
+    pub(super) revision: Revision,
     pub(super) resets: usize,
 }
 
 impl ModelReader {
-    fn new(selection: Selector, filter: &'static str) -> Self {
-        let subscription = Self::subscribe(&selection, filter, None);
-        Self { selection, filter, subscription, believes: BTreeMap::new(), stands_at: Revision(0), resets: 0 }
+    fn new(selector: Selector, filter: &'static str) -> Self {
+        let subscription = Self::subscribe(&selector, filter, None);
+        Self { selector, filter, subscription, state: BTreeMap::new(), revision: Revision(0), resets: 0 }
     }
 
-    fn subscribe(selection: &Selector, filter: &str, token: Option<ResumeToken>) -> Subscription {
+    fn subscribe(selector: &Selector, filter: &str, token: Option<ResumeToken>) -> Subscription {
         let filter = InstanceFilter::parse(filter).unwrap().map(Arc::new);
-        Subscription::new(Arc::new(selection.clone()), filter, token)
+        Subscription::new(Arc::new(selector.clone()), filter, token)
     }
 
     pub(super) fn resume(&mut self, registry: &Registry) {
-        let token = (self.stands_at > Revision(0)).then(|| self.subscription.token(registry, self.stands_at));
-        self.subscription = Self::subscribe(&self.selection, self.filter, token);
+        let token = (self.revision > Revision(0)).then(|| self.subscription.token(registry, self.revision));
+        self.subscription = Self::subscribe(&self.selector, self.filter, token);
         if token.is_none() {
-            self.believes.clear();
+            self.state.clear();
         }
     }
 
-    /// Takes steps until there is nothing more, and checks each against what was told before.
+    /// Takes steps until there are no more, and checks each against the earlier ones.
     pub(super) fn read(&mut self, registry: &Registry) {
         loop {
             match self.subscription.next(registry) {
                 Step::Reset(_) => {
                     self.resets += 1;
-                    self.believes.clear();
+                    self.state.clear();
                 }
                 Step::Snapshot(part) => {
                     let entries = match &part {
@@ -50,20 +50,20 @@ impl ModelReader {
                         SnapshotChunk::Matching(entries) => entries,
                     };
                     for entry in entries {
-                        assert!(self.believes.insert(key(entry), value(entry)).is_none(), "told twice in a snapshot");
+                        assert!(self.state.insert(key(entry), value(entry)).is_none(), "twice in a snapshot");
                     }
                 }
                 Step::Synced(revision) => {
-                    assert!(revision >= self.stands_at);
-                    self.stands_at = revision;
+                    assert!(revision >= self.revision);
+                    self.revision = revision;
                 }
                 Step::Changes(deltas, revision) => {
-                    assert!(revision > self.stands_at, "revisions rise");
+                    assert!(revision > self.revision, "revisions rise");
                     for delta in deltas {
-                        assert!(delta.event.revision > self.stands_at && delta.event.revision <= revision);
+                        assert!(delta.event.revision > self.revision && delta.event.revision <= revision);
                         self.apply(&delta);
                     }
-                    self.stands_at = revision;
+                    self.revision = revision;
                 }
                 Step::Idle | Step::Settling => return,
             }
@@ -74,10 +74,10 @@ impl ModelReader {
         let instance = (delta.event.service().to_string(), delta.event.id().to_string());
         match delta.kind {
             DeltaKind::Updated => {
-                self.believes.insert(instance, value(delta.event.after().unwrap()));
+                self.state.insert(instance, value(delta.event.after().unwrap()));
             }
             DeltaKind::Removed | DeltaKind::NoLongerMatches => {
-                assert!(self.believes.remove(&instance).is_some(), "removed what was never told");
+                assert!(self.state.remove(&instance).is_some(), "removed without having been sent");
             }
         }
     }

@@ -69,7 +69,7 @@ pub async fn client(server: SocketAddr, mut goal: watch::Receiver<Option<u64>>) 
             event = watch.next() => event.unwrap(),
             Ok(()) = goal.changed() => continue,
         };
-        stands = fail_static::place(&event).unwrap_or(stands);
+        stands = fail_static::revision_after(&event).unwrap_or(stands);
         if let WatchEvent::Disconnected { retry_in, .. } = &event {
             assert!(*retry_in < Duration::from_secs(6), "{retry_in:?}");
         }

@@ -1,8 +1,8 @@
-//! Protection said in the plainest way: all leases are looked at each time, and nothing is remembered but what happened.
+//! Self-preservation in the plainest form: each sweep looks at all leases, and only removals are remembered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Service and instance.
+/// Service and id of an instance.
 pub type Key = (String, String);
 
 #[derive(Debug, Clone, Default)]
@@ -10,9 +10,10 @@ pub struct NaiveLease {
     pub ttl: u64,
     pub deadline: u64,
     pub suspect: bool,
-    /// As readers see it: registering again takes it away at once.
+    /// Suspect mark that readers see: registering again removes it at once.
     pub mark: bool,
-    pub condemned: bool,
+    /// An operator ended self-preservation while the lease was silent.
+    pub released: bool,
 }
 
 impl NaiveLease {
@@ -20,58 +21,59 @@ impl NaiveLease {
         now > self.deadline
     }
 
-    fn is_weak(&self, now: u64) -> bool {
+    fn is_expiring(&self, now: u64) -> bool {
         now > self.deadline.saturating_sub(self.ttl / 3)
     }
 }
 
 #[derive(Debug, Clone, Copy)]
-struct NaiveProtection {
-    storm: u64,
-    span: u64,
+struct NaiveActivation {
+    last_exceeded: u64,
+    longest_ttl: u64,
 }
 
-/// `None` is the registry as a whole.
+/// Service. `None`: the registry as a whole.
 type Scope = Option<String>;
 
 #[derive(Debug, Default)]
 pub struct NaiveSelfPreservation {
     pub leases: BTreeMap<Key, NaiveLease>,
-    /// When who was removed by inference, and what its time to live was.
+    /// Instances whose lease expired, with the time.
     removals: Vec<(u64, Key)>,
     forgotten_before: BTreeMap<Scope, usize>,
-    guards: BTreeMap<Scope, NaiveProtection>,
+    activations: BTreeMap<Scope, NaiveActivation>,
 }
 
-/// What a sweep should do. Of those in `patient`, some go, as far as the budget allows; the others are, or become, suspects.
+/// Expected result of a sweep. Some of `releasable` are removed, as many as the rule permits; the others are suspects.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Expected {
     pub expire: BTreeSet<Key>,
     pub suspect: BTreeSet<Key>,
     pub recover: BTreeSet<Key>,
-    pub patient: BTreeSet<Key>,
+    pub releasable: BTreeSet<Key>,
 }
 
 impl NaiveSelfPreservation {
-    /// What is to happen now.
+    /// Returns the expected result of a sweep.
     pub fn sweep(&mut self, now: u64) -> Expected {
         let mut expected = Expected::default();
         for (key, lease) in &mut self.leases {
-            let steady = !lease.is_weak(now);
-            if lease.condemned && steady || lease.suspect && !lease.condemned && !lease.is_overdue(now) {
-                (lease.condemned, lease.suspect, lease.mark) = (false, false, false);
+            let is_fresh = !lease.is_expiring(now);
+            if lease.released && is_fresh || lease.suspect && !lease.released && !lease.is_overdue(now) {
+                (lease.released, lease.suspect, lease.mark) = (false, false, false);
                 expected.recover.insert(key.clone());
             }
         }
-        // Who has just been believed again is looked at next time.
-        let weak: Vec<Key> = self.weak(now).filter(|key| !expected.recover.contains(*key)).cloned().collect();
-        let judged: Vec<Key> = weak.iter().filter(|key| self.leases[*key].is_overdue(now)).cloned().collect();
+        // A lease that has just recovered is looked at by the next sweep.
+        let expiring: Vec<Key> = self.expiring(now).filter(|key| !expected.recover.contains(*key)).cloned().collect();
+        let judged: Vec<Key> = expiring.iter().filter(|key| self.leases[*key].is_overdue(now)).cloned().collect();
         for (service, id) in &judged {
             let ttl = self.leases[&(service.clone(), id.clone())].ttl;
             for scope in [Some(service.clone()), None] {
-                if self.is_exceeded(&scope, &weak, now, ttl) {
-                    let guard = self.guards.entry(scope).or_insert(NaiveProtection { storm: now, span: 0 });
-                    *guard = NaiveProtection { storm: now, span: guard.span.max(ttl) };
+                if self.is_exceeded(&scope, &expiring, now, ttl) {
+                    let activation =
+                        self.activations.entry(scope).or_insert(NaiveActivation { last_exceeded: now, longest_ttl: 0 });
+                    *activation = NaiveActivation { last_exceeded: now, longest_ttl: activation.longest_ttl.max(ttl) };
                 }
             }
         }
@@ -81,18 +83,18 @@ impl NaiveSelfPreservation {
             if !held {
                 expected.expire.insert(key);
             } else if now > lease.deadline + 10 * lease.ttl {
-                expected.patient.insert(key);
+                expected.releasable.insert(key);
             } else if !lease.suspect {
                 expected.suspect.insert(key);
             }
         }
-        let condemned = self.leases.iter().filter(|(_, lease)| lease.condemned && lease.is_overdue(now));
-        expected.expire.extend(condemned.map(|(key, _)| key.clone()));
+        let released = self.leases.iter().filter(|(_, lease)| lease.released && lease.is_overdue(now));
+        expected.expire.extend(released.map(|(key, _)| key.clone()));
         expected
     }
 
-    /// Whether the budget allows that this patient one goes.
-    pub fn lets_go(&self, key: &Key, now: u64) -> bool {
+    /// Returns whether the rule permits the release of an old suspect.
+    pub fn permits_release(&self, key: &Key, now: u64) -> bool {
         let ttl = self.leases[key].ttl;
         let allows = |scope: &Scope, share: usize| {
             let limit = self.peak(scope, now, ttl) / share;
@@ -101,29 +103,30 @@ impl NaiveSelfPreservation {
         allows(&Some(key.0.clone()), 5) && (!self.holds(&None, now, ttl) || allows(&None, 10))
     }
 
-    /// It went.
-    pub fn gone(&mut self, key: &Key, now: u64) {
-        if !self.leases.remove(key).unwrap().condemned {
+    /// Notes that an instance was removed.
+    pub fn removed_instance(&mut self, key: &Key, now: u64) {
+        if !self.leases.remove(key).unwrap().released {
             self.removals.push((now, key.clone()));
         }
     }
 
-    /// Ends what has nobody left to protect.
+    /// Ends self-preservation where there are no suspects left.
     pub fn close(&mut self, now: u64) {
         let suspects: Vec<Key> = self
             .leases
             .iter()
-            .filter(|(_, lease)| lease.suspect && !lease.condemned)
+            .filter(|(_, lease)| lease.suspect && !lease.released)
             .map(|(key, _)| key.clone())
             .collect();
-        self.guards
-            .retain(|scope, guard| suspects.iter().any(|key| within(scope, key)) && now - guard.storm < guard.span);
+        self.activations.retain(|scope, activation| {
+            suspects.iter().any(|key| within(scope, key)) && now - activation.last_exceeded < activation.longest_ttl
+        });
     }
 
     pub fn reset(&mut self, service: Option<&str>, now: u64) {
         for ((of, _), lease) in &mut self.leases {
-            if service.is_none_or(|service| service == of) && lease.is_weak(now) {
-                lease.condemned = true;
+            if service.is_none_or(|service| service == of) && lease.is_expiring(now) {
+                lease.released = true;
             }
         }
         let scopes: Vec<Scope> = match service {
@@ -133,24 +136,28 @@ impl NaiveSelfPreservation {
         for scope in &scopes {
             self.forgotten_before.insert(scope.clone(), self.removals.len());
         }
-        if service.is_none() { self.guards.clear() } else { self.guards.retain(|scope, _| *scope != scopes[0]) }
+        if service.is_none() {
+            self.activations.clear()
+        } else {
+            self.activations.retain(|scope, _| *scope != scopes[0])
+        }
     }
 
-    pub fn protected(&self) -> Vec<String> {
-        self.guards.keys().flatten().cloned().collect()
+    pub fn preserved_services(&self) -> Vec<String> {
+        self.activations.keys().flatten().cloned().collect()
     }
 
-    pub fn all_protected(&self) -> bool {
-        self.guards.contains_key(&None)
+    pub fn is_registry_preserved(&self) -> bool {
+        self.activations.contains_key(&None)
     }
 
-    /// Leases whose heartbeats are missing, or that were seen to be so.
-    fn weak(&self, now: u64) -> impl Iterator<Item = &Key> {
-        self.leases.iter().filter(move |(_, lease)| lease.is_weak(now) && !lease.condemned).map(|(key, _)| key)
+    /// Returns the leases whose heartbeats are missing.
+    fn expiring(&self, now: u64) -> impl Iterator<Item = &Key> {
+        self.leases.iter().filter(move |(_, lease)| lease.is_expiring(now) && !lease.released).map(|(key, _)| key)
     }
 
-    fn is_exceeded(&self, scope: &Scope, weak: &[Key], now: u64, ttl: u64) -> bool {
-        let silent = weak.iter().filter(|key| within(scope, key)).count() + self.removed(scope, now, ttl);
+    fn is_exceeded(&self, scope: &Scope, expiring: &[Key], now: u64, ttl: u64) -> bool {
+        let silent = expiring.iter().filter(|key| within(scope, key)).count() + self.removed(scope, now, ttl);
         let peak = self.peak(scope, now, ttl);
         if scope.is_some() {
             return peak >= 3 && silent * 5 > peak;
@@ -160,7 +167,7 @@ impl NaiveSelfPreservation {
     }
 
     fn holds(&self, scope: &Scope, now: u64, ttl: u64) -> bool {
-        self.guards.get(scope).is_some_and(|guard| now - guard.storm < ttl)
+        self.activations.get(scope).is_some_and(|activation| now - activation.last_exceeded < ttl)
     }
 
     fn peak(&self, scope: &Scope, now: u64, ttl: u64) -> usize {

@@ -1,4 +1,4 @@
-//! Scripts of what may happen to leases, played on the registry and on the naive model side by side.
+//! Scripts of operations on leases, run on the registry and on the naive model side by side.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,10 +22,10 @@ const SERVICES: [&str; 5] = ["web", "api", "db", "jobs", "solo"];
 const TTLS: [u64; 4] = [1_000, 1_500, 3_000, 9_000];
 const GRACE: u64 = 400;
 
-/// One line of a script.
+/// Operation of a script.
 #[derive(Debug, Clone)]
 enum ScriptStep {
-    /// So many instances of a service register, or register again; `replace`: as another boot.
+    /// Instances of a service register, or register again. `replace`: as another boot.
     Register {
         service: usize,
         first: usize,
@@ -33,34 +33,34 @@ enum ScriptStep {
         ttl: usize,
         replace: bool,
     },
-    /// Heartbeats of all but one in so many.
+    /// All instances send heartbeats but one in `but + 1`.
     Beat {
         but: usize,
     },
-    /// Heartbeats of one service only.
+    /// The instances of one service send heartbeats.
     BeatOf {
         service: usize,
     },
-    /// The streams of some break.
+    /// The streams of some instances break.
     Break {
         service: usize,
         one_in: usize,
     },
-    /// Some say goodbye.
+    /// Some instances are deregistered.
     Leave {
         service: usize,
         first: usize,
         many: usize,
     },
-    /// Time passes, with a sweep each 100 ms.
+    /// Time passes, with a sweep every 100 ms.
     Pass {
         ticks: u64,
     },
-    /// Time passes, and one sweep at its end.
+    /// Time passes, with one sweep at the end.
     Jump {
         ticks: u64,
     },
-    /// All who hold a lease heartbeat while time passes, but for one in so many.
+    /// Time passes while all instances send heartbeats but one in `but + 1`.
     Live {
         ticks: u64,
         but: usize,
@@ -94,9 +94,9 @@ struct ScriptRun {
     naive: NaiveSelfPreservation,
     now: u64,
     leases: u128,
-    /// Who registered last: its boots are numbered.
+    /// Number of the last boot of each instance.
     boots: BTreeMap<Key, u64>,
-    /// For each service, who was removed by inference, when and with what time to live, since something else happened to it.
+    /// For each service, the instances that expired since its last other change: time, TTL and key.
     lost: Vec<Vec<(u64, u64, Key)>>,
 }
 
@@ -104,12 +104,12 @@ impl ScriptRun {
     fn new() -> Self {
         let engine = Memory::new(Incarnation(7), at(0), Arc::new(NoListener));
         let lost = vec![Vec::new(); SERVICES.len()];
-        let mut play =
+        let mut run =
             Self { engine, naive: NaiveSelfPreservation::default(), now: 0, leases: 0, boots: BTreeMap::new(), lost };
         for service in 0..SERVICES.len() {
-            play.act(&ScriptStep::Register { service, first: 0, many: 6, ttl: service % TTLS.len(), replace: false });
+            run.act(&ScriptStep::Register { service, first: 0, many: 6, ttl: service % TTLS.len(), replace: false });
         }
-        play
+        run
     }
 
     fn act(&mut self, operation: &ScriptStep) {
@@ -119,7 +119,7 @@ impl ScriptRun {
             }
             ScriptStep::Beat { but } => self.beat(|number, _| number % (but + 1) != 0),
             ScriptStep::BeatOf { service } => self.beat(|_, key| key.0 == SERVICES[service]),
-            ScriptStep::Break { service, one_in } => self.tear(service, one_in),
+            ScriptStep::Break { service, one_in } => self.break_streams(service, one_in),
             ScriptStep::Leave { service, first, many } => {
                 for number in first..first + many {
                     let key = (SERVICES[service].to_owned(), format!("i{number}"));
@@ -139,7 +139,7 @@ impl ScriptRun {
                 }
             }
             ScriptStep::Reset { service } => {
-                // What happened a moment ago has been seen.
+                // The sweeps see all that happened before.
                 (0..2).for_each(|_| self.sweep(100));
                 let service = service.map(|service| SERVICES[service]);
                 self.engine.registry().reset_self_preservation(service.map(name).as_ref(), at(self.now));
@@ -156,8 +156,8 @@ impl ScriptRun {
         *boot += u64::from(replace);
         let boot = format!("boot{boot}");
         let terms = LeaseTerms::grant(Some(Duration::from_millis(ttl)), Some(Duration::from_millis(GRACE)));
-        let asked = Register { terms, replace, ..register(&key.0, &key.1, &boot, self.leases) };
-        let entry = self.engine.submit(Command::Register(asked), at(self.now)).unwrap().entry.unwrap();
+        let request = Register { terms, replace, ..register(&key.0, &key.1, &boot, self.leases) };
+        let entry = self.engine.submit(Command::Register(request), at(self.now)).unwrap().entry.unwrap();
         entry.lease.as_ref().unwrap().renew(self.now, Some(HeartbeatStreamId::numbered(1))).unwrap();
         let known = self.naive.leases.entry(key).or_default();
         if replace {
@@ -167,9 +167,9 @@ impl ScriptRun {
         self.lost[service].clear();
     }
 
-    fn beat(&mut self, who: impl Fn(usize, &Key) -> bool) {
+    fn beat(&mut self, is_live: impl Fn(usize, &Key) -> bool) {
         for (number, (key, lease)) in self.naive.leases.iter_mut().enumerate() {
-            if !who(number, key) {
+            if !is_live(number, key) {
                 continue;
             }
             let entry = self.engine.registry().get(&name(&key.0), &key.1).unwrap();
@@ -178,7 +178,7 @@ impl ScriptRun {
         }
     }
 
-    fn tear(&mut self, service: usize, one_in: usize) {
+    fn break_streams(&mut self, service: usize, one_in: usize) {
         let of_service = self.naive.leases.iter_mut().filter(|(key, _)| key.0 == SERVICES[service]);
         for (key, lease) in of_service.step_by(one_in) {
             let registry = self.engine.registry();
@@ -206,8 +206,8 @@ impl ScriptRun {
             }
             self.engine.submit(command, at(now)).unwrap();
         }
-        for key in std::mem::take(&mut expected.patient) {
-            assert!(!self.naive.lets_go(&key, now), "{key:?} may go at {now}");
+        for key in std::mem::take(&mut expected.releasable) {
+            assert!(!self.naive.permits_release(&key, now), "{key:?} may go at {now}");
             if !self.naive.leases[&key].suspect {
                 expected.suspect.insert(key);
             }
@@ -223,12 +223,12 @@ impl ScriptRun {
 
     fn expired(&mut self, key: Key, expected: &mut Expected, done: &mut Expected) {
         let now = self.now;
-        if expected.patient.remove(&key) {
-            assert!(self.naive.lets_go(&key, now), "{key:?} went too soon at {now}");
+        if expected.releasable.remove(&key) {
+            assert!(self.naive.permits_release(&key, now), "{key:?} went too soon at {now}");
             expected.expire.insert(key.clone());
         }
-        let (ttl, inferred) = self.naive.leases.get(&key).map(|lease| (lease.ttl, !lease.condemned)).unwrap();
-        self.naive.gone(&key, now);
+        let (ttl, inferred) = self.naive.leases.get(&key).map(|lease| (lease.ttl, !lease.released)).unwrap();
+        self.naive.removed_instance(&key, now);
         let service = SERVICES.iter().position(|service| *service == key.0).unwrap();
         if inferred {
             self.lost[service].push((now, ttl, key.clone()));
@@ -259,50 +259,50 @@ impl ScriptRun {
             }
         }
         assert_eq!(registry.instance_count(), self.naive.leases.len());
-        let mut protected: Vec<_> = registry
+        let mut preserved: Vec<_> = registry
             .preserved_services("", 99, self.now)
             .into_iter()
             .filter_map(|of| of.service)
             .map(|of| of.to_string())
             .collect();
-        protected.sort();
-        assert_eq!(protected, self.naive.protected(), "at {}", self.now);
+        preserved.sort();
+        assert_eq!(preserved, self.naive.preserved_services(), "at {}", self.now);
         assert_eq!(
             registry.self_preservation(self.now).0.since.is_some(),
-            self.naive.all_protected(),
+            self.naive.is_registry_preserved(),
             "at {}",
             self.now
         );
     }
 }
 
-/// Removals count in the time to live of who is judged, though it was granted after they happened.
+/// Removals count within the TTL of the lease that is decided, even if that was granted after them.
 #[test]
-fn a_longer_time_to_live_looks_further_back() {
-    let mut play = ScriptRun::new();
+fn longer_ttl_counts_older_removals() {
+    let mut run = ScriptRun::new();
     let pass = |ticks| ScriptStep::Pass { ticks };
     let join = ScriptStep::Register { service: 1, first: 0, many: 1, ttl: 3, replace: false };
     for operation in [pass(279), join, ScriptStep::Break { service: 1, one_in: 1 }, pass(100)] {
-        play.act(&operation);
+        run.act(&operation);
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Whatever happens, a sweep does what the naive model says; nobody empties a service by silence; and whoever stays silent
-    /// goes in the end.
+    /// Each sweep does what the naive model expects, a service of three or more is never emptied within a TTL, and silent instances
+    /// are removed in the end.
     #[test]
-    fn sweeps_do_what_the_rule_says(script in operations()) {
-        let mut play = ScriptRun::new();
+    fn sweeps_agree_with_the_naive_model(script in operations()) {
+        let mut run = ScriptRun::new();
         for operation in &script {
-            play.act(operation);
+            run.act(operation);
         }
-        let most = 11 + 4 + 2 * play.naive.leases.len() as u64;
+        let most = 11 + 4 + 2 * run.naive.leases.len() as u64;
         for _ in 0..most * 9_000 / 500 {
-            play.now += 500;
-            play.engine.expire(at(play.now));
+            run.now += 500;
+            run.engine.expire(at(run.now));
         }
-        prop_assert_eq!(play.engine.registry().instance_count(), 0, "held for ever");
+        prop_assert_eq!(run.engine.registry().instance_count(), 0, "held for ever");
     }
 }
