@@ -1,51 +1,51 @@
-//! Decoders and state machines against bytes that nobody would send. Compiled for tests and for cargo-fuzz alone.
+//! Fuzz targets for decoders and state machines. Compiled for tests and for cargo-fuzz only.
 //!
-//! A target is a function of bytes that panics when something is wrong. `cargo test` gives each its seeds, changed at random,
-//! for a moment; `just fuzz TARGET SECONDS` has libFuzzer look for inputs that go new ways. What it takes to add a target:
-//! its function, a line in [`TARGETS`], a program of three lines in `fuzz/targets`, and seeds in `fuzz/seeds`.
+//! A target is a function of bytes that panics when it finds a defect. `cargo test` runs each target on random mutations of its
+//! seeds; `just fuzz TARGET SECONDS` runs it with libFuzzer, which searches for inputs that reach new code. A new target needs its
+//! function, an entry in [`TARGETS`], a program of three lines in `fuzz/targets`, and seeds in `fuzz/seeds`.
 //!
-//! | target | bytes are |
+//! | target | input |
 //! |---|---|
-//! | `filter` | a filter, asked of several instances |
-//! | `token` | resume tokens, right and wrong ones |
+//! | `filter` | a filter, evaluated on several instances |
+//! | `token` | valid and invalid resume tokens |
 //! | `messages` | gRPC messages, a session of calls and streams |
-//! | `client` | messages of a server, read by the client's watch |
+//! | `client` | messages of a server, read by the watch of the client |
 //! | `config` | a configuration file |
-//! | `registry` | commands, time and readers, beside a naive model |
-//! | `record` | an instance on the disk |
+//! | `registry` | commands, time and reads, compared with a naive model |
+//! | `record` | a record of an instance |
 //! | `import` | lines of an export |
-//! | `http2` | what a peer writes on a gRPC connection |
-//! | `http1` | what a peer writes on an HTTP connection |
-//! | `dns` | a packet of DNS |
-#![expect(clippy::panic, reason = "how a target says that something is wrong")]
+//! | `http2` | bytes of a peer on a gRPC connection |
+//! | `http1` | bytes of a peer on an HTTP connection |
+//! | `dns` | a DNS packet |
+#![expect(clippy::panic, reason = "a target reports a defect by a panic")]
 
 mod client;
 mod config;
 mod dns;
-mod draw;
+mod input_cursor;
 mod filter;
 mod http;
 mod messages;
 mod record;
 mod registry;
 mod token;
-mod world;
+mod server;
 
 #[cfg(test)]
 mod tests;
 
-/// Something to be given bytes.
+/// Function that is run on arbitrary bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct FuzzTarget {
-    /// Its name, which is also that of its program and of its seeds' folder.
+    /// Name of the target, of its program and of the folder of its seeds.
     pub name: &'static str,
-    /// Panics when something is wrong.
+    /// Function that panics when it finds a defect.
     pub run: fn(&[u8]),
-    /// How many inputs `cargo test` gives it.
+    /// Number of inputs in `cargo test`.
     pub inputs: u32,
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: &[FuzzTarget] = &[
     FuzzTarget { name: "filter", run: filter::run, inputs: 4_000 },
     FuzzTarget { name: "token", run: token::run, inputs: 20_000 },
@@ -60,11 +60,11 @@ pub const TARGETS: &[FuzzTarget] = &[
     FuzzTarget { name: "dns", run: dns::run, inputs: 4_000 },
 ];
 
-/// Gives bytes to the target of this name.
+/// Runs the target of this name on an input.
 ///
 /// # Panics
 ///
-/// When there is none, or when something is wrong with what it tests.
+/// When there is no such target, or the target finds a defect.
 pub fn run(name: &str, input: &[u8]) {
     let target = TARGETS.iter().find(|target| target.name == name);
     let target = target.unwrap_or_else(|| panic!("no target is called {name}: see TARGETS in src/fuzz.rs"));

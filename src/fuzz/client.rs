@@ -1,9 +1,9 @@
-//! What a server may say on a watch, right or wrong, and what the client's reader makes of it.
+//! Messages of a server on a watch, valid and invalid, read by the watch reader of the client.
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::draw::InputCursor;
+use super::input_cursor::InputCursor;
 use crate::{
     client::{ResetCause, WatchEvent, WatchReader},
     pb::callboard::v1::{
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// What the reader should stand at, said in the plainest way.
+/// Naive model of the reader.
 #[derive(Debug, Default)]
 struct ExpectedReader {
     token: Bytes,
@@ -20,89 +20,89 @@ struct ExpectedReader {
     partial: bool,
 }
 
-/// Messages and reconnects, one after the other: the token is always that of the last thing told whole, and nothing of a
-/// stream that broke is mixed into the next.
+/// Reads messages and reconnects in any order. The token must always be that of the last complete message, and no part of a broken
+/// stream may appear in the next one.
 pub(super) fn run(input: &[u8]) {
-    let (mut draw, mut reader, mut naive) =
+    let (mut input, mut reader, mut model) =
         (InputCursor::new(input), WatchReader::default(), ExpectedReader::default());
-    while !draw.is_empty() {
-        match draw.below(8) {
-            0 => naive.begins(reader.begin().as_ref()),
+    while !input.is_empty() {
+        match input.below(8) {
+            0 => model.begin(reader.begin().as_ref()),
             1 => {
-                if let Ok(message) = WatchResponse::decode(draw.bytes()) {
-                    let said = message.message.clone();
-                    naive.told(said, reader.read(message).as_ref());
+                if let Ok(message) = WatchResponse::decode(input.bytes()) {
+                    let content = message.message.clone();
+                    model.read(content, reader.read(message).as_ref());
                 }
             }
             kind => {
-                let said = message(kind, &mut draw);
-                naive.told(Some(said.clone()), reader.read(WatchResponse { message: Some(said) }).as_ref());
+                let content = message(kind, &mut input);
+                model.read(Some(content.clone()), reader.read(WatchResponse { message: Some(content) }).as_ref());
             }
         }
-        assert_eq!(*reader.token(), naive.token);
+        assert_eq!(*reader.token(), model.token);
     }
 }
 
-fn message(kind: u8, draw: &mut InputCursor<'_>) -> Message {
-    let token = |draw: &mut InputCursor<'_>| Bytes::copy_from_slice(&[draw.byte()]);
+fn message(kind: u8, input: &mut InputCursor<'_>) -> Message {
+    let token = |input: &mut InputCursor<'_>| Bytes::copy_from_slice(&[input.byte()]);
     let instance = |id: u8| Instance { service: "web".into(), id: id.to_string(), ..Instance::default() };
     match kind {
-        2 => Message::Reset(Reset { reason: draw.byte().into() }),
-        3 => Message::Snapshot(Snapshot { instances: (0..draw.below(4)).map(instance).collect() }),
-        4 => Message::Synced(Synced { revision: draw.byte().into(), resume_token: token(draw) }),
-        5 => Message::Bookmark(Bookmark { revision: draw.byte().into(), resume_token: token(draw) }),
-        6 => Message::Notice(draw.byte().into()),
+        2 => Message::Reset(Reset { reason: input.byte().into() }),
+        3 => Message::Snapshot(Snapshot { instances: (0..input.below(4)).map(instance).collect() }),
+        4 => Message::Synced(Synced { revision: input.byte().into(), resume_token: token(input) }),
+        5 => Message::Bookmark(Bookmark { revision: input.byte().into(), resume_token: token(input) }),
+        6 => Message::Notice(input.byte().into()),
         _ => {
             let change = |id: u8| {
                 let removal = Removal { id: id.to_string(), ..Removal::default() };
                 Change { change: (id > 0).then_some(change::Change::Removed(removal)) }
             };
-            let changes = (0..draw.below(4)).map(change).collect();
-            Message::Changes(Changes { changes, revision: draw.below(3).into(), resume_token: token(draw) })
+            let changes = (0..input.below(4)).map(change).collect();
+            Message::Changes(Changes { changes, revision: input.below(3).into(), resume_token: token(input) })
         }
     }
 }
 
 impl ExpectedReader {
-    fn begins(&mut self, told: Option<&WatchEvent>) {
+    fn begin(&mut self, event: Option<&WatchEvent>) {
         self.step = 0;
-        assert_eq!(matches!(told, Some(WatchEvent::Reset(ResetCause::Interrupted))), self.partial);
-        assert_eq!(told.is_some(), self.partial);
+        assert_eq!(matches!(event, Some(WatchEvent::Reset(ResetCause::Interrupted))), self.partial);
+        assert_eq!(event.is_some(), self.partial);
         self.partial = false;
     }
 
-    fn told(&mut self, said: Option<Message>, event: Option<&WatchEvent>) {
-        match (said, event) {
+    fn read(&mut self, message: Option<Message>, event: Option<&WatchEvent>) {
+        match (message, event) {
             (Some(Message::Reset(_)), Some(WatchEvent::Reset(why))) => {
-                assert_ne!(*why, ResetCause::Interrupted, "a server does not say that");
-                // The token stays: what was told before is served from until there is a new set.
+                assert_ne!(*why, ResetCause::Interrupted, "a server does not send that reason");
+                // The token stays, because the previous set is in use until the new one is complete.
                 (self.step, self.partial) = (0, false);
             }
-            (Some(Message::Snapshot(said)), Some(WatchEvent::Snapshot(told))) => {
-                assert_eq!(said.instances, *told);
+            (Some(Message::Snapshot(message)), Some(WatchEvent::Snapshot(instances))) => {
+                assert_eq!(message.instances, *instances);
                 self.partial = true;
             }
-            (Some(Message::Synced(said)), Some(WatchEvent::Synced { revision })) => {
-                assert_eq!(said.revision, *revision);
-                *self = Self { token: said.resume_token, partial: false, step: self.step };
+            (Some(Message::Synced(message)), Some(WatchEvent::Synced { revision })) => {
+                assert_eq!(message.revision, *revision);
+                *self = Self { token: message.resume_token, partial: false, step: self.step };
             }
-            (Some(Message::Bookmark(said)), Some(WatchEvent::Bookmark { revision })) => {
-                assert_eq!(said.revision, *revision);
-                self.token = said.resume_token;
+            (Some(Message::Bookmark(message)), Some(WatchEvent::Bookmark { revision })) => {
+                assert_eq!(message.revision, *revision);
+                self.token = message.resume_token;
             }
-            (Some(Message::Changes(said)), told) => {
-                self.step += said.changes.iter().filter(|change| change.change.is_some()).count();
-                match told {
+            (Some(Message::Changes(message)), event) => {
+                self.step += message.changes.iter().filter(|change| change.change.is_some()).count();
+                match event {
                     Some(WatchEvent::Changes { changes, revision }) => {
-                        assert_eq!((changes.len(), *revision), (self.step, said.revision));
-                        (self.step, self.token) = (0, said.resume_token);
+                        assert_eq!((changes.len(), *revision), (self.step, message.revision));
+                        (self.step, self.token) = (0, message.resume_token);
                     }
-                    None => assert_eq!(said.revision, 0, "the step was over"),
+                    None => assert_eq!(message.revision, 0, "the step was complete"),
                     other => panic!("{other:?}"),
                 }
             }
             (Some(Message::Notice(_)), None | Some(WatchEvent::Degraded | WatchEvent::Settling)) | (None, None) => {}
-            (said, event) => panic!("{said:?} was told as {event:?}"),
+            (message, event) => panic!("{message:?} was read as {event:?}"),
         }
     }
 }

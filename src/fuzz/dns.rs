@@ -1,4 +1,4 @@
-//! Packets of DNS: what comes of them can be sent.
+//! DNS packets.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{
 };
 
 thread_local! {
-    static HOUSE: (Memory, Authority) = house();
+    static SERVER: (Memory, Authority) = server();
 }
 
-/// A packet is answered within its bounds, under its own number and as an answer, or not at all.
+/// Answers any packet. The response must be within the size limit and have the id of the request, or there is none.
 pub(super) fn run(input: &[u8]) {
-    HOUSE.with(|(engine, oracle)| {
+    SERVER.with(|(engine, oracle)| {
         for (way, most) in
             [(DnsTransport::Udp, 1_232), (DnsTransport::LoopbackUdp, 65_507), (DnsTransport::Tcp, 65_535)]
         {
@@ -34,19 +34,19 @@ pub(super) fn run(input: &[u8]) {
                 continue;
             };
             assert!((12..=most).contains(&bytes.len()), "{} bytes", bytes.len());
-            assert_eq!(bytes[..2], input[..2], "the number of the question");
-            assert!(bytes[2] & 0x80 != 0 && input[2] & 0x80 == 0, "an answer, and to a question");
+            assert_eq!(bytes[..2], input[..2], "the id of the request");
+            assert!(bytes[2] & 0x80 != 0 && input[2] & 0x80 == 0, "a response to a request");
         }
     });
 }
 
-fn house() -> (Memory, Authority) {
+fn server() -> (Memory, Authority) {
     let engine = Memory::new(Incarnation(7), at(0), Arc::new(NoListener));
     for n in 0..100 {
         let asked = register("web", &format!("i{n}"), "boot", n);
         assert!(engine.submit(Command::Register(asked), at(0)).is_ok());
     }
-    // A dotted name, an alias of a service, one of itself, and two that lead to each other.
+    // A dotted name, an alias of a service, an alias of itself, and two aliases of each other.
     let hosts = [("v1.web", "2001:db8::1"), ("al", "web.service.consul"), ("me", "me.service.consul")];
     let loops = [("ab", "ba.service.consul"), ("ba", "ab.service.consul"), ("Web", "n1.node.consul")];
     for (service, host) in hosts.into_iter().chain(loops) {

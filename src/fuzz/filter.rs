@@ -1,4 +1,4 @@
-//! A filter, and what it says of instances.
+//! Filters, evaluated on instances.
 
 use std::collections::BTreeMap;
 
@@ -15,22 +15,22 @@ thread_local! {
     static INSTANCES: Vec<Instance> = instances();
 }
 
-/// Whatever it is, it is answered. What is accepted means the opposite once `not` stands before it, and the same twice.
+/// Parses any text. A valid filter must select the opposite after `not`, and the same when joined with itself by `and`.
 pub(super) fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let filter = match InstanceFilter::parse(text) {
         Ok(Some(filter)) => filter,
-        Ok(None) => return assert!(text.trim().is_empty(), "no filter, though something is written"),
+        Ok(None) => return assert!(text.trim().is_empty(), "no filter for a text that is not blank"),
         Err(error) => {
             let columns = text.trim().chars().count();
-            assert!((1..=columns + 1).contains(&error.column), "{error} points nowhere");
-            return assert!(error.to_string().len() < 1_000, "an answer does not repeat a whole request");
+            assert!((1..=columns + 1).contains(&error.column), "{error} has a column outside the text");
+            return assert!(error.to_string().len() < 1_000, "the error does not repeat the whole filter");
         }
     };
-    assert_eq!(filter.as_str(), text.trim(), "it remembers how it was written");
-    let text = filter.as_str(); // without the blanks around it, of which there are more kinds than within
-    let opposite = again(&format!("not ({text})"));
-    let twice = again(&format!("({text}) and ({text})"));
+    assert_eq!(filter.as_str(), text.trim(), "the filter keeps its text");
+    let text = filter.as_str(); // without the blanks around it, which may be of other kinds than those within
+    let opposite = combined(&format!("not ({text})"));
+    let twice = combined(&format!("({text}) and ({text})"));
     INSTANCES.with(|instances| {
         for instance in instances {
             let selected = filter.matches(instance);
@@ -40,8 +40,8 @@ pub(super) fn run(input: &[u8]) {
     });
 }
 
-/// A filter made of one that was accepted. `None`: it goes over a limit.
-fn again(text: &str) -> Option<InstanceFilter> {
+/// Parses a combination of valid filters. Returns `None` if it exceeds a limit.
+fn combined(text: &str) -> Option<InstanceFilter> {
     let parentheses = text.bytes().filter(|byte| *byte == b'(').count();
     let within_limits = text.len() <= MAX_LENGTH && parentheses <= MAX_DEPTH && text.matches("matches").count() <= 8;
     match InstanceFilter::parse(text) {
@@ -55,7 +55,7 @@ fn again(text: &str) -> Option<InstanceFilter> {
 
 fn instances() -> Vec<Instance> {
     let plain = entry("web", "a", 1).instance.clone();
-    let rich = rich(&plain).unwrap_or_else(|refusal| panic!("{refusal}"));
+    let rich = rich(&plain).unwrap_or_else(|error| panic!("{error}"));
     vec![plain, rich]
 }
 

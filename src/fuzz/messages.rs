@@ -1,4 +1,4 @@
-//! A session of calls and streams on the native door, without HTTP/2 below it.
+//! Session of gRPC calls and streams, without HTTP/2.
 
 use std::{
     pin::{Pin, pin},
@@ -14,8 +14,8 @@ use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service as _;
 
 use super::{
-    draw::InputCursor,
-    world::{FuzzServer, poll, runtime},
+    input_cursor::InputCursor,
+    server::{FuzzServer, poll, runtime},
 };
 use crate::{
     client::WatchReader,
@@ -27,8 +27,8 @@ use crate::{
     transport::Connection,
 };
 
-/// Most calls of a session.
-const LONGEST: usize = 64;
+/// Maximum number of calls of a session.
+const MAX_CALLS: usize = 64;
 
 const REGISTER: &str = "/callboard.v1.RegistryService/Register";
 const DEREGISTER: &str = "/callboard.v1.RegistryService/Deregister";
@@ -42,7 +42,7 @@ const SUBSCRIBERS: &str = "/callboard.v1.AdminService/ListSubscribers";
 const EVENTS: &str = "/callboard.v1.AdminService/ListEvents";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/Watch";
-/// All that bytes can be sent to.
+/// Methods that receive arbitrary bytes.
 const METHODS: &[&str] = &[
     REGISTER,
     DEREGISTER,
@@ -62,11 +62,11 @@ const METHODS: &[&str] = &[
 ];
 
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-/// Those whose answer may go on.
+/// Methods whose response is a stream.
 const STREAMS: &[&str] = &[KEEP_ALIVE, WATCH, HEALTH, REFLECTION];
 const FILTERS: &[&str] = &["", "weight > 1", "\"v1\" in tags", "weight != 2 and status == SERVING"];
 
-/// A stream that is still open.
+/// Open response stream.
 struct OpenFuzzStream {
     path: &'static str,
     body: Body,
@@ -78,58 +78,58 @@ struct OpenFuzzStream {
 struct FuzzSession {
     routes: Routes,
     connection: Arc<Connection>,
-    /// The last lease that was granted.
+    /// Id of the last granted lease.
     lease: Bytes,
     open: Vec<OpenFuzzStream>,
 }
 
-/// Every call is answered, with a status that blames nobody here; every message of a stream can be decoded; and in the
-/// end the registry counts right.
+/// Makes calls of any kind. Each must be answered with a status other than an internal error, each message of a stream must decode,
+/// and the state of the registry must be consistent afterwards.
 pub(super) fn run(input: &[u8]) {
     let runtime = runtime();
-    let _within = runtime.enter(); // reflection spawns; what it spawns never runs here
-    FuzzServer::visit(|world| {
-        let (routes, connection) = (world.grpc.routes.clone(), world.connection(&world.grpc));
+    let _within = runtime.enter(); // reflection spawns a task, which never runs here
+    FuzzServer::with(|server| {
+        let (routes, connection) = (server.grpc.routes.clone(), server.connection(&server.grpc));
         let mut session = FuzzSession { routes, connection, lease: Bytes::new(), open: Vec::new() };
-        let mut draw = InputCursor::new(input);
-        for _ in 0..LONGEST {
-            if draw.is_empty() {
+        let mut input = InputCursor::new(input);
+        for _ in 0..MAX_CALLS {
+            if input.is_empty() {
                 break;
             }
-            session.act(&mut draw);
+            session.act(&mut input);
             session.open.retain_mut(OpenFuzzStream::read);
         }
     });
 }
 
 impl FuzzSession {
-    fn act(&mut self, draw: &mut InputCursor<'_>) {
-        let (path, message) = match draw.below(16) {
+    fn act(&mut self, input: &mut InputCursor<'_>) {
+        let (path, message) = match input.below(16) {
             0..3 => {
-                let path = draw.one_of(METHODS);
-                return self.call(path, raw(draw));
+                let path = input.one_of(METHODS);
+                return self.call(path, raw(input));
             }
             3 if !self.open.is_empty() => {
-                let gone = usize::from(draw.byte()) % self.open.len();
+                let gone = usize::from(input.byte()) % self.open.len();
                 self.open.swap_remove(gone);
                 return;
             }
-            3..8 => (REGISTER, Self::register(draw).encode_to_vec()),
-            8 => (DEREGISTER, self.deregister(draw).encode_to_vec()),
-            9..11 => (KEEP_ALIVE, self.keep_alive(draw).encode_to_vec()),
-            11 => (UPDATE, self.update(draw).encode_to_vec()),
-            12..14 => (WATCH, watch(draw).encode_to_vec()),
-            14 => list(draw),
+            3..8 => (REGISTER, Self::register(input).encode_to_vec()),
+            8 => (DEREGISTER, self.deregister(input).encode_to_vec()),
+            9..11 => (KEEP_ALIVE, self.keep_alive(input).encode_to_vec()),
+            11 => (UPDATE, self.update(input).encode_to_vec()),
+            12..14 => (WATCH, watch(input).encode_to_vec()),
+            14 => list(input),
             _ => {
-                let service = draw.one_of(&["", "web", "db", "callboard.v1.AdminService"]).to_owned();
+                let service = input.one_of(&["", "web", "db", "callboard.v1.AdminService"]).to_owned();
                 let request = tonic_health::pb::HealthCheckRequest { service };
-                (draw.one_of(&[CHECK, HEALTH]), request.encode_to_vec())
+                (input.one_of(&[CHECK, HEALTH]), request.encode_to_vec())
             }
         };
         self.call(path, framed(0, &message));
     }
 
-    /// Makes a call. What its stream says later is read after the next calls.
+    /// Makes a call. Later messages of its stream are read after the next calls.
     fn call(&mut self, path: &'static str, request: Vec<u8>) {
         let mut request = Request::new(Body::new(axum::body::Body::from(request)));
         *request.method_mut() = Method::POST;
@@ -159,145 +159,145 @@ impl FuzzSession {
 }
 
 impl FuzzSession {
-    fn register(draw: &mut InputCursor<'_>) -> RegisterRequest {
-        let span = |draw: &mut InputCursor<'_>| {
-            let seconds = i64::from(draw.number().cast_signed());
-            draw.flag().then_some(prost_types::Duration { seconds, nanos: draw.number().cast_signed() })
+    fn register(input: &mut InputCursor<'_>) -> RegisterRequest {
+        let span = |input: &mut InputCursor<'_>| {
+            let seconds = i64::from(input.number().cast_signed());
+            input.flag().then_some(prost_types::Duration { seconds, nanos: input.number().cast_signed() })
         };
-        let address = |draw: &mut InputCursor<'_>| Address {
-            host: word(draw, &["10.0.0.1", "::1", "localhost"]),
-            port: u32::from(draw.byte()) << 9,
-            name: word(draw, &["", "metrics"]),
+        let address = |input: &mut InputCursor<'_>| Address {
+            host: word(input, &["10.0.0.1", "::1", "localhost"]),
+            port: u32::from(input.byte()) << 9,
+            name: word(input, &["", "metrics"]),
         };
         RegisterRequest {
-            service: word(draw, &["web", "web-api", "db"]),
-            id: word(draw, &["a", "b", "c"]),
-            boot_id: word(draw, &["one", "two"]),
-            addresses: (0..=draw.below(3)).map(|_| address(draw)).collect(),
-            tags: (0..draw.below(3)).map(|_| word(draw, &["v1", "v2"])).collect(),
-            metadata: (0..draw.below(3)).map(|_| (word(draw, &["team", "zone"]), word(draw, &["", "x"]))).collect(),
-            weight: draw.flag().then(|| u32::from(draw.byte()) << 8 | 1),
-            ttl: span(draw),
-            disconnect_grace: span(draw),
-            replace: draw.flag(),
-            starting: draw.flag(),
+            service: word(input, &["web", "web-api", "db"]),
+            id: word(input, &["a", "b", "c"]),
+            boot_id: word(input, &["one", "two"]),
+            addresses: (0..=input.below(3)).map(|_| address(input)).collect(),
+            tags: (0..input.below(3)).map(|_| word(input, &["v1", "v2"])).collect(),
+            metadata: (0..input.below(3)).map(|_| (word(input, &["team", "zone"]), word(input, &["", "x"]))).collect(),
+            weight: input.flag().then(|| u32::from(input.byte()) << 8 | 1),
+            ttl: span(input),
+            disconnect_grace: span(input),
+            replace: input.flag(),
+            starting: input.flag(),
             ..RegisterRequest::default()
         }
     }
 
-    fn lease(&self, draw: &mut InputCursor<'_>) -> Bytes {
-        match draw.below(4) {
-            0 => Bytes::copy_from_slice(draw.bytes()),
+    fn lease(&self, input: &mut InputCursor<'_>) -> Bytes {
+        match input.below(4) {
+            0 => Bytes::copy_from_slice(input.bytes()),
             1 => Bytes::new(),
             _ => self.lease.clone(),
         }
     }
 
-    fn deregister(&self, draw: &mut InputCursor<'_>) -> DeregisterRequest {
+    fn deregister(&self, input: &mut InputCursor<'_>) -> DeregisterRequest {
         DeregisterRequest {
-            service: word(draw, &["web", "web-api", "db"]),
-            id: word(draw, &["a", "b", "c"]),
-            lease_id: self.lease(draw),
-            boot_id: word(draw, &["", "one"]),
+            service: word(input, &["web", "web-api", "db"]),
+            id: word(input, &["a", "b", "c"]),
+            lease_id: self.lease(input),
+            boot_id: word(input, &["", "one"]),
         }
     }
 
-    fn keep_alive(&self, draw: &mut InputCursor<'_>) -> KeepAliveRequest {
-        let load = |draw: &mut InputCursor<'_>| LoadReport {
-            utilization: f64::from_bits(u64::from(draw.number()) << 32 | u64::from(draw.number())),
-            in_flight: draw.number(),
+    fn keep_alive(&self, input: &mut InputCursor<'_>) -> KeepAliveRequest {
+        let load = |input: &mut InputCursor<'_>| LoadReport {
+            utilization: f64::from_bits(u64::from(input.number()) << 32 | u64::from(input.number())),
+            in_flight: input.number(),
             ..LoadReport::default()
         };
-        let beat = |draw: &mut InputCursor<'_>| {
-            let lease_id = self.lease(draw);
-            Heartbeat { lease_id, load: draw.flag().then(|| load(draw)) }
+        let beat = |input: &mut InputCursor<'_>| {
+            let lease_id = self.lease(input);
+            Heartbeat { lease_id, load: input.flag().then(|| load(input)) }
         };
-        KeepAliveRequest { heartbeats: (0..draw.below(4)).map(|_| beat(draw)).collect() }
+        KeepAliveRequest { heartbeats: (0..input.below(4)).map(|_| beat(input)).collect() }
     }
 
-    fn update(&self, draw: &mut InputCursor<'_>) -> UpdateInstanceRequest {
+    fn update(&self, input: &mut InputCursor<'_>) -> UpdateInstanceRequest {
         const PATHS: &[&str] = &["weight", "draining", "tags", "metadata", "starting"];
         UpdateInstanceRequest {
-            service: word(draw, &["web", "web-api", "db"]),
-            id: word(draw, &["a", "b", "c"]),
-            lease_id: self.lease(draw),
-            update_mask: Some(prost_types::FieldMask { paths: vec![word(draw, PATHS), word(draw, PATHS)] }),
-            weight: u32::from(draw.byte()),
-            draining: draw.flag(),
-            starting: draw.flag(),
-            tags: vec![word(draw, &["v1", "v2"])],
-            metadata: [(word(draw, &["team"]), word(draw, &["", "x"]))].into(),
+            service: word(input, &["web", "web-api", "db"]),
+            id: word(input, &["a", "b", "c"]),
+            lease_id: self.lease(input),
+            update_mask: Some(prost_types::FieldMask { paths: vec![word(input, PATHS), word(input, PATHS)] }),
+            weight: u32::from(input.byte()),
+            draining: input.flag(),
+            starting: input.flag(),
+            tags: vec![word(input, &["v1", "v2"])],
+            metadata: [(word(input, &["team"]), word(input, &["", "x"]))].into(),
         }
     }
 }
 
-fn watch(draw: &mut InputCursor<'_>) -> WatchRequest {
-    let way = draw.byte();
+fn watch(input: &mut InputCursor<'_>) -> WatchRequest {
+    let way = input.byte();
     WatchRequest {
-        services: (0..way % 3).map(|_| word(draw, &["web", "db", "web-api"])).collect(),
-        prefix: if way & 4 == 0 { String::new() } else { word(draw, &["w", "web"]) },
+        services: (0..way % 3).map(|_| word(input, &["web", "db", "web-api"])).collect(),
+        prefix: if way & 4 == 0 { String::new() } else { word(input, &["w", "web"]) },
         everything: way & 8 != 0,
-        filter: word(draw, FILTERS),
-        resume_token: if draw.flag() { Bytes::copy_from_slice(draw.bytes()) } else { Bytes::new() },
+        filter: word(input, FILTERS),
+        resume_token: if input.flag() { Bytes::copy_from_slice(input.bytes()) } else { Bytes::new() },
     }
 }
 
-fn list(draw: &mut InputCursor<'_>) -> (&'static str, Vec<u8>) {
-    let (page_size, page_token) = (u32::from(draw.byte()) % 4, word(draw, &["", "a", "web", "9"]));
-    match draw.below(4) {
+fn list(input: &mut InputCursor<'_>) -> (&'static str, Vec<u8>) {
+    let (page_size, page_token) = (u32::from(input.byte()) % 4, word(input, &["", "a", "web", "9"]));
+    match input.below(4) {
         0 => {
-            let (service, filter) = (word(draw, &["web", "db"]), word(draw, FILTERS));
+            let (service, filter) = (word(input, &["web", "db"]), word(input, FILTERS));
             let request = ListInstancesRequest { service, filter, page_size, page_token };
             (INSTANCES, request.encode_to_vec())
         }
         1 => {
-            let request = ListServicesRequest { prefix: word(draw, &["", "w", "web"]), page_size, page_token };
+            let request = ListServicesRequest { prefix: word(input, &["", "w", "web"]), page_size, page_token };
             (SERVICES, request.encode_to_vec())
         }
         2 => {
-            let request = ListSubscribersRequest { service: word(draw, &["", "web"]), page_size, page_token };
+            let request = ListSubscribersRequest { service: word(input, &["", "web"]), page_size, page_token };
             (SUBSCRIBERS, request.encode_to_vec())
         }
         _ => {
-            let request = ListEventsRequest { service: word(draw, &["", "web"]), page_size, page_token };
+            let request = ListEventsRequest { service: word(input, &["", "web"]), page_size, page_token };
             (EVENTS, request.encode_to_vec())
         }
     }
 }
 
-/// One of these words, or any text.
-fn word(draw: &mut InputCursor<'_>, usual: &[&str]) -> String {
-    let choice = usize::from(draw.byte());
-    usual.get(choice % (usual.len() + 1)).map_or_else(|| draw.text(), |word| (*word).to_owned())
+/// Takes one of these words, or any text.
+fn word(input: &mut InputCursor<'_>, usual: &[&str]) -> String {
+    let choice = usize::from(input.byte());
+    usual.get(choice % (usual.len() + 1)).map_or_else(|| input.text(), |word| (*word).to_owned())
 }
 
-/// Some bytes as messages, or just bytes.
-fn raw(draw: &mut InputCursor<'_>) -> Vec<u8> {
-    match draw.below(4) {
-        0 => draw.bytes().to_vec(),
-        messages => (0..messages).flat_map(|_| framed(draw.below(8) / 7, draw.bytes())).collect(),
+/// Takes some bytes, as messages or without framing.
+fn raw(input: &mut InputCursor<'_>) -> Vec<u8> {
+    match input.below(4) {
+        0 => input.bytes().to_vec(),
+        messages => (0..messages).flat_map(|_| framed(input.below(8) / 7, input.bytes())).collect(),
     }
 }
 
-/// gRPC's prefix, and the message.
+/// Adds the prefix of gRPC to a message.
 fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
     [&[flag], &length[..], message].concat()
 }
 
-/// What gRPC itself wants to be called internal: a flag that promises compression without saying which.
-const FRAMING: &str = "protocol error: ";
+/// Start of the message of the one internal error that gRPC prescribes: a compression flag without an encoding.
+const FRAMING_ERROR: &str = "protocol error: ";
 
-/// Nobody is told that it is the registry's fault.
+/// Asserts that a status is not an internal error.
 fn check(path: &str, status: &Status) {
-    let ours = matches!(status.code(), Code::Internal | Code::Unknown | Code::DataLoss);
-    assert!(!ours || status.message().starts_with(FRAMING), "{path}: {status:?}");
-    assert!(status.code() == Code::Ok || !status.message().is_empty(), "{path}: {status:?} does not say why");
-    assert!(status.message().len() < 2_000, "an answer does not repeat a whole request");
+    let internal = matches!(status.code(), Code::Internal | Code::Unknown | Code::DataLoss);
+    assert!(!internal || status.message().starts_with(FRAMING_ERROR), "{path}: {status:?}");
+    assert!(status.code() == Code::Ok || !status.message().is_empty(), "{path}: {status:?} has no message");
+    assert!(status.message().len() < 2_000, "the status does not repeat the whole request");
 }
 
 impl OpenFuzzStream {
-    /// Reads what there is. Whether more may come.
+    /// Reads the available messages. Returns whether the stream is open.
     fn read(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         for _ in 0..1_000 {
@@ -318,7 +318,7 @@ impl OpenFuzzStream {
                 Poll::Pending => return true,
             }
         }
-        panic!("{} does not come to rest", self.path)
+        panic!("{} sends without end", self.path)
     }
 
     fn take_messages(&mut self) {
@@ -328,12 +328,12 @@ impl OpenFuzzStream {
             let Some(message) = rest.get(..u32::from_be_bytes(length) as usize) else { return };
             self.last = Bytes::copy_from_slice(message);
             self.received.drain(..prefix.len() + self.last.len());
-            let sound = match self.path {
+            let decoded = match self.path {
                 WATCH => WatchResponse::decode(self.last.clone()).map(|message| drop(self.reader.read(message))),
                 KEEP_ALIVE => KeepAliveResponse::decode(self.last.clone()).map(drop),
                 _ => Ok(()),
             };
-            assert!(sound.is_ok(), "{}: {sound:?}", self.path);
+            assert!(decoded.is_ok(), "{}: {decoded:?}", self.path);
         }
     }
 }

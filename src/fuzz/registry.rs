@@ -1,35 +1,35 @@
-//! Commands, time and readers, beside the naive model that the registry's own tests have.
+//! Commands, time and reads on the registry, compared with the naive model of its tests.
 
-use super::draw::InputCursor;
+use super::input_cursor::InputCursor;
 use crate::registry::tests::{RegistryScript, RegistryStep, SERVICES};
 
-/// Most lines of a script: enough for a history, and soon over.
-const LONGEST: usize = 2_000;
+/// Maximum number of steps of a script.
+const MAX_STEPS: usize = 2_000;
 
-/// Whatever is done, every reader that reads sees exactly what the model has, by legal steps only.
+/// Executes any steps. Every reader must see the state of the model, by valid changes only.
 pub(super) fn run(input: &[u8]) {
-    let (mut draw, mut play) = (InputCursor::new(input), RegistryScript::new());
-    for _ in 0..LONGEST {
-        if draw.is_empty() {
+    let (mut input, mut script) = (InputCursor::new(input), RegistryScript::new());
+    for _ in 0..MAX_STEPS {
+        if input.is_empty() {
             break;
         }
-        play.act(&operation(&mut draw));
+        script.act(&step(&mut input));
     }
-    play.end();
+    script.end();
 }
 
-fn operation(draw: &mut InputCursor<'_>) -> RegistryStep {
-    let kind = draw.below(16);
-    let place = draw.byte();
+fn step(input: &mut InputCursor<'_>) -> RegistryStep {
+    let kind = input.below(16);
+    let place = input.byte();
     let (service, instance) = (usize::from(place) % SERVICES.len(), place / 16 % 4);
     match kind {
         0..6 => {
-            let how = draw.byte();
+            let how = input.byte();
             let (boot, weight, replace) = (how % 3, u16::from(how / 4 % 3) + 1, how > 127);
             RegistryStep::Register { service, instance, boot, weight, replace }
         }
         6..8 => RegistryStep::Deregister { service, instance },
-        8..10 => RegistryStep::Drain { service, instance, draining: draw.flag() },
+        8..10 => RegistryStep::Drain { service, instance, draining: input.flag() },
         10..12 => RegistryStep::Wait { halves: u64::from(place) % 5 },
         12..15 => RegistryStep::Read { reader: usize::from(place) % RegistryScript::READERS },
         _ => RegistryStep::Resume { reader: usize::from(place) % RegistryScript::READERS },

@@ -1,4 +1,4 @@
-//! Each target on its seeds, and on what random changes make of them.
+//! Runs of each target on its seeds and on random mutations of them.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
-/// Something done to an input, at a place between its ends.
+/// Mutation of an input at a position.
 #[derive(Debug, Clone)]
 enum InputMutation {
     Put(prop::sample::Index, Vec<u8>),
@@ -35,7 +35,7 @@ enum InputMutation {
     Repeat(prop::sample::Index, usize),
 }
 
-fn change() -> impl Strategy<Value = InputMutation> {
+fn mutation() -> impl Strategy<Value = InputMutation> {
     let at = any::<prop::sample::Index>;
     prop_oneof![
         (at(), vec(any::<u8>(), 1..8)).prop_map(|(at, bytes)| InputMutation::Put(at, bytes)),
@@ -46,7 +46,7 @@ fn change() -> impl Strategy<Value = InputMutation> {
 }
 
 impl InputMutation {
-    fn make(&self, input: &mut Vec<u8>) {
+    fn apply(&self, input: &mut Vec<u8>) {
         let end = |at: usize, length: usize| (at + length).min(input.len());
         match self {
             Self::Put(at, bytes) => {
@@ -70,18 +70,18 @@ impl InputMutation {
     }
 }
 
-/// Mostly a changed seed; now and then anything.
+/// Strategy of inputs: mostly mutated seeds, sometimes any bytes.
 fn input(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
-    let changed = (prop::sample::select(seeds), vec(change(), 0..8)).prop_map(|(mut seed, changes)| {
-        for change in changes {
-            change.make(&mut seed);
+    let changed = (prop::sample::select(seeds), vec(mutation(), 0..8)).prop_map(|(mut seed, mutations)| {
+        for mutation in mutations {
+            mutation.apply(&mut seed);
         }
         seed
     });
     prop_oneof![6 => changed, 1 => vec(any::<u8>(), 0..300)]
 }
 
-fn try_out(name: &str) {
+fn run_target(name: &str) {
     let target = *TARGETS.iter().find(|target| target.name == name).unwrap();
     let seeds = seeds(name);
     for seed in &seeds {
@@ -97,11 +97,11 @@ fn try_out(name: &str) {
 
 macro_rules! targets {
     ($($name:ident)*) => {
-        const TRIED: &[&str] = &[$(stringify!($name)),*];
+        const TESTED: &[&str] = &[$(stringify!($name)),*];
         $(
             #[test]
             fn $name() {
-                try_out(stringify!($name));
+                run_target(stringify!($name));
             }
         )*
     };
@@ -109,11 +109,11 @@ macro_rules! targets {
 
 targets!(filter token messages client config registry record import http2 http1 dns);
 
-/// A target is a line in `TARGETS`, a test here, a program for cargo-fuzz and some seeds: none may be forgotten.
+/// A target needs an entry in `TARGETS`, a test in this file, a program for cargo-fuzz and seeds.
 #[test]
-fn every_target_is_tried_and_fuzzed() {
+fn every_target_has_a_test_a_program_and_seeds() {
     let names: BTreeSet<_> = TARGETS.iter().map(|FuzzTarget { name, .. }| (*name).to_owned()).collect();
-    assert_eq!(names, TRIED.iter().map(|name| (*name).to_owned()).collect());
+    assert_eq!(names, TESTED.iter().map(|name| (*name).to_owned()).collect());
     let manifest: toml::Table = fs::read_to_string(folder().join("Cargo.toml")).unwrap().parse().unwrap();
     let programs = manifest["bin"].as_array().unwrap().iter();
     assert_eq!(names, programs.map(|program| program["name"].as_str().unwrap().to_owned()).collect());

@@ -1,8 +1,8 @@
-//! Resume tokens: those of other lives, of other selections, of the future, of the past, and none at all.
+//! Resume tokens: of other incarnations, other selectors, future and past revisions, and invalid ones.
 
 use std::sync::Arc;
 
-use super::draw::InputCursor;
+use super::input_cursor::InputCursor;
 use crate::{
     engine::Memory,
     model::{Incarnation, ResumeToken, Revision, Selector},
@@ -12,57 +12,58 @@ use crate::{
     },
 };
 
-/// How many changes there have been.
+/// Number of changes in the registry.
 const CHANGES: u64 = 10;
 
 thread_local! {
     static ENGINE: Memory = engine();
 }
 
-/// A token is what was sent, or is refused; one that fits goes on without a reset, and one that does not is told why.
+/// Decodes any bytes, and resumes with a token made of them. A valid token must continue without a reset, and any other must get the
+/// right reason for a reset.
 pub(super) fn run(input: &[u8]) {
     match ResumeToken::parse(input) {
-        Ok(token) => assert_eq!(token.to_bytes(), *input, "it means what it says"),
-        Err(refusal) => {
-            assert!(input.len() != ResumeToken::LENGTH || input[0] != 1, "{refusal}");
-            assert_eq!(refusal.field, "resume_token");
+        Ok(token) => assert_eq!(token.to_bytes(), *input, "the token encodes to the input"),
+        Err(error) => {
+            assert!(input.len() != ResumeToken::LENGTH || input[0] != 1, "{error}");
+            assert_eq!(error.field, "resume_token");
         }
     }
     ENGINE.with(|engine| resume(engine.registry(), InputCursor::new(input)));
 }
 
-fn resume(registry: &Registry, mut draw: InputCursor<'_>) {
-    let selection = Arc::new(if draw.flag() { Selector::Everything } else { Selector::Prefix("w".into()) });
-    let right = Subscription::new(Arc::clone(&selection), None, None).token(registry, registry.applied());
-    let number = |draw: &mut InputCursor<'_>, right: u64| match draw.below(4) {
-        0 => right,
-        1 => right.wrapping_add(u64::from(draw.byte())),
-        2 => right.wrapping_sub(u64::from(draw.byte())),
-        _ => u64::from(draw.number()) << 32 | u64::from(draw.number()),
+fn resume(registry: &Registry, mut input: InputCursor<'_>) {
+    let selection = Arc::new(if input.flag() { Selector::Everything } else { Selector::Prefix("w".into()) });
+    let valid = Subscription::new(Arc::clone(&selection), None, None).token(registry, registry.applied());
+    let number = |input: &mut InputCursor<'_>, valid: u64| match input.below(4) {
+        0 => valid,
+        1 => valid.wrapping_add(u64::from(input.byte())),
+        2 => valid.wrapping_sub(u64::from(input.byte())),
+        _ => u64::from(input.number()) << 32 | u64::from(input.number()),
     };
     let token = ResumeToken {
-        incarnation: Incarnation(number(&mut draw, right.incarnation.0)),
-        revision: Revision(number(&mut draw, right.revision.0)),
-        selection: number(&mut draw, right.selection),
+        incarnation: Incarnation(number(&mut input, valid.incarnation.0)),
+        revision: Revision(number(&mut input, valid.revision.0)),
+        selection: number(&mut input, valid.selection),
     };
     let mut reader = Subscription::new(selection, None, Some(token));
     let first = reader.next(registry);
-    let missed = right.revision.0.checked_sub(token.revision.0);
-    let why = match missed {
-        _ if token.incarnation != right.incarnation => Some(ResetReason::OtherIncarnation),
-        _ if token.selection != right.selection => Some(ResetReason::OtherSelection),
+    let missed = valid.revision.0.checked_sub(token.revision.0);
+    let expected = match missed {
+        _ if token.incarnation != valid.incarnation => Some(ResetReason::OtherIncarnation),
+        _ if token.selection != valid.selection => Some(ResetReason::OtherSelection),
         None => Some(ResetReason::FutureRevision),
         Some(missed) if missed > CHANGES => Some(ResetReason::HistoryLost),
         Some(_) => None,
     };
-    match (first, why) {
-        (Step::Reset(told), Some(why)) => assert_eq!(told, why),
-        (Step::Synced(revision), None) => assert_eq!((revision, missed), (right.revision, Some(0))),
+    match (first, expected) {
+        (Step::Reset(reason), Some(expected)) => assert_eq!(reason, expected),
+        (Step::Synced(revision), None) => assert_eq!((revision, missed), (valid.revision, Some(0))),
         (Step::Changes(deltas, revision), None) => {
-            assert_eq!(revision, right.revision);
-            assert!(deltas.iter().all(|delta| delta.event.revision > token.revision), "told before");
+            assert_eq!(revision, valid.revision);
+            assert!(deltas.iter().all(|delta| delta.event.revision > token.revision), "delivered before");
         }
-        (step, why) => panic!("{token:?} is answered with {step:?}, not {why:?}"),
+        (step, expected) => panic!("{token:?} is answered with {step:?}, not {expected:?}"),
     }
 }
 

@@ -1,6 +1,6 @@
-//! An input as a series of choices.
+//! Input as a series of choices.
 
-/// What is left of an input. When it is used up, every choice is the first.
+/// Cursor over the rest of an input. At its end, every choice is the first one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InputCursor<'a>(&'a [u8]);
 
@@ -19,7 +19,7 @@ impl<'a> InputCursor<'a> {
         *first
     }
 
-    /// A number below `end`.
+    /// Takes a number below `end`.
     pub(super) fn below(&mut self, end: u8) -> u8 {
         self.byte() % end
     }
@@ -36,7 +36,7 @@ impl<'a> InputCursor<'a> {
         choices[usize::from(self.byte()) % choices.len()]
     }
 
-    /// Some bytes: their number comes first, in two bytes.
+    /// Takes some bytes, after two bytes with their number.
     pub(super) fn bytes(&mut self) -> &'a [u8] {
         let length = usize::from(u16::from_be_bytes([self.byte(), self.byte()]));
         let (bytes, rest) = self.0.split_at(length.min(self.0.len()));
@@ -44,12 +44,12 @@ impl<'a> InputCursor<'a> {
         bytes
     }
 
-    /// Some text; what is no UTF-8 in it is replaced.
+    /// Takes some text, in which invalid UTF-8 is replaced.
     pub(super) fn text(&mut self) -> String {
         String::from_utf8_lossy(self.bytes()).into_owned()
     }
 
-    /// Everything that is left.
+    /// Takes all remaining bytes.
     pub(super) fn rest(self) -> &'a [u8] {
         self.0
     }

@@ -1,4 +1,4 @@
-//! A server without sockets, threads and time.
+//! Server without sockets, threads and time.
 
 use std::{
     cell::Cell,
@@ -30,10 +30,10 @@ use crate::{
 };
 
 thread_local! {
-    static WORLD: Cell<Option<FuzzServer>> = const { Cell::new(None) };
+    static SERVER: Cell<Option<FuzzServer>> = const { Cell::new(None) };
 }
 
-/// What the doors stand on.
+/// Server that the targets share.
 pub(super) struct FuzzServer {
     shared: Arc<ServerContext>,
     gate: Arc<ConnectionLimiter>,
@@ -42,15 +42,15 @@ pub(super) struct FuzzServer {
 }
 
 impl FuzzServer {
-    /// Does something where nothing is registered yet, and looks whether all is well afterwards. What reflection serves takes
-    /// milliseconds to make, so the next input meets the same world, emptied: what is left are revisions that have risen.
-    pub(super) fn visit(act: impl FnOnce(&Self)) {
-        // Whoever panics does not put it back.
-        let world = WORLD.take().unwrap_or_else(Self::new);
-        act(&world);
-        world.is_sound();
-        world.clear();
-        WORLD.set(Some(world));
+    /// Calls a function with a server without registrations, and verifies the state afterwards. Reflection takes milliseconds to
+    /// build, so the next input gets the same server with all instances removed and higher revisions.
+    pub(super) fn with(act: impl FnOnce(&Self)) {
+        // After a panic, the server is not used again.
+        let server = SERVER.take().unwrap_or_else(Self::new);
+        act(&server);
+        server.assert_consistent();
+        server.clear();
+        SERVER.set(Some(server));
     }
 
     fn new() -> Self {
@@ -108,7 +108,7 @@ impl FuzzServer {
         }
     }
 
-    /// A peer's connection to a port.
+    /// Opens a connection to a listener.
     pub(super) fn connection(&self, port: &ListenerConfig) -> Arc<Connection> {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let permit = self.gate.admit(peer, port.name, port.protocol);
@@ -119,8 +119,8 @@ impl FuzzServer {
         )
     }
 
-    /// Whatever was asked of it: it counts right, every instance is where it says it is, and nobody watches any more.
-    fn is_sound(&self) {
+    /// Asserts that all counts are right, every instance is in its service, and no watcher is left.
+    fn assert_consistent(&self) {
         let registry = self.shared.engine.registry();
         let (summaries, more) = registry.services("", "", usize::MAX);
         assert!(more.is_none());
@@ -143,8 +143,8 @@ impl FuzzServer {
         for summary in engine.registry().services("", "", usize::MAX).0 {
             for entry in engine.registry().page(&summary.name, "", usize::MAX) {
                 let (service, id) = (summary.name.clone(), entry.instance.id.clone());
-                let goodbye = Command::Deregister { service, id, guard: DeregisterGuard::Any };
-                let done = poll(pin!(engine.submit(goodbye, ServerActor::InProcess.caller(), self.shared.clock.now())));
+                let removal = Command::Deregister { service, id, guard: DeregisterGuard::Any };
+                let done = poll(pin!(engine.submit(removal, ServerActor::InProcess.caller(), self.shared.clock.now())));
                 assert!(matches!(done, Poll::Ready(Ok(outcome)) if outcome.changed));
             }
         }
@@ -152,15 +152,15 @@ impl FuzzServer {
     }
 }
 
-/// One thread without IO, whose clock moves on when all wait.
+/// Runtime of one thread without IO, whose clock advances when all tasks wait.
 pub(super) fn runtime() -> Runtime {
     let mut builder = Builder::new_current_thread();
     builder.enable_time().start_paused(true).build().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Polls until it is ready, or waits for something that will not come.
+/// Polls a future until it is ready or waits for an external event.
 pub(super) fn poll<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     let mut context = Context::from_waker(Waker::noop());
-    // What wakes itself to let others go first gets its turn.
+    // A future that yields is ready after some more polls.
     (0..64).map(|_| future.as_mut().poll(&mut context)).find(Poll::is_ready).unwrap_or(Poll::Pending)
 }
