@@ -22,14 +22,14 @@
 mod client;
 mod config;
 mod dns;
-mod input_cursor;
 mod filter;
 mod http;
+mod input_cursor;
 mod messages;
 mod record;
 mod registry;
-mod token;
 mod server;
+mod token;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! A registry that is kept: kills, exports, two servers on one directory.
+//! Registry with a data directory: kills, exports, two servers on one directory.
 
 use callboard::pb::callboard::v1::{LeaseState, RegisterRequest};
 use tempfile::TempDir;
@@ -10,7 +10,7 @@ async fn states(peer: &TestClient, leases: &[bytes::Bytes]) -> Vec<LeaseState> {
     HeartbeatStream::open(peer).await.beat(&all).await.unwrap().0
 }
 
-async fn crowd(peer: &TestClient, count: usize) -> Vec<bytes::Bytes> {
+async fn register_many(peer: &TestClient, count: usize) -> Vec<bytes::Bytes> {
     let mut leases = Vec::new();
     for number in 0..count {
         let request = RegisterRequest { ttl: seconds(60.0), ..instance("web", &format!("i{number}")) };
@@ -20,26 +20,26 @@ async fn crowd(peer: &TestClient, count: usize) -> Vec<bytes::Bytes> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_registry_finds_everything_again() {
+async fn killed_registry_restores_instances_and_leases() {
     let directory = TempDir::new().unwrap();
     let data = ["--data-dir", directory.path().to_str().unwrap()];
     let serve = ServerProcess::start(&data).await;
     let peer = serve.peer().await;
-    let leases = crowd(&peer, 20).await;
+    let leases = register_many(&peer, 20).await;
     peer.deregister("web", "i0", &leases[0]).await.unwrap().unwrap();
     let (before, events) = (peer.list("web").await, peer.events().await);
     let serve = serve.restart(&data).await;
     let peer = serve.peer().await;
-    assert_eq!(peer.list("web").await, before, "revisions and all");
+    assert_eq!(peer.list("web").await, before, "revisions are restored too");
     let mut expected = vec![LeaseState::Held; 20];
     expected[0] = LeaseState::Unknown;
-    assert_eq!(states(&peer, &leases).await, expected, "leases go on");
+    assert_eq!(states(&peer, &leases).await, expected, "leases continue");
     let next = peer.register(instance("web", "next")).await.unwrap();
-    assert!(next.revision > events.last().unwrap().revision, "revisions rise through the kill");
+    assert!(next.revision > events.last().unwrap().revision, "revisions rise over the kill");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_has_one_registry() {
+async fn directory_in_use_is_rejected_with_the_process_id() {
     let directory = TempDir::new().unwrap();
     let data = directory.path().to_str().unwrap();
     let serve = ServerProcess::start(&["--data-dir", data]).await;
@@ -48,21 +48,24 @@ async fn a_directory_has_one_registry() {
     for arguments in [&serving[..], &["export", "--data-dir", data], &["import", "--data-dir", data, "/dev/null"]] {
         let ended = Child::run(arguments).await;
         assert_eq!(ended.code(), Some(1));
-        let expected =
-            if arguments[0] == "import" { "no export".to_owned() } else { format!("in use by process {pid}") };
+        let expected = if arguments[0] == "import" {
+            "this is not an export".to_owned()
+        } else {
+            format!("in use by process {pid}")
+        };
         assert!(ended.stderr.contains(&expected), "{arguments:?}: {}", ended.stderr);
     }
     serve.peer().await.register(instance("web", "a")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_makes_the_same_registry_elsewhere() {
+async fn imported_export_is_the_same_registry_in_another_directory() {
     let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let file = old.path().join("export.jsonl");
     let (from, to, file) = (old.path().to_str().unwrap(), new.path().to_str().unwrap(), file.to_str().unwrap());
     let serve = ServerProcess::start(&["--data-dir", from]).await;
     let peer = serve.peer().await;
-    let leases = crowd(&peer, 20).await;
+    let leases = register_many(&peer, 20).await;
     let before = peer.list("web").await;
     serve.child.kill().await;
     let ended = Child::run(&["export", "--data-dir", from, file]).await;

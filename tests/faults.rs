@@ -1,18 +1,18 @@
-//! What breaks in the field, done on purpose: to real processes, over real sockets, on real disks. Choices come from a printed
-//! seed, and the named promises judge what was recorded.
+//! Fault injection on real processes, sockets and disks. Random choices come from a printed seed, and the invariant checkers verify
+//! the recorded histories.
 //!
-//! | module | does |
+//! | module | faults |
 //! |---|---|
-//! | `killed` | kill -9 of a registry on the disk: while it writes, starts and leaves |
+//! | `killed` | kill -9 of a registry with a data directory while it writes, starts and stops |
 //! | `clients` | kill -9 of instances |
 //! | `stopped` | SIGSTOP of the registry, of instances, of both |
 //! | `network` | resets, half-closed and half-open connections, delays, trickles, partitions |
-//! | `disk` | full, read-only and forbidden disks, a file that is taken away |
-//! | `clocks` | jumps of either clock |
-//! | `storm` | 20,000 instances that register again at once |
-//! | `soak` | all of it for long, with memory, streams and descriptors back where they were |
+//! | `disk` | full and read-only disks, denied permissions, a file that is removed |
+//! | `clocks` | jumps of the wall clock and the monotonic clock |
+//! | `storm` | 20,000 instances that register again at the same time |
+//! | `soak` | all faults for a long time, after which memory, streams and descriptors are as before |
 //!
-//! Most take minutes, so that `cargo test` leaves them out: `just faults` runs them, one at a time, and `just soak` the last.
+//! Most of these tests take minutes, so `cargo test` skips them. `just faults` runs them one at a time, and `just soak` runs the last.
 
 mod clients;
 mod clocks;
@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::harness::{Reader, TestClient, Wall, wall};
 
-/// When the registry heard of an instance last, at the earliest: what it says is left of its time tells.
+/// Returns a lower bound of the time of the last heartbeat, computed from the remaining time of the lease.
 async fn last_sign(peer: &TestClient, service: &str, id: &str) -> Wall {
     let asked = wall();
     let lease = peer.lease(service, id).await.expect("it is registered");
@@ -39,7 +39,7 @@ async fn last_sign(peer: &TestClient, service: &str, id: &str) -> Wall {
     asked + millis(lease.time_left) - millis(lease.ttl)
 }
 
-/// Reads whatever there is, up to the goal.
+/// Reads until the view has the revision of the goal.
 async fn follow(mut reader: Reader, mut goal: watch::Receiver<Option<u64>>) -> Reader {
     loop {
         if goal.borrow_and_update().is_some_and(|newest| reader.view.revision >= newest) {
@@ -52,10 +52,10 @@ async fn follow(mut reader: Reader, mut goal: watch::Receiver<Option<u64>>) -> R
     }
 }
 
-/// A number from the environment of the recipe.
+/// Returns a number from the environment of the recipe.
 fn wanted(variable: &str, usual: u64) -> u64 {
     match env::var(variable) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")),
         Err(_) => usual,
     }
 }

@@ -1,4 +1,4 @@
-//! kill -9 of instances: `callboard register` and `callboard run`, at random moments.
+//! kill -9 of `callboard register` and `callboard run` at random times.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::{
     invariant::{self, Held, InstanceLifetime, ReferenceHistory, Stop, dead_goes, live_stays},
 };
 
-/// Services that have victims at the same time. A service has two instances and loses them once, and a registry has fewer than
-/// twenty in all: where more die in a minute, the registry does not believe it.
-const STREETS: u64 = 2;
-/// Services after each other.
+/// Number of services that lose instances at the same time. Each service has two instances, and the registry fewer than twenty in
+/// all, so that self-preservation does not hold the killed ones.
+const PARALLEL_SERVICES: u64 = 2;
+/// Number of services one after the other in each of them.
 const SERVICES: u64 = 3;
 const TTL: u64 = 2_000;
 const GRACE: u64 = 500;
 
-/// A program that is registered.
+/// Process of a registered program.
 struct Program {
     child: Child,
     service: String,
@@ -28,7 +28,7 @@ struct Program {
 }
 
 impl Program {
-    /// `register` and `run` in turns; with a grace and without.
+    /// Starts `register` or `run`, with or without a grace, by the number.
     async fn start(serve: &str, peer: &TestClient, service: &str, number: u64) -> Self {
         let (service, id, has_grace) = (service.to_owned(), format!("p{number}"), number % 4 > 1);
         let mut options = vec!["--server", serve, "--ttl", "2s", "--id", &id];
@@ -38,11 +38,11 @@ impl Program {
         let child = if number.is_multiple_of(2) {
             Child::start(&[&["register", &service, "127.0.0.1:9001"], &options[..]].concat())
         } else {
-            // It ends by itself, for nobody else ends it.
+            // The program ends by itself, because the test kills only its parent.
             let program = ["--", "sleep", "20"];
             Child::start(&[&["run", "--service", &service, "--port", "9002"], &options[..], &program].concat())
         };
-        // The stream that carries the heartbeats is open once the registry says so.
+        // Waits until the stream of the heartbeats is open.
         while !peer.lease(&service, &id).await.is_some_and(|lease| lease.connected) {
             sleep(Duration::from_millis(10)).await;
         }
@@ -64,7 +64,7 @@ impl Program {
     }
 }
 
-/// Its revision is not known yet.
+/// Makes a lifetime whose revision is set later.
 fn life(service: String, id: String, has_grace: bool, signs: Vec<Span>, broke: Option<Span>) -> InstanceLifetime {
     InstanceLifetime {
         service,
@@ -80,27 +80,32 @@ fn life(service: String, id: String, has_grace: bool, signs: Vec<Span>, broke: O
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute: just faults"]
-async fn killed_instances_go_in_time_and_nobody_else_does() {
+async fn killed_instances_expire_in_time_and_others_stay() {
     let (seed, stalls) = (Seed::from_environment(), Stalls::of_this_machine());
-    for town in 0..wanted("CALLBOARD_TEST_TOWNS", 2) {
-        murders(&seed, town, stalls).await;
+    for round in 0..wanted("CALLBOARD_TEST_ROUNDS", 2) {
+        kill_instances(&seed, round, stalls).await;
     }
 }
 
-/// A registry of its own, and all promises over what became of its instances.
-async fn murders(seed: &Seed, town: u64, stalls: &Stalls) {
+/// Runs a registry of its own, and verifies the invariants of its instances.
+async fn kill_instances(seed: &Seed, round: u64, stalls: &Stalls) {
     let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     let everything = Reader::open(&peer, "everything", Scope::Everything, Filter::NONE).await;
     let (goal, goals) = watch::channel(None);
     let reading = tokio::spawn(follow(everything, goals));
-    let mut streets = JoinSet::new();
-    for number in 0..STREETS {
-        streets.spawn(street(serve.address(), peer.clone(), number, seed.random(town * STREETS + number)));
+    let mut groups = JoinSet::new();
+    for number in 0..PARALLEL_SERVICES {
+        groups.spawn(kill_in_services(
+            serve.address(),
+            peer.clone(),
+            number,
+            seed.random(round * PARALLEL_SERVICES + number),
+        ));
     }
     let (mut lives, mut running) = (Vec::new(), Vec::new());
-    while let Some(street) = streets.join_next().await {
-        let (killed, left) = street.unwrap();
+    while let Some(group) = groups.join_next().await {
+        let (killed, left) = group.unwrap();
         lives.extend(killed);
         running.extend(left);
     }
@@ -121,16 +126,16 @@ async fn murders(seed: &Seed, town: u64, stalls: &Stalls) {
     println!("{killed} of {} programs were killed", lives.len());
 }
 
-/// One service after the other: starts two programs, and kills one or both of them.
-async fn street(
+/// Starts two programs of each service, one service after the other, and kills one or both of them.
+async fn kill_in_services(
     serve: String,
     peer: TestClient,
-    street: u64,
+    group: u64,
     mut random: Random,
 ) -> (Vec<InstanceLifetime>, Vec<Program>) {
     let (mut lives, mut survivors, mut number) = (Vec::new(), Vec::new(), random.below(4));
     for service in 0..SERVICES {
-        let service = format!("s{street}-{service}");
+        let service = format!("s{group}-{service}");
         let mut reader = Reader::of(&peer, &[&service]).await;
         let mut running = Vec::new();
         for _ in 0..2 {
@@ -144,7 +149,7 @@ async fn street(
             lives.push(program.kill(&peer).await);
         }
         let left: Vec<_> = running.iter().map(|program| key(&program.service, &program.id)).collect();
-        reader.until("who was killed is gone", |view| view.set.keys().eq(left.iter())).await;
+        reader.until("the killed ones are removed", |view| view.set.keys().eq(left.iter())).await;
         survivors.extend(running);
     }
     (lives, survivors)
