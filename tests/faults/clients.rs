@@ -64,7 +64,7 @@ impl Program {
     }
 }
 
-/// Makes a lifetime whose revision is set later.
+/// Makes a lifetime; its revision is set later.
 fn life(service: String, id: String, has_grace: bool, signs: Vec<Span>, broke: Option<Span>) -> InstanceLifetime {
     InstanceLifetime {
         service,

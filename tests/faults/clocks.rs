@@ -1,5 +1,5 @@
-//! Clocks that jump. The wall clock is for display, so that its jumps move no lease and no revision; a jump of the monotonic clock is
-//! a pause of the machine, which ends nobody's time.
+//! Jumps of the clocks. The wall clock is for display, so its jumps move no lease and no revision. A jump of the monotonic clock is a
+//! pause of the machine, which ends no lease.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -17,9 +17,9 @@ use tokio::time::{advance, sleep};
 use crate::harness::{HeartbeatStream, InMemory, Reader, Seed, StepLog, TestClient, instance, seconds};
 
 const TTL: u64 = 3_000;
-/// What is promised beyond the time to live, in milliseconds.
-const ALLOWED: u64 = 1_000;
-/// The 22nd of November 2026.
+/// Maximum time from the end of a TTL to the removal, in milliseconds.
+const MAX_REMOVAL_MS: u64 = 1_000;
+/// 22 November 2026 in Unix milliseconds.
 const TODAY: u64 = 1_795_305_600_000;
 const DAY: u64 = 86_400_000;
 
@@ -31,7 +31,7 @@ async fn register(peer: &TestClient, id: &str) -> (Bytes, u64) {
     (answer.lease_id, answer.revision)
 }
 
-/// Milliseconds until nobody is left.
+/// Waits until all instances are removed. Returns the time in milliseconds.
 async fn until_gone(house: &InMemory, reader: &mut Reader) -> u64 {
     let from = house.now();
     reader.until("gone", |view| view.set.is_empty()).await;
@@ -39,7 +39,7 @@ async fn until_gone(house: &InMemory, reader: &mut Reader) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_jump_of_the_wall_clock_shows_in_times_and_nowhere_else() {
+async fn jump_of_the_wall_clock_changes_only_displayed_times() {
     let house = InMemory::with_clock(Clock::with_wall(0, || UnixMillis(WALL.load(Ordering::Relaxed))));
     let peer = house.peer().await;
     let mut reader = Reader::synced(&peer, &["web"]).await;
@@ -60,11 +60,11 @@ async fn a_jump_of_the_wall_clock_shows_in_times_and_nowhere_else() {
     assert!(reader.view.get("web", "a").is_some() && reader.view.resets == 0);
     beats.beat(&[&lease]).await.unwrap();
     let lived = until_gone(&house, &mut reader).await;
-    assert!(lived > TTL && lived <= TTL + ALLOWED, "lived for {lived} ms");
+    assert!(lived > TTL && lived <= TTL + MAX_REMOVAL_MS, "lived for {lived} ms");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_jump_of_the_monotonic_clock_ends_nobodys_time() {
+async fn jump_of_the_monotonic_clock_ends_no_lease() {
     let (seed, diary) = (Seed::from_environment(), StepLog::default());
     let mut random = seed.random(0);
     let house = InMemory::open();
@@ -91,5 +91,5 @@ async fn a_jump_of_the_monotonic_clock_ends_nobodys_time() {
     HeartbeatStream::open(&peer).await.beat(&[&lease]).await.unwrap();
     reader.until("there", |view| view.revision >= revision && !view.set.is_empty()).await;
     let lived = until_gone(&house, &mut reader).await;
-    assert!(lived > TTL && lived <= TTL + ALLOWED, "lived for {lived} ms");
+    assert!(lived > TTL && lived <= TTL + MAX_REMOVAL_MS, "lived for {lived} ms");
 }

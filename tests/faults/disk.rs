@@ -14,10 +14,10 @@ use tempfile::TempDir;
 use super::wanted;
 use crate::harness::{Child, Ended, Reader, ServerProcess, instance};
 
-/// Where nothing can be mounted, this says that it is known. A check that is left out silently is none.
-const WITHOUT: &str = "CALLBOARD_TEST_WITHOUT_MOUNT";
-/// Somebody who owns nothing here.
-const NOBODY: u32 = 65_534;
+/// Environment variable that permits skipping the tests where nothing can be mounted. Without it they fail.
+const SKIP_VARIABLE: &str = "CALLBOARD_TEST_WITHOUT_MOUNT";
+/// User id without any files.
+const UNPRIVILEGED_USER: u32 = 65_534;
 
 /// A small disk of our own, in memory. Dropping it unmounts it.
 struct Disk(TempDir);
@@ -30,9 +30,12 @@ impl Disk {
         if status.as_ref().is_ok_and(ExitStatus::success) {
             return Some(Self(directory));
         }
-        let known = wanted(WITHOUT, 0) == 1;
-        assert!(known, "no tmpfs can be mounted ({status:?}): be root, or set {WITHOUT}=1 to leave out what needs one");
-        eprintln!("LEFT OUT, for {WITHOUT} is set: a disk of {options}");
+        let known = wanted(SKIP_VARIABLE, 0) == 1;
+        assert!(
+            known,
+            "no tmpfs can be mounted ({status:?}): be root, or set {SKIP_VARIABLE}=1 to leave out what needs one"
+        );
+        eprintln!("LEFT OUT, for {SKIP_VARIABLE} is set: a disk of {options}");
         None
     }
 
@@ -60,7 +63,7 @@ fn data(directory: &Path) -> String {
     directory.join("data").to_str().unwrap().to_owned()
 }
 
-/// Registers one large instance after the other until that is refused, and returns who was acknowledged, and how the registry ended.
+/// Registers large instances until a registration fails. Returns the acknowledged ids, and the end of the registry.
 async fn fill(serve: ServerProcess) -> (Vec<String>, Ended) {
     let (peer, mut acknowledged) = (serve.peer().await, Vec::new());
     for number in 0..100_000 {
@@ -103,7 +106,7 @@ async fn assert_kept(serve: &ServerProcess, acknowledged: &[String]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "mounts a disk, as root: just faults"]
-async fn a_full_disk_stops_it_and_costs_nothing_that_was_acknowledged() {
+async fn full_disk_stops_the_registry_and_keeps_acknowledged_changes() {
     let Some(disk) = Disk::mount("size=8m") else { return };
     let data = disk.data();
     let (acknowledged, ended) = fill(ServerProcess::start(&["--data-dir", &data]).await).await;
@@ -122,7 +125,7 @@ async fn a_full_disk_stops_it_and_costs_nothing_that_was_acknowledged() {
 /// The same for a file that may not grow: it needs no disk of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs bash: just faults"]
-async fn a_file_that_may_not_grow_stops_it_and_costs_nothing_that_was_acknowledged() {
+async fn file_at_its_size_limit_stops_the_registry_and_keeps_acknowledged_changes() {
     let directory = tempfile::tempdir().unwrap();
     let data = data(directory.path());
     let mut command = tokio::process::Command::new("bash");
@@ -139,7 +142,7 @@ async fn a_file_that_may_not_grow_stops_it_and_costs_nothing_that_was_acknowledg
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "mounts a disk, as root: just faults"]
-async fn a_disk_that_is_read_only_is_refused() {
+async fn read_only_disk_is_rejected_at_the_start() {
     let Some(disk) = Disk::mount("size=8m") else { return };
     let data = disk.data();
     disk.remount("ro");
@@ -158,7 +161,7 @@ async fn a_disk_that_is_read_only_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "runs it as another user where this one is root: just faults"]
-async fn a_directory_without_permission_is_refused() {
+async fn directory_without_permission_is_rejected_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let closed = directory.path().join("closed");
     fs::create_dir(&closed).unwrap();
@@ -167,8 +170,8 @@ async fn a_directory_without_permission_is_refused() {
     let data = data(&closed);
     let mut command = Child::command(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data]);
     if rustix::process::geteuid().is_root() {
-        // Nobody can keep root out.
-        command.uid(NOBODY);
+        // Permissions do not restrict root.
+        command.uid(UNPRIVILEGED_USER);
     }
     let ended = Child::spawn(command).ended().await;
     assert_failed(&ended, &[&data, "Permission denied", "choose another with --data-dir"]);
@@ -176,7 +179,7 @@ async fn a_directory_without_permission_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "with the other disks that fail: just faults"]
-async fn a_file_that_is_taken_away_stops_it_before_it_acknowledges_anything_more() {
+async fn removed_file_stops_the_registry_before_it_acknowledges_more() {
     for durability in ["durable", "relaxed"] {
         let directory = tempfile::tempdir().unwrap();
         let data = data(directory.path());

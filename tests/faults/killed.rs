@@ -1,9 +1,8 @@
-//! kill -9 of a registry on the disk: while it is written to, while it starts, while it leaves.
+//! kill -9 of a registry with a data directory while it is written, starts and stops.
 //!
-//! Many clients write, each to instances of its own, until the registry is killed under them. Then it is started again and
-//! audited: what was acknowledged has to be there, and each write that was not is there as a whole or not at all. Readers
-//! read through all of it; the truth that they are judged by comes from the writers and the audits, for the registry's own log
-//! begins anew with each start.
+//! Many clients write, each to its own instances, until the registry is killed. After each restart an audit verifies that every
+//! acknowledged write is there, and every other write is complete or absent. Readers read all the time. The reference history for
+//! them is made of the writes and the audits, because the event log of the registry starts anew with each process.
 
 mod beater;
 mod chronicle;
@@ -34,25 +33,25 @@ use writer::{Tally, Writer};
 const WRITERS: u64 = 32;
 /// Kills of one history. Then another begins, with another directory: histories are judged in memory.
 const KILLS: u64 = 20;
-/// Milliseconds for which a life is written to.
+/// Range of the time of writing in one incarnation, in milliseconds.
 const LIFE: (u64, u64) = (20, 250);
-/// Milliseconds after which a start or a goodbye is cut short.
-const HASTE: (u64, u64) = (0, 60);
+/// Range of the time from the beginning of a start or a shutdown to the kill, in milliseconds.
+const KILL_DELAY: (u64, u64) = (0, 60);
 
-/// What was found after a start.
+/// Registrations after a start.
 #[derive(Debug, Clone)]
 pub struct Audit {
-    /// Counted from 0.
+    /// Number of the process, from 0.
     pub life: usize,
     pub view: View,
-    /// What was acknowledged later than this may be lost.
+    /// Time up to which no acknowledged write may be lost.
     pub sure: Wall,
 }
 
-/// What writers do now.
+/// Phase of the writers.
 #[derive(Debug, Clone)]
 pub enum Phase {
-    /// They write until the registry is gone, and begin with what was found.
+    /// The writers start with the audit, and write until the registry is gone.
     Write(Arc<Audit>),
     /// They say what they know of what was found, and end.
     Over(Arc<Audit>),
@@ -88,7 +87,7 @@ impl Victim {
     async fn kill(&mut self, diary: &StepLog) {
         let serve = self.serve.take().expect("it runs");
         if self.may_leave && self.random.one_in(8) {
-            let haste = self.random.millis(HASTE.0, HASTE.1);
+            let haste = self.random.millis(KILL_DELAY.0, KILL_DELAY.1);
             diary.note(format!("killed {haste:?} after it was told to leave"));
             serve.child.signal(Signal::TERM);
             sleep(haste).await;
@@ -101,7 +100,7 @@ impl Victim {
     async fn revive(&mut self, diary: &StepLog) {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         while self.random.one_in(2) {
-            let haste = self.random.millis(HASTE.0, HASTE.1);
+            let haste = self.random.millis(KILL_DELAY.0, KILL_DELAY.1);
             diary.note(format!("killed {haste:?} after its start"));
             let begun = ServerProcess::begin(&self.address, &arguments);
             sleep(haste).await;
@@ -146,11 +145,11 @@ impl Crew {
         }
     }
 
-    /// Until everybody knows that the registry is gone.
+    /// Waits until all tasks have noticed that the registry is gone.
     async fn notice(&mut self) {
         let noticed = Arc::clone(&self.noticed);
         tokio::select! {
-            _ = within("everybody notices", noticed.wait()) => {}
+            _ = within("all tasks notice the kill", noticed.wait()) => {}
             failed = self.tasks.join_next() => Self::fail(failed),
         }
     }
@@ -168,7 +167,7 @@ impl Crew {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute, or as many kills as CALLBOARD_TEST_KILLS says: just faults"]
-async fn killed_at_any_moment_it_keeps_what_it_acknowledged() {
+async fn registry_killed_at_any_time_keeps_acknowledged_writes() {
     let (mut tally, mut starts, mut goodbyes) = (Tally::default(), 0, 0);
     let kills = wanted("CALLBOARD_TEST_KILLS", 40);
     for first in (0..kills).step_by(KILLS.try_into().unwrap()) {

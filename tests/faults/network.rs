@@ -1,6 +1,6 @@
-//! Networks as they are: between our own client and the registry stands a proxy that holds up, trickles, resets and half closes.
+//! Faults of the network: a proxy between the Rust client and the registry delays, trickles, resets and half-closes connections.
 //!
-//! What is recorded behind it is judged by what a reader and the writers beside it know.
+//! The events of the clients behind the proxy are verified by the history of a reader that does not use it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -26,24 +26,24 @@ use crate::{
     },
 };
 
-/// Registrations behind the proxy, two in a service: more would be protected when they go.
+/// Number of registrations behind the proxy, two in a service, so that self-preservation does not hold them.
 const REGISTERED: usize = 6;
 const WATCHES: usize = 4;
 const TTL: Duration = Duration::from_secs(6);
-/// No outage is longer, so that whoever sends heartbeats every third of the time to live is back in time.
-const LONGEST: u64 = 2_500;
-/// Between two outages, heartbeats get through.
-const CALM: u64 = 2_500;
+/// Maximum length of an outage in milliseconds. Heartbeats every third of the TTL are in time after it.
+const MAX_OUTAGE_MS: u64 = 2_500;
+/// Time between two outages in milliseconds, in which heartbeats arrive.
+const CALM_MS: u64 = 2_500;
 const SERVICES: [&str; 3] = ["web", "db", "mail"];
 
-/// What the network does.
+/// Fault of the network.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     Flow(Way, Flow),
     Reset,
     HalfClose(Way),
     Refuse,
-    /// So many resets, one soon after the other.
+    /// This number of resets in short succession.
     Storm(u64),
 }
 
@@ -84,7 +84,7 @@ impl Fault {
     }
 }
 
-/// A registration of our own client, and what happened to it.
+/// Registration of the Rust client, with its events.
 struct Registered {
     _registration: Registration,
     service: &'static str,
@@ -104,7 +104,7 @@ impl Registered {
         Self { _registration: registration.unwrap(), service, id, from, events }
     }
 
-    /// With the revisions of those registrations that the registry did not know before.
+    /// Returns the revisions of its registrations that were new to the registry.
     fn registered(&self) -> Vec<u64> {
         let events = self.events.lock().unwrap();
         let registered = events.iter().filter_map(|event| match event {
@@ -114,7 +114,7 @@ impl Registered {
         registered.collect()
     }
 
-    /// It gave signs of life from its start until now.
+    /// Returns a lifetime with heartbeats from the start until now.
     fn life(&self) -> InstanceLifetime {
         let registered = self.registered();
         assert_eq!(registered.len(), 1, "{}: it never had to register again: {:?}", self.id, self.events);
@@ -141,7 +141,7 @@ impl Registered {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute: just faults"]
-async fn outages_shorter_than_a_time_to_live_cost_nobody_anything() {
+async fn outage_shorter_than_the_ttl_removes_no_instance() {
     let (seed, diary) = (Seed::from_environment(), StepLog::default());
     let stalls = Stalls::of_this_machine();
     let house = TestServer::open();
@@ -159,10 +159,10 @@ async fn outages_shorter_than_a_time_to_live_cost_nobody_anything() {
     let (mut random, began) = (seed.random(1), wall());
     let faults = wanted("CALLBOARD_TEST_FAULTS", 10);
     for _ in 0..faults {
-        let (fault, lasts) = (Fault::any(&mut random), random.millis(100, LONGEST));
+        let (fault, lasts) = (Fault::any(&mut random), random.millis(100, MAX_OUTAGE_MS));
         diary.note(format!("{fault:?} for {lasts:?}"));
         fault.strike(&proxy, lasts).await;
-        sleep(Duration::from_millis(CALM)).await;
+        sleep(Duration::from_millis(CALM_MS)).await;
     }
     let lives: Vec<InstanceLifetime> = registered.iter().map(Registered::life).collect();
     writing.abort();
@@ -187,7 +187,7 @@ async fn outages_shorter_than_a_time_to_live_cost_nobody_anything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes ten seconds: just faults"]
-async fn whoever_is_cut_off_for_longer_goes_in_time_and_comes_back() {
+async fn instance_behind_a_longer_outage_expires_in_time_and_registers_again() {
     const TTL: u64 = 2_000;
     let stalls = Stalls::of_this_machine();
     let house = TestServer::open();
@@ -227,7 +227,7 @@ async fn whoever_is_cut_off_for_longer_goes_in_time_and_comes_back() {
     proxies.iter().for_each(Proxy::calm);
     everything.until("all back", |view| view.set.len() == SERVICES.len()).await;
     for registered in &registered {
-        within("it knows that it is back", async {
+        within("its second registration", async {
             while registered.registered().len() < 2 {
                 sleep(Duration::from_millis(10)).await;
             }
@@ -236,7 +236,7 @@ async fn whoever_is_cut_off_for_longer_goes_in_time_and_comes_back() {
     }
 }
 
-/// Writes beside the proxy, so that those behind it have something to miss.
+/// Writes without the proxy, so that the clients behind it have changes to receive.
 async fn churn(peer: TestClient, mut random: Random, goal: watch::Receiver<Option<u64>>) {
     for number in 0.. {
         if goal.borrow().is_some() {
@@ -265,7 +265,7 @@ fn watches(endpoint: &Endpoint, goal: &watch::Receiver<Option<u64>>) -> JoinSet<
     watches
 }
 
-/// All that a client tells its program, up to the goal.
+/// Collects the events of a watch up to the goal.
 async fn listen(mut watch: Watch, mut goal: watch::Receiver<Option<u64>>) -> Vec<Told> {
     let (mut told, mut stands) = (Vec::new(), 0);
     while goal.borrow_and_update().is_none_or(|newest| stands < newest) {

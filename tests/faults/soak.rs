@@ -1,5 +1,5 @@
-//! All of it for long: writers whose services come and go, watches and instances behind a network that fails, programs that are
-//! killed. Memory stays where it is, and streams, threads and descriptors are back where they were once all have left.
+//! Long run of all faults: writers whose services appear and disappear, watches and instances behind a faulty network, killed
+//! programs. Memory must not grow, and streams, threads and descriptors must be as before once all clients are gone.
 
 use std::time::Duration;
 
@@ -21,19 +21,19 @@ const WRITERS: u64 = 4;
 const WATCHES: u64 = 20;
 const INSTANCES: u64 = 10;
 const PROGRAMS: u64 = 2;
-/// Where it was not said for how long: long enough to see whether everything comes back.
-const SHORT: Duration = Duration::from_secs(30);
-/// Growth in KiB that is no leak: what allocators keep, and what one measurement differs from the next.
-const GROWTH: f64 = 4.0 * 1_024.0;
-/// Clients that fill history before the memory is looked at.
+/// Default length of the run.
+const DEFAULT_LENGTH: Duration = Duration::from_secs(30);
+/// Maximum growth in KiB that is not a leak: memory that allocators keep, and noise of the measurement.
+const MAX_GROWTH_KIB: f64 = 4.0 * 1_024.0;
+/// Number of clients that fill the event log before memory is measured.
 const FILLERS: usize = 32;
-/// How long it may take until nothing is left: ended leases are remembered for their next heartbeats.
-const LEAVING: Duration = Duration::from_mins(3);
+/// Maximum time until all state is gone. Ended leases are kept for their next heartbeats.
+const MAX_CLEANUP_TIME: Duration = Duration::from_mins(3);
 const SAMPLE: Duration = Duration::from_secs(1);
 
-/// What the process has.
+/// Resources of the process.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Belongings {
+struct ProcessResources {
     streams: u64,
     watches: u64,
     instances: u64,
@@ -42,7 +42,7 @@ struct Belongings {
     descriptors: usize,
 }
 
-impl Belongings {
+impl ProcessResources {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the numbers are small")]
     async fn of(serve: &ServerProcess) -> Self {
         let metric = async |name| serve.metric(name).await as u64;
@@ -57,7 +57,7 @@ impl Belongings {
     }
 }
 
-impl Belongings {
+impl ProcessResources {
     /// Give or take the descriptors of connections that ask for the page which tells of the rest.
     fn is_back_at(&self, baseline: &Self) -> bool {
         let Self { threads, descriptors, .. } = *baseline;
@@ -77,12 +77,12 @@ type Sample = (f64, f64);
 async fn soak() {
     let seed = Seed::from_environment();
     let minutes = wanted("CALLBOARD_TEST_SOAK_MINUTES", 0);
-    let lasts = if minutes == 0 { SHORT } else { Duration::from_secs(60 * minutes) };
+    let lasts = if minutes == 0 { DEFAULT_LENGTH } else { Duration::from_secs(60 * minutes) };
     let serve = ServerProcess::start(&[]).await;
     if minutes > 0 {
         fill(&serve).await;
     }
-    let baseline = Belongings::of(&serve).await;
+    let baseline = ProcessResources::of(&serve).await;
     let proxy = Proxy::before(serve.grpc).await;
     let (over, is_over) = watch::channel(false);
     let mut actors = JoinSet::new();
@@ -112,22 +112,22 @@ async fn soak() {
     judge(&samples, lasts);
 }
 
-/// Waits until everybody is gone, and what is remembered of them.
-async fn come_back(serve: &ServerProcess, baseline: &Belongings) {
-    let mut left = Belongings::of(serve).await;
+/// Waits until the resources are those of the baseline.
+async fn come_back(serve: &ServerProcess, baseline: &ProcessResources) {
+    let mut left = ProcessResources::of(serve).await;
     let leaving = async {
         while !left.is_back_at(baseline) {
             sleep(SAMPLE).await;
-            left = Belongings::of(serve).await;
+            left = ProcessResources::of(serve).await;
         }
     };
-    let came = timeout(LEAVING, leaving).await;
-    assert!(came.is_ok(), "{left:?} is left after {LEAVING:?}, {baseline:?} was there");
+    let came = timeout(MAX_CLEANUP_TIME, leaving).await;
+    assert!(came.is_ok(), "{left:?} is left after {MAX_CLEANUP_TIME:?}, {baseline:?} was there");
     println!("back at {left:?}");
 }
 
-/// As many changes as history keeps, so that memory is not still on its way there. Somebody watches, for what was sent to watches is
-/// kept with the change.
+/// Makes as many changes as the event log holds, so that it does not grow further. A watch runs meanwhile, because encoded bytes are
+/// kept with the events.
 async fn fill(serve: &ServerProcess) {
     let (over, is_over) = watch::channel(false);
     let watching = tokio::spawn(listen(serve.address().parse().unwrap(), Seed(0).random(0), is_over));
@@ -151,7 +151,7 @@ async fn fill(serve: &ServerProcess) {
             sleep(SAMPLE).await;
         }
     };
-    timeout(LEAVING, forgetting).await.expect("nothing is remembered");
+    timeout(MAX_CLEANUP_TIME, forgetting).await.expect("nothing is remembered");
 }
 
 /// Resident memory, once a second.
@@ -166,7 +166,7 @@ async fn sample(serve: &ServerProcess, lasts: Duration) -> Vec<Sample> {
             println!(
                 "{seconds:.0} s: {} KiB, revision {revision}, {:?}",
                 serve.resident(),
-                Belongings::of(serve).await
+                ProcessResources::of(serve).await
             );
         }
         sleep(SAMPLE).await;
@@ -185,8 +185,8 @@ fn judge(samples: &[Sample], lasts: Duration) {
         settled[settled.len() - 1].1,
         slope * 3_600.0 / 1_024.0
     );
-    if lasts > SHORT {
-        assert!(grown < GROWTH, "memory grew by {grown:.0} KiB in {:?}", lasts / 2);
+    if lasts > DEFAULT_LENGTH {
+        assert!(grown < MAX_GROWTH_KIB, "memory grew by {grown:.0} KiB in {:?}", lasts / 2);
     }
 }
 
@@ -238,7 +238,7 @@ async fn listen(endpoint: Endpoint, mut random: Random, over: Over) {
     }
 }
 
-/// Registrations that end: with a goodbye, or by their handles being dropped.
+/// Registers, and ends each registration by a deregistration or by dropping the handle.
 async fn come_and_go(endpoint: Endpoint, number: u64, mut random: Random, over: Over) {
     for life in 0_u64.. {
         if *over.borrow() {

@@ -1,4 +1,4 @@
-//! SIGSTOP: a process that stands still and does not know it. Of the registry, of instances, of both at once.
+//! SIGSTOP of the registry, of instances, and of both at once.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,16 +14,16 @@ use crate::{
 
 const COUNT: usize = 4;
 
-/// The registry and programs that are registered.
-struct Cast {
+/// Registry and registered programs.
+struct StoppableProcesses {
     serve: ServerProcess,
     programs: Vec<Child>,
     everything: Reader,
 }
 
-impl Cast {
-    /// Two in a service: where more die together, the registry does not believe it.
-    async fn call(ttl: &str) -> Self {
+impl StoppableProcesses {
+    /// Starts two programs in each service, so that self-preservation does not hold them.
+    async fn start(ttl: &str) -> Self {
         let serve = ServerProcess::start(&[]).await;
         let address = serve.address();
         let mut everything = Reader::open(&serve.peer().await, "everything", Scope::Everything, Filter::NONE).await;
@@ -58,7 +58,7 @@ fn life(truth: &ReferenceHistory, number: usize, ttl: u64, sign: Span) -> Instan
     InstanceLifetime { service, id, ttl, grace: None, revision, signs: vec![sign], broke: None, stop: Stop::Silent }
 }
 
-/// Who stands still, and for how long.
+/// Stopped processes, and the time for which they are stopped.
 #[derive(Debug)]
 enum Pause {
     Registry(Duration),
@@ -73,9 +73,9 @@ enum Pause {
 }
 
 impl Pause {
-    async fn take(&self, cast: &Cast) {
-        let registry = |signal| cast.serve.child.signal(signal);
-        let programs = |signal| cast.programs.iter().for_each(|program| program.signal(signal));
+    async fn take(&self, processes: &StoppableProcesses) {
+        let registry = |signal| processes.serve.child.signal(signal);
+        let programs = |signal| processes.programs.iter().for_each(|program| program.signal(signal));
         match self {
             Self::Registry(lasts) => {
                 registry(Signal::STOP);
@@ -83,9 +83,9 @@ impl Pause {
                 registry(Signal::CONT);
             }
             Self::Program(number, lasts) => {
-                cast.programs[*number].signal(Signal::STOP);
+                processes.programs[*number].signal(Signal::STOP);
                 sleep(*lasts).await;
-                cast.programs[*number].signal(Signal::CONT);
+                processes.programs[*number].signal(Signal::CONT);
             }
             Self::Both { lasts, registry_first, later } => {
                 programs(Signal::STOP);
@@ -120,50 +120,50 @@ fn pauses(random: &mut Random) -> Vec<Pause> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute: just faults"]
-async fn who_only_stood_still_stays() {
+async fn instance_stopped_for_less_than_its_ttl_stays() {
     let (seed, diary) = (Seed::from_environment(), StepLog::default());
-    let mut cast = Cast::call("3s").await;
+    let mut processes = StoppableProcesses::start("3s").await;
     for pause in pauses(&mut seed.random(0)) {
         diary.note(format!("{pause:?}"));
-        pause.take(&cast).await;
-        // Longer than a time to live, with all that is allowed: whoever was given up is gone now.
+        pause.take(&processes).await;
+        // Longer than the TTL and the maximum time until a removal, after which an expired instance is removed.
         sleep(Duration::from_secs(5)).await;
         let now = Span { from: wall(), to: wall() };
-        let truth = cast.truth().await;
+        let truth = processes.truth().await;
         let lives: Vec<InstanceLifetime> = (0..COUNT).map(|number| life(&truth, number, 3_000, now)).collect();
         live_stays::check(&lives, &truth).unwrap();
-        assert!(truth.events.iter().all(|event| event.kind() != EventKind::Removed), "nobody went");
-        assert_eq!(cast.everything.view.set.len(), COUNT);
+        assert!(truth.events.iter().all(|event| event.kind() != EventKind::Removed), "no instance was removed");
+        assert_eq!(processes.everything.view.set.len(), COUNT);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes ten seconds: just faults"]
-async fn an_instance_that_stood_still_for_longer_goes_and_comes_back() {
+async fn instance_stopped_for_longer_expires_and_registers_again() {
     const TTL: u64 = 2_000;
     let stalls = Stalls::of_this_machine();
-    let mut cast = Cast::call("2s").await;
+    let mut processes = StoppableProcesses::start("2s").await;
     // One of each service.
     let stopped = [0, 3];
-    let (peer, mut signs) = (cast.serve.peer().await, HashMap::new());
+    let (peer, mut signs) = (processes.serve.peer().await, HashMap::new());
     for number in stopped {
         let from = last_sign(&peer, &format!("s{}", number / 2), &format!("p{number}")).await;
-        cast.programs[number].signal(Signal::STOP);
+        processes.programs[number].signal(Signal::STOP);
         signs.insert(number, Span { from, to: wall() });
     }
-    cast.everything.until("those are gone", |view| view.set.len() == COUNT - stopped.len()).await;
-    let truth = cast.truth().await;
+    processes.everything.until("those are gone", |view| view.set.len() == COUNT - stopped.len()).await;
+    let truth = processes.truth().await;
     let now = Span { from: wall(), to: wall() };
     let sign = |number| signs.get(&number).copied().unwrap_or(now);
     let lives: Vec<InstanceLifetime> = (0..COUNT).map(|number| life(&truth, number, TTL, sign(number))).collect();
     live_stays::check(&lives, &truth).unwrap();
     dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
-    dead_goes::check_heard(&cast.everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from))
+    dead_goes::check_heard(&processes.everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from))
         .unwrap();
     for number in stopped {
-        cast.programs[number].signal(Signal::CONT);
-        let again = cast.programs[number].of_type("registered").await;
+        processes.programs[number].signal(Signal::CONT);
+        let again = processes.programs[number].of_type("registered").await;
         assert_eq!(again["again"], true, "it was told that it is not known any more: {again}");
     }
-    cast.everything.until("all back", |view| view.set.len() == COUNT).await;
+    processes.everything.until("all back", |view| view.set.len() == COUNT).await;
 }

@@ -1,4 +1,4 @@
-//! 20,000 instances lose the registry at once and register again, all together.
+//! 20,000 instances lose the registry and register again at the same time.
 
 use std::{
     net::SocketAddr,
@@ -22,10 +22,10 @@ use crate::{
 
 const CONNECTIONS: usize = 20;
 const EACH: usize = 1_000;
-/// Registrations under way on a connection.
-const AT_ONCE: usize = 25;
+/// Maximum number of concurrent registrations on a connection.
+const MAX_CONCURRENT: usize = 25;
 const BYSTANDERS: usize = 10;
-/// A third of the usual time to live.
+/// A third of the default TTL.
 const BEAT: Duration = Duration::from_secs(5);
 /// The second storm may leave more in memory than the first fill by this factor, and by as much for what allocators keep.
 const MEMORY: (u64, u64) = (2, 64 * 1_024);
@@ -74,7 +74,7 @@ impl Holder {
 
     async fn register(&mut self, peer: &TestClient, places: Vec<usize>) -> bool {
         let mut registering = JoinSet::new();
-        for some in places.chunks(places.len().div_ceil(AT_ONCE)) {
+        for some in places.chunks(places.len().div_ceil(MAX_CONCURRENT)) {
             let (peer, service, some) = (peer.clone(), self.service.clone(), some.to_vec());
             registering.spawn(async move {
                 let mut leases = Vec::new();
@@ -103,14 +103,14 @@ async fn complete(serve: &ServerProcess, all: usize) -> Reader {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute: just faults"]
-async fn a_storm_of_registrations_is_weathered() {
+async fn all_instances_register_again_at_the_same_time_without_loss() {
     let address = format!("127.0.0.1:{}", steady_port());
     let serve = ServerProcess::ready(ServerProcess::begin(&address, &[])).await;
     let (server, (over, is_over)) = (serve.grpc, watch::channel(false));
     let registered = Arc::new(AtomicU64::new(0));
     let mut holders = JoinSet::new();
     for number in 0..=CONNECTIONS {
-        // The last holds those who are there first and watch the storm.
+        // The last connection holds the instances that are registered first.
         let (service, count) =
             if number == CONNECTIONS { ("by".to_owned(), BYSTANDERS) } else { (format!("s{number}"), EACH) };
         let leases = (0..count).map(|_| Bytes::from_static(&[0; 16])).collect();
@@ -151,6 +151,6 @@ async fn a_storm_of_registrations_is_weathered() {
     });
     converges::check(&shown).unwrap();
     assert!(before.view.set.contains_key(&key("by", "i0")));
-    assert_eq!(registered.load(Ordering::Relaxed), 2 * all as u64, "nobody had to register a third time");
+    assert_eq!(registered.load(Ordering::Relaxed), 2 * all as u64, "no instance registered a third time");
     assert!(weathered <= MEMORY.0 * filled + MEMORY.1, "{filled} KiB before, {weathered} KiB after");
 }

@@ -1,4 +1,4 @@
-//! Instances that go on to send heartbeats, whatever happens to the registry: nobody may miss them.
+//! Instances that send heartbeats through all restarts. No reader may see them removed.
 
 use std::time::Duration;
 

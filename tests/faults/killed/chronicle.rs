@@ -1,5 +1,5 @@
-//! The one order of changes, through all lives of a registry: put together from what writers were told, what restarts have shown
-//! and what readers heard.
+//! Reference history through all restarts of a registry, made of the answers to writers, the audits after restarts and the messages
+//! to readers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::{
     invariant::{InstanceLifetime, ReferenceHistory, kept::Write},
 };
 
-/// Who knows something.
+/// Sources of the reference history.
 #[derive(Debug)]
 pub struct Chronicle<'a> {
     /// Registrations of which all are still there.
@@ -53,7 +53,7 @@ impl Chronicle<'_> {
         ReferenceHistory::gather(events.into_values().collect(), records, []).unwrap()
     }
 
-    /// Removals that nobody was told of have the revisions that nothing else has, each between those that readers leave it.
+    /// Assigns the free revisions to removals without a known revision, each within the bounds that the records of readers leave.
     fn place(&self, life: usize, unheard: Vec<&Key>, events: &mut BTreeMap<u64, Event>) {
         let (from, to) = self.span(life);
         let mut unheard: Vec<_> =
@@ -69,8 +69,8 @@ impl Chronicle<'_> {
         assert!(unheard.is_empty(), "no revision is left for removals: {unheard:?}");
     }
 
-    /// A removal came after the first of these revisions and not after the second: after whoever still had the instance, and not
-    /// after whoever was told of what came later and had it not.
+    /// Returns the bounds of the revision of a removal: after the newest view with the instance, and not after the first later view
+    /// without it.
     fn bounds(&self, life: usize, instance: &Key, events: &BTreeMap<u64, Event>) -> (u64, u64) {
         let (from, to) = self.span(life);
         let of = |event: &&Event| (&event.service, &event.instance_id) == (&instance.0, &instance.1);
@@ -123,7 +123,7 @@ fn removals(record: &Record) -> Vec<(&str, &str, u64)> {
     removed.collect()
 }
 
-/// Where a reader stood, and whether it had the instance there.
+/// Returns the revisions of a reader, each with whether its view had the instance.
 fn stands(record: &Record, instance: &Key) -> Vec<(u64, bool)> {
     let mut view = View::default();
     let mut stands = Vec::new();

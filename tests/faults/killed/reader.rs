@@ -59,7 +59,7 @@ async fn follow(mut reader: Reader, mut goal: watch::Receiver<Option<u64>>, mut 
     }
 }
 
-/// What our own client tells its program, and the set that this leaves.
+/// Collects the events of a watch of the Rust client, and the resulting set.
 pub async fn client(server: SocketAddr, mut goal: watch::Receiver<Option<u64>>) -> (Vec<Told>, Served) {
     let request = WatchRequest { everything: true, ..WatchRequest::default() };
     let mut watch = Watch::new(&server.to_string().parse().unwrap(), request);

@@ -18,7 +18,7 @@ const LIFE: (u64, u64) = (1_800, 3_000);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute: just faults"]
-async fn relaxed_it_loses_the_last_second_at_most() {
+async fn killed_relaxed_registry_loses_at_most_the_last_second() {
     let (seed, diary, directory) = (Seed::from_environment(), StepLog::default(), tempfile::tempdir().unwrap());
     let stalls = Stalls::of_this_machine();
     let mut victim = Victim::start(directory.path(), "relaxed", seed.random(1_000)).await;
@@ -29,7 +29,7 @@ async fn relaxed_it_loses_the_last_second_at_most() {
     for life in 0..KILLS {
         let lasts = victim.random.millis(LIFE.0, LIFE.1);
         diary.note(format!("life {life} lasts {lasts:?}"));
-        // Someone who knows this life.
+        // A reader with a token of this incarnation.
         let peer = victim.serve().peer().await;
         let mut reader = Reader::open(&peer, "resumes", Scope::names(&["nobody"]), Filter::NONE).await;
         reader.until("synced", |view| !view.token.is_empty()).await;

@@ -16,10 +16,10 @@ use crate::{
 /// Instances of a writer.
 const SLOTS: u64 = 6;
 const SERVICES: [&str; 3] = ["pay-card", "pay-cash", "web"];
-/// Longer than any test: only writers end these instances.
+/// TTL in seconds, longer than any test: only writers remove these instances.
 const TTL: f64 = 3_600.0;
 
-/// One who writes.
+/// Client that writes.
 #[derive(Debug)]
 pub struct Writer {
     peer: TestClient,
@@ -28,23 +28,23 @@ pub struct Writer {
     slots: Vec<Slot>,
     marks: u64,
     pub done: Vec<Done>,
-    /// Acknowledged and not there: life and revision.
+    /// Acknowledged writes that were lost, as process number and revision.
     pub lost: Vec<(usize, u64)>,
     pub tally: Tally,
 }
 
-/// A write that was done, as a restart has shown.
+/// Write that was done, as the audit after a restart shows.
 #[derive(Debug)]
 pub struct Done {
     pub instance: Key,
     pub write: Write,
-    /// In which life of the registry.
+    /// Number of the process.
     pub life: usize,
-    /// Nobody says with which revision an instance was removed, where that was not answered.
+    /// Revision of the write. Unknown for a removal without an answer.
     pub revision: Option<u64>,
 }
 
-/// What became of the writes.
+/// Numbers of writes by their outcome.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub acknowledged: u64,
