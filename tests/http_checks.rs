@@ -1,4 +1,4 @@
-//! HTTP checks, and the targets of other checks: what the target sees, what is kept of the output.
+//! HTTP checks: requests that the target receives, and outputs. Also targets of other checks, and outputs of reports.
 
 mod redirects;
 
@@ -17,36 +17,36 @@ use crate::{
     harness::{Child, Page, PageRequest, Reader, ServerProcess, View, instance, seconds, within},
 };
 
-/// What Consul's API answered.
+/// Response of Consul's API.
 #[derive(Debug)]
-struct Answer {
+struct ConsulResponse {
     status: u16,
     index: String,
     body: Value,
 }
 
-async fn ask(serve: &ServerProcess, method: &str, path: &str, body: &str) -> Answer {
-    let answer = client::ask(serve.http, method, path, body, |text| text).await;
+async fn ask(server: &ServerProcess, method: &str, path: &str, body: &str) -> ConsulResponse {
+    let answer = client::ask(server.http, method, path, body, |text| text).await;
     let index = answer.headers.get("X-Consul-Index").cloned().unwrap_or_default();
-    Answer { status: answer.status, index, body: answer.body }
+    ConsulResponse { status: answer.status, index, body: answer.body }
 }
 
-/// Registers a service of this name with this check. Its status at first is the one that is not expected.
-async fn register(serve: &ServerProcess, name: &str, expected: &str, mut check: Value) {
+/// Registers a service with a check. The initial status of the check is not the expected one.
+async fn register(server: &ServerProcess, name: &str, expected: &str, mut check: Value) {
     check["Status"] = if expected == "passing" { "critical" } else { "passing" }.into();
     check.as_object_mut().unwrap().entry("Interval").or_insert("1s".into());
     let body = json!({"Name": name, "Check": check}).to_string();
-    let answer = ask(serve, "PUT", "/v1/agent/service/register", &body).await;
+    let answer = ask(server, "PUT", "/v1/agent/service/register", &body).await;
     assert_eq!(answer.status, 200, "{body}: {answer:?}");
 }
 
-/// Waits until the check of a service has this status, and returns its output.
-async fn output(serve: &ServerProcess, name: &str, expected: &str) -> String {
+/// Waits until the check of a service has the expected status, and returns its output.
+async fn output(server: &ServerProcess, name: &str, expected: &str) -> String {
     let reached = async {
         let mut index = "0".to_owned();
         loop {
             let path = format!("/v1/health/checks/{name}?index={index}&wait=10s");
-            let answer = ask(serve, "GET", &path, "").await;
+            let answer = ask(server, "GET", &path, "").await;
             if answer.body[0]["Status"] == expected {
                 return;
             }
@@ -54,25 +54,25 @@ async fn output(serve: &ServerProcess, name: &str, expected: &str) -> String {
         }
     };
     within(&format!("{name} is {expected}"), reached).await;
-    let checks = ask(serve, "GET", "/v1/agent/checks", "").await.body;
+    let checks = ask(server, "GET", "/v1/agent/checks", "").await.body;
     let check = checks.as_object().unwrap().values().find(|check| check["ServiceName"] == name).unwrap();
     check["Output"].as_str().unwrap().to_owned()
 }
 
-/// Registers a service with this check, and returns the output with which it has the expected status.
-async fn checked(serve: &ServerProcess, name: &str, expected: &str, check: Value) -> String {
-    register(serve, name, expected, check).await;
-    output(serve, name, expected).await
+/// Registers a service with a check, and returns the output with the expected status.
+async fn register_and_wait(server: &ServerProcess, name: &str, expected: &str, check: Value) -> String {
+    register(server, name, expected, check).await;
+    output(server, name, expected).await
 }
 
-/// All headers but those that say how the connection and its peer are called.
-fn own_headers(seen: &PageRequest) -> Vec<(String, &str)> {
-    let usual = ["host", "user-agent", "accept", "connection"];
+/// Returns the headers that are not sent with all requests.
+fn special_headers(seen: &PageRequest) -> Vec<(String, &str)> {
+    let common = ["host", "user-agent", "accept", "connection"];
     let headers = seen.headers.iter().map(|(name, value)| (name.to_lowercase(), value.as_str()));
-    headers.filter(|(name, _)| !usual.contains(&name.as_str())).collect()
+    headers.filter(|(name, _)| !common.contains(&name.as_str())).collect()
 }
 
-/// Checks that pass, as Consul was asked to make them, and two more: names, definitions, outputs behind `HTTP `.
+/// Returns passing checks of the recording from Consul, and two more: name, definition, and output without `HTTP `.
 fn recorded(at: SocketAddr) -> Vec<(&'static str, Value, String)> {
     let post = json!({"HTTP": format!("http://{at}/b"), "Method": "POST", "Body": "{}",
         "Header": {"Content-Type": ["application/json"], "x-a": ["1", "2"]}});
@@ -116,30 +116,35 @@ fn recorded(at: SocketAddr) -> Vec<(&'static str, Value, String)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn target_sees_method_headers_and_body_as_recorded_from_consul() {
-    let (serve, page) = (ServerProcess::start(&[]).await, Page::open().await);
+    let (server, page) = (ServerProcess::start(&[]).await, Page::open().await);
     let at = page.address;
     let passing = recorded(at);
-    let many: Vec<_> = (0..150).map(|n| format!("X-H{n}: {n}\r\n")).collect();
-    page.answer_at("/headers", format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", many.concat()));
+    let headers: Vec<_> = (0..150).map(|n| format!("X-H{n}: {n}\r\n")).collect();
+    page.answer_at("/headers", format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", headers.concat()));
     let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\nContent-Length: 2\r\n\r\nok", "x".repeat(100_000));
     page.answer_at("/large", large);
     page.answer_at("/long", format!("HTTP/1.1 200 OK\r\n\r\n{}", "hello ".repeat(2_000)));
     page.redirect("/302", 302, "/ok");
     for (name, check, _) in &passing {
-        register(&serve, name, "passing", check.clone()).await;
+        register(&server, name, "passing", check.clone()).await;
     }
-    for (name, _, said) in &passing {
-        assert_eq!(output(&serve, name, "passing").await, format!("HTTP {said}"), "{name}");
+    for (name, _, expected) in &passing {
+        assert_eq!(output(&server, name, "passing").await, format!("HTTP {expected}"), "{name}");
     }
-    let said =
-        checked(&serve, "h4", "critical", json!({"HTTP": format!("http://{at}/302"), "DisableRedirects": true})).await;
-    assert_eq!(said, format!("HTTP GET http://{at}/302: 302 Moved Output: "));
+    let output = register_and_wait(
+        &server,
+        "h4",
+        "critical",
+        json!({"HTTP": format!("http://{at}/302"), "DisableRedirects": true}),
+    )
+    .await;
+    assert_eq!(output, format!("HTTP GET http://{at}/302: 302 Moved Output: "));
 
     let host = at.to_string();
     let none: &[(String, &str)] = &[];
     for (path, method) in [("/a", "HEAD"), ("/302", "GET"), ("/ok", "GET"), ("/d", "OPTIONS"), ("/headers", "GET")] {
         let seen = page.first_request(path).await;
-        assert_eq!((&*seen.method, &*own_headers(&seen), &*seen.body), (method, none, ""), "{path}");
+        assert_eq!((&*seen.method, &*special_headers(&seen), &*seen.body), (method, none, ""), "{path}");
         assert_eq!(seen.header("host"), [&*host]);
         assert_eq!(seen.header("accept"), ["text/plain, text/*, */*"]);
         assert_eq!((seen.header("user-agent").len(), seen.header("connection")), (1, vec!["close"]));
@@ -147,7 +152,7 @@ async fn target_sees_method_headers_and_body_as_recorded_from_consul() {
     assert_eq!(page.first_request("/c").await.header("host"), ["canary.example.com"]);
     assert_eq!(page.first_request("/e").await.header("authorization"), ["Basic dXNlcjpzZWNyZXQ="]);
     let seen = page.first_request("/b").await;
-    let mut headers = own_headers(&seen);
+    let mut headers = special_headers(&seen);
     headers.sort();
     let wanted = [("content-length", "2"), ("content-type", "application/json"), ("x-a", "1"), ("x-a", "2")];
     assert_eq!(headers, wanted.map(|(name, value)| (name.to_owned(), value)));
@@ -155,8 +160,8 @@ async fn target_sees_method_headers_and_body_as_recorded_from_consul() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn headers_of_the_connection_are_ours_and_150_others_arrive() {
-    let (serve, page) = (ServerProcess::start(&[]).await, Page::open().await);
+async fn connection_headers_of_a_check_are_not_sent_and_others_are() {
+    let (server, page) = (ServerProcess::start(&[]).await, Page::open().await);
     let mut headers: serde_json::Map<String, Value> =
         (0..150).map(|n| (format!("X-H{n}"), json!(["v".repeat(100), "ü"]))).collect();
     for (name, value) in [
@@ -174,8 +179,9 @@ async fn headers_of_the_connection_are_ours_and_150_others_arrive() {
         headers.insert(name.to_owned(), json!([value]));
     }
     let check = json!({"HTTP": format!("{}x", page.url()), "Method": "PUT", "Body": "ü", "Header": headers});
-    checked(&serve, "web", "passing", check).await;
-    checked(&serve, "empty", "passing", json!({"HTTP": format!("{}y", page.url()), "Method": "PATCH"})).await;
+    register_and_wait(&server, "web", "passing", check).await;
+    register_and_wait(&server, "empty", "passing", json!({"HTTP": format!("{}y", page.url()), "Method": "PATCH"}))
+        .await;
     let seen = page.first_request("/x").await;
     assert_eq!((&*seen.body, seen.header("content-length")), ("ü", vec!["2"]));
     assert_eq!((seen.header("connection"), seen.header("user-agent")), (vec!["close"], vec!["mine"]));
@@ -186,83 +192,83 @@ async fn headers_of_the_connection_are_ours_and_150_others_arrive() {
     for n in 0..150 {
         assert_eq!(seen.header(&format!("x-h{n}")), [&*"v".repeat(100), "ü"]);
     }
-    assert_eq!(page.first_request("/y").await.header("content-length"), ["0"], "a body that is empty, as Go tells it");
+    assert_eq!(page.first_request("/y").await.header("content-length"), ["0"], "Go sends the length of an empty body");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn password_in_a_url_is_in_no_log_and_no_refusal() {
+async fn password_in_a_url_is_in_no_log_and_no_error() {
     let arguments = ["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json", "--log", "trace"];
-    let serve = ServerProcess::ready(Child::start(&arguments)).await;
+    let server = ServerProcess::ready(Child::start(&arguments)).await;
     let page = Page::open().await;
-    let good = json!({"HTTP": format!("http://user:hunter2@{}/", page.address)});
-    checked(&serve, "web", "passing", good).await;
-    let gone = Page::open().await.address;
-    let bad = json!({"HTTP": format!("http://user:hunter2@{gone}/")});
-    let said = checked(&serve, "gone", "critical", bad).await;
-    assert!(said.starts_with(&format!("Get \"http://user:***@{gone}/\": dial tcp")), "{said}");
+    let valid = json!({"HTTP": format!("http://user:hunter2@{}/", page.address)});
+    register_and_wait(&server, "web", "passing", valid).await;
+    let closed = Page::open().await.address;
+    let unreachable = json!({"HTTP": format!("http://user:hunter2@{closed}/")});
+    let output = register_and_wait(&server, "unreachable", "critical", unreachable).await;
+    assert!(output.starts_with(&format!("Get \"http://user:***@{closed}/\": dial tcp")), "{output}");
     for url in ["http://user:hunter2@h:99999/", "http://user:hunter2@169.254.169.254/", "http://user:hunter2@/"] {
         let body = json!({"Name": "bad", "Check": {"HTTP": url, "Interval": "1s"}}).to_string();
-        let refusal = ask(&serve, "PUT", "/v1/agent/service/register", &body).await;
-        assert_eq!(refusal.status, 400, "{url}");
-        assert!(!refusal.body.to_string().contains("hunter2"), "{refusal:?}");
+        let error = ask(&server, "PUT", "/v1/agent/service/register", &body).await;
+        assert_eq!(error.status, 400, "{url}");
+        assert!(!error.body.to_string().contains("hunter2"), "{error:?}");
     }
-    serve.child.signal(rustix::process::Signal::TERM);
-    let ended = serve.child.ended().await;
-    assert!(ended.stderr.contains("\"level\""), "the log is on: {}", ended.stderr);
+    server.child.signal(rustix::process::Signal::TERM);
+    let ended = server.child.ended().await;
+    assert!(ended.stderr.contains("\"level\""), "the log is not empty: {}", ended.stderr);
     assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tcp_target_with_ipv6_address_needs_brackets() {
-    let serve = ServerProcess::start(&[]).await;
+    let server = ServerProcess::start(&[]).await;
     let listener = TcpListener::bind("[::1]:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let said = checked(&serve, "good", "passing", json!({"TCP": format!("[::1]:{port}")})).await;
-    assert_eq!(said, format!("TCP connect [::1]:{port}: Success"));
-    let peer = serve.peer().await;
+    let output = register_and_wait(&server, "good", "passing", json!({"TCP": format!("[::1]:{port}")})).await;
+    assert_eq!(output, format!("TCP connect [::1]:{port}: Success"));
+    let client = server.peer().await;
     for target in [format!("::1:{port}"), format!("[::1:{port}"), "[::1]:70000".to_owned(), "[::1]:".to_owned()] {
         for kind in ["TCP", "GRPC"] {
             let body = json!({"Name": "bad", "Check": {kind: target, "Interval": "1s"}}).to_string();
-            let refusal = ask(&serve, "PUT", "/v1/agent/service/register", &body).await;
-            assert_eq!(refusal.status, 400, "{body}");
-            assert!(refusal.body.as_str().unwrap().contains("with an IPv6 address in brackets"), "{refusal:?}");
+            let error = ask(&server, "PUT", "/v1/agent/service/register", &body).await;
+            assert_eq!(error.status, 400, "{body}");
+            assert!(error.body.as_str().unwrap().contains("with an IPv6 address in brackets"), "{error:?}");
         }
         let tcp = Probe::Tcp(TcpProbe { target: target.clone(), tls: None });
         let grpc = Probe::Grpc(GrpcProbe { target: target.clone(), ..GrpcProbe::default() });
         for probe in [tcp, grpc] {
             let checks = vec![Check { probe: Some(probe), ..Check::default() }];
-            let refusal = peer.register(RegisterRequest { checks, ..instance("bad", "a") }).await.unwrap_err();
-            assert_eq!(refusal.code(), Code::InvalidArgument, "{target}: {refusal}");
+            let error = client.register(RegisterRequest { checks, ..instance("bad", "a") }).await.unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument, "{target}: {error}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn report_is_kept_up_to_output_max_size_as_consul_cuts_it() {
-    let serve = ServerProcess::start(&[]).await;
-    let usual = json!({"TTL": "10m", "Interval": "0s"});
+async fn report_is_limited_to_output_max_size_as_in_consul() {
+    let server = ServerProcess::start(&[]).await;
+    let default = json!({"TTL": "10m", "Interval": "0s"});
     let small = json!({"TTL": "10m", "Interval": "0s", "OutputMaxSize": 5});
     let large = json!({"TTL": "10m", "Interval": "0s", "OutputMaxSize": 5_000});
-    for (name, check, said, kept) in [
+    for (name, check, note, kept) in [
         ("small", small.clone(), "123456".to_owned(), "12345 ... (captured 5 of 6 bytes)".to_owned()),
         ("fits", small, "12345".to_owned(), "12345".to_owned()),
-        ("usual", usual, "x".repeat(4_100), format!("{} ... (captured 4096 of 4100 bytes)", "x".repeat(4_096))),
+        ("default", default, "x".repeat(4_100), format!("{} ... (captured 4096 of 4100 bytes)", "x".repeat(4_096))),
         ("large", large, "x".repeat(4_100), format!("{} ... (captured 4096 of 4100 bytes)", "x".repeat(4_096))),
     ] {
-        register(&serve, name, "passing", check).await;
-        let fed = ask(&serve, "PUT", &format!("/v1/agent/check/pass/service:{name}?note={said}"), "").await;
-        assert_eq!(fed.status, 200, "{fed:?}");
-        assert_eq!(output(&serve, name, "passing").await, kept);
-        let update = json!({"Status": "warning", "Output": said}).to_string();
-        ask(&serve, "PUT", &format!("/v1/agent/check/update/service:{name}"), &update).await;
-        assert_eq!(output(&serve, name, "warning").await, kept);
+        register(&server, name, "passing", check).await;
+        let passed = ask(&server, "PUT", &format!("/v1/agent/check/pass/service:{name}?note={note}"), "").await;
+        assert_eq!(passed.status, 200, "{passed:?}");
+        assert_eq!(output(&server, name, "passing").await, kept);
+        let update = json!({"Status": "warning", "Output": note}).to_string();
+        ask(&server, "PUT", &format!("/v1/agent/check/update/service:{name}"), &update).await;
+        assert_eq!(output(&server, name, "warning").await, kept);
     }
     let body = json!({"Name": "bad", "Check": {"TTL": "10s", "OutputMaxSize": -1}}).to_string();
-    let refusal = ask(&serve, "PUT", "/v1/agent/service/register", &body).await;
-    assert_eq!((refusal.status, refusal.body), (400, "Invalid check: MaxOutputMaxSize must be positive".into()));
+    let error = ask(&server, "PUT", "/v1/agent/service/register", &body).await;
+    assert_eq!((error.status, error.body), (400, "Invalid check: MaxOutputMaxSize must be positive".into()));
 }
 
-/// A native check that has every field of an HTTP check.
+/// Returns a check of the native API with every field of an HTTP probe.
 fn native(address: SocketAddr) -> Check {
     let header = |name: &str, value: &str| HttpHeader { name: name.to_owned(), value: value.to_owned() };
     let request = HttpProbe {
@@ -279,41 +285,41 @@ fn native(address: SocketAddr) -> Check {
 }
 
 /// Waits until the check of `web/a` has this status, and returns its output.
-async fn native_output(serve: &ServerProcess, status: CheckStatus) -> String {
-    let peer = serve.peer().await;
-    let mut reader = Reader::of(&peer, &["web"]).await;
-    let is = |view: &View| view.get("web", "a").is_some_and(|instance| instance.checks[0].status() == status);
-    reader.until(status.as_str_name(), is).await;
-    peer.checks("web", "a").await.remove(0).output
+async fn native_output(server: &ServerProcess, status: CheckStatus) -> String {
+    let client = server.peer().await;
+    let mut reader = Reader::of(&client, &["web"]).await;
+    let has_status = |view: &View| view.get("web", "a").is_some_and(|instance| instance.checks[0].status() == status);
+    reader.until(status.as_str_name(), has_status).await;
+    client.checks("web", "a").await.remove(0).output
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn native_http_check_is_made_as_registered_also_after_export_and_import() {
-    let (data, other, page) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Page::open().await);
-    let (from, to) = (data.path().to_str().unwrap(), other.path().to_str().unwrap());
+async fn native_http_check_keeps_its_definition_through_export_and_import() {
+    let (source, target, page) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Page::open().await);
+    let (from, to) = (source.path().to_str().unwrap(), target.path().to_str().unwrap());
     page.answer_at("/native", "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\n\r\n123456");
-    let serve = ServerProcess::start(&["--data-dir", from]).await;
+    let server = ServerProcess::start(&["--data-dir", from]).await;
     let mut check = native(page.address);
     check.set_initial_status(CheckStatus::Passing);
     let registration = RegisterRequest { ttl: seconds(600.0), checks: vec![check], ..instance("web", "a") };
-    serve.peer().await.register(registration).await.unwrap();
-    let said = native_output(&serve, CheckStatus::Critical).await;
-    assert_eq!(said, format!("HTTP POST http://{}/native: 302 Found Output: 456", page.address));
+    server.peer().await.register(registration).await.unwrap();
+    let output = native_output(&server, CheckStatus::Critical).await;
+    assert_eq!(output, format!("HTTP POST http://{}/native: 302 Found Output: 456", page.address));
     let first = page.first_request("/native").await;
     assert_eq!((&*first.method, &*first.body, first.header("x-a")), ("POST", "{}", vec!["1", "2"]));
     assert_eq!(first.header("x-b"), ["3"]);
 
-    serve.child.kill().await;
-    let file = other.path().join("export.jsonl");
+    server.child.kill().await;
+    let file = target.path().join("export.jsonl");
     let file = file.to_str().unwrap();
     for arguments in [["export", "--data-dir", from, file], ["import", "--data-dir", to, file]] {
         let ended = Child::run(&arguments).await;
         assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     }
     page.answer_at("/native", "HTTP/1.1 200 Fine\r\n\r\nabcdef");
-    let serve = ServerProcess::start(&["--data-dir", to]).await;
-    let said = native_output(&serve, CheckStatus::Passing).await;
-    assert_eq!(said, format!("HTTP POST http://{}/native: 200 Fine Output: def", page.address));
+    let server = ServerProcess::start(&["--data-dir", to]).await;
+    let output = native_output(&server, CheckStatus::Passing).await;
+    assert_eq!(output, format!("HTTP POST http://{}/native: 200 Fine Output: def", page.address));
     assert_eq!(page.requests_for("/native").last(), Some(&first));
     assert!(!page.was_asked("/elsewhere"));
 }

@@ -1,14 +1,14 @@
-//! Redirects: how requests change, where credentials stay behind, which addresses are forbidden, and how it ends.
+//! Redirects of HTTP checks: methods, credentials, forbidden addresses, limits and certificates.
 
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::{checked, output, register};
+use super::{output, register, register_and_wait};
 use crate::harness::{Page, ServerProcess, TestCa};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redirect_changes_method_and_body_as_go_does() {
-    let (serve, page) = (ServerProcess::start(&[]).await, Page::open().await);
+async fn redirect_changes_method_and_body_as_in_go() {
+    let (server, page) = (ServerProcess::start(&[]).await, Page::open().await);
     let cases = [
         (301, "POST", "GET", ""),
         (302, "PUT", "GET", ""),
@@ -23,21 +23,21 @@ async fn redirect_changes_method_and_body_as_go_does() {
         let body = if method == "HEAD" { "" } else { "{}" };
         let check = json!({"HTTP": format!("http://{}{from}", page.address), "Method": method, "Body": body,
             "Header": {"Content-Type": ["a/b"], "Authorization": ["Bearer secret"], "X-A": ["1"], "Host": ["web"]}});
-        register(&serve, &format!("s{status}{method}").to_lowercase(), "passing", check).await;
+        register(&server, &format!("s{status}{method}").to_lowercase(), "passing", check).await;
     }
-    for (status, method, then, body) in cases {
-        output(&serve, &format!("s{status}{method}").to_lowercase(), "passing").await;
+    for (status, method, expected, body) in cases {
+        output(&server, &format!("s{status}{method}").to_lowercase(), "passing").await;
         let seen = page.first_request(&format!("/to/{status}{method}")).await;
-        assert_eq!((&*seen.method, &*seen.body), (then, body), "{status} of {method}");
+        assert_eq!((&*seen.method, &*seen.body), (expected, body), "{status} of {method}");
         assert_eq!(seen.header("content-type").len(), usize::from(!body.is_empty()), "{status} of {method}");
         assert_eq!((seen.header("x-a"), seen.header("host")), (vec!["1"], vec!["web"]));
-        assert_eq!(seen.header("authorization"), ["Bearer secret"], "it is the same host and port");
+        assert_eq!(seen.header("authorization"), ["Bearer secret"], "host and port are the same");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_follow_no_redirect_to_another_host_or_port() {
-    let serve = ServerProcess::start(&[]).await;
+async fn credentials_are_not_sent_to_another_host_or_port() {
+    let server = ServerProcess::start(&[]).await;
     let (page, port, host) = (Page::open().await, Page::open().await, Page::open_at("127.0.0.2:0").await);
     page.redirect("/port", 307, &format!("{}port", port.url()));
     page.redirect("/host", 302, &format!("{}host", host.url()));
@@ -45,10 +45,10 @@ async fn credentials_follow_no_redirect_to_another_host_or_port() {
     let header = json!({"Authorization": ["Bearer secret"], "cookie": ["secret"], "Proxy-Authorization": ["secret"],
         "X-A": ["1"], "Host": ["web"]});
     for (name, url) in [("port", format!("{}port", page.url())), ("host", format!("{}host", page.url()))] {
-        checked(&serve, name, "passing", json!({"HTTP": url, "Header": header})).await;
+        register_and_wait(&server, name, "passing", json!({"HTTP": url, "Header": header})).await;
     }
     let user = format!("http://user:secret@{}/host", page.address);
-    checked(&serve, "user", "passing", json!({"HTTP": user})).await;
+    register_and_wait(&server, "user", "passing", json!({"HTTP": user})).await;
     let seen =
         [port.first_request("/port").await, host.first_request("/host").await, page.first_request("/back").await];
     for seen in seen.iter().chain(&host.requests_for("/host")) {
@@ -63,8 +63,8 @@ async fn credentials_follow_no_redirect_to_another_host_or_port() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redirect_to_a_forbidden_address_is_critical_and_says_so() {
-    let serve = ServerProcess::start(&["--check-allow-cidr", "127.0.0.1/32"]).await;
+async fn redirect_to_a_forbidden_address_is_critical_with_reason() {
+    let server = ServerProcess::start(&["--check-allow-cidr", "127.0.0.1/32"]).await;
     let (page, outside) = (Page::open().await, Page::open_at("127.0.0.2:0").await);
     page.redirect("/outside", 302, &outside.url());
     page.redirect("/name", 307, "/two");
@@ -72,58 +72,59 @@ async fn redirect_to_a_forbidden_address_is_critical_and_says_so() {
     page.redirect("/secret", 302, "http://169.254.169.254/latest/");
     page.redirect("/file", 302, "file:///etc/passwd");
     page.redirect("/fine", 302, &format!("http://localhost:{}/", page.address.port()));
-    for (name, path, why) in [
+    for (name, path, reason) in [
         ("a", "outside", "127.0.0.2 is in none of the networks of --check-allow-cidr"),
         ("b", "name", "127.0.0.2 is in none of the networks of --check-allow-cidr"),
         ("c", "secret", "169.254.169.254 is not allowed for checks"),
         ("d", "file", "unsupported protocol scheme \"file\""),
     ] {
-        let said = checked(&serve, name, "critical", json!({"HTTP": format!("{}{path}", page.url())})).await;
-        assert!(said.contains(why), "{path}: {said}");
+        let output =
+            register_and_wait(&server, name, "critical", json!({"HTTP": format!("{}{path}", page.url())})).await;
+        assert!(output.contains(reason), "{path}: {output}");
     }
-    checked(&serve, "e", "passing", json!({"HTTP": format!("{}fine", page.url())})).await;
+    register_and_wait(&server, "e", "passing", json!({"HTTP": format!("{}fine", page.url())})).await;
     assert!(!outside.was_asked("/"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redirects_without_an_end_stop_after_ten_requests() {
-    let (serve, page) = (ServerProcess::start(&[]).await, Page::open().await);
+async fn redirects_stop_after_ten_requests() {
+    let (server, page) = (ServerProcess::start(&[]).await, Page::open().await);
     page.redirect("/loop", 302, "/loop");
     for n in 0..10 {
         page.redirect(&format!("/{n}"), 302, &format!("/{}", n + 1));
     }
-    let said = checked(&serve, "loop", "critical", json!({"HTTP": format!("{}loop", page.url())})).await;
-    assert_eq!(said, format!("Get \"{}loop\": stopped after 10 redirects", page.url()));
-    let said = checked(&serve, "nine", "passing", json!({"HTTP": format!("{}1", page.url())})).await;
-    assert_eq!(said, format!("HTTP GET {}1: 200 OK Output: ok", page.url()));
-    let said = checked(&serve, "ten", "critical", json!({"HTTP": format!("{}0", page.url())})).await;
-    assert!(said.ends_with("stopped after 10 redirects"), "{said}");
+    let output = register_and_wait(&server, "loop", "critical", json!({"HTTP": format!("{}loop", page.url())})).await;
+    assert_eq!(output, format!("Get \"{}loop\": stopped after 10 redirects", page.url()));
+    let output = register_and_wait(&server, "nine", "passing", json!({"HTTP": format!("{}1", page.url())})).await;
+    assert_eq!(output, format!("HTTP GET {}1: 200 OK Output: ok", page.url()));
+    let output = register_and_wait(&server, "ten", "critical", json!({"HTTP": format!("{}0", page.url())})).await;
+    assert!(output.ends_with("stopped after 10 redirects"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redirect_to_https_verifies_the_certificate_unless_told_otherwise() {
-    let serve = ServerProcess::start(&[]).await;
-    let office = TestCa::open();
-    let (page, secure) = (Page::open().await, Page::open_tls(&office.server()).await);
+async fn redirect_to_https_verifies_the_certificate_unless_disabled() {
+    let server = ServerProcess::start(&[]).await;
+    let ca = TestCa::open();
+    let (page, secure) = (Page::open().await, Page::open_tls(&ca.server()).await);
     page.redirect("/up", 301, &format!("https://{}/secure", secure.address));
     secure.redirect("/down", 302, &format!("{}plain", page.url()));
     let up = format!("{}up", page.url());
-    checked(&serve, "careless", "passing", json!({"HTTP": up, "TLSSkipVerify": true})).await;
-    let said = checked(&serve, "careful", "critical", json!({"HTTP": up})).await;
-    assert!(said.starts_with(&format!("Get \"https://{}/secure\": tls: ", secure.address)), "{said}");
+    register_and_wait(&server, "unverified", "passing", json!({"HTTP": up, "TLSSkipVerify": true})).await;
+    let output = register_and_wait(&server, "verified", "critical", json!({"HTTP": up})).await;
+    assert!(output.starts_with(&format!("Get \"https://{}/secure\": tls: ", secure.address)), "{output}");
     assert_eq!(secure.first_request("/secure").await.method, "GET");
     let down = json!({"HTTP": format!("https://user:secret@{}/down", secure.address), "TLSSkipVerify": true});
-    checked(&serve, "down", "passing", down).await;
+    register_and_wait(&server, "down", "passing", down).await;
     assert_eq!(secure.first_request("/down").await.header("authorization").len(), 1);
     assert_eq!(page.first_request("/plain").await.header("authorization"), Vec::<&str>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn timeout_covers_all_requests_of_a_probe() {
-    let (serve, page) = (ServerProcess::start(&[]).await, Page::open().await);
+async fn time_out_covers_all_requests_of_a_probe() {
+    let (server, page) = (ServerProcess::start(&[]).await, Page::open().await);
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     page.redirect("/x", 302, &format!("http://{}/", silent.local_addr().unwrap()));
     let check = json!({"HTTP": format!("http://user:secret@{}/x", page.address), "Timeout": "300ms"});
-    let said = checked(&serve, "web", "critical", check).await;
-    assert_eq!(said, format!("Get \"http://user:***@{}/x\": no answer within 300ms", page.address));
+    let output = register_and_wait(&server, "web", "critical", check).await;
+    assert_eq!(output, format!("Get \"http://user:***@{}/x\": no answer within 300ms", page.address));
 }

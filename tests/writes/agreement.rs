@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     consul_replay::client,
-    dns::asker::{Asker, data},
+    dns::client::{DnsClient, data},
     harness::{ServerProcess, TestClient},
 };
 
@@ -63,7 +63,7 @@ pub async fn disagreement(serve: &ServerProcess) -> Option<String> {
         }
     }
     let peer = serve.peer().await;
-    let asker = Asker::new(serve.dns.unwrap()).await;
+    let dns = DnsClient::new(serve.dns.unwrap()).await;
     let services = get(serve, "/v1/catalog/services").await;
     let mut seen = 0;
     for service in services.as_object().unwrap().keys().filter(|service| *service != "consul") {
@@ -74,7 +74,7 @@ pub async fn disagreement(serve: &ServerProcess) -> Option<String> {
                 return Some(found);
             }
         }
-        if let Some(found) = resolves(service, &instances, &peer, &asker).await {
+        if let Some(found) = resolves(service, &instances, &peer, &dns).await {
             return Some(found);
         }
     }
@@ -96,14 +96,14 @@ fn differs(instance: &Instance, expected: &BTreeMap<(Place, String), Expected>) 
 }
 
 /// Compares what DNS says of a service with its instances, unless those change meanwhile.
-async fn resolves(service: &str, instances: &[Instance], peer: &TestClient, asker: &Asker) -> Option<String> {
+async fn resolves(service: &str, instances: &[Instance], peer: &TestClient, dns: &DnsClient) -> Option<String> {
     let hosts: BTreeSet<_> = instances
         .iter()
         .filter(|instance| instance.status() == InstanceStatus::Serving)
         .map(|instance| instance.addresses[0].host.clone())
         .collect();
     let told: BTreeSet<_> =
-        data(&asker.ask(&format!("{service}.service.consul."), RecordType::A).await).into_iter().collect();
+        data(&dns.ask(&format!("{service}.service.consul."), RecordType::A).await).into_iter().collect();
     let stands = told != hosts && peer.list(service).await == instances;
     stands.then(|| format!("DNS says {told:?} of {service:?}, which has {hosts:?}"))
 }

@@ -12,7 +12,7 @@ use super::super::{
     compare::{Findings, Found},
     recording::{DnsAnswer, Question},
 };
-use crate::dns::asker::{Asker, offering, query};
+use crate::dns::client::{DnsClient, query, with_edns};
 
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,13 +23,13 @@ impl fmt::Display for Question {
 pub async fn ask(server: SocketAddr, question: &Question) -> Message {
     let message = query(&question.name, question.kind.parse().unwrap());
     let message = match question.edns {
-        Some(bytes) => offering(message, bytes),
+        Some(bytes) => with_edns(message, bytes),
         None => message,
     };
-    let asker = Asker::new(server).await;
+    let client = DnsClient::new(server).await;
     match question.transport.as_str() {
-        "udp" => asker.patiently(&message).await,
-        "tcp" => asker.ask_tcp(&message).await,
+        "udp" => client.ask_udp(&message).await,
+        "tcp" => client.ask_tcp(&message).await,
         other => panic!("{other} is no transport"),
     }
 }
