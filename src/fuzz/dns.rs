@@ -7,7 +7,7 @@ use crate::{
     engine::Memory,
     metrics::{DnsResponseCode, Metrics},
     model::Incarnation,
-    protocol::dns::{Authority, DnsTransport, Zone, reply},
+    protocol::dns::{Authority, DnsTransport, Zone, respond},
     registry::{
         Command,
         test_support::{NoListener, at, register},
@@ -25,7 +25,7 @@ pub(super) fn run(input: &[u8]) {
             [(DnsTransport::Udp, 1_232), (DnsTransport::LoopbackUdp, 65_507), (DnsTransport::Tcp, 65_535)]
         {
             let (bytes, how) = loop {
-                if let Ok(answered) = reply(oracle, engine.registry(), at(0).wall, input, way) {
+                if let Ok(answered) = respond(oracle, engine.registry(), at(0).wall, input, way) {
                     break answered;
                 }
             };

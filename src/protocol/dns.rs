@@ -13,6 +13,7 @@
 //! | `answer_builder` | construction of answers |
 //! | `authority` | answers to questions, from the registry |
 //! | `packet` | wire format, and what fits into a packet |
+//! | `server` | requests and responses over UDP and TCP |
 //! | `listener` | sockets |
 //! | `connections` | limits of TCP connections |
 //!
@@ -32,6 +33,7 @@ mod packet;
 mod question;
 mod record;
 mod reverse;
+mod server;
 mod target;
 mod zone;
 
@@ -39,8 +41,7 @@ pub use authority::Authority;
 pub use listener::DnsListener;
 pub use zone::Zone;
 
-// For tests and fuzzing.
-#[cfg(any(test, fuzzing))]
-pub(crate) use listener::reply;
 #[cfg(any(test, fuzzing))]
 pub(crate) use packet::DnsTransport;
+#[cfg(any(test, fuzzing))]
+pub(crate) use server::respond;

@@ -1,4 +1,4 @@
-//! Connections of DNS, counted: one address cannot have them all.
+//! Limits of TCP connections, which leave half of them to other addresses.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -6,11 +6,12 @@ use parking_lot::Mutex;
 
 use crate::metrics::RejectReason;
 
-/// Most connections, and most of one address.
+/// Maximum number of connections.
 const MAX_CONNECTIONS: usize = 256;
+/// Maximum number of connections of one address.
 const MAX_CONNECTIONS_PER_ADDRESS: usize = 128;
 
-/// Open connections by address.
+/// Number of open connections by address.
 #[derive(Debug, Default)]
 pub(super) struct OpenConnections(Mutex<HashMap<IpAddr, usize>>);
 
@@ -19,7 +20,7 @@ impl OpenConnections {
     ///
     /// # Errors
     ///
-    /// The limit that it would exceed.
+    /// The limit that is reached.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<OpenConnection, RejectReason> {
         let mut open = self.0.lock();
         if open.values().sum::<usize>() >= MAX_CONNECTIONS {
@@ -34,7 +35,7 @@ impl OpenConnections {
     }
 }
 
-/// An open connection.
+/// Guard of a counted connection.
 #[derive(Debug)]
 pub(super) struct OpenConnection {
     all: Arc<OpenConnections>,
