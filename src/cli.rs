@@ -1,6 +1,6 @@
-//! The command line: one file a verb.
+//! The command line: one file for each verb.
 //!
-//! Data goes to stdout, all else to stderr; the exit code says what kind of failure it was (`failure.rs`).
+//! Data goes to standard output, everything else to standard error. `error.rs` has the exit codes.
 
 mod checks;
 mod clients;
@@ -21,6 +21,7 @@ mod self_preservation;
 mod serve;
 mod services;
 mod stop;
+mod terminal;
 mod view;
 mod watch;
 
@@ -30,57 +31,60 @@ use clap::{Parser, Subcommand};
 
 use error::CliError;
 
-/// Service discovery: instances sign in and keep signing, and whoever watches is told within milliseconds.
+/// Service registry: instances register and renew leases; watchers receive every change within milliseconds.
 #[derive(Debug, Parser)]
-#[command(name = "callboard", version, after_help = EXIT_CODES)]
+#[command(name = "callboard", version, after_help = exit_codes_line())]
 struct Cli {
     #[command(subcommand)]
     verb: CliCommand,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 registry unreachable, 5 denied, 6 findings.";
+/// Returns the exit codes on one line, for `--help`.
+fn exit_codes_line() -> String {
+    let codes = error::EXIT_CODES.map(|(code, name, _)| format!("{code} {name}"));
+    format!("Exit codes: {}.", codes.join(", "))
+}
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
     /// Run a registry
     Serve(Box<crate::config::ServeArgs>),
-    /// Register an instance and keep it alive until interrupted, then deregister it
+    /// Register an instance and renew its lease until interrupted, then deregister it
     Register(register::RegisterArgs),
     /// Remove an instance
     Deregister(deregister::DeregisterArgs),
-    /// Run a program as an instance: registered while it runs, drained when it is told to stop
+    /// Run a program as an instance: registered while it runs, draining before it stops
     Run(run::RunArgs),
     /// List services
     Services(services::ServicesArgs),
     /// List the instances of a service
     Instances(instances::InstancesArgs),
-    /// List what the health checks of an instance say (exit code 6 when one is critical)
+    /// List the health checks of an instance (exit code 6 if one is critical)
     Checks(checks::ChecksArgs),
-    /// Print the instances of services, then each change as it happens
+    /// Print the instances of services, then each change
     Watch(watch::WatchArgs),
-    /// List what happened recently, the newest last
+    /// List recent events, the newest last
     Events(events::EventsArgs),
-    /// Send an instance no new calls
+    /// Mark an instance as draining, so that it receives no new calls
     Drain(drain::DrainArgs),
-    /// List who watches, and how far behind each is
+    /// List the clients that read services, and how far each is behind
     Clients(clients::ClientsArgs),
-    /// Check the health of the registry or of a service (exit code 6 when it is not serving)
+    /// Check the health of the registry or of a service (exit code 6 if it is not serving)
     Health(health::HealthArgs),
-    /// List who is protected from mass expiry, or end that (exit code 6 when something is protected)
+    /// List the services in self-preservation, or end it (exit code 6 if there are any)
     SelfPreservation(Box<self_preservation::SelfPreservationArgs>),
-    /// Write what is in a data directory as JSON Lines
+    /// Export a data directory as JSON Lines
     Export(export_import::ExportArgs),
-    /// Make a data directory of what was exported
+    /// Create a data directory from an export
     Import(export_import::ImportArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
 }
 
-/// Does what the arguments say; failures are printed to stderr.
+/// Parses the arguments and runs the verb. Errors are printed to standard error.
 #[must_use]
 pub fn run() -> ExitCode {
-    let done = match Cli::parse().verb {
+    let result = match Cli::parse().verb {
         CliCommand::Serve(args) => serve::run(&args).map_err(CliError::from),
         CliCommand::Completion(args) => completion::run(&args),
         CliCommand::Export(args) => export_import::export(&args),
@@ -98,10 +102,10 @@ pub fn run() -> ExitCode {
         CliCommand::SelfPreservation(args) => block_on(self_preservation::run(*args)),
         CliCommand::Health(args) => block_on(health::run(args)),
     };
-    done.unwrap_or_else(|failure| failure.report())
+    result.unwrap_or_else(|error| error.report())
 }
 
-/// A client needs no more than this thread.
+/// Runs a verb on this thread, which is enough for a client.
 fn block_on(verb: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(anyhow::Error::from)?.block_on(verb)
@@ -114,12 +118,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_of_every_verb_are_consistent() {
+    fn arguments_of_every_verb_are_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_verb_for_clients_takes_a_server_and_a_format() {
+    fn every_client_verb_takes_a_server_and_a_format() {
         for verb in Cli::command().get_subcommands() {
             let name = verb.get_name();
             if matches!(name, "serve" | "completion" | "export" | "import") {

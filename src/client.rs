@@ -1,7 +1,7 @@
-//! The client side of the contract: a registration that keeps itself alive, and a watch that keeps its place.
+//! Client of a registry: a registration that renews its lease, and a watch that resumes after an interruption.
 //!
-//! Both outlive the registry they talk to: they reconnect with jittered delays, register again when the registry has
-//! forgotten them, and resume a watch from its last token. What they do not do is choose a replica or balance calls.
+//! Both survive restarts of the registry: they reconnect with jittered delays, register again when the registry has
+//! forgotten the lease, and resume a watch from its last token. They do not choose a replica, and do not balance calls.
 //!
 //! ```no_run
 //! use callboard::client::{Endpoint, Watch, WatchEvent};
@@ -27,9 +27,12 @@ mod endpoint;
 mod error;
 mod heartbeat;
 mod registration;
+mod registration_event;
 mod registration_task;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod tls_error;
 mod watch;
 
 #[cfg(test)]
@@ -39,19 +42,23 @@ mod fake;
 pub use backoff::Backoff;
 pub use endpoint::Endpoint;
 pub use error::ClientError;
-pub use registration::{Registration, RegistrationEnd, RegistrationEvent, boot_id};
+pub use registration::{Registration, boot_id};
+pub use registration_event::{RegistrationEnd, RegistrationEvent};
 #[cfg(feature = "tls")]
-pub use tls::{TlsConfig, TlsProblem};
+pub use tls::TlsConfig;
+#[cfg(feature = "tls")]
+pub use tls_error::TlsConnectError;
 #[cfg(any(test, fuzzing))]
 #[cfg(feature = "server")]
 pub(crate) use watch::WatchReader;
 pub use watch::{ResetCause, Watch, WatchEvent};
 
-/// The one place in here that reads a clock: heartbeats and retries are due at tokio's instants.
-#[expect(clippy::disallowed_methods, reason = "the client's edge")]
+/// Returns the current time. The only place in this module that reads a clock; heartbeats and retries use tokio's
+/// instants.
+#[expect(clippy::disallowed_methods, reason = "the client has no caller that could pass the time")]
 fn now() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
 
-/// Opens a connection of its own whenever a stream has to be opened anew.
+/// Function that returns the channel on which the next stream is opened.
 pub(crate) type Connect = Box<dyn Fn() -> tonic::transport::Channel + Send + Sync>;

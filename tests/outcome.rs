@@ -173,7 +173,7 @@ async fn request_that_does_not_arrive_is_refused() {
         GrpcApi::routes(house.shared(), house.checks()).unwrap().into_axum_router().call(request).await.unwrap();
     let status = Status::from_header_map(answer.headers()).unwrap();
     assert_eq!((status.code(), house.now() / 1_000), (Code::DeadlineExceeded, 30));
-    assert_eq!(status.get_error_details().error_info().unwrap().reason, "NO_REQUEST");
+    assert_eq!(status.get_error_details().error_info().unwrap().reason, "REQUEST_TIMEOUT");
 }
 
 /// A body that does not arrive.

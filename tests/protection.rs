@@ -228,7 +228,7 @@ async fn run(serve: &ServerProcess, arguments: &[&str]) -> (Option<i32>, String)
 async fn command_lists_and_resets_self_preservation() {
     let serve = ServerProcess::start(&[]).await;
     let (code, output) = run(&serve, &["self-preservation"]).await;
-    assert_eq!((code, output.trim()), (Some(0), "nothing is protected"));
+    assert_eq!((code, output.trim()), (Some(0), "nothing is in self-preservation"));
     let client = serve.peer().await;
     for id in ["a", "b", "c", "d"] {
         client.register(RegisterRequest { ttl: seconds(1.0), ..instance("web", id) }).await.unwrap();

@@ -6,7 +6,7 @@ mod raw;
 use std::{fs, net::SocketAddr};
 
 use callboard::{
-    client::{ClientError, Endpoint, TlsConfig, TlsProblem},
+    client::{ClientError, Endpoint, TlsConfig, TlsConnectError},
     config::Config,
     pb::callboard::v1::{ListServicesRequest, ListSubscribersRequest},
     server::Server,
@@ -46,7 +46,7 @@ async fn call(endpoint: &Endpoint) -> Result<(), ClientError> {
     answer.map(drop).map_err(|status| endpoint.explain(status.into()))
 }
 
-async fn tls_error(endpoint: &Endpoint) -> TlsProblem {
+async fn tls_error(endpoint: &Endpoint) -> TlsConnectError {
     match call(endpoint).await.unwrap_err() {
         ClientError::Tls(problem) => problem,
         other => panic!("not an error of TLS: {other:?}"),
@@ -80,14 +80,14 @@ async fn client_error_names_the_defect_of_the_registrys_certificate() {
     let yet = authority.issue("yet", &["localhost"], |params| params.not_before = rcgen::date_time_ymd(2999, 1, 1));
     let open = |files: &CertFiles| TestServer::with(|config| listen(config, &authority, files, false));
     let good = start(&authority, false);
-    assert_eq!(tls_error(&stranger.endpoint(grpc_tls(&good), None)).await, TlsProblem::Untrusted);
+    assert_eq!(tls_error(&stranger.endpoint(grpc_tls(&good), None)).await, TlsConnectError::UnknownAuthority);
     let registry = open(&expired);
-    assert_eq!(tls_error(&authority.endpoint(grpc_tls(&registry), None)).await, TlsProblem::Expired);
+    assert_eq!(tls_error(&authority.endpoint(grpc_tls(&registry), None)).await, TlsConnectError::Expired);
     let registry = open(&yet);
-    assert_eq!(tls_error(&authority.endpoint(grpc_tls(&registry), None)).await, TlsProblem::NotYet);
+    assert_eq!(tls_error(&authority.endpoint(grpc_tls(&registry), None)).await, TlsConnectError::NotYetValid);
     let registry = open(&elsewhere);
     let endpoint = authority.endpoint(grpc_tls(&registry), None);
-    assert!(matches!(tls_error(&endpoint).await, TlsProblem::OtherName(_)));
+    assert!(matches!(tls_error(&endpoint).await, TlsConnectError::NameMismatch(_)));
     let named = TlsConfig::default().with_ca(authority.ca()).with_server_name("registry.example");
     call(&Endpoint::with_tls(&endpoint.to_string(), named).unwrap()).await.unwrap();
 }
@@ -97,9 +97,9 @@ async fn connection_to_the_wrong_port_gets_the_reason() {
     let authority = TestCa::open();
     let registry = start(&authority, false);
     let plain: Endpoint = grpc_tls(&registry).to_string().parse().unwrap();
-    assert_eq!(tls_error(&plain).await, TlsProblem::OnlyTls);
+    assert_eq!(tls_error(&plain).await, TlsConnectError::TlsRequired);
     let without = tls_error(&authority.endpoint(registry.grpc(), None)).await;
-    assert!(matches!(without, TlsProblem::NoTls | TlsProblem::HungUp), "{without}");
+    assert!(matches!(without, TlsConnectError::NoTls | TlsConnectError::ConnectionClosed), "{without}");
     counted(&registry, "callboard_tls_handshakes_total{result=\"plaintext\"} 1").await;
     let (status, page) = get(registry.addresses().http_tls.unwrap(), "/metrics").await;
     assert_eq!((status, page.contains("speaks TLS only")), (400, true), "{page}");
@@ -112,9 +112,9 @@ async fn client_without_an_accepted_certificate_is_rejected() {
     let at = grpc_tls(&registry);
     let good = authority.workload(ID);
     call(&authority.endpoint(at, Some(&good))).await.unwrap();
-    assert_eq!(tls_error(&authority.endpoint(at, None)).await, TlsProblem::CertificateWanted);
+    assert_eq!(tls_error(&authority.endpoint(at, None)).await, TlsConnectError::CertificateRequired);
     let refused = async |files: &CertFiles| match tls_error(&authority.endpoint(at, Some(files))).await {
-        TlsProblem::CertificateRefused(alert) => alert,
+        TlsConnectError::CertificateRejected(alert) => alert,
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(&stranger.workload(ID)).await, "UnknownCA");
@@ -153,7 +153,7 @@ async fn renewed_certificate_is_used_for_new_connections() {
     fs::copy(&renewed.certificate, &files.certificate).unwrap();
     fs::copy(&renewed.key, &files.key).unwrap();
     within("the renewed certificate", async { while call(&next.endpoint(at, None)).await.is_err() {} }).await;
-    assert_eq!(tls_error(&authority.endpoint(at, None)).await, TlsProblem::Untrusted);
+    assert_eq!(tls_error(&authority.endpoint(at, None)).await, TlsConnectError::UnknownAuthority);
     before.register(instance("web", "a")).await.unwrap();
     watching.until("a change on the stream of before", |view| view.get("web", "a").is_some()).await;
     counted(&registry, "callboard_tls_reloads_total{result=\"ok\"} 1").await;
@@ -178,7 +178,7 @@ async fn changed_client_authority_is_used_for_new_connections() {
     };
     within("the other authority", async { while call(&endpoint(&new)).await.is_err() {} }).await;
     assert!(
-        matches!(tls_error(&endpoint(&old)).await, TlsProblem::CertificateRefused(_)),
+        matches!(tls_error(&endpoint(&old)).await, TlsConnectError::CertificateRejected(_)),
         "rejected, by a resumed session too"
     );
     assert_eq!(before.list("web").await.len(), 1, "the open connection stays");

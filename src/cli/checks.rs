@@ -1,4 +1,4 @@
-//! `callboard checks`: what the health checks of an instance say, and what they have found lately.
+//! `callboard checks`: the health checks of an instance and their recent results.
 
 mod results;
 
@@ -8,23 +8,24 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, ask},
+    connection::{ServerArgs, with_deadline},
     deregister::InstancePath,
     error::{CliError, FINDINGS},
-    output::{self, OutputArgs, Printable, escape},
+    output::{self, OutputArgs, Printable},
+    terminal::escape,
     view::{or_dash, set},
 };
 use crate::pb::callboard::v1::{CheckReport, CheckState, CheckStatus, ListChecksRequest};
 
-/// As much of what was said as fits a table.
-const BRIEF: usize = 100;
+/// Most characters of a check's output in a table.
+const MAX_OUTPUT_CHARS: usize = 100;
 
 #[derive(Debug, Args)]
 pub(crate) struct ChecksArgs {
     /// The instance
     #[arg(value_name = "SERVICE/ID")]
     target: InstancePath,
-    /// List what each check has found lately, the newest first
+    /// List the recent results of each check, the newest first
     #[arg(long)]
     results: bool,
     #[command(flatten)]
@@ -37,7 +38,7 @@ pub(crate) struct ChecksArgs {
 struct CheckView {
     id: String,
     name: String,
-    /// None: others state what it says.
+    /// `None` for a check whose status an API client sets.
     kind: Option<String>,
     status: &'static str,
     changes: u64,
@@ -70,7 +71,7 @@ impl Printable for CheckView {
             or_dash(self.kind.as_deref()),
             self.status.to_owned(),
             self.changes.to_string(),
-            brief(&self.output),
+            abbreviate(&self.output),
             self.name.clone(),
             self.revision.to_string(),
         ]
@@ -84,15 +85,15 @@ impl Printable for CheckView {
 pub(crate) async fn run(args: ChecksArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let InstancePath { service, id } = args.target;
-    let none = format!("{} has no checks", escape(&format!("{service}/{id}")));
-    let request = ask(ListChecksRequest { service, id });
-    let checks = connection.answer(connection.admin().list_checks(request)).await?.checks;
+    let empty = format!("{} has no checks", escape(&format!("{service}/{id}")));
+    let request = with_deadline(ListChecksRequest { service, id });
+    let checks = connection.call(connection.admin().list_checks(request)).await?.checks;
     let critical = checks.iter().filter_map(|check| check.state.as_ref()).any(is_critical);
     if args.results {
-        results::list(args.output.format, checks, &none)?;
+        results::list(args.output.format, checks, &empty)?;
     } else {
         let checks: Vec<CheckView> = checks.into_iter().map(CheckView::from).collect();
-        output::list(args.output.format, &checks, &none)?;
+        output::list(args.output.format, &checks, &empty)?;
     }
     Ok(ExitCode::from(if critical { FINDINGS } else { 0 }))
 }
@@ -101,16 +102,16 @@ fn is_critical(state: &CheckState) -> bool {
     state.status() == CheckStatus::Critical
 }
 
-/// `PASSING` for `CHECK_STATUS_PASSING`.
+/// Returns the name without its prefix: `PASSING` for `CHECK_STATUS_PASSING`.
 fn status(status: CheckStatus) -> &'static str {
     let name = status.as_str_name();
     name.strip_prefix("CHECK_STATUS_").unwrap_or(name)
 }
 
-/// The beginning of the first line.
-fn brief(output: &str) -> String {
+/// Returns the beginning of the first line, with `…` if there is more.
+fn abbreviate(output: &str) -> String {
     let line = output.lines().next().unwrap_or_default();
-    let short: String = line.chars().take(BRIEF).collect();
+    let short: String = line.chars().take(MAX_OUTPUT_CHARS).collect();
     let rest = short.len() < output.trim_end().len();
     or_dash(set(short).as_deref()) + if rest { "…" } else { "" }
 }

@@ -1,4 +1,4 @@
-//! `callboard clients`: who watches, and whether they are in sync.
+//! `callboard clients`: the clients that read services, and how far each is behind.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, ask, pages},
+    connection::{ServerArgs, pages, with_deadline},
     error::CliError,
     output::{self, OutputArgs, Printable},
     view::{duration, or_dash, set, time},
@@ -15,7 +15,7 @@ use crate::pb::callboard::v1::{ListSubscribersRequest, Subscriber};
 
 #[derive(Debug, Args)]
 pub(crate) struct ClientsArgs {
-    /// Only those that would hear of this service
+    /// Only clients that receive changes of this service
     #[arg(long)]
     service: Option<String>,
     #[command(flatten)]
@@ -91,7 +91,7 @@ impl Printable for ClientView {
             self.id.to_string(),
             self.peer.clone(),
             self.watched(),
-            // Until the registry has settled, there is no telling what it lacks.
+            // Until the registry has settled, the number of missing changes is unknown.
             if self.waiting { "waiting".to_owned() } else { self.pending_changes.to_string() },
             if self.waiting { or_dash(None) } else { format!("{:.3}s", self.lag_seconds) },
             self.resets.to_string(),
@@ -113,12 +113,12 @@ pub(crate) async fn run(args: ClientsArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
     let clients = pages(usize::MAX, async |page_token| {
-        let request = ask(ListSubscribersRequest { service: service.clone(), page_size: 0, page_token });
-        let page = connection.answer(connection.admin().list_subscribers(request)).await?;
+        let request = with_deadline(ListSubscribersRequest { service: service.clone(), page_size: 0, page_token });
+        let page = connection.call(connection.admin().list_subscribers(request)).await?;
         Ok((page.subscribers, page.next_page_token))
     });
     let clients: Vec<ClientView> = clients.await?.into_iter().map(ClientView::from).collect();
-    output::list(args.output.format, &clients, "nobody watches")?;
+    output::list(args.output.format, &clients, "no clients")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_watched_fits_a_column() {
+    fn watched_services_are_abbreviated_in_the_table() {
         let watched = |services: &[&str], prefix: &str, everything| {
             let services = services.iter().map(ToString::to_string).collect();
             let subscriber = Subscriber { services, prefix: prefix.to_owned(), everything, ..Subscriber::default() };

@@ -1,4 +1,4 @@
-//! `callboard completion`: what shells need to complete the command line.
+//! `callboard completion`: completion scripts for shells.
 
 use std::{
     io::{self, Write},
@@ -12,7 +12,7 @@ use super::{Cli, error::CliError};
 
 #[derive(Debug, Args)]
 pub(crate) struct CompletionArgs {
-    /// For which shell
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }

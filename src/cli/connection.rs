@@ -1,4 +1,4 @@
-//! Calls to the registry: bounded, paged, and failing with its address.
+//! Calls to the registry, with a time-out, paging, and errors that name its address.
 
 use std::{env, path::PathBuf, time::Duration};
 
@@ -18,24 +18,24 @@ use crate::{
     },
 };
 
-/// How long a call that only asks may take. The server is told, too.
+/// Time-out of a call. The server receives it as the call's deadline.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// The registry's gRPC address
+    /// gRPC address of the registry
     #[arg(long, value_name = "ADDR", env = "CALLBOARD_SERVER", default_value = "127.0.0.1:8502", value_parser = server)]
     server: String,
-    /// Speak TLS, and trust the certificates in this PEM file instead of those that this system trusts
+    /// Use TLS, and trust the authorities in this PEM file instead of the system's trust store
     #[arg(long, value_name = "FILE", env = "CALLBOARD_TLS_CA")]
     tls_ca: Option<PathBuf>,
-    /// Speak TLS, and show this certificate [env: `CALLBOARD_TLS_CERT`, where TLS is spoken]
+    /// Use TLS, and present this client certificate [env: CALLBOARD_TLS_CERT, if TLS is used]
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// The private key of --tls-cert [env: `CALLBOARD_TLS_KEY`]
+    /// Private key of --tls-cert [env: CALLBOARD_TLS_KEY]
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Speak TLS, and want the server's certificate to have this name instead of the host in --server
+    /// Use TLS, and expect this name in the server's certificate instead of the host of --server
     #[arg(long, value_name = "NAME", env = "CALLBOARD_TLS_SERVER_NAME")]
     tls_server_name: Option<String>,
 }
@@ -45,11 +45,12 @@ fn server(text: &str) -> Result<String, ClientError> {
 }
 
 impl ServerArgs {
-    /// Where the registry is. TLS is spoken where the address or a flag says so.
+    /// Returns the endpoint. TLS is used if the address or a flag asks for it.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, CliError> {
         let failed = |error| CliError::Call { address: self.server.clone(), error };
-        let asked = [&self.tls_ca, &self.tls_cert].iter().any(|file| file.is_some()) || self.tls_server_name.is_some();
-        if !asked && !self.server.starts_with("https://") {
+        let uses_tls =
+            [&self.tls_ca, &self.tls_cert].iter().any(|file| file.is_some()) || self.tls_server_name.is_some();
+        if !uses_tls && !self.server.starts_with("https://") {
             return self.server.parse().map_err(failed);
         }
         let mut tls = TlsConfig::default();
@@ -65,8 +66,8 @@ impl ServerArgs {
         Endpoint::with_tls(&self.server, tls).map_err(failed)
     }
 
-    /// The flags, else the variables. Those are `serve`'s as well, so that by themselves they do not mean that a client has to
-    /// speak TLS.
+    /// Returns the client certificate and its key, from the flags or from the variables. The variables are those of `serve`
+    /// as well, so they alone do not turn on TLS.
     fn certificate(&self) -> Result<Option<(PathBuf, PathBuf)>, CliError> {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
@@ -84,7 +85,7 @@ impl ServerArgs {
         }
     }
 
-    /// A connection, made when the first call needs it.
+    /// Returns a connection, which is made at the first call.
     pub(crate) fn connect(&self) -> Result<ServerConnection, CliError> {
         Ok(ServerConnection::to(&self.endpoint()?))
     }
@@ -98,7 +99,7 @@ pub(crate) struct ServerConnection {
 }
 
 impl ServerConnection {
-    /// Made when the first call needs it.
+    /// Returns a connection, which is made at the first call.
     pub(crate) fn to(endpoint: &Endpoint) -> Self {
         Self { endpoint: endpoint.clone(), channel: endpoint.channel() }
     }
@@ -119,31 +120,32 @@ impl ServerConnection {
         HealthClient::new(self.channel.clone())
     }
 
-    /// Waits for an answer, within bounds.
-    pub(crate) async fn answer<T>(
+    /// Waits for a response until the time-out.
+    pub(crate) async fn call<T>(
         &self,
-        answer: impl Future<Output = Result<Response<T>, Status>>,
+        response: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, CliError> {
-        let answer = match timeout(CALL_TIMEOUT, answer).await {
-            Ok(answer) => answer.map_err(ClientError::from),
-            Err(_) => Err(ClientError::Silent(CALL_TIMEOUT)),
+        let response = match timeout(CALL_TIMEOUT, response).await {
+            Ok(response) => response.map_err(ClientError::from),
+            Err(_) => Err(ClientError::Timeout(CALL_TIMEOUT)),
         };
-        answer.map(Response::into_inner).map_err(|error| self.failure(error))
+        response.map(Response::into_inner).map_err(|error| self.error(error))
     }
 
-    pub(crate) fn failure(&self, error: ClientError) -> CliError {
+    /// Adds the registry's address to an error.
+    pub(crate) fn error(&self, error: ClientError) -> CliError {
         CliError::Call { address: self.endpoint.to_string(), error: self.endpoint.explain(error) }
     }
 }
 
-/// A request that tells the server how long its answer is of use.
-pub(crate) fn ask<T>(message: T) -> Request<T> {
+/// Returns a request with the time-out as its deadline.
+pub(crate) fn with_deadline<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_TIMEOUT);
     request
 }
 
-/// Fetches page after page, each by the token answered with the one before, until there are no more or enough.
+/// Fetches page after page until the last one, or until there are `limit` items.
 pub(crate) async fn pages<T>(
     limit: usize,
     mut fetch: impl AsyncFnMut(String) -> Result<(Vec<T>, String), CliError>,
@@ -179,14 +181,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_are_fetched_to_the_last() {
+    async fn pages_are_fetched_until_the_last() {
         let (all, tokens) = numbers(usize::MAX).await;
         assert_eq!(all, (0..9).collect::<Vec<_>>());
         assert_eq!(tokens, ["", "3", "6"]);
     }
 
     #[tokio::test]
-    async fn enough_is_enough() {
+    async fn pages_stop_at_the_limit() {
         let (all, tokens) = numbers(4).await;
         assert_eq!(all, [0, 1, 2, 3]);
         assert_eq!(tokens.len(), 2);

@@ -1,4 +1,4 @@
-//! `callboard deregister`: removes an instance, whoever registered it.
+//! `callboard deregister`: removes an instance, on behalf of an operator.
 
 use std::{process::ExitCode, str::FromStr};
 
@@ -6,13 +6,14 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, ask},
+    connection::{ServerArgs, with_deadline},
     error::CliError,
-    output::{self, OutputArgs, escape},
+    output::{self, OutputArgs},
+    terminal::escape,
 };
 use crate::pb::callboard::v1::DeregisterRequest;
 
-/// An instance, as `SERVICE/ID`.
+/// Service and id of an instance, written `SERVICE/ID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InstancePath {
     pub(crate) service: String,
@@ -24,14 +25,12 @@ impl FromStr for InstancePath {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('/') {
-            // An id may hold slashes; the name of a service does not.
+            // An id may have slashes; a service name has none.
             Some((service, id)) if !service.is_empty() && !id.is_empty() => {
                 Ok(Self { service: service.to_owned(), id: id.to_owned() })
             }
-            _ => {
-                Err("it names no instance; write SERVICE/ID, as `callboard instances SERVICE -o name` prints it"
-                    .to_owned())
-            }
+            _ => Err("it is not an instance; write SERVICE/ID, as `callboard instances SERVICE -o name` prints it"
+                .to_owned()),
         }
     }
 }
@@ -57,19 +56,19 @@ struct DeregisteredView {
 
 pub(crate) async fn run(args: DeregisterArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
-    let request = ask(DeregisterRequest {
+    let request = with_deadline(DeregisterRequest {
         service: args.target.service.clone(),
         id: args.target.id.clone(),
         ..DeregisterRequest::default()
     });
-    let answer = connection.answer(connection.registry().deregister(request)).await?;
+    let response = connection.call(connection.registry().deregister(request)).await?;
     let name = format!("{}/{}", args.target.service, args.target.id);
-    let line = format!("deregistered {} (revision {})", escape(&name), answer.revision);
+    let line = format!("deregistered {} (revision {})", escape(&name), response.revision);
     let view = DeregisteredView {
         service: args.target.service,
         id: args.target.id,
-        removed: answer.removed,
-        revision: answer.revision,
+        removed: response.removed,
+        revision: response.revision,
     };
     output::one(args.output.format, &view, Some(&name), Some(&line))?;
     Ok(ExitCode::SUCCESS)
@@ -80,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instance_is_a_service_and_an_id() {
+    fn instance_path_is_a_service_and_an_id() {
         let target: InstancePath = "web/rack/7".parse().unwrap();
         assert_eq!((target.service.as_str(), target.id.as_str()), ("web", "rack/7"));
         for wrong in ["", "web", "web/", "/a"] {

@@ -1,4 +1,4 @@
-//! `callboard drain`: an operator's word that an instance gets no new calls.
+//! `callboard drain`: marks an instance as draining, on behalf of an operator.
 
 use std::process::ExitCode;
 
@@ -6,10 +6,11 @@ use clap::Args;
 use prost_types::FieldMask;
 
 use super::{
-    connection::{ServerArgs, ask},
+    connection::{ServerArgs, with_deadline},
     deregister::InstancePath,
     error::CliError,
-    output::{self, OutputArgs, Printable, coloured, escape},
+    output::{self, OutputArgs, Printable},
+    terminal::{coloured, escape},
     view::InstanceView,
 };
 use crate::pb::callboard::v1::UpdateInstanceRequest;
@@ -19,7 +20,7 @@ pub(crate) struct DrainArgs {
     /// The instance
     #[arg(value_name = "SERVICE/ID")]
     target: InstancePath,
-    /// Send it calls again
+    /// End draining, so that the instance receives calls again
     #[arg(long)]
     undo: bool,
     #[command(flatten)]
@@ -30,15 +31,15 @@ pub(crate) struct DrainArgs {
 
 pub(crate) async fn run(args: DrainArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
-    let request = ask(UpdateInstanceRequest {
+    let request = with_deadline(UpdateInstanceRequest {
         service: args.target.service,
         id: args.target.id,
         update_mask: Some(FieldMask { paths: vec!["draining".to_owned()] }),
         draining: !args.undo,
         ..UpdateInstanceRequest::default()
     });
-    let answer = connection.answer(connection.registry().update_instance(request)).await?;
-    let instance = InstanceView::from(answer.instance.unwrap_or_default());
+    let response = connection.call(connection.registry().update_instance(request)).await?;
+    let instance = InstanceView::from(response.instance.unwrap_or_default());
     let name = instance.name();
     let line = format!("{} is {}", escape(&name), coloured(instance.status));
     output::one(args.output.format, &instance, Some(&name), Some(&line))?;

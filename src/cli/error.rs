@@ -1,53 +1,83 @@
-//! How a verb fails: one line on stderr and an exit code that scripts can tell apart.
+//! Errors of the command line: one line on standard error, and an exit code.
 
 use std::{io, process::ExitCode};
 
 use tonic::Code;
 
-use super::output::{complain, escape};
-use crate::client::{ClientError, TlsProblem};
+use super::terminal::{escape, print_stderr};
+use crate::client::{ClientError, TlsConnectError};
 
-/// A service is not serving, or whatever else a verb was asked to find.
-pub(crate) const FINDINGS: u8 = 6;
-
+const OK: u8 = 0;
 const ERROR: u8 = 1;
-const USAGE: u8 = 2;
+/// Exit code for arguments or settings that cannot be used.
+pub(crate) const USAGE: u8 = 2;
 const NOT_FOUND: u8 = 3;
 const UNREACHABLE: u8 = 4;
 const DENIED: u8 = 5;
+/// Exit code of a verb that found what it checks for, as a service that is not serving.
+pub(crate) const FINDINGS: u8 = 6;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_EXECUTED: u8 = 127;
 
-/// Why a verb did not do what it was asked.
+/// Exit codes with a short name, for `--help`, and a description, for the reference page.
+pub(crate) const EXIT_CODES: [(u8, &str, &str); 7] = [
+    (OK, "ok", "The command did what it was asked."),
+    (
+        ERROR,
+        "error",
+        "Any error without a code of its own. For `register`, also: another boot took over the id, or an operator removed the instance.",
+    ),
+    (USAGE, "usage", "An argument, a setting or a field of the request is invalid."),
+    (NOT_FOUND, "not found", "The instance, the service or the check does not exist."),
+    (
+        UNREACHABLE,
+        "registry unreachable",
+        "The registry did not respond in time, or no connection to it could be made.",
+    ),
+    (DENIED, "denied", "The registry rejected the client certificate, or requires one."),
+    (
+        FINDINGS,
+        "findings",
+        "`health`: the service is not serving. `checks`: a check is critical. `self-preservation`: a service is in self-preservation.",
+    ),
+];
+
+/// Exit codes of `callboard run` beside those of the program it runs.
+pub(crate) const RUN_EXIT_CODES: [(u8, &str); 2] =
+    [(NOT_EXECUTABLE, "The program cannot be executed."), (NOT_EXECUTED, "The program was not found.")];
+
+/// Error of a verb.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     /// A call to the registry failed.
     #[error("{}", call(.address, .error))]
     Call { address: String, error: ClientError },
-    /// stdout does not take more.
-    #[error("cannot write to stdout: {0}")]
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
-    /// The program to run does not start.
+    /// The program of `callboard run` does not start.
     #[error("cannot start `{program}`: {error}")]
     Spawn { program: String, error: io::Error },
-    /// What was given makes no sense together.
+    /// The arguments or variables contradict each other.
     #[error("{0}")]
     Usage(&'static str),
-    /// Anything that has no exit code of its own.
+    /// Any error that has no exit code of its own.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
 
 impl CliError {
-    /// Prints what a person should know, and gives what a script should.
+    /// Prints the error and returns its exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        if self.is_reader_gone() {
+        if self.is_broken_pipe() {
             return ExitCode::SUCCESS;
         }
-        complain(&format!("error: {}", escape(&self.to_string())));
+        print_stderr(&format!("error: {}", escape(&self.to_string())));
         ExitCode::from(self.exit_code())
     }
 
-    /// `| head` has seen enough: that is no failure.
-    fn is_reader_gone(&self) -> bool {
+    /// Returns whether the reader of standard output has closed it, as `head` does. That is no error.
+    fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
@@ -56,25 +86,25 @@ impl CliError {
             Self::Call { error, .. } => call_exit_code(error),
             Self::Usage(_) => USAGE,
             Self::Output(_) | Self::Other(_) => ERROR,
-            // As shells and `env` do.
-            Self::Spawn { error, .. } if error.kind() == io::ErrorKind::NotFound => 127,
-            Self::Spawn { .. } => 126,
+            // The codes of shells and of `env`.
+            Self::Spawn { error, .. } if error.kind() == io::ErrorKind::NotFound => NOT_EXECUTED,
+            Self::Spawn { .. } => NOT_EXECUTABLE,
         }
     }
 }
 
-/// The exit code of a failed call.
+/// Returns the exit code of a failed call.
 pub(crate) fn call_exit_code(error: &ClientError) -> u8 {
     match error {
         ClientError::Address { .. } | ClientError::Credentials { .. } => USAGE,
-        ClientError::Tls(TlsProblem::CertificateWanted | TlsProblem::CertificateRefused(_)) => DENIED,
+        ClientError::Tls(TlsConnectError::CertificateRequired | TlsConnectError::CertificateRejected(_)) => DENIED,
         ClientError::Tls(_)
         | ClientError::Transport(_)
-        | ClientError::Silent(_)
-        | ClientError::Ended
+        | ClientError::Timeout(_)
+        | ClientError::StreamEnded
         | ClientError::GoingAway => UNREACHABLE,
         ClientError::Random(_) | ClientError::Stopped => ERROR,
-        ClientError::Refused(status) => match status.code() {
+        ClientError::Rejected(status) => match status.code() {
             Code::InvalidArgument => USAGE,
             Code::NotFound => NOT_FOUND,
             Code::Unavailable | Code::DeadlineExceeded => UNREACHABLE,
@@ -94,44 +124,44 @@ pub(crate) fn call_exit_code(error: &ClientError) -> u8 {
     }
 }
 
-/// What the server said; where there was no server, what to do about it.
+/// Returns the message of a failed call, with a hint if no server was reached.
 pub(crate) fn call(address: &str, error: &ClientError) -> String {
     match error {
-        ClientError::Transport(_) | ClientError::Silent(_) => {
+        ClientError::Transport(_) | ClientError::Timeout(_) => {
             format!(
-                "cannot reach the registry at {address}: {error}; start one with `callboard serve`, or name another with --server"
+                "cannot reach the registry at {address}: {error}; start one with `callboard serve`, or set its address with --server"
             )
         }
-        ClientError::Tls(problem) => {
-            format!("no connection to the registry at {address}: {problem}; {}", remedy(problem))
+        ClientError::Tls(tls) => {
+            format!("cannot connect to the registry at {address}: {tls}; {}", tls_hint(tls))
         }
         ClientError::Address { .. }
         | ClientError::Credentials { .. }
-        | ClientError::Ended
+        | ClientError::StreamEnded
         | ClientError::GoingAway
-        | ClientError::Refused(_)
+        | ClientError::Rejected(_)
         | ClientError::Random(_)
         | ClientError::Stopped => error.to_string(),
     }
 }
 
-/// What to do where two ends do not agree on TLS.
-fn remedy(problem: &TlsProblem) -> &'static str {
-    match problem {
-        TlsProblem::Untrusted => "name the certificate of whoever signed it with --tls-ca",
-        TlsProblem::Expired => "renew it at the registry, or set this machine's clock",
-        TlsProblem::NotYet => "set this machine's clock, or wait",
-        TlsProblem::OtherName(_) => "use one of its names in --server, or name one with --tls-server-name",
-        TlsProblem::CertificateWanted => "show one with --tls-cert and --tls-key",
-        TlsProblem::CertificateRefused(_) => {
-            "show one with --tls-cert that has not expired and is signed by an authority of the registry's --tls-client-ca"
+/// Returns what to do about a TLS error.
+fn tls_hint(error: &TlsConnectError) -> &'static str {
+    match error {
+        TlsConnectError::UnknownAuthority => "name the file of the authority that signed it with --tls-ca",
+        TlsConnectError::Expired => "renew it at the registry, or correct this machine's clock",
+        TlsConnectError::NotYetValid => "correct this machine's clock, or wait",
+        TlsConnectError::NameMismatch(_) => "use one of its names in --server, or set one with --tls-server-name",
+        TlsConnectError::CertificateRequired => "present one with --tls-cert and --tls-key",
+        TlsConnectError::CertificateRejected(_) => {
+            "present one with --tls-cert that has not expired and is signed by an authority of the registry's --tls-client-ca"
         }
-        TlsProblem::NoTls | TlsProblem::HungUp => {
-            "use the address of the registry's --grpc-tls, or write http:// and leave --tls-… out"
+        TlsConnectError::NoTls | TlsConnectError::ConnectionClosed => {
+            "use the address of the registry's --grpc-tls, or write http:// and omit the --tls flags"
         }
-        TlsProblem::OnlyTls => "write https:// before the address, or name a --tls-ca",
-        TlsProblem::NoHttp2 => "use the address of the registry's --grpc-tls",
-        TlsProblem::Other(_) => "the registry's log may tell more",
+        TlsConnectError::TlsRequired => "write https:// before the address, or set --tls-ca",
+        TlsConnectError::NoHttp2 => "use the address of the registry's --grpc-tls",
+        TlsConnectError::Other(_) => "the registry's log may have the reason",
     }
 }
 
@@ -141,15 +171,15 @@ mod tests {
 
     use super::*;
 
-    fn refused(code: Code) -> CliError {
+    fn rejected(code: Code) -> CliError {
         CliError::Call {
             address: "127.0.0.1:1".to_owned(),
-            error: ClientError::Refused(Status::new(code, "no such instance")),
+            error: ClientError::Rejected(Status::new(code, "no such instance")),
         }
     }
 
     #[test]
-    fn exit_codes_tell_failures_apart() {
+    fn status_codes_map_to_exit_codes() {
         for (code, exit) in [
             (Code::InvalidArgument, 2),
             (Code::NotFound, 3),
@@ -159,26 +189,26 @@ mod tests {
             (Code::Unauthenticated, 5),
             (Code::Internal, 1),
         ] {
-            assert_eq!(refused(code).exit_code(), exit, "{code:?}");
+            assert_eq!(rejected(code).exit_code(), exit, "{code:?}");
         }
         assert_eq!(CliError::Output(io::Error::other("disk full")).exit_code(), 1);
     }
 
     #[test]
-    fn a_missing_server_is_named_with_the_remedy() {
+    fn unreachable_server_is_named_with_a_hint() {
         let failure = CliError::Call {
             address: "127.0.0.1:1".to_owned(),
             error: ClientError::Transport("connection refused".to_owned()),
         };
-        let said = failure.to_string();
-        assert!(said.contains("127.0.0.1:1: connection refused"), "{said}");
-        assert!(said.contains("`callboard serve`") && said.contains("--server"), "{said}");
+        let message = failure.to_string();
+        assert!(message.contains("127.0.0.1:1: connection refused"), "{message}");
+        assert!(message.contains("`callboard serve`") && message.contains("--server"), "{message}");
         assert_eq!(failure.exit_code(), 4);
     }
 
     #[test]
-    fn a_reader_that_has_seen_enough_is_no_failure() {
-        assert!(CliError::Output(io::ErrorKind::BrokenPipe.into()).is_reader_gone());
-        assert!(!refused(Code::Internal).is_reader_gone());
+    fn broken_pipe_is_not_an_error() {
+        assert!(CliError::Output(io::ErrorKind::BrokenPipe.into()).is_broken_pipe());
+        assert!(!rejected(Code::Internal).is_broken_pipe());
     }
 }

@@ -1,4 +1,4 @@
-//! `callboard events`: what happened, and why.
+//! `callboard events`: recent events and their causes.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, ask, pages},
+    connection::{ServerArgs, pages, with_deadline},
     error::CliError,
     output::{self, OutputArgs, Printable},
     view::{known_status, or_dash, removal, set, time},
@@ -15,10 +15,10 @@ use crate::pb::callboard::v1::{Caller, CallerKind, Event, EventKind, ListEventsR
 
 #[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
-    /// Only those of this service
+    /// Only events of this service
     #[arg(long)]
     service: Option<String>,
-    /// At most as many, the newest
+    /// Number of events, the newest ones
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
@@ -134,8 +134,9 @@ pub(crate) async fn run(args: EventsArgs) -> Result<ExitCode, CliError> {
     let service = args.service.unwrap_or_default();
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let events = pages(limit, async |page_token| {
-        let request = ask(ListEventsRequest { service: service.clone(), page_size: args.limit.min(1_000), page_token });
-        let page = connection.answer(connection.admin().list_events(request)).await?;
+        let request =
+            with_deadline(ListEventsRequest { service: service.clone(), page_size: args.limit.min(1_000), page_token });
+        let page = connection.call(connection.admin().list_events(request)).await?;
         Ok((page.events, page.next_page_token))
     });
     let mut events: Vec<EventView> = events.await?.into_iter().map(EventView::from).collect();
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_says_why() {
+    fn removal_shows_its_reason() {
         use InstanceStatus::{Serving, Unspecified};
         let removed = event(EventKind::Removed, RemovalReason::Expired, Serving, Unspecified);
         assert_eq!(removed.cells(), ["-", "web", "a", "removed (expired)", "-", "expiry", "7"]);
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_status_shows_both() {
+    fn status_change_shows_both_statuses() {
         use InstanceStatus::{Draining, Serving};
         let drained = event(EventKind::Updated, RemovalReason::Unspecified, Serving, Draining);
         assert_eq!(drained.cells()[3..5], ["updated", "SERVING -> DRAINING"]);

@@ -1,4 +1,4 @@
-//! `callboard export` and `callboard import`: a data directory as JSON Lines, and back.
+//! `callboard export` and `callboard import`: conversion of a data directory to JSON Lines and back.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,30 +17,30 @@ use crate::{clock::Clock, engine::disk};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The registry must not be running. The export holds the ids of leases: whoever reads it can speak for \
-                        the registrations in it."
+    after_help = "The registry must not be running. The export contains lease ids, which authorize changes of the \
+                        registrations: protect the file."
 )]
 pub(super) struct ExportArgs {
-    /// The directory of the registry, as given to `callboard serve`
+    /// Data directory, as given to `callboard serve`
     #[arg(long, value_name = "DIR", env = "CALLBOARD_DATA_DIR")]
     data_dir: PathBuf,
 
-    /// Where to write; only its owner may read it [default: standard output]
+    /// File to write; only its owner may read it [default: standard output]
     file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The registry that is made begins a new life: every lease has its full time once it is served, and \
-                        those who watch start over. A TTL counts from the last \
-                        report, as over a restart. Nothing is made when anything in the export is wrong."
+    after_help = "The new registry has a new incarnation: every lease has its full TTL once the registry is served, and \
+                        watches start over. A TTL check counts from its last report, as after a restart. If any part \
+                        of the export is invalid, nothing is created."
 )]
 pub(super) struct ImportArgs {
-    /// A directory that holds no registry yet; it is made if need be
+    /// Data directory to create; it must not have a registry yet
     #[arg(long, value_name = "DIR", env = "CALLBOARD_DATA_DIR")]
     data_dir: PathBuf,
 
-    /// What to read [default: standard input]
+    /// File to read [default: standard input]
     file: Option<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! `callboard health`: asks what a load balancer or a kubelet would ask.
+//! `callboard health`: a health check by grpc.health.v1, as load balancers and kubelets make it.
 
 use std::process::ExitCode;
 
@@ -6,9 +6,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, ServerConnection, ask},
+    connection::{ServerArgs, ServerConnection, with_deadline},
     error::{CliError, FINDINGS, call},
-    output::{self, OutputArgs, OutputFormat, coloured, complain, escape},
+    output::{self, OutputArgs, OutputFormat},
+    terminal::{coloured, escape, print_stderr},
     view::set,
 };
 use crate::{
@@ -18,10 +19,10 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct HealthArgs {
-    /// The service; the registry itself when not given
+    /// The service [default: the registry itself]
     #[arg(value_name = "NAME")]
     service: Option<String>,
-    /// Print each change until interrupted
+    /// Print each change of the status until interrupted
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -44,59 +45,59 @@ pub(crate) async fn run(args: HealthArgs) -> Result<ExitCode, CliError> {
         return watch(&server, &service, format).await;
     }
     let connection = ServerConnection::to(&server);
-    let request = ask(HealthCheckRequest { service: service.clone() });
-    let answer = connection.answer(connection.health().check(request)).await?;
-    let status = print(format, &service, answer)?;
+    let request = with_deadline(HealthCheckRequest { service: service.clone() });
+    let response = connection.call(connection.health().check(request)).await?;
+    let status = print(format, &service, response)?;
     Ok(ExitCode::from(if status == "SERVING" { 0 } else { FINDINGS }))
 }
 
-/// Asks on through the registry's restarts, as the health protocol has it.
+/// Watches the status, and reconnects after the registry restarts.
 async fn watch(server: &Endpoint, service: &str, format: OutputFormat) -> Result<ExitCode, CliError> {
     let mut backoff = Backoff::new();
-    let mut told = None;
+    let mut printed_error = None;
     loop {
         let connection = ServerConnection::to(server);
-        let error = match follow(&connection, service, format, &mut backoff, &mut told).await? {
-            error if error.is_final() => return Err(connection.failure(error)),
+        let error = match follow(&connection, service, format, &mut backoff, &mut printed_error).await? {
+            error if error.is_permanent() => return Err(connection.error(error)),
             error => server.explain(error),
         };
-        let trouble = call(&server.to_string(), &error);
-        if told.as_ref() != Some(&trouble) {
-            complain(&format!("{}; trying on", escape(&trouble)));
-            told = Some(trouble);
+        let message = call(&server.to_string(), &error);
+        if printed_error.as_ref() != Some(&message) {
+            print_stderr(&format!("{}; retrying", escape(&message)));
+            printed_error = Some(message);
         }
         tokio::time::sleep(backoff.delay(error.retry_after())).await;
     }
 }
 
-/// One stream, until it breaks.
+/// Prints the statuses of one stream until it breaks, and returns the error.
 async fn follow(
     connection: &ServerConnection,
     service: &str,
     format: OutputFormat,
     backoff: &mut Backoff,
-    told: &mut Option<String>,
+    printed_error: &mut Option<String>,
 ) -> Result<ClientError, CliError> {
     let request = HealthCheckRequest { service: service.to_owned() };
-    let mut answers = match connection.health().watch(request).await {
-        Ok(answers) => answers.into_inner(),
+    let mut responses = match connection.health().watch(request).await {
+        Ok(responses) => responses.into_inner(),
         Err(status) => return Ok(status.into()),
     };
     loop {
-        match answers.message().await {
-            Ok(Some(answer)) => {
+        match responses.message().await {
+            Ok(Some(response)) => {
                 backoff.reset();
-                *told = None;
-                print(format, service, answer)?;
+                *printed_error = None;
+                print(format, service, response)?;
             }
-            Ok(None) => return Ok(ClientError::Ended),
+            Ok(None) => return Ok(ClientError::StreamEnded),
             Err(status) => return Ok(status.into()),
         }
     }
 }
 
-fn print(format: OutputFormat, service: &str, answer: HealthCheckResponse) -> Result<&'static str, CliError> {
-    let status = answer.status().as_str_name();
+fn print(format: OutputFormat, service: &str, response: HealthCheckResponse) -> Result<&'static str, CliError> {
+    let status = response.status().as_str_name();
     let view = HealthView { service: set(service.to_owned()), status };
     output::one(format, &view, Some(service), Some(&coloured(status)))?;
     Ok(status)

@@ -1,4 +1,4 @@
-//! What `register` and `run` say of an instance, and how they tell what became of it.
+//! Arguments that describe an instance, and the output of its registration's events, for `register` and `run`.
 
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     error::{call, call_exit_code},
-    output::{complain, escape},
+    terminal::{escape, print_stderr},
     view::host_port,
 };
 use crate::{
@@ -17,45 +17,45 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct InstanceArgs {
-    /// Unique within the service [default: HOST-PORT of its address]
+    /// Instance id, unique within the service [default: HOST-PORT of the address]
     #[arg(long)]
     id: Option<String>,
-    /// How long it stays listed without a sign of life [default: the registry's, 15s]
+    /// Time to live of the lease: how long the instance stays listed without heartbeats [default: 15s]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     ttl: Option<Duration>,
-    /// How long it stays listed when its connection breaks, if that is to be shorter
+    /// Time that the instance stays listed after its connection breaks [default: its TTL]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     disconnect_grace: Option<Duration>,
-    /// A label; may be repeated
+    /// Tag; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
-    /// A label with a value; may be repeated
+    /// Metadata entry; may be repeated
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = key_value)]
     metadata: Vec<(String, String)>,
-    /// Its share of the load beside its peers
+    /// Weight for load balancing, relative to the other instances [default: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65535))]
     weight: Option<u32>,
-    /// Where it runs, for example eu-west
+    /// Region that it runs in, for example eu-west
     #[arg(long)]
     region: Option<String>,
-    /// Where in the region, for example eu-west-1a
+    /// Zone within the region, for example eu-west-1a
     #[arg(long)]
     zone: Option<String>,
-    /// Where in the zone, for example a rack
+    /// Sub-zone within the zone, for example a rack
     #[arg(long)]
     sub_zone: Option<String>,
-    /// Take the id over from an instance that is still alive
+    /// Take over the id even if another instance holds it and is alive
     #[arg(long)]
     replace: bool,
 }
 
 impl InstanceArgs {
-    /// What to ask of the registry.
+    /// Returns the request to register the instance.
     pub(crate) fn request(self, service: String, address: Address, starting: bool) -> RegisterRequest {
-        // The address is as unique as an id can be, and the same after a restart: so a restarted program takes its own
-        // place again instead of standing beside its ghost.
+        // The address is unique and stays the same over a restart, so a restarted program takes over its own registration
+        // instead of adding a second one.
         let id = self.id.unwrap_or_else(|| format!("{}-{}", address.host, address.port));
-        let somewhere = self.region.is_some() || self.zone.is_some() || self.sub_zone.is_some();
+        let has_locality = self.region.is_some() || self.zone.is_some() || self.sub_zone.is_some();
         RegisterRequest {
             service,
             id,
@@ -63,7 +63,7 @@ impl InstanceArgs {
             tags: self.tags,
             metadata: self.metadata.into_iter().collect::<HashMap<_, _>>(),
             weight: self.weight,
-            locality: somewhere.then(|| Locality {
+            locality: has_locality.then(|| Locality {
                 region: self.region.unwrap_or_default(),
                 zone: self.zone.unwrap_or_default(),
                 sub_zone: self.sub_zone.unwrap_or_default(),
@@ -77,7 +77,7 @@ impl InstanceArgs {
     }
 }
 
-/// `HOST:PORT`, an IPv6 address in brackets.
+/// Parses `HOST:PORT`, with an IPv6 address in brackets.
 pub(crate) fn address(text: &str) -> Result<Address, String> {
     let (host, port) = text.rsplit_once(':').ok_or("the port is missing; write HOST:PORT, as in 127.0.0.1:9001")?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -101,7 +101,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// One event of a registration, as JSON.
+/// Event of a registration, as JSON.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct RegistrationReport {
     #[serde(rename = "type")]
@@ -128,16 +128,16 @@ pub(crate) struct RegistrationReport {
     retry_in_seconds: Option<f64>,
 }
 
-/// Who speaks of whom.
+/// Printer of a registration's events.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistrationPrinter {
-    /// The registry's address.
+    /// Address of the registry.
     pub(crate) server: String,
     pub(crate) service: String,
     pub(crate) id: String,
     pub(crate) address: String,
-    /// The last trouble told. A registry that is away for hours is worth one line, not one every five seconds.
-    told: Option<String>,
+    /// Error printed last. An outage of hours is one line, not one line for each attempt.
+    printed_error: Option<String>,
 }
 
 impl RegistrationPrinter {
@@ -148,7 +148,7 @@ impl RegistrationPrinter {
             service: request.service.clone(),
             id: request.id.clone(),
             address: address.map(|address| host_port(&address.host, address.port)).unwrap_or_default(),
-            told: None,
+            printed_error: None,
         }
     }
 
@@ -156,41 +156,41 @@ impl RegistrationPrinter {
         format!("{}/{}", self.service, self.id)
     }
 
-    /// Trouble, for stderr: told once, until it changes or ends.
-    pub(crate) fn trouble(&mut self, event: &RegistrationEvent) {
+    /// Prints an error to standard error, unless it was the last one printed.
+    pub(crate) fn print_error(&mut self, event: &RegistrationEvent) {
         let name = self.name();
-        let trouble = match event {
+        let message = match event {
             RegistrationEvent::Interrupted { error, .. } => {
-                format!("{name}: {}; trying on", call(&self.server, error))
+                format!("{name}: {}; retrying", call(&self.server, error))
             }
-            RegistrationEvent::Degraded => format!("{name}: the registry cannot reach its store; the lease is kept"),
+            RegistrationEvent::Degraded => format!("{name}: the registry cannot reach its store; it keeps the lease"),
             RegistrationEvent::Ended(RegistrationEnd::Superseded) => {
-                format!("{name}: another boot has taken this id over")
+                format!("{name}: another boot took over the id")
             }
-            RegistrationEvent::Ended(RegistrationEnd::Removed) => format!("{name}: an operator removed it"),
-            RegistrationEvent::Ended(RegistrationEnd::Refused(error)) => {
+            RegistrationEvent::Ended(RegistrationEnd::Removed) => format!("{name}: an operator removed the instance"),
+            RegistrationEvent::Ended(RegistrationEnd::Rejected(error)) => {
                 format!("error: {}", call(&self.server, error))
             }
-            RegistrationEvent::Ended(RegistrationEnd::Unanswered(error)) => {
+            RegistrationEvent::Ended(RegistrationEnd::Unconfirmed(error)) => {
                 format!(
-                    "{name}: its goodbye was not answered ({error}); if it was listed, it goes with its time to live"
+                    "{name}: the registry did not confirm the deregistration ({error}); the instance expires with its lease"
                 )
             }
             RegistrationEvent::Registered { .. }
             | RegistrationEvent::Updated { .. }
             | RegistrationEvent::Resumed { .. }
             | RegistrationEvent::Ended(RegistrationEnd::Deregistered { .. }) => {
-                self.told = None;
+                self.printed_error = None;
                 return;
             }
         };
-        if self.told.as_ref() != Some(&trouble) {
-            complain(&escape(&trouble));
-            self.told = Some(trouble);
+        if self.printed_error.as_ref() != Some(&message) {
+            print_stderr(&escape(&message));
+            self.printed_error = Some(message);
         }
     }
 
-    /// What went well, in words. Trouble has none: it goes to stderr.
+    /// Returns the line of an event that is not an error.
     pub(crate) fn success(&self, event: &RegistrationEvent) -> Option<String> {
         let (name, address) = (self.name(), &self.address);
         let text = match event {
@@ -219,34 +219,34 @@ impl RegistrationPrinter {
         Some(escape(&text).into_owned())
     }
 
-    /// The event for programs.
-    pub(crate) fn announcement(&self, event: &RegistrationEvent) -> RegistrationReport {
-        let mut said =
+    /// Returns the event as programs read it.
+    pub(crate) fn report(&self, event: &RegistrationEvent) -> RegistrationReport {
+        let mut report =
             RegistrationReport { service: self.service.clone(), id: self.id.clone(), ..RegistrationReport::default() };
         match event {
             RegistrationEvent::Registered { lease_id, ttl, revision, again } => {
-                said.kind = "registered";
-                said.lease_id = Some(hexadecimal(lease_id));
-                said.ttl_seconds = Some(ttl.as_secs_f64());
-                said.revision = Some(*revision);
-                said.again = Some(*again);
+                report.kind = "registered";
+                report.lease_id = Some(hexadecimal(lease_id));
+                report.ttl_seconds = Some(ttl.as_secs_f64());
+                report.revision = Some(*revision);
+                report.again = Some(*again);
             }
             RegistrationEvent::Updated { revision, starting, draining } => {
-                said.kind = "updated";
-                said.revision = Some(*revision);
-                said.starting = Some(*starting);
-                said.draining = Some(*draining);
+                report.kind = "updated";
+                report.revision = Some(*revision);
+                report.starting = Some(*starting);
+                report.draining = Some(*draining);
             }
             RegistrationEvent::Interrupted { error, retry_in } => {
-                said.kind = "interrupted";
-                said.error = Some(error.to_string());
-                said.retry_in_seconds = Some(retry_in.as_secs_f64());
+                report.kind = "interrupted";
+                report.error = Some(error.to_string());
+                report.retry_in_seconds = Some(retry_in.as_secs_f64());
             }
-            RegistrationEvent::Resumed { .. } => said.kind = "resumed",
-            RegistrationEvent::Degraded => said.kind = "degraded",
-            RegistrationEvent::Ended(departure) => ended(&mut said, departure),
+            RegistrationEvent::Resumed { .. } => report.kind = "resumed",
+            RegistrationEvent::Degraded => report.kind = "degraded",
+            RegistrationEvent::Ended(end) => set_end(&mut report, end),
         }
-        said
+        report
     }
 }
 
@@ -258,31 +258,31 @@ fn hexadecimal(bytes: &[u8]) -> String {
     text
 }
 
-fn ended(said: &mut RegistrationReport, departure: &RegistrationEnd) {
-    said.kind = match departure {
+fn set_end(report: &mut RegistrationReport, end: &RegistrationEnd) {
+    report.kind = match end {
         RegistrationEnd::Deregistered { removed } => {
-            said.removed = Some(*removed);
+            report.removed = Some(*removed);
             "deregistered"
         }
         RegistrationEnd::Superseded => "superseded",
         RegistrationEnd::Removed => "removed",
-        RegistrationEnd::Unanswered(error) => {
-            said.error = Some(error.to_string());
-            "unanswered"
+        RegistrationEnd::Unconfirmed(error) => {
+            report.error = Some(error.to_string());
+            "unconfirmed"
         }
-        RegistrationEnd::Refused(error) => {
-            said.error = Some(error.to_string());
-            "refused"
+        RegistrationEnd::Rejected(error) => {
+            report.error = Some(error.to_string());
+            "rejected"
         }
     };
 }
 
-/// What a shell should learn of how a registration ended.
-pub(crate) fn departure_exit_code(departure: &RegistrationEnd) -> u8 {
-    match departure {
+/// Returns the exit code of a registration that ended.
+pub(crate) fn exit_code_of_end(end: &RegistrationEnd) -> u8 {
+    match end {
         RegistrationEnd::Deregistered { .. } => 0,
         RegistrationEnd::Superseded | RegistrationEnd::Removed => 1,
-        RegistrationEnd::Unanswered(error) | RegistrationEnd::Refused(error) => call_exit_code(error),
+        RegistrationEnd::Unconfirmed(error) | RegistrationEnd::Rejected(error) => call_exit_code(error),
     }
 }
 

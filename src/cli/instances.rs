@@ -1,13 +1,14 @@
-//! `callboard instances`: who is present in a service.
+//! `callboard instances`: the instances of a service.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::{
-    connection::{ServerArgs, ask, pages},
+    connection::{ServerArgs, pages, with_deadline},
     error::CliError,
-    output::{self, OutputArgs, escape},
+    output::{self, OutputArgs},
+    terminal::escape,
     view::InstanceView,
 };
 use crate::pb::callboard::v1::ListInstancesRequest;
@@ -30,18 +31,18 @@ pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let filter = args.filter.unwrap_or_default();
     let instances = pages(usize::MAX, async |page_token| {
-        let request = ask(ListInstancesRequest {
+        let request = with_deadline(ListInstancesRequest {
             service: args.service.clone(),
             filter: filter.clone(),
             page_size: 0,
             page_token,
         });
-        let page = connection.answer(connection.discovery().list_instances(request)).await?;
+        let page = connection.call(connection.discovery().list_instances(request)).await?;
         Ok((page.instances, page.next_page_token))
     });
     let instances: Vec<InstanceView> = instances.await?.into_iter().map(InstanceView::from).collect();
     let which = if filter.is_empty() { "" } else { " matching" };
-    let none = format!("no{which} instances of {}", escape(&args.service));
-    output::list(args.output.format, &instances, &none)?;
+    let empty = format!("no{which} instances of {}", escape(&args.service));
+    output::list(args.output.format, &instances, &empty)?;
     Ok(ExitCode::SUCCESS)
 }

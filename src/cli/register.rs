@@ -1,4 +1,4 @@
-//! `callboard register`: an instance that lives as long as this command.
+//! `callboard register`: an instance that is registered while this command runs.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{
     connection::ServerArgs,
     error::CliError,
-    instance_args::{InstanceArgs, RegistrationPrinter, address, departure_exit_code},
+    instance_args::{InstanceArgs, RegistrationPrinter, address, exit_code_of_end},
     output::{self, OutputArgs},
     stop::StopSignals,
 };
@@ -21,12 +21,12 @@ use crate::{
 pub(crate) struct RegisterArgs {
     /// The service
     service: String,
-    /// Where the instance can be reached
+    /// Address of the instance
     #[arg(value_name = "HOST:PORT", value_parser = address)]
     address: Address,
     #[command(flatten)]
-    announce: InstanceArgs,
-    /// Not ready yet: list it as STARTING
+    instance: InstanceArgs,
+    /// List the instance as STARTING, which means not ready yet
     #[arg(long)]
     starting: bool,
     #[command(flatten)]
@@ -37,15 +37,15 @@ pub(crate) struct RegisterArgs {
 
 pub(crate) async fn run(args: RegisterArgs) -> Result<ExitCode, CliError> {
     let mut stop = StopSignals::listen().map_err(anyhow::Error::from)?;
-    let request = args.announce.request(args.service, args.address, args.starting);
+    let request = args.instance.request(args.service, args.address, args.starting);
     let server = args.server.endpoint()?;
-    let mut announcer = RegistrationPrinter::new(server.to_string(), &request);
-    let (told, mut events) = mpsc::unbounded_channel();
-    let tell = move |event| {
-        // The receiver lives until the last event has come out of it.
-        let _heard = told.send(event);
+    let mut printer = RegistrationPrinter::new(server.to_string(), &request);
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let on_event = move |event| {
+        // The receiver lives until it has received the last event.
+        let _result = sender.send(event);
     };
-    let registration = Registration::start(&server, request, tell).map_err(anyhow::Error::from)?;
+    let registration = Registration::start(&server, request, on_event).map_err(anyhow::Error::from)?;
     let mut printed = Ok(());
     loop {
         let event = tokio::select! {
@@ -56,18 +56,18 @@ pub(crate) async fn run(args: RegisterArgs) -> Result<ExitCode, CliError> {
             }
         };
         let Some(event) = event else {
-            return Err(CliError::Other(anyhow::anyhow!("the registration's task has stopped")));
+            return Err(CliError::Other(anyhow::anyhow!("the task of the registration has stopped")));
         };
-        announcer.trouble(&event);
+        printer.print_error(&event);
         if printed.is_ok() {
-            let name = matches!(event, RegistrationEvent::Registered { .. }).then(|| announcer.name());
-            let line = announcer.success(&event);
-            let said = announcer.announcement(&event);
-            printed = output::one(args.output.format, &said, name.as_deref(), line.as_deref());
+            let name = matches!(event, RegistrationEvent::Registered { .. }).then(|| printer.name());
+            let line = printer.success(&event);
+            let report = printer.report(&event);
+            printed = output::one(args.output.format, &report, name.as_deref(), line.as_deref());
         }
-        if let RegistrationEvent::Ended(departure) = event {
+        if let RegistrationEvent::Ended(end) = event {
             printed?;
-            return Ok(ExitCode::from(departure_exit_code(&departure)));
+            return Ok(ExitCode::from(exit_code_of_end(&end)));
         }
         if printed.is_err() {
             registration.leave();

@@ -1,7 +1,7 @@
-//! `callboard run`: any program as an instance, without a line of its code.
+//! `callboard run`: runs any program as an instance, without changes to its code.
 //!
-//! The program comes first: it starts and runs whether or not a registry answers, keeps its stdin, stdout and stderr, and
-//! its exit code becomes ours. What is told of the registration goes to stderr.
+//! The program comes first: it starts and runs even if no registry answers, and it keeps its standard streams. Its exit code
+//! becomes the exit code of this command. Events of the registration go to standard error.
 
 mod child;
 
@@ -18,18 +18,19 @@ use super::{
     connection::ServerArgs,
     error::CliError,
     instance_args::{InstanceArgs, RegistrationPrinter, address},
-    output::{OutputArgs, OutputFormat, complain, json},
+    output::{OutputArgs, OutputFormat, json},
     stop::StopSignals,
+    terminal::print_stderr,
     view::host_port,
 };
 use crate::client::{Registration, RegistrationEvent};
 use child::Child;
 
-/// How often the port is tried until it accepts.
+/// Interval between connection attempts to the program's port, until one succeeds.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
-/// How long one try may take.
+/// Time-out of one connection attempt.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the registry may take to note that no new calls should come, before the program is told to stop.
+/// Time-out for draining: after it the program is stopped even if the registry has not confirmed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
@@ -37,14 +38,14 @@ pub(crate) struct RunArgs {
     /// The service
     #[arg(long, value_name = "NAME")]
     service: String,
-    /// Where the program will listen
+    /// Port that the program listens on
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// The host under which others reach it
+    /// Host at which clients reach the program
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
     #[command(flatten)]
-    announce: InstanceArgs,
+    instance: InstanceArgs,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -60,18 +61,19 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, CliError> {
     let listening = address(&host_port(&args.host, port)).map_err(anyhow::Error::msg)?;
     let server = args.server.endpoint()?;
     let mut child = Child::spawn(&args.command)?;
-    let request = args.announce.request(args.service, listening, true);
-    let mut announcer = RegistrationPrinter::new(server.to_string(), &request);
+    let request = args.instance.request(args.service, listening, true);
+    let mut printer = RegistrationPrinter::new(server.to_string(), &request);
     let format = args.output.format;
-    let registration = Registration::start(&server, request, move |event| tell(&mut announcer, format, &event));
+    let registration = Registration::start(&server, request, move |event| print_event(&mut printer, format, &event));
     let registration = registration.map_err(anyhow::Error::from)?;
-    let code = live(&mut child, &registration, &mut stop, (args.host, args.port)).await;
+    let code = supervise(&mut child, &registration, &mut stop, (args.host, args.port)).await;
     registration.deregister().await;
     Ok(ExitCode::from(code.map_err(anyhow::Error::from)?))
 }
 
-/// From start to exit: STARTING until the port accepts, DRAINING before the program is told to stop.
-async fn live(
+/// Waits until the program exits. The instance is STARTING until the port accepts connections, and DRAINING before the
+/// program is stopped.
+async fn supervise(
     child: &mut Child,
     registration: &Registration,
     stop: &mut StopSignals,
@@ -92,49 +94,50 @@ async fn live(
     };
     tokio::select! {
         code = child.exit() => return code,
-        // Whether or not the registry has noted it, the program is told.
+        // The program is stopped even if the registry does not confirm.
         _ = timeout(DRAIN_TIMEOUT, registration.set_draining(true)) => {}
-        again = stop.next() => insist(child, again)?,
+        again = stop.next() => forward_again(child, again)?,
     }
-    child.pass_on(signal);
+    child.forward(signal);
     loop {
         tokio::select! {
             code = child.exit() => return code,
-            again = stop.next() => insist(child, again)?,
+            again = stop.next() => forward_again(child, again)?,
         }
     }
 }
 
-/// Told to stop once more: whoever interrupts twice does not want to wait.
-fn insist(child: &mut Child, again: Signal) -> io::Result<()> {
+/// Forwards a repeated signal. A second interrupt kills the program.
+fn forward_again(child: &mut Child, again: Signal) -> io::Result<()> {
     if again == Signal::INT {
         return child.kill();
     }
-    child.pass_on(again);
+    child.forward(again);
     Ok(())
 }
 
-/// Waits until somebody listens there. A port gives no sign of that other than to be tried.
+/// Waits until the port accepts connections. Trying is the only way to find out.
 async fn accepts((host, port): (String, u16)) {
-    let mut turn = interval(PROBE_INTERVAL);
+    let mut ticks = interval(PROBE_INTERVAL);
     loop {
-        turn.tick().await;
+        ticks.tick().await;
         if let Ok(Ok(_open)) = timeout(PROBE_TIMEOUT, TcpStream::connect((host.as_str(), port))).await {
             return;
         }
     }
 }
 
-fn tell(announcer: &mut RegistrationPrinter, format: OutputFormat, event: &RegistrationEvent) {
+/// Prints an event to standard error.
+fn print_event(printer: &mut RegistrationPrinter, format: OutputFormat, event: &RegistrationEvent) {
     match format {
-        OutputFormat::Json | OutputFormat::Yaml => match json(&announcer.announcement(event), false) {
-            Ok(line) => complain(&line),
-            Err(failure) => complain(&failure.to_string()),
+        OutputFormat::Json | OutputFormat::Yaml => match json(&printer.report(event), false) {
+            Ok(line) => print_stderr(&line),
+            Err(error) => print_stderr(&error.to_string()),
         },
         OutputFormat::Table | OutputFormat::Wide | OutputFormat::Name => {
-            announcer.trouble(event);
-            if let Some(line) = announcer.success(event) {
-                complain(&line);
+            printer.print_error(event);
+            if let Some(line) = printer.success(event) {
+                print_stderr(&line);
             }
         }
     }

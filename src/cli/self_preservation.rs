@@ -1,4 +1,4 @@
-//! `callboard protection`: who is protected from mass expiry, when that began and ended, and its end by an operator.
+//! `callboard self-preservation`: the services in self-preservation, its events, and its reset by an operator.
 
 mod events;
 mod reset;
@@ -9,14 +9,14 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, ask, pages},
+    connection::{ServerArgs, pages, with_deadline},
     error::{CliError, FINDINGS},
     output::{self, OutputArgs, Printable},
     view::{or_dash, set, time},
 };
 use crate::pb::callboard::v1::{ListProtectionsRequest, Protection};
 
-/// What stands for the registry as a whole: no service can be called so.
+/// Name shown for the registry as a whole. No service can have it.
 const WHOLE: &str = "*";
 
 #[derive(Debug, Args)]
@@ -32,15 +32,15 @@ pub(crate) struct SelfPreservationArgs {
 
 #[derive(Debug, Subcommand)]
 enum SelfPreservationCommand {
-    /// List when protection began and ended, the newest last
+    /// List when self-preservation started and ended, the newest last
     Events(events::SelfPreservationEventsArgs),
-    /// Say that those who are silent are dead: they go, and protection ends
+    /// Remove the instances that self-preservation keeps, and end it
     Reset(reset::ResetArgs),
 }
 
 #[derive(Debug, Serialize)]
 struct SelfPreservationView {
-    /// None: the registry as a whole.
+    /// `None` for the registry as a whole.
     service: Option<String>,
     started_at: Option<String>,
     instances: u32,
@@ -99,19 +99,19 @@ pub(crate) async fn run(args: SelfPreservationArgs) -> Result<ExitCode, CliError
     }
 }
 
-/// The registry as a whole comes first, where it is protected.
+/// Lists what is in self-preservation. The registry as a whole comes first, if it is.
 async fn list(server: &ServerArgs, output: &OutputArgs) -> Result<ExitCode, CliError> {
     let connection = server.connect()?;
     let mut whole = None;
     let services = pages(usize::MAX, async |page_token| {
-        let request = ask(ListProtectionsRequest { page_size: 0, page_token });
-        let page = connection.answer(connection.admin().list_protections(request)).await?;
+        let request = with_deadline(ListProtectionsRequest { page_size: 0, page_token });
+        let page = connection.call(connection.admin().list_protections(request)).await?;
         whole = page.registry.filter(|whole| whole.started_at.is_some());
         Ok((page.protections, page.next_page_token))
     });
     let services = services.await?;
     let found: Vec<_> = whole.into_iter().chain(services).map(SelfPreservationView::from).collect();
-    output::list(output.format, &found, "nothing is protected")?;
+    output::list(output.format, &found, "nothing is in self-preservation")?;
     Ok(ExitCode::from(if found.is_empty() { 0 } else { FINDINGS }))
 }
 
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_registry_as_a_whole_has_a_name_of_its_own() {
+    fn registry_as_a_whole_has_a_reserved_name() {
         let whole = SelfPreservationView::from(Protection { suspects: 7, peak: 50, ..Protection::default() });
         assert_eq!(whole.name(), "*");
         assert_eq!(whole.cells(), ["*", "0", "0", "7", "-", "-", "50", "0", "0"]);

@@ -1,4 +1,4 @@
-//! `callboard serve`: runs a registry until it is told to stop.
+//! `callboard serve`: runs a registry until a signal stops it.
 
 mod supervisor;
 
@@ -11,6 +11,7 @@ use std::{
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::error::USAGE;
 use crate::{
     config::{self, Config, ReadyFormat, ServeArgs},
     engine::Durability,
@@ -19,7 +20,7 @@ use crate::{
 };
 use supervisor::ServiceManager;
 
-/// The line that says where the doors are, once they are open.
+/// Addresses of the listeners, printed once they are open.
 #[derive(Debug, Serialize)]
 struct ReadyLine {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,12 +43,13 @@ impl From<ServerAddresses> for ReadyLine {
     }
 }
 
-/// What is behind the doors.
-const GRPC: &str = "register, keep alive, watch, health, reflection";
+/// What the gRPC listeners serve.
+const GRPC: &str = "registration, discovery, health, reflection";
+/// What the HTTP listeners serve.
 const HTTP: &str = "Consul's API (/v1/), /metrics /healthz /readyz /prometheus/sd";
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    // First of all: it has to be while there is no other thread.
+    // Must come first, while there is no other thread.
     let inherited = match InheritedSockets::from_environment() {
         Ok(inherited) => inherited,
         Err(error) => {
@@ -64,33 +66,33 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     };
     telemetry::init(&config.log, config.log_format)?;
     for (variable, meant) in config::misspelt_variables() {
-        tracing::warn!(variable, meant, "this variable is not read: perhaps it is misspelt");
+        tracing::warn!(variable, meant, "unknown environment variable: it may be a misspelling of the one meant");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build()?;
     runtime.block_on(serve(&config, inherited, args.output))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Threads beside the workers: for accepting, expiry and DNS, so that a large page of the one does not hold up the others.
-const THREADS: usize = 2;
-/// The exit code for a configuration that cannot be used.
-const USAGE: u8 = 2;
+/// Threads beside the workers, for accepting, expiry and DNS. There are two, so that one long task does not delay the
+/// others.
+const RUNTIME_THREADS: usize = 2;
 
 async fn serve(config: &Config, inherited: InheritedSockets, output: ReadyFormat) -> anyhow::Result<()> {
-    // Before the doors open: whoever reads that they are open may send a signal at once.
+    // Before the listeners open: a program that reads the ready line may send a signal at once.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let supervisor = ServiceManager::from_environment();
-    // Where there is nothing to read again, it ends the process as it always does: the terminal is gone. A supervisor has none.
-    let reloads = config.tls.is_some() || supervisor.listens();
-    let mut reload = reloads.then(|| signal(SignalKind::hangup())).transpose()?;
+    // SIGHUP reloads the TLS files. Without TLS it ends the process, as it does when a terminal closes, unless a service
+    // manager supervises the process.
+    let reloads = config.tls.is_some() || supervisor.is_present();
+    let mut hangup = reloads.then(|| signal(SignalKind::hangup())).transpose()?;
     let mut server = Server::start_with(config, inherited)?;
-    let company = supervisor.ready(server.liveness());
-    announce(&server, output)?;
-    let kept = match (&config.data_dir, config.durability) {
-        (None, _) => "in memory: a restart forgets it, and instances register again by themselves",
-        (Some(_), Durability::Durable) => "on the disk: a restart forgets nothing that was acknowledged",
-        (Some(_), Durability::Relaxed) => "on the disk within a second: a restart after a crash may forget that second",
+    let notifications = supervisor.ready(server.liveness());
+    print_ready(&server, output)?;
+    let storage = match (&config.data_dir, config.durability) {
+        (None, _) => "in memory: registrations are lost at a restart, and instances register again",
+        (Some(_), Durability::Durable) => "on disk, durable: no acknowledged change is lost at a restart",
+        (Some(_), Durability::Relaxed) => "on disk, relaxed: a crash may lose the changes of the last second",
     };
     let ServerAddresses { grpc, http, grpc_tls, http_tls, health, dns } = server.addresses();
     tracing::info!(
@@ -101,54 +103,56 @@ async fn serve(config: &Config, inherited: InheritedSockets, output: ReadyFormat
         health = health.map(display),
         dns = dns.map(display),
         instances = server.instances(),
-        "the registry is kept {kept}"
+        "the registry is ready; it is stored {storage}"
     );
     loop {
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
-            () = hang_up(&mut reload) => supervisor.reloading(|| server.reload()),
-            why = server.failed() => anyhow::bail!(why),
+            () = next_hangup(&mut hangup) => supervisor.reloading(|| server.reload()),
+            error = server.failed() => anyhow::bail!(error),
         }
     }
-    supervisor.leaving(company);
-    tracing::info!("leaving: telling every stream to reconnect");
+    supervisor.stopping(notifications);
+    tracing::info!("shutting down: streams are told to reconnect");
     tokio::select! {
-        () = server.shutdown() => tracing::info!("left"),
-        _ = interrupt.recv() => anyhow::bail!("interrupted twice: streams were dropped"),
+        () = server.shutdown() => tracing::info!("shut down"),
+        _ = interrupt.recv() => anyhow::bail!("interrupted twice: open streams were dropped"),
     }
     Ok(())
 }
 
-/// The next time that somebody asks for the files to be read again.
-async fn hang_up(signal: &mut Option<Signal>) {
-    let heard = match signal {
+/// Waits for the next SIGHUP. Without a receiver, waits forever.
+async fn next_hangup(signal: &mut Option<Signal>) {
+    let received = match signal {
         Some(signal) => signal.recv().await,
         None => None,
     };
-    if heard.is_none() {
+    if received.is_none() {
         std::future::pending::<()>().await;
     }
 }
 
-fn announce(server: &Server, output: ReadyFormat) -> anyhow::Result<()> {
+/// Prints the addresses of the listeners to standard output.
+fn print_ready(server: &Server, output: ReadyFormat) -> anyhow::Result<()> {
     let ready = ReadyLine::from(server.addresses());
     let mut out = io::stdout().lock();
     match output {
         ReadyFormat::Json => writeln!(out, "{}", serde_json::to_string(&ready)?)?,
         ReadyFormat::Table => {
-            let doors = [
+            let listeners = [
                 ("gRPC", ready.grpc, GRPC),
                 ("HTTP", ready.http, HTTP),
                 ("gRPC, TLS", ready.grpc_tls, GRPC),
                 ("HTTP, TLS", ready.http_tls, HTTP),
-                ("health", ready.health, "grpc.health.v1 alone"),
+                ("health", ready.health, "grpc.health.v1 only"),
                 ("DNS", ready.dns, "A, AAAA, SRV, over UDP and TCP"),
             ];
-            let open: Vec<_> = doors.iter().filter_map(|(name, at, what)| Some((name, (*at)?, what))).collect();
-            let wide = open.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
-            for (name, at, what) in open {
-                writeln!(out, "{name:wide$}  {at}  {what}")?;
+            let open: Vec<_> =
+                listeners.iter().filter_map(|(name, address, serves)| Some((name, (*address)?, serves))).collect();
+            let width = open.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+            for (name, address, serves) in open {
+                writeln!(out, "{name:width$}  {address}  {serves}")?;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `callboard services`: what there is.
+//! `callboard services`: the registered services.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, ask, pages},
+    connection::{ServerArgs, pages, with_deadline},
     error::CliError,
     output::{self, OutputArgs, Printable},
 };
@@ -14,7 +14,7 @@ use crate::pb::callboard::v1::{ListServicesRequest, ServiceSummary};
 
 #[derive(Debug, Args)]
 pub(crate) struct ServicesArgs {
-    /// Only names that start with this
+    /// Only services whose name starts with this
     #[arg(long)]
     prefix: Option<String>,
     #[command(flatten)]
@@ -59,8 +59,8 @@ pub(crate) async fn run(args: ServicesArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let prefix = args.prefix.unwrap_or_default();
     let services = pages(usize::MAX, async |page_token| {
-        let request = ask(ListServicesRequest { prefix: prefix.clone(), page_size: 0, page_token });
-        let page = connection.answer(connection.discovery().list_services(request)).await?;
+        let request = with_deadline(ListServicesRequest { prefix: prefix.clone(), page_size: 0, page_token });
+        let page = connection.call(connection.discovery().list_services(request)).await?;
         Ok((page.services, page.next_page_token))
     });
     let services: Vec<ServiceView> = services.await?.into_iter().map(ServiceView::from).collect();

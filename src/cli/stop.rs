@@ -1,11 +1,11 @@
-//! Being told to stop.
+//! Signals that stop a verb.
 
 use std::io;
 
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
-/// SIGINT, SIGTERM and SIGHUP (the terminal is gone), from the moment it is made.
+/// Receiver of SIGINT, SIGTERM and SIGHUP, which is sent when the terminal closes.
 #[derive(Debug)]
 pub(crate) struct StopSignals {
     interrupt: unix::Signal,
@@ -14,6 +14,7 @@ pub(crate) struct StopSignals {
 }
 
 impl StopSignals {
+    /// Starts to receive signals.
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
             interrupt: unix::signal(SignalKind::interrupt())?,
@@ -22,7 +23,7 @@ impl StopSignals {
         })
     }
 
-    /// The next signal. Nothing is lost when it is dropped meanwhile.
+    /// Waits for the next signal. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::INT,

@@ -1,4 +1,4 @@
-//! How the registry's things look in JSON, YAML and tables.
+//! Instances and other values as JSON, YAML and tables show them.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::output::Printable;
 use crate::pb::callboard::v1::{Address, Instance, InstanceStatus, RemovalReason};
 
-/// One instance. Keys are stable: scripts read them.
+/// Instance as printed. Its keys are stable, because scripts read them.
 #[derive(Debug, Serialize)]
 pub(crate) struct InstanceView {
     pub(crate) service: String,
@@ -77,12 +77,12 @@ impl AddressView {
 }
 
 impl InstanceView {
-    /// The primary address.
+    /// Returns the primary address.
     pub(crate) fn address(&self) -> String {
         self.addresses.first().map(|first| host_port(&first.host, first.port)).unwrap_or_default()
     }
 
-    /// What tells it from its peers, in words: nothing where everything is usual.
+    /// Returns weight, zone and tags as phrases; those with default values are omitted.
     pub(crate) fn traits(&self) -> Vec<String> {
         let mut traits = Vec::new();
         if self.weight != 1 {
@@ -95,7 +95,7 @@ impl InstanceView {
         traits
     }
 
-    /// Its metadata, as `k=v`.
+    /// Returns the metadata as `k=v,k=v`.
     pub(crate) fn metadata(&self) -> String {
         let pairs = self.metadata.iter().map(|(key, value)| format!("{key}={value}"));
         pairs.collect::<Vec<_>>().join(",")
@@ -131,18 +131,18 @@ impl Printable for InstanceView {
     }
 }
 
-/// `SERVING` for `INSTANCE_STATUS_SERVING`.
+/// Returns the name without its prefix: `SERVING` for `INSTANCE_STATUS_SERVING`.
 pub(crate) fn status(status: InstanceStatus) -> &'static str {
     let name = status.as_str_name();
     name.strip_prefix("INSTANCE_STATUS_").unwrap_or(name)
 }
 
-/// The status, unless there was none.
+/// Returns the name of the status, or `None` if it is unspecified.
 pub(crate) fn known_status(of: InstanceStatus) -> Option<&'static str> {
     (of != InstanceStatus::Unspecified).then(|| status(of))
 }
 
-/// Why something was removed, in lower case.
+/// Returns the reason of a removal, in lower case.
 pub(crate) fn removal(reason: RemovalReason) -> &'static str {
     match reason {
         RemovalReason::Deregistered => "deregistered",
@@ -154,35 +154,35 @@ pub(crate) fn removal(reason: RemovalReason) -> &'static str {
     }
 }
 
-/// RFC 3339 in UTC, with milliseconds.
+/// Formats a time as RFC 3339 in UTC, with milliseconds.
 pub(crate) fn time(time: Option<prost_types::Timestamp>) -> Option<String> {
     rfc3339(SystemTime::try_from(time?).ok()?)
 }
 
-/// None where RFC 3339 has no year for it.
+/// Formats a time as RFC 3339, or returns `None` if its year is out of range.
 pub(crate) fn rfc3339(time: SystemTime) -> Option<String> {
     let mut text = String::new();
-    // `to_string` would panic on what cannot be written, and the time may be a server's invention.
+    // `to_string` would panic on a time that cannot be formatted, and the server may send any time.
     write!(text, "{}", humantime::format_rfc3339_millis(time)).ok()?;
     Some(text)
 }
 
-/// A duration as the contract has it; a negative one counts as none.
+/// Converts a duration; a negative one becomes `None`.
 pub(crate) fn duration(duration: Option<prost_types::Duration>) -> Option<Duration> {
     Duration::try_from(duration?).ok()
 }
 
-/// `host:port`, with brackets around an IPv6 address.
+/// Formats `host:port`, with brackets around an IPv6 address.
 pub(crate) fn host_port(host: &str, port: u32) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// The text, unless it is empty.
+/// Returns the text, or `None` if it is empty.
 pub(crate) fn set(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// An empty cell is a dash, so that columns can be counted.
+/// Returns the text, or a dash for an empty cell, so that scripts can count columns.
 pub(crate) fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or("-").to_owned()
 }

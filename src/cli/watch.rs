@@ -1,4 +1,4 @@
-//! `callboard watch`: who is present, then each change as it happens.
+//! `callboard watch`: the instances of services, then each change.
 
 mod line;
 
@@ -9,7 +9,8 @@ use clap::Args;
 use super::{
     connection::ServerArgs,
     error::{CliError, call},
-    output::{self, OutputArgs, complain, escape},
+    output::{self, OutputArgs},
+    terminal::{escape, print_stderr},
 };
 use crate::{
     client::{Watch, WatchEvent},
@@ -22,10 +23,10 @@ pub(crate) struct WatchArgs {
     /// The services
     #[arg(value_name = "NAME", required_unless_present_any = ["prefix", "all"])]
     services: Vec<String>,
-    /// Every service whose name starts with this
+    /// Watch every service whose name starts with this
     #[arg(long, conflicts_with_all = ["services", "all"])]
     prefix: Option<String>,
-    /// Every service
+    /// Watch every service
     #[arg(long, conflicts_with = "services")]
     all: bool,
     /// Only instances that match, as in '"v2" in tags and status == SERVING'
@@ -50,29 +51,29 @@ pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, CliError> {
         ..WatchRequest::default()
     };
     let mut watch = Watch::new(&server, request);
-    let mut trouble = None;
+    let mut printed_error = None;
     loop {
         let event = watch.next().await;
         let event = event.map_err(|error| CliError::Call { address: address.clone(), error })?;
         match event {
             WatchEvent::Disconnected { error, .. } => {
-                let now = call(&address, &error);
-                // One line for one trouble, however often it is met again.
-                if trouble.as_ref() != Some(&now) {
-                    complain(&format!("{}; trying on", escape(&now)));
-                    trouble = Some(now);
+                let message = call(&address, &error);
+                // An error that repeats is printed once.
+                if printed_error.as_ref() != Some(&message) {
+                    print_stderr(&format!("{}; retrying", escape(&message)));
+                    printed_error = Some(message);
                 }
             }
             WatchEvent::Reconnected => {
-                complain(&format!("connected to {address}"));
-                trouble = None;
+                print_stderr(&format!("connected to {address}"));
+                printed_error = None;
             }
-            WatchEvent::Degraded => complain("the registry cannot reach its store: changes may be late"),
-            WatchEvent::Settling => complain(
-                "the registry has started anew and waits for those who were registered: what is above stays until it has settled",
+            WatchEvent::Degraded => print_stderr("the registry cannot reach its store: changes may be late"),
+            WatchEvent::Settling => print_stderr(
+                "the registry restarted and waits for instances to register again: the instances above are kept until it has settled",
             ),
-            told => {
-                for line in lines.read(told, now()) {
+            event => {
+                for line in lines.read(event, now()) {
                     output::one(format, &line, line.name().as_deref(), line.text())?;
                 }
             }
@@ -80,7 +81,7 @@ pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, CliError> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a line on a terminal says when it was printed")]
+#[expect(clippy::disallowed_methods, reason = "a line on a terminal shows when it was printed")]
 fn now() -> SystemTime {
     SystemTime::now()
 }

@@ -1,33 +1,35 @@
-//! How long to wait before trying again.
+//! Delays between attempts.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-/// Half of the longest first delay; jitter adds up to as much again.
-const FIRST: Duration = Duration::from_millis(50);
-/// Half of the longest delay of all.
-const LAST: Duration = Duration::from_millis(2_500);
+/// Lower bound of the first delay. Jitter adds up to as much again.
+const MIN_DELAY: Duration = Duration::from_millis(50);
+/// Lower bound of the last delay. Jitter adds up to as much again.
+const MAX_DELAY: Duration = Duration::from_millis(2_500);
 
-/// Delays that double from about 100 ms to at most 5 s, each drawn from the upper half of its range, so that clients
-/// which lost one server together do not come back together.
+/// Sequence of delays that double from about 100 ms up to 5 s.
+///
+/// Each delay is drawn from the upper half of its range, so that clients that lost a server at the same time do not all
+/// reconnect at the same time.
 #[derive(Debug)]
 pub struct Backoff {
     delays: <ExponentialBuilder as BackoffBuilder>::Backoff,
 }
 
 impl Backoff {
-    /// No delay is longer than this.
+    /// Longest delay.
     pub const LONGEST: Duration = Duration::from_secs(5);
 
-    /// Starts with the shortest delay.
+    /// Returns a sequence that starts with the shortest delay.
     #[must_use]
     pub fn new() -> Self {
-        // Without a seed of its own, a build without backon's `std` jitters every process alike.
+        // Without a seed, a build without backon's feature `std` gives every process the same jitter.
         let seed = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
         let delays = ExponentialBuilder::new()
-            .with_min_delay(FIRST)
-            .with_max_delay(LAST)
+            .with_min_delay(MIN_DELAY)
+            .with_max_delay(MAX_DELAY)
             .without_max_times()
             .with_jitter()
             .with_jitter_seed(seed)
@@ -35,13 +37,13 @@ impl Backoff {
         Self { delays }
     }
 
-    /// The next delay. Where the server asked for a longer one, that, within [`Backoff::LONGEST`].
+    /// Returns the next delay, or the delay that the server asked for if that is longer; at most [`Backoff::LONGEST`].
     pub fn delay(&mut self, asked: Option<Duration>) -> Duration {
-        let own = self.delays.next().unwrap_or(LAST);
+        let own = self.delays.next().unwrap_or(MAX_DELAY);
         own.max(asked.unwrap_or_default()).min(Self::LONGEST)
     }
 
-    /// Something succeeded: the next delay is a short one again.
+    /// Starts over with the shortest delay, after a success.
     pub fn reset(&mut self) {
         *self = Self::new();
     }
@@ -73,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_starts_over() {
+    fn reset_returns_to_the_shortest_delay() {
         let mut backoff = Backoff::new();
         let later = (0..10).map(|_| backoff.delay(None)).last();
         assert!(later > Some(Duration::from_secs(2)));
@@ -82,14 +84,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_asks_counts_within_bounds() {
+    fn requested_delay_is_used_up_to_the_longest() {
         let mut backoff = Backoff::new();
         assert_eq!(backoff.delay(Some(Duration::from_secs(3))), Duration::from_secs(3));
         assert_eq!(backoff.delay(Some(Duration::from_hours(1))), Backoff::LONGEST);
     }
 
     #[test]
-    fn two_clients_wait_differently() {
+    fn two_sequences_have_different_jitter() {
         let (mut one, mut other) = (Backoff::new(), Backoff::new());
         let delays = |backoff: &mut Backoff| (0..8).map(|_| backoff.delay(None)).collect::<Vec<_>>();
         assert_ne!(delays(&mut one), delays(&mut other));

@@ -1,29 +1,29 @@
-//! What lies behind a connection that came to nothing.
+//! The cause of the last failed connection, which the layers above do not report.
 
 #[cfg(feature = "tls")]
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ClientError;
 #[cfg(feature = "tls")]
-use super::TlsProblem;
+use super::TlsConnectError;
 
-/// What was last found out about a registry's connections. Its clones are one.
+/// Shared cell with the TLS error of the last connection to a registry.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ConnectErrorCell {
-    /// Held for a moment, when a connection begins or ends; std's, since the light client has no other.
+    /// Held for a moment when a connection begins or ends. A lock of std: the light client does not depend on parking_lot.
     #[cfg(feature = "tls")]
-    last: Arc<Mutex<Option<TlsProblem>>>,
+    last: Arc<Mutex<Option<TlsConnectError>>>,
 }
 
 impl ConnectErrorCell {
-    /// The same failure, with its cause where that is known.
-    #[cfg_attr(not(feature = "tls"), expect(clippy::unused_self, reason = "without TLS, nothing is found out"))]
+    /// Replaces a transport error by the TLS error that caused it, if one is known.
+    #[cfg_attr(not(feature = "tls"), expect(clippy::unused_self, reason = "without TLS the cell is empty"))]
     pub(crate) fn explain(&self, error: ClientError) -> ClientError {
         #[cfg(feature = "tls")]
         if let ClientError::Transport(_) = &error
-            && let Some(problem) = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+            && let Some(cause) = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
         {
-            return ClientError::Tls(problem);
+            return ClientError::Tls(cause);
         }
         error
     }
@@ -31,15 +31,15 @@ impl ConnectErrorCell {
 
 #[cfg(feature = "tls")]
 impl ConnectErrorCell {
-    /// Another connection is tried.
+    /// Forgets the last error, before another connection is tried.
     pub(super) fn clear(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// This is what is wrong with it, if it is known.
-    pub(super) fn note(&self, problem: Option<TlsProblem>) {
-        if problem.is_some() {
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    /// Stores the error of the current connection, if there is one.
+    pub(super) fn set(&self, error: Option<TlsConnectError>) {
+        if error.is_some() {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = error;
         }
     }
 }

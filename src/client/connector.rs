@@ -1,8 +1,8 @@
-//! Connections, and why they come to nothing.
+//! Connections that keep the cause of a failure.
 //!
-//! The layers above tell that a connection was closed, and seldom why: with TLS 1.3 a server refuses a client's certificate only
-//! after the client has begun to speak HTTP/2. So what comes from the socket is looked at here, and kept for whoever has to
-//! explain it.
+//! The layers above report that a connection was closed, but seldom why: with TLS 1.3 a server rejects a client certificate
+//! only after the client has begun to speak HTTP/2. The connector therefore inspects what it reads and stores the error in a
+//! [`ConnectErrorCell`].
 
 use std::{
     error::Error,
@@ -23,29 +23,30 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::Uri;
 use tower::Service;
 
-use super::{TlsProblem, connect_error::ConnectErrorCell};
+use super::{TlsConnectError, connect_error::ConnectErrorCell};
 
-/// How an alert of TLS begins, and the major version after it.
-const ALERT: [u8; 2] = [21, 3];
-/// How the answer to a client without TLS begins: empty SETTINGS, then GOAWAY with `INADEQUATE_SECURITY`.
+/// First bytes of a TLS alert: the record type and the major version.
+const TLS_ALERT: [u8; 2] = [21, 3];
+/// First bytes of the registry's response to a client without TLS: an empty SETTINGS frame, which a GOAWAY with
+/// `INADEQUATE_SECURITY` follows.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const GOAWAY: u8 = 7;
 const INADEQUATE_SECURITY: [u8; 4] = [0, 0, 0, 0xc];
 
-/// Connects, with TLS or without.
+/// Connector with or without TLS.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     pub(super) http: HttpConnector,
     pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    pub(super) trouble: ConnectErrorCell,
+    pub(super) last_error: ConnectErrorCell,
 }
 
 impl Connector {
-    pub(super) fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>, trouble: ConnectErrorCell) -> Self {
+    pub(super) fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>, last_error: ConnectErrorCell) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
-        Self { http, tls, trouble }
+        Self { http, tls, last_error }
     }
 }
 
@@ -59,33 +60,34 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        self.trouble.clear();
-        let (connecting, tls, trouble) = (self.http.call(uri), self.tls.clone(), self.trouble.clone());
+        self.last_error.clear();
+        let (connecting, tls, last_error) = (self.http.call(uri), self.tls.clone(), self.last_error.clone());
         Box::pin(async move {
             let socket = connecting.await?.into_inner();
-            let wire = match tls {
+            let stream = match tls {
                 None => ClientStream::Plain(socket),
                 Some((config, name)) => {
                     let stream = TlsConnector::from(config).connect(name, socket).await;
-                    let stream = stream.inspect_err(|error| trouble.note(Some(TlsProblem::of_handshake(error))))?;
+                    let stream =
+                        stream.inspect_err(|error| last_error.set(Some(TlsConnectError::of_handshake(error))))?;
                     if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-                        trouble.note(Some(TlsProblem::NoHttp2));
+                        last_error.set(Some(TlsConnectError::NoHttp2));
                         return Err("no HTTP/2 was negotiated".into());
                     }
                     ClientStream::Tls(Box::new(stream))
                 }
             };
-            Ok(TokioIo::new(ObservedConnection { wire, begun: false, trouble }))
+            Ok(TokioIo::new(ObservedConnection { stream, has_read: false, last_error }))
         })
     }
 }
 
-/// A connection whose first words and last error are noted.
+/// Connection that stores its TLS error, found in the first bytes read or in a failed read.
 #[derive(Debug)]
 pub(super) struct ObservedConnection {
-    wire: ClientStream,
-    begun: bool,
-    trouble: ConnectErrorCell,
+    stream: ClientStream,
+    has_read: bool,
+    last_error: ConnectErrorCell,
 }
 
 #[derive(Debug)]
@@ -94,27 +96,27 @@ enum ClientStream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// What is behind both kinds.
+/// Bounds that both kinds of stream meet.
 trait ClientDuplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientDuplex for S {}
 
 impl ObservedConnection {
-    fn wire(&mut self) -> Pin<&mut dyn ClientDuplex> {
-        match &mut self.wire {
+    fn stream(&mut self) -> Pin<&mut dyn ClientDuplex> {
+        match &mut self.stream {
             ClientStream::Plain(socket) => Pin::new(socket),
             ClientStream::Tls(stream) => Pin::new(stream),
         }
     }
 
-    /// Whether a peer that was spoken to without TLS wants nothing else.
-    fn begins(&mut self, first: &[u8]) {
-        let wants_tls = first.starts_with(&ALERT)
+    /// Checks the first bytes read without TLS for the response of a server that requires TLS.
+    fn inspect_first_bytes(&mut self, first: &[u8]) {
+        let requires_tls = first.starts_with(&TLS_ALERT)
             || first
                 .strip_prefix(&SETTINGS)
                 .is_some_and(|rest| rest.get(3) == Some(&GOAWAY) && rest.get(13..17) == Some(&INADEQUATE_SECURITY));
-        if matches!(self.wire, ClientStream::Plain(_)) && wants_tls {
-            self.trouble.note(Some(TlsProblem::OnlyTls));
+        if matches!(self.stream, ClientStream::Plain(_)) && requires_tls {
+            self.last_error.set(Some(TlsConnectError::TlsRequired));
         }
     }
 }
@@ -122,14 +124,14 @@ impl ObservedConnection {
 impl AsyncRead for ObservedConnection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = to.filled().len();
-        let read = ready!(self.wire().poll_read(context, to));
+        let read = ready!(self.stream().poll_read(context, to));
         match &read {
-            Ok(()) if self.begun => {}
+            Ok(()) if self.has_read => {}
             Ok(()) => {
-                self.begun = true;
-                self.begins(&to.filled()[before..]);
+                self.has_read = true;
+                self.inspect_first_bytes(&to.filled()[before..]);
             }
-            Err(error) => self.trouble.note(TlsProblem::find(error)),
+            Err(error) => self.last_error.set(TlsConnectError::find(error)),
         }
         Poll::Ready(read)
     }
@@ -137,7 +139,7 @@ impl AsyncRead for ObservedConnection {
 
 impl AsyncWrite for ObservedConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        self.wire().poll_write(context, from)
+        self.stream().poll_write(context, from)
     }
 
     fn poll_write_vectored(
@@ -145,21 +147,21 @@ impl AsyncWrite for ObservedConnection {
         context: &mut Context<'_>,
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.wire().poll_write_vectored(context, from)
+        self.stream().poll_write_vectored(context, from)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.wire {
+        match &self.stream {
             ClientStream::Plain(socket) => socket.is_write_vectored(),
             ClientStream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.wire().poll_flush(context)
+        self.stream().poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.wire().poll_shutdown(context)
+        self.stream().poll_shutdown(context)
     }
 }

@@ -1,4 +1,4 @@
-//! Where a registry is, and connections to it.
+//! Addresses of registries, and connections to them.
 
 #[cfg(feature = "tls")]
 use std::sync::Arc;
@@ -12,92 +12,96 @@ use super::{ClientError, connect_error::ConnectErrorCell};
 #[cfg(feature = "tls")]
 use super::{TlsConfig, connector::Connector};
 
+/// Time-out of a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A server that went away without a word is noticed after this and [`PING_TIMEOUT`], on an idle watch too.
+/// Interval between pings. A server that vanished without closing the connection is noticed after this interval and
+/// [`PING_TIMEOUT`], on an idle watch too.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const USER_AGENT: &str = concat!("callboard/", env!("CARGO_PKG_VERSION"));
 
-/// The gRPC address of a registry: `host:port`, `http://host:port`, or `https://host:port` for one that speaks TLS.
+/// Address of a registry: `host:port`, `http://host:port`, or `https://host:port` with TLS.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     address: String,
     transport: transport::Endpoint,
-    trouble: ConnectErrorCell,
+    connect_error: ConnectErrorCell,
     #[cfg(feature = "tls")]
     tls: Option<EndpointTls>,
 }
 
-/// How TLS is spoken there.
+/// TLS settings of an endpoint.
 #[cfg(feature = "tls")]
 #[derive(Debug, Clone)]
 struct EndpointTls {
     config: TlsConfig,
     name: ServerName<'static>,
-    /// As the files were at first.
-    read: Arc<ClientConfig>,
+    /// Configuration read when the endpoint was made, used when the files cannot be read later.
+    initial: Arc<ClientConfig>,
 }
 
 impl Endpoint {
-    /// The address of a registry that speaks TLS, with or without `https://` before it.
+    /// Parses the address of a registry that speaks TLS. The prefix `https://` is optional.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Address`] when it is none, [`ClientError::Credentials`] when what the files hold cannot be used.
+    /// [`ClientError::Address`] if the address is invalid, [`ClientError::Credentials`] if a file cannot be used.
     #[cfg(feature = "tls")]
     pub fn with_tls(text: &str, tls: TlsConfig) -> Result<Self, ClientError> {
         let EndpointAddress { authority, scheme } = EndpointAddress::parse(text)?;
         if scheme == Some(EndpointScheme::Http) {
-            return Err(refuse(text, "http:// is without TLS, but TLS is asked for"));
+            return Err(invalid(text, "http:// means no TLS, but TLS is configured"));
         }
         let address = format!("https://{authority}");
-        let transport = transport(&address).map_err(|reason| refuse(text, reason))?;
+        let transport = transport(&address).map_err(|reason| invalid(text, reason))?;
         let host = transport.uri().host().unwrap_or_default();
-        let name = tls.name(host).ok_or_else(|| refuse(text, "no certificate can have the server's name"))?;
-        let tls = EndpointTls { name, read: tls.read()?, config: tls };
-        Ok(Self { address, transport, trouble: ConnectErrorCell::default(), tls: Some(tls) })
+        let name = tls.name(host).ok_or_else(|| invalid(text, "the server's name cannot occur in a certificate"))?;
+        let tls = EndpointTls { name, initial: tls.read()?, config: tls };
+        Ok(Self { address, transport, connect_error: ConnectErrorCell::default(), tls: Some(tls) })
     }
 
-    /// Whether this is the address of a registry, as far as one can see.
+    /// Checks the syntax of an address.
     ///
     /// # Errors
     ///
     /// [`ClientError::Address`].
     pub fn check(text: &str) -> Result<(), ClientError> {
         let EndpointAddress { authority, .. } = EndpointAddress::parse(text)?;
-        transport(&format!("http://{authority}")).map(drop).map_err(|reason| refuse(text, reason))
+        transport(&format!("http://{authority}")).map(drop).map_err(|reason| invalid(text, reason))
     }
 
-    /// A new connection, made when the first call needs it and remade when it breaks. Call it within a tokio runtime.
+    /// Returns a channel that connects at the first call and reconnects when the connection breaks. Must be called within a
+    /// tokio runtime.
     ///
-    /// Files for TLS are read anew, so that a certificate may be renewed while a registration or a watch lives on; where they
-    /// cannot be used, those that were read first are.
+    /// The TLS files are read again for each channel, so that a certificate can be renewed during a registration or a watch.
+    /// If they cannot be read, those read first are used.
     #[must_use]
     pub fn channel(&self) -> Channel {
         #[cfg(feature = "tls")]
         {
-            let tls = self.tls.as_ref().map(|EndpointTls { config, name, read }| {
+            let tls = self.tls.as_ref().map(|EndpointTls { config, name, initial }| {
                 let config = config.read().unwrap_or_else(|error| {
-                    tracing::warn!(%error, "the files read at first are used instead");
-                    Arc::clone(read)
+                    tracing::warn!(%error, "cannot read the TLS files again: the certificates read first stay in use");
+                    Arc::clone(initial)
                 });
                 (config, name.clone())
             });
-            self.transport.connect_with_connector_lazy(Connector::new(tls, self.trouble.clone()))
+            self.transport.connect_with_connector_lazy(Connector::new(tls, self.connect_error.clone()))
         }
         #[cfg(not(feature = "tls"))]
         self.transport.connect_lazy()
     }
 
-    /// The same failure, with its cause where that is known: a [`Channel`] tells that a connection was closed, and seldom that
-    /// it was for want of a certificate.
+    /// Replaces a transport error by the TLS error that caused it, if one is known. A [`Channel`] reports that a connection
+    /// was closed, but seldom that the reason is, for example, a missing certificate.
     #[must_use]
     pub fn explain(&self, error: ClientError) -> ClientError {
-        self.trouble.explain(error)
+        self.connect_error.explain(error)
     }
 
-    pub(super) fn trouble(&self) -> ConnectErrorCell {
-        self.trouble.clone()
+    /// Returns the cell with the error of the last connection.
+    pub(super) fn connect_error(&self) -> ConnectErrorCell {
+        self.connect_error.clone()
     }
 }
 
@@ -110,19 +114,19 @@ impl fmt::Display for Endpoint {
 impl FromStr for Endpoint {
     type Err = ClientError;
 
-    /// `https://` trusts what the system trusts.
+    /// Parses an address. With `https://`, the authorities of the system's trust store are trusted.
     fn from_str(text: &str) -> Result<Self, ClientError> {
         let EndpointAddress { authority, scheme } = EndpointAddress::parse(text)?;
         if scheme == Some(EndpointScheme::Https) {
             #[cfg(feature = "tls")]
             return Self::with_tls(text, TlsConfig::default());
             #[cfg(not(feature = "tls"))]
-            return Err(refuse(text, "this program was built without callboard's feature `tls`"));
+            return Err(invalid(text, "this program was built without callboard's feature `tls`"));
         }
         Ok(Self {
             address: authority.to_owned(),
-            transport: transport(&format!("http://{authority}")).map_err(|reason| refuse(text, reason))?,
-            trouble: ConnectErrorCell::default(),
+            transport: transport(&format!("http://{authority}")).map_err(|reason| invalid(text, reason))?,
+            connect_error: ConnectErrorCell::default(),
             #[cfg(feature = "tls")]
             tls: None,
         })
@@ -135,7 +139,7 @@ enum EndpointScheme {
     Https,
 }
 
-/// An address in its parts.
+/// Parsed address.
 #[derive(Debug)]
 struct EndpointAddress<'text> {
     scheme: Option<EndpointScheme>,
@@ -144,32 +148,32 @@ struct EndpointAddress<'text> {
 
 impl<'text> EndpointAddress<'text> {
     fn parse(text: &'text str) -> Result<Self, ClientError> {
-        let refuse = |reason| refuse(text, reason);
+        let invalid = |reason| invalid(text, reason);
         let schemes = [("http://", EndpointScheme::Http), ("https://", EndpointScheme::Https)];
         let found = schemes.iter().find_map(|(start, scheme)| Some((text.strip_prefix(start)?, Some(*scheme))));
         let (address, scheme) = found.unwrap_or((text, None));
         let address = address.strip_suffix('/').unwrap_or(address);
         if address.contains("://") {
-            return Err(refuse("only http and https are spoken"));
+            return Err(invalid("only http and https are supported"));
         }
-        let (host, port) = address.rsplit_once(':').ok_or_else(|| refuse("the port is missing"))?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(|| invalid("the port is missing"))?;
         if host.is_empty() {
-            return Err(refuse("the host is missing"));
+            return Err(invalid("the host is missing"));
         }
         if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-            return Err(refuse("an IPv6 address needs brackets"));
+            return Err(invalid("an IPv6 address needs brackets"));
         }
         if port.parse::<u16>().map_or(true, |port| port == 0) {
-            return Err(refuse("the port is not a number from 1 to 65535"));
+            return Err(invalid("the port is not a number from 1 to 65535"));
         }
         if address.contains(['/', '?', '#', '@']) {
-            return Err(refuse("it has more than a host and a port"));
+            return Err(invalid("it has more than a host and a port"));
         }
         Ok(Self { scheme, authority: address })
     }
 }
 
-fn refuse(text: &str, reason: &'static str) -> ClientError {
+fn invalid(text: &str, reason: &'static str) -> ClientError {
     ClientError::Address { address: text.to_owned(), reason }
 }
 
@@ -188,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_a_host_and_a_port() {
+    fn address_is_a_host_and_a_port() {
         for (text, address) in [
             ("127.0.0.1:8502", "127.0.0.1:8502"),
             ("http://registry.internal:80/", "registry.internal:80"),
@@ -199,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_a_remedy() {
+    fn invalid_address_is_rejected_with_a_hint() {
         for (text, reason) in [
             ("", "the port is missing"),
             ("registry", "the port is missing"),

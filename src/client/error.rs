@@ -1,4 +1,4 @@
-//! What can go wrong between a client and a registry, and what to do about it.
+//! Errors of the client.
 
 use std::{error::Error, time::Duration};
 
@@ -6,65 +6,65 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 #[cfg(feature = "tls")]
-use super::TlsProblem;
+use super::TlsConnectError;
 
-/// Why a call or a stream failed.
+/// Error of a call or a stream.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ClientError {
-    /// What was given as the registry's address is none.
+    /// The address of the registry is invalid.
     #[error("`{address}` is not the address of a registry: {reason}; write host:port, as in 127.0.0.1:8502")]
     Address {
-        /// As given.
+        /// The invalid address.
         address: String,
-        /// What is wrong with it.
+        /// Reason why it is invalid.
         reason: &'static str,
     },
-    /// A file for TLS that cannot be used.
+    /// A TLS file cannot be used.
     #[error("{path}: {reason}")]
     Credentials {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What is wrong with it, and what to do.
+        /// Reason and hint.
         reason: String,
     },
-    /// No connection, since the two ends do not agree on TLS.
+    /// The connection failed because of TLS.
     #[cfg(feature = "tls")]
     #[error("{0}")]
-    Tls(TlsProblem),
-    /// No connection, or it broke.
+    Tls(TlsConnectError),
+    /// The connection could not be made, or it broke.
     #[error("{0}")]
     Transport(String),
-    /// The server did not answer in time.
-    #[error("no answer within {}", humantime::format_duration(*.0))]
-    Silent(Duration),
-    /// The server ended a stream that has no end.
-    #[error("the registry ended the stream")]
-    Ended,
-    /// The server said that it is going away.
-    #[error("the registry is going away")]
+    /// The registry did not respond in time.
+    #[error("no response within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// The registry closed a stream that is meant to stay open.
+    #[error("the registry closed the stream")]
+    StreamEnded,
+    /// The registry announced that it is shutting down.
+    #[error("the registry is shutting down")]
     GoingAway,
-    /// The server said no.
+    /// The registry rejected the request with this status.
     #[error("{}", message(.0))]
-    Refused(Status),
-    /// The system has no random numbers for a boot id.
-    #[error("no random numbers from the system: {0}")]
+    Rejected(Status),
+    /// The system provides no random numbers for a boot id.
+    #[error("the system provides no random numbers: {0}")]
     Random(String),
-    /// The runtime that kept the registration alive has stopped.
-    #[error("the runtime that kept the registration alive has stopped")]
+    /// The tokio runtime that ran the registration has stopped.
+    #[error("the runtime that ran the registration has stopped")]
     Stopped,
 }
 
 impl ClientError {
-    /// Whether trying again is in vain: the request itself is refused.
+    /// Returns whether another attempt would fail as well, because the request itself is rejected.
     #[must_use]
-    pub fn is_final(&self) -> bool {
+    pub fn is_permanent(&self) -> bool {
         match self {
             Self::Address { .. } | Self::Credentials { .. } | Self::Random(_) | Self::Stopped => true,
-            // Certificates are renewed on both sides.
+            // Certificates may be renewed on either side.
             #[cfg(feature = "tls")]
             Self::Tls(_) => false,
-            Self::Transport(_) | Self::Silent(_) | Self::Ended | Self::GoingAway => false,
-            Self::Refused(status) => matches!(
+            Self::Transport(_) | Self::Timeout(_) | Self::StreamEnded | Self::GoingAway => false,
+            Self::Rejected(status) => matches!(
                 status.code(),
                 Code::InvalidArgument
                     | Code::PermissionDenied
@@ -76,21 +76,31 @@ impl ClientError {
         }
     }
 
-    /// When the server asked to be tried again.
+    /// Returns the delay after which the registry asks to be tried again, if it named one.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused(status) => status.get_details_retry_info()?.retry_delay,
-            _ => None,
+            Self::Rejected(status) => status.get_details_retry_info()?.retry_delay,
+            Self::Address { .. }
+            | Self::Credentials { .. }
+            | Self::Transport(_)
+            | Self::Timeout(_)
+            | Self::StreamEnded
+            | Self::GoingAway
+            | Self::Random(_)
+            | Self::Stopped => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => None,
         }
     }
 }
 
 impl From<Status> for ClientError {
-    /// A status that has a source was made on this side of the wire; the innermost source says what really happened.
+    /// Converts a status. One that has a source was made by this client, not by the server, and the innermost source
+    /// names the cause.
     fn from(status: Status) -> Self {
         let Some(source) = status.source() else {
-            return Self::Refused(status);
+            return Self::Rejected(status);
         };
         let mut innermost = source;
         while let Some(deeper) = innermost.source() {
@@ -100,7 +110,7 @@ impl From<Status> for ClientError {
     }
 }
 
-/// What the server said, or at least which code it gave.
+/// Returns the message of a status, or the description of its code if it has none.
 fn message(status: &Status) -> String {
     if status.message().is_empty() { status.code().description().to_lowercase() } else { status.message().to_owned() }
 }
@@ -114,19 +124,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_final_only_where_the_request_is_at_fault() {
-        let refused = |code| ClientError::from(Status::new(code, "no"));
+    fn rejection_is_permanent_only_if_the_request_is_at_fault() {
+        let rejected = |code| ClientError::from(Status::new(code, "no"));
         for code in [Code::InvalidArgument, Code::PermissionDenied, Code::Unauthenticated] {
-            assert!(refused(code).is_final(), "{code:?}");
+            assert!(rejected(code).is_permanent(), "{code:?}");
         }
         for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Aborted, Code::AlreadyExists, Code::Internal] {
-            assert!(!refused(code).is_final(), "{code:?}");
+            assert!(!rejected(code).is_permanent(), "{code:?}");
         }
-        assert!(!ClientError::Ended.is_final());
+        assert!(!ClientError::StreamEnded.is_permanent());
     }
 
     #[test]
-    fn a_local_failure_is_told_by_its_innermost_source() {
+    fn local_failure_shows_its_innermost_source() {
         let broken: Arc<dyn Error + Send + Sync> = Arc::new(io::Error::other("Connection refused"));
         let mut status = Status::unavailable("transport error");
         status.set_source(broken);
@@ -135,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_delay_asked_for_is_found_in_the_details() {
+    fn retry_delay_is_read_from_the_status_details() {
         let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(2)));
         let status = Status::with_error_details(Code::AlreadyExists, "taken", details);
         assert_eq!(ClientError::from(status).retry_after(), Some(Duration::from_secs(2)));
@@ -143,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_without_a_message_still_says_something() {
+    fn status_without_message_shows_its_code() {
         assert!(!ClientError::from(Status::new(Code::Internal, "")).to_string().is_empty());
     }
 }

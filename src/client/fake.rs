@@ -1,5 +1,5 @@
-//! A registry that does what the test says: every call arrives as a value, and the test answers it. In memory, so that
-//! tokio's clock can be paused.
+//! Fake registry for tests: each call arrives as a value, and the test answers it. It runs in memory, so that tokio's clock
+//! can be paused.
 
 use std::{
     io,
@@ -36,10 +36,10 @@ use crate::pb::{
     server::registry_service_server::{RegistryService, RegistryServiceServer},
 };
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Reply<T> = oneshot::Sender<Result<T, Status>>;
 
-/// A call that waits for its answer.
+/// Call that waits for the test's response.
 pub(super) enum FakeCall {
     Register(RegisterRequest, Reply<RegisterResponse>),
     Deregister(DeregisterRequest, Reply<DeregisterResponse>),
@@ -48,21 +48,21 @@ pub(super) enum FakeCall {
     Watch(WatchRequest, mpsc::Sender<Result<WatchResponse, Status>>),
 }
 
-/// The server's side of a heartbeat stream. Dropping it ends the stream.
+/// Server side of a heartbeat stream. Dropping it ends the stream.
 pub(super) struct KeepAlive {
     heartbeats: Streaming<KeepAliveRequest>,
-    pub(super) answers: mpsc::Sender<Result<KeepAliveResponse, Status>>,
+    pub(super) responses: mpsc::Sender<Result<KeepAliveResponse, Status>>,
 }
 
 impl KeepAlive {
-    /// The lease of the next heartbeat.
+    /// Waits for the next heartbeat and returns its lease.
     pub(super) async fn lease(&mut self) -> bytes::Bytes {
         let request = self.heartbeats.message().await.unwrap().unwrap();
         request.heartbeats[0].lease_id.clone()
     }
 }
 
-/// The test's end.
+/// Side of the fake registry that the test uses.
 pub(super) struct FakeRegistry {
     calls: mpsc::Receiver<FakeCall>,
     connections: mpsc::Sender<io::Result<DuplexStream>>,
@@ -71,18 +71,18 @@ pub(super) struct FakeRegistry {
 
 impl FakeRegistry {
     pub(super) fn start() -> Self {
-        let (told, calls) = mpsc::channel(16);
+        let (sender, calls) = mpsc::channel(16);
         let (connections, incoming) = mpsc::channel(16);
-        let desk = FakeServer { calls: told };
-        let registry = Routes::new(RegistryServiceServer::new(desk.clone())).into_axum_router();
-        let watches = axum::routing::post(move |request| watch(desk.clone(), request));
+        let server = FakeServer { calls: sender };
+        let registry = Routes::new(RegistryServiceServer::new(server.clone())).into_axum_router();
+        let watches = axum::routing::post(move |request| watch(server.clone(), request));
         let routes = registry.route("/callboard.v1.DiscoveryService/Watch", watches);
-        let server = Server::builder().add_routes(routes.into());
-        tokio::spawn(server.serve_with_incoming(ReceiverStream::new(incoming)));
+        let http = Server::builder().add_routes(routes.into());
+        tokio::spawn(http.serve_with_incoming(ReceiverStream::new(incoming)));
         Self { calls, connections, down: Arc::default() }
     }
 
-    /// What a client connects with.
+    /// Returns a function that connects to the fake registry.
     pub(super) fn connect(&self) -> Connect {
         let (connections, down) = (self.connections.clone(), Arc::clone(&self.down));
         Box::new(move || {
@@ -102,7 +102,7 @@ impl FakeRegistry {
         })
     }
 
-    /// New connections are refused from now on, or no longer.
+    /// Rejects new connections, or accepts them again.
     pub(super) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::Relaxed);
     }
@@ -137,7 +137,7 @@ impl FakeRegistry {
 
     pub(super) async fn watch(&mut self) -> (WatchRequest, mpsc::Sender<Result<WatchResponse, Status>>) {
         match self.calls.recv().await {
-            Some(FakeCall::Watch(request, answers)) => (request, answers),
+            Some(FakeCall::Watch(request, responses)) => (request, responses),
             other => panic!("not Watch: {}", name(other.as_ref())),
         }
     }
@@ -154,48 +154,48 @@ fn name(call: Option<&FakeCall>) -> &'static str {
     }
 }
 
-/// The server's end: hands every call to the test.
+/// Service that hands every call to the test.
 #[derive(Clone)]
 struct FakeServer {
     calls: mpsc::Sender<FakeCall>,
 }
 
 impl FakeServer {
-    async fn hand<T>(&self, call: impl FnOnce(Reply<T>) -> FakeCall) -> Result<Response<T>, Status> {
-        let (reply, answer) = oneshot::channel();
-        let gone = || Status::unavailable("the test is over");
-        self.calls.send(call(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?.map(Response::new)
+    async fn forward<T>(&self, call: impl FnOnce(Reply<T>) -> FakeCall) -> Result<Response<T>, Status> {
+        let (reply, response) = oneshot::channel();
+        let test_ended = || Status::unavailable("the test is over");
+        self.calls.send(call(reply)).await.map_err(|_| test_ended())?;
+        response.await.map_err(|_| test_ended())?.map(Response::new)
     }
 }
 
 #[async_trait]
 impl RegistryService for FakeServer {
-    type KeepAliveStream = Answers<KeepAliveResponse>;
+    type KeepAliveStream = ResponseStream<KeepAliveResponse>;
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
-        self.hand(|reply| FakeCall::Register(request.into_inner(), reply)).await
+        self.forward(|reply| FakeCall::Register(request.into_inner(), reply)).await
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterResponse>, Status> {
-        self.hand(|reply| FakeCall::Deregister(request.into_inner(), reply)).await
+        self.forward(|reply| FakeCall::Deregister(request.into_inner(), reply)).await
     }
 
     async fn update_instance(
         &self,
         request: Request<UpdateInstanceRequest>,
     ) -> Result<Response<UpdateInstanceResponse>, Status> {
-        self.hand(|reply| FakeCall::Update(request.into_inner(), reply)).await
+        self.forward(|reply| FakeCall::Update(request.into_inner(), reply)).await
     }
 
     async fn keep_alive(
         &self,
         request: Request<Streaming<KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        let (answers, told) = mpsc::channel(16);
-        let stream = KeepAlive { heartbeats: request.into_inner(), answers };
-        let _over = self.calls.send(FakeCall::KeepAlive(stream)).await;
-        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
+        let (responses, stream) = mpsc::channel(16);
+        let call = KeepAlive { heartbeats: request.into_inner(), responses };
+        let _ignored = self.calls.send(FakeCall::KeepAlive(call)).await;
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn report_check(&self, _: Request<ReportCheckRequest>) -> Result<Response<ReportCheckResponse>, Status> {
@@ -203,22 +203,22 @@ impl RegistryService for FakeServer {
     }
 }
 
-/// Watch, which the generated servers leave out.
+/// The method Watch, which the generated server leaves out.
 impl ServerStreamingService<WatchRequest> for FakeServer {
     type Response = WatchResponse;
-    type ResponseStream = Answers<WatchResponse>;
+    type ResponseStream = ResponseStream<WatchResponse>;
     type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
 
     fn call(&mut self, request: Request<WatchRequest>) -> Self::Future {
         let calls = self.calls.clone();
         Box::pin(async move {
-            let (answers, told) = mpsc::channel(16);
-            let _over = calls.send(FakeCall::Watch(request.into_inner(), answers)).await;
-            Ok(Response::new(Box::pin(ReceiverStream::new(told)) as Answers<WatchResponse>))
+            let (responses, stream) = mpsc::channel(16);
+            let _ignored = calls.send(FakeCall::Watch(request.into_inner(), responses)).await;
+            Ok(Response::new(Box::pin(ReceiverStream::new(stream)) as ResponseStream<WatchResponse>))
         })
     }
 }
 
-async fn watch(desk: FakeServer, request: axum::extract::Request) -> axum::http::Response<Body> {
-    Grpc::new(SmallBuffers::default()).server_streaming(desk, request).await
+async fn watch(server: FakeServer, request: axum::extract::Request) -> axum::http::Response<Body> {
+    Grpc::new(SmallBuffers::default()).server_streaming(server, request).await
 }

@@ -1,4 +1,4 @@
-//! One `KeepAlive` stream: sends a heartbeat every third of the time to live, and notices when nobody answers.
+//! One `KeepAlive` stream: sends a heartbeat every third of the TTL, and fails when no response arrives in time.
 
 use std::time::Duration;
 
@@ -15,12 +15,14 @@ use crate::pb::callboard::v1::{
     Heartbeat, KeepAliveRequest, KeepAliveResponse, registry_service_client::RegistryServiceClient,
 };
 
-/// Heartbeats that may wait for the connection before it counts as dead.
-const QUEUED: usize = 4;
-/// How long an answer may take: one heartbeat's interval, within these.
-const PATIENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
+/// Heartbeats queued for the connection before it counts as broken.
+const MAX_QUEUED_HEARTBEATS: usize = 4;
+/// Shortest time-out of a response. The time-out is one heartbeat interval, within these bounds.
+const MIN_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time-out of a response.
+const MAX_RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What keeps a registration alive, as the registry granted it.
+/// Lease that the registry granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HeldLease {
     pub(super) id: Bytes,
@@ -28,52 +30,54 @@ pub(super) struct HeldLease {
 }
 
 impl HeldLease {
+    /// Returns the interval between heartbeats.
     pub(super) fn interval(&self) -> Duration {
         self.ttl / 3
     }
 
-    pub(super) fn patience(&self) -> Duration {
-        self.interval().clamp(PATIENCE.0, PATIENCE.1)
+    /// Returns the time-out of a response.
+    pub(super) fn response_timeout(&self) -> Duration {
+        self.interval().clamp(MIN_RESPONSE_TIMEOUT, MAX_RESPONSE_TIMEOUT)
     }
 }
 
-/// An open stream that beats for one lease.
+/// Open stream that sends the heartbeats of one lease.
 #[derive(Debug)]
 pub(super) struct HeartbeatSender {
     requests: mpsc::Sender<KeepAliveRequest>,
-    answers: Streaming<KeepAliveResponse>,
+    responses: Streaming<KeepAliveResponse>,
     lease: HeldLease,
     next: Instant,
     unanswered: usize,
-    silent_at: Option<Instant>,
+    /// Time at which the oldest unanswered heartbeat times out.
+    times_out_at: Option<Instant>,
 }
 
 impl HeartbeatSender {
-    /// Opens the stream with a heartbeat already on its way.
+    /// Opens the stream and sends the first heartbeat with it.
     pub(super) async fn open(
         client: &mut RegistryServiceClient<Channel>,
         lease: HeldLease,
     ) -> Result<Self, ClientError> {
-        let (requests, outgoing) = mpsc::channel(QUEUED);
-        requests.try_send(beat(&lease)).map_err(|_| ClientError::Ended)?;
-        let patience = lease.patience();
-        let answers = timeout(patience, client.keep_alive(ReceiverStream::new(outgoing)))
+        let (requests, outgoing) = mpsc::channel(MAX_QUEUED_HEARTBEATS);
+        requests.try_send(keep_alive_request(&lease)).map_err(|_| ClientError::StreamEnded)?;
+        let time_out = lease.response_timeout();
+        let responses = timeout(time_out, client.keep_alive(ReceiverStream::new(outgoing)))
             .await
-            .map_err(|_| ClientError::Silent(patience))??
+            .map_err(|_| ClientError::Timeout(time_out))??
             .into_inner();
         let now = super::now();
         Ok(Self {
             requests,
-            answers,
+            responses,
             next: now + lease.interval(),
             unanswered: 1,
-            silent_at: Some(now + patience),
+            times_out_at: Some(now + time_out),
             lease,
         })
     }
 
-    /// Goes on for this lease; for another one than before with a heartbeat at once, so that the stream becomes the one
-    /// that carries it.
+    /// Continues with this lease. The first heartbeat of a new lease is sent at once, so that this stream carries it.
     pub(super) fn adopt(&mut self, lease: &HeldLease) {
         if self.lease != *lease {
             self.lease = lease.clone();
@@ -81,43 +85,45 @@ impl HeartbeatSender {
         }
     }
 
-    /// Beats on until the server says something. Nothing is lost when it is dropped meanwhile.
+    /// Sends heartbeats until a response arrives, and returns it. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<KeepAliveResponse, ClientError> {
         loop {
-            let wake = self.silent_at.map_or(self.next, |silent| silent.min(self.next));
+            let wake = self.times_out_at.map_or(self.next, |at| at.min(self.next));
             tokio::select! {
-                answer = self.answers.message() => return Ok(self.hear(answer?.ok_or(ClientError::Ended)?)),
-                () = sleep_until(wake) => self.beat()?,
+                response = self.responses.message() => {
+                    return Ok(self.receive(response?.ok_or(ClientError::StreamEnded)?));
+                }
+                () = sleep_until(wake) => self.send_if_due()?,
             }
         }
     }
 
-    fn beat(&mut self) -> Result<(), ClientError> {
+    fn send_if_due(&mut self) -> Result<(), ClientError> {
         let now = super::now();
-        let silent = ClientError::Silent(self.lease.patience());
-        if self.silent_at.is_some_and(|at| at <= now) {
-            return Err(silent);
+        let timed_out = ClientError::Timeout(self.lease.response_timeout());
+        if self.times_out_at.is_some_and(|at| at <= now) {
+            return Err(timed_out);
         }
         if self.next <= now {
-            // A full queue means that the connection has taken nothing for several intervals.
-            self.requests.try_send(beat(&self.lease)).map_err(|_| silent)?;
+            // A full queue means that the connection has sent nothing for several intervals.
+            self.requests.try_send(keep_alive_request(&self.lease)).map_err(|_| timed_out)?;
             self.next = now + self.lease.interval();
             self.unanswered += 1;
-            self.silent_at.get_or_insert(now + self.lease.patience());
+            self.times_out_at.get_or_insert(now + self.lease.response_timeout());
         }
         Ok(())
     }
 
-    fn hear(&mut self, answer: KeepAliveResponse) -> KeepAliveResponse {
-        if !answer.leases.is_empty() {
+    fn receive(&mut self, response: KeepAliveResponse) -> KeepAliveResponse {
+        if !response.leases.is_empty() {
             self.unanswered = self.unanswered.saturating_sub(1);
-            self.silent_at = (self.unanswered > 0).then(|| super::now() + self.lease.patience());
+            self.times_out_at = (self.unanswered > 0).then(|| super::now() + self.lease.response_timeout());
         }
-        answer
+        response
     }
 }
 
-fn beat(lease: &HeldLease) -> KeepAliveRequest {
+fn keep_alive_request(lease: &HeldLease) -> KeepAliveRequest {
     KeepAliveRequest { heartbeats: vec![Heartbeat { lease_id: lease.id.clone(), load: None }] }
 }
 
@@ -126,11 +132,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_is_an_interval_within_bounds() {
-        let patience = |ttl| {
+    fn response_timeout_is_one_interval_within_bounds() {
+        let seconds = |ttl| {
             let lease = HeldLease { id: Bytes::new(), ttl: Duration::from_secs(ttl) };
-            lease.patience().as_secs()
+            lease.response_timeout().as_secs()
         };
-        assert_eq!((patience(1), patience(15), patience(3_600)), (2, 5, 10));
+        assert_eq!((seconds(1), seconds(15), seconds(3_600)), (2, 5, 10));
     }
 }

@@ -1,4 +1,4 @@
-//! The task behind a registration: registers, keeps the lease, and brings about what the handle asks for.
+//! The task behind a registration: registers, renews the lease, and brings about the desired state.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -9,55 +9,70 @@ use tonic::{Response, Status, transport::Channel};
 use super::{
     Backoff, ClientError, Connect,
     heartbeat::{HeartbeatSender, HeldLease},
-    registration::{DesiredState, ObservedState, RegistrationEnd, RegistrationEvent},
+    registration_event::{RegistrationEnd, RegistrationEvent},
 };
 use crate::pb::callboard::v1::{
     DeregisterRequest, KeepAliveResponse, LeaseReport, LeaseState, Notice, RegisterRequest, UpdateInstanceRequest,
     registry_service_client::RegistryServiceClient,
 };
 
-/// How long Register may take.
+/// Time-out of Register.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a goodbye may take.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Stands for a time to live that the server did not name; its own default.
+/// Time-out of Deregister.
+const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
+/// TTL of a response that names none: the server's default.
 const DEFAULT_TTL: Duration = Duration::from_secs(15);
 
 type Client = RegistryServiceClient<Channel>;
 
-/// Why a connection is given up.
+/// State that the handle asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DesiredState {
+    pub(super) starting: bool,
+    pub(super) draining: bool,
+    pub(super) leave: bool,
+}
+
+/// State that the registry has confirmed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ObservedState {
+    pub(super) draining: bool,
+    pub(super) end: Option<RegistrationEnd>,
+}
+
+/// Cause for which a connection is given up.
 enum DisconnectCause {
-    /// Another one may do better.
+    /// The connection failed; another may succeed.
     Lost(ClientError),
-    /// No other will.
+    /// The registration has ended.
     Over(RegistrationEnd),
 }
 
 impl From<ClientError> for DisconnectCause {
     fn from(error: ClientError) -> Self {
-        if error.is_final() { Self::Over(RegistrationEnd::Refused(error)) } else { Self::Lost(error) }
+        if error.is_permanent() { Self::Over(RegistrationEnd::Rejected(error)) } else { Self::Lost(error) }
     }
 }
 
-/// What the registry was last told, in the life of the present lease.
+/// State last reported to the registry under the current lease.
 #[derive(Debug, Default, Clone, Copy)]
 struct ReportedState {
     starting: bool,
     draining: bool,
 }
 
-/// Owns a registration.
+/// Task that owns a registration.
 pub(super) struct RegistrationTask {
     connect: Connect,
     client: Option<Client>,
     request: RegisterRequest,
     lease: Option<HeldLease>,
-    told: ReportedState,
-    /// There was a lease before.
-    known: bool,
+    reported: ReportedState,
+    /// True once a lease was granted.
+    was_registered: bool,
     interrupted: bool,
     backoff: Backoff,
-    standing: watch::Sender<ObservedState>,
+    observed: watch::Sender<ObservedState>,
     on_event: Box<dyn FnMut(RegistrationEvent) + Send>,
 }
 
@@ -65,7 +80,7 @@ impl RegistrationTask {
     pub(super) fn new(
         connect: Connect,
         request: RegisterRequest,
-        standing: watch::Sender<ObservedState>,
+        observed: watch::Sender<ObservedState>,
         on_event: Box<dyn FnMut(RegistrationEvent) + Send>,
     ) -> Self {
         Self {
@@ -73,40 +88,40 @@ impl RegistrationTask {
             client: None,
             request,
             lease: None,
-            told: ReportedState::default(),
-            known: false,
+            reported: ReportedState::default(),
+            was_registered: false,
             interrupted: false,
             backoff: Backoff::new(),
-            standing,
+            observed,
             on_event,
         }
     }
 
-    /// Until the handle leaves or is dropped, or the registry ends it.
-    pub(super) async fn keep(mut self, wishes: watch::Receiver<DesiredState>) {
-        let mut leaving = wishes.clone();
-        let departure = tokio::select! {
+    /// Runs until the handle leaves or is dropped, or the registry ends the registration.
+    pub(super) async fn run(mut self, desired: watch::Receiver<DesiredState>) {
+        let mut leaving = desired.clone();
+        let end = tokio::select! {
             biased;
-            _ = leaving.wait_for(|wish| wish.leave) => None,
-            departure = self.live(wishes) => Some(departure),
+            _ = leaving.wait_for(|desired| desired.leave) => None,
+            end = self.stay_registered(desired) => Some(end),
         };
-        let departure = match departure {
-            Some(departure) => departure,
-            None => self.say_goodbye().await,
+        let end = match end {
+            Some(end) => end,
+            None => self.deregister().await,
         };
-        (self.on_event)(RegistrationEvent::Ended(departure.clone()));
-        self.standing.send_modify(|standing| standing.departure = Some(departure));
+        (self.on_event)(RegistrationEvent::Ended(end.clone()));
+        self.observed.send_modify(|observed| observed.end = Some(end));
     }
 
-    /// One connection after another.
-    async fn live(&mut self, mut wishes: watch::Receiver<DesiredState>) -> RegistrationEnd {
+    /// Runs one connection after another until the registration ends.
+    async fn stay_registered(&mut self, mut desired: watch::Receiver<DesiredState>) -> RegistrationEnd {
         loop {
-            let lost = match self.session(&mut wishes).await {
-                Err(DisconnectCause::Over(departure)) => return departure,
+            let lost = match self.session(&mut desired).await {
+                Err(DisconnectCause::Over(end)) => return end,
                 Err(DisconnectCause::Lost(error)) => error,
                 Ok(never) => match never {},
             };
-            // Whoever has a lease to lose does not wait longer than it lasts.
+            // With a lease, the delay is at most one heartbeat interval, so that the lease does not expire meanwhile.
             let longest = self.lease.as_ref().map_or(Backoff::LONGEST, HeldLease::interval);
             let retry_in = self.backoff.delay(lost.retry_after()).min(longest);
             self.interrupted = true;
@@ -115,45 +130,46 @@ impl RegistrationTask {
         }
     }
 
-    /// One connection's life. With a lease in hand the heartbeat goes first, for the registry may still hold it.
-    async fn session(&mut self, wishes: &mut watch::Receiver<DesiredState>) -> Result<Infallible, DisconnectCause> {
+    /// Runs one connection. A task that has a lease sends a heartbeat before it registers again, because the registry may
+    /// still hold the lease.
+    async fn session(&mut self, desired: &mut watch::Receiver<DesiredState>) -> Result<Infallible, DisconnectCause> {
         let mut client = Client::new((self.connect)());
         self.client = Some(client.clone());
         let mut confirmed = self.lease.is_none();
         let lease = if let Some(lease) = self.lease.clone() {
             lease
         } else {
-            let starting = wishes.borrow_and_update().starting;
+            let starting = desired.borrow_and_update().starting;
             self.register(&mut client, starting, REGISTER_TIMEOUT).await?
         };
-        let patience = lease.patience();
+        let time_out = lease.response_timeout();
         let mut heartbeats = HeartbeatSender::open(&mut client, lease).await?;
         loop {
             if confirmed {
-                let wish = *wishes.borrow_and_update();
-                self.bring_about(&mut client, wish, patience).await?;
+                let state = *desired.borrow_and_update();
+                self.report(&mut client, state, time_out).await?;
                 self.lease.iter().for_each(|lease| heartbeats.adopt(lease));
             }
             tokio::select! {
-                answer = heartbeats.next() => match self.hear(&answer?)? {
+                response = heartbeats.next() => match self.receive(&response?)? {
                     Some(LeaseState::Held) => confirmed = true,
                     Some(LeaseState::Unknown) => {
                         self.lease = None;
-                        let starting = wishes.borrow_and_update().starting;
+                        let starting = desired.borrow_and_update().starting;
                         self.register(&mut client, starting, REGISTER_TIMEOUT).await?;
                         confirmed = true;
                     }
                     _ => {}
                 },
-                Ok(()) = wishes.changed() => {}
+                Ok(()) = desired.changed() => {}
             }
         }
     }
 
-    /// What became of the lease, if the answer is about it and leaves something to do.
-    fn hear(&mut self, answer: &KeepAliveResponse) -> Result<Option<LeaseState>, DisconnectCause> {
+    /// Handles a response. Returns the state of the lease, if the response names it.
+    fn receive(&mut self, response: &KeepAliveResponse) -> Result<Option<LeaseState>, DisconnectCause> {
         let held = self.lease.as_ref().map(|lease| lease.id.clone());
-        let report = answer.leases.iter().find(|report| Some(&report.lease_id) == held.as_ref());
+        let report = response.leases.iter().find(|report| Some(&report.lease_id) == held.as_ref());
         let state = report.map(LeaseReport::state);
         match state {
             Some(LeaseState::Superseded) => return Err(DisconnectCause::Over(RegistrationEnd::Superseded)),
@@ -168,13 +184,13 @@ impl RegistrationTask {
             }
             Some(LeaseState::Unknown | LeaseState::Unspecified) | None => {}
         }
-        match answer.notice() {
+        match response.notice() {
             Notice::Reconnect => Err(DisconnectCause::Lost(ClientError::GoingAway)),
             Notice::Degraded => {
                 (self.on_event)(RegistrationEvent::Degraded);
                 Ok(state)
             }
-            // Settling is said to watches.
+            // Only watches receive the notice that the registry settles.
             Notice::Unspecified | Notice::Settling => Ok(state),
         }
     }
@@ -183,75 +199,75 @@ impl RegistrationTask {
         &mut self,
         client: &mut Client,
         starting: bool,
-        patience: Duration,
+        time_out: Duration,
     ) -> Result<HeldLease, DisconnectCause> {
         self.request.starting = starting;
-        let answer = within(patience, client.register(self.request.clone())).await?;
-        let ttl = answer.ttl.and_then(|ttl| ttl.try_into().ok()).unwrap_or(DEFAULT_TTL);
-        let lease = HeldLease { id: answer.lease_id, ttl };
-        self.told.starting = starting;
-        // Taking the id over is for the first time only: who comes back late must not oust a living successor.
+        let response = within(time_out, client.register(self.request.clone())).await?;
+        let ttl = response.ttl.and_then(|ttl| ttl.try_into().ok()).unwrap_or(DEFAULT_TTL);
+        let lease = HeldLease { id: response.lease_id, ttl };
+        self.reported.starting = starting;
+        // Only the first registration may take over the id: after a long interruption it must not replace a live successor.
         self.request.replace = false;
         self.backoff.reset();
         self.interrupted = false;
-        let revision = answer.revision;
+        let revision = response.revision;
         if self.lease.as_ref() == Some(&lease) {
-            self.tell_update(revision);
+            self.emit_update(revision);
         } else {
-            self.set_told_draining(false);
+            self.set_reported_draining(false);
             (self.on_event)(RegistrationEvent::Registered {
                 lease_id: lease.id.clone(),
                 ttl,
                 revision,
-                again: std::mem::replace(&mut self.known, true),
+                again: std::mem::replace(&mut self.was_registered, true),
             });
         }
         self.lease = Some(lease.clone());
         Ok(lease)
     }
 
-    /// Tells the registry what it has not been told yet.
-    async fn bring_about(
+    /// Reports to the registry what differs between the desired and the reported state.
+    async fn report(
         &mut self,
         client: &mut Client,
-        wish: DesiredState,
-        patience: Duration,
+        desired: DesiredState,
+        time_out: Duration,
     ) -> Result<(), DisconnectCause> {
         let Some(lease) = self.lease.clone() else {
             return Ok(());
         };
-        if wish.starting != self.told.starting {
-            self.register(client, wish.starting, patience).await?;
+        if desired.starting != self.reported.starting {
+            self.register(client, desired.starting, time_out).await?;
         }
-        if wish.draining != self.told.draining {
+        if desired.draining != self.reported.draining {
             let request = UpdateInstanceRequest {
                 service: self.request.service.clone(),
                 id: self.request.id.clone(),
                 lease_id: lease.id,
                 update_mask: Some(FieldMask { paths: vec!["draining".to_owned()] }),
-                draining: wish.draining,
+                draining: desired.draining,
                 ..UpdateInstanceRequest::default()
             };
-            let answer = within(patience, client.update_instance(request)).await?;
-            let revision = answer.instance.map(|instance| instance.revision).unwrap_or_default();
-            self.set_told_draining(wish.draining);
-            self.tell_update(revision);
+            let response = within(time_out, client.update_instance(request)).await?;
+            let revision = response.instance.map(|instance| instance.revision).unwrap_or_default();
+            self.set_reported_draining(desired.draining);
+            self.emit_update(revision);
         }
         Ok(())
     }
 
-    fn tell_update(&mut self, revision: u64) {
-        let ReportedState { starting, draining } = self.told;
+    fn emit_update(&mut self, revision: u64) {
+        let ReportedState { starting, draining } = self.reported;
         (self.on_event)(RegistrationEvent::Updated { revision, starting, draining });
     }
 
-    fn set_told_draining(&mut self, draining: bool) {
-        self.told.draining = draining;
-        self.standing.send_modify(|standing| standing.draining = draining);
+    fn set_reported_draining(&mut self, draining: bool) {
+        self.reported.draining = draining;
+        self.observed.send_modify(|observed| observed.draining = draining);
     }
 
-    /// Says goodbye once, under the lease, or under the boot where an answer to Register may have been missed.
-    async fn say_goodbye(&mut self) -> RegistrationEnd {
+    /// Deregisters once: by lease id, or by boot id if there is no lease, because a response to Register may have been lost.
+    async fn deregister(&mut self) -> RegistrationEnd {
         let Some(mut client) = self.client.take() else {
             return RegistrationEnd::Deregistered { removed: false };
         };
@@ -262,17 +278,18 @@ impl RegistrationTask {
             boot_id: lease.as_ref().map_or_else(|| self.request.boot_id.clone(), |_| String::new()),
             lease_id: lease.unwrap_or_default(),
         };
-        match within(GOODBYE_TIMEOUT, client.deregister(request)).await {
-            Ok(answer) => RegistrationEnd::Deregistered { removed: answer.removed },
-            Err(error) => RegistrationEnd::Unanswered(error),
+        match within(DEREGISTER_TIMEOUT, client.deregister(request)).await {
+            Ok(response) => RegistrationEnd::Deregistered { removed: response.removed },
+            Err(error) => RegistrationEnd::Unconfirmed(error),
         }
     }
 }
 
+/// Waits for a response until the time-out.
 async fn within<T>(
-    patience: Duration,
-    answer: impl Future<Output = Result<Response<T>, Status>>,
+    time_out: Duration,
+    response: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, ClientError> {
-    let answer = timeout(patience, answer).await.map_err(|_| ClientError::Silent(patience))?;
-    Ok(answer?.into_inner())
+    let response = timeout(time_out, response).await.map_err(|_| ClientError::Timeout(time_out))?;
+    Ok(response?.into_inner())
 }

@@ -1,6 +1,4 @@
-//! How a client speaks TLS.
-
-mod error;
+//! TLS settings of the client.
 
 use std::{
     fs,
@@ -14,12 +12,12 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
-use super::ClientError;
-pub use error::TlsProblem;
+use super::{ClientError, TlsConnectError};
 
-/// How a client speaks TLS 1.2 or 1.3: whom it trusts, and who it is. Files are in PEM.
+/// TLS settings of a client: the authorities it trusts and the certificate it presents. Files are in PEM.
 ///
-/// Unless told otherwise it trusts what this system trusts (`SSL_CERT_FILE` names another bundle), and has no certificate.
+/// TLS 1.2 and 1.3 are supported. By default a client trusts the authorities of the system's trust store (`SSL_CERT_FILE`
+/// names another bundle) and presents no certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsConfig {
     ca: Option<PathBuf>,
@@ -28,35 +26,35 @@ pub struct TlsConfig {
 }
 
 impl TlsConfig {
-    /// Trusts the certificates of this file, and no others.
+    /// Trusts the authorities in this file, and no others.
     #[must_use]
     pub fn with_ca(self, file: impl Into<PathBuf>) -> Self {
         Self { ca: Some(file.into()), ..self }
     }
 
-    /// Shows this certificate, of which this is the private key, to a registry that asks for one.
+    /// Presents this certificate, with its private key, to a registry that requires one.
     #[must_use]
     pub fn with_certificate(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         Self { identity: Some((certificate.into(), key.into())), ..self }
     }
 
-    /// Wants the registry's certificate to have this name, instead of the host in its address.
+    /// Expects this name in the registry's certificate, instead of the host of its address.
     #[must_use]
     pub fn with_server_name(self, name: impl Into<String>) -> Self {
         Self { server_name: Some(name.into()), ..self }
     }
 
-    /// The name that the certificate of a registry at this host must have.
+    /// Returns the name that the certificate of a registry at this host must have, if it is a valid name.
     pub(super) fn name(&self, host: &str) -> Option<ServerName<'static>> {
         let name = self.server_name.as_deref().unwrap_or_else(|| host.trim_matches(['[', ']']));
         ServerName::try_from(name.to_owned()).ok()
     }
 
-    /// Reads the files.
+    /// Reads the files and returns the configuration for rustls.
     pub(super) fn read(&self) -> Result<Arc<ClientConfig>, ClientError> {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| ClientError::Tls(TlsProblem::from(&error)))?
+            .map_err(|error| ClientError::Tls(TlsConnectError::from(&error)))?
             .with_root_certificates(self.roots()?);
         let mut config = match &self.identity {
             Some((certificate, key)) => {
@@ -65,7 +63,7 @@ impl TlsConfig {
                     let pair = format!("{}, {}", certificate.display(), key.display());
                     unusable(
                         Path::new(&pair),
-                        format!("no pair of certificate and key: {error}; replace both together"),
+                        format!("the certificate and the key do not belong together: {error}; replace both"),
                     )
                 })?
             }
@@ -86,26 +84,26 @@ impl TlsConfig {
         let found = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            let reason = "there are none; install them (Debian: ca-certificates), or name some as the CA";
-            return Err(unusable(Path::new("certificates that this system trusts"), reason));
+            let reason = "it is empty; install certificates (Debian: ca-certificates), or name a file with authorities";
+            return Err(unusable(Path::new("the system's trust store"), reason));
         }
         Ok(roots)
     }
 }
 
-/// The certificates of a file: at least one.
+/// Reads the certificates of a file, which must have at least one.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(unusable(file, "has no certificate in PEM; put one there")),
-        Err(error) => Err(unusable(file, format!("malformed PEM: {error}; write the file anew"))),
+        Ok(_) => Err(unusable(file, "has no certificate in PEM; put one into it")),
+        Err(error) => Err(unusable(file, format!("malformed PEM: {error}; replace the file"))),
     }
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ClientError> {
     PrivateKeyDer::from_pem_slice(&read(file)?).map_err(|error| {
-        unusable(file, format!("no private key in PEM ({error}); put one there, without a passphrase"))
+        unusable(file, format!("has no private key in PEM ({error}); put one into it, without a passphrase"))
     })
 }
 

@@ -1,4 +1,4 @@
-//! A watch that keeps its place through reconnects.
+//! A watch that resumes from its last token after an interruption.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -12,59 +12,59 @@ use crate::pb::callboard::v1::{
     discovery_service_client::DiscoveryServiceClient, watch_response::Message,
 };
 
-/// What a watch tells.
+/// Event of a watch.
 #[derive(Debug, Clone)]
 pub enum WatchEvent {
-    /// What is known can no longer be brought up to date. Serve from it until [`WatchEvent::Synced`], then replace it by
-    /// what was snapshotted in between.
+    /// The instances known so far can no longer be brought up to date. Keep using them until [`WatchEvent::Synced`], then
+    /// replace them by the snapshots received in between.
     Reset(ResetCause),
-    /// A part of the snapshot that the next [`WatchEvent::Synced`] completes.
+    /// Part of the snapshot that the next [`WatchEvent::Synced`] completes.
     Snapshot(Vec<Instance>),
     /// The snapshot is complete, or a resumed stream needs none.
     Synced {
-        /// The revision that the reader now stands at.
+        /// Revision of the instances known now.
         revision: u64,
     },
-    /// Everything that became different up to a revision: to be applied as one.
+    /// All changes up to a revision, to be applied together.
     Changes {
-        /// Each instance at most once.
+        /// Changes, at most one for each instance.
         changes: Vec<change::Change>,
-        /// The revision that the reader now stands at.
+        /// Revision of the instances known now.
         revision: u64,
     },
-    /// Nothing changed here up to a revision.
+    /// No watched instance changed up to a revision.
     Bookmark {
-        /// The revision that the reader now stands at.
+        /// Revision of the instances known now.
         revision: u64,
     },
     /// The registry answers, but cannot reach its store: changes may be late.
     Degraded,
-    /// The registry has lost registrations in a restart, and waits for those who were registered to come back. What is known
-    /// stays good meanwhile; a [`WatchEvent::Reset`] follows.
+    /// The registry lost registrations in a restart and waits for the instances to register again. Keep using the instances
+    /// known so far; a [`WatchEvent::Reset`] follows.
     Settling,
-    /// The stream broke, or could not be opened. What is known stays good as far as it goes.
+    /// The stream broke, or could not be opened. The instances known so far may be out of date.
     Disconnected {
-        /// Why.
+        /// Error of the stream.
         error: ClientError,
-        /// When it is tried again.
+        /// Delay until the next attempt.
         retry_in: Duration,
     },
-    /// After a disconnection, the stream is open again.
+    /// The stream is open again after a disconnection.
     Reconnected,
 }
 
-/// Why a watch starts over.
+/// Reason for which a watch starts over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetCause {
-    /// The registry started anew.
+    /// The registry has started a new incarnation.
     OtherIncarnation,
-    /// The token was made for another selection or filter.
+    /// The token was made for another selector or filter.
     OtherSelector,
-    /// The history since then is no longer kept.
+    /// The events since the token's revision are no longer in the event log.
     Compacted,
-    /// The token is from a revision that has not been reached there.
+    /// The token's revision is newer than the registry's.
     FutureRevision,
-    /// The stream broke within a snapshot: its parts are void. Said by the client, not by the registry.
+    /// The stream broke within a snapshot, so its parts are void. This reason comes from the client, not from the registry.
     Interrupted,
     /// A reason that this client does not know.
     Unspecified,
@@ -82,10 +82,10 @@ impl From<ResetReason> for ResetCause {
     }
 }
 
-/// Watches services for as long as it is asked for the next event.
+/// Watch of services. It makes progress while [`Watch::next`] is awaited.
 pub struct Watch {
     connect: Connect,
-    trouble: ConnectErrorCell,
+    connect_error: ConnectErrorCell,
     request: WatchRequest,
     reader: WatchReader,
     stream: Option<Streaming<WatchResponse>>,
@@ -95,28 +95,28 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches what the request selects; a resume token in it is used to begin with. The stream is opened by the first
-    /// [`Watch::next`].
+    /// Returns a watch of what the request selects. It resumes from the token in the request, if there is one. The first
+    /// [`Watch::next`] opens the stream.
     #[must_use]
     pub fn new(endpoint: &Endpoint, request: WatchRequest) -> Self {
-        let (endpoint, trouble) = (endpoint.clone(), endpoint.trouble());
-        Self { trouble, ..Self::over(Box::new(move || endpoint.channel()), request) }
+        let (endpoint, connect_error) = (endpoint.clone(), endpoint.connect_error());
+        Self { connect_error, ..Self::over(Box::new(move || endpoint.channel()), request) }
     }
 
-    /// The same on a connection that others share, as [`Endpoint::channel`] makes them: one connection carries up to 1,024
-    /// streams. What it saves in connections it costs in haste: one that hangs is noticed by its pings only, after 30 s.
+    /// Like [`Watch::new`], on a connection of [`Endpoint::channel`] that other clients share. One connection carries up to
+    /// 1,024 streams. A connection that hangs is noticed only by its pings, after 30 s.
     #[must_use]
     pub fn on(channel: &Channel, request: WatchRequest) -> Self {
         let channel = channel.clone();
         Self::over(Box::new(move || channel.clone()), request)
     }
 
-    /// The same over connections of the caller's making.
+    /// Like [`Watch::new`], over connections that the caller makes.
     pub(crate) fn over(connect: Connect, mut request: WatchRequest) -> Self {
         let token = std::mem::take(&mut request.resume_token);
         Self {
             connect,
-            trouble: ConnectErrorCell::default(),
+            connect_error: ConnectErrorCell::default(),
             request,
             reader: WatchReader { token, ..WatchReader::default() },
             stream: None,
@@ -126,26 +126,26 @@ impl Watch {
         }
     }
 
-    /// To resume from what has been told so far, in another [`Watch`] of the same selection. Empty before the first
-    /// [`WatchEvent::Synced`]; between a reset and the next one, that of the set that is still to be served from.
+    /// Returns the token from which another [`Watch`] of the same selector can resume. It is empty before the first
+    /// [`WatchEvent::Synced`]. Between a reset and the next `Synced` it is the token of the instances still in use.
     #[must_use]
     pub fn token(&self) -> &Bytes {
         self.reader.token()
     }
 
-    /// The next event, however long it takes. Nothing is lost when it is dropped meanwhile.
+    /// Waits for the next event. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// Only where trying again is in vain: the selection or the filter is refused, or access is.
+    /// Only permanent errors: the selector or the filter is invalid, or access is denied.
     pub async fn next(&mut self) -> Result<WatchEvent, ClientError> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
             if let Err(error) = self.advance().await {
-                let error = self.trouble.explain(error);
-                if error.is_final() {
+                let error = self.connect_error.explain(error);
+                if error.is_permanent() {
                     return Err(error);
                 }
                 let retry_in = self.backoff.delay(error.retry_after());
@@ -156,19 +156,20 @@ impl Watch {
         }
     }
 
-    /// One message further, or one step towards a stream.
+    /// Receives one message, or opens the stream.
     async fn advance(&mut self) -> Result<(), ClientError> {
         let Some(stream) = &mut self.stream else {
             return self.open().await;
         };
-        let message = stream.message().await?.ok_or(ClientError::Ended)?;
+        let message = stream.message().await?.ok_or(ClientError::StreamEnded)?;
         self.backoff.reset();
-        let notice = matches!(&message.message, Some(Message::Notice(notice)) if *notice == Notice::Reconnect as i32);
-        if notice {
+        let reconnect =
+            matches!(&message.message, Some(Message::Notice(notice)) if *notice == Notice::Reconnect as i32);
+        if reconnect {
             return Err(ClientError::GoingAway);
         }
-        if self.reader.fits_after_all(&message) {
-            // The program has been told to start over: so it needs a snapshot, which only a stream without a token begins with.
+        if self.reader.resumed_after_reset(&message) {
+            // The program was told to start over, so it needs a snapshot. Only a stream without a token begins with one.
             self.reader.token = Bytes::new();
             self.stream = None;
             return Ok(());
@@ -187,7 +188,7 @@ impl Watch {
         if self.retry_at.take().is_some() {
             self.ready.push_back(WatchEvent::Reconnected);
         }
-        self.ready.extend(self.reader.begin());
+        self.ready.extend(self.reader.stream_opened());
         Ok(())
     }
 }
@@ -202,63 +203,63 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// Reads messages in order and knows where the reader stands.
+/// Converts the messages of a stream to events and keeps the resume token.
 #[derive(Debug, Default)]
 pub(crate) struct WatchReader {
     token: Bytes,
-    /// Changes of a step whose last message has not come yet.
-    step: Vec<change::Change>,
-    /// Parts of a snapshot were told that was not completed.
-    partial: bool,
-    /// The program was told to start over, and has had no complete snapshot since: it serves from the set of the token.
+    /// Changes of a revision whose last message has not arrived yet.
+    pending: Vec<change::Change>,
+    /// True while a snapshot is incomplete.
+    partial_snapshot: bool,
+    /// True between a reset and the next complete snapshot, while the program uses the instances of the token.
     outdated: bool,
-    /// The snapshot that it needs is on this stream.
-    coming: bool,
+    /// True if this stream begins with a snapshot.
+    expects_snapshot: bool,
 }
 
 impl WatchReader {
-    /// From where another stream would go on.
+    /// Returns the token from which the next stream resumes.
     pub(crate) fn token(&self) -> &Bytes {
         &self.token
     }
 
-    /// A stream begins: what the one before left unfinished will not be finished.
-    pub(crate) fn begin(&mut self) -> Option<WatchEvent> {
-        self.step.clear();
-        self.coming = self.token.is_empty();
-        std::mem::take(&mut self.partial).then_some(WatchEvent::Reset(ResetCause::Interrupted))
+    /// Discards what the previous stream left incomplete, at the start of a new one.
+    pub(crate) fn stream_opened(&mut self) -> Option<WatchEvent> {
+        self.pending.clear();
+        self.expects_snapshot = self.token.is_empty();
+        std::mem::take(&mut self.partial_snapshot).then_some(WatchEvent::Reset(ResetCause::Interrupted))
     }
 
-    /// What a message tells.
+    /// Returns the event of a message. A message that continues in the next one has none.
     pub(crate) fn read(&mut self, message: WatchResponse) -> Option<WatchEvent> {
         match message.message? {
             Message::Reset(reset) => {
-                // The token stays until there is a complete set in the place of its own. Another stream begins with it, so that
-                // a registry which has forgotten that set knows that there is something to lose.
-                self.step.clear();
-                self.partial = false;
+                // The token is kept until the new snapshot is complete. If the stream breaks before, the next one begins with
+                // the old token, so that a registry that lost its registrations knows that this reader still has some.
+                self.pending.clear();
+                self.partial_snapshot = false;
                 self.outdated = true;
-                self.coming = true;
+                self.expects_snapshot = true;
                 Some(WatchEvent::Reset(reset.reason().into()))
             }
             Message::Snapshot(snapshot) => {
-                self.partial = true;
+                self.partial_snapshot = true;
                 Some(WatchEvent::Snapshot(snapshot.instances))
             }
             Message::Synced(synced) => {
-                self.partial = false;
+                self.partial_snapshot = false;
                 self.outdated = false;
                 self.token = synced.resume_token;
                 Some(WatchEvent::Synced { revision: synced.revision })
             }
             Message::Changes(part) => {
                 let changes = part.changes.into_iter();
-                self.step.extend(changes.filter_map(|Change { change }| change));
+                self.pending.extend(changes.filter_map(|Change { change }| change));
                 if part.revision == 0 {
                     return None;
                 }
                 self.token = part.resume_token;
-                Some(WatchEvent::Changes { changes: std::mem::take(&mut self.step), revision: part.revision })
+                Some(WatchEvent::Changes { changes: std::mem::take(&mut self.pending), revision: part.revision })
             }
             Message::Bookmark(bookmark) => {
                 self.token = bookmark.resume_token;
@@ -272,10 +273,10 @@ impl WatchReader {
         }
     }
 
-    /// Whether a token that was refused is taken now: by another replica, which remembers more.
-    fn fits_after_all(&self, message: &WatchResponse) -> bool {
-        let goes_on = matches!(&message.message, Some(Message::Changes(_) | Message::Synced(_) | Message::Bookmark(_)));
-        goes_on && self.outdated && !self.coming
+    /// Returns whether the stream resumes although a reset came before: another replica accepted the token.
+    fn resumed_after_reset(&self, message: &WatchResponse) -> bool {
+        let resumes = matches!(&message.message, Some(Message::Changes(_) | Message::Synced(_) | Message::Bookmark(_)));
+        resumes && self.outdated && !self.expects_snapshot
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn run(input: &[u8]) {
         (InputCursor::new(input), WatchReader::default(), ExpectedReader::default());
     while !input.is_empty() {
         match input.below(8) {
-            0 => model.begin(reader.begin().as_ref()),
+            0 => model.begin(reader.stream_opened().as_ref()),
             1 => {
                 if let Ok(message) = WatchResponse::decode(input.bytes()) {
                     let content = message.message.clone();

@@ -26,6 +26,7 @@ mod blocking;
 mod body;
 mod cached_query;
 mod error;
+pub(crate) mod error_status;
 mod filter;
 mod node;
 mod query;

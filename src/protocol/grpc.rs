@@ -20,6 +20,7 @@ mod decode;
 mod discovery;
 mod encode;
 mod error;
+pub(crate) mod error_reason;
 mod health;
 mod health_only;
 mod keep_alive;

@@ -114,7 +114,7 @@ mod tests {
     use crate::harness::message::{instance, removed};
 
     fn disconnected() -> WatchEvent {
-        WatchEvent::Disconnected { error: ClientError::Ended, retry_in: Duration::ZERO }
+        WatchEvent::Disconnected { error: ClientError::StreamEnded, retry_in: Duration::ZERO }
     }
 
     fn checked(events: Vec<WatchEvent>) -> Result<(), Lost> {

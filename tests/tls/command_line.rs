@@ -87,10 +87,10 @@ async fn tls_error_of_a_command_names_the_remedy() {
     let (grpc, plain) = (serve.grpc.as_str(), plain.address());
     let by_http = format!("http://{grpc}");
     let cases: [(&str, Vec<&str>, i32, &str); 11] = [
-        (grpc, vec![], 4, "nothing but TLS at that address; write https://"),
-        (grpc, vec!["--tls-ca", &wrong], 4, "signed by nobody who is trusted here; name"),
-        (grpc, vec!["--tls-ca", &ca], 5, "wants a client certificate; show one with --tls-cert"),
-        (grpc, [&["--tls-ca", &ca][..], &of_others].concat(), 5, "does not accept the client certificate (UnknownCA)"),
+        (grpc, vec![], 4, "requires TLS; write https://"),
+        (grpc, vec!["--tls-ca", &wrong], 4, "signed by an unknown authority; name"),
+        (grpc, vec!["--tls-ca", &ca], 5, "requires a client certificate; present one with --tls-cert"),
+        (grpc, [&["--tls-ca", &ca][..], &of_others].concat(), 5, "rejected the client certificate (UnknownCA)"),
         (grpc, [&["--tls-ca", &ca][..], &mixed].concat(), 2, "no pair of certificate and key"),
         (grpc, [&["--tls-ca", &ca, "--tls-server-name", "registry"][..], &own].concat(), 4, "for another name"),
         (&plain, vec!["--tls-ca", &ca], 4, "use the address of the registry's --grpc-tls"),

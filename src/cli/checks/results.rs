@@ -1,8 +1,8 @@
-//! What each check has found lately.
+//! `callboard checks --results`: the recent results of each check.
 
 use serde::Serialize;
 
-use super::{brief, status};
+use super::{abbreviate, status};
 use crate::{
     cli::{
         error::CliError,
@@ -16,9 +16,9 @@ use crate::{
 pub(super) struct ResultView {
     check: String,
     time: Option<String>,
-    /// What was found, before thresholds.
+    /// Status of this result alone, before thresholds.
     status: &'static str,
-    /// None: it was reported.
+    /// `None` for a reported result.
     took_seconds: Option<f64>,
     output: String,
 }
@@ -45,7 +45,7 @@ impl Printable for ResultView {
             or_dash(self.time.as_deref()),
             self.status.to_owned(),
             or_dash(self.took_seconds.map(|took| format!("{took:.3}s")).as_deref()),
-            brief(&self.output),
+            abbreviate(&self.output),
         ]
     }
 
@@ -54,14 +54,14 @@ impl Printable for ResultView {
     }
 }
 
-/// Prints them, check by check.
+/// Prints the results, check by check. `no_checks` is printed if there are no checks.
 pub(super) fn list(format: OutputFormat, checks: Vec<CheckReport>, no_checks: &str) -> Result<(), CliError> {
-    let none = if checks.is_empty() { no_checks } else { "no results yet" };
-    let results: Vec<ResultView> = checks.into_iter().flat_map(of).collect();
-    output::list(format, &results, none)
+    let empty = if checks.is_empty() { no_checks } else { "no results yet" };
+    let results: Vec<ResultView> = checks.into_iter().flat_map(results_of).collect();
+    output::list(format, &results, empty)
 }
 
-fn of(report: CheckReport) -> impl Iterator<Item = ResultView> {
+fn results_of(report: CheckReport) -> impl Iterator<Item = ResultView> {
     let check = report.state.unwrap_or_default().id;
     report.results.into_iter().map(move |result| ResultView::new(&check, result))
 }

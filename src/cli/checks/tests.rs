@@ -15,7 +15,7 @@ fn report() -> CheckReport {
 }
 
 #[test]
-fn a_check_says_what_it_is_and_how_often_it_changed() {
+fn check_view_has_kind_status_and_number_of_changes() {
     let view = CheckView::from(report());
     assert_eq!(view.cells(), ["http", "http", "WARNING", "3", "HTTP GET /: 429", "the front page", "7"]);
     assert_eq!(view.name(), "http");
@@ -24,14 +24,14 @@ fn a_check_says_what_it_is_and_how_often_it_changed() {
 }
 
 #[test]
-fn a_check_that_others_state_has_no_kind() {
+fn check_set_by_a_client_has_no_kind() {
     let view = CheckView::from(CheckReport { state: Some(CheckState::default()), ..CheckReport::default() });
     assert_eq!(view.cells()[1..5], ["-", "UNSPECIFIED", "0", "-"]);
     assert!(output::json(&view, false).unwrap().contains(r#""kind":null"#));
 }
 
 #[test]
-fn a_result_tells_when_and_how_long() {
+fn result_view_has_time_and_duration() {
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
     let probed = CheckResult {
         time: Some(time.into()),
@@ -46,10 +46,10 @@ fn a_result_tells_when_and_how_long() {
 }
 
 #[test]
-fn a_table_has_the_beginning_of_what_was_said() {
-    assert_eq!(brief("fine\n"), "fine");
-    assert_eq!(brief("first\nsecond"), "first…");
-    assert_eq!(brief(""), "-");
-    let long = brief(&"é".repeat(200));
+fn table_shows_the_beginning_of_the_output() {
+    assert_eq!(abbreviate("fine\n"), "fine");
+    assert_eq!(abbreviate("first\nsecond"), "first…");
+    assert_eq!(abbreviate(""), "-");
+    let long = abbreviate(&"é".repeat(200));
     assert_eq!((long.chars().count(), long.ends_with("é…")), (101, true));
 }

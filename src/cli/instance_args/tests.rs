@@ -8,20 +8,20 @@ use crate::client::ClientError;
 #[derive(Debug, Parser)]
 struct TestLine {
     #[command(flatten)]
-    announce: InstanceArgs,
+    instance: InstanceArgs,
 }
 
 fn parse(arguments: &str) -> Result<RegisterRequest, clap::Error> {
     let line = TestLine::try_parse_from(format!("register {arguments}").split_whitespace())?;
-    Ok(line.announce.request("web".to_owned(), address("127.0.0.1:9001").unwrap(), false))
+    Ok(line.instance.request("web".to_owned(), address("127.0.0.1:9001").unwrap(), false))
 }
 
-fn announcer() -> RegistrationPrinter {
+fn printer() -> RegistrationPrinter {
     RegistrationPrinter::new("127.0.0.1:1".to_owned(), &parse("--id a").unwrap())
 }
 
 #[test]
-fn what_is_not_said_is_left_to_the_registry() {
+fn omitted_options_are_left_to_the_registry() {
     let request = parse("").unwrap();
     assert_eq!(request.id, "127.0.0.1-9001");
     assert_eq!((request.weight, request.ttl, request.disconnect_grace), (None, None, None));
@@ -46,8 +46,8 @@ fn every_option_reaches_the_request() {
 }
 
 #[test]
-fn bad_values_are_usage_errors_that_say_what_to_write() {
-    for (arguments, remedy) in [
+fn invalid_values_are_usage_errors_with_a_hint() {
+    for (arguments, hint) in [
         ("--weight 0", "1..=65535"),
         ("--weight 65536", "1..=65535"),
         ("--meta novalue", "KEY=VALUE"),
@@ -56,7 +56,7 @@ fn bad_values_are_usage_errors_that_say_what_to_write() {
     ] {
         let error = parse(arguments).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{arguments}");
-        assert!(error.to_string().contains(remedy), "{error}");
+        assert!(error.to_string().contains(hint), "{error}");
     }
 }
 
@@ -68,7 +68,7 @@ fn addresses_are_host_and_port() {
         let parsed = address(text).unwrap();
         assert_eq!((parsed.host.as_str(), parsed.port), (host, port), "{text}");
     }
-    for (text, remedy) in [
+    for (text, hint) in [
         ("localhost", "HOST:PORT"),
         (":80", "HOST:PORT"),
         ("[]:80", "HOST:PORT"),
@@ -78,55 +78,55 @@ fn addresses_are_host_and_port() {
         ("host:70000", "1 to 65535"),
     ] {
         let error = address(text).unwrap_err();
-        assert!(error.contains(remedy), "{text}: {error}");
+        assert!(error.contains(hint), "{text}: {error}");
     }
 }
 
 #[test]
-fn an_event_is_one_object_with_the_lease_in_hexadecimal() {
+fn event_is_one_object_with_the_lease_id_in_hexadecimal() {
     let event = RegistrationEvent::Registered {
         lease_id: Bytes::from_static(&[0, 0xab]),
         ttl: Duration::from_secs(5),
         revision: 7,
         again: false,
     };
-    let json = serde_json::to_value(announcer().announcement(&event)).unwrap();
+    let json = serde_json::to_value(printer().report(&event)).unwrap();
     let expected = serde_json::json!({
         "type": "registered", "service": "web", "id": "a",
         "lease_id": "00ab", "ttl_seconds": 5.0, "revision": 7, "again": false,
     });
     assert_eq!(json, expected);
-    let text = announcer().success(&event).unwrap();
+    let text = printer().success(&event).unwrap();
     assert_eq!(text, "registered web/a at 127.0.0.1:9001 (ttl 5s, revision 7)");
 }
 
 #[test]
-fn the_same_trouble_is_told_once_until_it_ends() {
+fn repeated_error_is_printed_once_until_it_ends() {
     let down = RegistrationEvent::Interrupted {
         error: ClientError::Transport("connection refused".to_owned()),
         retry_in: Duration::from_secs(1),
     };
-    let mut announcer = announcer();
-    announcer.trouble(&down);
-    let told = announcer.told.clone().unwrap();
-    assert!(told.contains("127.0.0.1:1: connection refused"), "{told}");
-    announcer.trouble(&down);
-    assert_eq!(announcer.told.as_ref(), Some(&told));
-    announcer.trouble(&RegistrationEvent::Resumed { time_left: Duration::ZERO });
-    assert_eq!(announcer.told, None);
+    let mut printer = printer();
+    printer.print_error(&down);
+    let printed = printer.printed_error.clone().unwrap();
+    assert!(printed.contains("127.0.0.1:1: connection refused"), "{printed}");
+    printer.print_error(&down);
+    assert_eq!(printer.printed_error.as_ref(), Some(&printed));
+    printer.print_error(&RegistrationEvent::Resumed { time_left: Duration::ZERO });
+    assert_eq!(printer.printed_error, None);
 }
 
 #[test]
-fn the_end_decides_the_exit_code() {
-    let refused = |status| RegistrationEnd::Refused(ClientError::Refused(status));
-    for (departure, code) in [
+fn exit_code_depends_on_how_the_registration_ended() {
+    let rejected = |status| RegistrationEnd::Rejected(ClientError::Rejected(status));
+    for (end, code) in [
         (RegistrationEnd::Deregistered { removed: true }, 0),
         (RegistrationEnd::Superseded, 1),
         (RegistrationEnd::Removed, 1),
-        (refused(Status::invalid_argument("service")), 2),
-        (refused(Status::permission_denied("no")), 5),
-        (RegistrationEnd::Unanswered(ClientError::Silent(Duration::from_secs(2))), 4),
+        (rejected(Status::invalid_argument("service")), 2),
+        (rejected(Status::permission_denied("no")), 5),
+        (RegistrationEnd::Unconfirmed(ClientError::Timeout(Duration::from_secs(2))), 4),
     ] {
-        assert_eq!(departure_exit_code(&departure), code, "{departure:?}");
+        assert_eq!(exit_code_of_end(&end), code, "{end:?}");
     }
 }

@@ -1,16 +1,18 @@
-//! Tables: a header, a line a row, statuses in colour.
+//! Tables: a header, one line for each row, statuses in colour.
 
 use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::{Printable, escape, style};
+use super::Printable;
+use crate::cli::terminal::{escape, style};
 
-/// Where it is a column, it is in colour.
+/// Header of the column that is coloured.
 const STATUS: &str = "STATUS";
+/// Padding of a cell, left and right.
 const GAP: (u16, u16) = (0, 3);
 
-/// Writes one line a row: nothing wraps, so that `grep` and `cut` see whole rows.
+/// Writes a table with one line for each row. Lines do not wrap, so that `grep` and `cut` see whole rows.
 pub(super) fn write<T: Printable>(out: &mut impl Write, items: &[T], wide: bool) -> io::Result<()> {
     let (narrow, more) = T::COLUMNS;
     let columns: Vec<&str> = narrow.iter().chain(more.iter().filter(|_| wide)).copied().collect();
@@ -27,12 +29,12 @@ pub(super) fn write<T: Printable>(out: &mut impl Write, items: &[T], wide: bool)
     table.column_iter_mut().for_each(|column| {
         column.set_padding(GAP);
     });
-    let mut at = None;
+    let mut status_offset = None;
     for (line, status) in table.lines().zip(statuses) {
         let line = line.trim_end();
-        // Columns before the status hold ASCII only, so that it begins in every row where its header does.
-        let at = *at.get_or_insert_with(|| line.find(STATUS));
-        match at.and_then(|at| line.split_at_checked(at)) {
+        // The columns before the status are ASCII only, so the status begins in every row where its header does.
+        let offset = *status_offset.get_or_insert_with(|| line.find(STATUS));
+        match offset.and_then(|offset| line.split_at_checked(offset)) {
             Some((before, rest)) if !status.is_empty() && rest.starts_with(&status) => {
                 let style = style(&status);
                 let after = &rest[status.len()..];

@@ -1,4 +1,4 @@
-//! The program that `callboard run` runs.
+//! Child process of `callboard run`.
 
 use std::{
     ffi::OsString,
@@ -12,14 +12,14 @@ use tokio::process;
 
 use crate::cli::error::CliError;
 
-/// A running program, in our process group, with our stdin, stdout and stderr.
+/// Running program, in the process group and with the standard streams of this process.
 #[derive(Debug)]
 pub(super) struct Child {
     process: process::Child,
 }
 
 impl Child {
-    /// Starts it. `command` is the program and its arguments.
+    /// Starts a program. `command` is its name and its arguments.
     pub(crate) fn spawn(command: &[OsString]) -> Result<Self, CliError> {
         let Some((program, arguments)) = command.split_first() else {
             return Err(CliError::Other(anyhow::anyhow!("no program to run; name one after `--`")));
@@ -30,25 +30,25 @@ impl Child {
         Ok(Self { process })
     }
 
-    /// Its exit code, once it has ended; 128 and the signal's number where one killed it, as in shells.
+    /// Waits for the exit code. If a signal killed the program, it is 128 plus the signal's number, as in shells.
     pub(crate) async fn exit(&mut self) -> io::Result<u8> {
         Ok(code(self.process.wait().await?))
     }
 
-    /// Passes a signal on. An interrupt from a terminal has reached it already, with the whole process group: a second
-    /// one would make many programs quit without finishing what they do.
-    pub(crate) fn pass_on(&self, signal: Signal) {
+    /// Forwards a signal. An interrupt from a terminal is not forwarded: the terminal sends it to the whole process group,
+    /// and a second one makes many programs quit at once.
+    pub(crate) fn forward(&self, signal: Signal) {
         if signal == Signal::INT && io::stdin().is_terminal() {
             return;
         }
         let id = self.process.id().and_then(|id| i32::try_from(id).ok());
         if let Some(pid) = id.and_then(Pid::from_raw) {
-            // It fails where the program has just ended, which is what the signal is for.
-            let _ended = kill_process(pid, signal);
+            // Fails if the program has just ended, which is the purpose of the signal.
+            let _result = kill_process(pid, signal);
         }
     }
 
-    /// Ends it at once.
+    /// Kills the program.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.process.start_kill()
     }
@@ -68,15 +68,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_exit_code_is_that_of_the_program() {
+    async fn exit_code_is_that_of_the_program() {
         assert_eq!(shell("exit 42").exit().await.unwrap(), 42);
     }
 
     #[tokio::test]
-    async fn a_program_killed_by_a_signal_ends_as_in_a_shell() {
+    async fn exit_code_of_killed_program_is_128_plus_the_signal() {
         assert_eq!(shell("kill -TERM $$").exit().await.unwrap(), 143);
         let mut sleeper = shell("exec sleep 60");
-        sleeper.pass_on(Signal::TERM);
+        sleeper.forward(Signal::TERM);
         assert_eq!(sleeper.exit().await.unwrap(), 143);
         let mut stubborn = shell("trap '' TERM; exec sleep 60");
         stubborn.kill().unwrap();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_is_not_there_is_named() {
+    async fn error_of_missing_program_names_it() {
         let failure = Child::spawn(&[OsString::from("no-such-program-here")]).unwrap_err();
         assert!(failure.to_string().starts_with("cannot start `no-such-program-here`"), "{failure}");
     }

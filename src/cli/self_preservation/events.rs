@@ -1,4 +1,4 @@
-//! `callboard protection events`: when it began and ended.
+//! `callboard self-preservation events`: when self-preservation started and ended.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::SelfPreservationView;
 use crate::{
     cli::{
-        connection::{ServerArgs, ask, pages},
+        connection::{ServerArgs, pages, with_deadline},
         error::CliError,
         output::{self, OutputArgs, Printable},
         view::{or_dash, time},
@@ -18,7 +18,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct SelfPreservationEventsArgs {
-    /// At most as many, the newest
+    /// Number of events, the newest ones
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
@@ -69,8 +69,8 @@ pub(super) async fn run(args: SelfPreservationEventsArgs) -> Result<ExitCode, Cl
     let connection = args.server.connect()?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let events = pages(limit, async |page_token| {
-        let request = ask(ListProtectionEventsRequest { page_size: args.limit.min(1_000), page_token });
-        let page = connection.answer(connection.admin().list_protection_events(request)).await?;
+        let request = with_deadline(ListProtectionEventsRequest { page_size: args.limit.min(1_000), page_token });
+        let page = connection.call(connection.admin().list_protection_events(request)).await?;
         Ok((page.events, page.next_page_token))
     });
     let mut events: Vec<SelfPreservationEventView> =

@@ -1,4 +1,4 @@
-//! `callboard protection reset`: an operator's word that who is silent is dead.
+//! `callboard self-preservation reset`: removes the instances that self-preservation keeps.
 
 use std::process::ExitCode;
 
@@ -8,9 +8,10 @@ use serde::Serialize;
 use super::WHOLE;
 use crate::{
     cli::{
-        connection::{ServerArgs, ask},
+        connection::{ServerArgs, with_deadline},
         error::CliError,
-        output::{self, OutputArgs, escape},
+        output::{self, OutputArgs},
+        terminal::escape,
         view::set,
     },
     pb::callboard::v1::ResetProtectionRequest,
@@ -32,7 +33,7 @@ pub(crate) struct ResetArgs {
 
 #[derive(Debug, Serialize)]
 struct ResetView {
-    /// None: all.
+    /// `None` for all services.
     service: Option<String>,
     condemned: u32,
 }
@@ -40,13 +41,13 @@ struct ResetView {
 pub(super) async fn run(args: ResetArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
-    let request = ask(ResetProtectionRequest { service: service.clone(), all: args.all });
-    let condemned = connection.answer(connection.admin().reset_protection(request)).await?.condemned;
+    let request = with_deadline(ResetProtectionRequest { service: service.clone(), all: args.all });
+    let condemned = connection.call(connection.admin().reset_protection(request)).await?.condemned;
     let view = ResetView { service: set(service), condemned };
     let name = view.service.as_deref().unwrap_or(WHOLE);
     let line = match condemned {
-        0 => format!("{}: nobody is silent", escape(name)),
-        _ => format!("{}: silent instances that go now, or when their time is over: {condemned}", escape(name)),
+        0 => format!("{}: no instances miss heartbeats", escape(name)),
+        _ => format!("{}: instances that are removed now or when their leases expire: {condemned}", escape(name)),
     };
     output::one(args.output.format, &view, Some(name), Some(&line))?;
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! Tells systemd that we are ready, alive and leaving. Where nobody wants to know, it does nothing.
+//! Notifications to a service manager (systemd): ready, alive, reloading, stopping. Without one they do nothing.
 
 use std::time::Duration;
 
@@ -9,112 +9,115 @@ use tokio::{
 
 use crate::server::LivenessProbe;
 
-/// How often the manager is told how we are; more often where its watchdog wants that.
-const NEWS: Duration = Duration::from_secs(10);
+/// Longest interval between status messages. A watchdog may shorten it.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Whoever started this process, if it wants to be told how it fares.
+/// Service manager that started this process, if there is one.
 #[derive(Debug)]
 pub(super) struct ServiceManager {
-    listens: bool,
-    /// It ends us when it has heard nothing for so long.
+    is_present: bool,
+    /// Time without a message after which the manager ends this process.
     watchdog: Option<Duration>,
 }
 
-/// What it is told until this is dropped.
+/// Task that sends messages to the service manager until it is dropped.
 #[derive(Debug)]
 pub(super) struct ServiceManagerTask(JoinSet<()>);
 
 impl ServiceManager {
+    /// Reads the variables that the service manager sets.
     pub(super) fn from_environment() -> Self {
-        Self { listens: std::env::var_os("NOTIFY_SOCKET").is_some(), watchdog: watchdog() }
+        Self { is_present: std::env::var_os("NOTIFY_SOCKET").is_some(), watchdog: watchdog() }
     }
 
-    /// The doors are open. From now on it is told that we are alive, for as long as all parts of the server are.
+    /// Reports that the listeners are open, and from then on that the process is alive, as long as all parts of the server
+    /// make progress.
     pub(super) fn ready(&self, pulse: LivenessProbe) -> ServiceManagerTask {
-        let mut company = JoinSet::new();
-        if self.listens {
-            tell(&format!("READY=1\nSTATUS={}", pulse.summary()));
-            let look = move || (pulse.silent_for(), pulse.summary());
-            company.spawn(accompany(self.watchdog, look, send));
+        let mut task = JoinSet::new();
+        if self.is_present {
+            notify(&format!("READY=1\nSTATUS={}", pulse.summary()));
+            let status = move || (pulse.silent_for(), pulse.summary());
+            task.spawn(send_status(self.watchdog, status, send));
         }
-        ServiceManagerTask(company)
+        ServiceManagerTask(task)
     }
 
-    /// Whether there is one.
-    pub(super) fn listens(&self) -> bool {
-        self.listens
+    /// Returns whether there is a service manager.
+    pub(super) fn is_present(&self) -> bool {
+        self.is_present
     }
 
-    /// Reads settings again, and says when that begins and ends.
+    /// Runs a reload, and reports its start and its end.
     pub(super) fn reloading(&self, read: impl FnOnce()) {
-        if self.listens {
-            tell_reloading();
+        if self.is_present {
+            notify_reloading();
         }
         read();
-        if self.listens {
-            tell("READY=1");
+        if self.is_present {
+            notify("READY=1");
         }
     }
 
-    /// We are about to leave.
-    pub(super) fn leaving(&self, ServiceManagerTask(mut company): ServiceManagerTask) {
-        company.abort_all();
-        if self.listens {
-            tell("STOPPING=1\nSTATUS=leaving: telling every stream to reconnect");
+    /// Reports that the process is shutting down.
+    pub(super) fn stopping(&self, ServiceManagerTask(mut task): ServiceManagerTask) {
+        task.abort_all();
+        if self.is_present {
+            notify("STOPPING=1\nSTATUS=shutting down: streams are told to reconnect");
         }
     }
 }
 
-/// Tells how we are, again and again; and that we are alive, where every part of the server has shown it lately. `look` tells
-/// for how long one has not, and how we are.
-async fn accompany<F>(watchdog: Option<Duration>, look: impl Fn() -> (Duration, String), send: impl Fn(String) -> F)
+/// Sends the status at intervals, and the watchdog's message as long as every part of the server makes progress. `status`
+/// returns the longest time without progress, and a summary.
+async fn send_status<F>(watchdog: Option<Duration>, status: impl Fn() -> (Duration, String), send: impl Fn(String) -> F)
 where
     F: Future<Output = ()>,
 {
-    // Four times in the time that it is patient, so that one that comes late is no death sentence.
-    let quarter = watchdog.map(|patience| patience / 4);
-    let mut ticks = interval(quarter.map_or(NEWS, |quarter| quarter.clamp(Duration::from_millis(1), NEWS)));
+    // Four messages in the watchdog's time-out, so that one late message does not end the process.
+    let quarter = watchdog.map(|time_out| time_out / 4);
+    let mut ticks =
+        interval(quarter.map_or(STATUS_INTERVAL, |quarter| quarter.clamp(Duration::from_millis(1), STATUS_INTERVAL)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let (silent, summary) = look();
+        let (stalled_for, summary) = status();
         let message = match quarter {
             None => format!("STATUS={summary}"),
-            Some(allowed) if silent <= allowed => format!("WATCHDOG=1\nSTATUS={summary}"),
+            Some(allowed) if stalled_for <= allowed => format!("WATCHDOG=1\nSTATUS={summary}"),
             Some(_) => {
-                tracing::warn!(?silent, "a part of the server stands still: the watchdog is not told that it is alive");
-                format!("STATUS=a part of the server has stood still for {} s", silent.as_secs())
+                tracing::warn!(?stalled_for, "a part of the server makes no progress: the watchdog is not notified");
+                format!("STATUS=a part of the server has made no progress for {} s", stalled_for.as_secs())
             }
         };
         send(message).await;
     }
 }
 
-/// The manager takes messages at once, unless it hangs itself: then it shall not hold us up.
+/// Sends a message on a blocking thread, because a service manager that hangs must not delay the server.
 async fn send(message: String) {
-    // It fails when the runtime ends.
-    let _ended = spawn_blocking(move || tell(&message)).await;
+    // Fails when the runtime ends.
+    let _result = spawn_blocking(move || notify(&message)).await;
 }
 
 #[cfg(target_os = "linux")]
-fn tell(message: &str) {
+fn notify(message: &str) {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Custom(message)]) {
-        tracing::warn!(%error, "the service manager cannot be told how we are: see NOTIFY_SOCKET");
+        tracing::warn!(%error, "cannot notify the service manager: check NOTIFY_SOCKET");
     }
 }
 
-/// With the time, by which newer versions of systemd tell which reload it was.
+/// Reports a reload, with the time that newer versions of systemd need to match it with the request.
 #[cfg(target_os = "linux")]
-fn tell_reloading() {
+fn notify_reloading() {
     let now = sd_notify::NotifyState::monotonic_usec_now();
-    tell(&now.map_or_else(|_| "RELOADING=1".to_owned(), |now| format!("RELOADING=1\n{now}")));
+    notify(&now.map_or_else(|_| "RELOADING=1".to_owned(), |now| format!("RELOADING=1\n{now}")));
 }
 
 #[cfg(not(target_os = "linux"))]
-fn tell(_: &str) {}
+fn notify(_: &str) {}
 
 #[cfg(not(target_os = "linux"))]
-fn tell_reloading() {}
+fn notify_reloading() {}
 
 #[cfg(target_os = "linux")]
 fn watchdog() -> Option<Duration> {
@@ -137,37 +140,40 @@ mod tests {
 
     use super::*;
 
-    /// What is told within ten seconds, when a part falls silent for good after five.
-    async fn told(watchdog: Option<Duration>) -> Vec<String> {
-        let (told, silent_for) = (RefCell::new(Vec::new()), Cell::new(Duration::ZERO));
-        let telling = accompany(
+    /// Returns the messages sent within ten seconds, if a part stalls for good after five.
+    async fn messages(watchdog: Option<Duration>) -> Vec<String> {
+        let (messages, stalled_for) = (RefCell::new(Vec::new()), Cell::new(Duration::ZERO));
+        let sending = send_status(
             watchdog,
-            || (silent_for.get(), "fine".to_owned()),
+            || (stalled_for.get(), "fine".to_owned()),
             |message| {
-                told.borrow_mut().push(message);
+                messages.borrow_mut().push(message);
                 ready(())
             },
         );
-        let falling_silent = async {
+        let stalling = async {
             sleep(Duration::from_millis(5_100)).await;
-            silent_for.set(Duration::from_mins(1));
+            stalled_for.set(Duration::from_mins(1));
             std::future::pending::<()>().await;
         };
-        let both = async { tokio::join!(telling, falling_silent) };
+        let both = async { tokio::join!(sending, stalling) };
         timeout(Duration::from_millis(9_900), both).await.unwrap_err();
-        told.into_inner()
+        messages.into_inner()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_watchdog_hears_nothing_more_when_a_part_stands_still() {
-        let told = told(Some(Duration::from_secs(4))).await;
-        let (alive, dead) = told.split_at(6);
+    async fn watchdog_is_not_notified_after_a_part_stalls() {
+        let messages = messages(Some(Duration::from_secs(4))).await;
+        let (alive, stalled) = messages.split_at(6);
         assert!(alive.iter().all(|message| message == "WATCHDOG=1\nSTATUS=fine"), "{alive:?}");
-        assert!(dead.len() == 4 && dead.iter().all(|message| message.contains("stood still for 60 s")), "{dead:?}");
+        assert!(
+            stalled.len() == 4 && stalled.iter().all(|message| message.contains("no progress for 60 s")),
+            "{stalled:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_watchdog_only_how_we_are_is_told() {
-        assert_eq!(told(None).await, ["STATUS=fine"]);
+    async fn without_a_watchdog_only_the_status_is_sent() {
+        assert_eq!(messages(None).await, ["STATUS=fine"]);
     }
 }

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use super::*;
 use crate::pb::callboard::v1::Locality;
 
-/// An instance that uses every field.
+/// Returns an instance with a value in every field.
 pub(crate) fn full() -> Instance {
     Instance {
         service: "web".to_owned(),
@@ -25,7 +25,7 @@ pub(crate) fn full() -> Instance {
 }
 
 #[test]
-fn an_instance_in_json_has_every_key_in_snake_case() {
+fn instance_as_json_has_every_key_in_snake_case() {
     let json = serde_json::to_value(InstanceView::from(full())).unwrap();
     let expected = serde_json::json!({
         "service": "web",
@@ -51,7 +51,7 @@ fn an_instance_in_json_has_every_key_in_snake_case() {
 }
 
 #[test]
-fn what_is_not_set_is_null_or_a_dash() {
+fn unset_fields_are_null_or_a_dash() {
     let bare = InstanceView::from(Instance::default());
     let json = serde_json::to_value(&bare).unwrap();
     for key in ["host", "port", "zone", "region", "sub_zone", "registered_at"] {
@@ -61,7 +61,7 @@ fn what_is_not_set_is_null_or_a_dash() {
 }
 
 #[test]
-fn a_row_has_a_cell_for_every_column() {
+fn row_has_a_cell_for_every_column() {
     let (narrow, wide) = InstanceView::COLUMNS;
     let cells = InstanceView::from(full()).cells();
     assert_eq!(cells.len(), narrow.len() + wide.len());
@@ -71,14 +71,14 @@ fn a_row_has_a_cell_for_every_column() {
 }
 
 #[test]
-fn names_of_the_contract_lose_their_prefixes() {
+fn enum_names_lose_their_prefixes() {
     assert_eq!(status(InstanceStatus::Serving), "SERVING");
     assert_eq!(known_status(InstanceStatus::Unspecified), None);
     assert_eq!(removal(RemovalReason::NoLongerMatches), "no_longer_matches");
 }
 
 #[test]
-fn a_time_out_of_range_is_none() {
+fn time_or_duration_out_of_range_is_none() {
     let never = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
     assert_eq!(time(Some(never)), None);
     let negative = prost_types::Duration { seconds: -1, nanos: 0 };

@@ -1,4 +1,4 @@
-//! What `watch` prints for each event: a line for people, an object for programs.
+//! Output of `callboard watch` for each event: a line for people, an object for programs.
 
 use std::{collections::HashMap, time::SystemTime};
 
@@ -6,14 +6,15 @@ use serde::Serialize;
 
 use crate::{
     cli::{
-        output::{Printable, coloured, escape},
+        output::Printable,
+        terminal::{coloured, escape},
         view::{InstanceView, removal, rfc3339},
     },
     client::{ResetCause, WatchEvent},
     pb::callboard::v1::{Instance, change},
 };
 
-/// One line of the stream. Keys are stable: scripts read them.
+/// Line of the output. Its keys are stable, because scripts read them.
 #[derive(Debug, Serialize)]
 pub(super) struct WatchLine {
     #[serde(rename = "type")]
@@ -28,36 +29,36 @@ pub(super) struct WatchLine {
     text: Option<String>,
 }
 
-/// Whom a line is about.
+/// Instance that a line describes.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum WatchLineSubject {
     Present(Box<InstanceView>),
-    Gone { id: String },
+    Removed { id: String },
 }
 
 impl WatchLine {
-    /// `SERVICE/ID`, where it is about an instance.
+    /// Returns `SERVICE/ID`, if the line describes an instance.
     pub(crate) fn name(&self) -> Option<String> {
         match self.instance.as_ref()? {
             WatchLineSubject::Present(instance) => Some(instance.name()),
-            WatchLineSubject::Gone { id } => Some(format!("{}/{id}", self.service.as_deref().unwrap_or_default())),
+            WatchLineSubject::Removed { id } => Some(format!("{}/{id}", self.service.as_deref().unwrap_or_default())),
         }
     }
 
-    /// For people. A bookmark has none.
+    /// Returns the line for people. A bookmark has none.
     pub(crate) fn text(&self) -> Option<&str> {
         self.text.as_deref()
     }
 }
 
-/// Turns events into lines. It remembers who is present, for people want to know an arrival from a change.
+/// Converts events to lines. It keeps the instances present, to tell new instances from changed ones.
 #[derive(Debug)]
 pub(super) struct WatchLines {
-    /// The one service that is watched; of several, or a prefix, no line names all.
+    /// The watched service, if there is exactly one.
     watched: Option<String>,
     wide: bool,
-    /// The status of each (service, id).
+    /// Status of each instance, by service and id.
     present: HashMap<(String, String), &'static str>,
 }
 
@@ -73,7 +74,7 @@ impl WatchLines {
         }
     }
 
-    /// The lines of one event.
+    /// Returns the lines of an event.
     pub(crate) fn read(&mut self, event: WatchEvent, now: SystemTime) -> Vec<WatchLine> {
         let clock = clock(now);
         match event {
@@ -107,7 +108,7 @@ impl WatchLines {
         }
     }
 
-    /// A line about no instance.
+    /// Returns a line that describes no instance.
     fn line(&self, kind: &'static str, reason: Option<&'static str>, revision: Option<u64>, text: String) -> WatchLine {
         WatchLine { kind, service: self.watched.clone(), instance: None, reason, revision, text: Some(text) }
     }
@@ -129,14 +130,14 @@ impl WatchLines {
                 let text = format!("{clock} {mark} {}", self.describe(&view, before));
                 present("changed", view, revision, text)
             }
-            change::Change::Removed(gone) => {
-                let reason = removal(gone.reason());
-                let name = format!("{}/{}", gone.service, gone.id);
-                self.present.remove(&(gone.service.clone(), gone.id.clone()));
+            change::Change::Removed(removed) => {
+                let reason = removal(removed.reason());
+                let name = format!("{}/{}", removed.service, removed.id);
+                self.present.remove(&(removed.service.clone(), removed.id.clone()));
                 WatchLine {
                     kind: "removed",
-                    service: Some(gone.service),
-                    instance: Some(WatchLineSubject::Gone { id: gone.id }),
+                    service: Some(removed.service),
+                    instance: Some(WatchLineSubject::Removed { id: removed.id }),
                     reason: Some(reason),
                     revision: Some(revision),
                     text: Some(format!("{clock} - {}   {}", escape(&name), reason.replace('_', " "))),
@@ -145,7 +146,7 @@ impl WatchLines {
         }
     }
 
-    /// Notes the status; gives the one before.
+    /// Stores the status of an instance and returns the previous one.
     fn remember(&mut self, view: &InstanceView) -> Option<&'static str> {
         self.present.insert((view.service.clone(), view.id.clone()), view.status)
     }
@@ -190,7 +191,7 @@ fn reset(cause: ResetCause) -> &'static str {
     }
 }
 
-/// The time of day, in UTC.
+/// Returns the time of day in UTC.
 fn clock(now: SystemTime) -> String {
     let time = rfc3339(now).unwrap_or_default();
     time.split_once('T').map(|(_, clock)| clock.to_owned()).unwrap_or_default()

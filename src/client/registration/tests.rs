@@ -1,5 +1,8 @@
-//! Against a registry that the test plays itself, under paused time.
+//! Tests of registrations against a fake registry, with tokio's clock paused.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver},
     time::timeout,
@@ -21,7 +24,7 @@ use crate::{
 
 const TTL: Duration = Duration::from_secs(15);
 
-/// A registration and the registry that it talks to.
+/// Registration, and the fake registry that it uses.
 struct Scene {
     fake: FakeRegistry,
     registration: Registration,
@@ -30,7 +33,7 @@ struct Scene {
 
 fn start(change: impl FnOnce(&mut RegisterRequest)) -> Scene {
     let fake = FakeRegistry::start();
-    let (told, events) = mpsc::unbounded_channel();
+    let (sender, events) = mpsc::unbounded_channel();
     let mut request = RegisterRequest {
         service: "web".to_owned(),
         id: "a".to_owned(),
@@ -38,13 +41,13 @@ fn start(change: impl FnOnce(&mut RegisterRequest)) -> Scene {
         ..RegisterRequest::default()
     };
     change(&mut request);
-    let tell = move |event| drop(told.send(event));
+    let tell = move |event| drop(sender.send(event));
     let registration = Registration::start_over(fake.connect(), request, tell).unwrap();
     Scene { fake, registration, events }
 }
 
 impl Scene {
-    /// Grants a lease, and gives what was asked.
+    /// Grants a lease, and returns the request.
     async fn grant(&mut self, lease: &'static str) -> RegisterRequest {
         let (request, reply) = self.fake.register().await;
         let granted = RegisterResponse {
@@ -67,72 +70,76 @@ impl Scene {
             RegistrationEvent::Interrupted { error, .. } => format!("interrupted: {error}"),
             RegistrationEvent::Resumed { .. } => "resumed".to_owned(),
             RegistrationEvent::Degraded => "degraded".to_owned(),
-            RegistrationEvent::Ended(departure) => format!("{departure:?}"),
+            RegistrationEvent::Ended(end) => format!("{end:?}"),
         }
     }
 
-    /// Registered, with an open stream whose first heartbeat is answered.
-    async fn settle(&mut self) -> KeepAlive {
+    /// Registers, opens the heartbeat stream, and answers the first heartbeat.
+    async fn establish(&mut self) -> KeepAlive {
         self.grant("one").await;
         assert_eq!(self.event().await, "registered");
         let mut stream = self.fake.keep_alive().await;
         assert_eq!(stream.lease().await, "one");
-        stream.say("one", LeaseState::Held).await;
+        stream.respond("one", LeaseState::Held).await;
         stream
     }
 }
 
 impl KeepAlive {
-    async fn say(&self, lease: &'static str, state: LeaseState) {
+    async fn respond(&self, lease: &'static str, state: LeaseState) {
         let report = LeaseReport {
             lease_id: Bytes::from_static(lease.as_bytes()),
             state: state.into(),
             time_left: Some(prost_types::Duration { seconds: 15, nanos: 0 }),
         };
-        let answer = KeepAliveResponse { leases: vec![report], notice: Notice::Unspecified.into() };
-        self.answers.send(Ok(answer)).await.unwrap();
+        let response = KeepAliveResponse { leases: vec![report], notice: Notice::Unspecified.into() };
+        self.responses.send(Ok(response)).await.unwrap();
     }
 
     async fn notify(&self, notice: Notice) {
-        let answer = KeepAliveResponse { leases: Vec::new(), notice: notice.into() };
-        self.answers.send(Ok(answer)).await.unwrap();
+        let response = KeepAliveResponse { leases: Vec::new(), notice: notice.into() };
+        self.responses.send(Ok(response)).await.unwrap();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_beats_at_once_and_then_every_third_of_the_ttl() {
+async fn heartbeats_are_sent_at_once_and_every_third_of_the_ttl() {
     let mut scene = start(|_| {});
     let began = now();
-    let mut stream = scene.settle().await;
+    let mut stream = scene.establish().await;
     assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
-    for turn in 1..=6 {
+    for count in 1..=6 {
         assert_eq!(stream.lease().await, "one");
-        let due = turn * TTL / 3;
+        let due = count * TTL / 3;
         assert!((due..due + Duration::from_millis(100)).contains(&began.elapsed()), "{:?}", began.elapsed());
-        stream.say("one", LeaseState::Held).await;
+        stream.respond("one", LeaseState::Held).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn told_unknown_it_registers_again_and_beats_at_once() {
+async fn unknown_lease_is_registered_again_and_heartbeats_follow_at_once() {
     let mut scene = start(|request| request.replace = true);
-    let mut stream = scene.settle().await;
+    let mut stream = scene.establish().await;
     stream.lease().await;
-    stream.say("one", LeaseState::Unknown).await;
+    stream.respond("one", LeaseState::Unknown).await;
     let again = scene.grant("two").await;
-    let told = now();
-    assert_eq!((again.boot_id.as_str(), again.replace), ("boot", false), "only the first may oust another boot");
+    let answered = now();
+    assert_eq!(
+        (again.boot_id.as_str(), again.replace),
+        ("boot", false),
+        "only the first registration may take over the id"
+    );
     assert_eq!(scene.event().await, "registered again");
     assert_eq!(stream.lease().await, "two");
-    assert!(told.elapsed() < Duration::from_millis(100), "{:?}", told.elapsed());
+    assert!(answered.elapsed() < Duration::from_millis(100), "{:?}", answered.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn superseded_and_removed_are_the_end() {
+async fn superseded_or_removed_lease_ends_the_registration() {
     for (state, end) in [(LeaseState::Superseded, "Superseded"), (LeaseState::Removed, "Removed")] {
         let mut scene = start(|_| {});
-        let stream = scene.settle().await;
-        stream.say("one", state).await;
+        let stream = scene.establish().await;
+        stream.respond("one", state).await;
         assert_eq!(scene.event().await, end);
         assert!(scene.events.recv().await.is_none(), "nothing comes after the end");
         assert_eq!(format!("{:?}", scene.registration.ended().await), end);
@@ -140,41 +147,41 @@ async fn superseded_and_removed_are_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_stream_is_replaced_and_the_lease_tried_first() {
+async fn unresponsive_stream_is_replaced_and_the_lease_kept() {
     let mut scene = start(|_| {});
-    let mut silent = scene.settle().await;
+    let mut silent = scene.establish().await;
     silent.lease().await;
-    let asked = now();
+    let sent = now();
     let mut stream = scene.fake.keep_alive().await;
-    let waited = asked.elapsed();
+    let waited = sent.elapsed();
     assert!((TTL / 3..TTL / 3 + Duration::from_secs(1)).contains(&waited), "{waited:?}");
     assert_eq!(stream.lease().await, "one");
-    stream.say("one", LeaseState::Held).await;
-    assert_eq!(scene.event().await, "interrupted: no answer within 5s");
+    stream.respond("one", LeaseState::Held).await;
+    assert_eq!(scene.event().await, "interrupted: no response within 5s");
     assert_eq!(scene.event().await, "resumed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn asked_to_reconnect_it_does_so_almost_at_once() {
+async fn reconnect_notice_opens_another_stream_within_200_ms() {
     let mut scene = start(|_| {});
-    let stream = scene.settle().await;
+    let stream = scene.establish().await;
     stream.notify(Notice::Degraded).await;
     stream.notify(Notice::Reconnect).await;
-    let told = now();
+    let answered = now();
     let mut next = scene.fake.keep_alive().await;
-    assert!(told.elapsed() <= Duration::from_millis(200), "{:?}", told.elapsed());
+    assert!(answered.elapsed() <= Duration::from_millis(200), "{:?}", answered.elapsed());
     assert_eq!(next.lease().await, "one");
     assert_eq!(scene.event().await, "degraded");
-    assert_eq!(scene.event().await, "interrupted: the registry is going away");
+    assert_eq!(scene.event().await, "interrupted: the registry is shutting down");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_is_away_is_tried_until_it_is_back() {
+async fn unreachable_registry_is_retried_until_it_is_back() {
     let mut scene = start(|_| {});
-    let stream = scene.settle().await;
+    let stream = scene.establish().await;
     scene.fake.set_down(true);
     drop(stream);
-    assert_eq!(scene.event().await, "interrupted: the registry ended the stream");
+    assert_eq!(scene.event().await, "interrupted: the registry closed the stream");
     for _ in 0..20 {
         let before = now();
         assert_eq!(scene.event().await, "interrupted: connection refused");
@@ -183,34 +190,34 @@ async fn a_registry_that_is_away_is_tried_until_it_is_back() {
     scene.fake.set_down(false);
     let mut stream = scene.fake.keep_alive().await;
     stream.lease().await;
-    stream.say("one", LeaseState::Unknown).await;
+    stream.respond("one", LeaseState::Unknown).await;
     assert_eq!(scene.grant("two").await.boot_id, "boot");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_that_is_taken_is_tried_again_when_the_registry_says() {
+async fn id_held_by_another_boot_is_retried_after_the_requested_delay() {
     let mut scene = start(|_| {});
     let (_, reply) = scene.fake.register().await;
     let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(4)));
     let taken = Status::with_error_details(Code::AlreadyExists, "another boot holds it", details);
     reply.send(Err(taken)).unwrap();
-    let refused = now();
+    let rejected = now();
     assert_eq!(scene.event().await, "interrupted: another boot holds it");
     scene.grant("one").await;
-    assert!((3_900..4_200).contains(&refused.elapsed().as_millis()), "{:?}", refused.elapsed());
+    assert!((3_900..4_200).contains(&rejected.elapsed().as_millis()), "{:?}", rejected.elapsed());
     assert_eq!(scene.event().await, "registered");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_will_stay_is_the_end() {
+async fn permanent_rejection_ends_the_registration() {
     let mut scene = start(|_| {});
     let (_, reply) = scene.fake.register().await;
     reply.send(Err(Status::invalid_argument("`we b` is no service name"))).unwrap();
-    assert!(scene.event().await.starts_with("Refused"));
+    assert!(scene.event().await.starts_with("Rejected"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn ready_and_draining_are_told_and_told_again_to_a_registry_that_forgot() {
+async fn desired_state_is_reported_again_to_a_registry_that_forgot_the_lease() {
     let mut scene = start(|request| request.starting = true);
     assert!(scene.grant("one").await.starting);
     assert_eq!(scene.event().await, "registered");
@@ -220,24 +227,24 @@ async fn ready_and_draining_are_told_and_told_again_to_a_registry_that_forgot() 
     assert!(!scene.grant("one").await.starting);
     assert_eq!(scene.event().await, "ready");
     let drained = scene.registration.set_draining(true);
-    let answer = async {
+    let respond = async {
         let (request, reply) = scene.fake.update().await;
         assert_eq!((request.lease_id.as_ref(), request.draining), (b"one".as_slice(), true));
         assert_eq!(request.update_mask.unwrap().paths, ["draining"]);
         reply.send(Ok(UpdateInstanceResponse::default())).unwrap();
     };
-    tokio::join!(drained, answer);
+    tokio::join!(drained, respond);
     assert_eq!(scene.event().await, "draining");
-    stream.say("one", LeaseState::Unknown).await;
+    stream.respond("one", LeaseState::Unknown).await;
     assert!(!scene.grant("two").await.starting);
     let (request, _) = scene.fake.update().await;
     assert_eq!((request.lease_id.as_ref(), request.draining), (b"two".as_slice(), true));
 }
 
 #[tokio::test(start_paused = true)]
-async fn goodbye_names_the_lease() {
+async fn deregister_names_the_lease() {
     let mut scene = start(|_| {});
-    let _stream = scene.settle().await;
+    let _stream = scene.establish().await;
     scene.registration.leave();
     let (request, reply) = scene.fake.deregister().await;
     assert_eq!((request.lease_id.as_ref(), request.boot_id.as_str()), (b"one".as_slice(), ""));
@@ -246,7 +253,7 @@ async fn goodbye_names_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_goodbye_while_register_is_unanswered_names_the_boot() {
+async fn deregister_before_the_response_to_register_names_the_boot() {
     let mut scene = start(|_| {});
     let (_, _unanswered) = scene.fake.register().await;
     scene.registration.leave();
@@ -255,26 +262,26 @@ async fn a_goodbye_while_register_is_unanswered_names_the_boot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_goodbye_that_nobody_answers_takes_two_seconds() {
+async fn unanswered_deregister_times_out_after_two_seconds() {
     let mut scene = start(|_| {});
-    let _stream = scene.settle().await;
-    let asked = now();
+    let _stream = scene.establish().await;
+    let left = now();
     scene.registration.leave();
     let (_, _unanswered) = scene.fake.deregister().await;
-    assert_eq!(scene.event().await, "Unanswered(Silent(2s))");
-    assert!((2_000..2_200).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+    assert_eq!(scene.event().await, "Unconfirmed(Timeout(2s))");
+    assert!((2_000..2_200).contains(&left.elapsed().as_millis()), "{:?}", left.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn dropping_the_handle_deregisters() {
     let mut scene = start(|_| {});
-    let _stream = scene.settle().await;
+    let _stream = scene.establish().await;
     drop(scene.registration);
     assert_eq!(scene.fake.deregister().await.0.lease_id, "one");
 }
 
 #[test]
-fn the_boot_id_is_that_of_the_process() {
+fn boot_id_is_the_same_throughout_the_process() {
     let boot = boot_id().unwrap();
     assert_eq!(boot.len(), 32);
     assert_eq!(boot, boot_id().unwrap());

@@ -33,64 +33,64 @@ fn token(revision: u64) -> Bytes {
 }
 
 #[test]
-fn a_step_is_told_whole_and_moves_the_token_at_its_end() {
+fn changes_of_a_revision_are_one_event_and_update_the_token() {
     let mut reader = WatchReader::default();
     reader.read(synced(7));
     assert!(reader.read(gone("a", 0)).is_none());
     assert_eq!(reader.token, token(7));
     let Some(WatchEvent::Changes { changes, revision: 9 }) = reader.read(gone("b", 9)) else {
-        panic!("no step");
+        panic!("no changes");
     };
     assert_eq!((changes.len(), reader.token.clone()), (2, token(9)));
 }
 
 #[test]
-fn half_a_step_is_forgotten_when_the_stream_breaks() {
+fn incomplete_changes_are_discarded_when_the_stream_breaks() {
     let mut reader = WatchReader::default();
     reader.read(synced(7));
     reader.read(gone("a", 0));
-    assert!(reader.begin().is_none(), "the token still fits: nothing was told that has to be taken back");
+    assert!(reader.stream_opened().is_none(), "no incomplete snapshot has to be taken back");
     let Some(WatchEvent::Changes { changes, .. }) = reader.read(gone("b", 9)) else {
-        panic!("no step");
+        panic!("no changes");
     };
     assert_eq!(changes.len(), 1);
 }
 
 #[test]
-fn half_a_snapshot_is_taken_back_when_the_stream_breaks() {
+fn incomplete_snapshot_is_reset_when_the_stream_breaks() {
     let mut reader = WatchReader::default();
     reader.read(snapshot(&["a"]));
-    assert!(matches!(reader.begin(), Some(WatchEvent::Reset(ResetCause::Interrupted))));
+    assert!(matches!(reader.stream_opened(), Some(WatchEvent::Reset(ResetCause::Interrupted))));
     reader.read(snapshot(&["a"]));
     reader.read(synced(7));
-    assert!(reader.begin().is_none());
+    assert!(reader.stream_opened().is_none());
 }
 
 #[test]
-fn after_a_reset_the_old_token_stays_until_there_is_another_set() {
+fn reset_keeps_the_old_token_until_the_next_snapshot_is_complete() {
     let mut reader = WatchReader::default();
     reader.read(synced(7));
-    let told = reader.read(reset(ResetReason::Compacted));
-    assert!(matches!(told, Some(WatchEvent::Reset(ResetCause::Compacted))));
+    let event = reader.read(reset(ResetReason::Compacted));
+    assert!(matches!(event, Some(WatchEvent::Reset(ResetCause::Compacted))));
     reader.read(snapshot(&["a"]));
     assert_eq!(reader.token, token(7));
-    assert!(!reader.fits_after_all(&synced(9)), "the snapshot is coming");
-    assert!(matches!(reader.begin(), Some(WatchEvent::Reset(ResetCause::Interrupted))));
-    assert!(!reader.fits_after_all(&reset(ResetReason::Compacted)), "another snapshot is coming");
-    assert!(reader.fits_after_all(&synced(9)) && reader.fits_after_all(&gone("a", 9)));
+    assert!(!reader.resumed_after_reset(&synced(9)), "the stream sends the snapshot");
+    assert!(matches!(reader.stream_opened(), Some(WatchEvent::Reset(ResetCause::Interrupted))));
+    assert!(!reader.resumed_after_reset(&reset(ResetReason::Compacted)), "the stream sends another snapshot");
+    assert!(reader.resumed_after_reset(&synced(9)) && reader.resumed_after_reset(&gone("a", 9)));
     reader.read(reset(ResetReason::Compacted));
     reader.read(synced(9));
     assert_eq!(reader.token, token(9));
-    reader.begin();
-    assert!(!reader.fits_after_all(&synced(9)), "as it should");
+    reader.stream_opened();
+    assert!(!reader.resumed_after_reset(&synced(9)), "the stream resumed as expected");
 }
 
 #[test]
-fn a_bookmark_moves_the_token() {
+fn bookmark_updates_the_token() {
     let mut reader = WatchReader::default();
     let bookmark = Bookmark { revision: 8, resume_token: token(8) };
-    let told = reader.read(message(Message::Bookmark(bookmark)));
-    assert!(matches!(told, Some(WatchEvent::Bookmark { revision: 8 })));
+    let event = reader.read(message(Message::Bookmark(bookmark)));
+    assert!(matches!(event, Some(WatchEvent::Bookmark { revision: 8 })));
     assert_eq!(reader.token, token(8));
 }
 
@@ -106,23 +106,23 @@ mod over_a_connection {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_resumes_with_its_last_token() {
+    async fn reconnected_watch_resumes_with_its_last_token() {
         let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), request());
         let first = async {
-            let (asked, answers) = fake.watch().await;
-            assert_eq!((asked.services.as_slice(), asked.resume_token.len()), (["web".to_owned()].as_slice(), 0));
-            answers.send(Ok(snapshot(&["a"]))).await.unwrap();
-            answers.send(Ok(synced(7))).await.unwrap();
+            let (request, responses) = fake.watch().await;
+            assert_eq!((request.services.as_slice(), request.resume_token.len()), (["web".to_owned()].as_slice(), 0));
+            responses.send(Ok(snapshot(&["a"]))).await.unwrap();
+            responses.send(Ok(synced(7))).await.unwrap();
         };
         let (event, ()) = tokio::join!(watch.next(), first);
         assert!(matches!(event, Ok(WatchEvent::Snapshot(instances)) if instances.len() == 1));
         assert!(matches!(watch.next().await, Ok(WatchEvent::Synced { revision: 7 })));
-        assert!(matches!(watch.next().await, Ok(WatchEvent::Disconnected { error: ClientError::Ended, .. })));
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Disconnected { error: ClientError::StreamEnded, .. })));
         let second = async {
-            let (asked, answers) = fake.watch().await;
-            assert_eq!(asked.resume_token, token(7));
-            answers.send(Ok(synced(8))).await.unwrap();
+            let (request, responses) = fake.watch().await;
+            assert_eq!(request.resume_token, token(7));
+            responses.send(Ok(synced(8))).await.unwrap();
         };
         let (event, ()) = tokio::join!(watch.next(), second);
         assert!(matches!(event, Ok(WatchEvent::Reconnected)));
@@ -131,7 +131,7 @@ mod over_a_connection {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_tries_on_at_least_every_five_seconds() {
+    async fn disconnected_watch_retries_at_least_every_five_seconds() {
         let mut fake = FakeRegistry::start();
         fake.set_down(true);
         let mut watch = Watch::over(fake.connect(), request());
@@ -150,93 +150,93 @@ mod over_a_connection {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_refused_for_good_is_an_error() {
+    async fn permanent_rejection_is_an_error() {
         let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), request());
-        let refuse = async {
-            let (_, answers) = fake.watch().await;
-            answers.send(Err(Status::invalid_argument("no such field"))).await.unwrap();
+        let reject = async {
+            let (_, responses) = fake.watch().await;
+            responses.send(Err(Status::invalid_argument("no such field"))).await.unwrap();
         };
-        let (event, ()) = tokio::join!(watch.next(), refuse);
-        assert!(matches!(event, Err(ClientError::Refused(_))), "{event:?}");
+        let (event, ()) = tokio::join!(watch.next(), reject);
+        assert!(matches!(event, Err(ClientError::Rejected(_))), "{event:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn told_to_reconnect_it_opens_another_stream() {
+    async fn reconnect_notice_opens_another_stream() {
         let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), request());
         let first = async {
-            let (_, answers) = fake.watch().await;
-            answers.send(Ok(synced(7))).await.unwrap();
-            answers.send(Ok(message(Message::Notice(Notice::Reconnect.into())))).await.unwrap();
-            answers
+            let (_, responses) = fake.watch().await;
+            responses.send(Ok(synced(7))).await.unwrap();
+            responses.send(Ok(message(Message::Notice(Notice::Reconnect.into())))).await.unwrap();
+            responses
         };
         let (_, _still_open) = tokio::join!(watch.next(), first);
         assert!(matches!(watch.next().await, Ok(WatchEvent::Disconnected { error: ClientError::GoingAway, .. })));
-        let (event, (asked, _)) = tokio::join!(watch.next(), fake.watch());
+        let (event, (request, _)) = tokio::join!(watch.next(), fake.watch());
         assert!(matches!(event, Ok(WatchEvent::Reconnected)));
-        assert_eq!(asked.resume_token, token(7));
+        assert_eq!(request.resume_token, token(7));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_waits_for_a_registry_that_settles() {
+    async fn settling_registry_is_waited_for() {
         let mut fake = FakeRegistry::start();
         let resumes = WatchRequest { resume_token: token(7), ..request() };
         let mut watch = Watch::over(fake.connect(), resumes);
         let opens = async {
-            let (asked, answers) = fake.watch().await;
-            assert_eq!(asked.resume_token, token(7));
-            answers.send(Ok(message(Message::Notice(Notice::Settling.into())))).await.unwrap();
-            answers
+            let (request, responses) = fake.watch().await;
+            assert_eq!(request.resume_token, token(7));
+            responses.send(Ok(message(Message::Notice(Notice::Settling.into())))).await.unwrap();
+            responses
         };
-        let (event, answers) = tokio::join!(watch.next(), opens);
+        let (event, responses) = tokio::join!(watch.next(), opens);
         assert!(matches!(event, Ok(WatchEvent::Settling)), "{event:?}");
         let silence = Duration::from_mins(10);
-        tokio::time::timeout(silence, watch.next()).await.expect_err("it does not give up, however long it takes");
+        tokio::time::timeout(silence, watch.next()).await.expect_err("the watch does not give up");
         assert_eq!(watch.token(), &token(7));
-        answers.send(Ok(reset(ResetReason::OtherIncarnation))).await.unwrap();
+        responses.send(Ok(reset(ResetReason::OtherIncarnation))).await.unwrap();
         assert!(matches!(watch.next().await, Ok(WatchEvent::Reset(ResetCause::OtherIncarnation))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_that_fits_after_all_is_not_gone_on_from_once_the_program_was_reset() {
+    async fn token_accepted_after_a_reset_is_dropped_to_get_a_snapshot() {
         let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), WatchRequest { resume_token: token(7), ..request() });
         let first = async {
-            let (_, answers) = fake.watch().await;
-            answers.send(Ok(reset(ResetReason::Compacted))).await.unwrap();
+            let (_, responses) = fake.watch().await;
+            responses.send(Ok(reset(ResetReason::Compacted))).await.unwrap();
         };
         let (event, ()) = tokio::join!(watch.next(), first);
         assert!(matches!(event, Ok(WatchEvent::Reset(ResetCause::Compacted))), "{event:?}");
         assert!(matches!(watch.next().await, Ok(WatchEvent::Disconnected { .. })));
         let others = async {
-            let (asked, answers) = fake.watch().await;
-            assert_eq!(asked.resume_token, token(7), "it says that it remembers something");
-            answers.send(Ok(synced(8))).await.unwrap();
-            let (asked, answers) = fake.watch().await;
-            assert!(asked.resume_token.is_empty(), "and asks for the snapshot that the program waits for");
-            answers.send(Ok(snapshot(&["a"]))).await.unwrap();
-            answers.send(Ok(synced(9))).await.unwrap();
-            answers
+            let (request, responses) = fake.watch().await;
+            assert_eq!(request.resume_token, token(7), "the old token shows that the program still has instances");
+            responses.send(Ok(synced(8))).await.unwrap();
+            let (request, responses) = fake.watch().await;
+            assert!(request.resume_token.is_empty(), "a stream without a token begins with a snapshot");
+            responses.send(Ok(snapshot(&["a"]))).await.unwrap();
+            responses.send(Ok(synced(9))).await.unwrap();
+            responses
         };
-        let told = async {
+        let events = async {
             assert!(matches!(watch.next().await, Ok(WatchEvent::Reconnected)));
             assert!(matches!(watch.next().await, Ok(WatchEvent::Snapshot(_))));
             assert!(matches!(watch.next().await, Ok(WatchEvent::Synced { revision: 9 })));
         };
-        let (_open, ()) = tokio::join!(others, told);
+        let (_open, ()) = tokio::join!(others, events);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn dropping_next_loses_nothing() {
+    async fn dropped_next_loses_no_event() {
         let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), request());
-        let (_, (_, answers)) = tokio::join!(
+        let (_, (_, responses)) = tokio::join!(
             async { tokio::time::timeout(Duration::from_secs(1), watch.next()).await.unwrap_err() },
             fake.watch()
         );
-        answers.send(Ok(synced(7))).await.unwrap();
-        answers.send(Ok(gone("a", 9))).await.unwrap();
+        responses.send(Ok(synced(7))).await.unwrap();
+        responses.send(Ok(gone("a", 9))).await.unwrap();
         assert!(matches!(watch.next().await, Ok(WatchEvent::Synced { revision: 7 })));
         assert!(matches!(watch.next().await, Ok(WatchEvent::Changes { revision: 9, .. })));
     }

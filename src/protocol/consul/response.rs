@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-use super::{ConsulError, query::Query};
+use super::{ConsulError, error_status::STATUSES, query::Query};
 use crate::app::EncodedView;
 
 /// Maximum number of headers of an answer. Their map is made with this capacity, so that it never grows.
@@ -101,7 +101,9 @@ impl From<EncodedView> for ConsulResponse {
 
 impl From<ConsulError> for ConsulResponse {
     fn from(error: ConsulError) -> Self {
-        let mut response = Self::new(error.status(), error.to_string().into()).with(CONTENT_TYPE, PLAIN_TEXT);
+        let status = error.status();
+        debug_assert!(STATUSES.iter().any(|(known, _)| *known == status), "{status} is not in STATUSES");
+        let mut response = Self::new(status, error.to_string().into()).with(CONTENT_TYPE, PLAIN_TEXT);
         if let ConsulError::Method(_, allowed) = &error {
             return response.with(ALLOW, allowed);
         }

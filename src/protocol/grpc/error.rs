@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tonic::{Code, Status};
+use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::error_reason::ErrorReason;
 use crate::{
     engine::EngineError,
     health_check::ReportError,
@@ -122,9 +123,12 @@ impl From<EngineError> for ApiError {
 
 impl From<ApiError> for Status {
     fn from(problem: ApiError) -> Self {
-        let (code, reason) = classify(&problem);
-        let mut details =
-            ErrorDetails::with_error_info(reason, DOMAIN, [("version".into(), env!("CARGO_PKG_VERSION").into())]);
+        let reason = classify(&problem);
+        let mut details = ErrorDetails::with_error_info(
+            reason.name(),
+            DOMAIN,
+            [("version".into(), env!("CARGO_PKG_VERSION").into())],
+        );
         match &problem {
             ApiError::Invalid(invalid) => {
                 details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
@@ -158,37 +162,37 @@ impl From<ApiError> for Status {
             | ApiError::TooManyServices(_)
             | ApiError::NoConnection => {}
         }
-        Self::with_error_details(code, problem.to_string(), details)
+        Self::with_error_details(reason.code(), problem.to_string(), details)
     }
 }
 
-fn classify(problem: &ApiError) -> (Code, &'static str) {
+fn classify(problem: &ApiError) -> ErrorReason {
     match problem {
-        ApiError::Invalid(_) | ApiError::Refused(CommandError::Invalid(_)) => (Code::InvalidArgument, "INVALID_FIELD"),
-        ApiError::Filter(_) => (Code::InvalidArgument, "INVALID_FILTER"),
-        ApiError::Refused(CommandError::NoSuchInstance { .. }) => (Code::NotFound, "NO_SUCH_INSTANCE"),
-        ApiError::Refused(CommandError::HeldByOther { .. }) => (Code::AlreadyExists, "HELD_BY_OTHER_BOOT"),
-        ApiError::Refused(CommandError::LeaseLost { .. }) => (Code::Aborted, "LEASE_LOST"),
-        ApiError::Refused(CommandError::HeldByLease { .. }) => (Code::AlreadyExists, "HELD_BY_LEASE"),
-        ApiError::Refused(CommandError::HeldWithoutLease { .. }) => (Code::AlreadyExists, "HELD_WITHOUT_LEASE"),
-        ApiError::Refused(CommandError::NoSuchCheck { .. }) => (Code::NotFound, "NO_SUCH_CHECK"),
-        ApiError::NotFed(_) => (Code::InvalidArgument, "NOT_FED"),
-        ApiError::Overloaded { .. } => (Code::Unavailable, "OVERLOADED"),
-        ApiError::Stopped(_) => (Code::Unavailable, "STOPPED"),
-        ApiError::Interrupted(_) | ApiError::OutcomeUnknown(_) => (Code::Unavailable, "OUTCOME_UNKNOWN"),
-        ApiError::Leaving => (Code::Unavailable, "SHUTTING_DOWN"),
-        ApiError::Silent(_) => (Code::DeadlineExceeded, "NO_HEARTBEAT"),
-        ApiError::TooLarge(_) => (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
-        ApiError::Malformed(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
-        ApiError::UnknownMethod => (Code::Unimplemented, "UNKNOWN_METHOD"),
-        ApiError::UnknownService(_) => (Code::NotFound, "NO_SUCH_SERVICE"),
-        ApiError::NotHere(_) => (Code::NotFound, "NOT_TOLD_HERE"),
-        ApiError::TooManyServices(_) => (Code::ResourceExhausted, "TOO_MANY_SERVICES"),
-        ApiError::Busy(LimitError::Streams(..)) => (Code::ResourceExhausted, "TOO_MANY_STREAMS"),
-        ApiError::Busy(LimitError::Unread(..)) => (Code::ResourceExhausted, "TOO_MUCH_UNREAD"),
-        ApiError::Busy(LimitError::QueueTimeout(_)) => (Code::ResourceExhausted, "TOO_MANY_LISTS"),
-        ApiError::Unfinished(_) => (Code::DeadlineExceeded, "NO_REQUEST"),
-        ApiError::NoConnection => (Code::Internal, "NO_CONNECTION"),
+        ApiError::Invalid(_) | ApiError::Refused(CommandError::Invalid(_)) => ErrorReason::InvalidField,
+        ApiError::Filter(_) => ErrorReason::InvalidFilter,
+        ApiError::Refused(CommandError::NoSuchInstance { .. }) => ErrorReason::NoSuchInstance,
+        ApiError::Refused(CommandError::HeldByOther { .. }) => ErrorReason::HeldByOtherBoot,
+        ApiError::Refused(CommandError::LeaseLost { .. }) => ErrorReason::LeaseLost,
+        ApiError::Refused(CommandError::HeldByLease { .. }) => ErrorReason::HeldByLease,
+        ApiError::Refused(CommandError::HeldWithoutLease { .. }) => ErrorReason::HeldWithoutLease,
+        ApiError::Refused(CommandError::NoSuchCheck { .. }) => ErrorReason::NoSuchCheck,
+        ApiError::NotFed(_) => ErrorReason::NotATtlCheck,
+        ApiError::Overloaded { .. } => ErrorReason::Overloaded,
+        ApiError::Stopped(_) => ErrorReason::EngineStopped,
+        ApiError::Interrupted(_) | ApiError::OutcomeUnknown(_) => ErrorReason::OutcomeUnknown,
+        ApiError::Leaving => ErrorReason::ShuttingDown,
+        ApiError::Silent(_) => ErrorReason::HeartbeatTimeout,
+        ApiError::TooLarge(_) => ErrorReason::MessageTooLarge,
+        ApiError::Malformed(_) => ErrorReason::MalformedMessage,
+        ApiError::UnknownMethod => ErrorReason::UnknownMethod,
+        ApiError::UnknownService(_) => ErrorReason::NoSuchService,
+        ApiError::NotHere(_) => ErrorReason::HealthOnlyListener,
+        ApiError::TooManyServices(_) => ErrorReason::TooManyServices,
+        ApiError::Busy(LimitError::Streams(..)) => ErrorReason::TooManyStreams,
+        ApiError::Busy(LimitError::Unread(..)) => ErrorReason::TooManyUnreadResponses,
+        ApiError::Busy(LimitError::QueueTimeout(_)) => ErrorReason::ResponseQueueTimeout,
+        ApiError::Unfinished(_) => ErrorReason::RequestTimeout,
+        ApiError::NoConnection => ErrorReason::Internal,
     }
 }
 
@@ -213,6 +217,8 @@ fn describe(refusal: &CommandError, details: &mut ErrorDetails) {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
     use crate::registry::test_support::{id, name};
 

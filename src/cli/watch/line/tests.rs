@@ -23,7 +23,7 @@ fn changes(changes: Vec<Change>) -> WatchEvent {
     WatchEvent::Changes { changes, revision: 9 }
 }
 
-/// The texts of the lines, without the time and without colour.
+/// Returns the texts of the lines, without time and colour.
 fn texts(lines: &mut WatchLines, event: WatchEvent) -> Vec<String> {
     let lines = lines.read(event, UNIX_EPOCH + Duration::from_millis(1_234));
     let texts = lines.iter().filter_map(|line| line.text().map(|text| anstream::adapter::strip_str(text).to_string()));
@@ -36,7 +36,7 @@ fn objects(lines: &mut WatchLines, event: WatchEvent) -> Vec<serde_json::Value> 
 }
 
 #[test]
-fn people_can_tell_an_arrival_from_a_change() {
+fn new_and_changed_instances_have_different_marks() {
     use InstanceStatus::{Draining, Serving};
     let mut lines = WatchLines::new(&["web".to_owned()], false);
     let snapshot = WatchEvent::Snapshot(vec![instance("a", Serving)]);
@@ -54,7 +54,7 @@ fn people_can_tell_an_arrival_from_a_change() {
 }
 
 #[test]
-fn a_reset_forgets_who_was_present() {
+fn reset_clears_the_known_instances() {
     let mut lines = WatchLines::new(&["web".to_owned()], false);
     texts(&mut lines, WatchEvent::Snapshot(vec![instance("a", InstanceStatus::Serving)]));
     let reset = WatchEvent::Reset(ResetCause::OtherIncarnation);
@@ -64,7 +64,7 @@ fn a_reset_forgets_who_was_present() {
 }
 
 #[test]
-fn objects_carry_what_scripts_rely_on() {
+fn objects_have_the_documented_keys() {
     let mut lines = WatchLines::new(&["web".to_owned()], false);
     let snapshot = objects(&mut lines, WatchEvent::Snapshot(vec![instance("a", InstanceStatus::Serving)]));
     assert_eq!(snapshot[0]["type"], "snapshot");
@@ -97,7 +97,7 @@ fn objects_carry_what_scripts_rely_on() {
 }
 
 #[test]
-fn of_several_services_no_line_names_all() {
+fn watch_of_several_services_has_no_service_of_its_own() {
     let mut lines = WatchLines::new(&["web".to_owned(), "pay".to_owned()], false);
     assert!(objects(&mut lines, WatchEvent::Synced { revision: 8 })[0]["service"].is_null());
     let one = objects(&mut lines, changes(vec![Change::Updated(instance("b", InstanceStatus::Serving))]));
@@ -105,15 +105,15 @@ fn of_several_services_no_line_names_all() {
 }
 
 #[test]
-fn names_are_of_instances_only() {
+fn only_lines_of_instances_have_a_name() {
     let mut lines = WatchLines::new(&["web".to_owned()], false);
-    let gone = lines.read(changes(vec![removal_of("a", RemovalReason::Expired)]), UNIX_EPOCH);
-    assert_eq!(gone[0].name().as_deref(), Some("web/a"));
+    let removed = lines.read(changes(vec![removal_of("a", RemovalReason::Expired)]), UNIX_EPOCH);
+    assert_eq!(removed[0].name().as_deref(), Some("web/a"));
     assert_eq!(lines.read(WatchEvent::Synced { revision: 8 }, UNIX_EPOCH)[0].name(), None);
 }
 
 #[test]
-fn a_hostile_instance_stays_on_its_line() {
+fn control_characters_in_tags_are_escaped() {
     let mut lines = WatchLines::new(&[], true);
     let mut hostile = instance("a", InstanceStatus::Serving);
     hostile.tags = vec!["\u{1b}[2J\n".to_owned()];

@@ -1,0 +1,93 @@
+//! Reasons of errors, as `google.rpc.ErrorInfo` carries them.
+
+use tonic::Code;
+
+/// Declares the enum, its names, and the table for the reference page in one place.
+macro_rules! error_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = ($code:ident, $name:literal);)+) => {
+        /// Reason of an error.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum ErrorReason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl ErrorReason {
+            /// All reasons.
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// Returns the status code that the reason comes with.
+            pub(crate) fn code(self) -> Code {
+                match self {
+                    $(Self::$variant => Code::$code,)+
+                }
+            }
+
+            /// Returns the name that `ErrorInfo.reason` has.
+            pub(crate) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// Returns what the reason means, in one or two sentences.
+            pub(crate) fn description(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc,)+).trim_ascii_start(),)+
+                }
+            }
+        }
+    };
+}
+
+error_reasons! {
+    /// A field has an invalid value. `BadRequest` names the field.
+    InvalidField = (InvalidArgument, "INVALID_FIELD");
+    /// The filter does not parse, or compares values of different types.
+    InvalidFilter = (InvalidArgument, "INVALID_FILTER");
+    /// The request cannot be decoded as the message that the method takes.
+    MalformedMessage = (InvalidArgument, "MALFORMED_MESSAGE");
+    /// The check is one that the registry makes itself, so no reports are accepted for it.
+    NotATtlCheck = (InvalidArgument, "NOT_A_TTL_CHECK");
+    /// The instance is not registered.
+    NoSuchInstance = (NotFound, "NO_SUCH_INSTANCE");
+    /// The instance has no check with this id.
+    NoSuchCheck = (NotFound, "NO_SUCH_CHECK");
+    /// The service has no instances (health protocol).
+    NoSuchService = (NotFound, "NO_SUCH_SERVICE");
+    /// The health-only listener answers for the registry itself, not for services.
+    HealthOnlyListener = (NotFound, "HEALTH_ONLY_LISTENER");
+    /// Another boot holds the id and is alive. `RetryInfo` says when its lease can be taken over.
+    HeldByOtherBoot = (AlreadyExists, "HELD_BY_OTHER_BOOT");
+    /// The id is registered with a lease, and the request has none.
+    HeldByLease = (AlreadyExists, "HELD_BY_LEASE");
+    /// The id is registered without a lease, through Consul's API.
+    HeldWithoutLease = (AlreadyExists, "HELD_WITHOUT_LEASE");
+    /// The lease in the request no longer holds the instance.
+    LeaseLost = (Aborted, "LEASE_LOST");
+    /// A request is larger than `--max-message-size`.
+    MessageTooLarge = (ResourceExhausted, "MESSAGE_TOO_LARGE");
+    /// More services exist than one response can hold. `ListServices` returns them in pages.
+    TooManyServices = (ResourceExhausted, "TOO_MANY_SERVICES");
+    /// A limit on open calls and streams is reached.
+    TooManyStreams = (ResourceExhausted, "TOO_MANY_STREAMS");
+    /// Too many responses wait for their reader to read them.
+    TooManyUnreadResponses = (ResourceExhausted, "TOO_MANY_UNREAD_RESPONSES");
+    /// The response waited too long behind other large responses.
+    ResponseQueueTimeout = (ResourceExhausted, "RESPONSE_QUEUE_TIMEOUT");
+    /// No heartbeat arrived on the stream within its time-out.
+    HeartbeatTimeout = (DeadlineExceeded, "HEARTBEAT_TIMEOUT");
+    /// The request did not arrive completely within its time-out. Nothing was done.
+    RequestTimeout = (DeadlineExceeded, "REQUEST_TIMEOUT");
+    /// Too many writes wait for the engine. `RetryInfo` says when to try again.
+    Overloaded = (Unavailable, "OVERLOADED");
+    /// The engine has stopped. Nothing was done.
+    EngineStopped = (Unavailable, "ENGINE_STOPPED");
+    /// The write may or may not have been done. Repeating it is safe.
+    OutcomeUnknown = (Unavailable, "OUTCOME_UNKNOWN");
+    /// The replica is shutting down.
+    ShuttingDown = (Unavailable, "SHUTTING_DOWN");
+    /// The method does not exist.
+    UnknownMethod = (Unimplemented, "UNKNOWN_METHOD");
+    /// A defect of the registry.
+    Internal = (Internal, "INTERNAL");
+}
