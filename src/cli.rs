@@ -8,7 +8,7 @@ mod completion;
 mod connection;
 mod deregister;
 mod drain;
-mod error;
+pub(crate) mod error;
 mod events;
 mod export_import;
 mod health;
@@ -27,7 +27,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use error::CliError;
 
@@ -105,6 +105,11 @@ pub fn run() -> ExitCode {
     result.unwrap_or_else(|error| error.report())
 }
 
+/// Returns the command line, for completion scripts and the reference pages.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs a verb on this thread, which is enough for a client.
 fn block_on(verb: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -113,8 +118,6 @@ fn block_on(verb: impl Future<Output = Result<ExitCode, CliError>>) -> Result<Ex
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -1,19 +1,18 @@
-//! What `callboard serve` is told: first as it was written, then as it is valid.
+//! Configuration of `callboard serve`: first as written, then validated.
 //!
-//! Every setting has one name, and three places where it may be written. For `max_message_size`:
+//! Every setting has one name and can be set in three places. For `max_message_size`:
 //!
-//! | place | spelling |
+//! | place | example |
 //! |---|---|
 //! | file (`--config FILE`, TOML) | `max_message_size = "256KiB"` |
 //! | environment | `CALLBOARD_MAX_MESSAGE_SIZE=256KiB` |
 //! | flag | `--max-message-size 256KiB` |
 //!
-//! A flag wins over the environment, the environment over the file, the file over the default. A variable that is set
-//! to nothing counts as not set. Whichever place a value came from, it is read by the same function and refused in the
-//! same words, and the refusal names the place.
+//! A flag wins over the environment, the environment over the file, the file over the default. An empty variable counts as
+//! not set. One parser reads a value from whichever place, and its error names the place.
 //!
-//! clap therefore only collects the flags: it would read variables too, but could not say afterwards which of the two
-//! a bad value was.
+//! clap therefore only collects the flags: it could read the variables too, but could not report which of the two an
+//! invalid value came from.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -22,6 +21,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 pub use self::args::{ReadyFormat, ServeArgs};
+pub use self::description::{SettingDescription, descriptions};
 pub use self::error::ConfigError;
 use self::key::SettingKey;
 pub use self::key::SettingOrigin;
@@ -33,6 +33,7 @@ use crate::model::Metadata;
 use crate::telemetry::{LogFilter, LogFormat};
 
 mod args;
+mod description;
 mod error;
 mod file;
 mod key;
@@ -43,97 +44,97 @@ mod socket;
 mod tests;
 mod value;
 
-/// Most workers: a writer keeps a bit for each to know whom to wake, and one for HTTP.
-const MOST_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(62);
+/// Most workers: a writer has 64 bits for those to wake, one of which is for the HTTP worker.
+const MAX_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(62);
 
 /// Longest name of a node, in bytes.
-const LONGEST_NODE_NAME: usize = 128;
+const MAX_NODE_NAME_BYTES: usize = 128;
 
-/// How alike two variables must be for the one to be the other misspelt; they share their first ten letters in any case.
-const MISSPELT: f64 = 0.95;
+/// Least similarity of a variable to the one that it may be a misspelling of. All variables share their first ten letters.
+const MIN_VARIABLE_SIMILARITY: f64 = 0.95;
 
-/// Variables of the verbs for clients. The other two for TLS are spelt as those of `serve`.
-const CLIENTS: [&str; 3] = ["CALLBOARD_SERVER", "CALLBOARD_TLS_CA", "CALLBOARD_TLS_SERVER_NAME"];
+/// Variables that only the client verbs read. They share the other two variables for TLS with `serve`.
+const CLIENT_VARIABLES: [&str; 3] = ["CALLBOARD_SERVER", "CALLBOARD_TLS_CA", "CALLBOARD_TLS_SERVER_NAME"];
 
-/// What the registry runs with. Every value in it is usable.
+/// Validated configuration of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where gRPC listens without TLS. Port 0 takes any free one.
+    /// Address of the gRPC listener without TLS. Port 0 means any free port.
     pub grpc: Option<SocketAddr>,
-    /// Where HTTP listens: metrics, readiness, Prometheus service discovery. Port 0 takes any free one.
+    /// Address of the HTTP listener without TLS. Port 0 means any free port.
     pub http: Option<SocketAddr>,
-    /// Names, in lower case, that `Host` of a request over HTTP without TLS may have beside addresses and `localhost`.
+    /// Host names, in lower case, that an HTTP request without TLS may have beside addresses and `localhost`.
     pub http_hosts: Vec<String>,
-    /// Where the registry is kept. `None`: in memory.
+    /// Directory in which the registry is stored. `None` means in memory only.
     pub data_dir: Option<PathBuf>,
-    /// When an acknowledged change is on the disk.
+    /// Durability of an acknowledged change on disk.
     pub durability: Durability,
-    /// Where gRPC listens with TLS. Needs [`Config::tls`].
+    /// Address of the gRPC listener with TLS. Requires [`Config::tls`].
     pub grpc_tls: Option<SocketAddr>,
-    /// Where HTTP listens with TLS. Needs [`Config::tls`].
+    /// Address of the HTTP listener with TLS. Requires [`Config::tls`].
     pub http_tls: Option<SocketAddr>,
-    /// Where health checks alone are answered, without TLS.
+    /// Address of the listener that serves only health checks, without TLS.
     pub health: Option<SocketAddr>,
-    /// What the listeners with TLS show, and what they ask for.
+    /// Files of the listeners with TLS.
     pub tls: Option<TlsFiles>,
-    /// How many threads serve gRPC connections.
+    /// Number of threads that serve gRPC connections.
     pub workers: NonZeroUsize,
-    /// The largest message that a client may send, in bytes.
+    /// Largest request, in bytes.
     pub max_message_size: usize,
-    /// How many calls and streams one connection may have open at once.
+    /// Most open calls and streams on one connection.
     pub max_streams_per_connection: NonZeroU32,
-    /// How many connections may be open. `None`: as many as the descriptors leave room for.
+    /// Most open connections. `None` means as many as the file descriptors permit.
     pub max_connections: Option<NonZeroU32>,
-    /// How many of them from one address. `None`: 200, and any number from this machine.
+    /// Most open connections from one address. `None` means 200, and no limit for this machine.
     pub max_connections_per_address: Option<NonZeroU32>,
-    /// How many calls and streams may be open at once in all.
+    /// Most open calls and streams.
     pub max_streams: NonZeroU32,
-    /// How many of them from one address. `None`: 20,000, and any number from this machine.
+    /// Most open calls and streams from one address. `None` means 20,000, and no limit for this machine.
     pub max_streams_per_address: Option<NonZeroU32>,
-    /// Calls that one connection may cancel within a second, beside four for each call that is answered.
+    /// Most calls that one connection may cancel within a second, in addition to four for each completed call.
     pub max_cancelled_calls_per_second: NonZeroU32,
-    /// Bytes of answers that may wait for their readers.
+    /// Memory for responses that clients have not read yet, in bytes.
     pub max_unread_responses: usize,
-    /// When a connection is asked to come back as another, give or take a tenth. `None`: never.
+    /// Maximum age of a connection before GOAWAY (±10 %). `None` means no limit.
     pub max_connection_age: Option<Duration>,
-    /// How long its streams have then.
+    /// Time that streams have to end after their connection reached its maximum age.
     pub max_connection_age_grace: Duration,
-    /// How long a connection may take to begin.
+    /// Time-out from accepting a connection to its first request.
     pub handshake_timeout: Duration,
-    /// How often a watch that had nothing to say is told the newest revision.
+    /// Interval at which an idle watch receives the newest revision.
     pub bookmark_interval: Duration,
-    /// For how long after a start that lost registrations readers that remember them wait for them to come back; zero: not.
+    /// Time for which readers that know lost registrations wait after a start. Zero turns settling off.
     pub settle: Duration,
-    /// Networks that health checks may go to. Empty: nothing was said.
+    /// Networks that health checks may connect to. Empty means that none were configured.
     pub check_allow_cidr: Vec<ipnet::IpNet>,
-    /// What programs written for Consul are told of where this is.
+    /// Settings of Consul's HTTP API.
     pub consul: ConsulConfig,
-    /// Where DNS is answered, over UDP and TCP.
+    /// Address of the DNS listener, for UDP and TCP.
     pub dns: Option<SocketAddr>,
-    /// That address was chosen by nobody: if it is taken, DNS is not answered, and the registry starts all the same.
+    /// True for the default DNS address: if it is taken, the registry starts without DNS.
     pub dns_may_fail: bool,
-    /// The domain that DNS answers for, in lower case, without a dot at the end.
+    /// Domain that DNS answers for, in lower case, without a dot at the end.
     pub dns_domain: String,
-    /// How long what DNS answers may be kept.
+    /// TTL of DNS answers.
     pub dns_ttl: Duration,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// Which log lines are written.
+    /// Filter of log lines.
     pub log: LogFilter,
 }
 
-/// What programs written for Consul are told of where this is.
+/// Settings of Consul's HTTP API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsulConfig {
-    /// The datacenter.
+    /// Name of the datacenter.
     pub datacenter: String,
-    /// The name of the node. `None`: that of this host.
+    /// Name of this node. `None` means the host name.
     pub node_name: Option<String>,
-    /// The UUID of the node. `None`: the one it has, or a new one.
+    /// UUID of this node. `None` means the stored one, or a new one.
     pub node_id: Option<String>,
-    /// The metadata of the node.
+    /// Metadata of this node.
     pub node_meta: Metadata,
-    /// Most queries that wait for changes at once.
+    /// Most open blocking queries.
     pub max_blocking_queries: NonZeroU32,
 }
 
@@ -149,19 +150,19 @@ impl Default for ConsulConfig {
     }
 }
 
-/// Files for TLS, in PEM.
+/// TLS files, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The server's certificate, and those between it and what its clients trust.
+    /// File of the server's certificate, followed by intermediate certificates.
     pub cert: PathBuf,
-    /// Its private key.
+    /// File of the private key.
     pub key: PathBuf,
-    /// What clients' certificates are checked against. `None`: they need none.
+    /// File of the authorities that sign client certificates. `None` means that clients need no certificate.
     pub client_ca: Option<PathBuf>,
 }
 
 impl Default for Config {
-    /// What `callboard serve` alone runs with.
+    /// Returns the configuration of `callboard serve` without settings.
     fn default() -> Self {
         Self {
             grpc: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8502)),
@@ -173,7 +174,7 @@ impl Default for Config {
             http_tls: None,
             health: None,
             tls: None,
-            workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(MOST_WORKERS),
+            workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(MAX_WORKERS),
             max_message_size: 256 * 1024,
             max_streams_per_connection: NonZeroU32::MIN.saturating_add(1023),
             max_connections: None,
@@ -200,12 +201,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file and the environment, and puts the flags over both. Over all of them go the names and addresses of
-    /// `sockets`, which were inherited.
+    /// Loads the configuration from the flags, the environment and the file. The names and addresses of inherited `sockets`
+    /// win over all of them.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot be used, with the place where it is written and what to write instead.
+    /// The first invalid setting, with its place and what to write instead.
     pub fn load(args: &ServeArgs, sockets: &[(String, SocketAddr)]) -> Result<Self, ConfigError> {
         let environment = environment(|name| env::var(name))?;
         let path = match (&args.config, environment.get(SettingKey::Config)) {
@@ -221,10 +222,10 @@ impl Config {
             }
             None => RawSettings::default(),
         };
-        Self::resolve(&[socket::written(sockets)?, args.written(), environment, file])
+        Self::resolve(&[socket::raw_settings(sockets)?, args.raw_settings(), environment, file])
     }
 
-    /// The valid configuration of what is written in `layers`, of which the first wins.
+    /// Validates the settings of `layers`, of which the first wins.
     fn resolve(layers: &[RawSettings]) -> Result<Self, ConfigError> {
         let default = Self::default();
         let listeners = Listeners::resolve(layers, &default)?;
@@ -293,31 +294,31 @@ impl Config {
         })
     }
 
-    /// The name of our node: as configured, else that of this host.
+    /// Returns the name of this node: as configured, or the host name.
     #[must_use]
     pub fn node_name(&self) -> String {
         self.consul.node_name.clone().unwrap_or_else(host_name)
     }
 
-    /// Address of the local node: that of the HTTP listener, unless that is every address of this machine.
+    /// Returns the address of this node: that of the HTTP listener, or the loopback address if it listens on all addresses.
     #[must_use]
     pub fn node_address(&self) -> IpAddr {
         let listens = self.http.or(self.http_tls).map(|address| address.ip());
         listens.filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
     }
 
-    /// Listeners that other machines reach and that check nobody, by their keys, and what whoever reaches them can do: what is
-    /// there only by consent.
+    /// Returns the listeners that other machines can reach and that authenticate no client: key, address, and what a client can
+    /// do there.
     #[must_use]
     pub fn exposed(&self) -> Vec<(&'static str, SocketAddr, &'static str)> {
-        let (all, ask) = ("read and change every registration", "ask who is registered");
-        let checked = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let (all, look_up) = ("read and change every registration", "look up every registration");
+        let authenticated = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let mut open = vec![
             (SettingKey::Grpc, self.grpc, all),
             (SettingKey::Http, self.http, all),
-            (SettingKey::Dns, self.dns, ask),
+            (SettingKey::Dns, self.dns, look_up),
         ];
-        if !checked {
+        if !authenticated {
             open.extend([(SettingKey::GrpcTls, self.grpc_tls, all), (SettingKey::HttpTls, self.http_tls, all)]);
         }
         let open = open.into_iter().filter_map(|(key, address, what)| Some((key.name(), address?, what)));
@@ -335,31 +336,31 @@ fn consul(layers: &[RawSettings], default: ConsulConfig) -> Result<ConsulConfig,
     })
 }
 
-/// The configuration of a file alone.
+/// Returns the configuration of a file alone.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn from_text(path: &std::path::Path, text: &str) -> Result<Config, ConfigError> {
     Config::resolve(&[file::parse(path, text)?])
 }
 
-/// The variables of `callboard serve` that are set.
+/// Returns the settings of the environment.
 fn environment(variable: impl Fn(&str) -> Result<String, env::VarError>) -> Result<RawSettings, ConfigError> {
-    let mut written = RawSettings::default();
+    let mut settings = RawSettings::default();
     for key in SettingKey::ALL {
         let name = key.variable();
         match variable(&name) {
             Ok(text) if text.is_empty() => {}
-            Ok(text) => written.put(key, text, SettingOrigin::Variable(name)),
+            Ok(text) => settings.put(key, text, SettingOrigin::Variable(name)),
             Err(env::VarError::NotPresent) => {}
             Err(env::VarError::NotUnicode(value)) => return Err(ConfigError::NotUnicode { name, value }),
         }
     }
-    Ok(written)
+    Ok(settings)
 }
 
-/// Variables that are set, are none of ours, and look like one of ours misspelt; each with the one that was probably meant.
+/// Returns the variables that are probably misspelt, each with the one that was probably meant.
 ///
-/// They are not refused: where the registry is called `callboard`, Kubernetes itself sets variables such as
-/// `CALLBOARD_SERVICE_HOST` for every program beside it.
+/// They are not an error: in a Kubernetes namespace with a service named `callboard`, every program gets variables such as
+/// `CALLBOARD_SERVICE_HOST`.
 #[must_use]
 pub fn misspelt_variables() -> Vec<(String, String)> {
     misspelt(env::vars_os().filter_map(|(name, _)| name.into_string().ok()))
@@ -368,22 +369,23 @@ pub fn misspelt_variables() -> Vec<(String, String)> {
 fn misspelt(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
     let known = SettingKey::ALL.map(SettingKey::variable);
     let meant = |name: &String| {
-        let near = known.iter().map(|key| (strsim::jaro_winkler(name, key), key));
-        let (likeness, key) = near.max_by(|one, other| one.0.total_cmp(&other.0))?;
-        (likeness >= MISSPELT && name != key).then(|| key.clone())
+        let similar = known.iter().map(|key| (strsim::jaro_winkler(name, key), key));
+        let (similarity, key) = similar.max_by(|one, other| one.0.total_cmp(&other.0))?;
+        (similarity >= MIN_VARIABLE_SIMILARITY && name != key).then(|| key.clone())
     };
-    let ours = names.filter(|name| name.starts_with("CALLBOARD_") && !CLIENTS.contains(&name.as_str()));
-    ours.filter_map(|name| meant(&name).map(|key| (name, key))).collect()
+    let candidates = names.filter(|name| name.starts_with("CALLBOARD_") && !CLIENT_VARIABLES.contains(&name.as_str()));
+    candidates.filter_map(|name| meant(&name).map(|key| (name, key))).collect()
 }
 
-/// The name of this host, as that of a node: what a name may not have in it is a hyphen.
+/// Returns the host name as a valid node name.
 fn host_name() -> String {
     node_name(&rustix::system::uname().nodename().to_string_lossy())
 }
 
+/// Replaces the characters that a node name may not have by hyphens.
 fn node_name(host: &str) -> String {
     let letter = |letter: char| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '-' };
-    let name: String = host.chars().map(letter).take(LONGEST_NODE_NAME).collect();
+    let name: String = host.chars().map(letter).take(MAX_NODE_NAME_BYTES).collect();
     let name = name.trim_start_matches('_').trim_matches('.');
     if name.is_empty() { "callboard".to_owned() } else { name.to_owned() }
 }
@@ -399,11 +401,11 @@ fn read<T>(
     };
     match parse(text) {
         Ok(value) => Ok(Some((value, origin.clone()))),
-        Err(refusal) => Err(ConfigError::Value { origin: origin.clone(), value: text.to_owned(), refusal }),
+        Err(error) => Err(ConfigError::Value { origin: origin.clone(), value: text.to_owned(), error }),
     }
 }
 
-/// As [`read`], with what holds where no layer has the key.
+/// Reads the value of `key`, or returns the default if no layer has it.
 fn set<T>(layers: &[RawSettings], key: SettingKey, parse: value::Parse<T>, default: T) -> Result<T, ConfigError> {
     Ok(read(layers, key, parse)?.map_or(default, |(value, _)| value))
 }

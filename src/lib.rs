@@ -1,29 +1,32 @@
-//! Callboard: a gRPC-native service discovery control plane.
+//! Callboard: a service registry and discovery control plane.
 //!
-//! Instances sign in and keep signing; whoever watches is told of a change within milliseconds.
+//! Instances register and renew leases; watchers receive every change within milliseconds. Programs use it through gRPC,
+//! through Consul's HTTP API, or through DNS.
 //!
 //! ```text
-//!   cli ─► config ─► server ─► api, dns, web (doors) ─► app ─► engine ─► registry ─► model
-//!                       └────► net (connections, hubs) ────────┘
-//!   cli ─► client ─► pb (the contract)
+//!   cli ─► config ─► server ─► protocol::{grpc, consul, dns, http} ─► app ─► engine ─► registry ─► model
+//!                       └────► transport, health_check ───────────────┘
+//!   cli ─► client ─► pb
 //! ```
 //!
-//! | room | what it does | what it may not know |
-//! |---|---|---|
-//! | [`model`] | validated types | IO, time, everything else here |
-//! | [`registry`] | the sharded map: decisions, rings, leases, cursors | IO, time, runtime, wire formats |
-//! | [`engine`] | puts commands in order | doors |
-//! | [`app`] | the one path of writes | doors |
-//! | [`health_check`] | health checks | doors |
-//! | [`protocol::grpc`] | the native gRPC door, health, reflection | other doors |
-//! | [`protocol::consul`] | Consul's HTTP API, discovery part | other doors |
-//! | [`protocol::dns`] | the DNS door | other doors |
-//! | [`protocol::http`] | metrics, readiness, targets for Prometheus | |
-//! | [`transport`] | acceptor, workers, hubs, shutdown | doors |
-//! | [`client`] | registers and watches, through reconnects | the server |
-//! | [`cli`] | one file a verb | |
+//! | module | contents |
+//! |---|---|
+//! | [`model`] | validated types, the filter language |
+//! | [`registry`] | state machine: commands, events, leases, snapshots |
+//! | [`engine`] | order and durability of commands: in memory or on disk |
+//! | [`app`] | what all protocols share: the write path, the caller, watchers |
+//! | [`health_check`] | schedule, probes and results of health checks |
+//! | [`protocol::grpc`] | native gRPC API, health, reflection |
+//! | [`protocol::consul`] | Consul's HTTP API, discovery part |
+//! | [`protocol::dns`] | DNS |
+//! | [`protocol::http`] | metrics, readiness, Prometheus targets |
+//! | [`transport`] | listeners, connections, workers, TLS, limits |
+//! | [`server`] | start and shutdown of all parts |
+//! | [`client`] | registration and watch that survive reconnects |
+//! | [`cli`] | command line, one file for each verb |
+//! | [`reference`](mod@reference) | reference pages of the documentation |
 //!
-//! ARCHITECTURE.md has the rules and the reasons.
+//! ARCHITECTURE.md has the rules between the modules, and the reasons.
 
 #[cfg(feature = "server")]
 pub mod app;
@@ -51,6 +54,8 @@ pub mod pb;
 pub mod protocol;
 #[cfg(feature = "server")]
 pub mod random;
+#[cfg(feature = "server")]
+pub mod reference;
 #[cfg(feature = "server")]
 pub mod registry;
 #[cfg(feature = "server")]

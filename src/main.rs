@@ -1,4 +1,4 @@
-//! The `callboard` binary: all of it is in the library.
+//! The `callboard` binary, which is a call to the library.
 
 use std::process::ExitCode;
 

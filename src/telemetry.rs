@@ -1,7 +1,7 @@
-//! Log lines: which are written, and how they look. Always to standard error; standard output is for data.
+//! Logging: filter and format of log lines, which go to standard error.
 //!
-//! On a terminal a line is for people, elsewhere it is a JSON object. What a client sent may end up in a log line, so
-//! control characters in it are escaped: nobody forges a second line, or talks to the terminal of whoever reads.
+//! On a terminal a line is for people, elsewhere it is a JSON object. Log lines may contain text that a client sent, so
+//! control characters are escaped: they can neither forge a second line nor control a terminal.
 
 use std::env;
 use std::fmt::{self, Write as _};
@@ -22,15 +22,15 @@ use tracing_subscriber::registry::Registry;
 #[cfg(test)]
 mod tests;
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Pretty where standard error is a terminal, JSON elsewhere.
+    /// Pretty if standard error is a terminal, JSON otherwise.
     #[default]
     Auto,
-    /// A line for people; in colour on a terminal, unless `NO_COLOR` is set.
+    /// Lines for people; in colour on a terminal, unless `NO_COLOR` is set.
     Pretty,
-    /// One JSON object a line.
+    /// One JSON object on each line.
     Json,
 }
 
@@ -47,19 +47,19 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Which log lines are written, in the language of [`EnvFilter`]: `info,callboard::registry=debug`.
+/// Filter of log lines, in the syntax of [`EnvFilter`]: `info,callboard::registry=debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
-/// A filter that does not mean anything. Displayed as what is wrong with it.
+/// Error of a log filter that does not parse.
 #[derive(Debug, thiserror::Error)]
 pub enum LogFilterError {
-    /// The filter language does not have it.
+    /// A directive is malformed.
     #[error("{0}")]
     Syntax(#[from] tracing_subscriber::filter::ParseError),
-    /// A word alone that is no level.
-    #[error("{0:?} is no level")]
-    NoLevel(String),
+    /// A word without a target is not a level.
+    #[error("{0:?} is not a log level")]
+    UnknownLevel(String),
 }
 
 impl Default for LogFilter {
@@ -72,11 +72,11 @@ impl FromStr for LogFilter {
     type Err = LogFilterError;
 
     fn from_str(text: &str) -> Result<Self, LogFilterError> {
-        // To the filter language a word alone is a target, so a misspelt level would be taken and hide every line.
-        let alone = text.split(',').map(str::trim).filter(|directive| !directive.contains(['=', ':', '[']));
-        for directive in alone {
+        // `EnvFilter` takes a single word for a target, so a misspelt level would hide every line.
+        let words = text.split(',').map(str::trim).filter(|directive| !directive.contains(['=', ':', '[']));
+        for directive in words {
             if directive.is_empty() || directive.parse::<LevelFilter>().is_err() {
-                return Err(LogFilterError::NoLevel(directive.to_owned()));
+                return Err(LogFilterError::UnknownLevel(directive.to_owned()));
             }
         }
         EnvFilter::try_new(text)?;
@@ -84,45 +84,45 @@ impl FromStr for LogFilter {
     }
 }
 
-/// Writes this process's log lines to standard error from now on.
+/// Installs the logger of this process, which writes to standard error.
 ///
 /// # Errors
 ///
-/// Somebody in this process has done so before.
+/// If a logger is installed already.
 pub fn init(filter: &LogFilter, format: LogFormat) -> Result<(), SetGlobalDefaultError> {
     let terminal = io::stderr().is_terminal();
-    let look = match format {
+    let resolved = match format {
         LogFormat::Pretty => ResolvedFormat::Lines,
         LogFormat::Auto if terminal => ResolvedFormat::Lines,
         LogFormat::Auto | LogFormat::Json => ResolvedFormat::Json,
     };
     let colour = terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing::subscriber::set_global_default(subscriber(filter, look, colour, io::stderr))
+    tracing::subscriber::set_global_default(subscriber(filter, resolved, colour, io::stderr))
 }
 
-/// [`LogFormat`] once it is known where the lines go.
+/// [`LogFormat`] without `Auto`.
 #[derive(Clone, Copy)]
 enum ResolvedFormat {
     Lines,
     Json,
 }
 
-fn subscriber<W>(filter: &LogFilter, look: ResolvedFormat, colour: bool, writer: W) -> impl Subscriber + Send + Sync
+fn subscriber<W>(filter: &LogFilter, format: ResolvedFormat, colour: bool, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer::<Registry>().with_writer(writer);
-    let layer = match look {
+    let layer = match format {
         ResolvedFormat::Lines => layer.compact().with_ansi(colour).fmt_fields(fields()).boxed(),
         ResolvedFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
     };
-    // Lossy is exact here: a `LogFilter` has been parsed before.
+    // Nothing is lost: a `LogFilter` has been parsed before.
     let filter = EnvFilter::builder().parse_lossy(&filter.0);
     tracing_subscriber::registry().with(layer).with(filter)
 }
 
-/// The message and `name=value`s, with control characters escaped. The formatter that comes with the crate lets line
-/// breaks through.
+/// Returns a formatter of the message and of `name=value` pairs that escapes control characters. The formatter of
+/// `tracing_subscriber` passes line breaks on.
 fn fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
     format::debug_fn(|out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug| {
         if field.name() != "message" {
@@ -133,7 +133,7 @@ fn fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
     .delimited(" ")
 }
 
-/// Passes text on with its control characters as Rust writes them: `\n`, `\u{1b}`.
+/// Writer that escapes control characters as Rust does: `\n`, `\u{1b}`.
 struct Escaped<'out, W>(&'out mut W);
 
 impl<W: fmt::Write> fmt::Write for Escaped<'_, W> {

@@ -30,6 +30,7 @@
 //! | `consul_replay` | two recordings of Consul's answers |
 //! | `writes` | writes that span several instances, through disconnects and kills |
 //! | `layers`, `language`, `documents` | dependencies, language and documents of the sources; `lexer` reads Rust for them |
+//! | `reference` | reference pages in `docs/`, compared with the code |
 //! | `readme` | transcripts of README.md and the book |
 //! | `interop` | suites in other languages, which `just interop` runs |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test reports its line")]
@@ -70,6 +71,7 @@ mod pressure;
 mod process;
 mod protection;
 mod readme;
+mod reference;
 mod settle;
 mod shutdown;
 mod snapshot;

@@ -5,10 +5,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use super::{Cli, error::CliError};
+use super::{command, error::CliError};
 
 #[derive(Debug, Args)]
 pub(crate) struct CompletionArgs {
@@ -19,7 +19,7 @@ pub(crate) struct CompletionArgs {
 
 pub(crate) fn run(args: &CompletionArgs) -> Result<ExitCode, CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "callboard", &mut script);
+    clap_complete::generate(args.shell, &mut command(), "callboard", &mut script);
     io::stdout().write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! The flags of `callboard serve`, as they were typed.
+//! Flags of `callboard serve`, as typed.
 
 use std::path::PathBuf;
 
@@ -8,8 +8,9 @@ use clap::{Args, ValueEnum};
 use super::key::{SettingKey, SettingOrigin};
 use super::raw_settings::RawSettings;
 
-// The doc comments are what `callboard serve --help` prints. Values stay text: `Config::load` reads them.
-/// Run a registry: gRPC for services and whoever watches them, HTTP for operators
+// The doc comments are the text of `callboard serve --help` and of the reference pages, where `[default: …]` becomes a column.
+// Values stay text here: `Config::load` parses them.
+/// Run a registry: gRPC for programs, Consul's HTTP API, DNS
 #[derive(Args, Clone, Debug, Default)]
 #[command(
     after_help = "Each setting is also read from the environment (--max-message-size is CALLBOARD_MAX_MESSAGE_SIZE) \
@@ -17,158 +18,163 @@ use super::raw_settings::RawSettings;
                   the environment wins over the file."
 )]
 pub struct ServeArgs {
-    /// Where gRPC listens without TLS; port 0 takes any free one, off is nowhere [default: 127.0.0.1:8502]
+    /// Address of the gRPC listener without TLS; port 0 means any free port, off means none [default: 127.0.0.1:8502]
     #[arg(long, value_name = "ADDR")]
     pub grpc: Option<String>,
-    /// Where HTTP listens without TLS; port 0 takes any free one, off is nowhere [default: 127.0.0.1:8500]
+    /// Address of the HTTP listener without TLS; port 0 means any free port, off means none [default: 127.0.0.1:8500]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
-    /// Host names by which clients may call HTTP without TLS, with commas between them; may be repeated. Requests for any other
-    /// name are rejected with 421, so that web pages cannot reach the registry under a name of their own [default: IP addresses
-    /// and localhost]
+    /// Host names by which clients may call the HTTP listener without TLS, separated by commas; requests for other names are
+    /// rejected with 421, so that web pages cannot reach the registry under a name of their own [default: IP addresses and
+    /// localhost]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub http_host: Vec<String>,
-    /// Where gRPC listens with TLS; needs --tls-cert and --tls-key, and beyond loopback --tls-client-ca [default: nowhere]
+    /// Address of the gRPC listener with TLS; needs --tls-cert and --tls-key, and --tls-client-ca if other machines can reach
+    /// it [default: none]
     #[arg(long, value_name = "ADDR")]
     pub grpc_tls: Option<String>,
-    /// Where HTTP listens with TLS; needs what --grpc-tls needs [default: nowhere]
+    /// Address of the HTTP listener with TLS; needs the same files as --grpc-tls [default: none]
     #[arg(long, value_name = "ADDR")]
     pub http_tls: Option<String>,
-    /// Where grpc.health.v1 alone is answered, without TLS, for probes from any machine [default: nowhere]
+    /// Address of a listener without TLS that serves only grpc.health.v1, for probes from other machines [default: none]
     #[arg(long, value_name = "ADDR")]
     pub health: Option<String>,
-    /// The server's certificate in PEM, then those between it and what clients trust; read again when it changes
+    /// PEM file with the server's certificate, followed by intermediate certificates; reloaded when it changes [default: none]
     #[arg(long, value_name = "FILE")]
     pub tls_cert: Option<String>,
-    /// Its private key in PEM, without a passphrase; read again when it changes
+    /// PEM file with the private key of --tls-cert, without a passphrase; reloaded when it changes [default: none]
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<String>,
-    /// Certificates in PEM: with TLS, clients must show one that these have signed; read again when it changes
+    /// PEM file with the authorities that sign client certificates; with it, TLS clients must present a certificate; reloaded
+    /// when it changes [default: none]
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<String>,
-    /// A TOML file with settings
+    /// TOML file with settings [default: none]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How the line on standard output that tells the addresses looks
+    /// Format of the line on standard output that has the addresses of the listeners
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     pub output: ReadyFormat,
-    /// Threads that serve gRPC connections [default: one a core]
+    /// Threads that serve gRPC connections [default: one for each core]
     #[arg(long, value_name = "N")]
     pub workers: Option<String>,
-    /// Keep the registry in this directory, which is made if need be; without it, a restart forgets everything
+    /// Directory in which the registry is stored, created if needed; without it, the registry is in memory only
+    /// [default: none]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// When an acknowledged change is on the disk: durable is before, relaxed is within a second [default: durable]
+    /// Durability of an acknowledged change with --data-dir: durable means on disk, relaxed means on disk within a second
+    /// [default: durable]
     #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["durable", "relaxed"]))]
     pub durability: Option<String>,
-    /// Listen on addresses that other machines reach, though anybody there can change every registration
+    /// Allow listeners that other machines can reach and that authenticate no client, although any client there can change
+    /// every registration [default: false]
     #[arg(long)]
     pub allow_insecure_remote: bool,
-    /// The largest message that a client may send; for a Watch at least 3MiB [default: 256KiB]
+    /// Largest request; a Watch request may have at least 3MiB [default: 256KiB]
     #[arg(long, value_name = "SIZE")]
     pub max_message_size: Option<String>,
-    /// Calls and streams that one connection may have open at once [default: 1024]
+    /// Open calls and streams on one connection [default: 1024]
     #[arg(long, value_name = "N")]
     pub max_streams_per_connection: Option<String>,
-    /// Connections in all, whichever the listener; at most four fifths of the descriptors that the process may have
-    /// [default: those four fifths]
+    /// Open connections on all listeners; at most four fifths of the process's file descriptors [default: those four fifths]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<String>,
-    /// Connections from one address; this machine is exempt unless this is given [default: 200]
+    /// Open connections from one address; unless this is set, connections from this machine are exempt [default: 200]
     #[arg(long, value_name = "N")]
     pub max_connections_per_address: Option<String>,
-    /// Calls and streams open at once in all; beyond nine tenths only heartbeats are taken [default: 100000]
+    /// Open calls and streams; the last tenth is reserved for registrations, heartbeats and health checks [default: 100000]
     #[arg(long, value_name = "N")]
     pub max_streams: Option<String>,
-    /// The same from one address; this machine is exempt unless this is given [default: 20000]
+    /// Open calls and streams from one address; unless this is set, those from this machine are exempt [default: 20000]
     #[arg(long, value_name = "N")]
     pub max_streams_per_address: Option<String>,
-    /// Calls that one connection may cancel within a second, beside four for each call that is answered; then it is closed with
+    /// Calls that one connection may cancel within a second, in addition to four for each completed call; beyond that it gets
     /// GOAWAY [default: 5000]
     #[arg(long, value_name = "N")]
     pub max_cancelled_calls_per_second: Option<String>,
-    /// Memory for answers that their readers have not taken; one address may use a quarter, this machine half, one
-    /// connection a sixteenth [default: 64MiB]
+    /// Memory for responses that clients have not read yet; one address may use a quarter, this machine half, one connection a
+    /// sixteenth [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     pub max_unread_responses: Option<String>,
-    /// After how long, give or take a tenth, a connection is asked to come back as another; or off [default: 30m]
+    /// Maximum age of a connection, varied by up to 10 %, after which it gets GOAWAY; or off [default: 30m]
     #[arg(long, value_name = "TIME")]
     pub max_connection_age: Option<String>,
-    /// How long its streams have then to end [default: 30s]
+    /// Time that streams have to end after their connection reached its maximum age [default: 30s]
     #[arg(long, value_name = "TIME")]
     pub max_connection_age_grace: Option<String>,
-    /// How long a connection may take to its first request, or to its HTTP/2 SETTINGS [default: 5s]
+    /// Time-out from accepting a connection to its first HTTP request or its HTTP/2 SETTINGS [default: 5s]
     #[arg(long, value_name = "TIME")]
     pub handshake_timeout: Option<String>,
-    /// How often a quiet watch is told the newest revision [default: 15s]
+    /// Interval at which an idle watch receives the newest revision [default: 15s]
     #[arg(long, value_name = "TIME")]
     pub bookmark_interval: Option<String>,
-    /// After a start that lost registrations, how long watches that remember them wait for them to come back; 0: not
-    /// [default: 10s]
+    /// Settling time: after a start that lost registrations, watches that know earlier ones wait this long for instances to
+    /// register again; 0 turns it off [default: 10s]
     #[arg(long, value_name = "TIME")]
     pub settle: Option<String>,
-    /// Networks that health checks may go to, with commas between them, as 10.0.0.0/8. Needed for checks where a listener is
-    /// open to other machines; checks then go to the instances' own addresses there [default: anywhere that is no secret]
+    /// Networks that health checks may connect to, separated by commas, as 10.0.0.0/8; required for checks if a listener is
+    /// open to other machines, and then checks connect only to the addresses of the instances [default: any address but
+    /// link-local ones and those of cloud metadata]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub check_allow_cidr: Vec<String>,
-    /// What programs written for Consul are told as the datacenter [default: dc1]
+    /// Name of the datacenter in Consul's API and in DNS [default: dc1]
     #[arg(long, value_name = "NAME")]
     pub datacenter: Option<String>,
-    /// What they are told as the node that this is [default: the name of this host]
+    /// Name of this node in Consul's API and in DNS [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
-    /// The UUID of that node [default: made up at the first start]
+    /// UUID of this node in Consul's API [default: generated at the first start]
     #[arg(long, value_name = "UUID")]
     pub node_id: Option<String>,
-    /// Metadata of that node
-    #[arg(long, value_name = "K=V", value_delimiter = ',')]
+    /// Metadata of this node in Consul's API, separated by commas [default: none]
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
     pub node_meta: Vec<String>,
-    /// Consul queries that may wait for changes at once [default: 10000]
+    /// Open blocking queries of Consul's API [default: 10000]
     #[arg(long, value_name = "N")]
     pub max_blocking_queries: Option<String>,
-    /// Where DNS is answered, over UDP and TCP; port 0 takes any free one, off is nowhere [default: 127.0.0.1:8600, if it
+    /// Address of the DNS listener, for UDP and TCP; port 0 means any free port, off means none [default: 127.0.0.1:8600, if it
     /// is free]
     #[arg(long, value_name = "ADDR")]
     pub dns: Option<String>,
-    /// The domain that DNS answers for [default: consul]
+    /// Domain that DNS answers for [default: consul]
     #[arg(long, value_name = "DOMAIN")]
     pub dns_domain: Option<String>,
-    /// How long what DNS answers may be kept; 0s: not at all [default: 0s]
+    /// TTL of DNS answers; 0s means that they must not be cached [default: 0s]
     #[arg(long, value_name = "TIME")]
     pub dns_ttl: Option<String>,
-    /// How log lines look; auto is pretty on a terminal and json elsewhere [default: auto]
+    /// Format of log lines; auto is pretty on a terminal and json elsewhere [default: auto]
     #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(["auto", "pretty", "json"]))]
     pub log_format: Option<String>,
-    /// Which log lines are written, as `info,callboard::registry=debug` [default: info]
+    /// Log levels by target, as info,callboard::registry=debug [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 }
 
-/// How `callboard serve` says that it is ready, and where.
+/// Format of the line with which `callboard serve` prints the addresses of its listeners.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadyFormat {
-    /// A line for people.
+    /// Lines for people
     #[default]
     Table,
-    /// One JSON object.
+    /// One JSON object
     Json,
 }
 
 impl ServeArgs {
-    /// The settings among the flags that were given.
-    pub(super) fn written(&self) -> RawSettings {
-        let mut written = RawSettings::default();
+    /// Returns the settings of the flags that were given.
+    pub(super) fn raw_settings(&self) -> RawSettings {
+        let mut settings = RawSettings::default();
         for key in SettingKey::ALL {
             if let Some(text) = self.text(key) {
-                written.put(key, text, SettingOrigin::Flag(key.flag()));
+                settings.put(key, text, SettingOrigin::Flag(key.flag()));
             }
         }
-        written
+        settings
     }
 
     fn text(&self, key: SettingKey) -> Option<String> {
         match key {
-            // A path is no setting that could be valid or not: whoever opens it finds out.
+            // Not a setting of its own: `Config::load` opens the file.
             SettingKey::Config => None,
             SettingKey::Grpc => self.grpc.clone(),
             SettingKey::Http => self.http.clone(),
@@ -211,7 +217,7 @@ impl ServeArgs {
     }
 }
 
-/// Several values of a flag, as one text.
+/// Joins the values of a flag to one text.
 fn joined(values: &[String]) -> Option<String> {
     (!values.is_empty()).then(|| values.join(","))
 }

@@ -1,4 +1,4 @@
-//! Why a configuration is refused.
+//! Errors of the configuration.
 
 use std::ffi::OsString;
 use std::io;
@@ -8,127 +8,126 @@ use std::path::PathBuf;
 use super::key::SettingOrigin;
 use super::value::ValueError;
 
-/// A setting that cannot be used. Each message names the place, the value and the remedy.
+/// Invalid configuration. Each message names the place, the value and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A value that is not of its key's kind, or out of its range.
-    #[error("{origin}: {value:?} {refusal}")]
+    /// A value does not parse, or is out of range.
+    #[error("{origin}: {value:?} {error}")]
     Value {
-        /// Where it is written.
+        /// Place of the value.
         origin: SettingOrigin,
-        /// As it is written.
+        /// Value as written.
         value: String,
-        /// What is wrong with it, and what to write.
-        refusal: ValueError,
+        /// Reason and hint.
+        error: ValueError,
     },
-    /// A listener without TLS that other machines could reach, without consent.
+    /// A listener without TLS can be reached from other machines, and `--allow-insecure-remote` is not set.
     #[error(
-        "{origin}: {address} can be reached from other machines, and speaks no TLS: whoever reaches it can read and change \
-         every registration; listen there with {instead} and --tls-client-ca, or on 127.0.0.1, or pass \
-         --allow-insecure-remote where the network itself is trusted"
+        "{origin}: {address} can be reached from other machines without TLS, so that any client there can read and change every \
+         registration; use {instead} and --tls-client-ca, or listen on 127.0.0.1, or set --allow-insecure-remote if the \
+         network is trusted"
     )]
     NotLoopback {
-        /// Where it is written.
+        /// Place of the value.
         origin: SettingOrigin,
-        /// The address.
+        /// Address of the listener.
         address: SocketAddr,
-        /// The flag of the listener that may be there.
+        /// Flag of the listener with TLS.
         instead: String,
     },
-    /// DNS that other machines could ask, without consent.
+    /// DNS can be reached from other machines, and `--allow-insecure-remote` is not set.
     #[error(
-        "{origin}: {address} can be reached from other machines, and whoever reaches it can ask who is registered; listen on \
-         127.0.0.1, or pass --allow-insecure-remote where the network itself is trusted"
+        "{origin}: {address} can be reached from other machines, so that any client there can look up every registration; \
+         listen on 127.0.0.1, or set --allow-insecure-remote if the network is trusted"
     )]
     DnsNotLoopback {
-        /// Where it is written.
+        /// Place of the value.
         origin: SettingOrigin,
-        /// The address.
+        /// Address of the listener.
         address: SocketAddr,
     },
-    /// A listener with TLS that other machines could reach, though it checks no client, without consent.
+    /// A listener with TLS can be reached from other machines, requires no client certificate, and
+    /// `--allow-insecure-remote` is not set.
     #[error(
-        "{origin}: {address} can be reached from other machines, and clients need no certificate: whoever reaches it can \
-         read and change every registration; name the authorities of the clients' certificates with --tls-client-ca, or \
-         listen on 127.0.0.1, or pass --allow-insecure-remote where the network itself is trusted"
+        "{origin}: {address} can be reached from other machines and requires no client certificate, so that any client there \
+         can read and change every registration; name the authorities of client certificates with --tls-client-ca, or \
+         listen on 127.0.0.1, or set --allow-insecure-remote if the network is trusted"
     )]
     NoClientCa {
-        /// Where it is written.
+        /// Place of the value.
         origin: SettingOrigin,
-        /// The address.
+        /// Address of the listener.
         address: SocketAddr,
     },
-    /// A listener with TLS, and nothing to show.
-    #[error("{origin}: {address} is to speak TLS, but {missing} is missing; name the file with it")]
+    /// A listener with TLS has no certificate or no key.
+    #[error("{origin}: {address} needs TLS files, but {missing} is not set; name the file with it")]
     NoCertificate {
-        /// Where it is written.
+        /// Place of the value.
         origin: SettingOrigin,
-        /// The address.
+        /// Address of the listener.
         address: SocketAddr,
-        /// The flag that is missing.
+        /// Flag that is missing.
         missing: String,
     },
-    /// Files for TLS that no listener would use.
-    #[error("{origin}: no listener speaks TLS; add --grpc-tls or --http-tls, or leave this out")]
+    /// A TLS file is set, but no listener has TLS.
+    #[error("{origin}: no listener has TLS; add --grpc-tls or --http-tls, or remove this setting")]
     NoTls {
-        /// Where it is written.
+        /// Place of the value.
         origin: SettingOrigin,
     },
-    /// Nobody could register.
-    #[error("grpc is off, and grpc_tls is not set: nobody could register or watch; give one of them an address")]
+    /// No gRPC listener is configured.
+    #[error("grpc is off and grpc_tls is not set, so that no gRPC listener is left; set one of them to an address")]
     NoGrpc,
-    /// Two listeners on one address.
+    /// Two listeners have the same address.
     #[error("{one} and {other} both listen on {address}; give one of them another port, or port 0 for any free one")]
     SameAddress {
-        /// The key of the one.
+        /// Key of the first listener.
         one: &'static str,
-        /// The key of the other.
+        /// Key of the second listener.
         other: &'static str,
-        /// The address.
+        /// Address of the listener.
         address: SocketAddr,
     },
-    /// A key that no setting has.
-    #[error("{origin}: unknown key; {remedy}")]
+    /// A key in the file is unknown.
+    #[error("{origin}: unknown key; {hint}")]
     UnknownKey {
-        /// Where it is written.
+        /// Place of the value.
         origin: SettingOrigin,
-        /// The nearest key, or all of them.
-        remedy: String,
+        /// The most similar key, or all keys.
+        hint: String,
     },
-    /// A socket was inherited that no listener is for.
-    #[error(
-        "{name:?} is the name of an inherited socket, and of no listener; write FileDescriptorName= with one of {known}"
-    )]
+    /// An inherited socket has the name of no listener.
+    #[error("the inherited socket {name:?} belongs to no listener; set FileDescriptorName= to one of {known}")]
     UnknownSocket {
-        /// As it was told.
+        /// Name of the socket.
         name: String,
-        /// The listeners.
+        /// Names of the listeners.
         known: String,
     },
-    /// A file that is not TOML.
-    #[error("{}:{line}: {problem}; write lines of `key = value`, with text in quotes", path.display())]
+    /// The file is not valid TOML.
+    #[error("{}:{line}: {reason}; write lines of `key = value`, with text in quotes", path.display())]
     Syntax {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Line, from 1.
         line: usize,
-        /// The parser's words.
-        problem: String,
+        /// Message of the parser.
+        reason: String,
     },
-    /// A file that cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {}; check that the file exists and that this user may read it", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's words.
+        /// Error of the system.
         source: io::Error,
     },
-    /// A variable that is not text.
+    /// An environment variable is not UTF-8.
     #[error("{name}: {value:?} is not UTF-8; set it to plain text, or unset it")]
     NotUnicode {
-        /// The variable.
+        /// Name of the variable.
         name: String,
-        /// Its value.
+        /// Value of the variable.
         value: OsString,
     },
 }

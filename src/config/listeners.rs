@@ -1,11 +1,11 @@
-//! Where the registry listens, and who may be let in there.
+//! Addresses of the listeners, and the rules for addresses that other machines can reach.
 //!
-//! | listener | may be beyond loopback |
+//! | listener | may be reachable from other machines |
 //! |---|---|
-//! | `grpc`, `http` | by consent |
-//! | `grpc_tls`, `http_tls` | when clients have to show a certificate; else by consent |
-//! | `dns` | by consent: it knows nobody |
-//! | `health` | yes: it tells whether this process serves, and nothing else |
+//! | `grpc`, `http` | with `--allow-insecure-remote` |
+//! | `grpc_tls`, `http_tls` | with client certificates, or with `--allow-insecure-remote` |
+//! | `dns` | with `--allow-insecure-remote`, because DNS authenticates no client |
+//! | `health` | yes: it serves only the health of this process |
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use super::key::{SettingKey, SettingOrigin};
 use super::raw_settings::RawSettings;
 use super::{Config, TlsFiles, read, value};
 
-/// The part of [`Config`] that is decided here.
+/// Listeners of a [`Config`].
 #[derive(Debug)]
 pub(super) struct Listeners {
     pub(super) grpc: Option<SocketAddr>,
@@ -28,10 +28,11 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
+    /// Reads and validates the addresses of the listeners.
     pub(super) fn resolve(layers: &[RawSettings], default: &Config) -> Result<Self, ConfigError> {
-        let consent = read(layers, SettingKey::AllowInsecureRemote, value::switch)?.is_some_and(|(on, _)| on);
+        let allow_remote = read(layers, SettingKey::AllowInsecureRemote, value::switch)?.is_some_and(|(on, _)| on);
         let plain = |key, with_tls: SettingKey, otherwise| match read(layers, key, value::listener)? {
-            Some((Some(address), origin)) if !consent && !is_loopback(address) => {
+            Some((Some(address), origin)) if !allow_remote && !is_loopback(address) => {
                 Err(ConfigError::NotLoopback { origin, address, instead: with_tls.flag() })
             }
             found => Ok(found.map_or(otherwise, |(address, _)| address)),
@@ -42,14 +43,14 @@ impl Listeners {
         );
         let grpc_tls = read(layers, SettingKey::GrpcTls, value::address)?;
         let http_tls = read(layers, SettingKey::HttpTls, value::address)?;
-        let tls = tls(layers, [grpc_tls.as_ref(), http_tls.as_ref()].into_iter().flatten(), consent)?;
+        let tls = tls(layers, [grpc_tls.as_ref(), http_tls.as_ref()].into_iter().flatten(), allow_remote)?;
         let address = |found: Option<(SocketAddr, SettingOrigin)>| found.map(|(address, _)| address);
         let (grpc_tls, http_tls) = (address(grpc_tls), address(http_tls));
         let health = address(read(layers, SettingKey::Health, value::address)?);
         let dns = read(layers, SettingKey::Dns, value::listener)?;
         let dns_may_fail = dns.is_none();
         let dns = match dns {
-            Some((Some(address), origin)) if !consent && !is_loopback(address) => {
+            Some((Some(address), origin)) if !allow_remote && !is_loopback(address) => {
                 return Err(ConfigError::DnsNotLoopback { origin, address });
             }
             found => found.map_or(default.dns, |(address, _)| address),
@@ -58,12 +59,12 @@ impl Listeners {
             return Err(ConfigError::NoGrpc);
         }
         let found = Self { grpc, http, grpc_tls, http_tls, health, tls, dns, dns_may_fail };
-        found.apart()?;
+        found.check_distinct()?;
         Ok(found)
     }
 
-    /// No two on one address.
-    fn apart(&self) -> Result<(), ConfigError> {
+    /// Checks that no two listeners have the same address.
+    fn check_distinct(&self) -> Result<(), ConfigError> {
         let all = [
             (SettingKey::Grpc, self.grpc),
             (SettingKey::Http, self.http),
@@ -83,24 +84,25 @@ impl Listeners {
     }
 }
 
+/// Returns whether only this machine can reach an address.
 pub(super) fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// The files of the listeners that speak TLS.
+/// Reads and validates the TLS files.
 fn tls<'a>(
     layers: &[RawSettings],
     mut listeners: impl Iterator<Item = &'a (SocketAddr, SettingOrigin)> + Clone,
-    consent: bool,
+    allow_remote: bool,
 ) -> Result<Option<TlsFiles>, ConfigError> {
     let file = |key| read(layers, key, value::path);
     let (cert, key, client_ca) =
         (file(SettingKey::TlsCert)?, file(SettingKey::TlsKey)?, file(SettingKey::TlsClientCa)?);
     let Some((address, origin)) = listeners.clone().next().cloned() else {
-        // The variables are those of the clients' verbs as well, and may be meant for them.
+        // The client verbs read the same variables, so a variable alone is no error.
         let given = [cert, key, client_ca].into_iter().flatten().map(|(_, origin)| origin);
-        let mut meant = given.filter(|origin| !matches!(origin, SettingOrigin::Variable(_)));
-        return meant.next().map_or(Ok(None), |origin| Err(ConfigError::NoTls { origin }));
+        let mut not_variables = given.filter(|origin| !matches!(origin, SettingOrigin::Variable(_)));
+        return not_variables.next().map_or(Ok(None), |origin| Err(ConfigError::NoTls { origin }));
     };
     let missing = |key: SettingKey| ConfigError::NoCertificate { origin, address, missing: key.flag() };
     let (cert, key) = match (cert, key) {
@@ -109,8 +111,8 @@ fn tls<'a>(
         (Some(_), None) => return Err(missing(SettingKey::TlsKey)),
     };
     let client_ca = client_ca.map(|(path, _)| path);
-    let open = listeners.find(|(address, _)| client_ca.is_none() && !consent && !is_loopback(*address));
-    match open.cloned() {
+    let unauthenticated = listeners.find(|(address, _)| client_ca.is_none() && !allow_remote && !is_loopback(*address));
+    match unauthenticated.cloned() {
         Some((address, origin)) => Err(ConfigError::NoClientCa { origin, address }),
         None => Ok(Some(TlsFiles { cert, key, client_ca })),
     }

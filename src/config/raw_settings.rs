@@ -1,20 +1,20 @@
-//! Settings as text, before anybody asked whether they make sense.
+//! Settings as text, before validation.
 
 use std::collections::BTreeMap;
 
 use super::key::{SettingKey, SettingOrigin};
 
-/// What one place says: the text of each key that it has.
+/// Texts of the settings that one place has.
 #[derive(Debug, Default)]
 pub(super) struct RawSettings(BTreeMap<SettingKey, (String, SettingOrigin)>);
 
 impl RawSettings {
-    /// Notes that `key` is written as `text` at `origin`.
+    /// Stores the text of a setting and its origin.
     pub(super) fn put(&mut self, key: SettingKey, text: String, origin: SettingOrigin) {
         self.0.insert(key, (text, origin));
     }
 
-    /// The text of `key`, and where it is.
+    /// Returns the text of a setting and its origin.
     pub(super) fn get(&self, key: SettingKey) -> Option<(&str, &SettingOrigin)> {
         self.0.get(&key).map(|(text, origin)| (text.as_str(), origin))
     }

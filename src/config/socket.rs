@@ -1,5 +1,4 @@
-//! Listeners whose sockets were opened before this process began: their addresses are settings like others, and held to the
-//! same rules.
+//! Inherited sockets: their addresses are settings like others, and the same rules apply.
 
 use std::net::SocketAddr;
 
@@ -7,15 +6,15 @@ use super::error::ConfigError;
 use super::key::{SettingKey, SettingOrigin};
 use super::raw_settings::RawSettings;
 
-/// The settings that names and addresses of inherited sockets amount to.
-pub(super) fn written(sockets: &[(String, SocketAddr)]) -> Result<RawSettings, ConfigError> {
-    let mut written = RawSettings::default();
+/// Returns the settings that the names and addresses of inherited sockets stand for.
+pub(super) fn raw_settings(sockets: &[(String, SocketAddr)]) -> Result<RawSettings, ConfigError> {
+    let mut settings = RawSettings::default();
     for (name, address) in sockets {
         let Some(key) = SettingKey::LISTENERS.into_iter().find(|key| key.name() == name) else {
             let known = SettingKey::LISTENERS.map(SettingKey::name).join(", ");
             return Err(ConfigError::UnknownSocket { name: name.clone(), known });
         };
-        written.put(key, address.to_string(), SettingOrigin::Socket(name.clone()));
+        settings.put(key, address.to_string(), SettingOrigin::Socket(name.clone()));
     }
-    Ok(written)
+    Ok(settings)
 }

@@ -1,4 +1,4 @@
-//! Which place wins, and what is said of what cannot be used.
+//! Tests of the configuration: precedence of the places, and errors.
 
 use std::collections::BTreeMap;
 use std::env::VarError;
@@ -20,23 +20,23 @@ struct TestCommand {
     serve: ServeArgs,
 }
 
-/// The configuration of these flags, variables and file.
+/// Returns the configuration of these flags, variables and file.
 fn config(flags: &[&str], variables: &[(&str, &str)], text: &str) -> Result<Config, ConfigError> {
     let args = TestCommand::try_parse_from([&["serve"], flags].concat()).unwrap().serve;
     let variables: BTreeMap<_, _> = variables.iter().copied().collect();
     let environment =
         environment(|name| variables.get(name).map(|text| (*text).to_owned()).ok_or(VarError::NotPresent))?;
     let file = file::parse(Path::new("callboard.toml"), text)?;
-    Config::resolve(&[args.written(), environment, file])
+    Config::resolve(&[args.raw_settings(), environment, file])
 }
 
-/// Why they are refused.
-fn refusal(flags: &[&str], variables: &[(&str, &str)], text: &str) -> String {
+/// Returns the error of these flags, variables and file.
+fn error_of(flags: &[&str], variables: &[(&str, &str)], text: &str) -> String {
     config(flags, variables, text).unwrap_err().to_string()
 }
 
 #[test]
-fn nothing_written_is_the_default() {
+fn config_without_settings_is_the_default() {
     let config = config(&[], &[], "").unwrap();
     assert_eq!(config, Config::default());
     assert_eq!(config.grpc.unwrap().to_string(), "127.0.0.1:8502");
@@ -58,7 +58,7 @@ fn flags_win_over_environment_over_file() {
 }
 
 #[test]
-fn every_key_can_be_written_in_every_place() {
+fn every_key_can_be_set_in_every_place() {
     let values = [
         (SettingKey::Grpc, "127.0.0.1:1"),
         (SettingKey::Http, "[::1]:2"),
@@ -129,14 +129,14 @@ fn every_key_is_a_flag() {
 }
 
 #[test]
-fn the_ready_line_is_for_people_unless_asked() {
+fn ready_line_is_for_people_by_default() {
     let output = |flags: &[&str]| TestCommand::try_parse_from([&["serve"], flags].concat()).unwrap().serve.output;
     assert_eq!(output(&[]), ReadyFormat::Table);
     assert_eq!(output(&["-o", "json"]), ReadyFormat::Json);
 }
 
 #[test]
-fn an_empty_variable_is_not_set() {
+fn empty_variable_counts_as_not_set() {
     assert_eq!(config(&[], &[("CALLBOARD_WORKERS", "")], "").unwrap(), Config::default());
 }
 
@@ -150,14 +150,15 @@ fn numbers_and_booleans_need_no_quotes_in_the_file() {
 }
 
 #[test]
-fn a_bad_value_is_refused_with_a_remedy() {
+fn invalid_value_is_rejected_with_a_hint() {
     let number = "is not a whole number; write 1 to 63";
     let size = "is not a size; write 64KiB to 64MiB, or as many bytes without a unit";
     let size_range = "is out of range; write 64KiB to 64MiB, or as many bytes without a unit";
-    let time = "is not a length of time; write 10ms to 1h, with a unit, as 15s";
+    let time = "is not a duration; write 10ms to 1h, with a unit, as 15s";
     let time_range = "is out of range; write 10ms to 1h, with a unit, as 15s";
-    let age = "is not a length of time; write 1s to 24h, with a unit, as 30m, or off";
-    let address = "is not an address; write IP:PORT, as 127.0.0.1:8502 or [::1]:8502, with port 0 for any free one";
+    let age = "is not a duration; write 1s to 24h, with a unit, as 30m, or off";
+    let address =
+        "is not an address; write IP:PORT, as 127.0.0.1:8502 or [::1]:8502; port 0 means any free port, or off";
     let cases = [
         ("workers", "many", number),
         ("workers", "1.5", number),
@@ -182,20 +183,16 @@ fn a_bad_value_is_refused_with_a_remedy() {
         ("bookmark_interval", "15", time),
         ("bookmark_interval", "1ms", time_range),
         ("bookmark_interval", "2days", time_range),
-        (
-            "settle",
-            "10",
-            "is not a length of time; write 100ms to 10min, with a unit, as 10s, or 0 to have nobody wait",
-        ),
-        ("settle", "1h", "is out of range; write 100ms to 10min, with a unit, as 10s, or 0 to have nobody wait"),
+        ("settle", "10", "is not a duration; write 100ms to 10min, with a unit, as 10s, or 0"),
+        ("settle", "1h", "is out of range; write 100ms to 10min, with a unit, as 10s, or 0"),
         ("grpc", ":8502", address),
         ("http", "localhost", address),
         ("allow_insecure_remote", "yes", "is neither true nor false; write true or false"),
         ("log_format", "xml", "is not a log format; write auto, pretty or json"),
     ];
-    for (name, value, refused) in cases {
-        let message = refusal(&[], &[], &format!("\n{name} = {value:?}"));
-        assert_eq!(message, format!("callboard.toml:2: {name}: {value:?} {refused}"));
+    for (name, value, error) in cases {
+        let message = error_of(&[], &[], &format!("\n{name} = {value:?}"));
+        assert_eq!(message, format!("callboard.toml:2: {name}: {value:?} {error}"));
     }
 }
 
@@ -203,17 +200,17 @@ fn a_bad_value_is_refused_with_a_remedy() {
 fn http_host_repeats_and_takes_names_without_ports() {
     let hosts = config(&["--http-host", "a.example", "--http-host", "b,c"], &[], "").unwrap().http_hosts;
     assert_eq!(hosts, ["a.example", "b", "c"]);
-    for bad in ["", "a:8500", "a..b", "http://a", "*", "a b"] {
-        let message = refusal(&["--http-host", bad], &[], "");
+    for invalid in ["", "a:8500", "a..b", "http://a", "*", "a b"] {
+        let message = error_of(&["--http-host", invalid], &[], "");
         assert!(
-            message.starts_with(&format!("--http-host: {bad:?} has {bad:?}, which is no host name; write")),
+            message.starts_with(&format!("--http-host: {invalid:?} contains {invalid:?}, which is not a host name; write")),
             "{message}"
         );
     }
 }
 
 #[test]
-fn age_can_be_turned_off() {
+fn max_connection_age_can_be_turned_off() {
     for off in ["off", "0"] {
         assert_eq!(config(&["--max-connection-age", off], &[], "").unwrap().max_connection_age, None);
     }
@@ -221,33 +218,36 @@ fn age_can_be_turned_off() {
 }
 
 #[test]
-fn a_refusal_names_the_place_of_the_value() {
-    let refused = r#""x" is not a whole number; write 1 to 63"#;
-    assert_eq!(refusal(&["--workers", "x"], &[("CALLBOARD_WORKERS", "1")], ""), format!("--workers: {refused}"));
-    assert_eq!(refusal(&[], &[("CALLBOARD_WORKERS", "x")], "workers = 1"), format!("CALLBOARD_WORKERS: {refused}"));
-    assert_eq!(refusal(&[], &[], "# here\nworkers = 'x'"), format!("callboard.toml:2: workers: {refused}"));
+fn error_names_the_place_of_the_value() {
+    let error = r#""x" is not a whole number; write 1 to 63"#;
+    assert_eq!(error_of(&["--workers", "x"], &[("CALLBOARD_WORKERS", "1")], ""), format!("--workers: {error}"));
+    assert_eq!(error_of(&[], &[("CALLBOARD_WORKERS", "x")], "workers = 1"), format!("CALLBOARD_WORKERS: {error}"));
+    assert_eq!(error_of(&[], &[], "# here\nworkers = 'x'"), format!("callboard.toml:2: workers: {error}"));
 }
 
 #[test]
-fn a_wrong_type_in_the_file_is_quoted_as_it_is_written() {
-    let said = |text| refusal(&[], &[], text);
-    assert_eq!(said("workers = [1, 2]"), r#"callboard.toml:1: workers: "[1, 2]" is not a whole number; write 1 to 63"#);
-    assert!(said("workers = 0x10").contains(r#""0x10" is not a whole number"#));
-    assert!(said("bookmark_interval = 15").contains(r#""15" is not a length of time"#));
-    assert!(said("grpc = { port = 1 }").contains(r#""{ port = 1 }" is not an address"#));
+fn value_of_wrong_type_in_the_file_is_quoted_as_written() {
+    let error = |text| error_of(&[], &[], text);
+    assert_eq!(
+        error("workers = [1, 2]"),
+        r#"callboard.toml:1: workers: "[1, 2]" is not a whole number; write 1 to 63"#
+    );
+    assert!(error("workers = 0x10").contains(r#""0x10" is not a whole number"#));
+    assert!(error("bookmark_interval = 15").contains(r#""15" is not a duration"#));
+    assert!(error("grpc = { port = 1 }").contains(r#""{ port = 1 }" is not an address"#));
 }
 
 #[test]
-fn a_bad_log_filter_is_refused() {
-    let message = refusal(&["--log", "inof"], &[], "");
+fn invalid_log_filter_is_rejected() {
+    let message = error_of(&["--log", "inof"], &[], "");
     assert!(
-        message.starts_with(r#"--log: "inof" is not a log filter ("inof" is no level); write a level"#),
+        message.starts_with(r#"--log: "inof" is not a log filter ("inof" is not a log level); write a level"#),
         "{message}"
     );
 }
 
 #[test]
-fn an_unknown_key_is_refused_with_the_nearest_one() {
+fn unknown_key_is_rejected_with_the_most_similar_one() {
     let cases = [
         ("workers = 1\nwokers = 2", "callboard.toml:2: wokers: unknown key; write workers"),
         ("max-message-size = 1", "callboard.toml:1: max-message-size: unknown key; write max_message_size"),
@@ -257,22 +257,22 @@ fn an_unknown_key_is_refused_with_the_nearest_one() {
         ),
     ];
     for (text, message) in cases {
-        assert_eq!(refusal(&[], &[], text), message);
+        assert_eq!(error_of(&[], &[], text), message);
     }
-    let message = refusal(&[], &[], "[garden]\nrose = 'a'");
-    assert!(message.starts_with("callboard.toml:1: garden: unknown key; known are grpc, http, "), "{message}");
-    assert!(refusal(&[], &[], "config = 'other.toml'").contains("config: unknown key"));
+    let message = error_of(&[], &[], "[garden]\nrose = 'a'");
+    assert!(message.starts_with("callboard.toml:1: garden: unknown key; the keys are grpc, http, "), "{message}");
+    assert!(error_of(&[], &[], "config = 'other.toml'").contains("config: unknown key"));
 }
 
 #[test]
-fn a_file_that_is_not_toml_is_refused_with_its_line() {
-    let message = refusal(&[], &[], "workers = 1\ngrpc = 127.0.0.1:8502");
+fn invalid_toml_is_rejected_with_its_line() {
+    let message = error_of(&[], &[], "workers = 1\ngrpc = 127.0.0.1:8502");
     assert!(message.starts_with("callboard.toml:2: "), "{message}");
     assert!(!message.contains('\n'), "{message}");
 }
 
 #[test]
-fn a_file_is_read_from_the_flag() {
+fn file_is_read_from_the_path_of_the_flag() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("callboard.toml");
     std::fs::write(&path, "workers = 7").unwrap();
@@ -288,7 +288,7 @@ fn a_file_is_read_from_the_flag() {
 }
 
 #[test]
-fn misspelt_variables_are_noticed_and_strangers_are_not() {
+fn misspelt_variables_are_found_among_others() {
     let names = [
         "CALLBOARD_GRCP",
         "CALLBOARD_LOG_FROMAT",
@@ -302,13 +302,13 @@ fn misspelt_variables_are_noticed_and_strangers_are_not() {
         "CALLBOARD_INTEROP_CACHE",
         "PATH",
     ];
-    let noticed = super::misspelt(names.into_iter().map(str::to_owned));
-    let meant: Vec<_> = noticed.iter().map(|(name, meant)| (name.as_str(), meant.as_str())).collect();
+    let found = super::misspelt(names.into_iter().map(str::to_owned));
+    let meant: Vec<_> = found.iter().map(|(name, meant)| (name.as_str(), meant.as_str())).collect();
     assert_eq!(meant, [("CALLBOARD_GRCP", "CALLBOARD_GRPC"), ("CALLBOARD_LOG_FROMAT", "CALLBOARD_LOG_FORMAT")]);
 }
 
 #[test]
-fn every_host_has_a_name_that_a_node_can_have() {
+fn every_host_name_becomes_a_valid_node_name() {
     for (host, name) in [("web-1.Example", "web-1.Example"), ("_x y", "x-y"), ("", "callboard"), ("höst.", "h-st")] {
         assert_eq!(node_name(host), name);
         assert!(value::node_name(name).is_ok());

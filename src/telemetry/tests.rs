@@ -1,4 +1,4 @@
-//! Lines as a reader would get them.
+//! Tests of the log lines as written.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use tracing::{debug, info, info_span};
 
 use super::{LogFilter, ResolvedFormat, subscriber};
 
-/// Standard error, for the length of a test.
+/// Writer that stands for standard error in a test.
 #[derive(Clone, Default)]
 struct CapturedStderr(Arc<Mutex<Vec<u8>>>);
 
@@ -22,27 +22,27 @@ impl io::Write for CapturedStderr {
     }
 }
 
-/// What `log` writes with this filter, look and colour.
-fn written(filter: &str, look: ResolvedFormat, colour: bool, log: impl FnOnce()) -> String {
+/// Returns what `log` writes with this filter, format and colour.
+fn written(filter: &str, format: ResolvedFormat, colour: bool, log: impl FnOnce()) -> String {
     let lines = CapturedStderr::default();
     let writer = lines.clone();
-    let subscriber = subscriber(&filter.parse().unwrap(), look, colour, move || writer.clone());
+    let subscriber = subscriber(&filter.parse().unwrap(), format, colour, move || writer.clone());
     tracing::subscriber::with_default(subscriber, log);
     let bytes = lines.0.lock().unwrap().clone();
     String::from_utf8(bytes).unwrap()
 }
 
-/// What a client may have sent: a line of its own, and orders to the terminal.
+/// Text of a hostile client: a forged line, and control sequences of terminals.
 const HOSTILE: &str = "web\nFAKE line\r\u{1b}[31m\u{7}\u{9b}2J\0";
 
-fn hostile() {
+fn log_hostile_text() {
     let _span = info_span!("call", peer = %HOSTILE).entered();
     info!(displayed = %HOSTILE, debugged = ?HOSTILE, text = HOSTILE, "registered {HOSTILE}");
 }
 
 #[test]
-fn a_line_has_no_control_characters_but_its_end() {
-    let line = written("info", ResolvedFormat::Lines, false, hostile);
+fn line_has_no_control_characters_but_its_end() {
+    let line = written("info", ResolvedFormat::Lines, false, log_hostile_text);
     let line = line.strip_suffix('\n').unwrap();
     assert!(!line.contains(char::is_control), "{line:?}");
     for part in [
@@ -57,15 +57,15 @@ fn a_line_has_no_control_characters_but_its_end() {
 }
 
 #[test]
-fn a_json_line_is_one_line() {
-    let line = written("info", ResolvedFormat::Json, false, hostile);
+fn json_event_is_one_line() {
+    let line = written("info", ResolvedFormat::Json, false, log_hostile_text);
     assert_eq!(line.matches('\n').count(), 1, "{line:?}");
     assert!(!line.trim_end().contains(|letter: char| letter.is_ascii_control()), "{line:?}");
     assert!(line.contains(r#""level":"INFO""#) && line.contains(r#""displayed":"web\nFAKE"#), "{line}");
 }
 
 #[test]
-fn colour_is_left_out_where_it_is_off() {
+fn line_without_colour_has_no_escape_sequences() {
     let coloured = written("info", ResolvedFormat::Lines, true, || info!(id = 1, "hello"));
     let plain = written("info", ResolvedFormat::Lines, false, || info!(id = 1, "hello"));
     assert!(coloured.contains('\u{1b}'), "{coloured:?}");
@@ -73,7 +73,7 @@ fn colour_is_left_out_where_it_is_off() {
 }
 
 #[test]
-fn the_filter_decides() {
+fn filter_selects_lines_by_target_and_level() {
     let log = || {
         debug!(target: "callboard::registry", "quiet");
         debug!(target: "callboard::protocol::grpc", "loud");
@@ -83,13 +83,13 @@ fn the_filter_decides() {
 }
 
 #[test]
-fn a_filter_that_means_nothing_is_refused() {
-    for bad in ["inof", "info,debgu", "callboard=loud", ""] {
-        let refused = bad.parse::<LogFilter>();
-        assert!(refused.is_err(), "{bad:?} was taken");
+fn invalid_filter_is_rejected() {
+    for invalid in ["inof", "info,debgu", "callboard=loud", ""] {
+        let parsed = invalid.parse::<LogFilter>();
+        assert!(parsed.is_err(), "{invalid:?} was accepted");
     }
-    for good in ["info", "OFF", "warn,callboard=debug", "callboard::registry", "info,[call{peer}]=trace"] {
-        let taken = good.parse::<LogFilter>();
-        assert!(taken.is_ok(), "{good:?} was refused: {taken:?}");
+    for valid in ["info", "OFF", "warn,callboard=debug", "callboard::registry", "info,[call{peer}]=trace"] {
+        let parsed = valid.parse::<LogFilter>();
+        assert!(parsed.is_ok(), "{valid:?} was rejected: {parsed:?}");
     }
 }

@@ -41,6 +41,12 @@ pub const SHARED_STATE: Group =
 /// Rules of all layers, from the top down.
 pub const RULES: &[Rule] = &[
     Rule {
+        layer: "reference",
+        uses: &["cli", "config", "metrics", "protocol/consul", "protocol/grpc"],
+        tests_use: &[],
+        never: &[AXUM, PROTOBUF],
+    },
+    Rule {
         layer: "cli",
         uses: &["client", "clock", "config", "engine", "pb", "server", "telemetry"],
         tests_use: &[],

@@ -12,6 +12,10 @@ pub(crate) const STATUSES: &[(StatusCode, &str)] = &[
     (StatusCode::CONFLICT, "The id is registered by another program."),
     (StatusCode::PAYLOAD_TOO_LARGE, "The request is larger than `--max-message-size`."),
     (
+        StatusCode::MISDIRECTED_REQUEST,
+        "The `Host` of the request is not an address, `localhost` or a name of `--http-host`.",
+    ),
+    (
         StatusCode::TOO_MANY_REQUESTS,
         "A limit of this client is reached: streams, unread responses or blocking queries. `Retry-After` is set.",
     ),
