@@ -193,7 +193,7 @@ async fn the_command_line_says_that_it_waits() {
     assert!(shown.stdout.contains("  waiting   -  "), "{}", shown.stdout);
     watch.signal(Signal::TERM);
     let ended = watch.ended().await;
-    assert!(ended.stderr.contains("waits for those who were registered"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("waits for instances to register again"), "{}", ended.stderr);
     assert!(!ended.stdout.contains("reset"), "{}", ended.stdout);
     drop(serve);
 }

@@ -95,7 +95,7 @@ async fn registry_without_its_manager_keeps_running() {
     serve.signal(Signal::TERM);
     let ended = serve.ended().await;
     assert_eq!(ended.code(), Some(0));
-    assert!(ended.stderr.contains("cannot be told"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("cannot notify the service manager"), "{}", ended.stderr);
 }
 
 /// Starts a registry with this socket as its descriptor 3.
@@ -153,7 +153,7 @@ async fn unusable_socket_is_rejected_with_the_remedy() {
     let unnamed = rejected(tcp("127.0.0.1:0"), None).await.stderr;
     assert!(unnamed.contains("give each a name, by FileDescriptorName="), "{unnamed}");
     let misnamed = rejected(tcp("127.0.0.1:0"), Some("callboard.socket")).await.stderr;
-    assert!(misnamed.contains("write FileDescriptorName= with one of grpc"), "{misnamed}");
+    assert!(misnamed.contains("set FileDescriptorName= to one of grpc"), "{misnamed}");
     let directory = tempfile::tempdir().unwrap();
     let local = UnixListener::bind(directory.path().join("socket")).unwrap();
     let local = rejected(local, Some("grpc")).await.stderr;

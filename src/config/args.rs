@@ -70,29 +70,30 @@ pub struct ServeArgs {
     /// every registration [default: false]
     #[arg(long)]
     pub allow_insecure_remote: bool,
-    /// Largest request; a Watch request may have at least 3MiB [default: 256KiB]
+    /// Limit on the size of a request; a Watch request may have at least 3MiB [default: 256KiB]
     #[arg(long, value_name = "SIZE")]
     pub max_message_size: Option<String>,
-    /// Open calls and streams on one connection [default: 1024]
+    /// Limit on open calls and streams on one connection [default: 1024]
     #[arg(long, value_name = "N")]
     pub max_streams_per_connection: Option<String>,
-    /// Open connections on all listeners; at most four fifths of the process's file descriptors [default: those four fifths]
+    /// Limit on open connections on all listeners; more than four fifths of the process's file descriptors have no effect
+    /// [default: four fifths of the file descriptors]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<String>,
-    /// Open connections from one address; unless this is set, connections from this machine are exempt [default: 200]
+    /// Limit on open connections from one address; unless this is set, connections from this machine are exempt [default: 200]
     #[arg(long, value_name = "N")]
     pub max_connections_per_address: Option<String>,
-    /// Open calls and streams; the last tenth is reserved for registrations, heartbeats and health checks [default: 100000]
+    /// Limit on open calls and streams; the last tenth is reserved for registrations, heartbeats and health checks [default: 100000]
     #[arg(long, value_name = "N")]
     pub max_streams: Option<String>,
-    /// Open calls and streams from one address; unless this is set, those from this machine are exempt [default: 20000]
+    /// Limit on open calls and streams from one address; unless this is set, those from this machine are exempt [default: 20000]
     #[arg(long, value_name = "N")]
     pub max_streams_per_address: Option<String>,
-    /// Calls that one connection may cancel within a second, in addition to four for each completed call; beyond that it gets
+    /// Limit on calls that one connection cancels within a second, in addition to four for each completed call; beyond that it gets
     /// GOAWAY [default: 5000]
     #[arg(long, value_name = "N")]
     pub max_cancelled_calls_per_second: Option<String>,
-    /// Memory for responses that clients have not read yet; one address may use a quarter, this machine half, one connection a
+    /// Limit on the memory for responses that clients have not read yet; one address may use a quarter, this machine half, one connection a
     /// sixteenth [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     pub max_unread_responses: Option<String>,
@@ -129,7 +130,7 @@ pub struct ServeArgs {
     /// Metadata of this node in Consul's API, separated by commas [default: none]
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
     pub node_meta: Vec<String>,
-    /// Open blocking queries of Consul's API [default: 10000]
+    /// Limit on open blocking queries of Consul's API [default: 10000]
     #[arg(long, value_name = "N")]
     pub max_blocking_queries: Option<String>,
     /// Address of the DNS listener, for UDP and TCP; port 0 means any free port, off means none [default: 127.0.0.1:8600, if it

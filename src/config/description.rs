@@ -73,7 +73,7 @@ mod tests {
     const PHRASES: [&str; 7] = [
         "none",
         "one for each core",
-        "those four fifths",
+        "four fifths of the file descriptors",
         "any address but link-local ones and those of cloud metadata",
         "the host name",
         "generated at the first start",

@@ -203,7 +203,9 @@ fn http_host_repeats_and_takes_names_without_ports() {
     for invalid in ["", "a:8500", "a..b", "http://a", "*", "a b"] {
         let message = error_of(&["--http-host", invalid], &[], "");
         assert!(
-            message.starts_with(&format!("--http-host: {invalid:?} contains {invalid:?}, which is not a host name; write")),
+            message.starts_with(&format!(
+                "--http-host: {invalid:?} contains {invalid:?}, which is not a host name; write"
+            )),
             "{message}"
         );
     }

@@ -91,13 +91,13 @@ async fn tls_error_of_a_command_names_the_remedy() {
         (grpc, vec!["--tls-ca", &wrong], 4, "signed by an unknown authority; name"),
         (grpc, vec!["--tls-ca", &ca], 5, "requires a client certificate; present one with --tls-cert"),
         (grpc, [&["--tls-ca", &ca][..], &of_others].concat(), 5, "rejected the client certificate (UnknownCA)"),
-        (grpc, [&["--tls-ca", &ca][..], &mixed].concat(), 2, "no pair of certificate and key"),
+        (grpc, [&["--tls-ca", &ca][..], &mixed].concat(), 2, "do not belong together"),
         (grpc, [&["--tls-ca", &ca, "--tls-server-name", "registry"][..], &own].concat(), 4, "for another name"),
         (&plain, vec!["--tls-ca", &ca], 4, "use the address of the registry's --grpc-tls"),
         (grpc, vec!["--tls-ca", &absent], 2, "absent: cannot be read"),
         (grpc, vec!["--tls-ca", client.key()], 2, "has no certificate in PEM"),
         (grpc, vec!["--tls-cert", client.certificate()], 2, "--tls-key"),
-        (&by_http, vec!["--tls-ca", &ca], 2, "http:// is without TLS"),
+        (&by_http, vec!["--tls-ca", &ca], 2, "http:// means no TLS"),
     ];
     for (server, flags, code, said) in cases {
         let ended = run(server, &["services"], &flags).await;
