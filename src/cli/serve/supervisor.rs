@@ -32,11 +32,11 @@ impl ServiceManager {
 
     /// Reports that the listeners are open, and from then on that the process is alive, as long as all parts of the server
     /// make progress.
-    pub(super) fn ready(&self, pulse: LivenessProbe) -> ServiceManagerTask {
+    pub(super) fn ready(&self, liveness: LivenessProbe) -> ServiceManagerTask {
         let mut task = JoinSet::new();
         if self.is_present {
-            notify(&format!("READY=1\nSTATUS={}", pulse.summary()));
-            let status = move || (pulse.silent_for(), pulse.summary());
+            notify(&format!("READY=1\nSTATUS={}", liveness.summary()));
+            let status = move || (liveness.silent_for(), liveness.summary());
             task.spawn(send_status(self.watchdog, status, send));
         }
         ServiceManagerTask(task)
