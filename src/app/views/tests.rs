@@ -33,13 +33,13 @@ fn body(text: &str, length: usize) -> Bytes {
 
 /// Asks for a view of a revision. Returns it, and whether it was made for that.
 fn ask(views: &Views, key: ViewKey<'_>, revision: u64, length: usize) -> (Bytes, bool) {
-    let made = Cell::new(false);
+    let is_new = Cell::new(false);
     let make = || {
-        made.set(true);
+        is_new.set(true);
         Ok::<_, Infallible>(EncodedView::from(body(&revision.to_string(), length)))
     };
     let Ok(view) = views.at_revision(key, Revision(revision), make);
-    (view.bytes.clone(), made.get())
+    (view.bytes.clone(), is_new.get())
 }
 
 #[test]
@@ -66,16 +66,16 @@ fn view_is_made_once_for_each_key_and_revision() {
 #[test]
 fn expired_view_is_made_again() {
     let (views, _metrics) = views();
-    let made = Cell::new(0);
+    let calls = Cell::new(0);
     let at = |now: u64| {
         let make = || {
-            made.set(made.get() + 1);
+            calls.set(calls.get() + 1);
             let version = ViewVersion { expires_at: Some(now + 100), ..ViewVersion::at(Revision(1)) };
             Ok::<_, Infallible>((body("x", 5_000), version))
         };
         let Ok(view) = views.encoded(key("a"), true, |version| version.is_at(Revision(1), now), make);
         assert!(view.gzip);
-        made.get()
+        calls.get()
     };
     assert_eq!([at(0), at(99), at(100), at(199), at(200)], [1, 1, 2, 2, 3]);
 }
@@ -92,10 +92,10 @@ fn error_is_returned_and_not_kept() {
 #[test]
 fn compressed_copy_is_made_once_and_weighed() {
     let (views, _metrics) = views();
-    let made = Cell::new(0);
+    let calls = Cell::new(0);
     let get = |gzip: bool| {
         let make = || {
-            made.set(made.get() + 1);
+            calls.set(calls.get() + 1);
             // Mixed letters, so that the copy is not much smaller.
             let letters = (0..8_000_u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 27) as u8 % 26);
             Ok::<_, Infallible>((letters.collect::<Vec<u8>>().into(), ViewVersion::at(Revision(1))))
@@ -106,7 +106,7 @@ fn compressed_copy_is_made_once_and_weighed() {
     let plain = get(false);
     let before = views.bytes();
     let compressed = get(true);
-    assert_eq!((plain.gzip, compressed.gzip, made.get()), (false, true, 1));
+    assert_eq!((plain.gzip, compressed.gzip, calls.get()), (false, true, 1));
     assert!(compressed.bytes.len() < plain.bytes.len());
     assert_eq!(views.bytes(), before + (compressed.bytes.len() + 1 + ENTRY_BYTES) as u64);
     assert_eq!(get(true).bytes.as_ptr(), compressed.bytes.as_ptr());
@@ -149,13 +149,13 @@ fn view_larger_than_a_part_of_the_cache_is_served_and_not_kept() {
 #[test]
 fn threads_that_miss_one_view_at_once_make_it_once() {
     let (views, _metrics) = views();
-    let (made, start) = (AtomicUsize::new(0), Barrier::new(8));
+    let (calls, start) = (AtomicUsize::new(0), Barrier::new(8));
     for revision in 1..50 {
-        made.store(0, Relaxed);
+        calls.store(0, Relaxed);
         let view = || {
             start.wait();
             let make = || {
-                made.fetch_add(1, Relaxed);
+                calls.fetch_add(1, Relaxed);
                 thread::yield_now();
                 Ok::<_, Infallible>(EncodedView::from(body("x", 100)))
             };
@@ -166,7 +166,7 @@ fn threads_that_miss_one_view_at_once_make_it_once() {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(view)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        assert_eq!(made.load(Relaxed), 1);
+        assert_eq!(calls.load(Relaxed), 1);
         assert!(all.iter().all(|view| Arc::ptr_eq(view, &all[0])));
     }
 }
