@@ -62,6 +62,10 @@ docs $RUSTDOCFLAGS="--deny warnings":
 book: tools
     mdbook build docs
 
+# Write the reference pages of the book anew, after a change of flags, metrics, errors or exit codes
+reference:
+    CALLBOARD_WRITE_REFERENCE=1 cargo test --locked --test main reference::
+
 # Licences, bans and sources of the dependencies
 deny: tools
     cargo deny --locked check bans licenses sources
