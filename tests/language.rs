@@ -34,10 +34,10 @@ struct Limit {
 }
 
 const LIMITS: &[Limit] = &[
-    Limit { paths: &["src"], vague_permille: 220, who_permille: 35, retired: 440, names: 185 },
-    Limit { paths: &["tests"], vague_permille: 200, who_permille: 40, retired: 170, names: 145 },
+    Limit { paths: &["src"], vague_permille: 80, who_permille: 14, retired: 232, names: 93 },
+    Limit { paths: &["tests"], vague_permille: 168, who_permille: 35, retired: 152, names: 141 },
     Limit { paths: &["benches", "fuzz"], vague_permille: 20, who_permille: 10, retired: 0, names: 0 },
-    Limit { paths: &["proto"], vague_permille: 290, who_permille: 20, retired: 18, names: 0 },
+    Limit { paths: &["proto"], vague_permille: 294, who_permille: 20, retired: 19, names: 0 },
     Limit {
         paths: &[
             ".ci",

@@ -21,11 +21,7 @@ use crate::lexer::lex_shipped;
 const KNOWN_CYCLES: &[&[&str]] = &[
     &["app/command_sequence", "app/commands"],
     &["engine/disk/load", "engine/disk/store"],
-    &["model/consul_registration", "model/identity", "model/name"],
-    &["model/filter/error", "model/filter/schema"],
     &["protocol/grpc/check", "protocol/grpc/decode", "protocol/grpc/encode"],
-    &["registry/context", "registry/decide"],
-    &["registry/lease", "registry/timing_wheel"],
     &[
         "transport/closing",
         "transport/connection",
