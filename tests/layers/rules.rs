@@ -94,7 +94,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         layer: "protocol/dns",
-        uses: &["app", "metrics", "model", "registry", "transport"],
+        uses: &["app", "clock", "engine", "metrics", "model", "registry", "transport"],
         tests_use: &["clock", "engine", "random", "app", "health_check"],
         never: &[AXUM, GRPC, PROTOBUF],
     },
