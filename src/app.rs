@@ -2,16 +2,19 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `commands` | the one path of writes, and those that span several instances |
-//! | `command_sequence` | the commands of one write, in order |
-//! | `check_memory` | what goes along with checks that change hands |
-//! | `recovery` | completing what an earlier process left half done |
+//! | `server_context` | state that all protocols share |
+//! | `commands` | the one write path, with writes that span several instances |
+//! | `command_sequence`, `write_path` | the commands of one write, in order; the state that writes share |
+//! | `check_memory` | results of checks that move with them |
+//! | `recovery` | completion of writes that the end of an earlier process interrupted |
+//! | `watchers`, `query_rate` | the list of readers of all protocols |
+//! | `settling` | readers that wait after a start that lost registrations |
 //! | `encoded` | bytes of the native API, kept beside the events and chunks that they encode |
-//! | `background` | carrying writes to their end when their callers go away |
+//! | `background` | completion of writes whose callers go away |
 //! | `keyed_lock` | one lock for each key |
 //! | `views` | bounded cache of what protocols encode or compute from the registry |
 //!
-//! What is not here: what a command means (`registry`), its order and durability (`engine`), wire formats (protocols).
+//! Not here: the meaning of commands (`registry`), their order and durability (`engine`), wire formats (protocols).
 
 mod background;
 mod check_memory;
@@ -19,15 +22,20 @@ mod command_sequence;
 mod commands;
 mod encoded;
 mod keyed_lock;
+mod query_rate;
 mod recovery;
 mod server_context;
+mod settling;
 mod views;
 mod watchers;
+mod write_path;
 
 pub use check_memory::{CheckMemory, Settle};
 pub use commands::{CallerCommands, Commands, ListedChange, NodeRegistration};
 pub use encoded::{EncodedChunk, EncodedEvent};
+pub use query_rate::QueryRate;
 pub use recovery::RecoveryError;
 pub use server_context::ServerContext;
+pub use settling::ReaderMemory;
 pub use views::{EncodedView, View, ViewKey, ViewValue, ViewVersion, Views};
-pub use watchers::{Watcher, WatcherGuard, Watchers};
+pub use watchers::{WatchProtocol, WatchedResource, Watcher, WatcherGuard, Watchers};

@@ -1,4 +1,4 @@
-//! What nobody should send: a clear error to the sender, nothing lost for others, and nothing that stays.
+//! Invalid requests: the sender gets a clear error, other clients notice nothing, and nothing is left behind.
 
 mod wire;
 
@@ -12,7 +12,7 @@ use tonic_types::StatusExt;
 
 use crate::harness::{HeartbeatStream, Reader, TestClient, TestServer, address, instance, seconds, within};
 
-/// Somebody who does nothing wrong, on a connection of its own.
+/// Well-behaved client on a connection of its own.
 struct Bystander {
     peer: TestClient,
     reader: Reader,

@@ -1,4 +1,4 @@
-//! What tests stand on: servers, connections, watches, deadlines.
+//! Servers, clients, watches and deadlines for the integration tests.
 
 mod certificates;
 mod clock;

@@ -15,7 +15,7 @@ use crate::{
 use follow::{Habit, Plan};
 use writer::{Told, Writer};
 
-/// Where writers register. Nobody ever registers with `nobody`, and with `late` only in the second half.
+/// Services that writers register in. `nobody` stays empty, and `late` is used only in the second half.
 const SERVICES: [&str; 4] = ["pay-card", "pay-cash", "web", "late"];
 const WRITERS: u64 = 4;
 /// Readers that read whatever there is, at once, from the beginning.
@@ -61,11 +61,11 @@ struct History {
     told: Told,
     readers: Vec<Reader>,
     truth: ReferenceHistory,
-    /// Whom protection held.
+    /// Instances that self-preservation kept.
     held: Held,
-    /// Who is left in the end.
+    /// Instances that are left in the end.
     left: Vec<Key>,
-    /// From when on an operator said who is dead.
+    /// Time from which an operator had reset self-preservation.
     quiet: Wall,
 }
 
@@ -137,7 +137,7 @@ async fn play(house: &TestServer, seed: &Seed) -> History {
     History { told, readers, truth, held, left, quiet }
 }
 
-/// Those who fell silent go by themselves, or, as many do at once, when an operator says that they are dead; then it is quiet.
+/// Waits until silent instances are gone: they expire, or an operator resets self-preservation because many fell silent at once.
 async fn all_gone(house: &TestServer, everything: &mut Reader, left: &[Key]) {
     let peer = house.peer().await;
     let mut pace = tokio::time::interval(Duration::from_millis(500));

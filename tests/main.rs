@@ -28,6 +28,7 @@
 //! | `consul`, `consul_fields`, `consul_identity` | Consul's HTTP API: registration, fields, nodes and ids |
 //! | `consul_blocking`, `consul_filter` | blocking queries and filters |
 //! | `consul_replay` | two recordings of Consul's answers |
+//! | `watchers` | the list of readers of every protocol |
 //! | `writes` | writes that span several instances, through disconnects and kills |
 //! | `layers`, `language`, `documents` | dependencies, language and documents of the sources; `lexer` reads Rust for them |
 //! | `reference` | reference pages in `docs/`, compared with the code |
@@ -82,4 +83,5 @@ mod tls;
 mod unread;
 mod unread_http;
 mod watch;
+mod watchers;
 mod writes;

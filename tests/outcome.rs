@@ -1,4 +1,4 @@
-//! Writes whose outcome is not known in time: a store that does not answer is no refusal.
+//! Writes with an unknown outcome: a store that does not respond is not a rejection.
 
 use std::{
     convert::Infallible,
@@ -215,7 +215,7 @@ async fn http_write_on_stalled_store_is_told_that_its_outcome_is_unknown() {
     assert_eq!(status, 504, "{said}");
     assert!(said.contains("send it again, which is safe"), "{said}");
     let (status, said) = put(&consul, &stored.house, "/v1/agent/service/register", never()).await;
-    assert_eq!((status, said.contains("nothing was done")), (408, true), "{said}");
+    assert_eq!((status, said.contains("nothing was changed")), (408, true), "{said}");
     resume();
     stored.stall.set(false);
     assert_eq!(register().await.0, 200);

@@ -1,4 +1,4 @@
-//! What others feel while a registry is pressed. Figures: `just pressure`.
+//! Latency of heartbeats and deliveries under load, bounded by ratios to the latency without it: `just pressure`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,12 +14,16 @@ use crate::harness::{
     HeartbeatStream, Reader, Reads, ServerProcess, Speaker, TestClient, instance, metric, seconds, wall, within,
 };
 
-/// Heartbeat streams of honest clients, each on a connection of its own.
-const HONEST: usize = 20;
-/// How long each stage lasts, in milliseconds.
-const STAGE: u64 = 8_000;
-/// Watches of a hot service. A debug build cannot tell that many of them in time.
+/// Heartbeat streams of well-behaved clients, each on a connection of its own.
+const CLIENTS: usize = 20;
+/// Length of each stage, in milliseconds.
+const STAGE_MS: u64 = 8_000;
+/// Number of watches of a service that changes often. A debug build serves fewer in time.
 const WATCHES: usize = if cfg!(debug_assertions) { 1_000 } else { 5_000 };
+/// Latency in microseconds below which ratios are not compared.
+const FLOOR_US: u128 = 2_000;
+/// Maximum slowdown of heartbeats and deliveries under load.
+const MAX_SLOWDOWN: u128 = 20;
 const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
 
 /// Times in microseconds, sorted.
@@ -36,7 +40,16 @@ impl Times {
         self.0.get((self.0.len() * percent / 100).min(self.0.len().saturating_sub(1))).copied().unwrap_or(0)
     }
 
-    fn say(&self, what: &str) {
+    /// Asserts that the median and the 99th percentile are at most so many times those without the load. Latencies below
+    /// [`FLOOR_US`] count as that: a ratio of shorter ones measures the scheduler.
+    fn assert_within(&self, slowdown: u128, without_load: &Self, what: &str) {
+        for percent in [50, 99] {
+            let (with, without) = (self.at(percent), without_load.at(percent).max(FLOOR_US));
+            assert!(with <= without * slowdown, "{what}: p{percent} is {with} µs, without load {without} µs");
+        }
+    }
+
+    fn print(&self, what: &str) {
         println!(
             "{what}: {} of them, p50 {} µs, p99 {} µs, worst {} µs",
             self.0.len(),
@@ -47,19 +60,19 @@ impl Times {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "figures are measured from outside")]
+#[expect(clippy::disallowed_methods, reason = "latency is measured from outside")]
 fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// Every heartbeat's round trip while a stage lasts: all are answered. On a thread of its own, so that what is measured is
-/// the server and not this process.
+/// Measures the round trip of every heartbeat during a stage; all are answered. On a thread of its own, so that the load of this process
+/// does not count.
 async fn heartbeats(server: SocketAddr) -> Times {
     let measuring = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut beating = JoinSet::new();
-            for number in 0..HONEST {
+            for number in 0..CLIENTS {
                 let peer = TestClient::connect(server).await;
                 let lease = peer.register(instance("honest", &format!("i{number}"))).await.unwrap().lease_id;
                 beating.spawn(beat(peer, lease));
@@ -72,7 +85,7 @@ async fn heartbeats(server: SocketAddr) -> Times {
 
 async fn beat(peer: TestClient, lease: Bytes) -> Vec<u128> {
     let mut beats = HeartbeatStream::open(&peer).await;
-    let (mut pace, mut times, until) = (interval(Duration::from_millis(40)), Vec::new(), wall() + STAGE);
+    let (mut pace, mut times, until) = (interval(Duration::from_millis(40)), Vec::new(), wall() + STAGE_MS);
     while wall() < until {
         pace.tick().await;
         let start = now();
@@ -82,7 +95,7 @@ async fn beat(peer: TestClient, lease: Bytes) -> Vec<u128> {
     times
 }
 
-/// Changes a service without a pause to speak of.
+/// Changes a service ten times a second.
 async fn churn(peer: TestClient, service: &'static str) {
     let mut pace = interval(Duration::from_millis(100));
     for weight in (1..60_000).cycle() {
@@ -99,7 +112,7 @@ async fn service(peer: &TestClient, name: &str, instances: usize) {
     }
 }
 
-/// So many watches, read to the end.
+/// Opens this number of watches and reads them until they are aborted.
 async fn watches(server: SocketAddr, service: &'static str, number: usize) -> Vec<AbortHandle> {
     let mut reading = Vec::new();
     for _ in 0..number / 500 {
@@ -113,11 +126,11 @@ async fn watches(server: SocketAddr, service: &'static str, number: usize) -> Ve
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "figures; minutes: just pressure"]
-async fn fifteen_thousand_silent_connections() {
+#[ignore = "minutes of load: just pressure"]
+async fn heartbeats_beside_silent_connections_stay_fast() {
     let serve = ServerProcess::start(&[]).await;
     let before = heartbeats(serve.grpc).await;
-    before.say("heartbeats, alone");
+    before.print("heartbeats, alone");
     let server = serve.grpc;
     let mut silent = JoinSet::new();
     for _ in 0..15 {
@@ -127,7 +140,7 @@ async fn fifteen_thousand_silent_connections() {
                 open.push(within("a connection", TcpStream::connect(server)).await.unwrap());
             }
             loop {
-                // Whoever was cut off comes again.
+                // Connections that the server closes are opened again.
                 for socket in &mut open {
                     if socket.try_read(&mut [0; 1]).is_ok() || socket.take_error().is_ok_and(|error| error.is_some()) {
                         *socket = TcpStream::connect(server).await.unwrap();
@@ -141,49 +154,54 @@ async fn fifteen_thousand_silent_connections() {
     crate::harness::metric_becomes(serve.http, open, |open| open > 14_000.0).await;
     let resident = serve.resident();
     let during = heartbeats(serve.grpc).await;
-    during.say("heartbeats, beside 15,000 silent connections");
+    during.print("heartbeats, beside 15,000 silent connections");
     println!("{} open at the end, {resident} KiB resident", metric(serve.http, open).await);
     silent.shutdown().await;
-    println!("p99 is {} % of what it is alone", during.at(99) * 100 / before.at(99));
+    during.assert_within(MAX_SLOWDOWN, &before, "heartbeats beside silent connections");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "figures; minutes: just pressure"]
-async fn heartbeats_beside_hot_watches_and_lists() {
+#[ignore = "minutes of load: just pressure"]
+async fn heartbeats_beside_lists_and_watches_stay_fast() {
     let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     service(&peer, "hot", 1).await;
     service(&peer, "large", 3_000).await;
-    heartbeats(serve.grpc).await.say("heartbeats, alone");
+    let alone = heartbeats(serve.grpc).await;
+    alone.print("heartbeats, alone");
     let mut pressing = JoinSet::new();
     for _ in 0..32 {
         let peer = serve.peer().await;
         pressing.spawn(async move {
             let request = ListInstancesRequest { service: "large".to_owned(), ..ListInstancesRequest::default() };
             loop {
-                // Refusals are answers too.
+                // A rejection is a response too.
                 let _page = peer.discovery.clone().list_instances(request.clone()).await;
             }
         });
     }
-    heartbeats(serve.grpc).await.say("heartbeats, beside 32 that ask for pages of 3,000 instances without a pause");
+    let beside_lists = heartbeats(serve.grpc).await;
+    beside_lists.print("heartbeats, beside 32 clients that list 3,000 instances without a pause");
+    beside_lists.assert_within(MAX_SLOWDOWN, &alone, "heartbeats beside lists");
     let reading = watches(serve.grpc, "hot", WATCHES).await;
     pressing.spawn(churn(peer.clone(), "hot"));
-    heartbeats(serve.grpc).await.say("heartbeats, beside these and watches of what changes 10 times a second");
+    let beside_watches = heartbeats(serve.grpc).await;
+    beside_watches.print("heartbeats, beside these and watches of a service that changes 10 times a second");
+    beside_watches.assert_within(MAX_SLOWDOWN, &alone, "heartbeats beside lists and watches");
     reading.iter().for_each(AbortHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "figures; minutes: just pressure"]
-async fn one_in_a_hundred_readers_stalls() {
+#[ignore = "minutes of load: just pressure"]
+async fn heartbeats_and_deliveries_beside_stalled_readers_stay_fast() {
     let serve = ServerProcess::start(&[]).await;
     let peer = serve.peer().await;
     service(&peer, "hot", 1).await;
     let reading = watches(serve.grpc, "hot", WATCHES * 2 / 5).await;
     let changing = tokio::spawn(churn(peer.clone(), "hot"));
-    let (beats, delays) = tokio::join!(heartbeats(serve.grpc), deliveries(&peer));
-    beats.say("heartbeats, all read");
-    delays.say("deliveries, all read");
+    let (beats_alone, deliveries_alone) = tokio::join!(heartbeats(serve.grpc), deliveries(&peer));
+    beats_alone.print("heartbeats, all read");
+    deliveries_alone.print("deliveries, all read");
     let mut stalled = Vec::new();
     for (window, reads) in [(0, Reads::Frames), (1 << 30, Reads::Nothing)] {
         let mut speaker = Speaker::connect(serve.grpc, window, reads).await;
@@ -195,18 +213,20 @@ async fn one_in_a_hundred_readers_stalls() {
         stalled.push(speaker);
     }
     let (beats, delays) = tokio::join!(heartbeats(serve.grpc), deliveries(&peer));
-    beats.say("heartbeats, 1 % stalled");
-    delays.say("deliveries, 1 % stalled");
+    beats.print("heartbeats, 1 % stalled");
+    delays.print("deliveries, 1 % stalled");
+    beats.assert_within(MAX_SLOWDOWN, &beats_alone, "heartbeats beside stalled readers");
+    delays.assert_within(MAX_SLOWDOWN, &deliveries_alone, "deliveries beside stalled readers");
     changing.abort();
     reading.iter().for_each(AbortHandle::abort);
     drop(stalled);
 }
 
-/// How long changes of a quiet service take to a reader, while a stage lasts.
+/// Measures the time from a change of a quiet service to its reader, during a stage.
 async fn deliveries(peer: &TestClient) -> Times {
     service(peer, "quiet", 1).await;
     let mut reader = Reader::synced(peer, &["quiet"]).await;
-    let (mut times, until, mut pace) = (Vec::new(), wall() + STAGE, interval(Duration::from_millis(20)));
+    let (mut times, until, mut pace) = (Vec::new(), wall() + STAGE_MS, interval(Duration::from_millis(20)));
     for weight in (1..60_000).cycle() {
         pace.tick().await;
         let start = now();

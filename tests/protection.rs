@@ -78,8 +78,8 @@ async fn silent_majority_is_suspect_and_recovers_without_a_removal() {
     reader.until("suspects", |view| count(view, InstanceStatus::Suspect) == 30).await;
     assert_eq!(reader.view.set.len(), 50, "still served");
     let shown = instances.client.protection("web").await;
-    assert_eq!((shown.instances, shown.as_good_as_dead, shown.suspects, shown.limit), (50, 30, 30, 10));
-    assert!(shown.started_at.is_some() && shown.dead_go_at.is_some());
+    assert_eq!((shown.instances, shown.expiring_instances, shown.suspects, shown.limit), (50, 30, 30, 10));
+    assert!(shown.started_at.is_some() && shown.first_release_at.is_some());
     let listed =
         instances.client.admin.clone().list_protections(ListProtectionsRequest::default()).await.unwrap().into_inner();
     assert_eq!(listed.protections, [shown]);

@@ -1,4 +1,4 @@
-//! Restarts of a registry that forgets: readers who remember more than is there wait until those who were lost are back.
+//! Restarts of a registry in memory: watches that remember more than is registered wait until the lost instances are back.
 
 mod client_fleet;
 mod scale;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use callboard::pb::callboard::v1::{
-    ListSubscribersRequest, Notice, Subscriber, WatchRequest, WatchResponse, watch_response::Message,
+    ListWatchersRequest, Notice, WatchRequest, WatchResponse, Watcher, watch_response::Message,
 };
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
@@ -22,7 +22,7 @@ use client_fleet::{ClientFleet, Size};
 /// Longer than a stalled reader is suffered, and than the time between two bookmarks.
 const LONG: Duration = Duration::from_secs(40);
 
-/// A watch of `web` by somebody who remembers another registry.
+/// Watch of `web` with a resume token of another registry.
 async fn remembers(peer: &TestClient) -> Streaming<WatchResponse> {
     let mut token = Reader::synced(peer, &["web"]).await.view.token.to_vec();
     // The second byte begins the incarnation.
@@ -42,10 +42,10 @@ async fn assert_waits(watch: &mut Streaming<WatchResponse>) {
 }
 
 /// The watches that wait, and those that do not.
-async fn subscribers(peer: &TestClient) -> (Vec<Subscriber>, Vec<Subscriber>) {
+async fn watchers(peer: &TestClient) -> (Vec<Watcher>, Vec<Watcher>) {
     let mut admin = peer.admin.clone();
-    let answer = within("ListSubscribers", admin.list_subscribers(ListSubscribersRequest::default())).await;
-    answer.unwrap().into_inner().subscribers.into_iter().partition(|subscriber| subscriber.waiting)
+    let answer = within("ListWatchers", admin.list_watchers(ListWatchersRequest::default())).await;
+    answer.unwrap().into_inner().watchers.into_iter().partition(|watcher| watcher.waiting)
 }
 
 #[tokio::test(start_paused = true)]
@@ -59,7 +59,7 @@ async fn who_remembers_hears_nothing_until_the_registry_has_settled() {
         peer.register(instance("other", "a")).await.unwrap();
         timeout(Duration::from_secs(1), watch.message()).await.expect_err("it is told nothing, and not cut off");
     }
-    let (waiting, rest) = subscribers(&peer).await;
+    let (waiting, rest) = watchers(&peer).await;
     assert!(rest.is_empty(), "{rest:?}");
     let [waiting] = &*waiting else { panic!("{waiting:?}") };
     assert!(waiting.synced_at.is_none() && waiting.pending_changes == 0 && waiting.sent_revision == 0, "{waiting:?}");
@@ -69,7 +69,7 @@ async fn who_remembers_hears_nothing_until_the_registry_has_settled() {
     let Message::Snapshot(snapshot) = message(&mut watch).await else { panic!("no snapshot") };
     assert!(!snapshot.instances.is_empty());
     assert!(matches!(message(&mut watch).await, Message::Synced(_)));
-    let (waiting, rest) = subscribers(&peer).await;
+    let (waiting, rest) = watchers(&peer).await;
     assert!(waiting.is_empty() && rest[0].resets == 1, "{waiting:?} {rest:?}");
 }
 
@@ -136,7 +136,7 @@ async fn a_registry_that_finds_everything_again_does_not_settle() {
     reader.until("what it missed", |view| view.get("web", "a").is_some()).await;
 }
 
-/// A pause right after the start, longer than settling: it is no time in which anybody could come back.
+/// A pause right after the start that is longer than settling does not count, because no instance could register in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_does_not_cut_it_short() {
     const PAUSE: Duration = Duration::from_secs(3);
@@ -184,7 +184,7 @@ async fn the_command_line_says_that_it_waits() {
     let serve = serve.restart(&["--settle", "30s"]).await;
     let peer = serve.peer().await;
     let listed = async {
-        while subscribers(&peer).await.0.is_empty() {
+        while watchers(&peer).await.0.is_empty() {
             sleep(Duration::from_millis(20)).await;
         }
     };

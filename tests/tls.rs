@@ -8,7 +8,7 @@ use std::{fs, net::SocketAddr};
 use callboard::{
     client::{ClientError, Endpoint, TlsConfig, TlsConnectError},
     config::Config,
-    pb::callboard::v1::{ListServicesRequest, ListSubscribersRequest},
+    pb::callboard::v1::{ListServicesRequest, ListWatchersRequest},
     server::Server,
 };
 use tonic::Code;
@@ -131,9 +131,9 @@ async fn client_certificate_gives_the_connection_its_identity() {
     let client = peer(&authority.endpoint(grpc_tls(&registry), Some(&authority.workload(ID))));
     let _watching = Reader::synced(&client, &["web"]).await;
     let _nameless = Reader::synced(&registry.peer().await, &["web"]).await;
-    let request = ListSubscribersRequest::default();
-    let listed = client.admin.clone().list_subscribers(request).await.unwrap().into_inner().subscribers;
-    let names: Vec<_> = listed.iter().map(|subscriber| subscriber.identity.as_str()).collect();
+    let request = ListWatchersRequest::default();
+    let listed = client.admin.clone().list_watchers(request).await.unwrap().into_inner().watchers;
+    let names: Vec<_> = listed.iter().map(|watcher| watcher.identity.as_str()).collect();
     assert_eq!(names, [ID, ""]);
 
     let nobody = authority.issue("nobody", &[], |params| params.distinguished_name = rcgen::DistinguishedName::new());
@@ -219,7 +219,7 @@ async fn health_port_serves_the_health_of_the_registry_alone() {
     for name in [known, unknown] {
         let status = probe.health.clone().check(check(name)).await.unwrap_err();
         assert_eq!(status.code(), Code::NotFound);
-        assert!(status.message().contains("ask its gRPC port"), "{status}");
+        assert!(status.message().contains("ask the gRPC listener"), "{status}");
     }
     let mut client = probe.health.clone();
     let mut watch = client.watch(check("web")).await.unwrap().into_inner();

@@ -43,7 +43,7 @@ const ALL: [Spanning; 7] = [
 ];
 
 impl Spanning {
-    /// What it needs: services on its node.
+    /// Services on the node that the write needs.
     async fn prepare(self, serve: &ServerProcess) {
         match self {
             Self::NodeMaintenance | Self::AgentCheck => {
@@ -121,7 +121,7 @@ async fn start(data: &TempDir) -> (ServerProcess, Vec<String>) {
     (ServerProcess::start(&arguments).await, arguments.map(ToOwned::to_owned).to_vec())
 }
 
-/// Says what is wrong: protocols differ, or a node is removed in part.
+/// Describes a violation: protocols differ, or a node is removed in part.
 async fn wrong(serve: &ServerProcess) -> Option<String> {
     let leaving = get(serve, "/v1/catalog/node/leaving").await;
     let (known, left) = (!leaving.is_null(), leaving["Services"].as_object().map_or(0, serde_json::Map::len));

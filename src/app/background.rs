@@ -1,7 +1,7 @@
-//! Carries writes to their end when their callers go away.
+//! Completes writes whose callers go away.
 //!
-//! A write is polled by its caller, so it costs no task of its own. Only when the caller drops it halfway, because its client hung up
-//! or its worker ends, is the rest handed to a task of a runtime that outlives the workers.
+//! A write is polled by its caller, so it needs no task of its own. When the caller drops it before it is complete, because its
+//! client closed the connection or its worker ends, the rest runs as a task on a runtime that outlives the workers.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, task::JoinSet, time::sleep};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Tasks that finish what their callers no longer wait for.
+/// Tasks that complete the futures which callers have dropped.
 #[derive(Debug)]
 pub(super) struct BackgroundTasks {
     runtime: Option<Handle>,
@@ -24,20 +24,20 @@ pub(super) struct BackgroundTasks {
 }
 
 impl BackgroundTasks {
-    /// On a runtime that outlives all callers. `None`: what a caller drops ends there.
+    /// Creates the set of tasks on a runtime that outlives all callers. `None`: a dropped future is not completed.
     pub(super) fn on(runtime: Option<Handle>) -> Arc<Self> {
         Arc::new(Self { runtime, tasks: Mutex::default() })
     }
 
-    /// Runs a future to its end: when the caller drops the returned one, the rest runs in the background.
-    pub(super) fn to_the_end<T: Send + 'static>(
+    /// Returns a future that runs to completion: if the caller drops it, the rest runs in the background.
+    pub(super) fn run_to_completion<T: Send + 'static>(
         self: &Arc<Self>,
         future: impl Future<Output = T> + Send + 'static,
     ) -> RunToCompletion<T> {
         RunToCompletion { future: Some(Box::pin(future)), background: Arc::clone(self) }
     }
 
-    /// Waits so long. The timer is one of this runtime: that of a caller may end before it.
+    /// Waits for a time. The timer belongs to the background runtime, because the runtime of a caller may end first.
     pub(super) async fn pause(&self, span: Duration) {
         let pause = {
             let _entered = self.runtime.as_ref().map(Handle::enter);
@@ -46,7 +46,7 @@ impl BackgroundTasks {
         pause.await;
     }
 
-    /// Waits until all that was handed over has ended.
+    /// Waits until all background tasks have ended.
     pub(super) async fn finish(&self) {
         loop {
             let mut tasks = std::mem::take(&mut *self.tasks.lock());
@@ -65,9 +65,9 @@ impl BackgroundTasks {
     }
 }
 
-/// A future that is run to its end, also if it is dropped.
+/// Future that runs to completion even if it is dropped.
 pub(super) struct RunToCompletion<T: Send + 'static> {
-    /// `None` once it has ended, and while it is polled: what panics is not polled again.
+    /// `None` after completion, and while it is polled: a future that panics is not polled again.
     future: Option<Boxed<T>>,
     background: Arc<BackgroundTasks>,
 }
@@ -95,7 +95,7 @@ impl<T: Send + 'static> Drop for RunToCompletion<T> {
 
 impl<T: Send + 'static> fmt::Debug for RunToCompletion<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ToTheEnd").field("ended", &self.future.is_none()).finish_non_exhaustive()
+        f.debug_struct("RunToCompletion").field("ended", &self.future.is_none()).finish_non_exhaustive()
     }
 }
 
@@ -106,12 +106,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn dropped_future_runs_to_its_end_before_finish_returns() {
+    async fn dropped_future_completes_before_finish_returns() {
         let background = BackgroundTasks::on(Some(Handle::current()));
-        let (go_on, told) = oneshot::channel::<()>();
+        let (go_on, may_go_on) = oneshot::channel::<()>();
         let (ended, mut end) = oneshot::channel();
-        let write = background.to_the_end(async move {
-            told.await.unwrap();
+        let write = background.run_to_completion(async move {
+            may_go_on.await.unwrap();
             ended.send(()).unwrap();
         });
         let caller = tokio::spawn(write);
@@ -125,11 +125,11 @@ mod tests {
     }
 
     #[test]
-    fn future_dropped_with_its_runtime_runs_to_its_end_on_the_other() {
+    fn future_dropped_with_its_runtime_completes_on_the_background_runtime() {
         let outlives = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let background = BackgroundTasks::on(Some(outlives.handle().clone()));
         let (ended, end) = oneshot::channel();
-        let write = background.to_the_end({
+        let write = background.run_to_completion({
             let background = Arc::clone(&background);
             async move {
                 background.pause(Duration::from_millis(50)).await;

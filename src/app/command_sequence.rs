@@ -3,8 +3,8 @@
 use std::sync::{Arc, Weak};
 
 use super::{
-    commands::{LockKey, WritePath},
     keyed_lock::KeyGuard,
+    write_path::{LockKey, WritePath},
 };
 use crate::{
     engine::{EngineError, PendingCommand},
@@ -12,44 +12,45 @@ use crate::{
     registry::{Command, CommandOutcome, DeregisterGuard, Entry, RegisterWithoutLease, TakenCheck},
 };
 
-/// Instances of a node that are restated at once: other writes go on between them.
-const AT_ONCE: usize = 1_024;
+/// Most instances of a node whose status is refreshed before other writes get a chance to run.
+const MAX_REFRESH_BATCH: usize = 1_024;
 
-/// Commands of one write, in order.
+/// Commands of one write, submitted in order.
 pub(super) struct CommandSequence {
     pub(super) path: Arc<WritePath>,
     pub(super) caller: Arc<Caller>,
-    /// A command was carried out: from here on, an engine that has too much to do is asked again until it takes the rest.
+    /// Set once a command of the write is done: from then on, an overloaded engine is asked again until it takes the rest.
     pub(super) begun: bool,
 }
 
 impl CommandSequence {
-    pub(super) async fn order(&mut self, command: Command) -> Result<CommandOutcome, EngineError> {
-        self.until_taken(command, |path, caller, command| path.engine.submit(command, caller, path.clock.now())).await
+    pub(super) async fn submit(&mut self, command: Command) -> Result<CommandOutcome, EngineError> {
+        self.submit_until_taken(command, |path, caller, command| path.engine.submit(command, caller, path.clock.now()))
+            .await
     }
 
-    pub(super) async fn order_together(&mut self, commands: Vec<Command>) -> Result<Vec<CommandOutcome>, EngineError> {
-        self.until_taken(commands, |path, caller, commands| {
+    pub(super) async fn submit_together(&mut self, commands: Vec<Command>) -> Result<Vec<CommandOutcome>, EngineError> {
+        self.submit_until_taken(commands, |path, caller, commands| {
             path.engine.submit_together(commands, caller, path.clock.now())
         })
         .await
     }
 
     /// Submits a command, or several together, to the engine. An engine that is overloaded is asked again once the write has begun.
-    async fn until_taken<C: Clone, T: Unpin>(
+    async fn submit_until_taken<C: Clone, T: Unpin>(
         &mut self,
-        mut asked: C,
+        mut commands: C,
         submit: impl Fn(&WritePath, &Arc<Caller>, C) -> PendingCommand<T>,
     ) -> Result<T, EngineError> {
         loop {
-            let again = self.begun.then(|| asked.clone());
-            let done = submit(&self.path, &self.caller, asked).await;
+            let again = self.begun.then(|| commands.clone());
+            let done = submit(&self.path, &self.caller, commands).await;
             match (done, again) {
                 (Err(EngineError::Overloaded { retry, .. }), Some(again)) => {
                     self.path.background.pause(retry).await;
-                    asked = again;
+                    commands = again;
                 }
-                // Its beginning was done.
+                // Its first commands are done.
                 (Err(EngineError::Stopped), Some(_)) => return Err(EngineError::OutcomeUnknown),
                 (done, _) => {
                     self.begun |= done.is_ok();
@@ -60,39 +61,39 @@ impl CommandSequence {
     }
 
     pub(super) async fn lock(&self, id: &InstanceId) -> KeyGuard<LockKey> {
-        self.path.locks.lock(LockKey::Listed(id.clone())).await
+        self.path.locks.lock(LockKey::ConsulRegistration(id.clone())).await
     }
 
     pub(super) fn service_of(&self, id: &InstanceId) -> Option<ServiceName> {
         self.path.engine.registry().consul_index().service_of(id.as_str())
     }
 
-    /// Carries out a command about a node. What is on it hears of that from [`Self::propagate`].
+    /// Carries out a command about a node. [`Self::propagate`] carries the change to the instances on it.
     pub(super) async fn change_node(
         &mut self,
         node: &InstanceId,
         command: Command,
     ) -> Result<CommandOutcome, EngineError> {
-        let outcome = self.place(command).await?;
+        let outcome = self.submit_with_moves(command).await?;
         if outcome.changed {
             self.path.unpropagated.lock().insert(node.clone());
         }
         Ok(outcome)
     }
 
-    /// Carries out a command, with what follows from it for other instances: an id that is registered leaves the service in which it was,
-    /// and a check that is asked for leaves the instance of the node that had it. What is known of such checks goes along.
-    pub(super) async fn place(&mut self, command: Command) -> Result<CommandOutcome, EngineError> {
+    /// Carries out a command and its consequences for other instances: an id that is registered leaves its previous service, and a
+    /// requested check leaves the instance of the node that had it. The results of such checks move with them.
+    pub(super) async fn submit_with_moves(&mut self, command: Command) -> Result<CommandOutcome, EngineError> {
         let asked: Vec<CheckId> = command.requested_checks().cloned().collect();
         let moved = self.path.engine.registry().moved_by(&command);
         if asked.is_empty() && moved.is_none() {
-            return self.order(command).await;
+            return self.submit(command).await;
         }
         let memory = self.path.memory.get().and_then(Weak::upgrade);
         let settle = memory.map(|memory| memory.prepare(&command));
         let done = match moved {
-            None => self.order(command).await,
-            Some(old) => self.order_move(command, &old).await,
+            None => self.submit(command).await,
+            Some(old) => self.submit_move(command, &old).await,
         };
         if let Some(settle) = settle {
             settle(done.is_ok());
@@ -104,22 +105,22 @@ impl CommandSequence {
         Ok(outcome)
     }
 
-    /// Registers an instance, and takes it away from the service in which its id was.
-    async fn order_move(&mut self, enroll: Command, old: &Entry) -> Result<CommandOutcome, EngineError> {
+    /// Registers an instance, and removes the one with its id from its previous service.
+    async fn submit_move(&mut self, registration: Command, old: &Entry) -> Result<CommandOutcome, EngineError> {
         let (service, id) = (old.instance.service.clone(), old.instance.id.clone());
-        let leaves = Command::Deregister { service, id, guard: DeregisterGuard::Consul };
-        let mut done = self.order_together(vec![enroll, leaves]).await?;
+        let deregistration = Command::Deregister { service, id, guard: DeregisterGuard::Consul };
+        let mut done = self.submit_together(vec![registration, deregistration]).await?;
         Ok(done.swap_remove(0))
     }
 
-    /// Takes checks with these ids away from the other instances of a node that had them.
+    /// Removes checks with these ids from the other instances of the node.
     async fn release(&mut self, entry: &Entry, checks: &[CheckId]) -> Result<(), EngineError> {
         let Some(listing) = &entry.instance.consul_registration else { return Ok(()) };
         let path = Arc::clone(&self.path);
         let catalog = path.engine.registry().consul_index();
         for taken in checks.iter().flat_map(|check| catalog.taken_from(&listing.node, check)) {
             let node = taken.service.is_reserved().then(|| taken.id.clone());
-            let changed = match self.order(taken.into()).await {
+            let changed = match self.submit(taken.into()).await {
                 Ok(outcome) => outcome.changed,
                 Err(EngineError::Rejected(_)) => false,
                 Err(error) => return Err(error),
@@ -151,7 +152,7 @@ impl CommandSequence {
         done
     }
 
-    /// Has the instances on a node take over its state, if that changed.
+    /// Propagates the state of a node to its instances, if it has changed.
     pub(super) async fn propagate(&mut self, node: &InstanceId) -> Result<(), EngineError> {
         if !self.path.unpropagated.lock().contains(node) {
             return Ok(());
@@ -161,8 +162,8 @@ impl CommandSequence {
         Ok(())
     }
 
-    /// Has the instances on a node take over its state. Those that differ are looked for after the change is there for every reader: an
-    /// instance that is registered later is decided against the node as it is then.
+    /// Propagates the state of a node to its instances. Those that differ are determined after the change is visible: an instance that
+    /// is registered later is decided against the node as it is then.
     async fn propagate_now(&mut self, node: &InstanceId) -> Result<(), EngineError> {
         self.begun = true;
         let path = Arc::clone(&self.path);
@@ -173,18 +174,18 @@ impl CommandSequence {
             .filter(|entry| !registry.has_node_state(&entry.instance))
             .map(|entry| (entry.instance.service.clone(), entry.instance.id.clone()))
             .collect();
-        for some in differing.chunks(AT_ONCE) {
-            let commands = some.iter().cloned().map(|(service, id)| Command::RefreshNodeStatus { service, id });
+        for batch in differing.chunks(MAX_REFRESH_BATCH) {
+            let commands = batch.iter().cloned().map(|(service, id)| Command::RefreshNodeStatus { service, id });
             let sent: Vec<_> = commands
                 .map(|command| (path.engine.submit(command.clone(), &self.caller, path.clock.now()), command))
                 .collect();
             for (submission, command) in sent {
                 let done = match submission.await {
-                    Err(EngineError::Overloaded { .. }) => self.order(command).await,
+                    Err(EngineError::Overloaded { .. }) => self.submit(command).await,
                     done => done,
                 };
                 match done {
-                    // An instance that is refused is gone.
+                    // A rejected command means that the instance is gone.
                     Ok(_) | Err(EngineError::Rejected(_)) => {}
                     Err(error) => return Err(error),
                 }
@@ -204,7 +205,7 @@ impl CommandSequence {
             id,
             guard: DeregisterGuard::Consul,
         });
-        self.order_together(commands.collect()).await.map(drop)
+        self.submit_together(commands.collect()).await.map(drop)
     }
 }
 

@@ -1,26 +1,25 @@
-//! The one path of writes.
+//! The one write path.
 //!
-//! A command changes one instance. What changes several is one write here: a node and the instances that take over its state, an id
-//! that moves to another service, a node that goes with all that is on it. Such a write is
+//! A command changes one instance. A write that changes several is one operation here: a change of a node and its propagation to the
+//! instances on it, a move of an id to another service, the removal of a node with all that is on it. Such a write is
 //!
-//! * **whole**: once its first command is with the engine it runs to its end, whatever becomes of the request that asked for it
-//!   ([`Commands::finish`] waits for that); a process that is killed in between completes it when it starts again
-//!   ([`Commands::recover`]);
-//! * **alone**: writes that concern the same node, or the same id, are carried out one after the other. A write that takes both locks
-//!   takes that of the node first, and one of an id at a time; a write that takes those of several ids takes them in their order.
+//! * **complete**: once the engine has its first command, it runs to its end even if its request is dropped ([`Commands::finish`]
+//!   waits for that); the next process completes a write that a kill interrupts ([`Commands::recover`]);
+//! * **exclusive**: writes about the same node or the same id run one after the other. A write that takes both locks takes the node's
+//!   first, and one id's at a time; a write that takes the locks of several ids takes them in the order of the ids.
 //!
-//! | write | commands | interrupted by a kill |
+//! | write | commands | after a kill |
 //! |---|---|---|
-//! | a node changes | the node, then a `RefreshNodeStatus` for each instance that differs from it | instances that differ are restated at the start |
-//! | an id moves to another service | `Enroll` and `Deregister`, durable together | nothing or all is stored |
+//! | a node changes | the node, then `RefreshNodeStatus` for each instance that differs from it | the next start refreshes instances that differ |
+//! | an id moves to another service | `RegisterWithoutLease` and `Deregister`, durable together | nothing or all is stored |
 //! | a service is removed with its proxy | one `Deregister` for each, durable together | nothing or all is stored |
-//! | a service is registered with its proxy | one after the other, each of them whole | what was not acknowledged may be missing |
-//! | a check is taken from another instance of the node | `Enroll` or `AddCheck`, then `RemoveCheck` | the later owner keeps it at the start |
+//! | a service is registered with its proxy | one after the other, each complete | what was not acknowledged may be missing |
+//! | a check moves from another instance of the node | `RegisterWithoutLease` or `AddCheck`, then `RemoveCheck` | the next start leaves it to the later owner |
 //! | a node is removed | one `Deregister` for it and for each instance on it, durable together | nothing or all is stored |
-//! | a node, a service and checks are registered | one after the other, each of them whole | what was not acknowledged may be missing |
+//! | a node, a service and checks are registered | one after the other, each complete | what was not acknowledged may be missing |
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     sync::{Arc, OnceLock, Weak},
 };
 
@@ -31,7 +30,8 @@ use super::{
     background::{BackgroundTasks, RunToCompletion},
     check_memory::CheckMemory,
     command_sequence::CommandSequence,
-    keyed_lock::{KeyGuard, KeyedLock},
+    keyed_lock::KeyGuard,
+    write_path::{LockKey, WritePath},
 };
 use crate::{
     clock::Clock,
@@ -42,7 +42,9 @@ use crate::{
     },
 };
 
-/// The one path of writes, for all protocols, the health checks and the expiry of leases. Clones share it.
+/// The one write path, for all protocols, health checks and lease expiry. Clones share it.
+///
+/// [`Self::on_behalf_of`] gives the operations that change something, so that every command carries its caller.
 #[derive(Debug, Clone)]
 pub struct Commands(Arc<WritePath>);
 
@@ -53,45 +55,25 @@ pub struct CallerCommands<'a> {
     caller: &'a Arc<Caller>,
 }
 
-#[derive(Debug)]
-pub(super) struct WritePath {
-    pub(super) engine: Arc<dyn Engine>,
-    pub(super) clock: Arc<Clock>,
-    pub(super) locks: Arc<KeyedLock<LockKey>>,
-    /// Nodes whose last change has not reached all of their instances: a write that changes nothing goes on with it.
-    pub(super) unpropagated: Mutex<HashSet<InstanceId>>,
-    pub(super) background: Arc<BackgroundTasks>,
-    pub(super) memory: OnceLock<Weak<dyn CheckMemory>>,
-}
-
-/// Subject of a lock.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum LockKey {
-    /// A node, by its id among the nodes.
-    Node(InstanceId),
-    /// An instance with a listing, by the id by which it is found.
-    Listed(InstanceId),
-}
-
-/// A node as the catalog is told of it: commands about the node, then what is registered on it.
+/// Registration of a node, as Consul's catalog takes it: commands about the node, then what is registered on it.
 #[derive(Debug)]
 pub struct NodeRegistration {
-    /// Id of the node among the nodes.
+    /// Id of the node.
     pub node: InstanceId,
-    /// Registers the node first, if it is not registered.
+    /// Registration of the node that comes first if it is not registered.
     pub unless_known: Option<RegisterWithoutLease>,
     /// Commands about the node, in order.
     pub changes: Vec<Command>,
-    /// A service on the node.
+    /// Service on the node.
     pub service: Option<RegisterWithoutLease>,
-    /// Changes of instances on the node, by the ids of those, after that.
+    /// Changes of instances on the node, by instance id, after that.
     pub then: Vec<(InstanceId, ListedChange)>,
 }
 
-/// A change of an instance that is found by its id, in whatever service it is by then.
+/// Change of a Consul registration that is found by its id, in the service that has it by then.
 #[derive(Debug)]
 pub enum ListedChange {
-    /// Adds a check, or defines it anew.
+    /// Adds a check, or replaces its definition.
     AddCheck(NewCheck),
     /// Changes fields, as an operator does.
     Update(Patch),
@@ -107,7 +89,7 @@ impl ListedChange {
 }
 
 impl NodeRegistration {
-    /// Returns a registration that makes these changes of a node and nothing else.
+    /// Returns a registration that changes a node and nothing else.
     #[must_use]
     pub fn of_node(node: InstanceId, unless_known: Option<RegisterWithoutLease>, changes: Vec<Command>) -> Self {
         Self { node, unless_known, changes, service: None, then: Vec::new() }
@@ -115,8 +97,8 @@ impl NodeRegistration {
 }
 
 impl Commands {
-    /// The path to an engine. What callers drop halfway runs to its end on `runtime`, which must outlive them; `None` is for engines that
-    /// answer at once.
+    /// Creates the write path to an engine. Writes that callers drop are completed on `runtime`, which must outlive the callers; `None` is
+    /// for engines that answer at once.
     #[must_use]
     pub fn new(engine: &Arc<dyn Engine>, clock: &Arc<Clock>, runtime: Option<Handle>) -> Self {
         Self(Arc::new(WritePath {
@@ -129,13 +111,13 @@ impl Commands {
         }))
     }
 
-    /// Has what is known of checks go along with writes that hand them over. Once, before the first write.
+    /// Sets the memory of check results, which moves with checks that change owners. Call it once, before the first write.
     pub fn remember_checks(&self, memory: Weak<dyn CheckMemory>) {
-        // A second one would be a defect of whoever puts the server together; the first goes on.
+        // A second call would be a defect of the server's construction; the first memory stays.
         let _ = self.0.memory.set(memory);
     }
 
-    /// The registry that is written to.
+    /// Returns the registry that is written to.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         self.0.engine.registry()
@@ -147,7 +129,7 @@ impl Commands {
         CallerCommands { commands: self, caller }
     }
 
-    /// Submits what the leases' time asks for, and returns the removals among it, on their way.
+    /// Submits the commands that the leases require at this time, on behalf of expiry and self-preservation. Returns the pending removals.
     #[must_use]
     pub fn expire(&self, now: ClockReading) -> Vec<PendingCommand> {
         engine::expire(&*self.0.engine, now)
@@ -164,12 +146,12 @@ impl Commands {
         self.0.engine.take_saved_checks()
     }
 
-    /// Waits until every write that was begun has ended. For when no more are begun, and before the engine closes.
+    /// Waits until every started write has ended. Call it when no more are started, before the engine closes.
     pub async fn finish(&self) {
         self.0.background.finish().await;
     }
 
-    pub(super) fn order(&self, command: Command, caller: &Arc<Caller>) -> PendingCommand {
+    pub(super) fn submit_one(&self, command: Command, caller: &Arc<Caller>) -> PendingCommand {
         self.0.engine.submit(command, caller, self.0.clock.now())
     }
 
@@ -177,30 +159,30 @@ impl Commands {
         self.0.locks.lock(key).await
     }
 
-    /// Takes the locks of several ids, in the order of the ids: two writes that want the same do not wait for each other.
+    /// Takes the locks of several ids, in the order of the ids, so that two writes do not deadlock.
     async fn lock_all(&self, ids: impl Iterator<Item = InstanceId>) -> Vec<KeyGuard<LockKey>> {
         let ids: BTreeSet<_> = ids.collect();
         let mut guards = Vec::with_capacity(ids.len());
         for id in ids {
-            guards.push(self.lock(LockKey::Listed(id)).await);
+            guards.push(self.lock(LockKey::ConsulRegistration(id)).await);
         }
         guards
     }
 }
 
 impl CallerCommands<'_> {
-    /// Carries out a command. What it means for other instances is carried out with it: those on a node take over its state.
+    /// Carries out a command. A change of a node is propagated to the instances on it.
     ///
     /// # Errors
     ///
-    /// When the command is refused, or the engine does not take it.
+    /// When the command is rejected, or the engine does not take it.
     pub async fn submit(self, command: Command) -> Result<CommandOutcome, EngineError> {
         let (service, id) = command.target();
         if !service.is_reserved() {
-            return self.commands.order(command, self.caller).await;
+            return self.commands.submit_one(command, self.caller).await;
         }
         let guard = self.commands.lock(LockKey::Node(id.clone())).await;
-        self.to_the_end(guard, |mut write| async move {
+        self.run_to_completion(guard, |mut write| async move {
             let node = command.target().1.clone();
             let outcome = write.change_node(&node, command).await;
             write.propagate(&node).await?;
@@ -213,21 +195,21 @@ impl CallerCommands<'_> {
     ///
     /// # Errors
     ///
-    /// When a command is refused, or the engine does not take the first. What was done before a refusal stays.
+    /// When a command is rejected, or the engine does not take the first. What was done before a rejection stays.
     pub async fn register_on_node(self, asked: NodeRegistration) -> Result<(), EngineError> {
         let guard = self.commands.lock(LockKey::Node(asked.node.clone())).await;
-        self.to_the_end(guard, |mut write| async move {
+        self.run_to_completion(guard, |mut write| async move {
             let NodeRegistration { node, unless_known, changes, service, then } = asked;
             write.register_node(&node, unless_known, changes).await?;
             if let Some(service) = service {
                 let _guard = write.lock(&service.id).await;
-                write.place(Command::RegisterWithoutLease(Box::new(service))).await?;
+                write.submit_with_moves(Command::RegisterWithoutLease(Box::new(service))).await?;
             }
             for (id, change) in then {
                 let _guard = write.lock(&id).await;
-                // There is nothing to change of an instance that was removed meanwhile.
+                // An instance that was removed in the meantime has nothing to change.
                 if let Some(service) = write.service_of(&id) {
-                    write.place(change.of(service, id)).await?;
+                    write.submit_with_moves(change.of(service, id)).await?;
                 }
             }
             Ok(())
@@ -235,73 +217,74 @@ impl CallerCommands<'_> {
         .await
     }
 
-    /// Registers instances without a lease, one after the other. One whose id is that of an instance in another service moves.
-    /// `held` is dropped once they are registered.
+    /// Registers instances without a lease, one after the other. An instance whose id another service has moves from there. `held` is
+    /// dropped once all are registered.
     ///
     /// # Errors
     ///
-    /// When one is refused, or the engine does not take the first. What was registered before a refusal stays.
+    /// When a registration is rejected, or the engine does not take the first. Earlier registrations stay.
     pub async fn register(
         self,
-        enrolls: Vec<RegisterWithoutLease>,
+        registrations: Vec<RegisterWithoutLease>,
         held: impl Send + 'static,
     ) -> Result<(), EngineError> {
-        let guards = self.commands.lock_all(enrolls.iter().map(|enroll| enroll.id.clone())).await;
-        self.to_the_end((guards, held), |mut write| async move {
-            for enroll in enrolls {
-                write.place(Command::RegisterWithoutLease(Box::new(enroll))).await?;
+        let guards = self.commands.lock_all(registrations.iter().map(|registration| registration.id.clone())).await;
+        self.run_to_completion((guards, held), |mut write| async move {
+            for registration in registrations {
+                write.submit_with_moves(Command::RegisterWithoutLease(Box::new(registration))).await?;
             }
             Ok(())
         })
         .await
     }
 
-    /// Changes the instance that is found by this id, in whatever service it is by then. `None`: there is none.
+    /// Changes the Consul registration with this id, in the service that has it by then. Returns `None` if no service has it.
     ///
     /// # Errors
     ///
-    /// When the change is refused, or the engine does not take it.
+    /// When the change is rejected, or the engine does not take it.
     pub async fn submit_listed(
         self,
         id: InstanceId,
         change: ListedChange,
     ) -> Result<Option<CommandOutcome>, EngineError> {
-        let guard = self.commands.lock(LockKey::Listed(id.clone())).await;
+        let guard = self.commands.lock(LockKey::ConsulRegistration(id.clone())).await;
         let Some(service) = self.commands.registry().consul_index().service_of(id.as_str()) else { return Ok(None) };
         let command = change.of(service, id);
-        self.to_the_end(guard, |mut write| async move { write.place(command).await.map(Some) }).await
+        self.run_to_completion(guard, |mut write| async move { write.submit_with_moves(command).await.map(Some) }).await
     }
 
-    /// Removes the instances that are found by these ids, in whatever services, as one. Returns whether there was any for the first.
+    /// Removes the Consul registrations with these ids together, in the services that have them. Returns whether there was one with the
+    /// first id.
     ///
     /// # Errors
     ///
-    /// When the engine does not take it; then none is removed.
+    /// When the engine does not take the write; then none is removed.
     pub async fn deregister_listed(self, ids: Vec<InstanceId>) -> Result<bool, EngineError> {
         let guards = self.commands.lock_all(ids.iter().cloned()).await;
-        self.to_the_end(guards, |mut write| async move {
+        self.run_to_completion(guards, |mut write| async move {
             let Some(first) = ids.first().and_then(|id| write.service_of(id)) else { return Ok(false) };
             let others = ids.iter().skip(1).filter_map(|id| write.service_of(id).map(|service| (service, id.clone())));
             let targets = ids.first().map(|id| (first, id.clone())).into_iter().chain(others);
-            let leaves = |(service, id)| Command::Deregister { service, id, guard: DeregisterGuard::Consul };
-            let commands = targets.map(leaves).collect();
-            Ok(write.order_together(commands).await?.first().is_some_and(|outcome| outcome.changed))
+            let deregister = |(service, id)| Command::Deregister { service, id, guard: DeregisterGuard::Consul };
+            let commands = targets.map(deregister).collect();
+            Ok(write.submit_together(commands).await?.first().is_some_and(|outcome| outcome.changed))
         })
         .await
     }
 
-    /// Removes all instances with a listing that are on a node, and the node, unless it is the local one.
+    /// Removes all Consul registrations on a node, and the node itself unless it is the local one.
     ///
     /// # Errors
     ///
-    /// When the engine does not take it; then nothing is removed.
+    /// When the engine does not take the write; then nothing is removed.
     pub async fn remove_node(self, node: InstanceId) -> Result<(), EngineError> {
         let guard = self.commands.lock(LockKey::Node(node.clone())).await;
-        self.to_the_end(guard, |mut write| async move { write.remove_node(node).await }).await
+        self.run_to_completion(guard, |mut write| async move { write.remove_node(node).await }).await
     }
 
-    /// Runs a write to its end, with what it holds meanwhile.
-    fn to_the_end<T, F>(
+    /// Runs a write to completion. The guards are held until then.
+    fn run_to_completion<T, F>(
         self,
         guards: impl Send + 'static,
         write: impl FnOnce(CommandSequence) -> F,
@@ -315,7 +298,7 @@ impl CallerCommands<'_> {
             caller: Arc::clone(self.caller),
             begun: false,
         });
-        self.commands.0.background.to_the_end(async move {
+        self.commands.0.background.run_to_completion(async move {
             let _guards = guards;
             write.await
         })

@@ -1,11 +1,11 @@
-//! One lock for each key: writes that concern the same node, or the same id, are carried out one after the other.
+//! One lock for each key: writes about the same node or the same id run one after the other.
 
 use std::{hash::Hash, sync::Arc};
 
 use dashmap::DashMap;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// Locks by key. A key that nobody holds or waits for costs nothing.
+/// Locks by key. A key that is neither held nor waited for takes no memory.
 #[derive(Debug)]
 pub(super) struct KeyedLock<K: Eq + Hash>(DashMap<K, Arc<Mutex<()>>>);
 
@@ -16,7 +16,7 @@ impl<K: Eq + Hash> Default for KeyedLock<K> {
 }
 
 impl<K: Eq + Hash + Clone> KeyedLock<K> {
-    /// Waits until nobody else holds this key, and holds it until the guard is dropped. Those who wait are served in order.
+    /// Waits until the key is free, and holds it until the guard is dropped. Waiting callers get it in order.
     pub(super) async fn lock(self: &Arc<Self>, key: K) -> KeyGuard<K> {
         let lock = Arc::clone(&*self.0.entry(key.clone()).or_default());
         let mut guard = KeyGuard { locks: Arc::clone(self), key, lock: Arc::clone(&lock), held: None };
@@ -25,20 +25,20 @@ impl<K: Eq + Hash + Clone> KeyedLock<K> {
     }
 }
 
-/// The right to write what a key stands for.
+/// Exclusive right to write what a key stands for.
 #[derive(Debug)]
 pub(super) struct KeyGuard<K: Eq + Hash> {
     locks: Arc<KeyedLock<K>>,
     key: K,
     lock: Arc<Mutex<()>>,
-    /// `None`: somebody else holds the key.
+    /// `None` while another caller holds the key.
     held: Option<OwnedMutexGuard<()>>,
 }
 
 impl<K: Eq + Hash> Drop for KeyGuard<K> {
     fn drop(&mut self) {
         self.held.take();
-        // Those who wait have a copy of the lock too. Then it stays for them.
+        // Waiting callers have a copy of the lock too. Then it stays for them.
         self.locks.0.remove_if(&self.key, |_, lock| Arc::ptr_eq(lock, &self.lock) && Arc::strong_count(lock) == 2);
     }
 }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn keyed_lock_with_two_callers_serves_them_in_order_and_keeps_no_free_key() {
+    async fn keyed_lock_serves_callers_in_order_and_keeps_no_free_key() {
         let locks = Arc::new(KeyedLock::default());
         let first = locks.lock("a").await;
         let _another = locks.lock("b").await;

@@ -1,10 +1,13 @@
-//! Completes what an earlier process left half done, before anybody reads.
+//! Completes writes that the end of an earlier process interrupted, before anything is served.
 //!
-//! Nothing is logged ahead for this: what is stored says what is missing. An id in Consul's words that leads to another service than the
-//! one in which an instance has it: that instance has moved. A check that two instances of a node have: the later one keeps it. An instance that differs from its node: the node changed. A node is removed
-//! together with all that is on it, so half of that is never stored.
+//! There is no write-ahead log for this; the stored state shows what is missing:
 //!
-//! An instance on a node that nobody registered stays: versions before 0.1 let `SkipNodeUpdate` register such ones.
+//! * an instance whose id leads to another service has moved there: its old entry is removed;
+//! * a check that two instances of a node have stays with the later one;
+//! * an instance that differs from its node takes over the node's state.
+//!
+//! A node is removed together with all that is on it, so a part of that is never stored. An instance on an unregistered node stays,
+//! because versions before 0.1 registered such instances with `SkipNodeUpdate`.
 
 use std::{io, iter, sync::Arc, thread};
 
@@ -15,16 +18,16 @@ use crate::{
     registry::{Command, DeregisterGuard, Entry, Registry},
 };
 
-/// Commands that are on their way at once.
-const AT_ONCE: usize = 1_024;
+/// Most commands that are in flight at once.
+const MAX_IN_FLIGHT: usize = 1_024;
 
-/// Why interrupted writes are not completed.
+/// Error of a recovery that did not complete the interrupted writes.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
-    /// The system gives no thread.
+    /// The operating system does not start a thread.
     #[error("cannot start a thread to complete interrupted writes: {0}: allow more threads")]
     Thread(#[from] io::Error),
-    /// The engine does not take the commands.
+    /// The engine rejects the commands.
     #[error("cannot complete interrupted writes: {0}")]
     Engine(#[from] EngineError),
 }
@@ -34,10 +37,10 @@ impl Commands {
     ///
     /// # Errors
     ///
-    /// When the engine does not take what is to be done.
+    /// When the engine does not take the commands.
     pub fn recover(&self) -> Result<(), RecoveryError> {
-        for missing in [misplaced, differing] {
-            let missing = missing(self.registry());
+        for find in [misplaced, differing] {
+            let missing = find(self.registry());
             if !missing.is_empty() {
                 self.complete(&missing)?;
             }
@@ -55,9 +58,11 @@ impl Commands {
     }
 
     fn carry_out(&self, commands: &[Command]) -> Result<(), EngineError> {
-        for commands in commands.chunks(AT_ONCE) {
-            let sent: Vec<_> =
-                commands.iter().map(|command| self.order(command.clone(), ServerActor::Recovery.caller())).collect();
+        for commands in commands.chunks(MAX_IN_FLIGHT) {
+            let sent: Vec<_> = commands
+                .iter()
+                .map(|command| self.submit_one(command.clone(), ServerActor::Recovery.caller()))
+                .collect();
             for submission in sent {
                 match submission.wait() {
                     Ok(_) | Err(EngineError::Rejected(_)) => {}
@@ -71,8 +76,8 @@ impl Commands {
     }
 }
 
-/// Returns commands that take away instances whose ids have moved to another service, and checks that another instance of the node has
-/// taken.
+/// Returns commands that remove instances whose ids have moved to another service, and checks that another instance of the node has
+/// taken over.
 fn misplaced(registry: &Registry) -> Vec<Command> {
     let command = |instance: &Instance| {
         let moved = registry.entry_of_id(instance).is_some_and(|found| found.instance.service != instance.service);
@@ -88,7 +93,7 @@ fn misplaced(registry: &Registry) -> Vec<Command> {
     entries(registry).flat_map(|entry| command(&entry.instance).into_iter().chain(taken(&entry.instance))).collect()
 }
 
-/// Returns commands for instances that differ from their nodes.
+/// Returns commands that refresh the instances which differ from their nodes.
 fn differing(registry: &Registry) -> Vec<Command> {
     let command = |instance: &Instance| {
         let (service, id) = (instance.service.clone(), instance.id.clone());
@@ -98,7 +103,7 @@ fn differing(registry: &Registry) -> Vec<Command> {
     listed.filter_map(|entry| command(&entry.instance)).collect()
 }
 
-/// Returns all entries, those of nodes too.
+/// Returns all entries, including nodes.
 fn entries(registry: &Registry) -> impl Iterator<Item = Arc<Entry>> {
     let services = iter::once(node_service()).chain(registry.each_service().map(|summary| summary.name));
     services.flat_map(|service| registry.page(&service, "", usize::MAX))

@@ -1,81 +1,123 @@
-//! Who watches, and how far each has come.
+//! Readers that wait for changes: one list for all protocols.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use dashmap::DashMap;
 
+use super::QueryRate;
 use crate::{
-    model::{InstanceFilter, Selector, UnixMillis},
-    registry::ClockReading,
+    model::{InstanceFilter, Revision, Selector, UnixMillis},
+    registry::{ClockReading, PendingChanges, Registry},
     transport::Connection,
 };
 
-/// Longest `user-agent` that is remembered, in characters.
-const LONGEST_AGENT: usize = 128;
+/// Longest `user-agent` that is kept, in characters.
+const MAX_USER_AGENT_CHARS: usize = 128;
 
-/// All open watches.
+/// Open watches of all protocols. A watch enters itself once and is updated by atomics alone, so waking it takes no lock.
+///
+/// DNS queries are too short to be listed: they are counted as a rate for each transport.
 #[derive(Debug, Default)]
 pub struct Watchers {
-    open: Arc<DashMap<u64, Arc<Watcher>>>,
+    /// Rate of DNS queries over UDP.
+    pub dns_udp: Arc<QueryRate>,
+    /// Rate of DNS queries over TCP.
+    pub dns_tcp: Arc<QueryRate>,
+    open: Arc<OpenWatches>,
     next: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct OpenWatches {
+    by_id: DashMap<u64, Arc<Watcher>>,
+    /// Number of them by protocol, in the order of [`WatchProtocol`].
+    counts: [AtomicUsize; 3],
+}
+
+/// Protocol of a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchProtocol {
+    /// `DiscoveryService/Watch`.
+    Grpc,
+    /// `grpc.health.v1.Health/Watch`.
+    GrpcHealth,
+    /// Blocking query of Consul's HTTP API.
+    Consul,
+}
+
+/// Part of the registry that a watch reads.
+#[derive(Debug, Clone)]
+pub enum WatchedResource {
+    /// Instances of services.
+    Services(Arc<Selector>),
+    /// All nodes of Consul's catalog.
+    Nodes,
+    /// One node of Consul's catalog and what is on it. Empty: the local node.
+    Node(Box<str>),
+    /// Health of the process itself.
+    Process,
 }
 
 /// One open watch.
 #[derive(Debug)]
 pub struct Watcher {
+    /// Protocol that it uses.
+    pub protocol: WatchProtocol,
     /// Connection that carries it.
     pub connection: Arc<Connection>,
-    /// `user-agent` of its client, cut to 128 characters.
+    /// `user-agent` of its client, cut to 128 characters. Empty where the client sent none.
     pub user_agent: Box<str>,
-    /// Services that it watches.
-    pub selection: Arc<Selector>,
+    /// Part of the registry that it reads.
+    pub resource: WatchedResource,
     /// Filter of its instances.
     pub filter: Option<Arc<InstanceFilter>>,
     /// Time at which it was opened.
     pub connected_at: UnixMillis,
-    /// The revision it was last told.
+    /// Revision that it was last sent; for a blocking query, the index that it waits to be exceeded.
     pub sent: AtomicU64,
-    /// When it last had nothing more to be told, in milliseconds since 1970; 0: never yet.
+    /// Time at which it last had nothing more to be sent, in milliseconds since 1970. Zero: never yet.
     pub synced_at: AtomicU64,
-    /// How often it had to start over.
+    /// Number of times that it had to start over with a snapshot.
     pub resets: AtomicU32,
-    /// It waits until the registry has settled.
+    /// Set while it waits until the registry has settled.
     pub waiting: AtomicBool,
 }
 
-/// A watch's line in the list. Dropping it strikes it out.
+/// Entry of a watch in the list. Dropping it removes the watch.
 #[derive(Debug)]
 pub struct WatcherGuard {
-    open: Arc<DashMap<u64, Arc<Watcher>>>,
+    open: Arc<OpenWatches>,
     id: u64,
-    /// What the list says of it.
-    pub line: Arc<Watcher>,
+    /// State of the watch, as the list shows it.
+    pub watcher: Arc<Watcher>,
 }
 
 impl Drop for WatcherGuard {
     fn drop(&mut self) {
-        self.open.remove(&self.id);
+        self.open.by_id.remove(&self.id);
+        self.open.counts[self.watcher.protocol as usize].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Watchers {
-    /// Enters a watch.
+    /// Adds a watch.
     pub fn enter(
         &self,
+        protocol: WatchProtocol,
         connection: &Arc<Connection>,
         user_agent: &str,
-        selection: &Arc<Selector>,
-        filter: Option<&Arc<InstanceFilter>>,
+        (resource, filter): (WatchedResource, Option<&Arc<InstanceFilter>>),
         now: ClockReading,
     ) -> WatcherGuard {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let line = Arc::new(Watcher {
+        let watcher = Arc::new(Watcher {
+            protocol,
             connection: Arc::clone(connection),
-            user_agent: user_agent.chars().take(LONGEST_AGENT).collect(),
-            selection: Arc::clone(selection),
+            user_agent: user_agent.chars().take(MAX_USER_AGENT_CHARS).collect(),
+            resource,
             filter: filter.cloned(),
             connected_at: now.wall,
             sent: AtomicU64::new(0),
@@ -83,38 +125,64 @@ impl Watchers {
             resets: AtomicU32::new(0),
             waiting: AtomicBool::new(false),
         });
-        self.open.insert(id, Arc::clone(&line));
-        WatcherGuard { open: Arc::clone(&self.open), id, line }
+        self.open.counts[protocol as usize].fetch_add(1, Ordering::Relaxed);
+        self.open.by_id.insert(id, Arc::clone(&watcher));
+        WatcherGuard { open: Arc::clone(&self.open), id, watcher }
     }
 
-    /// How many are open.
+    /// Returns the number of open watches of a protocol.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.open.len()
+    pub fn count(&self, protocol: WatchProtocol) -> usize {
+        self.open.counts[protocol as usize].load(Ordering::Relaxed)
     }
 
-    /// Whether none is open.
+    /// Returns whether no watch of any protocol is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.open.is_empty()
+        self.open.by_id.is_empty()
     }
 
-    /// How many wait until the registry has settled.
+    /// Returns the number of watches that wait until the registry has settled.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.open.iter().filter(|line| line.waiting.load(Ordering::Relaxed)).count()
+        self.open.by_id.iter().filter(|watcher| watcher.waiting.load(Ordering::Relaxed)).count()
     }
 
-    /// Up to `limit` watches with ids after this one that would hear of a service, or all, by id.
-    pub fn page(&self, after: u64, limit: usize, wanted: impl Fn(&Selector) -> bool) -> Vec<(u64, Arc<Watcher>)> {
+    /// Returns up to `limit` watches with ids after this one that are wanted, by id.
+    pub fn page(&self, after: u64, limit: usize, wanted: impl Fn(&Watcher) -> bool) -> Vec<(u64, Arc<Watcher>)> {
         let mut found: Vec<_> = self
             .open
+            .by_id
             .iter()
-            .filter(|line| *line.key() > after && wanted(&line.selection))
-            .map(|line| (*line.key(), Arc::clone(line.value())))
+            .filter(|watcher| *watcher.key() > after && wanted(watcher))
+            .map(|watcher| (*watcher.key(), Arc::clone(watcher.value())))
             .collect();
         found.sort_unstable_by_key(|(id, _)| *id);
         found.truncate(limit);
         found
+    }
+}
+
+impl Watcher {
+    /// Returns the services that it reads. `None`: it reads something else.
+    #[must_use]
+    pub fn selector(&self) -> Option<&Selector> {
+        match &self.resource {
+            WatchedResource::Services(selector) => Some(selector),
+            WatchedResource::Nodes | WatchedResource::Node(_) | WatchedResource::Process => None,
+        }
+    }
+
+    /// Counts the changes that it has yet to be sent. None while it waits for settling, because it then gets a new snapshot.
+    #[must_use]
+    pub fn pending(&self, registry: &Registry) -> PendingChanges {
+        let sent = Revision(self.sent.load(Ordering::Relaxed));
+        match self.selector() {
+            // The health of a service says nothing of revisions.
+            Some(selector) if self.protocol != WatchProtocol::GrpcHealth && !self.waiting.load(Ordering::Relaxed) => {
+                registry.pending(selector, sent)
+            }
+            _ => PendingChanges::default(),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `callboard clients`: the clients that read services, and how far each is behind.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use clap::Args;
 use serde::Serialize;
@@ -11,11 +11,11 @@ use super::{
     output::{self, OutputArgs, Printable},
     view::{duration, or_dash, set, time},
 };
-use crate::pb::callboard::v1::{ListSubscribersRequest, Subscriber};
+use crate::pb::callboard::v1::{ListWatchersRequest, QueryRate, WatchProtocol, Watcher};
 
 #[derive(Debug, Args)]
 pub(crate) struct ClientsArgs {
-    /// Only clients that receive changes of this service
+    /// Only watches that read this service
     #[arg(long)]
     service: Option<String>,
     #[command(flatten)]
@@ -24,15 +24,18 @@ pub(crate) struct ClientsArgs {
     output: OutputArgs,
 }
 
-#[derive(Debug, Serialize)]
+/// An open watch, or the queries of a protocol that leaves none.
+#[derive(Debug, Default, Serialize)]
 struct ClientView {
     id: u64,
-    peer: String,
+    protocol: &'static str,
+    peer: Option<String>,
     identity: Option<String>,
     user_agent: Option<String>,
     services: Vec<String>,
     prefix: Option<String>,
     everything: bool,
+    resource: Option<String>,
     filter: Option<String>,
     connected_at: Option<String>,
     synced_at: Option<String>,
@@ -41,55 +44,78 @@ struct ClientView {
     lag_seconds: f64,
     resets: u32,
     waiting: bool,
+    queries_per_second: Option<BTreeMap<String, f64>>,
 }
 
-impl From<Subscriber> for ClientView {
-    fn from(subscriber: Subscriber) -> Self {
+impl From<Watcher> for ClientView {
+    fn from(watcher: Watcher) -> Self {
         Self {
-            id: subscriber.id,
-            peer: subscriber.peer,
-            identity: set(subscriber.identity),
-            user_agent: set(subscriber.user_agent),
-            services: subscriber.services,
-            prefix: set(subscriber.prefix),
-            everything: subscriber.everything,
-            filter: set(subscriber.filter),
-            connected_at: time(subscriber.connected_at),
-            synced_at: time(subscriber.synced_at),
-            sent_revision: subscriber.sent_revision,
-            pending_changes: subscriber.pending_changes,
-            lag_seconds: duration(subscriber.lag).unwrap_or_default().as_secs_f64(),
-            resets: subscriber.resets,
-            waiting: subscriber.waiting,
+            id: watcher.id,
+            protocol: match watcher.protocol() {
+                WatchProtocol::Grpc => "grpc",
+                WatchProtocol::GrpcHealth => "grpc_health",
+                WatchProtocol::Consul => "consul",
+                WatchProtocol::Unspecified => "unspecified",
+            },
+            peer: set(watcher.peer),
+            identity: set(watcher.identity),
+            user_agent: set(watcher.user_agent),
+            services: watcher.services,
+            prefix: set(watcher.prefix),
+            everything: watcher.everything,
+            resource: set(watcher.resource),
+            filter: set(watcher.filter),
+            connected_at: time(watcher.connected_at),
+            synced_at: time(watcher.synced_at),
+            sent_revision: watcher.sent_revision,
+            pending_changes: watcher.pending_changes,
+            lag_seconds: duration(watcher.lag).unwrap_or_default().as_secs_f64(),
+            resets: watcher.resets,
+            waiting: watcher.waiting,
+            queries_per_second: None,
         }
     }
 }
 
 impl ClientView {
+    /// Returns one row for the queries of all DNS clients, if there were any.
+    fn of_dns(rates: &[QueryRate]) -> Option<Self> {
+        let dns = rates.iter().filter(|rate| rate.protocol == "dns" && rate.per_second > 0.0);
+        let rates: BTreeMap<_, _> = dns.map(|rate| (rate.transport.clone(), rate.per_second)).collect();
+        let row = Self { protocol: "dns", queries_per_second: Some(rates), ..Self::default() };
+        row.queries_per_second.as_ref().is_some_and(|rates| !rates.is_empty()).then_some(row)
+    }
+
     fn watched(&self) -> String {
         if self.everything {
             return "everything".to_owned();
         }
-        match (&self.prefix, self.services.as_slice()) {
-            (Some(prefix), _) => format!("{prefix}*"),
-            (None, [one, two, three, more @ ..]) if !more.is_empty() => {
+        if let Some(rates) = &self.queries_per_second {
+            let rates: Vec<_> = rates.iter().map(|(transport, rate)| format!("{rate:.1}/s over {transport}")).collect();
+            return rates.join(", ");
+        }
+        match (&self.prefix, &self.resource, self.services.as_slice()) {
+            (Some(prefix), ..) => format!("{prefix}*"),
+            (None, Some(resource), _) => resource.clone(),
+            (None, None, [one, two, three, more @ ..]) if !more.is_empty() => {
                 format!("{one},{two},{three} and {} more", more.len())
             }
-            (None, services) => services.join(","),
+            (None, None, services) => services.join(","),
         }
     }
 }
 
 impl Printable for ClientView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (
-        &["ID", "PEER", "WATCHES", "PENDING", "LAG", "RESETS", "CONNECTED"],
+        &["ID", "PROTOCOL", "PEER", "WATCHES", "PENDING", "LAG", "RESETS", "CONNECTED"],
         &["IDENTITY", "SYNCED", "SENT REVISION", "FILTER", "USER AGENT"],
     );
 
     fn cells(&self) -> Vec<String> {
         vec![
-            self.id.to_string(),
-            self.peer.clone(),
+            if self.id == 0 { or_dash(None) } else { self.id.to_string() },
+            self.protocol.to_owned(),
+            or_dash(self.peer.as_deref()),
             self.watched(),
             // Until the registry has settled, the number of missing changes is unknown.
             if self.waiting { "waiting".to_owned() } else { self.pending_changes.to_string() },
@@ -112,12 +138,15 @@ impl Printable for ClientView {
 pub(crate) async fn run(args: ClientsArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
-    let clients = pages(usize::MAX, async |page_token| {
-        let request = with_deadline(ListSubscribersRequest { service: service.clone(), page_size: 0, page_token });
-        let page = connection.call(connection.admin().list_subscribers(request)).await?;
-        Ok((page.subscribers, page.next_page_token))
+    let mut rates = Vec::new();
+    let watchers = pages(usize::MAX, async |page_token| {
+        let request = with_deadline(ListWatchersRequest { service: service.clone(), page_size: 0, page_token });
+        let page = connection.call(connection.admin().list_watchers(request)).await?;
+        rates.extend(page.query_rates);
+        Ok((page.watchers, page.next_page_token))
     });
-    let clients: Vec<ClientView> = clients.await?.into_iter().map(ClientView::from).collect();
+    let mut clients: Vec<ClientView> = watchers.await?.into_iter().map(ClientView::from).collect();
+    clients.extend(ClientView::of_dns(&rates).filter(|_| service.is_empty()));
     output::list(args.output.format, &clients, "no clients")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -130,12 +159,26 @@ mod tests {
     fn watched_services_are_abbreviated_in_the_table() {
         let watched = |services: &[&str], prefix: &str, everything| {
             let services = services.iter().map(ToString::to_string).collect();
-            let subscriber = Subscriber { services, prefix: prefix.to_owned(), everything, ..Subscriber::default() };
-            ClientView::from(subscriber).watched()
+            let watcher = Watcher { services, prefix: prefix.to_owned(), everything, ..Watcher::default() };
+            ClientView::from(watcher).watched()
         };
         assert_eq!(watched(&["a", "b", "c"], "", false), "a,b,c");
         assert_eq!(watched(&["a", "b", "c", "d", "e"], "", false), "a,b,c and 2 more");
         assert_eq!(watched(&[], "pay", false), "pay*");
         assert_eq!(watched(&[], "", true), "everything");
+        let node = Watcher { resource: "node n1".to_owned(), ..Watcher::default() };
+        assert_eq!(ClientView::from(node).watched(), "node n1");
+    }
+
+    #[test]
+    fn dns_queries_are_one_row_if_there_were_any() {
+        let rate = |transport: &str, per_second| QueryRate {
+            protocol: "dns".to_owned(),
+            transport: transport.to_owned(),
+            per_second,
+        };
+        assert!(ClientView::of_dns(&[rate("udp", 0.0), rate("tcp", 0.0)]).is_none());
+        let row = ClientView::of_dns(&[rate("udp", 120.25), rate("tcp", 0.5)]).unwrap();
+        assert_eq!(row.cells()[..4], ["-", "dns", "-", "0.5/s over tcp, 120.2/s over udp"]);
     }
 }

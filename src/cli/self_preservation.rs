@@ -45,11 +45,11 @@ struct SelfPreservationView {
     started_at: Option<String>,
     instances: u32,
     peak: u32,
-    as_good_as_dead: u32,
+    expiring_instances: u32,
     suspects: u32,
-    inferred_removals: u32,
+    recent_expirations: u32,
     limit: u32,
-    dead_go_at: Option<String>,
+    first_release_at: Option<String>,
 }
 
 impl From<Protection> for SelfPreservationView {
@@ -59,11 +59,11 @@ impl From<Protection> for SelfPreservationView {
             started_at: time(protection.started_at),
             instances: protection.instances,
             peak: protection.peak,
-            as_good_as_dead: protection.as_good_as_dead,
+            expiring_instances: protection.expiring_instances,
             suspects: protection.suspects,
-            inferred_removals: protection.inferred_removals,
+            recent_expirations: protection.recent_expirations,
             limit: protection.limit,
-            dead_go_at: time(protection.dead_go_at),
+            first_release_at: time(protection.first_release_at),
         }
     }
 }
@@ -76,12 +76,12 @@ impl Printable for SelfPreservationView {
         vec![
             self.name(),
             self.instances.to_string(),
-            self.as_good_as_dead.to_string(),
+            self.expiring_instances.to_string(),
             self.suspects.to_string(),
             or_dash(self.started_at.as_deref()),
-            or_dash(self.dead_go_at.as_deref()),
+            or_dash(self.first_release_at.as_deref()),
             self.peak.to_string(),
-            self.inferred_removals.to_string(),
+            self.recent_expirations.to_string(),
             self.limit.to_string(),
         ]
     }

@@ -21,8 +21,8 @@ use crate::{
     client::WatchReader,
     pb::callboard::v1::{
         Address, DeregisterRequest, Heartbeat, KeepAliveRequest, KeepAliveResponse, ListEventsRequest,
-        ListInstancesRequest, ListServicesRequest, ListSubscribersRequest, LoadReport, RegisterRequest,
-        RegisterResponse, UpdateInstanceRequest, WatchRequest, WatchResponse,
+        ListInstancesRequest, ListServicesRequest, ListWatchersRequest, LoadReport, RegisterRequest, RegisterResponse,
+        UpdateInstanceRequest, WatchRequest, WatchResponse,
     },
     transport::Connection,
 };
@@ -38,7 +38,7 @@ const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
 const INSTANCES: &str = "/callboard.v1.DiscoveryService/ListInstances";
 const GET: &str = "/callboard.v1.DiscoveryService/GetInstance";
 const SERVICES: &str = "/callboard.v1.DiscoveryService/ListServices";
-const SUBSCRIBERS: &str = "/callboard.v1.AdminService/ListSubscribers";
+const WATCHERS: &str = "/callboard.v1.AdminService/ListWatchers";
 const EVENTS: &str = "/callboard.v1.AdminService/ListEvents";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/Watch";
@@ -52,7 +52,7 @@ const METHODS: &[&str] = &[
     INSTANCES,
     GET,
     SERVICES,
-    SUBSCRIBERS,
+    WATCHERS,
     EVENTS,
     CHECK,
     HEALTH,
@@ -255,8 +255,8 @@ fn list(input: &mut InputCursor<'_>) -> (&'static str, Vec<u8>) {
             (SERVICES, request.encode_to_vec())
         }
         2 => {
-            let request = ListSubscribersRequest { service: word(input, &["", "web"]), page_size, page_token };
-            (SUBSCRIBERS, request.encode_to_vec())
+            let request = ListWatchersRequest { service: word(input, &["", "web"]), page_size, page_token };
+            (WATCHERS, request.encode_to_vec())
         }
         _ => {
             let request = ListEventsRequest { service: word(input, &["", "web"]), page_size, page_token };

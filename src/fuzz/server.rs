@@ -135,7 +135,11 @@ impl FuzzServer {
         }
         assert_eq!(instances, registry.instance_count());
         assert_eq!(summaries.len(), registry.service_count());
-        assert_eq!((self.shared.notifier.seat_count(), self.shared.watchers.len()), (0, 0), "a stream left its seat");
+        assert_eq!(
+            (self.shared.notifier.registration_count(), self.shared.watchers.is_empty()),
+            (0, true),
+            "every stream has ended"
+        );
     }
 
     fn clear(&self) {

@@ -1,17 +1,17 @@
-//! The native gRPC door: parse, ask, convert.
+//! The native gRPC API. Handlers decode a request, ask the registry or the write path, and encode the result.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `registry`, `keep_alive` | `RegistryService` |
 //! | `discovery`, `watch` | `DiscoveryService` |
 //! | `admin`, `self_preservation` | `AdminService` |
-//! | `check` | health checks, from and to the model |
-//! | `health`, `probe` | `grpc.health.v1`; for probes from anywhere |
-//! | `decode`, `encode` | the contract's messages from and to the model |
-//! | `admission` | who is served first when there is too much to do |
-//! | `error`, `explain` | every refusal as a status, those of the stack below us too |
+//! | `check` | conversions of health checks |
+//! | `health`, `health_only` | `grpc.health.v1`, for the main listeners and for the health listener |
+//! | `decode`, `encode`, `time` | conversions between the contract's messages and the model |
+//! | `admission` | limits, deadlines and priorities of calls |
+//! | `error`, `tonic_errors` | every error as a status with details, also those of the layers below |
 //!
-//! What is not here: who may do what, connections, time.
+//! Not here: connections (`transport`), the order of writes (`app`, `engine`).
 
 mod admin;
 mod admission;
@@ -26,6 +26,7 @@ mod health_only;
 mod keep_alive;
 mod registry;
 mod self_preservation;
+mod time;
 mod tonic_errors;
 mod watch;
 
@@ -49,10 +50,10 @@ use crate::{
 use error::ApiError;
 use health_only::HealthOnlyApi;
 
-/// The one method that the generated servers leave to us.
+/// Path of the method that has a response body of its own instead of a generated handler.
 const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
-/// Bytes that the longest selection needs: 10,000 of the longest names.
-const SELECTION: usize = 3 * 1024 * 1024;
+/// Bytes of the longest selector: 10,000 of the longest names.
+const MAX_SELECTOR_BYTES: usize = 3 * 1024 * 1024;
 
 /// gRPC services of one server.
 #[derive(Debug, Clone)]
@@ -62,11 +63,11 @@ pub struct GrpcApi {
 }
 
 impl GrpcApi {
-    /// All gRPC services, with health and reflection.
+    /// Creates the routes of all gRPC services, with health and reflection.
     ///
     /// # Errors
     ///
-    /// When the descriptors that were compiled in cannot be read.
+    /// When the embedded descriptors cannot be read.
     pub fn routes(
         context: &Arc<ServerContext>,
         checks: &Arc<HealthChecks>,
@@ -74,7 +75,7 @@ impl GrpcApi {
         let api = Self { context: Arc::clone(context), checks: Arc::clone(checks) };
         let limit = context.max_message_size;
         let reflection = || {
-            // Everything that is served, in both versions; and the types of error details, which no service names.
+            // All services, reflection in both versions, and the types of error details, which no service refers to.
             let sets = [
                 DESCRIPTORS,
                 tonic_types::pb::FILE_DESCRIPTOR_SET,
@@ -85,7 +86,9 @@ impl GrpcApi {
             sets.into_iter().fold(builder, tonic_reflection::server::Builder::register_encoded_file_descriptor_set)
         };
         let routes = Routes::new(RegistryServiceServer::new(api.clone()).max_decoding_message_size(limit))
-            .add_service(DiscoveryServiceServer::new(api.clone()).max_decoding_message_size(limit.max(SELECTION)))
+            .add_service(
+                DiscoveryServiceServer::new(api.clone()).max_decoding_message_size(limit.max(MAX_SELECTOR_BYTES)),
+            )
             .add_service(AdminServiceServer::new(api.clone()).max_decoding_message_size(limit))
             .add_service(HealthServer::new(api).max_decoding_message_size(limit))
             .add_service(reflection().build_v1()?)
@@ -95,17 +98,17 @@ impl GrpcApi {
         Ok(admission::layer(tonic_errors::layer(routes, limit), context).prepare())
     }
 
-    /// Health alone, and only of this process.
+    /// Creates the routes of the health listener: the health of this process and nothing else.
     #[must_use]
     pub fn probes(context: &Arc<ServerContext>) -> Routes {
         let limit = context.max_message_size;
-        let probe = HealthOnlyApi(Arc::clone(context));
-        let routes = Routes::new(HealthServer::new(probe).max_decoding_message_size(limit));
+        let health = HealthOnlyApi(Arc::clone(context));
+        let routes = Routes::new(HealthServer::new(health).max_decoding_message_size(limit));
         tonic_errors::layer(routes, limit).prepare()
     }
 }
 
-/// The connection that a request came on.
+/// Returns the connection of a request.
 fn connection<T>(request: &Request<T>) -> Result<Arc<Connection>, ApiError> {
     request.extensions().get::<Arc<Connection>>().cloned().ok_or(ApiError::NoConnection)
 }

@@ -28,7 +28,7 @@ use axum::{
 use tower::Layer as _;
 
 use crate::{
-    app::ServerContext,
+    app::{ServerContext, WatchProtocol},
     metrics::WorkerLabel,
     protocol::consul::{Consul, ConsulService},
     transport::{Connection, Workers},
@@ -104,7 +104,7 @@ async fn metrics(State(pages): State<HttpPages>) -> impl IntoResponse {
     metrics.services.set(gauge(registry.service_count()));
     metrics.instances.set(gauge(registry.instance_count()));
     metrics.leases.set(gauge(registry.leases().len()));
-    metrics.watches.set(gauge(watchers.len()));
+    metrics.watches.set(gauge(watchers.count(WatchProtocol::Grpc)));
     metrics.settling_watches.set(gauge(watchers.waiting()));
     metrics.settling.set(registry.is_settling().into());
     metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));

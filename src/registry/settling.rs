@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{Registry, lease::LeaseTime};
+use crate::model::Incarnation;
 
 /// Lease time at which settling ends; 0: the registry does not settle.
 #[derive(Debug, Default)]
@@ -34,6 +35,12 @@ impl Registry {
         self.settling.0.load(Ordering::Acquire) != 0
     }
 
+    /// Returns whether a reader that remembers this incarnation has to wait until settling ends.
+    #[must_use]
+    pub fn must_settle(&self, remembered: Incarnation) -> bool {
+        remembered != self.incarnation() && self.is_settling()
+    }
+
     /// Ends settling if its time is over. Returns true once: the readers that wait are then to be woken. Called by the task that
     /// expires leases, with the same time: a worker with unread heartbeats holds back both.
     #[must_use]
@@ -50,7 +57,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::Memory,
-        model::{Incarnation, ResumeToken, Revision, Selector},
+        model::{ResumeToken, Revision, Selector},
         registry::{
             Command, ResetReason, Step, Subscription,
             test_support::{NoListener, at, name, register},

@@ -148,8 +148,7 @@ impl Subscription {
     /// Returns whether the reader is sent nothing until the registry has settled.
     #[must_use]
     pub fn awaits_settling(&self, registry: &Registry) -> bool {
-        matches!(self.phase, SubscriptionPhase::New(Some(token)) if token.incarnation != registry.incarnation())
-            && registry.is_settling()
+        matches!(self.phase, SubscriptionPhase::New(Some(token)) if registry.must_settle(token.incarnation))
     }
 
     /// Returns the next step of the reader.

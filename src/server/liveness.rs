@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{app::ServerContext, clock::LoopStatus};
+use crate::{
+    app::{ServerContext, WatchProtocol},
+    clock::LoopStatus,
+};
 
 /// Reads the liveness of a running server.
 #[derive(Debug, Clone)]
@@ -35,7 +38,7 @@ impl LivenessProbe {
             "{settling}{} instances of {} services, {} watches",
             registry.instance_count(),
             registry.service_count(),
-            self.0.watchers.len()
+            self.0.watchers.count(WatchProtocol::Grpc)
         )
     }
 }

@@ -1,36 +1,36 @@
-//! A bell: any number of threads ring it, one task waits for it.
+//! Coalescing wake-up flag: many producers, one task.
 
 use std::task::{Context, Poll};
 
 use crate::sync::{AtomicBool, AtomicWaker, Ordering};
 
-/// Rung once or often before the task looks, it has rung once. What was written before it was rung is there for the task
-/// that heard it.
+/// Coalescing wake-up flag. However often it is set before the task looks, the task sees it once. The task sees what was written
+/// before it was set.
 #[derive(Debug, Default)]
 pub(super) struct WakeFlag {
-    rung: AtomicBool,
+    is_set: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl WakeFlag {
-    /// Rings it. Costs a look at one word while nobody has heard the last time.
-    pub(super) fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
+    /// Sets the flag and wakes the task. Costs one swap while the task has not looked since the last time.
+    pub(super) fn set(&self) {
+        if !self.is_set.swap(true, Ordering::AcqRel) {
             self.waker.wake();
         }
     }
 
-    /// Ready once for each time, or several, that it was rung. For one task.
+    /// Ready when the flag was set since the last time; clears it. For one task.
     pub(super) fn poll(&self, context: &Context<'_>) -> Poll<()> {
-        if self.hear() {
+        if self.take() {
             return Poll::Ready(());
         }
         self.waker.register(context.waker());
-        // Whoever rang before the waker was there woke nobody.
-        if self.hear() { Poll::Ready(()) } else { Poll::Pending }
+        // A producer that set it before the waker was registered woke nothing.
+        if self.take() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn hear(&self) -> bool {
-        self.rung.swap(false, Ordering::AcqRel)
+    fn take(&self) -> bool {
+        self.is_set.swap(false, Ordering::AcqRel)
     }
 }

@@ -1,4 +1,4 @@
-//! What is no gRPC at all.
+//! Bytes that are not gRPC.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

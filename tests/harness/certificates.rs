@@ -17,7 +17,7 @@ use tempfile::TempDir;
 /// No two have one name.
 static OFFICES: AtomicUsize = AtomicUsize::new(0);
 
-/// Who signs certificates, and where all of them are kept.
+/// Certificate authority, with a directory for its certificates.
 #[derive(Debug)]
 pub struct TestCa {
     issuer: Issuer<'static, KeyPair>,
@@ -100,12 +100,12 @@ impl TestCa {
         self.directory.path().join(Path::new(name).with_extension(kind))
     }
 
-    /// What a registry needs that shows these papers, and asks clients for some of this office.
+    /// Returns the TLS files of a registry with these certificates. `clients`: it asks clients for certificates of this authority.
     pub fn files(&self, server: &CertFiles, clients: bool) -> TlsFiles {
         TlsFiles { cert: server.certificate.clone(), key: server.key.clone(), client_ca: clients.then(|| self.ca()) }
     }
 
-    /// The address of a registry whose papers are of this office.
+    /// Returns the endpoint of a registry whose certificate is signed by this authority.
     pub fn endpoint(&self, address: std::net::SocketAddr, client: Option<&CertFiles>) -> Endpoint {
         let mut tls = TlsConfig::default().with_ca(self.ca());
         if let Some(papers) = client {

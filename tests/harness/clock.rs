@@ -12,7 +12,7 @@ pub struct Span {
     pub to: Wall,
 }
 
-/// How long anything may take before a test gives up. It bounds a hang, it asserts no promise.
+/// Time after which a test gives up. It bounds a hang and asserts no guarantee.
 const PATIENCE: Duration = Duration::from_secs(45);
 
 #[expect(clippy::disallowed_methods, reason = "tests measure from outside")]

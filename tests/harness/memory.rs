@@ -1,4 +1,4 @@
-//! The gRPC door without sockets and threads, so that tokio's clock can be paused.
+//! gRPC API without sockets and threads, so that tokio's clock can be paused.
 
 use std::{
     net::SocketAddr,
@@ -30,7 +30,7 @@ use tonic::transport::{Endpoint, Uri};
 use super::TestClient;
 
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
-/// As the server does it.
+/// Interval of expiry, as in the server.
 const EXPIRY: Duration = Duration::from_millis(100);
 
 /// A registry behind pipes.
@@ -76,7 +76,7 @@ impl InMemory {
         Self { memory: Some(memory), ..Self::over(engine, hubs, clock, settle) }
     }
 
-    /// Over an engine whose changes these hubs hear of.
+    /// Creates a server on an engine that reports its changes to this notifier.
     pub fn over(engine: Arc<dyn Engine>, hubs: Arc<Notifier>, clock: Arc<Clock>, settle: Duration) -> Self {
         let commands = Commands::new(&engine, &clock, None);
         let metrics = Metrics::new();
@@ -146,7 +146,7 @@ impl InMemory {
         TestClient::over(endpoint.connect_with_connector(connector).await.unwrap())
     }
 
-    /// What the doors share.
+    /// Returns the state that protocols share.
     pub fn shared(&self) -> &Arc<ServerContext> {
         &self.shared
     }
@@ -171,9 +171,9 @@ impl InMemory {
         u64::try_from(self.shared.clock.since_start().as_millis()).unwrap()
     }
 
-    /// Who has a seat: open streams, as the server counts them.
+    /// Returns the number of open streams, as the server counts them.
     pub fn seats(&self) -> usize {
-        self.shared.notifier.seat_count()
+        self.shared.notifier.registration_count()
     }
 
     /// Known leases, with those that are only remembered.

@@ -1,4 +1,4 @@
-//! What the server counts.
+//! Metrics of the server.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -25,7 +25,7 @@ pub async fn metric_becomes(http: SocketAddr, name: &str, wanted: impl Fn(f64) -
     .await;
 }
 
-/// Waits until no connection for gRPC is left, and HTTP, which may have been over a limit because of them, has room.
+/// Waits until no gRPC connection is left, and HTTP is below the limits again that those may have reached.
 pub async fn no_connections(http: SocketAddr) {
     within("they are gone", async {
         let mut pace = tokio::time::interval(Duration::from_millis(50));

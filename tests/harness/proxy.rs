@@ -16,7 +16,7 @@ use tokio::{
     time::sleep,
 };
 
-/// What bytes in one direction meet.
+/// Treatment of the bytes in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
     Open,
@@ -24,7 +24,7 @@ pub enum Flow {
     Late(Duration),
     /// One byte at a time, with a pause of a millisecond after each.
     Trickle,
-    /// Nothing gets through, and nobody is told.
+    /// Nothing gets through, without an error on either side.
     Held,
 }
 
@@ -36,7 +36,7 @@ pub enum Way {
     Both,
 }
 
-/// What connections meet now.
+/// Present treatment of connections.
 #[derive(Debug, Clone, Copy)]
 struct Weather {
     up: Flow,
@@ -45,7 +45,7 @@ struct Weather {
     refuses: bool,
 }
 
-/// What happens to all connections that there are.
+/// Event for all open connections.
 #[derive(Debug, Clone, Copy)]
 enum Blow {
     /// RST to both sides.
@@ -89,7 +89,7 @@ impl Proxy {
         });
     }
 
-    /// Whether new connections are reset at once.
+    /// Set while new connections are reset at once.
     pub fn refuse(&self, refuses: bool) {
         self.weather.send_modify(|weather| weather.refuses = refuses);
     }

@@ -2,7 +2,7 @@
 
 use std::{env, thread, time::Duration};
 
-/// Where all choices of a test come from. `CALLBOARD_TEST_SEED` sets it; a test that fails prints it.
+/// Seed of all random choices of a test. `CALLBOARD_TEST_SEED` sets it; a failing test prints it.
 #[derive(Debug)]
 pub struct Seed(pub u64);
 
@@ -16,7 +16,7 @@ impl Seed {
         })
     }
 
-    /// Choices of its own for each who makes some.
+    /// Returns an independent generator for one task.
     pub fn random(&self, of: u64) -> Random {
         let mut random = Random(self.0 ^ of.wrapping_mul(0xd134_2543_de82_ef95));
         random.next();

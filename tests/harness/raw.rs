@@ -32,9 +32,9 @@ impl Raw {
         Self::say_on(&mut self.0, bytes).await;
     }
 
-    /// Says something on a socket.
+    /// Writes to a socket.
     pub async fn say_on(socket: &mut TcpStream, bytes: &[u8]) {
-        // Whoever was closed meanwhile hears it when it reads.
+        // A connection that was closed in the meantime is noticed when it is read.
         let _closed = socket.write_all(bytes).await;
     }
 
@@ -45,12 +45,12 @@ impl Raw {
         said
     }
 
-    /// Whether it is open for as long as this.
+    /// Returns whether it stays open for this time.
     pub async fn stays_open(&mut self, span: Duration) -> bool {
         timeout(span, async { while self.0.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {} }).await.is_err()
     }
 
-    /// Whether the server says something rather than to close.
+    /// Returns whether the server sends bytes instead of closing.
     pub async fn hears_something(&mut self) -> bool {
         within("an answer", self.0.read(&mut [0; 1024])).await.is_ok_and(|read| read > 0)
     }

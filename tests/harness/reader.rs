@@ -5,7 +5,7 @@ use tonic::{Status, Streaming};
 
 use super::{Filter, Heard, Record, Scope, TestClient, View, What, wall, within};
 
-/// A watch, what it has heard and what it believes.
+/// Watch with a record of its messages and the view that follows from them.
 #[derive(Debug)]
 pub struct Reader {
     peer: TestClient,
@@ -75,7 +75,7 @@ impl Reader {
         Err(said)
     }
 
-    /// Reads until what it believes is so.
+    /// Reads until its view is as wanted.
     pub async fn until(&mut self, what: &str, believed: impl Fn(&View) -> bool) {
         let name = self.record.reader.clone();
         let reading = async {

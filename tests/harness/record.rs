@@ -1,11 +1,11 @@
-//! What a reader asked for and all that it was told.
+//! Record of a reader's request and of all messages that it received.
 
 use callboard::pb::callboard::v1::{Instance, WatchRequest, WatchResponse};
 use tonic::Code;
 
 use super::Wall;
 
-/// Which services a reader asked for.
+/// Services that a reader watches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     Names(Vec<String>),
@@ -46,7 +46,7 @@ impl Filter {
     pub const NONE: Self = Self { text: "", matches: |_| true };
 }
 
-/// What one reader heard.
+/// Messages that one reader received.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub reader: String,

@@ -26,7 +26,7 @@ pub struct Child {
     complaints: JoinHandle<String>,
 }
 
-/// What a program that has ended leaves behind.
+/// Result of a program that has ended.
 #[derive(Debug)]
 pub struct Ended {
     pub status: ExitStatus,
@@ -63,7 +63,7 @@ impl Child {
         command
     }
 
-    /// A program that somebody else has prepared to be started.
+    /// Starts a prepared command.
     pub fn spawn(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
@@ -143,9 +143,9 @@ pub struct ServerProcess {
     pub child: Child,
     pub grpc: SocketAddr,
     pub http: SocketAddr,
-    /// Where it answers DNS, if it was told to.
+    /// Address of its DNS listener, if it has one.
     pub dns: Option<SocketAddr>,
-    /// Where it keeps the registry, if it was not told where.
+    /// Data directory, if the test did not choose one.
     _data: Option<TempDir>,
 }
 
@@ -209,12 +209,12 @@ impl ServerProcess {
         self.status("VmRSS:").trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// How many threads it has.
+    /// Returns the number of its threads.
     pub fn threads(&self) -> u64 {
         self.status("Threads:").parse().unwrap()
     }
 
-    /// How many descriptors it has open.
+    /// Returns the number of its open descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.pid().as_raw_nonzero())).unwrap().count()
     }
@@ -235,7 +235,7 @@ impl ServerProcess {
     }
 }
 
-/// A port that nobody listens on, as far as one can know.
+/// Returns a port that is free at the moment.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -21,7 +21,7 @@ use super::{
 
 const INITIAL_WINDOW: u16 = 4;
 
-/// What a peer does with what it is sent.
+/// Way in which a peer reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reads {
     /// It never reads its socket.
@@ -34,9 +34,9 @@ pub enum Reads {
 #[derive(Debug)]
 pub struct Speaker {
     writer: Arc<Mutex<OwnedWriteHalf>>,
-    /// Of whoever reads nothing.
+    /// Socket of a peer that reads nothing.
     unread: Option<OwnedReadHalf>,
-    /// When the server ended it.
+    /// Time at which the server ended the connection.
     ended: JoinSet<Wall>,
     next: u32,
 }
@@ -75,12 +75,12 @@ impl Speaker {
         within("a request", self.writer.lock().await.write_all(&frames)).await.unwrap();
     }
 
-    /// Says that it says no more.
+    /// Shuts down its sending side.
     pub async fn half_close(&mut self) {
         self.writer.lock().await.shutdown().await.unwrap();
     }
 
-    /// When the server ended it. Whoever reads nothing begins to read now, to notice.
+    /// Returns the time at which the server ended the connection. A peer that reads nothing reads from now on, to notice.
     pub async fn ended(mut self) -> Wall {
         if let Some(reader) = self.unread.take() {
             self.ended.spawn(read(reader, self.writer));

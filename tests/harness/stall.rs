@@ -1,4 +1,4 @@
-//! How long this machine kept us waiting: what a promise about time must not be charged with.
+//! Stalls of this machine, which do not count against guarantees about time.
 
 use std::{
     sync::{Mutex, OnceLock},

@@ -1,4 +1,4 @@
-//! What a test did, in order.
+//! Log of a test's steps, in order.
 
 use std::{sync::Mutex, thread};
 

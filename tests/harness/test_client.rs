@@ -1,4 +1,4 @@
-//! One connection with all clients on it, and short ways to ask.
+//! One connection with a client of each service, and short methods for common calls.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,7 +18,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::within;
 
-/// One connection.
+/// Clients of all services on one connection.
 #[derive(Debug, Clone)]
 pub struct TestClient {
     pub registry: RegistryServiceClient<Channel>,
@@ -50,7 +50,7 @@ impl TestClient {
         within("Register", self.registry.clone().register(request)).await.map(tonic::Response::into_inner)
     }
 
-    /// As its holder, or, with an empty lease, as an operator. Returns the revision of the removal, if there was one.
+    /// Deregisters with a lease, or as an operator with an empty one. Returns the revision of the removal, if there was one.
     pub async fn deregister(&self, service: &str, id: &str, lease: &Bytes) -> Result<Option<u64>, Status> {
         let request = DeregisterRequest {
             service: service.to_owned(),
@@ -62,7 +62,7 @@ impl TestClient {
         Ok(answer.removed.then_some(answer.revision))
     }
 
-    /// Changes the fields that `paths` names.
+    /// Updates the fields that `paths` names.
     pub async fn update(&self, paths: &[&str], request: UpdateInstanceRequest) -> Result<Instance, Status> {
         let paths = paths.iter().map(ToString::to_string).collect();
         let request = UpdateInstanceRequest { update_mask: Some(prost_types::FieldMask { paths }), ..request };
@@ -70,7 +70,7 @@ impl TestClient {
         Ok(answer.into_inner().instance.unwrap())
     }
 
-    /// An instance's lease, while it is registered.
+    /// Returns the lease of a registered instance.
     pub async fn lease(&self, service: &str, id: &str) -> Option<Lease> {
         let request = GetInstanceRequest { service: service.to_owned(), id: id.to_owned() };
         match within("GetInstance", self.discovery.clone().get_instance(request)).await {
@@ -89,7 +89,7 @@ impl TestClient {
         }
     }
 
-    /// All instances of a service.
+    /// Returns all instances of a service.
     pub async fn list(&self, service: &str) -> Vec<Instance> {
         let mut instances = Vec::new();
         let mut request = ListInstancesRequest { service: service.to_owned(), ..ListInstancesRequest::default() };
@@ -104,34 +104,34 @@ impl TestClient {
         }
     }
 
-    /// What the checks of an instance have found.
+    /// Returns the recent results of an instance's checks.
     pub async fn checks(&self, service: &str, id: &str) -> Vec<CheckReport> {
         let request = ListChecksRequest { service: service.to_owned(), id: id.to_owned() };
         let answer = within("ListChecks", self.admin.clone().list_checks(request)).await;
         answer.unwrap().into_inner().checks
     }
 
-    /// Says how an instance is.
+    /// Reports a check result.
     pub async fn report(&self, request: ReportCheckRequest) -> Result<(), Status> {
         within("ReportCheck", self.registry.clone().report_check(request)).await.map(|_| ())
     }
 
-    /// How a service, or the registry as a whole, stands.
+    /// Returns the self-preservation state of a service, or with an empty name of the registry.
     pub async fn protection(&self, service: &str) -> Protection {
         let request = GetProtectionRequest { service: service.to_owned() };
         let answer = within("GetProtection", self.admin.clone().get_protection(request)).await;
         answer.unwrap().into_inner().protection.unwrap()
     }
 
-    /// Ends the protection of a service, or all; returns how many silent instances are meant.
+    /// Ends self-preservation of one service, or of all. Returns the number of silent instances that are released.
     pub async fn reset_protection(&self, service: Option<&str>) -> u32 {
         let request =
             ResetProtectionRequest { service: service.unwrap_or_default().to_owned(), all: service.is_none() };
         let answer = within("ResetProtection", self.admin.clone().reset_protection(request)).await;
-        answer.unwrap().into_inner().condemned
+        answer.unwrap().into_inner().released_instances
     }
 
-    /// When protection began and ended, the oldest first.
+    /// Returns the log of self-preservation, the oldest entry first.
     pub async fn protection_events(&self) -> Vec<ProtectionEvent> {
         let mut events = Vec::new();
         let mut request = ListProtectionEventsRequest { page_size: 1_000, ..ListProtectionEventsRequest::default() };
@@ -147,7 +147,7 @@ impl TestClient {
         }
     }
 
-    /// All that happened, the oldest first.
+    /// Returns all events, the oldest first.
     pub async fn events(&self) -> Vec<Event> {
         let mut events = Vec::new();
         let mut request = ListEventsRequest { page_size: 1_000, ..ListEventsRequest::default() };
@@ -164,7 +164,7 @@ impl TestClient {
     }
 }
 
-/// A registration that lacks nothing: one address, a boot, the usual terms.
+/// Returns a complete registration: one address, a boot id, default lease terms.
 pub fn instance(service: &str, id: &str) -> RegisterRequest {
     RegisterRequest {
         service: service.to_owned(),

@@ -1,4 +1,4 @@
-//! A server in this process.
+//! Server in the test's process.
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{TestClient, within};
 
-/// A server on ports of its own. Dropping it ends it without a goodbye.
+/// Server on ports of its own. Dropping it ends it without a shutdown.
 #[derive(Debug)]
 pub struct TestServer {
     server: Server,
@@ -19,7 +19,7 @@ pub struct TestServer {
     _data: Option<TempDir>,
 }
 
-/// Which engine a server has.
+/// Engine of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Memory,
@@ -27,7 +27,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// The one of tests that do not choose: the disk where `CALLBOARD_TEST_ENGINE` says so.
+    /// Returns the engine of tests that do not choose one: the disk if `CALLBOARD_TEST_ENGINE` says so.
     pub fn usual() -> Self {
         match std::env::var("CALLBOARD_TEST_ENGINE").as_deref() {
             Ok("disk") => Self::Disk,
@@ -36,14 +36,14 @@ impl Engine {
         }
     }
 
-    /// A directory to keep the registry in, where it is to be kept.
+    /// Returns a data directory for the disk.
     pub fn data(self) -> Option<TempDir> {
         (self == Self::Disk).then(|| TempDir::new().unwrap())
     }
 }
 
 impl TestServer {
-    /// Two workers, bookmarks often, and no settling.
+    /// Starts a server with two workers, frequent bookmarks and no settling.
     pub fn open() -> Self {
         Self::with(|_| {})
     }
@@ -57,7 +57,7 @@ impl TestServer {
         let mut config = Config {
             grpc: Some("127.0.0.1:0".parse().unwrap()),
             http: Some("127.0.0.1:0".parse().unwrap()),
-            // There is one usual port.
+            // Tests in parallel cannot share the default port.
             dns: None,
             workers: NonZeroUsize::new(2).unwrap(),
             bookmark_interval: Duration::from_millis(100),
@@ -81,12 +81,12 @@ impl TestServer {
         self.server.addresses()
     }
 
-    /// A connection of its own.
+    /// Connects a client of its own.
     pub async fn peer(&self) -> TestClient {
         TestClient::connect(self.grpc()).await
     }
 
-    /// What a termination signal does.
+    /// Shuts the server down, as a termination signal does.
     pub async fn leave(self) {
         within("the server leaves", self.server.shutdown()).await;
     }

@@ -1,4 +1,4 @@
-//! What a reader believes, by the contract's rules: the reference client of these tests.
+//! View of a watch that follows the contract's rules: the reference client of these tests.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +15,17 @@ pub fn key(service: &str, id: &str) -> Key {
 /// A reader's set and place.
 #[derive(Debug, Clone, Default)]
 pub struct View {
-    /// What it would serve from.
+    /// Instances of the view.
     pub set: BTreeMap<Key, Instance>,
     /// A snapshot that is not complete.
     coming: Option<BTreeMap<Key, Instance>>,
     /// Changes of a step that is not complete.
     step: Vec<Change>,
-    /// Where it stands. 0: nowhere yet.
+    /// Revision of the view. Zero: none yet.
     pub revision: u64,
     /// To go on from here.
     pub token: Bytes,
-    /// How often it was told to start over.
+    /// Number of resets.
     pub resets: usize,
 }
 

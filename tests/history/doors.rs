@@ -1,4 +1,4 @@
-//! What every reader and every door shows in the end.
+//! Final state as every reader and every protocol shows it.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::{
     invariant::converges::Shown,
 };
 
-/// Everything that is shown of who is `left`.
+/// Checks every protocol's answer about the instances that are `left`.
 pub async fn shown(house: &TestServer, readers: &[Reader], left: &[Key]) -> Vec<Shown> {
     let peer = house.peer().await;
     let mut shown: Vec<Shown> =
@@ -54,7 +54,7 @@ async fn targets(house: &TestServer) -> BTreeSet<Key> {
     targets.iter().map(|target| (label(target, "service"), label(target, "instance_id"))).collect()
 }
 
-/// Services that health calls SERVING are those of which somebody should be called.
+/// Health reports SERVING for the services with an available instance.
 async fn health(peer: &TestClient, everything: &Reader) -> Shown {
     let mut set = BTreeSet::new();
     for service in SERVICES {

@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::sleep};
 use super::HALF;
 use crate::harness::{Filter, Random, Reader, Scope, TestClient};
 
-/// What a reader is to do.
+/// Instruction for a reader.
 #[derive(Debug)]
 pub struct Plan {
     pub name: &'static str,
@@ -18,7 +18,7 @@ pub struct Plan {
     pub late: bool,
 }
 
-/// How a reader reads.
+/// Way in which a reader reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
     /// Whatever there is, at once.
@@ -29,7 +29,7 @@ pub enum Habit {
     ComesBack,
 }
 
-/// How long a slow reader pauses.
+/// Pause of a slow reader between messages.
 const PAUSE: Duration = Duration::from_millis(60);
 /// A window that one message fills.
 const NARROW: u32 = 64;

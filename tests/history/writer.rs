@@ -18,7 +18,7 @@ const BEAT: u64 = 150;
 /// Milliseconds of disconnect grace.
 const GRACE: u64 = 250;
 
-/// What a writer knows in the end.
+/// Final knowledge of a writer.
 #[derive(Debug, Default)]
 pub struct Told {
     pub lives: Vec<InstanceLifetime>,
@@ -48,7 +48,7 @@ pub struct Writer {
     told: Told,
 }
 
-/// Where an instance may be.
+/// State of an instance.
 #[derive(Debug)]
 struct Slot {
     service: &'static str,
@@ -64,7 +64,7 @@ struct Held {
     life: InstanceLifetime,
     lease: Bytes,
     request: RegisterRequest,
-    /// A stream of its own, for those who have a grace.
+    /// Stream of its own, for an instance with a disconnect grace.
     beats: Option<HeartbeatStream>,
     /// That stream has carried a heartbeat, and so carries the lease.
     carried: bool,
@@ -227,7 +227,7 @@ impl Writer {
         self.send_update(slot, &["draining", "starting"], request).await;
     }
 
-    /// As an operator or as the instance.
+    /// Deregisters as an operator or as the instance.
     fn target(&mut self, slot: usize) -> UpdateInstanceRequest {
         let operator = self.random.one_in(2);
         let Slot { service, id, held, .. } = &self.slots[slot];
@@ -339,7 +339,7 @@ impl Writer {
         self.told.seen.extend(found);
     }
 
-    /// Who lives and has no stream of its own stays for good; the others fall silent.
+    /// Keeps live instances without a stream of their own; the others fall silent.
     async fn settle(mut self) -> (Told, Vec<Key>) {
         let mut left = Vec::new();
         for slot in 0..self.slots.len() {

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// How many, over how many connections, and how long an instance lives without a heartbeat.
+/// Number of instances and connections, and the TTL of an instance.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub services: usize,
@@ -43,7 +43,7 @@ pub struct ClientFleet {
 }
 
 impl ClientFleet {
-    /// Everybody is registered, and then everybody watches and knows them all.
+    /// Registers all instances, then opens all watches and waits until each has them all.
     pub async fn gather(registry: &str, size: Size) -> Self {
         let endpoint: Endpoint = registry.parse().unwrap();
         let channels = |count: usize| (0..count).map(|_| endpoint.channel()).collect::<Vec<_>>();

@@ -10,15 +10,15 @@ use crate::harness::{ServerProcess, get, wall};
 /// Twenty watches of each service, a hundred instances in each.
 const SIZE: Size =
     Size { services: 500, instances: 50_000, watches: 10_000, connections: 100, ttl: Duration::from_secs(30) };
-/// What is promised, in milliseconds after the end of settling.
+/// Guaranteed time after the end of settling, in milliseconds.
 const ALLOWED: u64 = 10_000;
 
-/// How long it settles: as it does by itself, unless the environment says that this machine is slow. All clients run on it too.
+/// Length of settling: the default, unless the environment says that this machine is slow. All clients run on it too.
 fn settle() -> String {
     std::env::var("SETTLE").unwrap_or_else(|_| "10s".to_owned())
 }
 
-/// Whether the registry still settles, as its own metrics have it.
+/// Returns whether the registry still settles, by its metrics.
 async fn settles(serve: &ServerProcess) -> bool {
     let (_, metrics) = get(serve.http, "/metrics").await;
     metrics.contains("callboard_settling 1\n")

@@ -1,4 +1,4 @@
-//! Whether nodes and the instances on them agree, over HTTP, gRPC and DNS.
+//! Agreement of nodes and the instances on them over HTTP, gRPC and DNS.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ type Place = (String, u32);
 /// State that the catalog says an instance has to have: status, and host where its node gives it.
 type Expected = (InstanceStatus, Option<String>);
 
-/// Says where the protocols differ about a node or an instance. `None`: they agree.
+/// Describes how the protocols differ about a node or an instance. `None`: they agree.
 pub async fn disagreement(serve: &ServerProcess) -> Option<String> {
     let mut expected: BTreeMap<(Place, String), Expected> = BTreeMap::new();
     let mut ids = BTreeSet::new();

@@ -53,9 +53,9 @@ impl Printable for SelfPreservationEventView {
         (&["TIME", "SERVICE", "EVENT", "INSTANCES", "SILENT", "SUSPECTS"], &["PEAK", "REMOVED", "LIMIT"]);
 
     fn cells(&self) -> Vec<String> {
-        let SelfPreservationView { instances, as_good_as_dead, suspects, peak, inferred_removals, limit, .. } =
+        let SelfPreservationView { instances, expiring_instances, suspects, peak, recent_expirations, limit, .. } =
             self.protection;
-        let numbers = [instances, as_good_as_dead, suspects, peak, inferred_removals, limit];
+        let numbers = [instances, expiring_instances, suspects, peak, recent_expirations, limit];
         let what = [or_dash(self.time.as_deref()), self.name(), self.kind.to_owned()];
         what.into_iter().chain(numbers.iter().map(u32::to_string)).collect()
     }

@@ -42,7 +42,7 @@ pub(super) async fn run(args: ResetArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
     let request = with_deadline(ResetProtectionRequest { service: service.clone(), all: args.all });
-    let condemned = connection.call(connection.admin().reset_protection(request)).await?.condemned;
+    let condemned = connection.call(connection.admin().reset_protection(request)).await?.released_instances;
     let view = ResetView { service: set(service), condemned };
     let name = view.service.as_deref().unwrap_or(WHOLE);
     let line = match condemned {

@@ -7,7 +7,6 @@ use std::{
     future::poll_fn,
     pin::pin,
     sync::{Arc, atomic::Ordering},
-    task::Poll,
     time::Duration,
 };
 
@@ -15,11 +14,11 @@ use tokio::time::sleep;
 
 use super::{Consul, ConsulError, ConsulRequest, agent::CONSUL_SERVICE};
 use crate::{
-    engine::StartPoint,
+    app::{ReaderMemory, ServerContext, WatchProtocol, WatchedResource, WatcherGuard},
     model::{Revision, Selector, ServiceName, node_service, topic_of_nodes},
     random,
     registry::ConsulIndex,
-    transport::{Interest, WakeRegistration},
+    transport::{Connection, Interest, Notifier, WakeRegistration},
 };
 
 /// Divisor of a wait for its maximum jitter: clients that ask at the same time do not all ask again at the same time.
@@ -41,22 +40,38 @@ pub(super) enum QuerySubject {
 }
 
 impl QuerySubject {
-    fn interests(&self) -> Vec<Interest> {
+    /// Registers a query for the changes of what it reads.
+    fn register(&self, notifier: &Arc<Notifier>, connection: &Arc<Connection>) -> WakeRegistration {
         let named = |names: &[ServiceName]| {
             let mut names = names.to_vec();
             names.sort_unstable();
-            Interest::Changes(Arc::new(Selector::Names(names.into())))
+            notifier.register(connection, Interest::Changes(Arc::new(Selector::Names(names.into()))))
         };
         match self {
             // The instance that stands for the registry itself is on the local node, and no entry of the registry.
             Self::Service(name) if name.as_str().eq_ignore_ascii_case(CONSUL_SERVICE) => {
-                vec![named(&[name.clone(), node_service()])]
+                named(&[name.clone(), node_service()])
             }
-            Self::Service(name) => vec![named(&[name.clone(), topic_of_nodes(name)])],
-            Self::Nodes => vec![named(&[node_service()])],
-            Self::Node(node) => vec![named(&[ConsulIndex::topic_of_node(node)])],
-            Self::Everything => vec![named(&[node_service()]), Interest::Changes(Arc::new(Selector::Everything))],
-            Self::Nothing => vec![Interest::Nothing],
+            Self::Service(name) => named(&[name.clone(), topic_of_nodes(name)]),
+            Self::Nodes => named(&[node_service()]),
+            Self::Node(node) => named(&[ConsulIndex::topic_of_node(node)]),
+            Self::Everything => {
+                let mut all = notifier.register(connection, Interest::Changes(Arc::new(Selector::Everything)));
+                all.add(&node_service());
+                all
+            }
+            Self::Nothing => notifier.register(connection, Interest::Nothing),
+        }
+    }
+
+    /// Returns what the list of watchers shows.
+    fn resource(&self) -> WatchedResource {
+        match self {
+            Self::Service(name) => WatchedResource::Services(Arc::new(Selector::Names([name.clone()].into()))),
+            Self::Nodes => WatchedResource::Nodes,
+            Self::Node(node) => WatchedResource::Node(node.clone()),
+            Self::Everything => WatchedResource::Services(Arc::new(Selector::Everything)),
+            Self::Nothing => WatchedResource::Process,
         }
     }
 }
@@ -64,23 +79,19 @@ impl QuerySubject {
 /// Waiting query. It is counted while it exists.
 struct BlockingQuery<'a> {
     consul: &'a Consul,
-    wake_registrations: Vec<WakeRegistration>,
+    wake: WakeRegistration,
+    listed: WatcherGuard,
 }
 
 impl BlockingQuery<'_> {
     /// Returns whether the connection or the process is about to close.
     fn is_leaving(&self) -> bool {
-        self.wake_registrations.iter().any(WakeRegistration::is_leaving)
+        self.wake.is_leaving()
     }
 
     /// Waits until the subject has changed.
     async fn changed(&self) {
-        poll_fn(|context| {
-            // Each is polled, so that each knows the waker.
-            let woken = self.wake_registrations.iter().filter(|wake| wake.poll_rung(context).is_ready()).count();
-            if woken > 0 { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        poll_fn(|context| self.wake.poll_woken(context)).await;
     }
 }
 
@@ -126,6 +137,7 @@ impl Consul {
         loop {
             // Read after the registration for wake-ups: a change in between wakes the query.
             let settling = self.has_to_settle(known);
+            query.listed.watcher.waiting.store(settling, Ordering::Relaxed);
             if let Some(index) = newer().filter(|_| !settling) {
                 return Ok(index);
             }
@@ -139,23 +151,24 @@ impl Consul {
         }
     }
 
-    /// Counts a query and registers it for wake-ups, unless too many wait.
+    /// Counts a query, lists it and registers it for wake-ups, unless too many wait.
     fn start_waiting(&self, request: &ConsulRequest, subject: &QuerySubject) -> Result<BlockingQuery<'_>, ConsulError> {
-        let waiting = self.blocking_queries.fetch_add(1, Ordering::Relaxed);
-        let mut query = BlockingQuery { consul: self, wake_registrations: Vec::new() };
-        if waiting >= self.max_blocking_queries {
+        if self.blocking_queries.fetch_add(1, Ordering::Relaxed) >= self.max_blocking_queries {
+            self.blocking_queries.fetch_sub(1, Ordering::Relaxed);
             return Err(ConsulError::TooManyBlockingQueries(self.max_blocking_queries));
         }
-        let register = |interest| self.context.notifier.seat(&request.connection, interest);
-        query.wake_registrations = subject.interests().into_iter().map(register).collect();
-        Ok(query)
+        let ServerContext { notifier, watchers, clock, .. } = &*self.context;
+        let (connection, resource) = (&request.connection, subject.resource());
+        let listed = watchers.enter(WatchProtocol::Consul, connection, "", (resource, None), clock.now());
+        // A query that waits by hash knows the present state.
+        let known = if request.query.index > 0 { request.query.index } else { self.registry().applied().0 };
+        listed.watcher.sent.store(known, Ordering::Relaxed);
+        Ok(BlockingQuery { consul: self, wake: subject.register(notifier, connection), listed })
     }
 
-    /// Returns whether a client that knows this index has to wait until the registry has settled: the index is of an earlier incarnation,
-    /// whose registrations may not be back yet. An index that no incarnation can have given is not.
+    /// Returns whether a client that knows this index has to wait until the registry has settled.
     fn has_to_settle(&self, known: u64) -> bool {
-        let registry = self.context.engine.registry();
-        registry.is_settling() && (StartPoint::MIN_REVISION..registry.start_revision()).contains(&Revision(known))
+        self.context.must_settle(ReaderMemory::Revision(Revision(known)))
     }
 
     /// Waits until the hash of the answer is not the one that the client knows, or the wait is over.

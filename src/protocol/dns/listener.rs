@@ -69,8 +69,9 @@ impl DnsListener {
     ) -> io::Result<(impl Future<Output = ()> + Send + 'static, impl Future<Output = ()> + Send + 'static)> {
         let socket = tokio::net::UdpSocket::from_std(self.udp)?;
         let acceptor = Acceptor::new(self.tcp, LISTENER_NAME, Arc::clone(&limiter))?;
-        let ServerContext { engine, clock, metrics, .. } = context;
-        let server = Arc::new(DnsServer::new(engine, clock, metrics, authority));
+        let ServerContext { engine, clock, metrics, watchers, .. } = context;
+        let rates = [Arc::clone(&watchers.dns_udp), Arc::clone(&watchers.dns_tcp)];
+        let server = Arc::new(DnsServer::new(engine, clock, metrics, rates, authority));
         let udp = Arc::clone(&server).serve_udp(socket);
         let tcp = server.serve_tcp(acceptor, limiter);
         let (stop_udp, stop_tcp) = (shutdown.clone(), shutdown.clone());

@@ -21,6 +21,7 @@ use super::{
     reverse::IndexBehind,
 };
 use crate::{
+    app::QueryRate,
     clock::Clock,
     engine::Engine,
     metrics::{DnsResponseCode, Metrics},
@@ -84,6 +85,8 @@ pub(super) struct DnsServer {
     engine: Arc<dyn Engine>,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
+    /// Rates of queries over UDP and over TCP.
+    rates: [Arc<QueryRate>; 2],
     authority: Authority,
 }
 
@@ -92,14 +95,21 @@ impl DnsServer {
         engine: &Arc<dyn Engine>,
         clock: &Arc<Clock>,
         metrics: &Arc<Metrics>,
+        rates: [Arc<QueryRate>; 2],
         authority: Authority,
     ) -> Self {
-        Self { engine: Arc::clone(engine), clock: Arc::clone(clock), metrics: Arc::clone(metrics), authority }
+        Self { engine: Arc::clone(engine), clock: Arc::clone(clock), metrics: Arc::clone(metrics), rates, authority }
     }
 
     fn respond(&self, packet: &[u8], transport: DnsTransport) -> Result<Option<Vec<u8>>, IndexBehind> {
-        let (registry, now) = (self.engine.registry(), self.clock.now().wall);
-        let (response, code) = respond(&self.authority, registry, now, packet, transport)?;
+        let (registry, now) = (self.engine.registry(), self.clock.now());
+        let (response, code) = respond(&self.authority, registry, now.wall, packet, transport)?;
+        let [udp, tcp] = &self.rates;
+        let rate = match transport {
+            DnsTransport::Udp | DnsTransport::LoopbackUdp => udp,
+            DnsTransport::Tcp => tcp,
+        };
+        rate.record(now.monotonic_us);
         self.metrics.dns.replied(code);
         Ok(response)
     }

@@ -1,4 +1,6 @@
-//! `AdminService`: who listens, what happened, and who is protected.
+//! `AdminService`: watchers, events, self-preservation, check results.
+
+use std::sync::{Arc, atomic::Ordering};
 
 use prost::Message;
 use tonic::{Request, Response, Status};
@@ -6,43 +8,48 @@ use tonic::{Request, Response, Status};
 use super::{
     ApiError, GrpcApi, check, decode,
     discovery::{PAGE_BYTES, page_length},
-    encode, self_preservation,
+    encode, self_preservation, time,
 };
-use std::sync::atomic::Ordering;
-
 use crate::{
-    app::Watcher,
-    model::{InstanceId, Revision, Selector, ServiceName, UnixMillis},
+    app::{QueryRate, WatchProtocol, WatchedResource, Watcher, Watchers},
+    model::{InstanceId, Selector, ServiceName, UnixMillis},
     pb::{callboard::v1 as pb, server::admin_service_server::AdminService},
-    registry::{ClockReading, CommandError, PendingChanges, Registry},
+    registry::{ClockReading, CommandError, Registry},
 };
 
-/// Events of a page of who asks for no size.
-const EVENTS: u32 = 100;
-/// Watches of a page of who asks for no size.
-const WATCHES: u32 = 1_000;
-/// Protected services of a page of who asks for no size.
-const PROTECTIONS: u32 = 1_000;
+/// Default number of events of a page.
+const DEFAULT_EVENTS: u32 = 100;
+/// Default number of watchers of a page.
+const DEFAULT_WATCHERS: u32 = 1_000;
+/// Default number of protected services of a page.
+const DEFAULT_PROTECTIONS: u32 = 1_000;
 
 #[tonic::async_trait]
 impl AdminService for GrpcApi {
-    async fn list_subscribers(
+    async fn list_watchers(
         &self,
-        request: Request<pb::ListSubscribersRequest>,
-    ) -> Result<Response<pb::ListSubscribersResponse>, Status> {
+        request: Request<pb::ListWatchersRequest>,
+    ) -> Result<Response<pb::ListWatchersResponse>, Status> {
         let asked = request.get_ref();
         let service = optional_service(&asked.service)?;
-        let after = decode::page_after(&asked.page_token, |token| token.parse().ok())?.unwrap_or(0);
-        let size = decode::page_size(asked.page_size, WATCHES);
-        let wanted = |selection: &Selector| service.as_ref().is_none_or(|service| selection.includes(service));
-        let page = self.context.watchers.page(after, size + 1, wanted);
+        let after = decode::page_after(&asked.page_token, |token| token.parse().ok())?;
+        let size = decode::page_size(asked.page_size, DEFAULT_WATCHERS);
+        let wanted = |watcher: &Watcher| match &service {
+            Some(service) => watcher.selector().is_some_and(|selector| selector.includes(service)),
+            None => true,
+        };
+        let watchers = &self.context.watchers;
+        let page = watchers.page(after.unwrap_or(0), size + 1, wanted);
         let (registry, now) = (self.context.engine.registry(), self.context.clock.now());
         let mut bytes = 0;
-        let mut answer = pb::ListSubscribersResponse { revision: registry.applied().0, ..Default::default() };
-        for (at, (id, watch)) in page.iter().take(size).enumerate() {
-            let line = watcher(*id, watch, registry, now);
-            bytes += line.encoded_len();
-            answer.subscribers.push(line);
+        let mut answer = pb::ListWatchersResponse { revision: registry.applied().0, ..Default::default() };
+        if after.is_none() {
+            answer.query_rates = query_rates(watchers, now);
+        }
+        for (at, (id, watcher)) in page.iter().take(size).enumerate() {
+            let shown = self::watcher(*id, watcher, registry, now);
+            bytes += shown.encoded_len();
+            answer.watchers.push(shown);
             if (bytes >= PAGE_BYTES || at + 1 == size) && at + 1 < page.len() {
                 answer.next_page_token = id.to_string();
                 break;
@@ -58,15 +65,15 @@ impl AdminService for GrpcApi {
         let asked = request.get_ref();
         let service = optional_service(&asked.service)?;
         let before = decode::events_before(&asked.page_token)?;
-        let size = decode::page_size(asked.page_size, EVENTS);
+        let size = decode::page_size(asked.page_size, DEFAULT_EVENTS);
         let mut events = self.context.engine.registry().events(service.as_ref(), before, size + 1);
         let found = events.len();
         events.truncate(size);
-        let mut lines: Vec<_> = events.iter().map(|event| encode::event(event)).collect();
-        lines.truncate(page_length(lines.iter().map(Message::encoded_len)));
-        let last = lines.len().checked_sub(1).filter(|_| lines.len() < found).map(|last| events[last].revision);
+        let mut encoded: Vec<_> = events.iter().map(|event| encode::event(event)).collect();
+        encoded.truncate(page_length(encoded.iter().map(Message::encoded_len)));
+        let last = encoded.len().checked_sub(1).filter(|_| encoded.len() < found).map(|last| events[last].revision);
         let next_page_token = last.map(|revision| revision.to_string()).unwrap_or_default();
-        Ok(Response::new(pb::ListEventsResponse { events: lines, next_page_token }))
+        Ok(Response::new(pb::ListEventsResponse { events: encoded, next_page_token }))
     }
 
     async fn list_protections(
@@ -75,7 +82,7 @@ impl AdminService for GrpcApi {
     ) -> Result<Response<pb::ListProtectionsResponse>, Status> {
         let asked = request.get_ref();
         let after = decode::services_after(&asked.page_token)?;
-        let size = decode::page_size(asked.page_size, PROTECTIONS);
+        let size = decode::page_size(asked.page_size, DEFAULT_PROTECTIONS);
         let (registry, now) = (self.context.engine.registry(), self.context.clock.now());
         let mut page = registry.preserved_services(after.as_ref().map_or("", ServiceName::as_str), size + 1, now.lease);
         let more = page.len() > size;
@@ -107,7 +114,7 @@ impl AdminService for GrpcApi {
     ) -> Result<Response<pb::ListProtectionEventsResponse>, Status> {
         let asked = request.get_ref();
         let before = decode::page_after(&asked.page_token, |token| token.parse().ok())?.unwrap_or(u64::MAX);
-        let size = decode::page_size(asked.page_size, EVENTS);
+        let size = decode::page_size(asked.page_size, DEFAULT_EVENTS);
         let mut notices = self.context.engine.registry().self_preservation_events_before(before, size + 1);
         let more = notices.len() > size;
         notices.truncate(size);
@@ -123,10 +130,10 @@ impl AdminService for GrpcApi {
         request: Request<pb::ResetProtectionRequest>,
     ) -> Result<Response<pb::ResetProtectionResponse>, Status> {
         let service = self_preservation::target(request.get_ref())?;
-        let condemned =
+        let released =
             self.context.engine.registry().reset_self_preservation(service.as_ref(), self.context.clock.now());
-        let condemned = u32::try_from(condemned).unwrap_or(u32::MAX);
-        Ok(Response::new(pb::ResetProtectionResponse { condemned }))
+        let released_instances = u32::try_from(released).unwrap_or(u32::MAX);
+        Ok(Response::new(pb::ResetProtectionResponse { released_instances }))
     }
 
     async fn list_checks(
@@ -138,7 +145,7 @@ impl AdminService for GrpcApi {
         let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
         let entry = self.context.engine.registry().get(&service, id.as_str());
         let entry = entry.ok_or_else(|| ApiError::from(CommandError::NoSuchInstance { service, id }))?;
-        Ok(Response::new(pb::ListChecksResponse { checks: check::reports(&entry.instance, &self.checks) }))
+        Ok(Response::new(pb::ListChecksResponse { checks: check::encode_reports(&entry.instance, &self.checks) }))
     }
 }
 
@@ -146,32 +153,49 @@ fn optional_service(name: &str) -> Result<Option<ServiceName>, ApiError> {
     if name.is_empty() { Ok(None) } else { Ok(Some(ServiceName::parse(name)?)) }
 }
 
-fn watcher(id: u64, watcher: &Watcher, registry: &Registry, now: ClockReading) -> pb::Subscriber {
-    let sent = Revision(watcher.sent.load(Ordering::Relaxed));
+fn watcher(id: u64, watcher: &Watcher, registry: &Registry, now: ClockReading) -> pb::Watcher {
     let synced = UnixMillis(watcher.synced_at.load(Ordering::Relaxed));
-    let waiting = watcher.waiting.load(Ordering::Relaxed);
-    // A waiting watcher gets a new snapshot, and how far that differs from what it has is not known yet.
-    let pending = if waiting { PendingChanges::default() } else { registry.pending(&watcher.selection, sent) };
-    let (services, prefix, everything) = match &*watcher.selection {
-        Selector::Names(names) => (names.iter().map(ToString::to_string).collect(), String::new(), false),
-        Selector::Prefix(prefix) => (vec![], prefix.to_string(), false),
-        Selector::Everything => (vec![], String::new(), true),
-    };
-    pb::Subscriber {
+    let pending = watcher.pending(registry);
+    let mut shown = pb::Watcher {
         id,
+        protocol: match watcher.protocol {
+            WatchProtocol::Grpc => pb::WatchProtocol::Grpc,
+            WatchProtocol::GrpcHealth => pb::WatchProtocol::GrpcHealth,
+            WatchProtocol::Consul => pb::WatchProtocol::Consul,
+        }
+        .into(),
         peer: watcher.connection.peer().to_string(),
         user_agent: watcher.user_agent.to_string(),
-        services,
-        prefix,
-        everything,
         filter: watcher.filter.as_ref().map(|filter| filter.as_str().to_owned()).unwrap_or_default(),
-        connected_at: Some(encode::timestamp(watcher.connected_at)),
-        synced_at: (synced > UnixMillis(0)).then(|| encode::timestamp(synced)),
-        sent_revision: sent.0,
+        connected_at: Some(time::timestamp(watcher.connected_at)),
+        synced_at: (synced > UnixMillis(0)).then(|| time::timestamp(synced)),
+        sent_revision: watcher.sent.load(Ordering::Relaxed),
         pending_changes: u32::try_from(pending.changes).unwrap_or(u32::MAX),
-        lag: pending.oldest.and_then(|oldest| encode::span(encode::since(oldest, now))),
+        lag: pending.oldest.and_then(|oldest| time::duration(time::since(oldest, now))),
         identity: watcher.connection.identity().map(ToString::to_string).unwrap_or_default(),
         resets: watcher.resets.load(Ordering::Relaxed),
-        waiting,
+        waiting: watcher.waiting.load(Ordering::Relaxed),
+        ..pb::Watcher::default()
+    };
+    match &watcher.resource {
+        WatchedResource::Services(selector) => match &**selector {
+            Selector::Names(names) => shown.services = names.iter().map(ToString::to_string).collect(),
+            Selector::Prefix(prefix) => shown.prefix = prefix.to_string(),
+            Selector::Everything => shown.everything = true,
+        },
+        WatchedResource::Nodes => shown.resource = "nodes".to_owned(),
+        WatchedResource::Node(node) => shown.resource = format!("node {node}").trim_end().to_owned(),
+        WatchedResource::Process => shown.resource = "process".to_owned(),
     }
+    shown
+}
+
+fn query_rates(watchers: &Watchers, now: ClockReading) -> Vec<pb::QueryRate> {
+    let rates = [("udp", &watchers.dns_udp), ("tcp", &watchers.dns_tcp)];
+    let shown = |(transport, rate): (&str, &Arc<QueryRate>)| pb::QueryRate {
+        protocol: "dns".to_owned(),
+        transport: transport.to_owned(),
+        per_second: rate.per_second(now.monotonic_us),
+    };
+    rates.into_iter().map(shown).collect()
 }

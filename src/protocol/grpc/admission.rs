@@ -1,7 +1,7 @@
-//! Who is served first, and who not at all, when there is too much to do.
+//! Admission of calls under load: limits, deadlines and priorities.
 //!
-//! Heartbeats and what else keeps a registration alive are taken as long as there is any room; watches and lists leave some.
-//! An answer that takes long to make waits until everything else on its thread that is ready has had its turn.
+//! Calls that keep registrations alive are accepted up to the limits; other calls leave a reserve for them. A response that is
+//! expensive to build waits until all other ready tasks of its thread have run.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -17,83 +17,83 @@ use tokio::{
 };
 use tonic::{Status, body::Body, service::Routes};
 
-use super::{ApiError, SELECTION, WATCH};
+use super::{ApiError, MAX_SELECTOR_BYTES, WATCH};
 use crate::{
     app::ServerContext,
     transport::{AnswerSize, Connection, LimitError},
 };
 
-/// What is taken when other calls are refused.
-const FIRST: [&str; 2] = ["/callboard.v1.RegistryService/", "/grpc.health.v1.Health/Check"];
-/// Answers of many parts.
-const LONG: [&str; 5] = [
+/// Calls that are accepted when others are rejected, by the beginning of their paths.
+const PRIORITY_CALLS: [&str; 2] = ["/callboard.v1.RegistryService/", "/grpc.health.v1.Health/Check"];
+/// Calls whose responses are expensive to build.
+const EXPENSIVE_CALLS: [&str; 5] = [
     "/callboard.v1.DiscoveryService/ListInstances",
     "/callboard.v1.DiscoveryService/ListServices",
-    "/callboard.v1.AdminService/ListSubscribers",
+    "/callboard.v1.AdminService/ListWatchers",
     "/callboard.v1.AdminService/ListEvents",
     "/grpc.health.v1.Health/List",
 ];
-/// Calls whose requests are streams: their handlers answer at once and read later.
-const STREAMED: [&str; 2] = ["/callboard.v1.RegistryService/KeepAlive", "/grpc.reflection."];
-/// Time in which a whole request has to arrive.
+/// Calls with a stream of requests, by the beginning of their paths. Their handlers return before the requests arrive.
+const STREAMING_CALLS: [&str; 2] = ["/callboard.v1.RegistryService/KeepAlive", "/grpc.reflection."];
+/// Time within which a whole request must arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time after which a call that has no deadline of its own is told that its outcome is not known.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a long answer may have to wait before it is made.
-const QUEUE: Duration = Duration::from_secs(5);
-/// Bytes that gRPC puts before a message.
-const PREFIX: usize = 5;
+/// Time after which a call without a deadline fails with an unknown outcome.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum time that an expensive response waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of gRPC's prefix of a message.
+const PREFIX_BYTES: usize = 5;
 
-type Answer = Response<axum::body::Body>;
+type HttpResponse = Response<axum::body::Body>;
 
-/// Lets calls in. Outside of everything that handles them.
+/// Adds admission around the routes.
 pub(super) fn layer(routes: Routes, context: &Arc<ServerContext>) -> Routes {
     routes.into_axum_router().layer(from_fn_with_state(Arc::clone(context), admit)).into()
 }
 
-async fn admit(State(context): State<Arc<ServerContext>>, request: Request, next: Next) -> Answer {
+async fn admit(State(context): State<Arc<ServerContext>>, request: Request, next: Next) -> HttpResponse {
     let path = request.uri().path();
-    let first = FIRST.iter().any(|start| path.starts_with(start));
-    let long = LONG.contains(&path);
-    let streamed = STREAMED.iter().any(|start| path.starts_with(start));
-    let answer = match request.extensions().get::<Arc<Connection>>().cloned() {
+    let priority = PRIORITY_CALLS.iter().any(|prefix| path.starts_with(prefix));
+    let expensive = EXPENSIVE_CALLS.contains(&path);
+    let streaming = STREAMING_CALLS.iter().any(|prefix| path.starts_with(prefix));
+    let response = match request.extensions().get::<Arc<Connection>>().cloned() {
         None => Err(ApiError::NoConnection),
-        Some(connection) => match connection.exceeded_stream_limit(first) {
+        Some(connection) => match connection.exceeded_stream_limit(priority) {
             Some(busy) => Err(busy.into()),
-            None if streamed => Ok(next.run(request).await),
-            None if long => answer_in_turn(&context, &connection, request, next).await,
-            // A watch waits for room by itself, and what keeps a registration alive has hardly an answer.
-            None if first || path == WATCH => answer_in_time(&context, request, next).await,
+            None if streaming => Ok(next.run(request).await),
+            None if expensive => respond_in_turn(&context, &connection, request, next).await,
+            // A watch limits its unread bytes itself, and the responses of priority calls are small.
+            None if priority || path == WATCH => respond_in_time(&context, request, next).await,
             None => match connection.exceeded_unread_limit(AnswerSize::Page) {
                 Some(busy) => Err(busy.into()),
-                None => answer_in_time(&context, request, next).await,
+                None => respond_in_time(&context, request, next).await,
             },
         },
     };
-    answer.unwrap_or_else(|problem| {
-        if matches!(problem, ApiError::Busy(_)) {
+    response.unwrap_or_else(|error| {
+        if matches!(error, ApiError::Busy(_)) {
             context.metrics.connections.rejected_streams.inc();
         }
-        Status::from(problem).into_http::<Body>().map(axum::body::Body::new)
+        Status::from(error).into_http::<Body>().map(axum::body::Body::new)
     })
 }
 
-/// The same request once all of it has arrived. Until then nothing is done, so a refusal is the whole truth.
+/// Returns the request once all of it has arrived. Nothing is done before that, so an error means that nothing was done.
 async fn receive(context: &ServerContext, request: Request) -> Result<Request, ApiError> {
     let (head, body) = request.into_parts();
     let limit = context.max_message_size;
-    // A selection may be longer than other requests.
-    let limit = if head.uri.path() == WATCH { limit.max(SELECTION) } else { limit };
-    let body = timeout(REQUEST_TIMEOUT, to_bytes(body, limit + PREFIX)).await;
+    // A selector may be longer than other requests.
+    let limit = if head.uri.path() == WATCH { limit.max(MAX_SELECTOR_BYTES) } else { limit };
+    let body = timeout(REQUEST_TIMEOUT, to_bytes(body, limit + PREFIX_BYTES)).await;
     let body = body.map_err(|_| ApiError::Unfinished(REQUEST_TIMEOUT))?.map_err(|_| ApiError::TooLarge(limit))?;
     Ok(Request::from_parts(head, body.into()))
 }
 
-/// Answers within the client's deadline, or else within [`ANSWER_TIMEOUT`] of the whole request. A write that waits for the disk is
-/// not undone by a timeout, so its client is told that the outcome is not known.
-async fn answer_in_time(context: &ServerContext, request: Request, next: Next) -> Result<Answer, ApiError> {
+/// Responds within the client's deadline, or else within [`RESPONSE_TIMEOUT`] of the whole request. A time-out does not undo a write
+/// that waits for the disk, so the error says that the outcome is unknown.
+async fn respond_in_time(context: &ServerContext, request: Request, next: Next) -> Result<HttpResponse, ApiError> {
     let deadline = deadline(request.headers());
-    let limit = deadline.unwrap_or(ANSWER_TIMEOUT);
+    let limit = deadline.unwrap_or(RESPONSE_TIMEOUT);
     let mut over = pin!(sleep(limit));
     let request = tokio::select! {
         request = receive(context, request) => request?,
@@ -103,12 +103,12 @@ async fn answer_in_time(context: &ServerContext, request: Request, next: Next) -
         over.set(sleep(limit));
     }
     tokio::select! {
-        answer = next.run(request) => Ok(answer),
+        response = next.run(request) => Ok(response),
         () = over => Err(ApiError::OutcomeUnknown(limit)),
     }
 }
 
-/// Time that the client gives the call, as `grpc-timeout` has it: up to eight digits and a unit.
+/// Parses `grpc-timeout`, the time that the client gives the call: up to eight digits and a unit.
 fn deadline(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -127,17 +127,18 @@ fn deadline(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// The request first, so that nobody holds up others by not finishing it. Then one at a time on each thread, and before each
-/// of them whatever else is ready there: so a heartbeat waits for one long answer at most, however many are wanted.
-async fn answer_in_turn(
+/// Responds to expensive calls one at a time on each thread, and lets all other ready tasks of the thread run before each: so a
+/// heartbeat waits for one expensive response at most. The whole request is received first, so that a slow client does not hold the
+/// turn.
+async fn respond_in_turn(
     context: &ServerContext,
     connection: &Connection,
     request: Request,
     next: Next,
-) -> Result<Answer, ApiError> {
+) -> Result<HttpResponse, ApiError> {
     let request = receive(context, request).await?;
     let turn = connection.worker_state().large_answers().acquire();
-    let _turn = timeout(QUEUE, turn).await.map_err(|_| LimitError::QueueTimeout(QUEUE))?;
+    let _turn = timeout(TURN_TIMEOUT, turn).await.map_err(|_| LimitError::QueueTimeout(TURN_TIMEOUT))?;
     yield_now().await;
     if let Some(busy) = connection.exceeded_unread_limit(AnswerSize::Page) {
         return Err(busy.into());
@@ -150,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deadline_is_read_as_grpc_writes_it() {
+    fn grpc_timeout_is_parsed_with_its_unit() {
         let read =
             |text: &str| deadline(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]));
         for (text, span) in [

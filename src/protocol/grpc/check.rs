@@ -1,11 +1,10 @@
-//! Health checks, from and to the contract's messages.
+//! Conversions of health checks from and to the contract's messages.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     ApiError,
-    decode::span,
-    encode::{self, timestamp},
+    time::{duration, parse_duration, timestamp},
 };
 use crate::{
     health_check::{CheckResult, HealthChecks as Results},
@@ -17,45 +16,45 @@ use crate::{
     registry::NewCheck,
 };
 
-/// The interval of who asks for none.
-const INTERVAL: Duration = Duration::from_secs(10);
+/// Interval of a check that gives none.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The checks of a registration.
-pub(super) fn asked(checks: &[pb::Check]) -> Result<Vec<NewCheck>, ApiError> {
-    let one = |(at, check): (usize, &pb::Check)| {
-        self::check(check).map_err(|problem| match problem {
+/// Decodes the checks of a registration.
+pub(super) fn decode_all(checks: &[pb::Check]) -> Result<Vec<NewCheck>, ApiError> {
+    let decode = |(at, check): (usize, &pb::Check)| {
+        self::decode(check).map_err(|error| match error {
             ApiError::Invalid(invalid) => ApiError::Invalid(invalid.within(&format!("checks[{at}]"))),
             other => other,
         })
     };
-    checks.iter().enumerate().map(one).collect()
+    checks.iter().enumerate().map(decode).collect()
 }
 
-fn check(asked: &pb::Check) -> Result<NewCheck, ApiError> {
-    let probe = probe(asked.probe.as_ref())?;
+fn decode(asked: &pb::Check) -> Result<NewCheck, ApiError> {
+    let probe = decode_probe(asked.probe.as_ref())?;
     let id = if asked.id.is_empty() { probe.kind() } else { &asked.id };
     let name = if asked.name.is_empty() { id } else { &asked.name };
     let definition = CheckDefinition {
         notes: asked.notes.as_str().into(),
-        interval: span("interval", asked.interval.as_ref())?.unwrap_or(INTERVAL),
-        timeout: span("timeout", asked.timeout.as_ref())?.unwrap_or_default(),
+        interval: parse_duration("interval", asked.interval.as_ref())?.unwrap_or(DEFAULT_INTERVAL),
+        timeout: parse_duration("timeout", asked.timeout.as_ref())?.unwrap_or_default(),
         thresholds: Thresholds {
             passing: asked.successes_before_passing,
             warning: asked.failures_before_warning,
             critical: asked.failures_before_critical,
         },
-        deregister_after: span("deregister_critical_after", asked.deregister_critical_after.as_ref())?,
+        deregister_after: parse_duration("deregister_critical_after", asked.deregister_critical_after.as_ref())?,
         output_max_size: asked.output_max_size,
         ..CheckDefinition::new(CheckId::parse(id)?, name, probe.clone())
     };
     let verdict = match asked.initial_status() {
         pb::CheckStatus::Unspecified => CheckStatus::Critical,
-        _ => verdict("initial_status", asked.initial_status)?,
+        _ => decode_status("initial_status", asked.initial_status)?,
     };
     Ok(NewCheck { definition: Arc::new(definition.validated()?), status: verdict })
 }
 
-fn probe(asked: Option<&pb::check::Probe>) -> Result<Probe, ApiError> {
+fn decode_probe(asked: Option<&pb::check::Probe>) -> Result<Probe, ApiError> {
     let tls = |asked: &pb::ProbeTls| ProbeTls {
         server_name: asked.server_name.as_str().into(),
         skip_verify: asked.skip_verify,
@@ -90,21 +89,21 @@ fn probe(asked: Option<&pb::check::Probe>) -> Result<Probe, ApiError> {
     })
 }
 
-/// What is reported of a check.
-pub(super) fn verdict(field: &'static str, status: i32) -> Result<CheckStatus, ApiError> {
+/// Decodes the status in a report or in a registration.
+pub(super) fn decode_status(field: &'static str, status: i32) -> Result<CheckStatus, ApiError> {
     match pb::CheckStatus::try_from(status) {
         Ok(pb::CheckStatus::Passing) => Ok(CheckStatus::Passing),
         Ok(pb::CheckStatus::Warning) => Ok(CheckStatus::Warning),
         Ok(pb::CheckStatus::Critical) => Ok(CheckStatus::Critical),
         Ok(pb::CheckStatus::Unspecified) | Err(_) => {
-            let remedy = "say CHECK_STATUS_PASSING, CHECK_STATUS_WARNING or CHECK_STATUS_CRITICAL";
-            Err(FieldError::new(field, &status.to_string(), "is no status of a check", remedy).into())
+            let hint = "send CHECK_STATUS_PASSING, CHECK_STATUS_WARNING or CHECK_STATUS_CRITICAL";
+            Err(FieldError::new(field, &status.to_string(), "is not a check status", hint).into())
         }
     }
 }
 
-/// What a check says.
-pub(super) fn state(check: &Check) -> pb::CheckState {
+/// Encodes the present state of a check.
+pub(super) fn encode_state(check: &Check) -> pb::CheckState {
     pb::CheckState {
         id: check.id().to_string(),
         name: check.definition.name.to_string(),
@@ -114,12 +113,12 @@ pub(super) fn state(check: &Check) -> pb::CheckState {
     }
 }
 
-/// What the checks of an instance have found.
-pub(super) fn reports(instance: &Instance, results: &Results) -> Vec<pb::CheckReport> {
+/// Encodes the recent results of an instance's checks.
+pub(super) fn encode_reports(instance: &Instance, results: &Results) -> Vec<pb::CheckReport> {
     let report = |check: &Check| {
         let known = results.history(&instance.service, &instance.id, check.id());
         pb::CheckReport {
-            state: Some(state(check)),
+            state: Some(encode_state(check)),
             output: known.as_ref().map(|known| known.output().to_string()).unwrap_or_default(),
             results: known.as_ref().map(|known| known.results().iter().map(result).collect()).unwrap_or_default(),
             changes: known.map_or(0, |known| known.changes()),
@@ -132,7 +131,7 @@ fn result(finding: &CheckResult) -> pb::CheckResult {
     pb::CheckResult {
         time: Some(timestamp(finding.at)),
         status: status(finding.status).into(),
-        took: finding.took.and_then(encode::span),
+        took: finding.took.and_then(duration),
         output: finding.output.to_string(),
     }
 }

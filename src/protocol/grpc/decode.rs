@@ -1,8 +1,6 @@
-//! The contract's messages as the model's types: everything a peer says is checked here.
+//! Conversions from the contract's messages to the model's types. Everything that a client sends is validated here.
 
-use std::time::Duration;
-
-use super::ApiError;
+use super::{ApiError, check, time::parse_duration};
 use crate::{
     model::{
         Address, BootId, FieldError, InstanceFilter, InstanceId, LeaseId, LeaseTerms, LoadReport, Locality, Metadata,
@@ -12,10 +10,10 @@ use crate::{
     registry::{Command, DeregisterGuard, InstanceDescription, Patch, Register},
 };
 
-/// Most entries of a page.
-const PAGE: u32 = 1_000;
+/// Maximum number of entries of a page.
+const MAX_PAGE_SIZE: u32 = 1_000;
 
-/// A registration. `fresh` names its lease, should it need a new one.
+/// Decodes a registration. `fresh`: id of its lease, if it needs a new one.
 pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Register, ApiError> {
     let addresses = asked.addresses.iter().map(|address| (address.host.as_str(), address.port, address.name.as_str()));
     let none = pb::Locality::default();
@@ -31,10 +29,10 @@ pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Re
             weight: asked.weight.map_or(Ok(Weight::DEFAULT), Weight::parse)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
         },
-        checks: super::check::asked(&asked.checks)?,
+        checks: check::decode_all(&asked.checks)?,
         terms: LeaseTerms::grant(
-            span("ttl", asked.ttl.as_ref())?,
-            span("disconnect_grace", asked.disconnect_grace.as_ref())?,
+            parse_duration("ttl", asked.ttl.as_ref())?,
+            parse_duration("disconnect_grace", asked.disconnect_grace.as_ref())?,
         ),
         starting: asked.starting,
         replace: asked.replace,
@@ -79,7 +77,7 @@ pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, ApiEr
     })
 }
 
-/// What a watch selects, its filter, and where it goes on from.
+/// Decodes the selector of a watch, its filter and its resume token.
 pub(super) fn watch(
     asked: &pb::WatchRequest,
 ) -> Result<(Selector, Option<InstanceFilter>, Option<ResumeToken>), ApiError> {
@@ -92,41 +90,41 @@ pub(super) fn load(load: &pb::LoadReport) -> Result<LoadReport, ApiError> {
     let report = LoadReport {
         utilization: load.utilization,
         in_flight: load.in_flight,
-        response_time: span("load.response_time", load.response_time.as_ref())?,
+        response_time: parse_duration("load.response_time", load.response_time.as_ref())?,
         requests: load.requests,
         errors: load.errors,
     };
     Ok(report.validated()?)
 }
 
-/// How many entries a page may have.
-pub(super) fn page_size(asked: u32, usual: u32) -> usize {
-    let size = if asked == 0 { usual } else { asked.min(PAGE) };
+/// Returns the number of entries of a page. `default`: the size if the request gives none.
+pub(super) fn page_size(asked: u32, default: u32) -> usize {
+    let size = if asked == 0 { default } else { asked.min(MAX_PAGE_SIZE) };
     usize::try_from(size).unwrap_or(usize::MAX)
 }
 
-/// A place in a list: where the page before ended. `None`: at the beginning.
+/// Decodes the position at which the page before ended. `None`: the first page.
 pub(super) fn page_after<P>(token: &str, parse: impl FnOnce(&str) -> Option<P>) -> Result<Option<P>, ApiError> {
     if token.is_empty() {
         return Ok(None);
     }
     parse(token).map(Some).ok_or_else(|| {
-        let remedy = "send next_page_token as it was answered, or nothing for the first page";
-        FieldError::new("page_token", token, "is none that this list makes", remedy).into()
+        let hint = "send next_page_token of the page before, or nothing for the first page";
+        FieldError::new("page_token", token, "is not a token of this list", hint).into()
     })
 }
 
-/// A place in a list of instances.
+/// Decodes a position in a list of instances.
 pub(super) fn instances_after(token: &str) -> Result<Option<InstanceId>, ApiError> {
     page_after(token, |token| InstanceId::parse_any(token).ok())
 }
 
-/// A place in a list of services.
+/// Decodes a position in a list of services.
 pub(super) fn services_after(token: &str) -> Result<Option<ServiceName>, ApiError> {
     page_after(token, |token| ServiceName::parse(token).ok())
 }
 
-/// A place in the log of events: the revision before which to go on.
+/// Decodes a position in the list of events: the next page has the events before this revision.
 pub(super) fn events_before(token: &str) -> Result<Revision, ApiError> {
     Ok(page_after(token, |token| token.parse().ok())?.map_or(Revision(u64::MAX), Revision))
 }
@@ -136,36 +134,16 @@ fn optional_lease(bytes: &[u8]) -> Result<Option<LeaseId>, ApiError> {
         return Ok(None);
     }
     LeaseId::from_bytes(bytes).map(Some).ok_or_else(|| {
-        let remedy = "send the lease_id that Register answered, byte for byte";
-        FieldError::without_value("lease_id", format!("has {} bytes where a lease has 16", bytes.len()), remedy).into()
+        let hint = "send the lease_id that Register returned, byte for byte";
+        FieldError::without_value("lease_id", format!("has {} bytes where a lease id has 16", bytes.len()), hint).into()
     })
-}
-
-pub(super) fn span(field: &'static str, given: Option<&prost_types::Duration>) -> Result<Option<Duration>, ApiError> {
-    given
-        .map(|span| {
-            // The contract's type could also say minus a second and two nanoseconds; no length of time needs to.
-            let plain = u64::try_from(span.seconds).ok().zip(u32::try_from(span.nanos).ok());
-            let plain = plain.filter(|(_, nanos)| *nanos < 1_000_000_000);
-            plain.map(|(seconds, nanos)| Duration::new(seconds, nanos)).ok_or_else(|| {
-                let value = format!("{}.{:09}s", span.seconds, span.nanos);
-                FieldError::new(
-                    field,
-                    &value,
-                    "is no length of time",
-                    "give seconds and nanos, neither negative, nanos below 1000000000",
-                )
-                .into()
-            })
-        })
-        .transpose()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(result: Result<impl std::fmt::Debug, ApiError>) -> String {
+    fn invalid_field(result: Result<impl std::fmt::Debug, ApiError>) -> String {
         match result.unwrap_err() {
             ApiError::Invalid(invalid) => invalid.field.into_owned(),
             other => panic!("{other}"),
@@ -183,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_field() {
+    fn invalid_field_is_named_in_the_error() {
         let fresh = LeaseId(1);
         assert!(register(&good(), fresh).is_ok());
         let negative = Some(prost_types::Duration { seconds: -1, nanos: 0 });
@@ -197,29 +175,29 @@ mod tests {
             ("disconnect_grace", pb::RegisterRequest { disconnect_grace: negative, ..good() }),
         ];
         for (field, asked) in cases {
-            assert_eq!(refused(register(&asked, fresh)), field);
+            assert_eq!(invalid_field(register(&asked, fresh)), field);
         }
         assert_eq!(
-            refused(deregister(&pb::DeregisterRequest { lease_id: vec![1].into(), ..Default::default() })),
+            invalid_field(deregister(&pb::DeregisterRequest { lease_id: vec![1].into(), ..Default::default() })),
             "lease_id"
         );
     }
 
     #[test]
-    fn an_update_needs_a_mask_of_known_fields() {
+    fn update_without_mask_of_known_fields_is_rejected() {
         let mask = |path: &str| Some(prost_types::FieldMask { paths: vec![path.into()] });
         let asked = pb::UpdateInstanceRequest { service: "web".into(), id: "a".into(), ..Default::default() };
-        assert_eq!(refused(update(&asked)), "update_mask");
+        assert_eq!(invalid_field(update(&asked)), "update_mask");
         let other = pb::UpdateInstanceRequest { update_mask: mask("addresses"), ..asked.clone() };
-        assert_eq!(refused(update(&other)), "update_mask");
+        assert_eq!(invalid_field(update(&other)), "update_mask");
         let good = pb::UpdateInstanceRequest { update_mask: mask("draining"), draining: true, ..asked };
         assert!(matches!(update(&good), Ok(Command::Update { patch: Patch { draining: Some(true), .. }, .. })));
     }
 
     #[test]
-    fn pages() {
+    fn page_size_is_limited_and_foreign_page_token_is_rejected() {
         assert_eq!(page_size(0, 100), 100);
         assert_eq!(page_size(5_000, 100), 1_000);
-        assert_eq!(refused(events_before("x")), "page_token");
+        assert_eq!(invalid_field(events_before("x")), "page_token");
     }
 }

@@ -1,4 +1,4 @@
-//! `DiscoveryService`, but for Watch: list and get.
+//! `DiscoveryService` without Watch: ListInstances, GetInstance, ListServices.
 
 use prost::Message;
 use tonic::{Request, Response, Status};
@@ -10,12 +10,12 @@ use crate::{
     registry::CommandError,
 };
 
-/// Entries of a page of who asks for no size.
-const PAGE: u32 = 1_000;
-/// Bytes of a service's line beside its name, about.
-const SUMMARY: usize = 32;
-/// Encoded bytes after which a page ends: so that a page holds up what else its thread has to do for a fraction of a
-/// millisecond only, and that many pages which nobody reads are little to keep.
+/// Default number of entries of a page.
+const DEFAULT_PAGE_SIZE: u32 = 1_000;
+/// Approximate encoded bytes of a service summary besides its name.
+const SUMMARY_BYTES: usize = 32;
+/// Encoded bytes after which a page ends. A page of this size delays the other tasks of its thread by a fraction of a millisecond,
+/// and unread pages take little memory.
 pub(super) const PAGE_BYTES: usize = 30 * 1024;
 
 #[tonic::async_trait]
@@ -28,10 +28,10 @@ impl DiscoveryService for GrpcApi {
         let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
         let filter = InstanceFilter::parse(&asked.filter).map_err(ApiError::from)?;
         let after = decode::instances_after(&asked.page_token)?;
-        let size = decode::page_size(asked.page_size, PAGE);
+        let size = decode::page_size(asked.page_size, DEFAULT_PAGE_SIZE);
         let registry = self.context.engine.registry();
         let mut answer = pb::ListInstancesResponse { revision: registry.applied().0, ..Default::default() };
-        // One more than the page holds tells whether there is a next one.
+        // One entry more than the page holds shows whether there is a next page.
         let page = registry.page(&service, after.as_ref().map_or("", InstanceId::as_str), size + 1);
         let mut bytes = 0;
         for (at, entry) in page.iter().take(size).enumerate() {
@@ -70,13 +70,13 @@ impl DiscoveryService for GrpcApi {
         request: Request<pb::ListServicesRequest>,
     ) -> Result<Response<pb::ListServicesResponse>, Status> {
         let asked = request.get_ref();
-        let size = decode::page_size(asked.page_size, PAGE);
+        let size = decode::page_size(asked.page_size, DEFAULT_PAGE_SIZE);
         let registry = self.context.engine.registry();
         let revision = registry.applied().0;
         let after = decode::services_after(&asked.page_token)?;
         let (mut summaries, mut next) =
             registry.services(&asked.prefix, after.as_ref().map_or("", ServiceName::as_str), size);
-        let most = page_length(summaries.iter().map(|summary| summary.name.as_str().len() + SUMMARY));
+        let most = page_length(summaries.iter().map(|summary| summary.name.as_str().len() + SUMMARY_BYTES));
         if most < summaries.len() {
             summaries.truncate(most);
             next = summaries.last().map(|summary| summary.name.clone());
@@ -93,7 +93,7 @@ impl DiscoveryService for GrpcApi {
     }
 }
 
-/// How many entries of these sizes, in bytes, a page takes: the one that fills it is the last.
+/// Returns the number of entries, given their sizes in bytes, that a page takes. The entry that fills the page is the last.
 pub(super) fn page_length(sizes: impl Iterator<Item = usize>) -> usize {
     let mut bytes = 0;
     sizes

@@ -1,13 +1,12 @@
-//! The model's types as the contract's messages.
+//! Conversions from the model's types to the contract's messages.
 
 use std::{sync::Arc, time::Duration};
 
-use prost_types::Timestamp;
-
+use super::time::{duration, timestamp};
 use crate::{
-    model::{Caller, CallerProtocol, Instance, LoadReport, ServerActor, Status, UnixMillis},
+    model::{Caller, CallerProtocol, Instance, LoadReport, ServerActor, Status},
     pb::callboard::v1 as pb,
-    registry::{Change, ClockReading, Entry, Event, Lease, LeaseTime, RemovalReason},
+    registry::{Change, Entry, Event, Lease, LeaseTime, RemovalReason},
 };
 
 pub(super) fn instance(instance: &Instance) -> pb::Instance {
@@ -32,16 +31,16 @@ pub(super) fn instance(instance: &Instance) -> pb::Instance {
         registered_at: Some(timestamp(instance.registered_at)),
         registered_revision: instance.registered_revision.0,
         revision: instance.revision.0,
-        checks: instance.checks.iter().map(super::check::state).collect(),
+        checks: instance.checks.iter().map(super::check::encode_state).collect(),
     }
 }
 
 pub(super) fn lease(lease: &Lease, now: LeaseTime) -> pb::Lease {
     let terms = lease.terms();
     pb::Lease {
-        ttl: span(terms.ttl()),
-        time_left: span(Duration::from_millis(lease.deadline(now).saturating_sub(now))),
-        disconnect_grace: terms.disconnect_grace().and_then(span),
+        ttl: duration(terms.ttl()),
+        time_left: duration(Duration::from_millis(lease.deadline(now).saturating_sub(now))),
+        disconnect_grace: terms.disconnect_grace().and_then(duration),
         connected: lease.is_connected(),
     }
 }
@@ -50,7 +49,7 @@ pub(super) fn load(load: LoadReport) -> pb::LoadReport {
     pb::LoadReport {
         utilization: load.utilization,
         in_flight: load.in_flight,
-        response_time: load.response_time.and_then(span),
+        response_time: load.response_time.and_then(duration),
         requests: load.requests,
         errors: load.errors,
     }
@@ -102,23 +101,6 @@ fn caller(caller: &Caller) -> pb::Caller {
         }
     };
     pb::Caller { kind: kind.into(), peer, identity: identity.unwrap_or_default() }
-}
-
-pub(super) fn timestamp(UnixMillis(millis): UnixMillis) -> Timestamp {
-    Timestamp {
-        seconds: i64::try_from(millis / 1_000).unwrap_or(i64::MAX),
-        nanos: i32::try_from(millis % 1_000 * 1_000_000).unwrap_or(0),
-    }
-}
-
-/// A length of time; `None` only beyond what the contract's type can hold.
-pub(super) fn span(span: Duration) -> Option<prost_types::Duration> {
-    span.try_into().ok()
-}
-
-/// How long ago that was.
-pub(super) fn since(then: ClockReading, now: ClockReading) -> Duration {
-    Duration::from_micros(now.monotonic_us.saturating_sub(then.monotonic_us))
 }
 
 fn status(status: Status) -> pb::InstanceStatus {

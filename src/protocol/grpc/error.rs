@@ -1,4 +1,4 @@
-//! Every refusal as a gRPC status with its details: the one place where codes are chosen.
+//! Errors of the API and their gRPC statuses with details: the one place where codes are chosen.
 
 use std::time::Duration;
 
@@ -14,88 +14,88 @@ use crate::{
     transport::LimitError,
 };
 
-/// Who says so, in `ErrorInfo`.
+/// Domain in `ErrorInfo`.
 const DOMAIN: &str = "callboard.dev";
-/// When to come back after a replica has left, or had no room.
-const SOON: Duration = Duration::from_millis(500);
+/// Delay in `RetryInfo` for a replica that shuts down or is at a limit.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Why this door does not do what was asked.
+/// Error of a call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
-    /// A value is refused.
+    /// Invalid field.
     #[error(transparent)]
     Invalid(#[from] FieldError),
-    /// A filter is refused.
+    /// Invalid filter.
     #[error("filter: {0}")]
     Filter(#[from] FilterError),
-    /// The registry refuses.
+    /// Command that the registry rejects.
     #[error(transparent)]
-    Refused(#[from] CommandError),
-    /// More writes wait than the engine can take.
+    Rejected(#[from] CommandError),
+    /// More waiting writes than the engine accepts.
     #[error("{message}")]
     Overloaded {
-        /// In its own words.
+        /// Message of the engine.
         message: String,
-        /// When to try again.
+        /// Time until the next attempt.
         retry: Duration,
     },
-    /// What was reported on is no check that is fed.
+    /// Report on a check that takes no reports.
     #[error("{0}")]
-    NotFed(String),
-    /// The engine has stopped, and did nothing.
+    TakesNoReports(String),
+    /// The engine had stopped before the command came; nothing was done.
     #[error("{0}")]
     Stopped(String),
-    /// The engine stopped before it could tell the outcome.
+    /// The engine stopped before the outcome was known.
     #[error("{0}")]
     Interrupted(String),
-    /// The engine did not answer in time, and may still do what it was asked.
+    /// The engine did not respond in time, and may still carry out the command.
     #[error(
-        "no outcome within {}: it may be done now, later or not at all; repeat the call, which is safe, and look after the \
+        "no outcome within {}: the write may be done now, later or not at all; repeat the call, which is safe, and check the \
          registry's disk if this goes on",
         humantime::format_duration(*.0)
     )]
     OutcomeUnknown(Duration),
-    /// This process is going away.
+    /// This process shuts down.
     #[error("this replica is shutting down: open the stream again, here in a moment or on another replica")]
     Leaving,
-    /// A heartbeat stream carried nothing for too long.
+    /// Heartbeat stream that carried no message for too long.
     #[error(
-        "no heartbeat came on this stream for {}: send one every third of the lease's time to live, or close the stream",
+        "no heartbeat came on this stream for {}: send one every third of the lease's TTL, or close the stream",
         humantime::format_duration(*.0)
     )]
     Silent(Duration),
-    /// A request is larger than this many bytes.
+    /// Request with more than this number of bytes.
     #[error(
         "the request is larger than {0} bytes: send less at a time, or raise --max-message-size where the registry runs"
     )]
     TooLarge(usize),
-    /// A request is no message of the contract.
-    #[error("the request is no message of the contract ({0}): generate the client from the registry's proto files")]
+    /// Request that is not a message of the contract.
+    #[error("the request is not a message of the contract ({0}): generate the client from the registry's proto files")]
     Malformed(String),
-    /// There is no such method.
-    #[error("no such method here: see `grpcurl -plaintext ADDRESS list`, or the registry's proto files")]
+    /// Unknown method.
+    #[error("unknown method: see `grpcurl -plaintext ADDRESS list`, or the registry's proto files")]
     UnknownMethod,
-    /// A health check of a service that nobody registered.
-    #[error("service \"{0}\" is not registered: Watch it to hear when it is")]
+    /// Health check of a service that is not registered.
+    #[error("service \"{0}\" is not registered: use Watch to learn when it is")]
     UnknownService(String),
-    /// A health check of anything but this process, where nothing else is told.
-    #[error("\"{0}\" is not told of here, but only whether the registry itself serves: ask its gRPC port")]
-    NotHere(String),
-    /// More services than one answer can hold.
+    /// Health check of a registered service on the health listener.
+    #[error("the health of \"{0}\" is not served here, only that of the registry itself: ask the gRPC listener")]
+    NotServedHere(String),
+    /// More services than one response can hold.
     #[error(
-        "{0} services are too many for one answer: use callboard.v1.DiscoveryService/ListServices, which has pages"
+        "{0} services are too many for one response: use callboard.v1.DiscoveryService/ListServices, which has pages"
     )]
     TooManyServices(usize),
-    /// There is no room for another call.
+    /// Limit that is reached.
     #[error(transparent)]
     Busy(#[from] LimitError),
-    /// A call whose request did not come.
+    /// Call whose request did not arrive in time.
     #[error(
-        "no whole request came within {}, so nothing was done: send it at once, or cancel the call",
+        "the request did not arrive within {}, so nothing was done: send it at once, or cancel the call",
         humantime::format_duration(*.0)
     )]
     Unfinished(Duration),
-    /// The request did not come through our own listener: a defect.
+    /// Request that did not come through a listener of the server, which is a defect.
     #[error("the request carries no connection: report this as a defect")]
     NoConnection,
 }
@@ -103,7 +103,7 @@ pub(super) enum ApiError {
 impl From<ReportError> for ApiError {
     fn from(error: ReportError) -> Self {
         match error {
-            ReportError::NotTtl(_) => Self::NotFed(error.to_string()),
+            ReportError::NotTtl(_) => Self::TakesNoReports(error.to_string()),
             ReportError::Engine(error) => error.into(),
         }
     }
@@ -113,7 +113,7 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
         match error {
-            EngineError::Rejected(refusal) => Self::Refused(refusal),
+            EngineError::Rejected(error) => Self::Rejected(error),
             EngineError::Overloaded { retry, .. } => Self::Overloaded { message, retry },
             EngineError::Stopped => Self::Stopped(message),
             EngineError::OutcomeUnknown => Self::Interrupted(message),
@@ -122,38 +122,38 @@ impl From<EngineError> for ApiError {
 }
 
 impl From<ApiError> for Status {
-    fn from(problem: ApiError) -> Self {
-        let reason = classify(&problem);
+    fn from(error: ApiError) -> Self {
+        let reason = classify(&error);
         let mut details = ErrorDetails::with_error_info(
             reason.name(),
             DOMAIN,
             [("version".into(), env!("CARGO_PKG_VERSION").into())],
         );
-        match &problem {
+        match &error {
             ApiError::Invalid(invalid) => {
                 details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
             }
-            ApiError::Filter(error) => {
-                details.add_bad_request_violation("filter", error.to_string());
+            ApiError::Filter(filter) => {
+                details.add_bad_request_violation("filter", filter.to_string());
             }
-            ApiError::Refused(refusal) => describe(refusal, &mut details),
+            ApiError::Rejected(error) => add_command_details(error, &mut details),
             ApiError::UnknownService(service) => {
                 details.set_resource_info("service", service, "", "not registered");
             }
-            ApiError::NotHere(service) => {
-                details.set_resource_info("service", service, "", "not told of here");
+            ApiError::NotServedHere(service) => {
+                details.set_resource_info("service", service, "", "not served here");
             }
             ApiError::Leaving
             | ApiError::Stopped(_)
             | ApiError::Interrupted(_)
             | ApiError::OutcomeUnknown(_)
             | ApiError::Busy(_) => {
-                details.set_retry_info(Some(SOON));
+                details.set_retry_info(Some(RETRY_DELAY));
             }
             ApiError::Overloaded { retry, .. } => {
                 details.set_retry_info(Some(*retry));
             }
-            ApiError::NotFed(_)
+            ApiError::TakesNoReports(_)
             | ApiError::Silent(_)
             | ApiError::Unfinished(_)
             | ApiError::TooLarge(_)
@@ -162,21 +162,21 @@ impl From<ApiError> for Status {
             | ApiError::TooManyServices(_)
             | ApiError::NoConnection => {}
         }
-        Self::with_error_details(reason.code(), problem.to_string(), details)
+        Self::with_error_details(reason.code(), error.to_string(), details)
     }
 }
 
-fn classify(problem: &ApiError) -> ErrorReason {
-    match problem {
-        ApiError::Invalid(_) | ApiError::Refused(CommandError::Invalid(_)) => ErrorReason::InvalidField,
+fn classify(error: &ApiError) -> ErrorReason {
+    match error {
+        ApiError::Invalid(_) | ApiError::Rejected(CommandError::Invalid(_)) => ErrorReason::InvalidField,
         ApiError::Filter(_) => ErrorReason::InvalidFilter,
-        ApiError::Refused(CommandError::NoSuchInstance { .. }) => ErrorReason::NoSuchInstance,
-        ApiError::Refused(CommandError::HeldByOther { .. }) => ErrorReason::HeldByOtherBoot,
-        ApiError::Refused(CommandError::LeaseLost { .. }) => ErrorReason::LeaseLost,
-        ApiError::Refused(CommandError::HeldByLease { .. }) => ErrorReason::HeldByLease,
-        ApiError::Refused(CommandError::HeldWithoutLease { .. }) => ErrorReason::HeldWithoutLease,
-        ApiError::Refused(CommandError::NoSuchCheck { .. }) => ErrorReason::NoSuchCheck,
-        ApiError::NotFed(_) => ErrorReason::NotATtlCheck,
+        ApiError::Rejected(CommandError::NoSuchInstance { .. }) => ErrorReason::NoSuchInstance,
+        ApiError::Rejected(CommandError::HeldByOther { .. }) => ErrorReason::HeldByOtherBoot,
+        ApiError::Rejected(CommandError::LeaseLost { .. }) => ErrorReason::LeaseLost,
+        ApiError::Rejected(CommandError::HeldByLease { .. }) => ErrorReason::HeldByLease,
+        ApiError::Rejected(CommandError::HeldWithoutLease { .. }) => ErrorReason::HeldWithoutLease,
+        ApiError::Rejected(CommandError::NoSuchCheck { .. }) => ErrorReason::NoSuchCheck,
+        ApiError::TakesNoReports(_) => ErrorReason::NotATtlCheck,
         ApiError::Overloaded { .. } => ErrorReason::Overloaded,
         ApiError::Stopped(_) => ErrorReason::EngineStopped,
         ApiError::Interrupted(_) | ApiError::OutcomeUnknown(_) => ErrorReason::OutcomeUnknown,
@@ -186,7 +186,7 @@ fn classify(problem: &ApiError) -> ErrorReason {
         ApiError::Malformed(_) => ErrorReason::MalformedMessage,
         ApiError::UnknownMethod => ErrorReason::UnknownMethod,
         ApiError::UnknownService(_) => ErrorReason::NoSuchService,
-        ApiError::NotHere(_) => ErrorReason::HealthOnlyListener,
+        ApiError::NotServedHere(_) => ErrorReason::HealthOnlyListener,
         ApiError::TooManyServices(_) => ErrorReason::TooManyServices,
         ApiError::Busy(LimitError::Streams(..)) => ErrorReason::TooManyStreams,
         ApiError::Busy(LimitError::Unread(..)) => ErrorReason::TooManyUnreadResponses,
@@ -196,8 +196,8 @@ fn classify(problem: &ApiError) -> ErrorReason {
     }
 }
 
-fn describe(refusal: &CommandError, details: &mut ErrorDetails) {
-    let (service, id, text) = match refusal {
+fn add_command_details(error: &CommandError, details: &mut ErrorDetails) {
+    let (service, id, text) = match error {
         CommandError::NoSuchInstance { service, id } => (service, id, "not registered"),
         CommandError::HeldByOther { service, id, retry } => {
             details.set_retry_info(Some(*retry));
@@ -223,9 +223,9 @@ mod tests {
     use crate::registry::test_support::{id, name};
 
     #[test]
-    fn statuses_carry_their_details() {
+    fn status_carries_details_of_its_error() {
         let held = CommandError::HeldByOther { service: name("web"), id: id("a"), retry: Duration::from_secs(2) };
-        let status = Status::from(ApiError::Refused(held));
+        let status = Status::from(ApiError::Rejected(held));
         assert_eq!(status.code(), Code::AlreadyExists);
         let details = status.get_error_details();
         assert_eq!(details.error_info().unwrap().reason, "HELD_BY_OTHER_BOOT");

@@ -1,20 +1,20 @@
 //! `grpc.health.v1`: this process, its own services, and every registered service.
 //!
-//! Unlike tonic-health's own server it has List, and Watch on an unknown name stays open, as the protocol asks.
+//! Unlike tonic-health's server it has List, and Watch on an unknown name stays open, as the protocol requires.
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
 };
 
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
 use super::{ApiError, GrpcApi, connection};
 use crate::{
-    app::ServerContext,
+    app::{ServerContext, WatchProtocol, WatchedResource, WatcherGuard},
     model::{Selector, ServiceName},
     pb::{
         grpc::health::v1::{HealthListRequest, HealthListResponse},
@@ -23,37 +23,37 @@ use crate::{
     transport::{Connection, Interest, WakeRegistration},
 };
 
-/// The process as a whole, and the services that it is itself.
-pub(super) const OWN: [&str; 5] = [
+/// Names of the process as a whole and of its own services.
+pub(super) const OWN_NAMES: [&str; 5] = [
     "",
     "callboard.v1.RegistryService",
     "callboard.v1.DiscoveryService",
     "callboard.v1.AdminService",
     "grpc.health.v1.Health",
 ];
-/// Most services of one List.
-const MOST: usize = 5_000;
+/// Maximum number of services in a List response.
+const MAX_LISTED_SERVICES: usize = 5_000;
 
-/// Who is asked about.
+/// Subject of a health check.
 #[derive(Debug)]
 pub(super) enum HealthSubject {
     Own,
     Registered(ServiceName),
-    /// A name that no service can have.
+    /// Name that no service can have.
     Impossible,
 }
 
 impl HealthSubject {
     fn parse(name: &str) -> Self {
-        if OWN.contains(&name) {
+        if OWN_NAMES.contains(&name) {
             return Self::Own;
         }
         ServiceName::parse(name).map_or(Self::Impossible, Self::Registered)
     }
 
-    /// As [`HealthSubject::parse`], where registered services are not told of.
-    pub(super) fn own(name: &str) -> Self {
-        if OWN.contains(&name) { Self::Own } else { Self::Impossible }
+    /// Parses a name like [`HealthSubject::parse`], but takes registered services for unknown.
+    pub(super) fn parse_own(name: &str) -> Self {
+        if OWN_NAMES.contains(&name) { Self::Own } else { Self::Impossible }
     }
 
     pub(super) fn status(&self, context: &ServerContext, leaving: bool) -> ServingStatus {
@@ -89,12 +89,12 @@ impl Health for GrpcApi {
     async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
         let registry = self.context.engine.registry();
         let count = registry.service_count();
-        if count > MOST {
+        if count > MAX_LISTED_SERVICES {
             return Err(ApiError::TooManyServices(count).into());
         }
         let leaving = self.context.notifier.is_leaving();
-        let own = OWN.iter().map(|name| ((*name).to_owned(), answer(serving(!leaving))));
-        let (services, _) = registry.services("", "", MOST);
+        let own = OWN_NAMES.iter().map(|name| ((*name).to_owned(), answer(serving(!leaving))));
+        let (services, _) = registry.services("", "", MAX_LISTED_SERVICES);
         let registered = services
             .iter()
             .map(|service| (service.name.to_string(), answer(serving(!leaving && service.available > 0))));
@@ -106,28 +106,44 @@ impl Health for GrpcApi {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthStream>, Status> {
         let connection = connection(&request)?;
         let subject = HealthSubject::parse(&request.get_ref().service);
-        Ok(Response::new(HealthStream::open(&self.context, &connection, subject)))
+        Ok(Response::new(HealthStream::open(&self.context, &connection, user_agent(request.metadata()), subject)))
     }
 }
 
-/// Tells a status, and each time that it is another.
+/// Returns the `user-agent` of a request, or nothing.
+pub(super) fn user_agent(metadata: &MetadataMap) -> &str {
+    metadata.get("user-agent").and_then(|agent| agent.to_str().ok()).unwrap_or_default()
+}
+
+/// Stream of a status and its changes.
 #[derive(Debug)]
 pub struct HealthStream {
     context: Arc<ServerContext>,
-    seat: WakeRegistration,
+    wake: WakeRegistration,
     subject: HealthSubject,
-    told: Option<ServingStatus>,
+    listed: WatcherGuard,
+    sent: Option<ServingStatus>,
     ended: bool,
 }
 
 impl HealthStream {
-    pub(super) fn open(context: &Arc<ServerContext>, connection: &Arc<Connection>, subject: HealthSubject) -> Self {
-        let interest = match &subject {
-            HealthSubject::Registered(name) => Interest::Changes(Arc::new(Selector::Names([name.clone()].into()))),
-            HealthSubject::Own | HealthSubject::Impossible => Interest::Nothing,
+    pub(super) fn open(
+        context: &Arc<ServerContext>,
+        connection: &Arc<Connection>,
+        user_agent: &str,
+        subject: HealthSubject,
+    ) -> Self {
+        let (interest, resource) = match &subject {
+            HealthSubject::Registered(name) => {
+                let selector = Arc::new(Selector::Names([name.clone()].into()));
+                (Interest::Changes(Arc::clone(&selector)), WatchedResource::Services(selector))
+            }
+            HealthSubject::Own | HealthSubject::Impossible => (Interest::Nothing, WatchedResource::Process),
         };
-        let seat = context.notifier.seat(connection, interest);
-        Self { context: Arc::clone(context), seat, subject, told: None, ended: false }
+        let now = context.clock.now();
+        let listed = context.watchers.enter(WatchProtocol::GrpcHealth, connection, user_agent, (resource, None), now);
+        let wake = context.notifier.register(connection, interest);
+        Self { context: Arc::clone(context), wake, subject, listed, sent: None, ended: false }
     }
 }
 
@@ -139,16 +155,18 @@ impl Stream for HealthStream {
             if self.ended {
                 return Poll::Ready(None);
             }
-            let leaving = self.seat.is_leaving();
+            let leaving = self.wake.is_leaving();
             let status = self.subject.status(&self.context, leaving);
-            if self.told.replace(status) != Some(status) {
+            if self.sent.replace(status) != Some(status) {
                 return Poll::Ready(Some(Ok(answer(status))));
             }
             if leaving {
                 self.ended = true;
                 return Poll::Ready(Some(Err(ApiError::Leaving.into())));
             }
-            ready!(self.seat.poll_rung(context));
+            // Every status has been sent.
+            self.listed.watcher.synced_at.store(self.context.clock.now().wall.0, Ordering::Relaxed);
+            ready!(self.wake.poll_woken(context));
         }
     }
 }

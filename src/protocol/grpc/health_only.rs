@@ -1,7 +1,7 @@
-//! `grpc.health.v1` for probes from anywhere, who need show nothing: whether this process serves, and no more.
+//! `grpc.health.v1` of the health listener, which is open to every client: the health of this process and nothing else.
 //!
-//! Registered services are unknown here, in Check, Watch and List alike. Otherwise whoever reaches the port would learn who is
-//! there.
+//! Registered services are unknown here, in Check, Watch and List alike. Otherwise every client that reaches the port could learn
+//! the registered services.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_res
 
 use super::{
     ApiError, connection,
-    health::{HealthStream, HealthSubject, OWN, answer, serving},
+    health::{HealthStream, HealthSubject, OWN_NAMES, answer, serving, user_agent},
 };
 use crate::{
     app::ServerContext,
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// The health of this process.
+/// Health service of the health listener.
 #[derive(Debug, Clone)]
 pub(super) struct HealthOnlyApi(pub(super) Arc<ServerContext>);
 
@@ -29,8 +29,8 @@ impl Health for HealthOnlyApi {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let Self(context) = self;
         let name = request.into_inner().service;
-        match HealthSubject::own(&name).status(context, context.notifier.is_leaving()) {
-            ServingStatus::ServiceUnknown => Err(ApiError::NotHere(name).into()),
+        match HealthSubject::parse_own(&name).status(context, context.notifier.is_leaving()) {
+            ServingStatus::ServiceUnknown => Err(ApiError::NotServedHere(name).into()),
             status => Ok(Response::new(answer(status))),
         }
     }
@@ -38,7 +38,7 @@ impl Health for HealthOnlyApi {
     async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
         let Self(context) = self;
         let status = answer(serving(!context.notifier.is_leaving()));
-        let statuses = OWN.iter().map(|name| ((*name).to_owned(), status)).collect();
+        let statuses = OWN_NAMES.iter().map(|name| ((*name).to_owned(), status)).collect();
         Ok(Response::new(HealthListResponse { statuses }))
     }
 
@@ -46,7 +46,7 @@ impl Health for HealthOnlyApi {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthStream>, Status> {
         let Self(context) = self;
-        let subject = HealthSubject::own(&request.get_ref().service);
-        Ok(Response::new(HealthStream::open(context, &connection(&request)?, subject)))
+        let subject = HealthSubject::parse_own(&request.get_ref().service);
+        Ok(Response::new(HealthStream::open(context, &connection(&request)?, user_agent(request.metadata()), subject)))
     }
 }

@@ -1,7 +1,7 @@
-//! The heartbeat stream.
+//! Heartbeat stream.
 //!
-//! It is a plain adapter of the peer's stream: a request is polled in, its answer goes out, and nothing is spawned. So
-//! when the peer goes away, whatever way, the stream is dropped and with it everything it held.
+//! It adapts the client's stream: each request is polled in and its response goes out, without a task of its own. However the
+//! client goes away, the stream is dropped, and with it everything that it held.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,7 +14,7 @@ use std::{
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{ApiError, decode, encode, tonic_errors};
+use super::{ApiError, decode, time, tonic_errors};
 use crate::{
     app::ServerContext,
     model::{FieldError, LeaseId},
@@ -23,36 +23,36 @@ use crate::{
     transport::{Connection, Interest, WakeRegistration},
 };
 
-/// Most heartbeats of a message.
-const MOST: usize = 10_000;
-/// A stream that carries no lease may be silent for so long...
-const SILENCE: Duration = Duration::from_mins(1);
-/// ...and one that does, for this many times the longest time to live among them.
-const SILENT_TTLS: u32 = 2;
+/// Maximum number of heartbeats in a message.
+const MAX_HEARTBEATS: usize = 10_000;
+/// Time after which a stream without a lease ends if it carries no message.
+const SILENCE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Number of its longest TTLs after which a stream with leases ends if it carries no message, if that is longer.
+const SILENCE_TTLS: u32 = 2;
 
-/// Answers heartbeats.
+/// Stream that renews the leases whose heartbeats it carries.
 #[derive(Debug)]
 pub struct KeepAliveStream {
     context: Arc<ServerContext>,
     connection: Arc<Connection>,
-    seat: WakeRegistration,
+    wake: WakeRegistration,
     inbound: Streaming<pb::KeepAliveRequest>,
-    carrier: HeartbeatStreamId,
-    /// The leases whose heartbeats it carries: found once, then by this stream alone.
+    id: HeartbeatStreamId,
+    /// Leases whose heartbeats it carries, looked up once.
     carried: HashMap<LeaseId, Arc<Lease>, HashLease>,
-    /// When it last carried a message.
-    heard: Duration,
+    /// Time of the last message, since the start of the process.
+    last_message: Duration,
     end: KeepAliveEnd,
 }
 
-/// How far the end of the stream has come.
+/// Progress of the end of the stream.
 #[derive(Debug)]
 enum KeepAliveEnd {
-    /// It goes on.
+    /// The stream is open.
     Open,
-    /// It ends with this once what is ready was sent. We end it.
+    /// The server ends the stream with this error, after the response that is ready.
     Ending(ApiError),
-    /// It has ended.
+    /// The stream has ended.
     Ended,
 }
 
@@ -63,32 +63,32 @@ impl KeepAliveStream {
         inbound: Streaming<pb::KeepAliveRequest>,
     ) -> Self {
         Self {
-            seat: context.notifier.seat(&connection, Interest::Nothing),
+            wake: context.notifier.register(&connection, Interest::Nothing),
             connection,
             inbound,
-            carrier: context.engine.registry().leases().new_stream_id(),
+            id: context.engine.registry().leases().new_stream_id(),
             carried: HashMap::default(),
-            heard: context.clock.since_start(),
+            last_message: context.clock.since_start(),
             end: KeepAliveEnd::Open,
             context: Arc::clone(context),
         }
     }
 
     fn answer(&mut self, request: pb::KeepAliveRequest) -> Result<pb::KeepAliveResponse, ApiError> {
-        if request.heartbeats.len() > MOST {
+        if request.heartbeats.len() > MAX_HEARTBEATS {
             let problem = format!("are {}", request.heartbeats.len());
             return Err(FieldError::without_value("heartbeats", problem, "send at most 10000 in a message").into());
         }
         let now = self.context.clock.now();
-        self.heard = Duration::from_micros(now.monotonic_us);
+        self.last_message = Duration::from_micros(now.monotonic_us);
         let mut leases = Vec::with_capacity(request.heartbeats.len());
         for (at, heartbeat) in request.heartbeats.into_iter().enumerate() {
             if let Some(load) = &heartbeat.load
-                && let Err(problem) = self.report(&heartbeat.lease_id, load)
+                && let Err(error) = self.report(&heartbeat.lease_id, load)
                 && matches!(self.end, KeepAliveEnd::Open)
             {
-                // Every lease in the message is renewed all the same.
-                self.end = KeepAliveEnd::Ending(at_heartbeat(at, problem));
+                // Every lease in the message is renewed nevertheless.
+                self.end = KeepAliveEnd::Ending(at_heartbeat(at, error));
             }
             leases.push(self.renew(heartbeat.lease_id, now));
         }
@@ -97,7 +97,7 @@ impl KeepAliveStream {
 
     fn renew(&mut self, lease_id: bytes::Bytes, now: ClockReading) -> pb::LeaseReport {
         let renewed = LeaseId::from_bytes(&lease_id).and_then(|id| {
-            let by = Some(self.carrier);
+            let by = Some(self.id);
             let renewed = self.lease(id)?.renew(now.lease, by);
             if renewed.is_err() {
                 self.carried.remove(&id);
@@ -106,7 +106,7 @@ impl KeepAliveStream {
         });
         let counters = &self.context.metrics.heartbeats;
         let (state, counter, time_left) = match renewed {
-            Some(Ok(ttl)) => (pb::LeaseState::Held, &counters.held, encode::span(ttl)),
+            Some(Ok(ttl)) => (pb::LeaseState::Held, &counters.held, time::duration(ttl)),
             Some(Err(EndReason::Superseded)) => (pb::LeaseState::Superseded, &counters.superseded, None),
             Some(Err(EndReason::Removed)) => (pb::LeaseState::Removed, &counters.removed, None),
             Some(Err(EndReason::Expired | EndReason::Deregistered)) | None => {
@@ -135,36 +135,37 @@ impl KeepAliveStream {
         }
     }
 
-    /// Whether it has been silent for longer than any lease would need. Forgets the leases that have ended.
-    fn silence(&mut self) -> Option<ApiError> {
+    /// Returns the error of a stream that has been silent for longer than its leases allow. Drops the leases that have ended.
+    fn silence_error(&mut self) -> Option<ApiError> {
         self.carried.retain(|_, lease| lease.is_alive());
         let longest = self.carried.values().map(|lease| lease.terms().ttl()).max();
-        let allowed = longest.map_or(SILENCE, |ttl| (ttl * SILENT_TTLS).max(SILENCE));
-        (self.context.clock.since_start().saturating_sub(self.heard) > allowed).then_some(ApiError::Silent(allowed))
+        let allowed = longest.map_or(SILENCE_TIMEOUT, |ttl| (ttl * SILENCE_TTLS).max(SILENCE_TIMEOUT));
+        (self.context.clock.since_start().saturating_sub(self.last_message) > allowed)
+            .then_some(ApiError::Silent(allowed))
     }
 
-    fn finish(&mut self, problem: ApiError) -> Poll<Option<Result<pb::KeepAliveResponse, Status>>> {
+    fn finish(&mut self, error: ApiError) -> Poll<Option<Result<pb::KeepAliveResponse, Status>>> {
         self.end = KeepAliveEnd::Ended;
-        self.let_go(false);
-        Poll::Ready(Some(Err(problem.into())))
+        self.release(false);
+        Poll::Ready(Some(Err(error.into())))
     }
 
-    /// Lets go of the leases. `broken`: it was not we who ended the stream.
-    fn let_go(&mut self, broken: bool) {
+    /// Releases the leases. `broken`: the server did not end the stream.
+    fn release(&mut self, broken: bool) {
         let leases = self.context.engine.registry().leases();
         let now = self.context.clock.now().lease;
         for (_, lease) in self.carried.drain() {
             if broken {
-                leases.stream_broken(&lease, self.carrier, now);
+                leases.stream_broken(&lease, self.id, now);
             } else {
-                lease.stream_released(self.carrier);
+                lease.stream_released(self.id);
             }
         }
     }
 }
 
-fn at_heartbeat(at: usize, problem: ApiError) -> ApiError {
-    match problem {
+fn at_heartbeat(at: usize, error: ApiError) -> ApiError {
+    match error {
         ApiError::Invalid(invalid) => invalid.within(&format!("heartbeats[{at}]")).into(),
         other => other,
     }
@@ -177,13 +178,13 @@ impl Stream for KeepAliveStream {
         loop {
             match std::mem::replace(&mut self.end, KeepAliveEnd::Open) {
                 KeepAliveEnd::Open => {}
-                KeepAliveEnd::Ending(problem) => return self.finish(problem),
+                KeepAliveEnd::Ending(error) => return self.finish(error),
                 KeepAliveEnd::Ended => {
                     self.end = KeepAliveEnd::Ended;
                     return Poll::Ready(None);
                 }
             }
-            if self.seat.is_leaving() {
+            if self.wake.is_leaving() {
                 self.end = KeepAliveEnd::Ending(ApiError::Leaving);
                 let notice = pb::Notice::Reconnect.into();
                 return Poll::Ready(Some(Ok(pb::KeepAliveResponse { leases: vec![], notice })));
@@ -191,11 +192,11 @@ impl Stream for KeepAliveStream {
             match Pin::new(&mut self.inbound).poll_next(context) {
                 Poll::Ready(Some(Ok(request))) => match self.answer(request) {
                     Ok(answer) => return Poll::Ready(Some(Ok(answer))),
-                    Err(problem) => return self.finish(problem),
+                    Err(error) => return self.finish(error),
                 },
                 Poll::Ready(Some(Err(status))) => {
-                    if let Some(problem) = tonic_errors::problem(&status, self.context.max_message_size) {
-                        return self.finish(problem);
+                    if let Some(error) = tonic_errors::explain(&status, self.context.max_message_size) {
+                        return self.finish(error);
                     }
                     self.end = KeepAliveEnd::Ended;
                     return Poll::Ready(Some(Err(status)));
@@ -206,9 +207,9 @@ impl Stream for KeepAliveStream {
                 }
                 Poll::Pending => {}
             }
-            ready!(self.seat.poll_rung(context));
-            if let Some(problem) = self.silence() {
-                return self.finish(problem);
+            ready!(self.wake.poll_woken(context));
+            if let Some(error) = self.silence_error() {
+                return self.finish(error);
             }
         }
     }
@@ -216,7 +217,7 @@ impl Stream for KeepAliveStream {
 
 impl Drop for KeepAliveStream {
     fn drop(&mut self) {
-        let ours = self.seat.is_leaving() || self.connection.is_evicted();
-        self.let_go(!ours);
+        let ended_by_server = self.wake.is_leaving() || self.connection.is_evicted();
+        self.release(!ended_by_server);
     }
 }

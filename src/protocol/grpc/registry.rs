@@ -1,8 +1,8 @@
-//! `RegistryService`: sign in, sign out, update.
+//! `RegistryService`: Register, Deregister, KeepAlive, UpdateInstance, ReportCheck.
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{ApiError, GrpcApi, check, connection, decode, encode, keep_alive::KeepAliveStream};
+use super::{ApiError, GrpcApi, check, connection, decode, encode, keep_alive::KeepAliveStream, time};
 use crate::{
     model::{CallerProtocol, CheckId, InstanceId, LeaseId, ServiceName},
     pb::{callboard::v1 as pb, server::registry_service_server::RegistryService},
@@ -29,7 +29,7 @@ impl RegistryService for GrpcApi {
         let lease = entry.and_then(|entry| entry.lease.as_deref());
         Ok(Response::new(pb::RegisterResponse {
             lease_id: lease.map(|lease| lease.id.to_bytes().to_vec().into()).unwrap_or_default(),
-            ttl: lease.and_then(|lease| encode::span(lease.terms().ttl())),
+            ttl: lease.and_then(|lease| time::duration(lease.terms().ttl())),
             revision: entry.map_or(outcome.revision, |entry| entry.instance.revision).0,
         }))
     }
@@ -70,7 +70,7 @@ impl RegistryService for GrpcApi {
         let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
         let check =
             CheckId::parse(&asked.check_id).map_err(|refusal| ApiError::from(refusal.with_field("check_id")))?;
-        let verdict = check::verdict("status", asked.status)?;
+        let verdict = check::decode_status("status", asked.status)?;
         let connection = connection(&request)?;
         let caller = connection.caller(CallerProtocol::Grpc);
         self.checks.report(&service, &id, &check, verdict, &asked.output, caller).await.map_err(ApiError::from)?;

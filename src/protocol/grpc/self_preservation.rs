@@ -1,13 +1,13 @@
-//! Protection from mass expiry, as operators see it.
+//! Conversions of the self-preservation state.
 
-use super::{ApiError, encode};
+use super::{ApiError, time};
 use crate::{
     model::{FieldError, ServiceName, UnixMillis},
     pb::callboard::v1 as pb,
     registry::{ClockReading, EventKind, LeaseTime, SelfPreservationEvent, SelfPreservationStatus, ThresholdInput},
 };
 
-/// Whose protection is to be reset; `None`: everybody's.
+/// Decodes the service whose self-preservation is reset. `None`: all services and the registry as a whole.
 pub(super) fn target(asked: &pb::ResetProtectionRequest) -> Result<Option<ServiceName>, ApiError> {
     match (asked.service.is_empty(), asked.all) {
         (true, true) => Ok(None),
@@ -19,27 +19,27 @@ pub(super) fn target(asked: &pb::ResetProtectionRequest) -> Result<Option<Servic
     }
 }
 
-/// As things are now.
+/// Encodes the state of a service, or of the registry as a whole.
 pub(super) fn protection(of: &SelfPreservationStatus, now: ClockReading) -> pb::Protection {
-    let ThresholdInput { instances, peak, expiring: weak, suspects, recent_expirations: removals, limit } = of.input;
+    let ThresholdInput { instances, peak, expiring, suspects, recent_expirations, limit } = of.input;
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    // Both clocks are in milliseconds; that of leases may yet stand still for a while.
+    // Both clocks count milliseconds, but the lease clock may be held back later: the time is an estimate.
     let wall = |time: LeaseTime| UnixMillis(now.wall.0.saturating_add(time.saturating_sub(now.lease)));
-    let dead_go = of.first_release_at.filter(|_| suspects > 0).map(|time| encode::timestamp(wall(time)));
+    let first_release_at = of.first_release_at.filter(|_| suspects > 0).map(|release| time::timestamp(wall(release)));
     pb::Protection {
         service: of.service.as_ref().map(ToString::to_string).unwrap_or_default(),
-        started_at: of.since.map(|since| encode::timestamp(since.wall)),
+        started_at: of.since.map(|since| time::timestamp(since.wall)),
         instances: count(instances),
         peak: count(peak),
-        as_good_as_dead: count(weak),
+        expiring_instances: count(expiring),
         suspects: count(suspects),
-        inferred_removals: count(removals),
+        recent_expirations: count(recent_expirations),
         limit: count(limit),
-        dead_go_at: dead_go,
+        first_release_at,
     }
 }
 
-/// As things were then.
+/// Encodes an entry of the log.
 pub(super) fn event(notice: &SelfPreservationEvent) -> pb::ProtectionEvent {
     let kind = match notice.kind {
         EventKind::Began => pb::ProtectionEventKind::Began,
@@ -48,7 +48,7 @@ pub(super) fn event(notice: &SelfPreservationEvent) -> pb::ProtectionEvent {
     };
     pb::ProtectionEvent {
         number: notice.number,
-        time: Some(encode::timestamp(notice.at.wall)),
+        time: Some(time::timestamp(notice.at.wall)),
         kind: kind.into(),
         protection: Some(protection(&notice.status, notice.at)),
     }
@@ -59,13 +59,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reset_names_one_service_or_all() {
+    fn reset_needs_one_service_or_all() {
         let asked = |service: &str, all| target(&pb::ResetProtectionRequest { service: service.to_owned(), all });
         assert_eq!(asked("web", false).unwrap().unwrap().as_str(), "web");
         assert!(asked("", true).unwrap().is_none());
         for (service, all) in [("", false), ("web", true), ("-", false)] {
-            let refusal = asked(service, all).unwrap_err().to_string();
-            assert!(refusal.contains("service"), "{refusal}");
+            let error = asked(service, all).unwrap_err().to_string();
+            assert!(error.contains("service"), "{error}");
         }
     }
 }

@@ -1,46 +1,49 @@
-//! Refusals that are made before a handler is asked: a message that is too large, that is no protobuf, that is missing or
-//! only half there, an unknown method.
+//! Errors of tonic that occur before a handler runs: a message that is too large, not protobuf, missing or incomplete, and an unknown
+//! method.
 //!
-//! tonic answers these in its own words, without details. Here they get what every refusal of this door has: a code that
-//! tells whose fault it was, the reason, and the remedy.
+//! tonic reports them without details. Here they become [`ApiError`]s: a code that tells client errors from server errors, a
+//! reason, and a hint.
 
 use axum::{http::Response, middleware::map_response};
 use tonic::{Code, Status, body::Body, service::Routes};
 
 use super::ApiError;
 
-/// What tonic says of a message over the limit, of one that is no protobuf, of none where there must be one, and of half a one.
+/// tonic's message for a request over the size limit.
 const TOO_LARGE: &str = "decoded message length too large";
-const NO_PROTOBUF: &str = "failed to decode Protobuf message";
+/// tonic's message for a request that is not protobuf.
+const NOT_PROTOBUF: &str = "failed to decode Protobuf message";
+/// tonic's message for a call without a request.
 const MISSING: &str = "Missing request message.";
-const HALF: &str = "Unexpected EOF decoding stream.";
+/// tonic's message for a request that ends early.
+const INCOMPLETE: &str = "Unexpected EOF decoding stream.";
 
-/// Explains what the routes refuse. `limit`: bytes of a request, to be named.
+/// Adds the conversion of tonic's errors around the routes. `limit`: maximum bytes of a request, for the message.
 pub(super) fn layer(routes: Routes, limit: usize) -> Routes {
-    let explain = move |response: Response<axum::body::Body>| async move { explain(response, limit) };
-    routes.into_axum_router().layer(map_response(explain)).into()
+    let convert = move |response: Response<axum::body::Body>| async move { convert(response, limit) };
+    routes.into_axum_router().layer(map_response(convert)).into()
 }
 
-fn explain(response: Response<axum::body::Body>, limit: usize) -> Response<axum::body::Body> {
-    // A refusal that no handler saw has its status in the headers.
+fn convert(response: Response<axum::body::Body>, limit: usize) -> Response<axum::body::Body> {
+    // An error that occurs before a handler runs has its status in the headers.
     let status = Status::from_header_map(response.headers());
-    match status.as_ref().and_then(|status| problem(status, limit)) {
-        Some(problem) => Status::from(problem).into_http::<Body>().map(axum::body::Body::new),
+    match status.as_ref().and_then(|status| explain(status, limit)) {
+        Some(error) => Status::from(error).into_http::<Body>().map(axum::body::Body::new),
         None => response,
     }
 }
 
-/// What the stack below us meant. `None`: the status is our own, or needs no explanation.
-pub(super) fn problem(status: &Status, limit: usize) -> Option<ApiError> {
+/// Returns the error that a status of tonic stands for. `None`: the status is one of this API, or no error of a request.
+pub(super) fn explain(status: &Status, limit: usize) -> Option<ApiError> {
     if !status.details().is_empty() {
         return None;
     }
     match status.code() {
         Code::OutOfRange if status.message().contains(TOO_LARGE) => Some(ApiError::TooLarge(limit)),
-        Code::Internal if status.message().contains(NO_PROTOBUF) => Some(ApiError::Malformed(status.message().into())),
-        Code::Internal if status.message() == MISSING => Some(ApiError::Malformed("there is none".into())),
-        Code::Internal if status.message() == HALF => Some(ApiError::Malformed("it ends in the middle".into())),
-        // With a message it is something else that is not there: an encoding, say.
+        Code::Internal if status.message().contains(NOT_PROTOBUF) => Some(ApiError::Malformed(status.message().into())),
+        Code::Internal if status.message() == MISSING => Some(ApiError::Malformed("it is missing".into())),
+        Code::Internal if status.message() == INCOMPLETE => Some(ApiError::Malformed("it is incomplete".into())),
+        // With a message, something else is not implemented, such as an encoding.
         Code::Unimplemented if status.message().is_empty() => Some(ApiError::UnknownMethod),
         _ => None,
     }
@@ -48,23 +51,96 @@ pub(super) fn problem(status: &Status, limit: usize) -> Option<ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use axum::http::Request;
+    use bytes::Bytes;
+    use tonic::{server::NamedService, service::Routes};
+    use tonic_types::StatusExt;
+    use tower::{Service, ServiceExt};
 
-    #[test]
-    fn knows_what_the_stack_meant() {
-        let stack =
-            Status::out_of_range("Error, decoded message length too large: found 9 bytes, the limit is: 5 bytes");
-        assert!(matches!(problem(&stack, 5), Some(ApiError::TooLarge(5))));
-        assert!(matches!(
-            problem(&Status::internal("failed to decode Protobuf message: X"), 5),
-            Some(ApiError::Malformed(_))
-        ));
-        assert!(matches!(problem(&Status::unimplemented(""), 5), Some(ApiError::UnknownMethod)));
-        for framing in [MISSING, HALF] {
-            assert!(matches!(problem(&Status::internal(framing), 5), Some(ApiError::Malformed(_))), "{framing}");
+    use super::*;
+    use crate::pb::{
+        callboard::v1::{
+            GetInstanceRequest, GetInstanceResponse, ListInstancesRequest, ListInstancesResponse, ListServicesRequest,
+            ListServicesResponse,
+        },
+        server::discovery_service_server::{DiscoveryService, DiscoveryServiceServer},
+    };
+
+    const LIMIT: usize = 64;
+
+    /// Service whose methods are never reached.
+    #[derive(Debug)]
+    struct Unreachable;
+
+    #[tonic::async_trait]
+    impl DiscoveryService for Unreachable {
+        async fn list_instances(
+            &self,
+            _: tonic::Request<ListInstancesRequest>,
+        ) -> Result<tonic::Response<ListInstancesResponse>, Status> {
+            Err(Status::internal("a handler's own error"))
         }
-        assert!(problem(&Status::internal("else"), 5).is_none());
-        assert!(problem(&Status::unimplemented("gzip is not supported"), 5).is_none());
-        assert!(problem(&Status::from(ApiError::UnknownMethod), 5).is_none(), "explained once");
+
+        async fn get_instance(
+            &self,
+            _: tonic::Request<GetInstanceRequest>,
+        ) -> Result<tonic::Response<GetInstanceResponse>, Status> {
+            Err(Status::from(ApiError::Leaving))
+        }
+
+        async fn list_services(
+            &self,
+            _: tonic::Request<ListServicesRequest>,
+        ) -> Result<tonic::Response<ListServicesResponse>, Status> {
+            Err(Status::unimplemented("compression"))
+        }
+    }
+
+    /// Sends bytes to a method of tonic's own server and returns the status that comes back.
+    async fn status(method: &str, body: &[u8]) -> Status {
+        let service = DiscoveryServiceServer::new(Unreachable).max_decoding_message_size(LIMIT);
+        let mut routes = layer(Routes::new(service), LIMIT).prepare();
+        let name = <DiscoveryServiceServer<Unreachable> as NamedService>::NAME;
+        let request = Request::post(format!("/{name}/{method}"))
+            .header("content-type", "application/grpc")
+            .body(Body::new(axum::body::Body::from(Bytes::copy_from_slice(body))))
+            .unwrap();
+        let response = ServiceExt::<Request<Body>>::ready(&mut routes).await.unwrap().call(request).await.unwrap();
+        Status::from_header_map(response.headers()).unwrap()
+    }
+
+    /// Message with gRPC's prefix, which says this length.
+    fn framed(length: u32, message: &[u8]) -> Vec<u8> {
+        [&[0][..], &length.to_be_bytes(), message].concat()
+    }
+
+    #[tokio::test]
+    async fn error_before_the_handler_gets_code_reason_and_hint() {
+        let too_large = framed(1_000, &[0; 1_000]);
+        let not_protobuf = framed(2, &[0xff, 0xff]);
+        let incomplete = framed(50, &[10]);
+        for (method, body, code, reason) in [
+            ("ListInstances", &*too_large, Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+            ("ListInstances", &not_protobuf, Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            ("ListInstances", &incomplete, Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            ("ListInstances", &[], Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            ("NoSuchMethod", &framed(0, &[]), Code::Unimplemented, "UNKNOWN_METHOD"),
+        ] {
+            let status = status(method, body).await;
+            assert_eq!(status.code(), code, "{method} {body:?}: {status}");
+            assert_eq!(status.get_error_details().error_info().unwrap().reason, reason, "{method}: {status}");
+            assert!(status.message().contains(": "), "a hint follows the reason: {status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn error_of_a_handler_stays_as_it_is() {
+        let empty = framed(0, &[]);
+        let internal = status("ListInstances", &empty).await;
+        assert_eq!((internal.code(), internal.message()), (Code::Internal, "a handler's own error"));
+        let leaving = status("GetInstance", &empty).await;
+        assert_eq!(leaving.get_error_details().error_info().unwrap().reason, "SHUTTING_DOWN");
+        let other = status("ListServices", &empty).await;
+        assert_eq!((other.code(), other.message()), (Code::Unimplemented, "compression"));
     }
 }

@@ -1,7 +1,7 @@
-//! The watch stream: turns the steps of a subscription into messages, whenever its hub wakes it.
+//! Watch stream: turns the steps of a subscription into messages whenever the notifier wakes it.
 //!
-//! It is polled when the peer's window has room. So a peer that does not read costs a cursor and what was ready for it;
-//! what happens meanwhile waits in the registry's rings, or is replaced by the newest state.
+//! It is polled when the client's flow-control window is open. A client that does not read therefore costs a cursor and one
+//! prepared message; what changes in the meantime stays in the registry's event logs, or is replaced by the newest state.
 
 mod body;
 mod frame;
@@ -16,9 +16,9 @@ use std::{
 use bytes::Bytes;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
-use super::{ApiError, encode};
+use super::{ApiError, time};
 use crate::{
-    app::{ServerContext, WatcherGuard},
+    app::{ReaderMemory, ServerContext, WatchProtocol, WatchedResource, WatcherGuard},
     metrics::WorkerLabel,
     model::{InstanceFilter, ResumeToken, Revision, Selector},
     pb::callboard::v1 as pb,
@@ -28,43 +28,45 @@ use crate::{
 pub(super) use body::answer;
 use frame::MessageChunks;
 
-/// One watch.
+/// Stream of one watch.
 #[derive(Debug)]
 struct WatchStream {
     context: Arc<ServerContext>,
-    seat: WakeRegistration,
+    wake: WakeRegistration,
     subscription: Subscription,
-    /// It waits until the registry has settled, and while all come back nothing wakes it.
-    inattentive: bool,
-    listed: WatcherGuard,
+    /// Set while it waits until the registry has settled. Changes do not wake it until then.
+    waits_for_settling: bool,
+    entry: WatcherGuard,
     propagation: Histogram,
     outgoing: SendBuffer,
-    /// A step that was met while a message of the snapshot was filled.
-    held: Option<Step>,
-    /// When the oldest change in the message at hand happened.
+    /// Step that was reached while a snapshot message was filled.
+    next_step: Option<Step>,
+    /// Time of the oldest change in the present message.
     oldest: Option<ClockReading>,
-    /// The revision that the peer was last told.
-    told: Revision,
-    /// When it was last told anything.
-    last: ClockReading,
-    end: StreamState,
+    /// Last revision that the client was sent.
+    sent: Revision,
+    /// Time of the last message.
+    last_message: ClockReading,
+    state: StreamState,
 }
 
-/// What is taken from the subscription and not yet sent.
+/// Part of a step that is taken from the subscription and not sent yet.
 #[derive(Debug)]
 enum SendBuffer {
     /// Nothing.
     Nothing,
-    /// Pieces of the snapshot.
+    /// Pieces of a snapshot.
     Pieces(VecDeque<Bytes>),
-    /// The differences of a step to this revision.
+    /// Deltas of a step to this revision.
     Deltas(std::vec::IntoIter<Delta>, Revision),
 }
 
+/// Progress of the end of a watch.
 #[derive(Debug)]
 enum StreamState {
     Open,
-    Told,
+    /// The client was sent the notice to reconnect.
+    NoticeSent,
     Ended,
 }
 
@@ -73,33 +75,39 @@ impl WatchStream {
         context: &Arc<ServerContext>,
         connection: &Arc<Connection>,
         user_agent: &str,
-        (selection, filter, token): (Selector, Option<InstanceFilter>, Option<ResumeToken>),
+        (selector, filter, token): (Selector, Option<InstanceFilter>, Option<ResumeToken>),
     ) -> Self {
-        let (selection, filter) = (Arc::new(selection), filter.map(Arc::new));
-        let subscription = Subscription::new(Arc::clone(&selection), filter.clone(), token);
-        // The seat first: what changes after it rings, what changed before it is read.
-        let waits = subscription.awaits_settling(context.engine.registry());
-        let interest = if waits { Interest::Nothing } else { Interest::Changes(Arc::clone(&selection)) };
-        let seat = context.notifier.seat(connection, interest);
-        let listed = context.watchers.enter(connection, user_agent, &selection, filter.as_ref(), context.clock.now());
+        let (selector, filter) = (Arc::new(selector), filter.map(Arc::new));
+        let subscription = Subscription::new(Arc::clone(&selector), filter.clone(), token);
+        let waits = token.is_some_and(|token| context.must_settle(ReaderMemory::Incarnation(token.incarnation)));
+        let interest = if waits { Interest::Nothing } else { Interest::Changes(Arc::clone(&selector)) };
+        let wake = context.notifier.register(connection, interest);
+        let resource = WatchedResource::Services(Arc::clone(&selector));
+        let entry = context.watchers.enter(
+            WatchProtocol::Grpc,
+            connection,
+            user_agent,
+            (resource, filter.as_ref()),
+            context.clock.now(),
+        );
         let worker = WorkerLabel { worker: connection.worker() as u64 };
         Self {
-            seat,
+            wake,
             subscription,
-            inattentive: waits,
-            listed,
+            waits_for_settling: waits,
+            entry,
             propagation: context.metrics.propagation.get_or_create(&worker).clone(),
             outgoing: SendBuffer::Nothing,
-            held: None,
+            next_step: None,
             oldest: None,
-            told: Revision(0),
-            last: context.clock.now(),
-            end: StreamState::Open,
+            sent: Revision(0),
+            last_message: context.clock.now(),
+            state: StreamState::Open,
             context: Arc::clone(context),
         }
     }
 
-    /// The next message, if there is anything to tell.
+    /// Returns the next message, if there is one.
     fn message(&mut self) -> Option<(MessageChunks, &Counter)> {
         loop {
             match mem::replace(&mut self.outgoing, SendBuffer::Nothing) {
@@ -115,44 +123,44 @@ impl WatchStream {
             }
             match self.next_step() {
                 Step::Reset(reason) => {
-                    self.listed.line.waiting.store(false, Ordering::Relaxed);
-                    self.listed.line.resets.fetch_add(1, Ordering::Relaxed);
+                    self.entry.watcher.waiting.store(false, Ordering::Relaxed);
+                    self.entry.watcher.resets.fetch_add(1, Ordering::Relaxed);
                     return Some((frame::reset(reason), &self.context.metrics.watch.reset));
                 }
-                Step::Snapshot(part) => self.outgoing = SendBuffer::Pieces(pieces(&part)),
+                Step::Snapshot(chunk) => self.outgoing = SendBuffer::Pieces(pieces(&chunk)),
                 Step::Changes(deltas, revision) => self.outgoing = SendBuffer::Deltas(deltas.into_iter(), revision),
                 Step::Synced(revision) => {
-                    let message = frame::synced(self.arrive(revision));
+                    let message = frame::synced(self.advance(revision));
                     return Some((message, &self.context.metrics.watch.synced));
                 }
                 Step::Idle => return self.bookmark(),
-                Step::Settling => return self.wait(),
+                Step::Settling => return self.notify_settling(),
             }
         }
     }
 
     fn next_step(&mut self) -> Step {
-        if self.inattentive && !self.subscription.awaits_settling(self.context.engine.registry()) {
-            self.inattentive = false;
-            self.seat.turn_to(Interest::Changes(Arc::clone(self.subscription.selector())));
+        if self.waits_for_settling && !self.context.engine.registry().is_settling() {
+            self.waits_for_settling = false;
+            self.wake.set_interest(Interest::Changes(Arc::clone(self.subscription.selector())));
         }
-        self.held.take().unwrap_or_else(|| self.subscription.next(self.context.engine.registry()))
+        self.next_step.take().unwrap_or_else(|| self.subscription.next(self.context.engine.registry()))
     }
 
-    /// A message of at least one piece. Small services share one.
+    /// Builds a message of at least one piece. Small services are put together in one.
     fn snapshot(&mut self, mut pieces: VecDeque<Bytes>) -> MessageChunks {
         let mut message = Vec::new();
         let mut size = 0;
-        while size < frame::PIECE {
+        while size < frame::PIECE_BYTES {
             if let Some(piece) = pieces.pop_front() {
                 size += piece.len();
                 message.push(piece);
                 continue;
             }
             match self.next_step() {
-                Step::Snapshot(part) => pieces = self::pieces(&part),
+                Step::Snapshot(chunk) => pieces = self::pieces(&chunk),
                 other => {
-                    self.held = Some(other);
+                    self.next_step = Some(other);
                     break;
                 }
             }
@@ -161,9 +169,9 @@ impl WatchStream {
         frame::snapshot(message)
     }
 
-    /// As many differences as fit a message; the last of them ends the step.
+    /// Builds a message of as many deltas as fit. The last delta ends the step.
     fn changes(&mut self, mut deltas: std::vec::IntoIter<Delta>, revision: Revision) -> MessageChunks {
-        // What a reader missed while it was away did not take that long to arrive.
+        // Changes that a client missed while it was disconnected say nothing about propagation times.
         self.oldest = deltas
             .as_slice()
             .iter()
@@ -173,12 +181,12 @@ impl WatchStream {
         if let [only] = deltas.as_slice()
             && only.event.revision == revision
         {
-            let token = self.arrive(revision);
+            let token = self.advance(revision);
             return frame::step(only, token);
         }
         let mut parts = Vec::with_capacity(deltas.len().min(64) + 2);
         let mut size = 0;
-        while size < frame::PIECE
+        while size < frame::PIECE_BYTES
             && let Some(delta) = deltas.next()
         {
             let part = frame::change(&delta);
@@ -189,85 +197,84 @@ impl WatchStream {
             self.outgoing = SendBuffer::Deltas(deltas, revision);
             return frame::changes(parts, None);
         }
-        let token = self.arrive(revision);
+        let token = self.advance(revision);
         frame::changes(parts, Some(token))
     }
 
-    /// In quiet times, tells the peer that it stands at a newer revision, so that its token stays young.
+    /// Builds a bookmark for an idle watch at a newer revision, so that its resume token stays recent.
     fn bookmark(&mut self) -> Option<(MessageChunks, &Counter)> {
         let cursor = self.subscription.cursor();
-        if cursor <= self.told || encode::since(self.last, self.context.clock.now()) < self.context.bookmarks {
+        if cursor <= self.sent || time::since(self.last_message, self.context.clock.now()) < self.context.bookmarks {
             return None;
         }
-        let message = frame::bookmark(self.arrive(cursor));
+        let message = frame::bookmark(self.advance(cursor));
         Some((message, &self.context.metrics.watch.bookmark))
     }
 
-    /// The registry settles, and the peer has a set that may be better than ours: it is told why it hears nothing, once.
-    fn wait(&mut self) -> Option<(MessageChunks, &Counter)> {
-        let told = self.listed.line.waiting.swap(true, Ordering::Relaxed);
-        (!told).then(|| (frame::notice(pb::Notice::Settling), &self.context.metrics.watch.notice))
+    /// Marks the watch as waiting for settling, and builds the notice of that once.
+    fn notify_settling(&mut self) -> Option<(MessageChunks, &Counter)> {
+        let notified = self.entry.watcher.waiting.swap(true, Ordering::Relaxed);
+        (!notified).then(|| (frame::notice(pb::Notice::Settling), &self.context.metrics.watch.notice))
     }
 
-    /// The peer will stand at this revision.
-    fn arrive(&mut self, revision: Revision) -> ResumeToken {
-        self.told = revision;
+    /// Records that a message brings the client to this revision, and returns the resume token of it.
+    fn advance(&mut self, revision: Revision) -> ResumeToken {
+        self.sent = revision;
         self.subscription.token(self.context.engine.registry(), revision)
     }
 
-    /// The peer has been told everything there is for it. What it was not told is none of its business, so the operators' list
-    /// shows it at its cursor.
-    fn rest(&mut self) {
-        if self.listed.line.waiting.load(Ordering::Relaxed) {
+    /// Records that everything was sent. Revisions that do not concern the watch count as sent, so the list of watchers shows its cursor.
+    fn record_synced(&mut self) {
+        if self.entry.watcher.waiting.load(Ordering::Relaxed) {
             return;
         }
-        self.listed.line.sent.store(self.subscription.cursor().0, Ordering::Relaxed);
-        self.listed.line.synced_at.store(self.last.wall.0, Ordering::Relaxed);
+        self.entry.watcher.sent.store(self.subscription.cursor().0, Ordering::Relaxed);
+        self.entry.watcher.synced_at.store(self.last_message.wall.0, Ordering::Relaxed);
     }
 }
 
-fn pieces(part: &SnapshotChunk) -> VecDeque<Bytes> {
-    match part {
-        SnapshotChunk::Chunk(block) => frame::block(block).iter().cloned().collect(),
+fn pieces(chunk: &SnapshotChunk) -> VecDeque<Bytes> {
+    match chunk {
+        SnapshotChunk::Chunk(block) => frame::chunk_pieces(block).iter().cloned().collect(),
         SnapshotChunk::Matching(entries) => frame::pieces(entries.iter().map(|entry| &**entry)).into(),
     }
 }
 
-/// What a watch has for its peer.
+/// Next item of a watch.
 #[derive(Debug)]
 enum NextMessage {
     Message(MessageChunks),
-    /// The end of the stream, and why.
+    /// End of the stream with this error.
     End(ApiError),
 }
 
 impl WatchStream {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<NextMessage>> {
         loop {
-            match self.end {
+            match self.state {
                 StreamState::Ended => return Poll::Ready(None),
-                StreamState::Told => {
-                    self.end = StreamState::Ended;
+                StreamState::NoticeSent => {
+                    self.state = StreamState::Ended;
                     return Poll::Ready(Some(NextMessage::End(ApiError::Leaving)));
                 }
                 StreamState::Open => {}
             }
-            let next = if self.seat.is_leaving() {
-                self.end = StreamState::Told;
+            let next = if self.wake.is_leaving() {
+                self.state = StreamState::NoticeSent;
                 Some((frame::notice(pb::Notice::Reconnect), &self.context.metrics.watch.notice))
             } else {
                 self.message()
             };
             if let Some((message, counter)) = next {
                 counter.inc();
-                self.last = self.context.clock.now();
+                self.last_message = self.context.clock.now();
                 if let Some(oldest) = self.oldest.take() {
-                    self.propagation.observe(encode::since(oldest, self.last).as_secs_f64());
+                    self.propagation.observe(time::since(oldest, self.last_message).as_secs_f64());
                 }
                 return Poll::Ready(Some(NextMessage::Message(message)));
             }
-            self.rest();
-            ready!(self.seat.poll_rung(context));
+            self.record_synced();
+            ready!(self.wake.poll_woken(context));
         }
     }
 }

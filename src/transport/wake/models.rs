@@ -1,4 +1,5 @@
-//! The way from a write to a reader, in every order: writer, hub, seat and subscription are the ones that ship.
+//! The way from a write to a reader, in every order of threads. Writer, notifier, registration and subscription are the shipped
+//! code.
 //!
 //! A wake-up that is lost leaves the reader waiting for good, which the checker reports as a deadlock.
 
@@ -19,7 +20,7 @@ use crate::{
     transport::{ConnectionLimiter, ConnectionLimits, Protocol, WorkerState},
 };
 
-/// Runs a model in every order in which threads lose their turn at most so often where they need not.
+/// Runs a model in every order of threads with at most this number of preemptions.
 fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -27,7 +28,7 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-fn hubs() -> (Arc<Notifier>, Arc<Connection>) {
+fn notifier() -> (Arc<Notifier>, Arc<Connection>) {
     let (peer, gate) =
         (SocketAddr::from(([127, 0, 0, 1], 1)), ConnectionLimiter::new(ConnectionLimits::default(), Metrics::new()));
     let ticket = gate.admit(peer, "grpc", Protocol::Http2).unwrap();
@@ -35,32 +36,32 @@ fn hubs() -> (Arc<Notifier>, Arc<Connection>) {
     (Arc::new(Notifier::new(1)), connection)
 }
 
-/// One reader, as a stream of a worker has it.
+/// Reader as a stream of a worker has it.
 struct Watcher {
-    seat: WakeRegistration,
+    registration: WakeRegistration,
     subscription: Subscription,
     seen: usize,
-    /// It has taken everything, and only its seat can tell it that there is more.
+    /// It has read everything, and only a wake-up can tell it that there is more.
     idle: bool,
 }
 
 impl Watcher {
     fn new(
-        hubs: &Arc<Notifier>,
+        notifier: &Arc<Notifier>,
         connection: &Arc<Connection>,
         selection: Selector,
         token: Option<ResumeToken>,
     ) -> Self {
         let selection = Arc::new(selection);
-        let seat = hubs.seat(connection, Interest::Changes(Arc::clone(&selection)));
-        Self { seat, subscription: Subscription::new(selection, None, token), seen: 0, idle: false }
+        let registration = notifier.register(connection, Interest::Changes(Arc::clone(&selection)));
+        Self { registration, subscription: Subscription::new(selection, None, token), seen: 0, idle: false }
     }
 
-    /// Ready when it has been told of so many instances.
+    /// Ready when it has read this number of instances.
     fn poll(&mut self, engine: &Memory, enough: usize, context: &Context<'_>) -> Poll<()> {
         while self.seen < enough {
             if self.idle {
-                ready!(self.seat.poll_rung(context));
+                ready!(self.registration.poll_woken(context));
                 self.idle = false;
             }
             match self.subscription.next(engine.registry()) {
@@ -69,7 +70,7 @@ impl Watcher {
                 Step::Changes(deltas, _) => self.seen += deltas.len(),
                 Step::Reset(reason) => panic!("a short history reaches back: {reason:?}"),
                 Step::Synced(_) => {}
-                Step::Settling => unreachable!("it brings no memory of an earlier life"),
+                Step::Settling => unreachable!("it remembers no earlier life"),
                 Step::Idle => self.idle = true,
             }
         }
@@ -77,33 +78,32 @@ impl Watcher {
     }
 }
 
-/// What a hub does when its bell was rung.
-fn tell(hub: &WorkerNotifier) {
-    for seat in hub.to_be_told() {
-        seat.ring();
-    }
+/// Runs one round, as [`Notifier::run`] does.
+fn round(notifier: &WorkerNotifier) {
+    let (due, changes) = notifier.take_due();
+    due.iter().for_each(|waiter| waiter.wake(&changes));
 }
 
-/// A worker's thread: its hub, and a stream that arrives while somebody writes.
+/// Thread of a worker: its notifier, and a stream that opens while a writer writes.
 fn watch_until(
-    (hubs, connection): (&Arc<Notifier>, &Arc<Connection>),
+    (notifier, connection): (&Arc<Notifier>, &Arc<Connection>),
     engine: &Memory,
     (selection, token): (Selector, Option<ResumeToken>),
     enough: usize,
 ) {
-    let mut watcher = Watcher::new(hubs, connection, selection, token);
+    let mut watcher = Watcher::new(notifier, connection, selection, token);
     block_on(poll_fn(|context| {
         loop {
             if watcher.poll(engine, enough, context).is_ready() {
                 return Poll::Ready(());
             }
-            if hubs.workers[0].bell.poll(context).is_pending() {
+            if notifier.workers[0].poll_woken(context).is_pending() {
                 return Poll::Pending;
             }
-            tell(&hubs.workers[0]);
+            round(&notifier.workers[0]);
         }
     }));
-    assert_eq!(watcher.seen, enough, "told twice");
+    assert_eq!(watcher.seen, enough, "no instance is read twice");
 }
 
 fn write(engine: &Memory, service: &str, instance: &str, lease: u128) {
@@ -111,10 +111,10 @@ fn write(engine: &Memory, service: &str, instance: &str, lease: u128) {
 }
 
 #[test]
-fn loom_a_change_is_never_missed() {
+fn loom_change_is_never_missed() {
     check(2, || {
-        let (hubs, connection) = hubs();
-        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::clone(&hubs) as Arc<dyn ChangeListener>));
+        let (notifier, connection) = notifier();
+        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::clone(&notifier) as Arc<dyn ChangeListener>));
         let writer = thread::spawn({
             let engine = Arc::clone(&engine);
             move || {
@@ -122,31 +122,31 @@ fn loom_a_change_is_never_missed() {
                 write(&engine, "web", "b", 2);
             }
         });
-        watch_until((&hubs, &connection), &engine, (Selector::Everything, None), 2);
+        watch_until((&notifier, &connection), &engine, (Selector::Everything, None), 2);
         writer.join().unwrap();
     });
 }
 
 #[test]
-fn loom_the_first_change_after_a_stream_opened_is_not_missed() {
+fn loom_first_change_after_a_stream_opens_is_not_missed() {
     check(3, || {
-        let (hubs, connection) = hubs();
-        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::clone(&hubs) as Arc<dyn ChangeListener>));
+        let (notifier, connection) = notifier();
+        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::clone(&notifier) as Arc<dyn ChangeListener>));
         let writer = thread::spawn({
             let engine = Arc::clone(&engine);
             move || write(&engine, "web", "a", 1)
         });
-        watch_until((&hubs, &connection), &engine, (Selector::Everything, None), 1);
+        watch_until((&notifier, &connection), &engine, (Selector::Everything, None), 1);
         writer.join().unwrap();
     });
 }
 
-/// It takes no snapshot, and so none of the locks that a writer takes.
+/// A resumed stream takes no snapshot, and so none of the locks that a writer takes.
 #[test]
-fn loom_a_change_after_a_stream_resumed_is_not_missed() {
+fn loom_change_after_a_stream_resumes_is_not_missed() {
     check(3, || {
-        let (hubs, connection) = hubs();
-        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::clone(&hubs) as Arc<dyn ChangeListener>));
+        let (notifier, connection) = notifier();
+        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::clone(&notifier) as Arc<dyn ChangeListener>));
         let registry = engine.registry();
         let before = Subscription::new(Arc::new(Selector::Everything), None, None);
         let token = before.token(registry, registry.applied());
@@ -154,17 +154,17 @@ fn loom_a_change_after_a_stream_resumed_is_not_missed() {
             let engine = Arc::clone(&engine);
             move || write(&engine, "web", "a", 1)
         });
-        watch_until((&hubs, &connection), &engine, (Selector::Everything, Some(token)), 1);
+        watch_until((&notifier, &connection), &engine, (Selector::Everything, Some(token)), 1);
         writer.join().unwrap();
     });
 }
 
-/// What comes into the inbox while a hub takes it is in the next round, whoever this one was for.
+/// A change that reaches the inbox while a round takes it is in the next round, also when this round is for other streams.
 #[test]
-fn loom_a_round_for_others_loses_nothing() {
+fn loom_round_for_other_streams_loses_no_change() {
     check(2, || {
-        let (hubs, connection) = hubs();
-        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::clone(&hubs) as Arc<dyn ChangeListener>));
+        let (notifier, connection) = notifier();
+        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::clone(&notifier) as Arc<dyn ChangeListener>));
         let writer = thread::spawn({
             let engine = Arc::clone(&engine);
             move || {
@@ -172,40 +172,40 @@ fn loom_a_round_for_others_loses_nothing() {
                 write(&engine, "db", "b", 2);
             }
         });
-        watch_until((&hubs, &connection), &engine, (Selector::Prefix("db".into()), None), 1);
+        watch_until((&notifier, &connection), &engine, (Selector::Prefix("db".into()), None), 1);
         writer.join().unwrap();
     });
 }
 
 #[test]
-fn loom_a_change_of_either_of_two_writers_is_never_missed() {
+fn loom_change_of_either_of_two_writers_is_never_missed() {
     check(1, || {
-        let (hubs, connection) = hubs();
-        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::clone(&hubs) as Arc<dyn ChangeListener>));
+        let (notifier, connection) = notifier();
+        let engine = Arc::new(Memory::new(Incarnation(1), at(0), Arc::clone(&notifier) as Arc<dyn ChangeListener>));
         let writers = [("a", 1), ("b", 2)].map(|(instance, lease)| {
             let engine = Arc::clone(&engine);
             thread::spawn(move || write(&engine, "web", instance, lease))
         });
-        watch_until((&hubs, &connection), &engine, (Selector::Everything, None), 2);
+        watch_until((&notifier, &connection), &engine, (Selector::Everything, None), 2);
         writers.into_iter().for_each(|writer| writer.join().unwrap());
     });
 }
 
 #[test]
-fn loom_a_bell_is_heard_with_what_was_written_before() {
+fn loom_task_that_sees_a_wake_flag_sees_what_was_written_before_it() {
     check(3, || {
-        let (bell, written) = (Arc::new(WakeFlag::default()), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
+        let (flag, written) = (Arc::new(WakeFlag::default()), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
         let ringers = [0, 1].map(|ringer: usize| {
-            let (bell, written) = (Arc::clone(&bell), Arc::clone(&written));
+            let (flag, written) = (Arc::clone(&flag), Arc::clone(&written));
             thread::spawn(move || {
                 written[ringer].store(1, Ordering::Relaxed);
-                bell.ring();
+                flag.set();
             })
         });
-        // Told by the bell alone: what it reads needs no order of its own.
+        // The flag alone orders the writes: the reads need no order of their own.
         block_on(poll_fn(|context| {
             while written.iter().any(|word| word.load(Ordering::Relaxed) == 0) {
-                if bell.poll(context).is_pending() {
+                if flag.poll(context).is_pending() {
                     return Poll::Pending;
                 }
             }
@@ -216,28 +216,28 @@ fn loom_a_bell_is_heard_with_what_was_written_before() {
 }
 
 #[test]
-fn loom_every_stream_is_told_that_we_leave() {
+fn loom_every_stream_learns_of_shutdown() {
     check(3, || {
-        let (hubs, connection) = hubs();
+        let (notifier, connection) = notifier();
         let leaving = thread::spawn({
-            let hubs = Arc::clone(&hubs);
-            move || hubs.leave()
+            let notifier = Arc::clone(&notifier);
+            move || notifier.leave()
         });
-        let seat = hubs.seat(&connection, Interest::Nothing);
+        let registration = notifier.register(&connection, Interest::Nothing);
         let mut idle = false;
         block_on(poll_fn(|context| {
             loop {
-                if !idle && seat.is_leaving() {
+                if !idle && registration.is_leaving() {
                     return Poll::Ready(());
                 }
-                idle = seat.poll_rung(context).is_pending();
+                idle = registration.poll_woken(context).is_pending();
                 if !idle {
                     continue;
                 }
-                if hubs.workers[0].bell.poll(context).is_pending() {
+                if notifier.workers[0].poll_woken(context).is_pending() {
                     return Poll::Pending;
                 }
-                tell(&hubs.workers[0]);
+                round(&notifier.workers[0]);
             }
         }));
         leaving.join().unwrap();

@@ -55,8 +55,8 @@ func speaksTLS(w *world) {
 	watch.synced()
 	must(registry.Register(w.ctx, bootOf("secure", "s-1", time.Minute)))
 	watch.updated("secure/s-1")
-	subscribers := must(pb.NewAdminServiceClient(conn).ListSubscribers(w.ctx, &pb.ListSubscribersRequest{Service: "secure"}))
-	identity := subscribers.Subscribers[0].Identity
+	watchers := must(pb.NewAdminServiceClient(conn).ListWatchers(w.ctx, &pb.ListWatchersRequest{Service: "secure"}))
+	identity := watchers.Watchers[0].Identity
 	check(identity == "spiffe://interop.example/client", "the watch is listed as of %q", identity)
 
 	// Renewed while the stream lives.

@@ -25,15 +25,15 @@ use super::{ApiError, NextMessage, WatchStream};
 use crate::{
     app::ServerContext,
     pb::{callboard::v1 as pb, codec::SmallBuffers},
-    protocol::grpc::{SELECTION, decode, tonic_errors},
+    protocol::grpc::{MAX_SELECTOR_BYTES, decode, tonic_errors},
     transport::{AnswerSize, Connection, EndlessBody},
 };
 
-/// Time after which a watch without room looks again.
-const DEFERRAL: Duration = Duration::from_millis(20);
+/// Interval at which a watch looks whether its connection has read enough for another message.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The media type of gRPC.
-const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// Media type of gRPC.
+const GRPC_MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Answers `DiscoveryService/Watch`.
 pub(in crate::protocol::grpc) async fn answer(
@@ -43,7 +43,7 @@ pub(in crate::protocol::grpc) async fn answer(
     match open(&context, request).await {
         Ok(body) => {
             let mut response = Response::new(axum::body::Body::new(body));
-            response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+            response.headers_mut().insert(header::CONTENT_TYPE, GRPC_MEDIA_TYPE);
             response.extensions_mut().insert(EndlessBody);
             response
         }
@@ -56,41 +56,41 @@ async fn open(context: &Arc<ServerContext>, request: Request) -> Result<WatchBod
     let connection = head.extensions.get::<Arc<Connection>>().ok_or(ApiError::NoConnection)?;
     let agent = head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let decoder = SmallBuffers::<pb::WatchResponse, pb::WatchRequest>::default().decoder();
-    let limit = context.max_message_size.max(SELECTION);
+    let limit = context.max_message_size.max(MAX_SELECTOR_BYTES);
     let asked = Streaming::new_request(decoder, body, None, Some(limit)).message().await;
-    let asked = asked.map_err(|status| tonic_errors::problem(&status, limit).map_or(status, Status::from))?;
+    let asked = asked.map_err(|status| tonic_errors::explain(&status, limit).map_or(status, Status::from))?;
     let asked = asked.ok_or_else(|| ApiError::Malformed("there is none".into()))?;
     let stream = WatchStream::new(context, connection, agent, decode::watch(&asked)?);
-    Ok(WatchBody { connection: Arc::clone(connection), stream, parts: Vec::new().into_iter(), deferred: None })
+    Ok(WatchBody { connection: Arc::clone(connection), stream, parts: Vec::new().into_iter(), retry: None })
 }
 
-/// The body: messages while the watch lasts, then its status as trailers.
+/// Response body: messages while the watch lasts, then its status as trailers.
 #[derive(Debug)]
 struct WatchBody {
     connection: Arc<Connection>,
     stream: WatchStream,
-    /// What is left of the message that is being sent.
+    /// Unsent parts of the present message.
     parts: vec::IntoIter<Bytes>,
-    /// No message is made before that.
-    deferred: Option<Pin<Box<Sleep>>>,
+    /// Timer that the next message waits for.
+    retry: Option<Pin<Box<Sleep>>>,
 }
 
 impl WatchBody {
-    /// Waits until the connection has taken enough of what it was sent for another message.
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Waits until the unread bytes of the connection allow another message.
+    fn poll_unread_limit(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
-            if let Some(deferred) = &mut self.deferred {
-                ready!(deferred.as_mut().poll(context));
-                self.deferred = None;
+            if let Some(retry) = &mut self.retry {
+                ready!(retry.as_mut().poll(context));
+                self.retry = None;
             }
             if self.connection.exceeded_unread_limit(AnswerSize::Message).is_none() {
                 return Poll::Ready(());
             }
-            self.deferred = Some(Box::pin(sleep(DEFERRAL)));
+            self.retry = Some(Box::pin(sleep(RETRY_INTERVAL)));
         }
     }
 
-    /// Takes the parts of a message apart, of which the large ones count until they are read.
+    /// Queues the parts of a message. Large parts count as unread until the client reads them.
     fn send(&mut self, parts: Vec<Bytes>) {
         let count = |part| self.connection.count_unread(part);
         self.parts = parts.into_iter().map(count).collect::<Vec<_>>().into_iter();
@@ -106,18 +106,18 @@ impl http_body::Body for WatchBody {
             if let Some(part) = self.parts.next() {
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
-            ready!(self.poll_room(context));
+            ready!(self.poll_unread_limit(context));
             match ready!(self.stream.poll_next(context)) {
                 Some(NextMessage::Message(parts)) => self.send(parts),
-                Some(NextMessage::End(problem)) => return Poll::Ready(Some(trailers(problem))),
+                Some(NextMessage::End(error)) => return Poll::Ready(Some(trailers(error))),
                 None => return Poll::Ready(None),
             }
         }
     }
 }
 
-fn trailers(problem: ApiError) -> Result<Frame<Bytes>, Status> {
+fn trailers(error: ApiError) -> Result<Frame<Bytes>, Status> {
     let mut trailers = HeaderMap::new();
-    Status::from(problem).add_header(&mut trailers)?;
+    Status::from(error).add_header(&mut trailers)?;
     Ok(Frame::trailers(trailers))
 }

@@ -1,8 +1,8 @@
-//! The messages of a watch as they go on the wire, made of parts that are encoded once.
+//! Wire format of a watch's messages, made of parts that are encoded once.
 //!
-//! A block of a snapshot and an event are encoded by the first watch that sends them; all others send the same bytes.
-//! Messages with a repeated field concatenate, so a message is a few bytes of head and such parts, one after the other. What
-//! is small is put together into one piece, which a thousand watches of the same selection share as it is.
+//! A chunk of a snapshot and an event are encoded by the first watch that sends them; all others send the same bytes. Messages
+//! with a repeated field concatenate, so a message is a short header followed by such parts. Small parts are copied into one
+//! buffer, which all watches of the same selector share.
 
 use std::borrow::Cow;
 
@@ -20,15 +20,15 @@ use crate::{
     registry::{Change, Chunk, Delta, DeltaKind, Entry, Event, ResetReason},
 };
 
-/// Bytes of an encoded piece of a block, and about those of a message: enough that the rest costs nothing, and no more than
-/// a reader with a filter of its own may hold while it does not read.
-pub(super) const PIECE: usize = 48 * 1024;
-/// Up to so many bytes are copied together rather than sent as several frames.
-const SMALL: usize = 4 * 1024;
-/// Bytes that gRPC puts before each message: not compressed, and the length.
-const PREFIX: usize = 5;
+/// Bytes after which a piece of a snapshot, and about a message, ends: large enough that its overhead does not matter, small enough
+/// for a watch with a filter of its own to hold unread.
+pub(super) const PIECE_BYTES: usize = 48 * 1024;
+/// Largest message that is copied into one buffer instead of being sent as several frames.
+const MAX_COPIED_BYTES: usize = 4 * 1024;
+/// Bytes of gRPC's prefix of a message: a flag for compression and the length.
+const PREFIX_BYTES: usize = 5;
 
-/// Numbers of the fields that hold a watch's parts.
+/// Field numbers of a watch's messages.
 mod field {
     pub(super) const SNAPSHOT: u32 = 2;
     pub(super) const SNAPSHOT_INSTANCES: u32 = 1;
@@ -36,33 +36,33 @@ mod field {
     pub(super) const CHANGES_CHANGES: u32 = 1;
 }
 
-/// One message with gRPC's prefix, in parts.
+/// One message with gRPC's prefix, as a list of buffers.
 pub(super) type MessageChunks = Vec<Bytes>;
 
-/// A block's instances as pieces of a snapshot, encoded by the first who asks.
-pub(super) fn block(block: &Chunk) -> Cow<'_, [Bytes]> {
-    let encode = || pieces(block.entries().iter().map(|entry| &**entry));
-    EncodedChunk::pieces(block, encode).map_or_else(|| encode().into(), Cow::Borrowed)
+/// Returns the instances of a chunk as pieces of a snapshot, encoded at most once for all watches.
+pub(super) fn chunk_pieces(chunk: &Chunk) -> Cow<'_, [Bytes]> {
+    let encode = || pieces(chunk.entries().iter().map(|entry| &**entry));
+    EncodedChunk::pieces(chunk, encode).map_or_else(|| encode().into(), Cow::Borrowed)
 }
 
-/// Instances as pieces of a snapshot.
+/// Encodes instances as pieces of a snapshot.
 pub(super) fn pieces<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let mut piece = BytesMut::new();
     for entry in entries {
         put_message(field::SNAPSHOT_INSTANCES, &encode::instance(&entry.instance), &mut piece);
-        if piece.len() >= PIECE {
+        if piece.len() >= PIECE_BYTES {
             pieces.push(piece.split().freeze());
         }
     }
     if !piece.is_empty() {
-        // Exactly as large as what it holds: it may be kept for long.
+        // Copied to its exact size, because it may be kept for long.
         pieces.push(Bytes::copy_from_slice(&piece));
     }
     pieces
 }
 
-/// One difference as a part of a step, encoded by the first who asks, save where it means something else to this reader.
+/// Returns a delta as a part of a step. It is encoded at most once for all watches, unless the watch's filter makes it another change.
 pub(super) fn change(delta: &Delta) -> Bytes {
     let event = &delta.event;
     let change = match (delta.kind, &event.change) {
@@ -81,7 +81,7 @@ pub(super) fn change(delta: &Delta) -> Bytes {
     }
 }
 
-/// A whole step of one difference, to the revision of its event. Whoever watches the same selection gets the same bytes.
+/// Returns a whole step of one delta, up to the revision of its event. All watches of the same selector share the bytes.
 pub(super) fn step(delta: &Delta, token: ResumeToken) -> MessageChunks {
     let make = || changes(vec![change(delta)], Some(token));
     if delta.kind == DeltaKind::NoLongerMatches {
@@ -107,12 +107,12 @@ fn change_bytes(change: pb::change::Change) -> Bytes {
     bytes.freeze()
 }
 
-/// A message of a snapshot, from its pieces.
+/// Builds a snapshot message from its pieces.
 pub(super) fn snapshot(pieces: Vec<Bytes>) -> MessageChunks {
     wrap(field::SNAPSHOT, pieces)
 }
 
-/// A message of a step, from its parts. `token` ends the step.
+/// Builds a message of a step from its parts. A token ends the step.
 pub(super) fn changes(mut parts: Vec<Bytes>, token: Option<ResumeToken>) -> MessageChunks {
     if let Some(token) = token {
         let end = pb::Changes { changes: vec![], revision: token.revision.0, resume_token: token_bytes(token) };
@@ -151,19 +151,19 @@ fn token_bytes(token: ResumeToken) -> Bytes {
 
 fn whole(message: pb::watch_response::Message) -> MessageChunks {
     let message = pb::WatchResponse { message: Some(message) };
-    let mut bytes = BytesMut::with_capacity(PREFIX + message.encoded_len());
+    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
     put_prefix(message.encoded_len(), &mut bytes);
     bytes.put_slice(&message.encode_to_vec());
     vec![bytes.freeze()]
 }
 
-/// Parts as the content of one field of a `WatchResponse`.
+/// Wraps parts as the content of one field of a `WatchResponse`.
 fn wrap(number: u32, mut parts: Vec<Bytes>) -> MessageChunks {
     let content: usize = parts.iter().map(Bytes::len).sum();
     let mut field = BytesMut::with_capacity(8);
     put_head(number, content, &mut field);
-    let small = content <= SMALL;
-    let mut head = BytesMut::with_capacity(PREFIX + field.len() + if small { content } else { 0 });
+    let small = content <= MAX_COPIED_BYTES;
+    let mut head = BytesMut::with_capacity(PREFIX_BYTES + field.len() + if small { content } else { 0 });
     put_prefix(field.len() + content, &mut head);
     head.put_slice(&field);
     if small {
@@ -185,7 +185,7 @@ fn put_head(number: u32, length: usize, to: &mut BytesMut) {
 
 fn put_prefix(length: usize, to: &mut BytesMut) {
     to.put_u8(0);
-    // A message of ours has at most 1 MiB.
+    // Messages have at most 1 MiB.
     to.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
@@ -196,13 +196,13 @@ mod tests {
 
     fn decode(framed: &MessageChunks) -> pb::watch_response::Message {
         let bytes: Vec<u8> = framed.concat();
-        let (prefix, message) = bytes.split_at(PREFIX);
+        let (prefix, message) = bytes.split_at(PREFIX_BYTES);
         assert_eq!(prefix[1..], u32::try_from(message.len()).unwrap().to_be_bytes());
         pb::WatchResponse::decode(message).unwrap().message.unwrap()
     }
 
     #[test]
-    fn concatenated_parts_are_the_message() {
+    fn concatenated_parts_decode_as_one_message() {
         let entries = [entry("web", "a", 1), entry("web", "b", 2)];
         let twice = [pieces(entries[..1].iter().map(|e| &**e)), pieces(entries[1..].iter().map(|e| &**e))].concat();
         let pb::watch_response::Message::Snapshot(snapshot) = decode(&snapshot(twice)) else { panic!() };
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_ends_with_revision_and_token() {
+    fn step_ends_with_revision_and_token() {
         use crate::model::{Incarnation, Revision};
         let token = ResumeToken { incarnation: Incarnation(1), revision: Revision(9), selection: 2 };
         let part = change_bytes(pb::change::Change::Updated(instance(&entry("web", "a", 1).instance)));
@@ -223,18 +223,18 @@ mod tests {
     }
 
     #[test]
-    fn large_messages_are_not_copied() {
-        let piece = Bytes::from(vec![10; SMALL + 1]);
+    fn large_message_is_not_copied() {
+        let piece = Bytes::from(vec![10; MAX_COPIED_BYTES + 1]);
         let framed = snapshot(vec![piece.clone()]);
         assert_eq!(framed.len(), 2);
         assert_eq!(framed[1].as_ptr(), piece.as_ptr());
     }
 
     #[test]
-    fn pieces_fit_a_message() {
+    fn pieces_of_many_instances_stay_within_their_size() {
         let entries: Vec<_> = (0..20_000).map(|n| entry("web", &format!("instance-{n}"), 1)).collect();
         let pieces = pieces(entries.iter().map(|entry| &**entry));
         assert!(pieces.len() > 1);
-        assert!(pieces.iter().all(|piece| piece.len() < PIECE + 64 * 1024));
+        assert!(pieces.iter().all(|piece| piece.len() < PIECE_BYTES + 64 * 1024));
     }
 }
