@@ -17,7 +17,7 @@ use crate::{
         Command, SnapshotChunk, Step, Subscription,
         test_support::{at, register},
     },
-    transport::{ConnectionLimiter, ConnectionLimits, Protocol, WorkerState},
+    transport::{ConnectionLimiter, ConnectionLimits, Protocol, WorkerState, wake_flag::WakeFlag},
 };
 
 /// Runs a model in every order of threads with at most this number of preemptions.
