@@ -226,6 +226,7 @@ impl Config {
     }
 
     /// Validates the settings of `layers`, of which the first wins.
+    #[expect(clippy::too_many_lines, reason = "a table: one entry for each setting")]
     fn resolve(layers: &[RawSettings]) -> Result<Self, ConfigError> {
         let default = Self::default();
         let listeners = Listeners::resolve(layers, &default)?;
@@ -401,7 +402,7 @@ fn read<T>(
     };
     match parse(text) {
         Ok(value) => Ok(Some((value, origin.clone()))),
-        Err(error) => Err(ConfigError::Value { origin: origin.clone(), value: text.to_owned(), error }),
+        Err(error) => Err(ConfigError::Value { origin: origin.clone(), value: text.to_owned(), error: error.into() }),
     }
 }
 

@@ -114,7 +114,7 @@ fn help(arg: &Arg) -> Help {
     let mut take = |marker: &str| {
         let (start, rest) = text.split_once(marker)?;
         let value = rest.trim_end_matches(']').to_owned();
-        text = start.to_owned();
+        text = start.into();
         Some(value)
     };
     let variable = take(" [env: ").or_else(|| arg.get_env().map(|name| name.to_string_lossy().into_owned()));

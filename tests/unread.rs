@@ -119,6 +119,16 @@ async fn open_all(server: SocketAddr) -> Vec<Speaker> {
     speakers
 }
 
+/// Requests pages that are never read. A page of 10,000 targets is larger than the buffers of both kernels.
+async fn request_pages(http: SocketAddr) -> Vec<Raw> {
+    let request = b"GET /prometheus/sd HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut pages = Vec::new();
+    for _ in 0..CONNECTIONS {
+        pages.push(Raw::saying(http, request).await);
+    }
+    pages
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_that_does_not_read_is_evicted_in_time_for_every_kind_of_answer() {
     let stalls = Stalls::of_this_machine();
@@ -130,12 +140,7 @@ async fn connection_that_does_not_read_is_evicted_in_time_for_every_kind_of_answ
     let start = wall();
     let _speakers = open_all(serve.grpc).await;
     let mut weight = 0;
-    // A page of 10,000 targets is larger than the buffers of both kernels.
-    let request = b"GET /prometheus/sd HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let mut pages = Vec::new();
-    for _ in 0..CONNECTIONS {
-        pages.push(Raw::saying(serve.http, request).await);
-    }
+    let _pages = request_pages(serve.http).await;
     // A stopped process, for which the kernel acknowledges what arrives.
     let address = serve.address();
     let stopped = Child::start(&["watch", "web", "--server", &address, "-o", "json"]);

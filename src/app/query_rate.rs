@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seconds over which the rate is averaged.
-const WINDOW_SECONDS: u64 = 10;
+const WINDOW_SECONDS: u32 = 10;
 /// Buckets of one second each: the window, the second that is being counted, and one to spare.
 const BUCKETS: usize = WINDOW_SECONDS as usize + 2;
 /// Bits of a bucket that hold its count; those above hold its second.
@@ -32,10 +32,11 @@ impl QueryRate {
     #[expect(clippy::cast_precision_loss, reason = "a rate is for people to read")]
     pub fn per_second(&self, now_us: u64) -> f64 {
         let second = now_us / 1_000_000;
-        let in_window = |bucket: u64| (second.saturating_sub(WINDOW_SECONDS)..second).contains(&(bucket >> COUNT_BITS));
+        let in_window =
+            |bucket: u64| (second.saturating_sub(u64::from(WINDOW_SECONDS))..second).contains(&(bucket >> COUNT_BITS));
         let counts = self.0.iter().map(|bucket| bucket.load(Ordering::Relaxed)).filter(|bucket| in_window(*bucket));
         let count: u64 = counts.map(|bucket| bucket & (u64::MAX >> COUNT_BITS)).sum();
-        count as f64 / WINDOW_SECONDS as f64
+        count as f64 / f64::from(WINDOW_SECONDS)
     }
 }
 

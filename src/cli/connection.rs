@@ -22,6 +22,7 @@ use crate::{
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "the comments are help texts, which are plain text")]
 pub(crate) struct ServerArgs {
     /// gRPC address of the registry
     #[arg(long, value_name = "ADDR", env = "CALLBOARD_SERVER", default_value = "127.0.0.1:8502", value_parser = server)]

@@ -46,7 +46,7 @@ pub(crate) async fn run(args: RegisterArgs) -> Result<ExitCode, CliError> {
         let _result = sender.send(event);
     };
     let registration = Registration::start(&server, request, on_event).map_err(anyhow::Error::from)?;
-    let mut printed = Ok(());
+    let mut output = Ok(());
     loop {
         let event = tokio::select! {
             event = events.recv() => event,
@@ -59,17 +59,17 @@ pub(crate) async fn run(args: RegisterArgs) -> Result<ExitCode, CliError> {
             return Err(CliError::Other(anyhow::anyhow!("the task of the registration has stopped")));
         };
         printer.print_error(&event);
-        if printed.is_ok() {
+        if output.is_ok() {
             let name = matches!(event, RegistrationEvent::Registered { .. }).then(|| printer.name());
             let line = printer.success(&event);
             let report = printer.report(&event);
-            printed = output::one(args.output.format, &report, name.as_deref(), line.as_deref());
+            output = output::one(args.output.format, &report, name.as_deref(), line.as_deref());
         }
         if let RegistrationEvent::Ended(end) = event {
-            printed?;
+            output?;
             return Ok(ExitCode::from(exit_code_of_end(&end)));
         }
-        if printed.is_err() {
+        if output.is_err() {
             registration.leave();
         }
     }

@@ -10,7 +10,7 @@ use super::TlsConnectError;
 /// Shared cell with the TLS error of the last connection to a registry.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ConnectErrorCell {
-    /// Held for a moment when a connection begins or ends. A lock of std: the light client does not depend on parking_lot.
+    /// Held for a moment when a connection begins or ends. A lock of std: the light client does not depend on `parking_lot`.
     #[cfg(feature = "tls")]
     last: Arc<Mutex<Option<TlsConnectError>>>,
 }

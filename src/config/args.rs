@@ -12,6 +12,7 @@ use super::raw_settings::RawSettings;
 // Values stay text here: `Config::load` parses them.
 /// Run a registry: gRPC for programs, Consul's HTTP API, DNS
 #[derive(Args, Clone, Debug, Default)]
+#[expect(clippy::doc_markdown, reason = "the comments are help texts, which are plain text")]
 #[command(
     after_help = "Each setting is also read from the environment (--max-message-size is CALLBOARD_MAX_MESSAGE_SIZE) \
                   and from the file of --config (as max_message_size = \"256KiB\"). Flags win over the environment, \

@@ -18,8 +18,8 @@ pub enum ConfigError {
         origin: SettingOrigin,
         /// Value as written.
         value: String,
-        /// Reason and hint.
-        error: ValueError,
+        /// Reason and hint. Boxed, so that a `Result` stays small.
+        error: Box<ValueError>,
     },
     /// A listener without TLS can be reached from other machines, and `--allow-insecure-remote` is not set.
     #[error(

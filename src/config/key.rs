@@ -8,7 +8,6 @@ macro_rules! setting_keys {
     ($($key:ident = $name:literal,)+) => {
         /// Setting of `callboard serve`. Its flag in `args.rs` has the description.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        #[expect(clippy::enum_variant_names, reason = "`tls_key` is the name of a setting")]
         pub(super) enum SettingKey {
             $($key,)+
         }

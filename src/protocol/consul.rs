@@ -83,7 +83,7 @@ pub struct Consul {
     checks: Arc<HealthChecks>,
     agent: AgentIdentity,
     /// Instance of the service `consul`, which stands for the registry itself.
-    consul_entry: Arc<Entry>,
+    own_entry: Arc<Entry>,
     /// Set once answers have shown registered instances beside that one.
     showed_other_consul_instances: AtomicBool,
     /// Held from the choice of a sidecar's port until the sidecar is registered.
@@ -136,12 +136,12 @@ impl Consul {
         max_blocking_queries: usize,
     ) -> Result<Arc<Self>, FieldError> {
         let context = Arc::clone(context);
-        let consul_entry = Entry { instance: agent.consul_service(context.engine.registry())?, lease: None };
+        let own_entry = Entry { instance: agent.consul_service(context.engine.registry())?, lease: None };
         Ok(Arc::new(Self {
             context,
             checks: Arc::clone(checks),
             agent,
-            consul_entry: consul_entry.into(),
+            own_entry: own_entry.into(),
             showed_other_consul_instances: AtomicBool::new(false),
             sidecar_ports: Arc::default(),
             cached: CachedQueries::default(),

@@ -94,7 +94,7 @@ impl ProposedChange {
                 if !same_description && let Some(registration) = &mut instance.consul_registration {
                     Arc::make_mut(registration).description_revision = revision;
                 }
-                let visible = diff.is_none_or(|diff| diff.is_visible());
+                let visible = diff.is_none_or(crate::model::InstanceDiff::is_visible);
                 if visible {
                     instance.revision = revision;
                 }

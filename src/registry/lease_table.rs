@@ -43,7 +43,7 @@ impl Hasher for LeaseHasher {
     }
 }
 
-/// [`LeaseHasher`] as a parameter of a map.
+/// `LeaseHasher` as a parameter of a map.
 pub type HashLease = BuildHasherDefault<LeaseHasher>;
 
 /// Leases of all registrations, and for a while those that did not end by their holders' doing.

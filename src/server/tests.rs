@@ -25,8 +25,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const SILENT: Duration = Duration::from_millis(800);
 const POLL: Duration = Duration::from_millis(5);
 
-fn any_port() -> Option<SocketAddr> {
-    Some(SocketAddr::from(([127, 0, 0, 1], 0)))
+fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 async fn until(what: &str, mut reached: impl FnMut() -> bool) {
@@ -41,10 +41,10 @@ async fn until(what: &str, mut reached: impl FnMut() -> bool) {
 #[tokio::test]
 async fn every_event_loop_that_serves_is_monitored() {
     let config = Config {
-        grpc: any_port(),
-        http: any_port(),
-        health: any_port(),
-        dns: any_port(),
+        grpc: Some(any_port()),
+        http: Some(any_port()),
+        health: Some(any_port()),
+        dns: Some(any_port()),
         workers: NonZeroUsize::new(2).unwrap(),
         ..Config::default()
     };
@@ -147,7 +147,7 @@ fn dns_thread_that_a_question_blocks_is_silent() {
     for over_tcp in [false, true] {
         let readable = Arc::new(Mutex::new(()));
         let context = context(&readable);
-        let config = Config { dns: any_port(), ..Config::default() };
+        let config = Config { dns: Some(any_port()), ..Config::default() };
         let listener = resolver::bind(&config).unwrap().unwrap();
         let address = listener.address();
         let limiter = ConnectionLimiter::new(ConnectionLimits::default(), Arc::clone(&context.metrics));

@@ -108,10 +108,10 @@ fn repeated_error_is_printed_once_until_it_ends() {
     };
     let mut printer = printer();
     printer.print_error(&down);
-    let printed = printer.printed_error.clone().unwrap();
-    assert!(printed.contains("127.0.0.1:1: connection refused"), "{printed}");
+    let message = printer.printed_error.clone().unwrap();
+    assert!(message.contains("127.0.0.1:1: connection refused"), "{message}");
     printer.print_error(&down);
-    assert_eq!(printer.printed_error.as_ref(), Some(&printed));
+    assert_eq!(printer.printed_error.as_ref(), Some(&message));
     printer.print_error(&RegistrationEvent::Resumed { time_left: Duration::ZERO });
     assert_eq!(printer.printed_error, None);
 }

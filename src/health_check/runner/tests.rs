@@ -51,7 +51,7 @@ impl RunnerTest {
             deregister_after: Some(DEREGISTER_AFTER),
             ..CheckDefinition::new(CheckId::parse("c").unwrap(), "c", probe)
         };
-        let checks = vec![NewCheck { definition: definition.into(), status: status }];
+        let checks = vec![NewCheck { definition: definition.into(), status }];
         self.submit(Command::Register(Register { checks, ..register("web", id, "boot", 1) })).await;
     }
 

@@ -20,7 +20,6 @@ pub(super) type Map<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
 /// Node in an answer.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
-#[expect(clippy::struct_field_names, reason = "as Consul names it")]
 pub(super) struct NodeView<'a> {
     #[serde(rename = "ID")]
     pub id: Cow<'a, str>,
@@ -59,7 +58,6 @@ struct LocalityView<'a> {
 /// Service in answers of `/v1/health/service` and `/v1/catalog/node`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
-#[expect(clippy::struct_field_names, reason = "as Consul names it")]
 pub(super) struct ServiceView<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     kind: &'a str,

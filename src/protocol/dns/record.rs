@@ -70,7 +70,7 @@ impl BinEncodable for RecordData {
     fn emit(&self, encoder: &mut BinEncoder<'_>) -> Result<(), ProtoError> {
         match self {
             Self::Plain(data) => data.emit(encoder),
-            Self::Encoded(encoded) => encoder.emit_vec(&encoded.bytes),
+            Self::Encoded(data) => encoder.emit_vec(&data.bytes),
         }
     }
 }

@@ -82,11 +82,15 @@ impl AddressIndex {
                 }
                 Step::Snapshot(SnapshotChunk::Chunk(block)) => {
                     read += block.entries().len();
-                    block.entries().iter().for_each(|entry| self.put(&entry.instance));
+                    for entry in block.entries() {
+                        self.put(&entry.instance);
+                    }
                 }
                 Step::Snapshot(SnapshotChunk::Matching(entries)) => {
                     read += entries.len();
-                    entries.iter().for_each(|entry| self.put(&entry.instance));
+                    for entry in &entries {
+                        self.put(&entry.instance);
+                    }
                 }
                 Step::Changes(deltas, _) => {
                     read += deltas.len();

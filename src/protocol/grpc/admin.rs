@@ -183,9 +183,9 @@ fn watcher(id: u64, watcher: &Watcher, registry: &Registry, now: ClockReading) -
             Selector::Prefix(prefix) => shown.prefix = prefix.to_string(),
             Selector::Everything => shown.everything = true,
         },
-        WatchedResource::Nodes => shown.resource = "nodes".to_owned(),
-        WatchedResource::Node(node) => shown.resource = format!("node {node}").trim_end().to_owned(),
-        WatchedResource::Process => shown.resource = "process".to_owned(),
+        WatchedResource::Nodes => shown.resource = "nodes".into(),
+        WatchedResource::Node(node) => shown.resource = format!("node {node}").trim_end().into(),
+        WatchedResource::Process => shown.resource = "process".into(),
     }
     shown
 }

@@ -1,4 +1,4 @@
-//! `DiscoveryService` without Watch: ListInstances, GetInstance, ListServices.
+//! `DiscoveryService` without Watch: `ListInstances`, `GetInstance`, `ListServices`.
 
 use prost::Message;
 use tonic::{Request, Response, Status};

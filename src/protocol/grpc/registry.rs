@@ -1,4 +1,4 @@
-//! `RegistryService`: Register, Deregister, KeepAlive, UpdateInstance, ReportCheck.
+//! `RegistryService`: `Register`, `Deregister`, `KeepAlive`, `UpdateInstance`, `ReportCheck`.
 
 use tonic::{Request, Response, Status, Streaming};
 

@@ -111,9 +111,9 @@ mod tests {
             assert!(counter.buckets.len() <= 2 * MAX_BUCKETS, "{} at {at}", counter.buckets.len());
         }
         for span in [0_u64, 1_000, 15_000, 60_000, 3_600_000, end] {
-            let (counted, exact) = (counter.within(end, span) as u64, span / 1_000 + 1);
+            let (found, exact) = (counter.within(end, span) as u64, span / 1_000 + 1);
             let most = (span + span / MERGE_FRACTION + 2_000) / 1_000 + 1;
-            assert!((exact..=most).contains(&counted), "{span}: {counted} instead of {exact}");
+            assert!((exact..=most).contains(&found), "{span}: {found} instead of {exact}");
         }
     }
 }

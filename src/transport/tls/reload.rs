@@ -96,7 +96,7 @@ impl TlsState {
             ExpiryStage::Fine => {}
             ExpiryStage::Soon => tracing::warn!(%certificate, until, "the certificate expires soon: renew it"),
             ExpiryStage::Urgent => {
-                tracing::warn!(%certificate, until, "the certificate is about to expire: renew it now")
+                tracing::warn!(%certificate, until, "the certificate is about to expire: renew it now");
             }
             ExpiryStage::Expired => {
                 tracing::error!(%certificate, until, "the certificate has expired and clients reject it: renew it");

@@ -29,7 +29,7 @@ pub struct RecordCheck {
     #[prost(string, tag = "3")]
     #[serde(skip_serializing_if = "String::is_empty")]
     notes: String,
-    /// Kind of the probe, as [`Probe::kind`] names it.
+    /// Kind of the probe, as `Probe::kind` names it.
     #[prost(string, tag = "4")]
     kind: String,
     /// URL, or host and port.

@@ -31,13 +31,11 @@ fn unreadable_disk_is_an_io_error_and_no_damage() {
     let disk = FaultyDisk::holding(closed_store());
     for reads in 0.. {
         disk.fail_reads_after(reads);
-        match Store::load_from(disk.clone(), "disk".into(), tempfile::tempfile().unwrap()) {
-            Err(error) => assert!(matches!(error, StoreError::Io { .. }), "after {reads} reads: {error}"),
-            Ok(_) => {
-                assert!(reads > 1);
-                break;
-            }
-        }
+        let Err(error) = Store::load_from(disk.clone(), "disk".into(), tempfile::tempfile().unwrap()) else {
+            assert!(reads > 1);
+            break;
+        };
+        assert!(matches!(error, StoreError::Io { .. }), "after {reads} reads: {error}");
     }
 }
 

@@ -87,7 +87,7 @@ impl<'a> Mesh<'a> {
             }
             match self.text("DestinationServiceName").trim() {
                 "" => {
-                    errors.push("Proxy.DestinationServiceName must be non-empty for Connect proxy services".to_owned())
+                    errors.push("Proxy.DestinationServiceName must be non-empty for Connect proxy services".to_owned());
                 }
                 "*" => errors
                     .push("Proxy.DestinationServiceName must not be a wildcard for Connect proxy services".to_owned()),

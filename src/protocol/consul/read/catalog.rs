@@ -55,7 +55,7 @@ impl Consul {
                 names.entry(CONSUL_SERVICE).or_insert(&no_tags);
                 return Ok((encode(&names, request.query.pretty)?, false));
             }
-            let consul = (Arc::clone(&self.consul_entry), AgentNode::local(registry));
+            let consul = (Arc::clone(&self.own_entry), AgentNode::local(registry));
             let all: Vec<_> = iter::once(consul).chain(self.all_instances()).collect();
             let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
             for (entry, node) in all.iter().filter(|(_, node)| self.has_metadata(node, &request.query)) {
@@ -120,7 +120,7 @@ impl Consul {
             return Ok(ConsulResponse::json(unknown).with_index(&request.query, index, false));
         };
         let entries = self.all_instances().into_iter().filter(|(_, on)| on.name == node.name).map(|(entry, _)| entry);
-        let consul = stored.is_empty().then(|| Arc::clone(&self.consul_entry));
+        let consul = stored.is_empty().then(|| Arc::clone(&self.own_entry));
         let mut entries: Vec<_> = consul.into_iter().chain(entries).collect();
         entries.sort_by_key(|entry| entry.instance.consul_registration.is_none());
         let services = entries.iter().map(|entry| ServiceView::new(&entry.instance));

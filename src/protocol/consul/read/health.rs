@@ -145,7 +145,7 @@ impl Consul {
         spellings: &[ServiceName],
         query: &Query,
     ) -> (Vec<Arc<Entry>>, Vec<AgentNode>) {
-        let consul = name.eq_ignore_ascii_case(CONSUL_SERVICE).then(|| Arc::clone(&self.consul_entry));
+        let consul = name.eq_ignore_ascii_case(CONSUL_SERVICE).then(|| Arc::clone(&self.own_entry));
         let chunks: Vec<_> = spellings.iter().map(|service| self.registry().chunks(service)).collect();
         let mut entries: Vec<_> =
             chunks.iter().flat_map(|chunks| chunks.iter()).flat_map(|chunk| chunk.entries()).collect();

@@ -205,48 +205,16 @@ fn node_is_found_by_name_in_any_case() {
 fn alias_in_the_zone_is_followed_to_addresses() {
     let dns = TestAuthority::new();
     dns.register_on_node(NodeInstance { service: "noaddr", id: "na", port: 6081, ..NodeInstance::default() });
-    dns.register_on_node(NodeInstance {
-        service: "alias",
-        id: "al",
-        host: "NoAddr.service.consul",
-        port: 1,
-        ..NodeInstance::default()
-    });
-    dns.register_on_node(NodeInstance {
-        service: "twice",
-        id: "t",
-        host: "alias.service.dc1.consul",
-        port: 2,
-        ..NodeInstance::default()
-    });
-    dns.register_on_node(NodeInstance {
-        service: "onnode",
-        id: "n",
-        host: "n1.node.consul",
-        port: 3,
-        ..NodeInstance::default()
-    });
-    dns.register_on_node(NodeInstance {
-        service: "literal",
-        id: "l",
-        host: "0a000001.addr.dc1.consul",
-        port: 4,
-        ..NodeInstance::default()
-    });
-    dns.register_on_node(NodeInstance {
-        service: "gone",
-        id: "g",
-        host: "none.service.consul",
-        port: 5,
-        ..NodeInstance::default()
-    });
-    dns.register_on_node(NodeInstance {
-        service: "away",
-        id: "w",
-        host: "db.example",
-        port: 6,
-        ..NodeInstance::default()
-    });
+    for (port, (service, host)) in (1..).zip([
+        ("alias", "NoAddr.service.consul"),
+        ("twice", "alias.service.dc1.consul"),
+        ("onnode", "n1.node.consul"),
+        ("literal", "0a000001.addr.dc1.consul"),
+        ("gone", "none.service.consul"),
+        ("away", "db.example"),
+    ]) {
+        dns.register_on_node(NodeInstance { service, id: service, host, port, ..NodeInstance::default() });
+    }
 
     let once = pairs(&[("question", "NoAddr.service.consul."), ("NoAddr.service.consul.", "192.0.2.1")]);
     assert_eq!(chain(&dns.ask("alias.service.consul.", RecordType::A)), once);

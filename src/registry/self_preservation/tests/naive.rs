@@ -137,9 +137,9 @@ impl NaiveSelfPreservation {
             self.forgotten_before.insert(scope.clone(), self.removals.len());
         }
         if service.is_none() {
-            self.activations.clear()
+            self.activations.clear();
         } else {
-            self.activations.retain(|scope, _| *scope != scopes[0])
+            self.activations.retain(|scope, _| *scope != scopes[0]);
         }
     }
 
