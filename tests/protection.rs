@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use callboard::pb::callboard::v1::{
-    EventKind, InstanceStatus, LeaseState, ListProtectionsRequest, ProtectionEvent, ProtectionEventKind,
-    RegisterRequest, RemovalReason, ResetProtectionRequest,
+    EventKind, InstanceStatus, LeaseState, ListSelfPreservationRequest, RegisterRequest, RemovalReason,
+    ResetSelfPreservationRequest, SelfPreservationEvent, SelfPreservationEventKind,
 };
 use prost_types::Timestamp;
 use serde_json::Value;
@@ -80,16 +80,22 @@ async fn silent_majority_is_suspect_and_recovers_without_a_removal() {
     let shown = instances.client.protection("web").await;
     assert_eq!((shown.instances, shown.expiring_instances, shown.suspects, shown.limit), (50, 30, 30, 10));
     assert!(shown.started_at.is_some() && shown.first_release_at.is_some());
-    let listed =
-        instances.client.admin.clone().list_protections(ListProtectionsRequest::default()).await.unwrap().into_inner();
-    assert_eq!(listed.protections, [shown]);
+    let listed = instances
+        .client
+        .admin
+        .clone()
+        .list_self_preservation(ListSelfPreservationRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(listed.services, [shown]);
     assert!(listed.registry.unwrap().started_at.is_none(), "one service is not the registry");
     // Heartbeats arrive again.
     instances.pass(1_000, 0).await;
     reader.until("recovered", |view| count(view, InstanceStatus::Serving) == 50).await;
     let log = instances.client.protection_events().await;
-    let kinds: Vec<_> = log.iter().map(ProtectionEvent::kind).collect();
-    assert_eq!(kinds, [ProtectionEventKind::Began, ProtectionEventKind::Ended]);
+    let kinds: Vec<_> = log.iter().map(SelfPreservationEvent::kind).collect();
+    assert_eq!(kinds, [SelfPreservationEventKind::Began, SelfPreservationEventKind::Ended]);
     assert!(instances.client.events().await.iter().all(|event| event.kind() != EventKind::Removed));
     check(&instances, &reader).await;
 }
@@ -175,14 +181,14 @@ async fn reset_removes_the_suspects_of_one_service() {
     let mut instances = LeasedInstances::of(InMemory::open(), &[("web", 10), ("db", 3)]).await;
     let mut reader = Reader::synced(&instances.client, &["web", "db"]).await;
     instances.pass(2 * TTL, 6).await;
-    let refused = instances.client.admin.clone().reset_protection(ResetProtectionRequest::default()).await;
+    let refused = instances.client.admin.clone().reset_self_preservation(ResetSelfPreservationRequest::default()).await;
     assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(instances.client.reset_protection(Some("db")).await, 0);
     assert_eq!(instances.client.reset_protection(Some("web")).await, 6);
     let now = instances.server.now();
     reader.until("gone", |view| view.set.len() == 7).await;
     assert!(instances.server.now() <= now + 200);
-    assert_eq!(instances.client.protection_events().await.last().unwrap().kind(), ProtectionEventKind::Reset);
+    assert_eq!(instances.client.protection_events().await.last().unwrap().kind(), SelfPreservationEventKind::Reset);
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use super::{
     output::{self, OutputArgs, Printable},
     view::{or_dash, set, time},
 };
-use crate::pb::callboard::v1::{ListProtectionsRequest, Protection};
+use crate::pb::callboard::v1::{ListSelfPreservationRequest, SelfPreservation};
 
 /// Name shown for the registry as a whole. No service can have it.
 const WHOLE: &str = "*";
@@ -52,25 +52,25 @@ struct SelfPreservationView {
     first_release_at: Option<String>,
 }
 
-impl From<Protection> for SelfPreservationView {
-    fn from(protection: Protection) -> Self {
+impl From<SelfPreservation> for SelfPreservationView {
+    fn from(state: SelfPreservation) -> Self {
         Self {
-            service: set(protection.service),
-            started_at: time(protection.started_at),
-            instances: protection.instances,
-            peak: protection.peak,
-            expiring_instances: protection.expiring_instances,
-            suspects: protection.suspects,
-            recent_expirations: protection.recent_expirations,
-            limit: protection.limit,
-            first_release_at: time(protection.first_release_at),
+            service: set(state.service),
+            started_at: time(state.started_at),
+            instances: state.instances,
+            peak: state.peak,
+            expiring_instances: state.expiring_instances,
+            suspects: state.suspects,
+            recent_expirations: state.recent_expirations,
+            limit: state.limit,
+            first_release_at: time(state.first_release_at),
         }
     }
 }
 
 impl Printable for SelfPreservationView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["SERVICE", "INSTANCES", "SILENT", "SUSPECTS", "SINCE", "DEAD GO"], &["PEAK", "REMOVED", "LIMIT"]);
+        (&["SERVICE", "INSTANCES", "EXPIRING", "SUSPECTS", "SINCE", "FIRST RELEASE"], &["PEAK", "EXPIRED", "LIMIT"]);
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -104,10 +104,10 @@ async fn list(server: &ServerArgs, output: &OutputArgs) -> Result<ExitCode, CliE
     let connection = server.connect()?;
     let mut whole = None;
     let services = pages(usize::MAX, async |page_token| {
-        let request = with_deadline(ListProtectionsRequest { page_size: 0, page_token });
-        let page = connection.call(connection.admin().list_protections(request)).await?;
+        let request = with_deadline(ListSelfPreservationRequest { page_size: 0, page_token });
+        let page = connection.call(connection.admin().list_self_preservation(request)).await?;
         whole = page.registry.filter(|whole| whole.started_at.is_some());
-        Ok((page.protections, page.next_page_token))
+        Ok((page.services, page.next_page_token))
     });
     let services = services.await?;
     let found: Vec<_> = whole.into_iter().chain(services).map(SelfPreservationView::from).collect();
@@ -120,10 +120,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn registry_as_a_whole_has_a_reserved_name() {
-        let whole = SelfPreservationView::from(Protection { suspects: 7, peak: 50, ..Protection::default() });
+    fn registry_as_a_whole_has_a_reserved_name_and_the_keys_of_the_contract() {
+        let whole =
+            SelfPreservationView::from(SelfPreservation { suspects: 7, peak: 50, ..SelfPreservation::default() });
         assert_eq!(whole.name(), "*");
         assert_eq!(whole.cells(), ["*", "0", "0", "7", "-", "-", "50", "0", "0"]);
-        assert!(output::json(&whole, false).unwrap().starts_with(r#"{"service":null,"started_at":null"#));
+        assert_eq!(
+            output::json(&whole, false).unwrap().trim_end(),
+            concat!(
+                r#"{"service":null,"started_at":null,"instances":0,"peak":50,"expiring_instances":0,"suspects":7,"#,
+                r#""recent_expirations":0,"limit":0,"first_release_at":null}"#,
+            )
+        );
     }
 }

@@ -4,9 +4,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use callboard::pb::callboard::v1::{
-    Address, CheckReport, DeregisterRequest, Event, GetInstanceRequest, GetProtectionRequest, Instance, Lease,
-    ListChecksRequest, ListEventsRequest, ListInstancesRequest, ListProtectionEventsRequest, Protection,
-    ProtectionEvent, RegisterRequest, RegisterResponse, ReportCheckRequest, ResetProtectionRequest,
+    Address, CheckReport, DeregisterRequest, Event, GetInstanceRequest, GetSelfPreservationRequest, Instance, Lease,
+    ListChecksRequest, ListEventsRequest, ListInstancesRequest, ListSelfPreservationEventsRequest, RegisterRequest,
+    RegisterResponse, ReportCheckRequest, ResetSelfPreservationRequest, SelfPreservation, SelfPreservationEvent,
     UpdateInstanceRequest, admin_service_client::AdminServiceClient, discovery_service_client::DiscoveryServiceClient,
     registry_service_client::RegistryServiceClient,
 };
@@ -117,26 +117,29 @@ impl TestClient {
     }
 
     /// Returns the self-preservation state of a service, or with an empty name of the registry.
-    pub async fn protection(&self, service: &str) -> Protection {
-        let request = GetProtectionRequest { service: service.to_owned() };
-        let answer = within("GetProtection", self.admin.clone().get_protection(request)).await;
-        answer.unwrap().into_inner().protection.unwrap()
+    pub async fn protection(&self, service: &str) -> SelfPreservation {
+        let request = GetSelfPreservationRequest { service: service.to_owned() };
+        let answer = within("GetSelfPreservation", self.admin.clone().get_self_preservation(request)).await;
+        answer.unwrap().into_inner().self_preservation.unwrap()
     }
 
     /// Ends self-preservation of one service, or of all. Returns the number of silent instances that are released.
     pub async fn reset_protection(&self, service: Option<&str>) -> u32 {
         let request =
-            ResetProtectionRequest { service: service.unwrap_or_default().to_owned(), all: service.is_none() };
-        let answer = within("ResetProtection", self.admin.clone().reset_protection(request)).await;
+            ResetSelfPreservationRequest { service: service.unwrap_or_default().to_owned(), all: service.is_none() };
+        let answer = within("ResetSelfPreservation", self.admin.clone().reset_self_preservation(request)).await;
         answer.unwrap().into_inner().released_instances
     }
 
     /// Returns the log of self-preservation, the oldest entry first.
-    pub async fn protection_events(&self) -> Vec<ProtectionEvent> {
+    pub async fn protection_events(&self) -> Vec<SelfPreservationEvent> {
         let mut events = Vec::new();
-        let mut request = ListProtectionEventsRequest { page_size: 1_000, ..ListProtectionEventsRequest::default() };
+        let mut request =
+            ListSelfPreservationEventsRequest { page_size: 1_000, ..ListSelfPreservationEventsRequest::default() };
         loop {
-            let page = within("ListProtectionEvents", self.admin.clone().list_protection_events(request.clone())).await;
+            let page =
+                within("ListSelfPreservationEvents", self.admin.clone().list_self_preservation_events(request.clone()))
+                    .await;
             let page = page.unwrap().into_inner();
             events.extend(page.events);
             if page.next_page_token.is_empty() {

@@ -1,6 +1,6 @@
 //! Times in which self-preservation held instances, from its own log: the exception of `DeadGoes`.
 
-use callboard::pb::callboard::v1::{ProtectionEvent, ProtectionEventKind};
+use callboard::pb::callboard::v1::{SelfPreservationEvent, SelfPreservationEventKind};
 
 use crate::harness::Wall;
 
@@ -13,12 +13,12 @@ pub struct Held {
 
 impl Held {
     /// Reads the times from the log, the oldest event first.
-    pub fn by(log: &[ProtectionEvent]) -> Self {
+    pub fn by(log: &[SelfPreservationEvent]) -> Self {
         let mut held = Self::default();
         for event in log {
-            let (service, time) = (event.protection.clone().unwrap_or_default().service, event.time.unwrap());
+            let (service, time) = (event.self_preservation.clone().unwrap_or_default().service, event.time.unwrap());
             let at = u64::try_from(time.seconds).unwrap() * 1_000 + u64::try_from(time.nanos).unwrap() / 1_000_000;
-            if event.kind() == ProtectionEventKind::Began {
+            if event.kind() == SelfPreservationEventKind::Began {
                 held.spans.push((service, at, Wall::MAX));
             } else {
                 let open = held.spans.iter_mut().find(|(of, _, end)| *of == service && *end == Wall::MAX);
@@ -44,16 +44,16 @@ impl Held {
 
 mod tests {
     use super::*;
-    use callboard::pb::callboard::v1::Protection;
+    use callboard::pb::callboard::v1::SelfPreservation;
 
     #[test]
     fn adjacent_times_are_joined() {
-        use ProtectionEventKind::{Began, Ended, Reset};
-        let event = |service: &str, seconds, kind: ProtectionEventKind| ProtectionEvent {
+        use SelfPreservationEventKind::{Began, Ended, Reset};
+        let event = |service: &str, seconds, kind: SelfPreservationEventKind| SelfPreservationEvent {
             time: Some(prost_types::Timestamp { seconds, nanos: 0 }),
             kind: kind.into(),
-            protection: Some(Protection { service: service.to_owned(), ..Protection::default() }),
-            ..ProtectionEvent::default()
+            self_preservation: Some(SelfPreservation { service: service.to_owned(), ..SelfPreservation::default() }),
+            ..SelfPreservationEvent::default()
         };
         let held =
             Held::by(&[event("web", 10, Began), event("", 15, Began), event("web", 16, Ended), event("", 20, Reset)]);

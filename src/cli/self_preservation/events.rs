@@ -13,7 +13,7 @@ use crate::{
         output::{self, OutputArgs, Printable},
         view::{or_dash, time},
     },
-    pb::callboard::v1::{ListProtectionEventsRequest, ProtectionEvent, ProtectionEventKind},
+    pb::callboard::v1::{ListSelfPreservationEventsRequest, SelfPreservationEvent, SelfPreservationEventKind},
 };
 
 #[derive(Debug, Args)]
@@ -32,36 +32,36 @@ struct SelfPreservationEventView {
     number: u64,
     time: Option<String>,
     kind: &'static str,
-    protection: SelfPreservationView,
+    self_preservation: SelfPreservationView,
 }
 
-impl From<ProtectionEvent> for SelfPreservationEventView {
-    fn from(event: ProtectionEvent) -> Self {
+impl From<SelfPreservationEvent> for SelfPreservationEventView {
+    fn from(event: SelfPreservationEvent) -> Self {
         let kind = match event.kind() {
-            ProtectionEventKind::Began => "began",
-            ProtectionEventKind::Ended => "ended",
-            ProtectionEventKind::Reset => "reset",
-            ProtectionEventKind::Unspecified => "unspecified",
+            SelfPreservationEventKind::Began => "began",
+            SelfPreservationEventKind::Ended => "ended",
+            SelfPreservationEventKind::Reset => "reset",
+            SelfPreservationEventKind::Unspecified => "unspecified",
         };
-        let protection = SelfPreservationView::from(event.protection.unwrap_or_default());
-        Self { number: event.number, time: time(event.time), kind, protection }
+        let self_preservation = SelfPreservationView::from(event.self_preservation.unwrap_or_default());
+        Self { number: event.number, time: time(event.time), kind, self_preservation }
     }
 }
 
 impl Printable for SelfPreservationEventView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["TIME", "SERVICE", "EVENT", "INSTANCES", "SILENT", "SUSPECTS"], &["PEAK", "REMOVED", "LIMIT"]);
+        (&["TIME", "SERVICE", "EVENT", "INSTANCES", "EXPIRING", "SUSPECTS"], &["PEAK", "EXPIRED", "LIMIT"]);
 
     fn cells(&self) -> Vec<String> {
         let SelfPreservationView { instances, expiring_instances, suspects, peak, recent_expirations, limit, .. } =
-            self.protection;
+            self.self_preservation;
         let numbers = [instances, expiring_instances, suspects, peak, recent_expirations, limit];
         let what = [or_dash(self.time.as_deref()), self.name(), self.kind.to_owned()];
         what.into_iter().chain(numbers.iter().map(u32::to_string)).collect()
     }
 
     fn name(&self) -> String {
-        self.protection.name()
+        self.self_preservation.name()
     }
 }
 
@@ -69,8 +69,8 @@ pub(super) async fn run(args: SelfPreservationEventsArgs) -> Result<ExitCode, Cl
     let connection = args.server.connect()?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let events = pages(limit, async |page_token| {
-        let request = with_deadline(ListProtectionEventsRequest { page_size: args.limit.min(1_000), page_token });
-        let page = connection.call(connection.admin().list_protection_events(request)).await?;
+        let request = with_deadline(ListSelfPreservationEventsRequest { page_size: args.limit.min(1_000), page_token });
+        let page = connection.call(connection.admin().list_self_preservation_events(request)).await?;
         Ok((page.events, page.next_page_token))
     });
     let mut events: Vec<SelfPreservationEventView> =
@@ -78,4 +78,20 @@ pub(super) async fn run(args: SelfPreservationEventsArgs) -> Result<ExitCode, Cl
     events.reverse();
     output::list(args.output.format, &events, "no events")?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::callboard::v1::SelfPreservation;
+
+    #[test]
+    fn event_shows_the_state_under_the_key_of_the_contract() {
+        let state = SelfPreservation { expiring_instances: 4, recent_expirations: 2, ..SelfPreservation::default() };
+        let event = SelfPreservationEvent { number: 1, self_preservation: Some(state), ..Default::default() };
+        let view = SelfPreservationEventView::from(event);
+        assert_eq!(view.cells(), ["-", "*", "unspecified", "0", "4", "0", "0", "2", "0"]);
+        let json = output::json(&view, false).unwrap();
+        assert!(json.contains(r#""self_preservation":{"service":null"#), "{json}");
+    }
 }

@@ -14,7 +14,7 @@ use crate::{
         terminal::escape,
         view::set,
     },
-    pb::callboard::v1::ResetProtectionRequest,
+    pb::callboard::v1::ResetSelfPreservationRequest,
 };
 
 #[derive(Debug, Args)]
@@ -35,19 +35,23 @@ pub(crate) struct ResetArgs {
 struct ResetView {
     /// `None` for all services.
     service: Option<String>,
-    condemned: u32,
+    released_instances: u32,
 }
 
 pub(super) async fn run(args: ResetArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
-    let request = with_deadline(ResetProtectionRequest { service: service.clone(), all: args.all });
-    let condemned = connection.call(connection.admin().reset_protection(request)).await?.released_instances;
-    let view = ResetView { service: set(service), condemned };
+    let request = with_deadline(ResetSelfPreservationRequest { service: service.clone(), all: args.all });
+    let released_instances =
+        connection.call(connection.admin().reset_self_preservation(request)).await?.released_instances;
+    let view = ResetView { service: set(service), released_instances };
     let name = view.service.as_deref().unwrap_or(WHOLE);
-    let line = match condemned {
+    let line = match released_instances {
         0 => format!("{}: no instances miss heartbeats", escape(name)),
-        _ => format!("{}: instances that are removed now or when their leases expire: {condemned}", escape(name)),
+        _ => format!(
+            "{}: instances that are removed now or when their leases expire: {released_instances}",
+            escape(name)
+        ),
     };
     output::one(args.output.format, &view, Some(name), Some(&line))?;
     Ok(ExitCode::SUCCESS)

@@ -22,7 +22,7 @@ const DEFAULT_EVENTS: u32 = 100;
 /// Default number of watchers of a page.
 const DEFAULT_WATCHERS: u32 = 1_000;
 /// Default number of protected services of a page.
-const DEFAULT_PROTECTIONS: u32 = 1_000;
+const DEFAULT_SERVICES: u32 = 1_000;
 
 #[tonic::async_trait]
 impl AdminService for GrpcApi {
@@ -30,10 +30,10 @@ impl AdminService for GrpcApi {
         &self,
         request: Request<pb::ListWatchersRequest>,
     ) -> Result<Response<pb::ListWatchersResponse>, Status> {
-        let asked = request.get_ref();
-        let service = optional_service(&asked.service)?;
-        let after = decode::page_after(&asked.page_token, |token| token.parse().ok())?;
-        let size = decode::page_size(asked.page_size, DEFAULT_WATCHERS);
+        let message = request.get_ref();
+        let service = optional_service(&message.service)?;
+        let after = decode::page_after(&message.page_token, |token| token.parse().ok())?;
+        let size = decode::page_size(message.page_size, DEFAULT_WATCHERS);
         let wanted = |watcher: &Watcher| match &service {
             Some(service) => watcher.selector().is_some_and(|selector| selector.includes(service)),
             None => true,
@@ -62,10 +62,10 @@ impl AdminService for GrpcApi {
         &self,
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
-        let asked = request.get_ref();
-        let service = optional_service(&asked.service)?;
-        let before = decode::events_before(&asked.page_token)?;
-        let size = decode::page_size(asked.page_size, DEFAULT_EVENTS);
+        let message = request.get_ref();
+        let service = optional_service(&message.service)?;
+        let before = decode::events_before(&message.page_token)?;
+        let size = decode::page_size(message.page_size, DEFAULT_EVENTS);
         let mut events = self.context.engine.registry().events(service.as_ref(), before, size + 1);
         let found = events.len();
         events.truncate(size);
@@ -76,73 +76,75 @@ impl AdminService for GrpcApi {
         Ok(Response::new(pb::ListEventsResponse { events: encoded, next_page_token }))
     }
 
-    async fn list_protections(
+    async fn list_self_preservation(
         &self,
-        request: Request<pb::ListProtectionsRequest>,
-    ) -> Result<Response<pb::ListProtectionsResponse>, Status> {
-        let asked = request.get_ref();
-        let after = decode::services_after(&asked.page_token)?;
-        let size = decode::page_size(asked.page_size, DEFAULT_PROTECTIONS);
+        request: Request<pb::ListSelfPreservationRequest>,
+    ) -> Result<Response<pb::ListSelfPreservationResponse>, Status> {
+        let message = request.get_ref();
+        let after = decode::services_after(&message.page_token)?;
+        let size = decode::page_size(message.page_size, DEFAULT_SERVICES);
         let (registry, now) = (self.context.engine.registry(), self.context.clock.now());
         let mut page = registry.preserved_services(after.as_ref().map_or("", ServiceName::as_str), size + 1, now.lease);
         let more = page.len() > size;
         page.truncate(size);
         let last = page.last().and_then(|last| last.service.as_ref()).filter(|_| more);
-        Ok(Response::new(pb::ListProtectionsResponse {
+        Ok(Response::new(pb::ListSelfPreservationResponse {
             next_page_token: last.map(ToString::to_string).unwrap_or_default(),
-            protections: page.iter().map(|of| self_preservation::protection(of, now)).collect(),
-            registry: Some(self_preservation::protection(&registry.self_preservation(now.lease).0, now)),
+            services: page.iter().map(|of| self_preservation::state(of, now)).collect(),
+            registry: Some(self_preservation::state(&registry.self_preservation(now.lease).0, now)),
         }))
     }
 
-    async fn get_protection(
+    async fn get_self_preservation(
         &self,
-        request: Request<pb::GetProtectionRequest>,
-    ) -> Result<Response<pb::GetProtectionResponse>, Status> {
+        request: Request<pb::GetSelfPreservationRequest>,
+    ) -> Result<Response<pb::GetSelfPreservationResponse>, Status> {
         let service = optional_service(&request.get_ref().service)?;
         let (registry, now) = (self.context.engine.registry(), self.context.clock.now());
         let found = match service {
             Some(service) => registry.self_preservation_of(&service, now.lease),
             None => registry.self_preservation(now.lease).0,
         };
-        Ok(Response::new(pb::GetProtectionResponse { protection: Some(self_preservation::protection(&found, now)) }))
-    }
-
-    async fn list_protection_events(
-        &self,
-        request: Request<pb::ListProtectionEventsRequest>,
-    ) -> Result<Response<pb::ListProtectionEventsResponse>, Status> {
-        let asked = request.get_ref();
-        let before = decode::page_after(&asked.page_token, |token| token.parse().ok())?.unwrap_or(u64::MAX);
-        let size = decode::page_size(asked.page_size, DEFAULT_EVENTS);
-        let mut notices = self.context.engine.registry().self_preservation_events_before(before, size + 1);
-        let more = notices.len() > size;
-        notices.truncate(size);
-        let last = notices.last().filter(|_| more);
-        Ok(Response::new(pb::ListProtectionEventsResponse {
-            next_page_token: last.map(|notice| notice.number.to_string()).unwrap_or_default(),
-            events: notices.iter().map(self_preservation::event).collect(),
+        Ok(Response::new(pb::GetSelfPreservationResponse {
+            self_preservation: Some(self_preservation::state(&found, now)),
         }))
     }
 
-    async fn reset_protection(
+    async fn list_self_preservation_events(
         &self,
-        request: Request<pb::ResetProtectionRequest>,
-    ) -> Result<Response<pb::ResetProtectionResponse>, Status> {
+        request: Request<pb::ListSelfPreservationEventsRequest>,
+    ) -> Result<Response<pb::ListSelfPreservationEventsResponse>, Status> {
+        let message = request.get_ref();
+        let before = decode::page_after(&message.page_token, |token| token.parse().ok())?.unwrap_or(u64::MAX);
+        let size = decode::page_size(message.page_size, DEFAULT_EVENTS);
+        let mut found = self.context.engine.registry().self_preservation_events_before(before, size + 1);
+        let more = found.len() > size;
+        found.truncate(size);
+        let last = found.last().filter(|_| more);
+        Ok(Response::new(pb::ListSelfPreservationEventsResponse {
+            next_page_token: last.map(|event| event.number.to_string()).unwrap_or_default(),
+            events: found.iter().map(self_preservation::event).collect(),
+        }))
+    }
+
+    async fn reset_self_preservation(
+        &self,
+        request: Request<pb::ResetSelfPreservationRequest>,
+    ) -> Result<Response<pb::ResetSelfPreservationResponse>, Status> {
         let service = self_preservation::target(request.get_ref())?;
         let released =
             self.context.engine.registry().reset_self_preservation(service.as_ref(), self.context.clock.now());
         let released_instances = u32::try_from(released).unwrap_or(u32::MAX);
-        Ok(Response::new(pb::ResetProtectionResponse { released_instances }))
+        Ok(Response::new(pb::ResetSelfPreservationResponse { released_instances }))
     }
 
     async fn list_checks(
         &self,
         request: Request<pb::ListChecksRequest>,
     ) -> Result<Response<pb::ListChecksResponse>, Status> {
-        let asked = request.get_ref();
-        let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
-        let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
+        let message = request.get_ref();
+        let service = ServiceName::parse(&message.service).map_err(ApiError::from)?;
+        let id = InstanceId::parse_any(&message.id).map_err(ApiError::from)?;
         let entry = self.context.engine.registry().get(&service, id.as_str());
         let entry = entry.ok_or_else(|| ApiError::from(CommandError::NoSuchInstance { service, id }))?;
         Ok(Response::new(pb::ListChecksResponse { checks: check::encode_reports(&entry.instance, &self.checks) }))
