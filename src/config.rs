@@ -22,6 +22,8 @@ use std::{env, fs, thread};
 
 pub use self::args::{ReadyFormat, ServeArgs};
 pub use self::description::{SettingDescription, descriptions};
+use self::environment::environment;
+pub use self::environment::misspelt_variables;
 pub use self::error::ConfigError;
 use self::key::SettingKey;
 pub use self::key::SettingOrigin;
@@ -34,6 +36,7 @@ use crate::telemetry::{LogFilter, LogFormat};
 
 mod args;
 mod description;
+mod environment;
 mod error;
 mod file;
 mod key;
@@ -49,12 +52,6 @@ const MAX_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(62);
 
 /// Longest name of a node, in bytes.
 const MAX_NODE_NAME_BYTES: usize = 128;
-
-/// Least similarity of a variable to the one that it may be a misspelling of. All variables share their first ten letters.
-const MIN_VARIABLE_SIMILARITY: f64 = 0.95;
-
-/// Variables that only the client verbs read. They share the other two variables for TLS with `serve`.
-const CLIENT_VARIABLES: [&str; 3] = ["CALLBOARD_SERVER", "CALLBOARD_TLS_CA", "CALLBOARD_TLS_SERVER_NAME"];
 
 /// Validated configuration of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -341,41 +338,6 @@ fn consul(layers: &[RawSettings], default: ConsulConfig) -> Result<ConsulConfig,
 #[cfg(any(test, fuzzing))]
 pub(crate) fn from_text(path: &std::path::Path, text: &str) -> Result<Config, ConfigError> {
     Config::resolve(&[file::parse(path, text)?])
-}
-
-/// Returns the settings of the environment.
-fn environment(variable: impl Fn(&str) -> Result<String, env::VarError>) -> Result<RawSettings, ConfigError> {
-    let mut settings = RawSettings::default();
-    for key in SettingKey::ALL {
-        let name = key.variable();
-        match variable(&name) {
-            Ok(text) if text.is_empty() => {}
-            Ok(text) => settings.put(key, text, SettingOrigin::Variable(name)),
-            Err(env::VarError::NotPresent) => {}
-            Err(env::VarError::NotUnicode(value)) => return Err(ConfigError::NotUnicode { name, value }),
-        }
-    }
-    Ok(settings)
-}
-
-/// Returns the variables that are probably misspelt, each with the one that was probably meant.
-///
-/// They are not an error: in a Kubernetes namespace with a service named `callboard`, every program gets variables such as
-/// `CALLBOARD_SERVICE_HOST`.
-#[must_use]
-pub fn misspelt_variables() -> Vec<(String, String)> {
-    misspelt(env::vars_os().filter_map(|(name, _)| name.into_string().ok()))
-}
-
-fn misspelt(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
-    let known = SettingKey::ALL.map(SettingKey::variable);
-    let meant = |name: &String| {
-        let similar = known.iter().map(|key| (strsim::jaro_winkler(name, key), key));
-        let (similarity, key) = similar.max_by(|one, other| one.0.total_cmp(&other.0))?;
-        (similarity >= MIN_VARIABLE_SIMILARITY && name != key).then(|| key.clone())
-    };
-    let candidates = names.filter(|name| name.starts_with("CALLBOARD_") && !CLIENT_VARIABLES.contains(&name.as_str()));
-    candidates.filter_map(|name| meant(&name).map(|key| (name, key))).collect()
 }
 
 /// Returns the host name as a valid node name.

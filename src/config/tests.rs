@@ -304,7 +304,7 @@ fn misspelt_variables_are_found_among_others() {
         "CALLBOARD_INTEROP_CACHE",
         "PATH",
     ];
-    let found = super::misspelt(names.into_iter().map(str::to_owned));
+    let found = super::environment::misspelt(names.into_iter().map(str::to_owned));
     let meant: Vec<_> = found.iter().map(|(name, meant)| (name.as_str(), meant.as_str())).collect();
     assert_eq!(meant, [("CALLBOARD_GRCP", "CALLBOARD_GRPC"), ("CALLBOARD_LOG_FROMAT", "CALLBOARD_LOG_FORMAT")]);
 }

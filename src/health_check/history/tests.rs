@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    state::{MAX_EARLIER_OUTPUT_BYTES, MAX_RESULTS},
+    *,
+};
 use crate::{
     model::{CheckId, Thresholds},
     registry::test_support::at,
