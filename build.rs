@@ -1,23 +1,23 @@
-//! Compiles the contract in `proto/` without protoc: messages, clients and servers, and the descriptors for reflection.
+//! Generates Rust code from `proto/` without protoc: messages, clients, servers, and the descriptor set for reflection.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 use tonic_build::manual;
 
-const CONTRACT: [&str; 4] = [
+const PROTO_FILES: [&str; 4] = [
     "callboard/v1/registry.proto",
     "callboard/v1/discovery.proto",
     "callboard/v1/admin.proto",
     "grpc/health/v1/health.proto",
 ];
 
-/// How messages become bytes.
+/// Path of the codec that the generated clients and servers use.
 const CODEC: &str = "crate::pb::codec::SmallBuffers";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(CONTRACT, ["proto"])?;
+    let files = protox::compile(PROTO_FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
 
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut messages =
         tonic_prost_build::configure().build_server(false).codec_path(CODEC).bytes(".callboard.v1").bytes(".grpc");
     if servers {
-        // The two messages that tonic-health has; its generated code lacks List.
+        // tonic-health has these two messages, but its generated service lacks List.
         for message in ["HealthCheckRequest", "HealthCheckResponse"] {
             messages = messages.extern_path(format!(".grpc.health.v1.{message}"), format!("{health}::{message}"));
         }
@@ -38,8 +38,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Every service of the contract as the manual builder wants it. That builder, unlike the one for descriptors, can leave
-/// a method out: Watch of ours is answered by a body of its own (`src/protocol/grpc/watch/body.rs`).
+/// Returns the services in the form that the manual builder takes. Unlike the builder for descriptors, it can leave out a
+/// method: `DiscoveryService.Watch` has its own response body (`src/protocol/grpc/watch/body.rs`).
 fn services(files: &prost_types::FileDescriptorSet) -> Vec<manual::Service> {
     let mut services = Vec::new();
     for file in &files.file {
@@ -72,7 +72,7 @@ fn method(method: &prost_types::MethodDescriptorProto) -> manual::Method {
     builder.build()
 }
 
-/// `.callboard.v1.WatchRequest` lives in `crate::pb::callboard::v1`.
+/// Returns the Rust path of a message: `.callboard.v1.WatchRequest` is in `crate::pb::callboard::v1`.
 fn rust_type(proto: &str) -> String {
     format!("crate::pb{}", proto.replace('.', "::"))
 }

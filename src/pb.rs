@@ -1,10 +1,10 @@
-//! The contract in Rust: what `build.rs` made of `proto/`.
+//! Rust types, clients and servers that `build.rs` generates from `proto/`.
 //!
-//! Only doors, clients and the command line name these types; the registry has its own ([`crate::model`]).
+//! Only protocols, clients and the command line use these types. The registry has its own types ([`crate::model`]).
 
 pub mod codec;
 
-/// The contract's packages, nested as their names are.
+/// Protobuf packages. The modules are nested like the package names.
 pub mod callboard {
     /// Messages and clients of `callboard.v1`.
     #[allow(
@@ -37,7 +37,7 @@ pub(crate) mod grpc {
     }
 }
 
-/// The servers of the contract, one module a service.
+/// Generated servers, with one module per service.
 #[cfg(feature = "server")]
 #[allow(
     missing_docs,
@@ -53,6 +53,6 @@ pub(crate) mod server {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.Health.rs"));
 }
 
-/// The contract's descriptors, encoded, for reflection.
+/// Encoded file descriptor set of `proto/`, for reflection.
 #[cfg(feature = "server")]
 pub(crate) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,7 +1,7 @@
-//! How messages become bytes: prost with small buffers.
+//! Codec of gRPC messages: prost with small initial buffers.
 //!
-//! tonic reserves its buffers when a call opens and keeps them while it lasts. For a stream that is idle nearly
-//! always, the 8 KiB of its default are most of what the stream costs; 256 B grow when they must.
+//! tonic allocates its buffers when a call opens and keeps them until the call ends. With tonic's default of 8 KiB, these buffers
+//! take most of the memory of a stream that is nearly always idle. Buffers of 256 B grow when a message needs more.
 
 use std::marker::PhantomData;
 
@@ -9,12 +9,12 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
-/// Starts small; flushes at tonic's usual threshold.
+/// Returns settings with a small initial size, and tonic's default threshold for a flush.
 fn buffers() -> BufferSettings {
     BufferSettings::new(256, 32 * 1024)
 }
 
-/// prost, with small buffers.
+/// Codec that encodes `T` and decodes `U` with prost, with small initial buffers.
 #[derive(Debug)]
 pub struct SmallBuffers<T, U>(PhantomData<(T, U)>);
 
