@@ -10,7 +10,7 @@
 //! | `watchers`, `query_rate` | the list of readers of all protocols |
 //! | `settling` | readers that wait after a start that lost registrations |
 //! | `encoded` | bytes of the native API, kept beside the events and chunks that they encode |
-//! | `background` | completion of writes whose callers go away |
+//! | `background` | completion of writes after their callers are gone |
 //! | `keyed_lock` | one lock for each key |
 //! | `views` | bounded cache of what protocols encode or compute from the registry |
 //!
@@ -30,8 +30,8 @@ mod views;
 mod watchers;
 mod write_path;
 
-pub use check_memory::{CheckMemory, Settle};
-pub use commands::{CallerCommands, Commands, ListedChange, NodeRegistration};
+pub use check_memory::{CheckMemory, FinishPreparation};
+pub use commands::{CallerCommands, Commands, ConsulChange, NodeRegistration};
 pub use encoded::{EncodedChunk, EncodedEvent};
 pub use query_rate::QueryRate;
 pub use recovery::RecoveryError;

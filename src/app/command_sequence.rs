@@ -19,7 +19,7 @@ const MAX_REFRESH_BATCH: usize = 1_024;
 pub(super) struct CommandSequence {
     pub(super) path: Arc<WritePath>,
     pub(super) caller: Arc<Caller>,
-    /// Set once a command of the write is done: from then on, an overloaded engine is asked again until it takes the rest.
+    /// Set once a command of the write is done: from then on, a command that an overloaded engine rejects is submitted again until the engine takes it.
     pub(super) begun: bool,
 }
 
@@ -36,7 +36,8 @@ impl CommandSequence {
         .await
     }
 
-    /// Submits a command, or several together, to the engine. An engine that is overloaded is asked again once the write has begun.
+    /// Submits a command, or several together, to the engine. Once the write has begun, a command that an overloaded engine rejects is submitted
+    /// again.
     async fn submit_until_taken<C: Clone, T: Unpin>(
         &mut self,
         mut commands: C,
@@ -84,23 +85,23 @@ impl CommandSequence {
     /// Carries out a command and its consequences for other instances: an id that is registered leaves its previous service, and a
     /// requested check leaves the instance of the node that had it. The results of such checks move with them.
     pub(super) async fn submit_with_moves(&mut self, command: Command) -> Result<CommandOutcome, EngineError> {
-        let asked: Vec<CheckId> = command.requested_checks().cloned().collect();
+        let checks: Vec<CheckId> = command.requested_checks().cloned().collect();
         let moved = self.path.engine.registry().moved_by(&command);
-        if asked.is_empty() && moved.is_none() {
+        if checks.is_empty() && moved.is_none() {
             return self.submit(command).await;
         }
         let memory = self.path.memory.get().and_then(Weak::upgrade);
-        let settle = memory.map(|memory| memory.prepare(&command));
+        let finish = memory.map(|memory| memory.prepare(&command));
         let done = match moved {
             None => self.submit(command).await,
             Some(old) => self.submit_move(command, &old).await,
         };
-        if let Some(settle) = settle {
-            settle(done.is_ok());
+        if let Some(finish) = finish {
+            finish(done.is_ok());
         }
         let outcome = done?;
         if let Some(entry) = &outcome.entry {
-            self.release(entry, &asked).await?;
+            self.release(entry, &checks).await?;
         }
         Ok(outcome)
     }
@@ -115,10 +116,10 @@ impl CommandSequence {
 
     /// Removes checks with these ids from the other instances of the node.
     async fn release(&mut self, entry: &Entry, checks: &[CheckId]) -> Result<(), EngineError> {
-        let Some(listing) = &entry.instance.consul_registration else { return Ok(()) };
+        let Some(registration) = &entry.instance.consul_registration else { return Ok(()) };
         let path = Arc::clone(&self.path);
         let catalog = path.engine.registry().consul_index();
-        for taken in checks.iter().flat_map(|check| catalog.taken_from(&listing.node, check)) {
+        for taken in checks.iter().flat_map(|check| catalog.taken_from(&registration.node, check)) {
             let node = taken.service.is_reserved().then(|| taken.id.clone());
             let changed = match self.submit(taken.into()).await {
                 Ok(outcome) => outcome.changed,

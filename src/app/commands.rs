@@ -67,19 +67,19 @@ pub struct NodeRegistration {
     /// Service on the node.
     pub service: Option<RegisterWithoutLease>,
     /// Changes of instances on the node, by instance id, after that.
-    pub then: Vec<(InstanceId, ListedChange)>,
+    pub then: Vec<(InstanceId, ConsulChange)>,
 }
 
 /// Change of a Consul registration that is found by its id, in the service that has it by then.
 #[derive(Debug)]
-pub enum ListedChange {
+pub enum ConsulChange {
     /// Adds a check, or replaces its definition.
     AddCheck(NewCheck),
     /// Changes fields, as an operator does.
     Update(Patch),
 }
 
-impl ListedChange {
+impl ConsulChange {
     fn of(self, service: ServiceName, id: InstanceId) -> Command {
         match self {
             Self::AddCheck(check) => Command::AddCheck { service, id, check },
@@ -196,10 +196,10 @@ impl CallerCommands<'_> {
     /// # Errors
     ///
     /// When a command is rejected, or the engine does not take the first. What was done before a rejection stays.
-    pub async fn register_on_node(self, asked: NodeRegistration) -> Result<(), EngineError> {
-        let guard = self.commands.lock(LockKey::Node(asked.node.clone())).await;
+    pub async fn register_on_node(self, registration: NodeRegistration) -> Result<(), EngineError> {
+        let guard = self.commands.lock(LockKey::Node(registration.node.clone())).await;
         self.run_to_completion(guard, |mut write| async move {
-            let NodeRegistration { node, unless_known, changes, service, then } = asked;
+            let NodeRegistration { node, unless_known, changes, service, then } = registration;
             write.register_node(&node, unless_known, changes).await?;
             if let Some(service) = service {
                 let _guard = write.lock(&service.id).await;
@@ -243,10 +243,10 @@ impl CallerCommands<'_> {
     /// # Errors
     ///
     /// When the change is rejected, or the engine does not take it.
-    pub async fn submit_listed(
+    pub async fn submit_consul_change(
         self,
         id: InstanceId,
-        change: ListedChange,
+        change: ConsulChange,
     ) -> Result<Option<CommandOutcome>, EngineError> {
         let guard = self.commands.lock(LockKey::ConsulRegistration(id.clone())).await;
         let Some(service) = self.commands.registry().consul_index().service_of(id.as_str()) else { return Ok(None) };
@@ -260,7 +260,7 @@ impl CallerCommands<'_> {
     /// # Errors
     ///
     /// When the engine does not take the write; then none is removed.
-    pub async fn deregister_listed(self, ids: Vec<InstanceId>) -> Result<bool, EngineError> {
+    pub async fn deregister_consul(self, ids: Vec<InstanceId>) -> Result<bool, EngineError> {
         let guards = self.commands.lock_all(ids.iter().cloned()).await;
         self.run_to_completion(guards, |mut write| async move {
             let Some(first) = ids.first().and_then(|id| write.service_of(id)) else { return Ok(false) };

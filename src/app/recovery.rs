@@ -85,7 +85,7 @@ fn misplaced(registry: &Registry) -> Vec<Command> {
         moved.then_some(Command::Deregister { service, id, guard: DeregisterGuard::Consul })
     };
     let taken = |instance: &Instance| {
-        let node = instance.consul_registration.as_ref().map(|listing| listing.node.clone());
+        let node = instance.consul_registration.as_ref().map(|registration| registration.node.clone());
         let of = |check| node.as_ref().map(|node| registry.consul_index().taken_from(node, check)).unwrap_or_default();
         let taken: Vec<_> = instance.checks.iter().map(Check::id).flat_map(of).collect();
         taken.into_iter().map(Command::from)

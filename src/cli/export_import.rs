@@ -59,14 +59,14 @@ fn done(result: anyhow::Result<()>) -> Result<ExitCode, CliError> {
 fn write(args: &ExportArgs) -> anyhow::Result<()> {
     let found = disk::Store::read(&args.data_dir)?;
     let progress = bar(found.instances.len(), "exported");
-    let told = || progress.inc(1);
+    let report = || progress.inc(1);
     match &args.file {
-        None => disk::export::write(&found, &mut BufWriter::new(io::stdout().lock()), told)?,
+        None => disk::export::write(&found, &mut BufWriter::new(io::stdout().lock()), report)?,
         Some(path) => {
             let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
             let file = options.with_context(|| format!("cannot write {}", path.display()))?;
             let write = |file: &File| {
-                disk::export::write(&found, &mut BufWriter::new(file), told)?;
+                disk::export::write(&found, &mut BufWriter::new(file), report)?;
                 file.sync_all()
             };
             write(&file).with_context(|| format!("cannot write {}", path.display()))?;
@@ -90,14 +90,14 @@ fn read(args: &ImportArgs) -> anyhow::Result<()> {
     };
     let progress = bar(0, "read");
     let mut total = None;
-    let told = |count: usize| match total {
+    let report = |count: usize| match total {
         None => {
             total = Some(count);
             progress.set_length(count as u64);
         }
         Some(_) => progress.inc(1),
     };
-    let exported = disk::export::read(BufReader::new(input), told).with_context(|| source(args.file.as_deref()))?;
+    let exported = disk::export::read(BufReader::new(input), report).with_context(|| source(args.file.as_deref()))?;
     progress.finish_and_clear();
     disk::import(&args.data_dir, &exported, Clock::new(0).now())?;
     anstream::eprintln!("imported {} instances into {}", exported.instances.len(), args.data_dir.display());

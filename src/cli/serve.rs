@@ -43,9 +43,9 @@ impl From<ServerAddresses> for ReadyLine {
     }
 }
 
-/// What the gRPC listeners serve.
+/// Services of the gRPC listeners.
 const GRPC: &str = "registration, discovery, health, reflection";
-/// What the HTTP listeners serve.
+/// Paths of the HTTP listeners.
 const HTTP: &str = "Consul's API (/v1/), /metrics /healthz /readyz /prometheus/sd";
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
@@ -114,7 +114,7 @@ async fn serve(config: &Config, inherited: InheritedSockets, output: ReadyFormat
         }
     }
     supervisor.stopping(notifications);
-    tracing::info!("shutting down: streams are told to reconnect");
+    tracing::info!("shutting down: asking streams to reconnect");
     tokio::select! {
         () = server.shutdown() => tracing::info!("shut down"),
         _ = interrupt.recv() => anyhow::bail!("interrupted twice: open streams were dropped"),

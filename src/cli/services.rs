@@ -24,14 +24,14 @@ pub(crate) struct ServicesArgs {
 }
 
 #[derive(Debug, Serialize)]
-struct ServiceView {
+struct ServiceSummaryView {
     name: String,
     instances: u32,
     available: u32,
     revision: u64,
 }
 
-impl From<ServiceSummary> for ServiceView {
+impl From<ServiceSummary> for ServiceSummaryView {
     fn from(service: ServiceSummary) -> Self {
         Self {
             name: service.name,
@@ -42,7 +42,7 @@ impl From<ServiceSummary> for ServiceView {
     }
 }
 
-impl Printable for ServiceView {
+impl Printable for ServiceSummaryView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
         (&["NAME", "INSTANCES", "AVAILABLE"], &["REVISION"]);
 
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: ServicesArgs) -> Result<ExitCode, CliError> {
         let page = connection.call(connection.discovery().list_services(request)).await?;
         Ok((page.services, page.next_page_token))
     });
-    let services: Vec<ServiceView> = services.await?.into_iter().map(ServiceView::from).collect();
+    let services: Vec<ServiceSummaryView> = services.await?.into_iter().map(ServiceSummaryView::from).collect();
     output::list(args.output.format, &services, "no services")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -38,9 +38,9 @@ impl Backoff {
     }
 
     /// Returns the next delay, or the delay that the server asked for if that is longer; at most [`Backoff::LONGEST`].
-    pub fn delay(&mut self, asked: Option<Duration>) -> Duration {
+    pub fn delay(&mut self, requested: Option<Duration>) -> Duration {
         let own = self.delays.next().unwrap_or(MAX_DELAY);
-        own.max(asked.unwrap_or_default()).min(Self::LONGEST)
+        own.max(requested.unwrap_or_default()).min(Self::LONGEST)
     }
 
     /// Starts over with the shortest delay, after a success.

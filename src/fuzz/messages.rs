@@ -232,11 +232,11 @@ impl FuzzSession {
 }
 
 fn watch(input: &mut InputCursor<'_>) -> WatchRequest {
-    let way = input.byte();
+    let bits = input.byte();
     WatchRequest {
-        services: (0..way % 3).map(|_| word(input, &["web", "db", "web-api"])).collect(),
-        prefix: if way & 4 == 0 { String::new() } else { word(input, &["w", "web"]) },
-        everything: way & 8 != 0,
+        services: (0..bits % 3).map(|_| word(input, &["web", "db", "web-api"])).collect(),
+        prefix: if bits & 4 == 0 { String::new() } else { word(input, &["w", "web"]) },
+        everything: bits & 8 != 0,
         filter: word(input, FILTERS),
         resume_token: if input.flag() { Bytes::copy_from_slice(input.bytes()) } else { Bytes::new() },
     }

@@ -20,8 +20,8 @@ pub(super) fn run(input: &[u8]) {
 
 fn step(input: &mut InputCursor<'_>) -> RegistryStep {
     let kind = input.below(16);
-    let place = input.byte();
-    let (service, instance) = (usize::from(place) % SERVICES.len(), place / 16 % 4);
+    let number = input.byte();
+    let (service, instance) = (usize::from(number) % SERVICES.len(), number / 16 % 4);
     match kind {
         0..6 => {
             let how = input.byte();
@@ -30,8 +30,8 @@ fn step(input: &mut InputCursor<'_>) -> RegistryStep {
         }
         6..8 => RegistryStep::Deregister { service, instance },
         8..10 => RegistryStep::Drain { service, instance, draining: input.flag() },
-        10..12 => RegistryStep::Wait { halves: u64::from(place) % 5 },
-        12..15 => RegistryStep::Read { reader: usize::from(place) % RegistryScript::READERS },
-        _ => RegistryStep::Resume { reader: usize::from(place) % RegistryScript::READERS },
+        10..12 => RegistryStep::Wait { halves: u64::from(number) % 5 },
+        12..15 => RegistryStep::Read { reader: usize::from(number) % RegistryScript::READERS },
+        _ => RegistryStep::Resume { reader: usize::from(number) % RegistryScript::READERS },
     }
 }

@@ -36,7 +36,7 @@ thread_local! {
 /// Server that the targets share.
 pub(super) struct FuzzServer {
     shared: Arc<ServerContext>,
-    gate: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     pub(super) grpc: ListenerConfig,
     pub(super) http: ListenerConfig,
 }
@@ -54,16 +54,16 @@ impl FuzzServer {
     }
 
     fn new() -> Self {
-        let (hubs, clock) = (Arc::new(Notifier::new(1)), Arc::new(Clock::new(0)));
+        let (notifier, clock) = (Arc::new(Notifier::new(1)), Arc::new(Clock::new(0)));
         let engine: Arc<dyn Engine> =
-            Arc::new(Memory::new(Incarnation(7), clock.now(), Arc::clone(&hubs) as Arc<dyn ChangeListener>));
+            Arc::new(Memory::new(Incarnation(7), clock.now(), Arc::clone(&notifier) as Arc<dyn ChangeListener>));
         let commands = Commands::new(&engine, &clock, None);
         let metrics = Metrics::new();
         let checks = HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default());
         let shared = Arc::new(ServerContext {
             engine,
             commands,
-            notifier: Arc::clone(&hubs),
+            notifier: Arc::clone(&notifier),
             clock: Arc::clone(&clock),
             views: Views::new(&metrics.views),
             metrics,
@@ -76,7 +76,7 @@ impl FuzzServer {
         let shutdown = CancellationToken::new();
         shutdown.cancel();
         let worker = WorkerConfig {
-            notifier: hubs,
+            notifier,
             clock,
             bookmark_interval: shared.bookmarks,
             shutdown,
@@ -93,7 +93,7 @@ impl FuzzServer {
         let consul = Consul::new(&shared, &checks, agent, 16).unwrap_or_else(|error| panic!("{error}"));
         let web = HttpPages::new(Arc::clone(&shared), Arc::new(workers), consul);
         Self {
-            gate: ConnectionLimiter::new(
+            limiter: ConnectionLimiter::new(
                 ConnectionLimits { streams_per_connection: 16, ..ConnectionLimits::default() },
                 Arc::clone(&shared.metrics),
             ),
@@ -111,7 +111,7 @@ impl FuzzServer {
     /// Opens a connection to a listener.
     pub(super) fn connection(&self, port: &ListenerConfig) -> Arc<Connection> {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let permit = self.gate.admit(peer, port.name, port.protocol);
+        let permit = self.limiter.admit(peer, port.name, port.protocol);
         Connection::new(
             peer,
             &WorkerState::new(0, &Arc::new(Clock::new(0))),

@@ -33,8 +33,8 @@ pub(super) fn run(input: &[u8]) {
 }
 
 fn resume(registry: &Registry, mut input: InputCursor<'_>) {
-    let selection = Arc::new(if input.flag() { Selector::Everything } else { Selector::Prefix("w".into()) });
-    let valid = Subscription::new(Arc::clone(&selection), None, None).token(registry, registry.applied());
+    let selector = Arc::new(if input.flag() { Selector::Everything } else { Selector::Prefix("w".into()) });
+    let valid = Subscription::new(Arc::clone(&selector), None, None).token(registry, registry.applied());
     let number = |input: &mut InputCursor<'_>, valid: u64| match input.below(4) {
         0 => valid,
         1 => valid.wrapping_add(u64::from(input.byte())),
@@ -44,16 +44,16 @@ fn resume(registry: &Registry, mut input: InputCursor<'_>) {
     let token = ResumeToken {
         incarnation: Incarnation(number(&mut input, valid.incarnation.0)),
         revision: Revision(number(&mut input, valid.revision.0)),
-        selection: number(&mut input, valid.selection),
+        selector_digest: number(&mut input, valid.selector_digest),
     };
-    let mut reader = Subscription::new(selection, None, Some(token));
+    let mut reader = Subscription::new(selector, None, Some(token));
     let first = reader.next(registry);
     let missed = valid.revision.0.checked_sub(token.revision.0);
     let expected = match missed {
         _ if token.incarnation != valid.incarnation => Some(ResetReason::OtherIncarnation),
-        _ if token.selection != valid.selection => Some(ResetReason::OtherSelection),
+        _ if token.selector_digest != valid.selector_digest => Some(ResetReason::OtherSelector),
         None => Some(ResetReason::FutureRevision),
-        Some(missed) if missed > CHANGES => Some(ResetReason::HistoryLost),
+        Some(missed) if missed > CHANGES => Some(ResetReason::Compacted),
         Some(_) => None,
     };
     match (first, expected) {
@@ -70,8 +70,8 @@ fn resume(registry: &Registry, mut input: InputCursor<'_>) {
 fn engine() -> Memory {
     let engine = Memory::new(Incarnation(7), at(0), Arc::new(NoListener));
     for n in 0..CHANGES {
-        let asked = register("web", &format!("i{n}"), "boot", n.into());
-        assert!(engine.submit(Command::Register(asked), at(0)).is_ok());
+        let registration = register("web", &format!("i{n}"), "boot", n.into());
+        assert!(engine.submit(Command::Register(registration), at(0)).is_ok());
     }
     engine
 }

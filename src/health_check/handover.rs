@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{CheckHistory, HealthChecks, history::CheckTimes};
 use crate::{
-    app::{CheckMemory, Settle},
+    app::{CheckMemory, FinishPreparation},
     engine::CheckKey,
     model::{CheckId, InstanceId, ServiceName},
     registry::{CheckSource, Command},
@@ -18,7 +18,7 @@ use crate::{
 struct RenewedChecks(Vec<(CheckTimes, CheckKey, Arc<CheckHistory>)>);
 
 impl CheckMemory for HealthChecks {
-    fn prepare(self: Arc<Self>, command: &Command) -> Settle {
+    fn prepare(self: Arc<Self>, command: &Command) -> FinishPreparation {
         let sources = self.commands.registry().check_sources(command);
         let (service, id) = command.target();
         let moved: Vec<_> = sources.into_iter().map(|source| (key(service, id, &source.2), source)).collect();

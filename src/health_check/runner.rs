@@ -325,18 +325,18 @@ impl CheckRunner {
     /// Deregisters instances that have been critical for too long, and removes histories of checks that do not exist any more.
     fn sweep(&mut self) {
         let now = self.checks.clock.now();
-        let mut removals = Vec::new();
+        let mut commands = Vec::new();
         for owner in &self.removal_candidates {
             for check in self.scheduled.get(owner).into_iter().flatten() {
                 let (service, id) = owner;
                 let history = self.checks.history(service, id, check);
                 if let Some(definition_revision) = history.and_then(|history| history.removal_due(now)) {
                     let (service, id, check) = (service.clone(), id.clone(), check.clone());
-                    removals.push(Command::Reap { service, id, check, definition_revision });
+                    commands.push(Command::Reap { service, id, check, definition_revision });
                 }
             }
         }
-        for command in removals {
+        for command in commands {
             self.submit(command);
         }
         let unconfirmed = mem::take(&mut *self.checks.unconfirmed.lock());

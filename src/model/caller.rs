@@ -37,7 +37,7 @@ pub enum CallerProtocol {
 pub enum ServerActor {
     /// Removal of instances whose leases have run out.
     Expiry,
-    /// Health checks: probes, TTL checks that nobody reported to in time, removal of instances that stay critical.
+    /// Health checks: probes, TTL checks without a report in time, removal of instances that stay critical.
     HealthCheck,
     /// Completion of writes that the end of an earlier process interrupted.
     Recovery,

@@ -40,7 +40,7 @@ pub struct ResumeToken {
     /// Revision up to which the reader is complete.
     pub revision: Revision,
     /// Digest of selector and filter.
-    pub selection: u64,
+    pub selector_digest: u64,
 }
 
 impl ResumeToken {
@@ -54,7 +54,7 @@ impl ResumeToken {
         let mut bytes = [Self::VERSION; Self::LENGTH];
         bytes[1..9].copy_from_slice(&self.incarnation.0.to_be_bytes());
         bytes[9..17].copy_from_slice(&self.revision.0.to_be_bytes());
-        bytes[17..].copy_from_slice(&self.selection.to_be_bytes());
+        bytes[17..].copy_from_slice(&self.selector_digest.to_be_bytes());
         bytes
     }
 
@@ -75,7 +75,7 @@ impl ResumeToken {
             return Err(error(format!("has version {}, which no registry issues", bytes[0])));
         }
         let number = |at: usize| bytes[at..at + 8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-        Ok(Self { incarnation: Incarnation(number(1)), revision: Revision(number(9)), selection: number(17) })
+        Ok(Self { incarnation: Incarnation(number(1)), revision: Revision(number(9)), selector_digest: number(17) })
     }
 }
 
@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn encoded_token_decodes_to_the_same() {
-        let token = ResumeToken { incarnation: Incarnation(u64::MAX - 3), revision: Revision(77), selection: 1 << 63 };
+        let token =
+            ResumeToken { incarnation: Incarnation(u64::MAX - 3), revision: Revision(77), selector_digest: 1 << 63 };
         assert_eq!(ResumeToken::parse(&token.to_bytes()), Ok(token));
     }
 

@@ -181,9 +181,9 @@ pub enum DeregisterGuard {
 pub struct Patch {
     /// Weight for load balancing.
     pub weight: Option<Weight>,
-    /// Whether the instance drains: it gets no new calls.
+    /// Draining state. A draining instance gets no new calls.
     pub draining: Option<bool>,
-    /// Whether the instance is not ready yet.
+    /// Starting state. A starting instance is not ready yet.
     pub starting: Option<bool>,
     /// All tags.
     pub tags: Option<Tags>,
@@ -200,7 +200,7 @@ pub struct CommandOutcome {
     pub entry: Option<Arc<Entry>>,
     /// Revision of the change; the newest revision if nothing changed.
     pub revision: Revision,
-    /// Whether anything changed.
+    /// Set if the command changed anything.
     pub changed: bool,
 }
 

@@ -65,7 +65,7 @@ pub enum StampedChange {
         end_reason: EndReason,
         /// Terms that the lease is granted. `None`: it keeps its terms.
         terms: Option<LeaseTerms>,
-        /// Whether readers see a difference.
+        /// Set if readers see a difference.
         visible: bool,
     },
     /// Removes the present entry.

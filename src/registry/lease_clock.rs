@@ -43,7 +43,8 @@ impl LeaseClock {
         time.max(self.floor.load(Ordering::Acquire))
     }
 
-    /// As [`Self::read`], for the task that reads the clock regularly: its readings tell a pause from a quiet time.
+    /// Reads the clock like [`Self::read`], for the task that reads it regularly: from its readings the clock tells a pause from a
+    /// quiet time.
     pub fn tick(&self, monotonic: u64) -> LeaseTime {
         let time = self.read(monotonic);
         self.last.fetch_max(monotonic, Ordering::AcqRel);

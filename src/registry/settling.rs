@@ -72,10 +72,11 @@ mod tests {
     }
 
     fn reader(token: Option<(Incarnation, Revision)>) -> Subscription {
-        let selection = Arc::new(Selector::Names([name("web")].into()));
-        let selected = selection.digest("");
-        let token = token.map(|(incarnation, revision)| ResumeToken { incarnation, revision, selection: selected });
-        Subscription::new(selection, None, token)
+        let selector = Arc::new(Selector::Names([name("web")].into()));
+        let selected = selector.digest("");
+        let token =
+            token.map(|(incarnation, revision)| ResumeToken { incarnation, revision, selector_digest: selected });
+        Subscription::new(selector, None, token)
     }
 
     #[test]

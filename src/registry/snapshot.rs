@@ -88,7 +88,7 @@ impl Registry {
         PendingChanges { changes: changed.len(), oldest: events.first().map(|event| event.at) }
     }
 
-    /// As [`Registry::since`], from the logs of these services. `None`: one of them does not reach back, or has no instances.
+    /// Returns what [`Registry::since`] does, from the logs of these services. `None`: one of them does not reach back, or has no instances.
     fn since_of(
         &self,
         names: &[ServiceName],

@@ -74,9 +74,9 @@ pub enum ResetReason {
     /// The token is of another incarnation of the registry.
     OtherIncarnation,
     /// The token was made for another selector or filter.
-    OtherSelection,
+    OtherSelector,
     /// Events since the token or the cursor have been dropped from the logs.
-    HistoryLost,
+    Compacted,
     /// The token is of a revision that the registry has not reached.
     FutureRevision,
 }
@@ -142,7 +142,7 @@ impl Subscription {
     /// Returns the token with which another stream can resume from a revision of this one.
     #[must_use]
     pub fn token(&self, registry: &Registry, revision: Revision) -> ResumeToken {
-        ResumeToken { incarnation: registry.incarnation(), revision, selection: self.digest }
+        ResumeToken { incarnation: registry.incarnation(), revision, selector_digest: self.digest }
     }
 
     /// Returns whether the reader is sent nothing until the registry has settled.
@@ -208,7 +208,7 @@ impl Subscription {
             return Some(Step::Idle);
         }
         let Some((events, until)) = registry.since(&self.selector, self.cursor) else {
-            return Some(self.reset(ResetReason::HistoryLost));
+            return Some(self.reset(ResetReason::Compacted));
         };
         self.cursor = until;
         // The step has the revision of its last event. Not a later one: so all readers of the same selection get the same step.
@@ -231,8 +231,8 @@ impl Subscription {
 fn mismatch(token: ResumeToken, digest: u64, registry: &Registry) -> Option<ResetReason> {
     if token.incarnation != registry.incarnation() {
         Some(ResetReason::OtherIncarnation)
-    } else if token.selection != digest {
-        Some(ResetReason::OtherSelection)
+    } else if token.selector_digest != digest {
+        Some(ResetReason::OtherSelector)
     } else if token.revision > registry.applied() {
         Some(ResetReason::FutureRevision)
     } else {

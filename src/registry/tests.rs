@@ -268,18 +268,18 @@ fn token_that_does_not_fit_is_answered_with_reset_and_reason() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));
     let registry = engine.registry();
     engine.submit(Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
-    let selection = Arc::new(Selector::parse(&["web".into()], "", false).unwrap());
-    let good = Subscription::new(Arc::clone(&selection), None, None).token(registry, registry.applied());
-    let first = |token| Subscription::new(Arc::clone(&selection), None, Some(token)).next(registry);
+    let selector = Arc::new(Selector::parse(&["web".into()], "", false).unwrap());
+    let good = Subscription::new(Arc::clone(&selector), None, None).token(registry, registry.applied());
+    let first = |token| Subscription::new(Arc::clone(&selector), None, Some(token)).next(registry);
     assert!(matches!(first(good), Step::Synced(revision) if revision == registry.applied()));
     let other = ResumeToken { incarnation: Incarnation(2), ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::OtherIncarnation)));
-    let other = ResumeToken { selection: 1, ..good };
-    assert!(matches!(first(other), Step::Reset(ResetReason::OtherSelection)));
+    let other = ResumeToken { selector_digest: 1, ..good };
+    assert!(matches!(first(other), Step::Reset(ResetReason::OtherSelector)));
     let other = ResumeToken { revision: good.revision.next(), ..good };
     assert!(matches!(first(other), Step::Reset(ResetReason::FutureRevision)));
     let other = ResumeToken { revision: Revision(3), ..good };
-    assert!(matches!(first(other), Step::Reset(ResetReason::HistoryLost)));
+    assert!(matches!(first(other), Step::Reset(ResetReason::Compacted)));
 }
 
 #[test]

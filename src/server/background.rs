@@ -24,10 +24,10 @@ pub(super) async fn expire_leases(shared: Arc<ServerContext>) {
     loop {
         ticks.tick().await;
         let now = shared.clock.expiry();
-        let removals = shared.commands.expire(now);
-        if !removals.is_empty() {
+        let expirations = shared.commands.expire(now);
+        if !expirations.is_empty() {
             let expired = shared.metrics.expired.clone();
-            counting.spawn(async move { expired.inc_by(engine::count_changes(removals).await as u64) });
+            counting.spawn(async move { expired.inc_by(engine::count_changes(expirations).await as u64) });
         }
         while counting.try_join_next().is_some() {}
         self_preservation.report(shared.engine.registry(), &shared.metrics);

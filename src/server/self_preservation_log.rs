@@ -34,19 +34,19 @@ impl SelfPreservationReporter {
 }
 
 fn log(SelfPreservationEvent { kind, status, .. }: &SelfPreservationEvent) {
-    let ThresholdInput { instances, peak, expiring, suspects, recent_expirations: removals, limit } = status.input;
+    let ThresholdInput { instances, peak, expiring, suspects, recent_expirations, limit } = status.input;
     let service = status.service.as_ref().map_or("*", |service| service.as_str());
     match kind {
         EventKind::Began => tracing::warn!(
             service,
             instances,
             peak,
-            silent = expiring,
-            removals,
+            expiring,
+            recent_expirations,
             limit,
             "self-preservation began: too many instances are silent at once and are kept as SUSPECT; see `callboard self-preservation`"
         ),
-        EventKind::Ended => tracing::info!(service, instances, suspects, removals, "self-preservation ended"),
+        EventKind::Ended => tracing::info!(service, instances, suspects, recent_expirations, "self-preservation ended"),
         EventKind::Reset => tracing::info!(service, instances, "self-preservation ended by an operator"),
     }
 }

@@ -58,7 +58,7 @@ pub struct Notifier {
     workers: Box<[WorkerNotifier]>,
     /// For each service that is watched by name, the number of registrations of each worker.
     watched_names: DashMap<ServiceName, Box<[u32]>>,
-    /// Number of registrations for topics, which are not names of services. While it is zero, nobody looks for topics.
+    /// Number of registrations for topics, which are not names of services. While it is zero, notifiers do not look for topics.
     topic_registrations: AtomicU32,
     /// Bytes by which the event log has grown. An event counts for at least its part of a log that is full by number.
     logged_bytes: AtomicU64,

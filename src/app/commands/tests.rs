@@ -215,9 +215,9 @@ async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() 
         .unwrap();
     assert!(commands.registry().get(&name("a"), "mover").is_none());
     assert!(commands.registry().get(&name("b"), "mover").is_some());
-    assert!(commands.on_behalf_of(ServerActor::InProcess.caller()).deregister_listed(vec![id("mover")]).await.unwrap());
+    assert!(commands.on_behalf_of(ServerActor::InProcess.caller()).deregister_consul(vec![id("mover")]).await.unwrap());
     assert!(
-        !commands.on_behalf_of(ServerActor::InProcess.caller()).deregister_listed(vec![id("mover")]).await.unwrap(),
+        !commands.on_behalf_of(ServerActor::InProcess.caller()).deregister_consul(vec![id("mover")]).await.unwrap(),
         "it is gone"
     );
 }

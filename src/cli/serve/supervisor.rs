@@ -62,7 +62,7 @@ impl ServiceManager {
     pub(super) fn stopping(&self, ServiceManagerTask(mut task): ServiceManagerTask) {
         task.abort_all();
         if self.is_present {
-            notify("STOPPING=1\nSTATUS=shutting down: streams are told to reconnect");
+            notify("STOPPING=1\nSTATUS=shutting down: asking streams to reconnect");
         }
     }
 }

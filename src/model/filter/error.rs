@@ -28,7 +28,7 @@ pub enum FilterErrorKind {
     /// Parentheses nest deeper than [`MAX_DEPTH`].
     #[error("parentheses nest deeper than {MAX_DEPTH}; write the filter with fewer levels")]
     TooDeep,
-    /// There are more `matches` clauses than [`MAX_PATTERNS`].
+    /// The filter has more than [`MAX_PATTERNS`] `matches` clauses.
     #[error("more than {MAX_PATTERNS} `matches` clauses; join their patterns with `|`")]
     TooManyPatterns,
     /// The text is not an expression.

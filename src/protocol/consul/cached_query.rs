@@ -15,12 +15,12 @@ const MAX_QUERIES: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct CachedQueries {
     hasher: RandomState,
-    asked: Cache<u64, ()>,
+    seen: Cache<u64, ()>,
 }
 
 impl Default for CachedQueries {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), asked: Cache::new(MAX_QUERIES) }
+        Self { hasher: RandomState::new(), seen: Cache::new(MAX_QUERIES) }
     }
 }
 
@@ -28,9 +28,9 @@ impl CachedQueries {
     /// Remembers a query, and returns whether it was made before.
     pub(super) fn ask(&self, query: &ViewKey<'_>) -> bool {
         let hash = self.hasher.hash_one(query);
-        let known = self.asked.get(&hash).is_some();
+        let known = self.seen.get(&hash).is_some();
         if !known {
-            self.asked.insert(hash, ());
+            self.seen.insert(hash, ());
         }
         known
     }
@@ -49,6 +49,6 @@ mod tests {
         for number in 0..3 * MAX_QUERIES {
             ask(&number.to_string());
         }
-        assert!(cached.asked.len() <= MAX_QUERIES);
+        assert!(cached.seen.len() <= MAX_QUERIES);
     }
 }

@@ -7,7 +7,7 @@ mod sidecar;
 
 use super::{Consul, ConsulError, ConsulRequest, body::CheckUpdate, response::ConsulResponse, route::WriteEndpoint};
 use crate::{
-    app::{CallerCommands, ListedChange, NodeRegistration},
+    app::{CallerCommands, ConsulChange, NodeRegistration},
     model::{CallerProtocol, CheckStatus, InstanceId, node_service},
     registry::{Command, CommandOutcome, Patch},
 };
@@ -31,8 +31,8 @@ impl Consul {
             WriteEndpoint::CheckWarn => self.report_status(request, CheckStatus::Warning).await,
             WriteEndpoint::CheckFail => self.report_status(request, CheckStatus::Critical).await,
             WriteEndpoint::CheckUpdate => {
-                let CheckUpdate { verdict, output } = CheckUpdate::read(body)?;
-                self.report(request, verdict, &output).await
+                let CheckUpdate { status, output } = CheckUpdate::read(body)?;
+                self.report(request, status, &output).await
             }
             WriteEndpoint::CatalogRegister => self.catalog_register(request, body).await,
             WriteEndpoint::CatalogDeregister => self.catalog_deregister(request, body).await,
@@ -58,7 +58,8 @@ impl Consul {
     async fn service_maintenance(&self, request: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let on = enable(request)?;
         let id = InstanceId::on_node("", &request.subject);
-        let done = self.commands(request).submit_listed(id, ListedChange::Update(maintenance(on, request))).await?;
+        let done =
+            self.commands(request).submit_consul_change(id, ConsulChange::Update(maintenance(on, request))).await?;
         done.map(|_| ConsulResponse::empty()).ok_or_else(|| ConsulError::unknown_service(&request.subject))
     }
 

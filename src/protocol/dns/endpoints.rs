@@ -184,7 +184,8 @@ impl<'a> EndpointCollector<'a> {
     fn add(&mut self, instance: &Instance) {
         let Some(host) = instance.addresses.first().and_then(|first| EndpointTarget::of(&first.host)) else { return };
         let node = self.node_of(instance);
-        let own_address = instance.consul_registration.as_ref().is_none_or(|listing| !listing.address.is_empty());
+        let own_address =
+            instance.consul_registration.as_ref().is_none_or(|registration| !registration.address.is_empty());
         let target = match (&host, &node) {
             (EndpointTarget::Address(address), Some((name, at))) if !own_address && address == at => {
                 EndpointTarget::Node(name.clone(), *at)
@@ -226,21 +227,21 @@ impl<'a> EndpointCollector<'a> {
 
     /// Returns name and address of the node that an instance is on.
     fn node_of(&mut self, instance: &Instance) -> Option<(Name, IpAddr)> {
-        let listing = instance.consul_registration.as_ref()?;
-        if let Some(known) = self.nodes.get(&listing.node) {
+        let registration = instance.consul_registration.as_ref()?;
+        if let Some(known) = self.nodes.get(&registration.node) {
             return known.clone();
         }
-        let node = DnsNode::of_instance(self.registry, &listing.node);
+        let node = DnsNode::of_instance(self.registry, &registration.node);
         let node = node.and_then(|node| Some((node.name(self.zone)?, node.address(self.zone)?)));
-        self.nodes.insert(listing.node.clone(), node.clone());
+        self.nodes.insert(registration.node.clone(), node.clone());
         node
     }
 
     /// Returns this service and the tag, if the target is a name of it.
     fn own_name(&self, target: &EndpointTarget) -> Option<Reading> {
         let EndpointTarget::Host(name) = target else { return None };
-        let Question::Service(asked) = Question::of(name, self.zone) else { return None };
-        asked.readings.into_iter().find(|reading| reading.service.eq_ignore_ascii_case(self.service))
+        let Question::Service(question) = Question::of(name, self.zone) else { return None };
+        question.readings.into_iter().find(|reading| reading.service.eq_ignore_ascii_case(self.service))
     }
 
     fn finish(self) -> ServiceEndpoints {

@@ -30,36 +30,36 @@ pub(super) fn decode_all(checks: &[pb::Check]) -> Result<Vec<NewCheck>, ApiError
     checks.iter().enumerate().map(decode).collect()
 }
 
-fn decode(asked: &pb::Check) -> Result<NewCheck, ApiError> {
-    let probe = decode_probe(asked.probe.as_ref())?;
-    let id = if asked.id.is_empty() { probe.kind() } else { &asked.id };
-    let name = if asked.name.is_empty() { id } else { &asked.name };
+fn decode(message: &pb::Check) -> Result<NewCheck, ApiError> {
+    let probe = decode_probe(message.probe.as_ref())?;
+    let id = if message.id.is_empty() { probe.kind() } else { &message.id };
+    let name = if message.name.is_empty() { id } else { &message.name };
     let definition = CheckDefinition {
-        notes: asked.notes.as_str().into(),
-        interval: parse_duration("interval", asked.interval.as_ref())?.unwrap_or(DEFAULT_INTERVAL),
-        timeout: parse_duration("timeout", asked.timeout.as_ref())?.unwrap_or_default(),
+        notes: message.notes.as_str().into(),
+        interval: parse_duration("interval", message.interval.as_ref())?.unwrap_or(DEFAULT_INTERVAL),
+        timeout: parse_duration("timeout", message.timeout.as_ref())?.unwrap_or_default(),
         thresholds: Thresholds {
-            passing: asked.successes_before_passing,
-            warning: asked.failures_before_warning,
-            critical: asked.failures_before_critical,
+            passing: message.successes_before_passing,
+            warning: message.failures_before_warning,
+            critical: message.failures_before_critical,
         },
-        deregister_after: parse_duration("deregister_critical_after", asked.deregister_critical_after.as_ref())?,
-        output_max_size: asked.output_max_size,
+        deregister_after: parse_duration("deregister_critical_after", message.deregister_critical_after.as_ref())?,
+        output_max_size: message.output_max_size,
         ..CheckDefinition::new(CheckId::parse(id)?, name, probe.clone())
     };
-    let verdict = match asked.initial_status() {
+    let status = match message.initial_status() {
         pb::CheckStatus::Unspecified => CheckStatus::Critical,
-        _ => decode_status("initial_status", asked.initial_status)?,
+        _ => decode_status("initial_status", message.initial_status)?,
     };
-    Ok(NewCheck { definition: Arc::new(definition.validated()?), status: verdict })
+    Ok(NewCheck { definition: Arc::new(definition.validated()?), status })
 }
 
-fn decode_probe(asked: Option<&pb::check::Probe>) -> Result<Probe, ApiError> {
-    let tls = |asked: &pb::ProbeTls| ProbeTls {
-        server_name: asked.server_name.as_str().into(),
-        skip_verify: asked.skip_verify,
+fn decode_probe(message: Option<&pb::check::Probe>) -> Result<Probe, ApiError> {
+    let tls = |message: &pb::ProbeTls| ProbeTls {
+        server_name: message.server_name.as_str().into(),
+        skip_verify: message.skip_verify,
     };
-    Ok(match asked {
+    Ok(match message {
         Some(pb::check::Probe::Http(http)) => {
             let mut headers: Vec<(Box<str>, Box<str>)> =
                 http.headers.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
@@ -136,8 +136,8 @@ fn result(finding: &CheckResult) -> pb::CheckResult {
     }
 }
 
-fn status(verdict: CheckStatus) -> pb::CheckStatus {
-    match verdict {
+fn status(status: CheckStatus) -> pb::CheckStatus {
+    match status {
         CheckStatus::Passing => pb::CheckStatus::Passing,
         CheckStatus::Warning => pb::CheckStatus::Warning,
         CheckStatus::Critical => pb::CheckStatus::Critical,

@@ -14,46 +14,47 @@ use crate::{
 const MAX_PAGE_SIZE: u32 = 1_000;
 
 /// Decodes a registration. `fresh`: id of its lease, if it needs a new one.
-pub(super) fn register(asked: &pb::RegisterRequest, fresh: LeaseId) -> Result<Register, ApiError> {
-    let addresses = asked.addresses.iter().map(|address| (address.host.as_str(), address.port, address.name.as_str()));
+pub(super) fn register(request: &pb::RegisterRequest, fresh: LeaseId) -> Result<Register, ApiError> {
+    let addresses =
+        request.addresses.iter().map(|address| (address.host.as_str(), address.port, address.name.as_str()));
     let none = pb::Locality::default();
-    let locality = asked.locality.as_ref().unwrap_or(&none);
+    let locality = request.locality.as_ref().unwrap_or(&none);
     Ok(Register {
-        service: ServiceName::parse(&asked.service)?,
-        id: InstanceId::parse(&asked.id)?,
-        boot: BootId::parse(&asked.boot_id)?,
+        service: ServiceName::parse(&request.service)?,
+        id: InstanceId::parse(&request.id)?,
+        boot: BootId::parse(&request.boot_id)?,
         description: InstanceDescription {
             addresses: Address::parse_all(addresses)?,
-            tags: Tags::parse(&asked.tags)?,
-            metadata: Metadata::parse(asked.metadata.iter())?,
-            weight: asked.weight.map_or(Ok(Weight::DEFAULT), Weight::parse)?,
+            tags: Tags::parse(&request.tags)?,
+            metadata: Metadata::parse(request.metadata.iter())?,
+            weight: request.weight.map_or(Ok(Weight::DEFAULT), Weight::parse)?,
             locality: Locality::parse(&locality.region, &locality.zone, &locality.sub_zone)?,
         },
-        checks: check::decode_all(&asked.checks)?,
+        checks: check::decode_all(&request.checks)?,
         terms: LeaseTerms::grant(
-            parse_duration("ttl", asked.ttl.as_ref())?,
-            parse_duration("disconnect_grace", asked.disconnect_grace.as_ref())?,
+            parse_duration("ttl", request.ttl.as_ref())?,
+            parse_duration("disconnect_grace", request.disconnect_grace.as_ref())?,
         ),
-        starting: asked.starting,
-        replace: asked.replace,
+        starting: request.starting,
+        replace: request.replace,
         lease: fresh,
     })
 }
 
-pub(super) fn deregister(asked: &pb::DeregisterRequest) -> Result<Command, ApiError> {
-    let lease = optional_lease(&asked.lease_id)?;
-    let boot = if asked.boot_id.is_empty() { None } else { Some(BootId::parse(&asked.boot_id)?) };
+pub(super) fn deregister(request: &pb::DeregisterRequest) -> Result<Command, ApiError> {
+    let lease = optional_lease(&request.lease_id)?;
+    let boot = if request.boot_id.is_empty() { None } else { Some(BootId::parse(&request.boot_id)?) };
     let guard =
         if lease.is_none() && boot.is_none() { DeregisterGuard::Any } else { DeregisterGuard::Holder { lease, boot } };
     Ok(Command::Deregister {
-        service: ServiceName::parse(&asked.service)?,
-        id: InstanceId::parse_any(&asked.id)?,
+        service: ServiceName::parse(&request.service)?,
+        id: InstanceId::parse_any(&request.id)?,
         guard,
     })
 }
 
-pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, ApiError> {
-    let paths = asked.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
+pub(super) fn update(request: &pb::UpdateInstanceRequest) -> Result<Command, ApiError> {
+    let paths = request.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
     let known = "name at least one of weight, draining, tags, metadata, starting";
     if paths.is_empty() {
         return Err(FieldError::without_value("update_mask", "is empty", known).into());
@@ -61,29 +62,29 @@ pub(super) fn update(asked: &pb::UpdateInstanceRequest) -> Result<Command, ApiEr
     let mut patch = Patch::default();
     for path in paths {
         match path.as_str() {
-            "weight" => patch.weight = Some(Weight::parse(asked.weight)?),
-            "draining" => patch.draining = Some(asked.draining),
-            "starting" => patch.starting = Some(asked.starting),
-            "tags" => patch.tags = Some(Tags::parse(&asked.tags)?),
-            "metadata" => patch.metadata = Some(Metadata::parse(asked.metadata.iter())?),
+            "weight" => patch.weight = Some(Weight::parse(request.weight)?),
+            "draining" => patch.draining = Some(request.draining),
+            "starting" => patch.starting = Some(request.starting),
+            "tags" => patch.tags = Some(Tags::parse(&request.tags)?),
+            "metadata" => patch.metadata = Some(Metadata::parse(request.metadata.iter())?),
             other => return Err(FieldError::new("update_mask", other, "is no field that can be updated", known).into()),
         }
     }
     Ok(Command::Update {
-        service: ServiceName::parse(&asked.service)?,
-        id: InstanceId::parse_any(&asked.id)?,
-        lease: optional_lease(&asked.lease_id)?,
+        service: ServiceName::parse(&request.service)?,
+        id: InstanceId::parse_any(&request.id)?,
+        lease: optional_lease(&request.lease_id)?,
         patch,
     })
 }
 
 /// Decodes the selector of a watch, its filter and its resume token.
 pub(super) fn watch(
-    asked: &pb::WatchRequest,
+    request: &pb::WatchRequest,
 ) -> Result<(Selector, Option<InstanceFilter>, Option<ResumeToken>), ApiError> {
-    let selection = Selector::parse(&asked.services, &asked.prefix, asked.everything)?;
-    let token = if asked.resume_token.is_empty() { None } else { Some(ResumeToken::parse(&asked.resume_token)?) };
-    Ok((selection, InstanceFilter::parse(&asked.filter)?, token))
+    let selector = Selector::parse(&request.services, &request.prefix, request.everything)?;
+    let token = if request.resume_token.is_empty() { None } else { Some(ResumeToken::parse(&request.resume_token)?) };
+    Ok((selector, InstanceFilter::parse(&request.filter)?, token))
 }
 
 pub(super) fn load(load: &pb::LoadReport) -> Result<LoadReport, ApiError> {
@@ -98,8 +99,8 @@ pub(super) fn load(load: &pb::LoadReport) -> Result<LoadReport, ApiError> {
 }
 
 /// Returns the number of entries of a page. `default`: the size if the request gives none.
-pub(super) fn page_size(asked: u32, default: u32) -> usize {
-    let size = if asked == 0 { default } else { asked.min(MAX_PAGE_SIZE) };
+pub(super) fn page_size(request: u32, default: u32) -> usize {
+    let size = if request == 0 { default } else { request.min(MAX_PAGE_SIZE) };
     usize::try_from(size).unwrap_or(usize::MAX)
 }
 
@@ -174,8 +175,8 @@ mod tests {
             ("ttl", pb::RegisterRequest { ttl: negative, ..good() }),
             ("disconnect_grace", pb::RegisterRequest { disconnect_grace: negative, ..good() }),
         ];
-        for (field, asked) in cases {
-            assert_eq!(invalid_field(register(&asked, fresh)), field);
+        for (field, request) in cases {
+            assert_eq!(invalid_field(register(&request, fresh)), field);
         }
         assert_eq!(
             invalid_field(deregister(&pb::DeregisterRequest { lease_id: vec![1].into(), ..Default::default() })),
@@ -186,11 +187,11 @@ mod tests {
     #[test]
     fn update_without_mask_of_known_fields_is_rejected() {
         let mask = |path: &str| Some(prost_types::FieldMask { paths: vec![path.into()] });
-        let asked = pb::UpdateInstanceRequest { service: "web".into(), id: "a".into(), ..Default::default() };
-        assert_eq!(invalid_field(update(&asked)), "update_mask");
-        let other = pb::UpdateInstanceRequest { update_mask: mask("addresses"), ..asked.clone() };
+        let request = pb::UpdateInstanceRequest { service: "web".into(), id: "a".into(), ..Default::default() };
+        assert_eq!(invalid_field(update(&request)), "update_mask");
+        let other = pb::UpdateInstanceRequest { update_mask: mask("addresses"), ..request.clone() };
         assert_eq!(invalid_field(update(&other)), "update_mask");
-        let good = pb::UpdateInstanceRequest { update_mask: mask("draining"), draining: true, ..asked };
+        let good = pb::UpdateInstanceRequest { update_mask: mask("draining"), draining: true, ..request };
         assert!(matches!(update(&good), Ok(Command::Update { patch: Patch { draining: Some(true), .. }, .. })));
     }
 

@@ -24,11 +24,11 @@ impl DiscoveryService for GrpcApi {
         &self,
         request: Request<pb::ListInstancesRequest>,
     ) -> Result<Response<pb::ListInstancesResponse>, Status> {
-        let asked = request.get_ref();
-        let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
-        let filter = InstanceFilter::parse(&asked.filter).map_err(ApiError::from)?;
-        let after = decode::instances_after(&asked.page_token)?;
-        let size = decode::page_size(asked.page_size, DEFAULT_PAGE_SIZE);
+        let message = request.get_ref();
+        let service = ServiceName::parse(&message.service).map_err(ApiError::from)?;
+        let filter = InstanceFilter::parse(&message.filter).map_err(ApiError::from)?;
+        let after = decode::instances_after(&message.page_token)?;
+        let size = decode::page_size(message.page_size, DEFAULT_PAGE_SIZE);
         let registry = self.context.engine.registry();
         let mut answer = pb::ListInstancesResponse { revision: registry.applied().0, ..Default::default() };
         // One entry more than the page holds shows whether there is a next page.
@@ -52,9 +52,9 @@ impl DiscoveryService for GrpcApi {
         &self,
         request: Request<pb::GetInstanceRequest>,
     ) -> Result<Response<pb::GetInstanceResponse>, Status> {
-        let asked = request.get_ref();
-        let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
-        let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
+        let message = request.get_ref();
+        let service = ServiceName::parse(&message.service).map_err(ApiError::from)?;
+        let id = InstanceId::parse_any(&message.id).map_err(ApiError::from)?;
         let entry = self.context.engine.registry().get(&service, id.as_str());
         let entry = entry.ok_or_else(|| ApiError::from(CommandError::NoSuchInstance { service, id }))?;
         let now = self.context.clock.now().lease;
@@ -69,13 +69,13 @@ impl DiscoveryService for GrpcApi {
         &self,
         request: Request<pb::ListServicesRequest>,
     ) -> Result<Response<pb::ListServicesResponse>, Status> {
-        let asked = request.get_ref();
-        let size = decode::page_size(asked.page_size, DEFAULT_PAGE_SIZE);
+        let message = request.get_ref();
+        let size = decode::page_size(message.page_size, DEFAULT_PAGE_SIZE);
         let registry = self.context.engine.registry();
         let revision = registry.applied().0;
-        let after = decode::services_after(&asked.page_token)?;
+        let after = decode::services_after(&message.page_token)?;
         let (mut summaries, mut next) =
-            registry.services(&asked.prefix, after.as_ref().map_or("", ServiceName::as_str), size);
+            registry.services(&message.prefix, after.as_ref().map_or("", ServiceName::as_str), size);
         let most = page_length(summaries.iter().map(|summary| summary.name.as_str().len() + SUMMARY_BYTES));
         if most < summaries.len() {
             summaries.truncate(most);

@@ -21,10 +21,12 @@ impl GrpcApi {
 #[tonic::async_trait]
 impl RegistryService for GrpcApi {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
-        let asked = decode::register(request.get_ref(), LeaseId(random::u128()))?;
-        let own = asked.description.addresses.iter().map(|address| &*address.host);
-        self.checks.admit(asked.checks.iter().map(|check| &check.definition.probe), own).map_err(ApiError::from)?;
-        let outcome = self.submit(&request, Command::Register(asked)).await?;
+        let registration = decode::register(request.get_ref(), LeaseId(random::u128()))?;
+        let own = registration.description.addresses.iter().map(|address| &*address.host);
+        self.checks
+            .admit(registration.checks.iter().map(|check| &check.definition.probe), own)
+            .map_err(ApiError::from)?;
+        let outcome = self.submit(&request, Command::Register(registration)).await?;
         let entry = outcome.entry.as_deref();
         let lease = entry.and_then(|entry| entry.lease.as_deref());
         Ok(Response::new(pb::RegisterResponse {
@@ -65,15 +67,14 @@ impl RegistryService for GrpcApi {
         &self,
         request: Request<pb::ReportCheckRequest>,
     ) -> Result<Response<pb::ReportCheckResponse>, Status> {
-        let asked = request.get_ref();
-        let service = ServiceName::parse(&asked.service).map_err(ApiError::from)?;
-        let id = InstanceId::parse_any(&asked.id).map_err(ApiError::from)?;
-        let check =
-            CheckId::parse(&asked.check_id).map_err(|refusal| ApiError::from(refusal.with_field("check_id")))?;
-        let verdict = check::decode_status("status", asked.status)?;
+        let message = request.get_ref();
+        let service = ServiceName::parse(&message.service).map_err(ApiError::from)?;
+        let id = InstanceId::parse_any(&message.id).map_err(ApiError::from)?;
+        let check = CheckId::parse(&message.check_id).map_err(|error| ApiError::from(error.with_field("check_id")))?;
+        let status = check::decode_status("status", message.status)?;
         let connection = connection(&request)?;
         let caller = connection.caller(CallerProtocol::Grpc);
-        self.checks.report(&service, &id, &check, verdict, &asked.output, caller).await.map_err(ApiError::from)?;
+        self.checks.report(&service, &id, &check, status, &message.output, caller).await.map_err(ApiError::from)?;
         Ok(Response::new(pb::ReportCheckResponse {}))
     }
 }

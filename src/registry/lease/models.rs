@@ -43,8 +43,8 @@ fn loom_heartbeat_that_is_answered_held_is_not_followed_by_removal() {
         let again = on_thread(&lease, |lease| lease.expire(START + 4_002));
         let held = lease.renew(START + 5_000, Some(SECOND)).is_ok();
         let removed = [expired, again].map(|expired| expired.join().unwrap());
-        let removals = removed.iter().filter(|removed| **removed).count();
-        assert_eq!(removals, usize::from(!held), "one of three wins");
+        let removed_count = removed.iter().filter(|removed| **removed).count();
+        assert_eq!(removed_count, usize::from(!held), "one of three wins");
         assert_eq!(lease.is_alive(), held);
         assert!(!held || lease.deadline(START + 5_000) == START + 8_000);
     });

@@ -101,9 +101,9 @@ impl ServiceRecords {
             let slot = &mut self.slots[self.cursor];
             let Some(record) = slot else { continue };
             let memory = record.counter.longest_ttl().max(MIN_REMOVAL_MEMORY_MS);
-            record.threshold.removals.forget(now, memory);
+            record.threshold.expirations.forget(now, memory);
             let is_active = record.threshold.activation.is_some();
-            if record.tracked == 0 && !is_active && record.threshold.removals.is_empty() {
+            if record.tracked == 0 && !is_active && record.threshold.expirations.is_empty() {
                 self.by_name.remove(&record.name);
                 *slot = None;
                 self.free.push(RecordIndex(self.cursor));

@@ -250,8 +250,8 @@ impl SelfPreservationState {
         if let Some(record) = self.records.get_mut(index) {
             sweep.total.remove(lease, &record.counter);
             if counts_as_removal {
-                record.threshold.removals.add(now);
-                self.all.removals.add(now);
+                record.threshold.expirations.add(now);
+                self.all.expirations.add(now);
             }
         }
         sweep.result.expired.push(Arc::clone(lease));
@@ -276,7 +276,7 @@ impl SelfPreservationState {
             let input = self.all.input(sweep.total.leases.load(Ordering::Relaxed), now.lease, ttl);
             self.log.add(now, EventKind::Ended, SelfPreservationStatus::new(None, &self.all, input));
         }
-        self.all.removals.forget(now.lease, millis(LeaseTerms::MAX_TTL));
+        self.all.expirations.forget(now.lease, millis(LeaseTerms::MAX_TTL));
         self.records.drop_unneeded(now.lease);
     }
 
@@ -300,14 +300,14 @@ impl SelfPreservationState {
         }
         self.tracked = tracked;
         for record in self.records.iter_mut().filter(|record| service.is_none_or(|service| *service == record.name)) {
-            record.threshold.removals = SlidingCounter::default();
+            record.threshold.expirations = SlidingCounter::default();
             let status = record.status(now.lease);
             if record.threshold.activation.take().is_some() {
                 self.log.add(now, EventKind::Reset, status);
             }
         }
         if service.is_none() {
-            self.all.removals = SlidingCounter::default();
+            self.all.expirations = SlidingCounter::default();
             let input = self.all.input(total.leases.load(Ordering::Relaxed), now.lease, 0);
             let status = SelfPreservationStatus::new(None, &self.all, input);
             if self.all.activation.take().is_some() {

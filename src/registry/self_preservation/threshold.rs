@@ -62,17 +62,17 @@ pub(super) struct ThresholdState {
     pub expiring: usize,
     pub suspects: usize,
     /// Removals of instances whose lease expired.
-    pub removals: SlidingCounter,
+    pub expirations: SlidingCounter,
     pub activation: Option<Activation>,
 }
 
 impl ThresholdState {
     pub(super) fn new(rule: ThresholdRule) -> Self {
-        Self { rule, expiring: 0, suspects: 0, removals: SlidingCounter::default(), activation: None }
+        Self { rule, expiring: 0, suspects: 0, expirations: SlidingCounter::default(), activation: None }
     }
 
     pub(super) fn input(&self, instances: usize, now: LeaseTime, ttl: LeaseTime) -> ThresholdInput {
-        let recent_expirations = self.removals.within(now, ttl);
+        let recent_expirations = self.expirations.within(now, ttl);
         let peak = instances + recent_expirations;
         ThresholdInput {
             instances,
@@ -113,7 +113,7 @@ impl ThresholdState {
     pub(super) fn permits_release(&self, input: ThresholdInput, now: LeaseTime, ttl: LeaseTime) -> bool {
         let step = ttl / RELEASE_STEPS as LeaseTime;
         input.recent_expirations < input.limit.max(1)
-            && self.removals.within(now, step) < (input.limit / RELEASE_STEPS).max(1)
+            && self.expirations.within(now, step) < (input.limit / RELEASE_STEPS).max(1)
     }
 
     /// Counts one more suspect, which is not released before `until`.
@@ -141,7 +141,7 @@ mod tests {
 
     fn is_exceeded(rule: ThresholdRule, instances: usize, expiring: usize, expired: usize) -> bool {
         let mut threshold = ThresholdState { expiring, ..ThresholdState::new(rule) };
-        (0..expired).for_each(|_| threshold.removals.add(1_000));
+        (0..expired).for_each(|_| threshold.expirations.add(1_000));
         threshold.is_exceeded(threshold.input(instances, 1_000, 15_000))
     }
 
@@ -180,7 +180,7 @@ mod tests {
         let mut releases = Vec::new();
         while left > 0 && now < 3_600_000 {
             while left > 0 && threshold.permits_release(threshold.input(left, now, ttl), now, ttl) {
-                threshold.removals.add(now);
+                threshold.expirations.add(now);
                 left -= 1;
                 releases.push(now);
             }

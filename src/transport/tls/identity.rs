@@ -24,7 +24,7 @@ const MAX_COMMON_NAME_CHARS: usize = 64;
 /// Error of a certificate without a usable name.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// It is not an X.509 certificate.
+    /// The certificate is not an X.509 certificate.
     #[error("the certificate is malformed: {0}")]
     Malformed(#[from] der::Error),
     /// It has more than one SPIFFE id.

@@ -29,10 +29,10 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
 }
 
 fn notifier() -> (Arc<Notifier>, Arc<Connection>) {
-    let (peer, gate) =
+    let (peer, limiter) =
         (SocketAddr::from(([127, 0, 0, 1], 1)), ConnectionLimiter::new(ConnectionLimits::default(), Metrics::new()));
-    let ticket = gate.admit(peer, "grpc", Protocol::Http2).unwrap();
-    let connection = Connection::new(peer, &WorkerState::new(0, &Arc::new(Clock::new(0))), ticket);
+    let permit = limiter.admit(peer, "grpc", Protocol::Http2).unwrap();
+    let connection = Connection::new(peer, &WorkerState::new(0, &Arc::new(Clock::new(0))), permit);
     (Arc::new(Notifier::new(1)), connection)
 }
 
@@ -49,12 +49,12 @@ impl Watcher {
     fn new(
         notifier: &Arc<Notifier>,
         connection: &Arc<Connection>,
-        selection: Selector,
+        selector: Selector,
         token: Option<ResumeToken>,
     ) -> Self {
-        let selection = Arc::new(selection);
-        let registration = notifier.register(connection, Interest::Changes(Arc::clone(&selection)));
-        Self { registration, subscription: Subscription::new(selection, None, token), seen: 0, idle: false }
+        let selector = Arc::new(selector);
+        let registration = notifier.register(connection, Interest::Changes(Arc::clone(&selector)));
+        Self { registration, subscription: Subscription::new(selector, None, token), seen: 0, idle: false }
     }
 
     /// Ready when it has read this number of instances.
@@ -88,10 +88,10 @@ fn round(notifier: &WorkerNotifier) {
 fn watch_until(
     (notifier, connection): (&Arc<Notifier>, &Arc<Connection>),
     engine: &Memory,
-    (selection, token): (Selector, Option<ResumeToken>),
+    (selector, token): (Selector, Option<ResumeToken>),
     enough: usize,
 ) {
-    let mut watcher = Watcher::new(notifier, connection, selection, token);
+    let mut watcher = Watcher::new(notifier, connection, selector, token);
     block_on(poll_fn(|context| {
         loop {
             if watcher.poll(engine, enough, context).is_ready() {

@@ -105,7 +105,7 @@ pub(crate) struct CatalogDeregistration<'a> {
 impl<'a> CatalogDeregistration<'a> {
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, ConsulError> {
         let mut fields = object(bytes, "structs.DeregisterRequest")?;
-        let asked = Self {
+        let request = Self {
             datacenter: fields.text(&["Datacenter"])?,
             node: fields.text(&["Node"])?,
             service: fields.text(&["ServiceID", "service_id"])?,
@@ -115,7 +115,7 @@ impl<'a> CatalogDeregistration<'a> {
             fields.ignore(&[known]);
         }
         fields.end()?;
-        if asked.node.is_empty() { Err(ConsulError::Server("Must provide node".to_owned())) } else { Ok(asked) }
+        if request.node.is_empty() { Err(ConsulError::Server("Must provide node".to_owned())) } else { Ok(request) }
     }
 }
 
@@ -134,7 +134,7 @@ fn static_check(mut check: Fields<'_>) -> Result<Option<CheckRequest<'_>>, Consu
         timeout: check.text(&["Timeout"])?.into(),
         definition: definition.map(definition_text).transpose()?.unwrap_or_default(),
     };
-    Ok(CheckRequest::of(check)?.map(|asked| asked.with_description(description)))
+    Ok(CheckRequest::of(check)?.map(|request| request.with_description(description)))
 }
 
 /// Returns the definition of a check as JSON, in Consul's order; empty if it has none.

@@ -44,7 +44,7 @@ pub(crate) struct CheckRequest<'a> {
 /// Body of `check/update`.
 #[derive(Debug)]
 pub(crate) struct CheckUpdate<'a> {
-    pub(crate) verdict: CheckStatus,
+    pub(crate) status: CheckStatus,
     pub(crate) output: Cow<'a, str>,
 }
 
@@ -53,9 +53,9 @@ impl<'a> CheckUpdate<'a> {
         let mut fields = object(bytes, "api.checkUpdate")?;
         let (status, output) = (fields.text(&["Status"])?, fields.text(&["Output"])?);
         fields.end()?;
-        let verdict = CheckStatus::parse(&status);
-        let verdict = verdict.ok_or_else(|| ConsulError::BadValue(format!("Invalid check status: '{status}'")))?;
-        Ok(Self { verdict, output })
+        let invalid = || ConsulError::BadValue(format!("Invalid check status: '{status}'"));
+        let status = CheckStatus::parse(&status).ok_or_else(invalid)?;
+        Ok(Self { status, output })
     }
 }
 
@@ -94,7 +94,7 @@ impl<'a> CheckRequest<'a> {
         let id = fields.text(&["ID"])?;
         let (interval, ttl) = (fields.duration(&["Interval"])?, fields.duration(&["TTL"])?);
         let probe = probe(&mut fields)?;
-        let asked = Self {
+        let request = Self {
             id: if given.is_empty() { id } else { given },
             name: fields.text(&["Name"])?,
             notes: fields.text(&["Notes"])?,
@@ -132,7 +132,7 @@ impl<'a> CheckRequest<'a> {
             fields.ignore(&[known]);
         }
         fields.end()?;
-        asked.valid(interval, ttl)
+        request.valid(interval, ttl)
     }
 
     /// Validates the check as Consul does.
@@ -171,8 +171,8 @@ impl<'a> CheckRequest<'a> {
             description: self.description.clone(),
             ..CheckDefinition::new(CheckId::parse(id)?, name, self.probe.clone())
         };
-        let verdict = CheckStatus::parse(&self.status).unwrap_or(CheckStatus::Critical);
-        Ok(NewCheck { definition: Arc::new(definition.validated()?), status: verdict })
+        let status = CheckStatus::parse(&self.status).unwrap_or(CheckStatus::Critical);
+        Ok(NewCheck { definition: Arc::new(definition.validated()?), status })
     }
 
     /// Returns the check as one of the catalog, which is not run here. Its description is only shown.
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<NewCheck, ConsulError> {
-        CheckRequest::read(json.as_bytes()).and_then(|asked| asked.check("id", "name"))
+        CheckRequest::read(json.as_bytes()).and_then(|request| request.check("id", "name"))
     }
 
     fn request(json: &str) -> HttpProbe {

@@ -173,12 +173,12 @@ impl Consul {
 
     /// Returns whether a node has the metadata that a query asks for.
     pub(super) fn has_metadata(&self, node: &AgentNode, query: &Query) -> bool {
-        let mut asked = query.all("node-meta").peekable();
-        if asked.peek().is_none() {
+        let mut required = query.all("node-meta").peekable();
+        if required.peek().is_none() {
             return true;
         }
         let meta = node.view(&self.agent, self.registry()).meta.unwrap_or_default();
-        asked.all(|pair| {
+        required.all(|pair| {
             let (key, value) = pair.split_once(':').unwrap_or((pair, ""));
             meta.get(key).is_some_and(|known| *known == value)
         })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::node_service;
 use crate::{
-    app::{ListedChange, NodeRegistration},
+    app::{ConsulChange, NodeRegistration},
     model::{Address, ConsulRegistration, Instance, InstanceId, Probe, Tags, Weight},
     protocol::consul::{
         Consul, ConsulError, ConsulRequest,
@@ -21,31 +21,31 @@ impl Consul {
         request: &ConsulRequest,
         body: &[u8],
     ) -> Result<ConsulResponse, ConsulError> {
-        let mut asked = CatalogRegistration::read(body)?;
-        self.check_datacenter(&asked.datacenter)?;
-        if let Some(error) = asked.service.as_ref().and_then(ServiceRequest::mesh_error) {
+        let mut body = CatalogRegistration::read(body)?;
+        self.check_datacenter(&body.datacenter)?;
+        if let Some(error) = body.service.as_ref().and_then(ServiceRequest::mesh_error) {
             return Err(ConsulError::Server(error));
         }
-        let node = self.agent.stored_name(&asked.node).to_owned();
-        asked.checks.retain(|check| !self.is_run_by_agent(&node, &check.id));
+        let node = self.agent.stored_name(&body.node).to_owned();
+        body.checks.retain(|check| !self.is_run_by_agent(&node, &check.id));
         let (of_node, of_services): (Vec<CheckRequest<'_>>, Vec<CheckRequest<'_>>) =
-            std::mem::take(&mut asked.checks).into_iter().partition(|check| check.service.is_empty());
+            std::mem::take(&mut body.checks).into_iter().partition(|check| check.service.is_empty());
         let of_node = of_node.iter().map(static_check).collect::<Result<Vec<_>, _>>()?;
-        let mut registration = self.node_registration(&node, &asked, of_node)?;
+        let mut registration = self.node_registration(&node, &body, of_node)?;
         let mut own = Vec::new();
         for check in of_services {
-            if asked.service.as_ref().is_some_and(|service| service.id == check.service) {
+            if body.service.as_ref().is_some_and(|service| service.id == check.service) {
                 own.push(static_check(&check)?);
             } else {
                 registration.then.push(self.check_of_other_service(&node, &check)?);
             }
         }
-        if let Some(service) = asked.service.take() {
+        if let Some(service) = body.service.take() {
             // Used unless the node has another address when the service is registered.
-            let host = if node.is_empty() || asked.address.is_empty() {
+            let host = if node.is_empty() || body.address.is_empty() {
                 self.agent.address.to_string()
             } else {
-                asked.address.into_owned()
+                body.address.into_owned()
             };
             match self.registered_at_agent(&node, &service.id) {
                 Some(known) => registration.then.extend(agent_service_changes(&known, service, own)),
@@ -87,18 +87,22 @@ impl Consul {
     fn node_registration(
         &self,
         node: &str,
-        asked: &CatalogRegistration<'_>,
+        body: &CatalogRegistration<'_>,
         checks: Vec<NewCheck>,
     ) -> Result<NodeRegistration, ConsulError> {
         let id = InstanceId::of_node(node);
-        if !node.is_empty() && !asked.skip_node_update {
-            let enroll = RegisterWithoutLease { checks, ..catalog_node(node, asked)? };
-            return Ok(NodeRegistration::of_node(id, None, vec![Command::RegisterWithoutLease(Box::new(enroll))]));
+        if !node.is_empty() && !body.skip_node_update {
+            let registration = RegisterWithoutLease { checks, ..catalog_node(node, body)? };
+            return Ok(NodeRegistration::of_node(
+                id,
+                None,
+                vec![Command::RegisterWithoutLease(Box::new(registration))],
+            ));
         }
         let unless_known = if node.is_empty() {
             Some(self.local_node_registration()?)
-        } else if !asked.address.is_empty() {
-            Some(catalog_node(node, asked)?)
+        } else if !body.address.is_empty() {
+            Some(catalog_node(node, body)?)
         } else if self.registry().node(node).is_some() {
             None
         } else {
@@ -117,13 +121,13 @@ impl Consul {
         &self,
         node: &str,
         check: &CheckRequest<'_>,
-    ) -> Result<(InstanceId, ListedChange), ConsulError> {
+    ) -> Result<(InstanceId, ConsulChange), ConsulError> {
         let id = InstanceId::on_node(node, &check.service);
         if self.registry().consul_index().service_of(id.as_str()).is_none() {
             let missing = format!("Missing service registration: no service {:?} is on the node", check.service);
             return Err(ConsulError::Server(missing));
         }
-        Ok((id, ListedChange::AddCheck(static_check(check)?)))
+        Ok((id, ConsulChange::AddCheck(static_check(check)?)))
     }
 
     /// Deregisters a node, a service or a check. One that does not exist is no error.
@@ -136,7 +140,7 @@ impl Consul {
         self.check_datacenter(&datacenter)?;
         let node = self.agent.stored_name(&node);
         if !service.is_empty() {
-            let removed = self.commands(request).deregister_listed(vec![InstanceId::on_node(node, &service)]).await?;
+            let removed = self.commands(request).deregister_consul(vec![InstanceId::on_node(node, &service)]).await?;
             if !removed && node.is_empty() {
                 self.remove_leased(request, &service).await?;
             }
@@ -181,36 +185,36 @@ impl Consul {
 /// In Consul, the agent undoes all others within a minute.
 fn agent_service_changes(
     known: &Entry,
-    asked: ServiceRequest<'_>,
+    body: ServiceRequest<'_>,
     checks: Vec<NewCheck>,
-) -> Vec<(InstanceId, ListedChange)> {
+) -> Vec<(InstanceId, ConsulChange)> {
     let Instance { service, id, consul_registration: registration, .. } = &known.instance;
     let mut changes = Vec::new();
-    if registration.as_ref().is_some_and(|registration| registration.enable_tag_override) && *service == asked.name {
-        changes.push(ListedChange::Update(Patch { tags: Some(asked.tags), ..Patch::default() }));
+    if registration.as_ref().is_some_and(|registration| registration.enable_tag_override) && *service == body.name {
+        changes.push(ConsulChange::Update(Patch { tags: Some(body.tags), ..Patch::default() }));
     } else {
         tracing::debug!(%service, %id, "ignored a catalog write to a service that is registered at the agent");
     }
-    changes.extend(checks.into_iter().map(ListedChange::AddCheck));
+    changes.extend(checks.into_iter().map(ConsulChange::AddCheck));
     changes.into_iter().map(|change| (id.clone(), change)).collect()
 }
 
-fn catalog_node(node: &str, asked: &CatalogRegistration<'_>) -> Result<RegisterWithoutLease, ConsulError> {
-    let tagged = asked.tagged_addresses.iter();
+fn catalog_node(node: &str, body: &CatalogRegistration<'_>) -> Result<RegisterWithoutLease, ConsulError> {
+    let tagged = body.tagged_addresses.iter();
     Ok(RegisterWithoutLease {
         service: node_service(),
         id: InstanceId::of_node(node),
         description: InstanceDescription {
-            addresses: [Address::with_any_port(&asked.address, 0, "")?].into(),
+            addresses: [Address::with_any_port(&body.address, 0, "")?].into(),
             tags: Tags::default(),
-            metadata: asked.meta.clone(),
+            metadata: body.meta.clone(),
             weight: Weight::DEFAULT,
             locality: None,
         },
         consul_registration: ConsulRegistration {
             node: node.into(),
-            id: (&*asked.id).into(),
-            address: (&*asked.address).into(),
+            id: (&*body.id).into(),
+            address: (&*body.address).into(),
             tagged_addresses: tagged.map(|(name, host)| ((&**name).into(), (&**host).into(), 0)).collect(),
             ..ConsulRegistration::default()
         }

@@ -1,7 +1,7 @@
 //! Checks of services and of the local node.
 
 use crate::{
-    app::ListedChange,
+    app::ConsulChange,
     model::{
         Address, CallerProtocol, CheckId, CheckStatus, ConsulRegistration, InstanceId, Metadata, ServiceName, Tags,
         Weight, node_service,
@@ -16,23 +16,23 @@ impl Consul {
         request: &ConsulRequest,
         body: &[u8],
     ) -> Result<ConsulResponse, ConsulError> {
-        let asked = CheckRequest::read(body)?;
-        if asked.name.is_empty() {
+        let body = CheckRequest::read(body)?;
+        if body.name.is_empty() {
             return Err(ConsulError::BadRequest("Missing check name"));
         }
-        let check = asked.check(&asked.name, &asked.name)?;
-        if asked.service.is_empty() {
+        let check = body.check(&body.name, &body.name)?;
+        if body.service.is_empty() {
             self.checks.admit([&check.definition.probe].into_iter(), [&*self.agent.address.to_string()].into_iter())?;
             let (service, id) = (node_service(), InstanceId::of_node(""));
             self.change_local_node(request, Command::AddCheck { service, id, check }).await?;
             return Ok(ConsulResponse::empty());
         }
-        let missing = || ConsulError::NotFound(format!("ServiceID {:?} does not exist", asked.service));
-        let entry = self.local_instance(&asked.service).ok_or_else(missing)?;
+        let missing = || ConsulError::NotFound(format!("ServiceID {:?} does not exist", body.service));
+        let entry = self.local_instance(&body.service).ok_or_else(missing)?;
         let own = entry.instance.addresses.iter().map(|address| &*address.host);
         self.checks.admit([&check.definition.probe].into_iter(), own)?;
-        let add = ListedChange::AddCheck(check);
-        let done = self.commands(request).submit_listed(entry.instance.id.clone(), add).await?;
+        let add = ConsulChange::AddCheck(check);
+        let done = self.commands(request).submit_consul_change(entry.instance.id.clone(), add).await?;
         done.map(|_| ConsulResponse::empty()).ok_or_else(missing)
     }
 

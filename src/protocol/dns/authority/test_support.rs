@@ -96,8 +96,9 @@ impl TestAuthority {
     }
 
     pub(super) fn register_node(&self, name: &str, host: &str) {
-        let listing = ConsulRegistration { node: name.into(), address: host.into(), ..ConsulRegistration::default() };
-        self.register_without_lease(&node_service(), InstanceId::of_node(name), (host, 0), &[], listing);
+        let consul_registration =
+            ConsulRegistration { node: name.into(), address: host.into(), ..ConsulRegistration::default() };
+        self.register_without_lease(&node_service(), InstanceId::of_node(name), (host, 0), &[], consul_registration);
     }
 
     pub(super) fn deregister_node(&self, name: &str) {
@@ -108,7 +109,7 @@ impl TestAuthority {
     pub(super) fn register_on_node(&self, NodeInstance { service, id, node, host, port, tags }: NodeInstance<'_>) {
         let registry = self.engine.registry();
         let node_host = registry.node(node).map_or("192.0.2.1".into(), |node| node.instance.addresses[0].host.clone());
-        let listing = ConsulRegistration {
+        let consul_registration = ConsulRegistration {
             node: node.into(),
             id: id.into(),
             address: host.into(),
@@ -116,7 +117,7 @@ impl TestAuthority {
         };
         let (service, id) = (ServiceName::parse_stored(service).unwrap(), InstanceId::on_node(node, id));
         let host = if host.is_empty() { &node_host } else { host };
-        self.register_without_lease(&service, id, (host, port), tags, listing);
+        self.register_without_lease(&service, id, (host, port), tags, consul_registration);
     }
 
     fn register_without_lease(
@@ -125,7 +126,7 @@ impl TestAuthority {
         id: InstanceId,
         (host, port): (&str, u32),
         tags: &[&str],
-        listing: ConsulRegistration,
+        consul_registration: ConsulRegistration,
     ) {
         let description = InstanceDescription {
             addresses: [Address::with_any_port(host, port, "").unwrap()].into(),
@@ -136,7 +137,7 @@ impl TestAuthority {
             service: service.clone(),
             id,
             description,
-            consul_registration: listing,
+            consul_registration,
             checks: Vec::new(),
             replace_checks: false,
         })));

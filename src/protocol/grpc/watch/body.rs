@@ -57,10 +57,10 @@ async fn open(context: &Arc<ServerContext>, request: Request) -> Result<WatchBod
     let agent = head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let decoder = SmallBuffers::<pb::WatchResponse, pb::WatchRequest>::default().decoder();
     let limit = context.max_message_size.max(MAX_SELECTOR_BYTES);
-    let asked = Streaming::new_request(decoder, body, None, Some(limit)).message().await;
-    let asked = asked.map_err(|status| tonic_errors::explain(&status, limit).map_or(status, Status::from))?;
-    let asked = asked.ok_or_else(|| ApiError::Malformed("there is none".into()))?;
-    let stream = WatchStream::new(context, connection, agent, decode::watch(&asked)?);
+    let message = Streaming::new_request(decoder, body, None, Some(limit)).message().await;
+    let message = message.map_err(|status| tonic_errors::explain(&status, limit).map_or(status, Status::from))?;
+    let message = message.ok_or_else(|| ApiError::Malformed("there is none".into()))?;
+    let stream = WatchStream::new(context, connection, agent, decode::watch(&message)?);
     Ok(WatchBody { connection: Arc::clone(connection), stream, parts: Vec::new().into_iter(), retry: None })
 }
 

@@ -88,8 +88,8 @@ pub(super) fn step(delta: &Delta, token: ResumeToken) -> MessageChunks {
         return make();
     }
     let Some(encoded) = EncodedEvent::of(&delta.event) else { return make() };
-    let (selection, whole) = encoded.message.get_or_init(|| (token.selection, make().concat().into()));
-    if *selection == token.selection { vec![whole.clone()] } else { make() }
+    let (digest, whole) = encoded.message.get_or_init(|| (token.selector_digest, make().concat().into()));
+    if *digest == token.selector_digest { vec![whole.clone()] } else { make() }
 }
 
 fn removed(event: &Event, reason: pb::RemovalReason) -> pb::change::Change {
@@ -134,8 +134,8 @@ pub(super) fn bookmark(token: ResumeToken) -> MessageChunks {
 pub(super) fn reset(why: ResetReason) -> MessageChunks {
     let reason = match why {
         ResetReason::OtherIncarnation => pb::ResetReason::OtherIncarnation,
-        ResetReason::OtherSelection => pb::ResetReason::OtherSelector,
-        ResetReason::HistoryLost => pb::ResetReason::Compacted,
+        ResetReason::OtherSelector => pb::ResetReason::OtherSelector,
+        ResetReason::Compacted => pb::ResetReason::Compacted,
         ResetReason::FutureRevision => pb::ResetReason::FutureRevision,
     };
     whole(pb::watch_response::Message::Reset(pb::Reset { reason: reason.into() }))
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn step_ends_with_revision_and_token() {
         use crate::model::{Incarnation, Revision};
-        let token = ResumeToken { incarnation: Incarnation(1), revision: Revision(9), selection: 2 };
+        let token = ResumeToken { incarnation: Incarnation(1), revision: Revision(9), selector_digest: 2 };
         let part = change_bytes(pb::change::Change::Updated(instance(&entry("web", "a", 1).instance)));
         let pb::watch_response::Message::Changes(open) = decode(&changes(vec![part.clone()], None)) else { panic!() };
         assert_eq!((open.changes.len(), open.revision), (1, 0));
