@@ -39,7 +39,7 @@ func malformedToken(w *world) {
 	check(len(violations) == 1 && violations[0].Field == "resume_token", "it blames %v", violations)
 }
 
-func tokenOfOtherSelection(w *world) {
+func tokenOfOtherSelector(w *world) {
 	other := open(w.ctx, w.reader, &pb.WatchRequest{Services: []string{"orders"}, ResumeToken: w.watch.token}, &watch{})
 	defer other.close()
 	first, err := other.next(patience)

@@ -63,7 +63,7 @@ var steps = []step{
 	{"sees an expiry, in time", seesExpiry},
 	{"resumes with its token", resumes},
 	{"is told of a malformed token", malformedToken},
-	{"is reset where the token is of another selection", tokenOfOtherSelection},
+	{"is reset where the token is of another selector", tokenOfOtherSelector},
 	{"is told of an unknown lease", unknownLease},
 	{"is refused a live id, then takes it over", takesOver},
 	{"watches through a filter", filters},
