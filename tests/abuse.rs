@@ -150,14 +150,14 @@ async fn heartbeats_under_attack_are_accepted_in_time() {
     let serve = ServerProcess::start(&["--handshake-timeout", "2s"]).await;
     // The cost of an attack for all others on this machine is not that of the measured registry.
     let other = ServerProcess::start(&["--handshake-timeout", "2s"]).await;
-    let peer = serve.peer().await;
+    let client = serve.client().await;
     let mut leases = Vec::new();
     for number in 0..HONEST {
         let request = RegisterRequest { ttl: seconds(TTL), ..instance("honest", &format!("i{number}")) };
-        leases.push(peer.register(request).await.unwrap().lease_id);
+        leases.push(client.register(request).await.unwrap().lease_id);
     }
     // Keeps the leases between two measurements.
-    let keeping = tokio::spawn(keep(peer.clone(), leases.clone()));
+    let keeping = tokio::spawn(keep(client.clone(), leases.clone()));
     println!(
         "{:54} {:>10} {:>10} {:>10} {:>6} {:>9} {:>6} {:>10}",
         "attack", "p99 alone", "beside it", "under it", "ratio", "grew", "CPU", "recovered"
@@ -184,20 +184,20 @@ async fn heartbeats_under_attack_are_accepted_in_time() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     keeping.abort();
-    let events = peer.events().await;
+    let events = client.events().await;
     assert!(
         events.iter().all(|event| event.kind() == EventKind::Registered),
         "an instance was removed or suspected: {events:?}"
     );
-    let mut reader = Reader::synced(&peer, &["honest"]).await;
-    peer.register(instance("honest", "later")).await.unwrap();
+    let mut reader = Reader::synced(&client, &["honest"]).await;
+    client.register(instance("honest", "later")).await.unwrap();
     reader.until("a change, after all that", |view| view.set.len() > HONEST).await;
     assert!(metric(serve.http, "callboard_expired_instances_total").await < 1.0);
 }
 
 /// Sends heartbeats at the usual interval.
-async fn keep(peer: TestClient, leases: Vec<Bytes>) {
-    let mut heartbeats = HeartbeatStream::open(&peer).await;
+async fn keep(client: TestClient, leases: Vec<Bytes>) {
+    let mut heartbeats = HeartbeatStream::open(&client).await;
     let mut pace = interval(Duration::from_secs_f64(TTL / 6.0));
     loop {
         pace.tick().await;

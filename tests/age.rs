@@ -32,7 +32,7 @@ fn without_grace() -> RegisterRequest {
 }
 
 async fn removals(server: &TestServer) -> usize {
-    let events = server.peer().await.events().await;
+    let events = server.client().await.events().await;
     events.iter().filter(|event| event.kind() == EventKind::Removed).count()
 }
 
@@ -68,7 +68,7 @@ async fn client_reconnects_at_maximum_age_without_loss() {
 
     let until = wall() + OBSERVED;
     let watching = follow(&endpoint, 60_000);
-    let peer = server.peer().await;
+    let client = server.client().await;
     let (mut pace, mut weight) = (interval(Duration::from_millis(20)), 1);
     while weight < 60_000 {
         pace.tick().await;
@@ -76,7 +76,7 @@ async fn client_reconnects_at_maximum_age_without_loss() {
         let (service, id) = ("web".to_owned(), "a".to_owned());
         let update = UpdateInstanceRequest { service, id, weight, ..Default::default() };
         // The instance is never absent.
-        while let Err(status) = peer.update(&["weight"], update.clone()).await {
+        while let Err(status) = client.update(&["weight"], update.clone()).await {
             assert!(was_not_processed(&status), "{status:?}");
         }
     }
@@ -110,12 +110,12 @@ fn was_not_processed(status: &Status) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stock_channel_at_maximum_age_loses_no_processed_call() {
     let server = TestServer::with(short_age);
-    let peer = server.peer().await;
-    peer.register(instance("web", "a")).await.unwrap();
+    let client = server.client().await;
+    client.register(instance("web", "a")).await.unwrap();
     let until = wall() + OBSERVED;
     while wall() < until {
         let request = GetInstanceRequest { service: "web".to_owned(), id: "a".to_owned() };
-        if let Err(status) = within("GetInstance", peer.discovery.clone().get_instance(request)).await {
+        if let Err(status) = within("GetInstance", client.discovery.clone().get_instance(request)).await {
             assert!(was_not_processed(&status), "{status:?}");
         }
     }
@@ -125,11 +125,11 @@ async fn stock_channel_at_maximum_age_loses_no_processed_call() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_at_maximum_age_get_a_notice_and_leases_stay_held() {
     let server = TestServer::with(short_age);
-    let peer = server.peer().await;
-    let lease = peer.register(without_grace()).await.unwrap().lease_id;
-    let mut heartbeats = HeartbeatStream::open(&peer).await;
+    let client = server.client().await;
+    let lease = client.register(without_grace()).await.unwrap().lease_id;
+    let mut heartbeats = HeartbeatStream::open(&client).await;
     heartbeats.beat(&[&lease]).await.unwrap();
-    let mut reader = Reader::synced(&peer, &["web"]).await;
+    let mut reader = Reader::synced(&client, &["web"]).await;
     let notice = within("the notice", heartbeats.answers.message()).await.unwrap().unwrap();
     assert_eq!(notice.notice(), Notice::Reconnect);
     let ended = within("the end", heartbeats.answers.message()).await.unwrap_err();
@@ -138,7 +138,7 @@ async fn streams_at_maximum_age_get_a_notice_and_leases_stay_held() {
 
     // A new stream on the same channel finds the lease held, long after the disconnect grace.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let mut again = HeartbeatStream::open(&peer).await;
+    let mut again = HeartbeatStream::open(&client).await;
     let (states, _) = again.beat(&[&lease]).await.unwrap();
     assert_eq!(states, [LeaseState::Held]);
     reader.reopen().await.unwrap();

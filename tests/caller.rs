@@ -37,7 +37,7 @@ fn is_loopback(peer: &str) -> bool {
 async fn event_of_write_over_grpc_names_the_connection_on_every_engine() {
     for engine in [Engine::Memory, Engine::Disk] {
         let server = TestServer::on(engine, |_| {});
-        let (one, other) = (server.peer().await, server.peer().await);
+        let (one, other) = (server.client().await, server.client().await);
         one.register(instance("web", "a")).await.unwrap();
         other.deregister("web", "a", &[].as_slice().into()).await.unwrap();
         let callers = callers(&one).await;
@@ -58,7 +58,7 @@ async fn event_of_write_over_consul_names_its_client_also_for_propagated_node_st
     put(&server, "/v1/agent/service/register", &json!({"Name": "web", "ID": "a", "Port": 80}).to_string()).await;
     put(&server, "/v1/agent/maintenance?enable=true", "").await;
     put(&server, "/v1/agent/service/deregister/a", "").await;
-    let client = server.peer().await;
+    let client = server.client().await;
     let callers: Vec<_> = callers(&client).await.into_iter().filter(|(id, ..)| id == "a").collect();
     let happened: Vec<_> = callers.iter().map(|(_, kind, _)| *kind).collect();
     assert_eq!(happened, [EventKind::Registered, EventKind::Updated, EventKind::Removed], "{callers:?}");
@@ -86,7 +86,7 @@ async fn event_of_client_with_certificate_names_its_identity() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_of_expired_lease_names_expiry() {
     let server = TestServer::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut reader = Reader::synced(&client, &["web"]).await;
     client
         .register(callboard::pb::callboard::v1::RegisterRequest { ttl: seconds(1.0), ..instance("web", "a") })
@@ -103,7 +103,7 @@ async fn event_of_expired_lease_names_expiry() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_of_check_names_its_reporter_or_the_health_checks() {
     let server = TestServer::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut reader = Reader::synced(&client, &["web"]).await;
     let check = Check { probe: Some(Probe::Ttl(TtlProbe {})), interval: seconds(1.0), ..Check::default() };
     let mut request = instance("web", "a");

@@ -81,7 +81,7 @@ async fn flood_of_cancelled_calls_ends_with_go_away_and_reason() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn evicted_client_keeps_its_watch_and_its_lease_on_another_connection() {
     let server = TestServer::with(|config| config.max_cancelled_calls_per_second = 50.try_into().unwrap());
-    let client = server.peer().await;
+    let client = server.client().await;
     let lease = client.register(instance("web", "a")).await.unwrap().lease_id;
     let mut reader = Reader::synced(&client, &["web"]).await;
     let mut beats = HeartbeatStream::open(&client).await;

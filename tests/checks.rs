@@ -44,7 +44,7 @@ fn report(check: &str, status: CheckStatus, output: &str) -> ReportCheckRequest 
 /// Starts a server, watches `web`, and registers `web/a` with these checks.
 async fn start_with_checks(checks: Vec<Check>) -> (ServerProcess, TestClient, Reader) {
     let server = ServerProcess::start(&["--settle", "0"]).await;
-    let client = server.peer().await;
+    let client = server.client().await;
     let reader = Reader::synced(&client, &["web"]).await;
     client.register(request(checks)).await.unwrap();
     (server, client, reader)
@@ -58,8 +58,8 @@ async fn wait_for_status(reader: &mut Reader, status: InstanceStatus) {
 /// Returns a property of `web/a` in the order of the changes that the watch received, without repetitions.
 fn received<T: PartialEq>(reader: &Reader, property: impl Fn(&Instance) -> T) -> Vec<T> {
     let mut received = Vec::new();
-    for heard in &reader.record.heard {
-        let What::Message(message) = &heard.what else { continue };
+    for observation in &reader.record.observations {
+        let What::Message(message) = &observation.what else { continue };
         let Some(Message::Changes(step)) = &message.message else { continue };
         for change in &step.changes {
             if let Some(Change::Updated(instance)) = &change.change {
@@ -146,12 +146,12 @@ async fn status_and_output_survive_a_restart() {
     let data = TempDir::new().unwrap();
     let arguments = ["--settle", "0", "--data-dir", data.path().to_str().unwrap()];
     let server = ServerProcess::start(&arguments).await;
-    let client = server.peer().await;
+    let client = server.client().await;
     client.register(request(vec![ttl(600.0)])).await.unwrap();
     client.report(report("ttl", Warning, "slow")).await.unwrap();
     let before = client.get("web", "a").await.unwrap();
     let server = server.restart(&arguments).await;
-    let client = server.peer().await;
+    let client = server.client().await;
     assert_eq!(client.get("web", "a").await.unwrap(), before);
     assert_eq!((before.status(), before.checks[0].status()), (Serving, Warning));
     let reports = client.checks("web", "a").await;
@@ -165,7 +165,7 @@ async fn status_and_output_survive_a_restart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ttl_below_one_second_is_rejected() {
     let server = ServerProcess::start(&["--settle", "0"]).await;
-    let error = server.peer().await.register(request(vec![ttl(0.0005)])).await.unwrap_err();
+    let error = server.client().await.register(request(vec![ttl(0.0005)])).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("checks[0].check.ttl \"500us\" is shorter than 1s"), "{error}");
 }

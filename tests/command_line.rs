@@ -5,14 +5,14 @@ use serde_json::Value;
 
 use crate::harness::{Child, Ended, ServerProcess, free_port, get, instance};
 
-/// A registry with two instances of `web`.
+/// Starts a registry with two instances of `web`.
 async fn registry() -> ServerProcess {
     let serve = ServerProcess::start(&["--settle", "0"]).await;
-    let peer = serve.peer().await;
+    let client = serve.client().await;
     for id in ["a", "b"] {
         let mut request = instance("web", id);
         request.tags = vec!["v2".to_owned()];
-        peer.register(request).await.unwrap();
+        client.register(request).await.unwrap();
     }
     serve
 }
@@ -21,7 +21,7 @@ async fn run(serve: &ServerProcess, arguments: &[&str]) -> Ended {
     Child::run(&[arguments, &["--server", &serve.address()]].concat()).await
 }
 
-/// What a verb that succeeds prints as JSON.
+/// Runs a verb that succeeds; returns its JSON output.
 async fn json(serve: &ServerProcess, arguments: &[&str]) -> Value {
     let ended = run(serve, &[arguments, &["-o", "json"]].concat()).await;
     assert_eq!(ended.code(), Some(0), "{arguments:?}: {}", ended.stderr);
@@ -29,7 +29,7 @@ async fn json(serve: &ServerProcess, arguments: &[&str]) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn listings_are_one_array() {
+async fn json_output_is_one_array() {
     let serve = registry().await;
     let services = json(&serve, &["services"]).await;
     assert_eq!((services[0]["name"].as_str(), services.as_array().unwrap().len()), (Some("web"), 1));
@@ -45,7 +45,7 @@ async fn listings_are_one_array() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_drains_and_removes() {
+async fn drain_and_deregister_reach_a_watch() {
     let serve = registry().await;
     let address = serve.address();
     let mut watch = Child::start(&["watch", "web", "-o", "json", "--server", &address]);
@@ -62,7 +62,7 @@ async fn an_operator_drains_and_removes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exit_codes_tell_failures_apart() {
+async fn exit_code_depends_on_the_failure() {
     let serve = registry().await;
     for (arguments, code) in [
         (&["deregister", "web/nobody"][..], 3),
@@ -92,7 +92,7 @@ async fn exit_codes_tell_failures_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_that_is_held_is_waited_for_and_replace_does_not_wait() {
+async fn register_of_a_held_id_waits_unless_it_replaces() {
     let serve = registry().await;
     let address = serve.address();
     let usual = ["register", "web", "127.0.0.1:9001", "--id", "a", "-o", "json", "--server", &address];
@@ -113,7 +113,7 @@ async fn run_registers_drains_and_deregisters() {
     let (address, port) = (serve.address(), free_port().to_string());
     let mut watch = Child::start(&["watch", "web", "-o", "json", "--server", &address]);
     watch.of_type("synced").await;
-    // Any program that listens will do, and there is one at hand.
+    // The program has to listen on the port, as `serve` does.
     let listen = format!("127.0.0.1:{port}");
     let program = [env!("CARGO_BIN_EXE_callboard"), "serve", "--grpc", &listen, "--http", "127.0.0.1:0"];
     let usual = ["run", "--service", "web", "--port", &port, "--server", &address, "--"];
@@ -137,11 +137,11 @@ async fn run_ends_as_its_program_does() {
     assert_eq!((ended.code(), &*ended.stdout), (Some(7), "said\n"), "{}", ended.stderr);
     let ended = Child::run(&[&usual[..], &["/no/such/program"]].concat()).await;
     assert_eq!(ended.code(), Some(127), "{}", ended.stderr);
-    assert!(serve.peer().await.list("web").await.is_empty());
+    assert!(serve.client().await.list("web").await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn serve_refuses_what_it_cannot_do() {
+async fn serve_with_invalid_settings_fails_with_a_hint() {
     let serve = ServerProcess::start(&[]).await;
     let address = serve.address();
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -159,7 +159,7 @@ async fn serve_refuses_what_it_cannot_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_answers_over_http() {
+async fn server_answers_health_and_metrics_over_http() {
     let serve = registry().await;
     assert_eq!(get(serve.http, "/healthz").await, (200, "ok\n".to_owned()));
     assert_eq!(get(serve.http, "/readyz").await, (200, "ready\n".to_owned()));
@@ -169,7 +169,7 @@ async fn a_server_answers_over_http() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_environment_names_the_server() {
+async fn server_address_is_read_from_the_environment() {
     let serve = registry().await;
     let address = serve.address();
     let variables = [("CALLBOARD_SERVER", &*address)];

@@ -82,8 +82,8 @@ async fn target(answer: &'static [u8]) -> SocketAddr {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registration_through_one_protocol_is_visible_through_the_other() {
     let serve = ServerProcess::start(&[]).await;
-    let peer = serve.peer().await;
-    let mut reader = Reader::synced(&peer, &["web"]).await;
+    let client = serve.client().await;
+    let mut reader = Reader::synced(&client, &["web"]).await;
     register(
         &serve,
         json!({"Name": "web", "ID": "w1", "Address": "10.0.0.1", "Port": 80, "Tags": ["v1"], "Meta": {"k": "v"}}),
@@ -97,7 +97,7 @@ async fn registration_through_one_protocol_is_visible_through_the_other() {
         (vec!["v1".to_owned()], "v", InstanceStatus::Serving.into())
     );
 
-    let lease = peer.register(instance("web", "native")).await.unwrap().lease_id;
+    let lease = client.register(instance("web", "native")).await.unwrap().lease_id;
     let entries = until(&serve, "/v1/health/service/web?passing", |body| len(body) == 2).await;
     assert_eq!(entries[0]["Service"]["ID"], "native");
     assert_eq!(entries[0]["Checks"][1]["Name"], "Lease");
@@ -108,7 +108,7 @@ async fn registration_through_one_protocol_is_visible_through_the_other() {
     reader
         .until("maintenance", |view| view.set.values().any(|one| one.status == i32::from(InstanceStatus::Draining)))
         .await;
-    peer.deregister("web", "native", &lease).await.unwrap();
+    client.deregister("web", "native", &lease).await.unwrap();
     until(&serve, "/v1/health/service/web", |body| len(body) == 1).await;
     assert_eq!(len(&get(&serve, "/v1/health/service/web?passing").await.body), 0);
     assert_eq!(ask(&serve, "PUT", "/v1/agent/service/deregister/w1", "").await.status, 200);
@@ -149,7 +149,7 @@ async fn id_registered_under_another_name_moves_and_leased_id_is_rejected() {
     let listed = get(&serve, "/v1/agent/services").await.body;
     assert_eq!(listed.as_object().unwrap().len(), 1);
     assert_eq!(listed["a"]["Service"], "api");
-    serve.peer().await.register(instance("db", "leased")).await.unwrap();
+    serve.client().await.register(instance("db", "leased")).await.unwrap();
     let refused = put(&serve, "/v1/agent/service/register", &json!({"Name": "db", "ID": "leased", "Port": 1})).await;
     assert_eq!(refused.status, 409);
     assert!(refused.body.as_str().unwrap().contains("with a lease"), "{refused:?}");
@@ -238,8 +238,8 @@ async fn repeated_registration_renews_the_ttl_of_its_check() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn instance_without_address_follows_its_node() {
     let serve = ServerProcess::start(&[]).await;
-    let peer = serve.peer().await;
-    let mut reader = Reader::synced(&peer, &["db", "own"]).await;
+    let client = serve.client().await;
+    let mut reader = Reader::synced(&client, &["db", "own"]).await;
     for (name, address) in [("db", ""), ("own", "10.0.0.5")] {
         let service = json!({"Service": name, "Port": 5, "Address": address});
         put(&serve, "/v1/catalog/register", &json!({"Node": "n", "Address": "10.0.0.1", "Service": service})).await;
@@ -278,10 +278,10 @@ async fn report_at_the_end_of_the_ttl_counts() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_of_a_node_applies_to_all_its_instances() {
     let serve = ServerProcess::start(&["--node-name", "n1"]).await;
-    let peer = serve.peer().await;
-    let mut reader = Reader::synced(&peer, &["web"]).await;
+    let client = serve.client().await;
+    let mut reader = Reader::synced(&client, &["web"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
-    peer.register(instance("web", "native")).await.unwrap();
+    client.register(instance("web", "native")).await.unwrap();
     put(&serve, "/v1/agent/check/register", &json!({"Name": "disk", "TTL": "1h"})).await;
     let is = |status: InstanceStatus| {
         move |view: &crate::harness::View| view.set.values().any(|one| one.id == "a" && one.status == i32::from(status))

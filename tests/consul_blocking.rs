@@ -240,7 +240,7 @@ fn changes_of_the_local_node() -> Vec<Row> {
 
 struct Bench {
     serve: ServerProcess,
-    peer: TestClient,
+    client: TestClient,
     lease: Bytes,
 }
 
@@ -250,14 +250,14 @@ impl Bench {
     }
 
     async fn on(serve: ServerProcess) -> Self {
-        let bench = Self { peer: serve.peer().await, serve, lease: Bytes::new() };
+        let bench = Self { client: serve.client().await, serve, lease: Bytes::new() };
         bench.put("/v1/catalog/register", &edge("a", "198.51.100.1", "198.51.100.1")).await;
         bench.put("/v1/catalog/register", &web(&["red"], "v", "passing")).await;
         let db =
             json!({"Node": "far", "Address": "198.51.100.2", "NodeMeta": {"rack": "a"}, "Service": {"Service": "db"}});
         bench.put("/v1/catalog/register", &db).await;
         bench.put("/v1/agent/service/register", &app(&[])).await;
-        bench.peer.register(leased("first")).await.unwrap();
+        bench.client.register(leased("first")).await.unwrap();
         bench
     }
 
@@ -294,11 +294,11 @@ impl Bench {
         match change {
             Put(path, body) => self.put(path, &body).await,
             Register => {
-                let registered = self.peer.register(leased("second")).await.unwrap();
+                let registered = self.client.register(leased("second")).await.unwrap();
                 self.lease = registered.lease_id;
             }
             Deregister => {
-                self.peer.deregister("native", "second", &self.lease).await.unwrap();
+                self.client.deregister("native", "second", &self.lease).await.unwrap();
             }
         }
     }
@@ -378,7 +378,7 @@ async fn index_of_every_query_survives_a_restart() {
     within("the registry stops", bench.serve.child.ended()).await;
 
     let serve = ServerProcess::start(&arguments).await;
-    let bench = Bench { peer: serve.peer().await, serve, lease: Bytes::new() };
+    let bench = Bench { client: serve.client().await, serve, lease: Bytes::new() };
     let after = bench.ask_all().await;
     for (((_, path), before), after) in QUERIES.iter().zip(&before).zip(&after) {
         assert!(after.index() >= before.index(), "{path}: {after:?} after {before:?}");

@@ -92,8 +92,8 @@ async fn lookup_in_any_case_finds_every_spelling() {
     let serve = ServerProcess::start(&[]).await;
     register(&serve, json!({"Name": "Redis", "ID": "b", "Check": {"TTL": "1h"}})).await;
     register(&serve, json!({"Name": "redis", "ID": "a", "Check": {"TTL": "1h"}})).await;
-    let peer = serve.peer().await;
-    peer.register(instance("REDIS", "c")).await.unwrap();
+    let client = serve.client().await;
+    client.register(instance("REDIS", "c")).await.unwrap();
     for name in ["redis", "Redis", "REDIS", "rEdIs"] {
         let found = get(&serve, &format!("/v1/health/service/{name}")).await.body;
         assert_eq!(names(&found), ["redis", "Redis", "REDIS"], "by id");
@@ -110,7 +110,7 @@ async fn lookup_in_any_case_finds_every_spelling() {
     let services = get(&serve, "/v1/catalog/services").await.body;
     assert_eq!(services, json!({"consul": [], "REDIS": [], "Redis": [], "redis": []}));
     assert_eq!(len(&get(&serve, "/v1/health/service/CONSUL").await.body), 1, "so is the service of every Consul");
-    let watched = peer.list("redis").await;
+    let watched = client.list("redis").await;
     assert_eq!(watched.len(), 1, "the native API tells spellings apart");
 }
 
@@ -230,10 +230,10 @@ async fn catalog_write_to_an_agent_check_is_ignored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn catalog_deregisters_leased_instance_unless_its_id_is_ambiguous() {
     let serve = ServerProcess::start(&NODE).await;
-    let peer = serve.peer().await;
-    let lease = peer.register(instance("web", "one")).await.unwrap().lease_id;
+    let client = serve.client().await;
+    let lease = client.register(instance("web", "one")).await.unwrap().lease_id;
     for service in ["web", "db"] {
-        peer.register(instance(service, "two")).await.unwrap();
+        client.register(instance(service, "two")).await.unwrap();
     }
     let deregister =
         async |id: &str| put(&serve, "/v1/catalog/deregister", &json!({"Node": "n1", "ServiceID": id})).await;
@@ -244,7 +244,7 @@ async fn catalog_deregisters_leased_instance_unless_its_id_is_ambiguous() {
     let said = deregister("one").await;
     assert_eq!((said.status, said.body), (200, json!(true)));
     assert_eq!(len(&get(&serve, "/v1/catalog/service/web").await.body), 1);
-    let (states, _) = HeartbeatStream::open(&peer).await.beat(&[&lease]).await.unwrap();
+    let (states, _) = HeartbeatStream::open(&client).await.beat(&[&lease]).await.unwrap();
     assert_ne!(states, [callboard::pb::callboard::v1::LeaseState::Held], "its holder hears that it is gone");
     assert_eq!(deregister("nobody").await.status, 200);
 }
@@ -295,8 +295,8 @@ async fn unusual_tags_and_large_metadata_are_accepted_and_survive_restart() {
     let (other, [a, b]) = (&found[0], [&found[1], &found[2]]);
     assert_eq!((&a["ServiceTags"], &b["ServiceTags"]), (&json!([""]), &json!(many)));
     assert_eq!((&b["ServiceMeta"], &other["NodeMeta"]), (&json!(meta), &json!(meta)));
-    let peer = serve.peer().await;
-    assert_eq!(peer.list("web").await.len(), 3, "the native API shows them");
+    let client = serve.client().await;
+    assert_eq!(client.list("web").await.len(), 3, "the native API shows them");
     let too_many: Vec<String> = (0..1_025).map(|n| format!("t{n}")).collect();
     let mut one_more = meta.clone();
     one_more.insert("k".to_owned(), String::new());
@@ -311,7 +311,7 @@ async fn unusual_tags_and_large_metadata_are_accepted_and_survive_restart() {
         assert!(said.status == 400 && said.body.to_string().contains(why), "{said:?}");
     }
     for tags in [many, vec![String::new()]] {
-        let refused = peer.register(RegisterRequest { tags, ..instance("web", "native") }).await;
+        let refused = client.register(RegisterRequest { tags, ..instance("web", "native") }).await;
         assert!(refused.is_err(), "the native API keeps its limits");
     }
     survives(serve, &directory, "web", "ext").await;

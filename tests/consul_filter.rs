@@ -153,7 +153,7 @@ fn quoted(text: &str) -> String {
 async fn every_field_of_an_answer_can_be_filtered() {
     let serve = ServerProcess::start(&["--node-name", "n1"]).await;
     fill(&serve).await;
-    serve.peer().await.register(crate::harness::instance("native", "one")).await.unwrap();
+    serve.client().await.register(crate::harness::instance("native", "one")).await.unwrap();
     let mut count = 0;
     for (path, at) in ANSWERS {
         let answer = get(&serve, path).await;

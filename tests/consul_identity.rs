@@ -64,7 +64,7 @@ async fn add(serve: &ServerProcess, service: &str, (way, node, id): &Registratio
     match way {
         Way::Native => {
             let request = RegisterRequest { ttl: seconds(600.0), ..instance(service, id) };
-            serve.peer().await.register(request).await.unwrap();
+            serve.client().await.register(request).await.unwrap();
         }
         Way::Http => register(serve, json!({"Name": service, "ID": id, "Port": 1})).await,
         Way::Catalog => {
@@ -79,7 +79,7 @@ async fn add(serve: &ServerProcess, service: &str, (way, node, id): &Registratio
 async fn remove(serve: &ServerProcess, service: &str, (way, node, id): &Registration) {
     match way {
         Way::Native => {
-            let removed = serve.peer().await.deregister(service, id, &bytes::Bytes::new()).await.unwrap();
+            let removed = serve.client().await.deregister(service, id, &bytes::Bytes::new()).await.unwrap();
             assert!(removed.is_some(), "{id}");
         }
         Way::Http => {
@@ -153,13 +153,13 @@ async fn registrations_of_two_services_with_different_identities_are_kept_apart(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registration_of_the_other_kind_is_rejected_unless_replaced() {
     let serve = ServerProcess::start(&["--node-name", LOCAL]).await;
-    let peer = serve.peer().await;
+    let client = serve.client().await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
-    let refused = peer.register(instance("web", "a")).await.unwrap_err();
+    let refused = client.register(instance("web", "a")).await.unwrap_err();
     assert_eq!(refused.code(), Code::AlreadyExists);
     assert!(refused.message().contains("set replace"), "{refused}");
     assert_eq!(get(&serve, "/v1/agent/service/a").await.status, 200, "a refusal changes nothing");
-    let lease = peer.register(RegisterRequest { replace: true, ..instance("web", "a") }).await.unwrap().lease_id;
+    let lease = client.register(RegisterRequest { replace: true, ..instance("web", "a") }).await.unwrap().lease_id;
     assert_eq!(get(&serve, "/v1/agent/service/a").await.status, 404);
 
     let catalog = json!({"Node": "N1", "Address": "10.0.0.1", "Service": {"Service": "web", "ID": "a"}});
@@ -176,7 +176,7 @@ async fn registration_of_the_other_kind_is_rejected_unless_replaced() {
     assert_eq!(moving.status, 409, "an id does not move to where a lease holds it: {moving:?}");
     assert_eq!(get(&serve, "/v1/agent/service/a").await.body["Service"], "api", "and stays where it was");
 
-    peer.deregister("web", "a", &lease).await.unwrap();
+    client.deregister("web", "a", &lease).await.unwrap();
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     assert_eq!(shown(&serve, "api").await.len(), 0);
 }
@@ -184,40 +184,43 @@ async fn registration_of_the_other_kind_is_rejected_unless_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reserved_id_is_rejected_by_register_and_accepted_from_operators() {
     let serve = ServerProcess::start(&[]).await;
-    let peer = serve.peer().await;
+    let client = serve.client().await;
     for node in ["n2", "N3"] {
         let service = json!({"Service": "web", "ID": "web", "Port": 1});
         put(&serve, "/v1/catalog/register", &json!({"Node": node, "Address": "10.0.0.1", "Service": service})).await;
     }
-    let refused = peer.register(RegisterRequest { replace: true, ..instance("web", "@n2/web") }).await.unwrap_err();
+    let refused = client.register(RegisterRequest { replace: true, ..instance("web", "@n2/web") }).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("starts with '@'"), "{refused}");
 
-    let ids = || async { peer.list("web").await.into_iter().map(|one| one.id).collect::<Vec<_>>() };
+    let ids = || async { client.list("web").await.into_iter().map(|one| one.id).collect::<Vec<_>>() };
     assert_eq!(ids().await, ["@n2/web", "@n3/web"]);
     let (service, id) = ("web".to_owned(), "@n2/web".to_owned());
     let drain = UpdateInstanceRequest { service, id, draining: true, ..Default::default() };
-    peer.update(&["draining"], drain).await.unwrap();
+    client.update(&["draining"], drain).await.unwrap();
     let checks = get(&serve, "/v1/health/checks/web").await.body;
     assert_eq!((len(&checks), &checks[0]["Node"]), (1, &json!("n2")), "{checks}");
-    peer.deregister("web", "@n2/web", &bytes::Bytes::new()).await.unwrap().unwrap();
+    client.deregister("web", "@n2/web", &bytes::Bytes::new()).await.unwrap().unwrap();
     assert_eq!(ids().await, ["@n3/web"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn id_in_several_services_is_shown_once_for_each() {
     let serve = ServerProcess::start(&["--node-name", LOCAL]).await;
-    let peer = serve.peer().await;
+    let client = serve.client().await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     for service in ["api", "db"] {
-        peer.register(instance(service, "a")).await.unwrap();
+        client.register(instance(service, "a")).await.unwrap();
     }
     let found = get(&serve, "/v1/catalog/node/n1").await.body["Services"].clone();
     let of = |key: &str| found[key]["Service"].as_str().map(str::to_owned);
     assert_eq!(["a", "api/a", "db/a"].map(of), ["web", "api", "db"].map(|name| Some(name.to_owned())), "{found}");
     assert_eq!(ask(&serve, "PUT", "/v1/agent/service/deregister/a", "").await.status, 200);
     assert_eq!(ask(&serve, "PUT", "/v1/agent/service/deregister/a", "").await.status, 404, "a lease keeps the others");
-    assert_eq!((peer.list("web").await.len(), peer.list("api").await.len(), peer.list("db").await.len()), (0, 1, 1));
+    assert_eq!(
+        (client.list("web").await.len(), client.list("api").await.len(), client.list("db").await.len()),
+        (0, 1, 1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

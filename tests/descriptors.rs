@@ -46,9 +46,9 @@ const QUESTION: &[u8] =
 async fn dns_connection_without_descriptors_is_closed_at_once() {
     let serve = ServerProcess::start(&["--dns", "127.0.0.1:0"]).await;
     let dns = serve.dns.unwrap();
-    let peer = serve.peer().await;
-    let lease = peer.register(instance("web", "a")).await.unwrap().lease_id;
-    let mut heartbeats = HeartbeatStream::open(&peer).await;
+    let client = serve.client().await;
+    let lease = client.register(instance("web", "a")).await.unwrap().lease_id;
+    let mut heartbeats = HeartbeatStream::open(&client).await;
     metric(serve.http, "callboard_instances").await;
     let before = leave_descriptors(&serve, 5);
     let start = wall();
@@ -65,9 +65,9 @@ async fn dns_connection_without_descriptors_is_closed_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_without_descriptors_continues_and_recovers() {
     let serve = ServerProcess::start(&[]).await;
-    let peer = serve.peer().await;
-    let lease = peer.register(instance("web", "a")).await.unwrap().lease_id;
-    let mut heartbeats = HeartbeatStream::open(&peer).await;
+    let client = serve.client().await;
+    let lease = client.register(instance("web", "a")).await.unwrap().lease_id;
+    let mut heartbeats = HeartbeatStream::open(&client).await;
     metric(serve.http, "callboard_instances").await;
 
     let before = leave_descriptors(&serve, 20);
@@ -87,8 +87,8 @@ async fn server_without_descriptors_continues_and_recovers() {
 
     let start = wall();
     prlimit(Some(serve.child.pid()), Resource::Nofile, before).unwrap();
-    let peer = within("a connection", serve.peer()).await;
-    peer.register(instance("web", "b")).await.unwrap();
+    let client = within("a connection", serve.client()).await;
+    client.register(instance("web", "b")).await.unwrap();
     assert!(wall() - start < 5_000);
     println!("{rejected} rejected, {used} of {took} ticks used, back after {} ms", wall() - start);
     metric_becomes(serve.http, "callboard_rejected_connections_total{reason=\"descriptors\"}", |n| n >= 75.0).await;

@@ -5,16 +5,16 @@ use tempfile::TempDir;
 
 use crate::harness::{Child, HeartbeatStream, ServerProcess, TestClient, instance, seconds};
 
-async fn states(peer: &TestClient, leases: &[bytes::Bytes]) -> Vec<LeaseState> {
+async fn states(client: &TestClient, leases: &[bytes::Bytes]) -> Vec<LeaseState> {
     let all: Vec<_> = leases.iter().collect();
-    HeartbeatStream::open(peer).await.beat(&all).await.unwrap().0
+    HeartbeatStream::open(client).await.beat(&all).await.unwrap().0
 }
 
-async fn register_many(peer: &TestClient, count: usize) -> Vec<bytes::Bytes> {
+async fn register_many(client: &TestClient, count: usize) -> Vec<bytes::Bytes> {
     let mut leases = Vec::new();
     for number in 0..count {
         let request = RegisterRequest { ttl: seconds(60.0), ..instance("web", &format!("i{number}")) };
-        leases.push(peer.register(request).await.unwrap().lease_id);
+        leases.push(client.register(request).await.unwrap().lease_id);
     }
     leases
 }
@@ -24,17 +24,17 @@ async fn killed_registry_restores_instances_and_leases() {
     let directory = TempDir::new().unwrap();
     let data = ["--data-dir", directory.path().to_str().unwrap()];
     let serve = ServerProcess::start(&data).await;
-    let peer = serve.peer().await;
-    let leases = register_many(&peer, 20).await;
-    peer.deregister("web", "i0", &leases[0]).await.unwrap().unwrap();
-    let (before, events) = (peer.list("web").await, peer.events().await);
+    let client = serve.client().await;
+    let leases = register_many(&client, 20).await;
+    client.deregister("web", "i0", &leases[0]).await.unwrap().unwrap();
+    let (before, events) = (client.list("web").await, client.events().await);
     let serve = serve.restart(&data).await;
-    let peer = serve.peer().await;
-    assert_eq!(peer.list("web").await, before, "revisions are restored too");
+    let client = serve.client().await;
+    assert_eq!(client.list("web").await, before, "revisions are restored too");
     let mut expected = vec![LeaseState::Held; 20];
     expected[0] = LeaseState::Unknown;
-    assert_eq!(states(&peer, &leases).await, expected, "leases continue");
-    let next = peer.register(instance("web", "next")).await.unwrap();
+    assert_eq!(states(&client, &leases).await, expected, "leases continue");
+    let next = client.register(instance("web", "next")).await.unwrap();
     assert!(next.revision > events.last().unwrap().revision, "revisions rise over the kill");
 }
 
@@ -55,7 +55,7 @@ async fn directory_in_use_is_rejected_with_the_process_id() {
         };
         assert!(ended.stderr.contains(&expected), "{arguments:?}: {}", ended.stderr);
     }
-    serve.peer().await.register(instance("web", "a")).await.unwrap();
+    serve.client().await.register(instance("web", "a")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,9 +64,9 @@ async fn imported_export_is_the_same_registry_in_another_directory() {
     let file = old.path().join("export.jsonl");
     let (from, to, file) = (old.path().to_str().unwrap(), new.path().to_str().unwrap(), file.to_str().unwrap());
     let serve = ServerProcess::start(&["--data-dir", from]).await;
-    let peer = serve.peer().await;
-    let leases = register_many(&peer, 20).await;
-    let before = peer.list("web").await;
+    let client = serve.client().await;
+    let leases = register_many(&client, 20).await;
+    let before = client.list("web").await;
     serve.child.kill().await;
     let ended = Child::run(&["export", "--data-dir", from, file]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
@@ -80,9 +80,9 @@ async fn imported_export_is_the_same_registry_in_another_directory() {
     assert_eq!(again.code(), Some(1));
     assert!(again.stderr.contains("holds a registry already"), "{}", again.stderr);
     let serve = ServerProcess::start(&["--data-dir", to]).await;
-    let peer = serve.peer().await;
-    assert_eq!(peer.list("web").await, before);
-    assert!(states(&peer, &leases).await.iter().all(|state| *state == LeaseState::Held));
+    let client = serve.client().await;
+    assert_eq!(client.list("web").await, before);
+    assert!(states(&client, &leases).await.iter().all(|state| *state == LeaseState::Held));
     let nothing = Child::run(&["export", "--data-dir", "/nonexistent"]).await;
     assert!(nothing.stderr.contains("holds no registry"), "{}", nothing.stderr);
 }

@@ -27,7 +27,7 @@ use client::{DnsClient, data, query};
 /// Starts a server, and returns it with a gRPC and a DNS client.
 async fn start() -> (ServerProcess, TestClient, DnsClient) {
     let server = ServerProcess::start(&["--dns", "127.0.0.1:0", "--datacenter", "dc1", "--node-name", "n1"]).await;
-    let client = server.peer().await;
+    let client = server.client().await;
     let dns = DnsClient::new(server.dns.unwrap()).await;
     (server, client, dns)
 }

@@ -30,9 +30,9 @@ use tokio::sync::watch;
 use crate::harness::{Reader, TestClient, Wall, wall};
 
 /// Returns a lower bound of the time of the last heartbeat, computed from the remaining time of the lease.
-async fn last_sign(peer: &TestClient, service: &str, id: &str) -> Wall {
+async fn last_renewal(client: &TestClient, service: &str, id: &str) -> Wall {
     let asked = wall();
-    let lease = peer.lease(service, id).await.expect("it is registered");
+    let lease = client.lease(service, id).await.expect("it is registered");
     let millis = |span: Option<prost_types::Duration>| {
         u64::try_from(Duration::try_from(span.unwrap()).unwrap().as_millis()).unwrap()
     };

@@ -79,11 +79,11 @@ async fn bytes_that_are_no_handshake_are_rejected_at_once() {
 async fn idle_connection_after_its_handshake_stays_open() {
     let server = TestServer::with(short_deadline);
     let mut idle = Raw::saying(server.grpc(), PREFACE).await;
-    let peer = server.peer().await;
+    let client = server.client().await;
     let mut kept = Raw::saying(server.http(), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(idle.stays_open(DEADLINE * 3).await, "HTTP/2 without a request");
     assert!(kept.stays_open(DEADLINE).await, "HTTP/1.1 after one");
-    peer.register(instance("web", "a")).await.unwrap();
+    client.register(instance("web", "a")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,8 +109,8 @@ async fn silent_connections_do_not_delay_others() {
         silent.push(Raw::connect(server.grpc()).await);
     }
     let start = wall();
-    let peer = TestClient::connect(server.grpc()).await;
-    peer.register(instance("web", "a")).await.unwrap();
+    let client = TestClient::connect(server.grpc()).await;
+    client.register(instance("web", "a")).await.unwrap();
     assert!(wall() - start < 2_000);
     let (status, _) = within("a page", get(server.http(), "/healthz")).await;
     assert_eq!(status, 200);

@@ -1,6 +1,6 @@
-//! Concurrent writers and readers of every kind over real gRPC, and every promise checked over what came of it.
+//! Concurrent writers and readers of every kind over real gRPC, with all invariants checked over the results.
 
-mod doors;
+mod final_state;
 mod follow;
 mod writer;
 
@@ -13,12 +13,12 @@ use crate::{
     invariant::{self, Held, ReferenceHistory},
 };
 use follow::{Habit, Plan};
-use writer::{Told, Writer};
+use writer::{Writer, WriterReport};
 
 /// Services that writers register in. `nobody` stays empty, and `late` is used only in the second half.
 const SERVICES: [&str; 4] = ["pay-card", "pay-cash", "web", "late"];
 const WRITERS: u64 = 4;
-/// Readers that read whatever there is, at once, from the beginning.
+/// Readers that read at once from the beginning.
 const STEADY: [&str; 3] = ["one", "several", "prefix"];
 /// Half of the time for which writers write.
 const HALF: Duration = Duration::from_secs(2);
@@ -56,11 +56,11 @@ fn plans() -> Vec<Plan> {
     ]
 }
 
-/// All that was told and heard.
+/// Reports of the writers, and records of the readers.
 struct History {
-    told: Told,
+    report: WriterReport,
     readers: Vec<Reader>,
-    truth: ReferenceHistory,
+    reference: ReferenceHistory,
     /// Instances that self-preservation kept.
     held: Held,
     /// Instances that are left in the end.
@@ -70,76 +70,78 @@ struct History {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_promise_holds_in_memory() {
-    every_promise_holds(Engine::Memory).await;
+async fn concurrent_history_in_memory_keeps_all_invariants() {
+    assert_all_invariants(Engine::Memory).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_promise_holds_on_the_disk() {
-    every_promise_holds(Engine::Disk).await;
+async fn concurrent_history_on_disk_keeps_all_invariants() {
+    assert_all_invariants(Engine::Disk).await;
 }
 
-async fn every_promise_holds(engine: Engine) {
+async fn assert_all_invariants(engine: Engine) {
     let seed = Seed::from_environment();
     let stalls = Stalls::of_this_machine();
-    let house = TestServer::on(engine, |_| {});
-    let history = play(&house, &seed).await;
+    let server = TestServer::on(engine, |_| {});
+    let history = play(&server, &seed).await;
     for reader in &history.readers {
-        invariant::check_record(&reader.record, &history.truth).unwrap();
+        invariant::check_record(&reader.record, &history.reference).unwrap();
     }
-    let Told { lives, reads, .. } = &history.told;
-    invariant::read_your_writes::check(reads, &history.truth).unwrap();
-    invariant::live_stays::check(lives, &history.truth).unwrap();
+    let WriterReport { lifetimes, reads, .. } = &history.report;
+    invariant::read_your_writes::check(reads, &history.reference).unwrap();
+    invariant::live_stays::check(lifetimes, &history.reference).unwrap();
     let held = &history.held;
-    invariant::dead_goes::check(lives, &history.truth, held, wall(), |from| stalls.since(from)).unwrap();
-    invariant::never_empty_by_inference::check(lives, &history.truth, history.quiet).unwrap();
+    invariant::dead_goes::check(lifetimes, &history.reference, held, wall(), |from| stalls.since(from)).unwrap();
+    invariant::never_empty_by_inference::check(lifetimes, &history.reference, history.quiet).unwrap();
     for reader in history.readers.iter().filter(|reader| STEADY.contains(&&*reader.record.reader)) {
-        invariant::dead_goes::check_heard(&reader.record, lives, &history.truth, held, |from| stalls.since(from))
-            .unwrap();
+        invariant::dead_goes::check_received(&reader.record, lifetimes, &history.reference, held, |from| {
+            stalls.since(from)
+        })
+        .unwrap();
     }
-    let shown = doors::shown(&house, &history.readers, &history.left).await;
+    let shown = final_state::shown(&server, &history.readers, &history.left).await;
     invariant::converges::check(&shown).unwrap();
     something_was_checked(&history);
 }
 
-async fn play(house: &TestServer, seed: &Seed) -> History {
+async fn play(server: &TestServer, seed: &Seed) -> History {
     let (goal, goals) = watch::channel(None);
     let mut reading = JoinSet::new();
     for (number, plan) in (1_000..).zip(plans()) {
-        let open = plan.open(house.grpc(), seed.random(number), goals.clone());
+        let open = plan.open(server.grpc(), seed.random(number), goals.clone());
         reading.spawn(open);
     }
-    let mut everything = Reader::open(&house.peer().await, "everything", Scope::Everything, Filter::NONE).await;
+    let mut everything = Reader::open(&server.client().await, "everything", Scope::Everything, Filter::NONE).await;
     let mut writing = JoinSet::new();
     for number in 0..WRITERS {
-        let writer = Writer::new(house.peer().await, number, seed.random(number)).await;
+        let writer = Writer::new(server.client().await, number, seed.random(number)).await;
         writing.spawn(writer.write(HALF));
     }
-    let mut told = Told::default();
+    let mut report = WriterReport::default();
     let mut left: Vec<Key> = Vec::new();
     while let Some(writer) = writing.join_next().await {
-        let (writer_told, writer_left) = writer.unwrap();
-        told.extend(writer_told);
+        let (writer_report, writer_left) = writer.unwrap();
+        report.extend(writer_report);
         left.extend(writer_left);
     }
     left.sort();
     let quiet = wall();
-    within("who fell silent is gone", all_gone(house, &mut everything, &left)).await;
-    let held = Held::by(&house.peer().await.protection_events().await);
-    let events = house.peer().await.events().await;
+    within("instances without heartbeats are removed", all_gone(server, &mut everything, &left)).await;
+    let held = Held::by(&server.client().await.protection_events().await);
+    let events = server.client().await.events().await;
     let newest = events.last().unwrap().revision;
     goal.send_replace(Some(newest));
     let mut readers = reading.join_all().await;
     everything.until("the newest revision", |view| view.revision >= newest).await;
     readers.push(everything);
-    let answered = std::mem::take(&mut told.seen);
-    let truth = ReferenceHistory::gather(events, readers.iter().map(|reader| &reader.record), answered).unwrap();
-    History { told, readers, truth, held, left, quiet }
+    let answered = std::mem::take(&mut report.seen);
+    let reference = ReferenceHistory::gather(events, readers.iter().map(|reader| &reader.record), answered).unwrap();
+    History { report, readers, reference, held, left, quiet }
 }
 
-/// Waits until silent instances are gone: they expire, or an operator resets self-preservation because many fell silent at once.
-async fn all_gone(house: &TestServer, everything: &mut Reader, left: &[Key]) {
-    let peer = house.peer().await;
+/// Waits until silent instances are gone: they expire, or an operator resets self-preservation because many stopped at once.
+async fn all_gone(server: &TestServer, everything: &mut Reader, left: &[Key]) {
+    let client = server.client().await;
     let mut pace = tokio::time::interval(Duration::from_millis(500));
     while !everything.view.set.keys().eq(left) {
         tokio::select! {
@@ -147,18 +149,18 @@ async fn all_gone(house: &TestServer, everything: &mut Reader, left: &[Key]) {
                 message.unwrap();
             }
             _ = pace.tick() => {
-                peer.reset_protection(None).await;
+                client.reset_protection(None).await;
             }
         }
     }
 }
 
-/// A history in which nothing happened would pass every check.
+/// Asserts that the history has events of each kind: an empty history would pass every check.
 fn something_was_checked(history: &History) {
     use callboard::pb::callboard::v1::{
         Event, EventKind, InstanceStatus, RemovalReason, change::Change, watch_response::Message,
     };
-    let events = &history.truth.events;
+    let events = &history.reference.events;
     let count = |kind, reason: Option<RemovalReason>| {
         let like = |event: &&Event| event.kind() == kind && reason.is_none_or(|reason| event.reason() == reason);
         events.iter().filter(like).count()
@@ -171,19 +173,21 @@ fn something_was_checked(history: &History) {
         ("updated", count(EventKind::Updated, None)),
         ("deregistered", count(EventKind::Removed, Some(RemovalReason::Deregistered))),
         ("expired", count(EventKind::Removed, Some(RemovalReason::Expired))),
-        ("graces", history.told.lives.iter().filter(|life| life.broke.is_some()).count()),
-        ("reads", history.told.reads.len()),
+        ("graces", history.report.lifetimes.iter().filter(|lifetime| lifetime.broke.is_some()).count()),
+        ("reads", history.report.reads.len()),
     ];
     let messages = |reader: &Reader, is: fn(&Message) -> bool| {
-        let said = reader.record.heard.iter().filter_map(|heard| match &heard.what {
+        let received = reader.record.observations.iter().filter_map(|observation| match &observation.what {
             crate::harness::What::Message(message) => message.message.as_ref(),
             _ => None,
         });
-        said.filter(|message| is(message)).count()
+        received.filter(|message| is(message)).count()
     };
-    let heard = |is: fn(&Message) -> bool| history.readers.iter().map(|reader| messages(reader, is)).sum::<usize>();
-    let resumed = history.readers.iter().flat_map(|reader| &reader.record.heard);
-    let resumed = resumed.filter(|heard| matches!(heard.what, crate::harness::What::Opened { resumes: true }));
+    let count_messages =
+        |is: fn(&Message) -> bool| history.readers.iter().map(|reader| messages(reader, is)).sum::<usize>();
+    let resumed = history.readers.iter().flat_map(|reader| &reader.record.observations);
+    let resumed =
+        resumed.filter(|observation| matches!(observation.what, crate::harness::What::Opened { resumes: true }));
     let folded = |message: &Message| matches!(message, Message::Changes(changes) if changes.changes.len() > 1);
     let left = |message: &Message| {
         let Message::Changes(changes) = message else { return false };
@@ -192,17 +196,20 @@ fn something_was_checked(history: &History) {
             matches!(&change.change, Some(Change::Removed(gone)) if gone.reason() == reason)
         })
     };
-    let heard = [
+    let received = [
         ("resumed", resumed.count()),
-        ("folded", heard(folded)),
-        ("no longer matches", heard(left)),
-        ("bookmarks", heard(|message| matches!(message, Message::Bookmark(_)))),
+        ("folded", count_messages(folded)),
+        ("no longer matches", count_messages(left)),
+        ("bookmarks", count_messages(|message| matches!(message, Message::Bookmark(_)))),
     ];
-    println!("{} events: {kinds:?}, {heard:?}", events.len());
-    for (what, count) in kinds.into_iter().chain(heard) {
+    println!("{} events: {kinds:?}, {received:?}", events.len());
+    for (what, count) in kinds.into_iter().chain(received) {
         assert!(count > 0, "there was no {what} in this history, so nothing was checked of it");
     }
     let waiting = history.readers.iter().find(|reader| reader.record.reader == "waits for late").unwrap();
-    assert!(!waiting.view.set.is_empty() && events[0].service != "late", "it waited, and heard");
+    assert!(
+        !waiting.view.set.is_empty() && events[0].service != "late",
+        "the early watch of `late` receives its instances"
+    );
     assert!(history.readers.iter().all(|reader| reader.view.resets == 0), "short histories are never lost");
 }

@@ -225,7 +225,7 @@ async fn tcp_target_with_ipv6_address_needs_brackets() {
     let port = listener.local_addr().unwrap().port();
     let output = register_and_wait(&server, "good", "passing", json!({"TCP": format!("[::1]:{port}")})).await;
     assert_eq!(output, format!("TCP connect [::1]:{port}: Success"));
-    let client = server.peer().await;
+    let client = server.client().await;
     for target in [format!("::1:{port}"), format!("[::1:{port}"), "[::1]:70000".to_owned(), "[::1]:".to_owned()] {
         for kind in ["TCP", "GRPC"] {
             let body = json!({"Name": "bad", "Check": {kind: target, "Interval": "1s"}}).to_string();
@@ -286,7 +286,7 @@ fn native(address: SocketAddr) -> Check {
 
 /// Waits until the check of `web/a` has this status, and returns its output.
 async fn native_output(server: &ServerProcess, status: CheckStatus) -> String {
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut reader = Reader::of(&client, &["web"]).await;
     let has_status = |view: &View| view.get("web", "a").is_some_and(|instance| instance.checks[0].status() == status);
     reader.until(status.as_str_name(), has_status).await;
@@ -302,7 +302,7 @@ async fn native_http_check_keeps_its_definition_through_export_and_import() {
     let mut check = native(page.address);
     check.set_initial_status(CheckStatus::Passing);
     let registration = RegisterRequest { ttl: seconds(600.0), checks: vec![check], ..instance("web", "a") };
-    server.peer().await.register(registration).await.unwrap();
+    server.client().await.register(registration).await.unwrap();
     let output = native_output(&server, CheckStatus::Critical).await;
     assert_eq!(output, format!("HTTP POST http://{}/native: 302 Found Output: 456", page.address));
     let first = page.first_request("/native").await;

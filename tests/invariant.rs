@@ -42,11 +42,11 @@ pub use reference_history::ReferenceHistory;
 use crate::harness::Record;
 
 /// Runs all checks of one reader's record.
-pub fn check_record(record: &Record, truth: &ReferenceHistory) -> Result<(), String> {
+pub fn check_record(record: &Record, reference: &ReferenceHistory) -> Result<(), String> {
     let of = |error: &dyn std::fmt::Display| format!("{}: {error}", record.reader);
     ordered::check(record).map_err(|error| of(&error))?;
     unique::check(record).map_err(|error| of(&error))?;
     resumable::check(record).map_err(|error| of(&error))?;
-    gapless::check(record, truth).map_err(|error| of(&error))?;
-    open_before_registration::check(record, truth).map_err(|error| of(&error))
+    gapless::check(record, reference).map_err(|error| of(&error))?;
+    open_before_registration::check(record, reference).map_err(|error| of(&error))
 }

@@ -41,7 +41,7 @@ async fn beat(beats: &mut HeartbeatStream, lease: &Bytes) -> LeaseState {
 #[tokio::test(start_paused = true)]
 async fn silent_instance_is_removed_within_a_second_after_its_ttl() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut reader = Reader::synced(&client, &["web"]).await;
     for ttl in [1_000, 1_234, 2_500, 15_000, 40_000] {
         let start = server.now();
@@ -53,7 +53,7 @@ async fn silent_instance_is_removed_within_a_second_after_its_ttl() {
 #[tokio::test(start_paused = true)]
 async fn each_heartbeat_renews_for_a_full_ttl() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut reader = Reader::synced(&client, &["web"]).await;
     let lease = lease(&client, with_ttl("a", 2.0, None)).await;
     let mut beats = HeartbeatStream::open(&client).await;
@@ -69,7 +69,7 @@ async fn each_heartbeat_renews_for_a_full_ttl() {
 #[tokio::test(start_paused = true)]
 async fn repeated_register_renews_the_lease() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut reader = Reader::synced(&client, &["web"]).await;
     let first = lease(&client, with_ttl("a", 2.0, None)).await;
     for _ in 0..5 {
@@ -83,7 +83,7 @@ async fn repeated_register_renews_the_lease() {
 #[tokio::test(start_paused = true)]
 async fn broken_stream_leaves_the_disconnect_grace_if_there_is_one() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut reader = Reader::synced(&client, &["web"]).await;
     for (grace, lives) in [(Some(0.7), 700), (Some(0.0), 0), (Some(99.0), 10_000), (None, 10_000)] {
         let lease = lease(&client, with_ttl("a", 10.0, grace)).await;
@@ -98,7 +98,7 @@ async fn broken_stream_leaves_the_disconnect_grace_if_there_is_one() {
 #[tokio::test(start_paused = true)]
 async fn broken_stream_that_another_has_replaced_changes_nothing() {
     let server = InMemory::open();
-    let (client, other) = (server.peer().await, server.peer().await);
+    let (client, other) = (server.client().await, server.client().await);
     let mut reader = Reader::synced(&client, &["web"]).await;
     let lease = lease(&client, with_ttl("a", 9.0, Some(1.0))).await;
     let (mut older, mut newer) = (HeartbeatStream::open(&client).await, HeartbeatStream::open(&other).await);
@@ -117,7 +117,7 @@ async fn broken_stream_that_another_has_replaced_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn heartbeat_on_another_stream_ends_the_grace() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let lease = lease(&client, with_ttl("a", 9.0, Some(2.0))).await;
     let mut first = HeartbeatStream::open(&client).await;
     assert_eq!(beat(&mut first, &lease).await, LeaseState::Held);
@@ -133,7 +133,7 @@ async fn heartbeat_on_another_stream_ends_the_grace() {
 async fn one_message_renews_many_leases() {
     const MANY: usize = 1_000;
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut leases = Vec::new();
     for number in 0..MANY {
         leases.push(lease(&client, with_ttl(&format!("i{number}"), 3.0, None)).await);
@@ -174,7 +174,7 @@ async fn rejected(client: &TestClient, request: RegisterRequest) -> Status {
 #[tokio::test(start_paused = true)]
 async fn register_of_another_boot_takes_over_once_a_heartbeat_is_missing() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let first = lease(&client, with_ttl("a", 6.0, None)).await;
     let other = RegisterRequest { boot_id: "other".to_owned(), ..with_ttl("a", 6.0, None) };
     let error = rejected(&client, other.clone()).await;
@@ -195,7 +195,7 @@ async fn register_of_another_boot_takes_over_once_a_heartbeat_is_missing() {
 #[tokio::test(start_paused = true)]
 async fn register_of_another_boot_takes_over_after_a_broken_stream_or_with_replace() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let boot = |boot: &str| RegisterRequest { boot_id: boot.to_owned(), ..with_ttl("a", 60.0, None) };
     let first = lease(&client, boot("first")).await;
     let mut beats = HeartbeatStream::open(&client).await;
@@ -218,7 +218,7 @@ async fn register_of_another_boot_takes_over_after_a_broken_stream_or_with_repla
 #[tokio::test(start_paused = true)]
 async fn heartbeat_for_instance_that_an_operator_removed_is_answered_with_removed() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let lease = lease(&client, with_ttl("a", 6.0, None)).await;
     assert!(client.deregister("web", "a", &Bytes::new()).await.unwrap().is_some());
     let mut beats = HeartbeatStream::open(&client).await;
@@ -233,9 +233,9 @@ async fn heartbeat_for_instance_that_an_operator_removed_is_answered_with_remove
 #[tokio::test(start_paused = true)]
 async fn heartbeat_stream_without_heartbeats_ends() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut silent = HeartbeatStream::open(&client).await;
-    assert_eq!(server.seats(), 1);
+    assert_eq!(server.stream_count(), 1);
     let start = server.now();
     let status = silent.answers.message();
     let status = tokio::time::timeout(Duration::from_secs(100), status).await.unwrap().unwrap_err();
@@ -243,13 +243,13 @@ async fn heartbeat_stream_without_heartbeats_ends() {
     assert!(status.message().contains("send one every third"), "{status}");
     let after = server.now() - start;
     assert!((60_000..80_000).contains(&after), "{after}");
-    assert_eq!(server.seats(), 0);
+    assert_eq!(server.stream_count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn heartbeat_stream_of_long_lease_may_be_silent_for_long() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let lease = lease(&client, with_ttl("a", 300.0, None)).await;
     let mut beats = HeartbeatStream::open(&client).await;
     for _ in 0..4 {
@@ -261,13 +261,13 @@ async fn heartbeat_stream_of_long_lease_may_be_silent_for_long() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_of_the_server_starts_no_grace() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let lease = lease(&client, with_ttl("a", 10.0, Some(0.5))).await;
     let mut beats = HeartbeatStream::open(&client).await;
     assert_eq!(beat(&mut beats, &lease).await, LeaseState::Held);
     server.leave();
     while beats.answers.message().await.is_ok_and(|message| message.is_some()) {}
-    assert_eq!(server.seats(), 0);
+    assert_eq!(server.stream_count(), 0);
     sleep(Duration::from_secs(9)).await;
     assert_eq!(server.leases(), 1, "the client did not break the stream");
     sleep(Duration::from_millis(1_000 + MAX_DELAY_MS)).await;
@@ -277,7 +277,7 @@ async fn shutdown_of_the_server_starts_no_grace() {
 #[tokio::test(start_paused = true)]
 async fn ttl_is_granted_within_bounds() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     for (asked, granted) in [(Some(0.0), 1), (Some(0.2), 1), (Some(7.0), 7), (Some(1e9), 86_400), (None, 15)] {
         let request = RegisterRequest { ttl: asked.and_then(seconds), replace: true, ..instance("web", "a") };
         let answer = client.register(request).await.unwrap();

@@ -68,7 +68,7 @@ async fn connection_over_a_limit_is_rejected_until_others_close() {
         no_connections(server.http()).await;
         let refused = format!("callboard_rejected_connections_total{{reason=\"{reason}\"}}");
         metric_becomes(server.http(), &refused, |number| number >= 1.0).await;
-        server.peer().await.register(instance("web", "a")).await.unwrap();
+        server.client().await.register(instance("web", "a")).await.unwrap();
     }
 }
 
@@ -145,9 +145,9 @@ async fn loopback_is_exempt_from_the_default_limit_per_address() {
     }
 }
 
-async fn watch(peer: &TestClient) -> Result<Streaming<WatchResponse>, Status> {
+async fn watch(client: &TestClient) -> Result<Streaming<WatchResponse>, Status> {
     let request = WatchRequest { services: vec!["web".to_owned()], ..WatchRequest::default() };
-    within("Watch", peer.discovery.clone().watch(request)).await.map(tonic::Response::into_inner)
+    within("Watch", client.discovery.clone().watch(request)).await.map(tonic::Response::into_inner)
 }
 
 fn assert_rejected(status: &Status, flag: &str) {
@@ -166,10 +166,10 @@ async fn heartbeats_are_accepted_when_watches_and_lists_are_rejected() {
     ] as [(fn(&mut Config), &str); 2]
     {
         let server = TestServer::with(config);
-        let (peer, other) = (server.peer().await, server.peer().await);
+        let (client, other) = (server.client().await, server.client().await);
         let mut watches = Vec::new();
         let refused = loop {
-            match watch(&peer).await {
+            match watch(&client).await {
                 Ok(watch) => watches.push(watch),
                 Err(status) => break status,
             }
@@ -193,6 +193,6 @@ async fn heartbeats_are_accepted_when_watches_and_lists_are_rejected() {
         metric_becomes(server.http(), "callboard_rejected_streams_total", |number| number >= 3.0).await;
         drop((watches, more));
         metric_becomes(server.http(), "callboard_watches", |open| open < 1.0).await;
-        watch(&peer).await.unwrap();
+        watch(&client).await.unwrap();
     }
 }

@@ -30,10 +30,10 @@ use tower::Service;
 
 use crate::harness::{InMemory, TestClient, instance, seconds};
 
-/// Holds up the thread of the store after a commit and before its answers, until it is let go.
+/// Change listener that blocks the store's thread after a commit and before its responses, while `stalled` is set.
 #[derive(Debug)]
 struct Stall {
-    hubs: Arc<Notifier>,
+    notifier: Arc<Notifier>,
     stalled: Mutex<bool>,
     over: Condvar,
 }
@@ -47,29 +47,30 @@ impl Stall {
 
 impl ChangeListener for Stall {
     fn changed(&self, event: &Event) {
-        self.hubs.changed(event);
+        self.notifier.changed(event);
         let _over = self.over.wait_while(self.stalled.lock().unwrap(), |stalled| *stalled).unwrap();
     }
 }
 
-/// A registry on a real store.
+/// Registry on a data directory, whose store can be stalled.
 struct Stored {
-    house: InMemory,
+    server: InMemory,
     stall: Arc<Stall>,
     _data: TempDir,
 }
 
 impl Stored {
     fn open() -> Self {
-        let (hubs, clock, data) = (Arc::new(Notifier::new(1)), Arc::new(Clock::new(0)), TempDir::new().unwrap());
-        let stall = Arc::new(Stall { hubs: Arc::clone(&hubs), stalled: Mutex::new(false), over: Condvar::new() });
+        let (notifier, clock, data) = (Arc::new(Notifier::new(1)), Arc::new(Clock::new(0)), TempDir::new().unwrap());
+        let stall =
+            Arc::new(Stall { notifier: Arc::clone(&notifier), stalled: Mutex::new(false), over: Condvar::new() });
         let fresh = StartPoint::new(Incarnation(7), clock.now());
-        let (audience, metrics) = (Arc::clone(&stall) as Arc<dyn ChangeListener>, Metrics::new().store.clone());
-        let surroundings = DiskDependencies { clock: Arc::clone(&clock), listener: audience, metrics, start: fresh };
+        let (listener, metrics) = (Arc::clone(&stall) as Arc<dyn ChangeListener>, Metrics::new().store.clone());
+        let dependencies = DiskDependencies { clock: Arc::clone(&clock), listener, metrics, start: fresh };
         let failed = Box::new(|error| panic!("{error}"));
-        let disk = Disk::open(data.path(), Durability::Durable, surroundings, failed).unwrap();
-        let house = InMemory::over(Arc::new(disk), hubs, clock, Duration::ZERO);
-        Self { house, stall, _data: data }
+        let disk = Disk::open(data.path(), Durability::Durable, dependencies, failed).unwrap();
+        let server = InMemory::over(Arc::new(disk), notifier, clock, Duration::ZERO);
+        Self { server, stall, _data: data }
     }
 }
 
@@ -91,106 +92,106 @@ fn check() -> Check {
     Check { probe: Some(Probe::Ttl(TtlProbe {})), interval: seconds(3_600.0), ..Check::default() }
 }
 
-async fn register(peer: &TestClient, id: &str) -> Result<(), Status> {
+async fn register(client: &TestClient, id: &str) -> Result<(), Status> {
     let request = RegisterRequest { ttl: seconds(3_600.0), checks: vec![check()], ..instance("web", id) };
-    peer.register(request).await.map(drop)
+    client.register(request).await.map(drop)
 }
 
-async fn update(peer: &TestClient) -> Result<(), Status> {
+async fn update(client: &TestClient) -> Result<(), Status> {
     let request = UpdateInstanceRequest { service: "web".into(), id: "there".into(), weight: 7, ..Default::default() };
-    peer.update(&["weight"], request).await.map(drop)
+    client.update(&["weight"], request).await.map(drop)
 }
 
-async fn report(peer: &TestClient) -> Result<(), Status> {
+async fn report(client: &TestClient) -> Result<(), Status> {
     let (service, id, check_id) = ("web".into(), "there".into(), "ttl".into());
     let status = CheckStatus::Passing.into();
-    peer.report(ReportCheckRequest { service, id, check_id, status, ..Default::default() }).await
+    client.report(ReportCheckRequest { service, id, check_id, status, ..Default::default() }).await
 }
 
-async fn deregister(peer: &TestClient) -> Result<(), Status> {
-    match peer.deregister("web", "leaves", &Bytes::new()).await {
-        // It has left, by the call before this one.
+async fn deregister(client: &TestClient) -> Result<(), Status> {
+    match client.deregister("web", "leaves", &Bytes::new()).await {
+        // The call before this one removed it.
         Err(status) if status.code() == Code::NotFound => Ok(()),
         left => left.map(drop),
     }
 }
 
-/// All kinds of writes at once. The first of them is held up after its commit, the others wait in the queue.
-async fn write_all(peer: &TestClient) -> Vec<Result<(), Status>> {
-    let (first, second) = tokio::join!(register(peer, "first"), register(peer, "second"));
-    let (updated, reported, left) = tokio::join!(update(peer), report(peer), deregister(peer));
+/// Sends all kinds of writes at once. The first is blocked after its commit, and the others wait in the queue.
+async fn write_all(client: &TestClient) -> Vec<Result<(), Status>> {
+    let (first, second) = tokio::join!(register(client, "first"), register(client, "second"));
+    let (updated, reported, left) = tokio::join!(update(client), report(client), deregister(client));
     vec![first, second, updated, reported, left]
 }
 
 #[tokio::test]
-async fn write_on_stalled_store_is_told_that_its_outcome_is_unknown() {
+async fn write_on_stalled_store_fails_with_unknown_outcome() {
     let stored = Stored::open();
-    let peer = stored.house.peer().await;
-    register(&peer, "there").await.unwrap();
-    register(&peer, "leaves").await.unwrap();
+    let client = stored.server.client().await;
+    register(&client, "there").await.unwrap();
+    register(&client, "leaves").await.unwrap();
     stored.stall.set(true);
     pause();
-    for answer in write_all(&peer).await {
+    for answer in write_all(&client).await {
         assert_unknown(&answer.unwrap_err());
     }
     resume();
-    // The one that came first is committed, though its client could not be told. Either may have come first.
-    let committed = [peer.get("web", "first").await, peer.get("web", "second").await];
+    // The first write is committed, although its client got no response. Either write may be the first.
+    let committed = [client.get("web", "first").await, client.get("web", "second").await];
     assert!(committed.iter().any(Option::is_some));
     stored.stall.set(false);
-    for answer in write_all(&peer).await {
+    for answer in write_all(&client).await {
         answer.unwrap();
     }
-    let there = peer.get("web", "there").await.unwrap();
+    let there = client.get("web", "there").await.unwrap();
     assert_eq!((there.weight, there.status()), (7, InstanceStatus::Serving));
-    assert!(peer.get("web", "second").await.is_some() && peer.get("web", "leaves").await.is_none());
-    let changes: Vec<_> = peer.events().await.into_iter().filter(|event| event.instance_id == "first").collect();
+    assert!(client.get("web", "second").await.is_some() && client.get("web", "leaves").await.is_none());
+    let changes: Vec<_> = client.events().await.into_iter().filter(|event| event.instance_id == "first").collect();
     assert_eq!(changes.len(), 1, "the same boot registers once: {changes:?}");
 }
 
 #[tokio::test]
 async fn write_waits_as_long_as_the_deadline_of_its_client() {
     let stored = Stored::open();
-    let peer = stored.house.peer().await;
+    let client = stored.server.client().await;
     stored.stall.set(true);
     pause();
     for span in [2, 300] {
         let mut request = Request::new(instance("web", &format!("i{span}")));
         request.set_timeout(Duration::from_secs(span));
-        let asked = stored.house.now();
-        peer.registry.clone().register(request).await.unwrap_err();
-        let waited = stored.house.now() - asked;
+        let asked = stored.server.now();
+        client.registry.clone().register(request).await.unwrap_err();
+        let waited = stored.server.now() - asked;
         assert!((span * 1_000..span * 1_000 + 500).contains(&waited), "{span} s: {waited} ms");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn request_that_does_not_arrive_is_refused() {
-    let house = InMemory::open();
-    let mut request = connection_request(&house, "/callboard.v1.RegistryService/Register");
+async fn request_that_does_not_arrive_times_out() {
+    let server = InMemory::open();
+    let mut request = connection_request(&server, "/callboard.v1.RegistryService/Register");
     *request.body_mut() = never();
     let answer =
-        GrpcApi::routes(house.shared(), house.checks()).unwrap().into_axum_router().call(request).await.unwrap();
+        GrpcApi::routes(server.shared(), server.checks()).unwrap().into_axum_router().call(request).await.unwrap();
     let status = Status::from_header_map(answer.headers()).unwrap();
-    assert_eq!((status.code(), house.now() / 1_000), (Code::DeadlineExceeded, 30));
+    assert_eq!((status.code(), server.now() / 1_000), (Code::DeadlineExceeded, 30));
     assert_eq!(status.get_error_details().error_info().unwrap().reason, "REQUEST_TIMEOUT");
 }
 
-/// A body that does not arrive.
+/// Returns a body that does not arrive.
 fn never() -> Body {
     Body::from_stream(tokio_stream::pending::<Result<Bytes, Infallible>>())
 }
 
-fn connection_request(house: &InMemory, path: &str) -> http::Request<Body> {
+fn connection_request(server: &InMemory, path: &str) -> http::Request<Body> {
     let mut request = http::Request::new(Body::empty());
     *request.uri_mut() = path.parse().unwrap();
-    request.extensions_mut().insert(house.http_connection());
+    request.extensions_mut().insert(server.http_connection());
     request
 }
 
-/// Status, and what was said.
-async fn put(consul: &Arc<Consul>, house: &InMemory, path: &str, body: Body) -> (u16, String) {
-    let mut request = connection_request(house, path);
+/// Sends a PUT request; returns the status and the body of the response.
+async fn put(consul: &Arc<Consul>, server: &InMemory, path: &str, body: Body) -> (u16, String) {
+    let mut request = connection_request(server, path);
     (*request.method_mut(), *request.body_mut()) = (http::Method::PUT, body);
     let answer = ConsulService(Arc::clone(consul)).call(request).await.unwrap();
     let status = answer.status().as_u16();
@@ -198,7 +199,7 @@ async fn put(consul: &Arc<Consul>, house: &InMemory, path: &str, body: Body) -> 
 }
 
 #[tokio::test]
-async fn http_write_on_stalled_store_is_told_that_its_outcome_is_unknown() {
+async fn http_write_on_stalled_store_fails_with_unknown_outcome() {
     let stored = Stored::open();
     let agent = AgentIdentity {
         datacenter: "dc1".into(),
@@ -207,15 +208,15 @@ async fn http_write_on_stalled_store_is_told_that_its_outcome_is_unknown() {
         address: [127, 0, 0, 1].into(),
         meta: Metadata::default(),
     };
-    let consul = Consul::new(stored.house.shared(), stored.house.checks(), agent, 10).unwrap();
-    let register = || put(&consul, &stored.house, "/v1/agent/service/register", r#"{"Name": "web"}"#.into());
+    let consul = Consul::new(stored.server.shared(), stored.server.checks(), agent, 10).unwrap();
+    let register = || put(&consul, &stored.server, "/v1/agent/service/register", r#"{"Name": "web"}"#.into());
     stored.stall.set(true);
     pause();
-    let (status, said) = register().await;
-    assert_eq!(status, 504, "{said}");
-    assert!(said.contains("send it again, which is safe"), "{said}");
-    let (status, said) = put(&consul, &stored.house, "/v1/agent/service/register", never()).await;
-    assert_eq!((status, said.contains("nothing was changed")), (408, true), "{said}");
+    let (status, text) = register().await;
+    assert_eq!(status, 504, "{text}");
+    assert!(text.contains("send it again, which is safe"), "{text}");
+    let (status, text) = put(&consul, &stored.server, "/v1/agent/service/register", never()).await;
+    assert_eq!((status, text.contains("nothing was changed")), (408, true), "{text}");
     resume();
     stored.stall.set(false);
     assert_eq!(register().await.0, 200);

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::harness::{
-    HeartbeatStream, Reader, Reads, ServerProcess, Speaker, TestClient, instance, metric, seconds, wall, within,
+    HeartbeatStream, Http2Client, Reader, Reads, ServerProcess, TestClient, instance, metric, seconds, wall, within,
 };
 
 /// Heartbeat streams of well-behaved clients, each on a connection of its own.
@@ -73,9 +73,9 @@ async fn heartbeats(server: SocketAddr) -> Times {
         runtime.block_on(async {
             let mut beating = JoinSet::new();
             for number in 0..CLIENTS {
-                let peer = TestClient::connect(server).await;
-                let lease = peer.register(instance("honest", &format!("i{number}"))).await.unwrap().lease_id;
-                beating.spawn(beat(peer, lease));
+                let client = TestClient::connect(server).await;
+                let lease = client.register(instance("honest", &format!("i{number}"))).await.unwrap().lease_id;
+                beating.spawn(beat(client, lease));
             }
             Times::of(beating.join_all().await.concat())
         })
@@ -83,8 +83,8 @@ async fn heartbeats(server: SocketAddr) -> Times {
     measuring.await.unwrap()
 }
 
-async fn beat(peer: TestClient, lease: Bytes) -> Vec<u128> {
-    let mut beats = HeartbeatStream::open(&peer).await;
+async fn beat(client: TestClient, lease: Bytes) -> Vec<u128> {
+    let mut beats = HeartbeatStream::open(&client).await;
     let (mut pace, mut times, until) = (interval(Duration::from_millis(40)), Vec::new(), wall() + STAGE_MS);
     while wall() < until {
         pace.tick().await;
@@ -96,19 +96,19 @@ async fn beat(peer: TestClient, lease: Bytes) -> Vec<u128> {
 }
 
 /// Changes a service ten times a second.
-async fn churn(peer: TestClient, service: &'static str) {
+async fn churn(client: TestClient, service: &'static str) {
     let mut pace = interval(Duration::from_millis(100));
     for weight in (1..60_000).cycle() {
         pace.tick().await;
         let (service, id) = (service.to_owned(), "i0".to_owned());
-        peer.update(&["weight"], UpdateInstanceRequest { service, id, weight, ..Default::default() }).await.unwrap();
+        client.update(&["weight"], UpdateInstanceRequest { service, id, weight, ..Default::default() }).await.unwrap();
     }
 }
 
-async fn service(peer: &TestClient, name: &str, instances: usize) {
+async fn service(client: &TestClient, name: &str, instances: usize) {
     for number in 0..instances {
         let request = RegisterRequest { ttl: seconds(600.0), ..instance(name, &format!("i{number}")) };
-        peer.register(request).await.unwrap();
+        client.register(request).await.unwrap();
     }
 }
 
@@ -116,9 +116,9 @@ async fn service(peer: &TestClient, name: &str, instances: usize) {
 async fn watches(server: SocketAddr, service: &'static str, number: usize) -> Vec<AbortHandle> {
     let mut reading = Vec::new();
     for _ in 0..number / 500 {
-        let peer = TestClient::connect(server).await;
+        let client = TestClient::connect(server).await;
         for _ in 0..500 {
-            let mut reader = Reader::of(&peer, &[service]).await;
+            let mut reader = Reader::of(&client, &[service]).await;
             reading.push(tokio::spawn(async move { while reader.message().await.is_ok() {} }).abort_handle());
         }
     }
@@ -164,19 +164,19 @@ async fn heartbeats_beside_silent_connections_stay_fast() {
 #[ignore = "minutes of load: just pressure"]
 async fn heartbeats_beside_lists_and_watches_stay_fast() {
     let serve = ServerProcess::start(&[]).await;
-    let peer = serve.peer().await;
-    service(&peer, "hot", 1).await;
-    service(&peer, "large", 3_000).await;
+    let client = serve.client().await;
+    service(&client, "hot", 1).await;
+    service(&client, "large", 3_000).await;
     let alone = heartbeats(serve.grpc).await;
     alone.print("heartbeats, alone");
     let mut pressing = JoinSet::new();
     for _ in 0..32 {
-        let peer = serve.peer().await;
+        let client = serve.client().await;
         pressing.spawn(async move {
             let request = ListInstancesRequest { service: "large".to_owned(), ..ListInstancesRequest::default() };
             loop {
                 // A rejection is a response too.
-                let _page = peer.discovery.clone().list_instances(request.clone()).await;
+                let _page = client.discovery.clone().list_instances(request.clone()).await;
             }
         });
     }
@@ -184,7 +184,7 @@ async fn heartbeats_beside_lists_and_watches_stay_fast() {
     beside_lists.print("heartbeats, beside 32 clients that list 3,000 instances without a pause");
     beside_lists.assert_within(MAX_SLOWDOWN, &alone, "heartbeats beside lists");
     let reading = watches(serve.grpc, "hot", WATCHES).await;
-    pressing.spawn(churn(peer.clone(), "hot"));
+    pressing.spawn(churn(client.clone(), "hot"));
     let beside_watches = heartbeats(serve.grpc).await;
     beside_watches.print("heartbeats, beside these and watches of a service that changes 10 times a second");
     beside_watches.assert_within(MAX_SLOWDOWN, &alone, "heartbeats beside lists and watches");
@@ -195,24 +195,24 @@ async fn heartbeats_beside_lists_and_watches_stay_fast() {
 #[ignore = "minutes of load: just pressure"]
 async fn heartbeats_and_deliveries_beside_stalled_readers_stay_fast() {
     let serve = ServerProcess::start(&[]).await;
-    let peer = serve.peer().await;
-    service(&peer, "hot", 1).await;
+    let client = serve.client().await;
+    service(&client, "hot", 1).await;
     let reading = watches(serve.grpc, "hot", WATCHES * 2 / 5).await;
-    let changing = tokio::spawn(churn(peer.clone(), "hot"));
-    let (beats_alone, deliveries_alone) = tokio::join!(heartbeats(serve.grpc), deliveries(&peer));
+    let changing = tokio::spawn(churn(client.clone(), "hot"));
+    let (beats_alone, deliveries_alone) = tokio::join!(heartbeats(serve.grpc), deliveries(&client));
     beats_alone.print("heartbeats, all read");
     deliveries_alone.print("deliveries, all read");
     let mut stalled = Vec::new();
     for (window, reads) in [(0, Reads::Frames), (1 << 30, Reads::Nothing)] {
-        let mut speaker = Speaker::connect(serve.grpc, window, reads).await;
+        let mut http2_client = Http2Client::connect(serve.grpc, window, reads).await;
         for _ in 0..10 {
             let request =
                 callboard::pb::callboard::v1::WatchRequest { services: vec!["hot".into()], ..Default::default() };
-            speaker.call(WATCH, &request, true).await;
+            http2_client.call(WATCH, &request, true).await;
         }
-        stalled.push(speaker);
+        stalled.push(http2_client);
     }
-    let (beats, delays) = tokio::join!(heartbeats(serve.grpc), deliveries(&peer));
+    let (beats, delays) = tokio::join!(heartbeats(serve.grpc), deliveries(&client));
     beats.print("heartbeats, 1 % stalled");
     delays.print("deliveries, 1 % stalled");
     beats.assert_within(MAX_SLOWDOWN, &beats_alone, "heartbeats beside stalled readers");
@@ -223,16 +223,16 @@ async fn heartbeats_and_deliveries_beside_stalled_readers_stay_fast() {
 }
 
 /// Measures the time from a change of a quiet service to its reader, during a stage.
-async fn deliveries(peer: &TestClient) -> Times {
-    service(peer, "quiet", 1).await;
-    let mut reader = Reader::synced(peer, &["quiet"]).await;
+async fn deliveries(client: &TestClient) -> Times {
+    service(client, "quiet", 1).await;
+    let mut reader = Reader::synced(client, &["quiet"]).await;
     let (mut times, until, mut pace) = (Vec::new(), wall() + STAGE_MS, interval(Duration::from_millis(20)));
     for weight in (1..60_000).cycle() {
         pace.tick().await;
         let start = now();
         let (service, id) = ("quiet".to_owned(), "i0".to_owned());
         let request = UpdateInstanceRequest { service, id, weight, ..Default::default() };
-        let revision = peer.update(&["weight"], request).await.unwrap().revision;
+        let revision = client.update(&["weight"], request).await.unwrap().revision;
         reader.until("it", |view| view.revision >= revision).await;
         times.push(start.elapsed().as_micros());
         if wall() > until {

@@ -37,7 +37,7 @@ fn request(service: &str, id: &str) -> RegisterRequest {
 
 impl LeasedInstances {
     async fn of(server: InMemory, services: &[(&str, usize)]) -> Self {
-        let client = server.peer().await;
+        let client = server.client().await;
         let mut leases = Vec::new();
         for (service, many) in services {
             for number in 0..*many {
@@ -65,8 +65,8 @@ fn count(view: &View, status: InstanceStatus) -> usize {
 
 /// Checks the record of a reader against the events of the server.
 async fn check(instances: &LeasedInstances, reader: &Reader) {
-    let truth = ReferenceHistory::gather(instances.client.events().await, [&reader.record], []).unwrap();
-    invariant::check_record(&reader.record, &truth).unwrap();
+    let reference = ReferenceHistory::gather(instances.client.events().await, [&reader.record], []).unwrap();
+    invariant::check_record(&reader.record, &reference).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,15 +129,15 @@ async fn service_whose_instances_all_stop_is_not_emptied_within_a_ttl() {
         waiting.await.expect("suspects are released in the end").unwrap();
         arrivals.push((reader.view.revision, instances.server.now()));
     }
-    let mut truth = ReferenceHistory::gather(instances.client.events().await, [&reader.record], []).unwrap();
-    truth.events.retain(|event| event.service != "pair");
-    for event in &mut truth.events {
+    let mut reference = ReferenceHistory::gather(instances.client.events().await, [&reader.record], []).unwrap();
+    reference.events.retain(|event| event.service != "pair");
+    for event in &mut reference.events {
         let millis = arrivals.iter().find(|(revision, _)| *revision >= event.revision).unwrap().1;
         let (seconds, rest) = (millis / 1_000, millis % 1_000 * 1_000_000);
         event.time = Some(Timestamp { seconds: seconds.try_into().unwrap(), nanos: rest.try_into().unwrap() });
     }
-    invariant::never_empty_by_inference::check_by(|_| TTL, &truth, u64::MAX).unwrap();
-    let in_longer = invariant::never_empty_by_inference::check_by(|_| 4 * TTL, &truth, u64::MAX);
+    invariant::never_empty_by_inference::check_by(|_| TTL, &reference, u64::MAX).unwrap();
+    let in_longer = invariant::never_empty_by_inference::check_by(|_| 4 * TTL, &reference, u64::MAX);
     assert!(in_longer.is_err(), "they are released, and not much later than they may be");
 }
 
@@ -235,7 +235,7 @@ async fn command_lists_and_resets_self_preservation() {
     let serve = ServerProcess::start(&[]).await;
     let (code, output) = run(&serve, &["self-preservation"]).await;
     assert_eq!((code, output.trim()), (Some(0), "nothing is in self-preservation"));
-    let client = serve.peer().await;
+    let client = serve.client().await;
     for id in ["a", "b", "c", "d"] {
         client.register(RegisterRequest { ttl: seconds(1.0), ..instance("web", id) }).await.unwrap();
     }

@@ -83,7 +83,7 @@ async fn play(page: PathBuf) -> usize {
     let address = server.grpc().to_string();
     let registrations = registrations(&fs::read_to_string(&page).unwrap());
     let children: Vec<Child> = registrations.iter().map(|words| start(words, &address)).collect();
-    within("the instances of the page to serve", wait_until_serving(&server.peer().await, children.len())).await;
+    within("the instances of the page to serve", wait_until_serving(&server.client().await, children.len())).await;
 
     let played = tokio::task::spawn_blocking(move || {
         trycmd::TestCases::new().env("CALLBOARD_SERVER", address).env("NO_COLOR", "1").case(page).run();

@@ -19,17 +19,17 @@ use crate::harness::{
 };
 use client_fleet::{ClientFleet, Size};
 
-/// Longer than a stalled reader is suffered, and than the time between two bookmarks.
+/// Longer than the limit for a stalled reader, and than the interval of bookmarks.
 const LONG: Duration = Duration::from_secs(40);
 
-/// Watch of `web` with a resume token of another registry.
-async fn remembers(peer: &TestClient) -> Streaming<WatchResponse> {
-    let mut token = Reader::synced(peer, &["web"]).await.view.token.to_vec();
+/// Opens a watch of `web` with a resume token of another registry.
+async fn watch_with_unknown_token(client: &TestClient) -> Streaming<WatchResponse> {
+    let mut token = Reader::synced(client, &["web"]).await.view.token.to_vec();
     // The second byte begins the incarnation.
     token[1] ^= 0xff;
     let resume_token = Bytes::from(token);
     let request = WatchRequest { services: vec!["web".to_owned()], resume_token, ..WatchRequest::default() };
-    within("Watch", peer.discovery.clone().watch(request)).await.unwrap().into_inner()
+    within("Watch", client.discovery.clone().watch(request)).await.unwrap().into_inner()
 }
 
 async fn message(watch: &mut Streaming<WatchResponse>) -> Message {
@@ -37,154 +37,156 @@ async fn message(watch: &mut Streaming<WatchResponse>) -> Message {
 }
 
 async fn assert_waits(watch: &mut Streaming<WatchResponse>) {
-    let said = message(watch).await;
-    assert!(matches!(said, Message::Notice(notice) if notice == i32::from(Notice::Settling)), "{said:?}");
+    let received = message(watch).await;
+    assert!(matches!(received, Message::Notice(notice) if notice == i32::from(Notice::Settling)), "{received:?}");
 }
 
-/// The watches that wait, and those that do not.
-async fn watchers(peer: &TestClient) -> (Vec<Watcher>, Vec<Watcher>) {
-    let mut admin = peer.admin.clone();
+/// Returns the watches that wait, and those that do not.
+async fn watchers(client: &TestClient) -> (Vec<Watcher>, Vec<Watcher>) {
+    let mut admin = client.admin.clone();
     let answer = within("ListWatchers", admin.list_watchers(ListWatchersRequest::default())).await;
     answer.unwrap().into_inner().watchers.into_iter().partition(|watcher| watcher.waiting)
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_remembers_hears_nothing_until_the_registry_has_settled() {
-    let house = InMemory::settling(LONG);
-    let peer = house.peer().await;
-    let mut watch = remembers(&peer).await;
+async fn watch_with_unknown_token_receives_nothing_until_the_registry_has_settled() {
+    let server = InMemory::settling(LONG);
+    let client = server.client().await;
+    let mut watch = watch_with_unknown_token(&client).await;
     assert_waits(&mut watch).await;
     for number in 0..35 {
-        peer.register(instance("web", &format!("i{number}"))).await.unwrap();
-        peer.register(instance("other", "a")).await.unwrap();
-        timeout(Duration::from_secs(1), watch.message()).await.expect_err("it is told nothing, and not cut off");
+        client.register(instance("web", &format!("i{number}"))).await.unwrap();
+        client.register(instance("other", "a")).await.unwrap();
+        timeout(Duration::from_secs(1), watch.message())
+            .await
+            .expect_err("the watch receives no message and stays open");
     }
-    let (waiting, rest) = watchers(&peer).await;
+    let (waiting, rest) = watchers(&client).await;
     assert!(rest.is_empty(), "{rest:?}");
     let [waiting] = &*waiting else { panic!("{waiting:?}") };
     assert!(waiting.synced_at.is_none() && waiting.pending_changes == 0 && waiting.sent_revision == 0, "{waiting:?}");
-    let said = message(&mut watch).await;
-    assert!(matches!(said, Message::Reset(_)), "{said:?}");
-    assert!((40_000..40_300).contains(&house.now()), "{}", house.now());
+    let received = message(&mut watch).await;
+    assert!(matches!(received, Message::Reset(_)), "{received:?}");
+    assert!((40_000..40_300).contains(&server.now()), "{}", server.now());
     let Message::Snapshot(snapshot) = message(&mut watch).await else { panic!("no snapshot") };
     assert!(!snapshot.instances.is_empty());
     assert!(matches!(message(&mut watch).await, Message::Synced(_)));
-    let (waiting, rest) = watchers(&peer).await;
+    let (waiting, rest) = watchers(&client).await;
     assert!(waiting.is_empty() && rest[0].resets == 1, "{waiting:?} {rest:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_remembers_nothing_is_answered_at_once() {
-    let house = InMemory::settling(LONG);
-    let peer = house.peer().await;
-    peer.register(instance("web", "a")).await.unwrap();
-    let mut reader = Reader::synced(&peer, &["web"]).await;
+async fn watch_without_token_is_answered_while_the_registry_settles() {
+    let server = InMemory::settling(LONG);
+    let client = server.client().await;
+    client.register(instance("web", "a")).await.unwrap();
+    let mut reader = Reader::synced(&client, &["web"]).await;
     assert!(reader.view.get("web", "a").is_some());
     reader.reopen().await.unwrap();
-    peer.register(instance("web", "b")).await.unwrap();
-    reader.until("a change, with a token of this life", |view| view.set.len() == 2).await;
+    client.register(instance("web", "b")).await.unwrap();
+    reader.until("a change, with a token of this incarnation", |view| view.set.len() == 2).await;
     let own = HealthCheckRequest::default();
-    let health = within("Check", peer.health.clone().check(own)).await.unwrap();
+    let health = within("Check", client.health.clone().check(own)).await.unwrap();
     assert_eq!(health.get_ref().status(), ServingStatus::Serving);
-    assert_eq!(peer.list("web").await.len(), 2);
-    assert!(house.now() < 1_000, "{}", house.now());
+    assert_eq!(client.list("web").await.len(), 2);
+    assert!(server.now() < 1_000, "{}", server.now());
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_told_of_a_goodbye() {
-    let house = InMemory::settling(LONG);
-    let peer = house.peer().await;
-    let mut watch = remembers(&peer).await;
+async fn waiting_watch_is_asked_to_reconnect_when_the_server_leaves() {
+    let server = InMemory::settling(LONG);
+    let client = server.client().await;
+    let mut watch = watch_with_unknown_token(&client).await;
     assert_waits(&mut watch).await;
-    house.leave();
-    let said = message(&mut watch).await;
-    assert!(matches!(said, Message::Notice(notice) if notice == i32::from(Notice::Reconnect)), "{said:?}");
+    server.leave();
+    let received = message(&mut watch).await;
+    assert!(matches!(received, Message::Notice(notice) if notice == i32::from(Notice::Reconnect)), "{received:?}");
     assert_eq!(watch.message().await.unwrap_err().code(), Code::Unavailable);
-    assert_eq!(house.seats(), 0);
+    assert_eq!(server.stream_count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operators_see_that_it_settles() {
-    let house = TestServer::with(|config| config.settle = LONG);
-    let mut watch = remembers(&house.peer().await).await;
+async fn settling_registry_says_so_in_readiness_and_metrics() {
+    let server = TestServer::with(|config| config.settle = LONG);
+    let mut watch = watch_with_unknown_token(&server.client().await).await;
     assert_waits(&mut watch).await;
-    let ready = get(house.http(), "/readyz").await;
-    assert_eq!(ready, (200, "ready, settling\n".to_owned()), "who registers again has to get here");
-    let (_, metrics) = get(house.http(), "/metrics").await;
+    let ready = get(server.http(), "/readyz").await;
+    assert_eq!(ready, (200, "ready, settling\n".to_owned()), "instances that register again have to reach it");
+    let (_, metrics) = get(server.http(), "/metrics").await;
     for line in ["callboard_settling 1\n", "callboard_settling_watches 1\n"] {
         assert!(metrics.contains(line), "{metrics}");
     }
-    house.leave().await;
+    server.leave().await;
 }
 
-/// Only a life of the registry that begins has lost anything.
+/// Only a registry that starts without data has lost registrations.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_that_finds_everything_again_does_not_settle() {
+async fn registry_that_loads_its_data_does_not_settle() {
     let directory = tempfile::tempdir().unwrap();
     let disk = ["--data-dir", directory.path().to_str().unwrap()];
     let ready = async |serve: &ServerProcess| get(serve.http, "/readyz").await.1;
     let serve = ServerProcess::start(&disk).await;
-    assert_eq!(ready(&serve).await, "ready, settling\n", "a new directory: perhaps the old one was lost");
-    let mut reader = Reader::synced(&serve.peer().await, &["web"]).await;
-    serve.peer().await.register(instance("web", "a")).await.unwrap();
+    assert_eq!(ready(&serve).await, "ready, settling\n", "a new directory may replace a lost one");
+    let mut reader = Reader::synced(&serve.client().await, &["web"]).await;
+    serve.client().await.register(instance("web", "a")).await.unwrap();
     let serve = serve.restart(&disk).await;
     assert_eq!(ready(&serve).await, "ready\n");
-    reader.move_to(&serve.peer().await);
+    reader.move_to(&serve.client().await);
     reader.reopen().await.unwrap();
-    let said = reader.message().await.unwrap();
-    assert!(!matches!(said.message, Some(Message::Notice(_))), "{said:?}");
+    let received = reader.message().await.unwrap();
+    assert!(!matches!(received.message, Some(Message::Notice(_))), "{received:?}");
     reader.until("what it missed", |view| view.get("web", "a").is_some()).await;
 }
 
 /// A pause right after the start that is longer than settling does not count, because no instance could register in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pause_does_not_cut_it_short() {
+async fn paused_process_does_not_settle_earlier() {
     const PAUSE: Duration = Duration::from_secs(3);
     let serve = ServerProcess::start(&["--settle", "2s"]).await;
-    let mut watch = remembers(&serve.peer().await).await;
+    let mut watch = watch_with_unknown_token(&serve.client().await).await;
     assert_waits(&mut watch).await;
     let start = wall();
     serve.child.signal(Signal::STOP);
     sleep(PAUSE).await;
     serve.child.signal(Signal::CONT);
-    let said = within("the end of settling", message(&mut watch)).await;
-    assert!(matches!(said, Message::Reset(_)), "{said:?}");
+    let received = within("the end of settling", message(&mut watch)).await;
+    assert!(matches!(received, Message::Reset(_)), "{received:?}");
     let took = wall() - start;
-    assert!(took > 4_500, "{took} ms, of which 3,000 were no time");
+    assert!(took > 4_500, "{took} ms, of which 3,000 do not count");
 }
 
-/// Killed again and again: while it settles, about when it has settled, and once all is well.
+/// The registry is killed while it settles, at about the end of settling, and after all clients are in sync.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_sees_a_removal_however_often_the_registry_is_killed() {
+async fn registry_killed_several_times_causes_no_removal() {
     const SETTLE: &[&str] = &["--settle", "4s"];
     let mut random = Seed::from_environment().random(0);
     let mut serve = ServerProcess::start(SETTLE).await;
     let size = Size { services: 5, instances: 40, watches: 40, connections: 4, ttl: Duration::from_secs(6) };
-    let mut crowd = ClientFleet::gather(&serve.address(), size).await;
+    let mut fleet = ClientFleet::start(&serve.address(), size).await;
     for after in [random.below(3_500), 3_700 + random.below(600), 60_000] {
         let since = wall();
         serve = serve.restart(SETTLE).await;
-        if timeout(Duration::from_millis(after), crowd.all_in_sync(since)).await.is_err() {
+        if timeout(Duration::from_millis(after), fleet.all_in_sync(since)).await.is_err() {
             let since = wall();
             serve = serve.restart(SETTLE).await;
-            crowd.all_in_sync(since).await;
+            fleet.all_in_sync(since).await;
         }
     }
-    crowd.disperse().await;
+    fleet.shut_down().await;
     drop(serve);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_line_says_that_it_waits() {
+async fn command_line_reports_a_waiting_watch() {
     let serve = ServerProcess::start(&[]).await;
     let address = serve.address();
-    serve.peer().await.register(instance("web", "a")).await.unwrap();
+    serve.client().await.register(instance("web", "a")).await.unwrap();
     let mut watch = Child::start(&["watch", "web", "-o", "json", "--server", &address]);
     watch.of_type("synced").await;
     let serve = serve.restart(&["--settle", "30s"]).await;
-    let peer = serve.peer().await;
+    let client = serve.client().await;
     let listed = async {
-        while watchers(&peer).await.0.is_empty() {
+        while watchers(&client).await.0.is_empty() {
             sleep(Duration::from_millis(20)).await;
         }
     };

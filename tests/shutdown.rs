@@ -27,8 +27,8 @@ fn assert_shutting_down(status: &Status) {
 }
 
 /// A watch that is synced before the barrier, and gets the notice and the end after it.
-async fn watch(peer: TestClient, ready: Arc<Barrier>) {
-    let mut reader = Reader::synced(&peer, &["web"]).await;
+async fn watch(client: TestClient, ready: Arc<Barrier>) {
+    let mut reader = Reader::synced(&client, &["web"]).await;
     ready.wait().await;
     let mut noticed = false;
     let end = within("the end", async {
@@ -46,8 +46,8 @@ async fn watch(peer: TestClient, ready: Arc<Barrier>) {
     assert!(noticed, "it got RECONNECT before it ended");
 }
 
-async fn keep_alive(peer: TestClient, ready: Arc<Barrier>) {
-    let mut heartbeats = HeartbeatStream::open(&peer).await;
+async fn keep_alive(client: TestClient, ready: Arc<Barrier>) {
+    let mut heartbeats = HeartbeatStream::open(&client).await;
     ready.wait().await;
     let answer = within("the notice", heartbeats.answers.message()).await.unwrap().unwrap();
     assert_eq!(answer.notice(), Notice::Reconnect);
@@ -58,14 +58,14 @@ async fn keep_alive(peer: TestClient, ready: Arc<Barrier>) {
 async fn shutdown_with_thousands_of_streams_notifies_and_ends_each_in_time() {
     let stalls = Stalls::of_this_machine();
     let registry = TestServer::open();
-    registry.peer().await.register(instance("web", "a")).await.unwrap();
+    registry.client().await.register(instance("web", "a")).await.unwrap();
     let ready = Arc::new(Barrier::new(CONNECTIONS * STREAMS * 2 + 1));
     let mut streams = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        let peer = registry.peer().await;
+        let client = registry.client().await;
         for _ in 0..STREAMS {
-            streams.spawn(watch(peer.clone(), Arc::clone(&ready)));
-            streams.spawn(keep_alive(peer.clone(), Arc::clone(&ready)));
+            streams.spawn(watch(client.clone(), Arc::clone(&ready)));
+            streams.spawn(keep_alive(client.clone(), Arc::clone(&ready)));
         }
     }
     ready.wait().await;
@@ -98,8 +98,8 @@ async fn stream_without_window_does_not_delay_shutdown() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_turns_not_serving_before_the_shutdown_ends() {
     let registry = TestServer::open();
-    let peer = registry.peer().await;
-    let mut client = peer.health.clone();
+    let client = registry.client().await;
+    let mut client = client.health.clone();
     let mut health = within("Watch", client.watch(HealthCheckRequest::default())).await.unwrap().into_inner();
     let mut status = async || within("health", health.message()).await.map(|answer| answer.unwrap().status());
     assert_eq!(status().await.unwrap(), ServingStatus::Serving);

@@ -12,7 +12,7 @@ use crate::{
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
 fn messages(record: &Record) -> impl Iterator<Item = &WatchResponse> {
-    record.heard.iter().filter_map(|heard| match &heard.what {
+    record.observations.iter().filter_map(|observation| match &observation.what {
         What::Message(message) => Some(message),
         _ => None,
     })
@@ -29,21 +29,21 @@ fn snapshot_messages(record: &Record) -> usize {
 async fn snapshot_of_a_hundred_thousand_instances_takes_many_messages() {
     const MANY: usize = 100_000;
     let server = InMemory::open();
-    server.crowd("web", MANY);
-    let mut reader = Reader::synced(&server.peer().await, &["web"]).await;
+    server.register_many("web", MANY);
+    let mut reader = Reader::synced(&server.client().await, &["web"]).await;
     assert_eq!(reader.view.set.len(), MANY);
     assert!(snapshot_messages(&reader.record) > 10);
     invariant::unique::check(&reader.record).unwrap();
     invariant::resumable::check(&reader.record).unwrap();
-    server.peer().await.register(instance("web", "one more")).await.unwrap_err();
-    server.peer().await.register(instance("web", "one-more")).await.unwrap();
+    server.client().await.register(instance("web", "one more")).await.unwrap_err();
+    server.client().await.register(instance("web", "one-more")).await.unwrap();
     reader.until("one more", |view| view.set.len() == MANY + 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshot_and_changes_of_large_instances_stay_within_the_message_limit() {
     let server = TestServer::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let metadata: std::collections::HashMap<_, _> = (0..4).map(|n| (format!("k{n}"), "v".repeat(2_000))).collect();
     let tags: Vec<_> = (0..64).map(|n| format!("{n}-{}", "t".repeat(240))).collect();
     for number in 0..200 {

@@ -19,20 +19,20 @@ const SIZE: usize = 450;
 /// Memory that the changes may take, kept once for all watches, in KiB.
 const MAX_GROWTH_KIB: u64 = 64 * 1024;
 
-async fn change(peer: &TestClient, weight: u32) -> u64 {
+async fn change(client: &TestClient, weight: u32) -> u64 {
     let request = UpdateInstanceRequest {
         service: "web".to_owned(),
         id: "a".to_owned(),
         weight,
         ..UpdateInstanceRequest::default()
     };
-    peer.update(&["weight"], request).await.unwrap().revision
+    client.update(&["weight"], request).await.unwrap().revision
 }
 
 /// Makes a change. Returns the milliseconds until a reader has it.
-async fn delay(peer: &TestClient, reader: &mut Reader, weight: u32) -> u64 {
+async fn delay(client: &TestClient, reader: &mut Reader, weight: u32) -> u64 {
     let start = wall();
-    let revision = change(peer, weight).await;
+    let revision = change(client, weight).await;
     reader.until("the change", |view| view.revision >= revision).await;
     wall() - start
 }
@@ -41,13 +41,13 @@ async fn delay(peer: &TestClient, reader: &mut Reader, weight: u32) -> u64 {
 async fn stalled_watches_are_evicted_in_time_with_bounded_memory() {
     let stalls = Stalls::of_this_machine();
     let serve = ServerProcess::start(&[]).await;
-    let peer = serve.peer().await;
+    let client = serve.client().await;
     let large = RegisterRequest {
         ttl: seconds(600.0),
         metadata: [("large".to_owned(), "x".repeat(SIZE))].into(),
         ..instance("web", "a")
     };
-    peer.register(large).await.unwrap();
+    client.register(large).await.unwrap();
     let mut stalled = JoinSet::new();
     for _ in 0..CONNECTIONS {
         let closed = TestClient::connect_with(serve.grpc, |endpoint| endpoint.initial_stream_window_size(0)).await;
@@ -59,12 +59,12 @@ async fn stalled_watches_are_evicted_in_time_with_bounded_memory() {
             });
         }
     }
-    let mut reader = Reader::synced(&peer, &["web"]).await;
+    let mut reader = Reader::synced(&client, &["web"]).await;
     let (began, before) = (wall(), serve.resident());
     let mut changes = 0;
     // A slow disk makes fewer in the time.
     while changes < CHANGES && wall() < began + 10_000 {
-        change(&peer, 1 + changes % 60_000).await;
+        change(&client, 1 + changes % 60_000).await;
         changes += 1;
     }
     let grew = serve.resident().saturating_sub(before);
@@ -77,7 +77,7 @@ async fn stalled_watches_are_evicted_in_time_with_bounded_memory() {
             Some(ended) = stalled.join_next() => evicted.push(Some(ended.unwrap())),
             _ = pace.tick() => {
                 weight += 1;
-                delays.push(delay(&peer, &mut reader, weight).await);
+                delays.push(delay(&client, &mut reader, weight).await);
             }
         }
     }

@@ -54,8 +54,8 @@ impl Manager {
 
 const SERVE: [&str; 9] = ["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json", "--log", "warn"];
 
-fn address(ready: &serde_json::Value, door: &str) -> std::net::SocketAddr {
-    ready[door].as_str().unwrap().parse().unwrap()
+fn address(ready: &serde_json::Value, listener: &str) -> std::net::SocketAddr {
+    ready[listener].as_str().unwrap().parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,8 +64,8 @@ async fn manager_is_notified_of_start_liveness_reload_and_shutdown() {
     let mut serve = manager.serve(&[("WATCHDOG_USEC", "2000000")]);
     let first = manager.message().await;
     assert!(first.starts_with("READY=1\nSTATUS="), "{first}");
-    let peer = TestClient::connect(address(&serve.line().await, "grpc")).await;
-    peer.register(instance("web", "a")).await.unwrap();
+    let client = TestClient::connect(address(&serve.line().await, "grpc")).await;
+    client.register(instance("web", "a")).await.unwrap();
     while !manager.message_with("WATCHDOG=1").await.contains("STATUS=settling: 1 instances of 1 services, 0 watches") {}
     serve.signal(Signal::HUP);
     let reloading = manager.message_with("RELOADING=1").await;
@@ -89,9 +89,9 @@ async fn registry_without_its_manager_keeps_running() {
     let manager = Manager::new();
     std::fs::remove_file(manager.directory.path().join("notify")).unwrap();
     let mut serve = manager.serve(&[("WATCHDOG_USEC", "400000")]);
-    let peer = TestClient::connect(address(&serve.line().await, "grpc")).await;
+    let client = TestClient::connect(address(&serve.line().await, "grpc")).await;
     sleep(Duration::from_millis(300)).await;
-    peer.register(instance("web", "a")).await.unwrap();
+    client.register(instance("web", "a")).await.unwrap();
     serve.signal(Signal::TERM);
     let ended = serve.ended().await;
     assert_eq!(ended.code(), Some(0));

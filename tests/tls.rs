@@ -64,7 +64,7 @@ async fn client_with_the_authority_is_served() {
     let authority = TestCa::open();
     let registry = start(&authority, false);
     call(&authority.endpoint(grpc_tls(&registry), None)).await.unwrap();
-    let plain = registry.peer().await;
+    let plain = registry.client().await;
     plain.register(instance("web", "a")).await.unwrap();
     let over_tls = peer(&authority.endpoint(grpc_tls(&registry), None));
     assert_eq!(over_tls.list("web").await.len(), 1, "both listeners open on one registry");
@@ -121,7 +121,7 @@ async fn client_without_an_accepted_certificate_is_rejected() {
     let expired = authority.issue("expired", &["web"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     assert_eq!(refused(&expired).await, "CertificateExpired");
     counted(&registry, "callboard_tls_handshakes_total{result=\"client_certificate\"} 3").await;
-    registry.peer().await.register(instance("web", "a")).await.unwrap();
+    registry.client().await.register(instance("web", "a")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,7 +130,7 @@ async fn client_certificate_gives_the_connection_its_identity() {
     let registry = start(&authority, true);
     let client = peer(&authority.endpoint(grpc_tls(&registry), Some(&authority.workload(ID))));
     let _watching = Reader::synced(&client, &["web"]).await;
-    let _nameless = Reader::synced(&registry.peer().await, &["web"]).await;
+    let _nameless = Reader::synced(&registry.client().await, &["web"]).await;
     let request = ListWatchersRequest::default();
     let listed = client.admin.clone().list_watchers(request).await.unwrap().into_inner().watchers;
     let names: Vec<_> = listed.iter().map(|watcher| watcher.identity.as_str()).collect();
@@ -209,7 +209,7 @@ async fn tls_listener_without_certificate_does_not_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_port_serves_the_health_of_the_registry_alone() {
     let registry = TestServer::with(|config| config.health = Some("127.0.0.1:0".parse().unwrap()));
-    let full = registry.peer().await;
+    let full = registry.client().await;
     full.register(instance("web", "a")).await.unwrap();
     let probe = TestClient::connect(registry.addresses().health.unwrap()).await;
     let check = |service: &str| HealthCheckRequest { service: service.to_owned() };

@@ -9,8 +9,8 @@ use rustix::process::Signal;
 use tokio::{task::JoinSet, time::interval};
 
 use crate::harness::{
-    Child, HeartbeatStream, Raw, Reads, ServerProcess, Speaker, Stalls, TestClient, instance, metric, metric_becomes,
-    seconds, wall, within,
+    Child, HeartbeatStream, Http2Client, Raw, Reads, ServerProcess, Stalls, TestClient, instance, metric,
+    metric_becomes, seconds, wall, within,
 };
 
 /// Number of instances of the service.
@@ -47,28 +47,28 @@ const KINDS: [Kind; 6] = [
 ];
 
 impl Kind {
-    async fn open(self, server: SocketAddr) -> Speaker {
-        let mut speaker = Speaker::connect(server, self.window, self.reads).await;
+    async fn open(self, server: SocketAddr) -> Http2Client {
+        let mut http2_client = Http2Client::connect(server, self.window, self.reads).await;
         let service = "web".to_owned();
         for _ in 0..STREAMS {
             match self.path {
                 WATCH => {
                     let request = WatchRequest { services: vec![service.clone()], ..WatchRequest::default() };
-                    speaker.call(WATCH, &request, true).await;
+                    http2_client.call(WATCH, &request, true).await;
                 }
                 LIST => {
                     // More than one frame, and made fast: otherwise a busy machine rejects some.
                     let (service, page_size) = (service.clone(), 150);
                     let request = ListInstancesRequest { service, page_size, ..ListInstancesRequest::default() };
-                    speaker.call(LIST, &request, true).await;
+                    http2_client.call(LIST, &request, true).await;
                 }
                 _ => {
                     let heartbeat = Heartbeat { lease_id: vec![7; 16].into(), load: None };
-                    speaker.call(KEEP_ALIVE, &KeepAliveRequest { heartbeats: vec![heartbeat; 200] }, false).await;
+                    http2_client.call(KEEP_ALIVE, &KeepAliveRequest { heartbeats: vec![heartbeat; 200] }, false).await;
                 }
             }
         }
-        speaker
+        http2_client
     }
 }
 
@@ -85,10 +85,10 @@ fn kernel_queue_bytes(address: SocketAddr) -> u64 {
 }
 
 /// Registers a service of many instances.
-async fn register_many(peer: &TestClient) {
+async fn register_many(client: &TestClient) {
     let mut registering = JoinSet::new();
     for part in 0..100 {
-        let peer = peer.clone();
+        let client = client.clone();
         registering.spawn(async move {
             for number in 0..INSTANCES / 100 {
                 let request = RegisterRequest {
@@ -96,20 +96,20 @@ async fn register_many(peer: &TestClient) {
                     metadata: [("zone".to_owned(), "a".to_owned()), ("version".to_owned(), "1.2.3".to_owned())].into(),
                     ..instance("web", &format!("i{part}-{number}"))
                 };
-                peer.register(request).await.unwrap();
+                client.register(request).await.unwrap();
             }
         });
     }
     within("many instances", registering.join_all()).await;
 }
 
-async fn change(peer: &TestClient, weight: u32) {
+async fn change(client: &TestClient, weight: u32) {
     let (service, id) = ("web".to_owned(), "i0-0".to_owned());
-    peer.update(&["weight"], UpdateInstanceRequest { service, id, weight, ..Default::default() }).await.unwrap();
+    client.update(&["weight"], UpdateInstanceRequest { service, id, weight, ..Default::default() }).await.unwrap();
 }
 
 /// Opens connections of every kind.
-async fn open_all(server: SocketAddr) -> Vec<Speaker> {
+async fn open_all(server: SocketAddr) -> Vec<Http2Client> {
     let mut speakers = Vec::new();
     for kind in KINDS {
         for _ in 0..CONNECTIONS {
@@ -133,10 +133,10 @@ async fn request_pages(http: SocketAddr) -> Vec<Raw> {
 async fn connection_that_does_not_read_is_evicted_in_time_for_every_kind_of_answer() {
     let stalls = Stalls::of_this_machine();
     let serve = ServerProcess::start(&[]).await;
-    let peer = serve.peer().await;
-    register_many(&peer).await;
-    let lease = peer.register(instance("web", "honest")).await.unwrap().lease_id;
-    let mut heartbeats = HeartbeatStream::open(&peer).await;
+    let client = serve.client().await;
+    register_many(&client).await;
+    let lease = client.register(instance("web", "honest")).await.unwrap().lease_id;
+    let mut heartbeats = HeartbeatStream::open(&client).await;
     let start = wall();
     let _speakers = open_all(serve.grpc).await;
     let mut weight = 0;
@@ -159,7 +159,7 @@ async fn connection_that_does_not_read_is_evicted_in_time_for_every_kind_of_answ
     let gone = loop {
         pace.tick().await;
         weight += 1;
-        change(&peer, weight).await;
+        change(&client, weight).await;
         let asked = wall();
         heartbeats.beat(&[&lease]).await.unwrap();
         slowest = slowest.max(wall() - asked);
@@ -196,11 +196,11 @@ async fn connection_that_does_not_read_is_evicted_in_time_for_every_kind_of_answ
 /// Measures one kind. Returns the bytes of a stream in the process and in the kernel, and the milliseconds until all are closed.
 async fn measure(kind: Kind) -> (u64, u64, u64) {
     let serve = ServerProcess::start(&[]).await;
-    let peer = serve.peer().await;
-    register_many(&peer).await;
+    let client = serve.client().await;
+    register_many(&client).await;
     // Encoded answers that all readers share are made before.
-    crate::harness::Reader::synced(&peer, &["web"]).await;
-    peer.list("web").await;
+    crate::harness::Reader::synced(&client, &["web"]).await;
+    client.list("web").await;
     let before = serve.resident();
     let start = wall();
     let mut speakers = Vec::new();

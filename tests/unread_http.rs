@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use crate::harness::{
-    Filter, Reader, Reads, Scope, ServerProcess, Speaker, TestClient, instance, metric, metric_becomes, seconds, wall,
-    within,
+    Filter, Http2Client, Reader, Reads, Scope, ServerProcess, TestClient, instance, metric, metric_becomes, seconds,
+    wall, within,
 };
 
 const INSTANCES: u32 = 3_000;
@@ -23,7 +23,7 @@ const OTHER: &str = "127.0.0.2";
 const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
 
 async fn register_many(serve: &ServerProcess) -> TestClient {
-    let peer = serve.peer().await;
+    let peer = serve.client().await;
     let mut registering = JoinSet::new();
     for part in 0..50 {
         let peer = peer.clone();
@@ -183,18 +183,18 @@ async fn blocking_queries_that_wake_together_are_all_answered() {
 }
 
 /// Opens a thousand watches on one connection, each with a window of so many bytes. Returns the connection and the growth of memory in MiB.
-async fn watches(serve: &ServerProcess, window: u32) -> (Speaker, u64) {
+async fn watches(serve: &ServerProcess, window: u32) -> (Http2Client, u64) {
     let before = serve.resident();
-    let mut speaker = Speaker::connect(serve.grpc, window, Reads::Frames).await;
+    let mut http2_client = Http2Client::connect(serve.grpc, window, Reads::Frames).await;
     for number in 0..1_000 {
         // A filter of its own makes a snapshot of its own.
         let filter = format!("weight != {}", number + 2);
         let request = WatchRequest { services: vec!["web".into()], filter, ..WatchRequest::default() };
-        speaker.call(WATCH, &request, true).await;
+        http2_client.call(WATCH, &request, true).await;
     }
     metric_becomes(serve.http, "callboard_watches", |number| number >= 1_000.0).await;
     let grew = growth(serve, before, Duration::from_secs(3)).await;
-    (speaker, grew)
+    (http2_client, grew)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -217,7 +217,7 @@ async fn unread_snapshots_of_one_connection_take_bounded_memory() {
 async fn many_filtered_watches_of_one_connection_that_reads_are_all_synced() {
     let serve = ServerProcess::start(&[]).await;
     register_many(&serve).await;
-    let peer = serve.peer().await;
+    let peer = serve.client().await;
     let mut reading = JoinSet::new();
     for _ in 0..60 {
         let peer = peer.clone();

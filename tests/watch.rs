@@ -19,8 +19,8 @@ async fn register(client: &TestClient, service: &str, id: &str) {
 
 /// Checks the record of a reader against the events of the server.
 async fn check(client: &TestClient, reader: &Reader) {
-    let truth = ReferenceHistory::gather(client.events().await, [&reader.record], []).unwrap();
-    invariant::check_record(&reader.record, &truth).unwrap();
+    let reference = ReferenceHistory::gather(client.events().await, [&reader.record], []).unwrap();
+    invariant::check_record(&reader.record, &reference).unwrap();
 }
 
 /// Reads up to the newest revision.
@@ -32,7 +32,7 @@ async fn catch_up(client: &TestClient, reader: &mut Reader) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watch_before_the_first_registration_is_synced_and_then_gets_it() {
     let server = TestServer::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut readers = Vec::new();
     for scope in [Scope::names(&["web"]), Scope::names(&["db", "web"]), Scope::Prefix("we".into()), Scope::Everything] {
         let mut reader = Reader::open(&client, &format!("{scope:?}"), scope, Filter::NONE).await;
@@ -51,7 +51,7 @@ async fn watch_before_the_first_registration_is_synced_and_then_gets_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn folded_step_has_the_revision_of_its_last_event() {
     let server = TestServer::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut reader = Reader::synced(&client, &["web", "db"]).await;
     register(&client, "web", "a").await;
     reader.until("a", |view| view.get("web", "a").is_some()).await;
@@ -83,7 +83,7 @@ async fn first_message(client: &TestClient, token: Bytes) -> WatchResponse {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn token_that_does_not_fit_is_answered_with_reset_and_reason() {
     let (server, other) = (TestServer::open(), TestServer::open());
-    let (client, other_client) = (server.peer().await, other.peer().await);
+    let (client, other_client) = (server.client().await, other.client().await);
     register(&client, "web", "a").await;
     register(&other_client, "web", "a").await;
     let token = Reader::synced(&client, &["web"]).await.view.token;
@@ -104,7 +104,7 @@ async fn token_that_does_not_fit_is_answered_with_reset_and_reason() {
 #[tokio::test]
 async fn reader_behind_the_history_gets_a_reset_on_its_open_stream() {
     let server = InMemory::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     register(&client, "web", "a").await;
     let mut reader = Reader::synced(&client, &["web"]).await;
     server.flood("web", "a", MAX_HISTORY_EVENTS + 1);
@@ -121,12 +121,12 @@ async fn reader_behind_the_history_gets_a_reset_on_its_open_stream() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bookmarks_advance_the_token_through_changes_of_other_services() {
     let server = TestServer::with(|config| config.bookmark_interval = Duration::from_millis(50));
-    let client = server.peer().await;
+    let client = server.client().await;
     let mut reader = Reader::synced(&client, &["quiet"]).await;
     register(&client, "loud", "a").await;
     catch_up(&client, &mut reader).await;
     check(&client, &reader).await;
-    let last = reader.record.heard.last().unwrap();
+    let last = reader.record.observations.last().unwrap();
     let What::Message(WatchResponse { message: Some(Message::Bookmark(_)) }) = &last.what else {
         panic!("{last:?} is no bookmark");
     };
@@ -135,7 +135,7 @@ async fn bookmarks_advance_the_token_through_changes_of_other_services() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removal_and_new_registration_are_folded_to_an_update() {
     let server = TestServer::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     register(&client, "web", "a").await;
     let mut reader = Reader::synced(&client, &["web"]).await;
     let before = reader.view.get("web", "a").unwrap().registered_revision;

@@ -40,7 +40,7 @@ fn protocols(watchers: &[Watcher]) -> Vec<WatchProtocol> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn list_of_watchers_shows_every_protocol_until_the_watch_ends() {
     let server = TestServer::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     client.register(RegisterRequest { ttl: seconds(600.0), ..instance("web", "a") }).await.unwrap();
     let watch = Reader::synced(&client, &["web"]).await;
     let request = HealthCheckRequest { service: "web".to_owned() };
@@ -71,7 +71,7 @@ async fn list_of_watchers_shows_every_protocol_until_the_watch_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn list_of_watchers_names_what_is_not_a_service() {
     let server = TestServer::open();
-    let client = server.peer().await;
+    let client = server.client().await;
     let node = json!({"Node": "n1", "Address": "10.0.0.1"}).to_string();
     assert_eq!(client::ask(server.http(), "PUT", "/v1/catalog/register", &node, |text| text).await.status, 200);
     let _process = within("Health/Watch", client.health.clone().watch(HealthCheckRequest::default())).await.unwrap();
@@ -91,7 +91,7 @@ async fn list_of_watchers_names_what_is_not_a_service() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn list_of_watchers_has_rates_of_dns_queries() {
     let server = TestServer::with(|config| config.dns = Some("127.0.0.1:0".parse().unwrap()));
-    let client = server.peer().await;
+    let client = server.client().await;
     let udp = |rates: &[QueryRate]| rates.iter().find(|rate| rate.transport == "udp").unwrap().per_second;
     assert!(udp(&list(&client, "").await.query_rates) < f64::EPSILON);
     // A query for `web.service.consul`, type A.

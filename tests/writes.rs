@@ -162,7 +162,7 @@ async fn write_whose_client_resets_its_connection_is_whole() {
             sleep(Duration::from_micros(delay)).await;
             stream.set_zero_linger().unwrap();
             drop(stream);
-            // What is asked later is answered later: the write has begun, or never will.
+            // The response to a later request comes later: by then the write has begun, or never will.
             get(&serve, "/v1/agent/self").await;
             agreement(&serve, &format!("{write:?}, reset after {delay} µs")).await;
             if matches!(write, Spanning::NodeRemoval) {
@@ -268,7 +268,7 @@ async fn write_that_a_termination_interrupts_is_whole_and_was_finished_before_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn catalog_registration_that_is_refused_registers_nothing_and_a_skipped_update_registers_an_unknown_node() {
+async fn rejected_catalog_registration_registers_nothing_and_skipped_update_registers_an_unknown_node() {
     let data = TempDir::new().unwrap();
     let (serve, _) = start(&data).await;
     let ask = async |body: Value| {

@@ -34,7 +34,7 @@ async fn id_registered_under_another_name_keeps_its_checks_and_its_maintenance()
         assert_eq!(checks(&serve, name).await, json!({"x": ["critical", "broken"], "y": ["warning", "slow"]}));
         let listed = get(&serve, "/v1/agent/services").await.body;
         assert_eq!((listed.as_object().unwrap().len(), &listed["r"]["Service"]), (1, &json!(name)));
-        let status = serve.peer().await.get(name, "r").await.unwrap().status;
+        let status = serve.client().await.get(name, "r").await.unwrap().status;
         assert_eq!(status, i32::from(InstanceStatus::Unhealthy), "it has worked before, so it does not start");
     }
     let after = get(&serve, "/v1/health/checks/ra").await.body;

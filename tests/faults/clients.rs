@@ -5,7 +5,7 @@ use std::time::Duration;
 use callboard::pb::callboard::v1::EventKind;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-use super::{follow, last_sign, wanted};
+use super::{follow, last_renewal, wanted};
 use crate::{
     harness::{Child, Filter, Random, Reader, Scope, Seed, ServerProcess, Span, Stalls, TestClient, key, wall, within},
     invariant::{self, Held, InstanceLifetime, ReferenceHistory, Stop, dead_goes, live_stays},
@@ -29,7 +29,7 @@ struct Program {
 
 impl Program {
     /// Starts `register` or `run`, with or without a grace, by the number.
-    async fn start(serve: &str, peer: &TestClient, service: &str, number: u64) -> Self {
+    async fn start(serve: &str, client: &TestClient, service: &str, number: u64) -> Self {
         let (service, id, has_grace) = (service.to_owned(), format!("p{number}"), number % 4 > 1);
         let mut options = vec!["--server", serve, "--ttl", "2s", "--id", &id];
         if has_grace {
@@ -43,36 +43,42 @@ impl Program {
             Child::start(&[&["run", "--service", &service, "--port", "9002"], &options[..], &program].concat())
         };
         // Waits until the stream of the heartbeats is open.
-        while !peer.lease(&service, &id).await.is_some_and(|lease| lease.connected) {
+        while !client.lease(&service, &id).await.is_some_and(|lease| lease.connected) {
             sleep(Duration::from_millis(10)).await;
         }
         Self { child, service, id, has_grace }
     }
 
-    async fn kill(self, peer: &TestClient) -> InstanceLifetime {
-        let last = last_sign(peer, &self.service, &self.id).await;
+    async fn kill(self, client: &TestClient) -> InstanceLifetime {
+        let last = last_renewal(client, &self.service, &self.id).await;
         let from = wall();
         self.child.kill().await;
-        let signs = vec![Span { from: last, to: wall() }];
+        let renewals = vec![Span { from: last, to: wall() }];
         let broke = self.has_grace.then(|| Span { from, to: wall() });
-        life(self.service, self.id, self.has_grace, signs, broke)
+        lifetime(self.service, self.id, self.has_grace, renewals, broke)
     }
 
-    fn lives(&self) -> InstanceLifetime {
-        let signs = vec![Span { from: wall(), to: wall() }];
-        life(self.service.clone(), self.id.clone(), self.has_grace, signs, None)
+    fn lifetime(&self) -> InstanceLifetime {
+        let renewals = vec![Span { from: wall(), to: wall() }];
+        lifetime(self.service.clone(), self.id.clone(), self.has_grace, renewals, None)
     }
 }
 
 /// Makes a lifetime; its revision is set later.
-fn life(service: String, id: String, has_grace: bool, signs: Vec<Span>, broke: Option<Span>) -> InstanceLifetime {
+fn lifetime(
+    service: String,
+    id: String,
+    has_grace: bool,
+    renewals: Vec<Span>,
+    broke: Option<Span>,
+) -> InstanceLifetime {
     InstanceLifetime {
         service,
         id,
         ttl: TTL,
         grace: has_grace.then_some(GRACE),
         revision: 0,
-        signs,
+        renewals,
         broke,
         stop: Stop::Silent,
     }
@@ -90,67 +96,68 @@ async fn killed_instances_expire_in_time_and_others_stay() {
 /// Runs a registry of its own, and verifies the invariants of its instances.
 async fn kill_instances(seed: &Seed, round: u64, stalls: &Stalls) {
     let serve = ServerProcess::start(&[]).await;
-    let peer = serve.peer().await;
-    let everything = Reader::open(&peer, "everything", Scope::Everything, Filter::NONE).await;
+    let client = serve.client().await;
+    let everything = Reader::open(&client, "everything", Scope::Everything, Filter::NONE).await;
     let (goal, goals) = watch::channel(None);
     let reading = tokio::spawn(follow(everything, goals));
     let mut groups = JoinSet::new();
     for number in 0..PARALLEL_SERVICES {
         groups.spawn(kill_in_services(
             serve.address(),
-            peer.clone(),
+            client.clone(),
             number,
             seed.random(round * PARALLEL_SERVICES + number),
         ));
     }
-    let (mut lives, mut running) = (Vec::new(), Vec::new());
+    let (mut lifetimes, mut running) = (Vec::new(), Vec::new());
     while let Some(group) = groups.join_next().await {
         let (killed, left) = group.unwrap();
-        lives.extend(killed);
+        lifetimes.extend(killed);
         running.extend(left);
     }
-    let killed = lives.len();
-    lives.extend(running.iter().map(Program::lives));
-    let events = peer.events().await;
+    let killed = lifetimes.len();
+    lifetimes.extend(running.iter().map(Program::lifetime));
+    let events = client.events().await;
     goal.send_replace(events.last().map(|event| event.revision));
     let everything = within("the reader", reading).await.unwrap();
-    let truth = ReferenceHistory::gather(events, [&everything.record], []).unwrap();
-    for life in &mut lives {
-        let born = truth.of(&life.service, &life.id).find(|event| event.kind() == EventKind::Registered);
-        life.revision = born.unwrap().revision;
+    let reference = ReferenceHistory::gather(events, [&everything.record], []).unwrap();
+    for lifetime in &mut lifetimes {
+        let born = reference.of(&lifetime.service, &lifetime.id).find(|event| event.kind() == EventKind::Registered);
+        lifetime.revision = born.unwrap().revision;
     }
-    invariant::check_record(&everything.record, &truth).unwrap();
-    live_stays::check(&lives, &truth).unwrap();
-    dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
-    dead_goes::check_heard(&everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from)).unwrap();
-    println!("{killed} of {} programs were killed", lives.len());
+    invariant::check_record(&everything.record, &reference).unwrap();
+    live_stays::check(&lifetimes, &reference).unwrap();
+    dead_goes::check(&lifetimes, &reference, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
+    dead_goes::check_received(&everything.record, &lifetimes, &reference, &Held::default(), |from| stalls.since(from))
+        .unwrap();
+    println!("{killed} of {} programs were killed", lifetimes.len());
 }
 
 /// Starts two programs of each service, one service after the other, and kills one or both of them.
 async fn kill_in_services(
     serve: String,
-    peer: TestClient,
+    client: TestClient,
     group: u64,
     mut random: Random,
 ) -> (Vec<InstanceLifetime>, Vec<Program>) {
-    let (mut lives, mut survivors, mut number) = (Vec::new(), Vec::new(), random.below(4));
+    let (mut lifetimes, mut survivors, mut number) = (Vec::new(), Vec::new(), random.below(4));
     for service in 0..SERVICES {
         let service = format!("s{group}-{service}");
-        let mut reader = Reader::of(&peer, &[&service]).await;
+        let mut reader = Reader::of(&client, &[&service]).await;
         let mut running = Vec::new();
         for _ in 0..2 {
-            running.push(Program::start(&serve, &peer, &service, number).await);
+            running.push(Program::start(&serve, &client, &service, number).await);
             number += 1;
         }
         reader.until("both are there", |view| view.set.len() == running.len()).await;
         sleep(random.millis(0, 1_500)).await;
         for _ in 0..=random.below(2) {
             let program = running.remove(usize::try_from(random.below(running.len() as u64)).unwrap());
-            lives.push(program.kill(&peer).await);
+            lifetimes.push(program.kill(&client).await);
         }
         let left: Vec<_> = running.iter().map(|program| key(&program.service, &program.id)).collect();
         reader.until("the killed ones are removed", |view| view.set.keys().eq(left.iter())).await;
         survivors.extend(running);
     }
-    (lives, survivors)
+    (lifetimes, survivors)
 }

@@ -19,11 +19,11 @@ const SKIP_VARIABLE: &str = "CALLBOARD_TEST_WITHOUT_MOUNT";
 /// User id without any files.
 const UNPRIVILEGED_USER: u32 = 65_534;
 
-/// A small disk of our own, in memory. Dropping it unmounts it.
+/// Small disk in memory. Dropping it unmounts it.
 struct Disk(TempDir);
 
 impl Disk {
-    /// `None` where it is said that none can be had.
+    /// Returns `None` if the environment permits skipping the test.
     fn mount(options: &str) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory.path()).status();
@@ -65,11 +65,11 @@ fn data(directory: &Path) -> String {
 
 /// Registers large instances until a registration fails. Returns the acknowledged ids, and the end of the registry.
 async fn fill(serve: ServerProcess) -> (Vec<String>, Ended) {
-    let (peer, mut acknowledged) = (serve.peer().await, Vec::new());
+    let (client, mut acknowledged) = (serve.client().await, Vec::new());
     for number in 0..100_000 {
         let id = format!("i{number}");
         let metadata = [("k".to_owned(), "x".repeat(4_000))].into();
-        match peer.register(RegisterRequest { metadata, ..instance("web", &id) }).await {
+        match client.register(RegisterRequest { metadata, ..instance("web", &id) }).await {
             Ok(_) => acknowledged.push(id),
             Err(refused) => {
                 let codes = [tonic::Code::Unavailable, tonic::Code::Unknown];
@@ -78,10 +78,10 @@ async fn fill(serve: ServerProcess) -> (Vec<String>, Ended) {
             }
         }
     }
-    panic!("the disk took all");
+    panic!("the disk did not become full");
 }
 
-/// It ended because it could not go on, and said why.
+/// Asserts that the process ended with exit code 1 and these words in its error.
 fn assert_failed(ended: &Ended, said: &[&str]) {
     assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
     for word in said {
@@ -89,9 +89,9 @@ fn assert_failed(ended: &Ended, said: &[&str]) {
     }
 }
 
-/// All that was acknowledged is there; beside it, at most what was under way when the disk failed.
+/// Asserts that all acknowledged registrations are there, and at most one other, whose request was open when the disk failed.
 async fn assert_kept(serve: &ServerProcess, acknowledged: &[String]) {
-    let mut reader = Reader::of(&serve.peer().await, &["web"]).await;
+    let mut reader = Reader::of(&serve.client().await, &["web"]).await;
     reader.until("synced", |view| !view.token.is_empty()).await;
     let there = &reader.view.set;
     let lost: Vec<_> = acknowledged.iter().filter(|id| reader.view.get("web", id).is_none()).collect();
@@ -119,7 +119,7 @@ async fn full_disk_stops_the_registry_and_keeps_acknowledged_changes() {
     disk.remount("size=64m");
     let serve = ServerProcess::start(&["--data-dir", &data]).await;
     assert_kept(&serve, &acknowledged).await;
-    serve.peer().await.register(instance("web", "one-more")).await.unwrap();
+    serve.client().await.register(instance("web", "one-more")).await.unwrap();
 }
 
 /// The same for a file that may not grow: it needs no disk of its own.
@@ -150,7 +150,7 @@ async fn read_only_disk_is_rejected_at_the_start() {
     assert_failed(&fresh, &[&data, "Read-only file system", "make it writable, or choose another with --data-dir"]);
     disk.remount("rw");
     let serve = ServerProcess::start(&["--data-dir", &data]).await;
-    serve.peer().await.register(instance("web", "a")).await.unwrap();
+    serve.client().await.register(instance("web", "a")).await.unwrap();
     serve.child.kill().await;
     disk.remount("ro");
     let again = Child::run(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data]).await;
@@ -185,11 +185,11 @@ async fn removed_file_stops_the_registry_before_it_acknowledges_more() {
         let data = data(directory.path());
         let arguments = ["--data-dir", &data, "--durability", durability];
         let serve = ServerProcess::start(&arguments).await;
-        let peer = serve.peer().await;
-        peer.register(instance("web", "a")).await.unwrap();
+        let client = serve.client().await;
+        client.register(instance("web", "a")).await.unwrap();
         let moved = format!("{data}.moved");
         fs::rename(&data, &moved).unwrap();
-        let refused = peer.register(instance("web", "b")).await.unwrap_err();
+        let refused = client.register(instance("web", "b")).await.unwrap_err();
         assert!(!refused.message().is_empty());
         let ended = serve.child.ended().await;
         assert_failed(

@@ -4,8 +4,8 @@
 //! acknowledged write is there, and every other write is complete or absent. Readers read all the time. The reference history for
 //! them is made of the writes and the audits, because the event log of the registry starts anew with each process.
 
-mod beater;
-mod chronicle;
+mod heartbeats;
+mod history_builder;
 mod reader;
 mod relaxed;
 mod writer;
@@ -25,16 +25,16 @@ use crate::{
     harness::{Filter, Random, Reader, Scope, Seed, ServerProcess, StepLog, View, Wall, steady_port, within},
     invariant::{self, fail_static, gapless},
 };
-use beater::Beater;
-use chronicle::Chronicle;
+use heartbeats::HeartbeatInstances;
+use history_builder::HistoryBuilder;
 use writer::{Tally, Writer};
 
 /// Clients that write.
 const WRITERS: u64 = 32;
-/// Kills of one history. Then another begins, with another directory: histories are judged in memory.
+/// Kills of one history. Then another begins with another directory, because a history is checked in memory.
 const KILLS: u64 = 20;
 /// Range of the time of writing in one incarnation, in milliseconds.
-const LIFE: (u64, u64) = (20, 250);
+const WRITING_MS: (u64, u64) = (20, 250);
 /// Range of the time from the beginning of a start or a shutdown to the kill, in milliseconds.
 const KILL_DELAY: (u64, u64) = (0, 60);
 
@@ -42,7 +42,7 @@ const KILL_DELAY: (u64, u64) = (0, 60);
 #[derive(Debug, Clone)]
 pub struct Audit {
     /// Number of the process, from 0.
-    pub life: usize,
+    pub incarnation: usize,
     pub view: View,
     /// Time up to which no acknowledged write may be lost.
     pub sure: Wall,
@@ -53,55 +53,56 @@ pub struct Audit {
 pub enum Phase {
     /// The writers start with the audit, and write until the registry is gone.
     Write(Arc<Audit>),
-    /// They say what they know of what was found, and end.
+    /// The writers compare their writes with the audit, and end.
     Over(Arc<Audit>),
 }
 
 /// A registry that is killed and started again.
 #[derive(Debug)]
-struct Victim {
+struct KilledRegistry {
     serve: Option<ServerProcess>,
     address: String,
     arguments: Vec<String>,
     random: Random,
-    /// Some kills come while it leaves: it may be gone in order, then.
+    /// True if some kills come during a shutdown, which may then be complete.
     may_leave: bool,
     starts: u64,
-    goodbyes: u64,
+    graceful_stops: u64,
 }
 
-impl Victim {
+impl KilledRegistry {
     async fn start(directory: &Path, durability: &str, random: Random) -> Self {
         let directory = directory.join("data").to_str().unwrap().to_owned();
         let arguments = ["--data-dir", &directory, "--durability", durability].map(ToOwned::to_owned).to_vec();
         let address = format!("127.0.0.1:{}", steady_port());
-        let mut victim = Self { serve: None, address, arguments, random, may_leave: true, starts: 0, goodbyes: 0 };
-        victim.revive(&StepLog::default()).await;
-        victim
+        let mut target =
+            Self { serve: None, address, arguments, random, may_leave: true, starts: 0, graceful_stops: 0 };
+        target.restart(&StepLog::default()).await;
+        target
     }
 
     fn serve(&self) -> &ServerProcess {
         self.serve.as_ref().expect("it runs")
     }
 
-    async fn kill(&mut self, diary: &StepLog) {
+    async fn kill(&mut self, steps: &StepLog) {
         let serve = self.serve.take().expect("it runs");
         if self.may_leave && self.random.one_in(8) {
             let haste = self.random.millis(KILL_DELAY.0, KILL_DELAY.1);
-            diary.note(format!("killed {haste:?} after it was told to leave"));
+            steps.note(format!("killed {haste:?} after SIGTERM"));
             serve.child.signal(Signal::TERM);
             sleep(haste).await;
-            self.goodbyes += 1;
+            self.graceful_stops += 1;
         }
         serve.child.kill().await;
     }
 
-    /// Starts it, often after starts that are killed.
-    async fn revive(&mut self, diary: &StepLog) {
+    /// Starts the registry, often after starts that are killed.
+    async fn restart(&mut self, steps: &StepLog) {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         while self.random.one_in(2) {
             let haste = self.random.millis(KILL_DELAY.0, KILL_DELAY.1);
-            diary.note(format!("killed {haste:?} after its start"));
+            steps.note(format!("killed {haste:?} after its start"));
             let begun = ServerProcess::begin(&self.address, &arguments);
             sleep(haste).await;
             begun.kill().await;
@@ -111,14 +112,14 @@ impl Victim {
     }
 }
 
-/// Everything that a fresh reader is shown.
-async fn audit(serve: &ServerProcess, life: usize, sure: Wall) -> Arc<Audit> {
-    let mut reader = Reader::open(&serve.peer().await, "audit", Scope::Everything, Filter::NONE).await;
+/// Returns the registrations that a new reader receives.
+async fn audit(serve: &ServerProcess, incarnation: usize, sure: Wall) -> Arc<Audit> {
+    let mut reader = Reader::open(&serve.client().await, "audit", Scope::Everything, Filter::NONE).await;
     reader.until("synced", |view| !view.token.is_empty()).await;
-    Arc::new(Audit { life, view: reader.view, sure })
+    Arc::new(Audit { incarnation, view: reader.view, sure })
 }
 
-/// Writers, and when all of them have noticed that the registry is gone.
+/// Writers, with a barrier at which all of them have noticed that the registry is gone.
 struct Crew {
     phase: watch::Sender<Phase>,
     noticed: Arc<Barrier>,
@@ -126,18 +127,18 @@ struct Crew {
 }
 
 impl Crew {
-    async fn hire(victim: &Victim, seed: &Seed, found: Arc<Audit>) -> Self {
+    async fn start(target: &KilledRegistry, seed: &Seed, found: Arc<Audit>) -> Self {
         let phase = watch::Sender::new(Phase::Write(found));
         let noticed = Arc::new(Barrier::new(usize::try_from(WRITERS).unwrap() + 1));
         let mut tasks = JoinSet::new();
         for number in 0..WRITERS {
-            let writer = Writer::new(victim.serve().peer().await, number, seed.random(number));
+            let writer = Writer::new(target.serve().client().await, number, seed.random(number));
             tasks.spawn(writer.write(phase.subscribe(), Arc::clone(&noticed)));
         }
         Self { phase, noticed, tasks }
     }
 
-    /// A while of writing.
+    /// Lets the writers write for `lasts`.
     async fn run(&mut self, lasts: Duration) {
         tokio::select! {
             () = sleep(lasts) => {}
@@ -154,12 +155,12 @@ impl Crew {
         }
     }
 
-    /// A writer writes until it is over: one that ends before has found something.
+    /// Panics with the tally of a writer that ended early, because it found a violation.
     fn fail(ended: Option<Result<Writer, tokio::task::JoinError>>) {
         panic!("a writer failed: {:?}", ended.map(|ended| ended.map(|writer| writer.tally)));
     }
 
-    async fn dismiss(self, found: Arc<Audit>) -> Vec<Writer> {
+    async fn finish(self, found: Arc<Audit>) -> Vec<Writer> {
         self.phase.send_replace(Phase::Over(found));
         self.tasks.join_all().await
     }
@@ -168,71 +169,71 @@ impl Crew {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute, or as many kills as CALLBOARD_TEST_KILLS says: just faults"]
 async fn registry_killed_at_any_time_keeps_acknowledged_writes() {
-    let (mut tally, mut starts, mut goodbyes) = (Tally::default(), 0, 0);
+    let (mut tally, mut starts, mut graceful_stops) = (Tally::default(), 0, 0);
     let kills = wanted("CALLBOARD_TEST_KILLS", 40);
     for first in (0..kills).step_by(KILLS.try_into().unwrap()) {
-        let (told, victim) = history(KILLS.min(kills - first)).await;
-        tally.add(&told);
-        starts += victim.starts;
-        goodbyes += victim.goodbyes;
+        let (written, target) = history(KILLS.min(kills - first)).await;
+        tally.add(&written);
+        starts += target.starts;
+        graceful_stops += target.graceful_stops;
         let killed = (first + KILLS).min(kills);
-        println!("{killed} kills, {goodbyes} of them as it left, and {starts} as it started: {tally}");
+        println!("{killed} kills, {graceful_stops} of them during a shutdown, and {starts} during a start: {tally}");
     }
     assert!(tally.acknowledged > 10 * kills && tally.undone + tally.done > 0, "hardly anything was written: {tally}");
     assert_eq!(tally.lost, 0);
 }
 
-/// Some kills, and every promise checked over what came of them.
-async fn history(kills: u64) -> (Tally, Victim) {
-    let (seed, diary, directory) = (Seed::from_environment(), StepLog::default(), tempfile::tempdir().unwrap());
-    let mut victim = Victim::start(directory.path(), "durable", seed.random(1_000)).await;
-    let registry = victim.serve().grpc;
-    let mut found = audit(victim.serve(), 0, 0).await;
-    let mut crew = Crew::hire(&victim, &seed, Arc::clone(&found)).await;
-    let beater = Beater::register(&victim.serve().peer().await).await;
+/// Kills a registry this many times while it is written, and checks all invariants over the results.
+async fn history(kills: u64) -> (Tally, KilledRegistry) {
+    let (seed, steps, directory) = (Seed::from_environment(), StepLog::default(), tempfile::tempdir().unwrap());
+    let mut target = KilledRegistry::start(directory.path(), "durable", seed.random(1_000)).await;
+    let registry = target.serve().grpc;
+    let mut found = audit(target.serve(), 0, 0).await;
+    let mut crew = Crew::start(&target, &seed, Arc::clone(&found)).await;
+    let instances = HeartbeatInstances::register(&target.serve().client().await).await;
     let (goal, goals) = watch::channel(None);
     let reading = reader::all(registry, &seed, &goals).await;
-    let beating = tokio::spawn(beater.beat(goals.clone()));
-    let told = tokio::spawn(reader::client(registry, goals.clone()));
+    let beating = tokio::spawn(instances.beat(goals.clone()));
+    let outputs = tokio::spawn(reader::client(registry, goals.clone()));
     let mut bases = vec![found.view.revision];
-    for life in 0..usize::try_from(kills).unwrap() {
-        if life > 0 {
+    for incarnation in 0..usize::try_from(kills).unwrap() {
+        if incarnation > 0 {
             crew.phase.send_replace(Phase::Write(Arc::clone(&found)));
         }
-        let lasts = victim.random.millis(LIFE.0, LIFE.1);
-        diary.note(format!("life {life} lasts {lasts:?}"));
+        let lasts = target.random.millis(WRITING_MS.0, WRITING_MS.1);
+        steps.note(format!("process {incarnation} lasts {lasts:?}"));
         crew.run(lasts).await;
-        victim.kill(&diary).await;
+        target.kill(&steps).await;
         crew.notice().await;
-        victim.revive(&diary).await;
-        found = audit(victim.serve(), life + 1, Wall::MAX).await;
+        target.restart(&steps).await;
+        found = audit(target.serve(), incarnation + 1, Wall::MAX).await;
         bases.push(found.view.revision);
     }
-    let writers = crew.dismiss(Arc::clone(&found)).await;
+    let writers = crew.finish(Arc::clone(&found)).await;
     goal.send_replace(Some(found.view.revision));
-    let lives = beating.await.unwrap();
+    let lifetimes = beating.await.unwrap();
     let readers = reading.join_all().await;
-    let (told, known) = told.await.unwrap();
+    let (outputs, known) = outputs.await.unwrap();
 
     let mut tally = Tally::default();
     for writer in &writers {
         tally.add(&writer.tally);
     }
-    let chronicle = Chronicle { lives: &lives, writers: &writers, readers: &readers, bases: &bases };
-    let truth = chronicle.truth();
+    let builder = HistoryBuilder { lifetimes: &lifetimes, writers: &writers, readers: &readers, bases: &bases };
+    let reference = builder.reference();
     for reader in &readers {
-        invariant::check_record(&reader.record, &truth).unwrap();
+        invariant::check_record(&reader.record, &reference).unwrap();
         reader::check_resets(&reader.record, &[ResetReason::Compacted]);
     }
-    invariant::live_stays::check(&lives, &truth).unwrap();
-    fail_static::check(&told).unwrap();
-    gapless::check_told(&told, &truth, Scope::Everything).unwrap();
+    invariant::live_stays::check(&lifetimes, &reference).unwrap();
+    fail_static::check(&outputs).unwrap();
+    gapless::check_client(&outputs, &reference, Scope::Everything).unwrap();
     let left: Vec<_> = found.view.set.iter().map(|(key, instance)| (key.clone(), instance.revision)).collect();
-    assert!(known.set.into_iter().eq(left), "the client ends with what there is");
-    (tally, victim)
+    assert!(known.set.into_iter().eq(left), "the client ends with the registered instances");
+    (tally, target)
 }
 
-/// Between two attempts to reach a server that comes and goes.
+/// Waits between two attempts to reach a server that restarts.
 async fn pause() {
     sleep(Duration::from_millis(5)).await;
 }

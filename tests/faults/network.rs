@@ -13,15 +13,15 @@ use callboard::{
 };
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-use super::{follow, last_sign, wanted};
+use super::{follow, last_renewal, wanted};
 use crate::{
     harness::{
-        Filter, Flow, Proxy, Random, Reader, Scope, Seed, Span, Stalls, StepLog, TestClient, TestServer, Way, instance,
-        seconds, wall, within,
+        Direction, Filter, Flow, Proxy, Random, Reader, Scope, Seed, Span, Stalls, StepLog, TestClient, TestServer,
+        instance, seconds, wall, within,
     },
     invariant::{
         self, Held, InstanceLifetime, ReferenceHistory, Stop, dead_goes,
-        fail_static::{self, Told},
+        fail_static::{self, ClientOutput},
         gapless, live_stays,
     },
 };
@@ -39,9 +39,9 @@ const SERVICES: [&str; 3] = ["web", "db", "mail"];
 /// Fault of the network.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
-    Flow(Way, Flow),
+    Flow(Direction, Flow),
     Reset,
-    HalfClose(Way),
+    HalfClose(Direction),
     Refuse,
     /// This number of resets in short succession.
     Storm(u64),
@@ -49,24 +49,24 @@ enum Fault {
 
 impl Fault {
     fn any(random: &mut Random) -> Self {
-        let ways = [Way::Up, Way::Down, Way::Both];
-        let way = ways[usize::try_from(random.below(3)).unwrap()];
+        let directions = [Direction::Up, Direction::Down, Direction::Both];
+        let direction = directions[usize::try_from(random.below(3)).unwrap()];
         match random.below(7) {
-            0 => Self::Flow(way, Flow::Held),
-            1 => Self::Flow(way, Flow::Trickle),
-            2 => Self::Flow(way, Flow::Late(random.millis(50, 400))),
+            0 => Self::Flow(direction, Flow::Held),
+            1 => Self::Flow(direction, Flow::Trickle),
+            2 => Self::Flow(direction, Flow::Late(random.millis(50, 400))),
             3 => Self::Reset,
-            4 => Self::HalfClose(if way == Way::Up { Way::Up } else { Way::Down }),
+            4 => Self::HalfClose(if direction == Direction::Up { Direction::Up } else { Direction::Down }),
             5 => Self::Refuse,
             _ => Self::Storm(5 + random.below(20)),
         }
     }
 
-    async fn strike(self, proxy: &Proxy, lasts: Duration) {
+    async fn inject(self, proxy: &Proxy, lasts: Duration) {
         match self {
-            Self::Flow(way, flow) => proxy.flow(way, flow),
+            Self::Flow(direction, flow) => proxy.flow(direction, flow),
             Self::Reset => proxy.reset(),
-            Self::HalfClose(way) => proxy.half_close(way),
+            Self::HalfClose(direction) => proxy.half_close(direction),
             Self::Refuse => {
                 proxy.refuse(true);
                 proxy.reset();
@@ -115,19 +115,19 @@ impl Registered {
     }
 
     /// Returns a lifetime with heartbeats from the start until now.
-    fn life(&self) -> InstanceLifetime {
+    fn lifetime(&self) -> InstanceLifetime {
         let registered = self.registered();
         assert_eq!(registered.len(), 1, "{}: it never had to register again: {:?}", self.id, self.events);
         let (service, id) = (self.service.to_owned(), self.id.clone());
         let ttl = u64::try_from(TTL.as_millis()).unwrap();
-        let signs = vec![Span { from: self.from, to: self.from }, Span { from: wall(), to: wall() }];
+        let renewals = vec![Span { from: self.from, to: self.from }, Span { from: wall(), to: wall() }];
         InstanceLifetime {
             service,
             id,
             ttl,
             grace: None,
             revision: registered[0],
-            signs,
+            renewals,
             broke: None,
             stop: Stop::Silent,
         }
@@ -142,43 +142,44 @@ impl Registered {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute: just faults"]
 async fn outage_shorter_than_the_ttl_removes_no_instance() {
-    let (seed, diary) = (Seed::from_environment(), StepLog::default());
+    let (seed, steps) = (Seed::from_environment(), StepLog::default());
     let stalls = Stalls::of_this_machine();
-    let house = TestServer::open();
-    let proxy = Proxy::before(house.grpc()).await;
+    let server = TestServer::open();
+    let proxy = Proxy::before(server.grpc()).await;
     let endpoint: Endpoint = proxy.address().to_string().parse().unwrap();
-    let peer = house.peer().await;
-    let mut everything = Reader::open(&peer, "everything", Scope::Everything, Filter::NONE).await;
+    let client = server.client().await;
+    let mut everything = Reader::open(&client, "everything", Scope::Everything, Filter::NONE).await;
     let registered: Vec<_> = (0..REGISTERED).map(|number| Registered::start(&endpoint, number, TTL)).collect();
     everything.until("all there", |view| view.set.len() == REGISTERED).await;
     let (goal, goals) = watch::channel(None);
     let watches = watches(&endpoint, &goals);
-    let writing = tokio::spawn(churn(house.peer().await, seed.random(2), goals.clone()));
+    let writing = tokio::spawn(churn(server.client().await, seed.random(2), goals.clone()));
     let reading = tokio::spawn(follow(everything, goals));
 
     let (mut random, began) = (seed.random(1), wall());
     let faults = wanted("CALLBOARD_TEST_FAULTS", 10);
     for _ in 0..faults {
         let (fault, lasts) = (Fault::any(&mut random), random.millis(100, MAX_OUTAGE_MS));
-        diary.note(format!("{fault:?} for {lasts:?}"));
-        fault.strike(&proxy, lasts).await;
+        steps.note(format!("{fault:?} for {lasts:?}"));
+        fault.inject(&proxy, lasts).await;
         sleep(Duration::from_millis(CALM_MS)).await;
     }
-    let lives: Vec<InstanceLifetime> = registered.iter().map(Registered::life).collect();
+    let lifetimes: Vec<InstanceLifetime> = registered.iter().map(Registered::lifetime).collect();
     writing.abort();
     let _aborted = writing.await;
-    let events = peer.events().await;
+    let events = client.events().await;
     let newest = events.last().unwrap().revision;
     goal.send_replace(Some(newest));
     let everything = within("the reader beside the proxy", reading).await.unwrap();
-    let truth = ReferenceHistory::gather(events, [&everything.record], []).unwrap();
-    invariant::check_record(&everything.record, &truth).unwrap();
-    live_stays::check(&lives, &truth).unwrap();
-    for told in within("all watches behind the proxy", watches.join_all()).await {
-        fail_static::check(&told).unwrap();
-        gapless::check_told(&told, &truth, Scope::names(&SERVICES)).unwrap();
-        let resumed = told.iter().filter(|told| matches!(told, Told::Event(WatchEvent::Reconnected))).count();
-        println!("a watch was told {} things, and reconnected {resumed} times", told.len());
+    let reference = ReferenceHistory::gather(events, [&everything.record], []).unwrap();
+    invariant::check_record(&everything.record, &reference).unwrap();
+    live_stays::check(&lifetimes, &reference).unwrap();
+    for outputs in within("all watches behind the proxy", watches.join_all()).await {
+        fail_static::check(&outputs).unwrap();
+        gapless::check_client(&outputs, &reference, Scope::names(&SERVICES)).unwrap();
+        let resumed =
+            outputs.iter().filter(|output| matches!(output, ClientOutput::Event(WatchEvent::Reconnected))).count();
+        println!("a watch returned {} events, and reconnected {resumed} times", outputs.len());
     }
     let interruptions: usize = registered.iter().map(Registered::interruptions).sum();
     println!("{faults} outages, {interruptions} interruptions of registrations, {} ms of stalls", stalls.since(began));
@@ -190,12 +191,12 @@ async fn outage_shorter_than_the_ttl_removes_no_instance() {
 async fn instance_behind_a_longer_outage_expires_in_time_and_registers_again() {
     const TTL: u64 = 2_000;
     let stalls = Stalls::of_this_machine();
-    let house = TestServer::open();
-    let peer = house.peer().await;
-    let mut everything = Reader::open(&peer, "everything", Scope::Everything, Filter::NONE).await;
+    let server = TestServer::open();
+    let client = server.client().await;
+    let mut everything = Reader::open(&client, "everything", Scope::Everything, Filter::NONE).await;
     let (mut proxies, mut registered) = (Vec::new(), Vec::new());
     for number in 0..SERVICES.len() {
-        let proxy = Proxy::before(house.grpc()).await;
+        let proxy = Proxy::before(server.grpc()).await;
         let endpoint = proxy.address().to_string().parse().unwrap();
         registered.push(Registered::start(&endpoint, number, Duration::from_millis(TTL)));
         proxies.push(proxy);
@@ -203,27 +204,28 @@ async fn instance_behind_a_longer_outage_expires_in_time_and_registers_again() {
     everything.until("all there", |view| view.set.len() == SERVICES.len()).await;
     let mut from = Vec::new();
     for registered in &registered {
-        from.push(last_sign(&peer, registered.service, &registered.id).await);
+        from.push(last_renewal(&client, registered.service, &registered.id).await);
     }
-    proxies[0].flow(Way::Up, Flow::Held);
-    proxies[1].flow(Way::Both, Flow::Held);
+    proxies[0].flow(Direction::Up, Flow::Held);
+    proxies[1].flow(Direction::Both, Flow::Held);
     proxies[2].refuse(true);
     proxies[2].reset();
     let to = wall();
     everything.until("all gone", |view| view.set.is_empty()).await;
-    let lives: Vec<InstanceLifetime> = registered
+    let lifetimes: Vec<InstanceLifetime> = registered
         .iter()
         .zip(from)
         .map(|(registered, from)| {
-            let signs = vec![Span { from, to }];
+            let renewals = vec![Span { from, to }];
             let (service, id) = (registered.service.to_owned(), registered.id.clone());
             let revision = registered.registered()[0];
-            InstanceLifetime { service, id, ttl: TTL, grace: None, revision, signs, broke: None, stop: Stop::Silent }
+            InstanceLifetime { service, id, ttl: TTL, grace: None, revision, renewals, broke: None, stop: Stop::Silent }
         })
         .collect();
-    let truth = ReferenceHistory::gather(peer.events().await, [&everything.record], []).unwrap();
-    dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
-    dead_goes::check_heard(&everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from)).unwrap();
+    let reference = ReferenceHistory::gather(client.events().await, [&everything.record], []).unwrap();
+    dead_goes::check(&lifetimes, &reference, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
+    dead_goes::check_received(&everything.record, &lifetimes, &reference, &Held::default(), |from| stalls.since(from))
+        .unwrap();
     proxies.iter().for_each(Proxy::calm);
     everything.until("all back", |view| view.set.len() == SERVICES.len()).await;
     for registered in &registered {
@@ -237,25 +239,25 @@ async fn instance_behind_a_longer_outage_expires_in_time_and_registers_again() {
 }
 
 /// Writes without the proxy, so that the clients behind it have changes to receive.
-async fn churn(peer: TestClient, mut random: Random, goal: watch::Receiver<Option<u64>>) {
+async fn churn(client: TestClient, mut random: Random, goal: watch::Receiver<Option<u64>>) {
     for number in 0.. {
         if goal.borrow().is_some() {
             return;
         }
         let (service, id) = (SERVICES[usize::try_from(random.below(2)).unwrap()], format!("c{}", random.below(5)));
         if random.one_in(3) {
-            // It may not be there: then there is nothing to remove.
-            let _ = peer.deregister(service, &id, &bytes::Bytes::new()).await;
+            // The instance may not exist.
+            let _ = client.deregister(service, &id, &bytes::Bytes::new()).await;
         } else {
             let tags = vec![format!("v{number}")];
             let request = RegisterRequest { tags, ttl: seconds(3_600.0), ..instance(service, &id) };
-            peer.register(request).await.unwrap();
+            client.register(request).await.unwrap();
         }
         sleep(random.millis(1, 40)).await;
     }
 }
 
-fn watches(endpoint: &Endpoint, goal: &watch::Receiver<Option<u64>>) -> JoinSet<Vec<Told>> {
+fn watches(endpoint: &Endpoint, goal: &watch::Receiver<Option<u64>>) -> JoinSet<Vec<ClientOutput>> {
     let mut watches = JoinSet::new();
     for _ in 0..WATCHES {
         let services = SERVICES.map(ToOwned::to_owned).to_vec();
@@ -266,15 +268,15 @@ fn watches(endpoint: &Endpoint, goal: &watch::Receiver<Option<u64>>) -> JoinSet<
 }
 
 /// Collects the events of a watch up to the goal.
-async fn listen(mut watch: Watch, mut goal: watch::Receiver<Option<u64>>) -> Vec<Told> {
-    let (mut told, mut stands) = (Vec::new(), 0);
+async fn listen(mut watch: Watch, mut goal: watch::Receiver<Option<u64>>) -> Vec<ClientOutput> {
+    let (mut outputs, mut stands) = (Vec::new(), 0);
     while goal.borrow_and_update().is_none_or(|newest| stands < newest) {
         let event = tokio::select! {
             event = watch.next() => event.unwrap(),
             Ok(()) = goal.changed() => continue,
         };
         stands = fail_static::revision_after(&event).unwrap_or(stands);
-        told.push(Told::Event(event));
+        outputs.push(ClientOutput::Event(event));
     }
-    told
+    outputs
 }

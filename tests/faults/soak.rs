@@ -74,7 +74,7 @@ type Sample = (f64, f64);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute, or as many minutes as CALLBOARD_TEST_SOAK_MINUTES says: just soak"]
-async fn soak() {
+async fn long_run_of_all_faults_returns_to_the_baseline() {
     let seed = Seed::from_environment();
     let minutes = wanted("CALLBOARD_TEST_SOAK_MINUTES", 0);
     let lasts = if minutes == 0 { DEFAULT_LENGTH } else { Duration::from_secs(60 * minutes) };
@@ -87,33 +87,33 @@ async fn soak() {
     let (over, is_over) = watch::channel(false);
     let mut actors = JoinSet::new();
     for number in 0..WRITERS {
-        actors.spawn(write(serve.peer().await, number, seed.random(number), is_over.clone()));
+        actors.spawn(write(serve.client().await, number, seed.random(number), is_over.clone()));
     }
     let (near, far): (Endpoint, Endpoint) =
         (serve.address().parse().unwrap(), proxy.address().to_string().parse().unwrap());
     for number in 0..WATCHES {
         let endpoint = if number % 2 == 0 { near.clone() } else { far.clone() };
-        actors.spawn(listen(endpoint, seed.random(100 + number), is_over.clone()));
+        actors.spawn(watch_repeatedly(endpoint, seed.random(100 + number), is_over.clone()));
     }
     for number in 0..INSTANCES {
-        actors.spawn(come_and_go(far.clone(), number, seed.random(200 + number), is_over.clone()));
+        actors.spawn(register_and_end(far.clone(), number, seed.random(200 + number), is_over.clone()));
     }
     for number in 0..PROGRAMS {
-        actors.spawn(die(serve.address(), number, seed.random(300 + number), is_over.clone()));
+        actors.spawn(kill_programs(serve.address(), number, seed.random(300 + number), is_over.clone()));
     }
-    actors.spawn(disturb(proxy, seed.random(400), is_over.clone()));
+    actors.spawn(reset_connections(proxy, seed.random(400), is_over.clone()));
 
     let samples = sample(&serve, lasts).await;
     over.send_replace(true);
     while let Some(actor) = within("an actor leaves", actors.join_next()).await {
         actor.unwrap();
     }
-    come_back(&serve, &baseline).await;
-    judge(&samples, lasts);
+    wait_for_baseline(&serve, &baseline).await;
+    assert_no_growth(&samples, lasts);
 }
 
 /// Waits until the resources are those of the baseline.
-async fn come_back(serve: &ServerProcess, baseline: &ProcessResources) {
+async fn wait_for_baseline(serve: &ServerProcess, baseline: &ProcessResources) {
     let mut left = ProcessResources::of(serve).await;
     let leaving = async {
         while !left.is_back_at(baseline) {
@@ -130,17 +130,17 @@ async fn come_back(serve: &ServerProcess, baseline: &ProcessResources) {
 /// kept with the events.
 async fn fill(serve: &ServerProcess) {
     let (over, is_over) = watch::channel(false);
-    let watching = tokio::spawn(listen(serve.address().parse().unwrap(), Seed(0).random(0), is_over));
+    let watching = tokio::spawn(watch_repeatedly(serve.address().parse().unwrap(), Seed(0).random(0), is_over));
     let mut filling = JoinSet::new();
     for number in 0..FILLERS {
-        let peer = serve.peer().await;
+        let client = serve.client().await;
         filling.spawn(async move {
             let (service, id) = (format!("f{number}"), "i".to_owned());
             for count in 0..MAX_HISTORY_EVENTS / FILLERS {
                 let tags = vec![format!("v{count}")];
-                peer.register(RegisterRequest { tags, ..instance(&service, &id) }).await.unwrap();
+                client.register(RegisterRequest { tags, ..instance(&service, &id) }).await.unwrap();
             }
-            peer.deregister(&service, &id, &bytes::Bytes::new()).await.unwrap();
+            client.deregister(&service, &id, &bytes::Bytes::new()).await.unwrap();
         });
     }
     filling.join_all().await;
@@ -174,8 +174,8 @@ async fn sample(serve: &ServerProcess, lasts: Duration) -> Vec<Sample> {
     samples
 }
 
-/// By the second half: in the first, buffers grow to what they need.
-fn judge(samples: &[Sample], lasts: Duration) {
+/// Asserts that memory does not grow in the second half of the run. In the first half, buffers grow to their size.
+fn assert_no_growth(samples: &[Sample], lasts: Duration) {
     let settled = &samples[samples.len() / 2..];
     let slope = slope(settled);
     let grown = slope * lasts.as_secs_f64() / 2.0;
@@ -190,7 +190,7 @@ fn judge(samples: &[Sample], lasts: Duration) {
     }
 }
 
-/// By least squares, in KiB a second.
+/// Returns the growth by least squares, in KiB per second.
 fn slope(samples: &[Sample]) -> f64 {
     let count = f64::from(u32::try_from(samples.len()).unwrap());
     let mean = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / count;
@@ -199,8 +199,8 @@ fn slope(samples: &[Sample]) -> f64 {
     samples.iter().map(|sample| (sample.0 - x) * (sample.1 - y)).sum::<f64>() / spread
 }
 
-/// Services that come and go, some of them never to come again.
-async fn write(peer: TestClient, number: u64, mut random: Random, over: Over) {
+/// Registers and deregisters instances in services, some of which are not used again.
+async fn write(client: TestClient, number: u64, mut random: Random, over: Over) {
     let mut there = Vec::new();
     for count in 0_u64.. {
         if *over.borrow() {
@@ -210,22 +210,22 @@ async fn write(peer: TestClient, number: u64, mut random: Random, over: Over) {
         let id = format!("i{}", random.below(50));
         let tags = vec![format!("v{count}")];
         let request = RegisterRequest { tags, ..instance(&service, &id) };
-        peer.register(request).await.unwrap();
+        client.register(request).await.unwrap();
         there.push((service, id));
         if there.len() > 100 {
             let (service, id) = there.swap_remove(usize::try_from(random.below(100)).unwrap());
-            // It may be there twice in the list.
-            let _ = peer.deregister(&service, &id, &bytes::Bytes::new()).await;
+            // The list may name it twice.
+            let _ = client.deregister(&service, &id, &bytes::Bytes::new()).await;
         }
         sleep(random.millis(2, 20)).await;
     }
     for (service, id) in there {
-        let _ = peer.deregister(&service, &id, &bytes::Bytes::new()).await;
+        let _ = client.deregister(&service, &id, &bytes::Bytes::new()).await;
     }
 }
 
-/// One watch after the other.
-async fn listen(endpoint: Endpoint, mut random: Random, over: Over) {
+/// Opens one watch after the other.
+async fn watch_repeatedly(endpoint: Endpoint, mut random: Random, over: Over) {
     while !*over.borrow() {
         let mut watch = Watch::new(&endpoint, WatchRequest { everything: true, ..WatchRequest::default() });
         let lasts = random.millis(100, 5_000);
@@ -239,12 +239,12 @@ async fn listen(endpoint: Endpoint, mut random: Random, over: Over) {
 }
 
 /// Registers, and ends each registration by a deregistration or by dropping the handle.
-async fn come_and_go(endpoint: Endpoint, number: u64, mut random: Random, over: Over) {
-    for life in 0_u64.. {
+async fn register_and_end(endpoint: Endpoint, number: u64, mut random: Random, over: Over) {
+    for round in 0_u64.. {
         if *over.borrow() {
             return;
         }
-        let boot_id = format!("boot-{number}-{life}");
+        let boot_id = format!("boot-{number}-{round}");
         let request = RegisterRequest {
             boot_id,
             replace: true,
@@ -259,8 +259,8 @@ async fn come_and_go(endpoint: Endpoint, number: u64, mut random: Random, over: 
     }
 }
 
-/// Programs that are killed.
-async fn die(server: String, number: u64, mut random: Random, over: Over) {
+/// Starts programs and kills them.
+async fn kill_programs(server: String, number: u64, mut random: Random, over: Over) {
     let (service, id) = (format!("p{number}"), format!("i{number}"));
     while !*over.borrow() {
         let place = ["register", &service, "127.0.0.1:9001", "--id", &id, "--replace"];
@@ -270,8 +270,8 @@ async fn die(server: String, number: u64, mut random: Random, over: Over) {
     }
 }
 
-/// Resets, a few seconds apart.
-async fn disturb(proxy: Proxy, mut random: Random, over: Over) {
+/// Resets the connections every few seconds.
+async fn reset_connections(proxy: Proxy, mut random: Random, over: Over) {
     while !*over.borrow() {
         sleep(random.millis(500, 5_000)).await;
         proxy.reset();

@@ -6,7 +6,7 @@ use callboard::pb::callboard::v1::EventKind;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use super::last_sign;
+use super::last_renewal;
 use crate::{
     harness::{Child, Filter, Random, Reader, Scope, Seed, ServerProcess, Span, Stalls, StepLog, wall},
     invariant::{self, Held, InstanceLifetime, ReferenceHistory, Stop, dead_goes, live_stays},
@@ -26,7 +26,7 @@ impl StoppableProcesses {
     async fn start(ttl: &str) -> Self {
         let serve = ServerProcess::start(&[]).await;
         let address = serve.address();
-        let mut everything = Reader::open(&serve.peer().await, "everything", Scope::Everything, Filter::NONE).await;
+        let mut everything = Reader::open(&serve.client().await, "everything", Scope::Everything, Filter::NONE).await;
         let mut programs = Vec::new();
         for number in 0..COUNT {
             let (service, id) = (format!("s{}", number / 2), format!("p{number}"));
@@ -40,31 +40,40 @@ impl StoppableProcesses {
         Self { serve, programs, everything }
     }
 
-    async fn truth(&mut self) -> ReferenceHistory {
-        let events = self.serve.peer().await.events().await;
+    async fn reference(&mut self) -> ReferenceHistory {
+        let events = self.serve.client().await.events().await;
         let newest = events.last().unwrap().revision;
         self.everything.until("the newest revision", |view| view.revision >= newest).await;
-        let truth = ReferenceHistory::gather(events, [&self.everything.record], []).unwrap();
-        invariant::check_record(&self.everything.record, &truth).unwrap();
-        truth
+        let reference = ReferenceHistory::gather(events, [&self.everything.record], []).unwrap();
+        invariant::check_record(&self.everything.record, &reference).unwrap();
+        reference
     }
 }
 
-/// From the first registration of a program; its last sign of life lies within this.
-fn life(truth: &ReferenceHistory, number: usize, ttl: u64, sign: Span) -> InstanceLifetime {
+/// Returns the lifetime of a program from its first registration; `renewal` contains its last renewal.
+fn lifetime(reference: &ReferenceHistory, number: usize, ttl: u64, renewal: Span) -> InstanceLifetime {
     let (service, id) = (format!("s{}", number / 2), format!("p{number}"));
-    let born = truth.of(&service, &id).find(|event| event.kind() == EventKind::Registered).unwrap();
+    let born = reference.of(&service, &id).find(|event| event.kind() == EventKind::Registered).unwrap();
     let revision = born.revision;
-    InstanceLifetime { service, id, ttl, grace: None, revision, signs: vec![sign], broke: None, stop: Stop::Silent }
+    InstanceLifetime {
+        service,
+        id,
+        ttl,
+        grace: None,
+        revision,
+        renewals: vec![renewal],
+        broke: None,
+        stop: Stop::Silent,
+    }
 }
 
 /// Stopped processes, and the time for which they are stopped.
 #[derive(Debug)]
 enum Pause {
     Registry(Duration),
-    /// Shorter than what a heartbeat leaves of the time to live.
+    /// Shorter than the time that a heartbeat leaves of the TTL.
     Program(usize, Duration),
-    /// The registry goes on first, or the programs do, and the others so much later.
+    /// The registry or the programs continue first, and the others `later`.
     Both {
         lasts: Duration,
         registry_first: bool,
@@ -105,7 +114,7 @@ impl Pause {
     }
 }
 
-/// Shorter and longer than a time to live of 3 s.
+/// Returns pauses shorter and longer than a TTL of 3 s.
 fn pauses(random: &mut Random) -> Vec<Pause> {
     let program = usize::try_from(random.below(COUNT as u64)).unwrap();
     vec![
@@ -121,18 +130,19 @@ fn pauses(random: &mut Random) -> Vec<Pause> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute: just faults"]
 async fn instance_stopped_for_less_than_its_ttl_stays() {
-    let (seed, diary) = (Seed::from_environment(), StepLog::default());
+    let (seed, steps) = (Seed::from_environment(), StepLog::default());
     let mut processes = StoppableProcesses::start("3s").await;
     for pause in pauses(&mut seed.random(0)) {
-        diary.note(format!("{pause:?}"));
+        steps.note(format!("{pause:?}"));
         pause.take(&processes).await;
         // Longer than the TTL and the maximum time until a removal, after which an expired instance is removed.
         sleep(Duration::from_secs(5)).await;
         let now = Span { from: wall(), to: wall() };
-        let truth = processes.truth().await;
-        let lives: Vec<InstanceLifetime> = (0..COUNT).map(|number| life(&truth, number, 3_000, now)).collect();
-        live_stays::check(&lives, &truth).unwrap();
-        assert!(truth.events.iter().all(|event| event.kind() != EventKind::Removed), "no instance was removed");
+        let reference = processes.reference().await;
+        let lifetimes: Vec<InstanceLifetime> =
+            (0..COUNT).map(|number| lifetime(&reference, number, 3_000, now)).collect();
+        live_stays::check(&lifetimes, &reference).unwrap();
+        assert!(reference.events.iter().all(|event| event.kind() != EventKind::Removed), "no instance was removed");
         assert_eq!(processes.everything.view.set.len(), COUNT);
     }
 }
@@ -145,25 +155,28 @@ async fn instance_stopped_for_longer_expires_and_registers_again() {
     let mut processes = StoppableProcesses::start("2s").await;
     // One of each service.
     let stopped = [0, 3];
-    let (peer, mut signs) = (processes.serve.peer().await, HashMap::new());
+    let (client, mut renewals) = (processes.serve.client().await, HashMap::new());
     for number in stopped {
-        let from = last_sign(&peer, &format!("s{}", number / 2), &format!("p{number}")).await;
+        let from = last_renewal(&client, &format!("s{}", number / 2), &format!("p{number}")).await;
         processes.programs[number].signal(Signal::STOP);
-        signs.insert(number, Span { from, to: wall() });
+        renewals.insert(number, Span { from, to: wall() });
     }
     processes.everything.until("those are gone", |view| view.set.len() == COUNT - stopped.len()).await;
-    let truth = processes.truth().await;
+    let reference = processes.reference().await;
     let now = Span { from: wall(), to: wall() };
-    let sign = |number| signs.get(&number).copied().unwrap_or(now);
-    let lives: Vec<InstanceLifetime> = (0..COUNT).map(|number| life(&truth, number, TTL, sign(number))).collect();
-    live_stays::check(&lives, &truth).unwrap();
-    dead_goes::check(&lives, &truth, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
-    dead_goes::check_heard(&processes.everything.record, &lives, &truth, &Held::default(), |from| stalls.since(from))
-        .unwrap();
+    let renewal = |number| renewals.get(&number).copied().unwrap_or(now);
+    let lifetimes: Vec<InstanceLifetime> =
+        (0..COUNT).map(|number| lifetime(&reference, number, TTL, renewal(number))).collect();
+    live_stays::check(&lifetimes, &reference).unwrap();
+    dead_goes::check(&lifetimes, &reference, &Held::default(), wall(), |from| stalls.since(from)).unwrap();
+    dead_goes::check_received(&processes.everything.record, &lifetimes, &reference, &Held::default(), |from| {
+        stalls.since(from)
+    })
+    .unwrap();
     for number in stopped {
         processes.programs[number].signal(Signal::CONT);
         let again = processes.programs[number].of_type("registered").await;
-        assert_eq!(again["again"], true, "it was told that it is not known any more: {again}");
+        assert_eq!(again["again"], true, "its lease was unknown, so it registered again: {again}");
     }
     processes.everything.until("all back", |view| view.set.len() == COUNT).await;
 }

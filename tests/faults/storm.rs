@@ -55,31 +55,31 @@ impl Holder {
     }
 
     /// Until the connection is lost.
-    async fn session(&mut self, peer: TestClient) {
-        let Ok(mut beats) = HeartbeatStream::try_open(&peer).await else { return };
+    async fn session(&mut self, client: TestClient) {
+        let Ok(mut heartbeats) = HeartbeatStream::try_open(&client).await else { return };
         loop {
             let leases: Vec<&Bytes> = self.leases.iter().collect();
             let from = wall();
-            let Ok((states, _)) = beats.beat(&leases).await else { return };
+            let Ok((states, _)) = heartbeats.beat(&leases).await else { return };
             self.slowest = self.slowest.max(wall() - from);
             let unknown = states.iter().enumerate().filter(|(_, state)| **state != LeaseState::Held);
             let unknown: Vec<usize> = unknown.map(|(at, _)| at).collect();
             if unknown.is_empty() {
                 sleep(BEAT).await;
-            } else if !self.register(&peer, unknown).await {
+            } else if !self.register(&client, unknown).await {
                 return;
             }
         }
     }
 
-    async fn register(&mut self, peer: &TestClient, places: Vec<usize>) -> bool {
+    async fn register(&mut self, client: &TestClient, places: Vec<usize>) -> bool {
         let mut registering = JoinSet::new();
         for some in places.chunks(places.len().div_ceil(MAX_CONCURRENT)) {
-            let (peer, service, some) = (peer.clone(), self.service.clone(), some.to_vec());
+            let (client, service, some) = (client.clone(), self.service.clone(), some.to_vec());
             registering.spawn(async move {
                 let mut leases = Vec::new();
                 for at in some {
-                    leases.push((at, peer.register(instance(&service, &format!("i{at}"))).await?.lease_id));
+                    leases.push((at, client.register(instance(&service, &format!("i{at}"))).await?.lease_id));
                 }
                 Ok::<_, tonic::Status>(leases)
             });
@@ -96,7 +96,7 @@ impl Holder {
 }
 
 async fn complete(serve: &ServerProcess, all: usize) -> Reader {
-    let mut fresh = Reader::open(&serve.peer().await, "fresh", Scope::Everything, Filter::NONE).await;
+    let mut fresh = Reader::open(&serve.client().await, "fresh", Scope::Everything, Filter::NONE).await;
     fresh.until("all there", |view| view.set.len() == all).await;
     fresh
 }
@@ -120,18 +120,18 @@ async fn all_instances_register_again_at_the_same_time_without_loss() {
     let all = CONNECTIONS * EACH + BYSTANDERS;
     let before = complete(&serve, all).await;
     let filled = serve.resident();
-    let mut watching = Reader::open(&serve.peer().await, "watches on", Scope::Everything, Filter::NONE).await;
+    let mut watching = Reader::open(&serve.client().await, "watches on", Scope::Everything, Filter::NONE).await;
     watching.until("all there", |view| view.set.len() == all).await;
 
     let from = wall();
     serve.child.kill().await;
     let serve = ServerProcess::ready(ServerProcess::begin(&address, &[])).await;
     let began = wall();
-    watching.move_to(&serve.peer().await);
+    watching.move_to(&serve.client().await);
     watching.reopen().await.unwrap();
     let after = complete(&serve, all).await;
     let took = wall() - began;
-    watching.until("told to start over, and all there", |view| view.resets > 0 && view.set.len() == all).await;
+    watching.until("a reset, and all instances", |view| view.resets > 0 && view.set.len() == all).await;
     let weathered = serve.resident();
     // One more round of heartbeats.
     sleep(BEAT).await;
@@ -145,7 +145,7 @@ async fn all_instances_register_again_at_the_same_time_without_loss() {
         began - from + took
     );
     let shown = [&before, &after, &watching].map(|reader| Shown {
-        door: format!("Watch by \"{}\"", reader.record.reader),
+        origin: format!("Watch by \"{}\"", reader.record.reader),
         set: reader.view.set.keys().cloned().collect(),
         should: before.view.set.keys().cloned().collect(),
     });

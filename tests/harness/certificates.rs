@@ -14,8 +14,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::{RootCertStore, pki_types::CertificateDer};
 use tempfile::TempDir;
 
-/// No two have one name.
-static OFFICES: AtomicUsize = AtomicUsize::new(0);
+/// Number of authorities so far; each gets a name of its own.
+static AUTHORITIES: AtomicUsize = AtomicUsize::new(0);
 
 /// Certificate authority, with a directory for its certificates.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct TestCa {
     directory: TempDir,
 }
 
-/// A certificate and its key, in files.
+/// Files of a certificate and its key.
 #[derive(Debug, Clone)]
 pub struct CertFiles {
     pub certificate: PathBuf,
@@ -46,8 +46,8 @@ impl TestCa {
     pub fn open() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let number = OFFICES.fetch_add(1, Ordering::Relaxed);
-        params.distinguished_name.push(DnType::CommonName, format!("office {number}"));
+        let number = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
+        params.distinguished_name.push(DnType::CommonName, format!("Test CA {number}"));
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         let directory = tempfile::tempdir().unwrap();
@@ -55,7 +55,7 @@ impl TestCa {
         Self { der: certificate.der().clone(), issuer: Issuer::new(params, key), directory }
     }
 
-    /// The file of its own certificate.
+    /// Returns the path of the authority's own certificate.
     pub fn ca(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
@@ -84,16 +84,16 @@ impl TestCa {
         self.issue("workload", &[], |params| params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())])
     }
 
-    /// Writes a certificate, in place of one that has been written to the same files.
+    /// Writes a certificate, and replaces one in the same files.
     pub fn issue(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> CertFiles {
         let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let papers = CertFiles { certificate: self.file(file, "crt"), key: self.file(file, "key") };
-        fs::write(&papers.certificate, certificate.pem()).unwrap();
-        fs::write(&papers.key, key.serialize_pem()).unwrap();
-        papers
+        let files = CertFiles { certificate: self.file(file, "crt"), key: self.file(file, "key") };
+        fs::write(&files.certificate, certificate.pem()).unwrap();
+        fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
     }
 
     fn file(&self, name: &str, kind: &str) -> PathBuf {
@@ -108,8 +108,8 @@ impl TestCa {
     /// Returns the endpoint of a registry whose certificate is signed by this authority.
     pub fn endpoint(&self, address: std::net::SocketAddr, client: Option<&CertFiles>) -> Endpoint {
         let mut tls = TlsConfig::default().with_ca(self.ca());
-        if let Some(papers) = client {
-            tls = tls.with_certificate(&papers.certificate, &papers.key);
+        if let Some(files) = client {
+            tls = tls.with_certificate(&files.certificate, &files.key);
         }
         Endpoint::with_tls(&format!("localhost:{}", address.port()), tls).unwrap()
     }

@@ -21,7 +21,7 @@ pub fn wall() -> Wall {
     u64::try_from(since.as_millis()).unwrap()
 }
 
-/// Waits for what should come soon.
+/// Waits for a future that should be ready soon.
 pub async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
     let Ok(came) = tokio::time::timeout(PATIENCE, coming).await else { panic!("{what}: not within {PATIENCE:?}") };
     came

@@ -16,13 +16,13 @@ pub struct HeartbeatStream {
 }
 
 impl HeartbeatStream {
-    pub async fn open(peer: &TestClient) -> Self {
-        Self::try_open(peer).await.unwrap()
+    pub async fn open(client: &TestClient) -> Self {
+        Self::try_open(client).await.unwrap()
     }
 
-    pub async fn try_open(peer: &TestClient) -> Result<Self, Status> {
+    pub async fn try_open(client: &TestClient) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(4);
-        let opening = peer.registry.clone();
+        let opening = client.registry.clone();
         let answers = within("KeepAlive", { opening }.keep_alive(ReceiverStream::new(outgoing))).await?;
         Ok(Self { requests, answers: answers.into_inner() })
     }

@@ -41,50 +41,50 @@ pub struct InMemory {
     shared: Arc<ServerContext>,
     checks: Arc<HealthChecks>,
     port: ListenerConfig,
-    gate: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     shutdown: CancellationToken,
     stalled: Arc<AtomicBool>,
     _tasks: JoinSet<()>,
 }
 
 impl InMemory {
-    /// To be called where the clock is paused.
+    /// Opens a server; the test's clock has to be paused.
     pub fn open() -> Self {
         Self::with(Clock::new(0), Duration::ZERO)
     }
 
-    /// With a worker that expiry waits for, and that can be stalled.
+    /// Opens a server with a worker that expiry waits for, and that can be stalled.
     pub fn with_worker() -> Self {
         Self::with(Clock::new(1), Duration::ZERO)
     }
 
-    /// By this clock.
+    /// Opens a server with this clock.
     pub fn with_clock(clock: Clock) -> Self {
         Self::with(clock, Duration::ZERO)
     }
 
-    /// One that has just lost what it held, and settles for so long.
+    /// Returns a server that has lost its registrations, and settles for `length`.
     pub fn settling(length: Duration) -> Self {
         Self::with(Clock::new(0), length)
     }
 
     fn with(clock: Clock, settle: Duration) -> Self {
-        let (hubs, clock) = (Arc::new(Notifier::new(1)), Arc::new(clock));
-        let audience = Arc::clone(&hubs) as Arc<dyn ChangeListener>;
+        let (notifier, clock) = (Arc::new(Notifier::new(1)), Arc::new(clock));
+        let audience = Arc::clone(&notifier) as Arc<dyn ChangeListener>;
         let memory = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
         let engine = Arc::clone(&memory) as Arc<dyn Engine>;
-        Self { memory: Some(memory), ..Self::over(engine, hubs, clock, settle) }
+        Self { memory: Some(memory), ..Self::over(engine, notifier, clock, settle) }
     }
 
     /// Creates a server on an engine that reports its changes to this notifier.
-    pub fn over(engine: Arc<dyn Engine>, hubs: Arc<Notifier>, clock: Arc<Clock>, settle: Duration) -> Self {
+    pub fn over(engine: Arc<dyn Engine>, notifier: Arc<Notifier>, clock: Arc<Clock>, settle: Duration) -> Self {
         let commands = Commands::new(&engine, &clock, None);
         let metrics = Metrics::new();
         let checks = HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default());
         let shared = Arc::new(ServerContext {
             engine,
             commands,
-            notifier: hubs,
+            notifier: notifier,
             clock,
             views: Views::new(&metrics.views),
             metrics,
@@ -94,8 +94,8 @@ impl InMemory {
         });
         shared.settle(settle);
         let mut tasks = JoinSet::new();
-        let hub = Arc::clone(&shared);
-        tasks.spawn(async move { hub.notifier.run(0, &hub.clock, hub.bookmarks).await });
+        let context = Arc::clone(&shared);
+        tasks.spawn(async move { context.notifier.run(0, &context.clock, context.bookmarks).await });
         let leases = Arc::clone(&shared);
         tasks.spawn(async move {
             let mut ticks = interval(EXPIRY);
@@ -123,21 +123,21 @@ impl InMemory {
             tls: None,
             routes: GrpcApi::routes(&shared, &checks).unwrap(),
         };
-        let gate = ConnectionLimiter::new(ConnectionLimits::default(), Arc::clone(&shared.metrics));
-        Self { memory: None, port, gate, shared, checks, shutdown: CancellationToken::new(), stalled, _tasks: tasks }
+        let limiter = ConnectionLimiter::new(ConnectionLimits::default(), Arc::clone(&shared.metrics));
+        Self { memory: None, port, limiter, shared, checks, shutdown: CancellationToken::new(), stalled, _tasks: tasks }
     }
 
-    /// The worker does nothing more, or goes on.
+    /// Stalls the worker, or lets it continue.
     pub fn stall(&self, stalled: bool) {
         self.stalled.store(stalled, Ordering::Relaxed);
     }
 
-    /// A connection of its own.
-    pub async fn peer(&self) -> TestClient {
-        let (port, gate, shutdown) = (self.port.clone(), Arc::clone(&self.gate), self.shutdown.clone());
+    /// Opens a connection.
+    pub async fn client(&self) -> TestClient {
+        let (port, limiter, shutdown) = (self.port.clone(), Arc::clone(&self.limiter), self.shutdown.clone());
         let connector = tower::service_fn(move |_: Uri| {
             let (near, far) = tokio::io::duplex(64 * 1024);
-            let connection = connection(&gate, Protocol::Http2);
+            let connection = connection(&limiter, Protocol::Http2);
             let (port, shutdown) = (port.clone(), shutdown.clone());
             tokio::spawn(async move { serve(async { Ok(far) }, connection, &port, shutdown).await });
             async move { Ok::<_, std::io::Error>(TokioIo::new(near)) }
@@ -156,9 +156,9 @@ impl InMemory {
         &self.checks
     }
 
-    /// A connection of HTTP/1.1 without a socket.
+    /// Returns an HTTP/1.1 connection without a socket.
     pub fn http_connection(&self) -> Arc<Connection> {
-        connection(&self.gate, Protocol::Http1)
+        connection(&self.limiter, Protocol::Http1)
     }
 
     fn submit(&self, command: Command) {
@@ -166,27 +166,27 @@ impl InMemory {
         memory.submit(command, self.shared.clock.now()).unwrap();
     }
 
-    /// The paused clock, in milliseconds since the start.
+    /// Returns the time of the paused clock, in milliseconds since the start.
     pub fn now(&self) -> u64 {
         u64::try_from(self.shared.clock.since_start().as_millis()).unwrap()
     }
 
     /// Returns the number of open streams, as the server counts them.
-    pub fn seats(&self) -> usize {
+    pub fn stream_count(&self) -> usize {
         self.shared.notifier.registration_count()
     }
 
-    /// Known leases, with those that are only remembered.
+    /// Returns the number of known leases, including ended ones.
     pub fn leases(&self) -> usize {
         self.shared.engine.registry().leases().len()
     }
 
-    /// The newest revision.
+    /// Returns the newest revision.
     pub fn revision(&self) -> u64 {
         self.shared.engine.registry().applied().0
     }
 
-    /// Changes an instance so many times, without a pause.
+    /// Changes an instance `times` times without a pause.
     pub fn flood(&self, service: &str, id: &str, times: usize) {
         let (service, id) = (ServiceName::parse(service).unwrap(), InstanceId::parse(id).unwrap());
         for weight in (2..60_000).cycle().take(times) {
@@ -196,8 +196,8 @@ impl InMemory {
         }
     }
 
-    /// Registers so many instances, without a pause.
-    pub fn crowd(&self, service: &str, count: usize) {
+    /// Registers `count` instances without a pause.
+    pub fn register_many(&self, service: &str, count: usize) {
         let service = ServiceName::parse(service).unwrap();
         let description = InstanceDescription {
             addresses: Address::parse_all([("10.0.0.1", 80, "")].into_iter()).unwrap(),
@@ -222,14 +222,14 @@ impl InMemory {
         }
     }
 
-    /// The server starts to leave.
+    /// Starts the shutdown of the server.
     pub fn leave(&self) {
         self.shared.notifier.leave();
         self.shutdown.cancel();
     }
 }
 
-fn connection(gate: &Arc<ConnectionLimiter>, protocol: Protocol) -> Arc<Connection> {
-    let ticket = gate.admit(PEER, "test", protocol).unwrap();
-    Connection::new(PEER, &WorkerState::new(0, &Arc::new(Clock::new(0))), ticket)
+fn connection(limiter: &Arc<ConnectionLimiter>, protocol: Protocol) -> Arc<Connection> {
+    let permit = limiter.admit(PEER, "test", protocol).unwrap();
+    Connection::new(PEER, &WorkerState::new(0, &Arc::new(Clock::new(0))), permit)
 }

@@ -1,4 +1,4 @@
-//! An HTTP server for health checks to look at.
+//! HTTP server as a target of health checks.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{CertFiles, within};
 
-/// Answers `ok` with the status that it is told, 200 at first, or what a test has given it for a path. Dropping it closes its port.
+/// Answers `ok` with a status that tests set (200 at first), or the response that a test has set for a path. Dropping it closes its port.
 #[derive(Debug)]
 pub struct Page {
     pub address: SocketAddr,
@@ -38,10 +38,10 @@ pub struct Page {
 struct Shared {
     status: AtomicU16,
     asked: Mutex<Vec<PageRequest>>,
-    /// Rung with each request.
+    /// Notified of each request.
     arrived: Notify,
     routes: Routes,
-    /// Whole answers as bytes, by path and query. They come before those of `routes`.
+    /// Whole responses as bytes, by path and query. They take precedence over `routes`.
     answers: Mutex<HashMap<String, Vec<u8>>>,
 }
 
@@ -53,23 +53,23 @@ pub type Routes = fn(&str) -> Option<PageAnswer>;
 pub struct PageRequest {
     pub method: String,
     pub path: String,
-    /// In their order and spelling.
+    /// Headers in their order and spelling.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
 
 impl PageRequest {
-    /// Values of a header, whatever its spelling.
+    /// Returns the values of a header, in any spelling.
     pub fn header(&self, name: &str) -> Vec<&str> {
         let of_name = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
         of_name.map(|(_, value)| value.as_str()).collect()
     }
 }
 
-/// An answer.
+/// Response of a page.
 #[derive(Debug)]
 pub struct PageAnswer {
-    /// With its words.
+    /// Status code and reason phrase.
     pub status: &'static str,
     pub headers: Vec<(String, String)>,
     pub body: String,
@@ -88,10 +88,10 @@ impl Page {
         Self::serve(address, None, |_| None).await
     }
 
-    /// The same over TLS.
-    pub async fn open_tls(papers: &CertFiles) -> Self {
-        let chain = CertificateDer::pem_file_iter(&papers.certificate).unwrap().map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_file(&papers.key).unwrap();
+    /// Opens a page over TLS.
+    pub async fn open_tls(files: &CertFiles) -> Self {
+        let chain = CertificateDer::pem_file_iter(&files.certificate).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
         let tls = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
@@ -117,7 +117,7 @@ impl Page {
         format!("http://{}/", self.address)
     }
 
-    /// 200, 429 or 500, from now on.
+    /// Sets the status of later responses: 200, 429 or 500.
     pub fn answer(&self, status: u16) {
         self.shared.status.store(status, Ordering::Relaxed);
     }
@@ -136,12 +136,12 @@ impl Page {
         !self.requests_for(path).is_empty()
     }
 
-    /// Requests for a path and query so far.
+    /// Returns the requests for a path and query so far.
     pub fn requests_for(&self, path: &str) -> Vec<PageRequest> {
         self.shared.asked.lock().unwrap().iter().filter(|asked| asked.path == path).cloned().collect()
     }
 
-    /// The first request for a path and query, which may be still to come.
+    /// Waits for the first request for a path and query.
     pub async fn first_request(&self, path: &str) -> PageRequest {
         let first = async {
             loop {
@@ -156,7 +156,7 @@ impl Page {
         within(path, first).await
     }
 
-    /// Requests so far.
+    /// Returns the requests so far.
     pub fn requests(&self) -> Vec<PageRequest> {
         self.shared.asked.lock().unwrap().clone()
     }
@@ -190,7 +190,7 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) ->
 }
 
 impl PageAnswer {
-    /// The answer to a request with this method.
+    /// Returns the bytes of the response to a request with this method.
     fn bytes(self, method: &str) -> Vec<u8> {
         let Self { status, headers, body } = self;
         let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -207,7 +207,7 @@ fn usual(status: u16) -> PageAnswer {
         200 => "200 OK",
         429 => "429 Too Many Requests",
         500 => "500 Internal Server Error",
-        other => panic!("{other} has no words here"),
+        other => panic!("{other} has no reason phrase here"),
     };
     PageAnswer { status, headers: Vec::new(), body: "ok".to_owned() }
 }

@@ -20,17 +20,17 @@ use tokio::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
     Open,
-    /// Each piece comes so much later.
+    /// Each piece is delayed by this time.
     Late(Duration),
-    /// One byte at a time, with a pause of a millisecond after each.
+    /// One byte at a time, one every millisecond.
     Trickle,
     /// Nothing gets through, without an error on either side.
     Held,
 }
 
-/// A direction, or both.
+/// Direction of bytes, or both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     Up,
     Down,
     Both,
@@ -38,7 +38,7 @@ pub enum Way {
 
 /// Present treatment of connections.
 #[derive(Debug, Clone, Copy)]
-struct Weather {
+struct ProxyState {
     up: Flow,
     down: Flow,
     /// New connections are reset at once.
@@ -47,19 +47,19 @@ struct Weather {
 
 /// Event for all open connections.
 #[derive(Debug, Clone, Copy)]
-enum Blow {
+enum ConnectionFault {
     /// RST to both sides.
     Reset,
-    /// No more bytes in this direction, and the receiver is told so. Never [`Way::FanoutListener`].
-    HalfClose(Way),
+    /// No more bytes in this direction, and the receiver gets the end of the stream. Never [`Direction::Both`].
+    HalfClose(Direction),
 }
 
-/// Stands before a server. Dropping it ends its connections.
+/// TCP proxy in front of a server. Dropping it ends its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    weather: watch::Sender<Weather>,
-    blows: broadcast::Sender<Blow>,
+    state: watch::Sender<ProxyState>,
+    faults: broadcast::Sender<ConnectionFault>,
     accepting: JoinHandle<()>,
 }
 
@@ -67,10 +67,10 @@ impl Proxy {
     pub async fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (weather, _) = watch::channel(Weather { up: Flow::Open, down: Flow::Open, refuses: false });
-        let (blows, _) = broadcast::channel(64);
-        let accepting = tokio::spawn(accept(listener, server, weather.clone(), blows.clone()));
-        Self { address, weather, blows, accepting }
+        let (state, _) = watch::channel(ProxyState { up: Flow::Open, down: Flow::Open, refuses: false });
+        let (faults, _) = broadcast::channel(64);
+        let accepting = tokio::spawn(accept(listener, server, state.clone(), faults.clone()));
+        Self { address, state, faults, accepting }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -78,38 +78,38 @@ impl Proxy {
     }
 
     /// From now on, for connections old and new.
-    pub fn flow(&self, way: Way, flow: Flow) {
-        self.weather.send_modify(|weather| {
-            if way != Way::Down {
-                weather.up = flow;
+    pub fn flow(&self, direction: Direction, flow: Flow) {
+        self.state.send_modify(|state| {
+            if direction != Direction::Down {
+                state.up = flow;
             }
-            if way != Way::Up {
-                weather.down = flow;
+            if direction != Direction::Up {
+                state.down = flow;
             }
         });
     }
 
     /// Set while new connections are reset at once.
     pub fn refuse(&self, refuses: bool) {
-        self.weather.send_modify(|weather| weather.refuses = refuses);
+        self.state.send_modify(|state| state.refuses = refuses);
     }
 
-    /// All is well again for new connections, and for those that are left.
+    /// Ends the faults of new connections and of those that are left.
     pub fn calm(&self) {
-        self.flow(Way::Both, Flow::Open);
+        self.flow(Direction::Both, Flow::Open);
         self.refuse(false);
     }
 
     /// Resets all connections.
     pub fn reset(&self) {
         // An error means that there are none.
-        let _ = self.blows.send(Blow::Reset);
+        let _ = self.faults.send(ConnectionFault::Reset);
     }
 
     /// Ends one direction of all connections: their receivers read an end, while the other direction stays open.
-    pub fn half_close(&self, way: Way) {
-        assert_ne!(way, Way::Both, "both directions closed are a connection closed");
-        let _ = self.blows.send(Blow::HalfClose(way));
+    pub fn half_close(&self, direction: Direction) {
+        assert_ne!(direction, Direction::Both, "both directions closed are a connection closed");
+        let _ = self.faults.send(ConnectionFault::HalfClose(direction));
     }
 }
 
@@ -122,21 +122,21 @@ impl Drop for Proxy {
 async fn accept(
     listener: TcpListener,
     server: SocketAddr,
-    weather: watch::Sender<Weather>,
-    blows: broadcast::Sender<Blow>,
+    state: watch::Sender<ProxyState>,
+    faults: broadcast::Sender<ConnectionFault>,
 ) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((near, _)) = listener.accept().await else { continue };
         while connections.try_join_next().is_some() {}
-        let far = if weather.borrow().refuses { None } else { TcpStream::connect(server).await.ok() };
+        let far = if state.borrow().refuses { None } else { TcpStream::connect(server).await.ok() };
         let Some(far) = far else {
             near.set_zero_linger().unwrap();
             continue;
         };
-        // An error means that it is gone already.
+        // An error means that the connection has ended already.
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
-        connections.spawn(forward(near, far, weather.subscribe(), blows.subscribe()));
+        connections.spawn(forward(near, far, state.subscribe(), faults.subscribe()));
     }
 }
 
@@ -144,37 +144,37 @@ async fn accept(
 async fn forward(
     mut near: TcpStream,
     mut far: TcpStream,
-    weather: watch::Receiver<Weather>,
-    mut blows: broadcast::Receiver<Blow>,
+    state: watch::Receiver<ProxyState>,
+    mut faults: broadcast::Receiver<ConnectionFault>,
 ) {
     let (up, down) = (watch::Sender::new(false), watch::Sender::new(false));
     let broken = {
         let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
-        let up_pump = Pump { weather: weather.clone(), of: |weather| weather.up, closed: up.subscribe() };
-        let down_pump = Pump { weather, of: |weather| weather.down, closed: down.subscribe() };
+        let up_pump = Pump { state: state.clone(), of: |state| state.up, closed: up.subscribe() };
+        let down_pump = Pump { state, of: |state| state.down, closed: down.subscribe() };
         let both = async { tokio::try_join!(up_pump.run(near_in, far_out), down_pump.run(far_in, near_out)) };
         let mut both = std::pin::pin!(both);
         loop {
             tokio::select! {
                 ended = &mut both => break ended.is_err(),
-                blow = blows.recv() => match blow {
-                    Ok(Blow::HalfClose(Way::Up)) => drop(up.send(true)),
-                    Ok(Blow::HalfClose(_)) => drop(down.send(true)),
-                    Ok(Blow::Reset) | Err(_) => break true,
+                fault = faults.recv() => match fault {
+                    Ok(ConnectionFault::HalfClose(Direction::Up)) => drop(up.send(true)),
+                    Ok(ConnectionFault::HalfClose(_)) => drop(down.send(true)),
+                    Ok(ConnectionFault::Reset) | Err(_) => break true,
                 },
             }
         }
     };
     if broken {
-        // An error means that it is gone already.
+        // An error means that the connection has ended already.
         let _ = (near.set_zero_linger(), far.set_zero_linger());
     }
 }
 
 /// One direction of a connection.
 struct Pump {
-    weather: watch::Receiver<Weather>,
-    of: fn(&Weather) -> Flow,
+    state: watch::Receiver<ProxyState>,
+    of: fn(&ProxyState) -> Flow,
     closed: watch::Receiver<bool>,
 }
 
@@ -220,7 +220,7 @@ impl Pump {
     /// Waits until something gets through, and says how.
     async fn released(&mut self) -> io::Result<Flow> {
         let of = self.of;
-        let weather = self.weather.wait_for(|weather| of(weather) != Flow::Held).await;
-        weather.map(|weather| of(&weather)).map_err(io::Error::other)
+        let state = self.state.wait_for(|state| of(state) != Flow::Held).await;
+        state.map(|state| of(&state)).map_err(io::Error::other)
     }
 }

@@ -45,7 +45,7 @@ impl Random {
         mixed ^ mixed >> 31
     }
 
-    /// One of 0 to `below` - 1.
+    /// Returns a number from 0 to `below` - 1.
     pub fn below(&mut self, below: u64) -> u64 {
         self.next() % below
     }

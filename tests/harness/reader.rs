@@ -3,38 +3,38 @@
 use callboard::pb::callboard::v1::{WatchRequest, WatchResponse};
 use tonic::{Status, Streaming};
 
-use super::{Filter, Heard, Record, Scope, TestClient, View, What, wall, within};
+use super::{Filter, Observation, Record, Scope, TestClient, View, What, wall, within};
 
 /// Watch with a record of its messages and the view that follows from them.
 #[derive(Debug)]
 pub struct Reader {
-    peer: TestClient,
+    client: TestClient,
     pub record: Record,
     pub view: View,
     stream: Option<Streaming<WatchResponse>>,
 }
 
 impl Reader {
-    pub async fn open(peer: &TestClient, reader: &str, scope: Scope, filter: Filter) -> Self {
+    pub async fn open(client: &TestClient, reader: &str, scope: Scope, filter: Filter) -> Self {
         let record = Record::new(reader, scope, filter);
-        let mut reader = Self { peer: peer.clone(), record, view: View::default(), stream: None };
+        let mut reader = Self { client: client.clone(), record, view: View::default(), stream: None };
         reader.reopen().await.unwrap();
         reader
     }
 
     /// Watches these services.
-    pub async fn of(peer: &TestClient, services: &[&str]) -> Self {
-        Self::open(peer, &services.join("+"), Scope::names(services), Filter::NONE).await
+    pub async fn of(client: &TestClient, services: &[&str]) -> Self {
+        Self::open(client, &services.join("+"), Scope::names(services), Filter::NONE).await
     }
 
     /// Watches these services, up to its first snapshot.
-    pub async fn synced(peer: &TestClient, services: &[&str]) -> Self {
-        let mut reader = Self::of(peer, services).await;
+    pub async fn synced(client: &TestClient, services: &[&str]) -> Self {
+        let mut reader = Self::of(client, services).await;
         reader.until("synced", |view| view.revision > 0).await;
         reader
     }
 
-    /// Opens a stream anew, from the place where the last one ended.
+    /// Opens a new stream from the token of the last one.
     pub async fn reopen(&mut self) -> Result<(), Status> {
         self.drop_stream();
         let request = WatchRequest {
@@ -43,25 +43,25 @@ impl Reader {
             ..self.record.scope.request()
         };
         let resumes = !request.resume_token.is_empty();
-        let stream = within("Watch", self.peer.discovery.clone().watch(request)).await?;
+        let stream = within("Watch", self.client.discovery.clone().watch(request)).await?;
         self.note(What::Opened { resumes });
         self.view.open();
         self.stream = Some(stream.into_inner());
         Ok(())
     }
 
-    /// From now on over another connection.
-    pub fn move_to(&mut self, peer: &TestClient) {
+    /// Moves the reader to another connection; its stream ends.
+    pub fn move_to(&mut self, client: &TestClient) {
         self.drop_stream();
-        self.peer = peer.clone();
+        self.client = client.clone();
     }
 
-    /// One message further. May be dropped; nothing is lost then.
+    /// Receives one message. Cancel-safe.
     pub async fn message(&mut self) -> Result<WatchResponse, Status> {
         let stream = self.stream.as_mut().expect("the stream is open");
-        let said = match stream.message().await {
+        let status = match stream.message().await {
             Ok(Some(message)) => {
-                self.view.hear(&message);
+                self.view.receive(&message);
                 self.note(What::Message(message.clone()));
                 return Ok(message);
             }
@@ -70,9 +70,9 @@ impl Reader {
         };
         self.stream = None;
         // What the registry says has no source; a connection that broke is one.
-        let broke = std::error::Error::source(&said).is_some();
-        self.note(What::Ended((!broke).then_some(said.code())));
-        Err(said)
+        let broke = std::error::Error::source(&status).is_some();
+        self.note(What::Ended((!broke).then_some(status.code())));
+        Err(status)
     }
 
     /// Reads until its view is as wanted.
@@ -105,6 +105,6 @@ impl Reader {
     }
 
     fn note(&mut self, what: What) {
-        self.record.heard.push(Heard { at: wall(), what });
+        self.record.observations.push(Observation { at: wall(), what });
     }
 }

@@ -52,25 +52,25 @@ pub struct Record {
     pub reader: String,
     pub scope: Scope,
     pub filter: Filter,
-    pub heard: Vec<Heard>,
+    pub observations: Vec<Observation>,
 }
 
 impl Record {
     pub fn new(reader: &str, scope: Scope, filter: Filter) -> Self {
-        Self { reader: reader.to_owned(), scope, filter, heard: Vec::new() }
+        Self { reader: reader.to_owned(), scope, filter, observations: Vec::new() }
     }
 }
 
-/// One thing that a reader heard, and when.
+/// Message or stream event of a reader, with its time.
 #[derive(Debug, Clone)]
-pub struct Heard {
+pub struct Observation {
     pub at: Wall,
     pub what: What,
 }
 
 #[derive(Debug, Clone)]
 pub enum What {
-    /// It opened a stream, with the token of the place where it stood if it did.
+    /// The reader opened a stream, with its token if it resumes.
     Opened {
         resumes: bool,
     },

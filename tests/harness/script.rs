@@ -1,4 +1,4 @@
-//! Messages made by hand, for histories that never were: a checker has to refuse those.
+//! Messages made by hand, for invalid histories that a checker has to find.
 
 use bytes::Bytes;
 use callboard::pb::callboard::v1::{
@@ -6,39 +6,39 @@ use callboard::pb::callboard::v1::{
     WatchResponse, change::Change, watch_response::Message,
 };
 
-use super::{Heard, What};
+use super::{Observation, What};
 
 /// Short ways to make a reader's messages.
 pub mod message {
     use super::*;
 
-    pub fn opened() -> Heard {
-        heard(What::Opened { resumes: false })
+    pub fn opened() -> Observation {
+        observation(What::Opened { resumes: false })
     }
 
-    pub fn resumed() -> Heard {
-        heard(What::Opened { resumes: true })
+    pub fn resumed() -> Observation {
+        observation(What::Opened { resumes: true })
     }
 
-    pub fn reset() -> Heard {
+    pub fn reset() -> Observation {
         said(Message::Reset(Reset { reason: ResetReason::Compacted.into() }))
     }
 
     /// Instances of the service `web`, each with the revision of its last change.
-    pub fn snapshot(instances: &[(&str, u64)]) -> Heard {
+    pub fn snapshot(instances: &[(&str, u64)]) -> Observation {
         said(Message::Snapshot(Snapshot { instances: instances.iter().map(|(id, at)| instance(id, *at)).collect() }))
     }
 
-    pub fn synced(revision: u64) -> Heard {
+    pub fn synced(revision: u64) -> Observation {
         said(Message::Synced(Synced { revision, resume_token: token(revision) }))
     }
 
-    pub fn bookmark(revision: u64) -> Heard {
+    pub fn bookmark(revision: u64) -> Observation {
         said(Message::Bookmark(Bookmark { revision, resume_token: token(revision) }))
     }
 
-    /// One change each; a step's last message, unless the revision is 0.
-    pub fn changes(changes: &[Change], revision: u64) -> Heard {
+    /// Message of changes; the last one of its step, unless the revision is 0.
+    pub fn changes(changes: &[Change], revision: u64) -> Observation {
         let changes = changes.iter().map(|change| pb::Change { change: Some(change.clone()) }).collect();
         said(Message::Changes(Changes { changes, revision, resume_token: token(revision) }))
     }
@@ -56,12 +56,12 @@ pub mod message {
         Instance { service: "web".to_owned(), id: id.to_owned(), revision, ..Instance::default() }
     }
 
-    fn said(message: Message) -> Heard {
-        heard(What::Message(WatchResponse { message: Some(message) }))
+    fn said(message: Message) -> Observation {
+        observation(What::Message(WatchResponse { message: Some(message) }))
     }
 
-    fn heard(what: What) -> Heard {
-        Heard { at: 0, what }
+    fn observation(what: What) -> Observation {
+        Observation { at: 0, what }
     }
 
     fn token(revision: u64) -> Bytes {

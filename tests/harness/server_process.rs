@@ -165,7 +165,7 @@ impl ServerProcess {
         Self { _data: data, ..serve }
     }
 
-    /// Starts it as it is told, and does not wait until it listens.
+    /// Starts the process with these arguments, and does not wait until it listens.
     pub fn begin(grpc: &str, more: &[&str]) -> Child {
         let usual = ["serve", "--grpc", grpc, "--http", "127.0.0.1:0", "-o", "json", "--log", "warn"];
         Child::start(&[&usual, more].concat())
@@ -184,18 +184,18 @@ impl ServerProcess {
         self.grpc.to_string()
     }
 
-    pub async fn peer(&self) -> TestClient {
+    pub async fn client(&self) -> TestClient {
         TestClient::connect(self.grpc).await
     }
 
-    /// Kills it and starts another in its place.
+    /// Kills the process and starts another on the same gRPC address.
     pub async fn restart(self, more: &[&str]) -> Self {
         let grpc = self.address();
         self.child.kill().await;
         Self::start_at(&grpc, more).await
     }
 
-    /// The CPU time of all its threads.
+    /// Returns the CPU time of all threads.
     pub fn cpu(&self) -> Duration {
         let pid = self.child.pid().as_raw_nonzero();
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
@@ -204,7 +204,7 @@ impl ServerProcess {
         Duration::from_nanos(nanoseconds.sum())
     }
 
-    /// Its memory, in KiB.
+    /// Returns the resident memory in KiB.
     pub fn resident(&self) -> u64 {
         self.status("VmRSS:").trim_end_matches(" kB").parse().unwrap()
     }

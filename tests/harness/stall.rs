@@ -12,7 +12,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// A tick that is no later than this is not worth counting.
 const USUAL: u64 = 30;
 
-/// Ticks of a thread that does nothing else, and came late.
+/// Late ticks of a thread that does nothing else.
 #[derive(Debug, Default)]
 pub struct Stalls {
     late: Mutex<Vec<(Wall, u64)>>,

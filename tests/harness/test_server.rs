@@ -82,7 +82,7 @@ impl TestServer {
     }
 
     /// Connects a client of its own.
-    pub async fn peer(&self) -> TestClient {
+    pub async fn client(&self) -> TestClient {
         TestClient::connect(self.grpc()).await
     }
 

@@ -12,7 +12,7 @@ pub fn key(service: &str, id: &str) -> Key {
     (service.to_owned(), id.to_owned())
 }
 
-/// A reader's set and place.
+/// Instances and revision of a reader.
 #[derive(Debug, Clone, Default)]
 pub struct View {
     /// Instances of the view.
@@ -36,8 +36,8 @@ impl View {
         self.step.clear();
     }
 
-    /// Takes a message. Returns whether the reader stands at a revision after it, with all that belongs to it.
-    pub fn hear(&mut self, message: &WatchResponse) -> bool {
+    /// Applies a message. Returns whether the view is then complete at a revision.
+    pub fn receive(&mut self, message: &WatchResponse) -> bool {
         match message.message.as_ref().expect("a message says something") {
             Message::Reset(_) => {
                 self.coming = Some(BTreeMap::new());

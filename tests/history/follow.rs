@@ -1,4 +1,4 @@
-//! Readers with habits.
+//! Readers that read steadily, slowly or with reconnects.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,41 +14,41 @@ pub struct Plan {
     pub scope: Scope,
     pub filter: Filter,
     pub habit: Habit,
-    /// It starts when much has already happened.
+    /// True for a reader that starts after three quarters of the writes.
     pub late: bool,
 }
 
 /// Way in which a reader reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
-    /// Whatever there is, at once.
+    /// Reads all messages at once.
     Steady,
-    /// A message, then a pause, with hardly any window: so the registry goes on without it.
+    /// One message, then a pause, with a small window, so that the reader falls behind.
     Slow,
-    /// A few messages, then a new stream with its token, often over a new connection.
+    /// Reads a few messages, then opens a new stream with its token, often over a new connection.
     ComesBack,
 }
 
 /// Pause of a slow reader between messages.
 const PAUSE: Duration = Duration::from_millis(60);
-/// A window that one message fills.
+/// Flow-control window that one message fills.
 const NARROW: u32 = 64;
 
 impl Plan {
-    /// Reads until it stands at the goal, once there is one.
+    /// Reads until the reader has the goal's revision.
     pub async fn open(self, server: SocketAddr, mut random: Random, mut goal: watch::Receiver<Option<u64>>) -> Reader {
         if self.late {
             sleep(HALF + HALF / 2).await;
         }
         let slow = self.habit == Habit::Slow;
-        let peer =
+        let client =
             TestClient::connect_with(
                 server,
                 |endpoint| {
                     if slow { endpoint.initial_stream_window_size(NARROW) } else { endpoint }
                 },
             );
-        let mut reader = Reader::open(&peer.await, self.name, self.scope, self.filter).await;
+        let mut reader = Reader::open(&client.await, self.name, self.scope, self.filter).await;
         let mut patience = random.below(20);
         loop {
             let newest = *goal.borrow_and_update();

@@ -1,4 +1,4 @@
-//! A writer: some instances of its own, and all that can be done with them.
+//! Writer that registers, updates, drains and removes its own instances.
 
 use std::time::Duration;
 
@@ -18,34 +18,34 @@ const BEAT: u64 = 150;
 /// Milliseconds of disconnect grace.
 const GRACE: u64 = 250;
 
-/// Final knowledge of a writer.
+/// Results of a writer.
 #[derive(Debug, Default)]
-pub struct Told {
-    pub lives: Vec<InstanceLifetime>,
+pub struct WriterReport {
+    pub lifetimes: Vec<InstanceLifetime>,
     pub reads: Vec<ReadBack>,
-    /// Instances as they came back from calls.
+    /// Instances in the responses to calls.
     pub seen: Vec<Instance>,
 }
 
-impl Told {
+impl WriterReport {
     pub fn extend(&mut self, other: Self) {
-        self.lives.extend(other.lives);
+        self.lifetimes.extend(other.lifetimes);
         self.reads.extend(other.reads);
         self.seen.extend(other.seen);
     }
 }
 
-/// One writer.
+/// Client that writes to its own instances.
 #[derive(Debug)]
 pub struct Writer {
-    peer: TestClient,
+    client: TestClient,
     number: u64,
     random: Random,
-    beats: HeartbeatStream,
+    heartbeats: HeartbeatStream,
     slots: Vec<Slot>,
     last_beat: u64,
     boots: u64,
-    told: Told,
+    report: WriterReport,
 }
 
 /// State of an instance.
@@ -54,33 +54,33 @@ struct Slot {
     service: &'static str,
     id: String,
     held: Option<Held>,
-    /// It has fallen silent, and is to be gone soon.
-    dying: bool,
+    /// True once its heartbeats have stopped, so that it expires soon.
+    silent: bool,
 }
 
-/// A registration and what keeps it.
+/// Registration with its lease.
 #[derive(Debug)]
 struct Held {
-    life: InstanceLifetime,
+    lifetime: InstanceLifetime,
     lease: Bytes,
     request: RegisterRequest,
     /// Stream of its own, for an instance with a disconnect grace.
-    beats: Option<HeartbeatStream>,
-    /// That stream has carried a heartbeat, and so carries the lease.
+    heartbeats: Option<HeartbeatStream>,
+    /// True once that stream has carried a heartbeat, and so carries the lease.
     carried: bool,
 }
 
 impl Writer {
-    pub async fn new(peer: TestClient, number: u64, random: Random) -> Self {
-        let beats = HeartbeatStream::open(&peer).await;
-        let slot = |(at, service)| Slot { service, id: format!("w{number}-{at}"), held: None, dying: false };
+    pub async fn new(client: TestClient, number: u64, random: Random) -> Self {
+        let heartbeats = HeartbeatStream::open(&client).await;
+        let slot = |(at, service)| Slot { service, id: format!("w{number}-{at}"), held: None, silent: false };
         // Two in each service.
         let slots = SERVICES.iter().chain(&SERVICES).copied().enumerate().map(slot).collect();
-        Self { peer, number, random, beats, slots, last_beat: 0, boots: 0, told: Told::default() }
+        Self { client, number, random, heartbeats, slots, last_beat: 0, boots: 0, report: WriterReport::default() }
     }
 
     /// Writes for twice this time, then leaves some instances that stay.
-    pub async fn write(mut self, half: Duration) -> (Told, Vec<Key>) {
+    pub async fn write(mut self, half: Duration) -> (WriterReport, Vec<Key>) {
         let start = wall();
         let half = u64::try_from(half.as_millis()).unwrap();
         while wall() < start + 2 * half {
@@ -94,24 +94,25 @@ impl Writer {
         self.settle().await
     }
 
-    /// The heartbeats that are due.
+    /// Sends the heartbeats that are due.
     async fn beat(&mut self) {
         if wall() < self.last_beat + BEAT {
             return;
         }
         self.last_beat = wall();
-        let shared = self.slots.iter().filter(|slot| !slot.dying).filter_map(|slot| slot.held.as_ref());
-        let leases: Vec<Bytes> = shared.filter(|held| held.beats.is_none()).map(|held| held.lease.clone()).collect();
-        let (states, span) = self.beats.beat(&leases.iter().collect::<Vec<_>>()).await.unwrap();
+        let shared = self.slots.iter().filter(|slot| !slot.silent).filter_map(|slot| slot.held.as_ref());
+        let leases: Vec<Bytes> =
+            shared.filter(|held| held.heartbeats.is_none()).map(|held| held.lease.clone()).collect();
+        let (states, span) = self.heartbeats.beat(&leases.iter().collect::<Vec<_>>()).await.unwrap();
         for (lease, state) in leases.iter().zip(states) {
             self.renewed(lease, state, span);
         }
         for slot in 0..self.slots.len() {
-            let Slot { held: Some(held), dying: false, .. } = &mut self.slots[slot] else { continue };
-            let Some(beats) = &mut held.beats else { continue };
+            let Slot { held: Some(held), silent: false, .. } = &mut self.slots[slot] else { continue };
+            let Some(heartbeats) = &mut held.heartbeats else { continue };
             held.carried = true;
             let lease = held.lease.clone();
-            let (states, span) = beats.beat(&[&lease]).await.unwrap();
+            let (states, span) = heartbeats.beat(&[&lease]).await.unwrap();
             self.renewed(&lease, states[0], span);
         }
     }
@@ -120,31 +121,31 @@ impl Writer {
         let holds = |slot: &&mut Slot| slot.held.as_ref().is_some_and(|held| held.lease == *lease);
         let slot = self.slots.iter_mut().find(holds).unwrap();
         match state {
-            LeaseState::Held => slot.held.as_mut().unwrap().life.signs.push(span),
-            // This test was held up for longer than a time to live.
-            LeaseState::Unknown => self.told.lives.extend(slot.held.take().map(|held| held.life)),
+            LeaseState::Held => slot.held.as_mut().unwrap().lifetime.renewals.push(span),
+            // This test was stalled for longer than the TTL.
+            LeaseState::Unknown => self.report.lifetimes.extend(slot.held.take().map(|held| held.lifetime)),
             other => panic!("{}: {other:?}", slot.id),
         }
     }
 
     async fn act(&mut self, slot: usize) {
         let choice = self.random.below(20);
-        match (&self.slots[slot].held, self.slots[slot].dying) {
+        match (&self.slots[slot].held, self.slots[slot].silent) {
             (None, _) => self.register(slot, false).await,
-            (Some(_), true) => self.look_after_dying(slot, choice).await,
+            (Some(_), true) => self.check_silent(slot, choice).await,
             (Some(_), false) => match choice {
                 0..=4 => self.update(slot).await,
                 5..=8 => self.drain(slot).await,
                 9..=11 => self.register_again(slot).await,
                 12..=14 => self.deregister(slot).await,
                 15 => self.register(slot, true).await,
-                16 => self.be_refused(slot).await,
-                _ => self.fall_silent(slot),
+                16 => self.register_other_boot(slot).await,
+                _ => self.stop_heartbeats(slot),
             },
         }
     }
 
-    /// A new boot: where there is none, or, with `replace`, in the place of one that lives.
+    /// Registers a new boot: on an unused id, or with `replace` instead of a live one.
     async fn register(&mut self, slot: usize, replace: bool) {
         self.boots += 1;
         let has_grace = self.random.one_in(3);
@@ -164,55 +165,55 @@ impl Writer {
 
     async fn take_place(&mut self, slot: usize, request: RegisterRequest, ttl: u64, has_grace: bool) {
         let from = wall();
-        let answer = match self.peer.register(request.clone()).await {
+        let answer = match self.client.register(request.clone()).await {
             Ok(answer) => answer,
-            // The one before is dying, and not dead enough yet.
-            Err(status) if status.code() == Code::AlreadyExists && self.slots[slot].dying => return,
+            // The earlier boot is silent, and cannot be taken over yet.
+            Err(status) if status.code() == Code::AlreadyExists && self.slots[slot].silent => return,
             Err(status) => panic!("{status}"),
         };
-        let sign = Span { from, to: wall() };
-        self.end(slot, Stop::Told);
-        let mut beats = None;
+        let renewal = Span { from, to: wall() };
+        self.end(slot, Stop::Deregistered);
+        let mut heartbeats = None;
         if has_grace {
-            beats = Some(HeartbeatStream::open(&self.peer).await);
+            heartbeats = Some(HeartbeatStream::open(&self.client).await);
         }
-        let life = InstanceLifetime {
+        let lifetime = InstanceLifetime {
             service: request.service.clone(),
             id: request.id.clone(),
             ttl,
             grace: has_grace.then_some(GRACE),
             revision: answer.revision,
-            signs: vec![sign],
+            renewals: vec![renewal],
             broke: None,
             stop: Stop::Silent,
         };
-        self.slots[slot].held = Some(Held { life, lease: answer.lease_id, request, beats, carried: false });
+        self.slots[slot].held = Some(Held { lifetime, lease: answer.lease_id, request, heartbeats, carried: false });
         self.read_back(slot, answer.revision, true).await;
     }
 
-    /// The same boot again, as it was or a little different.
+    /// Registers the same boot again, with the same or another description.
     async fn register_again(&mut self, slot: usize) {
         let mut request = self.held(slot).request.clone();
         if !self.random.one_in(3) {
             self.describe(&mut request);
         }
         let from = wall();
-        let answer = self.peer.register(request.clone()).await.unwrap();
+        let answer = self.client.register(request.clone()).await.unwrap();
         if answer.lease_id == self.held(slot).lease {
             let held = self.held(slot);
-            held.life.signs.push(Span { from, to: wall() });
+            held.lifetime.renewals.push(Span { from, to: wall() });
             held.request = request;
             self.read_back(slot, answer.revision, true).await;
             return;
         }
-        // It had run out while this test was held up: let the new life run out as well.
-        let life = InstanceLifetime {
+        // The lease expired while this test was stalled: the new registration expires as well.
+        let lifetime = InstanceLifetime {
             revision: answer.revision,
-            signs: vec![Span { from, to: wall() }],
-            ..self.held(slot).life.clone()
+            renewals: vec![Span { from, to: wall() }],
+            ..self.held(slot).lifetime.clone()
         };
         self.end(slot, Stop::Silent);
-        self.told.lives.push(life);
+        self.report.lifetimes.push(lifetime);
     }
 
     async fn update(&mut self, slot: usize) {
@@ -227,7 +228,7 @@ impl Writer {
         self.send_update(slot, &["draining", "starting"], request).await;
     }
 
-    /// Deregisters as an operator or as the instance.
+    /// Returns an update as an operator or as the instance.
     fn target(&mut self, slot: usize) -> UpdateInstanceRequest {
         let operator = self.random.one_in(2);
         let Slot { service, id, held, .. } = &self.slots[slot];
@@ -241,13 +242,13 @@ impl Writer {
     }
 
     async fn send_update(&mut self, slot: usize, paths: &[&str], request: UpdateInstanceRequest) {
-        match self.peer.update(paths, request).await {
+        match self.client.update(paths, request).await {
             Ok(instance) => {
                 let revision = instance.revision;
-                self.told.seen.push(instance);
+                self.report.seen.push(instance);
                 self.read_back(slot, revision, true).await;
             }
-            Err(status) => self.ran_out(slot, &status),
+            Err(status) => self.end_as_expired(slot, &status),
         }
     }
 
@@ -255,61 +256,63 @@ impl Writer {
         let operator = self.random.one_in(3);
         let lease = if operator { Bytes::new() } else { self.held(slot).lease.clone() };
         let Slot { service, id, .. } = &self.slots[slot];
-        match self.peer.deregister(service, id, &lease).await {
+        match self.client.deregister(service, id, &lease).await {
             Ok(Some(revision)) => {
-                self.end(slot, Stop::Told);
+                self.end(slot, Stop::Deregistered);
                 self.read_back(slot, revision, false).await;
             }
             Ok(None) => self.end(slot, Stop::Silent),
-            Err(status) => self.ran_out(slot, &status),
+            Err(status) => self.end_as_expired(slot, &status),
         }
     }
 
-    /// Another boot that does not insist, while its holder lives.
-    async fn be_refused(&mut self, slot: usize) {
+    /// Registers another boot without `replace` while the holder is alive, and expects a rejection.
+    async fn register_other_boot(&mut self, slot: usize) {
         let request = RegisterRequest { boot_id: "intruder".to_owned(), ..self.held(slot).request.clone() };
         let request = RegisterRequest { replace: false, ..request };
-        let ttl = self.held(slot).life.ttl;
-        let before = self.held(slot).life.signs.last().unwrap().from;
-        match self.peer.register(request).await {
+        let ttl = self.held(slot).lifetime.ttl;
+        let before = self.held(slot).lifetime.renewals.last().unwrap().from;
+        match self.client.register(request).await {
             Err(status) => assert_eq!(status.code(), Code::AlreadyExists, "{status}"),
-            // A heartbeat was missing, for this test was held up.
-            Ok(_) if wall() > before + ttl / 2 => self.end(slot, Stop::Told),
+            // A heartbeat was missing, because this test was stalled.
+            Ok(_) if wall() > before + ttl / 2 => self.end(slot, Stop::Deregistered),
             Ok(_) => panic!("{}: another boot took over from one that is alive", self.slots[slot].id),
         }
     }
 
-    /// No more heartbeats; where it has a stream of its own, that breaks too.
-    fn fall_silent(&mut self, slot: usize) {
-        self.slots[slot].dying = true;
+    /// Ends the heartbeats of an instance, and breaks its own stream if it has one.
+    fn stop_heartbeats(&mut self, slot: usize) {
+        self.slots[slot].silent = true;
         let held = self.held(slot);
-        if let Some(beats) = held.beats.take() {
+        if let Some(heartbeats) = held.heartbeats.take() {
             let from = wall();
-            drop(beats);
-            held.life.broke = held.carried.then(|| Span { from, to: wall() });
+            drop(heartbeats);
+            held.lifetime.broke = held.carried.then(|| Span { from, to: wall() });
         }
     }
 
-    /// Waits for it to go, or has another boot take its place without insisting.
-    async fn look_after_dying(&mut self, slot: usize, choice: u64) {
+    /// Checks whether a silent instance is gone, or registers another boot without `replace`.
+    async fn check_silent(&mut self, slot: usize, choice: u64) {
         if choice == 0 {
             return self.register(slot, false).await;
         }
-        let overdue = self.held(slot).life.overdue();
+        let overdue = self.held(slot).lifetime.overdue();
         let Slot { service, id, .. } = &self.slots[slot];
-        if wall() > overdue && self.peer.get(service, id).await.is_none() {
+        if wall() > overdue && self.client.get(service, id).await.is_none() {
             self.end(slot, Stop::Silent);
         }
     }
 
-    fn ran_out(&mut self, slot: usize, status: &Status) {
+    fn end_as_expired(&mut self, slot: usize, status: &Status) {
         assert!(matches!(status.code(), Code::NotFound | Code::Aborted), "{status}");
         self.end(slot, Stop::Silent);
     }
 
     fn end(&mut self, slot: usize, stop: Stop) {
-        self.slots[slot].dying = false;
-        self.told.lives.extend(self.slots[slot].held.take().map(|held| InstanceLifetime { stop, ..held.life }));
+        self.slots[slot].silent = false;
+        self.report
+            .lifetimes
+            .extend(self.slots[slot].held.take().map(|held| InstanceLifetime { stop, ..held.lifetime }));
     }
 
     fn held(&mut self, slot: usize) -> &mut Held {
@@ -322,25 +325,25 @@ impl Writer {
         request.tags = tags.map(ToString::to_string).collect();
     }
 
-    /// Reads what was written, through one of three ways.
+    /// Reads a written instance with one of three calls.
     async fn read_back(&mut self, slot: usize, wrote: u64, present: bool) {
         let Slot { service, id, .. } = &self.slots[slot];
         let (by, found) = match self.random.below(8) {
             0 => {
-                let mut fresh = Reader::open(&self.peer, "fresh", Scope::names(&[service]), Filter::NONE).await;
+                let mut fresh = Reader::open(&self.client, "fresh", Scope::names(&[service]), Filter::NONE).await;
                 fresh.until("synced", |view| view.revision > 0).await;
                 ("Watch", fresh.view.get(service, id).cloned())
             }
-            1 => ("ListInstances", self.peer.list(service).await.into_iter().find(|instance| instance.id == *id)),
-            _ => ("GetInstance", self.peer.get(service, id).await),
+            1 => ("ListInstances", self.client.list(service).await.into_iter().find(|instance| instance.id == *id)),
+            _ => ("GetInstance", self.client.get(service, id).await),
         };
         let revision = found.as_ref().map(|instance| instance.revision);
-        self.told.reads.push(ReadBack { by, instance: key(service, id), wrote, present, found: revision });
-        self.told.seen.extend(found);
+        self.report.reads.push(ReadBack { by, instance: key(service, id), wrote, present, found: revision });
+        self.report.seen.extend(found);
     }
 
-    /// Keeps live instances without a stream of their own; the others fall silent.
-    async fn settle(mut self) -> (Told, Vec<Key>) {
+    /// Keeps live instances without a stream of their own; the others stop their heartbeats.
+    async fn settle(mut self) -> (WriterReport, Vec<Key>) {
         let mut left = Vec::new();
         for slot in 0..self.slots.len() {
             if slot % 3 == 0 {
@@ -356,10 +359,10 @@ impl Writer {
                 };
                 self.take_place(slot, request, 3_600_000, false).await;
             } else if self.slots[slot].held.is_some() {
-                self.fall_silent(slot);
+                self.stop_heartbeats(slot);
             }
         }
-        self.told.lives.extend(self.slots.into_iter().filter_map(|slot| slot.held).map(|held| held.life));
-        (self.told, left)
+        self.report.lifetimes.extend(self.slots.into_iter().filter_map(|slot| slot.held).map(|held| held.lifetime));
+        (self.report, left)
     }
 }

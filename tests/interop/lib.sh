@@ -19,7 +19,7 @@ need() {
     command -v "$1" >/dev/null || fail "no \`$1\` on the PATH: $2"
 }
 
-# Rows of the table. Without the table (a suite run by itself) it only says who is tested.
+# Rows of the table. Without the table (a suite run by itself) it only prints which client is tested.
 client() {
     echo "interop: $suite: $1, $2" >&2
     if [[ -n "${INTEROP_CLIENTS:-}" ]]; then

@@ -7,7 +7,7 @@ use crate::harness::Key;
 /// Set that one reader shows, of a part of the registry or of all.
 #[derive(Debug, Clone)]
 pub struct Shown {
-    pub door: String,
+    pub origin: String,
     pub set: BTreeSet<Key>,
     /// Set that it should show.
     pub should: BTreeSet<Key>,
@@ -15,21 +15,21 @@ pub struct Shown {
 
 /// Violation of the invariant.
 #[derive(Debug, thiserror::Error, PartialEq)]
-pub enum Apart {
-    #[error("{door} does not show {instance:?}, which others do")]
-    Lacks { door: String, instance: Key },
-    #[error("{door} shows {instance:?}, which others do not")]
-    Has { door: String, instance: Key },
+pub enum Divergence {
+    #[error("{origin} does not show {instance:?}, which others do")]
+    Lacks { origin: String, instance: Key },
+    #[error("{origin} shows {instance:?}, which others do not")]
+    Has { origin: String, instance: Key },
 }
 
 /// Checks the sets that are shown once nothing changes any more.
-pub fn check(shown: &[Shown]) -> Result<(), Apart> {
-    for Shown { door, set, should } in shown {
+pub fn check(shown: &[Shown]) -> Result<(), Divergence> {
+    for Shown { origin, set, should } in shown {
         if let Some(instance) = should.difference(set).next() {
-            return Err(Apart::Lacks { door: door.clone(), instance: instance.clone() });
+            return Err(Divergence::Lacks { origin: origin.clone(), instance: instance.clone() });
         }
         if let Some(instance) = set.difference(should).next() {
-            return Err(Apart::Has { door: door.clone(), instance: instance.clone() });
+            return Err(Divergence::Has { origin: origin.clone(), instance: instance.clone() });
         }
     }
     Ok(())
@@ -39,17 +39,17 @@ mod tests {
     use super::*;
     use crate::harness::key;
 
-    fn checked(set: &[&str]) -> Result<(), Apart> {
+    fn checked(set: &[&str]) -> Result<(), Divergence> {
         let keys = |ids: &[&str]| ids.iter().map(|id| key("web", id)).collect();
-        let agrees = Shown { door: "list".to_owned(), set: keys(&["a", "b"]), should: keys(&["a", "b"]) };
-        check(&[agrees.clone(), Shown { door: "watch".to_owned(), set: keys(set), ..agrees }])
+        let agrees = Shown { origin: "list".to_owned(), set: keys(&["a", "b"]), should: keys(&["a", "b"]) };
+        check(&[agrees.clone(), Shown { origin: "watch".to_owned(), set: keys(set), ..agrees }])
     }
 
     #[test]
     fn equal_sets_pass_and_missing_or_additional_instances_are_found() {
         assert_eq!(checked(&["b", "a"]), Ok(()));
-        assert_eq!(checked(&["b"]), Err(Apart::Lacks { door: "watch".to_owned(), instance: key("web", "a") }));
+        assert_eq!(checked(&["b"]), Err(Divergence::Lacks { origin: "watch".to_owned(), instance: key("web", "a") }));
         let more = checked(&["a", "b", "c"]);
-        assert_eq!(more, Err(Apart::Has { door: "watch".to_owned(), instance: key("web", "c") }));
+        assert_eq!(more, Err(Divergence::Has { origin: "watch".to_owned(), instance: key("web", "c") }));
     }
 }

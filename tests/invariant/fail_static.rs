@@ -8,7 +8,7 @@ use crate::harness::{Key, key};
 
 /// Message from a client to its program.
 #[derive(Debug, Clone)]
-pub enum Told {
+pub enum ClientOutput {
     Event(WatchEvent),
     /// The client gave up.
     GaveUp(String),
@@ -34,7 +34,7 @@ pub struct Served {
 }
 
 impl Served {
-    pub fn hear(&mut self, event: &WatchEvent) -> Result<(), Lost> {
+    pub fn apply(&mut self, event: &WatchEvent) -> Result<(), Lost> {
         match event {
             WatchEvent::Reset(_) => self.coming = Some(BTreeMap::new()),
             WatchEvent::Snapshot(instances) => {
@@ -84,10 +84,10 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn hear(&mut self, told: &Told) -> Result<(), Lost> {
-        let event = match told {
-            Told::Event(event) => event,
-            Told::GaveUp(why) => return Err(Lost::GaveUp(why.clone())),
+    pub fn apply(&mut self, output: &ClientOutput) -> Result<(), Lost> {
+        let event = match output {
+            ClientOutput::Event(event) => event,
+            ClientOutput::GaveUp(why) => return Err(Lost::GaveUp(why.clone())),
         };
         match event {
             WatchEvent::Disconnected { .. } => self.away = true,
@@ -95,14 +95,14 @@ impl Program {
             other if self.away => return Err(Lost::OutOfThinAir(format!("{other:?}"))),
             _ => {}
         }
-        self.served.hear(event)
+        self.served.apply(event)
     }
 }
 
 /// Checks all messages of a client.
-pub fn check(told: &[Told]) -> Result<(), Lost> {
+pub fn check(outputs: &[ClientOutput]) -> Result<(), Lost> {
     let mut program = Program::default();
-    told.iter().try_for_each(|told| program.hear(told))
+    outputs.iter().try_for_each(|output| program.apply(output))
 }
 
 mod tests {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn checked(events: Vec<WatchEvent>) -> Result<(), Lost> {
-        check(&events.into_iter().map(Told::Event).collect::<Vec<_>>())
+        check(&events.into_iter().map(ClientOutput::Event).collect::<Vec<_>>())
     }
 
     fn start() -> Vec<WatchEvent> {
@@ -136,11 +136,11 @@ mod tests {
     fn set_stays_until_the_next_is_complete() {
         let mut served = Served::default();
         for event in start() {
-            served.hear(&event).unwrap();
+            served.apply(&event).unwrap();
         }
-        served.hear(&WatchEvent::Reset(ResetCause::OtherIncarnation)).unwrap();
+        served.apply(&WatchEvent::Reset(ResetCause::OtherIncarnation)).unwrap();
         assert_eq!(served.set.len(), 1);
-        served.hear(&WatchEvent::Synced { revision: 9 }).unwrap();
+        served.apply(&WatchEvent::Synced { revision: 9 }).unwrap();
         assert!(served.set.is_empty());
     }
 
@@ -151,6 +151,6 @@ mod tests {
         assert!(matches!(thin_air, Err(Lost::OutOfThinAir(_))), "{thin_air:?}");
         let reset = vec![WatchEvent::Reset(ResetCause::Compacted), change()];
         assert_eq!(checked([start(), reset].concat()), Err(Lost::Incomplete));
-        assert_eq!(check(&[Told::GaveUp("tired".to_owned())]), Err(Lost::GaveUp("tired".to_owned())));
+        assert_eq!(check(&[ClientOutput::GaveUp("tired".to_owned())]), Err(Lost::GaveUp("tired".to_owned())));
     }
 }

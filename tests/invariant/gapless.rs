@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     ReferenceHistory,
-    fail_static::{self, Served, Told},
+    fail_static::{self, ClientOutput, Served},
     reference_history::Replay,
 };
 use crate::harness::{Filter, Key, Record, Scope, View, What};
@@ -24,10 +24,10 @@ pub enum Gap {
 pub fn check(record: &Record, history: &ReferenceHistory) -> Result<(), Gap> {
     let mut view = View::default();
     let mut replay = history.replay(record.scope.clone());
-    for heard in &record.heard {
-        match &heard.what {
+    for observation in &record.observations {
+        match &observation.what {
             What::Opened { .. } => view.open(),
-            What::Message(message) if view.hear(message) => {
+            What::Message(message) if view.receive(message) => {
                 let has = view.set.iter().map(|(key, instance)| (key, instance.revision)).collect();
                 compare(record, history, &mut replay, view.revision, has)?;
             }
@@ -38,12 +38,12 @@ pub fn check(record: &Record, history: &ReferenceHistory) -> Result<(), Gap> {
 }
 
 /// Checks the messages of the Rust client to its program, for a scope.
-pub fn check_told(told: &[Told], history: &ReferenceHistory, scope: Scope) -> Result<(), Gap> {
+pub fn check_client(outputs: &[ClientOutput], history: &ReferenceHistory, scope: Scope) -> Result<(), Gap> {
     let record = Record::new("the client", scope, Filter::NONE);
     let (mut served, mut replay) = (Served::default(), history.replay(record.scope.clone()));
-    for told in told {
-        let Told::Event(event) = told else { continue };
-        served.hear(event).expect("FailStatic is another check");
+    for output in outputs {
+        let ClientOutput::Event(event) = output else { continue };
+        served.apply(event).expect("FailStatic is another check");
         if let Some(at) = fail_static::revision_after(event) {
             let has = served.set.iter().map(|(key, revision)| (key, *revision)).collect();
             compare(&record, history, &mut replay, at, has)?;
@@ -89,20 +89,20 @@ mod tests {
     use callboard::client::WatchEvent;
 
     use super::*;
-    use crate::harness::{Heard, key, message::*};
+    use crate::harness::{Observation, key, message::*};
     use crate::invariant::reference_history::made_up;
 
     const HEAVY: Filter = Filter { text: "weight == 9", matches: |instance| instance.weight == 9 };
 
-    fn checked(filter: Filter, heard: Vec<Heard>) -> Result<(), Gap> {
-        let record = Record { heard, ..Record::new("r", Scope::Everything, filter) };
-        let made_up = made_up::truth(&[(3, "a", true), (5, "b", true), (6, "a", true), (8, "b", false)]);
+    fn checked(filter: Filter, observations: Vec<Observation>) -> Result<(), Gap> {
+        let record = Record { observations, ..Record::new("r", Scope::Everything, filter) };
+        let made_up = made_up::reference(&[(3, "a", true), (5, "b", true), (6, "a", true), (8, "b", false)]);
         let seen = [instance("a", 3), instance("b", 5), instance("a", 6)];
         check(&record, &ReferenceHistory::gather(made_up.events, [], seen).unwrap())
     }
 
-    fn all(heard: Vec<Heard>) -> Result<(), Gap> {
-        checked(Filter::NONE, heard)
+    fn all(observations: Vec<Observation>) -> Result<(), Gap> {
+        checked(Filter::NONE, observations)
     }
 
     #[test]
@@ -132,12 +132,12 @@ mod tests {
 
     #[test]
     fn instance_that_a_client_withheld_is_found() {
-        let history = made_up::truth(&[(3, "a", true), (5, "b", true)]);
-        let told = |at| {
+        let history = made_up::reference(&[(3, "a", true), (5, "b", true)]);
+        let result = |at| {
             let events = [WatchEvent::Snapshot(vec![instance("a", 3)]), WatchEvent::Synced { revision: at }];
-            check_told(&events.map(Told::Event), &history, Scope::Everything)
+            check_client(&events.map(ClientOutput::Event), &history, Scope::Everything)
         };
-        assert_eq!(told(4), Ok(()));
-        assert_eq!(told(5), Err(Gap::Missing { at: 5, instance: key("web", "b"), since: 5 }));
+        assert_eq!(result(4), Ok(()));
+        assert_eq!(result(5), Err(Gap::Missing { at: 5, instance: key("web", "b"), since: 5 }));
     }
 }

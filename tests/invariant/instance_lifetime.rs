@@ -6,7 +6,7 @@ use super::ReferenceHistory;
 use crate::harness::{Span, Wall, key};
 
 /// Renewal that was answered: from sending to the answer.
-pub type Sign = Span;
+pub type Renewal = Span;
 
 /// Milliseconds by which a deadline may seem early by another clock.
 pub const BLUR: u64 = 5;
@@ -17,7 +17,7 @@ pub enum Stop {
     /// The holder stopped its heartbeats.
     Silent,
     /// The holder or an operator deregistered it, or another boot took over.
-    Told,
+    Deregistered,
 }
 
 /// Lifetime of one registration.
@@ -32,7 +32,7 @@ pub struct InstanceLifetime {
     /// Revision in the response to Register.
     pub revision: u64,
     /// Renewals; the first is Register itself.
-    pub signs: Vec<Sign>,
+    pub renewals: Vec<Renewal>,
     /// Time at which the holder broke the stream of its last heartbeat.
     pub broke: Option<Span>,
     pub stop: Stop,
@@ -62,7 +62,7 @@ impl InstanceLifetime {
     }
 
     fn end(&self, side: fn(&Span) -> Wall) -> Wall {
-        let last = self.signs.iter().map(side).max().expect("a lifetime has a renewal") + self.ttl;
+        let last = self.renewals.iter().map(side).max().expect("a lifetime has a renewal") + self.ttl;
         match (&self.broke, self.grace) {
             (Some(broke), Some(grace)) => last.min(side(broke) + grace),
             _ => last,
@@ -82,15 +82,15 @@ pub mod made_up {
     use callboard::pb::callboard::v1::RemovalReason;
 
     /// Lifetime from revision 1 with renewals at these times, each answered 2 ms later, and a TTL of three seconds.
-    pub fn life(signs: &[Wall], stop: Stop) -> InstanceLifetime {
-        let signs = signs.iter().map(|at| Span { from: *at, to: *at + 2 }).collect();
+    pub fn lifetime(renewals: &[Wall], stop: Stop) -> InstanceLifetime {
+        let renewals = renewals.iter().map(|at| Span { from: *at, to: *at + 2 }).collect();
         let (service, id) = key("web", "a");
-        InstanceLifetime { service, id, ttl: 3_000, grace: None, revision: 1, signs, broke: None, stop }
+        InstanceLifetime { service, id, ttl: 3_000, grace: None, revision: 1, renewals, broke: None, stop }
     }
 
     /// History of an instance that was registered at revision 1 and removed at revision 2.
     pub fn gone(at: Wall, reason: RemovalReason) -> ReferenceHistory {
-        let mut history = crate::invariant::reference_history::made_up::truth(&[(1, "a", true), (2, "a", false)]);
+        let mut history = crate::invariant::reference_history::made_up::reference(&[(1, "a", true), (2, "a", false)]);
         history.events[1].time = Some(prost_types::Timestamp {
             seconds: (at / 1_000).try_into().unwrap(),
             nanos: (at % 1_000 * 1_000_000).try_into().unwrap(),

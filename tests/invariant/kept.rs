@@ -5,7 +5,7 @@ use callboard::pb::callboard::v1::Instance;
 
 use crate::harness::{Key, Wall};
 
-/// One write to an instance. Its writer sends the next one once this one was answered.
+/// Write to an instance. Its writer sends the next one after the response to this one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Asked {
     pub write: Write,
@@ -28,8 +28,8 @@ pub enum NotKept {
     Lost { instance: Key, write: Write, revision: u64, found: Write },
     #[error("{instance:?}: found is {found:?}, which was not written after the last known state")]
     OutOfThinAir { instance: Key, found: Write },
-    #[error("{instance:?}: {write:?} was acknowledged at revision {told}, and is there as of {found}")]
-    Renumbered { instance: Key, write: Write, told: u64, found: u64 },
+    #[error("{instance:?}: {write:?} was acknowledged at revision {acknowledged}, and is there as of {found}")]
+    Renumbered { instance: Key, write: Write, acknowledged: u64, found: u64 },
     #[error("the write of revision {lost} is lost, and that of {kept} is not: what is lost is not what came last")]
     NotTheLast { lost: u64, kept: u64 },
 }
@@ -50,8 +50,8 @@ pub fn check(instance: &Key, asked: &[Asked], found: Option<&Instance>, sure: Wa
         });
     };
     match (asked[last].acknowledged, found) {
-        (Some((_, told)), Some(found)) if found.revision != told => {
-            Err(NotKept::Renumbered { instance: instance(), write: left, told, found: found.revision })
+        (Some((_, acknowledged)), Some(found)) if found.revision != acknowledged => {
+            Err(NotKept::Renumbered { instance: instance(), write: left, acknowledged, found: found.revision })
         }
         _ => Ok(last),
     }
@@ -109,7 +109,7 @@ mod tests {
         let ghost = NotKept::OutOfThinAir { instance: instance.clone(), found: Write::Put("ghost".to_owned()) };
         assert_eq!(checked(&never, Some(&found("ghost", 9))), Err(ghost));
         let write = asked[2].write.clone();
-        let renumbered = NotKept::Renumbered { instance: instance.clone(), write, told: 6, found: 7 };
+        let renumbered = NotKept::Renumbered { instance: instance.clone(), write, acknowledged: 6, found: 7 };
         assert_eq!(checked(&asked, Some(&found("two", 7))), Err(renumbered));
         assert_eq!(check_order(&[5], &[6]), Err(NotKept::NotTheLast { lost: 5, kept: 6 }));
     }

@@ -21,13 +21,15 @@ pub struct Emptied {
 }
 
 /// Checks events before `until`, when an operator began to reset self-preservation.
-pub fn check(lives: &[InstanceLifetime], history: &ReferenceHistory, until: Wall) -> Result<(), Emptied> {
-    let ends = lives.iter().filter_map(|life| life.end_event(history).map(|(event, _)| (event.revision, life.ttl)));
+pub fn check(lifetimes: &[InstanceLifetime], history: &ReferenceHistory, until: Wall) -> Result<(), Emptied> {
+    let ends = lifetimes
+        .iter()
+        .filter_map(|lifetime| lifetime.end_event(history).map(|(event, _)| (event.revision, lifetime.ttl)));
     let ttl: BTreeMap<u64, u64> = ends.collect();
     check_by(|event| ttl.get(&event.revision).copied().unwrap_or_default(), history, until)
 }
 
-/// As [`check`]. `ttl` returns the TTL of the instance that an event removed, in milliseconds.
+/// Checks like [`check`]; `ttl` returns the TTL of the instance that an event removed, in milliseconds.
 pub fn check_by(ttl: impl Fn(&Event) -> u64, history: &ReferenceHistory, until: Wall) -> Result<(), Emptied> {
     let mut present: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (index, event) in history.events.iter().enumerate().filter(|(_, event)| time(event) < until) {
@@ -67,15 +69,15 @@ fn check_emptied(history: &ReferenceHistory, emptied: usize, within: u64) -> Res
 
 mod tests {
     use super::*;
-    use crate::invariant::{Stop, instance_lifetime::made_up::life, reference_history::made_up};
+    use crate::invariant::{Stop, instance_lifetime::made_up::lifetime, reference_history::made_up};
 
-    /// Checks three instances that were registered at revisions 1 to 3 and expired at 4 to 6, at these times. `told` was
+    /// Checks three instances that were registered at revisions 1 to 3 and expired at 4 to 6, at these times. `deregistered` was
     /// deregistered instead.
-    fn gone(times: [Wall; 3], told: Option<usize>) -> Result<(), Emptied> {
+    fn gone(times: [Wall; 3], deregistered: Option<usize>) -> Result<(), Emptied> {
         let ids = ["a", "b", "c"];
         let events: Vec<_> = (1..).zip(ids.iter().map(|id| (*id, true)).chain(ids.map(|id| (id, false)))).collect();
         let events: Vec<_> = events.into_iter().map(|(revision, (id, there))| (revision, id, there)).collect();
-        let mut history = made_up::truth(&events);
+        let mut history = made_up::reference(&events);
         for (at, event) in history.events.iter_mut().enumerate() {
             let millis = at.checked_sub(3).map_or(1_000, |gone| times[gone]);
             event.time = Some(prost_types::Timestamp {
@@ -83,15 +85,15 @@ mod tests {
                 nanos: (millis % 1_000 * 1_000_000).try_into().unwrap(),
             });
         }
-        if let Some(told) = told {
-            history.events[3 + told].reason = RemovalReason::Deregistered.into();
+        if let Some(deregistered) = deregistered {
+            history.events[3 + deregistered].reason = RemovalReason::Deregistered.into();
         }
-        let lives = (1..).zip(ids).map(|(revision, id)| InstanceLifetime {
+        let lifetimes = (1..).zip(ids).map(|(revision, id)| InstanceLifetime {
             id: id.to_owned(),
             revision,
-            ..life(&[1_000], Stop::Silent)
+            ..lifetime(&[1_000], Stop::Silent)
         });
-        check(&lives.collect::<Vec<_>>(), &history, 90_000)
+        check(&lifetimes.collect::<Vec<_>>(), &history, 90_000)
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub fn check(record: &Record, history: &ReferenceHistory) -> Result<(), NotOpen>
     let mut view = View::default();
     let mut empty_since: Option<u64> = None;
     let mut synced = false;
-    for heard in &record.heard {
-        match &heard.what {
+    for observation in &record.observations {
+        match &observation.what {
             What::Opened { .. } => {
                 view.open();
                 (empty_since, synced) = (None, false);
@@ -37,7 +37,7 @@ pub fn check(record: &Record, history: &ReferenceHistory) -> Result<(), NotOpen>
                 if matches!(message.message, Some(Message::Reset(_))) && empty_since.is_some() {
                     return Err(NotOpen::StartedOver);
                 }
-                if !view.hear(message) {
+                if !view.receive(message) {
                     continue;
                 }
                 if is_synced && !synced && history.replay(record.scope.clone()).at(view.revision).is_empty() {
@@ -80,12 +80,12 @@ fn still_empty(
 
 mod tests {
     use super::*;
-    use crate::harness::{Filter, Heard, Scope, message::*};
+    use crate::harness::{Filter, Observation, Scope, message::*};
     use crate::invariant::reference_history::made_up;
 
-    fn checked(heard: Vec<Heard>) -> Result<(), NotOpen> {
-        let history = made_up::truth(&[(6, "a", true), (8, "a", false), (9, "b", true)]);
-        check(&Record { heard, ..Record::new("r", Scope::names(&["web"]), Filter::NONE) }, &history)
+    fn checked(observations: Vec<Observation>) -> Result<(), NotOpen> {
+        let history = made_up::reference(&[(6, "a", true), (8, "a", false), (9, "b", true)]);
+        check(&Record { observations, ..Record::new("r", Scope::names(&["web"]), Filter::NONE) }, &history)
     }
 
     #[test]
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn each_violation_is_found() {
-        let refused = Heard { at: 0, what: What::Ended(Some(Code::NotFound)) };
+        let refused = Observation { at: 0, what: What::Ended(Some(Code::NotFound)) };
         assert_eq!(checked(vec![opened(), refused]), Err(NotOpen::Refused(Code::NotFound)));
         let shown = vec![opened(), snapshot(&[("a", 6)]), synced(5)];
         assert_eq!(checked(shown), Err(NotOpen::NotEmpty { at: 5, shown: 1 }));

@@ -18,8 +18,8 @@ pub enum NotOrdered {
 pub fn check(record: &Record) -> Result<(), NotOrdered> {
     let mut stood = 0;
     let mut step: Vec<u64> = Vec::new();
-    for heard in &record.heard {
-        let What::Message(message) = &heard.what else {
+    for observation in &record.observations {
+        let What::Message(message) = &observation.what else {
             step.clear();
             continue;
         };
@@ -66,10 +66,10 @@ fn risen(stood: u64, then: u64) -> Result<u64, NotOrdered> {
 
 mod tests {
     use super::*;
-    use crate::harness::{Filter, Heard, Scope, message::*};
+    use crate::harness::{Filter, Observation, Scope, message::*};
 
-    fn checked(heard: Vec<Heard>) -> Result<(), NotOrdered> {
-        check(&Record { heard, ..Record::new("r", Scope::Everything, Filter::NONE) })
+    fn checked(observations: Vec<Observation>) -> Result<(), NotOrdered> {
+        check(&Record { observations, ..Record::new("r", Scope::Everything, Filter::NONE) })
     }
 
     #[test]

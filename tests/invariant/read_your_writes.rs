@@ -55,7 +55,7 @@ mod tests {
     use crate::{harness::key, invariant::reference_history::made_up};
 
     fn checked(wrote: u64, present: bool, found: Option<u64>) -> Result<(), Unread> {
-        let history = made_up::truth(&[(3, "a", true), (5, "a", true), (7, "a", false), (9, "a", true)]);
+        let history = made_up::reference(&[(3, "a", true), (5, "a", true), (7, "a", false), (9, "a", true)]);
         check(&[ReadBack { by: "get", instance: key("web", "a"), wrote, present, found }], &history)
     }
 

@@ -42,7 +42,7 @@ impl ReferenceHistory {
             history.learn("a call", &instance)?;
         }
         for record in records {
-            for instance in record.heard.iter().flat_map(|heard| instances(&heard.what)) {
+            for instance in record.observations.iter().flat_map(|observation| instances(&observation.what)) {
                 history.learn(&record.reader, instance)?;
             }
         }
@@ -138,7 +138,7 @@ pub mod made_up {
     use callboard::pb::callboard::v1::RemovalReason;
 
     /// Makes a history. Each event has a revision, an id in the service `web`, and true if the instance is registered after it.
-    pub fn truth(events: &[(u64, &str, bool)]) -> ReferenceHistory {
+    pub fn reference(events: &[(u64, &str, bool)]) -> ReferenceHistory {
         let mut known = std::collections::HashSet::new();
         let events = events.iter().map(|(revision, id, present)| {
             let kind = match (present, known.contains(id)) {
@@ -169,9 +169,9 @@ mod tests {
     use super::*;
     use crate::harness::{Filter, message};
 
-    fn gather(heard: Vec<crate::harness::Heard>) -> Result<ReferenceHistory, Contradiction> {
-        let record = Record { heard, ..Record::new("r", Scope::Everything, Filter::NONE) };
-        ReferenceHistory::gather(made_up::truth(&[(5, "a", true), (7, "a", true)]).events, [&record], [])
+    fn gather(observations: Vec<crate::harness::Observation>) -> Result<ReferenceHistory, Contradiction> {
+        let record = Record { observations, ..Record::new("r", Scope::Everything, Filter::NONE) };
+        ReferenceHistory::gather(made_up::reference(&[(5, "a", true), (7, "a", true)]).events, [&record], [])
     }
 
     #[test]
@@ -185,13 +185,13 @@ mod tests {
         heavier.weight = 9;
         let twice = message::changes(&[Change::Updated(heavier)], 5);
         assert_eq!(gather(vec![message::snapshot(&[("a", 5)]), twice]).unwrap_err(), Contradiction::TwoContents(5));
-        let events = made_up::truth(&[(7, "a", true), (7, "b", true)]).events;
+        let events = made_up::reference(&[(7, "a", true), (7, "b", true)]).events;
         assert_eq!(ReferenceHistory::gather(events, [], []).unwrap_err(), Contradiction::Unordered(7));
     }
 
     #[test]
     fn replay_has_the_registered_instances() {
-        let history = made_up::truth(&[(1, "a", true), (2, "b", true), (3, "a", false), (4, "b", true)]);
+        let history = made_up::reference(&[(1, "a", true), (2, "b", true), (3, "a", false), (4, "b", true)]);
         let mut replay = history.replay(Scope::Everything);
         assert_eq!(replay.at(2).len(), 2);
         assert_eq!(replay.at(9), &BTreeMap::from([(key("web", "b"), 4)]));

@@ -35,8 +35,8 @@ enum Phase {
 /// Checks the record of one reader: each stream goes through the phases of the contract.
 pub fn check(record: &Record) -> Result<(), NotResumable> {
     let (mut phase, mut step) = (Phase::Closed, false);
-    for heard in &record.heard {
-        let message = match &heard.what {
+    for observation in &record.observations {
+        let message = match &observation.what {
             What::Opened { resumes } => {
                 (phase, step) = (if *resumes { Phase::CatchingUp } else { Phase::Snapshot }, false);
                 continue;
@@ -83,10 +83,10 @@ pub fn check(record: &Record) -> Result<(), NotResumable> {
 
 mod tests {
     use super::*;
-    use crate::harness::{Filter, Heard, Scope, message::*};
+    use crate::harness::{Filter, Observation, Scope, message::*};
 
-    fn checked(heard: Vec<Heard>) -> Result<(), NotResumable> {
-        check(&Record { heard, ..Record::new("r", Scope::Everything, Filter::NONE) })
+    fn checked(observations: Vec<Observation>) -> Result<(), NotResumable> {
+        check(&Record { observations, ..Record::new("r", Scope::Everything, Filter::NONE) })
     }
 
     #[test]
@@ -109,8 +109,8 @@ mod tests {
             (vec![resumed(), changes(&[updated("a", 6)], 0), synced(6)], NotResumable::Unfinished),
             (vec![synced(6)], NotResumable::NotOpen),
         ];
-        for (heard, breach) in cases {
-            assert_eq!(checked(heard), Err(breach));
+        for (observation, breach) in cases {
+            assert_eq!(checked(observation), Err(breach));
         }
     }
 

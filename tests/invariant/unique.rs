@@ -20,11 +20,11 @@ pub enum NotUnique {
 
 /// Checks the record of one reader.
 pub fn check(record: &Record) -> Result<(), NotUnique> {
-    let (mut told, mut step, mut snapshot) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let (mut seen, mut step, mut snapshot) = (HashSet::new(), HashSet::new(), HashSet::new());
     // Changes of an incomplete step are sent again when the stream resumes: a reader does not apply them.
     let mut unfinished = Vec::new();
-    for heard in &record.heard {
-        let What::Message(message) = &heard.what else {
+    for observation in &record.observations {
+        let What::Message(message) = &observation.what else {
             step.clear();
             snapshot.clear();
             unfinished.clear();
@@ -32,7 +32,7 @@ pub fn check(record: &Record) -> Result<(), NotUnique> {
         };
         match message.message.as_ref() {
             Some(Message::Reset(_)) => {
-                told.clear();
+                seen.clear();
                 step.clear();
                 snapshot.clear();
                 unfinished.clear();
@@ -55,7 +55,7 @@ pub fn check(record: &Record) -> Result<(), NotUnique> {
                 if changes.revision != 0 {
                     step.clear();
                     for (instance, revision) in unfinished.drain(..) {
-                        if !told.insert((instance.clone(), revision)) {
+                        if !seen.insert((instance.clone(), revision)) {
                             return Err(NotUnique::Change { instance, revision });
                         }
                     }
@@ -76,10 +76,10 @@ fn subject(change: &Change) -> Key {
 
 mod tests {
     use super::*;
-    use crate::harness::{Filter, Heard, Scope, message::*};
+    use crate::harness::{Filter, Observation, Scope, message::*};
 
-    fn checked(heard: Vec<Heard>) -> Result<(), NotUnique> {
-        check(&Record { heard, ..Record::new("r", Scope::Everything, Filter::NONE) })
+    fn checked(observations: Vec<Observation>) -> Result<(), NotUnique> {
+        check(&Record { observations, ..Record::new("r", Scope::Everything, Filter::NONE) })
     }
 
     #[test]

@@ -62,19 +62,19 @@ pub async fn disagreement(serve: &ServerProcess) -> Option<String> {
             expected.insert((place, name.to_owned()), (status, host));
         }
     }
-    let peer = serve.peer().await;
+    let client = serve.client().await;
     let dns = DnsClient::new(serve.dns.unwrap()).await;
     let services = get(serve, "/v1/catalog/services").await;
     let mut seen = 0;
     for service in services.as_object().unwrap().keys().filter(|service| *service != "consul") {
-        let instances = peer.list(service).await;
+        let instances = client.list(service).await;
         seen += instances.len();
         for instance in &instances {
             if let Some(found) = differs(instance, &expected) {
                 return Some(found);
             }
         }
-        if let Some(found) = resolves(service, &instances, &peer, &dns).await {
+        if let Some(found) = resolves(service, &instances, &client, &dns).await {
             return Some(found);
         }
     }
@@ -96,14 +96,14 @@ fn differs(instance: &Instance, expected: &BTreeMap<(Place, String), Expected>) 
 }
 
 /// Compares what DNS says of a service with its instances, unless those change meanwhile.
-async fn resolves(service: &str, instances: &[Instance], peer: &TestClient, dns: &DnsClient) -> Option<String> {
+async fn resolves(service: &str, instances: &[Instance], client: &TestClient, dns: &DnsClient) -> Option<String> {
     let hosts: BTreeSet<_> = instances
         .iter()
         .filter(|instance| instance.status() == InstanceStatus::Serving)
         .map(|instance| instance.addresses[0].host.clone())
         .collect();
-    let told: BTreeSet<_> =
+    let answered: BTreeSet<_> =
         data(&dns.ask(&format!("{service}.service.consul."), RecordType::A).await).into_iter().collect();
-    let stands = told != hosts && peer.list(service).await == instances;
-    stands.then(|| format!("DNS says {told:?} of {service:?}, which has {hosts:?}"))
+    let stands = answered != hosts && client.list(service).await == instances;
+    stands.then(|| format!("DNS says {answered:?} of {service:?}, which has {hosts:?}"))
 }

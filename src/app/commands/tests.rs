@@ -23,13 +23,17 @@ use crate::{
     },
 };
 
-fn enroll(service: ServiceName, id: InstanceId, listing: ConsulRegistration) -> RegisterWithoutLease {
+fn register_without_lease(
+    service: ServiceName,
+    id: InstanceId,
+    consul_registration: ConsulRegistration,
+) -> RegisterWithoutLease {
     let checks = Vec::new();
     RegisterWithoutLease {
         service,
         id,
         description: description(&[], 1),
-        consul_registration: listing,
+        consul_registration,
         checks,
         replace_checks: false,
     }
@@ -40,7 +44,7 @@ fn at_node(name: &str) -> InstanceId {
 }
 
 fn node(name: &str, host: &str) -> RegisterWithoutLease {
-    let mut node = enroll(
+    let mut node = register_without_lease(
         node_service(),
         at_node(name),
         ConsulRegistration { node: name.into(), address: host.into(), ..ConsulRegistration::default() },
@@ -51,8 +55,9 @@ fn node(name: &str, host: &str) -> RegisterWithoutLease {
 
 /// A service on a node, without an address of its own.
 fn on_node(node: &str, service: &str) -> RegisterWithoutLease {
-    let listing = ConsulRegistration { node: node.into(), id: service.into(), ..ConsulRegistration::default() };
-    enroll(name(service), InstanceId::on_node(node, service), listing)
+    let consul_registration =
+        ConsulRegistration { node: node.into(), id: service.into(), ..ConsulRegistration::default() };
+    register_without_lease(name(service), InstanceId::on_node(node, service), consul_registration)
 }
 
 fn drain(node: &str, draining: bool) -> Command {
@@ -60,8 +65,8 @@ fn drain(node: &str, draining: bool) -> Command {
     Command::Update { service: node_service(), id: at_node(node), lease: None, patch }
 }
 
-fn boxed(enroll: RegisterWithoutLease) -> Command {
-    Command::RegisterWithoutLease(Box::new(enroll))
+fn boxed(register_without_lease: RegisterWithoutLease) -> Command {
+    Command::RegisterWithoutLease(Box::new(register_without_lease))
 }
 
 fn memory() -> Arc<dyn Engine> {
@@ -274,7 +279,7 @@ impl Engine for BusyEngine {
 }
 
 #[tokio::test(start_paused = true)]
-async fn engine_that_is_overloaded_halfway_is_asked_again_and_at_the_first_command_is_not() {
+async fn engine_overloaded_halfway_is_retried_and_at_the_first_command_is_not() {
     for refuses in [0..1, 1..2, 2..5, 4..40] {
         let engine = memory();
         peopled(&path(&engine)).await;
@@ -311,7 +316,7 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
                 .await
                 .unwrap();
         }
-        // An instance on a node that nobody registered stays as it is.
+        // An instance on an unregistered node does not change.
         commands
             .on_behalf_of(ServerActor::InProcess.caller())
             .register(vec![on_node("unknown", "stays")], ())

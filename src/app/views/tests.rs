@@ -90,7 +90,7 @@ fn error_is_returned_and_not_kept() {
 }
 
 #[test]
-fn compressed_copy_is_made_once_and_weighed() {
+fn compressed_copy_is_made_once_and_counted() {
     let (views, _metrics) = views();
     let calls = Cell::new(0);
     let get = |gzip: bool| {

@@ -134,16 +134,9 @@ async fn accepted_registration_renews_the_times_of_its_checks_and_rejected_one_d
     };
     let registration = |checks: usize| {
         let Register { service, id, description, .. } = register("web", "a", "boot", 1);
-        let listing = ConsulRegistration { id: "a".into(), ..ConsulRegistration::default() };
+        let consul_registration = ConsulRegistration { id: "a".into(), ..ConsulRegistration::default() };
         let checks = (0..checks).map(check).collect();
-        vec![RegisterWithoutLease {
-            service,
-            id,
-            description,
-            consul_registration: listing,
-            checks,
-            replace_checks: true,
-        }]
+        vec![RegisterWithoutLease { service, id, description, consul_registration, checks, replace_checks: true }]
     };
     let ttl_left = |test: &RunnerTest| {
         let key = (ServiceName::parse("web").unwrap(), InstanceId::parse("a").unwrap(), CheckId::parse("c").unwrap());

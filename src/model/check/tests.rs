@@ -81,7 +81,7 @@ fn definition_with_short_times_is_lengthened_and_without_interval_rejected() {
 
 #[test]
 fn checks_have_unique_ids_an_aggregate_status_and_revisions() {
-    let check = |id: &str, verdict| Check::new(definition(id, Probe::Ttl).into(), verdict);
+    let check = |id: &str, status| Check::new(definition(id, Probe::Ttl).into(), status);
     assert!(InstanceChecks::new(vec![check("a", CheckStatus::Passing), check("a", CheckStatus::Passing)]).is_err());
     let checks = InstanceChecks::new(vec![check("a", CheckStatus::Warning), check("b", CheckStatus::Passing)]).unwrap();
     assert_eq!(checks.aggregate_status(), CheckStatus::Warning);

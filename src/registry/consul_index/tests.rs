@@ -69,11 +69,11 @@ fn checks(outcome: &CommandOutcome) -> InstanceChecks {
 }
 
 #[test]
-fn check_belongs_to_the_instance_that_took_it_last_whatever_the_earlier_one_says() {
+fn check_belongs_to_the_instance_that_registered_it_last() {
     let engine = engine();
     register_with_checks(&engine, "a", ("", "a"), &[("x", CheckStatus::Warning)]);
     let second = register_with_checks(&engine, "b", ("", "b"), &[("x", CheckStatus::Critical)]);
-    assert_eq!(checks(&second).aggregate_status(), CheckStatus::Warning, "it says what it said");
+    assert_eq!(checks(&second).aggregate_status(), CheckStatus::Warning, "the status is unchanged");
     assert_eq!(owner(&engine, ""), Some(is("b", "b")));
     set_status(&engine, "a", "a", CheckStatus::Passing);
     assert_eq!(owner(&engine, ""), Some(is("b", "b")), "a change of the earlier one takes nothing back");
@@ -91,7 +91,7 @@ fn check_belongs_to_the_instance_that_took_it_last_whatever_the_earlier_one_says
 }
 
 #[test]
-fn check_of_an_owner_that_goes_belongs_to_the_latest_that_is_left() {
+fn check_of_a_removed_owner_belongs_to_the_latest_remaining_instance() {
     let engine = engine();
     for id in ["a", "b", "c"] {
         register_with_checks(&engine, id, ("", id), &[("x", CheckStatus::Passing)]);
@@ -116,7 +116,7 @@ fn nodes_have_checks_of_their_own_under_any_spelling() {
 }
 
 #[test]
-fn id_that_moves_leads_to_the_new_service_whatever_happens_to_the_old() {
+fn moved_id_belongs_to_the_new_service() {
     let engine = engine();
     let old = register_with_checks(&engine, "old", ("", "r"), &[("x", CheckStatus::Critical)]);
     set_status(&engine, "old", "r", CheckStatus::Passing);

@@ -74,7 +74,7 @@ fn register_of_another_boot_takes_over_after_a_broken_stream_or_with_replace() {
 }
 
 #[test]
-fn a_stale_deregister_removes_nothing() {
+fn stale_deregister_removes_nothing() {
     let engine = engine();
     submit_register(&engine, register("web", "a", "one", 1), 0).unwrap();
     let forced = Register { replace: true, ..register("web", "a", "two", 2) };
@@ -168,8 +168,8 @@ fn rejected_register_changes_neither_lease_nor_instance() {
         Register { replace: true, ..request("other", (0..33).map(check).collect()) },
     ];
     for request in rejected {
-        let said = submit_register(&engine, request.clone(), 1_000).unwrap_err();
-        assert!(matches!(said, CommandError::Invalid(_) | CommandError::HeldByOther { .. }), "{said}");
+        let error = submit_register(&engine, request.clone(), 1_000).unwrap_err();
+        assert!(matches!(error, CommandError::Invalid(_) | CommandError::HeldByOther { .. }), "{error}");
         let lease = held(&first);
         assert_eq!(
             (lease.deadline(1_000), lease.terms()),

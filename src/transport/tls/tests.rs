@@ -100,9 +100,9 @@ fn file_that_cannot_be_used_is_rejected_with_a_remedy() {
     for (path, text, reason) in cases {
         authority.write(&good, &key);
         fs::write(path, text).unwrap();
-        let said = load_error(&files);
-        assert!(said.contains(reason), "{reason}: {said}");
-        assert!(said.contains(".pem: ") && said.contains("; "), "path and remedy: {said}");
+        let error = load_error(&files);
+        assert!(error.contains(reason), "{reason}: {error}");
+        assert!(error.contains(".pem: ") && error.contains("; "), "path and remedy: {error}");
     }
     authority.write(&good, &key);
     let absent = TlsPaths { key: authority.directory.path().join("absent.pem"), ..files.clone() };
@@ -147,8 +147,8 @@ async fn expired_certificate_does_not_replace_a_valid_one() {
     let tls = tls(authority.issue("before"));
     let (certificate, key) = authority.sign("after", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     let loaded = authority.write(&certificate, &key).load().unwrap();
-    let said = tls.accept(loaded).unwrap_err();
-    assert!(matches!(&said, TlsError::Expired { on, .. } if on == "2020-01-01T00:00:00Z"), "{said}");
+    let error = tls.accept(loaded).unwrap_err();
+    assert!(matches!(&error, TlsError::Expired { on, .. } if on == "2020-01-01T00:00:00Z"), "{error}");
     assert!(tls.accept(authority.issue("after").load().unwrap()).is_ok());
 }
 
@@ -234,16 +234,16 @@ async fn peer_without_tls_gets_the_reason_in_its_protocol() {
         (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
         (b"\0\0\0", b""),
     ];
-    for (said, answer) in cases {
+    for (sent, answer) in cases {
         let (mut ours, theirs) = pair().await;
-        ours.write_all(said).await.unwrap();
+        ours.write_all(sent).await.unwrap();
         ours.shutdown().await.unwrap();
         let ended = receive(theirs, &tls).await.unwrap_err();
         assert!(matches!(ended, HandshakeError::Plaintext), "{ended}");
-        let mut heard = Vec::new();
-        ours.read_to_end(&mut heard).await.unwrap();
-        let found = heard.windows(answer.len().max(1)).any(|part| part == answer);
-        assert!(found || answer.is_empty() && heard.is_empty(), "{}", String::from_utf8_lossy(&heard));
+        let mut received = Vec::new();
+        ours.read_to_end(&mut received).await.unwrap();
+        let found = received.windows(answer.len().max(1)).any(|part| part == answer);
+        assert!(found || answer.is_empty() && received.is_empty(), "{}", String::from_utf8_lossy(&received));
     }
     assert_eq!(tls.metrics.tls.plaintext.get(), 3);
     let (mut ours, theirs) = pair().await;

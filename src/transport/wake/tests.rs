@@ -145,7 +145,7 @@ fn stream_that_names_several_changed_services_is_woken_once() {
 }
 
 #[test]
-fn stream_learns_the_changes_of_all_rounds_since_it_last_asked_and_looks_everywhere_beyond_the_limit() {
+fn stream_receives_changed_services_of_all_rounds_and_all_services_beyond_the_limit() {
     let notifier = Arc::new(Notifier::new(1));
     let registration = notifier.register_for_names(&connection(), everything());
     for service in ["b", "a", "b"] {

@@ -11,14 +11,14 @@ use tokio::{sync::watch, task::JoinSet};
 use super::pause;
 use crate::{
     harness::{Filter, Random, Reader, Record, Scope, Seed, TestClient, What},
-    invariant::fail_static::{self, Served, Told},
+    invariant::fail_static::{self, ClientOutput, Served},
 };
 
 const HEAVY: Filter = Filter { text: "weight != 1", matches: |instance| instance.weight != 1 };
-/// One in so many messages, a reader that comes back opens another stream.
+/// Average number of messages after which a reconnecting reader opens another stream.
 const PATIENCE: u64 = 40;
 
-/// Until there is a goal and they stand there.
+/// Starts all readers, each of which reads up to the goal.
 pub async fn all(server: SocketAddr, seed: &Seed, goal: &watch::Receiver<Option<u64>>) -> JoinSet<Reader> {
     let prefix = || Scope::Prefix("pay-".to_owned());
     let plans = [
@@ -60,10 +60,10 @@ async fn follow(mut reader: Reader, mut goal: watch::Receiver<Option<u64>>, mut 
 }
 
 /// Collects the events of a watch of the Rust client, and the resulting set.
-pub async fn client(server: SocketAddr, mut goal: watch::Receiver<Option<u64>>) -> (Vec<Told>, Served) {
+pub async fn client(server: SocketAddr, mut goal: watch::Receiver<Option<u64>>) -> (Vec<ClientOutput>, Served) {
     let request = WatchRequest { everything: true, ..WatchRequest::default() };
     let mut watch = Watch::new(&server.to_string().parse().unwrap(), request);
-    let (mut told, mut known, mut stands) = (Vec::new(), Served::default(), 0);
+    let (mut outputs, mut known, mut stands) = (Vec::new(), Served::default(), 0);
     while goal.borrow_and_update().is_none_or(|newest| stands < newest) {
         let event = tokio::select! {
             event = watch.next() => event.unwrap(),
@@ -73,16 +73,16 @@ pub async fn client(server: SocketAddr, mut goal: watch::Receiver<Option<u64>>) 
         if let WatchEvent::Disconnected { retry_in, .. } = &event {
             assert!(*retry_in < Duration::from_secs(6), "{retry_in:?}");
         }
-        known.hear(&event).unwrap();
-        told.push(Told::Event(event));
+        known.apply(&event).unwrap();
+        outputs.push(ClientOutput::Event(event));
     }
-    (told, known)
+    (outputs, known)
 }
 
-/// A reader was told to start over for no other reasons than these.
+/// Asserts that a reader received resets for no other reasons than these.
 pub fn check_resets(record: &Record, allowed: &[ResetReason]) {
-    for heard in &record.heard {
-        if let What::Message(message) = &heard.what
+    for observation in &record.observations {
+        if let What::Message(message) = &observation.what
             && let Some(Message::Reset(reset)) = &message.message
         {
             assert!(allowed.contains(&reset.reason()), "{} was reset: {:?}", record.reader, reset.reason());

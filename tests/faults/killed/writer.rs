@@ -22,7 +22,7 @@ const TTL: f64 = 3_600.0;
 /// Client that writes.
 #[derive(Debug)]
 pub struct Writer {
-    peer: TestClient,
+    client: TestClient,
     number: u64,
     random: Random,
     slots: Vec<Slot>,
@@ -39,7 +39,7 @@ pub struct Done {
     pub instance: Key,
     pub write: Write,
     /// Number of the process.
-    pub life: usize,
+    pub incarnation: usize,
     /// Revision of the write. Unknown for a removal without an answer.
     pub revision: Option<u64>,
 }
@@ -52,7 +52,7 @@ pub struct Tally {
     pub done: u64,
     /// Not acknowledged, and not done.
     pub undone: u64,
-    /// Acknowledged, and not there.
+    /// Acknowledged, and lost.
     pub lost: u64,
     pub heartbeats: u64,
 }
@@ -79,7 +79,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// An instance that may be there.
+/// Instance that may be registered.
 #[derive(Debug)]
 struct Slot {
     instance: Key,
@@ -91,12 +91,12 @@ struct Slot {
 struct Try {
     asked: Asked,
     boot: String,
-    /// Empty where it was never told.
+    /// Lease of the response; empty without a response.
     lease: Bytes,
 }
 
 impl Writer {
-    pub fn new(peer: TestClient, number: u64, random: Random) -> Self {
+    pub fn new(client: TestClient, number: u64, random: Random) -> Self {
         let slot = |at: u64| {
             let service = SERVICES[usize::try_from(at).unwrap() % SERVICES.len()];
             let nothing = Asked { write: Write::Remove, acknowledged: Some((0, 0)) };
@@ -104,10 +104,10 @@ impl Writer {
             Slot { instance: key(service, &format!("w{number}-{at}")), tried }
         };
         let slots = (0..SLOTS).map(slot).collect();
-        Self { peer, number, random, slots, marks: 0, done: Vec::new(), lost: Vec::new(), tally: Tally::default() }
+        Self { client, number, random, slots, marks: 0, done: Vec::new(), lost: Vec::new(), tally: Tally::default() }
     }
 
-    /// Life by life.
+    /// Writes to one process of the registry after the other.
     pub async fn write(mut self, mut phase: watch::Receiver<Phase>, noticed: Arc<Barrier>) -> Self {
         loop {
             let now = phase.borrow_and_update().clone();
@@ -120,43 +120,43 @@ impl Writer {
             }
             let gone = self.live().await;
             let codes = [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal];
-            assert!(codes.contains(&gone.code()), "a registry that lives refused a write: {gone}");
+            assert!(codes.contains(&gone.code()), "a running registry rejected a write: {gone}");
             noticed.wait().await;
             phase.changed().await.unwrap();
         }
     }
 
-    /// Puts what was found to what was asked for, and goes on from there.
+    /// Compares an audit with the requested writes, and continues from the audited state.
     fn see(&mut self, found: &Audit) {
         for slot in &mut self.slots {
             let there = found.view.set.get(&slot.instance);
             let asked: Vec<Asked> = slot.tried.iter().map(|tried| tried.asked.clone()).collect();
             let last = kept::check(&slot.instance, &asked, there, found.sure).unwrap();
             for (at, asked) in asked.into_iter().enumerate().skip(1) {
-                let told = asked.acknowledged.map(|(_, revision)| revision);
-                match (at <= last, told) {
+                let acknowledged = asked.acknowledged.map(|(_, revision)| revision);
+                match (at <= last, acknowledged) {
                     (_, Some(_)) => self.tally.acknowledged += 1,
                     (true, None) => self.tally.done += 1,
                     (false, None) => self.tally.undone += 1,
                 }
-                let life = found.life.saturating_sub(1);
+                let incarnation = found.incarnation.saturating_sub(1);
                 if at > last {
-                    self.tally.lost += u64::from(told.is_some());
-                    self.lost.extend(told.map(|revision| (life, revision)));
+                    self.tally.lost += u64::from(acknowledged.is_some());
+                    self.lost.extend(acknowledged.map(|revision| (incarnation, revision)));
                     continue;
                 }
                 let shown = there.filter(|_| at == last).map(|instance| instance.revision);
                 let instance = slot.instance.clone();
-                self.done.push(Done { instance, write: asked.write, life, revision: told.or(shown) });
+                self.done.push(Done { instance, write: asked.write, incarnation, revision: acknowledged.or(shown) });
             }
             let mut last = slot.tried.swap_remove(last);
-            // From now on it is known to be there.
+            // From now on the write is known to be applied.
             last.asked.acknowledged = Some((0, there.map_or(0, |there| there.revision)));
             slot.tried = vec![last];
         }
     }
 
-    /// Until the registry is gone.
+    /// Writes until the registry is gone; returns the error of the last request.
     async fn live(&mut self) -> Status {
         if let Err(gone) = self.beat().await {
             return gone;
@@ -177,8 +177,8 @@ impl Writer {
         if leases.is_empty() {
             return Ok(());
         }
-        let mut beats = HeartbeatStream::try_open(&self.peer).await?;
-        let (states, _) = beats.beat(&leases.iter().collect::<Vec<_>>()).await?;
+        let mut heartbeat_stream = HeartbeatStream::try_open(&self.client).await?;
+        let (states, _) = heartbeat_stream.beat(&leases.iter().collect::<Vec<_>>()).await?;
         assert!(states.iter().all(|state| *state == LeaseState::Held), "writer {}: {states:?}", self.number);
         self.tally.heartbeats += states.len() as u64;
         Ok(())
@@ -211,7 +211,7 @@ impl Writer {
         let before = self.slots[slot].last();
         let lease = if before.boot == boot { before.lease.clone() } else { Bytes::new() };
         self.slots[slot].attempt(Write::Put(mark), boot, lease);
-        let answer = self.peer.register(request).await?;
+        let answer = self.client.register(request).await?;
         self.slots[slot].acknowledge(answer.revision);
         self.slots[slot].tried.last_mut().unwrap().lease = answer.lease_id;
         Ok(())
@@ -229,7 +229,7 @@ impl Writer {
             ..UpdateInstanceRequest::default()
         };
         self.slots[slot].attempt(Write::Put(mark), boot, lease);
-        let answer = self.peer.update(&["tags", "weight"], request).await?;
+        let answer = self.client.update(&["tags", "weight"], request).await?;
         self.slots[slot].acknowledge(answer.revision);
         Ok(())
     }
@@ -238,17 +238,17 @@ impl Writer {
         let (service, id) = self.slots[slot].instance.clone();
         let lease = self.slots[slot].last().lease.clone();
         self.slots[slot].attempt(Write::Remove, String::new(), Bytes::new());
-        let revision = self.peer.deregister(&service, &id, &lease).await?;
+        let revision = self.client.deregister(&service, &id, &lease).await?;
         self.slots[slot].acknowledge(revision.expect("it was there"));
         Ok(())
     }
 
-    /// So that readers with a filter have something to tell apart.
+    /// Returns a weight that some filters select and others do not.
     fn weight(&mut self) -> u32 {
         1 + u32::try_from(self.random.below(3)).unwrap()
     }
 
-    /// No two writes are alike.
+    /// Returns a mark that distinguishes this write from all others.
     fn mark(&mut self) -> String {
         self.marks += 1;
         format!("{}-{}", self.number, self.marks)

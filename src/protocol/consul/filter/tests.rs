@@ -12,7 +12,7 @@ fn refused(filter: &str) -> String {
 }
 
 #[test]
-fn filters_look_into_what_is_shown() {
+fn filters_match_the_fields_of_the_response() {
     let entry = json!({
         "Node": {"Node": "n1", "Meta": null},
         "Service": {"Port": 81, "Tags": ["a", "b"], "Meta": {"k": "v"}, "TaggedAddresses": {"lan": {"Port": 1}}},
@@ -55,7 +55,7 @@ fn filters_look_into_what_is_shown() {
 
 /// The table of go-bexpr 0.1.2, which Consul has, for keys that a map lacks: whether the map is there or not.
 #[test]
-fn absent_keys_are_what_consul_takes_them_for() {
+fn absent_keys_are_evaluated_as_in_consul() {
     let clauses = [
         ("K == \"\"", false),
         ("K == x", false),
@@ -121,7 +121,7 @@ fn fields_that_are_left_out_have_the_values_of_go() {
 }
 
 #[test]
-fn configuration_of_a_proxy_is_asked_for_as_text() {
+fn proxy_configuration_is_matched_as_text() {
     let proxy = json!({
         "Config": {"protocol": "http", "timeout": 5, "on": true, "deep": {"a": 1}},
         "Upstreams": [{"DestinationName": "db", "LocalBindPort": 9191}, {"DestinationName": "mq"}],
@@ -143,7 +143,7 @@ fn configuration_of_a_proxy_is_asked_for_as_text() {
 }
 
 #[test]
-fn refusals_are_told_in_words_of_consul() {
+fn invalid_filter_gets_the_error_of_consul() {
     let begin = "Failed to create boolean expression evaluator: ";
     for (filter, why) in [
         ("Nope == 1", "Selector \"Nope\" is not valid"),

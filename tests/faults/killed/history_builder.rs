@@ -13,20 +13,20 @@ use crate::{
 
 /// Sources of the reference history.
 #[derive(Debug)]
-pub struct Chronicle<'a> {
-    /// Registrations of which all are still there.
-    pub lives: &'a [InstanceLifetime],
+pub struct HistoryBuilder<'a> {
+    /// Lifetimes of registrations that are never removed.
+    pub lifetimes: &'a [InstanceLifetime],
     pub writers: &'a [Writer],
     pub readers: &'a [Reader],
-    /// The revision at which each life of the registry began, and that at which the last was found.
+    /// Revision at which each process of the registry began, and the last revision.
     pub bases: &'a [u64],
 }
 
-impl Chronicle<'_> {
-    pub fn truth(&self) -> ReferenceHistory {
+impl HistoryBuilder<'_> {
+    pub fn reference(&self) -> ReferenceHistory {
         let mut events = BTreeMap::new();
-        for life in self.lives {
-            put(&mut events, life.revision, &key(&life.service, &life.id), EventKind::Registered);
+        for lifetime in self.lifetimes {
+            put(&mut events, lifetime.revision, &key(&lifetime.service, &lifetime.id), EventKind::Registered);
         }
         let done = || self.writers.iter().flat_map(|writer| &writer.done);
         for Done { instance, write, revision, .. } in done() {
@@ -35,44 +35,44 @@ impl Chronicle<'_> {
                 put(&mut events, *revision, instance, kind);
             }
         }
-        let mut unheard: Vec<Vec<&Key>> = vec![Vec::new(); self.bases.len() - 1];
-        let heard: BTreeSet<(&str, &str, u64)> =
+        let mut unseen: Vec<Vec<&Key>> = vec![Vec::new(); self.bases.len() - 1];
+        let removed: BTreeSet<(&str, &str, u64)> =
             self.readers.iter().flat_map(|reader| removals(&reader.record)).collect();
-        for Done { instance, life, .. } in done().filter(|done| done.revision.is_none()) {
-            let (from, to) = self.span(*life);
-            let of = heard.range((&*instance.0, &*instance.1, from + 1)..=(&*instance.0, &*instance.1, to));
+        for Done { instance, incarnation, .. } in done().filter(|done| done.revision.is_none()) {
+            let (from, to) = self.span(*incarnation);
+            let of = removed.range((&*instance.0, &*instance.1, from + 1)..=(&*instance.0, &*instance.1, to));
             match of.map(|(_, _, revision)| *revision).find(|revision| !events.contains_key(revision)) {
                 Some(revision) => put(&mut events, revision, instance, EventKind::Removed),
-                None => unheard[*life].push(instance),
+                None => unseen[*incarnation].push(instance),
             }
         }
-        for (life, unheard) in unheard.into_iter().enumerate() {
-            self.place(life, unheard, &mut events);
+        for (incarnation, unseen) in unseen.into_iter().enumerate() {
+            self.place(incarnation, unseen, &mut events);
         }
         let records = self.readers.iter().map(|reader| &reader.record);
         ReferenceHistory::gather(events.into_values().collect(), records, []).unwrap()
     }
 
     /// Assigns the free revisions to removals without a known revision, each within the bounds that the records of readers leave.
-    fn place(&self, life: usize, unheard: Vec<&Key>, events: &mut BTreeMap<u64, Event>) {
-        let (from, to) = self.span(life);
-        let mut unheard: Vec<_> =
-            unheard.into_iter().map(|instance| (self.bounds(life, instance, events), instance)).collect();
+    fn place(&self, incarnation: usize, unseen: Vec<&Key>, events: &mut BTreeMap<u64, Event>) {
+        let (from, to) = self.span(incarnation);
+        let mut unseen: Vec<_> =
+            unseen.into_iter().map(|instance| (self.bounds(incarnation, instance, events), instance)).collect();
         let free: Vec<u64> = (from + 1..=to).filter(|revision| !events.contains_key(revision)).collect();
         for revision in free {
-            let waiting = unheard.iter().enumerate().filter(|(_, (bounds, _))| bounds.0 < revision);
+            let waiting = unseen.iter().enumerate().filter(|(_, (bounds, _))| bounds.0 < revision);
             let Some((first, _)) = waiting.min_by_key(|(_, (bounds, _))| bounds.1) else { continue };
-            let ((_, latest), instance) = unheard.swap_remove(first);
+            let ((_, latest), instance) = unseen.swap_remove(first);
             assert!(revision <= latest, "{instance:?} was not there at {latest}, and was removed later");
             put(events, revision, instance, EventKind::Removed);
         }
-        assert!(unheard.is_empty(), "no revision is left for removals: {unheard:?}");
+        assert!(unseen.is_empty(), "no revision is left for removals: {unseen:?}");
     }
 
     /// Returns the bounds of the revision of a removal: after the newest view with the instance, and not after the first later view
     /// without it.
-    fn bounds(&self, life: usize, instance: &Key, events: &BTreeMap<u64, Event>) -> (u64, u64) {
-        let (from, to) = self.span(life);
+    fn bounds(&self, incarnation: usize, instance: &Key, events: &BTreeMap<u64, Event>) -> (u64, u64) {
+        let (from, to) = self.span(incarnation);
         let of = |event: &&Event| (&event.service, &event.instance_id) == (&instance.0, &instance.1);
         let written = events.range(..=to).rev().map(|(_, event)| event).find(of).map_or(from, |event| event.revision);
         let mut bounds = (written.max(from), to);
@@ -89,9 +89,9 @@ impl Chronicle<'_> {
         bounds
     }
 
-    /// The revisions of a life: later than the first, up to the second.
-    fn span(&self, life: usize) -> (u64, u64) {
-        (self.bases[life], self.bases[life + 1])
+    /// Returns the revisions of a process: later than the first, up to the second.
+    fn span(&self, incarnation: usize) -> (u64, u64) {
+        (self.bases[incarnation], self.bases[incarnation + 1])
     }
 }
 
@@ -108,7 +108,7 @@ fn put(events: &mut BTreeMap<u64, Event>, revision: u64, instance: &Key, kind: E
 }
 
 fn removals(record: &Record) -> Vec<(&str, &str, u64)> {
-    let messages = record.heard.iter().filter_map(|heard| match &heard.what {
+    let messages = record.observations.iter().filter_map(|observation| match &observation.what {
         What::Message(message) => message.message.as_ref(),
         _ => None,
     });
@@ -127,10 +127,10 @@ fn removals(record: &Record) -> Vec<(&str, &str, u64)> {
 fn stands(record: &Record, instance: &Key) -> Vec<(u64, bool)> {
     let mut view = View::default();
     let mut stands = Vec::new();
-    for heard in &record.heard {
-        match &heard.what {
+    for observation in &record.observations {
+        match &observation.what {
             What::Opened { .. } => view.open(),
-            What::Message(message) if view.hear(message) => {
+            What::Message(message) if view.receive(message) => {
                 stands.push((view.revision, view.set.contains_key(instance)));
             }
             What::Message(_) | What::Ended(_) => {}

@@ -17,45 +17,48 @@ const COUNT: usize = 5;
 const TTL: u64 = 5_000;
 const BEAT: Duration = Duration::from_millis(100);
 
-/// Some instances on one heartbeat stream.
+/// Instances on one heartbeat stream.
 #[derive(Debug)]
-pub struct Beater {
-    peer: TestClient,
-    lives: Vec<InstanceLifetime>,
+pub struct HeartbeatInstances {
+    client: TestClient,
+    lifetimes: Vec<InstanceLifetime>,
     leases: Vec<Bytes>,
 }
 
-impl Beater {
-    pub async fn register(peer: &TestClient) -> Self {
-        let (mut lives, mut leases) = (Vec::new(), Vec::new());
+impl HeartbeatInstances {
+    pub async fn register(client: &TestClient) -> Self {
+        let (mut lifetimes, mut leases) = (Vec::new(), Vec::new());
         for number in 0..COUNT {
             let request = RegisterRequest { ttl: seconds(5.0), ..instance("alive", &format!("b{number}")) };
             let (service, id) = (request.service.clone(), request.id.clone());
             let from = wall();
-            let answer = peer.register(request).await.unwrap();
-            let signs = vec![Span { from, to: wall() }];
+            let answer = client.register(request).await.unwrap();
+            let renewals = vec![Span { from, to: wall() }];
             let (revision, broke, stop) = (answer.revision, None, Stop::Silent);
-            lives.push(InstanceLifetime { service, id, ttl: TTL, grace: None, revision, signs, broke, stop });
+            lifetimes.push(InstanceLifetime { service, id, ttl: TTL, grace: None, revision, renewals, broke, stop });
             leases.push(answer.lease_id);
         }
-        Self { peer: peer.clone(), lives, leases }
+        Self { client: client.clone(), lifetimes, leases }
     }
 
-    /// Until there is a goal.
+    /// Sends heartbeats until there is a goal.
     pub async fn beat(mut self, goal: watch::Receiver<Option<u64>>) -> Vec<InstanceLifetime> {
         let leases: Vec<&Bytes> = self.leases.iter().collect();
         while goal.borrow().is_none() {
-            let Ok(mut beats) = HeartbeatStream::try_open(&self.peer).await else {
+            let Ok(mut heartbeat_stream) = HeartbeatStream::try_open(&self.client).await else {
                 pause().await;
                 continue;
             };
             while goal.borrow().is_none() {
-                let Ok((states, span)) = beats.beat(&leases).await else { break };
-                assert!(states.iter().all(|state| *state == LeaseState::Held), "they never fell silent: {states:?}");
-                self.lives.iter_mut().for_each(|life| life.signs.push(span));
+                let Ok((states, span)) = heartbeat_stream.beat(&leases).await else { break };
+                assert!(
+                    states.iter().all(|state| *state == LeaseState::Held),
+                    "their heartbeats never stopped: {states:?}"
+                );
+                self.lifetimes.iter_mut().for_each(|lifetime| lifetime.renewals.push(span));
                 sleep(BEAT).await;
             }
         }
-        self.lives
+        self.lifetimes
     }
 }

@@ -21,27 +21,27 @@ use super::{
 
 const INITIAL_WINDOW: u16 = 4;
 
-/// Way in which a peer reads.
+/// Reading behaviour of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reads {
-    /// It never reads its socket.
+    /// The client never reads its socket.
     Nothing,
-    /// It reads frames and answers pings, and gives no more window than it began with.
+    /// The client reads frames and answers pings, and never increases its window.
     Frames,
 }
 
 /// A connection.
 #[derive(Debug)]
-pub struct Speaker {
+pub struct Http2Client {
     writer: Arc<Mutex<OwnedWriteHalf>>,
-    /// Socket of a peer that reads nothing.
+    /// Socket of a client that reads nothing.
     unread: Option<OwnedReadHalf>,
     /// Time at which the server ended the connection.
     ended: JoinSet<Wall>,
     next: u32,
 }
 
-impl Speaker {
+impl Http2Client {
     /// Each stream may be sent `window` bytes.
     pub async fn connect(address: SocketAddr, window: u32, reads: Reads) -> Self {
         let socket = within("a connection", TcpStream::connect(address)).await.unwrap();
@@ -80,7 +80,7 @@ impl Speaker {
         self.writer.lock().await.shutdown().await.unwrap();
     }
 
-    /// Returns the time at which the server ended the connection. A peer that reads nothing reads from now on, to notice.
+    /// Returns the time at which the server ended the connection. A client that reads nothing reads from now on, to notice it.
     pub async fn ended(mut self) -> Wall {
         if let Some(reader) = self.unread.take() {
             self.ended.spawn(read(reader, self.writer));
