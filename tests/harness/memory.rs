@@ -84,7 +84,7 @@ impl InMemory {
         let shared = Arc::new(ServerContext {
             engine,
             commands,
-            notifier: notifier,
+            notifier,
             clock,
             views: Views::new(&metrics.views),
             metrics,
