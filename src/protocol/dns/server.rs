@@ -24,7 +24,7 @@ use crate::{
     app::QueryRate,
     clock::Clock,
     engine::Engine,
-    metrics::{DnsResponseCode, Metrics},
+    metrics::{DnsResponseCode, Metrics, RejectReason},
     model::UnixMillis,
     registry::Registry,
     transport::{Acceptor, ConnectionLimiter, ConnectionPermit, Protocol},
@@ -75,6 +75,33 @@ pub(crate) fn respond(
         Err(error) => {
             tracing::debug!(%error, "DNS response not encoded");
             Ok((None, DnsResponseCode::Dropped))
+        }
+    }
+}
+
+/// Admits a connection within the limits. It counts as one of gRPC, so that it does not use those that are reserved for operators over
+/// HTTP.
+///
+/// A connection that its client has closed counts until its task has run. So tasks run before a connection is rejected: a client that
+/// opens one connection for each request is not rejected for those that it has closed.
+///
+/// # Errors
+///
+/// The limit that is reached.
+async fn admit(
+    open_connections: &Arc<OpenConnections>,
+    limiter: &Arc<ConnectionLimiter>,
+    peer: SocketAddr,
+) -> Result<(OpenConnection, ConnectionPermit), RejectReason> {
+    let admit = || {
+        let connection = open_connections.admit(peer.ip())?;
+        Ok((connection, limiter.admit(peer, LISTENER_NAME, Protocol::Http2)?))
+    };
+    match admit() {
+        Ok(permits) => Ok(permits),
+        Err(_) => {
+            yield_now().await;
+            admit()
         }
     }
 }
@@ -183,11 +210,7 @@ impl DnsServer {
                 accepted = acceptor.accept() => accepted,
                 Some(_) = tasks.join_next() => continue,
             };
-            // They count as connections of gRPC, so that they do not use those that are reserved for operators over HTTP.
-            let permits = open_connections
-                .admit(peer.ip())
-                .and_then(|connection| Ok((connection, limiter.admit(peer, LISTENER_NAME, Protocol::Http2)?)));
-            match permits {
+            match admit(&open_connections, &limiter, peer).await {
                 Ok(permits) => {
                     let server = Arc::clone(&self);
                     tasks.spawn(async move {

@@ -15,6 +15,7 @@ use crate::{
         Command,
         test_support::{NoListener, register},
     },
+    transport::ConnectionLimits,
 };
 
 const INSTANCES: u32 = 50_000;
@@ -63,4 +64,22 @@ async fn requests_overtake_the_first_reverse_question() {
     let RData::PTR(name) = &responses[2].answers[0].data else { panic!("{responses:?}") };
     assert_eq!(name.to_string(), "web.service.dc1.consul.");
     serving.abort();
+}
+
+#[tokio::test]
+async fn connections_whose_tasks_are_about_to_end_do_not_use_up_the_limit() {
+    let (open_connections, peer) = (Arc::new(OpenConnections::default()), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+    let limiter = ConnectionLimiter::new(ConnectionLimits::default(), Metrics::new());
+    while let Ok(connection) = open_connections.admit(peer.ip()) {
+        tokio::spawn(async move { drop(connection) });
+    }
+    assert!(admit(&open_connections, &limiter, peer).await.is_ok());
+}
+
+#[tokio::test]
+async fn connection_beyond_the_limit_of_its_address_is_rejected() {
+    let (open_connections, peer) = (Arc::new(OpenConnections::default()), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+    let limiter = ConnectionLimiter::new(ConnectionLimits::default(), Metrics::new());
+    let _open: Vec<_> = std::iter::from_fn(|| open_connections.admit(peer.ip()).ok()).collect();
+    assert_eq!(admit(&open_connections, &limiter, peer).await.unwrap_err(), RejectReason::Address);
 }
