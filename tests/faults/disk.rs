@@ -147,14 +147,20 @@ async fn read_only_disk_is_rejected_at_the_start() {
     let data = disk.data();
     disk.remount("ro");
     let fresh = Child::run(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data]).await;
-    assert_failed(&fresh, &[&data, "Read-only file system", "make it writable, or choose another with --data-dir"]);
+    assert_failed(
+        &fresh,
+        &[&data, "Read-only file system", "make it writable, or choose another directory with --data-dir"],
+    );
     disk.remount("rw");
     let serve = ServerProcess::start(&["--data-dir", &data]).await;
     serve.client().await.register(instance("web", "a")).await.unwrap();
     serve.child.kill().await;
     disk.remount("ro");
     let again = Child::run(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data]).await;
-    assert_failed(&again, &[&data, "Read-only file system", "make it writable, or choose another with --data-dir"]);
+    assert_failed(
+        &again,
+        &[&data, "Read-only file system", "make it writable, or choose another directory with --data-dir"],
+    );
     disk.remount("rw");
     assert_kept(&ServerProcess::start(&["--data-dir", &data]).await, &["a".to_owned()]).await;
 }
@@ -174,7 +180,7 @@ async fn directory_without_permission_is_rejected_at_the_start() {
         command.uid(UNPRIVILEGED_USER);
     }
     let ended = Child::spawn(command).ended().await;
-    assert_failed(&ended, &[&data, "Permission denied", "choose another with --data-dir"]);
+    assert_failed(&ended, &[&data, "Permission denied", "choose another directory with --data-dir"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
