@@ -60,9 +60,9 @@ fn follow(endpoint: &Endpoint, weight: u32) -> JoinHandle<usize> {
 async fn client_reconnects_at_maximum_age_without_loss() {
     let server = TestServer::with(short_age);
     let endpoint: Endpoint = server.grpc().to_string().parse().unwrap();
-    let (heard, mut events) = mpsc::unbounded_channel();
-    let heard = move |event| heard.send(event).unwrap();
-    let registration = Registration::start(&endpoint, without_grace(), heard).unwrap();
+    let (on_event, mut events) = mpsc::unbounded_channel();
+    let on_event = move |event| on_event.send(event).unwrap();
+    let registration = Registration::start(&endpoint, without_grace(), on_event).unwrap();
     let first = within("the registration", events.recv()).await.unwrap();
     assert!(matches!(first, RegistrationEvent::Registered { again: false, .. }), "{first:?}");
 

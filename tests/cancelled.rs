@@ -135,7 +135,7 @@ async fn gateway_that_cancels_thousands_of_calls_among_answered_ones_stays() {
     let server = TestServer::open();
     let mut raw = Raw::saying(server.grpc(), PREFACE).await;
     let (mut stream, mut pace, start) = (1, interval(Duration::from_millis(10)), wall());
-    let (mut made, mut asked, mut heard) = (0, 0, 0);
+    let (mut made, mut called, mut answered) = (0, 0, 0);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     while wall() < start + SPAN {
         pace.tick().await;
@@ -149,18 +149,18 @@ async fn gateway_that_cancels_thousands_of_calls_among_answered_ones_stays() {
             stream += 2;
         }
         put(&mut bytes, WINDOW_UPDATE, 0, 0, &10_000_u32.to_be_bytes());
-        (made, asked) = (made + 25, asked + 5);
+        (made, called) = (made + 25, called + 5);
         raw.say(&bytes).await;
-        while heard < asked {
+        while answered < called {
             let frame = within("a frame", Frame::read(&mut raw.0)).await.expect("the connection stays");
             assert!(frame.go_away().is_none(), "{:?}", frame.go_away());
-            heard += usize::from(frame.kind == HEADERS && frame.flags & END_STREAM != 0);
+            answered += usize::from(frame.kind == HEADERS && frame.flags & END_STREAM != 0);
         }
     }
     println!(
         "{} cancelled and {} answered calls a second",
         made * 1_000 / (wall() - start),
-        heard as u64 * 1_000 / (wall() - start)
+        answered as u64 * 1_000 / (wall() - start)
     );
     assert!(metric(server.http(), EVICTED).await < 1.0);
 }

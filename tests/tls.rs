@@ -35,13 +35,13 @@ fn grpc_tls(registry: &TestServer) -> SocketAddr {
     registry.addresses().grpc_tls.unwrap()
 }
 
-fn peer(endpoint: &Endpoint) -> TestClient {
+fn connect_client(endpoint: &Endpoint) -> TestClient {
     TestClient::over(endpoint.channel())
 }
 
 /// Makes a call.
 async fn call(endpoint: &Endpoint) -> Result<(), ClientError> {
-    let mut discovery = peer(endpoint).discovery;
+    let mut discovery = connect_client(endpoint).discovery;
     let answer = within("an answer", discovery.list_services(ListServicesRequest::default())).await;
     answer.map(drop).map_err(|status| endpoint.explain(status.into()))
 }
@@ -66,7 +66,7 @@ async fn client_with_the_authority_is_served() {
     call(&authority.endpoint(grpc_tls(&registry), None)).await.unwrap();
     let plain = registry.client().await;
     plain.register(instance("web", "a")).await.unwrap();
-    let over_tls = peer(&authority.endpoint(grpc_tls(&registry), None));
+    let over_tls = connect_client(&authority.endpoint(grpc_tls(&registry), None));
     assert_eq!(over_tls.list("web").await.len(), 1, "both listeners open on one registry");
     counted(&registry, "callboard_tls_handshakes_total{result=\"ok\"} 2").await;
 }
@@ -128,7 +128,7 @@ async fn client_without_an_accepted_certificate_is_rejected() {
 async fn client_certificate_gives_the_connection_its_identity() {
     let authority = TestCa::open();
     let registry = start(&authority, true);
-    let client = peer(&authority.endpoint(grpc_tls(&registry), Some(&authority.workload(ID))));
+    let client = connect_client(&authority.endpoint(grpc_tls(&registry), Some(&authority.workload(ID))));
     let _watching = Reader::synced(&client, &["web"]).await;
     let _nameless = Reader::synced(&registry.client().await, &["web"]).await;
     let request = ListWatchersRequest::default();
@@ -147,7 +147,7 @@ async fn renewed_certificate_is_used_for_new_connections() {
     let files = authority.server();
     let registry = TestServer::with(|config| listen(config, &authority, &files, false));
     let at = grpc_tls(&registry);
-    let before = peer(&authority.endpoint(at, None));
+    let before = connect_client(&authority.endpoint(at, None));
     let mut watching = Reader::synced(&before, &["web"]).await;
     let renewed = next.server();
     fs::copy(&renewed.certificate, &files.certificate).unwrap();
@@ -165,7 +165,7 @@ async fn changed_client_authority_is_used_for_new_connections() {
     let registry = start(&authority, true);
     let at = grpc_tls(&registry);
     let (old, new) = (authority.workload(ID), next.workload(ID));
-    let before = peer(&authority.endpoint(at, Some(&old)));
+    let before = connect_client(&authority.endpoint(at, Some(&old)));
     before.register(instance("web", "a")).await.unwrap();
     call(&authority.endpoint(at, Some(&new))).await.unwrap_err();
     // The server's own certificate stays: clients trust the authority that signed it.

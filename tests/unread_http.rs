@@ -23,21 +23,21 @@ const OTHER: &str = "127.0.0.2";
 const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
 
 async fn register_many(serve: &ServerProcess) -> TestClient {
-    let peer = serve.client().await;
+    let client = serve.client().await;
     let mut registering = JoinSet::new();
     for part in 0..50 {
-        let peer = peer.clone();
+        let client = client.clone();
         registering.spawn(async move {
             for number in 0..INSTANCES / 50 {
                 let metadata = [("zone".to_owned(), "a".to_owned()), ("build".to_owned(), "x".repeat(200))].into();
                 let request =
                     RegisterRequest { ttl: seconds(600.0), metadata, ..instance("web", &format!("i{part}-{number}")) };
-                peer.register(request).await.unwrap();
+                client.register(request).await.unwrap();
             }
         });
     }
     within("many instances", registering.join_all()).await;
-    peer
+    client
 }
 
 /// Connects from this address of this machine.
@@ -65,18 +65,18 @@ async fn response(mut socket: TcpStream) -> (u16, String) {
     (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
-async fn peer(from: &str, to: SocketAddr) -> TestClient {
+async fn connect_from(from: &str, to: SocketAddr) -> TestClient {
     let from: IpAddr = from.parse().unwrap();
     TestClient::connect_with(to, |endpoint| endpoint.local_address(Some(from))).await
 }
 
 /// Asserts that lists over gRPC are answered to this address.
 async fn assert_gets_lists(from: &str, serve: &ServerProcess) {
-    let peer = peer(from, serve.grpc).await;
+    let client = connect_from(from, serve.grpc).await;
     let request = ListInstancesRequest { service: "web".into(), ..Default::default() };
-    let page = within("ListInstances", peer.discovery.clone().list_instances(request)).await.unwrap().into_inner();
+    let page = within("ListInstances", client.discovery.clone().list_instances(request)).await.unwrap().into_inner();
     assert!(!page.instances.is_empty());
-    within("ListServices", peer.discovery.clone().list_services(ListServicesRequest::default())).await.unwrap();
+    within("ListServices", client.discovery.clone().list_services(ListServicesRequest::default())).await.unwrap();
 }
 
 async fn assert_gets_pages(from: &str, serve: &ServerProcess) {
@@ -217,13 +217,13 @@ async fn unread_snapshots_of_one_connection_take_bounded_memory() {
 async fn many_filtered_watches_of_one_connection_that_reads_are_all_synced() {
     let serve = ServerProcess::start(&[]).await;
     register_many(&serve).await;
-    let peer = serve.client().await;
+    let client = serve.client().await;
     let mut reading = JoinSet::new();
     for _ in 0..60 {
-        let peer = peer.clone();
+        let client = client.clone();
         reading.spawn(async move {
             let filter = Filter { text: "metadata.zone == a", ..Filter::NONE };
-            let mut reader = Reader::open(&peer, "web", Scope::names(&["web"]), filter).await;
+            let mut reader = Reader::open(&client, "web", Scope::names(&["web"]), filter).await;
             reader.until("synced", |view| view.revision > 0).await;
             reader.view.set.len()
         });

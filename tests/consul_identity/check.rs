@@ -40,9 +40,9 @@ async fn check_id_of_two_services_belongs_to_the_later_one() {
     assert_eq!(passing(&serve, "p1").await, 1, "without its check it works");
 
     let index = get(&serve, "/v1/health/service/p1").await.index;
-    for verdict in ["fail", "pass", "fail"] {
-        assert_eq!(ask(&serve, "PUT", &format!("/v1/agent/check/{verdict}/beat"), "").await.status, 200);
-        assert_eq!(passing(&serve, "p2").await, usize::from(verdict == "pass"));
+    for status in ["fail", "pass", "fail"] {
+        assert_eq!(ask(&serve, "PUT", &format!("/v1/agent/check/{status}/beat"), "").await.status, 200);
+        assert_eq!(passing(&serve, "p2").await, usize::from(status == "pass"));
         assert_eq!((passing(&serve, "p1").await, owners(&serve, "beat").await), (1, vec!["p2".to_owned()]));
     }
     assert_eq!(get(&serve, "/v1/health/service/p1").await.index, index, "nothing flaps");

@@ -66,8 +66,8 @@ async fn change_during_a_move_reaches_the_moved_instance() {
     let serve = ServerProcess::start(&["--data-dir", data.path().to_str().unwrap()]).await;
     register(&serve, json!({"Name": "n0", "ID": "r", "Check": {"CheckID": "x", "TTL": "1h"}})).await;
     for round in 1..30 {
-        let verdict = if round % 2 == 0 { "fail" } else { "pass" };
-        let (feed, name) = (format!("/v1/agent/check/{verdict}/x?note={round}"), format!("n{round}"));
+        let status = if round % 2 == 0 { "fail" } else { "pass" };
+        let (feed, name) = (format!("/v1/agent/check/{status}/x?note={round}"), format!("n{round}"));
         let maintain = format!("/v1/agent/service/maintenance/r?enable={}&reason={round}", round % 2 == 0);
         let extra = json!({"ID": format!("extra{round}"), "Name": "extra", "ServiceID": "r", "TTL": "1h"});
         let body = json!({"Name": name, "ID": "r"});

@@ -70,8 +70,8 @@ impl InMemory {
 
     fn with(clock: Clock, settle: Duration) -> Self {
         let (notifier, clock) = (Arc::new(Notifier::new(1)), Arc::new(clock));
-        let audience = Arc::clone(&notifier) as Arc<dyn ChangeListener>;
-        let memory = Arc::new(Memory::new(Incarnation(7), clock.now(), audience));
+        let listener = Arc::clone(&notifier) as Arc<dyn ChangeListener>;
+        let memory = Arc::new(Memory::new(Incarnation(7), clock.now(), listener));
         let engine = Arc::clone(&memory) as Arc<dyn Engine>;
         Self { memory: Some(memory), ..Self::over(engine, notifier, clock, settle) }
     }

@@ -174,7 +174,7 @@ impl ServerProcess {
     /// Waits until it listens.
     pub async fn ready(mut child: Child) -> Self {
         let ready = child.line().await;
-        let at = |door: &str| ready[door].as_str().unwrap().parse().unwrap();
+        let at = |listener: &str| ready[listener].as_str().unwrap().parse().unwrap();
         let dns = ready["dns"].as_str().map(|address| address.parse().unwrap());
         Self { grpc: at("grpc"), http: at("http"), dns, child, _data: None }
     }

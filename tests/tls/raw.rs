@@ -85,9 +85,9 @@ async fn http_over_both_tls_versions_requires_the_certificate() {
 
 /// Waits until the other side has closed the connection.
 async fn closed(mut stream: TcpStream) {
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     // A reset counts as well.
-    let _ = within("the end", stream.read_to_end(&mut heard)).await;
+    let _ = within("the end", stream.read_to_end(&mut received)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,6 +105,6 @@ async fn handshake_that_does_not_end_is_closed() {
     // A complete handshake, and then nothing.
     let mut silent =
         Client { alpn: &["h2"], ..Client::default() }.connect(&authority, grpc_tls(&registry)).await.unwrap();
-    let mut heard = Vec::new();
-    let _ = within("the end", silent.read_to_end(&mut heard)).await;
+    let mut received = Vec::new();
+    let _ = within("the end", silent.read_to_end(&mut received)).await;
 }

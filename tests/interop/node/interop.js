@@ -30,7 +30,7 @@ async function run(server) {
     'sees an expiry': () => life.seesExpiry(),
     'resumes with its token': () => life.resumes(),
     'refuses a malformed token and bad fields': () => rules.refusals(),
-    'resets where the token is of another selection': () => rules.reset(),
+    'resets where the token is of another selector': () => rules.reset(),
     'reports unknown and removed leases': () => rules.leases(),
     'refuses a second boot, unless it replaces': () => rules.secondBoot(),
     'filters a watch': () => rules.filter(),

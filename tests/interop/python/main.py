@@ -24,7 +24,7 @@ STEPS = [
     ("sees an expiry, in time", story.sees_expiry),
     ("resumes with its token", story.resumes),
     ("is told of a malformed token", edges.malformed_token),
-    ("is reset where the token is of another selection", edges.token_of_other_selection),
+    ("is reset where the token is of another selector", edges.token_of_other_selection),
     ("is told of an unknown lease", edges.unknown_lease),
     ("is refused a live id, then takes it over", edges.takes_over),
     ("watches through a filter", edges.filters),

@@ -40,7 +40,7 @@ public final class Interop {
         step("resumes with its token", life::resumes);
         var rules = new Rules(connections, life.heartbeats);
         step("refuses a malformed token and bad fields", rules::refusals);
-        step("resets where the token is of another selection", rules::reset);
+        step("resets where the token is of another selector", rules::reset);
         step("reports unknown and removed leases", rules::leases);
         step("refuses a second boot, unless it replaces", rules::secondBoot);
         step("filters a watch", rules::filter);
