@@ -97,13 +97,11 @@ async fn admit(
         let connection = open_connections.admit(peer.ip())?;
         Ok((connection, limiter.admit(peer, LISTENER_NAME, Protocol::Http2)?))
     };
-    match admit() {
-        Ok(permits) => Ok(permits),
-        Err(_) => {
-            yield_now().await;
-            admit()
-        }
+    if let Ok(permits) = admit() {
+        return Ok(permits);
     }
+    yield_now().await;
+    admit()
 }
 
 /// Server over UDP and TCP.
