@@ -173,13 +173,13 @@ impl Watcher {
         }
     }
 
-    /// Counts the changes that it has yet to be sent. None while it waits for settling, because it then gets a new snapshot.
+    /// Counts the changes that it has yet to be sent. None while it waits for settling, because it then gets a new snapshot; and none for
+    /// a health watch or a blocking query, which are not sent changes.
     #[must_use]
     pub fn pending(&self, registry: &Registry) -> PendingChanges {
         let sent = Revision(self.sent.load(Ordering::Relaxed));
-        match self.selector() {
-            // The health of a service says nothing of revisions.
-            Some(selector) if self.protocol != WatchProtocol::GrpcHealth && !self.waiting.load(Ordering::Relaxed) => {
+        match (self.protocol, self.selector()) {
+            (WatchProtocol::Grpc, Some(selector)) if !self.waiting.load(Ordering::Relaxed) => {
                 registry.pending(selector, sent)
             }
             _ => PendingChanges::default(),
