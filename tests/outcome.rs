@@ -23,7 +23,10 @@ use callboard::{
     transport::Notifier,
 };
 use tempfile::TempDir;
-use tokio::time::{pause, resume};
+use tokio::{
+    sync::Notify,
+    time::{pause, resume},
+};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 use tower::Service;
@@ -35,6 +38,8 @@ use crate::harness::{InMemory, TestClient, instance, seconds};
 struct Stall {
     notifier: Arc<Notifier>,
     stalled: Mutex<bool>,
+    /// Notified when a write is committed and blocked.
+    blocked: Notify,
     over: Condvar,
 }
 
@@ -48,7 +53,11 @@ impl Stall {
 impl ChangeListener for Stall {
     fn changed(&self, event: &Event) {
         self.notifier.changed(event);
-        let _over = self.over.wait_while(self.stalled.lock().unwrap(), |stalled| *stalled).unwrap();
+        let stalled = self.stalled.lock().unwrap();
+        if *stalled {
+            self.blocked.notify_one();
+        }
+        let _over = self.over.wait_while(stalled, |stalled| *stalled).unwrap();
     }
 }
 
@@ -62,8 +71,12 @@ struct Stored {
 impl Stored {
     fn open() -> Self {
         let (notifier, clock, data) = (Arc::new(Notifier::new(1)), Arc::new(Clock::new(0)), TempDir::new().unwrap());
-        let stall =
-            Arc::new(Stall { notifier: Arc::clone(&notifier), stalled: Mutex::new(false), over: Condvar::new() });
+        let stall = Arc::new(Stall {
+            notifier: Arc::clone(&notifier),
+            stalled: Mutex::new(false),
+            blocked: Notify::new(),
+            over: Condvar::new(),
+        });
         let fresh = StartPoint::new(Incarnation(7), clock.now());
         let (listener, metrics) = (Arc::clone(&stall) as Arc<dyn ChangeListener>, Metrics::new().store.clone());
         let dependencies = DiskDependencies { clock: Arc::clone(&clock), listener, metrics, start: fresh };
@@ -130,8 +143,13 @@ async fn write_on_stalled_store_fails_with_unknown_outcome() {
     register(&client, "there").await.unwrap();
     register(&client, "leaves").await.unwrap();
     stored.stall.set(true);
-    pause();
-    for answer in write_all(&client).await {
+    // The clock is paused after the first commit: a paused clock skips to the deadlines of the writes while the disk works.
+    let paused = async {
+        stored.stall.blocked.notified().await;
+        pause();
+    };
+    let (answers, ()) = tokio::join!(write_all(&client), paused);
+    for answer in answers {
         assert_unknown(&answer.unwrap_err());
     }
     resume();
