@@ -19,6 +19,7 @@
 //! | `record` | encoding of an instance |
 //! | `export` | export and import as JSON Lines |
 //! | `store` | the database file |
+//! | `header` | the number of its records and their digest |
 //! | `load` | reading all records |
 //! | `directory` | the data directory and its lock |
 //! | `file_identity` | detection of a file that was removed or replaced |
@@ -28,6 +29,7 @@ mod directory;
 mod error;
 pub mod export;
 mod file_identity;
+mod header;
 mod load;
 pub mod record;
 mod store;

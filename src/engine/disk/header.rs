@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::super::record::{DecodeError, RecordSigner};
+use super::record::{DecodeError, RecordSigner};
 
 /// State of a store as a whole, stored as a Protocol Buffers message with a tag behind it. Field numbers never change.
 #[derive(Clone, PartialEq, Message)]

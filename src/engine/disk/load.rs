@@ -12,8 +12,8 @@ use std::{
 use redb::ReadableTable;
 
 use super::{
+    header::StoreHeader,
     record::{self, DecodeError, RecordSigner, StoredInstance},
-    store::StoreHeader,
 };
 use crate::{
     engine::{CheckKey, SavedCheck},

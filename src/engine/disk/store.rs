@@ -14,7 +14,6 @@
 //! A file is created under another name and renamed once it is complete. So a file under the final name that is no store is
 //! damaged, never merely new.
 
-mod header;
 mod transaction;
 
 use std::{
@@ -31,6 +30,7 @@ use super::{
     Durability, directory,
     error::StoreError,
     file_identity::FileIdentity,
+    header::StoreHeader,
     load::{self, LoadError, LoadedRecords, OutdatedRecords},
     record::RecordSigner,
 };
@@ -40,7 +40,6 @@ use crate::{
 };
 use transaction::{CHECK_STATES, FORMAT, INSTANCES, META, MIN_FORMAT};
 
-pub use header::StoreHeader;
 pub use transaction::RecordChange;
 #[cfg(test)]
 pub use transaction::initialize;

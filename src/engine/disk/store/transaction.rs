@@ -2,12 +2,10 @@
 
 use redb::{Database, TableDefinition};
 
-use super::{
-    super::{
-        load::LoadedRecords,
-        record::{self, RecordSigner, StoredLease},
-    },
+use super::super::{
     header::StoreHeader,
+    load::LoadedRecords,
+    record::{self, RecordSigner, StoredLease},
 };
 use crate::{
     engine::{CheckKey, SavedCheck, StartPoint},

@@ -6,7 +6,7 @@ use super::{
     backend::{self, load},
     *,
 };
-use crate::engine::disk::{record::RecordSigner, store::StoreHeader};
+use crate::engine::disk::{header::StoreHeader, record::RecordSigner};
 
 const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
