@@ -15,7 +15,8 @@
 //! | `serve`, `preface`, `h2_io`, `request_service` | life of a connection, and what is around hyper |
 //! | `connection` | state of one connection |
 //! | `limits`, `unread_limits`, `unread_answers`, `limit_error` | what may be open |
-//! | `fairness` | how fast it is served |
+//! | `fairness` | how fast it is served: the budget of a connection, and the accounts of what it uses |
+//! | `connection_io`, `paced_body`, `accounted_task` | the budget applied to what a connection reads, writes and runs |
 //! | `closing`, `goaway` | closing with a reason |
 //! | `wake`, `wake_flag` | waking the streams of a changed service |
 //! | `tls` | certificates and handshakes |
@@ -23,8 +24,10 @@
 
 mod accepted_connection;
 mod acceptor;
+mod accounted_task;
 mod closing;
 mod connection;
+mod connection_io;
 mod descriptors;
 mod fairness;
 mod fatal;
@@ -34,6 +37,7 @@ mod limit_error;
 mod limits;
 mod listener;
 mod listener_config;
+mod paced_body;
 mod preface;
 mod protocol;
 mod request_service;
@@ -48,8 +52,8 @@ mod worker_state;
 
 pub use acceptor::{Acceptor, WorkerDispatch, accept};
 pub use connection::Connection;
+pub use connection_io::ConnectionIo;
 pub use descriptors::{max_connections_by_descriptors, raise_limit};
-pub use fairness::ConnectionIo;
 pub use fatal::{FatalListener, FatalReporter};
 pub use limit_error::{LimitError, LimitLevel};
 pub use limits::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, PeerIdentity, PerAddress};

@@ -17,18 +17,6 @@ use source::{Named, Source};
 
 use crate::lexer::lex_shipped;
 
-/// Cycles between sibling files that are known and to be removed; new ones fail the test.
-const KNOWN_CYCLES: &[&[&str]] = &[
-    &["engine/disk/load", "engine/disk/store"],
-    &[
-        "transport/closing",
-        "transport/connection",
-        "transport/fairness",
-        "transport/unread_answers",
-        "transport/worker_state",
-    ],
-];
-
 impl Rule {
     fn of(layer: &str) -> Option<&'static Self> {
         RULES.iter().find(|rule| rule.layer == layer)
@@ -177,14 +165,9 @@ fn layers_have_no_file_that_no_module_reaches() {
 }
 
 #[test]
-fn layers_have_no_unknown_cycle_between_sibling_files() {
-    let found = Modules::read(&root().join("src")).cycles();
-    let known: BTreeSet<Vec<String>> =
-        KNOWN_CYCLES.iter().map(|cycle| cycle.iter().map(|&module| module.to_owned()).collect()).collect();
-    // A part of a known cycle is what is left of it.
-    let is_part = |cycle: &&Vec<String>| known.iter().any(|known| cycle.iter().all(|module| known.contains(module)));
-    let new: Vec<_> = found.iter().filter(|cycle| !is_part(cycle)).collect();
-    assert!(new.is_empty(), "sibling files use each other: {new:#?}");
+fn layers_have_no_cycle_between_sibling_files() {
+    let cycles = Modules::read(&root().join("src")).cycles();
+    assert!(cycles.is_empty(), "sibling files use each other: {cycles:#?}");
 }
 
 /// Returns whether a file submits a command to the engine.

@@ -4,7 +4,7 @@
 //! shut down, and what the peer sends is read and discarded for a moment. Permits bound the number of such sockets; without one, a connection is closed at
 //! once.
 
-use std::{io, os::fd::AsFd as _, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, os::fd::AsFd as _, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Connection, ConnectionLimiter, ListenerConfig, Protocol,
+    ConnectionLimiter, ListenerConfig, Protocol,
     goaway::{EMPTY_SETTINGS, go_away},
 };
 use crate::metrics::RejectReason;
@@ -108,13 +108,13 @@ fn http(reason: RejectReason, text: &str) -> String {
 }
 
 /// Closes a connection whose peer was sent a reason, so that the peer can read it.
-pub(super) fn close_gently(connection: &Arc<Connection>, socket: &TcpStream) {
-    let Some(permit) = connection.permit().limiter().permit_explained_close() else { return };
+pub(super) fn close_gently(limiter: &ConnectionLimiter, peer: SocketAddr, socket: &TcpStream) {
+    let Some(permit) = limiter.permit_explained_close() else { return };
     // The socket itself is being dropped.
     let copy = socket.as_fd().try_clone_to_owned().map(std::net::TcpStream::from).and_then(TcpStream::from_std);
     match (copy, tokio::runtime::Handle::try_current()) {
         (Ok(copy), Ok(runtime)) => drop(runtime.spawn(drain(copy, permit))),
-        (Err(error), _) => tracing::debug!(peer = %connection.peer(), %error, "a connection is closed at once"),
+        (Err(error), _) => tracing::debug!(%peer, %error, "a connection is closed at once"),
         // The runtime has ended.
         (_, Err(_)) => {}
     }

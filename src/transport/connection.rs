@@ -18,6 +18,7 @@ use super::{
     ConnectionPermit, LimitError, WorkerState,
     fairness::{CallQueue, CpuShare, ReadProgress, StallDetector},
     limits::PeerIdentity,
+    worker_state::Inspected,
 };
 use crate::{
     metrics::EvictReason,
@@ -53,7 +54,7 @@ pub struct Connection {
     answered: AtomicUsize,
     /// Reason that its GOAWAY gives, once it is rejected.
     rejection: OnceLock<Box<str>>,
-    call_queue: CallQueue,
+    call_queue: Arc<CallQueue>,
     cpu_share: CpuShare,
 }
 
@@ -84,7 +85,7 @@ impl Connection {
             cancelled: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
             rejection: OnceLock::new(),
-            call_queue: CallQueue::default(),
+            call_queue: Arc::default(),
             cpu_share: CpuShare::new(worker.now()),
         })
     }
@@ -130,7 +131,7 @@ impl Connection {
         self.cpu_share.polls()
     }
 
-    pub(super) fn call_queue(&self) -> &CallQueue {
+    pub(super) fn call_queue(&self) -> &Arc<CallQueue> {
         &self.call_queue
     }
 
@@ -302,9 +303,11 @@ impl Connection {
             Poll::Ready(_) => self.socket.0.take_all(),
         }
     }
+}
 
-    /// Inspects its readers, once a second, and evicts it when one has stalled.
-    pub(super) fn inspect(&self) {
+impl Inspected for Connection {
+    /// Inspects its readers, and evicts it when one has stalled.
+    fn inspect(&self) {
         self.cancelled.store(0, Ordering::Relaxed);
         self.answered.store(0, Ordering::Relaxed);
         if self.socket.1.lock().look(&self.socket.0, false) {

@@ -14,7 +14,11 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{Connection, MAX_READ_BYTES_PER_POLL, THROTTLED_READ_BYTES, close_gently};
+use super::{
+    Connection,
+    closing::close_gently,
+    fairness::{MAX_READ_BYTES_PER_POLL, THROTTLED_READ_BYTES},
+};
 
 /// Socket of a connection, below TLS and HTTP.
 #[derive(Debug)]
@@ -57,12 +61,12 @@ impl ConnectionIo {
     }
 
     /// Waits for the peer's first byte, or its end. Until then a connection costs only its socket and its task.
-    pub(in crate::transport) async fn readable(&self) -> io::Result<()> {
+    pub(super) async fn readable(&self) -> io::Result<()> {
         self.socket.ready(Interest::READABLE).await.map(|_| ())
     }
 
     /// Waits for the peer's first byte and returns it. It stays to be read.
-    pub(in crate::transport) async fn peek_first_byte(&self) -> io::Result<u8> {
+    pub(super) async fn peek_first_byte(&self) -> io::Result<u8> {
         let mut first = [0];
         match self.socket.peek(&mut first).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -134,7 +138,7 @@ impl Drop for ConnectionIo {
     fn drop(&mut self) {
         if !self.connection.is_evicted() {
             if self.connection.rejection().is_some() {
-                close_gently(&self.connection, &self.socket);
+                close_gently(self.connection.permit().limiter(), self.connection.peer(), &self.socket);
             }
         } else if let Err(error) = self.socket.set_zero_linger() {
             tracing::debug!(peer = %self.connection.peer(), %error, "the kernel keeps the bytes that the peer did not take");
@@ -152,7 +156,7 @@ mod tests {
     use crate::{
         clock::Clock,
         metrics::Metrics,
-        transport::{ConnectionLimiter, ConnectionLimits, Protocol, WorkerState, fairness::AccountedTask},
+        transport::{ConnectionLimiter, ConnectionLimits, Protocol, WorkerState, accounted_task::AccountedTask},
     };
 
     /// Reads as h2 does: again and again in one poll, whatever the reads before returned.

@@ -1,14 +1,15 @@
 //! Fairness: the budget of a connection on the thread that it shares with others.
 //!
 //! A worker is one thread with one queue of tasks, and nothing preempts a task. So every resource of which one connection could take so much that
-//! others wait has a budget, and this file states all of them.
+//! others wait has a budget, and this file states all of them. The accounts are in `fairness/`; `connection_io`, `paced_body` and `accounted_task`, beside
+//! this file, apply them to a connection.
 //!
 //! | resource | budget of a connection | beyond it | implemented in |
 //! |---|---|---|---|
-//! | bytes read in one poll of its task | [`MAX_READ_BYTES_PER_POLL`] | it yields until the other tasks have run | `connection_io` |
+//! | bytes read in one poll of its task | [`MAX_READ_BYTES_PER_POLL`] | it yields until the other tasks have run | `super::connection_io` |
 //! | calls that begin at once | [`MAX_STARTING_CALLS`] | the next call waits until the tasks that are ready have run | `call_queue` |
-//! | CPU time of the thread, while the thread is busy and a light connection is there | [`CPU_SHARE`] of [`CPU_PARTS`] | it is read in pieces of [`THROTTLED_READ_BYTES`], with pauses of at most 20 ms | `cpu_share` |
-//! | bytes of an answer in the buffers of hyper and h2 | [`MAX_FRAME_BYTES`] beyond the peer's window | the rest waits until the peer opens its window | `paced_body` |
+//! | CPU time of the thread, while the thread is busy and a light connection is there | [`CPU_SHARE`] of [`CPU_PARTS`] | it is read in pieces of [`THROTTLED_READ_BYTES`], with pauses of at most 20 ms | `cpu_share`, `super::connection_io` |
+//! | bytes of an answer in the buffers of hyper and h2 | [`MAX_FRAME_BYTES`] beyond the peer's window | the rest waits until the peer opens its window | `super::paced_body` |
 //! | time without progress of a reader | [`STALL_SECONDS`], and less than [`MIN_STALL_BYTES`] in that time | it is evicted | `stall` |
 //! | the same, while it keeps memory from others | [`PRESSED_STALL_SECONDS`] | it is evicted | `stall` |
 //!
@@ -16,30 +17,20 @@
 //! fast it is served.
 
 mod call_queue;
-mod connection_io;
 mod cpu_share;
-mod paced_body;
 mod stall;
 
 use std::time::Duration;
 
-use super::{
-    Connection,
-    closing::close_gently,
-    unread_answers::{MIN_COUNTED, UnreadAnswer},
-};
-
 pub(super) use call_queue::{CallQueue, StartingCall};
-pub use connection_io::ConnectionIo;
-pub(super) use cpu_share::{AccountedExecutor, AccountedTask, CpuShare, ThreadLoad};
-pub(super) use paced_body::{OpenStream, PacedBody};
+pub(super) use cpu_share::{CpuShare, ThreadLoad};
 pub(super) use stall::{ReadProgress, StallDetector};
 
 /// Bytes that a connection reads in one poll of its task. A socket that is never empty would otherwise hold the thread: 8 KiB may be hundreds of frames,
 /// each of which costs something.
-const MAX_READ_BYTES_PER_POLL: usize = 8 * 1024;
+pub(super) const MAX_READ_BYTES_PER_POLL: usize = 8 * 1024;
 /// Bytes that a throttled connection reads in one poll of its task.
-const THROTTLED_READ_BYTES: usize = 512;
+pub(super) const THROTTLED_READ_BYTES: usize = 512;
 
 /// Calls of a connection that begin at once.
 const MAX_STARTING_CALLS: usize = 4;
@@ -65,7 +56,7 @@ const BUSY_PERIOD: Duration = Duration::from_secs(2);
 const MAX_CPU_DEBT: Duration = Duration::from_millis(2);
 
 /// Bytes of a frame. hyper hands a frame on, however large, as soon as the peer's window has one byte.
-const MAX_FRAME_BYTES: usize = 16 * 1024;
+pub(super) const MAX_FRAME_BYTES: usize = 16 * 1024;
 
 /// Seconds after which a reader that has something to take and takes nothing has stalled: it is evicted within 30 s.
 const STALL_SECONDS: u32 = 28;

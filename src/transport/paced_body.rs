@@ -13,14 +13,18 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tonic::body::Body;
 
-use super::{Connection, MAX_FRAME_BYTES, MIN_COUNTED, ReadProgress, UnreadAnswer};
+use super::{
+    Connection,
+    fairness::{MAX_FRAME_BYTES, ReadProgress},
+    unread_answers::{MIN_COUNTED, UnreadAnswer},
+};
 
 /// Size from which the last byte of an answer is handed on alone.
 const LARGE_BYTES: usize = MIN_COUNTED;
 
 /// Body of an answer, in frames of bounded size. Its stream counts as open until all of it is handed on.
 #[derive(Debug)]
-pub(in crate::transport) struct PacedBody {
+pub(super) struct PacedBody {
     body: Body,
     /// Rest of the data that the body has given...
     rest: Bytes,
@@ -32,7 +36,7 @@ pub(in crate::transport) struct PacedBody {
 
 impl PacedBody {
     /// Body of a stream. `has_end`: false for a watch, which counts its own messages.
-    pub(in crate::transport) fn new(body: Body, has_end: bool, stream: OpenStream) -> Self {
+    pub(super) fn new(body: Body, has_end: bool, stream: OpenStream) -> Self {
         Self { body, rest: Bytes::new(), counted: None, has_end, stream }
     }
 
@@ -117,7 +121,7 @@ impl http_body::Body for PacedBody {
 
 /// One open stream, counted until it is dropped.
 #[derive(Debug)]
-pub(in crate::transport) struct OpenStream {
+pub(super) struct OpenStream {
     connection: Arc<Connection>,
     id: usize,
     progress: Arc<ReadProgress>,
@@ -126,7 +130,7 @@ pub(in crate::transport) struct OpenStream {
 }
 
 impl OpenStream {
-    pub(in crate::transport) fn new(connection: &Arc<Connection>) -> Self {
+    pub(super) fn new(connection: &Arc<Connection>) -> Self {
         let (id, progress) = connection.stream_opens();
         Self { connection: Arc::clone(connection), id, progress, complete: false }
     }

@@ -9,7 +9,8 @@ use tower::Service;
 
 use super::{
     Connection,
-    fairness::{OpenStream, PacedBody, StartingCall},
+    fairness::StartingCall,
+    paced_body::{OpenStream, PacedBody},
 };
 
 /// Extension of an answer that has no end and is made of parts which streams share.
@@ -33,7 +34,7 @@ impl hyper::service::Service<Request<Incoming>> for RequestService {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&self.connection));
         let response = self.routes.clone().call(request);
-        let starting = StartingCall::new(&self.connection);
+        let starting = StartingCall::new(self.connection.call_queue());
         Box::pin(async move {
             starting.may_begin().await;
             let response = response.await?;

@@ -28,8 +28,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Connection, ConnectionIo, ListenerConfig, Protocol, WorkerState,
-    fairness::{AccountedExecutor, AccountedTask},
+    Connection, ConnectionIo, ListenerConfig, Protocol,
+    accounted_task::{AccountedExecutor, AccountedTask},
     h2_io::H2WriteShim,
     preface::read_preface,
     request_service::RequestService,
@@ -101,7 +101,7 @@ pub async fn serve<I>(
 ) where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let _inspected = WorkerState::inspect(&connection);
+    let _inspected = connection.worker_state().inspect(&connection);
     let limiter = connection.permit().limiter();
     let mut deadline = pin!(sleep(limiter.limits().handshake));
     let opening = AccountedTask::new(Arc::clone(&connection), async {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt::Debug,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -15,11 +16,17 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Connection, fairness::ThreadLoad};
+use super::fairness::ThreadLoad;
 use crate::clock::Clock;
 
 /// Time between two inspections of a connection.
 const INSPECTION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Connection that its worker inspects.
+pub(super) trait Inspected: Debug + Send + Sync {
+    /// Called once a second.
+    fn inspect(&self);
+}
 
 /// Load of a worker, and its connections.
 #[derive(Debug)]
@@ -31,7 +38,7 @@ pub struct WorkerState {
     /// One permit: large answers are made one after the other.
     large_answers: Semaphore,
     /// Locked when a connection begins or ends, and once a second.
-    connections: Mutex<HashMap<usize, Arc<Connection>>>,
+    connections: Mutex<HashMap<usize, Arc<dyn Inspected>>>,
 }
 
 impl WorkerState {
@@ -85,12 +92,11 @@ impl WorkerState {
     }
 
     /// Adds a connection to those that its worker inspects, until the guard is dropped.
-    pub(super) fn inspect(connection: &Arc<Connection>) -> InspectedConnection {
+    pub(super) fn inspect<C: Inspected + 'static>(self: &Arc<Self>, connection: &Arc<C>) -> InspectionGuard {
         // The address is unique while the connection lives.
         let id = Arc::as_ptr(connection) as usize;
-        let worker = Arc::clone(connection.worker_state());
-        worker.connections.lock().insert(id, Arc::clone(connection));
-        InspectedConnection { worker, id }
+        self.connections.lock().insert(id, Arc::<C>::clone(connection));
+        InspectionGuard { worker: Arc::clone(self), id }
     }
 
     /// Inspects the connections once a second, for as long as it is polled.
@@ -108,14 +114,14 @@ impl WorkerState {
     }
 }
 
-/// Guard that keeps a connection among those that are inspected.
+/// Guard that keeps a connection among those that its worker inspects.
 #[derive(Debug)]
-pub(super) struct InspectedConnection {
+pub(super) struct InspectionGuard {
     worker: Arc<WorkerState>,
     id: usize,
 }
 
-impl Drop for InspectedConnection {
+impl Drop for InspectionGuard {
     fn drop(&mut self) {
         self.worker.connections.lock().remove(&self.id);
     }

@@ -10,7 +10,7 @@ use std::sync::{
 
 use tokio::{sync::Semaphore, task::yield_now};
 
-use super::{Connection, MAX_STARTING_CALLS};
+use super::MAX_STARTING_CALLS;
 
 /// Calls of a connection that have not begun.
 #[derive(Debug)]
@@ -28,17 +28,17 @@ impl Default for CallQueue {
 
 /// A call that has arrived and not begun.
 #[derive(Debug)]
-pub(in crate::transport) struct StartingCall(Arc<Connection>);
+pub(in crate::transport) struct StartingCall(Arc<CallQueue>);
 
 impl StartingCall {
-    pub(in crate::transport) fn new(connection: &Arc<Connection>) -> Self {
-        connection.call_queue().waiting.fetch_add(1, Relaxed);
-        Self(Arc::clone(connection))
+    pub(in crate::transport) fn new(queue: &Arc<CallQueue>) -> Self {
+        queue.waiting.fetch_add(1, Relaxed);
+        Self(Arc::clone(queue))
     }
 
     /// Waits until the call may begin: at once, if few calls of the connection wait.
     pub(in crate::transport) async fn may_begin(self) {
-        let CallQueue { waiting, next } = self.0.call_queue();
+        let CallQueue { waiting, next } = &*self.0;
         if waiting.load(Relaxed) > MAX_STARTING_CALLS
             && let Ok(_next) = next.acquire().await
         {
@@ -49,6 +49,6 @@ impl StartingCall {
 
 impl Drop for StartingCall {
     fn drop(&mut self) {
-        self.0.call_queue().waiting.fetch_sub(1, Relaxed);
+        self.0.waiting.fetch_sub(1, Relaxed);
     }
 }

@@ -7,21 +7,13 @@
 //! The time is counted in leaky buckets: each poll of a task adds to a bucket, and a share of the passing time leaks out.
 
 use std::{
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    task::{Context, Poll},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use hyper::rt::Executor;
-
 use super::{
-    BUSY_CPU_SHARE, BUSY_PERIOD, CPU_BURST, CPU_PARTS, CPU_SHARE, Connection, LIGHT_CPU_BURST, LIGHT_CPU_SHARE,
-    LIGHT_PRESENCE, MAX_CPU_DEBT,
+    BUSY_CPU_SHARE, BUSY_PERIOD, CPU_BURST, CPU_PARTS, CPU_SHARE, LIGHT_CPU_BURST, LIGHT_CPU_SHARE, LIGHT_PRESENCE,
+    MAX_CPU_DEBT,
 };
 
 /// CPU time used beyond a share, as a leaky bucket. Written by one thread.
@@ -145,44 +137,6 @@ impl ThreadLoad {
 
 fn nanoseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Task of a connection whose polls are counted.
-#[derive(Debug)]
-pub(in crate::transport) struct AccountedTask<F> {
-    connection: Arc<Connection>,
-    task: Pin<Box<F>>,
-}
-
-impl<F> AccountedTask<F> {
-    pub(in crate::transport) fn new(connection: Arc<Connection>, task: F) -> Self {
-        Self { connection, task: Box::pin(task) }
-    }
-}
-
-impl<F: Future> Future for AccountedTask<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let began = self.connection.worker_state().now();
-        let polled = self.task.as_mut().poll(context);
-        self.connection.count_poll(began);
-        polled
-    }
-}
-
-/// Executor of the tasks of a connection's streams.
-#[derive(Debug, Clone)]
-pub(in crate::transport) struct AccountedExecutor(pub(in crate::transport) Arc<Connection>);
-
-impl<F> Executor<F> for AccountedExecutor
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, task: F) {
-        tokio::spawn(AccountedTask::new(Arc::clone(&self.0), task));
-    }
 }
 
 #[cfg(test)]
