@@ -52,6 +52,16 @@ pub enum Interest {
     Nothing,
 }
 
+impl Interest {
+    /// Returns whether the interest lists this service by its name.
+    fn names(&self, name: &ServiceName) -> bool {
+        match self {
+            Self::Changes(selector) => matches!(**selector, Selector::Names(_)) && selector.includes(name),
+            Self::Nothing => false,
+        }
+    }
+}
+
 /// The notifiers of all workers, at most 64.
 #[derive(Debug)]
 pub struct Notifier {
@@ -224,7 +234,7 @@ pub struct WakeRegistration {
     notifier: Arc<Notifier>,
     id: RegistrationId,
     interest: Interest,
-    /// Names that were added since.
+    /// Names that were added one by one. The interest may include them too.
     added: BTreeSet<ServiceName>,
     waiter: Arc<Waiter>,
 }
@@ -249,10 +259,10 @@ impl WakeRegistration {
         selected || self.added.contains(name)
     }
 
-    /// Adds a service to those that wake the stream, at a cost that does not depend on how many there are. Returns whether it is
-    /// new. What happened before is to be read after.
+    /// Adds a service to those that wake the stream, at a cost that does not depend on how many there are, and returns whether it was
+    /// not added before. It stays added whatever the interest is or becomes. What happened before is to be read after.
     pub fn add(&mut self, name: &ServiceName) -> bool {
-        if self.concerns(name) {
+        if !self.added.insert(name.clone()) {
             return false;
         }
         let worker = self.waiter.connection.worker();
@@ -260,15 +270,17 @@ impl WakeRegistration {
         // As in `register_waiter`.
         fence(Ordering::SeqCst);
         self.notifier.workers[worker].insert_name(self.id, name, &self.waiter);
-        self.added.insert(name.clone())
+        true
     }
 
-    /// Removes a service that was added, and returns whether it was. What the stream was registered for stays.
+    /// Removes a service that was added, and returns whether it was. The interest that the stream was registered with stays.
     pub fn remove(&mut self, name: &ServiceName) -> bool {
         let was_added = self.added.remove(name);
         if was_added {
             let worker = self.waiter.connection.worker();
-            self.notifier.workers[worker].remove_name(self.id, name);
+            if !self.interest.names(name) {
+                self.notifier.workers[worker].remove_name(self.id, name);
+            }
             self.notifier.discount(name, worker);
         }
         was_added

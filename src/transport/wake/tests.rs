@@ -173,15 +173,47 @@ fn names_are_added_and_removed_one_by_one_in_linear_time() {
     let added: Vec<_> = (0..ADDED).map(|number| name(&format!("s{number}"))).collect();
     assert!(added.iter().all(|name| registration.add(name)));
     assert_eq!(notifier.workers[0].take_visited(), ADDED, "each addition visits one entry");
-    assert!(!registration.add(&added[0]) && !registration.add(&name("first")), "these are there already");
+    assert!(!registration.add(&added[0]), "it is added already");
     change(&notifier, "s77");
     assert_eq!((round(&notifier), changes(&registration)), (1, Some(named(&["s77"]))));
     notifier.workers[0].take_visited();
     assert!(added.iter().all(|name| registration.remove(name)));
     assert_eq!(notifier.workers[0].take_visited(), ADDED, "each removal visits one entry");
-    assert!(!registration.remove(&added[0]) && !registration.remove(&name("first")), "what it began with stays");
+    assert!(!registration.remove(&added[0]), "it is removed already");
     change(&notifier, "s77");
     assert_eq!(round(&notifier), 0);
+    drop(registration);
+    assert_eq!((notifier.registration_count(), notifier.watched_names.len()), (0, 0));
+}
+
+#[test]
+fn name_that_is_added_and_removed_leaves_the_interest_as_it_was() {
+    let notifier = Arc::new(Notifier::new(1));
+    for interest in [names(&["a"]), everything()] {
+        let mut registration = notifier.register_for_names(&connection(), interest);
+        assert!(registration.add(&name("a")));
+        change(&notifier, "a");
+        assert_eq!((round(&notifier), changes(&registration)), (1, Some(named(&["a"]))), "it is woken once");
+        assert!(registration.remove(&name("a")) && !registration.remove(&name("a")));
+        change(&notifier, "a");
+        assert_eq!((round(&notifier), changes(&registration)), (1, Some(named(&["a"]))));
+        drop(registration);
+        assert_eq!((notifier.registration_count(), notifier.watched_names.len()), (0, 0));
+    }
+}
+
+#[test]
+fn name_that_a_wider_interest_includes_for_a_time_stays_added() {
+    let notifier = Arc::new(Notifier::new(1));
+    let mut registration = notifier.register_for_names(&connection(), Interest::Nothing);
+    registration.add(&name("before"));
+    registration.set_interest(everything());
+    registration.add(&name("during"));
+    registration.set_interest(Interest::Nothing);
+    for service in ["before", "during", "other"] {
+        change(&notifier, service);
+    }
+    assert_eq!((round(&notifier), changes(&registration)), (1, Some(named(&["before", "during"]))));
     drop(registration);
     assert_eq!((notifier.registration_count(), notifier.watched_names.len()), (0, 0));
 }

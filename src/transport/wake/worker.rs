@@ -108,8 +108,8 @@ impl WorkerNotifier {
                 inbox.insert(name.clone());
             }
         }
-        if inbox.len() > MAX_INBOX_NAMES {
-            inbox.clear();
+        let overflow = (inbox.len() > MAX_INBOX_NAMES).then(|| mem::take(&mut *inbox));
+        if overflow.is_some() {
             self.all.store(true, Ordering::Release);
         }
         drop(inbox);
@@ -157,7 +157,9 @@ impl WorkerNotifier {
     /// in the meantime is in the next round.
     pub(super) fn take_due(&self) -> (Vec<Arc<Waiter>>, ChangedServices) {
         if self.all.swap(false, Ordering::AcqRel) {
-            self.inbox.lock().clear();
+            // Freed after the lock is released, since writers wait for it.
+            let outdated = mem::take(&mut *self.inbox.lock());
+            drop(outdated);
             return (self.everyone(), ChangedServices::All);
         }
         let changed = mem::take(&mut *self.inbox.lock());
