@@ -43,7 +43,9 @@ pub(super) enum HostError {
          with --http-host and that name"
     )]
     NotAllowed(String),
-    #[error("the request has no Host header: send one with the address that you call, as HTTP/1.1 demands")]
+    #[error(
+        "the request has no Host header, or an empty one: send one with the address that you call, as HTTP/1.1 demands"
+    )]
     Missing,
     #[error("the request has several Host headers: send one")]
     Repeated,
@@ -70,6 +72,7 @@ impl AllowedHosts {
             return Err(HostError::Repeated);
         }
         // A request in absolute form names its host twice, and servers use the target's.
+        let header = header.filter(|host| !host.is_empty());
         if target.is_none() && header.is_none() && request.version() >= Version::HTTP_11 {
             return Err(HostError::Missing);
         }
@@ -217,7 +220,6 @@ mod tests {
     #[test]
     fn other_hosts_are_rejected_with_the_value_and_the_flag() {
         for host in [
-            "",
             ":8500",
             "evil.example",
             "evil.example:8500",
@@ -246,6 +248,7 @@ mod tests {
     fn host_is_needed_once_in_http_1_1_and_never_in_http_1_0() {
         assert_eq!(check(Request::builder().version(Version::HTTP_10)), Ok(()));
         assert_eq!(check(Request::builder()), Err(HostError::Missing));
+        assert_eq!(check(with_host(b"")), Err(HostError::Missing));
         let twice = with_host(b"localhost").header(HOST, "localhost");
         assert_eq!(check(twice), Err(HostError::Repeated));
         let rebound = with_host(b"evil.example").version(Version::HTTP_10);
