@@ -59,6 +59,7 @@ async fn list_of_watchers_shows_every_protocol_until_the_watch_ends() {
     }
     let query = watchers.iter().find(|watcher| watcher.protocol() == WatchProtocol::Consul).unwrap();
     assert_eq!(query.sent_revision.to_string(), index, "the index that it waits to be exceeded");
+    assert_eq!(query.user_agent, client::USER_AGENT);
     assert_eq!(list(&client, "web").await.watchers.len(), 3);
     assert!(list(&client, "other").await.watchers.is_empty());
 
@@ -66,6 +67,32 @@ async fn list_of_watchers_shows_every_protocol_until_the_watch_ends() {
     assert_eq!(within("the blocking query", blocking).await.unwrap().status, 200);
     drop((watch, health));
     until(&client, <[Watcher]>::is_empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocking_query_is_listed_under_the_name_of_its_service_in_any_case() {
+    let server = TestServer::open();
+    let client = server.client().await;
+    client.register(RegisterRequest { ttl: seconds(600.0), ..instance("Web", "a") }).await.unwrap();
+    let index = client::ask(server.http(), "GET", "/v1/health/service/Web", "", |text| text).await;
+    let path = format!("/v1/health/service/Web?index={}&wait=60s", index.headers.get("X-Consul-Index").unwrap());
+    let address = server.http();
+    let query = tokio::spawn(async move { client::ask(address, "GET", &path, "", |text| text).await });
+    until(&client, |watchers| watchers.len() == 1).await;
+    for (service, listed) in [("Web", 1), ("web", 1), ("WEB", 1), ("webs", 0)] {
+        assert_eq!(list(&client, service).await.watchers.len(), listed, "{service}");
+    }
+    query.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn query_for_an_invalid_name_is_listed_as_one_that_reads_nothing() {
+    let server = TestServer::open();
+    let client = server.client().await;
+    let request = HealthCheckRequest { service: "not a name".to_owned() };
+    let _health = within("Health/Watch", client.health.clone().watch(request)).await.unwrap();
+    let watchers = until(&client, |watchers| !watchers.is_empty()).await;
+    assert_eq!((&*watchers[0].resource, &*watchers[0].services), ("nothing", &[][..]), "{watchers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

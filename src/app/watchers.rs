@@ -9,7 +9,7 @@ use dashmap::DashMap;
 
 use super::QueryRate;
 use crate::{
-    model::{InstanceFilter, Revision, Selector, UnixMillis},
+    model::{InstanceFilter, Revision, Selector, ServiceName, UnixMillis},
     registry::{ClockReading, PendingChanges, Registry},
     transport::Connection,
 };
@@ -59,6 +59,8 @@ pub enum WatchedResource {
     Node(Box<str>),
     /// Health of the process itself.
     Process,
+    /// Nothing that changes, such as a service whose name is invalid.
+    Nothing,
 }
 
 /// One open watch.
@@ -169,8 +171,20 @@ impl Watcher {
     pub fn selector(&self) -> Option<&Selector> {
         match &self.resource {
             WatchedResource::Services(selector) => Some(selector),
-            WatchedResource::Nodes | WatchedResource::Node(_) | WatchedResource::Process => None,
+            WatchedResource::Nodes | WatchedResource::Node(_) | WatchedResource::Process | WatchedResource::Nothing => {
+                None
+            }
         }
+    }
+
+    /// Returns whether it reads the instances of this service. Consul's API ignores the case of names: a blocking query reads a service
+    /// under its name in lower case.
+    #[must_use]
+    pub fn reads(&self, service: &ServiceName) -> bool {
+        let folded = || (self.protocol == WatchProtocol::Consul).then(|| service.folded()).flatten();
+        self.selector().is_some_and(|selector| {
+            selector.includes(service) || folded().is_some_and(|folded| selector.includes(&folded))
+        })
     }
 
     /// Counts the changes that it has yet to be sent. None while it waits for settling, because it then gets a new snapshot; and none for

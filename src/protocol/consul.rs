@@ -53,7 +53,7 @@ use axum::{
     extract::Request,
     http::{
         Method, Response, StatusCode, Uri,
-        header::{ALLOW, ORIGIN},
+        header::{ALLOW, ORIGIN, USER_AGENT},
         request::Parts,
     },
     response::IntoResponse as _,
@@ -121,6 +121,8 @@ struct ConsulRequest {
     subject: String,
     query: Query,
     connection: Arc<Connection>,
+    /// `user-agent` of a query that may wait, for the list of watchers. Empty for other requests.
+    user_agent: Box<str>,
 }
 
 impl Consul {
@@ -196,7 +198,8 @@ impl Consul {
             reject_foreign_origin(&head)?;
         }
         let query = Query::parse(&head, &self.agent)?;
-        let request = ConsulRequest { subject, query, connection };
+        let user_agent = if query.may_wait() { user_agent(&head) } else { Box::default() };
+        let request = ConsulRequest { subject, query, connection, user_agent };
         // Thousands of blocking queries wait at once. So each drops what it no longer needs, and the large futures of other endpoints
         // are boxed.
         drop(head);
@@ -222,6 +225,10 @@ impl Consul {
         let written = timeout(WRITE_TIMEOUT, self.write(endpoint, request, &body)).await;
         written.unwrap_or(Err(ConsulError::OutcomeUnknown(WRITE_TIMEOUT.as_secs())))
     }
+}
+
+fn user_agent(head: &Parts) -> Box<str> {
+    head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().into()
 }
 
 /// Rejects writes by web pages of other origins. A browser names the page's origin with each write; only pages that were loaded from this

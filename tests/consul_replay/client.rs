@@ -11,6 +11,9 @@ use tokio::{
 use super::recording::Answer;
 use crate::harness::{wall, within};
 
+/// `User-Agent` of the requests.
+pub const USER_AGENT: &str = "callboard-tests";
+
 /// Asks on a connection of its own. `rewrite` changes what came before it is read as JSON.
 pub async fn ask(
     address: SocketAddr,
@@ -22,7 +25,7 @@ pub async fn ask(
     let from = wall();
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: {USER_AGENT}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     let mut stream = within("a connection", TcpStream::connect(address)).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();

@@ -71,7 +71,7 @@ impl QuerySubject {
             Self::Nodes => WatchedResource::Nodes,
             Self::Node(node) => WatchedResource::Node(node.clone()),
             Self::Everything => WatchedResource::Services(Arc::new(Selector::Everything)),
-            Self::Nothing => WatchedResource::Process,
+            Self::Nothing => WatchedResource::Nothing,
         }
     }
 }
@@ -159,7 +159,8 @@ impl Consul {
         }
         let ServerContext { notifier, watchers, clock, .. } = &*self.context;
         let (connection, resource) = (&request.connection, subject.resource());
-        let listed = watchers.enter(WatchProtocol::Consul, connection, "", (resource, None), clock.now());
+        let listed =
+            watchers.enter(WatchProtocol::Consul, connection, &request.user_agent, (resource, None), clock.now());
         // A query that waits by hash knows the present state.
         let known = if request.query.index > 0 { request.query.index } else { self.registry().applied().0 };
         listed.watcher.sent.store(known, Ordering::Relaxed);

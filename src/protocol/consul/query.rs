@@ -92,6 +92,11 @@ impl Query {
         Ok(Self { pairs, index, wait, consistency, cached, pretty, gzip })
     }
 
+    /// Returns whether the query may wait for a change, by an index or a hash that the client knows.
+    pub(super) fn may_wait(&self) -> bool {
+        self.index > 0 || self.get("hash").is_some_and(|hash| !hash.is_empty())
+    }
+
     /// Returns the first value of a parameter. Empty if the parameter has no value.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())

@@ -138,7 +138,8 @@ impl HealthStream {
                 let selector = Arc::new(Selector::Names([name.clone()].into()));
                 (Interest::Changes(Arc::clone(&selector)), WatchedResource::Services(selector))
             }
-            HealthSubject::Own | HealthSubject::Impossible => (Interest::Nothing, WatchedResource::Process),
+            HealthSubject::Own => (Interest::Nothing, WatchedResource::Process),
+            HealthSubject::Impossible => (Interest::Nothing, WatchedResource::Nothing),
         };
         let now = context.clock.now();
         let listed = context.watchers.enter(WatchProtocol::GrpcHealth, connection, user_agent, (resource, None), now);
