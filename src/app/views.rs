@@ -37,9 +37,9 @@ use crate::{
 
 /// Maximum weight of all views together, in bytes.
 const MAX_VIEW_BYTES: usize = 64 * 1024 * 1024;
-/// Parts of the cache, each with its own lock and its part of the limit. No more than two, since a view that is larger than a part is not
-/// kept.
-const SHARDS: usize = 2;
+/// Parts of the cache, each with its own lock and its part of the limit. One, since a view that is larger than a part is not kept, and the
+/// threads of HTTP and DNS are the only ones that use the cache.
+const SHARDS: usize = 1;
 /// Expected number of views, from which the number of remembered evictions follows.
 const EXPECTED_VIEWS: usize = 4_096;
 /// Bytes that a view takes beside its value and its key.

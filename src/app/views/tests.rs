@@ -138,7 +138,7 @@ fn full_cache_evicts_the_coldest_views_only() {
 }
 
 #[test]
-fn view_larger_than_a_part_of_the_cache_is_served_and_not_kept() {
+fn view_larger_than_the_cache_is_served_and_not_kept() {
     let (views, _metrics) = views();
     ask(&views, key("small"), 1, 100);
     assert_eq!(ask(&views, key("large"), 1, LIMIT), (body("1", LIMIT), true));
@@ -181,6 +181,8 @@ fn maker_that_panics_lets_the_next_caller_make_the_view() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     /// Whatever is asked for in whatever order, a view is that of the key and the revision, and the limit holds.
     #[test]
     fn views_are_never_of_another_revision_and_the_limit_holds(

@@ -5,6 +5,7 @@
 //! case are one service here, as they have one name in DNS.
 
 use std::{
+    cell::LazyCell,
     collections::HashMap,
     convert::Infallible,
     mem,
@@ -276,14 +277,16 @@ pub(super) fn of_service(
     if services.is_empty() {
         return None;
     }
-    let of_nodes = || revision(&node_service()).unwrap_or_default();
+    // Read at most once, and before the cache takes its lock to remove an outdated view.
+    let as_of_nodes = LazyCell::new(|| revision(&node_service()).unwrap_or_default());
     let is_current = |version: &ViewVersion| {
         version.revision == newest
             && version.services == services.len()
-            && version.nodes.is_none_or(|revision| revision == of_nodes())
+            && version.nodes.is_none_or(|revision| revision == *as_of_nodes)
     };
     let collect = || {
-        let as_of_nodes = of_nodes();
+        // Before the instances, which may be newer.
+        let as_of_nodes = *as_of_nodes;
         let mut collector = EndpointCollector::new(registry, zone, &folded);
         for service in &services {
             let chunks = registry.chunks(service);
