@@ -211,8 +211,8 @@ impl Server {
         signals.close_listeners();
         let closing = async {
             while listeners.join_next().await.is_some() {}
-            if spawn_blocking(|| dns.map(JoinHandle::join)).await.is_err() {
-                tracing::error!("waiting for the thread of DNS panicked");
+            if let Ok(Some(Err(_))) | Err(_) = spawn_blocking(|| dns.map(JoinHandle::join)).await {
+                tracing::error!("the thread of DNS panicked");
             }
         };
         if timeout(LISTENERS_TIMEOUT, closing).await.is_err() {
@@ -228,14 +228,24 @@ impl Server {
         if spawn_blocking(move || drop(checking)).await.is_err() {
             tracing::error!("stopping health checks panicked");
         }
-        // No write begins any more. Those that were begun are complete before the store closes.
+        // No protocol and no check begins a write any more, and those that were begun are complete before the store closes. A sweep that
+        // has not ended yet may still submit removals: a closed store does not take them, and the leases run out in the next process.
         if timeout(WRITES_TIMEOUT, shared.commands.finish()).await.is_err() {
             tracing::error!("some writes did not finish in time: the next start completes them");
         }
-        let closing = spawn_blocking(move || shared.engine.close());
-        if timeout(STORE_TIMEOUT, closing).await.is_err() {
-            tracing::error!("the store did not close in time: acknowledged writes are in it all the same");
-        }
+        close_store(&shared).await;
+    }
+
+    /// Closes the store and nothing else, after a fatal error: what was acknowledged is flushed, and the process can exit.
+    pub async fn close_store(&self) {
+        close_store(&self.shared).await;
+    }
+}
+
+async fn close_store(shared: &Arc<ServerContext>) {
+    let engine = Arc::clone(&shared.engine);
+    if timeout(STORE_TIMEOUT, spawn_blocking(move || engine.close())).await.is_err() {
+        tracing::error!("the store did not close in time: acknowledged writes are in it all the same");
     }
 }
 

@@ -69,8 +69,10 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!(variable, meant, "unknown environment variable: it may be a misspelling of the one meant");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build()?;
-    runtime.block_on(serve(&config, inherited, args.output))?;
-    Ok(ExitCode::SUCCESS)
+    let served = runtime.block_on(serve(&config, inherited, args.output));
+    // Does not wait for threads that the time limits of the shutdown have given up on, such as a store whose disk hangs.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 /// Threads beside the workers, for accepting, expiry and DNS. There are two, so that one long task does not delay the
@@ -110,7 +112,10 @@ async fn serve(config: &Config, inherited: InheritedSockets, output: ReadyFormat
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
             () = next_hangup(&mut hangup) => supervisor.reloading(|| server.reload()),
-            error = server.failed() => anyhow::bail!(error),
+            error = server.failed() => {
+                server.close_store().await;
+                anyhow::bail!(error)
+            }
         }
     }
     supervisor.stopping(notifications);
