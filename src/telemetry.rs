@@ -12,8 +12,8 @@ use tracing::Subscriber;
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::SetGlobalDefaultError;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -47,16 +47,22 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Filter of log lines, in the syntax of [`EnvFilter`]: `info,callboard::registry=debug`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogFilter(String);
+/// Filter of log lines, in the syntax of [`Targets`]: `info,callboard::registry=debug`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogFilter(Targets);
+
+// `Targets` compares levels and names only.
+impl Eq for LogFilter {}
 
 /// Error of a log filter that does not parse.
 #[derive(Debug, thiserror::Error)]
 pub enum LogFilterError {
     /// A directive is malformed.
     #[error("{0}")]
-    Syntax(#[from] tracing_subscriber::filter::ParseError),
+    Syntax(#[from] ParseError),
+    /// A target is no path of a module.
+    #[error("{0:?} is not the path of a module")]
+    InvalidTarget(String),
     /// A word without a target is not a level.
     #[error("{0:?} is not a log level")]
     UnknownLevel(String),
@@ -64,7 +70,7 @@ pub enum LogFilterError {
 
 impl Default for LogFilter {
     fn default() -> Self {
-        Self("info".to_owned())
+        Self(Targets::new().with_default(LevelFilter::INFO))
     }
 }
 
@@ -72,15 +78,18 @@ impl FromStr for LogFilter {
     type Err = LogFilterError;
 
     fn from_str(text: &str) -> Result<Self, LogFilterError> {
-        // `EnvFilter` takes a single word for a target, so a misspelt level would hide every line.
-        let words = text.split(',').map(str::trim).filter(|directive| !directive.contains(['=', ':', '[']));
-        for directive in words {
-            if directive.is_empty() || directive.parse::<LevelFilter>().is_err() {
+        for directive in text.split(',').map(str::trim) {
+            let target = directive.split_once('=').map_or(directive, |(target, _)| target);
+            // `Targets` takes a single word for a target, so a misspelt level would hide every line.
+            let is_level = || directive.parse::<LevelFilter>().is_ok();
+            if directive.is_empty() || !directive.contains(['=', ':']) && !is_level() {
                 return Err(LogFilterError::UnknownLevel(directive.to_owned()));
             }
+            if target.contains(|letter: char| !letter.is_alphanumeric() && !"_:-.".contains(letter)) {
+                return Err(LogFilterError::InvalidTarget(target.to_owned()));
+            }
         }
-        EnvFilter::try_new(text)?;
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.parse()?))
     }
 }
 
@@ -116,9 +125,7 @@ where
         ResolvedFormat::Lines => layer.compact().with_ansi(colour).fmt_fields(fields()).boxed(),
         ResolvedFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
     };
-    // Nothing is lost: a `LogFilter` has been parsed before.
-    let filter = EnvFilter::builder().parse_lossy(&filter.0);
-    tracing_subscriber::registry().with(layer).with(filter)
+    tracing_subscriber::registry().with(layer.with_filter(filter.0.clone()))
 }
 
 /// Returns a formatter of the message and of `name=value` pairs that escapes control characters. The formatter of
