@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use callboard::pb::callboard::v1::{
-    EventKind, InstanceStatus, LeaseState, ListSelfPreservationRequest, RegisterRequest, RemovalReason,
+    CallerKind, EventKind, InstanceStatus, LeaseState, ListSelfPreservationRequest, RegisterRequest, RemovalReason,
     ResetSelfPreservationRequest, SelfPreservationEvent, SelfPreservationEventKind,
 };
 use prost_types::Timestamp;
@@ -188,7 +188,10 @@ async fn reset_removes_the_suspects_of_one_service() {
     let now = instances.server.now();
     reader.until("gone", |view| view.set.len() == 7).await;
     assert!(instances.server.now() <= now + 200);
-    assert_eq!(instances.client.protection_events().await.last().unwrap().kind(), SelfPreservationEventKind::Reset);
+    let events = instances.client.protection_events().await;
+    let callers: Vec<_> = events.iter().map(|event| event.caller.as_ref().unwrap().kind()).collect();
+    assert_eq!(events.last().unwrap().kind(), SelfPreservationEventKind::Reset);
+    assert_eq!(callers, [CallerKind::SelfPreservation, CallerKind::Grpc]);
 }
 
 #[tokio::test(start_paused = true)]

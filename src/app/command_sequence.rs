@@ -1,6 +1,9 @@
 //! The commands of one write that spans several instances, in order.
 
-use std::sync::{Arc, Weak};
+use std::{
+    mem,
+    sync::{Arc, Weak},
+};
 
 use super::{
     keyed_lock::KeyGuard,
@@ -77,7 +80,7 @@ impl CommandSequence {
     ) -> Result<CommandOutcome, EngineError> {
         let outcome = self.submit_with_moves(command).await?;
         if outcome.changed {
-            self.path.unpropagated.lock().insert(node.clone());
+            self.path.unpropagated.lock().insert(node.clone(), Arc::clone(&self.caller));
         }
         Ok(outcome)
     }
@@ -153,12 +156,13 @@ impl CommandSequence {
         done
     }
 
-    /// Propagates the state of a node to its instances, if it has changed.
+    /// Propagates the state of a node to its instances, if it has changed, on behalf of the caller that changed it.
     pub(super) async fn propagate(&mut self, node: &InstanceId) -> Result<(), EngineError> {
-        if !self.path.unpropagated.lock().contains(node) {
-            return Ok(());
-        }
-        self.propagate_now(node).await?;
+        let Some(changed_by) = self.path.unpropagated.lock().get(node).cloned() else { return Ok(()) };
+        let caller = mem::replace(&mut self.caller, changed_by);
+        let done = self.propagate_now(node).await;
+        self.caller = caller;
+        done?;
         self.path.unpropagated.lock().remove(node);
         Ok(())
     }

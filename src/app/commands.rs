@@ -171,6 +171,13 @@ impl Commands {
 }
 
 impl CallerCommands<'_> {
+    /// Ends self-preservation of a service, or of all, and returns the number of silent instances that it kept:
+    /// [`Registry::reset_self_preservation`].
+    #[must_use]
+    pub fn reset_self_preservation(self, service: Option<&ServiceName>) -> usize {
+        self.commands.registry().reset_self_preservation(service, self.caller, self.commands.0.clock.now())
+    }
+
     /// Carries out a command. A change of a node is propagated to the instances on it.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ struct EventView {
 
 /// Originator of an event.
 #[derive(Debug, Serialize)]
-struct CallerView {
+pub(super) struct CallerView {
     kind: &'static str,
     peer: Option<String>,
     identity: Option<String>,
@@ -69,7 +69,7 @@ impl From<Caller> for CallerView {
 
 impl CallerView {
     /// Returns the kind, and for a client its identity, or its address where it has none.
-    fn cell(&self) -> String {
+    pub(super) fn cell(&self) -> String {
         match self.identity.as_ref().or(self.peer.as_ref()) {
             Some(client) => format!("{} {client}", self.kind),
             None => self.kind.to_owned(),

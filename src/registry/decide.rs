@@ -366,6 +366,9 @@ fn decide_recover(present: Option<&Arc<Entry>>, lease: &Lease) -> Decision {
 }
 
 fn set_suspect(entry: &Entry, suspect: bool) -> Decision {
+    if entry.instance.conditions.suspect == suspect {
+        return Decision::NoOp;
+    }
     let mut instance = entry.instance.clone();
     instance.conditions.suspect = suspect;
     Decision::replace_instance(entry, instance)

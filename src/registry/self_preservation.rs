@@ -38,7 +38,10 @@ use super::{
     event::ClockReading,
     lease::{Lease, LeaseStanding, LeaseTime},
 };
-use crate::{model::ServiceName, sync::Mutex};
+use crate::{
+    model::{Caller, ServiceName},
+    sync::Mutex,
+};
 
 use event::SelfPreservationLog;
 pub use event::{EventKind, SelfPreservationEvent, SelfPreservationStatus};
@@ -150,9 +153,14 @@ impl Registry {
 
     /// Ends self-preservation of a service, or of all, for an operator: silent instances are removed with the next sweep or, if
     /// some of their TTL is left, when it is over without a heartbeat. Returns the number of silent instances.
-    pub fn reset_self_preservation(&self, service: Option<&ServiceName>, now: ClockReading) -> usize {
+    pub fn reset_self_preservation(
+        &self,
+        service: Option<&ServiceName>,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> usize {
         let SelfPreservation { total, state } = &self.self_preservation;
-        state.lock().reset(service, total, now)
+        state.lock().reset(service, total, caller, now)
     }
 
     /// Returns up to `limit` services in self-preservation, with names after `after`, by name.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     engine::Memory,
-    model::{Incarnation, ResumeToken, Selector, Weight},
+    model::{Incarnation, ResumeToken, Selector, ServerActor, Weight},
 };
 
 pub(crate) const SERVICES: [&str; 3] = ["web", "web-api", "db"];
@@ -179,7 +179,7 @@ impl RegistryScript {
                 self.naive.expire(self.now);
                 // Expired instances are removed here; self-preservation has tests of its own.
                 self.engine.expire(at(self.now));
-                self.engine.registry().reset_self_preservation(None, at(self.now));
+                self.engine.registry().reset_self_preservation(None, ServerActor::InProcess.caller(), at(self.now));
                 self.engine.expire(at(self.now));
             }
             RegistryStep::Read { reader } => self.read(reader),

@@ -33,7 +33,7 @@ impl SelfPreservationReporter {
     }
 }
 
-fn log(SelfPreservationEvent { kind, status, .. }: &SelfPreservationEvent) {
+fn log(SelfPreservationEvent { kind, status, caller, .. }: &SelfPreservationEvent) {
     let ThresholdInput { instances, peak, expiring, suspects, recent_expirations, limit } = status.input;
     let service = status.service.as_ref().map_or("*", |service| service.as_str());
     match kind {
@@ -47,6 +47,8 @@ fn log(SelfPreservationEvent { kind, status, .. }: &SelfPreservationEvent) {
             "self-preservation began: too many instances are silent at once and are kept as SUSPECT; see `callboard self-preservation`"
         ),
         EventKind::Ended => tracing::info!(service, instances, suspects, recent_expirations, "self-preservation ended"),
-        EventKind::Reset => tracing::info!(service, instances, "self-preservation ended by an operator"),
+        EventKind::Reset => {
+            tracing::info!(service, instances, ?caller, "self-preservation ended by an operator");
+        }
     }
 }

@@ -14,8 +14,8 @@ use crate::{
     engine::{Disk, Durability, Memory, StartPoint, disk::DiskDependencies},
     metrics::Metrics,
     model::{
-        CheckDefinition, CheckId, CheckStatus, Conditions, ConsulRegistration, Incarnation, Probe, Revision,
-        ServerActor, ServiceName, node_id, node_service,
+        CallerProtocol, CheckDefinition, CheckId, CheckStatus, Conditions, ConsulRegistration, Incarnation, Probe,
+        Revision, ServerActor, ServiceName, node_id, node_service,
     },
     registry::{
         CommandError, Entry, NewCheck, Patch,
@@ -88,13 +88,17 @@ fn path(engine: &Arc<dyn Engine>) -> Commands {
     Commands::new(engine, &Arc::new(Clock::new(0)), Some(Handle::current()))
 }
 
+fn in_process(commands: &Commands) -> CallerCommands<'_> {
+    commands.on_behalf_of(ServerActor::InProcess.caller())
+}
+
 /// A node `n` with five services, none of which names an address.
 async fn peopled(commands: &Commands) {
     for n in 0..5 {
         let service = Some(on_node("n", &format!("s{n}")));
         let changes = vec![boxed(node("n", "10.0.0.1"))];
         let asked = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
-        commands.on_behalf_of(ServerActor::InProcess.caller()).register_on_node(asked).await.unwrap();
+        in_process(&commands).register_on_node(asked).await.unwrap();
     }
 }
 
@@ -113,26 +117,21 @@ fn all_agree(commands: &Commands) -> bool {
 async fn node_change_reaches_all_instances_on_it_and_no_others() {
     let commands = path(&memory());
     peopled(&commands).await;
-    commands.on_behalf_of(ServerActor::InProcess.caller()).register(vec![on_node("", "other")], ()).await.unwrap();
+    in_process(&commands).register(vec![on_node("", "other")], ()).await.unwrap();
     let before = commands.registry().applied();
-    commands.on_behalf_of(ServerActor::InProcess.caller()).submit(drain("n", true)).await.unwrap();
+    in_process(&commands).submit(drain("n", true)).await.unwrap();
     assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_drained));
     assert_eq!(commands.registry().applied().0, before.0 + 6, "the node and five services, and no other");
-    assert!(!commands.on_behalf_of(ServerActor::InProcess.caller()).submit(drain("n", true)).await.unwrap().changed);
+    assert!(!in_process(&commands).submit(drain("n", true)).await.unwrap().changed);
     let moved = NodeRegistration::of_node(at_node("n"), None, vec![boxed(node("n", "10.0.0.2"))]);
-    commands.on_behalf_of(ServerActor::InProcess.caller()).register_on_node(moved).await.unwrap();
+    in_process(&commands).register_on_node(moved).await.unwrap();
     assert!(marks_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.2"));
     let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Static);
     let check = NewCheck { definition: definition.into(), status: CheckStatus::Critical };
-    commands
-        .on_behalf_of(ServerActor::InProcess.caller())
-        .submit(Command::AddCheck { service: node_service(), id: at_node("n"), check })
-        .await
-        .unwrap();
+    in_process(&commands).submit(Command::AddCheck { service: node_service(), id: at_node("n"), check }).await.unwrap();
     assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_critical));
     let check = CheckId::parse("c").unwrap();
-    commands
-        .on_behalf_of(ServerActor::InProcess.caller())
+    in_process(&commands)
         .submit(Command::RemoveCheck { service: node_service(), id: at_node("n"), check, created: None })
         .await
         .unwrap();
@@ -146,7 +145,7 @@ async fn write_dropped_after_its_first_command_runs_to_its_end() {
     let commands = path(&engine);
     peopled(&commands).await;
     {
-        let mut write = pin!(commands.on_behalf_of(ServerActor::InProcess.caller()).submit(drain("n", true)));
+        let mut write = pin!(in_process(&commands).submit(drain("n", true)));
         poll_fn(|context| {
             assert!(write.as_mut().poll(context).is_pending(), "the disk takes its time");
             Poll::Ready(())
@@ -157,7 +156,7 @@ async fn write_dropped_after_its_first_command_runs_to_its_end() {
     assert!(all_agree(&commands));
     assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_drained));
     {
-        let mut write = pin!(commands.on_behalf_of(ServerActor::InProcess.caller()).remove_node(at_node("n")));
+        let mut write = pin!(in_process(&commands).remove_node(at_node("n")));
         poll_fn(|context| {
             assert!(write.as_mut().poll(context).is_pending(), "the disk takes its time");
             Poll::Ready(())
@@ -184,7 +183,7 @@ async fn writers_of_one_node_end_in_agreement() {
                 let changes = vec![boxed(node("n", &host)), drain("n", (writer + round) % 2 == 0)];
                 let service = Some(on_node("n", &format!("s{}", round % 5)));
                 let asked = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
-                commands.on_behalf_of(ServerActor::InProcess.caller()).register_on_node(asked).await.unwrap();
+                in_process(&commands).register_on_node(asked).await.unwrap();
             }
         });
     }
@@ -200,7 +199,7 @@ async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() 
     let commands = path(&memory());
     let mut first = on_node("", "a");
     first.id = id("mover");
-    commands.on_behalf_of(ServerActor::InProcess.caller()).register(vec![first.clone()], ()).await.unwrap();
+    in_process(&commands).register(vec![first.clone()], ()).await.unwrap();
     let check = |n: usize| {
         let definition = CheckDefinition::new(CheckId::parse(&n.to_string()).unwrap(), "c", Probe::Static);
         NewCheck { definition: definition.into(), status: CheckStatus::Passing }
@@ -208,49 +207,48 @@ async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() 
     let refused = RegisterWithoutLease { service: name("b"), checks: (0..33).map(check).collect(), ..first.clone() };
     let before = commands.registry().applied();
     assert!(matches!(
-        commands.on_behalf_of(ServerActor::InProcess.caller()).register(vec![refused], ()).await,
+        in_process(&commands).register(vec![refused], ()).await,
         Err(EngineError::Rejected(CommandError::Invalid(_)))
     ));
     assert_eq!(commands.registry().applied(), before);
     assert!(commands.registry().get(&name("a"), "mover").is_some());
-    commands
-        .on_behalf_of(ServerActor::InProcess.caller())
-        .register(vec![RegisterWithoutLease { service: name("b"), ..first }], ())
-        .await
-        .unwrap();
+    in_process(&commands).register(vec![RegisterWithoutLease { service: name("b"), ..first }], ()).await.unwrap();
     assert!(commands.registry().get(&name("a"), "mover").is_none());
     assert!(commands.registry().get(&name("b"), "mover").is_some());
-    assert!(commands.on_behalf_of(ServerActor::InProcess.caller()).deregister_consul(vec![id("mover")]).await.unwrap());
-    assert!(
-        !commands.on_behalf_of(ServerActor::InProcess.caller()).deregister_consul(vec![id("mover")]).await.unwrap(),
-        "it is gone"
-    );
+    assert!(in_process(&commands).deregister_consul(vec![id("mover")]).await.unwrap());
+    assert!(!in_process(&commands).deregister_consul(vec![id("mover")]).await.unwrap(), "it is gone");
 }
 
-/// An engine that says of some commands that it has too much to do.
+/// Engine that does not take some of its commands.
 #[derive(Debug)]
-struct BusyEngine {
+struct FaultyEngine {
     engine: Arc<dyn Engine>,
-    /// Commands that came.
-    came: AtomicUsize,
-    /// Numbers of those that it does not take.
-    refuses: std::ops::Range<usize>,
+    /// Number of submitted commands.
+    submitted: AtomicUsize,
+    /// Numbers of the commands that fail, from 0.
+    failing: std::ops::Range<usize>,
+    /// Their error.
+    error: fn() -> EngineError,
 }
 
-impl BusyEngine {
-    fn is_busy(&self) -> bool {
-        self.refuses.contains(&self.came.fetch_add(1, Ordering::Relaxed))
+impl FaultyEngine {
+    fn of(engine: Arc<dyn Engine>, failing: std::ops::Range<usize>, error: fn() -> EngineError) -> Arc<dyn Engine> {
+        Arc::new(Self { engine, submitted: AtomicUsize::new(0), failing, error })
+    }
+
+    fn next_fails(&self) -> bool {
+        self.failing.contains(&self.submitted.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-impl Engine for BusyEngine {
+impl Engine for FaultyEngine {
     fn registry(&self) -> &Registry {
         self.engine.registry()
     }
 
     fn submit(&self, command: Command, caller: &Arc<Caller>, now: ClockReading) -> PendingCommand {
-        if self.is_busy() {
-            return PendingCommand::done(Err(EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) }));
+        if self.next_fails() {
+            return PendingCommand::done(Err((self.error)()));
         }
         self.engine.submit(command, caller, now)
     }
@@ -261,8 +259,8 @@ impl Engine for BusyEngine {
         caller: &Arc<Caller>,
         now: ClockReading,
     ) -> PendingCommand<Vec<CommandOutcome>> {
-        if self.is_busy() {
-            return PendingCommand::done(Err(EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) }));
+        if self.next_fails() {
+            return PendingCommand::done(Err((self.error)()));
         }
         self.engine.submit_together(commands, caller, now)
     }
@@ -280,17 +278,38 @@ impl Engine for BusyEngine {
 
 #[tokio::test(start_paused = true)]
 async fn engine_overloaded_halfway_is_retried_and_at_the_first_command_is_not() {
-    for refuses in [0..1, 1..2, 2..5, 4..40] {
+    for failing in [0..1, 1..2, 2..5, 4..40] {
         let engine = memory();
         peopled(&path(&engine)).await;
-        let first = refuses.start == 0;
-        let busy: Arc<dyn Engine> = Arc::new(BusyEngine { engine, came: AtomicUsize::new(0), refuses });
-        let commands = path(&busy);
-        let done = commands.on_behalf_of(ServerActor::InProcess.caller()).submit(drain("n", true)).await;
+        let first = failing.start == 0;
+        let overloaded = || EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) };
+        let commands = path(&FaultyEngine::of(engine, failing, overloaded));
+        let done = in_process(&commands).submit(drain("n", true)).await;
         assert_eq!(matches!(done, Err(EngineError::Overloaded { .. })), first, "{done:?}");
         assert!(all_agree(&commands), "{:?}", marks_and_hosts(&commands));
         assert_eq!(marks_and_hosts(&commands)[0].0.node_drained, !first);
     }
+}
+
+#[tokio::test]
+async fn interrupted_propagation_is_continued_on_behalf_of_the_caller_that_changed_the_node() {
+    let engine = memory();
+    peopled(&path(&engine)).await;
+    let peopled_at = engine.registry().applied();
+    let commands = path(&FaultyEngine::of(engine, 2..3, || EngineError::OutcomeUnknown));
+    let client = |port: u16| {
+        let (protocol, peer) = (CallerProtocol::Consul, ([127, 0, 0, 1], port).into());
+        Arc::new(Caller::Client { protocol, peer, identity: None })
+    };
+    let (first, second) = (client(1), client(2));
+    let done = commands.on_behalf_of(&first).submit(drain("n", true)).await;
+    assert!(matches!(done, Err(EngineError::OutcomeUnknown)) && !all_agree(&commands), "{done:?}");
+    assert!(!commands.on_behalf_of(&second).submit(drain("n", true)).await.unwrap().changed);
+    assert!(all_agree(&commands));
+    let events = commands.registry().events(None, Revision(u64::MAX), 100);
+    let callers: Vec<_> =
+        events.iter().filter(|event| event.revision > peopled_at).map(|event| &event.caller).collect();
+    assert_eq!(callers, [&first; 5], "the services on the node");
 }
 
 #[tokio::test]
@@ -317,11 +336,7 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
                 .unwrap();
         }
         // An instance on an unregistered node does not change.
-        commands
-            .on_behalf_of(ServerActor::InProcess.caller())
-            .register(vec![on_node("unknown", "stays")], ())
-            .await
-            .unwrap();
+        in_process(&commands).register(vec![on_node("unknown", "stays")], ()).await.unwrap();
         assert!(!all_agree(&commands));
         commands.recover().unwrap();
         assert!(all_agree(&commands));

@@ -10,6 +10,7 @@ use crate::{
     cli::{
         connection::{ServerArgs, pages, with_deadline},
         error::CliError,
+        events::CallerView,
         output::{self, OutputArgs, Printable},
         view::{or_dash, time},
     },
@@ -33,6 +34,7 @@ struct SelfPreservationEventView {
     time: Option<String>,
     kind: &'static str,
     self_preservation: SelfPreservationView,
+    caller: CallerView,
 }
 
 impl From<SelfPreservationEvent> for SelfPreservationEventView {
@@ -44,20 +46,22 @@ impl From<SelfPreservationEvent> for SelfPreservationEventView {
             SelfPreservationEventKind::Unspecified => "unspecified",
         };
         let self_preservation = SelfPreservationView::from(event.self_preservation.unwrap_or_default());
-        Self { number: event.number, time: time(event.time), kind, self_preservation }
+        let caller = event.caller.unwrap_or_default().into();
+        Self { number: event.number, time: time(event.time), kind, self_preservation, caller }
     }
 }
 
 impl Printable for SelfPreservationEventView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["TIME", "SERVICE", "EVENT", "INSTANCES", "EXPIRING", "SUSPECTS"], &["PEAK", "EXPIRED", "LIMIT"]);
+        (&["TIME", "SERVICE", "EVENT", "INSTANCES", "EXPIRING", "SUSPECTS"], &["PEAK", "EXPIRED", "LIMIT", "CALLER"]);
 
     fn cells(&self) -> Vec<String> {
         let SelfPreservationView { instances, expiring_instances, suspects, peak, recent_expirations, limit, .. } =
             self.self_preservation;
         let numbers = [instances, expiring_instances, suspects, peak, recent_expirations, limit];
         let what = [or_dash(self.time.as_deref()), self.name(), self.kind.to_owned()];
-        what.into_iter().chain(numbers.iter().map(u32::to_string)).collect()
+        let caller = [self.caller.cell()];
+        what.into_iter().chain(numbers.iter().map(u32::to_string)).chain(caller).collect()
     }
 
     fn name(&self) -> String {
@@ -90,7 +94,7 @@ mod tests {
         let state = SelfPreservation { expiring_instances: 4, recent_expirations: 2, ..SelfPreservation::default() };
         let event = SelfPreservationEvent { number: 1, self_preservation: Some(state), ..Default::default() };
         let view = SelfPreservationEventView::from(event);
-        assert_eq!(view.cells(), ["-", "*", "unspecified", "0", "4", "0", "0", "2", "0"]);
+        assert_eq!(view.cells(), ["-", "*", "unspecified", "0", "4", "0", "0", "2", "0", "unspecified"]);
         let json = output::json(&view, false).unwrap();
         assert!(json.contains(r#""self_preservation":{"service":null"#), "{json}");
     }

@@ -6,13 +6,13 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{
-    ApiError, GrpcApi, check, decode,
+    ApiError, GrpcApi, check, connection, decode,
     discovery::{PAGE_BYTES, page_length},
     encode, self_preservation, time,
 };
 use crate::{
     app::{QueryRate, WatchProtocol, WatchedResource, Watcher, Watchers},
-    model::{InstanceId, Selector, ServiceName, UnixMillis},
+    model::{CallerProtocol, InstanceId, Selector, ServiceName, UnixMillis},
     pb::{callboard::v1 as pb, server::admin_service_server::AdminService},
     registry::{ClockReading, CommandError, Registry},
 };
@@ -35,7 +35,7 @@ impl AdminService for GrpcApi {
         let after = decode::page_after(&message.page_token, |token| token.parse().ok())?;
         let size = decode::page_size(message.page_size, DEFAULT_WATCHERS);
         let wanted = |watcher: &Watcher| match &service {
-            Some(service) => watcher.selector().is_some_and(|selector| selector.includes(service)),
+            Some(service) => watcher.reads(service),
             None => true,
         };
         let watchers = &self.context.watchers;
@@ -131,9 +131,10 @@ impl AdminService for GrpcApi {
         &self,
         request: Request<pb::ResetSelfPreservationRequest>,
     ) -> Result<Response<pb::ResetSelfPreservationResponse>, Status> {
+        let connection = connection(&request)?;
         let service = self_preservation::target(request.get_ref())?;
-        let released =
-            self.context.engine.registry().reset_self_preservation(service.as_ref(), self.context.clock.now());
+        let commands = self.context.commands.on_behalf_of(connection.caller(CallerProtocol::Grpc));
+        let released = commands.reset_self_preservation(service.as_ref());
         let released_instances = u32::try_from(released).unwrap_or(u32::MAX);
         Ok(Response::new(pb::ResetSelfPreservationResponse { released_instances }))
     }
@@ -188,6 +189,7 @@ fn watcher(id: u64, watcher: &Watcher, registry: &Registry, now: ClockReading) -
         WatchedResource::Nodes => shown.resource = "nodes".into(),
         WatchedResource::Node(node) => shown.resource = format!("node {node}").trim_end().into(),
         WatchedResource::Process => shown.resource = "process".into(),
+        WatchedResource::Nothing => shown.resource = "nothing".into(),
     }
     shown
 }

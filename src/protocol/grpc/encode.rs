@@ -80,7 +80,8 @@ pub(super) fn event(event: &Event) -> pb::Event {
     }
 }
 
-fn caller(caller: &Caller) -> pb::Caller {
+/// Encodes the originator of an event.
+pub(super) fn caller(caller: &Caller) -> pb::Caller {
     let (kind, peer, identity) = match caller {
         Caller::Client { protocol, peer, identity } => {
             let kind = match protocol {

@@ -1,6 +1,6 @@
 //! Conversions of the self-preservation state.
 
-use super::{ApiError, time};
+use super::{ApiError, encode, time};
 use crate::{
     model::{FieldError, ServiceName, UnixMillis},
     pb::callboard::v1 as pb,
@@ -51,6 +51,7 @@ pub(super) fn event(event: &SelfPreservationEvent) -> pb::SelfPreservationEvent 
         time: Some(time::timestamp(event.at.wall)),
         kind: kind.into(),
         self_preservation: Some(state(&event.status, event.at)),
+        caller: Some(encode::caller(&event.caller)),
     }
 }
 

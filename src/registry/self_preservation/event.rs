@@ -1,10 +1,10 @@
 //! Self-preservation as operators see it: its status, and a log of its beginnings and ends.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use super::threshold::{ThresholdInput, ThresholdState};
 use crate::{
-    model::ServiceName,
+    model::{Caller, ServerActor, ServiceName},
     registry::{event::ClockReading, lease::LeaseTime},
 };
 
@@ -44,6 +44,8 @@ pub struct SelfPreservationEvent {
     pub kind: EventKind,
     /// Status at that time.
     pub status: SelfPreservationStatus,
+    /// Operator of a reset. Other events are caused by self-preservation itself.
+    pub caller: Arc<Caller>,
 }
 
 /// Kind of a [`SelfPreservationEvent`].
@@ -66,9 +68,20 @@ pub(super) struct SelfPreservationLog {
 }
 
 impl SelfPreservationLog {
+    /// Adds the beginning of self-preservation, or an end that no operator caused.
     pub(super) fn add(&mut self, at: ClockReading, kind: EventKind, status: SelfPreservationStatus) {
+        self.push(at, kind, status, ServerActor::SelfPreservation.caller());
+    }
+
+    /// Adds an end that an operator caused.
+    pub(super) fn add_reset(&mut self, at: ClockReading, status: SelfPreservationStatus, caller: &Arc<Caller>) {
+        self.push(at, EventKind::Reset, status, caller);
+    }
+
+    fn push(&mut self, at: ClockReading, kind: EventKind, status: SelfPreservationStatus, caller: &Arc<Caller>) {
         self.last_number += 1;
-        self.latest.push_back(SelfPreservationEvent { number: self.last_number, at, kind, status });
+        let (number, caller) = (self.last_number, Arc::clone(caller));
+        self.latest.push_back(SelfPreservationEvent { number, at, kind, status, caller });
         if self.latest.len() > MAX_LOGGED_EVENTS {
             self.latest.pop_front();
         }

@@ -15,7 +15,7 @@ use super::{
     threshold::{REGISTRY_MIN_SERVICES, release_time},
 };
 use crate::{
-    model::{LeaseTerms, ServiceName},
+    model::{Caller, LeaseTerms, ServiceName},
     registry::{
         command::Command,
         event::ClockReading,
@@ -285,6 +285,7 @@ impl SelfPreservationState {
         &mut self,
         service: Option<&ServiceName>,
         total: &TotalLeaseCounter,
+        caller: &Arc<Caller>,
         now: ClockReading,
     ) -> usize {
         let wanted = service.map(|service| self.records.find(service));
@@ -303,7 +304,7 @@ impl SelfPreservationState {
             record.threshold.expirations = SlidingCounter::default();
             let status = record.status(now.lease);
             if record.threshold.activation.take().is_some() {
-                self.log.add(now, EventKind::Reset, status);
+                self.log.add_reset(now, status, caller);
             }
         }
         if service.is_none() {
@@ -311,7 +312,7 @@ impl SelfPreservationState {
             let input = self.all.input(total.leases.load(Ordering::Relaxed), now.lease, 0);
             let status = SelfPreservationStatus::new(None, &self.all, input);
             if self.all.activation.take().is_some() {
-                self.log.add(now, EventKind::Reset, status);
+                self.log.add_reset(now, status, caller);
             }
         }
         released

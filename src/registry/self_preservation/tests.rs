@@ -254,7 +254,11 @@ fn reset_removes_suspects_and_leases_that_were_expiring() {
     test.pass(1_500);
     assert_eq!((test.suspects("web"), test.suspects("db")), (6, 5));
     let reset = |test: &TestRegistry, service: Option<&str>| {
-        test.engine.registry().reset_self_preservation(service.map(name).as_ref(), at(test.now))
+        test.engine.registry().reset_self_preservation(
+            service.map(name).as_ref(),
+            ServerActor::InProcess.caller(),
+            at(test.now),
+        )
     };
     assert_eq!(reset(&test, Some("unknown")), 0);
     let released = reset(&test, Some("web"));
@@ -273,7 +277,7 @@ fn instance_that_recovers_after_a_reset_stays() {
     let mut test = TestRegistry::new(&[("web", 5)]);
     test.alive.clear();
     test.pass(TTL - 500);
-    assert_eq!(test.engine.registry().reset_self_preservation(None, at(test.now)), 5);
+    assert_eq!(test.engine.registry().reset_self_preservation(None, ServerActor::InProcess.caller(), at(test.now)), 5);
     test.resume("web", 0..4);
     test.pass(2_000);
     assert_eq!((test.count("web"), test.suspects("web")), (4, 0), "only the silent one is removed");
@@ -312,7 +316,7 @@ fn threshold_of_the_registry_counts_all_services() {
     assert_eq!(pairs.iter().map(|pair| test.suspects(pair)).sum::<usize>(), 4);
     assert_eq!((test.registry_status().input.suspects, test.registry_status().input.limit), (4, 2));
     assert_eq!(test.log(), [logged("*", EventKind::Began)], "no service by itself");
-    assert_eq!(test.engine.registry().reset_self_preservation(None, at(test.now)), 4);
+    assert_eq!(test.engine.registry().reset_self_preservation(None, ServerActor::InProcess.caller(), at(test.now)), 4);
     test.pass(100);
     assert_eq!(test.engine.registry().instance_count(), 23);
     assert!(test.registry_status().since.is_none());

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::naive::{Expected, Key, NaiveLease, NaiveSelfPreservation};
 use crate::{
     engine::Memory,
-    model::{Incarnation, LeaseTerms},
+    model::{Incarnation, LeaseTerms, ServerActor},
     registry::{
         Command, HeartbeatStreamId, Register,
         test_support::{NoListener, at, deregister, name, register},
@@ -142,7 +142,11 @@ impl ScriptRun {
                 // The sweeps see all that happened before.
                 (0..2).for_each(|_| self.sweep(100));
                 let service = service.map(|service| SERVICES[service]);
-                self.engine.registry().reset_self_preservation(service.map(name).as_ref(), at(self.now));
+                self.engine.registry().reset_self_preservation(
+                    service.map(name).as_ref(),
+                    ServerActor::InProcess.caller(),
+                    at(self.now),
+                );
                 self.naive.reset(service, self.now);
                 self.lost.iter_mut().for_each(Vec::clear);
             }
