@@ -16,7 +16,7 @@ ci:
 tools:
     bash .ci/tools
 
-# All Rust tests
+# The Rust tests; those that take minutes have recipes of their own below
 test *args:
     cargo test {{ args }}
 
@@ -28,7 +28,7 @@ test-disk *args:
 loom $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "loom"):
     cargo test --locked --lib loom_
 
-# Compile the fuzz targets, without the minutes that building libFuzzer takes
+# Compile the code that only cargo-fuzz compiles, without the minutes that building libFuzzer takes
 fuzz-check $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "fuzzing"):
     cargo check --locked --lib --bench benchmarks
 
@@ -80,7 +80,7 @@ interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}
 
-# Kills (as many as given) and stops of the registry, failing networks and disks, storms; five minutes
+# Kills (as many as given) and stops of the registry, failing networks and disks, storms; five minutes, on Linux as root
 faults kills="40":
     CALLBOARD_TEST_KILLS={{ kills }} cargo test --locked --test main faults:: -- --ignored --nocapture --test-threads 1
 
@@ -96,7 +96,7 @@ soak minutes="10":
 benchmarks *args:
     cargo bench --locked --bench benchmarks -- {{ args }}
 
-# Delays under load, and memory of responses that are not read
+# Delays under load and memory of responses that are not read, within bounds
 pressure:
     cargo test --release --locked --test main -- pressure unread --ignored --nocapture --test-threads 1
 

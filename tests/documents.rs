@@ -158,7 +158,7 @@ fn help(arguments: &[&str]) -> String {
 }
 
 /// Flags of other programs that the documents name.
-const OTHER_FLAGS: &[&str] = &["--bind", "--check", "--ignored", "--now", "--only", "--release", "--test"];
+const OTHER_FLAGS: &[&str] = &["--bind", "--check", "--ignored", "--now", "--only", "--profile", "--release", "--test"];
 
 #[test]
 fn flags_named_by_documents_exist() {
