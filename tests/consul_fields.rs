@@ -301,7 +301,7 @@ async fn unusual_tags_and_large_metadata_are_accepted_and_survive_restart() {
     let mut one_more = meta.clone();
     one_more.insert("k".to_owned(), String::new());
     for (body, why) in [
-        (json!({"Name": "x", "Tags": too_many}), "tags are 1025: give at most 1024"),
+        (json!({"Name": "x", "Tags": too_many}), "tags have 1025 entries: give at most 1024"),
         (json!({"Name": "x", "Tags": ["x".repeat(4_097)]}), "use 1 to 4096 bytes"),
         (json!({"Name": "x", "Tags": (0..5).map(|n| format!("{n:04000}")).collect::<Vec<_>>()}), "within 16384 bytes"),
         (json!({"Name": "x", "Meta": one_more}), "more than 64 key/value pairs"),

@@ -84,7 +84,7 @@ impl Address {
                     parse(host, port, name).map_err(|error| error.within(&format!("addresses[{at}]")))
                 })
                 .collect(),
-            count => Err(FieldError::without_value("addresses", format!("are {count}"), "give at most 16")),
+            count => Err(FieldError::without_value("addresses", format!("have {count} entries"), "give at most 16")),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 /// Originator of a command, kept with the event that the command causes.
 ///
-/// It is shared: a connection has one, and each part of the server has one, so an event holds a pointer.
+/// Callers are shared: each connection has one, and each part of the server has one, so an event holds a pointer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
     /// A client of a protocol.

@@ -74,7 +74,7 @@ impl ConsulRegistration {
             return Err(FieldError::without_value("Proxy", problem, hint));
         }
         if self.tagged_addresses.len() > MAX_TAGGED_ADDRESSES {
-            let problem = format!("are {}", self.tagged_addresses.len());
+            let problem = format!("have {} entries", self.tagged_addresses.len());
             return Err(FieldError::without_value("TaggedAddresses", problem, "give at most 16"));
         }
         Ok(self)

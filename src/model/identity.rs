@@ -1,7 +1,7 @@
 //! Ids of registrations through the Consul API: one text for a node and an id on that node.
 //!
 //! In Consul a service instance is identified by its node and its id there, and so is a check. The registry identifies an
-//! instance by one [`InstanceId`], which this module makes of the two:
+//! instance by one [`InstanceId`], which this module derives from both:
 //!
 //! | registration | id in the registry |
 //! |---|---|
@@ -23,7 +23,7 @@ const SEPARATOR: char = '/';
 /// Id of the local node in stores of formats before 3.
 const LOCAL_NODE_BEFORE_FORMAT_3: &str = "_agent";
 
-/// Makes the id of an instance or a check that has this id on this node. An empty `node` is the local node.
+/// Returns the id of an instance or a check that has this id on this node. An empty `node` is the local node.
 #[must_use]
 pub fn id_on_node<'a>(node: &str, id: &'a str) -> Cow<'a, str> {
     if node.is_empty() && InstanceId::parse(id).is_ok() {
@@ -37,7 +37,7 @@ pub fn id_on_node<'a>(node: &str, id: &'a str) -> Cow<'a, str> {
     Cow::Owned(text)
 }
 
-/// Makes the id of a node in the service of nodes. An empty `node` is the local node.
+/// Returns the id of a node in the service of nodes. An empty `node` is the local node.
 #[must_use]
 pub fn node_id(node: &str) -> Cow<'static, str> {
     if node.is_empty() {
@@ -63,20 +63,20 @@ pub fn same_node(one: &str, other: &str) -> bool {
 }
 
 impl InstanceId {
-    /// Makes the id of an instance that has this id on this node. An empty `node` is the local node.
+    /// Returns the id of an instance that has this id on this node. An empty `node` is the local node.
     #[must_use]
     pub fn on_node(node: &str, id: &str) -> Self {
         Self::unchecked(&id_on_node(node, id))
     }
 
-    /// Makes the id of a node in the service of nodes. An empty `node` is the local node.
+    /// Returns the id of a node in the service of nodes. An empty `node` is the local node.
     #[must_use]
     pub fn of_node(node: &str) -> Self {
         Self::unchecked(&node_id(node))
     }
 
-    /// Makes the id of a stored instance from its stored parts, because earlier versions stored ids of another form. A node that was
-    /// stored without its name gets it.
+    /// Derives the id of a stored instance from its stored parts, because earlier versions stored ids of another form. Sets the name
+    /// of a node that was stored without one.
     ///
     /// # Errors
     ///

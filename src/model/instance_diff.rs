@@ -59,7 +59,8 @@ impl InstanceDiff {
             || (consul_registration || registration)
     }
 
-    /// Returns whether the instance describes itself differently: results of checks, drains and the node aside.
+    /// Returns whether the instance's own description differs. Check results, drains and the node's state are not part
+    /// of it.
     #[must_use]
     pub fn changes_description(self) -> bool {
         let Self {
@@ -75,7 +76,7 @@ impl InstanceDiff {
             node_conditions: _,
             consul_registration: _, // has the reason for maintenance, too
             consul_description,
-            registration: _, // a new registration is described anew, whatever it says
+            registration: _, // a new registration may have the same description
         } = self;
         own_addresses || tags || metadata || weight || locality || consul_description
     }
@@ -84,8 +85,8 @@ impl InstanceDiff {
 impl Instance {
     /// Compares this state of an instance with a later one.
     ///
-    /// This is the only comparison by parts. It takes the structs apart field by field, so that a new field does not compile
-    /// until it has its place here.
+    /// This is the only comparison by parts. It destructures the structs field by field, so that a new field does not
+    /// compile until it is handled here.
     #[must_use]
     pub fn diff(&self, after: &Self) -> InstanceDiff {
         let Self {
@@ -129,7 +130,7 @@ impl Instance {
     }
 }
 
-/// Parts in which two [`Conditions`] differ, as far as readers see them beside the status.
+/// Parts in which two [`Conditions`] differ, as far as readers see them apart from the status.
 #[derive(Debug, Clone, Copy)]
 struct ConditionsDiff {
     draining: bool,
@@ -156,7 +157,7 @@ impl Conditions {
     }
 }
 
-/// Compares addresses. `of_node`: the first host is that of the node in both, and changes with it.
+/// Compares addresses. `of_node`: in both states the first host is that of the node, and changes with it.
 fn same_own_addresses(before: &[Address], after: &[Address], of_node: bool) -> bool {
     let (Some((first, rest)), Some((first_after, rest_after))) = (before.split_first(), after.split_first()) else {
         return before == after;
@@ -265,11 +266,11 @@ mod tests {
         before.conditions.operator_draining = true;
         let mut after = before.clone();
         after.conditions.self_draining = true;
-        assert!(!before.diff(&after).is_visible(), "it drains already");
+        assert!(!before.diff(&after).is_visible(), "the instance already drains");
         before.conditions = Conditions { node_drained: true, ..Conditions::default() };
         after.conditions = Conditions { node_drained: true, operator_draining: true, ..Conditions::default() };
         assert!(before.diff(&after).is_visible(), "Consul shows it as a check, though the node is drained already");
         (before.consul_registration, after.consul_registration) = (None, None);
-        assert!(!before.diff(&after).is_visible(), "natively it is in the status only");
+        assert!(!before.diff(&after).is_visible(), "readers of the native API see only the status");
     }
 }

@@ -40,7 +40,7 @@ impl Tags {
         }
         let tags = Self::parse_stored(given)?;
         if tags.0.len() > MAX_LABELS {
-            return Err(FieldError::without_value("tags", format!("are {}", given.len()), "give at most 64"));
+            return Err(FieldError::without_value("tags", format!("have {} entries", given.len()), "give at most 64"));
         }
         Ok(tags)
     }
@@ -65,11 +65,11 @@ impl Tags {
             }
         }
         if tags.len() > MAX_STORED_TAGS {
-            return Err(FieldError::without_value("tags", format!("are {}", tags.len()), "give at most 1024"));
+            return Err(FieldError::without_value("tags", format!("have {} entries", tags.len()), "give at most 1024"));
         }
         let bytes: usize = tags.iter().map(|tag| tag.len()).sum();
         if bytes > MAX_TAGS_BYTES {
-            let hint = "keep them within 16384 bytes; what is bigger belongs elsewhere, with its address here";
+            let hint = "keep them within 16384 bytes; store larger data elsewhere, and its address here";
             return Err(FieldError::without_value("tags", format!("have {bytes} bytes"), hint));
         }
         Ok(Self(tags.into()))
@@ -98,7 +98,7 @@ impl Metadata {
     /// # Errors
     ///
     /// When there are more than 64 entries or 8 KiB, a key is empty, longer than 128 bytes or contains a control character, or a
-    /// value contains a NUL.
+    /// value contains a NUL character.
     pub fn parse<'a, T: AsRef<str> + 'a>(
         given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
     ) -> Result<Self, FieldError> {
@@ -109,7 +109,7 @@ impl Metadata {
     ///
     /// # Errors
     ///
-    /// As [`Metadata::parse`], apart from the size.
+    /// As [`Metadata::parse`], except for the size.
     pub fn parse_stored<'a, T: AsRef<str> + 'a>(
         given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
     ) -> Result<Self, FieldError> {
@@ -134,14 +134,14 @@ impl Metadata {
             validate_text("metadata", key, MAX_KEY_BYTES)?;
             if value.contains('\0') {
                 let field = format!("metadata[{key:?}]");
-                return Err(FieldError::new(field, value, "has a NUL", "use text"));
+                return Err(FieldError::new(field, value, "has a NUL character", "remove it"));
             }
             bytes += key.len() + value.len();
             entries.push((key.into(), value.into()));
         }
         if bytes > max_bytes {
             let hint =
-                format!("keep it within {max_bytes} bytes; what is bigger belongs elsewhere, with its address here");
+                format!("keep it within {max_bytes} bytes; store larger data elsewhere, and its address here");
             return Err(FieldError::without_value("metadata", format!("has {bytes} bytes"), hint));
         }
         entries.sort_unstable();
@@ -208,7 +208,7 @@ mod tests {
     fn stored_tags_may_be_empty_and_more() {
         let many: Vec<String> = (0..1_024).map(|n| n.to_string()).chain([String::new()]).collect();
         assert_eq!(Tags::parse_stored(&many[1..]).unwrap().iter().last(), Some(""));
-        assert_eq!(Tags::parse_stored(&many).unwrap_err().to_string(), "tags are 1025: give at most 1024");
+        assert_eq!(Tags::parse_stored(&many).unwrap_err().to_string(), "tags have 1025 entries: give at most 1024");
         let repeated: Vec<&String> = many[1..].iter().chain(&many[1..]).collect();
         assert_eq!(Tags::parse_stored(&repeated).unwrap().iter().len(), 1_024, "repeated tags are dropped");
         assert!(Tags::parse_stored(&["a\nb"]).is_err() && Tags::parse_stored(&["x".repeat(4_097)]).is_err());

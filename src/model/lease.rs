@@ -58,7 +58,7 @@ impl LeaseTerms {
         Duration::from_millis(self.ttl_ms.into())
     }
 
-    /// Time that remains when the stream of the last heartbeat breaks. `None`: the deadline stays.
+    /// Time until the deadline when the stream of the last heartbeat breaks. `None`: the deadline stays.
     #[must_use]
     pub fn disconnect_grace(self) -> Option<Duration> {
         self.grace_ms.map(|ms| Duration::from_millis(ms.into()))
@@ -88,7 +88,7 @@ pub struct LoadReport {
     pub response_time: Option<Duration>,
     /// Number of calls answered since the last report.
     pub requests: u64,
-    /// Number of failed ones among them.
+    /// Number of failed calls among them.
     pub errors: u64,
 }
 

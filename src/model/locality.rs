@@ -14,7 +14,7 @@ pub struct Locality {
     pub region: Box<str>,
     /// Zone: `eu-west-1a`.
     pub zone: Box<str>,
-    /// Sub-zone, as a rack.
+    /// Sub-zone, such as a rack.
     pub sub_zone: Box<str>,
 }
 

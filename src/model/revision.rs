@@ -26,7 +26,8 @@ impl fmt::Display for Revision {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnixMillis(pub u64);
 
-/// Random id of one stored life of a registry. Revisions of different incarnations cannot be compared.
+/// Random id of a registry's state from its creation until it is lost. Revisions of different incarnations cannot be
+/// compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Incarnation(pub u64);
 

@@ -64,7 +64,7 @@ impl Selector {
     fn names(given: &[String]) -> Result<Self, FieldError> {
         if given.len() > MAX_NAMES {
             let hint = "name at most 10000, open several streams, or use a prefix or everything";
-            return Err(FieldError::without_value("services", format!("are {}", given.len()), hint));
+            return Err(FieldError::without_value("services", format!("have {} entries", given.len()), hint));
         }
         let mut names = Vec::with_capacity(given.len());
         for (at, name) in given.iter().enumerate() {

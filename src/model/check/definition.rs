@@ -9,7 +9,7 @@ use crate::model::FieldError;
 const MAX_TEXT_BYTES: usize = 512;
 /// Maximum and default length of the stored output of a probe or a report in bytes.
 const MAX_OUTPUT_BYTES: u32 = 4_096;
-/// Time-out of a probe whose definition has none.
+/// Timeout of a probe whose definition has none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Minimum time from one probe to the next.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -50,7 +50,8 @@ pub struct CheckDefinition {
     pub probe: Probe,
     /// Time from one probe to the next. For [`Probe::Ttl`], the TTL of a report.
     pub interval: Duration,
-    /// Time-out of a probe, as it was given; zero for none: see [`CheckDefinition::time_limit`].
+    /// Timeout of a probe as given; zero if none was given. [`CheckDefinition::time_limit`] returns the timeout that
+    /// applies.
     pub timeout: Duration,
     /// Numbers of consecutive results that change the status.
     pub thresholds: Thresholds,
@@ -83,14 +84,14 @@ impl CheckDefinition {
         }
     }
 
-    /// Time-out of a probe: 10 s if the definition has none.
+    /// Timeout of a probe: 10 s if the definition has none.
     #[must_use]
     pub fn time_limit(&self) -> Duration {
         if self.timeout.is_zero() { DEFAULT_TIMEOUT } else { self.timeout }
     }
 
-    /// Validates a new definition and brings its values into their ranges: an interval of at least 1 s, at least a minute until
-    /// deregistration, an output of at most 4,096 bytes. Like Consul, it lengthens a time that is too short.
+    /// Validates a new definition and moves its values into their ranges: an interval of at least 1 s, at least a minute until
+    /// deregistration, an output of at most 4,096 bytes. Like Consul, it lengthens times that are too short.
     ///
     /// # Errors
     ///
@@ -115,7 +116,7 @@ impl CheckDefinition {
         self.in_range()
     }
 
-    /// Validates a TTL. Zero stands for none.
+    /// Validates a TTL. Zero means that there is none.
     ///
     /// # Errors
     ///
@@ -126,7 +127,7 @@ impl CheckDefinition {
         }
         let shown = humantime::format_duration(ttl).to_string();
         let hint =
-            "give a number with a unit, as \"10s\"; an integer without a unit is a number of nanoseconds, as in Go";
+            "give a number with a unit, such as \"10s\"; an integer without a unit is a number of nanoseconds, as in Go";
         Err(FieldError::new("check.ttl", &shown, "is shorter than 1s", hint))
     }
 
@@ -167,7 +168,7 @@ impl CheckDefinition {
         for (field, text) in [("check.name", &self.name), ("check.notes", &self.notes)] {
             if text.len() > MAX_TEXT_BYTES || text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
                 let problem = "is too long or has a control character";
-                return Err(FieldError::new(field, text, problem, "use 512 bytes of text"));
+                return Err(FieldError::new(field, text, problem, "use at most 512 bytes of printable text"));
             }
         }
         Ok(())
@@ -176,7 +177,7 @@ impl CheckDefinition {
     fn validate_durations(&self) -> Result<(), FieldError> {
         let has_interval = self.probe.is_active() || self.probe == Probe::Ttl;
         if has_interval && self.interval.is_zero() {
-            let hint = "give the time from one check to the next, as 10s";
+            let hint = "give the time from one probe to the next, such as 10s";
             return Err(FieldError::without_value("check.interval", "is not given", hint));
         }
         let durations = [("check.interval", self.interval), ("check.timeout", self.timeout)];

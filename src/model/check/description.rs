@@ -9,7 +9,7 @@ const MAX_DESCRIBED_DEFINITION_BYTES: usize = 8 * 1024;
 /// Maximum length of any other text, in bytes.
 const MAX_TEXT_BYTES: usize = 512;
 
-/// Description that a catalog registration gives of a check beside its status. It is only shown.
+/// Description that a catalog registration gives of a check besides its status. It is only shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckDescription {
     /// Last output.
@@ -18,7 +18,7 @@ pub struct CheckDescription {
     pub kind: Box<str>,
     /// Time from one probe to the next.
     pub interval: Box<str>,
-    /// Time-out of a probe.
+    /// Timeout of a probe.
     pub timeout: Box<str>,
     /// Definition as a JSON object; empty if none was given.
     pub definition: Box<str>,

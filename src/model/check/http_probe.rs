@@ -27,7 +27,7 @@ pub struct HttpProbe {
     pub headers: Box<[(Box<str>, Box<str>)]>,
     /// Body of the request.
     pub body: Box<str>,
-    /// True to judge a redirect itself instead of following it.
+    /// True to use the status of a redirect itself instead of following it.
     pub disable_redirects: bool,
     /// TLS settings, for `https`.
     pub tls: ProbeTls,
@@ -63,7 +63,7 @@ impl HttpProbe {
     pub(super) fn validate(&self) -> Result<(), FieldError> {
         self.validate_url()?;
         if self.method.is_empty() || self.method.len() > MAX_METHOD_BYTES || !self.method.bytes().all(is_token) {
-            let hint = "write a method of HTTP, as GET or HEAD, of at most 64 bytes";
+            let hint = "use an HTTP method such as GET or HEAD, of at most 64 bytes";
             return Err(FieldError::new("check.method", &self.method, "is not a method", hint));
         }
         if self.body.len() > MAX_BODY_BYTES {
@@ -82,7 +82,7 @@ impl HttpProbe {
         for (name, value) in &self.headers {
             if name.is_empty() || !name.bytes().all(is_token) {
                 let hint = "write letters, digits and any of !#$%&'*+-.^_`|~";
-                return Err(FieldError::new("check.header", name, "is not the name of a header", hint));
+                return Err(FieldError::new("check.header", name, "is not a header name", hint));
             }
             if value.bytes().any(|byte| (byte < b' ' && byte != b'\t') || byte == 127) {
                 let hint = "remove line breaks and other control characters from it";
@@ -99,7 +99,7 @@ impl HttpProbe {
         let known = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
         let spaced = |letter: char| letter.is_whitespace() || letter.is_control();
         if !known || host.is_empty() || self.url.len() > MAX_URL_BYTES || self.url.contains(spaced) {
-            let hint = "write http:// or https:// with a host, as http://127.0.0.1:8080/health";
+            let hint = "write http:// or https:// with a host, such as http://127.0.0.1:8080/health";
             return Err(FieldError::new("check.http", &self.shown_url(), "is not a URL that can be requested", hint));
         }
         Ok(())
@@ -133,7 +133,7 @@ fn authority(url: &str) -> Option<(usize, usize)> {
     Some((start, end))
 }
 
-/// Replaces the password in a URL by `***`, like Go's messages do. Returns a text that is not a URL unchanged.
+/// Replaces the password in a URL by `***`, as Go does in messages. Returns text that is not a URL unchanged.
 fn without_password(url: &str) -> Cow<'_, str> {
     let Some((start, end)) = authority(url) else { return Cow::Borrowed(url) };
     let Some((user_info, host)) = url[start..end].rsplit_once('@') else { return Cow::Borrowed(url) };

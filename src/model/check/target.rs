@@ -26,14 +26,14 @@ pub struct ProbeTarget {
 }
 
 impl ProbeTarget {
-    /// Parses `host:port`, where an IPv6 address must stand in brackets, and nothing else may.
+    /// Parses `host:port`. An IPv6 address must be in brackets, and nothing else may be.
     ///
     /// # Errors
     ///
     /// When there is no host, or no port from 1 to 65535, or an IPv6 address has no brackets and so no clear end.
     pub fn parse(field: &'static str, text: &str) -> Result<Self, FieldError> {
         let error = |problem| {
-            FieldError::new(field, text, problem, "write host:port, with an IPv6 address in brackets, as [::1]:80")
+            FieldError::new(field, text, problem, "write host:port, with an IPv6 address in brackets, such as [::1]:80")
         };
         let (host, port) = text.rsplit_once(':').ok_or_else(|| error("has no port"))?;
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());

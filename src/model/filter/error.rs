@@ -71,7 +71,7 @@ pub enum FilterErrorKind {
     },
     /// The value of `matches` is not a regular expression.
     #[error(
-        "`{pattern}` is not a regular expression: {reason}; correct it, or escape what is meant literally with `\\`"
+        "`{pattern}` is not a regular expression: {reason}; correct it, or put `\\` in front of characters that stand for themselves"
     )]
     Pattern {
         /// Pattern without its quotes.

@@ -101,7 +101,8 @@ pub(super) struct Clause<F> {
     pub(super) field: F,
     pub(super) key: Option<Box<str>>,
     pub(super) test: ClauseTest,
-    /// True for a negated operator as `!=`. Through a list of records this differs from `not`: it is true if any record differs.
+    /// True for a negated operator such as `!=`. For a list of records this differs from `not`: the clause is true if any record
+    /// differs.
     pub(super) negated: bool,
 }
 

@@ -83,7 +83,7 @@ fn needs_quotes(input: &mut Input<'_>) -> Lexed<Lexeme> {
     )))
 }
 
-/// `-`, then digits without a leading zero, then perhaps a fraction.
+/// Number: an optional `-`, digits without a leading zero, an optional fraction.
 fn number(input: &mut Input<'_>) -> Lexed<()> {
     let integer = alt(('0'.void(), (one_of('1'..='9'), digit0).void()));
     (opt('-'), integer, opt(('.', digit1))).void().parse_next(input)
@@ -106,7 +106,7 @@ fn name<'a>(input: &mut Input<'a>) -> Lexed<&'a str> {
     (one_of(AsChar::is_alpha), take_while(0.., (AsChar::is_alphanum, '_', '/'))).take().parse_next(input)
 }
 
-/// `["key"]`
+/// Key in brackets and quotes: `["key"]`.
 fn key(input: &mut Input<'_>) -> Lexed<String> {
     let at = input.current_token_start();
     '['.parse_next(input)?;
@@ -118,7 +118,7 @@ fn key(input: &mut Input<'_>) -> Lexed<String> {
     }
 }
 
-/// Text in double quotes, with escapes, or in backticks, without.
+/// Text in double quotes, with escapes, or in backticks, without escapes.
 fn text(input: &mut Input<'_>) -> Lexed<String> {
     let at = input.current_token_start();
     let quote = one_of(['"', '`']).parse_next(input)?;
@@ -163,7 +163,7 @@ fn escape(input: &mut Input<'_>) -> Lexed<char> {
         Err(ErrMode::Cut(FilterErrorAt::syntax(
             at,
             format!("`\\{}`", excerpt(letter)),
-            "an escape such as `\\n`, `\\\\` or `\\u00e9` (or put the text in backticks, which know none)",
+            "an escape such as `\\n`, `\\\\` or `\\u00e9` (or put the text in backticks, which have no escapes)",
         )))
     })
 }

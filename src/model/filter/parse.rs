@@ -75,7 +75,7 @@ impl<'a, F: Copy> Parser<'a, F> {
         Ok(if parts.len() == 1 { parts.swap_remove(0) } else { Expression::All(parts.into()) })
     }
 
-    /// `not not … group`: only whether their number is odd matters.
+    /// `not not … group`: an even number of `not` has no effect.
     fn negation(&mut self, depth: usize) -> Result<Expression<F>, FilterErrorAt> {
         let mut negated = false;
         while self.take("not") {
@@ -256,14 +256,14 @@ fn boolean(value: &str) -> Option<bool> {
 
 fn compile(pattern: &str) -> Result<Regex, FilterErrorKind> {
     let mut builder = RegexBuilder::new(pattern);
-    // The second limit is that of a cache, without which matching works too.
+    // The second limit is that of a cache. Matching also works without the cache.
     let built = builder.size_limit(MAX_PATTERN_SIZE).dfa_size_limit(MAX_PATTERN_SIZE).build();
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => FilterErrorKind::PatternTooLarge { pattern: excerpt(pattern) },
         error => {
             // The message of a syntax error shows the pattern, with the reason in its last line.
-            let drawn = error.to_string();
-            let reason = drawn.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            let message = error.to_string();
+            let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
             FilterErrorKind::Pattern { pattern: excerpt(pattern), reason: reason.to_owned() }
         }
     })

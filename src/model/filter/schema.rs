@@ -12,7 +12,7 @@ pub struct FilterSelector<F> {
     pub path: &'static str,
     /// Type of its values.
     pub kind: SelectorKind,
-    /// Field that a [`Filterable`](super::Filterable) knows it by.
+    /// Field that a [`Filterable`](super::Filterable) uses for this selector.
     pub field: F,
 }
 
