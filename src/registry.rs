@@ -85,11 +85,11 @@ use self_preservation::SelfPreservation;
 use service::{Service, ServiceState};
 use settling::Settling;
 
-/// Services that one lookup reads, where all are read.
+/// Number of services that [`Registry::each_service`] reads at a time.
 const SERVICES_PER_PAGE: usize = 1_000;
 /// Maximum number of events in the history of all services.
 pub const MAX_HISTORY_EVENTS: usize = 65_536;
-/// Maximum size of the history of all services. Large instances that change often leave it sooner.
+/// Maximum size of the history of all services in bytes. Events of large instances leave it sooner.
 pub const MAX_HISTORY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Callbacks for changes, called once every reader can see them.
@@ -101,14 +101,14 @@ pub trait ChangeListener: Send + Sync + std::fmt::Debug {
     fn topics_changed(&self, _topics: &dyn Fn() -> BTreeSet<ServiceName>) {}
 }
 
-/// Numbers of one service.
+/// Instance counts and newest revision of one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Name of the service.
     pub name: ServiceName,
     /// Number of registered instances.
     pub instances: usize,
-    /// Number of instances that calls may go to.
+    /// Number of routable instances.
     pub available: usize,
     /// Revision of the last change that readers could see.
     pub revision: Revision,
@@ -150,7 +150,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Makes an empty registry. Its first change has a revision after `start`.
+    /// Creates an empty registry. Its first change has a revision after `start`.
     #[must_use]
     pub fn new(
         incarnation: Incarnation,
@@ -215,7 +215,7 @@ impl Registry {
         self.read(service, |state| state.snapshot().0).unwrap_or_default()
     }
 
-    /// Returns the numbers of a service. `None`: it has no instances.
+    /// Returns the summary of a service. `None`: it has no instances.
     #[must_use]
     pub fn summary(&self, service: &ServiceName) -> Option<Summary> {
         self.read(service, |state| Summary {
@@ -234,7 +234,7 @@ impl Registry {
     }
 
     /// Returns up to `limit` services with this prefix and names after `after`, by name. The second value is the name after
-    /// which to go on, if there may be more.
+    /// which to continue, if there may be more.
     #[must_use]
     pub fn services(&self, prefix: &str, after: &str, limit: usize) -> (Vec<Summary>, Option<ServiceName>) {
         let mut names = self.names_from(prefix, after, limit.saturating_add(1));
@@ -290,8 +290,8 @@ impl Registry {
         names
     }
 
-    /// Returns the revision at which one spelling of a name last lost its last instance while other spellings had some. 0: none
-    /// has.
+    /// Returns the revision at which one spelling of a name last lost its last instance while other spellings had some. 0: this
+    /// never happened.
     #[must_use]
     pub fn last_spelling_removed(&self, name: &str) -> Revision {
         self.spellings.last_removed(&fold(name))
@@ -315,20 +315,21 @@ impl Registry {
         &self.consul_index
     }
 
-    /// Revision before the first one of this process. A reader that has a revision up to it has it from an earlier process.
+    /// Revision before the first one of this process. A reader that remembers this revision or a lower one got it from an
+    /// earlier process.
     #[must_use]
     pub fn start_revision(&self) -> Revision {
         self.start_revision
     }
 
-    /// Returns a node, as an instance; its name is found in any case. `name`: empty for the local node.
+    /// Returns a node, as an instance. Upper and lower case are the same in `name`; it is empty for the local node.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<Arc<Entry>> {
         self.get(&node_service(), &node_id(name))
     }
 
-    /// Returns the entry that the id of a Consul registration stands for. It is not the instance itself while that has moved to
-    /// another service, and has not been removed from its old one.
+    /// Returns the entry that the id of a Consul registration stands for. While an instance moves to another service, that is
+    /// the entry in the new service, even if `instance` is the one in the old service.
     #[must_use]
     pub fn entry_of_id(&self, instance: &Instance) -> Option<Arc<Entry>> {
         let id = instance.consul_registration.as_ref().map(|_| instance.id.as_str())?;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Registry {
-    /// Takes the order lock. While it is held, nothing changes but through the guard.
+    /// Takes the order lock. While it is held, only the guard can change the registry.
     pub fn order(&self) -> WriteGuard<'_> {
         WriteGuard { registry: self, _lock: self.order.lock() }
     }
@@ -89,8 +89,8 @@ impl WriteGuard<'_> {
         applied
     }
 
-    /// Returns the lease that an entry gets. A lease with the id of the present one is that one, as an object too, because its
-    /// heartbeats find it in the table; with `terms`, it is granted them.
+    /// Returns the lease that an entry gets, with `terms` granted if there are any. A lease with the id of the present one is
+    /// replaced by the present object, because heartbeats find that object in the table.
     fn current_lease(
         &self,
         lease: Arc<Lease>,
@@ -106,8 +106,8 @@ impl WriteGuard<'_> {
         }
     }
 
-    /// Grants terms to a lease that continues, and a full TTL. A command may wait for a disk for longer than the lease lives: its
-    /// registration was accepted before, so the lease begins again under its id.
+    /// Grants terms and a full TTL to a lease that continues. A command may wait for the disk until the lease has expired. Its
+    /// registration was accepted before, so the lease then begins again under its id.
     fn grant(&self, lease: Arc<Lease>, terms: LeaseTerms, now: ClockReading) -> Arc<Lease> {
         let Registry { leases, self_preservation, .. } = self.registry;
         let renewed = leases.renew(&lease, terms, now.lease);
@@ -124,8 +124,8 @@ impl WriteGuard<'_> {
         again
     }
 
-    /// Puts an entry of an earlier process in its place, as it was then. It makes no event: readers that come later find it.
-    /// For engines that load a store, before the first reader comes.
+    /// Restores an entry of an earlier process as it was then, without an event. For engines that load a store, before the
+    /// first reader.
     pub fn restore(&mut self, instance: Instance, lease: Option<Arc<Lease>>) {
         let (name, service) = self.service(&instance.service, self.registry.applied());
         let instance = Instance { service: name, ..instance };
@@ -179,7 +179,8 @@ impl WriteGuard<'_> {
             }
         }
         self.registry.index_names(old.as_ref().map(|old| &old.instance), Some(&entry.instance));
-        // Its revisions rise last: a reader that takes one and then looks must not find the state before.
+        // Revisions rise last, so that a reader that reads a revision and then the state does not find the earlier
+        // state.
         self.registry.consul_index.replace(old.as_ref(), Some(&entry), revision);
         if event.is_some() && !(old.is_none() && is_local_node_as_configured(&entry)) {
             self.raise_services_on(&entry, revision);
@@ -211,7 +212,8 @@ impl WriteGuard<'_> {
         Some(event)
     }
 
-    /// Raises the revision of each service that has instances on a node that changed. An entry that is no node has none.
+    /// Raises the revision of each service that has instances on a node that changed. Does nothing for an entry that is
+    /// not a node.
     fn raise_services_on(&self, node: &Entry, revision: Revision) {
         for service in self.registry.consul_index.services_on(node) {
             if let Some(service) = self.registry.find(&service)
@@ -222,7 +224,7 @@ impl WriteGuard<'_> {
         }
     }
 
-    /// Ends the lease of the entry before, and begins that of the entry after, unless they are the same lease.
+    /// Ends the lease of `before` and begins the lease of `after`, unless they have the same lease.
     fn replace_lease(
         &self,
         service: &Service,
@@ -251,8 +253,9 @@ impl WriteGuard<'_> {
         }
     }
 
-    /// Returns the service of this name, which is made if there is none, and its own copy of the name, for all its instances to
-    /// use. Services are made only here, under the order lock: so a new one has logged everything after `compacted`.
+    /// Returns the service with this name, created if there is none, and its own copy of the name, which all its instances
+    /// share. Services are created only here, under the order lock, so the log of a new one covers everything after
+    /// `compacted`.
     fn service(&self, name: &ServiceName, compacted: Revision) -> (ServiceName, Arc<Service>) {
         if let Some(found) = self.registry.services.get(name) {
             return (found.key().clone(), Arc::clone(found.value()));
@@ -284,7 +287,7 @@ impl WriteGuard<'_> {
         };
         let retired = service.state().is_some_and(|mut state| state.retire_if_empty());
         if retired {
-            // First, so that the revision over all spellings does not fall when this one is gone.
+            // First, so that the revision over all spellings does not fall when this spelling is removed.
             self.registry.spellings.remove(name, revision, |other| self.registry.services.get(other).is_some());
             self.registry.services.remove(name);
             self.registry.names.write().remove(name);
@@ -297,7 +300,7 @@ impl WriteGuard<'_> {
 }
 
 impl Registry {
-    /// Updates the indexes by which DNS finds nodes, and the names above dotted tags.
+    /// Updates the indexes by which DNS finds nodes, and the suffixes of dotted tags.
     fn index_names(&self, before: Option<&Instance>, after: Option<&Instance>) {
         if after.or(before).is_some_and(|instance| instance.service.is_reserved()) {
             return self.node_index.replace(before, after);
@@ -322,8 +325,8 @@ impl Registry {
     }
 }
 
-/// Renews the lease with which an accepted registration continues. `requested`: id of a new lease, in case this one has expired
-/// since it was looked at, and the boot and the terms.
+/// Renews the lease with which an accepted registration continues. `requested`: the boot, the terms, and the id of a new lease
+/// for the case that the present one has just expired.
 fn renew(decision: Decision, entry: &Entry, requested: (LeaseId, BootId, LeaseTerms), now: ClockReading) -> Decision {
     let Some(lease) = decision.continued_lease(entry) else { return decision };
     if lease.renew(now.lease, None).is_ok() {
@@ -334,7 +337,7 @@ fn renew(decision: Decision, entry: &Entry, requested: (LeaseId, BootId, LeaseTe
     decision.with_new_lease(entry, Arc::new(Lease::new(id, service, instance, boot, terms, now.lease)))
 }
 
-/// Returns whether an entry is the local node and shows nothing but its configuration.
+/// Returns whether an entry is the local node exactly as configured.
 fn is_local_node_as_configured(entry: &Entry) -> bool {
     let Instance { service, id, checks, conditions, .. } = &entry.instance;
     service.is_reserved() && *id.as_str() == *node_id("") && checks.is_empty() && !conditions.operator_draining

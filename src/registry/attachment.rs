@@ -16,8 +16,8 @@ impl Attachment {
         Self(OnceLock::new())
     }
 
-    /// Returns the attached value, which is built first if the slot is empty. `None` if the slot holds a value of another type:
-    /// each kind of owner carries one type, so the caller then builds a value of its own.
+    /// Returns the attached value, and builds it first if the slot is empty. `None` if the slot holds a value of another type;
+    /// the caller then builds a value of its own.
     pub fn get_or_init<T: Send + Sync + 'static>(&self, build: impl FnOnce() -> T) -> Option<&T> {
         self.0.get_or_init(|| Box::new(build())).downcast_ref()
     }

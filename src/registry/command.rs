@@ -1,4 +1,4 @@
-//! Commands of writers, and the errors that they can meet.
+//! Commands of writers, and the errors with which the registry rejects them.
 
 use std::{slice, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ pub enum Command {
         service: ServiceName,
         /// Instance.
         id: InstanceId,
-        /// Registration that is meant.
+        /// Condition that the registration has to meet.
         guard: DeregisterGuard,
     },
     /// Changes some fields.
@@ -50,12 +50,12 @@ pub enum Command {
         /// Check.
         check: CheckId,
         /// Definition by which the status was found ([`Check::definition_revision`](crate::model::Check::definition_revision)):
-        /// once the check is defined anew, the status no longer applies. `None`: it applies to any definition.
+        /// once the check is redefined, the status no longer applies. `None`: it applies to any definition.
         definition_revision: Option<Revision>,
         /// New status.
         status: CheckStatus,
     },
-    /// Adds a check, or defines it anew.
+    /// Adds a check, or replaces its definition.
     AddCheck {
         /// Service of the instance.
         service: ServiceName,
@@ -72,7 +72,8 @@ pub enum Command {
         id: InstanceId,
         /// Check.
         check: CheckId,
-        /// Revision at which the check was added: one that was added again since stays. `None`: the check goes in any case.
+        /// Revision at which the check was added. A check that was added again since is not removed. `None`: the check is
+        /// removed in any case.
         created: Option<Revision>,
     },
     /// Removes an instance whose check has been critical for longer than its definition permits, if it still is.
@@ -107,7 +108,7 @@ pub struct RegisterWithoutLease {
     pub description: InstanceDescription,
     /// Fields that only Consul's API has.
     pub consul_registration: ConsulRegistration,
-    /// Checks to add, or to define anew.
+    /// Checks to add, or whose definition to replace.
     pub checks: Vec<NewCheck>,
     /// Removes the checks that the instance has and the request does not name.
     pub replace_checks: bool,
@@ -141,7 +142,7 @@ pub struct Register {
     pub starting: bool,
     /// Takes over even from a boot that is alive.
     pub replace: bool,
-    /// Fresh random id of a new lease, should one be needed.
+    /// Random id for a new lease, used if the registration needs one.
     pub lease: LeaseId,
 }
 
@@ -160,12 +161,12 @@ pub struct InstanceDescription {
     pub locality: Option<Arc<Locality>>,
 }
 
-/// Condition of a deregistration: the registration that is meant.
+/// Condition of a deregistration: the registrations that it may remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeregisterGuard {
-    /// Any registration: an operator asks.
+    /// Any registration, on behalf of an operator.
     Any,
-    /// The registration with this lease and this boot, as far as given. At least one of them is.
+    /// The registration with this lease and this boot, as far as given. At least one is given.
     Holder {
         /// Its lease.
         lease: Option<LeaseId>,
@@ -189,7 +190,7 @@ pub struct Patch {
     pub tags: Option<Tags>,
     /// All metadata.
     pub metadata: Option<Metadata>,
-    /// Reason for draining it, shown by Consul's API.
+    /// Reason for draining the instance, shown by Consul's API.
     pub reason: Option<Box<str>>,
 }
 
@@ -289,7 +290,7 @@ impl Command {
         }
     }
 
-    /// Ids of the checks that the command adds or defines anew, as far as they may be taken from other instances.
+    /// Ids of the checks that the command adds or redefines, as far as they may be taken from other instances.
     pub fn requested_checks(&self) -> impl Iterator<Item = &CheckId> {
         let requested: &[NewCheck] = match self {
             Self::RegisterWithoutLease(register) => &register.checks,

@@ -1,7 +1,7 @@
 //! Indexes for Consul's API, which names instances and checks differently, and revisions of what it shows.
 //!
-//! In Consul an instance is identified by its node and its id there, whatever its service, and a check by its node and its own
-//! id. Blocking queries tell by the revisions here whether a list has changed.
+//! In Consul an instance is identified by its node and its id there, regardless of its service, and a check by its node and
+//! its own id. Blocking queries compare the revisions here to find whether a list has changed.
 //!
 //! Changed under the order lock, together with the map; read without a lock.
 
@@ -61,15 +61,16 @@ impl ConsulIndex {
         here.map(|known| (known.key().clone(), known.value().clone())).collect()
     }
 
-    /// Returns the instance that has the check with this id on a node: the one that took it last. `node`: empty for the local
-    /// node.
+    /// Returns the instance that has the check with this id on a node: the last one that claimed it. `node`: empty for the
+    /// local node.
     #[must_use]
     pub fn owner_of(&self, node: &str, check: &str) -> Option<(ServiceName, InstanceId)> {
         let claims = self.checks.get(&*id_on_node(node, check))?;
         Some((claims.owner.service.clone(), claims.owner.id.clone()))
     }
 
-    /// Returns the checks with this id on a node that another instance has taken since. Their instances are to lose them.
+    /// Returns the checks with this id on a node that another instance has taken over since. They are to be removed from
+    /// their instances.
     #[must_use]
     pub fn taken_from(&self, node: &str, check: &CheckId) -> Vec<TakenCheck> {
         let claims = self.checks.get(&*id_on_node(node, check.as_str()));
@@ -110,13 +111,14 @@ impl ConsulIndex {
         self.node_table.checks_changed(&table_name(node))
     }
 
-    /// Returns the services that have instances on the node that this entry is; none if it is no node.
+    /// Returns the services that have instances on a node. Empty if the entry is not a node.
     pub(super) fn services_on(&self, entry: &Entry) -> Vec<ServiceName> {
         let node = node_of(entry).filter(|_| entry.instance.service.is_reserved());
         node.map(|node| self.node_table.services(&table_name(node))).unwrap_or_default()
     }
 
-    /// Returns the topics that an event concerns beside its service: the node and, if a node changed, the services on it.
+    /// Returns the topics that an event concerns besides its service: the node and, if a node changed, the services on
+    /// it.
     pub(super) fn topics(&self, event: &Event) -> BTreeSet<ServiceName> {
         let entries = || event.before().into_iter().chain(event.after());
         let nodes = entries().map(|entry| topic_of_node(&table_name(node_of(entry).unwrap_or_default())));
@@ -142,7 +144,7 @@ impl ConsulIndex {
         Revision(self.check_states.load(Ordering::Acquire))
     }
 
-    /// Notes that a service has lost its last instance.
+    /// Records that a service has lost its last instance.
     pub(super) fn service_emptied(&self, revision: Revision) {
         self.emptied.fetch_max(revision.0, Ordering::AcqRel);
     }
@@ -248,13 +250,14 @@ impl ConsulIndex {
 /// Check that one instance has, although another instance of the node has taken its id since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenCheck {
-    /// Service of the instance that is to lose it.
+    /// Service of the instance from which to remove the check.
     pub service: ServiceName,
-    /// Instance that is to lose it.
+    /// Instance from which to remove the check.
     pub id: InstanceId,
     /// Check.
     pub check: CheckId,
-    /// Revision at which that instance got it. If the instance has taken it back since, it is another.
+    /// Revision at which that instance got the check. If the instance has taken the check back since, the revision
+    /// differs.
     pub created: Revision,
 }
 
@@ -317,8 +320,8 @@ impl CheckClaims {
         }
     }
 
-    /// Returns the claims of other ids. An id that moves to another service takes its checks along, and the entry that it leaves
-    /// behind is removed as a whole.
+    /// Returns the claims of instances with other ids than the owner's. Claims of the same id belong to an instance that moves
+    /// to another service: its old entry is removed as a whole, with its checks.
     fn taken(&self, check: &CheckId) -> Vec<TakenCheck> {
         let others = self.others.iter().filter(|other| other.id != self.owner.id);
         let taken = |CheckClaim { service, id, since: (created, _) }: &CheckClaim| TakenCheck {
@@ -340,7 +343,7 @@ fn description_revision(instance: &Instance) -> Revision {
 /// Returns the parts of an instance that Consul's API shows with its checks. `None`: the instance has none. The checks that stand
 /// for a lease and for a drain are shown with the revision of the last visible change.
 fn shown_checks(instance: &Instance) -> Option<impl PartialEq> {
-    // Taken apart field by field: a new field has to be placed here.
+    // Destructured, so that a new field does not compile until it is handled here.
     let Instance {
         service: _,
         id: _,
@@ -362,7 +365,7 @@ fn shown_checks(instance: &Instance) -> Option<impl PartialEq> {
     (has_own_checks || !checks.is_empty()).then_some((checks, tags, revision))
 }
 
-/// Name by which [`NodeTable`] knows a node.
+/// Key of a node in the [`NodeTable`].
 fn table_name(node: &str) -> Cow<'static, str> {
     if node.is_empty() { Cow::Borrowed("") } else { node_id(node) }
 }

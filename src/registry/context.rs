@@ -1,4 +1,4 @@
-//! State beside its target that a command depends on: the node, and checks and ids that other instances hold.
+//! State that a command depends on besides its target: the node, and checks and ids that other instances hold.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::model::{
     Address, Check, CheckId, CheckStatus, Conditions, ConsulRegistration, Instance, InstanceId, ServiceName,
 };
 
-/// State beside the target that [`decide`](super::decide::decide) looks at.
+/// State besides the target that [`decide`](super::decide::decide) reads.
 #[derive(Debug, Default)]
 pub struct DecisionContext {
     /// State that the instance takes over from its node.
@@ -54,7 +54,7 @@ impl NodeState {
 pub type CheckSource = (ServiceName, InstanceId, CheckId);
 
 impl Registry {
-    /// Returns the state beside its target that a command depends on.
+    /// Returns the state that a command depends on besides its target.
     pub(super) fn context(&self, command: &Command, present: Option<&Arc<Entry>>) -> DecisionContext {
         let (service, id) = command.target();
         let registration = registration_of(command, present);

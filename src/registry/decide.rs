@@ -1,4 +1,5 @@
-//! Decisions: the change that a command makes to the present state. Pure, so that every engine decides alike.
+//! Decisions: the change that a command makes to the present state. Decisions are pure functions, so that every engine
+//! decides alike.
 
 mod check;
 
@@ -201,7 +202,8 @@ fn decide_register(
     }
 }
 
-/// Returns the change for a registration where there was none, or one of the same boot. `lease`: the lease that continues.
+/// Returns the change for a registration of an unregistered instance, or one of the same boot. `lease`: the lease that
+/// continues.
 fn put(
     before: Option<&Instance>,
     lease: Option<&Arc<Lease>>,
@@ -250,7 +252,7 @@ fn instance(
     Ok(describe(register.service, register.id, register.description, (checks, conditions), before, now))
 }
 
-/// Makes an instance of its description. Fields that the description does not have stay as they were `before`.
+/// Builds an instance from its description. Fields that the description does not have are those of `before`.
 fn describe(
     service: ServiceName,
     id: InstanceId,
@@ -297,7 +299,7 @@ fn decide_deregister(
                 lease.is_none_or(|lease| lease == held.id) && boot.as_ref().is_none_or(|boot| *boot == held.boot)
             });
             if !holds {
-                return Ok(Decision::NoOp); // a late deregistration must not remove the successor
+                return Ok(Decision::NoOp); // a late deregistration must not remove the next registration
             }
             EndReason::Deregistered
         }
@@ -328,7 +330,7 @@ fn decide_update(
     instance.conditions.starting = starting.unwrap_or(instance.conditions.starting);
     match (draining, lease) {
         (Some(draining), Some(_)) => instance.conditions.self_draining = draining,
-        // An operator overrules what the instance said itself.
+        // An operator overrules what the instance reported.
         (Some(draining), None) => {
             let conditions = instance.conditions;
             instance.conditions = Conditions { operator_draining: draining, self_draining: false, ..conditions };

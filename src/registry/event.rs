@@ -8,7 +8,7 @@ use super::{
 };
 use crate::model::{Caller, Instance, InstanceId, Revision, ServiceName, UnixMillis};
 
-/// Reading of all clocks at one moment. The registry never looks at a clock itself.
+/// Reading of all clocks at one moment. The registry never reads a clock itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClockReading {
     /// Microseconds of a monotonic clock, to measure durations.
@@ -41,7 +41,7 @@ pub enum RemovalReason {
     Superseded,
 }
 
-/// Bytes of an event and its entry without their texts.
+/// Approximate size of an event and its entry without their texts, in bytes.
 const BASE_BYTES: usize = 512;
 
 /// One change of one instance that readers can see.

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use super::event::Event;
 use crate::model::Revision;
 
-/// Maximum number of events that a reader looks at while it holds a lock that writers want.
+/// Maximum number of events that a reader looks at while it holds a lock that writers need.
 pub const MAX_EVENTS_PER_READ: usize = 4_096;
 
 /// Events in the order of their revisions. The oldest are dropped.
@@ -20,7 +20,7 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Makes an empty log that covers everything after a revision.
+    /// Creates an empty log that covers everything after a revision.
     #[must_use]
     pub fn new(compacted_revision: Revision) -> Self {
         Self { events: VecDeque::new(), size: 0, compacted_revision }
@@ -50,8 +50,8 @@ impl EventLog {
         self.events.front().map(|(_, event)| event)
     }
 
-    /// Returns up to `limit` wanted events up to `until`, the newest first, as far as one read goes. The second value is the
-    /// revision from which to read on, if there is more.
+    /// Returns up to `limit` wanted events up to `until`, the newest first, among at most [`MAX_EVENTS_PER_READ`]. The
+    /// second value is the revision from which to continue, if there are more.
     #[must_use]
     pub fn newest(
         &self,

@@ -53,7 +53,7 @@ impl Chunk {
 pub struct InstanceMap {
     chunks: Chunks,
     len: usize,
-    /// Number of instances that calls may go to.
+    /// Number of routable instances.
     available: usize,
 }
 
@@ -91,7 +91,7 @@ impl InstanceMap {
         entries.filter(|entry| entry.instance.id.as_str() > after).take(limit).cloned().collect()
     }
 
-    /// Puts an entry in the place of the one with its id, and returns that one.
+    /// Puts an entry in place of the one with its id, and returns the one that it replaces.
     pub fn put(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         self.available += usize::from(entry.instance.status().is_routable());
         let id = entry.instance.id.clone();

@@ -5,7 +5,7 @@
 //! since.
 //!
 //! The word has 37 bits for the time, which is kept modulo 2^37 ms (4.35 years) and read as the time nearest to the reader's
-//! clock. Every deadline lies within days of that clock, so the lease clock may run for as long as it likes.
+//! clock. Every deadline lies within days of that clock, so the lease clock may run for any length of time.
 
 use std::time::Duration;
 
@@ -68,9 +68,9 @@ pub struct Lease {
     state: AtomicU64,
     /// Tick at which the timing wheel looks at it next. A wheel entry for any other tick is stale.
     pub(super) due: AtomicU64,
-    /// [`LeaseStanding`], as a number. Changes under the lock of self-preservation.
-    standing: AtomicU8,
-    /// Set while the lease counts among those of its service: from its beginning until whatever ends it first.
+    /// [`TrackingState`], as a number. Changes under the lock of self-preservation.
+    tracking_state: AtomicU8,
+    /// Set while the lease is counted for its service: from its beginning to its end.
     pub(super) counted: AtomicBool,
     /// Last load report. Boxed, because most holders send none.
     load: Mutex<Option<Box<LoadReport>>>,
@@ -89,16 +89,16 @@ pub(super) enum LeasePhase {
     Ended,
 }
 
-/// Standing of a lease with self-preservation.
+/// State of a lease in self-preservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LeaseStanding {
-    /// Not tracked: heartbeats come.
+pub(super) enum TrackingState {
+    /// Heartbeats come: the lease is not tracked, or is dropped from the list by the next sweep.
     Trusted,
     /// Counted as expiring.
     Expiring,
     /// Overdue, and held by self-preservation.
     Suspect,
-    /// An operator ended self-preservation: it expires once it is overdue, whatever the threshold says.
+    /// An operator ended self-preservation: the lease expires once it is overdue, regardless of the threshold.
     Released,
 }
 
@@ -155,7 +155,7 @@ impl LeaseState {
 }
 
 impl Lease {
-    /// Makes a lease that begins now.
+    /// Creates a lease that begins now.
     #[must_use]
     pub fn new(
         id: LeaseId,
@@ -174,7 +174,7 @@ impl Lease {
             terms: AtomicU64::new(terms.pack()),
             state: AtomicU64::new(state.pack()),
             due: AtomicU64::new(Self::NOT_SCHEDULED),
-            standing: AtomicU8::new(LeaseStanding::Trusted as u8),
+            tracking_state: AtomicU8::new(TrackingState::Trusted as u8),
             counted: AtomicBool::new(false),
             load: Mutex::new(None),
         }
@@ -183,8 +183,8 @@ impl Lease {
     /// Value of [`Lease::due`] for a lease that is not in the timing wheel.
     pub(super) const NOT_SCHEDULED: u64 = 0;
 
-    /// Renews the lease for a full TTL from now, and returns the TTL. `None` as stream leaves the stream as it is: the lease
-    /// was renewed by a request, not by a heartbeat.
+    /// Renews the lease for a full TTL from now, and returns the TTL. `by`: the heartbeat stream that renews it; `None` for
+    /// a request that is not a heartbeat, which leaves the stream of the lease as it is.
     ///
     /// # Errors
     ///
@@ -201,8 +201,8 @@ impl Lease {
         Ok(ttl)
     }
 
-    /// Notes that a stream broke. If it was the last to renew the lease, only the disconnect grace is left, where the terms
-    /// have one. Returns the deadline if it came nearer.
+    /// Records that a stream broke. If that stream was the last to renew the lease and the terms have a disconnect grace,
+    /// only the grace is left. Returns the new deadline if it is earlier than before.
     pub fn stream_broken(&self, by: HeartbeatStreamId, now: LeaseTime) -> Option<LeaseTime> {
         let grace = self.terms().disconnect_grace().map(millis);
         let mut nearer = None;
@@ -217,7 +217,7 @@ impl Lease {
         change.ok().and(nearer)
     }
 
-    /// Notes that the server itself closed a stream. Its holder did nothing wrong, so the deadline stays.
+    /// Records that the server itself closed a stream. The holder is not the cause, so the deadline stays.
     pub fn stream_released(&self, by: HeartbeatStreamId) {
         // The time is written back as it was read, so that any clock will do.
         let _ = self.change(0, |state| match state {
@@ -228,7 +228,8 @@ impl Lease {
         });
     }
 
-    /// Ends the lease if it is overdue; every later heartbeat is answered with that. Returns whether this call ended it.
+    /// Ends the lease if it is overdue, so that every later heartbeat is answered that it has expired. Returns whether
+    /// this call ended it.
     pub fn expire(&self, now: LeaseTime) -> bool {
         self.change(now, |state| match state {
             LeaseState::Alive { deadline, .. } if now > deadline => {
@@ -322,16 +323,16 @@ impl Lease {
         millis(self.terms().ttl())
     }
 
-    pub(super) fn standing(&self) -> LeaseStanding {
-        let known = self.standing.load(Ordering::Relaxed);
-        [LeaseStanding::Trusted, LeaseStanding::Expiring, LeaseStanding::Suspect]
+    pub(super) fn tracking_state(&self) -> TrackingState {
+        let known = self.tracking_state.load(Ordering::Relaxed);
+        [TrackingState::Trusted, TrackingState::Expiring, TrackingState::Suspect]
             .into_iter()
-            .find(|standing| *standing as u8 == known)
-            .unwrap_or(LeaseStanding::Released)
+            .find(|tracking_state| *tracking_state as u8 == known)
+            .unwrap_or(TrackingState::Released)
     }
 
-    pub(super) fn set_standing(&self, standing: LeaseStanding) {
-        self.standing.store(standing as u8, Ordering::Relaxed);
+    pub(super) fn set_tracking_state(&self, tracking_state: TrackingState) {
+        self.tracking_state.store(tracking_state as u8, Ordering::Relaxed);
     }
 
     /// Terms that were granted last.

@@ -3,8 +3,8 @@
 //! A monotonic clock runs on while the process is stopped, swapped out or starved, and heartbeats that came meanwhile are still
 //! unread. So a gap of more than a second between two readings is left out of lease time.
 //!
-//! After the gap the lease clock stands still for as long again, up to [`MAX_RECONNECT_MS`]: clients that waited for an answer
-//! have closed their streams meanwhile, and back off before they reconnect.
+//! After the gap the lease clock stands still for another time of the same length, up to [`MAX_RECONNECT_MS`]: clients that
+//! waited for an answer have closed their streams meanwhile, and back off before they reconnect.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 
 use super::lease::LeaseTime;
 
-/// Longest gap between two readings that is no pause. The clock must be read more often than that.
+/// Longest gap between two readings that does not count as a pause, in milliseconds. The clock must be read more often
+/// than that.
 const MAX_GAP_MS: u64 = 1_000;
 
-/// Maximum time for clients to reconnect after a pause: their longest back-off, and a second.
+/// Maximum time for clients to reconnect after a pause, in milliseconds: their longest back-off, and a second.
 const MAX_RECONNECT_MS: u64 = 6_000;
 
 /// Converts readings of a monotonic clock to lease time. Both are in milliseconds.

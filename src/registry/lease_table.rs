@@ -21,8 +21,8 @@ use crate::{
 const MIN_MEMORY: Duration = Duration::from_mins(1);
 const MAX_MEMORY: Duration = Duration::from_mins(10);
 
-/// Hasher for lease ids, which are random already, so that a part of one is as good as a digest. Only ids that the registry
-/// made itself are ever inserted, so no client can choose ids that collide.
+/// Hasher for lease ids. They are random, so a part of an id serves as its hash. Only ids that the registry made itself are
+/// inserted, so no client can choose ids that collide.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct LeaseHasher(u64);
 
@@ -46,7 +46,7 @@ impl Hasher for LeaseHasher {
 /// `LeaseHasher` as a parameter of a map.
 pub type HashLease = BuildHasherDefault<LeaseHasher>;
 
-/// Leases of all registrations, and for a while those that did not end by their holders' doing.
+/// Leases of all registrations, and for some time the ended leases whose holders do not know of the end.
 #[derive(Debug)]
 pub struct LeaseTable {
     by_id: DashMap<LeaseId, Arc<Lease>, HashLease>,
@@ -72,7 +72,7 @@ impl LeaseTable {
         self.by_id.get(&id).map(|found| Arc::clone(found.value()))
     }
 
-    /// Number of leases, with the ended ones that are still remembered.
+    /// Number of leases, including ended ones that are still remembered.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_id.len()
@@ -84,7 +84,7 @@ impl LeaseTable {
         self.by_id.is_empty()
     }
 
-    /// Notes that a stream that renewed this lease broke.
+    /// Records that a stream that renewed this lease broke.
     pub fn stream_broken(&self, lease: &Arc<Lease>, stream: HeartbeatStreamId, now: LeaseTime) {
         if lease.stream_broken(stream, now).is_some() {
             self.wheel.lock().put(lease);

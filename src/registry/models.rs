@@ -1,4 +1,4 @@
-//! A reader that subscribes while services are made and removed, in every order.
+//! A reader that subscribes while services are created and removed, in every order of steps.
 
 use loom::thread;
 

@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct NameIndex(RwLock<BTreeMap<Box<str>, SpelledName>>);
 
-/// A name that has, or had, a spelling with an upper-case letter.
+/// A name that has or had a spelling with an upper-case letter.
 #[derive(Debug, Default)]
 struct SpelledName {
     /// Spellings with an upper-case letter.

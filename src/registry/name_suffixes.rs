@@ -1,5 +1,5 @@
-//! Suffixes of dotted names: `b.c` and `c` for `a.b.c`. In DNS they exist because the name does, although nothing is registered
-//! under them.
+//! Suffixes of dotted names: `b.c` and `c` for `a.b.c`. In DNS a suffix exists because the name does, although nothing is
+//! registered under the suffix.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -9,13 +9,14 @@ use std::{
 
 /// Maximum length of a name whose suffixes are kept: that of a DNS name.
 const MAX_NAME_BYTES: usize = 253;
-/// Maximum number of labels of a name whose suffixes are kept. No protocol looks up longer names.
+/// Maximum number of labels of a name whose suffixes are kept. No protocol looks up names with more labels.
 const MAX_LABELS: usize = 32;
 /// Maximum length of a label.
 const MAX_LABEL_BYTES: usize = 63;
 
 /// Counted set of the proper suffixes of names, regardless of case. It holds hashes, so that a name of many labels costs a few
-/// hundred bytes. Two suffixes with one hash make an absent one look present, with a probability of one in 2^64.
+/// hundred bytes. An absent suffix looks present if its hash equals that of a suffix in the set, with a probability of one in
+/// 2^64 for each.
 #[derive(Debug, Default)]
 pub struct NameSuffixes {
     hasher: RandomState,

@@ -1,6 +1,7 @@
 //! Indexes of nodes by address and by the suffixes of their names.
 //!
-//! By name, nodes are found in the reserved service that holds them. Changes with the map, under the order lock.
+//! Nodes are found by name in the reserved service that holds them. The indexes change with the map, under the order
+//! lock.
 
 use std::{
     collections::{BTreeSet, HashMap},

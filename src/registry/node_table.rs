@@ -1,5 +1,5 @@
-//! Instances of each node, and the revisions at which it last changed: for readers of one node, and for readers of a service,
-//! which is shown with its nodes.
+//! Services with instances on each node, and the revisions at which the node last changed. Used by readers of a node, and by
+//! readers of a service, which is shown with its nodes.
 //!
 //! Changed under the order lock; read without a lock of the registry.
 
@@ -12,8 +12,8 @@ use dashmap::DashMap;
 
 use crate::model::{Revision, ServiceName};
 
-/// Nodes that are registered or have instances, by the names that [`ConsulIndex`](super::ConsulIndex) gives them. That of the
-/// local node is empty.
+/// Nodes that are registered or have instances, by the names that [`ConsulIndex`](super::ConsulIndex) gives them. The name of
+/// the local node is empty.
 #[derive(Debug, Default)]
 pub(super) struct NodeTable {
     by_name: DashMap<Box<str>, NodeEntry>,
@@ -118,7 +118,7 @@ impl NodeTable {
             }
             let is_empty = !entry.is_registered && entry.services.is_empty();
             if is_empty {
-                // Before a reader can miss the node and find a lower revision.
+                // Raised before the node leaves the map, so that no reader misses the node and finds a lower revision.
                 self.removed.fetch_max(revision.0, Ordering::AcqRel);
             }
             is_empty

@@ -1,20 +1,20 @@
 //! Self-preservation: when many leases run out at once, their instances are marked as suspect rather than removed.
 //!
-//! Many leases run out together when the network or this process fails, rather than all their holders. So before an instance is
-//! removed, a sweep counts the leases that are *expiring* (less than a third of the TTL is left, or nothing) and the instances
-//! that were removed because their lease expired within the last TTL. When these are more than a fifth of a service of three or
-//! more, or more than a tenth of a registry of twenty or more in three services or more, the threshold is exceeded: an instance
-//! whose lease is overdue becomes a *suspect*, still served, marked and counted.
+//! When many leases run out together, it is more likely that the network or this process failed than that all their holders
+//! did. So before an instance is removed, a sweep counts the leases that are *expiring* (overdue, or with less than a third of
+//! the TTL left) and the instances that were removed because their lease expired within the last TTL. When these are more than
+//! a fifth of a service of three or more, or more than a tenth of a registry of twenty or more in three services or more, the
+//! threshold is exceeded: an instance whose lease is overdue becomes a *suspect*, still served, marked and counted.
 //!
 //! | it ends | when |
 //! |---|---|
 //! | for one instance | a heartbeat comes; it is deregistered, or another boot takes over |
 //! | for a service | it has no suspects left, or the threshold was not exceeded for a TTL: the other suspects are removed |
 //! | for old suspects | a suspect has been silent for ten TTLs: a fifth of the service is released in each TTL, one at least |
-//! | by an operator | [`Registry::reset_self_preservation`]: what is silent now is removed once it is overdue |
+//! | by an operator | [`Registry::reset_self_preservation`]: instances that are silent now are removed once they are overdue |
 //!
-//! So a service of three or more never loses all its instances within a TTL because heartbeats are missing. By the same rule, a
-//! service of three or four holds a single silent instance, and a service of one or two holds none.
+//! So a service of three or more instances never loses all of them within a TTL because heartbeats are missing. By the same
+//! rule, a single silent instance is held in a service of three or four, and not held in a service of one or two.
 //!
 //! Expiring leases and suspects are tracked in one list, from the moment the timing wheel finds them expiring. Each sweep looks at
 //! all of them or, where they are many, at some of them; a heartbeat touches nothing here. An expired lease counts as a removal at
@@ -36,7 +36,7 @@ use super::{
     Registry,
     command::Command,
     event::ClockReading,
-    lease::{Lease, LeaseStanding, LeaseTime},
+    lease::{Lease, TrackingState, LeaseTime},
 };
 use crate::{
     model::{Caller, ServiceName},
@@ -68,7 +68,7 @@ struct SelfPreservationState {
     all: ThresholdState,
     /// Leases that are expiring, suspect or released, and some that no longer are.
     tracked: Vec<TrackedLease>,
-    /// Index at which the next sweep goes on.
+    /// Index at which the next sweep continues.
     cursor: usize,
     log: SelfPreservationLog,
 }
@@ -91,54 +91,55 @@ impl SelfPreservation {
         Self { total: TotalLeaseCounter::default(), state: Mutex::new(state) }
     }
 
-    /// Notes that a lease begins. `suspect`: its instance is marked already, as it may be when it was stored.
+    /// Records that a lease begins. `suspect`: its instance already has the suspect mark, which a loaded instance may
+    /// have.
     pub(super) fn begins(&self, lease: &Arc<Lease>, counter: &Arc<LeaseCounter>, suspect: bool) {
         self.total.add(lease, counter);
         if suspect {
             let mut state = self.state.lock();
             let record = state.records.open(&lease.service, counter);
-            state.track(lease, record, LeaseStanding::Suspect);
+            state.track(lease, record, TrackingState::Suspect);
         }
     }
 
-    /// Notes that a lease has ended.
+    /// Records that a lease has ended.
     pub(super) fn ends(&self, lease: &Lease, counter: &LeaseCounter) {
         self.total.remove(lease, counter);
     }
 }
 
 impl SelfPreservationState {
-    fn track(&mut self, lease: &Arc<Lease>, index: RecordIndex, standing: LeaseStanding) {
+    fn track(&mut self, lease: &Arc<Lease>, index: RecordIndex, tracking_state: TrackingState) {
         let Some(record) = self.records.get_mut(index) else { return };
         record.tracked += 1;
-        lease.set_standing(standing);
+        lease.set_tracking_state(tracking_state);
         for threshold in [&mut record.threshold, &mut self.all] {
             threshold.expiring += 1;
-            threshold.suspects += usize::from(standing == LeaseStanding::Suspect);
+            threshold.suspects += usize::from(tracking_state == TrackingState::Suspect);
         }
         self.tracked.push(TrackedLease { lease: Arc::clone(lease), record: index });
     }
 
-    /// Gives a lease another standing, with which it no longer counts as expiring or suspect.
-    fn uncount(&mut self, lease: &Lease, index: RecordIndex, standing: LeaseStanding) {
-        let before = lease.standing();
-        lease.set_standing(standing);
-        if let (LeaseStanding::Expiring | LeaseStanding::Suspect, Some(record)) = (before, self.records.get_mut(index))
+    /// Sets a state in which the lease no longer counts as expiring or suspect.
+    fn uncount(&mut self, lease: &Lease, index: RecordIndex, tracking_state: TrackingState) {
+        let before = lease.tracking_state();
+        lease.set_tracking_state(tracking_state);
+        if let (TrackingState::Expiring | TrackingState::Suspect, Some(record)) = (before, self.records.get_mut(index))
         {
             for threshold in [&mut record.threshold, &mut self.all] {
                 threshold.expiring -= 1;
-                threshold.suspects -= usize::from(before == LeaseStanding::Suspect);
+                threshold.suspects -= usize::from(before == TrackingState::Suspect);
             }
         }
     }
 }
 
 impl Registry {
-    /// Looks at the leases that are due, and decides which expire, which become suspect, and which recover. Returns the commands
-    /// that carry this out, for the engine to submit in this order.
+    /// Decides which of the leases that are due expire, become suspect or recover. Returns the commands that carry this out, for
+    /// the engine to submit in this order.
     ///
-    /// Called several times a second, by one task. A lease that expires has ended when this returns: its holder's next heartbeat
-    /// is answered with that, and no lease is lost whose heartbeat was answered before. The lease of a suspect goes on.
+    /// Called several times a second, by one task. An expiring lease has ended when this returns: a heartbeat that was answered
+    /// before keeps its lease, and a later one is answered that the lease has expired. The lease of a suspect continues.
     #[must_use]
     pub fn sweep(&self, now: ClockReading) -> Vec<Command> {
         let due = self.leases.tick(now.lease);

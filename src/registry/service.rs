@@ -13,11 +13,11 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// Events that the log of a small service holds. The history of all services reaches further back.
+/// Maximum number of events in the log of a small service. The history of all services reaches further back.
 const MIN_LOGGED_EVENTS: usize = 64;
-/// Events that the log of a large service holds.
+/// Maximum number of events in the log of a large service.
 const MAX_LOGGED_EVENTS: usize = 4_096;
-/// Maximum size of the log of a service.
+/// Maximum size of the log of a service in bytes.
 const MAX_LOG_BYTES: usize = 256 * 1024;
 
 /// Service that has instances.
@@ -40,12 +40,13 @@ pub struct ServiceState {
     visible_revision: Revision,
     /// Revision of the last change of a node that instances are on.
     node_revision: Revision,
-    /// The service lost its last instance and is about to leave the map: a writer that finds it so makes a new one.
+    /// The service lost its last instance and is about to leave the map. A writer that finds a retired service creates
+    /// a new one.
     retired: bool,
 }
 
 impl Service {
-    /// Makes a service without instances, whose log covers everything after a revision.
+    /// Creates a service without instances, whose log covers everything after a revision.
     #[must_use]
     pub fn new(compacted: Revision) -> Self {
         let state = ServiceState {
@@ -103,19 +104,19 @@ impl ServiceState {
         self.visible_revision.max(self.node_revision)
     }
 
-    /// Notes that a node that instances are on has changed.
+    /// Records that a node with instances of the service has changed.
     pub fn node_changed(&mut self, revision: Revision) {
         self.node_revision = revision;
     }
 
-    /// Puts an entry in the place of the one with its id.
+    /// Puts an entry in place of the one with its id.
     pub fn put(&mut self, entry: Arc<Entry>, revision: Revision) {
         self.instances.put(entry);
         self.revision = revision;
     }
 
-    /// Puts an entry of an earlier process in its place. The revision stays: that of the last change is not known, but is not
-    /// later.
+    /// Restores an entry of an earlier process. The revision of the service stays: the revision of its last change is
+    /// unknown, but not later.
     pub fn restore(&mut self, entry: Arc<Entry>) {
         self.instances.put(entry);
     }
@@ -126,7 +127,8 @@ impl ServiceState {
         self.revision = revision;
     }
 
-    /// Logs an event. The log is as long as costs a fraction of the memory of the instances, within bounds.
+    /// Logs an event. The maximum length of the log grows with the number of instances, so that the log takes a
+    /// fraction of their memory.
     pub fn log(&mut self, event: Arc<Event>) {
         self.visible_revision = event.revision;
         let max_events = (self.instances.len() / 4).clamp(MIN_LOGGED_EVENTS, MAX_LOGGED_EVENTS);

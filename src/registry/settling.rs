@@ -1,7 +1,8 @@
 //! Settling: after a start that lost registrations, readers with state of an earlier incarnation wait.
 //!
-//! Registered programs come back within seconds. A reader that was answered at once would learn that all the others are gone; a
-//! reader that waits keeps using its last set. A reader without such state loses nothing and is answered at once.
+//! Registered programs register again within seconds. Until then, an answer would tell a reader that instances are gone which
+//! are about to return; a reader that waits keeps using its last set. A reader without such state loses nothing and is answered
+//! at once.
 //!
 //! Not here: which readers have such state, which each protocol knows from its own tokens, and waking the readers that wait.
 
@@ -41,8 +42,8 @@ impl Registry {
         remembered != self.incarnation() && self.is_settling()
     }
 
-    /// Ends settling if its time is over. Returns true once: the readers that wait are then to be woken. Called by the task that
-    /// expires leases, with the same time: a worker with unread heartbeats holds back both.
+    /// Ends settling if its time is over. Returns true once, and the caller then wakes the waiting readers. Called by the task
+    /// that expires leases, with the same time, so that a worker with unread heartbeats holds back both.
     #[must_use]
     pub fn end_settling(&self, now: LeaseTime) -> bool {
         let until = self.settling.0.load(Ordering::Acquire);

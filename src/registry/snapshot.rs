@@ -14,9 +14,10 @@ use super::{
 };
 use crate::model::{Revision, Selector, ServiceName};
 
-/// Rounds of visits after which writers are made to wait for a snapshot.
+/// Number of rounds after which a snapshot makes writers wait.
 const MAX_LOCK_FREE_ROUNDS: usize = 8;
-/// Maximum number of services whose events are taken from their own logs, rather than searched for in the history of all.
+/// Maximum number of selected services whose events are read from their own logs. For more, the history of all services
+/// is searched.
 const MAX_SERVICES_BY_OWN_LOG: usize = 64;
 
 /// All instances of a selector at one revision.
@@ -88,7 +89,8 @@ impl Registry {
         PendingChanges { changes: changed.len(), oldest: events.first().map(|event| event.at) }
     }
 
-    /// Returns what [`Registry::since`] does, from the logs of these services. `None`: one of them does not reach back, or has no instances.
+    /// Returns the result of [`Registry::since`] from the logs of these services. `None`: one of them does not reach back, or has no
+    /// instances.
     fn since_of(
         &self,
         names: &[ServiceName],
@@ -130,7 +132,7 @@ impl Registry {
         newest
     }
 
-    /// Returns the newest revision, once a change that was seen before its publication has been published.
+    /// Waits until the revision `seen` has been published, and returns the newest revision.
     fn applied_from(&self, seen: Revision) -> Revision {
         if self.applied() < seen {
             drop(self.order.lock());

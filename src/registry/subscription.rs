@@ -108,7 +108,7 @@ enum SubscriptionPhase {
 }
 
 impl Subscription {
-    /// Makes a subscription for a reader that has been sent nothing, or everything up to the token.
+    /// Creates a subscription for a reader that has been sent nothing, or everything up to the token.
     #[must_use]
     pub fn new(selector: Arc<Selector>, filter: Option<Arc<InstanceFilter>>, token: Option<ResumeToken>) -> Self {
         let digest = selector.digest(filter.as_ref().map_or("", |filter| filter.as_str()));
@@ -133,7 +133,8 @@ impl Subscription {
         self.cursor
     }
 
-    /// Returns whether the reader has been sent everything once. From then on, each step has just happened.
+    /// Returns whether the reader has been sent everything once. From then on, each step is about changes that have
+    /// just happened.
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(self.phase, SubscriptionPhase::Live)
@@ -211,8 +212,8 @@ impl Subscription {
             return Some(self.reset(ResetReason::Compacted));
         };
         self.cursor = until;
-        // The step has the revision of its last event. Not a later one: so all readers of the same selection get the same step.
-        // Nor an earlier one, even where only an earlier event is left of it: the step covers all of them.
+        // The step has the revision of its last event. A later revision would differ between readers of the same selection. An
+        // earlier one would be wrong even where folding leaves only an earlier event, because the step covers all of them.
         let last = events.last().map_or(until, |event| event.revision);
         let changes = fold(events, self.filter.as_deref());
         if !changes.is_empty() {
@@ -227,7 +228,7 @@ impl Subscription {
     }
 }
 
-/// Returns the reason for which a token does not fit, dropped history aside.
+/// Returns the reason for which a token does not fit, apart from dropped history.
 fn mismatch(token: ResumeToken, digest: u64, registry: &Registry) -> Option<ResetReason> {
     if token.incarnation != registry.incarnation() {
         Some(ResetReason::OtherIncarnation)

@@ -1,4 +1,4 @@
-//! Short ways to make what tests need.
+//! Constructors for tests: readings of the clocks, names, entries and commands.
 
 use std::{sync::Arc, time::Duration};
 

@@ -302,7 +302,7 @@ fn reader_follows_a_service_that_is_removed_and_returns_without_reset() {
     assert_eq!(engine.registry().service_count(), 0);
 }
 
-/// Readers on threads of their own beside writers: each has a consistent state at each revision.
+/// Readers on threads of their own, concurrent with writers: each has a consistent state at each revision.
 #[test]
 fn snapshots_are_consistent_under_concurrent_writers() {
     let engine = Memory::new(Incarnation(1), at(0), Arc::new(test_support::NoListener));

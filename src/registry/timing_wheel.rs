@@ -1,4 +1,4 @@
-//! A lazy timing wheel: finds the leases that are due without being told of heartbeats.
+//! A lazy timing wheel: finds the leases that are due, without any work for heartbeats.
 //!
 //! After "Hashed and Hierarchical Timing Wheels" (Varghese and Lauck, 1987), scheme 6, with one difference: a renewal does not
 //! move the entry. The wheel looks at a lease in the slot where it was last put; if the deadline has moved on, it puts the
@@ -37,7 +37,7 @@ pub struct TimingWheel {
 }
 
 impl TimingWheel {
-    /// Makes an empty wheel.
+    /// Creates an empty wheel.
     #[must_use]
     pub fn new(now: LeaseTime) -> Self {
         Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), tick: now / TICK_MS }

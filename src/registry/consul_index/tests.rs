@@ -60,7 +60,7 @@ fn owner(engine: &Memory, node: &str) -> Option<(String, String)> {
     owner.map(|(service, id)| (service.to_string(), id.to_string()))
 }
 
-fn is(service: &str, id: &str) -> (String, String) {
+fn instance(service: &str, id: &str) -> (String, String) {
     (service.to_owned(), id.to_owned())
 }
 
@@ -74,19 +74,19 @@ fn check_belongs_to_the_instance_that_registered_it_last() {
     register_with_checks(&engine, "a", ("", "a"), &[("x", CheckStatus::Warning)]);
     let second = register_with_checks(&engine, "b", ("", "b"), &[("x", CheckStatus::Critical)]);
     assert_eq!(checks(&second).aggregate_status(), CheckStatus::Warning, "the status is unchanged");
-    assert_eq!(owner(&engine, ""), Some(is("b", "b")));
+    assert_eq!(owner(&engine, ""), Some(instance("b", "b")));
     set_status(&engine, "a", "a", CheckStatus::Passing);
-    assert_eq!(owner(&engine, ""), Some(is("b", "b")), "a change of the earlier one takes nothing back");
+    assert_eq!(owner(&engine, ""), Some(instance("b", "b")), "a change of the earlier owner does not take the check back");
     let taken = engine.registry().consul_index().taken_from("", &check("x"));
     assert_eq!(taken.iter().map(|taken| taken.id.as_str()).collect::<Vec<_>>(), ["a"]);
 
     register_with_checks(&engine, "a", ("", "a"), &[("x", CheckStatus::Critical)]);
-    assert_eq!(owner(&engine, ""), Some(is("a", "a")), "registered once more, it does");
-    assert!(!remove(&engine, taken.into_iter().next().unwrap()), "and what it lost before is another check");
+    assert_eq!(owner(&engine, ""), Some(instance("a", "a")), "a new registration does");
+    assert!(!remove(&engine, taken.into_iter().next().unwrap()), "the check that it lost before is a different one");
     let taken = engine.registry().consul_index().taken_from("", &check("x"));
     assert!(taken.into_iter().all(|taken| remove(&engine, taken)));
     assert!(engine.registry().get(&name("b"), "b").unwrap().instance.checks.is_empty());
-    assert_eq!(owner(&engine, ""), Some(is("a", "a")));
+    assert_eq!(owner(&engine, ""), Some(instance("a", "a")));
     assert_eq!(engine.registry().consul_index().taken_from("", &check("x")), []);
 }
 
@@ -96,7 +96,7 @@ fn check_of_a_removed_owner_belongs_to_the_latest_remaining_instance() {
     for id in ["a", "b", "c"] {
         register_with_checks(&engine, id, ("", id), &[("x", CheckStatus::Passing)]);
     }
-    for (goes, left) in [("c", Some(is("b", "b"))), ("a", Some(is("b", "b"))), ("b", None)] {
+    for (goes, left) in [("c", Some(instance("b", "b"))), ("a", Some(instance("b", "b"))), ("b", None)] {
         engine.submit(crate::registry::test_support::deregister(goes, goes, None), at(0)).unwrap();
         assert_eq!(owner(&engine, ""), left);
     }
@@ -108,8 +108,8 @@ fn nodes_have_checks_of_their_own_under_any_spelling() {
     register_with_checks(&engine, "a", ("", "a"), &[("x", CheckStatus::Passing)]);
     register_with_checks(&engine, "a", ("N2", "a"), &[("x", CheckStatus::Passing)]);
     register_with_checks(&engine, "b", ("n2", "b"), &[("x", CheckStatus::Passing)]);
-    assert_eq!(owner(&engine, ""), Some(is("a", "a")));
-    assert_eq!(owner(&engine, "n2"), Some(is("b", "@n2/b")));
+    assert_eq!(owner(&engine, ""), Some(instance("a", "a")));
+    assert_eq!(owner(&engine, "n2"), Some(instance("b", "@n2/b")));
     assert_eq!(owner(&engine, "n3"), None);
     let here = |node: &str| engine.registry().consul_index().on_node(&crate::model::node_id(node)).len();
     assert_eq!([here(""), here("N2"), here("n3")], [1, 2, 0]);
@@ -129,14 +129,14 @@ fn moved_id_belongs_to_the_new_service() {
     set_status(&engine, "old", "r", CheckStatus::Critical);
     let catalog = engine.registry().consul_index();
     assert_eq!(catalog.service_of("r"), Some(name("new")));
-    assert_eq!(owner(&engine, ""), Some(is("new", "r")));
-    assert_eq!(catalog.taken_from("", &check("x")), [], "what is left behind goes as a whole");
+    assert_eq!(owner(&engine, ""), Some(instance("new", "r")));
+    assert_eq!(catalog.taken_from("", &check("x")), [], "the old entry is removed as a whole");
     engine.submit(crate::registry::test_support::deregister("old", "r", None), at(0)).unwrap();
-    assert_eq!((catalog.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(is("new", "r"))));
-    // Back to where something is left of it.
+    assert_eq!((catalog.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(instance("new", "r"))));
+    // The instance moves back to the service that still has its old entry.
     register_with_checks(&engine, "old", ("", "r"), &[]);
     set_status(&engine, "old", "r", CheckStatus::Warning);
     let again = register_with_checks(&engine, "new", ("", "r"), &[]);
     assert_eq!(checks(&again).aggregate_status(), CheckStatus::Warning);
-    assert_eq!((catalog.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(is("new", "r"))));
+    assert_eq!((catalog.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(instance("new", "r"))));
 }

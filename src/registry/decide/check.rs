@@ -38,7 +38,7 @@ pub(super) fn decide_register_without_lease(
         return Err(CommandError::HeldByLease { service, id });
     }
     let moved = context.moved.as_ref().map(|entry| &entry.instance);
-    // If the instance moves back here, an entry that its first move left behind is older than the one that moves.
+    // If the instance moves back here, the entry that its first move left behind is outdated.
     let continued = present.filter(|entry| entry.lease.is_none() && moved.is_none()).map(|entry| &entry.instance);
     let before = moved.or(continued);
     let unchecked = InstanceChecks::default();
@@ -161,7 +161,7 @@ pub(super) fn remove_check(
     Ok(())
 }
 
-/// Removes an instance, if the check is still critical and was not defined anew.
+/// Removes an instance, if the check is still critical and was not redefined.
 pub(super) fn decide_reap(present: Option<&Arc<Entry>>, check: &CheckId, definition_revision: Revision) -> Decision {
     let known = present.and_then(|entry| entry.instance.checks.get(check.as_str()));
     let is_due = known

@@ -1,4 +1,4 @@
-//! Heartbeats, broken streams and expiry against each other, in every order.
+//! Heartbeats, broken streams and expiry at the same time, in every order of steps.
 //!
 //! The models run where the time in the state word wraps: what holds there holds at any other time.
 
@@ -73,7 +73,7 @@ fn loom_stream_breaks_while_it_is_released_and_a_request_renews() {
         let nearer = broken.join().unwrap();
         renewed.join().unwrap().unwrap();
         assert!(!lease.is_connected());
-        // Whichever of release and break came first took the stream away: the other found another one.
+        // Of release and break, the first one took the stream away, so the other found a different stream.
         assert_eq!(lease.can_be_taken_over(START + 2_000).is_ok(), nearer.is_some());
         // A break after the request shortens the time that it gave; the request restores it after a break.
         let deadline = lease.deadline(START + 2_000) - START;

@@ -36,7 +36,7 @@ fn lease_expires_after_its_ttl_and_not_before() {
 }
 
 #[test]
-fn overdue_lease_with_late_heartbeat_goes_on() {
+fn overdue_lease_with_late_heartbeat_continues() {
     at_each_start(|start| {
         let lease = lease(start, 3_000, None);
         assert_eq!(lease.phase(start + 9_000), LeasePhase::Overdue);

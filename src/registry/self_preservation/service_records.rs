@@ -1,4 +1,4 @@
-//! Records of the services that have, or lately had, silent instances. Other services have none.
+//! Records of the services that have or recently had silent instances. Other services have no record.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,10 +9,10 @@ use super::{
 };
 use crate::{model::ServiceName, registry::lease::LeaseTime};
 
-/// Minimum time for which removals are remembered, in milliseconds. Otherwise they are for the longest TTL that the service ever
-/// granted, but a longer one may still be granted.
+/// Minimum time for which removals are remembered, in milliseconds. Removals are remembered for the longest TTL that the service
+/// has granted, but a longer one may be granted later.
 const MIN_REMOVAL_MEMORY_MS: LeaseTime = 60_000;
-/// Minimum number of records that a sweep checks for whether they are still needed.
+/// Minimum number of records of which a sweep checks whether they are still needed.
 const MIN_CHECKED_RECORDS: usize = 64;
 
 /// Index of a record. It stays valid while leases are tracked under it.
@@ -44,16 +44,16 @@ pub(super) struct ServiceRecords {
     slots: Vec<Option<ServiceRecord>>,
     by_name: HashMap<ServiceName, RecordIndex>,
     free: Vec<RecordIndex>,
-    /// Index at which the next check for records that are no longer needed goes on.
+    /// Index at which the next check for records that are no longer needed continues.
     cursor: usize,
 }
 
 impl ServiceRecords {
-    /// Returns the record of a service, which is made if there is none.
+    /// Returns the record of a service, and creates it if there is none.
     pub(super) fn open(&mut self, name: &ServiceName, counter: &Arc<LeaseCounter>) -> RecordIndex {
         if let Some(index) = self.find(name) {
             if let Some(record) = self.get_mut(index) {
-                // The service may have been removed and made again since.
+                // The service may have been removed and created again since.
                 record.counter = Arc::clone(counter);
             }
             return index;

@@ -19,7 +19,7 @@ use crate::{
     registry::{
         command::Command,
         event::ClockReading,
-        lease::{Lease, LeasePhase, LeaseStanding, LeaseTime, millis},
+        lease::{Lease, LeasePhase, TrackingState, LeaseTime, millis},
         timing_wheel::TickResult,
     },
 };
@@ -72,7 +72,7 @@ impl SelfPreservationState {
         let (window, dropped) = self.review(&mut sweep);
         for at in window.clone() {
             let TrackedLease { lease, record } = &self.tracked[at];
-            if lease.standing() == LeaseStanding::Suspect {
+            if lease.tracking_state() == TrackingState::Suspect {
                 let (ttl, index) = (lease.ttl_ms(), *record);
                 self.assess(index, ttl, &mut sweep);
             }
@@ -103,11 +103,11 @@ impl SelfPreservationState {
         if !matches!(lease.phase(now), LeasePhase::Expiring | LeasePhase::Overdue) {
             return None;
         }
-        if lease.standing() != LeaseStanding::Trusted {
+        if lease.tracking_state() != TrackingState::Trusted {
             return self.records.find(&lease.service);
         }
         let index = self.records.open(&lease.service, &counter_of(&lease.service)?);
-        self.track(lease, index, LeaseStanding::Expiring);
+        self.track(lease, index, TrackingState::Expiring);
         Some(index)
     }
 
@@ -125,7 +125,7 @@ impl SelfPreservationState {
             return None;
         };
         // Suspect and released leases are decided when they are reviewed.
-        (lease.standing() == LeaseStanding::Expiring).then(|| (Arc::clone(lease), index))
+        (lease.tracking_state() == TrackingState::Expiring).then(|| (Arc::clone(lease), index))
     }
 
     /// Looks at tracked leases, and drops those with heartbeats. Returns the range of those that it kept, and the records of the
@@ -136,13 +136,13 @@ impl SelfPreservationState {
         let (mut at, mut end, mut dropped) = (start, self.tracked.len().min(start + most), Vec::new());
         while at < end {
             let lease = &self.tracked[at].lease;
-            let (standing, phase) = (lease.standing(), lease.phase(sweep.now.lease));
-            let stays = match (standing, phase) {
+            let (tracking_state, phase) = (lease.tracking_state(), lease.phase(sweep.now.lease));
+            let stays = match (tracking_state, phase) {
                 // A suspect that is only expiring had a heartbeat, and the stream that carried it broke.
-                (LeaseStanding::Trusted, _)
+                (TrackingState::Trusted, _)
                 | (_, LeasePhase::Fresh | LeasePhase::Ended)
-                | (LeaseStanding::Suspect, LeasePhase::Expiring) => false,
-                (LeaseStanding::Expiring | LeaseStanding::Released, LeasePhase::Expiring)
+                | (TrackingState::Suspect, LeasePhase::Expiring) => false,
+                (TrackingState::Expiring | TrackingState::Released, LeasePhase::Expiring)
                 | (_, LeasePhase::Overdue) => true,
             };
             if stays {
@@ -151,12 +151,12 @@ impl SelfPreservationState {
             }
             let TrackedLease { lease, record: index } = self.tracked.swap_remove(at);
             end = end.min(self.tracked.len());
-            self.uncount(&lease, index, LeaseStanding::Trusted);
+            self.uncount(&lease, index, TrackingState::Trusted);
             if let Some(record) = self.records.get_mut(index) {
                 record.tracked -= 1;
             }
             dropped.push(index);
-            if phase != LeasePhase::Ended && matches!(standing, LeaseStanding::Suspect | LeaseStanding::Released) {
+            if phase != LeasePhase::Ended && matches!(tracking_state, TrackingState::Suspect | TrackingState::Released) {
                 sweep.result.commands.push(Command::Recover(Arc::clone(&lease)));
                 sweep.result.fresh.push(lease);
             }
@@ -191,10 +191,10 @@ impl SelfPreservationState {
     /// Decides a tracked lease that was held by an earlier sweep, or that an operator released.
     fn decide_held(&mut self, at: usize, sweep: &mut SweepContext<'_>) {
         let TrackedLease { lease, record } = &self.tracked[at];
-        let counts_as_removal = match lease.standing() {
-            LeaseStanding::Suspect if self.may_expire(lease, *record, sweep) => true,
-            LeaseStanding::Released if lease.is_overdue(sweep.now.lease) => false,
-            LeaseStanding::Trusted | LeaseStanding::Expiring | LeaseStanding::Suspect | LeaseStanding::Released => {
+        let counts_as_removal = match lease.tracking_state() {
+            TrackingState::Suspect if self.may_expire(lease, *record, sweep) => true,
+            TrackingState::Released if lease.is_overdue(sweep.now.lease) => false,
+            TrackingState::Trusted | TrackingState::Expiring | TrackingState::Suspect | TrackingState::Released => {
                 return;
             }
         };
@@ -204,14 +204,14 @@ impl SelfPreservationState {
 
     /// Decides a lease that has just become overdue.
     fn decide_overdue(&mut self, lease: &Arc<Lease>, index: RecordIndex, sweep: &mut SweepContext<'_>) {
-        if lease.standing() != LeaseStanding::Expiring {
+        if lease.tracking_state() != TrackingState::Expiring {
             sweep.result.fresh.push(Arc::clone(lease)); // a heartbeat came at this moment
             return;
         }
         if self.may_expire(lease, index, sweep) {
             return self.expire(lease, index, true, sweep);
         }
-        lease.set_standing(LeaseStanding::Suspect);
+        lease.set_tracking_state(TrackingState::Suspect);
         let until = release_time(lease.deadline(sweep.now.lease), lease.ttl_ms());
         let threshold = self.records.get_mut(index).map(|record| &mut record.threshold);
         threshold.into_iter().chain([&mut self.all]).for_each(|threshold| threshold.add_suspect(until));
@@ -246,7 +246,7 @@ impl SelfPreservationState {
             return;
         }
         // The next review drops it from the list.
-        self.uncount(lease, index, LeaseStanding::Trusted);
+        self.uncount(lease, index, TrackingState::Trusted);
         if let Some(record) = self.records.get_mut(index) {
             sweep.total.remove(lease, &record.counter);
             if counts_as_removal {
@@ -294,8 +294,8 @@ impl SelfPreservationState {
         let mut released = 0;
         for TrackedLease { lease, record } in tracked.iter().filter(|tracked| is_wanted(tracked.record)) {
             let is_silent = matches!(lease.phase(now.lease), LeasePhase::Expiring | LeasePhase::Overdue);
-            if is_silent && matches!(lease.standing(), LeaseStanding::Expiring | LeaseStanding::Suspect) {
-                self.uncount(lease, *record, LeaseStanding::Released);
+            if is_silent && matches!(lease.tracking_state(), TrackingState::Expiring | TrackingState::Suspect) {
+                self.uncount(lease, *record, TrackingState::Released);
                 released += 1;
             }
         }

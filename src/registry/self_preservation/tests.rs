@@ -191,7 +191,7 @@ fn deregistered_suspects_are_removed_and_do_not_count() {
     assert_eq!(test.count("web"), 4);
     test.pass(100);
     assert!(!test.is_preserved("web"));
-    // Nor do they count in the peak: two silent ones of the four that are left are half of it.
+    // They do not count in the peak either: two silent instances of the remaining four are half of it.
     test.alive.truncate(2);
     test.pass(TTL + 1_000);
     assert_eq!((test.suspects("web"), test.count("web")), (2, 4));
@@ -354,7 +354,7 @@ fn service_with_short_and_long_ttls_holds_each_by_its_own() {
 fn suspect_that_was_stored_recovers_with_its_new_lease() {
     let mut test = TestRegistry::new(&[("web", 3)]);
     let entry = test.engine.registry().get(&name("web"), "i0").unwrap();
-    // As an engine with a store loads it: with a new lease that has its full TTL.
+    // An engine with a store loads it like this: with a new lease that has its full TTL.
     let lease = Lease::new(
         crate::model::LeaseId(77),
         name("db"),

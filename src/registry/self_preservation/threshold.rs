@@ -5,10 +5,10 @@ use crate::registry::{event::ClockReading, lease::LeaseTime};
 
 /// Number of TTLs after which a silent suspect is released.
 const MAX_SUSPECT_TTLS: LeaseTime = 10;
-/// Suspects are not released all at once: of those that may go within a TTL, one part in this many goes in the same part of it.
+/// Number of equal steps of a TTL over which releases are spread, so that suspects are not released all at once.
 const RELEASE_STEPS: usize = 20;
 
-/// Rule by which too many instances are silent.
+/// Rule that decides when too many instances are silent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ThresholdRule {
     /// The threshold is one part in this many.
@@ -33,7 +33,7 @@ pub struct ThresholdInput {
     pub peak: usize,
     /// Instances whose lease is overdue or has less than a third of its TTL left, suspects included.
     pub expiring: usize,
-    /// Instances that would have been removed.
+    /// Suspects: instances that would have been removed without self-preservation.
     pub suspects: usize,
     /// Instances that expired within the last TTL.
     pub recent_expirations: usize,
@@ -90,7 +90,7 @@ impl ThresholdState {
         input.peak >= self.rule.min_instances && silent * self.rule.divisor > input.peak
     }
 
-    /// Notes that the threshold is exceeded. Returns whether self-preservation begins with that.
+    /// Records that the threshold is exceeded. Returns whether self-preservation begins now.
     pub(super) fn activate(&mut self, now: ClockReading, ttl: LeaseTime) -> bool {
         let begins = self.activation.is_none();
         let activation = self.activation.get_or_insert(Activation {
@@ -109,7 +109,8 @@ impl ThresholdState {
         self.activation.is_some_and(|activation| now.saturating_sub(activation.last_exceeded) < ttl)
     }
 
-    /// Returns whether a suspect that has been silent for too long may be removed now, beside those that were removed lately.
+    /// Returns whether a suspect that has been silent for too long may be removed now, in addition to those that were removed
+    /// recently.
     pub(super) fn permits_release(&self, input: ThresholdInput, now: LeaseTime, ttl: LeaseTime) -> bool {
         let step = ttl / RELEASE_STEPS as LeaseTime;
         input.recent_expirations < input.limit.max(1)

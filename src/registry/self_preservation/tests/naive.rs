@@ -103,7 +103,7 @@ impl NaiveSelfPreservation {
         allows(&Some(key.0.clone()), 5) && (!self.holds(&None, now, ttl) || allows(&None, 10))
     }
 
-    /// Notes that an instance was removed.
+    /// Records that an instance was removed.
     pub fn removed_instance(&mut self, key: &Key, now: u64) {
         if !self.leases.remove(key).unwrap().released {
             self.removals.push((now, key.clone()));
