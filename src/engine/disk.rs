@@ -68,11 +68,12 @@ pub use store::{RecordChange, Store};
 
 use writer::{WriteRequest, Writer, WriterMessage, WriterQueues};
 
-/// Maximum number of requests that wait for the disk; further ones are rejected. It is the work of seconds.
+/// Maximum number of requests that wait for the disk; further ones are rejected. Writing them takes seconds.
 const MAX_WAITING: usize = 32_768;
 /// Time after which a rejected caller should try again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Time before a crash whose check states may be missing: they are collected once a second, and flushed within another.
+/// Length of the time before a crash from which check states may be missing: they are collected once a second, and
+/// flushed within another second.
 const UNSAVED_WINDOW: Duration = Duration::from_secs(2);
 /// Maximum number of unreadable records that the log names.
 const MAX_NAMED_RECORDS: usize = 20;

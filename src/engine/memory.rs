@@ -18,7 +18,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// An engine with an empty registry, whose incarnation starts now.
+    /// Creates an engine with an empty registry, whose incarnation starts now.
     #[must_use]
     pub fn new(incarnation: Incarnation, now: ClockReading, listener: Arc<dyn ChangeListener>) -> Self {
         let StartPoint { incarnation, revision } = StartPoint::new(incarnation, now);

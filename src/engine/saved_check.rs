@@ -1,7 +1,7 @@
 //! State of a check that is not an event, but outlives the process.
 //!
 //! A report that repeats a status changes nothing in the registry, but it extends a TTL and has an output. An engine with a store
-//! saves this state beside the registry in batches, so that no report waits for the disk.
+//! saves this state in batches, separately from the registry, so that no report waits for the disk.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,6 +43,7 @@ pub struct SavedResult {
 pub struct SavedChecks {
     /// State of each check.
     pub states: Vec<(CheckKey, SavedCheck)>,
-    /// Time before the end of that process whose reports may be missing. Zero if the process closed its store.
+    /// Length of the time before the end of that process from which reports may be missing. Zero if the process closed
+    /// its store.
     pub unsaved_window: Duration,
 }

@@ -36,7 +36,7 @@ pub enum StoreError {
     },
     /// An earlier error of the operating system made the open database unusable.
     #[error(
-        "cannot {operation} {}: an earlier read or write failed, and the database takes no more: find that error above in the \
+        "cannot {operation} {}: an earlier read or write failed, and the database accepts no more operations: find that error above in the \
          log, check the disk, and start the registry again",
         path.display()
     )]

@@ -31,7 +31,7 @@ use line::ExportLine;
 /// Version of the export format.
 const VERSION: u32 = 1;
 
-/// Largest valid revision. A registry with a million writes a second reaches it after 146,000 years.
+/// Maximum valid revision. A registry with a million writes a second reaches it after 146,000 years.
 const MAX_REVISION: Revision = Revision(1 << 62);
 
 /// Error of lines that are not an export.
@@ -62,7 +62,7 @@ pub enum ImportError {
     },
     /// The number of lines differs from the number in the header.
     #[error(
-        "{found} instances where the first line says {expected}: the export is not complete; make it again, or correct that number"
+        "the export has {found} instances, but its first line says {expected}: export again, or correct that number"
     )]
     Count {
         /// Number of instances in the header.
@@ -141,7 +141,8 @@ pub fn read(lines: impl BufRead, mut progress: impl FnMut(usize)) -> Result<Load
             Vacant(key) => {
                 key.insert(all.len());
             }
-            // Earlier versions distinguished node names by case: the newest of the instances that have one name now stays.
+            // Earlier versions distinguished node names by case. Of instances whose ids are the same now, the newest is
+            // kept.
             Occupied(key) if *instance.id.as_str() != *written_id => {
                 let known: &mut (StoredInstance, Vec<_>) = &mut all[*key.get()];
                 if known.0.instance.revision < instance.revision {
@@ -165,7 +166,7 @@ pub fn read(lines: impl BufRead, mut progress: impl FnMut(usize)) -> Result<Load
     Ok(sorted(all, newest))
 }
 
-/// Sorts instances and the states of their checks like a store does.
+/// Sorts instances and the states of their checks as a store does.
 fn sorted(all: Vec<(StoredInstance, Vec<(CheckId, SavedCheck)>)>, revision: Revision) -> LoadedRecords {
     let mut records = LoadedRecords { revision, ..LoadedRecords::default() };
     for (stored, states) in all {
@@ -183,7 +184,7 @@ fn sorted(all: Vec<(StoredInstance, Vec<(CheckId, SavedCheck)>)>, revision: Revi
 impl ExportHeader {
     fn read(line: &str) -> Result<Self, ImportError> {
         let header: Self = serde_json::from_str(line).map_err(|error| {
-            // A later version may write other fields beside the version.
+            // A later version may write other fields besides the version.
             let version = serde_json::from_str::<serde_json::Value>(line).ok();
             let version = version.and_then(|header| u32::try_from(header["callboard_export"].as_u64()?).ok());
             match version {
@@ -255,7 +256,7 @@ mod tests {
         assert!(import_error("").contains("this is not an export"));
         assert!(import_error("hello").contains("this is not an export"));
         assert!(import_error(r#"{"callboard_export":2,"more":1}"#).contains("version 2"));
-        assert!(import_error(&lines[..2].join("\n")).starts_with("1 instances where the first line says 2"));
+        assert!(import_error(&lines[..2].join("\n")).starts_with("the export has 1 instances, but its first line says 2"));
         assert!(import_error(&[lines[0], lines[1], lines[1]].join("\n")).contains("line 3: web/a occurs twice"));
         let other = good.replace(r#""port":80"#, r#""port":80000"#);
         assert!(import_error(&other).starts_with("line 2: addresses[0].port"), "{}", import_error(&other));

@@ -4,7 +4,7 @@ use prost::Message;
 
 use super::record::{DecodeError, RecordSigner};
 
-/// State of a store as a whole, stored as a Protocol Buffers message with a tag behind it. Field numbers never change.
+/// State of a store as a whole, stored as a Protocol Buffers message followed by a tag. Field numbers never change.
 #[derive(Clone, PartialEq, Message)]
 pub struct StoreHeader {
     /// Incarnation of the registry in the store.
@@ -19,7 +19,7 @@ pub struct StoreHeader {
     /// Exclusive or of the tags of all instance records.
     #[prost(uint64, tag = "4")]
     pub digest: u64,
-    /// True from opening to closing: still true at the next opening, it tells that the process was killed.
+    /// True while the store is open. If it is still true at the next opening, the process was killed.
     #[prost(bool, tag = "5")]
     pub open: bool,
     /// True while the process that has the store open acknowledges changes before they are on the disk.

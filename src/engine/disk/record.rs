@@ -1,7 +1,7 @@
 //! Encoding of an instance for the disk.
 //!
 //! A record is a Protocol Buffers message (`message`), so that fields can be added without a new format, followed by a tag of
-//! 8 bytes (`signer`). Data that was written for another instance or by another store does not pass for a record.
+//! 8 bytes (`signer`). The tag of data that was written for another instance or by another store does not match.
 
 pub mod check;
 mod consul_registration;

@@ -159,7 +159,8 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return WriteBatch::Closed,
             }
         }
-        // Check states wait for a command to go with: a command that changes a status follows its state at once.
+        // Check states wait for a command with which to be written, because the command for a changed status follows
+        // its check state immediately.
         let expected = self.last_batch.max(usize::from(!self.saving.is_empty()));
         let gather_time =
             if self.last_batch > 1 || expected > requests.len() { MAX_GATHER_TIME } else { Duration::ZERO };

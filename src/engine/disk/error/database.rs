@@ -23,8 +23,8 @@ fn convert(operation: &'static str, path: &Path, error: redb::Error) -> StoreErr
         Error::PreviousIo => StoreError::PoisonedByIo { operation, path },
         Error::Io(source) => match source.kind() {
             // redb's report of a file without the header of a database.
-            io::ErrorKind::InvalidData => StoreError::corrupt(&path, "it does not start like a database"),
-            io::ErrorKind::UnexpectedEof => StoreError::corrupt(&path, "it is shorter than it was"),
+            io::ErrorKind::InvalidData => StoreError::corrupt(&path, "it does not start with the header of a database"),
+            io::ErrorKind::UnexpectedEof => StoreError::corrupt(&path, "it ends too early"),
             _ => StoreError::Io { operation, path, source },
         },
         Error::Backend(source) => StoreError::Io { operation, path, source: io::Error::other(source) },
@@ -72,8 +72,8 @@ mod tests {
             (Error::DatabaseAlreadyOpen, "/data/registry.redb is in use by another process: stop that process"),
             (Error::LockProtocolMismatch, "is in use by another process: stop that process"),
             (Error::Corrupted("page 7".into()), "is damaged: page 7: nothing was changed; keep a copy"),
-            (io(io::ErrorKind::InvalidData), "is damaged: it does not start like a database"),
-            (io(io::ErrorKind::UnexpectedEof), "is damaged: it is shorter than it was"),
+            (io(io::ErrorKind::InvalidData), "is damaged: it does not start with the header of a database"),
+            (io(io::ErrorKind::UnexpectedEof), "is damaged: it ends too early"),
             (
                 Error::UpgradeRequired(2),
                 "is a database file of the old version 2: `callboard export` it with the version",

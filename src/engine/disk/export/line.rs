@@ -216,7 +216,7 @@ fn parse_time(text: &str) -> Result<UnixMillis, FieldError> {
         let since = humantime::parse_rfc3339(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         u64::try_from(since.as_millis()).ok()
     };
-    let error = || FieldError::new("registered_at", text, "is not a time", "write it as 2026-01-31T12:00:00Z");
+    let error = || FieldError::new("registered_at", text, "is not a time", "write a time such as 2026-01-31T12:00:00Z");
     number.or_else(read).map(UnixMillis).ok_or_else(error)
 }
 
@@ -255,6 +255,6 @@ impl<'de> Deserialize<'de> for ExportDuration {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
             .map(Self)
-            .map_err(|_| D::Error::custom(format!("{text:?} is not a duration: write a number with a unit, as 15s")))
+            .map_err(|_| D::Error::custom(format!("{text:?} is not a duration: write a number with a unit, such as 15s")))
     }
 }

@@ -90,7 +90,7 @@ pub struct RecordCheck {
     #[prost(string, tag = "41")]
     #[serde(skip_serializing_if = "String::is_empty")]
     body: String,
-    /// True to judge a redirect itself instead of following it.
+    /// True to use the status of a redirect itself instead of following it.
     #[prost(bool, tag = "42")]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     disable_redirects: bool,

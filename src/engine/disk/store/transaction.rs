@@ -108,7 +108,7 @@ pub fn upgrade(database: &Database, forget_check_states: bool) -> Result<(), red
     Ok(())
 }
 
-/// Makes a store with these contents of an empty database.
+/// Initializes an empty database as a store with these contents.
 pub fn initialize(database: &Database, start: StartPoint, contents: &LoadedRecords) -> Result<(), redb::Error> {
     let key = random::u128();
     let transaction = database.begin_write()?;

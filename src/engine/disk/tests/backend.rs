@@ -45,7 +45,7 @@ impl FaultyDisk {
         Self(Arc::new(Mutex::new(Image { synced: bytes.clone(), visible: bytes, ..Image::default() })))
     }
 
-    /// Returns the content that a loss of power leaves at least.
+    /// Returns the content that is certain to be there after a loss of power.
     pub fn synced(&self) -> Vec<u8> {
         self.0.lock().unwrap().synced.clone()
     }

@@ -39,7 +39,7 @@ fn crash_at_any_moment_loses_no_acknowledged_change() {
             store.write(writes, Revision(round as u64 + 1), true).unwrap();
             acknowledged.extend(some.iter().map(|instance| ("web".to_owned(), instance.id.to_string())));
         }
-        // Of a transaction that is being written, all changes are loaded or none.
+        // All changes of a transaction that is being written are loaded, or none.
         let in_flight: Vec<_> = (0..40).map(|n| instance(9_000 + n)).collect();
         disk.fail_after(0);
         assert!(

@@ -1,4 +1,4 @@
-//! Errors of the database, each told apart from damage.
+//! Errors of the database, each distinguished from damage.
 
 use redb::{Database, MultimapTableDefinition, TableDefinition};
 

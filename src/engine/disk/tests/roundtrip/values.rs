@@ -53,7 +53,7 @@ fn length() -> BoxedStrategy<Duration> {
     .boxed()
 }
 
-fn verdict() -> BoxedStrategy<CheckStatus> {
+fn check_status() -> BoxedStrategy<CheckStatus> {
     select(vec![CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]).boxed()
 }
 
@@ -174,7 +174,7 @@ pub fn kind(probe: &Probe) -> usize {
     }
 }
 
-fn stated() -> BoxedStrategy<CheckDescription> {
+fn check_description() -> BoxedStrategy<CheckDescription> {
     let texts = (maybe(4_096), maybe(512), maybe(512), maybe(512), maybe(8_192));
     texts
         .prop_map(|(output, kind, interval, timeout, definition)| CheckDescription {
@@ -191,10 +191,10 @@ pub fn definition() -> BoxedStrategy<CheckDefinition> {
     let texts = (text(512), maybe(512), maybe(512));
     let thresholds = (0..4_u32, any::<u32>(), 0..9_u32);
     let spans = (length(), length(), option::of(length()));
-    let more = (any::<u32>(), any::<bool>(), option::of(stated()));
+    let more = (any::<u32>(), any::<bool>(), option::of(check_description()));
     let parts = (texts, probe(), thresholds, spans, more);
     parts
-        .prop_filter_map("a definition", |(texts, probe, thresholds, spans, (output_max_size, separate, stated))| {
+        .prop_filter_map("a definition", |(texts, probe, thresholds, spans, (output_max_size, separate, description))| {
             let definition = CheckDefinition {
                 id: CheckId::parse(&texts.0).ok()?,
                 name: texts.1,
@@ -206,7 +206,7 @@ pub fn definition() -> BoxedStrategy<CheckDefinition> {
                 deregister_after: spans.2,
                 output_max_size,
                 separate,
-                description: stated.map(Box::new),
+                description: description.map(Box::new),
             };
             definition.validated().ok()
         })
@@ -214,7 +214,7 @@ pub fn definition() -> BoxedStrategy<CheckDefinition> {
 }
 
 fn checks() -> BoxedStrategy<InstanceChecks> {
-    let one = (definition(), verdict(), revision(), revision(), revision());
+    let one = (definition(), check_status(), revision(), revision(), revision());
     let one = one.prop_map(|(definition, verdict, created, revision, defined)| Check {
         definition: Arc::new(definition),
         status: verdict,
@@ -315,7 +315,7 @@ pub fn stored() -> BoxedStrategy<StoredInstance> {
 /// State of a check that was added at revision `created`.
 pub fn saved(created: Revision) -> BoxedStrategy<SavedCheck> {
     let time = || number().prop_map(UnixMillis);
-    let result = (time(), verdict(), option::of(number().prop_map(Duration::from_nanos)), any::<String>());
+    let result = (time(), check_status(), option::of(number().prop_map(Duration::from_nanos)), any::<String>());
     let result =
         result.prop_map(|(at, verdict, took, output)| SavedResult { at, status: verdict, took, output: output.into() });
     (time(), option::of(time()), number(), option::of(result))
