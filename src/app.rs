@@ -5,11 +5,11 @@
 //! | `server_context` | state that all protocols share |
 //! | `commands` | the one write path, with writes that span several instances |
 //! | `command_sequence`, `write_path` | the commands of one write, in order; the state that writes share |
-//! | `check_memory` | results of checks that move with them |
+//! | `check_memory` | interface to check results, which move with their checks |
 //! | `recovery` | completion of writes that the end of an earlier process interrupted |
 //! | `watchers`, `query_rate` | the list of readers of all protocols |
 //! | `settling` | readers that wait after a start that lost registrations |
-//! | `encoded` | bytes of the native API, kept beside the events and chunks that they encode |
+//! | `encoded` | bytes of the native API, kept with the events and chunks that they encode |
 //! | `background` | completion of writes after their callers are gone |
 //! | `keyed_lock` | one lock for each key |
 //! | `views` | bounded cache of what protocols encode or compute from the registry |

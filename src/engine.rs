@@ -132,7 +132,8 @@ pub fn expire(engine: &dyn Engine, now: ClockReading) -> Vec<PendingCommand> {
     submitted.flatten().collect()
 }
 
-/// Returns the part of the server that a command of a sweep belongs to: it removes an instance, or changes what is suspected.
+/// Returns the part of the server that a command of a sweep belongs to: expiry for a removal, self-preservation for a suspect
+/// mark.
 fn sweep_actor(command: &Command) -> ServerActor {
     if matches!(command, Command::Expire(_)) { ServerActor::Expiry } else { ServerActor::SelfPreservation }
 }

@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, task::JoinSet, time::sleep};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Tasks that complete the futures which callers have dropped.
+/// Tasks that complete futures which their callers have dropped.
 #[derive(Debug)]
 pub(super) struct BackgroundTasks {
     runtime: Option<Handle>,

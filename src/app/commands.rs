@@ -66,7 +66,7 @@ pub struct NodeRegistration {
     pub changes: Vec<Command>,
     /// Service on the node.
     pub service: Option<RegisterWithoutLease>,
-    /// Changes of instances on the node, by instance id, after that.
+    /// Changes of instances on the node, by instance id, made after the service is registered.
     pub then: Vec<(InstanceId, ConsulChange)>,
 }
 
@@ -182,7 +182,7 @@ impl CallerCommands<'_> {
     ///
     /// # Errors
     ///
-    /// When the command is rejected, or the engine does not take it.
+    /// When the command is rejected, or the engine does not accept it.
     pub async fn submit(self, command: Command) -> Result<CommandOutcome, EngineError> {
         let (service, id) = command.target();
         if !service.is_reserved() {
@@ -202,7 +202,7 @@ impl CallerCommands<'_> {
     ///
     /// # Errors
     ///
-    /// When a command is rejected, or the engine does not take the first. What was done before a rejection stays.
+    /// When a command is rejected, or the engine does not accept the first. What was done before a rejection stays.
     pub async fn register_on_node(self, registration: NodeRegistration) -> Result<(), EngineError> {
         let guard = self.commands.lock(LockKey::Node(registration.node.clone())).await;
         self.run_to_completion(guard, |mut write| async move {
@@ -224,12 +224,12 @@ impl CallerCommands<'_> {
         .await
     }
 
-    /// Registers instances without a lease, one after the other. An instance whose id another service has moves from there. `held` is
-    /// dropped once all are registered.
+    /// Registers instances without a lease, one after the other. If another service has the id of an instance, the instance moves
+    /// from there. `held` is dropped once all are registered.
     ///
     /// # Errors
     ///
-    /// When a registration is rejected, or the engine does not take the first. Earlier registrations stay.
+    /// When a registration is rejected, or the engine does not accept the first. Earlier registrations stay.
     pub async fn register(
         self,
         registrations: Vec<RegisterWithoutLease>,
@@ -249,7 +249,7 @@ impl CallerCommands<'_> {
     ///
     /// # Errors
     ///
-    /// When the change is rejected, or the engine does not take it.
+    /// When the change is rejected, or the engine does not accept it.
     pub async fn submit_consul_change(
         self,
         id: InstanceId,
@@ -266,7 +266,7 @@ impl CallerCommands<'_> {
     ///
     /// # Errors
     ///
-    /// When the engine does not take the write; then none is removed.
+    /// When the engine does not accept the write; then none is removed.
     pub async fn deregister_consul(self, ids: Vec<InstanceId>) -> Result<bool, EngineError> {
         let guards = self.commands.lock_all(ids.iter().cloned()).await;
         self.run_to_completion(guards, |mut write| async move {
@@ -284,7 +284,7 @@ impl CallerCommands<'_> {
     ///
     /// # Errors
     ///
-    /// When the engine does not take the write; then nothing is removed.
+    /// When the engine does not accept the write; then nothing is removed.
     pub async fn remove_node(self, node: InstanceId) -> Result<(), EngineError> {
         let guard = self.commands.lock(LockKey::Node(node.clone())).await;
         self.run_to_completion(guard, |mut write| async move { write.remove_node(node).await }).await

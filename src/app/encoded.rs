@@ -1,7 +1,7 @@
 //! Bytes that the native API has encoded of events and of snapshot chunks, once for all streams that send them.
 //!
-//! They are attached to the event or the chunk itself: they live exactly as long, and finding them costs no lookup. How they
-//! are encoded is the protocol's business.
+//! The bytes are attached to the event or the chunk itself, so they live as long as it does, and finding them needs no
+//! lookup. The encoding belongs to the protocol.
 
 use std::sync::OnceLock;
 
@@ -19,7 +19,8 @@ pub struct EncodedEvent {
 }
 
 impl EncodedEvent {
-    /// Returns what has been encoded of an event so far. `None` only if something else is attached to it.
+    /// Returns the bytes of an event that have been encoded so far. `None` only if something else is attached to the
+    /// event.
     #[must_use]
     pub fn of(event: &Event) -> Option<&Self> {
         event.attachment.get_or_init(Self::default)
@@ -31,7 +32,8 @@ impl EncodedEvent {
 pub struct EncodedChunk(Box<[Bytes]>);
 
 impl EncodedChunk {
-    /// Returns the pieces of a chunk, encoded by the first caller. `None` only if something else is attached to it.
+    /// Returns the pieces of a chunk, encoded by the first caller. `None` only if something else is attached to the
+    /// chunk.
     pub fn pieces(chunk: &Chunk, encode: impl FnOnce() -> Vec<Bytes>) -> Option<&[Bytes]> {
         let Self(pieces) = chunk.attachment.get_or_init(|| Self(encode().into()))?;
         Some(pieces)

@@ -16,7 +16,7 @@ impl<K: Eq + Hash> Default for KeyedLock<K> {
 }
 
 impl<K: Eq + Hash + Clone> KeyedLock<K> {
-    /// Waits until the key is free, and holds it until the guard is dropped. Waiting callers get it in order.
+    /// Waits until the key is free, and holds it until the guard is dropped. Waiting callers get the key in order.
     pub(super) async fn lock(self: &Arc<Self>, key: K) -> KeyGuard<K> {
         let lock = Arc::clone(&*self.0.entry(key.clone()).or_default());
         let mut guard = KeyGuard { locks: Arc::clone(self), key, lock: Arc::clone(&lock), held: None };
@@ -38,7 +38,7 @@ pub(super) struct KeyGuard<K: Eq + Hash> {
 impl<K: Eq + Hash> Drop for KeyGuard<K> {
     fn drop(&mut self) {
         self.held.take();
-        // Waiting callers have a copy of the lock too. Then it stays for them.
+        // Waiting callers have a copy of the lock, too. As long as there are some, the lock stays in the map.
         self.locks.0.remove_if(&self.key, |_, lock| Arc::ptr_eq(lock, &self.lock) && Arc::strong_count(lock) == 2);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Seconds over which the rate is averaged.
+/// Number of seconds over which the rate is averaged.
 const WINDOW_SECONDS: u32 = 10;
-/// Buckets of one second each: the window, the second that is being counted, and one to spare.
+/// Number of buckets of one second each: the window, the current second, and a spare one.
 const BUCKETS: usize = WINDOW_SECONDS as usize + 2;
 /// Bits of a bucket that hold its count; those above hold its second.
 const COUNT_BITS: u32 = 32;
@@ -19,7 +19,7 @@ impl QueryRate {
         let second = now_us / 1_000_000;
         let bucket = &self.0[(second % BUCKETS as u64) as usize];
         let counted = bucket.load(Ordering::Relaxed);
-        // A query that meets the change of a second may be lost: this is a rate, not a count.
+        // A query that is recorded while another one starts a new second may be lost, which does not matter for a rate.
         if counted >> COUNT_BITS == second {
             bucket.fetch_add(1, Ordering::Relaxed);
         } else {
@@ -55,7 +55,7 @@ mod tests {
             rate.record(start);
         }
         rate.record(start + 3 * SECOND);
-        assert_eq!(rate.per_second(start), 0.0, "the present second is not over");
+        assert_eq!(rate.per_second(start), 0.0, "the current second does not count yet");
         assert_eq!(rate.per_second(start + SECOND), 3.0);
         assert_eq!(rate.per_second(start + 10 * SECOND), 3.1);
         assert_eq!(rate.per_second(start + 11 * SECOND), 0.1);

@@ -6,8 +6,8 @@
 //! * a check that two instances of a node have stays with the later one;
 //! * an instance that differs from its node takes over the node's state.
 //!
-//! A node is removed together with all that is on it, so a part of that is never stored. An instance on an unregistered node stays,
-//! because versions before 0.1 registered such instances with `SkipNodeUpdate`.
+//! A node and everything on it are removed in one transaction, so a partial removal is never stored. An instance on an unregistered
+//! node stays, because versions before 0.1 registered such instances with `SkipNodeUpdate`.
 
 use std::{io, iter, sync::Arc, thread};
 
@@ -18,7 +18,7 @@ use crate::{
     registry::{Command, DeregisterGuard, Entry, Registry},
 };
 
-/// Most commands that are in flight at once.
+/// Maximum number of commands that are in flight at once.
 const MAX_IN_FLIGHT: usize = 1_024;
 
 /// Error of a recovery that did not complete the interrupted writes.
@@ -37,7 +37,7 @@ impl Commands {
     ///
     /// # Errors
     ///
-    /// When the engine does not take the commands.
+    /// When the engine does not accept the commands.
     pub fn recover(&self) -> Result<(), RecoveryError> {
         for find in [misplaced, differing] {
             let missing = find(self.registry());

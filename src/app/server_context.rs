@@ -8,7 +8,7 @@ use crate::{clock::Clock, engine::Engine, metrics::Metrics, transport::Notifier}
 /// State that every protocol of one server shares.
 ///
 /// Health checks are not part of it: they write through [`Commands`], so they are above this module. A protocol that reports check
-/// results gets them beside its context.
+/// results gets the health checks separately.
 #[derive(Debug)]
 pub struct ServerContext {
     /// Engine with the registry, for reads. Writes go through `commands`.
@@ -27,6 +27,6 @@ pub struct ServerContext {
     pub watchers: Watchers,
     /// Largest accepted request, in bytes.
     pub max_message_size: usize,
-    /// Interval of bookmarks on an idle watch.
+    /// Interval between bookmarks on an idle watch.
     pub bookmarks: Duration,
 }

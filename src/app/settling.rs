@@ -1,4 +1,4 @@
-//! Settling: which readers wait after a start that lost registrations, and until when. All protocols ask here.
+//! Settling for all protocols: decides which readers wait after a start that lost registrations, and until when.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     registry::ClockReading,
 };
 
-/// State of the registry that a reader remembers, as its protocol tells it.
+/// State of the registry that a reader remembers, in the form that its protocol has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReaderMemory {
     /// Incarnation in a resume token.
@@ -25,15 +25,15 @@ impl ServerContext {
         if !length.is_zero() {
             tracing::info!(
                 length = %humantime::format_duration(length),
-                "settling: instances register again; readers that remember an earlier registry wait until it ends"
+                "settling: instances register again; readers that remember an earlier incarnation wait until settling ends"
             );
         }
     }
 
-    /// Returns whether a reader with this memory has to wait until settling ends: the memory is of an earlier life of the
-    /// registry, so the set that the reader has may be better than what is registered so far.
+    /// Returns whether a reader with this memory has to wait until settling ends: the memory is of an earlier
+    /// incarnation, so the set that the reader has may be more complete than the present registrations.
     ///
-    /// A revision that no life of a registry can have had is no memory.
+    /// A revision that no incarnation can have reached does not count as memory.
     #[must_use]
     pub fn must_settle(&self, memory: ReaderMemory) -> bool {
         let registry = self.engine.registry();
@@ -52,14 +52,14 @@ impl ServerContext {
         if !registry.end_settling(now.lease) {
             return;
         }
-        // Counted before they are woken, because afterwards none waits.
+        // Counted before the readers are woken, because afterwards none waits.
         let waiting = self.watchers.waiting();
         self.notifier.wake_all();
         tracing::info!(
             instances = registry.instance_count(),
             services = registry.service_count(),
             waiting,
-            "settled: waiting readers get the current instances"
+            "settling ended: waiting readers get the current instances"
         );
     }
 }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_waits_while_registry_settles_if_it_remembers_an_earlier_life() {
+    fn reader_waits_while_registry_settles_if_it_remembers_an_earlier_incarnation() {
         let context = context();
         let beginning = context.engine.registry().start_revision();
         let earlier = [

@@ -14,10 +14,11 @@ use crate::{
     transport::Connection,
 };
 
-/// Longest `user-agent` that is kept, in characters.
+/// Maximum length of a stored `user-agent`, in characters.
 const MAX_USER_AGENT_CHARS: usize = 128;
 
-/// Open watches of all protocols. A watch enters itself once and is updated by atomics alone, so waking it takes no lock.
+/// Open watches of all protocols. A watch adds itself once and updates its entry by atomics only, so waking a watch takes
+/// no lock.
 ///
 /// DNS queries are too short to be listed: they are counted as a rate for each transport.
 #[derive(Debug, Default)]
@@ -70,7 +71,7 @@ pub struct Watcher {
     pub protocol: WatchProtocol,
     /// Connection that carries it.
     pub connection: Arc<Connection>,
-    /// `user-agent` of its client, cut to 128 characters. Empty where the client sent none.
+    /// `user-agent` of its client, truncated to 128 characters. Empty if the client sent none.
     pub user_agent: Box<str>,
     /// Part of the registry that it reads.
     pub resource: WatchedResource,
@@ -78,13 +79,13 @@ pub struct Watcher {
     pub filter: Option<Arc<InstanceFilter>>,
     /// Time at which it was opened.
     pub connected_at: UnixMillis,
-    /// Revision that it was last sent; for a blocking query, the index that it waits to be exceeded.
+    /// Revision that the client was last sent; for a blocking query, the index that the client knows.
     pub sent: AtomicU64,
-    /// Time at which it last had nothing more to be sent, in milliseconds since 1970. Zero: never yet.
+    /// Time at which everything had last been sent, in milliseconds since 1970. Zero: never yet.
     pub synced_at: AtomicU64,
-    /// Number of times that it had to start over with a snapshot.
+    /// Number of times that the watch had to start over with a snapshot.
     pub resets: AtomicU32,
-    /// Set while it waits until the registry has settled.
+    /// Set while the watch waits until the registry has settled.
     pub waiting: AtomicBool,
 }
 
@@ -166,7 +167,7 @@ impl Watchers {
 }
 
 impl Watcher {
-    /// Returns the services that it reads. `None`: it reads something else.
+    /// Returns the services that the watch reads. `None`: it reads something else.
     #[must_use]
     pub fn selector(&self) -> Option<&Selector> {
         match &self.resource {
@@ -187,8 +188,8 @@ impl Watcher {
         })
     }
 
-    /// Counts the changes that it has yet to be sent. None while it waits for settling, because it then gets a new snapshot; and none for
-    /// a health watch or a blocking query, which are not sent changes.
+    /// Returns the changes that the watch has not been sent yet. There are none while the watch waits for settling, because it then gets
+    /// a new snapshot, and none for a health watch or a blocking query, which are not sent changes.
     #[must_use]
     pub fn pending(&self, registry: &Registry) -> PendingChanges {
         let sent = Revision(self.sent.load(Ordering::Relaxed));

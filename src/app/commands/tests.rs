@@ -74,17 +74,17 @@ fn memory() -> Arc<dyn Engine> {
 }
 
 fn disk(directory: &TempDir) -> Arc<dyn Engine> {
-    let surroundings = DiskDependencies {
+    let dependencies = DiskDependencies {
         clock: Arc::new(Clock::new(0)),
         listener: Arc::new(NoListener),
         metrics: Metrics::new().store.clone(),
         start: StartPoint { incarnation: Incarnation(1), revision: Revision(0) },
     };
     let failed = Box::new(|error| panic!("{error}"));
-    Arc::new(Disk::open(directory.path(), Durability::Durable, surroundings, failed).unwrap())
+    Arc::new(Disk::open(directory.path(), Durability::Durable, dependencies, failed).unwrap())
 }
 
-fn path(engine: &Arc<dyn Engine>) -> Commands {
+fn commands_for(engine: &Arc<dyn Engine>) -> Commands {
     Commands::new(engine, &Arc::new(Clock::new(0)), Some(Handle::current()))
 }
 
@@ -93,57 +93,57 @@ fn in_process(commands: &Commands) -> CallerCommands<'_> {
 }
 
 /// A node `n` with five services, none of which names an address.
-async fn peopled(commands: &Commands) {
+async fn register_node_with_services(commands: &Commands) {
     for n in 0..5 {
         let service = Some(on_node("n", &format!("s{n}")));
         let changes = vec![boxed(node("n", "10.0.0.1"))];
-        let asked = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
-        in_process(&commands).register_on_node(asked).await.unwrap();
+        let registration = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
+        in_process(&commands).register_on_node(registration).await.unwrap();
     }
 }
 
-fn marks_and_hosts(commands: &Commands) -> Vec<(Conditions, String)> {
+fn conditions_and_hosts(commands: &Commands) -> Vec<(Conditions, String)> {
     let entries = commands.registry().entries_on_node(&node_id("n"));
     let of = |entry: &Arc<Entry>| (entry.instance.conditions, entry.instance.addresses[0].host.to_string());
     entries.iter().map(of).collect()
 }
 
-fn all_agree(commands: &Commands) -> bool {
+fn all_have_node_state(commands: &Commands) -> bool {
     let entries = commands.registry().entries_on_node(&node_id("n"));
     entries.len() == 5 && entries.iter().all(|entry| commands.registry().has_node_state(&entry.instance))
 }
 
 #[tokio::test]
 async fn node_change_reaches_all_instances_on_it_and_no_others() {
-    let commands = path(&memory());
-    peopled(&commands).await;
+    let commands = commands_for(&memory());
+    register_node_with_services(&commands).await;
     in_process(&commands).register(vec![on_node("", "other")], ()).await.unwrap();
     let before = commands.registry().applied();
     in_process(&commands).submit(drain("n", true)).await.unwrap();
-    assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_drained));
+    assert!(conditions_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_drained));
     assert_eq!(commands.registry().applied().0, before.0 + 6, "the node and five services, and no other");
     assert!(!in_process(&commands).submit(drain("n", true)).await.unwrap().changed);
     let moved = NodeRegistration::of_node(at_node("n"), None, vec![boxed(node("n", "10.0.0.2"))]);
     in_process(&commands).register_on_node(moved).await.unwrap();
-    assert!(marks_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.2"));
+    assert!(conditions_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.2"));
     let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Static);
     let check = NewCheck { definition: definition.into(), status: CheckStatus::Critical };
     in_process(&commands).submit(Command::AddCheck { service: node_service(), id: at_node("n"), check }).await.unwrap();
-    assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_critical));
+    assert!(conditions_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_critical));
     let check = CheckId::parse("c").unwrap();
     in_process(&commands)
         .submit(Command::RemoveCheck { service: node_service(), id: at_node("n"), check, created: None })
         .await
         .unwrap();
-    assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| !conditions.node_critical));
+    assert!(conditions_and_hosts(&commands).iter().all(|(conditions, _)| !conditions.node_critical));
 }
 
 #[tokio::test]
 async fn write_dropped_after_its_first_command_runs_to_its_end() {
     let directory = TempDir::new().unwrap();
     let engine = disk(&directory);
-    let commands = path(&engine);
-    peopled(&commands).await;
+    let commands = commands_for(&engine);
+    register_node_with_services(&commands).await;
     {
         let mut write = pin!(in_process(&commands).submit(drain("n", true)));
         poll_fn(|context| {
@@ -153,8 +153,8 @@ async fn write_dropped_after_its_first_command_runs_to_its_end() {
         .await;
     }
     commands.finish().await;
-    assert!(all_agree(&commands));
-    assert!(marks_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_drained));
+    assert!(all_have_node_state(&commands));
+    assert!(conditions_and_hosts(&commands).iter().all(|(conditions, _)| conditions.node_drained));
     {
         let mut write = pin!(in_process(&commands).remove_node(at_node("n")));
         poll_fn(|context| {
@@ -169,11 +169,11 @@ async fn write_dropped_after_its_first_command_runs_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writers_of_one_node_end_in_agreement() {
+async fn concurrent_writes_of_one_node_leave_all_instances_with_its_state() {
     let directory = TempDir::new().unwrap();
     let engine = disk(&directory);
-    let commands = path(&engine);
-    peopled(&commands).await;
+    let commands = commands_for(&engine);
+    register_node_with_services(&commands).await;
     let mut writers = JoinSet::new();
     for writer in 0..8_u8 {
         let commands = commands.clone();
@@ -182,21 +182,21 @@ async fn writers_of_one_node_end_in_agreement() {
                 let host = format!("10.0.{writer}.{}", round + 1);
                 let changes = vec![boxed(node("n", &host)), drain("n", (writer + round) % 2 == 0)];
                 let service = Some(on_node("n", &format!("s{}", round % 5)));
-                let asked = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
-                in_process(&commands).register_on_node(asked).await.unwrap();
+                let registration = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
+                in_process(&commands).register_on_node(registration).await.unwrap();
             }
         });
     }
     while let Some(done) = writers.join_next().await {
         done.unwrap();
     }
-    assert!(all_agree(&commands), "{:?}", marks_and_hosts(&commands));
+    assert!(all_have_node_state(&commands), "{:?}", conditions_and_hosts(&commands));
     engine.close();
 }
 
 #[tokio::test]
-async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() {
-    let commands = path(&memory());
+async fn move_leaves_nothing_in_the_old_service_and_a_rejected_move_changes_nothing() {
+    let commands = commands_for(&memory());
     let mut first = on_node("", "a");
     first.id = id("mover");
     in_process(&commands).register(vec![first.clone()], ()).await.unwrap();
@@ -204,10 +204,10 @@ async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() 
         let definition = CheckDefinition::new(CheckId::parse(&n.to_string()).unwrap(), "c", Probe::Static);
         NewCheck { definition: definition.into(), status: CheckStatus::Passing }
     };
-    let refused = RegisterWithoutLease { service: name("b"), checks: (0..33).map(check).collect(), ..first.clone() };
+    let invalid = RegisterWithoutLease { service: name("b"), checks: (0..33).map(check).collect(), ..first.clone() };
     let before = commands.registry().applied();
     assert!(matches!(
-        in_process(&commands).register(vec![refused], ()).await,
+        in_process(&commands).register(vec![invalid], ()).await,
         Err(EngineError::Rejected(CommandError::Invalid(_)))
     ));
     assert_eq!(commands.registry().applied(), before);
@@ -216,7 +216,7 @@ async fn move_leaves_nothing_in_the_old_service_and_a_refused_move_leaves_all() 
     assert!(commands.registry().get(&name("a"), "mover").is_none());
     assert!(commands.registry().get(&name("b"), "mover").is_some());
     assert!(in_process(&commands).deregister_consul(vec![id("mover")]).await.unwrap());
-    assert!(!in_process(&commands).deregister_consul(vec![id("mover")]).await.unwrap(), "it is gone");
+    assert!(!in_process(&commands).deregister_consul(vec![id("mover")]).await.unwrap(), "the instance is removed");
 }
 
 /// Engine that does not take some of its commands.
@@ -280,32 +280,32 @@ impl Engine for FaultyEngine {
 async fn engine_overloaded_halfway_is_retried_and_at_the_first_command_is_not() {
     for failing in [0..1, 1..2, 2..5, 4..40] {
         let engine = memory();
-        peopled(&path(&engine)).await;
+        register_node_with_services(&commands_for(&engine)).await;
         let first = failing.start == 0;
         let overloaded = || EngineError::Overloaded { waiting: 1, retry: Duration::from_secs(1) };
-        let commands = path(&FaultyEngine::of(engine, failing, overloaded));
+        let commands = commands_for(&FaultyEngine::of(engine, failing, overloaded));
         let done = in_process(&commands).submit(drain("n", true)).await;
         assert_eq!(matches!(done, Err(EngineError::Overloaded { .. })), first, "{done:?}");
-        assert!(all_agree(&commands), "{:?}", marks_and_hosts(&commands));
-        assert_eq!(marks_and_hosts(&commands)[0].0.node_drained, !first);
+        assert!(all_have_node_state(&commands), "{:?}", conditions_and_hosts(&commands));
+        assert_eq!(conditions_and_hosts(&commands)[0].0.node_drained, !first);
     }
 }
 
 #[tokio::test]
 async fn interrupted_propagation_is_continued_on_behalf_of_the_caller_that_changed_the_node() {
     let engine = memory();
-    peopled(&path(&engine)).await;
+    register_node_with_services(&commands_for(&engine)).await;
     let peopled_at = engine.registry().applied();
-    let commands = path(&FaultyEngine::of(engine, 2..3, || EngineError::OutcomeUnknown));
+    let commands = commands_for(&FaultyEngine::of(engine, 2..3, || EngineError::OutcomeUnknown));
     let client = |port: u16| {
         let (protocol, peer) = (CallerProtocol::Consul, ([127, 0, 0, 1], port).into());
         Arc::new(Caller::Client { protocol, peer, identity: None })
     };
     let (first, second) = (client(1), client(2));
     let done = commands.on_behalf_of(&first).submit(drain("n", true)).await;
-    assert!(matches!(done, Err(EngineError::OutcomeUnknown)) && !all_agree(&commands), "{done:?}");
+    assert!(matches!(done, Err(EngineError::OutcomeUnknown)) && !all_have_node_state(&commands), "{done:?}");
     assert!(!commands.on_behalf_of(&second).submit(drain("n", true)).await.unwrap().changed);
-    assert!(all_agree(&commands));
+    assert!(all_have_node_state(&commands));
     let events = commands.registry().events(None, Revision(u64::MAX), 100);
     let callers: Vec<_> =
         events.iter().filter(|event| event.revision > peopled_at).map(|event| &event.caller).collect();
@@ -316,12 +316,12 @@ async fn interrupted_propagation_is_continued_on_behalf_of_the_caller_that_chang
 async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
     for directory in [None, Some(TempDir::new().unwrap())] {
         let engine = directory.as_ref().map_or_else(memory, disk);
-        let commands = path(&engine);
-        peopled(&commands).await;
-        // A node changed in every way, and no instance knows.
+        let commands = commands_for(&engine);
+        register_node_with_services(&commands).await;
+        // A node changed in every way, and no instance has its state yet.
         engine.submit(boxed(node("n", "10.0.0.7")), ServerActor::InProcess.caller(), at(0)).await.unwrap();
         engine.submit(drain("n", true), ServerActor::InProcess.caller(), at(0)).await.unwrap();
-        // An id that moved and is still in its old service, as versions before wrote it.
+        // An id that moved and is still in its old service, as earlier versions stored it.
         let mover = |service: &str| RegisterWithoutLease { id: id("mover"), ..on_node("", service) };
         engine.submit(boxed(mover("a")), ServerActor::InProcess.caller(), at(0)).await.unwrap();
         engine.submit(boxed(mover("b")), ServerActor::InProcess.caller(), at(0)).await.unwrap();
@@ -337,11 +337,11 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
         }
         // An instance on an unregistered node does not change.
         in_process(&commands).register(vec![on_node("unknown", "stays")], ()).await.unwrap();
-        assert!(!all_agree(&commands));
+        assert!(!all_have_node_state(&commands));
         commands.recover().unwrap();
-        assert!(all_agree(&commands));
+        assert!(all_have_node_state(&commands));
         assert!(
-            marks_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.7")
+            conditions_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.7")
         );
         assert!(commands.registry().get(&name("a"), "mover").is_none());
         assert!(commands.registry().get(&name("b"), "mover").is_some());
@@ -351,9 +351,9 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
         };
         assert_eq!((checks("s0"), checks("s1")), (0, 1));
         assert!(commands.registry().get(&name("stays"), InstanceId::on_node("unknown", "stays").as_str()).is_some());
-        let whole = commands.registry().applied();
+        let recovered = commands.registry().applied();
         commands.recover().unwrap();
-        assert_eq!(commands.registry().applied(), whole);
+        assert_eq!(commands.registry().applied(), recovered);
         engine.close();
     }
 }
