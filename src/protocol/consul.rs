@@ -1,5 +1,5 @@
-//! The discovery part of Consul's HTTP API. Instances that are registered here are visible through every other protocol, and the other
-//! way round.
+//! The discovery part of Consul's HTTP API. Instances that are registered through it are visible through every other protocol, and
+//! vice versa.
 //!
 //! | file | contents |
 //! |---|---|
@@ -73,7 +73,7 @@ use route::{ConsulEndpoint, RouteMatch, WriteEndpoint};
 
 /// Maximum time in which the body of a request has to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time after which a client is told that the outcome of its write is not known. The write itself goes on.
+/// Time after which the response says that the outcome of a write is not known. The write itself continues.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Consul's HTTP API on one registry.
@@ -84,7 +84,7 @@ pub struct Consul {
     agent: AgentIdentity,
     /// Instance of the service `consul`, which stands for the registry itself.
     own_entry: Arc<Entry>,
-    /// Set once answers have shown registered instances beside that one.
+    /// Set once an answer has shown registered instances of the service `consul` besides that one.
     showed_other_consul_instances: AtomicBool,
     /// Held from the choice of a sidecar's port until the sidecar is registered.
     sidecar_ports: Arc<tokio::sync::Mutex<()>>,
@@ -95,7 +95,7 @@ pub struct Consul {
     max_blocking_queries: usize,
 }
 
-/// HTTP service of the API. It takes paths apart by itself, as Consul does.
+/// HTTP service of the API. It parses paths itself, as Consul does.
 #[derive(Debug, Clone)]
 pub struct ConsulService(pub Arc<Consul>);
 
@@ -130,7 +130,7 @@ impl Consul {
     ///
     /// # Errors
     ///
-    /// A field of the agent that no instance may have.
+    /// When a field of the agent is not valid for an instance.
     pub fn new(
         context: &Arc<ServerContext>,
         checks: &Arc<HealthChecks>,

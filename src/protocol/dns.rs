@@ -18,7 +18,7 @@
 //! | `connections` | limits of TCP connections |
 //!
 //! A question is answered where it is read, from the current state of the registry, without waiting. Only a question for a reverse
-//! name may take several turns, until the index of addresses is up to date.
+//! name may be repeated, with other tasks in between, until the index of addresses is up to date.
 //!
 //! Not supported: recursion, zone transfers, DNSSEC.
 

@@ -1,4 +1,4 @@
-//! The native gRPC API. Handlers decode a request, ask the registry or the write path, and encode the result.
+//! The native gRPC API. Handlers decode a request, call the registry or the write path, and encode the result.
 //!
 //! | file | holds |
 //! |---|---|

@@ -70,7 +70,8 @@ impl HttpPages {
             .route("/readyz", get(ready))
             .merge(large)
             .layer(guard.clone())
-            // Not below the layer of the router, which would box the future of each request once more.
+            // The guard wraps this service directly, because a layer of the router would box the future of each request
+            // once more.
             .fallback_service(guard.layer(ConsulService(Arc::clone(&self.consul))))
             .with_state(self)
     }

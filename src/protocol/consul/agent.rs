@@ -15,7 +15,7 @@ use crate::{
 /// Version of Consul whose API is implemented.
 pub(super) const VERSION: &str = "1.21.4";
 
-/// Name and id of the service that every Consul has: its servers.
+/// Name and id of the service of the Consul servers, which every Consul catalog has.
 pub(super) const CONSUL_SERVICE: &str = "consul";
 /// Port on which Consul servers speak to each other. Callboard does not listen there.
 pub(super) const SERVER_PORT: u16 = 8300;
@@ -42,7 +42,7 @@ impl AgentIdentity {
         let mut hasher = SipHasher13::new();
         hasher.write_u64(incarnation.0);
         hasher.write(node.as_bytes());
-        // The bits that say version 4 and variant 1.
+        // Sets the bits for version 4 and variant 1.
         let id = hasher.finish128().as_u128() & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
         let digits = format!("{id:032x}");
         [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
@@ -58,7 +58,7 @@ impl AgentIdentity {
         Cow::Borrowed(if stored.is_empty() { &self.node } else { stored })
     }
 
-    /// Returns the service `consul`, which stands for the registry itself and is registered nowhere.
+    /// Returns the service `consul`, which stands for the registry itself and has no entry in it.
     pub(super) fn consul_service(&self, registry: &Registry) -> Result<Instance, FieldError> {
         let revision = Revision(registry.start_revision().0.max(2) - 1);
         let version = BTreeMap::from([("version".to_owned(), VERSION.to_owned())]);

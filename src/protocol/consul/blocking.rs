@@ -21,7 +21,8 @@ use crate::{
     transport::{Connection, Interest, Notifier, WakeRegistration},
 };
 
-/// Divisor of a wait for its maximum jitter: clients that ask at the same time do not all ask again at the same time.
+/// Divisor of a wait that gives its maximum jitter. Jitter spreads the next queries of clients that started to wait at
+/// the same time.
 const JITTER_DIVISOR: u32 = 16;
 
 /// Subject of an answer: the changes that wake a query.
@@ -48,7 +49,7 @@ impl QuerySubject {
             notifier.register(connection, Interest::Changes(Arc::new(Selector::Names(names.into()))))
         };
         match self {
-            // The instance that stands for the registry itself is on the local node, and no entry of the registry.
+            // The instance that stands for the registry itself is on the local node, and has no entry in the registry.
             Self::Service(name) if name.as_str().eq_ignore_ascii_case(CONSUL_SERVICE) => {
                 named(&[name.clone(), node_service()])
             }
@@ -64,7 +65,7 @@ impl QuerySubject {
         }
     }
 
-    /// Returns what the list of watchers shows.
+    /// Returns the subject as the list of watchers shows it.
     fn resource(&self) -> WatchedResource {
         match self {
             Self::Service(name) => WatchedResource::Services(Arc::new(Selector::Names([name.clone()].into()))),
@@ -76,7 +77,7 @@ impl QuerySubject {
     }
 }
 
-/// Waiting query. It is counted while it exists.
+/// Waiting query. It counts as waiting until it is dropped.
 struct BlockingQuery<'a> {
     consul: &'a Consul,
     wake: WakeRegistration,
@@ -161,7 +162,7 @@ impl Consul {
         let (connection, resource) = (&request.connection, subject.resource());
         let listed =
             watchers.enter(WatchProtocol::Consul, connection, &request.user_agent, (resource, None), clock.now());
-        // A query that waits by hash knows the present state.
+        // A query that waits for another hash has no index: it counts as up to date.
         let known = if request.query.index > 0 { request.query.index } else { self.registry().applied().0 };
         listed.watcher.sent.store(known, Ordering::Relaxed);
         Ok(BlockingQuery { consul: self, wake: subject.register(notifier, connection), listed })
@@ -192,7 +193,7 @@ impl Consul {
     }
 }
 
-/// Returns a wait with up to a sixteenth of it added. Clients give up a tenth after the wait.
+/// Returns a wait with a random addition of up to a sixteenth. Clients time out when the wait is exceeded by a tenth.
 fn with_jitter(wait: Duration) -> Duration {
     let random = u32::try_from(random::u64() >> 32).unwrap_or(0);
     wait + (wait / JITTER_DIVISOR).mul_f64(f64::from(random) / f64::from(u32::MAX))

@@ -19,7 +19,8 @@ use value::JsonValue;
 
 /// Reads a body as an object. `of` is the Go type in errors.
 pub(super) fn object<'a>(bytes: &'a [u8], of: &'static str) -> Result<Fields<'a>, ConsulError> {
-    // Checking UTF-8 at once is faster than text by text. `from_slice` finds where it is invalid.
+    // Validating the whole body as UTF-8 is faster than validating each text. `from_slice` finds the position of an
+    // error.
     let value = match str::from_utf8(bytes) {
         Ok(text) => serde_json::from_str(text),
         Err(_) => serde_json::from_slice(bytes),
@@ -54,7 +55,7 @@ fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
 /// Key and value of a map.
 pub(super) type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 
-/// Fields of an object. Each is taken out when it is read; those left at the end are unknown.
+/// Fields of an object. Reading a field removes it; fields that are left at the end are unknown.
 #[derive(Debug)]
 pub(super) struct Fields<'a> {
     /// Go type of the object, for errors.
@@ -198,8 +199,8 @@ impl<'a> Fields<'a> {
         self.left.iter().all(|(_, value)| matches!(value, JsonValue::Null))
     }
 
-    /// Returns whether any value in it, at any depth, is neither null, zero, false nor empty. Clients that register a service which they
-    /// have read send empty objects.
+    /// Returns whether any value in the object, at any depth, is neither null, zero, false nor empty. Clients that register a service
+    /// which they have read send empty objects.
     fn has_content(&self) -> bool {
         self.left.iter().any(|(_, value)| value.has_content())
     }
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn of_fields_and_keys_that_are_there_twice_the_last_counts() {
+    fn last_of_repeated_fields_and_keys_counts() {
         let mut fields = object(br#"{"Meta":{"b":"1","a":"2","b":"3"},"Name":"x","NAME":"y"}"#, "X").unwrap();
         let meta = fields.map(&["Meta"]).unwrap();
         assert_eq!(meta, [("a".into(), "2".into()), ("b".into(), "3".into())]);
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_found_in_any_case_and_unknown_ones_are_told() {
+    fn field_names_ignore_case_and_unknown_fields_are_rejected() {
         let mut fields = object(br#"{"NAME":"a","tags":["x",null],"port":"80","More":1}"#, "X").unwrap();
         assert_eq!(fields.text(&["Name"]).unwrap(), "a");
         assert_eq!(fields.texts(&["Tags"]).unwrap(), ["x", ""]);

@@ -1,6 +1,6 @@
 //! Queries that were made with `?cached`. Consul's agents answer the first of a kind from the servers (`X-Cache: MISS`) and the
-//! others from a cache that they keep up to date (`HIT`, with the age of what is in it). Every answer here is up to date, so all that
-//! is left to tell is which of the two Consul would say.
+//! others from a cache that they keep up to date (`HIT`, with the age of what is in it). Every answer here is up to date, so this
+//! module only decides which of the two headers Consul would send.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -8,7 +8,7 @@ use quick_cache::sync::Cache;
 
 use crate::app::ViewKey;
 
-/// Maximum number of queries that are remembered. The next one of a forgotten query is a miss.
+/// Maximum number of remembered queries. A query that was forgotten is a miss again.
 const MAX_QUERIES: usize = 16_384;
 
 /// Hashes of queries.

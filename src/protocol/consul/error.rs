@@ -1,4 +1,4 @@
-//! Errors of Consul's API, with their statuses. Where Consul has a text for an error, this has the same.
+//! Errors of Consul's API, with their statuses. An error that Consul has, too, has Consul's text.
 
 use axum::http::{Method, StatusCode};
 
@@ -17,7 +17,7 @@ pub(super) enum ConsulError {
          the rest"
     )]
     NotImplemented(&'static str),
-    /// The endpoint has another method; the second field has the allowed ones.
+    /// The endpoint does not have this method; the second field lists the allowed ones.
     #[error("method {0} not allowed")]
     Method(Method, &'static str),
     #[error("Invalid query parameter: {0:?} - {1} a Consul Enterprise feature")]

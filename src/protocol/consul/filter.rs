@@ -73,7 +73,7 @@ fn reason(error: &FilterError) -> String {
     }
 }
 
-/// The name that go-bexpr gives to an operator.
+/// Returns the name that go-bexpr gives to an operator.
 fn operator_name(written: &str) -> String {
     let words: Vec<_> = written.split_whitespace().collect();
     match &*words {
@@ -88,7 +88,7 @@ fn operator_name(written: &str) -> String {
     }
 }
 
-/// Something that is shown.
+/// Element of an answer, as JSON.
 struct FilterTarget<'a>(&'a Json);
 
 impl Filterable for FilterTarget<'_> {
@@ -99,8 +99,8 @@ impl Filterable for FilterTarget<'_> {
     }
 }
 
-/// Follows a path, through every element of a list. What is empty may be left out, or null: a list has no elements then, a map
-/// no keys, and any other field the value that Go gives it.
+/// Follows a path, through every element of a list. A field that is absent or null is an empty list, an empty map, or the zero
+/// value that Go gives it.
 fn any(
     at: Option<&Json>,
     path: &str,
@@ -133,7 +133,7 @@ fn any(
 fn with_value(at: Option<&Json>, kind: SelectorKind, test: &dyn Fn(FieldValue<'_>) -> bool) -> bool {
     match (kind, at) {
         (SelectorKind::Text, Some(Json::String(string))) => test(FieldValue::Text(string)),
-        // Of what a proxy is configured with, anything may be asked for as text.
+        // A filter may compare any value in the configuration of a proxy as text.
         (SelectorKind::Text, Some(scalar @ (Json::Number(_) | Json::Bool(_)))) => {
             test(FieldValue::Text(&scalar.to_string()))
         }

@@ -74,13 +74,13 @@ impl Consul {
         self.context.engine.registry()
     }
 
-    /// Returns the address of the server with the catalog: that of this process.
+    /// Returns the address of the leading server: that of this process.
     fn leader(&self) -> String {
         SocketAddr::new(self.agent.address, SERVER_PORT).to_string()
     }
 
-    /// Returns the index of a service in all spellings of its name: the revision at which an instance or the node of one last changed, or at
-    /// which a spelling lost its last instance. A service without instances has the index of the last service that lost its last one.
+    /// Returns the index of a service in all spellings of its name: the revision at which an instance or its node last changed, or at which
+    /// a spelling lost its last instance. A service without instances has the index of the last service that lost its last one.
     fn index_of(&self, name: &str, spellings: &[ServiceName]) -> u64 {
         let registry = self.registry();
         let lost = registry.last_spelling_removed(name);
@@ -127,7 +127,7 @@ impl Consul {
         let found = spellings();
         let revision = Revision(self.index_of(&folded, &found));
         let response = ConsulResponse::from(self.encoded(request, key, revision, || make(&found))?);
-        // Consul streams the health of services to its agents, and no other part of the catalog.
+        // Consul streams only the health of services to its agents, and no other part of the catalog.
         let streaming = view == View::ConsulHealthService && (request.query.index > 0 || request.query.cached);
         let response = response.with_index(&request.query, index, streaming);
         // Consul's agents do not cache the checks of services.
@@ -152,7 +152,8 @@ impl Consul {
         self.context.views.encoded(key, request.query.gzip, |version| version.is_at(revision, now), make)
     }
 
-    /// Returns a list with a root that certifies nothing. The tests of some client libraries wait for one.
+    /// Returns a list with one root certificate that signs nothing. The tests of some client libraries wait for such a
+    /// list.
     async fn roots(&self, request: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let roots = serde_json::json!({
             "ActiveRootID": self.agent.id,

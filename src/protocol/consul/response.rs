@@ -14,7 +14,7 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use super::{ConsulError, error_status::STATUSES, query::Query};
 use crate::app::EncodedView;
 
-/// Maximum number of headers of an answer. Their map is made with this capacity, so that it never grows.
+/// Maximum number of headers of an answer. The map of headers is allocated with this capacity, so that it never grows.
 const MAX_HEADERS: usize = 12;
 /// Maximum number of headers of an empty answer.
 const MAX_EMPTY_HEADERS: usize = 3;

@@ -1,4 +1,5 @@
-//! Writes: registration, deregistration, checks, maintenance. What spans several instances is done by `app::Commands`.
+//! Writes: registration, deregistration, checks, maintenance. Writes that span several instances belong to
+//! `app::Commands`.
 
 mod catalog;
 mod check;

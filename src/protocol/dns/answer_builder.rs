@@ -56,7 +56,7 @@ impl<'a> AnswerBuilder<'a> {
         &self.name
     }
 
-    /// Makes the target of the CNAME record at an index the owner of the next records.
+    /// Sets the target of the CNAME record at an index as the owner of the next records.
     pub(super) fn continue_at_alias(&mut self, index: usize, target: Name) {
         (self.owner, self.name) = (RecordOwner::TargetOf(index), target);
     }
@@ -93,14 +93,15 @@ impl<'a> AnswerBuilder<'a> {
         self.answer.additionals.push(AdditionalRecord { answer, record });
     }
 
-    /// Returns as many of `number` indexes as can fit, in random order. `record_bytes`: minimum bytes of one record.
+    /// Returns as many of the indexes below `number` as can fit, in random order. `record_bytes`: minimum bytes of one
+    /// record.
     fn sample_fitting(&mut self, number: usize, record_bytes: usize) -> Vec<usize> {
         let fitting = number.min(self.max_bytes / record_bytes);
         self.answer.truncated |= fitting < number;
         sample(&mut rand::rng(), number, fitting).into_vec()
     }
 
-    /// Adds the SOA record of the zone to the authority section: resolvers cache the absence of records by it.
+    /// Adds the SOA record of the zone to the authority section: resolvers need it to cache the absence of records.
     pub(super) fn add_authority(&mut self, serial: u32) {
         let owner = RecordOwner::Name(self.zone.domain().clone());
         let soa = self.zone.soa(serial).map(RecordData::Plain);
@@ -175,7 +176,8 @@ impl<'a> AnswerBuilder<'a> {
         }
     }
 
-    /// Adds a CNAME record for one of the host names: a name has at most one alias (RFC 1034), and is no alias of itself.
+    /// Adds a CNAME record for one of the host names: a name has at most one alias (RFC 1034), and is not an alias of
+    /// itself.
     fn add_alias(&mut self, hosts: &[Name]) {
         if !self.asks_for_addresses() && self.record_type != RecordType::CNAME {
             return;

@@ -3,7 +3,7 @@
 //! * Instances that are not routable are left out. A service without routable instances does not exist (NXDOMAIN).
 //! * A name that exists, but has no records of the type asked for, gets an empty answer (NOERROR). NXDOMAIN to a question for AAAA
 //!   would tell the resolver that there are no A records either (RFC 8020).
-//! * The order of records is random and, where more exist than fit, so is the selection.
+//! * The order of records is random. If more records exist than fit, their selection is random, too.
 //! * A host name becomes a CNAME only where a service has no address: a name with a CNAME may have no other records.
 //! * An alias of a name in the zone is followed, so that the answer has the addresses.
 
@@ -47,7 +47,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Returns the authority of a zone, which keeps the endpoints of services among these views.
+    /// Returns the authority of a zone. It caches the endpoints of services in `views`.
     #[must_use]
     pub fn new(zone: Zone, views: &Arc<Views>) -> Self {
         Self { zone, views: Arc::clone(views), reverse: ReverseIndex::new() }

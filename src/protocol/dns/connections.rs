@@ -1,4 +1,4 @@
-//! Limits of TCP connections, which leave half of them to other addresses.
+//! Limits of TCP connections. One address can use at most half of them.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 

@@ -1,7 +1,7 @@
 //! Endpoints of a service: its routable instances in the form that DNS records need.
 //!
-//! The endpoints of a service are a view of the registry, with all tags at once: a service of 10,000 instances is walked once after each
-//! of its changes, not for each question, and a question for an unknown tag costs no walk either. Services whose names differ only in
+//! The endpoints of a service are a view of the registry, with all tags at once: the instances of a service of 10,000 are visited once
+//! after each of its changes, not for each question, and a question for an unknown tag visits none. Services whose names differ only in
 //! case are one service here, as they have one name in DNS.
 
 use std::{
@@ -31,7 +31,7 @@ use crate::{
 /// Bytes of a suffix of a tag in a set of suffixes.
 const SUFFIX_BYTES: usize = 32;
 
-/// An endpoint: what an SRV record says.
+/// Endpoint: the content of an SRV record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct DnsEndpoint {
     /// Index of its target among those of the service.
@@ -119,7 +119,7 @@ pub(super) struct ServiceEndpoints {
 
 impl ViewValue for ServiceEndpoints {
     fn bytes(&self) -> usize {
-        // As if all records were encoded: they are not weighed again when that happens.
+        // Counts all records as encoded, because the view is not weighed again when they are encoded.
         let name = |target: &EndpointTarget| match target {
             EndpointTarget::Address(_) => 0,
             EndpointTarget::Node(name, _) | EndpointTarget::Host(name) => name.len(),
@@ -193,7 +193,8 @@ impl<'a> EndpointCollector<'a> {
             }
             _ => host,
         };
-        // A host that is the name of this very service would be an alias of itself: there the node's address is used.
+        // A host that is a name of this service would be an alias of itself, so the address of the node is used
+        // instead.
         let own_name = self.own_name(&target).zip(node.map(|(name, address)| EndpointTarget::Node(name, address)));
         self.found.depends_on_nodes |= own_name.is_some();
         let usual = self.index_of(instance, target);
@@ -263,7 +264,7 @@ pub(super) fn of_service(
     service: &str,
 ) -> Option<Arc<ServiceEndpoints>> {
     let folded = service.to_ascii_lowercase();
-    // The revisions first: instances that are read after them may be newer, and are then collected once more.
+    // Revisions are read first. Instances that are read after them may be newer; then they are collected once more.
     let revision = |name: &ServiceName| registry.summary(name).map(|summary| summary.revision);
     let mut services = registry.spellings_of(&folded);
     let mut newest = Revision::default();

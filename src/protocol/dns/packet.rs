@@ -16,7 +16,8 @@ use super::{
 
 /// Maximum bytes of a response over UDP to a client without EDNS (RFC 1035).
 const DEFAULT_UDP_BYTES: u16 = 512;
-/// Maximum bytes of a response over UDP, whatever the client offers: larger packets are fragmented on some networks.
+/// Maximum bytes of a response over UDP, even if the client offers more: larger packets are fragmented on some
+/// networks.
 const MAX_UDP_BYTES: u16 = 1_232;
 /// Maximum bytes of a response over UDP on loopback, as in Consul: nothing is fragmented there. HAProxy never retries over TCP, so it
 /// takes a truncated response for the complete one.
@@ -301,7 +302,7 @@ fn encoded_count(result: Result<usize, ProtoError>) -> Result<u16, ProtoError> {
 }
 
 /// Record that can be encoded. Its owner becomes a pointer where the packet has that name already: hickory's own records stop looking
-/// for names to point to after some dozens, which doubles the size of a large answer.
+/// for names to point to after a few dozen names, which doubles the size of a large answer.
 struct EncodableRecord<'a> {
     record: &'a DnsRecord,
     answer: &'a DnsAnswer,

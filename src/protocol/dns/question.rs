@@ -1,4 +1,4 @@
-//! Interpretation of the names in questions. Pure.
+//! Interpretation of the names in questions, without access to the registry.
 //!
 //! ```text
 //!   [tag.]web.service[.dc1].consul        node1.node[.dc1].consul        0a000001.addr[.dc1].consul
@@ -41,7 +41,7 @@ pub(super) enum Question {
 /// Question for the name of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServiceQuestion {
-    /// Possible readings of the name, the one with the longest service name first.
+    /// Possible readings of the name: those with longer service names first.
     pub(super) readings: Vec<Reading>,
     /// Labels before `service`, in the client's spelling.
     pub(super) prefix: String,
@@ -138,7 +138,7 @@ fn below(kind: NonTerminal, labels: &[&str]) -> Question {
         (NonTerminal::Node, _) => Question::Node(labels.join(".")),
         (NonTerminal::Address, [digits]) => parse_address(digits).map_or(Question::Nonexistent, Question::Address),
         (NonTerminal::Address, _) => Question::Nonexistent,
-        // Below a protocol or a tag there may be any service.
+        // Any service may exist below a protocol or a tag.
         (NonTerminal::Service, [protocol]) if is_underscored(protocol) => Question::EmptyNonTerminal,
         (NonTerminal::Service, _) => rfc2782(labels).unwrap_or_else(|| tag_and_service(labels)),
     }

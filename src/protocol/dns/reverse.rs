@@ -1,8 +1,8 @@
 //! Index of services by the addresses of their instances.
 //!
-//! The index subscribes to all services. It costs nothing before the first question; from then on, each question reads the changes
-//! since the one before. The first question has all instances to read, so one call reads a bounded number and returns, and the
-//! caller yields in between: the thread that answers also runs other tasks.
+//! The index subscribes to all services. It reads nothing before the first question; from then on, each question reads the changes
+//! since the previous one. The first question has to read all instances. So one call reads a bounded number and returns, and the
+//! caller yields between calls, because the thread that answers also runs other tasks.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,7 +17,8 @@ use crate::{
     registry::{DeltaKind, Registry, SnapshotChunk, Step, Subscription},
 };
 
-/// Number of instances and changes after which one call stops reading. The last step may exceed it by a chunk of instances.
+/// Number of instances and changes after which one call stops reading. The last step may exceed this number by a chunk of
+/// instances.
 pub(super) const MAX_READS_PER_CALL: usize = 1_024;
 
 /// Error of an index with more changes to read than one call reads. The call can be repeated, after a yield.
@@ -26,7 +27,7 @@ pub(crate) struct IndexBehind;
 
 type Key = (ServiceName, InstanceId);
 
-/// Services by address. One call holds the lock for the reads that it does itself.
+/// Services by address. A call holds the lock only for its own bounded number of reads.
 #[derive(Debug)]
 pub(super) struct ReverseIndex(Mutex<AddressIndex>);
 

@@ -1,7 +1,7 @@
 //! Server that receives requests and sends responses.
 //!
-//! UDP requests are answered one after another. A response that the kernel does not take at once is dropped, as a network would do.
-//! TCP connections count towards the limits of all connections, and are closed when they are idle or slow.
+//! UDP requests are answered one after another. A response that the kernel does not accept immediately is dropped, as a network
+//! would drop it. TCP connections count towards the limits of all connections, and are closed when they are idle or slow.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -73,17 +73,17 @@ pub(crate) fn respond(
     match request.encode_response(&answer, max_bytes) {
         Ok(bytes) => Ok((Some(bytes), code)),
         Err(error) => {
-            tracing::debug!(%error, "DNS response not encoded");
+            tracing::debug!(%error, "cannot encode a DNS response");
             Ok((None, DnsResponseCode::Dropped))
         }
     }
 }
 
-/// Admits a connection within the limits. It counts as one of gRPC, so that it does not use those that are reserved for operators over
-/// HTTP.
+/// Admits a connection within the limits. It counts as a gRPC connection, so that it does not use the connections that are reserved
+/// for operators over HTTP.
 ///
 /// A connection that its client has closed counts until its task has run. So tasks run before a connection is rejected: a client that
-/// opens one connection for each request is not rejected for those that it has closed.
+/// opens one connection for each request is not rejected because of connections that it has closed.
 ///
 /// # Errors
 ///
@@ -173,12 +173,12 @@ impl DnsServer {
                                 server.send(&socket, response.as_deref(), peer);
                             });
                         }
-                        // The client sends the request again.
+                        // The request is dropped, and the client sends it again.
                         Err(IndexBehind) => self.metrics.dns.replied(DnsResponseCode::Dropped),
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "DNS request not received");
+                    tracing::debug!(%error, "cannot receive a DNS request");
                     sleep(ERROR_PAUSE).await;
                 }
             }
@@ -194,7 +194,7 @@ impl DnsServer {
             && let Err(error) = socket.try_send_to(response, peer)
         {
             self.metrics.dns.replied(DnsResponseCode::Dropped);
-            tracing::debug!(%peer, %error, "DNS response dropped");
+            tracing::debug!(%peer, %error, "dropped a DNS response that the socket did not accept");
         }
     }
 

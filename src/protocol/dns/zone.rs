@@ -7,14 +7,14 @@ use hickory_proto::rr::{
     rdata::{SOA, SRV},
 };
 
-/// Refresh interval in the SOA record, in seconds. This and the next two are for secondary servers, of which there are none; the
-/// values are Consul's.
+/// Refresh interval in the SOA record, in seconds. This and the next two values are for secondary servers, of which there are
+/// none; they are those of Consul.
 const SOA_REFRESH_SECONDS: i32 = 3_600;
 /// Retry interval in the SOA record, in seconds.
 const SOA_RETRY_SECONDS: i32 = 600;
 /// Expiry time in the SOA record, in seconds.
 const SOA_EXPIRE_SECONDS: i32 = 86_400;
-/// Priority of all SRV records: instances are told apart by their weights.
+/// Priority of all SRV records: only weights distinguish instances.
 const SRV_PRIORITY: u16 = 1;
 
 /// Zone that the server is authoritative for.

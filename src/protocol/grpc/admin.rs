@@ -21,7 +21,7 @@ use crate::{
 const DEFAULT_EVENTS: u32 = 100;
 /// Default number of watchers of a page.
 const DEFAULT_WATCHERS: u32 = 1_000;
-/// Default number of protected services of a page.
+/// Default number of services in self-preservation of a page.
 const DEFAULT_SERVICES: u32 = 1_000;
 
 #[tonic::async_trait]

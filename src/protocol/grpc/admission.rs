@@ -78,7 +78,8 @@ async fn admit(State(context): State<Arc<ServerContext>>, request: Request, next
     })
 }
 
-/// Returns the request once all of it has arrived. Nothing is done before that, so an error means that nothing was done.
+/// Returns the request once all of it has arrived. The call is not executed before that, so an error means that nothing
+/// was done.
 async fn receive(context: &ServerContext, request: Request) -> Result<Request, ApiError> {
     let (head, body) = request.into_parts();
     let limit = context.max_message_size;
@@ -89,7 +90,7 @@ async fn receive(context: &ServerContext, request: Request) -> Result<Request, A
     Ok(Request::from_parts(head, body.into()))
 }
 
-/// Responds within the client's deadline, or else within [`RESPONSE_TIMEOUT`] of the whole request. A time-out does not undo a write
+/// Responds within the client's deadline, or else within [`RESPONSE_TIMEOUT`] of the whole request. A timeout does not undo a write
 /// that waits for the disk, so the error says that the outcome is unknown.
 async fn respond_in_time(context: &ServerContext, request: Request, next: Next) -> Result<HttpResponse, ApiError> {
     let deadline = deadline(request.headers());

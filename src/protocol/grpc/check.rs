@@ -127,12 +127,12 @@ pub(super) fn encode_reports(instance: &Instance, results: &Results) -> Vec<pb::
     instance.checks.iter().map(report).collect()
 }
 
-fn result(finding: &CheckResult) -> pb::CheckResult {
+fn result(result: &CheckResult) -> pb::CheckResult {
     pb::CheckResult {
-        time: Some(timestamp(finding.at)),
-        status: status(finding.status).into(),
-        took: finding.took.and_then(duration),
-        output: finding.output.to_string(),
+        time: Some(timestamp(result.at)),
+        status: status(result.status).into(),
+        took: result.took.and_then(duration),
+        output: result.output.to_string(),
     }
 }
 

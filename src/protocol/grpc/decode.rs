@@ -13,7 +13,7 @@ use crate::{
 /// Maximum number of entries of a page.
 const MAX_PAGE_SIZE: u32 = 1_000;
 
-/// Decodes a registration. `fresh`: id of its lease, if it needs a new one.
+/// Decodes a registration. `fresh`: random id for its lease, if it needs a new lease.
 pub(super) fn register(request: &pb::RegisterRequest, fresh: LeaseId) -> Result<Register, ApiError> {
     let addresses =
         request.addresses.iter().map(|address| (address.host.as_str(), address.port, address.name.as_str()));
@@ -67,7 +67,7 @@ pub(super) fn update(request: &pb::UpdateInstanceRequest) -> Result<Command, Api
             "starting" => patch.starting = Some(request.starting),
             "tags" => patch.tags = Some(Tags::parse(&request.tags)?),
             "metadata" => patch.metadata = Some(Metadata::parse(request.metadata.iter())?),
-            other => return Err(FieldError::new("update_mask", other, "is no field that can be updated", known).into()),
+            other => return Err(FieldError::new("update_mask", other, "is not a field that can be updated", known).into()),
         }
     }
     Ok(Command::Update {
@@ -104,13 +104,13 @@ pub(super) fn page_size(request: u32, default: u32) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }
 
-/// Decodes the position at which the page before ended. `None`: the first page.
+/// Decodes the position at which the previous page ended. `None`: the first page.
 pub(super) fn page_after<P>(token: &str, parse: impl FnOnce(&str) -> Option<P>) -> Result<Option<P>, ApiError> {
     if token.is_empty() {
         return Ok(None);
     }
     parse(token).map(Some).ok_or_else(|| {
-        let hint = "send next_page_token of the page before, or nothing for the first page";
+        let hint = "send next_page_token of the previous page, or nothing for the first page";
         FieldError::new("page_token", token, "is not a token of this list", hint).into()
     })
 }

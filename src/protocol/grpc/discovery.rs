@@ -31,7 +31,7 @@ impl DiscoveryService for GrpcApi {
         let size = decode::page_size(message.page_size, DEFAULT_PAGE_SIZE);
         let registry = self.context.engine.registry();
         let mut answer = pb::ListInstancesResponse { revision: registry.applied().0, ..Default::default() };
-        // One entry more than the page holds shows whether there is a next page.
+        // Reads one entry more than the page holds, to find whether there is a next page.
         let page = registry.page(&service, after.as_ref().map_or("", InstanceId::as_str), size + 1);
         let mut bytes = 0;
         for (at, entry) in page.iter().take(size).enumerate() {

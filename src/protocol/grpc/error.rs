@@ -1,4 +1,4 @@
-//! Errors of the API and their gRPC statuses with details: the one place where codes are chosen.
+//! Errors of the API, and their conversion to gRPC statuses with details. Status codes are chosen only here.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(super) enum ApiError {
     /// Report on a check that takes no reports.
     #[error("{0}")]
     TakesNoReports(String),
-    /// The engine had stopped before the command came; nothing was done.
+    /// The engine had stopped before the command arrived; nothing was done.
     #[error("{0}")]
     Stopped(String),
     /// The engine stopped before the outcome was known.
@@ -51,11 +51,11 @@ pub(super) enum ApiError {
     /// The engine did not respond in time, and may still carry out the command.
     #[error(
         "no outcome within {}: the write may be done now, later or not at all; repeat the call, which is safe, and check the \
-         registry's disk if this goes on",
+         registry's disk if this repeats",
         humantime::format_duration(*.0)
     )]
     OutcomeUnknown(Duration),
-    /// This process shuts down.
+    /// This process is shutting down.
     #[error("this replica is shutting down: open the stream again, here in a moment or on another replica")]
     Leaving,
     /// Heartbeat stream that carried no message for too long.

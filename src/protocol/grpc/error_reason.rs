@@ -46,7 +46,7 @@ error_reasons! {
     InvalidFilter = (InvalidArgument, "INVALID_FILTER");
     /// The request cannot be decoded as the message that the method takes.
     MalformedMessage = (InvalidArgument, "MALFORMED_MESSAGE");
-    /// The check is one that the registry makes itself, so no reports are accepted for it.
+    /// The registry runs the check itself, so it accepts no reports for it.
     NotATtlCheck = (InvalidArgument, "NOT_A_TTL_CHECK");
     /// The instance is not registered.
     NoSuchInstance = (NotFound, "NO_SUCH_INSTANCE");
@@ -74,9 +74,9 @@ error_reasons! {
     TooManyUnreadResponses = (ResourceExhausted, "TOO_MANY_UNREAD_RESPONSES");
     /// The response waited too long behind other large responses.
     ResponseQueueTimeout = (ResourceExhausted, "RESPONSE_QUEUE_TIMEOUT");
-    /// No heartbeat arrived on the stream within its time-out.
+    /// No heartbeat arrived on the stream within its timeout.
     HeartbeatTimeout = (DeadlineExceeded, "HEARTBEAT_TIMEOUT");
-    /// The request did not arrive completely within its time-out. Nothing was done.
+    /// The request did not arrive completely within its timeout. Nothing was done.
     RequestTimeout = (DeadlineExceeded, "REQUEST_TIMEOUT");
     /// Too many writes wait for the engine. `RetryInfo` says when to try again.
     Overloaded = (Unavailable, "OVERLOADED");

@@ -1,6 +1,7 @@
 //! `grpc.health.v1`: this process, its own services, and every registered service.
 //!
-//! Unlike tonic-health's server it has List, and Watch on an unknown name stays open, as the protocol requires.
+//! Unlike the server of tonic-health, this one implements List, and keeps a Watch on an unknown name open, as the
+//! protocol requires.
 
 use std::{
     pin::Pin,
@@ -51,7 +52,7 @@ impl HealthSubject {
         ServiceName::parse(name).map_or(Self::Impossible, Self::Registered)
     }
 
-    /// Parses a name like [`HealthSubject::parse`], but takes registered services for unknown.
+    /// Parses a name like [`HealthSubject::parse`], but treats registered services as unknown.
     pub(super) fn parse_own(name: &str) -> Self {
         if OWN_NAMES.contains(&name) { Self::Own } else { Self::Impossible }
     }

@@ -1,7 +1,7 @@
-//! Heartbeat stream.
+//! The heartbeat stream, `KeepAlive`.
 //!
-//! It adapts the client's stream: each request is polled in and its response goes out, without a task of its own. However the
-//! client goes away, the stream is dropped, and with it everything that it held.
+//! The response stream polls the request stream, so it needs no task of its own. When the client disconnects in any way, the
+//! stream is dropped and releases its leases.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -27,7 +27,8 @@ use crate::{
 const MAX_HEARTBEATS: usize = 10_000;
 /// Time after which a stream without a lease ends if it carries no message.
 const SILENCE_TIMEOUT: Duration = Duration::from_mins(1);
-/// Number of its longest TTLs after which a stream with leases ends if it carries no message, if that is longer.
+/// A stream with leases that carries no message ends after this many times its longest TTL, if that is longer than
+/// [`SILENCE_TIMEOUT`].
 const SILENCE_TTLS: u32 = 2;
 
 /// Stream that renews the leases whose heartbeats it carries.
@@ -38,7 +39,7 @@ pub struct KeepAliveStream {
     wake: WakeRegistration,
     inbound: Streaming<pb::KeepAliveRequest>,
     id: HeartbeatStreamId,
-    /// Leases whose heartbeats it carries, looked up once.
+    /// Leases whose heartbeats the stream carries, so that each is looked up only once.
     carried: HashMap<LeaseId, Arc<Lease>, HashLease>,
     /// Time of the last message, since the start of the process.
     last_message: Duration,
@@ -76,7 +77,7 @@ impl KeepAliveStream {
 
     fn answer(&mut self, request: pb::KeepAliveRequest) -> Result<pb::KeepAliveResponse, ApiError> {
         if request.heartbeats.len() > MAX_HEARTBEATS {
-            let problem = format!("are {}", request.heartbeats.len());
+            let problem = format!("have {} entries", request.heartbeats.len());
             return Err(FieldError::without_value("heartbeats", problem, "send at most 10000 in a message").into());
         }
         let now = self.context.clock.now();

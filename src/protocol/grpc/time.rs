@@ -40,7 +40,7 @@ pub(super) fn parse_duration(
             plain.map(|(seconds, nanos)| Duration::new(seconds, nanos)).ok_or_else(|| {
                 let value = format!("{}.{:09}s", given.seconds, given.nanos);
                 let hint = "give seconds and nanos, neither negative, nanos below 1000000000";
-                FieldError::new(field, &value, "is no length of time", hint).into()
+                FieldError::new(field, &value, "is not a valid duration", hint).into()
             })
         })
         .transpose()

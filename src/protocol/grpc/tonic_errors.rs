@@ -109,7 +109,7 @@ mod tests {
         Status::from_header_map(response.headers()).unwrap()
     }
 
-    /// Message with gRPC's prefix, which says this length.
+    /// Message with a gRPC prefix that states this length.
     fn framed(length: u32, message: &[u8]) -> Vec<u8> {
         [&[0][..], &length.to_be_bytes(), message].concat()
     }

@@ -34,12 +34,12 @@ struct WatchStream {
     context: Arc<ServerContext>,
     wake: WakeRegistration,
     subscription: Subscription,
-    /// Set while it waits until the registry has settled. Changes do not wake it until then.
+    /// Set while the watch waits until the registry has settled. Changes do not wake it until then.
     waits_for_settling: bool,
     entry: WatcherGuard,
     propagation: Histogram,
     outgoing: SendBuffer,
-    /// Step that was reached while a snapshot message was filled.
+    /// Step that ended a snapshot message and is not sent yet.
     next_step: Option<Step>,
     /// Time of the oldest change in the present message.
     oldest: Option<ClockReading>,
@@ -147,7 +147,7 @@ impl WatchStream {
         self.next_step.take().unwrap_or_else(|| self.subscription.next(self.context.engine.registry()))
     }
 
-    /// Builds a message of at least one piece. Small services are put together in one.
+    /// Builds a message of at least one piece. The pieces of several small services share a message.
     fn snapshot(&mut self, mut pieces: VecDeque<Bytes>) -> MessageChunks {
         let mut message = Vec::new();
         let mut size = 0;

@@ -1,8 +1,9 @@
 //! The `Host` of requests, and headers that protect browsers.
 //!
 //! In DNS rebinding, the host name of a web page resolves to this machine. For the browser, page and registry then have the same origin, so
-//! that the page can read every answer. Its requests have the page's name in `Host`. So over plain HTTP a request is served only for an IP
-//! address, for `localhost`, or for a name of `--http-host`. TLS needs no such list: the browser compares the name with the certificate.
+//! the page can read every answer. Its requests have the host name of the page in `Host`. Therefore a request over plain HTTP is served
+//! only for an IP address, for `localhost`, or for a name of `--http-host`. TLS needs no such list: the browser compares the name with the
+//! certificate.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -23,7 +24,7 @@ use axum::{
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-/// Longest part of an invalid host that an error quotes, in bytes.
+/// Maximum length of the part of an invalid host that an error quotes, in bytes.
 const MAX_QUOTED_BYTES: usize = 100;
 
 /// Hosts for which requests are served.
@@ -39,12 +40,12 @@ pub enum AllowedHosts {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HostError {
     #[error(
-        "the request is for host {0:?}, which is no name of this registry: call it by its IP address or as localhost, or start it \
+        "the request is for host {0:?}, which is not a name of this registry: call it by its IP address or as localhost, or start it \
          with --http-host and that name"
     )]
     NotAllowed(String),
     #[error(
-        "the request has no Host header, or an empty one: send one with the address that you call, as HTTP/1.1 demands"
+        "the request has no Host header, or an empty one: send one with the address that you call, as HTTP/1.1 requires"
     )]
     Missing,
     #[error("the request has several Host headers: send one")]
@@ -71,7 +72,7 @@ impl AllowedHosts {
         if headers.next().is_some() {
             return Err(HostError::Repeated);
         }
-        // A request in absolute form names its host twice, and servers use the target's.
+        // A request in absolute form names its host twice, and servers use the one in the target.
         let header = header.filter(|host| !host.is_empty());
         if target.is_none() && header.is_none() && request.version() >= Version::HTTP_11 {
             return Err(HostError::Missing);
@@ -114,7 +115,8 @@ fn is_port(text: &str) -> bool {
     text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Layer that rejects requests for other hosts, and tells browsers to take the type of every answer as it is sent.
+/// Layer that rejects requests for other hosts, and sends the header that keeps browsers from guessing the media type
+/// of an answer.
 #[derive(Debug, Clone)]
 pub(super) struct BrowserGuardLayer(pub(super) AllowedHosts);
 

@@ -40,9 +40,9 @@ pub(super) async fn targets(
     State(pages): State<HttpPages>,
     Query(query): Query<TargetQuery>,
 ) -> Result<impl IntoResponse, (StatusCode, String)> {
-    // Read before the targets, which may be newer: then they are encoded again for the next client.
+    // Read before the targets. If the targets are newer, they are encoded again for the next client.
     let revision = pages.context.engine.registry().applied();
-    // Debug quotes the values, so that no two queries have the same key.
+    // `Debug` quotes the values, so that no two queries have the same key.
     let text = format!("{query:?}");
     let key = ViewKey::new(View::PrometheusTargets, "", &text);
     let view = pages.context.views.at_revision(key, revision, || encode(&pages, &query).map(EncodedView::from))?;

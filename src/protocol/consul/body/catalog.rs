@@ -190,7 +190,7 @@ mod tests {
         let kept = r#"{"DeregisterCriticalServiceAfter":"1h0m0s","HTTP":"http://a/","Header":{"A":["b"]},"Interval":"1m30s","OutputMaxSize":7,"ScriptArgs":["x"],"TLSSkipVerify":true,"Timeout":"2s"}"#;
         assert_eq!(definition(given).as_deref(), Ok(kept));
         assert_eq!(definition(r#"{"HTTP":"","Interval":"0s"}"#).as_deref(), Ok(""));
-        assert_eq!(definition(kept).as_deref(), Ok(kept), "what an answer shows can be sent back");
+        assert_eq!(definition(kept).as_deref(), Ok(kept), "a definition in the form of answers is accepted");
         let unknown = definition(r#"{"Nope":1}"#).unwrap_err();
         assert_eq!(unknown, "Request decode failed: json: unknown field \"Nope\"");
     }

@@ -27,7 +27,7 @@ pub(crate) struct CheckRequest<'a> {
     pub(crate) name: Cow<'a, str>,
     notes: Cow<'a, str>,
     status: Cow<'a, str>,
-    /// Id of the service that it checks. Empty: the service of the same request, or else the node.
+    /// Id of the service that the check is for. Empty: the service of the same request, or else the node.
     pub(crate) service: Cow<'a, str>,
     probe: Probe,
     interval: Duration,
@@ -70,7 +70,7 @@ impl<'a> CheckRequest<'a> {
         Ok(Self { separate: true, ..Self::read_all(object(bytes, ".Alias")?)? })
     }
 
-    /// Returns a check, every 10 s, that a target accepts connections.
+    /// Returns a TCP check of a target with an interval of 10 s.
     pub(super) fn connects(name: &'static str, target: &str) -> Result<Self, ConsulError> {
         Ok(Self {
             id: Cow::default(),
@@ -175,7 +175,7 @@ impl<'a> CheckRequest<'a> {
         Ok(NewCheck { definition: Arc::new(definition.validated()?), status })
     }
 
-    /// Returns the check as one of the catalog, which is not run here. Its description is only shown.
+    /// Returns the check as a check of the catalog, which this registry does not run. Its description is only shown.
     pub(super) fn with_description(mut self, description: CheckDescription) -> Self {
         self.probe = Probe::Static;
         self.description = Some(Box::new(description)).filter(|text| **text != CheckDescription::default());
@@ -247,7 +247,8 @@ fn reject_unsupported(fields: &mut Fields<'_>) -> Result<(), ConsulError> {
 /// A header and its value.
 type Header = (Box<str>, Box<str>);
 
-/// Reads the headers, several values for a name included. Names that differ in case only are two names, as in Go.
+/// Reads the headers, including several values of one name. Names that differ only in case are different names, as in
+/// Go.
 fn headers(fields: &mut Fields<'_>) -> Result<Box<[Header]>, ConsulError> {
     let Some(headers) = fields.nested(&["Header"], "map[string][]string")? else { return Ok(Box::default()) };
     let of = headers.of;

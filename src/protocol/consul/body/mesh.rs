@@ -21,7 +21,7 @@ const SETTINGS: [&[&str]; 14] = [
     &["AccessLogs", "access_logs"],
     &["MutualTLSMode", "mutual_tls_mode"],
 ];
-/// Kinds of services that are gateways, each with whether it needs a port.
+/// Kinds of gateways. The second value is true if the kind needs a port.
 const GATEWAYS: [(&str, bool); 4] =
     [("mesh-gateway", true), ("terminating-gateway", true), ("ingress-gateway", false), ("api-gateway", false)];
 
@@ -30,7 +30,7 @@ const GATEWAYS: [(&str, bool); 4] =
 pub(crate) struct Mesh<'a> {
     proxy: Map<String, Json>,
     pub(crate) native: bool,
-    /// Sidecar that is to be registered with the service.
+    /// Sidecar to register with the service.
     pub(super) sidecar: Option<Fields<'a>>,
 }
 
@@ -148,7 +148,7 @@ fn settings(mut fields: Fields<'_>) -> Result<Map<String, Json>, ConsulError> {
     Ok(proxy)
 }
 
-/// Several problems as Go's multierror writes them.
+/// Formats several problems as Go's multierror does.
 fn multierror(errors: &[String]) -> Option<String> {
     let count = match errors.len() {
         0 => return None,

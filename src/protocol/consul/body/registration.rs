@@ -55,8 +55,8 @@ impl<'a> ServiceRequest<'a> {
         Self::read_rest(fields, (name, id), checks)
     }
 
-    /// Takes the sidecar that is to be registered with the service, with the defaults that Consul fills in, but without a port. `None`: the
-    /// service has none.
+    /// Takes the sidecar to register with the service, with the defaults that Consul fills in, but without a port. `None`: the service has
+    /// none.
     pub(crate) fn take_sidecar(&mut self) -> Result<Option<Self>, ConsulError> {
         let Some(mut fields) = self.mesh.sidecar.take() else { return Ok(None) };
         if !fields.text(&["ID"])?.is_empty() {
@@ -112,7 +112,7 @@ impl<'a> ServiceRequest<'a> {
         Ok(())
     }
 
-    /// Returns the error of its service mesh settings, with Consul's text. `None`: they are valid.
+    /// Returns the error of the service mesh settings, with Consul's text. `None`: they are valid.
     pub(crate) fn mesh_error(&self) -> Option<String> {
         self.mesh.error(&self.kind, self.port > 0, !self.socket_path.is_empty())
     }
@@ -145,7 +145,7 @@ impl<'a> ServiceRequest<'a> {
         let tagged_addresses = tagged_addresses(&mut fields)?;
         let enable_tag_override = fields.flag(&["EnableTagOverride", "enable_tag_override"])?;
         let socket_path = fields.text(&["SocketPath", "socket_path"])?;
-        // Like Consul, a negative port means none.
+        // As in Consul, a negative port means none.
         let port = u16::try_from(port.max(0))
             .map_err(|_| ConsulError::BadValue(format!("Invalid service port {port}: give 0 to 65535")))?;
         let tags = Tags::parse_stored(&tags)?;

@@ -1,4 +1,5 @@
-//! JSON values of requests. They borrow their texts from the body and keep the order of fields, since most are taken apart at once.
+//! JSON values of requests. They borrow their texts from the body and keep the order of fields, because most are read and dropped
+//! immediately.
 
 use std::{borrow::Cow, fmt};
 
@@ -23,7 +24,7 @@ pub(super) enum JsonValue<'a> {
 }
 
 impl JsonValue<'_> {
-    /// Returns the name of its type, as in Go's errors.
+    /// Returns the name of the value's type, as in Go's errors.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -35,7 +36,7 @@ impl JsonValue<'_> {
         }
     }
 
-    /// Returns whether it is a list or an object with members.
+    /// Returns whether the value is a list or an object with members.
     pub(super) fn has_members(&self) -> bool {
         match self {
             Self::List(values) => !values.is_empty(),
@@ -58,7 +59,7 @@ impl JsonValue<'_> {
         }
     }
 
-    /// Returns whether any value in it, at any depth, is neither null, zero, false nor empty.
+    /// Returns whether the value, or any value in it at any depth, is neither null, zero, false nor empty.
     pub(super) fn has_content(&self) -> bool {
         match self {
             Self::Null => false,

@@ -1,4 +1,4 @@
-//! Selectors of each kind of answer: all of its fields, those that answers leave out when empty included.
+//! Selectors of each kind of answer: all of its fields, including those that answers leave out when empty.
 //!
 //! Consul derives its selectors from its own types, and leaves out `CreateIndex`, `ModifyIndex`, `CheckDefinition`, `Locality`, the `Config`
 //! of a proxy, and `Datacenter` of an agent's services. They can be used here.

@@ -7,7 +7,7 @@ fn matches(shown: &Json, filter: &str) -> bool {
     filter.matches(shown)
 }
 
-fn refused(filter: &str) -> String {
+fn error_of(filter: &str) -> String {
     ConsulFilter::parse(Some(filter), &ENTRIES).unwrap_err().to_string()
 }
 
@@ -53,7 +53,7 @@ fn filters_match_the_fields_of_the_response() {
     }
 }
 
-/// The table of go-bexpr 0.1.2, which Consul has, for keys that a map lacks: whether the map is there or not.
+/// Results of go-bexpr 0.1.2, which Consul uses, for a key that the map lacks. They are the same without the map.
 #[test]
 fn absent_keys_are_evaluated_as_in_consul() {
     let clauses = [
@@ -83,9 +83,9 @@ fn absent_keys_are_evaluated_as_in_consul() {
     }
 }
 
-/// Go leaves out, or writes as null, what is empty.
+/// Go omits empty fields or writes them as null.
 #[test]
-fn fields_that_are_left_out_have_the_values_of_go() {
+fn absent_fields_have_the_zero_values_of_go() {
     for entry in [
         json!({}),
         json!({"Node": null, "Service": null, "Checks": null}),
@@ -162,6 +162,6 @@ fn invalid_filter_gets_the_error_of_consul() {
              invalid syntax",
         ),
     ] {
-        assert_eq!(refused(filter), format!("{begin}{why}"), "{filter}");
+        assert_eq!(error_of(filter), format!("{begin}{why}"), "{filter}");
     }
 }

@@ -94,7 +94,7 @@ impl Consul {
         let stored = self.agent.stored_name(&request.subject);
         let index = || self.at_least(registry.consul_index().node_checks_changed(stored));
         let index = self.wait_for_change(request, &QuerySubject::Node(stored.into()), index).await?;
-        // Unlike its other endpoints, this one of Consul distinguishes the case of node names.
+        // Unlike Consul's other endpoints, this one distinguishes the case of node names.
         let is_asked = |node: &AgentNode| *self.agent.display_name(&node.name) == *request.subject;
         let node = AgentNode::find(registry, stored).filter(is_asked);
         let entries: Vec<_> = self.all_instances().into_iter().filter(|(_, node)| is_asked(node)).collect();
@@ -120,7 +120,7 @@ impl Consul {
         ServiceEntry { node: node_view, service: ServiceView::new(instance), checks }
     }
 
-    /// Returns the checks of a node, by id. The local node is alive, since it answers.
+    /// Returns the checks of a node, by id. The local node is alive, because it answers the request.
     pub(super) fn node_checks<'a>(&'a self, node: &'a AgentNode) -> Vec<HealthCheck<'a>> {
         let mut checks = Vec::new();
         if let Some(entry) = &node.entry {
@@ -160,7 +160,7 @@ impl Consul {
         found.filter(|(_, node)| self.has_metadata(node, query)).unzip()
     }
 
-    /// Returns the node of an instance. `known` is the node of the instance before, which mostly is the same.
+    /// Returns the node of an instance. `known` is the node of the previous instance, which usually is the same.
     fn node_of(&self, instance: &Instance, known: &mut Option<AgentNode>) -> AgentNode {
         let name = instance.consul_registration.as_ref().map_or("", |registration| &*registration.node);
         let node = match known.take() {

@@ -19,8 +19,9 @@ impl ViewValue for ServiceTags {
     }
 }
 
-/// Returns all services with their tags, by name. The tags of a service are collected once for each of its revisions: the list of all
-/// services is asked for again after each change of any of them, and should cost as much as there are services, not instances.
+/// Returns all services with their tags, by name. The tags of a service are collected once for each of its revisions: clients ask for
+/// the list of all services again after each change of any of them, and its cost should grow with the number of services, not of
+/// instances.
 pub(super) fn of_services(registry: &Registry, views: &Views) -> Vec<(ServiceName, Arc<ServiceTags>)> {
     let tags = registry.each_service().map(|summary| {
         let key = ViewKey::new(View::ServiceTags, summary.name.as_str(), "");

@@ -9,7 +9,7 @@ use crate::model::Instance;
 /// Kinds of services whose agents show the settings of a proxy.
 const PROXIES: [&str; 5] = ["connect-proxy", "mesh-gateway", "terminating-gateway", "ingress-gateway", "api-gateway"];
 
-/// `Connect`: whether a service speaks the protocol of the mesh itself.
+/// The field `Connect`, which says whether a service speaks the protocol of the mesh itself.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct ConnectView {
@@ -48,7 +48,7 @@ impl ProxyView {
 
     fn given(instance: &Instance) -> Self {
         let given = registered_text(instance, |registration| &registration.proxy);
-        // What was kept was written here; were it no object, there would be nothing to show.
+        // The stored text is always an object, because this API wrote it. Anything else would be shown as no settings.
         let mut proxy: Map<String, Json> =
             if given.is_empty() { Map::new() } else { serde_json::from_str(given).unwrap_or_default() };
         for part in ["MeshGateway", "Expose"] {
@@ -68,7 +68,7 @@ mod tests {
     use crate::{model::ConsulRegistration, registry::test_support::entry};
 
     #[test]
-    fn settings_are_shown_as_given_and_where_there_are_none_as_consul_shows_none() {
+    fn settings_are_shown_as_given_and_absent_ones_as_in_consul() {
         let mut instance = entry("web", "a", 1).instance.clone();
         let none = json!({"Mode": "", "MeshGateway": {}, "Expose": {}});
         assert_eq!(serde_json::to_value(ProxyView::new(&instance)).unwrap(), none);

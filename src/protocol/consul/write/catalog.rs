@@ -41,7 +41,7 @@ impl Consul {
             }
         }
         if let Some(service) = body.service.take() {
-            // Used unless the node has another address when the service is registered.
+            // Used unless the node has a different address by the time that the service is registered.
             let host = if node.is_empty() || body.address.is_empty() {
                 self.agent.address.to_string()
             } else {
@@ -130,7 +130,7 @@ impl Consul {
         Ok((id, ConsulChange::AddCheck(static_check(check)?)))
     }
 
-    /// Deregisters a node, a service or a check. One that does not exist is no error.
+    /// Deregisters a node, a service or a check. It is not an error if it does not exist.
     pub(super) async fn catalog_deregister(
         &self,
         request: &ConsulRequest,

@@ -70,7 +70,7 @@ impl Consul {
         loop {
             let (service, instance) = &owner;
             let reported = self.checks.report(service, instance, &id, status, output, caller).await;
-            // The check may have moved to another instance meanwhile, which did not get the report.
+            // The check may have moved to another instance meanwhile. That instance did not get the report.
             match self.owner("", check) {
                 Ok(other) if other != owner => owner = other,
                 Ok(_) | Err(_) => {

@@ -21,7 +21,8 @@ impl Consul {
         let sidecar = body.take_sidecar()?;
         let replace_checks = request.query.flag("replace-existing-checks")?;
         let peer = request.connection.peer().ip().to_canonical();
-        // A registration without an address is for the peer's machine. Answers show no address then, as in Consul.
+        // A registration without an address is for the machine of the client. As in Consul, answers then show no
+        // address.
         let host = || if peer.is_loopback() { self.agent.address } else { peer }.to_string();
         let checks = named_checks(&body)?;
         let (id, port) = (body.id.clone(), body.port);
@@ -36,7 +37,7 @@ impl Consul {
         Ok(ConsulResponse::empty())
     }
 
-    /// Returns the registration of a service on a node. `host` returns its address if it gives none.
+    /// Returns the registration of a service on a node. `host` returns the address for a service that gives none.
     pub(super) fn service_registration(
         &self,
         node: &str,

@@ -33,7 +33,7 @@ fn exists(dns: &TestAuthority, name: &str) -> bool {
     answer.code == ResponseCode::NoError
 }
 
-/// Names below the zone that exist, by themselves or above another name.
+/// Names below the zone that exist, because they have records or because a name below them exists.
 const PRESENT: &[&str] = &[
     // Nodes and the names above them.
     "deep.example.org.node",

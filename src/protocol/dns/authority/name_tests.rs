@@ -303,7 +303,7 @@ fn service_that_is_its_own_alias_is_answered_with_its_node() {
     let spare = [("question", "main.spare.service.consul."), ("main.spare.service.consul.", "198.51.100.7")];
     assert_eq!(chain(&dns.ask("spare.service.consul.", RecordType::A)), pairs(&spare));
     assert_eq!(records(&dns.ask("main.spare.service.consul.", RecordType::A)), set(["198.51.100.7"]));
-    // The move of the node changes no instance, but the answer.
+    // Moving the node changes no instance, but it changes the answer.
     dns.register_node("edge", "198.51.100.8");
     assert_eq!(records(&dns.ask("main.spare.service.consul.", RecordType::A)), set(["198.51.100.8"]));
     // An instance without a node has no other target.

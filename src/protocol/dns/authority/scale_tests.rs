@@ -50,7 +50,7 @@ fn fastest_answer_about_unknown_node(dns: &TestAuthority) -> Duration {
     (0..200).map(once).min().unwrap()
 }
 
-/// A scan of 20,000 nodes would take some 1,000 times as long as a look-up.
+/// A scan of 20,000 nodes would take about 1,000 times as long as a lookup.
 #[test]
 fn question_about_unknown_node_takes_as_long_with_many_nodes_as_with_few() {
     let dns = TestAuthority::new();

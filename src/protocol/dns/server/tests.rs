@@ -44,7 +44,7 @@ fn request(id: u16, name: &str, record_type: RecordType) -> Vec<u8> {
 /// The requests are in the socket's buffer in this order before the server starts. If the first one held the thread until the index
 /// of addresses is complete, its response would be the first one.
 #[tokio::test]
-async fn requests_overtake_the_first_reverse_question() {
+async fn requests_are_answered_while_the_first_reverse_question_waits() {
     let server = Arc::new(server());
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();

@@ -1,8 +1,8 @@
-//! A watch as the body of a gRPC answer.
+//! A watch as the body of a gRPC response.
 //!
-//! tonic's own body copies each message into a buffer that it keeps while the stream lasts: a watch that once sent a large
-//! snapshot would hold those hundreds of KiB for good. This one sends the context parts as they are, and holds nothing
-//! between two messages.
+//! tonic's own body copies each message into a buffer that it keeps until the stream ends: a watch that once sent a large
+//! snapshot would hold hundreds of KiB from then on. This body sends the shared parts without copying them, and holds
+//! nothing between two messages.
 
 use std::{
     pin::Pin,
@@ -29,7 +29,7 @@ use crate::{
     transport::{AnswerSize, Connection, EndlessBody},
 };
 
-/// Interval at which a watch looks whether its connection has read enough for another message.
+/// Interval at which a watch checks whether its client has read enough for another message.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Media type of gRPC.
@@ -59,7 +59,7 @@ async fn open(context: &Arc<ServerContext>, request: Request) -> Result<WatchBod
     let limit = context.max_message_size.max(MAX_SELECTOR_BYTES);
     let message = Streaming::new_request(decoder, body, None, Some(limit)).message().await;
     let message = message.map_err(|status| tonic_errors::explain(&status, limit).map_or(status, Status::from))?;
-    let message = message.ok_or_else(|| ApiError::Malformed("there is none".into()))?;
+    let message = message.ok_or_else(|| ApiError::Malformed("it is missing".into()))?;
     let stream = WatchStream::new(context, connection, agent, decode::watch(&message)?);
     Ok(WatchBody { connection: Arc::clone(connection), stream, parts: Vec::new().into_iter(), retry: None })
 }

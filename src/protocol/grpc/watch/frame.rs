@@ -20,8 +20,8 @@ use crate::{
     registry::{Change, Chunk, Delta, DeltaKind, Entry, Event, ResetReason},
 };
 
-/// Bytes after which a piece of a snapshot, and about a message, ends: large enough that its overhead does not matter, small enough
-/// for a watch with a filter of its own to hold unread.
+/// Bytes after which a piece of a snapshot ends, and approximately a message: large enough that the overhead does not matter, and
+/// small enough that a watch with its own filter can hold one until it is read.
 pub(super) const PIECE_BYTES: usize = 48 * 1024;
 /// Largest message that is copied into one buffer instead of being sent as several frames.
 const MAX_COPIED_BYTES: usize = 4 * 1024;
