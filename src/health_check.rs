@@ -13,7 +13,7 @@
 //! | `schedule` | due times (pure) |
 //! | `threshold_counter` | number of consecutive results that change a status (pure) |
 //! | `history` | recent results and times of one check |
-//! | `handover` | transfer of history when another instance takes over a check |
+//! | `handover` | transfer of the history when another instance takes over a check |
 //! | `change_queue` | changes of instances with checks |
 //! | `policy` | addresses that probes may connect to (pure) |
 //! | `url` | URLs of HTTP checks and redirects (pure) |

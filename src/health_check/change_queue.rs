@@ -25,7 +25,7 @@ pub(super) type Owner = (ServiceName, InstanceId);
 #[derive(Debug)]
 pub(super) struct InstanceChange {
     pub(super) revision: Revision,
-    /// Time at which the change was ordered, or shortly before, in microseconds.
+    /// Monotonic time in microseconds at which the change was ordered, or shortly before.
     pub(super) at_us: u64,
     /// The instance after the change. `None`: it was removed.
     pub(super) entry: Option<Arc<Entry>>,
@@ -49,7 +49,7 @@ impl ChangeQueue {
             if !changed.is_empty() {
                 return changed;
             }
-            // A change that came after the look has left a permit.
+            // A change that arrived after the queue was checked has left a permit, so this returns at once.
             self.not_empty.notified().await;
         }
     }
@@ -64,7 +64,7 @@ impl ChangeListener for ChangeQueue {
         }
         let change = InstanceChange { revision: event.revision, at_us: event.at.monotonic_us, entry: after.cloned() };
         match self.changed.lock().entry((event.service().clone(), event.id().clone())) {
-            // Writers may notify in another order than that of their revisions.
+            // Writers may notify in an order other than that of their revisions.
             Occupied(mut queued) if queued.get().revision < change.revision => *queued.get_mut() = change,
             Occupied(_) => {}
             Vacant(vacant) => {

@@ -29,11 +29,12 @@ pub struct HealthChecks {
     pub(super) changes: Arc<ChangeQueue>,
     policy: ProbePolicy,
     pub(super) histories: DashMap<CheckKey, Arc<CheckHistory>>,
-    /// Histories that the runner has not confirmed: a report or a handover created them, and their checks may be gone already.
+    /// Histories that the runner has not confirmed: a report or a handover created them, and their checks may not exist any
+    /// more.
     pub(super) unconfirmed: Mutex<Vec<CheckKey>>,
     /// States that an earlier process saved, until their checks are found.
     saved: Mutex<HashMap<CheckKey, SavedCheck>>,
-    /// Time before the end of that process whose reports may be missing in the saved states.
+    /// Length of the time before the end of that process from which reports may be missing in the saved states.
     max_missing: Duration,
     /// Checks whose states are to be saved. `None`: the engine saves none.
     unsaved: Option<Mutex<Vec<CheckKey>>>,
@@ -82,7 +83,7 @@ impl HealthChecks {
             results,
             status_changes,
         });
-        // A strong reference would be a cycle: the checks have the commands.
+        // A strong reference would form a cycle, because the checks hold the commands.
         let memory: Weak<Self> = Arc::downgrade(&checks);
         commands.remember_checks(memory);
         checks
@@ -161,7 +162,7 @@ impl HealthChecks {
             && self.unsaved.is_some()
             && let Some(history) = self.history(service, id, check)
         {
-            // The engine then usually writes the output in the same transaction.
+            // Queued first, so that the engine usually writes the output in the same transaction.
             let key = (service.clone(), id.clone(), check.clone());
             self.commands.save_checks(vec![(key, Some(history.save()))]);
         }

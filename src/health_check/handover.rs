@@ -1,7 +1,7 @@
 //! Transfer of history between checks.
 //!
 //! A check moves to another instance when its instance's id moves to another service, and when another instance of its node registers
-//! it. Its results and times move along. When a registration is repeated, the times of its checks start anew.
+//! it. Its results and times move with it. When a registration is repeated, the times of its checks start again.
 
 use std::sync::Arc;
 
@@ -26,13 +26,13 @@ impl CheckMemory for HealthChecks {
             self.copy_history(source, target);
         }
         // The times are renewed before the command is submitted. If the instance is removed in the meantime, the removal comes first,
-        // and the command registers it anew.
+        // and the command registers the instance again.
         let renewed = self.renew(service, id, command.requested_checks());
         Box::new(move |accepted| {
             if !accepted {
                 return self.undo_renewal(renewed);
             }
-            // Copies the results that came while the command was in progress.
+            // Copies the results that arrived while the command was in progress.
             for (target, source) in &moved {
                 self.copy_history(source, target);
             }
@@ -56,7 +56,7 @@ impl HealthChecks {
         self.unconfirmed.lock().push(target.clone());
     }
 
-    /// Starts the times of these checks anew.
+    /// Restarts the times of these checks.
     fn renew<'a>(
         &self,
         service: &ServiceName,

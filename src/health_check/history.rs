@@ -37,7 +37,7 @@ pub struct CheckTimes {
     renewed_until: LeaseTime,
 }
 
-/// Recent results of one check, and its times. There is hardly any contention for the mutex: each check has one writer at a time.
+/// Recent results of one check, and its times. The mutex is rarely contended, because each check has one writer at a time.
 #[derive(Debug)]
 pub struct CheckHistory(Mutex<HistoryState>);
 
@@ -62,8 +62,8 @@ impl CheckHistory {
         }))
     }
 
-    /// Returns the history of a check that an earlier process saved. `max_missing`: time before the end of that process whose reports
-    /// may be missing.
+    /// Returns the history of a check that an earlier process saved. `max_missing`: length of the time before the end of that process
+    /// from which reports may be missing.
     pub(super) fn restored(check: &Check, saved: SavedCheck, max_missing: Duration, now: ClockReading) -> Self {
         let history = Self::new(check, now);
         history.0.lock().restore(saved, millis(max_missing), now);
@@ -159,8 +159,9 @@ impl CheckHistory {
 
     /// Updates the history to the check in the registry, which may have another definition or status.
     ///
-    /// Returns the last reported status if it is still valid and the registry has another one: it has to be submitted. A report that
-    /// comes just after its TTL expired may find the earlier status in the registry, where the expiry then overwrites it.
+    /// Returns the last reported status if it is still valid and the registry has a different one, so that the caller submits it. A
+    /// report that comes just after its TTL expired may find the earlier status in the registry, where the expiry then overwrites
+    /// it.
     pub(super) fn update(&self, check: &Check, now: ClockReading) -> Option<CheckStatus> {
         let mut state = self.0.lock();
         if state.definition_revision != check.definition_revision {
@@ -181,7 +182,7 @@ impl CheckHistory {
         unsubmitted
     }
 
-    /// Starts the times of the check anew, because its instance is registered again with the same check. Returns the times before.
+    /// Restarts the times of the check, because its instance is registered again with the same check. Returns the earlier times.
     pub(super) fn renew(&self, now: ClockReading) -> CheckTimes {
         let mut state = self.0.lock();
         let (valid_until, ttl_from, critical_since) = (state.valid_until, state.ttl_from, state.critical_since);
@@ -229,7 +230,8 @@ impl CheckHistory {
         state.set_status(status, now);
     }
 
-    /// Makes the check critical if the TTL of the last report has expired. Otherwise returns the milliseconds until it does.
+    /// Sets the check to critical if the TTL of the last report has expired. Otherwise returns the milliseconds until it
+    /// expires.
     pub(super) fn expire_ttl(&self, now: ClockReading) -> Result<(), LeaseTime> {
         let mut state = self.0.lock();
         if state.valid_until > now.lease {

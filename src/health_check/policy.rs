@@ -1,9 +1,9 @@
 //! Policy for the targets of probes.
 //!
 //! A registered check makes this process connect to an address of the client's choice (server-side request forgery). If only clients
-//! on this host can register checks, probes may connect to every address that they could reach themselves, except those that give
-//! secrets to anyone on the host. If clients on other hosts can register checks, active checks are rejected until an operator allows
-//! networks, and each probe may only connect to the addresses of its own instance.
+//! on this host can register checks, probes may connect to every address that they could reach themselves, except those that reveal
+//! secrets to every program on the host. If clients on other hosts can register checks, active checks are rejected until an operator
+//! allows networks, and each probe may only connect to the addresses of its own instance.
 
 use std::{
     collections::BTreeSet,

@@ -23,11 +23,11 @@ use http::ProbeResponse;
 enum ProbeOutcome {
     /// Status and output.
     Complete((CheckStatus, String)),
-    /// HTTP response without its body. A time-out while the body is read only shortens the output.
+    /// HTTP response without its body. A timeout while the body is read only shortens the output.
     Response(ProbeResponse),
 }
 
-/// Client that makes probes.
+/// Client that sends the probes.
 #[derive(Debug)]
 pub(super) struct Prober {
     policy: ProbePolicy,
@@ -42,7 +42,7 @@ impl Prober {
         Self { policy, verifying: OnceLock::new(), unverified: OnceLock::new() }
     }
 
-    /// Probes the target of a check once, within its time-out. Returns status and output.
+    /// Probes the target of a check once, within its timeout. Returns status and output.
     pub(super) async fn probe(&self, check: &CheckDefinition) -> (CheckStatus, String) {
         let limit = check.output_max_size as usize;
         let mut time_out = pin!(sleep(check.time_limit()));

@@ -30,9 +30,10 @@ use crate::{
 
 /// Maximum number of probes in flight. Each needs a file descriptor, in addition to those of connections.
 const MAX_PROBES_IN_FLIGHT: usize = 2_048;
-/// Interval of looking for instances to deregister and of saving states.
+/// Interval at which the runner looks for instances to deregister and saves states.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum interval of taking changes: under a load of writes, waking the thread for each of them costs more than the work.
+/// Minimum interval at which the runner takes changes: under many writes, waking the thread for each of them would cost
+/// more than the work itself.
 const MIN_CHANGES_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Name of the thread, by which liveness reports it.
@@ -51,7 +52,7 @@ impl HealthCheckThread {
     ///
     /// # Errors
     ///
-    /// If the operating system gives no thread or no poller.
+    /// If the operating system cannot create a thread or a poller.
     pub fn start(checks: &Arc<HealthChecks>, on_failure: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let checks = Arc::clone(checks);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -87,8 +88,8 @@ impl Drop for HealthCheckThread {
 #[derive(Debug)]
 struct FinishedProbe {
     key: CheckKey,
-    /// Definition that was probed: the result does not count if the check has another one by now.
-    /// Revision of the definition that the probe was made by.
+    /// Revision of the definition that was probed. The result does not count if the check has a different definition by
+    /// now.
     definition_revision: Revision,
     status: CheckStatus,
     output: String,
@@ -100,19 +101,19 @@ struct CheckRunner {
     checks: Arc<HealthChecks>,
     prober: Arc<Prober>,
     schedule: Schedule<CheckKey>,
-    /// Checks of each instance that has some.
+    /// Scheduled checks by instance.
     scheduled: HashMap<Owner, Vec<CheckId>>,
     /// Instances that are deregistered if one of their critical checks stays critical.
     removal_candidates: HashSet<Owner>,
     in_flight: HashSet<CheckKey>,
-    /// Probes that are due but above the limit of probes in flight, in order, each once.
+    /// Checks whose probes are due but exceed the limit of probes in flight, in order, each once.
     waiting: VecDeque<CheckKey>,
-    /// The same as a set.
+    /// Keys in `waiting`, as a set.
     waiting_keys: HashSet<CheckKey>,
     probes: JoinSet<FinishedProbe>,
-    /// Commands on their way to the registry.
+    /// Commands that the engine has not answered yet.
     submissions: JoinSet<()>,
-    /// Time in microseconds: changes that were ordered before may have been taken into account.
+    /// Monotonic time in microseconds. The schedule may already include changes that were ordered before.
     current_to_us: u64,
 }
 
@@ -179,8 +180,9 @@ impl CheckRunner {
     fn apply_changes(&mut self, changes: HashMap<Owner, InstanceChange>) {
         let now_us = self.checks.clock.now().monotonic_us;
         for (owner, InstanceChange { at_us, entry, .. }) in changes {
-            // Writers may notify in another order than they wrote, so a change from before the last look may be outdated. Only then
-            // the instance is looked up: look-ups of all would take longer than everything else here.
+            // Writers may notify in a different order than they wrote, so a change from before the last call may be outdated. Only
+            // for such changes the instance is looked up, because looking up all of them would take longer than everything else
+            // here.
             let is_latest = at_us > self.current_to_us;
             let entry = if is_latest { entry } else { self.checks.commands.registry().get(&owner.0, owner.1.as_str()) };
             self.update(owner, entry.as_ref());
@@ -228,7 +230,8 @@ impl CheckRunner {
         }
         let interval = check.definition.interval;
         let now = self.checks.clock.since_start();
-        // The first probe comes at a random time of the interval, so that checks which are registered together are spread.
+        // The first probe starts at a random time within the interval, so that checks which are registered together are
+        // spread over it.
         let is_active = check.definition.probe.is_active();
         let first = if is_active { random_part(interval) } else { history.ttl_left(self.checks.clock.now()) };
         self.schedule.insert(key, now + first, interval);
@@ -249,7 +252,8 @@ impl CheckRunner {
         }
     }
 
-    /// Makes a TTL check critical if its last report has expired, or else schedules it for the time at which that expires.
+    /// Sets a TTL check to critical if its last report has expired; otherwise schedules the check for the time at which
+    /// the report expires.
     fn expire_ttl(&mut self, key: CheckKey, history: &CheckHistory, now: Duration) {
         let expired = history.expire_ttl(self.checks.clock.now());
         self.checks.queue_saving(history, || key.clone());
@@ -277,7 +281,7 @@ impl CheckRunner {
         });
     }
 
-    /// Records the result of a probe, and starts one that waits.
+    /// Records the result of a probe, and starts a waiting probe.
     fn finish_probe(&mut self, finished: FinishedProbe) {
         let FinishedProbe { key, definition_revision, status, output, took } = finished;
         self.in_flight.remove(&key);
@@ -301,7 +305,8 @@ impl CheckRunner {
         }
     }
 
-    /// Submits the status of a check, if the registry has another one. After an error, the next result is submitted again.
+    /// Submits the status of a check, if the registry has a different one. After an error, the next result is submitted
+    /// again.
     fn submit_status(&mut self, (service, id, check): &CheckKey, definition_revision: Revision, status: CheckStatus) {
         let entry = self.checks.commands.registry().get(service, id.as_str());
         let known = entry.as_ref().and_then(|entry| entry.instance.checks.get(check.as_str()));
@@ -316,8 +321,10 @@ impl CheckRunner {
     fn submit(&mut self, command: Command) {
         let checks = Arc::clone(&self.checks);
         self.submissions.spawn(async move {
+            let (service, instance) = command.target();
+            let (service, instance) = (service.clone(), instance.clone());
             if let Err(error) = checks.set_status(command, ServerActor::HealthCheck.caller()).await {
-                tracing::debug!(%error, "the status of a check was not stored");
+                tracing::debug!(%service, %instance, %error, "the status of a check was not stored");
             }
         });
     }

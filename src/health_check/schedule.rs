@@ -1,4 +1,4 @@
-//! Schedule of periodic tasks. Pure.
+//! Schedule of periodic tasks. It reads no clock: callers pass the time.
 //!
 //! A task is due again one interval after it was due, not after it ran: tasks do not drift, and stay spread over their interval as at
 //! first. After a pause of the process, a task runs once, not once for each interval that was missed.
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-/// Number of stale entries that the heap may hold, besides as many as there are tasks.
+/// Maximum number of stale entries in the heap, in addition to one for each task.
 const MAX_STALE_ENTRIES: usize = 1_024;
 
 /// Tasks by the time at which they are due.
@@ -41,7 +41,7 @@ impl<K: Clone + Eq + Hash> Schedule<K> {
         }
         self.entries.insert(number, (key, interval));
         self.due.push(Reverse((first, number)));
-        // A stale entry would otherwise stay until its due time, perhaps for hours.
+        // Otherwise a stale entry would stay until its due time, which may be hours away.
         if self.due.len() > MAX_STALE_ENTRIES + 2 * self.entries.len() {
             self.due.retain(|Reverse((_, number))| self.entries.contains_key(number));
         }

@@ -10,7 +10,8 @@ pub struct ThresholdCounter {
 }
 
 impl ThresholdCounter {
-    /// Counts a result, and returns the status that the check has now. `None`: the status stays. A warning is a success.
+    /// Counts a result, and returns the status that the check has now. `None`: the status stays. A warning counts as a
+    /// success.
     pub fn count(&mut self, result: CheckStatus, thresholds: Thresholds) -> Option<CheckStatus> {
         if result == CheckStatus::Critical {
             *self = Self { successes: 0, failures: self.failures.saturating_add(1) };

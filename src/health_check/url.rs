@@ -1,7 +1,7 @@
 //! URLs of HTTP checks and of redirects.
 //!
 //! One parser serves admission, connections, requests and redirects. If two parsers disagreed about the host of a URL, the policy
-//! could admit one host, and the probe connect to another.
+//! could admit one host while the probe connects to another.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
@@ -81,7 +81,7 @@ impl ProbeUrl {
         Some(value)
     }
 
-    /// Returns whether credentials for this URL may also be sent to another one: to the same host and port, and not from `https` to
+    /// Returns whether credentials for this URL may also be sent to another URL: to the same host and port, and not from `https` to
     /// `http`. The default ports of `http` and `https` count as one server.
     pub(super) fn shares_credentials_with(&self, other: &Self) -> bool {
         let (here, there) = (self.target(), other.target());

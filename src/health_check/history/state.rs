@@ -11,7 +11,8 @@ use crate::{
 
 /// Maximum number of results.
 pub(super) const MAX_RESULTS: usize = 50;
-/// Maximum bytes of the output of the last result: more than the largest limit of a check, since the output has the URL too.
+/// Maximum bytes of the output of the last result: more than the largest limit of a check, because the output also contains
+/// the URL.
 pub(super) const MAX_OUTPUT_BYTES: usize = 16 * 1024;
 /// Maximum bytes of the output of each earlier result.
 pub(super) const MAX_EARLIER_OUTPUT_BYTES: usize = 128;
@@ -67,7 +68,7 @@ pub(super) enum SaveState {
 }
 
 impl HistoryState {
-    /// Starts the times anew, as in Consul: an instance that registers again just before it would be deregistered gets another probe.
+    /// Restarts the times, as in Consul: an instance that registers again just before it would be deregistered gets another probe.
     pub(super) fn renew(&mut self, now: ClockReading) {
         self.valid_until = now.lease + millis(self.definition.interval);
         self.ttl_from = now.wall;
@@ -95,7 +96,7 @@ impl HistoryState {
         if let (Some(known), Some(wall)) = (&mut self.critical_since, critical_since)
             && wall <= now.wall
         {
-            // The instance could not pass while the process was stopped, so there is time for one more probe or report.
+            // The instance could not pass while the process was stopped, so it gets time for one more probe or report.
             let grace = interval + millis(self.definition.time_limit());
             let deregister_after = self.definition.deregister_after.map_or(0, millis);
             let before = (now.wall.0 - wall.0).min(deregister_after.saturating_sub(grace));

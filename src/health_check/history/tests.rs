@@ -57,7 +57,7 @@ fn definition_is_identified_by_its_revision_and_not_by_its_address() {
     history.report(CheckStatus::Passing, "", at(1_000));
     let copy = || CheckDefinition::clone(&history.definition());
     history.update(&Check::new(Arc::new(copy()), CheckStatus::Passing), at(5_000));
-    assert_eq!(history.ttl_left(at(5_000)), Duration::from_secs(6), "the TTL goes on");
+    assert_eq!(history.ttl_left(at(5_000)), Duration::from_secs(6), "the TTL continues");
     history.update(&redefined(copy(), CheckStatus::Passing), at(5_000));
     assert_eq!(history.ttl_left(at(5_000)), Duration::from_secs(10), "the TTL begins again");
     assert_eq!(history.definition_revision(), Revision(2));
@@ -134,7 +134,7 @@ fn removal_is_due_after_being_critical_for_the_configured_time() {
 fn restarted(history: &CheckHistory, status: CheckStatus, max_missing: u64, ms: u64) -> CheckHistory {
     let check = Check::new(history.definition(), status);
     let wall = at(ms).wall;
-    // The lease clock starts anew.
+    // The lease clock starts again.
     CheckHistory::restored(
         &check,
         history.save(),

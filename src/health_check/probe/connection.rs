@@ -30,8 +30,8 @@ pub(super) enum ProbeStream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Connects to the first address of a target that is permitted and accepts. A name is resolved once, so that the address that was
-/// permitted is the one that is connected to.
+/// Connects to the first address of a target that is permitted and accepts. A name is resolved once, so that the probe connects
+/// to the same address that was permitted.
 pub(super) async fn connect(
     target: &ProbeTarget,
     permit: impl Fn(IpAddr) -> Result<(), &'static str>,
@@ -61,7 +61,7 @@ pub(super) async fn connect(
     Err(failure)
 }
 
-/// Makes the TLS handshake.
+/// Performs the TLS handshake.
 pub(super) async fn handshake(
     socket: TcpStream,
     target: &ProbeTarget,
@@ -96,7 +96,7 @@ pub(super) fn tls_config(verify: bool) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// Verifier that accepts all certificates, for checks that are registered so. Signatures of handshakes are verified nevertheless.
+/// Verifier that accepts all certificates, for checks that skip verification. Signatures of handshakes are verified nevertheless.
 #[derive(Debug)]
 struct NoCertificateVerification(Arc<rustls::crypto::CryptoProvider>);
 

@@ -39,7 +39,7 @@ const MAX_LOCATION_BYTES: usize = 8 * 1024;
 const MAX_REASON_BYTES: usize = 128;
 
 /// Returns whether a header is about the connection or the framing of the body. Such headers of a check are not sent: with a second
-/// `Content-Length`, for example, the target could read another request than the one that is sent.
+/// `Content-Length`, for example, the target could read a different request than the one that is sent.
 fn is_connection_header(name: &HeaderName) -> bool {
     [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
         || ["keep-alive", "proxy-connection", "http2-settings"].contains(&name.as_str())
@@ -210,7 +210,7 @@ fn header_value(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_bytes(text.trim().as_bytes()).map_err(|error| error.to_string())
 }
 
-/// Response without its body, which is still to be read.
+/// Response whose body has not been read yet.
 pub(super) struct ProbeResponse {
     /// Method and URL, for the output.
     request: String,
@@ -257,7 +257,7 @@ async fn send(stream: ProbeStream, request: Request<String>) -> Result<Response<
     sender.send_request(request).await.map_err(|error| error.to_string())
 }
 
-/// Returns the last bytes of the part of a body that arrives before the time-out, as Consul does.
+/// Returns the last bytes of the part of a body that arrives before the timeout, as Consul does.
 async fn body_end(mut body: Incoming, limit: usize, mut time_out: Pin<&mut Sleep>) -> String {
     let (mut end, mut read) = (Vec::new(), 0);
     while read < MAX_BODY_BYTES {

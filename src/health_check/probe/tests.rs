@@ -8,7 +8,7 @@ use tokio::{
 use super::*;
 use crate::model::{CheckId, HttpProbe};
 
-/// Returns a check with this probe and a time-out of 5 s.
+/// Returns a check with this probe and a timeout of 5 s.
 fn check(probe: Probe) -> CheckDefinition {
     CheckDefinition {
         timeout: Duration::from_secs(5),
@@ -86,7 +86,7 @@ async fn refused_or_forbidden_connection_is_critical_with_reason() {
 }
 
 #[tokio::test]
-async fn time_out_in_the_body_keeps_status_and_partial_output() {
+async fn timeout_in_the_body_keeps_status_and_partial_output() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let check = CheckDefinition { timeout: Duration::from_millis(300), ..check(Probe::Http(HttpProbe::get(&url))) };
