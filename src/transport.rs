@@ -12,9 +12,9 @@
 //! |---|---|
 //! | `listener`, `listener_config`, `protocol`, `acceptor`, `descriptors` | bound addresses, and the accept loop with its reserve of descriptors |
 //! | `accepted_connection`, `worker`, `worker_state` | threads, and their load |
-//! | `serve`, `preface`, `h2_io`, `request_service` | life of a connection, and what is around hyper |
+//! | `serve`, `preface`, `h2_io`, `request_service` | life of a connection, and the adapters around hyper |
 //! | `connection` | state of one connection |
-//! | `limits`, `unread_limits`, `unread_answers`, `limit_error` | what may be open |
+//! | `limits`, `unread_limits`, `unread_answers`, `limit_error` | limits on open connections, streams and unread answers |
 //! | `fairness` | how fast it is served: the budget of a connection, and the accounts of what it uses |
 //! | `connection_io`, `paced_body`, `accounted_task` | the budget applied to what a connection reads, writes and runs |
 //! | `closing`, `goaway` | closing with a reason |

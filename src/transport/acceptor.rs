@@ -1,4 +1,4 @@
-//! Accepting connections: one accept function for all listeners, with the same protections.
+//! Acceptance of connections: one function for all listeners, with the same protections.
 //!
 //! gRPC connections are dispatched to the worker with the fewest open streams. `SO_REUSEPORT` would let the kernel choose by a hash of the
 //! addresses, which balances a few long connections badly.
@@ -22,21 +22,21 @@ use super::{
 };
 use crate::{clock::Clock, metrics::RejectReason};
 
-/// Number of streams that a new connection counts for...
+/// Number of streams for which a new connection counts.
 const NEW_CONNECTION_STREAMS: usize = 8;
-/// ...for this long. By then it has opened its own.
+/// Time for which a connection counts as new. After it, the connection has opened streams of its own.
 const NEW_CONNECTION_AGE: Duration = Duration::from_secs(1);
-/// Pause when the system gives no connection, and none can be closed either.
+/// Pause when a connection can be neither accepted nor closed.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-/// Number of connections that are rejected in a row before a pause, which leaves the thread to others.
+/// Number of connections that are rejected in a row before a pause, in which the thread runs other tasks.
 const REJECTIONS_PER_PAUSE: u32 = 64;
 const REJECTION_PAUSE: Duration = Duration::from_millis(10);
 
 /// TCP listener that keeps one descriptor in reserve.
 ///
-/// When the process has no descriptor left, a connection that waits can be neither accepted nor rejected, and the poller would announce it again and
-/// again. So the reserve is given up for a moment: the connection is accepted and closed at once. Its peer sees that, and the accept loop does not
-/// spin.
+/// When the process has no descriptor left, a waiting connection can be neither accepted nor rejected, and the poller would report it again and
+/// again. So the reserved descriptor is closed for a moment: the connection is accepted and closed at once. Its peer notices that, and the accept
+/// loop does not spin.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
@@ -52,7 +52,7 @@ impl Acceptor {
     ///
     /// # Errors
     ///
-    /// When the poller does not take the listener, or no descriptor is left to keep in reserve.
+    /// When the listener cannot be registered with the poller, or no descriptor is left to keep in reserve.
     pub fn new(listener: Listener, name: &'static str, limiter: Arc<ConnectionLimiter>) -> io::Result<Self> {
         let listener = listener.for_tokio()?;
         Ok(Self { listener, name, limiter, spare: SpareDescriptor::new()?, rejections: 0 })
@@ -71,7 +71,7 @@ impl Acceptor {
                     CloseOutcome::NoneWaiting => {}
                     CloseOutcome::NoDescriptor => sleep(EXHAUSTED_PAUSE).await,
                 },
-                // Mostly the peer has gone already.
+                // Usually the peer has already closed the connection.
                 Err(error) => {
                     tracing::debug!(listener = self.name, %error, "connection not accepted");
                     self.pace_rejections().await;
@@ -80,7 +80,8 @@ impl Acceptor {
         }
     }
 
-    /// Pauses after every 64th rejection, so that a flood of connections does not hold the thread. Called once for each.
+    /// Pauses after every 64th rejection, so that a flood of connections does not occupy the thread. Called once for
+    /// each rejection.
     pub async fn pace_rejections(&mut self) {
         self.rejections = self.rejections.wrapping_add(1);
         if self.rejections.is_multiple_of(REJECTIONS_PER_PAUSE) {
@@ -88,7 +89,7 @@ impl Acceptor {
         }
     }
 
-    /// Closes one of the connections that wait. It does not wait for a connection: by then there may be descriptors again.
+    /// Closes one waiting connection. Does not wait for one to arrive, because descriptors may be free again by then.
     async fn close_one(&mut self) -> CloseOutcome {
         if !self.spare.spend() {
             return CloseOutcome::NoDescriptor;
@@ -104,10 +105,11 @@ impl Acceptor {
     }
 }
 
-/// Outcome of an attempt to close a connection that waits.
+/// Outcome of an attempt to close a waiting connection.
 enum CloseOutcome {
     Closed,
-    /// No connection waits: the system asks for a descriptor before it looks.
+    /// No connection waits. The system reports missing descriptors even then, because it reserves one before it looks
+    /// for a connection.
     NoneWaiting,
     /// Another part of the process has taken the descriptor.
     NoDescriptor,
@@ -155,14 +157,15 @@ async fn accept_all(mut acceptor: Acceptor, config: Arc<ListenerConfig>, mut dis
 pub struct WorkerDispatch {
     workers: Arc<Workers>,
     clock: Arc<Clock>,
-    /// Indexes of the workers that it dispatches to.
+    /// Indexes of the workers to which connections are dispatched.
     targets: Range<usize>,
-    /// For each worker, the times at which it was given its newest connections.
+    /// For each worker, the times at which it received its newest connections.
     recent: Vec<VecDeque<Duration>>,
 }
 
 impl WorkerDispatch {
-    /// Dispatches connections of this protocol: gRPC has its own workers, and HTTP has one for itself, since its answers may take long to make.
+    /// Creates a dispatch of connections of this protocol. gRPC has workers of its own, and HTTP has one of its own, because its responses may
+    /// take long.
     #[must_use]
     pub fn new(workers: &Arc<Workers>, clock: &Arc<Clock>, protocol: Protocol) -> Self {
         let targets = match protocol {

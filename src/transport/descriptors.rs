@@ -1,4 +1,4 @@
-//! File descriptors: the limit of the process, and one descriptor in reserve.
+//! File descriptors: the limit of the process, and a descriptor kept in reserve.
 
 use std::{fs::File, io};
 
@@ -9,11 +9,11 @@ use rustix::{
 
 /// Percentage of the descriptors that connections may use. The rest is for files, pollers and the store.
 const MAX_CONNECTION_PERCENT: u64 = 80;
-/// Number that is assumed where the system sets no limit.
+/// Limit that is assumed if the system sets none.
 const ASSUMED_LIMIT: u64 = 1 << 20;
 
-/// Raises the process's limit on descriptors as far as the system permits. The low default protects programs that use `select`, which this one does
-/// not.
+/// Raises the process's limit on descriptors as far as the system permits. The default is low for programs that use `select`, which this program
+/// does not.
 pub fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
@@ -23,14 +23,14 @@ pub fn raise_limit() {
     }
 }
 
-/// Number of connections that the limit on descriptors permits.
+/// Maximum number of connections that the limit on descriptors permits.
 #[must_use]
 pub fn max_connections_by_descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(ASSUMED_LIMIT).min(ASSUMED_LIMIT);
     usize::try_from(limit * MAX_CONNECTION_PERCENT / 100).unwrap_or(usize::MAX).max(1)
 }
 
-/// Descriptor that is given up when there are no others. See `Acceptor`.
+/// Descriptor that is closed when no others are left. See `Acceptor`.
 #[derive(Debug)]
 pub(super) struct SpareDescriptor(Option<File>);
 
@@ -45,12 +45,12 @@ impl SpareDescriptor {
         errno.is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno))
     }
 
-    /// Gives it up. Returns whether there was one.
+    /// Closes the descriptor. Returns whether there was one.
     pub(super) fn spend(&mut self) -> bool {
         self.0.take().is_some() || self.renew() && self.0.take().is_some()
     }
 
-    /// Opens it again if it was given up. Returns whether there is one.
+    /// Opens the descriptor again if it was closed. Returns whether there is one.
     pub(super) fn renew(&mut self) -> bool {
         if self.0.is_none() {
             self.0 = File::open("/dev/null").ok();

@@ -1,7 +1,7 @@
 //! Fatal errors: the end of a task that must not end while the server runs.
 //!
-//! A defect in one stream ends that stream. One in a notifier, in expiry or in an acceptor would leave a registry that looks alive and is not. So the process
-//! stops, and its supervisor starts another.
+//! A defect in a stream ends only that stream. A defect in a notifier, in expiry or in an acceptor would leave a registry that looks alive and does not work.
+//! So the process stops, and its supervisor starts it again.
 
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -14,14 +14,14 @@ pub struct FatalReporter(mpsc::Sender<String>);
 pub struct FatalListener(mpsc::Receiver<String>);
 
 impl FatalReporter {
-    /// A reporter and its listener.
+    /// Creates a reporter and its listener.
     #[must_use]
     pub fn new() -> (Self, FatalListener) {
         let (reporter, listener) = mpsc::channel(1);
         (Self(reporter), FatalListener(listener))
     }
 
-    /// Runs a task that must not end, and reports when it does, by a panic too. Dropping the future aborts the task.
+    /// Runs a task that must not end, and reports its end, including a panic. Dropping the future aborts the task.
     pub async fn guard(self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let mut one = JoinSet::new();
         one.spawn(task);
@@ -29,7 +29,7 @@ impl FatalReporter {
         self.report(format!("{name} has ended, which is a defect: start the registry again and report it"));
     }
 
-    /// Reports why the server cannot continue.
+    /// Reports the reason why the server cannot continue.
     pub fn report(&self, reason: String) {
         // The first report is enough.
         let _ = self.0.try_send(reason);

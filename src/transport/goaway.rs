@@ -1,7 +1,7 @@
 //! GOAWAY frames with a reason.
 //!
-//! hyper sends GOAWAY on a graceful shutdown, and has no way to give a reason. So the bytes that it writes are followed frame by frame, and on a rejected
-//! connection its GOAWAY frames get the reason on their way to the socket.
+//! hyper sends GOAWAY on a graceful shutdown, and has no way to give a reason. So this module parses the frames that hyper writes, and adds the reason to
+//! the GOAWAY frames of a rejected connection.
 
 use bytes::{BufMut as _, BytesMut};
 
@@ -12,7 +12,7 @@ const GOAWAY: u8 = 7;
 const FIXED_PAYLOAD_BYTES: usize = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// Empty SETTINGS, with which a server begins.
+/// Empty SETTINGS frame, the first frame of a server.
 pub(super) const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
 /// Encodes a GOAWAY frame with `ENHANCE_YOUR_CALM`. `last_stream`: the last stream that is served.
@@ -33,16 +33,16 @@ pub(super) struct FrameCursor {
     header: [u8; HEADER_BYTES],
     /// Bytes of the header seen so far.
     seen: usize,
-    /// Set when a part of that header was written already.
+    /// Set when a part of that header has already been written.
     passed: bool,
-    /// Bytes of the payload that are to come.
+    /// Number of payload bytes that follow.
     left: usize,
     /// Payload so far of a GOAWAY frame that is replaced.
     replaced: Option<Vec<u8>>,
 }
 
 impl FrameCursor {
-    /// Follows bytes that are written as they are.
+    /// Advances over bytes that are written unchanged.
     pub(super) fn follow(&mut self, bytes: &[u8]) {
         self.walk(bytes, None);
     }

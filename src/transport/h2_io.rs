@@ -1,14 +1,14 @@
 //! Adapter between a connection's socket and hyper.
 //!
-//! **Small frames are written together.** h2 asks once, when a connection begins, whether the socket has vectored writes. If so, it writes each frame of
-//! 256 bytes or more as a buffer of its own, and stops collecting others: one system call for each. If not, it does so from 1,024 bytes, and copies smaller
+//! **Small frames are written together.** h2 asks once, when a connection begins, whether the socket has vectored writes. If so, it writes each frame of 256
+//! bytes or more as a buffer of its own, and stops collecting others: one system call for each. If not, it does so from 1,024 bytes, and copies smaller
 //! frames together. A change of an instance has 200 to 500 bytes, so with a thousand watches of it on eight connections the difference is between a thousand
-//! system calls and a few dozen. So the adapter answers no until the first write, and afterwards what is true, for the frames that are large. HTTP/1.1 gets
-//! the true answer at once: it would copy whole bodies.
+//! system calls and a few dozen. So the adapter answers no until the first write, and then the truth, for the sake of large frames. HTTP/1.1 gets the true
+//! answer at once, because without vectored writes it would copy whole bodies.
 //!
 //! **Half-closed HTTP/1.1 connections get their answers.** Scripts shut down their side of a connection after the request. hyper drops the request if it sees
-//! that end while it makes the answer. With half-close enabled, it does not see the end at all, and a blocking query of a client that has gone would wait for
-//! minutes. So the end is passed on a little later, when every answer that does not wait is made.
+//! that end before the answer is ready. With half-close enabled, it does not see the end at all, and a blocking query of a client that has disconnected would
+//! wait for minutes. So the adapter passes the end on after a delay, by which every answer that needs no waiting is ready.
 //!
 //! **GOAWAY has a reason.** See `goaway`.
 
@@ -28,21 +28,21 @@ use tokio::{
 
 use super::{Connection, goaway::FrameCursor};
 
-/// Delay after which the end of the requests is passed on.
+/// Delay after which the end of the requests is passed on to hyper.
 const END_DELAY: Duration = Duration::from_millis(100);
 
 /// Progress towards the end of what a peer sends.
 #[derive(Debug)]
 enum ReadEnd {
     Open,
-    /// The end was read, and is passed on then.
+    /// The end was read, and is passed on at this time.
     Read(Pin<Box<Sleep>>),
 }
 
 /// Socket as hyper sees it.
 #[derive(Debug)]
 pub struct H2WriteShim<S> {
-    /// Bytes that were read already, which hyper reads first.
+    /// Bytes that have already been read from the socket. hyper reads them first.
     head: Bytes,
     socket: S,
     /// Set when vectored writes are reported: for HTTP/2 after the first write.
@@ -53,17 +53,17 @@ pub struct H2WriteShim<S> {
     goaway: Option<GoawayRewriter>,
 }
 
-/// Follows the frames of a connection, to give its GOAWAY frames a reason.
+/// Parses the frames of a connection, to add a reason to its GOAWAY frames.
 #[derive(Debug)]
 struct GoawayRewriter {
     connection: Arc<Connection>,
     cursor: FrameCursor,
-    /// Rewritten bytes that the socket has not taken.
+    /// Rewritten bytes that the socket has not accepted yet.
     pending: BytesMut,
 }
 
 impl<S> H2WriteShim<S> {
-    /// Wraps the socket of an HTTP/2 connection. `head`: the bytes that were read from it already.
+    /// Wraps the socket of an HTTP/2 connection. `head`: bytes that have already been read from it.
     pub fn http2(connection: &Arc<Connection>, head: Bytes, socket: S) -> Self {
         let connection = Arc::clone(connection);
         let goaway = GoawayRewriter { connection, cursor: FrameCursor::default(), pending: BytesMut::new() };
@@ -100,7 +100,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for H2WriteShim<S> {
 }
 
 impl<S: AsyncWrite + Unpin> H2WriteShim<S> {
-    /// Follows frames that the socket has taken.
+    /// Advances over frames that the socket has accepted.
     fn follow<'a>(&mut self, written: usize, parts: impl IntoIterator<Item = &'a [u8]>) {
         let Some(GoawayRewriter { cursor, .. }) = &mut self.goaway else { return };
         let mut left = written;
@@ -124,7 +124,8 @@ impl<S: AsyncWrite + Unpin> H2WriteShim<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes frames of a rejected connection, whose GOAWAY gets the reason. `None`: the connection is not rejected.
+    /// Writes frames of a rejected connection, and adds the reason to its GOAWAY. `None`: the connection is not
+    /// rejected.
     fn poll_rejected(&mut self, context: &mut Context<'_>, from: &[u8]) -> Option<Poll<io::Result<usize>>> {
         self.goaway.as_ref().and_then(|goaway| goaway.connection.rejection())?;
         match self.poll_pending(context) {

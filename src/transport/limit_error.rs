@@ -18,7 +18,7 @@ pub enum LimitError {
          the registry runs"
     )]
     Unread(LimitLevel, usize),
-    /// Time that a long answer waited for others.
+    /// Time for which a long answer waited for others.
     #[error(
         "this list waited {} behind other lists: try again later, or watch instead",
         humantime::format_duration(*.0)
@@ -27,7 +27,7 @@ pub enum LimitError {
 }
 
 impl LimitError {
-    /// Returns whether the limit is that of the whole registry.
+    /// Returns whether the limit is the one for the whole registry.
     #[must_use]
     pub fn is_of_all(&self) -> bool {
         match self {

@@ -1,7 +1,7 @@
-//! Limits on what may be open: in all, for each address, and for each identity.
+//! Limits on connections, streams and unread answers: in total, for each address, and for each identity.
 //!
-//! Connections are counted where they are accepted; streams and unread answers where they are served. Over a limit, a request is rejected at once with the
-//! reason: nothing waits for capacity.
+//! Connections are counted where they are accepted; streams and unread answers where they are served. A request over a limit is rejected at once with the
+//! reason; it does not wait for capacity.
 
 mod account;
 mod permit;
@@ -23,45 +23,46 @@ use crate::metrics::{Metrics, RejectReason};
 use account::{Account, AccountKey, AccountRef};
 pub use permit::{ConnectionPermit, PeerIdentity};
 
-/// Percentage of all connections that HTTP may have, so that it cannot shut gRPC out: programs written for Consul keep thousands of blocking queries, a
-/// connection each...
+/// Percentage of all connections that HTTP may use, so that gRPC can still connect: programs written for Consul keep thousands of blocking queries
+/// open, each on a connection of its own.
 const MAX_HTTP_PERCENT: usize = 75;
-/// ...and connections that are kept for HTTP, so that operators see what happens where gRPC is full.
+/// Number of connections that are reserved for HTTP, so that operators can read metrics when gRPC connections have
+/// reached the limit.
 const RESERVED_HTTP_CONNECTIONS: usize = 64;
-/// Connections that are sent a reason at a time. Each has a descriptor for some seconds.
+/// Maximum number of connections that are being closed with a reason. Each holds a descriptor for some seconds.
 const MAX_EXPLAINED_CLOSES: usize = 64;
 
 /// Limit for each address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerAddress {
-    /// Largest number.
+    /// Maximum number.
     pub most: usize,
-    /// Set when it holds for loopback addresses too, which are many programs.
+    /// True if the limit also applies to loopback addresses, which many programs share.
     pub loopback: bool,
 }
 
 /// Limits of connections.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimits {
-    /// Connections in all.
+    /// Connections in total.
     pub connections: usize,
     /// Connections from one address.
     pub connections_per_address: PerAddress,
-    /// Open streams in all.
+    /// Open streams in total.
     pub streams: usize,
     /// Open streams of one address, or of one identity.
     pub streams_per_address: PerAddress,
     /// Open streams of one connection.
     pub streams_per_connection: u32,
-    /// Calls that one connection may cancel within a second, beside those that answered calls allow.
+    /// Calls that one connection may cancel within a second, in addition to those that answered calls allow.
     pub cancelled_calls: usize,
-    /// Bytes of answers that may wait for their readers in all.
+    /// Bytes of unread answers in total.
     pub unread_answers: usize,
-    /// Time that a connection may take to its first request, or to its HTTP/2 SETTINGS.
+    /// Time within which a connection must send its first request, or its HTTP/2 SETTINGS.
     pub handshake: Duration,
     /// Maximum age of a connection before GOAWAY (±10 %). `None`: no maximum.
     pub age: Option<Duration>,
-    /// Time that its streams have to end after that.
+    /// Time that the streams of a connection have to end after the GOAWAY.
     pub grace: Duration,
 }
 
@@ -95,7 +96,7 @@ pub struct ConnectionLimiter {
 }
 
 impl ConnectionLimiter {
-    /// Limiter with nothing open.
+    /// Creates a limiter without connections.
     #[must_use]
     pub fn new(limits: ConnectionLimits, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
@@ -125,7 +126,8 @@ impl ConnectionLimiter {
         &self.unread
     }
 
-    /// Permit to spend time and a descriptor on sending a peer the reason why its connection closes. `None`: too many are sent already.
+    /// Returns a permit to close a connection with a reason, which takes time and a descriptor. `None`: too many connections are being
+    /// closed with a reason.
     pub(super) fn permit_explained_close(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.explained_closes).try_acquire_owned().ok()
     }
@@ -134,14 +136,15 @@ impl ConnectionLimiter {
     ///
     /// # Errors
     ///
-    /// The limit that it would exceed.
+    /// The limit that the connection would exceed.
     pub fn admit(
         self: &Arc<Self>,
         peer: SocketAddr,
         listener: &'static str,
         protocol: Protocol,
     ) -> Result<ConnectionPermit, RejectReason> {
-        // Counted first, compared then: two at once cannot both be the last one. Dropping the permit takes the count back.
+        // Counted before the comparison, so that of two connections at the same time only one can reach the limit.
+        // Dropping the permit undoes the count.
         let (address, of_address) = self.open(AccountKey::of_address(peer.ip()));
         let connections = self.all.connections.fetch_add(1, Relaxed) + 1;
         let http = match protocol {
@@ -169,7 +172,8 @@ impl ConnectionLimiter {
         (AccountRef { key, account: Arc::clone(&entry) }, connections)
     }
 
-    /// Removes a connection from an account, and the account with its last one. Under the lock of the entry, as in `open`.
+    /// Removes a connection from an account, and removes the account with its last connection. Runs under the lock of the
+    /// entry, as in `open`.
     fn close(&self, key: &AccountKey) {
         self.accounts.remove_if(key, |_, account| account.connections.fetch_sub(1, Relaxed) == 1);
     }

@@ -8,11 +8,11 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 
-/// Number of connections that may wait to be accepted. The kernel may allow fewer.
+/// Maximum number of connections that wait to be accepted. The kernel may allow fewer.
 const BACKLOG: i32 = 4_096;
-/// Send buffer in the kernel, which doubles it for its own use.
+/// Size of the send buffer in the kernel, which doubles it for its own use.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
-/// Bytes that the kernel takes beyond those it has sent: what a peer that reads nothing leaves there.
+/// Maximum number of unsent bytes that the kernel accepts: those that stay there when a peer reads nothing.
 #[cfg(target_os = "linux")]
 const MAX_UNSENT_BYTES: u32 = 16 * 1024;
 /// Time after which the kernel closes a connection whose data is not acknowledged, or not read.
@@ -31,7 +31,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// When it is taken, or not an address of this host.
+    /// When the address is taken, or is not an address of this host.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -49,7 +49,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// When it does not listen, or its options cannot be set.
+    /// When the socket does not listen, or its options cannot be set.
     pub fn adopt(listener: TcpListener) -> io::Result<Self> {
         let socket = SockRef::from(&listener);
         if !listens(&socket)? {
@@ -63,17 +63,17 @@ impl Listener {
         Ok(Self { listener, address })
     }
 
-    /// The address, with the port that the system chose.
+    /// Bound address, with the port that the system chose.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Registers it with the poller of the current runtime.
+    /// Registers the listener with the poller of the current runtime.
     ///
     /// # Errors
     ///
-    /// When the poller does not take it.
+    /// When the listener cannot be registered.
     pub fn for_tokio(self) -> io::Result<tokio::net::TcpListener> {
         tokio::net::TcpListener::from_std(self.listener)
     }
@@ -84,14 +84,14 @@ fn listens(socket: &SockRef<'_>) -> io::Result<bool> {
     socket.is_listener()
 }
 
-/// Other systems report it when the first connection is accepted.
+/// Other systems report a socket that does not listen when the first connection is accepted.
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
 fn listens(_: &SockRef<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Sets the options of an accepted socket: small messages are sent at once, and data that a peer does not take does not stay in the kernel.
+/// Sets the options of an accepted socket: small messages are sent at once, and data that a peer does not read does not stay in the kernel.
 pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     bound_unsent(socket)

@@ -1,7 +1,7 @@
 //! First bytes of a connection.
 //!
-//! HTTP/2 begins with a preface and SETTINGS. They are read here, before hyper begins: so a peer that does not send them costs a buffer of some bytes, and
-//! can be told from one that has sent them and is idle.
+//! HTTP/2 begins with a preface and SETTINGS. They are read here, before hyper is involved. So a peer that does not send them costs a buffer of some
+//! bytes, and can be distinguished from a peer that has sent them and is idle.
 
 use std::{io, sync::Arc};
 
@@ -14,14 +14,14 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a frame header: length (3), type, flags, stream (4).
 const HEADER_BYTES: usize = 9;
 const SETTINGS: u8 = 4;
-/// Largest first frame that is waited for: the maximum frame size of HTTP/2 before SETTINGS change it.
+/// Maximum size of the first frame: the maximum frame size of HTTP/2 before SETTINGS change it.
 const MAX_FRAME_BYTES: usize = 16 * 1024;
 
-/// Reads the preface of a connection. The returned stream gives the bytes once more.
+/// Reads the preface of a connection. The returned stream yields the bytes again.
 ///
 /// # Errors
 ///
-/// When the peer closes the connection, or sends something else.
+/// When the peer closes the connection, or sends anything else.
 pub(super) async fn read_preface<I: AsyncRead + Unpin>(
     mut io: I,
     protocol: Protocol,

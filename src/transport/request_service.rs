@@ -13,7 +13,7 @@ use super::{
     paced_body::{OpenStream, PacedBody},
 };
 
-/// Extension of an answer that has no end and is made of parts which streams share.
+/// Extension of an endless answer, whose parts are shared by several streams.
 #[derive(Debug, Clone, Copy)]
 pub struct EndlessBody;
 

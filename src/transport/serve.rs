@@ -33,21 +33,24 @@ use super::{
     h2_io::H2WriteShim,
     preface::read_preface,
     request_service::RequestService,
-    tls::{TlsState, shake_hands},
+    tls::{TlsState, perform_handshake},
 };
 use crate::{metrics::EvictReason, random};
 
-/// Time between two pings, and time that a peer has to answer one.
+/// Interval between pings.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Time within which a peer has to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that streams have to send their notices on shutdown, before GOAWAY.
 const NOTICE_DELAY: Duration = Duration::from_millis(50);
-/// Bytes of one stream in our buffers beyond the peer's window. The default of 400 KiB is for downloads.
+/// Maximum bytes of one stream that are buffered beyond the peer's window. The default of 400 KiB is for downloads.
 const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// Flow-control window of a stream.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// Flow-control window of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Time that an HTTP/1.1 connection may be idle, or take to the end of the head of a later request. Longer than the minute between two scrapes of
-/// Prometheus.
+/// Maximum time that an HTTP/1.1 connection may be idle, or that the head of a later request may take. Longer than the minute between two scrapes
+/// of Prometheus.
 const HTTP1_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Serves a connection that was accepted on a listener, until it ends.
@@ -73,7 +76,7 @@ async fn open(io: ConnectionIo) -> io::Result<ConnectionIo> {
     Ok(io)
 }
 
-/// Does the TLS handshake, which gives the connection its identity.
+/// Performs the TLS handshake, which gives the connection its identity.
 async fn open_tls(
     io: ConnectionIo,
     connection: Arc<Connection>,
@@ -81,7 +84,7 @@ async fn open_tls(
     protocol: Protocol,
 ) -> io::Result<TlsStream<ConnectionIo>> {
     let first = io.peek_first_byte().await?;
-    let (stream, identity) = shake_hands(first, io, tls, protocol).await.map_err(io::Error::other)?;
+    let (stream, identity) = perform_handshake(first, io, tls, protocol).await.map_err(io::Error::other)?;
     if let Some(name) = identity {
         tracing::debug!(peer = %connection.peer(), identity = &*name, "client certificate accepted");
         connection.identify(name);
@@ -92,7 +95,8 @@ async fn open_tls(
 /// Serves one connection until it ends: by its peer, by eviction, at its maximum age, or after the GOAWAY of a shutdown, once its streams are done.
 /// The caller sets the deadline of a shutdown.
 ///
-/// Each stage is boxed: a task with space for the largest of them, a TLS handshake, would keep that space for the life of the connection.
+/// Each stage is boxed, because a task with space for the largest stage, the TLS handshake, would keep that space for the life of the
+/// connection.
 pub async fn serve<I>(
     opening: impl Future<Output = io::Result<I>>,
     connection: Arc<Connection>,
@@ -140,8 +144,8 @@ fn http2(connection: &Arc<Connection>) -> http2::Builder<AccountedExecutor> {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(streams)
-        // Calls whose deadlines pass while this thread is busy arrive together with their cancellation. The default of 20 would end the connection of an
-        // honest client, and the heartbeats on it.
+        // Calls whose deadlines pass while this thread is busy arrive together with their cancellation. The default limit of 20 would close the
+        // connection of a well-behaved client, and end the heartbeats on it.
         .max_pending_accept_reset_streams(Some(streams as usize))
         .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -159,7 +163,7 @@ fn http1() -> http1::Builder {
 
 /// Connection of hyper, of either version of HTTP.
 trait ServedConnection: Future<Output = hyper::Result<()>> {
-    /// Accepts no more requests, and ends when those that are open have.
+    /// Stops accepting requests, and ends when the open requests have ended.
     fn start_graceful_shutdown(self: Pin<&mut Self>);
 }
 
@@ -218,7 +222,8 @@ async fn run(
         }
         Duration::MAX
     } else {
-        // GOAWAY comes before the notices of the streams, so that a client which calls again at the notice does so on another connection.
+        // GOAWAY is sent before the notices of the streams, so that a client which reacts to the notice by a new call makes it on another
+        // connection.
         if reason == CloseReason::Age {
             connection.permit().limiter().metrics().connections.reached_max_age();
         }
@@ -230,7 +235,7 @@ async fn run(
         ended = &mut served => note_end(connection, ended),
         () = until_evicted(connection) => {}
         () = sleep(grace) => {
-            // One that was rejected is counted already.
+            // A rejected connection has already been counted.
             if connection.rejection().is_none() {
                 connection.evict(EvictReason::Age);
             }
@@ -246,7 +251,7 @@ enum CloseReason {
     Shutdown,
 }
 
-/// Waits until a connection is evicted. One that is closing may also be rejected meanwhile.
+/// Waits until a connection is evicted. A closing connection may also be rejected in the meantime.
 async fn until_evicted(connection: &Connection) {
     while !connection.is_evicted() {
         connection.ending().await;
@@ -268,7 +273,7 @@ fn jitter(age: Duration) -> Duration {
 
 fn note_end(connection: &Connection, ended: hyper::Result<()>) {
     if let Err(error) = ended {
-        // The only time-out of HTTP/1.1, that of an idle connection, has no source.
+        // The only timeout of HTTP/1.1, that of an idle connection, has no source.
         if error.is_timeout() && error.source().is_some() {
             connection.evict(EvictReason::Ping);
         }
@@ -279,7 +284,7 @@ fn note_end(connection: &Connection, ended: hyper::Result<()>) {
     }
 }
 
-/// The error for which h2 itself has sent GOAWAY with `ENHANCE_YOUR_CALM`, if it has.
+/// Returns the error for which h2 itself has sent GOAWAY with `ENHANCE_YOUR_CALM`, if it has sent one.
 fn flood(error: &hyper::Error) -> Option<&h2::Error> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;
     let is_flood = error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);

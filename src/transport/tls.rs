@@ -25,7 +25,7 @@ use parking_lot::RwLock;
 use rustls::ServerConfig;
 use tokio::sync::Notify;
 
-pub(super) use self::handshake::shake_hands;
+pub(super) use self::handshake::perform_handshake;
 use self::{
     certificate::CertificateSummary,
     load::{FileFingerprints, LoadedTls},
@@ -37,11 +37,12 @@ use crate::{
     metrics::{CertificateFile, Metrics},
 };
 
-/// Certificates and key, which can be replaced. Connections keep those of their handshake; new ones get the newest.
+/// Certificates and key, which can be replaced. A connection keeps those of its handshake; new connections get the
+/// newest.
 #[derive(Debug)]
 pub struct TlsState {
     files: TlsPaths,
-    /// Locked for the copy of an `Arc`, in a handshake. No other lock is taken under it.
+    /// A handshake holds the lock only to copy the `Arc`. No other lock is taken under it.
     loaded: RwLock<Arc<LoadedTls>>,
     /// Fingerprints of the files before they were read first.
     first: FileFingerprints,
@@ -72,7 +73,7 @@ impl TlsState {
         Ok(Arc::new(tls))
     }
 
-    /// Requests that the files are read again, changed or not. [`TlsState::watch`] reads them.
+    /// Requests a reload of the files, even if they have not changed. [`TlsState::watch`] reads them.
     pub fn reload(&self) {
         self.reload_requested.notify_one();
     }

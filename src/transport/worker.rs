@@ -19,11 +19,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{FatalReporter, Notifier, WorkerState, accepted_connection::AcceptedConnection};
 use crate::clock::Clock;
 
-/// Time between two reports of a worker's progress. Expiry lags behind by up to twice that.
+/// Time between two reports of a worker's progress. Expiry lags behind by up to twice this time.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
-/// Number of tasks through which a heartbeat goes, and one more.
+/// Number of tasks that a heartbeat passes through, plus one.
 const HEARTBEAT_HOPS: usize = 3;
-/// Time that connections have to end on shutdown, once their streams were told.
+/// Time that connections have to end on shutdown, after their streams were notified.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(4);
 
 /// Configuration of every worker.
@@ -37,7 +37,7 @@ pub struct WorkerConfig {
     pub bookmark_interval: Duration,
     /// Cancelled when connections are to close.
     pub shutdown: CancellationToken,
-    /// Told when a part of a worker has ended.
+    /// Receives a report when a part of a worker has ended.
     pub fatal: FatalReporter,
 }
 
@@ -60,7 +60,7 @@ impl Workers {
     ///
     /// # Errors
     ///
-    /// When the system gives no thread or no poller.
+    /// When the system cannot create a thread or a poller.
     pub fn start(count: usize, config: &WorkerConfig) -> io::Result<Self> {
         let mut workers = Self { inboxes: Vec::new(), threads: Mutex::default() };
         for index in 0..=count {
@@ -92,7 +92,7 @@ impl Workers {
 
     /// Gives a connection to a worker.
     pub(super) fn send(&self, worker: usize, connection: AcceptedConnection) {
-        // A worker ends only on shutdown. Then the connection is dropped, and so closed.
+        // A worker ends only on shutdown. Then the connection is dropped, which closes it.
         let _ = self.inboxes[worker].connections.send(connection);
     }
 
@@ -123,7 +123,8 @@ impl WorkerConfig {
         let inspected = Arc::clone(&worker);
         let inspecting = async move { inspected.inspect_connections().await };
         tokio::spawn(self.fatal.clone().guard("the inspection of connections", inspecting));
-        // Connections wait for a token of their worker: each poll of theirs takes its lock, which no other thread wants.
+        // Connections wait for a child token of their worker. Each of their polls takes the lock of the token, and no
+        // other thread uses this lock.
         let shutdown = self.shutdown.child_token();
         let connections = TaskTracker::new();
         let serving = async {
@@ -139,20 +140,21 @@ impl WorkerConfig {
     }
 }
 
-/// Reports again and again that the worker has handled all that had arrived at the last look, and that its event loop turns.
+/// Reports in a loop that the worker has handled everything that had arrived at a certain time, and that its event loop
+/// makes progress.
 ///
-/// It sleeps between look and report instead of ticking: after a stall of the worker, ticks that were missed would come one after the other, and report
-/// what the worker has not read yet. What a look finds takes two hops, from the connection's task to the stream's. Each yield lets the tasks that were
-/// woken before run first.
+/// It takes the time, sleeps, and then reports, instead of using an interval: after a stall of the worker, missed ticks would follow one another, and
+/// report times whose messages the worker has not read yet. A message takes two hops, from the task of the connection to the task of the stream. Each
+/// yield lets the tasks that were woken before run first.
 async fn report_progress(clock: Arc<Clock>, worker: usize, name: String) {
     let monitor = clock.monitor(name);
     loop {
-        let looked_at = clock.now().lease;
+        let arrived_before = clock.now().lease;
         sleep(PROGRESS_INTERVAL).await;
         for _ in 0..HEARTBEAT_HOPS {
             yield_now().await;
         }
-        clock.worker_has_handled(worker, looked_at);
+        clock.worker_has_handled(worker, arrived_before);
         monitor.report();
     }
 }
@@ -184,7 +186,7 @@ mod tests {
         timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("{what} takes too long"));
     }
 
-    /// Both kinds of worker: a request whose handler blocks the thread makes that worker, and no other, fall silent.
+    /// In both kinds of workers, a request whose handler blocks the thread makes that worker silent, and no other.
     #[tokio::test]
     async fn worker_whose_thread_blocks_is_silent() {
         for (blocked, name) in [(0, "callboard-0"), (1, "callboard-http")] {

@@ -10,7 +10,7 @@ use std::{
 pub(super) enum AccountKey {
     /// An IPv4 address, or the first 64 bits of an IPv6 one: a network of that size has one owner.
     Address(IpAddr),
-    /// A name that a certificate proves.
+    /// Name that a certificate proves.
     Identity(Arc<str>),
 }
 
@@ -31,9 +31,9 @@ impl AccountKey {
 pub(super) struct Account {
     pub(super) connections: AtomicUsize,
     pub(super) streams: AtomicUsize,
-    /// Bytes of answers that are made and not taken. `UnreadBuffers` counts those of all owners.
+    /// Bytes of unread answers. `UnreadBuffers` counts those of all owners.
     pub(super) unread: AtomicUsize,
-    /// Answers that were taken so far; may wrap around.
+    /// Number of answers that were read so far; may wrap around.
     pub(super) taken: AtomicUsize,
 }
 

@@ -1,4 +1,4 @@
-//! Permits of connections that are admitted, and what is counted by them.
+//! Permits of admitted connections, and the counts that they keep.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +19,7 @@ use crate::transport::{
 /// Percentage of the limits on streams that watches and lists may use. The rest is kept for heartbeats.
 const BULK_STREAM_PERCENT: usize = 90;
 
-/// Permit of a connection that is admitted. Dropping it takes the connection off all counts.
+/// Permit of an admitted connection. Dropping it removes the connection from all counts.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
@@ -30,7 +30,7 @@ pub struct ConnectionPermit {
 }
 
 impl ConnectionPermit {
-    /// Permit of a connection that the limiter has counted already.
+    /// Creates the permit of a connection that the limiter has already counted.
     pub(super) fn new(
         limiter: &Arc<ConnectionLimiter>,
         peer: SocketAddr,
@@ -78,7 +78,7 @@ impl ConnectionPermit {
         }
     }
 
-    /// Accounts of unread answers, without that of all, which `UnreadBuffers` keeps.
+    /// Returns the accounts of unread answers, without the total, which `UnreadBuffers` keeps.
     fn readers<'a>(&'a self, identity: Option<&'a PeerIdentity>) -> impl Iterator<Item = &'a Account> {
         self.accounts(identity).skip(1)
     }
@@ -96,12 +96,13 @@ impl ConnectionPermit {
         }
     }
 
-    /// Number of answers taken so far of those that count for an exceeded limit; may wrap around.
+    /// Number of answers read so far among those that count towards an exceeded limit; may wrap around.
     pub(in crate::transport) fn answers_taken(&self, exceeded: LimitError) -> usize {
         if exceeded.is_of_all() { self.limiter.unread.freed_count() } else { self.address.account.taken.load(Relaxed) }
     }
 
-    /// The limit that the open streams exceed, of which the caller's is the newest. `preferred`: whether it may use all of the limit.
+    /// Returns the limit that the open streams exceed, including the caller's, which is the newest. `preferred`: true if the stream
+    /// may use the whole limit.
     pub(in crate::transport) fn exceeded_stream_limit(
         &self,
         identity: Option<&PeerIdentity>,
@@ -120,7 +121,8 @@ impl ConnectionPermit {
         (of_identity > per_address.most).then_some(LimitError::Streams(LimitLevel::Identity, streams_per_address.most))
     }
 
-    /// The limit that leaves no memory for another answer of this size. `connection`: unread bytes of the connection.
+    /// Returns the limit that leaves no memory for another answer of this size. `connection`: unread bytes of the
+    /// connection.
     pub(in crate::transport) fn exceeded_unread_limit(
         &self,
         identity: Option<&PeerIdentity>,
@@ -130,7 +132,7 @@ impl ConnectionPermit {
         self.unread_limits().exceeded(size, self.unread_bytes(identity, connection))
     }
 
-    /// Returns whether a connection with so many unread bytes keeps memory from others.
+    /// Returns whether a connection with this number of unread bytes uses memory that others need.
     pub(in crate::transport) fn keeps_memory_from_others(
         &self,
         identity: Option<&PeerIdentity>,
@@ -174,7 +176,7 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// The name as the certificate gives it.
+    /// Name as the certificate gives it.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name

@@ -11,7 +11,7 @@ use x509_cert::{
 /// Summary of a certificate, for logs and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CertificateSummary {
-    /// Its DNS names, addresses and URIs; where it has none, its common name.
+    /// DNS names, addresses and URIs of the certificate; if there are none, its common name.
     pub(super) names: Vec<String>,
     /// Seconds since 1970 from which it is valid.
     pub(super) not_before: u64,

@@ -21,14 +21,14 @@ const HANDSHAKE_BYTE: u8 = 0x16;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// Bytes that are read from a peer without TLS before it is answered.
 const MAX_REQUEST_BYTES: usize = 4 * 1024;
-/// Time and bytes for which a rejected peer is still read.
+/// Maximum time for which a rejected peer is still read.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_DRAINED_BYTES: u64 = 64 * 1024;
 const PLAINTEXT_REASON: &str = "this port speaks TLS only: connect with TLS, or to the port without it";
 /// Error code of HTTP/2.
 const INADEQUATE_SECURITY: u8 = 0xc;
 
-/// Error of a handshake. All of them are caused by the peer.
+/// Error of a handshake, always caused by the peer.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// The peer does not speak TLS.
@@ -57,13 +57,13 @@ impl From<io::Error> for HandshakeError {
     }
 }
 
-/// Does the handshake with a peer whose first byte is known and still to be read. Returns the name that the peer's certificate proves; `None` where no
+/// Performs the handshake with a peer whose first byte is known but not read yet. Returns the name that the peer's certificate proves; `None` if no
 /// certificate is requested. The caller sets the deadline.
 ///
 /// # Errors
 ///
 /// When the handshake fails. It is counted, and the peer was sent the reason where its protocol permits.
-pub(in crate::transport) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+pub(in crate::transport) async fn perform_handshake<S: AsyncRead + AsyncWrite + Unpin>(
     first: u8,
     stream: S,
     tls: &TlsState,
@@ -132,19 +132,19 @@ async fn reject_plaintext(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) ->
     Ok(())
 }
 
-/// Shuts the writing side down, and reads the peer for a while: closing while it still sends would reset the connection, and the peer might never see what was
-/// written last.
+/// Shuts the writing side down, and reads from the peer for a moment. Closing the socket while the peer still sends would reset the connection, and the peer
+/// might never see what was written last.
 async fn drain(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let reading = async {
         stream.shutdown().await?;
         let mut rest = stream.take(MAX_DRAINED_BYTES);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
-    // The connection is over however it ends.
+    // The connection ends in any case.
     let _ = timeout(DRAIN_TIMEOUT, reading).await;
 }
 
-/// Empty SETTINGS, with which HTTP/2 begins, and a GOAWAY with the reason.
+/// Returns an empty SETTINGS frame, with which HTTP/2 begins, and a GOAWAY with the reason.
 fn goaway() -> Vec<u8> {
     let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
     let length = u8::try_from(8 + PLAINTEXT_REASON.len()).unwrap_or(u8::MAX);

@@ -1,7 +1,7 @@
 //! Name that a client's certificate proves.
 //!
-//! It is the SPIFFE id if there is one, else the first DNS name, else the common name. The three are told apart by their form. An authority may let the
-//! holders of its certificates choose a common name, so one in the form of a SPIFFE id is invalid.
+//! It is the SPIFFE id if there is one, else the first DNS name, else the common name. The form of a name shows which of the three it is. Some
+//! authorities let the holders of their certificates choose a common name, so a common name in the form of a SPIFFE id is invalid.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use x509_cert::{
 use super::certificate::alternative_names;
 
 const SPIFFE: &str = "spiffe://";
-/// Longest SPIFFE id of its specification, in bytes.
+/// Maximum length of a SPIFFE id by its specification, in bytes.
 const MAX_SPIFFE_ID_BYTES: usize = 2_048;
-/// Longest DNS name, in bytes.
+/// Maximum length of a DNS name, in bytes.
 const MAX_DNS_NAME_BYTES: usize = 253;
-/// Longest common name, in characters.
+/// Maximum length of a common name, in characters.
 const MAX_COMMON_NAME_CHARS: usize = 64;
 
 /// Error of a certificate without a usable name.
@@ -51,7 +51,7 @@ pub(super) fn identity(der: &[u8]) -> Result<Arc<str>, IdentityError> {
         GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str()),
         _ => None,
     });
-    // Schemes are not case-sensitive.
+    // Schemes of URIs ignore case.
     let ids: Vec<_> =
         uris.filter(|uri| uri.get(..SPIFFE.len()).is_some_and(|start| start.eq_ignore_ascii_case(SPIFFE))).collect();
     match *ids {
@@ -80,7 +80,7 @@ pub(super) fn identity(der: &[u8]) -> Result<Arc<str>, IdentityError> {
     }
 }
 
-/// `spiffe://`, a trust domain, and a path of plain segments.
+/// Returns whether a text is a SPIFFE id: `spiffe://`, a trust domain, and a path of plain segments.
 fn is_spiffe_id(id: &str) -> bool {
     let Some(rest) = id.strip_prefix(SPIFFE).filter(|_| id.len() <= MAX_SPIFFE_ID_BYTES) else { return false };
     let mut segments = rest.split('/');

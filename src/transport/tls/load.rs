@@ -33,7 +33,7 @@ pub struct TlsPaths {
     pub client_ca: Option<PathBuf>,
 }
 
-/// Everything read from [`TlsPaths`] at one time.
+/// Configuration and certificates read from [`TlsPaths`] at one time.
 #[derive(Debug)]
 pub(super) struct LoadedTls {
     /// Configuration for HTTP/2.
@@ -48,11 +48,11 @@ pub(super) struct LoadedTls {
     pub(super) key_is_readable_by_others: bool,
 }
 
-/// Fingerprints of the files. Equal ones mean unchanged files.
+/// Fingerprints of the files. Equal fingerprints mean unchanged files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileFingerprints([Option<FileFingerprint>; 3]);
 
-/// Metadata of a file behind all links: a mounted secret is replaced by changing a link.
+/// Metadata of a file, with all links followed: a mounted secret is replaced by changing a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct FileFingerprint {
     file: (u64, u64),
@@ -83,7 +83,7 @@ impl TlsPaths {
         ])
     }
 
-    /// Loads and checks all of them.
+    /// Loads and checks all files.
     pub(super) fn load(&self) -> Result<LoadedTls, TlsError> {
         let chain = certificates(&self.certificate)?;
         let own = describe(&self.certificate, &chain[0])?;
@@ -102,7 +102,8 @@ impl TlsPaths {
             .and_then(|builder| builder.with_single_cert(chain, key))
             .map_err(|error| self.explain(&error))?;
         if self.client_ca.is_some() {
-            // A resumed session is not verified again: a client could use it after its certificate expired, or after its authority was removed.
+            // A resumed session is not verified again: a client could resume it after its certificate expired, or after its authority was
+            // removed.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }

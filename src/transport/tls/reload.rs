@@ -1,7 +1,7 @@
 //! Reload of changed files, and warnings of certificates that expire soon.
 //!
-//! The files are polled instead of watched by the kernel: that is three system calls a second, works on every file system, and follows the links of a mounted
-//! secret.
+//! The files are polled instead of watched by the kernel. Polling takes three system calls a second, works on every file system, and follows the links of a
+//! mounted secret.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ pub(super) enum ExpiryStage {
 
 impl ExpiryStage {
     /// Returns the stage at a time: `Soon` and `Urgent` begin 30 and 7 days before expiry. For certificates with a validity below 90 days they begin when a third
-    /// and a tenth of it is left: those are replaced often, and a permanent warning would be ignored.
+    /// and a tenth of the validity are left: such certificates are replaced often, and a permanent warning would be ignored.
     pub(super) fn at(seconds_since_1970: u64, certificate: &CertificateSummary) -> Self {
         let left = certificate.not_after.saturating_sub(seconds_since_1970);
         let life = certificate.not_after.saturating_sub(certificate.not_before);
@@ -50,7 +50,8 @@ impl TlsState {
                 () = self.reload_requested.notified() => true,
             };
             let Some(now) = self.blocking(TlsPaths::fingerprints).await else { continue };
-            // Certificate and key are seldom replaced at the same moment: they are read once two polls in a row are equal.
+            // Certificate and key are rarely replaced at the same moment, so they are read once two polls in a row are
+            // equal.
             let changed = now != read && now == last;
             last = now.clone();
             if requested || changed {
@@ -111,7 +112,7 @@ impl TlsState {
     /// Calls a function on a thread for blocking calls: the files may be on a disk that does not answer.
     async fn blocking<T: Send + 'static>(&self, call: fn(&TlsPaths) -> T) -> Option<T> {
         let files = self.files.clone();
-        // An error means that the runtime is going away.
+        // An error means that the runtime is shutting down.
         spawn_blocking(move || call(&files)).await.ok()
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, server::TlsStream};
 
 use super::{
-    super::Protocol, CertificateSummary, HandshakeError, TlsError, TlsPaths, TlsState, reload::ExpiryStage, shake_hands,
+    super::Protocol, CertificateSummary, HandshakeError, TlsError, TlsPaths, TlsState, reload::ExpiryStage, perform_handshake,
 };
 use crate::{clock::Clock, metrics::Metrics};
 
@@ -114,7 +114,7 @@ fn file_that_cannot_be_used_is_rejected_with_a_remedy() {
 }
 
 #[test]
-fn key_that_every_user_can_read_is_noted() {
+fn key_that_every_user_can_read_is_reported() {
     let authority = TestAuthority::new();
     let files = authority.issue("localhost");
     assert!(!files.load().unwrap().key_is_readable_by_others);
@@ -123,7 +123,7 @@ fn key_that_every_user_can_read_is_noted() {
 }
 
 #[test]
-fn expiry_is_warned_of_by_the_validity_of_the_certificate() {
+fn expiry_stage_depends_on_the_validity_of_the_certificate() {
     let day = 86_400;
     let yearly = CertificateSummary { names: vec![], not_before: 0, not_after: 365 * day };
     for (left, stage) in
@@ -169,7 +169,7 @@ async fn name_seen_by_client(authority: &TestAuthority, tls: &Arc<TlsState>) -> 
 async fn receive(stream: TcpStream, tls: &TlsState) -> Result<TlsStream<TcpStream>, HandshakeError> {
     let mut first = [0];
     stream.peek(&mut first).await.unwrap();
-    shake_hands(first[0], stream, tls, Protocol::Http2).await.map(|(stream, _)| stream)
+    perform_handshake(first[0], stream, tls, Protocol::Http2).await.map(|(stream, _)| stream)
 }
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -191,7 +191,7 @@ async fn until(what: &str, reached: impl Fn() -> bool) {
 async fn changed_link_is_reloaded_and_a_malformed_file_is_not() {
     let (one, other) = (TestAuthority::new(), TestAuthority::new());
     let mount = tempfile::tempdir().unwrap();
-    // As Kubernetes mounts a secret: the files are links through `..data`, which is replaced in one step.
+    // Kubernetes mounts a secret like this: the files are links through `..data`, which is replaced in one step.
     let point_to = |to: &Path| {
         let fresh = mount.path().join("..fresh");
         std::os::unix::fs::symlink(to, &fresh).unwrap();
