@@ -9,9 +9,9 @@
 //! | flag | `--max-message-size 256KiB` |
 //!
 //! A flag wins over the environment, the environment over the file, the file over the default. An empty variable counts as
-//! not set. One parser reads a value from whichever place, and its error names the place.
+//! not set. The same parser reads the value from every place, and its error names the place.
 //!
-//! clap therefore only collects the flags: it could read the variables too, but could not report which of the two an
+//! clap therefore only collects the flags. It could read the variables, too, but could not report which of the two an
 //! invalid value came from.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -47,10 +47,10 @@ mod socket;
 mod tests;
 mod value;
 
-/// Most workers: a writer has 64 bits for those to wake, one of which is for the HTTP worker.
+/// Maximum number of workers: a writer marks the workers to wake in 64 bits, one of which is for the HTTP worker.
 const MAX_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(62);
 
-/// Longest name of a node, in bytes.
+/// Maximum length of a node name, in bytes.
 const MAX_NODE_NAME_BYTES: usize = 128;
 
 /// Validated configuration of a registry.
@@ -60,7 +60,7 @@ pub struct Config {
     pub grpc: Option<SocketAddr>,
     /// Address of the HTTP listener without TLS. Port 0 means any free port.
     pub http: Option<SocketAddr>,
-    /// Host names, in lower case, that an HTTP request without TLS may have beside addresses and `localhost`.
+    /// Host names, in lower case, that an HTTP request without TLS may have besides addresses and `localhost`.
     pub http_hosts: Vec<String>,
     /// Directory in which the registry is stored. `None` means in memory only.
     pub data_dir: Option<PathBuf>,
@@ -76,19 +76,19 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Number of threads that serve gRPC connections.
     pub workers: NonZeroUsize,
-    /// Largest request, in bytes.
+    /// Maximum size of a request, in bytes.
     pub max_message_size: usize,
-    /// Most open calls and streams on one connection.
+    /// Maximum number of open calls and streams on one connection.
     pub max_streams_per_connection: NonZeroU32,
-    /// Most open connections. `None` means as many as the file descriptors permit.
+    /// Maximum number of open connections. `None` means as many as the file descriptors permit.
     pub max_connections: Option<NonZeroU32>,
-    /// Most open connections from one address. `None` means 200, and no limit for this machine.
+    /// Maximum number of open connections from one address. `None` means 200, and no limit for this machine.
     pub max_connections_per_address: Option<NonZeroU32>,
-    /// Most open calls and streams.
+    /// Maximum number of open calls and streams.
     pub max_streams: NonZeroU32,
-    /// Most open calls and streams from one address. `None` means 20,000, and no limit for this machine.
+    /// Maximum number of open calls and streams from one address. `None` means 20,000, and no limit for this machine.
     pub max_streams_per_address: Option<NonZeroU32>,
-    /// Most calls that one connection may cancel within a second, in addition to four for each completed call.
+    /// Maximum number of calls that one connection may cancel within a second, in addition to four for each completed call.
     pub max_cancelled_calls_per_second: NonZeroU32,
     /// Memory for responses that clients have not read yet, in bytes.
     pub max_unread_responses: usize,
@@ -96,11 +96,11 @@ pub struct Config {
     pub max_connection_age: Option<Duration>,
     /// Time that streams have to end after their connection reached its maximum age.
     pub max_connection_age_grace: Duration,
-    /// Time-out from accepting a connection to its first request.
+    /// Timeout from accepting a connection to its first request.
     pub handshake_timeout: Duration,
     /// Interval at which an idle watch receives the newest revision.
     pub bookmark_interval: Duration,
-    /// Time for which readers that know lost registrations wait after a start. Zero turns settling off.
+    /// Time for which readers that remember lost registrations wait after a start. Zero turns settling off.
     pub settle: Duration,
     /// Networks that health checks may connect to. Empty means that none were configured.
     pub check_allow_cidr: Vec<ipnet::IpNet>,
@@ -131,7 +131,7 @@ pub struct ConsulConfig {
     pub node_id: Option<String>,
     /// Metadata of this node.
     pub node_meta: Metadata,
-    /// Most open blocking queries.
+    /// Maximum number of open blocking queries.
     pub max_blocking_queries: NonZeroU32,
 }
 

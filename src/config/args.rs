@@ -104,7 +104,7 @@ pub struct ServeArgs {
     /// Time that streams have to end after their connection reached its maximum age [default: 30s]
     #[arg(long, value_name = "TIME")]
     pub max_connection_age_grace: Option<String>,
-    /// Time-out from accepting a connection to its first HTTP request or its HTTP/2 SETTINGS [default: 5s]
+    /// Timeout from accepting a connection to its first HTTP request or its HTTP/2 SETTINGS [default: 5s]
     #[arg(long, value_name = "TIME")]
     pub handshake_timeout: Option<String>,
     /// Interval at which an idle watch receives the newest revision [default: 15s]
@@ -114,9 +114,9 @@ pub struct ServeArgs {
     /// register again; 0 turns it off [default: 10s]
     #[arg(long, value_name = "TIME")]
     pub settle: Option<String>,
-    /// Networks that health checks may connect to, separated by commas, as 10.0.0.0/8; required for checks if a listener is
-    /// open to other machines, and then checks connect only to the addresses of the instances [default: any address but
-    /// link-local ones and those of cloud metadata]
+    /// Networks that health checks may connect to, separated by commas, such as 10.0.0.0/8; required for checks if a
+    /// listener is open to other machines, and then checks connect only to the addresses of the instances [default: any
+    /// address but link-local ones and those of cloud metadata]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub check_allow_cidr: Vec<String>,
     /// Name of the datacenter in Consul's API and in DNS [default: dc1]
@@ -147,7 +147,7 @@ pub struct ServeArgs {
     /// Format of log lines; auto is pretty on a terminal and json elsewhere [default: auto]
     #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(["auto", "pretty", "json"]))]
     pub log_format: Option<String>,
-    /// Log levels by target, as info,callboard::registry=debug [default: info]
+    /// Log levels by target, such as info,callboard::registry=debug [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 }

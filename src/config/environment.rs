@@ -4,10 +4,11 @@ use std::env;
 
 use super::{ConfigError, SettingOrigin, key::SettingKey, raw_settings::RawSettings};
 
-/// Least similarity of a variable to the one that it may be a misspelling of. All variables share their first ten letters.
+/// Minimum similarity of a variable to the one that it may be a misspelling of. It is high, because all variables share
+/// their first ten letters.
 const MIN_VARIABLE_SIMILARITY: f64 = 0.95;
 
-/// Variables that only the client verbs read. They share the other two variables for TLS with `serve`.
+/// Variables that only the client commands read. They share the other two variables for TLS with `serve`.
 const CLIENT_VARIABLES: [&str; 3] = ["CALLBOARD_SERVER", "CALLBOARD_TLS_CA", "CALLBOARD_TLS_SERVER_NAME"];
 
 /// Returns the settings of the environment.

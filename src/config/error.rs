@@ -96,7 +96,7 @@ pub enum ConfigError {
         /// The most similar key, or all keys.
         hint: String,
     },
-    /// An inherited socket has the name of no listener.
+    /// No listener has the name of an inherited socket.
     #[error("the inherited socket {name:?} belongs to no listener; set FileDescriptorName= to one of {known}")]
     UnknownSocket {
         /// Name of the socket.

@@ -8,7 +8,7 @@ use super::error::ConfigError;
 use super::key::{SettingKey, SettingOrigin};
 use super::raw_settings::RawSettings;
 
-/// Least similarity of an unknown key to the key that is suggested instead.
+/// Minimum similarity of an unknown key to the key that is suggested instead.
 const MIN_SIMILARITY: f64 = 0.8;
 
 /// Parses the text of the file at `path`.

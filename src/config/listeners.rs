@@ -99,7 +99,7 @@ fn tls<'a>(
     let (cert, key, client_ca) =
         (file(SettingKey::TlsCert)?, file(SettingKey::TlsKey)?, file(SettingKey::TlsClientCa)?);
     let Some((address, origin)) = listeners.clone().next().cloned() else {
-        // The client verbs read the same variables, so a variable alone is no error.
+        // The client commands read the same variables, so a variable alone is not an error.
         let given = [cert, key, client_ca].into_iter().flatten().map(|(_, origin)| origin);
         let mut not_variables = given.filter(|origin| !matches!(origin, SettingOrigin::Variable(_)));
         return not_variables.next().map_or(Ok(None), |origin| Err(ConfigError::NoTls { origin }));

@@ -152,13 +152,13 @@ fn numbers_and_booleans_need_no_quotes_in_the_file() {
 #[test]
 fn invalid_value_is_rejected_with_a_hint() {
     let number = "is not a whole number; write 1 to 63";
-    let size = "is not a size; write 64KiB to 64MiB, or as many bytes without a unit";
-    let size_range = "is out of range; write 64KiB to 64MiB, or as many bytes without a unit";
-    let time = "is not a duration; write 10ms to 1h, with a unit, as 15s";
-    let time_range = "is out of range; write 10ms to 1h, with a unit, as 15s";
-    let age = "is not a duration; write 1s to 24h, with a unit, as 30m, or off";
+    let size = "is not a size; write 64KiB to 64MiB, or a number of bytes";
+    let size_range = "is out of range; write 64KiB to 64MiB, or a number of bytes";
+    let time = "is not a duration; write 10ms to 1h, with a unit, such as 15s";
+    let time_range = "is out of range; write 10ms to 1h, with a unit, such as 15s";
+    let age = "is not a duration; write 1s to 24h, with a unit, such as 30m, or off";
     let address =
-        "is not an address; write IP:PORT, as 127.0.0.1:8502 or [::1]:8502; port 0 means any free port, or off";
+        "is not an address; write IP:PORT, such as 127.0.0.1:8502 or [::1]:8502; port 0 means any free port, or off";
     let cases = [
         ("workers", "many", number),
         ("workers", "1.5", number),
@@ -172,7 +172,7 @@ fn invalid_value_is_rejected_with_a_hint() {
         ("max_streams_per_address", "1e6", "is not a whole number; write 1 to 1000000"),
         ("max_connection_age", "30", age),
         ("max_connection_age", "never", age),
-        ("max_connection_age", "10ms", "is out of range; write 1s to 24h, with a unit, as 30m, or off"),
+        ("max_connection_age", "10ms", "is out of range; write 1s to 24h, with a unit, such as 30m, or off"),
         ("max_connection_age_grace", "off", time),
         ("handshake_timeout", "soon", time),
         ("handshake_timeout", "0s", time_range),
@@ -183,8 +183,8 @@ fn invalid_value_is_rejected_with_a_hint() {
         ("bookmark_interval", "15", time),
         ("bookmark_interval", "1ms", time_range),
         ("bookmark_interval", "2days", time_range),
-        ("settle", "10", "is not a duration; write 100ms to 10min, with a unit, as 10s, or 0"),
-        ("settle", "1h", "is out of range; write 100ms to 10min, with a unit, as 10s, or 0"),
+        ("settle", "10", "is not a duration; write 100ms to 10min, with a unit, such as 10s, or 0"),
+        ("settle", "1h", "is out of range; write 100ms to 10min, with a unit, such as 10s, or 0"),
         ("grpc", ":8502", address),
         ("http", "localhost", address),
         ("allow_insecure_remote", "yes", "is neither true nor false; write true or false"),

@@ -1,4 +1,4 @@
-//! Parsers of the values of settings: one function for each kind, whichever place the text comes from.
+//! Parsers of the values of settings: one function for each kind, the same for all places that a text comes from.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -51,7 +51,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, ValueError> {
     text.parse().map_err(|_| {
         ValueError::new(
             "is not an address",
-            "write IP:PORT, as 127.0.0.1:8502 or [::1]:8502; port 0 means any free port",
+            "write IP:PORT, such as 127.0.0.1:8502 or [::1]:8502; port 0 means any free port",
         )
     })
 }
@@ -82,7 +82,7 @@ pub(super) fn switch(text: &str) -> Result<bool, ValueError> {
 /// Parses the path of a directory, which is opened later.
 pub(super) fn directory(text: &str) -> Result<PathBuf, ValueError> {
     if text.is_empty() || text.contains('\0') {
-        return Err(ValueError::new("is not a path", "write the path of a directory, as /var/lib/callboard"));
+        return Err(ValueError::new("is not a path", "write the path of a directory, such as /var/lib/callboard"));
     }
     Ok(text.into())
 }
@@ -126,15 +126,15 @@ fn number<T: FromStr + PartialOrd + fmt::Display>(text: &str, range: RangeInclus
     }
 }
 
-/// Parses the size of a message. The least lets the largest valid registration fit; the most keeps one message from filling
-/// the memory.
+/// Parses the size of a message. The minimum is enough for the largest valid registration; the maximum keeps one message
+/// from filling the memory.
 pub(super) fn message_size(text: &str) -> Result<usize, ValueError> {
-    size(text, 64 * KIB..=64 * MIB, "write 64KiB to 64MiB, or as many bytes without a unit")
+    size(text, 64 * KIB..=64 * MIB, "write 64KiB to 64MiB, or a number of bytes")
 }
 
 /// Parses the memory for unread responses. One connection may use a sixteenth of it, which must fit several large responses.
 pub(super) fn unread_size(text: &str) -> Result<usize, ValueError> {
-    size(text, 16 * MIB..=16 * 1024 * MIB, "write 16MiB to 16384MiB, or as many bytes without a unit")
+    size(text, 16 * MIB..=16 * 1024 * MIB, "write 16MiB to 16384MiB, or a number of bytes")
 }
 
 /// Parses a number of bytes, or a number with `KiB` or `MiB`, within a range.
@@ -159,7 +159,7 @@ fn size(text: &str, range: RangeInclusive<usize>, hint: &str) -> Result<usize, V
 
 /// Parses a duration from 10 ms to 1 h.
 pub(super) fn interval(text: &str) -> Result<Duration, ValueError> {
-    let hint = "write 10ms to 1h, with a unit, as 15s";
+    let hint = "write 10ms to 1h, with a unit, such as 15s";
     match humantime::parse_duration(text) {
         Ok(length) if (Duration::from_millis(10)..=Duration::from_hours(1)).contains(&length) => Ok(length),
         Ok(_) => Err(ValueError::new("is out of range", hint)),
@@ -169,7 +169,7 @@ pub(super) fn interval(text: &str) -> Result<Duration, ValueError> {
 
 /// Parses a duration from 1 s to 24 h, or `off`.
 pub(super) fn age(text: &str) -> Result<Option<Duration>, ValueError> {
-    let hint = "write 1s to 24h, with a unit, as 30m, or off";
+    let hint = "write 1s to 24h, with a unit, such as 30m, or off";
     if text == "off" || text == "0" {
         return Ok(None);
     }
@@ -182,7 +182,7 @@ pub(super) fn age(text: &str) -> Result<Option<Duration>, ValueError> {
 
 /// Parses a duration up to 10 min; `0` turns settling off.
 pub(super) fn settle(text: &str) -> Result<Duration, ValueError> {
-    let hint = "write 100ms to 10min, with a unit, as 10s, or 0";
+    let hint = "write 100ms to 10min, with a unit, such as 10s, or 0";
     match humantime::parse_duration(text) {
         Ok(length) if length.is_zero() => Ok(length),
         Ok(length) if (Duration::from_millis(100)..=Duration::from_mins(10)).contains(&length) => Ok(length),
@@ -196,7 +196,7 @@ pub(super) fn dns_ttl(text: &str) -> Result<Duration, ValueError> {
     match humantime::parse_duration(text) {
         Ok(length) if length <= Duration::from_hours(24) => Ok(length),
         Ok(_) => Err(ValueError::new("is out of range", "write 0s to 24h")),
-        Err(_) => Err(ValueError::new("is not a duration", "write 0s to 24h, with a unit, as 5s")),
+        Err(_) => Err(ValueError::new("is not a duration", "write 0s to 24h, with a unit, such as 5s")),
     }
 }
 
@@ -209,7 +209,7 @@ pub(super) fn networks(text: &str) -> Result<Vec<ipnet::IpNet>, ValueError> {
         found.ok_or_else(|| {
             ValueError::new(
                 format!("contains {part:?}, which is not a network"),
-                "write networks or addresses separated by commas, as 10.0.0.0/8,192.168.1.7,fd00::/8",
+                "write networks or addresses separated by commas, such as 10.0.0.0/8,192.168.1.7,fd00::/8",
             )
         })
     };
@@ -218,7 +218,7 @@ pub(super) fn networks(text: &str) -> Result<Vec<ipnet::IpNet>, ValueError> {
 
 /// Parses host names without ports, separated by commas, and returns them in lower case and without a final dot.
 pub(super) fn host_names(text: &str) -> Result<Vec<String>, ValueError> {
-    let hint = "write host names without ports, separated by commas, as registry.example.com,callboard";
+    let hint = "write host names without ports, separated by commas, such as registry.example.com,callboard";
     let name = |part: &str| {
         let name = part.trim().to_ascii_lowercase();
         let name = name.strip_suffix('.').unwrap_or(&name);
@@ -260,7 +260,7 @@ pub(super) fn uuid(text: &str) -> Result<Option<String>, ValueError> {
     if lengths == [8, 4, 4, 4, 12] && digits {
         return Ok(Some(text.to_ascii_lowercase()));
     }
-    Err(ValueError::new("is not a UUID", "write a UUID as 8f246b77-f3e1-ff88-5b48-8ec93abf3e05"))
+    Err(ValueError::new("is not a UUID", "write a UUID such as 8f246b77-f3e1-ff88-5b48-8ec93abf3e05"))
 }
 
 /// Parses metadata entries separated by commas.
@@ -284,7 +284,7 @@ pub(super) fn domain(text: &str) -> Result<String, ValueError> {
     if name.len() <= 128 && name.split('.').all(good) {
         return Ok(name);
     }
-    Err(ValueError::new("is not a domain", "write a domain as consul or discovery.example.com"))
+    Err(ValueError::new("is not a domain", "write a domain such as consul or discovery.example.com"))
 }
 
 /// Parses a log format.
@@ -297,7 +297,7 @@ pub(super) fn log_filter(text: &str) -> Result<LogFilter, ValueError> {
     text.parse().map_err(|error| {
         ValueError::new(
             format!("is not a log filter ({error})"),
-            "write a level (error, warn, info, debug, trace, off) or target=level, separated by commas, as \
+            "write a level (error, warn, info, debug, trace, off) or target=level, separated by commas, such as \
              info,callboard::registry=debug",
         )
     })

@@ -10,9 +10,9 @@ use tokio::{
 use super::self_preservation_log::SelfPreservationReporter;
 use crate::{app::ServerContext, engine, metrics::Metrics};
 
-/// Time between two expirations of leases.
+/// Interval at which leases are expired.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Time between two log lines for the same kind of rejected or evicted connections.
+/// Interval between two log lines for the same kind of rejected or evicted connections.
 const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Expires leases, reports self-preservation, and ends settling.
@@ -35,7 +35,7 @@ pub(super) async fn expire_leases(shared: Arc<ServerContext>) {
     }
 }
 
-/// Logs the number of connections that were rejected and evicted: a line for each reason every 10 s, however many there were.
+/// Logs the number of rejected and evicted connections: at most one line for each reason in 10 s.
 pub(super) async fn log_rejections(metrics: Arc<Metrics>) {
     let mut ticks = interval(REJECTION_LOG_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

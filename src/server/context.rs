@@ -28,7 +28,7 @@ pub(super) fn open(
     fatal: &FatalReporter,
 ) -> Result<(Arc<ServerContext>, Arc<HealthChecks>), StartError> {
     let workers = config.workers.get();
-    // The HTTP worker has a notifier as well, but expiry does not wait for its answers.
+    // The HTTP worker has a notifier as well, but expiry does not wait for the progress of that worker.
     let (notifier, clock) = (Arc::new(Notifier::new(workers + 1)), Arc::new(Clock::new(workers)));
     let metrics = Metrics::new();
     let incarnation = Incarnation(random::u64());
@@ -45,8 +45,8 @@ pub(super) fn open(
             Arc::new(Disk::open(directory, config.durability, dependencies, on_failure)?)
         }
     };
-    // A new incarnation has lost what readers remember of an earlier one: the registry was in memory, or in another file, or a crash lost what was
-    // acknowledged last.
+    // A new incarnation lacks registrations that readers of an earlier one remember: the registry was in memory or in another file, or a crash
+    // lost the last acknowledged changes.
     let is_new_incarnation = engine.registry().incarnation() == incarnation;
     let counters = (metrics.check_results.clone(), metrics.check_changes.clone());
     let commands = Commands::new(&engine, &clock, Some(Handle::current()));
@@ -105,7 +105,7 @@ pub(super) fn consul(
     Consul::new(shared, checks, agent, config.consul.max_blocking_queries.get() as usize)
 }
 
-/// Policy of health checks: any address may be probed as long as only this machine can ask for probes.
+/// Returns the policy of health checks: any address may be probed if only this machine can register checks.
 fn probe_policy(config: &Config) -> ProbePolicy {
     let listeners = [config.grpc, config.http, config.grpc_tls, config.http_tls];
     let exposed = listeners.into_iter().flatten().any(|address| !address.ip().to_canonical().is_loopback());

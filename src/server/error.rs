@@ -23,7 +23,7 @@ pub enum StartError {
     /// An inherited socket cannot be used.
     #[error(transparent)]
     Inherited(#[from] InheritError),
-    /// The registry cannot be read from the disk, or not be stored there.
+    /// The registry cannot be read from the disk, or cannot be stored there.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Writes that the end of an earlier process interrupted cannot be completed.
@@ -38,7 +38,7 @@ pub enum StartError {
     /// A file for TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The system gives no thread or poller.
+    /// The system cannot create a thread or a poller.
     #[error("cannot start a worker: {0}: allow more threads or descriptors, or set --workers lower")]
     Worker(#[source] io::Error),
     /// The compiled descriptors of the contract cannot be read, which is a defect.

@@ -7,7 +7,7 @@ use crate::{
     transport::{ConnectionLimits, PerAddress, max_connections_by_descriptors},
 };
 
-/// Limits of connections. No more connections are admitted than there are descriptors for.
+/// Returns the limits of connections. No more connections are admitted than there are descriptors for.
 pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
     let number = |limit: NonZeroU32| limit.get() as usize;
     let possible = max_connections_by_descriptors();
@@ -19,7 +19,7 @@ pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
             "fewer connections than --max-connections are possible: raise the limit on file descriptors (ulimit -n, LimitNOFILE=)"
         );
     }
-    // A limit that was set holds for loopback addresses too.
+    // A configured limit also applies to loopback addresses.
     let per_address = |limit: Option<NonZeroU32>, default| match limit {
         Some(limit) => PerAddress { most: number(limit), loopback: true },
         None => PerAddress { most: default, loopback: false },

@@ -53,7 +53,7 @@ impl ListenerName {
         }
     }
 
-    /// Name in messages, name in metrics, and the flag that changes its address.
+    /// Name of the listener in messages, its name in metrics, and the flag that changes its address.
     fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Grpc => ("gRPC", "grpc", "--grpc"),
@@ -64,7 +64,7 @@ impl ListenerName {
         }
     }
 
-    /// Name of its accept loop in messages.
+    /// Name of the listener's accept loop in messages.
     pub(super) fn acceptor(self) -> &'static str {
         match self {
             Self::Grpc => "the gRPC acceptor",
@@ -86,7 +86,7 @@ impl ListenerName {
     ) -> Result<(ListenerConfig, WorkerDispatch), StartError> {
         let tls = match self {
             Self::Grpc | Self::Http | Self::Health => None,
-            // Never without TLS what is configured with it.
+            // A listener that is configured with TLS never starts without it.
             Self::GrpcTls | Self::HttpTls => Some(tls.ok_or(StartError::NoCertificate(self.names().0))?),
         }
         .cloned();
@@ -118,7 +118,7 @@ impl ListenerName {
 pub(super) struct BoundListeners(Vec<(ListenerName, Listener)>);
 
 impl BoundListeners {
-    /// Binds all that are configured. An inherited socket is used instead of a new one.
+    /// Binds all configured listeners. An inherited socket is used instead of a new one.
     pub(super) fn bind(config: &Config, mut inherited: InheritedSockets) -> Result<Self, StartError> {
         let mut bound = Vec::new();
         for listener_name in ListenerName::ALL {

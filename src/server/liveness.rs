@@ -16,20 +16,20 @@ impl LivenessProbe {
         Self(Arc::clone(shared))
     }
 
-    /// The event loops that serve, each with the time since it last turned: workers, health checks, acceptors, DNS and lease expiry. All turn several times a
-    /// second.
+    /// Event loops of the server, each with the time since it last made progress: workers, health checks, acceptors, DNS and lease expiry. All of them make
+    /// progress several times a second.
     #[must_use]
     pub fn event_loops(&self) -> Vec<LoopStatus> {
         self.0.clock.event_loops()
     }
 
-    /// Time since the most silent event loop last turned.
+    /// Longest time for which an event loop has made no progress.
     #[must_use]
     pub fn silent_for(&self) -> Duration {
         self.event_loops().into_iter().map(|status| status.silent_for).max().unwrap_or_default()
     }
 
-    /// Numbers of instances, services and watches in a line.
+    /// Numbers of instances, services and watches, as one line.
     #[must_use]
     pub fn summary(&self) -> String {
         let registry = self.0.engine.registry();

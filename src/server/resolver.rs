@@ -17,7 +17,7 @@ use crate::{
     transport::{ConnectionLimiter, FatalReporter},
 };
 
-/// Binds the configured address. `None`: DNS is off, or the default address is taken.
+/// Binds the configured address. `None`: DNS is off, or the default address is in use.
 pub(super) fn bind(config: &Config) -> Result<Option<DnsListener>, StartError> {
     let Some(address) = config.dns else { return Ok(None) };
     match DnsListener::bind(address) {

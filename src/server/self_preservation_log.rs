@@ -1,11 +1,11 @@
-//! Logs the beginnings and ends of self-preservation.
+//! Logs the beginning and the end of self-preservation.
 
 use crate::{
     metrics::Metrics,
     registry::{EventKind, Registry, SelfPreservationEvent, ThresholdInput},
 };
 
-/// Log lines at a time for single services: a network that fails may concern thousands.
+/// Maximum number of log lines for single services in one report: a failing network may affect thousands of them.
 const MAX_LINES: usize = 10;
 
 /// Logs self-preservation events, and remembers the last one.
@@ -44,7 +44,7 @@ fn log(SelfPreservationEvent { kind, status, caller, .. }: &SelfPreservationEven
             expiring,
             recent_expirations,
             limit,
-            "self-preservation began: too many instances are silent at once and are kept as SUSPECT; see `callboard self-preservation`"
+            "self-preservation began: too many instances are silent at once and are held as SUSPECT; see `callboard self-preservation`"
         ),
         EventKind::Ended => tracing::info!(service, instances, suspects, recent_expirations, "self-preservation ended"),
         EventKind::Reset => {

@@ -15,7 +15,7 @@ impl ShutdownSignals {
         Self { listeners: signal(), connections: signal() }
     }
 
-    /// Signal on which listeners close, of TCP and of UDP.
+    /// Signal on which the listeners of TCP and UDP close.
     pub(super) fn listeners(&self) -> CancellationToken {
         self.listeners.token().clone()
     }

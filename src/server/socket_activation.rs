@@ -1,7 +1,7 @@
 //! Socket activation: listening sockets that the parent process has opened, as systemd does.
 //!
-//! They stay open while the registry restarts: connections wait meanwhile, and are not refused. The name of a socket in `LISTEN_FDNAMES`, such as `grpc` or
-//! `http`, says for which listener it is.
+//! The sockets stay open while the registry restarts, so connections wait instead of being refused. The name of a socket in `LISTEN_FDNAMES`, such as
+//! `grpc` or `http`, says for which listener it is.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ pub struct InheritedSockets(Vec<(String, SocketAddr, TcpListener)>);
 /// Error of an inherited socket that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
-    /// The sockets have no names, or not one for each.
+    /// The number of names differs from the number of sockets.
     #[error(
         "{sockets} sockets were inherited, and LISTEN_FDNAMES is {names:?}: give each a name, by FileDescriptorName= in its \
          unit"
@@ -25,10 +25,10 @@ pub enum InheritError {
     Names {
         /// Number of sockets.
         sockets: usize,
-        /// Their names as they were given.
+        /// Names of the sockets as given.
         names: String,
     },
-    /// The socket is of another kind.
+    /// The socket is not a TCP listener.
     #[error(
         "the inherited socket {name:?} is not a TCP listener: {source}: in its unit, write ListenStream= with an address and a \
          port, and Accept=no"
@@ -39,7 +39,7 @@ pub enum InheritError {
         /// Error of the system.
         source: io::Error,
     },
-    /// Two sockets have one name.
+    /// Two sockets have the same name.
     #[error("two inherited sockets are named {name:?}: a listener has one; give each unit one ListenStream=")]
     Twice {
         /// Name of both.
@@ -48,7 +48,8 @@ pub enum InheritError {
 }
 
 impl InheritedSockets {
-    /// Takes the sockets that the environment names. To be called before the process has other threads: it clears `LISTEN_FDS` and `LISTEN_PID`.
+    /// Takes the sockets that the environment names. Call it before the process has other threads, because it clears `LISTEN_FDS` and
+    /// `LISTEN_PID`.
     ///
     /// # Errors
     ///
@@ -61,7 +62,7 @@ impl InheritedSockets {
         for (at, name) in names.into_iter().enumerate() {
             let kind = |source| InheritError::Kind { name: name.clone(), source };
             let listener = sockets.take_tcp_listener(at).map_err(kind)?;
-            // Each is taken once.
+            // Each socket is taken once.
             let Some(listener) = listener else { continue };
             let address = listener.local_addr().map_err(kind)?;
             inherited.push((name, address, listener));
@@ -93,7 +94,7 @@ impl InheritedSockets {
     }
 }
 
-/// Splits the names of so many sockets.
+/// Splits the names of this number of sockets.
 #[cfg(target_os = "linux")]
 fn name(sockets: usize, names: Option<String>) -> Result<Vec<String>, InheritError> {
     if sockets == 0 {
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn names_are_rejected_unless_each_socket_has_its_own() {
         let given = |names: &str| Some(names.to_owned());
-        assert_eq!(name(0, given("grpc")).unwrap(), [""; 0], "they are for another process");
+        assert_eq!(name(0, given("grpc")).unwrap(), [""; 0], "the names are for another process");
         assert_eq!(name(2, given("grpc:http")).unwrap(), ["grpc", "http"]);
         assert_eq!(name(1, given("grpc-tls")).unwrap(), ["grpc_tls"]);
         for (sockets, names) in [(1, None), (1, given("")), (2, given("grpc")), (2, given("grpc:")), (1, given("a:b"))]

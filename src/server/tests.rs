@@ -133,7 +133,7 @@ fn context(readable: &Arc<Mutex<()>>) -> Arc<ServerContext> {
 const QUESTION: &[u8] =
     b"\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x07service\x06consul\x00\x00\x01\x00\x01";
 
-/// Waits until the only event loop is silent, or turns again. Blocks.
+/// Waits until the only event loop is silent, or makes progress again. Blocks.
 fn wait(clock: &Clock, silent: bool) -> bool {
     let polls = DEADLINE.as_millis() / POLL.as_millis();
     (0..polls).any(|_| {
