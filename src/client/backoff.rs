@@ -19,7 +19,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Longest delay.
+    /// Maximum delay.
     pub const LONGEST: Duration = Duration::from_secs(5);
 
     /// Returns a sequence that starts with the shortest delay.

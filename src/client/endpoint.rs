@@ -12,7 +12,7 @@ use super::{ClientError, connect_error::ConnectErrorCell};
 #[cfg(feature = "tls")]
 use super::{TlsConfig, connector::Connector};
 
-/// Time-out of a TCP connection.
+/// Timeout of the attempt to open a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Interval between pings. A server that vanished without closing the connection is noticed after this interval and
 /// [`PING_TIMEOUT`], on an idle watch too.
@@ -36,7 +36,7 @@ pub struct Endpoint {
 struct EndpointTls {
     config: TlsConfig,
     name: ServerName<'static>,
-    /// Configuration read when the endpoint was made, used when the files cannot be read later.
+    /// Configuration read when the endpoint was created, used when the files cannot be read later.
     initial: Arc<ClientConfig>,
 }
 

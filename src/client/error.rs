@@ -31,7 +31,7 @@ pub enum ClientError {
     #[cfg(feature = "tls")]
     #[error("{0}")]
     Tls(TlsConnectError),
-    /// The connection could not be made, or it broke.
+    /// The connection could not be opened, or it broke.
     #[error("{0}")]
     Transport(String),
     /// The registry did not respond in time.
@@ -46,7 +46,7 @@ pub enum ClientError {
     /// The registry rejected the request with this status.
     #[error("{}", message(.0))]
     Rejected(Status),
-    /// The system provides no random numbers for a boot id.
+    /// The operating system provides no random numbers for a boot id.
     #[error("the system provides no random numbers: {0}")]
     Random(String),
     /// The tokio runtime that ran the registration has stopped.

@@ -15,11 +15,11 @@ use crate::pb::callboard::v1::{
     Heartbeat, KeepAliveRequest, KeepAliveResponse, registry_service_client::RegistryServiceClient,
 };
 
-/// Heartbeats queued for the connection before it counts as broken.
+/// Maximum number of heartbeats queued for a connection. With more, the connection counts as broken.
 const MAX_QUEUED_HEARTBEATS: usize = 4;
-/// Shortest time-out of a response. The time-out is one heartbeat interval, within these bounds.
+/// Minimum timeout of a response. The timeout is one heartbeat interval, within these bounds.
 const MIN_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest time-out of a response.
+/// Maximum timeout of a response.
 const MAX_RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Lease that the registry granted.
@@ -35,7 +35,7 @@ impl HeldLease {
         self.ttl / 3
     }
 
-    /// Returns the time-out of a response.
+    /// Returns the timeout of a response.
     pub(super) fn response_timeout(&self) -> Duration {
         self.interval().clamp(MIN_RESPONSE_TIMEOUT, MAX_RESPONSE_TIMEOUT)
     }

@@ -14,8 +14,8 @@ use crate::pb::callboard::v1::RegisterRequest;
 
 /// Handle of an instance that a background task keeps registered.
 ///
-/// The methods set a desired state, which the task brings about as soon as it reaches the registry, and again after the
-/// registry has forgotten it. Dropping the handle deregisters in the background.
+/// The methods set a desired state. The task reports it as soon as it reaches the registry, and again after the
+/// registry has forgotten the instance. Dropping the handle deregisters in the background.
 #[derive(Debug)]
 pub struct Registration {
     desired: watch::Sender<DesiredState>,
@@ -62,7 +62,7 @@ impl Registration {
         Self::start_over(Box::new(move || channel.clone()), request, on_event)
     }
 
-    /// Like [`Registration::start`], over connections that the caller makes.
+    /// Like [`Registration::start`], over connections that the caller opens.
     pub(crate) fn start_over(
         connect: Connect,
         mut request: RegisterRequest,
@@ -84,8 +84,8 @@ impl Registration {
         self.desired.send_modify(|desired| desired.starting = false);
     }
 
-    /// Starts or stops draining, and returns once the registry knows or the registration has ended. Waits as long as the
-    /// registry is unreachable; use a time-out where that matters.
+    /// Starts or stops draining, and returns once the registry has confirmed it or the registration has ended. Waits as
+    /// long as the registry is unreachable; add a timeout where that matters.
     pub async fn set_draining(&self, draining: bool) {
         self.desired.send_modify(|desired| desired.draining = draining);
         let reached = |observed: &ObservedState| observed.draining == draining || observed.end.is_some();
@@ -99,7 +99,7 @@ impl Registration {
         self.desired.send_modify(|desired| desired.leave = true);
     }
 
-    /// Waits until the registration ends, for whichever reason.
+    /// Waits until the registration ends for any reason.
     pub async fn ended(&self) -> RegistrationEnd {
         let mut observed = self.observed.clone();
         let ended = observed.wait_for(|observed| observed.end.is_some()).await;

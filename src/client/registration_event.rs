@@ -50,7 +50,7 @@ pub enum RegistrationEvent {
 /// Outcome of a registration.
 #[derive(Debug, Clone)]
 pub enum RegistrationEnd {
-    /// The instance was deregistered, as the handle asked.
+    /// The handle deregistered the instance.
     Deregistered {
         /// False if the registry did not have the instance.
         removed: bool,

@@ -1,4 +1,4 @@
-//! The task behind a registration: registers, renews the lease, and brings about the desired state.
+//! The task behind a registration: registers, renews the lease, and reports the desired state.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -16,9 +16,9 @@ use crate::pb::callboard::v1::{
     registry_service_client::RegistryServiceClient,
 };
 
-/// Time-out of Register.
+/// Timeout of Register.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time-out of Deregister.
+/// Timeout of Deregister.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 /// TTL of a response that names none: the server's default.
 const DEFAULT_TTL: Duration = Duration::from_secs(15);
@@ -40,7 +40,7 @@ pub(super) struct ObservedState {
     pub(super) end: Option<RegistrationEnd>,
 }
 
-/// Cause for which a connection is given up.
+/// Reason for giving up a connection.
 enum DisconnectCause {
     /// The connection failed; another may succeed.
     Lost(ClientError),
@@ -285,7 +285,7 @@ impl RegistrationTask {
     }
 }
 
-/// Waits for a response until the time-out.
+/// Waits for a response until the timeout.
 async fn within<T>(
     time_out: Duration,
     response: impl Future<Output = Result<Response<T>, Status>>,

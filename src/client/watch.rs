@@ -64,7 +64,8 @@ pub enum ResetCause {
     Compacted,
     /// The token's revision is newer than the registry's.
     FutureRevision,
-    /// The stream broke within a snapshot, so its parts are void. This reason comes from the client, not from the registry.
+    /// The stream broke within a snapshot, so the parts received are discarded. This reason comes from the client, not from
+    /// the registry.
     Interrupted,
     /// A reason that this client does not know.
     Unspecified,
@@ -111,7 +112,7 @@ impl Watch {
         Self::over(Box::new(move || channel.clone()), request)
     }
 
-    /// Like [`Watch::new`], over connections that the caller makes.
+    /// Like [`Watch::new`], over connections that the caller opens.
     pub(crate) fn over(connect: Connect, mut request: WatchRequest) -> Self {
         let token = std::mem::take(&mut request.resume_token);
         Self {
@@ -169,7 +170,7 @@ impl Watch {
             return Err(ClientError::GoingAway);
         }
         if self.reader.resumed_after_reset(&message) {
-            // The program was told to start over, so it needs a snapshot. Only a stream without a token begins with one.
+            // The program has received a reset, so it needs a snapshot. Only a stream without a token begins with one.
             self.reader.token = Bytes::new();
             self.stream = None;
             return Ok(());

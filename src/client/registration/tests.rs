@@ -25,13 +25,13 @@ use crate::{
 const TTL: Duration = Duration::from_secs(15);
 
 /// Registration, and the fake registry that it uses.
-struct Scene {
+struct RegistrationTest {
     fake: FakeRegistry,
     registration: Registration,
     events: UnboundedReceiver<RegistrationEvent>,
 }
 
-fn start(change: impl FnOnce(&mut RegisterRequest)) -> Scene {
+fn start(change: impl FnOnce(&mut RegisterRequest)) -> RegistrationTest {
     let fake = FakeRegistry::start();
     let (sender, events) = mpsc::unbounded_channel();
     let mut request = RegisterRequest {
@@ -43,10 +43,10 @@ fn start(change: impl FnOnce(&mut RegisterRequest)) -> Scene {
     change(&mut request);
     let tell = move |event| drop(sender.send(event));
     let registration = Registration::start_over(fake.connect(), request, tell).unwrap();
-    Scene { fake, registration, events }
+    RegistrationTest { fake, registration, events }
 }
 
-impl Scene {
+impl RegistrationTest {
     /// Grants a lease, and returns the request.
     async fn grant(&mut self, lease: &'static str) -> RegisterRequest {
         let (request, reply) = self.fake.register().await;
@@ -104,9 +104,9 @@ impl KeepAlive {
 
 #[tokio::test(start_paused = true)]
 async fn heartbeats_are_sent_at_once_and_every_third_of_the_ttl() {
-    let mut scene = start(|_| {});
+    let mut test = start(|_| {});
     let began = now();
-    let mut stream = scene.establish().await;
+    let mut stream = test.establish().await;
     assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
     for count in 1..=6 {
         assert_eq!(stream.lease().await, "one");
@@ -118,18 +118,18 @@ async fn heartbeats_are_sent_at_once_and_every_third_of_the_ttl() {
 
 #[tokio::test(start_paused = true)]
 async fn unknown_lease_is_registered_again_and_heartbeats_follow_at_once() {
-    let mut scene = start(|request| request.replace = true);
-    let mut stream = scene.establish().await;
+    let mut test = start(|request| request.replace = true);
+    let mut stream = test.establish().await;
     stream.lease().await;
     stream.respond("one", LeaseState::Unknown).await;
-    let again = scene.grant("two").await;
+    let again = test.grant("two").await;
     let answered = now();
     assert_eq!(
         (again.boot_id.as_str(), again.replace),
         ("boot", false),
         "only the first registration may take over the id"
     );
-    assert_eq!(scene.event().await, "registered again");
+    assert_eq!(test.event().await, "registered again");
     assert_eq!(stream.lease().await, "two");
     assert!(answered.elapsed() < Duration::from_millis(100), "{:?}", answered.elapsed());
 }
@@ -137,147 +137,147 @@ async fn unknown_lease_is_registered_again_and_heartbeats_follow_at_once() {
 #[tokio::test(start_paused = true)]
 async fn superseded_or_removed_lease_ends_the_registration() {
     for (state, end) in [(LeaseState::Superseded, "Superseded"), (LeaseState::Removed, "Removed")] {
-        let mut scene = start(|_| {});
-        let stream = scene.establish().await;
+        let mut test = start(|_| {});
+        let stream = test.establish().await;
         stream.respond("one", state).await;
-        assert_eq!(scene.event().await, end);
-        assert!(scene.events.recv().await.is_none(), "nothing comes after the end");
-        assert_eq!(format!("{:?}", scene.registration.ended().await), end);
+        assert_eq!(test.event().await, end);
+        assert!(test.events.recv().await.is_none(), "nothing comes after the end");
+        assert_eq!(format!("{:?}", test.registration.ended().await), end);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn unresponsive_stream_is_replaced_and_the_lease_kept() {
-    let mut scene = start(|_| {});
-    let mut silent = scene.establish().await;
+    let mut test = start(|_| {});
+    let mut silent = test.establish().await;
     silent.lease().await;
     let sent = now();
-    let mut stream = scene.fake.keep_alive().await;
+    let mut stream = test.fake.keep_alive().await;
     let waited = sent.elapsed();
     assert!((TTL / 3..TTL / 3 + Duration::from_secs(1)).contains(&waited), "{waited:?}");
     assert_eq!(stream.lease().await, "one");
     stream.respond("one", LeaseState::Held).await;
-    assert_eq!(scene.event().await, "interrupted: no response within 5s");
-    assert_eq!(scene.event().await, "resumed");
+    assert_eq!(test.event().await, "interrupted: no response within 5s");
+    assert_eq!(test.event().await, "resumed");
 }
 
 #[tokio::test(start_paused = true)]
 async fn reconnect_notice_opens_another_stream_within_200_ms() {
-    let mut scene = start(|_| {});
-    let stream = scene.establish().await;
+    let mut test = start(|_| {});
+    let stream = test.establish().await;
     stream.notify(Notice::Degraded).await;
     stream.notify(Notice::Reconnect).await;
     let answered = now();
-    let mut next = scene.fake.keep_alive().await;
+    let mut next = test.fake.keep_alive().await;
     assert!(answered.elapsed() <= Duration::from_millis(200), "{:?}", answered.elapsed());
     assert_eq!(next.lease().await, "one");
-    assert_eq!(scene.event().await, "degraded");
-    assert_eq!(scene.event().await, "interrupted: the registry is shutting down");
+    assert_eq!(test.event().await, "degraded");
+    assert_eq!(test.event().await, "interrupted: the registry is shutting down");
 }
 
 #[tokio::test(start_paused = true)]
 async fn unreachable_registry_is_retried_until_it_is_back() {
-    let mut scene = start(|_| {});
-    let stream = scene.establish().await;
-    scene.fake.set_down(true);
+    let mut test = start(|_| {});
+    let stream = test.establish().await;
+    test.fake.set_down(true);
     drop(stream);
-    assert_eq!(scene.event().await, "interrupted: the registry closed the stream");
+    assert_eq!(test.event().await, "interrupted: the registry closed the stream");
     for _ in 0..20 {
         let before = now();
-        assert_eq!(scene.event().await, "interrupted: connection refused");
+        assert_eq!(test.event().await, "interrupted: connection refused");
         assert!(before.elapsed() <= Duration::from_secs(5), "{:?}", before.elapsed());
     }
-    scene.fake.set_down(false);
-    let mut stream = scene.fake.keep_alive().await;
+    test.fake.set_down(false);
+    let mut stream = test.fake.keep_alive().await;
     stream.lease().await;
     stream.respond("one", LeaseState::Unknown).await;
-    assert_eq!(scene.grant("two").await.boot_id, "boot");
+    assert_eq!(test.grant("two").await.boot_id, "boot");
 }
 
 #[tokio::test(start_paused = true)]
 async fn id_held_by_another_boot_is_retried_after_the_requested_delay() {
-    let mut scene = start(|_| {});
-    let (_, reply) = scene.fake.register().await;
+    let mut test = start(|_| {});
+    let (_, reply) = test.fake.register().await;
     let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(4)));
     let taken = Status::with_error_details(Code::AlreadyExists, "another boot holds it", details);
     reply.send(Err(taken)).unwrap();
     let rejected = now();
-    assert_eq!(scene.event().await, "interrupted: another boot holds it");
-    scene.grant("one").await;
+    assert_eq!(test.event().await, "interrupted: another boot holds it");
+    test.grant("one").await;
     assert!((3_900..4_200).contains(&rejected.elapsed().as_millis()), "{:?}", rejected.elapsed());
-    assert_eq!(scene.event().await, "registered");
+    assert_eq!(test.event().await, "registered");
 }
 
 #[tokio::test(start_paused = true)]
 async fn permanent_rejection_ends_the_registration() {
-    let mut scene = start(|_| {});
-    let (_, reply) = scene.fake.register().await;
+    let mut test = start(|_| {});
+    let (_, reply) = test.fake.register().await;
     reply.send(Err(Status::invalid_argument("`we b` is no service name"))).unwrap();
-    assert!(scene.event().await.starts_with("Rejected"));
+    assert!(test.event().await.starts_with("Rejected"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn desired_state_is_reported_again_to_a_registry_that_forgot_the_lease() {
-    let mut scene = start(|request| request.starting = true);
-    assert!(scene.grant("one").await.starting);
-    assert_eq!(scene.event().await, "registered");
-    let mut stream = scene.fake.keep_alive().await;
+    let mut test = start(|request| request.starting = true);
+    assert!(test.grant("one").await.starting);
+    assert_eq!(test.event().await, "registered");
+    let mut stream = test.fake.keep_alive().await;
     stream.lease().await;
-    scene.registration.serving();
-    assert!(!scene.grant("one").await.starting);
-    assert_eq!(scene.event().await, "ready");
-    let drained = scene.registration.set_draining(true);
+    test.registration.serving();
+    assert!(!test.grant("one").await.starting);
+    assert_eq!(test.event().await, "ready");
+    let drained = test.registration.set_draining(true);
     let respond = async {
-        let (request, reply) = scene.fake.update().await;
+        let (request, reply) = test.fake.update().await;
         assert_eq!((request.lease_id.as_ref(), request.draining), (b"one".as_slice(), true));
         assert_eq!(request.update_mask.unwrap().paths, ["draining"]);
         reply.send(Ok(UpdateInstanceResponse::default())).unwrap();
     };
     tokio::join!(drained, respond);
-    assert_eq!(scene.event().await, "draining");
+    assert_eq!(test.event().await, "draining");
     stream.respond("one", LeaseState::Unknown).await;
-    assert!(!scene.grant("two").await.starting);
-    let (request, _) = scene.fake.update().await;
+    assert!(!test.grant("two").await.starting);
+    let (request, _) = test.fake.update().await;
     assert_eq!((request.lease_id.as_ref(), request.draining), (b"two".as_slice(), true));
 }
 
 #[tokio::test(start_paused = true)]
 async fn deregister_names_the_lease() {
-    let mut scene = start(|_| {});
-    let _stream = scene.establish().await;
-    scene.registration.leave();
-    let (request, reply) = scene.fake.deregister().await;
+    let mut test = start(|_| {});
+    let _stream = test.establish().await;
+    test.registration.leave();
+    let (request, reply) = test.fake.deregister().await;
     assert_eq!((request.lease_id.as_ref(), request.boot_id.as_str()), (b"one".as_slice(), ""));
     reply.send(Ok(DeregisterResponse { removed: true, revision: 8 })).unwrap();
-    assert_eq!(scene.event().await, "Deregistered { removed: true }");
+    assert_eq!(test.event().await, "Deregistered { removed: true }");
 }
 
 #[tokio::test(start_paused = true)]
 async fn deregister_before_the_response_to_register_names_the_boot() {
-    let mut scene = start(|_| {});
-    let (_, _unanswered) = scene.fake.register().await;
-    scene.registration.leave();
-    let (request, _) = scene.fake.deregister().await;
+    let mut test = start(|_| {});
+    let (_, _unanswered) = test.fake.register().await;
+    test.registration.leave();
+    let (request, _) = test.fake.deregister().await;
     assert_eq!((request.lease_id.as_ref(), request.boot_id.as_str()), (b"".as_slice(), "boot"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn unanswered_deregister_times_out_after_two_seconds() {
-    let mut scene = start(|_| {});
-    let _stream = scene.establish().await;
+    let mut test = start(|_| {});
+    let _stream = test.establish().await;
     let left = now();
-    scene.registration.leave();
-    let (_, _unanswered) = scene.fake.deregister().await;
-    assert_eq!(scene.event().await, "Unconfirmed(Timeout(2s))");
+    test.registration.leave();
+    let (_, _unanswered) = test.fake.deregister().await;
+    assert_eq!(test.event().await, "Unconfirmed(Timeout(2s))");
     assert!((2_000..2_200).contains(&left.elapsed().as_millis()), "{:?}", left.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn dropping_the_handle_deregisters() {
-    let mut scene = start(|_| {});
-    let _stream = scene.establish().await;
-    drop(scene.registration);
-    assert_eq!(scene.fake.deregister().await.0.lease_id, "one");
+    let mut test = start(|_| {});
+    let _stream = test.establish().await;
+    drop(test.registration);
+    assert_eq!(test.fake.deregister().await.0.lease_id, "one");
 }
 
 #[test]
@@ -289,18 +289,18 @@ fn boot_id_is_the_same_throughout_the_process() {
 
 #[tokio::test(start_paused = true)]
 async fn register_with_unknown_outcome_is_repeated_with_the_same_boot() {
-    let mut scene = start(|request| request.boot_id.clear());
-    let (first, reply) = scene.fake.register().await;
+    let mut test = start(|request| request.boot_id.clear());
+    let (first, reply) = test.fake.register().await;
     let mut details = ErrorDetails::with_error_info("OUTCOME_UNKNOWN", "callboard.dev", []);
     details.set_retry_info(Some(Duration::from_millis(500)));
     reply.send(Err(Status::with_error_details(Code::Unavailable, "no outcome within 30s", details))).unwrap();
-    let event = scene.event().await;
+    let event = test.event().await;
     assert!(event.starts_with("interrupted: no outcome"), "{event}");
-    let again = scene.grant("one").await;
+    let again = test.grant("one").await;
     assert_eq!(
         (&again, again.boot_id.is_empty()),
         (&first, false),
         "the same boot, so that nothing is registered twice"
     );
-    assert_eq!(scene.event().await, "registered");
+    assert_eq!(test.event().await, "registered");
 }
