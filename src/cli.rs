@@ -1,4 +1,4 @@
-//! The command line: one file for each verb.
+//! The command line: one file for each command.
 //!
 //! Data goes to standard output, everything else to standard error. `error.rs` has the exit codes.
 
@@ -36,7 +36,7 @@ use error::CliError;
 #[command(name = "callboard", version, after_help = exit_codes_line())]
 struct Cli {
     #[command(subcommand)]
-    verb: CliCommand,
+    command: CliCommand,
 }
 
 /// Returns the exit codes on one line, for `--help`.
@@ -81,10 +81,10 @@ enum CliCommand {
     Completion(completion::CompletionArgs),
 }
 
-/// Parses the arguments and runs the verb. Errors are printed to standard error.
+/// Parses the arguments and runs the command. Errors are printed to standard error.
 #[must_use]
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().verb {
+    let result = match Cli::parse().command {
         CliCommand::Serve(args) => serve::run(&args).map_err(CliError::from),
         CliCommand::Completion(args) => completion::run(&args),
         CliCommand::Export(args) => export_import::export(&args),
@@ -110,10 +110,10 @@ pub(crate) fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs a verb on this thread, which is enough for a client.
-fn block_on(verb: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+/// Runs a client command on this thread.
+fn block_on(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(anyhow::Error::from)?.block_on(verb)
+    runtime.map_err(anyhow::Error::from)?.block_on(command)
 }
 
 #[cfg(test)]
@@ -121,19 +121,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_of_every_verb_are_consistent() {
+    fn arguments_of_every_command_are_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_client_verb_takes_a_server_and_a_format() {
-        for verb in Cli::command().get_subcommands() {
-            let name = verb.get_name();
+    fn every_client_command_takes_a_server_and_a_format() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
             if matches!(name, "serve" | "completion" | "export" | "import") {
                 continue;
             }
             for option in ["server", "output"] {
-                let has = verb.get_arguments().any(|argument| argument.get_long() == Some(option));
+                let has = command.get_arguments().any(|argument| argument.get_long() == Some(option));
                 assert!(has, "`{name}` lacks --{option}");
             }
         }

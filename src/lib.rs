@@ -23,7 +23,7 @@
 //! | [`transport`] | listeners, connections, workers, TLS, limits |
 //! | [`server`] | start and shutdown of all parts |
 //! | [`client`] | registration and watch that survive reconnects |
-//! | [`cli`] | command line, one file for each verb |
+//! | [`cli`] | command line, one file for each command |
 //! | [`reference`](mod@reference) | reference pages of the documentation |
 //!
 //! ARCHITECTURE.md has the rules between the modules, and the reasons.

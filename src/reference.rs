@@ -70,8 +70,8 @@ fn flags() -> String {
          in a file: see [Configuration](configuration.md).",
     );
     let command = cli::command();
-    for verb in command.get_subcommands() {
-        add_command(&mut page, "callboard", verb);
+    for subcommand in command.get_subcommands() {
+        add_command(&mut page, "callboard", subcommand);
     }
     page.0
 }
@@ -96,8 +96,8 @@ fn add_command(page: &mut Page, parent: &str, command: &Command) {
     if let Some(note) = command.get_after_help() {
         page.paragraph(&sentence(&note.to_string().split_whitespace().collect::<Vec<_>>().join(" ")));
     }
-    for verb in command.get_subcommands() {
-        add_command(page, &name, verb);
+    for subcommand in command.get_subcommands() {
+        add_command(page, &name, subcommand);
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::pb::callboard::v1::{CheckReport, CheckState, CheckStatus, ListChecksRequest};
 
-/// Most characters of a check's output in a table.
+/// Maximum number of characters of a check's output in a table.
 const MAX_OUTPUT_CHARS: usize = 100;
 
 #[derive(Debug, Args)]

@@ -24,7 +24,7 @@ pub(crate) struct ClientsArgs {
     output: OutputArgs,
 }
 
-/// An open watch, or the queries of a protocol that leaves none.
+/// An open watch, or the queries of a protocol that has no watches.
 #[derive(Debug, Default, Serialize)]
 struct ClientView {
     id: u64,

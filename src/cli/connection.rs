@@ -1,4 +1,4 @@
-//! Calls to the registry, with a time-out, paging, and errors that name its address.
+//! Calls to the registry, with a timeout, paging, and errors that name the registry's address.
 
 use std::{env, path::PathBuf, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Time-out of a call. The server receives it as the call's deadline.
+/// Timeout of a call. The server receives it as the call's deadline.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -86,7 +86,7 @@ impl ServerArgs {
         }
     }
 
-    /// Returns a connection, which is made at the first call.
+    /// Returns a connection, which is opened at the first call.
     pub(crate) fn connect(&self) -> Result<ServerConnection, CliError> {
         Ok(ServerConnection::to(&self.endpoint()?))
     }
@@ -121,7 +121,7 @@ impl ServerConnection {
         HealthClient::new(self.channel.clone())
     }
 
-    /// Waits for a response until the time-out.
+    /// Waits for a response until the timeout.
     pub(crate) async fn call<T>(
         &self,
         response: impl Future<Output = Result<Response<T>, Status>>,
@@ -139,7 +139,7 @@ impl ServerConnection {
     }
 }
 
-/// Returns a request with the time-out as its deadline.
+/// Returns a request with the timeout as its deadline.
 pub(crate) fn with_deadline<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_TIMEOUT);

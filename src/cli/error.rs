@@ -14,7 +14,7 @@ pub(crate) const USAGE: u8 = 2;
 const NOT_FOUND: u8 = 3;
 const UNREACHABLE: u8 = 4;
 const DENIED: u8 = 5;
-/// Exit code of a verb that found what it checks for, as a service that is not serving.
+/// Exit code of a command that found what it checks for, such as a service that is not serving.
 pub(crate) const FINDINGS: u8 = 6;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_EXECUTED: u8 = 127;
@@ -42,11 +42,11 @@ pub(crate) const EXIT_CODES: [(u8, &str, &str); 7] = [
     ),
 ];
 
-/// Exit codes of `callboard run` beside those of the program it runs.
+/// Exit codes of `callboard run` besides those of the program it runs.
 pub(crate) const RUN_EXIT_CODES: [(u8, &str); 2] =
     [(NOT_EXECUTABLE, "The program cannot be executed."), (NOT_EXECUTED, "The program was not found.")];
 
-/// Error of a verb.
+/// Error of a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     /// A call to the registry failed.
@@ -76,7 +76,7 @@ impl CliError {
         ExitCode::from(self.exit_code())
     }
 
-    /// Returns whether the reader of standard output has closed it, as `head` does. That is no error.
+    /// Returns whether the reader of standard output has closed it, as `head` does. That is not an error.
     fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }

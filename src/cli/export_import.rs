@@ -108,7 +108,7 @@ fn source(file: Option<&Path>) -> String {
     file.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
 }
 
-/// On a terminal only.
+/// Returns a progress bar, which is shown on a terminal only.
 fn bar(length: usize, what: &'static str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -1,4 +1,4 @@
-//! `callboard health`: a health check by grpc.health.v1, as load balancers and kubelets make it.
+//! `callboard health`: a health check by grpc.health.v1, as load balancers and kubelets perform it.
 
 use std::process::ExitCode;
 

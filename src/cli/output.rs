@@ -39,7 +39,7 @@ pub(crate) trait Printable: Serialize {
     /// Columns of a table, and those that only a wide table has.
     const COLUMNS: (&'static [&'static str], &'static [&'static str]);
 
-    /// Returns the cells of all columns, the wide ones included.
+    /// Returns the cells of all columns, including those of a wide table.
     fn cells(&self) -> Vec<String>;
 
     /// Returns the name that identifies the item.
@@ -59,7 +59,7 @@ pub(crate) fn list<T: Printable>(format: OutputFormat, items: &[T], empty: &str)
     Ok(out.flush()?)
 }
 
-/// Prints one item of a stream. `name` is its name, `line` its line of a table.
+/// Prints one item of a stream. `name` is its name, `line` its line in the table format.
 pub(crate) fn one<T: Serialize>(
     format: OutputFormat,
     item: &T,

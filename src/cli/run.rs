@@ -1,7 +1,7 @@
 //! `callboard run`: runs any program as an instance, without changes to its code.
 //!
-//! The program comes first: it starts and runs even if no registry answers, and it keeps its standard streams. Its exit code
-//! becomes the exit code of this command. Events of the registration go to standard error.
+//! The program takes priority: it starts and runs even if no registry answers, and it keeps its standard streams. Its exit
+//! code becomes the exit code of this command. Events of the registration go to standard error.
 
 mod child;
 
@@ -28,9 +28,9 @@ use child::Child;
 
 /// Interval between connection attempts to the program's port, until one succeeds.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
-/// Time-out of one connection attempt.
+/// Timeout of one connection attempt.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time-out for draining: after it the program is stopped even if the registry has not confirmed.
+/// Timeout for draining: after it the program is stopped even if the registry has not confirmed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
@@ -116,7 +116,7 @@ fn forward_again(child: &mut Child, again: Signal) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the port accepts connections. Trying is the only way to find out.
+/// Waits until the port accepts connections, by trying to connect.
 async fn accepts((host, port): (String, u16)) {
     let mut ticks = interval(PROBE_INTERVAL);
     loop {

@@ -23,7 +23,7 @@ const WHOLE: &str = "*";
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct SelfPreservationArgs {
     #[command(subcommand)]
-    verb: Option<SelfPreservationCommand>,
+    command: Option<SelfPreservationCommand>,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -32,9 +32,9 @@ pub(crate) struct SelfPreservationArgs {
 
 #[derive(Debug, Subcommand)]
 enum SelfPreservationCommand {
-    /// List when self-preservation started and ended, the newest last
+    /// List when self-preservation began and ended, the newest last
     Events(events::SelfPreservationEventsArgs),
-    /// Remove the instances that self-preservation keeps, and end it
+    /// Remove the instances that self-preservation holds, and end it
     Reset(reset::ResetArgs),
 }
 
@@ -92,14 +92,14 @@ impl Printable for SelfPreservationView {
 }
 
 pub(crate) async fn run(args: SelfPreservationArgs) -> Result<ExitCode, CliError> {
-    match args.verb {
+    match args.command {
         Some(SelfPreservationCommand::Events(args)) => events::run(args).await,
         Some(SelfPreservationCommand::Reset(args)) => reset::run(args).await,
         None => list(&args.server, &args.output).await,
     }
 }
 
-/// Lists what is in self-preservation. The registry as a whole comes first, if it is.
+/// Lists the services in self-preservation, after the registry as a whole if that is in self-preservation.
 async fn list(server: &ServerArgs, output: &OutputArgs) -> Result<ExitCode, CliError> {
     let connection = server.connect()?;
     let mut whole = None;

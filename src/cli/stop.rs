@@ -1,4 +1,4 @@
-//! Signals that stop a verb.
+//! Signals that stop a command.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Instances and other values as JSON, YAML and tables show them.
+//! Instances and other values in the form that JSON, YAML and tables show.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! `callboard self-preservation events`: when self-preservation started and ended.
+//! `callboard self-preservation events`: when self-preservation began and ended.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `callboard self-preservation reset`: removes the instances that self-preservation keeps.
+//! `callboard self-preservation reset`: removes the instances that self-preservation holds.
 
 use std::process::ExitCode;
 

@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::server::LivenessProbe;
 
-/// Longest interval between status messages. A watchdog may shorten it.
+/// Maximum interval between status messages. A watchdog may shorten it.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Service manager that started this process, if there is one.
@@ -73,7 +73,7 @@ async fn send_status<F>(watchdog: Option<Duration>, status: impl Fn() -> (Durati
 where
     F: Future<Output = ()>,
 {
-    // Four messages in the watchdog's time-out, so that one late message does not end the process.
+    // Four messages within the watchdog's timeout, so that one late message does not end the process.
     let quarter = watchdog.map(|time_out| time_out / 4);
     let mut ticks =
         interval(quarter.map_or(STATUS_INTERVAL, |quarter| quarter.clamp(Duration::from_millis(1), STATUS_INTERVAL)));

@@ -52,7 +52,7 @@ impl WatchLine {
     }
 }
 
-/// Converts events to lines. It keeps the instances present, to tell new instances from changed ones.
+/// Converts events to lines. It keeps the known instances, to distinguish new instances from changed ones.
 #[derive(Debug)]
 pub(super) struct WatchLines {
     /// The watched service, if there is exactly one.
