@@ -31,13 +31,13 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that starts now. Expiry waits for this number of workers.
+    /// Creates a clock that starts now. Expiry waits for this number of workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self::with_wall(workers, wall)
     }
 
-    /// The same with another wall clock.
+    /// Like [`Self::new`], with another wall clock.
     #[must_use]
     pub fn with_wall(workers: usize, wall: fn() -> UnixMillis) -> Self {
         Self {
@@ -50,15 +50,15 @@ impl Clock {
         }
     }
 
-    /// A reading of all clocks.
+    /// Returns a reading of all clocks.
     #[must_use]
     pub fn now(&self) -> ClockReading {
         let since = self.since_start();
         self.reading(since, self.lease.read(millis(since)))
     }
 
-    /// The reading by which leases expire. Pauses of the process hold it back, and so does the slowest worker, which may have heartbeats that it has not
-    /// read. One task takes it, several times a second.
+    /// Returns the reading by which leases expire. Its lease time is held back by pauses of the process, and by the slowest worker, which may have
+    /// unread heartbeats. Called by one task, several times a second.
     pub fn expiry(&self) -> ClockReading {
         let since = self.since_start();
         self.origin_unix_millis.store((self.wall)().0.saturating_sub(millis(since)), Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! Metrics of the process, in the format of `OpenMetrics`.
 //!
-//! [`Metrics`] is made once and handed to the parts that count; there is no global registry.
+//! [`Metrics`] is created once and passed to the parts that count; there is no global registry of metrics.
 
 mod connections;
 mod dns;
@@ -46,13 +46,13 @@ pub struct Metrics {
     pub self_preservation_services: Gauge,
     /// 1 while the registry as a whole is in self-preservation.
     pub self_preservation_registry: Gauge,
-    /// Instances kept although their leases expired.
+    /// Instances that self-preservation holds although their leases expired.
     pub suspects: Gauge,
     /// Services that have instances.
     pub services: Gauge,
     /// Registered instances.
     pub instances: Gauge,
-    /// Leases in the lease table, ended ones that are still remembered included.
+    /// Leases in the lease table, including ended ones that are still remembered.
     pub leases: Gauge,
     /// Open watches.
     pub watches: Gauge,
@@ -85,7 +85,7 @@ pub struct Metrics {
 /// Metrics of the disk engine's writer.
 #[derive(Debug, Clone)]
 pub struct StoreMetrics {
-    /// Seconds that a transaction takes, the sync included where durability asks for one.
+    /// Seconds that a transaction takes, including the sync if the durability requires one.
     pub commit: Histogram,
     /// Changes written.
     pub changes: Counter,
@@ -171,7 +171,7 @@ impl WatchMessages {
 }
 
 impl Metrics {
-    /// Makes all metrics, each at zero.
+    /// Creates all metrics, each at zero.
     #[must_use]
     pub fn new() -> Arc<Self> {
         let mut registrar = Registrar::new();
@@ -203,7 +203,7 @@ impl Metrics {
             ),
             suspects: gauge(
                 "suspect_instances",
-                "Instances that self-preservation keeps although their leases expired",
+                "Instances that self-preservation holds although their leases expired",
             ),
             services: gauge("services", "Services that have instances"),
             instances: gauge("instances", "Registered instances"),
@@ -211,7 +211,7 @@ impl Metrics {
                 "insecure_listeners",
                 "Listeners that other machines can reach and that authenticate no client",
             ),
-            leases: gauge("leases", "Leases in the lease table, ended leases that are still remembered included"),
+            leases: gauge("leases", "Leases in the lease table, including ended ones that are still remembered"),
             watches: gauge("watches", "Open watches"),
             settling_watches: gauge("settling_watches", "Open watches that wait until the registry has settled"),
             settling: gauge("settling", "1 while the registry settles after a start that lost registrations"),

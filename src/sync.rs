@@ -113,7 +113,7 @@ mod model {
         }
     }
 
-    /// The waker of one task. Each call happens before the next, as `atomic-waker` has it.
+    /// Waker of one task. Each call happens before the next, as in `atomic-waker`.
     #[derive(Debug, Default)]
     pub struct AtomicWaker(Mutex<Option<Waker>>);
 

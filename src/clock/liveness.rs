@@ -1,7 +1,7 @@
-//! Liveness of the event loops that serve.
+//! Liveness of the event loops of the server.
 //!
-//! A thread that a defect blocks still counts as running for the system. So each event loop reports several times a second that it turns, and a
-//! supervisor is told that the process is alive only while all of them do.
+//! The operating system regards a thread as running even if a defect blocks it. So each event loop reports several times a second that it makes
+//! progress, and the supervisor of the process is notified only while all of them do.
 
 use std::{
     future::Future,
@@ -25,7 +25,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub(super) struct Liveness(Mutex<Vec<Arc<EventLoop>>>);
 
-/// One event loop: a thread's, or that of a task which works for as long as the server runs.
+/// Event loop of a thread, or of a task that runs as long as the server does.
 #[derive(Debug)]
 struct EventLoop {
     name: String,
@@ -38,11 +38,11 @@ struct EventLoop {
 pub struct LoopStatus {
     /// Name as logs show it, such as `callboard-http`.
     pub name: String,
-    /// Time since the loop last turned.
+    /// Time since the loop last made progress.
     pub silent_for: Duration,
 }
 
-/// Reports that one event loop turns. Dropping it ends the monitoring of that loop.
+/// Reports the progress of one event loop. Dropping it ends the monitoring of that loop.
 #[derive(Debug)]
 pub struct LoopMonitor {
     clock: Arc<Clock>,
@@ -50,7 +50,7 @@ pub struct LoopMonitor {
 }
 
 impl LoopMonitor {
-    /// Reports that the loop has turned.
+    /// Reports that the loop has made progress.
     pub fn report(&self) {
         self.event_loop.last_report.store(millis(self.clock.since_start()), Relaxed);
     }
@@ -63,7 +63,7 @@ impl Drop for LoopMonitor {
 }
 
 impl Clock {
-    /// Starts to monitor an event loop, which counts as having turned now.
+    /// Starts to monitor an event loop, whose first progress counts as made now.
     #[must_use]
     pub fn monitor(self: &Arc<Self>, name: impl Into<String>) -> LoopMonitor {
         let event_loop = Arc::new(EventLoop { name: name.into(), last_report: AtomicU64::new(0) });
@@ -73,8 +73,7 @@ impl Clock {
         monitor
     }
 
-    /// Runs a task and monitors it. The reports are part of the task, so that they stop when the task blocks its thread, whichever thread of a runtime
-    /// that is.
+    /// Runs a task and monitors it. The reports are part of the task, so that they stop when the task blocks its thread, on any thread of the runtime.
     pub async fn monitored<T>(self: Arc<Self>, name: &'static str, task: impl Future<Output = T>) -> T {
         let monitor = self.monitor(name);
         let mut task = pin!(task);
@@ -141,7 +140,7 @@ mod tests {
         assert_eq!(silent_for(&clock, "idle"), None);
     }
 
-    /// One task blocks one of two threads. The other thread goes on, and the blocked task is seen all the same.
+    /// A task blocks one of two threads. The other thread continues, and the blocked task is found nevertheless.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn task_that_blocks_one_thread_of_a_runtime_is_silent() {
         let clock = Arc::new(Clock::new(0));

@@ -49,7 +49,7 @@ impl RejectReason {
 /// Reason for which an open connection is evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EvictReason {
-    /// The handshake, or the first request, did not arrive within the handshake time-out.
+    /// The handshake, or the first request, did not arrive within the handshake timeout.
     Handshake,
     /// The peer read nothing from the socket.
     Socket,

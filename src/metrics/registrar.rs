@@ -165,7 +165,7 @@ impl Registrar {
     }
 }
 
-/// Bounds of a set of labels.
+/// Traits that a set of labels needs.
 pub(super) trait LabelSet: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static {}
 
 impl<L: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static> LabelSet for L {}

@@ -34,7 +34,7 @@ pub struct ViewMetrics {
 pub struct ViewLookups {
     /// Lookups that found a current view.
     pub hits: Counter,
-    /// Lookups after which the view was computed.
+    /// Lookups that found no current view, so that it was computed.
     pub misses: Counter,
 }
 
@@ -46,7 +46,7 @@ impl ViewMetrics {
             evictions: registrar
                 .counter("view_cache_evictions", "Answers removed from the cache to stay within its limit"),
             hits: registrar.counter_family("view_cache_hits", "Answers found in the cache, by view", view()),
-            misses: registrar.counter_family("view_cache_misses", "Answers computed anew, by view", view()),
+            misses: registrar.counter_family("view_cache_misses", "Answers that were computed because the cache had none, by view", view()),
         };
         // Every series exists from the start.
         for view in VIEW_LABELS {
