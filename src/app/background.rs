@@ -108,10 +108,10 @@ mod tests {
     #[tokio::test]
     async fn dropped_future_completes_before_finish_returns() {
         let background = BackgroundTasks::on(Some(Handle::current()));
-        let (go_on, may_go_on) = oneshot::channel::<()>();
+        let (resume, resumed) = oneshot::channel::<()>();
         let (ended, mut end) = oneshot::channel();
         let write = background.run_to_completion(async move {
-            may_go_on.await.unwrap();
+            resumed.await.unwrap();
             ended.send(()).unwrap();
         });
         let caller = tokio::spawn(write);
@@ -119,7 +119,7 @@ mod tests {
         caller.abort();
         assert!(caller.await.unwrap_err().is_cancelled());
         assert!(end.try_recv().is_err(), "it waits");
-        go_on.send(()).unwrap();
+        resume.send(()).unwrap();
         background.finish().await;
         assert_eq!(end.try_recv(), Ok(()));
     }

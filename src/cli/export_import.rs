@@ -58,7 +58,7 @@ fn done(result: anyhow::Result<()>) -> Result<ExitCode, CliError> {
 
 fn write(args: &ExportArgs) -> anyhow::Result<()> {
     let found = disk::Store::read(&args.data_dir)?;
-    let progress = bar(found.instances.len(), "exported");
+    let progress = progress_bar(found.instances.len(), "exported");
     let report = || progress.inc(1);
     match &args.file {
         None => disk::export::write(&found, &mut BufWriter::new(io::stdout().lock()), report)?,
@@ -88,7 +88,7 @@ fn read(args: &ImportArgs) -> anyhow::Result<()> {
         None => Box::new(io::stdin().lock()),
         Some(path) => Box::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?),
     };
-    let progress = bar(0, "read");
+    let progress = progress_bar(0, "read");
     let mut total = None;
     let report = |count: usize| match total {
         None => {
@@ -109,7 +109,7 @@ fn source(file: Option<&Path>) -> String {
 }
 
 /// Returns a progress bar, which is shown on a terminal only.
-fn bar(length: usize, what: &'static str) -> ProgressBar {
+fn progress_bar(length: usize, what: &'static str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

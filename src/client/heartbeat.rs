@@ -61,10 +61,10 @@ impl HeartbeatSender {
     ) -> Result<Self, ClientError> {
         let (requests, outgoing) = mpsc::channel(MAX_QUEUED_HEARTBEATS);
         requests.try_send(keep_alive_request(&lease)).map_err(|_| ClientError::StreamEnded)?;
-        let time_out = lease.response_timeout();
-        let responses = timeout(time_out, client.keep_alive(ReceiverStream::new(outgoing)))
+        let response_timeout = lease.response_timeout();
+        let responses = timeout(response_timeout, client.keep_alive(ReceiverStream::new(outgoing)))
             .await
-            .map_err(|_| ClientError::Timeout(time_out))??
+            .map_err(|_| ClientError::Timeout(response_timeout))??
             .into_inner();
         let now = super::now();
         Ok(Self {
@@ -72,7 +72,7 @@ impl HeartbeatSender {
             responses,
             next: now + lease.interval(),
             unanswered: 1,
-            times_out_at: Some(now + time_out),
+            times_out_at: Some(now + response_timeout),
             lease,
         })
     }

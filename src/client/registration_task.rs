@@ -142,12 +142,12 @@ impl RegistrationTask {
             let starting = desired.borrow_and_update().starting;
             self.register(&mut client, starting, REGISTER_TIMEOUT).await?
         };
-        let time_out = lease.response_timeout();
+        let response_timeout = lease.response_timeout();
         let mut heartbeats = HeartbeatSender::open(&mut client, lease).await?;
         loop {
             if confirmed {
                 let state = *desired.borrow_and_update();
-                self.report(&mut client, state, time_out).await?;
+                self.report(&mut client, state, response_timeout).await?;
                 self.lease.iter().for_each(|lease| heartbeats.adopt(lease));
             }
             tokio::select! {
@@ -199,10 +199,10 @@ impl RegistrationTask {
         &mut self,
         client: &mut Client,
         starting: bool,
-        time_out: Duration,
+        response_timeout: Duration,
     ) -> Result<HeldLease, DisconnectCause> {
         self.request.starting = starting;
-        let response = within(time_out, client.register(self.request.clone())).await?;
+        let response = within(response_timeout, client.register(self.request.clone())).await?;
         let ttl = response.ttl.and_then(|ttl| ttl.try_into().ok()).unwrap_or(DEFAULT_TTL);
         let lease = HeldLease { id: response.lease_id, ttl };
         self.reported.starting = starting;
@@ -231,13 +231,13 @@ impl RegistrationTask {
         &mut self,
         client: &mut Client,
         desired: DesiredState,
-        time_out: Duration,
+        response_timeout: Duration,
     ) -> Result<(), DisconnectCause> {
         let Some(lease) = self.lease.clone() else {
             return Ok(());
         };
         if desired.starting != self.reported.starting {
-            self.register(client, desired.starting, time_out).await?;
+            self.register(client, desired.starting, response_timeout).await?;
         }
         if desired.draining != self.reported.draining {
             let request = UpdateInstanceRequest {
@@ -248,7 +248,7 @@ impl RegistrationTask {
                 draining: desired.draining,
                 ..UpdateInstanceRequest::default()
             };
-            let response = within(time_out, client.update_instance(request)).await?;
+            let response = within(response_timeout, client.update_instance(request)).await?;
             let revision = response.instance.map(|instance| instance.revision).unwrap_or_default();
             self.set_reported_draining(desired.draining);
             self.emit_update(revision);
@@ -287,9 +287,9 @@ impl RegistrationTask {
 
 /// Waits for a response until the timeout.
 async fn within<T>(
-    time_out: Duration,
+    response_timeout: Duration,
     response: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, ClientError> {
-    let response = timeout(time_out, response).await.map_err(|_| ClientError::Timeout(time_out))?;
+    let response = timeout(response_timeout, response).await.map_err(|_| ClientError::Timeout(response_timeout))?;
     Ok(response?.into_inner())
 }

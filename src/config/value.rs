@@ -222,11 +222,11 @@ pub(super) fn host_names(text: &str) -> Result<Vec<String>, ValueError> {
     let name = |part: &str| {
         let name = part.trim().to_ascii_lowercase();
         let name = name.strip_suffix('.').unwrap_or(&name);
-        let good = |label: &str| {
+        let is_valid = |label: &str| {
             (1..=63).contains(&label.len())
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         };
-        if name.len() <= 253 && name.split('.').all(good) {
+        if name.len() <= 253 && name.split('.').all(is_valid) {
             return Ok(name.to_owned());
         }
         Err(ValueError::new(format!("contains {part:?}, which is not a host name"), hint))
@@ -236,8 +236,8 @@ pub(super) fn host_names(text: &str) -> Result<Vec<String>, ValueError> {
 
 /// Parses the name of a datacenter, which is part of DNS names.
 pub(super) fn datacenter(text: &str) -> Result<String, ValueError> {
-    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
-    if (1..=63).contains(&text.len()) && text.bytes().all(good) {
+    let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    if (1..=63).contains(&text.len()) && text.bytes().all(is_valid) {
         return Ok(text.to_owned());
     }
     Err(ValueError::new("is not a datacenter name", "write 1 to 63 of a-z, 0-9, - and _"))
@@ -245,8 +245,8 @@ pub(super) fn datacenter(text: &str) -> Result<String, ValueError> {
 
 /// Parses the name of a node, which is part of DNS names.
 pub(super) fn node_name(text: &str) -> Result<Option<String>, ValueError> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if (1..=128).contains(&text.len()) && text.bytes().all(good) && !text.starts_with('_') {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=128).contains(&text.len()) && text.bytes().all(is_valid) && !text.starts_with('_') {
         return Ok(Some(text.to_owned()));
     }
     Err(ValueError::new("is not a node name", "write 1 to 128 letters, digits, -, _ and ., not beginning with _"))
@@ -278,10 +278,10 @@ pub(super) fn metadata(text: &str) -> Result<Metadata, ValueError> {
 /// Parses a domain and returns it in lower case.
 pub(super) fn domain(text: &str) -> Result<String, ValueError> {
     let name = text.trim_end_matches('.').to_ascii_lowercase();
-    let good = |label: &str| {
+    let is_valid = |label: &str| {
         (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
-    if name.len() <= 128 && name.split('.').all(good) {
+    if name.len() <= 128 && name.split('.').all(is_valid) {
         return Ok(name);
     }
     Err(ValueError::new("is not a domain", "write a domain such as consul or discovery.example.com"))

@@ -45,7 +45,7 @@ impl Prober {
     /// Probes the target of a check once, within its timeout. Returns status and output.
     pub(super) async fn probe(&self, check: &CheckDefinition) -> (CheckStatus, String) {
         let limit = check.output_max_size as usize;
-        let mut time_out = pin!(sleep(check.time_limit()));
+        let mut deadline = pin!(sleep(check.time_limit()));
         let outcome = async {
             match &check.probe {
                 Probe::Http(request) => self.probe_http(request, limit).await,
@@ -60,14 +60,14 @@ impl Prober {
         };
         let outcome = tokio::select! {
             outcome = outcome => outcome,
-            () = &mut time_out => {
+            () = &mut deadline => {
                 let span = humantime::format_duration(check.time_limit());
                 return (CheckStatus::Critical, format!("{}: no answer within {span}", describe(&check.probe)));
             }
         };
         match outcome {
             ProbeOutcome::Complete(result) => result,
-            ProbeOutcome::Response(response) => response.read(time_out).await,
+            ProbeOutcome::Response(response) => response.read(deadline).await,
         }
     }
 

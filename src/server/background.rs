@@ -16,22 +16,22 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
 const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Expires leases, reports self-preservation, and ends settling.
-pub(super) async fn expire_leases(shared: Arc<ServerContext>) {
+pub(super) async fn expire_leases(context: Arc<ServerContext>) {
     let mut ticks = interval(EXPIRY_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut self_preservation = SelfPreservationReporter::default();
     let mut counting = JoinSet::new();
     loop {
         ticks.tick().await;
-        let now = shared.clock.expiry();
-        let expirations = shared.commands.expire(now);
+        let now = context.clock.expiry();
+        let expirations = context.commands.expire(now);
         if !expirations.is_empty() {
-            let expired = shared.metrics.expired.clone();
+            let expired = context.metrics.expired.clone();
             counting.spawn(async move { expired.inc_by(engine::count_changes(expirations).await as u64) });
         }
         while counting.try_join_next().is_some() {}
-        self_preservation.report(shared.engine.registry(), &shared.metrics);
-        shared.end_settling(now);
+        self_preservation.report(context.engine.registry(), &context.metrics);
+        context.end_settling(now);
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn open(
     let commands = Commands::new(&engine, &clock, Some(Handle::current()));
     commands.recover()?;
     let checks = HealthChecks::new(&commands, &clock, changed_checks, probe_policy(config), counters);
-    let shared = ServerContext {
+    let context = ServerContext {
         engine,
         commands,
         notifier,
@@ -64,9 +64,9 @@ pub(super) fn open(
         bookmarks: config.bookmark_interval,
     };
     if is_new_incarnation {
-        shared.settle(config.settle);
+        context.settle(config.settle);
     }
-    Ok((Arc::new(shared), checks))
+    Ok((Arc::new(context), checks))
 }
 
 /// Passes changes on to the streams and to the health checks.
@@ -90,10 +90,10 @@ impl ChangeListener for FanoutListener {
 /// Consul's API, with the identity that the configuration gives this registry.
 pub(super) fn consul(
     config: &Config,
-    shared: &Arc<ServerContext>,
+    context: &Arc<ServerContext>,
     checks: &Arc<HealthChecks>,
 ) -> Result<Arc<Consul>, FieldError> {
-    let incarnation = shared.engine.registry().incarnation();
+    let incarnation = context.engine.registry().incarnation();
     let node = config.node_name();
     let agent = AgentIdentity {
         id: config.consul.node_id.clone().unwrap_or_else(|| AgentIdentity::derived_id(incarnation, &node)),
@@ -102,7 +102,7 @@ pub(super) fn consul(
         address: config.node_address(),
         node,
     };
-    Consul::new(shared, checks, agent, config.consul.max_blocking_queries.get() as usize)
+    Consul::new(context, checks, agent, config.consul.max_blocking_queries.get() as usize)
 }
 
 /// Returns the policy of health checks: any address may be probed if only this machine can register checks.

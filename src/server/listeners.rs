@@ -78,7 +78,7 @@ impl ListenerName {
     /// Configuration of the listener, and the workers that serve it.
     pub(super) fn configure(
         self,
-        (shared, checks): (&Arc<ServerContext>, &Arc<HealthChecks>),
+        (context, checks): (&Arc<ServerContext>, &Arc<HealthChecks>),
         workers: &Arc<Workers>,
         tls: Option<&Arc<TlsState>>,
         consul: &Arc<Consul>,
@@ -91,24 +91,24 @@ impl ListenerName {
         }
         .cloned();
         let routes = match self {
-            Self::Grpc | Self::GrpcTls => GrpcApi::routes(shared, checks)?,
+            Self::Grpc | Self::GrpcTls => GrpcApi::routes(context, checks)?,
             Self::Http | Self::HttpTls => {
-                let (shared, workers, consul) = (Arc::clone(shared), Arc::clone(workers), Arc::clone(consul));
+                let (context, workers, consul) = (Arc::clone(context), Arc::clone(workers), Arc::clone(consul));
                 let hosts = match self {
                     Self::HttpTls => AllowedHosts::Any,
                     Self::Grpc | Self::Http | Self::GrpcTls | Self::Health => {
                         AllowedHosts::Named(config.http_hosts.as_slice().into())
                     }
                 };
-                HttpPages::new(shared, workers, consul).routes(hosts).into()
+                HttpPages::new(context, workers, consul).routes(hosts).into()
             }
-            Self::Health => GrpcApi::probes(shared),
+            Self::Health => GrpcApi::probes(context),
         };
         let protocol = match self {
             Self::Grpc | Self::GrpcTls | Self::Health => Protocol::Http2,
             Self::Http | Self::HttpTls => Protocol::Http1,
         };
-        let dispatch = WorkerDispatch::new(workers, &shared.clock, protocol);
+        let dispatch = WorkerDispatch::new(workers, &context.clock, protocol);
         Ok((ListenerConfig { name: self.names().1, protocol, tls, routes }, dispatch))
     }
 }

@@ -12,8 +12,8 @@ use crate::{
 pub struct LivenessProbe(Arc<ServerContext>);
 
 impl LivenessProbe {
-    pub(super) fn of(shared: &Arc<ServerContext>) -> Self {
-        Self(Arc::clone(shared))
+    pub(super) fn of(context: &Arc<ServerContext>) -> Self {
+        Self(Arc::clone(context))
     }
 
     /// Event loops of the server, each with the time since it last made progress: workers, health checks, acceptors, DNS and lease expiry. All of them make

@@ -63,7 +63,7 @@ impl Acceptor {
         loop {
             match self.listener.accept().await {
                 Ok(accepted) => return accepted,
-                Err(error) if SpareDescriptor::is_wanted(&error) => match self.close_one().await {
+                Err(error) if SpareDescriptor::is_exhaustion(&error) => match self.close_one().await {
                     CloseOutcome::Closed => {
                         self.limiter.metrics().connections.rejected(RejectReason::Descriptors);
                         self.pace_rejections().await;
@@ -91,16 +91,16 @@ impl Acceptor {
 
     /// Closes one waiting connection. Does not wait for one to arrive, because descriptors may be free again by then.
     async fn close_one(&mut self) -> CloseOutcome {
-        if !self.spare.spend() {
+        if !self.spare.close() {
             return CloseOutcome::NoDescriptor;
         }
         let accepted = poll_fn(|context| Poll::Ready(self.listener.poll_accept(context))).await;
         let outcome = match accepted {
             Poll::Ready(Ok(_closed)) => CloseOutcome::Closed,
-            Poll::Ready(Err(error)) if SpareDescriptor::is_wanted(&error) => CloseOutcome::NoDescriptor,
+            Poll::Ready(Err(error)) if SpareDescriptor::is_exhaustion(&error) => CloseOutcome::NoDescriptor,
             Poll::Ready(Err(_)) | Poll::Pending => CloseOutcome::NoneWaiting,
         };
-        self.spare.renew();
+        self.spare.reopen();
         outcome
     }
 }

@@ -40,18 +40,18 @@ impl SpareDescriptor {
     }
 
     /// Returns whether an error means that the system or this process has no descriptor, or no memory, for a connection.
-    pub(super) fn is_wanted(error: &io::Error) -> bool {
+    pub(super) fn is_exhaustion(error: &io::Error) -> bool {
         let errno = Errno::from_io_error(error);
         errno.is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno))
     }
 
     /// Closes the descriptor. Returns whether there was one.
-    pub(super) fn spend(&mut self) -> bool {
-        self.0.take().is_some() || self.renew() && self.0.take().is_some()
+    pub(super) fn close(&mut self) -> bool {
+        self.0.take().is_some() || self.reopen() && self.0.take().is_some()
     }
 
     /// Opens the descriptor again if it was closed. Returns whether there is one.
-    pub(super) fn renew(&mut self) -> bool {
+    pub(super) fn reopen(&mut self) -> bool {
         if self.0.is_none() {
             self.0 = File::open("/dev/null").ok();
         }

@@ -194,7 +194,7 @@ async fn run(
     let mut max_age = pin!(sleep(limits.age.map_or(Duration::MAX, jitter)));
     let reason = loop {
         tokio::select! {
-            ended = &mut served => return note_end(connection, ended),
+            ended = &mut served => return record_end(connection, ended),
             () = connection.ending() => {
                 if connection.is_evicted() {
                     return;
@@ -217,7 +217,7 @@ async fn run(
     }
     let grace = if reason == CloseReason::Shutdown {
         tokio::select! {
-            ended = &mut served => return note_end(connection, ended),
+            ended = &mut served => return record_end(connection, ended),
             () = sleep(NOTICE_DELAY) => served.as_mut().start_graceful_shutdown(),
         }
         Duration::MAX
@@ -232,7 +232,7 @@ async fn run(
         limits.grace
     };
     tokio::select! {
-        ended = &mut served => note_end(connection, ended),
+        ended = &mut served => record_end(connection, ended),
         () = until_evicted(connection) => {}
         () = sleep(grace) => {
             // A rejected connection has already been counted.
@@ -271,13 +271,13 @@ fn jitter(age: Duration) -> Duration {
     age.mul_f64(0.9 + 0.2 * f64::from(fraction) / f64::from(u32::MAX))
 }
 
-fn note_end(connection: &Connection, ended: hyper::Result<()>) {
+fn record_end(connection: &Connection, ended: hyper::Result<()>) {
     if let Err(error) = ended {
         // The only timeout of HTTP/1.1, that of an idle connection, has no source.
         if error.is_timeout() && error.source().is_some() {
             connection.evict(EvictReason::Ping);
         }
-        if let Some(flood) = flood(&error) {
+        if let Some(flood) = flood_error(&error) {
             connection.flooded(flood.to_string());
         }
         tracing::debug!(peer = %connection.peer(), %error, "connection ended");
@@ -285,7 +285,7 @@ fn note_end(connection: &Connection, ended: hyper::Result<()>) {
 }
 
 /// Returns the error for which h2 itself has sent GOAWAY with `ENHANCE_YOUR_CALM`, if it has sent one.
-fn flood(error: &hyper::Error) -> Option<&h2::Error> {
+fn flood_error(error: &hyper::Error) -> Option<&h2::Error> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;
     let is_flood = error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
     is_flood.then_some(error)

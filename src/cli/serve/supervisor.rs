@@ -74,7 +74,7 @@ where
     F: Future<Output = ()>,
 {
     // Four messages within the watchdog's timeout, so that one late message does not end the process.
-    let quarter = watchdog.map(|time_out| time_out / 4);
+    let quarter = watchdog.map(|timeout| timeout / 4);
     let mut ticks =
         interval(quarter.map_or(STATUS_INTERVAL, |quarter| quarter.clamp(Duration::from_millis(1), STATUS_INTERVAL)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

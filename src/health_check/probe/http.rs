@@ -221,7 +221,7 @@ pub(super) struct ProbeResponse {
 
 impl ProbeResponse {
     /// Reads the body, and returns status and output. As in Consul, only the status code counts, even if the body is incomplete.
-    pub(super) async fn read(self, time_out: Pin<&mut Sleep>) -> (CheckStatus, String) {
+    pub(super) async fn read(self, deadline: Pin<&mut Sleep>) -> (CheckStatus, String) {
         let code = self.response.status();
         let status = match code.as_u16() {
             200..=299 => CheckStatus::Passing,
@@ -231,7 +231,7 @@ impl ProbeResponse {
         let reason = reason_phrase(&self.response);
         let reason = if reason.is_empty() { reason } else { format!(" {reason}").into() };
         let request = self.request;
-        let body = body_end(self.response.into_body(), self.limit, time_out).await;
+        let body = body_end(self.response.into_body(), self.limit, deadline).await;
         (status, format!("{request}: {}{reason} Output: {body}", code.as_u16()))
     }
 }
@@ -258,12 +258,12 @@ async fn send(stream: ProbeStream, request: Request<String>) -> Result<Response<
 }
 
 /// Returns the last bytes of the part of a body that arrives before the timeout, as Consul does.
-async fn body_end(mut body: Incoming, limit: usize, mut time_out: Pin<&mut Sleep>) -> String {
+async fn body_end(mut body: Incoming, limit: usize, mut deadline: Pin<&mut Sleep>) -> String {
     let (mut end, mut read) = (Vec::new(), 0);
     while read < MAX_BODY_BYTES {
         let frame = tokio::select! {
             frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context)) => frame,
-            () = &mut time_out => break,
+            () = &mut deadline => break,
         };
         let Some(Ok(frame)) = frame else { break };
         if let Ok(data) = frame.into_data() {

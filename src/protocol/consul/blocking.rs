@@ -134,7 +134,7 @@ impl Consul {
             return Ok(index);
         }
         let query = self.start_waiting(request, subject)?;
-        let mut time_out = pin!(sleep(with_jitter(request.query.wait)));
+        let mut deadline = pin!(sleep(with_jitter(request.query.wait)));
         loop {
             // Read after the registration for wake-ups: a change in between wakes the query.
             let settling = self.has_to_settle(known);
@@ -147,7 +147,7 @@ impl Consul {
             }
             tokio::select! {
                 () = query.changed() => {}
-                () = &mut time_out => return if settling { Err(ConsulError::Settling) } else { Ok(index().max(1)) },
+                () = &mut deadline => return if settling { Err(ConsulError::Settling) } else { Ok(index().max(1)) },
             }
         }
     }
@@ -182,11 +182,11 @@ impl Consul {
     ) -> Result<(), ConsulError> {
         let Some(known) = request.query.get("hash").filter(|hash| !hash.is_empty()) else { return Ok(()) };
         let query = self.start_waiting(request, subject)?;
-        let mut time_out = pin!(sleep(with_jitter(request.query.wait)));
+        let mut deadline = pin!(sleep(with_jitter(request.query.wait)));
         while hash().is_some_and(|hash| hash == known) && !query.is_leaving() {
             tokio::select! {
                 () = query.changed() => {}
-                () = &mut time_out => break,
+                () = &mut deadline => break,
             }
         }
         Ok(())

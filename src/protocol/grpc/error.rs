@@ -57,13 +57,13 @@ pub(super) enum ApiError {
     OutcomeUnknown(Duration),
     /// This process is shutting down.
     #[error("this replica is shutting down: open the stream again, here in a moment or on another replica")]
-    Leaving,
+    ShuttingDown,
     /// Heartbeat stream that carried no message for too long.
     #[error(
         "no heartbeat came on this stream for {}: send one every third of the lease's TTL, or close the stream",
         humantime::format_duration(*.0)
     )]
-    Silent(Duration),
+    HeartbeatTimeout(Duration),
     /// Request with more than this number of bytes.
     #[error(
         "the request is larger than {0} bytes: send less at a time, or raise --max-message-size where the registry runs"
@@ -143,7 +143,7 @@ impl From<ApiError> for Status {
             ApiError::NotServedHere(service) => {
                 details.set_resource_info("service", service, "", "not served here");
             }
-            ApiError::Leaving
+            ApiError::ShuttingDown
             | ApiError::Stopped(_)
             | ApiError::Interrupted(_)
             | ApiError::OutcomeUnknown(_)
@@ -154,7 +154,7 @@ impl From<ApiError> for Status {
                 details.set_retry_info(Some(*retry));
             }
             ApiError::TakesNoReports(_)
-            | ApiError::Silent(_)
+            | ApiError::HeartbeatTimeout(_)
             | ApiError::Unfinished(_)
             | ApiError::TooLarge(_)
             | ApiError::Malformed(_)
@@ -180,8 +180,8 @@ fn classify(error: &ApiError) -> ErrorReason {
         ApiError::Overloaded { .. } => ErrorReason::Overloaded,
         ApiError::Stopped(_) => ErrorReason::EngineStopped,
         ApiError::Interrupted(_) | ApiError::OutcomeUnknown(_) => ErrorReason::OutcomeUnknown,
-        ApiError::Leaving => ErrorReason::ShuttingDown,
-        ApiError::Silent(_) => ErrorReason::HeartbeatTimeout,
+        ApiError::ShuttingDown => ErrorReason::ShuttingDown,
+        ApiError::HeartbeatTimeout(_) => ErrorReason::HeartbeatTimeout,
         ApiError::TooLarge(_) => ErrorReason::MessageTooLarge,
         ApiError::Malformed(_) => ErrorReason::MalformedMessage,
         ApiError::UnknownMethod => ErrorReason::UnknownMethod,

@@ -41,7 +41,7 @@ pub(super) enum HealthSubject {
     Own,
     Registered(ServiceName),
     /// Name that no service can have.
-    Impossible,
+    InvalidName,
 }
 
 impl HealthSubject {
@@ -49,12 +49,12 @@ impl HealthSubject {
         if OWN_NAMES.contains(&name) {
             return Self::Own;
         }
-        ServiceName::parse(name).map_or(Self::Impossible, Self::Registered)
+        ServiceName::parse(name).map_or(Self::InvalidName, Self::Registered)
     }
 
     /// Parses a name like [`HealthSubject::parse`], but treats registered services as unknown.
     pub(super) fn parse_own(name: &str) -> Self {
-        if OWN_NAMES.contains(&name) { Self::Own } else { Self::Impossible }
+        if OWN_NAMES.contains(&name) { Self::Own } else { Self::InvalidName }
     }
 
     pub(super) fn status(&self, context: &ServerContext, leaving: bool) -> ServingStatus {
@@ -64,7 +64,7 @@ impl HealthSubject {
                 let summary = context.engine.registry().summary(name);
                 summary.map_or(ServingStatus::ServiceUnknown, |summary| serving(!leaving && summary.available > 0))
             }
-            Self::Impossible => ServingStatus::ServiceUnknown,
+            Self::InvalidName => ServingStatus::ServiceUnknown,
         }
     }
 }
@@ -140,7 +140,7 @@ impl HealthStream {
                 (Interest::Changes(Arc::clone(&selector)), WatchedResource::Services(selector))
             }
             HealthSubject::Own => (Interest::Nothing, WatchedResource::Process),
-            HealthSubject::Impossible => (Interest::Nothing, WatchedResource::Nothing),
+            HealthSubject::InvalidName => (Interest::Nothing, WatchedResource::Nothing),
         };
         let now = context.clock.now();
         let listed = context.watchers.enter(WatchProtocol::GrpcHealth, connection, user_agent, (resource, None), now);
@@ -164,7 +164,7 @@ impl Stream for HealthStream {
             }
             if leaving {
                 self.ended = true;
-                return Poll::Ready(Some(Err(ApiError::Leaving.into())));
+                return Poll::Ready(Some(Err(ApiError::ShuttingDown.into())));
             }
             // Every status has been sent.
             self.listed.watcher.synced_at.store(self.context.clock.now().wall.0, Ordering::Relaxed);

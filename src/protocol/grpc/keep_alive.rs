@@ -142,7 +142,7 @@ impl KeepAliveStream {
         let longest = self.carried.values().map(|lease| lease.terms().ttl()).max();
         let allowed = longest.map_or(SILENCE_TIMEOUT, |ttl| (ttl * SILENCE_TTLS).max(SILENCE_TIMEOUT));
         (self.context.clock.since_start().saturating_sub(self.last_message) > allowed)
-            .then_some(ApiError::Silent(allowed))
+            .then_some(ApiError::HeartbeatTimeout(allowed))
     }
 
     fn finish(&mut self, error: ApiError) -> Poll<Option<Result<pb::KeepAliveResponse, Status>>> {
@@ -186,7 +186,7 @@ impl Stream for KeepAliveStream {
                 }
             }
             if self.wake.is_leaving() {
-                self.end = KeepAliveEnd::Ending(ApiError::Leaving);
+                self.end = KeepAliveEnd::Ending(ApiError::ShuttingDown);
                 let notice = pb::Notice::Reconnect.into();
                 return Poll::Ready(Some(Ok(pb::KeepAliveResponse { leases: vec![], notice })));
             }

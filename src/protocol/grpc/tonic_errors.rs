@@ -85,7 +85,7 @@ mod tests {
             &self,
             _: tonic::Request<GetInstanceRequest>,
         ) -> Result<tonic::Response<GetInstanceResponse>, Status> {
-            Err(Status::from(ApiError::Leaving))
+            Err(Status::from(ApiError::ShuttingDown))
         }
 
         async fn list_services(

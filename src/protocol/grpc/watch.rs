@@ -255,7 +255,7 @@ impl WatchStream {
                 StreamState::Ended => return Poll::Ready(None),
                 StreamState::NoticeSent => {
                     self.state = StreamState::Ended;
-                    return Poll::Ready(Some(NextMessage::End(ApiError::Leaving)));
+                    return Poll::Ready(Some(NextMessage::End(ApiError::ShuttingDown)));
                 }
                 StreamState::Open => {}
             }

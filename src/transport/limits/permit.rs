@@ -79,18 +79,18 @@ impl ConnectionPermit {
     }
 
     /// Returns the accounts of unread answers, without the total, which `UnreadBuffers` keeps.
-    fn readers<'a>(&'a self, identity: Option<&'a PeerIdentity>) -> impl Iterator<Item = &'a Account> {
+    fn unread_accounts<'a>(&'a self, identity: Option<&'a PeerIdentity>) -> impl Iterator<Item = &'a Account> {
         self.accounts(identity).skip(1)
     }
 
     pub(in crate::transport) fn answer_made(&self, identity: Option<&PeerIdentity>, bytes: usize) {
-        for account in self.readers(identity) {
+        for account in self.unread_accounts(identity) {
             account.unread.fetch_add(bytes, Relaxed);
         }
     }
 
     pub(in crate::transport) fn answer_taken(&self, identity: Option<&PeerIdentity>, bytes: usize) {
-        for account in self.readers(identity) {
+        for account in self.unread_accounts(identity) {
             account.unread.fetch_sub(bytes, Relaxed);
             account.taken.fetch_add(1, Relaxed);
         }

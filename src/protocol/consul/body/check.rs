@@ -71,7 +71,7 @@ impl<'a> CheckRequest<'a> {
     }
 
     /// Returns a TCP check of a target with an interval of 10 s.
-    pub(super) fn connects(name: &'static str, target: &str) -> Result<Self, ConsulError> {
+    pub(super) fn tcp(name: &'static str, target: &str) -> Result<Self, ConsulError> {
         Ok(Self {
             id: Cow::default(),
             name: name.into(),
@@ -159,7 +159,7 @@ impl<'a> CheckRequest<'a> {
         if self.probe == Probe::Ttl && self.interval.is_zero() {
             return Err(ConsulError::BadRequest(TTL));
         }
-        let (id, name) = (or(&self.id, id), or(&self.name, name));
+        let (id, name) = (non_empty_or(&self.id, id), non_empty_or(&self.name, name));
         let definition = CheckDefinition {
             notes: (&*self.notes).into(),
             interval: self.interval,
@@ -183,7 +183,7 @@ impl<'a> CheckRequest<'a> {
     }
 }
 
-fn or<'a>(own: &'a str, other: &'a str) -> &'a str {
+fn non_empty_or<'a>(own: &'a str, other: &'a str) -> &'a str {
     if own.is_empty() { other } else { own }
 }
 

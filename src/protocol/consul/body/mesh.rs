@@ -128,7 +128,7 @@ fn settings(mut fields: Fields<'_>) -> Result<Map<String, Json>, ConsulError> {
     let mut proxy = Map::new();
     for names in SETTINGS {
         let Some(value) = fields.take(names) else { continue };
-        let good = match names[0] {
+        let is_valid = match names[0] {
             "LocalServicePort" => matches!(value, JsonValue::Number(_)),
             "Config" | "MeshGateway" | "Expose" | "TransparentProxy" | "AccessLogs" => {
                 matches!(value, JsonValue::Object(_))
@@ -136,7 +136,7 @@ fn settings(mut fields: Fields<'_>) -> Result<Map<String, Json>, ConsulError> {
             "Upstreams" | "EnvoyExtensions" => matches!(value, JsonValue::List(_)),
             _ => matches!(value, JsonValue::Text(_)),
         };
-        if !good {
+        if !is_valid {
             return Err(fields.wrong(names[0], &value, "another type"));
         }
         // In the configuration of the proxy program, an empty or false value may have a meaning.

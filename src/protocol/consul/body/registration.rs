@@ -93,7 +93,7 @@ impl<'a> ServiceRequest<'a> {
     }
 
     /// Sets the port of the service and of its address.
-    pub(crate) fn listen_at(&mut self, port: u16) {
+    pub(crate) fn set_port(&mut self, port: u16) {
         self.port = port;
         if let Some(address) = &mut self.address {
             address.port = port;
@@ -107,7 +107,7 @@ impl<'a> ServiceRequest<'a> {
             let host = self.address.as_ref().map_or(self.mesh.local_address(), |address| &*address.host);
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
             let target = format!("{host}:{}", self.port);
-            self.checks = vec![CheckRequest::connects("Connect Sidecar Listening", &target)?];
+            self.checks = vec![CheckRequest::tcp("Connect Sidecar Listening", &target)?];
         }
         Ok(())
     }
@@ -200,10 +200,10 @@ fn metadata(meta: &[Pair<'_>]) -> Result<Metadata, ConsulError> {
         return Err(rejected(format!("Node metadata cannot contain more than {MAX_METADATA_PAIRS} key/value pairs")));
     }
     for (key, value) in meta {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
         let reason = if key.is_empty() {
             "Key cannot be blank".to_owned()
-        } else if !key.bytes().all(good) {
+        } else if !key.bytes().all(is_valid) {
             "Key contains invalid characters".to_owned()
         } else if key.len() > MAX_KEY_BYTES {
             format!("Key is too long (limit: {MAX_KEY_BYTES} characters)")

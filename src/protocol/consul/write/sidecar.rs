@@ -29,7 +29,7 @@ impl Consul {
         if sidecar.port == 0 {
             let port = self.sidecar_port(service, service_port);
             let error = "Invalid SidecarService: none of the ports 21000 to 21255 is free: give a Port";
-            sidecar.listen_at(port.ok_or(ConsulError::BadRequest(error))?);
+            sidecar.set_port(port.ok_or(ConsulError::BadRequest(error))?);
         }
         sidecar.check_port()?;
         let checks = named_checks(&sidecar)?;
