@@ -10,7 +10,7 @@
 //! | `watchers`, `query_rate` | the list of readers of all protocols |
 //! | `settling` | readers that wait after a start that lost registrations |
 //! | `encoded` | bytes of the native API, kept with the events and chunks that they encode |
-//! | `background` | completion of writes after their callers are gone |
+//! | `background` | completion of writes that their callers have dropped |
 //! | `keyed_lock` | one lock for each key |
 //! | `views` | bounded cache of what protocols encode or compute from the registry |
 //!

@@ -349,7 +349,8 @@ impl Registry {
         let Some(service) = service else {
             return self.history.read().newest(until, limit, |_| true).0;
         };
-        // The log of the service reaches further back than that of all, unless the service was removed and came back.
+        // The log of the service reaches further back than that of all, unless the service was removed and created
+        // again.
         let own = self.read(service, |state| state.event_log().newest(until, limit, |_| true).0).unwrap_or_default();
         if own.len() == limit {
             return own;

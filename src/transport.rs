@@ -15,7 +15,7 @@
 //! | `serve`, `preface`, `h2_io`, `request_service` | life of a connection, and the adapters around hyper |
 //! | `connection` | state of one connection |
 //! | `limits`, `unread_limits`, `unread_answers`, `limit_error` | limits on open connections, streams and unread answers |
-//! | `fairness` | how fast it is served: the budget of a connection, and the accounts of what it uses |
+//! | `fairness` | share of a thread that one connection may use: its budget, and the accounts of its use |
 //! | `connection_io`, `paced_body`, `accounted_task` | the budget applied to what a connection reads, writes and runs |
 //! | `closing`, `goaway` | closing with a reason |
 //! | `wake`, `wake_flag` | waking the streams of a changed service |

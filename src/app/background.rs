@@ -1,4 +1,4 @@
-//! Completes writes after their callers are gone.
+//! Completes writes that their callers have dropped.
 //!
 //! A write is polled by its caller, so it needs no task of its own. When the caller drops it before it is complete, because its
 //! client closed the connection or its worker ends, the rest runs as a task on a runtime that outlives the workers.

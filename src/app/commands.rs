@@ -55,12 +55,12 @@ pub struct CallerCommands<'a> {
     caller: &'a Arc<Caller>,
 }
 
-/// Registration of a node, as Consul's catalog takes it: commands about the node, then what is registered on it.
+/// Registration of a node, as Consul's catalog accepts it: commands about the node, then a service and checks on it.
 #[derive(Debug)]
 pub struct NodeRegistration {
     /// Id of the node.
     pub node: InstanceId,
-    /// Registration of the node that comes first if it is not registered.
+    /// Registration of the node, submitted first if the node is not registered.
     pub unless_known: Option<RegisterWithoutLease>,
     /// Commands about the node, in order.
     pub changes: Vec<Command>,

@@ -1,6 +1,6 @@
 //! Completes writes that the end of an earlier process interrupted, before anything is served.
 //!
-//! There is no write-ahead log for this; the stored state shows what is missing:
+//! There is no write-ahead log of such writes. The stored state shows which part of a write is missing:
 //!
 //! * an instance whose id leads to another service has moved there: its old entry is removed;
 //! * a check that two instances of a node have stays with the later one;
@@ -18,7 +18,7 @@ use crate::{
     registry::{Command, DeregisterGuard, Entry, Registry},
 };
 
-/// Maximum number of commands that are in flight at once.
+/// Maximum number of commands in flight.
 const MAX_IN_FLIGHT: usize = 1_024;
 
 /// Error of a recovery that did not complete the interrupted writes.

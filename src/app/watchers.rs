@@ -56,7 +56,7 @@ pub enum WatchedResource {
     Services(Arc<Selector>),
     /// All nodes of Consul's catalog.
     Nodes,
-    /// One node of Consul's catalog and what is on it. Empty: the local node.
+    /// One node of Consul's catalog and the instances on it, by the name of the node. Empty: the local node.
     Node(Box<str>),
     /// Health of the process itself.
     Process,

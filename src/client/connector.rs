@@ -1,6 +1,6 @@
 //! Connections that keep the cause of a failure.
 //!
-//! The layers above report that a connection was closed, but seldom why: with TLS 1.3 a server rejects a client certificate
+//! The layers above report that a connection was closed, but rarely why: with TLS 1.3 a server rejects a client certificate
 //! only after the client has begun to speak HTTP/2. The connector therefore inspects what it reads and stores the error in a
 //! [`ConnectErrorCell`].
 

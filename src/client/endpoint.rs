@@ -93,7 +93,7 @@ impl Endpoint {
     }
 
     /// Replaces a transport error by the TLS error that caused it, if one is known. A [`Channel`] reports that a connection
-    /// was closed, but seldom that the reason is, for example, a missing certificate.
+    /// was closed, but rarely the reason, for example a missing certificate.
     #[must_use]
     pub fn explain(&self, error: ClientError) -> ClientError {
         self.connect_error.explain(error)

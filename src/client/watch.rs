@@ -274,7 +274,7 @@ impl WatchReader {
         }
     }
 
-    /// Returns whether the stream resumes although a reset came before: another replica accepted the token.
+    /// Returns whether the stream resumes although the previous one sent a reset: another replica accepted the token.
     fn resumed_after_reset(&self, message: &WatchResponse) -> bool {
         let resumes = matches!(&message.message, Some(Message::Changes(_) | Message::Synced(_) | Message::Bookmark(_)));
         resumes && self.outdated && !self.expects_snapshot

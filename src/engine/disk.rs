@@ -236,7 +236,7 @@ impl Engine for Disk {
         &self.registry
     }
 
-    /// The command is decided at the time at which the writer comes to it.
+    /// The command is decided at the time at which the writer processes it.
     fn submit(&self, command: Command, caller: &Arc<Caller>, _: ClockReading) -> PendingCommand {
         // Commands of the registry itself have no caller that could try again later.
         let internal = matches!(
@@ -280,7 +280,7 @@ impl Engine for Disk {
     }
 
     fn close(&self) {
-        // The writer ends when the sender is gone and the queue is empty.
+        // The writer ends when the sender is dropped and the queue is empty.
         self.requests.lock().take();
         if let Some(writer) = self.writer.lock().take()
             && writer.join().is_err()

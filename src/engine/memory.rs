@@ -60,7 +60,7 @@ impl Memory {
         let commands = self.registry.sweep(now);
         let expired = commands.iter().filter(|command| matches!(command, Command::Expire(_))).count();
         for command in commands {
-            // Such a command cannot be rejected. If its instance is gone, it changes nothing.
+            // Such a command cannot be rejected. If its instance is no longer registered, it changes nothing.
             let _ = self.submit_for(super::sweep_actor(&command).caller(), command, now);
         }
         expired

@@ -200,7 +200,7 @@ impl HealthChecks {
         }
     }
 
-    /// Removes the history of a check that is gone.
+    /// Removes the history of a check that no longer exists.
     pub(super) fn forget(&self, key: CheckKey) {
         self.histories.remove(&key);
         if let Some(unsaved) = &self.unsaved {

@@ -25,8 +25,8 @@ impl CheckMemory for HealthChecks {
         for (target, source) in &moved {
             self.copy_history(source, target);
         }
-        // The times are renewed before the command is submitted. If the instance is removed in the meantime, the removal comes first,
-        // and the command registers the instance again.
+        // The times are renewed before the command is submitted. If the instance is removed in the meantime, the command is decided
+        // after the removal and registers the instance again.
         let renewed = self.renew(service, id, command.requested_checks());
         Box::new(move |accepted| {
             if !accepted {

@@ -160,8 +160,8 @@ impl CheckHistory {
     /// Updates the history to the check in the registry, which may have another definition or status.
     ///
     /// Returns the last reported status if it is still valid and the registry has a different one, so that the caller submits it. A
-    /// report that comes just after its TTL expired may find the earlier status in the registry, where the expiry then overwrites
-    /// it.
+    /// report that arrives just after the TTL expired may find the earlier status in the registry; the expiry then overwrites that
+    /// status.
     pub(super) fn update(&self, check: &Check, now: ClockReading) -> Option<CheckStatus> {
         let mut state = self.0.lock();
         if state.definition_revision != check.definition_revision {

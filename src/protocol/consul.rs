@@ -200,8 +200,8 @@ impl Consul {
         let query = Query::parse(&head, &self.agent)?;
         let user_agent = if query.may_wait() { user_agent(&head) } else { Box::default() };
         let request = ConsulRequest { subject, query, connection, user_agent };
-        // Thousands of blocking queries wait at once. So each drops what it no longer needs, and the large futures of other endpoints
-        // are boxed.
+        // Thousands of blocking queries wait at the same time. So each drops what it no longer needs, and the large futures of other
+        // endpoints are boxed.
         drop(head);
         match endpoint {
             ConsulEndpoint::Read(endpoint) => {

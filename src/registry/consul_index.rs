@@ -1,4 +1,4 @@
-//! Indexes for Consul's API, which names instances and checks differently, and revisions of what it shows.
+//! Indexes for Consul's API, which identifies instances and checks differently, and the revisions of its lists.
 //!
 //! In Consul an instance is identified by its node and its id there, regardless of its service, and a check by its node and
 //! its own id. Blocking queries compare the revisions here to find whether a list has changed.
@@ -174,8 +174,8 @@ impl ConsulIndex {
         self.raise(None, Some(entry), false, NodeAspects::default(), Revision::default());
     }
 
-    /// Raises the revisions of what a change concerns. An instance with a lease is shown on the local node, which itself is shown
-    /// as it was configured.
+    /// Raises the revisions of what a change concerns. An instance with a lease is shown on the local node. The local node itself
+    /// is shown as configured.
     fn raise(
         &self,
         before: Option<&Arc<Entry>>,
@@ -335,7 +335,7 @@ impl CheckClaims {
 }
 
 /// Returns the revision at which an instance was last described differently. An instance that was not registered through Consul's
-/// API has only one revision, for all that readers see of it.
+/// API has only one revision, which rises with every visible change.
 fn description_revision(instance: &Instance) -> Revision {
     instance.consul_registration.as_ref().map_or(instance.revision, |registration| registration.description_revision)
 }

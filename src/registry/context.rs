@@ -21,7 +21,7 @@ pub struct DecisionContext {
 /// State that an instance takes over from its node.
 #[derive(Debug, Default)]
 pub struct NodeState {
-    /// Conditions that come from the node; no others are set.
+    /// Conditions that the node determines; no others are set.
     pub conditions: Conditions,
     /// Host of the node, for an instance that names no address. `None` for the local node, and for an unknown node.
     pub host: Option<Box<str>>,

@@ -358,7 +358,7 @@ fn decide_expire(present: Option<&Arc<Entry>>, lease: &Lease) -> Decision {
     Decision::Apply(ProposedChange::Remove { reason: RemovalReason::Expired, end_reason: EndReason::Expired })
 }
 
-/// Marks the instance of a lease as suspect, unless a heartbeat has come since the lease was found overdue.
+/// Marks the instance of a lease as suspect, unless a heartbeat has arrived since the lease was found overdue.
 fn decide_suspect(present: Option<&Arc<Entry>>, lease: &Lease, now: ClockReading) -> Decision {
     held_by(present, lease).map_or(Decision::NoOp, |(entry, held)| set_suspect(entry, held.is_overdue(now.lease)))
 }

@@ -117,7 +117,8 @@ impl InstanceMap {
                 entries.insert(index, entry);
                 self.len += 1;
                 if entries.len() > MAX_CHUNK_ENTRIES {
-                    // Ids often come in rising order: the upper half then has space for the next ones.
+                    // Instances often register in the order of their ids: the upper half then has space for the next
+                    // ones.
                     let upper = entries.split_off(MAX_CHUNK_ENTRIES / 2);
                     chunks.insert(at + 1, Chunk::new(upper));
                 }
@@ -155,7 +156,8 @@ impl InstanceMap {
 /// Returns the index of the first chunk whose last id is not before `id`.
 fn chunk_of(chunks: &[Arc<Chunk>], id: &str) -> usize {
     let ends_before = |chunk: &Arc<Chunk>| chunk.entries.last().is_some_and(|last| last.instance.id.as_str() < id);
-    // Ids often come in rising order, and each comparison reads an entry that is far away in memory.
+    // Instances often register in the order of their ids, and each comparison reads an entry that is far away in
+    // memory.
     if chunks.last().is_some_and(ends_before) { chunks.len() } else { chunks.partition_point(ends_before) }
 }
 

@@ -92,7 +92,7 @@ pub(super) enum LeasePhase {
 /// State of a lease in self-preservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TrackingState {
-    /// Heartbeats come: the lease is not tracked, or is dropped from the list by the next sweep.
+    /// Heartbeats arrive: the lease is not tracked, or the next sweep drops it from the list.
     Trusted,
     /// Counted as expiring.
     Expiring,
@@ -251,7 +251,7 @@ impl Lease {
     /// Checks whether another boot may take over the instance: the lease has ended, its stream broke, or a heartbeat is
     /// missing.
     ///
-    /// Heartbeats come every third of the TTL, so one is missing after half of it.
+    /// Heartbeats are sent every third of the TTL, so one is missing after half of the TTL.
     ///
     /// # Errors
     ///

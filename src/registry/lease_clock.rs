@@ -1,7 +1,7 @@
 //! The lease clock: a monotonic clock that leaves out pauses of the process.
 //!
-//! A monotonic clock runs on while the process is stopped, swapped out or starved, and heartbeats that came meanwhile are still
-//! unread. So a gap of more than a second between two readings is left out of lease time.
+//! A monotonic clock continues while the process is stopped, swapped out or starved, and heartbeats that arrive in this time
+//! are still unread afterwards. So a gap of more than a second between two readings is left out of lease time.
 //!
 //! After the gap the lease clock stands still for another time of the same length, up to [`MAX_RECONNECT_MS`]: clients that
 //! waited for an answer have closed their streams meanwhile, and back off before they reconnect.

@@ -17,8 +17,9 @@ use crate::{
     sync::Mutex,
 };
 
-/// Shortest and longest time for which the reason of an ended lease is remembered for its holder. Between them: two TTLs.
+/// Minimum time for which the reason of an ended lease is remembered for its holder, which otherwise is two TTLs.
 const MIN_MEMORY: Duration = Duration::from_mins(1);
+/// Maximum time for which the reason of an ended lease is remembered for its holder.
 const MAX_MEMORY: Duration = Duration::from_mins(10);
 
 /// Hasher for lease ids. They are random, so a part of an id serves as its hash. Only ids that the registry made itself are
@@ -50,7 +51,7 @@ pub type HashLease = BuildHasherDefault<LeaseHasher>;
 #[derive(Debug)]
 pub struct LeaseTable {
     by_id: DashMap<LeaseId, Arc<Lease>, HashLease>,
-    /// Locked when a lease begins, ends or comes nearer to its deadline; never by a heartbeat.
+    /// Locked when a lease begins or ends and when a deadline becomes earlier; never by a heartbeat.
     wheel: Mutex<TimingWheel>,
     streams: AtomicU64,
 }
@@ -142,7 +143,7 @@ impl LeaseTable {
         }
     }
 
-    /// Puts leases back into the wheel after heartbeats came.
+    /// Puts leases back into the wheel after heartbeats have arrived.
     pub(super) fn put_back(&self, leases: &[Arc<Lease>]) {
         if !leases.is_empty() {
             let mut wheel = self.wheel.lock();

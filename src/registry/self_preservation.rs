@@ -1,4 +1,4 @@
-//! Self-preservation: when many leases run out at once, their instances are marked as suspect rather than removed.
+//! Self-preservation: when many leases run out together, their instances are marked as suspect rather than removed.
 //!
 //! When many leases run out together, it is more likely that the network or this process failed than that all their holders
 //! did. So before an instance is removed, a sweep counts the leases that are *expiring* (overdue, or with less than a third of
@@ -8,7 +8,7 @@
 //!
 //! | it ends | when |
 //! |---|---|
-//! | for one instance | a heartbeat comes; it is deregistered, or another boot takes over |
+//! | for one instance | a heartbeat arrives; it is deregistered, or another boot takes over |
 //! | for a service | it has no suspects left, or the threshold was not exceeded for a TTL: the other suspects are removed |
 //! | for old suspects | a suspect has been silent for ten TTLs: a fifth of the service is released in each TTL, one at least |
 //! | by an operator | [`Registry::reset_self_preservation`]: instances that are silent now are removed once they are overdue |

@@ -19,9 +19,10 @@ use crate::model::Incarnation;
 pub(super) struct Settling(AtomicU64);
 
 impl Registry {
-    /// Starts settling, for `length` from now on. Call it before the first reader comes, where registrations were lost.
+    /// Starts settling, for `length` from now on. Call it before the first reader connects, if registrations were lost.
     ///
-    /// Settling runs on lease time, which leaves out pauses of the process: so a pause does not shorten the time to come back.
+    /// Settling runs on lease time, which leaves out pauses of the process, so a pause does not shorten the time to register
+    /// again.
     pub fn settle(&self, now: LeaseTime, length: Duration) {
         let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
         if length > 0 {
@@ -29,8 +30,8 @@ impl Registry {
         }
     }
 
-    /// Returns whether readers with state of an earlier incarnation wait. Settling ends for all protocols at once, by
-    /// [`Registry::end_settling`], not by the clock of each caller.
+    /// Returns whether readers with state of an earlier incarnation wait. Settling ends for all protocols at the same
+    /// time, by [`Registry::end_settling`], not by the clock of each caller.
     #[must_use]
     pub fn is_settling(&self) -> bool {
         self.settling.0.load(Ordering::Acquire) != 0

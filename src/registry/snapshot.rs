@@ -1,4 +1,4 @@
-//! Reads of a selector: all of it at one revision, or its events since another.
+//! Reads of a selection: all its instances at one revision, or its events since another revision.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},

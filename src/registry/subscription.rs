@@ -1,6 +1,6 @@
 //! Subscriptions: a reader's position in the order of changes, and the next step to send it.
 //!
-//! A subscription is a cursor: it holds none of the changes that it has not sent, however far behind it is.
+//! A subscription is a cursor: it stores no unsent changes, even if it is far behind.
 //!
 //! ```text
 //!   no token ──────────────► Snapshot* ─► Synced ─► (Changes | Idle)*
@@ -35,7 +35,8 @@ pub enum Step {
     Changes(Vec<Delta>, Revision),
     /// Nothing for now.
     Idle,
-    /// Nothing until the registry has settled: the token is of an earlier incarnation, whose instances may still come back.
+    /// Nothing until the registry has settled: the token is of an earlier incarnation, whose instances may still register
+    /// again.
     Settling,
 }
 

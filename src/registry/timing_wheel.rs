@@ -4,8 +4,8 @@
 //! move the entry. The wheel looks at a lease in the slot where it was last put; if the deadline has moved on, it puts the
 //! lease into a later slot. So a heartbeat costs the wheel nothing.
 //!
-//! The wheel looks at a lease when a third of its TTL would be left and, if no heartbeat has come, once more at its deadline.
-//! A lease with regular heartbeats is looked at about twice a TTL.
+//! The wheel looks at a lease when a third of its TTL is left and, if no heartbeat has arrived by then, again at its
+//! deadline. A lease with regular heartbeats is looked at about twice a TTL.
 
 use std::{mem, sync::Arc};
 

@@ -104,7 +104,7 @@ fn bound_unsent(socket: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
-/// Other systems close such connections by themselves, later.
+/// Other systems close such connections later, without this option.
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
 fn bound_unsent(_: &TcpStream) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! Detection of a store file that was removed, moved or replaced while it is open.
 //!
-//! The system lets a process write to such a file for as long as it is open, but a restart would not find what was written.
+//! The operating system lets a process write to such a file while it is open, but a restart would not find the data.
 
 use std::{
     fs::{self, File, Metadata},

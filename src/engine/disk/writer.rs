@@ -1,8 +1,8 @@
 //! Thread that decides, writes and applies commands, with group commit.
 //!
-//! While one transaction is written, the commands for the next one queue up. A transaction answers all its clients at once, and
-//! their next commands arrive a moment later, one by one. So after a transaction of several commands the writer waits for about as
-//! many, but at most [`MAX_GATHER_TIME`].
+//! While one transaction is written, the commands for the next one queue up. A transaction answers all its clients at the same
+//! time, and their next commands arrive a moment later, one by one. So after a transaction of several commands the writer waits
+//! for about as many, but at most [`MAX_GATHER_TIME`].
 //!
 //! While there are commands, saved check states have no transaction of their own: each transaction takes some of them along.
 
@@ -76,7 +76,7 @@ pub struct Writer {
 /// Result of waiting for requests.
 enum WriteBatch {
     Requests(Vec<WriteRequest>),
-    /// All senders are gone.
+    /// All senders are dropped.
     Closed,
 }
 
@@ -98,7 +98,7 @@ impl Writer {
         writer
     }
 
-    /// Executes requests until all senders are gone or the disk fails.
+    /// Executes requests until all senders are dropped or the disk fails.
     pub fn run(self, requests: Receiver<WriterMessage>, on_failure: OnFailure) {
         let panicked = StoreError::Defect {
             operation: "write",
@@ -235,7 +235,7 @@ impl Writer {
         let mut changing = Vec::with_capacity(requests.len());
         let mut in_flight = HashSet::new();
         let mut newest = self.registry.applied();
-        // The time of sending would be wrong: a heartbeat may have come since, and must not be undone.
+        // Not the time at which the command was sent: a heartbeat may have arrived since then, and must not be undone.
         let now = self.clock.now();
         for request in requests {
             let targets = request.targets();

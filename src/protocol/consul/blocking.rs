@@ -41,7 +41,7 @@ pub(super) enum QuerySubject {
 }
 
 impl QuerySubject {
-    /// Registers a query for the changes of what it reads.
+    /// Registers a query for changes of its subject.
     fn register(&self, notifier: &Arc<Notifier>, connection: &Arc<Connection>) -> WakeRegistration {
         let named = |names: &[ServiceName]| {
             let mut names = names.to_vec();

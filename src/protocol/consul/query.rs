@@ -116,8 +116,8 @@ impl Query {
         }
     }
 
-    /// Returns the parameters that decide what the answer contains, in one text. Each part has its length before it, so that no two
-    /// queries have the same text, whatever is in their values.
+    /// Returns the parameters that decide what the answer contains, in one text. Each part has its length before it, so that two
+    /// different queries never have the same text, regardless of their values.
     pub(super) fn cache_key(&self) -> String {
         let mut text = String::new();
         for (key, value) in self.pairs.iter().filter(|(key, _)| !TRANSPORT_PARAMETERS.contains(&key.as_str())) {

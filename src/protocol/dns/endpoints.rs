@@ -1,8 +1,8 @@
 //! Endpoints of a service: its routable instances in the form that DNS records need.
 //!
-//! The endpoints of a service are a view of the registry, with all tags at once: the instances of a service of 10,000 are visited once
-//! after each of its changes, not for each question, and a question for an unknown tag visits none. Services whose names differ only in
-//! case are one service here, as they have one name in DNS.
+//! The endpoints of a service are a view of the registry, with all tags: the instances of a service of 10,000 are visited once after
+//! each of its changes, not for each question, and a question for an unknown tag visits none. Services whose names differ only in case
+//! are one service here, as they have one name in DNS.
 
 use std::{
     cell::LazyCell,
@@ -239,7 +239,7 @@ impl<'a> EndpointCollector<'a> {
         node
     }
 
-    /// Returns this service and the tag, if the target is a name of it.
+    /// Returns this service and the tag, if the target is a name of this service.
     fn own_name(&self, target: &EndpointTarget) -> Option<Reading> {
         let EndpointTarget::Host(name) = target else { return None };
         let Question::Service(question) = Question::of(name, self.zone) else { return None };
@@ -256,7 +256,7 @@ impl<'a> EndpointCollector<'a> {
     }
 }
 
-/// Returns the endpoints of a service as it is now, in all spellings of its name. `None`: it has no instances.
+/// Returns the present endpoints of a service, in all spellings of its name. `None`: it has no instances.
 pub(super) fn of_service(
     views: &Views,
     registry: &Registry,

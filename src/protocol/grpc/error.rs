@@ -95,7 +95,7 @@ pub(super) enum ApiError {
         humantime::format_duration(*.0)
     )]
     Unfinished(Duration),
-    /// Request that did not come through a listener of the server, which is a defect.
+    /// Request that did not arrive through a listener of the server, which is a defect.
     #[error("the request carries no connection: report this as a defect")]
     NoConnection,
 }

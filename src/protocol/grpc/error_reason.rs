@@ -15,7 +15,7 @@ macro_rules! error_reasons {
             /// All reasons.
             pub(crate) const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// Returns the status code that the reason comes with.
+            /// Returns the status code of the reason.
             pub(crate) fn code(self) -> Code {
                 match self {
                     $(Self::$variant => Code::$code,)+
@@ -29,7 +29,7 @@ macro_rules! error_reasons {
                 }
             }
 
-            /// Returns what the reason means, in one or two sentences.
+            /// Returns the meaning of the reason, in one or two sentences.
             pub(crate) fn description(self) -> &'static str {
                 match self {
                     $(Self::$variant => concat!($($doc,)+).trim_ascii_start(),)+

@@ -33,7 +33,7 @@ fn convert(response: Response<axum::body::Body>, limit: usize) -> Response<axum:
     }
 }
 
-/// Returns the error that a status of tonic stands for. `None`: the status is one of this API, or no error of a request.
+/// Returns the error for a status that tonic made. `None`: the status is one of this API, or not an error of a request.
 pub(super) fn explain(status: &Status, limit: usize) -> Option<ApiError> {
     if !status.details().is_empty() {
         return None;

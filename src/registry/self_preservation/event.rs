@@ -53,7 +53,7 @@ pub struct SelfPreservationEvent {
 pub enum EventKind {
     /// The threshold was exceeded.
     Began,
-    /// It ended by itself: there are no suspects left, or the threshold is no longer exceeded.
+    /// It ended without an operator: there are no suspects left, or the threshold is no longer exceeded.
     Ended,
     /// An operator ended it.
     Reset,

@@ -39,7 +39,7 @@ pub(super) struct SweepResult {
     pub commands: Vec<Command>,
     /// Leases that were ended.
     pub expired: Vec<Arc<Lease>>,
-    /// Leases to put back into the timing wheel: heartbeats came.
+    /// Leases to put back into the timing wheel, because heartbeats arrived.
     pub fresh: Vec<Arc<Lease>>,
 }
 
@@ -93,7 +93,8 @@ impl SelfPreservationState {
         sweep.result
     }
 
-    /// Tracks a lease whose heartbeat is missing. `None`: it has come meanwhile, or the lease has ended.
+    /// Tracks a lease whose heartbeat is missing. `None`: the heartbeat has arrived in the meantime, or the lease has
+    /// ended.
     fn start_tracking(
         &mut self,
         lease: &Arc<Lease>,
@@ -205,7 +206,7 @@ impl SelfPreservationState {
     /// Decides a lease that has just become overdue.
     fn decide_overdue(&mut self, lease: &Arc<Lease>, index: RecordIndex, sweep: &mut SweepContext<'_>) {
         if lease.tracking_state() != TrackingState::Expiring {
-            sweep.result.fresh.push(Arc::clone(lease)); // a heartbeat came at this moment
+            sweep.result.fresh.push(Arc::clone(lease)); // a heartbeat arrived at this moment
             return;
         }
         if self.may_expire(lease, index, sweep) {
@@ -242,7 +243,7 @@ impl SelfPreservationState {
     ) {
         let now = sweep.now.lease;
         if !lease.expire(now) {
-            sweep.result.fresh.push(Arc::clone(lease)); // a heartbeat came at this moment
+            sweep.result.fresh.push(Arc::clone(lease)); // a heartbeat arrived at this moment
             return;
         }
         // The next review drops it from the list.

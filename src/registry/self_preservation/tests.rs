@@ -342,7 +342,7 @@ fn service_with_short_and_long_ttls_holds_each_by_its_own() {
     }
     test.alive.clear();
     test.pass(60_000);
-    // Those with the short TTL have been released, one in each of it; the last three are held for their own TTL.
+    // Those with the short TTL have been released, one in each TTL; the last three are held for their own TTL.
     let left = test.count("web");
     assert!((3..=4).contains(&left), "{left}");
     test.pass(60_000);

@@ -154,7 +154,7 @@ macro_rules! described {
     };
 }
 
-/// Fields of a service that have the same names in all answers about services alone.
+/// Fields of a service that have the same names in all answers that contain only services.
 macro_rules! service {
     ($at:literal) => {
         &[

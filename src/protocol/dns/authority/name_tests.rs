@@ -175,7 +175,7 @@ fn reverse_name_is_that_of_nodes_before_services() {
     let six = "5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa.";
     assert_eq!(dns.reverse(six), set(["six.node.dc1.consul."]));
     assert_empty(&dns.ask(six, RecordType::A), ResponseCode::NoError);
-    // The name follows a node that moves, and is gone with a node that is deregistered.
+    // The name moves with its node, and is removed with a node that is deregistered.
     dns.register_node("bare", "198.51.100.41");
     assert_eq!(dns.reverse("40.100.51.198.in-addr.arpa."), set(["Twin.node.dc1.consul."]));
     assert_eq!(dns.reverse("41.100.51.198.in-addr.arpa."), set(["bare.node.dc1.consul."]));
