@@ -1,4 +1,4 @@
-//! The only code that reads the system's clocks, and the liveness of the event loops.
+//! The only code that reads the clocks of the operating system, and the liveness of the event loops.
 
 mod liveness;
 

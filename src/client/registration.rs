@@ -30,7 +30,7 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Random`] if the system provides no random numbers for a boot id.
+    /// [`ClientError::Random`] if the operating system provides no random numbers for a boot id.
     pub fn start(
         endpoint: &Endpoint,
         request: RegisterRequest,
@@ -118,7 +118,7 @@ impl Registration {
 ///
 /// # Errors
 ///
-/// [`ClientError::Random`] if the system provides no random numbers.
+/// [`ClientError::Random`] if the operating system provides no random numbers.
 pub fn boot_id() -> Result<&'static str, ClientError> {
     static BOOT: OnceLock<String> = OnceLock::new();
     if let Some(boot) = BOOT.get() {

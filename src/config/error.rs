@@ -119,7 +119,7 @@ pub enum ConfigError {
     Unreadable {
         /// Path of the file.
         path: PathBuf,
-        /// Error of the system.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// An environment variable is not UTF-8.

@@ -122,7 +122,7 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// When the store cannot be used, or the system cannot start a thread.
+    /// When the store cannot be used, or the operating system cannot start a thread.
     pub fn open(
         directory: &Path,
         durability: Durability,

@@ -31,7 +31,8 @@ enum ProbeOutcome {
 #[derive(Debug)]
 pub(super) struct Prober {
     policy: ProbePolicy,
-    /// Configuration with the certificate authorities of this system, which are read at the first probe that needs them.
+    /// Configuration with the certificate authorities of the system's trust store, which are read at the first probe
+    /// that needs them.
     verifying: OnceLock<Result<Arc<ClientConfig>, String>>,
     /// Configuration that accepts all certificates.
     unverified: OnceLock<Result<Arc<ClientConfig>, String>>,

@@ -20,7 +20,8 @@ pub enum DnsResponseCode {
     Malformed,
     /// NOTIMP: the operation is not supported.
     NotImplemented,
-    /// No response was sent: the packet was not a query, or the response could not be sent.
+    /// No response was sent: the packet was not a query, too many queries waited for the index of addresses, or the
+    /// response could not be sent.
     Dropped,
 }
 

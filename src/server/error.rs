@@ -17,7 +17,7 @@ pub enum StartError {
         flag: &'static str,
         /// The address.
         address: SocketAddr,
-        /// Error of the system.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// An inherited socket cannot be used.
@@ -38,7 +38,7 @@ pub enum StartError {
     /// A file for TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The system cannot create a thread or a poller.
+    /// The operating system cannot create a thread or a poller.
     #[error("cannot start a worker: {0}: allow more threads or descriptors, or set --workers lower")]
     Worker(#[source] io::Error),
     /// The compiled descriptors of the contract cannot be read, which is a defect.
@@ -50,7 +50,7 @@ fn reason(source: &io::Error) -> String {
     match source.kind() {
         io::ErrorKind::AddrInUse => "the port is taken".into(),
         io::ErrorKind::AddrNotAvailable => "it is not an address of this host".into(),
-        io::ErrorKind::PermissionDenied => "the system does not permit it".into(),
+        io::ErrorKind::PermissionDenied => "the operating system does not permit it".into(),
         _ => source.to_string(),
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     transport::{Listener, ListenerConfig, Protocol, WorkerDispatch, Workers, tls::TlsState},
 };
 
-/// Addresses of a server, each with the port that the system chose.
+/// Addresses of a server, each with the port that the operating system chose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServerAddresses {
     /// gRPC without TLS.

@@ -36,7 +36,7 @@ pub enum InheritError {
     Kind {
         /// Name of the socket.
         name: String,
-        /// Error of the system.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// Two sockets have the same name.
@@ -70,7 +70,7 @@ impl InheritedSockets {
         Ok(Self(inherited))
     }
 
-    /// Returns no sockets: this system has no socket activation.
+    /// Returns no sockets: this operating system has no socket activation.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Connection, ConnectionPermit, ListenerConfig, WorkerState, serve::serve_accepted};
 
-/// Connection that the limits admitted.
+/// Connection that was admitted within the limits.
 #[derive(Debug)]
 pub(super) struct AcceptedConnection {
     pub(super) socket: std::net::TcpStream,

@@ -9,11 +9,11 @@ use rustix::{
 
 /// Percentage of the descriptors that connections may use. The rest is for files, pollers and the store.
 const MAX_CONNECTION_PERCENT: u64 = 80;
-/// Limit that is assumed if the system sets none.
+/// Limit that is assumed if the operating system sets none.
 const ASSUMED_LIMIT: u64 = 1 << 20;
 
-/// Raises the process's limit on descriptors as far as the system permits. The default is low for programs that use `select`, which this program
-/// does not.
+/// Raises the process's limit on descriptors as far as the operating system permits. The default is low for programs that use `select`, which
+/// this program does not.
 pub fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
@@ -39,7 +39,8 @@ impl SpareDescriptor {
         Ok(Self(Some(File::open("/dev/null")?)))
     }
 
-    /// Returns whether an error means that the system or this process has no descriptor, or no memory, for a connection.
+    /// Returns whether an error means that the operating system or this process has no descriptor, or no memory, for a
+    /// connection.
     pub(super) fn is_exhaustion(error: &io::Error) -> bool {
         let errno = Errno::from_io_error(error);
         errno.is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno))

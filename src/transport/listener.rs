@@ -27,7 +27,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds an address; port 0 lets the system choose.
+    /// Binds an address; port 0 lets the operating system choose.
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl Listener {
         Ok(Self { listener, address })
     }
 
-    /// Bound address, with the port that the system chose.
+    /// Bound address, with the port that the operating system chose.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -60,7 +60,7 @@ impl Workers {
     ///
     /// # Errors
     ///
-    /// When the system cannot create a thread or a poller.
+    /// When the operating system cannot create a thread or a poller.
     pub fn start(count: usize, config: &WorkerConfig) -> io::Result<Self> {
         let mut workers = Self { inboxes: Vec::new(), threads: Mutex::default() };
         for index in 0..=count {
