@@ -119,7 +119,7 @@ pub struct RegisterWithoutLease {
 pub struct NewCheck {
     /// Definition of the check.
     pub definition: Arc<CheckDefinition>,
-    /// Status until the check has run. A check that exists keeps its status.
+    /// Status until the check has run. A check that exists keeps its status, unless it is static.
     pub status: CheckStatus,
 }
 

@@ -376,8 +376,8 @@ fn set_suspect(entry: &Entry, suspect: bool) -> Decision {
     Decision::replace_instance(entry, instance)
 }
 
-/// Returns the entry and its lease, if that is the given one. Leases are compared by id: a registry that was loaded from a store
-/// has the same leases as other objects.
+/// Returns the entry and its lease, if that is the given one. Leases are compared by id, because a registry that was loaded from
+/// a store has other objects for the same leases.
 fn held_by<'a>(present: Option<&'a Arc<Entry>>, lease: &Lease) -> Option<(&'a Arc<Entry>, &'a Lease)> {
     let entry = present?;
     entry.lease.as_deref().filter(|held| held.id == lease.id).map(|held| (entry, held))

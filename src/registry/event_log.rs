@@ -50,7 +50,7 @@ impl EventLog {
         self.events.front().map(|(_, event)| event)
     }
 
-    /// Returns up to `limit` wanted events up to `until`, the newest first, among at most [`MAX_EVENTS_PER_READ`]. The
+    /// Returns up to `limit` wanted events up to `until`, the newest first, among at most [`MAX_EVENTS_PER_READ`] events. The
     /// second value is the revision from which to continue, if there are more.
     #[must_use]
     pub fn newest(
