@@ -25,7 +25,7 @@ const MAX_IN_FLIGHT: usize = 1_024;
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
     /// The operating system does not start a thread.
-    #[error("cannot start a thread to complete interrupted writes: {0}: allow more threads")]
+    #[error("cannot start a thread to complete interrupted writes: {0}: allow this user more threads")]
     Thread(#[from] io::Error),
     /// The engine rejects the commands.
     #[error("cannot complete interrupted writes: {0}")]

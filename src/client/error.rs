@@ -47,7 +47,7 @@ pub enum ClientError {
     #[error("{}", message(.0))]
     Rejected(Status),
     /// The operating system provides no random numbers for a boot id.
-    #[error("the system provides no random numbers: {0}")]
+    #[error("the operating system provides no random numbers: {0}")]
     Random(String),
     /// The tokio runtime that ran the registration has stopped.
     #[error("the runtime that ran the registration has stopped")]

@@ -39,7 +39,7 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The operating system cannot create a thread or a poller.
-    #[error("cannot start a worker: {0}: allow more threads or descriptors, or set --workers lower")]
+    #[error("cannot start a worker: {0}: allow this user more threads and file descriptors, or lower --workers")]
     Worker(#[source] io::Error),
     /// The compiled descriptors of the contract cannot be read, which is a defect.
     #[error("cannot serve reflection: {0}: report this as a defect")]

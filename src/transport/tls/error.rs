@@ -24,7 +24,7 @@ pub enum TlsError {
         remedy: &'static str,
     },
     /// A block of the file is malformed.
-    #[error("{}: {reason}; write the file anew, with whole PEM blocks", path.display())]
+    #[error("{}: {reason}; write the file again, with complete PEM blocks", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
