@@ -60,7 +60,7 @@ pub enum LogFilterError {
     /// A directive is malformed.
     #[error("{0}")]
     Syntax(#[from] ParseError),
-    /// A target is no path of a module.
+    /// A target is not the path of a module.
     #[error("{0:?} is not the path of a module")]
     InvalidTarget(String),
     /// A word without a target is not a level.

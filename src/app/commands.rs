@@ -171,7 +171,7 @@ impl Commands {
 }
 
 impl CallerCommands<'_> {
-    /// Ends self-preservation of a service, or of all, and returns the number of silent instances that it kept:
+    /// Ends self-preservation of a service, or of all, and returns the number of silent instances that it held:
     /// [`Registry::reset_self_preservation`].
     #[must_use]
     pub fn reset_self_preservation(self, service: Option<&ServiceName>) -> usize {

@@ -178,8 +178,8 @@ impl Watcher {
         }
     }
 
-    /// Returns whether it reads the instances of this service. Consul's API ignores the case of names: a blocking query reads a service
-    /// under its name in lower case.
+    /// Returns whether the watch reads the instances of this service. Consul's API ignores the case of names: a blocking query reads a
+    /// service under its name in lower case.
     #[must_use]
     pub fn reads(&self, service: &ServiceName) -> bool {
         let folded = || (self.protocol == WatchProtocol::Consul).then(|| service.folded()).flatten();

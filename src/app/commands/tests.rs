@@ -219,7 +219,7 @@ async fn move_leaves_nothing_in_the_old_service_and_a_rejected_move_changes_noth
     assert!(!in_process(&commands).deregister_consul(vec![id("mover")]).await.unwrap(), "the instance is removed");
 }
 
-/// Engine that does not take some of its commands.
+/// Engine that does not accept some of its commands.
 #[derive(Debug)]
 struct FaultyEngine {
     engine: Arc<dyn Engine>,
@@ -227,7 +227,7 @@ struct FaultyEngine {
     submitted: AtomicUsize,
     /// Numbers of the commands that fail, from 0.
     failing: std::ops::Range<usize>,
-    /// Their error.
+    /// Error of the commands that fail.
     error: fn() -> EngineError,
 }
 

@@ -68,12 +68,12 @@ pub(super) struct SelfPreservationLog {
 }
 
 impl SelfPreservationLog {
-    /// Adds the beginning of self-preservation, or an end that no operator caused.
+    /// Logs the beginning of self-preservation, or an end that no operator caused.
     pub(super) fn add(&mut self, at: ClockReading, kind: EventKind, status: SelfPreservationStatus) {
         self.push(at, kind, status, ServerActor::SelfPreservation.caller());
     }
 
-    /// Adds an end that an operator caused.
+    /// Logs an end that an operator caused.
     pub(super) fn add_reset(&mut self, at: ClockReading, status: SelfPreservationStatus, caller: &Arc<Caller>) {
         self.push(at, EventKind::Reset, status, caller);
     }
