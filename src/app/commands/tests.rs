@@ -295,7 +295,7 @@ async fn engine_overloaded_halfway_is_retried_and_at_the_first_command_is_not() 
 async fn interrupted_propagation_is_continued_on_behalf_of_the_caller_that_changed_the_node() {
     let engine = memory();
     register_node_with_services(&commands_for(&engine)).await;
-    let peopled_at = engine.registry().applied();
+    let services_registered_at = engine.registry().applied();
     let commands = commands_for(&FaultyEngine::of(engine, 2..3, || EngineError::OutcomeUnknown));
     let client = |port: u16| {
         let (protocol, peer) = (CallerProtocol::Consul, ([127, 0, 0, 1], port).into());
@@ -308,7 +308,7 @@ async fn interrupted_propagation_is_continued_on_behalf_of_the_caller_that_chang
     assert!(all_have_node_state(&commands));
     let events = commands.registry().events(None, Revision(u64::MAX), 100);
     let callers: Vec<_> =
-        events.iter().filter(|event| event.revision > peopled_at).map(|event| &event.caller).collect();
+        events.iter().filter(|event| event.revision > services_registered_at).map(|event| &event.caller).collect();
     assert_eq!(callers, [&first; 5], "the services on the node");
 }
 
