@@ -120,7 +120,7 @@ pub async fn serve<I>(
             }
         },
         () = &mut deadline => return connection.evict(EvictReason::Handshake),
-        // The peer has asked nothing yet.
+        // The peer has sent no request yet.
         () = shutdown.cancelled() => return,
     };
     let service = RequestService { routes: config.routes.clone(), connection: Arc::clone(&connection) };
@@ -212,7 +212,7 @@ async fn run(
         }
     };
     if !connection.is_used() {
-        // The peer has asked nothing yet.
+        // The peer has sent no request yet.
         return;
     }
     let grace = if reason == CloseReason::Shutdown {

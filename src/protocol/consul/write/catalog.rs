@@ -193,7 +193,7 @@ fn agent_service_changes(
     if registration.as_ref().is_some_and(|registration| registration.enable_tag_override) && *service == body.name {
         changes.push(ConsulChange::Update(Patch { tags: Some(body.tags), ..Patch::default() }));
     } else {
-        tracing::debug!(%service, %id, "ignored a catalog write to a service that is registered at the agent");
+        tracing::debug!(%service, %id, "ignored the description in a catalog write, because the service is registered at the agent");
     }
     changes.extend(checks.into_iter().map(ConsulChange::AddCheck));
     changes.into_iter().map(|change| (id.clone(), change)).collect()
