@@ -30,7 +30,7 @@ fn step(input: &mut InputCursor<'_>) -> RegistryStep {
         }
         6..8 => RegistryStep::Deregister { service, instance },
         8..10 => RegistryStep::Drain { service, instance, draining: input.flag() },
-        10..12 => RegistryStep::Wait { halves: u64::from(number) % 5 },
+        10..12 => RegistryStep::Wait { half_seconds: u64::from(number) % 5 },
         12..15 => RegistryStep::Read { reader: usize::from(number) % RegistryScript::READERS },
         _ => RegistryStep::Resume { reader: usize::from(number) % RegistryScript::READERS },
     }

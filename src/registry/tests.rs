@@ -45,9 +45,9 @@ pub(crate) enum RegistryStep {
         instance: u8,
         draining: bool,
     },
-    /// Half seconds pass. Deadlines are at half seconds, so that the ticks of the wheel do not blur them.
+    /// Time passes. Deadlines are at whole half seconds, so that the ticks of the wheel do not blur them.
     Wait {
-        halves: u64,
+        half_seconds: u64,
     },
     /// A reader takes all its steps.
     Read {
@@ -69,7 +69,7 @@ fn operations() -> impl Strategy<Value = Vec<RegistryStep>> {
         3 => at().prop_map(|(service, instance)| RegistryStep::Deregister { service, instance }),
         2 => (at(), any::<bool>())
             .prop_map(|((service, instance), draining)| RegistryStep::Drain { service, instance, draining }),
-        3 => (0..5_u64).prop_map(|halves| RegistryStep::Wait { halves }),
+        3 => (0..5_u64).prop_map(|half_seconds| RegistryStep::Wait { half_seconds }),
         5 => (0..5_usize).prop_map(|reader| RegistryStep::Read { reader }),
         2 => (0..5_usize).prop_map(|reader| RegistryStep::Resume { reader }),
     ];
@@ -174,8 +174,8 @@ impl RegistryScript {
                     held.drained = draining;
                 }
             }
-            RegistryStep::Wait { halves } => {
-                self.now += halves * 500;
+            RegistryStep::Wait { half_seconds } => {
+                self.now += half_seconds * 500;
                 self.naive.expire(self.now);
                 // Expired instances are removed here; self-preservation has tests of its own.
                 self.engine.expire(at(self.now));

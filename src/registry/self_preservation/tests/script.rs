@@ -33,37 +33,37 @@ enum ScriptStep {
         ttl: usize,
         replace: bool,
     },
-    /// All instances send heartbeats but one in `but + 1`.
-    Beat {
-        but: usize,
+    /// Of each `live + 1` instances, all but one send a heartbeat.
+    Heartbeat {
+        live: usize,
     },
-    /// The instances of one service send heartbeats.
-    BeatOf {
+    /// The instances of one service send a heartbeat.
+    HeartbeatOfService {
         service: usize,
     },
     /// The streams of some instances break.
-    Break {
+    BreakStreams {
         service: usize,
         one_in: usize,
     },
     /// Some instances are deregistered.
-    Leave {
+    Deregister {
         service: usize,
         first: usize,
         many: usize,
     },
     /// Time passes, with a sweep every 100 ms.
-    Pass {
+    Wait {
         ticks: u64,
     },
     /// Time passes, with one sweep at the end.
-    Jump {
+    WaitWithoutSweeps {
         ticks: u64,
     },
-    /// Time passes while all instances send heartbeats but one in `but + 1`.
-    Live {
+    /// Time passes while, of each `live + 1` instances, all but one send heartbeats.
+    WaitWithHeartbeats {
         ticks: u64,
-        but: usize,
+        live: usize,
     },
     Reset {
         service: Option<usize>,
@@ -71,19 +71,22 @@ enum ScriptStep {
 }
 
 fn operations() -> impl Strategy<Value = Vec<ScriptStep>> {
-    use ScriptStep::{Beat, BeatOf, Break, Jump, Leave, Live, Pass, Register, Reset};
+    use ScriptStep::{
+        BreakStreams, Deregister, Heartbeat, HeartbeatOfService, Register, Reset, Wait, WaitWithHeartbeats,
+        WaitWithoutSweeps,
+    };
     let service = || 0..SERVICES.len();
     let operation = prop_oneof![
         4 => (service(), 0..8_usize, 1..8_usize, 0..TTLS.len(), any::<bool>())
             .prop_map(|(service, first, many, ttl, replace)| Register { service, first, many, ttl, replace }),
-        3 => (1..7_usize).prop_map(|but| Beat { but }),
-        2 => service().prop_map(|service| BeatOf { service }),
-        2 => (service(), 1..4_usize).prop_map(|(service, one_in)| Break { service, one_in }),
-        1 => (service(), 0..8_usize, 1..6_usize).prop_map(|(service, first, many)| Leave { service, first, many }),
-        4 => (1..40_u64).prop_map(|ticks| Pass { ticks }),
-        1 => (100..400_u64).prop_map(|ticks| Pass { ticks }),
-        1 => (1..200_u64).prop_map(|ticks| Jump { ticks }),
-        4 => (1..60_u64, 1..9_usize).prop_map(|(ticks, but)| Live { ticks, but }),
+        3 => (1..7_usize).prop_map(|live| Heartbeat { live }),
+        2 => service().prop_map(|service| HeartbeatOfService { service }),
+        2 => (service(), 1..4_usize).prop_map(|(service, one_in)| BreakStreams { service, one_in }),
+        1 => (service(), 0..8_usize, 1..6_usize).prop_map(|(service, first, many)| Deregister { service, first, many }),
+        4 => (1..40_u64).prop_map(|ticks| Wait { ticks }),
+        1 => (100..400_u64).prop_map(|ticks| Wait { ticks }),
+        1 => (1..200_u64).prop_map(|ticks| WaitWithoutSweeps { ticks }),
+        4 => (1..60_u64, 1..9_usize).prop_map(|(ticks, live)| WaitWithHeartbeats { ticks, live }),
         1 => prop::option::of(service()).prop_map(|service| Reset { service }),
     ];
     prop::collection::vec(operation, 1..60)
@@ -117,10 +120,10 @@ impl ScriptRun {
             ScriptStep::Register { service, first, many, ttl, replace } => {
                 (first..first + many).for_each(|number| self.register(service, number, TTLS[ttl], replace));
             }
-            ScriptStep::Beat { but } => self.beat(|number, _| number % (but + 1) != 0),
-            ScriptStep::BeatOf { service } => self.beat(|_, key| key.0 == SERVICES[service]),
-            ScriptStep::Break { service, one_in } => self.break_streams(service, one_in),
-            ScriptStep::Leave { service, first, many } => {
+            ScriptStep::Heartbeat { live } => self.send_heartbeats(|number, _| number % (live + 1) != 0),
+            ScriptStep::HeartbeatOfService { service } => self.send_heartbeats(|_, key| key.0 == SERVICES[service]),
+            ScriptStep::BreakStreams { service, one_in } => self.break_streams(service, one_in),
+            ScriptStep::Deregister { service, first, many } => {
                 for number in first..first + many {
                     let key = (SERVICES[service].to_owned(), format!("i{number}"));
                     let there = self.engine.submit(deregister(&key.0, &key.1, None), at(self.now)).is_ok();
@@ -128,12 +131,12 @@ impl ScriptRun {
                     self.lost[service].clear();
                 }
             }
-            ScriptStep::Pass { ticks } => (0..ticks).for_each(|_| self.sweep(100)),
-            ScriptStep::Jump { ticks } => self.sweep(ticks * 100),
-            ScriptStep::Live { ticks, but } => {
+            ScriptStep::Wait { ticks } => (0..ticks).for_each(|_| self.sweep(100)),
+            ScriptStep::WaitWithoutSweeps { ticks } => self.sweep(ticks * 100),
+            ScriptStep::WaitWithHeartbeats { ticks, live } => {
                 for tick in 0..ticks {
                     if tick % 3 == 0 {
-                        self.beat(|number, _| number % (but + 1) != 0);
+                        self.send_heartbeats(|number, _| number % (live + 1) != 0);
                     }
                     self.sweep(100);
                 }
@@ -171,7 +174,7 @@ impl ScriptRun {
         self.lost[service].clear();
     }
 
-    fn beat(&mut self, is_live: impl Fn(usize, &Key) -> bool) {
+    fn send_heartbeats(&mut self, is_live: impl Fn(usize, &Key) -> bool) {
         for (number, (key, lease)) in self.naive.leases.iter_mut().enumerate() {
             if !is_live(number, key) {
                 continue;
@@ -211,7 +214,7 @@ impl ScriptRun {
             self.engine.submit(command, at(now)).unwrap();
         }
         for key in std::mem::take(&mut expected.releasable) {
-            assert!(!self.naive.permits_release(&key, now), "{key:?} may go at {now}");
+            assert!(!self.naive.permits_release(&key, now), "{key:?} may be released at {now}");
             if !self.naive.leases[&key].suspect {
                 expected.suspect.insert(key);
             }
@@ -228,7 +231,7 @@ impl ScriptRun {
     fn expired(&mut self, key: Key, expected: &mut Expected, done: &mut Expected) {
         let now = self.now;
         if expected.releasable.remove(&key) {
-            assert!(self.naive.permits_release(&key, now), "{key:?} went too soon at {now}");
+            assert!(self.naive.permits_release(&key, now), "{key:?} was released too soon, at {now}");
             expected.expire.insert(key.clone());
         }
         let (ttl, inferred) = self.naive.leases.get(&key).map(|lease| (lease.ttl, !lease.released)).unwrap();
@@ -284,9 +287,9 @@ impl ScriptRun {
 #[test]
 fn longer_ttl_counts_older_removals() {
     let mut run = ScriptRun::new();
-    let pass = |ticks| ScriptStep::Pass { ticks };
-    let join = ScriptStep::Register { service: 1, first: 0, many: 1, ttl: 3, replace: false };
-    for operation in [pass(279), join, ScriptStep::Break { service: 1, one_in: 1 }, pass(100)] {
+    let wait = |ticks| ScriptStep::Wait { ticks };
+    let register = ScriptStep::Register { service: 1, first: 0, many: 1, ttl: 3, replace: false };
+    for operation in [wait(279), register, ScriptStep::BreakStreams { service: 1, one_in: 1 }, wait(100)] {
         run.act(&operation);
     }
 }
@@ -307,6 +310,6 @@ proptest! {
             run.now += 500;
             run.engine.expire(at(run.now));
         }
-        prop_assert_eq!(run.engine.registry().instance_count(), 0, "held for ever");
+        prop_assert_eq!(run.engine.registry().instance_count(), 0, "some instances are never removed");
     }
 }
