@@ -13,7 +13,7 @@ use crate::harness::{Child, Ended, Page, Reader, ServerProcess, TestClient, View
 use CheckStatus::{Critical, Passing, Warning};
 use InstanceStatus::{Serving, Starting, Unhealthy};
 
-/// Returns a check with this interval in seconds, which is the TTL of a TTL check, and a time-out of 1 s.
+/// Returns a check with this interval in seconds, which is the TTL of a TTL check, and a timeout of 1 s.
 fn check(probe: Probe, interval: f64) -> Check {
     Check { probe: Some(probe), interval: seconds(interval), timeout: seconds(1.0), ..Check::default() }
 }
