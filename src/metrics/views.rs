@@ -46,7 +46,11 @@ impl ViewMetrics {
             evictions: registrar
                 .counter("view_cache_evictions", "Answers removed from the cache to stay within its limit"),
             hits: registrar.counter_family("view_cache_hits", "Answers found in the cache, by view", view()),
-            misses: registrar.counter_family("view_cache_misses", "Answers that were computed because the cache had none, by view", view()),
+            misses: registrar.counter_family(
+                "view_cache_misses",
+                "Answers that were computed because the cache had none, by view",
+                view(),
+            ),
         };
         // Every series exists from the start.
         for view in VIEW_LABELS {

@@ -101,7 +101,11 @@ impl InstanceChecks {
     /// When there are more than 32 checks, or two have the same id.
     pub fn new(checks: Vec<Check>) -> Result<Self, FieldError> {
         if checks.len() > MAX_CHECKS {
-            return Err(FieldError::without_value("checks", format!("have {} entries", checks.len()), "give at most 32"));
+            return Err(FieldError::without_value(
+                "checks",
+                format!("have {} entries", checks.len()),
+                "give at most 32",
+            ));
         }
         let repeated = (1..checks.len()).find(|at| checks[..*at].iter().any(|other| other.id() == checks[*at].id()));
         if let Some(at) = repeated {

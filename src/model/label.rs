@@ -140,8 +140,7 @@ impl Metadata {
             entries.push((key.into(), value.into()));
         }
         if bytes > max_bytes {
-            let hint =
-                format!("keep it within {max_bytes} bytes; store larger data elsewhere, and its address here");
+            let hint = format!("keep it within {max_bytes} bytes; store larger data elsewhere, and its address here");
             return Err(FieldError::without_value("metadata", format!("has {bytes} bytes"), hint));
         }
         entries.sort_unstable();

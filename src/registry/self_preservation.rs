@@ -36,7 +36,7 @@ use super::{
     Registry,
     command::Command,
     event::ClockReading,
-    lease::{Lease, TrackingState, LeaseTime},
+    lease::{Lease, LeaseTime, TrackingState},
 };
 use crate::{
     model::{Caller, ServiceName},

@@ -22,7 +22,9 @@ impl AcceptedConnection {
         let Self { socket, peer, permit, config } = self;
         match TcpStream::from_std(socket) {
             Ok(socket) => serve_accepted(socket, Connection::new(peer, &worker, permit), &config, shutdown).await,
-            Err(error) => tracing::warn!(%peer, %error, "connection closed: its socket cannot be registered with the poller"),
+            Err(error) => {
+                tracing::warn!(%peer, %error, "connection closed: its socket cannot be registered with the poller")
+            }
         }
     }
 }

@@ -125,7 +125,9 @@ async fn node_change_reaches_all_instances_on_it_and_no_others() {
     assert!(!in_process(&commands).submit(drain("n", true)).await.unwrap().changed);
     let moved = NodeRegistration::of_node(at_node("n"), None, vec![boxed(node("n", "10.0.0.2"))]);
     in_process(&commands).register_on_node(moved).await.unwrap();
-    assert!(conditions_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.2"));
+    assert!(
+        conditions_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.2")
+    );
     let definition = CheckDefinition::new(CheckId::parse("c").unwrap(), "c", Probe::Static);
     let check = NewCheck { definition: definition.into(), status: CheckStatus::Critical };
     in_process(&commands).submit(Command::AddCheck { service: node_service(), id: at_node("n"), check }).await.unwrap();
@@ -182,7 +184,8 @@ async fn concurrent_writes_of_one_node_leave_all_instances_with_its_state() {
                 let host = format!("10.0.{writer}.{}", round + 1);
                 let changes = vec![boxed(node("n", &host)), drain("n", (writer + round) % 2 == 0)];
                 let service = Some(on_node("n", &format!("s{}", round % 5)));
-                let registration = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
+                let registration =
+                    NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
                 in_process(&commands).register_on_node(registration).await.unwrap();
             }
         });
@@ -341,7 +344,9 @@ async fn recovery_completes_what_was_stored_halfway_and_then_finds_nothing() {
         commands.recover().unwrap();
         assert!(all_have_node_state(&commands));
         assert!(
-            conditions_and_hosts(&commands).iter().all(|(conditions, host)| conditions.node_drained && host == "10.0.0.7")
+            conditions_and_hosts(&commands)
+                .iter()
+                .all(|(conditions, host)| conditions.node_drained && host == "10.0.0.7")
         );
         assert!(commands.registry().get(&name("a"), "mover").is_none());
         assert!(commands.registry().get(&name("b"), "mover").is_some());

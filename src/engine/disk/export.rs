@@ -256,7 +256,9 @@ mod tests {
         assert!(import_error("").contains("this is not an export"));
         assert!(import_error("hello").contains("this is not an export"));
         assert!(import_error(r#"{"callboard_export":2,"more":1}"#).contains("version 2"));
-        assert!(import_error(&lines[..2].join("\n")).starts_with("the export has 1 instances, but its first line says 2"));
+        assert!(
+            import_error(&lines[..2].join("\n")).starts_with("the export has 1 instances, but its first line says 2")
+        );
         assert!(import_error(&[lines[0], lines[1], lines[1]].join("\n")).contains("line 3: web/a occurs twice"));
         let other = good.replace(r#""port":80"#, r#""port":80000"#);
         assert!(import_error(&other).starts_with("line 2: addresses[0].port"), "{}", import_error(&other));

@@ -126,8 +126,7 @@ impl CheckDefinition {
             return Ok(());
         }
         let shown = humantime::format_duration(ttl).to_string();
-        let hint =
-            "give a number with a unit, such as \"10s\"; an integer without a unit is a number of nanoseconds, as in Go";
+        let hint = "give a number with a unit, such as \"10s\"; an integer without a unit is a number of nanoseconds, as in Go";
         Err(FieldError::new("check.ttl", &shown, "is shorter than 1s", hint))
     }
 

@@ -67,7 +67,9 @@ pub(super) fn update(request: &pb::UpdateInstanceRequest) -> Result<Command, Api
             "starting" => patch.starting = Some(request.starting),
             "tags" => patch.tags = Some(Tags::parse(&request.tags)?),
             "metadata" => patch.metadata = Some(Metadata::parse(request.metadata.iter())?),
-            other => return Err(FieldError::new("update_mask", other, "is not a field that can be updated", known).into()),
+            other => {
+                return Err(FieldError::new("update_mask", other, "is not a field that can be updated", known).into());
+            }
         }
     }
     Ok(Command::Update {

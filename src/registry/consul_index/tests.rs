@@ -76,7 +76,11 @@ fn check_belongs_to_the_instance_that_registered_it_last() {
     assert_eq!(checks(&second).aggregate_status(), CheckStatus::Warning, "the status is unchanged");
     assert_eq!(owner(&engine, ""), Some(instance("b", "b")));
     set_status(&engine, "a", "a", CheckStatus::Passing);
-    assert_eq!(owner(&engine, ""), Some(instance("b", "b")), "a change of the earlier owner does not take the check back");
+    assert_eq!(
+        owner(&engine, ""),
+        Some(instance("b", "b")),
+        "a change of the earlier owner does not take the check back"
+    );
     let taken = engine.registry().consul_index().taken_from("", &check("x"));
     assert_eq!(taken.iter().map(|taken| taken.id.as_str()).collect::<Vec<_>>(), ["a"]);
 

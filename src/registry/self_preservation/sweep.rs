@@ -19,7 +19,7 @@ use crate::{
     registry::{
         command::Command,
         event::ClockReading,
-        lease::{Lease, LeasePhase, TrackingState, LeaseTime, millis},
+        lease::{Lease, LeasePhase, LeaseTime, TrackingState, millis},
         timing_wheel::TickResult,
     },
 };
@@ -157,7 +157,8 @@ impl SelfPreservationState {
                 record.tracked -= 1;
             }
             dropped.push(index);
-            if phase != LeasePhase::Ended && matches!(tracking_state, TrackingState::Suspect | TrackingState::Released) {
+            if phase != LeasePhase::Ended && matches!(tracking_state, TrackingState::Suspect | TrackingState::Released)
+            {
                 sweep.result.commands.push(Command::Recover(Arc::clone(&lease)));
                 sweep.result.fresh.push(lease);
             }

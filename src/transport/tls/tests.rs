@@ -13,7 +13,8 @@ use tokio::{
 use tokio_rustls::{TlsConnector, server::TlsStream};
 
 use super::{
-    super::Protocol, CertificateSummary, HandshakeError, TlsError, TlsPaths, TlsState, reload::ExpiryStage, perform_handshake,
+    super::Protocol, CertificateSummary, HandshakeError, TlsError, TlsPaths, TlsState, perform_handshake,
+    reload::ExpiryStage,
 };
 use crate::{clock::Clock, metrics::Metrics};
 

@@ -253,8 +253,8 @@ impl Serialize for ExportDuration {
 impl<'de> Deserialize<'de> for ExportDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map(Self)
-            .map_err(|_| D::Error::custom(format!("{text:?} is not a duration: write a number with a unit, such as 15s")))
+        humantime::parse_duration(&text).map(Self).map_err(|_| {
+            D::Error::custom(format!("{text:?} is not a duration: write a number with a unit, such as 15s"))
+        })
     }
 }

@@ -194,22 +194,25 @@ pub fn definition() -> BoxedStrategy<CheckDefinition> {
     let more = (any::<u32>(), any::<bool>(), option::of(check_description()));
     let parts = (texts, probe(), thresholds, spans, more);
     parts
-        .prop_filter_map("a definition", |(texts, probe, thresholds, spans, (output_max_size, separate, description))| {
-            let definition = CheckDefinition {
-                id: CheckId::parse(&texts.0).ok()?,
-                name: texts.1,
-                notes: texts.2,
-                probe,
-                interval: spans.0,
-                timeout: spans.1,
-                thresholds: Thresholds { passing: thresholds.0, warning: thresholds.1, critical: thresholds.2 },
-                deregister_after: spans.2,
-                output_max_size,
-                separate,
-                description: description.map(Box::new),
-            };
-            definition.validated().ok()
-        })
+        .prop_filter_map(
+            "a definition",
+            |(texts, probe, thresholds, spans, (output_max_size, separate, description))| {
+                let definition = CheckDefinition {
+                    id: CheckId::parse(&texts.0).ok()?,
+                    name: texts.1,
+                    notes: texts.2,
+                    probe,
+                    interval: spans.0,
+                    timeout: spans.1,
+                    thresholds: Thresholds { passing: thresholds.0, warning: thresholds.1, critical: thresholds.2 },
+                    deregister_after: spans.2,
+                    output_max_size,
+                    separate,
+                    description: description.map(Box::new),
+                };
+                definition.validated().ok()
+            },
+        )
         .boxed()
 }
 
