@@ -69,7 +69,7 @@ fn operator_or_value_that_does_not_fit_the_selector_is_rejected() {
         weight == heavy -> column 11: `heavy` is not a whole number, which `weight` is; write one such as `80`
         weight == 1.5 -> column 11: `1.5` is not a whole number, which `weight` is; write one such as `80`
         enabled == yes -> column 12: `yes` is not a boolean, which `enabled` is; write `true` or `false`
-        id matches `(` -> column 12: `(` is not a regular expression: unclosed group; correct it, or escape what
+        id matches `(` -> column 12: `(` is not a regular expression: unclosed group; correct it, or put `\` in front of
         id matches `\w{999}` -> column 12: `\w{999}` compiles to more than 262144 bytes; repeat less,
         ",
     );
