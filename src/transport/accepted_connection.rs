@@ -23,7 +23,7 @@ impl AcceptedConnection {
         match TcpStream::from_std(socket) {
             Ok(socket) => serve_accepted(socket, Connection::new(peer, &worker, permit), &config, shutdown).await,
             Err(error) => {
-                tracing::warn!(%peer, %error, "connection closed: its socket cannot be registered with the poller")
+                tracing::warn!(%peer, %error, "connection closed: its socket cannot be registered with the poller");
             }
         }
     }

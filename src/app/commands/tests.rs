@@ -98,7 +98,7 @@ async fn register_node_with_services(commands: &Commands) {
         let service = Some(on_node("n", &format!("s{n}")));
         let changes = vec![boxed(node("n", "10.0.0.1"))];
         let registration = NodeRegistration { service, ..NodeRegistration::of_node(at_node("n"), None, changes) };
-        in_process(&commands).register_on_node(registration).await.unwrap();
+        in_process(commands).register_on_node(registration).await.unwrap();
     }
 }
 
