@@ -51,7 +51,7 @@ use report::Report;
 /// Benchmarks of Callboard
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Measure to measure
+    /// Group of benchmarks
     #[arg(value_enum, default_value_t)]
     what: Measure,
     /// Run only the rows whose name contains this text (load and consul)

@@ -75,8 +75,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     served.map(|()| ExitCode::SUCCESS)
 }
 
-/// Threads beside the workers, for accepting, expiry and DNS. There are two, so that one long task does not delay the
-/// others.
+/// Threads beside the workers, for accepting and expiry. There are two, so that one long task does not delay the others.
 const RUNTIME_THREADS: usize = 2;
 
 async fn serve(config: &Config, inherited: InheritedSockets, output: ReadyFormat) -> anyhow::Result<()> {
@@ -151,7 +150,7 @@ fn print_ready(server: &Server, output: ReadyFormat) -> anyhow::Result<()> {
                 ("gRPC, TLS", ready.grpc_tls, GRPC),
                 ("HTTP, TLS", ready.http_tls, HTTP),
                 ("health", ready.health, "grpc.health.v1 only"),
-                ("DNS", ready.dns, "A, AAAA, SRV, over UDP and TCP"),
+                ("DNS", ready.dns, "A, AAAA, SRV, PTR, TXT, over UDP and TCP"),
             ];
             let open: Vec<_> =
                 listeners.iter().filter_map(|(name, address, serves)| Some((name, (*address)?, serves))).collect();
