@@ -4,9 +4,12 @@
 //!
 //! Shutdown, in this order and only here:
 //!
-//! 1. **Listeners close.** No connection is accepted any more and DNS is not answered, so that a client which reconnects does not come back here.
-//! 2. **Streams are told.** Health turns `NOT_SERVING`, heartbeat streams and watches get `RECONNECT`, and blocking queries are answered.
-//! 3. **Connections close.** Each gets GOAWAY after 50 ms, and 4 s for the requests that are open. What is left is dropped with its worker.
+//! 1. **Listeners close.** No connection is accepted any more and DNS is not answered, so that a client which reconnects does not reach this
+//!    process again.
+//! 2. **Streams are notified.** Health changes to `NOT_SERVING`, heartbeat streams and watches receive `RECONNECT`, and blocking queries
+//!    are answered.
+//! 3. **Connections close.** Each receives GOAWAY after 50 ms, and has 4 s to finish its open requests. The rest is dropped with its
+//!    worker.
 //! 4. **Background tasks end**: expiry, certificates, health checks.
 //! 5. **Writes finish**, within 5 s, and the **store closes**, within 5 s.
 
@@ -76,16 +79,16 @@ pub struct Server {
 
 impl Server {
     /// Starts a registry, in memory or on the disk. Expiry and the acceptors run on the current runtime; gRPC, HTTP, DNS and health checks on threads of their
-    /// own. Raises the limit on this process's descriptors as far as the system permits.
+    /// own. Raises this process's limit on file descriptors as far as the operating system permits.
     ///
     /// # Errors
     ///
-    /// When it cannot listen on an address, the disk cannot be used, or the system gives no threads.
+    /// When it cannot listen on an address, the disk cannot be used, or the operating system cannot create threads.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         Self::start_with(config, InheritedSockets::default())
     }
 
-    /// The same, with sockets that are open already. The configuration has their addresses.
+    /// Like [`Server::start`], with sockets that are already open. The configuration has their addresses.
     ///
     /// # Errors
     ///
@@ -129,7 +132,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts the tasks that no peer waits for.
+    /// Starts the tasks that serve no client: lease expiry, logs, the reload of certificates.
     fn start_background(&mut self, fatal: &FatalReporter) {
         let Self { background, shared, tls, .. } = self;
         let expiring = Arc::clone(&shared.clock).monitored("lease expiry", expire_leases(Arc::clone(shared)));
@@ -181,7 +184,7 @@ impl Server {
         self.addresses
     }
 
-    /// Reads the files for TLS again. New connections get them, if they can be used.
+    /// Reads the files for TLS again. New connections use them if they are valid.
     pub fn reload(&self) {
         if let Some(tls) = &self.tls {
             tls.reload();
@@ -236,7 +239,7 @@ impl Server {
         close_store(&shared).await;
     }
 
-    /// Closes the store and nothing else, after a fatal error: what was acknowledged is flushed, and the process can exit.
+    /// Closes only the store, after a fatal error: acknowledged writes are flushed, and the process can exit.
     pub async fn close_store(&self) {
         close_store(&self.shared).await;
     }

@@ -15,14 +15,15 @@ use crate::{
     registry::{Command, CommandOutcome, DeregisterGuard, Entry, RegisterWithoutLease, TakenCheck},
 };
 
-/// Most instances of a node whose status is refreshed before other writes get a chance to run.
+/// Maximum number of instances of a node whose status is refreshed before other writes run.
 const MAX_REFRESH_BATCH: usize = 1_024;
 
 /// Commands of one write, submitted in order.
 pub(super) struct CommandSequence {
     pub(super) path: Arc<WritePath>,
     pub(super) caller: Arc<Caller>,
-    /// Set once a command of the write is done: from then on, a command that an overloaded engine rejects is submitted again until the engine takes it.
+    /// Set once a command of the write is done. From then on, a command that an overloaded engine rejects is submitted again until the engine accepts
+    /// it.
     pub(super) begun: bool,
 }
 
@@ -54,7 +55,7 @@ impl CommandSequence {
                     self.path.background.pause(retry).await;
                     commands = again;
                 }
-                // Its first commands are done.
+                // Earlier commands of the write are done, so its outcome is not known.
                 (Err(EngineError::Stopped), Some(_)) => return Err(EngineError::OutcomeUnknown),
                 (done, _) => {
                     self.begun |= done.is_ok();
@@ -190,7 +191,7 @@ impl CommandSequence {
                     done => done,
                 };
                 match done {
-                    // A rejected command means that the instance is gone.
+                    // A command is rejected only if its instance is no longer registered.
                     Ok(_) | Err(EngineError::Rejected(_)) => {}
                     Err(error) => return Err(error),
                 }
@@ -215,7 +216,7 @@ impl CommandSequence {
 }
 
 impl From<TakenCheck> for Command {
-    /// Takes the check away from the instance that has lost it.
+    /// Removes the check from the instance that has lost it.
     fn from(taken: TakenCheck) -> Self {
         let TakenCheck { service, id, check, created } = taken;
         Self::RemoveCheck { service, id, check, created: Some(created) }

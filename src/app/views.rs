@@ -1,16 +1,16 @@
-//! Cache of views: what protocols encode or compute from the registry, made once for all readers of one state.
+//! Cache of views: what protocols encode or compute from the registry, computed once for all readers of one state.
 //!
-//! A view is named by its kind, its subject (mostly a service) and a query. Beside it the cache keeps the version of the registry that it
-//! was made of, and a reader gets it only as long as that version is current: after a change the first reader computes the view, and
-//! others that ask for it at the same time wait for that one.
+//! The key of a view is its kind, its subject (usually a service) and a query. The cache also stores the version of the registry from
+//! which the view was computed. A reader gets the view only while that version is current: after a change the first reader computes the
+//! view again, and others that ask for it at the same time wait.
 //!
 //! All kinds of views have one limit, in bytes, and one eviction policy, that of [`quick_cache`] (CLOCK-Pro with the small queue of
-//! S3-FIFO): views that were read once go before those that are read again and again, so neither a walk through all services nor
-//! a series of queries that are never repeated evicts the views that are read all the time.
+//! S3-FIFO): views that were read once are evicted before views that are read repeatedly. So neither a read of all services nor a
+//! series of queries that are never repeated evicts the frequently read views.
 //!
-//! The cache knows no wire format: [`ViewValue`]s are made by the protocols, and are weighed once, when they are made. A new protocol adds
-//! a kind to [`View`] and nothing else: the endpoints of a service as xDS encodes them are
-//! `views.at_revision(ViewKey::new(View::…, service, subset), revision, encode)`.
+//! The cache knows no wire format: [`ViewValue`]s are computed by the protocols, and weighed once, when they are inserted. A new protocol
+//! adds a kind to [`View`] and nothing else: the endpoints of a service as xDS encodes them are `views.at_revision(ViewKey::new(View::…,
+//! service, subset), revision, encode)`.
 
 #[cfg(test)]
 mod tests;
@@ -37,14 +37,14 @@ use crate::{
 
 /// Maximum weight of all views together, in bytes.
 const MAX_VIEW_BYTES: usize = 64 * 1024 * 1024;
-/// Parts of the cache, each with its own lock and its part of the limit. One, since a view that is larger than a part is not kept, and the
-/// threads of HTTP and DNS are the only ones that use the cache.
+/// Parts of the cache, each with its own lock and its part of the limit. One part, because a view that is larger than a part is not kept,
+/// and only the threads of HTTP and DNS use the cache.
 const SHARDS: usize = 1;
 /// Expected number of views, from which the number of remembered evictions follows.
 const EXPECTED_VIEWS: usize = 4_096;
-/// Bytes that a view takes beside its value and its key.
+/// Bytes that a view takes besides its value and its key.
 const ENTRY_BYTES: usize = 192;
-/// Shortest view worth compressing, in bytes: a shorter one fits a packet as it is.
+/// Minimum size of a view that is compressed, in bytes: a smaller one fits a packet uncompressed.
 const MIN_GZIP_BYTES: usize = 1_400;
 
 /// Kind of a view: what is shown, and in which encoding.
@@ -91,7 +91,7 @@ impl View {
     }
 }
 
-/// Name of a view. Borrowed, so that a lookup allocates nothing.
+/// Key of a view, borrowed, so that a lookup allocates nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ViewKey<'a> {
     view: View,
@@ -101,14 +101,15 @@ pub struct ViewKey<'a> {
 }
 
 impl<'a> ViewKey<'a> {
-    /// Names the view of a subject, mostly a service, that answers a query. `query` is equal for equal queries.
+    /// Returns the key of the view of a subject, usually a service, that answers a query. `query` is equal for equal
+    /// queries.
     #[must_use]
     pub fn new(view: View, subject: &'a str, query: &'a str) -> Self {
         Self { view, subject, query, gzip: false }
     }
 }
 
-/// Name of a view in the cache. Its fields hash as those of [`ViewKey`] do.
+/// Key of a view in the cache. Its fields have the same hash as those of [`ViewKey`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct StoredKey {
     view: View,
@@ -129,17 +130,19 @@ impl Equivalent<StoredKey> for ViewKey<'_> {
     }
 }
 
-/// State of the registry that a view was made of. Read before the view is made: a view may be newer than its version, and is then made
-/// once more, but never older.
+/// State of the registry from which a view was computed. It is read before the view is computed, so a view may be newer than its
+/// version, and is then computed once more, but it is never older.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ViewVersion {
     /// Highest revision among what the view shows.
     pub revision: Revision,
-    /// Number of services that the view shows: with the revision, it tells that one of them is gone.
+    /// Number of services that the view shows. It changes when a service is removed, which does not raise the highest
+    /// revision.
     pub services: usize,
     /// Revision of the nodes, where the view depends on them.
     pub nodes: Option<Revision>,
-    /// Monotonic time in microseconds from which the view is not current any more, where it shows what changes without a revision.
+    /// Monotonic time in microseconds from which the view is no longer current. Set if the view contains data that changes without
+    /// a revision.
     pub expires_at: Option<u64>,
 }
 
@@ -222,7 +225,7 @@ pub struct Views {
 }
 
 impl Views {
-    /// Returns an empty cache that counts here.
+    /// Returns an empty cache that counts in these metrics.
     #[must_use]
     pub fn new(metrics: &ViewMetrics) -> Arc<Self> {
         Arc::new(Self::with_limit(metrics, MAX_VIEW_BYTES))
@@ -246,11 +249,11 @@ impl Views {
         self.cache.weight()
     }
 
-    /// Returns a view that a revision determines: the one in the cache if it was made of that revision, else the one that `make` makes.
+    /// Returns a view that a revision determines: the one in the cache if it is of that revision, otherwise the result of `make`.
     ///
     /// # Errors
     ///
-    /// Those of `make`, which are not kept.
+    /// Those of `make`. They are not cached.
     pub fn at_revision<V: ViewValue, E>(
         &self,
         key: ViewKey<'_>,
@@ -261,8 +264,8 @@ impl Views {
         self.get(key, |version| version.revision == revision, make).map(|(value, _)| value)
     }
 
-    /// Returns a view and its version: the one in the cache if its version is current, else the one that `make` makes. While a view is
-    /// made, others that ask for it wait, each on its own thread; so `make` must not ask for the same view.
+    /// Returns a view and its version: the one in the cache if its version is current, otherwise the result of `make`. Meanwhile other
+    /// callers for the same view block their threads, so `make` must not ask for the same view.
     ///
     /// # Errors
     ///
@@ -283,14 +286,15 @@ impl Views {
             if let Some(found) = current(known) {
                 return Ok(found);
             }
-            // The outdated view leaves first, so that one caller gets the guard and makes the next one.
+            // The outdated view is removed first, so that one caller gets the guard and computes the next one.
             self.cache.remove_if(&key, |view| !is_current(&view.version));
         }
         let stored = StoredKey::from(key);
         let guard = match self.cache.get_value_or_guard(&stored, None) {
             GuardResult::Value(view) => match current(view) {
                 Some(found) => return Ok(found),
-                // Another caller has made it of another state meanwhile. This caller makes its own, which is not kept.
+                // Another caller has inserted a view of another state in the meantime. This caller computes its own,
+                // which is not cached.
                 None => None,
             },
             GuardResult::Guard(guard) => Some(guard),
@@ -303,13 +307,14 @@ impl Views {
         let view =
             CachedView { version, weight: bytes as u64, value: Arc::clone(&value) as Arc<dyn Any + Send + Sync> };
         if let Some(guard) = guard {
-            // Fails only where the guarded place was removed meanwhile: then the view is not kept.
+            // Fails only if the placeholder was removed in the meantime; then the view is not cached.
             let _ = guard.insert(view);
         }
         Ok((value, version))
     }
 
-    /// Returns an encoded view as a client takes it. The compressed copy is a view of its own: it is weighed, and evicted, apart.
+    /// Returns an encoded view in the form that the client accepts. The compressed copy is a separate view, with its own weight
+    /// and eviction.
     ///
     /// # Errors
     ///
@@ -333,7 +338,7 @@ impl Views {
 }
 
 impl EncodedView {
-    /// Compresses the view, if it is worth it.
+    /// Compresses the view if it is large enough.
     #[must_use]
     pub fn compressed(self) -> Self {
         let compressed = if self.bytes.len() < MIN_GZIP_BYTES { None } else { gzip(&self.bytes) };

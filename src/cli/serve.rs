@@ -49,7 +49,7 @@ const GRPC: &str = "registration, discovery, health, reflection";
 const HTTP: &str = "Consul's API (/v1/), /metrics /healthz /readyz /prometheus/sd";
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    // Must come first, while there is no other thread.
+    // Called first, because it requires that there are no other threads.
     let inherited = match InheritedSockets::from_environment() {
         Ok(inherited) => inherited,
         Err(error) => {
@@ -79,7 +79,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 const RUNTIME_THREADS: usize = 2;
 
 async fn serve(config: &Config, inherited: InheritedSockets, output: ReadyFormat) -> anyhow::Result<()> {
-    // Before the listeners open: a program that reads the ready line may send a signal at once.
+    // Before the listeners open, because a program that reads the ready line may send a signal immediately.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let supervisor = ServiceManager::from_environment();

@@ -1,8 +1,8 @@
-//! Closing connections with a reason.
+//! Closes connections with a reason.
 //!
-//! A socket that is closed while its peer still sends is reset, and the peer may never see what was written last. So after the reason the writing side is
-//! shut down, and what the peer sends is read and discarded for a moment. Permits bound the number of such sockets; without one, a connection is closed at
-//! once.
+//! A socket that is closed while its peer still sends is reset, and the peer may never see what was written last. So after the reason is written, the
+//! writing side is shut down, and data from the peer is read and discarded for a moment. Permits bound the number of such sockets; without one, a
+//! connection is closed at once.
 
 use std::{io, net::SocketAddr, os::fd::AsFd as _, time::Duration};
 
@@ -21,15 +21,16 @@ use crate::metrics::RejectReason;
 
 /// Time that a rejected peer has to send a request: a client that has sent none does not expect an answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Delay before a gRPC client is rejected, since it may reconnect at once.
+/// Delay before a gRPC client is rejected, because it may reconnect immediately.
 const GRPC_DELAY: Duration = Duration::from_millis(200);
-/// Limits on what is read from a peer after the reason.
+/// Maximum time for which a peer is read after the reason.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_DRAINED_BYTES: u64 = 1024 * 1024;
-/// Longest request head that is read before the reason is sent.
+/// Maximum size of the request head that is read before the reason is sent, in bytes.
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 
-/// Rejects a connection with the reason. Behind TLS the connection is closed without one: a handshake would cost more than the connection itself.
+/// Rejects a connection with the reason. A connection with TLS is closed without a reason, because a handshake would cost more than the
+/// connection itself.
 pub(super) fn reject(limiter: &ConnectionLimiter, socket: TcpStream, config: &ListenerConfig, reason: RejectReason) {
     if config.tls.is_some() {
         return;
@@ -75,7 +76,7 @@ async fn send_reason(
             [EMPTY_SETTINGS, &go_away(0, text)].concat()
         }
     };
-    // The buffer of a new socket has space for so few bytes.
+    // The send buffer of a new socket has space for these bytes.
     timeout(DRAIN_TIMEOUT, socket.write_all(&response)).await??;
     drain(socket, permit).await;
     Ok(())
@@ -120,7 +121,7 @@ pub(super) fn close_gently(limiter: &ConnectionLimiter, peer: SocketAddr, socket
     }
 }
 
-/// Shuts the writing side down, and reads what the peer sends until it has seen that.
+/// Shuts the writing side down, and discards data from the peer until the peer closes the connection.
 async fn drain(mut socket: TcpStream, permit: OwnedSemaphorePermit) {
     let reading = async {
         socket.shutdown().await?;

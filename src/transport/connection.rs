@@ -25,7 +25,8 @@ use crate::{
     model::{Caller, CallerProtocol},
 };
 
-/// Calls that a peer may cancel for each that it lets be answered. A client that hedges makes up to five attempts of a call and cancels those that lose.
+/// Number of calls that a peer may cancel for each answered call. A client that hedges makes up to five attempts of a call and cancels all but the first
+/// that succeeds.
 const MAX_CANCELLED_PER_ANSWERED: usize = 4;
 
 /// Connection of one peer.
@@ -36,23 +37,23 @@ pub struct Connection {
     permit: ConnectionPermit,
     identity: OnceLock<PeerIdentity>,
     caller: OnceLock<Arc<Caller>>,
-    /// Set once a request came.
+    /// Set once a request has arrived.
     used: AtomicBool,
-    /// Set once its streams are asked to continue on another connection.
+    /// Set once the streams are asked to continue on another connection.
     retiring: AtomicBool,
     evicted: AtomicBool,
     /// Notified when the connection is evicted or rejected.
     ending: Notify,
-    /// Progress of the peer in taking bytes from the socket.
+    /// Progress of the peer in reading from the socket.
     socket: (ReadProgress, Mutex<StallDetector>),
     /// Locked when a stream begins or ends, and once a second.
     streams: Mutex<OpenStreams>,
-    /// Bytes of answers that are made and not taken.
+    /// Bytes of unread answers.
     unread: AtomicUsize,
-    /// Calls that the peer has cancelled since the last inspection, and those that were answered.
+    /// Number of calls that the peer has cancelled since the last inspection, and number of answered calls.
     cancelled: AtomicUsize,
     answered: AtomicUsize,
-    /// Reason that its GOAWAY gives, once it is rejected.
+    /// Reason in the GOAWAY of a rejected connection.
     rejection: OnceLock<Box<str>>,
     call_queue: Arc<CallQueue>,
     cpu_share: CpuShare,
@@ -66,7 +67,7 @@ struct OpenStreams {
 }
 
 impl Connection {
-    /// Connection from this peer that was admitted with this permit and is served by this worker.
+    /// Creates a connection from this peer, admitted with this permit and served by this worker.
     #[must_use]
     pub fn new(peer: SocketAddr, worker: &Arc<WorkerState>, permit: ConnectionPermit) -> Arc<Self> {
         Arc::new(Self {
@@ -96,37 +97,37 @@ impl Connection {
         self.peer
     }
 
-    /// Index of the worker that serves it.
+    /// Index of the worker that serves the connection.
     #[must_use]
     pub fn worker(&self) -> usize {
         self.worker.index()
     }
 
-    /// State of the worker that serves it.
+    /// State of the worker that serves the connection.
     #[must_use]
     pub fn worker_state(&self) -> &Arc<WorkerState> {
         &self.worker
     }
 
-    /// Counts a poll of one of its tasks that began then and ends now.
+    /// Counts a poll of one of the connection's tasks. The poll began at `began` and ends now.
     pub(super) fn count_poll(&self, began: Duration) {
         let now = self.worker.now();
         let span = now.saturating_sub(began);
         self.worker.load().count(span, now, self.cpu_share.count(span, now));
     }
 
-    /// Time for which it should not be read, so that lighter connections have the thread.
+    /// Returns the time for which the connection should not be read, so that lighter connections can use the thread.
     pub(super) fn read_pause(&self) -> Option<Duration> {
         let now = self.is_throttled().then(|| self.worker.now())?;
         self.cpu_share.pause(now)
     }
 
-    /// Returns whether it should be read in small pieces, so that lighter connections have the thread.
+    /// Returns whether the connection should be read in small pieces, so that lighter connections can use the thread.
     pub(super) fn is_throttled(&self) -> bool {
         self.cpu_share.is_heavy() && self.worker.load().is_contended(self.worker.now())
     }
 
-    /// Number of polls of its tasks so far.
+    /// Number of polls of the connection's tasks so far.
     pub(super) fn poll_count(&self) -> u64 {
         self.cpu_share.polls()
     }
@@ -145,19 +146,20 @@ impl Connection {
         self.identity.get().map(PeerIdentity::name)
     }
 
-    /// Sets the name that the peer's certificate proves. Called once, before its first stream.
+    /// Sets the name that the peer's certificate proves. Called once, before the first stream.
     pub fn identify(&self, name: Arc<str>) {
         self.identity.get_or_init(|| self.permit.identify(name));
     }
 
-    /// Returns the caller of commands that come on this connection, which speaks one protocol. One value for all of them.
+    /// Returns the caller of commands from this connection. All commands share the value, because a connection has one
+    /// protocol.
     #[must_use]
     pub fn caller(&self, protocol: CallerProtocol) -> &Arc<Caller> {
         let caller = || Caller::Client { protocol, peer: self.peer, identity: self.identity().cloned() };
         self.caller.get_or_init(|| Arc::new(caller()))
     }
 
-    /// Closes it at once, and discards what the peer has not taken.
+    /// Closes the connection immediately, and discards data that the peer has not read.
     pub fn evict(&self, reason: EvictReason) {
         if !self.evicted.swap(true, Ordering::AcqRel) {
             self.note_eviction(reason, "connection evicted");
@@ -165,7 +167,8 @@ impl Connection {
         }
     }
 
-    /// Closes it with a GOAWAY that gives this text. Its streams are told, and have a grace.
+    /// Closes the connection with a GOAWAY that contains this text. Its streams are notified, and have the grace period
+    /// to end.
     fn reject(&self, reason: EvictReason, text: String) {
         if self.rejection.set(text.into()).is_ok() {
             self.note_eviction(reason, "connection rejected");
@@ -179,35 +182,35 @@ impl Connection {
         tracing::debug!(peer = %self.peer, identity, reason = reason.text(), "{what}");
     }
 
-    /// Reason that its GOAWAY gives, if it is rejected.
+    /// Returns the reason in the GOAWAY of the connection, if it is rejected.
     pub(super) fn rejection(&self) -> Option<&str> {
         self.rejection.get().map(|reason| &**reason)
     }
 
-    /// Notes that h2 itself has closed it with GOAWAY, since the peer floods it.
+    /// Records that h2 itself has closed the connection with GOAWAY, because of a flood from the peer.
     pub(super) fn flooded(&self, reason: String) {
         if self.rejection.set(reason.into()).is_ok() {
             self.permit.limiter().metrics().connections.evicted(EvictReason::Flood);
         }
     }
 
-    /// Returns whether the registry has evicted it.
+    /// Returns whether the registry has evicted the connection.
     #[must_use]
     pub fn is_evicted(&self) -> bool {
         self.evicted.load(Ordering::Acquire)
     }
 
-    /// Waits until it is evicted or rejected.
+    /// Waits until the connection is evicted or rejected.
     pub(super) async fn ending(&self) {
         self.ending.notified().await;
     }
 
-    /// Asks its streams to continue on another connection.
+    /// Asks the streams to continue on another connection.
     pub(super) fn retire(&self) {
         self.retiring.store(true, Ordering::Release);
     }
 
-    /// Returns whether its streams are asked to continue on another connection.
+    /// Returns whether the streams are asked to continue on another connection.
     #[must_use]
     pub fn is_retiring(&self) -> bool {
         self.retiring.load(Ordering::Acquire)
@@ -218,8 +221,8 @@ impl Connection {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The limit that the open streams exceed, of which the caller's is the newest. `preferred`: whether the stream is of those for which a tenth of the
-    /// limit is kept.
+    /// Returns the limit that the open streams exceed, including the caller's, which is the newest. `preferred`: true for a stream that may use the
+    /// reserved tenth of the limit.
     #[must_use]
     pub fn exceeded_stream_limit(&self, preferred: bool) -> Option<LimitError> {
         self.permit.exceeded_stream_limit(self.identity.get(), preferred)
@@ -258,12 +261,13 @@ impl Connection {
         }
     }
 
-    /// Counts a call with an answer that was handed on.
+    /// Counts a call whose answer was passed on.
     pub(super) fn call_answered(&self) {
         self.answered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a call that was cancelled before its answer was handed on. Each costs the registry a call, and the peer hardly anything.
+    /// Counts a call that was cancelled before its answer was passed on. Each costs the registry as much as a call, and the peer
+    /// almost nothing.
     pub(super) fn call_cancelled(&self) {
         let limit = self.permit.limiter().limits().cancelled_calls;
         let cancelled = self.cancelled.fetch_add(1, Ordering::Relaxed) + 1;
@@ -271,7 +275,7 @@ impl Connection {
             return;
         }
         if self.rejection().is_some() {
-            // It was told, and goes on.
+            // The peer has received the reason, and continues.
             return self.evict(EvictReason::Resets);
         }
         self.cancelled.store(0, Ordering::Relaxed);
@@ -284,19 +288,19 @@ impl Connection {
         );
     }
 
-    /// Counts bytes of an answer that was made.
+    /// Adds the bytes of an answer to the unread bytes.
     pub(super) fn answer_made(&self, bytes: usize) {
         self.unread.fetch_add(bytes, Ordering::Relaxed);
         self.permit.answer_made(self.identity.get(), bytes);
     }
 
-    /// Takes back bytes of an answer that was read.
+    /// Subtracts the bytes of an answer that was read.
     pub(super) fn answer_taken(&self, bytes: usize) {
         self.unread.fetch_sub(bytes, Ordering::Relaxed);
         self.permit.answer_taken(self.identity.get(), bytes);
     }
 
-    /// Notes the result of a write to the socket.
+    /// Records the result of a write to the socket.
     pub(super) fn wrote(&self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending => self.socket.0.wait(),
@@ -306,7 +310,7 @@ impl Connection {
 }
 
 impl Inspected for Connection {
-    /// Inspects its readers, and evicts it when one has stalled.
+    /// Inspects the readers of the connection, and evicts the connection if one has stalled.
     fn inspect(&self) {
         self.cancelled.store(0, Ordering::Relaxed);
         self.answered.store(0, Ordering::Relaxed);
@@ -361,7 +365,7 @@ mod tests {
         }
         assert_eq!(connection.rejection(), None);
         connection.inspect();
-        // Calls that were answered before the last inspection allow for none.
+        // Calls that were answered before the last inspection allow for no cancelled ones.
         (0..11).for_each(|_| connection.call_cancelled());
         assert!(connection.rejection().is_some());
     }

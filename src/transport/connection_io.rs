@@ -1,4 +1,4 @@
-//! Socket of a connection, which limits what the connection reads and counts what the peer takes.
+//! Socket of a connection. It limits the bytes that the connection reads, and counts the bytes that the peer reads.
 
 use std::{
     io::{self, IoSlice},
@@ -25,7 +25,7 @@ use super::{
 pub struct ConnectionIo {
     socket: TcpStream,
     connection: Arc<Connection>,
-    /// Number of the poll in which the connection was read last, and bytes read in it.
+    /// Number of the poll in which the connection was last read, and the bytes read in that poll.
     read: (u64, usize),
     /// End of the pause in which the connection is not read.
     pause: Option<Pin<Box<Sleep>>>,
@@ -38,7 +38,7 @@ impl ConnectionIo {
         Self { socket, connection, read: (0, 0), pause: None }
     }
 
-    /// Waits until other connections have had their share of the thread.
+    /// Waits until other connections have used their share of the thread.
     fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.pause.is_none() {
             self.pause = self.connection.read_pause().map(|pause| Box::pin(sleep(pause)));
@@ -50,8 +50,8 @@ impl ConnectionIo {
         Poll::Ready(())
     }
 
-    /// Bytes read in this poll of the task. h2 reads again for each stream that it finds in what it has read, so the budget ends with the poll of the task, not
-    /// with a read that was refused: a connection once had up to 128 budgets in one poll.
+    /// Bytes read in this poll of the task. h2 reads again for each stream that it finds in what it has read, so the budget is for a poll of the task. A budget
+    /// that was renewed by each rejected read would give a connection up to 128 budgets in one poll.
     fn bytes_read_in_poll(&mut self) -> &mut usize {
         let poll = self.connection.poll_count();
         if self.read.0 != poll {
@@ -65,7 +65,7 @@ impl ConnectionIo {
         self.socket.ready(Interest::READABLE).await.map(|_| ())
     }
 
-    /// Waits for the peer's first byte and returns it. It stays to be read.
+    /// Waits for the peer's first byte and returns it, without removing it from the socket.
     pub(super) async fn peek_first_byte(&self) -> io::Result<u8> {
         let mut first = [0];
         match self.socket.peek(&mut first).await? {
@@ -111,7 +111,7 @@ impl AsyncWrite for ConnectionIo {
         context: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // Mostly there is one buffer, for which the system has a shorter path.
+        // Usually there is one buffer, for which the operating system has a shorter path.
         if let [one] = from {
             return self.poll_write(context, one);
         }
@@ -134,7 +134,8 @@ impl AsyncWrite for ConnectionIo {
 }
 
 impl Drop for ConnectionIo {
-    /// Discards what an evicted peer has not taken, in the kernel too. A peer that was sent a reason gets time to read it.
+    /// Discards data that an evicted peer has not read, also in the kernel. A peer that was sent a reason gets time to
+    /// read it.
     fn drop(&mut self) {
         if !self.connection.is_evicted() {
             if self.connection.rejection().is_some() {
@@ -159,7 +160,7 @@ mod tests {
         transport::{ConnectionLimiter, ConnectionLimits, Protocol, WorkerState, accounted_task::AccountedTask},
     };
 
-    /// Reads as h2 does: again and again in one poll, whatever the reads before returned.
+    /// Reads repeatedly in one poll, regardless of the earlier results, as h2 does.
     #[tokio::test]
     async fn repeated_reads_in_one_poll_stay_within_its_budget() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

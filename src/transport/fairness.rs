@@ -1,8 +1,8 @@
 //! Fairness: the budget of a connection on the thread that it shares with others.
 //!
-//! A worker is one thread with one queue of tasks, and nothing preempts a task. So every resource of which one connection could take so much that
-//! others wait has a budget, and this file states all of them. The accounts are in `fairness/`; `connection_io`, `paced_body` and `accounted_task`, beside
-//! this file, apply them to a connection.
+//! A worker is one thread with one queue of tasks, and nothing preempts a task. So every resource has a budget if one connection could use enough of it to
+//! make others wait. This file states all budgets. The accounts are in `fairness/`; `connection_io`, `paced_body` and `accounted_task` apply them to a
+//! connection.
 //!
 //! | resource | budget of a connection | beyond it | implemented in |
 //! |---|---|---|---|
@@ -13,8 +13,8 @@
 //! | time without progress of a reader | [`STALL_SECONDS`], and less than [`MIN_STALL_BYTES`] in that time | it is evicted | `stall` |
 //! | the same, while it keeps memory from others | [`PRESSED_STALL_SECONDS`] | it is evicted | `stall` |
 //!
-//! The limits on numbers of connections, streams and unread bytes are not here but in `limits` and `unread_limits`: they say what may be open, not how
-//! fast it is served.
+//! The limits on numbers of connections, streams and unread bytes are not here but in `limits` and `unread_limits`: they bound how much may be open,
+//! not how fast it is served.
 
 mod call_queue;
 mod cpu_share;
@@ -35,33 +35,35 @@ pub(super) const THROTTLED_READ_BYTES: usize = 512;
 /// Calls of a connection that begin at once.
 const MAX_STARTING_CALLS: usize = 4;
 
-/// Number of parts of a thread's time, by which shares are told.
+/// Number of parts into which the time of a thread is divided. Shares are numbers of such parts.
 const CPU_PARTS: u64 = 40;
-/// Parts of a heavy connection while it is throttled: a tenth.
+/// Share of a heavy connection while it is throttled: a tenth.
 const CPU_SHARE: u64 = 4;
-/// Parts up to which a connection counts as light.
+/// Maximum share of a light connection.
 const LIGHT_CPU_SHARE: u64 = 1;
-/// Parts of all connections beyond which a thread counts as busy.
+/// Share of all connections together above which a thread counts as busy.
 const BUSY_CPU_SHARE: u64 = 32;
-/// CPU time that a connection may use at once, however long it was idle.
+/// CPU time that a connection may use in a burst, even after a long idle time.
 const CPU_BURST: Duration = Duration::from_millis(2);
-/// CPU time that a light connection may use at once; also that of all connections before their thread counts as busy.
+/// CPU time that a light connection may use in a burst; also the CPU time that all connections may use in a burst
+/// before their thread counts as busy.
 const LIGHT_CPU_BURST: Duration = Duration::from_millis(1);
-/// Time for which a light connection counts as being there after it was last polled.
+/// Time for which a light connection counts as present after its last poll.
 const LIGHT_PRESENCE: Duration = Duration::from_millis(100);
-/// Time for which a thread counts as busy. Throttling leaves it idle time, which it would not have without.
+/// Time for which a thread counts as busy after it was last overloaded. Throttling gives the thread idle time, which
+/// must not end the throttling.
 const BUSY_PERIOD: Duration = Duration::from_secs(2);
-/// Largest debt of a connection, which a pause of 20 ms pays. A throttled connection is still read, and its heartbeats are counted; and one that used what
-/// no other wanted owes nothing for hours of that.
+/// Maximum debt of a connection, which a pause of 20 ms pays. So a throttled connection is still read, and its heartbeats count; and a connection that
+/// used time that no other connection wanted pays for it only briefly.
 const MAX_CPU_DEBT: Duration = Duration::from_millis(2);
 
-/// Bytes of a frame. hyper hands a frame on, however large, as soon as the peer's window has one byte.
+/// Maximum bytes of a frame. hyper passes on a frame of any size as soon as the peer's window has one byte.
 pub(super) const MAX_FRAME_BYTES: usize = 16 * 1024;
 
-/// Seconds after which a reader that has something to take and takes nothing has stalled: it is evicted within 30 s.
+/// Seconds without progress after which a reader with pending data counts as stalled: it is evicted within 30 s.
 const STALL_SECONDS: u32 = 28;
-/// The same for a reader that keeps memory from others.
+/// The same time for a reader that uses memory which others need.
 const PRESSED_STALL_SECONDS: u32 = 3;
-/// Bytes that a reader has to take in [`STALL_SECONDS`], unless it takes all there is. More than one frame, which is handed on before anything is taken;
-/// less than what the slowest link carries.
+/// Bytes that a reader has to read in [`STALL_SECONDS`], unless it reads everything. More than one frame, which is passed on before anything is read;
+/// less than the slowest link carries in that time.
 const MIN_STALL_BYTES: usize = 32 * 1024;

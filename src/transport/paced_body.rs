@@ -1,7 +1,7 @@
-//! Bodies of answers, handed on as fast as the peer takes them.
+//! Bodies of answers, passed on as fast as the peer reads them.
 //!
-//! hyper asks for the next frame once the last one fits the peer's window. So at most one frame beyond that window is in the buffers of hyper and h2, and a
-//! peer that does not open its window is seen here.
+//! hyper asks for the next frame once the last one fits the peer's window. So at most one frame beyond that window is in the buffers of hyper and h2, and
+//! this module detects a peer that does not open its window.
 
 use std::{
     pin::Pin,
@@ -19,16 +19,16 @@ use super::{
     unread_answers::{MIN_COUNTED, UnreadAnswer},
 };
 
-/// Size from which the last byte of an answer is handed on alone.
+/// Minimum size of an answer whose last byte is passed on alone.
 const LARGE_BYTES: usize = MIN_COUNTED;
 
-/// Body of an answer, in frames of bounded size. Its stream counts as open until all of it is handed on.
+/// Body of an answer, in frames of bounded size. Its stream counts as open until the whole body is passed on.
 #[derive(Debug)]
 pub(super) struct PacedBody {
     body: Body,
-    /// Rest of the data that the body has given...
+    /// Remaining data of the current frame of the body.
     rest: Bytes,
-    /// ...which is counted as unread until all of it is written.
+    /// Count of this data as unread, kept until all of it is written.
     counted: Option<Arc<UnreadAnswer>>,
     has_end: bool,
     stream: OpenStream,
@@ -43,8 +43,8 @@ impl PacedBody {
     /// Splits the next frame off the data.
     fn next(&mut self) -> Bytes {
         let rest = self.rest.len();
-        // The end of an answer is handed on together with its last data. So the last byte waits alone until it fits the window, as all the rest does by then:
-        // otherwise a stream would count as ended while its answer is in the buffers of h2.
+        // The end of an answer is passed on together with its last data. So the last byte is passed on alone, once the window has space for it and thus for
+        // the rest. Otherwise a stream would count as ended while its answer is in the buffers of h2.
         let length = if rest > MAX_FRAME_BYTES {
             MAX_FRAME_BYTES
         } else if rest >= LARGE_BYTES && self.has_end {
@@ -64,7 +64,7 @@ impl PacedBody {
 
 impl Drop for PacedBody {
     fn drop(&mut self) {
-        // hyper does not ask a body again that has said its end, or is empty.
+        // hyper does not poll a body again that has reported its end, or is empty.
         self.stream.complete |= http_body::Body::is_end_stream(self);
     }
 }
@@ -119,13 +119,13 @@ impl http_body::Body for PacedBody {
     }
 }
 
-/// One open stream, counted until it is dropped.
+/// Open stream, counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct OpenStream {
     connection: Arc<Connection>,
     id: usize,
     progress: Arc<ReadProgress>,
-    /// Set once all of the answer was handed on.
+    /// Set once the whole answer has been passed on.
     complete: bool,
 }
 

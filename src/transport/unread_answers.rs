@@ -1,7 +1,8 @@
-//! Answers that their readers have not taken.
+//! Answers that clients have not read yet.
 //!
-//! A buffer is counted while any part of it waits to be written, and once, however many readers it has: on the account of the connection, address and
-//! identity that had it first, and in all. So the numbers are memory, and a list that a thousand clients request at once costs as much as for one of them.
+//! A buffer is counted while any part of it waits to be written. It is counted only once, even if it has many readers: for the connection, address and
+//! identity that had it first, and in the total. So the numbers are bytes of memory, and a list that a thousand clients request at the same time counts as
+//! much as for one of them.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -12,16 +13,17 @@ use super::{AnswerSize, Connection, LimitError, unread_limits::BufferId};
 
 /// Bytes below which an answer is not counted.
 pub(super) const MIN_COUNTED: usize = 1_024;
-/// Time that an answer of unknown size waits while no answer is taken. Shorter than the time after which readers that keep memory from others are evicted.
+/// Maximum time that an answer of unknown size waits while no other answer is read. Shorter than the time after which stalled readers are evicted that use
+/// memory which others need.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time that it waits at most.
+/// Maximum time that an answer of unknown size waits in total.
 const CAPACITY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A buffer that waits for one reader. Dropping it counts it as taken.
+/// Buffer that waits for one reader. Dropping it counts the buffer as read.
 #[derive(Debug)]
 pub(super) struct UnreadAnswer {
     connection: Arc<Connection>,
-    /// Kept until it is no longer counted, so that no other buffer has its address.
+    /// Kept until the buffer is no longer counted, so that no other buffer has its address.
     data: Bytes,
     first: bool,
 }
@@ -35,7 +37,7 @@ impl UnreadAnswer {
         Arc::new(Self { connection: Arc::clone(connection), data, first })
     }
 
-    /// A part of the buffer, which is counted until all parts are dropped.
+    /// Returns a part of the buffer. The buffer is counted until all parts are dropped.
     pub(super) fn part(self: &Arc<Self>, bytes: Bytes) -> Bytes {
         Bytes::from_owner(AnswerPart { _answer: Arc::clone(self), bytes })
     }
@@ -75,13 +77,13 @@ impl Connection {
         if data.len() < MIN_COUNTED { data } else { UnreadAnswer::new(self, data.clone()).part(data) }
     }
 
-    /// The limit that leaves no memory for another answer of this size.
+    /// Returns the limit that leaves no memory for another answer of this size.
     #[must_use]
     pub fn exceeded_unread_limit(&self, size: AnswerSize) -> Option<LimitError> {
         self.permit().exceeded_unread_limit(self.peer_identity(), self.unread_bytes(), size)
     }
 
-    /// Waits for memory for an answer of unknown size, for as long as other answers are taken, which frees theirs within milliseconds.
+    /// Waits for memory for an answer of unknown size while other answers are read, which usually frees memory within milliseconds.
     ///
     /// # Errors
     ///
@@ -92,7 +94,7 @@ impl Connection {
         let mut taken = self.permit().answers_taken(exceeded);
         let (mut idle, mut over) = (pin!(sleep(IDLE_TIMEOUT)), pin!(sleep(CAPACITY_TIMEOUT)));
         loop {
-            // Enabled before the look, so that no buffer that is freed after it is missed.
+            // Enabled before the check, so that a buffer that is freed after the check is not missed.
             let mut freed = pin!(buffers.freed.notified());
             freed.as_mut().enable();
             match self.exceeded_unread_limit(AnswerSize::Unknown) {

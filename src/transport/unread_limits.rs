@@ -1,4 +1,4 @@
-//! Limits on the memory of answers that their readers have not taken.
+//! Limits on the memory of unread answers.
 //!
 //! | level | limit | answers of unknown size | pages and watches |
 //! |---|---|---|---|
@@ -7,7 +7,7 @@
 //! | all | `--max-unread-responses` | up to half | up to three quarters; all for a connection that reads |
 //!
 //! A connection that reads has at most [`MAX_READING_BYTES`] bytes waiting; for it, an address may hold up to three quarters of all. Beyond half of a limit,
-//! connections that hold more than that and take nothing are evicted after seconds, not half a minute.
+//! connections with more unread bytes that read nothing are evicted after seconds instead of half a minute.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -16,10 +16,10 @@ use tokio::sync::Notify;
 
 use super::{LimitError, LimitLevel};
 
-/// Bytes up to which a connection counts as one that reads.
+/// Maximum unread bytes of a connection that counts as reading.
 const MAX_READING_BYTES: usize = 64 * 1024;
 
-/// Size of an answer that is to be made.
+/// Size of an answer before it is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerSize {
     /// A page of bounded size.
@@ -30,7 +30,7 @@ pub enum AnswerSize {
     Unknown,
 }
 
-/// Bytes that wait for readers, by owner.
+/// Unread bytes by owner.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct UnreadBytes {
     pub(super) connection: usize,
@@ -52,7 +52,7 @@ impl UnreadLimits {
         Self { connection: all / 16, address: if loopback { all / 2 } else { all / 4 }, all }
     }
 
-    /// The first limit that leaves no memory for an answer of this size.
+    /// Returns the first limit that leaves no memory for an answer of this size.
     pub(super) fn exceeded(self, size: AnswerSize, unread: UnreadBytes) -> Option<LimitError> {
         let Self { connection, address, all } = self;
         let reads = unread.connection <= MAX_READING_BYTES;
@@ -71,22 +71,22 @@ impl UnreadLimits {
         levels.into_iter().find(|(_, bytes, most)| bytes > most).map(|(level, _, most)| LimitError::Unread(level, most))
     }
 
-    /// Returns whether a connection that takes nothing keeps memory from others.
+    /// Returns whether a connection that reads nothing uses memory that others need.
     pub(super) fn are_pressed_by(self, unread: UnreadBytes) -> bool {
         let levels = [(unread.address, self.address), (unread.identity, self.address), (unread.all, self.all)];
         unread.connection > MAX_READING_BYTES && levels.into_iter().any(|(bytes, most)| bytes > most / 2)
     }
 }
 
-/// Start and length in memory: unique while the buffer lives.
+/// Start and length of a buffer in memory: unique while the buffer exists.
 pub(super) type BufferId = (usize, usize);
 
-/// Buffers that wait for readers.
+/// Unread buffers.
 #[derive(Debug, Default)]
 pub(super) struct UnreadBuffers {
     readers: DashMap<BufferId, usize>,
     bytes: AtomicUsize,
-    /// Buffers that were freed so far; may wrap around.
+    /// Number of buffers that were freed so far; may wrap around.
     freed_count: AtomicUsize,
     pub(super) freed: Notify,
 }

@@ -1,13 +1,13 @@
 //! Wakes the streams and blocking queries that wait for changes.
 //!
-//! A writer that woke every watcher itself would pay for all of them: 8 to 20 ms a change with 10,000 watchers. It only adds
-//! the name of the changed service to the inbox of each worker that has a watcher of it, and wakes that worker's notifier once.
-//! The notifier then wakes the streams on its own thread; what changes in the meantime is in its next round. No timer delays
-//! the first change.
+//! If a writer woke every watcher itself, a change would take 8 to 20 ms with 10,000 watchers. It only adds the name of the
+//! changed service to the inbox of each worker that has a watcher of it, and wakes that worker's notifier once. The notifier
+//! then wakes the streams on its own thread; changes in the meantime are in its next round. No timer delays the first
+//! change.
 //!
-//! A round wakes each stream once, however many services changed, and its cost under the registrations' lock is one visit for
-//! each stream that watches everything or a prefix, plus one for each pair of a changed service and a stream that names it.
-//! Streams that ask for it also get the names of the changed services: see [`ChangedServices`].
+//! A round wakes each stream once, even if many services have changed. Its cost under the registrations' lock is one visit
+//! for each stream that watches everything or a prefix, plus one for each pair of a changed service and a stream that names
+//! it. Streams that ask for it also get the names of the changed services: see [`ChangedServices`].
 //!
 //! | file | holds |
 //! |---|---|
@@ -48,7 +48,7 @@ const CATCH_UP_BYTES: u64 = MAX_HISTORY_BYTES as u64 / 4;
 pub enum Interest {
     /// Changes of these services.
     Changes(Arc<Selector>),
-    /// None, besides the wake-ups of all streams: sweeps and shutdown.
+    /// No changes: the stream is woken only with all streams, by sweeps and by shutdown.
     Nothing,
 }
 
@@ -70,7 +70,8 @@ pub struct Notifier {
     watched_names: DashMap<ServiceName, Box<[u32]>>,
     /// Number of registrations for topics, which are not names of services. While it is zero, notifiers do not look for topics.
     topic_registrations: AtomicU32,
-    /// Bytes by which the event log has grown. An event counts for at least its part of a log that is full by number.
+    /// Bytes by which the event log has grown. An event counts as at least the average size of an event in a log with
+    /// the maximum number of events.
     logged_bytes: AtomicU64,
     leaving: AtomicBool,
 }
@@ -103,7 +104,8 @@ impl Notifier {
     fn register_waiter(self: &Arc<Self>, waiter: Waiter, interest: Interest) -> WakeRegistration {
         let worker = waiter.connection.worker();
         let waiter = Arc::new(waiter);
-        // Counted first: a change between the two wakes a notifier that finds no stream, and the stream reads after both.
+        // Counted before the registration is inserted. A change in between wakes a notifier that does not find the stream
+        // yet, but the stream reads the state afterwards.
         match &interest {
             Interest::Changes(selector) => match &**selector {
                 Selector::Names(names) => names.iter().for_each(|name| self.count(name, worker)),
@@ -111,7 +113,7 @@ impl Notifier {
             },
             Interest::Nothing => {}
         }
-        // Either the writer sees that interest, or the stream what was written: see `changed`.
+        // Either the writer sees this interest, or the stream sees the change: see `changed`.
         fence(Ordering::SeqCst);
         let id = self.workers[worker].insert(&waiter, &interest);
         WakeRegistration { notifier: Arc::clone(self), id, interest, added: BTreeSet::new(), waiter }
@@ -140,13 +142,13 @@ impl Notifier {
         }
     }
 
-    /// Wakes all streams to tell their peers that this process shuts down.
+    /// Wakes all streams, so that they notify their peers that this process is shutting down.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
         self.wake_all();
     }
 
-    /// Returns whether this process shuts down.
+    /// Returns whether this process is shutting down.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire)
@@ -205,8 +207,8 @@ impl ChangeListener for Notifier {
                 notifier.add_changed(folded.into_iter().chain(own));
             }
         }
-        // A reader without a change to read stays at its revision. Before what it would have to look through falls out of the
-        // event log, it is woken once and moves to the newest revision.
+        // A reader without changes stays at its revision. Before the events after that revision are dropped from the log, the
+        // reader is woken once and moves to the newest revision.
         let bytes = event.size().max(MAX_HISTORY_BYTES / MAX_HISTORY_EVENTS) as u64;
         let before = self.logged_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before / CATCH_UP_BYTES != (before + bytes) / CATCH_UP_BYTES {
@@ -240,13 +242,13 @@ pub struct WakeRegistration {
 }
 
 impl WakeRegistration {
-    /// Ready once for each time, or several, that the stream was woken.
+    /// Ready if the stream was woken since the last call, once or several times.
     pub fn poll_woken(&self, context: &Context<'_>) -> Poll<()> {
         self.waiter.poll_woken(context)
     }
 
     /// Ready when the stream was woken, with the services that have changed since the last call as far as they concern it. The
-    /// names are a hint where to look: a change may be seen before its wake-up.
+    /// names are a hint: a stream may read a change before it is woken for it.
     pub fn poll_changes(&self, context: &Context<'_>) -> Poll<ChangedServices> {
         self.waiter.poll_woken(context).map(|()| self.waiter.take_changes(|name| self.concerns(name)))
     }
@@ -260,7 +262,8 @@ impl WakeRegistration {
     }
 
     /// Adds a service to those that wake the stream, at a cost that does not depend on how many there are, and returns whether it was
-    /// not added before. It stays added whatever the interest is or becomes. What happened before is to be read after.
+    /// not added before. It stays added, independently of the interest. The stream must read the service's earlier changes after this
+    /// call.
     pub fn add(&mut self, name: &ServiceName) -> bool {
         if !self.added.insert(name.clone()) {
             return false;
@@ -286,7 +289,7 @@ impl WakeRegistration {
         was_added
     }
 
-    /// Replaces the interest that the stream was registered with. What happened before is to be read after.
+    /// Replaces the interest that the stream was registered with. The stream must read earlier changes after this call.
     pub fn set_interest(&mut self, interest: Interest) {
         let waiter = Waiter::new(&self.waiter.connection, self.waiter.takes_names());
         let mut other = self.notifier.register_waiter(waiter, interest);
@@ -296,7 +299,8 @@ impl WakeRegistration {
         *self = other;
     }
 
-    /// Returns whether the stream is to end, with a notice to its peer: the process shuts down, or its connection is to end.
+    /// Returns whether the stream has to end, with a notice to its peer, because the process is shutting down or the
+    /// connection is retiring.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.notifier.is_leaving() || self.waiter.connection.is_retiring()

@@ -35,7 +35,7 @@ pub struct WorkerState {
     streams: AtomicUsize,
     clock: Arc<Clock>,
     load: ThreadLoad,
-    /// One permit: large answers are made one after the other.
+    /// Semaphore with one permit: large answers are built one after the other.
     large_answers: Semaphore,
     /// Locked when a connection begins or ends, and once a second.
     connections: Mutex<HashMap<usize, Arc<dyn Inspected>>>,
@@ -67,7 +67,7 @@ impl WorkerState {
         self.streams.load(Relaxed)
     }
 
-    /// Permit to make an answer that takes long, of which the thread makes one at a time.
+    /// Semaphore for large answers, of which the thread builds one at a time.
     #[must_use]
     pub fn large_answers(&self) -> &Semaphore {
         &self.large_answers
@@ -78,7 +78,7 @@ impl WorkerState {
         self.clock.since_start()
     }
 
-    /// Time that all connections of the worker have used of its thread.
+    /// CPU time that all connections of the worker have used.
     pub(super) fn load(&self) -> &ThreadLoad {
         &self.load
     }
@@ -102,7 +102,8 @@ impl WorkerState {
     /// Inspects the connections once a second, for as long as it is polled.
     pub async fn inspect_connections(&self) {
         let mut ticks = interval(INSPECTION_INTERVAL);
-        // The number of inspections says how long a reader has stalled. Those that a pause of the process made late do not count.
+        // The number of inspections measures how long a reader has stalled, so inspections that were missed in a pause of the
+        // process must not be made up for.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;

@@ -1,8 +1,8 @@
-//! Loading of a store.
+//! Loads a store.
 //!
 //! A record with the right tag was written by a registry. If this version cannot use it, only its instance is missing: the record
-//! stays in its place, is reported, and a later version may read it. A record with a wrong tag, an additional record or a missing
-//! one is damage to the whole file.
+//! stays in its place, is reported, and a later version may read it. If a record has a wrong tag, is missing or is additional,
+//! the whole file counts as damaged.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -68,7 +68,7 @@ pub struct OutdatedRecords {
 pub enum LoadError {
     /// The database reports an error.
     Database(redb::Error),
-    /// The records differ from what was written.
+    /// The table differs from what was written.
     Corrupt(String),
 }
 

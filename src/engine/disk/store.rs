@@ -9,10 +9,10 @@
 //! | | `state` | [`StoreHeader`] and its tag |
 //!
 //! The header counts the records of each table and holds the exclusive or of their tags, so that a missing or an additional record
-//! is found. For instances that is damage; saved check states are all forgotten then.
+//! is found. If this happens to instances, the file is damaged; if it happens to saved check states, all of them are forgotten.
 //!
-//! A file is created under another name and renamed once it is complete. So a file under the final name that is no store is
-//! damaged, never merely new.
+//! A file is created under another name and renamed once it is complete. So a file under the final name that is not a valid
+//! store is damaged, and not merely unfinished.
 
 mod transaction;
 
@@ -48,8 +48,8 @@ pub use transaction::initialize;
 const FILE: &str = "registry.redb";
 /// Name of the database while it is created.
 const UNFINISHED_FILE: &str = "registry.redb.new";
-/// Number of revisions that are skipped where some may be lost, so that people see them rise. Readers learn of the loss by the new
-/// incarnation.
+/// Number of revisions that are skipped if some may be lost, so that revisions still rise for people who read them. Readers detect
+/// the loss by the new incarnation.
 const SKIPPED_REVISIONS: u64 = 1 << 20;
 /// Size of the page cache in bytes. It is small, because the registry holds all records in memory.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
@@ -67,7 +67,7 @@ pub struct Store {
     unreadable: BTreeSet<(String, String)>,
     /// True if opening removes the saved check states.
     forget_check_states: bool,
-    /// Identity of the file. `None` for a backend that is no file.
+    /// Identity of the file. `None` for a backend that is not a file.
     identity: Option<FileIdentity>,
     _lock: File,
 }
@@ -258,7 +258,7 @@ impl Store {
         Ok(())
     }
 
-    /// Brings everything that was written so far to the disk.
+    /// Flushes everything that was written so far to the disk.
     ///
     /// # Errors
     ///

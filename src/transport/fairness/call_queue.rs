@@ -1,7 +1,7 @@
-//! Calls of a connection that have arrived and not begun.
+//! Calls of a connection that have arrived but not started.
 //!
-//! A thread has one queue of tasks for all its connections, and a peer may send hundreds of calls at once. A few of them begin, and the next wait
-//! behind the tasks that others have ready.
+//! A thread has one queue of tasks for all its connections, and a peer may send hundreds of calls at the same time. A few of them start, and the
+//! others wait until the ready tasks of other connections have run.
 
 use std::sync::{
     Arc,
@@ -12,11 +12,11 @@ use tokio::{sync::Semaphore, task::yield_now};
 
 use super::MAX_STARTING_CALLS;
 
-/// Calls of a connection that have not begun.
+/// Queue of the calls of a connection that have not started.
 #[derive(Debug)]
 pub(in crate::transport) struct CallQueue {
     waiting: AtomicUsize,
-    /// Held by the calls that begin next.
+    /// Held by the calls that start next.
     next: Semaphore,
 }
 
@@ -26,7 +26,7 @@ impl Default for CallQueue {
     }
 }
 
-/// A call that has arrived and not begun.
+/// Call that has arrived but not started.
 #[derive(Debug)]
 pub(in crate::transport) struct StartingCall(Arc<CallQueue>);
 
@@ -36,7 +36,7 @@ impl StartingCall {
         Self(Arc::clone(queue))
     }
 
-    /// Waits until the call may begin: at once, if few calls of the connection wait.
+    /// Waits until the call may start. Returns immediately if few calls of the connection wait.
     pub(in crate::transport) async fn may_begin(self) {
         let CallQueue { waiting, next } = &*self.0;
         if waiting.load(Relaxed) > MAX_STARTING_CALLS

@@ -1,8 +1,8 @@
 //! CPU time that a connection may use of its thread while others want little of it.
 //!
-//! Turns alone (`connection_io`, `call_queue`) share a thread between connections however much of it each wants: beside two that send all they can, a
-//! heartbeat waits for both at each of its own steps. So the time that a connection uses is counted. One that has used its share is read more slowly, as long
-//! as the thread is busy and a light connection is there. Among connections that are all heavy, and on a thread with idle time, none is slowed down.
+//! Budgets for a poll (`connection_io`, `call_queue`) let connections take turns, regardless of their use: next to two connections that send as much as they
+//! can, a heartbeat waits for both at each of its steps. So the CPU time of each connection is counted. A connection that has used its share is read more
+//! slowly while the thread is busy and a light connection is present. Connections are not slowed down if all are heavy, or if the thread has idle time.
 //!
 //! The time is counted in leaky buckets: each poll of a task adds to a bucket, and a share of the passing time leaks out.
 
@@ -19,9 +19,9 @@ use super::{
 /// CPU time used beyond a share, as a leaky bucket. Written by one thread.
 #[derive(Debug)]
 struct CpuBucket {
-    /// Nanoseconds in the bucket...
+    /// Level of the bucket in nanoseconds, as of `at`.
     level: AtomicU64,
-    /// ...at this time, in nanoseconds.
+    /// Time of the last change of the level, in nanoseconds.
     at: AtomicU64,
     /// Parts of the passing time that leak.
     leak: u64,
@@ -59,14 +59,14 @@ impl CpuBucket {
 pub(in crate::transport) struct CpuShare {
     /// Time beyond the share of a heavy connection.
     heavy: CpuBucket,
-    /// Time beyond that of a light connection.
+    /// Time beyond the share of a light connection.
     light: CpuBucket,
     /// Number of polls of the connection's tasks.
     polls: AtomicU64,
 }
 
 impl CpuShare {
-    /// Share of a new connection. It counts as heavy at first: a peer that was evicted would otherwise come again and again for a fresh burst.
+    /// Share of a new connection. It counts as heavy at first, because otherwise an evicted peer would get a new burst with each reconnection.
     pub(in crate::transport) fn new(now: Duration) -> Self {
         Self {
             heavy: CpuBucket::new(CPU_SHARE, CPU_BURST + MAX_CPU_DEBT, CPU_BURST, now),
@@ -94,8 +94,8 @@ impl CpuShare {
         (debt > 0).then(|| Duration::from_nanos(debt / CPU_SHARE * CPU_PARTS))
     }
 
-    /// Returns whether the connection should be read in small pieces on a contended thread. It stays so for a while after a pause, which mostly lasts a little
-    /// longer than it should: otherwise a whole turn would follow each pause.
+    /// Returns whether the connection should be read in small pieces on a contended thread. The connection stays heavy for a while after a pause. A pause
+    /// usually lasts longer than intended, and otherwise a large read would follow each pause.
     pub(in crate::transport) fn is_heavy(&self) -> bool {
         self.heavy.last_level() > CPU_BURST / 2
     }
@@ -104,11 +104,11 @@ impl CpuShare {
 /// CPU time that all connections of a thread have used. Written by that thread.
 #[derive(Debug)]
 pub(in crate::transport) struct ThreadLoad {
-    /// Time beyond what leaves the thread some.
+    /// Time beyond the share above which the thread counts as busy.
     used: CpuBucket,
     /// Time until which the thread counts as busy, in nanoseconds.
     busy_until: AtomicU64,
-    /// Time until which a light connection counts as being there, in nanoseconds.
+    /// Time until which a light connection counts as present, in nanoseconds.
     light_until: AtomicU64,
 }
 
@@ -146,8 +146,8 @@ mod tests {
     const US: Duration = Duration::from_micros(1);
     const MS: Duration = Duration::from_millis(1);
 
-    /// Simulates two seconds of a thread with connections that each want so many microseconds of each millisecond. Returns the milliseconds that each gets in
-    /// the second second.
+    /// Simulates two seconds of a thread. `demands`: microseconds of each millisecond that each connection wants. Returns the milliseconds that each gets in
+    /// the second half.
     fn simulate(demands: &[u32]) -> Vec<u128> {
         let thread = ThreadLoad::new(Duration::ZERO);
         let shares: Vec<_> = demands.iter().map(|_| CpuShare::new(Duration::ZERO)).collect();
@@ -161,7 +161,7 @@ mod tests {
             let mut idle = true;
             for (at, share) in shares.iter().enumerate() {
                 wanted[at] = (wanted[at] + passed * demands[at] / 1_000).min(MS * 5);
-                // One poll, as long as that of a flood.
+                // One poll, of the length that a flood causes.
                 let span = wanted[at].min(US * 100);
                 if ready_at[at] > now || span.is_zero() {
                     continue;

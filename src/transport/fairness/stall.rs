@@ -1,7 +1,7 @@
-//! Detection of readers that do not take what they are sent.
+//! Detection of readers that do not read the data that they are sent.
 //!
-//! A peer that answers pings but takes nothing, or one byte now and then, can be told only by the application. A detector looks once a second; the
-//! progress that it looks at costs two or three writes to memory for each message.
+//! Only the application can detect a peer that answers pings but reads nothing, or one byte from time to time. A detector inspects the progress of
+//! a reader once a second. Recording the progress costs two or three writes to memory for each message.
 
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicUsize,
@@ -10,30 +10,30 @@ use std::sync::atomic::{
 
 use super::{MIN_STALL_BYTES, PRESSED_STALL_SECONDS, STALL_SECONDS};
 
-/// Progress of a reader: what it was given, and when it took all of it.
+/// Progress of a reader: the bytes that it was given, and how often it has read all of them.
 #[derive(Debug, Default)]
 pub(in crate::transport) struct ReadProgress {
-    /// Set while the reader has not taken all that it was given.
+    /// Set while the reader has unread data.
     pending: AtomicBool,
-    /// Number of times that it has taken all; may wrap around.
+    /// Number of times that the reader has read everything; may wrap around.
     times_caught_up: AtomicU32,
-    /// Bytes that it was given so far; may wrap around.
+    /// Number of bytes that the reader was given so far; may wrap around.
     given: AtomicUsize,
 }
 
 impl ReadProgress {
-    /// Counts bytes that are handed on to the reader.
+    /// Counts bytes that are passed on to the reader.
     pub(in crate::transport) fn give(&self, bytes: usize) {
         self.given.store(self.given.load(Relaxed).wrapping_add(bytes), Relaxed);
         self.pending.store(true, Release);
     }
 
-    /// Notes that the reader has not taken all that it was given.
+    /// Records that the reader has unread data.
     pub(in crate::transport) fn wait(&self) {
         self.pending.store(true, Release);
     }
 
-    /// Notes that the reader has taken all that it was given.
+    /// Records that the reader has read everything.
     pub(in crate::transport) fn take_all(&self) {
         if self.pending.load(Relaxed) {
             self.times_caught_up.store(self.times_caught_up.load(Relaxed).wrapping_add(1), Relaxed);
@@ -42,18 +42,19 @@ impl ReadProgress {
     }
 }
 
-/// Detects a stalled reader by the progress at the last looks.
+/// Detects a stalled reader by its progress between inspections.
 #[derive(Debug, Default)]
 pub(in crate::transport) struct StallDetector {
     times_caught_up: u32,
-    /// Bytes given at the last look, and number of looks for which that has been so.
+    /// Bytes given at the last inspection, and number of inspections for which this number has not changed.
     given: (usize, u32),
-    /// Bytes given when this stretch of looks began, and its length.
+    /// Bytes given at the start of the present series of inspections, and the length of the series.
     stretch: (usize, u32),
 }
 
 impl StallDetector {
-    /// Looks again, a second later. Returns whether the reader has stalled. `pressed`: whether it keeps memory from others.
+    /// Inspects the progress; called once a second. Returns whether the reader has stalled. `pressed`: true if the reader
+    /// uses memory that others need.
     pub(in crate::transport) fn look(&mut self, progress: &ReadProgress, pressed: bool) -> bool {
         let (pending, times_caught_up) = (progress.pending.load(Acquire), progress.times_caught_up.load(Relaxed));
         let given = progress.given.load(Relaxed);
@@ -79,7 +80,7 @@ impl StallDetector {
 mod tests {
     use super::*;
 
-    /// Number of looks after which a reader has stalled for which `each` is called before each look.
+    /// Returns the number of inspections after which a reader has stalled. `each` is called before each inspection.
     fn stalls_after(each: impl Fn(u32, &ReadProgress)) -> Option<u32> {
         let (progress, mut detector) = (ReadProgress::default(), StallDetector::default());
         (1..=300).find(|second| {

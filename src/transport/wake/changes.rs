@@ -4,20 +4,21 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::model::ServiceName;
 
-/// Most names that a stream is given: beyond it, it looks at everything that it watches, which costs no more.
+/// Maximum number of names that a stream is given. With more, the stream checks everything that it watches, which costs
+/// no more.
 const MAX_CHANGED_NAMES: usize = 64;
 
 /// Services that have changed since a stream last asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangedServices {
-    /// These services, sorted, each once. Empty for a wake-up that has another reason, such as a bookmark.
+    /// These services, sorted, each once. Empty for a wake-up with a different reason, such as a bookmark.
     Named(Arc<[ServiceName]>),
     /// More than 64 services, or an event that concerns all.
     All,
 }
 
 impl ChangedServices {
-    /// Returns the changes of a wake-up that has another reason than a change.
+    /// Returns the changes of a wake-up that no change caused.
     pub(super) fn none() -> Self {
         Self::Named(Arc::new([]))
     }

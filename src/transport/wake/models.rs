@@ -1,5 +1,5 @@
-//! The way from a write to a reader, in every order of threads. Writer, notifier, registration and subscription are the shipped
-//! code.
+//! The path from a write to a reader, in every order of threads. Writer, notifier, registration and subscription are the
+//! shipped code.
 //!
 //! A wake-up that is lost leaves the reader waiting for good, which the checker reports as a deadlock.
 
@@ -36,12 +36,12 @@ fn notifier() -> (Arc<Notifier>, Arc<Connection>) {
     (Arc::new(Notifier::new(1)), connection)
 }
 
-/// Reader as a stream of a worker has it.
+/// Reader, built as in a stream of a worker.
 struct Watcher {
     registration: WakeRegistration,
     subscription: Subscription,
     seen: usize,
-    /// It has read everything, and only a wake-up can tell it that there is more.
+    /// Set when the reader has read everything, so that only a wake-up makes it read more.
     idle: bool,
 }
 
@@ -57,7 +57,7 @@ impl Watcher {
         Self { registration, subscription: Subscription::new(selector, None, token), seen: 0, idle: false }
     }
 
-    /// Ready when it has read this number of instances.
+    /// Ready when the reader has read this number of instances.
     fn poll(&mut self, engine: &Memory, enough: usize, context: &Context<'_>) -> Poll<()> {
         while self.seen < enough {
             if self.idle {

@@ -17,9 +17,9 @@ use crate::{
     transport::{Connection, wake_flag::WakeFlag},
 };
 
-/// Streams that are woken together: enough that one write to a socket carries the messages of many.
+/// Number of streams that are woken together: enough that one write to a socket carries the messages of many.
 const WAKE_BATCH: usize = 256;
-/// Most changed services that are kept for one round: beyond it, the round wakes all streams.
+/// Maximum number of changed services in one round. With more, the round wakes all streams.
 const MAX_INBOX_NAMES: usize = 4_096;
 
 /// Notifier of one worker.
@@ -30,13 +30,14 @@ pub(super) struct WorkerNotifier {
     pub(super) flag: WakeFlag,
     /// The next round wakes all streams.
     all: AtomicBool,
-    /// Used by the worker's own thread, except when streams are torn down elsewhere, so it is hardly ever contended.
+    /// Used by the worker's own thread, except when streams are dropped on other threads, so it is rarely contended.
     registrations: Mutex<WakeRegistrations>,
     /// Number of registrations for a prefix or for everything.
     wide: AtomicU32,
 }
 
-/// Identity of a registration: the address of its connection, and a number. So those of a connection are adjacent.
+/// Identity of a registration: the address of its connection, and a number. The registrations of a connection are
+/// adjacent in this order.
 pub(super) type RegistrationId = (usize, u64);
 
 #[derive(Debug, Default)]
@@ -46,7 +47,7 @@ struct WakeRegistrations {
     all: BTreeMap<RegistrationId, Arc<Waiter>>,
     by_service: HashMap<ServiceName, BTreeMap<RegistrationId, Arc<Waiter>>>,
     wide: BTreeMap<RegistrationId, (Arc<Selector>, Arc<Waiter>)>,
-    /// Number of entries that were inserted, removed or looked at, by which tests bound the work of a round.
+    /// Number of entries that were inserted, removed or visited. Tests use it to bound the work of a round.
     visited: usize,
 }
 
@@ -57,7 +58,7 @@ pub(super) struct Waiter {
     pub(super) connection: Arc<Connection>,
     /// Changed services that the stream has not taken yet. `None`: it does not ask for them.
     changes: Option<Mutex<ChangedServices>>,
-    /// Last round that woke it. Used under the lock of the registrations.
+    /// Last round that woke the stream. Used under the lock of the registrations.
     round: atomic::AtomicU64,
 }
 
@@ -86,7 +87,7 @@ impl Waiter {
         self.flag.poll(context)
     }
 
-    /// Takes the changed services. A stream that did not ask for them has to look at everything.
+    /// Takes the changed services. A stream that did not ask for them has to check everything.
     pub(super) fn take_changes(&self, concerns: impl Fn(&ServiceName) -> bool) -> ChangedServices {
         match &self.changes {
             Some(changes) => mem::replace(&mut *changes.lock(), ChangedServices::none()).retain(concerns),
@@ -153,8 +154,8 @@ impl WorkerNotifier {
         self.registrations.lock().remove_name(id, name);
     }
 
-    /// Takes the streams that are to be woken for what has changed since the last call, each once, and the changes. What changes
-    /// in the meantime is in the next round.
+    /// Takes the streams that are to be woken for what has changed since the last call, each once, and the changes. Changes in
+    /// the meantime are in the next round.
     pub(super) fn take_due(&self) -> (Vec<Arc<Waiter>>, ChangedServices) {
         if self.all.swap(false, Ordering::AcqRel) {
             // Freed after the lock is released, since writers wait for it.
@@ -184,8 +185,8 @@ impl WorkerNotifier {
     }
 }
 
-/// Wakes streams in batches: a batch runs, and then what has become ready in the meantime, before the next. So a heartbeat does
-/// not wait for thousands of watches to be written, and what changes in the meantime is told together.
+/// Wakes streams in batches. After each batch, the tasks that have become ready in the meantime run before the next batch. So a
+/// heartbeat does not wait until thousands of watches are written, and changes in the meantime are reported together.
 pub(super) async fn wake(waiters: &[Arc<Waiter>], changes: &ChangedServices) {
     for batch in waiters.chunks(WAKE_BATCH) {
         for waiter in batch {
@@ -258,7 +259,7 @@ impl WakeRegistrations {
                 named.values().for_each(&mut take);
             }
         }
-        // Topics are no services: neither a prefix nor everything takes them in.
+        // Topics are not services: a watch of a prefix or of everything does not include them.
         let any_service = changed.iter().any(|name| !name.is_reserved());
         if any_service {
             visited += self.wide.len();
@@ -273,7 +274,8 @@ impl WakeRegistrations {
     }
 }
 
-/// Returns whether a prefix or everything takes in one of the changed names, among which is a service, without looking at each.
+/// Returns whether a selector for a prefix or for everything includes one of the changed names, without checking each of them.
+/// At least one of the names is a service.
 fn includes_any(selector: &Selector, changed: &BTreeSet<ServiceName>) -> bool {
     match selector {
         Selector::Everything => true,
