@@ -68,7 +68,7 @@ pub struct Server {
     addresses: ServerAddresses,
     tls: Option<Arc<TlsState>>,
     signals: ShutdownSignals,
-    shared: Arc<ServerContext>,
+    context: Arc<ServerContext>,
     workers: Arc<Workers>,
     listeners: JoinSet<()>,
     dns: Option<JoinHandle<()>>,
@@ -96,16 +96,16 @@ impl Server {
     pub fn start_with(config: &Config, inherited: InheritedSockets) -> Result<Self, StartError> {
         raise_limit();
         let (reporter, fatal) = FatalReporter::new();
-        let (shared, checks) = context::open(config, &reporter)?;
-        let tls = load_tls(config, &shared)?;
+        let (context, checks) = context::open(config, &reporter)?;
+        let tls = load_tls(config, &context)?;
         let bound = BoundListeners::bind(config, inherited)?;
         let dns = resolver::bind(config)?;
         let addresses = ServerAddresses { dns: dns.as_ref().map(DnsListener::address), ..bound.addresses() };
-        warn_of_insecure_listeners(config, &shared.metrics);
+        warn_of_insecure_listeners(config, &context.metrics);
         let signals = ShutdownSignals::new();
         let worker = WorkerConfig {
-            notifier: Arc::clone(&shared.notifier),
-            clock: Arc::clone(&shared.clock),
+            notifier: Arc::clone(&context.notifier),
+            clock: Arc::clone(&context.clock),
             bookmark_interval: config.bookmark_interval,
             shutdown: signals.connections(),
             fatal: reporter.clone(),
@@ -125,7 +125,7 @@ impl Server {
             background: JoinSet::new(),
             checking: checking.map_err(StartError::Worker)?,
             fatal,
-            shared,
+            context,
         };
         server.start_background(&reporter);
         server.open_listeners(config, (bound, dns), &checks, &reporter)?;
@@ -134,10 +134,10 @@ impl Server {
 
     /// Starts the tasks that serve no client: lease expiry, logs, the reload of certificates.
     fn start_background(&mut self, fatal: &FatalReporter) {
-        let Self { background, shared, tls, .. } = self;
-        let expiring = Arc::clone(&shared.clock).monitored("lease expiry", expire_leases(Arc::clone(shared)));
+        let Self { background, context, tls, .. } = self;
+        let expiring = Arc::clone(&context.clock).monitored("lease expiry", expire_leases(Arc::clone(context)));
         background.spawn(fatal.clone().guard("lease expiry", expiring));
-        let logging = log_rejections(Arc::clone(&shared.metrics));
+        let logging = log_rejections(Arc::clone(&context.metrics));
         background.spawn(fatal.clone().guard("the log of rejected connections", logging));
         if let Some(tls) = tls {
             background.spawn(fatal.clone().guard("the reload of certificates", Arc::clone(tls).watch()));
@@ -152,17 +152,17 @@ impl Server {
         checks: &Arc<HealthChecks>,
         fatal: &FatalReporter,
     ) -> Result<(), StartError> {
-        let limiter = ConnectionLimiter::new(connection_limits(config), Arc::clone(&self.shared.metrics));
-        let consul = context::consul(config, &self.shared, checks)?;
+        let limiter = ConnectionLimiter::new(connection_limits(config), Arc::clone(&self.context.metrics));
+        let consul = context::consul(config, &self.context, checks)?;
         for (name, listener) in bound.into_iter() {
             let (config, dispatch) =
-                name.configure((&self.shared, checks), &self.workers, self.tls.as_ref(), &consul, config)?;
+                name.configure((&self.context, checks), &self.workers, self.tls.as_ref(), &consul, config)?;
             let accepting = accept(listener, config, Arc::clone(&limiter), dispatch, self.signals.listeners());
             self.spawn_listener(name.acceptor(), accepting.map_err(StartError::Worker)?, fatal);
         }
         if let Some(dns) = dns {
             let signals = (self.signals.listeners(), fatal.clone());
-            let thread = resolver::start(dns, config, &self.shared, limiter, signals);
+            let thread = resolver::start(dns, config, &self.context, limiter, signals);
             self.dns = Some(thread.map_err(StartError::Worker)?);
         }
         Ok(())
@@ -174,7 +174,7 @@ impl Server {
         task: impl Future<Output = ()> + Send + 'static,
         fatal: &FatalReporter,
     ) {
-        let monitored = Arc::clone(&self.shared.clock).monitored(name, task);
+        let monitored = Arc::clone(&self.context.clock).monitored(name, task);
         self.listeners.spawn(fatal.clone().guard(name, monitored));
     }
 
@@ -194,13 +194,13 @@ impl Server {
     /// Probe of the server's liveness, for a supervisor of the process.
     #[must_use]
     pub fn liveness(&self) -> LivenessProbe {
-        LivenessProbe::of(&self.shared)
+        LivenessProbe::of(&self.context)
     }
 
     /// Number of registered instances.
     #[must_use]
     pub fn instances(&self) -> usize {
-        self.shared.engine.registry().instance_count()
+        self.context.engine.registry().instance_count()
     }
 
     /// Waits for the reason why the server cannot continue: its disk failed, or a part of it ended.
@@ -210,7 +210,7 @@ impl Server {
 
     /// Shuts down in the order that the module documents.
     pub async fn shutdown(self) {
-        let Self { signals, shared, workers, mut listeners, dns, mut background, checking, .. } = self;
+        let Self { signals, context, workers, mut listeners, dns, mut background, checking, .. } = self;
         signals.close_listeners();
         let closing = async {
             while listeners.join_next().await.is_some() {}
@@ -221,7 +221,7 @@ impl Server {
         if timeout(LISTENERS_TIMEOUT, closing).await.is_err() {
             tracing::error!("the listeners did not close in time");
         }
-        shared.notifier.leave();
+        context.notifier.leave();
         signals.close_connections();
         if spawn_blocking(move || workers.join_all()).await.is_err() {
             tracing::error!("waiting for the workers panicked");
@@ -233,30 +233,30 @@ impl Server {
         }
         // No protocol and no check begins a write any more, and those that were begun are complete before the store closes. A sweep that
         // has not ended yet may still submit removals: a closed store does not take them, and the leases run out in the next process.
-        if timeout(WRITES_TIMEOUT, shared.commands.finish()).await.is_err() {
+        if timeout(WRITES_TIMEOUT, context.commands.finish()).await.is_err() {
             tracing::error!("some writes did not finish in time: the next start completes them");
         }
-        close_store(&shared).await;
+        close_store(&context).await;
     }
 
     /// Closes only the store, after a fatal error: acknowledged writes are flushed, and the process can exit.
     pub async fn close_store(&self) {
-        close_store(&self.shared).await;
+        close_store(&self.context).await;
     }
 }
 
-async fn close_store(shared: &Arc<ServerContext>) {
-    let engine = Arc::clone(&shared.engine);
+async fn close_store(context: &Arc<ServerContext>) {
+    let engine = Arc::clone(&context.engine);
     if timeout(STORE_TIMEOUT, spawn_blocking(move || engine.close())).await.is_err() {
         tracing::error!("the store did not close in time: acknowledged writes are in it all the same");
     }
 }
 
-fn load_tls(config: &Config, shared: &ServerContext) -> Result<Option<Arc<TlsState>>, TlsError> {
+fn load_tls(config: &Config, context: &ServerContext) -> Result<Option<Arc<TlsState>>, TlsError> {
     let Some(files) = &config.tls else { return Ok(None) };
     let files =
         TlsPaths { certificate: files.cert.clone(), key: files.key.clone(), client_ca: files.client_ca.clone() };
-    TlsState::load(files, Arc::clone(&shared.clock), Arc::clone(&shared.metrics)).map(Some)
+    TlsState::load(files, Arc::clone(&context.clock), Arc::clone(&context.metrics)).map(Some)
 }
 
 /// Warns of listeners that other machines reach without authentication, which the configuration allows explicitly.

@@ -226,13 +226,13 @@ async fn registration_survives_a_kill() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeated_registration_renews_the_ttl_of_its_check() {
     let serve = ServerProcess::start(&[]).await;
-    let fed = json!({"Name": "fed", "Check": {"TTL": "4s", "Status": "passing"}});
-    register(&serve, fed.clone()).await;
+    let reported = json!({"Name": "reported", "Check": {"TTL": "4s", "Status": "passing"}});
+    register(&serve, reported.clone()).await;
     tokio::time::sleep(Duration::from_millis(2_500)).await;
-    register(&serve, fed).await;
+    register(&serve, reported).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(len(&get(&serve, "/v1/health/service/fed?passing").await.body), 1);
-    until(&serve, "/v1/health/service/fed?passing", |body| len(body) == 0).await;
+    assert_eq!(len(&get(&serve, "/v1/health/service/reported?passing").await.body), 1);
+    until(&serve, "/v1/health/service/reported?passing", |body| len(body) == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -264,7 +264,7 @@ async fn report_at_the_end_of_the_ttl_counts() {
     let mut programs = JoinSet::new();
     for n in 0..40 {
         programs.spawn(async move {
-            let body = json!({"Name": "fed", "ID": n.to_string(), "Check": {"TTL": "2s", "Status": "passing"}});
+            let body = json!({"Name": "reported", "ID": n.to_string(), "Check": {"TTL": "2s", "Status": "passing"}});
             client::ask(http, "PUT", "/v1/agent/service/register", &body.to_string(), |text| text).await;
             tokio::time::sleep(Duration::from_millis(1_996 + n % 10)).await;
             client::ask(http, "PUT", &format!("/v1/agent/check/pass/service:{n}"), "", |text| text).await.status
@@ -306,13 +306,13 @@ async fn blocking_query_is_woken_by_its_service_only_and_limited() {
     let serve = ServerProcess::start(&["--max-blocking-queries", "20"]).await;
     register(&serve, json!({"Name": "web", "ID": "a", "Port": 1})).await;
     let index = get(&serve, "/v1/health/service/web").await.index;
-    let mut parked = JoinSet::new();
+    let mut waiting = JoinSet::new();
     for _ in 0..20 {
         let path = format!("/v1/health/service/web?index={index}&wait=60s");
         let http = serve.http;
-        parked.spawn(async move { client::ask(http, "GET", &path, "", |text| text).await });
+        waiting.spawn(async move { client::ask(http, "GET", &path, "", |text| text).await });
     }
-    metric_becomes(serve.http, "callboard_blocking_queries", |parked| parked >= 20.0).await;
+    metric_becomes(serve.http, "callboard_blocking_queries", |waiting| waiting >= 20.0).await;
     let refused = get(&serve, &format!("/v1/health/service/web?index={index}&wait=60s")).await;
     assert_eq!(refused.status, 429);
     assert!(refused.body.as_str().unwrap().contains("--max-blocking-queries"), "{refused:?}");
@@ -322,11 +322,11 @@ async fn blocking_query_is_woken_by_its_service_only_and_limited() {
     }
     assert!(metric(serve.http, "callboard_blocking_queries").await >= 20.0, "none was woken");
     register(&serve, json!({"Name": "web", "ID": "b", "Port": 1})).await;
-    for answer in within("all of them", parked.join_all()).await {
+    for answer in within("all of them", waiting.join_all()).await {
         assert_eq!((answer.status, len(&answer.body)), (200, 2));
         assert!(answer.headers["X-Consul-Index"].parse::<u64>().unwrap() > index);
     }
-    metric_becomes(serve.http, "callboard_blocking_queries", |parked| parked < 1.0).await;
+    metric_becomes(serve.http, "callboard_blocking_queries", |waiting| waiting < 1.0).await;
 }
 
 #[tokio::test]
@@ -380,9 +380,9 @@ async fn blocking_query_ends_when_its_client_disconnects() {
         socket.write_all(request.as_bytes()).await.unwrap();
         sockets.push(socket);
     }
-    metric_becomes(serve.http, "callboard_blocking_queries", |parked| parked >= 50.0).await;
+    metric_becomes(serve.http, "callboard_blocking_queries", |waiting| waiting >= 50.0).await;
     drop(sockets);
-    metric_becomes(serve.http, "callboard_blocking_queries", |parked| parked < 1.0).await;
+    metric_becomes(serve.http, "callboard_blocking_queries", |waiting| waiting < 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,7 @@ use crate::{
     harness::{ServerProcess, TestClient, instance, metric_becomes, seconds, within},
 };
 
-const PARKED: &str = "callboard_blocking_queries";
+const BLOCKING_QUERIES: &str = "callboard_blocking_queries";
 
 /// Queries by names that the table of changes uses: `edge` is the node of `web`, `far` that of `db`; `app` is on the local node `n1`,
 /// where an instance with a lease is shown, too.
@@ -286,7 +286,7 @@ impl Bench {
         let waiting: Vec<_> = waiting.collect();
         #[expect(clippy::cast_precision_loss, reason = "there are a few")]
         let count = waiting.len() as f64;
-        metric_becomes(self.serve.http, PARKED, |parked| (parked - count).abs() < 0.5).await;
+        metric_becomes(self.serve.http, BLOCKING_QUERIES, |waiting| (waiting - count).abs() < 0.5).await;
         waiting
     }
 
@@ -356,7 +356,7 @@ async fn blocking_query_is_woken_by_changes_of_its_answer_only() {
             }
         }
         assert!(expected.is_empty(), "{what}: no such queries: {expected:?}");
-        metric_becomes(bench.serve.http, PARKED, |parked| parked < 0.5).await;
+        metric_becomes(bench.serve.http, BLOCKING_QUERIES, |waiting| waiting < 0.5).await;
         known = now;
     }
 }

@@ -15,36 +15,36 @@ use crate::{
     harness::{ServerProcess, instance, seconds},
 };
 
-/// Way in which a registration is made and removed.
+/// RegistrationApi in which a registration is made and removed.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+enum RegistrationApi {
     Native,
     Http,
     Catalog,
 }
 
 /// A registration: how it is made, on which node, under which id.
-type Registration = (Way, String, String);
+type Registration = (RegistrationApi, String, String);
 
 const LOCAL: &str = "n1";
 
 /// Registrations of which each two were one at some time, or would be if their parts were joined carelessly.
 fn registrations() -> Vec<Registration> {
-    let local = |way: Way, id: &str| (way, LOCAL.to_owned(), id.to_owned());
-    let on = |node: &str, id: &str| (Way::Catalog, node.to_owned(), id.to_owned());
+    let local = |way: RegistrationApi, id: &str| (way, LOCAL.to_owned(), id.to_owned());
+    let on = |node: &str, id: &str| (RegistrationApi::Catalog, node.to_owned(), id.to_owned());
     let (longest, half) = ("n".repeat(512), "h".repeat(253));
     vec![
-        local(Way::Native, "n4/web"),
-        local(Way::Native, "native"),
-        local(Way::Http, "n2/web"),
-        local(Way::Http, "@n2/web"),
-        local(Way::Http, "@/a b"),
-        local(Way::Http, "a b"),
-        local(Way::Http, "a%20b"),
-        local(Way::Http, "wéb"),
-        local(Way::Http, "_agent"),
-        local(Way::Http, &half),
-        local(Way::Http, &longest),
+        local(RegistrationApi::Native, "n4/web"),
+        local(RegistrationApi::Native, "native"),
+        local(RegistrationApi::Http, "n2/web"),
+        local(RegistrationApi::Http, "@n2/web"),
+        local(RegistrationApi::Http, "@/a b"),
+        local(RegistrationApi::Http, "a b"),
+        local(RegistrationApi::Http, "a%20b"),
+        local(RegistrationApi::Http, "wéb"),
+        local(RegistrationApi::Http, "_agent"),
+        local(RegistrationApi::Http, &half),
+        local(RegistrationApi::Http, &longest),
         on("n2", "web"),
         on("n4", "web"),
         on("a/b", "c"),
@@ -62,12 +62,12 @@ fn registrations() -> Vec<Registration> {
 /// Registers in a service each.
 async fn add(serve: &ServerProcess, service: &str, (way, node, id): &Registration) {
     match way {
-        Way::Native => {
+        RegistrationApi::Native => {
             let request = RegisterRequest { ttl: seconds(600.0), ..instance(service, id) };
             serve.client().await.register(request).await.unwrap();
         }
-        Way::Http => register(serve, json!({"Name": service, "ID": id, "Port": 1})).await,
-        Way::Catalog => {
+        RegistrationApi::Http => register(serve, json!({"Name": service, "ID": id, "Port": 1})).await,
+        RegistrationApi::Catalog => {
             let body =
                 json!({"Node": node, "Address": "10.0.0.1", "Service": {"Service": service, "ID": id, "Port": 1}});
             let said = put(serve, "/v1/catalog/register", &body).await;
@@ -78,16 +78,16 @@ async fn add(serve: &ServerProcess, service: &str, (way, node, id): &Registratio
 
 async fn remove(serve: &ServerProcess, service: &str, (way, node, id): &Registration) {
     match way {
-        Way::Native => {
+        RegistrationApi::Native => {
             let removed = serve.client().await.deregister(service, id, &bytes::Bytes::new()).await.unwrap();
             assert!(removed.is_some(), "{id}");
         }
-        Way::Http => {
+        RegistrationApi::Http => {
             let id = percent_encoded(id);
             let said = ask(serve, "PUT", &format!("/v1/agent/service/deregister/{id}"), "").await;
             assert_eq!(said.status, 200, "{id}: {said:?}");
         }
-        Way::Catalog => {
+        RegistrationApi::Catalog => {
             let said = put(serve, "/v1/catalog/deregister", &json!({"Node": node, "ServiceID": id})).await;
             assert_eq!(said.status, 200, "{node}/{id}: {said:?}");
         }

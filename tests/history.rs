@@ -127,7 +127,7 @@ async fn play(server: &TestServer, seed: &Seed) -> History {
     left.sort();
     let quiet = wall();
     within("instances without heartbeats are removed", all_gone(server, &mut everything, &left)).await;
-    let held = Held::by(&server.client().await.protection_events().await);
+    let held = Held::by(&server.client().await.self_preservation_events().await);
     let events = server.client().await.events().await;
     let newest = events.last().unwrap().revision;
     goal.send_replace(Some(newest));
@@ -149,7 +149,7 @@ async fn all_gone(server: &TestServer, everything: &mut Reader, left: &[Key]) {
                 message.unwrap();
             }
             _ = pace.tick() => {
-                client.reset_protection(None).await;
+                client.reset_self_preservation(None).await;
             }
         }
     }

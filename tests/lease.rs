@@ -156,13 +156,13 @@ async fn one_message_renews_many_leases() {
     reader.until("half of them", |view| suspect(view) == MANY / 2).await;
     beats.beat(half).await.unwrap();
     sleep(Duration::from_millis(200)).await;
-    assert_eq!(client.reset_protection(Some("web")).await, 500);
+    assert_eq!(client.reset_self_preservation(Some("web")).await, 500);
     reader.until("half of them", |view| view.set.len() == MANY / 2).await;
     assert!(half.len() == MANY / 2 && reader.view.get("web", "i0").is_some());
     let last = server.now();
     reader.until("the other half", |view| suspect(view) == MANY / 2).await;
     assert!(server.now() <= last + 3_000 + MAX_DELAY_MS);
-    assert_eq!(client.reset_protection(None).await, 500);
+    assert_eq!(client.reset_self_preservation(None).await, 500);
     removed_at(&server, &mut reader).await;
     assert_eq!(server.leases(), 0, "nothing is remembered of expired leases");
 }

@@ -7,7 +7,7 @@
 //! | `history` | concurrent writers and readers of every kind, checked by all invariants |
 //! | `lease` | registration, expiry and take-over |
 //! | `checks`, `check_state`, `http_checks` | health checks, their state over restarts, HTTP probes and redirects |
-//! | `protection` | self-preservation |
+//! | `self_preservation` | self-preservation |
 //! | `watch` | messages of one watch, case by case |
 //! | `stalled`, `unread`, `unread_http` | readers that stop reading, on every protocol |
 //! | `http_host` | hosts that the HTTP listener serves |
@@ -70,7 +70,7 @@ mod limits;
 mod outcome;
 mod pressure;
 mod process;
-mod protection;
+mod self_preservation;
 mod readme;
 mod reference;
 mod settle;

@@ -132,12 +132,12 @@ async fn stopped_registry_removes_no_instance_when_it_continues() {
         client.events().await.iter().all(|event| event.kind() == EventKind::Registered),
         "no instance was removed or suspected"
     );
-    assert!(client.protection_events().await.is_empty());
+    assert!(client.self_preservation_events().await.is_empty());
     // Lease time continues: instances without heartbeats become suspect.
     let mut reader = Reader::synced(&client, &["web"]).await;
     let is_suspect = |view: &View| view.set.values().all(|of| of.status() == InstanceStatus::Suspect);
     reader.until("all suspected", is_suspect).await;
-    assert_eq!(client.reset_protection(Some("web")).await, 20);
+    assert_eq!(client.reset_self_preservation(Some("web")).await, 20);
     reader.until("all gone", |view| view.set.is_empty()).await;
 }
 

@@ -221,7 +221,7 @@ async fn measure(kind: Kind) -> (u64, u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "figures; half a minute for each kind: just pressure"]
+#[ignore = "benchmark; half a minute for each kind: just pressure"]
 async fn unread_streams_of_each_kind_take_bounded_memory() {
     for kind in KINDS {
         let (process, kernel, gone) = measure(kind).await;

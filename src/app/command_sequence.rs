@@ -122,8 +122,8 @@ impl CommandSequence {
     async fn release(&mut self, entry: &Entry, checks: &[CheckId]) -> Result<(), EngineError> {
         let Some(registration) = &entry.instance.consul_registration else { return Ok(()) };
         let path = Arc::clone(&self.path);
-        let catalog = path.engine.registry().consul_index();
-        for taken in checks.iter().flat_map(|check| catalog.taken_from(&registration.node, check)) {
+        let consul_index = path.engine.registry().consul_index();
+        for taken in checks.iter().flat_map(|check| consul_index.taken_from(&registration.node, check)) {
             let node = taken.service.is_reserved().then(|| taken.id.clone());
             let changed = match self.submit(taken.into()).await {
                 Ok(outcome) => outcome.changed,
@@ -145,7 +145,7 @@ impl CommandSequence {
     ) -> Result<(), EngineError> {
         let missing =
             unless_known.filter(|_| self.path.engine.registry().get(&node_service(), node.as_str()).is_none());
-        let missing = missing.map(|enroll| Command::RegisterWithoutLease(Box::new(enroll)));
+        let missing = missing.map(|registration| Command::RegisterWithoutLease(Box::new(registration)));
         let mut done = Ok(());
         for command in missing.into_iter().chain(changes) {
             done = self.change_node(node, command).await.map(drop);

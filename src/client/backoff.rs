@@ -20,7 +20,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// Maximum delay.
-    pub const LONGEST: Duration = Duration::from_secs(5);
+    pub const MAX_DELAY: Duration = Duration::from_secs(5);
 
     /// Returns a sequence that starts with the shortest delay.
     #[must_use]
@@ -37,10 +37,10 @@ impl Backoff {
         Self { delays }
     }
 
-    /// Returns the next delay, or the delay that the server asked for if that is longer; at most [`Backoff::LONGEST`].
+    /// Returns the next delay, or the delay that the server asked for if that is longer; at most [`Backoff::MAX_DELAY`].
     pub fn delay(&mut self, requested: Option<Duration>) -> Duration {
         let own = self.delays.next().unwrap_or(MAX_DELAY);
-        own.max(requested.unwrap_or_default()).min(Self::LONGEST)
+        own.max(requested.unwrap_or_default()).min(Self::MAX_DELAY)
     }
 
     /// Starts over with the shortest delay, after a success.
@@ -87,7 +87,7 @@ mod tests {
     fn requested_delay_is_used_up_to_the_longest() {
         let mut backoff = Backoff::new();
         assert_eq!(backoff.delay(Some(Duration::from_secs(3))), Duration::from_secs(3));
-        assert_eq!(backoff.delay(Some(Duration::from_hours(1))), Backoff::LONGEST);
+        assert_eq!(backoff.delay(Some(Duration::from_hours(1))), Backoff::MAX_DELAY);
     }
 
     #[test]

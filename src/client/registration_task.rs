@@ -122,7 +122,7 @@ impl RegistrationTask {
                 Ok(never) => match never {},
             };
             // With a lease, the delay is at most one heartbeat interval, so that the lease does not expire meanwhile.
-            let longest = self.lease.as_ref().map_or(Backoff::LONGEST, HeldLease::interval);
+            let longest = self.lease.as_ref().map_or(Backoff::MAX_DELAY, HeldLease::interval);
             let retry_in = self.backoff.delay(lost.retry_after()).min(longest);
             self.interrupted = true;
             (self.on_event)(RegistrationEvent::Interrupted { error: lost, retry_in });

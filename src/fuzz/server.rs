@@ -35,7 +35,7 @@ thread_local! {
 
 /// Server that the targets share.
 pub(super) struct FuzzServer {
-    shared: Arc<ServerContext>,
+    context: Arc<ServerContext>,
     limiter: Arc<ConnectionLimiter>,
     pub(super) grpc: ListenerConfig,
     pub(super) http: ListenerConfig,
@@ -60,7 +60,7 @@ impl FuzzServer {
         let commands = Commands::new(&engine, &clock, None);
         let metrics = Metrics::new();
         let checks = HealthChecks::new(&commands, &clock, Arc::default(), CheckRules::default(), Default::default());
-        let shared = Arc::new(ServerContext {
+        let context = Arc::new(ServerContext {
             engine,
             commands,
             notifier: Arc::clone(&notifier),
@@ -71,14 +71,14 @@ impl FuzzServer {
             max_message_size: 256 * 1024,
             bookmarks: Duration::ZERO,
         });
-        let routes = GrpcApi::routes(&shared, &checks).unwrap_or_else(|error| panic!("{error}"));
+        let routes = GrpcApi::routes(&context, &checks).unwrap_or_else(|error| panic!("{error}"));
         // The thread of the worker ends at once.
         let shutdown = CancellationToken::new();
         shutdown.cancel();
         let worker = WorkerConfig {
             notifier,
             clock,
-            bookmark_interval: shared.bookmarks,
+            bookmark_interval: context.bookmarks,
             shutdown,
             fatal: FatalReporter::new().0,
         };
@@ -90,12 +90,12 @@ impl FuzzServer {
             address: [127, 0, 0, 1].into(),
             meta: Metadata::default(),
         };
-        let consul = Consul::new(&shared, &checks, agent, 16).unwrap_or_else(|error| panic!("{error}"));
-        let web = HttpPages::new(Arc::clone(&shared), Arc::new(workers), consul);
+        let consul = Consul::new(&context, &checks, agent, 16).unwrap_or_else(|error| panic!("{error}"));
+        let web = HttpPages::new(Arc::clone(&context), Arc::new(workers), consul);
         Self {
             limiter: ConnectionLimiter::new(
                 ConnectionLimits { streams_per_connection: 16, ..ConnectionLimits::default() },
-                Arc::clone(&shared.metrics),
+                Arc::clone(&context.metrics),
             ),
             grpc: ListenerConfig { name: "grpc", protocol: Protocol::Http2, tls: None, routes },
             http: ListenerConfig {
@@ -104,7 +104,7 @@ impl FuzzServer {
                 tls: None,
                 routes: web.routes(AllowedHosts::Any).into(),
             },
-            shared,
+            context,
         }
     }
 
@@ -121,7 +121,7 @@ impl FuzzServer {
 
     /// Asserts that all counts are right, every instance is in its service, and no watcher is left.
     fn assert_consistent(&self) {
-        let registry = self.shared.engine.registry();
+        let registry = self.context.engine.registry();
         let (summaries, more) = registry.services("", "", usize::MAX);
         assert!(more.is_none());
         let mut instances = 0;
@@ -136,19 +136,19 @@ impl FuzzServer {
         assert_eq!(instances, registry.instance_count());
         assert_eq!(summaries.len(), registry.service_count());
         assert_eq!(
-            (self.shared.notifier.registration_count(), self.shared.watchers.is_empty()),
+            (self.context.notifier.registration_count(), self.context.watchers.is_empty()),
             (0, true),
             "every stream has ended"
         );
     }
 
     fn clear(&self) {
-        let engine = &self.shared.engine;
+        let engine = &self.context.engine;
         for summary in engine.registry().services("", "", usize::MAX).0 {
             for entry in engine.registry().page(&summary.name, "", usize::MAX) {
                 let (service, id) = (summary.name.clone(), entry.instance.id.clone());
                 let removal = Command::Deregister { service, id, guard: DeregisterGuard::Any };
-                let done = poll(pin!(engine.submit(removal, ServerActor::InProcess.caller(), self.shared.clock.now())));
+                let done = poll(pin!(engine.submit(removal, ServerActor::InProcess.caller(), self.context.clock.now())));
                 assert!(matches!(done, Poll::Ready(Ok(outcome)) if outcome.changed));
             }
         }

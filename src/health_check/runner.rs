@@ -372,8 +372,8 @@ fn is_removal_candidate(entry: &Entry) -> bool {
 }
 
 fn entries_with_checks(registry: &Registry, service: &ServiceName) -> Vec<Arc<Entry>> {
-    let blocks = registry.chunks(service);
-    let entries = blocks.iter().flat_map(|block| block.entries());
+    let chunks = registry.chunks(service);
+    let entries = chunks.iter().flat_map(|chunk| chunk.entries());
     entries.filter(|entry| !entry.instance.checks.is_empty()).cloned().collect()
 }
 

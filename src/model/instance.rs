@@ -110,7 +110,7 @@ pub enum Status {
     Suspect,
     /// The instance is not ready yet.
     Starting,
-    /// The instance is about to be removed.
+    /// The instance gets no new work: an operator or the instance itself drains it.
     Draining,
     /// A check is critical.
     Unhealthy,

@@ -21,8 +21,8 @@ pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
     }
     // A configured limit also applies to loopback addresses.
     let per_address = |limit: Option<NonZeroU32>, default| match limit {
-        Some(limit) => PerAddress { most: number(limit), loopback: true },
-        None => PerAddress { most: default, loopback: false },
+        Some(limit) => PerAddress { max: number(limit), loopback: true },
+        None => PerAddress { max: default, loopback: false },
     };
     ConnectionLimits {
         connections: connections.min(possible),

@@ -51,7 +51,7 @@ fn text(limiter: &ConnectionLimiter, reason: RejectReason) -> String {
         RejectReason::Address => format!(
             "connection limit {} reached for this address: close some connections, or raise --max-connections-per-address where the \
              registry runs",
-            limits.connections_per_address.most
+            limits.connections_per_address.max
         ),
         RejectReason::All => format!(
             "connection limit {} of the registry reached: try again later, or raise --max-connections where it runs",

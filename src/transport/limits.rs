@@ -36,7 +36,7 @@ const MAX_EXPLAINED_CLOSES: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerAddress {
     /// Maximum number.
-    pub most: usize,
+    pub max: usize,
     /// True if the limit also applies to loopback addresses, which many programs share.
     pub loopback: bool,
 }
@@ -70,9 +70,9 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
-            connections_per_address: PerAddress { most: 200, loopback: false },
+            connections_per_address: PerAddress { max: 200, loopback: false },
             streams: 100_000,
-            streams_per_address: PerAddress { most: 20_000, loopback: false },
+            streams_per_address: PerAddress { max: 20_000, loopback: false },
             streams_per_connection: 1_024,
             cancelled_calls: 5_000,
             unread_answers: 64 << 20,

@@ -27,7 +27,7 @@ use crate::{
 };
 use heartbeats::HeartbeatInstances;
 use history_builder::HistoryBuilder;
-use writer::{Tally, Writer};
+use writer::{WriterCounts, Writer};
 
 /// Clients that write.
 const WRITERS: u64 = 32;
@@ -155,9 +155,9 @@ impl Crew {
         }
     }
 
-    /// Panics with the tally of a writer that ended early, because it found a violation.
+    /// Panics with the counts of a writer that ended early, because it found a violation.
     fn fail(ended: Option<Result<Writer, tokio::task::JoinError>>) {
-        panic!("a writer failed: {:?}", ended.map(|ended| ended.map(|writer| writer.tally)));
+        panic!("a writer failed: {:?}", ended.map(|ended| ended.map(|writer| writer.counts)));
     }
 
     async fn finish(self, found: Arc<Audit>) -> Vec<Writer> {
@@ -169,22 +169,22 @@ impl Crew {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute, or as many kills as CALLBOARD_TEST_KILLS says: just faults"]
 async fn registry_killed_at_any_time_keeps_acknowledged_writes() {
-    let (mut tally, mut starts, mut graceful_stops) = (Tally::default(), 0, 0);
+    let (mut counts, mut starts, mut graceful_stops) = (WriterCounts::default(), 0, 0);
     let kills = wanted("CALLBOARD_TEST_KILLS", 40);
     for first in (0..kills).step_by(KILLS.try_into().unwrap()) {
         let (written, target) = history(KILLS.min(kills - first)).await;
-        tally.add(&written);
+        counts.add(&written);
         starts += target.starts;
         graceful_stops += target.graceful_stops;
         let killed = (first + KILLS).min(kills);
-        println!("{killed} kills, {graceful_stops} of them during a shutdown, and {starts} during a start: {tally}");
+        println!("{killed} kills, {graceful_stops} of them during a shutdown, and {starts} during a start: {counts}");
     }
-    assert!(tally.acknowledged > 10 * kills && tally.undone + tally.done > 0, "hardly anything was written: {tally}");
-    assert_eq!(tally.lost, 0);
+    assert!(counts.acknowledged > 10 * kills && counts.undone + counts.done > 0, "hardly anything was written: {counts}");
+    assert_eq!(counts.lost, 0);
 }
 
 /// Kills a registry this many times while it is written, and checks all invariants over the results.
-async fn history(kills: u64) -> (Tally, KilledRegistry) {
+async fn history(kills: u64) -> (WriterCounts, KilledRegistry) {
     let (seed, steps, directory) = (Seed::from_environment(), StepLog::default(), tempfile::tempdir().unwrap());
     let mut target = KilledRegistry::start(directory.path(), "durable", seed.random(1_000)).await;
     let registry = target.serve().grpc;
@@ -215,9 +215,9 @@ async fn history(kills: u64) -> (Tally, KilledRegistry) {
     let readers = reading.join_all().await;
     let (outputs, known) = outputs.await.unwrap();
 
-    let mut tally = Tally::default();
+    let mut counts = WriterCounts::default();
     for writer in &writers {
-        tally.add(&writer.tally);
+        counts.add(&writer.counts);
     }
     let builder = HistoryBuilder { lifetimes: &lifetimes, writers: &writers, readers: &readers, bases: &bases };
     let reference = builder.reference();
@@ -230,7 +230,7 @@ async fn history(kills: u64) -> (Tally, KilledRegistry) {
     gapless::check_client(&outputs, &reference, Scope::Everything).unwrap();
     let left: Vec<_> = found.view.set.iter().map(|(key, instance)| (key.clone(), instance.revision)).collect();
     assert!(known.set.into_iter().eq(left), "the client ends with the registered instances");
-    (tally, target)
+    (counts, target)
 }
 
 /// Waits between two attempts to reach a server that restarts.

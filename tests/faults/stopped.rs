@@ -53,8 +53,8 @@ impl StoppableProcesses {
 /// Returns the lifetime of a program from its first registration; `renewal` contains its last renewal.
 fn lifetime(reference: &ReferenceHistory, number: usize, ttl: u64, renewal: Span) -> InstanceLifetime {
     let (service, id) = (format!("s{}", number / 2), format!("p{number}"));
-    let born = reference.of(&service, &id).find(|event| event.kind() == EventKind::Registered).unwrap();
-    let revision = born.revision;
+    let registered = reference.of(&service, &id).find(|event| event.kind() == EventKind::Registered).unwrap();
+    let revision = registered.revision;
     InstanceLifetime {
         service,
         id,

@@ -31,7 +31,7 @@ const BEAT: Duration = Duration::from_secs(5);
 const MEMORY: (u64, u64) = (2, 64 * 1_024);
 
 /// A client with many instances.
-struct Holder {
+struct LeaseHolder {
     server: SocketAddr,
     service: String,
     leases: Vec<Bytes>,
@@ -40,7 +40,7 @@ struct Holder {
     slowest: u64,
 }
 
-impl Holder {
+impl LeaseHolder {
     /// Until it is over: registers whatever is not known, and sends heartbeats.
     async fn hold(mut self, mut over: watch::Receiver<bool>) -> Self {
         while !*over.borrow_and_update() {
@@ -114,7 +114,7 @@ async fn all_instances_register_again_at_the_same_time_without_loss() {
         let (service, count) =
             if number == CONNECTIONS { ("by".to_owned(), BYSTANDERS) } else { (format!("s{number}"), EACH) };
         let leases = (0..count).map(|_| Bytes::from_static(&[0; 16])).collect();
-        let holder = Holder { server, service, leases, registered: Arc::clone(&registered), slowest: 0 };
+        let holder = LeaseHolder { server, service, leases, registered: Arc::clone(&registered), slowest: 0 };
         holders.spawn(holder.hold(is_over.clone()));
     }
     let all = CONNECTIONS * EACH + BYSTANDERS;

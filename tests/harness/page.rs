@@ -30,12 +30,12 @@ use super::{CertFiles, within};
 #[derive(Debug)]
 pub struct Page {
     pub address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<PageState>,
     _serving: JoinSet<()>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct PageState {
     status: AtomicU16,
     asked: Mutex<Vec<PageRequest>>,
     /// Notified of each request.
@@ -101,7 +101,7 @@ impl Page {
     async fn serve(address: &str, tls: Option<TlsAcceptor>, routes: Routes) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PageState {
             status: AtomicU16::new(200),
             asked: Mutex::default(),
             arrived: Notify::new(),
@@ -162,7 +162,7 @@ impl Page {
     }
 }
 
-async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<PageState>) {
     while let Ok((stream, _)) = listener.accept().await {
         // A probe without an answer fails, and the test that waits for it tells.
         let _ = match &tls {
@@ -175,7 +175,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shar
     }
 }
 
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) -> io::Result<()> {
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &PageState) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let Some(request) = receive(&mut stream).await? else { return Ok(()) };
     let given = shared.answers.lock().unwrap().get(&request.path).cloned();

@@ -117,14 +117,14 @@ impl TestClient {
     }
 
     /// Returns the self-preservation state of a service, or with an empty name of the registry.
-    pub async fn protection(&self, service: &str) -> SelfPreservation {
+    pub async fn self_preservation(&self, service: &str) -> SelfPreservation {
         let request = GetSelfPreservationRequest { service: service.to_owned() };
         let answer = within("GetSelfPreservation", self.admin.clone().get_self_preservation(request)).await;
         answer.unwrap().into_inner().self_preservation.unwrap()
     }
 
     /// Ends self-preservation of one service, or of all. Returns the number of silent instances that are released.
-    pub async fn reset_protection(&self, service: Option<&str>) -> u32 {
+    pub async fn reset_self_preservation(&self, service: Option<&str>) -> u32 {
         let request =
             ResetSelfPreservationRequest { service: service.unwrap_or_default().to_owned(), all: service.is_none() };
         let answer = within("ResetSelfPreservation", self.admin.clone().reset_self_preservation(request)).await;
@@ -132,7 +132,7 @@ impl TestClient {
     }
 
     /// Returns the log of self-preservation, the oldest entry first.
-    pub async fn protection_events(&self) -> Vec<SelfPreservationEvent> {
+    pub async fn self_preservation_events(&self) -> Vec<SelfPreservationEvent> {
         let mut events = Vec::new();
         let mut request =
             ListSelfPreservationEventsRequest { page_size: 1_000, ..ListSelfPreservationEventsRequest::default() };

@@ -23,26 +23,26 @@ step() { # NAME FUNCTION: a subshell, in which the first command that fails ends
     fi
 }
 
-complain() {
+report_failure() {
     printf '        %s\n' "$@" >&2
     return 1
 }
 
 same() { # EXPECTED ACTUAL
-    [[ "$1" == "$2" ]] || complain "expected \"$1\", got \"$2\""
+    [[ "$1" == "$2" ]] || report_failure "expected \"$1\", got \"$2\""
 }
 
 holds() { # FILTER: of jq, on stdin
     local json
     json="$(cat)"
-    jq --exit-status "$1" <<<"$json" >/dev/null || complain "not so: $1" "in: $json"
+    jq --exit-status "$1" <<<"$json" >/dev/null || report_failure "not so: $1" "in: $json"
 }
 
 lines_include() { # LINE…: each is one of stdin's
     local text line
     text="$(cat)"
     for line in "$@"; do
-        grep -Fxq -- "$line" <<<"$text" || complain "no line \"$line\" in:" "$text"
+        grep -Fxq -- "$line" <<<"$text" || report_failure "no line \"$line\" in:" "$text"
     done
 }
 
@@ -50,7 +50,7 @@ exits() { # CODE COMMAND…: what it prints is then in $scratch/out and $scratch
     local wanted="$1" code=0
     shift
     "$@" >"$scratch/out" 2>"$scratch/err" || code=$?
-    [[ $code == "$wanted" ]] || complain "exit code $code, expected $wanted: $*" "$(cat "$scratch/out" "$scratch/err")"
+    [[ $code == "$wanted" ]] || report_failure "exit code $code, expected $wanted: $*" "$(cat "$scratch/out" "$scratch/err")"
 }
 
 hears() { # TEXT: in a line of stdin, each within 5 s
@@ -58,7 +58,7 @@ hears() { # TEXT: in a line of stdin, each within 5 s
     while read -r -t 5 line; do
         [[ "$line" != *"$1"* ]] || return 0
     done
-    complain "never heard \"$1\""
+    report_failure "never heard \"$1\""
 }
 
 sum() { # the suite's last line, and its exit code

@@ -9,13 +9,13 @@ use super::ID;
 use crate::harness::{CertFiles, Child, Ended, TestCa, get, within};
 
 /// `callboard serve` with gRPC over TLS alone.
-struct Serve {
+struct TlsServer {
     child: Child,
     grpc: String,
     http: String,
 }
 
-impl Serve {
+impl TlsServer {
     async fn start(authority: &TestCa, files: &CertFiles) -> Self {
         let any = "127.0.0.1:0";
         let listeners = ["serve", "--grpc", "off", "--grpc-tls", any, "--http", any, "-o", "json", "--log", "warn"];
@@ -42,7 +42,7 @@ async fn run(server: &str, verb: &[&str], flags: &[&str]) -> Ended {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_work_over_tls() {
     let authority = TestCa::open();
-    let serve = Serve::start(&authority, &authority.server()).await;
+    let serve = TlsServer::start(&authority, &authority.server()).await;
     let (client, ca) = (authority.workload(ID), authority.ca_path());
     let flags = ["--tls-ca", &ca, "--tls-cert", client.certificate(), "--tls-key", client.key(), "-o", "json"];
 
@@ -77,7 +77,7 @@ async fn commands_work_over_tls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_error_of_a_command_names_the_remedy() {
     let (authority, stranger) = (TestCa::open(), TestCa::open());
-    let serve = Serve::start(&authority, &authority.server()).await;
+    let serve = TlsServer::start(&authority, &authority.server()).await;
     let plain = crate::harness::ServerProcess::start(&[]).await;
     let (client, other) = (authority.workload(ID), stranger.workload(ID));
     let (ca, wrong, absent) = (authority.ca_path(), stranger.ca_path(), format!("{}/absent", authority.ca_path()));
@@ -110,7 +110,7 @@ async fn tls_error_of_a_command_names_the_remedy() {
 async fn hangup_signal_reloads_the_files() {
     let authority = TestCa::open();
     let files = authority.server();
-    let serve = Serve::start(&authority, &files).await;
+    let serve = TlsServer::start(&authority, &files).await;
     let (client, ca) = (authority.workload(ID), authority.ca_path());
     let flags = ["--tls-ca", &ca, "--tls-cert", client.certificate(), "--tls-key", client.key()];
     let good = fs::read(&files.certificate).unwrap();

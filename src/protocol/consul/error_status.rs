@@ -9,7 +9,7 @@ pub(crate) const STATUSES: &[(StatusCode, &str)] = &[
     (StatusCode::NOT_FOUND, "The path, the service or the check does not exist."),
     (StatusCode::METHOD_NOT_ALLOWED, "The path does not support the method. `Allow` lists those that it supports."),
     (StatusCode::REQUEST_TIMEOUT, "The request did not arrive completely in time. Nothing was done."),
-    (StatusCode::CONFLICT, "The id is registered by another program."),
+    (StatusCode::CONFLICT, "The id is registered by another program, or in several services."),
     (StatusCode::PAYLOAD_TOO_LARGE, "The request is larger than `--max-message-size`."),
     (
         StatusCode::MISDIRECTED_REQUEST,

@@ -81,9 +81,9 @@ impl AddressIndex {
                     self.addresses.clear();
                     self.instances.clear();
                 }
-                Step::Snapshot(SnapshotChunk::Chunk(block)) => {
-                    read += block.entries().len();
-                    for entry in block.entries() {
+                Step::Snapshot(SnapshotChunk::Chunk(chunk)) => {
+                    read += chunk.entries().len();
+                    for entry in chunk.entries() {
                         self.put(&entry.instance);
                     }
                 }

@@ -59,19 +59,19 @@ async fn admit(State(context): State<Arc<ServerContext>>, request: Request, next
     let response = match request.extensions().get::<Arc<Connection>>().cloned() {
         None => Err(ApiError::NoConnection),
         Some(connection) => match connection.exceeded_stream_limit(priority) {
-            Some(busy) => Err(busy.into()),
+            Some(limit) => Err(limit.into()),
             None if streaming => Ok(next.run(request).await),
             None if expensive => respond_in_turn(&context, &connection, request, next).await,
             // A watch limits its unread bytes itself, and the responses of priority calls are small.
             None if priority || path == WATCH => respond_in_time(&context, request, next).await,
             None => match connection.exceeded_unread_limit(AnswerSize::Page) {
-                Some(busy) => Err(busy.into()),
+                Some(limit) => Err(limit.into()),
                 None => respond_in_time(&context, request, next).await,
             },
         },
     };
     response.unwrap_or_else(|error| {
-        if matches!(error, ApiError::Busy(_)) {
+        if matches!(error, ApiError::LimitReached(_)) {
             context.metrics.connections.rejected_streams.inc();
         }
         Status::from(error).into_http::<Body>().map(axum::body::Body::new)
@@ -141,8 +141,8 @@ async fn respond_in_turn(
     let turn = connection.worker_state().large_answers().acquire();
     let _turn = timeout(TURN_TIMEOUT, turn).await.map_err(|_| LimitError::QueueTimeout(TURN_TIMEOUT))?;
     yield_now().await;
-    if let Some(busy) = connection.exceeded_unread_limit(AnswerSize::Page) {
-        return Err(busy.into());
+    if let Some(limit) = connection.exceeded_unread_limit(AnswerSize::Page) {
+        return Err(limit.into());
     }
     Ok(next.run(request).await)
 }

@@ -88,7 +88,7 @@ pub(super) enum ApiError {
     TooManyServices(usize),
     /// Limit that is reached.
     #[error(transparent)]
-    Busy(#[from] LimitError),
+    LimitReached(#[from] LimitError),
     /// Call whose request did not arrive in time.
     #[error(
         "the request did not arrive within {}, so nothing was done: send it at once, or cancel the call",
@@ -147,7 +147,7 @@ impl From<ApiError> for Status {
             | ApiError::Stopped(_)
             | ApiError::Interrupted(_)
             | ApiError::OutcomeUnknown(_)
-            | ApiError::Busy(_) => {
+            | ApiError::LimitReached(_) => {
                 details.set_retry_info(Some(RETRY_DELAY));
             }
             ApiError::Overloaded { retry, .. } => {
@@ -188,9 +188,9 @@ fn classify(error: &ApiError) -> ErrorReason {
         ApiError::UnknownService(_) => ErrorReason::NoSuchService,
         ApiError::NotServedHere(_) => ErrorReason::HealthOnlyListener,
         ApiError::TooManyServices(_) => ErrorReason::TooManyServices,
-        ApiError::Busy(LimitError::Streams(..)) => ErrorReason::TooManyStreams,
-        ApiError::Busy(LimitError::Unread(..)) => ErrorReason::TooManyUnreadResponses,
-        ApiError::Busy(LimitError::QueueTimeout(_)) => ErrorReason::ResponseQueueTimeout,
+        ApiError::LimitReached(LimitError::Streams(..)) => ErrorReason::TooManyStreams,
+        ApiError::LimitReached(LimitError::Unread(..)) => ErrorReason::TooManyUnreadResponses,
+        ApiError::LimitReached(LimitError::QueueTimeout(_)) => ErrorReason::ResponseQueueTimeout,
         ApiError::Unfinished(_) => ErrorReason::RequestTimeout,
         ApiError::NoConnection => ErrorReason::Internal,
     }

@@ -235,7 +235,7 @@ impl WatchStream {
 
 fn pieces(chunk: &SnapshotChunk) -> VecDeque<Bytes> {
     match chunk {
-        SnapshotChunk::Chunk(block) => frame::chunk_pieces(block).iter().cloned().collect(),
+        SnapshotChunk::Chunk(chunk) => frame::chunk_pieces(chunk).iter().cloned().collect(),
         SnapshotChunk::Matching(entries) => frame::pieces(entries.iter().map(|entry| &**entry)).into(),
     }
 }

@@ -131,16 +131,16 @@ fn moved_id_belongs_to_the_new_service() {
         (CheckStatus::Passing, before.get("x").unwrap().created)
     );
     set_status(&engine, "old", "r", CheckStatus::Critical);
-    let catalog = engine.registry().consul_index();
-    assert_eq!(catalog.service_of("r"), Some(name("new")));
+    let index = engine.registry().consul_index();
+    assert_eq!(index.service_of("r"), Some(name("new")));
     assert_eq!(owner(&engine, ""), Some(instance("new", "r")));
-    assert_eq!(catalog.taken_from("", &check("x")), [], "the old entry is removed as a whole");
+    assert_eq!(index.taken_from("", &check("x")), [], "the old entry is removed as a whole");
     engine.submit(crate::registry::test_support::deregister("old", "r", None), at(0)).unwrap();
-    assert_eq!((catalog.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(instance("new", "r"))));
+    assert_eq!((index.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(instance("new", "r"))));
     // The instance moves back to the service that still has its old entry.
     register_with_checks(&engine, "old", ("", "r"), &[]);
     set_status(&engine, "old", "r", CheckStatus::Warning);
     let again = register_with_checks(&engine, "new", ("", "r"), &[]);
     assert_eq!(checks(&again).aggregate_status(), CheckStatus::Warning);
-    assert_eq!((catalog.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(instance("new", "r"))));
+    assert_eq!((index.service_of("r"), owner(&engine, "")), (Some(name("new")), Some(instance("new", "r"))));
 }

@@ -58,7 +58,7 @@ impl ConnectionPermit {
     }
 
     pub(super) fn exceeds(&self, limit: PerAddress, number: usize) -> bool {
-        number > limit.most && (limit.loopback || !self.is_loopback)
+        number > limit.max && (limit.loopback || !self.is_loopback)
     }
 
     fn accounts<'a>(&'a self, identity: Option<&'a PeerIdentity>) -> impl Iterator<Item = &'a Account> {
@@ -110,15 +110,15 @@ impl ConnectionPermit {
     ) -> Option<LimitError> {
         let ConnectionLimits { streams, streams_per_address, .. } = self.limiter.limits;
         let usable = |most: usize| if preferred { most } else { (most * BULK_STREAM_PERCENT / 100).max(1) };
-        let per_address = PerAddress { most: usable(streams_per_address.most), ..streams_per_address };
+        let per_address = PerAddress { max: usable(streams_per_address.max), ..streams_per_address };
         if self.limiter.all.streams.load(Relaxed) > usable(streams) {
             return Some(LimitError::Streams(LimitLevel::All, streams));
         }
         if self.exceeds(per_address, self.address.account.streams.load(Relaxed)) {
-            return Some(LimitError::Streams(LimitLevel::Address, streams_per_address.most));
+            return Some(LimitError::Streams(LimitLevel::Address, streams_per_address.max));
         }
         let of_identity = identity?.account.account.streams.load(Relaxed);
-        (of_identity > per_address.most).then_some(LimitError::Streams(LimitLevel::Identity, streams_per_address.most))
+        (of_identity > per_address.max).then_some(LimitError::Streams(LimitLevel::Identity, streams_per_address.max))
     }
 
     /// Returns the limit that leaves no memory for another answer of this size. `connection`: unread bytes of the

@@ -14,9 +14,9 @@ fn peer(address: &str) -> SocketAddr {
 fn few() -> ConnectionLimits {
     ConnectionLimits {
         connections: 16,
-        connections_per_address: PerAddress { most: 2, loopback: false },
+        connections_per_address: PerAddress { max: 2, loopback: false },
         streams: 10,
-        streams_per_address: PerAddress { most: 5, loopback: false },
+        streams_per_address: PerAddress { max: 5, loopback: false },
         ..ConnectionLimits::default()
     }
 }

@@ -65,7 +65,7 @@ impl Watcher {
                 self.idle = false;
             }
             match self.subscription.next(engine.registry()) {
-                Step::Snapshot(SnapshotChunk::Chunk(block)) => self.seen += block.entries().len(),
+                Step::Snapshot(SnapshotChunk::Chunk(chunk)) => self.seen += chunk.entries().len(),
                 Step::Snapshot(SnapshotChunk::Matching(_)) => unreachable!("it has no filter"),
                 Step::Changes(deltas, _) => self.seen += deltas.len(),
                 Step::Reset(reason) => panic!("a short history reaches back: {reason:?}"),

@@ -30,7 +30,7 @@ pub struct Writer {
     pub done: Vec<Done>,
     /// Acknowledged writes that were lost, as process number and revision.
     pub lost: Vec<(usize, u64)>,
-    pub tally: Tally,
+    pub counts: WriterCounts,
 }
 
 /// Write that was done, as the audit after a restart shows.
@@ -46,7 +46,7 @@ pub struct Done {
 
 /// Numbers of writes by their outcome.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct WriterCounts {
     pub acknowledged: u64,
     /// Not acknowledged, and done.
     pub done: u64,
@@ -57,7 +57,7 @@ pub struct Tally {
     pub heartbeats: u64,
 }
 
-impl Tally {
+impl WriterCounts {
     pub fn add(&mut self, other: &Self) {
         self.acknowledged += other.acknowledged;
         self.done += other.done;
@@ -67,7 +67,7 @@ impl Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for WriterCounts {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { acknowledged, done, undone, lost, heartbeats, .. } = self;
         write!(
@@ -104,7 +104,7 @@ impl Writer {
             Slot { instance: key(service, &format!("w{number}-{at}")), tried }
         };
         let slots = (0..SLOTS).map(slot).collect();
-        Self { client, number, random, slots, marks: 0, done: Vec::new(), lost: Vec::new(), tally: Tally::default() }
+        Self { client, number, random, slots, marks: 0, done: Vec::new(), lost: Vec::new(), counts: WriterCounts::default() }
     }
 
     /// Writes to one process of the registry after the other.
@@ -135,13 +135,13 @@ impl Writer {
             for (at, asked) in asked.into_iter().enumerate().skip(1) {
                 let acknowledged = asked.acknowledged.map(|(_, revision)| revision);
                 match (at <= last, acknowledged) {
-                    (_, Some(_)) => self.tally.acknowledged += 1,
-                    (true, None) => self.tally.done += 1,
-                    (false, None) => self.tally.undone += 1,
+                    (_, Some(_)) => self.counts.acknowledged += 1,
+                    (true, None) => self.counts.done += 1,
+                    (false, None) => self.counts.undone += 1,
                 }
                 let incarnation = found.incarnation.saturating_sub(1);
                 if at > last {
-                    self.tally.lost += u64::from(acknowledged.is_some());
+                    self.counts.lost += u64::from(acknowledged.is_some());
                     self.lost.extend(acknowledged.map(|revision| (incarnation, revision)));
                     continue;
                 }
@@ -180,7 +180,7 @@ impl Writer {
         let mut heartbeat_stream = HeartbeatStream::try_open(&self.client).await?;
         let (states, _) = heartbeat_stream.beat(&leases.iter().collect::<Vec<_>>()).await?;
         assert!(states.iter().all(|state| *state == LeaseState::Held), "writer {}: {states:?}", self.number);
-        self.tally.heartbeats += states.len() as u64;
+        self.counts.heartbeats += states.len() as u64;
         Ok(())
     }
 

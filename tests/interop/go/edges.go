@@ -56,15 +56,15 @@ func tokenOfOtherSelector(w *world) {
 func unknownLease(w *world) {
 	made := make([]byte, 16)
 	rand.Read(made)
-	state := newPulse(w.ctx, w.writer).one(made)
+	state := newHeartbeats(w.ctx, w.writer).one(made)
 	check(state == pb.LeaseState_LEASE_STATE_UNKNOWN, "a lease that nobody granted is %v", state)
 }
 
 func takesOver(w *world) {
 	first, second := bootOf("leader", "l-1", time.Minute), bootOf("leader", "l-1", time.Minute)
 	held := w.register(first).LeaseId
-	pulse := newPulse(w.ctx, w.writer)
-	state := pulse.one(held)
+	heartbeats := newHeartbeats(w.ctx, w.writer)
+	state := heartbeats.one(held)
 	check(state == pb.LeaseState_LEASE_STATE_HELD, "the first is %v", state)
 	life := w.life("leader", "l-1")
 
@@ -75,14 +75,14 @@ func takesOver(w *world) {
 
 	second.Replace = true
 	taken := w.register(second).LeaseId
-	state = pulse.one(held)
+	state = heartbeats.one(held)
 	check(state == pb.LeaseState_LEASE_STATE_SUPERSEDED, "the first is now %v", state)
-	state = pulse.one(taken)
+	state = heartbeats.one(taken)
 	check(state == pb.LeaseState_LEASE_STATE_HELD, "the second is %v", state)
 	check(w.life("leader", "l-1") > life, "another boot, and yet the same life")
 
 	w.deregister("leader", "l-1")
-	state = pulse.one(taken)
+	state = heartbeats.one(taken)
 	check(state == pb.LeaseState_LEASE_STATE_REMOVED, "removed by an operator, its lease is %v", state)
 	_, err = w.discovery().GetInstance(w.ctx, &pb.GetInstanceRequest{Service: "leader", Id: "l-1"})
 	refused(err, codes.NotFound)

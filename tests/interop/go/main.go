@@ -39,7 +39,7 @@ type world struct {
 	server *server
 	writer *grpc.ClientConn // registers and heartbeats
 	reader *grpc.ClientConn // watches
-	pulse  *pulse
+	heartbeats  *heartbeats
 	watch  *watch
 	note   string // what a step wants to add to its line
 }

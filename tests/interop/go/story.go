@@ -27,7 +27,7 @@ const (
 var (
 	orders = []*pb.RegisterRequest{bootOf("orders", "o-1", keptTTL), bootOf("orders", "o-2", keptTTL), bootOf("orders", "o-3", keptTTL)}
 	leases = map[string][]byte{} // of `orders`, by id
-	stop   = make(chan struct{}) // ends the pulse
+	stop   = make(chan struct{}) // ends the heartbeats
 
 	// Victims and fading instances have services of their own: a service of three or more would be protected from losing many at once.
 	storySelection = []string{"orders", "batch", "victims"}
@@ -54,13 +54,13 @@ func registersThree(w *world) {
 }
 
 func heartbeatsOnOneStream(w *world) {
-	w.pulse = newPulse(w.ctx, w.writer, leases["o-1"], leases["o-2"], leases["o-3"])
-	for _, report := range w.pulse.beat().reports {
+	w.heartbeats = newHeartbeats(w.ctx, w.writer, leases["o-1"], leases["o-2"], leases["o-3"])
+	for _, report := range w.heartbeats.beat().reports {
 		left := report.TimeLeft.AsDuration()
 		check(report.State == pb.LeaseState_LEASE_STATE_HELD, "a lease is %v", report.State)
 		check(left > 0 && left <= keptTTL, "%v left of %v", left, keptTTL)
 	}
-	go w.pulse.run(stop)
+	go w.heartbeats.run(stop)
 }
 
 func watchesFromSecondConnection(w *world) {
@@ -117,7 +117,7 @@ func seesDrain(w *world) {
 }
 
 func seesDeregistration(w *world) {
-	w.pulse.drop(leases["o-3"])
+	w.heartbeats.drop(leases["o-3"])
 	goodbye := &pb.DeregisterRequest{Service: "orders", Id: "o-3", LeaseId: leases["o-3"]}
 	answer := must(w.registry().Deregister(w.ctx, goodbye))
 	check(answer.Removed, "it was not there")
@@ -151,11 +151,11 @@ func seesExpiry(w *world) {
 	fading := w.register(bootOf("batch", "b-2", fadingTTL)).LeaseId
 	w.watch.updated("batch/b-1")
 	w.watch.updated("batch/b-2")
-	w.pulse.add(kept)
-	w.pulse.add(fading)
-	w.pulse.beat()
+	w.heartbeats.add(kept)
+	w.heartbeats.add(fading)
+	w.heartbeats.beat()
 
-	last := w.pulse.drop(fading)
+	last := w.heartbeats.drop(fading)
 	at := w.watch.removed("batch/b-2", expired, fadingTTL+time.Second+slack)
 	w.note = fmt.Sprintf(" (%v after its last heartbeat)", at.Sub(last.answered).Round(time.Millisecond))
 	check(at.Sub(last.sent) >= fadingTTL, "gone %v after its last heartbeat: too early", at.Sub(last.sent))
@@ -166,8 +166,8 @@ func seesExpiry(w *world) {
 	one := must(w.discovery().GetInstance(w.ctx, &pb.GetInstanceRequest{Service: "batch", Id: "b-1"}))
 	check(one.Lease.GetConnected() && one.Lease.Ttl.AsDuration() == fadingTTL, "what is kept alive has the lease %v", one.Lease)
 	select {
-	case <-w.pulse.done:
-		check(false, "the pulse stopped: %v", w.pulse.err)
+	case <-w.heartbeats.done:
+		check(false, "the heartbeats stopped: %v", w.heartbeats.err)
 	default:
 	}
 }

@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from story import SELECTION, seconds, status_of
 from watch import Watch
-from world import Pulse, Refused, World, boot_of, check, duration
+from world import Heartbeats, Refused, World, boot_of, check, duration
 
 
 def refused(error: grpc.RpcError, code: grpc.StatusCode, wanted: Any = None) -> Any:
@@ -51,7 +51,7 @@ def token_of_other_selection(world: World) -> None:
 
 
 def unknown_lease(world: World) -> None:
-    state = Pulse(world.writer).one(os.urandom(16))
+    state = Heartbeats(world.writer).one(os.urandom(16))
     check(state == "UNKNOWN", f"a lease that nobody granted is {state}")
 
 
@@ -59,8 +59,8 @@ def takes_over(world: World) -> None:
     first, second = boot_of("leader", "l-1", 60), boot_of("leader", "l-1", 60)
     get = discovery_pb2.GetInstanceRequest(service="leader", id="l-1")
     held = world.register(first).lease_id
-    pulse = Pulse(world.writer)
-    check(pulse.one(held) == "HELD", "the first is not held")
+    heartbeats = Heartbeats(world.writer)
+    check(heartbeats.one(held) == "HELD", "the first is not held")
     life = world.discovery.GetInstance(get).instance
 
     try:
@@ -73,13 +73,13 @@ def takes_over(world: World) -> None:
 
     second.replace = True
     taken = world.register(second).lease_id
-    check(pulse.one(held) == "SUPERSEDED", "the first is not superseded")
-    check(pulse.one(taken) == "HELD", "the second is not held")
+    check(heartbeats.one(held) == "SUPERSEDED", "the first is not superseded")
+    check(heartbeats.one(taken) == "HELD", "the second is not held")
     successor = world.discovery.GetInstance(get).instance
     check(successor.registered_revision > life.registered_revision, "another boot, and yet the same life")
 
     world.deregister("leader", "l-1")
-    check(pulse.one(taken) == "REMOVED", "removed by an operator, its lease is not told")
+    check(heartbeats.one(taken) == "REMOVED", "removed by an operator, its lease gets no such state")
     try:
         world.discovery.GetInstance(get)
         check(False, "what was removed is still there")

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-import doors
+import operations
 import edges
 import story
 from server import Server
@@ -29,10 +29,10 @@ STEPS = [
     ("is refused a live id, then takes it over", edges.takes_over),
     ("watches through a filter", edges.filters),
     ("watches a service before it exists", edges.watches_before_registration),
-    ("asks health", doors.health),
-    ("watches the health of a service that comes and goes", doors.watches_health),
-    ("reads the contract by reflection", doors.reflects),
-    ("is told of the shutdown, and the server ends well", doors.shuts_down),
+    ("asks health", operations.health),
+    ("watches the health of a service that comes and goes", operations.watches_health),
+    ("reads the contract by reflection", operations.reflects),
+    ("is told of the shutdown, and the server ends well", operations.shuts_down),
 ]
 
 

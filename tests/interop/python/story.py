@@ -7,7 +7,7 @@ import time
 
 from callboard.v1 import discovery_pb2, instance_pb2, registry_pb2
 from watch import Watch
-from world import SLACK, VICTIM_GRACE, Pulse, World, boot_of, check, connect, duration, state_of
+from world import SLACK, VICTIM_GRACE, Heartbeats, World, boot_of, check, connect, duration, state_of
 
 KEPT_TTL = 3.0
 FADING_TTL = 2.0
@@ -52,11 +52,11 @@ def registers_three(world: World) -> None:
 
 
 def heartbeats_on_one_stream(world: World) -> None:
-    world.pulse = Pulse(world.writer, *leases.values())
-    for report in world.pulse.beat().reports:
+    world.heartbeats = Heartbeats(world.writer, *leases.values())
+    for report in world.heartbeats.beat().reports:
         check(state_of(report) == "HELD", f"a lease is {state_of(report)}")
         check(0 < seconds(report.time_left) <= KEPT_TTL, f"{seconds(report.time_left)} s left of {KEPT_TTL} s")
-    world.pulse.start()
+    world.heartbeats.start()
 
 
 def watches_from_second_connection(world: World) -> None:
@@ -100,7 +100,7 @@ def sees_drain(world: World) -> None:
 
 
 def sees_deregistration(world: World) -> None:
-    world.pulse.drop(leases["o-3"])
+    world.heartbeats.drop(leases["o-3"])
     goodbye = registry_pb2.DeregisterRequest(service="orders", id="o-3", lease_id=leases["o-3"])
     answer = world.registry.Deregister(goodbye)
     check(answer.removed, "it was not there")
@@ -128,11 +128,11 @@ def sees_expiry(world: World) -> str:
     kept, fading = (world.register(boot_of("batch", id, FADING_TTL)).lease_id for id in ("b-1", "b-2"))
     world.watch.updated("batch/b-1")
     world.watch.updated("batch/b-2")
-    world.pulse.add(kept)
-    world.pulse.add(fading)
-    world.pulse.beat()
+    world.heartbeats.add(kept)
+    world.heartbeats.add(fading)
+    world.heartbeats.beat()
 
-    last = world.pulse.drop(fading)
+    last = world.heartbeats.drop(fading)
     at = world.watch.removed("batch/b-2", "EXPIRED", FADING_TTL + 1 + SLACK)
     check(at - last.sent >= FADING_TTL, f"gone {at - last.sent:.3f} s after its last heartbeat: too early")
     check(at - last.answered <= FADING_TTL + 1 + SLACK, f"gone {at - last.answered:.3f} s after its last heartbeat: too late")
@@ -141,7 +141,7 @@ def sees_expiry(world: World) -> str:
     check([instance.id for instance in left] == ["b-1"], f"left are {left}")
     lease = world.discovery.GetInstance(discovery_pb2.GetInstanceRequest(service="batch", id="b-1")).lease
     check(lease.connected and seconds(lease.ttl) == FADING_TTL, f"what is kept alive has the lease {lease}")
-    check(world.pulse.wrong is None, f"the pulse stopped: {world.pulse.wrong}")
+    check(world.heartbeats.wrong is None, f"the heartbeats stopped: {world.heartbeats.wrong}")
     return f"{at - last.answered:.3f} s after its last heartbeat"
 
 

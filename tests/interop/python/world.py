@@ -84,13 +84,13 @@ class Beat(NamedTuple):
     reports: list
 
 
-class Pulse:
+class Heartbeats:
     """Keeps any number of leases alive on one stream."""
 
     def __init__(self, channel: grpc.Channel, *leases: bytes) -> None:
         self._requests: queue.SimpleQueue = queue.SimpleQueue()
         self.answers = Stream(registry_pb2_grpc.RegistryServiceStub(channel).KeepAlive(iter(self._requests.get, None)))
-        self._lock = threading.Lock()  # held for a whole beat: a lease that was dropped is in no later one
+        self._lock = threading.Lock()  # held for a whole heartbeat: a lease that was dropped is in no later one
         self._leases = list(leases)
         self._last: Beat | None = None
         self._stop = threading.Event()
@@ -122,7 +122,7 @@ class Pulse:
     def stop(self) -> None:
         self._stop.set()
         self._thread.join(2 * PATIENCE)
-        check(self.wrong is None, f"the pulse stopped early: {self.wrong}")
+        check(self.wrong is None, f"the heartbeats stopped early: {self.wrong}")
 
     def _run(self) -> None:
         try:
@@ -154,7 +154,7 @@ class World:
         self.server = server
         self.writer = connect(server.grpc)  # registers and heartbeats
         self.reader = connect(server.grpc)  # watches
-        self.pulse: Pulse | None = None
+        self.heartbeats: Heartbeats | None = None
         self.watch: Any = None
 
     @property
@@ -206,8 +206,8 @@ class Refused(Failure):
 def victim(address: str) -> None:
     channel = connect(address)
     request = boot_of("victims", "v-1", 10, disconnect_grace=duration(VICTIM_GRACE))
-    pulse = Pulse(channel, registry_pb2_grpc.RegistryServiceStub(channel).Register(request).lease_id)
-    pulse.beat()
+    heartbeats = Heartbeats(channel, registry_pb2_grpc.RegistryServiceStub(channel).Register(request).lease_id)
+    heartbeats.beat()
     print("held", flush=True)
-    pulse.start()
+    heartbeats.start()
     threading.Event().wait()

@@ -10,11 +10,11 @@ use crate::{
 
 /// Record of the old form, with node and id of its Consul registration.
 fn old(service: &str, stored_id: &str, (node, id): (&str, &str), revision: u64) -> StoredInstance {
-    let listing = ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() };
+    let consul_registration = ConsulRegistration { node: node.into(), id: id.into(), ..ConsulRegistration::default() };
     let instance = Instance {
         service: ServiceName::parse_stored(service).unwrap(),
         id: InstanceId::parse_any(stored_id).unwrap(),
-        consul_registration: Some(listing.into()),
+        consul_registration: Some(consul_registration.into()),
         registered_revision: Revision(revision),
         revision: Revision(revision),
         ..crate::registry::test_support::entry("web", "a", 1).instance.clone()

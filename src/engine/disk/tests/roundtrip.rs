@@ -110,15 +110,15 @@ fn accepted() -> BoxedStrategy<Command> {
                 lease: crate::model::LeaseId(lease),
             })
         });
-    let enroll = (target(), description(), checks(), values::registration(), any::<bool>());
-    let enroll = enroll.prop_map(|((service, id), description, checks, listing, replace_checks)| {
-        let listing = ConsulRegistration { node: "".into(), id: id.into(), ..listing };
+    let without_lease = (target(), description(), checks(), values::registration(), any::<bool>());
+    let without_lease = without_lease.prop_map(|((service, id), description, checks, consul_registration, replace_checks)| {
+        let consul_registration = ConsulRegistration { node: "".into(), id: id.into(), ..consul_registration };
         let (service, id) = (name(service), crate::registry::test_support::id(id));
         Command::RegisterWithoutLease(Box::new(RegisterWithoutLease {
             service,
             id,
             description,
-            consul_registration: listing,
+            consul_registration,
             checks,
             replace_checks,
         }))
@@ -135,7 +135,7 @@ fn accepted() -> BoxedStrategy<Command> {
         id: crate::registry::test_support::id(id),
         check,
     });
-    prop_oneof![2 => register.boxed(), 4 => enroll.boxed(), 4 => update.boxed(), 1 => add.boxed()].boxed()
+    prop_oneof![2 => register.boxed(), 4 => without_lease.boxed(), 4 => update.boxed(), 1 => add.boxed()].boxed()
 }
 
 proptest! {

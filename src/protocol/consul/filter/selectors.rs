@@ -84,7 +84,7 @@ macro_rules! node {
 }
 
 /// Fields of a service that `/v1/catalog/service` shows with `Service` before their names.
-macro_rules! described {
+macro_rules! definition {
     ($at:literal) => {
         &[
             text(concat!($at, "Kind")),
@@ -219,7 +219,7 @@ macro_rules! check {
 
 /// Entries of `/v1/health/service`.
 pub(in crate::protocol::consul) const ENTRIES: Schema<ConsulField> =
-    schema!(node!("Node."), service!("Service."), described!("Service."), &[records("Checks[]")], check!("Checks[]."),);
+    schema!(node!("Node."), service!("Service."), definition!("Service."), &[records("Checks[]")], check!("Checks[]."),);
 
 /// Services of `/v1/catalog/service`.
 pub(in crate::protocol::consul) const CATALOG: Schema<ConsulField> = schema!(
@@ -237,14 +237,14 @@ pub(in crate::protocol::consul) const CATALOG: Schema<ConsulField> = schema!(
         number("CreateIndex"),
         number("ModifyIndex"),
     ],
-    described!("Service"),
+    definition!("Service"),
 );
 
 /// Checks.
 pub(in crate::protocol::consul) const CHECKS: Schema<ConsulField> = schema!(check!(""));
 
 /// Services of an agent, and of a node.
-pub(in crate::protocol::consul) const SERVICES: Schema<ConsulField> = schema!(service!(""), described!(""));
+pub(in crate::protocol::consul) const SERVICES: Schema<ConsulField> = schema!(service!(""), definition!(""));
 
 /// Nodes.
 pub(in crate::protocol::consul) const NODES: Schema<ConsulField> = schema!(node!(""));

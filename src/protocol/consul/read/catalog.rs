@@ -36,12 +36,12 @@ impl Consul {
     pub(super) async fn catalog_services(&self, request: &ConsulRequest) -> Result<ConsulResponse, ConsulError> {
         let filter = ConsulFilter::parse(request.query.get("filter"), &CATALOG)?;
         let registry = self.registry();
-        let catalog = registry.consul_index();
+        let consul_index = registry.consul_index();
         let plain = filter.is_all() && request.query.get("node-meta").is_none();
         let index = || {
-            let names = catalog.services_changed();
+            let names = consul_index.services_changed();
             let changed =
-                if plain { names } else { names.max(catalog.descriptions_changed()).max(catalog.nodes_changed()) };
+                if plain { names } else { names.max(consul_index.descriptions_changed()).max(consul_index.nodes_changed()) };
             self.at_least(changed)
         };
         let waited_index = self.wait_for_change(request, &QuerySubject::Everything, index).await?;

@@ -61,11 +61,11 @@ impl Consul {
         }
         let filter = ConsulFilter::parse(request.query.get("filter"), &CHECKS)?;
         let registry = self.registry();
-        let catalog = registry.consul_index();
+        let consul_index = registry.consul_index();
         let by_meta = request.query.get("node-meta").is_some();
         let index = || {
-            let checks = catalog.checks_changed();
-            self.at_least(if by_meta { checks.max(catalog.nodes_changed()) } else { checks })
+            let checks = consul_index.checks_changed();
+            self.at_least(if by_meta { checks.max(consul_index.nodes_changed()) } else { checks })
         };
         let index = self.wait_for_change(request, &QuerySubject::Everything, index).await?;
         let (nodes, entries) = (AgentNode::all(registry, &self.agent), self.all_instances());

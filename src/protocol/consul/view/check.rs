@@ -244,8 +244,8 @@ pub(in crate::protocol::consul) fn checks_of<'a>(
 ) -> Vec<HealthCheck<'a>> {
     let mut all: Vec<_> =
         own_checks(&instance.service, &instance.id, instance, node, checks).map(|check| check.of(instance)).collect();
-    let Conditions { self_draining: leaving, operator_draining: drained, .. } = instance.conditions;
-    if drained || leaving {
+    let Conditions { self_draining, operator_draining, .. } = instance.conditions;
+    if self_draining || operator_draining {
         let id = format!("_service_maintenance:{}", service_id(instance));
         let reason = registered_text(instance, |registration| &registration.maintenance);
         let check = HealthCheck::synthetic(node.clone(), id, "Service Maintenance Mode", MAINTENANCE).of(instance);

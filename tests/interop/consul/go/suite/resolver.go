@@ -46,7 +46,7 @@ func (b *backend) close() {
 }
 
 func grpcResolver() {
-	// The resolver complains of each empty set, and there is one before anybody is registered.
+	// The resolver logs an error for each empty set, and the set is empty before the first registration.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	target := fmt.Sprintf("consul://%s/echo?healthy=true&wait=30s", server.HTTP)
 	conn := stage.Must(grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -77,7 +77,7 @@ async fn silent_majority_is_suspect_and_recovers_without_a_removal() {
     instances.pass(2 * TTL, 30).await;
     reader.until("suspects", |view| count(view, InstanceStatus::Suspect) == 30).await;
     assert_eq!(reader.view.set.len(), 50, "still served");
-    let shown = instances.client.protection("web").await;
+    let shown = instances.client.self_preservation("web").await;
     assert_eq!((shown.instances, shown.expiring_instances, shown.suspects, shown.limit), (50, 30, 30, 10));
     assert!(shown.started_at.is_some() && shown.first_release_at.is_some());
     let listed = instances
@@ -93,7 +93,7 @@ async fn silent_majority_is_suspect_and_recovers_without_a_removal() {
     // Heartbeats arrive again.
     instances.pass(1_000, 0).await;
     reader.until("recovered", |view| count(view, InstanceStatus::Serving) == 50).await;
-    let log = instances.client.protection_events().await;
+    let log = instances.client.self_preservation_events().await;
     let kinds: Vec<_> = log.iter().map(SelfPreservationEvent::kind).collect();
     assert_eq!(kinds, [SelfPreservationEventKind::Began, SelfPreservationEventKind::Ended]);
     assert!(instances.client.events().await.iter().all(|event| event.kind() != EventKind::Removed));
@@ -112,7 +112,7 @@ async fn suspects_are_released_in_small_steps_after_ten_ttls() {
     instances.pass(12 * TTL, 12).await;
     reader.until("the live instances", |view| view.set.len() == 8).await;
     assert_eq!(count(&reader.view, InstanceStatus::Serving), 8);
-    assert!(instances.client.protection("web").await.started_at.is_none());
+    assert!(instances.client.self_preservation("web").await.started_at.is_none());
     check(&instances, &reader).await;
 }
 
@@ -173,7 +173,7 @@ async fn suspect_with_heartbeat_recovers_and_keeps_its_registration() {
         (recovered.status(), recovered.registered_revision < recovered.revision),
         (InstanceStatus::Serving, true)
     );
-    assert_eq!(instances.client.protection("web").await.suspects, 5);
+    assert_eq!(instances.client.self_preservation("web").await.suspects, 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,12 +183,12 @@ async fn reset_removes_the_suspects_of_one_service() {
     instances.pass(2 * TTL, 6).await;
     let refused = instances.client.admin.clone().reset_self_preservation(ResetSelfPreservationRequest::default()).await;
     assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
-    assert_eq!(instances.client.reset_protection(Some("db")).await, 0);
-    assert_eq!(instances.client.reset_protection(Some("web")).await, 6);
+    assert_eq!(instances.client.reset_self_preservation(Some("db")).await, 0);
+    assert_eq!(instances.client.reset_self_preservation(Some("web")).await, 6);
     let now = instances.server.now();
     reader.until("gone", |view| view.set.len() == 7).await;
     assert!(instances.server.now() <= now + 200);
-    let events = instances.client.protection_events().await;
+    let events = instances.client.self_preservation_events().await;
     let callers: Vec<_> = events.iter().map(|event| event.caller.as_ref().unwrap().kind()).collect();
     assert_eq!(events.last().unwrap().kind(), SelfPreservationEventKind::Reset);
     assert_eq!(callers, [CallerKind::SelfPreservation, CallerKind::Grpc]);
@@ -202,10 +202,10 @@ async fn more_than_a_tenth_of_the_registry_is_held() {
     instances.pass(20_000, 0).await;
     instances.pass(2 * TTL, 3).await;
     assert_eq!(instances.server.leases(), 24, "three of 24 are more than a tenth");
-    let shown = instances.client.protection("").await;
+    let shown = instances.client.self_preservation("").await;
     assert_eq!((shown.suspects, shown.limit, shown.started_at.is_some()), (3, 2, true));
     instances.pass(1_000, 0).await;
-    assert_eq!(instances.client.protection("").await.suspects, 0);
+    assert_eq!(instances.client.self_preservation("").await.suspects, 0);
     // Two are below the threshold, although both are of one service.
     instances.pass(2 * TTL, 2).await;
     assert_eq!(instances.server.leases(), 22);
@@ -222,7 +222,7 @@ async fn stalled_worker_makes_no_suspects() {
     instances.server.stall(false);
     instances.pass(20_000, 0).await;
     assert!(instances.client.events().await.iter().all(|event| event.kind() == EventKind::Registered));
-    assert!(instances.client.protection_events().await.is_empty());
+    assert!(instances.client.self_preservation_events().await.is_empty());
     // Leases expire again afterwards.
     instances.pass(2 * TTL, 1).await;
     assert_eq!(instances.client.list("web").await.len(), 10 - 1);

@@ -1,4 +1,4 @@
-"""Health, reflection and the way out, with the stubs that grpcio brings."""
+"""Health, reflection and shutdown, with the stubs that grpcio brings."""
 
 import grpc
 from callboard.v1 import registry_pb2
@@ -7,7 +7,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from world import Refused, Stream, Unary, World, boot_of, check
 
-OURS = ["callboard.v1.RegistryService", "callboard.v1.DiscoveryService", "callboard.v1.AdminService"]
+OWN_SERVICES = ["callboard.v1.RegistryService", "callboard.v1.DiscoveryService", "callboard.v1.AdminService"]
 
 
 def name_of(status: int) -> str:
@@ -16,7 +16,7 @@ def name_of(status: int) -> str:
 
 def health(world: World) -> None:
     stub = Unary(health_pb2_grpc.HealthStub(world.reader))
-    names = ["", "orders", *OURS]
+    names = ["", "orders", *OWN_SERVICES]
     for name in names:
         status = name_of(stub.Check(health_pb2.HealthCheckRequest(service=name)).status)
         check(status == "SERVING", f"{name!r} is {status}")
@@ -60,7 +60,7 @@ def reflects(world: World) -> None:
     database = ProtoReflectionDescriptorDatabase(world.reader)
     names = list(database.get_services())
     pool = DescriptorPool(database)
-    for name in [*OURS, "grpc.health.v1.Health"]:
+    for name in [*OWN_SERVICES, "grpc.health.v1.Health"]:
         check(name in names, f"{name} is not among {names}")
         check(pool.FindServiceByName(name).methods, f"{name} has no methods")
     known = pool.FindMessageTypeByName("callboard.v1.WatchResponse").oneofs_by_name["message"].fields
@@ -71,13 +71,13 @@ def shuts_down(world: World) -> str:
     """Leaves every stream open: the server has to see to its own end."""
     watch = HealthWatch(world, "")
     watch.expect("before the shutdown", "SERVING")
-    world.pulse.stop()
+    world.heartbeats.stop()
 
     code, took = world.server.terminate(6)
     check(code == 0, f"it ended with code {code} after {took:.3f} s")
 
     watch.expect("at the shutdown", "NOT_SERVING")
-    answer = world.pulse.answers.next()
+    answer = world.heartbeats.answers.next()
     check(answer.message and answer.message.notice == registry_pb2.NOTICE_RECONNECT, f"the heartbeat stream was told {answer}")
     while not world.watch.notice:
         arrival = world.watch.next()

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-// Health, reflection and the way out, with the stubs that grpc-go brings.
+// Health, reflection and shutdown, with the stubs that grpc-go brings.
 
 const (
 	serving    = healthpb.HealthCheckResponse_SERVING
@@ -113,23 +113,23 @@ func reflects(w *world) {
 	}
 }
 
-// shutsDown leaves every stream open: the server has to see to its own end.
+// shutsDown leaves every stream open: the server has to end by itself.
 func shutsDown(w *world) {
 	health := healthWatch(w, "")
 	status := health()
 	check(status == serving, "before it, health is %v", status)
 	close(stop)
 	select {
-	case <-w.pulse.done:
+	case <-w.heartbeats.done:
 	case <-time.After(patience):
-		check(false, "the pulse does not stop")
+		check(false, "the heartbeats do not stop")
 	}
-	check(w.pulse.err == nil, "the pulse stopped early: %v", w.pulse.err)
+	check(w.heartbeats.err == nil, "the heartbeats stopped early: %v", w.heartbeats.err)
 
 	notice := make(chan pb.Notice, 1)
 	go func() {
 		for {
-			answer, err := w.pulse.stream.Recv()
+			answer, err := w.heartbeats.stream.Recv()
 			if err != nil {
 				close(notice)
 				return

@@ -13,8 +13,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// pulse keeps any number of leases alive on one stream.
-type pulse struct {
+// heartbeats keeps any number of leases alive on one stream.
+type heartbeats struct {
 	stream grpc.BidiStreamingClient[pb.KeepAliveRequest, pb.KeepAliveResponse]
 
 	mu     sync.Mutex // held for a whole beat: a lease that was dropped is in no later one
@@ -30,13 +30,13 @@ type beat struct {
 	reports        []*pb.LeaseReport
 }
 
-func newPulse(ctx context.Context, conn *grpc.ClientConn, leases ...[]byte) *pulse {
+func newHeartbeats(ctx context.Context, conn *grpc.ClientConn, leases ...[]byte) *heartbeats {
 	stream := must(pb.NewRegistryServiceClient(conn).KeepAlive(ctx))
-	return &pulse{stream: stream, leases: leases, done: make(chan struct{})}
+	return &heartbeats{stream: stream, leases: leases, done: make(chan struct{})}
 }
 
 // beat sends one message for all leases and waits for its answer.
-func (p *pulse) beat() beat {
+func (p *heartbeats) beat() beat {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	request := &pb.KeepAliveRequest{}
@@ -57,13 +57,13 @@ func (p *pulse) beat() beat {
 }
 
 // one beats for a single lease and tells its state.
-func (p *pulse) one(lease []byte) pb.LeaseState {
+func (p *heartbeats) one(lease []byte) pb.LeaseState {
 	p.leases = [][]byte{lease}
 	return p.beat().reports[0].State
 }
 
 // run beats until `stop` is called, and wants each lease to be held each time.
-func (p *pulse) run(stop <-chan struct{}) {
+func (p *heartbeats) run(stop <-chan struct{}) {
 	defer close(p.done)
 	defer func() {
 		if reason := recover(); reason != nil {
@@ -84,14 +84,14 @@ func (p *pulse) run(stop <-chan struct{}) {
 	}
 }
 
-func (p *pulse) add(lease []byte) {
+func (p *heartbeats) add(lease []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.leases = append(p.leases, lease)
 }
 
 // drop heartbeats a lease no more, and tells of its last time.
-func (p *pulse) drop(lease []byte) beat {
+func (p *heartbeats) drop(lease []byte) beat {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.leases = slices.DeleteFunc(p.leases, func(other []byte) bool { return bytes.Equal(other, lease) })
@@ -106,7 +106,7 @@ func victim(address string) {
 	request := bootOf("victims", "v-1", 10*time.Second)
 	request.DisconnectGrace = durationpb.New(victimGrace)
 	lease := must(pb.NewRegistryServiceClient(conn).Register(context.Background(), request)).LeaseId
-	p := newPulse(context.Background(), conn, lease)
+	p := newHeartbeats(context.Background(), conn, lease)
 	check(p.one(lease) == pb.LeaseState_LEASE_STATE_HELD, "the victim's lease is not held")
 	fmt.Println("held")
 	p.run(nil)
