@@ -1,10 +1,10 @@
-// Makes certificates for the suites, with nothing but Go's own library: go run main.go DIRECTORY.
+// Makes certificates for the suites with Go's standard library: go run main.go DIRECTORY.
 //
-//	ca.pem                    who signs
-//	server.pem, server.key    for localhost and 127.0.0.1
-//	renewed.pem, renewed.key  the same, renewed
-//	client.pem, client.key    of a workload with a SPIFFE id
-//	stranger.pem, .key        of the same workload, signed by somebody else
+//	ca.pem                    certificate authority that the server trusts
+//	server.pem, server.key    server certificate for localhost and 127.0.0.1
+//	renewed.pem, renewed.key  second certificate for the same names
+//	client.pem, client.key    client certificate with a SPIFFE id
+//	stranger.pem, .key        client certificate with the same SPIFFE id, signed by an unknown authority
 package main
 
 import (
@@ -40,7 +40,7 @@ func key() *ecdsa.PrivateKey {
 	return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
-// valid gives a template a number and a time.
+// valid sets the serial number and the validity period of a template.
 func valid(template *x509.Certificate) *x509.Certificate {
 	template.SerialNumber = must(rand.Int(rand.Reader, big.NewInt(1<<62)))
 	template.NotBefore = time.Now().Add(-time.Hour)
@@ -57,7 +57,7 @@ func newAuthority(name string) authority {
 	return authority{must(x509.ParseCertificate(der)), own}
 }
 
-// sign writes a certificate and its key.
+// sign writes a certificate, signed by this authority, and its key.
 func (a authority) sign(path string, template *x509.Certificate) {
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
@@ -76,16 +76,16 @@ func main() {
 	directory := os.Args[1]
 	must(0, os.MkdirAll(directory, 0o700))
 	at := func(name string) string { return filepath.Join(directory, name) }
-	ours, theirs := newAuthority("interop"), newAuthority("elsewhere")
-	write(at("ca.pem"), "CERTIFICATE", ours.certificate.Raw)
+	trusted, unknown := newAuthority("interop"), newAuthority("elsewhere")
+	write(at("ca.pem"), "CERTIFICATE", trusted.certificate.Raw)
 	server := func() *x509.Certificate {
 		return &x509.Certificate{DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	}
 	workload := func() *x509.Certificate {
 		return &x509.Certificate{URIs: []*url.URL{must(url.Parse("spiffe://interop.example/client"))}}
 	}
-	ours.sign(at("server"), server())
-	ours.sign(at("renewed"), server())
-	ours.sign(at("client"), workload())
-	theirs.sign(at("stranger"), workload())
+	trusted.sign(at("server"), server())
+	trusted.sign(at("renewed"), server())
+	trusted.sign(at("client"), workload())
+	unknown.sign(at("stranger"), workload())
 }

@@ -13,19 +13,19 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// heartbeats keeps any number of leases alive on one stream.
+// heartbeats renews any number of leases on one stream.
 type heartbeats struct {
 	stream grpc.BidiStreamingClient[pb.KeepAliveRequest, pb.KeepAliveResponse]
 
-	mu     sync.Mutex // held for a whole beat: a lease that was dropped is in no later one
+	mu     sync.Mutex // held during a whole renewal, so that no later one includes a dropped lease
 	leases [][]byte
-	last   beat
-	err    error // why it stopped
+	last   renewal
+	err    error // the failure that ended run
 	done   chan struct{}
 }
 
-// beat is one message there and back.
-type beat struct {
+// renewal is one request and its response.
+type renewal struct {
 	sent, answered time.Time
 	reports        []*pb.LeaseReport
 }
@@ -35,34 +35,34 @@ func newHeartbeats(ctx context.Context, conn *grpc.ClientConn, leases ...[]byte)
 	return &heartbeats{stream: stream, leases: leases, done: make(chan struct{})}
 }
 
-// beat sends one message for all leases and waits for its answer.
-func (p *heartbeats) beat() beat {
+// renew sends one message for all leases and waits for its response.
+func (p *heartbeats) renew() renewal {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	request := &pb.KeepAliveRequest{}
 	for _, lease := range p.leases {
 		request.Heartbeats = append(request.Heartbeats, &pb.Heartbeat{LeaseId: lease})
 	}
-	b := beat{sent: time.Now()}
-	check(p.stream.Send(request) == nil, "the stream does not take heartbeats")
+	b := renewal{sent: time.Now()}
+	check(p.stream.Send(request) == nil, "sending on the heartbeat stream failed")
 	answer := must(p.stream.Recv())
 	b.answered, b.reports = time.Now(), answer.Leases
-	check(answer.Notice == pb.Notice_NOTICE_UNSPECIFIED, "a notice: %v", answer.Notice)
+	check(answer.Notice == pb.Notice_NOTICE_UNSPECIFIED, "unexpected notice %v", answer.Notice)
 	check(len(b.reports) == len(p.leases), "%d reports for %d heartbeats", len(b.reports), len(p.leases))
 	for i, report := range b.reports {
-		check(bytes.Equal(report.LeaseId, p.leases[i]), "report %d is of another lease", i)
+		check(bytes.Equal(report.LeaseId, p.leases[i]), "report %d has another lease id than heartbeat %[1]d", i)
 	}
 	p.last = b
 	return b
 }
 
-// one beats for a single lease and tells its state.
-func (p *heartbeats) one(lease []byte) pb.LeaseState {
+// state renews this lease alone and returns its state.
+func (p *heartbeats) state(lease []byte) pb.LeaseState {
 	p.leases = [][]byte{lease}
-	return p.beat().reports[0].State
+	return p.renew().reports[0].State
 }
 
-// run beats until `stop` is called, and wants each lease to be held each time.
+// run renews all leases until `stop` is closed, and checks that each lease is held each time.
 func (p *heartbeats) run(stop <-chan struct{}) {
 	defer close(p.done)
 	defer func() {
@@ -77,8 +77,8 @@ func (p *heartbeats) run(stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-ticker.C:
-			for _, report := range p.beat().reports {
-				check(report.State == pb.LeaseState_LEASE_STATE_HELD, "a lease that was kept alive is %v", report.State)
+			for _, report := range p.renew().reports {
+				check(report.State == pb.LeaseState_LEASE_STATE_HELD, "a renewed lease is %v", report.State)
 			}
 		}
 	}
@@ -90,8 +90,8 @@ func (p *heartbeats) add(lease []byte) {
 	p.leases = append(p.leases, lease)
 }
 
-// drop heartbeats a lease no more, and tells of its last time.
-func (p *heartbeats) drop(lease []byte) beat {
+// drop excludes a lease from later renewals and returns the last renewal.
+func (p *heartbeats) drop(lease []byte) renewal {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.leases = slices.DeleteFunc(p.leases, func(other []byte) bool { return bytes.Equal(other, lease) })
@@ -100,14 +100,14 @@ func (p *heartbeats) drop(lease []byte) beat {
 
 const victimGrace = 300 * time.Millisecond
 
-// victim is what the program does in its other life: it registers, says so, and heartbeats until it is killed.
+// victim is the child process that seesKill kills. It registers, prints a line, and sends heartbeats until then.
 func victim(address string) {
 	conn := connect(address)
 	request := bootOf("victims", "v-1", 10*time.Second)
 	request.DisconnectGrace = durationpb.New(victimGrace)
 	lease := must(pb.NewRegistryServiceClient(conn).Register(context.Background(), request)).LeaseId
 	p := newHeartbeats(context.Background(), conn, lease)
-	check(p.one(lease) == pb.LeaseState_LEASE_STATE_HELD, "the victim's lease is not held")
+	check(p.state(lease) == pb.LeaseState_LEASE_STATE_HELD, "the lease is not held")
 	fmt.Println("held")
 	p.run(nil)
 }

@@ -1,4 +1,4 @@
-// A client that speaks to a real callboard with nothing but generated stubs. README.md, one directory up, lists its steps.
+// Tests a real callboard server with grpc-go and generated stubs. README.md, one directory up, lists the steps.
 package main
 
 import (
@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	patience = 5 * time.Second        // how long anything that should happen at once may take
-	slack    = 100 * time.Millisecond // what measuring from outside may add
+	eventTimeout = 5 * time.Second        // limit for an event that is expected immediately
+	tolerance    = 100 * time.Millisecond // allowed measurement error of the client
 )
 
-// failure is what a step panics with, so that a step reads as a list of what must be so.
+// failure is the panic value of a failed check. Checks panic so that steps need no error handling.
 type failure string
 
 func check(ok bool, format string, args ...any) {
@@ -33,53 +33,55 @@ func must[T any](value T, err error) T {
 	return value
 }
 
-// world is what the steps hand on to each other.
-type world struct {
-	ctx    context.Context
-	server *server
-	writer *grpc.ClientConn // registers and heartbeats
-	reader *grpc.ClientConn // watches
-	heartbeats  *heartbeats
-	watch  *watch
-	note   string // what a step wants to add to its line
+// fixture is the state that the steps share.
+type fixture struct {
+	ctx        context.Context
+	server     *server
+	writer     *grpc.ClientConn // for registrations and heartbeats
+	reader     *grpc.ClientConn // for watches
+	heartbeats *heartbeats
+	watch      *watch
+	note       string // optional addition to the printed line of a step
 }
 
-func (w *world) registry() pb.RegistryServiceClient   { return pb.NewRegistryServiceClient(w.writer) }
-func (w *world) discovery() pb.DiscoveryServiceClient { return pb.NewDiscoveryServiceClient(w.reader) }
+func (w *fixture) registry() pb.RegistryServiceClient { return pb.NewRegistryServiceClient(w.writer) }
+func (w *fixture) discovery() pb.DiscoveryServiceClient {
+	return pb.NewDiscoveryServiceClient(w.reader)
+}
 
 type step struct {
 	name string
-	run  func(*world)
+	run  func(*fixture)
 }
 
 var steps = []step{
 	{"registers three instances", registersThree},
-	{"heartbeats all three on one stream", heartbeatsOnOneStream},
+	{"renews all leases on one stream", heartbeatsOnOneStream},
 	{"watches from a second connection", watchesFromSecondConnection},
-	{"sees a change", seesChange},
-	{"sees a drain and its end", seesDrain},
+	{"sees an update of weight and tags", seesChange},
+	{"sees an operator's drain and its end", seesDrain},
 	{"sees a deregistration", seesDeregistration},
-	{"sees a kill", seesKill},
-	{"sees an expiry, in time", seesExpiry},
-	{"resumes with its token", resumes},
-	{"is told of a malformed token", malformedToken},
-	{"is reset where the token is of another selector", tokenOfOtherSelector},
-	{"is told of an unknown lease", unknownLease},
-	{"is refused a live id, then takes it over", takesOver},
-	{"watches through a filter", filters},
-	{"watches a service before it exists", watchesBeforeRegistration},
-	{"asks health", health},
-	{"watches the health of a service that comes and goes", watchesHealth},
+	{"sees the removal of a killed process", seesKill},
+	{"sees the expiry of a lease in time", seesExpiry},
+	{"resumes a watch with its token", resumes},
+	{"gets an error for a malformed resume token", malformedToken},
+	{"gets a reset for the token of another selector", tokenOfOtherSelector},
+	{"gets UNKNOWN for an unknown lease", unknownLease},
+	{"gets an error for an id in use, then replaces its instance", takesOver},
+	{"watches with a filter", filters},
+	{"watches a service before its first registration", watchesBeforeRegistration},
+	{"checks health", health},
+	{"watches the health of a service until its removal", watchesHealth},
 	{"reads the contract by reflection", reflects},
-	{"speaks TLS on both sides, through a renewed certificate", speaksTLS},
-	{"is refused without a certificate, or with a stranger's", isRefusedWithoutCertificate},
-	{"is told of the shutdown, and the server ends well", shutsDown},
+	{"uses mutual TLS, before and after a certificate renewal", speaksTLS},
+	{"gets an error without a trusted certificate", needsTrustedCertificate},
+	{"receives shutdown notices, and the server exits with code 0", shutsDown},
 }
 
 func connect(address string) *grpc.ClientConn {
 	deadline := func(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn,
 		invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
-		ctx, cancel := context.WithTimeout(ctx, patience)
+		ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 		defer cancel()
 		return invoke(ctx, method, request, reply, conn, options...)
 	}
@@ -87,7 +89,7 @@ func connect(address string) *grpc.ClientConn {
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(deadline)))
 }
 
-// bootOf makes a registration as one start of a program sends it.
+// bootOf returns a registration with a new boot id, as a newly started program sends it.
 func bootOf(service, id string, ttl time.Duration) *pb.RegisterRequest {
 	return &pb.RegisterRequest{
 		Service:   service,
@@ -98,14 +100,14 @@ func bootOf(service, id string, ttl time.Duration) *pb.RegisterRequest {
 	}
 }
 
-func (w *world) register(request *pb.RegisterRequest) *pb.RegisterResponse {
+func (w *fixture) register(request *pb.RegisterRequest) *pb.RegisterResponse {
 	answer := must(w.registry().Register(w.ctx, request))
-	check(len(answer.LeaseId) == 16, "a lease of %d bytes", len(answer.LeaseId))
+	check(len(answer.LeaseId) == 16, "the lease id has %d bytes, not 16", len(answer.LeaseId))
 	return answer
 }
 
-// try runs a step and says what it failed with.
-func (s step) try(w *world) (err error) {
+// try runs a step and returns its failure as an error.
+func (s step) try(w *fixture) (err error) {
 	defer func() {
 		switch reason := recover().(type) {
 		case nil:
@@ -131,7 +133,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "the server did not start: %v\n", err)
 		os.Exit(1)
 	}
-	w := &world{ctx: ctx, server: server, writer: connect(server.grpc), reader: connect(server.grpc)}
+	w := &fixture{ctx: ctx, server: server, writer: connect(server.grpc), reader: connect(server.grpc)}
 
 	failed := 0
 	for number, step := range steps {
@@ -146,7 +148,7 @@ func main() {
 	fmt.Printf("%d passed, %d failed\n", len(steps)-failed, failed)
 	if failed > 0 {
 		server.kill()
-		fmt.Fprintf(os.Stderr, "the server said:\n%s", server.log.String())
+		fmt.Fprintf(os.Stderr, "log of the server:\n%s", server.log.String())
 		os.Exit(1)
 	}
 }

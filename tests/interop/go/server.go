@@ -10,20 +10,20 @@ import (
 	"time"
 )
 
-// server is the process under test, at addresses of its own choice.
+// server is the process under test. It chooses its own ports.
 type server struct {
 	grpc    string
 	grpcTLS string
 	http    string
-	log     bytes.Buffer // to be read once it has ended
+	log     bytes.Buffer // complete once the process has exited
 	cmd     *exec.Cmd
-	exited  chan struct{} // closed once it has ended
+	exited  chan struct{} // closed once the process has exited
 }
 
 func startServer(program string) (*server, error) {
 	s := &server{exited: make(chan struct{})}
 	s.cmd = exec.Command(program, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json", "--grpc-tls", "127.0.0.1:0",
-		"--tls-cert", papers("server.pem"), "--tls-key", papers("server.key"), "--tls-client-ca", papers("ca.pem"))
+		"--tls-cert", certificatePath("server.pem"), "--tls-key", certificatePath("server.key"), "--tls-client-ca", certificatePath("ca.pem"))
 	s.cmd.Stderr = &s.log
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -44,35 +44,35 @@ func startServer(program string) (*server, error) {
 		close(s.exited)
 	}()
 	select {
-	case said := <-line:
+	case text := <-line:
 		var ready struct {
 			GRPC, HTTP string
 			GRPCTLS    string `json:"grpc_tls"`
 		}
-		if err := json.Unmarshal(said, &ready); err != nil || ready.GRPC == "" || ready.HTTP == "" {
+		if err := json.Unmarshal(text, &ready); err != nil || ready.GRPC == "" || ready.HTTP == "" {
 			s.kill()
-			return nil, fmt.Errorf("it said %q, not its addresses", said)
+			return nil, fmt.Errorf("it printed %q, not its addresses", text)
 		}
 		s.grpc, s.grpcTLS, s.http = ready.GRPC, ready.GRPCTLS, ready.HTTP
 		return s, nil
 	case <-s.exited:
-		return nil, fmt.Errorf("it ended with %v: %s", s.cmd.ProcessState, s.log.String())
-	case <-time.After(2 * patience):
+		return nil, fmt.Errorf("it exited with %v: %s", s.cmd.ProcessState, s.log.String())
+	case <-time.After(2 * eventTimeout):
 		s.kill()
-		return nil, fmt.Errorf("it did not say its addresses: %s", s.log.String())
+		return nil, fmt.Errorf("it printed no addresses: %s", s.log.String())
 	}
 }
 
-// terminate asks it to end and tells how it did.
+// terminate sends SIGTERM and returns the exit code, -1 after a timeout, and the time until the exit.
 func (s *server) terminate(within time.Duration) (code int, took time.Duration) {
-	asked := time.Now()
+	began := time.Now()
 	s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-s.exited:
-		return s.cmd.ProcessState.ExitCode(), time.Since(asked)
+		return s.cmd.ProcessState.ExitCode(), time.Since(began)
 	case <-time.After(within):
 		s.kill()
-		return -1, time.Since(asked)
+		return -1, time.Since(began)
 	}
 }
 

@@ -9,20 +9,20 @@ import (
 	"google.golang.org/grpc"
 )
 
-// watch is an open Watch stream, and what its reader holds by it. It checks of every message what holds for all of
-// them: revisions strictly rise, and no step names an instance twice.
+// watch is an open Watch stream and the instances known from it. It checks every message: revisions strictly increase, and
+// no step names an instance twice.
 type watch struct {
-	held     map[string]*pb.Instance // by service/id
-	revision uint64
-	token    []byte
-	reset    pb.ResetReason // of the last Reset
-	notice   pb.Notice      // the last one
+	instances map[string]*pb.Instance // by service/id
+	revision  uint64
+	token     []byte
+	reset     pb.ResetReason // reason of the last Reset
+	notice    pb.Notice      // the last Notice
 
 	cancel   context.CancelFunc
 	arrivals chan arrival
-	fresh    map[string]*pb.Instance // of a snapshot under way; nil when none is expected
-	step     map[string]*pb.Change   // of a step whose revision has yet to come
-	changes  []seen                  // not yet asked for
+	snapshot map[string]*pb.Instance // of an incomplete snapshot; nil when none is expected
+	step     map[string]*pb.Change   // changes of an incomplete step
+	changes  []seen                  // not yet returned by change
 }
 
 type arrival struct {
@@ -31,22 +31,22 @@ type arrival struct {
 	at      time.Time
 }
 
-// seen is a change and when it arrived.
+// seen is a change with its time of arrival.
 type seen struct {
 	*pb.Change
 	at time.Time
 }
 
-// open starts a watch. With a token in the request it goes on from `before`.
+// open starts a watch. With a resume token in the request it continues from the state of `before`.
 func open(ctx context.Context, conn *grpc.ClientConn, request *pb.WatchRequest, before *watch) *watch {
 	ctx, cancel := context.WithCancel(ctx)
 	stream, err := pb.NewDiscoveryServiceClient(conn).Watch(ctx, request)
 	check(err == nil, "watch: %v", err)
 	w := &watch{cancel: cancel, arrivals: make(chan arrival, 1000), step: map[string]*pb.Change{}}
 	if before == nil {
-		w.fresh = map[string]*pb.Instance{}
+		w.snapshot = map[string]*pb.Instance{}
 	} else {
-		w.held, w.revision = before.held, before.revision
+		w.instances, w.revision = before.instances, before.revision
 	}
 	go func() {
 		defer close(w.arrivals)
@@ -61,7 +61,7 @@ func open(ctx context.Context, conn *grpc.ClientConn, request *pb.WatchRequest, 
 	return w
 }
 
-// next takes one message in and returns it, or the error that ended the stream.
+// next handles and returns one message, or returns the error that ended the stream.
 func (w *watch) next(within time.Duration) (*pb.WatchResponse, error) {
 	select {
 	case a, ok := <-w.arrivals:
@@ -69,36 +69,36 @@ func (w *watch) next(within time.Duration) (*pb.WatchResponse, error) {
 			return nil, fmt.Errorf("the watch has ended")
 		}
 		if a.err == nil {
-			w.take(a)
+			w.handle(a)
 		}
 		return a.message, a.err
 	case <-time.After(within):
-		panic(failure(fmt.Sprintf("nothing on the watch within %v", within)))
+		panic(failure(fmt.Sprintf("no message on the watch within %v", within)))
 	}
 }
 
-func (w *watch) take(a arrival) {
+func (w *watch) handle(a arrival) {
 	switch m := a.message.Message.(type) {
 	case *pb.WatchResponse_Reset_:
-		w.reset, w.revision, w.fresh = m.Reset_.Reason, 0, map[string]*pb.Instance{}
+		w.reset, w.revision, w.snapshot = m.Reset_.Reason, 0, map[string]*pb.Instance{}
 	case *pb.WatchResponse_Snapshot:
-		check(w.fresh != nil, "a snapshot that nobody announced")
+		check(w.snapshot != nil, "a snapshot without a reset before it")
 		for _, instance := range m.Snapshot.Instances {
 			key := instance.Service + "/" + instance.Id
-			check(w.fresh[key] == nil, "%s is twice in the snapshot", key)
-			w.fresh[key] = instance
+			check(w.snapshot[key] == nil, "%s is in the snapshot twice", key)
+			w.snapshot[key] = instance
 		}
 	case *pb.WatchResponse_Synced:
-		if w.fresh != nil {
-			w.held, w.fresh = w.fresh, nil
+		if w.snapshot != nil {
+			w.instances, w.snapshot = w.snapshot, nil
 		}
 		check(m.Synced.Revision >= w.revision, "synced at %d after %d", m.Synced.Revision, w.revision)
-		w.stand(m.Synced.Revision, m.Synced.ResumeToken)
+		w.advance(m.Synced.Revision, m.Synced.ResumeToken)
 	case *pb.WatchResponse_Changes:
 		w.apply(m.Changes, a.at)
 	case *pb.WatchResponse_Bookmark:
 		check(m.Bookmark.Revision > w.revision, "a bookmark at %d after %d", m.Bookmark.Revision, w.revision)
-		w.stand(m.Bookmark.Revision, m.Bookmark.ResumeToken)
+		w.advance(m.Bookmark.Revision, m.Bookmark.ResumeToken)
 	case *pb.WatchResponse_Notice:
 		w.notice = m.Notice
 	default:
@@ -106,18 +106,18 @@ func (w *watch) take(a arrival) {
 	}
 }
 
-// stand moves the reader on.
-func (w *watch) stand(revision uint64, token []byte) {
+// advance sets the revision and the resume token.
+func (w *watch) advance(revision uint64, token []byte) {
 	check(revision != 0 && len(token) != 0, "revision %d with a token of %d bytes", revision, len(token))
 	w.revision, w.token = revision, token
 }
 
-// apply collects the changes of a step, and applies them once the step is whole.
+// apply collects the changes of a step, and applies them once the step is complete.
 func (w *watch) apply(m *pb.Changes, at time.Time) {
 	for _, change := range m.Changes {
 		key, revision := nameOf(change)
-		check(w.step[key] == nil, "%s is twice in one step", key)
-		check(revision > w.revision, "%s changed at %d, but the reader stands at %d", key, revision, w.revision)
+		check(w.step[key] == nil, "%s is in one step twice", key)
+		check(revision > w.revision, "%s changed at %d, but the watch is already at %d", key, revision, w.revision)
 		w.step[key] = change
 		w.changes = append(w.changes, seen{change, at})
 	}
@@ -129,14 +129,14 @@ func (w *watch) apply(m *pb.Changes, at time.Time) {
 		_, revision := nameOf(change)
 		check(revision <= m.Revision, "%s changed at %d, after its step at %d", key, revision, m.Revision)
 		if gone := change.GetRemoved(); gone != nil {
-			check(w.held[key] != nil, "%s is gone, but never was", key)
-			delete(w.held, key)
+			check(w.instances[key] != nil, "%s is removed, but was not known", key)
+			delete(w.instances, key)
 		} else {
-			w.held[key] = change.GetUpdated()
+			w.instances[key] = change.GetUpdated()
 		}
 	}
 	clear(w.step)
-	w.stand(m.Revision, m.ResumeToken)
+	w.advance(m.Revision, m.ResumeToken)
 }
 
 func nameOf(change *pb.Change) (key string, revision uint64) {
@@ -150,7 +150,7 @@ func nameOf(change *pb.Change) (key string, revision uint64) {
 // synced reads up to the next Synced.
 func (w *watch) synced() {
 	for {
-		message, err := w.next(patience)
+		message, err := w.next(eventTimeout)
 		check(err == nil, "before synced: %v", err)
 		if message.GetSynced() != nil {
 			return
@@ -158,7 +158,7 @@ func (w *watch) synced() {
 	}
 }
 
-// change returns the next one, within a time, once its step is whole.
+// change returns the next change once its step is complete, and fails after `within`.
 func (w *watch) change(within time.Duration) seen {
 	deadline := time.Now().Add(within)
 	for len(w.changes) == 0 || len(w.step) > 0 {
@@ -170,19 +170,19 @@ func (w *watch) change(within time.Duration) seen {
 	return first
 }
 
-// updated wants the next change to be an update of this instance.
+// updated checks that the next change is an update of this instance.
 func (w *watch) updated(key string) *pb.Instance {
-	change := w.change(patience)
+	change := w.change(eventTimeout)
 	name, _ := nameOf(change.Change)
-	check(change.GetUpdated() != nil && name == key, "wanted an update of %s, got %v", key, change.Change)
+	check(change.GetUpdated() != nil && name == key, "expected an update of %s, got %v", key, change.Change)
 	return change.GetUpdated()
 }
 
-// removed wants the next change to be this removal, and tells when it came.
+// removed checks that the next change is this removal, and returns its time of arrival.
 func (w *watch) removed(key string, reason pb.RemovalReason, within time.Duration) time.Time {
 	change := w.change(within)
 	name, _ := nameOf(change.Change)
-	check(name == key && change.GetRemoved().GetReason() == reason, "wanted %s to be %v, got %v", key, reason, change.Change)
+	check(name == key && change.GetRemoved().GetReason() == reason, "expected %s to be removed with %v, got %v", key, reason, change.Change)
 	return change.at
 }
 
