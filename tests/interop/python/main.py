@@ -1,38 +1,38 @@
-"""A client that speaks to a real callboard with nothing but generated stubs.
+"""Tests a real callboard server with grpcio and generated stubs.
 
-README.md, one directory up, lists its steps. `main.py victim ADDRESS` registers, and heartbeats until it is killed.
+README.md, one directory up, lists the steps. `main.py victim ADDRESS` is the child process that a step kills.
 """
 
 import os
 import sys
 import traceback
 
+import edge_cases
+import lifecycle
 import operations
-import edges
-import story
+from fixture import Failure, Fixture, victim
 from server import Server
-from world import Failure, World, victim
 
 STEPS = [
-    ("registers three instances", story.registers_three),
-    ("heartbeats all three on one stream", story.heartbeats_on_one_stream),
-    ("watches from a second connection", story.watches_from_second_connection),
-    ("sees a change", story.sees_change),
-    ("sees a drain and its end", story.sees_drain),
-    ("sees a deregistration", story.sees_deregistration),
-    ("sees a kill", story.sees_kill),
-    ("sees an expiry, in time", story.sees_expiry),
-    ("resumes with its token", story.resumes),
-    ("is told of a malformed token", edges.malformed_token),
-    ("is reset where the token is of another selector", edges.token_of_other_selection),
-    ("is told of an unknown lease", edges.unknown_lease),
-    ("is refused a live id, then takes it over", edges.takes_over),
-    ("watches through a filter", edges.filters),
-    ("watches a service before it exists", edges.watches_before_registration),
-    ("asks health", operations.health),
-    ("watches the health of a service that comes and goes", operations.watches_health),
+    ("registers three instances", lifecycle.registers_three),
+    ("renews all leases on one stream", lifecycle.heartbeats_on_one_stream),
+    ("watches from a second connection", lifecycle.watches_from_second_connection),
+    ("sees an update of weight and tags", lifecycle.sees_change),
+    ("sees an operator's drain and its end", lifecycle.sees_drain),
+    ("sees a deregistration", lifecycle.sees_deregistration),
+    ("sees the removal of a killed process", lifecycle.sees_kill),
+    ("sees the expiry of a lease in time", lifecycle.sees_expiry),
+    ("resumes a watch with its token", lifecycle.resumes),
+    ("gets an error for a malformed resume token", edge_cases.malformed_token),
+    ("gets a reset for the token of another selector", edge_cases.token_of_other_selector),
+    ("gets UNKNOWN for an unknown lease", edge_cases.unknown_lease),
+    ("gets an error for an id in use, then replaces its instance", edge_cases.takes_over),
+    ("watches with a filter", edge_cases.filters),
+    ("watches a service before its first registration", edge_cases.watches_before_registration),
+    ("checks health", operations.health),
+    ("watches the health of a service until its removal", operations.watches_health),
     ("reads the contract by reflection", operations.reflects),
-    ("is told of the shutdown, and the server ends well", operations.shuts_down),
+    ("receives shutdown notices, and the server exits with code 0", operations.shuts_down),
 ]
 
 
@@ -40,10 +40,10 @@ def main() -> int:
     server = Server(os.environ["CALLBOARD"])
     failed = 0
     try:
-        world = World(server)
+        fixture = Fixture(server)
         for number, (name, step) in enumerate(STEPS, 1):
             try:
-                note = step(world)
+                note = step(fixture)
             except Failure as failure:
                 failed += 1
                 print(f"FAILED {number:2} {name}: {failure}", flush=True)
@@ -56,7 +56,7 @@ def main() -> int:
         server.kill()
     print(f"{len(STEPS) - failed} passed, {failed} failed", flush=True)
     if failed:
-        print(f"the server said:\n{server.log()}", file=sys.stderr)
+        print(f"log of the server:\n{server.log()}", file=sys.stderr)
     return 1 if failed else 0
 
 

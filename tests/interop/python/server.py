@@ -1,4 +1,4 @@
-"""The process under test, at addresses of its own choice."""
+"""The process under test. It chooses its own ports."""
 
 import json
 import queue
@@ -18,9 +18,9 @@ class Server:
         try:
             ready = json.loads(lines.get(timeout=10))
             self.grpc, self.http = ready["grpc"], ready["http"]
-        except (queue.Empty, ValueError, KeyError) as wrong:
+        except (queue.Empty, ValueError, KeyError) as error:
             self.kill()
-            raise SystemExit(f"the server did not say its addresses ({wrong!r}); it said:\n{self.log()}") from wrong
+            raise SystemExit(f"the server printed no addresses ({error!r}); its log:\n{self.log()}") from error
 
     def _read(self, lines: "queue.SimpleQueue[str]") -> None:
         for line in self._process.stdout:
@@ -28,15 +28,15 @@ class Server:
         lines.put("")
 
     def terminate(self, within: float) -> tuple[int, float]:
-        """Asks it to end; tells the exit code, and how long it took."""
-        asked = time.monotonic()
+        """Sends SIGTERM; returns the exit code, -1 after a timeout, and the time until the exit."""
+        began = time.monotonic()
         self._process.terminate()
         try:
             code = self._process.wait(within)
         except subprocess.TimeoutExpired:
             self.kill()
             code = -1
-        return code, time.monotonic() - asked
+        return code, time.monotonic() - began
 
     def kill(self) -> None:
         self._process.kill()
