@@ -2,13 +2,13 @@ package dev.callboard.interop;
 
 import java.util.Objects;
 
-/** What must hold. Here, so that the program needs no test framework. */
+/** Assertions, so that the program needs no test framework. */
 final class Check {
     private Check() {}
 
-    static void that(boolean holds, String otherwise, Object... values) {
-        if (!holds) {
-            throw new AssertionError(otherwise.formatted(values));
+    static void that(boolean condition, String message, Object... values) {
+        if (!condition) {
+            throw new AssertionError(message.formatted(values));
         }
     }
 

@@ -6,7 +6,7 @@ import io.grpc.ManagedChannel;
 
 /** Opens connections to one server. */
 record Connections(String address) {
-    /** A channel is one HTTP/2 connection here: there is one address. */
+    /** Opens a channel. It is one HTTP/2 connection, because the server has one address. */
     ManagedChannel open() {
         return Grpc.newChannelBuilder(address, InsecureChannelCredentials.create()).build();
     }

@@ -18,17 +18,17 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
 
-/** One KeepAlive stream that carries the heartbeats of every lease added to it, all in one message. */
+/** KeepAlive stream that renews all leases added to it with one message. */
 final class Heartbeats implements AutoCloseable {
-    /** A third of the shortest lease (2 s) is 667 ms. */
-    private static final Duration EVERY = Duration.ofMillis(400);
+    /** Less than a third of the shortest TTL, which is 2 s. */
+    private static final Duration INTERVAL = Duration.ofMillis(400);
 
-    private static final Duration PATIENCE = Duration.ofSeconds(5);
+    private static final Duration EVENT_TIMEOUT = Duration.ofSeconds(5);
 
-    /** When a message went out and when its answer was here, by {@link System#nanoTime}. */
-    record Beat(long sent, long answered, List<LeaseReport> reports) {}
+    /** One request and its response, with the times of both by {@link System#nanoTime}. */
+    record Renewal(long sent, long answered, List<LeaseReport> reports) {}
 
-    private final Mailbox<KeepAliveResponse> answers = new Mailbox<>();
+    private final MessageQueue<KeepAliveResponse> answers = new MessageQueue<>();
     private final StreamObserver<KeepAliveRequest> requests;
     private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(task -> {
         var thread = new Thread(task, "heartbeats");
@@ -41,10 +41,10 @@ final class Heartbeats implements AutoCloseable {
         requests = RegistryServiceGrpc.newStub(channel).keepAlive(answers);
     }
 
-    /** From now on, heartbeats go out by themselves. */
+    /** Starts to send heartbeats at a fixed interval. */
     void start() {
-        // A heartbeat that fails ends the series; the lease runs out, and the step that needs it says so.
-        clock.scheduleAtFixedRate(this::beatQuietly, 0, EVERY.toMillis(), TimeUnit.MILLISECONDS);
+        // A failed renewal ends the series. The leases then expire, and the steps that need them fail.
+        clock.scheduleAtFixedRate(this::renewQuietly, 0, INTERVAL.toMillis(), TimeUnit.MILLISECONDS);
     }
 
     synchronized void add(ByteString lease) {
@@ -55,8 +55,8 @@ final class Heartbeats implements AutoCloseable {
         leases.remove(lease);
     }
 
-    /** Sends one message with a heartbeat for each lease, and waits for its answer. */
-    synchronized Beat beat() throws InterruptedException {
+    /** Sends one message with a heartbeat for each lease, and waits for its response. */
+    synchronized Renewal renew() throws InterruptedException {
         var request = KeepAliveRequest.newBuilder();
         for (ByteString lease : leases) {
             request.addHeartbeats(Heartbeat.newBuilder()
@@ -65,35 +65,35 @@ final class Heartbeats implements AutoCloseable {
         }
         long sent = System.nanoTime();
         requests.onNext(request.build());
-        Mailbox.Item<KeepAliveResponse> answer = answers.message(PATIENCE);
+        MessageQueue.Item<KeepAliveResponse> answer = answers.message(EVENT_TIMEOUT);
         List<LeaseReport> reports = answer.message().getLeasesList();
         Check.same(List.copyOf(leases), reports.stream().map(LeaseReport::getLeaseId).toList(), "leases answered");
-        return new Beat(sent, answer.at(), reports);
+        return new Renewal(sent, answer.at(), reports);
     }
 
-    /** What a heartbeat sent now hears of this lease. */
+    /** Renews all leases, including this one, and returns the report on this one. */
     synchronized LeaseReport report(ByteString lease) throws InterruptedException {
         add(lease);
-        return beat().reports().stream().filter(report -> report.getLeaseId().equals(lease)).findFirst().orElseThrow();
+        return renew().reports().stream().filter(report -> report.getLeaseId().equals(lease)).findFirst().orElseThrow();
     }
 
-    /** A last heartbeat for this lease, while the others go on. */
-    synchronized Beat last(ByteString lease) throws InterruptedException {
+    /** Renews all leases, and excludes this one from later renewals. */
+    synchronized Renewal last(ByteString lease) throws InterruptedException {
         add(lease);
-        Beat last = beat();
+        Renewal last = renew();
         remove(lease);
         return last;
     }
 
-    /** Stops sending and keeps the stream open. */
+    /** Stops sending heartbeats, but keeps the stream open. */
     void stop() throws InterruptedException {
         clock.shutdown();
-        Check.that(clock.awaitTermination(PATIENCE.toMillis(), TimeUnit.MILLISECONDS), "a heartbeat is stuck");
+        Check.that(clock.awaitTermination(EVENT_TIMEOUT.toMillis(), TimeUnit.MILLISECONDS), "a renewal does not end");
     }
 
-    /** Waits for this notice, once heartbeats have stopped. */
+    /** Waits for this notice. Heartbeats must have been stopped. */
     void notice(Notice notice) throws InterruptedException {
-        Check.same(notice, answers.message(PATIENCE).message().getNotice(), "notice on KeepAlive");
+        Check.same(notice, answers.message(EVENT_TIMEOUT).message().getNotice(), "notice on KeepAlive");
     }
 
     @Override
@@ -102,10 +102,10 @@ final class Heartbeats implements AutoCloseable {
         requests.onCompleted();
     }
 
-    private void beatQuietly() {
+    private void renewQuietly() {
         try {
-            beat();
-        } catch (InterruptedException stopped) {
+            renew();
+        } catch (InterruptedException interrupted) {
             Thread.currentThread().interrupt();
         }
     }

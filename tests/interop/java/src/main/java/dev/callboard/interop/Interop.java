@@ -1,10 +1,10 @@
 package dev.callboard.interop;
 
 /**
- * A client that nobody at Callboard wrote: stock grpc-java, stubs generated from the contract, a server of its own.
+ * Tests a real callboard server with grpc-java and generated stubs.
  *
- * <p>{@code Interop} runs the steps of ../README.md against the program that CALLBOARD names; {@code Interop victim
- * ADDRESS} is the process that gets killed in one of them.
+ * <p>{@code Interop} runs the steps of ../README.md with the server program that CALLBOARD names. {@code Interop victim
+ * ADDRESS} is the child process that a step kills.
  */
 public final class Interop {
     private int passed;
@@ -17,7 +17,7 @@ public final class Interop {
 
     public static void main(String[] arguments) throws Exception {
         if (arguments.length == 2 && arguments[0].equals("victim")) {
-            Victim.run(new Connections(arguments[1]));
+            VictimProcess.run(new Connections(arguments[1]));
             return;
         }
         var interop = new Interop();
@@ -28,26 +28,26 @@ public final class Interop {
 
     private void run(Server server) throws Exception {
         var connections = new Connections(server.grpc);
-        var life = new Life(connections);
-        step("registers three instances", life::registers);
-        step("heartbeats all three in one message", life::heartbeats);
-        step("watches: a snapshot of three, synced", life::watches);
-        step("sees a change", life::seesChange);
-        step("sees a drain and its end", life::seesDrain);
-        step("sees a deregistration", life::seesDeregistration);
-        step("sees a kill", life::seesKill);
-        step("sees an expiry", life::seesExpiry);
-        step("resumes with its token", life::resumes);
-        var rules = new Rules(connections, life.heartbeats);
-        step("refuses a malformed token and bad fields", rules::refusals);
-        step("resets where the token is of another selector", rules::reset);
-        step("reports unknown and removed leases", rules::leases);
-        step("refuses a second boot, unless it replaces", rules::secondBoot);
-        step("filters a watch", rules::filter);
-        step("watches before registration", rules::watchBeforeRegistration);
-        step("checks health", rules::health);
-        step("reads reflection", rules::reflection);
-        step("shuts down in order", () -> life.shutdown(server));
+        var lifecycle = new Lifecycle(connections);
+        step("registers three instances", lifecycle::registers);
+        step("renews all leases with one message", lifecycle::heartbeats);
+        step("watches from a second connection", lifecycle::watches);
+        step("sees an update of weight and tags", lifecycle::seesChange);
+        step("sees an operator's drain and its end", lifecycle::seesDrain);
+        step("sees a deregistration", lifecycle::seesDeregistration);
+        step("sees the removal of a killed process", lifecycle::seesKill);
+        step("sees the expiry of a lease in time", lifecycle::seesExpiry);
+        step("resumes a watch with its token", lifecycle::resumes);
+        var edgeCases = new EdgeCases(connections, lifecycle.heartbeats);
+        step("gets errors for a malformed resume token and invalid fields", edgeCases::errors);
+        step("gets a reset for the token of another selector", edgeCases::reset);
+        step("gets UNKNOWN and REMOVED for leases that are not held", edgeCases::leases);
+        step("gets an error for an id in use, then replaces its instance", edgeCases::secondBoot);
+        step("watches with a filter", edgeCases::filter);
+        step("watches a service before its first registration", edgeCases::watchBeforeRegistration);
+        step("checks health", edgeCases::health);
+        step("lists the services by reflection", edgeCases::reflection);
+        step("receives shutdown notices, and the server exits with code 0", () -> lifecycle.shutdown(server));
     }
 
     private void step(String name, Step step) {

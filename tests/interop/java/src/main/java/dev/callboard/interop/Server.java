@@ -7,7 +7,7 @@ import java.time.Duration;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 
-/** The server under test: a child process on ports of its own choice. */
+/** The server under test: a child process that chooses its own ports. */
 final class Server {
     private static final Duration START = Duration.ofSeconds(10);
 
@@ -23,7 +23,7 @@ final class Server {
         var command = new ProcessBuilder(
                 program, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "-o", "json");
         Process process = command.redirectError(ProcessBuilder.Redirect.INHERIT).start();
-        // Whatever becomes of this program, the server does not outlive it.
+        // The server must not outlive this program, even if the program fails.
         Runtime.getRuntime().addShutdownHook(new Thread(process::destroyForcibly));
         String line = firstLine(process, START);
         Check.that(line != null, "serve ended without printing its addresses");
@@ -42,7 +42,7 @@ final class Server {
         return process.exitValue();
     }
 
-    /** The first line that a child prints; null when it ends without one. */
+    /** Returns the first line that a child prints, or null when it exits without one. */
     static String firstLine(Process child, Duration limit) throws Exception {
         BufferedReader output = child.inputReader();
         return CompletableFuture.supplyAsync(() -> {

@@ -20,22 +20,22 @@ import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 
-/** A watch on a connection of its own. Checks on every message that revisions rise and that tokens are there. */
+/** Watch on a connection of its own. Checks that revisions increase, and that each comes with a resume token. */
 final class Watcher implements AutoCloseable {
-    static final Duration PATIENCE = Duration.ofSeconds(5);
+    static final Duration EVENT_TIMEOUT = Duration.ofSeconds(5);
 
-    /** A removal and when this program heard of it. */
-    record Gone(Removal removal, long at) {}
+    /** A removal with its time of arrival. */
+    record SeenRemoval(Removal removal, long at) {}
 
     private final ManagedChannel channel;
     private final Context.CancellableContext context = Context.ROOT.withCancellation();
-    private final Mailbox<WatchResponse> mailbox = new Mailbox<>();
+    private final MessageQueue<WatchResponse> messages = new MessageQueue<>();
     private long revision;
     private ByteString token = ByteString.EMPTY;
 
     Watcher(Connections connections, WatchRequest request) {
         channel = connections.open();
-        context.run(() -> DiscoveryServiceGrpc.newStub(channel).watch(request, mailbox));
+        context.run(() -> DiscoveryServiceGrpc.newStub(channel).watch(request, messages));
     }
 
     ByteString token() {
@@ -46,11 +46,11 @@ final class Watcher implements AutoCloseable {
         return revision;
     }
 
-    /** Reads a snapshot up to its Synced. */
+    /** Reads a snapshot up to Synced. */
     Map<String, Instance> snapshot() throws InterruptedException {
         var instances = new TreeMap<String, Instance>();
         while (true) {
-            WatchResponse message = next(PATIENCE).message();
+            WatchResponse message = next(EVENT_TIMEOUT).message();
             if (message.hasSynced()) {
                 synced(message.getSynced());
                 return instances;
@@ -63,18 +63,18 @@ final class Watcher implements AutoCloseable {
         }
     }
 
-    /** Reads the Reset that a token brought. */
+    /** Reads a Reset and returns its reason. */
     ResetReason reset() throws InterruptedException {
-        WatchResponse message = next(PATIENCE).message();
+        WatchResponse message = next(EVENT_TIMEOUT).message();
         expect(MessageCase.RESET, message);
         return message.getReset().getReason();
     }
 
-    /** Reads what a resumed stream has to tell up to its Synced. */
+    /** Reads the changes of a resumed stream up to Synced. */
     List<Change> missed() throws InterruptedException {
         var changes = new ArrayList<Change>();
         while (true) {
-            WatchResponse message = next(PATIENCE).message();
+            WatchResponse message = next(EVENT_TIMEOUT).message();
             if (message.hasSynced()) {
                 synced(message.getSynced());
                 return changes;
@@ -85,81 +85,81 @@ final class Watcher implements AutoCloseable {
         }
     }
 
-    /** The next change, which must be an update of this instance. */
+    /** Returns the next change, which must be an update of this instance. */
     Instance updated(String id) throws InterruptedException {
-        Change change = only(next(PATIENCE).message());
+        Change change = singleChange(next(EVENT_TIMEOUT).message());
         Check.that(change.hasUpdated(), "expected an update of %s, got %s", id, change);
         Check.same(id, change.getUpdated().getId(), "updated instance");
         return change.getUpdated();
     }
 
-    /** The next change, which must be the removal of this instance for this reason. */
-    Gone removed(String id, RemovalReason reason, Duration limit) throws InterruptedException {
-        Mailbox.Item<WatchResponse> item = next(limit);
-        Change change = only(item.message());
+    /** Returns the next change, which must be the removal of this instance for this reason. */
+    SeenRemoval removed(String id, RemovalReason reason, Duration limit) throws InterruptedException {
+        MessageQueue.Item<WatchResponse> item = next(limit);
+        Change change = singleChange(item.message());
         Check.that(change.hasRemoved(), "expected the removal of %s, got %s", id, change);
         Check.same(id, change.getRemoved().getId(), "removed instance");
         Check.same(reason, change.getRemoved().getReason(), "reason of the removal of " + id);
-        return new Gone(change.getRemoved(), item.at());
+        return new SeenRemoval(change.getRemoved(), item.at());
     }
 
-    /** The next message, which must be this notice. */
+    /** Reads the next message, which must be this notice. */
     void notice(Notice notice) throws InterruptedException {
-        WatchResponse message = next(PATIENCE).message();
+        WatchResponse message = next(EVENT_TIMEOUT).message();
         expect(MessageCase.NOTICE, message);
         Check.same(notice, message.getNotice(), "notice");
     }
 
     /** Waits for the error that ends the stream. */
-    Refusal refusal() throws InterruptedException {
-        Mailbox.Item<WatchResponse> item = mailbox.take(PATIENCE);
+    CallError error() throws InterruptedException {
+        MessageQueue.Item<WatchResponse> item = messages.take(EVENT_TIMEOUT);
         Check.that(item.error() != null, "expected an error, got %s", item);
-        return Refusal.of(item.error());
+        return CallError.of(item.error());
     }
 
-    /** Cancels the watch. Nothing may have come that no step has asked for. */
+    /** Cancels the watch, and checks that it has no unread messages except bookmarks. */
     @Override
     public void close() {
         context.cancel(null);
         channel.shutdownNow();
-        var item = mailbox.pending();
+        var item = messages.pending();
         while (item != null && !item.ended()) {
-            Check.that(item.message().hasBookmark(), "nobody expected this message: %s", item.message());
-            item = mailbox.pending();
+            Check.that(item.message().hasBookmark(), "unexpected message: %s", item.message());
+            item = messages.pending();
         }
     }
 
-    private Change only(WatchResponse message) {
+    private Change singleChange(WatchResponse message) {
         expect(MessageCase.CHANGES, message);
         advance(message);
         Check.same(1, message.getChanges().getChangesCount(), "number of changes in " + message);
         return message.getChanges().getChanges(0);
     }
 
-    /** The next message that is not a bookmark. */
-    private Mailbox.Item<WatchResponse> next(Duration limit) throws InterruptedException {
+    /** Returns the next message that is not a bookmark. */
+    private MessageQueue.Item<WatchResponse> next(Duration limit) throws InterruptedException {
         long until = System.nanoTime() + limit.toNanos();
         while (true) {
-            var item = mailbox.message(Duration.ofNanos(Math.max(0, until - System.nanoTime())));
+            var item = messages.message(Duration.ofNanos(Math.max(0, until - System.nanoTime())));
             if (!item.message().hasBookmark()) {
                 return item;
             }
             var bookmark = item.message().getBookmark();
-            rise(bookmark.getRevision(), bookmark.getResumeToken());
+            advanceTo(bookmark.getRevision(), bookmark.getResumeToken());
         }
     }
 
     private void advance(WatchResponse message) {
         var changes = message.getChanges();
-        // 0: more messages of the same step follow.
+        // With revision 0, more messages of the same step follow.
         if (changes.getRevision() != 0) {
-            rise(changes.getRevision(), changes.getResumeToken());
+            advanceTo(changes.getRevision(), changes.getResumeToken());
         }
     }
 
-    private void rise(long to, ByteString token) {
+    private void advanceTo(long to, ByteString token) {
         Check.that(Long.compareUnsigned(to, revision) > 0, "revision went from %d to %d", revision, to);
-        hold(to, token);
+        setPosition(to, token);
     }
 
     private void synced(Synced synced) {
@@ -169,11 +169,11 @@ final class Watcher implements AutoCloseable {
                 "synced at %d, after %d",
                 synced.getRevision(),
                 revision);
-        hold(synced.getRevision(), synced.getResumeToken());
+        setPosition(synced.getRevision(), synced.getResumeToken());
     }
 
-    private void hold(long revision, ByteString token) {
-        Check.that(!token.isEmpty(), "revision %d came without a token", revision);
+    private void setPosition(long revision, ByteString token) {
+        Check.that(!token.isEmpty(), "revision %d has no resume token", revision);
         this.revision = revision;
         this.token = token;
     }

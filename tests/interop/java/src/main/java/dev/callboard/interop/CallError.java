@@ -11,17 +11,17 @@ import io.grpc.protobuf.StatusProto;
 import java.util.List;
 import java.util.concurrent.Callable;
 
-/** A call that failed: its status, and the google.rpc details that every error of the contract carries. */
-record Refusal(Status.Code code, String message, List<Any> details) {
-    static Refusal of(Throwable error) {
+/** Error of a failed call: its status, and the google.rpc details that the contract adds to every error. */
+record CallError(Status.Code code, String message, List<Any> details) {
+    static CallError of(Throwable error) {
         var status = StatusProto.fromThrowable(error);
         Check.that(status != null, "not a gRPC error: %s", error);
         var code = Status.fromCodeValue(status.getCode()).getCode();
-        return new Refusal(code, status.getMessage(), status.getDetailsList());
+        return new CallError(code, status.getMessage(), status.getDetailsList());
     }
 
     /** Makes a call that must fail with this code. */
-    static Refusal expect(Status.Code code, Callable<?> call) throws Exception {
+    static CallError expect(Status.Code code, Callable<?> call) throws Exception {
         try {
             call.call();
         } catch (StatusRuntimeException error) {
@@ -30,23 +30,23 @@ record Refusal(Status.Code code, String message, List<Any> details) {
         throw new AssertionError("expected %s, but the call succeeded".formatted(code));
     }
 
-    Refusal checked(Status.Code expected) throws InvalidProtocolBufferException {
+    CallError checked(Status.Code expected) throws InvalidProtocolBufferException {
         Check.same(expected, code, "code of \"" + message + "\"");
         Check.same("callboard.dev", detail(ErrorInfo.class).getDomain(), "domain of ErrorInfo");
         return this;
     }
 
-    /** The detail of this type, which must be there. */
+    /** Returns the detail of this type, which must be present. */
     <T extends Message> T detail(Class<T> type) throws InvalidProtocolBufferException {
         for (Any any : details) {
             if (any.is(type)) {
                 return any.unpack(type);
             }
         }
-        throw new AssertionError("\"%s\" carries no %s, only %s".formatted(message, type.getSimpleName(), details));
+        throw new AssertionError("\"%s\" has no detail %s, only %s".formatted(message, type.getSimpleName(), details));
     }
 
-    void names(String field) throws InvalidProtocolBufferException {
+    void checkFieldViolation(String field) throws InvalidProtocolBufferException {
         var fields = detail(BadRequest.class).getFieldViolationsList().stream()
                 .map(BadRequest.FieldViolation::getField)
                 .toList();

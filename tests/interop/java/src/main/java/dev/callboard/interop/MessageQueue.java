@@ -6,9 +6,9 @@ import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 
-/** Takes in what a stream brings, for a thread that waits for it with a deadline. */
-final class Mailbox<T> implements StreamObserver<T> {
-    /** A message and when it came ({@link System#nanoTime}), or, without a message, the end of the stream. */
+/** Queue of the messages of a stream, for a thread that waits for them with a deadline. */
+final class MessageQueue<T> implements StreamObserver<T> {
+    /** A message with its time of arrival ({@link System#nanoTime}); without a message, the end of the stream. */
     record Item<T>(long at, T message, Throwable error) {
         boolean ended() {
             return message == null;
@@ -32,21 +32,21 @@ final class Mailbox<T> implements StreamObserver<T> {
         items.add(new Item<>(System.nanoTime(), null, null));
     }
 
-    /** The next item, whatever it is. */
+    /** Returns the next item: a message or the end of the stream. */
     Item<T> take(Duration limit) throws InterruptedException {
         Item<T> item = items.poll(limit.toMillis(), TimeUnit.MILLISECONDS);
-        Check.that(item != null, "nothing came within %s", limit);
+        Check.that(item != null, "no message within %s", limit);
         return item;
     }
 
-    /** The next item, which must be a message. */
+    /** Returns the next item, which must be a message. */
     Item<T> message(Duration limit) throws InterruptedException {
         Item<T> item = take(limit);
         Check.that(!item.ended(), "the stream ended: %s", item.error());
         return item;
     }
 
-    /** What has come and was not taken; null when nothing has. */
+    /** Returns the next item without waiting, or null. */
     Item<T> pending() {
         return items.poll();
     }

@@ -15,12 +15,12 @@ import java.util.List;
 import java.util.UUID;
 import java.util.concurrent.TimeUnit;
 
-/** What the steps share: stubs with a deadline, and requests. */
-abstract class Steps {
+/** Stubs with a deadline, and requests, for the steps. */
+abstract class StepSupport {
     protected final Connections connections;
     protected final ManagedChannel channel;
 
-    protected Steps(Connections connections) {
+    protected StepSupport(Connections connections) {
         this.connections = connections;
         this.channel = connections.open();
     }
@@ -33,7 +33,7 @@ abstract class Steps {
         return DiscoveryServiceGrpc.newBlockingStub(channel).withDeadlineAfter(5, TimeUnit.SECONDS);
     }
 
-    /** Lives 15 s without a heartbeat. */
+    /** Returns a registration with the default TTL, which is 15 s. */
     protected static RegisterRequest.Builder instance(String service, String id, String... tags) {
         return RegisterRequest.newBuilder()
                 .setService(service)

@@ -24,26 +24,26 @@ import java.util.Set;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
 
-/** What the contract says of wrong calls, lost leases, filters and health. Each step has a service of its own. */
-final class Rules extends Steps {
+/** Invalid requests, lost leases, replaced registrations, filters, health, reflection. Each step has a service of its own. */
+final class EdgeCases extends StepSupport {
     private final Heartbeats heartbeats;
 
-    Rules(Connections connections, Heartbeats heartbeats) {
+    EdgeCases(Connections connections, Heartbeats heartbeats) {
         super(connections);
         this.heartbeats = heartbeats;
     }
 
-    void refusals() throws Exception {
+    void errors() throws Exception {
         var garbage = watching("tokens").toBuilder().setResumeToken(ByteString.copyFromUtf8("not a token"));
         try (var watcher = new Watcher(connections, garbage.build())) {
-            watcher.refusal().checked(Status.Code.INVALID_ARGUMENT).names("resume_token");
+            watcher.error().checked(Status.Code.INVALID_ARGUMENT).checkFieldViolation("resume_token");
         }
-        refuses(instance("", "x"), "service");
-        refuses(instance("tokens", "x").setWeight(65_536), "weight");
+        rejects(instance("", "x"), "service");
+        rejects(instance("tokens", "x").setWeight(65_536), "weight");
         var portless = Address.newBuilder().setHost("127.0.0.1");
-        refuses(instance("tokens", "x").setAddresses(0, portless), "addresses[0].port");
+        rejects(instance("tokens", "x").setAddresses(0, portless), "addresses[0].port");
         var nobody = GetInstanceRequest.newBuilder().setService("tokens").setId("nobody").build();
-        Refusal.expect(Status.Code.NOT_FOUND, () -> discovery().getInstance(nobody));
+        CallError.expect(Status.Code.NOT_FOUND, () -> discovery().getInstance(nobody));
     }
 
     void reset() throws InterruptedException {
@@ -62,17 +62,17 @@ final class Rules extends Steps {
 
     void leases() throws Exception {
         ByteString unknown = ByteString.copyFrom(new byte[16]);
-        Check.same(LeaseState.LEASE_STATE_UNKNOWN, heartbeats.report(unknown).getState(), "a lease never given");
+        Check.same(LeaseState.LEASE_STATE_UNKNOWN, heartbeats.report(unknown).getState(), "the state of an unknown lease");
         heartbeats.remove(unknown);
 
         ByteString lease = registry().register(instance("leases", "one").build()).getLeaseId();
-        Check.same(LeaseState.LEASE_STATE_HELD, heartbeats.report(lease).getState(), "a new lease");
-        // With neither lease nor boot: an operator's call.
-        var goodbye = DeregisterRequest.newBuilder().setService("leases").setId("one").build();
-        Check.that(registry().deregister(goodbye).getRemoved(), "nothing was removed");
-        Check.same(LeaseState.LEASE_STATE_REMOVED, heartbeats.report(lease).getState(), "the operator's removal");
+        Check.same(LeaseState.LEASE_STATE_HELD, heartbeats.report(lease).getState(), "the state of a new lease");
+        // A request without lease and boot is an operator's.
+        var request = DeregisterRequest.newBuilder().setService("leases").setId("one").build();
+        Check.that(registry().deregister(request).getRemoved(), "nothing was removed");
+        Check.same(LeaseState.LEASE_STATE_REMOVED, heartbeats.report(lease).getState(), "the state of the removed lease");
         heartbeats.remove(lease);
-        Refusal.expect(Status.Code.NOT_FOUND, () -> registry().deregister(goodbye));
+        CallError.expect(Status.Code.NOT_FOUND, () -> registry().deregister(request));
     }
 
     void secondBoot() throws Exception {
@@ -81,9 +81,9 @@ final class Rules extends Steps {
         try (var watcher = new Watcher(connections, watching("boots"))) {
             Instance before = watcher.snapshot().get("boots/one");
             RegisterRequest second = instance("boots", "one").build();
-            Refusal taken = Refusal.expect(Status.Code.ALREADY_EXISTS, () -> registry().register(second));
+            CallError taken = CallError.expect(Status.Code.ALREADY_EXISTS, () -> registry().register(second));
             var delay = taken.detail(RetryInfo.class).getRetryDelay();
-            Check.that(delay.getSeconds() > 0 || delay.getNanos() > 0, "RetryInfo names no delay");
+            Check.that(delay.getSeconds() > 0 || delay.getNanos() > 0, "RetryInfo has no delay");
 
             ByteString lease = registry().register(second.toBuilder().setReplace(true).build()).getLeaseId();
             Instance after = watcher.updated("one");
@@ -92,12 +92,12 @@ final class Rules extends Steps {
                     "registered_revision did not rise: %d, %d",
                     before.getRegisteredRevision(),
                     after.getRegisteredRevision());
-            Check.same(LeaseState.LEASE_STATE_SUPERSEDED, heartbeats.report(first).getState(), "the first's lease");
+            Check.same(LeaseState.LEASE_STATE_SUPERSEDED, heartbeats.report(first).getState(), "the first boot's lease");
             heartbeats.remove(first);
-            Check.same(LeaseState.LEASE_STATE_HELD, heartbeats.report(lease).getState(), "the second's lease");
+            Check.same(LeaseState.LEASE_STATE_HELD, heartbeats.report(lease).getState(), "the second boot's lease");
 
             var late = DeregisterRequest.newBuilder().setService("boots").setId("one").setLeaseId(first).build();
-            Check.that(!registry().deregister(late).getRemoved(), "a stale goodbye removed the successor");
+            Check.that(!registry().deregister(late).getRemoved(), "the replaced lease removed the instance");
         }
     }
 
@@ -109,9 +109,9 @@ final class Rules extends Steps {
             Check.same(Set.of("colours/one"), watcher.snapshot().keySet(), "snapshot");
             registry().updateInstance(update("colours", "two", "weight").setWeight(8).build());
             registry().updateInstance(update("colours", "one", "tags").addTags("green").build());
-            watcher.removed("one", RemovalReason.REMOVAL_REASON_NO_LONGER_MATCHES, Watcher.PATIENCE);
+            watcher.removed("one", RemovalReason.REMOVAL_REASON_NO_LONGER_MATCHES, Watcher.EVENT_TIMEOUT);
             registry().updateInstance(update("colours", "two", "tags").addTags("blue").build());
-            Check.same(8, watcher.updated("two").getWeight(), "weight of what matches now");
+            Check.same(8, watcher.updated("two").getWeight(), "weight of the instance that matches now");
         }
     }
 
@@ -123,7 +123,7 @@ final class Rules extends Steps {
         }
     }
 
-    /** Without List, which grpc-services has no stub for. */
+    /** Does not call List, because grpc-services has no stub for it. */
     void health() throws InterruptedException {
         for (String name : Set.of("", "callboard.v1.RegistryService", "shop")) {
             Check.same(ServingStatus.SERVING, check(name), "health of \"" + name + "\"");
@@ -134,20 +134,20 @@ final class Rules extends Steps {
         } catch (StatusRuntimeException error) {
             Check.same(Status.Code.NOT_FOUND, error.getStatus().getCode(), "code of Check of an unknown name");
         }
-        var mailbox = new Mailbox<HealthCheckResponse>();
-        HealthGrpc.newStub(channel).watch(HealthCheckRequest.newBuilder().setService("late").build(), mailbox);
-        Check.same(ServingStatus.SERVICE_UNKNOWN, mailbox.message(Watcher.PATIENCE).message().getStatus(), "health");
+        var messages = new MessageQueue<HealthCheckResponse>();
+        HealthGrpc.newStub(channel).watch(HealthCheckRequest.newBuilder().setService("late").build(), messages);
+        Check.same(ServingStatus.SERVICE_UNKNOWN, messages.message(Watcher.EVENT_TIMEOUT).message().getStatus(), "health");
         register(instance("late", "one"));
-        Check.same(ServingStatus.SERVING, mailbox.message(Watcher.PATIENCE).message().getStatus(), "health");
+        Check.same(ServingStatus.SERVING, messages.message(Watcher.EVENT_TIMEOUT).message().getStatus(), "health");
         registry().updateInstance(update("late", "one", "draining").setDraining(true).build());
-        Check.same(ServingStatus.NOT_SERVING, mailbox.message(Watcher.PATIENCE).message().getStatus(), "health");
+        Check.same(ServingStatus.NOT_SERVING, messages.message(Watcher.EVENT_TIMEOUT).message().getStatus(), "health");
     }
 
     void reflection() throws InterruptedException {
-        var answers = new Mailbox<ServerReflectionResponse>();
+        var answers = new MessageQueue<ServerReflectionResponse>();
         var requests = ServerReflectionGrpc.newStub(channel).serverReflectionInfo(answers);
         requests.onNext(ServerReflectionRequest.newBuilder().setListServices("").build());
-        var listed = answers.message(Watcher.PATIENCE).message().getListServicesResponse();
+        var listed = answers.message(Watcher.EVENT_TIMEOUT).message().getListServicesResponse();
         Set<String> names = listed.getServiceList().stream()
                 .map(service -> service.getName())
                 .collect(Collectors.toSet());
@@ -165,8 +165,9 @@ final class Rules extends Steps {
         heartbeats.add(registry().register(request.build()).getLeaseId());
     }
 
-    private void refuses(RegisterRequest.Builder request, String field) throws Exception {
-        Refusal.expect(Status.Code.INVALID_ARGUMENT, () -> registry().register(request.build())).names(field);
+    private void rejects(RegisterRequest.Builder request, String field) throws Exception {
+        CallError.expect(Status.Code.INVALID_ARGUMENT, () -> registry().register(request.build()))
+                .checkFieldViolation(field);
     }
 
     private ServingStatus check(String name) {

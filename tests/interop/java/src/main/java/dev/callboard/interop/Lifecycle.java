@@ -25,18 +25,18 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 
-/** The life of one service: its instances come, change, go and die, and a watcher hears of all of it. */
-final class Life extends Steps {
+/** Registration, renewal, update, removal and resumption: the instances of one service, and a watch of it. */
+final class Lifecycle extends StepSupport {
     private static final String SHOP = "shop";
 
-    /** What measuring and delivering may add to a removal that is due at most one second late. */
-    private static final Duration LATE = Duration.ofMillis(1_100);
+    /** Allowed delay of a removal: one second for the server, and 0.1 s for delivery and measurement. */
+    private static final Duration MAX_DELAY = Duration.ofMillis(1_100);
 
     final Heartbeats heartbeats;
     private final Map<String, ByteString> leases = new HashMap<>();
     private Watcher watcher;
 
-    Life(Connections connections) {
+    Lifecycle(Connections connections) {
         super(connections);
         heartbeats = new Heartbeats(channel);
     }
@@ -52,30 +52,30 @@ final class Life extends Steps {
             request.getLocalityBuilder().setZone("eu-1" + id);
             RegisterResponse registered = registry().register(request.build());
             Check.same(16, registered.getLeaseId().size(), "bytes of the lease id");
-            Check.same(15L, registered.getTtl().getSeconds(), "time to live granted by default");
+            Check.same(15L, registered.getTtl().getSeconds(), "TTL granted by default");
             Check.that(registered.getRevision() > last, "revision %d after %d", registered.getRevision(), last);
             last = registered.getRevision();
             leases.put(id, registered.getLeaseId());
             heartbeats.add(registered.getLeaseId());
 
             RegisterResponse repeated = registry().register(request.build());
-            Check.same(registered, repeated, "the answer to the same Register again");
+            Check.same(registered, repeated, "the response to the same Register again");
         }
         var listed = discovery().listInstances(ListInstancesRequest.newBuilder().setService(SHOP).build());
         Check.same(3, listed.getInstancesCount(), "instances listed");
     }
 
     void heartbeats() throws InterruptedException {
-        Heartbeats.Beat beat = heartbeats.beat();
-        Check.same(3, beat.reports().size(), "reports in one answer");
-        for (LeaseReport report : beat.reports()) {
+        Heartbeats.Renewal renewal = heartbeats.renew();
+        Check.same(3, renewal.reports().size(), "reports in one response");
+        for (LeaseReport report : renewal.reports()) {
             Check.same(LeaseState.LEASE_STATE_HELD, report.getState(), "state of a lease");
             long left = Durations.toMillis(report.getTimeLeft());
             Check.that(left > 0 && left <= 15_000, "%d ms left of 15 s", left);
         }
         var lease = discovery()
                 .getInstance(GetInstanceRequest.newBuilder().setService(SHOP).setId("a").build());
-        Check.that(lease.getLease().getConnected(), "GetInstance says that the stream of the heartbeat is closed");
+        Check.that(lease.getLease().getConnected(), "GetInstance reports the heartbeat stream as closed");
         Check.same(0.25, lease.getLoad().getUtilization(), "utilization reported");
         heartbeats.start();
     }
@@ -107,7 +107,7 @@ final class Life extends Steps {
         Check.same(5, seen.getWeight(), "weight");
         Check.same(List.of("gold"), seen.getTagsList(), "tags");
         Check.same(Map.of("team", "checkout"), seen.getMetadataMap(), "metadata, which the mask does not name");
-        // Equal means quiet: the next step would trip over a message.
+        // An equal update causes no event; the next step would fail if one arrived.
         Check.same(seen, registry().updateInstance(request).getInstance(), "the instance after the same update");
     }
 
@@ -120,18 +120,18 @@ final class Life extends Steps {
 
     void seesDeregistration() throws InterruptedException {
         Check.that(deregister("c"), "nothing was removed");
-        watcher.removed("c", RemovalReason.REMOVAL_REASON_DEREGISTERED, Watcher.PATIENCE);
+        watcher.removed("c", RemovalReason.REMOVAL_REASON_DEREGISTERED, Watcher.EVENT_TIMEOUT);
     }
 
     void seesKill() throws Exception {
-        var mortals = WatchRequest.newBuilder().setPrefix("mort").build();
-        try (var deaths = new Watcher(connections, mortals)) {
-            Check.same(Map.of(), deaths.snapshot(), "snapshot before the victim");
-            Victim victim = Victim.start(connections);
-            deaths.updated(Victim.ID);
+        var request = WatchRequest.newBuilder().setPrefix("mort").build();
+        try (var removals = new Watcher(connections, request)) {
+            Check.same(Map.of(), removals.snapshot(), "snapshot before the registration");
+            VictimProcess victim = VictimProcess.start(connections);
+            removals.updated(VictimProcess.ID);
             long killed = victim.kill();
-            var gone = deaths.removed(Victim.ID, RemovalReason.REMOVAL_REASON_EXPIRED, Watcher.PATIENCE);
-            took("removal after SIGKILL", killed, killed, gone.at(), Victim.GRACE);
+            var gone = removals.removed(VictimProcess.ID, RemovalReason.REMOVAL_REASON_EXPIRED, Watcher.EVENT_TIMEOUT);
+            checkDelay("removal after SIGKILL", killed, killed, gone.at(), VictimProcess.GRACE);
         }
     }
 
@@ -139,13 +139,13 @@ final class Life extends Steps {
         var ttl = Duration.ofSeconds(2);
         var request = instance("brief", "one").setTtl(Durations.fromMillis(ttl.toMillis())).build();
         ByteString lease = registry().register(request).getLeaseId();
-        try (var deaths = new Watcher(connections, watching("brief", "unheard-of"))) {
-            Check.same(Set.of("brief/one"), deaths.snapshot().keySet(), "snapshot");
-            Heartbeats.Beat last = heartbeats.last(lease);
-            var gone = deaths.removed("one", RemovalReason.REMOVAL_REASON_EXPIRED, Watcher.PATIENCE);
-            took("expiry", last.sent(), last.answered(), gone.at(), ttl);
+        try (var removals = new Watcher(connections, watching("brief", "unheard-of"))) {
+            Check.same(Set.of("brief/one"), removals.snapshot().keySet(), "snapshot");
+            Heartbeats.Renewal last = heartbeats.last(lease);
+            var gone = removals.removed("one", RemovalReason.REMOVAL_REASON_EXPIRED, Watcher.EVENT_TIMEOUT);
+            checkDelay("expiry", last.sent(), last.answered(), gone.at(), ttl);
         }
-        Check.same(LeaseState.LEASE_STATE_UNKNOWN, heartbeats.report(lease).getState(), "the lease that ran out");
+        Check.same(LeaseState.LEASE_STATE_UNKNOWN, heartbeats.report(lease).getState(), "the state of the expired lease");
         heartbeats.remove(lease);
     }
 
@@ -166,22 +166,22 @@ final class Life extends Steps {
             String what = change.hasUpdated()
                     ? "weight " + change.getUpdated().getWeight()
                     : change.getRemoved().getReason().toString();
-            Check.that(missed.put(id, what) == null, "%s came twice", id);
+            Check.that(missed.put(id, what) == null, "two changes of %s", id);
         }
         var expected = Map.of("a", "weight 9", "b", "REMOVAL_REASON_DEREGISTERED", "c", "weight 1");
-        Check.same(expected, missed, "what came on the resumed stream");
+        Check.same(expected, missed, "changes on the resumed stream");
         registry().updateInstance(update(SHOP, "c", "weight").setWeight(4).build());
         Check.same(4, watcher.updated("c").getWeight(), "weight");
     }
 
-    /** SIGTERM, while a watch, a health watch and a KeepAlive are open. */
+    /** Sends SIGTERM while a watch, a health watch and a KeepAlive stream are open. */
     void shutdown(Server server) throws InterruptedException {
         heartbeats.stop();
-        var health = new Mailbox<HealthCheckResponse>();
+        var health = new MessageQueue<HealthCheckResponse>();
         HealthGrpc.newStub(channel).watch(HealthCheckRequest.getDefaultInstance(), health);
-        Check.same(ServingStatus.SERVING, health.message(Watcher.PATIENCE).message().getStatus(), "health");
+        Check.same(ServingStatus.SERVING, health.message(Watcher.EVENT_TIMEOUT).message().getStatus(), "health");
         server.terminate();
-        Check.same(ServingStatus.NOT_SERVING, health.message(Watcher.PATIENCE).message().getStatus(), "health");
+        Check.same(ServingStatus.NOT_SERVING, health.message(Watcher.EVENT_TIMEOUT).message().getStatus(), "health");
         watcher.notice(Notice.NOTICE_RECONNECT);
         heartbeats.notice(Notice.NOTICE_RECONNECT);
         Check.same(0, server.exitCode(Duration.ofSeconds(6)), "exit code");
@@ -202,12 +202,15 @@ final class Life extends Steps {
         return registry().deregister(request).getRemoved();
     }
 
-    /** Never before it is due after the earliest instant that counts, and not late after the latest. */
-    private static void took(String what, long earliest, long latest, long at, Duration due) {
+    /**
+     * Checks the time of a removal: not before {@code due} after the earliest possible start, and at most MAX_DELAY later
+     * than {@code due} after the latest.
+     */
+    private static void checkDelay(String what, long earliest, long latest, long at, Duration due) {
         Duration most = Duration.ofNanos(at - earliest);
         Duration least = Duration.ofNanos(at - latest);
         System.out.printf("        %s: after %d ms, due after %d ms%n", what, most.toMillis(), due.toMillis());
         Check.that(most.compareTo(due) >= 0, "%s after %s, before it was due (%s)", what, most, due);
-        Check.that(least.compareTo(due.plus(LATE)) <= 0, "%s after %s, due after %s", what, least, due);
+        Check.that(least.compareTo(due.plus(MAX_DELAY)) <= 0, "%s after %s, due after %s", what, least, due);
     }
 }
