@@ -1,27 +1,27 @@
-// One KeepAlive stream that carries the heartbeats of every lease added to it, all in one message.
+// A KeepAlive stream that renews all leases added to it with one message.
 import assert from 'node:assert/strict';
-import { Mailbox } from './mailbox.js';
+import { MessageQueue } from './message-queue.js';
 
-/** A third of the shortest lease (2 s) is 667 ms. */
-const EVERY_MS = 400;
+/** Less than a third of the shortest TTL, which is 2 s. */
+const INTERVAL_MS = 400;
 
 export class Heartbeats {
   #leases = new Map();
   #stream;
-  #mailbox;
+  #messages;
   #timer = null;
-  // One message is under way at a time; the next waits for the answer.
-  #turn = Promise.resolve();
+  // A request is sent only after the response to the one before.
+  #lastRenewal = Promise.resolve();
 
   constructor(registry) {
     this.#stream = registry.keepAlive();
-    this.#mailbox = new Mailbox(this.#stream);
+    this.#messages = new MessageQueue(this.#stream);
   }
 
-  /** From now on, heartbeats go out by themselves. */
+  /** Starts to send heartbeats at a fixed interval. */
   start() {
-    // A heartbeat that fails ends the series; the lease runs out, and the step that needs it says so.
-    this.#timer = setInterval(() => this.beat().catch(() => clearInterval(this.#timer)), EVERY_MS);
+    // A failed renewal ends the series. The leases then expire, and the steps that need them fail.
+    this.#timer = setInterval(() => this.renew().catch(() => clearInterval(this.#timer)), INTERVAL_MS);
   }
 
   add(lease) {
@@ -32,35 +32,35 @@ export class Heartbeats {
     this.#leases.delete(lease.toString('hex'));
   }
 
-  /** Sends one message with a heartbeat for each lease, and waits for its answer. */
-  beat(afterwards = () => {}) {
-    const turn = this.#turn.then(() => this.#exchange()).finally(afterwards);
-    this.#turn = turn.catch(() => {});
-    return turn;
+  /** Sends one message with a heartbeat for each lease, and waits for its response. */
+  renew(afterwards = () => {}) {
+    const renewal = this.#lastRenewal.then(() => this.#exchange()).finally(afterwards);
+    this.#lastRenewal = renewal.catch(() => {});
+    return renewal;
   }
 
-  /** What a heartbeat sent now hears of this lease. */
+  /** Renews all leases, including this one, and returns the report on this one. */
   async report(lease) {
     this.add(lease);
-    const { reports } = await this.beat();
+    const { reports } = await this.renew();
     return reports.find((report) => report.lease_id.equals(lease));
   }
 
-  /** A last heartbeat for this lease, while the others go on. */
+  /** Renews all leases, and excludes this one from later renewals. */
   last(lease) {
     this.add(lease);
-    return this.beat(() => this.remove(lease));
+    return this.renew(() => this.remove(lease));
   }
 
-  /** Stops sending and keeps the stream open. */
+  /** Stops sending heartbeats, but keeps the stream open. */
   async stop() {
     clearInterval(this.#timer);
-    await this.#turn;
+    await this.#lastRenewal;
   }
 
-  /** Waits for this notice, once heartbeats have stopped. */
+  /** Waits for this notice. Heartbeats must have been stopped. */
   async notice(notice) {
-    assert.equal((await this.#mailbox.message()).message.notice, notice);
+    assert.equal((await this.#messages.message()).message.notice, notice);
   }
 
   close() {
@@ -72,7 +72,7 @@ export class Heartbeats {
     const load = { utilization: 0.25, in_flight: 1 };
     const sent = performance.now();
     this.#stream.write({ heartbeats: leases.map((lease) => ({ lease_id: lease, load })) });
-    const { message, at } = await this.#mailbox.message();
+    const { message, at } = await this.#messages.message();
     const answered = message.leases.map((report) => report.lease_id.toString('hex'));
     assert.deepEqual(answered, leases.map((lease) => lease.toString('hex')), 'leases answered');
     return { sent, answered: at, reports: message.leases };

@@ -1,11 +1,11 @@
-// A client that nobody at Callboard wrote: stock grpc-js, stubs loaded from the contract, a server of its own.
+// Tests a real callboard server with grpc-js and stubs loaded from the contract.
 //
-//   node interop.js                   the steps of ../README.md, against the program that CALLBOARD names
-//   node interop.js victim ADDRESS    the process that gets killed in one of them
-import { Life } from './life.js';
-import { Rules } from './rules.js';
+//   node interop.js                   runs the steps of ../README.md with the server program that CALLBOARD names
+//   node interop.js victim ADDRESS    is the child process that a step kills
+import { Lifecycle } from './lifecycle.js';
+import { EdgeCases } from './edge-cases.js';
 import { Server } from './server.js';
-import { victim } from './victim.js';
+import { victim } from './victim-process.js';
 
 const [mode, address] = process.argv.slice(2);
 if (mode === 'victim') {
@@ -17,27 +17,27 @@ if (mode === 'victim') {
 }
 
 async function run(server) {
-  const life = new Life(server.grpc);
-  const rules = new Rules(server.grpc, life.heartbeats);
+  const lifecycle = new Lifecycle(server.grpc);
+  const edgeCases = new EdgeCases(server.grpc, lifecycle.heartbeats);
   const steps = {
-    'registers three instances': () => life.registers(),
-    'heartbeats all three in one message': () => life.beats(),
-    'watches: a snapshot of three, synced': () => life.watches(),
-    'sees a change': () => life.seesChange(),
-    'sees a drain and its end': () => life.seesDrain(),
-    'sees a deregistration': () => life.seesDeregistration(),
-    'sees a kill': () => life.seesKill(),
-    'sees an expiry': () => life.seesExpiry(),
-    'resumes with its token': () => life.resumes(),
-    'refuses a malformed token and bad fields': () => rules.refusals(),
-    'resets where the token is of another selector': () => rules.reset(),
-    'reports unknown and removed leases': () => rules.leases(),
-    'refuses a second boot, unless it replaces': () => rules.secondBoot(),
-    'filters a watch': () => rules.filter(),
-    'watches before registration': () => rules.watchBeforeRegistration(),
-    'checks health': () => rules.health(),
-    'reads reflection': () => rules.reflection(),
-    'shuts down in order': () => life.shutdown(server),
+    'registers three instances': () => lifecycle.registers(),
+    'renews all leases with one message': () => lifecycle.renews(),
+    'watches from a second connection': () => lifecycle.watches(),
+    'sees an update of weight and tags': () => lifecycle.seesChange(),
+    "sees an operator's drain and its end": () => lifecycle.seesDrain(),
+    'sees a deregistration': () => lifecycle.seesDeregistration(),
+    'sees the removal of a killed process': () => lifecycle.seesKill(),
+    'sees the expiry of a lease in time': () => lifecycle.seesExpiry(),
+    'resumes a watch with its token': () => lifecycle.resumes(),
+    'gets errors for a malformed resume token and invalid fields': () => edgeCases.errors(),
+    'gets a reset for the token of another selector': () => edgeCases.reset(),
+    'gets UNKNOWN and REMOVED for leases that are not held': () => edgeCases.leases(),
+    'gets an error for an id in use, then replaces its instance': () => edgeCases.secondBoot(),
+    'watches with a filter': () => edgeCases.filter(),
+    'watches a service before its first registration': () => edgeCases.watchBeforeRegistration(),
+    'checks health': () => edgeCases.health(),
+    'lists the services by reflection': () => edgeCases.reflection(),
+    'receives shutdown notices, and the server exits with code 0': () => lifecycle.shutdown(server),
   };
   const result = { passed: 0, failed: 0 };
   for (const [name, step] of Object.entries(steps)) {

@@ -1,20 +1,20 @@
-// Child processes: the server under test, and the victim.
+// Child processes: the server under test, and the process that a step kills.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import readline from 'node:readline';
 
-/** Starts a child, and returns it with the first line that it prints. */
+/** Starts a child process, and returns it with the first line that it prints. */
 export async function launch(program, args) {
   const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] });
-  // Whatever becomes of this program, its children do not outlive it.
+  // Child processes must not outlive this program, even if the program fails.
   process.once('exit', () => child.kill('SIGKILL'));
   const ended = once(child, 'exit').then(([code, signal]) => code ?? signal);
   const lines = readline.createInterface({ input: child.stdout });
   const first = once(lines, 'line', { signal: AbortSignal.timeout(20_000) });
-  const early = ended.then((code) => assert.fail(`${program} ended with ${code} and printed nothing`));
-  early.catch(() => {});
-  const [line] = await Promise.race([first, early]);
+  const exited = ended.then((code) => assert.fail(`${program} exited with ${code} and printed nothing`));
+  exited.catch(() => {});
+  const [line] = await Promise.race([first, exited]);
   return { child, line, ended };
 }
 

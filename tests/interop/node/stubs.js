@@ -1,4 +1,4 @@
-// Stubs as grpc-js programs make them: proto-loader reads the contract when the program starts.
+// Stubs: proto-loader reads the contract when the program starts, as in most grpc-js programs.
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -33,19 +33,19 @@ const packages = grpc.loadPackageDefinition(definitions);
 export const { callboard, grpc: stock } = packages;
 export const { status } = grpc;
 
-const PATIENCE_MS = 5_000;
+const EVENT_TIMEOUT_MS = 5_000;
 
-/** A client with a connection of its own: by itself, grpc-js shares one among all clients of an address. */
+/** Returns a client with a connection of its own. By default, grpc-js shares one among all clients of an address. */
 export function connect(Service, address) {
   return new Service(address, grpc.credentials.createInsecure(), { 'grpc.use_local_subchannel_pool': 1 });
 }
 
-/** A unary call with a deadline. */
+/** Makes a unary call with a deadline. */
 export function call(client, method, request) {
-  return promisify(client[method].bind(client))(request, { deadline: Date.now() + PATIENCE_MS });
+  return promisify(client[method].bind(client))(request, { deadline: Date.now() + EVENT_TIMEOUT_MS });
 }
 
-/** The google.rpc details of a failed call, by type name. */
+/** Returns the google.rpc details of a failed call, by type name. */
 export function details(error) {
   const [encoded] = error.metadata.get('grpc-status-details-bin');
   const found = {};

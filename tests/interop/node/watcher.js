@@ -1,6 +1,6 @@
-// A watch on a connection of its own. Checks on every message that revisions rise and that tokens are there.
+// A watch on a connection of its own. Checks that revisions increase, and that each comes with a resume token.
 import assert from 'node:assert/strict';
-import { Mailbox, PATIENCE_MS } from './mailbox.js';
+import { MessageQueue, EVENT_TIMEOUT_MS } from './message-queue.js';
 import { callboard, connect } from './stubs.js';
 
 export class Watcher {
@@ -8,15 +8,15 @@ export class Watcher {
   token = Buffer.alloc(0);
   #client;
   #stream;
-  #mailbox;
+  #messages;
 
   constructor(address, request) {
     this.#client = connect(callboard.v1.DiscoveryService, address);
     this.#stream = this.#client.watch(request);
-    this.#mailbox = new Mailbox(this.#stream);
+    this.#messages = new MessageQueue(this.#stream);
   }
 
-  /** Reads a snapshot up to its Synced: instances by `service/id`. */
+  /** Reads a snapshot up to Synced, and returns its instances by `service/id`. */
   async snapshot() {
     const instances = new Map();
     for (;;) {
@@ -34,14 +34,14 @@ export class Watcher {
     }
   }
 
-  /** Reads the Reset that a token brought, and returns its reason. */
+  /** Reads a Reset and returns its reason. */
   async reset() {
     const { message } = await this.#next();
     expect('reset', message);
     return message.reset.reason;
   }
 
-  /** Reads what a resumed stream has to tell up to its Synced. */
+  /** Reads the changes of a resumed stream up to Synced. */
   async missed() {
     const changes = [];
     for (;;) {
@@ -56,23 +56,23 @@ export class Watcher {
     }
   }
 
-  /** The next change, which must be an update of this instance. */
+  /** Returns the next change, which must be an update of this instance. */
   async updated(id) {
-    const change = this.#only((await this.#next()).message);
+    const change = this.#singleChange((await this.#next()).message);
     assert.equal(change.updated?.id, id, `expected an update of ${id}, got ${show(change)}`);
     return change.updated;
   }
 
-  /** The next change, which must be the removal of this instance. Returns when it came. */
+  /** Reads the next change, which must be the removal of this instance, and returns its time of arrival. */
   async removed(id, reason) {
     const { message, at } = await this.#next();
-    const change = this.#only(message);
+    const change = this.#singleChange(message);
     assert.equal(change.removed?.id, id, `expected the removal of ${id}, got ${show(change)}`);
     assert.equal(change.removed.reason, reason, `reason of the removal of ${id}`);
     return at;
   }
 
-  /** The next message, which must be this notice. */
+  /** Reads the next message, which must be this notice. */
   async notice(notice) {
     const { message } = await this.#next();
     expect('notice', message);
@@ -80,31 +80,31 @@ export class Watcher {
   }
 
   /** Waits for the error that ends the stream. */
-  async refusal() {
-    const { error, message } = await this.#mailbox.take();
+  async error() {
+    const { error, message } = await this.#messages.take();
     assert(error, `expected an error, got ${show(message)}`);
     return error;
   }
 
-  /** Cancels the watch. Nothing may have come that no step has asked for. */
+  /** Cancels the watch, and checks that it has no unread messages except bookmarks. */
   close() {
     this.#stream.cancel();
     this.#client.close();
-    const unasked = this.#mailbox.pending().filter((message) => !message.bookmark);
-    assert.equal(unasked.length, 0, `nobody expected this: ${show(unasked)}`);
+    const unread = this.#messages.pending().filter((message) => !message.bookmark);
+    assert.equal(unread.length, 0, `unexpected messages: ${show(unread)}`);
   }
 
-  /** The next message that is not a bookmark. */
+  /** Returns the next message that is not a bookmark. */
   async #next() {
-    const until = performance.now() + PATIENCE_MS;
+    const until = performance.now() + EVENT_TIMEOUT_MS;
     for (;;) {
-      const item = await this.#mailbox.message(Math.max(0, until - performance.now()));
+      const item = await this.#messages.message(Math.max(0, until - performance.now()));
       if (!item.message.bookmark) return item;
-      this.#rise(item.message.bookmark);
+      this.#advanceTo(item.message.bookmark);
     }
   }
 
-  #only(message) {
+  #singleChange(message) {
     expect('changes', message);
     this.#advance(message.changes);
     assert.equal(message.changes.changes.length, 1, `number of changes in ${show(message)}`);
@@ -112,23 +112,23 @@ export class Watcher {
   }
 
   #advance(changes) {
-    // 0: more messages of the same step follow.
-    if (changes.revision !== 0n) this.#rise(changes);
+    // With revision 0, more messages of the same step follow.
+    if (changes.revision !== 0n) this.#advanceTo(changes);
   }
 
-  #rise(to) {
+  #advanceTo(to) {
     assert(to.revision > this.revision, `revision went from ${this.revision} to ${to.revision}`);
-    this.#hold(to);
+    this.#setPosition(to);
   }
 
   #synced(synced) {
     // A resumed stream may be synced at the revision of its last change.
     assert(synced.revision >= this.revision, `synced at ${synced.revision}, after ${this.revision}`);
-    this.#hold(synced);
+    this.#setPosition(synced);
   }
 
-  #hold({ revision, resume_token: token }) {
-    assert(token.length > 0, `revision ${revision} came without a token`);
+  #setPosition({ revision, resume_token: token }) {
+    assert(token.length > 0, `revision ${revision} has no resume token`);
     this.revision = revision;
     this.token = token;
   }

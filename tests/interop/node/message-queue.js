@@ -1,9 +1,9 @@
-// Takes in what a stream brings, for a step that waits for it with a deadline.
+// Queue of the messages of a stream, for a step that waits for them with a deadline.
 import assert from 'node:assert/strict';
 
-export const PATIENCE_MS = 5_000;
+export const EVENT_TIMEOUT_MS = 5_000;
 
-export class Mailbox {
+export class MessageQueue {
   #items = [];
   #waiting = null;
 
@@ -13,13 +13,13 @@ export class Mailbox {
     stream.on('end', () => this.#put({ at: performance.now() }));
   }
 
-  /** The next item: a message, or the end of the stream with the error that ended it. */
-  async take(limit = PATIENCE_MS) {
+  /** Returns the next item: a message, or the end of the stream with the error that ended it. */
+  async take(limit = EVENT_TIMEOUT_MS) {
     if (this.#items.length === 0) {
       let timer;
       await new Promise((resolve, reject) => {
         this.#waiting = resolve;
-        timer = setTimeout(() => reject(new Error(`nothing came within ${limit} ms`)), limit);
+        timer = setTimeout(() => reject(new Error(`no message within ${limit} ms`)), limit);
       }).finally(() => {
         this.#waiting = null;
         clearTimeout(timer);
@@ -28,14 +28,14 @@ export class Mailbox {
     return this.#items.shift();
   }
 
-  /** The next item, which must be a message. */
-  async message(limit = PATIENCE_MS) {
+  /** Returns the next item, which must be a message. */
+  async message(limit = EVENT_TIMEOUT_MS) {
     const item = await this.take(limit);
     assert(item.message, `the stream ended: ${item.error}`);
     return item;
   }
 
-  /** The messages that have come and were not taken. */
+  /** Returns the messages that have not been taken. */
   pending() {
     return this.#items.flatMap((item) => (item.message ? [item.message] : []));
   }

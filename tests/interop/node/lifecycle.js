@@ -1,18 +1,18 @@
-// The life of one service: its instances come, change, go and die, and a watcher hears of all of it.
+// Registration, renewal, update, removal and resumption: the instances of one service, and a watch of it.
 import assert from 'node:assert/strict';
 import { Heartbeats } from './heartbeats.js';
-import { Mailbox } from './mailbox.js';
-import { instance, update } from './steps.js';
+import { MessageQueue } from './message-queue.js';
+import { instance, update } from './requests.js';
 import { call, callboard, connect, stock } from './stubs.js';
-import { GRACE_MS, startVictim, VICTIM } from './victim.js';
+import { GRACE_MS, startVictim, VICTIM } from './victim-process.js';
 import { Watcher } from './watcher.js';
 
 const SHOP = 'shop';
 
-/** What measuring and delivering may add to a removal that is due at most one second late. */
-const LATE_MS = 1_100;
+/** Allowed delay of a removal: one second for the server, and 0.1 s for delivery and measurement. */
+const MAX_DELAY_MS = 1_100;
 
-export class Life {
+export class Lifecycle {
   #address;
   #registry;
   #leases = new Map();
@@ -34,10 +34,10 @@ export class Life {
     for (const request of requests) {
       const registered = await this.#register(request);
       assert.equal(registered.lease_id.length, 16, 'bytes of the lease id');
-      assert.equal(registered.ttl.seconds, 15n, 'time to live granted by default');
+      assert.equal(registered.ttl.seconds, 15n, 'TTL granted by default');
       assert(registered.revision > last, `revision ${registered.revision} after ${last}`);
       last = registered.revision;
-      assert.deepEqual(await this.#register(request), registered, 'the answer to the same Register again');
+      assert.deepEqual(await this.#register(request), registered, 'the response to the same Register again');
     }
     const discovery = this.#discovery();
     const listed = await call(discovery, 'listInstances', { service: SHOP });
@@ -45,9 +45,9 @@ export class Life {
     discovery.close();
   }
 
-  async beats() {
-    const { reports } = await this.heartbeats.beat();
-    assert.equal(reports.length, 3, 'reports in one answer');
+  async renews() {
+    const { reports } = await this.heartbeats.renew();
+    assert.equal(reports.length, 3, 'reports in one response');
     for (const report of reports) {
       assert.equal(report.state, 'LEASE_STATE_HELD');
       const left = Number(report.time_left.seconds) * 1_000 + report.time_left.nanos / 1e6;
@@ -55,7 +55,7 @@ export class Life {
     }
     const discovery = this.#discovery();
     const { lease, load } = await call(discovery, 'getInstance', { service: SHOP, id: 'a' });
-    assert.equal(lease.connected, true, 'whether the stream of the heartbeat is open');
+    assert.equal(lease.connected, true, 'lease.connected while the heartbeat stream is open');
     assert.equal(load.utilization, 0.25, 'utilization reported');
     discovery.close();
     this.heartbeats.start();
@@ -83,7 +83,7 @@ export class Life {
     assert.equal(seen.weight, 5);
     assert.deepEqual(seen.tags, ['gold']);
     assert.deepEqual(seen.metadata, { team: 'checkout' }, 'metadata, which the mask does not name');
-    // Equal means quiet: the next step would trip over a message.
+    // An equal update causes no event; the next step would fail if one arrived.
     assert.deepEqual((await this.#update(request)).instance, seen, 'the instance after the same update');
   }
 
@@ -95,32 +95,32 @@ export class Life {
   }
 
   async seesDeregistration() {
-    assert.equal(await this.#deregister('c'), true, 'whether something was removed');
+    assert.equal(await this.#deregister('c'), true, 'removed');
     await this.#watcher.removed('c', 'REMOVAL_REASON_DEREGISTERED');
   }
 
   async seesKill() {
-    const deaths = new Watcher(this.#address, { prefix: 'mort' });
-    assert.equal((await deaths.snapshot()).size, 0, 'snapshot before the victim');
+    const removals = new Watcher(this.#address, { prefix: 'mort' });
+    assert.equal((await removals.snapshot()).size, 0, 'snapshot before the registration');
     const victim = await startVictim(this.#address);
-    await deaths.updated(VICTIM.id);
+    await removals.updated(VICTIM.id);
     const killed = await victim.kill();
-    const gone = await deaths.removed(VICTIM.id, 'REMOVAL_REASON_EXPIRED');
-    took('removal after SIGKILL', { earliest: killed, latest: killed, at: gone, due: GRACE_MS });
-    deaths.close();
+    const gone = await removals.removed(VICTIM.id, 'REMOVAL_REASON_EXPIRED');
+    checkDelay('removal after SIGKILL', { earliest: killed, latest: killed, at: gone, due: GRACE_MS });
+    removals.close();
   }
 
   async seesExpiry() {
     const ttl = 2n;
     const request = instance('brief', 'one', [], { ttl: { seconds: ttl } });
     const { lease_id: lease } = await call(this.#registry, 'register', request);
-    const deaths = new Watcher(this.#address, { services: ['brief', 'unheard-of'] });
-    assert.deepEqual([...(await deaths.snapshot()).keys()], ['brief/one']);
+    const removals = new Watcher(this.#address, { services: ['brief', 'unheard-of'] });
+    assert.deepEqual([...(await removals.snapshot()).keys()], ['brief/one']);
     const last = await this.heartbeats.last(lease);
-    const gone = await deaths.removed('one', 'REMOVAL_REASON_EXPIRED');
-    took('expiry', { earliest: last.sent, latest: last.answered, at: gone, due: Number(ttl) * 1_000 });
-    deaths.close();
-    assert.equal((await this.heartbeats.report(lease)).state, 'LEASE_STATE_UNKNOWN', 'the lease that ran out');
+    const gone = await removals.removed('one', 'REMOVAL_REASON_EXPIRED');
+    checkDelay('expiry', { earliest: last.sent, latest: last.answered, at: gone, due: Number(ttl) * 1_000 });
+    removals.close();
+    assert.equal((await this.heartbeats.report(lease)).state, 'LEASE_STATE_UNKNOWN', 'the state of the expired lease');
     this.heartbeats.remove(lease);
   }
 
@@ -129,10 +129,10 @@ export class Life {
     const { token } = this.#watcher;
     await this.#update(update(SHOP, 'a', { weight: 7 }));
     await this.#update(update(SHOP, 'a', { weight: 9 }));
-    assert.equal(await this.#deregister('b'), true, 'whether something was removed');
+    assert.equal(await this.#deregister('b'), true, 'removed');
     await this.#register(instance(SHOP, 'c'));
     await this.#register(instance(SHOP, 'passing'));
-    assert.equal(await this.#deregister('passing'), true, 'whether something was removed');
+    assert.equal(await this.#deregister('passing'), true, 'removed');
 
     this.#watcher = new Watcher(this.#address, { services: [SHOP], resume_token: token });
     const missed = (await this.#watcher.missed()).map(({ updated, removed }) =>
@@ -143,11 +143,11 @@ export class Life {
     assert.equal((await this.#watcher.updated('c')).weight, 4);
   }
 
-  /** SIGTERM, while a watch, a health watch and a KeepAlive are open. */
+  /** Sends SIGTERM while a watch, a health watch and a KeepAlive stream are open. */
   async shutdown(server) {
     await this.heartbeats.stop();
     const client = connect(stock.health.v1.Health, this.#address);
-    const health = new Mailbox(client.watch({ service: '' }));
+    const health = new MessageQueue(client.watch({ service: '' }));
     assert.equal((await health.message()).message.status, 'SERVING');
     server.terminate();
     assert.equal((await health.message()).message.status, 'NOT_SERVING');
@@ -181,9 +181,9 @@ export class Life {
   }
 }
 
-/** Never before it is due after the earliest instant that counts, and not late after the latest. */
-function took(what, { earliest, latest, at, due }) {
+/** Checks the time of a removal: not before `due` after `earliest`, and at most MAX_DELAY_MS later than `due` after `latest`. */
+function checkDelay(what, { earliest, latest, at, due }) {
   console.log(`        ${what}: after ${Math.round(at - earliest)} ms, due after ${due} ms`);
   assert(at - earliest >= due, `${what} after ${at - earliest} ms, before it was due (${due} ms)`);
-  assert(at - latest <= due + LATE_MS, `${what} after ${at - latest} ms, due after ${due} ms`);
+  assert(at - latest <= due + MAX_DELAY_MS, `${what} after ${at - latest} ms, due after ${due} ms`);
 }

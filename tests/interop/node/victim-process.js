@@ -1,4 +1,4 @@
-// A process that registers, says when its lease holds, and then only waits to be killed.
+// The child process that a step kills. It registers, prints a line once its lease is held, and sends heartbeats until then.
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
@@ -9,23 +9,23 @@ import { call, callboard, connect } from './stubs.js';
 export const VICTIM = { service: 'mortal', id: 'victim' };
 export const GRACE_MS = 300;
 
-/** Starts one, and returns it once its heartbeat has been answered. */
+/** Starts the process, and returns it once its first heartbeat has been answered. */
 export async function startVictim(address) {
   const program = fileURLToPath(new URL('interop.js', import.meta.url));
   const { child, line, ended } = await launch(process.execPath, [program, 'victim', address]);
-  assert.equal(line, 'held', 'what the victim said');
+  assert.equal(line, 'held', 'the line that the child process printed');
   return {
-    /** SIGKILL. Returns when it was sent. */
+    /** Sends SIGKILL, and returns the time of it. */
     async kill() {
       const at = performance.now();
       child.kill('SIGKILL');
-      assert.equal(await ended, 'SIGKILL', 'how the victim ended');
+      assert.equal(await ended, 'SIGKILL', 'the signal that ended the child process');
       return at;
     },
   };
 }
 
-/** The victim's own main. */
+/** Entry point of the child process. */
 export async function victim(address) {
   const registry = connect(callboard.v1.RegistryService, address);
   const { lease_id: lease } = await call(registry, 'register', {
@@ -39,6 +39,6 @@ export async function victim(address) {
   assert.equal((await heartbeats.report(lease)).state, 'LEASE_STATE_HELD');
   heartbeats.start();
   console.log('held');
-  // The other end of stdin is the parent: when that is gone, there is nobody left to kill this.
+  // Stdin ends when the parent exits; then no step will kill this process.
   process.stdin.resume().on('end', () => process.exit(1));
 }

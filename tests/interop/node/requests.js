@@ -1,7 +1,7 @@
-// What the steps share: requests.
+// Requests for the steps.
 import { randomUUID } from 'node:crypto';
 
-/** Lives 15 s without a heartbeat. */
+/** Returns a registration with the default TTL, which is 15 s. */
 export function instance(service, id, tags = [], more = {}) {
   return {
     service,
@@ -14,7 +14,7 @@ export function instance(service, id, tags = [], more = {}) {
   };
 }
 
-/** Sets these fields, and only these. */
+/** Returns an update of these fields; its mask names no others. */
 export function update(service, id, fields, lease = Buffer.alloc(0)) {
   return { service, id, lease_id: lease, update_mask: { paths: Object.keys(fields) }, ...fields };
 }
