@@ -1,4 +1,4 @@
-# Sourced by each suite's `run`. README.md says what it offers.
+# Sourced by the `run` of each suite. README.md describes its functions.
 # shellcheck shell=bash
 
 set -euo pipefail
@@ -19,7 +19,7 @@ need() {
     command -v "$1" >/dev/null || fail "no \`$1\` on the PATH: $2"
 }
 
-# Rows of the table. Without the table (a suite run by itself) it only prints which client is tested.
+# Adds a row to the table. A suite that is run by itself has no table; then this only prints the client and its version.
 client() {
     echo "interop: $suite: $1, $2" >&2
     if [[ -n "${INTEROP_CLIENTS:-}" ]]; then
@@ -27,21 +27,22 @@ client() {
     fi
 }
 
-# The environment is named after what it is made of: another Python or other pins make another one.
+# The name of the environment is a checksum of the Python version and of the requirements, so that a change of either makes a
+# new one.
 python_env() { # [REQUIREMENTS]
-    local wants="${1:-$interop/python/requirements.txt}" name
+    local requirements="${1:-$interop/python/requirements.txt}" name
     need python3 "install Python 3.10 or newer with venv (Debian: python3-venv)"
-    name="$({ python3 --version && cat "$wants"; } | cksum | cut -d' ' -f1)"
+    name="$({ python3 --version && cat "$requirements"; } | cksum | cut -d' ' -f1)"
     venv="$caches/venv-$name"
     if [[ ! -e "$venv/complete" ]]; then
         rm -rf "$venv"
         python3 -m venv "$venv" || fail "no virtual environment: install venv (Debian: python3-venv)"
-        "$venv/bin/pip" install --quiet --requirement "$wants" >&2 || fail "pip refused ${wants#"$interop/"}: its message is above"
+        "$venv/bin/pip" install --quiet --requirement "$requirements" >&2 || fail "pip could not install ${requirements#"$interop/"}: see its message above"
         touch "$venv/complete"
     fi
 }
 
-# What is installed carries the sum of the lock file that it was installed from.
+# node_modules/.locked has the checksum of the lock file that the packages were installed from.
 node_packages() { # in the working directory, which has a package-lock.json
     local locked
     need node "install Node.js 20 or newer (Debian: nodejs)"
@@ -58,8 +59,8 @@ protoc() {
     (cd "$root" && "$venv/bin/python" -m grpc_tools.protoc --proto_path proto "$@")
 }
 
-certificates() { # DIRECTORY: certificates/main.go says which
-    go run "$interop/certificates/main.go" "$1" || fail "no certificates: Go's message is above"
+certificates() { # DIRECTORY: certificates/main.go lists the files
+    go run "$interop/certificates/main.go" "$1" || fail "Go could not make the certificates: see its message above"
 }
 
 CALLBOARD="${CALLBOARD:-${CARGO_TARGET_DIR:-$root/target}/debug/callboard}"

@@ -1,11 +1,11 @@
-# Sourced by suites that are bash programs, after lib.sh: steps, and what they say of each other. A suite sets `scratch`.
+# Sourced after lib.sh by suites that are bash programs. Defines `step` and assertions. A suite sets `scratch` to a directory.
 # shellcheck shell=bash
 
 passed=0
 failed=0
-step() { # NAME FUNCTION: a subshell, in which the first command that fails ends the step
+step() { # NAME FUNCTION: runs the function in a subshell; the first command that fails ends it
     local code began=$EPOCHREALTIME
-    # Not `if (…)`, nor `(…) || …`: both would switch `set -e` off inside.
+    # Neither `if (…)` nor `(…) || …`: both would disable `set -e` in the subshell.
     set +e
     (
         set -eE
@@ -32,13 +32,13 @@ same() { # EXPECTED ACTUAL
     [[ "$1" == "$2" ]] || report_failure "expected \"$1\", got \"$2\""
 }
 
-holds() { # FILTER: of jq, on stdin
+holds() { # FILTER: jq evaluates it on stdin
     local json
     json="$(cat)"
-    jq --exit-status "$1" <<<"$json" >/dev/null || report_failure "not so: $1" "in: $json"
+    jq --exit-status "$1" <<<"$json" >/dev/null || report_failure "the condition is false: $1" "for: $json"
 }
 
-lines_include() { # LINE…: each is one of stdin's
+lines_include() { # LINE…: each must be a line of stdin
     local text line
     text="$(cat)"
     for line in "$@"; do
@@ -46,22 +46,22 @@ lines_include() { # LINE…: each is one of stdin's
     done
 }
 
-exits() { # CODE COMMAND…: what it prints is then in $scratch/out and $scratch/err
+exits() { # CODE COMMAND…: writes the output of the command to $scratch/out and $scratch/err
     local wanted="$1" code=0
     shift
     "$@" >"$scratch/out" 2>"$scratch/err" || code=$?
     [[ $code == "$wanted" ]] || report_failure "exit code $code, expected $wanted: $*" "$(cat "$scratch/out" "$scratch/err")"
 }
 
-hears() { # TEXT: in a line of stdin, each within 5 s
+reads_line() { # TEXT: reads stdin up to a line with the text; waits at most 5 s for each line
     local line
     while read -r -t 5 line; do
         [[ "$line" != *"$1"* ]] || return 0
     done
-    report_failure "never heard \"$1\""
+    report_failure "no line with \"$1\""
 }
 
-sum() { # the suite's last line, and its exit code
+print_summary() { # prints the last line of the suite; fails if a step failed
     echo "$passed passed, $failed failed"
     [[ $failed == 0 ]]
 }

@@ -1,4 +1,4 @@
-"""Reads an exposition on stdin with Prometheus' own parser for its content type; prints the names of its samples."""
+"""Reads metrics from stdin with Prometheus' own parser for the content type, and prints the names of the samples."""
 
 import sys
 
