@@ -1,5 +1,5 @@
-// The other half: a program that asks Consul who is passing, again and again, and calls each of them. Where an instance
-// registered no address, as register does, it calls the node's.
+// Lists the passing instances of a service repeatedly, and calls each of them. If an instance has no address, as those
+// that ../register makes, it uses the address of the node.
 package main
 
 import (

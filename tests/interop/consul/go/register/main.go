@@ -1,5 +1,5 @@
-// A service that tells Consul of itself, written the way one finds it in tutorials: default configuration, one HTTP check.
-// The suite sets what it has to: PORT, NAME, and an INTERVAL that does not take its time.
+// A service that registers itself with Consul as tutorials show: default configuration, one HTTP check. The suite sets
+// PORT, NAME, and a short INTERVAL.
 package main
 
 import (

@@ -4,7 +4,7 @@ import (
 	"maps"
 	"slices"
 
-	"callboard.dev/interop/consul/stage"
+	"callboard.dev/interop/consul/harness"
 	"github.com/hashicorp/consul/api"
 )
 
@@ -15,45 +15,45 @@ func catalogNode() {
 		Service: &api.AgentService{ID: "db-1", Service: "db", Port: 5432, Tags: []string{"primary"}},
 		Check:   &api.AgentCheck{Node: "outside", CheckID: "db-check", Name: "db", Status: api.HealthPassing, ServiceID: "db-1"},
 	}, nil)
-	stage.Fine(err)
+	harness.NoError(err)
 	nodes, _, err := catalog.Nodes(&api.QueryOptions{NodeMeta: map[string]string{"rack": "r1"}})
-	stage.Check(len(stage.Must(nodes, err)) == 1 && nodes[0].Node == "outside" && nodes[0].Address == "10.9.8.7", "nodes: %v", nodes)
+	harness.Check(len(harness.Must(nodes, err)) == 1 && nodes[0].Node == "outside" && nodes[0].Address == "10.9.8.7", "nodes: %v", nodes)
 	nodes, _, err = catalog.Nodes(nil)
-	same(len(stage.Must(nodes, err)), 2, "nodes, this one and that one")
+	same(len(harness.Must(nodes, err)), 2, "nodes, the server's and the external one")
 
 	services, _, err := catalog.Service("db", "primary", nil)
-	stage.Check(len(stage.Must(services, err)) == 1, "%d services", len(services))
-	same(services[0].ServiceID, "db-1", "the service's id")
-	same(services[0].ServicePort, 5432, "its port")
-	same(services[0].Address, "10.9.8.7", "its node's address")
-	same(services[0].NodeMeta["rack"], "r1", "its node's metadata")
-	// Go's client writes weights of 0 for those that nobody set.
-	same(services[0].ServiceWeights, api.Weights{Passing: 1, Warning: 1}, "its weights")
+	harness.Check(len(harness.Must(services, err)) == 1, "%d services", len(services))
+	same(services[0].ServiceID, "db-1", "the id of the service")
+	same(services[0].ServicePort, 5432, "the port")
+	same(services[0].Address, "10.9.8.7", "the address of the node")
+	same(services[0].NodeMeta["rack"], "r1", "the metadata of the node")
+	// Go's client sends unset weights as 0.
+	same(services[0].ServiceWeights, api.Weights{Passing: 1, Warning: 1}, "the weights")
 	node, _, err := catalog.Node("outside", nil)
-	stage.Check(stage.Must(node, err) != nil && node.Services["db-1"].Service == "db", "the node: %+v", node)
+	harness.Check(harness.Must(node, err) != nil && node.Services["db-1"].Service == "db", "the node: %+v", node)
 	list, _, err := catalog.NodeServiceList("outside", nil)
-	stage.Check(len(stage.Must(list, err).Services) == 1 && list.Services[0].ID == "db-1", "its services: %+v", list)
+	harness.Check(len(harness.Must(list, err).Services) == 1 && list.Services[0].ID == "db-1", "services of the node: %+v", list)
 	sameList(passing("db"), []string{"db-1"}, "passing")
 	same(statusOf("db", "db-check"), api.HealthPassing, "the check")
 
-	// Whoever registers for others reports for them, too: no agent does.
+	// No agent checks an external node. The client that registered it also reports the status of its checks.
 	_, err = catalog.Register(&api.CatalogRegistration{
 		Node: "outside", Address: "10.9.8.7", SkipNodeUpdate: true,
 		Check: &api.AgentCheck{Node: "outside", CheckID: "db-check", Name: "db", Status: api.HealthCritical, ServiceID: "db-1"},
 	}, nil)
-	stage.Fine(err)
-	sameList(passing("db"), []string{}, "passing, reported critical")
+	harness.NoError(err)
+	sameList(passing("db"), []string{}, "passing after the check was reported critical")
 
-	stage.Check(stage.Must(agent.Services())["db-1"] == nil, "the agent claims a service of another node")
+	harness.Check(harness.Must(agent.Services())["db-1"] == nil, "the agent lists a service of another node")
 	_, err = catalog.Deregister(&api.CatalogDeregistration{Node: "outside", ServiceID: "db-1"}, nil)
-	stage.Fine(err)
-	sameList(all("db"), []string{}, "instances, the service deregistered")
+	harness.NoError(err)
+	sameList(registered("db"), []string{}, "instances after the deregistration")
 	_, err = catalog.Deregister(&api.CatalogDeregistration{Node: "outside"}, nil)
-	stage.Fine(err)
+	harness.NoError(err)
 	node, _, err = catalog.Node("outside", nil)
-	stage.Check(err == nil && node == nil, "the node, deregistered: %+v, %v", node, err)
+	harness.Check(err == nil && node == nil, "the node after its deregistration: %+v, %v", node, err)
 	_, err = catalog.Deregister(&api.CatalogDeregistration{Node: "nobody"}, nil)
-	stage.Fine(err)
+	harness.NoError(err)
 }
 
 func catalogServices() {
@@ -61,30 +61,30 @@ func catalogServices() {
 	defer register(&api.AgentServiceRegistration{ID: "shop-2", Name: "shop", Tags: []string{"b", "c"}, Port: 2})()
 	catalog := client.Catalog()
 	names, _, err := catalog.Services(nil)
-	tags := stage.Must(names, err)["shop"]
+	tags := harness.Must(names, err)["shop"]
 	slices.Sort(tags)
 	sameList(tags, []string{"a", "b", "c"}, "tags")
 
 	tagged := func(tags ...string) int {
 		services, _, err := catalog.ServiceMultipleTags("shop", tags, nil)
-		return len(stage.Must(services, err))
+		return len(harness.Must(services, err))
 	}
 	same(tagged(), 2, "instances")
 	same(tagged("b"), 2, "instances tagged b")
 	same(tagged("b", "c"), 1, "instances tagged b and c")
 	same(tagged("a", "c"), 0, "instances tagged a and c")
 	services, _, err := catalog.Service("shop", "", &api.QueryOptions{Filter: "ServicePort == 2"})
-	stage.Check(len(stage.Must(services, err)) == 1 && services[0].ServiceID == "shop-2", "filtered: %v", services)
+	harness.Check(len(harness.Must(services, err)) == 1 && services[0].ServiceID == "shop-2", "filtered: %v", services)
 
-	node, _, err := catalog.Node(stage.Must(agent.NodeName()), nil)
-	stage.Check(stage.Must(node, err) != nil && node.Services["shop-1"].Port == 1, "this node: %+v", node)
+	node, _, err := catalog.Node(harness.Must(agent.NodeName()), nil)
+	harness.Check(harness.Must(node, err) != nil && node.Services["shop-1"].Port == 1, "the server's node: %+v", node)
 	nobody, _, err := catalog.Node("nobody", nil)
-	stage.Check(err == nil && nobody == nil, "an unknown node: %+v, %v", nobody, err)
+	harness.Check(err == nil && nobody == nil, "an unknown node: %+v, %v", nobody, err)
 	none, _, err := catalog.Service("nothing", "", nil)
-	stage.Check(err == nil && len(none) == 0, "an unknown service: %+v, %v", none, err)
+	harness.Check(err == nil && len(none) == 0, "an unknown service: %+v, %v", none, err)
 }
 
-// The list of names is filtered by what its instances and their nodes are, as Prometheus lets its users do.
+// A filter selects names by the fields of their instances and nodes. Prometheus lets its users set such a filter.
 func catalogFilters() {
 	catalog := client.Catalog()
 	_, err := catalog.Register(&api.CatalogRegistration{
@@ -93,7 +93,7 @@ func catalogFilters() {
 			Service: "jam", Port: 9100, Meta: map[string]string{"fruit": "plum"}, Weights: api.AgentWeights{Passing: 1, Warning: 1},
 		},
 	}, nil)
-	stage.Fine(err)
+	harness.NoError(err)
 	defer catalog.Deregister(&api.CatalogDeregistration{Node: "shelved"}, nil)
 	for _, filter := range []string{
 		`ServiceName == jam`,
@@ -102,7 +102,7 @@ func catalogFilters() {
 		`Node == shelved and ServicePort == 9100`,
 	} {
 		services, _, err := catalog.Services(&api.QueryOptions{Filter: filter})
-		sameList(slices.Collect(maps.Keys(stage.Must(services, err))), []string{"jam"}, filter)
+		sameList(slices.Collect(maps.Keys(harness.Must(services, err))), []string{"jam"}, filter)
 	}
 }
 
@@ -124,15 +124,15 @@ func healthFilters() {
 		`Service.Meta["team"] is not empty or Service.Port == 2`: {"sieve-1", "sieve-2"},
 	} {
 		entries, _, err := health.Service("sieve", "", false, &api.QueryOptions{Filter: filter})
-		sameList(ids(stage.Must(entries, err)), wanted, filter)
+		sameList(ids(harness.Must(entries, err)), wanted, filter)
 	}
 	_, _, err := health.Service("sieve", "", false, &api.QueryOptions{Filter: "Service.Port === 2"})
-	refused(err, 500, "Failed to create boolean expression evaluator")
+	expectError(err, 500, "Failed to create boolean expression evaluator")
 	tagged := func(tags ...string) []string {
 		entries, _, err := health.ServiceMultipleTags("sieve", tags, false, nil)
-		return ids(stage.Must(entries, err))
+		return ids(harness.Must(entries, err))
 	}
-	sameList(tagged("blue"), []string{"sieve-1", "sieve-2"}, "tagged blue, in another case")
+	sameList(tagged("blue"), []string{"sieve-1", "sieve-2"}, "tagged blue, which ignores case")
 	sameList(tagged("Blue", "v2"), []string{"sieve-2"}, "tagged Blue and v2")
 	sameList(tagged("v1", "v2"), []string{}, "tagged v1 and v2")
 }
@@ -141,9 +141,9 @@ func healthViews() {
 	defer register(&api.AgentServiceRegistration{
 		ID: "view-1", Name: "view", Check: &api.AgentServiceCheck{CheckID: "view-check", TTL: "60s", Notes: "a note"},
 	})()
-	node := stage.Must(agent.NodeName())
+	node := harness.Must(agent.NodeName())
 	has := func(checks api.HealthChecks, _ *api.QueryMeta, err error) *api.HealthCheck {
-		for _, check := range stage.Must(checks, err) {
+		for _, check := range harness.Must(checks, err) {
 			if check.CheckID == "view-check" {
 				return check
 			}
@@ -151,20 +151,20 @@ func healthViews() {
 		return nil
 	}
 	check := has(health.Checks("view", nil))
-	stage.Check(check != nil, "not among the service's")
-	same(check.Node, node, "its node")
-	same(check.Name, "Service 'view' check", "its name")
-	same(check.Notes, "a note", "its notes")
-	same(check.ServiceID, "view-1", "its service")
-	same(check.Type, "ttl", "its type")
-	stage.Check(has(health.Node(node, nil)) != nil, "not among the node's")
+	harness.Check(check != nil, "the check is not listed for the service")
+	same(check.Node, node, "the node")
+	same(check.Name, "Service 'view' check", "the name")
+	same(check.Notes, "a note", "the notes")
+	same(check.ServiceID, "view-1", "the service")
+	same(check.Type, "ttl", "the type")
+	harness.Check(has(health.Node(node, nil)) != nil, "the check is not listed for the node")
 	for _, now := range []string{api.HealthCritical, api.HealthWarning, api.HealthPassing} {
-		stage.Fine(agent.UpdateTTL("view-check", "", now))
+		harness.NoError(agent.UpdateTTL("view-check", "", now))
 		for _, state := range []string{api.HealthCritical, api.HealthWarning, api.HealthPassing, api.HealthAny} {
 			found := has(health.State(state, nil)) != nil
-			same(found, state == now || state == api.HealthAny, "whether "+now+" is listed as "+state)
+			same(found, state == now || state == api.HealthAny, "a check in state "+now+" is listed as "+state)
 		}
 	}
 	none, _, err := health.Checks("nothing", nil)
-	stage.Check(err == nil && len(none) == 0, "checks of an unknown service: %v, %v", none, err)
+	harness.Check(err == nil && len(none) == 0, "checks of an unknown service: %v, %v", none, err)
 }

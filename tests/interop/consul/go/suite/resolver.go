@@ -8,9 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"callboard.dev/interop/consul/stage"
+	"callboard.dev/interop/consul/harness"
 	"github.com/hashicorp/consul/api"
-	_ "github.com/mbobakov/grpc-consul-resolver" // dials consul://
+	_ "github.com/mbobakov/grpc-consul-resolver" // registers the scheme consul://
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/grpclog"
@@ -19,8 +19,8 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// backend is a gRPC server whose service `echo` has a health of its own. Its only method that is called is the health
-// service's: who answers is what matters.
+// backend is a gRPC server with a health status for the service `echo`. The test calls only its health service, because
+// it only needs to know which backend answers.
 type backend struct {
 	id, address string
 	health      *grpchealth.Server
@@ -28,12 +28,12 @@ type backend struct {
 }
 
 func newBackend(id string) *backend {
-	listener := stage.Must(net.Listen("tcp", "127.0.0.1:0"))
+	listener := harness.Must(net.Listen("tcp", "127.0.0.1:0"))
 	b := &backend{id: id, address: listener.Addr().String(), health: grpchealth.NewServer(), server: grpc.NewServer()}
 	b.health.SetServingStatus("echo", pb.HealthCheckResponse_SERVING)
 	pb.RegisterHealthServer(b.server, b.health)
 	go b.server.Serve(listener)
-	stage.Fine(agent.ServiceRegister(&api.AgentServiceRegistration{
+	harness.NoError(agent.ServiceRegister(&api.AgentServiceRegistration{
 		ID: id, Name: "echo", Address: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port,
 		Check: &api.AgentServiceCheck{GRPC: b.address + "/echo", Interval: "1s", Timeout: "1s"},
 	}))
@@ -49,31 +49,31 @@ func grpcResolver() {
 	// The resolver logs an error for each empty set, and the set is empty before the first registration.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	target := fmt.Sprintf("consul://%s/echo?healthy=true&wait=30s", server.HTTP)
-	conn := stage.Must(grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	conn := harness.Must(grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`)))
 	defer conn.Close()
 	one, two := newBackend("echo-1"), newBackend("echo-2")
 	defer one.close()
 	defer two.close()
 
-	// Four calls in turn reach every backend that the client knows.
+	// Checks that four calls reach exactly these backends: round_robin uses every backend that the resolver returns.
 	reaches := func(backends ...*backend) {
 		wanted := []string{}
 		for _, b := range backends {
 			wanted = append(wanted, b.address)
 		}
 		slices.Sort(wanted)
-		stage.Eventually(stage.Patience, fmt.Sprintf("calls reach %v", wanted), func() (bool, any) {
+		harness.Eventually(harness.EventTimeout, fmt.Sprintf("calls reach %v", wanted), func() (bool, any) {
 			var reached []string
 			for range 4 {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-				var who peer.Peer
-				_, err := pb.NewHealthClient(conn).Check(ctx, &pb.HealthCheckRequest{}, grpc.WaitForReady(true), grpc.Peer(&who))
+				var server peer.Peer
+				_, err := pb.NewHealthClient(conn).Check(ctx, &pb.HealthCheckRequest{}, grpc.WaitForReady(true), grpc.Peer(&server))
 				cancel()
 				if err != nil {
 					return false, err
 				}
-				reached = append(reached, who.Addr.String())
+				reached = append(reached, server.Addr.String())
 			}
 			slices.Sort(reached)
 			reached = slices.Compact(reached)
@@ -81,8 +81,8 @@ func grpcResolver() {
 		})
 	}
 	reaches(one, two)
-	output := stage.Must(agent.Checks())["service:echo-1"].Output
-	same(output, fmt.Sprintf("gRPC check %s/echo: success", one.address), "the check's output")
+	output := harness.Must(agent.Checks())["service:echo-1"].Output
+	same(output, fmt.Sprintf("gRPC check %s/echo: success", one.address), "the output of the check")
 
 	two.health.SetServingStatus("echo", pb.HealthCheckResponse_NOT_SERVING)
 	reaches(one)

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"time"
 
-	"callboard.dev/interop/consul/stage"
+	"callboard.dev/interop/consul/harness"
 	"github.com/hashicorp/consul/api"
 )
 
@@ -13,8 +13,8 @@ func ttlStates() {
 		ID: "ttl-1", Name: "ttl", Check: &api.AgentServiceCheck{TTL: "60s"},
 	})()
 	const check = "service:ttl-1"
-	sameList(passing("ttl"), []string{}, "passing at first")
-	same(statusOf("ttl", check), api.HealthCritical, "at first")
+	sameList(passing("ttl"), []string{}, "passing before the first report")
+	same(statusOf("ttl", check), api.HealthCritical, "the status before the first report")
 	for _, now := range []struct {
 		status string
 		report func() error
@@ -25,11 +25,11 @@ func ttlStates() {
 		{api.HealthWarning, func() error { return agent.UpdateTTL(check, "warning", "warn") }},
 		{api.HealthPassing, func() error { return agent.UpdateTTL(check, "passing", api.HealthPassing) }},
 	} {
-		stage.Fine(now.report())
-		same(statusOf("ttl", check), now.status, "reported")
+		harness.NoError(now.report())
+		same(statusOf("ttl", check), now.status, "the reported status")
 		aggregated("ttl-1", now.status, now.status)
-		same(stage.Must(agent.Checks())[check].Output, now.status, "the output")
-		same(len(passing("ttl")) == 1, now.status == api.HealthPassing, "whether it counts as passing")
+		same(harness.Must(agent.Checks())[check].Output, now.status, "the output")
+		same(len(passing("ttl")) == 1, now.status == api.HealthPassing, "the service is listed as passing")
 	}
 }
 
@@ -39,13 +39,13 @@ func ttlExpires() {
 	})()
 	const check = "service:brief-1"
 	reported := time.Now()
-	stage.Fine(agent.PassTTL(check, "last words"))
+	harness.NoError(agent.PassTTL(check, "last report"))
 	sameList(passing("brief"), []string{"brief-1"}, "passing")
 	eventuallyPassing("brief")
 	took := time.Since(reported)
-	stage.Check(took > 950*time.Millisecond && took < 2*time.Second, "expired after %v, not after its second", took)
-	output := stage.Must(agent.Checks())[check].Output
-	stage.Check(strings.HasPrefix(output, "TTL expired") && strings.Contains(output, "last words"), "output %q", output)
-	stage.Fine(agent.PassTTL(check, ""))
+	harness.Check(took > 950*time.Millisecond && took < 2*time.Second, "expired after %v, not after one second", took)
+	output := harness.Must(agent.Checks())[check].Output
+	harness.Check(strings.HasPrefix(output, "TTL expired") && strings.Contains(output, "last report"), "output %q", output)
+	harness.NoError(agent.PassTTL(check, ""))
 	sameList(passing("brief"), []string{"brief-1"}, "passing again")
 }

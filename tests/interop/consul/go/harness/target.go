@@ -1,4 +1,4 @@
-package stage
+package harness
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 )
 
-// Target is a service whose health is what it is told to be.
+// Target is an HTTP service whose status code can be set.
 type Target struct {
 	Port   int
 	status atomic.Int32
@@ -17,7 +17,7 @@ type Target struct {
 func NewTarget() *Target {
 	listener := Must(net.Listen("tcp", "127.0.0.1:0"))
 	t := &Target{Port: listener.Addr().(*net.TCPAddr).Port}
-	t.Answer(http.StatusOK)
+	t.SetStatus(http.StatusOK)
 	t.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(int(t.status.Load()))
 		fmt.Fprintf(w, "target %d", t.Port)
@@ -26,7 +26,7 @@ func NewTarget() *Target {
 	return t
 }
 
-func (t *Target) Answer(status int) { t.status.Store(int32(status)) }
+func (t *Target) SetStatus(status int) { t.status.Store(int32(status)) }
 
 func (t *Target) URL() string { return fmt.Sprintf("http://127.0.0.1:%d/health", t.Port) }
 

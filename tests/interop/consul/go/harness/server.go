@@ -1,4 +1,4 @@
-package stage
+package harness
 
 import (
 	"bufio"
@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// Server is the process under test, at addresses of its own choice.
+// Server is the process under test.
 type Server struct {
 	HTTP   string
-	log    bytes.Buffer // to be read once it has ended
+	log    bytes.Buffer // complete once the process has exited
 	cmd    *exec.Cmd
-	exited chan struct{} // closed once it has ended
+	exited chan struct{} // closed once the process has exited
 }
 
-// Start ends the program where the server does not start: without it there is nothing to test.
+// Start starts a server on a port of its own choice. It ends the program if the server does not start.
 func Start() *Server {
 	server, err := StartAt("127.0.0.1:0")
 	if err != nil {
@@ -30,12 +30,13 @@ func Start() *Server {
 	return server
 }
 
+// StartAt starts a server with this address for its HTTP listener.
 func StartAt(http string) (*Server, error) {
 	s := &Server{exited: make(chan struct{})}
 	s.cmd = exec.Command(os.Getenv("CALLBOARD"),
 		"serve", "--grpc", "127.0.0.1:0", "--http", http, "--dns", "127.0.0.1:0", "-o", "json")
 	s.cmd.Stderr = &s.log
-	// Whatever becomes of this program, its server does not outlive it.
+	// The server must not outlive this program, even if the program is killed.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -56,30 +57,30 @@ func StartAt(http string) (*Server, error) {
 		close(s.exited)
 	}()
 	select {
-	case said := <-line:
+	case text := <-line:
 		var ready struct{ HTTP string }
-		if err := json.Unmarshal(said, &ready); err != nil || ready.HTTP == "" {
+		if err := json.Unmarshal(text, &ready); err != nil || ready.HTTP == "" {
 			s.kill()
-			return nil, fmt.Errorf("it said %q, not its addresses", said)
+			return nil, fmt.Errorf("it printed %q, not its addresses", text)
 		}
 		s.HTTP = ready.HTTP
 		return s, nil
 	case <-s.exited:
-		return nil, fmt.Errorf("it ended with %v: %s", s.cmd.ProcessState, s.log.String())
-	case <-time.After(2 * Patience):
+		return nil, fmt.Errorf("it exited with %v: %s", s.cmd.ProcessState, s.log.String())
+	case <-time.After(2 * EventTimeout):
 		s.kill()
-		return nil, fmt.Errorf("it did not say its addresses: %s", s.log.String())
+		return nil, fmt.Errorf("it printed no addresses: %s", s.log.String())
 	}
 }
 
-// Terminate asks it to end and wants that done well, in time.
+// Terminate sends SIGTERM, and checks that the server exits with code 0 within 6 s.
 func (s *Server) Terminate() {
-	asked := time.Now()
+	began := time.Now()
 	s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-s.exited:
 		code := s.cmd.ProcessState.ExitCode()
-		Check(code == 0, "exit code %d after %v", code, time.Since(asked))
+		Check(code == 0, "exit code %d after %v", code, time.Since(began))
 	case <-time.After(6 * time.Second):
 		s.kill()
 		Check(false, "still running 6 s after SIGTERM")
@@ -91,7 +92,8 @@ func (s *Server) kill() {
 	<-s.exited
 }
 
-// Environment is this program's, with the server's address where Consul's client looks for it, or without one.
+// Environment returns the environment of this program without Consul's variables. With an address, it adds
+// CONSUL_HTTP_ADDR, which Consul's client reads.
 func Environment(http string) []string {
 	var environment []string
 	for _, variable := range os.Environ() {
