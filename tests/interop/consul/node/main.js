@@ -1,15 +1,15 @@
-// npm's `consul` against a real callboard.
+// Tests a real callboard server with the npm package `consul`.
 import { Server } from '../../node/server.js';
 import { steps } from './steps.js';
-import { World } from './world.js';
+import { Fixture } from './fixture.js';
 
 const server = await Server.start(process.env.CALLBOARD, ['--dns', '127.0.0.1:0']);
-const world = new World(server);
+const fixture = new Fixture(server);
 let failed = 0;
 for (const [name, step] of Object.entries(steps)) {
   const began = performance.now();
   try {
-    await step(world);
+    await step(fixture);
     console.log(`ok      ${name} (${Math.round(performance.now() - began)} ms)`);
   } catch (error) {
     failed += 1;

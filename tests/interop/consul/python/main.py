@@ -1,25 +1,26 @@
-"""Python's two clients of Consul against a real callboard: py-consul and its ancestor python-consul. Both call their
-module `consul`, so each runs this program in an environment of its own."""
+"""Tests a real callboard server with Python's two clients for Consul: py-consul and its ancestor python-consul.
+
+Both name their module `consul`, so this program runs once for each, in separate environments."""
 
 import os
 import sys
 import time
 import traceback
 
+from fixture import Failure, Fixture
 from server import Server
 from steps import STEPS
-from world import Failure, World
 
 
 def main() -> int:
     server = Server(os.environ["CALLBOARD"], "--dns", "127.0.0.1:0")
     failed = 0
     try:
-        world = World(server)
+        fixture = Fixture(server)
         for name, step in STEPS:
             began = time.monotonic()
             try:
-                step(world)
+                step(fixture)
             except Failure as failure:
                 failed += 1
                 print(f"FAILED  {name}: {failure}", flush=True)
@@ -32,12 +33,12 @@ def main() -> int:
         server.kill()
     print(f"{len(STEPS) - failed} passed, {failed} failed", flush=True)
     if failed:
-        print(f"the server said:\n{server.log()}", file=sys.stderr)
+        print(f"log of the server:\n{server.log()}", file=sys.stderr)
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    # A query that is never answered is a thread that never ends: it must not keep this program.
+    # The thread of a query without an answer never ends. os._exit does not wait for it.
     os._exit(code)

@@ -1,4 +1,4 @@
-// What the steps share: a client, services whose health can be switched, patience.
+// Shared by the steps: a client, a target of health checks, and assertions.
 import assert from 'node:assert/strict';
 import { EventEmitter, once } from 'node:events';
 import http from 'node:http';
@@ -6,13 +6,13 @@ import { isDeepStrictEqual } from 'node:util';
 import { setTimeout as pause } from 'node:timers/promises';
 import Consul from 'consul';
 
-/** How long anything may take that should happen at once, or at the next probe, in milliseconds. */
-export const PATIENCE = 5_000;
+/** Limit in milliseconds for an event that is expected immediately, or after the next probe. */
+export const EVENT_TIMEOUT = 5_000;
 
-/** A wait that is not to be waited for. */
-export const LONG = '20s';
+/** A wait that changes have to end early. */
+export const LONG_WAIT = '20s';
 
-/** A service whose health is what it is told to be. */
+/** HTTP service whose status code can be set. */
 export class Target {
   status = 200;
 
@@ -28,17 +28,17 @@ export class Target {
   }
 }
 
-export async function eventually(what, ask, wanted) {
-  const deadline = performance.now() + PATIENCE;
+export async function eventually(what, query, wanted) {
+  const deadline = performance.now() + EVENT_TIMEOUT;
   for (;;) {
-    const value = await ask();
+    const value = await query();
     if (isDeepStrictEqual(value, wanted)) return;
     assert.ok(performance.now() < deadline, `${what}: still ${JSON.stringify(value)}, not ${JSON.stringify(wanted)}`);
     await pause(25);
   }
 }
 
-export class World {
+export class Fixture {
   constructor(server) {
     this.server = server;
     const [host, port] = server.http.split(':');
@@ -54,16 +54,16 @@ export class World {
     return this.ids(service, { passing: true });
   }
 
-  /** The state of a check, or undefined. */
+  /** Returns the state of a check, or undefined. */
   async state(service, id) {
     const checks = await this.consul.health.checks(service);
     return checks.find((check) => check.CheckID === id)?.Status;
   }
 
-  /** Asks for passing instances; with an index, waits for a higher one. */
+  /** Returns the passing instances. With an index, it is a blocking query that waits for a higher one. */
   async query(service, index, wait) {
     const began = performance.now();
-    // This is how the client hands out responses, and with them the index: as its own watch() has them.
+    // With this context the client returns the response with the index, as it does in its own watch().
     const ctx = Object.assign(new EventEmitter(), { includeResponse: true });
     const [response, entries] = await this.consul.health.service({ service, passing: true, ctx, ...(index && { index, wait }) });
     return {
@@ -73,17 +73,17 @@ export class World {
     };
   }
 
-  /** Asks in the background; what the caller does meanwhile is done once the query hangs. */
-  async during(service, index, wait) {
+  /** Starts a blocking query, and returns once it is waiting. */
+  async queryInBackground(service, index, wait) {
     const answer = this.query(service, index, wait);
-    answer.catch(() => {}); // whoever awaits it hears of it
+    answer.catch(() => {}); // an error is reported where the answer is awaited
     const early = await Promise.race([answer, pause(200)]);
-    assert.equal(early, undefined, 'answered at once, with nothing changed');
+    assert.equal(early, undefined, 'answered immediately, without a change');
     return bounded(answer);
   }
 }
 
-// Wrapped, since an async function would wait for a promise that it returns.
+// Wraps the promise, because an async function waits for a promise that it returns.
 function bounded(answer) {
   return {
     within: async (limit) => {
@@ -94,23 +94,23 @@ function bounded(answer) {
   };
 }
 
-/** A watch of the client's own, and what it heard. */
-export class Watching {
-  #heard = [];
+/** A watch() of the client, and the updates that it has received. */
+export class WatchLog {
+  #changes = [];
   #errors = [];
 
   constructor(consul, method, options) {
     this.watch = consul.watch({ method, options, backoffFactor: 10 });
-    this.watch.on('change', (data) => this.#heard.push(data));
+    this.watch.on('change', (data) => this.#changes.push(data));
     this.watch.on('error', (error) => this.#errors.push(error));
   }
 
   get count() {
-    return this.#heard.length;
+    return this.#changes.length;
   }
 
-  async hears(what, view, wanted) {
-    await eventually(what, () => (this.#heard.length ? view(this.#heard.at(-1)) : undefined), wanted);
+  async expect(what, view, wanted) {
+    await eventually(what, () => (this.#changes.length ? view(this.#changes.at(-1)) : undefined), wanted);
     assert.deepEqual(this.#errors, []);
   }
 

@@ -1,4 +1,4 @@
-"""What the steps share: a client, services whose health can be switched, patience."""
+"""Shared by the steps: a client, a target of health checks, and assertions."""
 
 import threading
 import time
@@ -9,41 +9,41 @@ from collections.abc import Callable
 
 import consul
 
-PATIENCE = 5.0  # how long anything may take that should happen at once, or at the next probe, in seconds
-LONG = "20s"  # a wait that is not to be waited for
+EVENT_TIMEOUT = 5.0  # limit in seconds for an event that is expected immediately, or after the next probe
+LONG_WAIT = "20s"  # a wait that changes have to end early
 
 
 class Failure(Exception):
-    """What a step found to be wrong."""
+    """A failed check of a step."""
 
 
-def check(right: Any, otherwise: str) -> None:
-    if not right:
-        raise Failure(otherwise)
+def check(condition: Any, message: str) -> None:
+    if not condition:
+        raise Failure(message)
 
 
 def same(value: Any, wanted: Any, what: str) -> None:
     check(value == wanted, f"{what}: {value!r}, not {wanted!r}")
 
 
-def refused(kind: type[Exception], text: str, call: Callable[[], Any]) -> None:
+def expect_error(kind: type[Exception], text: str, call: Callable[[], Any]) -> None:
     try:
         answer = call()
-    except kind as refusal:
-        check(text in str(refusal), f"{text!r} is not in {refusal}")
+    except kind as error:
+        check(text in str(error), f"{text!r} is not in {error}")
     else:
-        raise Failure(f"{answer!r}, instead of {kind.__name__}")
+        raise Failure(f"the call returned {answer!r}, expected {kind.__name__}")
 
 
-def eventually(what: str, ask: Callable[[], Any], wanted: Any) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while (value := ask()) != wanted:
+def eventually(what: str, query: Callable[[], Any], wanted: Any) -> None:
+    deadline = time.monotonic() + EVENT_TIMEOUT
+    while (value := query()) != wanted:
         check(time.monotonic() < deadline, f"{what}: still {value!r}, not {wanted!r}")
         time.sleep(0.025)
 
 
 class Target:
-    """A service whose health is what it is told to be."""
+    """HTTP service whose status code can be set."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -64,13 +64,13 @@ class Target:
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
-class World:
+class Fixture:
     def __init__(self, server: Any) -> None:
         self.server = server
         host, port = server.http.rsplit(":", 1)
         self.client = consul.Consul(host=host, port=int(port))
-        # Requests' sessions are no friends of threads: who waits has one of its own.
-        self._waiting = consul.Consul(host=host, port=int(port))
+        # The package requests does not support a session in two threads, so blocking queries use a client of their own.
+        self._blocking_client = consul.Consul(host=host, port=int(port))
         self._pool = futures.ThreadPoolExecutor(max_workers=1)
 
     def ids(self, service: str, **query: Any) -> list[str]:
@@ -81,17 +81,17 @@ class World:
         return self.ids(service, passing=True)
 
     def query(self, service: str, index: str | None, wait: str) -> tuple[list[str], str, float]:
-        """The passing ids, the index, and how long that took."""
+        """Returns the passing ids, the index, and the duration of the query."""
         began = time.monotonic()
-        at, entries = self._waiting.health.service(service, index=index, wait=wait, passing=True)
+        at, entries = self._blocking_client.health.service(service, index=index, wait=wait, passing=True)
         check(int(at) > 0, f"index {at!r}")
         return sorted(entry["Service"]["ID"] for entry in entries), at, time.monotonic() - began
 
-    def during(self, service: str, index: str, wait: str) -> futures.Future:
-        """Asks in the background; what the caller does meanwhile is done once the query hangs."""
+    def query_in_background(self, service: str, index: str, wait: str) -> futures.Future:
+        """Starts a blocking query in a thread, and returns once it is waiting."""
         answer = self._pool.submit(self.query, service, index, wait)
         try:
             early = answer.result(0.2)
         except futures.TimeoutError:
             return answer
-        raise Failure(f"answered at once, with nothing changed: {early}")
+        raise Failure(f"answered immediately, without a change: {early}")
