@@ -1,4 +1,4 @@
-"""A service for the tools to find: `/` answers its name, `/health` what it was last told by `POST /health STATUS`."""
+"""HTTP service for the tools: `/` returns its name; `/health` returns the status code that `POST /health` set last."""
 
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
