@@ -1,4 +1,4 @@
-//! gRPC clients that are cheap enough to load a server with.
+//! gRPC clients that need less CPU time than the server, so that they can saturate it.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -50,7 +50,7 @@ pub async fn run(only: &str, pairs: usize) -> Result<Report> {
     Ok(report)
 }
 
-/// Runs the work once; the server ends with it.
+/// Runs the load once, and stops the server.
 async fn once(work: Work, server: Server) -> Result<Outcome> {
     LocalSet::new().run_until(work.run(&server)).await
 }

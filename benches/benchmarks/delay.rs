@@ -16,7 +16,7 @@ use crate::{
 
 const REGISTRATIONS: usize = 1_000;
 
-/// Measures one watcher and one registration after the other: on one connection, then on two.
+/// Measures one watcher and sequential registrations: on one connection, then on two.
 pub async fn run(report: &mut Report) -> Result<()> {
     for (connections, suffix) in [(1, "same_connection"), (2, "other_connection")] {
         let server = Server::callboard()?;

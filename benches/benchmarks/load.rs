@@ -1,4 +1,4 @@
-//! Load of the comparisons: each kind keeps a server busy and counts what is done.
+//! Load of the comparisons: each kind loads a server and counts the completed operations.
 
 use std::{
     cell::{Cell, RefCell},
@@ -116,7 +116,7 @@ async fn measure(work: Work, server: &Server, counters: &LoadCounters, tasks: &m
     let count = (counters.count.get() - count) as f64;
     let seconds = now().duration_since(start).as_secs_f64();
     let cpu = server.cpu()?.saturating_sub(cpu).as_secs_f64();
-    ensure!(count > 0.0, "{work:?}: nothing was done in {seconds} s");
+    ensure!(count > 0.0, "{work:?}: no operation was completed in {seconds} s");
     let delays = sorted(counters.delays.take());
     let p99 = (!delays.is_empty()).then(|| quantile(&delays, 0.99));
     Ok(Outcome { rate: count / seconds, cpu: cpu * 1e6 / count, p99 })

@@ -34,12 +34,12 @@ pub async fn instances(report: &mut Report) -> Result<()> {
         stream.heartbeat(batch).await?;
     }
     let few = server.memory().await?;
-    let note = "10,000 in 100 services, each with its lease and two events in the log, kept alive by one stream";
+    let note = "10,000 in 100 services, each with its lease and two events in the log; one stream renews all leases";
     report.add("rss_per_instance", each(idle, few, INSTANCES), "B", note);
 
     register(&channels, MANY_INSTANCES, SERVICES).await?;
     let many = server.memory().await?;
-    let note = format!("from 10,000 to {MANY_INSTANCES}: the log of events is bounded; goal: at most 500 at a million");
+    let note = format!("from 10,000 to {MANY_INSTANCES}: the event log is bounded; goal: at most 500 at a million");
     report.add("rss_per_further_instance", each(few, many, MANY_INSTANCES - INSTANCES), "B", note);
     Ok(())
 }

@@ -28,7 +28,7 @@ const NOISE_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 pub struct Server {
     child: KilledOnDrop,
-    /// Its line of readiness: addresses by listener.
+    /// Addresses by listener, from the line that the server prints when it is ready.
     ready: serde_json::Value,
     /// Address of the gRPC listener, or of HTTP where there is no gRPC.
     pub address: SocketAddr,
@@ -78,16 +78,16 @@ impl Server {
         let stdout = child.0.stdout.take().context("the server has no stdout")?;
         let mut ready = String::new();
         BufReader::new(stdout).read_line(&mut ready)?;
-        ensure!(!ready.is_empty(), "{command:?} ended before it was ready: run it by hand");
+        ensure!(!ready.is_empty(), "{command:?} exited before it was ready: run it by hand to see why");
         let ready: serde_json::Value = serde_json::from_str(&ready)?;
         let address = listener(&ready, "grpc").or_else(|| listener(&ready, "http"));
-        let address = address.context("the line of readiness has no address")??;
+        let address = address.context("the server printed no address of gRPC or HTTP")??;
         Ok(Self { child, ready, address })
     }
 
     /// Returns the address of the HTTP listener.
     pub fn http(&self) -> Result<SocketAddr> {
-        listener(&self.ready, "http").context("the line of readiness has no HTTP address")?
+        listener(&self.ready, "http").context("the server printed no HTTP address")?
     }
 
     /// Returns the address of the DNS listener, if there is one.
@@ -130,7 +130,7 @@ impl Server {
     }
 }
 
-/// Returns the address of a listener from the line of readiness.
+/// Returns the address of a listener from the line that the server prints when it is ready.
 fn listener(ready: &serde_json::Value, name: &str) -> Option<Result<SocketAddr>> {
     ready[name].as_str().map(|address| Ok(address.parse()?))
 }
@@ -146,7 +146,7 @@ fn pinned(program: &str) -> Command {
     command
 }
 
-/// Keeps this process off the server's core.
+/// Restricts this process to the load generator's core.
 pub fn pin_this_process() -> Result<()> {
     let process = std::process::id().to_string();
     let done = Command::new("taskset").args(["-cp", LOAD_CORE, &process]).stdout(Stdio::null()).status();

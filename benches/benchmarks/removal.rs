@@ -47,7 +47,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
             programs.insert(id.clone(), start_program(&server, &id, flags)?);
         }
     }
-    timeout(TIMEOUT, all_registered(&mut watch, programs.len())).await.context("a program never registered")??;
+    timeout(TIMEOUT, all_registered(&mut watch, programs.len())).await.context("not every program registered")??;
     // A stream has a grace only after its first heartbeat.
     sleep(Duration::from_secs(1)).await;
 
@@ -61,7 +61,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
         killed
     });
     let removed =
-        timeout(TIMEOUT, all_removed(&mut watch, RUNS * FLAGS.len())).await.context("not all were removed")??;
+        timeout(TIMEOUT, all_removed(&mut watch, RUNS * FLAGS.len())).await.context("some instances remained")??;
     let killed = killing.await?;
     for (kind, _, note) in FLAGS {
         let delays = killed.iter().filter(|(id, _)| id.starts_with(kind)).filter_map(|(id, killed)| {

@@ -108,7 +108,7 @@ async fn recovery(report: &mut Report, data: &Path) -> Result<()> {
         let mut discovery = DiscoveryServiceClient::new(connect(server.address, 1).await?.remove(0));
         let services = discovery.list_services(ListServicesRequest::default()).await?.into_inner().services;
         let found: u32 = services.iter().map(|service| service.instances).sum();
-        anyhow::ensure!(found as usize == RECOVERED, "{found} of {RECOVERED} instances came back");
+        anyhow::ensure!(found as usize == RECOVERED, "{found} of {RECOVERED} instances were recovered");
     }
     times.sort_by(f64::total_cmp);
     let name = format!("recovery_{RECOVERED}_instances");

@@ -112,22 +112,22 @@ pub fn run(report: &mut Report) -> Result<()> {
                 report.add(format!("sweep_{kind}_{what}_{part}_max"), most, "ms", note);
             }
         };
-        add("quiet", scenario.pass(TTL_MS / SWEEP_INTERVAL_MS, |_| false), "a million leases, all heartbeats come");
+        add("quiet", scenario.pass(TTL_MS / SWEEP_INTERVAL_MS, |_| false), "a million leases, all renewed in time");
         // Spreads the silent instances evenly over services and heartbeats.
         let silent =
             |share: usize| move |number: usize| number.wrapping_mul(2_654_435_761) >> 7 & 127 < share * 128 / 100;
         add(
             "one_percent",
             scenario.pass(2 * TTL_MS / SWEEP_INTERVAL_MS, silent(1)),
-            "1 % fall silent within a third of the TTL",
+            "1 % stop sending heartbeats within a third of the TTL",
         );
         add(
             "sixty_percent",
             scenario.pass(2 * TTL_MS / SWEEP_INTERVAL_MS, silent(60)),
-            "60 % fall silent and are held by self-preservation",
+            "60 % stop sending heartbeats and are held by self-preservation",
         );
         add("held", scenario.pass(TTL_MS / SWEEP_INTERVAL_MS, silent(60)), "60 % are still held");
-        add("back", scenario.pass(TTL_MS / SWEEP_INTERVAL_MS, silent(1)), "59 % return");
+        add("back", scenario.pass(TTL_MS / SWEEP_INTERVAL_MS, silent(1)), "59 % send heartbeats again");
     }
     Ok(())
 }

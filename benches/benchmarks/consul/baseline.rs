@@ -30,7 +30,7 @@ use crate::processes::Server;
 
 /// Accept queue, as long as Callboard's.
 const BACKLOG: u32 = 4_096;
-/// Headers that hyper writes by itself.
+/// Headers that hyper adds itself.
 const HYPER_HEADERS: [&str; 3] = ["content-length", "date", "connection"];
 
 /// Recorded answers, byte for byte.
@@ -51,7 +51,7 @@ pub async fn install(server: &Server, recorded: &RecordedAnswers) -> Result<()> 
         let answer = connection.whole(&request).await?;
         // The date and the case of header names differ, but not their lengths.
         let [answer, expected] = [&answer, expected].map(|answer| String::from_utf8_lossy(answer));
-        ensure!(answer.len() == expected.len(), "the baseline has recorded {expected}, and answers {answer}");
+        ensure!(answer.len() == expected.len(), "the baseline recorded {expected}, but answers {answer}");
     }
     Ok(())
 }
@@ -81,7 +81,7 @@ pub async fn serve() -> Result<()> {
 struct BaselineAnswers {
     write: OnceLock<RecordedAnswer>,
     read: OnceLock<RecordedAnswer>,
-    /// Index, raised by each write.
+    /// Index, increased by each write.
     index: watch::Sender<u64>,
 }
 
@@ -107,7 +107,7 @@ impl BaselineAnswers {
 
 impl RecordedAnswer {
     fn parse(mut answer: Bytes) -> Result<Self> {
-        let (length, head) = head(&answer)?.context("an answer without an end of its head")?;
+        let (length, head) = head(&answer)?.context("a recorded answer has an incomplete head")?;
         let mut headers = HeaderMap::new();
         for (name, value) in fields(head) {
             let name: HeaderName = name.parse()?;

@@ -76,7 +76,7 @@ pub async fn answers(server: &Server, every: Duration) -> Result<Outcome> {
         history = write(&mut writer, every) => history?,
         Some(failed) = tasks.join_next() => {
             failed??;
-            bail!("a query is no longer repeated");
+            bail!("a client stopped repeating its query");
         }
     };
     let seconds = start.elapsed().as_secs_f64();
@@ -114,7 +114,7 @@ fn outcome(received: &[(u64, Instant)], history: &Writes, cpu: f64, seconds: f64
         let write = history.indexes.partition_point(|after| after < index);
         // There is no other writer. An answer that arrives before the write has returned has no delay.
         let Some(returned) = history.returned.get(write) else {
-            bail!("an answer with an index that no write has: {index}")
+            bail!("an answer has an index that no write returned: {index}")
         };
         let delay = milliseconds(at.saturating_duration_since(*returned));
         last[write] = f64::max(last[write], delay);
@@ -158,7 +158,7 @@ pub async fn memory(report: &mut Report) -> Result<()> {
         #[expect(clippy::cast_precision_loss, reason = "megabytes")]
         let each = (grown as f64 / MANY_QUERIES as f64).round();
         report.add(format!("blocking_query_memory{name}"), each, "B", goal);
-        // Every query was blocking: each gets an answer to this write.
+        // Every query is blocking, so this write answers all of them.
         writer.ask(&register(0, 0, 1, ttl_check())).await?;
         let written = now();
         for connection in &mut connections {
@@ -200,7 +200,7 @@ pub async fn other_changes(report: &mut Report) -> Result<()> {
     }
     let note = format!("{QUIET_QUERIES} blocking queries, {OTHER_CHANGES} changes of another service; must be 0");
     report.add("answers_to_other_changes", f64::from(answered), "", note);
-    // The queries were blocking: a change of their own service answers them.
+    // Every query is still blocking: a change of its own service answers it.
     writer.ask(&register(0, 0, 1, ttl_check())).await?;
     let own = timeout(TIMEOUT, tasks.join_all()).await?.len();
     ensure!(

@@ -69,7 +69,7 @@ impl CheckTarget {
 
     /// Returns the time of the first answer of 500.
     pub fn failed(&self) -> Result<Instant> {
-        self.seen.failed.get().context("no check has seen the failure")
+        self.seen.failed.get().context("no probe was answered with 500")
     }
 
     /// Returns the number of the check and the time of each probe.

@@ -63,7 +63,7 @@ async fn failure(server: &Server, target: &CheckTarget, service: usize) -> Resul
     register_all(server, 1, |_| service, |_| target.check(service, "1s")).await?;
     let mut connection = HttpConnection::open(server.http()?).await?;
     let passing = timeout(TIMEOUT, wait_until_passing(&mut connection, service)).await;
-    let known = passing.context("a check never passed")??;
+    let known = passing.context("a check did not pass")??;
     let channel = connect(server.address, 1).await?.remove(0);
     let (mut watch, _) = Watch::open(&channel, service).await?;
     connection.send(&read_passing_after(service, known)).await?;

@@ -1,4 +1,4 @@
-//! HTTP/1.1 client with one request at a time on a persistent connection, cheap enough to load a server with.
+//! HTTP/1.1 client with one request at a time on a persistent connection. It needs less CPU time than the server.
 
 use std::{mem, net::SocketAddr};
 
@@ -61,11 +61,11 @@ impl HttpConnection {
     pub async fn answer(&mut self) -> Result<Answer> {
         let (head, answer) = self.head().await?;
         let came = self.buffer.len() - head;
-        let mut left = answer.length.checked_sub(came).context("more bytes than the answer has")?;
+        let mut left = answer.length.checked_sub(came).context("the body is longer than its Content-Length")?;
         while left > 0 {
             self.buffer.clear();
             let came = self.more().await?;
-            left = left.checked_sub(came).context("more bytes than the answer has")?;
+            left = left.checked_sub(came).context("the body is longer than its Content-Length")?;
         }
         Ok(answer)
     }
@@ -87,7 +87,7 @@ impl HttpConnection {
             self.more().await?;
             let Some((length, head)) = head(&self.buffer)? else { continue };
             let text = || String::from_utf8_lossy(&self.buffer);
-            ensure!(head.starts_with("HTTP/1.1 200 "), "an answer is not 200: {}", text());
+            ensure!(head.starts_with("HTTP/1.1 200 "), "the status of an answer is not 200: {}", text());
             let mut answer = Answer { index: 0, length: 0 };
             for (name, value) in fields(head) {
                 if name.eq_ignore_ascii_case("content-length") {

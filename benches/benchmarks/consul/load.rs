@@ -79,7 +79,7 @@ impl Calls {
         let count = f64::from(done.get() - count);
         let seconds = start.elapsed().as_secs_f64();
         let cpu = server.cpu()?.saturating_sub(cpu).as_secs_f64();
-        ensure!(count > 0.0, "{self:?}: nothing was done in {seconds} s");
+        ensure!(count > 0.0, "{self:?}: no call was answered in {seconds} s");
         Ok(vec![("rate", "/s", count / seconds), ("cpu", "µs", cpu * 1e6 / count)])
     }
 }
