@@ -89,7 +89,7 @@ async function setsMaintenance(fixture) {
   assert.equal((await agent.check.list())['_service_maintenance:maint-1'].Notes, 'new disks');
   await agent.service.maintenance({ id: 'maint-1', enable: false });
   assert.deepEqual(await fixture.passing('maint'), ['maint-1']);
-  await agent.maintenance({ enable: true, reason: 'moving house' });
+  await agent.maintenance({ enable: true, reason: 'new rack' });
   assert.deepEqual(await fixture.passing('maint'), []);
   await agent.maintenance({ enable: false });
   assert.deepEqual(await fixture.passing('maint'), ['maint-1']);

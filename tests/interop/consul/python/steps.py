@@ -84,7 +84,7 @@ def sets_maintenance(w: Fixture) -> None:
     same(w.client.agent.checks()["_service_maintenance:maint-1"]["Notes"], "new disks", "the reason")
     check(w.client.agent.service.maintenance("maint-1", False), "the call returned False")
     same(w.passing("maint"), ["maint-1"], "passing after maintenance")
-    check(w.client.agent.maintenance(True, "moving house"), "the call returned False")
+    check(w.client.agent.maintenance(True, "new rack"), "the call returned False")
     same(w.passing("maint"), [], "passing while the node is in maintenance")
     check(w.client.agent.maintenance(False), "the call returned False")
     same(w.passing("maint"), ["maint-1"], "passing after maintenance of the node")

@@ -182,11 +182,11 @@ func serviceMaintenance() {
 func nodeMaintenance() {
 	defer register(&api.AgentServiceRegistration{ID: "onnode-1", Name: "onnode"})()
 	node := harness.Must(agent.NodeName())
-	harness.NoError(agent.EnableNodeMaintenance("moving house"))
+	harness.NoError(agent.EnableNodeMaintenance("new rack"))
 	sameList(passing("onnode"), []string{}, "passing while the node is in maintenance")
 	checks, _, err := health.Node(node, nil)
 	at := slices.IndexFunc(harness.Must(checks, err), func(c *api.HealthCheck) bool { return c.CheckID == api.NodeMaint })
-	harness.Check(at >= 0 && checks[at].Notes == "moving house", "the node's checks: %v", checks)
+	harness.Check(at >= 0 && checks[at].Notes == "new rack", "the node's checks: %v", checks)
 	same(checks.AggregatedStatus(), api.HealthMaint, "the node's status")
 	harness.NoError(agent.DisableNodeMaintenance())
 	sameList(passing("onnode"), []string{"onnode-1"}, "passing after maintenance")

@@ -78,8 +78,8 @@ func catalogServices() {
 
 	node, _, err := catalog.Node(harness.Must(agent.NodeName()), nil)
 	harness.Check(harness.Must(node, err) != nil && node.Services["shop-1"].Port == 1, "the server's node: %+v", node)
-	nobody, _, err := catalog.Node("nobody", nil)
-	harness.Check(err == nil && nobody == nil, "an unknown node: %+v, %v", nobody, err)
+	unknown, _, err := catalog.Node("nobody", nil)
+	harness.Check(err == nil && unknown == nil, "an unknown node: %+v, %v", unknown, err)
 	none, _, err := catalog.Service("nothing", "", nil)
 	harness.Check(err == nil && len(none) == 0, "an unknown service: %+v, %v", none, err)
 }

@@ -42,8 +42,8 @@ final class EdgeCases extends StepSupport {
         rejects(instance("tokens", "x").setWeight(65_536), "weight");
         var portless = Address.newBuilder().setHost("127.0.0.1");
         rejects(instance("tokens", "x").setAddresses(0, portless), "addresses[0].port");
-        var nobody = GetInstanceRequest.newBuilder().setService("tokens").setId("nobody").build();
-        CallError.expect(Status.Code.NOT_FOUND, () -> discovery().getInstance(nobody));
+        var unknown = GetInstanceRequest.newBuilder().setService("tokens").setId("nobody").build();
+        CallError.expect(Status.Code.NOT_FOUND, () -> discovery().getInstance(unknown));
     }
 
     void reset() throws InterruptedException {
