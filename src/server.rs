@@ -221,7 +221,7 @@ impl Server {
         if timeout(LISTENERS_TIMEOUT, closing).await.is_err() {
             tracing::error!("the listeners did not close in time");
         }
-        context.notifier.leave();
+        context.notifier.shut_down();
         signals.close_connections();
         if spawn_blocking(move || workers.join_all()).await.is_err() {
             tracing::error!("waiting for the workers panicked");

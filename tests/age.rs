@@ -12,6 +12,7 @@ use callboard::{
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::interval};
 use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 use crate::harness::{
     HeartbeatStream, Reader, TestClient, TestServer, instance, metric_becomes, seconds, wall, within,
@@ -54,6 +55,21 @@ fn follow(endpoint: &Endpoint, weight: u32) -> JoinHandle<usize> {
             }
         }
     })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_watch_at_maximum_age_ends_without_another_status() {
+    let server = TestServer::with(short_age);
+    let client = server.client().await;
+    client.register(RegisterRequest { ttl: seconds(600.0), ..instance("web", "a") }).await.unwrap();
+    for service in ["", "web"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let mut health = within("Health/Watch", client.health.clone().watch(request)).await.unwrap().into_inner();
+        let first = within("the status", health.message()).await.unwrap().unwrap();
+        assert_eq!(first.status(), ServingStatus::Serving, "{service:?}");
+        let end = within("the end of the stream", health.message()).await.unwrap_err();
+        assert_eq!(end.code(), Code::Unavailable, "{service:?}: {end}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

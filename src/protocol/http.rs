@@ -82,14 +82,14 @@ async fn wait_for_capacity(request: Request, next: Next) -> Response {
     if let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned()
         && let Err(limit) = connection.wait_for_capacity().await
     {
-        let status = if limit.is_of_all() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
+        let status = if limit.is_of_registry() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
         return (status, [(RETRY_AFTER, "1")], format!("{limit}\n")).into_response();
     }
     next.run(request).await
 }
 
 async fn ready(State(pages): State<HttpPages>) -> (StatusCode, &'static str) {
-    if pages.context.notifier.is_leaving() {
+    if pages.context.notifier.is_shutting_down() {
         (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
     } else if pages.context.engine.registry().is_settling() {
         (StatusCode::OK, "ready, settling\n")

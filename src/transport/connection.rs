@@ -282,8 +282,8 @@ impl Connection {
         self.reject(
             EvictReason::Resets,
             format!(
-                "more than {limit} calls were cancelled within a second: cancel fewer, or raise --max-cancelled-calls-per-second where the \
-                 registry runs"
+                "more than {limit} calls were cancelled within a second, besides {MAX_CANCELLED_PER_ANSWERED} for each answered call: cancel \
+                 fewer, or raise --max-cancelled-calls-per-second where the registry runs"
             ),
         );
     }

@@ -29,9 +29,9 @@ pub enum LimitError {
 impl LimitError {
     /// Returns whether the limit is the one for the whole registry.
     #[must_use]
-    pub fn is_of_all(&self) -> bool {
+    pub fn is_of_registry(&self) -> bool {
         match self {
-            Self::Streams(level, _) | Self::Unread(level, _) => *level == LimitLevel::All,
+            Self::Streams(level, _) | Self::Unread(level, _) => *level == LimitLevel::Registry,
             Self::QueueTimeout(_) => true,
         }
     }
@@ -44,7 +44,7 @@ pub enum LimitLevel {
     Connection,
     Address,
     Identity,
-    All,
+    Registry,
 }
 
 impl fmt::Display for LimitLevel {
@@ -53,14 +53,14 @@ impl fmt::Display for LimitLevel {
             Self::Connection => "this connection",
             Self::Address => "this address",
             Self::Identity => "this identity",
-            Self::All => "the registry",
+            Self::Registry => "the registry",
         })
     }
 }
 
 fn flag(level: LimitLevel) -> &'static str {
     match level {
-        LimitLevel::All => "--max-streams",
+        LimitLevel::Registry => "--max-streams",
         LimitLevel::Connection => "--max-streams-per-connection",
         LimitLevel::Address | LimitLevel::Identity => "--max-streams-per-address",
     }

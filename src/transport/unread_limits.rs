@@ -66,7 +66,7 @@ impl UnreadLimits {
             (LimitLevel::Connection, unread.connection, connection),
             (LimitLevel::Address, unread.address, address),
             (LimitLevel::Identity, unread.identity, address),
-            (LimitLevel::All, unread.all, all),
+            (LimitLevel::Registry, unread.all, all),
         ];
         levels.into_iter().find(|(_, bytes, most)| bytes > most).map(|(level, _, most)| LimitError::Unread(level, most))
     }
@@ -144,7 +144,7 @@ mod tests {
         let at = |address, all| UnreadBytes { address: address * MIB, all: all * MIB, ..NOTHING };
         assert_eq!(exceeded(Page, UnreadBytes { connection: 4 * MIB + 1, ..NOTHING }), Some(LimitLevel::Connection));
         assert_eq!((exceeded(Unknown, at(8, 8)), exceeded(Unknown, at(9, 9))), (None, Some(LimitLevel::Address)));
-        assert_eq!((exceeded(Unknown, at(0, 32)), exceeded(Unknown, at(0, 33))), (None, Some(LimitLevel::All)));
+        assert_eq!((exceeded(Unknown, at(0, 32)), exceeded(Unknown, at(0, 33))), (None, Some(LimitLevel::Registry)));
         assert_eq!(exceeded(Unknown, UnreadBytes { identity: 9 * MIB, ..NOTHING }), Some(LimitLevel::Identity));
     }
 
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(exceeded(AnswerSize::Page, stalled), Some(LimitLevel::Address));
         assert_eq!(exceeded(AnswerSize::Message, stalled), Some(LimitLevel::Address), "a watch waits");
         assert_eq!(exceeded(AnswerSize::Message, crowded), None);
-        assert_eq!(exceeded(AnswerSize::Page, UnreadBytes { all: 65 * MIB, ..NOTHING }), Some(LimitLevel::All));
+        assert_eq!(exceeded(AnswerSize::Page, UnreadBytes { all: 65 * MIB, ..NOTHING }), Some(LimitLevel::Registry));
         assert_eq!(exceeded(AnswerSize::Page, UnreadBytes { address: 49 * MIB, ..NOTHING }), Some(LimitLevel::Address));
     }
 

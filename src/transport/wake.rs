@@ -73,7 +73,7 @@ pub struct Notifier {
     /// Bytes by which the event log has grown. An event counts as at least the average size of an event in a log with
     /// the maximum number of events.
     logged_bytes: AtomicU64,
-    leaving: AtomicBool,
+    shutting_down: AtomicBool,
 }
 
 impl Notifier {
@@ -85,7 +85,7 @@ impl Notifier {
             watched_names: DashMap::new(),
             topic_registrations: AtomicU32::new(0),
             logged_bytes: AtomicU64::new(0),
-            leaving: AtomicBool::new(false),
+            shutting_down: AtomicBool::new(false),
         }
     }
 
@@ -143,15 +143,15 @@ impl Notifier {
     }
 
     /// Wakes all streams, so that they notify their peers that this process is shutting down.
-    pub fn leave(&self) {
-        self.leaving.store(true, Ordering::Release);
+    pub fn shut_down(&self) {
+        self.shutting_down.store(true, Ordering::Release);
         self.wake_all();
     }
 
     /// Returns whether this process is shutting down.
     #[must_use]
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Acquire)
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Acquire)
     }
 
     /// Returns the number of registered streams.
@@ -302,8 +302,8 @@ impl WakeRegistration {
     /// Returns whether the stream has to end, with a notice to its peer, because the process is shutting down or the
     /// connection is retiring.
     #[must_use]
-    pub fn is_leaving(&self) -> bool {
-        self.notifier.is_leaving() || self.waiter.connection.is_retiring()
+    pub fn must_end(&self) -> bool {
+        self.notifier.is_shutting_down() || self.waiter.connection.is_retiring()
     }
 }
 

@@ -224,7 +224,7 @@ impl InMemory {
 
     /// Starts the shutdown of the server.
     pub fn leave(&self) {
-        self.shared.notifier.leave();
+        self.shared.notifier.shut_down();
         self.shutdown.cancel();
     }
 }

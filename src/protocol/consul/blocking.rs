@@ -86,8 +86,8 @@ struct BlockingQuery<'a> {
 
 impl BlockingQuery<'_> {
     /// Returns whether the connection or the process is about to close.
-    fn is_leaving(&self) -> bool {
-        self.wake.is_leaving()
+    fn must_end(&self) -> bool {
+        self.wake.must_end()
     }
 
     /// Waits until the subject has changed.
@@ -142,7 +142,7 @@ impl Consul {
             if let Some(index) = newer().filter(|_| !settling) {
                 return Ok(index);
             }
-            if query.is_leaving() {
+            if query.must_end() {
                 return if settling { Err(ConsulError::Settling) } else { Ok(index().max(1)) };
             }
             tokio::select! {
@@ -183,7 +183,7 @@ impl Consul {
         let Some(known) = request.query.get("hash").filter(|hash| !hash.is_empty()) else { return Ok(()) };
         let query = self.start_waiting(request, subject)?;
         let mut deadline = pin!(sleep(with_jitter(request.query.wait)));
-        while hash().is_some_and(|hash| hash == known) && !query.is_leaving() {
+        while hash().is_some_and(|hash| hash == known) && !query.must_end() {
             tokio::select! {
                 () = query.changed() => {}
                 () = &mut deadline => break,

@@ -92,7 +92,7 @@ impl ConsulError {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::OutcomeUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Limit(limit) if limit.is_of_all() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Limit(limit) if limit.is_of_registry() => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyBlockingQueries(_) | Self::Limit(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,

@@ -56,7 +56,10 @@ pub(super) enum ApiError {
     )]
     OutcomeUnknown(Duration),
     /// This process is shutting down.
-    #[error("this replica is shutting down: open the stream again, here in a moment or on another replica")]
+    #[error(
+        "this replica is shutting down, or this connection has reached its maximum age: open the stream again, here in a \
+         moment or on another replica"
+    )]
     ShuttingDown,
     /// Heartbeat stream that carried no message for too long.
     #[error(

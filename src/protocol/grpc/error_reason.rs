@@ -84,7 +84,7 @@ error_reasons! {
     EngineStopped = (Unavailable, "ENGINE_STOPPED");
     /// The write may or may not have been done. Repeating it is safe.
     OutcomeUnknown = (Unavailable, "OUTCOME_UNKNOWN");
-    /// The replica is shutting down.
+    /// The replica is shutting down, or the connection has reached its maximum age.
     ShuttingDown = (Unavailable, "SHUTTING_DOWN");
     /// The method does not exist.
     UnknownMethod = (Unimplemented, "UNKNOWN_METHOD");

@@ -57,12 +57,12 @@ impl HealthSubject {
         if OWN_NAMES.contains(&name) { Self::Own } else { Self::InvalidName }
     }
 
-    pub(super) fn status(&self, context: &ServerContext, leaving: bool) -> ServingStatus {
+    pub(super) fn status(&self, context: &ServerContext, shutting_down: bool) -> ServingStatus {
         match self {
-            Self::Own => serving(!leaving),
+            Self::Own => serving(!shutting_down),
             Self::Registered(name) => {
                 let summary = context.engine.registry().summary(name);
-                summary.map_or(ServingStatus::ServiceUnknown, |summary| serving(!leaving && summary.available > 0))
+                summary.map_or(ServingStatus::ServiceUnknown, |summary| serving(!shutting_down && summary.available > 0))
             }
             Self::InvalidName => ServingStatus::ServiceUnknown,
         }
@@ -81,7 +81,7 @@ pub(super) fn answer(status: ServingStatus) -> HealthCheckResponse {
 impl Health for GrpcApi {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let name = request.into_inner().service;
-        match HealthSubject::parse(&name).status(&self.context, self.context.notifier.is_leaving()) {
+        match HealthSubject::parse(&name).status(&self.context, self.context.notifier.is_shutting_down()) {
             ServingStatus::ServiceUnknown => Err(ApiError::UnknownService(name).into()),
             status => Ok(Response::new(answer(status))),
         }
@@ -93,12 +93,12 @@ impl Health for GrpcApi {
         if count > MAX_LISTED_SERVICES {
             return Err(ApiError::TooManyServices(count).into());
         }
-        let leaving = self.context.notifier.is_leaving();
-        let own = OWN_NAMES.iter().map(|name| ((*name).to_owned(), answer(serving(!leaving))));
+        let shutting_down = self.context.notifier.is_shutting_down();
+        let own = OWN_NAMES.iter().map(|name| ((*name).to_owned(), answer(serving(!shutting_down))));
         let (services, _) = registry.services("", "", MAX_LISTED_SERVICES);
         let registered = services
             .iter()
-            .map(|service| (service.name.to_string(), answer(serving(!leaving && service.available > 0))));
+            .map(|service| (service.name.to_string(), answer(serving(!shutting_down && service.available > 0))));
         Ok(Response::new(HealthListResponse { statuses: registered.chain(own).collect() }))
     }
 
@@ -157,12 +157,13 @@ impl Stream for HealthStream {
             if self.ended {
                 return Poll::Ready(None);
             }
-            let leaving = self.wake.is_leaving();
-            let status = self.subject.status(&self.context, leaving);
+            // A connection that reaches its maximum age ends the stream too, and says nothing about the status.
+            let must_end = self.wake.must_end();
+            let status = self.subject.status(&self.context, self.context.notifier.is_shutting_down());
             if self.sent.replace(status) != Some(status) {
                 return Poll::Ready(Some(Ok(answer(status))));
             }
-            if leaving {
+            if must_end {
                 self.ended = true;
                 return Poll::Ready(Some(Err(ApiError::ShuttingDown.into())));
             }

@@ -29,7 +29,7 @@ impl Health for HealthOnlyApi {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let Self(context) = self;
         let name = request.into_inner().service;
-        match HealthSubject::parse_own(&name).status(context, context.notifier.is_leaving()) {
+        match HealthSubject::parse_own(&name).status(context, context.notifier.is_shutting_down()) {
             ServingStatus::ServiceUnknown => Err(ApiError::NotServedHere(name).into()),
             status => Ok(Response::new(answer(status))),
         }
@@ -37,7 +37,7 @@ impl Health for HealthOnlyApi {
 
     async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
         let Self(context) = self;
-        let status = answer(serving(!context.notifier.is_leaving()));
+        let status = answer(serving(!context.notifier.is_shutting_down()));
         let statuses = OWN_NAMES.iter().map(|name| ((*name).to_owned(), status)).collect();
         Ok(Response::new(HealthListResponse { statuses }))
     }

@@ -185,7 +185,7 @@ impl Stream for KeepAliveStream {
                     return Poll::Ready(None);
                 }
             }
-            if self.wake.is_leaving() {
+            if self.wake.must_end() {
                 self.end = KeepAliveEnd::Ending(ApiError::ShuttingDown);
                 let notice = pb::Notice::Reconnect.into();
                 return Poll::Ready(Some(Ok(pb::KeepAliveResponse { leases: vec![], notice })));
@@ -218,7 +218,7 @@ impl Stream for KeepAliveStream {
 
 impl Drop for KeepAliveStream {
     fn drop(&mut self) {
-        let ended_by_server = self.wake.is_leaving() || self.connection.is_evicted();
+        let ended_by_server = self.wake.must_end() || self.connection.is_evicted();
         self.release(!ended_by_server);
     }
 }

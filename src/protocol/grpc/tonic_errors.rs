@@ -138,8 +138,8 @@ mod tests {
         let empty = framed(0, &[]);
         let internal = status("ListInstances", &empty).await;
         assert_eq!((internal.code(), internal.message()), (Code::Internal, "a handler's own error"));
-        let leaving = status("GetInstance", &empty).await;
-        assert_eq!(leaving.get_error_details().error_info().unwrap().reason, "SHUTTING_DOWN");
+        let shutting_down = status("GetInstance", &empty).await;
+        assert_eq!(shutting_down.get_error_details().error_info().unwrap().reason, "SHUTTING_DOWN");
         let other = status("ListServices", &empty).await;
         assert_eq!((other.code(), other.message()), (Code::Unimplemented, "compression"));
     }

@@ -259,7 +259,7 @@ impl WatchStream {
                 }
                 StreamState::Open => {}
             }
-            let next = if self.wake.is_leaving() {
+            let next = if self.wake.must_end() {
                 self.state = StreamState::NoticeSent;
                 Some((frame::notice(pb::Notice::Reconnect), &self.context.metrics.watch.notice))
             } else {

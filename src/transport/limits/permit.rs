@@ -98,7 +98,7 @@ impl ConnectionPermit {
 
     /// Number of answers read so far among those that count towards an exceeded limit; may wrap around.
     pub(in crate::transport) fn answers_taken(&self, exceeded: LimitError) -> usize {
-        if exceeded.is_of_all() { self.limiter.unread.freed_count() } else { self.address.account.taken.load(Relaxed) }
+        if exceeded.is_of_registry() { self.limiter.unread.freed_count() } else { self.address.account.taken.load(Relaxed) }
     }
 
     /// Returns the limit that the open streams exceed, including the caller's, which is the newest. `preferred`: true if the stream
@@ -112,7 +112,7 @@ impl ConnectionPermit {
         let usable = |most: usize| if preferred { most } else { (most * BULK_STREAM_PERCENT / 100).max(1) };
         let per_address = PerAddress { max: usable(streams_per_address.max), ..streams_per_address };
         if self.limiter.all.streams.load(Relaxed) > usable(streams) {
-            return Some(LimitError::Streams(LimitLevel::All, streams));
+            return Some(LimitError::Streams(LimitLevel::Registry, streams));
         }
         if self.exceeds(per_address, self.address.account.streams.load(Relaxed)) {
             return Some(LimitError::Streams(LimitLevel::Address, streams_per_address.max));

@@ -84,7 +84,7 @@ fn preferred_streams_may_use_the_whole_limit_and_others_nine_tenths() {
     one.stream_ends(None);
     let two = open("192.0.2.2", 5);
     assert_eq!(two.exceeded_stream_limit(None, true), None);
-    assert_eq!(two.exceeded_stream_limit(None, false), Some(LimitError::Streams(LimitLevel::All, 10)));
+    assert_eq!(two.exceeded_stream_limit(None, false), Some(LimitError::Streams(LimitLevel::Registry, 10)));
 }
 
 #[test]

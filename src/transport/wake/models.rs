@@ -219,15 +219,15 @@ fn loom_task_that_sees_a_wake_flag_sees_what_was_written_before_it() {
 fn loom_every_stream_learns_of_shutdown() {
     check(3, || {
         let (notifier, connection) = notifier();
-        let leaving = thread::spawn({
+        let shutting_down = thread::spawn({
             let notifier = Arc::clone(&notifier);
-            move || notifier.leave()
+            move || notifier.shut_down()
         });
         let registration = notifier.register(&connection, Interest::Nothing);
         let mut idle = false;
         block_on(poll_fn(|context| {
             loop {
-                if !idle && registration.is_leaving() {
+                if !idle && registration.must_end() {
                     return Poll::Ready(());
                 }
                 idle = registration.poll_woken(context).is_pending();
@@ -240,6 +240,6 @@ fn loom_every_stream_learns_of_shutdown() {
                 round(&notifier.workers[0]);
             }
         }));
-        leaving.join().unwrap();
+        shutting_down.join().unwrap();
     });
 }
