@@ -148,7 +148,8 @@ impl FuzzServer {
             for entry in engine.registry().page(&summary.name, "", usize::MAX) {
                 let (service, id) = (summary.name.clone(), entry.instance.id.clone());
                 let removal = Command::Deregister { service, id, guard: DeregisterGuard::Any };
-                let done = poll(pin!(engine.submit(removal, ServerActor::InProcess.caller(), self.context.clock.now())));
+                let done =
+                    poll(pin!(engine.submit(removal, ServerActor::InProcess.caller(), self.context.clock.now())));
                 assert!(matches!(done, Poll::Ready(Ok(outcome)) if outcome.changed));
             }
         }

@@ -82,7 +82,8 @@ async fn wait_for_capacity(request: Request, next: Next) -> Response {
     if let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned()
         && let Err(limit) = connection.wait_for_capacity().await
     {
-        let status = if limit.is_of_registry() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
+        let status =
+            if limit.is_of_registry() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
         return (status, [(RETRY_AFTER, "1")], format!("{limit}\n")).into_response();
     }
     next.run(request).await

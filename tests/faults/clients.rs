@@ -122,7 +122,8 @@ async fn kill_instances(seed: &Seed, round: u64, stalls: &Stalls) {
     let everything = within("the reader", reading).await.unwrap();
     let reference = ReferenceHistory::gather(events, [&everything.record], []).unwrap();
     for lifetime in &mut lifetimes {
-        let registered = reference.of(&lifetime.service, &lifetime.id).find(|event| event.kind() == EventKind::Registered);
+        let registered =
+            reference.of(&lifetime.service, &lifetime.id).find(|event| event.kind() == EventKind::Registered);
         lifetime.revision = registered.unwrap().revision;
     }
     invariant::check_record(&everything.record, &reference).unwrap();

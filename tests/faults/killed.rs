@@ -27,7 +27,7 @@ use crate::{
 };
 use heartbeats::HeartbeatInstances;
 use history_builder::HistoryBuilder;
-use writer::{WriterCounts, Writer};
+use writer::{Writer, WriterCounts};
 
 /// Clients that write.
 const WRITERS: u64 = 32;
@@ -179,7 +179,10 @@ async fn registry_killed_at_any_time_keeps_acknowledged_writes() {
         let killed = (first + KILLS).min(kills);
         println!("{killed} kills, {graceful_stops} of them during a shutdown, and {starts} during a start: {counts}");
     }
-    assert!(counts.acknowledged > 10 * kills && counts.undone + counts.done > 0, "hardly anything was written: {counts}");
+    assert!(
+        counts.acknowledged > 10 * kills && counts.undone + counts.done > 0,
+        "hardly anything was written: {counts}"
+    );
     assert_eq!(counts.lost, 0);
 }
 

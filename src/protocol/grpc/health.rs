@@ -62,7 +62,8 @@ impl HealthSubject {
             Self::Own => serving(!shutting_down),
             Self::Registered(name) => {
                 let summary = context.engine.registry().summary(name);
-                summary.map_or(ServingStatus::ServiceUnknown, |summary| serving(!shutting_down && summary.available > 0))
+                summary
+                    .map_or(ServingStatus::ServiceUnknown, |summary| serving(!shutting_down && summary.available > 0))
             }
             Self::InvalidName => ServingStatus::ServiceUnknown,
         }

@@ -98,7 +98,11 @@ impl ConnectionPermit {
 
     /// Number of answers read so far among those that count towards an exceeded limit; may wrap around.
     pub(in crate::transport) fn answers_taken(&self, exceeded: LimitError) -> usize {
-        if exceeded.is_of_registry() { self.limiter.unread.freed_count() } else { self.address.account.taken.load(Relaxed) }
+        if exceeded.is_of_registry() {
+            self.limiter.unread.freed_count()
+        } else {
+            self.address.account.taken.load(Relaxed)
+        }
     }
 
     /// Returns the limit that the open streams exceed, including the caller's, which is the newest. `preferred`: true if the stream

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use callboard::pb::callboard::v1::ResetReason;
 
-use super::{Crew, KilledRegistry, Phase, Tally, audit};
+use super::{Crew, KilledRegistry, Phase, WriterCounts, audit};
 use crate::{
     harness::{Filter, Reader, Scope, Seed, Stalls, StepLog, wall},
     invariant::kept,
@@ -49,13 +49,13 @@ async fn killed_relaxed_registry_loses_at_most_the_last_second() {
             crew.phase.send_replace(Phase::Write(Arc::clone(&found)));
         }
     }
-    let mut tally = Tally::default();
+    let mut counts = WriterCounts::default();
     let writers = crew.finish(found).await;
     for writer in &writers {
-        tally.add(&writer.tally);
+        counts.add(&writer.counts);
     }
-    println!("{KILLS} kills of a relaxed registry: {tally}");
-    assert!(tally.lost > 0, "nothing was ever at risk");
+    println!("{KILLS} kills of a relaxed registry: {counts}");
+    assert!(counts.lost > 0, "nothing was ever at risk");
     for (incarnation, kept) in kept.iter().enumerate() {
         let of = |(of, revision): &(usize, u64)| (*of == incarnation).then_some(*revision);
         let lost: Vec<u64> = writers.iter().flat_map(|writer| &writer.lost).filter_map(of).collect();

@@ -104,7 +104,16 @@ impl Writer {
             Slot { instance: key(service, &format!("w{number}-{at}")), tried }
         };
         let slots = (0..SLOTS).map(slot).collect();
-        Self { client, number, random, slots, marks: 0, done: Vec::new(), lost: Vec::new(), counts: WriterCounts::default() }
+        Self {
+            client,
+            number,
+            random,
+            slots,
+            marks: 0,
+            done: Vec::new(),
+            lost: Vec::new(),
+            counts: WriterCounts::default(),
+        }
     }
 
     /// Writes to one process of the registry after the other.

@@ -111,18 +111,19 @@ fn accepted() -> BoxedStrategy<Command> {
             })
         });
     let without_lease = (target(), description(), checks(), values::registration(), any::<bool>());
-    let without_lease = without_lease.prop_map(|((service, id), description, checks, consul_registration, replace_checks)| {
-        let consul_registration = ConsulRegistration { node: "".into(), id: id.into(), ..consul_registration };
-        let (service, id) = (name(service), crate::registry::test_support::id(id));
-        Command::RegisterWithoutLease(Box::new(RegisterWithoutLease {
-            service,
-            id,
-            description,
-            consul_registration,
-            checks,
-            replace_checks,
-        }))
-    });
+    let without_lease =
+        without_lease.prop_map(|((service, id), description, checks, consul_registration, replace_checks)| {
+            let consul_registration = ConsulRegistration { node: "".into(), id: id.into(), ..consul_registration };
+            let (service, id) = (name(service), crate::registry::test_support::id(id));
+            Command::RegisterWithoutLease(Box::new(RegisterWithoutLease {
+                service,
+                id,
+                description,
+                consul_registration,
+                checks,
+                replace_checks,
+            }))
+        });
     let patch =
         (option::of(values::tags()), option::of(values::metadata()), option::weighted(0.8, prop::bool::weighted(0.8)));
     let reason = prop_oneof!["\\PC{0,20}", Just("two\nlines\0".to_owned()), Just("r".repeat(512))];

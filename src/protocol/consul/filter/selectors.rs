@@ -218,8 +218,13 @@ macro_rules! check {
 }
 
 /// Entries of `/v1/health/service`.
-pub(in crate::protocol::consul) const ENTRIES: Schema<ConsulField> =
-    schema!(node!("Node."), service!("Service."), definition!("Service."), &[records("Checks[]")], check!("Checks[]."),);
+pub(in crate::protocol::consul) const ENTRIES: Schema<ConsulField> = schema!(
+    node!("Node."),
+    service!("Service."),
+    definition!("Service."),
+    &[records("Checks[]")],
+    check!("Checks[]."),
+);
 
 /// Services of `/v1/catalog/service`.
 pub(in crate::protocol::consul) const CATALOG: Schema<ConsulField> = schema!(

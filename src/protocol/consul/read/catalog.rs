@@ -40,8 +40,11 @@ impl Consul {
         let plain = filter.is_all() && request.query.get("node-meta").is_none();
         let index = || {
             let names = consul_index.services_changed();
-            let changed =
-                if plain { names } else { names.max(consul_index.descriptions_changed()).max(consul_index.nodes_changed()) };
+            let changed = if plain {
+                names
+            } else {
+                names.max(consul_index.descriptions_changed()).max(consul_index.nodes_changed())
+            };
             self.at_least(changed)
         };
         let waited_index = self.wait_for_change(request, &QuerySubject::Everything, index).await?;

@@ -249,24 +249,27 @@ pub fn registration() -> BoxedStrategy<ConsulRegistration> {
     let tagged = vec(tagged.prop_map(|(name, host, port)| -> TaggedAddress { (name, host, port) }), 0..3);
     let numbers = (any::<u16>(), any::<[bool; 3]>(), any::<String>(), revision());
     (texts, tagged, numbers)
-        .prop_filter_map("a registration", |(texts, tagged, (warning_weight, flags, maintenance, description_revision))| {
-            let registration = ConsulRegistration {
-                node: texts.0,
-                id: texts.1,
-                address: texts.2,
-                tagged_addresses: tagged.into(),
-                warning_weight,
-                enable_tag_override: flags[0],
-                kind: texts.3,
-                socket_path: texts.4,
-                proxy: texts.5,
-                connect_native: flags[1],
-                from_catalog: flags[2],
-                maintenance: maintenance.into(),
-                description_revision,
-            };
-            registration.validated().ok()
-        })
+        .prop_filter_map(
+            "a registration",
+            |(texts, tagged, (warning_weight, flags, maintenance, description_revision))| {
+                let registration = ConsulRegistration {
+                    node: texts.0,
+                    id: texts.1,
+                    address: texts.2,
+                    tagged_addresses: tagged.into(),
+                    warning_weight,
+                    enable_tag_override: flags[0],
+                    kind: texts.3,
+                    socket_path: texts.4,
+                    proxy: texts.5,
+                    connect_native: flags[1],
+                    from_catalog: flags[2],
+                    maintenance: maintenance.into(),
+                    description_revision,
+                };
+                registration.validated().ok()
+            },
+        )
         .boxed()
 }
 
