@@ -15,7 +15,7 @@ use crate::{
     harness::{ServerProcess, instance, seconds},
 };
 
-/// RegistrationApi in which a registration is made and removed.
+/// API through which a registration is made and removed.
 #[derive(Debug, Clone, Copy)]
 enum RegistrationApi {
     Native,
