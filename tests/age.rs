@@ -60,9 +60,10 @@ fn follow(endpoint: &Endpoint, weight: u32) -> JoinHandle<usize> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_watch_at_maximum_age_ends_without_another_status() {
     let server = TestServer::with(short_age);
-    let client = server.client().await;
-    client.register(RegisterRequest { ttl: seconds(600.0), ..instance("web", "a") }).await.unwrap();
+    let register = RegisterRequest { ttl: seconds(600.0), ..instance("web", "a") };
+    server.client().await.register(register).await.unwrap();
     for service in ["", "web"] {
+        let client = server.client().await;
         let request = HealthCheckRequest { service: service.to_owned() };
         let mut health = within("Health/Watch", client.health.clone().watch(request)).await.unwrap().into_inner();
         let first = within("the status", health.message()).await.unwrap().unwrap();
