@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::{
     ConnectionPermit, LimitError, WorkerState,
-    fairness::{CallQueue, CpuShare, ReadProgress, StallDetector},
+    fairness::{CpuShare, ReadProgress, StallDetector},
     limits::PeerIdentity,
     worker_state::Inspected,
 };
@@ -55,7 +55,6 @@ pub struct Connection {
     answered: AtomicUsize,
     /// Reason in the GOAWAY of a rejected connection.
     rejection: OnceLock<Box<str>>,
-    call_queue: Arc<CallQueue>,
     cpu_share: CpuShare,
 }
 
@@ -86,7 +85,6 @@ impl Connection {
             cancelled: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
             rejection: OnceLock::new(),
-            call_queue: Arc::default(),
             cpu_share: CpuShare::new(worker.now()),
         })
     }
@@ -130,10 +128,6 @@ impl Connection {
     /// Number of polls of the connection's tasks so far.
     pub(super) fn poll_count(&self) -> u64 {
         self.cpu_share.polls()
-    }
-
-    pub(super) fn call_queue(&self) -> &Arc<CallQueue> {
-        &self.call_queue
     }
 
     pub(super) fn permit(&self) -> &ConnectionPermit {

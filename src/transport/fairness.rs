@@ -7,7 +7,6 @@
 //! | resource | budget of a connection | beyond it | implemented in |
 //! |---|---|---|---|
 //! | bytes read in one poll of its task | [`MAX_READ_BYTES_PER_POLL`] | it yields until the other tasks have run | `super::connection_io` |
-//! | calls that begin at once | [`MAX_STARTING_CALLS`] | the next call waits until the tasks that are ready have run | `call_queue` |
 //! | CPU time of the thread, while the thread is busy and a light connection is there | [`CPU_SHARE`] of [`CPU_PARTS`] | it is read in pieces of [`THROTTLED_READ_BYTES`], with pauses of at most 20 ms | `cpu_share`, `super::connection_io` |
 //! | bytes of an answer in the buffers of hyper and h2 | [`MAX_FRAME_BYTES`] beyond the peer's window | the rest waits until the peer opens its window | `super::paced_body` |
 //! | time without progress of a reader | [`STALL_SECONDS`], and less than [`MIN_STALL_BYTES`] in that time | it is evicted | `stall` |
@@ -16,13 +15,11 @@
 //! The limits on numbers of connections, streams and unread bytes are not here but in `limits` and `unread_limits`: they bound how much may be open,
 //! not how fast it is served.
 
-mod call_queue;
 mod cpu_share;
 mod stall;
 
 use std::time::Duration;
 
-pub(super) use call_queue::{CallQueue, StartingCall};
 pub(super) use cpu_share::{CpuShare, ThreadLoad};
 pub(super) use stall::{ReadProgress, StallDetector};
 
@@ -31,9 +28,6 @@ pub(super) use stall::{ReadProgress, StallDetector};
 pub(super) const MAX_READ_BYTES_PER_POLL: usize = 8 * 1024;
 /// Bytes that a throttled connection reads in one poll of its task.
 pub(super) const THROTTLED_READ_BYTES: usize = 512;
-
-/// Calls of a connection that begin at once.
-const MAX_STARTING_CALLS: usize = 4;
 
 /// Number of parts into which the time of a thread is divided. Shares are numbers of such parts.
 const CPU_PARTS: u64 = 40;

@@ -9,7 +9,6 @@ use tower::Service;
 
 use super::{
     Connection,
-    fairness::StartingCall,
     paced_body::{OpenStream, PacedBody},
 };
 
@@ -34,9 +33,7 @@ impl hyper::service::Service<Request<Incoming>> for RequestService {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&self.connection));
         let response = self.routes.clone().call(request);
-        let starting = StartingCall::new(self.connection.call_queue());
         Box::pin(async move {
-            starting.may_begin().await;
             let response = response.await?;
             let has_end = response.extensions().get::<EndlessBody>().is_none();
             Ok(response.map(|body| PacedBody::new(body, has_end, stream)))

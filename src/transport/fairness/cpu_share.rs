@@ -1,8 +1,9 @@
 //! CPU time that a connection may use of its thread while others want little of it.
 //!
-//! Budgets for a poll (`connection_io`, `call_queue`) let connections take turns, regardless of their use: next to two connections that send as much as they
-//! can, a heartbeat waits for both at each of its steps. So the CPU time of each connection is counted. A connection that has used its share is read more
-//! slowly while the thread is busy and a light connection is present. Connections are not slowed down if all are heavy, or if the thread has idle time.
+//! The budget for a poll (`connection_io`) lets connections take turns, regardless of their use: next to two connections
+//! that send as much as they can, a heartbeat waits for both at each of its steps. So the CPU time of each connection is
+//! counted. A connection that has used its share is read more slowly while the thread is busy and a light connection is
+//! present. Connections are not slowed down if all are heavy, or if the thread has idle time.
 //!
 //! The time is counted in leaky buckets: each poll of a task adds to a bucket, and a share of the passing time leaks out.
 
