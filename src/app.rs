@@ -38,4 +38,4 @@ pub use recovery::RecoveryError;
 pub use server_context::ServerContext;
 pub use settling::ReaderMemory;
 pub use views::{EncodedView, View, ViewKey, ViewValue, ViewVersion, Views};
-pub use watchers::{WatchProtocol, WatchedResource, Watcher, WatcherGuard, Watchers};
+pub use watchers::{UserAgent, WatchProtocol, WatchedResource, Watcher, WatcherGuard, Watchers};

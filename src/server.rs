@@ -248,7 +248,9 @@ impl Server {
 async fn close_store(context: &Arc<ServerContext>) {
     let engine = Arc::clone(&context.engine);
     if timeout(STORE_TIMEOUT, spawn_blocking(move || engine.close())).await.is_err() {
-        tracing::error!("the store did not close in time: acknowledged writes are in it all the same");
+        tracing::error!(
+            "the store did not close in time: a durable store has all acknowledged writes, a relaxed one may lack the last second"
+        );
     }
 }
 

@@ -60,7 +60,7 @@ pub use limits::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, PeerIden
 pub use listener::Listener;
 pub use listener_config::ListenerConfig;
 pub use protocol::Protocol;
-pub use request_service::EndlessBody;
+pub use request_service::{EndlessBody, user_agent};
 pub use serve::serve;
 pub use unread_limits::AnswerSize;
 pub use wake::{Interest, Notifier, WakeRegistration};

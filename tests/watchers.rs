@@ -1,6 +1,9 @@
 //! Watchers: one list of the readers of every protocol.
 
-use std::net::UdpSocket;
+use std::{
+    io::Write as _,
+    net::{TcpStream, UdpSocket},
+};
 
 use callboard::pb::callboard::v1::{
     ListWatchersRequest, ListWatchersResponse, QueryRate, RegisterRequest, WatchProtocol, Watcher,
@@ -83,6 +86,20 @@ async fn blocking_query_is_listed_under_the_name_of_its_service_in_any_case() {
         assert_eq!(list(&client, service).await.watchers.len(), listed, "{service}");
     }
     query.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_user_agent_of_a_blocking_query_is_cut() {
+    let server = TestServer::open();
+    let client = server.client().await;
+    let agent = "x".repeat(10_000);
+    // An index that is never reached while the test runs.
+    let path = format!("/v1/catalog/nodes?index={}&wait=60s", u64::MAX >> 1);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {agent}\r\n\r\n");
+    let mut stream = TcpStream::connect(server.http()).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let watchers = until(&client, |watchers| !watchers.is_empty()).await;
+    assert_eq!(watchers[0].user_agent, agent[..128]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

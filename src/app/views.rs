@@ -253,7 +253,7 @@ impl Views {
     ///
     /// # Errors
     ///
-    /// Those of `make`. They are not cached.
+    /// The errors of `make`, which are not cached.
     pub fn at_revision<V: ViewValue, E>(
         &self,
         key: ViewKey<'_>,

@@ -60,8 +60,26 @@ pub enum WatchedResource {
     Node(Box<str>),
     /// Health of the process itself.
     Process,
-    /// Nothing that changes, such as a service whose name is invalid.
+    /// Resource that never changes, such as a service whose name is invalid.
     Nothing,
+}
+
+/// `user-agent` of a client, cut to 128 characters, so that a watch keeps no more of a request than that.
+#[derive(Debug, Clone, Default)]
+pub struct UserAgent(Box<str>);
+
+impl UserAgent {
+    /// Cuts the text of the header.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.chars().take(MAX_USER_AGENT_CHARS).collect())
+    }
+
+    /// Text of the user agent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// One open watch.
@@ -72,7 +90,7 @@ pub struct Watcher {
     /// Connection that carries it.
     pub connection: Arc<Connection>,
     /// `user-agent` of its client, truncated to 128 characters. Empty if the client sent none.
-    pub user_agent: Box<str>,
+    pub user_agent: UserAgent,
     /// Part of the registry that it reads.
     pub resource: WatchedResource,
     /// Filter of its instances.
@@ -111,7 +129,7 @@ impl Watchers {
         &self,
         protocol: WatchProtocol,
         connection: &Arc<Connection>,
-        user_agent: &str,
+        user_agent: UserAgent,
         (resource, filter): (WatchedResource, Option<&Arc<InstanceFilter>>),
         now: ClockReading,
     ) -> WatcherGuard {
@@ -119,7 +137,7 @@ impl Watchers {
         let watcher = Arc::new(Watcher {
             protocol,
             connection: Arc::clone(connection),
-            user_agent: user_agent.chars().take(MAX_USER_AGENT_CHARS).collect(),
+            user_agent,
             resource,
             filter: filter.cloned(),
             connected_at: now.wall,

@@ -109,7 +109,7 @@ impl Metadata {
     ///
     /// # Errors
     ///
-    /// As [`Metadata::parse`], except for the size.
+    /// The errors of [`Metadata::parse`], except for the size.
     pub fn parse_stored<'a, T: AsRef<str> + 'a>(
         given: impl ExactSizeIterator<Item = (&'a T, &'a T)>,
     ) -> Result<Self, FieldError> {

@@ -53,7 +53,7 @@ use axum::{
     extract::Request,
     http::{
         Method, Response, StatusCode, Uri,
-        header::{ALLOW, ORIGIN, USER_AGENT},
+        header::{ALLOW, ORIGIN},
         request::Parts,
     },
     response::IntoResponse as _,
@@ -62,7 +62,11 @@ use tokio::time::timeout;
 use tower::Service;
 
 use crate::{
-    app::ServerContext, health_check::HealthChecks, model::FieldError, registry::Entry, transport::Connection,
+    app::{ServerContext, UserAgent},
+    health_check::HealthChecks,
+    model::FieldError,
+    registry::Entry,
+    transport::{Connection, user_agent},
 };
 pub use agent::AgentIdentity;
 use cached_query::CachedQueries;
@@ -122,7 +126,7 @@ struct ConsulRequest {
     query: Query,
     connection: Arc<Connection>,
     /// `user-agent` of a query that may wait, for the list of watchers. Empty for other requests.
-    user_agent: Box<str>,
+    user_agent: UserAgent,
 }
 
 impl Consul {
@@ -198,7 +202,8 @@ impl Consul {
             reject_foreign_origin(&head)?;
         }
         let query = Query::parse(&head, &self.agent)?;
-        let user_agent = if query.may_wait() { user_agent(&head) } else { Box::default() };
+        let user_agent =
+            if query.may_wait() { UserAgent::new(user_agent(&head.headers)) } else { UserAgent::default() };
         let request = ConsulRequest { subject, query, connection, user_agent };
         // Thousands of blocking queries wait at the same time. So each drops what it no longer needs, and the large futures of other
         // endpoints are boxed.
@@ -225,10 +230,6 @@ impl Consul {
         let written = timeout(WRITE_TIMEOUT, self.write(endpoint, request, &body)).await;
         written.unwrap_or(Err(ConsulError::OutcomeUnknown(WRITE_TIMEOUT.as_secs())))
     }
-}
-
-fn user_agent(head: &Parts) -> Box<str> {
-    head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().into()
 }
 
 /// Rejects writes by web pages of other origins. A browser names the page's origin with each write; only pages that were loaded from this

@@ -159,7 +159,7 @@ pub struct WorkerDispatch {
     clock: Arc<Clock>,
     /// Indexes of the workers to which connections are dispatched.
     targets: Range<usize>,
-    /// For each worker, the times at which it received its newest connections.
+    /// Times at which each worker received its newest connections.
     recent: Vec<VecDeque<Duration>>,
 }
 

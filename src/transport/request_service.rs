@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, header::USER_AGENT};
 use hyper::body::Incoming;
 use tonic::{body::Body, service::Routes};
 use tower::Service;
@@ -15,6 +15,12 @@ use super::{
 /// Extension of an endless answer, whose parts are shared by several streams.
 #[derive(Debug, Clone, Copy)]
 pub struct EndlessBody;
+
+/// Returns the `user-agent` of a request, or an empty text.
+#[must_use]
+pub fn user_agent(headers: &HeaderMap) -> &str {
+    headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default()
+}
 
 /// Serves the requests of one connection.
 #[derive(Debug, Clone)]

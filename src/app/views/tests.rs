@@ -181,8 +181,6 @@ fn maker_that_panics_lets_the_next_caller_make_the_view() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
     /// Whatever is asked for in whatever order, a view is that of the key and the revision, and the limit holds.
     #[test]
     fn views_are_never_of_another_revision_and_the_limit_holds(

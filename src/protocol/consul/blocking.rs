@@ -160,8 +160,13 @@ impl Consul {
         }
         let ServerContext { notifier, watchers, clock, .. } = &*self.context;
         let (connection, resource) = (&request.connection, subject.resource());
-        let listed =
-            watchers.enter(WatchProtocol::Consul, connection, &request.user_agent, (resource, None), clock.now());
+        let listed = watchers.enter(
+            WatchProtocol::Consul,
+            connection,
+            request.user_agent.clone(),
+            (resource, None),
+            clock.now(),
+        );
         // A query that waits for another hash has no index: it counts as up to date.
         let known = if request.query.index > 0 { request.query.index } else { self.registry().applied().0 };
         listed.watcher.sent.store(known, Ordering::Relaxed);

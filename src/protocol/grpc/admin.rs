@@ -168,7 +168,7 @@ fn watcher(id: u64, watcher: &Watcher, registry: &Registry, now: ClockReading) -
         }
         .into(),
         peer: watcher.connection.peer().to_string(),
-        user_agent: watcher.user_agent.to_string(),
+        user_agent: watcher.user_agent.as_str().to_owned(),
         filter: watcher.filter.as_ref().map(|filter| filter.as_str().to_owned()).unwrap_or_default(),
         connected_at: Some(time::timestamp(watcher.connected_at)),
         synced_at: (synced > UnixMillis(0)).then(|| time::timestamp(synced)),

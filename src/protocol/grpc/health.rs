@@ -10,18 +10,18 @@ use std::{
 };
 
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
 use super::{ApiError, GrpcApi, connection};
 use crate::{
-    app::{ServerContext, WatchProtocol, WatchedResource, WatcherGuard},
+    app::{ServerContext, UserAgent, WatchProtocol, WatchedResource, WatcherGuard},
     model::{Selector, ServiceName},
     pb::{
         grpc::health::v1::{HealthListRequest, HealthListResponse},
         server::health_server::Health,
     },
-    transport::{Connection, Interest, WakeRegistration},
+    transport::{Connection, Interest, WakeRegistration, user_agent},
 };
 
 /// Names of the process as a whole and of its own services.
@@ -108,13 +108,13 @@ impl Health for GrpcApi {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthStream>, Status> {
         let connection = connection(&request)?;
         let subject = HealthSubject::parse(&request.get_ref().service);
-        Ok(Response::new(HealthStream::open(&self.context, &connection, user_agent(request.metadata()), subject)))
+        Ok(Response::new(HealthStream::open(
+            &self.context,
+            &connection,
+            UserAgent::new(user_agent(request.metadata().as_ref())),
+            subject,
+        )))
     }
-}
-
-/// Returns the `user-agent` of a request, or nothing.
-pub(super) fn user_agent(metadata: &MetadataMap) -> &str {
-    metadata.get("user-agent").and_then(|agent| agent.to_str().ok()).unwrap_or_default()
 }
 
 /// Stream of a status and its changes.
@@ -132,7 +132,7 @@ impl HealthStream {
     pub(super) fn open(
         context: &Arc<ServerContext>,
         connection: &Arc<Connection>,
-        user_agent: &str,
+        user_agent: UserAgent,
         subject: HealthSubject,
     ) -> Self {
         let (interest, resource) = match &subject {

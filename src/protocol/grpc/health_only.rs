@@ -10,14 +10,15 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_res
 
 use super::{
     ApiError, connection,
-    health::{HealthStream, HealthSubject, OWN_NAMES, answer, serving, user_agent},
+    health::{HealthStream, HealthSubject, OWN_NAMES, answer, serving},
 };
 use crate::{
-    app::ServerContext,
+    app::{ServerContext, UserAgent},
     pb::{
         grpc::health::v1::{HealthListRequest, HealthListResponse},
         server::health_server::Health,
     },
+    transport::user_agent,
 };
 
 /// Health service of the health listener.
@@ -47,6 +48,11 @@ impl Health for HealthOnlyApi {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthStream>, Status> {
         let Self(context) = self;
         let subject = HealthSubject::parse_own(&request.get_ref().service);
-        Ok(Response::new(HealthStream::open(context, &connection(&request)?, user_agent(request.metadata()), subject)))
+        Ok(Response::new(HealthStream::open(
+            context,
+            &connection(&request)?,
+            UserAgent::new(user_agent(request.metadata().as_ref())),
+            subject,
+        )))
     }
 }

@@ -18,7 +18,7 @@ use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
 use super::{ApiError, time};
 use crate::{
-    app::{ReaderMemory, ServerContext, WatchProtocol, WatchedResource, WatcherGuard},
+    app::{ReaderMemory, ServerContext, UserAgent, WatchProtocol, WatchedResource, WatcherGuard},
     metrics::WorkerLabel,
     model::{InstanceFilter, ResumeToken, Revision, Selector},
     pb::callboard::v1 as pb,
@@ -74,7 +74,7 @@ impl WatchStream {
     fn new(
         context: &Arc<ServerContext>,
         connection: &Arc<Connection>,
-        user_agent: &str,
+        user_agent: UserAgent,
         (selector, filter, token): (Selector, Option<InstanceFilter>, Option<ResumeToken>),
     ) -> Self {
         let (selector, filter) = (Arc::new(selector), filter.map(Arc::new));

@@ -23,10 +23,10 @@ use tonic::{Status, Streaming, body::Body, codec::Codec};
 
 use super::{ApiError, NextMessage, WatchStream};
 use crate::{
-    app::ServerContext,
+    app::{ServerContext, UserAgent},
     pb::{callboard::v1 as pb, codec::SmallBuffers},
     protocol::grpc::{MAX_SELECTOR_BYTES, decode, tonic_errors},
-    transport::{AnswerSize, Connection, EndlessBody},
+    transport::{AnswerSize, Connection, EndlessBody, user_agent},
 };
 
 /// Interval at which a watch checks whether its client has read enough for another message.
@@ -54,7 +54,7 @@ pub(in crate::protocol::grpc) async fn answer(
 async fn open(context: &Arc<ServerContext>, request: Request) -> Result<WatchBody, Status> {
     let (head, body) = request.into_parts();
     let connection = head.extensions.get::<Arc<Connection>>().ok_or(ApiError::NoConnection)?;
-    let agent = head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let agent = UserAgent::new(user_agent(&head.headers));
     let decoder = SmallBuffers::<pb::WatchResponse, pb::WatchRequest>::default().decoder();
     let limit = context.max_message_size.max(MAX_SELECTOR_BYTES);
     let message = Streaming::new_request(decoder, body, None, Some(limit)).message().await;

@@ -33,7 +33,7 @@ enum ScriptStep {
         ttl: usize,
         replace: bool,
     },
-    /// Of each `live + 1` instances, all but one send a heartbeat.
+    /// All but one of each `live + 1` instances send a heartbeat.
     Heartbeat {
         live: usize,
     },
