@@ -28,4 +28,5 @@ suites! {
     node: "needs Node.js: just interop node",
     python: "needs Python: just interop python",
     tools: "needs Go and Python: just interop tools",
+    xds: "needs the languages of its clients, among them Go, Python, Java and Node.js: just interop xds",
 }

@@ -5,7 +5,8 @@ set -euo pipefail
 
 interop="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$interop/../.." && pwd)"
-suite="$(basename "$(cd "$(dirname "$0")" && pwd)")"
+suite="$(cd "$(dirname "$0")" && pwd)"
+suite="${suite#"$interop/"}"
 caches="${CALLBOARD_INTEROP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/callboard-interop}"
 cache="$caches/$suite"
 mkdir -p "$cache"
@@ -57,6 +58,14 @@ node_packages() { # in the working directory, which has a package-lock.json
 protoc() {
     python_env
     (cd "$root" && "$venv/bin/python" -m grpc_tools.protoc --proto_path proto "$@")
+}
+
+python_stubs() { # generates stubs of the native API into $cache/stubs, and sets PYTHONPATH to them and to the suite python
+    rm -rf "$cache/stubs"
+    mkdir "$cache/stubs"
+    protoc --python_out="$cache/stubs" --pyi_out="$cache/stubs" --grpc_python_out="$cache/stubs" \
+        callboard/v1/{instance,registry,discovery,admin}.proto
+    export PYTHONPATH="$cache/stubs:$interop/python" PYTHONDONTWRITEBYTECODE=1
 }
 
 certificates() { # DIRECTORY: certificates/main.go lists the files

@@ -1,0 +1,162 @@
+"""The clients under test, and the commands that they take."""
+
+import json
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fixture import Failure, check
+from lines import LineProcess
+
+START_TIMEOUT = 30.0
+CALL_TIMEOUT = 60.0
+UPDATE_TIMEOUT = 15.0  # limit in seconds until a client uses a new set of backends
+POLL = 0.02  # interval in seconds between requests for the counts of a load
+
+
+@dataclass(frozen=True)
+class ClientType:
+    """A program in clients/, and its known differences."""
+
+    bootstrap: str  # argument of `callboard xds bootstrap --for`
+    keeps_last_backends: bool = False  # goes on calling the last backends of a service that has none left
+    ignores_weights: bool = False
+
+
+CLIENT_TYPES = {
+    "go": ClientType("go"),
+    "go-old": ClientType("go"),
+    "python": ClientType("python"),
+    "python-old": ClientType("python"),
+    "java": ClientType("java", keeps_last_backends=True),
+    "node": ClientType("node"),
+    "ruby": ClientType("cpp"),
+    "cpp": ClientType("cpp"),
+    "rust": ClientType("rust", ignores_weights=True),
+    "envoy": ClientType("envoy"),
+    "envoy-delta": ClientType("envoy"),
+}
+
+
+@dataclass
+class Counts:
+    """Calls by backend, and failed calls by error."""
+
+    backends: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        return sum(self.errors.values())
+
+    @property
+    def total(self) -> int:
+        return sum(self.backends.values()) + self.failed
+
+    def __str__(self) -> str:
+        split = ", ".join(f"{id} {calls}" for id, calls in sorted(self.backends.items()))
+        return f"{split or 'no call succeeded'}{f'; failed: {self.errors}' if self.errors else ''}"
+
+
+class Client:
+    """One process of a client, with one channel to one target."""
+
+    def __init__(self, name: str, target: str, server: str, scratch: Path) -> None:
+        self.name = name
+        self.type = CLIENT_TYPES[name]
+        with tempfile.NamedTemporaryFile("w", suffix=".json", prefix=f"{name}-", dir=scratch, delete=False) as file:
+            file.write(bootstrap(self.type.bootstrap, server))
+        start = Path(__file__).parent.parent / "clients" / name / "start"
+        environment = {"GRPC_XDS_BOOTSTRAP": file.name}
+        self._process = LineProcess(name, [str(start), target], scratch / f"{name}.log", environment)
+
+    def ready(self) -> str:
+        """Waits until the program is ready; returns the name and version of its library."""
+        return self._process.next(START_TIMEOUT)["client"]
+
+    def call(self, calls: int, parallel: int = 4) -> Counts:
+        return self._counts("called", f"call {calls} {parallel}")
+
+    def start(self, rate: int) -> None:
+        self._process.send(f"start {rate}")
+
+    def stats(self) -> Counts:
+        return self._counts("stats", "stats")
+
+    def stop(self) -> Counts:
+        return self._counts("stopped", "stop")
+
+    def end(self) -> None:
+        self._process.end()
+
+    def _counts(self, event: str, command: str) -> Counts:
+        answer = self._process.ask(command, CALL_TIMEOUT)
+        check(answer.get("event") == event, f"`{command}` was answered with {answer}")
+        return Counts(answer["backends"], answer["errors"])
+
+    def sees(self, *ids: str, within: float = UPDATE_TIMEOUT) -> float:
+        """Calls until exactly these backends answer, and no call fails; returns the time that it took."""
+        began = time.monotonic()
+        while True:
+            counts = self.call(20 * len(ids), 4)
+            if not counts.failed and set(counts.backends) == set(ids):
+                return time.monotonic() - began
+            if time.monotonic() > began + within:
+                raise Failure(f"not only {', '.join(ids)} used after {within:.0f} s: {counts}")
+
+    def fails(self, within: float = UPDATE_TIMEOUT) -> str:
+        """Calls until no call succeeds; returns the error of a call that failed at once."""
+        deadline = time.monotonic() + within
+        while True:
+            began = time.monotonic()
+            counts = self.call(4, 4)
+            took = time.monotonic() - began
+            if not counts.backends:
+                check(took < 4, f"a call took {took:.1f} s to fail: {counts}")
+                wrong = [error for error in counts.errors if not error.startswith("UNAVAILABLE")]
+                check(not wrong, f"the status is not UNAVAILABLE: {wrong}")
+                return next(iter(counts.errors))
+            check(time.monotonic() < deadline, f"calls succeed after {within:.0f} s: {counts}")
+
+    def until(self, condition: Any, what: str, within: float = UPDATE_TIMEOUT) -> Counts:
+        """Reads the counts of the load until the condition holds."""
+        deadline = time.monotonic() + within
+        while True:
+            counts = self.stats()
+            if condition(counts):
+                return counts
+            check(time.monotonic() < deadline, f"{what} not within {within:.0f} s: {counts}")
+            time.sleep(POLL)
+
+    def uses(self, id: str, within: float = UPDATE_TIMEOUT) -> Counts:
+        return self.until(lambda counts: id in counts.backends, f"a call of {id}", within)
+
+    def stops_using(self, id: str, within: float = UPDATE_TIMEOUT) -> None:
+        """Waits until 50 calls in a row went to other backends."""
+        last = self.stats()
+
+        def unused(counts: Counts) -> bool:
+            nonlocal last
+            if counts.backends.get(id) != last.backends.get(id):
+                last = counts
+            return counts.total >= last.total + 50
+
+        self.until(unused, f"the end of the calls of {id}", within)
+
+    def stop_without_failures(self) -> Counts:
+        counts = self.stop()
+        check(not counts.failed, f"calls failed: {counts}")
+        return counts
+
+
+def bootstrap(kind: str, server: str) -> str:
+    uri = f"http://{server}" if kind == "rust" else server
+    return json.dumps(
+        {
+            "xds_servers": [{"server_uri": uri, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3", "ignore_resource_deletion"]}],
+            "node": {"id": f"interop-{kind}", "cluster": "interop", "locality": {"region": "", "zone": "", "sub_zone": ""}},
+        }
+    )

@@ -1,0 +1,112 @@
+"""Scenarios in which the registry stops while the clients call."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+
+from clients import Client
+from fixture import Failure
+from registry import Service
+from scenarios import RATE
+from world import Fleet, World
+
+OUTAGE = 10  # seconds
+RECOVERY_TIMEOUT = 60.0  # limit in seconds until clients have reconnected and the registry has settled
+WINDOW = 2.0  # seconds in which each backend has to be called
+
+
+class EvenLoad:
+    """A load of all clients, which fails for a client if a backend gets no call for the time of the window."""
+
+    def __init__(self, fleet: Fleet, ids: str) -> None:
+        self._fleet, self._ids = fleet, ids
+        self._stop = threading.Event()
+        self._watch = threading.Thread(target=fleet.each, args=(self._each_backend_is_called,))
+        fleet.each(lambda client: client.start(RATE))
+        fleet.each(lambda client: client.until(lambda counts: set(counts.backends) == set(ids), "a call of each backend"))
+        self._watch.start()
+
+    def _each_backend_is_called(self, client: Client) -> None:
+        before = client.stats()
+        while not self._stop.wait(WINDOW):
+            now = client.stats()
+            unused = [id for id in self._ids if now.backends.get(id) == before.backends.get(id)]
+            # On a loaded machine, a window may have too few calls to tell.
+            if unused and now.total - before.total >= RATE / 2:
+                raise Failure(f"no call of {', '.join(unused)} for {WINDOW:.0f} s; counts before {before}, and now {now}")
+            before = now
+
+    def stop(self, world: World) -> None:
+        """Ends the load. Each failed call is counted, and fails the scenario."""
+        self._stop.set()
+        self._watch.join()
+
+        def stop(client: Client) -> None:
+            counts = client.stop()
+            world.restart_failures[client.name] += counts.failed
+            if counts.failed:
+                raise Failure(f"calls failed: {counts}")
+
+        self._fleet.each(stop)
+
+
+def restart(world: World, fleet: Fleet, service: Service, stop: Callable[[], None], renewed: bool) -> None:
+    """Restarts the registry of a service with the instances a to d, and then adds e."""
+    fleet.each(lambda client: client.sees(*"abcd"))
+    load = EvenLoad(fleet, "abcd")
+    stop()
+    service.registry.start()
+    if renewed:
+        service.wait_until_registered(*"abcd")
+    began = time.monotonic()
+    service.add(world.backend("e"))
+
+    def uses_new_backend(client: Client) -> str:
+        client.uses("e", RECOVERY_TIMEOUT)
+        return f"added backend used {time.monotonic() - began:.1f} s after the restart"
+
+    fleet.each(uses_new_backend)
+    load.stop(world)
+    service.remove("e")
+
+
+def restart_in_memory(world: World) -> None:
+    renew(world, "abcd")
+    for stop in (world.memory.stop, world.memory.kill):
+        restart(world, world.fleet, world.payments, stop, renewed=True)
+
+
+def restart_on_disk(world: World) -> None:
+    with tempfile.TemporaryDirectory(dir=world.scratch) as directory:
+        registry = world.new_registry("--data-dir", directory)
+        try:
+            service = Service(registry, "payments")
+            service.become(*world.backends("abcd"))
+            with world.other_fleet("xds:///payments", registry) as fleet:
+                for stop in (registry.stop, registry.kill):
+                    restart(world, fleet, service, stop, renewed=False)
+        finally:
+            registry.kill()
+
+
+def outage(world: World) -> None:
+    """Stops the registry for some time, during which a backend is started."""
+    renew(world, "abcd")
+    world.fleet.each(lambda client: client.sees(*"abcd"))
+    load = EvenLoad(world.fleet, "abcd")
+    world.memory.stop()
+    world.payments.renew(world.backend("e"))
+    time.sleep(OUTAGE)
+    world.memory.start()
+    world.payments.wait_until_registered(*"abcde")
+    world.fleet.each(lambda client: client.uses("e", RECOVERY_TIMEOUT))
+    load.stop(world)
+
+
+def renew(world: World, ids: str) -> None:
+    """Makes the backends the only ones of `payments`, with programs that renew their leases."""
+    world.payments.become()
+    for backend in world.backends(ids):
+        world.payments.renew(backend)
+    world.payments.wait_until_registered(*ids)

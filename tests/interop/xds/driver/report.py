@@ -1,0 +1,55 @@
+"""The tables that the suite prints, in Markdown. docs/src/xds-clients.md has a copy."""
+
+import os
+
+from figures import Delays, percentile
+from world import Result, World
+
+
+def table(rows: list[list[str]]) -> str:
+    """Returns a Markdown table; the first row is its head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def scenarios(world: World, results: dict[str, dict[str, Result]]) -> str:
+    """Returns the table of the results, with a numbered sentence below it for each known difference."""
+    differences: list[str] = []
+
+    def cell(result: Result) -> str:
+        if result.failure:
+            return "FAILED"
+        if not result.difference:
+            return "pass"
+        if result.difference.text not in differences:
+            differences.append(result.difference.text)
+        return f"({differences.index(result.difference.text) + 1})"
+
+    rows = [["scenario", *world.names]]
+    rows += [[title, *(cell(by_client[name]) for name in world.names)] for title, by_client in results.items()]
+    return "\n".join([table(rows), "", *(f"({number}) {text}" for number, text in enumerate(differences, 1))])
+
+
+def figures(world: World, delays: dict[str, Delays]) -> str:
+    head = ["client", "version", "add p50", "add p99", "remove p50", "remove p99", "failed in restarts", "split"]
+    rows = [head]
+    for name in world.names:
+        measured = delays[name]
+        times = [
+            f"{percentile(values, percent):.1f} ms" if values else "?"
+            for values in (measured.add, measured.remove)
+            for percent in (50, 99)
+        ]
+        split = world.splits.get(name)
+        calls = " ".join(str(split.backends[id]) for id in sorted(split.backends)) if split else "?"
+        rows.append([name, world.versions.get(name, "?"), *times, str(world.restart_failures[name]), calls])
+    return table(rows)
+
+
+def add_versions(world: World) -> None:
+    """Adds the clients to the table of tests/interop/run."""
+    if path := os.environ.get("INTEROP_CLIENTS"):
+        with open(path, "a") as file:
+            file.writelines(f"xDS, {name}\t{world.versions.get(name, '?')}\n" for name in world.names)
