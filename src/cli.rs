@@ -24,6 +24,7 @@ mod stop;
 mod terminal;
 mod view;
 mod watch;
+mod xds;
 
 use std::process::ExitCode;
 
@@ -73,6 +74,8 @@ enum CliCommand {
     Health(health::HealthArgs),
     /// List the services in self-preservation, or end it (exit code 6 if there are any)
     SelfPreservation(Box<self_preservation::SelfPreservationArgs>),
+    /// Help clients that use xDS
+    Xds(xds::XdsArgs),
     /// Export a data directory as JSON Lines
     Export(export_import::ExportArgs),
     /// Create a data directory from an export
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         CliCommand::Serve(args) => serve::run(&args).map_err(CliError::from),
         CliCommand::Completion(args) => completion::run(&args),
+        CliCommand::Xds(args) => xds::run(&args),
         CliCommand::Export(args) => export_import::export(&args),
         CliCommand::Import(args) => export_import::import(&args),
         CliCommand::Register(args) => block_on(register::run(args)),
@@ -129,7 +133,7 @@ mod tests {
     fn every_client_command_takes_a_server_and_a_format() {
         for command in Cli::command().get_subcommands() {
             let name = command.get_name();
-            if matches!(name, "serve" | "completion" | "export" | "import") {
+            if matches!(name, "serve" | "completion" | "export" | "import" | "xds") {
                 continue;
             }
             for option in ["server", "output"] {

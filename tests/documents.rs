@@ -166,6 +166,7 @@ fn flags_named_by_documents_exist() {
     let verbs = verbs.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let mut helps: Vec<String> = verbs.map(|line| help(&[line.trim().split(' ').next().unwrap()])).collect();
     helps.extend(["events", "reset"].map(|verb| help(&["self-preservation", verb])));
+    helps.push(help(&["xds", "bootstrap"]));
     let mut known: BTreeSet<&str> = helps.iter().flat_map(|help| flags(help)).collect();
     assert!(known.contains("--data-dir"), "no flags were found");
     known.extend(OTHER_FLAGS);

@@ -20,28 +20,38 @@ use crate::{
 
 /// Timeout of a call. The server receives it as the call's deadline.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Address of a registry with default settings.
+pub(super) const DEFAULT_SERVER: &str = "127.0.0.1:8502";
 
 #[derive(Debug, Args)]
-#[expect(clippy::doc_markdown, reason = "the comments are help texts, which are plain text")]
 pub(crate) struct ServerArgs {
     /// gRPC address of the registry
-    #[arg(long, value_name = "ADDR", env = "CALLBOARD_SERVER", default_value = "127.0.0.1:8502", value_parser = server)]
+    #[arg(long, value_name = "ADDR", env = "CALLBOARD_SERVER", default_value = DEFAULT_SERVER, value_parser = server)]
     server: String,
-    /// Use TLS, and trust the authorities in this PEM file instead of the system's trust store
-    #[arg(long, value_name = "FILE", env = "CALLBOARD_TLS_CA")]
-    tls_ca: Option<PathBuf>,
-    /// Use TLS, and present this client certificate [env: CALLBOARD_TLS_CERT, if TLS is used]
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// Private key of --tls-cert [env: CALLBOARD_TLS_KEY]
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// Use TLS, and expect this name in the server's certificate instead of the host of --server
-    #[arg(long, value_name = "NAME", env = "CALLBOARD_TLS_SERVER_NAME")]
-    tls_server_name: Option<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
-fn server(text: &str) -> Result<String, ClientError> {
+/// TLS files for connections to the registry.
+#[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "the comments are help texts, which are plain text")]
+pub(super) struct TlsArgs {
+    /// Use TLS, and trust the authorities in this PEM file instead of the system's trust store
+    #[arg(long = "tls-ca", value_name = "FILE", env = "CALLBOARD_TLS_CA")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// Use TLS, and present this client certificate [env: CALLBOARD_TLS_CERT, if TLS is used]
+    #[arg(long = "tls-cert", value_name = "FILE", requires = "key_file")]
+    pub(super) certificate_file: Option<PathBuf>,
+    /// Private key of --tls-cert [env: CALLBOARD_TLS_KEY]
+    #[arg(long = "tls-key", value_name = "FILE", requires = "certificate_file")]
+    pub(super) key_file: Option<PathBuf>,
+    /// Use TLS, and expect this name in the server's certificate instead of the host of --server
+    #[arg(long = "tls-server-name", value_name = "NAME", env = "CALLBOARD_TLS_SERVER_NAME")]
+    pub(super) server_name: Option<String>,
+}
+
+/// Checks an address of --server.
+pub(super) fn server(text: &str) -> Result<String, ClientError> {
     Endpoint::check(text).map(|()| text.to_owned())
 }
 
@@ -49,46 +59,51 @@ impl ServerArgs {
     /// Returns the endpoint. TLS is used if the address or a flag asks for it.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, CliError> {
         let failed = |error| CliError::Call { address: self.server.clone(), error };
-        let uses_tls =
-            [&self.tls_ca, &self.tls_cert].iter().any(|file| file.is_some()) || self.tls_server_name.is_some();
-        if !uses_tls && !self.server.starts_with("https://") {
+        if !self.tls.is_wanted() && !self.server.starts_with("https://") {
             return self.server.parse().map_err(failed);
         }
         let mut tls = TlsConfig::default();
-        if let Some(file) = &self.tls_ca {
+        if let Some(file) = &self.tls.ca_file {
             tls = tls.with_ca(file);
         }
-        if let Some(name) = &self.tls_server_name {
+        if let Some(name) = &self.tls.server_name {
             tls = tls.with_server_name(name);
         }
-        if let Some((certificate, key)) = self.certificate()? {
+        if let Some((certificate, key)) = self.tls.certificate()? {
             tls = tls.with_certificate(certificate, key);
         }
         Endpoint::with_tls(&self.server, tls).map_err(failed)
     }
 
+    /// Returns a connection, which is opened at the first call.
+    pub(crate) fn connect(&self) -> Result<ServerConnection, CliError> {
+        Ok(ServerConnection::to(&self.endpoint()?))
+    }
+}
+
+impl TlsArgs {
+    /// Returns whether a flag asks for TLS.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.ca_file.is_some() || self.certificate_file.is_some() || self.server_name.is_some()
+    }
+
     /// Returns the client certificate and its key, from the flags or from the variables. The variables are those of `serve`
     /// as well, so they alone do not turn on TLS.
-    fn certificate(&self) -> Result<Option<(PathBuf, PathBuf)>, CliError> {
+    pub(super) fn certificate(&self) -> Result<Option<(PathBuf, PathBuf)>, CliError> {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
+        if let (Some(certificate), Some(key)) = (&self.certificate_file, &self.key_file) {
             return Ok(Some((certificate.clone(), key.clone())));
         }
         match (variable("CALLBOARD_TLS_CERT"), variable("CALLBOARD_TLS_KEY")) {
             (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
             (None, None) => Ok(None),
             (Some(_), None) => {
-                Err(CliError::Usage("CALLBOARD_TLS_CERT is set, but CALLBOARD_TLS_KEY is not; set both"))
+                Err(CliError::Usage("CALLBOARD_TLS_CERT is set, but CALLBOARD_TLS_KEY is not; set both".into()))
             }
             (None, Some(_)) => {
-                Err(CliError::Usage("CALLBOARD_TLS_KEY is set, but CALLBOARD_TLS_CERT is not; set both"))
+                Err(CliError::Usage("CALLBOARD_TLS_KEY is set, but CALLBOARD_TLS_CERT is not; set both".into()))
             }
         }
-    }
-
-    /// Returns a connection, which is opened at the first call.
-    pub(crate) fn connect(&self) -> Result<ServerConnection, CliError> {
-        Ok(ServerConnection::to(&self.endpoint()?))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Errors of the command line: one line on standard error, and an exit code.
 
-use std::{io, process::ExitCode};
+use std::{borrow::Cow, io, process::ExitCode};
 
 use tonic::Code;
 
@@ -60,7 +60,7 @@ pub(crate) enum CliError {
     Spawn { program: String, error: io::Error },
     /// The arguments or variables contradict each other.
     #[error("{0}")]
-    Usage(&'static str),
+    Usage(Cow<'static, str>),
     /// Any error that has no exit code of its own.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),

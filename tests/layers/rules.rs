@@ -48,7 +48,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         layer: "cli",
-        uses: &["client", "clock", "config", "engine", "pb", "server", "telemetry"],
+        uses: &["client", "clock", "config", "engine", "pb", "random", "server", "telemetry"],
         tests_use: &[],
         never: &[AXUM],
     },

@@ -1,0 +1,277 @@
+//! `callboard xds bootstrap`: the bootstrap file of a gRPC client or of Envoy.
+
+mod envoy;
+mod grpc;
+
+use std::{
+    io::{self, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{PathBuf, absolute},
+    process::ExitCode,
+};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::{
+    cli::{
+        connection::{DEFAULT_SERVER, TlsArgs, server},
+        error::CliError,
+        terminal::print_stderr,
+    },
+    random,
+};
+
+/// Name of the group of clients, unless --cluster sets another.
+const DEFAULT_CLUSTER: &str = "callboard";
+/// Address where Envoy listens, unless --listen sets another.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10000);
+
+/// Client that reads a bootstrap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BootstrapClient {
+    /// grpc-go
+    Go,
+    /// grpc-java with grpc-xds
+    Java,
+    /// grpcio
+    Python,
+    /// grpc-js with grpc-js-xds
+    Node,
+    /// The gem grpc
+    Ruby,
+    /// The extension grpc
+    Php,
+    /// gRPC for C++
+    Cpp,
+    /// tonic-xds
+    Rust,
+    /// Envoy; the bootstrap is its whole configuration
+    Envoy,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Standard output has only the file. A gRPC client finds it by the variable GRPC_XDS_BOOTSTRAP; Envoy \
+                  takes it with -c. Give each client a file of its own: the node id in it identifies the client in \
+                  `callboard clients`."
+)]
+pub(super) struct BootstrapArgs {
+    /// Client that reads the file
+    #[arg(long = "for", value_enum, value_name = "CLIENT")]
+    client: BootstrapClient,
+    /// gRPC address of the registry, as the client reaches it; repeat it for registries to fall back to
+    #[arg(
+        long = "server",
+        value_name = "ADDR",
+        env = "CALLBOARD_SERVER",
+        default_value = DEFAULT_SERVER,
+        value_delimiter = ',',
+        value_parser = server
+    )]
+    servers: Vec<String>,
+    /// Id of the client [default: the name of this host, and a random number]
+    #[arg(long, value_name = "ID")]
+    node_id: Option<String>,
+    /// Name of the group of clients that the client belongs to
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_CLUSTER)]
+    cluster: String,
+    /// Place where the client runs, from region to sub-zone, for example eu-west/eu-west-1a/rack-3 [default: none]
+    #[arg(long, value_name = "REGION/ZONE/SUB-ZONE", value_parser = locality)]
+    locality: Option<NodeLocality>,
+    #[command(flatten)]
+    tls: TlsArgs,
+    /// Let Envoy use delta xDS, so that it receives only what changed
+    #[arg(long)]
+    delta: bool,
+    /// Let Envoy listen for calls to this service
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Address where Envoy listens [default: 127.0.0.1:10000]
+    #[arg(long, value_name = "ADDR", requires = "service")]
+    listen: Option<SocketAddr>,
+    /// Address of Envoy's admin interface [default: none]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+}
+
+/// Region, zone and sub-zone of a client. Those that are unknown are empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+struct NodeLocality {
+    region: String,
+    zone: String,
+    sub_zone: String,
+}
+
+/// Identity of a client.
+#[derive(Debug, Serialize)]
+struct BootstrapNode {
+    id: String,
+    cluster: String,
+    /// Always present: grpc-js fails without it.
+    locality: NodeLocality,
+}
+
+/// TLS settings of a bootstrap, with absolute paths.
+#[derive(Debug, Default)]
+struct BootstrapTls {
+    ca: Option<PathBuf>,
+    certificate: Option<(PathBuf, PathBuf)>,
+    server_name: Option<String>,
+}
+
+/// Parts of a bootstrap that all clients have.
+#[derive(Debug)]
+struct Bootstrap {
+    /// `host:port` of each registry, at least one.
+    servers: Vec<String>,
+    /// `None` without TLS.
+    tls: Option<BootstrapTls>,
+    node: BootstrapNode,
+}
+
+pub(super) fn run(args: &BootstrapArgs) -> Result<ExitCode, CliError> {
+    let text = args.text()?;
+    io::stdout().write_all(text.as_bytes())?;
+    let files = [&args.tls.ca_file, &args.tls.certificate_file, &args.tls.key_file];
+    for file in files.into_iter().flatten().filter(|file| !file.exists()) {
+        print_stderr(&format!("warning: {} does not exist on this host", file.display()));
+    }
+    print_stderr(if args.client == BootstrapClient::Envoy {
+        "hint: start Envoy with `envoy -c FILE`"
+    } else {
+        "hint: set GRPC_XDS_BOOTSTRAP to the path of the file, and dial xds:///SERVICE"
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+impl BootstrapClient {
+    /// Returns whether the client turns to the next registry of a list when it cannot reach one.
+    fn falls_back(self) -> bool {
+        match self {
+            Self::Go | Self::Java | Self::Python | Self::Ruby | Self::Php | Self::Cpp => true,
+            Self::Node | Self::Rust | Self::Envoy => false,
+        }
+    }
+
+    /// Returns the scheme that the client needs before the address of a registry.
+    fn scheme(self, uses_tls: bool) -> &'static str {
+        match self {
+            Self::Rust if uses_tls => "https://",
+            Self::Rust => "http://",
+            Self::Go | Self::Java | Self::Python | Self::Node | Self::Ruby | Self::Php | Self::Cpp | Self::Envoy => "",
+        }
+    }
+}
+
+impl BootstrapArgs {
+    /// Returns the text of the file.
+    fn text(&self) -> Result<String, CliError> {
+        self.check()?;
+        let bootstrap = self.bootstrap()?;
+        if self.client != BootstrapClient::Envoy {
+            return grpc::json(&bootstrap, self.client);
+        }
+        let listener = self.service.as_ref().map(|service| (&**service, self.listen.unwrap_or(DEFAULT_LISTEN)));
+        envoy::yaml(&bootstrap, &envoy::EnvoyOptions { delta: self.delta, listener, admin: self.admin })
+    }
+
+    /// Rejects what the client cannot do.
+    fn check(&self) -> Result<(), CliError> {
+        let value = self.client.to_possible_value();
+        let client = value.as_ref().map_or("", |value| value.get_name());
+        let is_envoy = self.client == BootstrapClient::Envoy;
+        if !is_envoy && (self.delta || self.service.is_some() || self.admin.is_some()) {
+            let text = format!(
+                "--delta, --service, --listen and --admin are settings of Envoy, which a bootstrap for {client} does not \
+                 have; omit them, or use --for envoy"
+            );
+            return Err(CliError::Usage(text.into()));
+        }
+        if self.servers.len() > 1 && !self.client.falls_back() {
+            let text = format!("{client} uses one registry only, but --server names several; name one");
+            return Err(CliError::Usage(text.into()));
+        }
+        if !self.uses_tls() {
+            return Ok(());
+        }
+        if let Some(address) = self.servers.iter().find(|address| address.starts_with("http://")) {
+            let text =
+                format!("`{address}` means no TLS, but TLS is configured; write https://, or omit the --tls flags");
+            return Err(CliError::Usage(text.into()));
+        }
+        let problem = match self.client {
+            BootstrapClient::Node => Some(
+                "grpc-js-xds connects to a registry without TLS only; use the address of the registry's --grpc, and omit \
+                 https:// and the --tls flags",
+            ),
+            BootstrapClient::Envoy if self.tls.ca_file.is_none() => {
+                Some("Envoy trusts no authority by itself; name the file of the registry's authority with --tls-ca")
+            }
+            BootstrapClient::Envoy => None,
+            BootstrapClient::Go
+            | BootstrapClient::Java
+            | BootstrapClient::Python
+            | BootstrapClient::Ruby
+            | BootstrapClient::Php
+            | BootstrapClient::Cpp
+            | BootstrapClient::Rust => self.tls.server_name.as_ref().map(|_| {
+                "a gRPC client expects the host of --server in the registry's certificate, and its bootstrap cannot set \
+                 another name; omit --tls-server-name, and use a name of the certificate in --server"
+            }),
+        };
+        problem.map_or(Ok(()), |problem| Err(CliError::Usage(problem.into())))
+    }
+
+    fn uses_tls(&self) -> bool {
+        self.tls.is_wanted() || self.servers.iter().any(|address| address.starts_with("https://"))
+    }
+
+    fn bootstrap(&self) -> Result<Bootstrap, CliError> {
+        // The client may run in another directory.
+        let path = |path: &PathBuf| absolute(path).map_err(anyhow::Error::from);
+        let tls = if self.uses_tls() {
+            let certificate = match self.tls.certificate()? {
+                Some((certificate, key)) => Some((path(&certificate)?, path(&key)?)),
+                None => None,
+            };
+            let ca = self.tls.ca_file.as_ref().map(path).transpose()?;
+            Some(BootstrapTls { ca, certificate, server_name: self.tls.server_name.clone() })
+        } else {
+            None
+        };
+        let node = BootstrapNode {
+            id: self.node_id.clone().unwrap_or_else(unique_id),
+            cluster: self.cluster.clone(),
+            locality: self.locality.clone().unwrap_or_default(),
+        };
+        Ok(Bootstrap { servers: self.servers.iter().map(|address| authority(address).to_owned()).collect(), tls, node })
+    }
+}
+
+/// Returns a valid address without its scheme.
+fn authority(address: &str) -> &str {
+    let bare = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://")).unwrap_or(address);
+    bare.strip_suffix('/').unwrap_or(bare)
+}
+
+/// Returns the name of this host with a random number, so that programs on one host have different ids.
+fn unique_id() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}-{:08x}", random::u64() >> 32)
+}
+
+/// Parses `REGION/ZONE/SUB-ZONE`.
+fn locality(text: &str) -> Result<NodeLocality, &'static str> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let [region, zone, sub_zone] = match parts[..] {
+        [region] => [region, "", ""],
+        [region, zone] => [region, zone, ""],
+        [region, zone, sub_zone] => [region, zone, sub_zone],
+        _ => return Err("it has more than three parts; write REGION/ZONE/SUB-ZONE, as in eu-west/eu-west-1a/rack-3"),
+    };
+    Ok(NodeLocality { region: region.to_owned(), zone: zone.to_owned(), sub_zone: sub_zone.to_owned() })
+}
+
+#[cfg(test)]
+mod tests;
