@@ -14,6 +14,8 @@ RATE = 50  # calls a second of a background load
 
 KEEPS_LAST = Difference("The client keeps calling the last backends of a service until new ones are registered.")
 FLAT = Difference("The client ignores the weights of localities, and so those of instances.")
+WAITS = Difference("A call that has no backend waits for one until its deadline.")
+NO_ROUTE = Difference("The client answers 404, which gRPC reports as UNIMPLEMENTED.")
 
 
 def prepare(world: World, ids: str) -> None:
@@ -106,13 +108,25 @@ def kill_backend(world: World) -> None:
     world.fleet.each(no_more_failures)
 
 
+def fails_without_backends(client: Client) -> str | Difference:
+    error = client.fails()
+    return WAITS if client.type.waits_for_backends else error
+
+
+def fails_without_route(client: Client) -> str | Difference:
+    error = client.fails(client.type.status_without_route)
+    if client.type.waits_for_backends:
+        return WAITS
+    return NO_ROUTE if client.type.status_without_route == "UNIMPLEMENTED" else error
+
+
 def scale_to_zero(world: World) -> None:
     prepare(world, "ab")
     world.payments.become()
 
     def without_backends(client: Client) -> str | Difference:
         if not client.type.keeps_last_backends:
-            return client.fails()
+            return fails_without_backends(client)
         counts = client.call(200, 1)
         check(not counts.failed and set(counts.backends) <= {"a", "b"}, f"calls of the last backends: {counts}")
         return KEEPS_LAST
@@ -124,7 +138,7 @@ def scale_to_zero(world: World) -> None:
 def late_registration(world: World) -> None:
     late = Service(world.memory, "late")
     with world.other_fleet("xds:///late") as fleet:
-        fleet.each(lambda client: client.fails())
+        fleet.each(fails_without_backends)
         late.become(*world.backends("ab"))
         fleet.each(lambda client: f"used after {client.sees('a', 'b'):.2f} s")
     late.become()
@@ -133,7 +147,7 @@ def late_registration(world: World) -> None:
 def bad_name(world: World) -> None:
     for target in ("xds:///no%20such%20name", "xds:///a/b"):
         with world.other_fleet(target) as fleet:
-            fleet.each(lambda client: client.fails())
+            fleet.each(fails_without_route)
 
 
 def dual_stack(world: World) -> None:
