@@ -110,3 +110,4 @@ def renew(world: World, ids: str) -> None:
     for backend in world.backends(ids):
         world.payments.renew(backend)
     world.payments.wait_until_registered(*ids)
+    world.fleet.start()

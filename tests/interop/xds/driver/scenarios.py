@@ -21,11 +21,13 @@ NO_ROUTE = Difference("The client answers 404, which gRPC reports as UNIMPLEMENT
 def prepare(world: World, ids: str) -> None:
     """Registers exactly these backends of the service `payments`, and waits until all clients use them."""
     world.payments.become(*world.backends(ids))
+    world.fleet.start()
     world.fleet.each(lambda client: client.sees(*ids))
 
 
 def resolve(world: World) -> None:
     world.payments.become(*world.backends("a"))
+    world.fleet.start()
 
     def first_call(client: Client) -> None:
         counts = client.call(1, 1)

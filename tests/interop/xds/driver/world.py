@@ -135,7 +135,6 @@ class World:
         """Runs a scenario and prints a line for each client."""
         self.results = {name: Result() for name in self.names}
         began = time.monotonic()
-        self.fleet.start()
         try:
             scenario(self)
         except Exception as error:
