@@ -1,7 +1,5 @@
 """The clients under test, and the commands that they take."""
 
-import json
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -10,6 +8,7 @@ from typing import Any
 
 from fixture import Failure, check
 from lines import LineProcess
+from registry import Registry
 
 START_TIMEOUT = 30.0
 CALL_TIMEOUT = 60.0
@@ -24,20 +23,25 @@ class ClientType:
     bootstrap: str  # argument of `callboard xds bootstrap --for`; start.py of Envoy takes the registry from it
     keeps_last_backends: bool = False  # goes on calling the last backends of a service that has none left
     ignores_weights: bool = False
-    waits_for_backends: bool = False  # lets a call that has no backend wait until its deadline
+    status_without_backends: str = "UNAVAILABLE"
     status_without_route: str = "UNAVAILABLE"
 
 
 CLIENT_TYPES = {
     "go": ClientType("go"),
-    "go-old": ClientType("go"),
+    "go-old": ClientType("go", status_without_backends="DEADLINE_EXCEEDED"),
     "python": ClientType("python"),
     "python-old": ClientType("python"),
     "java": ClientType("java", keeps_last_backends=True),
     "node": ClientType("node"),
-    "ruby": ClientType("cpp"),
+    "ruby": ClientType("ruby"),
     "cpp": ClientType("cpp"),
-    "rust": ClientType("rust", ignores_weights=True, waits_for_backends=True),
+    "rust": ClientType(
+        "rust",
+        ignores_weights=True,
+        status_without_backends="DEADLINE_EXCEEDED",
+        status_without_route="DEADLINE_EXCEEDED",
+    ),
     "envoy": ClientType("go", status_without_route="UNIMPLEMENTED"),
     "envoy-delta": ClientType("go", status_without_route="UNIMPLEMENTED"),
 }
@@ -66,11 +70,12 @@ class Counts:
 class Client:
     """One process of a client, with one channel to one target."""
 
-    def __init__(self, name: str, target: str, server: str, scratch: Path) -> None:
+    def __init__(self, name: str, target: str, registry: Registry) -> None:
         self.name = name
         self.type = CLIENT_TYPES[name]
+        scratch = registry.scratch
         with tempfile.NamedTemporaryFile("w", suffix=".json", prefix=f"{name}-", dir=scratch, delete=False) as file:
-            file.write(bootstrap(self.type.bootstrap, server))
+            file.write(registry.command("xds", "bootstrap", "--for", self.type.bootstrap))
         start = Path(__file__).parent.parent / "clients" / name / "start"
         environment = {"GRPC_XDS_BOOTSTRAP": file.name}
         self._process = LineProcess(name, [str(start), target], scratch / f"{name}.log", environment)
@@ -109,17 +114,15 @@ class Client:
             if time.monotonic() > began + within:
                 raise Failure(f"not only {', '.join(ids)} used after {within:.0f} s: {counts}")
 
-    def fails(self, status: str = "UNAVAILABLE", within: float = UPDATE_TIMEOUT) -> str:
-        """Calls until no call succeeds; returns the error of a call, which failed at once unless the client waits."""
-        if self.type.waits_for_backends:
-            status = "DEADLINE_EXCEEDED"
+    def fails(self, status: str, within: float = UPDATE_TIMEOUT) -> str:
+        """Calls until no call succeeds; returns an error, which has this status and, unless it is a timeout, came at once."""
         deadline = time.monotonic() + within
         while True:
             began = time.monotonic()
             counts = self.call(4, 4)
             took = time.monotonic() - began
             if not counts.backends:
-                check(took < 4 or self.type.waits_for_backends, f"a call took {took:.1f} s to fail: {counts}")
+                check(took < 4 or status == "DEADLINE_EXCEEDED", f"a call took {took:.1f} s to fail: {counts}")
                 wrong = [error for error in counts.errors if not error.startswith(status)]
                 check(not wrong, f"the status is not {status}: {wrong}")
                 return next(iter(counts.errors))
@@ -154,13 +157,3 @@ class Client:
         counts = self.stop()
         check(not counts.failed, f"calls failed: {counts}")
         return counts
-
-
-def bootstrap(kind: str, server: str) -> str:
-    uri = f"http://{server}" if kind == "rust" else server
-    return json.dumps(
-        {
-            "xds_servers": [{"server_uri": uri, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3", "ignore_resource_deletion"]}],
-            "node": {"id": f"interop-{kind}", "cluster": "interop", "locality": {"region": "", "zone": "", "sub_zone": ""}},
-        }
-    )

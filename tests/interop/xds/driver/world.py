@@ -49,7 +49,7 @@ class Fleet:
         """Starts the processes that do not run yet."""
         missing = [name for name in self._names if name not in self._clients]
         for name in missing:
-            self._clients[name] = Client(name, self._target, self._registry.address, self._world.scratch)
+            self._clients[name] = Client(name, self._target, self._registry)
 
         def wait(client: Client) -> None:
             if client.name in missing:
