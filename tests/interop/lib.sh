@@ -55,6 +55,43 @@ node_packages() { # in the working directory, which has a package-lock.json
     fi
 }
 
+# Unpacks packages of Debian 12 into $cache/root, which needs no root. $cache/unpacked has the checksum of the list. A package
+# that the list names without a version gets security updates, which replace the version before.
+debian_packages() { # LIST, a file below the directory of the suites: a package a line
+    local list="$interop/$1" state="$cache/apt" listed names package
+    listed="$(cksum <"$list")"
+    [[ ! -e "$cache/unpacked" || "$(<"$cache/unpacked")" != "$listed" ]] || return 0
+    need apt-get "$1 names packages of Debian 12"
+    rm -rf "$cache"
+    mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$state/packages"
+    local apt=(apt-get -qq -o APT::Sandbox::User="$(id -un)" -o Dir::State::lists="$state/lists" -o Dir::Cache="$state/cache")
+    "${apt[@]}" update >&2 || fail "apt-get could not read the lists of packages: see its message above"
+    mapfile -t names <"$list"
+    (cd "$state/packages" && "${apt[@]}" download "${names[@]}" >&2) ||
+        fail "apt-get could not download $1, which needs Debian 12: see its message above"
+    for package in "$state/packages"/*.deb; do
+        dpkg -x "$package" "$cache/root"
+    done
+    rm -rf "$state"
+    echo "$listed" >"$cache/unpacked"
+}
+
+# Builds outside the source tree. The first attempt is offline, so that later runs need no network.
+maven_build() { # the pom.xml of the suite; the classes and the class path are then in $cache/build
+    if ! command -v mvn >/dev/null && [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+        apt-get install --yes --quiet --no-install-recommends maven default-jdk-headless >&2 ||
+            fail "apt-get could not install Maven: see its message above"
+    fi
+    need java "install a JDK, 17 or newer (Debian: default-jdk-headless)"
+    need mvn "install Maven 3.8 or newer (Debian: maven)"
+    local command=(mvn --batch-mode --quiet -Dstyle.color=never --file "$interop/$suite/pom.xml" "-Dinterop.build=$cache/build")
+    "${command[@]}" --offline compile &>/dev/null || "${command[@]}" compile >&2 || fail "Maven could not build the client: see its message above"
+}
+
+run_java() { # CLASS [ARGUMENTS…]: a class of maven_build, in this process
+    exec java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$cache/build/classes:$(<"$cache/build/classpath")" "$@"
+}
+
 protoc() {
     python_env
     (cd "$root" && "$venv/bin/python" -m grpc_tools.protoc --proto_path proto "$@")
