@@ -11,6 +11,18 @@ const PROTO_FILES: [&str; 4] = [
     "callboard/v1/admin.proto",
     "grpc/health/v1/health.proto",
 ];
+/// Services of xDS, and the messages that they carry as `Any`.
+const XDS_PROTO_FILES: [&str; 9] = [
+    "envoy/config/cluster/v3/cluster.proto",
+    "envoy/config/endpoint/v3/endpoint.proto",
+    "envoy/config/listener/v3/listener.proto",
+    "envoy/config/route/v3/route.proto",
+    "envoy/extensions/filters/http/router/v3/router.proto",
+    "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
+    "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
+    "envoy/service/discovery/v3/ads.proto",
+    "envoy/service/status/v3/csds.proto",
+];
 
 /// Path of the codec that the generated clients and servers use.
 const CODEC: &str = "crate::pb::codec::SmallBuffers";
@@ -19,8 +31,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(PROTO_FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
-
     let health = "::tonic_health::pb";
     let servers = env::var_os("CARGO_FEATURE_SERVER").is_some();
     let mut messages =
@@ -33,20 +43,34 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     messages.compile_fds(files.clone())?;
     if servers {
-        manual::Builder::new().build_client(false).compile(&services(&files));
+        let xds = protox::compile(XDS_PROTO_FILES, ["proto"])?;
+        let mut names = tonic_prost_build::Config::new();
+        names.enable_type_names();
+        tonic_prost_build::configure()
+            .build_server(false)
+            .codec_path(CODEC)
+            .bytes(".envoy")
+            .extern_path(".google.rpc.Status", "::tonic_types::Status")
+            .include_file("xds.rs")
+            .compile_fds_with_config(xds.clone(), names)?;
+        let all = prost_types::FileDescriptorSet { file: files.file.into_iter().chain(xds.file).collect() };
+        fs::write(out.join("descriptors.bin"), all.encode_to_vec())?;
+        manual::Builder::new().build_client(false).compile(&services(&all));
     }
     Ok(())
 }
 
-/// Returns the services in the form that the manual builder takes. Unlike the builder for descriptors, it can leave out a
-/// method: `DiscoveryService.Watch` has its own response body (`src/protocol/grpc/watch/body.rs`).
+/// Methods with a response body of their own (`src/transport/message_body.rs`), which have no generated server.
+const HANDWRITTEN: [&str; 3] = ["Watch", "StreamAggregatedResources", "DeltaAggregatedResources"];
+
+/// Returns the services in the form that the manual builder takes. Unlike the builder for descriptors, it can leave out a method.
 fn services(files: &prost_types::FileDescriptorSet) -> Vec<manual::Service> {
     let mut services = Vec::new();
     for file in &files.file {
         for service in &file.service {
             let mut builder = manual::Service::builder().name(service.name()).package(file.package());
             for method in &service.method {
-                if service.name() != "DiscoveryService" || method.name() != "Watch" {
+                if service.name() == "Health" || !HANDWRITTEN.contains(&method.name()) {
                     builder = builder.method(self::method(method));
                 }
             }

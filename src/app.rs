@@ -7,7 +7,7 @@
 //! | `command_sequence`, `write_path` | the commands of one write, in order; the state that writes share |
 //! | `check_memory` | interface to check results, which move with their checks |
 //! | `recovery` | completion of writes that the end of an earlier process interrupted |
-//! | `watchers`, `query_rate` | the list of readers of all protocols |
+//! | `watchers`, `xds_watch`, `query_rate` | the list of readers of all protocols |
 //! | `settling` | readers that wait after a start that lost registrations |
 //! | `encoded` | bytes of the native API, kept with the events and chunks that they encode |
 //! | `background` | completion of writes that their callers have dropped |
@@ -29,6 +29,7 @@ mod settling;
 mod views;
 mod watchers;
 mod write_path;
+mod xds_watch;
 
 pub use check_memory::{CheckMemory, FinishPreparation};
 pub use commands::{CallerCommands, Commands, ConsulChange, NodeRegistration};
@@ -39,3 +40,4 @@ pub use server_context::ServerContext;
 pub use settling::ReaderMemory;
 pub use views::{EncodedView, View, ViewKey, ViewValue, ViewVersion, Views};
 pub use watchers::{UserAgent, WatchProtocol, WatchedResource, Watcher, WatcherGuard, Watchers};
+pub use xds_watch::{XdsStreamStatus, XdsTypeStatus, XdsWatch};

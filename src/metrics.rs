@@ -7,6 +7,7 @@ mod dns;
 mod registrar;
 mod tls;
 mod views;
+mod xds;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use registrar::Registrar;
 pub use registrar::{Label, MetricDescription, MetricType};
 pub use tls::{CertificateFile, TlsMetrics};
 pub use views::{VIEW_LABELS, ViewLookups, ViewMetrics};
+pub use xds::XdsMetrics;
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -80,6 +82,8 @@ pub struct Metrics {
     pub dns: DnsMetrics,
     /// Cache of encoded answers.
     pub views: ViewMetrics,
+    /// xDS streams.
+    pub xds: XdsMetrics,
 }
 
 /// Metrics of the disk engine's writer.
@@ -225,6 +229,7 @@ impl Metrics {
             dns: DnsMetrics::new(&mut registrar),
             tls: TlsMetrics::new(&mut registrar),
             views: ViewMetrics::new(&mut registrar),
+            xds: XdsMetrics::new(&mut registrar),
             check_results,
             check_changes,
             propagation,

@@ -1,8 +1,12 @@
-//! Rust types, clients and servers that `build.rs` generates from `proto/`.
+//! Rust types, clients and servers that `build.rs` generates from `proto/`, and the reasons of errors, which are part of the contract.
 //!
 //! Only protocols, clients and the command line use these types. The registry has its own types ([`crate::model`]).
 
 pub mod codec;
+#[cfg(feature = "server")]
+pub(crate) mod error_reason;
+#[cfg(feature = "server")]
+pub(crate) mod request_error;
 
 /// Protobuf packages. The modules are nested like the package names.
 pub mod callboard {
@@ -37,6 +41,22 @@ pub(crate) mod grpc {
     }
 }
 
+/// Subset of Envoy's API: the xDS services, and the resources that they carry.
+#[cfg(feature = "server")]
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::allow_attributes_without_reason,
+    clippy::pedantic,
+    clippy::large_enum_variant,
+    reason = "generated code"
+)]
+mod xds {
+    include!(concat!(env!("OUT_DIR"), "/xds.rs"));
+}
+#[cfg(feature = "server")]
+pub use xds::envoy;
+
 /// Generated servers, with one module per service.
 #[cfg(feature = "server")]
 #[allow(
@@ -51,6 +71,7 @@ pub(crate) mod server {
     include!(concat!(env!("OUT_DIR"), "/callboard.v1.DiscoveryService.rs"));
     include!(concat!(env!("OUT_DIR"), "/callboard.v1.AdminService.rs"));
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.Health.rs"));
+    include!(concat!(env!("OUT_DIR"), "/envoy.service.status.v3.ClientStatusDiscoveryService.rs"));
 }
 
 /// Encoded file descriptor set of `proto/`, for reflection.

@@ -3,6 +3,7 @@
 //! | module | protocol |
 //! |---|---|
 //! | [`grpc`] | the native gRPC API, health and reflection |
+//! | [`xds`] | discovery for unmodified gRPC clients and Envoy |
 //! | [`consul`] | the discovery part of Consul's HTTP API |
 //! | [`dns`] | DNS over UDP and TCP |
 //! | [`http`] | metrics, readiness and Prometheus targets; passes `/v1/` to [`consul`] |
@@ -11,3 +12,4 @@ pub mod consul;
 pub mod dns;
 pub mod grpc;
 pub mod http;
+pub mod xds;

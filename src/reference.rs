@@ -9,7 +9,8 @@ use clap::{Arg, ArgAction, Command};
 use crate::{
     cli, config,
     metrics::{Label, Metrics},
-    protocol::{consul::error_status, grpc::error_reason::ErrorReason},
+    pb::error_reason::ErrorReason,
+    protocol::consul::error_status,
 };
 
 /// Returns the name and the Markdown text of every page.

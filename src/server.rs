@@ -43,7 +43,7 @@ use crate::{
     config::Config,
     health_check::{HealthCheckThread, HealthChecks},
     metrics::Metrics,
-    protocol::dns::DnsListener,
+    protocol::{dns::DnsListener, xds::XdsApi},
     transport::{
         ConnectionLimiter, FatalListener, FatalReporter, WorkerConfig, Workers, accept, raise_limit,
         tls::{TlsError, TlsPaths, TlsState},
@@ -154,9 +154,10 @@ impl Server {
     ) -> Result<(), StartError> {
         let limiter = ConnectionLimiter::new(connection_limits(config), Arc::clone(&self.context.metrics));
         let consul = context::consul(config, &self.context, checks)?;
+        let xds = XdsApi::new(&self.context);
         for (name, listener) in bound.into_iter() {
             let (config, dispatch) =
-                name.configure((&self.context, checks), &self.workers, self.tls.as_ref(), &consul, config)?;
+                name.configure((&self.context, checks), &self.workers, self.tls.as_ref(), (&consul, &xds), config)?;
             let accepting = accept(listener, config, Arc::clone(&limiter), dispatch, self.signals.listeners());
             self.spawn_listener(name.acceptor(), accepting.map_err(StartError::Worker)?, fatal);
         }

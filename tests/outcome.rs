@@ -19,6 +19,7 @@ use callboard::{
     },
     protocol::consul::{AgentIdentity, Consul, ConsulService},
     protocol::grpc::GrpcApi,
+    protocol::xds::XdsApi,
     registry::{ChangeListener, Event},
     transport::Notifier,
 };
@@ -188,8 +189,12 @@ async fn request_that_does_not_arrive_times_out() {
     let server = InMemory::open();
     let mut request = connection_request(&server, "/callboard.v1.RegistryService/Register");
     *request.body_mut() = never();
-    let answer =
-        GrpcApi::routes(server.shared(), server.checks()).unwrap().into_axum_router().call(request).await.unwrap();
+    let answer = GrpcApi::routes(server.shared(), server.checks(), XdsApi::new(server.shared()).routes())
+        .unwrap()
+        .into_axum_router()
+        .call(request)
+        .await
+        .unwrap();
     let status = Status::from_header_map(answer.headers()).unwrap();
     assert_eq!((status.code(), server.now() / 1_000), (Code::DeadlineExceeded, 30));
     assert_eq!(status.get_error_details().error_info().unwrap().reason, "REQUEST_TIMEOUT");

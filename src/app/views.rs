@@ -9,8 +9,7 @@
 //! series of queries that are never repeated evicts the frequently read views.
 //!
 //! The cache knows no wire format: [`ViewValue`]s are computed by the protocols, and weighed once, when they are inserted. A new protocol
-//! adds a kind to [`View`] and nothing else: the endpoints of a service as xDS encodes them are `views.at_revision(ViewKey::new(View::…,
-//! service, subset), revision, encode)`.
+//! adds a kind to [`View`] and nothing else.
 
 #[cfg(test)]
 mod tests;
@@ -38,7 +37,7 @@ use crate::{
 /// Maximum weight of all views together, in bytes.
 const MAX_VIEW_BYTES: usize = 64 * 1024 * 1024;
 /// Parts of the cache, each with its own lock and its part of the limit. One part, because a view that is larger than a part is not kept,
-/// and only the threads of HTTP and DNS use the cache.
+/// and the threads of the workers read more often than they insert.
 const SHARDS: usize = 1;
 /// Expected number of views, from which the number of remembered evictions follows.
 const EXPECTED_VIEWS: usize = 4_096;
@@ -64,10 +63,12 @@ pub enum View {
     DnsEndpoints,
     /// Targets for Prometheus in JSON.
     PrometheusTargets,
+    /// Endpoints of a service as xDS encodes them.
+    XdsAssignment,
 }
 
 impl View {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::ConsulHealthService,
         Self::ConsulHealthChecks,
         Self::ConsulCatalogService,
@@ -75,6 +76,7 @@ impl View {
         Self::ServiceTags,
         Self::DnsEndpoints,
         Self::PrometheusTargets,
+        Self::XdsAssignment,
     ];
 
     /// Name of the view in metrics.
@@ -87,6 +89,7 @@ impl View {
             Self::ServiceTags => "service_tags",
             Self::DnsEndpoints => "dns_endpoints",
             Self::PrometheusTargets => "prometheus_targets",
+            Self::XdsAssignment => "xds_assignment",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use dashmap::DashMap;
 
-use super::QueryRate;
+use super::{QueryRate, XdsWatch};
 use crate::{
     model::{InstanceFilter, Revision, Selector, ServiceName, UnixMillis},
     registry::{ClockReading, PendingChanges, Registry},
@@ -35,7 +35,7 @@ pub struct Watchers {
 struct OpenWatches {
     by_id: DashMap<u64, Arc<Watcher>>,
     /// Number of them by protocol, in the order of [`WatchProtocol`].
-    counts: [AtomicUsize; 3],
+    counts: [AtomicUsize; 4],
 }
 
 /// Protocol of a watch.
@@ -47,6 +47,8 @@ pub enum WatchProtocol {
     GrpcHealth,
     /// Blocking query of Consul's HTTP API.
     Consul,
+    /// xDS stream.
+    Xds,
 }
 
 /// Part of the registry that a watch reads.
@@ -60,6 +62,8 @@ pub enum WatchedResource {
     Node(Box<str>),
     /// Health of the process itself.
     Process,
+    /// Resources that an xDS stream subscribes to.
+    Xds(Arc<dyn XdsWatch>),
     /// Resource that never changes, such as a service whose name is invalid.
     Nothing,
 }
@@ -190,9 +194,11 @@ impl Watcher {
     pub fn selector(&self) -> Option<&Selector> {
         match &self.resource {
             WatchedResource::Services(selector) => Some(selector),
-            WatchedResource::Nodes | WatchedResource::Node(_) | WatchedResource::Process | WatchedResource::Nothing => {
-                None
-            }
+            WatchedResource::Nodes
+            | WatchedResource::Node(_)
+            | WatchedResource::Process
+            | WatchedResource::Xds(_)
+            | WatchedResource::Nothing => None,
         }
     }
 
@@ -200,6 +206,9 @@ impl Watcher {
     /// service under its name in lower case.
     #[must_use]
     pub fn reads(&self, service: &ServiceName) -> bool {
+        if let WatchedResource::Xds(stream) = &self.resource {
+            return stream.reads(service);
+        }
         let folded = || (self.protocol == WatchProtocol::Consul).then(|| service.folded()).flatten();
         self.selector().is_some_and(|selector| {
             selector.includes(service) || folded().is_some_and(|folded| selector.includes(&folded))

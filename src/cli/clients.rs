@@ -55,6 +55,7 @@ impl From<Watcher> for ClientView {
                 WatchProtocol::Grpc => "grpc",
                 WatchProtocol::GrpcHealth => "grpc_health",
                 WatchProtocol::Consul => "consul",
+                WatchProtocol::Xds => "xds",
                 WatchProtocol::Unspecified => "unspecified",
             },
             peer: set(watcher.peer),

@@ -20,8 +20,8 @@ use crate::{
     metrics::Metrics,
     model::{Incarnation, Metadata, ServerActor},
     protocol::consul::{AgentIdentity, Consul},
-    protocol::grpc::GrpcApi,
     protocol::http::{AllowedHosts, HttpPages},
+    protocol::{grpc::GrpcApi, xds::XdsApi},
     registry::{ChangeListener, Command, DeregisterGuard},
     transport::{
         Connection, ConnectionLimiter, ConnectionLimits, FatalReporter, ListenerConfig, Notifier, Protocol,
@@ -71,7 +71,8 @@ impl FuzzServer {
             max_message_size: 256 * 1024,
             bookmarks: Duration::ZERO,
         });
-        let routes = GrpcApi::routes(&context, &checks).unwrap_or_else(|error| panic!("{error}"));
+        let routes = GrpcApi::routes(&context, &checks, XdsApi::new(&context).routes())
+            .unwrap_or_else(|error| panic!("{error}"));
         // The thread of the worker ends at once.
         let shutdown = CancellationToken::new();
         shutdown.cancel();

@@ -8,7 +8,7 @@ use prometheus_client::{
 use super::registrar::{Label, Registrar};
 
 /// Values of the label `view`: one for each kind of view.
-pub const VIEW_LABELS: [&str; 7] = [
+pub const VIEW_LABELS: [&str; 8] = [
     "consul_health_service",
     "consul_health_checks",
     "consul_catalog_service",
@@ -16,6 +16,7 @@ pub const VIEW_LABELS: [&str; 7] = [
     "service_tags",
     "dns_endpoints",
     "prometheus_targets",
+    "xds_assignment",
 ];
 
 /// Metrics of the cache of encoded answers.

@@ -20,7 +20,6 @@ mod decode;
 mod discovery;
 mod encode;
 mod error;
-pub(crate) mod error_reason;
 mod health;
 mod health_only;
 mod keep_alive;
@@ -63,7 +62,8 @@ pub struct GrpcApi {
 }
 
 impl GrpcApi {
-    /// Creates the routes of all gRPC services, with health and reflection.
+    /// Creates the routes of all gRPC services, with health and reflection. `others`: routes of other protocols over gRPC, which have the
+    /// same limits.
     ///
     /// # Errors
     ///
@@ -71,6 +71,7 @@ impl GrpcApi {
     pub fn routes(
         context: &Arc<ServerContext>,
         checks: &Arc<HealthChecks>,
+        others: Routes,
     ) -> Result<Routes, tonic_reflection::server::Error> {
         let api = Self { context: Arc::clone(context), checks: Arc::clone(checks) };
         let limit = context.max_message_size;
@@ -94,7 +95,7 @@ impl GrpcApi {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
         let watch = post(watch::answer).with_state(Arc::clone(context));
-        let routes = routes.into_axum_router().route(WATCH, watch).into();
+        let routes = routes.into_axum_router().route(WATCH, watch).merge(others.into_axum_router()).into();
         Ok(admission::layer(tonic_errors::layer(routes, limit), context).prepare())
     }
 

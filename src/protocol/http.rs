@@ -107,6 +107,7 @@ async fn metrics(State(pages): State<HttpPages>) -> impl IntoResponse {
     metrics.instances.set(gauge(registry.instance_count()));
     metrics.leases.set(gauge(registry.leases().len()));
     metrics.watches.set(gauge(watchers.count(WatchProtocol::Grpc)));
+    metrics.xds.streams.set(gauge(watchers.count(WatchProtocol::Xds)));
     metrics.settling_watches.set(gauge(watchers.waiting()));
     metrics.settling.set(registry.is_settling().into());
     metrics.revision.set(i64::try_from(registry.applied().0).unwrap_or(i64::MAX));

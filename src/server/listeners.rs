@@ -10,6 +10,7 @@ use crate::{
     protocol::consul::Consul,
     protocol::grpc::GrpcApi,
     protocol::http::{AllowedHosts, HttpPages},
+    protocol::xds::XdsApi,
     transport::{Listener, ListenerConfig, Protocol, WorkerDispatch, Workers, tls::TlsState},
 };
 
@@ -81,7 +82,7 @@ impl ListenerName {
         (context, checks): (&Arc<ServerContext>, &Arc<HealthChecks>),
         workers: &Arc<Workers>,
         tls: Option<&Arc<TlsState>>,
-        consul: &Arc<Consul>,
+        (consul, xds): (&Arc<Consul>, &Arc<XdsApi>),
         config: &Config,
     ) -> Result<(ListenerConfig, WorkerDispatch), StartError> {
         let tls = match self {
@@ -91,7 +92,7 @@ impl ListenerName {
         }
         .cloned();
         let routes = match self {
-            Self::Grpc | Self::GrpcTls => GrpcApi::routes(context, checks)?,
+            Self::Grpc | Self::GrpcTls => GrpcApi::routes(context, checks, xds.routes())?,
             Self::Http | Self::HttpTls => {
                 let (context, workers, consul) = (Arc::clone(context), Arc::clone(workers), Arc::clone(consul));
                 let hosts = match self {

@@ -16,7 +16,7 @@ use callboard::{
     health_check::{HealthChecks, ProbePolicy as CheckRules},
     metrics::Metrics,
     model::{Address, BootId, Incarnation, InstanceId, LeaseId, LeaseTerms, Metadata, ServiceName, Tags, Weight},
-    protocol::grpc::GrpcApi,
+    protocol::{grpc::GrpcApi, xds::XdsApi},
     registry::{ChangeListener, Command, InstanceDescription, Patch, Register},
     transport::{
         Connection, ConnectionLimiter, ConnectionLimits, ListenerConfig, Notifier, Protocol, WorkerState, serve,
@@ -121,7 +121,7 @@ impl InMemory {
             name: "grpc",
             protocol: Protocol::Http2,
             tls: None,
-            routes: GrpcApi::routes(&shared, &checks).unwrap(),
+            routes: GrpcApi::routes(&shared, &checks, XdsApi::new(&shared).routes()).unwrap(),
         };
         let limiter = ConnectionLimiter::new(ConnectionLimits::default(), Arc::clone(&shared.metrics));
         Self { memory: None, port, limiter, shared, checks, shutdown: CancellationToken::new(), stalled, _tasks: tasks }

@@ -42,7 +42,7 @@ pub const SHARED_STATE: Group =
 pub const RULES: &[Rule] = &[
     Rule {
         layer: "reference",
-        uses: &["cli", "config", "metrics", "protocol/consul", "protocol/grpc"],
+        uses: &["cli", "config", "metrics", "pb", "protocol/consul"],
         tests_use: &[],
         never: &[AXUM, PROTOBUF],
     },
@@ -66,6 +66,7 @@ pub const RULES: &[Rule] = &[
             "protocol/dns",
             "protocol/grpc",
             "protocol/http",
+            "protocol/xds",
             "random",
             "registry",
             "transport",
@@ -97,6 +98,12 @@ pub const RULES: &[Rule] = &[
         uses: &["app", "clock", "engine", "metrics", "model", "registry", "transport"],
         tests_use: &["clock", "engine", "random", "app", "health_check"],
         never: &[AXUM, GRPC, PROTOBUF],
+    },
+    Rule {
+        layer: "protocol/xds",
+        uses: &["app", "engine", "metrics", "model", "pb", "registry", "transport"],
+        tests_use: &[],
+        never: &[],
     },
     Rule {
         layer: "protocol/http",

@@ -11,8 +11,8 @@ use super::{
     encode, self_preservation, time,
 };
 use crate::{
-    app::{QueryRate, WatchProtocol, WatchedResource, Watcher, Watchers},
-    model::{CallerProtocol, InstanceId, Selector, ServiceName, UnixMillis},
+    app::{QueryRate, WatchProtocol, WatchedResource, Watcher, Watchers, XdsStreamStatus, XdsTypeStatus},
+    model::{CallerProtocol, InstanceId, Revision, Selector, ServiceName, UnixMillis},
     pb::{callboard::v1 as pb, server::admin_service_server::AdminService},
     registry::{ClockReading, CommandError, Registry},
 };
@@ -165,6 +165,7 @@ fn watcher(id: u64, watcher: &Watcher, registry: &Registry, now: ClockReading) -
             WatchProtocol::Grpc => pb::WatchProtocol::Grpc,
             WatchProtocol::GrpcHealth => pb::WatchProtocol::GrpcHealth,
             WatchProtocol::Consul => pb::WatchProtocol::Consul,
+            WatchProtocol::Xds => pb::WatchProtocol::Xds,
         }
         .into(),
         peer: watcher.connection.peer().to_string(),
@@ -189,9 +190,39 @@ fn watcher(id: u64, watcher: &Watcher, registry: &Registry, now: ClockReading) -
         WatchedResource::Nodes => shown.resource = "nodes".into(),
         WatchedResource::Node(node) => shown.resource = format!("node {node}").trim_end().into(),
         WatchedResource::Process => shown.resource = "process".into(),
+        WatchedResource::Xds(stream) => shown.xds = Some(xds_stream(stream.status())),
         WatchedResource::Nothing => shown.resource = "nothing".into(),
     }
     shown
+}
+
+fn xds_stream(status: XdsStreamStatus) -> pb::XdsStream {
+    pb::XdsStream {
+        node_id: status.node_id,
+        agent: status.agent,
+        delta: status.is_delta,
+        subscriptions: status.types.into_iter().map(xds_subscription).collect(),
+    }
+}
+
+fn xds_subscription(status: XdsTypeStatus) -> pb::XdsSubscription {
+    let (state, since) = match (&status.rejected, status.unanswered_since, status.sent) {
+        (_, Some(since), _) => (pb::XdsState::Stale, Some(since)),
+        (Some((_, at)), None, _) => (pb::XdsState::Nacked, Some(*at)),
+        (None, None, None) => (pb::XdsState::NotSent, None),
+        (None, None, Some((_, at))) => (pb::XdsState::Synced, Some(at)),
+    };
+    let revision = |response: Option<(Revision, UnixMillis)>| response.map_or(0, |(revision, _)| revision.0);
+    pb::XdsSubscription {
+        r#type: status.name.to_owned(),
+        resources: u32::try_from(status.resources).unwrap_or(u32::MAX),
+        wildcard: status.is_wildcard,
+        state: state.into(),
+        since: since.map(time::timestamp),
+        sent_revision: revision(status.sent),
+        accepted_revision: revision(status.accepted),
+        error: status.rejected.map(|(error, _)| error.to_string()).unwrap_or_default(),
+    }
 }
 
 fn query_rates(watchers: &Watchers, now: ClockReading) -> Vec<pb::QueryRate> {

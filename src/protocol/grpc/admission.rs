@@ -34,7 +34,12 @@ const EXPENSIVE_CALLS: [&str; 5] = [
     "/grpc.health.v1.Health/List",
 ];
 /// Calls with a stream of requests, by the beginning of their paths. Their handlers return before the requests arrive.
-const STREAMING_CALLS: [&str; 2] = ["/callboard.v1.RegistryService/KeepAlive", "/grpc.reflection."];
+const STREAMING_CALLS: [&str; 4] = [
+    "/callboard.v1.RegistryService/KeepAlive",
+    "/grpc.reflection.",
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/",
+    "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus",
+];
 /// Time within which a whole request must arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time after which a call without a deadline fails with an unknown outcome.

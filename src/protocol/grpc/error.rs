@@ -3,19 +3,17 @@
 use std::time::Duration;
 
 use tonic::Status;
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::ErrorDetails;
 
-use super::error_reason::ErrorReason;
 use crate::{
     engine::EngineError,
     health_check::ReportError,
     model::{FieldError, filter::FilterError},
+    pb::error_reason::ErrorReason,
     registry::CommandError,
     transport::LimitError,
 };
 
-/// Domain in `ErrorInfo`.
-const DOMAIN: &str = "callboard.dev";
 /// Delay in `RetryInfo` for a replica that shuts down or is at a limit.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
@@ -126,12 +124,7 @@ impl From<EngineError> for ApiError {
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
-        let reason = classify(&error);
-        let mut details = ErrorDetails::with_error_info(
-            reason.name(),
-            DOMAIN,
-            [("version".into(), env!("CARGO_PKG_VERSION").into())],
-        );
+        let mut details = ErrorDetails::new();
         match &error {
             ApiError::Invalid(invalid) => {
                 details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
@@ -165,7 +158,7 @@ impl From<ApiError> for Status {
             | ApiError::TooManyServices(_)
             | ApiError::NoConnection => {}
         }
-        Self::with_error_details(reason.code(), error.to_string(), details)
+        classify(&error).status(error.to_string(), details)
     }
 }
 
@@ -221,6 +214,7 @@ fn add_command_details(error: &CommandError, details: &mut ErrorDetails) {
 #[cfg(test)]
 mod tests {
     use tonic::Code;
+    use tonic_types::StatusExt;
 
     use super::*;
     use crate::registry::test_support::{id, name};

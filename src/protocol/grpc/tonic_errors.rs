@@ -5,18 +5,10 @@
 //! reason, and a hint.
 
 use axum::{http::Response, middleware::map_response};
-use tonic::{Code, Status, body::Body, service::Routes};
+use tonic::{Status, body::Body, service::Routes};
 
 use super::ApiError;
-
-/// tonic's message for a request over the size limit.
-const TOO_LARGE: &str = "decoded message length too large";
-/// tonic's message for a request that is not protobuf.
-const NOT_PROTOBUF: &str = "failed to decode Protobuf message";
-/// tonic's message for a call without a request.
-const MISSING: &str = "Missing request message.";
-/// tonic's message for a request that ends early.
-const INCOMPLETE: &str = "Unexpected EOF decoding stream.";
+use crate::pb::request_error::RequestError;
 
 /// Adds the conversion of tonic's errors around the routes. `limit`: maximum bytes of a request, for the message.
 pub(super) fn layer(routes: Routes, limit: usize) -> Routes {
@@ -35,25 +27,18 @@ fn convert(response: Response<axum::body::Body>, limit: usize) -> Response<axum:
 
 /// Returns the error for a status that tonic made. `None`: the status is one of this API, or not an error of a request.
 pub(super) fn explain(status: &Status, limit: usize) -> Option<ApiError> {
-    if !status.details().is_empty() {
-        return None;
-    }
-    match status.code() {
-        Code::OutOfRange if status.message().contains(TOO_LARGE) => Some(ApiError::TooLarge(limit)),
-        Code::Internal if status.message().contains(NOT_PROTOBUF) => Some(ApiError::Malformed(status.message().into())),
-        Code::Internal if status.message() == MISSING => Some(ApiError::Malformed("it is missing".into())),
-        Code::Internal if status.message() == INCOMPLETE => Some(ApiError::Malformed("it is incomplete".into())),
-        // With a message, something else is not implemented, such as an encoding.
-        Code::Unimplemented if status.message().is_empty() => Some(ApiError::UnknownMethod),
-        _ => None,
-    }
+    RequestError::of(status).map(|error| match error {
+        RequestError::TooLarge => ApiError::TooLarge(limit),
+        RequestError::Malformed(problem) => ApiError::Malformed(problem),
+        RequestError::UnknownMethod => ApiError::UnknownMethod,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use axum::http::Request;
     use bytes::Bytes;
-    use tonic::{server::NamedService, service::Routes};
+    use tonic::{Code, server::NamedService, service::Routes};
     use tonic_types::StatusExt;
     use tower::{Service, ServiceExt};
 

@@ -3,7 +3,7 @@
 //! It is polled when the client's flow-control window is open. A client that does not read therefore costs a cursor and one
 //! prepared message; what changes in the meantime stays in the registry's event logs, or is replaced by the newest state.
 
-mod body;
+mod call;
 mod frame;
 
 use std::{
@@ -23,9 +23,9 @@ use crate::{
     model::{InstanceFilter, ResumeToken, Revision, Selector},
     pb::callboard::v1 as pb,
     registry::{ClockReading, Delta, SnapshotChunk, Step, Subscription},
-    transport::{Connection, Interest, WakeRegistration},
+    transport::{Connection, Interest, MessageSource, NextMessage, WakeRegistration},
 };
-pub(super) use body::answer;
+pub(super) use call::answer;
 use frame::MessageChunks;
 
 /// Stream of one watch.
@@ -240,22 +240,14 @@ fn pieces(chunk: &SnapshotChunk) -> VecDeque<Bytes> {
     }
 }
 
-/// Next item of a watch.
-#[derive(Debug)]
-enum NextMessage {
-    Message(MessageChunks),
-    /// End of the stream with this error.
-    End(ApiError),
-}
-
-impl WatchStream {
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<NextMessage>> {
+impl MessageSource for WatchStream {
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Option<NextMessage>> {
         loop {
             match self.state {
                 StreamState::Ended => return Poll::Ready(None),
                 StreamState::NoticeSent => {
                     self.state = StreamState::Ended;
-                    return Poll::Ready(Some(NextMessage::End(ApiError::ShuttingDown)));
+                    return Poll::Ready(Some(NextMessage::End(ApiError::ShuttingDown.into())));
                 }
                 StreamState::Open => {}
             }

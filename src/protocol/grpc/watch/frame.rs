@@ -18,6 +18,7 @@ use crate::{
     pb::callboard::v1 as pb,
     protocol::grpc::encode,
     registry::{Change, Chunk, Delta, DeltaKind, Entry, Event, ResetReason},
+    transport::put_message_prefix,
 };
 
 /// Bytes after which a piece of a snapshot ends, and approximately a message: large enough that the overhead does not matter, and
@@ -152,7 +153,7 @@ fn token_bytes(token: ResumeToken) -> Bytes {
 fn whole(message: pb::watch_response::Message) -> MessageChunks {
     let message = pb::WatchResponse { message: Some(message) };
     let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
-    put_prefix(message.encoded_len(), &mut bytes);
+    put_message_prefix(message.encoded_len(), &mut bytes);
     bytes.put_slice(&message.encode_to_vec());
     vec![bytes.freeze()]
 }
@@ -164,7 +165,7 @@ fn wrap(number: u32, mut parts: Vec<Bytes>) -> MessageChunks {
     put_head(number, content, &mut field);
     let small = content <= MAX_COPIED_BYTES;
     let mut head = BytesMut::with_capacity(PREFIX_BYTES + field.len() + if small { content } else { 0 });
-    put_prefix(field.len() + content, &mut head);
+    put_message_prefix(field.len() + content, &mut head);
     head.put_slice(&field);
     if small {
         parts.drain(..).for_each(|part| head.put_slice(&part));
@@ -181,12 +182,6 @@ fn put_message(number: u32, message: &impl Message, to: &mut BytesMut) {
 fn put_head(number: u32, length: usize, to: &mut BytesMut) {
     encode_key(number, WireType::LengthDelimited, to);
     encode_varint(length as u64, to);
-}
-
-fn put_prefix(length: usize, to: &mut BytesMut) {
-    to.put_u8(0);
-    // Messages have at most 1 MiB.
-    to.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
 #[cfg(test)]

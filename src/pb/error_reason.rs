@@ -1,6 +1,10 @@
 //! Reasons of errors, as `google.rpc.ErrorInfo` carries them.
 
-use tonic::Code;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Domain in `ErrorInfo`.
+const DOMAIN: &str = "callboard.dev";
 
 /// Declares the enum, its names, and the table for the reference page in one place.
 macro_rules! error_reasons {
@@ -39,6 +43,14 @@ macro_rules! error_reasons {
     };
 }
 
+impl ErrorReason {
+    /// Returns the status of an error with this reason, its message and further details.
+    pub(crate) fn status(self, message: impl Into<String>, mut details: ErrorDetails) -> Status {
+        details.set_error_info(self.name(), DOMAIN, [("version".into(), env!("CARGO_PKG_VERSION").into())]);
+        Status::with_error_details(self.code(), message, details)
+    }
+}
+
 error_reasons! {
     /// A field has an invalid value. `BadRequest` names the field.
     InvalidField = (InvalidArgument, "INVALID_FIELD");
@@ -46,6 +58,8 @@ error_reasons! {
     InvalidFilter = (InvalidArgument, "INVALID_FILTER");
     /// The request cannot be decoded as the message that the method takes.
     MalformedMessage = (InvalidArgument, "MALFORMED_MESSAGE");
+    /// An xDS request has no type, or one that is too long.
+    InvalidResourceType = (InvalidArgument, "INVALID_RESOURCE_TYPE");
     /// The registry runs the check itself, so it accepts no reports for it.
     NotATtlCheck = (InvalidArgument, "NOT_A_TTL_CHECK");
     /// The instance is not registered.
@@ -66,6 +80,8 @@ error_reasons! {
     LeaseLost = (Aborted, "LEASE_LOST");
     /// A request is larger than `--max-message-size`.
     MessageTooLarge = (ResourceExhausted, "MESSAGE_TOO_LARGE");
+    /// An xDS stream subscribes to too many resources.
+    TooManyResources = (ResourceExhausted, "TOO_MANY_RESOURCES");
     /// More services exist than one response can hold. `ListServices` returns them in pages.
     TooManyServices = (ResourceExhausted, "TOO_MANY_SERVICES");
     /// A limit on open calls and streams is reached.
@@ -76,6 +92,8 @@ error_reasons! {
     ResponseQueueTimeout = (ResourceExhausted, "RESPONSE_QUEUE_TIMEOUT");
     /// No heartbeat arrived on the stream within its timeout.
     HeartbeatTimeout = (DeadlineExceeded, "HEARTBEAT_TIMEOUT");
+    /// No request arrived on an xDS stream within its timeout.
+    StreamTimeout = (DeadlineExceeded, "STREAM_TIMEOUT");
     /// The request did not arrive completely within its timeout. Nothing was done.
     RequestTimeout = (DeadlineExceeded, "REQUEST_TIMEOUT");
     /// Too many writes wait for the engine. `RetryInfo` says when to try again.

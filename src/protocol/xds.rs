@@ -1,0 +1,115 @@
+//! xDS: discovery for unmodified gRPC clients and for Envoy, version 3 of the protocol.
+//!
+//! A client opens one stream, subscribes to resources by name, and gets each resource and its changes. There are two protocols for the
+//! same resources: a response of the *state of the world* has whole resources of a type, and a *delta* response has the changed ones.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `resource`, `assignment` | a service as resources (pure) |
+//! | `session` | the state of one stream (pure) |
+//! | `source` | the resources of this registry |
+//! | `request`, `frame` | requests and responses on the wire |
+//! | `stream` | one stream: reads requests, is woken by changes, writes responses |
+//! | `stream_list`, `client_status` | all open streams; their state for clients of CSDS |
+//! | `error` | errors as statuses |
+//!
+//! Not here: connections (`transport`), the list of watchers of all protocols (`app`).
+
+mod assignment;
+mod client_status;
+mod error;
+mod frame;
+mod request;
+mod resource;
+mod session;
+mod source;
+mod stream;
+mod stream_list;
+mod version;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::Response,
+    routing::post,
+};
+use tonic::{Status, Streaming, body::Body, codec::Codec, service::Routes};
+
+use crate::{
+    app::{ServerContext, UserAgent},
+    pb::{
+        codec::SmallBuffers,
+        envoy::service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+        },
+        server::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer,
+    },
+    transport::{Connection, MessageBody, user_agent},
+};
+use client_status::ClientStatusApi;
+use error::XdsError;
+use request::XdsRequest;
+use stream::AdsStream;
+use stream_list::XdsStreams;
+
+/// Path of the state-of-the-world protocol.
+const STATE_OF_THE_WORLD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+/// Path of the delta protocol.
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// Paths of the client status discovery service.
+const CLIENT_STATUS: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/{*method}";
+/// Bytes of the largest accepted request: a subscription to 50,000 resources with usual names. Larger with `--max-message-size`.
+const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
+
+/// xDS services of one server.
+#[derive(Debug)]
+pub struct XdsApi {
+    context: Arc<ServerContext>,
+    streams: Arc<XdsStreams>,
+}
+
+impl XdsApi {
+    /// Creates the services, without streams.
+    #[must_use]
+    pub fn new(context: &Arc<ServerContext>) -> Arc<Self> {
+        Arc::new(Self { context: Arc::clone(context), streams: Arc::default() })
+    }
+
+    /// Returns the routes of the services, for a gRPC listener.
+    #[must_use]
+    pub fn routes(self: &Arc<Self>) -> Routes {
+        Router::new()
+            .route(STATE_OF_THE_WORLD, post(answer::<DiscoveryRequest, DiscoveryResponse>))
+            .route(DELTA, post(answer::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>))
+            .with_state(Arc::clone(self))
+            .route_service(CLIENT_STATUS, ClientStatusDiscoveryServiceServer::new(ClientStatusApi(Arc::clone(self))))
+            .into()
+    }
+
+    /// Bytes of the largest accepted request.
+    fn max_request_bytes(&self) -> usize {
+        self.context.max_message_size.max(MAX_REQUEST_BYTES)
+    }
+}
+
+/// Answers a call of `AggregatedDiscoveryService`.
+async fn answer<Q: XdsRequest, A: prost::Message + 'static>(
+    State(api): State<Arc<XdsApi>>,
+    request: Request,
+) -> Response<axum::body::Body> {
+    open::<Q, A>(&api, request).unwrap_or_else(Status::into_http::<Body>).map(axum::body::Body::new)
+}
+
+fn open<Q: XdsRequest, A: prost::Message + 'static>(
+    api: &Arc<XdsApi>,
+    request: Request,
+) -> Result<Response<Body>, Status> {
+    let (head, body) = request.into_parts();
+    let connection = head.extensions.get::<Arc<Connection>>().ok_or(XdsError::NoConnection)?;
+    let agent = UserAgent::new(user_agent(&head.headers));
+    let decoder = SmallBuffers::<A, Q>::default().decoder();
+    let requests = Streaming::new_request(decoder, body, None, Some(api.max_request_bytes()));
+    Ok(MessageBody::respond(connection, AdsStream::new(api, connection, agent, requests)))
+}

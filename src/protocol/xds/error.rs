@@ -1,0 +1,82 @@
+//! Errors that end a stream, as gRPC statuses with details.
+
+use std::time::Duration;
+
+use tonic::Status;
+use tonic_types::ErrorDetails;
+
+use crate::pb::{error_reason::ErrorReason, request_error::RequestError};
+
+/// Delay in `RetryInfo` for a replica that shuts down.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// Error that ends a stream.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum XdsError {
+    /// Request without a type, or with one that is too long.
+    #[error(
+        "type_url \"{0}\" is not the URL of a resource type: send one such as type.googleapis.com/envoy.config.listener.v3.Listener"
+    )]
+    InvalidType(String),
+    /// Subscription to more resources than a stream may have.
+    #[error("{0} resources are too many for one stream: subscribe to at most {1}")]
+    TooManyResources(usize, usize),
+    /// Subscriptions of all streams at their limit.
+    #[error(
+        "the {0} resources that all streams may subscribe to are in use: close streams, or subscribe to fewer resources"
+    )]
+    ResourceLimit(usize),
+    /// Request with more than this number of bytes.
+    #[error(
+        "the request is larger than {0} bytes: subscribe to fewer resources, or raise --max-message-size where the registry runs"
+    )]
+    TooLarge(usize),
+    /// Request that is not a message of the protocol.
+    #[error("the request is not a message of xDS version 3 ({0}): use the files of envoy.service.discovery.v3")]
+    Malformed(String),
+    /// Stream without a request.
+    #[error("no request came within {}: send the first one at once", humantime::format_duration(*.0))]
+    NoRequest(Duration),
+    /// This process is shutting down.
+    #[error(
+        "this replica is shutting down, or this connection has reached its maximum age: open the stream again, here in a \
+         moment or on another replica"
+    )]
+    ShuttingDown,
+    /// Request that did not arrive through a listener of the server, which is a defect.
+    #[error("the request carries no connection: report this as a defect")]
+    NoConnection,
+}
+
+impl XdsError {
+    /// Returns the error of a status that tonic made for a request. `None`: the connection failed.
+    pub(super) fn of_request(status: &Status, limit: usize) -> Option<Self> {
+        RequestError::of(status).map(|error| match error {
+            RequestError::TooLarge => Self::TooLarge(limit),
+            RequestError::Malformed(problem) => Self::Malformed(problem),
+            RequestError::UnknownMethod => Self::Malformed("the method is unknown".to_owned()),
+        })
+    }
+}
+
+impl From<XdsError> for Status {
+    fn from(error: XdsError) -> Self {
+        let mut details = ErrorDetails::new();
+        let reason = match &error {
+            XdsError::InvalidType(_) => {
+                details.add_bad_request_violation("type_url", error.to_string());
+                ErrorReason::InvalidResourceType
+            }
+            XdsError::TooManyResources(..) | XdsError::ResourceLimit(_) => ErrorReason::TooManyResources,
+            XdsError::TooLarge(_) => ErrorReason::MessageTooLarge,
+            XdsError::Malformed(_) => ErrorReason::MalformedMessage,
+            XdsError::NoRequest(_) => ErrorReason::StreamTimeout,
+            XdsError::ShuttingDown => {
+                details.set_retry_info(Some(RETRY_DELAY));
+                ErrorReason::ShuttingDown
+            }
+            XdsError::NoConnection => ErrorReason::Internal,
+        };
+        reason.status(error.to_string(), details)
+    }
+}

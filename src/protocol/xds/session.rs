@@ -1,0 +1,248 @@
+//! State of one stream: its subscriptions, and which versions its client has. There is no IO and no clock here.
+//!
+//! One state machine serves both protocols. A request changes the subscriptions, or accepts or rejects a response. A change of a service
+//! marks its resources as pending. [`Session::next_response`] returns the pending resources whose content the client does not have.
+//!
+//! - Requested names are answered at once. Other changes of a type wait until the client has accepted or rejected the previous response
+//!   of that type; several changes become one response with the newest content.
+//! - A rejected resource is not sent again until its content changes.
+//! - A request with the nonce of an earlier response is ignored in the state-of-the-world protocol: the client sends another one for the
+//!   latest response. In the delta protocol its names count.
+
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use super::resource::{EncodedResource, ResourceType};
+use crate::model::UnixMillis;
+pub(super) use subscription::{ResourceStatus, SentResponse, TypeSubscription};
+
+/// Maximum length of a stored error text of a client, in characters.
+const MAX_ERROR_CHARS: usize = 1_024;
+/// Bytes of resources after which a response ends. The next response has the rest. Some gRPC clients accept 4 MiB.
+const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
+
+/// Protocol of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum XdsVariant {
+    /// A response has whole resources of a type.
+    StateOfTheWorld,
+    /// A response has the resources that have changed.
+    Delta,
+}
+
+/// Names in a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RequestedNames {
+    /// All names that the client subscribes to.
+    All(Vec<String>),
+    /// Changes of the subscription.
+    Changes {
+        /// Names that are added, or whose resource the client asks for again.
+        subscribe: Vec<String>,
+        /// Names that are removed.
+        unsubscribe: Vec<String>,
+        /// Hashes of the resources that the client has from an earlier stream. `None`: the version is none of this server's.
+        initial: Vec<(String, Option<u64>)>,
+    },
+}
+
+/// Request for resources of one type, in the form that both protocols share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SubscriptionRequest {
+    pub(super) kind: ResourceType,
+    /// Nonce of the response that the request answers. Empty: none.
+    pub(super) nonce: String,
+    /// Reason for which the client rejects that response. `None`: it accepts it.
+    pub(super) error: Option<String>,
+    pub(super) names: RequestedNames,
+}
+
+/// Resources of the registry.
+pub(super) trait ResourceSource {
+    /// Returns the present resource. `None`: there is none with this name.
+    fn resource(&self, kind: ResourceType, name: &str) -> Option<EncodedResource>;
+    /// Returns the names of all clusters.
+    fn clusters(&self) -> Vec<Arc<str>>;
+    /// Returns the newest revision of the registry.
+    fn revision(&self) -> u64;
+}
+
+/// Response to a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ResourceResponse {
+    pub(super) kind: ResourceType,
+    pub(super) nonce: u64,
+    /// Revision of the registry at which the response was made.
+    pub(super) revision: u64,
+    pub(super) resources: Vec<(Arc<str>, EncodedResource)>,
+    /// Names without a resource, in the delta protocol.
+    pub(super) removed: Vec<Arc<str>>,
+}
+
+/// Change of what wakes the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum InterestChange {
+    /// Changes of this service.
+    Add(Arc<str>),
+    /// No more changes of this service.
+    Remove(Arc<str>),
+    /// Changes of all services, or no longer.
+    AllServices(bool),
+}
+
+/// Outcome of a request, for the log and the metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RequestOutcome {
+    /// The client subscribes or unsubscribes, or the request says nothing.
+    Subscription,
+    /// The client accepts the latest response.
+    Accepted,
+    /// The client rejects a response, with this text.
+    Rejected(Arc<str>),
+    /// The request answers an earlier response.
+    Outdated,
+}
+
+/// State of one stream.
+#[derive(Debug)]
+pub(super) struct Session {
+    variant: XdsVariant,
+    types: [TypeSubscription; 4],
+    /// Nonce of the latest response of any type.
+    nonce: u64,
+    /// Endpoints, and clusters that were not requested by name, are withheld until the registry has settled.
+    held: bool,
+    interest: Vec<InterestChange>,
+}
+
+impl Session {
+    pub(super) fn new(variant: XdsVariant) -> Self {
+        Self {
+            variant,
+            types: ResourceType::ALL.map(|_| TypeSubscription::default()),
+            nonce: 0,
+            held: false,
+            interest: Vec::new(),
+        }
+    }
+
+    pub(super) fn variant(&self) -> XdsVariant {
+        self.variant
+    }
+
+    /// Returns the subscription to a type.
+    pub(super) fn subscription(&self, kind: ResourceType) -> &TypeSubscription {
+        &self.types[kind as usize]
+    }
+
+    /// Number of resources of all types that the client named.
+    pub(super) fn named(&self) -> usize {
+        self.types.iter().map(TypeSubscription::named).sum()
+    }
+
+    /// Withholds what depends on registrations, or ends that.
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Returns whether responses are withheld until the registry has settled.
+    pub(super) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Takes the changes of what wakes the stream since the last call. They have to take effect before the next response is made.
+    pub(super) fn take_interest(&mut self) -> Vec<InterestChange> {
+        std::mem::take(&mut self.interest)
+    }
+
+    /// Takes in a request.
+    pub(super) fn request(&mut self, request: SubscriptionRequest, now: UnixMillis) -> RequestOutcome {
+        let variant = self.variant;
+        let subscription = &mut self.types[request.kind as usize];
+        let outcome = subscription.answered(&request.nonce, request.error.as_deref(), now);
+        // The resource names of an outdated request are outdated, too.
+        if outcome == RequestOutcome::Outdated && variant == XdsVariant::StateOfTheWorld {
+            return outcome;
+        }
+        let was_wildcard = subscription.is_wildcard();
+        let may_be_all = request.kind.is_complete();
+        let mut changes = match request.names {
+            RequestedNames::All(names) => subscription.set_names(names, may_be_all),
+            RequestedNames::Changes { subscribe, unsubscribe, initial } => {
+                subscription.change_names(subscribe, unsubscribe, initial, may_be_all)
+            }
+        };
+        match request.kind {
+            ResourceType::Assignment => self.interest.append(&mut changes),
+            ResourceType::Cluster if was_wildcard != subscription.is_wildcard() => {
+                self.interest.push(InterestChange::AllServices(!was_wildcard));
+            }
+            ResourceType::Cluster | ResourceType::Listener | ResourceType::Route => {}
+        }
+        outcome
+    }
+
+    /// Marks the resources of changed services as pending. `None`: any service may have changed.
+    pub(super) fn changed<'a>(&mut self, services: Option<impl Iterator<Item = &'a str>>) {
+        let [clusters, assignments, ..] = &mut self.types;
+        match services {
+            Some(services) => {
+                for service in services {
+                    assignments.mark(service);
+                    clusters.mark_new(service);
+                }
+            }
+            None => {
+                assignments.mark_all();
+                clusters.list_again();
+            }
+        }
+    }
+
+    /// Returns the next response, if the client is to get one.
+    pub(super) fn next_response(&mut self, source: &impl ResourceSource, now: UnixMillis) -> Option<ResourceResponse> {
+        ResourceType::ALL.into_iter().find_map(|kind| self.response_of(kind, source, now))
+    }
+
+    fn response_of(
+        &mut self,
+        kind: ResourceType,
+        source: &impl ResourceSource,
+        now: UnixMillis,
+    ) -> Option<ResourceResponse> {
+        let subscription = &mut self.types[kind as usize];
+        let depends_on_registrations = match kind {
+            ResourceType::Assignment => true,
+            ResourceType::Cluster => subscription.is_wildcard(),
+            ResourceType::Listener | ResourceType::Route => false,
+        };
+        if self.held && depends_on_registrations || !subscription.is_due() {
+            return None;
+        }
+        if subscription.must_list() {
+            // Listeners exist for any name, so a list of all of them is empty.
+            subscription.list(if kind == ResourceType::Cluster { source.clusters() } else { Vec::new() });
+        }
+        let resource = |name: &str| source.resource(kind, name);
+        let whole = self.variant == XdsVariant::StateOfTheWorld && kind.is_complete();
+        // Read before the content, which may be newer.
+        let revision = source.revision();
+        let content = if whole { subscription.take_whole(resource) } else { subscription.take_pending(resource) }?;
+        self.nonce += 1;
+        let nonce = self.nonce;
+        let new = subscription.sent(&content.resources, SentResponse { nonce, revision, at: now });
+        let removed = match self.variant {
+            XdsVariant::StateOfTheWorld => Vec::new(),
+            XdsVariant::Delta => content.removed,
+        };
+        if kind == ResourceType::Cluster {
+            // Envoy waits for the endpoints of a changed cluster, and may have asked for them before it got the cluster.
+            let assignments = &mut self.types[ResourceType::Assignment as usize];
+            new.iter().for_each(|name| assignments.send_again(name));
+        }
+        Some(ResourceResponse { kind, nonce, revision, resources: content.resources, removed })
+    }
+}

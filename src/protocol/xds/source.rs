@@ -1,0 +1,59 @@
+//! Resources of this registry.
+
+use std::{convert::Infallible, sync::Arc};
+
+use super::{
+    assignment::ServiceAssignment,
+    resource::{self, EncodedResource, ResourceType},
+    session::ResourceSource,
+};
+use crate::{
+    app::{ServerContext, View, ViewKey, ViewValue},
+    model::ServiceName,
+};
+
+/// Resources of this registry. An assignment is encoded once for each revision of its service, for all streams.
+#[derive(Debug)]
+pub(super) struct RegistrySource<'a>(pub(super) &'a ServerContext);
+
+impl ViewValue for EncodedResource {
+    fn bytes(&self) -> usize {
+        self.any.len()
+    }
+}
+
+impl RegistrySource<'_> {
+    fn assignment(&self, name: &str) -> EncodedResource {
+        let registry = self.0.engine.registry();
+        let empty = || ServiceAssignment::new(std::iter::empty()).encode(name);
+        let Ok(service) = ServiceName::parse(name) else { return empty() };
+        // Read before the instances, which may be newer. Then they are encoded once more.
+        let Some(revision) = registry.view_revision(&service) else { return empty() };
+        let encode = || {
+            let chunks = registry.chunks(&service);
+            let instances = chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance);
+            Ok::<_, Infallible>(ServiceAssignment::new(instances).encode(name))
+        };
+        let Ok(encoded) = self.0.views.at_revision(ViewKey::new(View::XdsAssignment, name, ""), revision, encode);
+        EncodedResource::clone(&encoded)
+    }
+}
+
+impl ResourceSource for RegistrySource<'_> {
+    fn resource(&self, kind: ResourceType, name: &str) -> Option<EncodedResource> {
+        match kind {
+            ResourceType::Cluster => resource::cluster(name),
+            ResourceType::Assignment => Some(self.assignment(name)),
+            ResourceType::Listener => Some(resource::listener(name)),
+            ResourceType::Route => Some(resource::route(name)),
+        }
+    }
+
+    fn clusters(&self) -> Vec<Arc<str>> {
+        self.0.engine.registry().each_service().map(|service| Arc::from(service.name.as_str())).collect()
+    }
+
+    fn revision(&self) -> u64 {
+        self.0.engine.registry().applied().0
+    }
+}
