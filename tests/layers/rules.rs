@@ -101,8 +101,8 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         layer: "protocol/xds",
-        uses: &["app", "engine", "metrics", "model", "pb", "registry", "transport"],
-        tests_use: &[],
+        uses: &["app", "model", "pb", "transport"],
+        tests_use: &["registry"],
         never: &[],
     },
     Rule {
@@ -169,6 +169,7 @@ pub const RULES: &[Rule] = &[
             "protocol/consul",
             "protocol/dns",
             "protocol/http",
+            "protocol/xds",
             "pb",
             "random",
             "registry",
