@@ -1,12 +1,13 @@
 """Scenarios in which the registry stops while the clients call."""
 
+import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from clients import Client
-from fixture import Failure
+from fixture import Failure, check
 from registry import Service
 from scenarios import RATE
 from world import Fleet, World
@@ -16,58 +17,54 @@ RECOVERY_TIMEOUT = 60.0  # limit in seconds until clients have reconnected and t
 WINDOW = 2.0  # seconds in which each backend has to be called
 
 
-class EvenLoad:
-    """A load of all clients, which fails for a client if a backend gets no call for the time of the window."""
+@contextlib.contextmanager
+def even_load(world: World, fleet: Fleet, ids: str) -> Iterator[None]:
+    """Runs a load of all clients. A failed call fails the client, and so does a backend without calls for a window."""
+    stopped = threading.Event()
 
-    def __init__(self, fleet: Fleet, ids: str) -> None:
-        self._fleet, self._ids = fleet, ids
-        self._stop = threading.Event()
-        self._watch = threading.Thread(target=fleet.each, args=(self._each_backend_is_called,))
-        fleet.each(lambda client: client.start(RATE))
-        fleet.each(lambda client: client.until(lambda counts: set(counts.backends) == set(ids), "a call of each backend"))
-        self._watch.start()
-
-    def _each_backend_is_called(self, client: Client) -> None:
+    def watch(client: Client) -> None:
         before = client.stats()
-        while not self._stop.wait(WINDOW):
+        while not stopped.wait(WINDOW):
             now = client.stats()
-            unused = [id for id in self._ids if now.backends.get(id) == before.backends.get(id)]
+            unused = [id for id in ids if now.backends.get(id) == before.backends.get(id)]
             # On a loaded machine, a window may have too few calls to tell.
             if unused and now.total - before.total >= RATE / 2:
                 raise Failure(f"no call of {', '.join(unused)} for {WINDOW:.0f} s; counts before {before}, and now {now}")
             before = now
 
-    def stop(self, world: World) -> None:
-        """Ends the load. Each failed call is counted, and fails the scenario."""
-        self._stop.set()
-        self._watch.join()
+    def stop(client: Client) -> None:
+        counts = client.stop()
+        world.restart_failures[client.name] += counts.failed
+        check(not counts.failed, f"calls failed: {counts}")
 
-        def stop(client: Client) -> None:
-            counts = client.stop()
-            world.restart_failures[client.name] += counts.failed
-            if counts.failed:
-                raise Failure(f"calls failed: {counts}")
-
-        self._fleet.each(stop)
+    fleet.each(lambda client: client.start(RATE))
+    fleet.each(lambda client: client.until(lambda counts: set(counts.backends) == set(ids), "a call of each backend"))
+    watching = threading.Thread(target=fleet.each, args=(watch,))
+    watching.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        watching.join()
+        fleet.each(stop)
 
 
 def restart(world: World, fleet: Fleet, service: Service, stop: Callable[[], None], renewed: bool) -> None:
     """Restarts the registry of a service with the instances a to d, and then adds e."""
     fleet.each(lambda client: client.sees(*"abcd"))
-    load = EvenLoad(fleet, "abcd")
-    stop()
-    service.registry.start()
-    if renewed:
-        service.wait_until_registered(*"abcd")
-    began = time.monotonic()
-    service.add(world.backend("e"))
+    with even_load(world, fleet, "abcd"):
+        stop()
+        service.registry.start()
+        if renewed:
+            service.wait_until_registered(*"abcd")
+        began = time.monotonic()
+        service.add(world.backend("e"))
 
-    def uses_new_backend(client: Client) -> str:
-        client.uses("e", RECOVERY_TIMEOUT)
-        return f"added backend used {time.monotonic() - began:.1f} s after the restart"
+        def uses_new_backend(client: Client) -> str:
+            client.uses("e", RECOVERY_TIMEOUT)
+            return f"added backend used {time.monotonic() - began:.1f} s after the restart"
 
-    fleet.each(uses_new_backend)
-    load.stop(world)
+        fleet.each(uses_new_backend)
     service.remove("e")
 
 
@@ -94,14 +91,13 @@ def outage(world: World) -> None:
     """Stops the registry for some time, during which a backend is started."""
     renew(world, "abcd")
     world.fleet.each(lambda client: client.sees(*"abcd"))
-    load = EvenLoad(world.fleet, "abcd")
-    world.memory.stop()
-    world.payments.renew(world.backend("e"))
-    time.sleep(OUTAGE)
-    world.memory.start()
-    world.payments.wait_until_registered(*"abcde")
-    world.fleet.each(lambda client: client.uses("e", RECOVERY_TIMEOUT))
-    load.stop(world)
+    with even_load(world, world.fleet, "abcd"):
+        world.memory.stop()
+        world.payments.renew(world.backend("e"))
+        time.sleep(OUTAGE)
+        world.memory.start()
+        world.payments.wait_until_registered(*"abcde")
+        world.fleet.each(lambda client: client.uses("e", RECOVERY_TIMEOUT))
 
 
 def renew(world: World, ids: str) -> None:

@@ -1,9 +1,29 @@
-"""The tables that the suite prints, in Markdown. docs/src/xds-clients.md has a copy."""
+"""The tables that the suite prints, in Markdown, and their copies in a page of the book."""
 
 import os
+import re
+from pathlib import Path
 
 from figures import Delays, percentile
 from world import Result, World
+
+
+PAGE = Path(__file__).parents[4] / "docs/src/xds-clients.md"
+
+
+def copied(name: str) -> str:
+    """Returns the table with this name of the page."""
+    return _section(name).search(PAGE.read_text()).group(2)
+
+
+def copy(name: str, text: str) -> None:
+    """Replaces the table with this name of the page."""
+    page = PAGE.read_text()
+    PAGE.write_text(_section(name).sub(lambda match: f"{match.group(1)}{text}{match.group(3)}", page))
+
+
+def _section(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name} -->\n\n)(.*?)(\n\n<!-- end -->)", re.DOTALL)
 
 
 def table(rows: list[list[str]]) -> str:
@@ -29,7 +49,7 @@ def scenarios(world: World, results: dict[str, dict[str, Result]]) -> str:
 
     rows = [["scenario", *world.names]]
     rows += [[title, *(cell(by_client[name]) for name in world.names)] for title, by_client in results.items()]
-    return "\n".join([table(rows), "", *(f"({number}) {text}" for number, text in enumerate(differences, 1))])
+    return "\n\n".join([table(rows), *(f"({number}) {text}" for number, text in enumerate(differences, 1))])
 
 
 def figures(world: World, delays: dict[str, Delays]) -> str:
