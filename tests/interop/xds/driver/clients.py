@@ -115,18 +115,18 @@ class Client:
                 raise Failure(f"not only {', '.join(ids)} used after {within:.0f} s: {counts}")
 
     def fails(self, status: str, within: float = UPDATE_TIMEOUT) -> str:
-        """Calls until no call succeeds; returns an error, which has this status and, unless it is a timeout, came at once."""
+        """Calls until each call fails, and at once unless the status is a timeout; returns an error, which has this status."""
         deadline = time.monotonic() + within
         while True:
             began = time.monotonic()
             counts = self.call(4, 4)
             took = time.monotonic() - began
-            if not counts.backends:
-                check(took < 4 or status == "DEADLINE_EXCEEDED", f"a call took {took:.1f} s to fail: {counts}")
+            # The first call of a program may be slow.
+            if not counts.backends and (took < 2 or status == "DEADLINE_EXCEEDED"):
                 wrong = [error for error in counts.errors if not error.startswith(status)]
                 check(not wrong, f"the status is not {status}: {wrong}")
                 return next(iter(counts.errors))
-            check(time.monotonic() < deadline, f"calls succeed after {within:.0f} s: {counts}")
+            check(time.monotonic() < deadline, f"calls do not fail at once after {within:.0f} s, but in {took:.1f} s: {counts}")
 
     def until(self, condition: Any, what: str, within: float = UPDATE_TIMEOUT) -> Counts:
         """Reads the counts of the load until the condition holds."""
