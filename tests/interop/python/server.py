@@ -18,6 +18,7 @@ class Server:
         try:
             ready = json.loads(lines.get(timeout=10))
             self.grpc, self.http = ready["grpc"], ready["http"]
+            self.grpc_tls: str | None = ready.get("grpc_tls")
         except (queue.Empty, ValueError, KeyError) as error:
             self.kill()
             raise SystemExit(f"the server printed no addresses ({error!r}); its log:\n{self.log()}") from error

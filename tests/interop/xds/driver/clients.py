@@ -3,6 +3,7 @@
 import tempfile
 import time
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ UPDATE_TIMEOUT = 15.0  # limit in seconds until a client uses a new set of backe
 POLL = 0.02  # interval in seconds between requests for the counts of a load
 
 
+class TlsSupport(Enum):
+    """TLS of a client towards a registry."""
+
+    NONE = 0
+    SERVER = 1  # the client has no certificate
+    MUTUAL = 2
+
+
 @dataclass(frozen=True)
 class ClientType:
     """A program in clients/, and its known differences."""
@@ -23,16 +32,17 @@ class ClientType:
     bootstrap: str  # argument of `callboard xds bootstrap --for`; start.py of Envoy takes the registry from it
     keeps_last_backends: bool = False  # goes on calling the last backends of a service that has none left
     ignores_weights: bool = False
+    tls: TlsSupport = TlsSupport.NONE
     status_without_backends: str = "UNAVAILABLE"
     status_without_route: str = "UNAVAILABLE"
 
 
 CLIENT_TYPES = {
-    "go": ClientType("go"),
+    "go": ClientType("go", tls=TlsSupport.MUTUAL),
     "go-old": ClientType("go", status_without_backends="DEADLINE_EXCEEDED"),
-    "python": ClientType("python"),
+    "python": ClientType("python", tls=TlsSupport.MUTUAL),
     "python-old": ClientType("python"),
-    "java": ClientType("java", keeps_last_backends=True),
+    "java": ClientType("java", keeps_last_backends=True, tls=TlsSupport.SERVER),
     "node": ClientType("node"),
     "ruby": ClientType("ruby"),
     "cpp": ClientType("cpp"),
@@ -42,8 +52,8 @@ CLIENT_TYPES = {
         status_without_backends="DEADLINE_EXCEEDED",
         status_without_route="DEADLINE_EXCEEDED",
     ),
-    "envoy": ClientType("go", status_without_route="UNIMPLEMENTED"),
-    "envoy-delta": ClientType("go", status_without_route="UNIMPLEMENTED"),
+    "envoy": ClientType("go", status_without_route="UNIMPLEMENTED", tls=TlsSupport.MUTUAL),
+    "envoy-delta": ClientType("go", status_without_route="UNIMPLEMENTED", tls=TlsSupport.MUTUAL),
 }
 
 
@@ -75,9 +85,9 @@ class Client:
         self.type = CLIENT_TYPES[name]
         scratch = registry.scratch
         with tempfile.NamedTemporaryFile("w", suffix=".json", prefix=f"{name}-", dir=scratch, delete=False) as file:
-            file.write(registry.command("xds", "bootstrap", "--for", self.type.bootstrap))
+            file.write(registry.bootstrap(self.type.bootstrap))
         start = Path(__file__).parent.parent / "clients" / name / "start"
-        environment = {"GRPC_XDS_BOOTSTRAP": file.name}
+        environment = {**registry.environment, "GRPC_XDS_BOOTSTRAP": file.name}
         self._process = LineProcess(name, [str(start), target], scratch / f"{name}.log", environment)
 
     def ready(self) -> str:

@@ -11,6 +11,7 @@ import figures
 import outages
 import report
 import scenarios
+import secure
 from clients import CLIENT_TYPES
 from world import World
 
@@ -28,6 +29,7 @@ SCENARIOS = {
     "restart, disk": outages.restart_on_disk,
     "restart, memory": outages.restart_in_memory,
     "outage": outages.outage,
+    "TLS": secure.with_tls,
 }
 REPETITIONS, FULL_REPETITIONS = 10, 50
 

