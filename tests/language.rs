@@ -62,8 +62,9 @@ const LIMITS: &[Limit] = &[
 ];
 
 /// Endings of the files that have prose; files without an ending are scripts.
-const ENDINGS: &[&str] =
-    &["rs", "proto", "md", "sh", "toml", "yaml", "yml", "service", "socket", "py", "go", "java", "rb", "js", "mjs", "cfg"];
+const ENDINGS: &[&str] = &[
+    "rs", "proto", "md", "sh", "toml", "yaml", "yml", "service", "socket", "py", "go", "java", "rb", "js", "mjs", "cfg",
+];
 /// Files that are not read: they are word for word from elsewhere, or hold the words that are looked for.
 const NOT_READ: &[&str] =
     &["proto/grpc", "tests/language/words.rs", "docs/book.toml", "fuzz/seeds", "target", "node_modules"];

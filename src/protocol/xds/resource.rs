@@ -11,44 +11,41 @@ use prost::{Message, Name};
 use prost_types::{Any, Duration};
 use siphasher::sip::SipHasher13;
 
-use crate::{
-    model::ServiceName,
-    pb::envoy::{
-        config::{
-            cluster::v3::{
-                CircuitBreakers, Cluster,
-                circuit_breakers::Thresholds,
-                cluster::{
-                    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig,
-                    common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
-                },
-            },
-            core::v3::{
-                AggregatedConfigSource, ApiVersion, ConfigSource, Http2ProtocolOptions, RoutingPriority,
-                config_source::ConfigSourceSpecifier,
-            },
-            listener::v3::{ApiListener, Listener},
-            route::v3::{
-                Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route::Action,
-                route_action::ClusterSpecifier, route_match::PathSpecifier,
+use crate::pb::envoy::{
+    config::{
+        cluster::v3::{
+            CircuitBreakers, Cluster,
+            circuit_breakers::Thresholds,
+            cluster::{
+                ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig,
+                common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
             },
         },
-        extensions::{
-            filters::{
-                http::router::v3::Router,
-                network::http_connection_manager::v3::{
-                    HttpConnectionManager, HttpFilter, http_connection_manager::RouteSpecifier, http_filter::ConfigType,
-                },
-            },
-            upstreams::http::v3::{
-                HttpProtocolOptions,
-                http_protocol_options::{
-                    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
-                },
-            },
+        core::v3::{
+            AggregatedConfigSource, ApiVersion, ConfigSource, Http2ProtocolOptions, RoutingPriority,
+            config_source::ConfigSourceSpecifier,
         },
-        r#type::v3::Percent,
+        listener::v3::{ApiListener, Listener},
+        route::v3::{
+            Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route::Action,
+            route_action::ClusterSpecifier, route_match::PathSpecifier,
+        },
     },
+    extensions::{
+        filters::{
+            http::router::v3::Router,
+            network::http_connection_manager::v3::{
+                HttpConnectionManager, HttpFilter, http_connection_manager::RouteSpecifier, http_filter::ConfigType,
+            },
+        },
+        upstreams::http::v3::{
+            HttpProtocolOptions,
+            http_protocol_options::{
+                ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+            },
+        },
+    },
+    r#type::v3::Percent,
 };
 
 /// Prefix of the URL of a type.
@@ -133,23 +130,27 @@ fn pack<M: Message + Name>(message: &M) -> Any {
     Any { type_url: format!("{TYPE_URL_PREFIX}{}", M::full_name()), value: message.encode_to_vec() }
 }
 
-/// Returns the service that a listener's name leads to: `payments` and `payments:50051` lead to `payments`. `None`: no service can have
-/// this name.
-fn service_of_listener(name: &str) -> Option<ServiceName> {
-    let without_port =
-        name.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(name, |(host, _)| host);
-    ServiceName::parse(without_port).ok()
+/// Maximum length of a name that leads to a cluster, in bytes: that of a service with a port.
+const MAX_NAME_BYTES: usize = 253 + ":65535".len();
+
+/// Returns the cluster that a listener's name leads to: `payments` and `payments:50051` lead to `payments`. A name that no service can have
+/// leads to a cluster without endpoints, so that calls fail at once. Without a route grpc-js would wait for one. `None`: the name is empty
+/// or longer than any service's.
+fn cluster_of(name: &str) -> Option<&str> {
+    if name.len() > MAX_NAME_BYTES {
+        return None;
+    }
+    let host = name.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(name, |(host, _)| host);
+    (!host.is_empty()).then_some(host)
 }
 
-/// Returns the listener with this name. A name that no service can have gets a listener without routes, so that calls fail at once. If
-/// the listener were withheld, clients would wait for it for 15 seconds.
+/// Returns the listener with this name.
 pub(super) fn listener(name: &str) -> EncodedResource {
-    let virtual_hosts = service_of_listener(name).map(|service| virtual_host(service.as_str()));
     let manager = HttpConnectionManager {
         stat_prefix: "callboard".to_owned(),
         route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration {
             name: name.to_owned(),
-            virtual_hosts: virtual_hosts.into_iter().collect(),
+            virtual_hosts: cluster_of(name).map(virtual_host).into_iter().collect(),
         })),
         // gRPC rejects a listener without a router.
         http_filters: vec![HttpFilter {
@@ -163,24 +164,23 @@ pub(super) fn listener(name: &str) -> EncodedResource {
     })
 }
 
-/// Returns the routes with this name. A name that no service can have gets none.
+/// Returns the routes with this name.
 pub(super) fn route(name: &str) -> EncodedResource {
-    let service = ServiceName::parse(name).ok();
     EncodedResource::of(&RouteConfiguration {
         name: name.to_owned(),
-        virtual_hosts: service.map(|service| virtual_host(service.as_str())).into_iter().collect(),
+        virtual_hosts: cluster_of(name).map(virtual_host).into_iter().collect(),
     })
 }
 
-/// Returns the routes of a service: all requests go to its cluster, without a time limit. Envoy's default limit of 15 seconds would
-/// also end streams.
-fn virtual_host(service: &str) -> VirtualHost {
+/// Returns the routes to a cluster: all requests go there, without a time limit. Envoy's default limit of 15 seconds would also end
+/// streams.
+fn virtual_host(cluster: &str) -> VirtualHost {
     let action = RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::Cluster(service.to_owned())),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         timeout: Some(Duration { seconds: 0, nanos: 0 }),
     };
     VirtualHost {
-        name: service.to_owned(),
+        name: cluster.to_owned(),
         domains: vec!["*".to_owned()],
         routes: vec![Route {
             // grpc-java takes a match without this field as one that ignores case.
@@ -193,9 +193,11 @@ fn virtual_host(service: &str) -> VirtualHost {
     }
 }
 
-/// Returns the cluster of a service. `None`: no service can have this name.
+/// Returns the cluster with this name. `None`: the name is empty or longer than any service's.
 pub(super) fn cluster(name: &str) -> Option<EncodedResource> {
-    let service = ServiceName::parse(name).ok()?;
+    if name.is_empty() || name.len() > MAX_NAME_BYTES {
+        return None;
+    }
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         resource_api_version: ApiVersion::V3.into(),
@@ -208,7 +210,7 @@ pub(super) fn cluster(name: &str) -> Option<EncodedResource> {
         max_retries: Some(UNLIMITED),
     };
     Some(EncodedResource::of(&Cluster {
-        name: service.to_string(),
+        name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads), service_name: String::new() }),
         connect_timeout: Some(CONNECT_TIMEOUT),
@@ -281,14 +283,23 @@ mod tests {
     }
 
     #[test]
-    fn listener_with_impossible_name_has_no_route() {
-        for name in ["", "a b", "a/b", "payments:", "payments:99999", "xdstp://x/y", &"x".repeat(254)] {
+    fn listener_with_impossible_name_leads_to_a_cluster_of_that_name() {
+        for name in ["a b", "a/b", "payments:", "payments:99999", "xdstp://x/y", &"x".repeat(254)] {
+            let listener: Listener = decode(&listener(name));
+            assert_eq!(routes(&listener).virtual_hosts, [virtual_host(name)]);
+            assert!(cluster(name).is_some());
+        }
+    }
+
+    #[test]
+    fn name_that_is_empty_or_longer_than_any_service_has_neither_route_nor_cluster() {
+        for name in ["", ":80", &"x".repeat(260)] {
             let listener: Listener = decode(&listener(name));
             assert_eq!(listener.name, name);
             assert!(routes(&listener).virtual_hosts.is_empty(), "{name}");
+            assert!(decode::<RouteConfiguration>(&route(name)).virtual_hosts.is_empty());
         }
-        assert!(decode::<RouteConfiguration>(&route("a b")).virtual_hosts.is_empty());
-        assert_eq!(cluster("a b"), None);
+        assert_eq!((cluster(""), cluster(&"x".repeat(260))), (None, None));
     }
 
     #[test]
