@@ -5,10 +5,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 use tonic_build::manual;
 
-const PROTO_FILES: [&str; 4] = [
+const PROTO_FILES: [&str; 5] = [
     "callboard/v1/registry.proto",
     "callboard/v1/discovery.proto",
     "callboard/v1/admin.proto",
+    "callboard/v1/xds.proto",
     "grpc/health/v1/health.proto",
 ];
 /// Services of xDS, and the messages that they carry as `Any`.

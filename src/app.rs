@@ -9,6 +9,7 @@
 //! | `recovery` | completion of writes that the end of an earlier process interrupted |
 //! | `watchers`, `xds_watch`, `query_rate` | the list of readers of all protocols |
 //! | `settling` | readers that wait after a start that lost registrations |
+//! | `page` | pages of lists |
 //! | `encoded` | bytes of the native API, kept with the events and chunks that they encode |
 //! | `background` | completion of writes that their callers have dropped |
 //! | `keyed_lock` | one lock for each key |
@@ -22,6 +23,7 @@ mod command_sequence;
 mod commands;
 mod encoded;
 mod keyed_lock;
+mod page;
 mod query_rate;
 mod recovery;
 mod server_context;
@@ -34,6 +36,7 @@ mod xds_watch;
 pub use check_memory::{CheckMemory, FinishPreparation};
 pub use commands::{CallerCommands, Commands, ConsulChange, NodeRegistration};
 pub use encoded::{EncodedChunk, EncodedEvent};
+pub use page::{PAGE_BYTES, page_after, page_size};
 pub use query_rate::QueryRate;
 pub use recovery::RecoveryError;
 pub use server_context::ServerContext;

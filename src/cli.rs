@@ -90,7 +90,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         CliCommand::Serve(args) => serve::run(&args).map_err(CliError::from),
         CliCommand::Completion(args) => completion::run(&args),
-        CliCommand::Xds(args) => xds::run(&args),
+        CliCommand::Xds(args) => xds::run(args),
         CliCommand::Export(args) => export_import::export(&args),
         CliCommand::Import(args) => export_import::import(&args),
         CliCommand::Register(args) => block_on(register::run(args)),

@@ -70,6 +70,7 @@ pub(crate) mod server {
     include!(concat!(env!("OUT_DIR"), "/callboard.v1.RegistryService.rs"));
     include!(concat!(env!("OUT_DIR"), "/callboard.v1.DiscoveryService.rs"));
     include!(concat!(env!("OUT_DIR"), "/callboard.v1.AdminService.rs"));
+    include!(concat!(env!("OUT_DIR"), "/callboard.v1.XdsService.rs"));
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.Health.rs"));
     include!(concat!(env!("OUT_DIR"), "/envoy.service.status.v3.ClientStatusDiscoveryService.rs"));
 }

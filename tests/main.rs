@@ -29,6 +29,7 @@
 //! | `consul_blocking`, `consul_filter` | blocking queries and filters |
 //! | `consul_replay` | two recordings of Consul's answers |
 //! | `watchers` | the list of readers of every protocol |
+//! | `xds_explain` | xDS for operators: streams in the list of clients, explanations, CSDS, metrics |
 //! | `writes` | writes that span several instances, through disconnects and kills |
 //! | `layers`, `language`, `documents` | dependencies, language and documents of the sources; `lexer` reads Rust for them |
 //! | `reference` | reference pages in `docs/`, compared with the code |
@@ -85,3 +86,4 @@ mod unread_http;
 mod watch;
 mod watchers;
 mod writes;
+mod xds_explain;

@@ -21,6 +21,8 @@ pub struct XdsStreamStatus {
     pub agent: String,
     /// Set for the delta protocol.
     pub is_delta: bool,
+    /// First 20 names of the services whose endpoints the client subscribes to.
+    pub services: Vec<Arc<str>>,
     /// Types that the client has asked for.
     pub types: Vec<XdsTypeStatus>,
 }

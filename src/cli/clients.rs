@@ -10,6 +10,7 @@ use super::{
     error::CliError,
     output::{self, OutputArgs, Printable},
     view::{duration, or_dash, set, time},
+    xds::XdsStreamView,
 };
 use crate::pb::callboard::v1::{ListWatchersRequest, QueryRate, WatchProtocol, Watcher};
 
@@ -45,6 +46,7 @@ struct ClientView {
     resets: u32,
     waiting: bool,
     queries_per_second: Option<BTreeMap<String, f64>>,
+    xds: Option<XdsStreamView>,
 }
 
 impl From<Watcher> for ClientView {
@@ -74,6 +76,7 @@ impl From<Watcher> for ClientView {
             resets: watcher.resets,
             waiting: watcher.waiting,
             queries_per_second: None,
+            xds: watcher.xds.map(XdsStreamView::from),
         }
     }
 }
@@ -95,6 +98,9 @@ impl ClientView {
             let rates: Vec<_> = rates.iter().map(|(transport, rate)| format!("{rate:.1}/s over {transport}")).collect();
             return rates.join(", ");
         }
+        if let Some(stream) = &self.xds {
+            return stream.watched();
+        }
         match (&self.prefix, &self.resource, self.services.as_slice()) {
             (Some(prefix), ..) => format!("{prefix}*"),
             (None, Some(resource), _) => resource.clone(),
@@ -108,26 +114,34 @@ impl ClientView {
 
 impl Printable for ClientView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (
-        &["ID", "PROTOCOL", "PEER", "WATCHES", "PENDING", "LAG", "RESETS", "CONNECTED"],
-        &["IDENTITY", "SYNCED", "SENT REVISION", "FILTER", "USER AGENT"],
+        &["ID", "PROTOCOL", "PEER", "WATCHES", "PENDING", "LAG", "RESETS", "CONNECTED", "XDS STATE"],
+        &["IDENTITY", "SYNCED", "SENT REVISION", "FILTER", "USER AGENT", "NODE", "LIBRARY", "SERVICES", "ERROR"],
     );
 
     fn cells(&self) -> Vec<String> {
+        let stream = self.xds.as_ref();
+        // An xDS stream has states instead of numbers.
+        let counted = |number| if stream.is_some() { or_dash(None) } else { number };
         vec![
             if self.id == 0 { or_dash(None) } else { self.id.to_string() },
             self.protocol.to_owned(),
             or_dash(self.peer.as_deref()),
             self.watched(),
             // Until the registry has settled, the number of missing changes is unknown.
-            if self.waiting { "waiting".to_owned() } else { self.pending_changes.to_string() },
-            if self.waiting { or_dash(None) } else { format!("{:.3}s", self.lag_seconds) },
-            self.resets.to_string(),
+            if self.waiting { "waiting".to_owned() } else { counted(self.pending_changes.to_string()) },
+            if self.waiting { or_dash(None) } else { counted(format!("{:.3}s", self.lag_seconds)) },
+            counted(self.resets.to_string()),
             or_dash(self.connected_at.as_deref()),
+            or_dash(stream.and_then(XdsStreamView::state).as_deref()),
             or_dash(self.identity.as_deref()),
             or_dash(self.synced_at.as_deref()),
             self.sent_revision.to_string(),
             or_dash(self.filter.as_deref()),
             or_dash(self.user_agent.as_deref()),
+            or_dash(stream.and_then(|stream| stream.node_id.as_deref())),
+            or_dash(stream.and_then(|stream| stream.agent.as_deref())),
+            or_dash(set(self.services.join(",")).as_deref()),
+            or_dash(stream.and_then(XdsStreamView::errors).as_deref()),
         ]
     }
 
@@ -155,6 +169,7 @@ pub(crate) async fn run(args: ClientsArgs) -> Result<ExitCode, CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pb::callboard::v1::{XdsState, XdsStream, XdsSubscription};
 
     #[test]
     fn watched_services_are_abbreviated_in_the_table() {
@@ -181,5 +196,29 @@ mod tests {
         assert!(ClientView::of_dns(&[rate("udp", 0.0), rate("tcp", 0.0)]).is_none());
         let row = ClientView::of_dns(&[rate("udp", 120.25), rate("tcp", 0.5)]).unwrap();
         assert_eq!(row.cells()[..4], ["-", "dns", "-", "0.5/s over tcp, 120.2/s over udp"]);
+    }
+
+    #[test]
+    fn xds_stream_is_a_row_with_states_instead_of_numbers() {
+        let subscription =
+            XdsSubscription { r#type: "EDS".to_owned(), resources: 1, error: "no".to_owned(), ..Default::default() };
+        let stream = XdsStream {
+            node_id: "n1".to_owned(),
+            agent: "gRPC Go 1.85.0".to_owned(),
+            delta: false,
+            subscriptions: vec![XdsSubscription { state: XdsState::Nacked.into(), ..subscription }],
+        };
+        let services = vec!["web".to_owned()];
+        let watcher =
+            Watcher { id: 7, protocol: WatchProtocol::Xds.into(), services, xds: Some(stream), ..Watcher::default() };
+        let row = ClientView::from(watcher);
+        assert_eq!(row.cells()[..9], ["7", "xds", "-", "EDS 1", "-", "-", "-", "-", "EDS NACKED: no"]);
+        assert_eq!(row.cells()[14..], ["n1", "gRPC Go 1.85.0", "web", "EDS: no"]);
+        assert_eq!(row.cells().len(), ClientView::COLUMNS.0.len() + ClientView::COLUMNS.1.len());
+        let json: serde_json::Value = serde_json::to_value(&row).unwrap();
+        assert_eq!(
+            (&json["xds"]["node_id"], &json["xds"]["subscriptions"][0]["state"]),
+            (&"n1".into(), &"NACKED".into())
+        );
     }
 }

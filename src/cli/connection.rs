@@ -12,7 +12,7 @@ use crate::{
     pb::{
         callboard::v1::{
             admin_service_client::AdminServiceClient, discovery_service_client::DiscoveryServiceClient,
-            registry_service_client::RegistryServiceClient,
+            registry_service_client::RegistryServiceClient, xds_service_client::XdsServiceClient,
         },
         grpc::health::v1::health_client::HealthClient,
     },
@@ -130,6 +130,10 @@ impl ServerConnection {
 
     pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
         AdminServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn xds(&self) -> XdsServiceClient<Channel> {
+        XdsServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn health(&self) -> HealthClient<Channel> {

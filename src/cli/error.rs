@@ -38,7 +38,7 @@ pub(crate) const EXIT_CODES: [(u8, &str, &str); 7] = [
     (
         FINDINGS,
         "findings",
-        "`health`: the service is not serving. `checks`: a check is critical. `self-preservation`: a service is in self-preservation.",
+        "`health`: the service is not serving. `checks`: a check is critical. `self-preservation`: a service is in self-preservation. `xds explain`: calls fail.",
     ),
 ];
 

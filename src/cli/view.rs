@@ -31,8 +31,8 @@ pub(crate) struct InstanceView {
     pub(crate) revision: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct AddressView {
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct AddressView {
     host: String,
     port: u32,
     name: Option<String>,
@@ -70,7 +70,8 @@ impl From<Address> for AddressView {
 }
 
 impl AddressView {
-    fn text(&self) -> String {
+    /// Returns `host:port`, after the name if the address has one.
+    pub(crate) fn text(&self) -> String {
         let at = host_port(&self.host, self.port);
         self.name.as_ref().map_or_else(|| at.clone(), |name| format!("{name}={at}"))
     }

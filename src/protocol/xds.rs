@@ -11,6 +11,7 @@
 //! | `request`, `frame` | requests and responses on the wire |
 //! | `stream` | one stream: reads requests, is woken by changes, writes responses |
 //! | `stream_list`, `client_status` | all open streams; their state for clients of CSDS |
+//! | `explain` | what the clients of a service get, for operators |
 //! | `error` | errors as statuses |
 //!
 //! Not here: connections (`transport`), the list of watchers of all protocols (`app`).
@@ -18,6 +19,7 @@
 mod assignment;
 mod client_status;
 mod error;
+mod explain;
 mod frame;
 mod request;
 mod resource;
@@ -44,12 +46,16 @@ use crate::{
         envoy::service::discovery::v3::{
             DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
         },
-        server::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer,
+        server::{
+            client_status_discovery_service_server::ClientStatusDiscoveryServiceServer,
+            xds_service_server::XdsServiceServer,
+        },
     },
     transport::{Connection, MessageBody, user_agent},
 };
 use client_status::ClientStatusApi;
 use error::XdsError;
+use explain::ExplainApi;
 use request::XdsRequest;
 use stream::AdsStream;
 use stream_list::XdsStreams;
@@ -60,6 +66,8 @@ const STATE_OF_THE_WORLD: &str = "/envoy.service.discovery.v3.AggregatedDiscover
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Paths of the client status discovery service.
 const CLIENT_STATUS: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/{*method}";
+/// Paths of the explanations.
+const EXPLANATIONS: &str = "/callboard.v1.XdsService/{*method}";
 /// Bytes of the largest accepted request: a subscription to 50,000 resources with usual names. Larger with `--max-message-size`.
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 
@@ -80,10 +88,13 @@ impl XdsApi {
     /// Returns the routes of the services, for a gRPC listener.
     #[must_use]
     pub fn routes(self: &Arc<Self>) -> Routes {
+        let explanations = XdsServiceServer::new(ExplainApi(Arc::clone(self)));
+        let explanations = explanations.max_decoding_message_size(self.context.max_message_size);
         Router::new()
             .route(STATE_OF_THE_WORLD, post(answer::<DiscoveryRequest, DiscoveryResponse>))
             .route(DELTA, post(answer::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>))
             .with_state(Arc::clone(self))
+            .route_service(EXPLANATIONS, explanations)
             .route_service(CLIENT_STATUS, ClientStatusDiscoveryServiceServer::new(ClientStatusApi(Arc::clone(self))))
             .into()
     }

@@ -5,13 +5,12 @@ use std::sync::{Arc, atomic::Ordering};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{
-    ApiError, GrpcApi, check, connection, decode,
-    discovery::{PAGE_BYTES, page_length},
-    encode, self_preservation, time,
-};
+use super::{ApiError, GrpcApi, check, connection, decode, discovery::page_length, encode, self_preservation, time};
 use crate::{
-    app::{QueryRate, WatchProtocol, WatchedResource, Watcher, Watchers, XdsStreamStatus, XdsTypeStatus},
+    app::{
+        PAGE_BYTES, QueryRate, WatchProtocol, WatchedResource, Watcher, Watchers, XdsStreamStatus, XdsTypeStatus,
+        page_size,
+    },
     model::{CallerProtocol, InstanceId, Revision, Selector, ServiceName, UnixMillis},
     pb::{callboard::v1 as pb, server::admin_service_server::AdminService},
     registry::{ClockReading, CommandError, Registry},
@@ -33,7 +32,7 @@ impl AdminService for GrpcApi {
         let message = request.get_ref();
         let service = optional_service(&message.service)?;
         let after = decode::page_after(&message.page_token, |token| token.parse().ok())?;
-        let size = decode::page_size(message.page_size, DEFAULT_WATCHERS);
+        let size = page_size(message.page_size, DEFAULT_WATCHERS);
         let wanted = |watcher: &Watcher| match &service {
             Some(service) => watcher.reads(service),
             None => true,
@@ -65,7 +64,7 @@ impl AdminService for GrpcApi {
         let message = request.get_ref();
         let service = optional_service(&message.service)?;
         let before = decode::events_before(&message.page_token)?;
-        let size = decode::page_size(message.page_size, DEFAULT_EVENTS);
+        let size = page_size(message.page_size, DEFAULT_EVENTS);
         let mut events = self.context.engine.registry().events(service.as_ref(), before, size + 1);
         let found = events.len();
         events.truncate(size);
@@ -82,7 +81,7 @@ impl AdminService for GrpcApi {
     ) -> Result<Response<pb::ListSelfPreservationResponse>, Status> {
         let message = request.get_ref();
         let after = decode::services_after(&message.page_token)?;
-        let size = decode::page_size(message.page_size, DEFAULT_SERVICES);
+        let size = page_size(message.page_size, DEFAULT_SERVICES);
         let (registry, now) = (self.context.engine.registry(), self.context.clock.now());
         let mut page = registry.preserved_services(after.as_ref().map_or("", ServiceName::as_str), size + 1, now.lease);
         let more = page.len() > size;
@@ -116,7 +115,7 @@ impl AdminService for GrpcApi {
     ) -> Result<Response<pb::ListSelfPreservationEventsResponse>, Status> {
         let message = request.get_ref();
         let before = decode::page_after(&message.page_token, |token| token.parse().ok())?.unwrap_or(u64::MAX);
-        let size = decode::page_size(message.page_size, DEFAULT_EVENTS);
+        let size = page_size(message.page_size, DEFAULT_EVENTS);
         let mut found = self.context.engine.registry().self_preservation_events_before(before, size + 1);
         let more = found.len() > size;
         found.truncate(size);
@@ -190,7 +189,11 @@ fn watcher(id: u64, watcher: &Watcher, registry: &Registry, now: ClockReading) -
         WatchedResource::Nodes => shown.resource = "nodes".into(),
         WatchedResource::Node(node) => shown.resource = format!("node {node}").trim_end().into(),
         WatchedResource::Process => shown.resource = "process".into(),
-        WatchedResource::Xds(stream) => shown.xds = Some(xds_stream(stream.status())),
+        WatchedResource::Xds(stream) => {
+            let status = stream.status();
+            shown.services = status.services.iter().map(ToString::to_string).collect();
+            shown.xds = Some(xds_stream(status));
+        }
         WatchedResource::Nothing => shown.resource = "nothing".into(),
     }
     shown

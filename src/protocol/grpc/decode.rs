@@ -2,6 +2,7 @@
 
 use super::{ApiError, check, time::parse_duration};
 use crate::{
+    app,
     model::{
         Address, BootId, FieldError, InstanceFilter, InstanceId, LeaseId, LeaseTerms, LoadReport, Locality, Metadata,
         ResumeToken, Revision, Selector, ServiceName, Tags, Weight,
@@ -9,9 +10,6 @@ use crate::{
     pb::callboard::v1 as pb,
     registry::{Command, DeregisterGuard, InstanceDescription, Patch, Register},
 };
-
-/// Maximum number of entries of a page.
-const MAX_PAGE_SIZE: u32 = 1_000;
 
 /// Decodes a registration. `fresh`: random id for its lease, if it needs a new lease.
 pub(super) fn register(request: &pb::RegisterRequest, fresh: LeaseId) -> Result<Register, ApiError> {
@@ -100,21 +98,9 @@ pub(super) fn load(load: &pb::LoadReport) -> Result<LoadReport, ApiError> {
     Ok(report.validated()?)
 }
 
-/// Returns the number of entries of a page. `default`: the size if the request gives none.
-pub(super) fn page_size(request: u32, default: u32) -> usize {
-    let size = if request == 0 { default } else { request.min(MAX_PAGE_SIZE) };
-    usize::try_from(size).unwrap_or(usize::MAX)
-}
-
 /// Decodes the position at which the previous page ended. `None`: the first page.
 pub(super) fn page_after<P>(token: &str, parse: impl FnOnce(&str) -> Option<P>) -> Result<Option<P>, ApiError> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    parse(token).map(Some).ok_or_else(|| {
-        let hint = "send next_page_token of the previous page, or nothing for the first page";
-        FieldError::new("page_token", token, "is not a token of this list", hint).into()
-    })
+    Ok(app::page_after(token, parse)?)
 }
 
 /// Decodes a position in a list of instances.
@@ -199,8 +185,8 @@ mod tests {
 
     #[test]
     fn page_size_is_limited_and_foreign_page_token_is_rejected() {
-        assert_eq!(page_size(0, 100), 100);
-        assert_eq!(page_size(5_000, 100), 1_000);
+        assert_eq!(app::page_size(0, 100), 100);
+        assert_eq!(app::page_size(5_000, 100), 1_000);
         assert_eq!(invalid_field(events_before("x")), "page_token");
     }
 }

@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status};
 
 use super::{ApiError, GrpcApi, decode, encode};
 use crate::{
+    app::{PAGE_BYTES, page_size},
     model::{InstanceFilter, InstanceId, ServiceName},
     pb::{callboard::v1 as pb, server::discovery_service_server::DiscoveryService},
     registry::CommandError,
@@ -14,9 +15,6 @@ use crate::{
 const DEFAULT_PAGE_SIZE: u32 = 1_000;
 /// Approximate encoded bytes of a service summary besides its name.
 const SUMMARY_BYTES: usize = 32;
-/// Encoded bytes after which a page ends. A page of this size delays the other tasks of its thread by a fraction of a millisecond,
-/// and unread pages take little memory.
-pub(super) const PAGE_BYTES: usize = 30 * 1024;
 
 #[tonic::async_trait]
 impl DiscoveryService for GrpcApi {
@@ -28,7 +26,7 @@ impl DiscoveryService for GrpcApi {
         let service = ServiceName::parse(&message.service).map_err(ApiError::from)?;
         let filter = InstanceFilter::parse(&message.filter).map_err(ApiError::from)?;
         let after = decode::instances_after(&message.page_token)?;
-        let size = decode::page_size(message.page_size, DEFAULT_PAGE_SIZE);
+        let size = page_size(message.page_size, DEFAULT_PAGE_SIZE);
         let registry = self.context.engine.registry();
         let mut answer = pb::ListInstancesResponse { revision: registry.applied().0, ..Default::default() };
         // Reads one entry more than the page holds, to find whether there is a next page.
@@ -70,7 +68,7 @@ impl DiscoveryService for GrpcApi {
         request: Request<pb::ListServicesRequest>,
     ) -> Result<Response<pb::ListServicesResponse>, Status> {
         let message = request.get_ref();
-        let size = decode::page_size(message.page_size, DEFAULT_PAGE_SIZE);
+        let size = page_size(message.page_size, DEFAULT_PAGE_SIZE);
         let registry = self.context.engine.registry();
         let revision = registry.applied().0;
         let after = decode::services_after(&message.page_token)?;

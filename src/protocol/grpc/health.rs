@@ -25,11 +25,14 @@ use crate::{
 };
 
 /// Names of the process as a whole and of its own services.
-pub(super) const OWN_NAMES: [&str; 5] = [
+pub(super) const OWN_NAMES: [&str; 8] = [
     "",
     "callboard.v1.RegistryService",
     "callboard.v1.DiscoveryService",
     "callboard.v1.AdminService",
+    "callboard.v1.XdsService",
+    "envoy.service.discovery.v3.AggregatedDiscoveryService",
+    "envoy.service.status.v3.ClientStatusDiscoveryService",
     "grpc.health.v1.Health",
 ];
 /// Maximum number of services in a List response.

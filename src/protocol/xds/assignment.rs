@@ -66,11 +66,24 @@ pub(super) enum OmissionReason {
 
 /// Endpoint of an assignment.
 #[derive(Debug)]
-struct XdsEndpoint<'a> {
-    instance: &'a Instance,
-    address: SocketAddr,
+pub(super) struct XdsEndpoint<'a> {
+    pub(super) instance: &'a Instance,
+    pub(super) address: SocketAddr,
     /// Address of the other family.
-    additional: Option<SocketAddr>,
+    pub(super) additional: Option<SocketAddr>,
+}
+
+/// Locality as it is sent.
+#[derive(Debug)]
+pub(super) struct AssignedLocality<'a> {
+    pub(super) region: &'a str,
+    pub(super) zone: &'a str,
+    pub(super) sub_zone: String,
+    pub(super) weight: u64,
+    /// Sum of the weights of routable endpoints.
+    pub(super) routable: u64,
+    /// Endpoints, in the order of the instances.
+    pub(super) endpoints: Vec<&'a XdsEndpoint<'a>>,
 }
 
 /// Locality of endpoints with the same weight.
@@ -172,11 +185,28 @@ impl<'a> ServiceAssignment<'a> {
         self.localities = localities.into_iter().collect();
     }
 
+    /// Returns the localities as they are sent.
+    pub(super) fn localities(&self) -> impl Iterator<Item = AssignedLocality<'_>> {
+        let divisor = self.divisor();
+        self.localities.iter().map(move |(key, locality)| AssignedLocality {
+            region: key.region,
+            zone: key.zone,
+            sub_zone: key.sent_sub_zone(),
+            weight: locality.sent_weight(divisor),
+            routable: locality.routable,
+            endpoints: locality.endpoints.iter().map(|endpoint| &self.endpoints[*endpoint]).collect(),
+        })
+    }
+
+    /// Divisor of all weights, because their sum must fit 32 bits.
+    fn divisor(&self) -> u64 {
+        let sum: u64 = self.localities.values().map(LocalityEndpoints::weight).sum();
+        sum / u64::from(u32::MAX) + 1
+    }
+
     /// Encodes the assignment of the cluster with this name.
     pub(super) fn encode(&self, cluster: &str) -> EncodedResource {
-        let sum: u64 = self.localities.values().map(LocalityEndpoints::weight).sum();
-        // The sum of the weights must fit 32 bits.
-        let divisor = sum / u64::from(u32::MAX) + 1;
+        let divisor = self.divisor();
         let mut assignment = BytesMut::with_capacity(64 + cluster.len() + 40 * self.endpoints.len());
         put_text(field::ASSIGNMENT_CLUSTER_NAME, cluster, &mut assignment);
         let mut bytes = BytesMut::new();
@@ -186,7 +216,7 @@ impl<'a> ServiceAssignment<'a> {
             for endpoint in &locality.endpoints {
                 self.endpoints[*endpoint].put(&mut bytes);
             }
-            put_wrapped(field::LOCALITY_ENDPOINTS_WEIGHT, (locality.weight() / divisor).max(1), &mut bytes);
+            put_wrapped(field::LOCALITY_ENDPOINTS_WEIGHT, locality.sent_weight(divisor), &mut bytes);
             put_bytes(field::ASSIGNMENT_ENDPOINTS, &bytes, &mut assignment);
         }
         bytes.clear();
@@ -206,6 +236,10 @@ impl LocalityEndpoints {
     /// Weight of the locality. gRPC ignores a locality of weight 0.
     fn weight(&self) -> u64 {
         if self.routable > 0 { self.routable } else { self.total }
+    }
+
+    fn sent_weight(&self, divisor: u64) -> u64 {
+        (self.weight() / divisor).max(1)
     }
 }
 
@@ -247,6 +281,11 @@ fn health(status: Status) -> HealthStatus {
 }
 
 impl XdsEndpoint<'_> {
+    /// Health status that clients get.
+    pub(super) fn health(&self) -> HealthStatus {
+        health(self.instance.status())
+    }
+
     fn put(&self, to: &mut BytesMut) {
         put_small(field::LOCALITY_ENDPOINTS_LB_ENDPOINTS, to, |to| {
             put_small(field::LB_ENDPOINT_ENDPOINT, to, |to| {
@@ -257,7 +296,7 @@ impl XdsEndpoint<'_> {
                     });
                 }
             });
-            put_number(field::LB_ENDPOINT_HEALTH_STATUS, health(self.instance.status()) as u64, to);
+            put_number(field::LB_ENDPOINT_HEALTH_STATUS, self.health() as u64, to);
         });
     }
 }

@@ -117,7 +117,7 @@ fn matches(matcher: &StringMatcher, text: &str) -> bool {
     }
 }
 
-fn timestamp(UnixMillis(millis): UnixMillis) -> Timestamp {
+pub(super) fn timestamp(UnixMillis(millis): UnixMillis) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(millis / 1_000).unwrap_or(i64::MAX),
         nanos: i32::try_from(millis % 1_000 * 1_000_000).unwrap_or(0),

@@ -1,16 +1,19 @@
-//! Errors that end a stream, as gRPC statuses with details.
+//! Errors that end a stream or a call, as gRPC statuses with details.
 
 use std::time::Duration;
 
 use tonic::Status;
 use tonic_types::ErrorDetails;
 
-use crate::pb::{error_reason::ErrorReason, request_error::RequestError};
+use crate::{
+    model::FieldError,
+    pb::{error_reason::ErrorReason, request_error::RequestError},
+};
 
 /// Delay in `RetryInfo` for a replica that shuts down.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Error that ends a stream.
+/// Error that ends a stream or a call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum XdsError {
     /// Request without a type, or with one that is too long.
@@ -37,6 +40,9 @@ pub(super) enum XdsError {
     /// Stream without a request.
     #[error("no request came within {}: send the first one at once", humantime::format_duration(*.0))]
     NoRequest(Duration),
+    /// Invalid field of a request.
+    #[error(transparent)]
+    Invalid(#[from] FieldError),
     /// This process is shutting down.
     #[error(
         "this replica is shutting down, or this connection has reached its maximum age: open the stream again, here in a \
@@ -66,6 +72,10 @@ impl From<XdsError> for Status {
             XdsError::InvalidType(_) => {
                 details.add_bad_request_violation("type_url", error.to_string());
                 ErrorReason::InvalidResourceType
+            }
+            XdsError::Invalid(invalid) => {
+                details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
+                ErrorReason::InvalidField
             }
             XdsError::TooManyResources(..) | XdsError::ResourceLimit(_) => ErrorReason::TooManyResources,
             XdsError::TooLarge(_) => ErrorReason::MessageTooLarge,

@@ -33,6 +33,13 @@ pub(super) struct NodeIdentity {
     pub(super) agent_version: String,
 }
 
+impl NodeIdentity {
+    /// Library of the client and its version: `gRPC Go 1.85.0`.
+    pub(super) fn agent(&self) -> String {
+        format!("{} {}", self.agent_name, self.agent_version).trim().to_owned()
+    }
+}
+
 impl From<Node> for NodeIdentity {
     fn from(node: Node) -> Self {
         let cut = |text: String| match text.char_indices().nth(MAX_NODE_TEXT_CHARS) {

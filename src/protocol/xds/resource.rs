@@ -136,7 +136,7 @@ const MAX_NAME_BYTES: usize = 253 + ":65535".len();
 /// Returns the cluster that a listener's name leads to: `payments` and `payments:50051` lead to `payments`. A name that no service can have
 /// leads to a cluster without endpoints, so that calls fail at once. Without a route grpc-js would wait for one. `None`: the name is empty
 /// or longer than any service's.
-fn cluster_of(name: &str) -> Option<&str> {
+pub(super) fn cluster_of(name: &str) -> Option<&str> {
     if name.len() > MAX_NAME_BYTES {
         return None;
     }

@@ -52,7 +52,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
         requests: Streaming<Q>,
     ) -> Self {
         let context = &api.context;
-        let entry = api.streams.enter(Q::VARIANT);
+        let entry = api.streams.enter(Q::VARIANT, connection.peer());
         let watch = Arc::clone(&entry.stream) as Arc<dyn XdsWatch>;
         let resource = (WatchedResource::Xds(watch), None);
         let now = context.clock.now();

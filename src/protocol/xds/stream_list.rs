@@ -1,8 +1,11 @@
 //! Open streams: what each client was sent, and whether it accepted it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use dashmap::DashMap;
@@ -25,6 +28,8 @@ const MAX_STREAM_RESOURCES: usize = 50_000;
 const MAX_RESOURCES: usize = 1_000_000;
 /// Number of resources that a stream may name even if the limit for all is reached.
 const RESERVED_RESOURCES: usize = 16;
+/// Maximum number of names of services in the status of a stream.
+const MAX_LISTED_NAMES: usize = 20;
 
 /// Open streams.
 #[derive(Debug, Default)]
@@ -39,6 +44,8 @@ pub(super) struct XdsStreams {
 #[derive(Debug)]
 pub(super) struct XdsStream {
     pub(super) state: Mutex<XdsStreamState>,
+    /// Remote address of its connection.
+    pub(super) peer: SocketAddr,
 }
 
 #[derive(Debug)]
@@ -59,9 +66,9 @@ pub(super) struct XdsStreamGuard {
 
 impl XdsStreams {
     /// Adds a stream.
-    pub(super) fn enter(self: &Arc<Self>, variant: XdsVariant) -> XdsStreamGuard {
+    pub(super) fn enter(self: &Arc<Self>, variant: XdsVariant, peer: SocketAddr) -> XdsStreamGuard {
         let state = XdsStreamState { node: NodeIdentity::default(), session: Session::new(variant) };
-        let stream = Arc::new(XdsStream { state: Mutex::new(state) });
+        let stream = Arc::new(XdsStream { state: Mutex::new(state), peer });
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.by_id.insert(id, Arc::clone(&stream));
         XdsStreamGuard { streams: Arc::clone(self), id, counted: 0, stream }
@@ -111,11 +118,13 @@ impl XdsWatch for XdsStream {
 
     fn status(&self) -> XdsStreamStatus {
         let state = self.state.lock();
+        let assignments = state.session.subscription(ResourceType::Assignment).resources();
         let types = ResourceType::ALL.iter().map(|kind| (kind, state.session.subscription(*kind)));
         XdsStreamStatus {
             node_id: state.node.id.clone(),
-            agent: format!("{} {}", state.node.agent_name, state.node.agent_version).trim().to_owned(),
+            agent: state.node.agent(),
             is_delta: state.session.variant() == XdsVariant::Delta,
+            services: assignments.take(MAX_LISTED_NAMES).map(|(name, _)| Arc::clone(name)).collect(),
             types: types
                 .filter(|(_, subscription)| subscription.has_begun())
                 .map(|(kind, subscription)| type_status(*kind, subscription))

@@ -123,6 +123,11 @@ impl TypeSubscription {
         self.resources.get(name).map(|state| self.status(state))
     }
 
+    /// Returns the hash of the content that the client has or was sent. `None`: it was sent none.
+    pub(in crate::protocol::xds) fn sent_hash(&self, name: &str) -> Option<u64> {
+        self.resources.get(name).and_then(|state| state.sent)
+    }
+
     fn status(&self, state: &ResourceState) -> ResourceStatus {
         let accepted = self.accepted.map_or(0, |response| response.nonce);
         match state.sent {
