@@ -57,7 +57,8 @@ dynamic_resources:
     Ok(text)
 }
 
-/// Returns the cluster of registries. Pings notice a registry that vanished without closing the connection.
+/// Returns the cluster of registries. Envoy tries all addresses of a name; by default, it ignores the IPv4 addresses of a
+/// name that has others. Pings notice a registry that vanished without closing the connection.
 fn registry_cluster(bootstrap: &Bootstrap) -> Result<String, CliError> {
     let address = bootstrap.servers.first().map(String::as_str).unwrap_or_default();
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
@@ -67,6 +68,7 @@ fn registry_cluster(bootstrap: &Bootstrap) -> Result<String, CliError> {
         r#"  clusters:
   - name: {REGISTRY_CLUSTER}
     type: {discovery}
+    dns_lookup_family: ALL
     connect_timeout: 3s
     load_assignment:
       cluster_name: {REGISTRY_CLUSTER}

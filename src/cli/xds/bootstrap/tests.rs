@@ -180,6 +180,7 @@ fn envoy_verifies_the_name_of_the_registry() {
     let context = |line: &str| {
         let config = envoy(line);
         let context = &config["static_resources"]["clusters"][0]["transport_socket"]["typed_config"];
+        assert_eq!(config["static_resources"]["clusters"][0]["dns_lookup_family"], "ALL");
         (config["static_resources"]["clusters"][0]["type"].clone(), context.clone())
     };
     let (discovery, tls) = context("--server registry:8503 --tls-ca /ca.pem --tls-cert /me.pem --tls-key /me.key");
