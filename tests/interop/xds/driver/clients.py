@@ -49,6 +49,7 @@ CLIENT_TYPES = {
     "rust": ClientType(
         "rust",
         ignores_weights=True,
+        tls=TlsSupport.MUTUAL,
         status_without_backends="DEADLINE_EXCEEDED",
         status_without_route="DEADLINE_EXCEEDED",
     ),
