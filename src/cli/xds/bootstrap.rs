@@ -137,6 +137,9 @@ pub(super) fn run(args: &BootstrapArgs) -> Result<ExitCode, CliError> {
     for file in files.into_iter().flatten().filter(|file| !file.exists()) {
         print_stderr(&format!("warning: {} does not exist on this host", file.display()));
     }
+    if let Some(version) = args.client.first_version_with_tls().filter(|_| args.uses_tls()) {
+        print_stderr(&format!("hint: the client reads credentials of the type tls from {version} on"));
+    }
     print_stderr(if args.client == BootstrapClient::Envoy {
         "hint: start Envoy with `envoy -c FILE`"
     } else {
@@ -151,6 +154,15 @@ impl BootstrapClient {
         match self {
             Self::Go | Self::Java | Self::Python | Self::Ruby | Self::Php | Self::Cpp => true,
             Self::Node | Self::Rust | Self::Envoy => false,
+        }
+    }
+
+    /// Returns the first version that can use TLS, where other versions are still common.
+    fn first_version_with_tls(self) -> Option<&'static str> {
+        match self {
+            Self::Go => Some("grpc-go 1.61"),
+            Self::Python | Self::Ruby | Self::Php | Self::Cpp => Some("gRPC 1.65"),
+            Self::Java | Self::Node | Self::Rust | Self::Envoy => None,
         }
     }
 
@@ -209,6 +221,10 @@ impl BootstrapArgs {
                 Some("Envoy trusts no authority by itself; name the file of the registry's authority with --tls-ca")
             }
             BootstrapClient::Envoy => None,
+            BootstrapClient::Java if self.tls.ca_file.is_some() || self.tls.certificate_file.is_some() => Some(
+                "the bootstrap of grpc-java has no files for TLS; write https:// in --server, omit --tls-ca, --tls-cert and \
+                 --tls-key, and name a trust store with -Djavax.net.ssl.trustStore when you start the program",
+            ),
             BootstrapClient::Go
             | BootstrapClient::Java
             | BootstrapClient::Python
@@ -230,15 +246,17 @@ impl BootstrapArgs {
     fn bootstrap(&self) -> Result<Bootstrap, CliError> {
         // The client may run in another directory.
         let path = |path: &PathBuf| absolute(path).map_err(anyhow::Error::from);
-        let tls = if self.uses_tls() {
+        let tls = if !self.uses_tls() {
+            None
+        } else if self.client == BootstrapClient::Java {
+            Some(BootstrapTls::default()) // The variables of the certificate are for other programs.
+        } else {
             let certificate = match self.tls.certificate()? {
                 Some((certificate, key)) => Some((path(&certificate)?, path(&key)?)),
                 None => None,
             };
             let ca = self.tls.ca_file.as_ref().map(path).transpose()?;
             Some(BootstrapTls { ca, certificate, server_name: self.tls.server_name.clone() })
-        } else {
-            None
         };
         let node = BootstrapNode {
             id: self.node_id.clone().unwrap_or_else(unique_id),

@@ -93,7 +93,7 @@ fn tls_files_are_credentials_with_absolute_paths() {
 
 #[test]
 fn https_means_tls_with_authorities_of_the_system() {
-    for (client, uri) in [("go", "registry:8503"), ("rust", "https://registry:8503")] {
+    for (client, uri) in [("go", "registry:8503"), ("java", "registry:8503"), ("rust", "https://registry:8503")] {
         let bootstrap = grpc(&format!("--for {client} --server https://registry:8503"));
         assert_eq!(bootstrap["xds_servers"][0]["server_uri"], uri);
         assert_eq!(bootstrap["xds_servers"][0]["channel_creds"], json!([{"type": "tls", "config": {}}]));
@@ -115,6 +115,8 @@ fn arguments_that_the_client_cannot_use_are_rejected_with_a_remedy() {
         ("--for node --tls-ca ca.pem", ["without TLS only", "--grpc"]),
         ("--for node --server https://a:1", ["without TLS only", "--tls flags"]),
         ("--for go --tls-server-name a", ["--tls-server-name", "name of the certificate in --server"]),
+        ("--for java --tls-ca ca.pem", ["no files for TLS", "-Djavax.net.ssl.trustStore"]),
+        ("--for java --server https://a:1 --tls-cert a.pem --tls-key a.key", ["no files for TLS", "omit --tls-ca"]),
         ("--for rust --tls-ca ca.pem --server http://a:1", ["`http://a:1` means no TLS", "https://"]),
         ("--for envoy --server https://a:1", ["trusts no authority", "--tls-ca"]),
         ("--for node --server a:1 --server b:2", ["node uses one registry only", "name one"]),
