@@ -117,6 +117,7 @@ def set_json_names(messages):
 files = descriptor_pb2.FileDescriptorSet.FromString(sys.stdin.buffer.read())
 for file in files.file:
     compare_file(file)
-print(*differences, sep="\n", file=sys.stderr)
+for difference in differences:
+    print(difference, file=sys.stderr)
 print(", ".join(f"{count} {kind}s" for kind, count in compared.items()))
 sys.exit(1 if differences or not compared["field"] else 0)
