@@ -26,7 +26,7 @@ fn root() -> &'static Path {
 /// Returns the documents and the pages of the book, relative to the repository.
 fn documents() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = DOCUMENTS.iter().map(PathBuf::from).collect();
-    for folder in ["docs/src", "docs/src/reference"] {
+    for folder in ["docs/src", "docs/src/languages", "docs/src/reference"] {
         let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
         let pages = entries.map(|name| Path::new(folder).join(name));
         found.extend(pages.filter(|page| page.extension().is_some_and(|ending| ending == "md")));
@@ -158,7 +158,8 @@ fn help(arguments: &[&str]) -> String {
 }
 
 /// Flags of other programs that the documents name.
-const OTHER_FLAGS: &[&str] = &["--bind", "--check", "--ignored", "--now", "--only", "--profile", "--release", "--test"];
+const OTHER_FLAGS: &[&str] =
+    &["--bind", "--check", "--ignored", "--now", "--only", "--profile", "--python", "--release", "--test"];
 
 #[test]
 fn flags_named_by_documents_exist() {

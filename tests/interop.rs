@@ -26,6 +26,7 @@ suites! {
     go: "needs Go: just interop go",
     java: "needs Java and Maven: just interop java",
     node: "needs Node.js: just interop node",
+    pages: "needs the languages of the pages, among them Go, Python, Java, Node.js and Rust: just interop pages",
     python: "needs Python: just interop python",
     tools: "needs Go and Python: just interop tools",
     xds: "needs the languages of its clients, among them Go, Python, Java and Node.js: just interop xds",

@@ -76,6 +76,17 @@ debian_packages() { # LIST, a file below the directory of the suites: a package 
     echo "$listed" >"$cache/unpacked"
 }
 
+# Debian's Ruby looks for its files below /usr, unless these variables name other directories.
+ruby_env() { # ROOT of debian_packages; the program is then ROOT/usr/bin/ruby3.1
+    local lib="$1/usr/lib" machine gems grpc protobuf
+    machine="$lib/$(uname -m)-linux-gnu"
+    gems="$machine/rubygems-integration/3.1.0"
+    grpc="$(echo "$gems"/gems/grpc-*/src/ruby)"
+    protobuf="$(echo "$gems"/extensions/*/3.1.0/google-protobuf-*)"
+    export LD_LIBRARY_PATH="$machine" RUBYOPT=--disable-gems
+    export RUBYLIB="$lib/ruby/vendor_ruby:$machine/ruby/vendor_ruby/3.1.0:$lib/ruby/3.1.0:$machine/ruby/3.1.0:$protobuf:$grpc/lib:$grpc/pb"
+}
+
 # Builds outside the source tree. The first attempt is offline, so that later runs need no network.
 maven_build() { # the pom.xml of the suite; the classes and the class path are then in $cache/build
     if ! command -v mvn >/dev/null && [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
