@@ -34,7 +34,6 @@ class ClientType:
     ignores_weights: bool = False
     tls: TlsSupport = TlsSupport.NONE
     status_without_backends: str = "UNAVAILABLE"
-    status_without_route: str = "UNAVAILABLE"
 
 
 CLIENT_TYPES = {
@@ -46,15 +45,9 @@ CLIENT_TYPES = {
     "node": ClientType("node"),
     "ruby": ClientType("ruby"),
     "cpp": ClientType("cpp"),
-    "rust": ClientType(
-        "rust",
-        ignores_weights=True,
-        tls=TlsSupport.MUTUAL,
-        status_without_backends="DEADLINE_EXCEEDED",
-        status_without_route="DEADLINE_EXCEEDED",
-    ),
-    "envoy": ClientType("go", status_without_route="UNIMPLEMENTED", tls=TlsSupport.MUTUAL),
-    "envoy-delta": ClientType("go", status_without_route="UNIMPLEMENTED", tls=TlsSupport.MUTUAL),
+    "rust": ClientType("rust", ignores_weights=True, status_without_backends="DEADLINE_EXCEEDED", tls=TlsSupport.MUTUAL),
+    "envoy": ClientType("go", tls=TlsSupport.MUTUAL),
+    "envoy-delta": ClientType("go", tls=TlsSupport.MUTUAL),
 }
 
 

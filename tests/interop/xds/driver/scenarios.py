@@ -14,10 +14,7 @@ RATE = 50  # calls a second of a background load
 
 KEEPS_LAST = Difference("The client keeps calling the last backends of a service until new ones are registered.")
 FLAT = Difference("The client ignores the weights of localities, and so those of instances.")
-STATUS_DIFFERENCES = {
-    "DEADLINE_EXCEEDED": Difference("A call that has no backend waits for one until its deadline."),
-    "UNIMPLEMENTED": Difference("Envoy answers 404, which gRPC reports as UNIMPLEMENTED."),
-}
+WAITS = Difference("A call that has no backend waits for one until its deadline.")
 
 
 def prepare(world: World, ids: str) -> None:
@@ -112,9 +109,9 @@ def kill_backend(world: World) -> None:
     world.fleet.each(no_more_failures)
 
 
-def fails_with(client: Client, status: str) -> str | Difference:
-    error = client.fails(status)
-    return STATUS_DIFFERENCES.get(status, error)
+def fails_without_backends(client: Client) -> str | Difference:
+    error = client.fails(client.type.status_without_backends)
+    return WAITS if client.type.status_without_backends == "DEADLINE_EXCEEDED" else error
 
 
 def scale_to_zero(world: World) -> None:
@@ -123,7 +120,7 @@ def scale_to_zero(world: World) -> None:
 
     def without_backends(client: Client) -> str | Difference:
         if not client.type.keeps_last_backends:
-            return fails_with(client, client.type.status_without_backends)
+            return fails_without_backends(client)
         counts = client.call(200, 1)
         check(not counts.failed and set(counts.backends) <= {"a", "b"}, f"calls of the last backends: {counts}")
         return KEEPS_LAST
@@ -135,7 +132,7 @@ def scale_to_zero(world: World) -> None:
 def late_registration(world: World) -> None:
     late = Service(world.memory, "late")
     with world.other_fleet("xds:///late") as fleet:
-        fleet.each(lambda client: fails_with(client, client.type.status_without_backends))
+        fleet.each(fails_without_backends)
         late.become(*world.backends("ab"))
         fleet.each(lambda client: f"used after {client.sees('a', 'b'):.2f} s")
     late.become()
@@ -144,7 +141,7 @@ def late_registration(world: World) -> None:
 def bad_name(world: World) -> None:
     for target in ("xds:///no%20such%20name", "xds:///a/b"):
         with world.other_fleet(target) as fleet:
-            fleet.each(lambda client: fails_with(client, client.type.status_without_route))
+            fleet.each(fails_without_backends)
 
 
 def dual_stack(world: World) -> None:
