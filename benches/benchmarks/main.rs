@@ -4,12 +4,13 @@
 //! cargo bench --bench benchmarks              memory, delays, lines of code
 //! cargo bench --bench benchmarks -- load      Callboard and a minimal tonic server, in pairs of runs
 //! cargo bench --bench benchmarks -- consul    Consul's API and a minimal axum server, in pairs; health checks; DNS
+//! cargo bench --bench benchmarks -- xds       xDS and a minimal tonic server, in pairs
 //! cargo bench --bench benchmarks -- store     the disk engine: rates and recovery
 //! cargo bench --bench benchmarks -- sweep     expiry sweeps over a million leases
 //! cargo bench --bench benchmarks -- … -o json the same as one JSON object
 //! ```
 //!
-//! `--only NAME` selects the rows of `load` and `consul` whose names contain NAME. The rows of `consul` are:
+//! `--only NAME` selects the rows of `load`, `consul` and `xds` whose names contain NAME. The rows of `consul` are:
 //!
 //! ```text
 //! register_plain, register_checked             agent/service/register of new instances, 16 in flight; without and with a check
@@ -22,6 +23,15 @@
 //! failure                                      delay from a failed check to a watch, a blocking query and DNS
 //! checks_20000                                 20,000 HTTP checks at 10 s
 //! dns                                          A and SRV of 10 instances, by dnsperf (Debian: apt-get install dnsperf)
+//! ```
+//!
+//! The rows of `xds` are:
+//!
+//! ```text
+//! xds_fan_out_100                              1,000 clients of a service of 100 instances; one change at a time
+//! xds_fan_out_5000                             1,000 clients of a service of 5,000 instances, 100 changes a second; another service
+//! xds_clients_10000                            10,000 clients, each of a service of its own
+//! xds_wildcard_sotw, xds_wildcard_delta        one client of 10,000 services, as Envoy is, with either protocol
 //! ```
 //!
 //! Each measurement starts a server of its own as a child process.
@@ -39,6 +49,7 @@ mod removal;
 mod report;
 mod store;
 mod sweep;
+mod xds;
 
 use std::time::Instant;
 
@@ -54,10 +65,10 @@ struct Arguments {
     /// Group of benchmarks
     #[arg(value_enum, default_value_t)]
     what: Measure,
-    /// Run only the rows whose name contains this text (load and consul)
+    /// Run only the rows whose name contains this text (load, consul and xds)
     #[arg(long, default_value = "")]
     only: String,
-    /// Number of pairs of runs; the medians are reported (load and consul)
+    /// Number of pairs of runs; the medians are reported (load, consul and xds)
     #[arg(long, default_value_t = 3)]
     pairs: usize,
     /// Format of the results
@@ -77,6 +88,8 @@ enum Measure {
     Load,
     /// Consul's API and its baseline, in pairs; health checks and DNS
     Consul,
+    /// xDS and its baseline, in pairs
+    Xds,
     /// The disk engine
     Store,
     /// Expiry sweeps over a million leases
@@ -87,6 +100,9 @@ enum Measure {
     /// Serve the Consul baseline, a minimal axum server, until killed
     #[value(hide = true)]
     ConsulBaseline,
+    /// Serve the xDS baseline, a minimal tonic server, until killed
+    #[value(hide = true)]
+    XdsBaseline,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -119,6 +135,10 @@ fn main() -> Result<()> {
             processes::pin_this_process()?;
             one_thread()?.block_on(consul::run(&arguments.only, arguments.pairs.max(1)))?
         }
+        Measure::Xds => {
+            processes::pin_this_process()?;
+            one_thread()?.block_on(xds::run(&arguments.only, arguments.pairs.max(1)))?
+        }
         Measure::Sweep => {
             let mut report = Report::default();
             sweep::run(&mut report)?;
@@ -126,6 +146,7 @@ fn main() -> Result<()> {
         }
         Measure::GrpcBaseline => return one_thread()?.block_on(baseline::serve()),
         Measure::ConsulBaseline => return one_thread()?.block_on(consul::baseline::serve()),
+        Measure::XdsBaseline => return one_thread()?.block_on(xds::baseline::serve()),
     };
     match arguments.output {
         Output::Table => print!("{}", report.to_table()),
