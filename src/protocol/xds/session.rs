@@ -188,17 +188,14 @@ impl Session {
     /// Marks the resources of changed services as pending. `None`: any service may have changed.
     pub(super) fn changed<'a>(&mut self, services: Option<impl Iterator<Item = &'a str>>) {
         let [clusters, assignments, ..] = &mut self.types;
-        match services {
-            Some(services) => {
-                for service in services {
-                    assignments.mark(service);
-                    clusters.mark_new(service);
-                }
+        if let Some(services) = services {
+            for service in services {
+                assignments.mark(service);
+                clusters.mark_new(service);
             }
-            None => {
-                assignments.mark_all();
-                clusters.list_again();
-            }
+        } else {
+            assignments.mark_all();
+            clusters.list_again();
         }
     }
 
@@ -241,7 +238,9 @@ impl Session {
         if kind == ResourceType::Cluster {
             // Envoy waits for the endpoints of a changed cluster, and may have asked for them before it got the cluster.
             let assignments = &mut self.types[ResourceType::Assignment as usize];
-            new.iter().for_each(|name| assignments.send_again(name));
+            for name in &new {
+                assignments.send_again(name);
+            }
         }
         Some(ResourceResponse { kind, nonce, revision, resources: content.resources, removed })
     }

@@ -111,7 +111,9 @@ impl<Q: XdsRequest> AdsStream<Q> {
         self.entry.count(state.session.named())?;
         let changes = state.session.take_interest();
         let reads_all = changes.iter().any(|change| matches!(change, InterestChange::AllServices(_)));
-        changes.into_iter().for_each(|change| self.change_interest(change));
+        for change in changes {
+            self.change_interest(change);
+        }
         if reads_all {
             // Changes that the previous registration was to be woken for.
             state.session.changed(None::<std::iter::Empty<_>>);

@@ -58,6 +58,7 @@ struct ResourceState {
 
 /// Subscription of one stream to the resources of one type.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is set and cleared independently of the others")]
 pub(in crate::protocol::xds) struct TypeSubscription {
     /// A request for the type has arrived.
     begun: bool,
@@ -196,8 +197,12 @@ impl TypeSubscription {
         let gone = self.resources.iter().filter(|(name, state)| state.named && !names.contains(*name));
         let gone: Vec<_> = gone.map(|(name, _)| Arc::clone(name)).collect();
         let mut changes = Vec::new();
-        gone.iter().for_each(|name| self.remove(name, &mut changes));
-        names.iter().for_each(|name| self.add(name, &mut changes));
+        for name in &gone {
+            self.remove(name, &mut changes);
+        }
+        for name in &names {
+            self.add(name, &mut changes);
+        }
         changes
     }
 
@@ -221,7 +226,9 @@ impl TypeSubscription {
             }
         }
         let mut changes = Vec::new();
-        unsubscribe.iter().for_each(|name| self.remove(name, &mut changes));
+        for name in &unsubscribe {
+            self.remove(name, &mut changes);
+        }
         for name in subscribe {
             let name: Arc<str> = name.into();
             self.add(&name, &mut changes);

@@ -82,6 +82,7 @@ impl Client {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "compared with the next response, if there is one")]
 fn response(kind: ResourceType, nonce: u64, names: &str) -> Option<(ResourceType, u64, String, String)> {
     Some((kind, nonce, names.to_owned(), String::new()))
 }
