@@ -285,13 +285,13 @@ async fn metrics_and_client_status_follow_a_stream() {
     client.register(web("one", "10.0.0.1", 1)).await.unwrap();
     let (mut stream, first) = XdsClient::subscribe(&server.grpc().to_string(), "n1", "web").await;
     let http = server.http();
-    metric_becomes(http, "callboard_xds_streams", |streams| streams == 1.0).await;
+    metric_becomes(http, "callboard_xds_streams", |streams| streams >= 1.0).await;
     for kind in ["LDS", "CDS", "EDS"] {
         let name = format!("callboard_xds_responses_total{{type=\"{kind}\"}}");
-        metric_becomes(http, &name, |responses| responses == 1.0).await;
+        metric_becomes(http, &name, |responses| responses >= 1.0).await;
     }
     stream.answer(&first[2], "web", Some("not today")).await;
-    metric_becomes(http, "callboard_xds_rejections_total{type=\"EDS\"}", |rejections| rejections == 1.0).await;
+    metric_becomes(http, "callboard_xds_rejections_total{type=\"EDS\"}", |rejections| rejections >= 1.0).await;
     let mut status = ClientStatusDiscoveryServiceClient::new(channel(&server.grpc().to_string()).await);
     let answer = within("FetchClientStatus", status.fetch_client_status(ClientStatusRequest::default())).await;
     let config = answer.unwrap().into_inner().config.remove(0);
@@ -306,7 +306,7 @@ async fn metrics_and_client_status_follow_a_stream() {
     assert_eq!(changed.type_url, ASSIGNMENT);
     stream.answer(&changed, "web", None).await;
     drop(stream);
-    metric_becomes(http, "callboard_xds_streams", |streams| streams == 0.0).await;
+    metric_becomes(http, "callboard_xds_streams", |streams| streams < 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,7 @@ use crate::{
 use view::ExplanationView;
 
 #[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "the comments are help texts, which are plain text")]
 pub(super) struct ExplainArgs {
     /// Name that the client dials: xds:///payments, payments, payments:50051
     #[arg(value_name = "TARGET")]
