@@ -42,6 +42,6 @@ pub struct XdsTypeStatus {
     pub accepted: Option<(Revision, UnixMillis)>,
     /// Time since which the client has not answered a response.
     pub unanswered_since: Option<UnixMillis>,
-    /// Text and time of a rejection, unless the client accepted a later response.
+    /// Text and time of the latest rejection, until the client has accepted each of the rejected resources.
     pub rejected: Option<(Arc<str>, UnixMillis)>,
 }

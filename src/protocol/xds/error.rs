@@ -22,7 +22,9 @@ pub(super) enum XdsError {
     )]
     InvalidType(String),
     /// Subscription to more resources than a stream may have.
-    #[error("{0} resources are too many for one stream: subscribe to at most {1}")]
+    #[error(
+        "{0} resources are too many for one stream: subscribe to at most {1}, where each 256 bytes of a name count as one"
+    )]
     TooManyResources(usize, usize),
     /// Subscriptions of all streams at their limit.
     #[error(

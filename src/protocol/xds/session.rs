@@ -6,9 +6,11 @@
 //! - Requested names are answered at once. Other changes of a type wait until the client has accepted or rejected the previous response
 //!   of that type; several changes become one response with the newest content.
 //! - A rejected resource is not sent again until its content changes.
-//! - A request with the nonce of an earlier response is ignored in the state-of-the-world protocol: the client sends another one for the
-//!   latest response. In the delta protocol its names count.
+//! - A request with the nonce of an earlier response gets no response in the state-of-the-world protocol: the client sends another one
+//!   for the latest response. Only the names that it leaves out are unsubscribed. In the delta protocol all its names count.
 
+#[cfg(test)]
+mod histories;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -138,7 +140,7 @@ impl Session {
         &self.types[kind as usize]
     }
 
-    /// Number of resources of all types that the client named.
+    /// Number of resources of all types that the client named. Each further 256 bytes of a name count as one more.
     pub(super) fn named(&self) -> usize {
         self.types.iter().map(TypeSubscription::named).sum()
     }
@@ -160,11 +162,17 @@ impl Session {
 
     /// Takes in a request.
     pub(super) fn request(&mut self, request: SubscriptionRequest, now: UnixMillis) -> RequestOutcome {
-        let variant = self.variant;
         let subscription = &mut self.types[request.kind as usize];
         let outcome = subscription.answered(&request.nonce, request.error.as_deref(), now);
-        // The resource names of an outdated request are outdated, too.
-        if outcome == RequestOutcome::Outdated && variant == XdsVariant::StateOfTheWorld {
+        if outcome == RequestOutcome::Outdated
+            && let RequestedNames::All(names) = &request.names
+        {
+            // The client's answer to the latest response names what it has added. A resource that it leaves out now and names there
+            // has to be sent again, because it has dropped it.
+            let changes = subscription.remove_unlisted(names);
+            if request.kind == ResourceType::Assignment {
+                self.interest.extend(changes);
+            }
             return outcome;
         }
         let was_wildcard = subscription.is_wildcard();

@@ -102,7 +102,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
                     node = state.node.id,
                     agent = state.node.agent_name,
                     kind = kind.label(),
-                    %error,
+                    error = &*error,
                     "an xDS client rejected a response: it keeps the previous configuration"
                 );
             }

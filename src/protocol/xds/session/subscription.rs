@@ -11,6 +11,8 @@ use crate::{model::UnixMillis, protocol::xds::resource::EncodedResource};
 
 /// Name that subscribes to all resources.
 const WILDCARD: &str = "*";
+/// Bytes of a name that count as one resource, so that limits for resources also bound their memory.
+const NAME_UNIT_BYTES: usize = 256;
 
 /// Response of a type that the client was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,8 @@ struct ResourceState {
     sent: Option<u64>,
     /// Nonce of the response with that content. 0: the client has it from an earlier stream.
     nonce: u64,
+    /// The client rejected that response.
+    rejected: bool,
 }
 
 /// Subscription of one stream to the resources of one type.
@@ -67,7 +71,7 @@ pub(in crate::protocol::xds) struct TypeSubscription {
     /// A request named resources, so an empty list no longer means all.
     has_named: bool,
     resources: BTreeMap<Arc<str>, ResourceState>,
-    /// Number of resources that the client named.
+    /// Number of resources that the client named. Each further 256 bytes of a name count as one more.
     named: usize,
     /// Resources that may differ from what the client has.
     pending: BTreeSet<Arc<str>>,
@@ -81,7 +85,7 @@ pub(in crate::protocol::xds) struct TypeSubscription {
     latest: Option<SentResponse>,
     /// Latest response that the client accepted.
     accepted: Option<SentResponse>,
-    /// Latest response that the client rejected, unless it accepted a later one.
+    /// Latest response that the client rejected, until it has accepted each of the rejected resources.
     rejected: Option<RejectedResponse>,
     /// Time since which the client has not answered a response.
     unanswered_since: Option<UnixMillis>,
@@ -109,9 +113,16 @@ impl TypeSubscription {
         self.resources.len()
     }
 
-    /// Number of resources that the client named.
+    /// Number of resources that the client named. Each further 256 bytes of a name count as one more.
     pub(in crate::protocol::xds) fn named(&self) -> usize {
         self.named
+    }
+
+    /// Returns the names of the subscription, and whether it includes all resources.
+    #[cfg(test)]
+    pub(super) fn names_and_wildcard(&self) -> (Vec<Arc<str>>, bool) {
+        let named = self.resources.iter().filter(|(_, state)| state.named);
+        (named.map(|(name, _)| Arc::clone(name)).collect(), self.wildcard)
     }
 
     /// Returns the subscribed resources with their status, by name.
@@ -133,9 +144,7 @@ impl TypeSubscription {
         let accepted = self.accepted.map_or(0, |response| response.nonce);
         match state.sent {
             None => ResourceStatus::NotSent,
-            Some(_) if self.rejected.as_ref().is_some_and(|rejected| rejected.nonce == state.nonce) => {
-                ResourceStatus::Rejected
-            }
+            Some(_) if state.rejected => ResourceStatus::Rejected,
             Some(_) if state.nonce > accepted => ResourceStatus::Stale,
             Some(_) => ResourceStatus::Synced,
         }
@@ -151,7 +160,7 @@ impl TypeSubscription {
         self.accepted
     }
 
-    /// Latest response that the client rejected, unless it accepted a later one.
+    /// Latest response that the client rejected, until it has accepted each of the rejected resources.
     pub(in crate::protocol::xds) fn rejected(&self) -> Option<&RejectedResponse> {
         self.rejected.as_ref()
     }
@@ -169,22 +178,31 @@ impl TypeSubscription {
         }
         let (Some(latest), Ok(nonce)) = (self.latest, nonce.parse::<u64>()) else { return RequestOutcome::Outdated };
         let is_latest = nonce == latest.nonce;
-        if is_latest && self.unanswered_since.take().is_none() {
-            return RequestOutcome::Subscription;
-        }
+        let was_answered = is_latest && self.unanswered_since.take().is_none();
         match error {
+            // A client that changes its subscription before it has looked at a response seems to accept that response first.
+            Some(error) if nonce <= latest.nonce && self.rejected.as_ref().is_none_or(|last| last.nonce < nonce) => {
+                self.reject(nonce, error, now)
+            }
+            None | Some(_) if was_answered => RequestOutcome::Subscription,
             None if is_latest => {
                 self.accepted = Some(latest);
-                self.rejected = None;
+                if !self.resources.values().any(|state| state.rejected) {
+                    self.rejected = None;
+                }
                 RequestOutcome::Accepted
-            }
-            Some(error) if nonce <= latest.nonce && self.rejected.as_ref().is_none_or(|last| last.nonce < nonce) => {
-                let error: Arc<str> = error.chars().take(MAX_ERROR_CHARS).collect::<String>().into();
-                self.rejected = Some(RejectedResponse { nonce, error: Arc::clone(&error), at: now });
-                RequestOutcome::Rejected(error)
             }
             None | Some(_) => RequestOutcome::Outdated,
         }
+    }
+
+    fn reject(&mut self, nonce: u64, error: &str, now: UnixMillis) -> RequestOutcome {
+        let error: Arc<str> = error.chars().take(MAX_ERROR_CHARS).collect::<String>().into();
+        self.rejected = Some(RejectedResponse { nonce, error: Arc::clone(&error), at: now });
+        for state in self.resources.values_mut().filter(|state| state.nonce == nonce) {
+            state.rejected = true;
+        }
+        RequestOutcome::Rejected(error)
     }
 
     /// Sets the names of the state-of-the-world protocol. `may_be_all`: no names in the first request mean all resources.
@@ -194,14 +212,25 @@ impl TypeSubscription {
         let all = may_be_all && (names.remove(WILDCARD) || is_empty && !self.has_named);
         self.has_named |= !is_empty;
         self.set_wildcard(all);
-        let gone = self.resources.iter().filter(|(name, state)| state.named && !names.contains(*name));
-        let gone: Vec<_> = gone.map(|(name, _)| Arc::clone(name)).collect();
-        let mut changes = Vec::new();
-        for name in &gone {
-            self.remove(name, &mut changes);
-        }
+        let mut changes = self.remove_others(|name| names.contains(name));
         for name in &names {
             self.add(name, &mut changes);
+        }
+        changes
+    }
+
+    /// Unsubscribes from the named resources that are not in this list.
+    pub(super) fn remove_unlisted(&mut self, names: &[String]) -> Vec<InterestChange> {
+        let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        self.remove_others(|name| names.contains(name))
+    }
+
+    fn remove_others(&mut self, is_listed: impl Fn(&str) -> bool) -> Vec<InterestChange> {
+        let others = self.resources.iter().filter(|(name, state)| state.named && !is_listed(name));
+        let others: Vec<_> = others.map(|(name, _)| Arc::clone(name)).collect();
+        let mut changes = Vec::new();
+        for name in &others {
+            self.remove(name, &mut changes);
         }
         changes
     }
@@ -236,8 +265,11 @@ impl TypeSubscription {
             self.send_again(&name);
             self.requested = true;
         }
-        for (name, hash) in initial {
-            self.has_from_earlier_stream(name, hash);
+        // Later ones would not be those of an earlier stream, and the names under a wildcard would pile up.
+        if is_first {
+            for (name, hash) in initial {
+                self.has_from_earlier_stream(name, hash);
+            }
         }
         changes
     }
@@ -248,7 +280,7 @@ impl TypeSubscription {
             Some(state) => state.sent = hash,
             None if self.wildcard => {
                 let name: Arc<str> = name.into();
-                self.resources.insert(Arc::clone(&name), ResourceState { named: false, sent: hash, nonce: 0 });
+                self.resources.insert(Arc::clone(&name), ResourceState { sent: hash, ..ResourceState::default() });
                 self.pending.insert(Arc::clone(&name));
                 // Unless it is in the list.
                 self.removed.insert(name);
@@ -265,6 +297,7 @@ impl TypeSubscription {
             self.must_list = true;
             self.requested = true;
         } else {
+            self.must_list = false;
             self.resources.retain(|_, state| state.named);
             self.pending.retain(|name| self.resources.contains_key(name));
             self.removed.clear();
@@ -274,7 +307,7 @@ impl TypeSubscription {
     fn add(&mut self, name: &Arc<str>, changes: &mut Vec<InterestChange>) {
         let state = self.resources.entry(Arc::clone(name)).or_default();
         if !mem::replace(&mut state.named, true) {
-            self.named += 1;
+            self.named += units(name);
             self.removed.remove(name);
             self.requested = true;
             self.pending.insert(Arc::clone(name));
@@ -285,7 +318,7 @@ impl TypeSubscription {
     fn remove(&mut self, name: &str, changes: &mut Vec<InterestChange>) {
         let Some((name, _)) = self.resources.get_key_value(name).filter(|(_, state)| state.named) else { return };
         let name = Arc::clone(name);
-        self.named -= 1;
+        self.named -= units(&name);
         self.resources.remove(&name);
         self.pending.remove(&name);
         changes.push(InterestChange::Remove(Arc::clone(&name)));
@@ -412,8 +445,14 @@ impl TypeSubscription {
                     new.push(Arc::clone(name));
                 }
                 state.nonce = response.nonce;
+                state.rejected = false;
             }
         }
         new
     }
+}
+
+/// Returns the number of resources that a name counts as.
+fn units(name: &str) -> usize {
+    1 + name.len() / NAME_UNIT_BYTES
 }

@@ -6,13 +6,19 @@ const NOW: UnixMillis = UnixMillis(1);
 
 /// Resources by type and name. A cluster or an assignment exists if it has content; listeners and routes exist for any name.
 #[derive(Debug, Default)]
-struct FakeSource {
+pub(super) struct FakeSource {
     content: RefCell<BTreeMap<(usize, String), u64>>,
 }
 
 impl FakeSource {
-    fn put(&self, kind: ResourceType, name: &str, content: u64) {
+    pub(super) fn put(&self, kind: ResourceType, name: &str, content: u64) {
         self.content.borrow_mut().insert((kind as usize, name.to_owned()), content);
+    }
+}
+
+impl FakeSource {
+    pub(super) fn remove(&self, kind: ResourceType, name: &str) {
+        self.content.borrow_mut().remove(&(kind as usize, name.to_owned()));
     }
 }
 
@@ -22,6 +28,8 @@ impl ResourceSource for FakeSource {
         if name.contains(' ') && kind == ResourceType::Cluster {
             return None;
         }
+        // A cluster does not depend on its service.
+        let content = content.filter(|_| kind != ResourceType::Cluster);
         Some(EncodedResource::new(format!("{kind:?} {name} {content:?}").into_bytes().into()))
     }
 
@@ -148,6 +156,72 @@ fn outdated_nonce_is_ignored_and_that_of_a_first_request_is_not() {
     }
     assert_eq!(client.send(request(Assignment, "1", &["a", "b"])), RequestOutcome::Accepted);
     assert_eq!(client.next(), response(Assignment, 2, "b"));
+}
+
+#[test]
+fn resource_that_outdated_request_leaves_out_is_sent_when_it_is_named_again() {
+    let mut client = Client::new(XdsVariant::StateOfTheWorld);
+    client.send(request(Assignment, "", &["a", "b"]));
+    client.next();
+    client.send(request(Assignment, "1", &["a", "b"]));
+    client.change(Assignment, "b", 1);
+    assert_eq!(client.next(), response(Assignment, 2, "b"));
+    // Before the client has the second response, it drops `a` and subscribes to it again.
+    for names in [&["b"][..], &["a", "b"]] {
+        assert_eq!(client.send(request(Assignment, "1", names)), RequestOutcome::Outdated);
+        assert_eq!(client.next(), None);
+    }
+    client.send(request(Assignment, "2", &["a", "b"]));
+    assert_eq!(client.next(), response(Assignment, 3, "a"));
+}
+
+#[test]
+fn wildcard_that_ends_before_its_list_is_read_sends_no_list() {
+    let mut client = Client::new(XdsVariant::Delta);
+    client.source.put(Cluster, "a", 1);
+    client.send(delta(Cluster, "", &["*"], &[]));
+    client.send(delta(Cluster, "", &[], &["*"]));
+    assert_eq!(client.next(), None);
+}
+
+#[test]
+fn rejection_after_apparent_acceptance_counts() {
+    let mut client = Client::new(XdsVariant::StateOfTheWorld);
+    client.send(request(Assignment, "", &["a"]));
+    client.next();
+    assert_eq!(client.send(request(Assignment, "1", &["a"])), RequestOutcome::Accepted);
+    let rejection = SubscriptionRequest { error: Some("no".to_owned()), ..request(Assignment, "1", &["a"]) };
+    assert_eq!(client.send(rejection), RequestOutcome::Rejected("no".into()));
+    assert_eq!(client.session.subscription(Assignment).status_of("a"), Some(ResourceStatus::Rejected));
+}
+
+#[test]
+fn resource_stays_rejected_when_a_response_with_others_is_accepted() {
+    let mut client = Client::new(XdsVariant::Delta);
+    client.send(delta(Assignment, "", &["a"], &[]));
+    client.next();
+    client.send(SubscriptionRequest { error: Some("no".to_owned()), ..delta(Assignment, "1", &[], &[]) });
+    client.send(delta(Assignment, "", &["b"], &[]));
+    client.next();
+    client.send(delta(Assignment, "2", &[], &[]));
+    let status = |client: &Client, name| client.session.subscription(Assignment).status_of(name);
+    assert_eq!(status(&client, "a"), Some(ResourceStatus::Rejected));
+    assert_eq!(status(&client, "b"), Some(ResourceStatus::Synced));
+    assert!(client.session.subscription(Assignment).rejected().is_some());
+    client.change(Assignment, "a", 1);
+    client.next();
+    client.send(delta(Assignment, "3", &[], &[]));
+    assert!(client.session.subscription(Assignment).rejected().is_none());
+}
+
+#[test]
+fn long_name_counts_as_several_resources() {
+    let mut client = Client::new(XdsVariant::Delta);
+    let long = "x".repeat(2_560);
+    client.send(delta(Assignment, "", &["a", &long], &[]));
+    assert_eq!(client.session.named(), 12);
+    client.send(delta(Assignment, "", &[], &[&long]));
+    assert_eq!(client.session.named(), 1);
 }
 
 #[test]
