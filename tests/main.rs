@@ -30,6 +30,7 @@
 //! | `consul_replay` | two recordings of Consul's answers |
 //! | `watchers` | the list of readers of every protocol |
 //! | `xds_explain` | xDS for operators: streams in the list of clients, explanations, CSDS, metrics |
+//! | `xds` | xDS streams of both protocols: subscriptions, endpoints, restarts, bad input, readers that stop |
 //! | `writes` | writes that span several instances, through disconnects and kills |
 //! | `layers`, `language`, `documents` | dependencies, language and documents of the sources; `lexer` reads Rust for them |
 //! | `reference` | reference pages in `docs/`, compared with the code |
@@ -86,4 +87,5 @@ mod unread_http;
 mod watch;
 mod watchers;
 mod writes;
+mod xds;
 mod xds_explain;

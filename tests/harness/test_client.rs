@@ -3,12 +3,18 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use callboard::pb::callboard::v1::{
-    Address, CheckReport, DeregisterRequest, Event, GetInstanceRequest, GetSelfPreservationRequest, Instance, Lease,
-    ListChecksRequest, ListEventsRequest, ListInstancesRequest, ListSelfPreservationEventsRequest, RegisterRequest,
-    RegisterResponse, ReportCheckRequest, ResetSelfPreservationRequest, SelfPreservation, SelfPreservationEvent,
-    UpdateInstanceRequest, admin_service_client::AdminServiceClient, discovery_service_client::DiscoveryServiceClient,
-    registry_service_client::RegistryServiceClient,
+use callboard::pb::{
+    callboard::v1::{
+        Address, CheckReport, DeregisterRequest, Event, GetInstanceRequest, GetSelfPreservationRequest, Instance,
+        Lease, ListChecksRequest, ListEventsRequest, ListInstancesRequest, ListSelfPreservationEventsRequest,
+        RegisterRequest, RegisterResponse, ReportCheckRequest, ResetSelfPreservationRequest, SelfPreservation,
+        SelfPreservationEvent, UpdateInstanceRequest, admin_service_client::AdminServiceClient,
+        discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
+    },
+    envoy::service::{
+        discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
+    },
 };
 use tonic::{
     Code, Status,
@@ -25,6 +31,8 @@ pub struct TestClient {
     pub discovery: DiscoveryServiceClient<Channel>,
     pub admin: AdminServiceClient<Channel>,
     pub health: HealthClient<Channel>,
+    pub xds: AggregatedDiscoveryServiceClient<Channel>,
+    pub xds_status: ClientStatusDiscoveryServiceClient<Channel>,
 }
 
 impl TestClient {
@@ -42,7 +50,9 @@ impl TestClient {
             registry: RegistryServiceClient::new(channel.clone()),
             discovery: DiscoveryServiceClient::new(channel.clone()),
             admin: AdminServiceClient::new(channel.clone()),
-            health: HealthClient::new(channel),
+            health: HealthClient::new(channel.clone()),
+            xds: AggregatedDiscoveryServiceClient::new(channel.clone()),
+            xds_status: ClientStatusDiscoveryServiceClient::new(channel),
         }
     }
 

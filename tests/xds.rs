@@ -1,0 +1,48 @@
+//! xDS over the wire, in both protocols.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `ads_client` | a client of one stream, which answers only when a test says so |
+//! | `subscribing`, `unsubscribing`, `delta` | the scenarios of xds-test-harness, and more of their kind |
+//! | `answering` | accepted, rejected and late answers |
+//! | `endpoints` | instances as endpoints |
+//! | `restarts` | reconnects, settling, shutdown |
+//! | `status` | the list of watchers, and the client status discovery service |
+//! | `bad_input`, `unread` | invalid requests, endless ones, clients that do not read |
+
+mod ads_client;
+mod answering;
+mod bad_input;
+mod delta;
+mod endpoints;
+mod restarts;
+mod status;
+mod subscribing;
+mod unread;
+mod unsubscribing;
+
+use callboard::pb::callboard::v1::{RegisterRequest, UpdateInstanceRequest};
+
+use crate::harness::{TestClient, address, instance, seconds};
+
+/// Returns a registration of `SERVICE/NUMBER` at `10.0.0.NUMBER:80` that outlasts the test.
+fn at(service: &str, number: u8) -> RegisterRequest {
+    RegisterRequest {
+        ttl: seconds(86_000.0),
+        addresses: vec![address(&format!("10.0.0.{number}"), 80)],
+        ..instance(service, &number.to_string())
+    }
+}
+
+async fn register(client: &TestClient, service: &str, number: u8) {
+    client.register(at(service, number)).await.unwrap();
+}
+
+async fn set_weight(client: &TestClient, service: &str, number: u8, weight: u32) {
+    let (service, id) = (service.to_owned(), number.to_string());
+    client.update(&["weight"], UpdateInstanceRequest { service, id, weight, ..Default::default() }).await.unwrap();
+}
+
+async fn deregister(client: &TestClient, service: &str, number: u8) {
+    client.deregister(service, &number.to_string(), &[].as_slice().into()).await.unwrap();
+}
