@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -85,6 +86,12 @@ class LineProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             raise Failure(f"{self.name} has not ended {within:.0f} s after SIGTERM{self._tail()}") from None
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     @classmethod
     def kill_all(cls) -> None:

@@ -1,7 +1,10 @@
 """The registry under test, and registrations in it."""
 
+import contextlib
+import json
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,10 @@ class Registry:
 
     def start(self) -> None:
         self._connect(Server(self.program, "--dns", "off", *self._flags, grpc=self.address))
+
+    def xds_streams(self) -> int:
+        """Returns the number of open xDS streams."""
+        return sum(client["protocol"] == "xds" for client in json.loads(self.command("clients", "--output", "json")))
 
     def log(self) -> str:
         return self._server.log()
@@ -136,6 +143,16 @@ class Service:
         for id in ids:
             while self._renewed[id].next(within)["type"] != "registered":
                 pass
+
+    @contextlib.contextmanager
+    def paused_renewal(self, id: str) -> Iterator[None]:
+        """Pauses `callboard register` of a backend; at the end it continues, and registers again."""
+        self._renewed[id].pause()
+        try:
+            yield
+        finally:
+            self._renewed[id].resume()
+        self.wait_until_registered(id)
 
     def stop_renewing(self, id: str) -> None:
         """Stops `callboard register`, which deregisters the instance."""

@@ -80,6 +80,12 @@ class Fleet:
             with ThreadPoolExecutor(len(names)) as pool:
                 list(pool.map(run, names))
 
+    def wait_for_streams(self, within: float) -> None:
+        """Waits until all clients have a stream to the registry, but not longer than the given time."""
+        deadline = time.monotonic() + within
+        while self._registry.xds_streams() < len(self._clients) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
     def end(self, name: str) -> None:
         if client := self._clients.pop(name, None):
             client.end()
