@@ -7,6 +7,8 @@ pub mod codec;
 pub(crate) mod error_reason;
 #[cfg(feature = "server")]
 pub(crate) mod request_error;
+#[cfg(feature = "server")]
+pub(crate) mod time;
 
 /// Protobuf packages. The modules are nested like the package names.
 pub mod callboard {

@@ -1,5 +1,7 @@
 //! Reasons of errors, as `google.rpc.ErrorInfo` carries them.
 
+use std::time::Duration;
+
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -50,6 +52,12 @@ impl ErrorReason {
         Status::with_error_details(self.code(), message, details)
     }
 }
+
+/// Delay in `RetryInfo` for a replica that shuts down or is at a limit.
+pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Message for streams that end because this process shuts down.
+pub(crate) const SHUTTING_DOWN: &str = "this replica is shutting down, or this connection has reached its maximum age: open the \
+                                        stream again, here in a moment or on another replica";
 
 error_reasons! {
     /// A field has an invalid value. `BadRequest` names the field.

@@ -1,11 +1,6 @@
 //! Many clients of one service that changes.
 
-use std::{
-    cell::Cell,
-    rc::Rc,
-    thread,
-    time::Duration,
-};
+use std::{cell::Cell, rc::Rc, thread, time::Duration};
 
 use anyhow::{Context, Error, Result, anyhow};
 use tokio::{

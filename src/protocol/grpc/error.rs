@@ -9,13 +9,10 @@ use crate::{
     engine::EngineError,
     health_check::ReportError,
     model::{FieldError, filter::FilterError},
-    pb::error_reason::ErrorReason,
+    pb::error_reason::{ErrorReason, RETRY_DELAY, SHUTTING_DOWN},
     registry::CommandError,
     transport::LimitError,
 };
-
-/// Delay in `RetryInfo` for a replica that shuts down or is at a limit.
-const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Error of a call.
 #[derive(Debug, thiserror::Error)]
@@ -54,10 +51,7 @@ pub(super) enum ApiError {
     )]
     OutcomeUnknown(Duration),
     /// This process is shutting down.
-    #[error(
-        "this replica is shutting down, or this connection has reached its maximum age: open the stream again, here in a \
-         moment or on another replica"
-    )]
+    #[error("{SHUTTING_DOWN}")]
     ShuttingDown,
     /// Heartbeat stream that carried no message for too long.
     #[error(

@@ -7,14 +7,12 @@ use prost_types::Timestamp;
 use super::ApiError;
 use crate::{
     model::{FieldError, UnixMillis},
+    pb,
     registry::ClockReading,
 };
 
 pub(super) fn timestamp(UnixMillis(millis): UnixMillis) -> Timestamp {
-    Timestamp {
-        seconds: i64::try_from(millis / 1_000).unwrap_or(i64::MAX),
-        nanos: i32::try_from(millis % 1_000 * 1_000_000).unwrap_or(0),
-    }
+    pb::time::timestamp(millis)
 }
 
 /// Converts a duration. `None` only beyond what the contract's type can hold.

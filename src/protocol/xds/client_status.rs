@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use prost::Message;
-use prost_types::{Any, Timestamp};
+use prost_types::Any;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -15,19 +15,17 @@ use super::{
     stream_list::XdsStreamState,
     version,
 };
-use crate::{
-    model::UnixMillis,
-    pb::{
-        envoy::{
-            admin::v3::{ClientResourceStatus, UpdateFailureState},
-            config::core::v3::{Locality, Node, node::UserAgentVersionType},
-            service::status::v3::{
-                ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus, client_config::GenericXdsConfig,
-            },
-            r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
+use crate::pb::{
+    envoy::{
+        admin::v3::{ClientResourceStatus, UpdateFailureState},
+        config::core::v3::{Locality, Node, node::UserAgentVersionType},
+        service::status::v3::{
+            ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus, client_config::GenericXdsConfig,
         },
-        server::client_status_discovery_service_server::ClientStatusDiscoveryService,
+        r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
     },
+    server::client_status_discovery_service_server::ClientStatusDiscoveryService,
+    time::timestamp,
 };
 
 /// Maximum number of resources in a response. Clients beyond it are left out.
@@ -92,11 +90,11 @@ impl XdsApi {
         let rejected = subscription.rejected().filter(|_| status == ResourceStatus::Rejected);
         GenericXdsConfig {
             version_info: latest.map(|response| version(response.revision)).unwrap_or_default(),
-            last_updated: latest.map(|response| timestamp(response.at)),
+            last_updated: latest.map(|response| timestamp(response.at.0)),
             config_status: config_status.into(),
             client_status: client_status.into(),
             error_state: rejected.map(|rejected| UpdateFailureState {
-                last_update_attempt: Some(timestamp(rejected.at)),
+                last_update_attempt: Some(timestamp(rejected.at.0)),
                 details: rejected.error.to_string(),
                 version_info: latest.map(|response| version(response.revision)).unwrap_or_default(),
             }),
@@ -114,13 +112,6 @@ fn matches(matcher: &StringMatcher, text: &str) -> bool {
         Some(MatchPattern::Prefix(pattern)) => text.starts_with(&fold(pattern)),
         Some(MatchPattern::Suffix(pattern)) => text.ends_with(&fold(pattern)),
         Some(MatchPattern::Contains(pattern)) => text.contains(&fold(pattern)),
-    }
-}
-
-pub(super) fn timestamp(UnixMillis(millis): UnixMillis) -> Timestamp {
-    Timestamp {
-        seconds: i64::try_from(millis / 1_000).unwrap_or(i64::MAX),
-        nanos: i32::try_from(millis % 1_000 * 1_000_000).unwrap_or(0),
     }
 }
 

@@ -7,11 +7,11 @@ use tonic_types::ErrorDetails;
 
 use crate::{
     model::FieldError,
-    pb::{error_reason::ErrorReason, request_error::RequestError},
+    pb::{
+        error_reason::{ErrorReason, RETRY_DELAY, SHUTTING_DOWN},
+        request_error::RequestError,
+    },
 };
-
-/// Delay in `RetryInfo` for a replica that shuts down.
-const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Error that ends a stream or a call.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +46,7 @@ pub(super) enum XdsError {
     #[error(transparent)]
     Invalid(#[from] FieldError),
     /// This process is shutting down.
-    #[error(
-        "this replica is shutting down, or this connection has reached its maximum age: open the stream again, here in a \
-         moment or on another replica"
-    )]
+    #[error("{SHUTTING_DOWN}")]
     ShuttingDown,
     /// Request that did not arrive through a listener of the server, which is a defect.
     #[error("the request carries no connection: report this as a defect")]

@@ -11,7 +11,6 @@ use tonic::{Request, Response, Status};
 use super::{
     XdsApi,
     assignment::{AssignedLocality, OmissionReason, ServiceAssignment, XdsEndpoint},
-    client_status::timestamp,
     error::XdsError,
     resource::{self, EncodedResource, ResourceType},
     session::{ResourceSource, ResourceStatus, TypeSubscription, XdsVariant},
@@ -22,7 +21,7 @@ use super::{
 use crate::{
     app::{PAGE_BYTES, page_after, page_size},
     model::{Instance, InstanceId, ServiceName},
-    pb::{callboard::v1 as pb, server::xds_service_server::XdsService},
+    pb::{callboard::v1 as pb, server::xds_service_server::XdsService, time::timestamp},
 };
 
 /// Default number of instances of a page.
@@ -159,7 +158,7 @@ impl XdsApi {
         pb::ServiceXdsSubscription {
             r#type: kind.label().to_owned(),
             state: state.into(),
-            since: since.map(timestamp),
+            since: since.map(|at| timestamp(at.0)),
             sent_version: subscription.sent_hash(name).map(|hash| self.version(hash)).unwrap_or_default(),
             error: rejected.map(|rejected| rejected.error.to_string()).unwrap_or_default(),
         }

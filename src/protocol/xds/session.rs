@@ -193,18 +193,18 @@ impl Session {
         outcome
     }
 
-    /// Marks the resources of changed services as pending. `None`: any service may have changed.
-    pub(super) fn changed<'a>(&mut self, services: Option<impl Iterator<Item = &'a str>>) {
+    /// Marks the resources of a service that has changed as pending.
+    pub(super) fn changed(&mut self, service: &str) {
         let [clusters, assignments, ..] = &mut self.types;
-        if let Some(services) = services {
-            for service in services {
-                assignments.mark(service);
-                clusters.mark_new(service);
-            }
-        } else {
-            assignments.mark_all();
-            clusters.list_again();
-        }
+        assignments.mark(service);
+        clusters.mark_new(service);
+    }
+
+    /// Marks the resources of all services as pending.
+    pub(super) fn all_changed(&mut self) {
+        let [clusters, assignments, ..] = &mut self.types;
+        assignments.mark_all();
+        clusters.list_again();
     }
 
     /// Returns the next response, if the client is to get one.

@@ -116,7 +116,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
         }
         if reads_all {
             // Changes that the previous registration was to be woken for.
-            state.session.changed(None::<std::iter::Empty<_>>);
+            state.session.all_changed();
         }
         Ok(None)
     }
@@ -144,8 +144,8 @@ impl<Q: XdsRequest> AdsStream<Q> {
     fn changed(&self, changes: &ChangedServices) {
         let mut state = self.entry.stream.state.lock();
         match changes {
-            ChangedServices::Named(names) => state.session.changed(Some(names.iter().map(ServiceName::as_str))),
-            ChangedServices::All => state.session.changed(None::<std::iter::Empty<_>>),
+            ChangedServices::Named(names) => names.iter().for_each(|name| state.session.changed(name.as_str())),
+            ChangedServices::All => state.session.all_changed(),
         }
     }
 

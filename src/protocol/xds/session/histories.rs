@@ -182,13 +182,13 @@ impl History {
         } else {
             self.source.remove(Cluster, name);
         }
-        self.session.changed(Some([name].into_iter()));
+        self.session.changed(name);
         self.respond();
     }
 
     fn settle(&mut self) {
         self.session.hold(false);
-        self.session.changed(None::<std::iter::Empty<_>>);
+        self.session.all_changed();
         self.respond();
     }
 
