@@ -60,7 +60,7 @@ pub use limit_error::{LimitError, LimitLevel};
 pub use limits::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, PeerIdentity, PerAddress};
 pub use listener::Listener;
 pub use listener_config::ListenerConfig;
-pub use message_body::{MessageBody, MessageSource, NextMessage, put_message_prefix};
+pub use message_body::{MESSAGE_PREFIX_BYTES, MessageBody, MessageSource, NextMessage, put_message_prefix};
 pub use protocol::Protocol;
 pub use request_service::{EndlessBody, user_agent};
 pub use serve::serve;

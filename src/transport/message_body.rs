@@ -24,6 +24,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// Media type of gRPC.
 const GRPC_MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
+/// Length of the prefix of a message.
+pub const MESSAGE_PREFIX_BYTES: usize = 5;
+
 /// Next item of a stream.
 #[derive(Debug)]
 pub enum NextMessage {

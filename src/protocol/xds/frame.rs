@@ -10,7 +10,10 @@ use super::{
     session::{ResourceResponse, XdsVariant},
     version,
 };
-use crate::{model::Incarnation, transport::put_message_prefix};
+use crate::{
+    model::Incarnation,
+    transport::{MESSAGE_PREFIX_BYTES, put_message_prefix},
+};
 
 /// Resources with fewer bytes are copied next to each other. Larger ones are sent from the shared buffer.
 const MIN_SHARED_BYTES: usize = 4 * 1024;
@@ -77,16 +80,19 @@ impl ResponseFrame<'_> {
         let texts = [version.len(), self.url.len(), self.nonce.len()].into_iter().map(field_length);
         let length = texts.chain(resources).chain(removed).sum();
 
-        let mut to = PartWriter::default();
+        let shared = self.resources.iter().map(|(_, resource)| resource.any.len()).filter(|bytes| is_shared(*bytes));
+        let copied = MESSAGE_PREFIX_BYTES + length - shared.sum::<usize>();
+        let mut to = PartWriter { buffer: BytesMut::with_capacity(copied), parts: Vec::new() };
         put_message_prefix(length, &mut to.buffer);
         put_text(field::VERSION, &version, &mut to.buffer);
-        for (name, resource) in self.resources {
-            self.put_resource(name, resource, &mut to);
-        }
         put_text(field::TYPE_URL, self.url, &mut to.buffer);
         put_text(field::NONCE, &self.nonce, &mut to.buffer);
         for name in &self.removed {
             put_text(field::REMOVED_RESOURCES, name, &mut to.buffer);
+        }
+        // Last, so that a large resource is followed by no other part.
+        for (name, resource) in self.resources {
+            self.put_resource(name, resource, &mut to);
         }
         to.finish()
     }
@@ -112,8 +118,12 @@ impl ResponseFrame<'_> {
     }
 }
 
+/// Returns whether a resource of this length is sent from the shared buffer.
+fn is_shared(bytes: usize) -> bool {
+    bytes >= MIN_SHARED_BYTES
+}
+
 /// Collects the parts of a message.
-#[derive(Default)]
 struct PartWriter {
     buffer: BytesMut,
     parts: Vec<Bytes>,
@@ -121,16 +131,18 @@ struct PartWriter {
 
 impl PartWriter {
     fn put_shared(&mut self, bytes: &Bytes) {
-        if bytes.len() < MIN_SHARED_BYTES {
-            self.buffer.put_slice(bytes);
-        } else {
+        if is_shared(bytes.len()) {
             self.parts.push(self.buffer.split().freeze());
             self.parts.push(bytes.clone());
+        } else {
+            self.buffer.put_slice(bytes);
         }
     }
 
     fn finish(mut self) -> Vec<Bytes> {
-        self.parts.push(self.buffer.freeze());
+        if !self.buffer.is_empty() {
+            self.parts.push(self.buffer.freeze());
+        }
         self.parts
     }
 }
@@ -205,7 +217,7 @@ mod tests {
         let response = response_with(vec![("a".into(), large.clone())]);
         for variant in [XdsVariant::StateOfTheWorld, XdsVariant::Delta] {
             let parts = super::response(variant, &response, INCARNATION);
-            assert_eq!(parts.len(), 3);
+            assert_eq!(parts.len(), 2);
             assert_eq!(parts[1].as_ptr(), large.any.as_ptr());
         }
         let whole: DiscoveryResponse = decode(&super::response(XdsVariant::StateOfTheWorld, &response, INCARNATION));

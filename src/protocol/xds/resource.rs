@@ -4,7 +4,7 @@
 //! endpoints are an assignment; and the route by itself, for proxies. Only the assignment depends on the instances
 //! ([`super::assignment`]). The same bytes are sent to every client: fields that only Envoy reads are ignored by gRPC.
 
-use std::{collections::HashMap, hash::Hasher};
+use std::{collections::HashMap, hash::Hasher, sync::LazyLock};
 
 use bytes::Bytes;
 use prost::{Message, Name};
@@ -198,6 +198,15 @@ pub(super) fn cluster(name: &str) -> Option<EncodedResource> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return None;
     }
+    let named = Cluster { name: name.to_owned(), ..Cluster::default() };
+    // Encoded messages that follow each other are one message.
+    let value = [&*named.encode_to_vec(), &**UNNAMED_CLUSTER].concat();
+    let any = Any { type_url: ResourceType::Cluster.url().to_owned(), value };
+    Some(EncodedResource::new(any.encode_to_vec().into()))
+}
+
+/// Encoded fields of all clusters, without the name. An answer of the state-of-the-world protocol has the clusters of all services.
+static UNNAMED_CLUSTER: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         resource_api_version: ApiVersion::V3.into(),
@@ -209,8 +218,8 @@ pub(super) fn cluster(name: &str) -> Option<EncodedResource> {
         max_requests: Some(UNLIMITED),
         max_retries: Some(UNLIMITED),
     };
-    Some(EncodedResource::of(&Cluster {
-        name: name.to_owned(),
+    let unnamed = Cluster {
+        name: String::new(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads), service_name: String::new() }),
         connect_timeout: Some(CONNECT_TIMEOUT),
@@ -223,8 +232,9 @@ pub(super) fn cluster(name: &str) -> Option<EncodedResource> {
             )),
         }),
         typed_extension_protocol_options: HashMap::from([http2_options()]),
-    }))
-}
+    };
+    unnamed.encode_to_vec()
+});
 
 /// Returns the options with which Envoy speaks HTTP/2 to endpoints.
 fn http2_options() -> (String, Any) {

@@ -68,6 +68,8 @@ pub(super) trait ResourceSource {
     fn resource(&self, kind: ResourceType, name: &str) -> Option<EncodedResource>;
     /// Returns the names of all clusters.
     fn clusters(&self) -> Vec<Arc<str>>;
+    /// Returns whether this is the name of one of all clusters.
+    fn has_cluster(&self, name: &str) -> bool;
     /// Returns the newest revision of the registry.
     fn revision(&self) -> u64;
 }
@@ -231,6 +233,7 @@ impl Session {
             // Listeners exist for any name, so a list of all of them is empty.
             subscription.list(if kind == ResourceType::Cluster { source.clusters() } else { Vec::new() });
         }
+        subscription.list_changed(|name| source.has_cluster(name));
         let resource = |name: &str| source.resource(kind, name);
         let whole = self.variant == XdsVariant::StateOfTheWorld && kind.is_complete();
         // Read before the content, which may be newer.

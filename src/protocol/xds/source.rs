@@ -53,6 +53,10 @@ impl ResourceSource for RegistrySource<'_> {
         self.0.engine.registry().each_service().map(|service| Arc::from(service.name.as_str())).collect()
     }
 
+    fn has_cluster(&self, name: &str) -> bool {
+        ServiceName::parse(name).is_ok_and(|service| self.0.engine.registry().view_revision(&service).is_some())
+    }
+
     fn revision(&self) -> u64 {
         self.0.engine.registry().applied().0
     }

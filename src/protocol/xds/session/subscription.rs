@@ -9,6 +9,8 @@ use std::{
 use super::{InterestChange, MAX_ERROR_CHARS, MAX_RESPONSE_BYTES, RequestOutcome};
 use crate::{model::UnixMillis, protocol::xds::resource::EncodedResource};
 
+/// Maximum number of changed names that a subscription to all looks up one by one. With more, it reads the list of all.
+const MAX_UNLISTED_NAMES: usize = 1_024;
 /// Name that subscribes to all resources.
 const WILDCARD: &str = "*";
 /// Bytes of a name that count as one resource, so that limits for resources also bound their memory.
@@ -81,6 +83,8 @@ pub(in crate::protocol::xds) struct TypeSubscription {
     requested: bool,
     /// The list of all resources has to be read.
     must_list: bool,
+    /// Changed names that a subscription to all may lack.
+    unlisted: BTreeSet<Arc<str>>,
     /// Latest response.
     latest: Option<SentResponse>,
     /// Latest response that the client accepted.
@@ -89,6 +93,11 @@ pub(in crate::protocol::xds) struct TypeSubscription {
     rejected: Option<RejectedResponse>,
     /// Time since which the client has not answered a response.
     unanswered_since: Option<UnixMillis>,
+}
+
+/// Takes the name for all resources from names. Returns whether it was among them.
+fn take_wildcard(names: &mut Vec<String>) -> bool {
+    names.extract_if(.., |name| name == WILDCARD).count() > 0
 }
 
 /// Content of a response.
@@ -206,15 +215,22 @@ impl TypeSubscription {
     }
 
     /// Sets the names of the state-of-the-world protocol. `may_be_all`: no names in the first request mean all resources.
-    pub(super) fn set_names(&mut self, names: Vec<String>, may_be_all: bool) -> Vec<InterestChange> {
-        let mut names: BTreeSet<Arc<str>> = names.into_iter().map(Arc::from).collect();
+    pub(super) fn set_names(&mut self, mut names: Vec<String>, may_be_all: bool) -> Vec<InterestChange> {
+        names.sort_unstable();
+        names.dedup();
         let is_empty = names.is_empty();
-        let all = may_be_all && (names.remove(WILDCARD) || is_empty && !self.has_named);
+        let all = may_be_all && (take_wildcard(&mut names) || is_empty && !self.has_named);
         self.has_named |= !is_empty;
         self.set_wildcard(all);
-        let mut changes = self.remove_others(|name| names.contains(name));
-        for name in &names {
-            self.add(name, &mut changes);
+        // A client repeats its names, which may be thousands, in each answer to a response.
+        let named = self.resources.iter().filter(|(_, state)| state.named).map(|(name, _)| &**name);
+        if named.eq(names.iter().map(String::as_str)) {
+            return Vec::new();
+        }
+        let mut changes = self.remove_others(|name| names.binary_search_by(|other| (**other).cmp(name)).is_ok());
+        names.retain(|name| self.resources.get(name.as_str()).is_none_or(|state| !state.named));
+        for name in names {
+            self.add(&name.into(), &mut changes);
         }
         changes
     }
@@ -246,11 +262,10 @@ impl TypeSubscription {
         let is_first = !mem::replace(&mut self.has_named, true);
         if may_be_all {
             let names_none = subscribe.is_empty() && unsubscribe.is_empty();
-            let takes_wildcard = |names: &mut Vec<String>| names.extract_if(.., |name| name == WILDCARD).count() > 0;
-            if takes_wildcard(&mut unsubscribe) {
+            if take_wildcard(&mut unsubscribe) {
                 self.set_wildcard(false);
             }
-            if takes_wildcard(&mut subscribe) || is_first && names_none {
+            if take_wildcard(&mut subscribe) || is_first && names_none {
                 self.set_wildcard(true);
             }
         }
@@ -301,6 +316,7 @@ impl TypeSubscription {
             self.resources.retain(|_, state| state.named);
             self.pending.retain(|name| self.resources.contains_key(name));
             self.removed.clear();
+            self.unlisted.clear();
         }
     }
 
@@ -342,9 +358,15 @@ impl TypeSubscription {
         self.pending.extend(self.resources.keys().cloned());
     }
 
-    /// Makes the list of all resources be read again, if the client subscribes to all and may lack this one.
+    /// Adds a resource if it exists when the next response is made, and the client subscribes to all and lacks it.
     pub(super) fn mark_new(&mut self, name: &str) {
-        self.must_list |= self.wildcard && !self.resources.contains_key(name);
+        if self.wildcard && !self.must_list && !self.resources.contains_key(name) {
+            self.unlisted.insert(name.into());
+            if self.unlisted.len() > MAX_UNLISTED_NAMES {
+                self.list_again();
+                self.unlisted.clear();
+            }
+        }
     }
 
     /// Makes the list of all resources be read again, if the client subscribes to all.
@@ -362,7 +384,8 @@ impl TypeSubscription {
 
     /// Returns whether a response may be due.
     pub(super) fn is_due(&self) -> bool {
-        let has_changes = self.must_list || !self.pending.is_empty() || !self.removed.is_empty();
+        let has_changes =
+            self.must_list || !self.pending.is_empty() || !self.removed.is_empty() || !self.unlisted.is_empty();
         self.requested || has_changes && self.unanswered_since.is_none()
     }
 
@@ -375,6 +398,7 @@ impl TypeSubscription {
     /// client that may use them.
     pub(super) fn list(&mut self, names: Vec<Arc<str>>) {
         self.must_list = false;
+        self.unlisted.clear();
         for name in names {
             self.removed.remove(&name);
             let state = self.resources.entry(Arc::clone(&name)).or_default();
@@ -385,6 +409,16 @@ impl TypeSubscription {
         for name in &self.removed {
             self.resources.remove(name);
             self.pending.remove(name);
+        }
+    }
+
+    /// Adds the changed resources that exist to a subscription to all.
+    pub(super) fn list_changed(&mut self, exists: impl Fn(&str) -> bool) {
+        for name in mem::take(&mut self.unlisted) {
+            if exists(&name) {
+                self.resources.entry(Arc::clone(&name)).or_default();
+                self.pending.insert(name);
+            }
         }
     }
 

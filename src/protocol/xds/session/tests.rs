@@ -38,6 +38,10 @@ impl ResourceSource for FakeSource {
         self.content.borrow().keys().filter(clusters).map(|(_, name)| Arc::from(name.as_str())).collect()
     }
 
+    fn has_cluster(&self, name: &str) -> bool {
+        self.content.borrow().contains_key(&(ResourceType::Cluster as usize, name.to_owned()))
+    }
+
     fn revision(&self) -> u64 {
         9
     }
