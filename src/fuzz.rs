@@ -9,6 +9,7 @@
 //! | `filter` | a filter, evaluated on several instances |
 //! | `token` | valid and invalid resume tokens |
 //! | `messages` | gRPC messages, a session of calls and streams |
+//! | `xds` | requests of an xDS stream of either protocol, and for the status of clients |
 //! | `client` | messages of a server, read by the watch of the client |
 //! | `config` | a configuration file |
 //! | `registry` | commands, time and reads, compared with a naive model |
@@ -30,6 +31,7 @@ mod record;
 mod registry;
 mod server;
 mod token;
+mod xds;
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,7 @@ pub const TARGETS: &[FuzzTarget] = &[
     FuzzTarget { name: "filter", run: filter::run, inputs: 4_000 },
     FuzzTarget { name: "token", run: token::run, inputs: 20_000 },
     FuzzTarget { name: "messages", run: messages::run, inputs: 400 },
+    FuzzTarget { name: "xds", run: xds::run, inputs: 2_000 },
     FuzzTarget { name: "client", run: client::run, inputs: 10_000 },
     FuzzTarget { name: "config", run: config::run, inputs: 4_000 },
     FuzzTarget { name: "registry", run: registry::run, inputs: 200 },

@@ -16,13 +16,20 @@ use tower::Service as _;
 use super::{
     input_cursor::InputCursor,
     server::{FuzzServer, poll, runtime},
+    xds,
 };
 use crate::{
     client::WatchReader,
-    pb::callboard::v1::{
-        Address, DeregisterRequest, Heartbeat, KeepAliveRequest, KeepAliveResponse, ListEventsRequest,
-        ListInstancesRequest, ListServicesRequest, ListWatchersRequest, LoadReport, RegisterRequest, RegisterResponse,
-        UpdateInstanceRequest, WatchRequest, WatchResponse,
+    pb::{
+        callboard::v1::{
+            Address, DeregisterRequest, Heartbeat, KeepAliveRequest, KeepAliveResponse, ListEventsRequest,
+            ListInstancesRequest, ListServicesRequest, ListWatchersRequest, LoadReport, RegisterRequest,
+            RegisterResponse, UpdateInstanceRequest, WatchRequest, WatchResponse,
+        },
+        envoy::service::{
+            discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+            status::v3::ClientStatusResponse,
+        },
     },
     transport::Connection,
 };
@@ -75,7 +82,7 @@ struct OpenFuzzStream {
     last: Bytes,
 }
 
-struct FuzzSession {
+pub(super) struct FuzzSession {
     routes: Routes,
     connection: Arc<Connection>,
     /// Id of the last granted lease.
@@ -89,8 +96,7 @@ pub(super) fn run(input: &[u8]) {
     let runtime = runtime();
     let _within = runtime.enter(); // reflection spawns a task, which never runs here
     FuzzServer::with(|server| {
-        let (routes, connection) = (server.grpc.routes.clone(), server.connection(&server.grpc));
-        let mut session = FuzzSession { routes, connection, lease: Bytes::new(), open: Vec::new() };
+        let mut session = FuzzSession::new(server);
         let mut input = InputCursor::new(input);
         for _ in 0..MAX_CALLS {
             if input.is_empty() {
@@ -103,6 +109,11 @@ pub(super) fn run(input: &[u8]) {
 }
 
 impl FuzzSession {
+    pub(super) fn new(server: &FuzzServer) -> Self {
+        let (routes, connection) = (server.grpc.routes.clone(), server.connection(&server.grpc));
+        Self { routes, connection, lease: Bytes::new(), open: Vec::new() }
+    }
+
     fn act(&mut self, input: &mut InputCursor<'_>) {
         let (path, message) = match input.below(16) {
             0..3 => {
@@ -130,7 +141,7 @@ impl FuzzSession {
     }
 
     /// Makes a call. Later messages of its stream are read after the next calls.
-    fn call(&mut self, path: &'static str, request: Vec<u8>) {
+    pub(super) fn call(&mut self, path: &'static str, request: Vec<u8>) {
         let mut request = Request::new(Body::new(axum::body::Body::from(request)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static(path);
@@ -266,7 +277,7 @@ fn list(input: &mut InputCursor<'_>) -> (&'static str, Vec<u8>) {
 }
 
 /// Takes one of these words, or any text.
-fn word(input: &mut InputCursor<'_>, usual: &[&str]) -> String {
+pub(super) fn word(input: &mut InputCursor<'_>, usual: &[&str]) -> String {
     let choice = usize::from(input.byte());
     usual.get(choice % (usual.len() + 1)).map_or_else(|| input.text(), |word| (*word).to_owned())
 }
@@ -280,7 +291,7 @@ fn raw(input: &mut InputCursor<'_>) -> Vec<u8> {
 }
 
 /// Adds the prefix of gRPC to a message.
-fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+pub(super) fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
     [&[flag], &length[..], message].concat()
 }
@@ -331,6 +342,9 @@ impl OpenFuzzStream {
             let decoded = match self.path {
                 WATCH => WatchResponse::decode(self.last.clone()).map(|message| drop(self.reader.read(message))),
                 KEEP_ALIVE => KeepAliveResponse::decode(self.last.clone()).map(drop),
+                xds::STATE_OF_THE_WORLD => DiscoveryResponse::decode(self.last.clone()).map(drop),
+                xds::DELTA => DeltaDiscoveryResponse::decode(self.last.clone()).map(drop),
+                xds::CLIENT_STATUS => ClientStatusResponse::decode(self.last.clone()).map(drop),
                 _ => Ok(()),
             };
             assert!(decoded.is_ok(), "{}: {decoded:?}", self.path);

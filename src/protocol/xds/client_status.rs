@@ -8,7 +8,8 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    XdsApi,
+    MAX_REQUEST_BYTES, XdsApi,
+    error::XdsError,
     resource::ResourceType,
     session::{ResourceSource, ResourceStatus, TypeSubscription},
     source::RegistrySource,
@@ -128,7 +129,15 @@ impl ClientStatusDiscoveryService for ClientStatusApi {
         request: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Self::StreamClientStatusStream>, Status> {
         let api = Arc::clone(&self.0);
-        let answers = request.into_inner().map(move |request| request.map(|request| api.client_status(&request)));
+        let mut has_failed = false;
+        let answers = request.into_inner().map_while(move |request| match request {
+            _ if has_failed => None,
+            Ok(request) => Some(Ok(api.client_status(&request))),
+            Err(status) => {
+                has_failed = true;
+                Some(Err(XdsError::of_request(&status, MAX_REQUEST_BYTES).map_or(status, Status::from)))
+            }
+        });
         Ok(Response::new(Box::pin(answers)))
     }
 
