@@ -172,8 +172,8 @@ async fn stream_at_the_maximum_age_of_its_connection_ends_with_unavailable() {
         config.max_connection_age = Some(Duration::from_millis(500));
         config.max_connection_age_grace = Duration::from_secs(3);
     });
-    let client = server.client().await;
     for protocol in BOTH {
+        let client = server.client().await;
         let mut ads = AdsClient::open(&client, protocol).await;
         ads.subscribe(Eds, &["a"]);
         ads.accepted(Eds).await;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use callboard::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use tokio::task::JoinSet;
 
 use super::{
@@ -10,7 +9,7 @@ use super::{
     at, register, set_weight,
 };
 use crate::{
-    harness::{Http2Client, Reads, ServerProcess, Stalls, TestClient, wall, within},
+    harness::{ServerProcess, Stalls, TestClient, wall, within},
     invariant::bounded_slow::{self, Stall},
 };
 
@@ -23,7 +22,6 @@ const INSTANCES: u8 = 250;
 const CHANGES: u32 = 1_000;
 /// Memory that the streams may take, in KiB.
 const MAX_GROWTH_KIB: u64 = 64 * 1024;
-const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
 /// Opens streams of clients that have no window for a response. Each ends with the time at which it was evicted.
 async fn open_stalled(serve: &ServerProcess) -> JoinSet<u64> {
@@ -41,12 +39,6 @@ async fn open_stalled(serve: &ServerProcess) -> JoinSet<u64> {
             }
         }
     }
-    // The window is smaller than a response.
-    let mut client = Http2Client::connect(serve.grpc, 1_000, Reads::Frames).await;
-    let (type_url, resource_names) = (Eds.url().to_owned(), vec!["web".to_owned()]);
-    let request = DiscoveryRequest { type_url, resource_names, ..DiscoveryRequest::default() };
-    client.call(PATH, &request, false).await;
-    stalled.spawn(client.ended());
     stalled
 }
 
