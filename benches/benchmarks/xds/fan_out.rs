@@ -36,6 +36,9 @@ const FLOOD_CHANGES: usize = 80;
 /// Number of clients of the other service.
 const OTHER_SUBSCRIBERS: usize = 10;
 
+/// Number of changes of the large service, and the delays of those of the other one in milliseconds.
+type FloodResult = Result<(usize, Vec<f64>)>;
+
 /// What the clients have received.
 #[derive(Debug, Default)]
 struct Received {
@@ -115,7 +118,7 @@ impl Subscribers {
         for at in 0..changes {
             ticks.tick().await;
             let (expected, began) = (self.received.responses.get() + self.number, now());
-            writer.change(service, u32::from(at % 2 == 0)).await?;
+            writer.change(service, u32::from(at.is_multiple_of(2))).await?;
             self.until(expected).await?;
             delays.push(milliseconds(began.elapsed()));
         }
@@ -167,8 +170,8 @@ pub async fn flooded(target: &Target) -> Result<Outcome> {
 }
 
 /// Changes the large service, and measures changes of the other one. Runs on a thread of its own, because this one is busy with the
-/// responses of the large service. Returns the number of changes, and the delays in milliseconds.
-fn flood(target: TargetHandle) -> Result<oneshot::Receiver<Result<(usize, Vec<f64>)>>> {
+/// responses of the large service.
+fn flood(target: TargetHandle) -> Result<oneshot::Receiver<FloodResult>> {
     let (sender, result) = oneshot::channel();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     thread::spawn(move || {
@@ -193,7 +196,7 @@ async fn change_often(writer: Writer, changes: Rc<Cell<usize>>) -> Result<()> {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     loop {
         ticks.tick().await;
-        writer.change(0, u32::from(changes.get() % 2 == 0)).await?;
+        writer.change(0, u32::from(changes.get().is_multiple_of(2))).await?;
         changes.set(changes.get() + 1);
     }
 }

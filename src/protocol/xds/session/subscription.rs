@@ -223,8 +223,8 @@ impl TypeSubscription {
         self.has_named |= !is_empty;
         self.set_wildcard(all);
         // A client repeats its names, which may be thousands, in each answer to a response.
-        let named = self.resources.iter().filter(|(_, state)| state.named).map(|(name, _)| &**name);
-        if named.eq(names.iter().map(String::as_str)) {
+        let present = self.resources.iter().filter(|(_, state)| state.named).map(|(name, _)| &**name);
+        if present.eq(names.iter().map(String::as_str)) {
             return Vec::new();
         }
         let mut changes = self.remove_others(|name| names.binary_search_by(|other| (**other).cmp(name)).is_ok());
