@@ -15,7 +15,7 @@ use super::{
     XdsApi,
     error::XdsError,
     frame,
-    request::{ParsedRequest, XdsRequest},
+    request::{NodeIdentity, ParsedRequest, XdsRequest},
     resource::ResourceType,
     session::{InterestChange, RequestOutcome, RequestedNames, SubscriptionRequest},
     source::RegistrySource,
@@ -94,19 +94,9 @@ impl<Q: XdsRequest> AdsStream<Q> {
             self.watcher.watcher.waiting.store(true, Ordering::Relaxed);
         }
         let now = self.context.clock.now().wall;
-        let metrics = &self.context.metrics.xds;
-        match state.session.request(SubscriptionRequest { kind, nonce, error, names }, now) {
-            RequestOutcome::Rejected(error) => {
-                metrics.rejected(kind.label());
-                tracing::warn!(
-                    node = state.node.id,
-                    agent = state.node.agent_name,
-                    kind = kind.label(),
-                    error = &*error,
-                    "an xDS client rejected a response: it keeps the previous configuration"
-                );
-            }
-            RequestOutcome::Subscription | RequestOutcome::Accepted | RequestOutcome::Outdated => {}
+        let outcome = state.session.request(SubscriptionRequest { kind, nonce, error, names }, now);
+        if let RequestOutcome::Rejected(error) = &outcome {
+            self.report_rejection(&state.node, kind, error);
         }
         self.entry.count(state.session.named())?;
         let changes = state.session.take_interest();
@@ -119,6 +109,20 @@ impl<Q: XdsRequest> AdsStream<Q> {
             state.session.all_changed();
         }
         Ok(None)
+    }
+
+    fn report_rejection(&self, node: &NodeIdentity, kind: ResourceType, error: &str) {
+        self.context.metrics.xds.rejected(kind.label());
+        if let Some(number) = self.entry.count_rejection(self.context.clock.since_start()) {
+            tracing::warn!(
+                number,
+                node = node.id,
+                agent = node.agent_name,
+                kind = kind.label(),
+                error,
+                "xDS clients rejected responses and keep the previous configuration; this is the last one"
+            );
+        }
     }
 
     fn change_interest(&mut self, change: InterestChange) {

@@ -1,11 +1,13 @@
 //! Open streams: what each client was sent, and whether it accepted it.
 
 use std::{
+    mem,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use dashmap::DashMap;
@@ -26,6 +28,8 @@ use crate::{
 const MAX_STREAM_RESOURCES: usize = 50_000;
 /// Maximum number of resources that all streams may name, so that subscriptions take some 300 MB at most.
 const MAX_RESOURCES: usize = 1_000_000;
+/// Interval between two log lines about rejected responses.
+const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Number of resources that a stream may name even if the limit for all is reached.
 const RESERVED_RESOURCES: usize = 16;
 /// Maximum number of names of services in the status of a stream.
@@ -38,6 +42,16 @@ pub(super) struct XdsStreams {
     next: AtomicU64,
     /// Number of resources that all streams named.
     named: AtomicUsize,
+    rejections: Mutex<RejectionLog>,
+}
+
+/// Rejections of responses, as far as they were logged.
+#[derive(Debug, Default)]
+struct RejectionLog {
+    /// Time of the last one that was logged, since the start of the process.
+    logged_at: Option<Duration>,
+    /// Number of later ones.
+    unlogged: u64,
 }
 
 /// State of an open stream. The stream itself changes it; lists of streams read it.
@@ -103,6 +117,20 @@ impl XdsStreamGuard {
     }
 }
 
+impl XdsStreamGuard {
+    /// Counts a response that a client rejected. Returns the number of rejections on all streams since the last one that was logged, if
+    /// this one is to be logged: at most one in 10 seconds, so that clients cannot fill the log.
+    pub(super) fn count_rejection(&self, since_start: Duration) -> Option<u64> {
+        let mut log = self.streams.rejections.lock();
+        log.unlogged += 1;
+        if log.logged_at.is_some_and(|last| since_start.saturating_sub(last) < REJECTION_LOG_INTERVAL) {
+            return None;
+        }
+        log.logged_at = Some(since_start);
+        Some(mem::take(&mut log.unlogged))
+    }
+}
+
 impl Drop for XdsStreamGuard {
     fn drop(&mut self) {
         self.streams.by_id.remove(&self.id);
@@ -142,5 +170,35 @@ fn type_status(kind: ResourceType, subscription: &TypeSubscription) -> XdsTypeSt
         accepted: subscription.accepted().map(|response| (Revision(response.revision), response.at)),
         unanswered_since: subscription.unanswered_since(),
         rejected: subscription.rejected().map(|rejected| (Arc::clone(&rejected.error), rejected.at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejections_of_all_streams_are_logged_once_in_ten_seconds_with_their_number() {
+        let streams = Arc::<XdsStreams>::default();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let entries = [1, 2].map(|_| streams.enter(XdsVariant::Delta, peer));
+        let logged = |second| entries.iter().map(|entry| entry.count_rejection(Duration::from_secs(second))).collect();
+        let lines: [Vec<_>; 3] = [0, 9, 10].map(logged);
+        assert_eq!(lines, [vec![Some(1), None], vec![None, None], vec![Some(4), None]]);
+    }
+
+    #[test]
+    fn limit_of_all_streams_leaves_each_stream_some_resources() {
+        let streams = Arc::<XdsStreams>::default();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut entries: Vec<_> = (0..=20).map(|_| streams.enter(XdsVariant::Delta, peer)).collect();
+        let (last, others) = entries.split_last_mut().unwrap();
+        assert!(others.iter_mut().all(|entry| entry.count(MAX_STREAM_RESOURCES).is_ok()));
+        assert!(last.count(RESERVED_RESOURCES).is_ok());
+        assert!(matches!(last.count(RESERVED_RESOURCES + 1), Err(XdsError::ResourceLimit(_))));
+        assert!(matches!(last.count(MAX_STREAM_RESOURCES + 1), Err(XdsError::TooManyResources(..))));
+        entries.pop();
+        entries.pop();
+        assert!(streams.enter(XdsVariant::Delta, peer).count(MAX_STREAM_RESOURCES).is_ok(), "streams have ended");
     }
 }
