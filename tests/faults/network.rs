@@ -29,8 +29,9 @@ use crate::{
 /// Number of registrations behind the proxy, two in a service, so that self-preservation does not hold them.
 const REGISTERED: usize = 6;
 const WATCHES: usize = 4;
-const TTL: Duration = Duration::from_secs(6);
-/// Maximum length of an outage in milliseconds. Heartbeats every third of the TTL are in time after it.
+const TTL: Duration = Duration::from_secs(8);
+/// Maximum length of an outage in milliseconds. A third of the TTL since the last heartbeat, the outage, and the client's longest delay
+/// before it connects again, 2.5 s, are shorter than the TTL.
 const MAX_OUTAGE_MS: u64 = 2_500;
 /// Time between two outages in milliseconds, in which heartbeats arrive.
 const CALM_MS: u64 = 2_500;
