@@ -62,7 +62,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Methods with a response body of their own (`src/transport/message_body.rs`), which have no generated server.
-const HANDWRITTEN: [&str; 3] = ["Watch", "StreamAggregatedResources", "DeltaAggregatedResources"];
+const HANDWRITTEN: [(&str, &str); 3] = [
+    ("DiscoveryService", "Watch"),
+    ("AggregatedDiscoveryService", "StreamAggregatedResources"),
+    ("AggregatedDiscoveryService", "DeltaAggregatedResources"),
+];
 
 /// Returns the services in the form that the manual builder takes. Unlike the builder for descriptors, it can leave out a method.
 fn services(files: &prost_types::FileDescriptorSet) -> Vec<manual::Service> {
@@ -71,7 +75,7 @@ fn services(files: &prost_types::FileDescriptorSet) -> Vec<manual::Service> {
         for service in &file.service {
             let mut builder = manual::Service::builder().name(service.name()).package(file.package());
             for method in &service.method {
-                if service.name() == "Health" || !HANDWRITTEN.contains(&method.name()) {
+                if !HANDWRITTEN.contains(&(service.name(), method.name())) {
                     builder = builder.method(self::method(method));
                 }
             }

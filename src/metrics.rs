@@ -23,7 +23,7 @@ use registrar::Registrar;
 pub use registrar::{Label, MetricDescription, MetricType};
 pub use tls::{CertificateFile, TlsMetrics};
 pub use views::{VIEW_LABELS, ViewLookups, ViewMetrics};
-pub use xds::XdsMetrics;
+pub use xds::{XdsCounters, XdsMetrics};
 
 /// All metrics of the process.
 #[derive(Debug)]

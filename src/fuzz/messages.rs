@@ -31,6 +31,7 @@ use crate::{
             status::v3::ClientStatusResponse,
         },
     },
+    protocol::xds::{DELTA, STATE_OF_THE_WORLD},
     transport::Connection,
 };
 
@@ -342,8 +343,8 @@ impl OpenFuzzStream {
             let decoded = match self.path {
                 WATCH => WatchResponse::decode(self.last.clone()).map(|message| drop(self.reader.read(message))),
                 KEEP_ALIVE => KeepAliveResponse::decode(self.last.clone()).map(drop),
-                xds::STATE_OF_THE_WORLD => DiscoveryResponse::decode(self.last.clone()).map(drop),
-                xds::DELTA => DeltaDiscoveryResponse::decode(self.last.clone()).map(drop),
+                STATE_OF_THE_WORLD => DiscoveryResponse::decode(self.last.clone()).map(drop),
+                DELTA => DeltaDiscoveryResponse::decode(self.last.clone()).map(drop),
                 xds::CLIENT_STATUS => ClientStatusResponse::decode(self.last.clone()).map(drop),
                 _ => Ok(()),
             };

@@ -8,14 +8,14 @@ use super::{
     messages::{FuzzSession, framed, word},
     server::{FuzzServer, runtime},
 };
-use crate::pb::envoy::{
-    config::core::v3::Node,
-    service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+use crate::{
+    pb::envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+    },
+    protocol::xds::{DELTA, STATE_OF_THE_WORLD},
 };
 
-pub(super) const STATE_OF_THE_WORLD: &str =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
-pub(super) const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 pub(super) const CLIENT_STATUS: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus";
 
 /// Maximum number of requests of a stream.

@@ -15,38 +15,40 @@ const TYPES: [&str; 4] = ["CDS", "EDS", "LDS", "RDS"];
 pub struct XdsMetrics {
     /// Open streams.
     pub streams: Gauge,
-    responses: Family<TypeLabel, Counter>,
-    rejections: Family<TypeLabel, Counter>,
+    /// Counters of clusters.
+    pub cds: XdsCounters,
+    /// Counters of endpoints.
+    pub eds: XdsCounters,
+    /// Counters of listeners.
+    pub lds: XdsCounters,
+    /// Counters of routes.
+    pub rds: XdsCounters,
+}
+
+/// Counters of one type of resources.
+#[derive(Debug)]
+pub struct XdsCounters {
+    /// Responses with resources of the type.
+    pub responses: Counter,
+    /// Responses with resources of the type that clients rejected.
+    pub rejections: Counter,
 }
 
 impl XdsMetrics {
     pub(super) fn new(registrar: &mut Registrar) -> Self {
         let types = || vec![Label::new("type", &TYPES)];
-        let metrics = Self {
-            streams: registrar.gauge("xds_streams", "Open xDS streams"),
-            responses: registrar.counter_family("xds_responses", "Responses on xDS streams, by type", types()),
-            rejections: registrar.counter_family(
-                "xds_rejections",
-                "Responses that xDS clients rejected, by type",
-                types(),
-            ),
-        };
-        // Every series exists from the start.
-        for name in TYPES {
-            drop(metrics.responses.get_or_create(&TypeLabel { r#type: name }));
-            drop(metrics.rejections.get_or_create(&TypeLabel { r#type: name }));
-        }
-        metrics
-    }
-
-    /// Counts a response with resources of a type.
-    pub fn sent(&self, name: &'static str) {
-        self.responses.get_or_create(&TypeLabel { r#type: name }).inc();
-    }
-
-    /// Counts a rejection of a response with resources of a type.
-    pub fn rejected(&self, name: &'static str) {
-        self.rejections.get_or_create(&TypeLabel { r#type: name }).inc();
+        let responses: Family<TypeLabel, Counter> =
+            registrar.counter_family("xds_responses", "Responses on xDS streams, by type", types());
+        let rejections: Family<TypeLabel, Counter> =
+            registrar.counter_family("xds_rejections", "Responses that xDS clients rejected, by type", types());
+        let [cds, eds, lds, rds] = TYPES.map(|name| {
+            let label = TypeLabel { r#type: name };
+            XdsCounters {
+                responses: responses.get_or_create_owned(&label),
+                rejections: rejections.get_or_create_owned(&label),
+            }
+        });
+        Self { streams: registrar.gauge("xds_streams", "Open xDS streams"), cds, eds, lds, rds }
     }
 }
 

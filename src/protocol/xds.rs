@@ -61,9 +61,10 @@ use stream::AdsStream;
 use stream_list::XdsStreams;
 
 /// Path of the state-of-the-world protocol.
-const STATE_OF_THE_WORLD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+pub(crate) const STATE_OF_THE_WORLD: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 /// Path of the delta protocol.
-const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+pub(crate) const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Paths of the client status discovery service.
 const CLIENT_STATUS: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/{*method}";
 /// Paths of the explanations.

@@ -99,7 +99,12 @@ pub const RULES: &[Rule] = &[
         tests_use: &["clock", "engine", "random", "app", "health_check"],
         never: &[AXUM, GRPC, PROTOBUF],
     },
-    Rule { layer: "protocol/xds", uses: &["app", "model", "pb", "transport"], tests_use: &["registry"], never: &[] },
+    Rule {
+        layer: "protocol/xds",
+        uses: &["app", "metrics", "model", "pb", "transport"],
+        tests_use: &["registry"],
+        never: &[],
+    },
     Rule {
         layer: "protocol/http",
         uses: &["app", "metrics", "model", "protocol/consul", "transport"],

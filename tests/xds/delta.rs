@@ -1,4 +1,4 @@
-//! What only the delta protocol has: removed resources, versions of resources, subscriptions beside a wildcard.
+//! Parts of the delta protocol that the other lacks: removed resources, versions of resources, subscriptions beside a wildcard.
 
 use super::{
     ads_client::{AdsClient, AdsResponse, Cds, Delta, Eds, Lds},

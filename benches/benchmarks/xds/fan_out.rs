@@ -39,7 +39,7 @@ const OTHER_SUBSCRIBERS: usize = 10;
 /// Number of changes of the large service, and the delays of those of the other one in milliseconds.
 type FloodResult = Result<(usize, Vec<f64>)>;
 
-/// What the clients have received.
+/// Responses that the clients have received.
 #[derive(Debug, Default)]
 struct Received {
     responses: Cell<usize>,

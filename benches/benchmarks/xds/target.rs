@@ -84,7 +84,7 @@ impl Layout {
     }
 }
 
-/// What Callboard sends for the services of a layout.
+/// Responses of Callboard for the services of a layout.
 #[derive(Debug)]
 pub struct Recording {
     /// Resources of the services by type; assignments of changing services also in their second variant.

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     app::{ReaderMemory, ServerContext, UserAgent, WatchProtocol, WatchedResource, WatcherGuard, XdsWatch},
+    metrics::XdsCounters,
     model::{Selector, ServiceName},
     transport::{ChangedServices, Connection, Interest, MessageSource, NextMessage, WakeRegistration},
 };
@@ -111,8 +112,18 @@ impl<Q: XdsRequest> AdsStream<Q> {
         Ok(None)
     }
 
+    fn counters(&self, kind: ResourceType) -> &XdsCounters {
+        let metrics = &self.context.metrics.xds;
+        match kind {
+            ResourceType::Cluster => &metrics.cds,
+            ResourceType::Assignment => &metrics.eds,
+            ResourceType::Listener => &metrics.lds,
+            ResourceType::Route => &metrics.rds,
+        }
+    }
+
     fn report_rejection(&self, node: &NodeIdentity, kind: ResourceType, error: &str) {
-        self.context.metrics.xds.rejected(kind.label());
+        self.counters(kind).rejections.inc();
         if let Some(number) = self.entry.count_rejection(self.context.clock.since_start()) {
             tracing::warn!(
                 number,
@@ -163,7 +174,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
         }
         let now = self.context.clock.now().wall;
         let response = state.session.next_response(&RegistrySource(&self.context), now)?;
-        self.context.metrics.xds.sent(response.kind.label());
+        self.counters(response.kind).responses.inc();
         self.watcher.watcher.sent.store(response.revision, Ordering::Relaxed);
         self.watcher.watcher.synced_at.store(now.0, Ordering::Relaxed);
         Some(frame::response(Q::VARIANT, &response, registry.incarnation()))

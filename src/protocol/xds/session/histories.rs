@@ -31,7 +31,7 @@ enum HistoryStep {
     TakeResponse {
         rejects: bool,
     },
-    /// Nothing that waits arrives, and the client opens another stream, perhaps with the versions of its resources.
+    /// The stream breaks: messages in transit are lost, and the client opens another one, with or without the versions of its resources.
     Reconnect {
         versions: bool,
         held: bool,
@@ -58,7 +58,7 @@ fn step() -> impl Strategy<Value = HistoryStep> {
 
 type Content = BTreeMap<String, EncodedResource>;
 
-/// What the client knows of a type.
+/// State of the client for one type.
 #[derive(Debug, Default)]
 struct ModelSubscription {
     names: BTreeSet<String>,
