@@ -17,6 +17,7 @@ mod label;
 mod lease;
 mod locality;
 mod name;
+mod policy;
 mod revision;
 mod selector;
 mod topic;
@@ -38,6 +39,11 @@ pub use label::{Metadata, Tags};
 pub use lease::{LeaseId, LeaseTerms, LoadReport};
 pub use locality::Locality;
 pub use name::{BootId, InstanceId, ServiceName, node_service};
+pub use policy::{
+    EffectivePolicy, EmptySubset, HeaderCondition, HeaderMatch, LoadBalancing, MethodMatch, OutlierDetection,
+    PolicyRoute, PolicyScope, PolicySettings, RetryPolicy, RetryableCode, ServicePolicy, Split, Subset, SubsetName,
+    WeightSource, ZoneMode,
+};
 pub use revision::{Incarnation, ResumeToken, Revision, UnixMillis};
 pub use selector::Selector;
 pub use topic::{topic_of_node, topic_of_nodes};

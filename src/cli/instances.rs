@@ -36,6 +36,7 @@ pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, CliError> {
             filter: filter.clone(),
             page_size: 0,
             page_token,
+            subset: String::new(),
         });
         let page = connection.call(connection.discovery().list_instances(request)).await?;
         Ok((page.instances, page.next_page_token))

@@ -8,7 +8,7 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{Backoff, ClientError, Connect, Endpoint, connect_error::ConnectErrorCell};
 use crate::pb::callboard::v1::{
-    Change, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
+    Balancing, Change, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
     discovery_service_client::DiscoveryServiceClient, watch_response::Message,
 };
 
@@ -37,6 +37,8 @@ pub enum WatchEvent {
         /// Revision of the instances known now.
         revision: u64,
     },
+    /// Weights and policy by which calls to a service are to be balanced.
+    Balancing(Balancing),
     /// The registry answers, but cannot reach its store: changes may be late.
     Degraded,
     /// The registry lost registrations in a restart and waits for the instances to register again. Keep using the instances
@@ -266,6 +268,7 @@ impl WatchReader {
                 self.token = bookmark.resume_token;
                 Some(WatchEvent::Bookmark { revision: bookmark.revision })
             }
+            Message::Balancing(balancing) => Some(WatchEvent::Balancing(balancing)),
             Message::Notice(notice) => match Notice::try_from(notice) {
                 Ok(Notice::Degraded) => Some(WatchEvent::Degraded),
                 Ok(Notice::Settling) => Some(WatchEvent::Settling),

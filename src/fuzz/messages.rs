@@ -251,6 +251,8 @@ fn watch(input: &mut InputCursor<'_>) -> WatchRequest {
         everything: bits & 8 != 0,
         filter: word(input, FILTERS),
         resume_token: if input.flag() { Bytes::copy_from_slice(input.bytes()) } else { Bytes::new() },
+        subset: word(input, &["", "", "v1"]),
+        balancing: input.flag(),
     }
 }
 
@@ -259,7 +261,7 @@ fn list(input: &mut InputCursor<'_>) -> (&'static str, Vec<u8>) {
     match input.below(4) {
         0 => {
             let (service, filter) = (word(input, &["web", "db"]), word(input, FILTERS));
-            let request = ListInstancesRequest { service, filter, page_size, page_token };
+            let request = ListInstancesRequest { service, filter, page_size, page_token, subset: String::new() };
             (INSTANCES, request.encode_to_vec())
         }
         1 => {

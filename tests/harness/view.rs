@@ -69,7 +69,7 @@ impl View {
                 self.stand(changes.revision, &changes.resume_token)
             }
             Message::Bookmark(bookmark) => self.stand(bookmark.revision, &bookmark.resume_token),
-            Message::Notice(_) => false,
+            Message::Notice(_) | Message::Balancing(_) => false,
         }
     }
 

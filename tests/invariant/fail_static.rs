@@ -52,6 +52,7 @@ impl Served {
                 }
             }
             WatchEvent::Bookmark { .. }
+            | WatchEvent::Balancing(_)
             | WatchEvent::Degraded
             | WatchEvent::Settling
             | WatchEvent::Disconnected { .. }
@@ -69,6 +70,7 @@ pub fn revision_after(event: &WatchEvent) -> Option<u64> {
         }
         WatchEvent::Reset(_)
         | WatchEvent::Snapshot(_)
+        | WatchEvent::Balancing(_)
         | WatchEvent::Degraded
         | WatchEvent::Settling
         | WatchEvent::Disconnected { .. }

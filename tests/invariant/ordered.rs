@@ -46,7 +46,7 @@ pub fn check(record: &Record) -> Result<(), NotOrdered> {
                     stood = then;
                 }
             }
-            Some(Message::Snapshot(_) | Message::Notice(_)) | None => {}
+            Some(Message::Snapshot(_) | Message::Notice(_) | Message::Balancing(_)) | None => {}
         }
     }
     Ok(())

@@ -50,7 +50,7 @@ pub fn check(record: &Record) -> Result<(), NotResumable> {
         if phase == Phase::Closed {
             return Err(NotResumable::NotOpen);
         }
-        if step && !matches!(message, Some(Message::Changes(_) | Message::Notice(_))) {
+        if step && !matches!(message, Some(Message::Changes(_) | Message::Notice(_) | Message::Balancing(_))) {
             return Err(NotResumable::Unfinished);
         }
         let token = match message {
@@ -72,7 +72,7 @@ pub fn check(record: &Record) -> Result<(), NotResumable> {
             }
             Some(Message::Bookmark(_)) if phase != Phase::Live => return Err(NotResumable::TooEarly("a bookmark")),
             Some(Message::Bookmark(bookmark)) => Some(&bookmark.resume_token),
-            Some(Message::Snapshot(_) | Message::Notice(_)) | None => None,
+            Some(Message::Snapshot(_) | Message::Notice(_) | Message::Balancing(_)) | None => None,
         };
         if token.is_some_and(bytes::Bytes::is_empty) {
             return Err(NotResumable::NoToken);

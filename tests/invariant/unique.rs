@@ -61,7 +61,7 @@ pub fn check(record: &Record) -> Result<(), NotUnique> {
                     }
                 }
             }
-            Some(Message::Synced(_) | Message::Bookmark(_) | Message::Notice(_)) | None => {}
+            Some(Message::Synced(_) | Message::Bookmark(_) | Message::Notice(_) | Message::Balancing(_)) | None => {}
         }
     }
     Ok(())

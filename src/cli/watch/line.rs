@@ -102,9 +102,11 @@ impl WatchLines {
                 line.text = None;
                 vec![line]
             }
-            WatchEvent::Degraded | WatchEvent::Settling | WatchEvent::Disconnected { .. } | WatchEvent::Reconnected => {
-                Vec::new()
-            }
+            WatchEvent::Balancing(_)
+            | WatchEvent::Degraded
+            | WatchEvent::Settling
+            | WatchEvent::Disconnected { .. }
+            | WatchEvent::Reconnected => Vec::new(),
         }
     }
 

@@ -149,6 +149,28 @@ impl AdminService for GrpcApi {
         let entry = entry.ok_or_else(|| ApiError::from(CommandError::NoSuchInstance { service, id }))?;
         Ok(Response::new(pb::ListChecksResponse { checks: check::encode_reports(&entry.instance, &self.checks) }))
     }
+
+    async fn set_policy(&self, _: Request<pb::SetPolicyRequest>) -> Result<Response<pb::SetPolicyResponse>, Status> {
+        Err(Status::unimplemented("policies are not served yet"))
+    }
+
+    async fn get_policy(&self, _: Request<pb::GetPolicyRequest>) -> Result<Response<pb::GetPolicyResponse>, Status> {
+        Err(Status::unimplemented("policies are not served yet"))
+    }
+
+    async fn list_policies(
+        &self,
+        _: Request<pb::ListPoliciesRequest>,
+    ) -> Result<Response<pb::ListPoliciesResponse>, Status> {
+        Err(Status::unimplemented("policies are not served yet"))
+    }
+
+    async fn list_policy_revisions(
+        &self,
+        _: Request<pb::ListPolicyRevisionsRequest>,
+    ) -> Result<Response<pb::ListPolicyRevisionsResponse>, Status> {
+        Err(Status::unimplemented("policies are not served yet"))
+    }
 }
 
 fn optional_service(name: &str) -> Result<Option<ServiceName>, ApiError> {

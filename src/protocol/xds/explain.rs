@@ -331,4 +331,18 @@ impl XdsService for ExplainApi {
     async fn explain(&self, request: Request<pb::ExplainRequest>) -> Result<Response<pb::ExplainResponse>, Status> {
         Ok(Response::new(self.0.explain(request.get_ref())?))
     }
+
+    async fn list_policy_limitations(
+        &self,
+        _: Request<pb::ListPolicyLimitationsRequest>,
+    ) -> Result<Response<pb::ListPolicyLimitationsResponse>, Status> {
+        Err(Status::unimplemented("policies are not served yet"))
+    }
+
+    async fn get_policy_rollout(
+        &self,
+        _: Request<pb::GetPolicyRolloutRequest>,
+    ) -> Result<Response<pb::GetPolicyRolloutResponse>, Status> {
+        Err(Status::unimplemented("policies are not served yet"))
+    }
 }
