@@ -6,6 +6,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `resource`, `assignment` | a service as resources (pure) |
+//! | `cluster_name` | names of services and subsets as clusters |
 //! | `session` | the state of one stream (pure) |
 //! | `source` | the resources of this registry |
 //! | `request`, `frame` | requests and responses on the wire |
@@ -18,6 +19,8 @@
 
 mod assignment;
 mod client_status;
+#[allow(dead_code, clippy::allow_attributes_without_reason)]
+mod cluster_name;
 mod error;
 mod explain;
 mod frame;
