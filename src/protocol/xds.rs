@@ -8,6 +8,7 @@
 //! | `resource`, `assignment` | a service as resources (pure) |
 //! | `cluster_name` | names of services and subsets as clusters |
 //! | `session` | the state of one stream (pure) |
+//! | `rollout` | the steps in which a stream gets a changed policy (pure) |
 //! | `source` | the resources of this registry |
 //! | `request`, `frame` | requests and responses on the wire |
 //! | `stream` | one stream: reads requests, is woken by changes, writes responses |
@@ -26,6 +27,8 @@ mod explain;
 mod frame;
 mod request;
 mod resource;
+#[allow(dead_code, clippy::allow_attributes_without_reason)]
+mod rollout;
 mod session;
 mod source;
 mod stream;

@@ -2,13 +2,30 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::model::InstanceFilter;
+use crate::model::{FieldError, InstanceFilter};
 
 /// Name of a subset: 1 to 32 of `[a-z0-9-]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SubsetName(pub(super) Arc<str>);
+pub struct SubsetName(Arc<str>);
+
+/// Maximum length of the name of a subset, in bytes.
+const MAX_NAME_BYTES: usize = 32;
 
 impl SubsetName {
+    /// Parses a name.
+    ///
+    /// # Errors
+    ///
+    /// When the text is not 1 to 32 of `[a-z0-9-]`.
+    pub fn parse(text: &str) -> Result<Self, FieldError> {
+        let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if text.is_empty() || text.len() > MAX_NAME_BYTES || !text.bytes().all(is_allowed) {
+            let hint = "use 1 to 32 lower-case letters, digits and '-', such as \"v2\"";
+            return Err(FieldError::new("subset", text, "is not the name of a subset", hint));
+        }
+        Ok(Self(text.into()))
+    }
+
     /// Text of the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -52,4 +69,20 @@ pub enum EmptySubset {
     Spill,
     /// None: the calls fail.
     Fail,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_subsets_are_short_and_in_lower_case() {
+        for name in ["v2", "canary-7", "-"] {
+            assert_eq!(SubsetName::parse(name).unwrap().as_str(), name);
+        }
+        for name in ["", "V2", "v2|x", "v_2", &"v".repeat(33)] {
+            let error = SubsetName::parse(name).unwrap_err();
+            assert_eq!(error.field, "subset", "{name}");
+        }
+    }
 }

@@ -1,0 +1,239 @@
+//! Steps in which one stream gets a changed policy. There is no IO and no clock here.
+//!
+//! A client may fail calls to a cluster that is listed and selected for the first time in the same push, or that leaves the list in the push
+//! that stops selecting it: grpc-go does. So a change of the clusters takes up to three steps:
+//!
+//! 1. The new clusters are listed beside the old ones; calls still go to the old ones.
+//! 2. Calls go to the new clusters.
+//! 3. The old clusters leave the list.
+//!
+//! A step begins [`STEP_DELAY`] after the client has confirmed the step before. A change that needs no other clusters has one step. A newer
+//! policy takes over at any step: the client never gets a policy that has been replaced before its turn came.
+//!
+//! A client that rejects a policy gets the last one that it accepted, until there is a newer one.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::cluster_name::{clusters_of, split_cluster_name};
+use crate::model::{EffectivePolicy, Revision, ServiceName};
+
+/// Time from the confirmation of a step to the next one. With less than 20 ms, grpc-go fails calls.
+const STEP_DELAY: Duration = Duration::from_millis(100);
+/// Time that a step waits for the endpoints of new clusters once the client has confirmed its routes. Some clients ask for clusters only
+/// when they select them.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answer of a client to a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StepAnswer {
+    /// The client has not accepted the routes that it was sent.
+    Waiting,
+    /// The client has accepted the routes, but not all clusters and endpoints.
+    RoutesAccepted,
+    /// The client has accepted everything that it was sent.
+    Accepted,
+    /// The client has rejected a resource.
+    Rejected,
+}
+
+/// Policy of one service as one stream gets it.
+#[derive(Debug)]
+pub(super) struct PolicyRollout {
+    service: Arc<str>,
+    /// Policy that decides where calls go.
+    selecting: Arc<EffectivePolicy>,
+    /// Policy that the client is to have in the end.
+    target: Arc<EffectivePolicy>,
+    /// Clusters that the client is told of.
+    listed: BTreeSet<Arc<str>>,
+    /// Listed clusters that the client has confirmed, so that calls can go to them.
+    confirmed: BTreeSet<Arc<str>>,
+    /// Last policy that the client accepted as a whole.
+    accepted: Option<Arc<EffectivePolicy>>,
+    /// Revision of the last policy that the client rejected.
+    rejected: Option<Revision>,
+    /// Policies that last defined the clusters which the present policies do not define.
+    retired: BTreeMap<Arc<str>, Arc<EffectivePolicy>>,
+    /// Step that the client has not confirmed yet. `None`: the client has the target.
+    step: Option<Step>,
+}
+
+/// Step that the client has not confirmed yet.
+#[derive(Debug, Clone, Copy, Default)]
+struct Step {
+    /// Time at which the client had accepted the routes.
+    routes_accepted_at: Option<Duration>,
+    /// Time at which the next step begins. `None`: the client has not confirmed this one.
+    next_at: Option<Duration>,
+}
+
+impl PolicyRollout {
+    /// Policy of a service for a client that has none yet: it gets the whole policy at once.
+    pub(super) fn new(service: Arc<str>, policy: Arc<EffectivePolicy>) -> Self {
+        let listed = clusters_of(&service, &policy);
+        Self {
+            service,
+            selecting: Arc::clone(&policy),
+            target: policy,
+            confirmed: listed.clone(),
+            listed,
+            accepted: None,
+            rejected: None,
+            retired: BTreeMap::new(),
+            step: Some(Step::default()),
+        }
+    }
+
+    /// Policy that decides where calls go.
+    pub(super) fn selecting(&self) -> &Arc<EffectivePolicy> {
+        &self.selecting
+    }
+
+    /// Clusters that the client is told of.
+    pub(super) fn listed(&self) -> &BTreeSet<Arc<str>> {
+        &self.listed
+    }
+
+    /// Revision of the last policy that the client rejected, unless there is a newer one.
+    pub(super) fn rejected(&self) -> Option<Revision> {
+        self.rejected
+    }
+
+    /// Returns whether the client has accepted the whole policy that it is to have.
+    pub(super) fn is_complete(&self) -> bool {
+        self.step.is_none()
+    }
+
+    /// Returns the policy that defines a cluster of the service: the one that decides where calls go, the one that will, or the one that
+    /// last did.
+    pub(super) fn policy_of(&self, cluster: &str) -> &Arc<EffectivePolicy> {
+        let present = [&self.selecting, &self.target].into_iter().find(|policy| defines(policy, cluster));
+        present.or_else(|| self.retired.get(cluster)).unwrap_or(&self.selecting)
+    }
+
+    /// Services whose instances take calls if this service has none, according to any policy in use.
+    pub(super) fn fallbacks(&self) -> impl Iterator<Item = &ServiceName> {
+        let policies = [&self.selecting, &self.target].into_iter().chain(self.retired.values());
+        policies.flat_map(|policy| &policy.fallback)
+    }
+
+    /// Sets the newest policy. Returns whether the resources of the service change.
+    pub(super) fn set_target(&mut self, policy: &Arc<EffectivePolicy>) -> bool {
+        if Arc::ptr_eq(policy, &self.target) || self.rejected.is_some_and(|rejected| policy.revision <= rejected) {
+            return false;
+        }
+        self.rejected = None;
+        self.replace(|rollout| rollout.target = Arc::clone(policy));
+        // The definitions of listed clusters may be those of the target.
+        self.begin_step() || !self.listed.is_subset(&self.confirmed)
+    }
+
+    /// Takes in the answer of the client. Returns whether the resources of the service change.
+    pub(super) fn advance(&mut self, answer: StepAnswer, now: Duration) -> bool {
+        if answer == StepAnswer::Rejected {
+            return self.reject();
+        }
+        let Some(step) = &mut self.step else { return false };
+        if answer == StepAnswer::Waiting {
+            *step = Step::default();
+            return false;
+        }
+        let routes_accepted_at = *step.routes_accepted_at.get_or_insert(now);
+        if answer == StepAnswer::RoutesAccepted && now < routes_accepted_at + CLUSTER_TIMEOUT {
+            step.next_at = None;
+            return false;
+        }
+        let next_at = *step.next_at.get_or_insert(now + STEP_DELAY);
+        if self.is_last_step() {
+            self.accepted = Some(Arc::clone(&self.target));
+            self.confirmed = self.listed.clone();
+            self.step = None;
+            return false;
+        }
+        if now < next_at {
+            return false;
+        }
+        self.confirmed = self.listed.clone();
+        self.step = None;
+        self.begin_step()
+    }
+
+    /// Time at which [`Self::advance`] is to be called even if the client sends nothing.
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        let step = self.step?;
+        step.next_at.or(step.routes_accepted_at.map(|at| at + CLUSTER_TIMEOUT))
+    }
+
+    /// Forgets the retired clusters that the client does not subscribe to any more.
+    pub(super) fn forget_retired(&mut self, is_subscribed: impl Fn(&str) -> bool) {
+        self.retired.retain(|cluster, _| is_subscribed(cluster));
+    }
+
+    fn is_last_step(&self) -> bool {
+        Arc::ptr_eq(&self.selecting, &self.target) && self.listed == clusters_of(&self.service, &self.target)
+    }
+
+    /// Begins the next step that is possible now. Returns whether there is one.
+    fn begin_step(&mut self) -> bool {
+        let clusters = clusters_of(&self.service, &self.target);
+        if !clusters.is_subset(&self.listed) {
+            self.listed.extend(clusters);
+        } else if !clusters.is_subset(&self.confirmed) {
+            return false;
+        } else if !Arc::ptr_eq(&self.selecting, &self.target) {
+            self.replace(|rollout| rollout.selecting = Arc::clone(&rollout.target));
+        } else if self.step.is_none() && self.listed != clusters {
+            self.confirmed.retain(|cluster| clusters.contains(cluster));
+            self.listed = clusters;
+        } else {
+            return false;
+        }
+        self.step = Some(Step::default());
+        true
+    }
+
+    /// Returns to the last policy that the client accepted, or to none.
+    fn reject(&mut self) -> bool {
+        let newest = self.target.revision.max(self.selecting.revision);
+        if self.rejected.is_some_and(|rejected| newest <= rejected) || newest == Revision(0) {
+            return false;
+        }
+        let accepted = self.accepted.clone().unwrap_or_default();
+        if Arc::ptr_eq(&accepted, &self.target) {
+            return false;
+        }
+        self.rejected = Some(newest);
+        self.replace(|rollout| {
+            rollout.selecting = Arc::clone(&accepted);
+            rollout.target = accepted;
+        });
+        self.listed = clusters_of(&self.service, &self.target);
+        self.confirmed = self.listed.clone();
+        self.step = Some(Step::default());
+        true
+    }
+
+    /// Changes the policies. Clusters that no policy defines afterwards keep the policy that defined them.
+    fn replace(&mut self, change: impl FnOnce(&mut Self)) {
+        let before: Vec<_> =
+            self.listed.iter().map(|cluster| (Arc::clone(cluster), Arc::clone(self.policy_of(cluster)))).collect();
+        change(self);
+        for (cluster, policy) in before {
+            if ![&self.selecting, &self.target].into_iter().any(|policy| defines(policy, &cluster)) {
+                self.retired.insert(cluster, policy);
+            }
+        }
+    }
+}
+
+/// Returns whether a policy defines a cluster: that of the whole service, or that of one of its subsets.
+fn defines(policy: &EffectivePolicy, cluster: &str) -> bool {
+    split_cluster_name(cluster).1.is_none_or(|subset| policy.subsets.keys().any(|name| name.as_str() == subset))
+}
