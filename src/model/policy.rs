@@ -17,7 +17,7 @@ mod route;
 mod settings;
 mod subset;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 pub use effective::EffectivePolicy;
 pub use route::{HeaderCondition, HeaderMatch, MethodMatch, PolicyRoute};
@@ -35,6 +35,15 @@ pub enum PolicyScope {
     Defaults,
     /// One service.
     Service(ServiceName),
+}
+
+impl fmt::Display for PolicyScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Defaults => f.write_str("the defaults"),
+            Self::Service(service) => write!(f, "service {:?}", service.as_str()),
+        }
+    }
 }
 
 /// Policy of a service, or of all services. Valid by construction, except for what depends on other policies (fallbacks).
