@@ -40,9 +40,9 @@ pub use lease::{LeaseId, LeaseTerms, LoadReport};
 pub use locality::Locality;
 pub use name::{BootId, InstanceId, ServiceName, node_service};
 pub use policy::{
-    EffectivePolicy, EmptySubset, HeaderCondition, HeaderMatch, LoadBalancing, MethodMatch, OutlierDetection,
-    PolicyRoute, PolicyScope, PolicySettings, RetryPolicy, RetryableCode, ServicePolicy, Split, Subset, SubsetName,
-    WeightSource, ZoneMode,
+    DocumentTable, DocumentValue, EffectivePolicy, EmptySubset, HeaderCondition, HeaderMatch, LoadBalancing,
+    MAX_FALLBACK_DEPTH, MethodMatch, OutlierDetection, PolicyDocument, PolicyRoute, PolicyScope, PolicySettings,
+    RetryPolicy, RetryableCode, ServicePolicy, Split, Subset, SubsetName, WeightSource, ZoneMode, fallback_chain,
 };
 pub use revision::{Incarnation, ResumeToken, Revision, UnixMillis};
 pub use selector::Selector;

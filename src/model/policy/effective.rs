@@ -6,7 +6,7 @@ use super::{
     LoadBalancing, OutlierDetection, PolicyRoute, RetryPolicy, ServicePolicy, Split, Subset, SubsetName, WeightSource,
     ZoneMode,
 };
-use crate::model::{Revision, ServiceName};
+use crate::model::{FieldError, Revision, ServiceName};
 
 /// Policy of a service with the defaults merged in: each field has a value.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -64,5 +64,39 @@ impl EffectivePolicy {
             fallback: own.fallback.clone(),
             routes: own.routes.clone(),
         }
+    }
+
+    /// Validates fields together of which some may come from the service and others from the defaults.
+    ///
+    /// # Errors
+    ///
+    /// When ring hash is combined with weights that change by themselves, or a route has a `hash_header` without ring hash.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        if self.lb == LoadBalancing::RingHash {
+            return self.validate_ring_hash();
+        }
+        match self.routes.iter().enumerate().find_map(|(at, route)| route.hash_header.as_deref().map(|name| (at, name)))
+        {
+            None => Ok(()),
+            Some((at, name)) => {
+                let problem = format!("has no effect with lb = \"{}\"", self.lb);
+                let hint = "remove it, or set lb = \"ring_hash\"";
+                Err(FieldError::new(format!("route[{at}].hash_header"), name, problem, hint))
+            }
+        }
+    }
+
+    /// Returns an error if weights change by themselves: each change of a weight would move keys to other instances.
+    fn validate_ring_hash(&self) -> Result<(), FieldError> {
+        if self.weights != WeightSource::Configured {
+            let hint = "set weights = \"configured\", or another lb";
+            return Err(FieldError::new("weights", self.weights.as_str(), "does not go with lb = \"ring_hash\"", hint));
+        }
+        if !self.slow_start.is_zero() {
+            let shown = humantime::format_duration(self.slow_start).to_string();
+            let hint = "set slow_start = \"0s\", or another lb";
+            return Err(FieldError::new("slow_start", &shown, "does not go with lb = \"ring_hash\"", hint));
+        }
+        Ok(())
     }
 }

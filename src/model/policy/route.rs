@@ -21,6 +21,14 @@ pub struct PolicyRoute {
     pub hash_header: Option<Box<str>>,
 }
 
+impl PolicyRoute {
+    /// Returns whether the route has no conditions, so that it matches every call.
+    #[must_use]
+    pub fn matches_all(&self) -> bool {
+        self.headers.is_empty() && self.method.is_none()
+    }
+}
+
 /// Condition on a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderCondition {

@@ -1,6 +1,64 @@
 //! Fields that the policies of services and the defaults have, and their values.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+/// Value that a document writes as one of several names.
+pub(super) trait PolicyName: Copy + 'static {
+    /// All values.
+    const ALL: &'static [Self];
+
+    /// Name of the value in documents.
+    fn as_str(self) -> &'static str;
+}
+
+/// Gives the values of a type their names in documents.
+macro_rules! policy_names {
+    ($type:ident { $($value:ident = $name:literal),+ $(,)? }) => {
+        impl $crate::model::policy::PolicyName for $type {
+            const ALL: &'static [Self] = &[$(Self::$value),+];
+
+            fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$value => $name),+
+                }
+            }
+        }
+
+        impl $type {
+            /// Name of the value in documents of policies.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                $crate::model::policy::PolicyName::as_str(self)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+pub(super) use policy_names;
+
+policy_names!(LoadBalancing {
+    RoundRobin = "round_robin",
+    LeastRequest = "least_request",
+    RingHash = "ring_hash",
+    Weighted = "weighted",
+});
+policy_names!(RetryableCode {
+    Cancelled = "cancelled",
+    DeadlineExceeded = "deadline-exceeded",
+    Internal = "internal",
+    ResourceExhausted = "resource-exhausted",
+    Unavailable = "unavailable",
+});
+policy_names!(WeightSource { Configured = "configured", ResponseTime = "response_time" });
+policy_names!(ZoneMode { Off = "off", Prefer = "prefer" });
+
+/// Maximum delay before a retry.
+pub(super) const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
 /// Fields that the policies of services and the defaults have. Those that are `None` are open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,12 +102,27 @@ pub enum LoadBalancing {
 pub struct RetryPolicy {
     /// Number of further attempts, 0 to 4.
     pub attempts: u8,
-    /// Status codes after which a call is retried. Not empty if `attempts` is above 0.
+    /// Status codes after which a call is retried. Not empty.
     pub on: BTreeSet<RetryableCode>,
     /// Delay before the first retry, which doubles with each further one: 1 ms to 60 s.
     pub backoff: Duration,
     /// Maximum delay: at least `backoff`, at most 60 s.
     pub max_backoff: Duration,
+}
+
+impl RetryPolicy {
+    /// Retries of a document that says nothing but the number of attempts.
+    #[must_use]
+    pub fn new(attempts: u8) -> Self {
+        let backoff = Duration::from_millis(25);
+        let on = BTreeSet::from([RetryableCode::Unavailable]);
+        Self { attempts, on, backoff, max_backoff: Self::default_max_backoff(backoff) }
+    }
+
+    /// Maximum delay of a document that leaves it open: ten times the first delay, at most 60 s.
+    pub(super) fn default_max_backoff(backoff: Duration) -> Duration {
+        (backoff * 10).min(MAX_BACKOFF)
+    }
 }
 
 /// Status code after which gRPC clients can retry a call.
@@ -82,6 +155,20 @@ pub struct OutlierDetection {
     pub eject: Duration,
     /// Maximum percentage of instances that are ejected at a time, 1 to 100.
     pub max_percent: u8,
+}
+
+/// Outlier detection of a document that turns it on and says nothing else.
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        Self {
+            failure_percent: 50,
+            hosts: 3,
+            calls: 20,
+            interval: Duration::from_secs(10),
+            eject: Duration::from_secs(30),
+            max_percent: 30,
+        }
+    }
 }
 
 /// Source of the weights that clients get.

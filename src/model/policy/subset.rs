@@ -1,8 +1,11 @@
 //! Named parts of a service, and splits of calls between them.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
+use super::settings::policy_names;
 use crate::model::{FieldError, InstanceFilter};
+
+policy_names!(EmptySubset { Spill = "spill", Fail = "fail" });
 
 /// Name of a subset: 1 to 32 of `[a-z0-9-]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +32,12 @@ impl SubsetName {
     /// Text of the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for SubsetName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
