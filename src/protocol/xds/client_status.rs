@@ -113,6 +113,8 @@ fn matches(matcher: &StringMatcher, text: &str) -> bool {
         Some(MatchPattern::Prefix(pattern)) => text.starts_with(&fold(pattern)),
         Some(MatchPattern::Suffix(pattern)) => text.ends_with(&fold(pattern)),
         Some(MatchPattern::Contains(pattern)) => text.contains(&fold(pattern)),
+        // Regular expressions are not supported: they select no client.
+        Some(MatchPattern::SafeRegex(_)) => false,
     }
 }
 
