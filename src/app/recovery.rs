@@ -67,10 +67,7 @@ impl Commands {
                 match submission.wait() {
                     Ok(_) | Err(EngineError::Rejected(_)) => {}
                     Err(
-                        error @ (EngineError::PolicyRejected(_)
-                        | EngineError::Overloaded { .. }
-                        | EngineError::Stopped
-                        | EngineError::OutcomeUnknown),
+                        error @ (EngineError::Overloaded { .. } | EngineError::Stopped | EngineError::OutcomeUnknown),
                     ) => return Err(error),
                 }
             }

@@ -5,7 +5,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `resource`, `assignment` | a service as resources (pure) |
+//! | `resource`, `route_resource`, `cluster_resource`, `assignment` | a service as resources (pure) |
+//! | `client_family` | which library a client has, and what that follows of a policy |
 //! | `cluster_name` | names of services and subsets as clusters |
 //! | `session` | the state of one stream (pure) |
 //! | `rollout` | the steps in which a stream gets a changed policy (pure) |
@@ -19,9 +20,12 @@
 //! Not here: connections (`transport`), the list of watchers of all protocols (`app`).
 
 mod assignment;
+#[allow(dead_code, clippy::allow_attributes_without_reason)]
+mod client_family;
 mod client_status;
 #[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod cluster_name;
+mod cluster_resource;
 mod error;
 mod explain;
 mod frame;
@@ -29,6 +33,7 @@ mod request;
 mod resource;
 #[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod rollout;
+mod route_resource;
 mod session;
 mod source;
 mod stream;

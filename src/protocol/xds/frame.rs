@@ -168,8 +168,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        model::EffectivePolicy,
         pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
-        protocol::xds::resource::{self, ResourceType},
+        protocol::xds::{client_family::ClientFamily, cluster_resource::cluster, resource::ResourceType},
     };
 
     const INCARNATION: Incarnation = Incarnation(7);
@@ -193,7 +194,8 @@ mod tests {
 
     #[test]
     fn parts_decode_as_a_response_of_either_protocol() {
-        let clusters = ["a", "b"].map(|name| (Arc::from(name), resource::cluster(name).unwrap()));
+        let clusters = ["a", "b"]
+            .map(|name| (Arc::from(name), cluster(name, &EffectivePolicy::default(), ClientFamily::UNKNOWN).unwrap()));
         let response = response_with(clusters.to_vec());
         let whole: DiscoveryResponse = decode(&super::response(XdsVariant::StateOfTheWorld, &response, INCARNATION));
         assert_eq!((whole.type_url.as_str(), whole.nonce.as_str()), (ResourceType::Cluster.url(), "12"));

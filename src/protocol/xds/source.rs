@@ -1,15 +1,18 @@
 //! Resources of this registry.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
 
 use super::{
     assignment::ServiceAssignment,
-    resource::{self, EncodedResource, ResourceType},
+    client_family::ClientFamily,
+    cluster_resource,
+    resource::{EncodedResource, ResourceType},
+    route_resource::{self, SelectedRoutes},
     session::ResourceSource,
 };
 use crate::{
     app::{ServerContext, View, ViewKey, ViewValue},
-    model::ServiceName,
+    model::{EffectivePolicy, ServiceName},
 };
 
 /// Resources of this registry. An assignment is encoded once for each revision of its service, for all streams.
@@ -41,11 +44,15 @@ impl RegistrySource<'_> {
 
 impl ResourceSource for RegistrySource<'_> {
     fn resource(&self, kind: ResourceType, name: &str) -> Option<EncodedResource> {
+        let (policy, listed) = (EffectivePolicy::default(), BTreeSet::new());
+        let incarnation = self.0.engine.registry().incarnation();
+        let selected = SelectedRoutes { policy: &policy, listed: &listed, incarnation };
+        let family = ClientFamily::UNKNOWN;
         match kind {
-            ResourceType::Cluster => resource::cluster(name),
+            ResourceType::Cluster => cluster_resource::cluster(name, &policy, family),
             ResourceType::Assignment => Some(self.assignment(name)),
-            ResourceType::Listener => Some(resource::listener(name)),
-            ResourceType::Route => Some(resource::route(name)),
+            ResourceType::Listener => Some(route_resource::listener(name, &selected, family)),
+            ResourceType::Route => Some(route_resource::route(name, &selected, family)),
         }
     }
 
