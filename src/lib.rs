@@ -15,6 +15,7 @@
 //! | [`registry`] | state machine: commands, events, leases, snapshots |
 //! | [`engine`] | order and durability of commands: in memory or on disk |
 //! | [`app`] | what all protocols share: the write path, the caller, watchers |
+//! | [`balancing`] | arithmetic of load balancing |
 //! | [`health_check`] | schedule, probes and results of health checks |
 //! | [`protocol::grpc`] | native gRPC API, health, reflection |
 //! | [`protocol::consul`] | Consul's HTTP API, discovery part |
@@ -30,6 +31,8 @@
 
 #[cfg(feature = "server")]
 pub mod app;
+#[cfg(feature = "server")]
+pub mod balancing;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "client")]

@@ -101,7 +101,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         layer: "protocol/xds",
-        uses: &["app", "metrics", "model", "pb", "transport"],
+        uses: &["app", "balancing", "metrics", "model", "pb", "transport"],
         tests_use: &["registry"],
         never: &[],
     },
@@ -125,9 +125,15 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         layer: "app",
-        uses: &["clock", "engine", "metrics", "model", "registry", "transport"],
+        uses: &["balancing", "clock", "engine", "metrics", "model", "registry", "transport"],
         tests_use: &[],
         never: &[HTTP, GRPC, PROTOBUF],
+    },
+    Rule {
+        layer: "balancing",
+        uses: &["model"],
+        tests_use: &[],
+        never: &[HTTP, IO, CLOCK, GRPC, PROTOBUF, RUNTIME, SHARED_STATE],
     },
     Rule {
         layer: "engine",
