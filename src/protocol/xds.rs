@@ -19,6 +19,7 @@
 //!
 //! Not here: connections (`transport`), the list of watchers of all protocols (`app`).
 
+#[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod assignment;
 #[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod client_family;

@@ -10,7 +10,10 @@ use tonic::{Request, Response, Status};
 
 use super::{
     XdsApi,
-    assignment::{AssignedLocality, OmissionReason, ServiceAssignment, XdsEndpoint},
+    assignment::{
+        AssignedLocality, AssignmentInput, EndpointLayout, OmissionReason, PlannedLocality, ServiceAssignment,
+        XdsEndpoint,
+    },
     error::XdsError,
     resource::{self, EncodedResource, ResourceType},
     session::{ResourceSource, ResourceStatus, TypeSubscription, XdsVariant},
@@ -84,8 +87,7 @@ impl XdsApi {
                 answer.service = service.to_string();
                 let chunks = registry.chunks(service);
                 let instances = chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance);
-                let assignment = ServiceAssignment::new(instances);
-                explain_assignment(&assignment, (after.as_ref(), size), &mut answer);
+                explain_assignment(&ServiceAssignment::without_policy(instances), (after.as_ref(), size), &mut answer);
             }
             Err(error) => {
                 answer.set_outcome(pb::XdsOutcome::InvalidName);
@@ -188,17 +190,16 @@ fn explain_assignment(
     (after, size): (Option<&InstanceId>, usize),
     answer: &mut pb::ExplainResponse,
 ) {
-    let localities: Vec<_> = assignment.localities().collect();
-    let endpoints = localities.iter().enumerate().flat_map(|(locality, assigned)| {
-        assigned.endpoints.iter().map(move |endpoint| ExplainedInstance::Endpoint { locality, endpoint })
+    let localities = assignment.localities(None);
+    let endpoints = localities.iter().enumerate().flat_map(|(locality, (_, assigned))| {
+        assigned.endpoints.iter().map(move |(endpoint, _)| ExplainedInstance::Endpoint { locality, endpoint })
     });
     let omitted = assignment.omitted.iter().map(|(instance, reason)| ExplainedInstance::Omitted(instance, reason));
     let mut all: Vec<_> = endpoints.chain(omitted).collect();
     all.sort_unstable_by(|one, other| one.id().cmp(other.id()));
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let is_routable = |endpoint: &&&XdsEndpoint<'_>| endpoint.instance.status().is_routable();
     answer.instances = count(all.len());
-    answer.routable = count(localities.iter().flat_map(|locality| &locality.endpoints).filter(is_routable).count());
+    answer.routable = count(localities.iter().map(|(_, locality)| locality.summary.routable_endpoints).sum());
     let (outcome, reason) = match (answer.instances, answer.routable) {
         (0, _) => (pb::XdsOutcome::NotRegistered, "no instance is registered: register one"),
         (_, 0) => (
@@ -217,12 +218,12 @@ fn explain_assignment(
 
 /// Adds as many instances as fit on a page, and returns their number.
 fn add_page(
-    localities: &[AssignedLocality<'_>],
+    localities: &[(PlannedLocality, &AssignedLocality<'_>)],
     instances: &[ExplainedInstance<'_>],
     size: usize,
     answer: &mut pb::ExplainResponse,
 ) -> usize {
-    let total: u64 = localities.iter().map(|locality| locality.routable).sum();
+    let total: u64 = localities.iter().map(|(_, locality)| locality.summary.routable).sum();
     let mut found: Vec<Option<pb::XdsLocality>> = localities.iter().map(|_| None).collect();
     let (mut bytes, mut length) = (0, 0);
     for instance in instances.iter().take(size) {
@@ -235,7 +236,7 @@ fn add_page(
                 let explained = explained_endpoint(endpoint);
                 bytes += explained.encoded_len();
                 let group = found[*locality].get_or_insert_with(|| {
-                    let explained = explained_locality(&localities[*locality], total);
+                    let explained = explained_locality(localities[*locality], total);
                     bytes += explained.encoded_len();
                     explained
                 });
@@ -252,13 +253,13 @@ fn add_page(
     length
 }
 
-fn explained_locality(locality: &AssignedLocality<'_>, total: u64) -> pb::XdsLocality {
+fn explained_locality((planned, locality): (PlannedLocality, &AssignedLocality<'_>), total: u64) -> pb::XdsLocality {
     pb::XdsLocality {
-        region: locality.region.to_owned(),
-        zone: locality.zone.to_owned(),
+        region: locality.summary.zone.region.to_string(),
+        zone: locality.summary.zone.zone.to_string(),
         sub_zone: locality.sub_zone.clone(),
-        weight: u32::try_from(locality.weight).unwrap_or(u32::MAX),
-        percent: percent(locality.routable, total),
+        weight: u32::try_from(planned.weight).unwrap_or(u32::MAX),
+        percent: percent(locality.summary.routable, total),
         endpoints: Vec::new(),
     }
 }

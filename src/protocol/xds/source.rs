@@ -28,14 +28,14 @@ impl ViewValue for EncodedResource {
 impl RegistrySource<'_> {
     fn assignment(&self, name: &str) -> EncodedResource {
         let registry = self.0.engine.registry();
-        let empty = || ServiceAssignment::new(std::iter::empty()).encode(name);
+        let empty = || ServiceAssignment::without_policy(std::iter::empty()).into_parts().encode(name, None);
         let Ok(service) = ServiceName::parse(name) else { return empty() };
         // Read before the instances, which may be newer. Then they are encoded once more.
         let Some(revision) = registry.view_revision(&service) else { return empty() };
         let encode = || {
             let chunks = registry.chunks(&service);
             let instances = chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance);
-            Ok::<_, Infallible>(ServiceAssignment::new(instances).encode(name))
+            Ok::<_, Infallible>(ServiceAssignment::without_policy(instances).into_parts().encode(name, None))
         };
         let Ok(encoded) = self.0.views.at_revision(ViewKey::new(View::XdsAssignment, name, ""), revision, encode);
         EncodedResource::clone(&encoded)

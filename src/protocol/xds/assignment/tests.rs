@@ -1,12 +1,16 @@
+use std::collections::BTreeMap;
+
 use prost::Message as _;
 use prost_types::Any;
 
-use super::*;
+use super::{super::resource::ResourceType, *};
 use crate::{
-    model::{Conditions, Revision},
+    model::{
+        Address, Conditions, InstanceFilter, Locality, Metadata, PolicyRoute, Revision, ServiceName, Subset,
+    },
     pb::envoy::config::{
-        core::v3::{Locality as SentLocality, address, socket_address::PortSpecifier},
-        endpoint::v3::{ClusterLoadAssignment, LbEndpoint, lb_endpoint::HostIdentifier},
+        core::v3::{HealthStatus, Locality as SentLocality, address, socket_address::PortSpecifier},
+        endpoint::v3::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
     },
     registry::test_support::entry,
 };
@@ -18,8 +22,22 @@ fn instance(id: &str, weight: u16, host: &str, port: u16) -> Instance {
 }
 
 fn decode(instances: &[Instance]) -> ClusterLoadAssignment {
-    let any = ServiceAssignment::new(instances.iter()).encode("web").any;
-    let any = Any::decode(&*any).unwrap();
+    decode_input(&input(&EffectivePolicy::default(), instances), None)
+}
+
+fn input<'a>(policy: &'a EffectivePolicy, instances: &'a [Instance]) -> AssignmentInput<'a> {
+    AssignmentInput {
+        policy,
+        subset: None,
+        own: instances.iter().collect(),
+        fallbacks: Vec::new(),
+        weights: None,
+        layout: EndpointLayout::Priorities,
+    }
+}
+
+fn decode_input(input: &AssignmentInput<'_>, zone: Option<&ZoneLayout>) -> ClusterLoadAssignment {
+    let any = Any::decode(&*input.encode("web", zone).any).unwrap();
     assert_eq!(any.type_url, ResourceType::Assignment.url());
     ClusterLoadAssignment::decode(&*any.value).unwrap()
 }
@@ -94,7 +112,8 @@ fn instance_that_clients_would_reject_is_left_out_with_its_reason() {
     instances[3].registered_revision = Revision(2);
     instances[4].conditions.starting = true;
     for _ in 0..2 {
-        let assignment = ServiceAssignment::new(instances.iter());
+        let policy = EffectivePolicy::default();
+        let assignment = input(&policy, &instances).sort();
         let omitted: BTreeMap<_, _> =
             assignment.omitted.iter().map(|(instance, reason)| (instance.id.as_str(), reason.clone())).collect();
         let expected = BTreeMap::from([
@@ -104,7 +123,7 @@ fn instance_that_clients_would_reject_is_left_out_with_its_reason() {
             ("starting", OmissionReason::Starting),
         ]);
         assert_eq!(omitted, expected);
-        assert_eq!(assignment.endpoints.len(), 1);
+        assert_eq!(assignment.tiers[0][0].endpoints.len(), 1);
         instances.reverse();
     }
     assert_eq!(addresses(&decode(&instances).endpoints[0].lb_endpoints[0]), [("10.0.0.2".to_owned(), 80)]);
@@ -158,4 +177,104 @@ fn sum_of_weights_fits_32_bits() {
     assert_eq!(weights.len(), 2);
     let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
     assert!(u32::try_from(sum).is_ok(), "{sum}");
+}
+
+#[test]
+fn assignment_without_policy_keeps_its_bytes() {
+    let mut instances = vec![
+        instance("a", 1, "10.0.0.1", 80),
+        instance("b", 3, "10.0.0.2", 80),
+        instance("c", 3, "2001:db8::1", 65_535),
+        instance("d", 3, "10.0.0.4", 80),
+        instance("e", 2, "10.0.0.5", 80),
+        instance("f", 2, "10.0.0.6", 80),
+    ];
+    instances[3].conditions = Conditions { operator_draining: true, ..Conditions::default() };
+    for at in [4, 5] {
+        instances[at].locality = Locality::parse("r", "z", "rack").unwrap();
+    }
+    let hash = input(&EffectivePolicy::default(), &instances).encode("web", None).hash;
+    assert_eq!(hash, 14_102_950_927_195_473_704);
+}
+
+const V1: &str = r#"metadata["version"] == "1""#;
+
+/// Returns an instance of a version.
+fn versioned(id: &str, version: &str, host: &str) -> Instance {
+    Instance { metadata: Metadata::parse([("version", version)].into_iter()).unwrap(), ..instance(id, 1, host, 80) }
+}
+
+/// Returns a policy with a subset `v1`, and the split of the calls that no route matches.
+fn policy(default_split: Option<(&str, EmptySubset)>) -> (EffectivePolicy, SubsetName) {
+    let name = |name: &str| SubsetName::parse(name).unwrap();
+    let subset = |filter: &str| Subset { filter: InstanceFilter::parse(filter).unwrap().unwrap() };
+    let policy = EffectivePolicy {
+        subsets: BTreeMap::from([(name("v1"), subset(V1)), (name("v2"), subset("id == \"none\""))]),
+        default_split: default_split.map(|(subset, empty)| Split { shares: vec![(name(subset), 100)], empty }),
+        ..EffectivePolicy::default()
+    };
+    (policy, name("v1"))
+}
+
+/// Returns the priority, the sub-zone and the addresses of each locality.
+fn localities(assignment: &ClusterLoadAssignment) -> Vec<(u32, String, String)> {
+    let locality = |group: &LocalityLbEndpoints| {
+        let addresses: Vec<_> = group.lb_endpoints.iter().flat_map(addresses).map(|(ip, _)| ip).collect();
+        (group.priority, group.locality.clone().unwrap().sub_zone, addresses.join(" "))
+    };
+    assignment.endpoints.iter().map(locality).collect()
+}
+
+fn expected<const N: usize>(localities: [(u32, &str, &str); N]) -> Vec<(u32, String, String)> {
+    localities.map(|(priority, sub_zone, ips)| (priority, sub_zone.to_owned(), ips.to_owned())).to_vec()
+}
+
+#[test]
+fn subset_is_followed_by_the_rest_of_the_service_and_by_fallbacks_without_repeated_addresses() {
+    let own = [versioned("a", "1", "10.0.0.1"), versioned("b", "2", "10.0.0.2"), versioned("c", "1", "10.0.0.3")];
+    let mut fallback = [versioned("x", "1", "10.1.0.1"), versioned("y", "1", "10.0.0.2")];
+    fallback.iter_mut().for_each(|instance| instance.service = ServiceName::parse("web-dr").unwrap());
+    let assignment = |split, subset: bool| {
+        let (policy, v1) = policy(split);
+        let fallbacks = vec![Vec::new(), fallback.iter().collect()];
+        decode_input(&AssignmentInput { subset: subset.then_some(&v1), fallbacks, ..input(&policy, &own) }, None)
+    };
+    let spilling = assignment(Some(("v1", EmptySubset::Spill)), true);
+    let first = (0, "", "10.0.0.1 10.0.0.3");
+    assert_eq!(
+        localities(&spilling),
+        expected([first, (1, "~@", "10.0.0.2"), (2, "~@web-dr", "10.1.0.1")]),
+        "empty tiers leave no gap"
+    );
+    assert_eq!(localities(&assignment(Some(("v1", EmptySubset::Fail)), true)), expected([first]));
+    assert_eq!(localities(&assignment(Some(("v2", EmptySubset::Spill)), true)), expected([first]), "it gets no calls");
+    assert_eq!(
+        localities(&assignment(None, false)),
+        expected([(0, "", "10.0.0.1 10.0.0.2 10.0.0.3"), (1, "~@web-dr", "10.1.0.1")])
+    );
+}
+
+#[test]
+fn subset_fails_if_one_of_the_splits_with_it_does() {
+    let (mut policy, v1) = policy(Some(("v1", EmptySubset::Spill)));
+    assert_eq!(empty_mode(&policy, &v1), Some(EmptySubset::Spill));
+    policy.routes.push(PolicyRoute {
+        headers: Vec::new(),
+        method: None,
+        split: Some(Split { shares: vec![(v1.clone(), 100)], empty: EmptySubset::Fail }),
+        timeout: None,
+        retry: None,
+        hash_header: None,
+    });
+    assert_eq!(empty_mode(&policy, &v1), Some(EmptySubset::Fail));
+}
+
+#[test]
+fn stale_registration_of_an_address_is_in_no_subset() {
+    let (policy, v1) = policy(Some(("v1", EmptySubset::Spill)));
+    let old = versioned("old", "1", "10.0.0.1");
+    let new = Instance { registered_revision: Revision(2), ..versioned("new", "2", "10.0.0.1") };
+    let own = [old, new];
+    let assignment = decode_input(&AssignmentInput { subset: Some(&v1), ..input(&policy, &own) }, None);
+    assert_eq!(localities(&assignment), expected([(0, "~@", "10.0.0.1")]));
 }

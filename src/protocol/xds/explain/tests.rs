@@ -16,7 +16,7 @@ fn pages(instances: &[Instance], size: usize) -> Vec<pb::ExplainResponse> {
     let mut after = None;
     loop {
         let mut answer = pb::ExplainResponse::default();
-        explain_assignment(&ServiceAssignment::new(instances.iter()), (after.as_ref(), size), &mut answer);
+        explain_assignment(&ServiceAssignment::without_policy(instances.iter()), (after.as_ref(), size), &mut answer);
         after = InstanceId::parse(&answer.next_page_token).ok();
         pages.push(answer);
         if after.is_none() {

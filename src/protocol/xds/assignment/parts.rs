@@ -1,0 +1,146 @@
+//! Localities of an assignment, encoded once for the clients of all zones.
+//!
+//! The priority and the weight of a locality depend on the client's zone; its name and its endpoints do not. The fields of a message may
+//! come in any order, so an assignment is put together from copies.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    super::resource::EncodedResource,
+    AssignedLocality, EndpointLayout, PlannedLocality,
+    locality::LocalitySummary,
+    priority,
+    wire::{self, AssignmentWriter},
+};
+use crate::{
+    app::ViewValue,
+    balancing::{ZoneCapacity, ZoneClass, ZoneLayout, ZoneName},
+};
+
+/// Bytes of a locality besides its encoding.
+const PART_BYTES: usize = 160;
+
+/// Locality without priority and weight.
+#[derive(Debug)]
+struct LocalityPart {
+    summary: LocalitySummary,
+    sub_zone: String,
+    /// Its name and its endpoints. For a ring: its endpoints up to their weights.
+    bytes: Bytes,
+    /// For a ring: the end of each endpoint in `bytes`, and its weight.
+    ring: Vec<(usize, u64)>,
+}
+
+/// Tiers of localities without priorities and weights.
+#[derive(Debug)]
+pub(in crate::protocol::xds) struct AssignmentParts {
+    tiers: Vec<Vec<LocalityPart>>,
+    layout: EndpointLayout,
+    shed: u8,
+}
+
+impl ViewValue for AssignmentParts {
+    fn bytes(&self) -> usize {
+        let parts = self.tiers.iter().flatten();
+        parts.map(|part| PART_BYTES + part.sub_zone.len() + part.bytes.len() + size_of_val(&*part.ring)).sum()
+    }
+}
+
+impl AssignmentParts {
+    pub(super) fn new(tiers: &[Vec<AssignedLocality<'_>>], layout: EndpointLayout, shed: u8) -> Self {
+        let part = |locality: &AssignedLocality<'_>| LocalityPart::new(locality, layout);
+        Self { tiers: tiers.iter().map(|tier| tier.iter().map(part).collect()).collect(), layout, shed }
+    }
+
+    /// Returns the numbers of the zones in the first tier, without the streams of their clients.
+    pub(in crate::protocol::xds) fn zones(&self) -> BTreeMap<ZoneName, ZoneCapacity> {
+        let mut zones: BTreeMap<ZoneName, ZoneCapacity> = BTreeMap::new();
+        for LocalityPart { summary, .. } in self.tiers.first().into_iter().flatten() {
+            let zone = match zones.get_mut(&summary.zone) {
+                Some(zone) => zone,
+                None => zones.entry(ZoneName::clone(&summary.zone)).or_default(),
+            };
+            zone.routable_weight += summary.routable_configured;
+            zone.registered_weight += summary.total_configured;
+            zone.routable_instances += summary.routable_endpoints;
+        }
+        zones
+    }
+
+    /// Encodes the assignment of the cluster with this name for the clients of a zone. `None`: for clients without a preference.
+    pub(in crate::protocol::xds) fn encode(&self, cluster: &str, zone: Option<&ZoneLayout>) -> EncodedResource {
+        let tiers: Vec<Vec<_>> =
+            self.tiers.iter().map(|tier| tier.iter().map(|part| &part.summary).collect()).collect();
+        let planned = priority::plan(&tiers, zone, self.layout);
+        let bytes = planned.iter().map(|planned| self.part(planned).bytes.len() + 24).sum();
+        let mut assignment = AssignmentWriter::new(cluster, bytes);
+        match self.layout {
+            EndpointLayout::Priorities | EndpointLayout::Flat => {
+                for planned in &planned {
+                    let part = self.part(planned);
+                    assignment.locality(&part.bytes, planned.weight, planned.priority);
+                }
+            }
+            EndpointLayout::Ring => {
+                for ring in planned.chunk_by(|one, other| one.priority == other.priority) {
+                    self.put_ring(ring, &mut assignment);
+                }
+            }
+        }
+        EncodedResource::new(assignment.finish(self.shed))
+    }
+
+    fn part(&self, planned: &PlannedLocality) -> &LocalityPart {
+        &self.tiers[planned.tier][planned.locality]
+    }
+
+    /// Writes the zones of a priority as one locality.
+    fn put_ring(&self, ring: &[PlannedLocality], assignment: &mut AssignmentWriter) {
+        let Some(first) = ring.first() else { return };
+        // Localities with the same name in different priorities would be confused.
+        let sub_zone = match first.class {
+            ZoneClass::Preferred => "ring",
+            ZoneClass::SameRegion => "ring~region",
+            ZoneClass::OtherRegion => "ring~other",
+        };
+        let mut bytes = BytesMut::new();
+        wire::put_locality("", "", &format!("{sub_zone}{}", self.part(first).sub_zone), &mut bytes);
+        for planned in ring {
+            let part = self.part(planned);
+            let capacity = part.summary.capacity().max(1);
+            let mut begin = 0;
+            for (end, weight) in &part.ring {
+                let weight = u128::from(*weight) * u128::from(planned.weight) / u128::from(capacity);
+                let weight = u32::try_from(weight).unwrap_or(u32::MAX).max(1);
+                wire::put_weighted_endpoint(&part.bytes[begin..*end], weight, &mut bytes);
+                begin = *end;
+            }
+        }
+        assignment.locality(&bytes, 1, first.priority);
+    }
+}
+
+impl LocalityPart {
+    fn new(locality: &AssignedLocality<'_>, layout: EndpointLayout) -> Self {
+        let mut bytes = BytesMut::with_capacity(64 + 40 * locality.endpoints.len());
+        let mut ring = Vec::new();
+        match layout {
+            EndpointLayout::Priorities | EndpointLayout::Flat => {
+                let ZoneName { region, zone } = &*locality.summary.zone;
+                wire::put_locality(region, zone, &locality.sub_zone, &mut bytes);
+                locality.endpoints.iter().for_each(|(endpoint, _)| wire::put_endpoint(endpoint, &mut bytes));
+            }
+            EndpointLayout::Ring => {
+                for (endpoint, weight) in &locality.endpoints {
+                    wire::put_endpoint_fields(endpoint, &mut bytes);
+                    ring.push((bytes.len(), *weight));
+                }
+            }
+        }
+        // Copied to its exact size, because it is kept.
+        let bytes = Bytes::copy_from_slice(&bytes);
+        Self { summary: locality.summary.clone(), sub_zone: locality.sub_zone.clone(), bytes, ring }
+    }
+}
