@@ -23,6 +23,7 @@ mod wire;
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
+    sync::LazyLock,
 };
 
 use crate::{
@@ -37,6 +38,9 @@ pub(super) use priority::PlannedLocality;
 
 /// Maximum number of endpoints of a service that each get a locality of their own.
 const MAX_SINGLE_LOCALITIES: usize = 256;
+
+/// Policy of a service for which nothing is set.
+static NO_POLICY: LazyLock<EffectivePolicy> = LazyLock::new(EffectivePolicy::default);
 
 /// Layout of assignments that a client understands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -209,7 +213,7 @@ impl<'a> ServiceAssignment<'a> {
     /// Sorts the instances of a service without a policy into localities.
     pub(super) fn without_policy(instances: impl Iterator<Item = &'a Instance>) -> Self {
         let input = AssignmentInput {
-            policy: &EffectivePolicy::default(),
+            policy: &NO_POLICY,
             subset: None,
             own: instances.collect(),
             fallbacks: Vec::new(),

@@ -10,10 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     XdsApi,
-    assignment::{
-        AssignedLocality, AssignmentInput, EndpointLayout, OmissionReason, PlannedLocality, ServiceAssignment,
-        XdsEndpoint,
-    },
+    assignment::{AssignedLocality, OmissionReason, PlannedLocality, ServiceAssignment, XdsEndpoint},
     error::XdsError,
     resource::{self, EncodedResource, ResourceType},
     session::{ResourceSource, ResourceStatus, TypeSubscription, XdsVariant},

@@ -5,9 +5,7 @@ use prost_types::Any;
 
 use super::{super::resource::ResourceType, *};
 use crate::{
-    model::{
-        Address, Conditions, InstanceFilter, Locality, Metadata, PolicyRoute, Revision, ServiceName, Subset,
-    },
+    model::{Address, Conditions, InstanceFilter, Locality, Metadata, PolicyRoute, Revision, ServiceName, Subset},
     pb::envoy::config::{
         core::v3::{HealthStatus, Locality as SentLocality, address, socket_address::PortSpecifier},
         endpoint::v3::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
@@ -201,7 +199,7 @@ const V1: &str = r#"metadata["version"] == "1""#;
 
 /// Returns an instance of a version.
 fn versioned(id: &str, version: &str, host: &str) -> Instance {
-    Instance { metadata: Metadata::parse([("version", version)].into_iter()).unwrap(), ..instance(id, 1, host, 80) }
+    Instance { metadata: Metadata::parse([(&"version", &version)].into_iter()).unwrap(), ..instance(id, 1, host, 80) }
 }
 
 /// Returns a policy with a subset `v1`, and the split of the calls that no route matches.
