@@ -12,6 +12,7 @@
 
 pub mod disk;
 mod memory;
+mod policy_log;
 mod saved_check;
 
 use std::{
@@ -31,7 +32,9 @@ pub use saved_check::{CheckKey, SavedCheck, SavedChecks, SavedResult};
 
 use crate::{
     model::{Caller, Incarnation, Revision, ServerActor, UnixMillis},
-    registry::{ClockReading, Command, CommandError, CommandOutcome, Registry},
+    registry::{
+        ClockReading, Command, CommandError, CommandOutcome, PolicyCommand, PolicyError, PolicyOutcome, Registry,
+    },
 };
 
 /// Orders commands, and makes their results durable.
@@ -51,6 +54,14 @@ pub trait Engine: Send + Sync + fmt::Debug {
         caller: &Arc<Caller>,
         now: ClockReading,
     ) -> PendingCommand<Vec<CommandOutcome>>;
+
+    /// Submits a command about a policy, as [`Self::submit`] does. It has its place in the same order.
+    fn submit_policy(
+        &self,
+        command: PolicyCommand,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> PendingCommand<PolicyOutcome>;
 
     /// Saves check states for the next process, within about a second and when the engine is closed. `None` removes the state of a
     /// check that no longer exists. Returns at once. An engine without a store does nothing.
@@ -93,6 +104,9 @@ pub enum EngineError {
     /// The present state does not permit the command.
     #[error(transparent)]
     Rejected(#[from] CommandError),
+    /// The present state does not permit the policy.
+    #[error(transparent)]
+    PolicyRejected(#[from] PolicyError),
     /// The queue of the disk is full.
     #[error(
         "{waiting} writes wait for the disk, so this one was not done: try again in {}",

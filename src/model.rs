@@ -46,4 +46,4 @@ pub use policy::{
 };
 pub use revision::{Incarnation, ResumeToken, Revision, UnixMillis};
 pub use selector::Selector;
-pub use topic::{topic_of_node, topic_of_nodes};
+pub use topic::{topic_of_node, topic_of_nodes, topic_of_policies};

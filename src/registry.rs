@@ -7,9 +7,10 @@
 //! * A reader has a cursor ([`Subscription`]): events after the cursor are taken from an event log or, where the log no longer
 //!   reaches back, replaced by a new snapshot. Nothing is queued for a reader.
 //! * A heartbeat changes its lease and nothing else ([`LeaseTable`]).
+//! * A policy is changed like an instance: decided under the order lock and applied at the next revision ([`PolicyTable`]).
 //!
-//! Locks, in the order in which they may be taken: order, then one of: a service, the history, the names, the timing wheel,
-//! self-preservation. None of the latter is held while another is taken, and no guard of a map outlives its statement.
+//! Locks, in the order in which they may be taken: order, then one of: a service, the history, the names, the policies, the timing
+//! wheel, self-preservation. None of the latter is held while another is taken, and no guard of a map outlives its statement.
 //!
 //! Not here: numbering and durability (`engine`), encoding (protocols), waking readers (`transport`).
 
@@ -29,6 +30,7 @@ mod name_index;
 mod name_suffixes;
 mod node_index;
 mod node_table;
+mod policy_table;
 mod self_preservation;
 mod service;
 mod settling;
@@ -70,12 +72,16 @@ pub use lease_clock::LeaseClock;
 pub use lease_table::{HashLease, LeaseTable};
 pub use name_suffixes::NameSuffixes;
 pub use node_index::node_name;
+pub use policy_table::{
+    MAX_POLICIES, MAX_POLICY_REVISIONS, PolicyChange, PolicyCommand, PolicyDecision, PolicyError, PolicyOutcome,
+    PolicyRevision, PolicyTable, ProposedPolicy,
+};
 pub use self_preservation::{EventKind, SelfPreservationEvent, SelfPreservationStatus, ThresholdInput};
 pub use snapshot::PendingChanges;
 pub use subscription::{Delta, DeltaKind, ResetReason, SnapshotChunk, Step, Subscription};
 
 use crate::{
-    model::{Incarnation, Instance, Revision, ServiceName, node_id, node_service},
+    model::{Incarnation, Instance, PolicyScope, Revision, ServiceName, node_id, node_service},
     sync::{AtomicU64, DashMap, Mutex, Ordering, RwLock},
 };
 use event_log::EventLog;
@@ -99,6 +105,8 @@ pub trait ChangeListener: Send + Sync + std::fmt::Debug {
     /// Called after [`Self::changed`] with the topics that the same event concerns. They are computed on demand, because most
     /// events have no reader of a topic.
     fn topics_changed(&self, _topics: &dyn Fn() -> BTreeSet<ServiceName>) {}
+    /// Called with each changed policy by the writer, which holds no lock: as for [`Self::changed`].
+    fn policy_changed(&self, _scope: &PolicyScope) {}
 }
 
 /// Instance counts and newest revision of one service.
@@ -141,6 +149,7 @@ pub struct Registry {
     instances: AtomicIsize,
     /// Indexes for Consul's API.
     consul_index: ConsulIndex,
+    policies: PolicyTable,
     /// Revision before the first one of this process.
     start_revision: Revision,
     leases: LeaseTable,
@@ -171,6 +180,7 @@ impl Registry {
             order: Mutex::new(()),
             instances: AtomicIsize::new(0),
             consul_index: ConsulIndex::default(),
+            policies: PolicyTable::default(),
             start_revision: start,
             leases: LeaseTable::new(now.lease),
             self_preservation: SelfPreservation::new(),
@@ -195,6 +205,12 @@ impl Registry {
     #[must_use]
     pub fn leases(&self) -> &LeaseTable {
         &self.leases
+    }
+
+    /// Policies of the services.
+    #[must_use]
+    pub fn policies(&self) -> &PolicyTable {
+        &self.policies
     }
 
     /// Returns one instance.

@@ -10,6 +10,7 @@
 //!
 //! | write | commands | after a kill |
 //! |---|---|---|
+//! | a policy changes | one | nothing or all is stored |
 //! | a node changes | the node, then `RefreshNodeStatus` for each instance that differs from it | the next start refreshes instances that differ |
 //! | an id moves to another service | `RegisterWithoutLease` and `Deregister`, durable together | nothing or all is stored |
 //! | a service is removed with its proxy | one `Deregister` for each, durable together | nothing or all is stored |
@@ -38,7 +39,8 @@ use crate::{
     engine::{self, CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks},
     model::{Caller, InstanceId, ServiceName},
     registry::{
-        ClockReading, Command, CommandOutcome, DeregisterGuard, NewCheck, Patch, RegisterWithoutLease, Registry,
+        ClockReading, Command, CommandOutcome, DeregisterGuard, NewCheck, Patch, PolicyCommand, PolicyOutcome,
+        RegisterWithoutLease, Registry,
     },
 };
 
@@ -196,6 +198,17 @@ impl CallerCommands<'_> {
             outcome
         })
         .await
+    }
+
+    /// Changes a policy. The engine carries the command out even if the returned future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the policy is rejected, or the engine does not accept the command.
+    #[must_use]
+    pub fn set_policy(self, command: PolicyCommand) -> PendingCommand<PolicyOutcome> {
+        let path = &self.commands.0;
+        path.engine.submit_policy(command, self.caller, path.clock.now())
     }
 
     /// Registers a node, a service on it and checks, as far as they are given.

@@ -67,7 +67,10 @@ impl Commands {
                 match submission.wait() {
                     Ok(_) | Err(EngineError::Rejected(_)) => {}
                     Err(
-                        error @ (EngineError::Overloaded { .. } | EngineError::Stopped | EngineError::OutcomeUnknown),
+                        error @ (EngineError::PolicyRejected(_)
+                        | EngineError::Overloaded { .. }
+                        | EngineError::Stopped
+                        | EngineError::OutcomeUnknown),
                     ) => return Err(error),
                 }
             }

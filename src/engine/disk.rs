@@ -58,7 +58,7 @@ use crate::{
     metrics::StoreMetrics,
     model::{Caller, Incarnation},
     random,
-    registry::{ChangeListener, ClockReading, Command, CommandOutcome, Registry},
+    registry::{ChangeListener, ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
 };
 
 pub use error::StoreError;
@@ -264,6 +264,20 @@ impl Engine for Disk {
         }
         let (sender, pending) = PendingCommand::waiting();
         self.send(WriteRequest::Together(commands, Arc::clone(caller), sender));
+        pending
+    }
+
+    fn submit_policy(
+        &self,
+        command: PolicyCommand,
+        caller: &Arc<Caller>,
+        _: ClockReading,
+    ) -> PendingCommand<PolicyOutcome> {
+        if let Err(error) = self.check_queue() {
+            return PendingCommand::done(Err(error));
+        }
+        let (sender, pending) = PendingCommand::waiting();
+        self.send(WriteRequest::Policy(Box::new(command), Arc::clone(caller), sender));
         pending
     }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{CheckKey, Engine, PendingCommand, SavedCheck, SavedChecks, StartPoint};
+use super::{CheckKey, Engine, PendingCommand, SavedCheck, SavedChecks, StartPoint, policy_log::log_policy_change};
 use crate::{
     model::{Caller, Incarnation, ServerActor},
     registry::{
-        ChangeListener, ClockReading, Command, CommandError, CommandOutcome, Decision, Entry, Event, Registry,
-        WriteGuard,
+        ChangeListener, ClockReading, Command, CommandError, CommandOutcome, Decision, Entry, Event, PolicyCommand,
+        PolicyDecision, PolicyError, PolicyOutcome, Registry, WriteGuard,
     },
 };
 
@@ -95,6 +95,25 @@ impl Memory {
         Ok(done.into_iter().map(|(outcome, _)| outcome).collect())
     }
 
+    fn submit_policy(
+        &self,
+        command: PolicyCommand,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> Result<PolicyOutcome, PolicyError> {
+        let mut guard = self.registry.order();
+        let proposed = match guard.decide_policy(command)? {
+            PolicyDecision::NoOp(unchanged) => return Ok(unchanged),
+            PolicyDecision::Apply(proposed) => proposed,
+        };
+        let change = proposed.at(self.registry.applied().next(), now.wall, Arc::clone(caller));
+        guard.apply_policy(&change);
+        drop(guard);
+        self.registry.notify_policy(&change);
+        log_policy_change(&change);
+        Ok(change.into_outcome())
+    }
+
     fn apply_decision(
         &self,
         guard: &mut WriteGuard<'_>,
@@ -131,6 +150,15 @@ impl Engine for Memory {
         now: ClockReading,
     ) -> PendingCommand<Vec<CommandOutcome>> {
         PendingCommand::done(self.submit_together(commands, caller, now).map_err(Into::into))
+    }
+
+    fn submit_policy(
+        &self,
+        command: PolicyCommand,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> PendingCommand<PolicyOutcome> {
+        PendingCommand::done(self.submit_policy(command, caller, now).map_err(Into::into))
     }
 
     fn save_checks(&self, _: Vec<(CheckKey, Option<SavedCheck>)>) {}

@@ -34,7 +34,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 pub use document::{DocumentTable, DocumentValue, PolicyDocument};
 pub use effective::EffectivePolicy;
@@ -55,6 +55,15 @@ pub enum PolicyScope {
     Defaults,
     /// One service.
     Service(ServiceName),
+}
+
+impl fmt::Display for PolicyScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Defaults => f.write_str("the defaults"),
+            Self::Service(service) => write!(f, "service {:?}", service.as_str()),
+        }
+    }
 }
 
 /// Policy of a service, or of all services. Valid by construction, except for what depends on other policies (fallbacks).

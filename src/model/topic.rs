@@ -1,4 +1,4 @@
-//! Topics: reserved names under which readers wait for changes of nodes. No service can have such a name.
+//! Topics: reserved names under which readers wait for changes of nodes and policies. No service can have such a name.
 
 use super::ServiceName;
 
@@ -12,4 +12,10 @@ pub fn topic_of_nodes(service: &ServiceName) -> ServiceName {
 #[must_use]
 pub fn topic_of_node(node: &str) -> ServiceName {
     ServiceName::reserved(&format!("_node {node}"))
+}
+
+/// Topic of all policies: those of services, and the defaults.
+#[must_use]
+pub fn topic_of_policies() -> ServiceName {
+    ServiceName::reserved("_policies")
 }

@@ -86,6 +86,10 @@ error_reasons! {
     HeldWithoutLease = (AlreadyExists, "HELD_WITHOUT_LEASE");
     /// The lease in the request no longer holds the instance.
     LeaseLost = (Aborted, "LEASE_LOST");
+    /// The policy has another revision than the request expects.
+    OtherPolicyRevision = (Aborted, "OTHER_POLICY_REVISION");
+    /// There are 10,000 policies, and the request would add one.
+    TooManyPolicies = (ResourceExhausted, "TOO_MANY_POLICIES");
     /// A request is larger than `--max-message-size`.
     MessageTooLarge = (ResourceExhausted, "MESSAGE_TOO_LARGE");
     /// An xDS stream subscribes to too many resources.

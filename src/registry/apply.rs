@@ -10,10 +10,11 @@ use super::{
     event::{Change, ClockReading, Entry, Event, RemovalReason},
     lease::{EndReason, Lease},
     name_suffixes::has_suffixes,
+    policy_table::{PolicyChange, PolicyCommand, PolicyDecision, PolicyError, PolicyRevision},
     service::Service,
 };
 use crate::{
-    model::{BootId, Caller, Instance, LeaseId, LeaseTerms, Revision, ServiceName, node_id},
+    model::{BootId, Caller, Instance, LeaseId, LeaseTerms, PolicyScope, Revision, ServiceName, node_id},
     sync::{MutexGuard, Ordering},
 };
 
@@ -27,6 +28,11 @@ impl Registry {
     pub fn notify(&self, event: &Event) {
         self.listener.changed(event);
         self.listener.topics_changed(&|| self.consul_index.topics(event));
+    }
+
+    /// Calls the listener with a changed policy. Call it without any lock, as [`Self::notify`].
+    pub fn notify_policy(&self, change: &PolicyChange) {
+        self.listener.policy_changed(&change.scope);
     }
 }
 
@@ -87,6 +93,29 @@ impl WriteGuard<'_> {
             self.retire(event.service(), revision);
         }
         applied
+    }
+
+    /// Decides a command about a policy.
+    ///
+    /// # Errors
+    ///
+    /// When the policy has another revision than expected, conflicts with other policies, or is one too many.
+    pub fn decide_policy(&self, command: PolicyCommand) -> Result<PolicyDecision, PolicyError> {
+        self.registry.policies.decide(command)
+    }
+
+    /// Applies a change of a policy, whose revision must be newer than any before, and publishes it. Pass it to
+    /// [`Registry::notify_policy`] once the lock is released.
+    pub fn apply_policy(&mut self, change: &PolicyChange) {
+        self.registry.policies.apply(change);
+        if let Some(newest) = change.newest() {
+            self.registry.applied.store(newest.revision.0, Ordering::Release);
+        }
+    }
+
+    /// Restores a policy and its revisions as an earlier process had them. For engines that load a store, before the first reader.
+    pub fn restore_policy(&mut self, scope: &PolicyScope, revisions: &[Arc<PolicyRevision>]) {
+        self.registry.policies.restore(scope, revisions);
     }
 
     /// Returns the lease that an entry gets, with `terms` granted if there are any. A lease with the id of the present one is

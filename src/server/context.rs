@@ -15,7 +15,7 @@ use crate::{
     },
     health_check::{ChangeQueue, HealthChecks, ProbePolicy},
     metrics::Metrics,
-    model::{FieldError, Incarnation, ServiceName},
+    model::{FieldError, Incarnation, PolicyScope, ServiceName},
     protocol::consul::{AgentIdentity, Consul},
     random,
     registry::{ChangeListener, Event},
@@ -84,6 +84,10 @@ impl ChangeListener for FanoutListener {
 
     fn topics_changed(&self, topics: &dyn Fn() -> BTreeSet<ServiceName>) {
         self.notifier.topics_changed(topics);
+    }
+
+    fn policy_changed(&self, scope: &PolicyScope) {
+        self.notifier.policy_changed(scope);
     }
 }
 

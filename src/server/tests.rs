@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     engine::{CheckKey, Engine, Memory, PendingCommand, SavedCheck, SavedChecks},
     model::{Caller, Incarnation},
-    registry::{ClockReading, Command, CommandOutcome, Registry},
+    registry::{ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
     transport::{ConnectionLimits, Notifier},
 };
 
@@ -95,6 +95,15 @@ impl Engine for BlockingEngine {
         now: ClockReading,
     ) -> PendingCommand<Vec<CommandOutcome>> {
         Engine::submit_together(&self.memory, commands, caller, now)
+    }
+
+    fn submit_policy(
+        &self,
+        command: PolicyCommand,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> PendingCommand<PolicyOutcome> {
+        Engine::submit_policy(&self.memory, command, caller, now)
     }
 
     fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {

@@ -31,7 +31,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Connection;
 use crate::{
     clock::Clock,
-    model::{Selector, ServiceName},
+    model::{PolicyScope, Selector, ServiceName, topic_of_policies},
     registry::{ChangeListener, Event, MAX_HISTORY_BYTES, MAX_HISTORY_EVENTS},
     sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
 };
@@ -183,6 +183,14 @@ impl Notifier {
         self.watched_names.remove_if(name, |_, counts| counts.iter().all(|count| *count == 0));
     }
 
+    /// Wakes the streams that are registered for this name.
+    fn wake_watching(&self, name: &ServiceName) {
+        let watching = self.workers_watching(name);
+        for (_, notifier) in self.workers.iter().enumerate().filter(|(worker, _)| watching & 1 << worker != 0) {
+            notifier.add_changed([name].into_iter());
+        }
+    }
+
     /// Returns a bit for each worker that has a registration for this service by name.
     fn workers_watching(&self, name: &ServiceName) -> u64 {
         let bit = |(worker, count): (usize, &u32)| u64::from(*count > 0) << worker;
@@ -222,10 +230,21 @@ impl ChangeListener for Notifier {
             return;
         }
         for topic in topics() {
-            let watching = self.workers_watching(&topic);
-            for (_, notifier) in self.workers.iter().enumerate().filter(|(worker, _)| watching & 1 << worker != 0) {
-                notifier.add_changed([&topic].into_iter());
-            }
+            self.wake_watching(&topic);
+        }
+    }
+
+    fn policy_changed(&self, scope: &PolicyScope) {
+        // As in `changed`.
+        fence(Ordering::SeqCst);
+        let service = match scope {
+            PolicyScope::Defaults => None,
+            PolicyScope::Service(service) => Some(service.clone()),
+        };
+        // Readers over HTTP and DNS wait for the name in lower case.
+        let folded = service.as_ref().and_then(ServiceName::folded);
+        for name in [Some(topic_of_policies()), folded, service].into_iter().flatten() {
+            self.wake_watching(&name);
         }
     }
 }

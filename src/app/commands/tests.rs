@@ -268,6 +268,18 @@ impl Engine for FaultyEngine {
         self.engine.submit_together(commands, caller, now)
     }
 
+    fn submit_policy(
+        &self,
+        command: PolicyCommand,
+        caller: &Arc<Caller>,
+        now: ClockReading,
+    ) -> PendingCommand<PolicyOutcome> {
+        if self.next_fails() {
+            return PendingCommand::done(Err((self.error)()));
+        }
+        self.engine.submit_policy(command, caller, now)
+    }
+
     fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {
         self.engine.save_checks(states);
     }

@@ -24,10 +24,10 @@ use parking_lot::Mutex;
 use super::{Durability, OnFailure, RecordChange, Store, StoreError};
 use crate::{
     clock::Clock,
-    engine::{CheckKey, EngineError, SavedCheck},
+    engine::{CheckKey, EngineError, SavedCheck, policy_log::log_policy_change},
     metrics::StoreMetrics,
     model::{Caller, Revision},
-    registry::{ClockReading, Command, CommandError, CommandOutcome, Decision, Registry},
+    registry::{ClockReading, Command, CommandError, CommandOutcome, Decision, PolicyDecision, Registry, WriteGuard},
 };
 use request::{AppliedRequest, DecidedCommand, DecidedRequest};
 
@@ -196,8 +196,7 @@ impl Writer {
         // Where there are only states, the transaction with the last of them brings all to the disk.
         let durable = self.durability == Durability::Durable && (!decided.is_empty() || self.saving.is_empty());
         let newest = if decided.is_empty() { self.store.revision() } else { newest };
-        let commands = || decided.iter().flat_map(DecidedRequest::commands);
-        let mut changes: Vec<_> = commands().filter_map(DecidedCommand::record_change).collect();
+        let mut changes: Vec<_> = decided.iter().flat_map(DecidedRequest::record_changes).collect();
         // Adjacent keys share pages of the tree, so writing in the order of keys is faster.
         changes.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
         let states = states.iter().map(|(key, saved)| RecordChange::State(key, saved.as_ref()));
@@ -208,7 +207,7 @@ impl Writer {
         }
         self.flush_at = if durable { None } else { self.flush_at.or(Some(began + MAX_UNFLUSHED_TIME)) };
         self.metrics.commit.observe(self.clock.since_start().saturating_sub(began).as_secs_f64());
-        self.metrics.changes.inc_by(commands().filter(|command| command.is_change()).count() as u64);
+        self.metrics.changes.inc_by(decided.iter().map(DecidedRequest::change_count).sum::<usize>() as u64);
         self.count_unreadable();
         self.apply(decided);
         if self.saving.is_empty() {
@@ -274,6 +273,14 @@ impl Writer {
                         }
                     }
                 }
+                WriteRequest::Policy(command, caller, sender) => match self.registry.order().decide_policy(*command) {
+                    Ok(PolicyDecision::Apply(proposed)) => {
+                        newest = newest.next();
+                        changing.push(DecidedRequest::Policy(proposed.at(newest, now.wall, caller), sender));
+                    }
+                    Ok(PolicyDecision::NoOp(unchanged)) => drop(sender.send(Ok(unchanged))),
+                    Err(error) => drop(sender.send(Err(error.into()))),
+                },
             }
             if newest > before {
                 in_flight.extend(targets);
@@ -303,7 +310,7 @@ impl Writer {
         let mut applied = Vec::with_capacity(decided.len());
         let mut guard = self.registry.order();
         let unchanged = self.registry.applied();
-        let mut apply = |command| match command {
+        let apply = |guard: &mut WriteGuard<'_>, events: &mut Vec<_>, command| match command {
             DecidedCommand::NoOp(entry) => CommandOutcome { entry, revision: unchanged, changed: false },
             DecidedCommand::Change { change, present, revision, caller } => {
                 let (entry, event) = guard.apply(change, present, revision, now, &caller);
@@ -313,15 +320,26 @@ impl Writer {
         };
         for request in decided {
             applied.push(match request {
-                DecidedRequest::One(command, sender) => AppliedRequest::One(apply(command), sender),
+                DecidedRequest::One(command, sender) => {
+                    AppliedRequest::One(apply(&mut guard, &mut events, command), sender)
+                }
                 DecidedRequest::Together(commands, sender) => {
-                    AppliedRequest::Together(commands.into_iter().map(&mut apply).collect(), sender)
+                    let outcomes = commands.into_iter().map(|command| apply(&mut guard, &mut events, command));
+                    AppliedRequest::Together(outcomes.collect(), sender)
+                }
+                DecidedRequest::Policy(change, sender) => {
+                    guard.apply_policy(&change);
+                    AppliedRequest::Policy(change, sender)
                 }
             });
         }
         drop(guard);
         for event in events {
             self.registry.notify(&event);
+        }
+        for change in applied.iter().filter_map(AppliedRequest::policy_change) {
+            self.registry.notify_policy(change);
+            log_policy_change(change);
         }
         applied.into_iter().for_each(AppliedRequest::answer);
     }

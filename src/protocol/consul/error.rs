@@ -153,6 +153,8 @@ impl From<EngineError> for ConsulError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Rejected(error) => error.into(),
+            // Consul's API has no policies.
+            EngineError::PolicyRejected(_) => Self::Server(error.to_string()),
             EngineError::Overloaded { .. } | EngineError::Stopped | EngineError::OutcomeUnknown => {
                 Self::Unavailable(error.to_string())
             }

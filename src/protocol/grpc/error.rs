@@ -8,9 +8,9 @@ use tonic_types::ErrorDetails;
 use crate::{
     engine::EngineError,
     health_check::ReportError,
-    model::{FieldError, filter::FilterError},
+    model::{FieldError, PolicyScope, filter::FilterError},
     pb::error_reason::{ErrorReason, RETRY_DELAY, SHUTTING_DOWN},
-    registry::CommandError,
+    registry::{CommandError, PolicyError},
     transport::LimitError,
 };
 
@@ -26,6 +26,9 @@ pub(super) enum ApiError {
     /// Command that the registry rejects.
     #[error(transparent)]
     Rejected(#[from] CommandError),
+    /// Policy that the registry rejects.
+    #[error(transparent)]
+    PolicyRejected(#[from] PolicyError),
     /// More waiting writes than the engine accepts.
     #[error("{message}")]
     Overloaded {
@@ -109,6 +112,7 @@ impl From<EngineError> for ApiError {
         let message = error.to_string();
         match error {
             EngineError::Rejected(error) => Self::Rejected(error),
+            EngineError::PolicyRejected(error) => Self::PolicyRejected(error),
             EngineError::Overloaded { retry, .. } => Self::Overloaded { message, retry },
             EngineError::Stopped => Self::Stopped(message),
             EngineError::OutcomeUnknown => Self::Interrupted(message),
@@ -125,6 +129,13 @@ impl From<ApiError> for Status {
             }
             ApiError::Filter(filter) => {
                 details.add_bad_request_violation("filter", filter.to_string());
+            }
+            ApiError::PolicyRejected(PolicyError::Invalid(invalid)) => {
+                details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
+            }
+            ApiError::PolicyRejected(PolicyError::OtherRevision { scope, present, .. }) => {
+                let text = format!("has revision {present}");
+                details.set_resource_info("policy", policy_name(scope), "", text);
             }
             ApiError::Rejected(error) => add_command_details(error, &mut details),
             ApiError::UnknownService(service) => {
@@ -150,6 +161,7 @@ impl From<ApiError> for Status {
             | ApiError::Malformed(_)
             | ApiError::UnknownMethod
             | ApiError::TooManyServices(_)
+            | ApiError::PolicyRejected(PolicyError::TooMany)
             | ApiError::NoConnection => {}
         }
         classify(&error).status(error.to_string(), details)
@@ -158,7 +170,11 @@ impl From<ApiError> for Status {
 
 fn classify(error: &ApiError) -> ErrorReason {
     match error {
-        ApiError::Invalid(_) | ApiError::Rejected(CommandError::Invalid(_)) => ErrorReason::InvalidField,
+        ApiError::Invalid(_)
+        | ApiError::Rejected(CommandError::Invalid(_))
+        | ApiError::PolicyRejected(PolicyError::Invalid(_)) => ErrorReason::InvalidField,
+        ApiError::PolicyRejected(PolicyError::OtherRevision { .. }) => ErrorReason::OtherPolicyRevision,
+        ApiError::PolicyRejected(PolicyError::TooMany) => ErrorReason::TooManyPolicies,
         ApiError::Filter(_) => ErrorReason::InvalidFilter,
         ApiError::Rejected(CommandError::NoSuchInstance { .. }) => ErrorReason::NoSuchInstance,
         ApiError::Rejected(CommandError::HeldByOther { .. }) => ErrorReason::HeldByOtherBoot,
@@ -183,6 +199,14 @@ fn classify(error: &ApiError) -> ErrorReason {
         ApiError::LimitReached(LimitError::QueueTimeout(_)) => ErrorReason::ResponseQueueTimeout,
         ApiError::Unfinished(_) => ErrorReason::RequestTimeout,
         ApiError::NoConnection => ErrorReason::Internal,
+    }
+}
+
+/// Returns the name of the service that a policy holds for; empty for the defaults.
+fn policy_name(scope: &PolicyScope) -> String {
+    match scope {
+        PolicyScope::Defaults => String::new(),
+        PolicyScope::Service(service) => service.to_string(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tables of the database, and the transactions that write them.
 
+use std::sync::Arc;
+
 use redb::{Database, TableDefinition};
 
 use super::super::{
@@ -9,8 +11,9 @@ use super::super::{
 };
 use crate::{
     engine::{CheckKey, SavedCheck, StartPoint},
-    model::{Instance, InstanceId, ServiceName},
+    model::{Instance, InstanceId, PolicyScope, ServiceName},
     random,
+    registry::PolicyRevision,
 };
 
 pub const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
@@ -33,6 +36,8 @@ pub enum RecordChange<'a> {
     Remove(&'a ServiceName, &'a InstanceId),
     /// Saves the state of a check; `None` removes it.
     State(&'a CheckKey, Option<&'a SavedCheck>),
+    /// Stores the revisions of a policy, in place of its earlier record; none removes it.
+    Policy(&'a PolicyScope, &'a [Arc<PolicyRevision>]),
 }
 
 impl RecordChange<'_> {
@@ -43,7 +48,16 @@ impl RecordChange<'_> {
             Self::Put(instance, _) => (instance.service.as_str(), instance.id.as_str()),
             Self::Remove(service, id) => (service.as_str(), id.as_str()),
             Self::State((service, id, _), _) => (service.as_str(), id.as_str()),
+            Self::Policy(scope, _) => (policy_key(scope), ""),
         }
+    }
+}
+
+/// Returns the key of a policy: the service, or nothing for the defaults.
+fn policy_key(scope: &PolicyScope) -> &str {
+    match scope {
+        PolicyScope::Defaults => "",
+        PolicyScope::Service(service) => service.as_str(),
     }
 }
 
@@ -74,6 +88,7 @@ pub fn write<'a>(
                     let before = instances.remove(key)?;
                     header.count_record(before.and_then(|bytes| record::unverified_tag(bytes.value())), None);
                 }
+                RecordChange::Policy(..) => {}
                 RecordChange::State((service, id, check), saved) => {
                     let states = match &mut states {
                         Some(states) => states,

@@ -6,7 +6,7 @@ use super::super::{RecordChange, StoredLease};
 use crate::{
     engine::{EngineError, OutcomeSender},
     model::{Caller, InstanceId, Revision, ServiceName},
-    registry::{Command, CommandOutcome, Entry, StampedChange},
+    registry::{Command, CommandOutcome, Entry, PolicyChange, PolicyCommand, PolicyOutcome, StampedChange},
 };
 
 /// Message to the writer.
@@ -25,18 +25,30 @@ pub enum WriteRequest {
     One(Command, Arc<Caller>, OutcomeSender),
     /// Commands for different instances. All of them are executed, or none.
     Together(Vec<Command>, Arc<Caller>, OutcomeSender<Vec<CommandOutcome>>),
+    /// Change of a policy.
+    Policy(Box<PolicyCommand>, Arc<Caller>, OutcomeSender<PolicyOutcome>),
+}
+
+/// State that a command is decided against, which one transaction changes at most once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum WriteTarget {
+    /// One instance.
+    Instance(ServiceName, InstanceId),
+    /// All policies, because a policy is decided against the others.
+    Policies,
 }
 
 impl WriteRequest {
-    /// Returns the keys of the instances that the commands are for.
-    pub fn targets(&self) -> Vec<(ServiceName, InstanceId)> {
+    /// Returns what the commands change.
+    pub fn targets(&self) -> Vec<WriteTarget> {
         let commands = match self {
             Self::One(command, ..) => slice::from_ref(command),
             Self::Together(commands, ..) => commands,
+            Self::Policy(..) => return vec![WriteTarget::Policies],
         };
         let target = |command: &Command| {
             let (service, id) = command.target();
-            (service.clone(), id.clone())
+            WriteTarget::Instance(service.clone(), id.clone())
         };
         commands.iter().map(target).collect()
     }
@@ -47,6 +59,7 @@ impl WriteRequest {
         match self {
             Self::One(_, _, sender) => drop(sender.send(Err(error))),
             Self::Together(_, _, sender) => drop(sender.send(Err(error))),
+            Self::Policy(_, _, sender) => drop(sender.send(Err(error))),
         }
     }
 }
@@ -56,13 +69,28 @@ impl WriteRequest {
 pub enum DecidedRequest {
     One(DecidedCommand, OutcomeSender),
     Together(Vec<DecidedCommand>, OutcomeSender<Vec<CommandOutcome>>),
+    Policy(PolicyChange, OutcomeSender<PolicyOutcome>),
 }
 
 impl DecidedRequest {
-    pub fn commands(&self) -> &[DecidedCommand] {
+    /// Changes of records.
+    pub fn record_changes(&self) -> Vec<RecordChange<'_>> {
         match self {
-            Self::One(decided, _) => slice::from_ref(decided),
-            Self::Together(decided, _) => decided,
+            Self::One(decided, _) => decided.record_change().into_iter().collect(),
+            Self::Together(decided, _) => decided.iter().filter_map(DecidedCommand::record_change).collect(),
+            Self::Policy(change, _) => {
+                let forgotten = change.forgotten.as_ref().map(|scope| RecordChange::Policy(scope, &[]));
+                forgotten.into_iter().chain([RecordChange::Policy(&change.scope, &change.revisions)]).collect()
+            }
+        }
+    }
+
+    /// Number of changes.
+    pub fn change_count(&self) -> usize {
+        match self {
+            Self::One(decided, _) => usize::from(decided.is_change()),
+            Self::Together(decided, _) => decided.iter().filter(|command| command.is_change()).count(),
+            Self::Policy(..) => 1,
         }
     }
 }
@@ -109,15 +137,25 @@ impl DecidedCommand {
 pub enum AppliedRequest {
     One(CommandOutcome, OutcomeSender),
     Together(Vec<CommandOutcome>, OutcomeSender<Vec<CommandOutcome>>),
+    Policy(PolicyChange, OutcomeSender<PolicyOutcome>),
 }
 
 impl AppliedRequest {
+    /// Returns the change of a policy, if the request is one.
+    pub fn policy_change(&self) -> Option<&PolicyChange> {
+        match self {
+            Self::Policy(change, _) => Some(change),
+            Self::One(..) | Self::Together(..) => None,
+        }
+    }
+
     /// Sends the outcome.
     pub fn answer(self) {
         // A caller that no longer waits has dropped the receiver.
         match self {
             Self::One(outcome, sender) => drop(sender.send(Ok(outcome))),
             Self::Together(outcomes, sender) => drop(sender.send(Ok(outcomes))),
+            Self::Policy(change, sender) => drop(sender.send(Ok(change.into_outcome()))),
         }
     }
 }

@@ -9,11 +9,15 @@ ANSWER_TIMEOUT = 5.0
 
 
 class BackendStats(NamedTuple):
-    """Calls since the last reset, and the Unix times of the first and the last, in nanoseconds."""
+    """Counts since the last reset, except for the streams. Times are Unix times in nanoseconds."""
 
     calls: int
+    failed: int  # of these calls
     first_ns: int
     last_ns: int
+    busy_ns: int  # sum of the times of the calls
+    connections: int  # accepted TCP connections
+    streams: int  # open now
 
 
 class Backend:
@@ -31,6 +35,14 @@ class Backend:
 
     def reset(self) -> None:
         self._process.ask("reset", ANSWER_TIMEOUT)
+
+    def delay(self, milliseconds: int) -> None:
+        """Delays each response from now on."""
+        self._process.ask(f"delay {milliseconds}", ANSWER_TIMEOUT)
+
+    def fail(self, percent: float, status: str = "UNAVAILABLE") -> None:
+        """Fails this part of the calls, chosen at random, from now on."""
+        self._process.ask(f"fail {percent} {status}", ANSWER_TIMEOUT)
 
     def kill(self) -> None:
         self._process.kill()

@@ -14,6 +14,7 @@ from registry import Registry
 START_TIMEOUT = 30.0
 CALL_TIMEOUT = 60.0
 UPDATE_TIMEOUT = 15.0  # limit in seconds until a client uses a new set of backends
+ECHO = "/callboard.interop.Echo"  # the service that the clients call
 POLL = 0.02  # interval in seconds between requests for the counts of a load
 
 
@@ -51,12 +52,21 @@ CLIENT_TYPES = {
 }
 
 
+FAILED = "failed"  # key of the times of failed calls
+
+
 @dataclass
 class Counts:
     """Calls by backend, and failed calls by error."""
 
     backends: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
+    ms: dict[str, list[float]] = field(default_factory=dict)  # times of the calls by backend
+
+    @property
+    def times(self) -> list[float]:
+        """Times of the calls that succeeded, in milliseconds."""
+        return [time for id, times in self.ms.items() if id != FAILED for time in times]
 
     @property
     def failed(self) -> int:
@@ -69,6 +79,14 @@ class Counts:
     def __str__(self) -> str:
         split = ", ".join(f"{id} {calls}" for id, calls in sorted(self.backends.items()))
         return f"{split or 'no call succeeded'}{f'; failed: {self.errors}' if self.errors else ''}"
+
+
+def words(method: str | None = None, deadline_ms: int | None = None, headers: dict[str, str] | None = None) -> str:
+    """Returns settings of calls as the words of a command."""
+    options = [f"method={method}"] if method else []
+    options += [f"deadline={deadline_ms}"] if deadline_ms else []
+    options += [f"header={name}:{value}" for name, value in (headers or {}).items()]
+    return "".join(f" {option}" for option in options)
 
 
 class Client:
@@ -88,11 +106,18 @@ class Client:
         """Waits until the program is ready; returns the name and version of its library."""
         return self._process.next(START_TIMEOUT)["client"]
 
-    def call(self, calls: int, parallel: int = 4) -> Counts:
-        return self._counts("called", f"call {calls} {parallel}")
+    def call(self, calls: int, parallel: int = 4, **options: Any) -> Counts:
+        return self._counts("called", f"call {calls} {parallel}{words(**options)}")
 
-    def start(self, rate: int) -> None:
-        self._process.send(f"start {rate}")
+    def start(self, rate: int, **options: Any) -> None:
+        self._process.send(f"start {rate}{words(**options)}")
+
+    def park(self, streams: int, method: str = f"{ECHO}/Park", **options: Any) -> Counts:
+        """Opens streams, which stay open until `unpark`."""
+        return self._counts("parked", f"park {streams}{words(method=method, **options)}")
+
+    def unpark(self) -> None:
+        self._counts("unparked", "unpark")
 
     def stats(self) -> Counts:
         return self._counts("stats", "stats")
@@ -106,7 +131,7 @@ class Client:
     def _counts(self, event: str, command: str) -> Counts:
         answer = self._process.ask(command, CALL_TIMEOUT)
         check(answer.get("event") == event, f"`{command}` was answered with {answer}")
-        return Counts(answer["backends"], answer["errors"])
+        return Counts(answer["backends"], answer["errors"], answer.get("ms", {}))
 
     def sees(self, *ids: str, within: float = UPDATE_TIMEOUT) -> float:
         """Calls until exactly these backends answer, and no call fails; returns the time that it took."""

@@ -6,8 +6,6 @@
 require 'grpc'
 require 'json'
 
-METHOD = '/callboard.interop.Echo/Call'
-CALL_TIMEOUT = 5
 MAX_ERROR_TEXT = 200
 MAX_ERRORS = 20
 
@@ -20,27 +18,85 @@ def emit(line)
   puts JSON.generate(line)
 end
 
-# Calls by backend, and failed calls by error.
+def now
+  Process.clock_gettime(Process::CLOCK_MONOTONIC)
+end
+
+# Settings of the calls of a command.
+class Settings
+  attr_reader :method, :deadline, :headers
+
+  def initialize(options)
+    @method = '/callboard.interop.Echo/Call'
+    @deadline = 5.0
+    @headers = {}
+    options.each { |option| set(*option.split('=', 2)) }
+  end
+
+  private
+
+  def set(name, value)
+    case name
+    when 'method' then @method = value
+    when 'deadline' then @deadline = Integer(value) / 1000.0
+    when 'header'
+      header, content = value.split(':', 2)
+      @headers[header] = content
+    else raise "invalid option \"#{name}\""
+    end
+  end
+end
+
+# Calls by backend, and failed calls by error, with their times.
 class Tally
   def initialize
     @lock = Mutex.new
     @backends = Hash.new(0)
     @errors = Hash.new(0)
+    @times = Hash.new { |times, backend| times[backend] = [] } # milliseconds
   end
 
   # Makes a call, and counts it.
-  def call(stub)
-    backend = stub.request_response(METHOD, '', BYTES, BYTES, deadline: Time.now + CALL_TIMEOUT)
-    @lock.synchronize { @backends[backend] += 1 }
-  rescue GRPC::BadStatus => e
-    add_error("#{CODES[e.code]}: #{e.details}"[...MAX_ERROR_TEXT])
+  def call(stub, settings)
+    count do
+      deadline = Time.now + settings.deadline
+      stub.request_response(settings.method, '', BYTES, BYTES, deadline:, metadata: settings.headers)
+    end
   end
 
-  def print(event)
-    @lock.synchronize { emit(event:, backends: @backends, errors: @errors) }
+  # Opens a stream, and counts it with its first response. Returns the stream.
+  def open_stream(stub, settings)
+    stream = stub.server_streamer(settings.method, '', BYTES, BYTES, return_op: true, metadata: settings.headers)
+    count { stream.execute.next }
+    stream
+  end
+
+  def print(event, **more)
+    @lock.synchronize { emit(event:, backends: @backends, errors: @errors, **more) }
+  end
+
+  def print_with_times(event)
+    print(event, ms: @times)
   end
 
   private
+
+  # Counts what the block returns, the id of a backend, or raises.
+  def count
+    began = now
+    backend = yield
+    @lock.synchronize do
+      @backends[backend] += 1
+      @times[backend] << milliseconds_since(began)
+    end
+  rescue GRPC::BadStatus => e
+    @lock.synchronize { @times['failed'] << milliseconds_since(began) }
+    add_error("#{CODES[e.code]}: #{e.details}"[...MAX_ERROR_TEXT])
+  end
+
+  def milliseconds_since(began)
+    ((now - began) * 1000).round(3)
+  end
 
   def add_error(text)
     @lock.synchronize { @errors[text] += 1 if @errors.key?(text) || @errors.size < MAX_ERRORS }
@@ -78,10 +134,10 @@ end
 class Load
   attr_reader :tally
 
-  def initialize(stub, rate)
+  def initialize(stub, rate, settings)
     @tally = Tally.new
     @running = true
-    @thread = Thread.new { run(stub, 1.0 / rate) }
+    @thread = Thread.new { run(stub, 1.0 / rate, settings) }
   end
 
   def stop
@@ -91,41 +147,51 @@ class Load
 
   private
 
-  def run(stub, interval)
+  def run(stub, interval, settings)
     callers = Callers.new
     due = now
     while @running
-      callers.add { @tally.call(stub) }
+      callers.add { @tally.call(stub, settings) }
       due += interval
       sleep([due - now, 0].max)
     end
     callers.finish
   end
-
-  def now
-    Process.clock_gettime(Process::CLOCK_MONOTONIC)
-  end
 end
 
-def call_many(stub, calls, parallel)
+def call_many(stub, calls, parallel, settings)
   tally = Tally.new
   tokens = Queue.new([true] * calls)
   tokens.close
-  Array.new(parallel) { Thread.new { tally.call(stub) while tokens.pop } }.each(&:join)
-  tally.print('called')
+  Array.new(parallel) { Thread.new { tally.call(stub, settings) while tokens.pop } }.each(&:join)
+  tally.print_with_times('called')
+end
+
+# Opens streams one after the other, each after the first response of the one before.
+def park(stub, count, settings)
+  tally = Tally.new
+  streams = Array.new(count) { tally.open_stream(stub, settings) }
+  tally.print_with_times('parked')
+  streams
 end
 
 # Runs the commands of stdin until `quit` or its end.
 def run(stub)
   load = nil
+  streams = []
   while (line = $stdin.gets)
     case line.split
-    in ['call', calls, parallel] then call_many(stub, Integer(calls), Integer(parallel))
-    in ['start', rate] unless load then load = Load.new(stub, Integer(rate))
+    in ['call', calls, parallel, *options] then call_many(stub, Integer(calls), Integer(parallel), Settings.new(options))
+    in ['park', count, *options] then streams += park(stub, Integer(count), Settings.new(options))
+    in ['unpark']
+      streams.each(&:cancel)
+      streams = []
+      Tally.new.print('unparked')
+    in ['start', rate, *options] unless load then load = Load.new(stub, Integer(rate), Settings.new(options))
     in ['stats'] if load then load.tally.print('stats')
     in ['stop'] if load
       load.stop
-      load.tally.print('stopped')
+      load.tally.print_with_times('stopped')
       load = nil
     in ['quit'] then break
     end

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes};
 use futures_util::StreamExt;
@@ -16,12 +16,11 @@ use tonic::body::Body;
 use tonic::client::{Grpc, GrpcService};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::{Body as HttpBody, StdError};
+use tonic::metadata::{MetadataKey, MetadataMap};
 use tonic::transport::Endpoint;
-use tonic::{Request, Status};
+use tonic::{Extensions, Request, Status, Streaming};
 use tonic_xds::{XdsChannelBuilder, XdsChannelConfig, XdsUri};
 
-const METHOD: &str = "/callboard.interop.Echo/Call";
-const DEADLINE: Duration = Duration::from_secs(5);
 const MAX_ERROR_CHARS: usize = 200;
 const MAX_ERRORS: usize = 20;
 
@@ -46,23 +45,38 @@ where
 {
     let mut commands = stdin_lines();
     let mut load: Option<Load> = None;
+    let mut parked = Vec::new();
     print(&json!({"event": "ready", "client": format!("tonic-xds {}", locked_version("tonic-xds")?)}))?;
     while let Some(line) = commands.recv().await {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            ["call", total, parallel] => {
+            ["call", total, parallel, ref options @ ..] => {
                 let results = Arc::default();
-                call_many(&channel, total.parse()?, parallel.parse()?, &results).await;
-                print(&report("called", &results))?;
+                call_many(&channel, total.parse()?, parallel.parse()?, &Settings::parse(options)?, &results).await;
+                print(&report_with_times("called", &results))?;
             }
-            ["start", rate] => load = Some(Load::start(channel.clone(), rate.parse()?)),
+            ["park", total, ref options @ ..] => {
+                let (settings, results) = (Settings::parse(options)?, Arc::default());
+                // Each after the first response of the one before.
+                for _ in 0..total.parse()? {
+                    parked.extend(open_stream(channel.clone(), &settings, &results).await);
+                }
+                print(&report_with_times("parked", &results))?;
+            }
+            ["unpark"] => {
+                parked.clear();
+                print(&report("unparked", &Arc::default()))?;
+            }
+            ["start", rate, ref options @ ..] => {
+                load = Some(Load::start(channel.clone(), rate.parse()?, Settings::parse(options)?));
+            }
             ["stats"] => {
                 let running = load.as_ref().ok_or("stats: no load is running")?;
                 print(&report("stats", &running.results))?;
             }
             ["stop"] => {
                 let running = load.take().ok_or("stop: no load is running")?;
-                print(&report("stopped", &running.stop().await?))?;
+                print(&report_with_times("stopped", &running.stop().await?))?;
             }
             ["quit"] => break,
             _ => return Err(format!("unknown command `{line}`").into()),
@@ -99,11 +113,47 @@ fn locked_version(package: &str) -> Result<&'static str, String> {
         .ok_or_else(|| format!("no package {package} in Cargo.lock"))
 }
 
-/// Counts of the calls that each backend answered, and of each error.
+/// Settings of the calls of a command.
+#[derive(Clone)]
+struct Settings {
+    method: PathAndQuery,
+    deadline: Duration,
+    headers: MetadataMap,
+}
+
+impl Settings {
+    fn parse(options: &[&str]) -> Result<Self, Box<dyn Error>> {
+        let mut settings = Self {
+            method: PathAndQuery::from_static("/callboard.interop.Echo/Call"),
+            deadline: Duration::from_secs(5),
+            headers: MetadataMap::new(),
+        };
+        for option in options {
+            match option.split_once('=') {
+                Some(("method", value)) => settings.method = value.parse()?,
+                Some(("deadline", value)) => settings.deadline = Duration::from_millis(value.parse()?),
+                Some(("header", value)) => {
+                    let (name, value) = value.split_once(':').ok_or("a header has no `:`")?;
+                    settings.headers.append(MetadataKey::from_bytes(name.as_bytes())?, value.parse()?);
+                }
+                _ => return Err(format!("unknown option `{option}`").into()),
+            }
+        }
+        Ok(settings)
+    }
+
+    fn request(&self) -> Request<Bytes> {
+        Request::from_parts(self.headers.clone(), Extensions::default(), Bytes::new())
+    }
+}
+
+/// Counts of the calls that each backend answered, and of each error, and their times.
 #[derive(Default)]
 struct Results {
     backends: BTreeMap<String, u64>,
     errors: BTreeMap<String, u64>,
+    /// Milliseconds, by backend.
+    times: BTreeMap<String, Vec<f64>>,
 }
 
 type SharedResults = Arc<Mutex<Results>>;
@@ -113,14 +163,23 @@ fn report(event: &str, results: &SharedResults) -> Value {
     json!({"event": event, "backends": results.backends, "errors": results.errors})
 }
 
-fn record(results: &SharedResults, outcome: Result<Bytes, Status>) {
+fn report_with_times(event: &str, results: &SharedResults) -> Value {
+    let mut report = report(event, results);
+    report["ms"] = json!(results.lock().unwrap().times);
+    report
+}
+
+fn record(results: &SharedResults, began: Instant, outcome: Result<Bytes, Status>) {
+    let took = began.elapsed().as_secs_f64() * 1000.0;
     let mut results = results.lock().unwrap();
     match outcome {
         Ok(backend) => {
             let backend = String::from_utf8_lossy(&backend).into_owned();
-            *results.backends.entry(backend).or_default() += 1;
+            *results.backends.entry(backend.clone()).or_default() += 1;
+            results.times.entry(backend).or_default().push(took);
         }
         Err(status) => {
+            results.times.entry("failed".to_owned()).or_default().push(took);
             let mut text = describe(&status);
             if results.errors.len() >= MAX_ERRORS && !results.errors.contains_key(&text) {
                 text = "others".to_owned();
@@ -150,7 +209,7 @@ fn describe(status: &Status) -> String {
     text.chars().take(MAX_ERROR_CHARS).collect()
 }
 
-async fn call_many<C>(channel: &C, total: usize, parallel: usize, results: &SharedResults)
+async fn call_many<C>(channel: &C, total: usize, parallel: usize, settings: &Settings, results: &SharedResults)
 where
     C: GrpcService<Body> + Clone,
     C::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
@@ -158,13 +217,14 @@ where
 {
     futures_util::stream::iter(0..total)
         .for_each_concurrent(parallel, |_| async {
-            record(results, call(channel.clone()).await);
+            let began = Instant::now();
+            record(results, began, call(channel.clone(), settings).await);
         })
         .await;
 }
 
 /// One call with a deadline. The timer covers the time before the channel sends the request as well.
-async fn call<C>(channel: C) -> Result<Bytes, Status>
+async fn call<C>(channel: C, settings: &Settings) -> Result<Bytes, Status>
 where
     C: GrpcService<Body>,
     C::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
@@ -173,15 +233,38 @@ where
     let mut client = Grpc::new(channel);
     let answer = async {
         client.ready().await.map_err(|error| Status::from_error(error.into()))?;
-        let mut request = Request::new(Bytes::new());
-        request.set_timeout(DEADLINE);
-        let path = PathAndQuery::from_static(METHOD);
-        client.unary(request, path, RawCodec).await
+        let mut request = settings.request();
+        request.set_timeout(settings.deadline);
+        client.unary(request, settings.method.clone(), RawCodec).await
     };
-    match tokio::time::timeout(DEADLINE, answer).await {
+    match tokio::time::timeout(settings.deadline, answer).await {
         Ok(response) => response.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded("no answer within 5 s")),
+        Err(_) => Err(Status::deadline_exceeded("no answer before the deadline")),
     }
+}
+
+/// Opens a stream, waits for its first message, and counts it.
+async fn open_stream<C>(channel: C, settings: &Settings, results: &SharedResults) -> Option<Streaming<Bytes>>
+where
+    C: GrpcService<Body>,
+    C::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
+    <C::ResponseBody as HttpBody>::Error: Into<StdError> + Send,
+{
+    let began = Instant::now();
+    let mut client = Grpc::new(channel);
+    let opened = async {
+        client.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        let response = client.server_streaming(settings.request(), settings.method.clone(), RawCodec).await?;
+        let mut stream = response.into_inner();
+        let first = stream.message().await?.ok_or_else(|| Status::internal("the stream ended without a message"))?;
+        Ok((first, stream))
+    };
+    let (outcome, stream) = match opened.await {
+        Ok((first, stream)) => (Ok(first), Some(stream)),
+        Err(status) => (Err(status), None),
+    };
+    record(results, began, outcome);
+    stream
 }
 
 /// Background load at a fixed rate, however long the calls take.
@@ -192,7 +275,7 @@ struct Load {
 }
 
 impl Load {
-    fn start<C>(channel: C, rate: f64) -> Self
+    fn start<C>(channel: C, rate: f64, settings: Settings) -> Self
     where
         C: GrpcService<Body> + Clone + Send + 'static,
         C::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
@@ -209,8 +292,11 @@ impl Load {
                 tokio::select! {
                     _ = stopped.recv() => break,
                     _ = ticks.tick() => {
-                        let (channel, recorded) = (channel.clone(), Arc::clone(&recorded));
-                        calls.spawn(async move { record(&recorded, call(channel).await) });
+                        let (channel, settings, recorded) = (channel.clone(), settings.clone(), Arc::clone(&recorded));
+                        calls.spawn(async move {
+                            let began = Instant::now();
+                            record(&recorded, began, call(channel, &settings).await);
+                        });
                     }
                     Some(_) = calls.join_next() => {}
                 }

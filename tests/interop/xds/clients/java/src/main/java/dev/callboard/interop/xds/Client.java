@@ -7,6 +7,9 @@ import io.grpc.xds.XdsChannelCredentials;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.Semaphore;
 
@@ -15,11 +18,13 @@ import java.util.concurrent.Semaphore;
  * of the suites has the commands.
  */
 public final class Client {
-    private final Echo echo;
+    private final ManagedChannel channel;
+    /** Cancel the open streams. */
+    private final List<Runnable> parked = new ArrayList<>();
     private Load load;
 
     private Client(ManagedChannel channel) {
-        echo = new Echo(channel);
+        this.channel = channel;
     }
 
     public static void main(String[] arguments) throws Exception {
@@ -35,12 +40,18 @@ public final class Client {
         for (var line = commands.readLine(); line != null; line = commands.readLine()) {
             var words = line.trim().split("\\s+");
             switch (words[0]) {
-                case "call" -> callMany(Integer.parseInt(words[1]), Integer.parseInt(words[2]));
-                case "start" -> load = new Load(echo, Integer.parseInt(words[1]));
+                case "call" -> callMany(Integer.parseInt(words[1]), Integer.parseInt(words[2]), echo(words, 3));
+                case "park" -> park(Integer.parseInt(words[1]), echo(words, 2));
+                case "unpark" -> {
+                    parked.forEach(Runnable::run);
+                    parked.clear();
+                    new Tally().print("unparked");
+                }
+                case "start" -> load = new Load(echo(words, 2), Integer.parseInt(words[1]));
                 case "stats" -> load.tally().print("stats");
                 case "stop" -> {
                     load.stop();
-                    load.tally().print("stopped");
+                    load.tally().printWithTimes("stopped");
                 }
                 case "quit" -> {
                     return;
@@ -50,7 +61,11 @@ public final class Client {
         }
     }
 
-    private void callMany(int calls, int parallel) throws InterruptedException {
+    private Echo echo(String[] words, int firstOption) {
+        return new Echo(channel, Settings.parse(Arrays.asList(words).subList(firstOption, words.length)));
+    }
+
+    private void callMany(int calls, int parallel, Echo echo) throws InterruptedException {
         var tally = new Tally();
         var permits = new Semaphore(parallel);
         for (int i = 0; i < calls; i++) {
@@ -58,6 +73,15 @@ public final class Client {
             echo.call(tally, permits::release);
         }
         permits.acquire(parallel);
-        tally.print("called");
+        tally.printWithTimes("called");
+    }
+
+    /** Opens streams one after the other, each after the first response of the one before. */
+    private void park(int streams, Echo echo) {
+        var tally = new Tally();
+        for (int i = 0; i < streams; i++) {
+            parked.add(echo.openStream(tally));
+        }
+        tally.printWithTimes("parked");
     }
 }

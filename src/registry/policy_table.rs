@@ -1,0 +1,280 @@
+//! Policies: the present one and the last revisions of each scope, and the effective policy of each service.
+//!
+//! A policy is changed by a [`PolicyCommand`]. It is decided against the present table, gets the next revision of the one order of all
+//! changes, is made durable by the engine, and is then applied. A policy is no instance, so a change of it is no
+//! [`Event`](super::Event).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `decide` | decisions: expected revision, conflicts, number of policies |
+//! | `fallback` | the graph of fallbacks: cycles, depth, dependents |
+
+mod decide;
+mod fallback;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+    sync::{Arc, OnceLock},
+};
+
+use crate::{
+    model::{Caller, EffectivePolicy, FieldError, PolicyScope, Revision, ServiceName, ServicePolicy, UnixMillis},
+    sync::RwLock,
+};
+use fallback::FallbackGraph;
+
+pub use decide::{PolicyDecision, ProposedPolicy};
+
+/// Maximum number of scopes whose policies and revisions are kept.
+pub const MAX_POLICIES: usize = 10_000;
+/// Maximum number of revisions of a policy that are kept.
+pub const MAX_POLICY_REVISIONS: usize = 20;
+
+/// Request to change one policy.
+#[derive(Debug, Clone)]
+pub struct PolicyCommand {
+    /// Services that the policy holds for.
+    pub scope: PolicyScope,
+    /// Policy that replaces the present one as a whole. An empty one removes it.
+    pub policy: ServicePolicy,
+    /// Revision that the present policy must have; 0 if there must be none. `None`: any.
+    pub expected_revision: Option<Revision>,
+}
+
+/// One revision of a policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PolicyRevision {
+    /// Position in the one order of all changes.
+    pub revision: Revision,
+    /// Time of the change.
+    pub time: UnixMillis,
+    /// Originator of the change.
+    pub caller: Arc<Caller>,
+    /// Policy. Empty: the change removed it.
+    pub policy: ServicePolicy,
+}
+
+/// Change of a policy with its revision: exactly the state that it leads to.
+#[derive(Debug)]
+pub struct PolicyChange {
+    /// Services that the policy holds for.
+    pub scope: PolicyScope,
+    /// Revisions that are kept, the newest, which is the change, last.
+    pub revisions: Vec<Arc<PolicyRevision>>,
+    /// Scope without a policy whose revisions are forgotten, because there are too many scopes.
+    pub forgotten: Option<PolicyScope>,
+}
+
+impl PolicyChange {
+    /// Newest revision.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Arc<PolicyRevision>> {
+        self.revisions.last()
+    }
+
+    /// Returns the result of the command that made this change.
+    #[must_use]
+    pub fn into_outcome(mut self) -> PolicyOutcome {
+        PolicyOutcome { newest: self.revisions.pop(), changed: true }
+    }
+}
+
+/// Result of a [`PolicyCommand`].
+#[derive(Debug, Clone)]
+pub struct PolicyOutcome {
+    /// Newest revision of the policy. `None`: it was never set.
+    pub newest: Option<Arc<PolicyRevision>>,
+    /// Set if the command changed the policy.
+    pub changed: bool,
+}
+
+/// Error of a policy that the registry rejects. A rejected command changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// The policy conflicts with other policies.
+    #[error(transparent)]
+    Invalid(#[from] FieldError),
+    /// The policy has another revision than the expected one.
+    #[error(
+        "the policy of {scope} has revision {present}, not {expected}: read it again, and repeat the change on what it is now"
+    )]
+    OtherRevision {
+        /// Scope of the policy.
+        scope: PolicyScope,
+        /// Revision in the command.
+        expected: Revision,
+        /// Revision of the present policy. 0: there is none.
+        present: Revision,
+    },
+    /// There are [`MAX_POLICIES`] policies.
+    #[error(
+        "there are {MAX_POLICIES} policies, and no more fit: remove one, or use the defaults for what services have in common"
+    )]
+    TooMany,
+}
+
+/// Policies of a registry. Only a [`WriteGuard`](super::WriteGuard) changes them.
+#[derive(Debug, Default)]
+pub struct PolicyTable(RwLock<Policies>);
+
+/// Policies of all scopes.
+#[derive(Debug, Default)]
+struct Policies {
+    defaults: ScopePolicy,
+    services: BTreeMap<ServiceName, ScopePolicy>,
+    /// Effective policy of the services that have no revisions of their own.
+    common: Arc<EffectivePolicy>,
+    fallbacks: FallbackGraph,
+    /// Number of policies that are not empty.
+    present: usize,
+    /// Revision of the newest change.
+    newest: Revision,
+}
+
+/// Policy of one scope.
+#[derive(Debug, Default)]
+struct ScopePolicy {
+    /// Last revisions, the newest, which is present, last.
+    revisions: VecDeque<Arc<PolicyRevision>>,
+    /// Effective policy of the service, made by the first reader after a change.
+    effective: OnceLock<Arc<EffectivePolicy>>,
+}
+
+impl ScopePolicy {
+    fn newest(&self) -> Option<&Arc<PolicyRevision>> {
+        self.revisions.back()
+    }
+
+    /// Returns the present policy. `None`: there is none.
+    fn policy(&self) -> Option<&ServicePolicy> {
+        self.newest().map(|newest| &newest.policy).filter(|policy| !policy.is_empty())
+    }
+
+    fn revision(&self) -> Revision {
+        self.newest().map_or(Revision::default(), |newest| newest.revision)
+    }
+}
+
+impl PolicyTable {
+    /// Returns the effective policy of a service. It is the same object until the policy of the service or the defaults change.
+    #[must_use]
+    pub fn effective(&self, service: &ServiceName) -> Arc<EffectivePolicy> {
+        let policies = self.0.read();
+        let Some(own) = policies.services.get(service) else { return Arc::clone(&policies.common) };
+        let merge = || {
+            let revision = own.revision().max(policies.defaults.revision());
+            Arc::new(EffectivePolicy::merge(own.policy(), policies.defaults.policy(), revision))
+        };
+        Arc::clone(own.effective.get_or_init(merge))
+    }
+
+    /// Revision of the newest change of any policy. 0: none was ever set.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.0.read().newest
+    }
+
+    /// Number of policies, that of the defaults included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.read().present
+    }
+
+    /// Returns whether there are no policies.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the newest revision of a policy, which may be its removal. `None`: it was never set.
+    #[must_use]
+    pub fn newest(&self, scope: &PolicyScope) -> Option<Arc<PolicyRevision>> {
+        self.0.read().of(scope)?.newest().cloned()
+    }
+
+    /// Returns the last revisions of a policy, the newest first.
+    #[must_use]
+    pub fn revisions(&self, scope: &PolicyScope) -> Vec<Arc<PolicyRevision>> {
+        self.0.read().of(scope).map(|known| known.revisions.iter().rev().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Returns up to `limit` policies whose scopes come after `after`, the defaults first, then by service. `None`: from the first.
+    #[must_use]
+    pub fn page(&self, after: Option<&PolicyScope>, limit: usize) -> Vec<(PolicyScope, Arc<PolicyRevision>)> {
+        let policies = self.0.read();
+        let defaults = after.is_none().then_some((PolicyScope::Defaults, &policies.defaults));
+        let from = match after {
+            Some(PolicyScope::Service(name)) => Bound::Excluded(name),
+            Some(PolicyScope::Defaults) | None => Bound::Unbounded,
+        };
+        let services = policies.services.range::<ServiceName, _>((from, Bound::Unbounded));
+        let services = services.map(|(name, policy)| (PolicyScope::Service(name.clone()), policy));
+        let present = defaults.into_iter().chain(services).filter(|(_, known)| known.policy().is_some());
+        present.filter_map(|(scope, known)| Some((scope, Arc::clone(known.newest()?)))).take(limit).collect()
+    }
+
+    /// Returns the services that reach this one through their fallbacks, those of the fallbacks included, by name.
+    #[must_use]
+    pub fn dependents_of(&self, service: &ServiceName) -> Vec<ServiceName> {
+        self.0.read().fallbacks.dependents_of(service)
+    }
+
+    /// Decides a command against the present policies. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the policy has another revision than expected, conflicts with other policies, or is one too many.
+    pub fn decide(&self, command: PolicyCommand) -> Result<PolicyDecision, PolicyError> {
+        decide::decide(&self.0.read(), command)
+    }
+
+    /// Applies a change.
+    pub(super) fn apply(&self, change: &PolicyChange) {
+        let mut policies = self.0.write();
+        if let Some(PolicyScope::Service(forgotten)) = &change.forgotten {
+            policies.services.remove(forgotten);
+        }
+        policies.replace(&change.scope, &change.revisions);
+    }
+
+    /// Sets the revisions of a scope, the newest last, as an earlier process had them.
+    pub(super) fn restore(&self, scope: &PolicyScope, revisions: &[Arc<PolicyRevision>]) {
+        self.0.write().replace(scope, revisions);
+    }
+}
+
+impl Policies {
+    fn of(&self, scope: &PolicyScope) -> Option<&ScopePolicy> {
+        match scope {
+            PolicyScope::Defaults => Some(&self.defaults),
+            PolicyScope::Service(service) => self.services.get(service),
+        }
+    }
+
+    /// Sets the revisions of a scope, the newest last.
+    fn replace(&mut self, scope: &PolicyScope, revisions: &[Arc<PolicyRevision>]) {
+        let changed = ScopePolicy { revisions: revisions.iter().cloned().collect(), effective: OnceLock::new() };
+        let was_present = self.of(scope).is_some_and(|known| known.policy().is_some());
+        self.present += usize::from(changed.policy().is_some());
+        self.present -= usize::from(was_present);
+        self.newest = self.newest.max(changed.revision());
+        match scope {
+            PolicyScope::Defaults => {
+                self.common = Arc::new(EffectivePolicy::merge(None, changed.policy(), changed.revision()));
+                self.defaults = changed;
+                for known in self.services.values_mut() {
+                    known.effective = OnceLock::new();
+                }
+            }
+            PolicyScope::Service(service) => {
+                let fallback = changed.policy().map(|policy| &*policy.fallback).unwrap_or_default();
+                self.fallbacks.replace(service, fallback);
+                self.services.insert(service.clone(), changed);
+            }
+        }
+    }
+}

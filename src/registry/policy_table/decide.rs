@@ -1,0 +1,126 @@
+//! Decisions about policies. They are pure functions, so that every engine decides alike.
+
+use std::sync::Arc;
+
+use super::{
+    MAX_POLICIES, MAX_POLICY_REVISIONS, Policies, PolicyChange, PolicyCommand, PolicyError, PolicyOutcome,
+    PolicyRevision, ScopePolicy,
+};
+use crate::model::{
+    Caller, EffectivePolicy, FieldError, LoadBalancing, PolicyScope, Revision, ServiceName, ServicePolicy, UnixMillis,
+    WeightSource,
+};
+
+/// Decision about a command.
+#[derive(Debug)]
+pub enum PolicyDecision {
+    /// Nothing changes: the present policy is the requested one.
+    NoOp(PolicyOutcome),
+    /// This change is to be applied.
+    Apply(ProposedPolicy),
+}
+
+/// Change of a policy without a revision.
+#[derive(Debug)]
+pub struct ProposedPolicy {
+    scope: PolicyScope,
+    policy: ServicePolicy,
+    /// Earlier revisions that are kept, the newest last.
+    earlier: Vec<Arc<PolicyRevision>>,
+    forgotten: Option<PolicyScope>,
+}
+
+impl ProposedPolicy {
+    /// Gives the change its revision, time and caller.
+    #[must_use]
+    pub fn at(self, revision: Revision, time: UnixMillis, caller: Arc<Caller>) -> PolicyChange {
+        let Self { scope, policy, earlier: mut revisions, forgotten } = self;
+        revisions.push(Arc::new(PolicyRevision { revision, time, caller, policy }));
+        PolicyChange { scope, revisions, forgotten }
+    }
+}
+
+/// Decides a command against the present policies.
+pub(super) fn decide(present: &Policies, command: PolicyCommand) -> Result<PolicyDecision, PolicyError> {
+    let PolicyCommand { scope, policy, expected_revision } = command;
+    let none = ScopePolicy::default();
+    let known = present.of(&scope).unwrap_or(&none);
+    validate_revision(&scope, known, expected_revision)?;
+    let unchanged = known.policy().map_or_else(|| policy.is_empty(), |before| *before == policy);
+    if unchanged {
+        return Ok(PolicyDecision::NoOp(PolicyOutcome { newest: known.newest().cloned(), changed: false }));
+    }
+    match &scope {
+        PolicyScope::Defaults => validate_defaults(present, &policy)?,
+        PolicyScope::Service(service) => {
+            validate(&merge(Some(&policy), present.defaults.policy()))?;
+            present.fallbacks.validate(service, &policy.fallback)?;
+        }
+    }
+    let forgotten = make_place(present, &scope)?;
+    let skipped = (known.revisions.len() + 1).saturating_sub(MAX_POLICY_REVISIONS);
+    let earlier = known.revisions.iter().skip(skipped).cloned().collect();
+    Ok(PolicyDecision::Apply(ProposedPolicy { scope, policy, earlier, forgotten }))
+}
+
+/// Verifies the expected revision. A policy that was removed has the revision of its removal, and 0 as well.
+fn validate_revision(scope: &PolicyScope, known: &ScopePolicy, expected: Option<Revision>) -> Result<(), PolicyError> {
+    let Some(expected) = expected else { return Ok(()) };
+    let is_absent = known.policy().is_none();
+    if expected == known.revision() || is_absent && expected == Revision::default() {
+        return Ok(());
+    }
+    let present = if is_absent { Revision::default() } else { known.revision() };
+    Err(PolicyError::OtherRevision { scope: scope.clone(), expected, present })
+}
+
+/// Verifies new defaults, alone and with the policy of each service.
+fn validate_defaults(present: &Policies, defaults: &ServicePolicy) -> Result<(), FieldError> {
+    validate(&merge(None, Some(defaults)))?;
+    for (service, known) in &present.services {
+        let Some(policy) = known.policy() else { continue };
+        validate(&merge(Some(policy), Some(defaults))).map_err(|error| conflict_with(service, &error))?;
+    }
+    Ok(())
+}
+
+/// Verifies that the fields of a service and those of the defaults go together.
+fn validate(effective: &EffectivePolicy) -> Result<(), FieldError> {
+    let problem = "cannot be combined with lb \"ring_hash\"";
+    let hint = "choose another lb, or leave the weights as configured";
+    let hashed = effective.routes.iter().enumerate().find_map(|(at, route)| Some((at, route.hash_header.as_ref()?)));
+    if effective.lb != LoadBalancing::RingHash {
+        return hashed.map_or(Ok(()), |(at, header)| {
+            let (field, hint) = (format!("route[{at}].hash_header"), "set lb to \"ring_hash\", or leave it out");
+            Err(FieldError::new(field, header, "has no effect without lb \"ring_hash\"", hint))
+        });
+    }
+    if effective.weights == WeightSource::ResponseTime {
+        return Err(FieldError::new("weights", "response_time", problem, hint));
+    }
+    if !effective.slow_start.is_zero() {
+        return Err(FieldError::without_value("slow_start", problem, hint));
+    }
+    Ok(())
+}
+
+fn conflict_with(service: &ServiceName, error: &FieldError) -> FieldError {
+    let problem = format!("would make the policy of service {:?} invalid ({error})", service.as_str());
+    FieldError::without_value(error.field.clone(), problem, "change the policy of this service first")
+}
+
+fn merge(service: Option<&ServicePolicy>, defaults: Option<&ServicePolicy>) -> EffectivePolicy {
+    EffectivePolicy::merge(service, defaults, Revision::default())
+}
+
+/// Returns the scope to forget so that a new one fits: the one whose policy was removed first. `None`: it fits.
+fn make_place(present: &Policies, scope: &PolicyScope) -> Result<Option<PolicyScope>, PolicyError> {
+    let PolicyScope::Service(service) = scope else { return Ok(None) };
+    // The defaults count as one, whether they are set or not.
+    if present.services.contains_key(service) || present.services.len() + 1 < MAX_POLICIES {
+        return Ok(None);
+    }
+    let removed = present.services.iter().filter(|(_, known)| known.policy().is_none());
+    let oldest = removed.min_by_key(|(_, known)| known.revision());
+    oldest.map(|(name, _)| Some(PolicyScope::Service(name.clone()))).ok_or(PolicyError::TooMany)
+}
