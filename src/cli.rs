@@ -15,12 +15,15 @@ mod health;
 mod instance_args;
 mod instances;
 mod output;
+mod policy;
 mod register;
+mod route;
 mod run;
 mod self_preservation;
 mod serve;
 mod services;
 mod stop;
+mod subset;
 mod terminal;
 mod view;
 mod watch;
@@ -74,6 +77,12 @@ enum CliCommand {
     Health(health::HealthArgs),
     /// List the services in self-preservation, or end it (exit code 6 if there are any)
     SelfPreservation(Box<self_preservation::SelfPreservationArgs>),
+    /// Set how clients balance, limit and route their calls to a service
+    Policy(Box<policy::PolicyArgs>),
+    /// Define named parts of a service, for routes
+    Subset(Box<subset::SubsetArgs>),
+    /// Split the calls to a service between its subsets, or route some of them
+    Route(Box<route::RouteArgs>),
     /// Help clients that use xDS
     Xds(xds::XdsArgs),
     /// Export a data directory as JSON Lines
@@ -104,6 +113,9 @@ pub fn run() -> ExitCode {
         CliCommand::Drain(args) => block_on(drain::run(args)),
         CliCommand::Clients(args) => block_on(clients::run(args)),
         CliCommand::SelfPreservation(args) => block_on(self_preservation::run(*args)),
+        CliCommand::Policy(args) => block_on(policy::run(*args)),
+        CliCommand::Subset(args) => block_on(subset::run(*args)),
+        CliCommand::Route(args) => block_on(route::run(*args)),
         CliCommand::Health(args) => block_on(health::run(args)),
     };
     result.unwrap_or_else(|error| error.report())
@@ -129,17 +141,20 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Asserts that a command, or each of its subcommands, takes a server and a format.
+    fn assert_takes_server_and_format(command: &clap::Command) {
+        let name = command.get_name();
+        if matches!(name, "serve" | "completion" | "export" | "import" | "bootstrap") {
+            return;
+        }
+        let has = |option: &str| command.get_arguments().any(|argument| argument.get_long() == Some(option));
+        let is_group = command.is_subcommand_required_set();
+        assert!(is_group || has("server") && has("output"), "`{name}` lacks --server or --output");
+        command.get_subcommands().for_each(assert_takes_server_and_format);
+    }
+
     #[test]
     fn every_client_command_takes_a_server_and_a_format() {
-        for command in Cli::command().get_subcommands() {
-            let name = command.get_name();
-            if matches!(name, "serve" | "completion" | "export" | "import" | "xds") {
-                continue;
-            }
-            for option in ["server", "output"] {
-                let has = command.get_arguments().any(|argument| argument.get_long() == Some(option));
-                assert!(has, "`{name}` lacks --{option}");
-            }
-        }
+        Cli::command().get_subcommands().for_each(assert_takes_server_and_format);
     }
 }

@@ -168,6 +168,9 @@ fn flags_named_by_documents_exist() {
     let mut helps: Vec<String> = verbs.map(|line| help(&[line.trim().split(' ').next().unwrap()])).collect();
     helps.extend(["events", "reset"].map(|verb| help(&["self-preservation", verb])));
     helps.push(help(&["xds", "bootstrap"]));
+    helps.extend(["set", "apply", "get", "diff"].map(|verb| help(&["policy", verb])));
+    helps.push(help(&["subset", "set"]));
+    helps.extend(["set", "add"].map(|verb| help(&["route", verb])));
     let mut known: BTreeSet<&str> = helps.iter().flat_map(|help| flags(help)).collect();
     assert!(known.contains("--data-dir"), "no flags were found");
     known.extend(OTHER_FLAGS);

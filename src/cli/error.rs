@@ -16,19 +16,27 @@ const UNREACHABLE: u8 = 4;
 const DENIED: u8 = 5;
 /// Exit code of a command that found what it checks for, such as a service that is not serving.
 pub(crate) const FINDINGS: u8 = 6;
+/// Exit code of a command that waited for something in vain.
+pub(crate) const TIMED_OUT: u8 = 7;
+/// Exit code of `callboard policy diff` if the documents differ, as of `diff`.
+pub(crate) const DIFFERENT: u8 = 1;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_EXECUTED: u8 = 127;
 
 /// Exit codes with a short name, for `--help`, and a description, for the reference page.
-pub(crate) const EXIT_CODES: [(u8, &str, &str); 7] = [
+pub(crate) const EXIT_CODES: [(u8, &str, &str); 8] = [
     (OK, "ok", "The command did what it was asked."),
     (
         ERROR,
         "error",
-        "Any error without a code of its own. For `register`, also: another boot took over the id, or an operator removed the instance.",
+        "Any error without a code of its own. For `register`, also: another boot took over the id, or an operator removed the instance. For `policy diff` only: the documents differ.",
     ),
     (USAGE, "usage", "An argument, a setting or a field of the request is invalid."),
-    (NOT_FOUND, "not found", "The instance, the service or the check does not exist."),
+    (
+        NOT_FOUND,
+        "not found",
+        "The instance, the service, the check, the revision, the subset or the route does not exist.",
+    ),
     (
         UNREACHABLE,
         "registry unreachable",
@@ -39,6 +47,11 @@ pub(crate) const EXIT_CODES: [(u8, &str, &str); 7] = [
         FINDINGS,
         "findings",
         "`health`: the service is not serving. `checks`: a check is critical. `self-preservation`: a service is in self-preservation. `xds explain`: calls fail.",
+    ),
+    (
+        TIMED_OUT,
+        "timed out",
+        "`--wait`: the policy is set, but a connected xDS client does not have it yet. The command lists these clients.",
     ),
 ];
 
@@ -61,6 +74,12 @@ pub(crate) enum CliError {
     /// The arguments or variables contradict each other.
     #[error("{0}")]
     Usage(Cow<'static, str>),
+    /// The registry has no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// Error of one of several parts of a command, after the name of the part.
+    #[error("{name}: {error}")]
+    InPart { name: String, error: Box<CliError> },
     /// Any error that has no exit code of its own.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
@@ -77,14 +96,27 @@ impl CliError {
     }
 
     /// Returns whether the reader of standard output has closed it, as `head` does. That is not an error.
-    fn is_broken_pipe(&self) -> bool {
+    pub(super) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
-    fn exit_code(&self) -> u8 {
+    /// Returns whether the registry has rejected a request because of its contents.
+    pub(super) fn is_rejection(&self) -> bool {
+        matches!(self, Self::Call { error: ClientError::Rejected(status), .. }
+            if matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::Aborted))
+    }
+
+    /// Adds the name of the part of a command that failed.
+    pub(super) fn in_part(self, name: &str) -> Self {
+        Self::InPart { name: name.to_owned(), error: Box::new(self) }
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Call { error, .. } => call_exit_code(error),
             Self::Usage(_) => USAGE,
+            Self::NotFound(_) => NOT_FOUND,
+            Self::InPart { error, .. } => error.exit_code(),
             Self::Output(_) | Self::Other(_) => ERROR,
             // The codes of shells and of `env`.
             Self::Spawn { error, .. } if error.kind() == io::ErrorKind::NotFound => NOT_EXECUTED,

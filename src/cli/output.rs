@@ -93,7 +93,8 @@ pub(crate) fn json<T: Serialize + ?Sized>(item: &T, pretty: bool) -> Result<Stri
     Ok(text.map_err(anyhow::Error::from)?)
 }
 
-fn yaml<T: Serialize + ?Sized>(item: &T) -> Result<String, CliError> {
+/// Encodes an item as YAML.
+pub(crate) fn yaml<T: Serialize + ?Sized>(item: &T) -> Result<String, CliError> {
     Ok(serde_yaml_ng::to_string(item).map_err(anyhow::Error::from)?)
 }
 
