@@ -11,6 +11,6 @@
 mod zone;
 
 pub use zone::{
-    LocalShare, NoPreferenceReason, ZoneCapacity, ZoneClass, ZoneLayout, ZoneLayoutState, ZoneName, ZonePreference,
-    ZoneTargets,
+    LocalShare, NoPreferenceReason, ServiceZones, ZoneCapacity, ZoneClass, ZoneInstances, ZoneLayout, ZoneLayoutState,
+    ZoneName, ZonePreference, ZoneTargets,
 };

@@ -144,6 +144,8 @@ pub struct ViewVersion {
     pub services: usize,
     /// Revision of the nodes, where the view depends on them.
     pub nodes: Option<Revision>,
+    /// Hash of what the view depends on besides that: revisions of other services, settings. 0: nothing.
+    pub inputs: u64,
     /// Monotonic time in microseconds from which the view is no longer current. Set if the view contains data that changes without
     /// a revision.
     pub expires_at: Option<u64>,
@@ -153,7 +155,7 @@ impl ViewVersion {
     /// Version of a view that a revision alone determines.
     #[must_use]
     pub fn at(revision: Revision) -> Self {
-        Self { revision, services: 1, nodes: None, expires_at: None }
+        Self { revision, services: 1, nodes: None, inputs: 0, expires_at: None }
     }
 
     /// Returns whether the view is that of a revision and, at this time, has not expired.

@@ -7,15 +7,18 @@
 //! | file | holds |
 //! |---|---|
 //! | `layout` | shares as clients get them, and when they change |
+//! | `service` | layouts of all zones' clients of one service |
 
 mod layout;
+mod service;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::model::Locality;
 pub use layout::{ZoneClass, ZoneLayout, ZoneLayoutState};
+pub use service::{ServiceZones, ZoneInstances};
 
 /// Minimum number of routable instances in a zone whose clients prefer it.
 const MIN_LOCAL_INSTANCES: usize = 2;
@@ -136,7 +139,7 @@ pub struct ZoneTargets<'a> {
 impl<'a> ZoneTargets<'a> {
     /// Computes the local shares of all zones. Zones without instances have clients only, which have no preference.
     #[must_use]
-    pub fn new(zones: &'a BTreeMap<ZoneName, ZoneCapacity>) -> Self {
+    pub fn new(zones: &'a BTreeMap<Arc<ZoneName>, ZoneCapacity>) -> Self {
         let zones = zones.iter().filter(|(_, capacity)| capacity.registered_weight > 0);
         let mut zones: Vec<_> = zones
             .map(|(name, capacity)| BalancedZone { name, capacity, part: 0.0, demand: 0.0, local: None, spare: 0.0 })

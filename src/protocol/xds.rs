@@ -8,6 +8,7 @@
 //! | `resource`, `route_resource`, `cluster_resource`, `assignment` | a service as resources (pure) |
 //! | `client_family` | which library a client has, and what that follows of a policy |
 //! | `cluster_name` | names of services and subsets as clusters |
+//! | `assignment_view`, `zone_layouts` | assignments, shared by streams; the zones of their clients |
 //! | `session` | the state of one stream (pure) |
 //! | `rollout` | the steps in which a stream gets a changed policy (pure) |
 //! | `source` | the resources of this registry |
@@ -21,6 +22,8 @@
 
 #[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod assignment;
+#[allow(dead_code, clippy::allow_attributes_without_reason)]
+mod assignment_view;
 #[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod client_family;
 mod client_status;
@@ -40,6 +43,8 @@ mod source;
 mod stream;
 mod stream_list;
 mod version;
+#[allow(dead_code, clippy::allow_attributes_without_reason)]
+mod zone_layouts;
 
 use std::sync::Arc;
 

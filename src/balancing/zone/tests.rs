@@ -4,17 +4,17 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{layout::WHOLE, *};
 
-type Zones = BTreeMap<ZoneName, ZoneCapacity>;
+type Zones = BTreeMap<Arc<ZoneName>, ZoneCapacity>;
 
 /// Returns a zone: its region and name, its routable and registered weight, its streams. Each instance has weight 1.
-fn zone(region: &str, zone: &str, routable: u64, registered: u64, streams: u64) -> (ZoneName, ZoneCapacity) {
+fn zone(region: &str, zone: &str, routable: u64, registered: u64, streams: u64) -> (Arc<ZoneName>, ZoneCapacity) {
     let capacity = ZoneCapacity {
         routable_weight: routable,
         registered_weight: registered,
         routable_instances: usize::try_from(routable).unwrap(),
         streams,
     };
-    (ZoneName::new(region, zone), capacity)
+    (Arc::new(ZoneName::new(region, zone)), capacity)
 }
 
 fn name(zone: &str) -> ZoneName {
@@ -67,7 +67,7 @@ fn client_prefers_no_zone_without_two_zones_and_two_local_instances() {
 
 #[test]
 fn spill_goes_to_other_regions_only_beyond_the_spare_capacity_of_the_region() {
-    let far = |streams| (ZoneName::new("far", "z9"), zone("far", "z9", 50, 50, streams).1);
+    let far = |streams| zone("far", "z9", 50, 50, streams);
     let zones = Zones::from([zone("r", "z1", 20, 20, 40), zone("r", "z2", 30, 30, 10), far(50)]);
     assert_eq!(shares(&zones, "z1"), expected([("z1", 0.5), ("z2", 0.5)]));
     let zones = Zones::from([zone("r", "z1", 20, 20, 40), zone("r", "z2", 20, 20, 10), far(50)]);
@@ -127,6 +127,38 @@ fn zone_with_one_instance_that_comes_and_goes_is_preferred_after_a_minute() {
     assert!(update(2, 120));
 }
 
+#[test]
+fn layouts_of_a_service_change_once_in_five_seconds_unless_a_zone_empties() {
+    let instances = |one, two| Arc::new(Zones::from([zone("r", "z1", one, 4, 0), zone("r", "z2", two, 4, 0)]));
+    let (z1, z2, other) = (Arc::new(name("z1")), Arc::new(name("z2")), Arc::new(name("z3")));
+    let mut service = ServiceZones::default();
+    for _ in 0..50 {
+        [&z1, &z2, &other].iter().for_each(|zone| service.add_stream("web", zone));
+    }
+    let spill = |service: &mut ServiceZones, zone, instances: &Arc<Zones>, second| {
+        service.layout(("web", zone), instances, Duration::from_secs(second)).map(|layout| layout.spill())
+    };
+    let whole = instances(4, 4);
+    assert_eq!(spill(&mut service, &z1, &whole, 0), Some(0));
+    assert_eq!(spill(&mut service, &z2, &whole, 0), Some(0));
+    assert_eq!(spill(&mut service, &other, &whole, 0), None, "it has no instances");
+    let half = instances(2, 4);
+    assert_eq!(spill(&mut service, &z1, &half, 1), Some(0), "the layout waits for the next update");
+    assert!(service.update(Duration::from_secs(1)));
+    assert_eq!(spill(&mut service, &z1, &half, 1), Some(3_333));
+    assert_eq!(spill(&mut service, &z2, &half, 1), Some(0));
+    let more = instances(3, 4);
+    assert_eq!(spill(&mut service, &z1, &more, 2), Some(3_333));
+    assert!(!service.update(Duration::from_secs(5)));
+    assert!(service.update(Duration::from_secs(6)));
+    assert_eq!(spill(&mut service, &z1, &more, 6), Some(1_429));
+    assert_eq!(spill(&mut service, &z2, &instances(3, 0), 6), None, "a zone has become empty");
+    for _ in 0..50 {
+        [&z1, &z2, &other].iter().for_each(|zone| service.remove_stream("web", zone));
+    }
+    assert!(service.is_empty());
+}
+
 fn any_zones() -> impl Strategy<Value = Zones> {
     let capacity = (0..3_u8, 1..500_u64, 0..500_u64, 0..6_usize, 0..300_u64);
     vec(capacity, 2..9).prop_map(|zones| {
@@ -134,7 +166,7 @@ fn any_zones() -> impl Strategy<Value = Zones> {
             let routable_weight = if instances == 0 { 0 } else { routable };
             let registered_weight = routable + lost;
             let capacity = ZoneCapacity { routable_weight, registered_weight, routable_instances: instances, streams };
-            (ZoneName::new(&format!("r{region}"), &format!("z{number}")), capacity)
+            (Arc::new(ZoneName::new(&format!("r{region}"), &format!("z{number}"))), capacity)
         };
         zones.into_iter().enumerate().map(capacity).collect()
     })
@@ -186,17 +218,16 @@ proptest! {
         let routable: u64 = zones.values().map(|capacity| capacity.routable_weight).sum();
         prop_assume!(streams >= MIN_KNOWN_STREAMS);
         let targets = ZoneTargets::new(&zones);
-        let mut load = BTreeMap::<&ZoneName, f64>::new();
+        let mut load = BTreeMap::<ZoneName, f64>::new();
         for (client, capacity) in zones.iter().filter(|(_, capacity)| capacity.streams > 0) {
             let shares = targets.of(client).unwrap().shares;
             prop_assert!((shares.values().sum::<f64>() - 1.0).abs() < 1e-9);
             for (zone, share) in shares {
-                let (zone, _) = zones.get_key_value(&zone).unwrap();
                 *load.entry(zone).or_default() += share * ratio(capacity.streams, streams);
             }
         }
         for (zone, load) in load {
-            let capacity = ratio(zones[zone].routable_weight, routable);
+            let capacity = ratio(zones[&zone].routable_weight, routable);
             prop_assert!(load <= capacity + 1e-6, "{:?}: {} of {}", zone, load, capacity);
         }
     }
@@ -244,7 +275,7 @@ proptest! {
             let changed = state.update(&ZoneTargets::new(zones), Duration::from_secs(second as u64), *may_change);
             let layout = state.layout();
             prop_assert_eq!(changed, layout.shares != before.shares, "{:?}", layout);
-            let routable: BTreeSet<_> = zones.iter().filter(|(_, zone)| zone.routable_weight > 0).map(|(name, _)| name).collect();
+            let routable: BTreeSet<_> = zones.iter().filter(|(_, zone)| zone.routable_weight > 0).map(|(name, _)| &**name).collect();
             prop_assert!(layout.shares.keys().all(|zone| routable.contains(zone)), "{:?}", layout);
             prop_assert!(layout.is_by_capacity() || layout.shares.values().sum::<u32>() == WHOLE);
         }

@@ -3,7 +3,7 @@
 //! The priority and the weight of a locality depend on the client's zone; its name and its endpoints do not. The fields of a message may
 //! come in any order, so an assignment is put together from copies.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::ViewValue,
-    balancing::{ZoneCapacity, ZoneClass, ZoneLayout, ZoneName},
+    balancing::{ZoneClass, ZoneInstances, ZoneLayout, ZoneName},
 };
 
 /// Bytes of a locality besides its encoding.
@@ -37,6 +37,7 @@ struct LocalityPart {
 #[derive(Debug)]
 pub(in crate::protocol::xds) struct AssignmentParts {
     tiers: Vec<Vec<LocalityPart>>,
+    zones: Arc<ZoneInstances>,
     layout: EndpointLayout,
     shed: u8,
 }
@@ -51,22 +52,13 @@ impl ViewValue for AssignmentParts {
 impl AssignmentParts {
     pub(super) fn new(tiers: &[Vec<AssignedLocality<'_>>], layout: EndpointLayout, shed: u8) -> Self {
         let part = |locality: &AssignedLocality<'_>| LocalityPart::new(locality, layout);
-        Self { tiers: tiers.iter().map(|tier| tier.iter().map(part).collect()).collect(), layout, shed }
+        let zones = Arc::new(tiers.first().map(|tier| zones(tier)).unwrap_or_default());
+        Self { tiers: tiers.iter().map(|tier| tier.iter().map(part).collect()).collect(), zones, layout, shed }
     }
 
-    /// Returns the numbers of the zones in the first tier, without the streams of their clients.
-    pub(in crate::protocol::xds) fn zones(&self) -> BTreeMap<ZoneName, ZoneCapacity> {
-        let mut zones: BTreeMap<ZoneName, ZoneCapacity> = BTreeMap::new();
-        for LocalityPart { summary, .. } in self.tiers.first().into_iter().flatten() {
-            let zone = match zones.get_mut(&summary.zone) {
-                Some(zone) => zone,
-                None => zones.entry(ZoneName::clone(&summary.zone)).or_default(),
-            };
-            zone.routable_weight += summary.routable_configured;
-            zone.registered_weight += summary.total_configured;
-            zone.routable_instances += summary.routable_endpoints;
-        }
-        zones
+    /// Numbers of the zones in the first tier, without the streams of their clients.
+    pub(in crate::protocol::xds) fn zones(&self) -> &Arc<ZoneInstances> {
+        &self.zones
     }
 
     /// Encodes the assignment of the cluster with this name for the clients of a zone. `None`: for clients without a preference.
@@ -120,6 +112,18 @@ impl AssignmentParts {
         }
         assignment.locality(&bytes, 1, first.priority);
     }
+}
+
+/// Returns the numbers of the zones of these localities.
+fn zones(localities: &[AssignedLocality<'_>]) -> ZoneInstances {
+    let mut zones = ZoneInstances::new();
+    for AssignedLocality { summary, .. } in localities {
+        let zone = zones.entry(Arc::clone(&summary.zone)).or_default();
+        zone.routable_weight += summary.routable_configured;
+        zone.registered_weight += summary.total_configured;
+        zone.routable_instances += summary.routable_endpoints;
+    }
+    zones
 }
 
 impl LocalityPart {

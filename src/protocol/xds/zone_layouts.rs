@@ -1,0 +1,171 @@
+//! Zones of the clients of all streams, and the layouts that they get.
+//!
+//! A stream counts in each cluster whose endpoints it subscribes to, under the zone that its client has named.
+
+use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
+
+use dashmap::DashMap;
+
+use super::cluster_name::split_cluster_name;
+use crate::{
+    balancing::{ServiceZones, ZoneInstances, ZoneLayout, ZoneName},
+    model::ServiceName,
+};
+
+/// Zones of the clients of all streams, by service.
+#[derive(Debug, Default)]
+pub(super) struct ZoneLayouts {
+    services: DashMap<Box<str>, ServiceZones>,
+}
+
+impl ZoneLayouts {
+    /// Returns the layout of a cluster with these instances for the clients of a zone. `None`: all zones share their calls by capacity.
+    pub(super) fn layout(
+        &self,
+        (cluster, client): (&str, &Arc<ZoneName>),
+        instances: &Arc<ZoneInstances>,
+        now: Duration,
+    ) -> Option<Arc<ZoneLayout>> {
+        self.services.get_mut(split_cluster_name(cluster).0)?.layout((cluster, client), instances, now)
+    }
+
+    /// Drops the layouts of a cluster whose clients no longer prefer their zones.
+    pub(super) fn forget(&self, cluster: &str) {
+        if let Some(mut service) = self.services.get_mut(split_cluster_name(cluster).0) {
+            service.forget_layouts(cluster);
+        }
+    }
+
+    /// Brings all layouts up to date and returns the services with one that has changed.
+    pub(super) fn update(&self, now: Duration) -> Vec<ServiceName> {
+        let mut changed = Vec::new();
+        for mut service in self.services.iter_mut() {
+            if service.value_mut().update(now)
+                && let Ok(name) = ServiceName::parse(service.key())
+            {
+                changed.push(name);
+            }
+        }
+        changed
+    }
+
+    fn add(&self, cluster: &str, zone: &Arc<ZoneName>) {
+        let service = split_cluster_name(cluster).0;
+        match self.services.get_mut(service) {
+            Some(mut found) => found.add_stream(cluster, zone),
+            None => self.services.entry(service.into()).or_default().add_stream(cluster, zone),
+        }
+    }
+
+    fn remove(&self, cluster: &str, zone: &ZoneName) {
+        let service = split_cluster_name(cluster).0;
+        if let Some(mut found) = self.services.get_mut(service) {
+            found.remove_stream(cluster, zone);
+        }
+        self.services.remove_if(service, |_, found| found.is_empty());
+    }
+}
+
+/// Clusters of one stream, counted under the zone of its client. Dropping it ends that.
+#[derive(Debug)]
+pub(super) struct ZoneSubscriptions {
+    layouts: Arc<ZoneLayouts>,
+    /// `None`: the client has named no zone.
+    zone: Option<Arc<ZoneName>>,
+    clusters: BTreeSet<Arc<str>>,
+}
+
+impl ZoneSubscriptions {
+    /// Creates the subscriptions of a new stream.
+    pub(super) fn new(layouts: &Arc<ZoneLayouts>) -> Self {
+        Self { layouts: Arc::clone(layouts), zone: None, clusters: BTreeSet::new() }
+    }
+
+    /// Zone of the client. `None`: it has named none.
+    pub(super) fn zone(&self) -> Option<&Arc<ZoneName>> {
+        self.zone.as_ref()
+    }
+
+    /// Sets the zone that the client names.
+    pub(super) fn set_zone(&mut self, region: &str, zone: &str) {
+        let zone = Some(ZoneName::new(region, zone)).filter(ZoneName::is_named);
+        if zone.as_ref() == self.zone.as_deref() {
+            return;
+        }
+        let clusters = mem::take(&mut self.clusters);
+        clusters.iter().for_each(|cluster| self.discount(cluster));
+        self.zone = zone.map(Arc::new);
+        for cluster in clusters {
+            self.add(&cluster);
+        }
+    }
+
+    /// Counts the stream in a cluster whose endpoints it subscribes to.
+    pub(super) fn add(&mut self, cluster: &Arc<str>) {
+        if self.clusters.insert(Arc::clone(cluster))
+            && let Some(zone) = &self.zone
+        {
+            self.layouts.add(cluster, zone);
+        }
+    }
+
+    /// Ceases to count the stream in a cluster.
+    pub(super) fn remove(&mut self, cluster: &str) {
+        if self.clusters.remove(cluster) {
+            self.discount(cluster);
+        }
+    }
+
+    fn discount(&self, cluster: &str) {
+        if let Some(zone) = &self.zone {
+            self.layouts.remove(cluster, zone);
+        }
+    }
+}
+
+impl Drop for ZoneSubscriptions {
+    fn drop(&mut self) {
+        self.clusters.iter().for_each(|cluster| self.discount(cluster));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balancing::ZoneCapacity;
+
+    #[test]
+    fn stream_counts_under_its_zone_until_it_ends() {
+        let layouts = Arc::<ZoneLayouts>::default();
+        let zone = |name| Arc::new(ZoneName::new("r", name));
+        let instances = |one: u64| {
+            let capacity = |routable| ZoneCapacity {
+                routable_weight: routable,
+                registered_weight: 4,
+                routable_instances: 4,
+                streams: 0,
+            };
+            Arc::new(ZoneInstances::from([(zone("z1"), capacity(one)), (zone("z2"), capacity(4))]))
+        };
+        let cluster: Arc<str> = "web|v1".into();
+        let mut streams: Vec<_> = (0..20).map(|_| ZoneSubscriptions::new(&layouts)).collect();
+        for (number, stream) in streams.iter_mut().enumerate() {
+            stream.add(&cluster);
+            stream.set_zone("r", if number % 2 == 0 { "z1" } else { "z2" });
+        }
+        let spill = |one, now| {
+            let now = Duration::from_secs(now);
+            let layout = layouts.layout(("web|v1", &zone("z1")), &instances(one), now)?;
+            Some((layout.spill(), layouts.update(now)))
+        };
+        assert_eq!(spill(4, 0), Some((0, Vec::new())));
+        assert_eq!(spill(2, 1), Some((0, vec![ServiceName::parse("web").unwrap()])));
+        assert_eq!(spill(2, 2), Some((3_333, Vec::new())));
+        layouts.forget("web|v1");
+        assert_eq!(spill(4, 3), Some((0, Vec::new())), "it begins anew");
+        streams[0].remove("web|v1");
+        drop(streams);
+        assert!(layouts.services.is_empty());
+        assert_eq!(spill(4, 4), None);
+    }
+}
