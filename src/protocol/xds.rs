@@ -11,37 +11,39 @@
 //! | `assignment_view`, `zone_layouts` | assignments, shared by streams; the zones of their clients |
 //! | `session` | the state of one stream (pure) |
 //! | `rollout` | the steps in which a stream gets a changed policy (pure) |
+//! | `stream_policies` | the policies of all services as one stream gets them (pure) |
+//! | `stream_interest`, `stream_wake` | what wakes a stream |
 //! | `source` | the resources of this registry |
 //! | `request`, `frame` | requests and responses on the wire |
 //! | `stream` | one stream: reads requests, is woken by changes, writes responses |
 //! | `stream_list`, `client_status` | all open streams; their state for clients of CSDS |
+//! | `policy_rollout` | which clients have a policy, for operators |
 //! | `explain` | what the clients of a service get, for operators |
 //! | `error` | errors as statuses |
 //!
 //! Not here: connections (`transport`), the list of watchers of all protocols (`app`).
 
-#[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod assignment;
-#[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod assignment_view;
-#[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod client_family;
 mod client_status;
-#[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod cluster_name;
 mod cluster_resource;
 mod error;
 mod explain;
 mod frame;
+mod policy_rollout;
 mod request;
 mod resource;
-#[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod rollout;
 mod route_resource;
 mod session;
 mod source;
 mod stream;
+mod stream_interest;
 mod stream_list;
+mod stream_policies;
+mod stream_wake;
 mod version;
 #[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod zone_layouts;
@@ -76,6 +78,7 @@ use explain::ExplainApi;
 use request::XdsRequest;
 use stream::AdsStream;
 use stream_list::XdsStreams;
+use zone_layouts::ZoneLayouts;
 
 /// Path of the state-of-the-world protocol.
 pub(crate) const STATE_OF_THE_WORLD: &str =
@@ -94,13 +97,14 @@ const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 pub struct XdsApi {
     context: Arc<ServerContext>,
     streams: Arc<XdsStreams>,
+    zone_layouts: Arc<ZoneLayouts>,
 }
 
 impl XdsApi {
     /// Creates the services, without streams.
     #[must_use]
     pub fn new(context: &Arc<ServerContext>) -> Arc<Self> {
-        Arc::new(Self { context: Arc::clone(context), streams: Arc::default() })
+        Arc::new(Self { context: Arc::clone(context), streams: Arc::default(), zone_layouts: Arc::default() })
     }
 
     /// Returns the routes of the services, for a gRPC listener.

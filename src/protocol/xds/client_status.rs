@@ -37,13 +37,13 @@ impl XdsApi {
         let mut response = ClientStatusResponse::default();
         let mut resources = 0;
         for stream in self.streams.all() {
-            let state = stream.state.lock();
+            let mut state = stream.state.lock();
             let is_selected = request
                 .node_matchers
                 .iter()
                 .any(|matcher| matcher.node_id.as_ref().is_none_or(|matcher| matches(matcher, &state.node.id)));
             if resources < MAX_RESOURCES && (request.node_matchers.is_empty() || is_selected) {
-                let config = self.config(&state, !request.exclude_resource_contents);
+                let config = self.config(&mut state, !request.exclude_resource_contents);
                 resources += config.generic_xds_configs.len();
                 response.config.push(config);
             }
@@ -51,12 +51,13 @@ impl XdsApi {
         response
     }
 
-    fn config(&self, state: &XdsStreamState, with_contents: bool) -> ClientConfig {
+    fn config(&self, state: &mut XdsStreamState, with_contents: bool) -> ClientConfig {
         let mut configs = Vec::new();
+        let source = RegistrySource::new(self, &state.client, &mut state.policies);
         for kind in ResourceType::ALL {
             let subscription = state.session.subscription(kind);
             for (name, status) in subscription.resources() {
-                let content = RegistrySource(&self.context).resource(kind, name).filter(|_| with_contents);
+                let content = source.resource(kind, name).filter(|_| with_contents);
                 configs.push(GenericXdsConfig {
                     type_url: kind.url().to_owned(),
                     name: name.to_string(),

@@ -12,10 +12,12 @@ use super::{
     XdsApi,
     assignment::{AssignedLocality, OmissionReason, PlannedLocality, ServiceAssignment, XdsEndpoint},
     error::XdsError,
+    policy_rollout::policy_rollout,
     resource::{self, EncodedResource, ResourceType},
     session::{ResourceSource, ResourceStatus, TypeSubscription, XdsVariant},
-    source::RegistrySource,
+    source::{ClientProfile, RegistrySource},
     stream_list::XdsStream,
+    stream_policies::StreamPolicies,
     version,
 };
 use crate::{
@@ -95,7 +97,8 @@ impl XdsApi {
     }
 
     fn explained_resources(&self, names: &ResourceNames<'_>) -> Vec<pb::XdsResource> {
-        let source = RegistrySource(&self.context);
+        let (client, mut policies) = (ClientProfile::default(), StreamPolicies::default());
+        let source = RegistrySource::new(self, &client, &mut policies);
         let found = names.all().filter_map(|(kind, name)| Some((kind, name, source.resource(kind, name)?)));
         found
             .map(|(kind, name, EncodedResource { any, hash })| pb::XdsResource {
@@ -339,8 +342,8 @@ impl XdsService for ExplainApi {
 
     async fn get_policy_rollout(
         &self,
-        _: Request<pb::GetPolicyRolloutRequest>,
+        request: Request<pb::GetPolicyRolloutRequest>,
     ) -> Result<Response<pb::GetPolicyRolloutResponse>, Status> {
-        Err(Status::unimplemented("policies are not served yet"))
+        Ok(Response::new(policy_rollout(&self.0, request.get_ref())?))
     }
 }

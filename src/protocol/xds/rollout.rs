@@ -106,6 +106,11 @@ impl PolicyRollout {
         self.rejected
     }
 
+    /// Returns whether the client is to have this policy in the end.
+    pub(super) fn is_target(&self, policy: &Arc<EffectivePolicy>) -> bool {
+        Arc::ptr_eq(policy, &self.target)
+    }
+
     /// Returns whether the client has accepted the whole policy that it is to have.
     pub(super) fn is_complete(&self) -> bool {
         self.step.is_none()

@@ -15,9 +15,12 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::resource::{EncodedResource, ResourceType};
+use super::{
+    resource::{EncodedResource, ResourceType},
+    rollout::StepAnswer,
+};
 use crate::model::UnixMillis;
 pub(super) use subscription::{ResourceStatus, SentResponse, TypeSubscription};
 
@@ -195,11 +198,69 @@ impl Session {
         outcome
     }
 
-    /// Marks the resources of a service that has changed as pending.
-    pub(super) fn changed(&mut self, service: &str) {
-        let [clusters, assignments, ..] = &mut self.types;
-        assignments.mark(service);
-        clusters.mark_new(service);
+    /// Marks the endpoints of a service whose instances have changed as pending. `clusters`: the clusters that a client of all clusters is to
+    /// have if the service exists.
+    pub(super) fn changed(&mut self, service: &str, clusters: Vec<&str>) {
+        let [all_clusters, assignments, ..] = &mut self.types;
+        assignments.mark_service(ResourceType::Assignment, service);
+        for cluster in clusters {
+            all_clusters.mark_new(cluster);
+        }
+    }
+
+    /// Marks all resources of a service whose policy has changed as pending. `clusters`: as in [`Self::changed`].
+    pub(super) fn policy_changed(&mut self, service: &str, clusters: Vec<&str>) {
+        for kind in ResourceType::ALL {
+            self.types[kind as usize].mark_service(kind, service);
+        }
+        self.changed(service, clusters);
+    }
+
+    /// Returns whether the client subscribes to all clusters.
+    pub(super) fn has_all_clusters(&self) -> bool {
+        self.types[ResourceType::Cluster as usize].is_wildcard()
+    }
+
+    /// Returns whether the client subscribes to a resource of a service.
+    pub(super) fn includes_service(&self, service: &str) -> bool {
+        ResourceType::ALL.into_iter().any(|kind| self.types[kind as usize].includes_service(kind, service))
+    }
+
+    /// Returns whether the client subscribes to a cluster or to its endpoints.
+    pub(super) fn subscribes_to_cluster(&self, cluster: &str) -> bool {
+        let [clusters, assignments, ..] = &self.types;
+        [clusters, assignments].into_iter().any(|subscription| subscription.status_of(cluster).is_some())
+    }
+
+    /// Returns the services of all subscribed resources.
+    pub(super) fn services(&self) -> BTreeSet<&str> {
+        let mut services = BTreeSet::new();
+        for kind in ResourceType::ALL {
+            self.types[kind as usize].add_services(kind, &mut services);
+        }
+        services
+    }
+
+    /// Returns the answer of the client to the routes of a service, and to these clusters.
+    pub(super) fn answer<'a>(&self, service: &str, clusters: impl IntoIterator<Item = &'a str>) -> StepAnswer {
+        let of_routes = [ResourceType::Listener, ResourceType::Route]
+            .map(|kind| self.types[kind as usize].status_of_service(kind, service));
+        let mut of_clusters = Vec::new();
+        for cluster in clusters {
+            let statuses = [ResourceType::Cluster, ResourceType::Assignment]
+                .map(|kind| self.types[kind as usize].settled_status(cluster));
+            of_clusters.extend(statuses);
+        }
+        let is_rejected = |status: &Option<ResourceStatus>| *status == Some(ResourceStatus::Rejected);
+        if of_routes.iter().chain(&of_clusters).any(is_rejected) {
+            StepAnswer::Rejected
+        } else if of_routes.into_iter().flatten().any(|status| status != ResourceStatus::Synced) {
+            StepAnswer::Waiting
+        } else if of_clusters.into_iter().all(|status| status == Some(ResourceStatus::Synced)) {
+            StepAnswer::Accepted
+        } else {
+            StepAnswer::RoutesAccepted
+        }
     }
 
     /// Marks the resources of all services as pending.

@@ -1,23 +1,60 @@
-//! Resources of this registry.
+//! Resources of this registry, as the client of one stream gets them.
 
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
+use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
 
 use super::{
-    assignment::ServiceAssignment,
-    client_family::ClientFamily,
-    cluster_resource,
-    resource::{EncodedResource, ResourceType},
-    route_resource::{self, SelectedRoutes},
+    XdsApi,
+    assignment::EndpointLayout,
+    assignment_view::AssignmentQuery,
+    client_family::{ClientFamily, ClientFeature},
+    cluster_name::split_cluster_name,
+    cluster_resource::cluster,
+    request::NodeIdentity,
+    resource::{EncodedResource, ResourceType, cluster_of},
+    route_resource::{SelectedRoutes, listener, route},
     session::ResourceSource,
+    stream_policies::StreamPolicies,
+    zone_layouts::ZoneLayouts,
 };
 use crate::{
-    app::{ServerContext, View, ViewKey, ViewValue},
-    model::{EffectivePolicy, ServiceName},
+    app::{ServerContext, ViewValue},
+    balancing::ZoneName,
+    model::{EffectivePolicy, MAX_FALLBACK_DEPTH, ServiceName},
+    registry::PolicyTable,
 };
 
-/// Resources of this registry. An assignment is encoded once for each revision of its service, for all streams.
+/// What the form of a client's resources depends on, besides the registry.
+#[derive(Debug, Clone)]
+pub(super) struct ClientProfile {
+    pub(super) family: ClientFamily,
+    /// `None`: the client has named no zone.
+    pub(super) zone: Option<Arc<ZoneName>>,
+}
+
+impl Default for ClientProfile {
+    /// A client that has not said what it is.
+    fn default() -> Self {
+        Self { family: ClientFamily::UNKNOWN, zone: None }
+    }
+}
+
+impl ClientProfile {
+    /// Returns the profile of a client with this identity.
+    pub(super) fn of(node: &NodeIdentity) -> Self {
+        let zone = ZoneName::new(&node.region, &node.zone);
+        Self { family: ClientFamily::of(node), zone: zone.is_named().then(|| Arc::new(zone)) }
+    }
+}
+
+/// Resources of this registry, as the client of one stream gets them. Streams share the bytes of equal assignments: each is encoded once
+/// for each state of the registry.
 #[derive(Debug)]
-pub(super) struct RegistrySource<'a>(pub(super) &'a ServerContext);
+pub(super) struct RegistrySource<'a> {
+    context: &'a ServerContext,
+    zone_layouts: &'a ZoneLayouts,
+    client: &'a ClientProfile,
+    policies: RefCell<&'a mut StreamPolicies>,
+}
 
 impl ViewValue for EncodedResource {
     fn bytes(&self) -> usize {
@@ -25,46 +62,107 @@ impl ViewValue for EncodedResource {
     }
 }
 
-impl RegistrySource<'_> {
+impl<'a> RegistrySource<'a> {
+    /// Resources for a client with these policies.
+    pub(super) fn new(api: &'a XdsApi, client: &'a ClientProfile, policies: &'a mut StreamPolicies) -> Self {
+        let (context, zone_layouts) = (&*api.context, &*api.zone_layouts);
+        Self { context, zone_layouts, client, policies: RefCell::new(policies) }
+    }
+
+    /// Returns the routes that a client follows to a service.
+    fn routes(&self, service: &str) -> (Arc<EffectivePolicy>, BTreeSet<Arc<str>>) {
+        let mut policies = self.policies.borrow_mut();
+        match policies.rollout(service, || self.present_policy(service)) {
+            Some(rollout) => (Arc::clone(rollout.selecting()), rollout.listed().clone()),
+            None => (Arc::default(), BTreeSet::from([Arc::from(service)])),
+        }
+    }
+
+    /// Returns the policy that defines a cluster.
+    fn policy_of(&self, cluster: &str) -> Arc<EffectivePolicy> {
+        let service = split_cluster_name(cluster).0;
+        let mut policies = self.policies.borrow_mut();
+        let rollout = policies.rollout(service, || self.present_policy(service));
+        rollout.map_or_else(Arc::default, |rollout| Arc::clone(rollout.policy_of(cluster)))
+    }
+
+    fn present_policy(&self, service: &str) -> Arc<EffectivePolicy> {
+        let policies = self.context.engine.registry().policies();
+        ServiceName::parse(service).map_or_else(|_| Arc::default(), |service| policies.effective(&service))
+    }
+
+    fn routes_resource(
+        &self,
+        name: &str,
+        make: fn(&str, &SelectedRoutes<'_>, ClientFamily) -> EncodedResource,
+    ) -> EncodedResource {
+        let (policy, listed) = self.routes(cluster_of(name).unwrap_or(name));
+        let incarnation = self.context.engine.registry().incarnation();
+        make(name, &SelectedRoutes { policy: &policy, listed: &listed, incarnation }, self.client.family)
+    }
+
     fn assignment(&self, name: &str) -> EncodedResource {
-        let registry = self.0.engine.registry();
-        let empty = || ServiceAssignment::without_policy(std::iter::empty()).into_parts().encode(name, None);
-        let Ok(service) = ServiceName::parse(name) else { return empty() };
-        // Read before the instances, which may be newer. Then they are encoded once more.
-        let Some(revision) = registry.view_revision(&service) else { return empty() };
-        let encode = || {
-            let chunks = registry.chunks(&service);
-            let instances = chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance);
-            Ok::<_, Infallible>(ServiceAssignment::without_policy(instances).into_parts().encode(name, None))
+        let (policy, family) = (self.policy_of(name), self.client.family);
+        let (is_flat, has_ring) = (!family.has(ClientFeature::Localities), family.has(ClientFeature::RingHash));
+        let mut fallbacks = fallback_services(self.context.engine.registry().policies(), policy.fallback.iter());
+        fallbacks.retain(|fallback| fallback.as_str() != split_cluster_name(name).0);
+        let query = AssignmentQuery {
+            cluster: name,
+            policy: &policy,
+            fallbacks: &fallbacks,
+            layout: EndpointLayout::of(&policy, is_flat, has_ring),
+            zone: self.client.zone.as_ref(),
         };
-        let Ok(encoded) = self.0.views.at_revision(ViewKey::new(View::XdsAssignment, name, ""), revision, encode);
-        EncodedResource::clone(&encoded)
+        query.resource(self.context, self.zone_layouts)
     }
 }
 
 impl ResourceSource for RegistrySource<'_> {
     fn resource(&self, kind: ResourceType, name: &str) -> Option<EncodedResource> {
-        let (policy, listed) = (EffectivePolicy::default(), BTreeSet::new());
-        let incarnation = self.0.engine.registry().incarnation();
-        let selected = SelectedRoutes { policy: &policy, listed: &listed, incarnation };
-        let family = ClientFamily::UNKNOWN;
         match kind {
-            ResourceType::Cluster => cluster_resource::cluster(name, &policy, family),
+            ResourceType::Cluster => cluster(name, &self.policy_of(name), self.client.family),
             ResourceType::Assignment => Some(self.assignment(name)),
-            ResourceType::Listener => Some(route_resource::listener(name, &selected, family)),
-            ResourceType::Route => Some(route_resource::route(name, &selected, family)),
+            ResourceType::Listener => Some(self.routes_resource(name, listener)),
+            ResourceType::Route => Some(self.routes_resource(name, route)),
         }
     }
 
     fn clusters(&self) -> Vec<Arc<str>> {
-        self.0.engine.registry().each_service().map(|service| Arc::from(service.name.as_str())).collect()
+        let services = self.context.engine.registry().each_service();
+        services.flat_map(|service| self.routes(service.name.as_str()).1).collect()
     }
 
     fn has_cluster(&self, name: &str) -> bool {
-        ServiceName::parse(name).is_ok_and(|service| self.0.engine.registry().view_revision(&service).is_some())
+        let service = split_cluster_name(name).0;
+        let is_registered = ServiceName::parse(service)
+            .is_ok_and(|service| self.context.engine.registry().view_revision(&service).is_some());
+        is_registered && self.routes(service).1.contains(name)
     }
 
     fn revision(&self) -> u64 {
-        self.0.engine.registry().applied().0
+        self.context.engine.registry().applied().0
+    }
+}
+
+/// Returns the services that take the calls of a service without instances, in the order in which they do: its fallbacks, each followed by
+/// its own fallbacks.
+pub(super) fn fallback_services<'a>(
+    policies: &PolicyTable,
+    fallbacks: impl Iterator<Item = &'a ServiceName>,
+) -> Vec<ServiceName> {
+    let mut services = Vec::new();
+    for fallback in fallbacks {
+        add_fallback(policies, fallback, MAX_FALLBACK_DEPTH, &mut services);
+    }
+    services
+}
+
+fn add_fallback(policies: &PolicyTable, fallback: &ServiceName, depth: usize, to: &mut Vec<ServiceName>) {
+    if depth == 0 || to.contains(fallback) {
+        return;
+    }
+    to.push(fallback.clone());
+    for next in &policies.effective(fallback).fallback {
+        add_fallback(policies, next, depth - 1, to);
     }
 }

@@ -17,15 +17,16 @@ use super::{
     frame,
     request::{NodeIdentity, ParsedRequest, XdsRequest},
     resource::ResourceType,
-    session::{InterestChange, RequestOutcome, RequestedNames, SubscriptionRequest},
-    source::RegistrySource,
-    stream_list::XdsStreamGuard,
+    session::{InterestChange, RequestOutcome, RequestedNames, Session, SubscriptionRequest},
+    source::{ClientProfile, RegistrySource, fallback_services},
+    stream_list::{XdsStreamGuard, XdsStreamState},
+    stream_wake::StreamWake,
 };
 use crate::{
     app::{ReaderMemory, ServerContext, UserAgent, WatchProtocol, WatchedResource, WatcherGuard, XdsWatch},
     metrics::XdsCounters,
-    model::{Selector, ServiceName},
-    transport::{ChangedServices, Connection, Interest, MessageSource, NextMessage, WakeRegistration},
+    model::{ServiceName, topic_of_policies},
+    transport::{ChangedServices, Connection, MessageSource, NextMessage},
 };
 
 /// Time within which the first request of a stream must arrive.
@@ -34,9 +35,10 @@ const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// Stream of a client, in either protocol.
 #[derive(Debug)]
 pub(super) struct AdsStream<Q> {
+    api: Arc<XdsApi>,
     context: Arc<ServerContext>,
     requests: Streaming<Q>,
-    wake: WakeRegistration,
+    wake: StreamWake,
     entry: XdsStreamGuard,
     watcher: WatcherGuard,
     max_request_bytes: usize,
@@ -47,18 +49,18 @@ pub(super) struct AdsStream<Q> {
 
 impl<Q: XdsRequest> AdsStream<Q> {
     pub(super) fn new(
-        api: &XdsApi,
+        api: &Arc<XdsApi>,
         connection: &Arc<Connection>,
         user_agent: UserAgent,
         requests: Streaming<Q>,
     ) -> Self {
         let context = &api.context;
-        let entry = api.streams.enter(Q::VARIANT, connection.peer());
+        let entry = api.streams.enter(Q::VARIANT, connection.peer(), &api.zone_layouts);
         let watch = Arc::clone(&entry.stream) as Arc<dyn XdsWatch>;
         let resource = (WatchedResource::Xds(watch), None);
         let now = context.clock.now();
         Self {
-            wake: context.notifier.register_for_names(connection, Interest::Nothing),
+            wake: StreamWake::new(context, connection),
             watcher: context.watchers.enter(WatchProtocol::Xds, connection, user_agent, resource, now),
             entry,
             requests,
@@ -66,6 +68,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
             opened: Some(context.clock.since_start()),
             ended: false,
             context: Arc::clone(context),
+            api: Arc::clone(api),
         }
     }
 
@@ -78,6 +81,8 @@ impl<Q: XdsRequest> AdsStream<Q> {
         let mut state = stream.state.lock();
         let ParsedRequest { node, type_url, nonce, error, names, remembers } = request;
         if let Some(node) = node {
+            state.client = ClientProfile::of(&node);
+            state.zones.set_zone(&node.region, &node.zone);
             state.node = node;
         }
         let Some(kind) = ResourceType::of_url(&type_url) else {
@@ -100,15 +105,8 @@ impl<Q: XdsRequest> AdsStream<Q> {
             self.report_rejection(&state.node, kind, error);
         }
         self.entry.count(state.session.named())?;
-        let changes = state.session.take_interest();
-        let reads_all = changes.iter().any(|change| matches!(change, InterestChange::AllServices(_)));
-        for change in changes {
-            self.change_interest(change);
-        }
-        if reads_all {
-            // Changes that the previous registration was to be woken for.
-            state.session.all_changed();
-        }
+        self.change_interest(&mut state);
+        self.advance(&mut state);
         Ok(None)
     }
 
@@ -136,44 +134,120 @@ impl<Q: XdsRequest> AdsStream<Q> {
         }
     }
 
-    fn change_interest(&mut self, change: InterestChange) {
-        // A name that no service can have never changes.
-        match change {
-            InterestChange::Add(name) => {
-                if let Ok(service) = ServiceName::parse(&name) {
-                    self.wake.add(&service);
+    /// Has the stream woken by what the client subscribes to now.
+    fn change_interest(&mut self, state: &mut XdsStreamState) {
+        let mut reads_all = false;
+        for change in state.session.take_interest() {
+            reads_all |= matches!(change, InterestChange::AllServices(_));
+            if let Some(service) = self.wake.change(&change) {
+                self.read_fallbacks(state, &service);
+            }
+            match &change {
+                InterestChange::Add(name) => state.zones.add(name),
+                InterestChange::Remove(name) => {
+                    state.zones.remove(name);
+                    state.policies.unsubscribed(name, &state.session);
                 }
+                InterestChange::AllServices(_) => {}
             }
-            InterestChange::Remove(name) => {
-                if let Ok(service) = ServiceName::parse(&name) {
-                    self.wake.remove(&service);
-                }
-            }
-            InterestChange::AllServices(true) => {
-                self.wake.set_interest(Interest::Changes(Arc::new(Selector::Everything)));
-            }
-            InterestChange::AllServices(false) => self.wake.set_interest(Interest::Nothing),
+        }
+        if reads_all {
+            // Changes that the previous registration was to be woken for.
+            state.session.all_changed();
         }
     }
 
-    fn changed(&self, changes: &ChangedServices) {
-        let mut state = self.entry.stream.state.lock();
+    /// Has the stream woken by the services that take the calls of a subscribed service. Returns whether they are others than before.
+    fn read_fallbacks(&mut self, state: &mut XdsStreamState, service: &ServiceName) -> bool {
+        let policies = self.context.engine.registry().policies();
+        let fallbacks = match state.policies.rollout(service.as_str(), || policies.effective(service)) {
+            Some(rollout) => fallback_services(policies, rollout.fallbacks()),
+            None => Vec::new(),
+        };
+        self.wake.set_fallbacks(service, fallbacks)
+    }
+
+    /// Takes in what has changed.
+    fn changed(&mut self, changes: &ChangedServices) {
+        let stream = Arc::clone(&self.entry.stream);
+        let mut state = stream.state.lock();
         match changes {
-            ChangedServices::Named(names) => names.iter().for_each(|name| state.session.changed(name.as_str())),
-            ChangedServices::All => state.session.all_changed(),
+            ChangedServices::Named(names) => {
+                for name in names.iter() {
+                    if *name == topic_of_policies() {
+                        self.policies_changed(&mut state);
+                    } else {
+                        self.service_changed(&mut state, name);
+                    }
+                }
+            }
+            ChangedServices::All => {
+                self.policies_changed(&mut state);
+                state.session.all_changed();
+            }
         }
+    }
+
+    fn service_changed(&self, state: &mut XdsStreamState, service: &ServiceName) {
+        mark(state, service, &self.context, Session::changed);
+        for dependent in self.wake.interest().dependents_of(service) {
+            mark(state, dependent, &self.context, Session::changed);
+        }
+    }
+
+    /// Begins the changes of the policies of all services that the client subscribes to.
+    fn policies_changed(&mut self, state: &mut XdsStreamState) {
+        let policies = self.context.engine.registry().policies();
+        let services: Vec<_> =
+            state.session.services().into_iter().filter_map(|name| ServiceName::parse(name).ok()).collect();
+        for service in &services {
+            if state.policies.set_target(service.as_str(), &policies.effective(service)) {
+                mark(state, service, &self.context, Session::policy_changed);
+            }
+        }
+        self.read_all_fallbacks(state);
+        self.set_timer(state);
+    }
+
+    /// Reads the fallbacks of all services, which depend on the policies of other services, too.
+    fn read_all_fallbacks(&mut self, state: &mut XdsStreamState) {
+        let subscribed: Vec<_> = self.wake.interest().subscribed().cloned().collect();
+        for service in subscribed {
+            if self.read_fallbacks(state, &service) {
+                mark(state, &service, &self.context, Session::changed);
+            }
+        }
+    }
+
+    /// Takes the steps of policies that the client is ready for.
+    fn advance(&mut self, state: &mut XdsStreamState) {
+        let now = self.context.clock.since_start();
+        let changed = state.policies.advance(&state.session, now);
+        for service in changed.iter().filter_map(|name| ServiceName::parse(name).ok()) {
+            mark(state, &service, &self.context, Session::policy_changed);
+            if self.read_fallbacks(state, &service) {
+                mark(state, &service, &self.context, Session::changed);
+            }
+        }
+        self.set_timer(state);
+    }
+
+    fn set_timer(&mut self, state: &XdsStreamState) {
+        self.wake.set_timer(state.policies.wake_at(), self.context.clock.since_start());
     }
 
     /// Returns the next response, if the client is to get one.
     fn response(&self) -> Option<Vec<Bytes>> {
         let registry = self.context.engine.registry();
-        let mut state = self.entry.stream.state.lock();
+        let mut guard = self.entry.stream.state.lock();
+        let state = &mut *guard;
         if state.session.is_held() && !registry.is_settling() {
             state.session.hold(false);
             self.watcher.watcher.waiting.store(false, Ordering::Relaxed);
         }
         let now = self.context.clock.now().wall;
-        let response = state.session.next_response(&RegistrySource(&self.context), now)?;
+        let source = RegistrySource::new(&self.api, &state.client, &mut state.policies);
+        let response = state.session.next_response(&source, now)?;
         self.counters(response.kind).responses.inc();
         self.watcher.watcher.sent.store(response.revision, Ordering::Relaxed);
         self.watcher.watcher.synced_at.store(now.0, Ordering::Relaxed);
@@ -183,6 +257,24 @@ impl<Q: XdsRequest> AdsStream<Q> {
     fn end(&mut self, status: Status) -> Poll<Option<NextMessage>> {
         self.ended = true;
         Poll::Ready(Some(NextMessage::End(status)))
+    }
+}
+
+/// Marks resources of a service as pending by `mark`, along with the clusters that a client of all clusters is to have.
+fn mark(
+    state: &mut XdsStreamState,
+    service: &ServiceName,
+    context: &ServerContext,
+    mark: impl FnOnce(&mut Session, &str, Vec<&str>),
+) {
+    let XdsStreamState { session, policies, .. } = state;
+    if !session.has_all_clusters() {
+        return mark(session, service.as_str(), Vec::new());
+    }
+    let present = || context.engine.registry().policies().effective(service);
+    match policies.rollout(service.as_str(), present) {
+        Some(rollout) => mark(session, service.as_str(), rollout.listed().iter().map(|cluster| &**cluster).collect()),
+        None => mark(session, service.as_str(), vec![service.as_str()]),
     }
 }
 
@@ -211,6 +303,11 @@ impl<Q: XdsRequest> MessageSource for AdsStream<Q> {
             }
             if let Poll::Ready(changes) = self.wake.poll_changes(context) {
                 self.changed(&changes);
+                idle = false;
+            }
+            if self.wake.poll_timer(context).is_ready() {
+                let stream = Arc::clone(&self.entry.stream);
+                self.advance(&mut stream.state.lock());
                 idle = false;
             }
             if let Some(message) = self.response() {

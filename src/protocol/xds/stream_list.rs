@@ -18,6 +18,9 @@ use super::{
     request::NodeIdentity,
     resource::ResourceType,
     session::{Session, TypeSubscription, XdsVariant},
+    source::ClientProfile,
+    stream_policies::StreamPolicies,
+    zone_layouts::{ZoneLayouts, ZoneSubscriptions},
 };
 use crate::{
     app::{XdsStreamStatus, XdsTypeStatus, XdsWatch},
@@ -65,7 +68,13 @@ pub(super) struct XdsStream {
 #[derive(Debug)]
 pub(super) struct XdsStreamState {
     pub(super) node: NodeIdentity,
+    /// Form of resources that the client gets.
+    pub(super) client: ClientProfile,
     pub(super) session: Session,
+    /// Assignments that the client subscribes to, counted under its zone.
+    pub(super) zones: ZoneSubscriptions,
+    /// Policies as the client gets them.
+    pub(super) policies: StreamPolicies,
 }
 
 /// Entry of a stream in the list. Dropping it removes the stream.
@@ -80,8 +89,19 @@ pub(super) struct XdsStreamGuard {
 
 impl XdsStreams {
     /// Adds a stream.
-    pub(super) fn enter(self: &Arc<Self>, variant: XdsVariant, peer: SocketAddr) -> XdsStreamGuard {
-        let state = XdsStreamState { node: NodeIdentity::default(), session: Session::new(variant) };
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        variant: XdsVariant,
+        peer: SocketAddr,
+        zone_layouts: &Arc<ZoneLayouts>,
+    ) -> XdsStreamGuard {
+        let state = XdsStreamState {
+            node: NodeIdentity::default(),
+            client: ClientProfile::default(),
+            session: Session::new(variant),
+            zones: ZoneSubscriptions::new(zone_layouts),
+            policies: StreamPolicies::default(),
+        };
         let stream = Arc::new(XdsStream { state: Mutex::new(state), peer });
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.by_id.insert(id, Arc::clone(&stream));
@@ -140,8 +160,7 @@ impl Drop for XdsStreamGuard {
 
 impl XdsWatch for XdsStream {
     fn reads(&self, service: &ServiceName) -> bool {
-        let state = self.state.lock();
-        ResourceType::ALL.iter().any(|kind| state.session.subscription(*kind).status_of(service.as_str()).is_some())
+        self.state.lock().session.includes_service(service.as_str())
     }
 
     fn status(&self) -> XdsStreamStatus {
@@ -181,7 +200,7 @@ mod tests {
     fn rejections_of_all_streams_are_logged_once_in_ten_seconds_with_their_number() {
         let streams = Arc::<XdsStreams>::default();
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let entries = [1, 2].map(|_| streams.enter(XdsVariant::Delta, peer));
+        let entries = [1, 2].map(|_| streams.enter(XdsVariant::Delta, peer, &Arc::default()));
         let logged = |second| entries.iter().map(|entry| entry.count_rejection(Duration::from_secs(second))).collect();
         let lines: [Vec<_>; 3] = [0, 9, 10].map(logged);
         assert_eq!(lines, [vec![Some(1), None], vec![None, None], vec![Some(4), None]]);
@@ -191,7 +210,7 @@ mod tests {
     fn limit_of_all_streams_leaves_each_stream_some_resources() {
         let streams = Arc::<XdsStreams>::default();
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let mut entries: Vec<_> = (0..=20).map(|_| streams.enter(XdsVariant::Delta, peer)).collect();
+        let mut entries: Vec<_> = (0..=20).map(|_| streams.enter(XdsVariant::Delta, peer, &Arc::default())).collect();
         let (last, others) = entries.split_last_mut().unwrap();
         assert!(others.iter_mut().all(|entry| entry.count(MAX_STREAM_RESOURCES).is_ok()));
         assert!(last.count(RESERVED_RESOURCES).is_ok());
@@ -199,6 +218,9 @@ mod tests {
         assert!(matches!(last.count(MAX_STREAM_RESOURCES + 1), Err(XdsError::TooManyResources(..))));
         entries.pop();
         entries.pop();
-        assert!(streams.enter(XdsVariant::Delta, peer).count(MAX_STREAM_RESOURCES).is_ok(), "streams have ended");
+        assert!(
+            streams.enter(XdsVariant::Delta, peer, &Arc::default()).count(MAX_STREAM_RESOURCES).is_ok(),
+            "streams have ended"
+        );
     }
 }

@@ -81,11 +81,6 @@ impl ZoneSubscriptions {
         Self { layouts: Arc::clone(layouts), zone: None, clusters: BTreeSet::new() }
     }
 
-    /// Zone of the client. `None`: it has named none.
-    pub(super) fn zone(&self) -> Option<&Arc<ZoneName>> {
-        self.zone.as_ref()
-    }
-
     /// Sets the zone that the client names.
     pub(super) fn set_zone(&mut self, region: &str, zone: &str) {
         let zone = Some(ZoneName::new(region, zone)).filter(ZoneName::is_named);

@@ -182,7 +182,7 @@ impl History {
         } else {
             self.source.remove(Cluster, name);
         }
-        self.session.changed(name);
+        self.session.changed(name, vec![name]);
         self.respond();
     }
 

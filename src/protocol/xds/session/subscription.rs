@@ -1,5 +1,6 @@
 //! Subscription of one stream to the resources of one type.
 
+mod service;
 mod status;
 
 use std::{

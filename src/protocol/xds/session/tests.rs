@@ -90,7 +90,7 @@ impl Client {
 
     fn change(&mut self, kind: ResourceType, name: &str, content: u64) {
         self.source.put(kind, name, content);
-        self.session.changed(name);
+        self.session.changed(name, vec![name]);
     }
 }
 
@@ -130,7 +130,7 @@ fn changes_wait_for_the_answer_to_the_previous_response_and_become_one() {
     client.send(request(Assignment, "1", &["a", "b"]));
     assert_eq!(client.next(), response(Assignment, 2, "a"));
     client.send(request(Assignment, "2", &["a", "b"]));
-    client.session.changed("a");
+    client.session.changed("a", vec!["a"]);
     assert_eq!(client.next(), None, "the content is the same");
     client.change(Assignment, "b", 1);
     assert_eq!(client.next(), response(Assignment, 3, "b"), "at once");

@@ -1,0 +1,72 @@
+//! Resources of one service among those of a subscription.
+
+use std::{collections::BTreeSet, ops::Bound, sync::Arc};
+
+use super::{ResourceStatus, TypeSubscription};
+use crate::protocol::xds::{
+    cluster_name::split_cluster_name,
+    resource::{ResourceType, cluster_of},
+};
+
+/// Returns the service that a resource of a type belongs to.
+fn service_of(kind: ResourceType, name: &str) -> &str {
+    match kind {
+        ResourceType::Cluster | ResourceType::Assignment => split_cluster_name(name).0,
+        ResourceType::Listener | ResourceType::Route => cluster_of(name).unwrap_or(name),
+    }
+}
+
+impl TypeSubscription {
+    /// Returns the subscribed resources of a service: `web`, `web:50051`, `web|v2`.
+    fn of_service<'a>(&'a self, kind: ResourceType, service: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        let from = (Bound::Included(service), Bound::Unbounded);
+        let names = self.resources.range::<str, _>(from).map(|(name, _)| name);
+        names.take_while(move |name| name.starts_with(service)).filter(move |name| service_of(kind, name) == service)
+    }
+
+    /// Marks the resources of a service as pending.
+    pub(in crate::protocol::xds::session) fn mark_service(&mut self, kind: ResourceType, service: &str) {
+        let names: Vec<_> = self.of_service(kind, service).cloned().collect();
+        self.pending.extend(names);
+    }
+
+    /// Returns whether the client subscribes to a resource of a service.
+    pub(in crate::protocol::xds) fn includes_service(&self, kind: ResourceType, service: &str) -> bool {
+        self.of_service(kind, service).next().is_some()
+    }
+
+    /// Adds the services of the subscribed resources to a set.
+    pub(in crate::protocol::xds::session) fn add_services<'a>(
+        &'a self,
+        kind: ResourceType,
+        to: &mut BTreeSet<&'a str>,
+    ) {
+        to.extend(self.resources.keys().map(|name| service_of(kind, name)));
+    }
+
+    /// Returns the lowest status of the resources of a service. A resource that may have changed is stale. `None`: there are none.
+    pub(in crate::protocol::xds::session) fn status_of_service(
+        &self,
+        kind: ResourceType,
+        service: &str,
+    ) -> Option<ResourceStatus> {
+        self.of_service(kind, service).filter_map(|name| self.settled_status(name)).min_by_key(|status| rank(*status))
+    }
+
+    /// Returns the status of a resource; one that may have changed is stale. `None`: the client does not subscribe to it.
+    pub(in crate::protocol::xds::session) fn settled_status(&self, name: &str) -> Option<ResourceStatus> {
+        let status = self.status_of(name)?;
+        let is_pending = self.pending.contains(name) && status != ResourceStatus::Rejected;
+        Some(if is_pending { ResourceStatus::Stale } else { status })
+    }
+}
+
+/// Order of statuses: a rejection counts most, an acceptance least.
+fn rank(status: ResourceStatus) -> u8 {
+    match status {
+        ResourceStatus::Rejected => 0,
+        ResourceStatus::NotSent => 1,
+        ResourceStatus::Stale => 2,
+        ResourceStatus::Synced => 3,
+    }
+}

@@ -1,0 +1,94 @@
+//! Policies of all services as one stream gets them. There is no IO and no clock here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{cluster_name::split_cluster_name, rollout::PolicyRollout, session::Session};
+use crate::model::{EffectivePolicy, Revision};
+
+/// Policies of all services as one stream gets them. A service without a policy is not in it until it gets one.
+#[derive(Debug, Default)]
+pub(super) struct StreamPolicies {
+    rollouts: BTreeMap<Arc<str>, PolicyRollout>,
+    /// Services whose policy the client has not accepted as a whole.
+    incomplete: BTreeSet<Arc<str>>,
+}
+
+impl StreamPolicies {
+    /// Returns the rollout of a service, which begins with its present policy. `None`: the service never had a policy.
+    pub(super) fn rollout(
+        &mut self,
+        service: &str,
+        present: impl FnOnce() -> Arc<EffectivePolicy>,
+    ) -> Option<&PolicyRollout> {
+        if !self.rollouts.contains_key(service) {
+            let policy = present();
+            if policy.revision == Revision(0) {
+                return None;
+            }
+            self.insert(service, policy);
+        }
+        self.rollouts.get(service)
+    }
+
+    /// Returns the rollout of a service, if there is one.
+    pub(super) fn get(&self, service: &str) -> Option<&PolicyRollout> {
+        self.rollouts.get(service)
+    }
+
+    /// Sets the newest policy of a service that the client subscribes to. Returns whether the resources of the service change.
+    pub(super) fn set_target(&mut self, service: &str, policy: &Arc<EffectivePolicy>) -> bool {
+        if !self.rollouts.contains_key(service) {
+            if policy.revision == Revision(0) {
+                return false;
+            }
+            self.insert(service, Arc::default());
+        }
+        let Some(rollout) = self.rollouts.get_mut(service) else { return false };
+        let changed = rollout.set_target(policy);
+        if changed {
+            self.incomplete.insert(service.into());
+        }
+        changed
+    }
+
+    /// Takes in what the client has accepted and rejected. Returns the services whose resources change.
+    pub(super) fn advance(&mut self, session: &Session, now: Duration) -> Vec<Arc<str>> {
+        let mut changed = Vec::new();
+        let rollouts = &mut self.rollouts;
+        self.incomplete.retain(|service| {
+            let Some(rollout) = rollouts.get_mut(service) else { return false };
+            let answer = session.answer(service, rollout.listed().iter().map(|cluster| &**cluster));
+            if rollout.advance(answer, now) {
+                changed.push(Arc::clone(service));
+            }
+            !rollout.is_complete()
+        });
+        changed
+    }
+
+    /// Time at which [`Self::advance`] is to be called even if the client sends nothing.
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        self.incomplete.iter().filter_map(|service| self.rollouts.get(service)?.wake_at()).min()
+    }
+
+    /// Forgets what the client no longer subscribes to, after a request that ends the subscription to this resource.
+    pub(super) fn unsubscribed(&mut self, name: &str, session: &Session) {
+        let service = split_cluster_name(name).0;
+        if !session.includes_service(service) {
+            self.rollouts.remove(service);
+            self.incomplete.remove(service);
+        } else if let Some(rollout) = self.rollouts.get_mut(service) {
+            rollout.forget_retired(|cluster| session.subscribes_to_cluster(cluster));
+        }
+    }
+
+    fn insert(&mut self, service: &str, policy: Arc<EffectivePolicy>) {
+        let service: Arc<str> = service.into();
+        self.incomplete.insert(Arc::clone(&service));
+        self.rollouts.insert(Arc::clone(&service), PolicyRollout::new(service, policy));
+    }
+}
