@@ -83,7 +83,18 @@ pub const RULES: &[Rule] = &[
     Rule { layer: "telemetry", uses: &[], tests_use: &[], never: &[GRPC, AXUM, PROTOBUF] },
     Rule {
         layer: "protocol/grpc",
-        uses: &["app", "engine", "health_check", "metrics", "model", "pb", "random", "registry", "transport"],
+        uses: &[
+            "app",
+            "balancing",
+            "engine",
+            "health_check",
+            "metrics",
+            "model",
+            "pb",
+            "random",
+            "registry",
+            "transport",
+        ],
         tests_use: &[],
         never: &[],
     },
@@ -95,7 +106,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         layer: "protocol/dns",
-        uses: &["app", "clock", "engine", "metrics", "model", "registry", "transport"],
+        uses: &["app", "balancing", "clock", "engine", "metrics", "model", "registry", "transport"],
         tests_use: &["clock", "engine", "random", "app", "health_check"],
         never: &[AXUM, GRPC, PROTOBUF],
     },
@@ -130,12 +141,6 @@ pub const RULES: &[Rule] = &[
         never: &[HTTP, GRPC, PROTOBUF],
     },
     Rule {
-        layer: "balancing",
-        uses: &["model"],
-        tests_use: &[],
-        never: &[HTTP, IO, CLOCK, GRPC, PROTOBUF, RUNTIME, SHARED_STATE],
-    },
-    Rule {
         layer: "engine",
         uses: &["clock", "metrics", "model", "random", "registry"],
         tests_use: &[],
@@ -146,6 +151,12 @@ pub const RULES: &[Rule] = &[
         uses: &["model", "sync"],
         tests_use: &["engine"],
         never: &[HTTP, IO, CLOCK, GRPC, PROTOBUF, RUNTIME, ENCODED_BYTES],
+    },
+    Rule {
+        layer: "balancing",
+        uses: &["model"],
+        tests_use: &["registry"],
+        never: &[HTTP, IO, CLOCK, GRPC, PROTOBUF, RUNTIME, SHARED_STATE],
     },
     Rule {
         layer: "model",
