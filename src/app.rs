@@ -8,6 +8,7 @@
 //! | `check_memory` | interface to check results, which move with their checks |
 //! | `recovery` | completion of writes that the end of an earlier process interrupted |
 //! | `watchers`, `xds_watch`, `query_rate` | the list of readers of all protocols |
+//! | `effective_weights` | weights that clients get in place of the configured ones |
 //! | `settling` | readers that wait after a start that lost registrations |
 //! | `page` | pages of lists |
 //! | `encoded` | bytes of the native API, kept with the events and chunks that they encode |
@@ -21,6 +22,7 @@ mod background;
 mod check_memory;
 mod command_sequence;
 mod commands;
+mod effective_weights;
 mod encoded;
 mod keyed_lock;
 mod page;
@@ -35,6 +37,7 @@ mod xds_watch;
 
 pub use check_memory::{CheckMemory, FinishPreparation};
 pub use commands::{CallerCommands, Commands, ConsulChange, NodeRegistration};
+pub use effective_weights::EffectiveWeights;
 pub use encoded::{EncodedChunk, EncodedEvent};
 pub use page::{PAGE_BYTES, page_after, page_size};
 pub use query_rate::QueryRate;

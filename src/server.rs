@@ -33,7 +33,7 @@ use tokio::{
     time::timeout,
 };
 
-use background::{expire_leases, log_rejections};
+use background::{expire_leases, log_rejections, update_weights};
 use limits::connection_limits;
 use listeners::BoundListeners;
 use shutdown::ShutdownSignals;
@@ -132,11 +132,13 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts the tasks that serve no client: lease expiry, logs, the reload of certificates.
+    /// Starts the tasks that serve no client: lease expiry, effective weights, logs, the reload of certificates.
     fn start_background(&mut self, fatal: &FatalReporter) {
         let Self { background, context, tls, .. } = self;
         let expiring = Arc::clone(&context.clock).monitored("lease expiry", expire_leases(Arc::clone(context)));
         background.spawn(fatal.clone().guard("lease expiry", expiring));
+        let weighing = Arc::clone(&context.clock).monitored("effective weights", update_weights(Arc::clone(context)));
+        background.spawn(fatal.clone().guard("effective weights", weighing));
         let logging = log_rejections(Arc::clone(&context.metrics));
         background.spawn(fatal.clone().guard("the log of rejected connections", logging));
         if let Some(tls) = tls {

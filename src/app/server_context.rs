@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Commands, Views, Watchers};
+use super::{Commands, EffectiveWeights, Views, Watchers};
 use crate::{clock::Clock, engine::Engine, metrics::Metrics, transport::Notifier};
 
 /// State that every protocol of one server shares.
@@ -25,6 +25,8 @@ pub struct ServerContext {
     pub views: Arc<Views>,
     /// Open watches of all protocols.
     pub watchers: Watchers,
+    /// Effective weights of the instances.
+    pub weights: Arc<EffectiveWeights>,
     /// Largest accepted request, in bytes.
     pub max_message_size: usize,
     /// Interval between bookmarks on an idle watch.

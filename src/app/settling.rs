@@ -90,6 +90,7 @@ mod tests {
             views: Views::new(&metrics.views),
             metrics,
             watchers: Watchers::default(),
+            weights: Arc::default(),
             max_message_size: 0,
             bookmarks: Duration::ZERO,
         }

@@ -65,10 +65,12 @@ pub enum View {
     PrometheusTargets,
     /// Endpoints of a service as xDS encodes them.
     XdsAssignment,
+    /// Effective weights and policy of a service as watches send them.
+    WatchBalancing,
 }
 
 impl View {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::ConsulHealthService,
         Self::ConsulHealthChecks,
         Self::ConsulCatalogService,
@@ -77,6 +79,7 @@ impl View {
         Self::DnsEndpoints,
         Self::PrometheusTargets,
         Self::XdsAssignment,
+        Self::WatchBalancing,
     ];
 
     /// Name of the view in metrics.
@@ -90,6 +93,7 @@ impl View {
             Self::DnsEndpoints => "dns_endpoints",
             Self::PrometheusTargets => "prometheus_targets",
             Self::XdsAssignment => "xds_assignment",
+            Self::WatchBalancing => "watch_balancing",
         }
     }
 }

@@ -55,5 +55,5 @@ fn server() -> (Memory, Authority) {
         assert!(engine.submit(Command::Register(registration), at(0)).is_ok());
     }
     let zone = Zone::new("consul", "dc1", "n1", Duration::ZERO, [127, 0, 0, 1].into());
-    (engine, Authority::new(zone, &Views::new(&Metrics::new().views)))
+    (engine, Authority::new(zone, &Views::new(&Metrics::new().views), &Arc::default()))
 }

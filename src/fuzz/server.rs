@@ -68,6 +68,7 @@ impl FuzzServer {
             views: Views::new(&metrics.views),
             metrics,
             watchers: Watchers::default(),
+            weights: Arc::default(),
             max_message_size: 256 * 1024,
             bookmarks: Duration::ZERO,
         });

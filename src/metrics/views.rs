@@ -8,7 +8,7 @@ use prometheus_client::{
 use super::registrar::{Label, Registrar};
 
 /// Values of the label `view`: one for each kind of view.
-pub const VIEW_LABELS: [&str; 8] = [
+pub const VIEW_LABELS: [&str; 9] = [
     "consul_health_service",
     "consul_health_checks",
     "consul_catalog_service",
@@ -17,6 +17,7 @@ pub const VIEW_LABELS: [&str; 8] = [
     "dns_endpoints",
     "prometheus_targets",
     "xds_assignment",
+    "watch_balancing",
 ];
 
 /// Metrics of the cache of encoded answers.

@@ -72,8 +72,8 @@ pub struct Lease {
     tracking_state: AtomicU8,
     /// Set while the lease is counted for its service: from its beginning to its end.
     pub(super) counted: AtomicBool,
-    /// Last load report. Boxed, because most holders send none.
-    load: Mutex<Option<Box<LoadReport>>>,
+    /// Last load report and its time. Boxed, because most holders send none.
+    load: Mutex<Option<Box<(LoadReport, LeaseTime)>>>,
 }
 
 /// Phase of a lease's TTL.
@@ -346,15 +346,15 @@ impl Lease {
         self.terms.store(terms.pack(), Ordering::Relaxed);
     }
 
-    /// Last load report of the holder.
+    /// Last load report of the holder, and its time.
     #[must_use]
-    pub fn load(&self) -> Option<LoadReport> {
+    pub fn load(&self) -> Option<(LoadReport, LeaseTime)> {
         self.load.lock().as_deref().copied()
     }
 
     /// Stores a load report.
-    pub fn report_load(&self, load: LoadReport) {
-        *self.load.lock() = Some(Box::new(load));
+    pub fn report_load(&self, load: LoadReport, now: LeaseTime) {
+        *self.load.lock() = Some(Box::new((load, now)));
     }
 
     fn state(&self, now: LeaseTime) -> LeaseState {

@@ -12,6 +12,8 @@ use crate::{app::ServerContext, engine, metrics::Metrics};
 
 /// Interval at which leases are expired.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Interval at which effective weights are brought up to date. It is also the minimum time between two publications for a service.
+const WEIGHT_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between two log lines for the same kind of rejected or evicted connections.
 const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -32,6 +34,16 @@ pub(super) async fn expire_leases(context: Arc<ServerContext>) {
         while counting.try_join_next().is_some() {}
         self_preservation.report(context.engine.registry(), &context.metrics);
         context.end_settling(now);
+    }
+}
+
+/// Brings the effective weights up to date.
+pub(super) async fn update_weights(context: Arc<ServerContext>) {
+    let mut ticks = interval(WEIGHT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        context.weights.update(context.engine.registry(), &context.notifier, context.clock.now().lease);
     }
 }
 

@@ -60,6 +60,7 @@ pub(super) fn open(
         views: Views::new(&metrics.views),
         metrics,
         watchers: Watchers::default(),
+        weights: Arc::default(),
         max_message_size: config.max_message_size,
         bookmarks: config.bookmark_interval,
     };

@@ -52,7 +52,7 @@ pub(super) fn start(
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (packets, connections) = {
         let _runtime = runtime.enter();
-        listener.open(context, Authority::new(zone, &context.views), limiter, &shutdown)?
+        listener.open(context, Authority::new(zone, &context.views, &context.weights), limiter, &shutdown)?
     };
     let clock = Arc::clone(&context.clock);
     thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || {

@@ -133,6 +133,7 @@ fn context(readable: &Arc<Mutex<()>>) -> Arc<ServerContext> {
         views: Views::new(&metrics.views),
         metrics,
         watchers: Watchers::default(),
+        weights: Arc::default(),
         max_message_size: 256 * 1024,
         bookmarks: DEADLINE,
     })

@@ -113,7 +113,7 @@ impl Notifier {
             },
             Interest::Nothing => {}
         }
-        // Either the writer sees this interest, or the stream sees the change: see `changed`.
+        // Either the writer sees this interest, or the stream sees the change: see `service_changed`.
         fence(Ordering::SeqCst);
         let id = self.workers[worker].insert(&waiter, &interest);
         WakeRegistration { notifier: Arc::clone(self), id, interest, added: BTreeSet::new(), waiter }
@@ -165,6 +165,25 @@ impl Notifier {
         self.workers.iter().for_each(WorkerNotifier::wake_all);
     }
 
+    /// Wakes the streams that read a service, because its instances or their weights have changed.
+    pub fn service_changed(&self, service: &ServiceName) {
+        // The writer publishes and then looks for registrations; a stream registers and then looks for what is published.
+        // Without the fences both may look before the other's write is visible, and a stream that resumes takes no lock that
+        // would order them.
+        fence(Ordering::SeqCst);
+        // A registration for a name in lower case is also woken by its other spellings: readers over HTTP and DNS ignore case.
+        let folded = service.folded();
+        let by_folded_name = folded.as_ref().map_or(0, |folded| self.workers_watching(folded));
+        let by_name = self.workers_watching(service);
+        for (worker, notifier) in self.workers.iter().enumerate() {
+            let folded = folded.as_ref().filter(|_| by_folded_name & 1 << worker != 0);
+            let own = (by_name & 1 << worker != 0 || notifier.has_wide()).then_some(service);
+            if folded.is_some() || own.is_some() {
+                notifier.add_changed(folded.into_iter().chain(own));
+            }
+        }
+    }
+
     fn count(&self, name: &ServiceName, worker: usize) {
         if name.is_reserved() {
             self.topic_registrations.fetch_add(1, Ordering::AcqRel);
@@ -200,21 +219,7 @@ impl Notifier {
 
 impl ChangeListener for Notifier {
     fn changed(&self, event: &Event) {
-        // The writer publishes and then looks for registrations; a stream registers and then looks for what is published.
-        // Without the fences both may look before the other's write is visible, and a stream that resumes takes no lock that
-        // would order them.
-        fence(Ordering::SeqCst);
-        // A registration for a name in lower case is also woken by its other spellings: readers over HTTP and DNS ignore case.
-        let folded = event.service().folded();
-        let by_folded_name = folded.as_ref().map_or(0, |folded| self.workers_watching(folded));
-        let by_name = self.workers_watching(event.service());
-        for (worker, notifier) in self.workers.iter().enumerate() {
-            let folded = folded.as_ref().filter(|_| by_folded_name & 1 << worker != 0);
-            let own = (by_name & 1 << worker != 0 || notifier.has_wide()).then(|| event.service());
-            if folded.is_some() || own.is_some() {
-                notifier.add_changed(folded.into_iter().chain(own));
-            }
-        }
+        self.service_changed(event.service());
         // A reader without changes stays at its revision. Before the events after that revision are dropped from the log, the
         // reader is woken once and moves to the newest revision.
         let bytes = event.size().max(MAX_HISTORY_BYTES / MAX_HISTORY_EVENTS) as u64;
@@ -225,7 +230,7 @@ impl ChangeListener for Notifier {
     }
 
     fn topics_changed(&self, topics: &dyn Fn() -> BTreeSet<ServiceName>) {
-        // Loaded after the fence of `changed`, as the watched names are.
+        // Loaded after the fence of `service_changed`, as the watched names are.
         if self.topic_registrations.load(Ordering::Acquire) == 0 {
             return;
         }

@@ -32,6 +32,8 @@ use super::TestClient;
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 /// Interval of expiry, as in the server.
 const EXPIRY: Duration = Duration::from_millis(100);
+/// Interval at which the server brings effective weights up to date.
+const WEIGHTS: Duration = Duration::from_secs(1);
 
 /// A registry behind pipes.
 #[derive(Debug)]
@@ -89,6 +91,7 @@ impl InMemory {
             views: Views::new(&metrics.views),
             metrics,
             watchers: Watchers::default(),
+            weights: Arc::default(),
             max_message_size: 256 * 1024,
             bookmarks: Duration::from_secs(15),
         });
@@ -96,6 +99,15 @@ impl InMemory {
         let mut tasks = JoinSet::new();
         let context = Arc::clone(&shared);
         tasks.spawn(async move { context.notifier.run(0, &context.clock, context.bookmarks).await });
+        let weighing = Arc::clone(&shared);
+        tasks.spawn(async move {
+            let mut ticks = interval(WEIGHTS);
+            loop {
+                ticks.tick().await;
+                let now = weighing.clock.now().lease;
+                weighing.weights.update(weighing.engine.registry(), &weighing.notifier, now);
+            }
+        });
         let leases = Arc::clone(&shared);
         tasks.spawn(async move {
             let mut ticks = interval(EXPIRY);

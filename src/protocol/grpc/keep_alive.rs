@@ -85,7 +85,7 @@ impl KeepAliveStream {
         let mut leases = Vec::with_capacity(request.heartbeats.len());
         for (at, heartbeat) in request.heartbeats.into_iter().enumerate() {
             if let Some(load) = &heartbeat.load
-                && let Err(error) = self.report(&heartbeat.lease_id, load)
+                && let Err(error) = self.report(&heartbeat.lease_id, load, now)
                 && matches!(self.end, KeepAliveEnd::Open)
             {
                 // Every lease in the message is renewed nevertheless.
@@ -118,10 +118,10 @@ impl KeepAliveStream {
         pb::LeaseReport { lease_id, state: state.into(), time_left }
     }
 
-    fn report(&mut self, lease_id: &[u8], load: &pb::LoadReport) -> Result<(), ApiError> {
+    fn report(&mut self, lease_id: &[u8], load: &pb::LoadReport, now: ClockReading) -> Result<(), ApiError> {
         let load = decode::load(load)?;
         if let Some(lease) = LeaseId::from_bytes(lease_id).and_then(|id| self.lease(id)) {
-            lease.report_load(load);
+            lease.report_load(load, now.lease);
         }
         Ok(())
     }
