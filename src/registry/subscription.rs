@@ -8,19 +8,26 @@
 //!   token that does not ───► Reset ─► Snapshot* ─► Synced ─► …
 //!     … of an earlier incarnation ─► Settling* ─► Reset ─► …     (while the registry settles)
 //!   history dropped ───────► Reset ─► Snapshot* ─► Synced ─► …      (at any time later)
+//!   other subset filter ───► Changes                                (at any time later)
 //! ```
 //!
 //! Not here: when to take the next step (readers are woken from elsewhere), encoding, and bookmarks, which depend on time.
 
-use std::{collections::HashMap, sync::Arc};
+mod filter;
+mod filter_change;
+mod fold;
+
+use std::sync::Arc;
 
 use super::{
-    Registry,
+    ClockReading, Registry,
     event::{Entry, Event},
     instance_map::Chunk,
     snapshot::Snapshot,
 };
-use crate::model::{InstanceFilter, ResumeToken, Revision, Selector};
+use crate::model::{InstanceFilter, ResumeToken, Revision, Selector, SubsetName};
+use filter::SubscriptionFilter;
+use fold::fold;
 
 /// Next step of a reader.
 #[derive(Debug)]
@@ -86,9 +93,11 @@ pub enum ResetReason {
 #[derive(Debug)]
 pub struct Subscription {
     selector: Arc<Selector>,
-    filter: Option<Arc<InstanceFilter>>,
+    filter: SubscriptionFilter,
     /// Digest of the selector and the filter, for tokens.
     digest: u64,
+    /// Filter that replaces the present one once everything was sent, and the time at which it was set.
+    next_filter: Option<(SubscriptionFilter, ClockReading)>,
     /// Revision up to which the reader has been sent everything.
     cursor: Revision,
     phase: SubscriptionPhase,
@@ -112,20 +121,32 @@ impl Subscription {
     /// Creates a subscription for a reader that has been sent nothing, or everything up to the token.
     #[must_use]
     pub fn new(selector: Arc<Selector>, filter: Option<Arc<InstanceFilter>>, token: Option<ResumeToken>) -> Self {
-        let digest = selector.digest(filter.as_ref().map_or("", |filter| filter.as_str()));
-        Self { selector, filter, digest, cursor: Revision::default(), phase: SubscriptionPhase::New(token) }
+        let filter = SubscriptionFilter::new(filter);
+        let (digest, cursor, phase) = (filter.digest(&selector), Revision::default(), SubscriptionPhase::New(token));
+        Self { selector, filter, digest, next_filter: None, cursor, phase }
+    }
+
+    /// Restricts the subscription to a subset, which the filter of a policy selects. Called again when that filter changes: the reader
+    /// is then sent the differences, and tokens are those of the new filter. `now`: time of the call.
+    pub fn set_subset(&mut self, subset: SubsetName, filter: InstanceFilter, now: ClockReading) {
+        let filter = self.filter.with_subset(subset, filter);
+        if matches!(self.phase, SubscriptionPhase::New(_) | SubscriptionPhase::Starting) {
+            self.use_filter(filter);
+        } else {
+            self.next_filter = Some((filter, now));
+        }
+    }
+
+    fn use_filter(&mut self, filter: SubscriptionFilter) {
+        self.digest = filter.digest(&self.selector);
+        self.filter = filter;
+        self.next_filter = None;
     }
 
     /// Selector.
     #[must_use]
     pub fn selector(&self) -> &Arc<Selector> {
         &self.selector
-    }
-
-    /// Filter.
-    #[must_use]
-    pub fn filter(&self) -> Option<&Arc<InstanceFilter>> {
-        self.filter.as_ref()
     }
 
     /// Revision up to which the reader has been sent everything.
@@ -166,19 +187,23 @@ impl Subscription {
                     token.and_then(|token| self.resume(token, registry))
                 }
                 SubscriptionPhase::Starting => {
+                    if let Some((filter, _)) = self.next_filter.take() {
+                        self.use_filter(filter);
+                    }
                     let snapshot = registry.snapshot(&self.selector);
                     self.phase = SubscriptionPhase::Snapshot(SnapshotCursor::new(snapshot));
                     None
                 }
                 SubscriptionPhase::Snapshot(position) => {
                     if let Some(chunk) = position.next() {
-                        filtered(chunk, self.filter.as_deref()).map(Step::Snapshot)
+                        filtered(chunk, &self.filter).map(Step::Snapshot)
                     } else {
                         self.cursor = position.snapshot.revision;
                         self.phase = SubscriptionPhase::Live;
                         Some(Step::Synced(self.cursor))
                     }
                 }
+                SubscriptionPhase::Live if self.next_filter.is_some() => self.change_filter(registry),
                 SubscriptionPhase::CatchingUp(_) | SubscriptionPhase::Live => self.follow(registry),
             };
             if let Some(step) = step {
@@ -216,7 +241,7 @@ impl Subscription {
         // The step has the revision of its last event. A later revision would differ between readers of the same selection. An
         // earlier one would be wrong even where folding leaves only an earlier event, because the step covers all of them.
         let last = events.last().map_or(until, |event| event.revision);
-        let changes = fold(events, self.filter.as_deref());
+        let changes = fold(events, &self.filter, &self.filter);
         if !changes.is_empty() {
             return Some(Step::Changes(changes, last));
         }
@@ -270,41 +295,14 @@ impl SnapshotCursor {
 }
 
 /// Returns the part of a chunk that matches a filter. `None`: nothing matches.
-fn filtered(chunk: Arc<Chunk>, filter: Option<&InstanceFilter>) -> Option<SnapshotChunk> {
-    let Some(filter) = filter else {
+fn filtered(chunk: Arc<Chunk>, filter: &SubscriptionFilter) -> Option<SnapshotChunk> {
+    if filter.is_empty() {
         return Some(SnapshotChunk::Chunk(chunk));
-    };
-    let matching: Vec<_> = chunk.entries().iter().filter(|entry| filter.matches(&entry.instance)).cloned().collect();
+    }
+    let matching: Vec<_> = chunk.entries().iter().filter(|entry| filter.matches(entry)).cloned().collect();
     (!matching.is_empty()).then_some(SnapshotChunk::Matching(matching))
 }
 
-/// Folds the events of each instance into one difference: from its state before the first to its state after the last.
-fn fold(events: Vec<Arc<Event>>, filter: Option<&InstanceFilter>) -> Vec<Delta> {
-    let matches = |entry: &Arc<Entry>| filter.is_none_or(|filter| filter.matches(&entry.instance));
-    let delta = |before: Option<&Arc<Entry>>, last: Arc<Event>| {
-        let was_known = before.is_some_and(matches);
-        let kind = match last.after() {
-            Some(entry) if matches(entry) => DeltaKind::Updated,
-            Some(_) if was_known => DeltaKind::NoLongerMatches,
-            None if was_known => DeltaKind::Removed,
-            Some(_) | None => return None,
-        };
-        Some(Delta { event: last, kind })
-    };
-    if events.len() <= 1 {
-        return events.into_iter().filter_map(|event| delta(event.before().cloned().as_ref(), event)).collect();
-    }
-    // By instance: the entry before the first event, and the last event.
-    let mut folded: HashMap<_, (Option<Arc<Entry>>, Arc<Event>)> = HashMap::new();
-    for event in events {
-        let instance = (event.service().clone(), event.id().clone());
-        folded
-            .entry(instance)
-            .and_modify(|(_, last)| *last = Arc::clone(&event))
-            .or_insert_with(|| (event.before().cloned(), event));
-    }
-    let mut deltas: Vec<Delta> =
-        folded.into_values().filter_map(|(before, last)| delta(before.as_ref(), last)).collect();
-    deltas.sort_unstable_by_key(|delta| delta.event.revision);
-    deltas
-}
+#[cfg(test)]
+#[path = "subscription/tests.rs"]
+mod tests;
