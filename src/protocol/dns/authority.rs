@@ -24,7 +24,11 @@ use super::{
     reverse::{IndexBehind, ReverseIndex},
     zone::Zone,
 };
-use crate::{app::Views, model::UnixMillis, registry::Registry};
+use crate::{
+    app::{EffectiveWeights, Views},
+    model::UnixMillis,
+    registry::Registry,
+};
 
 /// Maximum number of aliases that are followed for one answer.
 const MAX_ALIAS_HOPS: usize = 8;
@@ -43,14 +47,15 @@ pub(super) struct AnswerContext<'a> {
 pub struct Authority {
     zone: Zone,
     views: Arc<Views>,
+    weights: Arc<EffectiveWeights>,
     reverse: ReverseIndex,
 }
 
 impl Authority {
-    /// Returns the authority of a zone. It caches the endpoints of services in `views`.
+    /// Returns the authority of a zone. It caches the endpoints of services in `views`. `weights`: weights of SRV records.
     #[must_use]
-    pub fn new(zone: Zone, views: &Arc<Views>) -> Self {
-        Self { zone, views: Arc::clone(views), reverse: ReverseIndex::new() }
+    pub fn new(zone: Zone, views: &Arc<Views>, weights: &Arc<EffectiveWeights>) -> Self {
+        Self { zone, views: Arc::clone(views), weights: Arc::clone(weights), reverse: ReverseIndex::new() }
     }
 
     /// Answers a question with as many records as can fit into `max_bytes`.
@@ -122,15 +127,19 @@ impl Authority {
         readings: &'a [Reading],
     ) -> Option<(Arc<ServiceEndpoints>, Option<&'a str>)> {
         readings.iter().find_map(|reading| {
-            let endpoints = endpoints::of_service(&self.views, registry, &self.zone, &reading.service)?;
+            let endpoints = self.endpoints_of(registry, &reading.service)?;
             Some((endpoints, reading.tag.as_deref()))
         })
+    }
+
+    fn endpoints_of(&self, registry: &Registry, service: &str) -> Option<Arc<ServiceEndpoints>> {
+        endpoints::of_service(&self.views, (registry, &self.weights), &self.zone, service)
     }
 
     /// Returns whether a name without records is above a name that has some.
     fn is_empty_non_terminal(&self, registry: &Registry, question: &ServiceQuestion) -> bool {
         let is_above_tag = |reading: &Reading| {
-            let endpoints = endpoints::of_service(&self.views, registry, &self.zone, &reading.service);
+            let endpoints = self.endpoints_of(registry, &reading.service);
             endpoints.zip(reading.tag.as_ref()).is_some_and(|(endpoints, tag)| endpoints.is_tag_suffix(tag))
         };
         registry.is_service_suffix(&question.prefix)

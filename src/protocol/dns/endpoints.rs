@@ -23,7 +23,8 @@ use super::{
     zone::Zone,
 };
 use crate::{
-    app::{View, ViewKey, ViewValue, ViewVersion, Views},
+    app::{EffectiveWeights, View, ViewKey, ViewValue, ViewVersion, Views},
+    balancing::{ServiceWeights, WeightFactor},
     model::{Instance, Revision, ServiceName, node_service},
     registry::{NameSuffixes, Registry},
 };
@@ -37,7 +38,8 @@ struct DnsEndpoint {
     /// Index of its target among those of the service.
     target: usize,
     port: u16,
-    weight: u16,
+    /// Weight in the unit of the service, which [`ServiceEndpoints::srv_weight`] converts.
+    weight: u32,
 }
 
 /// Endpoints of a service, or those of its instances with a tag. Each list is sorted and without duplicates.
@@ -112,6 +114,8 @@ pub(super) struct ServiceEndpoints {
     tagged: HashMap<String, EndpointChoice>,
     /// Proper suffixes of the tags with dots.
     tag_suffixes: NameSuffixes,
+    /// Largest weight of an endpoint.
+    max_weight: u32,
     /// Set if an instance has the address of its node in place of its own host, so that a change of the node changes the endpoints
     /// but not the revision of the service.
     depends_on_nodes: bool,
@@ -153,9 +157,17 @@ impl ServiceEndpoints {
         let target = self.targets.get(target_index)?;
         let record = self.records.get(index)?.get_or_init(|| {
             let name = target.name(zone)?;
-            EncodedData::new(Zone::srv(weight, port, name)).map(Arc::new)
+            EncodedData::new(Zone::srv(self.srv_weight(weight), port, name)).map(Arc::new)
         });
         Some(SrvTarget { data: RecordData::Encoded(Arc::clone(record.as_ref()?)), target_index, target })
+    }
+
+    /// Returns a weight as SRV records have it: in 16 bits, in proportion to the weights of the other endpoints, and not 0, which clients
+    /// would call least often of all.
+    fn srv_weight(&self, weight: u32) -> u16 {
+        let limit = u32::from(u16::MAX);
+        let scaled = u64::from(weight) * u64::from(limit) / u64::from(self.max_weight.max(limit));
+        u16::try_from(scaled).unwrap_or(u16::MAX).max(1)
     }
 
     /// Returns whether several records may have the same target.
@@ -173,16 +185,18 @@ struct EndpointCollector<'a> {
     nodes: HashMap<Box<str>, Option<(Name, IpAddr)>>,
     targets: HashMap<EndpointTarget, usize>,
     indexes: HashMap<DnsEndpoint, usize>,
+    /// Set if the weights are in hundredths of the unit of configured weights, because some differ from those.
+    in_hundredths: bool,
     found: ServiceEndpoints,
 }
 
 impl<'a> EndpointCollector<'a> {
-    fn new(registry: &'a Registry, zone: &'a Zone, service: &'a str) -> Self {
+    fn new(registry: &'a Registry, zone: &'a Zone, service: &'a str, in_hundredths: bool) -> Self {
         let (nodes, targets, indexes) = Default::default();
-        Self { registry, zone, service, nodes, targets, indexes, found: ServiceEndpoints::default() }
+        Self { registry, zone, service, nodes, targets, indexes, in_hundredths, found: ServiceEndpoints::default() }
     }
 
-    fn add(&mut self, instance: &Instance) {
+    fn add(&mut self, instance: &Instance, weights: Option<&ServiceWeights>) {
         let Some(host) = instance.addresses.first().and_then(|first| EndpointTarget::of(&first.host)) else { return };
         let node = self.node_of(instance);
         let own_address =
@@ -197,8 +211,12 @@ impl<'a> EndpointCollector<'a> {
         // instead.
         let own_name = self.own_name(&target).zip(node.map(|(name, address)| EndpointTarget::Node(name, address)));
         self.found.depends_on_nodes |= own_name.is_some();
-        let usual = self.index_of(instance, target);
-        let instead = own_name.map(|(own, target)| (own.tag, self.index_of(instance, target)));
+        let factor = weights.map_or(WeightFactor::ONE, |weights| weights.factor(instance));
+        let weight = instance.effective_weight();
+        let weight = if self.in_hundredths { factor.of(weight) } else { weight.get().into() };
+        self.found.max_weight = self.found.max_weight.max(weight);
+        let usual = self.index_of(instance, target, weight);
+        let instead = own_name.map(|(own, target)| (own.tag, self.index_of(instance, target, weight)));
         let index = |tag: Option<&str>| match &instead {
             Some((own, index)) if own.as_deref() == tag => *index,
             Some(_) | None => usual,
@@ -214,13 +232,13 @@ impl<'a> EndpointCollector<'a> {
     }
 
     /// Returns the index of the endpoint of an instance, which is added if it is new.
-    fn index_of(&mut self, instance: &Instance, target: EndpointTarget) -> usize {
+    fn index_of(&mut self, instance: &Instance, target: EndpointTarget, weight: u32) -> usize {
         let target = *self.targets.entry(target).or_insert_with_key(|target| {
             self.found.targets.push(target.clone());
             self.found.targets.len() - 1
         });
         let port = instance.addresses.first().map_or(0, |first| first.port);
-        let endpoint = DnsEndpoint { target, port, weight: instance.effective_weight().get() };
+        let endpoint = DnsEndpoint { target, port, weight };
         *self.indexes.entry(endpoint).or_insert_with(|| {
             self.found.endpoints.push(endpoint);
             self.found.endpoints.len() - 1
@@ -259,7 +277,7 @@ impl<'a> EndpointCollector<'a> {
 /// Returns the present endpoints of a service, in all spellings of its name. `None`: it has no instances.
 pub(super) fn of_service(
     views: &Views,
-    registry: &Registry,
+    (registry, weights): (&Registry, &EffectiveWeights),
     zone: &Zone,
     service: &str,
 ) -> Option<Arc<ServiceEndpoints>> {
@@ -278,25 +296,34 @@ pub(super) fn of_service(
     if services.is_empty() {
         return None;
     }
+    // One version is that of one service at one time, so that a sum stands for the versions of all spellings.
+    let weights: Vec<_> = services.iter().map(|name| weights.of(name)).collect();
+    let inputs = weights.iter().flatten().fold(0_u64, |sum, weights| sum.wrapping_add(weights.version()));
     // Read at most once, and before the cache takes its lock to remove an outdated view.
     let as_of_nodes = LazyCell::new(|| revision(&node_service()).unwrap_or_default());
     let is_current = |version: &ViewVersion| {
         version.revision == newest
             && version.services == services.len()
+            && version.inputs == inputs
             && version.nodes.is_none_or(|revision| revision == *as_of_nodes)
     };
     let collect = || {
         // Before the instances, which may be newer.
         let as_of_nodes = *as_of_nodes;
-        let mut collector = EndpointCollector::new(registry, zone, &folded);
-        for service in &services {
+        let in_hundredths = weights.iter().any(Option::is_some);
+        let mut collector = EndpointCollector::new(registry, zone, &folded, in_hundredths);
+        for (service, weights) in services.iter().zip(&weights) {
             let chunks = registry.chunks(service);
             let instances = chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance);
-            instances.filter(|instance| instance.status().is_routable()).for_each(|instance| collector.add(instance));
+            let routable = instances.filter(|instance| instance.status().is_routable());
+            routable.for_each(|instance| collector.add(instance, weights.as_deref()));
         }
         let endpoints = collector.finish();
         let nodes = endpoints.depends_on_nodes.then_some(as_of_nodes);
-        Ok::<_, Infallible>((endpoints, ViewVersion { services: services.len(), nodes, ..ViewVersion::at(newest) }))
+        Ok::<_, Infallible>((
+            endpoints,
+            ViewVersion { services: services.len(), nodes, inputs, ..ViewVersion::at(newest) },
+        ))
     };
     let Ok((endpoints, _)) = views.get(ViewKey::new(View::DnsEndpoints, &folded, ""), is_current, collect);
     Some(endpoints)

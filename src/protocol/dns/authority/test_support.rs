@@ -6,11 +6,14 @@ use hickory_proto::rr::Name;
 
 use super::*;
 use crate::{
-    engine::Memory,
+    engine::{Engine, Memory},
     metrics::Metrics,
-    model::{Address, ConsulRegistration, Incarnation, InstanceId, ServiceName, Tags, node_service},
+    model::{
+        Address, ConsulRegistration, Incarnation, InstanceId, PolicyScope, PolicySettings, ServerActor, ServiceName,
+        ServicePolicy, Tags, node_service,
+    },
     registry::{
-        Command, DeregisterGuard, InstanceDescription, Register, RegisterWithoutLease,
+        Command, DeregisterGuard, InstanceDescription, PolicyCommand, Register, RegisterWithoutLease,
         test_support::{NoListener, at, register},
     },
 };
@@ -19,6 +22,7 @@ use crate::{
 pub(super) struct TestAuthority {
     pub(super) engine: Memory,
     pub(super) authority: Authority,
+    pub(super) weights: Arc<EffectiveWeights>,
 }
 
 /// Instance on a node, as Consul's API registers it. Without a host, its address is that of the node.
@@ -40,9 +44,11 @@ impl TestAuthority {
 
     pub(super) fn with_local_node(node: &str) -> Self {
         let zone = Zone::new("consul", "dc1", node, Duration::from_secs(7), [192, 0, 2, 1].into());
+        let weights = Arc::default();
         Self {
             engine: Memory::new(Incarnation(7), at(0), Arc::new(NoListener)),
-            authority: Authority::new(zone, &Views::new(&Metrics::new().views)),
+            authority: Authority::new(zone, &Views::new(&Metrics::new().views), &weights),
+            weights,
         }
     }
 
@@ -60,6 +66,13 @@ impl TestAuthority {
 
     pub(super) fn submit(&self, command: Command) {
         self.engine.submit(command, at(0)).unwrap();
+    }
+
+    pub(super) fn set_policy(&self, service: &str, settings: PolicySettings) {
+        let scope = PolicyScope::Service(ServiceName::parse(service).unwrap());
+        let policy = ServicePolicy { settings, ..ServicePolicy::default() };
+        let command = PolicyCommand { scope, policy, expected_revision: None };
+        drop(Engine::submit_policy(&self.engine, command, ServerActor::InProcess.caller(), at(0)));
     }
 
     pub(super) fn ask(&self, name: &str, record_type: RecordType) -> DnsAnswer {

@@ -1,15 +1,19 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     test_support::{TestAuthority, assert_empty, records, set},
     *,
 };
 use crate::{
-    model::{Conditions, ConsulRegistration, InstanceId, Metadata, node_service},
+    model::{Conditions, ConsulRegistration, InstanceId, Metadata, PolicySettings, Weight, node_service},
     registry::{
         Command, InstanceDescription, Patch, RegisterWithoutLease,
         test_support::{deregister, name, register, update},
     },
+    transport::Notifier,
 };
 
 #[test]
@@ -113,6 +117,39 @@ fn instances_that_are_not_routable_are_left_out() {
     assert_empty(&dns.ask("web.service.consul.", RecordType::A), ResponseCode::NXDomain);
     let entry = dns.engine.registry().get(&name("web"), "a").unwrap();
     assert_eq!(entry.instance.conditions, Conditions { operator_draining: true, ..Conditions::default() });
+}
+
+#[test]
+fn srv_records_have_effective_weights() {
+    let dns = TestAuthority::new();
+    let weights = || -> Vec<u16> {
+        let mut weights: Vec<_> = dns
+            .ask("web.service.consul.", RecordType::SRV)
+            .answers
+            .iter()
+            .map(|record| match record.data.rdata() {
+                RData::SRV(srv) => srv.weight,
+                other => panic!("{other}"),
+            })
+            .collect();
+        weights.sort_unstable();
+        weights
+    };
+    dns.register("web", "a", "10.0.0.1", &[]);
+    assert_eq!(weights(), [1]);
+    dns.set_policy("web", PolicySettings { slow_start: Some(Duration::from_mins(1)), ..PolicySettings::default() });
+    for second in 0..2 {
+        dns.weights.update(dns.engine.registry(), &Notifier::new(1), second * 1_000);
+    }
+    dns.register("web", "b", "10.0.0.2", &[]);
+    assert_eq!(weights(), [10, 100], "in hundredths");
+    dns.submit(update("web", "a", Patch { weight: Some(Weight::parse(65_535).unwrap()), ..Patch::default() }));
+    assert_eq!(weights(), [1, 65_535], "in proportion, but not zero");
+    dns.set_policy("web", PolicySettings::default());
+    dns.weights.update(dns.engine.registry(), &Notifier::new(1), 2_000);
+    assert_eq!(weights(), [1, 65_535], "as configured");
+    dns.submit(update("web", "a", Patch { weight: Some(Weight::parse(3).unwrap()), ..Patch::default() }));
+    assert_eq!(weights(), [1, 3]);
 }
 
 #[test]

@@ -32,7 +32,13 @@ fn server() -> DnsServer {
     }
     let zone = Zone::new("consul", "dc1", "n1", Duration::ZERO, Ipv4Addr::LOCALHOST.into());
     let engine: Arc<dyn Engine> = Arc::new(memory);
-    DnsServer::new(&engine, &clock, &metrics, Default::default(), Authority::new(zone, &Views::new(&metrics.views)))
+    DnsServer::new(
+        &engine,
+        &clock,
+        &metrics,
+        Default::default(),
+        Authority::new(zone, &Views::new(&metrics.views), &Arc::default()),
+    )
 }
 
 fn request(id: u16, name: &str, record_type: RecordType) -> Vec<u8> {
