@@ -155,11 +155,12 @@ pub struct WatchMessages {
     pub changes: Counter,
     pub bookmark: Counter,
     pub notice: Counter,
+    pub balancing: Counter,
 }
 
 impl WatchMessages {
     fn new(registrar: &mut Registrar) -> Self {
-        let kinds = Label::new("kind", &["reset", "snapshot", "synced", "changes", "bookmark", "notice"]);
+        let kinds = Label::new("kind", &["reset", "snapshot", "synced", "changes", "bookmark", "notice", "balancing"]);
         let family: Family<KindLabel, Counter> =
             registrar.counter_family("watch_messages", "Messages written to watch streams, by kind", vec![kinds]);
         let counter = |kind| family.get_or_create_owned(&KindLabel { kind });
@@ -170,6 +171,7 @@ impl WatchMessages {
             changes: counter("changes"),
             bookmark: counter("bookmark"),
             notice: counter("notice"),
+            balancing: counter("balancing"),
         }
     }
 }

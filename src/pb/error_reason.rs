@@ -74,6 +74,8 @@ error_reasons! {
     NoSuchInstance = (NotFound, "NO_SUCH_INSTANCE");
     /// The instance has no check with this id.
     NoSuchCheck = (NotFound, "NO_SUCH_CHECK");
+    /// The policy of the service has no subset with this name.
+    NoSuchSubset = (NotFound, "NO_SUCH_SUBSET");
     /// The service has no instances (health protocol).
     NoSuchService = (NotFound, "NO_SUCH_SERVICE");
     /// The health-only listener answers for the registry itself, not for services.

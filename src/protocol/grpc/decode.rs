@@ -5,7 +5,7 @@ use crate::{
     app,
     model::{
         Address, BootId, FieldError, InstanceFilter, InstanceId, LeaseId, LeaseTerms, LoadReport, Locality, Metadata,
-        ResumeToken, Revision, Selector, ServiceName, Tags, Weight,
+        ResumeToken, Revision, Selector, ServiceName, SubsetName, Tags, Weight,
     },
     pb::callboard::v1 as pb,
     registry::{Command, DeregisterGuard, InstanceDescription, Patch, Register},
@@ -78,13 +78,39 @@ pub(super) fn update(request: &pb::UpdateInstanceRequest) -> Result<Command, Api
     })
 }
 
-/// Decodes the selector of a watch, its filter and its resume token.
-pub(super) fn watch(
-    request: &pb::WatchRequest,
-) -> Result<(Selector, Option<InstanceFilter>, Option<ResumeToken>), ApiError> {
+/// Content of a request to watch.
+#[derive(Debug)]
+pub(super) struct WatchOptions {
+    pub(super) selector: Selector,
+    pub(super) filter: Option<InstanceFilter>,
+    pub(super) token: Option<ResumeToken>,
+    /// Service, and subset of it.
+    pub(super) subset: Option<(ServiceName, SubsetName)>,
+    pub(super) balancing: bool,
+}
+
+/// Decodes a request to watch.
+pub(super) fn watch(request: &pb::WatchRequest) -> Result<WatchOptions, ApiError> {
     let selector = Selector::parse(&request.services, &request.prefix, request.everything)?;
     let token = if request.resume_token.is_empty() { None } else { Some(ResumeToken::parse(&request.resume_token)?) };
-    Ok((selector, InstanceFilter::parse(&request.filter)?, token))
+    let subset = match (subset(&request.subset)?, &selector) {
+        (None, _) => None,
+        (Some(subset), Selector::Names(names)) if names.len() == 1 => {
+            names.first().map(|service| (service.clone(), subset))
+        }
+        (Some(_), Selector::Names(_) | Selector::Prefix(_) | Selector::Everything) => {
+            let hint = "give exactly one service, or leave the subset empty";
+            let problem = "is given for several services, and each service has its own subsets";
+            return Err(FieldError::new("subset", &request.subset, problem, hint).into());
+        }
+    };
+    let filter = InstanceFilter::parse(&request.filter)?;
+    Ok(WatchOptions { selector, filter, token, subset, balancing: request.balancing })
+}
+
+/// Decodes the name of a subset. Empty: none.
+pub(super) fn subset(name: &str) -> Result<Option<SubsetName>, ApiError> {
+    Ok(if name.is_empty() { None } else { Some(SubsetName::parse(name)?) })
 }
 
 pub(super) fn load(load: &pb::LoadReport) -> Result<LoadReport, ApiError> {

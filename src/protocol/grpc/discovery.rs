@@ -5,8 +5,8 @@ use tonic::{Request, Response, Status};
 
 use super::{ApiError, GrpcApi, decode, encode};
 use crate::{
-    app::{PAGE_BYTES, page_size},
-    model::{InstanceFilter, InstanceId, ServiceName},
+    app::{PAGE_BYTES, ServerContext, page_size},
+    model::{InstanceFilter, InstanceId, ServiceName, SubsetName},
     pb::{callboard::v1 as pb, server::discovery_service_server::DiscoveryService},
     registry::CommandError,
 };
@@ -25,6 +25,8 @@ impl DiscoveryService for GrpcApi {
         let message = request.get_ref();
         let service = ServiceName::parse(&message.service).map_err(ApiError::from)?;
         let filter = InstanceFilter::parse(&message.filter).map_err(ApiError::from)?;
+        let subset = decode::subset(&message.subset)?;
+        let subset = subset.map(|subset| subset_filter(&self.context, &service, &subset)).transpose()?;
         let after = decode::instances_after(&message.page_token)?;
         let size = page_size(message.page_size, DEFAULT_PAGE_SIZE);
         let registry = self.context.engine.registry();
@@ -33,7 +35,7 @@ impl DiscoveryService for GrpcApi {
         let page = registry.page(&service, after.as_ref().map_or("", InstanceId::as_str), size + 1);
         let mut bytes = 0;
         for (at, entry) in page.iter().take(size).enumerate() {
-            if filter.as_ref().is_none_or(|filter| filter.matches(&entry.instance)) {
+            if [&filter, &subset].into_iter().flatten().all(|filter| filter.matches(&entry.instance)) {
                 let instance = encode::instance(&entry.instance);
                 bytes += instance.encoded_len();
                 answer.instances.push(instance);
@@ -59,7 +61,11 @@ impl DiscoveryService for GrpcApi {
         Ok(Response::new(pb::GetInstanceResponse {
             instance: Some(encode::instance(&entry.instance)),
             lease: entry.lease.as_ref().map(|lease| encode::lease(lease, now)),
-            load: entry.lease.as_ref().and_then(|lease| lease.load()).map(encode::load),
+            load: entry.lease.as_ref().and_then(|lease| lease.load()).map(|(load, _)| encode::load(load)),
+            effective_weight: encode::effective_weight(
+                self.context.weights.of(&entry.instance.service).as_deref(),
+                &entry.instance,
+            ),
         }))
     }
 
@@ -89,6 +95,19 @@ impl DiscoveryService for GrpcApi {
         let next_page_token = next.map(|name| name.to_string()).unwrap_or_default();
         Ok(Response::new(pb::ListServicesResponse { services: services.collect(), next_page_token, revision }))
     }
+}
+
+/// Returns the filter of a subset.
+pub(super) fn subset_filter(
+    context: &ServerContext,
+    service: &ServiceName,
+    subset: &SubsetName,
+) -> Result<InstanceFilter, ApiError> {
+    let policy = context.engine.registry().policies().effective(service);
+    policy.subsets.get(subset).map(|found| found.filter.clone()).ok_or_else(|| {
+        let known: Vec<_> = policy.subsets.keys().map(SubsetName::as_str).collect();
+        ApiError::NoSuchSubset { service: service.clone(), subset: subset.clone(), known: known.join(", ") }
+    })
 }
 
 /// Returns the number of entries, given their sizes in bytes, that a page takes. The entry that fills the page is the last.

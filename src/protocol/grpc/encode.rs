@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use super::time::{duration, timestamp};
 use crate::{
-    model::{Caller, CallerProtocol, Instance, LoadReport, ServerActor, Status},
+    balancing::{ServiceWeights, WeightFactor},
+    model::{
+        Caller, CallerProtocol, EffectivePolicy, Instance, LoadBalancing, LoadReport, ServerActor, Status, ZoneMode,
+    },
     pb::callboard::v1 as pb,
     registry::{Change, Entry, Event, Lease, LeaseTime, RemovalReason},
 };
@@ -52,6 +55,28 @@ pub(super) fn load(load: LoadReport) -> pb::LoadReport {
         response_time: load.response_time.and_then(duration),
         requests: load.requests,
         errors: load.errors,
+    }
+}
+
+/// Returns the effective weight of an instance, in the unit of configured weights. `None`: it is the configured one.
+pub(super) fn effective_weight(weights: Option<&ServiceWeights>, instance: &Instance) -> Option<f64> {
+    let weights = weights.filter(|weights| weights.factor(instance) != WeightFactor::ONE)?;
+    Some(f64::from(weights.of(instance)) / 100.0)
+}
+
+/// Encodes the part of a policy that clients of this API follow.
+pub(super) fn client_policy(policy: &EffectivePolicy) -> pb::ClientPolicy {
+    let lb = match policy.lb {
+        LoadBalancing::RoundRobin => pb::LoadBalancing::RoundRobin,
+        LoadBalancing::LeastRequest => pb::LoadBalancing::LeastRequest,
+        LoadBalancing::RingHash => pb::LoadBalancing::RingHash,
+        LoadBalancing::Weighted => pb::LoadBalancing::Weighted,
+    };
+    pb::ClientPolicy {
+        lb: lb.into(),
+        timeout: if policy.timeout.is_zero() { None } else { duration(policy.timeout) },
+        prefer_zone: policy.zone == ZoneMode::Prefer,
+        revision: policy.revision.0,
     }
 }
 

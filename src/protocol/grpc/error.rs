@@ -8,7 +8,7 @@ use tonic_types::ErrorDetails;
 use crate::{
     engine::EngineError,
     health_check::ReportError,
-    model::{FieldError, PolicyScope, filter::FilterError},
+    model::{FieldError, PolicyScope, ServiceName, SubsetName, filter::FilterError},
     pb::error_reason::{ErrorReason, RETRY_DELAY, SHUTTING_DOWN},
     registry::{CommandError, PolicyError},
     transport::LimitError,
@@ -36,6 +36,19 @@ pub(super) enum ApiError {
         message: String,
         /// Time until the next attempt.
         retry: Duration,
+    },
+    /// Subset that the policy of the service does not have.
+    #[error(
+        "service \"{service}\" has no subset \"{subset}\": {}, or set it with `callboard subset set`",
+        if known.is_empty() { "its policy has no subsets; leave it empty".to_owned() } else { format!("use one of {known}") }
+    )]
+    NoSuchSubset {
+        /// Service.
+        service: ServiceName,
+        /// Name in the request.
+        subset: SubsetName,
+        /// Names of the subsets that there are, joined by commas.
+        known: String,
     },
     /// Report on a check that takes no reports.
     #[error("{0}")]
@@ -141,6 +154,9 @@ impl From<ApiError> for Status {
             ApiError::UnknownService(service) => {
                 details.set_resource_info("service", service, "", "not registered");
             }
+            ApiError::NoSuchSubset { service, subset, .. } => {
+                details.set_resource_info("subset", format!("{service}/{subset}"), "", "not in the policy");
+            }
             ApiError::NotServedHere(service) => {
                 details.set_resource_info("service", service, "", "not served here");
             }
@@ -182,6 +198,7 @@ fn classify(error: &ApiError) -> ErrorReason {
         ApiError::Rejected(CommandError::HeldByLease { .. }) => ErrorReason::HeldByLease,
         ApiError::Rejected(CommandError::HeldWithoutLease { .. }) => ErrorReason::HeldWithoutLease,
         ApiError::Rejected(CommandError::NoSuchCheck { .. }) => ErrorReason::NoSuchCheck,
+        ApiError::NoSuchSubset { .. } => ErrorReason::NoSuchSubset,
         ApiError::TakesNoReports(_) => ErrorReason::NotATtlCheck,
         ApiError::Overloaded { .. } => ErrorReason::Overloaded,
         ApiError::Stopped(_) => ErrorReason::EngineStopped,

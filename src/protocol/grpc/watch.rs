@@ -3,6 +3,7 @@
 //! It is polled when the client's flow-control window is open. A client that does not read therefore costs a cursor and one
 //! prepared message; what changes in the meantime stays in the registry's event logs, or is replaced by the newest state.
 
+mod balancing;
 mod call;
 mod frame;
 
@@ -16,15 +17,16 @@ use std::{
 use bytes::Bytes;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
-use super::{ApiError, time};
+use super::{ApiError, decode::WatchOptions, discovery::subset_filter, time};
 use crate::{
     app::{ReaderMemory, ServerContext, UserAgent, WatchProtocol, WatchedResource, WatcherGuard},
     metrics::WorkerLabel,
-    model::{InstanceFilter, ResumeToken, Revision, Selector},
+    model::{InstanceFilter, ResumeToken, Revision, ServiceName, SubsetName, topic_of_policies},
     pb::callboard::v1 as pb,
     registry::{ClockReading, Delta, SnapshotChunk, Step, Subscription},
     transport::{Connection, Interest, MessageSource, NextMessage, WakeRegistration},
 };
+use balancing::BalancingState;
 pub(super) use call::answer;
 use frame::MessageChunks;
 
@@ -34,6 +36,11 @@ struct WatchStream {
     context: Arc<ServerContext>,
     wake: WakeRegistration,
     subscription: Subscription,
+    subset: Option<WatchedSubset>,
+    /// Set if the client asked for Balancing messages.
+    balancing: Option<BalancingState>,
+    /// Newest revision of any policy when the policies were last read, if the watch depends on them. `None`: never yet.
+    policies: Option<Revision>,
     /// Set while the watch waits until the registry has settled. Changes do not wake it until then.
     waits_for_settling: bool,
     entry: WatcherGuard,
@@ -48,6 +55,15 @@ struct WatchStream {
     /// Time of the last message.
     last_message: ClockReading,
     state: StreamState,
+}
+
+/// Subset that a watch is restricted to.
+#[derive(Debug)]
+struct WatchedSubset {
+    service: ServiceName,
+    name: SubsetName,
+    /// Present filter, or the last one if the subset was removed.
+    filter: InstanceFilter,
 }
 
 /// Part of a step that is taken from the subscription and not sent yet.
@@ -75,13 +91,27 @@ impl WatchStream {
         context: &Arc<ServerContext>,
         connection: &Arc<Connection>,
         user_agent: UserAgent,
-        (selector, filter, token): (Selector, Option<InstanceFilter>, Option<ResumeToken>),
-    ) -> Self {
+        options: WatchOptions,
+    ) -> Result<Self, ApiError> {
+        let WatchOptions { selector, filter, token, subset, balancing } = options;
         let (selector, filter) = (Arc::new(selector), filter.map(Arc::new));
-        let subscription = Subscription::new(Arc::clone(&selector), filter.clone(), token);
+        let mut subscription = Subscription::new(Arc::clone(&selector), filter.clone(), token);
         let waits = token.is_some_and(|token| context.must_settle(ReaderMemory::Incarnation(token.incarnation)));
         let interest = if waits { Interest::Nothing } else { Interest::Changes(Arc::clone(&selector)) };
-        let wake = context.notifier.register(connection, interest);
+        let mut wake = if balancing {
+            context.notifier.register_for_names(connection, interest)
+        } else {
+            context.notifier.register(connection, interest)
+        };
+        if balancing || subset.is_some() {
+            wake.add(&topic_of_policies());
+        }
+        let subset = subset.map(|(service, name)| {
+            let filter = subset_filter(context, &service, &name)?;
+            subscription.set_subset(name.clone(), filter.clone(), context.clock.now());
+            Ok::<_, ApiError>(WatchedSubset { service, name, filter })
+        });
+        let subset = subset.transpose()?;
         let resource = WatchedResource::Services(Arc::clone(&selector));
         let entry = context.watchers.enter(
             WatchProtocol::Grpc,
@@ -91,9 +121,12 @@ impl WatchStream {
             context.clock.now(),
         );
         let worker = WorkerLabel { worker: connection.worker() as u64 };
-        Self {
+        Ok(Self {
             wake,
             subscription,
+            subset,
+            balancing: balancing.then(BalancingState::default),
+            policies: None,
             waits_for_settling: waits,
             entry,
             propagation: context.metrics.propagation.get_or_create(&worker).clone(),
@@ -104,11 +137,35 @@ impl WatchStream {
             last_message: context.clock.now(),
             state: StreamState::Open,
             context: Arc::clone(context),
+        })
+    }
+
+    /// Follows changes of policies: the filter of the subset, and the policies that the client is sent.
+    fn follow_policies(&mut self) {
+        if self.subset.is_none() && self.balancing.is_none() {
+            return;
+        }
+        let policies = self.context.engine.registry().policies();
+        let newest = policies.revision();
+        if self.policies == Some(newest) {
+            return;
+        }
+        self.policies = Some(newest);
+        if let Some(watched) = &mut self.subset
+            && let Some(subset) = policies.effective(&watched.service).subsets.get(&watched.name)
+            && subset.filter.as_str() != watched.filter.as_str()
+        {
+            watched.filter = subset.filter.clone();
+            self.subscription.set_subset(watched.name.clone(), subset.filter.clone(), self.context.clock.now());
+        }
+        if let Some(balancing) = &mut self.balancing {
+            balancing.check_all(&self.context, self.subscription.selector());
         }
     }
 
     /// Returns the next message, if there is one.
     fn message(&mut self) -> Option<(MessageChunks, &Counter)> {
+        self.follow_policies();
         loop {
             match mem::replace(&mut self.outgoing, SendBuffer::Nothing) {
                 SendBuffer::Deltas(deltas, revision) => {
@@ -121,15 +178,29 @@ impl WatchStream {
                 }
                 SendBuffer::Pieces(_) | SendBuffer::Nothing => {}
             }
+            if let Some(balancing) = &mut self.balancing
+                && let Some(message) = balancing.next(&self.context)
+            {
+                return Some((message, &self.context.metrics.watch.balancing));
+            }
             match self.next_step() {
                 Step::Reset(reason) => {
+                    self.balancing.iter_mut().for_each(BalancingState::reset);
                     self.entry.watcher.waiting.store(false, Ordering::Relaxed);
                     self.entry.watcher.resets.fetch_add(1, Ordering::Relaxed);
                     return Some((frame::reset(reason), &self.context.metrics.watch.reset));
                 }
                 Step::Snapshot(chunk) => self.outgoing = SendBuffer::Pieces(pieces(&chunk)),
-                Step::Changes(deltas, revision) => self.outgoing = SendBuffer::Deltas(deltas.into_iter(), revision),
+                Step::Changes(deltas, revision) => {
+                    if let Some(balancing) = &mut self.balancing {
+                        balancing.instances_changed(&self.context, &deltas);
+                    }
+                    self.outgoing = SendBuffer::Deltas(deltas.into_iter(), revision);
+                }
                 Step::Synced(revision) => {
+                    if let Some(balancing) = &mut self.balancing {
+                        balancing.synced(&self.context, self.subscription.selector());
+                    }
                     let message = frame::synced(self.advance(revision));
                     return Some((message, &self.context.metrics.watch.synced));
                 }
@@ -266,7 +337,10 @@ impl MessageSource for WatchStream {
                 return Poll::Ready(Some(NextMessage::Message(message)));
             }
             self.record_synced();
-            ready!(self.wake.poll_woken(context));
+            let changes = ready!(self.wake.poll_changes(context));
+            if let Some(balancing) = &mut self.balancing {
+                balancing.changed(&self.context, self.subscription.selector(), &changes);
+            }
         }
     }
 }

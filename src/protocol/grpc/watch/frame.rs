@@ -146,6 +146,19 @@ pub(super) fn notice(notice: pb::Notice) -> MessageChunks {
     whole(pb::watch_response::Message::Notice(notice.into()))
 }
 
+pub(super) fn balancing(balancing: pb::Balancing) -> Bytes {
+    whole(pb::watch_response::Message::Balancing(balancing)).concat().into()
+}
+
+/// Decodes the message that [`balancing`] has made.
+#[cfg(test)]
+pub(super) fn decode_balancing(message: &Bytes) -> pb::Balancing {
+    match pb::WatchResponse::decode(&message[PREFIX_BYTES..]).unwrap().message {
+        Some(pb::watch_response::Message::Balancing(balancing)) => balancing,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn token_bytes(token: ResumeToken) -> Bytes {
     Bytes::copy_from_slice(&token.to_bytes())
 }
