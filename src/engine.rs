@@ -13,6 +13,7 @@
 pub mod disk;
 mod memory;
 mod policy_log;
+mod policy_size;
 mod saved_check;
 
 use std::{
@@ -28,6 +29,7 @@ use tokio::sync::oneshot;
 
 pub use disk::{Disk, Durability};
 pub use memory::Memory;
+pub use policy_size::{MAX_POLICY_BYTES, validate_policy_size};
 pub use saved_check::{CheckKey, SavedCheck, SavedChecks, SavedResult};
 
 use crate::{

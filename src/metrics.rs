@@ -54,6 +54,8 @@ pub struct Metrics {
     pub services: Gauge,
     /// Registered instances.
     pub instances: Gauge,
+    /// Policies of services, and the defaults.
+    pub policies: Gauge,
     /// Leases in the lease table, including ended ones that are still remembered.
     pub leases: Gauge,
     /// Open watches.
@@ -104,7 +106,7 @@ impl StoreMetrics {
             changes: registrar.counter("store_changes", "Changes written to the store"),
             unreadable: registrar.gauge(
                 "store_unreadable_records",
-                "Records of the store that this version cannot read; their instances are missing",
+                "Records of the store that this version cannot read; their instances and policies are missing",
             ),
         }
     }
@@ -217,6 +219,7 @@ impl Metrics {
                 "insecure_listeners",
                 "Listeners that other machines can reach and that authenticate no client",
             ),
+            policies: gauge("policies", "Policies of services, and the defaults as one"),
             leases: gauge("leases", "Leases in the lease table, including ended ones that are still remembered"),
             watches: gauge("watches", "Open watches"),
             settling_watches: gauge("settling_watches", "Open watches that wait until the registry has settled"),

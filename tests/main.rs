@@ -18,6 +18,7 @@
 //! | `bad_input` | invalid requests |
 //! | `settle` | restarts of a registry in memory, with watches that resume |
 //! | `shutdown`, `snapshot` | shutdown with thousands of streams, a service that is larger than a message |
+//! | `policy` | policies of services: documents, revisions, errors, kills, exports |
 //! | `disk`, `process` | the store: kills, exports; kills, stops and restarts of processes |
 //! | `dns` | DNS packets |
 //! | `systemd` | readiness, watchdog, socket activation |
@@ -70,6 +71,7 @@ mod lease;
 mod lexer;
 mod limits;
 mod outcome;
+mod policy;
 mod pressure;
 mod process;
 mod readme;

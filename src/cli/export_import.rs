@@ -79,7 +79,7 @@ fn write(args: &ExportArgs) -> anyhow::Result<()> {
             args.data_dir.display()
         );
     }
-    anstream::eprintln!("exported {} instances", found.instances.len());
+    anstream::eprintln!("exported {}", contents(&found));
     Ok(())
 }
 
@@ -100,8 +100,18 @@ fn read(args: &ImportArgs) -> anyhow::Result<()> {
     let exported = disk::export::read(BufReader::new(input), report).with_context(|| source(args.file.as_deref()))?;
     progress.finish_and_clear();
     disk::import(&args.data_dir, &exported, Clock::new(0).now())?;
-    anstream::eprintln!("imported {} instances into {}", exported.instances.len(), args.data_dir.display());
+    anstream::eprintln!("imported {} into {}", contents(&exported), args.data_dir.display());
     Ok(())
+}
+
+/// Returns the numbers of instances and policies; the latter only if there are some.
+fn contents(records: &disk::LoadedRecords) -> String {
+    let (instances, policies) = (records.instances.len(), records.policies.len());
+    if policies == 0 {
+        format!("{instances} instances")
+    } else {
+        format!("{instances} instances and {policies} policies")
+    }
 }
 
 fn source(file: Option<&Path>) -> String {

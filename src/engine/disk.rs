@@ -8,6 +8,9 @@
 //! Only the writer changes the registry, so a decision still holds when its transaction is on the disk. A command for an instance
 //! that has a change in the current transaction waits for the next one.
 //!
+//! Policies are changed in the same order and the same transactions as instances. One transaction has at most one change of them,
+//! because each is decided against the others.
+//!
 //! Heartbeats are not written: a loaded lease has its full TTL. Check states are written with the transactions of commands, some
 //! with each, and no command waits for them.
 //!
@@ -16,7 +19,7 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `record` | encoding of an instance |
+//! | `record` | encoding of instances, check states and policies |
 //! | `export` | export and import as JSON Lines |
 //! | `store` | the database file |
 //! | `header` | the number of its records and their digest |
@@ -62,8 +65,8 @@ use crate::{
 };
 
 pub use error::StoreError;
-pub use load::{LoadedRecords, UnreadableRecord};
-pub use record::{DecodeError, StoredInstance, StoredLease};
+pub use load::{LoadedRecords, RecordKey, UnreadableRecord};
+pub use record::{DecodeError, StoredInstance, StoredLease, policy::StoredPolicy};
 pub use store::{RecordChange, Store};
 
 use writer::{WriteRequest, Writer, WriterMessage, WriterQueues};
@@ -148,9 +151,12 @@ impl Disk {
             let lease = stored.restore_lease(now.lease);
             guard.restore(stored.instance, lease);
         }
+        for stored in &loaded.policies {
+            guard.restore_policy(&stored.scope, &stored.revisions);
+        }
         drop(guard);
         log_unreadable(store.path(), &loaded.unreadable);
-        let unreadable: HashSet<_> = loaded.unreadable.iter().map(|record| (&*record.service, &*record.id)).collect();
+        let unreadable: HashSet<_> = loaded.unreadable.iter().filter_map(UnreadableRecord::instance).collect();
         // The check states of an unreadable record stay in the store with it.
         let usable = |(service, id, _): &CheckKey| !unreadable.contains(&(service.as_str(), id.as_str()));
         let states = loaded.check_states.into_iter().filter(|(key, _)| usable(key)).collect();
@@ -200,14 +206,15 @@ impl Disk {
 
 /// Logs the records that this version cannot use.
 fn log_unreadable(path: &Path, unreadable: &[UnreadableRecord]) {
-    for record in unreadable.iter().take(MAX_NAMED_RECORDS) {
-        let UnreadableRecord { service, id, error } = record;
+    for UnreadableRecord { key, error } in unreadable.iter().take(MAX_NAMED_RECORDS) {
+        let (missing, remedy) = match key {
+            RecordKey::Instance { .. } => ("instance", "register the instance again"),
+            RecordKey::Policy { .. } => ("policy", "set the policy again"),
+        };
         tracing::error!(
-            service,
-            id,
             reason = %error,
-            "a record of {} cannot be used: the registry starts without this instance and leaves the record as it is; register the \
-             instance again, which replaces it, or run a version that can read it",
+            "{key} in {} cannot be used: the registry starts without this {missing} and leaves the record as it is; {remedy}, which \
+             replaces it, or run a version that can read it",
             path.display()
         );
     }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `registry`, `keep_alive` | `RegistryService` |
 //! | `discovery`, `watch` | `DiscoveryService` |
-//! | `admin`, `self_preservation` | `AdminService` |
+//! | `admin`, `policy`, `self_preservation` | `AdminService` |
 //! | `check` | conversions of health checks |
 //! | `health`, `health_only` | `grpc.health.v1`, for the main listeners and for the health listener |
 //! | `decode`, `encode`, `time` | conversions between the contract's messages and the model |
@@ -23,6 +23,7 @@ mod error;
 mod health;
 mod health_only;
 mod keep_alive;
+mod policy;
 mod registry;
 mod self_preservation;
 mod time;

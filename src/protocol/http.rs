@@ -105,6 +105,7 @@ async fn metrics(State(pages): State<HttpPages>) -> impl IntoResponse {
     let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.services.set(gauge(registry.service_count()));
     metrics.instances.set(gauge(registry.instance_count()));
+    metrics.policies.set(gauge(registry.policies().len()));
     metrics.leases.set(gauge(registry.leases().len()));
     metrics.watches.set(gauge(watchers.count(WatchProtocol::Grpc)));
     metrics.xds.streams.set(gauge(watchers.count(WatchProtocol::Xds)));

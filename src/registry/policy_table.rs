@@ -27,7 +27,7 @@ use crate::{
 };
 use fallback::FallbackGraph;
 
-pub use decide::{PolicyDecision, ProposedPolicy};
+pub use decide::{PolicyDecision, ProposedPolicy, validate_policies};
 
 /// Maximum number of scopes whose policies and revisions are kept.
 pub const MAX_POLICIES: usize = 10_000;
@@ -90,6 +90,17 @@ pub struct PolicyOutcome {
     pub newest: Option<Arc<PolicyRevision>>,
     /// Set if the command changed the policy.
     pub changed: bool,
+}
+
+/// Policy of one scope with what it leads to, at one moment.
+#[derive(Debug, Clone)]
+pub struct PolicyView {
+    /// Newest revision of the policy, which may be its removal. `None`: it was never set.
+    pub newest: Option<Arc<PolicyRevision>>,
+    /// Newest revision of the defaults, which may be their removal. `None`: they were never set.
+    pub defaults: Option<Arc<PolicyRevision>>,
+    /// Effective policy: for the defaults that of services without a policy of their own.
+    pub effective: Arc<EffectivePolicy>,
 }
 
 /// Error of a policy that the registry rejects. A rejected command changes nothing.
@@ -163,13 +174,21 @@ impl PolicyTable {
     /// Returns the effective policy of a service. It is the same object until the policy of the service or the defaults change.
     #[must_use]
     pub fn effective(&self, service: &ServiceName) -> Arc<EffectivePolicy> {
+        self.0.read().effective(service)
+    }
+
+    /// Returns the policy of one scope with what it leads to.
+    #[must_use]
+    pub fn view(&self, scope: &PolicyScope) -> PolicyView {
         let policies = self.0.read();
-        let Some(own) = policies.services.get(service) else { return Arc::clone(&policies.common) };
-        let merge = || {
-            let revision = own.revision().max(policies.defaults.revision());
-            Arc::new(EffectivePolicy::merge(own.policy(), policies.defaults.policy(), revision))
-        };
-        Arc::clone(own.effective.get_or_init(merge))
+        PolicyView {
+            newest: policies.of(scope).and_then(ScopePolicy::newest).cloned(),
+            defaults: policies.defaults.newest().cloned(),
+            effective: match scope {
+                PolicyScope::Defaults => Arc::clone(&policies.common),
+                PolicyScope::Service(service) => policies.effective(service),
+            },
+        }
     }
 
     /// Revision of the newest change of any policy. 0: none was ever set.
@@ -253,6 +272,15 @@ impl Policies {
             PolicyScope::Defaults => Some(&self.defaults),
             PolicyScope::Service(service) => self.services.get(service),
         }
+    }
+
+    fn effective(&self, service: &ServiceName) -> Arc<EffectivePolicy> {
+        let Some(own) = self.services.get(service) else { return Arc::clone(&self.common) };
+        let merge = || {
+            let revision = own.revision().max(self.defaults.revision());
+            Arc::new(EffectivePolicy::merge(own.policy(), self.defaults.policy(), revision))
+        };
+        Arc::clone(own.effective.get_or_init(merge))
     }
 
     /// Sets the revisions of a scope, the newest last.

@@ -1,16 +1,18 @@
 //! Export of a registry as JSON Lines: for backups, for a move to another machine, and for a change of the store's format.
 //!
-//! The first line holds the version and the number of instances. A line for each instance follows, sorted by service and id. The
-//! export contains everything that a restart would load, including saved check states and lease ids. Lease ids are secrets: they
+//! The first line holds the version and the numbers of instances and policies. A line for each policy follows, and then a line for
+//! each instance, sorted by service and id. The order of the lines does not matter to an import. An export without policies has
+//! version 1, which versions that know no policies can import. The export contains everything that a restart would load, including saved check states and lease ids. Lease ids are secrets: they
 //! authorize writes to the registrations.
 //!
 //! An import validates each value as a registration does.
 
 mod line;
+mod policy_line;
 
 use std::{
     collections::{
-        HashMap, HashSet,
+        BTreeMap, HashMap, HashSet,
         hash_map::Entry::{Occupied, Vacant},
     },
     io::{self, BufRead, Write},
@@ -20,16 +22,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     load::LoadedRecords,
-    record::{StoredInstance, saved::SavedCheckRecord},
+    record::{StoredInstance, policy::StoredPolicy, saved::SavedCheckRecord},
 };
 use crate::{
     engine::{CheckKey, SavedCheck},
-    model::{CheckId, Instance, Revision},
+    model::{CheckId, FieldError, Instance, PolicyScope, Revision},
+    registry::{MAX_POLICIES, validate_policies},
 };
 use line::ExportLine;
+use policy_line::PolicyLine;
 
 /// Version of the export format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Version of an export without policies.
+const VERSION_WITHOUT_POLICIES: u32 = 1;
 
 /// Maximum valid revision. A registry with a million writes a second reaches it after 146,000 years.
 const MAX_REVISION: Revision = Revision(1 << 62);
@@ -61,14 +67,22 @@ pub enum ImportError {
         reason: String,
     },
     /// The number of lines differs from the number in the header.
-    #[error(
-        "the export has {found} instances, but its first line says {expected}: export again, or correct that number"
-    )]
+    #[error("the export has {found} {kind}, but its first line says {expected}: export again, or correct that number")]
     Count {
-        /// Number of instances in the header.
+        /// `instances` or `policies`.
+        kind: &'static str,
+        /// Number in the header.
         expected: usize,
-        /// Number of instances in the lines.
+        /// Number of lines.
         found: usize,
+    },
+    /// A policy conflicts with others.
+    #[error("the policy of {scope}: {error}")]
+    Policy {
+        /// Services that the policy holds for.
+        scope: PolicyScope,
+        /// Conflict and remedy.
+        error: FieldError,
     },
 }
 
@@ -78,6 +92,13 @@ struct ExportHeader {
     callboard_export: u32,
     revision: u64,
     instances: usize,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    policies: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Writes the contents of a store. Calls `progress` after each instance.
@@ -86,10 +107,15 @@ struct ExportHeader {
 ///
 /// When `out` cannot be written.
 pub fn write(records: &LoadedRecords, out: &mut impl Write, mut progress: impl FnMut()) -> io::Result<()> {
-    let header =
-        ExportHeader { callboard_export: VERSION, revision: records.revision.0, instances: records.instances.len() };
+    let (instances, policies) = (records.instances.len(), records.policies.len());
+    let callboard_export = if policies == 0 { VERSION_WITHOUT_POLICIES } else { VERSION };
+    let header = ExportHeader { callboard_export, revision: records.revision.0, instances, policies };
     serde_json::to_writer(&mut *out, &header)?;
     out.write_all(b"\n")?;
+    for stored in &records.policies {
+        serde_json::to_writer(&mut *out, &PolicyLine::new(stored))?;
+        out.write_all(b"\n")?;
+    }
     let mut states = &records.check_states[..];
     for stored in &records.instances {
         serde_json::to_writer(&mut *out, &ExportLine::new(stored, take_states(&stored.instance, &mut states)))?;
@@ -127,9 +153,15 @@ pub fn read(lines: impl BufRead, mut progress: impl FnMut(usize)) -> Result<Load
     progress(header.instances);
     let (mut all, mut newest) = (Vec::new(), Revision(header.revision));
     let (mut keys, mut leases, mut found) = (HashMap::new(), HashSet::new(), 0);
+    let mut policies = ImportedPolicies::default();
     for (line, text) in (2..).zip(lines) {
-        let invalid = |reason: String| ImportError::Line { line, reason };
-        let parsed: ExportLine = serde_json::from_str(&text?).map_err(|error| invalid(error.to_string()))?;
+        let (text, invalid) = (text?, |reason: String| ImportError::Line { line, reason });
+        if policy_line::is_policy(&text) {
+            newest = newest.max(policies.add(&text).map_err(invalid)?);
+            validate_revision(newest).map_err(invalid)?;
+            continue;
+        }
+        let parsed: ExportLine = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
         let written_id = parsed.id.clone();
         let (stored, states) = parsed.into_stored().map_err(|error| invalid(error.to_string()))?;
         let instance = &stored.instance;
@@ -161,9 +193,40 @@ pub fn read(lines: impl BufRead, mut progress: impl FnMut(usize)) -> Result<Load
         all.push((stored, states));
     }
     if found != header.instances {
-        return Err(ImportError::Count { expected: header.instances, found });
+        return Err(ImportError::Count { kind: "instances", expected: header.instances, found });
     }
-    Ok(sorted(all, newest))
+    Ok(LoadedRecords { policies: policies.finish(header.policies)?, ..sorted(all, newest) })
+}
+
+/// Policies of the lines that were read.
+#[derive(Debug, Default)]
+struct ImportedPolicies(BTreeMap<PolicyScope, StoredPolicy>);
+
+impl ImportedPolicies {
+    /// Reads a line. Returns the newest revision of its policy.
+    fn add(&mut self, line: &str) -> Result<Revision, String> {
+        let parsed: PolicyLine = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let stored = parsed.into_stored().map_err(|error| error.to_string())?;
+        let (scope, newest) = (stored.scope.clone(), stored.revisions.last().map(|newest| newest.revision));
+        if self.0.len() == MAX_POLICIES {
+            return Err(format!("there are more than {MAX_POLICIES} policies: remove some"));
+        }
+        match self.0.insert(scope.clone(), stored) {
+            Some(_) => Err(format!("the policy of {scope} occurs twice: remove one")),
+            None => Ok(newest.unwrap_or_default()),
+        }
+    }
+
+    /// Returns all policies, sorted, after validation of each with the others. `expected`: their number in the header.
+    fn finish(self, expected: usize) -> Result<Vec<StoredPolicy>, ImportError> {
+        let policies: Vec<_> = self.0.into_values().collect();
+        if policies.len() != expected {
+            return Err(ImportError::Count { kind: "policies", expected, found: policies.len() });
+        }
+        let all = policies.iter().map(|stored| (&stored.scope, &*stored.revisions));
+        validate_policies(all).map_err(|(scope, error)| ImportError::Policy { scope, error })?;
+        Ok(policies)
+    }
 }
 
 /// Sorts instances and the states of their checks as a store does.
@@ -255,7 +318,7 @@ mod tests {
         let lines: Vec<&str> = good.lines().collect();
         assert!(import_error("").contains("this is not an export"));
         assert!(import_error("hello").contains("this is not an export"));
-        assert!(import_error(r#"{"callboard_export":2,"more":1}"#).contains("version 2"));
+        assert!(import_error(r#"{"callboard_export":3,"more":1}"#).contains("version 3"));
         assert!(
             import_error(&lines[..2].join("\n")).starts_with("the export has 1 instances, but its first line says 2")
         );

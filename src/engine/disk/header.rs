@@ -31,6 +31,12 @@ pub struct StoreHeader {
     /// Exclusive or of the tags of all saved check states.
     #[prost(uint64, tag = "8")]
     pub check_digest: u64,
+    /// Number of records of policies.
+    #[prost(uint64, tag = "9")]
+    pub policies: u64,
+    /// Exclusive or of the tags of all records of policies.
+    #[prost(uint64, tag = "10")]
+    pub policy_digest: u64,
 }
 
 impl StoreHeader {
@@ -60,6 +66,11 @@ impl StoreHeader {
     /// Counts a saved check state with the tag `after` that replaces one with the tag `before`.
     pub fn count_check_state(&mut self, before: Option<u64>, after: Option<u64>) {
         count((&mut self.check_states, &mut self.check_digest), before, after);
+    }
+
+    /// Counts a record of a policy with the tag `after` that replaces one with the tag `before`.
+    pub fn count_policy(&mut self, before: Option<u64>, after: Option<u64>) {
+        count((&mut self.policies, &mut self.policy_digest), before, after);
     }
 }
 

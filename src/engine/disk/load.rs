@@ -1,7 +1,7 @@
 //! Loads a store.
 //!
-//! A record with the right tag was written by a registry. If this version cannot use it, only its instance is missing: the record
-//! stays in its place, is reported, and a later version may read it. If a record has a wrong tag, is missing or is additional,
+//! A record with the right tag was written by a registry. If this version cannot use it, only its instance or policy is missing: the
+//! record stays in its place, is reported, and a later version may read it. If a record has a wrong tag, is missing or is additional,
 //! the whole file counts as damaged.
 
 use std::{
@@ -13,7 +13,7 @@ use redb::ReadableTable;
 
 use super::{
     header::StoreHeader,
-    record::{self, DecodeError, RecordSigner, StoredInstance},
+    record::{self, DecodeError, RecordSigner, StoredInstance, policy::StoredPolicy},
 };
 use crate::{
     engine::{CheckKey, SavedCheck},
@@ -21,12 +21,14 @@ use crate::{
 };
 
 /// Contents of a store or an export.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct LoadedRecords {
     /// All instances, sorted by service and id.
     pub instances: Vec<StoredInstance>,
     /// Saved check states, sorted by service, instance and check.
     pub check_states: Vec<(CheckKey, SavedCheck)>,
+    /// All policies, the defaults first, then by service.
+    pub policies: Vec<StoredPolicy>,
     /// Records that this version cannot use.
     pub unreadable: Vec<UnreadableRecord>,
     /// Newest revision.
@@ -37,21 +39,56 @@ pub struct LoadedRecords {
     pub lossy: bool,
 }
 
+/// Key of the record of an instance or of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RecordKey {
+    /// Key of an instance.
+    Instance {
+        /// Service in the key.
+        service: String,
+        /// Id in the key.
+        id: String,
+    },
+    /// Key of a policy.
+    Policy {
+        /// Service in the key; empty for the defaults.
+        service: String,
+    },
+}
+
+impl fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instance { service, id } => write!(f, "the record of {service:?}/{id:?}"),
+            Self::Policy { service } if service.is_empty() => f.write_str("the policy of the defaults"),
+            Self::Policy { service } => write!(f, "the policy of service {service:?}"),
+        }
+    }
+}
+
 /// Record that this version cannot use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableRecord {
-    /// Service in the key of the record.
-    pub service: String,
-    /// Id in the key of the record.
-    pub id: String,
+    /// Key of the record.
+    pub key: RecordKey,
     /// Reason, with the value.
     pub error: DecodeError,
 }
 
+impl UnreadableRecord {
+    /// Service and id of the instance, if the record has one.
+    #[must_use]
+    pub fn instance(&self) -> Option<(&str, &str)> {
+        match &self.key {
+            RecordKey::Instance { service, id } => Some((service, id)),
+            RecordKey::Policy { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for UnreadableRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { service, id, error } = self;
-        write!(f, "the record of {service:?}/{id:?} cannot be used: {error}")
+        write!(f, "{} cannot be used: {}", self.key, self.error)
     }
 }
 
@@ -106,8 +143,8 @@ pub fn instances(
         match decoded {
             Ok(stored) => loaded.instances.push(stored),
             Err(error) => {
-                let (service, id) = (service.to_owned(), id.to_owned());
-                loaded.unreadable.push(UnreadableRecord { service, id, error });
+                let key = RecordKey::Instance { service: service.to_owned(), id: id.to_owned() };
+                loaded.unreadable.push(UnreadableRecord { key, error });
             }
         }
     }
@@ -165,4 +202,33 @@ pub fn check_states(
         }
     }
     Ok((records, digest) == (header.check_states, header.check_digest))
+}
+
+/// Reads all policies. Fails if the table differs from what was written.
+pub fn policies(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    signer: RecordSigner,
+    header: &StoreHeader,
+    loaded: &mut LoadedRecords,
+) -> Result<(), LoadError> {
+    let (mut records, mut digest) = (0, 0);
+    for item in table.iter()? {
+        let (key, bytes) = item?;
+        let service = key.value();
+        let key = || RecordKey::Policy { service: service.to_owned() };
+        let (message, tag) = signer
+            .verify_policy(service, bytes.value())
+            .map_err(|error| LoadError::Corrupt(format!("{}: {error}", key())))?;
+        digest ^= tag;
+        records += 1;
+        match record::decode_policy(service, message) {
+            Ok(stored) => loaded.policies.push(stored),
+            Err(error) => loaded.unreadable.push(UnreadableRecord { key: key(), error }),
+        }
+    }
+    if (records, digest) == (header.policies, header.policy_digest) {
+        return Ok(());
+    }
+    let written = header.policies;
+    Err(LoadError::Corrupt(format!("it has {records} policies that are not the {written} written")))
 }

@@ -1,4 +1,4 @@
-//! Encoding of an instance for the disk.
+//! Encoding of instances, check states and policies for the disk.
 //!
 //! A record is a Protocol Buffers message (`message`), so that fields can be added without a new format, followed by a tag of
 //! 8 bytes (`signer`). The tag of data that was written for another instance or by another store does not match.
@@ -6,6 +6,7 @@
 pub mod check;
 mod consul_registration;
 mod message;
+pub mod policy;
 pub mod saved;
 mod signer;
 mod span;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use prost::Message as _;
 
 use message::InstanceRecord;
+use policy::{PolicyRecord, StoredPolicy};
 use saved::SavedCheckRecord;
 
 use crate::{
@@ -107,4 +109,13 @@ pub fn decode(service: &str, id: &str, message: &[u8]) -> Result<StoredInstance,
 /// When the bytes are not a message of a check state.
 pub fn decode_check_state(message: &[u8]) -> Result<(CheckId, SavedCheck), DecodeError> {
     Ok(SavedCheckRecord::decode(message).map_err(|_| DecodeError::Message)?.into_saved()?)
+}
+
+/// Decodes the message of the policy under this key.
+///
+/// # Errors
+///
+/// When the bytes are not a message of a policy.
+pub fn decode_policy(key: &str, message: &[u8]) -> Result<StoredPolicy, DecodeError> {
+    PolicyRecord::decode(message).map_err(|_| DecodeError::Message)?.into_stored(key)
 }

@@ -4,12 +4,14 @@
 //! |---|---|---|
 //! | `instances` | service, id | record of an instance ([`super::record`]) |
 //! | `check_states` | service, id, check | saved state of a check ([`super::record::saved`]) |
+//! | `policies` | service; empty for the defaults | policy with its last revisions ([`super::record::policy`]) |
 //! | `meta` | `format` | format of the tables, 4 bytes |
 //! | | `key` | 16 random bytes, the key of this store's tags |
 //! | | `state` | [`StoreHeader`] and its tag |
 //!
 //! The header counts the records of each table and holds the exclusive or of their tags, so that a missing or an additional record
-//! is found. If this happens to instances, the file is damaged; if it happens to saved check states, all of them are forgotten.
+//! is found. If this happens to instances or policies, the file is damaged; if it happens to saved check states, all of them are
+//! forgotten.
 //!
 //! A file is created under another name and renamed once it is complete. So a file under the final name that is not a valid
 //! store is damaged, and not merely unfinished.
@@ -31,14 +33,14 @@ use super::{
     error::StoreError,
     file_identity::FileIdentity,
     header::StoreHeader,
-    load::{self, LoadError, LoadedRecords, OutdatedRecords},
+    load::{self, LoadError, LoadedRecords, OutdatedRecords, RecordKey},
     record::RecordSigner,
 };
 use crate::{
     engine::StartPoint,
     model::{Incarnation, Revision},
 };
-use transaction::{CHECK_STATES, FORMAT, INSTANCES, META, MIN_FORMAT};
+use transaction::{CHECK_STATES, FORMAT, INSTANCES, META, MIN_FORMAT, POLICIES};
 
 pub use transaction::RecordChange;
 #[cfg(test)]
@@ -64,7 +66,7 @@ pub struct Store {
     /// Records of an earlier format, which opening rewrites.
     outdated: OutdatedRecords,
     /// Keys of records that this version cannot use.
-    unreadable: BTreeSet<(String, String)>,
+    unreadable: BTreeSet<RecordKey>,
     /// True if opening removes the saved check states.
     forget_check_states: bool,
     /// Identity of the file. `None` for a backend that is not a file.
@@ -95,7 +97,7 @@ impl Store {
             store.header.incarnation = start.incarnation.0;
             store.header.revision = start.revision.0.max(store.header.revision + SKIPPED_REVISIONS);
         }
-        transaction::upgrade(&store.database, store.forget_check_states)
+        transaction::upgrade(&store.database, store.header.policies > 0, store.forget_check_states)
             .map_err(StoreError::database("write", &store.path))?;
         store.header.open = true;
         store.header.relaxed = durability == Durability::Relaxed;
@@ -189,7 +191,7 @@ impl Store {
         })?;
         drop(transaction);
         let (outdated, forget_check_states) = tables;
-        let unreadable = loaded.unreadable.iter().map(|record| (record.service.clone(), record.id.clone())).collect();
+        let unreadable = loaded.unreadable.iter().map(|record| record.key.clone()).collect();
         let header =
             if forget_check_states { StoreHeader { check_states: 0, check_digest: 0, ..header } } else { header };
         let store = Self {
@@ -224,7 +226,7 @@ impl Store {
         Revision(self.header.revision)
     }
 
-    /// Number of records that this version cannot use and that no registration has replaced.
+    /// Number of records that this version cannot use and that no write has replaced.
     #[must_use]
     pub fn unreadable(&self) -> usize {
         self.unreadable.len()
@@ -246,9 +248,10 @@ impl Store {
         let mut header = StoreHeader { revision: revision.0, ..self.header.clone() };
         let unreadable = &mut self.unreadable;
         let changes = changes.inspect(|change| {
-            if !unreadable.is_empty() && !matches!(change, RecordChange::State(..)) {
-                let (service, id) = change.key();
-                unreadable.remove(&(service.to_owned(), id.to_owned()));
+            if !unreadable.is_empty()
+                && let Some(key) = change.record_key()
+            {
+                unreadable.remove(&key);
             }
         });
         transaction::write(&self.database, self.signer, &mut header, changes, durable)
@@ -298,6 +301,14 @@ fn read_tables(
     };
     if !usable {
         loaded.check_states.clear();
+    }
+    match transaction.open_table(POLICIES) {
+        Ok(table) => load::policies(&table, signer, header, loaded)?,
+        Err(TableError::TableDoesNotExist(_)) if header.policies == 0 => {}
+        Err(TableError::TableDoesNotExist(_)) => {
+            return Err(LoadError::Corrupt("it has no table of policies".to_owned()));
+        }
+        Err(error) => return Err(error.into()),
     }
     Ok((outdated, !usable))
 }

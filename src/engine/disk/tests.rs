@@ -5,6 +5,7 @@ mod damage;
 mod errors;
 mod failing;
 mod old_ids;
+mod policies;
 mod roundtrip;
 mod saved;
 mod unreadable;

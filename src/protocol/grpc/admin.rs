@@ -1,4 +1,4 @@
-//! `AdminService`: watchers, events, self-preservation, check results.
+//! `AdminService`: watchers, events, self-preservation, check results, policies.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -150,26 +150,34 @@ impl AdminService for GrpcApi {
         Ok(Response::new(pb::ListChecksResponse { checks: check::encode_reports(&entry.instance, &self.checks) }))
     }
 
-    async fn set_policy(&self, _: Request<pb::SetPolicyRequest>) -> Result<Response<pb::SetPolicyResponse>, Status> {
-        Err(Status::unimplemented("policies are not served yet"))
+    async fn set_policy(
+        &self,
+        request: Request<pb::SetPolicyRequest>,
+    ) -> Result<Response<pb::SetPolicyResponse>, Status> {
+        let connection = connection(&request)?;
+        let answer = self.answer_set_policy(request.get_ref(), connection.caller(CallerProtocol::Grpc)).await?;
+        Ok(Response::new(answer))
     }
 
-    async fn get_policy(&self, _: Request<pb::GetPolicyRequest>) -> Result<Response<pb::GetPolicyResponse>, Status> {
-        Err(Status::unimplemented("policies are not served yet"))
+    async fn get_policy(
+        &self,
+        request: Request<pb::GetPolicyRequest>,
+    ) -> Result<Response<pb::GetPolicyResponse>, Status> {
+        Ok(Response::new(self.answer_get_policy(request.get_ref())?))
     }
 
     async fn list_policies(
         &self,
-        _: Request<pb::ListPoliciesRequest>,
+        request: Request<pb::ListPoliciesRequest>,
     ) -> Result<Response<pb::ListPoliciesResponse>, Status> {
-        Err(Status::unimplemented("policies are not served yet"))
+        Ok(Response::new(self.answer_list_policies(request.get_ref())?))
     }
 
     async fn list_policy_revisions(
         &self,
-        _: Request<pb::ListPolicyRevisionsRequest>,
+        request: Request<pb::ListPolicyRevisionsRequest>,
     ) -> Result<Response<pb::ListPolicyRevisionsResponse>, Status> {
-        Err(Status::unimplemented("policies are not served yet"))
+        Ok(Response::new(self.answer_list_policy_revisions(request.get_ref())?))
     }
 }
 

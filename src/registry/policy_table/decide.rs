@@ -7,8 +7,7 @@ use super::{
     PolicyRevision, ScopePolicy,
 };
 use crate::model::{
-    Caller, EffectivePolicy, FieldError, LoadBalancing, PolicyScope, Revision, ServiceName, ServicePolicy, UnixMillis,
-    WeightSource,
+    Caller, EffectivePolicy, FieldError, PolicyScope, Revision, ServiceName, ServicePolicy, UnixMillis,
 };
 
 /// Decision about a command.
@@ -53,7 +52,7 @@ pub(super) fn decide(present: &Policies, command: PolicyCommand) -> Result<Polic
     match &scope {
         PolicyScope::Defaults => validate_defaults(present, &policy)?,
         PolicyScope::Service(service) => {
-            validate(&merge(Some(&policy), present.defaults.policy()))?;
+            merge(Some(&policy), present.defaults.policy()).validate()?;
             present.fallbacks.validate(service, &policy.fallback)?;
         }
     }
@@ -76,30 +75,10 @@ fn validate_revision(scope: &PolicyScope, known: &ScopePolicy, expected: Option<
 
 /// Verifies new defaults, alone and with the policy of each service.
 fn validate_defaults(present: &Policies, defaults: &ServicePolicy) -> Result<(), FieldError> {
-    validate(&merge(None, Some(defaults)))?;
+    merge(None, Some(defaults)).validate()?;
     for (service, known) in &present.services {
         let Some(policy) = known.policy() else { continue };
-        validate(&merge(Some(policy), Some(defaults))).map_err(|error| conflict_with(service, &error))?;
-    }
-    Ok(())
-}
-
-/// Verifies that the fields of a service and those of the defaults go together.
-fn validate(effective: &EffectivePolicy) -> Result<(), FieldError> {
-    let problem = "cannot be combined with lb \"ring_hash\"";
-    let hint = "choose another lb, or leave the weights as configured";
-    let hashed = effective.routes.iter().enumerate().find_map(|(at, route)| Some((at, route.hash_header.as_ref()?)));
-    if effective.lb != LoadBalancing::RingHash {
-        return hashed.map_or(Ok(()), |(at, header)| {
-            let (field, hint) = (format!("route[{at}].hash_header"), "set lb to \"ring_hash\", or leave it out");
-            Err(FieldError::new(field, header, "has no effect without lb \"ring_hash\"", hint))
-        });
-    }
-    if effective.weights == WeightSource::ResponseTime {
-        return Err(FieldError::new("weights", "response_time", problem, hint));
-    }
-    if !effective.slow_start.is_zero() {
-        return Err(FieldError::without_value("slow_start", problem, hint));
+        merge(Some(policy), Some(defaults)).validate().map_err(|error| conflict_with(service, &error))?;
     }
     Ok(())
 }
@@ -123,4 +102,27 @@ fn make_place(present: &Policies, scope: &PolicyScope) -> Result<Option<PolicySc
     let removed = present.services.iter().filter(|(_, known)| known.policy().is_none());
     let oldest = removed.min_by_key(|(_, known)| known.revision());
     oldest.map(|(name, _)| Some(PolicyScope::Service(name.clone()))).ok_or(PolicyError::TooMany)
+}
+
+/// Verifies policies that were not decided one by one: those of an export. Each comes with its revisions, the newest last.
+///
+/// # Errors
+///
+/// When a policy conflicts with the others.
+pub fn validate_policies<'a>(
+    policies: impl Iterator<Item = (&'a PolicyScope, &'a [Arc<PolicyRevision>])>,
+) -> Result<(), (PolicyScope, FieldError)> {
+    let mut all = Policies::default();
+    for (scope, revisions) in policies {
+        all.replace(scope, revisions);
+    }
+    let defaults = all.defaults.policy();
+    merge(None, defaults).validate().map_err(|error| (PolicyScope::Defaults, error))?;
+    for (service, known) in &all.services {
+        let Some(policy) = known.policy() else { continue };
+        let valid = merge(Some(policy), defaults).validate();
+        let valid = valid.and_then(|()| all.fallbacks.validate(service, &policy.fallback));
+        valid.map_err(|error| (PolicyScope::Service(service.clone()), error))?;
+    }
+    Ok(())
 }

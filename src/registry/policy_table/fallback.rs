@@ -6,6 +6,8 @@ use crate::model::{FieldError, ServiceName};
 
 /// Maximum number of fallbacks that lead from one service to the next.
 const MAX_FALLBACK_DEPTH: usize = 4;
+/// Maximum number of services that take over from one service. Each is a priority of its own for clients.
+const MAX_FALLBACKS: usize = 16;
 
 /// Fallbacks of all services, in both directions.
 #[derive(Debug, Default)]
@@ -49,9 +51,12 @@ impl FallbackGraph {
     ///
     /// # Errors
     ///
-    /// When the service would take its own calls, or when more than [`MAX_FALLBACK_DEPTH`] fallbacks would lead from one service
-    /// to the next.
+    /// When the service would take its own calls, when more than [`MAX_FALLBACK_DEPTH`] fallbacks would lead from one service to the
+    /// next, or when more than [`MAX_FALLBACKS`] services would take over from one.
     pub(super) fn validate(&self, service: &ServiceName, fallback: &[ServiceName]) -> Result<(), FieldError> {
+        if fallback.is_empty() {
+            return Ok(());
+        }
         if let Some(cycle) = self.path_back(service, fallback) {
             let problem = format!("leads back to the service ({})", chain(&cycle));
             let hint = "leave out one of these fallbacks";
@@ -62,12 +67,18 @@ impl FallbackGraph {
         let mut longest = longest_chain(service, &above, &mut HashMap::new());
         longest.reverse();
         longest.extend(longest_chain(service, &below, &mut HashMap::new()).into_iter().skip(1));
-        if longest.len() - 1 <= MAX_FALLBACK_DEPTH || fallback.is_empty() {
-            return Ok(());
+        if longest.len() - 1 > MAX_FALLBACK_DEPTH {
+            let problem = format!("makes a chain of {} fallbacks ({})", longest.len() - 1, chain(&longest));
+            let hint = format!("leave out one of these fallbacks: {MAX_FALLBACK_DEPTH} may follow each other");
+            return Err(FieldError::without_value("fallback", problem, hint));
         }
-        let problem = format!("makes a chain of {} fallbacks ({})", longest.len() - 1, chain(&longest));
-        let hint = format!("leave out one of these fallbacks: {MAX_FALLBACK_DEPTH} may follow each other");
-        Err(FieldError::without_value("fallback", problem, hint))
+        let dependents = self.dependents_of(service);
+        let mut growing = [service].into_iter().chain(&dependents);
+        growing.find(|name| reached_from(name, &below).len() > MAX_FALLBACKS).map_or(Ok(()), |name| {
+            let problem = format!("lets more than {MAX_FALLBACKS} services take over from {:?}", name.as_str());
+            let hint = "leave out some, here or in the policies of the fallbacks";
+            Err(FieldError::without_value("fallback", problem, hint))
+        })
     }
 
     fn fallbacks_of(&self, service: &ServiceName) -> &[ServiceName] {
@@ -116,6 +127,20 @@ fn longest_chain<'a, I: Iterator<Item = &'a ServiceName>>(
     let chain: Vec<_> = [service.clone()].into_iter().chain(rest).collect();
     known.insert(service.clone(), chain.clone());
     chain
+}
+
+/// Returns the services that take over from a service. `next`: the fallbacks of a service.
+fn reached_from<'a, I: Iterator<Item = &'a ServiceName>>(
+    service: &ServiceName,
+    next: &impl Fn(&ServiceName) -> I,
+) -> BTreeSet<&'a ServiceName> {
+    let (mut found, mut newest) = (BTreeSet::new(), next(service).collect::<Vec<_>>());
+    while let Some(name) = newest.pop() {
+        if found.insert(name) {
+            newest.extend(next(name));
+        }
+    }
+    found
 }
 
 fn chain(services: &[ServiceName]) -> String {

@@ -175,6 +175,19 @@ fn more_than_four_fallbacks_in_a_chain_are_rejected_wherever_it_grows() {
 }
 
 #[test]
+fn more_than_sixteen_services_that_take_over_are_rejected() {
+    let table = PolicyTable::default();
+    let names = |prefix: &str| -> Vec<_> { (0..8).map(|number| format!("{prefix}{number}")).collect() };
+    let (first, second) = (names("a"), names("b"));
+    let fallback = |names: &[String]| with_fallback(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    set(&table, service("web"), fallback(&first));
+    set(&table, service("a0"), fallback(&second));
+    let error = rejection(&table, service("b0"), with_fallback(&["c"]));
+    assert!(error.starts_with("fallback lets more than 16 services take over from \"web\": "), "{error}");
+    assert!(table.decide(command(service("b0"), with_fallback(&["a1", "b1"]))).is_ok(), "these are counted already");
+}
+
+#[test]
 fn dependents_are_the_services_whose_fallbacks_include_a_service() {
     let table = PolicyTable::default();
     let names = |of: &str| -> Vec<_> { table.dependents_of(&name(of)).iter().map(ToString::to_string).collect() };

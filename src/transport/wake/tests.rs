@@ -243,3 +243,23 @@ fn more_changed_services_than_the_inbox_holds_wake_every_stream() {
     assert_eq!(round(&notifier), 2);
     assert_eq!((changes(&registration), changes(&elsewhere)), (Some(ChangedServices::All), Some(ChangedServices::All)));
 }
+
+#[test]
+fn changed_policy_wakes_readers_of_its_service_and_of_the_topic_of_policies() {
+    let notifier = Arc::new(Notifier::new(1));
+    let connection = connection();
+    let register = |given: &[&str]| notifier.register_for_names(&connection, names(given));
+    let (web, folded, other) = (register(&["Web"]), register(&["web"]), register(&["other"]));
+    let mut policies = register(&["other"]);
+    policies.add(&topic_of_policies());
+    notifier.policy_changed(&PolicyScope::Service(name("Web")));
+    assert_eq!(round(&notifier), 3);
+    assert_eq!(
+        (changes(&web), changes(&folded), changes(&other)),
+        (Some(named(&["Web"])), Some(named(&["web"])), None)
+    );
+    assert_eq!(changes(&policies), Some(ChangedServices::Named(Arc::new([topic_of_policies()]))));
+    notifier.policy_changed(&PolicyScope::Defaults);
+    assert_eq!(round(&notifier), 1);
+    assert!(changes(&policies).is_some());
+}

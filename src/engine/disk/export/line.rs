@@ -202,7 +202,7 @@ impl ExportLine {
 }
 
 /// Formats a time by RFC 3339. A time beyond the year 9999, which only a wrong clock yields, is a number of milliseconds since 1970.
-fn time_text(UnixMillis(millis): UnixMillis) -> String {
+pub fn time_text(UnixMillis(millis): UnixMillis) -> String {
     if millis > MAX_RFC3339_MILLIS {
         return millis.to_string();
     }
@@ -210,7 +210,7 @@ fn time_text(UnixMillis(millis): UnixMillis) -> String {
 }
 
 /// Parses a time that [`time_text`] wrote.
-fn parse_time(text: &str) -> Result<UnixMillis, FieldError> {
+pub fn parse_time(text: &str) -> Result<UnixMillis, FieldError> {
     let number = text.parse().ok().filter(|millis| *millis > MAX_RFC3339_MILLIS);
     let read = || {
         let since = humantime::parse_rfc3339(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;

@@ -1,18 +1,21 @@
 //! Tags of records.
 
-use std::hash::Hasher;
+use std::{hash::Hasher, sync::Arc};
 
 use prost::Message as _;
 use siphasher::sip::SipHasher24;
 
-use super::{DecodeError, StoredLease, message::InstanceRecord, saved::SavedCheckRecord};
+use super::{DecodeError, StoredLease, message::InstanceRecord, policy::PolicyRecord, saved::SavedCheckRecord};
 use crate::{
     engine::SavedCheck,
     model::{CheckId, Instance},
+    registry::PolicyRevision,
 };
 
 /// Length of a tag in bytes.
 const TAG_BYTES: usize = 8;
+/// Place of the id in the tags of policies. It has a space, which no id has.
+const POLICY_ID: &str = "a policy";
 
 /// Makes and verifies the tags of one store: `SipHash`-2-4 of key and message under a random key of the store.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +65,24 @@ impl RecordSigner {
         let tag = self.tag(instance.service.as_str(), instance.id.as_str(), &bytes);
         bytes.extend(tag.to_be_bytes());
         (bytes, tag)
+    }
+
+    /// Encodes the revisions of the policy with this key. Returns the bytes and their tag.
+    #[must_use]
+    pub fn encode_policy(self, key: &str, revisions: &[Arc<PolicyRevision>]) -> (Vec<u8>, u64) {
+        let mut bytes = PolicyRecord::new(revisions).encode_to_vec();
+        let tag = self.tag(key, POLICY_ID, &bytes);
+        bytes.extend(tag.to_be_bytes());
+        (bytes, tag)
+    }
+
+    /// Verifies the tag of the record of a policy. Returns the message without the tag, and the tag.
+    ///
+    /// # Errors
+    ///
+    /// When the tag is wrong.
+    pub fn verify_policy<'a>(self, key: &str, bytes: &'a [u8]) -> Result<(&'a [u8], u64), DecodeError> {
+        self.verify(key, POLICY_ID, bytes)
     }
 
     /// Verifies the tag of a record. Returns the message without the tag, and the tag.

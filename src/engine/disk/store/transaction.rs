@@ -6,8 +6,8 @@ use redb::{Database, TableDefinition};
 
 use super::super::{
     header::StoreHeader,
-    load::LoadedRecords,
-    record::{self, RecordSigner, StoredLease},
+    load::{LoadedRecords, RecordKey},
+    record::{self, RecordSigner, StoredLease, policy::policy_key},
 };
 use crate::{
     engine::{CheckKey, SavedCheck, StartPoint},
@@ -18,12 +18,16 @@ use crate::{
 
 pub const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
 pub const CHECK_STATES: TableDefinition<'_, (&str, &str, &str), &[u8]> = TableDefinition::new("check_states");
+pub const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 pub const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
-/// Format that this version writes. A store of an earlier format is read too, and rewritten when it is opened.
+/// Newest format that this version reads and writes. A store of an earlier format is read too, and rewritten when it is opened.
 ///
-/// 2: checks, Consul registrations and nodes. 3: ids of Consul registrations that are unique for node and id.
-pub const FORMAT: u32 = 3;
+/// 2: checks, Consul registrations and nodes. 3: ids of Consul registrations that are unique for node and id. 4: policies.
+pub const FORMAT: u32 = 4;
+/// Format of a store without policies, which versions that do not know policies can use. With policies they would let clients
+/// balance calls in another way than was set, and forget how many policies there are, so they refuse such a store.
+const FORMAT_WITHOUT_POLICIES: u32 = 3;
 /// Oldest format that this version reads.
 pub const MIN_FORMAT: u32 = 1;
 
@@ -41,7 +45,7 @@ pub enum RecordChange<'a> {
 }
 
 impl RecordChange<'_> {
-    /// Returns service and id of the instance.
+    /// Returns service and id of the instance; for a policy its service.
     #[must_use]
     pub fn key(&self) -> (&str, &str) {
         match self {
@@ -51,13 +55,17 @@ impl RecordChange<'_> {
             Self::Policy(scope, _) => (policy_key(scope), ""),
         }
     }
-}
 
-/// Returns the key of a policy: the service, or nothing for the defaults.
-fn policy_key(scope: &PolicyScope) -> &str {
-    match scope {
-        PolicyScope::Defaults => "",
-        PolicyScope::Service(service) => service.as_str(),
+    /// Returns the key of a record that may be unreadable. `None` for a check state.
+    #[must_use]
+    pub fn record_key(&self) -> Option<RecordKey> {
+        let (service, id) = self.key();
+        let service = service.to_owned();
+        match self {
+            Self::Put(..) | Self::Remove(..) => Some(RecordKey::Instance { service, id: id.to_owned() }),
+            Self::Policy(..) => Some(RecordKey::Policy { service }),
+            Self::State(..) => None,
+        }
     }
 }
 
@@ -75,7 +83,7 @@ pub fn write<'a>(
     }
     {
         let mut instances = transaction.open_table(INSTANCES)?;
-        let mut states = None;
+        let (mut states, mut policies, had_policies) = (None, None, header.policies > 0);
         for change in changes {
             let key = change.key();
             match change {
@@ -88,7 +96,20 @@ pub fn write<'a>(
                     let before = instances.remove(key)?;
                     header.count_record(before.and_then(|bytes| record::unverified_tag(bytes.value())), None);
                 }
-                RecordChange::Policy(..) => {}
+                RecordChange::Policy(scope, revisions) => {
+                    let policies = match &mut policies {
+                        Some(policies) => policies,
+                        None => policies.insert(transaction.open_table(POLICIES)?),
+                    };
+                    let key = policy_key(scope);
+                    let after = (!revisions.is_empty()).then(|| signer.encode_policy(key, revisions));
+                    let before = match &after {
+                        Some((bytes, _)) => policies.insert(key, bytes.as_slice())?,
+                        None => policies.remove(key)?,
+                    };
+                    let before = before.and_then(|bytes| record::unverified_tag(bytes.value()));
+                    header.count_policy(before, after.map(|(_, tag)| tag));
+                }
                 RecordChange::State((service, id, check), saved) => {
                     let states = match &mut states {
                         Some(states) => states,
@@ -105,20 +126,25 @@ pub fn write<'a>(
                 }
             }
         }
-        transaction.open_table(META)?.insert("state", header.sign(signer).as_slice())?;
+        let mut meta = transaction.open_table(META)?;
+        meta.insert("state", header.sign(signer).as_slice())?;
+        if header.policies > 0 && !had_policies {
+            meta.insert("format", FORMAT.to_be_bytes().as_slice())?;
+        }
     }
     transaction.commit()?;
     Ok(())
 }
 
-/// Marks the file as one of the present format, so that a version which does not know that format refuses to write it. Nothing
-/// else in a file of an earlier format differs.
-pub fn upgrade(database: &Database, forget_check_states: bool) -> Result<(), redb::Error> {
+/// Marks the file as one of the format that its content needs, so that a version which does not know that format refuses to write
+/// it. Nothing else in a file of an earlier format differs.
+pub fn upgrade(database: &Database, has_policies: bool, forget_check_states: bool) -> Result<(), redb::Error> {
+    let format = if has_policies { FORMAT } else { FORMAT_WITHOUT_POLICIES };
     let transaction = database.begin_write()?;
     if forget_check_states {
         transaction.delete_table(CHECK_STATES)?;
     }
-    transaction.open_table(META)?.insert("format", FORMAT.to_be_bytes().as_slice())?;
+    transaction.open_table(META)?.insert("format", format.to_be_bytes().as_slice())?;
     transaction.commit()?;
     Ok(())
 }
@@ -129,7 +155,7 @@ pub fn initialize(database: &Database, start: StartPoint, contents: &LoadedRecor
     let transaction = database.begin_write()?;
     {
         let mut meta = transaction.open_table(META)?;
-        meta.insert("format", FORMAT.to_be_bytes().as_slice())?;
+        meta.insert("format", FORMAT_WITHOUT_POLICIES.to_be_bytes().as_slice())?;
         meta.insert("key", key.to_be_bytes().as_slice())?;
     }
     transaction.commit()?;
@@ -137,5 +163,6 @@ pub fn initialize(database: &Database, start: StartPoint, contents: &LoadedRecor
         StoreHeader { incarnation: start.incarnation.0, revision: start.revision.0, ..StoreHeader::default() };
     let instances = contents.instances.iter().map(|stored| RecordChange::Put(&stored.instance, stored.lease));
     let states = contents.check_states.iter().map(|(key, saved)| RecordChange::State(key, Some(saved)));
-    write(database, RecordSigner::new(key), &mut header, instances.chain(states), true)
+    let policies = contents.policies.iter().map(|stored| RecordChange::Policy(&stored.scope, &stored.revisions));
+    write(database, RecordSigner::new(key), &mut header, instances.chain(states).chain(policies), true)
 }

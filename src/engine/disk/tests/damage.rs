@@ -143,7 +143,7 @@ fn store_of_a_later_version_is_rejected_and_left_alone() {
     };
     set(99);
     let error = Store::open(directory.path(), Durability::Durable, START).unwrap_err().to_string();
-    assert!(error.contains("has format 99, and this version reads formats up to 3"), "{error}");
+    assert!(error.contains("has format 99, and this version reads formats up to 4"), "{error}");
     set(1);
     assert_eq!(contents(&open(directory.path(), Durability::Durable)).len(), 1);
 }

@@ -24,9 +24,11 @@ fn contents_of_a_store() -> BoxedStrategy<LoadedRecords> {
         let states: Vec<_> = stored.instance.checks.iter().map(one).collect();
         (Just(stored), states)
     });
-    vec(with_states, 0..5)
-        .prop_map(|all| {
-            let mut found = LoadedRecords::default();
+    (vec(with_states, 0..5), values::policies())
+        .prop_map(|(all, policies)| {
+            let newest = policies.iter().flat_map(|stored| &stored.revisions).map(|revision| revision.revision).max();
+            let revision = newest.unwrap_or_default();
+            let mut found = LoadedRecords { policies, revision, ..LoadedRecords::default() };
             let (mut keys, mut leases) = (BTreeSet::new(), BTreeSet::new());
             for (stored, states) in all {
                 let StoredInstance { instance, lease } = &stored;
@@ -63,7 +65,10 @@ proptest! {
         let elsewhere = TempDir::new().unwrap();
         import(elsewhere.path(), &exported(&found), at(0)).unwrap();
         let imported = Store::read(elsewhere.path()).unwrap();
-        prop_assert_eq!((imported.instances, imported.check_states), (found.instances, found.check_states));
+        prop_assert_eq!(
+            (imported.instances, imported.check_states, imported.policies),
+            (found.instances, found.check_states, found.policies)
+        );
     }
 }
 

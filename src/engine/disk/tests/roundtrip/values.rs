@@ -7,14 +7,15 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use crate::{
     engine::{
         SavedCheck, SavedResult,
-        disk::{StoredInstance, StoredLease},
+        disk::{StoredInstance, StoredLease, StoredPolicy},
     },
     model::{
-        Address, BootId, Check, CheckDefinition, CheckDescription, CheckId, CheckStatus, Conditions,
-        ConsulRegistration, HttpProbe, Instance, InstanceChecks, InstanceId, LeaseId, LeaseTerms, Locality, Metadata,
-        Probe, ProbeTarget, ProbeTls, Revision, ServiceName, TaggedAddress, Tags, Thresholds, UnixMillis, Weight,
-        node_service,
+        Address, BootId, Caller, CallerProtocol, Check, CheckDefinition, CheckDescription, CheckId, CheckStatus,
+        Conditions, ConsulRegistration, HttpProbe, Instance, InstanceChecks, InstanceId, LeaseId, LeaseTerms, Locality,
+        Metadata, PolicyScope, Probe, ProbeTarget, ProbeTls, Revision, ServerActor, ServiceName, ServicePolicy,
+        TaggedAddress, Tags, Thresholds, UnixMillis, Weight, node_service,
     },
+    registry::{MAX_POLICY_REVISIONS, PolicyRevision},
 };
 
 use std::{sync::Arc, time::Duration};
@@ -333,4 +334,57 @@ pub fn saved(created: Revision) -> BoxedStrategy<SavedCheck> {
             last,
         })
         .boxed()
+}
+
+/// Documents that have every field between them.
+const DOCUMENTS: [&str; 6] = [
+    "{}",
+    r#"{"lb":"least_request","timeout":"1m 5s","max_requests":4294967295,"retry":{"attempts":3,"on":["unavailable","internal"]}}"#,
+    r#"{"outlier":{"failure_percent":40,"interval":"5s","max_percent":20},"weights":"response_time","slow_start":"60s"}"#,
+    r#"{"zone":"prefer","shed":100,"outlier":"off","retry":{"attempts":0}}"#,
+    r#"{"subsets":{"v1":"\"v1\" in tags","v2":"metadata[\"version\"] == \"2 \u00e9\""},"default":{"v1":90,"v2":10},"empty":"fail"}"#,
+    r#"{"lb":"ring_hash","subsets":{"v2":"\"v2\" in tags"},"route":[
+        {"header":{"x-a":"=b","x-c":"*","x-d":"!","x-e":"~[a-z]+"},"method":"/a.B/C","to":{"v2":100},"timeout":"30s"},
+        {"method":"/a.B/*","retry":{"attempts":1},"hash_header":"x-user"}]}"#,
+];
+
+fn caller() -> BoxedStrategy<Arc<Caller>> {
+    let protocol = select(vec![CallerProtocol::Grpc, CallerProtocol::Consul]);
+    let client = (protocol, any::<std::net::SocketAddr>(), option::of(text(64)));
+    let client = client.prop_map(|(protocol, peer, identity)| {
+        // A scope or a flow label has no form in an address and a port that is the same in every version.
+        let peer = std::net::SocketAddr::new(peer.ip(), peer.port());
+        Arc::new(Caller::Client { protocol, peer, identity: identity.map(Into::into) })
+    });
+    let actors = vec![
+        ServerActor::Expiry,
+        ServerActor::HealthCheck,
+        ServerActor::Recovery,
+        ServerActor::SelfPreservation,
+        ServerActor::InProcess,
+    ];
+    prop_oneof![client, select(actors).prop_map(|actor| Arc::clone(actor.caller()))].boxed()
+}
+
+/// Policies of some services, each with some revisions.
+pub fn policies() -> BoxedStrategy<Vec<StoredPolicy>> {
+    let step = (1..1_000_u64, number(), caller(), select(DOCUMENTS.to_vec()));
+    let revisions = vec(step, 1..=MAX_POLICY_REVISIONS);
+    let all = prop::collection::btree_map(select(vec!["a", "b", "c"]), revisions, 0..3);
+    all.prop_map(|all| {
+        let stored = |(service, steps): (&str, Vec<_>)| {
+            let scope = PolicyScope::Service(ServiceName::parse(service).unwrap());
+            let mut newest = 0;
+            let revision = |(step, time, caller, document): (u64, u64, Arc<Caller>, &str)| {
+                newest += step;
+                let document = serde_json::from_str(document).unwrap();
+                let policy = ServicePolicy::from_document(&scope, &document).unwrap();
+                Arc::new(PolicyRevision { revision: Revision(newest), time: UnixMillis(time), caller, policy })
+            };
+            let revisions = steps.into_iter().map(revision).collect();
+            StoredPolicy { scope, revisions }
+        };
+        all.into_iter().map(stored).collect()
+    })
+    .boxed()
 }

@@ -1,0 +1,180 @@
+//! Protocol Buffers message of a policy with its last revisions, and their lines in an export.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use super::DecodeError;
+use crate::{
+    model::{
+        Caller, CallerProtocol, FieldError, PolicyDocument, PolicyScope, Revision, ServerActor, ServiceName,
+        ServicePolicy, UnixMillis,
+    },
+    registry::PolicyRevision,
+};
+
+/// Policy of one scope with its last revisions, as the store keeps them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredPolicy {
+    /// Services that the policy holds for.
+    pub scope: PolicyScope,
+    /// Revisions, the newest, which is present, last.
+    pub revisions: Vec<Arc<PolicyRevision>>,
+}
+
+/// Returns the key of a policy: the service, or nothing for the defaults.
+#[must_use]
+pub fn policy_key(scope: &PolicyScope) -> &str {
+    match scope {
+        PolicyScope::Defaults => "",
+        PolicyScope::Service(service) => service.as_str(),
+    }
+}
+
+/// Returns the scope of a policy with this key.
+///
+/// # Errors
+///
+/// When no service can have the name.
+pub fn parse_policy_key(key: &str) -> Result<PolicyScope, FieldError> {
+    if key.is_empty() { Ok(PolicyScope::Defaults) } else { ServiceName::parse(key).map(PolicyScope::Service) }
+}
+
+// Field numbers never change.
+
+/// Record of a policy.
+#[derive(Clone, PartialEq, Message)]
+pub struct PolicyRecord {
+    /// Revisions, the newest last.
+    #[prost(message, repeated, tag = "1")]
+    revisions: Vec<PolicyRevisionRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PolicyRevisionRecord {
+    #[prost(uint64, tag = "1")]
+    revision: u64,
+    #[prost(uint64, tag = "2")]
+    time_ms: u64,
+    #[prost(message, optional, tag = "3")]
+    caller: Option<RecordCaller>,
+    /// Document of the policy, as JSON.
+    #[prost(string, tag = "4")]
+    document: String,
+}
+
+/// Originator of a revision. A line of an export has the same form as JSON.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecordCaller {
+    /// Protocol of a client, or part of the server.
+    #[prost(string, tag = "1")]
+    kind: String,
+    /// Remote address of a client.
+    #[prost(string, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    /// Identity that the certificate of a client proved.
+    #[prost(string, optional, tag = "3")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
+}
+
+impl PolicyRecord {
+    /// Encodes the revisions of a policy.
+    #[must_use]
+    pub fn new(revisions: &[Arc<PolicyRevision>]) -> Self {
+        let revision = |revision: &Arc<PolicyRevision>| PolicyRevisionRecord {
+            revision: revision.revision.0,
+            time_ms: revision.time.0,
+            caller: Some(RecordCaller::new(&revision.caller)),
+            document: document_json(&revision.policy),
+        };
+        Self { revisions: revisions.iter().map(revision).collect() }
+    }
+
+    /// Decodes the policy under a key.
+    ///
+    /// # Errors
+    ///
+    /// When a value is invalid.
+    pub fn into_stored(self, key: &str) -> Result<StoredPolicy, DecodeError> {
+        let scope = parse_policy_key(key)?;
+        let revision = |record: PolicyRevisionRecord| {
+            let document = serde_json::from_str(&record.document).map_err(|_| DecodeError::Message)?;
+            Ok(Arc::new(PolicyRevision {
+                revision: Revision(record.revision),
+                time: UnixMillis(record.time_ms),
+                caller: record.caller.unwrap_or_default().into_caller()?,
+                policy: ServicePolicy::from_document(&scope, &document)?,
+            }))
+        };
+        let revisions = self.revisions.into_iter().map(revision).collect::<Result<Vec<_>, DecodeError>>()?;
+        if revisions.is_empty() {
+            return Err(DecodeError::Message);
+        }
+        Ok(StoredPolicy { scope, revisions })
+    }
+}
+
+/// Returns the shortest document of a policy as JSON.
+#[must_use]
+pub fn document_json(policy: &ServicePolicy) -> String {
+    let document: PolicyDocument = policy.to_document();
+    // A document has texts as keys, and finite numbers, so that it always has a form in JSON.
+    serde_json::to_string(&document).unwrap_or_default()
+}
+
+const GRPC: &str = "grpc";
+const CONSUL: &str = "consul";
+
+impl RecordCaller {
+    /// Encodes a caller.
+    #[must_use]
+    pub fn new(caller: &Caller) -> Self {
+        let (kind, client) = match caller {
+            Caller::Client { protocol: CallerProtocol::Grpc, peer, identity } => (GRPC, Some((peer, identity))),
+            Caller::Client { protocol: CallerProtocol::Consul, peer, identity } => (CONSUL, Some((peer, identity))),
+            Caller::Server(ServerActor::Expiry) => ("expiry", None),
+            Caller::Server(ServerActor::HealthCheck) => ("health_check", None),
+            Caller::Server(ServerActor::Recovery) => ("recovery", None),
+            Caller::Server(ServerActor::SelfPreservation) => ("self_preservation", None),
+            Caller::Server(ServerActor::InProcess) => ("in_process", None),
+        };
+        Self {
+            kind: kind.to_owned(),
+            peer: client.map(|(peer, _)| peer.to_string()),
+            identity: client.and_then(|(_, identity)| identity.as_ref().map(ToString::to_string)),
+        }
+    }
+
+    /// Decodes a caller.
+    ///
+    /// # Errors
+    ///
+    /// When the kind is unknown, or the address of a client is invalid.
+    pub fn into_caller(self) -> Result<Arc<Caller>, FieldError> {
+        let client = |protocol| {
+            let peer = self.peer.as_deref().unwrap_or_default();
+            let peer: SocketAddr = peer.parse().map_err(|_| {
+                FieldError::new("caller.peer", peer, "is not an address and a port", "write 127.0.0.1:80 or [::1]:80")
+            })?;
+            let identity = self.identity.as_deref().map(Arc::from);
+            Ok(Arc::new(Caller::Client { protocol, peer, identity }))
+        };
+        let server = |actor: ServerActor| Ok(Arc::clone(actor.caller()));
+        match self.kind.as_str() {
+            GRPC => client(CallerProtocol::Grpc),
+            CONSUL => client(CallerProtocol::Consul),
+            "expiry" => server(ServerActor::Expiry),
+            "health_check" => server(ServerActor::HealthCheck),
+            "recovery" => server(ServerActor::Recovery),
+            "self_preservation" => server(ServerActor::SelfPreservation),
+            "in_process" => server(ServerActor::InProcess),
+            other => {
+                Err(FieldError::new("caller.kind", other, "is not a kind of caller", "leave it as it was exported"))
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Policies of `AdminService`: their documents as `google.protobuf.Struct`, their revisions and pages.
+
+use std::sync::Arc;
+
+use prost::Message;
+use prost_types::{ListValue, Struct, Value, value::Kind};
+
+use super::{ApiError, GrpcApi, decode, discovery::page_length, encode, time};
+use crate::{
+    app::page_size,
+    engine::validate_policy_size,
+    model::{
+        Caller, DocumentTable, DocumentValue, EffectivePolicy, PolicyDocument, PolicyScope, Revision, ServiceName,
+        ServicePolicy,
+    },
+    pb::callboard::v1 as pb,
+    registry::{PolicyCommand, PolicyDecision, PolicyOutcome, PolicyRevision},
+};
+
+/// Default number of policies of a page.
+const DEFAULT_POLICIES: u32 = 1_000;
+/// Token of a page that begins after the defaults. No service can have this name.
+const AFTER_DEFAULTS: &str = "_";
+
+impl GrpcApi {
+    pub(super) async fn answer_set_policy(
+        &self,
+        message: &pb::SetPolicyRequest,
+        caller: &Arc<Caller>,
+    ) -> Result<pb::SetPolicyResponse, ApiError> {
+        let scope = decode_scope(&message.service)?;
+        let policy = decode_policy(&scope, message.policy.as_ref())?;
+        let document = encode_table(&policy.to_document().0);
+        let command = PolicyCommand { scope, policy, expected_revision: message.expected_revision.map(Revision) };
+        let outcome = if message.dry_run {
+            self.try_policy(command)?
+        } else {
+            self.context.commands.on_behalf_of(caller).set_policy(command).await?
+        };
+        Ok(pb::SetPolicyResponse {
+            revision: outcome.newest.map_or(0, |newest| newest.revision.0),
+            changed: outcome.changed,
+            warnings: Vec::new(),
+            policy: Some(document),
+        })
+    }
+
+    /// Decides a command without carrying it out.
+    fn try_policy(&self, command: PolicyCommand) -> Result<PolicyOutcome, ApiError> {
+        let policies = self.context.engine.registry().policies();
+        let newest = policies.newest(&command.scope);
+        match policies.decide(command)? {
+            PolicyDecision::NoOp(unchanged) => Ok(unchanged),
+            PolicyDecision::Apply(_) => Ok(PolicyOutcome { newest, changed: true }),
+        }
+    }
+
+    pub(super) fn answer_get_policy(&self, message: &pb::GetPolicyRequest) -> Result<pb::GetPolicyResponse, ApiError> {
+        let scope = decode_scope(&message.service)?;
+        let view = self.context.engine.registry().policies().view(&scope);
+        let own = match &scope {
+            PolicyScope::Defaults => None,
+            PolicyScope::Service(_) => view.newest.as_ref().map(|newest| &newest.policy),
+        };
+        let defaults = view.defaults.as_ref().map(|newest| &newest.policy);
+        Ok(pb::GetPolicyResponse {
+            policy: Some(encode_policy(&scope, view.newest.as_deref())),
+            effective: Some(encode_table(&view.effective.to_document().0)),
+            inherited: EffectivePolicy::inherited_fields(own, defaults),
+        })
+    }
+
+    pub(super) fn answer_list_policies(
+        &self,
+        message: &pb::ListPoliciesRequest,
+    ) -> Result<pb::ListPoliciesResponse, ApiError> {
+        let after = decode::page_after(&message.page_token, decode_position)?;
+        let size = page_size(message.page_size, DEFAULT_POLICIES);
+        // One more than the page holds, to find whether there is a next page.
+        let found = self.context.engine.registry().policies().page(after.as_ref(), size + 1);
+        let mut policies: Vec<_> =
+            found.iter().take(size).map(|(scope, newest)| encode_policy(scope, Some(newest))).collect();
+        policies.truncate(page_length(policies.iter().map(Message::encoded_len)));
+        let last = policies.len().checked_sub(1).filter(|_| policies.len() < found.len());
+        let next_page_token = last.and_then(|last| found.get(last)).map(|(scope, _)| encode_position(scope));
+        Ok(pb::ListPoliciesResponse { policies, next_page_token: next_page_token.unwrap_or_default() })
+    }
+
+    pub(super) fn answer_list_policy_revisions(
+        &self,
+        message: &pb::ListPolicyRevisionsRequest,
+    ) -> Result<pb::ListPolicyRevisionsResponse, ApiError> {
+        let scope = decode_scope(&message.service)?;
+        let revisions = self.context.engine.registry().policies().revisions(&scope);
+        let revisions = revisions.iter().map(|revision| encode_policy(&scope, Some(revision)));
+        Ok(pb::ListPolicyRevisionsResponse { revisions: revisions.collect() })
+    }
+}
+
+/// Decodes a name of a service; empty for the defaults.
+fn decode_scope(service: &str) -> Result<PolicyScope, ApiError> {
+    if service.is_empty() { Ok(PolicyScope::Defaults) } else { Ok(PolicyScope::Service(ServiceName::parse(service)?)) }
+}
+
+/// Decodes and validates a document. An absent one is empty.
+fn decode_policy(scope: &PolicyScope, document: Option<&Struct>) -> Result<ServicePolicy, ApiError> {
+    let table = document.map(decode_table).unwrap_or_default();
+    let policy = ServicePolicy::from_document(scope, &PolicyDocument(table))?;
+    validate_policy_size(&policy)?;
+    Ok(policy)
+}
+
+fn decode_table(document: &Struct) -> DocumentTable {
+    document.fields.iter().map(|(name, value)| (name.clone(), decode_value(value))).collect()
+}
+
+/// Converts a value. The depth of a message is limited when it is decoded, and so is that of the recursion.
+fn decode_value(value: &Value) -> DocumentValue {
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => DocumentValue::Null,
+        Some(Kind::BoolValue(flag)) => DocumentValue::Bool(*flag),
+        Some(Kind::NumberValue(number)) => DocumentValue::Number(*number),
+        Some(Kind::StringValue(text)) => DocumentValue::Text(text.clone()),
+        Some(Kind::ListValue(list)) => DocumentValue::List(list.values.iter().map(decode_value).collect()),
+        Some(Kind::StructValue(table)) => DocumentValue::Table(decode_table(table)),
+    }
+}
+
+fn encode_table(table: &DocumentTable) -> Struct {
+    Struct { fields: table.iter().map(|(name, value)| (name.clone(), encode_value(value))).collect() }
+}
+
+fn encode_value(value: &DocumentValue) -> Value {
+    let kind = match value {
+        DocumentValue::Null => Kind::NullValue(0),
+        DocumentValue::Bool(flag) => Kind::BoolValue(*flag),
+        DocumentValue::Number(number) => Kind::NumberValue(*number),
+        DocumentValue::Text(text) => Kind::StringValue(text.clone()),
+        DocumentValue::List(items) => Kind::ListValue(ListValue { values: items.iter().map(encode_value).collect() }),
+        DocumentValue::Table(table) => Kind::StructValue(encode_table(table)),
+    };
+    Value { kind: Some(kind) }
+}
+
+fn encode_policy(scope: &PolicyScope, newest: Option<&PolicyRevision>) -> pb::Policy {
+    let service = match scope {
+        PolicyScope::Defaults => String::new(),
+        PolicyScope::Service(service) => service.to_string(),
+    };
+    let Some(newest) = newest else {
+        return pb::Policy { service, policy: Some(Struct::default()), ..pb::Policy::default() };
+    };
+    pb::Policy {
+        service,
+        policy: Some(encode_table(&newest.policy.to_document().0)),
+        revision: newest.revision.0,
+        time: Some(time::timestamp(newest.time)),
+        caller: Some(encode::caller(&newest.caller)),
+    }
+}
+
+/// Decodes the position at which a page of policies ended.
+fn decode_position(token: &str) -> Option<PolicyScope> {
+    if token == AFTER_DEFAULTS {
+        return Some(PolicyScope::Defaults);
+    }
+    ServiceName::parse(token).ok().map(PolicyScope::Service)
+}
+
+fn encode_position(scope: &PolicyScope) -> String {
+    match scope {
+        PolicyScope::Defaults => AFTER_DEFAULTS.to_owned(),
+        PolicyScope::Service(service) => service.to_string(),
+    }
+}
