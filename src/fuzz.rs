@@ -12,6 +12,7 @@
 //! | `xds` | requests of an xDS stream of either protocol, and for the status of clients |
 //! | `client` | messages of a server, read by the watch of the client |
 //! | `config` | a configuration file |
+//! | `policy` | the document of a policy |
 //! | `registry` | commands, time and reads, compared with a naive model |
 //! | `record` | a record of an instance |
 //! | `import` | lines of an export |
@@ -27,6 +28,7 @@ mod filter;
 mod http;
 mod input_cursor;
 mod messages;
+mod policy;
 mod record;
 mod registry;
 mod server;
@@ -55,6 +57,7 @@ pub const TARGETS: &[FuzzTarget] = &[
     FuzzTarget { name: "xds", run: xds::run, inputs: 2_000 },
     FuzzTarget { name: "client", run: client::run, inputs: 10_000 },
     FuzzTarget { name: "config", run: config::run, inputs: 4_000 },
+    FuzzTarget { name: "policy", run: policy::run, inputs: 4_000 },
     FuzzTarget { name: "registry", run: registry::run, inputs: 200 },
     FuzzTarget { name: "record", run: record::run, inputs: 4_000 },
     FuzzTarget { name: "import", run: record::import, inputs: 2_000 },

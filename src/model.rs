@@ -41,8 +41,8 @@ pub use locality::Locality;
 pub use name::{BootId, InstanceId, ServiceName, node_service};
 pub use policy::{
     DocumentTable, DocumentValue, EffectivePolicy, EmptySubset, HeaderCondition, HeaderMatch, LoadBalancing,
-    MAX_FALLBACK_DEPTH, MethodMatch, OutlierDetection, PolicyDocument, PolicyRoute, PolicyScope, PolicySettings,
-    RetryPolicy, RetryableCode, ServicePolicy, Split, Subset, SubsetName, WeightSource, ZoneMode, fallback_chain,
+    MethodMatch, OutlierDetection, PolicyDocument, PolicyRoute, PolicyScope, PolicySettings, PolicyWarning,
+    RetryPolicy, RetryableCode, ServicePolicy, Split, Subset, SubsetName, WeightSource, ZoneMode,
 };
 pub use revision::{Incarnation, ResumeToken, Revision, UnixMillis};
 pub use selector::Selector;

@@ -10,25 +10,26 @@
 //! | `route` | conditions under which calls take another split |
 //! | `effective` | the policy of a service with the defaults merged in |
 //! | `document` | the form in which policies are written and stored |
-//! | `read`, `read_settings`, `read_route` | the validation of a document, field by field |
+//! | `read`, `read_…` | the validation of a document, field by field |
 //! | `table_reader` | values of a document, and errors that name their place |
 //! | `header_pattern` | regular expressions that mean the same to all clients |
 //! | `write` | the shortest document of a policy, and the one with all fields |
-//! | `fallback` | the services that take over one after the other |
+//! | `warning` | effects of valid policies that are probably not intended |
 //!
 //! Not here: its place in the order of changes (`registry`), its form for clients (protocols).
 
 mod document;
 mod effective;
-mod fallback;
 mod header_pattern;
 mod read;
 mod read_route;
 mod read_settings;
+mod read_subset;
 mod route;
 mod settings;
 mod subset;
 mod table_reader;
+mod warning;
 mod write;
 
 #[cfg(test)]
@@ -38,13 +39,13 @@ use std::{collections::BTreeMap, fmt};
 
 pub use document::{DocumentTable, DocumentValue, PolicyDocument};
 pub use effective::EffectivePolicy;
-pub use fallback::{MAX_FALLBACK_DEPTH, fallback_chain};
 pub use route::{HeaderCondition, HeaderMatch, MethodMatch, PolicyRoute};
 use settings::PolicyName;
 pub use settings::{
     LoadBalancing, OutlierDetection, PolicySettings, RetryPolicy, RetryableCode, WeightSource, ZoneMode,
 };
 pub use subset::{EmptySubset, Split, Subset, SubsetName};
+pub use warning::PolicyWarning;
 
 use super::ServiceName;
 

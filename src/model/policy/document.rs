@@ -89,7 +89,7 @@ impl Serialize for DocumentValue {
 
 /// Returns a number as an integer if it is one that a number of 64 bits holds exactly.
 #[expect(clippy::cast_possible_truncation, reason = "the number is within 2^53, and has no fraction")]
-fn whole(number: f64) -> Option<i64> {
+pub(super) fn whole(number: f64) -> Option<i64> {
     const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
     (number.fract() == 0.0 && number.abs() <= MAX_EXACT).then_some(number as i64)
 }

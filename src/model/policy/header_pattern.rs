@@ -182,6 +182,10 @@ impl PatternParser<'_> {
                 return Ok(());
             }
             let from = self.class_item(start)?;
+            // Two hyphens are the end of a range to some clients, and an operation on classes to others.
+            if self.pattern[self.at - 1..].starts_with(b"--") || self.pattern[self.at..].starts_with(b"--") {
+                return Err(self.error("a hyphen in a class", "write \\- for the character"));
+            }
             let is_range = self.peek() == Some(b'-') && self.pattern.get(self.at + 1).is_some_and(|next| *next != b']');
             if !is_range {
                 continue;

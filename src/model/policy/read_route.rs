@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     HeaderCondition, HeaderMatch, MethodMatch, PolicyRoute, Subset, SubsetName, header_pattern,
-    read::split,
     read_settings::{retry, timeout},
+    read_subset::split,
     table_reader::TableReader,
 };
 use crate::model::FieldError;

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use super::{
     PolicyName,
-    document::{DocumentTable, DocumentValue},
+    document::{DocumentTable, DocumentValue, whole},
 };
 use crate::model::FieldError;
 
@@ -117,13 +117,11 @@ impl<'a> TableReader<'a> {
         if number.fract() != 0.0 {
             return Err(self.error(name, "is not a whole number", hint));
         }
-        // The cast saturates, so that numbers beyond 32 bits and negative ones need a comparison of their own.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "compared with the number below")]
-        let whole = number as u32;
-        if f64::from(whole) != number || !range.contains(&whole) {
-            return Err(self.error(name, "is out of range", hint));
-        }
-        Ok(Some(whole))
+        let number = whole(number).and_then(|number| u32::try_from(number).ok());
+        number
+            .filter(|number| range.contains(number))
+            .map(Some)
+            .ok_or_else(|| self.error(name, "is out of range", hint))
     }
 
     /// Returns a whole number within a range of at most 100.

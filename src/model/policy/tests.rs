@@ -1,6 +1,10 @@
 //! Tests of documents: round trips, and the message of each rule.
 
+mod effective;
+mod pattern;
+mod property;
 mod rules;
+mod warnings;
 
 use crate::model::{FieldError, PolicyDocument, PolicyScope, ServiceName, ServicePolicy};
 

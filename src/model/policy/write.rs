@@ -44,8 +44,8 @@ impl EffectivePolicy {
         });
         let no_retry = RetryPolicy::new(0);
         let fields = [
-            ("retry", retry(self.retry.as_ref().unwrap_or(&no_retry), Fields::All)),
-            ("outlier", outlier(self.outlier.as_ref(), Fields::All)),
+            ("retry", retry(self.retry.as_ref().unwrap_or(&no_retry), DocumentFields::All)),
+            ("outlier", outlier(self.outlier.as_ref(), DocumentFields::All)),
             ("subsets", subsets(self.subsets.iter())),
             ("fallback", fallback(&self.fallback)),
             ("route", routes(&self.routes)),
@@ -69,14 +69,14 @@ impl EffectivePolicy {
 
 /// Fields that a document shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fields {
+enum DocumentFields {
     /// All.
     All,
     /// Those that differ from the value that a document without the field has.
     Changed,
 }
 
-impl Fields {
+impl DocumentFields {
     fn table<const N: usize>(self, fields: [(&str, bool, DocumentValue); N]) -> DocumentValue {
         let shown = fields.into_iter().filter(|(_, changed, _)| *changed || self == Self::All);
         DocumentValue::Table(shown.map(|(name, _, value)| (name.to_owned(), value)).collect())
@@ -99,8 +99,8 @@ fn settings(settings: &PolicySettings) -> DocumentTable {
         ("lb", lb.map(|lb| lb.as_str().into())),
         ("timeout", timeout.map(duration)),
         ("max_requests", max_requests.map(Into::into)),
-        ("retry", retries.as_ref().map(|policy| retry(policy, Fields::Changed))),
-        ("outlier", detection.map(|detection| outlier(detection.as_ref(), Fields::Changed))),
+        ("retry", retries.as_ref().map(|policy| retry(policy, DocumentFields::Changed))),
+        ("outlier", detection.map(|detection| outlier(detection.as_ref(), DocumentFields::Changed))),
         ("weights", weights.map(|source| source.as_str().into())),
         ("slow_start", slow_start.map(duration)),
         ("zone", zone.map(|zone| zone.as_str().into())),
@@ -109,7 +109,7 @@ fn settings(settings: &PolicySettings) -> DocumentTable {
     fields.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).collect()
 }
 
-fn retry(policy: &RetryPolicy, fields: Fields) -> DocumentValue {
+fn retry(policy: &RetryPolicy, fields: DocumentFields) -> DocumentValue {
     let default = RetryPolicy::new(policy.attempts);
     let codes = policy.on.iter().map(|code| code.as_str().into());
     let max_backoff = RetryPolicy::default_max_backoff(policy.backoff);
@@ -121,7 +121,7 @@ fn retry(policy: &RetryPolicy, fields: Fields) -> DocumentValue {
     ])
 }
 
-fn outlier(detection: Option<&OutlierDetection>, fields: Fields) -> DocumentValue {
+fn outlier(detection: Option<&OutlierDetection>, fields: DocumentFields) -> DocumentValue {
     let Some(set) = detection else { return "off".into() };
     let default = OutlierDetection::default();
     fields.table([
@@ -168,7 +168,7 @@ fn route(route: &PolicyRoute) -> DocumentValue {
     let fields = [
         ("method", route.method.as_ref().map(|method| method_match(method).as_str().into())),
         ("timeout", route.timeout.map(duration)),
-        ("retry", route.retry.as_ref().map(|policy| retry(policy, Fields::Changed))),
+        ("retry", route.retry.as_ref().map(|policy| retry(policy, DocumentFields::Changed))),
         ("hash_header", route.hash_header.as_deref().map(Into::into)),
     ];
     table.extend(fields.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))));
