@@ -25,7 +25,7 @@ use crate::{
     model::{Caller, EffectivePolicy, FieldError, PolicyScope, Revision, ServiceName, ServicePolicy, UnixMillis},
     sync::RwLock,
 };
-use fallback::FallbackGraph;
+use fallback::{FallbackGraph, MAX_FALLBACK_DEPTH};
 
 pub use decide::{PolicyDecision, ProposedPolicy, validate_policies};
 
@@ -240,6 +240,27 @@ impl PolicyTable {
     #[must_use]
     pub fn dependents_of(&self, service: &ServiceName) -> Vec<ServiceName> {
         self.0.read().fallbacks.dependents_of(service)
+    }
+
+    /// Returns the services that take the calls of a service with these fallbacks once it has no instances, in the order in which they do:
+    /// each fallback is followed by its own fallbacks.
+    #[must_use]
+    pub fn fallback_services<'a>(&self, fallbacks: impl Iterator<Item = &'a ServiceName>) -> Vec<ServiceName> {
+        let mut services = Vec::new();
+        for fallback in fallbacks {
+            self.add_fallback(fallback, MAX_FALLBACK_DEPTH, &mut services);
+        }
+        services
+    }
+
+    fn add_fallback(&self, fallback: &ServiceName, depth: usize, to: &mut Vec<ServiceName>) {
+        if depth == 0 || to.contains(fallback) {
+            return;
+        }
+        to.push(fallback.clone());
+        for next in &self.effective(fallback).fallback {
+            self.add_fallback(next, depth - 1, to);
+        }
     }
 
     /// Decides a command against the present policies. Changes nothing.

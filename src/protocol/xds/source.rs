@@ -19,8 +19,7 @@ use super::{
 use crate::{
     app::{ServerContext, ViewValue},
     balancing::ZoneName,
-    model::{EffectivePolicy, MAX_FALLBACK_DEPTH, ServiceName},
-    registry::PolicyTable,
+    model::{EffectivePolicy, ServiceName},
 };
 
 /// What the form of a client's resources depends on, besides the registry.
@@ -104,7 +103,7 @@ impl<'a> RegistrySource<'a> {
     fn assignment(&self, name: &str) -> EncodedResource {
         let (policy, family) = (self.policy_of(name), self.client.family);
         let (is_flat, has_ring) = (!family.has(ClientFeature::Localities), family.has(ClientFeature::RingHash));
-        let mut fallbacks = fallback_services(self.context.engine.registry().policies(), policy.fallback.iter());
+        let mut fallbacks = self.context.engine.registry().policies().fallback_services(policy.fallback.iter());
         fallbacks.retain(|fallback| fallback.as_str() != split_cluster_name(name).0);
         let query = AssignmentQuery {
             cluster: name,
@@ -141,28 +140,5 @@ impl ResourceSource for RegistrySource<'_> {
 
     fn revision(&self) -> u64 {
         self.context.engine.registry().applied().0
-    }
-}
-
-/// Returns the services that take the calls of a service without instances, in the order in which they do: its fallbacks, each followed by
-/// its own fallbacks.
-pub(super) fn fallback_services<'a>(
-    policies: &PolicyTable,
-    fallbacks: impl Iterator<Item = &'a ServiceName>,
-) -> Vec<ServiceName> {
-    let mut services = Vec::new();
-    for fallback in fallbacks {
-        add_fallback(policies, fallback, MAX_FALLBACK_DEPTH, &mut services);
-    }
-    services
-}
-
-fn add_fallback(policies: &PolicyTable, fallback: &ServiceName, depth: usize, to: &mut Vec<ServiceName>) {
-    if depth == 0 || to.contains(fallback) {
-        return;
-    }
-    to.push(fallback.clone());
-    for next in &policies.effective(fallback).fallback {
-        add_fallback(policies, next, depth - 1, to);
     }
 }

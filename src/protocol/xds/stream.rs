@@ -18,7 +18,7 @@ use super::{
     request::{NodeIdentity, ParsedRequest, XdsRequest},
     resource::ResourceType,
     session::{InterestChange, RequestOutcome, RequestedNames, Session, SubscriptionRequest},
-    source::{ClientProfile, RegistrySource, fallback_services},
+    source::{ClientProfile, RegistrySource},
     stream_list::{XdsStreamGuard, XdsStreamState},
     stream_wake::StreamWake,
 };
@@ -161,7 +161,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
     fn read_fallbacks(&mut self, state: &mut XdsStreamState, service: &ServiceName) -> bool {
         let policies = self.context.engine.registry().policies();
         let fallbacks = match state.policies.rollout(service.as_str(), || policies.effective(service)) {
-            Some(rollout) => fallback_services(policies, rollout.fallbacks()),
+            Some(rollout) => policies.fallback_services(rollout.fallbacks()),
             None => Vec::new(),
         };
         self.wake.set_fallbacks(service, fallbacks)

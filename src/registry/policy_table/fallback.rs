@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use crate::model::{FieldError, ServiceName};
 
 /// Maximum number of fallbacks that lead from one service to the next.
-const MAX_FALLBACK_DEPTH: usize = 4;
+pub(super) const MAX_FALLBACK_DEPTH: usize = 4;
 /// Maximum number of services that take over from one service. Each is a priority of its own for clients.
 const MAX_FALLBACKS: usize = 16;
 
