@@ -1,7 +1,28 @@
-//! Client of a registry: a registration that renews its lease, and a watch that resumes after an interruption.
+//! Client of a registry.
 //!
-//! Both survive restarts of the registry: they reconnect with jittered delays, register again when the registry has
-//! forgotten the lease, and resume a watch from its last token. They do not choose a replica, and do not balance calls.
+//! | type | use |
+//! |---|---|
+//! | [`Registration`] | registers an instance, renews its lease, reports its load, drains it |
+//! | [`Discovery`] | makes channels that balance calls over the instances of a service |
+//! | [`Watch`] | receives the instances of services, and every change to them |
+//!
+//! All survive restarts of the registry: they reconnect with jittered delays, register again when the registry has
+//! forgotten the lease, and resume a watch from its last token. With several [`Servers`] they go on with the next when one
+//! fails.
+//!
+//! ```no_run
+//! use callboard::client::{Discovery, Servers};
+//! use callboard::pb::callboard::v1::discovery_service_client::DiscoveryServiceClient;
+//!
+//! # async fn example() -> Result<(), callboard::client::ClientError> {
+//! let registries: Servers = "10.0.0.1:8502,10.0.0.2:8502".parse()?;
+//! // Any generated client takes the channel.
+//! let client = DiscoveryServiceClient::new(Discovery::new(&registries).channel("payments"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A watch:
 //!
 //! ```no_run
 //! use callboard::client::{Endpoint, Watch, WatchEvent};
@@ -20,15 +41,21 @@
 //! ```
 
 mod backoff;
+mod balance;
+mod channel;
 mod connect_error;
 #[cfg(feature = "tls")]
 mod connector;
+mod discovery;
 mod endpoint;
 mod error;
 mod heartbeat;
+mod instance_set;
+mod load;
 mod registration;
 mod registration_event;
 mod registration_task;
+mod servers;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(feature = "tls")]
@@ -40,10 +67,16 @@ mod watch;
 mod fake;
 
 pub use backoff::Backoff;
+pub use balance::BalancingMethod;
+pub use channel::{BalancedChannel, CallBody, ChannelInstance, ChannelStatus, ConnectionState};
+pub use discovery::{ChannelBuilder, Discovery};
 pub use endpoint::Endpoint;
 pub use error::ClientError;
+pub use load::{LoadBody, LoadFuture, LoadLayer, LoadService};
 pub use registration::{Registration, boot_id};
 pub use registration_event::{RegistrationEnd, RegistrationEvent};
+pub use servers::Servers;
+pub(crate) use servers::StreamConnector;
 #[cfg(feature = "tls")]
 pub use tls::TlsConfig;
 #[cfg(feature = "tls")]
@@ -59,6 +92,3 @@ pub use watch::{ResetCause, Watch, WatchEvent};
 fn now() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
-
-/// Function that returns the channel on which the next stream is opened.
-pub(crate) type Connect = Box<dyn Fn() -> tonic::transport::Channel + Send + Sync>;

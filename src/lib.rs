@@ -23,7 +23,7 @@
 //! | [`protocol::http`] | metrics, readiness, Prometheus targets |
 //! | [`transport`] | listeners, connections, workers, TLS, limits |
 //! | [`server`] | start and shutdown of all parts |
-//! | [`client`] | registration and watch that survive reconnects |
+//! | [`client`] | registration, watch, and channels that balance calls |
 //! | [`cli`] | command line, one file for each command |
 //! | [`reference`](mod@reference) | reference pages of the documentation |
 //!

@@ -16,6 +16,7 @@
 //! | `cancelled` | clients that cancel calls |
 //! | `outcome` | writes to a store that does not answer |
 //! | `bad_input` | invalid requests |
+//! | `balanced_channel` | channels of the Rust client: calls over instances that come, go, drain and are killed |
 //! | `settle` | restarts of a registry in memory, with watches that resume |
 //! | `shutdown`, `snapshot` | shutdown with thousands of streams, a service that is larger than a message |
 //! | `policy` | policies of services: documents, revisions, errors, kills, exports |
@@ -42,6 +43,7 @@
 mod abuse;
 mod age;
 mod bad_input;
+mod balanced_channel;
 mod caller;
 mod cancelled;
 mod check_state;

@@ -98,11 +98,6 @@ impl Endpoint {
     pub fn explain(&self, error: ClientError) -> ClientError {
         self.connect_error.explain(error)
     }
-
-    /// Returns the cell with the error of the last connection.
-    pub(super) fn connect_error(&self) -> ConnectErrorCell {
-        self.connect_error.clone()
-    }
 }
 
 impl fmt::Display for Endpoint {

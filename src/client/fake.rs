@@ -25,12 +25,12 @@ use tonic::{
     transport::{Endpoint, Server, Uri},
 };
 
-use super::Connect;
+use super::StreamConnector;
 use crate::pb::{
     callboard::v1::{
-        DeregisterRequest, DeregisterResponse, KeepAliveRequest, KeepAliveResponse, RegisterRequest, RegisterResponse,
-        ReportCheckRequest, ReportCheckResponse, UpdateInstanceRequest, UpdateInstanceResponse, WatchRequest,
-        WatchResponse,
+        DeregisterRequest, DeregisterResponse, KeepAliveRequest, KeepAliveResponse, LoadReport, RegisterRequest,
+        RegisterResponse, ReportCheckRequest, ReportCheckResponse, UpdateInstanceRequest, UpdateInstanceResponse,
+        WatchRequest, WatchResponse,
     },
     codec::SmallBuffers,
     server::registry_service_server::{RegistryService, RegistryServiceServer},
@@ -60,6 +60,12 @@ impl KeepAlive {
         let request = self.heartbeats.message().await.unwrap().unwrap();
         request.heartbeats[0].lease_id.clone()
     }
+
+    /// Waits for the next heartbeat and returns its load.
+    pub(super) async fn load(&mut self) -> Option<LoadReport> {
+        let request = self.heartbeats.message().await.unwrap().unwrap();
+        request.heartbeats[0].load
+    }
 }
 
 /// Side of the fake registry that the test uses.
@@ -83,7 +89,7 @@ impl FakeRegistry {
     }
 
     /// Returns a function that connects to the fake registry.
-    pub(super) fn connect(&self) -> Connect {
+    pub(super) fn connect(&self) -> Box<dyn StreamConnector> {
         let (connections, down) = (self.connections.clone(), Arc::clone(&self.down));
         Box::new(move || {
             let (connections, down) = (connections.clone(), Arc::clone(&down));

@@ -1,6 +1,6 @@
 //! One `KeepAlive` stream: sends a heartbeat every third of the TTL, and fails when no response arrives in time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
-use super::ClientError;
+use super::{ClientError, load::LoadCounters};
 use crate::pb::callboard::v1::{
     Heartbeat, KeepAliveRequest, KeepAliveResponse, registry_service_client::RegistryServiceClient,
 };
@@ -47,6 +47,7 @@ pub(super) struct HeartbeatSender {
     requests: mpsc::Sender<KeepAliveRequest>,
     responses: Streaming<KeepAliveResponse>,
     lease: HeldLease,
+    load: Arc<LoadCounters>,
     next: Instant,
     unanswered: usize,
     /// Time at which the oldest unanswered heartbeat times out.
@@ -58,9 +59,10 @@ impl HeartbeatSender {
     pub(super) async fn open(
         client: &mut RegistryServiceClient<Channel>,
         lease: HeldLease,
+        load: Arc<LoadCounters>,
     ) -> Result<Self, ClientError> {
         let (requests, outgoing) = mpsc::channel(MAX_QUEUED_HEARTBEATS);
-        requests.try_send(keep_alive_request(&lease)).map_err(|_| ClientError::StreamEnded)?;
+        requests.try_send(keep_alive_request(&lease, &load)).map_err(|_| ClientError::StreamEnded)?;
         let response_timeout = lease.response_timeout();
         let responses = timeout(response_timeout, client.keep_alive(ReceiverStream::new(outgoing)))
             .await
@@ -74,6 +76,7 @@ impl HeartbeatSender {
             unanswered: 1,
             times_out_at: Some(now + response_timeout),
             lease,
+            load,
         })
     }
 
@@ -106,7 +109,7 @@ impl HeartbeatSender {
         }
         if self.next <= now {
             // A full queue means that the connection has sent nothing for several intervals.
-            self.requests.try_send(keep_alive_request(&self.lease)).map_err(|_| timed_out)?;
+            self.requests.try_send(keep_alive_request(&self.lease, &self.load)).map_err(|_| timed_out)?;
             self.next = now + self.lease.interval();
             self.unanswered += 1;
             self.times_out_at.get_or_insert(now + self.lease.response_timeout());
@@ -123,8 +126,8 @@ impl HeartbeatSender {
     }
 }
 
-fn keep_alive_request(lease: &HeldLease) -> KeepAliveRequest {
-    KeepAliveRequest { heartbeats: vec![Heartbeat { lease_id: lease.id.clone(), load: None }] }
+fn keep_alive_request(lease: &HeldLease, load: &LoadCounters) -> KeepAliveRequest {
+    KeepAliveRequest { heartbeats: vec![Heartbeat { lease_id: lease.id.clone(), load: load.take_report() }] }
 }
 
 #[cfg(test)]

@@ -1,25 +1,40 @@
 //! A registration that lives as long as its handle.
 
-use std::sync::OnceLock;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tonic::transport::Channel;
 
 use super::{
-    ClientError, Connect, Endpoint,
+    ClientError, LoadLayer, Servers, StreamConnector,
+    load::LoadCounters,
     registration_event::{RegistrationEnd, RegistrationEvent},
     registration_task::{DesiredState, ObservedState, RegistrationTask},
 };
 use crate::pb::callboard::v1::RegisterRequest;
 
+/// Time that clients have to learn that an instance drains.
+const DRAIN_DELAY: Duration = Duration::from_millis(250);
+
 /// Handle of an instance that a background task keeps registered.
 ///
 /// The methods set a desired state. The task reports it as soon as it reaches the registry, and again after the
-/// registry has forgotten the instance. Dropping the handle deregisters in the background.
+/// registry has forgotten the instance.
+///
+/// Dropping the handle deregisters the instance in the background, on the runtime that the registration was started on: the
+/// program must keep that runtime for a moment, otherwise the instance expires with its lease. Clients stop calling an
+/// instance that has deregistered, as they do when it drains; [`Registration::shutdown`] also waits for the calls in progress.
 #[derive(Debug)]
 pub struct Registration {
     desired: watch::Sender<DesiredState>,
     observed: watch::Receiver<ObservedState>,
+    load: Arc<LoadCounters>,
 }
 
 impl Registration {
@@ -32,21 +47,14 @@ impl Registration {
     ///
     /// [`ClientError::Random`] if the operating system provides no random numbers for a boot id.
     pub fn start(
-        endpoint: &Endpoint,
+        servers: impl Into<Servers>,
         request: RegisterRequest,
-        mut on_event: impl FnMut(RegistrationEvent) + Send + 'static,
+        on_event: impl FnMut(RegistrationEvent) + Send + 'static,
     ) -> Result<Self, ClientError> {
-        let (endpoint, connect_error) = (endpoint.clone(), endpoint.connect_error());
-        let explained = move |event| match event {
-            RegistrationEvent::Interrupted { error, retry_in } => {
-                on_event(RegistrationEvent::Interrupted { error: connect_error.explain(error), retry_in });
-            }
-            other => on_event(other),
-        };
-        Self::start_over(Box::new(move || endpoint.channel()), request, explained)
+        Self::start_over(servers.into().connector(), request, on_event)
     }
 
-    /// Like [`Registration::start`], on a connection of [`Endpoint::channel`] that other clients share. One connection
+    /// Like [`Registration::start`], on a connection of [`Endpoint::channel`](super::Endpoint::channel) that other clients share. One connection
     /// carries up to 1,024 streams. A connection that hangs is noticed only by its pings, after 30 s, so the TTL should be
     /// well above that.
     ///
@@ -64,7 +72,7 @@ impl Registration {
 
     /// Like [`Registration::start`], over connections that the caller opens.
     pub(crate) fn start_over(
-        connect: Connect,
+        connector: Box<dyn StreamConnector>,
         mut request: RegisterRequest,
         on_event: impl FnMut(RegistrationEvent) + Send + 'static,
     ) -> Result<Self, ClientError> {
@@ -74,9 +82,25 @@ impl Registration {
         let desired = DesiredState { starting: request.starting, draining: false, leave: false };
         let (desired, desired_states) = watch::channel(desired);
         let (observed_states, observed) = watch::channel(ObservedState::default());
-        let task = RegistrationTask::new(connect, request, observed_states, Box::new(on_event));
+        let load = Arc::<LoadCounters>::default();
+        let task = RegistrationTask::new(connector, request, Arc::clone(&load), observed_states, Box::new(on_event));
         tokio::spawn(task.run(desired_states));
-        Ok(Self { desired, observed })
+        Ok(Self { desired, observed, load })
+    }
+
+    /// Returns a layer for the tonic server of this instance. From then on, each heartbeat carries a report of the load that
+    /// the layer has measured since the last one, by which the registry can weigh the instance.
+    ///
+    /// ```no_run
+    /// # async fn example(registration: callboard::client::Registration) {
+    /// let layer = tower::ServiceBuilder::new().layer(registration.load_layer());
+    /// # let _: tower::ServiceBuilder<_> = layer;
+    /// // tonic::transport::Server::builder().layer(registration.load_layer()).add_service(…)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn load_layer(&self) -> LoadLayer {
+        LoadLayer::new(&self.load)
     }
 
     /// Marks the instance as ready: it is no longer listed as STARTING.
@@ -105,6 +129,21 @@ impl Registration {
         let ended = observed.wait_for(|observed| observed.end.is_some()).await;
         let end = ended.ok().and_then(|observed| observed.end.clone());
         end.unwrap_or(RegistrationEnd::Unconfirmed(ClientError::Stopped))
+    }
+
+    /// Drains the instance, waits until its calls have ended, and deregisters it. Returns the outcome.
+    ///
+    /// Waits 250 ms for clients to stop calling, then until the layer of [`Registration::load_layer`] counts no call in
+    /// progress, if there is one; all this for `grace` at most. Deregistering takes another 2 s at most. Stop the server after
+    /// that.
+    pub async fn shutdown(self, grace: Duration) -> RegistrationEnd {
+        let drained = async {
+            self.set_draining(true).await;
+            sleep(DRAIN_DELAY).await;
+            self.load.idle().await;
+        };
+        let _timed_out = timeout(grace, drained).await;
+        self.deregister().await
     }
 
     /// Deregisters, and returns the outcome after 2 s at most.

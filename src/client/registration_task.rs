@@ -1,14 +1,15 @@
 //! The task behind a registration: registers, renews the lease, and reports the desired state.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use prost_types::FieldMask;
 use tokio::{sync::watch, time::timeout};
 use tonic::{Response, Status, transport::Channel};
 
 use super::{
-    Backoff, ClientError, Connect,
+    Backoff, ClientError, StreamConnector,
     heartbeat::{HeartbeatSender, HeldLease},
+    load::LoadCounters,
     registration_event::{RegistrationEnd, RegistrationEvent},
 };
 use crate::pb::callboard::v1::{
@@ -63,9 +64,10 @@ struct ReportedState {
 
 /// Task that owns a registration.
 pub(super) struct RegistrationTask {
-    connect: Connect,
+    connector: Box<dyn StreamConnector>,
     client: Option<Client>,
     request: RegisterRequest,
+    load: Arc<LoadCounters>,
     lease: Option<HeldLease>,
     reported: ReportedState,
     /// True once a lease was granted.
@@ -78,15 +80,17 @@ pub(super) struct RegistrationTask {
 
 impl RegistrationTask {
     pub(super) fn new(
-        connect: Connect,
+        connector: Box<dyn StreamConnector>,
         request: RegisterRequest,
+        load: Arc<LoadCounters>,
         observed: watch::Sender<ObservedState>,
         on_event: Box<dyn FnMut(RegistrationEvent) + Send>,
     ) -> Self {
         Self {
-            connect,
+            connector,
             client: None,
             request,
+            load,
             lease: None,
             reported: ReportedState::default(),
             was_registered: false,
@@ -121,6 +125,7 @@ impl RegistrationTask {
                 Err(DisconnectCause::Lost(error)) => error,
                 Ok(never) => match never {},
             };
+            let lost = self.connector.failed(lost);
             // With a lease, the delay is at most one heartbeat interval, so that the lease does not expire meanwhile.
             let longest = self.lease.as_ref().map_or(Backoff::MAX_DELAY, HeldLease::interval);
             let retry_in = self.backoff.delay(lost.retry_after()).min(longest);
@@ -133,7 +138,7 @@ impl RegistrationTask {
     /// Runs one connection. A task that has a lease sends a heartbeat before it registers again, because the registry may
     /// still hold the lease.
     async fn session(&mut self, desired: &mut watch::Receiver<DesiredState>) -> Result<Infallible, DisconnectCause> {
-        let mut client = Client::new((self.connect)());
+        let mut client = Client::new(self.connector.channel());
         self.client = Some(client.clone());
         let mut confirmed = self.lease.is_none();
         let lease = if let Some(lease) = self.lease.clone() {
@@ -143,7 +148,7 @@ impl RegistrationTask {
             self.register(&mut client, starting, REGISTER_TIMEOUT).await?
         };
         let response_timeout = lease.response_timeout();
-        let mut heartbeats = HeartbeatSender::open(&mut client, lease).await?;
+        let mut heartbeats = HeartbeatSender::open(&mut client, lease, Arc::clone(&self.load)).await?;
         loop {
             if confirmed {
                 let state = *desired.borrow_and_update();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Streaming, transport::Channel};
 
-use super::{Backoff, ClientError, Connect, Endpoint, connect_error::ConnectErrorCell};
+use super::{Backoff, ClientError, Servers, StreamConnector};
 use crate::pb::callboard::v1::{
     Balancing, Change, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
     discovery_service_client::DiscoveryServiceClient, watch_response::Message,
@@ -87,8 +87,7 @@ impl From<ResetReason> for ResetCause {
 
 /// Watch of services. It makes progress while [`Watch::next`] is awaited.
 pub struct Watch {
-    connect: Connect,
-    connect_error: ConnectErrorCell,
+    connector: Box<dyn StreamConnector>,
     request: WatchRequest,
     reader: WatchReader,
     stream: Option<Streaming<WatchResponse>>,
@@ -101,12 +100,11 @@ impl Watch {
     /// Returns a watch of what the request selects. It resumes from the token in the request, if there is one. The first
     /// [`Watch::next`] opens the stream.
     #[must_use]
-    pub fn new(endpoint: &Endpoint, request: WatchRequest) -> Self {
-        let (endpoint, connect_error) = (endpoint.clone(), endpoint.connect_error());
-        Self { connect_error, ..Self::over(Box::new(move || endpoint.channel()), request) }
+    pub fn new(servers: impl Into<Servers>, request: WatchRequest) -> Self {
+        Self::over(servers.into().connector(), request)
     }
 
-    /// Like [`Watch::new`], on a connection of [`Endpoint::channel`] that other clients share. One connection carries up to
+    /// Like [`Watch::new`], on a connection of [`Endpoint::channel`](super::Endpoint::channel) that other clients share. One connection carries up to
     /// 1,024 streams. A connection that hangs is noticed only by its pings, after 30 s.
     #[must_use]
     pub fn on(channel: &Channel, request: WatchRequest) -> Self {
@@ -115,11 +113,10 @@ impl Watch {
     }
 
     /// Like [`Watch::new`], over connections that the caller opens.
-    pub(crate) fn over(connect: Connect, mut request: WatchRequest) -> Self {
+    pub(crate) fn over(connector: Box<dyn StreamConnector>, mut request: WatchRequest) -> Self {
         let token = std::mem::take(&mut request.resume_token);
         Self {
-            connect,
-            connect_error: ConnectErrorCell::default(),
+            connector,
             request,
             reader: WatchReader { token, ..WatchReader::default() },
             stream: None,
@@ -147,7 +144,7 @@ impl Watch {
                 return Ok(event);
             }
             if let Err(error) = self.advance().await {
-                let error = self.connect_error.explain(error);
+                let error = self.connector.failed(error);
                 if error.is_permanent() {
                     return Err(error);
                 }
@@ -185,7 +182,7 @@ impl Watch {
         if let Some(at) = self.retry_at {
             sleep_until(at).await;
         }
-        let mut client: DiscoveryServiceClient<Channel> = DiscoveryServiceClient::new((self.connect)());
+        let mut client: DiscoveryServiceClient<Channel> = DiscoveryServiceClient::new(self.connector.channel());
         let request = WatchRequest { resume_token: self.reader.token.clone(), ..self.request.clone() };
         self.stream = Some(client.watch(request).await?.into_inner());
         if self.retry_at.take().is_some() {

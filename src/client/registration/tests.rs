@@ -304,3 +304,43 @@ async fn register_with_unknown_outcome_is_repeated_with_the_same_boot() {
     );
     assert_eq!(test.event().await, "registered");
 }
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_carry_the_load_that_the_layer_measures() {
+    let mut test = start(|_| {});
+    let mut stream = test.establish().await;
+    assert!(stream.load().await.is_none(), "there is no layer");
+    stream.respond("one", LeaseState::Held).await;
+    let layer = test.registration.load_layer();
+    let mut service =
+        tower::ServiceBuilder::new().layer(layer).service(tower::service_fn(async |_: http::Request<()>| {
+            Ok::<_, ClientError>(http::Response::new(String::new()))
+        }));
+    let request = http::Request::builder().uri("/pay.v1.Payments/Pay").body(()).unwrap();
+    drop(tower::Service::call(&mut service, request).await.unwrap());
+    assert_eq!(stream.load().await.unwrap().requests, 1);
+    stream.respond("one", LeaseState::Held).await;
+    assert_eq!(stream.load().await.unwrap().requests, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_drains_and_waits_for_calls_before_it_deregisters() {
+    let mut test = start(|_| {});
+    let _stream = test.establish().await;
+    let mut service = tower::ServiceBuilder::new().layer(test.registration.load_layer()).service(tower::service_fn(
+        async |_: http::Request<()>| Ok::<_, ClientError>(http::Response::new(String::new())),
+    ));
+    let request = http::Request::builder().uri("/pay.v1.Payments/Pay").body(()).unwrap();
+    let open = tower::Service::call(&mut service, request).await.unwrap();
+    let began = now();
+    let shutdown = tokio::spawn(test.registration.shutdown(Duration::from_mins(1)));
+    let (update, reply) = test.fake.update().await;
+    assert!(update.draining);
+    reply.send(Ok(UpdateInstanceResponse::default())).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    drop(open);
+    let (_, reply) = test.fake.deregister().await;
+    assert!((2..3).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    reply.send(Ok(DeregisterResponse { removed: true, revision: 8 })).unwrap();
+    assert!(matches!(shutdown.await.unwrap(), RegistrationEnd::Deregistered { removed: true }));
+}

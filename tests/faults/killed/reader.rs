@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use callboard::{
-    client::{Watch, WatchEvent},
+    client::{Endpoint, Watch, WatchEvent},
     pb::callboard::v1::{ResetReason, WatchRequest, watch_response::Message},
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -62,7 +62,7 @@ async fn follow(mut reader: Reader, mut goal: watch::Receiver<Option<u64>>, mut 
 /// Collects the events of a watch of the Rust client, and the resulting set.
 pub async fn client(server: SocketAddr, mut goal: watch::Receiver<Option<u64>>) -> (Vec<ClientOutput>, Served) {
     let request = WatchRequest { everything: true, ..WatchRequest::default() };
-    let mut watch = Watch::new(&server.to_string().parse().unwrap(), request);
+    let mut watch = Watch::new(server.to_string().parse::<Endpoint>().unwrap(), request);
     let (mut outputs, mut known, mut stands) = (Vec::new(), Served::default(), 0);
     while goal.borrow_and_update().is_none_or(|newest| stands < newest) {
         let event = tokio::select! {
