@@ -5,12 +5,13 @@
 //! cargo bench --bench benchmarks -- load      Callboard and a minimal tonic server, in pairs of runs
 //! cargo bench --bench benchmarks -- consul    Consul's API and a minimal axum server, in pairs; health checks; DNS
 //! cargo bench --bench benchmarks -- xds       xDS and a minimal tonic server, in pairs
+//! cargo bench --bench benchmarks -- client    channels of the Rust client, and a channel of tonic, in pairs
 //! cargo bench --bench benchmarks -- store     the disk engine: rates and recovery
 //! cargo bench --bench benchmarks -- sweep     expiry sweeps over a million leases
 //! cargo bench --bench benchmarks -- … -o json the same as one JSON object
 //! ```
 //!
-//! `--only NAME` selects the rows of `load`, `consul` and `xds` whose names contain NAME. The rows of `consul` are:
+//! `--only NAME` selects the rows of `load`, `consul`, `xds` and `client` whose names contain NAME. The rows of `consul` are:
 //!
 //! ```text
 //! register_plain, register_checked             agent/service/register of new instances, 16 in flight; without and with a check
@@ -34,9 +35,18 @@
 //! xds_wildcard_sotw, xds_wildcard_delta        one client of 10,000 services, as Envoy is, with either protocol
 //! ```
 //!
+//! The rows of `client` are:
+//!
+//! ```text
+//! channel_sequential, channel_concurrent       time of a call, 1 and 64 in progress, beside a channel of tonic
+//! channel_slow_round_robin, channel_slow_weighted, channel_slow_least_request, channel_slow_peak_ewma
+//!                                              response times with one slow instance of four
+//! ```
+//!
 //! Each measurement starts a server of its own as a child process.
 
 mod baseline;
+mod channel;
 mod client;
 mod compare;
 mod consul;
@@ -65,10 +75,10 @@ struct Arguments {
     /// Group of benchmarks
     #[arg(value_enum, default_value_t)]
     what: Measure,
-    /// Run only the rows whose name contains this text (load, consul and xds)
+    /// Run only the rows whose name contains this text (load, consul, xds and client)
     #[arg(long, default_value = "")]
     only: String,
-    /// Number of pairs of runs; the medians are reported (load, consul and xds)
+    /// Number of pairs of runs; the medians are reported (load, consul, xds and client)
     #[arg(long, default_value_t = 3)]
     pairs: usize,
     /// Format of the results
@@ -90,6 +100,8 @@ enum Measure {
     Consul,
     /// xDS and its baseline, in pairs
     Xds,
+    /// Channels of the Rust client
+    Client,
     /// The disk engine
     Store,
     /// Expiry sweeps over a million leases
@@ -103,6 +115,9 @@ enum Measure {
     /// Serve the xDS baseline, a minimal tonic server, until killed
     #[value(hide = true)]
     XdsBaseline,
+    /// Serve the instances that channels call, until killed
+    #[value(hide = true)]
+    ChannelBackend,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -139,6 +154,10 @@ fn main() -> Result<()> {
             processes::pin_this_process()?;
             one_thread()?.block_on(xds::run(&arguments.only, arguments.pairs.max(1)))?
         }
+        Measure::Client => {
+            processes::pin_this_process()?;
+            one_thread()?.block_on(channel::run(&arguments.only, arguments.pairs.max(1)))?
+        }
         Measure::Sweep => {
             let mut report = Report::default();
             sweep::run(&mut report)?;
@@ -147,6 +166,7 @@ fn main() -> Result<()> {
         Measure::GrpcBaseline => return one_thread()?.block_on(baseline::serve()),
         Measure::ConsulBaseline => return one_thread()?.block_on(consul::baseline::serve()),
         Measure::XdsBaseline => return one_thread()?.block_on(xds::baseline::serve()),
+        Measure::ChannelBackend => return one_thread()?.block_on(channel::backend::serve()),
     };
     match arguments.output {
         Output::Table => print!("{}", report.to_table()),

@@ -90,6 +90,11 @@ impl Server {
         listener(&self.ready, "http").context("the server printed no HTTP address")?
     }
 
+    /// Returns the address of the listener with this name.
+    pub fn listener(&self, name: &str) -> Result<SocketAddr> {
+        listener(&self.ready, name).with_context(|| format!("the server printed no address of {name}"))?
+    }
+
     /// Returns the address of the DNS listener, if there is one.
     pub fn dns(&self) -> Option<Result<SocketAddr>> {
         listener(&self.ready, "dns")
