@@ -33,7 +33,7 @@ use tokio::{
     time::timeout,
 };
 
-use background::{expire_leases, log_rejections, update_weights};
+use background::{expire_leases, log_rejections, update_weights, update_zone_layouts};
 use limits::connection_limits;
 use listeners::BoundListeners;
 use shutdown::ShutdownSignals;
@@ -157,6 +157,9 @@ impl Server {
         let limiter = ConnectionLimiter::new(connection_limits(config), Arc::clone(&self.context.metrics));
         let consul = context::consul(config, &self.context, checks)?;
         let xds = XdsApi::new(&self.context);
+        let laying_out =
+            Arc::clone(&self.context.clock).monitored("zone layouts", update_zone_layouts(Arc::clone(&xds)));
+        self.background.spawn(fatal.clone().guard("zone layouts", laying_out));
         for (name, listener) in bound.into_iter() {
             let (config, dispatch) =
                 name.configure((&self.context, checks), &self.workers, self.tls.as_ref(), (&consul, &xds), config)?;

@@ -33,6 +33,9 @@
 //! xds_fan_out_5000                             1,000 clients of a service of 5,000 instances, 100 changes a second; another service
 //! xds_clients_10000                            10,000 clients, each of a service of its own
 //! xds_wildcard_sotw, xds_wildcard_delta        one client of 10,000 services, as Envoy is, with either protocol
+//! xds_policy_none                              4 clients of a service of 1,000 instances without a policy, each in a zone of its own
+//! xds_policy_zones                             the same with zone preference: each gets an assignment of its own
+//! xds_policy_subsets                           1 client of a service of 1,000 instances with 16 subsets and 32 routes
 //! ```
 //!
 //! The rows of `client` are:

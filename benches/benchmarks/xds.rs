@@ -3,6 +3,7 @@
 mod ads;
 pub mod baseline;
 mod fan_out;
+mod policies;
 mod subscriptions;
 mod target;
 mod wildcard;
@@ -66,6 +67,13 @@ pub async fn run(only: &str, pairs: usize) -> Result<Report> {
             callboard.push(within(row.name, row.work.run(Target::callboard(&layout), &recording)).await?);
         }
         compare(&mut report, row, &baseline, &callboard);
+    }
+    for (name, policy) in policies::ROWS.iter().filter(|(name, _)| name.contains(only)) {
+        let mut runs = Vec::new();
+        for _ in 0..pairs {
+            runs.push(within(name, policies::run(*policy)).await?);
+        }
+        policies::summarize(&mut report, name, &runs);
     }
     Ok(report)
 }

@@ -45,7 +45,6 @@ mod stream_list;
 mod stream_policies;
 mod stream_wake;
 mod version;
-#[allow(dead_code, clippy::allow_attributes_without_reason)]
 mod zone_layouts;
 
 use std::sync::Arc;
@@ -119,6 +118,13 @@ impl XdsApi {
             .route_service(EXPLANATIONS, explanations)
             .route_service(CLIENT_STATUS, ClientStatusDiscoveryServiceServer::new(ClientStatusApi(Arc::clone(self))))
             .into()
+    }
+
+    /// Brings the layouts of zones up to date, and wakes the streams of services whose layouts have changed. Called once a second.
+    pub fn update_zone_layouts(&self) {
+        for service in self.zone_layouts.update(self.context.clock.since_start()) {
+            self.context.notifier.service_changed(&service);
+        }
     }
 
     /// Bytes of the largest accepted request.

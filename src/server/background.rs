@@ -8,12 +8,14 @@ use tokio::{
 };
 
 use super::self_preservation_log::SelfPreservationReporter;
-use crate::{app::ServerContext, engine, metrics::Metrics};
+use crate::{app::ServerContext, engine, metrics::Metrics, protocol::xds::XdsApi};
 
 /// Interval at which leases are expired.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval at which effective weights are brought up to date. It is also the minimum time between two publications for a service.
 const WEIGHT_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which layouts of zones are brought up to date.
+const ZONE_LAYOUT_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between two log lines for the same kind of rejected or evicted connections.
 const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,16 @@ pub(super) async fn update_weights(context: Arc<ServerContext>) {
     loop {
         ticks.tick().await;
         context.weights.update(context.engine.registry(), &context.notifier, context.clock.now().lease);
+    }
+}
+
+/// Brings the layouts of zones up to date for the clients of xDS.
+pub(super) async fn update_zone_layouts(xds: Arc<XdsApi>) {
+    let mut ticks = interval(ZONE_LAYOUT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        xds.update_zone_layouts();
     }
 }
 

@@ -110,6 +110,12 @@ pub struct AdsStream<P: AdsProtocol> {
 impl<P: AdsProtocol> AdsStream<P> {
     /// Opens a stream for the client with this number.
     pub async fn open(channel: &Channel, number: usize) -> Result<Self> {
+        let id = format!("client-{number:05}");
+        Self::open_as(channel, Node { id, user_agent_name: "benchmark".into(), ..Node::default() }).await
+    }
+
+    /// Opens a stream for a client.
+    pub async fn open_as(channel: &Channel, node: Node) -> Result<Self> {
         const MAX_UNSENT: usize = 4;
         let (requests, outbound) = mpsc::channel(MAX_UNSENT);
         let mut client = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(usize::MAX);
@@ -118,7 +124,6 @@ impl<P: AdsProtocol> AdsStream<P> {
         let outbound = Request::new(ReceiverStream::new(outbound));
         let codec = SmallBuffers::<P::Request, AdsResponse>::default();
         let responses = client.streaming(outbound, path, codec).await?.into_inner();
-        let node = Node { id: format!("client-{number:05}"), user_agent_name: "benchmark".into(), ..Node::default() };
         Ok(Self { requests, responses, names: Vec::new(), node: Some(node), protocol: PhantomData })
     }
 

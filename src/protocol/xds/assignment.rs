@@ -15,6 +15,8 @@
 mod endpoint;
 mod locality;
 mod parts;
+#[cfg(test)]
+mod policy_tests;
 mod priority;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,7 @@ use std::{
 
 use crate::{
     balancing::ZoneLayout,
-    model::{EffectivePolicy, EmptySubset, Instance, InstanceId, LoadBalancing, Split, SubsetName, WeightSource},
+    model::{EffectivePolicy, EmptySubset, Instance, LoadBalancing, Split, SubsetName, WeightSource},
 };
 pub(super) use endpoint::{OmissionReason, XdsEndpoint};
 pub(super) use locality::AssignedLocality;
@@ -69,8 +71,8 @@ impl EndpointLayout {
     }
 }
 
-/// Effective weight of an instance in hundredths of a configured unit. `None`: as configured.
-pub(super) type EffectiveWeight<'a> = dyn Fn(&InstanceId) -> Option<u32> + 'a;
+/// Effective weight of an instance in hundredths of a configured unit.
+pub(super) type EffectiveWeight<'a> = dyn Fn(&Instance) -> u32 + 'a;
 
 /// Content of an assignment.
 pub(super) struct AssignmentInput<'a> {

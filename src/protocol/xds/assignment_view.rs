@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     app::{ServerContext, View, ViewKey, ViewValue, ViewVersion},
-    balancing::{ZoneLayout, ZoneName},
-    model::{EffectivePolicy, Revision, ServiceName, SubsetName, ZoneMode},
+    balancing::{ServiceWeights, ZoneLayout, ZoneName},
+    model::{EffectivePolicy, Instance, Revision, ServiceName, SubsetName, ZoneMode},
 };
 
 /// Assignment that a client asks for.
@@ -39,6 +39,7 @@ struct AssignmentState<'a> {
     query: AssignmentQuery<'a>,
     service: ServiceName,
     subset: Option<SubsetName>,
+    weights: Option<Arc<ServiceWeights>>,
     version: ViewVersion,
 }
 
@@ -56,8 +57,9 @@ impl AssignmentQuery<'_> {
         if revision.is_none() && self.fallbacks.is_empty() {
             return empty();
         }
-        let version = self.version(context, revision.unwrap_or(Revision(0)));
-        let state = AssignmentState { context, query: self, service, subset, version };
+        let weights = context.weights.of(&service);
+        let version = self.version(context, revision.unwrap_or(Revision(0)), weights.as_deref());
+        let state = AssignmentState { context, query: self, service, subset, weights, version };
         match self.policy.zone {
             ZoneMode::Off => {
                 if self.zone.is_some() {
@@ -76,13 +78,14 @@ impl AssignmentQuery<'_> {
         }
     }
 
-    fn version(&self, context: &ServerContext, revision: Revision) -> ViewVersion {
+    fn version(&self, context: &ServerContext, revision: Revision, weights: Option<&ServiceWeights>) -> ViewVersion {
         let at = ViewVersion::at(revision);
-        if self.policy.revision == Revision(0) && self.fallbacks.is_empty() {
+        if self.policy.revision == Revision(0) && self.fallbacks.is_empty() && weights.is_none() {
             return at;
         }
         let mut inputs = SipHasher13::new();
         inputs.write_u64(self.policy.revision.0);
+        inputs.write_u64(weights.map_or(0, ServiceWeights::version));
         for fallback in self.fallbacks {
             inputs.write(fallback.as_str().as_bytes());
             inputs.write_u64(context.engine.registry().view_revision(fallback).map_or(0, |revision| revision.0));
@@ -100,12 +103,13 @@ impl AssignmentState<'_> {
         let fallbacks = fallbacks
             .iter()
             .map(|chunks| chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance).collect());
+        let weigh = |instance: &Instance| self.weights.as_ref().map_or(0, |weights| weights.of(instance));
         let input = AssignmentInput {
             policy: self.query.policy,
             subset: self.subset.as_ref(),
             own: own.collect(),
             fallbacks: fallbacks.collect(),
-            weights: None,
+            weights: self.weights.is_some().then_some(&weigh),
             layout: self.query.layout,
         };
         input.sort().into_parts()

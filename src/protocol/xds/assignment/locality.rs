@@ -56,6 +56,8 @@ pub(in crate::protocol::xds) struct LocalitySummary {
     pub(super) routable_configured: u64,
     /// Sum of the configured weights of all endpoints.
     pub(super) total_configured: u64,
+    /// Number of endpoints.
+    pub(super) endpoints: usize,
     /// Number of routable endpoints.
     pub(in crate::protocol::xds) routable_endpoints: usize,
 }
@@ -68,6 +70,7 @@ impl LocalitySummary {
 
     fn add(&mut self, instance: &Instance, weight: u64) {
         let configured = u64::from(instance.effective_weight().get());
+        self.endpoints += 1;
         self.total += weight;
         self.total_configured += configured;
         if instance.status().is_routable() {
@@ -153,7 +156,7 @@ pub(super) fn group<'a>(
     for endpoint in endpoints {
         let instance = endpoint.instance;
         let configured = u64::from(instance.effective_weight().get());
-        let effective = weights.and_then(|weights| weights(&instance.id)).map_or(configured * HUNDREDTHS, u64::from);
+        let effective = weights.map_or(configured * HUNDREDTHS, |weights| weights(instance).into());
         // Localities by configured weight keep it as their unit: endpoints in one share the calls evenly.
         let weight = match naming {
             LocalityNaming::Weight => configured,

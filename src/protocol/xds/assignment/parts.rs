@@ -29,8 +29,17 @@ struct LocalityPart {
     sub_zone: String,
     /// Its name and its endpoints. For a ring: its endpoints up to their weights.
     bytes: Bytes,
-    /// For a ring: the end of each endpoint in `bytes`, and its weight.
-    ring: Vec<(usize, u64)>,
+    /// For a ring: its endpoints.
+    ring: Vec<RingEndpoint>,
+}
+
+/// Endpoint of a ring.
+#[derive(Debug)]
+struct RingEndpoint {
+    /// End of its fields in the bytes of the locality.
+    end: usize,
+    /// Weight in the unit of the locality's. `None`: clients do not call it, because it is not routable and others are.
+    weight: Option<u64>,
 }
 
 /// Tiers of localities without priorities and weights.
@@ -52,11 +61,14 @@ impl ViewValue for AssignmentParts {
 impl AssignmentParts {
     pub(super) fn new(tiers: &[Vec<AssignedLocality<'_>>], layout: EndpointLayout, shed: u8) -> Self {
         let part = |locality: &AssignedLocality<'_>| LocalityPart::new(locality, layout);
-        let zones = Arc::new(tiers.first().map(|tier| zones(tier)).unwrap_or_default());
+        let summaries: Vec<Vec<_>> =
+            tiers.iter().map(|tier| tier.iter().map(|locality| &locality.summary).collect()).collect();
+        let called = summaries.get(priority::called_tier(&summaries)).map(|tier| zones(tier));
+        let zones = Arc::new(called.unwrap_or_default());
         Self { tiers: tiers.iter().map(|tier| tier.iter().map(part).collect()).collect(), zones, layout, shed }
     }
 
-    /// Numbers of the zones in the first tier, without the streams of their clients.
+    /// Numbers of the zones in the tier that clients call, without the streams of their clients.
     pub(in crate::protocol::xds) fn zones(&self) -> &Arc<ZoneInstances> {
         &self.zones
     }
@@ -103,9 +115,9 @@ impl AssignmentParts {
             let part = self.part(planned);
             let capacity = part.summary.capacity().max(1);
             let mut begin = 0;
-            for (end, weight) in &part.ring {
-                let weight = u128::from(*weight) * u128::from(planned.weight) / u128::from(capacity);
-                let weight = u32::try_from(weight).unwrap_or(u32::MAX).max(1);
+            for RingEndpoint { end, weight } in &part.ring {
+                let scale = |weight| u128::from(weight) * u128::from(planned.weight) / u128::from(capacity);
+                let weight = u32::try_from(weight.map_or(1, scale)).unwrap_or(u32::MAX).max(1);
                 wire::put_weighted_endpoint(&part.bytes[begin..*end], weight, &mut bytes);
                 begin = *end;
             }
@@ -115,9 +127,9 @@ impl AssignmentParts {
 }
 
 /// Returns the numbers of the zones of these localities.
-fn zones(localities: &[AssignedLocality<'_>]) -> ZoneInstances {
+fn zones(localities: &[&LocalitySummary]) -> ZoneInstances {
     let mut zones = ZoneInstances::new();
-    for AssignedLocality { summary, .. } in localities {
+    for summary in localities {
         let zone = zones.entry(Arc::clone(&summary.zone)).or_default();
         zone.routable_weight += summary.routable_configured;
         zone.registered_weight += summary.total_configured;
@@ -139,7 +151,8 @@ impl LocalityPart {
             EndpointLayout::Ring => {
                 for (endpoint, weight) in &locality.endpoints {
                     wire::put_endpoint_fields(endpoint, &mut bytes);
-                    ring.push((bytes.len(), *weight));
+                    let is_called = endpoint.instance.status().is_routable() || locality.summary.routable == 0;
+                    ring.push(RingEndpoint { end: bytes.len(), weight: is_called.then_some(*weight) });
                 }
             }
         }

@@ -28,7 +28,7 @@ pub(super) fn plan(
     zone: Option<&ZoneLayout>,
     layout: EndpointLayout,
 ) -> Vec<PlannedLocality> {
-    let zone = zone.filter(|zone| !zone.is_by_capacity());
+    let zone = zone.filter(|zone| !zone.is_by_capacity()).map(|zone| (zone, called_tier(tiers)));
     let mut groups: BTreeMap<(usize, ZoneClass), Vec<usize>> = BTreeMap::new();
     for (tier, localities) in tiers.iter().enumerate() {
         for (locality, summary) in localities.iter().enumerate() {
@@ -45,10 +45,11 @@ pub(super) fn plan(
     let mut planned = Vec::new();
     for (priority, ((tier, class), localities)) in (0..).zip(groups) {
         let summaries: Vec<_> = localities.iter().map(|locality| tiers[tier][*locality]).collect();
-        let shares = zone.map(|zone| &zone.shares).filter(|shares| {
-            // Within one zone the weights are the capacities.
-            tier == 0 && class == ZoneClass::Preferred && shares.len() > 1
-        });
+        // Within one zone the weights are the capacities.
+        let has_shares = |(zone, called): &(&ZoneLayout, usize)| {
+            tier == *called && class == ZoneClass::Preferred && zone.shares.len() > 1
+        };
+        let shares = zone.filter(has_shares).map(|(zone, _)| &zone.shares);
         let weights = shares.map_or_else(|| capacities(&summaries), |shares| shared_weights(&summaries, shares));
         let localities = localities.into_iter().zip(weights);
         planned.extend(localities.map(|(locality, weight)| PlannedLocality {
@@ -62,12 +63,19 @@ pub(super) fn plan(
     planned
 }
 
-/// Returns the class of a locality. Zones share calls in the first tier; in the others, calls stay in the client's region if they can.
-fn class(tier: usize, summary: &LocalitySummary, zone: Option<&ZoneLayout>) -> ZoneClass {
+/// Returns the index of the tier that clients call: the first with routable endpoints.
+pub(super) fn called_tier(tiers: &[Vec<&LocalitySummary>]) -> usize {
+    let is_routable = |tier: &Vec<&LocalitySummary>| tier.iter().any(|summary| summary.routable_endpoints > 0);
+    tiers.iter().position(is_routable).unwrap_or_default()
+}
+
+/// Returns the class of a locality. Zones share calls in the tier that clients call; in the others, calls stay in the client's region if
+/// they can.
+fn class(tier: usize, summary: &LocalitySummary, zone: Option<(&ZoneLayout, usize)>) -> ZoneClass {
     match zone {
         None => ZoneClass::Preferred,
-        Some(zone) if tier == 0 => zone.class(&summary.zone),
-        Some(zone) if zone.client.region == summary.zone.region => ZoneClass::SameRegion,
+        Some((zone, called)) if tier == called => zone.class(&summary.zone),
+        Some((zone, _)) if zone.client.region == summary.zone.region => ZoneClass::SameRegion,
         Some(_) => ZoneClass::OtherRegion,
     }
 }
@@ -75,8 +83,9 @@ fn class(tier: usize, summary: &LocalitySummary, zone: Option<&ZoneLayout>) -> Z
 /// Weights by capacity.
 fn capacities(summaries: &[&LocalitySummary]) -> Vec<u64> {
     let sum: u64 = summaries.iter().map(|summary| summary.capacity()).sum();
-    // Rounding up adds less than one for each locality.
-    let divisor = sum / (u64::from(u32::MAX) - summaries.len() as u64) + 1;
+    // Rounding up adds less than one for each locality, or for each endpoint of a ring.
+    let endpoints: usize = summaries.iter().map(|summary| summary.endpoints).sum();
+    let divisor = sum / u64::from(u32::MAX).saturating_sub(endpoints as u64).max(1) + 1;
     summaries.iter().map(|summary| (summary.capacity() / divisor).max(1)).collect()
 }
 

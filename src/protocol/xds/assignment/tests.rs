@@ -5,7 +5,9 @@ use prost_types::Any;
 
 use super::{super::resource::ResourceType, *};
 use crate::{
-    model::{Address, Conditions, InstanceFilter, Locality, Metadata, PolicyRoute, Revision, ServiceName, Subset},
+    model::{
+        Address, Conditions, InstanceFilter, InstanceId, Locality, Metadata, PolicyRoute, Revision, ServiceName, Subset,
+    },
     pb::envoy::config::{
         core::v3::{HealthStatus, Locality as SentLocality, address, socket_address::PortSpecifier},
         endpoint::v3::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
@@ -13,7 +15,7 @@ use crate::{
     registry::test_support::entry,
 };
 
-fn instance(id: &str, weight: u16, host: &str, port: u16) -> Instance {
+pub(super) fn instance(id: &str, weight: u16, host: &str, port: u16) -> Instance {
     let mut instance = entry("web", id, weight).instance.clone();
     instance.addresses = [Address { host: host.into(), port, name: "".into() }].into();
     instance
@@ -23,7 +25,7 @@ fn decode(instances: &[Instance]) -> ClusterLoadAssignment {
     decode_input(&input(&EffectivePolicy::default(), instances), None)
 }
 
-fn input<'a>(policy: &'a EffectivePolicy, instances: &'a [Instance]) -> AssignmentInput<'a> {
+pub(super) fn input<'a>(policy: &'a EffectivePolicy, instances: &'a [Instance]) -> AssignmentInput<'a> {
     AssignmentInput {
         policy,
         subset: None,
@@ -34,7 +36,7 @@ fn input<'a>(policy: &'a EffectivePolicy, instances: &'a [Instance]) -> Assignme
     }
 }
 
-fn decode_input(input: &AssignmentInput<'_>, zone: Option<&ZoneLayout>) -> ClusterLoadAssignment {
+pub(super) fn decode_input(input: &AssignmentInput<'_>, zone: Option<&ZoneLayout>) -> ClusterLoadAssignment {
     let any = Any::decode(&*input.encode("web", zone).any).unwrap();
     assert_eq!(any.type_url, ResourceType::Assignment.url());
     ClusterLoadAssignment::decode(&*any.value).unwrap()
@@ -46,7 +48,7 @@ fn sent(address: &crate::pb::envoy::config::core::v3::Address) -> (String, u32) 
     (socket.address.clone(), port)
 }
 
-fn addresses(endpoint: &LbEndpoint) -> Vec<(String, u32)> {
+pub(super) fn addresses(endpoint: &LbEndpoint) -> Vec<(String, u32)> {
     let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else { panic!() };
     let additional = endpoint.additional_addresses.iter().map(|additional| additional.address.as_ref().unwrap());
     endpoint.address.iter().chain(additional).map(sent).collect()
@@ -198,12 +200,12 @@ fn assignment_without_policy_keeps_its_bytes() {
 const V1: &str = r#"metadata["version"] == "1""#;
 
 /// Returns an instance of a version.
-fn versioned(id: &str, version: &str, host: &str) -> Instance {
+pub(super) fn versioned(id: &str, version: &str, host: &str) -> Instance {
     Instance { metadata: Metadata::parse([(&"version", &version)].into_iter()).unwrap(), ..instance(id, 1, host, 80) }
 }
 
 /// Returns a policy with a subset `v1`, and the split of the calls that no route matches.
-fn policy(default_split: Option<(&str, EmptySubset)>) -> (EffectivePolicy, SubsetName) {
+pub(super) fn policy(default_split: Option<(&str, EmptySubset)>) -> (EffectivePolicy, SubsetName) {
     let name = |name: &str| SubsetName::parse(name).unwrap();
     let subset = |filter: &str| Subset { filter: InstanceFilter::parse(filter).unwrap().unwrap() };
     let policy = EffectivePolicy {
@@ -215,7 +217,7 @@ fn policy(default_split: Option<(&str, EmptySubset)>) -> (EffectivePolicy, Subse
 }
 
 /// Returns the priority, the sub-zone and the addresses of each locality.
-fn localities(assignment: &ClusterLoadAssignment) -> Vec<(u32, String, String)> {
+pub(super) fn localities(assignment: &ClusterLoadAssignment) -> Vec<(u32, String, String)> {
     let locality = |group: &LocalityLbEndpoints| {
         let addresses: Vec<_> = group.lb_endpoints.iter().flat_map(addresses).map(|(ip, _)| ip).collect();
         (group.priority, group.locality.clone().unwrap().sub_zone, addresses.join(" "))
