@@ -8,7 +8,7 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{Backoff, ClientError, Servers, StreamConnector};
 use crate::pb::callboard::v1::{
-    Balancing, Change, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
+    Balancing, Change, EffectiveWeight, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
     discovery_service_client::DiscoveryServiceClient, watch_response::Message,
 };
 
@@ -209,6 +209,8 @@ pub(crate) struct WatchReader {
     token: Bytes,
     /// Changes of a revision whose last message has not arrived yet.
     pending: Vec<change::Change>,
+    /// Weights of a service whose last message has not arrived yet.
+    pending_weights: Vec<EffectiveWeight>,
     /// True while a snapshot is incomplete.
     partial_snapshot: bool,
     /// True between a reset and the next complete snapshot, while the program uses the instances of the token.
@@ -226,6 +228,7 @@ impl WatchReader {
     /// Discards what the previous stream left incomplete, at the start of a new one.
     pub(crate) fn stream_opened(&mut self) -> Option<WatchEvent> {
         self.pending.clear();
+        self.pending_weights.clear();
         self.expects_snapshot = self.token.is_empty();
         std::mem::take(&mut self.partial_snapshot).then_some(WatchEvent::Reset(ResetCause::Interrupted))
     }
@@ -265,7 +268,14 @@ impl WatchReader {
                 self.token = bookmark.resume_token;
                 Some(WatchEvent::Bookmark { revision: bookmark.revision })
             }
-            Message::Balancing(balancing) => Some(WatchEvent::Balancing(balancing)),
+            Message::Balancing(mut balancing) => {
+                self.pending_weights.append(&mut balancing.weights);
+                if balancing.more {
+                    return None;
+                }
+                balancing.weights = std::mem::take(&mut self.pending_weights);
+                Some(WatchEvent::Balancing(balancing))
+            }
             Message::Notice(notice) => match Notice::try_from(notice) {
                 Ok(Notice::Degraded) => Some(WatchEvent::Degraded),
                 Ok(Notice::Settling) => Some(WatchEvent::Settling),

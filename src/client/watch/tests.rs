@@ -45,6 +45,22 @@ fn changes_of_a_revision_are_one_event_and_update_the_token() {
 }
 
 #[test]
+fn weights_of_a_large_service_are_one_event() {
+    let part = |id: &str, more: bool| {
+        let weights = vec![EffectiveWeight { id: id.to_owned(), weight: 0.5 }];
+        message(Message::Balancing(Balancing { weights, more, ..Balancing::default() }))
+    };
+    let mut reader = WatchReader::default();
+    assert!(reader.read(part("lost", true)).is_none());
+    assert!(reader.stream_opened().is_none());
+    assert!(reader.read(part("a", true)).is_none());
+    for ids in [vec!["a", "b"], vec!["b"]] {
+        let Some(WatchEvent::Balancing(balancing)) = reader.read(part("b", false)) else { panic!("no weights") };
+        assert_eq!(balancing.weights.iter().map(|weight| &*weight.id).collect::<Vec<_>>(), ids);
+    }
+}
+
+#[test]
 fn incomplete_changes_are_discarded_when_the_stream_breaks() {
     let mut reader = WatchReader::default();
     reader.read(synced(7));
