@@ -9,6 +9,7 @@
 //! | `checks`, `check_state`, `http_checks` | health checks, their state over restarts, HTTP probes and redirects |
 //! | `self_preservation` | self-preservation |
 //! | `watch` | messages of one watch, case by case |
+//! | `balancing` | effective weights, policies and subsets on a watch |
 //! | `stalled`, `unread`, `unread_http` | readers that stop reading, on every protocol |
 //! | `http_host` | hosts that the HTTP listener serves |
 //! | `handshake`, `limits`, `age`, `descriptors` | connections: start, limits, end |
@@ -44,6 +45,7 @@ mod abuse;
 mod age;
 mod bad_input;
 mod balanced_channel;
+mod balancing;
 mod caller;
 mod cancelled;
 mod check_state;
