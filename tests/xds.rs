@@ -6,6 +6,7 @@
 //! | `subscribing`, `unsubscribing`, `delta` | the scenarios of xds-test-harness, and more of their kind |
 //! | `answering` | accepted, rejected and late answers |
 //! | `endpoints` | instances as endpoints |
+//! | `policy` | changes of policies |
 //! | `restarts` | reconnects, settling, shutdown |
 //! | `status` | the list of watchers, and the client status discovery service |
 //! | `bad_input`, `unread` | invalid requests, endless ones, clients that do not read |
@@ -15,6 +16,7 @@ mod answering;
 mod bad_input;
 mod delta;
 mod endpoints;
+mod policy;
 mod restarts;
 mod status;
 mod subscribing;

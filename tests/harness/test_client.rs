@@ -10,6 +10,7 @@ use callboard::pb::{
         RegisterRequest, RegisterResponse, ReportCheckRequest, ResetSelfPreservationRequest, SelfPreservation,
         SelfPreservationEvent, UpdateInstanceRequest, admin_service_client::AdminServiceClient,
         discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
+        xds_service_client::XdsServiceClient,
     },
     envoy::service::{
         discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
@@ -33,6 +34,7 @@ pub struct TestClient {
     pub health: HealthClient<Channel>,
     pub xds: AggregatedDiscoveryServiceClient<Channel>,
     pub xds_status: ClientStatusDiscoveryServiceClient<Channel>,
+    pub explain: XdsServiceClient<Channel>,
 }
 
 impl TestClient {
@@ -52,7 +54,8 @@ impl TestClient {
             admin: AdminServiceClient::new(channel.clone()),
             health: HealthClient::new(channel.clone()),
             xds: AggregatedDiscoveryServiceClient::new(channel.clone()),
-            xds_status: ClientStatusDiscoveryServiceClient::new(channel),
+            xds_status: ClientStatusDiscoveryServiceClient::new(channel.clone()),
+            explain: XdsServiceClient::new(channel),
         }
     }
 

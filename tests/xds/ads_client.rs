@@ -113,7 +113,8 @@ impl AdsResponse {
         self.resources.keys().map(String::as_str).collect::<Vec<_>>().join(" ")
     }
 
-    /// Returns the localities of an assignment, as `region/zone/sub-zone weight: address, address STATUS`.
+    /// Returns the localities of an assignment, as `region/zone/sub-zone weight P1: address, address STATUS`; without the priority
+    /// if that is 0.
     pub fn localities(&self, name: &str) -> Vec<String> {
         let any = self.resources.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}"));
         let assignment = ClusterLoadAssignment::decode(&*any.value).unwrap();
@@ -128,11 +129,11 @@ impl AdsResponse {
 }
 
 fn locality(endpoints: &LocalityLbEndpoints) -> String {
-    assert_eq!(endpoints.priority, 0);
+    let priority = if endpoints.priority == 0 { String::new() } else { format!(" P{}", endpoints.priority) };
     let place = endpoints.locality.as_ref().expect("clients reject endpoints without a locality");
     let listed: Vec<_> = endpoints.lb_endpoints.iter().map(endpoint).collect();
     let weight = endpoints.load_balancing_weight.unwrap();
-    format!("{}/{}/{} {weight}: {}", place.region, place.zone, place.sub_zone, listed.join(", "))
+    format!("{}/{}/{} {weight}{priority}: {}", place.region, place.zone, place.sub_zone, listed.join(", "))
 }
 
 fn endpoint(endpoint: &LbEndpoint) -> String {

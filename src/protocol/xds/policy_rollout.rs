@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::{
     XdsApi,
     error::XdsError,
-    resource::ResourceType,
     stream_list::{XdsStream, XdsStreamState},
 };
 use crate::{
@@ -91,13 +90,19 @@ fn problem(
     };
     let has = rollout.selecting().revision;
     if let Some(rejected) = rollout.rejected() {
-        let texts = ResourceType::ALL.into_iter().filter_map(|kind| state.session.subscription(kind).rejected());
-        let text = texts.max_by_key(|rejected| rejected.at).map(|rejected| format!(": {}", rejected.error));
-        let text = text.unwrap_or_default();
-        return Some((has, format!("the client rejected the policy of revision {}{text}", rejected.0)));
+        let reason = format!("the client rejected the policy of revision {}: {}", rejected.revision.0, rejected.error);
+        return Some((has, reason));
     }
     if !rollout.is_target(present) {
         return Some((has, "the client was not sent the policy yet".to_owned()));
     }
-    (!rollout.is_complete()).then(|| (has, "the client has not confirmed the present step of the change".to_owned()))
+    if rollout.is_complete() {
+        return None;
+    }
+    let clusters = rollout.listed().iter().map(|cluster| &**cluster);
+    let reason = match state.session.unconfirmed(service.as_str(), clusters) {
+        Some((kind, name)) => format!("the client has not accepted {} {name} yet", kind.label()),
+        None => "the next step of the change follows".to_owned(),
+    };
+    Some((has, reason))
 }

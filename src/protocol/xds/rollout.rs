@@ -39,8 +39,14 @@ pub(super) enum StepAnswer {
     RoutesAccepted,
     /// The client has accepted everything that it was sent.
     Accepted,
-    /// The client has rejected a resource.
-    Rejected,
+}
+
+/// Policy that a client rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RejectedPolicy {
+    pub(super) revision: Revision,
+    /// Reason that the client gave.
+    pub(super) error: Arc<str>,
 }
 
 /// Policy of one service as one stream gets it.
@@ -57,8 +63,8 @@ pub(super) struct PolicyRollout {
     confirmed: BTreeSet<Arc<str>>,
     /// Last policy that the client accepted as a whole.
     accepted: Option<Arc<EffectivePolicy>>,
-    /// Revision of the last policy that the client rejected.
-    rejected: Option<Revision>,
+    /// Last policy that the client rejected, unless there is a newer one.
+    rejected: Option<RejectedPolicy>,
     /// Policies that last defined the clusters which the present policies do not define.
     retired: BTreeMap<Arc<str>, Arc<EffectivePolicy>>,
     /// Step that the client has not confirmed yet. `None`: the client has the target.
@@ -101,9 +107,9 @@ impl PolicyRollout {
         &self.listed
     }
 
-    /// Revision of the last policy that the client rejected, unless there is a newer one.
-    pub(super) fn rejected(&self) -> Option<Revision> {
-        self.rejected
+    /// Last policy that the client rejected, unless there is a newer one.
+    pub(super) fn rejected(&self) -> Option<&RejectedPolicy> {
+        self.rejected.as_ref()
     }
 
     /// Returns whether the client is to have this policy in the end.
@@ -131,7 +137,9 @@ impl PolicyRollout {
 
     /// Sets the newest policy. Returns whether the resources of the service change.
     pub(super) fn set_target(&mut self, policy: &Arc<EffectivePolicy>) -> bool {
-        if Arc::ptr_eq(policy, &self.target) || self.rejected.is_some_and(|rejected| policy.revision <= rejected) {
+        if Arc::ptr_eq(policy, &self.target)
+            || self.rejected.as_ref().is_some_and(|rejected| policy.revision <= rejected.revision)
+        {
             return false;
         }
         self.rejected = None;
@@ -142,9 +150,6 @@ impl PolicyRollout {
 
     /// Takes in the answer of the client. Returns whether the resources of the service change.
     pub(super) fn advance(&mut self, answer: StepAnswer, now: Duration) -> bool {
-        if answer == StepAnswer::Rejected {
-            return self.reject();
-        }
         let Some(step) = &mut self.step else { return false };
         if answer == StepAnswer::Waiting {
             *step = Step::default();
@@ -204,17 +209,18 @@ impl PolicyRollout {
         true
     }
 
-    /// Returns to the last policy that the client accepted, or to none.
-    fn reject(&mut self) -> bool {
+    /// Takes in that the client rejects a resource: returns to the last policy that it accepted, or to none. Returns whether the resources
+    /// of the service change.
+    pub(super) fn reject(&mut self, error: &Arc<str>) -> bool {
         let newest = self.target.revision.max(self.selecting.revision);
-        if self.rejected.is_some_and(|rejected| newest <= rejected) || newest == Revision(0) {
+        if self.rejected.as_ref().is_some_and(|rejected| newest <= rejected.revision) || newest == Revision(0) {
             return false;
         }
         let accepted = self.accepted.clone().unwrap_or_default();
         if Arc::ptr_eq(&accepted, &self.target) {
             return false;
         }
-        self.rejected = Some(newest);
+        self.rejected = Some(RejectedPolicy { revision: newest, error: Arc::clone(error) });
         self.replace(|rollout| {
             rollout.selecting = Arc::clone(&accepted);
             rollout.target = accepted;

@@ -241,26 +241,45 @@ impl Session {
         services
     }
 
+    /// Returns the reason for which the client rejects a resource of a service. `None`: it rejects none.
+    pub(super) fn rejection(&self, service: &str) -> Option<&Arc<str>> {
+        let rejected = ResourceType::ALL.into_iter().filter_map(|kind| {
+            let subscription = &self.types[kind as usize];
+            let status = subscription.status_of_service(kind, service);
+            subscription.rejected().filter(|_| status == Some(ResourceStatus::Rejected))
+        });
+        rejected.max_by_key(|rejected| rejected.at).map(|rejected| &rejected.error)
+    }
+
     /// Returns the answer of the client to the routes of a service, and to these clusters.
     pub(super) fn answer<'a>(&self, service: &str, clusters: impl IntoIterator<Item = &'a str>) -> StepAnswer {
-        let of_routes = [ResourceType::Listener, ResourceType::Route]
-            .map(|kind| self.types[kind as usize].status_of_service(kind, service));
-        let mut of_clusters = Vec::new();
-        for cluster in clusters {
-            let statuses = [ResourceType::Cluster, ResourceType::Assignment]
-                .map(|kind| self.types[kind as usize].settled_status(cluster));
-            of_clusters.extend(statuses);
+        match self.unconfirmed(service, clusters) {
+            None => StepAnswer::Accepted,
+            Some((ResourceType::Listener | ResourceType::Route, _)) => StepAnswer::Waiting,
+            Some((ResourceType::Cluster | ResourceType::Assignment, _)) => StepAnswer::RoutesAccepted,
         }
-        let is_rejected = |status: &Option<ResourceStatus>| *status == Some(ResourceStatus::Rejected);
-        if of_routes.iter().chain(&of_clusters).any(is_rejected) {
-            StepAnswer::Rejected
-        } else if of_routes.into_iter().flatten().any(|status| status != ResourceStatus::Synced) {
-            StepAnswer::Waiting
-        } else if of_clusters.into_iter().all(|status| status == Some(ResourceStatus::Synced)) {
-            StepAnswer::Accepted
-        } else {
-            StepAnswer::RoutesAccepted
-        }
+    }
+
+    /// Returns the first resource that the client has not accepted among the routes of a service and these clusters.
+    pub(super) fn unconfirmed<'a>(
+        &self,
+        service: &str,
+        clusters: impl IntoIterator<Item = &'a str>,
+    ) -> Option<(ResourceType, String)> {
+        let is_synced = |status: Option<ResourceStatus>| status == Some(ResourceStatus::Synced);
+        let of_routes = [ResourceType::Listener, ResourceType::Route].into_iter();
+        let waiting = of_routes.filter(|kind| {
+            let status = self.types[*kind as usize].status_of_service(*kind, service);
+            status.is_some() && !is_synced(status)
+        });
+        let waiting = waiting.map(|kind| (kind, service.to_owned()));
+        let of_clusters = clusters.into_iter().flat_map(|cluster| {
+            [ResourceType::Cluster, ResourceType::Assignment].map(|kind| (kind, cluster.to_owned()))
+        });
+        let mut waiting = waiting.chain(
+            of_clusters.filter(|(kind, cluster)| !is_synced(self.types[*kind as usize].settled_status(cluster))),
+        );
+        waiting.next()
     }
 
     /// Marks the resources of all services as pending.

@@ -6,7 +6,7 @@ use super::{
     XdsApi,
     assignment::EndpointLayout,
     assignment_view::AssignmentQuery,
-    client_family::{ClientFamily, ClientFeature},
+    client_family::{ClientFamily, ClientFeature, ClientLibrary},
     cluster_name::split_cluster_name,
     cluster_resource::cluster,
     request::NodeIdentity,
@@ -102,7 +102,7 @@ impl<'a> RegistrySource<'a> {
 
     fn assignment(&self, name: &str) -> EncodedResource {
         let (policy, family) = (self.policy_of(name), self.client.family);
-        let (is_flat, has_ring) = (!family.has(ClientFeature::Localities), family.has(ClientFeature::RingHash));
+        let (is_flat, has_ring) = (family.library() == ClientLibrary::Tonic, family.has(ClientFeature::RingHash));
         let mut fallbacks = self.context.engine.registry().policies().fallback_services(policy.fallback.iter());
         fallbacks.retain(|fallback| fallback.as_str() != split_cluster_name(name).0);
         let query = AssignmentQuery {

@@ -219,8 +219,8 @@ impl<Q: XdsRequest> AdsStream<Q> {
         }
     }
 
-    /// Takes the steps of policies that the client is ready for.
-    fn advance(&mut self, state: &mut XdsStreamState) {
+    /// Takes the steps of policies that the client is ready for. Returns whether there is something to send or a time to wait for.
+    fn advance(&mut self, state: &mut XdsStreamState) -> bool {
         let now = self.context.clock.since_start();
         let changed = state.policies.advance(&state.session, now);
         for service in changed.iter().filter_map(|name| ServiceName::parse(name).ok()) {
@@ -229,11 +229,12 @@ impl<Q: XdsRequest> AdsStream<Q> {
                 mark(state, &service, &self.context, Session::changed);
             }
         }
-        self.set_timer(state);
+        self.set_timer(state) || !changed.is_empty()
     }
 
-    fn set_timer(&mut self, state: &XdsStreamState) {
-        self.wake.set_timer(state.policies.wake_at(), self.context.clock.since_start());
+    /// Sets the timer of the next step. Returns whether it was set anew.
+    fn set_timer(&mut self, state: &XdsStreamState) -> bool {
+        self.wake.set_timer(state.policies.wake_at(), self.context.clock.since_start())
     }
 
     /// Returns the next response, if the client is to get one.
@@ -305,14 +306,13 @@ impl<Q: XdsRequest> MessageSource for AdsStream<Q> {
                 self.changed(&changes);
                 idle = false;
             }
-            if self.wake.poll_timer(context).is_ready() {
-                let stream = Arc::clone(&self.entry.stream);
-                self.advance(&mut stream.state.lock());
-                idle = false;
-            }
+            idle &= self.wake.poll_timer(context).is_pending();
             if let Some(message) = self.response() {
                 return Poll::Ready(Some(NextMessage::Message(message)));
             }
+            // A resource that turned out to be unchanged is not sent, so the client has it already.
+            let stream = Arc::clone(&self.entry.stream);
+            idle &= !self.advance(&mut stream.state.lock());
             if idle {
                 return Poll::Pending;
             }

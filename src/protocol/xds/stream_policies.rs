@@ -61,8 +61,14 @@ impl StreamPolicies {
         let rollouts = &mut self.rollouts;
         self.incomplete.retain(|service| {
             let Some(rollout) = rollouts.get_mut(service) else { return false };
-            let answer = session.answer(service, rollout.listed().iter().map(|cluster| &**cluster));
-            if rollout.advance(answer, now) {
+            let has_changed = match session.rejection(service) {
+                Some(error) => rollout.reject(error),
+                None => {
+                    let clusters = rollout.listed().iter().map(|cluster| &**cluster);
+                    rollout.advance(session.answer(service, clusters), now)
+                }
+            };
+            if has_changed {
                 changed.push(Arc::clone(service));
             }
             !rollout.is_complete()

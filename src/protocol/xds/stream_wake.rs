@@ -98,11 +98,14 @@ impl StreamWake {
         }
     }
 
-    /// Sets the time at which [`Self::poll_timer`] is ready. Times are since the start of the process.
-    pub(super) fn set_timer(&mut self, at: Option<Duration>, now: Duration) {
-        if at != self.timer.as_ref().map(|(at, _)| *at) {
-            self.timer = at.map(|at| (at, Box::pin(sleep(at.saturating_sub(now)))));
+    /// Sets the time at which [`Self::poll_timer`] is ready. Times are since the start of the process. Returns whether there is a time that
+    /// was not set before.
+    pub(super) fn set_timer(&mut self, at: Option<Duration>, now: Duration) -> bool {
+        if at == self.timer.as_ref().map(|(at, _)| *at) {
+            return false;
         }
+        self.timer = at.map(|at| (at, Box::pin(sleep(at.saturating_sub(now)))));
+        self.timer.is_some()
     }
 
     /// Ready once when the time that was set has come.

@@ -120,10 +120,10 @@ fn client_that_rejects_a_policy_gets_the_one_before_until_there_is_a_newer_one()
     let (old, rejected) = (policy(6, &["v1"]), policy(7, &["v1", "v2"]));
     let mut rollout = accepted(&old);
     rollout.set_target(&rejected);
-    assert!(rollout.advance(StepAnswer::Rejected, ms(1)));
+    assert!(rollout.reject(&"no".into()));
     assert_eq!((listed(&rollout), rollout.selecting().revision), (vec!["web|v1"], Revision(6)));
-    assert_eq!(rollout.rejected(), Some(Revision(7)));
-    assert!(!rollout.advance(StepAnswer::Rejected, ms(2)), "the same rejection changes nothing more");
+    assert_eq!(rollout.rejected(), Some(&RejectedPolicy { revision: Revision(7), error: "no".into() }));
+    assert!(!rollout.reject(&"no".into()), "the same rejection changes nothing more");
     assert!(!rollout.set_target(&rejected));
     assert!(rollout.set_target(&policy(8, &["v1"])));
     assert_eq!((rollout.selecting().revision, rollout.rejected()), (Revision(8), None));
@@ -132,14 +132,14 @@ fn client_that_rejects_a_policy_gets_the_one_before_until_there_is_a_newer_one()
 #[test]
 fn client_that_rejects_its_first_policy_gets_none() {
     let mut rollout = PolicyRollout::new("web".into(), policy(7, &["v1"]));
-    assert!(rollout.advance(StepAnswer::Rejected, ms(1)));
+    assert!(rollout.reject(&"no".into()));
     assert_eq!((listed(&rollout), rollout.selecting().revision), (vec!["web"], Revision(0)));
 }
 
 #[test]
 fn rejection_of_a_client_with_the_accepted_policy_changes_nothing() {
     let mut rollout = accepted(&policy(7, &["v1"]));
-    assert!(!rollout.advance(StepAnswer::Rejected, ms(1)));
+    assert!(!rollout.reject(&"no".into()));
     assert_eq!(rollout.rejected(), None);
 }
 
