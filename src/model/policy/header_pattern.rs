@@ -75,7 +75,7 @@ impl PatternParser<'_> {
 
     fn error(&self, found: &str, hint: &str) -> PatternProblem {
         let problem = format!("has {found} at column {} of the pattern", self.at + 1);
-        (problem, format!("{hint}, which all clients understand alike"))
+        (problem, hint.to_owned())
     }
 
     fn alternatives(&mut self) -> Result<u32, PatternProblem> {

@@ -104,7 +104,7 @@ fn outlier(table: &TableReader<'_>) -> Result<Option<Option<OutlierDetection>>, 
     outlier.only(&["failure_percent", "hosts", "calls", "interval", "eject", "max_percent"])?;
     let default = OutlierDetection::default();
     Ok(Some(Some(OutlierDetection {
-        failure_percent: outlier.percent("failure_percent", 1..=100)?.unwrap_or(default.failure_percent),
+        failure_percent: outlier.percent("failure_percent", 1..=99)?.unwrap_or(default.failure_percent),
         hosts: outlier.whole("hosts", 1..=10_000)?.unwrap_or(default.hosts),
         calls: outlier.whole("calls", 1..=1_000_000)?.unwrap_or(default.calls),
         interval: outlier.duration("interval", &OUTLIER_INTERVAL)?.unwrap_or(default.interval),

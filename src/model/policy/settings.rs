@@ -143,7 +143,7 @@ pub enum RetryableCode {
 /// Detection of instances that fail more often than others; a client does not call them for a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutlierDetection {
-    /// Percentage of failed calls in an interval at which an instance is ejected, 1 to 100.
+    /// Percentage of failed calls in an interval above which an instance is ejected, 1 to 99.
     pub failure_percent: u8,
     /// Minimum number of instances with enough calls.
     pub hosts: u32,

@@ -42,7 +42,7 @@ fn retry() -> impl Strategy<Value = RetryPolicy> {
 
 fn outlier() -> impl Strategy<Value = OutlierDetection> {
     let custom =
-        (1..=100_u8, 1..=10_000_u32, 1..=1_000_000_u32, millis(100..=3_600_000), millis(100..=86_400_000), 1..=100_u8);
+        (1..=99_u8, 1..=10_000_u32, 1..=1_000_000_u32, millis(100..=3_600_000), millis(100..=86_400_000), 1..=100_u8);
     let custom = custom.prop_map(|(failure_percent, hosts, calls, interval, eject, max_percent)| OutlierDetection {
         failure_percent,
         hosts,

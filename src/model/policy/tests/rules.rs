@@ -81,7 +81,7 @@ const RULES: &[(&str, &str)] = &[
         r#"outlier "true" is a boolean, not a table: write "off", or a table such as { failure_percent = 50 }"#,
     ),
     ("outlier = { host = 1 }", "outlier.host is not a field of a policy: write hosts"),
-    ("outlier = { failure_percent = 0 }", r#"outlier.failure_percent "0" is out of range: write 1 to 100"#),
+    ("outlier = { failure_percent = 0 }", r#"outlier.failure_percent "0" is out of range: write 1 to 99"#),
     ("outlier = { hosts = 0 }", r#"outlier.hosts "0" is out of range: write 1 to 10000"#),
     ("outlier = { calls = 0 }", r#"outlier.calls "0" is out of range: write 1 to 1000000"#),
     (
