@@ -6,6 +6,8 @@ pub mod codec;
 #[cfg(feature = "server")]
 pub(crate) mod error_reason;
 #[cfg(feature = "server")]
+pub(crate) mod policy_document;
+#[cfg(feature = "server")]
 pub(crate) mod request_error;
 #[cfg(feature = "server")]
 pub(crate) mod time;

@@ -2,8 +2,8 @@
 
 use callboard::pb::{
     callboard::v1::{
-        Address, ExplainRequest, ExplainResponse, Locality, OmissionReason, RegisterRequest, XdsOutcome, XdsState,
-        xds_service_client::XdsServiceClient,
+        Address, ExplainRequest, ExplainResponse, ListPolicyLimitationsRequest, Locality, OmissionReason,
+        RegisterRequest, XdsOutcome, XdsState, xds_service_client::XdsServiceClient,
     },
     envoy::{
         config::core::v3::{Node, node::UserAgentVersionType},
@@ -19,6 +19,7 @@ use callboard::pb::{
         },
     },
 };
+use prost_types::{Struct, value::Kind};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -44,6 +45,16 @@ struct XdsClient {
 impl XdsClient {
     /// Opens a stream, and subscribes to the resources of a service as a gRPC client does, without accepting any response.
     async fn subscribe(address: &str, node: &str, service: &str) -> (Self, Vec<DiscoveryResponse>) {
+        Self::subscribe_with(address, node, ("gRPC Test", "1.0"), service).await
+    }
+
+    /// Subscribes as a client with this library and version does.
+    async fn subscribe_with(
+        address: &str,
+        node: &str,
+        (library, version): (&str, &str),
+        service: &str,
+    ) -> (Self, Vec<DiscoveryResponse>) {
         let (requests, outgoing) = mpsc::channel(8);
         let mut opening = AggregatedDiscoveryServiceClient::new(channel(address).await);
         let responses = within("the stream", opening.stream_aggregated_resources(ReceiverStream::new(outgoing))).await;
@@ -52,8 +63,8 @@ impl XdsClient {
         for kind in [LISTENER, CLUSTER, ASSIGNMENT] {
             let node = first.is_empty().then(|| Node {
                 id: node.to_owned(),
-                user_agent_name: "gRPC Test".to_owned(),
-                user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion("1.0".to_owned())),
+                user_agent_name: library.to_owned(),
+                user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(version.to_owned())),
                 ..Node::default()
             });
             let names = vec![service.to_owned()];
@@ -321,5 +332,65 @@ async fn health_knows_the_services_of_xds() {
         let request = HealthCheckRequest { service: service.to_owned() };
         let answer = within("Health/Check", client.health.clone().check(request)).await.unwrap();
         assert_eq!(answer.into_inner().status, 1, "{service} serves");
+    }
+}
+
+/// Document of a policy.
+fn document(fields: &[(&str, Kind)]) -> Option<Struct> {
+    let fields =
+        fields.iter().map(|(name, kind)| ((*name).to_owned(), prost_types::Value { kind: Some(kind.clone()) }));
+    Some(Struct { fields: fields.collect() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limitations_of_a_policy_are_those_of_the_connected_clients_of_the_service() {
+    let server = TestServer::open();
+    let address = server.grpc().to_string();
+    let mut streams = Vec::new();
+    for (library, version, service) in [
+        ("gRPC Go", "1.44.0", "web"),
+        ("gRPC Go", "1.44.0", "web"),
+        ("gRPC Go", "1.85.0", "web"),
+        ("gRPC Node Pure JS", "1.14.1", "web"),
+        ("gRPC Java", "1.40.0", "other"),
+    ] {
+        streams.push(XdsClient::subscribe_with(&address, "node", (library, version), service).await);
+    }
+    let mut client = XdsServiceClient::new(channel(&address).await);
+    let outlier = document(&[("failure_percent", Kind::NumberValue(50.0))]).unwrap();
+    let policy =
+        document(&[("lb", Kind::StringValue("least_request".to_owned())), ("outlier", Kind::StructValue(outlier))]);
+    let request = ListPolicyLimitationsRequest { service: "web".to_owned(), policy: policy.clone() };
+    let found = within("the limitations", client.list_policy_limitations(request)).await.unwrap().into_inner();
+    let found: Vec<_> = found
+        .limitations
+        .iter()
+        .map(|found| (&*found.field, &*found.agent, found.streams, &*found.behaviour, &*found.since))
+        .collect();
+    let expected = [
+        ("lb", "gRPC Go 1.44.0", 2, "uses round robin", "1.73"),
+        ("lb", "gRPC Node Pure JS 1.14.1", 1, "uses round robin", ""),
+        ("outlier", "gRPC Go 1.44.0", 2, "ejects no instances", "1.50"),
+    ];
+    assert_eq!(found, expected);
+
+    // The defaults concern the clients of all services; there are none yet.
+    let request = ListPolicyLimitationsRequest { service: String::new(), policy };
+    let of_all = within("the limitations", client.list_policy_limitations(request)).await.unwrap().into_inner();
+    assert!(of_all.limitations.iter().any(|found| found.agent == "gRPC Java 1.40.0" && found.since == "1.48"));
+    let present = ListPolicyLimitationsRequest::default();
+    let present = within("the limitations", client.list_policy_limitations(present)).await.unwrap().into_inner();
+    assert_eq!(present.limitations, []);
+
+    for (service, policy, field) in [
+        ("a b", None, "service"),
+        ("web", document(&[("lb", Kind::StringValue("least_reqest".to_owned()))]), "lb"),
+        ("", document(&[("default", Kind::NullValue(0))]), "default"),
+    ] {
+        let request = ListPolicyLimitationsRequest { service: service.to_owned(), policy };
+        let status = within("the limitations", client.list_policy_limitations(request)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, field, "{status:?}");
     }
 }

@@ -17,6 +17,8 @@
 //! | `request`, `frame` | requests and responses on the wire |
 //! | `stream` | one stream: reads requests, is woken by changes, writes responses |
 //! | `stream_list`, `client_status` | all open streams; their state for clients of CSDS |
+//! | `limitations` | the fields of a policy that a family of clients does not follow (pure) |
+//! | `policy_limitations` | the same for all connected clients, for operators |
 //! | `policy_rollout` | which clients have a policy, for operators |
 //! | `explain` | what the clients of a service get, for operators |
 //! | `error` | errors as statuses |
@@ -26,12 +28,16 @@
 mod assignment;
 mod assignment_view;
 mod client_family;
+#[cfg(test)]
+mod client_rules;
 mod client_status;
 mod cluster_name;
 mod cluster_resource;
 mod error;
 mod explain;
 mod frame;
+mod limitations;
+mod policy_limitations;
 mod policy_rollout;
 mod request;
 mod resource;

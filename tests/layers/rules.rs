@@ -165,7 +165,7 @@ pub const RULES: &[Rule] = &[
         never: &[HTTP, IO, CLOCK, GRPC, PROTOBUF, RUNTIME, SHARED_STATE],
     },
     Rule { layer: "client", uses: &["pb"], tests_use: &[], never: &[AXUM] },
-    Rule { layer: "pb", uses: &[], tests_use: &[], never: &[] },
+    Rule { layer: "pb", uses: &["model"], tests_use: &[], never: &[] },
     Rule { layer: "metrics", uses: &[], tests_use: &[], never: &[AXUM, GRPC, PROTOBUF] },
     Rule { layer: "clock", uses: &["model", "registry"], tests_use: &[], never: &[] },
     Rule { layer: "random", uses: &[], tests_use: &[], never: &[] },

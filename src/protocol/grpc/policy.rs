@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use prost::Message;
-use prost_types::{ListValue, Struct, Value, value::Kind};
+use prost_types::Struct;
 
 use super::{ApiError, GrpcApi, decode, discovery::page_length, encode, time};
 use crate::{
     app::page_size,
     engine::validate_policy_size,
-    model::{
-        Caller, DocumentTable, DocumentValue, EffectivePolicy, PolicyDocument, PolicyScope, Revision, ServiceName,
-        ServicePolicy,
+    model::{Caller, EffectivePolicy, PolicyScope, Revision, ServiceName, ServicePolicy},
+    pb::{
+        callboard::v1 as pb,
+        policy_document::{decode_document, encode_document},
     },
-    pb::callboard::v1 as pb,
     registry::{PolicyCommand, PolicyDecision, PolicyOutcome, PolicyRevision},
 };
 
@@ -30,7 +30,7 @@ impl GrpcApi {
     ) -> Result<pb::SetPolicyResponse, ApiError> {
         let scope = decode_scope(&message.service)?;
         let policy = decode_policy(&scope, message.policy.as_ref())?;
-        let document = encode_table(&policy.to_document().0);
+        let document = encode_document(&policy.to_document());
         let command = PolicyCommand { scope, policy, expected_revision: message.expected_revision.map(Revision) };
         let outcome = if message.dry_run {
             self.try_policy(command)?
@@ -65,7 +65,7 @@ impl GrpcApi {
         let defaults = view.defaults.as_ref().map(|newest| &newest.policy);
         Ok(pb::GetPolicyResponse {
             policy: Some(encode_policy(&scope, view.newest.as_deref())),
-            effective: Some(encode_table(&view.effective.to_document().0)),
+            effective: Some(encode_document(&view.effective.to_document())),
             inherited: EffectivePolicy::inherited_fields(own, defaults),
         })
     }
@@ -104,42 +104,9 @@ fn decode_scope(service: &str) -> Result<PolicyScope, ApiError> {
 
 /// Decodes and validates a document. An absent one is empty.
 fn decode_policy(scope: &PolicyScope, document: Option<&Struct>) -> Result<ServicePolicy, ApiError> {
-    let table = document.map(decode_table).unwrap_or_default();
-    let policy = ServicePolicy::from_document(scope, &PolicyDocument(table))?;
+    let policy = ServicePolicy::from_document(scope, &decode_document(document))?;
     validate_policy_size(&policy)?;
     Ok(policy)
-}
-
-fn decode_table(document: &Struct) -> DocumentTable {
-    document.fields.iter().map(|(name, value)| (name.clone(), decode_value(value))).collect()
-}
-
-/// Converts a value. The depth of a message is limited when it is decoded, and so is that of the recursion.
-fn decode_value(value: &Value) -> DocumentValue {
-    match &value.kind {
-        None | Some(Kind::NullValue(_)) => DocumentValue::Null,
-        Some(Kind::BoolValue(flag)) => DocumentValue::Bool(*flag),
-        Some(Kind::NumberValue(number)) => DocumentValue::Number(*number),
-        Some(Kind::StringValue(text)) => DocumentValue::Text(text.clone()),
-        Some(Kind::ListValue(list)) => DocumentValue::List(list.values.iter().map(decode_value).collect()),
-        Some(Kind::StructValue(table)) => DocumentValue::Table(decode_table(table)),
-    }
-}
-
-fn encode_table(table: &DocumentTable) -> Struct {
-    Struct { fields: table.iter().map(|(name, value)| (name.clone(), encode_value(value))).collect() }
-}
-
-fn encode_value(value: &DocumentValue) -> Value {
-    let kind = match value {
-        DocumentValue::Null => Kind::NullValue(0),
-        DocumentValue::Bool(flag) => Kind::BoolValue(*flag),
-        DocumentValue::Number(number) => Kind::NumberValue(*number),
-        DocumentValue::Text(text) => Kind::StringValue(text.clone()),
-        DocumentValue::List(items) => Kind::ListValue(ListValue { values: items.iter().map(encode_value).collect() }),
-        DocumentValue::Table(table) => Kind::StructValue(encode_table(table)),
-    };
-    Value { kind: Some(kind) }
 }
 
 fn encode_policy(scope: &PolicyScope, newest: Option<&PolicyRevision>) -> pb::Policy {
@@ -152,7 +119,7 @@ fn encode_policy(scope: &PolicyScope, newest: Option<&PolicyRevision>) -> pb::Po
     };
     pb::Policy {
         service,
-        policy: Some(encode_table(&newest.policy.to_document().0)),
+        policy: Some(encode_document(&newest.policy.to_document())),
         revision: newest.revision.0,
         time: Some(time::timestamp(newest.time)),
         caller: Some(encode::caller(&newest.caller)),

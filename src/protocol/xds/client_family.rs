@@ -9,7 +9,8 @@
 //! | tonic-xds | `gRPC Rust tonic-xds` | `0.1.0-alpha.4` |
 //! | Envoy | `envoy` | none |
 //!
-//! Clients of the same family get the same bytes. An unknown library has no features, and a version that cannot be read is the oldest.
+//! Clients of the same family get the same bytes. An unknown library gets what all libraries accept, and a version that
+//! cannot be read is the oldest.
 
 use std::fmt;
 
@@ -65,6 +66,7 @@ pub(super) struct LibraryVersion {
     is_release: bool,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the entries of the table are optional")]
 const fn version(major: u32, minor: u32, patch: u32) -> Option<LibraryVersion> {
     Some(LibraryVersion { major, minor, patch, is_release: true })
 }
@@ -92,13 +94,10 @@ impl ClientFeature {
     pub(super) fn since(self, library: ClientLibrary) -> Option<LibraryVersion> {
         //                         C-core            Java              Go                Node              tonic  Envoy
         let [core, java, go, node, tonic, envoy] = match self {
-            Self::StreamDuration => {
+            Self::StreamDuration | Self::CircuitBreaker => {
                 [version(1, 37, 1), version(1, 37, 1), version(1, 37, 0), version(1, 4, 0), NEVER, ALL]
             }
             Self::Retries => [version(1, 40, 0), version(1, 40, 1), version(1, 41, 0), version(1, 8, 0), ALL, ALL],
-            Self::CircuitBreaker => {
-                [version(1, 37, 1), version(1, 37, 1), version(1, 37, 0), version(1, 4, 0), NEVER, ALL]
-            }
             Self::OutlierDetection => {
                 [version(1, 51, 0), version(1, 49, 0), version(1, 50, 0), version(1, 7, 0), NEVER, ALL]
             }
@@ -113,6 +112,8 @@ impl ClientFeature {
         };
         match library {
             ClientLibrary::Php if self == Self::CircuitBreaker => NEVER,
+            // Unknown clients get the endpoints that servers without policies send.
+            ClientLibrary::Unknown if matches!(self, Self::Localities | Self::Drops) => ALL,
             ClientLibrary::Core | ClientLibrary::Php => core,
             ClientLibrary::Java => java,
             ClientLibrary::Go => go,
@@ -134,7 +135,10 @@ pub(super) struct ClientFamily {
 
 impl ClientFamily {
     /// Family of clients with an unknown library: they get what every client accepts.
-    pub(super) const UNKNOWN: Self = Self { library: ClientLibrary::Unknown, features: 0 };
+    pub(super) const UNKNOWN: Self = Self {
+        library: ClientLibrary::Unknown,
+        features: ClientFeature::Localities.bit() | ClientFeature::Drops.bit(),
+    };
 
     /// Returns the family of a client.
     pub(super) fn of(node: &NodeIdentity) -> Self {
@@ -267,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_library_has_no_features_and_unreadable_version_is_the_oldest() {
+    fn unknown_library_and_unreadable_version_get_what_all_versions_accept() {
         assert_eq!(ClientFamily::new("my client", "1.85.0"), ClientFamily::UNKNOWN);
         for version in ["", "v1.85", "1.x", "99999999999.0.0", "-"] {
             assert_eq!(ClientFamily::new("gRPC Go", version), ClientFamily::new("gRPC Go", "1.30.0"), "{version}");

@@ -12,6 +12,7 @@ use super::{
     XdsApi,
     assignment::{AssignedLocality, OmissionReason, PlannedLocality, ServiceAssignment, XdsEndpoint},
     error::XdsError,
+    policy_limitations::policy_limitations,
     policy_rollout::policy_rollout,
     resource::{self, EncodedResource, ResourceType},
     session::{ResourceSource, ResourceStatus, TypeSubscription, XdsVariant},
@@ -335,9 +336,9 @@ impl XdsService for ExplainApi {
 
     async fn list_policy_limitations(
         &self,
-        _: Request<pb::ListPolicyLimitationsRequest>,
+        request: Request<pb::ListPolicyLimitationsRequest>,
     ) -> Result<Response<pb::ListPolicyLimitationsResponse>, Status> {
-        Err(Status::unimplemented("policies are not served yet"))
+        Ok(Response::new(policy_limitations(&self.0, request.get_ref())?))
     }
 
     async fn get_policy_rollout(

@@ -116,16 +116,16 @@ impl RouteBuilder<'_> {
             Some(MethodMatch::Service(prefix)) => PathSpecifier::Prefix(prefix.to_string()),
         };
         let headers = route.headers.iter().map(|condition| self.header_matcher(condition)).collect();
-        let mut action = self.action(self.destination(route.split.as_ref()));
-        self.limit(&mut action, route.timeout.unwrap_or(self.policy.timeout));
+        let timeout = route.timeout.unwrap_or(self.policy.timeout);
+        let mut action = limited_action(self.destination(route.split.as_ref()), timeout);
         action.retry_policy = self.retries(route.retry.as_ref().or(self.policy.retry.as_ref()));
         action.hash_policy = self.hash_policies(route.hash_header.as_deref());
         matched(path, headers, action)
     }
 
     fn default_route(&self) -> Route {
-        let mut action = self.action(self.destination(self.policy.default_split.as_ref()));
-        self.limit(&mut action, self.policy.timeout);
+        let destination = self.destination(self.policy.default_split.as_ref());
+        let mut action = limited_action(destination, self.policy.timeout);
         action.retry_policy = self.retries(self.policy.retry.as_ref());
         action.hash_policy = self.hash_policies(None);
         matched(PathSpecifier::Prefix(String::new()), Vec::new(), action)
@@ -144,7 +144,7 @@ impl RouteBuilder<'_> {
             let weighted = clusters.iter().enumerate().map(|(at, name)| (Arc::clone(name), weight(at)));
             let never =
                 HeaderCondition { name: WARM_HEADER.into(), matches: HeaderMatch::Exact(token.as_str().into()) };
-            let action = self.action(specifier(weighted.collect()));
+            let action = limited_action(specifier(weighted.collect()), Duration::ZERO);
             matched(PathSpecifier::Prefix(String::new()), vec![self.header_matcher(&never)], action)
         });
         routes.collect()
@@ -165,33 +165,13 @@ impl RouteBuilder<'_> {
         specifier(self.clusters(split))
     }
 
-    /// Returns an action without a time limit. Envoy's default limit of 15 seconds would also end streams; gRPC ignores the field.
-    fn action(&self, cluster_specifier: ClusterSpecifier) -> RouteAction {
-        RouteAction {
-            cluster_specifier: Some(cluster_specifier),
-            timeout: Some(prost_types::Duration::default()),
-            ..RouteAction::default()
-        }
-    }
-
-    /// Limits the time of a call. Zero leaves only the caller's deadline.
-    fn limit(&self, action: &mut RouteAction, timeout: Duration) {
-        if !timeout.is_zero() {
-            action.max_stream_duration = Some(MaxStreamDuration { max_stream_duration: Some(duration(timeout)) });
-        }
-    }
-
     /// Returns the retries of a route. grpc-java ignores those of the virtual host.
     fn retries(&self, policy: Option<&RetryPolicy>) -> Option<RouteRetries> {
         let policy = policy.filter(|policy| policy.attempts > 0)?;
         let on = policy.on.iter().map(|code| match (code, self.family.library()) {
             // Envoy does not take a broken connection as a response with the code.
             (RetryableCode::Unavailable, ClientLibrary::Envoy) => "unavailable,reset",
-            (RetryableCode::Unavailable, _) => "unavailable",
-            (RetryableCode::Cancelled, _) => "cancelled",
-            (RetryableCode::DeadlineExceeded, _) => "deadline-exceeded",
-            (RetryableCode::Internal, _) => "internal",
-            (RetryableCode::ResourceExhausted, _) => "resource-exhausted",
+            (code, _) => code.as_str(),
         });
         Some(RouteRetries {
             // C-core and grpc-js do not skip spaces.
@@ -246,6 +226,19 @@ impl RouteBuilder<'_> {
             header_match_specifier: Some(specifier),
             invert_match: condition.matches == HeaderMatch::Absent,
         }
+    }
+}
+
+/// Returns an action with a time limit. Zero leaves only the caller's deadline. gRPC ignores `timeout`, whose default in Envoy is 15 seconds
+/// and also ends streams.
+fn limited_action(cluster_specifier: ClusterSpecifier, limit: Duration) -> RouteAction {
+    let max_stream_duration =
+        (!limit.is_zero()).then(|| MaxStreamDuration { max_stream_duration: Some(duration(limit)) });
+    RouteAction {
+        cluster_specifier: Some(cluster_specifier),
+        timeout: Some(prost_types::Duration::default()),
+        max_stream_duration,
+        ..RouteAction::default()
     }
 }
 

@@ -117,7 +117,7 @@ fn time_limit_of_a_route_replaces_that_of_the_policy() {
         Some(MaxStreamDuration { max_stream_duration: Some(duration) })
     };
     let expected = [None, limit(30, 500_000_000), limit(5, 0)];
-    assert_eq!(limits.iter().map(|action| action.max_stream_duration.clone()).collect::<Vec<_>>(), expected);
+    assert_eq!(limits.iter().map(|action| action.max_stream_duration).collect::<Vec<_>>(), expected);
     assert!(limits.iter().all(|action| action.timeout == Some(prost_types::Duration::default())));
 }
 
