@@ -27,7 +27,7 @@
 //! | `tls` | certificates on both sides, their renewal, clients without one |
 //! | `abuse` | hostile peers beside well-behaved ones: `just abuse` |
 //! | `faults` | kills, stops, failing networks and disks, storms, clocks that jump: `just faults` |
-//! | `command_line` | commands, their output and exit codes |
+//! | `command_line`, `policy_commands` | commands, their output and exit codes |
 //! | `consul`, `consul_fields`, `consul_identity` | Consul's HTTP API: registration, fields, nodes and ids |
 //! | `consul_blocking`, `consul_filter` | blocking queries and filters |
 //! | `consul_replay` | two recordings of Consul's answers |
@@ -76,6 +76,7 @@ mod lexer;
 mod limits;
 mod outcome;
 mod policy;
+mod policy_commands;
 mod pressure;
 mod process;
 mod readme;

@@ -11,7 +11,7 @@
 //! | `status` | the list of watchers, and the client status discovery service |
 //! | `bad_input`, `unread` | invalid requests, endless ones, clients that do not read |
 
-mod ads_client;
+pub mod ads_client;
 mod answering;
 mod bad_input;
 mod delta;

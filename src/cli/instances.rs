@@ -21,6 +21,9 @@ pub(crate) struct InstancesArgs {
     /// Only instances that match, as in '"v2" in tags and status == SERVING'
     #[arg(long)]
     filter: Option<String>,
+    /// Only instances of this subset, as `callboard subset list` shows it
+    #[arg(long, value_name = "SUBSET")]
+    subset: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -30,19 +33,20 @@ pub(crate) struct InstancesArgs {
 pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let filter = args.filter.unwrap_or_default();
+    let subset = args.subset.unwrap_or_default();
     let instances = pages(usize::MAX, async |page_token| {
         let request = with_deadline(ListInstancesRequest {
             service: args.service.clone(),
             filter: filter.clone(),
             page_size: 0,
             page_token,
-            subset: String::new(),
+            subset: subset.clone(),
         });
         let page = connection.call(connection.discovery().list_instances(request)).await?;
         Ok((page.instances, page.next_page_token))
     });
     let instances: Vec<InstanceView> = instances.await?.into_iter().map(InstanceView::from).collect();
-    let which = if filter.is_empty() { "" } else { " matching" };
+    let which = if filter.is_empty() && subset.is_empty() { "" } else { " matching" };
     let empty = format!("no{which} instances of {}", escape(&args.service));
     output::list(args.output.format, &instances, &empty)?;
     Ok(ExitCode::SUCCESS)

@@ -149,7 +149,7 @@ impl fmt::Display for PolicyTarget {
 
 /// Policy as printed. Its keys are stable, because scripts read them.
 #[derive(Debug, Serialize)]
-struct PolicyView {
+struct StoredPolicyView {
     /// `None` for the defaults.
     service: Option<String>,
     revision: u64,
@@ -158,7 +158,7 @@ struct PolicyView {
     policy: PolicyFields,
 }
 
-impl From<Policy> for PolicyView {
+impl From<Policy> for StoredPolicyView {
     fn from(policy: Policy) -> Self {
         Self {
             service: not_empty(policy.service),
@@ -170,7 +170,7 @@ impl From<Policy> for PolicyView {
     }
 }
 
-impl PolicyView {
+impl StoredPolicyView {
     fn target(&self) -> PolicyTarget {
         PolicyTarget::of(self.service.clone().unwrap_or_default())
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     connection::ServerArgs,
@@ -86,6 +86,12 @@ struct RouteOptions {
     /// Maximum time of a matching call, instead of the policy's
     #[arg(long, value_name = "DURATION")]
     timeout: Option<String>,
+    /// Number of further attempts after a failed call, 0 to 4, instead of the policy's
+    #[arg(long, value_name = "N")]
+    retries: Option<u8>,
+    /// Status codes after which a call is retried, for example unavailable,cancelled
+    #[arg(long, value_name = "CODE", value_delimiter = ',', requires = "retries")]
+    retry_on: Vec<String>,
     /// Header whose value is the key for ring hash
     #[arg(long, value_name = "NAME")]
     hash_header: Option<String>,
@@ -220,7 +226,13 @@ fn views(document: &PolicyFields) -> Vec<RouteView> {
 fn routes(matches: &[ParsedRoutes], options: Option<&RouteOptions>) -> Vec<Value> {
     let mut routes: Vec<Value> = matches.iter().flat_map(ParsedRoutes::values).collect();
     for route in &mut routes {
-        let Some(RouteOptions { timeout, hash_header, empty }) = options else { continue };
+        let Some(RouteOptions { timeout, retries, retry_on, hash_header, empty }) = options else { continue };
+        if let Some(attempts) = retries {
+            route["retry"] = json!({ "attempts": attempts });
+            if !retry_on.is_empty() {
+                route["retry"]["on"] = Value::from(retry_on.clone());
+            }
+        }
         for (field, value) in [("timeout", timeout), ("hash_header", hash_header), ("empty", empty)] {
             if let Some(value) = value {
                 route[field] = Value::from(value.clone());

@@ -39,7 +39,7 @@ struct SubsetSetArgs {
     /// Name of the subset, for example v2
     #[arg(value_name = "NAME")]
     name: String,
-    /// The instances that belong to it, as in 'metadata["version"] == "2"'
+    /// The instances that belong to it, as in '"v2" in tags'
     #[arg(long)]
     filter: String,
     #[command(flatten)]

@@ -32,6 +32,9 @@ pub(crate) struct WatchArgs {
     /// Only instances that match, as in '"v2" in tags and status == SERVING'
     #[arg(long)]
     filter: Option<String>,
+    /// Only instances of this subset of the one service
+    #[arg(long, value_name = "SUBSET", conflicts_with_all = ["prefix", "all"])]
+    subset: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -48,6 +51,7 @@ pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, CliError> {
         prefix: args.prefix.unwrap_or_default(),
         everything: args.all,
         filter: args.filter.unwrap_or_default(),
+        subset: args.subset.unwrap_or_default(),
         ..WatchRequest::default()
     };
     let mut watch = Watch::new(&server, request);

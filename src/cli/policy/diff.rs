@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    PolicyTarget, PolicyTargetArgs, PolicyView,
+    PolicyTarget, PolicyTargetArgs, StoredPolicyView,
     change::{fetch, set_policy},
     field_diff::{self, FieldChange, changes},
     fields::PolicyFields,
@@ -110,7 +110,7 @@ async fn with_revision(
     revision: Option<u64>,
 ) -> Result<((String, PolicyFields), (String, PolicyFields)), CliError> {
     let revisions = revisions(connection, target).await?;
-    let label = |policy: &PolicyView| (format!("revision {}", policy.revision), policy.policy.clone());
+    let label = |policy: &StoredPolicyView| (format!("revision {}", policy.revision), policy.policy.clone());
     let never_set = || ("never set".to_owned(), PolicyFields::default());
     let before = match revision {
         Some(revision) => label(find(target, &revisions, revision)?),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::Write as _, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 
-use super::{PolicyFields, PolicyTarget, PolicyTargetArgs, PolicyView, get_policy};
+use super::{PolicyFields, PolicyTarget, PolicyTargetArgs, StoredPolicyView, get_policy};
 use crate::cli::{
     connection::ServerArgs,
     error::CliError,
@@ -41,9 +41,10 @@ pub(super) async fn run(args: GetArgs) -> Result<ExitCode, CliError> {
     let target = args.target.target();
     let connection = args.server.connect()?;
     let response = get_policy(&connection, &target).await?;
-    let policy = PolicyView::from(response.policy.unwrap_or_default());
+    let policy = StoredPolicyView::from(response.policy.unwrap_or_default());
     if !args.effective && policy.policy.is_empty() {
-        print_stderr(&format!("{} is empty", escape(&target.to_string())));
+        let verb = if target == PolicyTarget::Defaults { "are" } else { "is" };
+        print_stderr(&format!("{} {verb} empty", escape(&target.to_string())));
     }
     let text = if args.effective {
         let inherited = response.inherited.into_iter();
@@ -60,7 +61,7 @@ pub(super) async fn run(args: GetArgs) -> Result<ExitCode, CliError> {
 }
 
 /// Returns the comment at the beginning of the TOML: the policy and its last change.
-fn heading(prefix: &str, target: &PolicyTarget, policy: &PolicyView) -> String {
+fn heading(prefix: &str, target: &PolicyTarget, policy: &StoredPolicyView) -> String {
     let what = format!("{prefix} {target}");
     let change = match (policy.revision, &policy.time) {
         (0, _) => ", never set".to_owned(),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::{PolicyTarget, PolicyTargetArgs, PolicyView, field_diff::changes, fields::PolicyFields};
+use super::{PolicyTarget, PolicyTargetArgs, StoredPolicyView, field_diff::changes, fields::PolicyFields};
 use crate::{
     cli::{
         connection::{ServerArgs, ServerConnection, with_deadline},
@@ -31,7 +31,7 @@ pub(super) struct HistoryArgs {
 #[derive(Debug, Serialize)]
 struct PolicyRevisionView {
     #[serde(flatten)]
-    policy: PolicyView,
+    policy: StoredPolicyView,
     /// `None` if the revision before is not in the history.
     changed: Option<Vec<String>>,
 }
@@ -68,14 +68,14 @@ pub(super) async fn run(args: HistoryArgs) -> Result<ExitCode, CliError> {
 pub(super) async fn revisions(
     connection: &ServerConnection,
     target: &PolicyTarget,
-) -> Result<Vec<PolicyView>, CliError> {
+) -> Result<Vec<StoredPolicyView>, CliError> {
     let request = with_deadline(ListPolicyRevisionsRequest { service: target.service() });
     let response = connection.call(connection.admin().list_policy_revisions(request)).await?;
-    Ok(response.revisions.into_iter().map(PolicyView::from).collect())
+    Ok(response.revisions.into_iter().map(StoredPolicyView::from).collect())
 }
 
 /// Adds to each revision the fields that it changed, and returns the newest last.
-fn with_changes(mut revisions: Vec<PolicyView>) -> Vec<PolicyRevisionView> {
+fn with_changes(mut revisions: Vec<StoredPolicyView>) -> Vec<PolicyRevisionView> {
     revisions.reverse();
     let mut before: Option<PolicyFields> = None;
     let mut views = Vec::new();
@@ -99,7 +99,7 @@ mod tests {
     fn revisions_are_shown_with_the_fields_that_each_changed() {
         let revision = |revision, document| {
             let policy = Some(fields(document).to_proto());
-            PolicyView::from(Policy { service: "web".to_owned(), revision, policy, ..Policy::default() })
+            StoredPolicyView::from(Policy { service: "web".to_owned(), revision, policy, ..Policy::default() })
         };
         let newest_first = vec![
             revision(9, json!({})),

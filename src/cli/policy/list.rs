@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::PolicyView;
+use super::StoredPolicyView;
 use crate::{
     cli::{
         connection::{ServerArgs, pages, with_deadline},
@@ -23,7 +23,7 @@ pub(super) struct ListArgs {
     output: OutputArgs,
 }
 
-impl Printable for PolicyView {
+impl Printable for StoredPolicyView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
         (&["SERVICE", "REVISION", "CHANGED", "FIELDS"], &["CALLER"]);
 
@@ -50,7 +50,7 @@ pub(super) async fn run(args: ListArgs) -> Result<ExitCode, CliError> {
         let page = connection.call(connection.admin().list_policies(request)).await?;
         Ok((page.policies, page.next_page_token))
     });
-    let policies: Vec<PolicyView> = policies.await?.into_iter().map(PolicyView::from).collect();
+    let policies: Vec<StoredPolicyView> = policies.await?.into_iter().map(StoredPolicyView::from).collect();
     output::list(args.output.format, &policies, "no policies")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{
-    PolicyTarget, PolicyTargetArgs, PolicyView,
+    PolicyTarget, PolicyTargetArgs, StoredPolicyView,
     change::{ChangeArgs, edit},
     history::revisions,
 };
@@ -47,16 +47,16 @@ pub(super) async fn run(args: RollbackArgs) -> Result<ExitCode, CliError> {
 }
 
 /// Returns the revision before the present one, from a history with the newest first.
-pub(super) fn earlier(revisions: &[PolicyView]) -> Option<&PolicyView> {
+pub(super) fn earlier(revisions: &[StoredPolicyView]) -> Option<&StoredPolicyView> {
     revisions.get(1)
 }
 
 /// Returns a revision of a history.
 pub(super) fn find<'a>(
     target: &PolicyTarget,
-    revisions: &'a [PolicyView],
+    revisions: &'a [StoredPolicyView],
     revision: u64,
-) -> Result<&'a PolicyView, CliError> {
+) -> Result<&'a StoredPolicyView, CliError> {
     revisions.iter().find(|policy| policy.revision == revision).ok_or_else(|| {
         CliError::NotFound(format!(
             "revision {revision} is not in the history of {target}; `callboard policy history {}` lists the revisions",
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn revision_that_is_not_in_the_history_is_an_error_with_a_hint() {
-        let revisions: Vec<PolicyView> =
+        let revisions: Vec<StoredPolicyView> =
             [9, 4].map(|revision| Policy { revision, ..Policy::default() }.into()).into_iter().collect();
         assert_eq!(find(&PolicyTarget::Defaults, &revisions, 4).unwrap().revision, 4);
         assert_eq!(earlier(&revisions).map(|policy| policy.revision), Some(4));

@@ -90,7 +90,12 @@ impl RolloutView {
     pub(super) fn print(&self, format: OutputFormat, limit: Duration) -> Result<(), CliError> {
         let Self { streams, synced, .. } = self;
         if self.complete {
-            writeln!(anstream::stdout(), "{synced} of {streams} xDS streams have it")?;
+            let line = match streams {
+                0 => "no xDS stream subscribes to it".to_owned(),
+                1 => "the only xDS stream has it".to_owned(),
+                streams => format!("all {streams} xDS streams have it"),
+            };
+            writeln!(anstream::stdout(), "{line}")?;
             return Ok(());
         }
         let limit = humantime::format_duration(limit);

@@ -45,9 +45,12 @@ fn route_set_needs_a_split_or_a_match() {
 
 #[test]
 fn route_add_takes_other_fields_of_the_route() {
-    let words = ["add", "payments", "--match", "header:a=1→v2", "--timeout", "30s", "--empty", "fail", "--at", "0"];
+    let line = "add payments --match header:a=1→v2 --timeout 30s --empty fail --at 0 --retries 2 --retry-on internal";
+    let words: Vec<_> = line.split(' ').collect();
     let RouteCommand::Add(args) = parse(&words).unwrap() else { panic!("not `add`") };
-    let expected = [json!({"header": {"a": "1"}, "to": {"v2": 100}, "timeout": "30s", "empty": "fail"})];
+    let retry = json!({"attempts": 2, "on": ["internal"]});
+    let fields = json!({"header": {"a": "1"}, "to": {"v2": 100}, "timeout": "30s", "empty": "fail", "retry": retry});
+    let expected = [fields];
     assert_eq!(routes(&args.matches, Some(&args.options)), expected);
     assert_eq!(args.at, Some(0));
 }
