@@ -110,10 +110,10 @@ impl ResponseTimeRounds {
         let mut times: Vec<f64> =
             instances.iter().filter_map(|instance| instance.load.recent_response_time(now)).collect();
         if times.len() < MIN_REPORTING {
-            instances.iter_mut().for_each(|instance| {
+            for instance in instances {
                 instance.load.factor = 1.0;
                 instance.load.published = WeightFactor::ONE;
-            });
+            }
             return;
         }
         let median = median(&mut times);

@@ -135,7 +135,8 @@ impl SlowStart {
 /// Returns the factor at the step that is nearest to an age.
 #[expect(clippy::cast_precision_loss, reason = "a handful of steps")]
 fn nearest_step(age: u64, window: u64) -> WeightFactor {
-    let step = if window == 0 { STEPS } else { (age.saturating_mul(STEPS) + window / 2) / window };
+    // Without a window, every age is beyond it.
+    let step = (age.saturating_mul(STEPS).saturating_add(window / 2)).checked_div(window).unwrap_or(STEPS);
     WeightFactor::new(step.min(STEPS) as f64 / STEPS as f64)
 }
 

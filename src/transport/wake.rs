@@ -240,7 +240,7 @@ impl ChangeListener for Notifier {
     }
 
     fn policy_changed(&self, scope: &PolicyScope) {
-        // As in `changed`.
+        // As in `service_changed`.
         fence(Ordering::SeqCst);
         let service = match scope {
             PolicyScope::Defaults => None,

@@ -132,9 +132,9 @@ fn average_follows_a_change_with_its_time_constant() {
     let (average, _) = load.response_time.unwrap();
     assert!((average - 0.1632).abs() < 0.001, "{average}: 63 % of the way after ten seconds");
     load.add(10_000, &report(900, 0));
-    assert_eq!(load.response_time.unwrap().0, average, "the same report is added once");
+    assert_eq!(load.response_time, Some((average, 10_000)), "the same report is added once");
     load.add(60_000, &report(50, 0));
-    assert_eq!(load.response_time.unwrap().0, 0.05, "nothing is left of the average before a silence");
+    assert_eq!(load.response_time, Some((0.05, 60_000)), "nothing is left of the average before a silence");
 }
 
 #[test]

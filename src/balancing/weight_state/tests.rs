@@ -8,11 +8,14 @@ use crate::registry::{Entry, test_support::entry};
 const BOTH: WeightSettings = WeightSettings { slow_start: 60_000, response_time: true };
 const SLOW_START: WeightSettings = WeightSettings { slow_start: 60_000, response_time: false };
 
+/// Instance, and its last load report with the time of it.
+type ObservedEntry = (Arc<Entry>, Option<(LoadReport, u64)>);
+
 /// Service whose state is updated each second.
 #[derive(Debug, Default)]
 struct Service {
     state: WeightState,
-    entries: BTreeMap<String, (Arc<Entry>, Option<(LoadReport, u64)>)>,
+    entries: BTreeMap<String, ObservedEntry>,
     published: Option<ServiceWeights>,
     versions: u64,
 }
@@ -20,7 +23,9 @@ struct Service {
 impl Service {
     fn with(ids: &[&str]) -> Self {
         let mut service = Self::default();
-        ids.iter().for_each(|id| service.add(id));
+        for id in ids {
+            service.add(id);
+        }
         service
     }
 

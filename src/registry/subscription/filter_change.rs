@@ -21,8 +21,8 @@ impl Subscription {
             // The rest of the log is read first, with the present filter.
             self.cursor = until;
             let last = events.last().map_or(until, |event| event.revision);
-            let changes = fold(events, &self.filter, &self.filter);
-            return (!changes.is_empty()).then_some(Step::Changes(changes, last));
+            let deltas = fold(events, &self.filter, &self.filter);
+            return (!deltas.is_empty()).then_some(Step::Changes(deltas, last));
         }
         events.retain(|event| event.revision <= snapshot.revision);
         let changed: HashSet<_> = events.iter().map(|event| (event.service().clone(), event.id().clone())).collect();
@@ -47,10 +47,10 @@ impl Subscription {
             Some(Delta { event: Arc::new(event), kind })
         });
         let moved: Vec<_> = moved.collect();
-        let mut changes = fold(events, &self.filter, &next);
-        changes.extend(moved);
+        let mut deltas = fold(events, &self.filter, &next);
+        deltas.extend(moved);
         self.cursor = snapshot.revision;
         self.use_filter(next);
-        (!changes.is_empty()).then_some(Step::Changes(changes, snapshot.revision))
+        (!deltas.is_empty()).then_some(Step::Changes(deltas, snapshot.revision))
     }
 }
