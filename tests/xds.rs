@@ -5,7 +5,7 @@
 //! | `ads_client` | a client of one stream, which answers only when a test says so |
 //! | `subscribing`, `unsubscribing`, `delta` | the scenarios of xds-test-harness, and more of their kind |
 //! | `answering` | accepted, rejected and late answers |
-//! | `endpoints` | instances as endpoints |
+//! | `endpoints`, `effective_weights` | instances as endpoints, and their weights in a slow start |
 //! | `policy` | changes of policies |
 //! | `restarts` | reconnects, settling, shutdown |
 //! | `status` | the list of watchers, and the client status discovery service |
@@ -15,6 +15,7 @@ pub mod ads_client;
 mod answering;
 mod bad_input;
 mod delta;
+mod effective_weights;
 mod endpoints;
 mod policy;
 mod restarts;
