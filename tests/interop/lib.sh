@@ -108,11 +108,11 @@ protoc() {
     (cd "$root" && "$venv/bin/python" -m grpc_tools.protoc --proto_path proto "$@")
 }
 
-python_stubs() { # generates stubs of the native API into $cache/stubs, and sets PYTHONPATH to them and to the suite python
+python_stubs() { # generates stubs of the native API and of xDS into $cache/stubs, and sets PYTHONPATH to them and to the suite python
     rm -rf "$cache/stubs"
     mkdir "$cache/stubs"
     protoc --python_out="$cache/stubs" --pyi_out="$cache/stubs" --grpc_python_out="$cache/stubs" \
-        callboard/v1/{instance,registry,discovery,admin}.proto
+        callboard/v1/{instance,registry,discovery,admin,xds}.proto $(cd "$root/proto" && find envoy google -name '*.proto')
     export PYTHONPATH="$cache/stubs:$interop/python" PYTHONDONTWRITEBYTECODE=1
 }
 

@@ -25,6 +25,7 @@ import (
 	"callboard.dev/interop/xds/wire"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
@@ -38,11 +39,28 @@ type stats struct {
 	Busy        int64 `json:"busy_ns"`     // sum of the times of the calls
 	Connections int   `json:"connections"` // accepted TCP connections
 	Streams     int   `json:"streams"`     // open now
+
+	Methods map[string]*methodStats `json:"methods"`
 }
 
-func (s *stats) begin() time.Time {
+// methodStats counts the calls of one method.
+type methodStats struct {
+	Calls       int `json:"calls"`
+	Connections int `json:"connections"` // that they came on
+	peers       map[string]bool
+}
+
+func (s *stats) begin(method, peer string) time.Time {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	calls := s.Methods[method]
+	if calls == nil {
+		calls = &methodStats{peers: map[string]bool{}}
+		s.Methods[method] = calls
+	}
+	calls.Calls++
+	calls.peers[peer] = true
+	calls.Connections = len(calls.peers)
 	now := time.Now()
 	s.Last = now.UnixNano()
 	if s.Calls == 0 {
@@ -77,6 +95,7 @@ func (s *stats) reset() {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	s.Calls, s.Failed, s.First, s.Last, s.Busy, s.Connections = 0, 0, 0, 0, 0, 0
+	s.Methods = map[string]*methodStats{}
 }
 
 // failure is the status of a part of the calls.
@@ -98,10 +117,12 @@ func (b *backend) handle(_ any, stream grpc.ServerStream) error {
 	if err := stream.RecvMsg(&request); err != nil {
 		return err
 	}
-	began := b.counts.begin()
+	method, _ := grpc.MethodFromServerStream(stream)
+	client, _ := peer.FromContext(stream.Context())
+	began := b.counts.begin(method, client.Addr.String())
 	err := b.answer(stream)
 	b.counts.end(began, err != nil)
-	if method, _ := grpc.MethodFromServerStream(stream); err != nil || !strings.HasSuffix(method, "/Park") {
+	if err != nil || !strings.HasSuffix(method, "/Park") {
 		return err
 	}
 	b.counts.add(&b.counts.Streams, 1)
@@ -111,13 +132,7 @@ func (b *backend) handle(_ any, stream grpc.ServerStream) error {
 }
 
 func (b *backend) answer(stream grpc.ServerStream) error {
-	if delay := b.delay.Load(); delay > 0 {
-		select {
-		case <-time.After(time.Duration(delay) * time.Millisecond):
-		case <-stream.Context().Done():
-			return stream.Context().Err()
-		}
-	}
+	time.Sleep(time.Duration(b.delay.Load()) * time.Millisecond)
 	if failure := b.failure.Load(); failure != nil && rand.Float64()*100 < failure.percent {
 		return status.Errorf(failure.code, "failed by %s", b.id)
 	}
@@ -162,6 +177,7 @@ func main() {
 		fail(err)
 	}
 	self := &backend{id: []byte(os.Args[1])}
+	self.counts.reset()
 	server := grpc.NewServer(grpc.ForceServerCodec(wire.Codec{}), grpc.UnknownServiceHandler(self.handle))
 	for _, listener := range []net.Listener{ipv4, ipv6} {
 		go func() { fail(server.Serve(countingListener{listener, &self.counts})) }()

@@ -1,7 +1,10 @@
 """Backends: gRPC servers that answer each call with their id."""
 
+import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from callboard.v1 import instance_pb2
 
 from lines import LineProcess
 
@@ -18,6 +21,7 @@ class BackendStats(NamedTuple):
     busy_ns: int  # sum of the times of the calls
     connections: int  # accepted TCP connections
     streams: int  # open now
+    methods: dict[str, dict[str, int]]  # by method: `calls`, and the `connections` that they came on
 
 
 class Backend:
@@ -29,6 +33,13 @@ class Backend:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Fields of the registration. The id `v2-z1-a` has a version and a zone."""
+        if not (match := re.match(r"(v\d)-(z\d)", self.id)):
+            return {}
+        return {"metadata": {"version": match[1]}, "locality": instance_pb2.Locality(region="r1", zone=match[2])}
 
     def stats(self) -> BackendStats:
         return BackendStats(**self._process.ask("stats", ANSWER_TIMEOUT))

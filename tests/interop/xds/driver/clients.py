@@ -32,23 +32,46 @@ class ClientType:
 
     bootstrap: str  # argument of `callboard xds bootstrap --for`; start.py of Envoy takes the registry from it
     keeps_last_backends: bool = False  # goes on calling the last backends of a service that has none left
-    ignores_weights: bool = False
+    flat: bool = False  # calls all instances of the best priority alike: ignores weights, and has no ring hash
+    least_request: bool = False
+    ring_hash: bool = True
+    outlier_detection: bool = True
+    max_requests: bool = True
+    timeout: bool = True
+    late_timeouts: bool = False  # a timeout may end calls up to a second late
+    keeps_left_clusters: bool = False  # gets no updates of a cluster that it has left and uses again
+    shed: bool = True
+    reads_in_calls: bool = False  # reads updates at once only while a call waits for its response
+    max_streams: int | None = None  # maximum number of streams and calls that are open at a time; others wait
+    reconnects: bool = False  # connects anew to all instances at each changed resource
     tls: TlsSupport = TlsSupport.NONE
     status_without_backends: str = "UNAVAILABLE"
 
 
 CLIENT_TYPES = {
-    "go": ClientType("go", tls=TlsSupport.MUTUAL),
+    "go": ClientType("go", least_request=True, tls=TlsSupport.MUTUAL),
     "go-old": ClientType("go", status_without_backends="DEADLINE_EXCEEDED"),
-    "python": ClientType("python", tls=TlsSupport.MUTUAL),
-    "python-old": ClientType("python"),
-    "java": ClientType("java", keeps_last_backends=True, tls=TlsSupport.SERVER),
-    "node": ClientType("node"),
-    "ruby": ClientType("ruby"),
-    "cpp": ClientType("cpp"),
-    "rust": ClientType("rust", ignores_weights=True, status_without_backends="DEADLINE_EXCEEDED", tls=TlsSupport.MUTUAL),
-    "envoy": ClientType("go", tls=TlsSupport.MUTUAL),
-    "envoy-delta": ClientType("go", tls=TlsSupport.MUTUAL),
+    "python": ClientType("python", late_timeouts=True, tls=TlsSupport.MUTUAL),
+    "python-old": ClientType("python", late_timeouts=True, ring_hash=False, reads_in_calls=True),
+    "java": ClientType("java", keeps_last_backends=True, least_request=True, tls=TlsSupport.SERVER),
+    "node": ClientType("node", reconnects=True),
+    "ruby": ClientType("ruby", late_timeouts=True, ring_hash=False),
+    "cpp": ClientType("cpp", late_timeouts=True, ring_hash=False),
+    "rust": ClientType(
+        "rust",
+        flat=True,
+        least_request=True,
+        ring_hash=False,
+        outlier_detection=False,
+        max_requests=False,
+        timeout=False,
+        shed=False,
+        keeps_left_clusters=True,
+        status_without_backends="DEADLINE_EXCEEDED",
+        tls=TlsSupport.MUTUAL,
+    ),
+    "envoy": ClientType("go", least_request=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
+    "envoy-delta": ClientType("go", least_request=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
 }
 
 
@@ -92,12 +115,13 @@ def words(method: str | None = None, deadline_ms: int | None = None, headers: di
 class Client:
     """One process of a client, with one channel to one target."""
 
-    def __init__(self, name: str, target: str, registry: Registry) -> None:
+    def __init__(self, name: str, target: str, registry: Registry, zone: str | None = None) -> None:
         self.name = name
         self.type = CLIENT_TYPES[name]
         scratch = registry.scratch
         with tempfile.NamedTemporaryFile("w", suffix=".json", prefix=f"{name}-", dir=scratch, delete=False) as file:
-            file.write(registry.bootstrap(self.type.bootstrap))
+            locality = ["--locality", f"r1/{zone}"] if zone else []
+            file.write(registry.bootstrap(self.type.bootstrap, "--node-id", name, *locality))
         start = Path(__file__).parent.parent / "clients" / name / "start"
         environment = {**registry.environment, "GRPC_XDS_BOOTSTRAP": file.name}
         self._process = LineProcess(name, [str(start), target], scratch / f"{name}.log", environment)
@@ -169,6 +193,11 @@ class Client:
 
     def uses(self, id: str, within: float = UPDATE_TIMEOUT) -> Counts:
         return self.until(lambda counts: id in counts.backends, f"a call of {id}", within)
+
+    def uses_again(self, id: str, within: float = UPDATE_TIMEOUT) -> None:
+        """Waits for a further call of this backend."""
+        before = self.stats().backends.get(id, 0)
+        self.until(lambda counts: counts.backends.get(id, 0) > before, f"another call of {id}", within)
 
     def stops_using(self, id: str, within: float = UPDATE_TIMEOUT) -> None:
         """Waits until 50 calls in a row went to other backends."""

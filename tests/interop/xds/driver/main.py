@@ -5,17 +5,25 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
+import availability
+import balancing
+import drills
 import figures
 import outages
 import report
+import response_times
+import routing
 import scenarios
 import secure
 from clients import CLIENT_TYPES
-from world import World
+from lines import LineProcess
+from world import Result, World
 
-SCENARIOS = {
+REGISTRATIONS = {
     "first call": scenarios.resolve,
     "even split": scenarios.even_split,
     "weights 3:1": scenarios.weighted_split,
@@ -31,47 +39,108 @@ SCENARIOS = {
     "outage": outages.outage,
     "TLS": secure.with_tls,
 }
+ROUTING = {
+    "split": routing.split,
+    "shift under load": routing.shift,
+    "policy removed": routing.policy_removed,
+    "routes": routing.routes,
+    "open streams": routing.open_streams,
+    "timeout": routing.timeouts,
+    "retries": routing.retries,
+    "shed": routing.shed,
+    "subset drained": availability.empty_subset_spills,
+    "subset killed": availability.killed_subset_spills,
+    "subset empty": availability.empty_subset_fails,
+    "filter of nothing": drills.filter_without_matches,
+    "fallback removed": drills.fallback_removed,
+    "killed in a shift": drills.server_killed_in_shift,
+    "restart and policy": drills.restart_in_memory,
+    "rejected policy": drills.rejected_policy,
+    "stalled client": drills.stalled_client,
+    "100 policies in 1 s": drills.flipped_policy,
+}
+BALANCING = {
+    "balancers": balancing.balancers,
+    "ring hash": balancing.ring_hash,
+    "weights 3:2:1": balancing.weights,
+    "outlier": balancing.outlier,
+    "slow start": balancing.slow_start,
+    "response time": balancing.response_time,
+    "zones": availability.zones,
+}
+# Each part runs beside the others, with processes of its own. Its scenarios run one after the other.
+PARTS = {"registrations": REGISTRATIONS, "routing": ROUTING, "balancing": BALANCING}
 REPETITIONS, FULL_REPETITIONS = 10, 50
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/interop/xds/run")
-    parser.add_argument("--full", action="store_true", help=f"measure {FULL_REPETITIONS} times instead of {REPETITIONS}")
-    parser.add_argument("--only", action="append", choices=SCENARIOS, help="run only this scenario; may be repeated")
+    parser.add_argument("--full", action="store_true", help="more calls and repetitions, and the table of response times")
+    parser.add_argument("--only", action="append", metavar="SCENARIO", help="run only this scenario; may be repeated")
     parser.add_argument("--write", action="store_true", help="copy the tables to the book")
     parser.add_argument("--backend", required=True, help=argparse.SUPPRESS)
     parser.add_argument("names", nargs="+", choices=CLIENT_TYPES, metavar="CLIENT")
     options = parser.parse_args()
-    names = [name for name in CLIENT_TYPES if name in options.names]
-    with tempfile.TemporaryDirectory(prefix="callboard-xds-") as scratch:
-        world = World(os.environ["CALLBOARD"], options.backend, Path(scratch), names, options.full)
+    titles = [title for part in PARTS.values() for title in part]
+    for title in options.only or []:
+        if title not in titles:
+            parser.error(f"no scenario {title!r}: the scenarios are {', '.join(titles)}")
+    with tempfile.TemporaryDirectory(prefix="callboard-xds-") as scratch, ThreadPoolExecutor(len(PARTS)) as pool:
         try:
-            return run(world, options.only, options.write)
+            return run(options, Path(scratch), pool)
         finally:
-            world.end()
+            LineProcess.kill_all()
 
 
-def run(world: World, only: list[str] | None, write: bool) -> int:
-    results = {title: world.run(title, SCENARIOS[title]) for title in only or SCENARIOS}
-    delays = {name: figures.Delays() for name in world.names}
-    if not only:
-        repetitions = FULL_REPETITIONS if world.full else REPETITIONS
-        results["delays"] = world.run("delays", lambda world: figures.measure(world, repetitions, delays))
-    report.add_versions(world)
-    tables = {"scenarios": report.scenarios(world, results), "figures": report.figures(world, delays)}
+def run(options: argparse.Namespace, scratch: Path, pool: Executor) -> int:
+    names = [name for name in CLIENT_TYPES if name in options.names]
+    wanted = {
+        part: {title: scenario for title, scenario in all.items() if not options.only or title in options.only}
+        for part, all in PARTS.items()
+    }
+    worlds = {part: new_world(options, names, scratch / part) for part in PARTS if wanted[part]}
+    running = {part: pool.submit(run_part, world, wanted[part]) for part, world in worlds.items()}
+    results = {part: running[part].result() if part in running else {} for part in PARTS}
+    delays = {name: figures.Delays() for name in names}
+    times: dict[str, response_times.Times] = {}
+    if not options.only:
+        # Without other load on the machine.
+        repetitions = FULL_REPETITIONS if options.full else REPETITIONS
+        world = worlds["registrations"]
+        results["registrations"]["delays"] = world.run("delays", lambda world: figures.measure(world, repetitions, delays))
+        if options.full and "go" in names:
+            worlds["balancing"].run("response times", lambda world: response_times.measure(world, times))
+    report.add_versions(next(iter(worlds.values())))
+    by_table = {"scenarios": results["registrations"], "policies": {**results["routing"], **results["balancing"]}}
+    compared = {table: report.results(names, by_title) for table, by_title in by_table.items()}
+    tables = {**compared, "figures": report.figures(worlds, delays), "times": report.response_times(times)}
     print("", *tables.values(), "", sep="\n\n")
-    failed = sum(bool(result.failure) for by_client in results.values() for result in by_client.values())
-    passed = len(results) * len(world.names) - failed
-    if write:
+    cells = [result for by_title in by_table.values() for by_client in by_title.values() for result in by_client.values()]
+    failed = sum(bool(result.failure) for result in cells)
+    passed = len(cells) - failed
+    if options.write:
         for name, text in tables.items():
             report.copy(name, text)
-    elif not failed and not only and set(world.names) == set(CLIENT_TYPES) and report.copied("scenarios") != tables["scenarios"]:
-        failed += 1
-        print(f"{report.PAGE} has other results: run tests/interop/xds/run --full --write", file=sys.stderr)
+    elif not failed and not options.only and set(names) == set(CLIENT_TYPES):
+        for name, text in compared.items():
+            if report.copied(name) != text:
+                failed += 1
+                print(f"{report.PAGE} has other {name}: run tests/interop/xds/run --full --write", file=sys.stderr)
     print(f"{passed} passed, {failed} failed", flush=True)
-    if failed:
-        print(f"log of the registry:\n{world.memory.log()[-5000:]}", file=sys.stderr)
+    for part, world in worlds.items():
+        if failed:
+            print(f"log of the registry of {part}:\n{world.memory.log()[-5000:]}", file=sys.stderr)
+        world.end()
     return 1 if failed else 0
+
+
+def new_world(options: argparse.Namespace, names: list[str], scratch: Path) -> World:
+    scratch.mkdir()
+    return World(os.environ["CALLBOARD"], options.backend, scratch, names, options.full)
+
+
+def run_part(world: World, scenarios: dict[str, Callable[[World], None]]) -> dict[str, dict[str, Result]]:
+    return {title: world.run(title, scenario) for title, scenario in scenarios.items()}
 
 
 if __name__ == "__main__":

@@ -8,8 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from callboard.v1 import discovery_pb2, discovery_pb2_grpc, instance_pb2, registry_pb2, registry_pb2_grpc
+from callboard.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    discovery_pb2,
+    discovery_pb2_grpc,
+    instance_pb2,
+    registry_pb2,
+    registry_pb2_grpc,
+    xds_pb2,
+    xds_pb2_grpc,
+)
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Struct
 
 from backends import Backend
 from fixture import Unary, boot_of, check, connect, duration
@@ -35,6 +46,8 @@ class Registry:
         self.channel = connect(server.grpc)
         self.registry = Unary(registry_pb2_grpc.RegistryServiceStub(self.channel))
         self.discovery = Unary(discovery_pb2_grpc.DiscoveryServiceStub(self.channel))
+        self.admin = Unary(admin_pb2_grpc.AdminServiceStub(self.channel))
+        self.xds = Unary(xds_pb2_grpc.XdsServiceStub(self.channel))
 
     def stop(self) -> None:
         """Sends SIGTERM and waits for the end."""
@@ -56,9 +69,9 @@ class Registry:
     def log(self) -> str:
         return self._server.log()
 
-    def bootstrap(self, kind: str) -> str:
+    def bootstrap(self, kind: str, *options: str) -> str:
         """Returns a bootstrap for this kind of client."""
-        return self.command("xds", "bootstrap", "--for", kind)
+        return self.command("xds", "bootstrap", "--for", kind, *options)
 
     def command(self, *arguments: str, server: str | None = None) -> str:
         """Runs a command of the program against this registry; returns its output."""
@@ -74,6 +87,8 @@ class Service:
     def __init__(self, registry: Registry, name: str) -> None:
         self.registry, self.name = registry, name
         self._weights: dict[str, int] = {}  # of the instances that nothing renews
+        self.leases: dict[str, bytes] = {}  # of the same instances
+        self._registered: dict[str, float] = {}  # times of their registrations
         self._renewed: dict[str, LineProcess] = {}  # `callboard register`, by instance
 
     def become(self, *backends: Backend) -> None:
@@ -92,11 +107,18 @@ class Service:
     def add(self, backend: Backend, weight: int = 1, **fields: Any) -> int:
         """Registers a backend; returns the Unix time in nanoseconds at which the request was sent."""
         addresses = fields.pop("addresses", [instance_pb2.Address(host="127.0.0.1", port=backend.port)])
+        fields = {**backend.labels, **fields}
         request = boot_of(self.name, backend.id, TTL, addresses=addresses, weight=weight, **fields)
         sent = time.time_ns()
-        self.registry.registry.Register(request)
+        self.leases[backend.id] = self.registry.registry.Register(request).lease_id
         self._weights[backend.id] = weight
+        self._registered[backend.id] = time.monotonic()
         return sent
+
+    def wait_for_age(self, seconds: float) -> None:
+        """Waits until all instances have been registered for this time."""
+        youngest = max(self._registered[id] for id in self._weights)
+        time.sleep(max(0, youngest + seconds - time.monotonic()))
 
     def add_checked(self, backend: Backend) -> None:
         """Registers a backend with a TCP check each second."""
@@ -121,6 +143,20 @@ class Service:
             registry_pb2.UpdateInstanceRequest(service=self.name, id=id, update_mask=FieldMask(paths=fields), **fields)
         )
 
+    def set_policy(self, **fields: Any) -> int:
+        """Replaces the policy of the service, and returns its revision. Without fields, the policy is removed."""
+        document = Struct()
+        document.update(fields)
+        return self.registry.admin.SetPolicy(admin_pb2.SetPolicyRequest(service=self.name, policy=document)).revision
+
+    def unsynced(self, within: float) -> dict[str, str]:
+        """Waits until all clients have the policy; returns the node ids of those that have not, with the reasons."""
+        deadline = time.monotonic() + within
+        request = xds_pb2.GetPolicyRolloutRequest(service=self.name)
+        while (rollout := self.registry.xds.GetPolicyRollout(request)).unsynced and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return {stream.node_id: f"{stream.agent}: {stream.reason}" for stream in rollout.unsynced}
+
     def drain(self, id: str) -> None:
         self.registry.command("drain", f"{self.name}/{id}")
 
@@ -136,6 +172,8 @@ class Service:
         registry = self.registry
         command = [registry.program, "register", self.name, backend.address, "--id", backend.id]
         command += ["--server", registry.address, "--output", "json"]
+        for key, value in backend.labels.get("metadata", {}).items():
+            command += ["--meta", f"{key}={value}"]
         self._renewed[backend.id] = LineProcess(f"callboard register {backend.id}", command, registry.scratch / "register.log")
 
     def wait_until_registered(self, *ids: str, within: float = REREGISTER_TIMEOUT) -> None:

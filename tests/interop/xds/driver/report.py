@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from figures import Delays, percentile
+from response_times import Times
 from world import Result, World
-
 
 PAGE = Path(__file__).parents[4] / "docs/src/xds-clients.md"
 
@@ -34,7 +34,7 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def scenarios(world: World, results: dict[str, dict[str, Result]]) -> str:
+def results(names: list[str], results: dict[str, dict[str, Result]]) -> str:
     """Returns the table of the results, with a numbered sentence below it for each known difference."""
     differences: list[str] = []
 
@@ -47,14 +47,16 @@ def scenarios(world: World, results: dict[str, dict[str, Result]]) -> str:
             differences.append(result.difference.text)
         return f"({differences.index(result.difference.text) + 1})"
 
-    rows = [["scenario", *world.names]]
-    rows += [[title, *(cell(by_client[name]) for name in world.names)] for title, by_client in results.items()]
+    rows = [["scenario", *names]]
+    rows += [[title, *(cell(by_client[name]) for name in names)] for title, by_client in results.items()]
     return "\n\n".join([table(rows), *(f"({number}) {text}" for number, text in enumerate(differences, 1))])
 
 
-def figures(world: World, delays: dict[str, Delays]) -> str:
-    head = ["client", "version", "add p50", "add p99", "remove p50", "remove p99", "failed in restarts", "split"]
-    rows = [head]
+def figures(worlds: dict[str, World], delays: dict[str, Delays]) -> str:
+    head = ["client", "version", "add p50", "add p99", "remove p50", "remove p99", "failed in restarts", "failed in a shift"]
+    rows = [[*head, "split"]]
+    world = next(iter(worlds.values()))
+    shifted = worlds["routing"].shifted if "routing" in worlds else {}
     for name in world.names:
         measured = delays[name]
         times = [
@@ -64,7 +66,15 @@ def figures(world: World, delays: dict[str, Delays]) -> str:
         ]
         split = world.splits.get(name)
         calls = " ".join(str(split.backends[id]) for id in sorted(split.backends)) if split else "?"
-        rows.append([name, world.versions.get(name, "?"), *times, str(world.restart_failures[name]), calls])
+        shift = f"{shifted[name].failed} of {shifted[name].total:,}" if name in shifted else "?"
+        rows.append([name, world.versions.get(name, "?"), *times, str(world.restart_failures[name]), shift, calls])
+    return table(rows)
+
+
+def response_times(times: dict[str, Times]) -> str:
+    """Returns the table of the response times of the Go client."""
+    rows = [["policy", "calls of the slow instance", "mean", "p99"]]
+    rows += [[policy, f"{t.slow_percent:.0f} %", f"{t.mean:.1f} ms", f"{t.p99:.1f} ms"] for policy, t in times.items()]
     return table(rows)
 
 

@@ -61,7 +61,7 @@ def weighted_split(world: World) -> None:
     world.payments.update("a", weight=3)
 
     def split(client: Client) -> str | Difference:
-        if client.type.ignores_weights:
+        if client.type.flat:
             check_split(client.call(800, 4), {"a": 0.5, "b": 0.5})
             return FLAT
         deadline = time.monotonic() + 10

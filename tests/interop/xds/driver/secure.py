@@ -30,11 +30,11 @@ class TlsRegistry(Registry):
             options = {"trustStore": store, "trustStorePassword": PASSWORD}
             self.environment = {"JAVA_TOOL_OPTIONS": " ".join(f"-Djavax.net.ssl.{name}={value}" for name, value in options.items())}
 
-    def bootstrap(self, kind: str) -> str:
-        options = ["--tls-ca", f"{self._certificates}/ca.pem"] if kind != "java" else []
+    def bootstrap(self, kind: str, *options: str) -> str:
+        tls = ["--tls-ca", f"{self._certificates}/ca.pem"] if kind != "java" else []
         if self._mutual:
-            options += ["--tls-cert", f"{self._certificates}/client.pem", "--tls-key", f"{self._certificates}/client.key"]
-        return self.command("xds", "bootstrap", "--for", kind, *options, server=f"https://{self.tls_address}")
+            tls += ["--tls-cert", f"{self._certificates}/client.pem", "--tls-key", f"{self._certificates}/client.key"]
+        return self.command("xds", "bootstrap", "--for", kind, *options, *tls, server=f"https://{self.tls_address}")
 
 
 def make_trust_store(certificates: Path, scratch: Path) -> Path:

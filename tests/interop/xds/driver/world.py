@@ -3,7 +3,7 @@
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 from backends import Backend
 from clients import Client, Counts
 from fixture import Failure
-from lines import LineProcess
 from registry import Registry, Service
 
 
@@ -41,15 +40,17 @@ class Result:
 class Fleet:
     """One process of each client, all with the same target."""
 
-    def __init__(self, world: "World", registry: Registry, target: str, names: list[str]) -> None:
-        self._world, self._registry, self._target, self._names = world, registry, target, names
+    def __init__(
+        self, world: "World", registry: Registry, target: str, names: list[str], zone: str | None = None
+    ) -> None:
+        self._world, self._registry, self._target, self._names, self._zone = world, registry, target, names, zone
         self._clients: dict[str, Client] = {}
 
     def start(self) -> None:
         """Starts the processes that do not run yet."""
         missing = [name for name in self._names if name not in self._clients]
         for name in missing:
-            self._clients[name] = Client(name, self._target, self._registry)
+            self._clients[name] = Client(name, self._target, self._registry, self._zone)
 
         def wait(client: Client) -> None:
             if client.name in missing:
@@ -105,9 +106,14 @@ class World:
         self.results: dict[str, Result] = {name: Result() for name in names}
         self.restart_failures: dict[str, int] = dict.fromkeys(names, 0)
         self.splits: dict[str, Counts] = {}
+        self.shifted: dict[str, Counts] = {}  # calls during the shift of all calls to another subset
         self.memory = self.new_registry()
         self.payments = Service(self.memory, "payments")
         self.fleet = Fleet(self, self.memory, "xds:///payments", names)
+
+    def number(self, full: int, short: int) -> int:
+        """Returns the first number in a full run, else the second."""
+        return full if self.full else short
 
     def new_registry(self, *flags: str) -> Registry:
         return Registry(self._callboard, self.scratch, *flags)
@@ -121,16 +127,16 @@ class World:
     def kill_backend(self, id: str) -> None:
         self._backends.pop(id).kill()
 
-    def backends(self, ids: str) -> list[Backend]:
-        """Returns a backend for each letter."""
+    def backends(self, ids: Iterable[str]) -> list[Backend]:
+        """Returns the backends with these ids; each letter of a text is an id."""
         return [self.backend(id) for id in ids]
 
     @contextlib.contextmanager
     def other_fleet(
-        self, target: str, registry: Registry | None = None, names: list[str] | None = None
+        self, target: str, registry: Registry | None = None, names: list[str] | None = None, zone: str | None = None
     ) -> Iterator[Fleet]:
-        """Returns processes with another target, which end with the scenario."""
-        fleet = Fleet(self, registry or self.memory, target, names or self.names)
+        """Returns processes with another target or zone, which end with the scenario."""
+        fleet = Fleet(self, registry or self.memory, target, self.names if names is None else names, zone)
         try:
             fleet.start()
             yield fleet
@@ -147,9 +153,10 @@ class World:
             reason = str(error) if isinstance(error, Failure) else traceback.format_exc()
             for result in self.results.values():
                 result.failure = result.failure or f"the scenario ended early: {reason}"
-        print(f"--- {title} ({time.monotonic() - began:.1f} s)", flush=True)
+        lines = [f"--- {title} ({time.monotonic() - began:.1f} s)"]
+        lines += [f"{name:12} {result}" for name, result in self.results.items()]
+        print("\n".join(lines), flush=True)
         for name, result in self.results.items():
-            print(f"{name:12} {result}", flush=True)
             if result.failure:
                 self.fleet.end(name)  # the next scenario starts another process
         return self.results
@@ -157,4 +164,3 @@ class World:
     def end(self) -> None:
         self.fleet.end_all()
         self.memory.kill()
-        LineProcess.kill_all()

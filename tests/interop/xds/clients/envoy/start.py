@@ -30,7 +30,7 @@ def bootstrap(service: str, options: list[str]) -> str:
     files = server["channel_creds"][0].get("config", {})
     tls = [word for name, path in files.items() for word in (TLS_FLAGS[name], path)]
     locality = "/".join(filter(None, file["node"].get("locality", {}).values()))
-    options = [*options, *(["--locality", locality] if locality else [])]
+    options = [*options, "--node-id", file["node"]["id"], *(["--locality", locality] if locality else [])]
     command = [os.environ["CALLBOARD"], "xds", "bootstrap", "--for", "envoy", "--server", server["server_uri"], *tls]
     return output_of(*command, "--service", service, "--listen", ANY_PORT, "--admin", ANY_PORT, *options)
 

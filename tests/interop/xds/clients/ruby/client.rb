@@ -64,11 +64,17 @@ class Tally
     end
   end
 
-  # Opens a stream, and counts it with its first response. Returns the stream.
+  # Opens a stream, and counts it with its first response. Returns what ends the stream.
   def open_stream(stub, settings)
     stream = stub.server_streamer(settings.method, '', BYTES, BYTES, return_op: true, metadata: settings.headers)
-    count { stream.execute.next }
-    stream
+    responses = [].each
+    count { (responses = stream.execute).next }
+    lambda do
+      stream.cancel
+      responses.next
+    rescue StopIteration, GRPC::BadStatus
+      # The status has been read; before, the stream counts as open.
+    end
   end
 
   def print(event, **more)
@@ -184,7 +190,7 @@ def run(stub)
     in ['call', calls, parallel, *options] then call_many(stub, Integer(calls), Integer(parallel), Settings.new(options))
     in ['park', count, *options] then streams += park(stub, Integer(count), Settings.new(options))
     in ['unpark']
-      streams.each(&:cancel)
+      streams.each(&:call)
       streams = []
       Tally.new.print('unparked')
     in ['start', rate, *options] unless load then load = Load.new(stub, Integer(rate), Settings.new(options))
