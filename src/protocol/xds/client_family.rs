@@ -101,7 +101,8 @@ impl ClientFeature {
             Self::OutlierDetection => {
                 [version(1, 51, 0), version(1, 49, 0), version(1, 50, 0), version(1, 7, 0), NEVER, ALL]
             }
-            Self::RingHash => [version(1, 40, 0), version(1, 40, 1), version(1, 41, 0), version(1, 10, 0), NEVER, ALL],
+            // C-core 1.50 to 1.52 crashes: https://github.com/grpc/grpc/issues/31766
+            Self::RingHash => [version(1, 53, 0), version(1, 40, 1), version(1, 41, 0), version(1, 10, 0), NEVER, ALL],
             Self::PolicyList => {
                 [version(1, 55, 0), version(1, 47, 0), version(1, 56, 0), version(1, 10, 0), NEVER, NEVER]
             }
@@ -256,11 +257,11 @@ mod tests {
             ("gRPC Java", "1.40.0", "1.40.1", ClientFeature::Retries),
             ("gRPC Node Pure JS", "1.9.1", "1.10.0", ClientFeature::RingHash),
             ("gRPC C-core linux", "C-core 31.0.0", "C-core 32.0.0", ClientFeature::ClientSideWeights),
-            ("gRPC C-core linux", "C-core 18.0.0", "C-core 19.0.0", ClientFeature::RingHash),
+            ("gRPC C-core linux", "C-core 29.0.0", "C-core 32.0.0", ClientFeature::RingHash),
             (
                 "gRPC C-core linux Python",
-                "C-core 18.0.0 Python 1.39.0",
-                "C-core 18.0.0 Python 1.40.0",
+                "C-core 29.0.0 Python 1.51.3",
+                "C-core 30.0.0 Python 1.53.0",
                 ClientFeature::RingHash,
             ),
             ("gRPC C-core linux", "C-core 28.0.0", "C-core 29.0.0", ClientFeature::OutlierDetection),

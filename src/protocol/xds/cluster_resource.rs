@@ -95,6 +95,8 @@ struct ClusterSettings {
     policies: Option<LoadBalancingPolicy>,
     max_requests: Option<u32>,
     outlier: Option<OutlierDetection>,
+    /// Sends outlier detection that is off, too.
+    states_outlier: bool,
     reports_load: bool,
 }
 
@@ -106,8 +108,10 @@ impl ClusterSettings {
             policies: policies.filter(|_| family.has(ClientFeature::PolicyList)),
             max_requests: policy.max_requests,
             outlier: policy.outlier,
-            // grpc-java heeds the limit only in clusters with a destination for load reports. It need not answer.
-            reports_load: family.library() == ClientLibrary::Java && policy.max_requests.is_some(),
+            // grpc-js takes a cluster that gains a field as unchanged.
+            states_outlier: family.library() == ClientLibrary::Node,
+            // grpc-java counts requests only over connections that it made with a destination for load reports. It need not answer.
+            reports_load: family.library() == ClientLibrary::Java,
         }
     }
 
@@ -132,7 +136,10 @@ impl ClusterSettings {
             connect_timeout: Some(CONNECT_TIMEOUT),
             lb_policy: self.lb_policy.into(),
             circuit_breakers: Some(CircuitBreakers { thresholds: vec![thresholds] }),
-            outlier_detection: self.outlier.map(outlier_detection),
+            outlier_detection: self
+                .outlier
+                .map(outlier_detection)
+                .or_else(|| self.states_outlier.then(|| disabled(outlier_detection(OutlierDetection::default())))),
             // Envoy balances by the localities' weights as gRPC does, and never calls unhealthy endpoints.
             common_lb_config: Some(CommonLbConfig {
                 healthy_panic_threshold: Some(Percent { value: 0.0 }),
@@ -199,6 +206,11 @@ fn outlier_detection(outlier: OutlierDetection) -> ClusterOutliers {
         failure_percentage_minimum_hosts: Some(outlier.hosts),
         failure_percentage_request_volume: Some(outlier.calls),
     }
+}
+
+/// Returns outlier detection that ejects nothing.
+fn disabled(outliers: ClusterOutliers) -> ClusterOutliers {
+    ClusterOutliers { enforcing_failure_percentage: Some(0), ..outliers }
 }
 
 /// Returns the options with which Envoy speaks HTTP/2 to endpoints.

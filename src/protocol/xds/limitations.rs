@@ -95,6 +95,11 @@ impl LimitationList {
         if !timeout.is_zero() {
             let behaviour = "limits calls by the caller's deadline only";
             self.require(ClientFeature::StreamDuration, format!("{place}timeout"), behaviour);
+            let is_core = matches!(self.family.library(), ClientLibrary::Core | ClientLibrary::Php);
+            if is_core && self.family.has(ClientFeature::StreamDuration) {
+                let behaviour = "ends calls up to a second late";
+                self.found.push(Limitation { field: format!("{place}timeout"), behaviour, since: None });
+            }
         }
         if retry.is_some_and(|retry| retry.attempts > 0) {
             self.require(ClientFeature::Retries, format!("{place}retry"), "does not retry failed calls");

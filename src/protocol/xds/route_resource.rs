@@ -49,6 +49,8 @@ use crate::{
     },
 };
 
+/// Maximum time by which C-core ends calls too early: 1 to 2 s (https://github.com/grpc/grpc/issues/34547).
+const CORE_TIMER_ERROR: Duration = Duration::from_secs(2);
 /// Header that the warm route matches.
 const WARM_HEADER: &str = "x-callboard-warm";
 /// Key by which gRPC hashes the channel of a call.
@@ -117,7 +119,7 @@ impl RouteBuilder<'_> {
         };
         let headers = route.headers.iter().map(|condition| self.header_matcher(condition)).collect();
         let timeout = route.timeout.unwrap_or(self.policy.timeout);
-        let mut action = limited_action(self.destination(route.split.as_ref()), timeout);
+        let mut action = self.limited_action(self.destination(route.split.as_ref()), timeout);
         action.retry_policy = self.retries(route.retry.as_ref().or(self.policy.retry.as_ref()));
         action.hash_policy = self.hash_policies(route.hash_header.as_deref());
         matched(path, headers, action)
@@ -125,7 +127,7 @@ impl RouteBuilder<'_> {
 
     fn default_route(&self) -> Route {
         let destination = self.destination(self.policy.default_split.as_ref());
-        let mut action = limited_action(destination, self.policy.timeout);
+        let mut action = self.limited_action(destination, self.policy.timeout);
         action.retry_policy = self.retries(self.policy.retry.as_ref());
         action.hash_policy = self.hash_policies(None);
         matched(PathSpecifier::Prefix(String::new()), Vec::new(), action)
@@ -163,6 +165,20 @@ impl RouteBuilder<'_> {
 
     fn destination(&self, split: Option<&Split>) -> ClusterSpecifier {
         specifier(self.clusters(split))
+    }
+
+    /// Returns an action with a time limit. Zero leaves only the caller's deadline.
+    fn limited_action(&self, cluster_specifier: ClusterSpecifier, limit: Duration) -> RouteAction {
+        let is_early = match self.family.library() {
+            ClientLibrary::Core | ClientLibrary::Php => !limit.is_zero(),
+            ClientLibrary::Java
+            | ClientLibrary::Go
+            | ClientLibrary::Node
+            | ClientLibrary::Tonic
+            | ClientLibrary::Envoy
+            | ClientLibrary::Unknown => false,
+        };
+        limited_action(cluster_specifier, if is_early { limit + CORE_TIMER_ERROR } else { limit })
     }
 
     /// Returns the retries of a route. grpc-java ignores those of the virtual host.

@@ -30,7 +30,7 @@ fn listed(policies: &LoadBalancingPolicy) -> String {
 #[test]
 fn bytes_without_a_policy_are_those_of_servers_without_policies() {
     let policy = EffectivePolicy::default();
-    for family in [ClientFamily::UNKNOWN, ClientFamily::new("gRPC Java", "1.85.1"), ClientFamily::new("envoy", "")] {
+    for family in [ClientFamily::UNKNOWN, ClientFamily::new("gRPC Go", "1.85.0"), ClientFamily::new("envoy", "")] {
         assert_eq!(cluster("payments", &policy, family).unwrap().hash, 0x7aba_4dc6_b174_da4e);
     }
 }
@@ -111,15 +111,27 @@ fn balancing_is_the_nearest_that_the_family_has() {
 }
 
 #[test]
-fn limit_of_open_calls_has_the_destination_for_load_reports_that_java_requires() {
-    let policy = EffectivePolicy { max_requests: Some(10), ..EffectivePolicy::default() };
-    for (agent, version, is_java) in [("gRPC Java", "1.85.1", true), ("gRPC Go", "1.85.0", false), ("envoy", "", false)]
-    {
-        let cluster = of(&policy, agent, version);
-        assert_eq!(cluster.circuit_breakers.unwrap().thresholds[0].max_requests, Some(10));
-        let server = cluster.lrs_server.and_then(|server| server.config_source_specifier);
-        assert_eq!(matches!(server, Some(ConfigSourceSpecifier::Self_(_))), is_java, "{agent}");
+fn java_always_has_the_destination_for_load_reports_that_limits_require() {
+    for limit in [None, Some(10)] {
+        let policy = EffectivePolicy { max_requests: limit, ..EffectivePolicy::default() };
+        for (agent, version, is_java) in
+            [("gRPC Java", "1.85.1", true), ("gRPC Go", "1.85.0", false), ("envoy", "", false)]
+        {
+            let cluster = of(&policy, agent, version);
+            assert_eq!(cluster.circuit_breakers.unwrap().thresholds[0].max_requests, Some(limit.unwrap_or(u32::MAX)));
+            let server = cluster.lrs_server.and_then(|server| server.config_source_specifier);
+            assert_eq!(matches!(server, Some(ConfigSourceSpecifier::Self_(_))), is_java, "{agent}");
+        }
     }
+}
+
+#[test]
+fn node_has_outlier_detection_that_is_off() {
+    let policy = EffectivePolicy::default();
+    assert_eq!(of(&policy, "gRPC Go", "1.85.0").outlier_detection, None);
+    let off = of(&policy, "gRPC Node Pure JS", "1.14.1").outlier_detection.unwrap();
+    assert_eq!((off.enforcing_failure_percentage, off.enforcing_success_rate), (Some(0), Some(0)));
+    assert!(off.interval.is_some() && off.base_ejection_time.is_some() && off.max_ejection_percent.is_some());
 }
 
 #[test]

@@ -53,12 +53,23 @@ fn limited(policy: &EffectivePolicy, agent_name: &str, agent_version: &str) -> V
 
 #[test]
 fn current_clients_follow_everything_but_some_kinds_of_balancing() {
+    const LATE: [&str; 2] = ["timeout", "route[0].timeout"];
     for (name, version, lb, expected) in [
         ("gRPC Go", "1.85.0", LoadBalancing::LeastRequest, &[][..]),
         ("gRPC Java", "1.85.1", LoadBalancing::Weighted, &[]),
-        ("gRPC C-core linux Python", "C-core 58.0.0 Python 1.85.1", LoadBalancing::RingHash, &[]),
-        ("gRPC C-core linux Python", "C-core 58.0.0 Python 1.85.1", LoadBalancing::LeastRequest, &["lb"]),
-        ("gRPC C-core linux PHP", "C-core 58.0.0 PHP 1.85.0", LoadBalancing::Weighted, &["max_requests"]),
+        ("gRPC C-core linux Python", "C-core 58.0.0 Python 1.85.1", LoadBalancing::RingHash, &LATE),
+        (
+            "gRPC C-core linux Python",
+            "C-core 58.0.0 Python 1.85.1",
+            LoadBalancing::LeastRequest,
+            &["lb", LATE[0], LATE[1]],
+        ),
+        (
+            "gRPC C-core linux PHP",
+            "C-core 58.0.0 PHP 1.85.0",
+            LoadBalancing::Weighted,
+            &[LATE[0], LATE[1], "max_requests"],
+        ),
         ("gRPC Node Pure JS", "1.14.1", LoadBalancing::Weighted, &["lb"]),
         ("envoy", "", LoadBalancing::LeastRequest, &[]),
         ("envoy", "", LoadBalancing::Weighted, &["lb"]),
