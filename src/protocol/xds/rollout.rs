@@ -67,13 +67,15 @@ pub(super) struct PolicyRollout {
     rejected: Option<RejectedPolicy>,
     /// Policies that last defined the clusters which the present policies do not define.
     retired: BTreeMap<Arc<str>, Arc<EffectivePolicy>>,
-    /// Step that the client has not confirmed yet. `None`: the client has the target.
-    step: Option<Step>,
+    /// Clusters stay listed as long as the stream lasts.
+    keeps_clusters: bool,
+    /// RolloutStep that the client has not confirmed yet. `None`: the client has the target.
+    step: Option<RolloutStep>,
 }
 
-/// Step that the client has not confirmed yet.
+/// RolloutStep that the client has not confirmed yet.
 #[derive(Debug, Clone, Copy, Default)]
-struct Step {
+struct RolloutStep {
     /// Time at which the client had accepted the routes.
     routes_accepted_at: Option<Duration>,
     /// Time at which the next step begins. `None`: the client has not confirmed this one.
@@ -81,8 +83,9 @@ struct Step {
 }
 
 impl PolicyRollout {
-    /// Policy of a service for a client that has none yet: it gets the whole policy at once.
-    pub(super) fn new(service: Arc<str>, policy: Arc<EffectivePolicy>) -> Self {
+    /// Policy of a service for a client that has none yet: it gets the whole policy at once. `keeps_clusters`: the client may not use a cluster
+    /// any more that left the list and comes back, so none leaves it.
+    pub(super) fn new(service: Arc<str>, policy: Arc<EffectivePolicy>, keeps_clusters: bool) -> Self {
         let listed = clusters_of(&service, &policy);
         Self {
             service,
@@ -93,7 +96,8 @@ impl PolicyRollout {
             accepted: None,
             rejected: None,
             retired: BTreeMap::new(),
-            step: Some(Step::default()),
+            keeps_clusters,
+            step: Some(RolloutStep::default()),
         }
     }
 
@@ -152,7 +156,7 @@ impl PolicyRollout {
     pub(super) fn advance(&mut self, answer: StepAnswer, now: Duration) -> bool {
         let Some(step) = &mut self.step else { return false };
         if answer == StepAnswer::Waiting {
-            *step = Step::default();
+            *step = RolloutStep::default();
             return false;
         }
         let routes_accepted_at = *step.routes_accepted_at.get_or_insert(now);
@@ -187,7 +191,8 @@ impl PolicyRollout {
     }
 
     fn is_last_step(&self) -> bool {
-        Arc::ptr_eq(&self.selecting, &self.target) && self.listed == clusters_of(&self.service, &self.target)
+        Arc::ptr_eq(&self.selecting, &self.target)
+            && (self.keeps_clusters || self.listed == clusters_of(&self.service, &self.target))
     }
 
     /// Begins the next step that is possible now. Returns whether there is one.
@@ -199,13 +204,13 @@ impl PolicyRollout {
             return false;
         } else if !Arc::ptr_eq(&self.selecting, &self.target) {
             self.replace(|rollout| rollout.selecting = Arc::clone(&rollout.target));
-        } else if self.step.is_none() && self.listed != clusters {
+        } else if self.step.is_none() && !self.keeps_clusters && self.listed != clusters {
             self.confirmed.retain(|cluster| clusters.contains(cluster));
             self.listed = clusters;
         } else {
             return false;
         }
-        self.step = Some(Step::default());
+        self.step = Some(RolloutStep::default());
         true
     }
 
@@ -225,9 +230,11 @@ impl PolicyRollout {
             rollout.selecting = Arc::clone(&accepted);
             rollout.target = accepted;
         });
-        self.listed = clusters_of(&self.service, &self.target);
+        if !self.keeps_clusters {
+            self.listed = clusters_of(&self.service, &self.target);
+        }
         self.confirmed = self.listed.clone();
-        self.step = Some(Step::default());
+        self.step = Some(RolloutStep::default());
         true
     }
 

@@ -43,6 +43,11 @@ impl ClientProfile {
         let zone = ZoneName::new(&node.region, &node.zone);
         Self { family: ClientFamily::of(node), zone: zone.is_named().then(|| Arc::new(zone)) }
     }
+
+    /// Returns whether the client is tonic-xds, which knows neither priorities nor weights.
+    pub(super) fn is_tonic(&self) -> bool {
+        self.family.library() == ClientLibrary::Tonic
+    }
 }
 
 /// Resources of this registry, as the client of one stream gets them. Streams share the bytes of equal assignments: each is encoded once
@@ -102,7 +107,7 @@ impl<'a> RegistrySource<'a> {
 
     fn assignment(&self, name: &str) -> EncodedResource {
         let (policy, family) = (self.policy_of(name), self.client.family);
-        let (is_flat, has_ring) = (family.library() == ClientLibrary::Tonic, family.has(ClientFeature::RingHash));
+        let (is_flat, has_ring) = (self.client.is_tonic(), family.has(ClientFeature::RingHash));
         let mut fallbacks = self.context.engine.registry().policies().fallback_services(policy.fallback.iter());
         fallbacks.retain(|fallback| fallback.as_str() != split_cluster_name(name).0);
         let query = AssignmentQuery {

@@ -20,6 +20,7 @@ use super::{
     session::{InterestChange, RequestOutcome, RequestedNames, Session, SubscriptionRequest},
     source::{ClientProfile, RegistrySource},
     stream_list::{XdsStreamGuard, XdsStreamState},
+    stream_policies::StreamPolicies,
     stream_wake::StreamWake,
 };
 use crate::{
@@ -82,6 +83,9 @@ impl<Q: XdsRequest> AdsStream<Q> {
         let ParsedRequest { node, type_url, nonce, error, names, remembers } = request;
         if let Some(node) = node {
             state.client = ClientProfile::of(&node);
+            if state.policies.is_empty() {
+                state.policies = StreamPolicies::keeping_clusters(state.client.is_tonic());
+            }
             state.zones.set_zone(&node.region, &node.zone);
             state.node = node;
         }

@@ -15,9 +15,16 @@ pub(super) struct StreamPolicies {
     rollouts: BTreeMap<Arc<str>, PolicyRollout>,
     /// Services whose policy the client has not accepted as a whole.
     incomplete: BTreeSet<Arc<str>>,
+    /// Clusters stay listed as long as the stream lasts.
+    keeps_clusters: bool,
 }
 
 impl StreamPolicies {
+    /// Policies of a client that may not use a cluster again that left the list (`keeps_clusters`).
+    pub(super) fn keeping_clusters(keeps_clusters: bool) -> Self {
+        Self { keeps_clusters, ..Self::default() }
+    }
+
     /// Returns the rollout of a service, which begins with its present policy. `None`: the service never had a policy.
     pub(super) fn rollout(
         &mut self,
@@ -32,6 +39,11 @@ impl StreamPolicies {
             self.insert(service, policy);
         }
         self.rollouts.get(service)
+    }
+
+    /// Returns whether no service has or had a policy.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rollouts.is_empty()
     }
 
     /// Returns the rollout of a service, if there is one.
@@ -95,6 +107,6 @@ impl StreamPolicies {
     fn insert(&mut self, service: &str, policy: Arc<EffectivePolicy>) {
         let service: Arc<str> = service.into();
         self.incomplete.insert(Arc::clone(&service));
-        self.rollouts.insert(Arc::clone(&service), PolicyRollout::new(service, policy));
+        self.rollouts.insert(Arc::clone(&service), PolicyRollout::new(service, policy, self.keeps_clusters));
     }
 }

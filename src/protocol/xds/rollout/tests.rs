@@ -24,7 +24,7 @@ fn policy(revision: u64, subsets: &[&str]) -> Arc<EffectivePolicy> {
 
 /// Client at the start: it has accepted this policy.
 fn accepted(policy: &Arc<EffectivePolicy>) -> PolicyRollout {
-    let mut rollout = PolicyRollout::new("web".into(), Arc::clone(policy));
+    let mut rollout = PolicyRollout::new("web".into(), Arc::clone(policy), false);
     assert!(!rollout.advance(StepAnswer::Accepted, ms(0)));
     assert!(rollout.is_complete());
     rollout
@@ -131,7 +131,7 @@ fn client_that_rejects_a_policy_gets_the_one_before_until_there_is_a_newer_one()
 
 #[test]
 fn client_that_rejects_its_first_policy_gets_none() {
-    let mut rollout = PolicyRollout::new("web".into(), policy(7, &["v1"]));
+    let mut rollout = PolicyRollout::new("web".into(), policy(7, &["v1"]), false);
     assert!(rollout.reject(&"no".into()));
     assert_eq!((listed(&rollout), rollout.selecting().revision), (vec!["web"], Revision(0)));
 }
@@ -156,4 +156,18 @@ fn retired_subset_keeps_its_definition_while_the_client_subscribes_to_it() {
     assert_eq!(rollout.policy_of("web|v2").revision, Revision(8));
     rollout.forget_retired(|_| false);
     assert_eq!(rollout.policy_of("web|v1").revision, Revision(8), "an unknown subset has no instances");
+}
+
+/// tonic-xds caches the client of a cluster for ever, and ceases to update it once the cluster has left the list.
+#[test]
+fn clusters_stay_listed_for_a_client_that_cannot_use_them_again() {
+    let mut rollout = PolicyRollout::new("web".into(), policy(7, &["v1"]), true);
+    rollout.advance(StepAnswer::Accepted, ms(0));
+    rollout.set_target(&policy(8, &[]));
+    for at in [100, 200, 300, 400] {
+        rollout.advance(StepAnswer::Accepted, ms(at));
+    }
+    assert!(rollout.is_complete());
+    assert_eq!((listed(&rollout), rollout.selecting().revision), (vec!["web", "web|v1"], Revision(8)));
+    assert_eq!(rollout.policy_of("web|v1").revision, Revision(7), "with the endpoints that it had");
 }
