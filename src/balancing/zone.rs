@@ -62,7 +62,7 @@ impl ZoneName {
 
 /// Numbers of a zone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ZoneCapacity {
+pub struct ZoneSummary {
     /// Sum of the weights of its routable instances.
     pub routable_weight: u64,
     /// Sum of the weights of its registered instances.
@@ -111,7 +111,7 @@ pub struct ZonePreference {
 #[derive(Debug)]
 struct BalancedZone<'a> {
     name: &'a ZoneName,
-    capacity: &'a ZoneCapacity,
+    capacity: &'a ZoneSummary,
     /// Part of the capacity of all zones.
     part: f64,
     /// Part of the clients that prefer their zones.
@@ -139,7 +139,7 @@ pub struct ZoneTargets<'a> {
 impl<'a> ZoneTargets<'a> {
     /// Computes the local shares of all zones. Zones without instances have clients only, which have no preference.
     #[must_use]
-    pub fn new(zones: &'a BTreeMap<Arc<ZoneName>, ZoneCapacity>) -> Self {
+    pub fn new(zones: &'a BTreeMap<Arc<ZoneName>, ZoneSummary>) -> Self {
         let zones = zones.iter().filter(|(_, capacity)| capacity.registered_weight > 0);
         let mut zones: Vec<_> = zones
             .map(|(name, capacity)| BalancedZone { name, capacity, part: 0.0, demand: 0.0, local: None, spare: 0.0 })

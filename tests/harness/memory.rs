@@ -34,6 +34,8 @@ const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr
 const EXPIRY: Duration = Duration::from_millis(100);
 /// Interval at which the server brings effective weights up to date.
 const WEIGHTS: Duration = Duration::from_secs(1);
+/// Interval at which layouts of zones are brought up to date, as in the server.
+const ZONE_LAYOUTS: Duration = Duration::from_secs(1);
 
 /// A registry behind pipes.
 #[derive(Debug)]
@@ -118,6 +120,15 @@ impl InMemory {
                 leases.end_settling(now);
             }
         });
+        let xds = XdsApi::new(&shared);
+        let zones = Arc::clone(&xds);
+        tasks.spawn(async move {
+            let mut ticks = interval(ZONE_LAYOUTS);
+            loop {
+                ticks.tick().await;
+                zones.update_zone_layouts();
+            }
+        });
         let stalled = Arc::new(AtomicBool::new(false));
         let (clock, idle) = (Arc::clone(&shared.clock), Arc::clone(&stalled));
         tasks.spawn(async move {
@@ -133,7 +144,7 @@ impl InMemory {
             name: "grpc",
             protocol: Protocol::Http2,
             tls: None,
-            routes: GrpcApi::routes(&shared, &checks, XdsApi::new(&shared).routes()).unwrap(),
+            routes: GrpcApi::routes(&shared, &checks, xds.routes()).unwrap(),
         };
         let limiter = ConnectionLimiter::new(ConnectionLimits::default(), Arc::clone(&shared.metrics));
         Self { memory: None, port, limiter, shared, checks, shutdown: CancellationToken::new(), stalled, _tasks: tasks }

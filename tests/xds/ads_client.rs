@@ -189,6 +189,12 @@ impl AdsClient {
 
     /// Opens a stream of a node with this id.
     pub async fn open_as(client: &TestClient, protocol: AdsProtocol, id: &str) -> Self {
+        let node = Node { id: id.to_owned(), user_agent_name: "test agent".to_owned(), ..Node::default() };
+        Self::open_node(client, protocol, node).await
+    }
+
+    /// Opens a stream of a node.
+    pub async fn open_node(client: &TestClient, protocol: AdsProtocol, node: Node) -> Self {
         let mut xds = client.xds.clone();
         let requests = match protocol {
             StateOfTheWorld => {
@@ -202,7 +208,6 @@ impl AdsClient {
                 Requests::Delta(sender, within("the stream", stream).await.unwrap().into_inner())
             }
         };
-        let node = Node { id: id.to_owned(), user_agent_name: "test agent".to_owned(), ..Node::default() };
         Self { requests, subscriptions: HashMap::new(), node: Some(node) }
     }
 

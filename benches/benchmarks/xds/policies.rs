@@ -39,7 +39,7 @@ const CHANGES: usize = 50;
 
 /// Policy of the service.
 #[derive(Debug, Clone, Copy)]
-pub enum Policy {
+pub enum MeasuredPolicy {
     /// None.
     Absent,
     /// Preference for the client's zone.
@@ -49,14 +49,17 @@ pub enum Policy {
 }
 
 /// Rows of the table.
-pub const ROWS: [(&str, Policy); 3] =
-    [("xds_policy_none", Policy::Absent), ("xds_policy_zones", Policy::Zones), ("xds_policy_subsets", Policy::Subsets)];
+pub const ROWS: [(&str, MeasuredPolicy); 3] = [
+    ("xds_policy_none", MeasuredPolicy::Absent),
+    ("xds_policy_zones", MeasuredPolicy::Zones),
+    ("xds_policy_subsets", MeasuredPolicy::Subsets),
+];
 
 /// Client with the number of assignments that it gets for each change.
-type Client = (AdsStream<StateOfTheWorld>, usize);
+type CountedClient = (AdsStream<StateOfTheWorld>, usize);
 
 /// Measures the first answers and changes of one instance.
-pub async fn run(policy: Policy) -> Result<Outcome> {
+pub async fn run(policy: MeasuredPolicy) -> Result<Outcome> {
     let server = Server::callboard_pinned()?;
     register(server.address).await?;
     let channel = connect(server.address, 1).await?.remove(0);
@@ -97,7 +100,7 @@ pub fn summarize(report: &mut Report, name: &str, runs: &[Outcome]) {
     }
 }
 
-impl Policy {
+impl MeasuredPolicy {
     fn document(self) -> Option<Json> {
         match self {
             Self::Absent => None,
@@ -115,7 +118,7 @@ impl Policy {
     }
 
     /// Opens the clients of the service and returns after they have their first endpoints.
-    async fn clients(self, channel: &Channel) -> Result<Vec<Client>> {
+    async fn clients(self, channel: &Channel) -> Result<Vec<CountedClient>> {
         let service = service_name(0);
         let mut clients = Vec::new();
         match self {

@@ -11,7 +11,7 @@ const SPILL_BEGINS: f64 = 0.05;
 /// Spill below which they cease to.
 const SPILL_ENDS: f64 = 0.02;
 /// Time for which the spill must be below that, and for which a zone without preference must be able to have one.
-const CALM: Duration = Duration::from_secs(60);
+const CALM: Duration = Duration::from_mins(1);
 /// Minimum change of a share that clients get, in ten-thousandths.
 const MIN_CHANGE: u32 = 500;
 
@@ -140,11 +140,11 @@ impl ZoneLayoutState {
             Ok(preference) if self.layout.is_by_capacity() => {
                 let since = *self.preferable_since.get_or_insert(now);
                 let has_returned = std::mem::take(&mut self.was_empty);
-                if !has_returned && !(may_change && now.saturating_sub(since) >= CALM) {
-                    return false;
+                let changes = has_returned || may_change && now.saturating_sub(since) >= CALM;
+                if changes {
+                    self.prefer(&preference);
                 }
-                self.prefer(&preference);
-                true
+                changes
             }
             Ok(preference) => self.adjust(&preference, now, may_change),
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{ZoneCapacity, ZoneLayout, ZoneLayoutState, ZoneName, ZoneTargets};
+use super::{ZoneLayout, ZoneLayoutState, ZoneName, ZoneSummary, ZoneTargets};
 
 /// Minimum time between two changes of the layouts of a service, unless a zone empties or returns.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ pub struct ServiceZones {
 #[derive(Debug, Default)]
 struct ClusterZones {
     /// Zones with instances or clients.
-    zones: BTreeMap<Arc<ZoneName>, ZoneCapacity>,
+    zones: BTreeMap<Arc<ZoneName>, ZoneSummary>,
     /// Present instances, from which the numbers in `zones` are.
     instances: Arc<ZoneInstances>,
     /// Layouts of zones with clients and instances, and the instances that each has seen last.
@@ -28,7 +28,7 @@ struct ClusterZones {
 }
 
 /// Numbers of the zones with instances, without streams.
-pub type ZoneInstances = BTreeMap<Arc<ZoneName>, ZoneCapacity>;
+pub type ZoneInstances = BTreeMap<Arc<ZoneName>, ZoneSummary>;
 
 impl ServiceZones {
     /// Counts a stream of a client in this zone.
@@ -77,23 +77,17 @@ impl ServiceZones {
             found.layouts.remove(client);
             return None;
         }
-        let layout = match found.layouts.get_mut(client) {
-            Some((state, seen)) => {
-                if !Arc::ptr_eq(seen, &found.instances) {
-                    *seen = Arc::clone(&found.instances);
-                    if state.update(&ZoneTargets::new(&found.zones), now, false) {
-                        self.changed_at = Some(now);
-                    }
-                }
-                Arc::clone(state.layout())
+        let (state, seen) = found.layouts.entry(Arc::clone(client)).or_insert_with(|| {
+            let state = ZoneLayoutState::new(client, &ZoneTargets::new(&found.zones));
+            (state, Arc::clone(&found.instances))
+        });
+        if !Arc::ptr_eq(seen, &found.instances) {
+            *seen = Arc::clone(&found.instances);
+            if state.update(&ZoneTargets::new(&found.zones), now, false) {
+                self.changed_at = Some(now);
             }
-            None => {
-                let state = ZoneLayoutState::new(client, &ZoneTargets::new(&found.zones));
-                let layout = Arc::clone(state.layout());
-                found.layouts.insert(Arc::clone(client), (state, Arc::clone(&found.instances)));
-                layout
-            }
-        };
+        }
+        let layout = Arc::clone(state.layout());
         Some(layout).filter(|layout| !layout.is_by_capacity())
     }
 
@@ -131,11 +125,11 @@ impl ClusterZones {
         }
         self.instances = Arc::clone(instances);
         for capacity in self.zones.values_mut() {
-            *capacity = ZoneCapacity { streams: capacity.streams, ..ZoneCapacity::default() };
+            *capacity = ZoneSummary { streams: capacity.streams, ..ZoneSummary::default() };
         }
         for (zone, capacity) in &**instances {
             let streams = self.zones.get(zone).map_or(0, |known| known.streams);
-            self.zones.insert(Arc::clone(zone), ZoneCapacity { streams, ..capacity.clone() });
+            self.zones.insert(Arc::clone(zone), ZoneSummary { streams, ..capacity.clone() });
         }
         self.zones.retain(|_, capacity| capacity.streams > 0 || capacity.registered_weight > 0);
     }

@@ -4,11 +4,11 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{layout::WHOLE, *};
 
-type Zones = BTreeMap<Arc<ZoneName>, ZoneCapacity>;
+type Zones = BTreeMap<Arc<ZoneName>, ZoneSummary>;
 
 /// Returns a zone: its region and name, its routable and registered weight, its streams. Each instance has weight 1.
-fn zone(region: &str, zone: &str, routable: u64, registered: u64, streams: u64) -> (Arc<ZoneName>, ZoneCapacity) {
-    let capacity = ZoneCapacity {
+fn zone(region: &str, zone: &str, routable: u64, registered: u64, streams: u64) -> (Arc<ZoneName>, ZoneSummary) {
+    let capacity = ZoneSummary {
         routable_weight: routable,
         registered_weight: registered,
         routable_instances: usize::try_from(routable).unwrap(),
@@ -133,7 +133,9 @@ fn layouts_of_a_service_change_once_in_five_seconds_unless_a_zone_empties() {
     let (z1, z2, other) = (Arc::new(name("z1")), Arc::new(name("z2")), Arc::new(name("z3")));
     let mut service = ServiceZones::default();
     for _ in 0..50 {
-        [&z1, &z2, &other].iter().for_each(|zone| service.add_stream("web", zone));
+        for zone in [&z1, &z2, &other] {
+            service.add_stream("web", zone);
+        }
     }
     let spill = |service: &mut ServiceZones, zone, instances: &Arc<Zones>, second| {
         service.layout(("web", zone), instances, Duration::from_secs(second)).map(|layout| layout.spill())
@@ -154,7 +156,9 @@ fn layouts_of_a_service_change_once_in_five_seconds_unless_a_zone_empties() {
     assert_eq!(spill(&mut service, &z1, &more, 6), Some(1_429));
     assert_eq!(spill(&mut service, &z2, &instances(3, 0), 6), None, "a zone has become empty");
     for _ in 0..50 {
-        [&z1, &z2, &other].iter().for_each(|zone| service.remove_stream("web", zone));
+        for zone in [&z1, &z2, &other] {
+            service.remove_stream("web", zone);
+        }
     }
     assert!(service.is_empty());
 }
@@ -165,7 +169,7 @@ fn any_zones() -> impl Strategy<Value = Zones> {
         let capacity = |(number, (region, routable, lost, instances, streams))| {
             let routable_weight = if instances == 0 { 0 } else { routable };
             let registered_weight = routable + lost;
-            let capacity = ZoneCapacity { routable_weight, registered_weight, routable_instances: instances, streams };
+            let capacity = ZoneSummary { routable_weight, registered_weight, routable_instances: instances, streams };
             (Arc::new(ZoneName::new(&format!("r{region}"), &format!("z{number}"))), capacity)
         };
         zones.into_iter().enumerate().map(capacity).collect()

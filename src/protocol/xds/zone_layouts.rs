@@ -88,7 +88,9 @@ impl ZoneSubscriptions {
             return;
         }
         let clusters = mem::take(&mut self.clusters);
-        clusters.iter().for_each(|cluster| self.discount(cluster));
+        for cluster in &clusters {
+            self.discount(cluster);
+        }
         self.zone = zone.map(Arc::new);
         for cluster in clusters {
             self.add(&cluster);
@@ -120,21 +122,23 @@ impl ZoneSubscriptions {
 
 impl Drop for ZoneSubscriptions {
     fn drop(&mut self) {
-        self.clusters.iter().for_each(|cluster| self.discount(cluster));
+        for cluster in &self.clusters {
+            self.discount(cluster);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balancing::ZoneCapacity;
+    use crate::balancing::ZoneSummary;
 
     #[test]
     fn stream_counts_under_its_zone_until_it_ends() {
         let layouts = Arc::<ZoneLayouts>::default();
         let zone = |name| Arc::new(ZoneName::new("r", name));
         let instances = |one: u64| {
-            let capacity = |routable| ZoneCapacity {
+            let capacity = |routable| ZoneSummary {
                 routable_weight: routable,
                 registered_weight: 4,
                 routable_instances: 4,

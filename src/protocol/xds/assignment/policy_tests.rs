@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::{
-    balancing::{NoPreferenceReason, ZoneCapacity, ZoneLayoutState, ZoneName, ZoneTargets},
+    balancing::{NoPreferenceReason, ZoneLayoutState, ZoneName, ZoneSummary, ZoneTargets},
     model::{Conditions, EffectivePolicy, InstanceId, Locality, ServiceName, Weight, ZoneMode},
     pb::envoy::config::{
         core::v3::HealthStatus,
@@ -97,9 +97,7 @@ fn flat_layout_is_the_first_priority_with_routable_endpoints() {
         instances[at] = draining(instances[at].clone());
     }
     assert_eq!(ips(of(&instances)), ["10.0.0.3", "10.0.0.4", "10.0.0.5"]);
-    for at in 2..6 {
-        instances[at] = draining(instances[at].clone());
-    }
+    instances = instances.map(draining);
     assert_eq!(ips(of(&instances)), ["10.0.0.1", "10.0.0.2"], "nothing is routable");
 }
 
@@ -157,7 +155,7 @@ fn effective_weights_change_no_locality_of_up_to_256_instances() {
 fn more_instances_share_localities_by_classes_of_weights() {
     let instances: Vec<_> =
         (0..300_u32).map(|n| instance(&format!("i{n:03}"), 1, &format!("10.0.{}.{}", n / 250, n % 250), 80)).collect();
-    let policy = EffectivePolicy { slow_start: std::time::Duration::from_secs(60), ..EffectivePolicy::default() };
+    let policy = EffectivePolicy { slow_start: std::time::Duration::from_mins(1), ..EffectivePolicy::default() };
     let weight = |instance: &Instance| match instance.id.as_str() {
         "i000" => 10,
         "i001" => 200,
@@ -240,8 +238,10 @@ proptest! {
             ..input(&policy, &own)
         };
         let parts = input.sort().into_parts();
-        let mut zones: BTreeMap<_, ZoneCapacity> = (**parts.zones()).clone();
-        zones.values_mut().for_each(|zone| zone.streams = 20);
+        let mut zones: BTreeMap<_, ZoneSummary> = (**parts.zones()).clone();
+        for zone in zones.values_mut() {
+            zone.streams = 20;
+        }
         let client = ZoneName::new("r", "z1");
         let state = ZoneLayoutState::new(&client, &ZoneTargets::new(&zones));
         let zone = Some(&**state.layout()).filter(|_| prefers);

@@ -233,7 +233,9 @@ fn expected<const N: usize>(localities: [(u32, &str, &str); N]) -> Vec<(u32, Str
 fn subset_is_followed_by_the_rest_of_the_service_and_by_fallbacks_without_repeated_addresses() {
     let own = [versioned("a", "1", "10.0.0.1"), versioned("b", "2", "10.0.0.2"), versioned("c", "1", "10.0.0.3")];
     let mut fallback = [versioned("x", "1", "10.1.0.1"), versioned("y", "1", "10.0.0.2")];
-    fallback.iter_mut().for_each(|instance| instance.service = ServiceName::parse("web-dr").unwrap());
+    for instance in &mut fallback {
+        instance.service = ServiceName::parse("web-dr").unwrap();
+    }
     let assignment = |split, subset: bool| {
         let (policy, v1) = policy(split);
         let fallbacks = vec![Vec::new(), fallback.iter().collect()];
