@@ -4,6 +4,7 @@ mod backend;
 mod changes;
 mod choice;
 mod load;
+mod policies;
 
 use std::time::Duration;
 

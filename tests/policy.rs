@@ -42,7 +42,7 @@ async fn send(client: &TestClient, request: SetPolicyRequest) -> Result<SetPolic
 }
 
 /// Sets a policy and returns its revision.
-async fn set(client: &TestClient, service: &str, policy: &serde_json::Value) -> u64 {
+pub async fn set(client: &TestClient, service: &str, policy: &serde_json::Value) -> u64 {
     send(client, request(service, policy)).await.unwrap().revision
 }
 

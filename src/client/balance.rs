@@ -17,7 +17,7 @@ mod tests;
 pub(super) use call_stats::{CallOutcome, CallStats};
 pub(super) use picker::{PickCandidate, Picker};
 pub(super) use random::RandomSequence;
-pub(super) use zone::{Proximity, ZoneCapacity};
+pub(super) use zone::{LocalCapacity, Proximity};
 
 /// Method by which a channel chooses the instance of each call.
 ///

@@ -27,6 +27,27 @@ const DRAIN_DELAY: Duration = Duration::from_millis(250);
 /// The methods set a desired state. The task reports it as soon as it reaches the registry, and again after the
 /// registry has forgotten the instance.
 ///
+/// ```no_run
+/// use std::time::Duration;
+/// use callboard::client::{Registration, Servers};
+/// use callboard::pb::callboard::v1::{Address, RegisterRequest};
+///
+/// # async fn example() -> Result<(), callboard::client::ClientError> {
+/// let registries: Servers = "10.0.0.1:8502,10.0.0.2:8502".parse()?;
+/// let request = RegisterRequest {
+///     service: "payments".to_owned(),
+///     id: "payments-1".to_owned(),
+///     addresses: vec![Address { host: "10.0.1.7".to_owned(), port: 50061, name: "grpc".to_owned() }],
+///     ..RegisterRequest::default()
+/// };
+/// let registration = Registration::start(&registries, request, |event| println!("{event:?}"))?;
+/// // … serve until the program is to stop …
+/// let end = registration.shutdown(Duration::from_secs(30)).await;
+/// println!("{end:?}");
+/// # Ok(())
+/// # }
+/// ```
+///
 /// Dropping the handle deregisters the instance in the background, on the runtime that the registration was started on: the
 /// program must keep that runtime for a moment, otherwise the instance expires with its lease. Clients stop calling an
 /// instance that has deregistered, as they do when it drains; [`Registration::shutdown`] also waits for the calls in progress.
@@ -93,9 +114,8 @@ impl Registration {
     ///
     /// ```no_run
     /// # async fn example(registration: callboard::client::Registration) {
-    /// let layer = tower::ServiceBuilder::new().layer(registration.load_layer());
-    /// # let _: tower::ServiceBuilder<_> = layer;
-    /// // tonic::transport::Server::builder().layer(registration.load_layer()).add_service(…)
+    /// let server = tonic::transport::Server::builder().layer(registration.load_layer());
+    /// # drop(server);
     /// # }
     /// ```
     #[must_use]

@@ -37,6 +37,15 @@ impl<F: Fn() -> Channel + Send + Sync> StreamConnector for F {
 /// A stream uses the first registry that can be reached, and stays with it while it works. After a failure it is opened at
 /// the next one, with the jittered delays of [`Backoff`](super::Backoff); after the last comes the first again. A registry
 /// that asks for a new stream, because a connection has reached its maximum age, is tried once more before the next.
+///
+/// ```
+/// use callboard::client::Servers;
+///
+/// let servers: Servers = "10.0.0.1:8502, 10.0.0.2:8502".parse()?;
+/// assert_eq!(servers.endpoints().len(), 2);
+/// assert!("10.0.0.1".parse::<Servers>().is_err(), "the port is missing");
+/// # Ok::<_, callboard::client::ClientError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Servers(Arc<[Endpoint]>);
 

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    BalancingMethod, CallStats, Proximity, RandomSequence, ZoneCapacity, two_choices::WeightedDraw, weighted::TurnQueue,
+    BalancingMethod, CallStats, LocalCapacity, Proximity, RandomSequence, two_choices::WeightedDraw,
+    weighted::TurnQueue,
 };
 
 /// Number of choices by the method, before any instance that is usable is taken.
@@ -64,7 +65,7 @@ impl Picker {
     pub(in crate::client) fn new(
         method: BalancingMethod,
         candidates: &[PickCandidate],
-        zone: Option<ZoneCapacity>,
+        zone: Option<LocalCapacity>,
         random: &RandomSequence,
     ) -> Self {
         let local_share = zone.and_then(|zone| zone.local_share());

@@ -155,7 +155,7 @@ fn calls_stay_in_the_zone_by_its_capacity() {
     {
         candidates[at].proximity = proximity;
     }
-    let capacity = ZoneCapacity { registered: 4.0, callable: 2.0, callable_count: 2 };
+    let capacity = LocalCapacity { registered: 4.0, callable: 2.0, callable_count: 2 };
     let picker = Picker::new(BalancingMethod::WeightedRoundRobin, &candidates, Some(capacity), &random);
     let mut calls = [0; 6];
     for _ in 0..CALLS {
@@ -189,7 +189,7 @@ proptest! {
         for (candidate, near) in candidates.iter_mut().zip(&near) {
             candidate.proximity = [Proximity::Zone, Proximity::Region, Proximity::Other][usize::from(*near)];
         }
-        let capacity = ZoneCapacity { registered: 3.0, callable: 1.0, callable_count };
+        let capacity = LocalCapacity { registered: 3.0, callable: 1.0, callable_count };
         let picker = Picker::new(method, &candidates, Some(capacity), &random);
         for _ in 0..20 {
             let picked = picker.pick(Duration::ZERO, &random, |at| usable[at]);

@@ -39,7 +39,7 @@ impl Proximity {
 
 /// Capacity of the client's zone, and number of instances in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(in crate::client) struct ZoneCapacity {
+pub(in crate::client) struct LocalCapacity {
     /// Sum of the weights of the zone's instances that are registered.
     pub(in crate::client) registered: f64,
     /// Sum of the weights of those that can be called.
@@ -48,7 +48,7 @@ pub(in crate::client) struct ZoneCapacity {
     pub(in crate::client) callable_count: usize,
 }
 
-impl ZoneCapacity {
+impl LocalCapacity {
     /// Returns the part of the calls that stays in the zone: `min(1, 1.4 × callable ÷ registered)`. `None`: too few instances
     /// for a preference, so that calls go to all zones by weight.
     pub(super) fn local_share(&self) -> Option<f64> {
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn zone_keeps_all_calls_until_it_has_lost_more_than_it_can_make_up_for() {
         let share = |callable: u8, registered: u8| {
-            let capacity = ZoneCapacity {
+            let capacity = LocalCapacity {
                 registered: registered.into(),
                 callable: callable.into(),
                 callable_count: callable.into(),

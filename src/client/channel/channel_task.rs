@@ -26,7 +26,7 @@ use super::{
 use crate::{
     client::{
         WatchEvent,
-        balance::{BalancingMethod, PickCandidate, Picker, Proximity, RandomSequence, ZoneCapacity},
+        balance::{BalancingMethod, LocalCapacity, PickCandidate, Picker, Proximity, RandomSequence},
         instance_set::InstanceSet,
     },
     pb::callboard::v1::{Instance, InstanceStatus, LoadBalancing},
@@ -220,7 +220,7 @@ impl ChannelTask {
         let prefers_zone = self.preferred_zone();
         let now = crate::client::now() - self.epoch;
         let (mut connections, mut candidates, mut instances) = (Vec::new(), Vec::new(), Vec::new());
-        let mut zone = ZoneCapacity::default();
+        let mut zone = LocalCapacity::default();
         for instance in self.set.instances() {
             let weight = self.set.weight(instance);
             let proximity = Proximity::between(&self.settings.locality, instance.locality.as_ref());
