@@ -3,6 +3,7 @@
 mod backend;
 mod changes;
 mod choice;
+mod instance_tls;
 mod load;
 mod policies;
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Pseudorandom sequence that many tasks share without a lock: SplitMix64.
+/// Pseudorandom sequence that many tasks share without a lock: `SplitMix64`.
 #[derive(Debug)]
 pub(in crate::client) struct RandomSequence(AtomicU64);
 

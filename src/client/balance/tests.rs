@@ -64,8 +64,7 @@ fn weighted_round_robin_is_smooth() {
     }
 }
 
-/// Simulates four servers of which the first needs more time: calls arrive at a fixed interval. Returns the number of calls for
-/// each server within the given time.
+/// Simulation of four servers, and of calls that arrive at a fixed interval.
 struct Simulation {
     random: RandomSequence,
     candidates: Vec<PickCandidate>,
@@ -82,7 +81,7 @@ impl Simulation {
         Self { random, candidates, picker, now: Duration::ZERO, open: Vec::new() }
     }
 
-    /// Makes calls, one every 2 ms, to servers with these response times in milliseconds.
+    /// Makes calls, one every 2 ms, to servers with these response times in milliseconds. Returns the number for each server.
     fn run(&mut self, calls: u32, response_times: [u64; 4]) -> [u32; 4] {
         let mut counts = [0; 4];
         for _ in 0..calls {

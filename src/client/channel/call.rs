@@ -46,7 +46,7 @@ pub(super) struct ChannelShared {
 /// Failed attempt.
 enum CallAttemptError {
     /// The request was not sent.
-    Unsent(Request<Body>, Status),
+    Unsent(Box<Request<Body>>, Status),
     /// The call failed.
     Failed(Status),
 }
@@ -96,7 +96,7 @@ impl ChannelShared {
                 Err(CallAttemptError::Failed(status)) => return Err(status),
                 Err(CallAttemptError::Unsent(_, status)) if tried.len() + 1 >= MAX_ATTEMPTS => return Err(status),
                 Err(CallAttemptError::Unsent(unsent, _)) => {
-                    request = unsent;
+                    request = *unsent;
                     tried.push(connection.number);
                 }
             }
@@ -151,7 +151,7 @@ impl ChannelShared {
                 Err(match unsent {
                     Some(request) => {
                         call.discard();
-                        CallAttemptError::Unsent(request, status)
+                        CallAttemptError::Unsent(Box::new(request), status)
                     }
                     None => {
                         call.respond(CallOutcome::Failed);

@@ -29,7 +29,7 @@ use crate::{
         balance::{BalancingMethod, LocalCapacity, PickCandidate, Picker, Proximity, RandomSequence},
         instance_set::InstanceSet,
     },
-    pb::callboard::v1::{Instance, InstanceStatus, LoadBalancing},
+    pb::callboard::v1::{ClientPolicy, Instance, InstanceStatus, LoadBalancing},
 };
 
 /// Event of the registry.
@@ -111,7 +111,7 @@ impl ChannelTask {
     /// Runs until the channel is dropped.
     pub(super) async fn run(mut self) {
         loop {
-            let changed = tokio::select! {
+            let mut changed = tokio::select! {
                 () = self.table.closed() => return,
                 event = self.registry.recv() => match event {
                     Some(event) => self.registry_changed(event),
@@ -120,7 +120,6 @@ impl ChannelTask {
                 Some(event) = self.connections.recv() => self.connection_changed(event),
             };
             // All events that have arrived are one change.
-            let mut changed = changed;
             while let Ok(event) = self.registry.try_recv() {
                 changed |= self.registry_changed(event);
             }
@@ -200,7 +199,7 @@ impl ChannelTask {
     }
 
     fn method(&self) -> BalancingMethod {
-        let of_policy = || match self.set.policy().map(|policy| policy.lb()) {
+        let of_policy = || match self.set.policy().map(ClientPolicy::lb) {
             Some(LoadBalancing::LeastRequest) => BalancingMethod::LeastRequest,
             // The weights of the registry stand for those that clients of xDS compute, and for keys, which a channel does
             // not know.

@@ -100,9 +100,9 @@ impl Body for CallBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let authority = self.call.as_ref().map(|call| call.target.authority.clone());
+                let authority = self.call.as_ref().map(|call| call.target.authority.to_string());
                 self.fail();
-                Poll::Ready(Some(Err(status_of(error, authority.as_ref().map_or("", |authority| authority.as_str())))))
+                Poll::Ready(Some(Err(status_of(error, authority.as_deref().unwrap_or_default()))))
             }
             Poll::Ready(None) => {
                 self.call = None;
