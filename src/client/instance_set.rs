@@ -39,7 +39,9 @@ impl InstanceSet {
                 changed
             }
             WatchEvent::Changes { changes, revision } => {
-                changes.into_iter().for_each(|change| self.change(change));
+                for change in changes {
+                    self.change(change);
+                }
                 self.revision = Some(revision);
                 true
             }

@@ -148,16 +148,12 @@ impl ChannelShared {
             Err(mut error) => {
                 let unsent = error.take_message();
                 let status = status_of(error.into_error(), target.authority.as_str());
-                Err(match unsent {
-                    Some(request) => {
-                        call.discard();
-                        CallAttemptError::Unsent(Box::new(request), status)
-                    }
-                    None => {
-                        call.respond(CallOutcome::Failed);
-                        CallAttemptError::Failed(status)
-                    }
-                })
+                if let Some(request) = unsent {
+                    call.discard();
+                    return Err(CallAttemptError::Unsent(Box::new(request), status));
+                }
+                call.respond(CallOutcome::Failed);
+                Err(CallAttemptError::Failed(status))
             }
         }
     }
