@@ -13,7 +13,6 @@
 pub mod disk;
 mod memory;
 mod policy_log;
-mod policy_size;
 mod saved_check;
 
 use std::{
@@ -27,9 +26,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
-pub use disk::{Disk, Durability};
+pub use disk::{Disk, Durability, MAX_POLICY_BYTES, validate_policy_size};
 pub use memory::Memory;
-pub use policy_size::{MAX_POLICY_BYTES, validate_policy_size};
 pub use saved_check::{CheckKey, SavedCheck, SavedChecks, SavedResult};
 
 use crate::{

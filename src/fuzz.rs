@@ -14,7 +14,7 @@
 //! | `config` | a configuration file |
 //! | `policy` | the document of a policy |
 //! | `registry` | commands, time and reads, compared with a naive model |
-//! | `record` | a record of an instance |
+//! | `record` | a record of an instance or a policy |
 //! | `import` | lines of an export |
 //! | `http2` | bytes of a peer on a gRPC connection |
 //! | `http1` | bytes of a peer on an HTTP connection |

@@ -209,10 +209,7 @@ impl Metrics {
                 "self_preservation_registry",
                 "1 while the registry as a whole is in self-preservation",
             ),
-            suspects: gauge(
-                "suspect_instances",
-                "Instances that self-preservation holds although their leases expired",
-            ),
+            suspects: gauge("suspect_instances", "Instances that self-preservation holds beyond their leases"),
             services: gauge("services", "Services that have instances"),
             instances: gauge("instances", "Registered instances"),
             insecure_listeners: gauge(

@@ -74,7 +74,7 @@ pub use name_suffixes::NameSuffixes;
 pub use node_index::node_name;
 pub use policy_table::{
     MAX_POLICIES, MAX_POLICY_REVISIONS, PolicyChange, PolicyCommand, PolicyDecision, PolicyError, PolicyOutcome,
-    PolicyRevision, PolicyTable, PolicyView, ProposedPolicy, validate_policies,
+    PolicyRevision, PolicyTable, PolicyWithDefaults, ProposedPolicy, validate_policies,
 };
 pub use self_preservation::{EventKind, SelfPreservationEvent, SelfPreservationStatus, ThresholdInput};
 pub use snapshot::PendingChanges;

@@ -66,7 +66,10 @@ use crate::{
 
 pub use error::StoreError;
 pub use load::{LoadedRecords, RecordKey, UnreadableRecord};
-pub use record::{DecodeError, StoredInstance, StoredLease, policy::StoredPolicy};
+pub use record::{
+    DecodeError, StoredInstance, StoredLease,
+    policy::{MAX_POLICY_BYTES, StoredPolicy, validate_policy_size},
+};
 pub use store::{RecordChange, Store};
 
 use writer::{WriteRequest, Writer, WriterMessage, WriterQueues};

@@ -3,15 +3,21 @@
 use crate::{
     engine::disk::{
         StoredInstance, export,
-        record::{DecodeError, RecordSigner, decode},
+        record::{DecodeError, RecordSigner, decode, decode_policy},
     },
     model::Revision,
 };
 
-/// Verifies that a record without the tag of the store is rejected, and that a message of an instance survives encoding.
+/// Verifies that a record without the tag of the store is rejected, and that a message of an instance or a policy survives encoding.
 pub(super) fn run(input: &[u8]) {
     let signer = RecordSigner::new(7);
     assert_eq!(signer.verify("web", "a", input), Err(DecodeError::Tag), "the input cannot know the key");
+    assert_eq!(signer.verify_policy("web", input), Err(DecodeError::Tag), "the input cannot know the key");
+    if let Ok(stored) = decode_policy("web", input) {
+        let (bytes, _) = signer.encode_policy("web", &stored.revisions);
+        let Ok((message, _)) = signer.verify_policy("web", &bytes) else { panic!("{stored:?} fails verification") };
+        assert_eq!(decode_policy("web", message), Ok(stored));
+    }
     let Ok(stored) = decode("web", "a", input) else { return };
     let (bytes, tag) = signer.encode_instance(&stored.instance, stored.lease);
     // The id of a Consul registration is made of its node and id, whatever the key of the record is.

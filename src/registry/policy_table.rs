@@ -94,7 +94,7 @@ pub struct PolicyOutcome {
 
 /// Policy of one scope with what it leads to, at one moment.
 #[derive(Debug, Clone)]
-pub struct PolicyView {
+pub struct PolicyWithDefaults {
     /// Newest revision of the policy, which may be its removal. `None`: it was never set.
     pub newest: Option<Arc<PolicyRevision>>,
     /// Newest revision of the defaults, which may be their removal. `None`: they were never set.
@@ -179,9 +179,9 @@ impl PolicyTable {
 
     /// Returns the policy of one scope with what it leads to.
     #[must_use]
-    pub fn view(&self, scope: &PolicyScope) -> PolicyView {
+    pub fn view(&self, scope: &PolicyScope) -> PolicyWithDefaults {
         let policies = self.0.read();
-        PolicyView {
+        PolicyWithDefaults {
             newest: policies.of(scope).and_then(ScopePolicy::newest).cloned(),
             defaults: policies.defaults.newest().cloned(),
             effective: match scope {

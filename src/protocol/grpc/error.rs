@@ -137,14 +137,11 @@ impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let mut details = ErrorDetails::new();
         match &error {
-            ApiError::Invalid(invalid) => {
+            ApiError::Invalid(invalid) | ApiError::PolicyRejected(PolicyError::Invalid(invalid)) => {
                 details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
             }
             ApiError::Filter(filter) => {
                 details.add_bad_request_violation("filter", filter.to_string());
-            }
-            ApiError::PolicyRejected(PolicyError::Invalid(invalid)) => {
-                details.add_bad_request_violation(invalid.field.as_ref(), invalid.to_string());
             }
             ApiError::PolicyRejected(PolicyError::OtherRevision { scope, present, .. }) => {
                 let text = format!("has revision {present}");

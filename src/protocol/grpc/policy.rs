@@ -9,7 +9,7 @@ use super::{ApiError, GrpcApi, decode, discovery::page_length, encode, time};
 use crate::{
     app::page_size,
     engine::validate_policy_size,
-    model::{Caller, EffectivePolicy, PolicyScope, Revision, ServiceName, ServicePolicy},
+    model::{Caller, EffectivePolicy, PolicyScope, PolicyWarning, Revision, ServiceName, ServicePolicy},
     pb::{
         callboard::v1 as pb,
         policy_document::{decode_document, encode_document},
@@ -30,6 +30,7 @@ impl GrpcApi {
     ) -> Result<pb::SetPolicyResponse, ApiError> {
         let scope = decode_scope(&message.service)?;
         let policy = decode_policy(&scope, message.policy.as_ref())?;
+        let warnings = self.policy_warnings(&scope, &policy);
         let document = encode_document(&policy.to_document());
         let command = PolicyCommand { scope, policy, expected_revision: message.expected_revision.map(Revision) };
         let outcome = if message.dry_run {
@@ -40,9 +41,28 @@ impl GrpcApi {
         Ok(pb::SetPolicyResponse {
             revision: outcome.newest.map_or(0, |newest| newest.revision.0),
             changed: outcome.changed,
-            warnings: Vec::new(),
+            warnings,
             policy: Some(document),
         })
+    }
+
+    /// Returns the warnings about a policy with the present instances and defaults.
+    fn policy_warnings(&self, scope: &PolicyScope, policy: &ServicePolicy) -> Vec<pb::PolicyWarning> {
+        // The defaults have no field that depends on instances, and a policy that is removed has no effects.
+        let PolicyScope::Service(service) = scope else { return Vec::new() };
+        if policy.is_empty() {
+            return Vec::new();
+        }
+        let registry = self.context.engine.registry();
+        let defaults = registry.policies().newest(&PolicyScope::Defaults);
+        let defaults = defaults.as_ref().map(|newest| &newest.policy);
+        let effective = EffectivePolicy::merge(Some(policy), defaults, Revision::default());
+        let chunks = registry.chunks(service);
+        let entries = chunks.iter().flat_map(|chunk| chunk.entries());
+        let instances: Vec<_> = entries.map(|entry| &entry.instance).collect();
+        let is_routable = |name: &ServiceName| registry.summary(name).is_some_and(|summary| summary.available > 0);
+        let warnings = effective.warnings(&instances, is_routable).into_iter();
+        warnings.map(|PolicyWarning { field, problem, hint }| pb::PolicyWarning { field, problem, hint }).collect()
     }
 
     /// Decides a command without carrying it out.

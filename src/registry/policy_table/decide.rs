@@ -16,7 +16,7 @@ pub enum PolicyDecision {
     /// Nothing changes: the present policy is the requested one.
     NoOp(PolicyOutcome),
     /// This change is to be applied.
-    Apply(ProposedPolicy),
+    Apply(Box<ProposedPolicy>),
 }
 
 /// Change of a policy without a revision.
@@ -59,7 +59,7 @@ pub(super) fn decide(present: &Policies, command: PolicyCommand) -> Result<Polic
     let forgotten = make_place(present, &scope)?;
     let skipped = (known.revisions.len() + 1).saturating_sub(MAX_POLICY_REVISIONS);
     let earlier = known.revisions.iter().skip(skipped).cloned().collect();
-    Ok(PolicyDecision::Apply(ProposedPolicy { scope, policy, earlier, forgotten }))
+    Ok(PolicyDecision::Apply(Box::new(ProposedPolicy { scope, policy, earlier, forgotten })))
 }
 
 /// Verifies the expected revision. A policy that was removed has the revision of its removal, and 0 as well.

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
-    super::record::policy::{RecordCaller, StoredPolicy, parse_policy_key, policy_key},
+    super::record::policy::{RecordCaller, StoredPolicy, parse_policy_key, policy_key, validate_policy_size},
     line::{parse_time, time_text},
 };
 use crate::{
-    engine::validate_policy_size,
     model::{FieldError, PolicyDocument, Revision, ServicePolicy},
     registry::{MAX_POLICY_REVISIONS, PolicyRevision},
 };

@@ -14,6 +14,23 @@ use crate::{
     registry::PolicyRevision,
 };
 
+/// Maximum size of the document of a policy as JSON, in bytes.
+pub const MAX_POLICY_BYTES: usize = 64 * 1024;
+
+/// Verifies the size of a policy. A policy is set only if this succeeds, in every engine.
+///
+/// # Errors
+///
+/// When the document has more than [`MAX_POLICY_BYTES`].
+pub fn validate_policy_size(policy: &ServicePolicy) -> Result<(), FieldError> {
+    let bytes = document_json(policy).len();
+    if bytes <= MAX_POLICY_BYTES {
+        return Ok(());
+    }
+    let problem = format!("has {bytes} bytes as JSON, and at most {MAX_POLICY_BYTES} are stored");
+    Err(FieldError::without_value("policy", problem, "shorten filters and routes"))
+}
+
 /// Policy of one scope with its last revisions, as the store keeps them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredPolicy {
@@ -119,8 +136,7 @@ impl PolicyRecord {
 }
 
 /// Returns the shortest document of a policy as JSON.
-#[must_use]
-pub fn document_json(policy: &ServicePolicy) -> String {
+fn document_json(policy: &ServicePolicy) -> String {
     let document: PolicyDocument = policy.to_document();
     // A document has texts as keys, and finite numbers, so that it always has a form in JSON.
     serde_json::to_string(&document).unwrap_or_default()
